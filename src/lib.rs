@@ -1,6 +1,13 @@
 //! Distributed primitives over Redis and Valkey that hold under failure.
 
+mod client;
 mod error;
+mod key;
+mod script;
 mod ttl;
 
+#[cfg(feature = "embedded")]
+pub use client::embedded;
+pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
+pub use key::slot;

@@ -1,0 +1,164 @@
+//! A private server for examples, tests and local development.
+//!
+//! Invariant: the server never outlives its [`Server`] value, nor the process that holds it,
+//! however that process ends. A shell between the two waits for the end of its standard input,
+//! which the operating system closes with the last holder, and then kills the server and removes
+//! its directory.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A running private server; it ends when this is dropped or when the process ends.
+#[derive(Debug)]
+pub struct Server {
+    url: String,
+    /// Holds the pipe whose closing ends the server.
+    supervisor: Child,
+    /// Removed by the supervisor, too, when this process is killed.
+    directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts `redis-server` or `valkey-server`, whichever is found first in `HEDGEROW_SERVER`
+    /// (a path) or on `PATH`, on a Unix socket in a temporary directory, without persistence.
+    ///
+    /// # Errors
+    /// `Embedded` when none is found (the message says how to install one) or it does not answer
+    /// within ten seconds.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the server.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`start`](Self::start), with more arguments for the server, for example
+    /// `["--maxmemory", "64mb"]`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); an argument that the server refuses shows as no answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the server.
+    pub async fn start_with(arguments: &[&str]) -> Result<Self> {
+        let binary = binary()?;
+        let version = Command::new(&binary)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output();
+        if !version.is_ok_and(|output| output.status.success()) {
+            return Err(failed(
+                "the server binary does not run; try it by hand with --version",
+            ));
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("hedgerow-")
+            .tempdir()
+            .map_err(|error| failed("no temporary directory could be made").with_source(error))?;
+        let socket = directory.path().join("s");
+        let supervisor = supervised(&binary, directory.path())
+            .args(arguments)
+            .spawn()
+            .map_err(|error| failed("the server could not be started").with_source(error))?;
+        let server = Self {
+            url: format!("unix://{}", socket.display()),
+            supervisor,
+            directory,
+        };
+        server.answers(&socket).await?;
+        Ok(server)
+    }
+
+    /// The URL to connect to: `unix:///..`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits until the server accepts connections.
+    async fn answers(&self, socket: &Path) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if tokio::net::UnixStream::connect(socket).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Err(failed("the server did not answer within ten seconds"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Closing the pipe ends the server; the supervisor needs a few milliseconds for it and is
+        // reaped then, so that no zombie stays.
+        drop(self.supervisor.stdin.take());
+        let _ = self.supervisor.wait();
+        debug_assert!(
+            self.directory.path().is_absolute(),
+            "removed when the field is dropped"
+        );
+    }
+}
+
+/// The command that runs `binary` under a shell that outlives this process just long enough to
+/// clean up after it.
+fn supervised(binary: &Path, directory: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", SUPERVISOR, "sh"])
+        .arg(directory)
+        .arg(binary)
+        .args([
+            "--port",
+            "0",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--unixsocket",
+        ])
+        .arg(directory.join("s"))
+        .arg("--dir")
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// The server runs behind; `read` returns when the pipe closes.
+const SUPERVISOR: &str = r#"
+directory=$1; shift
+"$@" </dev/null >/dev/null 2>&1 &
+server=$!
+trap 'kill -KILL $server 2>/dev/null; rm -rf "$directory"' EXIT
+trap '' INT TERM HUP
+read -r _
+"#;
+
+fn binary() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("HEDGEROW_SERVER") {
+        return Ok(named.into());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .flat_map(|directory| ["redis-server", "valkey-server"].map(|name| directory.join(name)))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| {
+            failed(
+                "neither redis-server nor valkey-server is on PATH; install one \
+                 (apt-get install redis-server, dnf install valkey, apk add redis, brew install redis) \
+                 or name one in HEDGEROW_SERVER",
+            )
+        })
+}
+
+fn failed(message: &'static str) -> Error {
+    Error::new(ErrorKind::Embedded, message)
+}

@@ -1,0 +1,337 @@
+//! `Lane`: gathers the commands of concurrent callers into pipelines.
+//!
+//! Invariant: every command is sent at most once, and a command whose caller has left, or whose
+//! deadline has passed, before it was taken is not sent at all. A lone caller's command goes
+//! straight to the connection; when several are under way, the rest wait in a queue and a carrier
+//! task sends all of them as one pipeline, which costs the client a fraction of the CPU that
+//! single commands do. Reads that wait together travel as one `MGET` of their distinct keys.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::link::Link;
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::Key;
+use crate::script::{Transport, from_server};
+
+/// What a read found, in the order of its keys.
+pub(crate) type Found = Vec<Option<Bytes>>;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Lane(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    link: Arc<Link>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Commands that callers are sending by themselves.
+    direct: usize,
+    /// Carrier tasks under way. There is at least one while anything waits.
+    carriers: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A command in the queue.
+#[derive(Debug)]
+struct Waiting {
+    ask: Ask,
+    deadline: Instant,
+    /// Set by whoever settles what becomes of the command: the carrier that takes it, or the
+    /// caller whose deadline has passed.
+    settled: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Ask {
+    Command(Cmd, oneshot::Sender<Result<Value>>),
+    Read(Vec<Key>, oneshot::Sender<Result<Found>>),
+}
+
+impl Lane {
+    pub(crate) fn new(link: Arc<Link>) -> Self {
+        Self(Arc::new(Shared {
+            link,
+            queue: Mutex::default(),
+        }))
+    }
+
+    async fn queued<T>(
+        &self,
+        deadline: Instant,
+        ask: impl FnOnce(oneshot::Sender<Result<T>>) -> Ask,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let settled = Arc::new(AtomicBool::new(false));
+        self.0.enqueue(Waiting {
+            ask: ask(reply),
+            deadline,
+            settled: settled.clone(),
+        });
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::new(
+                ErrorKind::Disconnected,
+                "the runtime that carried the command has shut down",
+            )),
+            Err(_) if settled.swap(true, Ordering::AcqRel) => {
+                Err(late("the server did not answer before the deadline").with_fate(Fate::Unknown))
+            }
+            Err(_) => Err(late("the command was not sent before its deadline")),
+        }
+    }
+}
+
+impl Transport for Lane {
+    async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+        let Some(_direct) = self.0.direct() else {
+            return self
+                .queued(deadline, |reply| Ask::Command(command.clone(), reply))
+                .await;
+        };
+        self.0.link.send(command, deadline).await
+    }
+
+    async fn read(&self, keys: Vec<Key>, deadline: Instant) -> Result<Found> {
+        let Some(_direct) = self.0.direct() else {
+            return self.queued(deadline, |reply| Ask::Read(keys, reply)).await;
+        };
+        let value = self.0.link.send(&mget(keys.iter()), deadline).await?;
+        found(value)
+    }
+}
+
+impl Shared {
+    /// A place to send one command directly, if few are under way and none waits.
+    fn direct(&self) -> Option<Direct<'_>> {
+        let mut queue = self.queue();
+        if queue.direct >= MOST_DIRECT || queue.carriers > 0 {
+            return None;
+        }
+        queue.direct += 1;
+        Some(Direct(self))
+    }
+
+    fn enqueue(self: &Arc<Self>, waiting: Waiting) {
+        let mut queue = self.queue();
+        queue.waiting.push_back(waiting);
+        if queue.carriers < MOST_CARRIERS {
+            queue.carriers += 1;
+            drop(queue);
+            tokio::spawn(
+                Carrier {
+                    lane: self.clone(),
+                    retired: false,
+                }
+                .run(),
+            );
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Direct<'l>(&'l Shared);
+
+impl Drop for Direct<'_> {
+    fn drop(&mut self) {
+        self.0.queue().direct -= 1;
+    }
+}
+
+/// A task that sends what waits until nothing waits. Spawned by a caller that has to queue; if it
+/// is torn down with its runtime, the callers it carried are told that their fate is unknown.
+struct Carrier {
+    lane: Arc<Shared>,
+    retired: bool,
+}
+
+impl Carrier {
+    async fn run(mut self) {
+        // Let the callers that are ready to run join the first pipeline.
+        tokio::task::yield_now().await;
+        while let Some(batch) = self.take() {
+            batch.send(&self.lane.link).await;
+        }
+    }
+
+    /// What waits, or `None`, after which this carrier no longer counts.
+    fn take(&mut self) -> Option<Batch> {
+        let mut queue = self.lane.queue();
+        if queue.waiting.is_empty() {
+            // Under the same lock: whoever enqueues next sees that it must start a carrier.
+            queue.carriers -= 1;
+            self.retired = true;
+            return None;
+        }
+        let count = queue.waiting.len().min(LARGEST_BATCH);
+        let taken: Vec<Waiting> = queue.waiting.drain(..count).collect();
+        drop(queue);
+        Some(Batch::of(taken))
+    }
+}
+
+impl Drop for Carrier {
+    /// Torn down in mid-flight: the place is free again, or nothing would ever be carried.
+    fn drop(&mut self) {
+        if !self.retired {
+            self.lane.queue().carriers -= 1;
+        }
+    }
+}
+
+/// Commands that travel together.
+#[derive(Default)]
+struct Batch {
+    commands: Vec<(Cmd, oneshot::Sender<Result<Value>>)>,
+    reads: Vec<(Vec<usize>, oneshot::Sender<Result<Found>>)>,
+    keys: Vec<Key>,
+    deadline: Option<Instant>,
+}
+
+impl Batch {
+    fn of(taken: Vec<Waiting>) -> Self {
+        let now = Instant::now();
+        let mut batch = Self::default();
+        let mut places: HashMap<Key, usize> = HashMap::new();
+        for Waiting {
+            ask,
+            deadline,
+            settled,
+        } in taken
+        {
+            if deadline <= now || ask.caller_left() || settled.swap(true, Ordering::AcqRel) {
+                // Past its deadline the caller gives up by itself, and says that nothing was sent.
+                continue;
+            }
+            batch.deadline = batch.deadline.max(Some(deadline));
+            match ask {
+                Ask::Command(command, reply) => batch.commands.push((command, reply)),
+                Ask::Read(keys, reply) => {
+                    let wanted = keys
+                        .into_iter()
+                        .map(|key| {
+                            *places.entry(key).or_insert_with_key(|key| {
+                                batch.keys.push(key.clone());
+                                batch.keys.len() - 1
+                            })
+                        })
+                        .collect();
+                    batch.reads.push((wanted, reply));
+                }
+            }
+        }
+        batch
+    }
+
+    async fn send(self, link: &Arc<Link>) {
+        let Some(deadline) = self.deadline else {
+            return;
+        };
+        let mut pipeline = Pipeline::with_capacity(self.commands.len() + 1);
+        if !self.keys.is_empty() {
+            pipeline.add_command(mget(self.keys.iter()));
+        }
+        let mut waiting = Vec::with_capacity(self.commands.len());
+        for (command, reply) in self.commands {
+            pipeline.add_command(command);
+            waiting.push(reply);
+        }
+        let outcome = link.send_all(&pipeline, deadline).await;
+        let mut replies = match outcome {
+            Ok(replies) => replies.into_iter(),
+            Err(error) => {
+                for reply in waiting {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                for (_, reply) in self.reads {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                return;
+            }
+        };
+        if !self.keys.is_empty() {
+            let shared = replies.next().map_or_else(|| Err(short()), found);
+            for (wanted, reply) in self.reads {
+                let _ = reply.send(shared.as_ref().map_or_else(
+                    |error| Err(error.clone()),
+                    |found| Ok(wanted.iter().map(|&place| found[place].clone()).collect()),
+                ));
+            }
+        }
+        for reply in waiting {
+            let _ = reply.send(replies.next().ok_or_else(short));
+        }
+    }
+}
+
+impl Ask {
+    fn caller_left(&self) -> bool {
+        match self {
+            Self::Command(_, reply) => reply.is_closed(),
+            Self::Read(_, reply) => reply.is_closed(),
+        }
+    }
+}
+
+fn mget<'k>(keys: impl ExactSizeIterator<Item = &'k Key>) -> Cmd {
+    let mut command = redis::cmd(if keys.len() == 1 { "GET" } else { "MGET" });
+    for key in keys {
+        command.arg(key.as_str());
+    }
+    command
+}
+
+fn found(value: Value) -> Result<Found> {
+    match value {
+        Value::Array(values) => values.into_iter().map(bytes).collect(),
+        // GET says WRONGTYPE where MGET says nil; one rule for both.
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(vec![None]),
+        value => Ok(vec![bytes(value)?]),
+    }
+}
+
+fn bytes(value: Value) -> Result<Option<Bytes>> {
+    match value {
+        Value::BulkString(bytes) => Ok(Some(bytes.into())),
+        Value::Nil => Ok(None),
+        Value::ServerError(error) => Err(from_server(&error)),
+        _ => Err(Error::new(
+            ErrorKind::Server,
+            "a read was answered with another type than a string",
+        )),
+    }
+}
+
+fn late(message: &'static str) -> Error {
+    Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
+}
+
+fn short() -> Error {
+    Error::new(
+        ErrorKind::Server,
+        "the server answered fewer commands than were sent",
+    )
+    .with_fate(Fate::Unknown)
+}
+
+/// How many commands may travel by themselves before others are gathered.
+const MOST_DIRECT: usize = 1;
+
+/// How many pipelines may be under way at once: the server works on one while the client unpacks
+/// the other.
+const MOST_CARRIERS: usize = 2;
+
+/// How many commands one pipeline carries at most.
+const LARGEST_BATCH: usize = 512;

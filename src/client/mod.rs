@@ -1,0 +1,232 @@
+//! `Client`: the way to one Redis, shared by all primitives.
+//!
+//! Invariant: a client makes at most two connections, one for commands and one for pushes, both
+//! lazily and both made anew when they are lost. The primitives reach Redis through the few
+//! `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
+
+mod builder;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+mod lane;
+mod link;
+mod push;
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use builder::ClientBuilder;
+pub(crate) use lane::Found;
+use lane::Lane;
+pub(crate) use push::Hub;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, Namespace};
+use crate::script::{Call, Executor, Reply, Retry};
+
+/// A client of one Redis or Valkey server.
+///
+/// Cheap to clone; all clones share two connections. Connections are made when they are first
+/// needed and made again when they are lost, so a service starts while Redis is down and recovers
+/// when it comes back. Every call has a total deadline.
+///
+/// ```no_run
+/// # async fn example() -> hedgerow::Result<()> {
+/// let client = hedgerow::Client::connect("redis://127.0.0.1:6379").await?;
+/// let views = client.counter("views:42").add(1).await?;
+/// println!("{} views", views.value);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client(Arc<Core>);
+
+struct Core {
+    namespace: Namespace,
+    /// Where the server is, without credentials.
+    address: String,
+    process: String,
+    deadlines: Deadlines,
+    executor: Executor<Lane>,
+    hub: Option<Hub>,
+    /// What the primitives share among all handles of this client, one value a type.
+    rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    #[cfg(feature = "embedded")]
+    server: Option<embedded::Server>,
+}
+
+/// How long a whole call may take, retries included.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    command: Duration,
+    cache: Duration,
+}
+
+impl Client {
+    /// A client of the server at `url`: `redis://[user[:password]@]host[:port][/db]` or
+    /// `unix:///path/to/socket[?db=n&user=..&pass=..]`.
+    ///
+    /// Connects with the first call that needs it.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the URL is not understood. An unreachable server is no error here.
+    ///
+    /// # Cancel safety
+    /// Does no I/O.
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::builder().url(url).connect().await
+    }
+
+    /// A client of the server that the environment variable `REDIS_URL` names.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the variable is missing or its value is not understood.
+    ///
+    /// # Cancel safety
+    /// Does no I/O.
+    pub async fn from_env() -> Result<Self> {
+        let url = std::env::var("REDIS_URL").map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidInput,
+                "REDIS_URL is not set; set it to redis://host:port",
+            )
+        })?;
+        Self::connect(&url).await
+    }
+
+    /// Sets a client up step by step.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// A client over a connection that the caller made.
+    ///
+    /// Such a client has no push connection, so that waiting for locks and for loads in other
+    /// processes falls back to timers, and it does not reconnect: when the connection is gone,
+    /// every call says so.
+    pub fn from_connection(connection: redis::aio::MultiplexedConnection) -> Self {
+        ClientBuilder::default().over(connection)
+    }
+
+    /// A client of a private server that is started for it and ends with its last clone.
+    ///
+    /// For examples, tests and local development.
+    ///
+    /// # Errors
+    /// `Embedded` when no `redis-server` or `valkey-server` is found, or it does not start.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the server.
+    #[cfg(feature = "embedded")]
+    pub async fn embedded() -> Result<Self> {
+        let server = embedded::Server::start().await?;
+        let url = server.url().to_owned();
+        Self::builder().url(&url).owning(server).connect().await
+    }
+
+    /// Asks the server for a sign of life.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn ping(&self) -> Result<()> {
+        let deadline = self.deadline();
+        self.command(redis::cmd("PING"), Retry::Safe, deadline)
+            .await
+            .map(drop)
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.0.namespace
+    }
+
+    /// 128 random bits in hex that tell this client from all others: its wake channels end in it.
+    pub(crate) fn process(&self) -> &str {
+        &self.0.process
+    }
+
+    /// The deadline of a call that starts now.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.0.deadlines.command
+    }
+
+    /// The deadline of a cache call that starts now.
+    pub(crate) fn cache_deadline(&self) -> Instant {
+        Instant::now() + self.0.deadlines.cache
+    }
+
+    pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {
+        self.0.executor.run(call, deadline).await
+    }
+
+    pub(crate) async fn command(
+        &self,
+        command: redis::Cmd,
+        retry: Retry,
+        deadline: Instant,
+    ) -> Result<redis::Value> {
+        self.0.executor.command(command, retry, deadline).await
+    }
+
+    /// Reads string keys; a missing key, or one of another type, is `None`.
+    pub(crate) async fn read(&self, keys: Vec<Key>, deadline: Instant) -> Result<Found> {
+        self.0.executor.read(keys, deadline).await
+    }
+
+    /// The push connection; a client over a brought connection has none.
+    pub(crate) fn hub(&self) -> Option<&Hub> {
+        self.0.hub.as_ref()
+    }
+
+    /// The value of type `T` that all handles of this client share, made on first use.
+    pub(crate) fn room<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut rooms = self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = rooms
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Arc::new(make()));
+        match room.clone().downcast() {
+            Ok(room) => room,
+            Err(_) => unreachable!("rooms are filed under their own type"),
+        }
+    }
+
+    /// A handle that does not keep the client alive, for tasks that must end with it.
+    pub(crate) fn downgrade(&self) -> WeakClient {
+        WeakClient(Arc::downgrade(&self.0))
+    }
+}
+
+/// A [`Client`] that may be gone.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakClient(std::sync::Weak<Core>);
+
+impl WeakClient {
+    pub(crate) fn upgrade(&self) -> Option<Client> {
+        self.0.upgrade().map(Client)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Client");
+        debug
+            .field("address", &self.address)
+            .field("namespace", &self.namespace)
+            .field("deadlines", &self.deadlines);
+        #[cfg(feature = "embedded")]
+        debug.field("embedded", &self.server.is_some());
+        debug.finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,437 @@
+//! Redis keys: the only place where one is spelt.
+//!
+//! Invariant: spelling is injective and user text cannot choose its slot. Every key holds exactly
+//! one `{..}` pair, which is ours, so all keys of one primitive share a slot and two different
+//! (namespace, room, name) triples never share a key. Every primitive builds its keys through
+//! [`Namespace`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The prefix of every key that a client touches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Namespace(Arc<str>);
+
+impl Namespace {
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        checked("namespace", name)?;
+        Ok(Self(escaped(name, false).into()))
+    }
+
+    /// The cached value of `key` in the cache named `cache`.
+    pub(crate) fn value(&self, cache: &str, key: &str) -> Result<Key> {
+        self.entry("v", cache, key)
+    }
+
+    /// The load lease of `key`: same slot as its value, another prefix.
+    pub(crate) fn load_lease(&self, cache: &str, key: &str) -> Result<Key> {
+        self.entry("l", cache, key)
+    }
+
+    fn entry(&self, room: &str, cache: &str, key: &str) -> Result<Key> {
+        checked("cache name", cache)?;
+        checked("cache key", key)?;
+        let (cache, key) = (escaped(cache, true), escaped(key, false));
+        Ok(Key::new(format!("{}:{room}:{{{cache}:{key}}}", self.0)))
+    }
+
+    /// The generation of a tag, addressed by the tag's 64-bit id (entries carry ids, not names).
+    pub(crate) fn tag(&self, id: TagId) -> Key {
+        Key::new(format!("{}:t:{{{:016x}}}", self.0, id.0))
+    }
+
+    pub(crate) fn counter(&self, name: &str) -> Result<Key> {
+        self.named("c", "counter name", name)
+    }
+
+    /// The record that one `once` id of a counter was applied. Same slot as the counter.
+    pub(crate) fn counter_once(&self, name: &str, id: &str) -> Result<Key> {
+        checked("once id", id)?;
+        let counter = self.named("o", "counter name", name)?;
+        Ok(Key::new(format!("{counter}:{}", escaped(id, false))))
+    }
+
+    fn named(&self, room: &str, what: &str, name: &str) -> Result<Key> {
+        checked(what, name)?;
+        Ok(Key::new(format!(
+            "{}:{room}:{{{}}}",
+            self.0,
+            escaped(name, false)
+        )))
+    }
+
+    /// The bucket in which the locks called `name` live.
+    pub(crate) fn bucket(&self, name: &str) -> Bucket {
+        Bucket::of(name)
+    }
+
+    /// A key of the synchronizer `name`: `kind` tells the parts of one synchronizer apart.
+    pub(crate) fn synchronizer(&self, kind: &str, name: &str) -> Result<Key> {
+        checked("lock name", name)?;
+        let bucket = Bucket::of(name);
+        Ok(Key::new(format!(
+            "{}:{{{bucket}}}:{kind}:{}",
+            self.0,
+            escaped(name, false)
+        )))
+    }
+
+    /// The fence counter of a bucket.
+    pub(crate) fn fence(&self, bucket: Bucket) -> Key {
+        Key::new(format!("{}:{{{bucket}}}:fence", self.0))
+    }
+
+    /// The channel on which `process` is told of grants in `bucket`.
+    pub(crate) fn bucket_wake(&self, bucket: Bucket, process: &str) -> Key {
+        Key::new(format!("{}:{{{bucket}}}:wake:{process}", self.0))
+    }
+
+    /// The channel on which `process` is told that loads it waits for have ended.
+    pub(crate) fn load_wake(&self, process: &str) -> Key {
+        Key::new(format!("{}:{{wake}}:{process}", self.0))
+    }
+}
+
+/// One Redis key (or channel), right by construction.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key(Arc<str>);
+
+impl Key {
+    fn new(text: String) -> Self {
+        debug_assert_eq!(text.matches(['{', '}']).count(), 2, "one hash tag, ours");
+        Self(text.into())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// One of 256 fixed groups of names that share a hash tag, and so a slot, a fence counter and a
+/// wake channel. The number is part of the format: processes that disagreed on it would not
+/// exclude each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Bucket(u8);
+
+impl Bucket {
+    pub(crate) fn of(name: &str) -> Self {
+        Self((xxh3_64(name.as_bytes()) & 0xff) as u8)
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{:02x}", self.0)
+    }
+}
+
+/// The 64-bit identity of a tag: what entries carry. Two tags of one id would be invalidated
+/// together, which costs loads and never serves a stale value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TagId(pub(crate) u64);
+
+impl TagId {
+    pub(crate) fn named(tag: &str) -> Result<Self> {
+        checked("tag", tag)?;
+        Ok(Self(xxh3_64(tag.as_bytes())))
+    }
+
+    /// The implicit tag that every entry of a cache carries, for `clear`.
+    ///
+    /// No user tag spells it: user tags are hashed without the NUL byte that starts this one, and
+    /// `checked` refuses none of them for it.
+    pub(crate) fn whole_cache(cache: &str) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_64_with_seed(cache.as_bytes(), 1))
+    }
+}
+
+/// The cluster slot of a key, as `CLUSTER KEYSLOT` computes it (CRC16/XMODEM of the hash tag,
+/// modulo 16,384; Redis Cluster specification, "Keys distribution model").
+pub fn slot(key: &[u8]) -> u16 {
+    let tagged = key.iter().position(|&byte| byte == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let close = rest.iter().position(|&byte| byte == b'}')?;
+        (close > 0).then(|| &rest[..close])
+    });
+    let crc = tagged.unwrap_or(key).iter().fold(0u16, |crc, &byte| {
+        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
+    });
+    crc % 16_384
+}
+
+/// CRC16/XMODEM: polynomial 0x1021, initial value 0, not reflected.
+const CRC16: [u16; 256] = {
+    let mut table = [0u16; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
+/// Refuses what cannot be a name. `what` says whose it is.
+fn checked(what: &str, name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("the {what} is empty; give at least one character"),
+        ));
+    }
+    if name.len() > LONGEST {
+        let shown: String = name.chars().take(32).collect();
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("the {what} \"{shown}..\" is longer than {LONGEST} bytes; hash it first"),
+        ));
+    }
+    Ok(())
+}
+
+/// Percent-escapes what could change routing or run parts together; the rest stays readable.
+/// With `inner`, `:` too: a part that is followed by another must not contain the separator.
+fn escaped(name: &str, inner: bool) -> String {
+    let mut text = String::with_capacity(name.len());
+    for character in name.chars() {
+        match character {
+            '%' | '{' | '}' | '\u{0}'..='\u{1f}' | '\u{7f}' => escape(&mut text, character),
+            ':' if inner => escape(&mut text, character),
+            _ => text.push(character),
+        }
+    }
+    text
+}
+
+fn escape(text: &mut String, character: char) {
+    let code = u32::from(character);
+    debug_assert!(
+        code < 0x80,
+        "only ASCII is escaped, so two digits are enough"
+    );
+    text.push('%');
+    for nibble in [code >> 4, code & 0xf] {
+        text.push(
+            char::from_digit(nibble, 16)
+                .unwrap_or('0')
+                .to_ascii_uppercase(),
+        );
+    }
+}
+
+/// The longest name that a user may give, in bytes.
+const LONGEST: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn namespace() -> Namespace {
+        Namespace::new("hr").expect("a good namespace")
+    }
+
+    #[test]
+    fn ordinary_names_stay_readable() {
+        let ns = namespace();
+        let spelt = |key: Result<Key>| key.expect("a good name").to_string();
+        assert_eq!(
+            spelt(ns.value("catalogue", "city:42")),
+            "hr:v:{catalogue:city:42}"
+        );
+        assert_eq!(
+            spelt(ns.load_lease("catalogue", "city:42")),
+            "hr:l:{catalogue:city:42}"
+        );
+        assert_eq!(spelt(ns.counter("views:42")), "hr:c:{views:42}");
+        assert_eq!(
+            spelt(ns.counter_once("views:42", "req-1")),
+            "hr:o:{views:42}:req-1"
+        );
+        assert_eq!(
+            spelt(ns.synchronizer("lock", "invoice:7")),
+            "hr:{b12}:lock:invoice:7"
+        );
+        assert_eq!(
+            spelt(ns.value("a:b", "{x}%\n")),
+            "hr:v:{a%3Ab:%7Bx%7D%25%0A}"
+        );
+    }
+
+    /// Frozen: a change of any of these numbers splits running fleets in two.
+    #[test]
+    fn buckets_and_tag_ids_are_frozen() {
+        let buckets: Vec<String> = ["invoice:7", "a", "", "naïve", "x".repeat(300).as_str()]
+            .iter()
+            .map(|name| Bucket::of(name).to_string())
+            .collect();
+        assert_eq!(buckets, ["b12", "b1f", "bc2", "b08", "b54"]);
+        assert_eq!(
+            TagId::named("country:FR").expect("a tag").0,
+            8_666_914_752_102_420_687
+        );
+        assert_eq!(TagId::whole_cache("catalogue").0, 0);
+    }
+
+    #[test]
+    fn names_fill_all_256_buckets_evenly() {
+        let mut counts: HashMap<Bucket, u32> = HashMap::new();
+        for number in 0..256_000 {
+            *counts
+                .entry(Bucket::of(&format!("lock:{number}")))
+                .or_default() += 1;
+        }
+        assert_eq!(counts.len(), 256);
+        for (bucket, count) in counts {
+            assert!(
+                (800..1200).contains(&count),
+                "{bucket} has {count} of about 1000"
+            );
+        }
+    }
+
+    #[test]
+    fn slots_agree_with_the_specification() {
+        assert_eq!(slot(b"123456789"), 0x31c3);
+        assert_eq!(slot(b"{user1000}.following"), slot(b"user1000"));
+        assert_eq!(slot(b"foo{}{bar}"), slot(b"foo{}{bar}".as_slice()));
+        assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
+        assert_eq!(slot(b"foo{bar}{zap}"), slot(b"bar"));
+    }
+
+    #[test]
+    fn empty_and_oversized_names_are_refused() {
+        assert!(namespace().counter("").is_err());
+        assert!(namespace().counter(&"x".repeat(1024)).is_ok());
+        let error = namespace()
+            .counter(&"x".repeat(1025))
+            .expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+
+    /// Text that is rich in what escaping must handle.
+    fn name() -> impl Strategy<Value = String> {
+        proptest::collection::vec(
+            prop_oneof![
+                Just("{".to_owned()),
+                Just("}".to_owned()),
+                Just(":".to_owned()),
+                Just("%".to_owned()),
+                Just("%7B".to_owned()),
+                Just("\0".to_owned()),
+                Just("v:".to_owned()),
+                "[a-c]",
+                any::<char>().prop_map(String::from),
+            ],
+            1..6,
+        )
+        .prop_map(|parts| parts.concat())
+    }
+
+    /// Every key that the crate can spell from two names.
+    fn all(ns: &str, a: &str, b: &str) -> Vec<(String, Key)> {
+        let space = Namespace::new(ns).expect("not empty");
+        let ok = |key: Result<Key>| key.expect("not empty");
+        vec![
+            (format!("value/{ns:?}/{a:?}/{b:?}"), ok(space.value(a, b))),
+            (
+                format!("lease/{ns:?}/{a:?}/{b:?}"),
+                ok(space.load_lease(a, b)),
+            ),
+            (format!("counter/{ns:?}/{a:?}"), ok(space.counter(a))),
+            (
+                format!("once/{ns:?}/{a:?}/{b:?}"),
+                ok(space.counter_once(a, b)),
+            ),
+            (
+                format!("lock/{ns:?}/{a:?}"),
+                ok(space.synchronizer("lock", a)),
+            ),
+            (
+                format!("queue/{ns:?}/{a:?}"),
+                ok(space.synchronizer("queue", a)),
+            ),
+            (
+                format!("fence/{ns:?}/{}", Bucket::of(a)),
+                space.fence(Bucket::of(a)),
+            ),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn different_names_never_share_a_key(
+            one in (name(), name(), name()), two in (name(), name(), name())
+        ) {
+            let mut seen: HashMap<Key, String> = HashMap::new();
+            for (names, key) in all(&one.0, &one.1, &one.2).into_iter().chain(all(&two.0, &two.1, &two.2)) {
+                let earlier = seen.insert(key.clone(), names.clone());
+                prop_assert!(earlier.as_ref().is_none_or(|it| *it == names), "{key}: {earlier:?} and {names}");
+            }
+        }
+
+        #[test]
+        fn user_text_never_chooses_the_slot(ns in name(), a in name(), b in name()) {
+            for (names, key) in all(&ns, &a, &b) {
+                let text = key.as_str();
+                prop_assert_eq!(text.matches('{').count(), 1, "{}", names);
+                prop_assert_eq!(text.matches('}').count(), 1, "{}", names);
+                prop_assert!(!text.contains("{}"), "an empty hash tag does not count");
+                prop_assert!(text.bytes().all(|byte| byte >= 0x20 && byte != 0x7f));
+            }
+            let space = Namespace::new(&ns).expect("not empty");
+            let value = space.value(&a, &b).expect("not empty");
+            let lease = space.load_lease(&a, &b).expect("not empty");
+            prop_assert_eq!(slot(value.as_str().as_bytes()), slot(lease.as_str().as_bytes()));
+        }
+
+        #[test]
+        fn hash_tag_rule_matches_a_plain_reading_of_the_specification(key in proptest::collection::vec(
+            prop_oneof![Just(b'{'), Just(b'}'), any::<u8>()], 0..40))
+        {
+            let text: Vec<u8> = match key.iter().position(|&b| b == b'{') {
+                Some(open) => match key[open + 1..].iter().position(|&b| b == b'}') {
+                    Some(length) if length > 0 => key[open + 1..open + 1 + length].to_vec(),
+                    _ => key.clone(),
+                },
+                None => key.clone(),
+            };
+            let mut crc = 0u16;
+            for byte in text {
+                crc ^= u16::from(byte) << 8;
+                for _ in 0..8 {
+                    crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+                }
+            }
+            prop_assert_eq!(slot(&key), crc % 16_384);
+        }
+    }
+}

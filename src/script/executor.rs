@@ -1,0 +1,174 @@
+//! The executor: sends a script call, and sends it again only where that is proved harmless.
+//!
+//! Invariant: a call is sent a second time only when the first was proved not executed, or when
+//! the script's header says that a second run answers as the first did (`Retry: safe`). Nothing is
+//! sent after its deadline. The primitives reach Redis through here and through the few plain
+//! commands of the client.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use super::{Call, Reply, Retry, from_server};
+use crate::error::{Error, Fate, Result};
+use crate::key::Key;
+
+/// What the executor needs from a connection: one command, one reply.
+pub(crate) trait Transport: Send + Sync {
+    /// Sends `command` and waits for its reply until `deadline`. An error reply is an
+    /// `Ok(Value::ServerError)`; an `Err` tells by its fate whether the command was sent.
+    fn send(&self, command: &Cmd, deadline: Instant) -> impl Future<Output = Result<Value>> + Send;
+
+    /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
+    fn read(
+        &self,
+        keys: Vec<Key>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send;
+}
+
+/// Runs script calls over one transport.
+#[derive(Debug)]
+pub(crate) struct Executor<T> {
+    transport: T,
+}
+
+impl<T: Transport> Executor<T> {
+    pub(crate) fn new(transport: T) -> Self {
+        Self { transport }
+    }
+
+    /// Runs `call` and returns its typed reply.
+    ///
+    /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply
+    /// discarded.
+    pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {
+        let again = call.script.retry;
+        let value = match self.attempt(&call, deadline).await {
+            Ok(value) => value,
+            Err(error) => {
+                self.retried(error, again, deadline, async || {
+                    self.attempt(&call, deadline).await
+                })
+                .await?
+            }
+        };
+        Reply::new(call.script.name, value)
+    }
+
+    /// Runs one plain command.
+    pub(crate) async fn command(
+        &self,
+        command: Cmd,
+        retry: Retry,
+        deadline: Instant,
+    ) -> Result<Value> {
+        match self.sent(&command, deadline).await {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                self.retried(error, retry, deadline, async || {
+                    self.sent(&command, deadline).await
+                })
+                .await
+            }
+        }
+    }
+
+    /// Reads string keys. Reads change nothing, so they may always be sent again.
+    pub(crate) async fn read(
+        &self,
+        keys: Vec<Key>,
+        deadline: Instant,
+    ) -> Result<Vec<Option<Bytes>>> {
+        let again = async || self.transport.read(keys.clone(), deadline).await;
+        match again().await {
+            Ok(found) => Ok(found),
+            Err(error) => self.retried(error, Retry::Safe, deadline, again).await,
+        }
+    }
+
+    /// EVALSHA; where the server does not know the script, EVAL on the same connection.
+    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Value> {
+        match self.transport.send(call.by_sha(), deadline).await? {
+            Value::ServerError(error) if error.code() == "NOSCRIPT" => {
+                tracing::debug!(
+                    script = call.script.name,
+                    "uploading a script the server did not know"
+                );
+                self.sent(&call.by_source(), deadline).await
+            }
+            Value::ServerError(error) => Err(from_server(&error)),
+            value => Ok(value),
+        }
+    }
+
+    async fn sent(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+        match self.transport.send(command, deadline).await? {
+            Value::ServerError(error) => Err(from_server(&error)),
+            value => Ok(value),
+        }
+    }
+
+    /// Tries again, with growing jittered pauses, while the error allows it and time is left.
+    ///
+    /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
+    /// a later attempt says of itself.
+    async fn retried<R>(
+        &self,
+        first: Error,
+        retry: Retry,
+        deadline: Instant,
+        attempt: impl AsyncFn() -> Result<R>,
+    ) -> Result<R> {
+        let mut error = first;
+        let mut pauses = Pauses::default();
+        let mut may_have_run = false;
+        loop {
+            may_have_run |= error.fate() == Fate::Unknown;
+            let again = match error.fate() {
+                Fate::NotExecuted => true,
+                Fate::Unknown => retry == Retry::Safe,
+                Fate::Refused => false,
+            };
+            let pause = pauses.next();
+            if !again || Instant::now() + pause >= deadline {
+                let fate = if may_have_run && error.fate() == Fate::NotExecuted {
+                    Fate::Unknown
+                } else {
+                    error.fate()
+                };
+                return Err(error.with_fate(fate));
+            }
+            tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "sending again");
+            tokio::time::sleep(pause).await;
+            match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(next) => error = next,
+            }
+        }
+    }
+}
+
+/// Pauses between attempts: 5 ms doubling to 250 ms, each with full jitter above a quarter.
+#[derive(Debug)]
+pub(crate) struct Pauses {
+    next: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            next: Duration::from_millis(5),
+        }
+    }
+}
+
+impl Pauses {
+    pub(crate) fn next(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(Duration::from_millis(250));
+        whole.mul_f64(rand::random_range(0.25..1.0))
+    }
+}

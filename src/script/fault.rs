@@ -1,0 +1,123 @@
+//! What the driver and the server report, translated into [`Error`].
+//!
+//! Invariant: `NotExecuted` is said only where it is proved. Everything that was sent and not
+//! answered is `Unknown`.
+
+use redis::{RedisError, ServerError};
+
+use crate::error::{Error, ErrorKind, Fate};
+
+/// Translates an error that the driver raised for a command that had been handed to it.
+pub(crate) fn from_driver(error: RedisError) -> Error {
+    if let Some(code) = error.code() {
+        return explained(code, error.detail().unwrap_or_default());
+    }
+    if error.is_timeout() {
+        return Error::new(ErrorKind::Timeout, "the server did not answer in time")
+            .with_fate(Fate::Unknown)
+            .with_source(error);
+    }
+    if error.is_io_error() || error.is_connection_dropped() {
+        return Error::new(
+            ErrorKind::Disconnected,
+            "the connection was lost before the reply came",
+        )
+        .with_source(error);
+    }
+    Error::new(ErrorKind::Server, "the reply was not understood")
+        .with_fate(Fate::Unknown)
+        .with_source(error)
+}
+
+/// Translates an error reply.
+pub(crate) fn from_server(error: &ServerError) -> Error {
+    explained(error.code(), error.details().unwrap_or_default())
+}
+
+/// Recognises a server condition by its code (for `ERR`, by its text) and says what to do.
+fn explained(code: &str, detail: &str) -> Error {
+    let (kind, advice) = match code {
+        "OOM" => (
+            ErrorKind::OutOfMemory,
+            "the server is at maxmemory and evicts nothing (OOM); raise maxmemory or choose an eviction policy",
+        ),
+        "READONLY" => (
+            ErrorKind::ReadOnly,
+            "the server is a read-only replica (READONLY); connect to the primary",
+        ),
+        "MISCONF" => (
+            ErrorKind::Misconfigured,
+            "the server refuses writes because it cannot persist (MISCONF); look at its disk and its log",
+        ),
+        "LOADING" => (
+            ErrorKind::Loading,
+            "the server is loading its data set (LOADING); try again when it has finished",
+        ),
+        "BUSY" => (
+            ErrorKind::Busy,
+            "the server is busy running a script (BUSY); SCRIPT KILL or FUNCTION KILL ends it",
+        ),
+        "NOAUTH" => (
+            ErrorKind::Unauthenticated,
+            "the server asks for credentials (NOAUTH); put user and password into the URL",
+        ),
+        "WRONGPASS" => (
+            ErrorKind::Unauthenticated,
+            "user or password is wrong (WRONGPASS); check the credentials in the URL",
+        ),
+        "NOPERM" => (
+            ErrorKind::Forbidden,
+            "the ACL user may not do this (NOPERM); ACL LOG on the server names the missing rule",
+        ),
+        "WRONGTYPE" => (
+            ErrorKind::WrongType,
+            "a key holds another type (WRONGTYPE); something else writes our keys",
+        ),
+        "MASTERDOWN" => (
+            ErrorKind::MasterDown,
+            "the replica has lost its primary and serves no stale data (MASTERDOWN)",
+        ),
+        "CLUSTERDOWN" => (
+            ErrorKind::ClusterDown,
+            "the cluster does not serve this slot (CLUSTERDOWN); check CLUSTER INFO",
+        ),
+        "CROSSSLOT" => (
+            ErrorKind::CrossSlot,
+            "the keys of one command lie in several slots (CROSSSLOT); this is a bug, please report it",
+        ),
+        "NOREPLICAS" => (
+            ErrorKind::NoReplicas,
+            "too few replicas are attached for a write (NOREPLICAS); see min-replicas-to-write",
+        ),
+        "ERR" if detail.contains("max number of clients") => return too_many_clients(),
+        "ERR" if detail.contains("would overflow") => (
+            ErrorKind::Overflow,
+            "the counter would pass the end of i64; it is unchanged",
+        ),
+        // Redis 7.0 reports an ACL denial inside a script in words, later servers by code.
+        "ERR"
+            if detail.contains("can't run this command")
+                || detail.contains("ACL failure in script") =>
+        {
+            (
+                ErrorKind::Forbidden,
+                "the ACL user may not do this inside a script (NOPERM); ACL LOG on the server names the missing rule",
+            )
+        }
+        _ => {
+            return Error::new(
+                ErrorKind::Server,
+                format!("the server answered {code}: {detail}"),
+            );
+        }
+    };
+    Error::new(kind, advice)
+}
+
+/// `maxclients` is reached: said on connect, before anything is executed.
+pub(crate) fn too_many_clients() -> Error {
+    Error::new(
+        ErrorKind::MaxClients,
+        "the server takes no more connections (maxclients); raise maxclients or close some",
+    )
+}

@@ -1,0 +1,202 @@
+//! Lua scripts: what one is, how a call of it is put together, and what it may answer.
+//!
+//! Invariant: a script's header is the truth about it. Arity and retry class are read from the
+//! header of the `.lua` file, and a call is checked against them. Scripts are constant text: user
+//! input travels in `KEYS` and `ARGV` only.
+//!
+//! The executor ([`Executor`]) sends a [`Call`]; the primitives own the scripts.
+
+mod executor;
+mod fault;
+mod reply;
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use sha1::{Digest, Sha1};
+
+pub(crate) use executor::{Executor, Transport};
+pub(crate) use fault::{from_driver, from_server, too_many_clients};
+pub(crate) use reply::Reply;
+
+use crate::key::Key;
+
+/// A script of the crate, parsed once from its `.lua` file.
+#[derive(Debug)]
+pub(crate) struct Script {
+    name: &'static str,
+    source: String,
+    sha: String,
+    keys: Arity,
+    args: Arity,
+    retry: Retry,
+}
+
+/// A script in a `static`, parsed when it is first used.
+pub(crate) type LazyScript = LazyLock<Script>;
+
+/// How many keys or arguments a script takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Arity {
+    least: usize,
+    open: bool,
+}
+
+/// Whether a call may be sent again when nobody knows whether it ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// A second run answers as the first did and changes nothing more.
+    Safe,
+    /// A second run would change something more.
+    Unsafe,
+}
+
+impl Script {
+    /// Parses the text of a `.lua` file; `prelude` is put between its first line and the rest.
+    ///
+    /// # Panics
+    /// When the header is malformed, which a test rules out for every file of the crate.
+    pub(crate) fn parse(name: &'static str, prelude: &str, text: &str) -> Self {
+        let (shebang, body) = text.split_once('\n').expect("a script has a first line");
+        assert!(shebang.starts_with("#!lua"), "{name} opens with #!lua");
+        let source = format!("{shebang}\n{prelude}{body}");
+        let mut sha = String::with_capacity(40);
+        for byte in Sha1::digest(source.as_bytes()) {
+            let _ = write!(sha, "{byte:02x}");
+        }
+        let retry = match header(text, "Retry")
+            .next()
+            .and_then(|line| line.split(' ').next())
+        {
+            Some("safe") => Retry::Safe,
+            Some("unsafe") => Retry::Unsafe,
+            other => panic!("{name} says Retry: {other:?}, not safe or unsafe"),
+        };
+        Self {
+            name,
+            sha,
+            keys: Arity::of(text, "KEYS"),
+            args: Arity::of(text, "ARGV"),
+            retry,
+            source,
+        }
+    }
+
+    /// Starts a call of the script with `keys`.
+    pub(crate) fn call<'k>(
+        &'static self,
+        keys: impl IntoIterator<Item = &'k Key, IntoIter: ExactSizeIterator>,
+    ) -> Call {
+        let keys = keys.into_iter();
+        debug_assert!(
+            self.keys.admits(keys.len()),
+            "{} takes other keys",
+            self.name
+        );
+        let mut command = redis::Cmd::with_capacity(16, 256);
+        command.arg("EVALSHA").arg(&self.sha).arg(keys.len());
+        for key in keys {
+            command.arg(key.as_str());
+        }
+        Call {
+            script: self,
+            command,
+            args: 0,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// One call of a script, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Call {
+    script: &'static Script,
+    command: redis::Cmd,
+    args: usize,
+}
+
+impl Call {
+    /// Adds the next `ARGV`.
+    pub(crate) fn arg(mut self, arg: impl redis::ToRedisArgs) -> Self {
+        self.command.arg(arg);
+        self.args += 1;
+        self
+    }
+
+    /// `EVALSHA sha numkeys ..`: what is sent first.
+    fn by_sha(&self) -> &redis::Cmd {
+        debug_assert!(
+            self.script.args.admits(self.args),
+            "{} takes other arguments",
+            self.script.name
+        );
+        &self.command
+    }
+
+    /// The same call with the source in place of the hash, for a server that does not know it.
+    fn by_source(&self) -> redis::Cmd {
+        let mut command = redis::Cmd::with_capacity(16, self.script.source.len() + 256);
+        command.arg("EVAL").arg(&self.script.source);
+        for arg in self.command.args_iter().skip(2) {
+            if let redis::Arg::Simple(bytes) = arg {
+                command.arg(bytes);
+            }
+        }
+        command
+    }
+}
+
+impl Arity {
+    /// Reads `-- KEYS: 1 ..`, `-- KEYS: 2 ..` or, for an open list, `-- KEYS: 2.. ..`.
+    fn of(text: &str, what: &str) -> Self {
+        let mut arity = Self {
+            least: 0,
+            open: false,
+        };
+        for line in header(text, what) {
+            let number = line.split(' ').next().unwrap_or_default();
+            let open = number.ends_with("..");
+            match number.trim_end_matches("..").parse::<usize>() {
+                Ok(number) if open => {
+                    arity = Self {
+                        least: number - 1,
+                        open,
+                    }
+                }
+                Ok(number) => arity.least = number,
+                Err(_) => assert_eq!(number, "none", "{what} is numbered"),
+            }
+        }
+        arity
+    }
+
+    fn admits(self, count: usize) -> bool {
+        count == self.least || (self.open && count > self.least)
+    }
+}
+
+/// The lines of the header that start with `-- what: `, without that.
+fn header<'t>(text: &'t str, what: &str) -> impl Iterator<Item = &'t str> {
+    let prefix = format!("-- {what}: ");
+    text.lines()
+        .filter_map(move |line| line.strip_prefix(prefix.as_str()))
+}
+
+/// Declares a script beside its owner: `script!(ACQUIRE = "acquire.lua")`, or with a prelude that
+/// several scripts share: `script!(ACQUIRE = "acquire.lua" after "prelude.lua")`.
+macro_rules! script {
+    ($visibility:vis $name:ident = $file:literal) => {
+        $visibility static $name: $crate::script::LazyScript = std::sync::LazyLock::new(|| {
+            $crate::script::Script::parse($file, "", include_str!($file))
+        });
+    };
+    ($visibility:vis $name:ident = $file:literal after $prelude:literal) => {
+        $visibility static $name: $crate::script::LazyScript = std::sync::LazyLock::new(|| {
+            $crate::script::Script::parse($file, include_str!($prelude), include_str!($file))
+        });
+    };
+}
+pub(crate) use script;

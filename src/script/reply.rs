@@ -1,0 +1,119 @@
+//! Typed access to what a script answered.
+//!
+//! Invariant: a reply of an unexpected shape is an error that names the script, never a default.
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A script's answer: an array whose first element is a status word.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    script: &'static str,
+    parts: Vec<Value>,
+}
+
+impl Reply {
+    pub(crate) fn new(script: &'static str, value: Value) -> Result<Self> {
+        match value {
+            Value::Array(parts) => Ok(Self { script, parts }),
+            other => Err(malformed(script, 0, &other)),
+        }
+    }
+
+    /// The status word.
+    pub(crate) fn status(&self) -> Result<&str> {
+        match self.parts.first() {
+            Some(Value::BulkString(bytes)) => {
+                std::str::from_utf8(bytes).map_err(|_| self.malformed(0))
+            }
+            Some(Value::SimpleString(text)) => Ok(text),
+            Some(Value::Okay) => Ok("OK"),
+            _ => Err(self.malformed(0)),
+        }
+    }
+
+    /// A number that fits a Lua number exactly.
+    pub(crate) fn int(&self, index: usize) -> Result<i64> {
+        match self.parts.get(index) {
+            Some(Value::Int(number)) => Ok(*number),
+            _ => self.text(index)?.parse().map_err(|_| self.malformed(index)),
+        }
+    }
+
+    /// A non-negative number.
+    pub(crate) fn count(&self, index: usize) -> Result<u64> {
+        u64::try_from(self.int(index)?).map_err(|_| self.malformed(index))
+    }
+
+    pub(crate) fn text(&self, index: usize) -> Result<&str> {
+        match self.parts.get(index) {
+            Some(Value::BulkString(bytes)) => {
+                std::str::from_utf8(bytes).map_err(|_| self.malformed(index))
+            }
+            Some(Value::SimpleString(text)) => Ok(text),
+            _ => Err(self.malformed(index)),
+        }
+    }
+
+    /// Takes the bytes at `index` out of the reply; nil is `None`.
+    pub(crate) fn take_bytes(&mut self, index: usize) -> Result<Option<Bytes>> {
+        match self.parts.get_mut(index).map(std::mem::take) {
+            Some(Value::BulkString(bytes)) => Ok(Some(bytes.into())),
+            Some(Value::Nil) => Ok(None),
+            _ => Err(self.malformed(index)),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The error for a status that the caller does not know, or knows as a condition that all
+    /// scripts share.
+    pub(crate) fn unexpected(&self) -> Error {
+        match self.status() {
+            Ok("WRONGTYPE") => Error::new(
+                ErrorKind::WrongType,
+                format!(
+                    "{} found a key of another type; something else writes our keys",
+                    self.script
+                ),
+            ),
+            Ok(status) => Error::new(
+                ErrorKind::Server,
+                format!(
+                    "{} answered {status}, which this version does not know",
+                    self.script
+                ),
+            ),
+            Err(error) => error,
+        }
+    }
+
+    fn malformed(&self, index: usize) -> Error {
+        malformed(
+            self.script,
+            index,
+            self.parts.get(index).unwrap_or(&Value::Nil),
+        )
+    }
+}
+
+/// Says which part is of the wrong type, without its content, which may be a user's value.
+fn malformed(script: &str, index: usize, value: &Value) -> Error {
+    let found = match value {
+        Value::Nil => "nil",
+        Value::Int(_) => "an integer",
+        Value::BulkString(_) | Value::SimpleString(_) | Value::Okay => "a string",
+        Value::Array(_) => "an array",
+        _ => "another type",
+    };
+    Error::new(
+        ErrorKind::Server,
+        format!(
+            "{script} answered {found} at position {index}, which this version does not expect"
+        ),
+    )
+}

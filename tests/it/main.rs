@@ -1,0 +1,4 @@
+//! Integration tests: the public API against real servers.
+
+mod client;
+mod server;
