@@ -1,0 +1,3 @@
+//! The one integration binary: a topic a file.
+
+mod fuzz_corpora;
