@@ -65,7 +65,7 @@ impl LossReason {
 /// One grant of a lock.
 #[derive(Debug)]
 pub(super) struct Hold {
-    pub(super) keys: Keys,
+    pub(super) keys: Arc<Keys>,
     pub(super) owner: Owner,
     pub(super) fence: Fence,
     pub(super) lease: Ttl,
@@ -91,7 +91,7 @@ pub(super) enum End {
 impl Hold {
     /// A hold whose lease of `granted` was set by a command sent not before `sent`.
     pub(super) fn new(
-        keys: Keys,
+        keys: Arc<Keys>,
         owner: Owner,
         fence: Fence,
         lease: Ttl,

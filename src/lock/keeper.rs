@@ -34,7 +34,7 @@ struct State {
     /// Calls under way that may leave a duty when they are dropped: the task stays for them.
     shifts: usize,
     /// Names whose waiters have nobody who queues for them.
-    orphans: Vec<(Arc<str>, Client)>,
+    orphans: Vec<(Arc<Keys>, Client)>,
     task: Option<JoinHandle<()>>,
     /// When the task looks at the agenda again without being nudged.
     wakes_at: Option<Instant>,
@@ -54,7 +54,7 @@ enum Task {
     Renew(Arc<Hold>),
     /// Release what `owner` has, or may still come to have until `until`.
     Discard {
-        keys: Keys,
+        keys: Arc<Keys>,
         until: Instant,
         pause: Duration,
         may_come: bool,
@@ -105,7 +105,7 @@ impl Keeper {
     pub(super) fn discard_owner(
         &self,
         client: &Client,
-        keys: &Keys,
+        keys: &Arc<Keys>,
         owner: &Owner,
         until: Instant,
         may_come: bool,
@@ -136,9 +136,9 @@ impl Keeper {
         }
     }
 
-    /// The waiters of `name` need somebody to queue for them, and the caller cannot spawn.
-    pub(super) fn orphaned(&self, name: Arc<str>, client: Client) {
-        self.state().orphans.push((name, client));
+    /// The waiters of a name need somebody to queue for them, and the caller cannot spawn.
+    pub(super) fn orphaned(&self, keys: Arc<Keys>, client: Client) {
+        self.state().orphans.push((keys, client));
         self.nudge.notify_one();
     }
 
@@ -213,8 +213,8 @@ async fn run(locks: Arc<Locks>) {
             state.wakes_at = Some(next);
             (due, next, orphans)
         };
-        for (name, client) in orphans {
-            locks.campaign(&name, client, None);
+        for (keys, client) in orphans {
+            locks.campaign(&keys, client, None);
         }
         for job in jobs(&locks, due) {
             work.push(job);
@@ -360,7 +360,7 @@ async fn discard(
     locks: Arc<Locks>,
     client: Client,
     owner: Owner,
-    keys: Keys,
+    keys: Arc<Keys>,
     (until, pause, may_come): (Instant, Duration, bool),
 ) {
     let keeper = locks.keeper();
