@@ -1,5 +1,13 @@
 //! Integration tests: the public API against real servers.
+#![expect(
+    unreachable_pub,
+    reason = "a test binary exports nothing; `pub` says what a file offers"
+)]
 
 mod client;
 mod lock;
+mod lock_process;
+mod lock_push;
+mod process;
 mod server;
+mod wait;
