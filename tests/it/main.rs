@@ -6,6 +6,7 @@
 
 mod client;
 mod lock;
+mod lock_cancel;
 mod lock_process;
 mod lock_push;
 mod process;
