@@ -87,8 +87,17 @@ impl Keeper {
         self.add(owner, client, Task::Renew(hold), at);
     }
 
-    /// Stops renewing, because the holder is releasing.
+    /// Stops renewing, because the holder is releasing or has lost the lock. A release in the
+    /// background stays: the guard may have been dropped while its renewal was under way.
     pub(super) fn forget(&self, owner: &Owner) {
+        let mut state = self.state();
+        if state.renews(owner) {
+            state.remove(owner);
+        }
+    }
+
+    /// A release in the background has come to its end.
+    fn settled(&self, owner: &Owner) {
         self.state().remove(owner);
     }
 
@@ -171,6 +180,14 @@ impl Keeper {
         self.again(owner, at);
     }
 
+    /// Puts a renewal that was carried out back on the agenda, unless the guard was dropped
+    /// meanwhile.
+    fn renew_again(&self, owner: &Owner, at: Instant) {
+        if self.state().renews(owner) {
+            self.again(owner, at);
+        }
+    }
+
     /// Puts a duty that was carried out back on the agenda, unless it was taken off meanwhile.
     fn again(&self, owner: &Owner, at: Instant) {
         let mut state = self.state();
@@ -228,6 +245,11 @@ impl State {
         if let Some(Duty { at: Some(at), .. }) = self.duties.remove(owner) {
             self.agenda.remove(&(at, owner.clone()));
         }
+    }
+
+    fn renews(&self, owner: &Owner) -> bool {
+        let duty = self.duties.get(owner);
+        duty.is_some_and(|duty| matches!(duty.task, Task::Renew(_)))
     }
 
     fn due(&mut self, now: Instant) -> Vec<(Owner, Duty)> {
@@ -328,7 +350,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
         match renewed {
             Some(1) => {
                 hold.renewed(sent);
-                keeper.again(&hold.owner, next_renewal(hold, sent));
+                keeper.renew_again(&hold.owner, next_renewal(hold, sent));
             }
             Some(_) => {
                 hold.end(End::Lost(LossReason::Taken));
@@ -337,7 +359,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
             None => match hold.status() {
                 Ok(deadline) => {
                     let soon = Instant::now() + (hold.lease.duration() / 12).max(SHORTEST_PAUSE);
-                    keeper.again(&hold.owner, soon.min(deadline));
+                    keeper.renew_again(&hold.owner, soon.min(deadline));
                 }
                 Err(_) => keeper.forget(&hold.owner),
             },
@@ -370,7 +392,7 @@ async fn discard(
     };
     let now = Instant::now();
     if settled || now >= until {
-        keeper.forget(&owner);
+        keeper.settled(&owner);
         return;
     }
     keeper.later(&owner, (now + pause).min(until));
