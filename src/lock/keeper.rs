@@ -96,6 +96,16 @@ impl Keeper {
         }
     }
 
+    /// A hold has ended otherwise than by the server's word. One that lasted too long still has its
+    /// lease, and nobody else gives it up.
+    fn retire(&self, client: &Client, hold: &Hold) {
+        if hold.status() == Err(End::Lost(LossReason::MaxHold)) {
+            self.discard(client, hold);
+        } else {
+            self.forget(&hold.owner);
+        }
+    }
+
     /// A release in the background has come to its end.
     fn settled(&self, owner: &Owner) {
         self.state().remove(owner);
@@ -276,13 +286,8 @@ fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, (
     for (owner, Duty { client, task, .. }) in due {
         match task {
             Task::Renew(hold) => {
-                let now = Instant::now();
                 if hold.status().is_err() {
-                    locks.keeper().forget(&owner);
-                } else if hold.limit.is_some_and(|limit| limit <= now) {
-                    if hold.end(End::Lost(LossReason::MaxHold)) {
-                        locks.keeper().discard(&client, &hold);
-                    }
+                    locks.keeper().retire(&client, &hold);
                 } else {
                     batches
                         .entry(hold.keys.bucket)
@@ -361,7 +366,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
                     let soon = Instant::now() + (hold.lease.duration() / 12).max(SHORTEST_PAUSE);
                     keeper.renew_again(&hold.owner, soon.min(deadline));
                 }
-                Err(_) => keeper.forget(&hold.owner),
+                Err(_) => keeper.retire(&client, hold),
             },
         }
     }
