@@ -89,8 +89,27 @@ impl Keeper {
         self.add(owner, client, Task::Renew(hold), at);
     }
 
-    /// Stops renewing, because the holder is releasing.
+    /// Stops renewing, because the holder is releasing or has lost the lock. A release in the
+    /// background stays: the guard may have been dropped while its renewal was under way.
     pub(super) fn forget(&self, owner: &Owner) {
+        let mut state = self.state();
+        if state.renews(owner) {
+            state.remove(owner);
+        }
+    }
+
+    /// A hold has ended otherwise than by the server's word. One that lasted too long still has its
+    /// lease, and nobody else gives it up.
+    fn retire(&self, client: &Client, hold: &Hold) {
+        if hold.status() == Err(End::Lost(LossReason::MaxHold)) {
+            self.discard(client, hold);
+        } else {
+            self.forget(&hold.owner);
+        }
+    }
+
+    /// A release in the background has come to its end.
+    fn settled(&self, owner: &Owner) {
         self.state().remove(owner);
     }
 
@@ -173,6 +192,14 @@ impl Keeper {
         self.again(owner, at);
     }
 
+    /// Puts a renewal that was carried out back on the agenda, unless the guard was dropped
+    /// meanwhile.
+    fn renew_again(&self, owner: &Owner, at: Instant) {
+        if self.state().renews(owner) {
+            self.again(owner, at);
+        }
+    }
+
     /// Puts a duty that was carried out back on the agenda, unless it was taken off meanwhile.
     fn again(&self, owner: &Owner, at: Instant) {
         let mut state = self.state();
@@ -234,6 +261,11 @@ impl State {
         }
     }
 
+    fn renews(&self, owner: &Owner) -> bool {
+        let duty = self.duties.get(owner);
+        duty.is_some_and(|duty| matches!(duty.task, Task::Renew(_)))
+    }
+
     fn due(&mut self, now: Instant) -> Vec<(Owner, Duty)> {
         let mut due = Vec::new();
         while let Some((at, _)) = self.agenda.first()
@@ -258,13 +290,8 @@ fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, (
     for (owner, Duty { client, task, .. }) in due {
         match task {
             Task::Renew(hold) => {
-                let now = Instant::now();
                 if hold.status().is_err() {
-                    locks.keeper().forget(&owner);
-                } else if hold.limit.is_some_and(|limit| limit <= now) {
-                    if hold.end(End::Lost(LossReason::MaxHold)) {
-                        locks.keeper().discard(&client, &hold);
-                    }
+                    locks.keeper().retire(&client, &hold);
                 } else {
                     batches
                         .entry(hold.keys.bucket)
@@ -332,7 +359,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
         match renewed {
             Some(1) => {
                 hold.renewed(sent);
-                keeper.again(&hold.owner, next_renewal(hold, sent));
+                keeper.renew_again(&hold.owner, next_renewal(hold, sent));
             }
             Some(_) => {
                 hold.end(End::Lost(LossReason::Taken));
@@ -341,9 +368,9 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
             None => match hold.status() {
                 Ok(deadline) => {
                     let soon = Instant::now() + (hold.lease.duration() / 12).max(SHORTEST_PAUSE);
-                    keeper.again(&hold.owner, soon.min(deadline));
+                    keeper.renew_again(&hold.owner, soon.min(deadline));
                 }
-                Err(_) => keeper.forget(&hold.owner),
+                Err(_) => keeper.retire(&client, hold),
             },
         }
     }
@@ -374,7 +401,7 @@ async fn discard(
     };
     let now = Instant::now();
     if settled || now >= until {
-        keeper.forget(&owner);
+        keeper.settled(&owner);
         return;
     }
     keeper.later(&owner, (now + pause).min(until));

@@ -1,8 +1,18 @@
 //! Integration tests: the public API against real servers.
+#![expect(
+    unreachable_pub,
+    reason = "a test binary exports nothing; `pub` says what a file offers"
+)]
 
 mod client;
 mod counter;
 mod counter_model;
 mod fuzz_corpora;
 mod lock;
+mod lock_cancel;
+mod lock_faults;
+mod lock_process;
+mod lock_push;
+mod process;
 mod server;
+mod wait;
