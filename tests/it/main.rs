@@ -1,4 +1,5 @@
-//! Integration tests: the public API against real servers.
+//! Integration tests: the public API against real servers, a topic a file.
 
 mod client;
+mod fuzz_corpora;
 mod server;
