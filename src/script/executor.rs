@@ -45,14 +45,11 @@ impl<T: Transport> Executor<T> {
     /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply
     /// discarded.
     pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {
-        let again = call.script.retry;
-        let value = match self.attempt(&call, deadline).await {
-            Ok(value) => value,
-            Err(error) => {
-                self.retried(error, again, deadline, async || {
-                    self.attempt(&call, deadline).await
-                })
-                .await?
+        let mut tries = Tries::new(call.script.retry, deadline);
+        let value = loop {
+            match self.attempt(&call, deadline).await {
+                Ok(value) => break value,
+                Err(error) => tries.again(error).await?,
             }
         };
         Reply::new(call.script.name, value)
@@ -65,13 +62,11 @@ impl<T: Transport> Executor<T> {
         retry: Retry,
         deadline: Instant,
     ) -> Result<Value> {
-        match self.sent(&command, deadline).await {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                self.retried(error, retry, deadline, async || {
-                    self.sent(&command, deadline).await
-                })
-                .await
+        let mut tries = Tries::new(retry, deadline);
+        loop {
+            match self.sent(&command, deadline).await {
+                Ok(value) => return Ok(value),
+                Err(error) => tries.again(error).await?,
             }
         }
     }
@@ -82,10 +77,12 @@ impl<T: Transport> Executor<T> {
         keys: Vec<Key>,
         deadline: Instant,
     ) -> Result<Vec<Option<Bytes>>> {
-        let again = async || self.transport.read(keys.clone(), deadline).await;
-        match again().await {
-            Ok(found) => Ok(found),
-            Err(error) => self.retried(error, Retry::Safe, deadline, again).await,
+        let mut tries = Tries::new(Retry::Safe, deadline);
+        loop {
+            match self.transport.read(keys.clone(), deadline).await {
+                Ok(found) => return Ok(found),
+                Err(error) => tries.again(error).await?,
+            }
         }
     }
 
@@ -110,44 +107,51 @@ impl<T: Transport> Executor<T> {
             value => Ok(value),
         }
     }
+}
 
-    /// Tries again, with growing jittered pauses, while the error allows it and time is left.
-    ///
-    /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
-    /// a later attempt says of itself.
-    async fn retried<R>(
-        &self,
-        first: Error,
-        retry: Retry,
-        deadline: Instant,
-        attempt: impl AsyncFn() -> Result<R>,
-    ) -> Result<R> {
-        let mut error = first;
-        let mut pauses = Pauses::default();
-        let mut may_have_run = false;
-        loop {
-            may_have_run |= error.fate() == Fate::Unknown;
-            let again = match error.fate() {
-                Fate::NotExecuted => true,
-                Fate::Unknown => retry == Retry::Safe,
-                Fate::Refused => false,
-            };
-            let pause = pauses.next();
-            if !again || Instant::now() + pause >= deadline {
-                let fate = if may_have_run && error.fate() == Fate::NotExecuted {
-                    Fate::Unknown
-                } else {
-                    error.fate()
-                };
-                return Err(error.with_fate(fate));
-            }
-            tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "sending again");
-            tokio::time::sleep(pause).await;
-            match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(next) => error = next,
-            }
+/// The attempts of one call.
+///
+/// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever a
+/// later attempt says of itself.
+#[derive(Debug)]
+struct Tries {
+    retry: Retry,
+    deadline: Instant,
+    pauses: Pauses,
+    may_have_run: bool,
+}
+
+impl Tries {
+    fn new(retry: Retry, deadline: Instant) -> Self {
+        Self {
+            retry,
+            deadline,
+            pauses: Pauses::default(),
+            may_have_run: false,
         }
+    }
+
+    /// Returns when the call may be sent again after `error`, or with the error of the whole call
+    /// when the error does not allow that or no time is left.
+    async fn again(&mut self, error: Error) -> Result<()> {
+        self.may_have_run |= error.fate() == Fate::Unknown;
+        let again = match error.fate() {
+            Fate::NotExecuted => true,
+            Fate::Unknown => self.retry == Retry::Safe,
+            Fate::Refused => false,
+        };
+        let pause = self.pauses.next();
+        if !again || Instant::now() + pause >= self.deadline {
+            let fate = if self.may_have_run && error.fate() == Fate::NotExecuted {
+                Fate::Unknown
+            } else {
+                error.fate()
+            };
+            return Err(error.with_fate(fate));
+        }
+        tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "sending again");
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 
