@@ -1,12 +1,15 @@
 //! Distributed primitives over Redis and Valkey that hold under failure.
 
+mod cache;
 mod client;
 mod codec;
 mod error;
 mod key;
 mod script;
+mod tags;
 mod ttl;
 
+pub use cache::{Cache, Memoize, Set};
 #[cfg(feature = "embedded")]
 pub use client::embedded;
 pub use client::{Client, ClientBuilder};

@@ -2,4 +2,5 @@
 
 mod client;
 mod fuzz_corpora;
+mod memoize;
 mod server;
