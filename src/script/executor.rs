@@ -45,14 +45,13 @@ impl<T: Transport> Executor<T> {
     /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply
     /// discarded.
     pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {
-        let mut tries = Tries::new(call.script.retry, deadline);
-        let value = loop {
+        let mut attempts = Attempts::new(call.script.retry, deadline);
+        loop {
             match self.attempt(&call, deadline).await {
-                Ok(value) => break value,
-                Err(error) => tries.again(error).await?,
+                Ok(value) => return Reply::new(call.script.name, value),
+                Err(error) => attempts.pause_after(error).await?,
             }
-        };
-        Reply::new(call.script.name, value)
+        }
     }
 
     /// Runs one plain command.
@@ -62,11 +61,11 @@ impl<T: Transport> Executor<T> {
         retry: Retry,
         deadline: Instant,
     ) -> Result<Value> {
-        let mut tries = Tries::new(retry, deadline);
+        let mut attempts = Attempts::new(retry, deadline);
         loop {
             match self.sent(&command, deadline).await {
                 Ok(value) => return Ok(value),
-                Err(error) => tries.again(error).await?,
+                Err(error) => attempts.pause_after(error).await?,
             }
         }
     }
@@ -77,11 +76,11 @@ impl<T: Transport> Executor<T> {
         keys: Vec<Key>,
         deadline: Instant,
     ) -> Result<Vec<Option<Bytes>>> {
-        let mut tries = Tries::new(Retry::Safe, deadline);
+        let mut attempts = Attempts::new(Retry::Safe, deadline);
         loop {
             match self.transport.read(keys.clone(), deadline).await {
                 Ok(found) => return Ok(found),
-                Err(error) => tries.again(error).await?,
+                Err(error) => attempts.pause_after(error).await?,
             }
         }
     }
@@ -109,19 +108,16 @@ impl<T: Transport> Executor<T> {
     }
 }
 
-/// The attempts of one call.
-///
-/// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever a
-/// later attempt says of itself.
+/// What is known of the attempts of one call so far.
 #[derive(Debug)]
-struct Tries {
+struct Attempts {
     retry: Retry,
     deadline: Instant,
     pauses: Pauses,
     may_have_run: bool,
 }
 
-impl Tries {
+impl Attempts {
     fn new(retry: Retry, deadline: Instant) -> Self {
         Self {
             retry,
@@ -131,25 +127,26 @@ impl Tries {
         }
     }
 
-    /// Returns when the call may be sent again after `error`, or with the error of the whole call
-    /// when the error does not allow that or no time is left.
-    async fn again(&mut self, error: Error) -> Result<()> {
+    /// Pauses before the next attempt, or says that there must be none.
+    ///
+    /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
+    /// a later attempt says of itself: that one was refused, the first may have been applied.
+    async fn pause_after(&mut self, error: Error) -> Result<()> {
         self.may_have_run |= error.fate() == Fate::Unknown;
         let again = match error.fate() {
-            Fate::NotExecuted => true,
+            Fate::NotExecuted => !self.may_have_run || self.retry == Retry::Safe,
             Fate::Unknown => self.retry == Retry::Safe,
             Fate::Refused => false,
         };
         let pause = self.pauses.next();
         if !again || Instant::now() + pause >= self.deadline {
-            let fate = if self.may_have_run && error.fate() == Fate::NotExecuted {
-                Fate::Unknown
+            return Err(if self.may_have_run {
+                error.with_fate(Fate::Unknown)
             } else {
-                error.fate()
-            };
-            return Err(error.with_fate(fate));
+                error
+            });
         }
-        tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "sending again");
+        tracing::debug!(target: "hedgerow::client", error = %error, pause_ms = pause.as_millis() as u64, "sending again");
         tokio::time::sleep(pause).await;
         Ok(())
     }

@@ -2,5 +2,6 @@
 
 mod client;
 mod fuzz_corpora;
+mod lock;
 mod memoize;
 mod server;

@@ -1,0 +1,53 @@
+#!lua
+-- Purpose: take the lock if it is free, else take or keep a place in the queue.
+-- KEYS: 1 lock
+-- KEYS: 2 fence counter of the bucket
+-- KEYS: 3 queue
+-- KEYS: 4 waiters
+-- ARGV: 1 prefix of the wake channels
+-- ARGV: 2 owner
+-- ARGV: 3 lease (ms)
+-- ARGV: 4 process
+-- ARGV: 5 metadata
+-- ARGV: 6 how long a place in the queue lives without being kept (ms), 0 to take none
+-- ARGV: 7 claim: the lease that a hand-over grants at first (ms)
+-- Returns: {GRANTED, fence} | {BUSY, remaining lease (ms, -1 if none), fence, metadata of the holder} | {WRONGTYPE}
+-- Retry: safe - an owner that already holds is answered with its fence, a place is taken once
+local mine, lease, process, meta, patience = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local owner, fence, _, its_meta = holder()
+if owner == FOREIGN then return FOREIGN end
+
+if owner == mine then
+  grant(mine, fence, lease, process, meta)
+  return {'GRANTED', fence}
+end
+
+if not owner and redis.call('EXISTS', KEYS[3]) == 0 then
+  fence = next_fence()
+  if not fence then return FOREIGN end
+  grant(mine, fence, lease, process, meta)
+  return {'GRANTED', fence}
+end
+
+if foreign() then return FOREIGN end
+if patience > 0 then
+  redis.call('ZADD', KEYS[3], 'NX', now(), mine)
+  local deadline = math.floor(now() / 1000) + patience
+  redis.call('HSET', KEYS[4], mine, cmsgpack.pack({deadline, ARGV[7], process, meta}))
+  redis.call('PEXPIRE', KEYS[3], patience)
+  redis.call('PEXPIRE', KEYS[4], patience)
+end
+
+if not owner then
+  owner, fence = hand_over(mine)
+  if not owner then
+    fence = next_fence()
+    if not fence then return FOREIGN end
+  end
+  if not owner or owner == mine then
+    grant(mine, fence, lease, process, meta)
+    return {'GRANTED', fence}
+  end
+  its_meta = ''
+end
+return {'BUSY', redis.call('PTTL', KEYS[1]), fence, its_meta}
