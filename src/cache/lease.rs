@@ -113,9 +113,8 @@ impl Claim {
         }
     }
 
-    /// Tells the server, for as long as this is polled, that the leader is alive. A lease that is
-    /// lost is not renewed, and what is loaded under it will be refused.
-    pub(super) async fn renewals(&self) -> std::convert::Infallible {
+    /// Moves the takeover deadline, again and again; returns when the lease is lost.
+    pub(super) async fn renewed_until_lost(&self) {
         loop {
             tokio::time::sleep(self.terms.takeover.duration() / 3).await;
             let call = RENEW
@@ -124,12 +123,9 @@ impl Claim {
                 .arg(self.terms.takeover.millis());
             match self.client.run(call, self.client.cache_deadline()).await {
                 Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
-                Ok(_) => {
-                    tracing::debug!(target: "hedgerow::cache", key = %self.place.name, "lease lost");
-                    return std::future::pending().await;
-                }
+                Ok(_) => return,
                 Err(error) => {
-                    tracing::debug!(target: "hedgerow::cache", key = %self.place.name, %error, "lease not renewed");
+                    tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not renewed");
                 }
             }
         }

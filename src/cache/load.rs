@@ -1,18 +1,17 @@
 //! The life of a flight: ask for the lease, wait for whoever has it, or load and commit.
 //!
-//! Invariant: the creator of a flight began before anything that the flight does, so it may have
-//! whatever the flight finds. Who joined later may have only what was proved after the flight was
-//! closed:
+//! Invariant: a flight may give what it finds to whoever began before the load did; to those who
+//! joined later only what was proved after the flight was closed:
 //!
 //! - A value loaded here: the generations in its stamps were read before the loader began. After
 //!   closing, the commit and a read of the tags are sent. `remove` or `set` between the grant of
 //!   the lease and the commit ends the lease, so the commit is refused; an invalidation between
 //!   the stamps and the read changes a generation. If neither happened, every invalidation that
 //!   had returned when a joiner began took effect before the load did.
-//! - A value taken from Redis: it is read and judged after closing.
+//! - A value taken from Redis is read and judged after closing.
 //!
-//! Otherwise those who joined ask again. An invalidation that takes effect after that proof has
-//! not returned when they began. Spawned by `memoize`.
+//! Otherwise they ask again. An invalidation that takes effect after that proof has not returned
+//! when they began. Spawned by `memoize`.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -186,7 +185,10 @@ impl Load {
         .await?
         {
             Reading::Hit(value) => {
-                self.open.settle(Outcome::Value(value.clone()));
+                self.open.settle(Outcome::Value {
+                    value: value.clone(),
+                    proved: true,
+                });
                 Ok(Some(value))
             }
             Reading::Miss(miss) => {
@@ -209,6 +211,7 @@ impl Load {
         let prepared = async {
             let deadline = self.order.cache.client.cache_deadline();
             let generations = self.order.settled(&self.snapshot, deadline).await?;
+            self.open.begin_load();
             let begun = Instant::now();
             let value = self.loaded(loader, until).await?;
             let cost = begun.elapsed();
@@ -226,11 +229,10 @@ impl Load {
         };
         let value = Arc::new(value);
         self.open.close();
-        let shared = self.commit(&entry, &generations).await;
-        self.open.settle(if shared {
-            Outcome::Value(value.clone())
-        } else {
-            Outcome::Again
+        let proved = self.commit(&entry, &generations).await;
+        self.open.settle(Outcome::Value {
+            value: value.clone(),
+            proved,
         });
         Ok(value)
     }
@@ -247,7 +249,7 @@ impl Load {
         let outcome = tokio::select! {
             biased;
             outcome = tokio::time::timeout_at(until, load) => outcome,
-            never = self.claim.renewals() => match never {},
+            never = self.renewals() => match never {},
         };
         match outcome {
             Ok(Ok(Ok(value))) => Ok(value),
@@ -266,14 +268,24 @@ impl Load {
         .map_err(|error| self.order.named(error))
     }
 
-    /// Stores the entry; whether it is proved fresh for all who joined. The flight is closed.
+    /// Tells the server, for as long as this is polled, that the leader is alive. A lease that is
+    /// lost is not renewed: the load goes on for those who wait for it, and nobody joins them.
+    async fn renewals(&self) -> std::convert::Infallible {
+        self.claim.renewed_until_lost().await;
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, "lease lost");
+        self.open.close();
+        std::future::pending().await
+    }
+
+    /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
+    /// is closed.
     async fn commit(&self, entry: &[u8], generations: &[Generation]) -> bool {
         let Order {
             cache, place, tags, ..
         } = &self.order;
         let ttl = self.order.jittered_ttl();
         let verified = async {
-            if !self.open.has_passengers() {
+            if !self.open.has_late() {
                 return true;
             }
             let deadline = cache.client.cache_deadline();

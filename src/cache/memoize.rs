@@ -89,39 +89,52 @@ impl<L> Memoize<L> {
         let room = cache.room();
         Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
         for round in 0.. {
-            let deadline = cache.client.cache_deadline();
-            let stack = &cache.setup.stack;
-            let reading = entry::read::<V>(&cache.client, &value_key, &tags, stack, deadline);
-            let miss = match reading.await.map_err(|error| error.with_key(&key))? {
-                Reading::Hit(value) => {
-                    tracing::trace!(target: "hedgerow::cache", key, "hit");
-                    return Ok(value);
-                }
-                Reading::Miss(miss) => miss,
-            };
-            tracing::debug!(target: "hedgerow::cache", key, round, "miss");
-            // Who has been told often enough to ask again flies alone: its own load began after
+            // Who has been told often enough to ask again flies alone: its own load begins after
             // its call, so it may have the value whatever happens meanwhile.
-            let boarding = if round < ROUNDS {
-                room.flights.board(&value_key)
+            let alone = round >= ROUNDS;
+            let joined = if alone {
+                None
             } else {
-                Boarding::Opened(room.flights.alone(&value_key))
+                room.flights.join(&value_key)
             };
-            match boarding {
-                Boarding::Joined(passenger) => match passenger.outcome().await {
-                    Outcome::Value(value) => {
-                        // A flight for another type is no use here.
-                        if let Ok(value) = value.downcast() {
+            let passenger = match joined {
+                Some(passenger) => passenger,
+                None => {
+                    let deadline = cache.client.cache_deadline();
+                    let stack = &cache.setup.stack;
+                    let reading =
+                        entry::read::<V>(&cache.client, &value_key, &tags, stack, deadline);
+                    let miss = match reading.await.map_err(|error| error.with_key(&key))? {
+                        Reading::Hit(value) => {
+                            tracing::trace!(target: "hedgerow::cache", key, "hit");
                             return Ok(value);
                         }
+                        Reading::Miss(miss) => miss,
+                    };
+                    tracing::debug!(target: "hedgerow::cache", key, round, "miss");
+                    let boarding = if alone {
+                        Boarding::Opened(room.flights.alone(&value_key))
+                    } else {
+                        room.flights.board(&value_key)
+                    };
+                    match boarding {
+                        Boarding::Joined(passenger) => passenger,
+                        Boarding::Opened(open) => {
+                            let order = Order::new(cache, key, ttl, tags)?;
+                            return fly(order, open, miss, loader).await;
+                        }
                     }
-                    Outcome::Failed(error) => return Err(error),
-                    Outcome::Again => {}
-                },
-                Boarding::Opened(open) => {
-                    let order = Order::new(cache, key, ttl, tags)?;
-                    return fly(order, open, miss, loader).await;
                 }
+            };
+            match passenger.outcome().await {
+                Outcome::Value { value, .. } => {
+                    // A flight for another type is no use here.
+                    if let Ok(value) = value.downcast() {
+                        return Ok(value);
+                    }
+                }
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Again => {}
             }
         }
         unreachable!("a caller that flies alone returns")

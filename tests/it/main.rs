@@ -1,7 +1,9 @@
 //! Integration tests: the public API against real servers, a topic a file.
 
 mod client;
+mod freshness;
 mod fuzz_corpora;
 mod lock;
 mod memoize;
+mod monitor;
 mod server;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hedgerow::{Cache, Codec, ErrorKind};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::monitor::Monitor;
 use crate::server::{Server, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -272,4 +273,40 @@ async fn a_loader_that_asks_for_its_own_key_is_told_so() {
         other.await.map(|value| *value + 1)
     });
     assert_eq!(*value.await.expect("another key is no cycle"), 3);
+}
+
+#[tokio::test]
+async fn a_herd_on_a_cold_key_costs_at_most_four_commands_a_process() {
+    let server = Server::start().await;
+    let mut caches = Vec::new();
+    for number in 0..8 {
+        let cache = server.client().await.cache("c");
+        let warm = cache.memoize(&format!("warm-{number}"), MINUTE, async || {
+            Ok::<_, Infallible>(0u8)
+        });
+        warm.await.expect("a value");
+        caches.push(cache);
+    }
+    let monitor = Monitor::start(&server).await;
+    let gate = Gate::closed();
+    let mut callers = tokio::task::JoinSet::new();
+    for cache in caches {
+        for _ in 0..50 {
+            let (cache, gate) = (cache.clone(), gate.clone());
+            callers
+                .spawn(async move { cache.memoize("herd", MINUTE, move || gate.load(1u8)).await });
+        }
+    }
+    gate.begun(1).await;
+    server.waiters("hr:l:{c:herd}", 7).await;
+    gate.open();
+    for value in callers.join_all().await {
+        assert_eq!(*value.expect("a value"), 1);
+    }
+    let commands = monitor.commands(&server, "herd").await;
+    assert!(
+        commands.len() <= 4 * 8,
+        "{} commands: {commands:#?}",
+        commands.len()
+    );
 }
