@@ -1,5 +1,6 @@
 //! Distributed primitives over Redis and Valkey that hold under failure.
 
+mod cache;
 mod client;
 mod codec;
 mod counter;
@@ -7,8 +8,10 @@ mod error;
 mod key;
 mod lock;
 mod script;
+mod tags;
 mod ttl;
 
+pub use cache::{Cache, Memoize, Set};
 #[cfg(feature = "embedded")]
 pub use client::embedded;
 pub use client::{Client, ClientBuilder};
