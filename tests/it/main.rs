@@ -15,6 +15,7 @@ mod lock_faults;
 mod lock_process;
 mod lock_push;
 mod memoize;
+mod memoize_process;
 mod monitor;
 mod process;
 mod server;
