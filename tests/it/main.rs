@@ -8,6 +8,7 @@ mod client;
 mod lock;
 mod lock_cancel;
 mod lock_faults;
+mod lock_hold;
 mod lock_process;
 mod lock_push;
 mod process;
