@@ -12,6 +12,7 @@ mod fuzz_corpora;
 mod lock;
 mod lock_cancel;
 mod lock_faults;
+mod lock_hold;
 mod lock_process;
 mod lock_push;
 mod memoize;
