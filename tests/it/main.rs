@@ -1,5 +1,6 @@
 //! Integration tests: the public API against real servers, a topic a file.
 
+mod cache;
 mod client;
 mod freshness;
 mod fuzz_corpora;
@@ -7,3 +8,4 @@ mod lock;
 mod memoize;
 mod monitor;
 mod server;
+mod tags;
