@@ -1,6 +1,7 @@
 //! Integration tests: the public API against real servers, a topic a file.
 
 mod cache;
+mod cache_model;
 mod client;
 mod freshness;
 mod fuzz_corpora;
