@@ -3,6 +3,7 @@
 mod cache;
 mod client;
 mod codec;
+mod counter;
 mod error;
 mod key;
 mod lock;
@@ -17,6 +18,7 @@ pub use client::{Client, ClientBuilder};
 #[doc(hidden)]
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};
+pub use counter::{Add, Added, Counter};
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
