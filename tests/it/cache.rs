@@ -9,7 +9,8 @@ use hedgerow::{Cache, Client, Codec, Compression, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::memoize::Gate;
-use crate::server::{Server, eventually};
+use crate::server::Server;
+use crate::wait::until;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -367,7 +368,7 @@ async fn an_entry_that_lost_its_whole_cache_tag_is_no_hit() {
     assert_eq!(copied, 1);
     assert_eq!(text(&other, "k").await, None);
     assert_eq!(text(&one, "k").await.as_deref(), Some("v"));
-    eventually("nothing waits", async || {
+    until("nothing waits", async || {
         server.keys("hr:l:*").await.is_empty()
     })
     .await;

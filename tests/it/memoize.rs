@@ -12,7 +12,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::monitor::Monitor;
-use crate::server::{Server, connection, eventually};
+use crate::server::{Server, connection};
+use crate::wait::{bounded, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -20,7 +21,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Gate {
     begun: Arc<AtomicUsize>,
-    ended: Arc<AtomicUsize>,
     open: Arc<Semaphore>,
 }
 
@@ -28,7 +28,6 @@ impl Gate {
     pub fn closed() -> Self {
         Self {
             begun: Arc::default(),
-            ended: Arc::default(),
             open: Arc::new(Semaphore::new(0)),
         }
     }
@@ -41,7 +40,6 @@ impl Gate {
     pub async fn load<V>(self, value: V) -> Result<V, Infallible> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.open.acquire().await.expect("never closed").forget();
-        self.ended.fetch_add(1, Ordering::SeqCst);
         Ok(value)
     }
 
@@ -50,14 +48,7 @@ impl Gate {
     }
 
     pub async fn begun(&self, loads: usize) {
-        eventually("a load begins", async || self.loads() >= loads).await;
-    }
-
-    pub async fn ended(&self, loads: usize) {
-        eventually("a load ends", async || {
-            self.ended.load(Ordering::SeqCst) >= loads
-        })
-        .await;
+        until("a load begins", async || self.loads() >= loads).await;
     }
 }
 
@@ -117,7 +108,7 @@ async fn eight_processes_with_fifty_callers_each_share_one_load() {
         }
     }
     gate.begun(1).await;
-    server.waiters("hr:l:{c:k}", 7).await;
+    waiting(&server, "hr:l:{c:k}", 7).await;
     gate.open();
     for value in callers.join_all().await {
         assert_eq!(*value.expect("a value"), "v");
@@ -142,7 +133,7 @@ async fn a_load_is_completed_and_stored_when_its_caller_is_dropped() {
     caller.abort();
     assert!(caller.await.expect_err("aborted").is_cancelled());
     gate.open();
-    eventually("it is stored", async || {
+    until("it is stored", async || {
         cache.get::<String>("k").await.expect("an answer").is_some()
     })
     .await;
@@ -184,7 +175,7 @@ async fn the_loaders_error_reaches_all_who_wait_and_is_not_cached() {
             cache.memoize("k", MINUTE, load).await
         });
     }
-    eventually("a load begins", async || {
+    until("a load begins", async || {
         !server.keys("hr:l:*").await.is_empty()
     })
     .await;
@@ -300,7 +291,7 @@ async fn a_herd_on_a_cold_key_costs_at_most_four_commands_a_process() {
         }
     }
     gate.begun(1).await;
-    server.waiters("hr:l:{c:herd}", 7).await;
+    waiting(&server, "hr:l:{c:herd}", 7).await;
     gate.open();
     for value in callers.join_all().await {
         assert_eq!(*value.expect("a value"), 1);
@@ -334,7 +325,7 @@ async fn a_waiter_is_woken_by_push_and_asks_for_the_lease_once() {
     let first = call(&leader);
     gate.begun(1).await;
     let second = call(&waiter);
-    server.waiters("hr:l:{c:k}", 1).await;
+    waiting(&server, "hr:l:{c:k}", 1).await;
     gate.open();
     for caller in [first, second] {
         assert_eq!(*caller.await.expect("no panic").expect("a value"), 1);
@@ -359,7 +350,7 @@ async fn a_waiter_that_loses_its_push_connection_still_gets_the_value() {
     let first = call(&leader);
     gate.begun(1).await;
     let second = call(&waiter);
-    server.waiters("hr:l:{c:k}", 1).await;
+    waiting(&server, "hr:l:{c:k}", 1).await;
     assert!(server.kill_connections("-push").await > 0);
     gate.open();
     for caller in [first, second] {
@@ -382,7 +373,7 @@ async fn a_client_without_a_push_connection_waits_by_timer() {
     gate.begun(1).await;
     let monitor = Monitor::start(&server).await;
     let second = call(&waiter);
-    eventually("the waiter has asked twice", async || {
+    until("the waiter has asked twice", async || {
         monitor.commands(&server, "hr:l:{c:k}").await.len() >= 2
     })
     .await;
@@ -417,7 +408,7 @@ async fn a_waiter_takes_over_when_the_leading_process_dies() {
         let gate = gate.clone();
         async move { cache.memoize("k", MINUTE, move || gate.load(2u8)).await }
     });
-    server.waiters("hr:l:{c:k}", 1).await;
+    waiting(&server, "hr:l:{c:k}", 1).await;
     process.shutdown_background();
     gate.begun(2).await;
     gate.open();
@@ -439,13 +430,16 @@ async fn a_leader_that_is_slow_but_alive_is_not_superseded() {
     }
     gate.begun(1).await;
     let mut deadlines = std::collections::BTreeSet::new();
-    eventually("the lease was renewed over several takeovers", async || {
-        let deadline: u64 = server.run(&["HGET", "hr:l:{c:k}", "takeover"]).await;
-        deadlines.insert(deadline);
-        deadlines
+    bounded("the lease is renewed over several takeovers", async {
+        while deadlines
             .last()
             .zip(deadlines.first())
-            .is_some_and(|(last, first)| last - first > 900)
+            .is_none_or(|(last, first)| last - first < 900)
+        {
+            let deadline: u64 = server.run(&["HGET", "hr:l:{c:k}", "takeover"]).await;
+            deadlines.insert(deadline);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     })
     .await;
     gate.open();
@@ -520,11 +514,11 @@ async fn callers_cancelled_at_random_lose_no_load_and_leave_no_lease() {
         clients[0].cache("c").clear().await.expect("cleared");
     }
     assert!(cancelled > 5_000, "only {cancelled} were dropped in time");
-    eventually("every load that began has ended", async || {
+    until("every load that began has ended", async || {
         begun.load(Ordering::SeqCst) == ended.load(Ordering::SeqCst)
     })
     .await;
-    eventually("no lease is left, long before max_load", async || {
+    until("no lease is left, long before max_load", async || {
         server.keys("hr:l:*").await.is_empty()
     })
     .await;
