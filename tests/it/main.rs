@@ -4,6 +4,8 @@
     reason = "a test binary exports nothing; `pub` says what a file offers"
 )]
 
+mod cache;
+mod cache_model;
 mod client;
 mod counter;
 mod counter_model;
@@ -20,4 +22,5 @@ mod memoize_process;
 mod monitor;
 mod process;
 mod server;
+mod tags;
 mod wait;
