@@ -22,8 +22,13 @@ async fn a_short_lease_is_kept_alive_over_many_of_its_lengths() {
     assert!(guard.is_held());
     assert!(guard.remaining() > Duration::ZERO);
     assert_eq!(guard.loss(), None);
-    let fence: u64 = server.run(&["HGET", key, "fence"]).await;
-    assert_eq!(fence, guard.fence().get());
+    let stored: String = server.run(&["GET", key]).await;
+    let fence = stored.split(' ').nth(1).map(str::to_owned);
+    assert_eq!(
+        fence,
+        Some(guard.fence().to_string()),
+        "owner, fence, process, metadata"
+    );
     guard.release().await.expect("held until now");
     assert!(server.keys("hr:{*}:lock:a").await.is_empty());
 }
@@ -218,9 +223,11 @@ async fn owner_tokens_are_never_shown() {
         async move { lock.acquire().await }
     });
     queued(&lock, 1).await;
-    let holder: String = server
-        .run(&["HGET", &server.keys("hr:{*}:lock:a").await[0], "owner"])
+    let stored: String = server
+        .run(&["GET", &server.keys("hr:{*}:lock:a").await[0]])
         .await;
+    let holder = stored.split(' ').next().expect("an owner").to_owned();
+    assert_eq!(holder.len(), 32);
     let waiting: Vec<String> = server
         .run(&["ZRANGE", &server.keys("hr:{*}:queue:a").await[0], "0", "-1"])
         .await;
