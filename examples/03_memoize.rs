@@ -4,7 +4,6 @@
 //! cargo run --example 03_memoize --features embedded
 //! ```
 
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -12,22 +11,16 @@ use futures::future::try_join_all;
 use hedgerow::Client;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Serialize, Deserialize)]
-struct City {
-    name: String,
-    people: u32,
-}
+#[derive(Serialize, Deserialize)]
+struct City(String, u32);
 
 static LOADS: AtomicU32 = AtomicU32::new(0);
 
 /// Stands for a query that takes its time.
-async fn load_lyon() -> io::Result<City> {
+async fn load_lyon() -> std::io::Result<City> {
     LOADS.fetch_add(1, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    Ok(City {
-        name: "Lyon".to_owned(),
-        people: 522_250,
-    })
+    Ok(City("Lyon".to_owned(), 522_250))
 }
 
 #[tokio::main]
@@ -36,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(_) => Client::from_env().await?,
         None => Client::embedded().await?,
     };
-    let cache = client.cache("pages");
+    let cache = client.cache("steps");
     cache.remove("lyon").await?;
     let minute = Duration::from_secs(60);
 
@@ -52,11 +45,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(LOADS.load(Ordering::Relaxed), 1);
 
     // The next one finds it in Redis.
-    let page = visit().await?;
+    let City(name, people) = &*visit().await?;
     println!(
-        "{} has {} people; still {} load",
-        page.name,
-        page.people,
+        "{name} has {people} people; still {} load",
         LOADS.load(Ordering::Relaxed)
     );
     assert_eq!(LOADS.load(Ordering::Relaxed), 1);

@@ -22,7 +22,7 @@ run atlas --seconds 5 --workers 3 --kill --json
 # sabotage, and what the figures must then show
 must_notice() {
     echo "== atlas, with its $1 broken"
-    if figures=$(run atlas --seconds 2 --workers 2 --json --sabotage "$1" 2>/dev/null); then
+    if figures=$(run atlas --seconds 2 --workers 2 --writers 8 --json --sabotage "$1" 2>/dev/null); then
         echo "the broken $1 went unnoticed: $figures" >&2
         exit 1
     fi

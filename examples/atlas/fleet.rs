@@ -29,7 +29,7 @@ use crate::worker::{Order, Samples};
 pub(crate) async fn run(args: &Args) -> Result<Report> {
     let screen = Screen::new(args);
     let directory = TempDir::new().context("no temporary directory could be made")?;
-    let server = Redis::find()?;
+    let server = Redis::find().await?;
     let order = Order {
         worker: 0,
         url: server.url().to_owned(),
@@ -47,7 +47,8 @@ pub(crate) async fn run(args: &Args) -> Result<Report> {
 
     let mut fleet = Fleet::new(order.clone(), views.clone());
     for _ in 0..args.workers {
-        fleet.start().await?;
+        let worker = fleet.start().await?;
+        fleet.workers.push(worker);
     }
     fleet.watch(args, &screen).await?;
     screen.settling();
@@ -68,10 +69,10 @@ enum Redis {
 }
 
 impl Redis {
-    fn find() -> Result<Self> {
+    async fn find() -> Result<Self> {
         match std::env::var("REDIS_URL") {
             Ok(url) => Ok(Self::Theirs(url)),
-            Err(_) => Ok(Self::Ours(Server::start()?)),
+            Err(_) => Ok(Self::Ours(Server::start().await?)),
         }
     }
 
@@ -97,6 +98,7 @@ struct Fleet {
     workers: Vec<Worker>,
     /// The sum of the workers that have ended.
     ended: Tally,
+    killed: u64,
     killed_in_load: u64,
     killed_in_lock: u64,
     cached: Histogram<u64>,
@@ -126,6 +128,7 @@ impl Fleet {
             views,
             workers: Vec::new(),
             ended: Tally::default(),
+            killed: 0,
             killed_in_load: 0,
             killed_in_lock: 0,
             cached: histogram(),
@@ -133,10 +136,9 @@ impl Fleet {
         }
     }
 
-    async fn start(&mut self) -> Result<()> {
+    async fn start(&mut self) -> Result<Worker> {
         self.order.worker += 1;
-        self.workers.push(Worker::start(self.order.clone()).await?);
-        Ok(())
+        Worker::start(self.order.clone()).await
     }
 
     /// Lets the workers work, shows it, and kills if asked to.
@@ -178,14 +180,15 @@ impl Fleet {
             }
             tokio::time::sleep(Duration::from_micros(500)).await;
         }
-        let mut worker = self.workers.remove(victim);
-        worker.child.kill().await?;
+        self.workers[victim].child.kill().await?;
         // What counts is where it really died, not where it was aimed at.
-        let tally = worker.ledger.sum()?;
+        let tally = self.workers[victim].ledger.sum()?;
+        self.killed += 1;
         self.killed_in_load += u64::from(tally.in_load());
         self.killed_in_lock += u64::from(tally.in_lock());
-        self.close(worker).await?;
-        self.start().await
+        let next = self.start().await?;
+        let dead = std::mem::replace(&mut self.workers[victim], next);
+        self.close(dead).await
     }
 
     /// Asks every worker to end and takes in what they did.
@@ -236,17 +239,16 @@ impl Fleet {
             total.add(&tally);
             workers.push((worker.order.worker, tally));
         }
-        let killed = u64::from(self.order.worker) - self.workers.len() as u64;
         Ok(Status {
             total,
             workers,
-            killed,
+            killed: self.killed,
         })
     }
 
     fn audit(self, counted: i64, database: &Database) -> Result<Audit> {
         Ok(Audit {
-            killed: u64::from(self.order.worker),
+            killed: self.killed,
             killed_in_load: self.killed_in_load,
             killed_in_lock: self.killed_in_lock,
             tally: self.ended,

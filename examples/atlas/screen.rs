@@ -21,6 +21,7 @@ pub(crate) struct Screen {
     total: ProgressBar,
     workers: Vec<ProgressBar>,
     shape: String,
+    quiet: bool,
 }
 
 impl Screen {
@@ -43,8 +44,8 @@ impl Screen {
             line
         });
         let shape = format!(
-            "{} workers, each {} readers and {} writers; loads take {} ms and some SQL",
-            args.workers, args.readers, args.writers, args.think_ms
+            "{} worker processes for {} s, each {} readers and {} writers; a load takes {} ms and its SQL",
+            args.workers, args.seconds, args.readers, args.writers, args.think_ms
         );
         Self {
             workers: workers.collect(),
