@@ -3,6 +3,7 @@
 mod client;
 mod error;
 mod key;
+mod lock;
 mod script;
 mod ttl;
 
@@ -11,3 +12,4 @@ pub use client::embedded;
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
+pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};

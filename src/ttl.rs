@@ -36,6 +36,15 @@ impl Ttl {
         self.0
     }
 
+    /// The shorter of this and `longest`, which is at least 1 ms.
+    pub(crate) fn at_most(self, longest: Duration) -> Self {
+        Self(
+            self.0
+                .min(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX))
+                .max(1),
+        )
+    }
+
     pub(crate) fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }

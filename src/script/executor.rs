@@ -45,17 +45,13 @@ impl<T: Transport> Executor<T> {
     /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply
     /// discarded.
     pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {
-        let again = call.script.retry;
-        let value = match self.attempt(&call, deadline).await {
-            Ok(value) => value,
-            Err(error) => {
-                self.retried(error, again, deadline, async || {
-                    self.attempt(&call, deadline).await
-                })
-                .await?
+        let mut attempts = Attempts::new(call.script.retry, deadline);
+        loop {
+            match self.attempt(&call, deadline).await {
+                Ok(value) => return Reply::new(call.script.name, value),
+                Err(error) => attempts.pause_after(error).await?,
             }
-        };
-        Reply::new(call.script.name, value)
+        }
     }
 
     /// Runs one plain command.
@@ -65,13 +61,11 @@ impl<T: Transport> Executor<T> {
         retry: Retry,
         deadline: Instant,
     ) -> Result<Value> {
-        match self.sent(&command, deadline).await {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                self.retried(error, retry, deadline, async || {
-                    self.sent(&command, deadline).await
-                })
-                .await
+        let mut attempts = Attempts::new(retry, deadline);
+        loop {
+            match self.sent(&command, deadline).await {
+                Ok(value) => return Ok(value),
+                Err(error) => attempts.pause_after(error).await?,
             }
         }
     }
@@ -82,10 +76,12 @@ impl<T: Transport> Executor<T> {
         keys: Vec<Key>,
         deadline: Instant,
     ) -> Result<Vec<Option<Bytes>>> {
-        let again = async || self.transport.read(keys.clone(), deadline).await;
-        match again().await {
-            Ok(found) => Ok(found),
-            Err(error) => self.retried(error, Retry::Safe, deadline, again).await,
+        let mut attempts = Attempts::new(Retry::Safe, deadline);
+        loop {
+            match self.transport.read(keys.clone(), deadline).await {
+                Ok(found) => return Ok(found),
+                Err(error) => attempts.pause_after(error).await?,
+            }
         }
     }
 
@@ -110,44 +106,49 @@ impl<T: Transport> Executor<T> {
             value => Ok(value),
         }
     }
+}
 
-    /// Tries again, with growing jittered pauses, while the error allows it and time is left.
+/// What is known of the attempts of one call so far.
+#[derive(Debug)]
+struct Attempts {
+    retry: Retry,
+    deadline: Instant,
+    pauses: Pauses,
+    may_have_run: bool,
+}
+
+impl Attempts {
+    fn new(retry: Retry, deadline: Instant) -> Self {
+        Self {
+            retry,
+            deadline,
+            pauses: Pauses::default(),
+            may_have_run: false,
+        }
+    }
+
+    /// Pauses before the next attempt, or says that there must be none.
     ///
     /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
-    /// a later attempt says of itself.
-    async fn retried<R>(
-        &self,
-        first: Error,
-        retry: Retry,
-        deadline: Instant,
-        attempt: impl AsyncFn() -> Result<R>,
-    ) -> Result<R> {
-        let mut error = first;
-        let mut pauses = Pauses::default();
-        let mut may_have_run = false;
-        loop {
-            may_have_run |= error.fate() == Fate::Unknown;
-            let again = match error.fate() {
-                Fate::NotExecuted => true,
-                Fate::Unknown => retry == Retry::Safe,
-                Fate::Refused => false,
-            };
-            let pause = pauses.next();
-            if !again || Instant::now() + pause >= deadline {
-                let fate = if may_have_run && error.fate() == Fate::NotExecuted {
-                    Fate::Unknown
-                } else {
-                    error.fate()
-                };
-                return Err(error.with_fate(fate));
-            }
-            tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "sending again");
-            tokio::time::sleep(pause).await;
-            match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(next) => error = next,
-            }
+    /// a later attempt says of itself: that one was refused, the first may have been applied.
+    async fn pause_after(&mut self, error: Error) -> Result<()> {
+        self.may_have_run |= error.fate() == Fate::Unknown;
+        let again = match error.fate() {
+            Fate::NotExecuted => !self.may_have_run || self.retry == Retry::Safe,
+            Fate::Unknown => self.retry == Retry::Safe,
+            Fate::Refused => false,
+        };
+        let pause = self.pauses.next();
+        if !again || Instant::now() + pause >= self.deadline {
+            return Err(if self.may_have_run {
+                error.with_fate(Fate::Unknown)
+            } else {
+                error
+            });
         }
+        tracing::debug!(target: "hedgerow::client", error = %error, pause_ms = pause.as_millis() as u64, "sending again");
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 

@@ -1,4 +1,5 @@
 //! Integration tests: the public API against real servers.
 
 mod client;
+mod lock;
 mod server;

@@ -1,0 +1,244 @@
+//! A campaign: one task that queues on the server for all waiters of one name in this process.
+//!
+//! Invariant: a guard is delivered only while its lease is surely alive. A grant by push says
+//! nothing of its age (the message may have lain in a socket while this process was stopped), but
+//! it is younger than the last "busy" that was answered to its owner: so its claim is counted from
+//! before that question was sent, and the message is believed only when its fence is above that of
+//! the holder whom the answer named. Where that is not enough, the server is asked again, and
+//! answers the owner that holds already as it did the first time.
+//!
+//! Pushes wake it; a timer on the holder's lease is for holders that crash, and a heartbeat for
+//! everything else. Without pushes it asks by timer alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::hold::{Owner, sure_until};
+use super::keeper::{Keeper, Shift};
+use super::line::{Entry, Locks};
+use super::place::Place;
+use super::{Answer, Fence, Keys};
+use crate::client::Client;
+use crate::error::Fate;
+
+/// A place in the queue of the server, as of the last answer.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// Before the question was sent.
+    pub(super) sent: Instant,
+    /// The fence of the holder whom the answer named: a grant to us has a greater one.
+    pub(super) above: Fence,
+    /// What was left of the holder's lease.
+    pub(super) remaining: Option<Duration>,
+}
+
+pub(super) struct Campaign {
+    pub(super) locks: Arc<Locks>,
+    pub(super) name: Arc<str>,
+    pub(super) client: Client,
+    pub(super) nudge: Arc<Notify>,
+    place: Place,
+    /// Whether the server may know the owner of `place`.
+    asked: bool,
+    /// Whether a question to the server went unanswered: it may still arrive.
+    unanswered: bool,
+    epoch: Option<watch::Receiver<u64>>,
+    _shift: Shift,
+}
+
+/// What came of a question.
+enum Asked {
+    Granted,
+    Waiting(Option<Standing>, Option<Duration>),
+    Failed,
+}
+
+impl Campaign {
+    pub(super) fn new(
+        locks: Arc<Locks>,
+        name: Arc<str>,
+        client: Client,
+        nudge: Arc<Notify>,
+        place: Option<Place>,
+    ) -> Self {
+        Self {
+            asked: place.is_some(),
+            place: place.unwrap_or_else(|| locks.expect(Owner::random())),
+            epoch: client.hub().map(|hub| hub.epoch()),
+            unanswered: false,
+            _shift: Keeper::shift(&locks),
+            locks,
+            name,
+            client,
+            nudge,
+        }
+    }
+
+    /// Runs until no waiter of the name is left. Spawned by [`Locks::campaign`]; if it panics, the
+    /// waiters end by their own deadlines.
+    pub(super) async fn run(mut self, standing: Option<Standing>) {
+        let mut first = standing;
+        while let Some(front) = self.locks.front(&self.name) {
+            let (standing, remaining) = match first.take() {
+                Some(standing) => {
+                    let remaining = standing.remaining;
+                    (Some(standing), remaining)
+                }
+                None => match self.ask(&front).await {
+                    Asked::Waiting(standing, remaining) => (standing, remaining),
+                    Asked::Granted | Asked::Failed => continue,
+                },
+            };
+            self.wait(&front, standing, remaining).await;
+        }
+        self.leave();
+    }
+
+    /// Asks the server for the lock, or for a place in its queue.
+    async fn ask(&mut self, front: &Entry) -> Asked {
+        let hears = self.locks.listen(&self.client, &front.keys).await;
+        if let Some(epoch) = &mut self.epoch {
+            epoch.mark_unchanged();
+        }
+        self.asked = true;
+        let sent = Instant::now();
+        let call = front.acquire(&self.place.owner, hears);
+        let reply = self.client.run(call, self.client.deadline()).await;
+        match reply.and_then(|reply| Answer::read(&reply)) {
+            Ok(Answer::Granted(fence)) => {
+                if self.locks.still_first(&self.name, front) {
+                    self.deliver(fence, (sent, front.lease));
+                }
+                // Else it is asked for again on the terms of whoever is first now.
+                Asked::Granted
+            }
+            Ok(Answer::Busy {
+                remaining,
+                above,
+                holder,
+            }) => {
+                self.locks.heard(&self.name, Ok(holder));
+                let standing = above.filter(|_| hears).map(|above| Standing {
+                    sent,
+                    above,
+                    remaining,
+                });
+                Asked::Waiting(standing, remaining)
+            }
+            Err(error) => {
+                self.locks.heard(&self.name, Err(error.clone()));
+                self.unanswered |= error.fate() == Fate::Unknown;
+                if error.fate() == Fate::Refused {
+                    self.locks.fail(&self.name, &error);
+                } else {
+                    tokio::time::sleep(jittered(BREATH)).await;
+                }
+                Asked::Failed
+            }
+        }
+    }
+
+    /// Waits for a grant by push, or for a reason to ask again.
+    async fn wait(
+        &mut self,
+        front: &Entry,
+        standing: Option<Standing>,
+        remaining: Option<Duration>,
+    ) {
+        let longest = if standing.is_some() {
+            jittered(HEARTBEAT)
+        } else {
+            jittered(POLL)
+        };
+        let until =
+            Instant::now() + remaining.map_or(longest, |lease| longest.min(lease + JUST_AFTER));
+        loop {
+            tokio::select! {
+                Some(fence) = self.place.grants.recv() => {
+                    let Some(standing) = &standing else { return };
+                    if fence <= standing.above {
+                        continue; // An old message: that grant has run out since.
+                    }
+                    let claim = front.claim();
+                    let alive = Instant::now() < sure_until(standing.sent, claim);
+                    if alive && self.locks.still_first(&self.name, front) {
+                        let sent = standing.sent;
+                        self.deliver(fence, (sent, claim));
+                    }
+                    return;
+                }
+                () = moved(&mut self.epoch) => return,
+                () = self.nudge.notified() => {
+                    if !self.locks.still_first(&self.name, front) {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
+    }
+
+    fn deliver(&mut self, fence: Fence, granted: (Instant, crate::ttl::Ttl)) {
+        let next = self.locks.expect(Owner::random());
+        let place = std::mem::replace(&mut self.place, next);
+        self.asked = false;
+        self.unanswered = false;
+        self.locks.deliver(
+            &self.name,
+            place.owner.clone(),
+            fence,
+            granted,
+            &self.client,
+        );
+    }
+
+    /// Nobody waits any more: gives up the place, and the lock if it was granted unheard.
+    fn leave(self) {
+        if self.asked
+            && let Ok(keys) = Keys::of(&self.client, &self.name)
+        {
+            let until = self.client.deadline() + STALE;
+            self.locks.keeper().discard_owner(
+                &self.client,
+                &keys,
+                &self.place.owner,
+                until,
+                self.unanswered,
+            );
+        }
+    }
+}
+
+/// Waits until the push connection was replaced; for ever if there is none.
+async fn moved(epoch: &mut Option<watch::Receiver<u64>>) {
+    if let Some(epoch) = epoch
+        && epoch.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Between 80 % and 100 %, so that processes do not ask in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.8..1.0))
+}
+
+/// How often a place in the queue is kept alive while pushes are heard.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How often the server is asked when no pushes are heard.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long after the end of a lease the server is asked: it counts whole milliseconds.
+const JUST_AFTER: Duration = Duration::from_millis(1);
+
+/// The pause after a question that could not be answered.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// How long a lease that an unanswered question left behind may last at most before it is no
+/// longer looked for.
+const STALE: Duration = Duration::from_secs(30);

@@ -1,0 +1,104 @@
+//! `Guard`: a held lock.
+//!
+//! Invariant: dropping a guard never blocks, spawns or waits: it leaves a note for the keeper.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Fence;
+use super::hold::{End, Hold, LossReason};
+use super::line::Locks;
+use crate::client::Client;
+use crate::error::Result;
+
+/// A lock that is held; made by [`Lock::acquire`](super::Lock::acquire).
+///
+/// It renews its lease by itself, as long as it lives. [`release`](Self::release) gives the lock
+/// up; dropping the guard does so too, in the background.
+#[must_use = "dropping the guard releases the lock"]
+pub struct Guard {
+    hold: Arc<Hold>,
+    locks: Arc<Locks>,
+    client: Client,
+}
+
+impl Guard {
+    pub(super) fn new(hold: Arc<Hold>, locks: Arc<Locks>, client: Client) -> Self {
+        Self {
+            hold,
+            locks,
+            client,
+        }
+    }
+
+    /// The fence of this grant: pass it to what the lock protects.
+    pub fn fence(&self) -> Fence {
+        self.hold.fence
+    }
+
+    /// Whether the lock is still held, as far as this process can prove. No I/O.
+    pub fn is_held(&self) -> bool {
+        self.hold.status().is_ok()
+    }
+
+    /// How long the lock is surely held without another renewal; zero once it is lost. No I/O.
+    pub fn remaining(&self) -> Duration {
+        match self.hold.status() {
+            Ok(deadline) => deadline.saturating_duration_since(Instant::now()),
+            Err(_) => Duration::ZERO,
+        }
+    }
+
+    /// Why the lock was lost; `None` while it is held. No I/O.
+    pub fn loss(&self) -> Option<LossReason> {
+        match self.hold.status() {
+            Err(End::Lost(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Waits until the lock is lost, and says why. No I/O: it fires at the local deadline even
+    /// when the server never answers.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn lost(&self) -> LossReason {
+        self.hold.lost().await
+    }
+
+    /// Releases the lock; the next waiter gets it at once.
+    ///
+    /// # Errors
+    /// `Lost` when it was no longer held. Any other error means that the server could not be
+    /// asked; the release is tried again in the background until the lease has run out.
+    ///
+    /// # Cancel safety
+    /// Safe: a dropped call is completed in the background.
+    pub async fn release(self) -> Result<()> {
+        if let Err(End::Lost(reason)) = self.hold.status() {
+            return Err(reason.error(&self.hold.keys.name));
+        }
+        self.locks.release(&self.client, &self.hold).await
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.hold.end(End::Released) {
+            self.locks.keeper().discard(&self.client, &self.hold);
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("lock", &self.hold.keys.name)
+            .field("fence", &self.hold.fence)
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}

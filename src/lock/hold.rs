@@ -1,0 +1,178 @@
+//! `Hold`: what this process knows of one grant.
+//!
+//! Invariant: the local deadline only ever comes from an instant before a command was sent, plus
+//! the lease that the command set, less a margin for clocks of different rate. Once ended, a hold
+//! stays ended. Guards read it without I/O; the keeper writes it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Fence, Keys};
+use crate::error::{Error, ErrorKind};
+use crate::ttl::Ttl;
+
+/// 128 random bits in hex that prove who holds. Never shown.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Owner(Arc<str>);
+
+impl Owner {
+    pub(super) fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()).into())
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner(..)")
+    }
+}
+
+/// Why a guard no longer holds its lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// The lease could not be renewed in time: the server was out of reach, or this process stood
+    /// still. Somebody else may hold the lock.
+    Expired,
+    /// The server says that the lease is gone: it expired, was deleted, or the data was lost.
+    Taken,
+    /// [`Lock::break_lock`](super::Lock::break_lock) took it away.
+    Broken,
+    /// [`Lock::max_hold`](super::Lock::max_hold) was reached.
+    MaxHold,
+}
+
+impl LossReason {
+    pub(super) fn error(self, name: &str) -> Error {
+        let message = match self {
+            Self::Expired => "the lock is lost: its lease could not be renewed in time",
+            Self::Taken => "the lock is lost: the server no longer knows its lease",
+            Self::Broken => "the lock is lost: break_lock took it away",
+            Self::MaxHold => "the lock is lost: it was held for max_hold",
+        };
+        Error::new(ErrorKind::Lost, message).with_key(name)
+    }
+}
+
+/// One grant of a lock.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) keys: Keys,
+    pub(super) owner: Owner,
+    pub(super) fence: Fence,
+    pub(super) lease: Ttl,
+    /// When `max_hold` ends it.
+    pub(super) limit: Option<Instant>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    deadline: Instant,
+    end: Option<End>,
+}
+
+/// How a hold ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Released,
+    Lost(LossReason),
+}
+
+impl Hold {
+    /// A hold whose lease of `granted` was set by a command sent not before `sent`.
+    pub(super) fn new(
+        keys: Keys,
+        owner: Owner,
+        fence: Fence,
+        lease: Ttl,
+        limit: Option<Duration>,
+        (sent, granted): (Instant, Ttl),
+    ) -> Arc<Self> {
+        tracing::debug!(target: "hedgerow::lock", lock = %keys.name, %fence, "acquired");
+        Arc::new(Self {
+            keys,
+            owner,
+            fence,
+            lease,
+            limit: limit.map(|limit| Instant::now() + limit),
+            state: Mutex::new(State {
+                deadline: sure_until(sent, granted),
+                end: None,
+            }),
+            changed: Notify::new(),
+        })
+    }
+
+    /// The renewal sent at `sent` was acknowledged.
+    pub(super) fn renewed(&self, sent: Instant) {
+        let mut state = self.state();
+        state.deadline = state.deadline.max(sure_until(sent, self.lease));
+    }
+
+    /// Ends the hold, unless it has ended; returns whether this call did it.
+    pub(super) fn end(&self, end: End) -> bool {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return false;
+        }
+        state.end = Some(end);
+        drop(state);
+        self.changed.notify_waiters();
+        if let End::Lost(reason) = end {
+            tracing::warn!(target: "hedgerow::lock", lock = %self.keys.name, fence = %self.fence, ?reason, "lost");
+        }
+        true
+    }
+
+    /// How it ended, or until when it is surely held. A hold past its deadline ends here.
+    pub(super) fn status(&self) -> Result<Instant, End> {
+        let state = self.state();
+        if let Some(end) = state.end {
+            return Err(end);
+        }
+        let now = Instant::now();
+        if now < state.deadline {
+            return Ok(state.deadline);
+        }
+        drop(state);
+        // Somebody may end it meanwhile, for another reason: what is stored first counts.
+        self.end(End::Lost(LossReason::Expired));
+        Err(self.state().end.unwrap_or(End::Lost(LossReason::Expired)))
+    }
+
+    /// Waits for the loss. A hold that is released is not lost.
+    pub(super) async fn lost(&self) -> LossReason {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.status() {
+                Err(End::Lost(reason)) => return reason,
+                Err(End::Released) => std::future::pending().await,
+                Ok(deadline) => {
+                    let _ = tokio::time::timeout_at(deadline, changed).await;
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Until when a lease that was set by a command sent not before `sent` surely lives: 1 % and 2 ms
+/// less than its length, for a server clock that runs faster.
+pub(super) fn sure_until(sent: Instant, lease: Ttl) -> Instant {
+    let lease = lease.duration();
+    sent + lease.saturating_sub(lease / 100 + Duration::from_millis(2))
+}

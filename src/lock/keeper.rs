@@ -1,0 +1,392 @@
+//! `Keeper`: the one task of a client that renews leases and releases what nobody wants any more.
+//!
+//! Invariant: every lease that this process may hold on the server is either in a live guard's
+//! name here, being renewed, or on its way to be released; until the lease has run out by itself.
+//! Guards and dropped calls leave notes; nothing here needs a caller to be polled.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::hold::{End, Hold, LossReason, Owner};
+use super::line::Locks;
+use super::{Keys, RELEASE, RENEW};
+use crate::client::Client;
+use crate::key::Bucket;
+
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    state: Mutex<State>,
+    nudge: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    duties: HashMap<Owner, Duty>,
+    /// When each duty is due. A duty that is being carried out is not here.
+    agenda: BTreeSet<(Instant, Owner)>,
+    /// Calls under way that may leave a duty when they are dropped: the task stays for them.
+    shifts: usize,
+    /// Names whose waiters have nobody who queues for them.
+    orphans: Vec<(Arc<str>, Client)>,
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Clone)]
+struct Duty {
+    client: Client,
+    task: Task,
+    /// Its place on the agenda, if it is on it.
+    at: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+enum Task {
+    /// Renew the lease of a live guard.
+    Renew(Arc<Hold>),
+    /// Release what `owner` has, or may still come to have until `until`.
+    Discard {
+        keys: Keys,
+        until: Instant,
+        pause: Duration,
+        may_come: bool,
+    },
+}
+
+/// Keeps the keeper at work while it lives.
+#[derive(Debug)]
+pub(super) struct Shift(Arc<Locks>);
+
+impl Drop for Shift {
+    fn drop(&mut self) {
+        self.0.keeper().state().shifts -= 1;
+    }
+}
+
+impl Keeper {
+    /// Makes sure that the task runs, for a call that may have to leave a note when it is dropped.
+    pub(super) fn shift(locks: &Arc<Locks>) -> Shift {
+        let mut state = locks.keeper().state();
+        state.shifts += 1;
+        if state.task.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.task = Some(tokio::spawn(run(locks.clone())));
+        }
+        Shift(locks.clone())
+    }
+
+    /// Renews `hold` from now on; at once if its lease is only a claim.
+    pub(super) fn keep(&self, locks: &Arc<Locks>, client: &Client, hold: Arc<Hold>, at: Instant) {
+        let owner = hold.owner.clone();
+        let _shift = Self::shift(locks);
+        self.add(owner, client, Task::Renew(hold), at);
+    }
+
+    /// Stops renewing, because the holder is releasing.
+    pub(super) fn forget(&self, owner: &Owner) {
+        self.state().remove(owner);
+    }
+
+    /// Releases `hold` in the background.
+    pub(super) fn discard(&self, client: &Client, hold: &Hold) {
+        let until = Instant::now() + hold.lease.duration();
+        self.discard_owner(client, &hold.keys, &hold.owner, until, false);
+    }
+
+    /// Releases whatever `owner` has; with `may_come`, a grant to it may still be under way, so
+    /// that one "not held" is not the end of it.
+    pub(super) fn discard_owner(
+        &self,
+        client: &Client,
+        keys: &Keys,
+        owner: &Owner,
+        until: Instant,
+        may_come: bool,
+    ) {
+        let task = Task::Discard {
+            keys: keys.clone(),
+            until,
+            pause: FIRST_PAUSE,
+            may_come,
+        };
+        self.add(owner.clone(), client, task, Instant::now());
+    }
+
+    /// `break_lock` took the lock of `owner` away.
+    pub(super) fn broken(&self, owner: &str) {
+        let state = self.state();
+        let hold = state
+            .duties
+            .iter()
+            .find_map(|(known, duty)| match &duty.task {
+                Task::Renew(hold) if known.as_str() == owner => Some(hold.clone()),
+                _ => None,
+            });
+        drop(state);
+        if let Some(hold) = hold {
+            hold.end(End::Lost(LossReason::Broken));
+            self.forget(&hold.owner);
+        }
+    }
+
+    /// The waiters of `name` need somebody to queue for them, and the caller cannot spawn.
+    pub(super) fn orphaned(&self, name: Arc<str>, client: Client) {
+        self.state().orphans.push((name, client));
+        self.nudge.notify_one();
+    }
+
+    fn add(&self, owner: Owner, client: &Client, task: Task, at: Instant) {
+        let mut state = self.state();
+        state.remove(&owner);
+        let sooner = state.agenda.first().is_none_or(|(first, _)| at < *first);
+        state.duties.insert(
+            owner.clone(),
+            Duty {
+                client: client.clone(),
+                task,
+                at: Some(at),
+            },
+        );
+        state.agenda.insert((at, owner));
+        drop(state);
+        if sooner {
+            self.nudge.notify_one();
+        }
+    }
+
+    /// Puts a discard back on the agenda, with a longer pause for the time after.
+    fn later(&self, owner: &Owner, at: Instant) {
+        if let Some(Duty {
+            task: Task::Discard { pause, .. },
+            ..
+        }) = self.state().duties.get_mut(owner)
+        {
+            *pause *= 4;
+        }
+        self.again(owner, at);
+    }
+
+    /// Puts a duty that was carried out back on the agenda, unless it was taken off meanwhile.
+    fn again(&self, owner: &Owner, at: Instant) {
+        let mut state = self.state();
+        if let Some(duty) = state.duties.get_mut(owner)
+            && duty.at.is_none()
+        {
+            duty.at = Some(at);
+            state.agenda.insert((at, owner.clone()));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The keeper's task. Spawned by the first call that may need it, it ends when there is nothing to
+/// keep; a panic in it would end renewals, so that guards expire by their local deadlines.
+async fn run(locks: Arc<Locks>) {
+    let keeper = locks.keeper();
+    let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    loop {
+        let now = Instant::now();
+        let (due, next, orphans) = {
+            let mut state = keeper.state();
+            let due = state.due(now);
+            let orphans = std::mem::take(&mut state.orphans);
+            let idle = state.duties.is_empty() && state.shifts == 0 && work.is_empty();
+            if idle && due.is_empty() && orphans.is_empty() {
+                state.task = None;
+                return;
+            }
+            let next = state
+                .agenda
+                .first()
+                .map_or(now + IDLE, |(at, _)| (*at).min(now + IDLE));
+            (due, next, orphans)
+        };
+        for (name, client) in orphans {
+            locks.campaign(&name, client, None);
+        }
+        for job in jobs(&locks, due) {
+            work.push(job);
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = keeper.nudge.notified() => {}
+            Some(()) = work.next(), if !work.is_empty() => {}
+        }
+    }
+}
+
+impl State {
+    fn remove(&mut self, owner: &Owner) {
+        if let Some(Duty { at: Some(at), .. }) = self.duties.remove(owner) {
+            self.agenda.remove(&(at, owner.clone()));
+        }
+    }
+
+    fn due(&mut self, now: Instant) -> Vec<(Owner, Duty)> {
+        let mut due = Vec::new();
+        while let Some((at, _)) = self.agenda.first()
+            && *at <= now
+        {
+            let Some((_, owner)) = self.agenda.pop_first() else {
+                break;
+            };
+            if let Some(duty) = self.duties.get_mut(&owner) {
+                duty.at = None;
+                due.push((owner, duty.clone()));
+            }
+        }
+        due
+    }
+}
+
+/// What is due, with the renewals of one bucket in one script call.
+fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, ()>> {
+    let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
+    let mut batches: HashMap<Bucket, (Client, Vec<Arc<Hold>>)> = HashMap::new();
+    for (owner, Duty { client, task, .. }) in due {
+        match task {
+            Task::Renew(hold) => {
+                let now = Instant::now();
+                if hold.status().is_err() {
+                    locks.keeper().forget(&owner);
+                } else if hold.limit.is_some_and(|limit| limit <= now) {
+                    if hold.end(End::Lost(LossReason::MaxHold)) {
+                        locks.keeper().discard(&client, &hold);
+                    }
+                } else {
+                    batches
+                        .entry(hold.keys.bucket)
+                        .or_insert_with(|| (client, Vec::new()))
+                        .1
+                        .push(hold);
+                }
+            }
+            Task::Discard {
+                keys,
+                until,
+                pause,
+                may_come,
+            } => {
+                jobs.push(Box::pin(discard(
+                    locks.clone(),
+                    client,
+                    owner,
+                    keys,
+                    (until, pause, may_come),
+                )));
+            }
+        }
+    }
+    for (client, holds) in batches.into_values() {
+        for holds in holds.chunks(LARGEST_BATCH) {
+            jobs.push(Box::pin(renew(
+                locks.clone(),
+                client.clone(),
+                holds.to_vec(),
+            )));
+        }
+    }
+    jobs
+}
+
+/// Renews leases of one bucket. What cannot be asked is asked again soon, until the local deadline.
+async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
+    let keeper = locks.keeper();
+    if let Some(first) = holds.first() {
+        // A holder is told of `break_lock` by push; a short hold does without.
+        locks.listen(&client, &first.keys).await;
+    }
+    let sent = Instant::now();
+    let shortest = holds
+        .iter()
+        .map(|hold| hold.lease.duration())
+        .min()
+        .unwrap_or_default();
+    let mut call = RENEW.call(holds.iter().map(|hold| hold.keys.lock()));
+    for hold in &holds {
+        call = call.arg(hold.owner.as_str()).arg(hold.lease.millis());
+    }
+    let reply = client
+        .run(call, sent + (shortest / 6).max(SHORTEST_ATTEMPT))
+        .await;
+    if let Err(error) = &reply {
+        tracing::debug!(target: "hedgerow::lock", error = %error, leases = holds.len(), "renewal is tried again");
+    }
+    for (index, hold) in holds.iter().enumerate() {
+        let renewed = reply
+            .as_ref()
+            .ok()
+            .and_then(|reply| reply.int(index + 1).ok());
+        match renewed {
+            Some(1) => {
+                hold.renewed(sent);
+                keeper.again(&hold.owner, next_renewal(hold, sent));
+            }
+            Some(_) => {
+                hold.end(End::Lost(LossReason::Taken));
+                keeper.forget(&hold.owner);
+            }
+            None => match hold.status() {
+                Ok(deadline) => {
+                    let soon = Instant::now() + (hold.lease.duration() / 12).max(SHORTEST_PAUSE);
+                    keeper.again(&hold.owner, soon.min(deadline));
+                }
+                Err(_) => keeper.forget(&hold.owner),
+            },
+        }
+    }
+}
+
+/// When a hold that was renewed by a command sent at `sent` needs the keeper again.
+pub(super) fn next_renewal(hold: &Hold, sent: Instant) -> Instant {
+    let at = sent + hold.lease.duration() / 3;
+    hold.limit.map_or(at, |limit| limit.min(at))
+}
+
+/// Releases what `owner` has, and asks again until it is surely gone.
+async fn discard(
+    locks: Arc<Locks>,
+    client: Client,
+    owner: Owner,
+    keys: Keys,
+    (until, pause, may_come): (Instant, Duration, bool),
+) {
+    let keeper = locks.keeper();
+    let reply = client
+        .run(keys.call(&RELEASE).arg(owner.as_str()), client.deadline())
+        .await;
+    let settled = match reply.as_ref().map(|reply| reply.status()) {
+        Ok(Ok("RELEASED")) => true,
+        Ok(Ok("NOT_HELD")) => !may_come,
+        _ => false,
+    };
+    let now = Instant::now();
+    if settled || now >= until {
+        keeper.forget(&owner);
+        return;
+    }
+    keeper.later(&owner, (now + pause).min(until));
+}
+
+/// After how long a discard that is not settled is tried again, at first; then four times longer.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long one attempt to renew takes at least before another is made.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(50);
+
+/// The pause after a renewal that could not be asked for, at least.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How many leases one script call renews at most.
+const LARGEST_BATCH: usize = 100;
+
+/// How long the keeper stays without anything to do.
+const IDLE: Duration = Duration::from_secs(10);

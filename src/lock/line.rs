@@ -1,0 +1,403 @@
+//! `Locks`: what one client knows of its locks, and the local queue of each contended name.
+//!
+//! Invariant: at most one call of this process asks the server for a name at a time; the others
+//! stand in its [`Line`]. As long as a line has waiters, a [`campaign`](super::campaign) queues
+//! for them on the server. State is kept only while somebody attempts or waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::attempt::Attempt;
+use super::campaign::{Campaign, Standing};
+use super::guard::Guard;
+use super::hold::{Hold, Owner};
+use super::keeper::{Keeper, next_renewal};
+use super::place::{self, Place, Places};
+use super::{Fence, Keys};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::script::{Call, Script};
+use crate::ttl::Ttl;
+
+/// What the locks of one client share.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    lines: Mutex<HashMap<Arc<str>, Line>>,
+    /// Campaigns that may be granted a lock by push.
+    places: Places,
+    keeper: Keeper,
+}
+
+/// The local queue of one name.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    attempting: bool,
+    campaigning: bool,
+    pub(super) waiters: VecDeque<Waiting>,
+    /// Hand-overs inside the process since the server last had a say.
+    pub(super) passes: u32,
+    pub(super) nudge: Arc<Notify>,
+    /// Who held the lock when it was last asked for.
+    holder: String,
+    /// What kept the server from answering, if it did not.
+    trouble: Option<Error>,
+}
+
+/// What one call needs to acquire a lock.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) client: Client,
+    pub(super) keys: Keys,
+    pub(super) lease: Ttl,
+    pub(super) max_hold: Option<Duration>,
+    pub(super) metadata: Arc<str>,
+}
+
+/// A call that stands in line.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) entry: Entry,
+    reply: oneshot::Sender<Result<Guard>>,
+}
+
+impl Entry {
+    pub(super) fn call(&self, script: &'static Script) -> Call {
+        self.keys.call(script)
+    }
+
+    /// The call that asks the server for the lock; with `queueing`, for a place in its queue too.
+    pub(super) fn acquire(&self, owner: &Owner, queueing: bool) -> Call {
+        self.call(&super::ACQUIRE)
+            .arg(owner.as_str())
+            .arg(self.lease.millis())
+            .arg(self.keys.wake.as_str())
+            .arg(&*self.metadata)
+            .arg(if queueing {
+                PATIENCE.as_millis() as u64
+            } else {
+                0
+            })
+            .arg(self.claim().millis())
+    }
+
+    /// The lease that a hand-over grants at first; the keeper then renews it to its full length.
+    pub(super) fn claim(&self) -> Ttl {
+        self.lease.at_most(CLAIM)
+    }
+}
+
+impl Locks {
+    pub(super) fn of(client: &Client) -> Arc<Self> {
+        client.room(Self::default)
+    }
+
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Lets the caller ask the server, or says that others of this process come first.
+    pub(super) fn attempt(self: &Arc<Self>, entry: &Entry) -> Option<Attempt> {
+        let mut lines = self.lines();
+        if lines.contains_key(&entry.keys.name) {
+            return None;
+        }
+        let line = Line {
+            attempting: true,
+            ..Line::default()
+        };
+        lines.insert(entry.keys.name.clone(), line);
+        drop(lines);
+        Some(Attempt::new(self, entry))
+    }
+
+    /// The attempt on `name` is over: if others have come meanwhile, somebody must queue for them.
+    /// Returns whether that is so.
+    pub(super) fn attempted(&self, name: &Arc<str>) -> bool {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(name) else {
+            return false;
+        };
+        line.attempting = false;
+        line.drop_leavers();
+        let waited_for = !line.waiters.is_empty();
+        if !waited_for && !line.campaigning {
+            lines.remove(name);
+        }
+        waited_for
+    }
+
+    /// Puts the caller at the end of the line.
+    pub(super) fn join(self: &Arc<Self>, entry: Entry) -> Ticket {
+        self.stand(entry, VecDeque::push_back)
+    }
+
+    /// Puts the caller, who asked the server for those who have come since, at the head of the line.
+    pub(super) fn lead(self: &Arc<Self>, entry: Entry) -> Ticket {
+        self.stand(entry, VecDeque::push_front)
+    }
+
+    fn stand(
+        self: &Arc<Self>,
+        entry: Entry,
+        place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
+    ) -> Ticket {
+        let (reply, answer) = oneshot::channel();
+        let (name, client) = (entry.keys.name.clone(), entry.client.clone());
+        let mut lines = self.lines();
+        let line = lines.entry(name.clone()).or_default();
+        place(&mut line.waiters, Waiting { entry, reply });
+        let nudge = line.nudge.clone();
+        let idle = !line.attempting;
+        drop(lines);
+        if idle {
+            self.campaign(&name, client, None);
+        }
+        Ticket {
+            answer,
+            locks: self.clone(),
+            name,
+            nudge,
+        }
+    }
+
+    /// Puts a waiter that was to be the next holder, and is not, back at the head of the line.
+    pub(super) fn back_in_line(&self, waiting: Waiting) {
+        let mut lines = self.lines();
+        let line = lines.entry(waiting.entry.keys.name.clone()).or_default();
+        line.waiters.push_front(waiting);
+    }
+
+    /// Starts the campaign of `name`, unless one is under way or nobody waits. `place` is a place
+    /// in the queue of the server that was taken already.
+    pub(super) fn campaign(
+        self: &Arc<Self>,
+        name: &Arc<str>,
+        client: Client,
+        place: Option<(Place, Standing)>,
+    ) {
+        let mut lines = self.lines();
+        let wanted = lines
+            .get_mut(name)
+            .filter(|line| !line.campaigning && !line.waiters.is_empty());
+        let Some(line) = wanted else {
+            drop(lines);
+            if let (Some((place, _)), Ok(keys)) = (place, Keys::of(&client, name)) {
+                let until = client.deadline();
+                self.keeper
+                    .discard_owner(&client, &keys, &place.owner, until, false);
+            }
+            return;
+        };
+        line.campaigning = true;
+        let nudge = line.nudge.clone();
+        drop(lines);
+        let (place, standing) = place.unzip();
+        let campaign = Campaign::new(self.clone(), name.clone(), client, nudge, place);
+        tokio::spawn(campaign.run(standing));
+    }
+
+    /// The first live waiter of `name`. When there is none the campaign is over, and so is the line.
+    pub(super) fn front(&self, name: &Arc<str>) -> Option<Entry> {
+        let mut lines = self.lines();
+        let line = lines.get_mut(name)?;
+        line.drop_leavers();
+        let front = line.waiters.front().map(|waiting| waiting.entry.clone());
+        if front.is_none() {
+            line.campaigning = false;
+            if !line.attempting {
+                lines.remove(name);
+            }
+        }
+        front
+    }
+
+    /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.
+    pub(super) fn still_first(&self, name: &Arc<str>, front: &Entry) -> bool {
+        let mut lines = self.lines();
+        lines.get_mut(name).is_some_and(|line| {
+            line.drop_leavers();
+            line.waiters
+                .front()
+                .is_some_and(|first| first.entry.same_terms(front))
+        })
+    }
+
+    /// Hands a grant to the first waiter of `name`.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        name: &Arc<str>,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+        client: &Client,
+    ) {
+        let waiting = {
+            let mut lines = self.lines();
+            lines.get_mut(name).and_then(|line| {
+                line.passes = 0;
+                line.trouble = None;
+                line.drop_leavers();
+                line.waiters.pop_front()
+            })
+        };
+        match waiting {
+            Some(waiting) => self.hand_to(waiting, owner, fence, granted),
+            None => {
+                // They all left this instant.
+                if let Ok(keys) = Keys::of(client, name) {
+                    let until = Instant::now() + granted.1.duration();
+                    self.keeper
+                        .discard_owner(client, &keys, &owner, until, false);
+                }
+            }
+        }
+    }
+
+    /// Makes the guard of a grant and gives it to who waited for it. If they have left, dropping
+    /// it releases the lock.
+    pub(super) fn hand_to(
+        self: &Arc<Self>,
+        waiting: Waiting,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+    ) {
+        let guard = self.guard(waiting.entry, owner, fence, granted);
+        let _ = waiting.reply.send(Ok(guard));
+    }
+
+    pub(super) fn guard(
+        self: &Arc<Self>,
+        entry: Entry,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+    ) -> Guard {
+        let (sent, claim) = granted;
+        let Entry {
+            client,
+            keys,
+            lease,
+            max_hold,
+            ..
+        } = entry;
+        let hold = Hold::new(keys, owner, fence, lease, max_hold, granted);
+        let at = if claim < lease {
+            Instant::now()
+        } else if place::hears(&client, &hold.keys) {
+            next_renewal(&hold, sent)
+        } else {
+            // A hold that lasts wants to hear of `break_lock`; its first renewal listens.
+            next_renewal(&hold, sent).min(sent + LASTING)
+        };
+        self.keeper.keep(self, &client, hold.clone(), at);
+        Guard::new(hold, self.clone(), client)
+    }
+
+    /// Tells all waiters of `name` that the server refuses.
+    pub(super) fn fail(&self, name: &Arc<str>, error: &Error) {
+        let waiters = {
+            let mut lines = self.lines();
+            lines
+                .get_mut(name)
+                .map(|line| std::mem::take(&mut line.waiters))
+        };
+        for waiting in waiters.into_iter().flatten() {
+            let _ = waiting.reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Remembers what the server said last, for those who give up waiting.
+    pub(super) fn heard(&self, name: &Arc<str>, heard: Result<String, Error>) {
+        if let Some(line) = self.lines().get_mut(name) {
+            match heard {
+                Ok(holder) => (line.holder, line.trouble) = (holder, None),
+                Err(trouble) => line.trouble = Some(trouble),
+            }
+        }
+    }
+
+    pub(super) fn lines(&self) -> MutexGuard<'_, HashMap<Arc<str>, Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+}
+
+impl Line {
+    /// Forgets waiters whose calls were dropped.
+    pub(super) fn drop_leavers(&mut self) {
+        self.waiters.retain(|waiting| !waiting.reply.is_closed());
+    }
+}
+
+impl Entry {
+    /// Whether a grant made for `other` fits this call as it is.
+    fn same_terms(&self, other: &Self) -> bool {
+        self.lease == other.lease && self.metadata == other.metadata
+    }
+}
+
+/// A place in line. Dropping it gives the place up.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    answer: oneshot::Receiver<Result<Guard>>,
+    locks: Arc<Locks>,
+    name: Arc<str>,
+    nudge: Arc<Notify>,
+}
+
+impl Ticket {
+    /// Waits for the grant.
+    pub(super) async fn granted(&mut self) -> Result<Guard> {
+        match (&mut self.answer).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(
+                ErrorKind::Disconnected,
+                "the runtime that waited for the lock has shut down",
+            )
+            .with_fate(crate::error::Fate::Refused)),
+        }
+    }
+
+    /// Why the wait ended without a grant.
+    pub(super) fn expired(&self) -> Error {
+        let lines = self.locks.lines();
+        match lines.get(&self.name) {
+            Some(Line {
+                trouble: Some(trouble),
+                ..
+            }) => trouble.clone(),
+            Some(Line { holder, .. }) if !holder.is_empty() => Error::new(
+                ErrorKind::Contended,
+                format!("the lock was not free in time; its holder has {holder}"),
+            ),
+            _ => Error::new(
+                ErrorKind::Contended,
+                "the lock was not free in time; others of this process hold it",
+            ),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.answer.close();
+        self.nudge.notify_one();
+    }
+}
+
+/// How long a place in the queue of the server lives without being kept.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The longest lease that a hand-over grants before the new holder is heard of.
+const CLAIM: Duration = Duration::from_secs(3);
+
+/// After how long a hold is worth a subscription.
+const LASTING: Duration = Duration::from_millis(50);

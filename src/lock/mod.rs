@@ -1,0 +1,448 @@
+//! Fenced locks.
+//!
+//! Invariant: a [`Guard`] that says it is held is held on the server, as long as the two clocks
+//! run at the same rate within 1 %: its local deadline counts from before the command was sent
+//! that granted or renewed the lease. Whatever becomes of a call, a lease that no guard stands for
+//! is released by the [`keeper`].
+//!
+//! One idea a file: [`hold`] what a holder knows, [`keeper`] renewing and background release,
+//! [`attempt`] a caller's own question to the server, [`line`] who waits in this process,
+//! [`campaign`] their one place in the queue on the server, [`place`] being told by push,
+//! [`release`](mod@release) who comes next.
+
+mod attempt;
+mod campaign;
+mod guard;
+mod hold;
+mod keeper;
+mod line;
+mod place;
+mod release;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+pub use guard::Guard;
+pub use hold::LossReason;
+
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Bucket, Key};
+use crate::script::{Call, Script, script};
+use crate::ttl::Ttl;
+use campaign::Standing;
+use line::{Entry, Locks};
+
+script!(ACQUIRE = "acquire.lua" after "prelude.lua");
+script!(RELEASE = "release.lua" after "prelude.lua");
+script!(PASS = "pass.lua" after "prelude.lua");
+script!(RENEW = "renew.lua");
+script!(BREAK = "break.lua" after "prelude.lua");
+script!(INSPECT = "inspect.lua" after "prelude.lua");
+
+/// A number that rises with every grant of a lock.
+///
+/// Send it along with every write that the lock protects, and let the resource refuse a fence
+/// smaller than one it has seen: that is what makes a holder harmless that was stopped past its
+/// lease (Kleppmann, "How to do distributed locking", 2016). It fits an `i64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fence(u64);
+
+impl Fence {
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl From<Fence> for i64 {
+    fn from(fence: Fence) -> Self {
+        // Fences stay below 2^53 until the year 2255.
+        i64::try_from(fence.0).unwrap_or(i64::MAX)
+    }
+}
+
+/// A named lock, made by [`Client::lock`]. It does nothing until it is acquired.
+///
+/// Cloning gives another handle on the same name. Locks of one name exclude each other over all
+/// processes that use the same server and namespace.
+#[derive(Debug, Clone)]
+#[must_use = "a lock excludes nobody until it is acquired"]
+pub struct Lock {
+    client: Client,
+    name: Arc<str>,
+    lease: Duration,
+    wait: Option<Duration>,
+    max_hold: Option<Duration>,
+    metadata: Arc<str>,
+}
+
+impl Client {
+    /// The lock called `name`. A bad name is an error of the first call that uses the lock.
+    pub fn lock(&self, name: &str) -> Lock {
+        Lock {
+            client: self.clone(),
+            name: name.into(),
+            lease: Duration::from_secs(30),
+            wait: None,
+            max_hold: None,
+            metadata: "".into(),
+        }
+    }
+}
+
+impl Lock {
+    /// How long the server keeps the lock for a holder it no longer hears from: 30 s by default,
+    /// at least 10 ms. A live guard renews itself at a third of it.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long [`acquire`](Self::acquire) waits for the lock; by default as long as the client's
+    /// deadline (5 s).
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// The longest time that one guard may hold the lock, renewals included; no limit by default.
+    /// Past it the guard is lost and the lock released, so that a hung holder blocks nobody.
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.max_hold = Some(limit);
+        self
+    }
+
+    /// A text for [`inspect`](Self::inspect), to tell people who holds the lock: at most 1 KiB.
+    /// It is stored on the server; keep secrets out of it.
+    pub fn metadata(mut self, text: &str) -> Self {
+        self.metadata = text.into();
+        self
+    }
+
+    /// Acquires the lock, in the order of arrival, waiting up to [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// `Contended` when it was not free in time; `InvalidInput` for a bad name or duration; else
+    /// what kept the server from answering. After any error the lock is not held: should the
+    /// server have granted it unheard, it is released behind the scenes.
+    ///
+    /// # Cancel safety
+    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock.
+    pub async fn acquire(&self) -> Result<Guard> {
+        let entry = self.entry()?;
+        let until = match self.wait {
+            Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
+            None => self.client.deadline(),
+        };
+        let locks = Locks::of(&self.client);
+        let Some(attempt) = locks.attempt(&entry) else {
+            return self.waited(&locks, entry, until).await;
+        };
+        let sent = Instant::now();
+        let deadline = until.min(self.client.deadline());
+        let call = entry.acquire(&attempt.owner, attempt.queueing());
+        let reply = self.client.run(call, deadline).await;
+        match reply.and_then(|reply| Answer::read(&reply)) {
+            Ok(Answer::Granted(fence)) => Ok(attempt.won(entry, fence, sent)),
+            Ok(Answer::Busy {
+                remaining, above, ..
+            }) => {
+                let standing = above.map(|above| Standing {
+                    sent,
+                    above,
+                    remaining,
+                });
+                let ticket = attempt.queued(entry, standing);
+                Self::waiting(&self.name, ticket, until).await
+            }
+            Err(error) => {
+                attempt.failed(&error);
+                Err(error.with_key(&self.name))
+            }
+        }
+    }
+
+    /// Acquires the lock if it is free now; `None` if it is not, or if others wait for it.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), without `Contended`.
+    ///
+    /// # Cancel safety
+    /// Safe, as [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Option<Guard>> {
+        let entry = self.entry()?;
+        let locks = Locks::of(&self.client);
+        let Some(attempt) = locks.attempt(&entry) else {
+            return Ok(None);
+        };
+        let sent = Instant::now();
+        let reply = self
+            .client
+            .run(entry.acquire(&attempt.owner, false), self.client.deadline())
+            .await;
+        match reply.and_then(|reply| Answer::read(&reply)) {
+            Ok(Answer::Granted(fence)) => Ok(Some(attempt.won(entry, fence, sent))),
+            Ok(Answer::Busy { .. }) => {
+                attempt.lost();
+                Ok(None)
+            }
+            Err(error) => {
+                attempt.failed(&error);
+                Err(error.with_key(&self.name))
+            }
+        }
+    }
+
+    /// Runs `body` while holding the lock, and drops it in mid-flight if the lock is lost.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire); `Lost` when the lock was lost before `body` ended. What the
+    /// body did until then stays done: let the resource check the fence.
+    ///
+    /// # Cancel safety
+    /// Safe: the body is dropped and the lock released.
+    pub async fn with<F, B>(&self, body: F) -> Result<B::Output>
+    where
+        F: FnOnce(Fence) -> B,
+        B: Future,
+    {
+        let guard = self.acquire().await?;
+        let output = tokio::select! {
+            biased;
+            reason = guard.lost() => return Err(reason.error(&self.name)),
+            output = body(guard.fence()) => output,
+        };
+        if let Some(reason) = guard.loss() {
+            return Err(reason.error(&self.name));
+        }
+        if let Err(error) = guard.release().await {
+            // The body ended while the lock was held; the keeper goes on releasing it.
+            tracing::debug!(target: "hedgerow::lock", lock = %self.name, error = %error, "release is left to the keeper");
+        }
+        Ok(output)
+    }
+
+    /// Who holds the lock and who waits for it, as the server knows.
+    ///
+    /// # Errors
+    /// What kept the server from answering.
+    ///
+    /// # Cancel safety
+    /// Safe: reads only.
+    pub async fn inspect(&self) -> Result<LockInfo> {
+        let entry = self.entry()?;
+        let reply = self
+            .client
+            .run(entry.call(&INSPECT), self.client.deadline())
+            .await?;
+        if reply.status()? != "OK" {
+            return Err(reply.unexpected().with_key(&self.name));
+        }
+        let holder = match reply.text(1)? {
+            "" => None,
+            fence => Some(Holder {
+                fence: parsed_fence(fence)?,
+                remaining: Duration::from_millis(u64::try_from(reply.int(2)?).unwrap_or(0)),
+                metadata: reply.text(3)?.to_owned(),
+            }),
+        };
+        let waiters = (4..reply.len()).step_by(2).map(|index| {
+            Ok(Waiter {
+                waiting: Duration::from_millis(reply.count(index)?),
+                metadata: reply.text(index + 1)?.to_owned(),
+            })
+        });
+        Ok(LockInfo {
+            holder,
+            queue: waiters.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Takes the lock away from whoever holds it; their guard is told at once. Returns whether
+    /// anybody held it. The next waiter gets it.
+    ///
+    /// # Errors
+    /// What kept the server from answering. After an indeterminate error, [`inspect`](Self::inspect)
+    /// before you try again: the next holder may have it by then.
+    ///
+    /// # Cancel safety
+    /// The lock is broken or not.
+    pub async fn break_lock(&self) -> Result<bool> {
+        let entry = self.entry()?;
+        let reply = self
+            .client
+            .run(entry.call(&BREAK), self.client.deadline())
+            .await;
+        let reply = reply.map_err(|error| error.with_key(&self.name))?;
+        match reply.status()? {
+            "BROKEN" => Ok(true),
+            "FREE" => Ok(false),
+            _ => Err(reply.unexpected().with_key(&self.name)),
+        }
+    }
+
+    /// Waits behind others of this process.
+    async fn waited(&self, locks: &Arc<Locks>, entry: Entry, until: Instant) -> Result<Guard> {
+        let ticket = locks.join(entry);
+        Self::waiting(&self.name, ticket, until).await
+    }
+
+    async fn waiting(name: &str, mut ticket: line::Ticket, until: Instant) -> Result<Guard> {
+        match timeout_at(until, ticket.granted()).await {
+            Ok(result) => result.map_err(|error| error.with_key(name)),
+            Err(_) => Err(ticket.expired().with_key(name)),
+        }
+    }
+
+    /// Checks everything that a call needs.
+    fn entry(&self) -> Result<Entry> {
+        let lease = Ttl::new("the lease", self.lease)?;
+        if lease.duration() < SHORTEST_LEASE {
+            return Err(invalid(
+                "the lease is shorter than 10 ms; it must outlast a few round trips",
+            )
+            .with_key(&self.name));
+        }
+        if self.metadata.len() > LONGEST_METADATA {
+            return Err(
+                invalid("the metadata is longer than 1 KiB; store a reference instead")
+                    .with_key(&self.name),
+            );
+        }
+        let max_hold = self
+            .max_hold
+            .map(|limit| Ttl::new("the longest hold", limit))
+            .transpose()?;
+        Ok(Entry {
+            keys: Keys::of(&self.client, &self.name)?,
+            client: self.client.clone(),
+            lease,
+            max_hold: max_hold.map(Ttl::duration),
+            metadata: self.metadata.clone(),
+        })
+    }
+}
+
+/// What [`Lock::inspect`] tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockInfo {
+    /// Who holds the lock; `None` when it is free.
+    pub holder: Option<Holder>,
+    /// Who waits, in order: one entry for each process, not for each task; at most 100.
+    pub queue: Vec<Waiter>,
+}
+
+/// The holder of a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The fence of its grant.
+    pub fence: Fence,
+    /// What is left of its lease, unless it renews it.
+    pub remaining: Duration,
+    /// What it says of itself.
+    pub metadata: String,
+}
+
+/// A process in the queue of a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Waiter {
+    /// How long it has waited.
+    pub waiting: Duration,
+    /// What its first waiter says of itself.
+    pub metadata: String,
+}
+
+/// The keys of one lock.
+#[derive(Debug, Clone)]
+struct Keys {
+    name: Arc<str>,
+    bucket: Bucket,
+    all: [Key; 4],
+    wake: Key,
+}
+
+impl Keys {
+    fn of(client: &Client, name: &Arc<str>) -> Result<Self> {
+        let space = client.namespace();
+        let bucket = Bucket::of(name);
+        Ok(Self {
+            all: [
+                space.synchronizer("lock", name)?,
+                space.fence(bucket),
+                space.synchronizer("queue", name)?,
+                space.synchronizer("waiters", name)?,
+            ],
+            wake: space.bucket_wake(bucket, client.process()),
+            bucket,
+            name: name.clone(),
+        })
+    }
+
+    fn lock(&self) -> &Key {
+        &self.all[0]
+    }
+
+    fn call(&self, script: &'static Script) -> Call {
+        script.call(&self.all)
+    }
+}
+
+/// What `acquire.lua` answered.
+enum Answer {
+    Granted(Fence),
+    Busy {
+        /// What is left of the holder's lease.
+        remaining: Option<Duration>,
+        /// The holder's fence: every later grant is above it.
+        above: Option<Fence>,
+        /// The holder, for people.
+        holder: String,
+    },
+}
+
+impl Answer {
+    fn read(reply: &crate::script::Reply) -> Result<Self> {
+        match reply.status()? {
+            "GRANTED" => Ok(Self::Granted(parsed_fence(reply.text(1)?)?)),
+            "BUSY" => Ok(Self::Busy {
+                remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
+                above: parsed_fence(reply.text(2)?).ok(),
+                holder: match (reply.text(2)?, reply.text(3)?) {
+                    (fence, "") => format!("fence {fence}"),
+                    (fence, metadata) => format!("fence {fence}, {metadata:?}"),
+                },
+            }),
+            _ => Err(reply.unexpected()),
+        }
+    }
+}
+
+fn parsed_fence(text: &str) -> Result<Fence> {
+    let fence = text.parse().map_err(|_| {
+        Error::new(
+            ErrorKind::Server,
+            "the server answered a fence that is no number",
+        )
+    })?;
+    Ok(Fence(fence))
+}
+
+fn invalid(message: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidInput, message)
+}
+
+const SHORTEST_LEASE: Duration = Duration::from_millis(10);
+const LONGEST_METADATA: usize = 1024;

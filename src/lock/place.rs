@@ -1,0 +1,96 @@
+//! `Place`: being told by push. The wake channel of a bucket carries grants to campaigns and the
+//! news of broken locks to their holders.
+//!
+//! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot
+//! be stale (see [`campaign`](super::campaign)).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::mpsc;
+
+use super::hold::Owner;
+use super::line::Locks;
+use super::{Fence, Keys};
+use crate::client::Client;
+
+/// Campaigns that may be granted a lock by push.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<HashMap<String, mpsc::UnboundedSender<Fence>>>);
+
+/// An owner that is registered for grants by push, while this lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) owner: Owner,
+    pub(super) grants: mpsc::UnboundedReceiver<Fence>,
+    locks: Arc<Locks>,
+}
+
+impl Places {
+    fn map<R>(
+        &self,
+        with: impl FnOnce(&mut HashMap<String, mpsc::UnboundedSender<Fence>>) -> R,
+    ) -> R {
+        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Locks {
+    /// Registers `owner` for grants by push.
+    pub(super) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
+        let (sender, grants) = mpsc::unbounded_channel();
+        self.places()
+            .map(|places| places.insert(owner.as_str().to_owned(), sender));
+        Place {
+            owner,
+            grants,
+            locks: self.clone(),
+        }
+    }
+
+    /// Sees to it that pushes for a bucket are heard; says whether they are.
+    pub(super) async fn listen(self: &Arc<Self>, client: &Client, keys: &Keys) -> bool {
+        let Some(hub) = client.hub() else {
+            return false;
+        };
+        let locks = Arc::downgrade(self);
+        let listener = Arc::new(move |message: &[u8]| received(&locks, message));
+        let heard = hub.listen(&keys.wake, listener, client.deadline()).await;
+        if let Err(error) = &heard {
+            tracing::debug!(target: "hedgerow::lock", error = %error, "no pushes; timers do for now");
+        }
+        heard.is_ok()
+    }
+}
+
+/// Whether pushes for the bucket of `keys` are heard.
+pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
+    client.hub().is_some_and(|hub| hub.hears(&keys.wake))
+}
+
+/// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`.
+fn received(locks: &Weak<Locks>, message: &[u8]) {
+    let (Some(locks), Ok(message)) = (locks.upgrade(), std::str::from_utf8(message)) else {
+        return;
+    };
+    let mut words = message.split(' ');
+    match (words.next(), words.next(), words.next()) {
+        (Some("grant"), Some(owner), Some(fence)) => {
+            let Ok(fence) = fence.parse() else { return };
+            let grants = locks.places().map(|places| places.get(owner).cloned());
+            if let Some(grants) = grants {
+                let _ = grants.send(Fence(fence));
+            }
+        }
+        (Some("broken"), Some(owner), None) => locks.keeper().broken(owner),
+        _ => {}
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.locks
+            .places()
+            .map(|places| places.remove(self.owner.as_str()));
+    }
+}

@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Purpose: renew the leases of several locks of one bucket; an expired one is never made again.
+-- KEYS: 1.. locks
+-- ARGV: 1.. per lock: owner, lease (ms)
+-- Returns: {OK, 1 renewed or 0 lost per lock}
+-- Retry: safe - a lease renewed twice is a lease renewed
+local answer = {'OK'}
+for index, lock in ipairs(KEYS) do
+  local owner = redis.pcall('HGET', KEYS[index], 'owner')
+  local held = owner == ARGV[2 * index - 1]
+  if held then redis.call('PEXPIRE', KEYS[index], ARGV[2 * index]) end
+  answer[index + 1] = held and 1 or 0
+end
+return answer
