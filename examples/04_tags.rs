@@ -1,4 +1,4 @@
-//! Step 4 of 5. France changes its name. Every page that mentions it is out of date, at once.
+//! Step 4 of 5. France redraws its map. Every page that shows it is out of date, at once.
 //!
 //! ```text
 //! cargo run --example 04_tags --features embedded
@@ -6,29 +6,23 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hedgerow::{Cache, Client};
 
 /// Stands for the database.
-static RENAMED: AtomicBool = AtomicBool::new(false);
+static MAP: AtomicU32 = AtomicU32::new(1);
 
 /// The page about a city; its load reads the database and then takes its time.
-async fn page(cache: &Cache, city: &'static str) -> hedgerow::Result<Arc<String>> {
+async fn page(cache: Cache, city: &'static str) -> hedgerow::Result<Arc<String>> {
     let load = move || async move {
-        let country = if RENAMED.load(Ordering::SeqCst) {
-            "Gaul"
-        } else {
-            "France"
-        };
+        let map = MAP.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(100)).await;
-        Ok::<_, Infallible>(format!("{city}, {country}"))
+        Ok::<_, Infallible>(format!("{city}, as on map {map}"))
     };
-    cache
-        .memoize(city, Duration::from_secs(60), load)
-        .tags(["country:FR"])
-        .await
+    let page = cache.memoize(city, Duration::from_secs(60), load);
+    page.tags(["country:FR"]).await
 }
 
 #[tokio::main]
@@ -39,26 +33,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let cache = client.cache("steps");
     cache.clear().await?;
-    println!("{}", page(&cache, "Lyon").await?);
+    println!("{}", page(cache.clone(), "Lyon").await?);
 
-    // A load that has read the old name is still under way when the name changes.
-    let early = tokio::spawn({
-        let cache = cache.clone();
-        async move { page(&cache, "Paris").await }
-    });
+    // A load that has read the old map is still under way when the new one comes out.
+    let early = tokio::spawn(page(cache.clone(), "Paris"));
     tokio::time::sleep(Duration::from_millis(50)).await;
 
     // First the database, then the tag: one command, however many pages carry it.
-    RENAMED.store(true, Ordering::SeqCst);
+    MAP.store(2, Ordering::SeqCst);
     cache.invalidate_tags(["country:FR"]).await?;
-    println!("France is renamed, and its tag invalidated");
+    println!("map 2 is out, and the tag of France invalidated");
 
-    // Whoever asks from here on sees the new name, also of the page that was being loaded.
+    // Whoever asks from here on sees the new map, also on the page that was being loaded.
     for city in ["Lyon", "Paris"] {
-        let page = page(&cache, city).await?;
+        let page = page(cache.clone(), city).await?;
         println!("{page}");
-        assert_eq!(*page, format!("{city}, Gaul"));
+        assert_eq!(*page, format!("{city}, as on map 2"));
     }
-    println!("who had asked for Paris before that got: {}", early.await??);
+    println!("who had asked before that got: {}", early.await??);
     Ok(())
 }

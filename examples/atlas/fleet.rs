@@ -11,7 +11,6 @@ use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use hedgerow::embedded::Server;
 use rand::RngExt;
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
@@ -28,7 +27,8 @@ use crate::worker::{Order, Samples};
 /// Runs the whole show.
 pub(crate) async fn run(args: &Args) -> Result<Report> {
     let screen = Screen::new(args);
-    let directory = TempDir::new().context("no temporary directory could be made")?;
+    let directory = tempfile::Builder::new().prefix("atlas-").tempdir();
+    let directory = directory.context("no temporary directory could be made")?;
     let server = Redis::find().await?;
     let order = Order {
         worker: 0,

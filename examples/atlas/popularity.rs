@@ -69,6 +69,6 @@ fn scatter(rank: usize, len: usize) -> usize {
     (rank * 7919) % len
 }
 
-const EXPONENT: f64 = 1.1;
+const EXPONENT: f64 = 1.3;
 /// Share of the requests that ask for a country rather than a city.
 const COUNTRY_SHARE: f64 = 0.4;

@@ -53,6 +53,7 @@ impl Screen {
             total,
             shape,
             lines,
+            quiet: args.json,
         }
     }
 

@@ -164,5 +164,5 @@ const WAIT: Duration = Duration::from_secs(5);
 /// How long an editor types, inside the lock.
 const TYPING: Duration = Duration::from_millis(10);
 /// Between two edits of a writer.
-const PAUSE_MS: std::ops::Range<u64> = 20..180;
+const PAUSE_MS: std::ops::Range<u64> = 50..450;
 const TRIES: u32 = 50;
