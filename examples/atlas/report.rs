@@ -186,7 +186,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let figures = &self.figures;
         let count = |number: u64| HumanCount(number).to_string();
-        let ms = |us: u64| format!("{:.2} ms", us as f64 / 1000.0);
+        let ms = |us: u64| us as f64 / 1000.0;
 
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
@@ -202,7 +202,7 @@ impl fmt::Display for Report {
         row(
             "hit ratio",
             format!("{:.1} %", 100.0 * figures.hit_ratio),
-            "answered by a page that was there when they asked",
+            "answered by a page that was there",
         );
         row(
             "loads",
@@ -212,21 +212,21 @@ impl fmt::Display for Report {
         row(
             "loads without protection",
             count(figures.loads_unprotected),
-            "requests that found no page: each would have loaded [1]",
+            "requests that found no page [1]",
         );
         row(
             "p50, p99 with the cache",
-            format!("{}, {}", ms(figures.p50_us), ms(figures.p99_us)),
-            "all requests, hits and misses [2]",
+            format!("{:.2}, {:.2} ms", ms(figures.p50_us), ms(figures.p99_us)),
+            "around memoize, hits and misses [2]",
         );
         row(
             "p50, p99 without it",
             format!(
-                "{}, {}",
+                "{:.2}, {:.2} ms",
                 ms(figures.p50_uncached_us),
                 ms(figures.p99_uncached_us)
             ),
-            "the same pages loaded directly, 1 in 100 [3]",
+            "the same pages loaded directly [3]",
         );
         row(
             "locks acquired",
@@ -236,7 +236,7 @@ impl fmt::Display for Report {
         row(
             "lock hand-offs",
             count(figures.lock_handoffs),
-            "of these, after another holder of the same lock",
+            "of these, taken over from another writer",
         );
         row(
             "invalidations",
@@ -282,7 +282,7 @@ impl fmt::Display for Report {
 const NOTES: &str = "\
 [1] Requests that began before the load of the page they got had finished: the one that loaded
     it and those that waited for it. Without herd protection each loads for itself.
-[2] Around memoize only. A worker that is killed takes its last half second of samples along.
+[2] A worker that is killed takes its last half second of samples with it.
 [3] After 1 % of the requests the page is also loaded directly: SQL and think time, no cache.
 [4] A writer announces a version in SQLite after its invalidation has returned. A reader notes
     the announced version before it asks, and the page it gets must be no older.

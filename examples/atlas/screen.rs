@@ -44,7 +44,7 @@ impl Screen {
             line
         });
         let shape = format!(
-            "{} worker processes for {} s, each {} readers and {} writers; a load takes {} ms and its SQL",
+            "{} worker processes for {} s, {} readers and {} writers each; a load takes {} ms and its SQL",
             args.workers, args.seconds, args.readers, args.writers, args.think_ms
         );
         Self {
@@ -58,11 +58,14 @@ impl Screen {
     }
 
     pub(crate) fn ready(&self, server: &str) {
-        // An error means that there is no terminal to say it to.
-        let _ = self
-            .lines
-            .println(format!("atlas: 10,776 places in SQLite, {server}"));
-        let _ = self.lines.println(format!("       {}\n", self.shape));
+        if self.quiet {
+            return;
+        }
+        // Above the live lines on a terminal, and plainly where there is none.
+        self.lines.suspend(|| {
+            eprintln!("atlas: 10,776 places of the world in SQLite, {server}");
+            eprintln!("       {}\n", self.shape);
+        });
     }
 
     pub(crate) fn show(&self, elapsed: Duration, status: &Status) {
