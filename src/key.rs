@@ -85,9 +85,9 @@ impl Namespace {
         Key::new(format!("{}:{{{bucket}}}:fence", self.0))
     }
 
-    /// The channel on which `process` is told of grants in `bucket`.
-    pub(crate) fn bucket_wake(&self, bucket: Bucket, process: &str) -> Key {
-        Key::new(format!("{}:{{{bucket}}}:wake:{process}", self.0))
+    /// What the wake channels of `bucket` begin with; a process id completes one.
+    pub(crate) fn bucket_wake(&self, bucket: Bucket) -> Key {
+        Key::new(format!("{}:{{{bucket}}}:wake:", self.0))
     }
 
     /// The channel on which `process` is told that loads it waits for have ended.
@@ -108,6 +108,11 @@ impl Key {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// This key with `ending`, which is ours, at its end.
+    pub(crate) fn ending_in(&self, ending: &str) -> Self {
+        Self::new(format!("{}{ending}", self.0))
     }
 }
 

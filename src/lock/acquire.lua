@@ -4,41 +4,50 @@
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
 -- KEYS: 4 waiters
--- ARGV: 1 owner
--- ARGV: 2 lease (ms)
--- ARGV: 3 wake channel of the caller's process
--- ARGV: 4 metadata
--- ARGV: 5 how long a place in the queue lives without being kept (ms), 0 to take none
--- ARGV: 6 claim: the lease that a hand-over grants at first (ms)
+-- ARGV: 1 prefix of the wake channels
+-- ARGV: 2 owner
+-- ARGV: 3 lease (ms)
+-- ARGV: 4 process
+-- ARGV: 5 metadata
+-- ARGV: 6 how long a place in the queue lives without being kept (ms), 0 to take none
+-- ARGV: 7 claim: the lease that a hand-over grants at first (ms)
 -- Returns: {GRANTED, fence} | {BUSY, remaining lease (ms, -1 if none), fence, metadata of the holder} | {WRONGTYPE}
 -- Retry: safe - an owner that already holds is answered with its fence, a place is taken once
-if foreign() then return {'WRONGTYPE'} end
-local owner, patience = ARGV[1], tonumber(ARGV[5])
-local holder = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'meta')
+local mine, lease, process, meta, patience = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local owner, fence, _, its_meta = holder()
+if owner == FOREIGN then return FOREIGN end
 
-if holder[1] == owner then
-  redis.call('HSET', KEYS[1], 'meta', ARGV[4])
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return {'GRANTED', holder[2]}
+if owner == mine then
+  grant(mine, fence, lease, process, meta)
+  return {'GRANTED', fence}
 end
 
+if not owner and redis.call('EXISTS', KEYS[3]) == 0 then
+  fence = next_fence()
+  if not fence then return FOREIGN end
+  grant(mine, fence, lease, process, meta)
+  return {'GRANTED', fence}
+end
+
+if foreign() then return FOREIGN end
 if patience > 0 then
-  redis.call('ZADD', KEYS[3], 'NX', now, owner)
-  local deadline = math.floor(now / 1000) + patience
-  redis.call('HSET', KEYS[4], owner, cmsgpack.pack({deadline, ARGV[6], ARGV[3], ARGV[4]}))
+  redis.call('ZADD', KEYS[3], 'NX', now(), mine)
+  local deadline = math.floor(now() / 1000) + patience
+  redis.call('HSET', KEYS[4], mine, cmsgpack.pack({deadline, ARGV[7], process, meta}))
   redis.call('PEXPIRE', KEYS[3], patience)
   redis.call('PEXPIRE', KEYS[4], patience)
 end
 
-if not holder[1] then
-  local taker, fence = hand_over(owner)
-  if not taker then
-    return {'GRANTED', grant(owner, next_fence(), ARGV[2], ARGV[3], ARGV[4])}
+if not owner then
+  owner, fence = hand_over(mine)
+  if not owner then
+    fence = next_fence()
+    if not fence then return FOREIGN end
   end
-  if taker == owner then
-    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  if not owner or owner == mine then
+    grant(mine, fence, lease, process, meta)
     return {'GRANTED', fence}
   end
-  holder = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'meta')
+  its_meta = ''
 end
-return {'BUSY', redis.call('PTTL', KEYS[1]), holder[2] or '', holder[3] or ''}
+return {'BUSY', redis.call('PTTL', KEYS[1]), fence, its_meta}

@@ -4,14 +4,12 @@
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
 -- KEYS: 4 waiters
--- ARGV: none
+-- ARGV: 1 prefix of the wake channels
 -- Returns: {BROKEN, fence of the former holder} | {FREE} | {WRONGTYPE}
 -- Retry: unsafe - a second run would break the lock of the next holder
-if foreign() then return {'WRONGTYPE'} end
-local holder = redis.call('HMGET', KEYS[1], 'owner', 'wake', 'fence')
-if not holder[1] then return {'FREE'} end
-redis.call('SPUBLISH', holder[2], 'broken ' .. holder[1])
-if not hand_over() then
-  redis.call('DEL', KEYS[1])
-end
-return {'BROKEN', holder[3]}
+local owner, fence, process = holder()
+if owner == FOREIGN or foreign() then return FOREIGN end
+if not owner then return {'FREE'} end
+redis.call('SPUBLISH', ARGV[1] .. process, 'broken ' .. owner)
+if not hand_over() then redis.call('DEL', KEYS[1]) end
+return {'BROKEN', fence}

@@ -4,18 +4,18 @@
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
 -- KEYS: 4 waiters
--- ARGV: none
+-- ARGV: 1 prefix of the wake channels
 -- Returns: {OK, fence or '', remaining lease (ms), metadata, then per waiter: waiting since (ms), metadata} | {WRONGTYPE}
 -- Retry: safe - reads only
-if foreign() then return {'WRONGTYPE'} end
-local holder = redis.call('HMGET', KEYS[1], 'fence', 'meta')
-local answer = {'OK', holder[1] or '', redis.call('PTTL', KEYS[1]), holder[2] or ''}
+local owner, fence, _, meta = holder()
+if owner == FOREIGN or foreign() then return FOREIGN end
+local answer = {'OK', fence or '', redis.call('PTTL', KEYS[1]), meta or ''}
 local queue = redis.call('ZRANGE', KEYS[3], 0, 99, 'WITHSCORES')
 for index = 1, #queue, 2 do
   local packed = redis.call('HGET', KEYS[4], queue[index])
   local waiter = packed and cmsgpack.unpack(packed)
-  if waiter and waiter[1] * 1000 > now then
-    answer[#answer + 1] = math.max(0, math.floor((now - tonumber(queue[index + 1])) / 1000))
+  if waiter and waiter[1] * 1000 > now() then
+    answer[#answer + 1] = math.max(0, math.floor((now() - tonumber(queue[index + 1])) / 1000))
     answer[#answer + 1] = waiter[4]
   end
 end

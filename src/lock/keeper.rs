@@ -36,6 +36,8 @@ struct State {
     /// Names whose waiters have nobody who queues for them.
     orphans: Vec<(Arc<str>, Client)>,
     task: Option<JoinHandle<()>>,
+    /// When the task looks at the agenda again without being nudged.
+    wakes_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -143,7 +145,7 @@ impl Keeper {
     fn add(&self, owner: Owner, client: &Client, task: Task, at: Instant) {
         let mut state = self.state();
         state.remove(&owner);
-        let sooner = state.agenda.first().is_none_or(|(first, _)| at < *first);
+        let sooner = state.wakes_at.is_some_and(|wakes_at| at < wakes_at);
         state.duties.insert(
             owner.clone(),
             Duty {
@@ -201,12 +203,14 @@ async fn run(locks: Arc<Locks>) {
             let idle = state.duties.is_empty() && state.shifts == 0 && work.is_empty();
             if idle && due.is_empty() && orphans.is_empty() {
                 state.task = None;
+                state.wakes_at = None;
                 return;
             }
             let next = state
                 .agenda
                 .first()
                 .map_or(now + IDLE, |(at, _)| (*at).min(now + IDLE));
+            state.wakes_at = Some(next);
             (due, next, orphans)
         };
         for (name, client) in orphans {

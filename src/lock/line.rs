@@ -74,7 +74,7 @@ impl Entry {
         self.call(&super::ACQUIRE)
             .arg(owner.as_str())
             .arg(self.lease.millis())
-            .arg(self.keys.wake.as_str())
+            .arg(self.client.process())
             .arg(&*self.metadata)
             .arg(if queueing {
                 PATIENCE.as_millis() as u64

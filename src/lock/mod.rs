@@ -371,6 +371,7 @@ struct Keys {
     name: Arc<str>,
     bucket: Bucket,
     all: [Key; 4],
+    /// What the wake channels of the bucket begin with.
     wake: Key,
 }
 
@@ -385,7 +386,7 @@ impl Keys {
                 space.synchronizer("queue", name)?,
                 space.synchronizer("waiters", name)?,
             ],
-            wake: space.bucket_wake(bucket, client.process()),
+            wake: space.bucket_wake(bucket),
             bucket,
             name: name.clone(),
         })
@@ -396,7 +397,12 @@ impl Keys {
     }
 
     fn call(&self, script: &'static Script) -> Call {
-        script.call(&self.all)
+        script.call(&self.all).arg(self.wake.as_str())
+    }
+
+    /// The channel on which this process is told of grants and losses in the bucket.
+    fn channel(&self, client: &Client) -> Key {
+        self.wake.ending_in(client.process())
     }
 }
 

@@ -4,18 +4,20 @@
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
 -- KEYS: 4 waiters
--- ARGV: 1 owner
--- ARGV: 2 successor
--- ARGV: 3 lease (ms)
--- ARGV: 4 wake channel of the process
--- ARGV: 5 metadata
+-- ARGV: 1 prefix of the wake channels
+-- ARGV: 2 owner
+-- ARGV: 3 successor
+-- ARGV: 4 lease (ms)
+-- ARGV: 5 process
+-- ARGV: 6 metadata
 -- Returns: {GRANTED, fence} | {NOT_HELD} | {WRONGTYPE}
 -- Retry: safe - a successor that already holds is answered with its fence
-if foreign() then return {'WRONGTYPE'} end
-local holder = redis.call('HMGET', KEYS[1], 'owner', 'fence')
-if holder[1] == ARGV[2] then
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  return {'GRANTED', holder[2]}
+local owner, fence = holder()
+if owner == FOREIGN then return FOREIGN end
+if owner ~= ARGV[3] then
+  if owner ~= ARGV[2] then return {'NOT_HELD'} end
+  fence = next_fence()
+  if not fence then return FOREIGN end
 end
-if holder[1] ~= ARGV[1] then return {'NOT_HELD'} end
-return {'GRANTED', grant(ARGV[2], next_fence(), ARGV[3], ARGV[4], ARGV[5])}
+grant(ARGV[3], fence, ARGV[4], ARGV[5], ARGV[6])
+return {'GRANTED', fence}

@@ -53,9 +53,14 @@ impl Locks {
         let Some(hub) = client.hub() else {
             return false;
         };
+        if hears(client, keys) {
+            return true;
+        }
         let locks = Arc::downgrade(self);
         let listener = Arc::new(move |message: &[u8]| received(&locks, message));
-        let heard = hub.listen(&keys.wake, listener, client.deadline()).await;
+        let heard = hub
+            .listen(&keys.channel(client), listener, client.deadline())
+            .await;
         if let Err(error) = &heard {
             tracing::debug!(target: "hedgerow::lock", error = %error, "no pushes; timers do for now");
         }
@@ -65,7 +70,9 @@ impl Locks {
 
 /// Whether pushes for the bucket of `keys` are heard.
 pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
-    client.hub().is_some_and(|hub| hub.hears(&keys.wake))
+    client
+        .hub()
+        .is_some_and(|hub| hub.hears(&keys.channel(client)))
 }
 
 /// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`.

@@ -1,35 +1,62 @@
--- Shared by the scripts of the lock. KEYS: 1 the lock (hash: owner, fence, wake, meta; its TTL is
+-- Shared by the scripts of the lock. KEYS: 1 the lock ('owner fence process metadata'; its TTL is
 -- the lease), 2 the fence counter of the bucket, 3 the queue (sorted set: owner by arrival),
--- 4 the waiters (hash: owner to {deadline ms, claim ms, wake channel, metadata}, packed).
+-- 4 the waiters (hash: owner to {deadline ms, claim ms, process, metadata}, packed).
+-- ARGV[1] is the prefix of the bucket's wake channels; a process id completes it.
+local FOREIGN = {'WRONGTYPE'}
 
 -- Server time in microseconds, read once a script.
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-
--- Whether a key of ours holds a foreign type. Asked before the first write: a script that fails
--- half way is not rolled back.
-local function foreign()
-  local types = {'hash', 'string', 'zset', 'hash'}
-  for index, expected in ipairs(types) do
-    local found = redis.call('TYPE', KEYS[index])['ok']
-    if found ~= 'none' and found ~= expected then return true end
+local now_us
+local function now()
+  if not now_us then
+    local time = redis.call('TIME')
+    now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
   end
-  local last = tonumber(redis.call('GET', KEYS[2]) or '0')
-  return not last or last >= 9007199254740991
+  return now_us
 end
 
--- The next fence: above the last one, and not below the clock, so that fences go on rising when
--- the counter is lost. Both fit 2^53 until the year 2255.
+-- Reads the lock: owner, fence, process, metadata; nothing if it is free; FOREIGN if something
+-- else is in its place.
+local function holder()
+  local value = redis.pcall('GET', KEYS[1])
+  if not value then return nil end
+  if type(value) ~= 'string' then return FOREIGN end
+  local owner, fence, process, meta = string.match(value, '^(%x+) (%d+) (%x+) (.*)$')
+  if not owner then return FOREIGN end
+  return owner, fence, process, meta
+end
+
+-- Whether a foreign type is in the place of the counter, the queue or the waiters. Asked before
+-- the first write where the queue is used: a script that fails half way is not rolled back.
+local function foreign()
+  local types = {'string', 'zset', 'hash'}
+  for index, expected in ipairs(types) do
+    local found = redis.call('TYPE', KEYS[index + 1])['ok']
+    if found ~= 'none' and found ~= expected then return true end
+  end
+  return false
+end
+
+-- Counts a grant: the fence is above the last one, and not below the clock, so that fences go on
+-- rising when the counter is lost. Both fit 2^53 until the year 2255. Nothing is written, and
+-- nothing returned, if the counter holds something else.
 local function next_fence()
-  return string.format('%.0f', math.max(tonumber(redis.call('GET', KEYS[2]) or '0') + 1, now))
+  local fence = string.format('%.0f', now())
+  local last = redis.pcall('SET', KEYS[2], fence, 'GET')
+  if not last then return fence end
+  local number = type(last) == 'string' and tonumber(last)
+  if number and number < now() then return fence end
+  if number and number < 9007199254740991 then
+    fence = string.format('%.0f', number + 1)
+    redis.call('SET', KEYS[2], fence)
+    return fence
+  end
+  if type(last) == 'string' then redis.call('SET', KEYS[2], last) end
+  return nil
 end
 
 -- Makes `owner` the holder.
-local function grant(owner, fence, lease, wake, meta)
-  redis.call('SET', KEYS[2], fence)
-  redis.call('HSET', KEYS[1], 'owner', owner, 'fence', fence, 'wake', wake, 'meta', meta)
-  redis.call('PEXPIRE', KEYS[1], lease)
-  return fence
+local function grant(owner, fence, lease, process, meta)
+  redis.call('SET', KEYS[1], owner .. ' ' .. fence .. ' ' .. process .. ' ' .. meta, 'PX', lease)
 end
 
 -- Grants the lock to the first waiter that lives and listens, for its claim time; `mine` is the
@@ -42,11 +69,11 @@ local function hand_over(mine)
     redis.call('HDEL', KEYS[4], owner)
     if packed then
       local waiter = cmsgpack.unpack(packed)
-      local fence = next_fence()
-      local message = 'grant ' .. owner .. ' ' .. fence
-      if owner == mine
-        or (waiter[1] * 1000 > now and redis.call('SPUBLISH', waiter[3], message) > 0) then
-        return owner, grant(owner, fence, waiter[2], waiter[3], waiter[4])
+      local fence = waiter[1] * 1000 > now() and next_fence()
+      if fence and (owner == mine
+        or redis.call('SPUBLISH', ARGV[1] .. waiter[3], 'grant ' .. owner .. ' ' .. fence) > 0) then
+        grant(owner, fence, waiter[2], waiter[3], waiter[4])
+        return owner, fence
       end
     end
   end

@@ -4,15 +4,21 @@
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
 -- KEYS: 4 waiters
--- ARGV: 1 owner
+-- ARGV: 1 prefix of the wake channels
+-- ARGV: 2 owner
 -- Returns: {RELEASED} | {NOT_HELD} | {WRONGTYPE}
 -- Retry: unsafe - harmless, but a second run answers NOT_HELD, so the caller decides what that means
-if foreign() then return {'WRONGTYPE'} end
-if redis.call('ZREM', KEYS[3], ARGV[1]) > 0 then
-  redis.call('HDEL', KEYS[4], ARGV[1])
-end
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {'NOT_HELD'} end
-if not hand_over() then
+local owner = holder()
+if owner == FOREIGN then return FOREIGN end
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  if owner ~= ARGV[2] then return {'NOT_HELD'} end
   redis.call('DEL', KEYS[1])
+  return {'RELEASED'}
 end
+
+if foreign() then return FOREIGN end
+redis.call('ZREM', KEYS[3], ARGV[2])
+redis.call('HDEL', KEYS[4], ARGV[2])
+if owner ~= ARGV[2] then return {'NOT_HELD'} end
+if not hand_over() then redis.call('DEL', KEYS[1]) end
 return {'RELEASED'}

@@ -91,7 +91,7 @@ impl Releasing {
                 .arg(owner)
                 .arg(successor.as_str())
                 .arg(waiting.entry.lease.millis())
-                .arg(waiting.entry.keys.wake.as_str())
+                .arg(self.client.process())
                 .arg(&*waiting.entry.metadata),
         }
     }

@@ -5,8 +5,9 @@
 -- Returns: {OK, 1 renewed or 0 lost per lock}
 -- Retry: safe - a lease renewed twice is a lease renewed
 local answer = {'OK'}
-for index, lock in ipairs(KEYS) do
-  local owner = redis.pcall('HGET', KEYS[index], 'owner')
+for index = 1, #KEYS do
+  local value = redis.pcall('GET', KEYS[index])
+  local owner = type(value) == 'string' and string.match(value, '^(%x+) ')
   local held = owner == ARGV[2 * index - 1]
   if held then redis.call('PEXPIRE', KEYS[index], ARGV[2 * index]) end
   answer[index + 1] = held and 1 or 0

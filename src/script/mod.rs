@@ -30,6 +30,8 @@ pub(crate) struct Script {
     keys: Arity,
     args: Arity,
     retry: Retry,
+    /// Sent in its `_RO` form, which replicas take and which cannot write by mistake.
+    read_only: bool,
 }
 
 /// A script in a `static`, parsed when it is first used.
@@ -78,6 +80,7 @@ impl Script {
             keys: Arity::of(text, "KEYS"),
             args: Arity::of(text, "ARGV"),
             retry,
+            read_only: shebang.contains("no-writes"),
             source,
         }
     }
@@ -93,8 +96,15 @@ impl Script {
             "{} takes other keys",
             self.name
         );
-        let mut command = redis::Cmd::with_capacity(16, 256);
-        command.arg("EVALSHA").arg(&self.sha).arg(keys.len());
+        let mut command = redis::Cmd::with_capacity(16, 512);
+        command
+            .arg(if self.read_only {
+                "EVALSHA_RO"
+            } else {
+                "EVALSHA"
+            })
+            .arg(&self.sha)
+            .arg(keys.len());
         for key in keys {
             command.arg(key.as_str());
         }
@@ -139,7 +149,13 @@ impl Call {
     /// The same call with the source in place of the hash, for a server that does not know it.
     fn by_source(&self) -> redis::Cmd {
         let mut command = redis::Cmd::with_capacity(16, self.script.source.len() + 256);
-        command.arg("EVAL").arg(&self.script.source);
+        command
+            .arg(if self.script.read_only {
+                "EVAL_RO"
+            } else {
+                "EVAL"
+            })
+            .arg(&self.script.source);
         for arg in self.command.args_iter().skip(2) {
             if let redis::Arg::Simple(bytes) = arg {
                 command.arg(bytes);

@@ -1,5 +1,6 @@
 //! Integration tests: the public API against real servers.
 
 mod client;
+mod fuzz_corpora;
 mod lock;
 mod server;

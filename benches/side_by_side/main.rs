@@ -1,0 +1,27 @@
+//! Ratios of hedgerow to the bare driver and to its rival, measured side by side.
+//!
+//! Both sides of a ratio run alternately in short slices on one server in one process, and the
+//! median of the slices' ratios is printed: `name ratio`. Higher is better, but for
+//! `handoff_p99/round_trip`, which is in round trips, and `herd_commands_per_process`, a count.
+
+mod lock;
+mod slices;
+
+use hedgerow::embedded;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let runs =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let server = embedded::Server::start().await?;
+        lock::run(server.url(), &runs).await
+    })
+}

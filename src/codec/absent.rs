@@ -1,0 +1,253 @@
+//! "No value" at the top of a value: told by the envelope, never by the codec.
+//!
+//! Invariant: a value is stored as "none" exactly when it serializes as `None`, seen through
+//! newtypes; so `Some(None)`, which CBOR and JSON spell like `None`, is read back as `Some(None)`.
+//! One level is told apart, no more: what stands below it is the codec's, for which
+//! `Some(Some(None))` is `Some(None)`. Called by the [`Stack`](super::Stack) and the codecs.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
+use serde::ser::{self, Serializer};
+
+use super::refuse::refuse;
+
+/// Whether `value` serializes as `None`. Looks at the first call that `value` makes, no further.
+pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, human_readable: bool) -> bool {
+    value.serialize(Probe { human_readable }).is_ok()
+}
+
+/// The `V` that stands for "no value", if it has one.
+pub(super) fn none<V: DeserializeOwned>(human_readable: bool) -> Option<V> {
+    V::deserialize(Absent { human_readable }).ok()
+}
+
+/// A `V` from an entry that says it holds a value: an option at its top is `Some`.
+pub(super) struct Present<V>(pub(super) V);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Present<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        V::deserialize(Top(deserializer)).map(Present)
+    }
+}
+
+/// A codec's deserializer, with the answer about the option at the top already known.
+struct Top<D>(D);
+
+/// Forwards methods as they are.
+macro_rules! forward {
+    ($($method:ident($($name:ident: $arg:ty),*))*) => {
+        $(fn $method<V: Visitor<'de>>(
+            self,
+            $($name: $arg,)*
+            visitor: V,
+        ) -> Result<V::Value, D::Error> {
+            self.0.$method($($name,)* visitor)
+        })*
+    };
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
+    type Error = D::Error;
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        visitor.visit_some(self.0)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        // serde_json tells its own types (`RawValue`) by such a name: those are its to read.
+        if name.starts_with('$') {
+            return self.0.deserialize_newtype_struct(name, visitor);
+        }
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.0.is_human_readable()
+    }
+
+    forward! {
+        deserialize_any() deserialize_ignored_any() deserialize_identifier()
+        deserialize_bool() deserialize_char() deserialize_unit()
+        deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64() deserialize_i128()
+        deserialize_u8() deserialize_u16() deserialize_u32() deserialize_u64() deserialize_u128()
+        deserialize_f32() deserialize_f64()
+        deserialize_str() deserialize_string() deserialize_bytes() deserialize_byte_buf()
+        deserialize_seq() deserialize_map() deserialize_tuple(len: usize)
+        deserialize_unit_struct(name: &'static str)
+        deserialize_tuple_struct(name: &'static str, len: usize)
+        deserialize_struct(name: &'static str, fields: &'static [&'static str])
+        deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    }
+}
+
+/// A deserializer that knows nothing but `None`.
+struct Absent {
+    human_readable: bool,
+}
+
+impl<'de> Deserializer<'de> for Absent {
+    type Error = Wordless;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wordless> {
+        visitor.visit_none()
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Wordless> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.human_readable
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+/// A serializer that succeeds for `None` only.
+struct Probe {
+    human_readable: bool,
+}
+
+impl Serializer for Probe {
+    type Ok = ();
+    type Error = Wordless;
+
+    fn serialize_none(self) -> Result<(), Wordless> {
+        Ok(())
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        value: &T,
+    ) -> Result<(), Wordless> {
+        value.serialize(self)
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.human_readable
+    }
+
+    refuse! { Wordless; bool u8 numbers char str bytes some unit variants seq tuple fields }
+}
+
+/// An error that costs nothing and repeats nothing: serde's messages quote the value.
+#[derive(Debug)]
+struct Wordless;
+
+impl fmt::Display for Wordless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value has another form")
+    }
+}
+
+impl std::error::Error for Wordless {}
+
+impl ser::Error for Wordless {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+impl de::Error for Wordless {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Wrapped(Option<Option<u8>>);
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Maybe(Option<u8>),
+        Text(String),
+    }
+
+    #[test]
+    fn only_none_is_none() {
+        assert!(is_none(&None::<u8>, true));
+        assert!(is_none(&Box::new(&None::<u8>), true));
+        assert!(is_none(&Wrapped(None), true));
+        assert!(is_none(&Either::Maybe(None), true));
+        assert!(!is_none(&Some(None::<u8>), true));
+        assert!(!is_none(&Wrapped(Some(None)), true));
+        assert!(!is_none(&(), true));
+        assert!(!is_none(&serde_json::Value::Null, true));
+        assert!(!is_none(&[None::<u8>], true));
+        assert!(!is_none("", true));
+        assert!(!is_none(&format_args!("{}", 1), true));
+    }
+
+    #[test]
+    fn none_is_built_where_the_type_has_one() {
+        assert_eq!(none::<Option<u8>>(true), Some(None));
+        assert_eq!(none::<Option<Option<u8>>>(true), Some(None));
+        assert_eq!(none::<Wrapped>(true), Some(Wrapped(None)));
+        assert_eq!(none::<Either>(true), Some(Either::Maybe(None)));
+        assert_eq!(none::<u8>(true), None);
+        assert_eq!(none::<()>(true), None);
+        assert_eq!(none::<Vec<u8>>(true), None);
+    }
+
+    #[test]
+    fn an_option_at_the_top_of_a_value_is_some() {
+        fn read<V: DeserializeOwned>(json: &str) -> V {
+            let Present(value) = serde_json::from_str(json).expect("valid");
+            value
+        }
+        assert_eq!(read::<Option<Option<u8>>>("null"), Some(None));
+        assert_eq!(read::<Option<()>>("null"), Some(()));
+        assert_eq!(read::<Wrapped>("null"), Wrapped(Some(None)));
+        assert_eq!(read::<Vec<Option<u8>>>("[null]"), [None]);
+        assert_eq!(read::<Either>("3"), Either::Maybe(Some(3)));
+        assert_eq!(read::<Box<RawValue>>("[1, 2]").get(), "[1, 2]");
+    }
+
+    #[test]
+    fn probes_and_answers_keep_the_readability_of_the_codec() {
+        struct Readable;
+        impl Serialize for Readable {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match serializer.is_human_readable() {
+                    true => serializer.serialize_none(),
+                    false => serializer.serialize_unit(),
+                }
+            }
+        }
+        #[derive(Debug, PartialEq)]
+        struct Seen(bool);
+        impl<'de> Deserialize<'de> for Seen {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let seen = Seen(deserializer.is_human_readable());
+                de::IgnoredAny::deserialize(deserializer).map(|_| seen)
+            }
+        }
+        assert!(is_none(&Readable, true));
+        assert!(!is_none(&Readable, false));
+        assert_eq!(none(false), Some(Seen(false)));
+        assert_eq!(none(true), Some(Seen(true)));
+        let read: Present<Seen> = ciborium::from_reader(&[0x01][..]).expect("one");
+        assert_eq!(read.0, Seen(false));
+    }
+}

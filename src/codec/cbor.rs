@@ -1,0 +1,111 @@
+//! CBOR (RFC 8949), by ciborium.
+//!
+//! Invariant: one value and nothing behind it; no claimed length and no nesting of hostile bytes
+//! costs more memory or stack than the bytes themselves. Called by the [`Stack`](super::Stack).
+
+use std::any::type_name;
+
+use ciborium::{de, ser};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::absent::Present;
+use super::{Payload, undecodable, unencodable};
+use crate::error::Result;
+
+pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
+    ciborium::into_writer(value, payload).map_err(|cause| match cause {
+        ser::Error::Io(_) => unencodable(NAME, "it could not be written"),
+        // The text is not repeated: it may quote the value.
+        ser::Error::Value(_) => unencodable(NAME, "its `Serialize` refused"),
+    })
+}
+
+pub(super) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Result<V> {
+    let Present(value) =
+        de::from_reader_with_recursion_limit(&mut payload, DEEPEST).map_err(|cause| {
+            let how = match cause {
+                de::Error::Io(_) => "it ends within a value".to_owned(),
+                de::Error::Syntax(at) => format!("malformed at byte {at}"),
+                de::Error::Semantic(Some(at), _) => {
+                    format!("at byte {at} it does not fit `{}`", type_name::<V>())
+                }
+                de::Error::Semantic(None, _) => format!("it does not fit `{}`", type_name::<V>()),
+                de::Error::RecursionLimitExceeded => format!("nested deeper than {DEEPEST}"),
+            };
+            undecodable(NAME, &how)
+        })?;
+    if !payload.is_empty() {
+        let how = format!("{} bytes left over", payload.len());
+        return Err(undecodable(NAME, &how));
+    }
+    Ok(value)
+}
+
+const NAME: &str = "cbor";
+/// As deep as serde_json goes.
+const DEEPEST: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use ciborium::Value;
+
+    use super::*;
+
+    fn refusal<V: DeserializeOwned>(payload: &[u8]) -> String {
+        match decode::<V>(payload) {
+            Ok(_) => panic!("{payload:02x?} was read"),
+            Err(error) => format!("{error} {error:?}"),
+        }
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        assert_eq!(decode::<u8>(&[0x01]).expect("one"), 1);
+        assert!(refusal::<u8>(&[0x01, 0x01]).contains("1 bytes left over"));
+        assert!(refusal::<u8>(&[]).contains("ends within"));
+    }
+
+    #[test]
+    fn nesting_is_capped_in_every_kind_of_nest() {
+        for nest in [
+            &[0x81][..],
+            &[0x9f],
+            &[0xa1, 0x01],
+            &[0xbf, 0x01],
+            &[0xd8, 0x20],
+        ] {
+            let refused = refusal::<Value>(&nest.repeat(200_000));
+            assert!(refused.contains("nested deeper"), "{nest:02x?}: {refused}");
+        }
+        let deep = |arrays| [vec![0x81; arrays], vec![0x01]].concat();
+        decode::<Value>(&deep(128)).expect("as deep as allowed");
+        assert!(refusal::<Value>(&deep(129)).contains("nested deeper"));
+    }
+
+    #[test]
+    fn claimed_lengths_cost_nothing() {
+        for header in [0x5b, 0x7b, 0x9b, 0xbb] {
+            for claimed in [u64::MAX, 1 << 40] {
+                let mut forged = vec![header];
+                forged.extend_from_slice(&claimed.to_be_bytes());
+                forged.extend_from_slice(b"ab");
+                refusal::<Value>(&forged);
+                refusal::<Vec<u64>>(&forged);
+                refusal::<String>(&forged);
+            }
+        }
+    }
+
+    #[test]
+    fn errors_do_not_quote_the_value() {
+        #[derive(serde::Deserialize)]
+        enum Bird {
+            Wren,
+        }
+        assert!(matches!(decode(b"\x64Wren"), Ok(Bird::Wren)));
+        let refused = refusal::<Bird>(b"\x66canary");
+        assert!(refused.contains("does not fit `hedgerow::"), "{refused}");
+        assert!(!refused.contains("canary"), "{refused}");
+    }
+}

@@ -1,0 +1,368 @@
+//! The envelope: what stands in Redis around an encoded value.
+//!
+//! Invariant: [`Envelope::parse`] accepts exactly what [`begin`] and [`seal`] write. One changed,
+//! missing or added byte is an error, save in the two deadlines, which the server's script fills
+//! in from its own clock when it stores the entry and which the checksum therefore leaves out.
+//! Called by the [`Stack`](super::Stack) and, for the deadlines and stamps, by the cache.
+//!
+//! Version 1, big-endian, 24 bytes + 16 per tag, then the payload:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0 | version |
+//! | 1 | codec (high nibble), compressor (low nibble) |
+//! | 2 | outcome (high 2 bits), flags (low 6 bits, none defined) |
+//! | 3 | number of tags |
+//! | 4..8 | low 32 bits of XXH3-64 over the whole entry without bytes 4..20 |
+//! | 8..14 | fresh until, server time in ms |
+//! | 14..20 | stale until, server time in ms |
+//! | 20..24 | what the load cost, in µs, saturating |
+//! | 16 each | tag id, generation |
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::{Codec, Compression};
+use crate::error::{Error, ErrorKind, Result};
+
+/// An entry as read: header fields by value, the rest borrowed.
+#[derive(Clone, Copy)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) codec: Codec,
+    pub(crate) compression: Compression,
+    pub(crate) outcome: Outcome,
+    /// Server time in ms until which the entry is fresh.
+    pub(crate) fresh_until: u64,
+    /// Server time in ms until which the entry may be served stale.
+    pub(crate) stale_until: u64,
+    /// What the load took, up to 71 minutes.
+    pub(crate) cost: Duration,
+    stamps: &'a [u8],
+    payload: &'a [u8],
+}
+
+/// What the load came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// A value, in the payload.
+    Value,
+    /// The load found nothing; the payload is empty.
+    None,
+}
+
+/// One tag of an entry with the generation that it had before the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) tag: u64,
+    pub(crate) generation: u64,
+}
+
+impl<'a> Envelope<'a> {
+    /// Checks the whole entry; nothing but the payload's own form is left to find out.
+    pub(crate) fn parse(entry: &'a [u8]) -> Result<Self> {
+        let Some((header, rest)) = entry.split_first_chunk::<HEADER>() else {
+            return Err(damaged("it is shorter than its header"));
+        };
+        if header[VERSION_AT] != VERSION {
+            return Err(unknown("version", header[VERSION_AT]));
+        }
+        let stamps = usize::from(header[TAGS_AT]) * STAMP;
+        let Some((stamps, payload)) = rest.split_at_checked(stamps) else {
+            return Err(damaged("it is shorter than its tags"));
+        };
+        // Before any field is believed: a damaged entry is called damaged, not foreign.
+        if header[CHECKSUM] != checksum(entry) {
+            return Err(damaged("its checksum does not match"));
+        }
+        let codec = Codec::from_id(header[FORMAT_AT] >> 4)
+            .ok_or_else(|| unknown("codec", header[FORMAT_AT] >> 4))?;
+        let compression = Compression::from_id(header[FORMAT_AT] & 0x0f)
+            .ok_or_else(|| unknown("compressor", header[FORMAT_AT] & 0x0f))?;
+        let outcome = match header[OUTCOME_AT] {
+            OUTCOME_VALUE => Outcome::Value,
+            OUTCOME_NONE if payload.is_empty() && compression == Compression::None => Outcome::None,
+            OUTCOME_NONE => return Err(damaged("it says no value and carries one")),
+            other => return Err(unknown("outcome or flag", other)),
+        };
+        Ok(Self {
+            codec,
+            compression,
+            outcome,
+            fresh_until: number(&header[FRESH_UNTIL]),
+            stale_until: number(&header[STALE_UNTIL]),
+            cost: Duration::from_micros(number(&header[COST])),
+            stamps,
+            payload,
+        })
+    }
+
+    /// The tags of the entry, in the order in which they were given.
+    pub(crate) fn stamps(&self) -> impl ExactSizeIterator<Item = Stamp> + use<'a> {
+        self.stamps.chunks_exact(STAMP).map(|stamp| Stamp {
+            tag: number(&stamp[..8]),
+            generation: number(&stamp[8..]),
+        })
+    }
+
+    /// The value as the codec and the compressor left it.
+    pub(crate) fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}
+
+/// Shows the header only: the payload is the user's.
+impl fmt::Debug for Envelope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("codec", &self.codec)
+            .field("compression", &self.compression)
+            .field("outcome", &self.outcome)
+            .field("fresh_until", &self.fresh_until)
+            .field("stale_until", &self.stale_until)
+            .field("cost", &self.cost)
+            .field("tags", &self.stamps().len())
+            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .finish()
+    }
+}
+
+/// Starts an entry with room for `payload` bytes more. The deadlines are zero.
+pub(super) fn begin(
+    codec: Codec,
+    stamps: &[Stamp],
+    cost: Duration,
+    payload: usize,
+) -> Result<Vec<u8>> {
+    let Ok(tags) = u8::try_from(stamps.len()) else {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("{} tags on one entry; use at most 255", stamps.len()),
+        ));
+    };
+    let mut entry = Vec::with_capacity(HEADER + stamps.len() * STAMP + payload);
+    entry.resize(HEADER, 0);
+    entry[VERSION_AT] = VERSION;
+    entry[FORMAT_AT] = codec.id() << 4;
+    entry[TAGS_AT] = tags;
+    let micros = u32::try_from(cost.as_micros()).unwrap_or(u32::MAX);
+    entry[COST].copy_from_slice(&micros.to_be_bytes());
+    for stamp in stamps {
+        entry.extend_from_slice(&stamp.tag.to_be_bytes());
+        entry.extend_from_slice(&stamp.generation.to_be_bytes());
+    }
+    Ok(entry)
+}
+
+/// Ends an entry that [`begin`] started and whose payload stands behind the stamps.
+pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome) {
+    entry[FORMAT_AT] |= compression.id();
+    entry[OUTCOME_AT] = match outcome {
+        Outcome::Value => OUTCOME_VALUE,
+        Outcome::None => OUTCOME_NONE,
+    };
+    rewrite_checksum(entry);
+}
+
+/// Writes the checksum that the entry should have. Does nothing to less than a header.
+pub(super) fn rewrite_checksum(entry: &mut [u8]) {
+    if entry.len() < HEADER {
+        return;
+    }
+    let sum = checksum(entry);
+    entry[CHECKSUM].copy_from_slice(&sum);
+}
+
+/// `entry` holds at least a header.
+fn checksum(entry: &[u8]) -> [u8; 4] {
+    let (head, tail) = (&entry[..CHECKSUM.start], &entry[COST.start..]);
+    let len = head.len() + tail.len();
+    // The streaming state is over half a kilobyte to set up: not for an entry of that size.
+    let sum = if len <= SMALL {
+        let mut joined = [0; SMALL];
+        joined[..head.len()].copy_from_slice(head);
+        joined[head.len()..len].copy_from_slice(tail);
+        xxh3_64(&joined[..len])
+    } else {
+        let mut state = Xxh3::new();
+        state.update(head);
+        state.update(tail);
+        state.digest()
+    };
+    let [.., a, b, c, d] = sum.to_be_bytes();
+    [a, b, c, d]
+}
+
+/// A big-endian number of at most 8 bytes.
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn damaged(how: &str) -> Error {
+    Error::new(
+        ErrorKind::Decode,
+        format!("the entry is damaged: {how}; remove the key and load the value again"),
+    )
+}
+
+fn unknown(what: &str, found: u8) -> Error {
+    Error::new(
+        ErrorKind::Decode,
+        format!(
+            "the entry has an unknown {what} ({found:#04x}); \
+             update this process or give the newer format a namespace of its own"
+        ),
+    )
+}
+
+/// Where the fields stand, counted from 0. A Lua script counts from 1.
+const CHECKSUM: Range<usize> = 4..8;
+pub(crate) const FRESH_UNTIL: Range<usize> = 8..14;
+pub(crate) const STALE_UNTIL: Range<usize> = 14..20;
+/// Both deadlines: all that may change after an entry was encoded.
+pub(crate) const DEADLINES: Range<usize> = FRESH_UNTIL.start..STALE_UNTIL.end;
+const COST: Range<usize> = 20..24;
+/// Bytes before the first stamp.
+pub(crate) const HEADER: usize = 24;
+/// Bytes of one stamp.
+const STAMP: usize = 16;
+
+pub(crate) const VERSION: u8 = 1;
+const VERSION_AT: usize = 0;
+const FORMAT_AT: usize = 1;
+const OUTCOME_AT: usize = 2;
+const TAGS_AT: usize = 3;
+/// Outcome 2 is reserved for errors and, until there are such entries, unknown.
+const OUTCOME_VALUE: u8 = 0 << 6;
+const OUTCOME_NONE: u8 = 1 << 6;
+const SMALL: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(stamps: &[Stamp], payload: &[u8]) -> Vec<u8> {
+        let mut entry =
+            begin(Codec::Raw, stamps, Duration::from_micros(7), payload.len()).expect("few tags");
+        entry.extend_from_slice(payload);
+        seal(&mut entry, Compression::None, Outcome::Value);
+        entry
+    }
+
+    fn with(mut entry: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
+        entry[at] = byte;
+        rewrite_checksum(&mut entry);
+        entry
+    }
+
+    #[test]
+    fn every_field_is_read_as_written() {
+        let stamps = [
+            Stamp {
+                tag: 1,
+                generation: u64::MAX,
+            },
+            Stamp {
+                tag: u64::MAX,
+                generation: 0x0102_0304_0506_0708,
+            },
+        ];
+        let mut bytes = entry(&stamps, b"payload");
+        assert_eq!(bytes.len(), HEADER + 2 * STAMP + 7);
+        assert_eq!(
+            bytes[DEADLINES], [0; 12],
+            "the server fills the deadlines in"
+        );
+        bytes[FRESH_UNTIL].copy_from_slice(&[1, 2, 3, 4, 5, 6]);
+        bytes[STALE_UNTIL].fill(0xff);
+        let envelope = Envelope::parse(&bytes).expect("deadlines are outside the checksum");
+        assert_eq!(envelope.fresh_until, 0x0102_0304_0506);
+        assert_eq!(envelope.stale_until, (1 << 48) - 1);
+        assert_eq!(envelope.cost, Duration::from_micros(7));
+        assert_eq!(envelope.stamps().collect::<Vec<_>>(), stamps);
+        assert_eq!(envelope.payload(), b"payload");
+    }
+
+    #[test]
+    fn cost_saturates() {
+        let mut bytes = begin(Codec::Cbor, &[], Duration::MAX, 0).expect("no tags");
+        seal(&mut bytes, Compression::None, Outcome::Value);
+        let envelope = Envelope::parse(&bytes).expect("sealed");
+        assert_eq!(envelope.cost, Duration::from_micros(u64::from(u32::MAX)));
+    }
+
+    #[test]
+    fn two_hundred_and_fifty_five_tags_fit_and_one_more_is_refused() {
+        let stamps = vec![
+            Stamp {
+                tag: 3,
+                generation: 4
+            };
+            256
+        ];
+        let bytes = entry(&stamps[..255], b"");
+        let envelope = Envelope::parse(&bytes).expect("255 tags");
+        assert_eq!(envelope.stamps().len(), 255);
+        let refused = begin(Codec::Raw, &stamps, Duration::ZERO, 0).expect_err("256 tags");
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn what_a_reader_does_not_know_it_refuses_by_name() {
+        let entry = entry(&[], b"x");
+        for (at, byte, name) in [
+            (VERSION_AT, 0, "version"),
+            (VERSION_AT, 2, "version"),
+            (FORMAT_AT, 0x30, "codec"),
+            (FORMAT_AT, 0xf0, "codec"),
+            (FORMAT_AT, 0x02, "compressor"),
+            (OUTCOME_AT, 0x01, "flag"),
+            (OUTCOME_AT, 0x20, "flag"),
+            (OUTCOME_AT, 0x41, "flag"),
+            (OUTCOME_AT, 0x80, "outcome"),
+            (OUTCOME_AT, 0xc0, "outcome"),
+        ] {
+            let error = Envelope::parse(&with(entry.clone(), at, byte)).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::Decode);
+            assert!(error.to_string().contains(name), "{at} {byte:#x}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_value_with_a_payload_or_a_compressor_is_damage() {
+        assert!(Envelope::parse(&with(entry(&[], b""), OUTCOME_AT, OUTCOME_NONE)).is_ok());
+        assert!(Envelope::parse(&with(entry(&[], b"x"), OUTCOME_AT, OUTCOME_NONE)).is_err());
+        let compressed = with(entry(&[], b""), FORMAT_AT, 0x21);
+        assert!(Envelope::parse(&with(compressed, OUTCOME_AT, OUTCOME_NONE)).is_err());
+    }
+
+    #[test]
+    fn more_tags_than_bytes_is_damage() {
+        let error = Envelope::parse(&with(entry(&[], &[0; 15]), TAGS_AT, 1)).expect_err("short");
+        assert!(error.to_string().contains("tags"), "{error}");
+    }
+
+    #[test]
+    fn the_checksum_is_the_same_on_both_sides_of_the_small_limit() {
+        for len in SMALL - 40..SMALL + 40 {
+            let bytes = entry(&[], &vec![0x5a; len]);
+            let joined = [&bytes[..4], &bytes[20..]].concat();
+            let low = xxh3_64(&joined) as u32;
+            assert_eq!(bytes[CHECKSUM], low.to_be_bytes(), "{len}");
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_the_payload() {
+        let bytes = entry(&[], b"canary");
+        let shown = format!("{:?}", Envelope::parse(&bytes).expect("sealed"));
+        assert!(
+            !shown.contains("canary") && shown.contains("6 bytes"),
+            "{shown}"
+        );
+    }
+}

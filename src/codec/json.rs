@@ -1,0 +1,91 @@
+//! JSON, by serde_json.
+//!
+//! Invariant: one value and nothing but white space behind it, nested at most 128 deep.
+//! Called by the [`Stack`](super::Stack).
+
+use std::any::type_name;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::absent::Present;
+use super::{Payload, undecodable, unencodable};
+use crate::error::Result;
+
+pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
+    serde_json::to_writer(payload, value).map_err(|cause| match cause.classify() {
+        Category::Data => unencodable(NAME, "its `Serialize` refused"),
+        _ => unencodable(NAME, &cause.to_string()),
+    })
+}
+
+pub(super) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
+    match serde_json::from_slice(payload) {
+        Ok(Present(value)) => Ok(value),
+        // The text is not repeated: it may quote the value.
+        Err(cause) if cause.is_data() => {
+            let (line, column) = (cause.line(), cause.column());
+            let name = type_name::<V>();
+            let how = format!("at line {line} column {column} it does not fit `{name}`");
+            Err(undecodable(NAME, &how))
+        }
+        Err(cause) => Err(undecodable(NAME, &cause.to_string())),
+    }
+}
+
+const NAME: &str = "json";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::super::Stack;
+    use super::*;
+    use crate::codec::Codec;
+
+    fn refusal<V: DeserializeOwned>(payload: &[u8]) -> String {
+        match decode::<V>(payload) {
+            Ok(_) => panic!("{payload:02x?} was read"),
+            Err(error) => format!("{error} {error:?}"),
+        }
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        assert_eq!(decode::<u8>(b"1").expect("one"), 1);
+        assert!(refusal::<u8>(b"1 2").contains("trailing"));
+        assert!(refusal::<u8>(b"").contains("EOF"));
+    }
+
+    #[test]
+    fn nesting_is_capped() {
+        assert!(refusal::<Value>(&b"[".repeat(200_000)).contains("recursion limit"));
+        assert!(refusal::<Value>(&b"{\"a\":".repeat(200_000)).contains("recursion limit"));
+    }
+
+    #[test]
+    fn errors_do_not_quote_the_value() {
+        let refused = refusal::<u8>(b"\"canary\"");
+        assert!(refused.contains("does not fit `u8`"), "{refused}");
+        assert!(!refused.contains("canary"), "{refused}");
+    }
+
+    #[test]
+    fn a_key_that_json_cannot_spell_is_named() {
+        let stack = Stack {
+            codec: Codec::Json,
+            ..Stack::default()
+        };
+        let map = BTreeMap::from([((1, 2), 3)]);
+        let error = stack
+            .encode(&map, &[], std::time::Duration::ZERO)
+            .expect_err("a tuple is no key");
+        assert!(
+            error.to_string().contains("key must be a string"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! LZ4 blocks with the decoded length in front (`u32`, big-endian).
+//!
+//! Invariant: nothing is allocated for a length that was only claimed: it is held against the
+//! limit and against what a block of that size can hold at all, and must be what comes out.
+//! Called by the [`Stack`](super::Stack).
+
+use super::too_large;
+use crate::error::{Error, ErrorKind, Result};
+
+/// `entry` with everything from `start` on compressed; `None` when that would not be smaller.
+pub(super) fn compress(entry: &[u8], start: usize) -> Option<Vec<u8>> {
+    let (head, payload) = entry.split_at(start);
+    if payload.len() > LONGEST {
+        return None;
+    }
+    let length = u32::try_from(payload.len()).ok()?;
+    let block = start + LENGTH;
+    let mut smaller =
+        Vec::with_capacity(block + lz4_flex::block::get_maximum_output_size(payload.len()));
+    smaller.extend_from_slice(head);
+    smaller.extend_from_slice(&length.to_be_bytes());
+    smaller.resize(smaller.capacity(), 0);
+    let written = lz4_flex::block::compress_into(payload, &mut smaller[block..]).ok()?;
+    smaller.truncate(block + written);
+    (smaller.len() < entry.len()).then_some(smaller)
+}
+
+/// The payload as it was before [`compress`]; at most `max_decoded` bytes.
+pub(super) fn decompress(payload: &[u8], max_decoded: usize) -> Result<Vec<u8>> {
+    let (length, block) = decoded_length(payload, max_decoded)?;
+    let mut decoded = vec![0; length];
+    match lz4_flex::block::decompress_into(block, &mut decoded) {
+        Ok(written) if written == length => Ok(decoded),
+        Ok(written) => Err(damaged(format!("{written} bytes instead of {length}"))),
+        Err(cause) => Err(damaged("the block is malformed".to_owned()).with_source(cause)),
+    }
+}
+
+/// The length that the payload claims, once it is believable, and the block.
+fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<(usize, &[u8])> {
+    let Some((length, block)) = payload.split_first_chunk::<LENGTH>() else {
+        return Err(damaged("its length is missing".to_owned()));
+    };
+    let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+    if length > max_decoded {
+        return Err(too_large(length, max_decoded));
+    }
+    if length > block.len().saturating_mul(EXPANSION) {
+        return Err(damaged(format!(
+            "{} bytes cannot hold {length}",
+            block.len()
+        )));
+    }
+    Ok((length, block))
+}
+
+fn damaged(how: String) -> Error {
+    Error::new(
+        ErrorKind::Decode,
+        format!(
+            "cannot decompress the entry as lz4: {how}; \
+             remove the key and load the value again"
+        ),
+    )
+}
+
+/// Bytes of the length.
+const LENGTH: usize = 4;
+/// No byte of a block stands for more than 255 decoded bytes.
+const EXPANSION: usize = 255;
+/// The longest input of an LZ4 block (`LZ4_MAX_INPUT_SIZE`).
+const LONGEST: usize = 0x7e00_0000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 1 << 20;
+
+    fn packed(plain: &[u8]) -> Vec<u8> {
+        compress(plain, 0).expect("compressible")
+    }
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        for plain in [vec![7; MAX], b"hedge ".repeat(1000)] {
+            assert_eq!(decompress(&packed(&plain), MAX).expect("ours"), plain);
+        }
+    }
+
+    #[test]
+    fn the_head_of_the_entry_stays_as_it_is() {
+        let entry = [b"head".as_slice(), &[7; 500]].concat();
+        let smaller = compress(&entry, 4).expect("compressible");
+        assert!(smaller.starts_with(b"head\0\0\x01\xf4"), "{smaller:?}");
+        assert_eq!(decompress(&smaller[4..], MAX).expect("ours"), [7; 500]);
+    }
+
+    #[test]
+    fn noise_is_left_alone() {
+        let mut state = 1_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(10_000)
+        .collect();
+        assert_eq!(compress(&noise, 0), None);
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_the_block_is_looked_at() {
+        let error = decompress(&packed(&vec![7; MAX + 1]), MAX).expect_err("one over");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        let error = decompress(&[0xff; 9], MAX).expect_err("forged 4 GiB");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn a_length_that_the_block_cannot_hold_is_refused() {
+        let mut forged = packed(&[7; 5000]);
+        forged[..LENGTH].copy_from_slice(&(MAX as u32).to_be_bytes());
+        let error = decompress(&forged, MAX).expect_err("forged");
+        assert!(error.to_string().contains("cannot hold"), "{error}");
+    }
+
+    #[test]
+    fn a_length_that_is_not_what_comes_out_is_refused() {
+        for wrong in [4999_u32, 5001] {
+            let mut forged = packed(&[7; 5000]);
+            forged[..LENGTH].copy_from_slice(&wrong.to_be_bytes());
+            let error = decompress(&forged, MAX).expect_err("forged");
+            assert_eq!(error.kind(), ErrorKind::Decode, "{wrong}");
+        }
+        assert!(decompress(&[0, 0, 1], MAX).is_err(), "no whole length");
+    }
+}

@@ -1,0 +1,275 @@
+//! The codec stack: serializer, then compressor, then envelope.
+//!
+//! Invariant: an entry says itself how it is to be read, so [`decode`] needs no configuration but
+//! a size limit, and processes with different codecs share one cache. Bytes from the server are
+//! hostile: every length is checked before it is believed, and no error quotes a value.
+//! Called by the cache.
+
+mod absent;
+mod cbor;
+pub(crate) mod envelope;
+pub mod fuzzing;
+mod json;
+mod lz4;
+mod raw;
+mod refuse;
+
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) use envelope::{Envelope, Outcome, Stamp};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How values become bytes.
+///
+/// A reader decodes whatever an entry names, not what it is configured to write: processes may
+/// change their codec one after the other.
+///
+/// "No value" is stored beside the codec: `None` and `Some(None)` are told apart, though most
+/// codecs spell them alike. Deeper options are not: `Some(Some(None))` is read as `Some(None)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Codec {
+    /// CBOR (RFC 8949): compact, self-describing, keeps bytes and every integer and float.
+    ///
+    /// Values nested deeper than 128, and strings over 4 KiB in types that borrow them while they
+    /// deserialize (`deserialize_str`; `String` does not), cannot be read back.
+    #[default]
+    Cbor,
+    /// JSON (RFC 8259): for other programs and human readers.
+    ///
+    /// Map keys must be strings, numbers or booleans. NaN and infinities become `null`, and
+    /// values nested deeper than 128 cannot be read back.
+    Json,
+    /// Strings and bytes as they are, without quotes or lengths; any other value is refused.
+    ///
+    /// `String`, `Vec<u8>`, `[u8; N]`, types that serialize as a string or as bytes, and newtypes
+    /// and options of these.
+    Raw,
+}
+
+/// How encoded values are made smaller.
+///
+/// A reader decompresses whatever an entry names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4, for encoded values of 4 KiB or more, and kept only when it makes them smaller.
+    #[default]
+    Lz4,
+}
+
+/// What a cache writes with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stack {
+    pub(crate) codec: Codec,
+    pub(crate) compression: Compression,
+    /// The most bytes that an encoded value may have before compression.
+    pub(crate) max_decoded: usize,
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self {
+            codec: Codec::default(),
+            compression: Compression::default(),
+            max_decoded: MAX_DECODED,
+        }
+    }
+}
+
+impl Stack {
+    /// The entry for `value`, its deadlines still zero: the server's script writes them.
+    pub(crate) fn encode<V: Serialize + ?Sized>(
+        &self,
+        value: &V,
+        stamps: &[Stamp],
+        cost: Duration,
+    ) -> Result<Vec<u8>> {
+        if absent::is_none(value, self.codec.is_human_readable()) {
+            let mut entry = envelope::begin(self.codec, stamps, cost, 0)?;
+            envelope::seal(&mut entry, Compression::None, Outcome::None);
+            return Ok(entry);
+        }
+        let mut entry = envelope::begin(self.codec, stamps, cost, USUAL)?;
+        let start = entry.len();
+        let mut full = false;
+        let payload = Payload {
+            end: start.saturating_add(self.max_decoded),
+            entry: &mut entry,
+            full: &mut full,
+        };
+        let encoded = match self.codec {
+            Codec::Cbor => cbor::encode(value, payload),
+            Codec::Json => json::encode(value, payload),
+            Codec::Raw => raw::encode(value, payload),
+        };
+        if full {
+            return Err(too_large_to_store(self.max_decoded));
+        }
+        encoded?;
+        let mut compression = Compression::None;
+        if self.compression == Compression::Lz4
+            && entry.len() - start >= WORTH_COMPRESSING
+            && let Some(smaller) = lz4::compress(&entry, start)
+        {
+            entry = smaller;
+            compression = Compression::Lz4;
+        }
+        envelope::seal(&mut entry, compression, Outcome::Value);
+        Ok(entry)
+    }
+}
+
+/// The value of an entry, whatever it was written with.
+///
+/// # Errors
+///
+/// `Decode` when the payload does not hold a `V`, `TooLarge` when it would decode to more than
+/// `max_decoded` bytes.
+pub(crate) fn decode<V: DeserializeOwned>(
+    envelope: &Envelope<'_>,
+    max_decoded: usize,
+) -> Result<V> {
+    if envelope.outcome == Outcome::None {
+        return absent::none(envelope.codec.is_human_readable()).ok_or_else(|| {
+            let name = std::any::type_name::<V>();
+            undecodable("no value", &format!("it does not fit `{name}`"))
+        });
+    }
+    let unpacked;
+    let payload = match envelope.compression {
+        Compression::None => envelope.payload(),
+        Compression::Lz4 => {
+            unpacked = lz4::decompress(envelope.payload(), max_decoded)?;
+            unpacked.as_slice()
+        }
+    };
+    if payload.len() > max_decoded {
+        return Err(too_large(payload.len(), max_decoded));
+    }
+    match envelope.codec {
+        Codec::Cbor => cbor::decode(payload),
+        Codec::Json => json::decode(payload),
+        Codec::Raw => raw::decode(payload),
+    }
+}
+
+impl Codec {
+    fn id(self) -> u8 {
+        match self {
+            Self::Cbor => 0,
+            Self::Json => 1,
+            Self::Raw => 2,
+        }
+    }
+
+    fn from_id(id: u8) -> Option<Self> {
+        [Self::Cbor, Self::Json, Self::Raw]
+            .into_iter()
+            .find(|codec| codec.id() == id)
+    }
+
+    fn is_human_readable(self) -> bool {
+        self != Self::Cbor
+    }
+}
+
+impl Compression {
+    fn id(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Lz4 => 1,
+        }
+    }
+
+    fn from_id(id: u8) -> Option<Self> {
+        [Self::None, Self::Lz4]
+            .into_iter()
+            .find(|compression| compression.id() == id)
+    }
+}
+
+/// The end of an entry being written, which refuses to grow past the limit.
+struct Payload<'a> {
+    entry: &'a mut Vec<u8>,
+    end: usize,
+    full: &'a mut bool,
+}
+
+impl io::Write for Payload<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > self.end - self.entry.len() {
+            *self.full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.entry.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn too_large_to_store(limit: usize) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("the value encodes to more than {limit} bytes; split it or raise the limit"),
+    )
+}
+
+fn too_large(length: usize, limit: usize) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!(
+            "the entry decodes to {length} bytes, the limit is {limit}; \
+             remove it or raise the limit"
+        ),
+    )
+}
+
+fn unencodable(codec: &str, how: &str) -> Error {
+    Error::new(
+        ErrorKind::Encode,
+        format!("cannot write the value as {codec}: {how}; choose another codec or another type"),
+    )
+}
+
+fn undecodable(codec: &str, how: &str) -> Error {
+    Error::new(
+        ErrorKind::Decode,
+        format!(
+            "cannot read the entry as {codec}: {how}; \
+             remove the key, and give it another name when its type changes"
+        ),
+    )
+}
+
+/// 64 MiB.
+const MAX_DECODED: usize = 64 << 20;
+/// Below this LZ4 gains about a tenth and costs more than it saves.
+const WORTH_COMPRESSING: usize = 4 << 10;
+/// Room for the payload of most entries.
+const USUAL: usize = 512;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod seeds;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! Strings and bytes as they are, so that other programs can read them.
+//!
+//! Invariant: the payload is the string or the bytes, nothing added; whatever else a type asks for
+//! is refused. Called by the [`Stack`](super::Stack).
+
+use std::fmt;
+use std::io::Write as _;
+
+use serde::Serialize;
+use serde::de::{self, DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde::ser::{self, Serializer};
+
+use super::absent::Present;
+use super::refuse::refuse;
+use super::{Payload, undecodable, unencodable};
+use crate::error::Result;
+
+pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
+    value
+        .serialize(Verbatim(payload))
+        .map_err(|cause| unencodable(NAME, &cause.to_string()))
+}
+
+pub(super) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
+    match de::Deserialize::deserialize(Bytes(payload)) {
+        Ok(Present(value)) => Ok(value),
+        Err(Misfit(how)) => Err(undecodable(NAME, how)),
+    }
+}
+
+/// Takes one string or one run of bytes.
+struct Verbatim<'a>(Payload<'a>);
+
+impl<'a> Serializer for Verbatim<'a> {
+    type Ok = ();
+    type Error = Misfit;
+    type SerializeSeq = Self;
+    type SerializeTuple = Self;
+
+    fn serialize_str(self, text: &str) -> Result<(), Misfit> {
+        self.serialize_bytes(text.as_bytes())
+    }
+
+    fn serialize_bytes(mut self, bytes: &[u8]) -> Result<(), Misfit> {
+        self.0.write_all(bytes).map_err(|_| FULL)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Misfit> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        value: &T,
+    ) -> Result<(), Misfit> {
+        value.serialize(self)
+    }
+
+    fn serialize_seq(self, _len: Option<usize>) -> Result<Self, Misfit> {
+        Ok(self)
+    }
+
+    fn serialize_tuple(self, _len: usize) -> Result<Self, Misfit> {
+        Ok(self)
+    }
+
+    refuse! { OTHER; bool u8 numbers char none unit variants fields }
+}
+
+impl ser::SerializeSeq for Verbatim<'_> {
+    type Ok = ();
+    type Error = Misfit;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Misfit> {
+        let byte = value.serialize(Byte)?;
+        self.0.write_all(&[byte]).map_err(|_| FULL)
+    }
+
+    fn end(self) -> Result<(), Misfit> {
+        Ok(())
+    }
+}
+
+impl ser::SerializeTuple for Verbatim<'_> {
+    type Ok = ();
+    type Error = Misfit;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Misfit> {
+        ser::SerializeSeq::serialize_element(self, value)
+    }
+
+    fn end(self) -> Result<(), Misfit> {
+        Ok(())
+    }
+}
+
+/// Takes one element of a run of bytes.
+struct Byte;
+
+impl Serializer for Byte {
+    type Ok = u8;
+    type Error = Misfit;
+
+    fn serialize_u8(self, byte: u8) -> Result<u8, Misfit> {
+        Ok(byte)
+    }
+
+    refuse! {
+        OTHER;
+        bool numbers char str bytes none some unit newtype_struct variants seq tuple fields
+    }
+}
+
+/// Gives the payload as a string or as bytes, whichever is asked for.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn text(&self) -> Result<&'a str, Misfit> {
+        std::str::from_utf8(self.0).map_err(|_| Misfit("it is not UTF-8"))
+    }
+}
+
+impl<'de> Deserializer<'de> for Bytes<'_> {
+    type Error = Misfit;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        match self.text() {
+            Ok(text) => visitor.visit_str(text),
+            Err(_) => visitor.visit_bytes(self.0),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_str(self.text()?)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_bytes(self.0)
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        self.deserialize_bytes(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        let mut run = Run(self.0);
+        let value = visitor.visit_seq(&mut run)?;
+        if !run.0.is_empty() {
+            return Err(Misfit("bytes left over"));
+        }
+        Ok(value)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_unit()
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char
+        unit unit_struct tuple_struct map struct enum identifier
+    }
+}
+
+/// The bytes not yet taken.
+struct Run<'a>(&'a [u8]);
+
+impl<'de> SeqAccess<'de> for &mut Run<'_> {
+    type Error = Misfit;
+
+    fn next_element_seed<T: de::DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Misfit> {
+        let Some((byte, rest)) = self.0.split_first() else {
+            return Ok(None);
+        };
+        self.0 = rest;
+        seed.deserialize(de::value::U8Deserializer::new(*byte))
+            .map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.0.len())
+    }
+}
+
+/// What does not fit. Texts of serde are dropped: they may quote the value.
+#[derive(Debug)]
+struct Misfit(&'static str);
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Misfit {}
+
+impl ser::Error for Misfit {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Misfit("its `Serialize` refused")
+    }
+}
+
+impl de::Error for Misfit {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Misfit("its type is neither string nor bytes, or refused them")
+    }
+}
+
+const NAME: &str = "raw";
+const OTHER: Misfit = Misfit("raw stores only strings and bytes");
+const FULL: Misfit = Misfit("it could not be written");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::super::{Codec, Envelope, Stack};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Name(String);
+
+    fn stored<V: Serialize + ?Sized>(value: &V) -> Result<Vec<u8>> {
+        let stack = Stack {
+            codec: Codec::Raw,
+            ..Stack::default()
+        };
+        let entry = stack.encode(value, &[], Duration::ZERO)?;
+        Ok(Envelope::parse(&entry)?.payload().to_vec())
+    }
+
+    #[test]
+    fn strings_and_bytes_are_stored_as_they_are() {
+        let pound = "\u{a3}1";
+        assert_eq!(stored(pound).expect("str"), pound.as_bytes());
+        assert_eq!(
+            stored(&Name(pound.into())).expect("newtype"),
+            pound.as_bytes()
+        );
+        assert_eq!(stored(&Some(pound)).expect("some"), pound.as_bytes());
+        assert_eq!(stored(&vec![0_u8, 255]).expect("vec"), [0, 255]);
+        assert_eq!(stored(&[7_u8, 8]).expect("array"), [7, 8]);
+        assert_eq!(stored("").expect("empty"), b"");
+    }
+
+    #[test]
+    fn anything_else_is_refused_by_name() {
+        fn refused<V: Serialize>(value: V) {
+            let error = stored(&value).expect_err("not a string");
+            assert_eq!(error.kind(), ErrorKind::Encode);
+            assert!(
+                error
+                    .to_string()
+                    .contains("raw stores only strings and bytes"),
+                "{error}"
+            );
+        }
+        refused(1_u8);
+        refused(1_i64);
+        refused(1.5);
+        refused(true);
+        refused('c');
+        refused(());
+        refused(vec!["a"]);
+        refused(vec![300_u16]);
+        refused(BTreeMap::from([("a", "b")]));
+        refused(Some(None::<&str>));
+    }
+
+    #[test]
+    fn strings_bytes_and_what_wraps_them_are_read() {
+        assert_eq!(decode::<String>(b"abc").expect("string"), "abc");
+        assert_eq!(decode::<Name>(b"abc").expect("newtype"), Name("abc".into()));
+        assert_eq!(*decode::<Box<str>>(b"abc").expect("box"), *"abc");
+        assert_eq!(decode::<Vec<u8>>(&[0, 255]).expect("vec"), [0, 255]);
+        assert_eq!(decode::<[u8; 2]>(&[0, 255]).expect("array"), [0, 255]);
+        assert_eq!(
+            decode::<Option<String>>(b"").expect("option"),
+            Some(String::new())
+        );
+        let named = decode::<Option<Name>>(b"abc").expect("newtype in an option");
+        assert_eq!(named, Some(Name("abc".into())));
+        let twice = decode::<Option<Option<String>>>(b"abc").expect("options");
+        assert_eq!(twice, Some(Some("abc".into())));
+        let any = decode::<serde_json::Value>(b"abc").expect("any");
+        assert_eq!(any, serde_json::Value::from("abc"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_without_quoting_it() {
+        assert!(
+            decode::<String>(&[0xff])
+                .expect_err("no UTF-8")
+                .to_string()
+                .contains("UTF-8")
+        );
+        for error in [
+            decode::<u64>(b"canary").expect_err("a number"),
+            decode::<[u8; 2]>(b"canary").expect_err("too long"),
+            decode::<[u8; 9]>(b"canary").expect_err("too short"),
+            decode::<Vec<String>>(b"canary").expect_err("no bytes"),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Decode);
+            assert!(
+                !format!("{error} {error:?}").contains("canary"),
+                "{error:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Writes the fuzzers' first inputs: `cargo test --lib write_seeds -- --ignored`.
+
+use std::fs;
+use std::path::Path;
+
+use super::envelope::HEADER;
+use super::*;
+
+#[test]
+#[ignore = "writes to fuzz/corpus"]
+fn write_seeds() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let payloads = [
+        ("cbor", cbor()),
+        ("json", json()),
+        ("raw", raw()),
+        ("lz4", lz4()),
+    ];
+    for (target, seeds) in [("envelope", envelopes())].into_iter().chain(payloads) {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder).expect("writable");
+        for (name, bytes) in seeds {
+            fs::write(folder.join(name), bytes).expect("writable");
+        }
+    }
+}
+
+type Seeds = Vec<(String, Vec<u8>)>;
+
+fn envelopes() -> Seeds {
+    let mut seeds: Seeds = golden::entries()
+        .into_iter()
+        .map(|(name, entry)| (name.replace([' ', '='], "-"), entry))
+        .collect();
+    let entry = seeds[0].1.clone();
+    let forged = |name: &str, at: usize, byte: u8| {
+        let mut entry = entry.clone();
+        entry[at] = byte;
+        envelope::rewrite_checksum(&mut entry);
+        (name.to_owned(), entry)
+    };
+    seeds.extend([
+        forged("version-2", 0, 2),
+        forged("unknown-codec", 1, 0xf0),
+        forged("unknown-compressor", 1, 0x0f),
+        forged("plain-named-lz4", 1, 0x01),
+        forged("cbor-named-raw", 1, 0x20),
+        forged("outcome-error", 2, 0x80),
+        forged("none-with-payload", 2, 0x40),
+        forged("unknown-flag", 2, 0x01),
+        forged("more-tags-than-bytes", 3, 0xff),
+        forged("deadlines", 9, 0xff),
+        ("header-only".to_owned(), entry[..HEADER].to_vec()),
+        ("short-header".to_owned(), entry[..HEADER - 1].to_vec()),
+        ("wrong-checksum".to_owned(), vec![1; HEADER]),
+        ("empty".to_owned(), Vec::new()),
+    ]);
+    let mut bomb = entry[..HEADER].to_vec();
+    bomb[1] = 0x01;
+    bomb.extend_from_slice(&[0xff; 9]);
+    envelope::rewrite_checksum(&mut bomb);
+    seeds.push(("lz4-claims-4-gib".to_owned(), bomb));
+    seeds
+}
+
+fn cbor() -> Seeds {
+    named(&[
+        ("map", b"\xa1\x61a\x81\x85\x20\xf9\x3e\x00\x18\xff\x61z\xf5"),
+        ("some-none", b"\xa1\x61a\x81\xf6"),
+        (
+            "bignum",
+            b"\xc2\x50\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ),
+        (
+            "negative-bignum",
+            b"\xc3\x50\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        ),
+        ("nan", b"\xfb\x7f\xf8\0\0\0\0\0\x01"),
+        (
+            "indefinite",
+            b"\x9f\x7f\x61a\x61b\xff\x5f\x41\x01\xff\xbf\xff\xff",
+        ),
+        ("tagged", b"\xd8\x20\x63url"),
+        ("trailing-byte", b"\x01\x01"),
+        ("lone-break", b"\xff"),
+        ("array-of-2-64", b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
+        ("text-of-1-tib", b"\x7b\0\0\x01\0\0\0\0\0abc"),
+        ("bytes-of-1-tib", b"\x5b\0\0\x01\0\0\0\0\0abc"),
+        ("not-utf-8", b"\x62\xff\xfe"),
+        ("deep-arrays", &[0x81; 1000]),
+        ("deep-tags", &[0xc6; 1000]),
+        ("deep-maps", &b"\xa1\x01".repeat(500)),
+    ])
+}
+
+fn json() -> Seeds {
+    named(&[
+        (
+            "map",
+            br#"{"a":[[-1,1.5,255,"z",true],[0,5e-324,0,"\ud83c\udf3f",null],null]}"#,
+        ),
+        (
+            "numbers",
+            b"[18446744073709551615,-9223372036854775808,1.7976931348623157e308,-0.0]",
+        ),
+        (
+            "huge-number",
+            b"123456789012345678901234567890123456789012345678901234567890",
+        ),
+        ("huge-exponent", b"1e99999"),
+        ("white-space", b" \t\r\n{} \n"),
+        ("trailing-value", b"1 2"),
+        ("lone-surrogate", br#""\ud800""#),
+        ("not-utf-8", b"\"\xff\xfe\""),
+        ("same-key-twice", br#"{"a":[],"a":[null]}"#),
+        ("unclosed", b"[\"a"),
+        ("deep-arrays", &b"[".repeat(1000)),
+        ("deep-maps", &b"{\"a\":".repeat(300)),
+    ])
+}
+
+fn raw() -> Seeds {
+    named(&[
+        ("empty", b""),
+        ("text", "hedge row \u{1f33f}".as_bytes()),
+        ("not-utf-8", b"abc\xff"),
+        ("cut-utf-8", b"abc\xf0\x9f\x8c"),
+        ("zeros", &[0; 40]),
+        ("compressible", &b"hedge ".repeat(100)),
+    ])
+}
+
+fn lz4() -> Seeds {
+    let packed = lz4::compress(&b"hedge ".repeat(200), 0).expect("compressible");
+    let mut short = packed.clone();
+    short[3] -= 1;
+    let mut long = packed.clone();
+    long[3] += 1;
+    named(&[
+        ("packed", &packed),
+        ("claims-one-less", &short),
+        ("claims-one-more", &long),
+        ("cut", &packed[..packed.len() - 1]),
+        ("claims-4-gib", &[0xff; 9]),
+        ("claims-the-cap", b"\0\x10\0\0\x1fa\x01\0"),
+        ("offset-zero", b"\0\0\0\x20\x1fa\0\0\x05"),
+        ("offset-before-start", b"\0\0\0\x20\x1fa\xff\xff\x05"),
+        (
+            "endless-literals",
+            &[&b"\0\0\x0f\xff\xf0"[..], &[0xff; 30]].concat(),
+        ),
+        ("empty-block", b"\0\0\0\0\0"),
+        ("length-only", b"\0\0\0\x01"),
+        ("plain", &b"hedge ".repeat(100)),
+    ])
+}
+
+fn named(seeds: &[(&str, &[u8])]) -> Seeds {
+    seeds
+        .iter()
+        .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()))
+        .collect()
+}

@@ -1,0 +1,197 @@
+//! The stack as a whole: what the cache relies on.
+
+use super::envelope::{HEADER, VERSION};
+use super::*;
+
+fn encoded<V: Serialize + ?Sized>(codec: Codec, value: &V) -> Vec<u8> {
+    let stack = Stack {
+        codec,
+        ..Stack::default()
+    };
+    let entry = stack.encode(value, &[], Duration::ZERO);
+    entry.expect("encodable")
+}
+
+fn decoded<V: DeserializeOwned>(entry: &[u8]) -> Result<V> {
+    decode(&Envelope::parse(entry)?, MAX_DECODED)
+}
+
+#[test]
+fn the_entry_names_how_it_is_read() {
+    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+        for text in ["short".to_owned(), "long ".repeat(2000)] {
+            let entry = encoded(codec, &text);
+            let envelope = Envelope::parse(&entry).expect("ours");
+            assert_eq!(envelope.codec, codec);
+            assert_eq!(
+                decode::<String>(&envelope, MAX_DECODED).expect("ours"),
+                text
+            );
+        }
+    }
+}
+
+#[test]
+fn compression_is_tried_from_four_kibibytes_and_kept_when_smaller() {
+    let compression = |codec, value: &[u8]| {
+        let entry = encoded(codec, value);
+        Envelope::parse(&entry).expect("ours").compression
+    };
+    assert_eq!(compression(Codec::Raw, &[7; 4095]), Compression::None);
+    assert_eq!(compression(Codec::Raw, &[7; 4096]), Compression::Lz4);
+    let noise: Vec<u8> = (0..4096_u64)
+        .map(|n| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes()) as u8)
+        .collect();
+    assert_eq!(compression(Codec::Raw, &noise), Compression::None);
+    let plain = Stack {
+        compression: Compression::None,
+        ..Stack::default()
+    };
+    let entry = plain
+        .encode(&"7".repeat(9999), &[], Duration::ZERO)
+        .expect("encodable");
+    let envelope = Envelope::parse(&entry).expect("ours");
+    assert_eq!(envelope.compression, Compression::None);
+}
+
+#[test]
+fn no_value_is_an_outcome_without_payload_in_every_codec() {
+    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+        let entry = encoded(codec, &None::<String>);
+        let envelope = Envelope::parse(&entry).expect("ours");
+        assert_eq!(envelope.outcome, Outcome::None);
+        assert_eq!(envelope.payload(), b"");
+        assert_eq!(decode::<Option<String>>(&envelope, 0).expect("ours"), None);
+        let error = decode::<String>(&envelope, 0).expect_err("a string is not optional");
+        assert_eq!(error.kind(), ErrorKind::Decode);
+    }
+}
+
+#[test]
+fn some_of_none_is_not_none_and_what_is_deeper_is_the_codecs() {
+    for codec in [Codec::Cbor, Codec::Json] {
+        let round = |value: Option<Option<Option<u8>>>| {
+            decoded::<Option<Option<Option<u8>>>>(&encoded(codec, &value)).expect("ours")
+        };
+        assert_eq!(round(None), None);
+        assert_eq!(round(Some(None)), Some(None));
+        assert_eq!(round(Some(Some(Some(1)))), Some(Some(Some(1))));
+        assert_eq!(round(Some(Some(None))), Some(None), "documented limit");
+    }
+}
+
+#[test]
+fn a_type_that_became_optional_reads_its_old_entries() {
+    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+        let read = decoded::<Option<String>>(&encoded(codec, "old"));
+        assert_eq!(read.expect("ours"), Some("old".to_owned()));
+    }
+}
+
+#[test]
+fn a_value_over_the_limit_is_refused_while_it_is_written() {
+    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+        let text = "7".repeat(1000);
+        let payload = encoded(codec, &text).len() - HEADER;
+        let limited = |max_decoded| Stack {
+            codec,
+            max_decoded,
+            ..Stack::default()
+        };
+        assert!(limited(payload).encode(&text, &[], Duration::ZERO).is_ok());
+        let stack = limited(payload - 1);
+        let error = stack
+            .encode(&text, &[], Duration::ZERO)
+            .expect_err("one over");
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    }
+}
+
+#[test]
+fn an_entry_over_the_limit_is_refused_compressed_or_not() {
+    for value in [vec![7_u8; 4000], vec![7_u8; 5000]] {
+        let entry = encoded(Codec::Raw, &value);
+        let envelope = Envelope::parse(&entry).expect("ours");
+        assert!(decode::<Vec<u8>>(&envelope, value.len()).is_ok());
+        let error = decode::<Vec<u8>>(&envelope, value.len() - 1).expect_err("one over");
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    }
+}
+
+/// In a process of its own: what other tests map meanwhile would count as well.
+#[cfg(target_os = "linux")]
+#[test]
+fn claimed_lengths_are_not_mapped() {
+    let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args([
+            "--exact",
+            "codec::tests::claims_of_4_gib_are_not_mapped",
+            "--ignored",
+        ])
+        .output()
+        .expect("runs");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && report.contains("1 passed"),
+        "{report}"
+    );
+}
+
+/// A claim of 4 GiB in front of a few bytes must not be believed by anything on the way.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "run alone, by the test above"]
+fn claims_of_4_gib_are_not_mapped() {
+    fn peak() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("linux");
+        let line = status.lines().find(|line| line.starts_with("VmPeak:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.expect("VmPeak in kB").parse().expect("a number")
+    }
+    let hostile = |format: u8, payload: &[u8]| {
+        let mut entry = vec![0; HEADER];
+        (entry[0], entry[1]) = (VERSION, format);
+        entry.extend_from_slice(payload);
+        envelope::rewrite_checksum(&mut entry);
+        entry
+    };
+    let before = peak();
+    for entry in [
+        hostile(0x01, &[0xff; 9]),
+        hostile(0x21, &[0xff, 0xff, 0xff, 0xff, 0x1f, 0x61, 0x01, 0x00]),
+        hostile(0x00, &[0x9b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
+        hostile(0x00, &[0x7b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
+        hostile(0x00, &[0x5b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
+    ] {
+        let envelope = Envelope::parse(&entry).expect("well-formed envelope");
+        assert!(decode::<Vec<u8>>(&envelope, MAX_DECODED).is_err());
+        assert!(decode::<String>(&envelope, MAX_DECODED).is_err());
+        assert!(decode::<ciborium::Value>(&envelope, MAX_DECODED).is_err());
+    }
+    let grown = peak() - before;
+    assert!(grown < 1 << 20, "{grown} KiB were mapped");
+}
+
+#[test]
+fn errors_of_encoding_do_not_quote_the_value() {
+    struct Stubborn;
+    impl Serialize for Stubborn {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("canary"))
+        }
+    }
+    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+        let stack = Stack {
+            codec,
+            ..Stack::default()
+        };
+        let error = stack
+            .encode(&Stubborn, &[], Duration::ZERO)
+            .expect_err("stubborn");
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        assert!(
+            !format!("{error} {error:?}").contains("canary"),
+            "{error:?}"
+        );
+    }
+}
