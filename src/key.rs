@@ -22,21 +22,14 @@ impl Namespace {
         Ok(Self(escaped(name, false).into()))
     }
 
-    /// The cached value of `key` in the cache named `cache`.
-    pub(crate) fn value(&self, cache: &str, key: &str) -> Result<Key> {
-        self.entry("v", cache, key)
-    }
-
-    /// The load lease of `key`: same slot as its value, another prefix.
-    pub(crate) fn load_lease(&self, cache: &str, key: &str) -> Result<Key> {
-        self.entry("l", cache, key)
-    }
-
-    fn entry(&self, room: &str, cache: &str, key: &str) -> Result<Key> {
+    /// The keys of the cache named `cache`.
+    pub(crate) fn cache(&self, cache: &str) -> Result<CacheKeys> {
         checked("cache name", cache)?;
-        checked("cache key", key)?;
-        let (cache, key) = (escaped(cache, true), escaped(key, false));
-        Ok(Key::new(format!("{}:{room}:{{{cache}:{key}}}", self.0)))
+        let cache = escaped(cache, true);
+        Ok(CacheKeys {
+            value: format!("{}:v:{{{cache}:", self.0).into(),
+            lease: format!("{}:l:{{{cache}:", self.0).into(),
+        })
     }
 
     /// The generation of a tag, addressed by the tag's 64-bit id (entries carry ids, not names).
@@ -93,6 +86,35 @@ impl Namespace {
     /// The channel on which `process` is told that loads it waits for have ended.
     pub(crate) fn load_wake(&self, process: &str) -> Key {
         Key::new(format!("{}:{{wake}}:{process}", self.0))
+    }
+}
+
+/// Spells the keys of one cache: the part that all of them share is put together once, because
+/// every hit spells one.
+#[derive(Debug, Clone)]
+pub(crate) struct CacheKeys {
+    value: Arc<str>,
+    lease: Arc<str>,
+}
+
+impl CacheKeys {
+    /// The cached value of `key`.
+    pub(crate) fn value(&self, key: &str) -> Result<Key> {
+        Self::entry(&self.value, key)
+    }
+
+    /// The load lease of `key`: same slot as its value, another prefix.
+    pub(crate) fn load_lease(&self, key: &str) -> Result<Key> {
+        Self::entry(&self.lease, key)
+    }
+
+    fn entry(prefix: &str, key: &str) -> Result<Key> {
+        checked("cache key", key)?;
+        let mut text = String::with_capacity(prefix.len() + key.len() + 8);
+        text.push_str(prefix);
+        escape_into(&mut text, key, false);
+        text.push('}');
+        Ok(Key::new(text))
     }
 }
 
@@ -159,8 +181,7 @@ impl TagId {
 
     /// The implicit tag that every entry of a cache carries, for `clear`.
     ///
-    /// No user tag spells it: user tags are hashed without the NUL byte that starts this one, and
-    /// `checked` refuses none of them for it.
+    /// User tags are hashed with another seed, so no user tag spells it.
     pub(crate) fn whole_cache(cache: &str) -> Self {
         Self(xxhash_rust::xxh3::xxh3_64_with_seed(cache.as_bytes(), 1))
     }
@@ -223,14 +244,18 @@ fn checked(what: &str, name: &str) -> Result<()> {
 /// With `inner`, `:` too: a part that is followed by another must not contain the separator.
 fn escaped(name: &str, inner: bool) -> String {
     let mut text = String::with_capacity(name.len());
+    escape_into(&mut text, name, inner);
+    text
+}
+
+fn escape_into(text: &mut String, name: &str, inner: bool) {
     for character in name.chars() {
         match character {
-            '%' | '{' | '}' | '\u{0}'..='\u{1f}' | '\u{7f}' => escape(&mut text, character),
-            ':' if inner => escape(&mut text, character),
+            '%' | '{' | '}' | '\u{0}'..='\u{1f}' | '\u{7f}' => escape(text, character),
+            ':' if inner => escape(text, character),
             _ => text.push(character),
         }
     }
-    text
 }
 
 fn escape(text: &mut String, character: char) {
@@ -267,13 +292,11 @@ mod tests {
     #[test]
     fn ordinary_names_stay_readable() {
         let ns = namespace();
+        let cache = ns.cache("catalogue").expect("a good name");
         let spelt = |key: Result<Key>| key.expect("a good name").to_string();
+        assert_eq!(spelt(cache.value("city:42")), "hr:v:{catalogue:city:42}");
         assert_eq!(
-            spelt(ns.value("catalogue", "city:42")),
-            "hr:v:{catalogue:city:42}"
-        );
-        assert_eq!(
-            spelt(ns.load_lease("catalogue", "city:42")),
+            spelt(cache.load_lease("city:42")),
             "hr:l:{catalogue:city:42}"
         );
         assert_eq!(spelt(ns.counter("views:42")), "hr:c:{views:42}");
@@ -286,7 +309,7 @@ mod tests {
             "hr:{b12}:lock:invoice:7"
         );
         assert_eq!(
-            spelt(ns.value("a:b", "{x}%\n")),
+            spelt(ns.cache("a:b").and_then(|cache| cache.value("{x}%\n"))),
             "hr:v:{a%3Ab:%7Bx%7D%25%0A}"
         );
     }
@@ -303,7 +326,7 @@ mod tests {
             TagId::named("country:FR").expect("a tag").0,
             8_666_914_752_102_420_687
         );
-        assert_eq!(TagId::whole_cache("catalogue").0, 0);
+        assert_eq!(TagId::whole_cache("catalogue").0, 3_359_403_722_361_377_306);
     }
 
     #[test]
@@ -365,12 +388,10 @@ mod tests {
     fn all(ns: &str, a: &str, b: &str) -> Vec<(String, Key)> {
         let space = Namespace::new(ns).expect("not empty");
         let ok = |key: Result<Key>| key.expect("not empty");
+        let cache = space.cache(a).expect("not empty");
         vec![
-            (format!("value/{ns:?}/{a:?}/{b:?}"), ok(space.value(a, b))),
-            (
-                format!("lease/{ns:?}/{a:?}/{b:?}"),
-                ok(space.load_lease(a, b)),
-            ),
+            (format!("value/{ns:?}/{a:?}/{b:?}"), ok(cache.value(b))),
+            (format!("lease/{ns:?}/{a:?}/{b:?}"), ok(cache.load_lease(b))),
             (format!("counter/{ns:?}/{a:?}"), ok(space.counter(a))),
             (
                 format!("once/{ns:?}/{a:?}/{b:?}"),
@@ -413,8 +434,9 @@ mod tests {
                 prop_assert!(text.bytes().all(|byte| byte >= 0x20 && byte != 0x7f));
             }
             let space = Namespace::new(&ns).expect("not empty");
-            let value = space.value(&a, &b).expect("not empty");
-            let lease = space.load_lease(&a, &b).expect("not empty");
+            let cache = space.cache(&a).expect("not empty");
+            let value = cache.value(&b).expect("not empty");
+            let lease = cache.load_lease(&b).expect("not empty");
             prop_assert_eq!(slot(value.as_str().as_bytes()), slot(lease.as_str().as_bytes()));
         }
 

@@ -36,6 +36,12 @@ impl Ttl {
         self.0
     }
 
+    /// The same times `factor`, which is about 1.
+    pub(crate) fn spread(self, factor: f64) -> Self {
+        debug_assert!((0.5..=2.0).contains(&factor), "a spread, not another TTL");
+        Self(((self.0 as f64 * factor) as u64).max(1))
+    }
+
     /// The shorter of this and `longest`, which is at least 1 ms.
     pub(crate) fn at_most(self, longest: Duration) -> Self {
         Self(

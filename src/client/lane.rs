@@ -54,6 +54,7 @@ struct Waiting {
 #[derive(Debug)]
 enum Ask {
     Command(Cmd, oneshot::Sender<Result<Value>>),
+    Pair([Cmd; 2], oneshot::Sender<Result<[Value; 2]>>),
     Read(Vec<Key>, oneshot::Sender<Result<Found>>),
 }
 
@@ -99,6 +100,20 @@ impl Transport for Lane {
                 .await;
         };
         self.0.link.send(command, deadline).await
+    }
+
+    async fn send_pair(&self, commands: &[Cmd; 2], deadline: Instant) -> Result<[Value; 2]> {
+        let Some(_direct) = self.0.direct() else {
+            return self
+                .queued(deadline, |reply| Ask::Pair(commands.clone(), reply))
+                .await;
+        };
+        let mut pipeline = Pipeline::with_capacity(2);
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        let replies = self.0.link.send_all(&pipeline, deadline).await?;
+        <[Value; 2]>::try_from(replies).map_err(|_| short())
     }
 
     async fn read(&self, keys: Vec<Key>, deadline: Instant) -> Result<Found> {
@@ -195,6 +210,7 @@ impl Drop for Carrier {
 #[derive(Default)]
 struct Batch {
     commands: Vec<(Cmd, oneshot::Sender<Result<Value>>)>,
+    pairs: Vec<([Cmd; 2], oneshot::Sender<Result<[Value; 2]>>)>,
     reads: Vec<(Vec<usize>, oneshot::Sender<Result<Found>>)>,
     keys: Vec<Key>,
     deadline: Option<Instant>,
@@ -218,6 +234,7 @@ impl Batch {
             batch.deadline = batch.deadline.max(Some(deadline));
             match ask {
                 Ask::Command(command, reply) => batch.commands.push((command, reply)),
+                Ask::Pair(commands, reply) => batch.pairs.push((commands, reply)),
                 Ask::Read(keys, reply) => {
                     let wanted = keys
                         .into_iter()
@@ -239,20 +256,29 @@ impl Batch {
         let Some(deadline) = self.deadline else {
             return;
         };
-        let mut pipeline = Pipeline::with_capacity(self.commands.len() + 1);
+        let mut pipeline = Pipeline::with_capacity(self.commands.len() + 2 * self.pairs.len() + 1);
         if !self.keys.is_empty() {
             pipeline.add_command(mget(self.keys.iter()));
         }
-        let mut waiting = Vec::with_capacity(self.commands.len());
+        let (mut singles, mut pairs) = (Vec::new(), Vec::new());
         for (command, reply) in self.commands {
             pipeline.add_command(command);
-            waiting.push(reply);
+            singles.push(reply);
+        }
+        for (commands, reply) in self.pairs {
+            for command in commands {
+                pipeline.add_command(command);
+            }
+            pairs.push(reply);
         }
         let outcome = link.send_all(&pipeline, deadline).await;
         let mut replies = match outcome {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
-                for reply in waiting {
+                for reply in singles {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                for reply in pairs {
                     let _ = reply.send(Err(error.clone()));
                 }
                 for (_, reply) in self.reads {
@@ -270,8 +296,15 @@ impl Batch {
                 ));
             }
         }
-        for reply in waiting {
+        for reply in singles {
             let _ = reply.send(replies.next().ok_or_else(short));
+        }
+        for reply in pairs {
+            let both = replies.next().zip(replies.next());
+            let _ = reply.send(
+                both.map(|(first, second)| [first, second])
+                    .ok_or_else(short),
+            );
         }
     }
 }
@@ -280,6 +313,7 @@ impl Ask {
     fn caller_left(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),
+            Self::Pair(_, reply) => reply.is_closed(),
             Self::Read(_, reply) => reply.is_closed(),
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Attempt {
     /// Registered before the question is sent, since a grant by push may come before its answer.
     place: Option<Place>,
     client: Client,
-    keys: Keys,
+    keys: Arc<Keys>,
     /// When a lease that was granted to this attempt has surely run out.
     until: Instant,
     open: bool,
@@ -73,7 +73,7 @@ impl Attempt {
             self.abandon();
         }
         self.locks
-            .campaign(&self.keys.name, self.client.clone(), place.zip(standing));
+            .campaign(&self.keys, self.client.clone(), place.zip(standing));
         ticket
     }
 
@@ -94,8 +94,7 @@ impl Attempt {
     fn close(&mut self) {
         self.open = false;
         if self.locks.attempted(&self.keys.name) {
-            self.locks
-                .campaign(&self.keys.name, self.client.clone(), None);
+            self.locks.campaign(&self.keys, self.client.clone(), None);
         }
     }
 
@@ -114,7 +113,7 @@ impl Drop for Attempt {
             if self.locks.attempted(&self.keys.name) {
                 self.locks
                     .keeper()
-                    .orphaned(self.keys.name.clone(), self.client.clone());
+                    .orphaned(self.keys.clone(), self.client.clone());
             }
         }
     }

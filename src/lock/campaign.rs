@@ -36,10 +36,10 @@ pub(super) struct Standing {
 }
 
 pub(super) struct Campaign {
-    pub(super) locks: Arc<Locks>,
-    pub(super) name: Arc<str>,
-    pub(super) client: Client,
-    pub(super) nudge: Arc<Notify>,
+    locks: Arc<Locks>,
+    keys: Arc<Keys>,
+    client: Client,
+    nudge: Arc<Notify>,
     place: Place,
     /// Whether the server may know the owner of `place`.
     asked: bool,
@@ -59,7 +59,7 @@ enum Asked {
 impl Campaign {
     pub(super) fn new(
         locks: Arc<Locks>,
-        name: Arc<str>,
+        keys: Arc<Keys>,
         client: Client,
         nudge: Arc<Notify>,
         place: Option<Place>,
@@ -71,7 +71,7 @@ impl Campaign {
             unanswered: false,
             _shift: Keeper::shift(&locks),
             locks,
-            name,
+            keys,
             client,
             nudge,
         }
@@ -81,7 +81,7 @@ impl Campaign {
     /// waiters end by their own deadlines.
     pub(super) async fn run(mut self, standing: Option<Standing>) {
         let mut first = standing;
-        while let Some(front) = self.locks.front(&self.name) {
+        while let Some(front) = self.locks.front(&self.keys.name) {
             let (standing, remaining) = match first.take() {
                 Some(standing) => {
                     let remaining = standing.remaining;
@@ -109,7 +109,7 @@ impl Campaign {
         let reply = self.client.run(call, self.client.deadline()).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => {
-                if self.locks.still_first(&self.name, front) {
+                if self.locks.still_first(&self.keys.name, front) {
                     self.deliver(fence, (sent, front.lease));
                 }
                 // Else it is asked for again on the terms of whoever is first now.
@@ -120,7 +120,7 @@ impl Campaign {
                 above,
                 holder,
             }) => {
-                self.locks.heard(&self.name, Ok(holder));
+                self.locks.heard(&self.keys.name, Ok(holder));
                 let standing = above.filter(|_| hears).map(|above| Standing {
                     sent,
                     above,
@@ -129,10 +129,10 @@ impl Campaign {
                 Asked::Waiting(standing, remaining)
             }
             Err(error) => {
-                self.locks.heard(&self.name, Err(error.clone()));
+                self.locks.heard(&self.keys.name, Err(error.clone()));
                 self.unanswered |= error.fate() == Fate::Unknown;
                 if error.fate() == Fate::Refused {
-                    self.locks.fail(&self.name, &error);
+                    self.locks.fail(&self.keys.name, &error);
                 } else {
                     tokio::time::sleep(jittered(BREATH)).await;
                 }
@@ -164,7 +164,7 @@ impl Campaign {
                     }
                     let claim = front.claim();
                     let alive = Instant::now() < sure_until(standing.sent, claim);
-                    if alive && self.locks.still_first(&self.name, front) {
+                    if alive && self.locks.still_first(&self.keys.name, front) {
                         let sent = standing.sent;
                         self.deliver(fence, (sent, claim));
                     }
@@ -172,7 +172,7 @@ impl Campaign {
                 }
                 () = moved(&mut self.epoch) => return,
                 () = self.nudge.notified() => {
-                    if !self.locks.still_first(&self.name, front) {
+                    if !self.locks.still_first(&self.keys.name, front) {
                         return;
                     }
                 }
@@ -187,7 +187,7 @@ impl Campaign {
         self.asked = false;
         self.unanswered = false;
         self.locks.deliver(
-            &self.name,
+            &self.keys,
             place.owner.clone(),
             fence,
             granted,
@@ -197,13 +197,11 @@ impl Campaign {
 
     /// Nobody waits any more: gives up the place, and the lock if it was granted unheard.
     fn leave(self) {
-        if self.asked
-            && let Ok(keys) = Keys::of(&self.client, &self.name)
-        {
+        if self.asked {
             let until = self.client.deadline() + STALE;
             self.locks.keeper().discard_owner(
                 &self.client,
-                &keys,
+                &self.keys,
                 &self.place.owner,
                 until,
                 self.unanswered,

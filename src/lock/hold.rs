@@ -65,7 +65,7 @@ impl LossReason {
 /// One grant of a lock.
 #[derive(Debug)]
 pub(super) struct Hold {
-    pub(super) keys: Keys,
+    pub(super) keys: Arc<Keys>,
     pub(super) owner: Owner,
     pub(super) fence: Fence,
     pub(super) lease: Ttl,
@@ -91,7 +91,7 @@ pub(super) enum End {
 impl Hold {
     /// A hold whose lease of `granted` was set by a command sent not before `sent`.
     pub(super) fn new(
-        keys: Keys,
+        keys: Arc<Keys>,
         owner: Owner,
         fence: Fence,
         lease: Ttl,
@@ -99,14 +99,15 @@ impl Hold {
         (sent, granted): (Instant, Ttl),
     ) -> Arc<Self> {
         tracing::debug!(target: "hedgerow::lock", lock = %keys.name, %fence, "acquired");
+        let limit = limit.map(|limit| Instant::now() + limit);
         Arc::new(Self {
             keys,
             owner,
             fence,
             lease,
-            limit: limit.map(|limit| Instant::now() + limit),
+            limit,
             state: Mutex::new(State {
-                deadline: sure_until(sent, granted),
+                deadline: before(limit, sure_until(sent, granted)),
                 end: None,
             }),
             changed: Notify::new(),
@@ -116,7 +117,8 @@ impl Hold {
     /// The renewal sent at `sent` was acknowledged.
     pub(super) fn renewed(&self, sent: Instant) {
         let mut state = self.state();
-        state.deadline = state.deadline.max(sure_until(sent, self.lease));
+        let sure = before(self.limit, sure_until(sent, self.lease));
+        state.deadline = state.deadline.max(sure);
     }
 
     /// Ends the hold, unless it has ended; returns whether this call did it.
@@ -144,10 +146,14 @@ impl Hold {
         if now < state.deadline {
             return Ok(state.deadline);
         }
+        let reason = match self.limit {
+            Some(limit) if limit <= state.deadline => LossReason::MaxHold,
+            _ => LossReason::Expired,
+        };
         drop(state);
         // Somebody may end it meanwhile, for another reason: what is stored first counts.
-        self.end(End::Lost(LossReason::Expired));
-        Err(self.state().end.unwrap_or(End::Lost(LossReason::Expired)))
+        self.end(End::Lost(reason));
+        Err(self.state().end.unwrap_or(End::Lost(reason)))
     }
 
     /// Waits for the loss. A hold that is released is not lost.
@@ -168,6 +174,11 @@ impl Hold {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The longest hold ends a hold whatever its lease.
+fn before(limit: Option<Instant>, deadline: Instant) -> Instant {
+    limit.map_or(deadline, |limit| limit.min(deadline))
 }
 
 /// Until when a lease that was set by a command sent not before `sent` surely lives: 1 % and 2 ms

@@ -34,7 +34,7 @@ struct State {
     /// Calls under way that may leave a duty when they are dropped: the task stays for them.
     shifts: usize,
     /// Names whose waiters have nobody who queues for them.
-    orphans: Vec<(Arc<str>, Client)>,
+    orphans: Vec<(Arc<Keys>, Client)>,
     task: Option<JoinHandle<()>>,
     /// When the task looks at the agenda again without being nudged.
     wakes_at: Option<Instant>,
@@ -54,7 +54,7 @@ enum Task {
     Renew(Arc<Hold>),
     /// Release what `owner` has, or may still come to have until `until`.
     Discard {
-        keys: Keys,
+        keys: Arc<Keys>,
         until: Instant,
         pause: Duration,
         may_come: bool,
@@ -89,8 +89,27 @@ impl Keeper {
         self.add(owner, client, Task::Renew(hold), at);
     }
 
-    /// Stops renewing, because the holder is releasing.
+    /// Stops renewing, because the holder is releasing or has lost the lock. A release in the
+    /// background stays: the guard may have been dropped while its renewal was under way.
     pub(super) fn forget(&self, owner: &Owner) {
+        let mut state = self.state();
+        if state.renews(owner) {
+            state.remove(owner);
+        }
+    }
+
+    /// A hold has ended otherwise than by the server's word. One that lasted too long still has its
+    /// lease, and nobody else gives it up.
+    fn retire(&self, client: &Client, hold: &Hold) {
+        if hold.status() == Err(End::Lost(LossReason::MaxHold)) {
+            self.discard(client, hold);
+        } else {
+            self.forget(&hold.owner);
+        }
+    }
+
+    /// A release in the background has come to its end.
+    fn settled(&self, owner: &Owner) {
         self.state().remove(owner);
     }
 
@@ -105,7 +124,7 @@ impl Keeper {
     pub(super) fn discard_owner(
         &self,
         client: &Client,
-        keys: &Keys,
+        keys: &Arc<Keys>,
         owner: &Owner,
         until: Instant,
         may_come: bool,
@@ -136,9 +155,9 @@ impl Keeper {
         }
     }
 
-    /// The waiters of `name` need somebody to queue for them, and the caller cannot spawn.
-    pub(super) fn orphaned(&self, name: Arc<str>, client: Client) {
-        self.state().orphans.push((name, client));
+    /// The waiters of a name need somebody to queue for them, and the caller cannot spawn.
+    pub(super) fn orphaned(&self, keys: Arc<Keys>, client: Client) {
+        self.state().orphans.push((keys, client));
         self.nudge.notify_one();
     }
 
@@ -171,6 +190,14 @@ impl Keeper {
             *pause *= 4;
         }
         self.again(owner, at);
+    }
+
+    /// Puts a renewal that was carried out back on the agenda, unless the guard was dropped
+    /// meanwhile.
+    fn renew_again(&self, owner: &Owner, at: Instant) {
+        if self.state().renews(owner) {
+            self.again(owner, at);
+        }
     }
 
     /// Puts a duty that was carried out back on the agenda, unless it was taken off meanwhile.
@@ -213,8 +240,8 @@ async fn run(locks: Arc<Locks>) {
             state.wakes_at = Some(next);
             (due, next, orphans)
         };
-        for (name, client) in orphans {
-            locks.campaign(&name, client, None);
+        for (keys, client) in orphans {
+            locks.campaign(&keys, client, None);
         }
         for job in jobs(&locks, due) {
             work.push(job);
@@ -232,6 +259,11 @@ impl State {
         if let Some(Duty { at: Some(at), .. }) = self.duties.remove(owner) {
             self.agenda.remove(&(at, owner.clone()));
         }
+    }
+
+    fn renews(&self, owner: &Owner) -> bool {
+        let duty = self.duties.get(owner);
+        duty.is_some_and(|duty| matches!(duty.task, Task::Renew(_)))
     }
 
     fn due(&mut self, now: Instant) -> Vec<(Owner, Duty)> {
@@ -258,13 +290,8 @@ fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, (
     for (owner, Duty { client, task, .. }) in due {
         match task {
             Task::Renew(hold) => {
-                let now = Instant::now();
                 if hold.status().is_err() {
-                    locks.keeper().forget(&owner);
-                } else if hold.limit.is_some_and(|limit| limit <= now) {
-                    if hold.end(End::Lost(LossReason::MaxHold)) {
-                        locks.keeper().discard(&client, &hold);
-                    }
+                    locks.keeper().retire(&client, &hold);
                 } else {
                     batches
                         .entry(hold.keys.bucket)
@@ -332,7 +359,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
         match renewed {
             Some(1) => {
                 hold.renewed(sent);
-                keeper.again(&hold.owner, next_renewal(hold, sent));
+                keeper.renew_again(&hold.owner, next_renewal(hold, sent));
             }
             Some(_) => {
                 hold.end(End::Lost(LossReason::Taken));
@@ -341,9 +368,9 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
             None => match hold.status() {
                 Ok(deadline) => {
                     let soon = Instant::now() + (hold.lease.duration() / 12).max(SHORTEST_PAUSE);
-                    keeper.again(&hold.owner, soon.min(deadline));
+                    keeper.renew_again(&hold.owner, soon.min(deadline));
                 }
-                Err(_) => keeper.forget(&hold.owner),
+                Err(_) => keeper.retire(&client, hold),
             },
         }
     }
@@ -360,7 +387,7 @@ async fn discard(
     locks: Arc<Locks>,
     client: Client,
     owner: Owner,
-    keys: Keys,
+    keys: Arc<Keys>,
     (until, pause, may_come): (Instant, Duration, bool),
 ) {
     let keeper = locks.keeper();
@@ -374,7 +401,7 @@ async fn discard(
     };
     let now = Instant::now();
     if settled || now >= until {
-        keeper.forget(&owner);
+        keeper.settled(&owner);
         return;
     }
     keeper.later(&owner, (now + pause).min(until));

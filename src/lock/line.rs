@@ -51,7 +51,7 @@ pub(super) struct Line {
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) client: Client,
-    pub(super) keys: Keys,
+    pub(super) keys: Arc<Keys>,
     pub(super) lease: Ttl,
     pub(super) max_hold: Option<Duration>,
     pub(super) metadata: Arc<str>,
@@ -146,20 +146,20 @@ impl Locks {
         place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
     ) -> Ticket {
         let (reply, answer) = oneshot::channel();
-        let (name, client) = (entry.keys.name.clone(), entry.client.clone());
+        let (keys, client) = (entry.keys.clone(), entry.client.clone());
         let mut lines = self.lines();
-        let line = lines.entry(name.clone()).or_default();
+        let line = lines.entry(keys.name.clone()).or_default();
         place(&mut line.waiters, Waiting { entry, reply });
         let nudge = line.nudge.clone();
         let idle = !line.attempting;
         drop(lines);
         if idle {
-            self.campaign(&name, client, None);
+            self.campaign(&keys, client, None);
         }
         Ticket {
             answer,
             locks: self.clone(),
-            name,
+            name: keys.name.clone(),
             nudge,
         }
     }
@@ -175,20 +175,20 @@ impl Locks {
     /// in the queue of the server that was taken already.
     pub(super) fn campaign(
         self: &Arc<Self>,
-        name: &Arc<str>,
+        keys: &Arc<Keys>,
         client: Client,
         place: Option<(Place, Standing)>,
     ) {
         let mut lines = self.lines();
         let wanted = lines
-            .get_mut(name)
+            .get_mut(&keys.name)
             .filter(|line| !line.campaigning && !line.waiters.is_empty());
         let Some(line) = wanted else {
             drop(lines);
-            if let (Some((place, _)), Ok(keys)) = (place, Keys::of(&client, name)) {
+            if let Some((place, _)) = place {
                 let until = client.deadline();
                 self.keeper
-                    .discard_owner(&client, &keys, &place.owner, until, false);
+                    .discard_owner(&client, keys, &place.owner, until, false);
             }
             return;
         };
@@ -196,7 +196,7 @@ impl Locks {
         let nudge = line.nudge.clone();
         drop(lines);
         let (place, standing) = place.unzip();
-        let campaign = Campaign::new(self.clone(), name.clone(), client, nudge, place);
+        let campaign = Campaign::new(self.clone(), keys.clone(), client, nudge, place);
         tokio::spawn(campaign.run(standing));
     }
 
@@ -226,10 +226,10 @@ impl Locks {
         })
     }
 
-    /// Hands a grant to the first waiter of `name`.
+    /// Hands a grant to the first waiter of a name.
     pub(super) fn deliver(
         self: &Arc<Self>,
-        name: &Arc<str>,
+        keys: &Arc<Keys>,
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
@@ -237,7 +237,7 @@ impl Locks {
     ) {
         let waiting = {
             let mut lines = self.lines();
-            lines.get_mut(name).and_then(|line| {
+            lines.get_mut(&keys.name).and_then(|line| {
                 line.passes = 0;
                 line.trouble = None;
                 line.drop_leavers();
@@ -248,11 +248,9 @@ impl Locks {
             Some(waiting) => self.hand_to(waiting, owner, fence, granted),
             None => {
                 // They all left this instant.
-                if let Ok(keys) = Keys::of(client, name) {
-                    let until = Instant::now() + granted.1.duration();
-                    self.keeper
-                        .discard_owner(client, &keys, &owner, until, false);
-                }
+                let until = Instant::now() + granted.1.duration();
+                self.keeper
+                    .discard_owner(client, keys, &owner, until, false);
             }
         }
     }

@@ -80,6 +80,8 @@ impl From<Fence> for i64 {
 pub struct Lock {
     client: Client,
     name: Arc<str>,
+    /// Spelt once; a bad name is told by the first call.
+    keys: Result<Arc<Keys>>,
     lease: Duration,
     wait: Option<Duration>,
     max_hold: Option<Duration>,
@@ -89,9 +91,11 @@ pub struct Lock {
 impl Client {
     /// The lock called `name`. A bad name is an error of the first call that uses the lock.
     pub fn lock(&self, name: &str) -> Lock {
+        let name: Arc<str> = name.into();
         Lock {
+            keys: Keys::of(self, &name).map(Arc::new),
             client: self.clone(),
-            name: name.into(),
+            name,
             lease: Duration::from_secs(30),
             wait: None,
             max_hold: None,
@@ -324,7 +328,7 @@ impl Lock {
             .map(|limit| Ttl::new("the longest hold", limit))
             .transpose()?;
         Ok(Entry {
-            keys: Keys::of(&self.client, &self.name)?,
+            keys: self.keys.clone()?,
             client: self.client.clone(),
             lease,
             max_hold: max_hold.map(Ttl::duration),
@@ -373,12 +377,15 @@ struct Keys {
     all: [Key; 4],
     /// What the wake channels of the bucket begin with.
     wake: Key,
+    /// The channel on which this process is told of grants and losses in the bucket.
+    channel: Key,
 }
 
 impl Keys {
     fn of(client: &Client, name: &Arc<str>) -> Result<Self> {
         let space = client.namespace();
         let bucket = Bucket::of(name);
+        let wake = space.bucket_wake(bucket);
         Ok(Self {
             all: [
                 space.synchronizer("lock", name)?,
@@ -386,7 +393,8 @@ impl Keys {
                 space.synchronizer("queue", name)?,
                 space.synchronizer("waiters", name)?,
             ],
-            wake: space.bucket_wake(bucket),
+            channel: wake.ending_in(client.process()),
+            wake,
             bucket,
             name: name.clone(),
         })
@@ -398,11 +406,6 @@ impl Keys {
 
     fn call(&self, script: &'static Script) -> Call {
         script.call(&self.all).arg(self.wake.as_str())
-    }
-
-    /// The channel on which this process is told of grants and losses in the bucket.
-    fn channel(&self, client: &Client) -> Key {
-        self.wake.ending_in(client.process())
     }
 }
 

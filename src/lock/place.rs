@@ -58,9 +58,7 @@ impl Locks {
         }
         let locks = Arc::downgrade(self);
         let listener = Arc::new(move |message: &[u8]| received(&locks, message));
-        let heard = hub
-            .listen(&keys.channel(client), listener, client.deadline())
-            .await;
+        let heard = hub.listen(&keys.channel, listener, client.deadline()).await;
         if let Err(error) = &heard {
             tracing::debug!(target: "hedgerow::lock", error = %error, "no pushes; timers do for now");
         }
@@ -70,9 +68,7 @@ impl Locks {
 
 /// Whether pushes for the bucket of `keys` are heard.
 pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
-    client
-        .hub()
-        .is_some_and(|hub| hub.hears(&keys.channel(client)))
+    client.hub().is_some_and(|hub| hub.hears(&keys.channel))
 }
 
 /// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`.

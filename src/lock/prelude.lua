@@ -9,7 +9,7 @@ local now_us
 local function now()
   if not now_us then
     local time = redis.call('TIME')
-    now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    now_us = time[1] * 1000000 + time[2]
   end
   return now_us
 end

@@ -8,10 +8,9 @@
 -- ARGV: 2 owner
 -- Returns: {RELEASED} | {NOT_HELD} | {WRONGTYPE}
 -- Retry: unsafe - harmless, but a second run answers NOT_HELD, so the caller decides what that means
-local owner = holder()
-if owner == FOREIGN then return FOREIGN end
-if redis.call('EXISTS', KEYS[3]) == 0 then
-  if owner ~= ARGV[2] then return {'NOT_HELD'} end
+local value = redis.pcall('GET', KEYS[1])
+local mine = type(value) == 'string' and string.sub(value, 1, #ARGV[2] + 1) == ARGV[2] .. ' '
+if mine and redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('DEL', KEYS[1])
   return {'RELEASED'}
 end
@@ -19,6 +18,7 @@ end
 if foreign() then return FOREIGN end
 redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('HDEL', KEYS[4], ARGV[2])
-if owner ~= ARGV[2] then return {'NOT_HELD'} end
+if holder() == FOREIGN then return FOREIGN end
+if not mine then return {'NOT_HELD'} end
 if not hand_over() then redis.call('DEL', KEYS[1]) end
 return {'RELEASED'}

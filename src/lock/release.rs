@@ -112,7 +112,7 @@ impl Releasing {
                     .discard_owner(&self.client, &keys, &owner, until, true);
             }
             self.locks.back_in_line(waiting);
-            self.locks.keeper().orphaned(keys.name, self.client.clone());
+            self.locks.keeper().orphaned(keys, self.client.clone());
         }
     }
 }

@@ -201,6 +201,13 @@ fn header<'t>(text: &'t str, what: &str) -> impl Iterator<Item = &'t str> {
         .filter_map(move |line| line.strip_prefix(prefix.as_str()))
 }
 
+/// A plain command on one key.
+pub(crate) fn plain(name: &str, key: &Key) -> redis::Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(key.as_str());
+    command
+}
+
 /// Declares a script beside its owner: `script!(ACQUIRE = "acquire.lua")`, or with a prelude that
 /// several scripts share: `script!(ACQUIRE = "acquire.lua" after "prelude.lua")`.
 macro_rules! script {

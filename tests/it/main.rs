@@ -1,6 +1,21 @@
-//! Integration tests: the public API against real servers.
+//! Integration tests: the public API against real servers, a topic a file.
+#![expect(
+    unreachable_pub,
+    reason = "a test binary exports nothing; `pub` says what a file offers"
+)]
 
 mod client;
+mod counter;
+mod counter_model;
+mod freshness;
 mod fuzz_corpora;
 mod lock;
+mod lock_cancel;
+mod lock_faults;
+mod lock_process;
+mod lock_push;
+mod memoize;
+mod monitor;
+mod process;
 mod server;
+mod wait;

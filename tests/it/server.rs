@@ -1,6 +1,7 @@
 //! A private server for one test, and what tests do to it behind the crate's back.
 
 use std::process::Command;
+use std::time::Duration;
 
 use hedgerow::embedded;
 use hedgerow::{Client, ClientBuilder};
@@ -60,6 +61,16 @@ impl Server {
         self.run(&["KEYS", pattern]).await
     }
 
+    /// Waits until `count` processes wait for the load under `lease`.
+    pub async fn waiters(&self, lease: &str, count: usize) {
+        eventually("processes wait for the lease", async || {
+            let fields: Vec<String> = self.run(&["HKEYS", lease]).await;
+            let waiting = fields.iter().filter(|field| field.starts_with("w:"));
+            waiting.count() >= count
+        })
+        .await;
+    }
+
     /// A digest of the whole data set: equal before and after a call that changed nothing.
     pub async fn digest(&self) -> String {
         self.run(&["DEBUG", "DIGEST"]).await
@@ -96,10 +107,21 @@ impl Server {
     }
 }
 
+/// Waits until `condition` holds; fails when it does not in any reasonable time.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    for _ in 0..5_000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("waited in vain until {what}");
+}
+
 pub async fn connection(url: &str) -> MultiplexedConnection {
     let config = redis::AsyncConnectionConfig::new()
         .set_response_timeout(None)
-        .set_connection_timeout(Some(std::time::Duration::from_secs(10)));
+        .set_connection_timeout(Some(Duration::from_secs(10)));
     redis::Client::open(url)
         .expect("a good URL")
         .get_multiplexed_async_connection_with_config(&config)

@@ -1,0 +1,150 @@
+//! Reading an entry and judging it: the hit path, and the only way in which a value leaves Redis.
+//!
+//! Invariant: an entry is valid only if each generation stamped on it equals the present one, and
+//! the present ones are read together with the entry or after it. So an entry that was loaded
+//! before an invalidation is not valid for any read that began after the invalidation returned.
+//! Every verb of the cache reads through here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::codec::{self, Envelope, HEADER, Stack};
+use crate::error::Result;
+use crate::key::{Key, TagId};
+use crate::script::script;
+use crate::tags::{Generation, Snapshot, Tag};
+
+script!(DISCARD = "discard.lua");
+
+/// What a read came to.
+#[derive(Debug)]
+pub(super) enum Reading<V> {
+    Hit(Arc<V>),
+    Miss(Miss),
+}
+
+/// Nothing valid was there.
+#[derive(Debug)]
+pub(super) struct Miss {
+    /// The first bytes of the entry that was judged invalid; empty when there was none.
+    pub(super) seen: Bytes,
+    /// The present generations of the tags that were asked for.
+    pub(super) snapshot: Snapshot,
+}
+
+/// Reads the entry at `key` in one trip, with the generations of `tags`, the first of which is the
+/// whole cache's. An entry stamped with other tags too costs a second trip.
+pub(super) async fn read<V: DeserializeOwned>(
+    client: &Client,
+    key: &Key,
+    tags: &[Tag],
+    stack: &Stack,
+    deadline: Instant,
+) -> Result<Reading<V>> {
+    let mut keys = Vec::with_capacity(1 + tags.len());
+    keys.push(key.clone());
+    keys.extend(tags.iter().map(|tag| tag.key.clone()));
+    let found = client.read(keys, deadline).await?;
+    let Some((entry, present)) = found.split_first() else {
+        unreachable!("a read answers each key");
+    };
+    let Some(entry) = entry else {
+        return Ok(Reading::Miss(Miss::of(&[], present)));
+    };
+    let miss = || Ok(Reading::Miss(Miss::of(entry, present)));
+    let decoded = match Envelope::parse(entry) {
+        Err(error) => Err(error),
+        Ok(envelope) => {
+            if !is_valid(client, &envelope, tags, present, deadline).await? {
+                tracing::debug!(target: "hedgerow::cache", %key, "invalidated");
+                return miss();
+            }
+            codec::decode(&envelope, stack.max_decoded)
+        }
+    };
+    match decoded {
+        Ok(value) => Ok(Reading::Hit(Arc::new(value))),
+        Err(error) => {
+            tracing::warn!(target: "hedgerow::cache", %key, %error, "undecodable");
+            discard(client, key, entry, deadline).await;
+            miss()
+        }
+    }
+}
+
+/// Reads the present generations of `tags`.
+pub(super) async fn generations(
+    client: &Client,
+    tags: &[Tag],
+    deadline: Instant,
+) -> Result<Snapshot> {
+    let keys = tags.iter().map(|tag| tag.key.clone()).collect();
+    let found = client.read(keys, deadline).await?;
+    Ok(snapshot(&found))
+}
+
+impl Miss {
+    fn of(entry: &[u8], present: &[Option<Bytes>]) -> Self {
+        Self {
+            seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),
+            snapshot: snapshot(present),
+        }
+    }
+}
+
+async fn is_valid(
+    client: &Client,
+    envelope: &Envelope<'_>,
+    tags: &[Tag],
+    present: &[Option<Bytes>],
+    deadline: Instant,
+) -> Result<bool> {
+    let mut others: Vec<(Key, Generation)> = Vec::new();
+    let mut clearable = false;
+    for stamp in envelope.stamps() {
+        let stamped = Generation::from_stamp(stamp.generation);
+        let Some(place) = tags.iter().position(|tag| tag.id.0 == stamp.tag) else {
+            others.push((client.namespace().tag(TagId(stamp.tag)), stamped));
+            continue;
+        };
+        if Generation::of(present[place].as_ref()) != Some(stamped) {
+            return Ok(false);
+        }
+        clearable |= place == 0;
+    }
+    if !clearable {
+        return Ok(false);
+    }
+    if others.is_empty() {
+        return Ok(true);
+    }
+    let keys = others.iter().map(|(key, _)| key.clone()).collect();
+    let present = client.read(keys, deadline).await?;
+    Ok(others
+        .iter()
+        .zip(&present)
+        .all(|((_, stamped), present)| Generation::of(present.as_ref()) == Some(*stamped)))
+}
+
+/// Removes an entry that cannot be decoded, unless it was replaced meanwhile. Best effort: the
+/// load that follows overwrites it.
+async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Instant) {
+    let call = DISCARD
+        .call([key])
+        .arg(&entry[..entry.len().min(HEADER)])
+        .arg(entry.len());
+    if let Err(error) = client.run(call, deadline).await {
+        tracing::debug!(target: "hedgerow::cache", %key, %error, "not discarded");
+    }
+}
+
+fn snapshot(present: &[Option<Bytes>]) -> Snapshot {
+    present
+        .iter()
+        .map(|value| Generation::of(value.as_ref()))
+        .collect()
+}

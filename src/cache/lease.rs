@@ -1,0 +1,160 @@
+//! The load lease: the exclusive right, in the whole fleet, to load one key.
+//!
+//! Invariant: a value is committed only under the lease that was granted before its load began.
+//! `set` and `remove` end the lease in the same script in which they touch the value, so a load
+//! that began before them can never be stored after them. Called by the load of a flight.
+
+use std::time::Duration;
+
+use rand::random;
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::key::Key;
+use crate::script::{Reply, script};
+use crate::ttl::Ttl;
+
+script!(LEASE = "lease.lua" after "entry.lua");
+script!(RENEW = "renew.lua" after "entry.lua");
+script!(COMMIT = "commit.lua" after "entry.lua");
+script!(ABANDON = "abandon.lua" after "entry.lua");
+
+/// The two keys of one cached value, and what its user calls it.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) value: Key,
+    pub(super) lease: Key,
+    pub(super) name: String,
+}
+
+/// One flight's claim to a load: granted or not, it goes by its token.
+#[derive(Debug)]
+pub(super) struct Claim {
+    client: Client,
+    place: Place,
+    token: [u8; 16],
+    terms: Terms,
+}
+
+/// How long a lease lasts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// After this the lease is gone and the loader is dropped.
+    pub(super) max_load: Ttl,
+    /// A leader that is not heard of for so long may be superseded.
+    pub(super) takeover: Ttl,
+}
+
+/// What the server answered to a claim.
+#[derive(Debug)]
+pub(super) enum Grant {
+    /// The caller leads; the lease ends at `until` at the latest.
+    Lead { fence: i64, until: Instant },
+    /// There is an entry that the caller has not judged yet.
+    Changed,
+    /// Somebody leads, and may be superseded after `takeover`. Whether a wake-up will be sent.
+    Busy { takeover: Duration, noted: bool },
+}
+
+/// What became of a loaded value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Committed {
+    /// It is in the cache.
+    Stored,
+    /// The lease was gone: removed, set, superseded or out of time.
+    Refused,
+}
+
+impl Place {
+    pub(super) fn keys(&self) -> [&Key; 2] {
+        [&self.value, &self.lease]
+    }
+}
+
+impl Claim {
+    pub(super) fn new(client: Client, place: Place, terms: Terms) -> Self {
+        Self {
+            client,
+            place,
+            token: random(),
+            terms,
+        }
+    }
+
+    /// Asks for the lease. `seen` is the head of the entry that was judged invalid, `channel` is
+    /// where this process hears.
+    pub(super) async fn stake(
+        &self,
+        seen: &[u8],
+        channel: Option<&Key>,
+        deadline: Instant,
+    ) -> Result<Grant> {
+        let until = Instant::now() + self.terms.max_load.duration();
+        let call = LEASE
+            .call(self.place.keys())
+            .arg(&self.token)
+            .arg(self.terms.max_load.millis())
+            .arg(self.terms.takeover.millis())
+            .arg(seen)
+            .arg(channel.map_or("", Key::as_str));
+        let reply = self.client.run(call, deadline).await?;
+        match reply.status()? {
+            "LEAD" => Ok(Grant::Lead {
+                fence: reply.int(1)?,
+                until,
+            }),
+            "CHANGED" => Ok(Grant::Changed),
+            "BUSY" => Ok(Grant::Busy {
+                takeover: Duration::from_millis(reply.count(1)?),
+                noted: reply.int(2)? == 1,
+            }),
+            _ => Err(self.unexpected(&reply)),
+        }
+    }
+
+    /// Moves the takeover deadline, again and again; returns when the lease is lost.
+    pub(super) async fn renewed_until_lost(&self) {
+        loop {
+            tokio::time::sleep(self.terms.takeover.duration() / 3).await;
+            let call = RENEW
+                .call(self.place.keys())
+                .arg(&self.token)
+                .arg(self.terms.takeover.millis());
+            match self.client.run(call, self.client.cache_deadline()).await {
+                Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not renewed");
+                }
+            }
+        }
+    }
+
+    /// Stores `entry` if the lease is still this claim's.
+    pub(super) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
+        let call = COMMIT
+            .call(self.place.keys())
+            .arg(&self.token)
+            .arg(entry)
+            .arg(ttl.millis());
+        let reply = self.client.run(call, self.client.cache_deadline()).await?;
+        match reply.status()? {
+            "STORED" => Ok(Committed::Stored),
+            "REFUSED" => Ok(Committed::Refused),
+            _ => Err(self.unexpected(&reply)),
+        }
+    }
+
+    /// Gives the lease up, if it is this claim's. Best effort: the server ends it by itself.
+    pub(super) async fn abandon(&self) {
+        let call = ABANDON.call(self.place.keys()).arg(&self.token);
+        if let Err(error) = self.client.run(call, self.client.cache_deadline()).await {
+            tracing::debug!(target: "hedgerow::cache", key = %self.place.name, %error, "lease not given up");
+        }
+    }
+
+    fn unexpected(&self, reply: &Reply) -> crate::error::Error {
+        reply.unexpected().with_key(&self.place.name)
+    }
+}

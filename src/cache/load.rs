@@ -1,0 +1,354 @@
+//! The life of a flight: ask for the lease, wait for whoever has it, or load and commit.
+//!
+//! Invariant: a flight may give what it finds to whoever began before the load did; to those who
+//! joined later only what was proved after the flight was closed:
+//!
+//! - A value loaded here: the generations in its stamps were read before the loader began. After
+//!   closing, the commit and a read of the tags are sent. `remove` or `set` between the grant of
+//!   the lease and the commit ends the lease, so the commit is refused; an invalidation between
+//!   the stamps and the read changes a generation. If neither happened, every invalidation that
+//!   had returned when a joiner began took effect before the load did.
+//! - A value taken from Redis is read and judged after closing.
+//!
+//! Otherwise they ask again. An invalidation that takes effect after that proof has not returned
+//! when they began. Spawned by `memoize`.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::entry::{self, Miss, Reading};
+use super::flight::{Open, Outcome, Running};
+use super::lease::{Claim, Committed, Grant};
+use super::order::Order;
+use super::wake::Hint;
+use crate::client::Hub;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tags::{Generation, Snapshot};
+
+/// A flight under way.
+#[derive(Debug)]
+pub(super) struct Load {
+    order: Order,
+    open: Open,
+    claim: Claim,
+    running: Arc<Running>,
+    /// The head of the entry that was judged invalid last.
+    seen: Bytes,
+    /// Generations as they were before the lease was asked for.
+    snapshot: Snapshot,
+}
+
+/// What came of asking for the lease.
+enum Granted<V> {
+    Lead { until: Instant },
+    Found(Arc<V>),
+    Deserted,
+}
+
+/// Why a flight that waits for another leader stops to wait.
+enum Woken {
+    ByStore,
+    Otherwise,
+    /// Nobody waits for this flight any more.
+    Deserted,
+}
+
+impl Load {
+    pub(super) fn new(order: Order, open: Open, miss: Miss) -> Self {
+        Self {
+            claim: Claim::new(order.cache.client.clone(), order.place.clone(), order.terms),
+            running: Running::begin(&order.room.flights, &order.place.value),
+            order,
+            open,
+            seen: miss.seen,
+            snapshot: miss.snapshot,
+        }
+    }
+
+    /// The task of a flight, spawned by the caller that opened it. It ends by itself: while it
+    /// waits, when nobody waits for it; once it leads, at `max_load` and the deadline of the
+    /// commit. A panic of the loader is caught and told as an error; if the task itself is torn
+    /// down, the creator is told so and those who joined ask again.
+    pub(super) async fn run<V, L, Fut, E>(
+        mut self,
+        loader: L,
+        mut creator: oneshot::Sender<Result<Arc<V>>>,
+    ) where
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let result = match self.lease(&mut creator).await {
+            Ok(Granted::Lead { until }) => self.lead(loader, until).await,
+            Ok(Granted::Found(value)) => Ok(value),
+            Ok(Granted::Deserted) => return,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &result {
+            self.open.close();
+            self.open.settle(Outcome::Failed(error.clone()));
+        }
+        let _ = creator.send(result);
+    }
+
+    /// Asks for the lease until it is granted, a value is found, or nobody wants either.
+    async fn lease<V: DeserializeOwned + Send + Sync + 'static>(
+        &mut self,
+        creator: &mut oneshot::Sender<Result<Arc<V>>>,
+    ) -> Result<Granted<V>> {
+        let client = self.order.cache.client.clone();
+        let key = self.order.place.name.clone();
+        let mut ear = self.order.room.ears.open(&self.order.place.value);
+        let mut pauses = Pauses::default();
+        for attempt in 0u32.. {
+            // Listen first: whatever ends the lease after it was asked for is heard.
+            let channel = self.order.room.ears.channel(&client).await;
+            let mut epoch = client.hub().map(Hub::epoch);
+            ear.clear();
+            let deadline = client.cache_deadline();
+            let grant = self.claim.stake(&self.seen, channel.as_ref(), deadline);
+            let (takeover, noted) = match grant.await {
+                Ok(Grant::Lead { fence, until }) => {
+                    tracing::debug!(target: "hedgerow::cache", key, fence, attempt, "lead");
+                    if attempt > 0 {
+                        // What was read before the wait is old: an entry stamped with it could
+                        // be dead on arrival.
+                        self.snapshot =
+                            entry::generations(&client, &self.order.tags, deadline).await?;
+                    }
+                    return Ok(Granted::Lead { until });
+                }
+                Ok(Grant::Changed) => match self.take().await? {
+                    Some(value) => return Ok(Granted::Found(value)),
+                    None => continue,
+                },
+                Ok(Grant::Busy { takeover, noted }) => (takeover, noted),
+                Err(error) => {
+                    if error.is_indeterminate() {
+                        self.claim.abandon().await;
+                    }
+                    return Err(error);
+                }
+            };
+            tracing::debug!(target: "hedgerow::cache", key, attempt, noted, "wait");
+            let until = Instant::now() + pauses.next(noted).min(takeover);
+            let woken = async {
+                tokio::select! {
+                    hint = ear.hint() => match hint {
+                        Hint::Stored => Woken::ByStore,
+                        Hint::Ended => Woken::Otherwise,
+                    },
+                    () = tokio::time::sleep_until(until) => Woken::Otherwise,
+                    () = moved(epoch.as_mut()) => Woken::Otherwise,
+                    () = deserted(creator, &self.open) => Woken::Deserted,
+                }
+            };
+            match woken.await {
+                Woken::ByStore => {
+                    if let Some(value) = self.take().await? {
+                        return Ok(Granted::Found(value));
+                    }
+                }
+                Woken::Otherwise => {}
+                Woken::Deserted => return Ok(Granted::Deserted),
+            }
+        }
+        unreachable!("a flight asks until it is answered")
+    }
+
+    /// Takes what another leader has stored. From here on nobody joins: the value is read after
+    /// all who joined began.
+    async fn take<V: DeserializeOwned + Send + Sync + 'static>(
+        &mut self,
+    ) -> Result<Option<Arc<V>>> {
+        self.open.close();
+        let Order {
+            cache, place, tags, ..
+        } = &self.order;
+        let deadline = cache.client.cache_deadline();
+        match entry::read::<V>(
+            &cache.client,
+            &place.value,
+            tags,
+            &cache.setup.stack,
+            deadline,
+        )
+        .await?
+        {
+            Reading::Hit(value) => {
+                self.open.settle(Outcome::Value {
+                    value: value.clone(),
+                    proved: true,
+                });
+                Ok(Some(value))
+            }
+            Reading::Miss(miss) => {
+                self.open.settle(Outcome::Again);
+                self.seen = miss.seen;
+                self.snapshot = miss.snapshot;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Loads, stores and shares the value. The lease is held.
+    async fn lead<V, L, Fut, E>(&self, loader: L, until: Instant) -> Result<Arc<V>>
+    where
+        V: Serialize + Send + Sync + 'static,
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let prepared = async {
+            let deadline = self.order.cache.client.cache_deadline();
+            let generations = self.order.settled(&self.snapshot, deadline).await?;
+            self.open.begin_load();
+            let begun = Instant::now();
+            let value = self.loaded(loader, until).await?;
+            let cost = begun.elapsed();
+            let entry = self.order.encode(&value, &generations, cost)?;
+            Ok((generations, value, entry))
+        };
+        let (generations, value, entry) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // Closed first, or a caller woken by it could join a flight that has failed.
+                self.open.close();
+                self.claim.abandon().await;
+                return Err(error);
+            }
+        };
+        let value = Arc::new(value);
+        self.open.close();
+        let proved = self.commit(&entry, &generations).await;
+        self.open.settle(Outcome::Value {
+            value: value.clone(),
+            proved,
+        });
+        Ok(value)
+    }
+
+    /// Runs the loader, and tells the server meanwhile that its leader is alive.
+    async fn loaded<V, L, Fut, E>(&self, loader: L, until: Instant) -> Result<V>
+    where
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let load = self.running.clone().scope(async move { loader().await });
+        let load = AssertUnwindSafe(load).catch_unwind();
+        let outcome = tokio::select! {
+            biased;
+            outcome = tokio::time::timeout_at(until, load) => outcome,
+            never = self.renewals() => match never {},
+        };
+        match outcome {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(cause))) => {
+                Err(Error::new(ErrorKind::Loader, "the loader failed").with_source(cause))
+            }
+            Ok(Err(_panic)) => Err(Error::new(
+                ErrorKind::LoaderPanicked,
+                "the loader panicked; the panic hook has reported where",
+            )),
+            Err(_) => Err(Error::new(
+                ErrorKind::LoaderTimeout,
+                "the loader took longer than max_load and was dropped; raise max_load or make it faster",
+            )),
+        }
+        .map_err(|error| self.order.named(error))
+    }
+
+    /// Tells the server, for as long as this is polled, that the leader is alive. A lease that is
+    /// lost is not renewed: the load goes on for those who wait for it, and nobody joins them.
+    async fn renewals(&self) -> std::convert::Infallible {
+        self.claim.renewed_until_lost().await;
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, "lease lost");
+        self.open.close();
+        std::future::pending().await
+    }
+
+    /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
+    /// is closed.
+    async fn commit(&self, entry: &[u8], generations: &[Generation]) -> bool {
+        let Order {
+            cache, place, tags, ..
+        } = &self.order;
+        let ttl = self.order.jittered_ttl();
+        let verified = async {
+            if !self.open.has_late() {
+                return true;
+            }
+            let deadline = cache.client.cache_deadline();
+            let present = entry::generations(&cache.client, tags, deadline).await;
+            present.is_ok_and(|present| {
+                present
+                    .iter()
+                    .zip(generations)
+                    .all(|(present, stamped)| *present == Some(*stamped))
+            })
+        };
+        let (committed, verified) = futures::join!(self.claim.commit(entry, ttl), verified);
+        match committed {
+            Ok(Committed::Stored) => {
+                tracing::debug!(target: "hedgerow::cache", key = place.name, verified, "stored");
+                verified
+            }
+            Ok(Committed::Refused) => {
+                tracing::debug!(target: "hedgerow::cache", key = place.name, "commit refused");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(target: "hedgerow::cache", key = place.name, %error, "not stored");
+                self.claim.abandon().await;
+                false
+            }
+        }
+    }
+}
+
+/// Returns when a new push connection has taken over: something may have been missed.
+async fn moved(epoch: Option<&mut watch::Receiver<u64>>) {
+    if let Some(epoch) = epoch
+        && epoch.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Returns, with the flight closed, when nobody waits for it any more.
+async fn deserted<V>(creator: &mut oneshot::Sender<Result<Arc<V>>>, open: &Open) {
+    creator.closed().await;
+    loop {
+        open.deserted().await;
+        if open.close_if_deserted() {
+            return;
+        }
+    }
+}
+
+/// How long to wait for a wake-up that may not come, with jitter: from 1 s when one was promised,
+/// from 50 ms when nothing can be heard. Never longer than 10 s.
+#[derive(Debug, Default)]
+struct Pauses(u32);
+
+impl Pauses {
+    fn next(&mut self, noted: bool) -> Duration {
+        let first = Duration::from_millis(if noted { 1000 } else { 50 });
+        let whole = first * 2u32.pow(self.0.min(8));
+        self.0 += 1;
+        whole
+            .min(Duration::from_secs(if noted { 10 } else { 1 }))
+            .mul_f64(rand::random_range(0.75..1.25))
+    }
+}

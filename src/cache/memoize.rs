@@ -1,0 +1,165 @@
+//! `memoize`: what the caller's own task does.
+//!
+//! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
+//! flight, which outlives its callers; a caller only waits, so dropping it harms nobody.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tracing::Instrument as _;
+
+use super::Cache;
+use super::entry::{self, Miss, Reading};
+use super::flight::{Boarding, Open, Outcome, Running};
+use super::load::Load;
+use super::order::Order;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tags::Tag;
+use crate::ttl::Ttl;
+
+/// A cached load, made by [`Cache::memoize`]; await it.
+#[derive(Debug)]
+#[must_use = "nothing is read or loaded until it is awaited"]
+pub struct Memoize<L> {
+    cache: Cache,
+    key: String,
+    ttl: Duration,
+    tags: Result<Vec<Tag>>,
+    loader: L,
+}
+
+impl<L> Memoize<L> {
+    pub(super) fn new(cache: Cache, key: &str, ttl: Duration, loader: L) -> Self {
+        Self {
+            tags: cache.tags(std::iter::empty::<&str>()),
+            cache,
+            key: key.to_owned(),
+            ttl,
+            loader,
+        }
+    }
+
+    /// Labels what the loader loads: invalidating any of the tags invalidates the value.
+    ///
+    /// The tags belong to the value. A call that finds a value which another call has loaded
+    /// gets it, whichever tags the two declare.
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.tags = self.cache.tags(tags);
+        self
+    }
+}
+
+impl<L, Fut, V, E> IntoFuture for Memoize<L>
+where
+    L: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<V, E>> + Send + 'static,
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    type Output = Result<Arc<V>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<L> Memoize<L> {
+    async fn run<Fut, V, E>(self) -> Result<Arc<V>>
+    where
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let Self {
+            cache,
+            key,
+            ttl,
+            tags,
+            loader,
+        } = self;
+        let ttl = Ttl::new("ttl", ttl)?;
+        let (tags, value_key) = (tags?, cache.keys()?.value(&key)?);
+        let room = cache.room();
+        Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
+        for round in 0.. {
+            // Who has been told often enough to ask again flies alone: its own load begins after
+            // its call, so it may have the value whatever happens meanwhile.
+            let alone = round >= ROUNDS;
+            let joined = if alone {
+                None
+            } else {
+                room.flights.join(&value_key)
+            };
+            let passenger = match joined {
+                Some(passenger) => passenger,
+                None => {
+                    let deadline = cache.client.cache_deadline();
+                    let stack = &cache.setup.stack;
+                    let reading =
+                        entry::read::<V>(&cache.client, &value_key, &tags, stack, deadline);
+                    let miss = match reading.await.map_err(|error| error.with_key(&key))? {
+                        Reading::Hit(value) => {
+                            tracing::trace!(target: "hedgerow::cache", key, "hit");
+                            return Ok(value);
+                        }
+                        Reading::Miss(miss) => miss,
+                    };
+                    tracing::debug!(target: "hedgerow::cache", key, round, "miss");
+                    let boarding = if alone {
+                        Boarding::Opened(room.flights.alone(&value_key))
+                    } else {
+                        room.flights.board(&value_key)
+                    };
+                    match boarding {
+                        Boarding::Joined(passenger) => passenger,
+                        Boarding::Opened(open) => {
+                            let order = Order::new(cache, key, ttl, tags)?;
+                            return fly(order, open, miss, loader).await;
+                        }
+                    }
+                }
+            };
+            match passenger.outcome().await {
+                Outcome::Value { value, .. } => {
+                    // A flight for another type is no use here.
+                    if let Ok(value) = value.downcast() {
+                        return Ok(value);
+                    }
+                }
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Again => {}
+            }
+        }
+        unreachable!("a caller that flies alone returns")
+    }
+}
+
+/// Sends a flight off and waits for it.
+async fn fly<V, L, Fut, E>(order: Order, open: Open, miss: Miss, loader: L) -> Result<Arc<V>>
+where
+    L: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<V, E>> + Send + 'static,
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let (creator, value) = oneshot::channel();
+    let span = tracing::debug_span!(target: "hedgerow::cache", "load", key = order.place.name);
+    let load = Load::new(order, open, miss);
+    tokio::spawn(load.run(loader, creator).instrument(span));
+    value.await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::Disconnected,
+            "the runtime that carried the load has shut down",
+        ))
+    })
+}
+
+/// How often a caller joins the flights of others before it flies alone.
+const ROUNDS: u32 = 3;

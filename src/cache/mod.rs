@@ -1,0 +1,316 @@
+//! The cache: loads shared by the whole fleet, values and tags.
+//!
+//! Invariant: no read that begins after `remove`, `set`, `invalidate_tags` or `clear` has returned
+//! is given a value that was loaded before it. [`entry`] judges what Redis holds, [`flight`] and
+//! [`load`] what a process shares, [`lease`] who may store.
+
+mod entry;
+mod flight;
+mod lease;
+mod load;
+mod memoize;
+mod order;
+mod set;
+mod wake;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use memoize::Memoize;
+pub use set::Set;
+
+use self::entry::Reading;
+use self::flight::Flights;
+use self::lease::Place;
+use self::wake::Ears;
+use crate::client::Client;
+use crate::codec::{Codec, Compression, Stack};
+use crate::error::Result;
+use crate::key::CacheKeys;
+use crate::script::script;
+use crate::tags::{self, Horizon, SLACK, Tag};
+use crate::ttl::Ttl;
+
+script!(REMOVE = "remove.lua" after "entry.lua");
+
+impl Client {
+    /// The cache called `name`. Caches of different names share nothing but tags: invalidating a
+    /// tag reaches every cache of the namespace.
+    ///
+    /// A name that is empty or too long is told by the first call.
+    pub fn cache(&self, name: &str) -> Cache {
+        let names = self.namespace().cache(name).map(|keys| Names {
+            keys,
+            whole: Tag::whole_cache(self, name),
+        });
+        Cache {
+            client: self.clone(),
+            setup: Arc::new(Setup {
+                name: name.into(),
+                names,
+                stack: Stack::default(),
+                max_load: Duration::from_secs(30),
+                takeover: Duration::from_secs(10),
+                room: self.room(Room::default),
+            }),
+        }
+    }
+}
+
+/// A cache in Redis whose loads are shared, whose values can be invalidated by tag, and which is
+/// never stale after an invalidation.
+///
+/// Made by [`Client::cache`]. Cheap to clone; make one and keep it.
+///
+/// ```no_run
+/// # use std::{io, time::Duration};
+/// # async fn load_city(id: u32) -> io::Result<String> { Ok(id.to_string()) }
+/// # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+/// let cache = client.cache("catalogue");
+/// let city = cache
+///     .memoize("city:42", Duration::from_secs(60), || load_city(42))
+///     .tags(["country:FR"])
+///     .await?;
+/// println!("{city}");
+/// cache.invalidate_tags(["country:FR"]).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What is promised
+/// On one primary that loses no data: no read that begins after [`remove`](Self::remove),
+/// [`set`](Self::set), [`invalidate_tags`](Self::invalidate_tags) or [`clear`](Self::clear) has
+/// returned is given a value that was loaded before it; and there is one load per key in the whole
+/// fleet at a time, while no leader stalls past its [`takeover`](Self::takeover).
+#[derive(Clone)]
+pub struct Cache {
+    client: Client,
+    setup: Arc<Setup>,
+}
+
+/// What the handles of one cache share.
+#[derive(Clone)]
+struct Setup {
+    name: Box<str>,
+    names: Result<Names>,
+    stack: Stack,
+    max_load: Duration,
+    takeover: Duration,
+    room: Arc<Room>,
+}
+
+/// What is spelt once per cache.
+#[derive(Debug, Clone)]
+struct Names {
+    keys: CacheKeys,
+    whole: Tag,
+}
+
+/// What all caches of one client share.
+#[derive(Debug, Default)]
+struct Room {
+    flights: Arc<Flights>,
+    ears: Arc<Ears>,
+    horizon: Horizon,
+}
+
+impl Cache {
+    /// How values are written from now on: CBOR by default. Readers decode whatever they find.
+    #[must_use]
+    pub fn codec(mut self, codec: Codec) -> Self {
+        Arc::make_mut(&mut self.setup).stack.codec = codec;
+        self
+    }
+
+    /// How values are compressed from now on: LZ4 from 4 KiB up by default.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        Arc::make_mut(&mut self.setup).stack.compression = compression;
+        self
+    }
+
+    /// The longest that a loader may run, 30 s by default. It is dropped then, and no lease of it
+    /// is left.
+    #[must_use]
+    pub fn max_load(mut self, max_load: Duration) -> Self {
+        Arc::make_mut(&mut self.setup).max_load = max_load;
+        self
+    }
+
+    /// How long a leader may be silent before another process loads in its place, 10 s by
+    /// default: what the crash of a loading process costs those who wait for it.
+    #[must_use]
+    pub fn takeover(mut self, takeover: Duration) -> Self {
+        Arc::make_mut(&mut self.setup).takeover = takeover;
+        self
+    }
+
+    /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.
+    ///
+    /// However many callers ask for a missing key, in however many processes, one of them loads
+    /// and all get its value. The load runs in a task of its own: it is completed and stored even
+    /// if every caller is dropped. The value is kept for `ttl` give or take a tenth, so that
+    /// values stored together do not expire together.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails, with its
+    /// error as the source (see [`Error::loader_error`](crate::Error::loader_error));
+    /// `LoaderPanicked`; `LoaderTimeout` after [`max_load`](Self::max_load); `Reentrant` when the
+    /// loader asks for its own key; `Encode` or `TooLarge` when the value cannot be stored. An
+    /// error is told to all who wait for the load, and is not cached. What Redis refuses or does
+    /// not answer before the load is an error too; when only storing fails, the loaded value is
+    /// returned.
+    ///
+    /// # Cancel safety
+    /// Safe: a load that has begun goes on and is stored.
+    ///
+    /// # Panics
+    /// When it is first polled outside a tokio runtime.
+    pub fn memoize<V, E, L, Fut>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<L>
+    where
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        Memoize::new(self.clone(), key, ttl, loader)
+    }
+
+    /// The value of `key`, if there is a valid one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer. A value that
+    /// cannot be decoded as `V` is none, and is removed.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn get<V: DeserializeOwned>(&self, key: &str) -> Result<Option<Arc<V>>> {
+        let (value, tags) = (self.keys()?.value(key)?, self.tags([""; 0])?);
+        let (stack, deadline) = (&self.setup.stack, self.client.cache_deadline());
+        let reading = entry::read(&self.client, &value, &tags, stack, deadline);
+        match reading.await.map_err(|error| error.with_key(key))? {
+            Reading::Hit(value) => Ok(Some(value)),
+            Reading::Miss(_) => Ok(None),
+        }
+    }
+
+    /// Stores `value` for `ttl`, give or take a tenth. A load of `key` that is under way is not
+    /// stored.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, tag or duration; `Encode` or `TooLarge` when the value cannot
+    /// be stored; what Redis refuses or does not answer. An error that
+    /// [is indeterminate](crate::Error::is_indeterminate) leaves open whether it was stored.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the value stored or not.
+    pub fn set<'v, V: Serialize>(&self, key: &str, value: &'v V, ttl: Duration) -> Set<'v, V> {
+        Set::new(self.clone(), key, value, ttl)
+    }
+
+    /// Removes the value of `key`. A load of it that is under way is not stored.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the value removed or not.
+    pub async fn remove(&self, key: &str) -> Result<()> {
+        let place = self.place(key.to_owned())?;
+        // Who comes from now on does not join a load that is about to be ended.
+        self.room().flights.detach(&place.value);
+        let call = REMOVE.call(place.keys());
+        let deadline = self.client.cache_deadline();
+        let reply = self.client.run(call, deadline).await;
+        let reply = reply.map_err(|error| error.with_key(key))?;
+        match reply.status()? {
+            "OK" => Ok(()),
+            _ => Err(reply.unexpected().with_key(key)),
+        }
+    }
+
+    /// Invalidates every value that carries any of `tags`, in any cache of the namespace: one
+    /// command a tag, sent in parallel, however many values carry it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad tag, before anything is sent. What Redis refuses or does not
+    /// answer: [`Error::key`](crate::Error::key) names the tags that failed, the others are
+    /// invalidated, and calling again with all of them is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves some of the tags invalidated; calling again is safe.
+    pub async fn invalidate_tags(
+        &self,
+        tags: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<()> {
+        let tags = self.tags(tags)?;
+        self.invalidate(&tags[1..]).await
+    }
+
+    /// Invalidates every value of this cache, with one command.
+    ///
+    /// # Errors
+    /// What Redis refuses or does not answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the cache cleared or not.
+    pub async fn clear(&self) -> Result<()> {
+        self.invalidate(&[self.names()?.whole.clone()]).await
+    }
+
+    async fn invalidate(&self, tags: &[Tag]) -> Result<()> {
+        let keep = self.setup.max_load.saturating_add(SLACK);
+        let keep = Ttl::new("max_load", keep)?.duration();
+        tags::invalidate(&self.client, tags, keep, self.client.cache_deadline()).await
+    }
+
+    fn names(&self) -> Result<&Names> {
+        self.setup.names.as_ref().map_err(Clone::clone)
+    }
+
+    fn keys(&self) -> Result<&CacheKeys> {
+        Ok(&self.names()?.keys)
+    }
+
+    fn room(&self) -> &Arc<Room> {
+        &self.setup.room
+    }
+
+    /// The whole cache's tag, then those that `names` names, each once.
+    fn tags(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
+        let mut tags = vec![self.names()?.whole.clone()];
+        for name in names {
+            let tag = Tag::named(&self.client, name.as_ref())?;
+            if tags.iter().all(|other| other.id != tag.id) {
+                tags.push(tag);
+            }
+        }
+        Ok(tags)
+    }
+
+    fn place(&self, key: String) -> Result<Place> {
+        let keys = self.keys()?;
+        Ok(Place {
+            value: keys.value(&key)?,
+            lease: keys.load_lease(&key)?,
+            name: key,
+        })
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("client", &self.client)
+            .field("name", &self.setup.name)
+            .field("codec", &self.setup.stack.codec)
+            .field("compression", &self.setup.stack.compression)
+            .field("max_load", &self.setup.max_load)
+            .field("takeover", &self.setup.takeover)
+            .finish()
+    }
+}

@@ -1,0 +1,11 @@
+#!lua flags=allow-oom
+-- Purpose: removes a value, and ends a load under way, which may be older than the removal.
+-- KEYS: 1 value
+-- KEYS: 2 load lease
+-- ARGV: none
+-- Returns: {'OK'} or {'WRONGTYPE'}
+-- Retry: safe because a second run removes what is gone, or at worst costs one more load
+if foreign() then return {'WRONGTYPE'} end
+redis.call('DEL', KEYS[1])
+finish('-')
+return {'OK'}

@@ -1,0 +1,12 @@
+#!lua
+-- Purpose: stores a value that the caller has, and ends a load under way, which may be older.
+-- KEYS: 1 value
+-- KEYS: 2 load lease
+-- ARGV: 1 entry, its deadlines still zero
+-- ARGV: 2 ttl, ms
+-- Returns: {'OK'} or {'WRONGTYPE'}
+-- Retry: unsafe because a second run could overwrite what somebody else set after the first
+if foreign() then return {'WRONGTYPE'} end
+store(ARGV[1], ARGV[2])
+finish('+')
+return {'OK'}

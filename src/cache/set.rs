@@ -1,0 +1,84 @@
+//! `set`: stores a value that the caller has.
+//!
+//! Invariant: a load under way is ended in the same script, so it is never stored over what was
+//! set.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::Cache;
+use super::order::Order;
+use crate::error::Result;
+use crate::script::script;
+use crate::tags::Tag;
+use crate::ttl::Ttl;
+
+script!(SET = "set.lua" after "entry.lua");
+
+/// A value about to be stored, made by [`Cache::set`]; await it.
+#[derive(Debug)]
+#[must_use = "nothing is stored until it is awaited"]
+pub struct Set<'v, V> {
+    cache: Cache,
+    key: String,
+    value: &'v V,
+    ttl: Duration,
+    tags: Result<Vec<Tag>>,
+}
+
+impl<'v, V> Set<'v, V> {
+    pub(super) fn new(cache: Cache, key: &str, value: &'v V, ttl: Duration) -> Self {
+        Self {
+            tags: cache.tags(std::iter::empty::<&str>()),
+            cache,
+            key: key.to_owned(),
+            value,
+            ttl,
+        }
+    }
+
+    /// Labels the value: invalidating any of the tags invalidates it.
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.tags = self.cache.tags(tags);
+        self
+    }
+}
+
+impl<'v, V: Serialize + Sync> IntoFuture for Set<'v, V> {
+    type Output = Result<()>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'v>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<V: Serialize> Set<'_, V> {
+    async fn run(self) -> Result<()> {
+        let ttl = Ttl::new("ttl", self.ttl)?;
+        let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
+        let deadline = order.cache.client.cache_deadline();
+        let generations = order.generations(deadline).await?;
+        let entry = order.encode(self.value, &generations, Duration::ZERO)?;
+        store(&order, entry, deadline).await
+    }
+}
+
+async fn store(order: &Order, entry: Vec<u8>, deadline: Instant) -> Result<()> {
+    // Who comes from now on does not join a load that is about to be ended.
+    order.room.flights.detach(&order.place.value);
+    let call = SET
+        .call(order.place.keys())
+        .arg(entry)
+        .arg(order.jittered_ttl().millis());
+    let reply = order.cache.client.run(call, deadline).await;
+    let reply = reply.map_err(|error| order.named(error))?;
+    match reply.status()? {
+        "OK" => Ok(()),
+        _ => Err(order.named(reply.unexpected())),
+    }
+}

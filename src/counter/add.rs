@@ -1,0 +1,202 @@
+//! `Add`: one addition, with its refinements.
+//!
+//! Invariant: without refinements it is the server's own `INCRBY`, one trip and no script.
+
+use std::future::IntoFuture;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use redis::Value;
+
+use super::{ADD, ADD_ONCE, Counter};
+use crate::error::{Error, ErrorKind, Result};
+use crate::script::{Call, Retry, from_server, plain};
+use crate::ttl::Ttl;
+
+/// An addition that happens when it is awaited; made by [`Counter::add`].
+///
+/// # Errors
+/// `Overflow` when the value would pass an end of `i64`, `OutOfRange` when it would leave
+/// [`within`](Self::within): nothing is changed then. `WrongType` when something else is in the
+/// counter's place. After an indeterminate error the delta was applied once or not at all.
+///
+/// # Cancel safety
+/// A dropped addition was applied once or not at all; with [`once`](Self::once) it can be made
+/// again.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is added until it is awaited"]
+pub struct Add {
+    counter: Counter,
+    delta: i64,
+    range: Option<RangeInclusive<i64>>,
+    saturating: bool,
+    ttl: Option<Duration>,
+    once: Option<(String, Duration)>,
+}
+
+/// What an addition did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Added {
+    /// The value after it.
+    pub value: i64,
+    /// What was added: less than asked for only when saturating.
+    pub applied: i64,
+    /// What is left of the counter's life; `None` if it has no end.
+    pub expires_in: Option<Duration>,
+}
+
+impl Add {
+    pub(super) fn new(counter: Counter, delta: i64) -> Self {
+        Self {
+            counter,
+            delta,
+            range: None,
+            saturating: false,
+            ttl: None,
+            once: None,
+        }
+    }
+
+    /// Refuses to leave `range`: the counter is unchanged then.
+    pub fn within(mut self, range: RangeInclusive<i64>) -> Self {
+        self.range = Some(range);
+        self
+    }
+
+    /// Adds as much as the range (by default all of `i64`) allows, instead of refusing. A counter
+    /// that is outside the range already is not pulled in against the sign of the delta.
+    pub fn saturating(mut self) -> Self {
+        self.saturating = true;
+        self
+    }
+
+    /// Lets the counter expire `ttl` after its creation. Later adds do not prolong it: this makes
+    /// fixed windows.
+    pub fn expire(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Applies the addition at most once for `id` within `window`: a repeat answers what the
+    /// first answered. Choose an id that names the event, such as a request id.
+    pub fn once(mut self, id: &str, window: Duration) -> Self {
+        self.once = Some((id.to_owned(), window));
+        self
+    }
+
+    async fn run(self) -> Result<Added> {
+        if self.range.is_none() && !self.saturating && self.ttl.is_none() && self.once.is_none() {
+            return self.plain().await;
+        }
+        let call = self.call().map_err(|error| self.counter.named(error))?;
+        let client = &self.counter.client;
+        let reply = client
+            .run(call, client.deadline())
+            .await
+            .map_err(|error| self.counter.named(error))?;
+        match reply.status()? {
+            "ADDED" => Ok(Added {
+                value: reply.int(1)?,
+                applied: reply.int(2)?,
+                expires_in: remaining(reply.int(3)?),
+            }),
+            _ => Err(self.counter.refused(&reply)),
+        }
+    }
+
+    /// INCRBY, and PTTL for what is left, in one trip.
+    async fn plain(&self) -> Result<Added> {
+        let key = self.counter.key()?;
+        let mut add = plain("INCRBY", key);
+        add.arg(self.delta);
+        let client = &self.counter.client;
+        let pair = [add, plain("PTTL", key)];
+        let replies = client.pair(pair, Retry::Unsafe, client.deadline()).await;
+        let [value, ttl] = replies.map_err(|error| self.counter.named(error))?;
+        let value = match value {
+            Value::ServerError(error)
+                if error
+                    .details()
+                    .is_some_and(|text| text.contains("not an integer")) =>
+            {
+                return Err(self.counter.not_a_number());
+            }
+            Value::ServerError(error) => return Err(self.counter.named(from_server(&error))),
+            value => integer(&value).ok_or_else(|| self.counter.not_a_number())?,
+        };
+        Ok(Added {
+            value,
+            applied: self.delta,
+            expires_in: integer(&ttl).and_then(remaining),
+        })
+    }
+
+    /// Checks everything and puts the script call together.
+    fn call(&self) -> Result<Call> {
+        let range = self.range.clone().unwrap_or(i64::MIN..=i64::MAX);
+        if range.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the range is empty; put the smaller end first",
+            ));
+        }
+        let ttl = self
+            .ttl
+            .map(|ttl| Ttl::new("the time to live", ttl))
+            .transpose()?;
+        let key = self.counter.key()?;
+        let (call, window) = match &self.once {
+            None => (ADD.call([key]), None),
+            Some((id, window)) => {
+                let record = self
+                    .counter
+                    .client
+                    .namespace()
+                    .counter_once(&self.counter.name, id)?;
+                (
+                    ADD_ONCE.call([key, &record]),
+                    Some(Ttl::new("the window", *window)?),
+                )
+            }
+        };
+        let call = call
+            .arg(self.delta)
+            .arg(*range.start())
+            .arg(*range.end())
+            .arg(if self.saturating {
+                "saturate"
+            } else {
+                "reject"
+            })
+            .arg(ttl.map_or(0, Ttl::millis));
+        Ok(match window {
+            None => call,
+            Some(window) => call.arg(window.millis()),
+        })
+    }
+}
+
+impl IntoFuture for Add {
+    type Output = Result<Added>;
+    type IntoFuture = BoxFuture<'static, Result<Added>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// An integer reply, or a string that is one.
+pub(super) fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// PTTL's answer: -1 for no end, -2 for an absent key.
+fn remaining(millis: i64) -> Option<Duration> {
+    u64::try_from(millis).ok().map(Duration::from_millis)
+}

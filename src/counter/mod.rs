@@ -1,0 +1,156 @@
+//! Atomic counters.
+//!
+//! Invariant: exact over all of `i64`. No value passes through a Lua number: a plain add is the
+//! server's own `INCRBY`, and the scripts calculate on pairs of smaller numbers. A refused add
+//! changes nothing.
+
+mod add;
+
+use std::sync::Arc;
+
+use redis::Value;
+
+pub use add::{Add, Added};
+
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::script::{Reply, Retry, plain, script};
+
+script!(ADD = "add.lua" after "prelude.lua");
+script!(ADD_ONCE = "add_once.lua" after "prelude.lua");
+script!(SET = "set.lua" after "prelude.lua");
+script!(TAKE = "take.lua" after "prelude.lua");
+
+/// A named counter, made by [`Client::counter`]: an `i64` on the server, 0 while it is absent.
+///
+/// Every acknowledged add is counted exactly once. An add whose reply was lost says so
+/// ([`Error::is_indeterminate`]); with [`Add::once`] it can simply be made again.
+#[derive(Debug, Clone)]
+pub struct Counter {
+    client: Client,
+    name: Arc<str>,
+    /// Spelt once; a bad name is told by the first call.
+    key: Result<Key>,
+}
+
+impl Client {
+    /// The counter called `name`. A bad name is an error of the first call that uses the counter.
+    pub fn counter(&self, name: &str) -> Counter {
+        Counter {
+            client: self.clone(),
+            name: name.into(),
+            key: self.namespace().counter(name),
+        }
+    }
+}
+
+impl Counter {
+    /// Adds `delta`, which may be negative. Await it, or refine it first.
+    ///
+    /// ```no_run
+    /// # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+    /// let views = client.counter("views:42").add(1).await?;
+    /// let stock = client.counter("stock:42").add(-1).within(0..=i64::MAX).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add(&self, delta: i64) -> Add {
+        Add::new(self.clone(), delta)
+    }
+
+    /// The value; 0 if the counter is absent.
+    ///
+    /// # Errors
+    /// `WrongType` when something else is in its place; else what kept the server from answering.
+    ///
+    /// # Cancel safety
+    /// Safe: reads only.
+    pub async fn get(&self) -> Result<i64> {
+        let command = plain("GET", self.key()?);
+        let value = self
+            .client
+            .command(command, Retry::Safe, self.client.deadline())
+            .await;
+        match value.map_err(|error| self.named(error))? {
+            Value::Nil => Ok(0),
+            value => add::integer(&value).ok_or_else(|| self.not_a_number()),
+        }
+    }
+
+    /// Sets the value. A TTL stays as it is; a counter that is created has none.
+    ///
+    /// # Errors
+    /// `WrongType` when something else is in its place; else what kept the server from answering.
+    /// Not sent again after an indeterminate error: it could undo what others did since.
+    ///
+    /// # Cancel safety
+    /// The value is set or not.
+    pub async fn set(&self, value: i64) -> Result<()> {
+        let call = SET.call([self.key()?]).arg(value);
+        let reply = self
+            .client
+            .run(call, self.client.deadline())
+            .await
+            .map_err(|error| self.named(error))?;
+        match reply.status()? {
+            "SET" => Ok(()),
+            _ => Err(self.refused(&reply)),
+        }
+    }
+
+    /// Reads the value and removes the counter: nothing that others add is lost between the two.
+    ///
+    /// # Errors
+    /// `WrongType` when something else is in its place; else what kept the server from answering.
+    /// After an indeterminate error the value may be gone, unread.
+    ///
+    /// # Cancel safety
+    /// Not safe: a dropped call may have removed the counter.
+    pub async fn take(&self) -> Result<i64> {
+        let call = TAKE.call([self.key()?]);
+        let reply = self
+            .client
+            .run(call, self.client.deadline())
+            .await
+            .map_err(|error| self.named(error))?;
+        match reply.status()? {
+            "TAKEN" => reply.int(1),
+            _ => Err(self.refused(&reply)),
+        }
+    }
+
+    fn key(&self) -> Result<&Key> {
+        self.key.as_ref().map_err(|error| self.named(error.clone()))
+    }
+
+    /// The error of a refusal that the scripts share.
+    fn refused(&self, reply: &Reply) -> Error {
+        match reply.status() {
+            Ok("OVERFLOW") => self.named(Error::new(
+                ErrorKind::Overflow,
+                "the counter would pass the end of i64; it is unchanged",
+            )),
+            Ok("OUT_OF_RANGE") => {
+                let value = reply.text(1).unwrap_or("unknown");
+                self.named(Error::new(
+                    ErrorKind::OutOfRange,
+                    format!("the counter is at {value} and would leave its range; it is unchanged"),
+                ))
+            }
+            Ok("NOT_A_NUMBER") => self.not_a_number(),
+            _ => self.named(reply.unexpected()),
+        }
+    }
+
+    fn not_a_number(&self) -> Error {
+        self.named(Error::new(
+            ErrorKind::WrongType,
+            "the key holds no integer; something else writes our keys",
+        ))
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.with_key(&self.name)
+    }
+}

@@ -1,0 +1,10 @@
+#!lua flags=allow-oom
+-- Purpose: read a counter and remove it.
+-- KEYS: 1 counter
+-- ARGV: none
+-- Returns: {TAKEN, value} | {WRONGTYPE} | {NOT_A_NUMBER}
+-- Retry: unsafe - a second run would answer 0
+local before, status = current()
+if not before then return {status} end
+redis.call('DEL', KEYS[1])
+return {'TAKEN', text(before)}

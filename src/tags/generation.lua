@@ -1,0 +1,16 @@
+-- Eight bytes that no tag has ever had. The clock is mixed in so that a call which runs twice
+-- never writes a generation again that somebody has replaced in between.
+local function generation(seed)
+  local now = redis.call('TIME')
+  local hex = redis.sha1hex(seed .. now[1] .. '.' .. now[2])
+  return (string.gsub(string.sub(hex, 1, 16), '%x%x', function(pair)
+    return string.char(tonumber(pair, 16))
+  end))
+end
+
+-- Whether the key holds something that is no tag.
+local function foreign()
+  local kind = redis.call('TYPE', KEYS[1]).ok
+  return kind ~= 'none' and kind ~= 'string'
+end
+

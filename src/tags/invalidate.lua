@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Purpose: gives a tag a new generation, which invalidates every entry stamped with an older one.
+--   A TTL is only ever extended.
+-- KEYS: 1 tag
+-- ARGV: 1 16 random bytes
+-- ARGV: 2 the tag behind its generation: mode, hold-until, readable name
+-- ARGV: 3 ms that the tag must still live
+-- Returns: {'OK'} or {'WRONGTYPE'}
+-- Retry: safe because a second run writes one more new generation, which costs loads and nothing else
+if foreign() then return {'WRONGTYPE'} end
+local left = math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[3]))
+local value = generation(ARGV[1] .. (redis.call('GET', KEYS[1]) or '')) .. ARGV[2]
+redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', left))
+return {'OK'}

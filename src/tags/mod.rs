@@ -1,0 +1,220 @@
+//! Tags: labels on entries, each with a random generation that an invalidation replaces.
+//!
+//! Invariant: a generation is never used twice, and a tag that is missing has none; so an entry
+//! whose stamps all equal the present generations was loaded after the last invalidation of each,
+//! whatever was evicted, expired or restarted in between, and whatever any clock says. The cache
+//! takes a snapshot of the generations before a load, stamps the entry with it, and compares.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::key::{Key, TagId};
+use crate::script::script;
+
+script!(ENSURE = "ensure.lua" after "generation.lua");
+script!(INVALIDATE = "invalidate.lua" after "generation.lua");
+
+/// A tag, ready to be read, stamped or invalidated.
+#[derive(Debug, Clone)]
+pub(crate) struct Tag {
+    pub(crate) id: TagId,
+    pub(crate) key: Key,
+    name: Box<str>,
+}
+
+/// The value of a tag that an invalidation replaces. Compared, never ordered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
+
+/// One generation per tag, in the tags' order; `None` for a tag that has none.
+pub(crate) type Snapshot = Vec<Option<Generation>>;
+
+impl Tag {
+    /// The tag that a user calls `name`.
+    pub(crate) fn named(client: &Client, name: &str) -> Result<Self> {
+        let id = TagId::named(name)?;
+        Ok(Self {
+            id,
+            key: client.namespace().tag(id),
+            name: name.into(),
+        })
+    }
+
+    /// The tag that every entry of a cache carries.
+    pub(crate) fn whole_cache(client: &Client, cache: &str) -> Self {
+        let id = TagId::whole_cache(cache);
+        Self {
+            id,
+            key: client.namespace().tag(id),
+            name: format!("(all of {cache})").into(),
+        }
+    }
+
+    /// What stands behind the generation: mode 0 (hard), no hold, the name for human readers.
+    fn rest(&self) -> Vec<u8> {
+        [&[0; MODE + HOLD], self.name.as_bytes()].concat()
+    }
+}
+
+impl Generation {
+    /// The generation in a tag's value. What is no tag's value has none.
+    pub(crate) fn of(value: Option<&Bytes>) -> Option<Self> {
+        let (generation, _) = value?.split_first_chunk::<8>()?;
+        Some(Self(u64::from_be_bytes(*generation)))
+    }
+
+    pub(crate) fn from_stamp(stamped: u64) -> Self {
+        Self(stamped)
+    }
+
+    pub(crate) fn stamp(self) -> u64 {
+        self.0
+    }
+}
+
+/// Not a secret, but noise.
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What a client knows of the TTLs of tags: a room of the client, shared by its caches.
+#[derive(Debug, Default)]
+pub(crate) struct Horizon(Mutex<HashMap<TagId, Instant>>);
+
+impl Horizon {
+    /// Completes a snapshot, so that each tag has a generation and outlives an entry that lives
+    /// `need`. In the steady state this sends nothing: a tag's TTL is extended to twice the need,
+    /// hence at most once per need.
+    ///
+    /// Each generation is read before this returns, so a load that begins afterwards is newer.
+    pub(crate) async fn settle(
+        &self,
+        client: &Client,
+        tags: &[Tag],
+        snapshot: &[Option<Generation>],
+        need: Duration,
+        deadline: Instant,
+    ) -> Result<Vec<Generation>> {
+        debug_assert_eq!(tags.len(), snapshot.len(), "a generation for each tag");
+        let mut settled = Vec::with_capacity(tags.len());
+        for (tag, generation) in tags.iter().zip(snapshot) {
+            let known = generation.filter(|_| self.reaches(tag.id, need));
+            settled.push(async move {
+                match known {
+                    Some(generation) => Ok(generation),
+                    None => self.ensure(client, tag, need, deadline).await,
+                }
+            });
+        }
+        join_all(settled).await.into_iter().collect()
+    }
+
+    async fn ensure(
+        &self,
+        client: &Client,
+        tag: &Tag,
+        need: Duration,
+        deadline: Instant,
+    ) -> Result<Generation> {
+        let life = need * 2;
+        let until = Instant::now() + life;
+        let call = ENSURE
+            .call([&tag.key])
+            .arg(&seed())
+            .arg(tag.rest())
+            .arg(life.as_millis() as u64);
+        let mut reply = client.run(call, deadline).await?;
+        if reply.status()? != "OK" {
+            return Err(reply.unexpected().with_key(&tag.name));
+        }
+        let value = reply.take_bytes(1)?;
+        self.learn(tag.id, until);
+        Generation::of(value.as_ref()).ok_or_else(|| reply.unexpected().with_key(&tag.name))
+    }
+
+    fn reaches(&self, tag: TagId, need: Duration) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(&tag)
+            .is_some_and(|until| *until >= Instant::now() + need)
+    }
+
+    fn learn(&self, tag: TagId, until: Instant) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_KNOWN && !known.contains_key(&tag) {
+            let now = Instant::now();
+            known.retain(|_, until| *until > now);
+            if known.len() >= MOST_KNOWN {
+                // Forgetting costs one command a tag.
+                known.clear();
+            }
+        }
+        known.insert(tag, until);
+    }
+}
+
+/// Gives each tag a new generation, in parallel: one command a tag, however many entries carry it.
+///
+/// When some fail, the error is that of the first of them and names them all; the others are
+/// invalidated.
+pub(crate) async fn invalidate(
+    client: &Client,
+    tags: &[Tag],
+    keep: Duration,
+    deadline: Instant,
+) -> Result<()> {
+    let mut all = Vec::with_capacity(tags.len());
+    for tag in tags {
+        let call = INVALIDATE
+            .call([&tag.key])
+            .arg(&seed())
+            .arg(tag.rest())
+            .arg(keep.as_millis() as u64);
+        all.push(async move {
+            let reply = client.run(call, deadline).await?;
+            match reply.status()? {
+                "OK" => Ok(()),
+                _ => Err(reply.unexpected()),
+            }
+        });
+    }
+    let mut first = None;
+    let mut failed: Vec<&str> = Vec::new();
+    for (tag, outcome) in tags.iter().zip(join_all(all).await) {
+        if let Err(error) = outcome {
+            failed.push(&tag.name);
+            first.get_or_insert(error);
+        }
+    }
+    match first {
+        None => Ok(()),
+        Some(error) => Err(error.with_key(&failed.join(", "))),
+    }
+}
+
+/// What the server makes a generation from.
+fn seed() -> [u8; 16] {
+    rand::random()
+}
+
+/// Bytes of the mode of a tag.
+const MODE: usize = 1;
+
+/// Bytes of the hold-until of a tag.
+const HOLD: usize = 6;
+
+/// How many tags a client remembers at most.
+const MOST_KNOWN: usize = 1 << 16;
+
+/// The longest that a tag outlives what needs it, beyond the load itself.
+pub(crate) const SLACK: Duration = Duration::from_secs(60);

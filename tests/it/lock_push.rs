@@ -1,0 +1,180 @@
+//! Locks and pushes: what they save while they work, and that nothing hangs when they do not.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::join_all;
+use hedgerow::{Client, Fence};
+
+use crate::server::{Server, connection};
+use crate::wait::{bounded, queued, until};
+
+/// A place that only one may be in, and who was there, in order.
+#[derive(Debug, Default)]
+struct Room {
+    occupied: AtomicBool,
+    visits: Mutex<Vec<Fence>>,
+}
+
+impl Room {
+    fn enter(&self, fence: Fence) {
+        assert!(
+            !self.occupied.swap(true, Ordering::SeqCst),
+            "two are inside"
+        );
+        self.visits.lock().expect("no panic").push(fence);
+    }
+
+    fn leave(&self) {
+        self.occupied.store(false, Ordering::SeqCst);
+    }
+
+    fn visits(&self) -> Vec<Fence> {
+        self.visits.lock().expect("no panic").clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_waiters_all_get_the_lock_once_while_push_connections_are_killed() {
+    let server = Arc::new(Server::start().await);
+    let room = Arc::new(Room::default());
+    let holder = server.client().await;
+    let first = holder.lock("a").acquire().await.expect("free");
+    let mut tasks = Vec::new();
+    for _ in 0..5 {
+        let client = server.client().await;
+        for _ in 0..20 {
+            tasks.push(tokio::spawn(visit(client.clone(), room.clone())));
+        }
+    }
+    queued(&holder.lock("a"), 5).await;
+
+    let killed = Arc::new(AtomicUsize::new(0));
+    let killer = tokio::spawn({
+        let (server, killed) = (server.clone(), killed.clone());
+        async move {
+            loop {
+                let count = server.kill_connections("hedgerow-push").await;
+                killed.fetch_add(count, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    });
+    until("connections are being killed", || async {
+        killed.load(Ordering::SeqCst) >= 5
+    })
+    .await;
+    first.release().await.expect("held until now");
+
+    for visit in bounded("all of them get the lock", join_all(tasks)).await {
+        visit.expect("no panic");
+    }
+    killer.abort();
+    let visits = room.visits();
+    assert_eq!(visits.len(), 100);
+    assert!(visits.is_sorted_by(|one, next| one < next), "{visits:?}");
+    let killed = killed.load(Ordering::SeqCst);
+    assert!(
+        killed >= 20,
+        "only {killed} connections were killed meanwhile"
+    );
+}
+
+async fn visit(client: Client, room: Arc<Room>) {
+    let lock = client.lock("a").wait(Duration::from_secs(60));
+    let guard = lock.acquire().await.expect("granted");
+    room.enter(guard.fence());
+    // What the lock is for takes a while, so that it is not all over between two kills.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(guard.is_held());
+    room.leave();
+    guard.release().await.expect("held until now");
+}
+
+#[tokio::test]
+async fn waiters_do_not_poll_while_pushes_work() {
+    const WAITERS: usize = 20;
+    let server = Server::start().await;
+    let room = Arc::new(Room::default());
+    let holder = server.client().await;
+    let first = holder.lock("a").acquire().await.expect("free");
+    let mut tasks = Vec::new();
+    for _ in 0..WAITERS {
+        tasks.push(tokio::spawn(visit(server.client().await, room.clone())));
+    }
+    queued(&holder.lock("a"), WAITERS).await;
+
+    // A waiter keeps its place by one call in 0.8 s or more. The clock is the server's, which
+    // also counts the calls; one that polled would have made 16 times as many.
+    let started = calls_and_seconds(&server).await;
+    until("the holder has held for a while", || async {
+        calls_and_seconds(&server).await.1 - started.1 > 2.4
+    })
+    .await;
+    let ended = calls_and_seconds(&server).await;
+    let heartbeats = WAITERS as f64 * ((ended.1 - started.1) / 0.8 + 1.0);
+    let calls = ended.0 - started.0;
+    assert!(
+        calls <= heartbeats,
+        "{calls} calls, {heartbeats} heartbeats"
+    );
+    assert!(calls >= WAITERS as f64, "they did wait");
+
+    first.release().await.expect("held until now");
+    for visit in bounded("all of them get the lock", join_all(tasks)).await {
+        visit.expect("no panic");
+    }
+    assert_eq!(room.visits().len(), WAITERS);
+}
+
+/// How many script calls the server has run, and its clock.
+async fn calls_and_seconds(server: &Server) -> (f64, f64) {
+    let stats: String = server.run(&["INFO", "commandstats"]).await;
+    let calls = stats.lines().filter_map(|line| {
+        let (name, figures) = line.split_once(':')?;
+        let name = name.strip_prefix("cmdstat_")?;
+        let calls = figures.strip_prefix("calls=")?.split(',').next()?;
+        name.starts_with("eval")
+            .then(|| calls.parse::<f64>().expect("a number"))
+    });
+    let calls = calls.sum();
+    let (seconds, micros): (f64, f64) = server.run(&["TIME"]).await;
+    (calls, seconds + micros / 1e6)
+}
+
+#[tokio::test]
+async fn a_broken_lock_is_told_by_push_long_before_the_next_renewal() {
+    let server = Server::start().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let lock = one.lock("a").lease(Duration::from_secs(600));
+    let guard = lock.acquire().await.expect("free");
+    crate::wait::listened(&server, 1).await;
+    assert!(two.lock("a").break_lock().await.expect("an answer"));
+    let reason = bounded("the holder is told", guard.lost()).await;
+    assert_eq!(reason, hedgerow::LossReason::Broken);
+    assert!(!guard.is_held());
+    let error = guard.release().await.expect_err("lost");
+    assert_eq!(error.kind(), hedgerow::ErrorKind::Lost);
+}
+
+#[tokio::test]
+async fn a_client_without_pushes_waits_by_timer() {
+    let server = Server::start().await;
+    let one = Client::from_connection(connection(server.url()).await);
+    let two = Client::from_connection(connection(server.url()).await);
+    let guard = one.lock("a").acquire().await.expect("free");
+    let fence = guard.fence();
+    let waiter =
+        tokio::spawn(async move { two.lock("a").wait(Duration::from_secs(60)).acquire().await });
+    // It cannot be granted the lock unheard, so it takes no place in the queue: it asks.
+    let before = calls_and_seconds(&server).await.0;
+    until("it asks again and again", || async {
+        calls_and_seconds(&server).await.0 > before + 4.0
+    })
+    .await;
+    guard.release().await.expect("held until now");
+    let guard = waiter.await.expect("no panic").expect("granted");
+    assert!(guard.fence() > fence);
+    guard.release().await.expect("held until now");
+}

@@ -1,0 +1,65 @@
+//! Counts the commands that clients send, as the server sees them.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use crate::server::{Server, eventually};
+
+/// Sees every command from when it was started; ends with the test.
+pub struct Monitor {
+    lines: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Monitor {
+    pub async fn start(server: &Server) -> Self {
+        let path = server.url().strip_prefix("unix://").expect("a socket");
+        let mut stream = BufReader::new(UnixStream::connect(path).await.expect("a connection"));
+        stream
+            .write_all(b"MONITOR\r\n")
+            .await
+            .expect("the server reads");
+        let mut first = String::new();
+        stream
+            .read_line(&mut first)
+            .await
+            .expect("the server answers");
+        assert_eq!(first.trim(), "+OK");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let seen = lines.clone();
+        let task = tokio::spawn(async move {
+            let mut lines = stream.lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                seen.lock().expect("no panic").push(line);
+            }
+        });
+        Self { lines, task }
+    }
+
+    /// The commands so far that name `word`, without those that scripts and the test itself sent.
+    pub async fn commands(&self, server: &Server, word: &str) -> Vec<String> {
+        let mark = format!("mark-{}", rand::random::<u64>());
+        let _: String = server.run(&["ECHO", &mark]).await;
+        let lines = || self.lines.lock().expect("no panic").clone();
+        eventually("the monitor has caught up", async || {
+            lines().iter().any(|line| line.contains(&mark))
+        })
+        .await;
+        let ours = |line: &String| {
+            line.contains(word)
+                && !line.contains(" lua]")
+                && !["ECHO", "HKEYS", "KEYS"]
+                    .iter()
+                    .any(|verb| line.contains(&format!("] \"{verb}\"")))
+        };
+        lines().into_iter().filter(ours).collect()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

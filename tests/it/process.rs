@@ -1,0 +1,213 @@
+//! Real child processes: this test binary, started again in a role.
+//!
+//! A child speaks lines on its standard output and takes lines on its standard input; it ends when
+//! that closes, and so never outlives its parent. A role is one function here and one line in
+//! [`play`]: it finds its arguments in `stage.arguments`, says lines and hears commands.
+
+use std::io::{BufRead as _, Write as _};
+use std::process::Stdio;
+use std::time::Duration;
+
+use hedgerow::Client;
+use redis::aio::MultiplexedConnection;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
+
+use crate::server::{connection, signal};
+use crate::wait::bounded;
+
+/// A running child, as its parent sees it. Dropping it kills it.
+pub struct Child {
+    process: tokio::process::Child,
+    said: Lines<BufReader<ChildStdout>>,
+    commands: ChildStdin,
+}
+
+impl Child {
+    /// Starts this binary again as `role`.
+    pub fn start(role: &str, arguments: &[&str]) -> Self {
+        let mut process = Command::new(std::env::current_exe().expect("this binary has a path"))
+            .args(["--exact", "process::child", "--nocapture"])
+            .env(ROLE, role)
+            .env(ARGUMENTS, arguments.join("\n"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the child starts");
+        let said = process.stdout.take().expect("piped");
+        let commands = process.stdin.take().expect("piped");
+        Self {
+            said: BufReader::new(said).lines(),
+            commands,
+            process,
+        }
+    }
+
+    /// Gives a command.
+    pub async fn tell(&mut self, line: &str) {
+        let line = format!("{line}\n");
+        let told = self.commands.write_all(line.as_bytes()).await;
+        told.expect("the child listens");
+    }
+
+    /// The next line that the child says. What the test harness prints around it is left out.
+    pub async fn says(&mut self) -> String {
+        bounded("the child says something", async {
+            loop {
+                let line = self.said.next_line().await.expect("a pipe can be read");
+                let line = line.expect("the child is alive");
+                if let Some((_, said)) = line.split_once(MARK) {
+                    return said.to_owned();
+                }
+            }
+        })
+        .await
+    }
+
+    /// Gives a command and returns what the child says next.
+    pub async fn ask(&mut self, line: &str) -> String {
+        self.tell(line).await;
+        self.says().await
+    }
+
+    /// Sends a signal, such as `STOP` or `CONT`.
+    pub fn signal(&self, name: &str) {
+        signal(self.process.id().expect("the child is alive"), name);
+    }
+
+    /// Kills the child and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.process.kill().await.expect("the child can be killed");
+    }
+}
+
+/// What a role has to do with.
+struct Stage {
+    arguments: Vec<String>,
+    commands: mpsc::UnboundedReceiver<String>,
+}
+
+impl Stage {
+    fn argument(&self, index: usize) -> &str {
+        &self.arguments[index]
+    }
+
+    /// The next command of the parent.
+    async fn hear(&mut self) -> String {
+        match self.commands.recv().await {
+            Some(command) => command,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Says a line to the parent.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let said = writeln!(out, "\n{MARK}{line}").and_then(|()| out.flush());
+    said.expect("the parent listens");
+}
+
+/// The door through which a child enters. In an ordinary run of the tests it does nothing.
+#[test]
+fn child() {
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
+    let arguments = std::env::var(ARGUMENTS).unwrap_or_default();
+    let (sender, commands) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            let _ = sender.send(line);
+        }
+        // The parent is gone.
+        std::process::exit(0);
+    });
+    let stage = Stage {
+        arguments: arguments.lines().map(str::to_owned).collect(),
+        commands,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(play(&role, stage));
+}
+
+async fn play(role: &str, stage: Stage) {
+    match role {
+        "hold" => hold(stage).await,
+        unknown => panic!("no role is called {unknown}"),
+    }
+}
+
+/// Acquires a lock and keeps it. Arguments: URL, name, lease (ms).
+///
+/// Says `held <fence>`. Commands: `state` -> `held` or `lost <reason>`; `write <value>` ->
+/// `written` or `refused`; `release` -> `released` or `not released <kind>`, and ends.
+async fn hold(mut stage: Stage) {
+    let client = Client::builder()
+        .url(stage.argument(0))
+        .name("child")
+        .connect()
+        .await
+        .expect("a good URL");
+    let mut resource = connection(stage.argument(0)).await;
+    let lease = Duration::from_millis(stage.argument(2).parse().expect("a number"));
+    let lock = client.lock(stage.argument(1)).lease(lease);
+    let guard = lock.wait(Duration::from_secs(60)).acquire().await;
+    let guard = guard.expect("granted");
+    let fence = guard.fence().get();
+    say(&format!("held {fence}"));
+    loop {
+        let command = stage.hear().await;
+        match command.split_once(' ') {
+            None if command == "state" => match guard.loss() {
+                Some(reason) => say(&format!("lost {reason:?}")),
+                None => say(if guard.is_held() { "held" } else { "neither" }),
+            },
+            Some(("write", value)) => {
+                let written = fenced_write(&mut resource, fence, value).await;
+                say(if written { "written" } else { "refused" });
+            }
+            None if command == "release" => {
+                match guard.release().await {
+                    Ok(()) => say("released"),
+                    Err(error) => say(&format!("not released {:?}", error.kind())),
+                }
+                return;
+            }
+            _ => panic!("not a command: {command}"),
+        }
+    }
+}
+
+/// A resource that checks fences: writes `value` unless it has seen a greater fence.
+pub async fn fenced_write(resource: &mut MultiplexedConnection, fence: u64, value: &str) -> bool {
+    let applied: i64 = redis::cmd("EVAL")
+        .arg(APPLY_IF_FENCE_NOT_OLDER)
+        .arg(1)
+        .arg("resource")
+        .arg(fence)
+        .arg(value)
+        .query_async(resource)
+        .await
+        .expect("the resource answers");
+    applied == 1
+}
+
+const APPLY_IF_FENCE_NOT_OLDER: &str = r"
+local seen = tonumber(redis.call('HGET', KEYS[1], 'fence') or '0')
+if tonumber(ARGV[1]) < seen then return 0 end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'value', ARGV[2])
+return 1";
+
+const ROLE: &str = "HEDGEROW_TEST_ROLE";
+const ARGUMENTS: &str = "HEDGEROW_TEST_ARGUMENTS";
+
+/// What a child says begins with this; the harness prints lines of its own.
+const MARK: &str = "child> ";

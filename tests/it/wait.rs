@@ -1,0 +1,61 @@
+//! Waiting for conditions. Never for a time to pass: the pauses here only keep the machine free
+//! for those who bring the condition about.
+
+use std::time::Duration;
+
+use hedgerow::Lock;
+
+use crate::server::Server;
+
+/// Waits until `condition` holds. What does not come true in a minute never will.
+pub async fn until<C: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> C) {
+    bounded(what, async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+/// Waits for `future`, which would hang for ever in a crate that is broken.
+pub async fn bounded<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .unwrap_or_else(|_| panic!("waited a minute for this: {what}"))
+}
+
+/// Waits until `processes` stand in the queue of `lock`.
+pub async fn queued(lock: &Lock, processes: usize) {
+    until("the queue is as long as expected", || async {
+        lock.inspect().await.expect("an answer").queue.len() == processes
+    })
+    .await;
+}
+
+/// Waits until somebody who holds or awaits the lock `name` is told by push.
+pub async fn listened(server: &Server, listeners: usize) {
+    until("the wake channels are subscribed", || async {
+        let channels: Vec<String> = server
+            .run(&["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"])
+            .await;
+        channels.len() >= listeners
+    })
+    .await;
+}
+
+/// Counts renewals of the lease at `key` until there were `renewals`: each shows as a TTL that
+/// jumps up.
+pub async fn renewed(server: &Server, key: &str, renewals: usize) {
+    let mut last = i64::MAX;
+    let mut seen = 0;
+    bounded("the lease is renewed", async {
+        while seen < renewals {
+            let left: i64 = server.run(&["PTTL", key]).await;
+            assert!(left >= 0, "the lease is gone after {seen} renewals");
+            seen += usize::from(left > last);
+            last = left;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
