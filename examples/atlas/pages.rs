@@ -102,7 +102,7 @@ impl Pages {
     pub(crate) async fn page(&self, subject: &Subject) -> hedgerow::Result<Arc<Page>> {
         let (pages, wanted) = (self.clone(), subject.clone());
         self.cache
-            .memoize(subject.key(), TTL, move || async move {
+            .memoize(&subject.key(), TTL, move || async move {
                 pages.load(&wanted).await
             })
             .tags([tag(&subject.country)])
