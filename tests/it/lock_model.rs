@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
         self.holder = None;
         if !self.queue.is_empty() {
             let stranger = self
-                .lock(CLIENTS - 1)
+                .lock(CLIENTS)
                 .try_acquire()
                 .await
                 .expect("an answer");
