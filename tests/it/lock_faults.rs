@@ -137,7 +137,7 @@ async fn a_full_server_refuses_new_locks_but_lets_holders_renew_and_release() {
     guard.release().await.expect("held until now");
     assert!(server.keys("hr:{*}:lock:*").await.is_empty());
     let _: () = server.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    two.lock("b").acquire().await.expect("free");
+    let _guard = two.lock("b").acquire().await.expect("free");
 }
 
 #[tokio::test]

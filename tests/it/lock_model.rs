@@ -270,11 +270,7 @@ impl<'a> Run<'a> {
         self.taken();
         self.holder = None;
         if !self.queue.is_empty() {
-            let stranger = self
-                .lock(CLIENTS)
-                .try_acquire()
-                .await
-                .expect("an answer");
+            let stranger = self.lock(CLIENTS).try_acquire().await.expect("an answer");
             assert!(stranger.is_none(), "overtook the queue");
             self.passed_to(0).await;
         }

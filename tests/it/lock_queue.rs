@@ -133,12 +133,12 @@ async fn a_lock_is_not_handed_to_a_process_that_is_gone() {
     let server = Server::start().await;
     let (one, three) = (server.client().await, server.client().await);
     let first = held(&one).await;
-    let mut dead = crate::process::Child::start("hold", &[server.url(), "a", "600000"]);
+    let dead = crate::process::Child::start("hold", &[server.url(), "a", "600000"]);
     queued(&one.lock("a"), 1).await;
     let waiter = wait(three.lock("a"));
     queued(&one.lock("a"), 2).await;
     // Its place in the queue is still there; nobody listens any more.
-    dead.signal("KILL");
+    dead.kill().await;
     until("the server has noticed", || async {
         !server
             .run::<String>(&["CLIENT", "LIST"])
@@ -150,7 +150,6 @@ async fn a_lock_is_not_handed_to_a_process_that_is_gone() {
     let info = one.lock("a").inspect().await.expect("an answer");
     let second = granted(waiter).await;
     assert_eq!(info.holder.expect("handed over").fence, second.fence());
-    drop(dead.kill().await);
 }
 
 #[tokio::test]

@@ -42,6 +42,10 @@ impl Log {
             .0 = false;
     }
 
+    fn errors(&self) -> Vec<Error> {
+        self.errors.lock().expect("no panic").clone()
+    }
+
     fn failed(&self, error: Error) {
         self.errors.lock().expect("no panic").push(error);
     }
@@ -56,11 +60,8 @@ async fn scripts_flushed_all_the_time_are_not_noticed() {
         1
     })
     .await;
-    assert!(
-        log.errors.lock().expect("no panic").is_empty(),
-        "{:?}",
-        log.errors
-    );
+    let errors = log.errors();
+    assert!(errors.is_empty(), "{errors:?}");
     assert_all_free(&server).await;
 }
 
@@ -73,13 +74,11 @@ async fn command_connections_killed_in_a_storm_break_no_promise() {
         killed
     })
     .await;
-    let errors = log.errors.lock().expect("no panic");
-    for error in errors.iter() {
+    for error in log.errors() {
         // A release that was sent and not answered says so; nothing else need fail.
         assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
         assert!(error.is_indeterminate());
     }
-    drop(errors);
     assert_all_free(&server).await;
 }
 
@@ -98,7 +97,7 @@ async fn storm(server: &Server, errors: usize, shake: impl AsyncFn() -> usize) -
     bounded("the storm is over", async {
         while felt < SHOCKS
             || log.grants.load(Ordering::SeqCst) < GRANTS
-            || log.errors.lock().expect("no panic").len() < errors
+            || log.errors().len() < errors
         {
             felt += shake().await;
         }
@@ -119,7 +118,7 @@ async fn work(client: Client, log: Arc<Log>, mut turn: usize) {
             .lock(name)
             .lease(Duration::from_secs(600))
             .wait(Duration::from_secs(60));
-        let guard = if turn % 5 == 0 {
+        let guard = if turn.is_multiple_of(5) {
             lock.try_acquire().await
         } else {
             lock.acquire().await.map(Some)
@@ -136,7 +135,7 @@ async fn work(client: Client, log: Arc<Log>, mut turn: usize) {
         tokio::task::yield_now().await;
         assert!(guard.is_held());
         log.leave(name);
-        if turn % 7 == 0 {
+        if turn.is_multiple_of(7) {
             drop(guard);
         } else if let Err(error) = guard.release().await {
             log.failed(error);
