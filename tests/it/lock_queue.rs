@@ -168,6 +168,33 @@ async fn a_broken_lock_goes_to_the_head_of_the_queue() {
     second.release().await.expect("held until now");
 }
 
+#[tokio::test]
+async fn the_late_release_of_a_lost_lock_costs_nobody_their_place() {
+    let server = Server::start().await;
+    let (one, two, three) = (
+        server.client().await,
+        server.client().await,
+        server.client().await,
+    );
+    let lost = held(&one).await;
+    let _: usize = server
+        .run(&["DEL", &server.keys("hr:{*}:lock:a").await[0]])
+        .await;
+    let guard = held(&two).await;
+    let first = wait(one.lock("a").metadata("first"));
+    queued(&two.lock("a"), 1).await;
+    let second = wait(three.lock("a"));
+    queued(&two.lock("a"), 2).await;
+    // The process does not know yet that it has nothing to pass on to its own waiter.
+    let error = lost.release().await.expect_err("deleted");
+    assert_eq!(error.kind(), hedgerow::ErrorKind::Lost);
+    guard.release().await.expect("held until now");
+    let info = two.lock("a").inspect().await.expect("an answer");
+    assert_eq!(info.holder.expect("handed over").metadata, "first");
+    drop(granted(first).await);
+    drop(granted(second).await);
+}
+
 /// Holds the lock for longer than any test runs.
 async fn held(client: &Client) -> Guard {
     let lock = client.lock("a").lease(Duration::from_secs(600));
