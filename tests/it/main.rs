@@ -5,7 +5,9 @@
 )]
 
 mod client;
+mod conditions;
 mod counter;
+mod counter_loss;
 mod counter_model;
 mod freshness;
 mod fuzz_corpora;
@@ -18,7 +20,9 @@ mod lock_push;
 mod lua;
 mod memoize;
 mod monitor;
+mod passing;
 mod process;
+mod proxy;
 mod scripts;
 mod server;
 mod wait;
