@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hedgerow::Client;
 
-use crate::slices::{compare, median, spread};
+use crate::slices::{Result, Runs, TASKS, compare, driver, median, spread};
 
 /// What a careful engineer writes by hand: a fenced lock in two scripts.
 const BARE_ACQUIRE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then \
@@ -14,13 +14,8 @@ const BARE_ACQUIRE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', A
 const BARE_RELEASE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-pub async fn run(
-    url: &str,
-    runs: &impl Fn(&str) -> bool,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let driver = redis::Client::open(url)?
-        .get_multiplexed_async_connection()
-        .await?;
+pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
+    let driver = driver(url).await?;
     let acquire: String = load(&driver, BARE_ACQUIRE).await?;
     let release: String = load(&driver, BARE_RELEASE).await?;
     let client = Client::connect(url).await?;
@@ -90,8 +85,8 @@ pub async fn run(
         })
         .await
     };
-    for tasks in [1, 50, 500] {
-        if runs("lock_cycle/two_evalsha") {
+    for tasks in TASKS {
+        if runs.wants("lock_cycle/two_evalsha") {
             compare(
                 &format!("lock_cycle/two_evalsha@{tasks}"),
                 tasks,
@@ -100,11 +95,11 @@ pub async fn run(
             )
             .await;
         }
-        if runs("lock_cycle/rslock") {
+        if runs.wants("lock_cycle/rslock") {
             compare(&format!("lock_cycle/rslock@{tasks}"), tasks, ours, rival).await;
         }
     }
-    if runs("handoff_p99/round_trip") {
+    if runs.wants("handoff_p99/round_trip") {
         for contenders in [8, 64] {
             handoff(url, contenders, contenders).await?;
             handoff(url, contenders, 1).await?;
@@ -126,11 +121,7 @@ async fn load(
 
 /// From the call of `release` to the return of the next holder's `acquire`, with all contenders
 /// always in the queue, over `clients` clients; in round trips of a bare EVALSHA in the same run.
-async fn handoff(
-    url: &str,
-    contenders: usize,
-    clients: usize,
-) -> Result<(), Box<dyn std::error::Error>> {
+async fn handoff(url: &str, contenders: usize, clients: usize) -> Result<()> {
     let name = format!("handoff:{contenders}:{clients}");
     let base = Instant::now();
     let released = Arc::new(AtomicU64::new(0));
@@ -164,9 +155,7 @@ async fn handoff(
             })
         })
         .collect();
-    let mut driver = redis::Client::open(url)?
-        .get_multiplexed_async_connection()
-        .await?;
+    let mut driver = driver(url).await?;
     let script: String = load(&driver, BARE_RELEASE).await?;
     let mut trips = Vec::new();
     while Instant::now() < until {

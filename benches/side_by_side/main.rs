@@ -4,24 +4,24 @@
 //! median of the slices' ratios is printed: `name ratio`. Higher is better, but for
 //! `handoff_p99/round_trip`, which is in round trips, and `herd_commands_per_process`, a count.
 
+mod cache;
+mod counter;
 mod lock;
 mod slices;
 
 use hedgerow::embedded;
+use slices::{Result, Runs};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with("--"))
-        .collect();
-    let runs =
-        |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+fn main() -> Result<()> {
+    let runs = Runs::from_args();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let server = embedded::Server::start().await?;
+        cache::run(server.url(), &runs).await?;
+        counter::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await
     })
 }

@@ -2,9 +2,38 @@
 
 use std::time::{Duration, Instant};
 
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The bare driver, as a careful user sets it up. Its own response timeout is left off, as in our
+/// connections: on a busy machine it would end the measurement.
+pub(crate) async fn driver(url: &str) -> Result<redis::aio::MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let client = redis::Client::open(url)?;
+    Ok(client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?)
+}
+
+/// How many tasks share a connection.
+pub(crate) const TASKS: [usize; 3] = [1, 50, 500];
+
+/// Which ratios the command line asks for, by parts of their names; all by default.
+pub(crate) struct Runs(Vec<String>);
+
+impl Runs {
+    pub(crate) fn from_args() -> Self {
+        let args = std::env::args().skip(1);
+        Self(args.filter(|arg| !arg.starts_with("--")).collect())
+    }
+
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|part| name.contains(part.as_str()))
+    }
+}
+
 /// One side of a comparison: runs with `tasks` tasks until the deadline and says how many
 /// operations it did.
-pub trait Side {
+pub(crate) trait Side {
     fn slice(&self, tasks: usize, until: Instant) -> impl Future<Output = u64>;
 }
 
@@ -15,7 +44,7 @@ impl<F: AsyncFn(usize, Instant) -> u64> Side for F {
 }
 
 /// Runs both sides alternately and prints the median ratio of ours to theirs.
-pub async fn compare(name: &str, tasks: usize, ours: impl Side, theirs: impl Side) {
+pub(crate) async fn compare(name: &str, tasks: usize, ours: impl Side, theirs: impl Side) {
     for side in [0, 1] {
         let warm = Instant::now() + SLICE;
         match side {
@@ -48,7 +77,7 @@ pub async fn compare(name: &str, tasks: usize, ours: impl Side, theirs: impl Sid
 }
 
 /// Spawns `tasks` copies of a loop and adds up what they did.
-pub async fn spread<L: Future<Output = u64> + Send + 'static>(
+pub(crate) async fn spread<L: Future<Output = u64> + Send + 'static>(
     tasks: usize,
     each: impl Fn(usize) -> L,
 ) -> u64 {
@@ -60,7 +89,7 @@ pub async fn spread<L: Future<Output = u64> + Send + 'static>(
     total
 }
 
-pub fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

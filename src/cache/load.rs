@@ -48,7 +48,11 @@ pub(super) struct Load {
 
 /// What came of asking for the lease.
 enum Granted<V> {
-    Lead { until: Instant },
+    Lead {
+        until: Instant,
+        /// The snapshot is as old as the wait.
+        waited: bool,
+    },
     Found(Arc<V>),
     Deserted,
 }
@@ -88,11 +92,12 @@ impl Load {
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
         let result = match self.lease(&mut creator).await {
-            Ok(Granted::Lead { until }) => self.lead(loader, until).await,
+            Ok(Granted::Lead { until, waited }) => self.lead(loader, until, waited).await,
             Ok(Granted::Found(value)) => Ok(value),
             Ok(Granted::Deserted) => return,
             Err(error) => Err(error),
         };
+        let result = result.map_err(|error| self.order.named(error));
         if let Err(error) = &result {
             self.open.close();
             self.open.settle(Outcome::Failed(error.clone()));
@@ -119,13 +124,8 @@ impl Load {
             let (takeover, noted) = match grant.await {
                 Ok(Grant::Lead { fence, until }) => {
                     tracing::debug!(target: "hedgerow::cache", key, fence, attempt, "lead");
-                    if attempt > 0 {
-                        // What was read before the wait is old: an entry stamped with it could
-                        // be dead on arrival.
-                        self.snapshot =
-                            entry::generations(&client, &self.order.tags, deadline).await?;
-                    }
-                    return Ok(Granted::Lead { until });
+                    let waited = attempt > 0;
+                    return Ok(Granted::Lead { until, waited });
                 }
                 Ok(Grant::Changed) => match self.take().await? {
                     Some(value) => return Ok(Granted::Found(value)),
@@ -201,7 +201,7 @@ impl Load {
     }
 
     /// Loads, stores and shares the value. The lease is held.
-    async fn lead<V, L, Fut, E>(&self, loader: L, until: Instant) -> Result<Arc<V>>
+    async fn lead<V, L, Fut, E>(&self, loader: L, until: Instant, waited: bool) -> Result<Arc<V>>
     where
         V: Serialize + Send + Sync + 'static,
         L: FnOnce() -> Fut + Send + 'static,
@@ -210,7 +210,12 @@ impl Load {
     {
         let prepared = async {
             let deadline = self.order.cache.client.cache_deadline();
-            let generations = self.order.settled(&self.snapshot, deadline).await?;
+            let generations = if waited {
+                // An entry stamped with what was read before the wait could be dead on arrival.
+                self.order.generations(deadline).await?
+            } else {
+                self.order.settled(&self.snapshot, deadline).await?
+            };
             self.open.begin_load();
             let begun = Instant::now();
             let value = self.loaded(loader, until).await?;

@@ -61,9 +61,8 @@ impl Order {
         // The load, then the longest that the entry may live.
         let need = self.terms.max_load.duration() + self.ttl.spread(LONGEST_SPREAD).duration();
         let horizon = &self.room.horizon;
-        horizon
-            .settle(&self.cache.client, &self.tags, snapshot, need, deadline)
-            .await
+        let settled = horizon.settle(&self.cache.client, &self.tags, snapshot, need, deadline);
+        settled.await.map_err(|error| self.named(error))
     }
 
     /// The entry for `value`, stamped with `generations`.
@@ -94,9 +93,12 @@ impl Order {
             .spread(rand::random_range(shortest..=LONGEST_SPREAD))
     }
 
-    /// `error`, about the key of this order.
+    /// `error`, about the key of this order unless it is about a tag.
     pub(super) fn named(&self, error: Error) -> Error {
-        error.with_key(&self.place.name)
+        match error.key() {
+            Some(_) => error,
+            None => error.with_key(&self.place.name),
+        }
     }
 }
 

@@ -13,8 +13,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::hold::{Owner, sure_until};
 use super::keeper::{Keeper, Shift};
@@ -46,6 +47,8 @@ pub(super) struct Campaign {
     /// Whether a question to the server went unanswered: it may still arrive.
     unanswered: bool,
     epoch: Option<watch::Receiver<u64>>,
+    /// The subscription, while it is being made.
+    listening: Option<BoxFuture<'static, bool>>,
     _shift: Shift,
 }
 
@@ -69,6 +72,7 @@ impl Campaign {
             place: place.unwrap_or_else(|| locks.expect(Owner::random())),
             epoch: client.hub().map(|hub| hub.epoch()),
             unanswered: false,
+            listening: None,
             _shift: Keeper::shift(&locks),
             locks,
             keys,
@@ -99,7 +103,7 @@ impl Campaign {
 
     /// Asks the server for the lock, or for a place in its queue.
     async fn ask(&mut self, front: &Entry) -> Asked {
-        let hears = self.locks.listen(&self.client, &front.keys).await;
+        let hears = self.hears(front).await;
         if let Some(epoch) = &mut self.epoch {
             epoch.mark_unchanged();
         }
@@ -138,6 +142,23 @@ impl Campaign {
                 }
                 Asked::Failed
             }
+        }
+    }
+
+    /// Whether pushes are heard. Making it so may take long when the server takes no connections:
+    /// until then the timer does, and the subscription goes on between its questions.
+    async fn hears(&mut self, front: &Entry) -> bool {
+        let listening = self.listening.get_or_insert_with(|| {
+            let (locks, client) = (self.locks.clone(), self.client.clone());
+            let keys = front.keys.clone();
+            Box::pin(async move { locks.listen(&client, &keys).await })
+        });
+        match timeout(POLL, listening).await {
+            Ok(hears) => {
+                self.listening = None;
+                hears
+            }
+            Err(_) => false,
         }
     }
 

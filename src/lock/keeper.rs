@@ -317,6 +317,11 @@ fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, (
         }
     }
     for (client, holds) in batches.into_values() {
+        jobs.push(Box::pin(listen(
+            locks.clone(),
+            client.clone(),
+            holds.clone(),
+        )));
         for holds in holds.chunks(LARGEST_BATCH) {
             jobs.push(Box::pin(renew(
                 locks.clone(),
@@ -328,19 +333,25 @@ fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, (
     jobs
 }
 
+/// Sees to it that the holders of leases of one bucket are told of `break_lock` by push. Beside the
+/// renewals, which must not wait for it, and over before the next.
+async fn listen(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
+    if let Some(first) = holds.first() {
+        let patience = shortest_lease(&holds) / 3;
+        let _ = tokio::time::timeout(patience, locks.listen(&client, &first.keys)).await;
+    }
+}
+
+fn shortest_lease(holds: &[Arc<Hold>]) -> Duration {
+    let leases = holds.iter().map(|hold| hold.lease.duration());
+    leases.min().unwrap_or_default()
+}
+
 /// Renews leases of one bucket. What cannot be asked is asked again soon, until the local deadline.
 async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
     let keeper = locks.keeper();
-    if let Some(first) = holds.first() {
-        // A holder is told of `break_lock` by push; a short hold does without.
-        locks.listen(&client, &first.keys).await;
-    }
     let sent = Instant::now();
-    let shortest = holds
-        .iter()
-        .map(|hold| hold.lease.duration())
-        .min()
-        .unwrap_or_default();
+    let shortest = shortest_lease(&holds);
     let mut call = RENEW.call(holds.iter().map(|hold| hold.keys.lock()));
     for hold in &holds {
         call = call.arg(hold.owner.as_str()).arg(hold.lease.millis());

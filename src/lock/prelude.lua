@@ -25,7 +25,7 @@ local function holder()
   return owner, fence, process, meta
 end
 
--- Whether a foreign type is in the place of the counter, the queue or the waiters. Asked before
+-- Whether something else is in the place of the counter, the queue or the waiters. Asked before
 -- the first write where the queue is used: a script that fails half way is not rolled back.
 local function foreign()
   local types = {'string', 'zset', 'hash'}
@@ -33,7 +33,8 @@ local function foreign()
     local found = redis.call('TYPE', KEYS[index + 1])['ok']
     if found ~= 'none' and found ~= expected then return true end
   end
-  return false
+  local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+  return not last or last >= 9007199254740991
 end
 
 -- Counts a grant: the fence is above the last one, and not below the clock, so that fences go on

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ script!(INVALIDATE = "invalidate.lua" after "generation.lua");
 pub(crate) struct Tag {
     pub(crate) id: TagId,
     pub(crate) key: Key,
-    name: Box<str>,
+    name: Arc<str>,
 }
 
 /// The value of a tag that an invalidation replaces. Compared, never ordered.

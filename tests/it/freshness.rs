@@ -231,15 +231,13 @@ async fn three_clients(server: &Server) -> Subject {
 async fn holds(by: By) {
     let server = Server::start().await;
     let story = ten_thousand(three_clients(&server).await, by).await;
-    let share = story.interleaved as f64 / story.writes as f64;
-    assert_eq!(story.writes, 10_000);
-    assert!(
-        share > 0.3,
-        "only {share} of the invalidations met a load under way"
-    );
-    assert!(story.history.len() > 5_000, "{}", story.history.len());
     let stale = stale(&story.history);
     assert!(stale.is_empty(), "{} stale: {:?}", stale.len(), &stale[..1]);
+    // And it was put to the test.
+    let (reads, met) = (story.history.len(), story.interleaved);
+    assert_eq!(story.writes, 10_000);
+    assert!(reads > 5_000, "only {reads} reads");
+    assert!(met > 2_000, "only {met} invalidations met a load under way");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -168,13 +168,41 @@ async fn a_client_without_pushes_waits_by_timer() {
     let waiter =
         tokio::spawn(async move { two.lock("a").wait(Duration::from_secs(60)).acquire().await });
     // It cannot be granted the lock unheard, so it takes no place in the queue: it asks.
-    let before = calls_and_seconds(&server).await.0;
-    until("it asks again and again", || async {
-        calls_and_seconds(&server).await.0 > before + 4.0
-    })
-    .await;
+    asked_again_and_again(&server).await;
     guard.release().await.expect("held until now");
     let guard = waiter.await.expect("no panic").expect("granted");
     assert!(guard.fence() > fence);
     guard.release().await.expect("held until now");
+}
+
+#[tokio::test]
+async fn a_waiter_whose_push_connection_is_refused_asks_by_timer_meanwhile() {
+    let server = Server::start().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let lock = one.lock("a").lease(Duration::from_secs(600));
+    let guard = lock.acquire().await.expect("free");
+    let fence = guard.fence();
+    crate::wait::listened(&server, 1).await;
+    two.ping().await.expect("an answer");
+    // Room for what is connected: the administrator, the holder's two and the waiter's one.
+    let _: () = server.run(&["CONFIG", "SET", "maxclients", "4"]).await;
+    let waiter = tokio::spawn(async move {
+        let lock = two.lock("a").wait(Duration::from_secs(60));
+        lock.acquire().await
+    });
+    asked_again_and_again(&server).await;
+    guard.release().await.expect("held until now");
+    let guard = waiter.await.expect("no panic").expect("granted");
+    assert!(guard.fence() > fence);
+    guard.release().await.expect("held until now");
+}
+
+/// Waits for more script calls than one waiter makes in a minute that waits for its client's
+/// deadline before each.
+async fn asked_again_and_again(server: &Server) {
+    let before = calls_and_seconds(server).await.0;
+    until("the waiter asks again and again", || async {
+        calls_and_seconds(server).await.0 > before + 15.0
+    })
+    .await;
 }

@@ -4,6 +4,8 @@
     reason = "a test binary exports nothing; `pub` says what a file offers"
 )]
 
+mod cache;
+mod cache_model;
 mod client;
 mod conditions;
 mod counter;
@@ -15,14 +17,17 @@ mod house;
 mod lock;
 mod lock_cancel;
 mod lock_faults;
+mod lock_hold;
 mod lock_process;
 mod lock_push;
 mod lua;
 mod memoize;
+mod memoize_process;
 mod monitor;
 mod passing;
 mod process;
 mod proxy;
 mod scripts;
 mod server;
+mod tags;
 mod wait;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
-use crate::server::{Server, eventually};
+use crate::server::Server;
+use crate::wait::until;
 
 /// Sees every command from when it was started; ends with the test.
 pub struct Monitor {
@@ -43,7 +44,7 @@ impl Monitor {
         let mark = format!("mark-{}", rand::random::<u64>());
         let _: String = server.run(&["ECHO", &mark]).await;
         let lines = || self.lines.lock().expect("no panic").clone();
-        eventually("the monitor has caught up", async || {
+        until("the monitor has caught up", async || {
             lines().iter().any(|line| line.contains(&mark))
         })
         .await;

@@ -141,6 +141,7 @@ fn child() {
 async fn play(role: &str, stage: Stage) {
     match role {
         "hold" => hold(stage).await,
+        "memoize" => memoize(stage).await,
         unknown => panic!("no role is called {unknown}"),
     }
 }
@@ -183,6 +184,41 @@ async fn hold(mut stage: Stage) {
             }
             _ => panic!("not a command: {command}"),
         }
+    }
+}
+
+/// Asks for a page that takes a while to load. Arguments: URL, takeover (ms), loading time (ms).
+///
+/// Says `ready`. Command: the key; says `loading` if this process loads, then `got <page>`. Each
+/// load is counted in the key `loads`.
+async fn memoize(mut stage: Stage) {
+    let millis =
+        |index: usize| Duration::from_millis(stage.argument(index).parse().expect("a number"));
+    let (takeover, think) = (millis(1), millis(2));
+    let client = Client::builder()
+        .url(stage.argument(0))
+        .cache_deadline(Duration::from_secs(30))
+        .connect()
+        .await
+        .expect("a good URL");
+    let cache = client.cache("pages").takeover(takeover);
+    let database = connection(stage.argument(0)).await;
+    client.ping().await.expect("an answer");
+    say("ready");
+    loop {
+        let key = stage.hear().await;
+        let mut database = database.clone();
+        let load = move || async move {
+            let load: i64 = redis::cmd("INCR")
+                .arg("loads")
+                .query_async(&mut database)
+                .await?;
+            say("loading");
+            tokio::time::sleep(think).await;
+            Ok::<_, redis::RedisError>(format!("page of load {load}"))
+        };
+        let page = cache.memoize(&key, Duration::from_secs(600), load).await;
+        say(&format!("got {}", page.expect("a page")));
     }
 }
 

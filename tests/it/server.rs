@@ -61,16 +61,6 @@ impl Server {
         self.run(&["KEYS", pattern]).await
     }
 
-    /// Waits until `count` processes wait for the load under `lease`.
-    pub async fn waiters(&self, lease: &str, count: usize) {
-        eventually("processes wait for the lease", async || {
-            let fields: Vec<String> = self.run(&["HKEYS", lease]).await;
-            let waiting = fields.iter().filter(|field| field.starts_with("w:"));
-            waiting.count() >= count
-        })
-        .await;
-    }
-
     /// A digest of the whole data set: equal before and after a call that changed nothing.
     pub async fn digest(&self) -> String {
         self.run(&["DEBUG", "DIGEST"]).await
@@ -105,17 +95,6 @@ impl Server {
         }
         killed
     }
-}
-
-/// Waits until `condition` holds; fails when it does not in any reasonable time.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    for _ in 0..5_000 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("waited in vain until {what}");
 }
 
 pub async fn connection(url: &str) -> MultiplexedConnection {

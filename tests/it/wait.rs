@@ -59,3 +59,16 @@ pub async fn renewed(server: &Server, key: &str, renewals: usize) {
     })
     .await;
 }
+
+/// Waits until `processes` wait for the load that the lease at `key` stands for.
+pub async fn waiting(server: &Server, key: &str, processes: usize) {
+    until("processes wait for the load", || async {
+        let fields: Vec<String> = server.run(&["HKEYS", key]).await;
+        fields
+            .iter()
+            .filter(|field| field.starts_with("w:"))
+            .count()
+            >= processes
+    })
+    .await;
+}

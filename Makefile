@@ -1,0 +1,39 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+
+CARGO ?= cargo
+# Passed on to the demo: make demo ARGS='--kill --seconds 30'
+ARGS ?=
+
+.PHONY: help setup demo test examples lint doc bench ci clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Check the tools, and install a Redis server if none is there
+	@scripts/setup.sh
+
+demo: setup ## Run the main job: a city service on real data (ARGS='--kill', ARGS=--help)
+	$(CARGO) run --release --quiet --features embedded --example atlas -- $(ARGS)
+
+test: setup ## Run every test: unit, integration, documentation, examples
+	$(CARGO) test --all-features
+	scripts/run-examples.sh
+
+examples: setup ## Run every example, and see that its checks would notice a fault
+	scripts/run-examples.sh
+
+lint: ## Check format and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
+
+doc: ## Build the documentation; a warning is an error
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --all-features
+
+bench: setup ## Measure against the bare driver, side by side
+	$(CARGO) bench --all-features --bench side_by_side
+
+ci: ## Everything that must hold before a change goes in
+	.ci/run
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,181 @@
+//! Tags: what an invalidation reaches, and what tags cost.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use hedgerow::{Cache, ErrorKind};
+
+use crate::monitor::Monitor;
+use crate::server::Server;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn set(cache: &Cache, key: &str, tags: &[&str]) {
+    cache
+        .set(key, &1u8, MINUTE)
+        .tags(tags)
+        .await
+        .expect("stored");
+}
+
+async fn is_there(cache: &Cache, key: &str) -> bool {
+    cache.get::<u8>(key).await.expect("an answer").is_some()
+}
+
+#[tokio::test]
+async fn an_invalidation_reaches_every_value_that_carries_the_tag_and_no_other() {
+    let server = Server::start().await;
+    let (writer, other) = (server.client().await, server.client().await);
+    let (cities, people) = (writer.cache("cities"), writer.cache("people"));
+    set(&cities, "lyon", &["FR", "big"]).await;
+    set(&cities, "bonn", &["DE"]).await;
+    set(&people, "marie", &["FR"]).await;
+    set(&people, "kim", &[]).await;
+    other
+        .cache("any")
+        .invalidate_tags(["FR"])
+        .await
+        .expect("invalidated");
+    assert!(!is_there(&cities, "lyon").await);
+    assert!(is_there(&cities, "bonn").await);
+    assert!(!is_there(&people, "marie").await);
+    assert!(is_there(&people, "kim").await);
+    cities.clear().await.expect("cleared");
+    assert!(!is_there(&cities, "bonn").await);
+    assert!(is_there(&people, "kim").await);
+}
+
+#[tokio::test]
+async fn nothing_is_a_hit_once_all_tag_keys_are_deleted_by_hand() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, "tagged", &["t"]).await;
+    set(&cache, "plain", &[]).await;
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+    }
+    assert!(!is_there(&cache, "tagged").await);
+    assert!(!is_there(&cache, "plain").await);
+    // A load brings the tags back, with generations that no old entry carries.
+    let load = cache.memoize("plain", MINUTE, async || Ok::<_, Infallible>(2u8));
+    assert_eq!(*load.await.expect("loaded"), 2);
+    assert!(!is_there(&cache, "tagged").await);
+    assert!(is_there(&cache, "plain").await);
+}
+
+#[tokio::test]
+async fn one_tag_deleted_by_hand_takes_its_values_along() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, "whole", &[]).await;
+    let whole = server.keys("hr:t:*").await;
+    set(&cache, "tagged", &["t"]).await;
+    for key in server.keys("hr:t:*").await {
+        if !whole.contains(&key) {
+            let _: () = server.run(&["DEL", &key]).await;
+        }
+    }
+    assert!(!is_there(&cache, "tagged").await);
+    assert!(is_there(&cache, "whole").await);
+}
+
+#[tokio::test]
+async fn a_tag_outlives_what_carries_it_and_its_ttl_is_only_extended() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    let hour = Duration::from_secs(3600);
+    cache
+        .set("long", &1u8, hour)
+        .tags(["t"])
+        .await
+        .expect("stored");
+    set(&cache, "short", &["t"]).await;
+    cache.invalidate_tags(["t"]).await.expect("invalidated");
+    set(&server.client().await.cache("c"), "short", &["t"]).await;
+    for key in server.keys("hr:t:*").await {
+        let left: i64 = server.run(&["PTTL", &key]).await;
+        assert!(left > 3_960_000, "{key} has {left} ms left");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_tag_that_is_invalidated_leaves_a_key_that_goes_by_itself() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    cache
+        .invalidate_tags(["unknown"])
+        .await
+        .expect("invalidated");
+    let keys = server.keys("*").await;
+    assert_eq!(keys.len(), 1);
+    let left: i64 = server.run(&["PTTL", &keys[0]]).await;
+    assert!((30_000..=90_000).contains(&left), "{left} ms left");
+    let name: String = server.run(&["GETRANGE", &keys[0], "15", "-1"]).await;
+    assert_eq!(name, "unknown", "readable behind generation, mode and hold");
+}
+
+#[tokio::test]
+async fn in_the_steady_state_tags_cost_no_command_of_their_own() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    let monitor = Monitor::start(&server).await;
+    for number in 0..20 {
+        let key = format!("k{number}");
+        let load = cache.memoize(&key, MINUTE, async || Ok::<_, Infallible>(1u8));
+        load.tags(["t"]).await.expect("loaded");
+    }
+    let about_tags = monitor.commands(&server, "hr:t:").await;
+    let scripts = about_tags.iter().filter(|line| line.contains("EVAL"));
+    let ensured = scripts.filter(|line| !line.contains("\"EVAL\"")).count();
+    assert_eq!(
+        ensured, 2,
+        "the whole cache and the tag, once: {about_tags:#?}"
+    );
+}
+
+#[tokio::test]
+async fn an_invalidation_that_fails_in_part_names_the_tags_that_failed() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, "good", &["good"]).await;
+    let known = server.keys("hr:t:*").await;
+    set(&cache, "bad", &["bad"]).await;
+    for key in server.keys("hr:t:*").await {
+        if !known.contains(&key) {
+            let _: () = server.run(&["DEL", &key]).await;
+            let _: () = server.run(&["RPUSH", &key, "theirs"]).await;
+        }
+    }
+    let error = cache
+        .invalidate_tags(["bad", "good"])
+        .await
+        .expect_err("a foreign key");
+    assert_eq!(error.kind(), ErrorKind::WrongType);
+    assert_eq!(error.key(), Some("bad"));
+    assert!(!is_there(&cache, "good").await, "the other is invalidated");
+    // Nor can a value carry such a tag.
+    let load = cache.memoize("k", MINUTE, async || Ok::<_, Infallible>(1u8));
+    let error = load.tags(["bad"]).await.expect_err("a foreign key");
+    assert_eq!(
+        (error.kind(), error.key()),
+        (ErrorKind::WrongType, Some("bad"))
+    );
+    assert!(server.keys("hr:l:*").await.is_empty());
+}
+
+#[tokio::test]
+async fn tags_that_a_reader_does_not_declare_count_all_the_same() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, "k", &["a", "b"]).await;
+    let call = |tags: &'static [&'static str]| {
+        cache
+            .memoize("k", MINUTE, async || Ok::<_, Infallible>(2u8))
+            .tags(tags)
+    };
+    assert_eq!(*call(&[]).await.expect("a hit"), 1);
+    assert_eq!(*call(&["a"]).await.expect("a hit"), 1);
+    assert_eq!(*call(&["other"]).await.expect("a hit"), 1);
+    cache.invalidate_tags(["b"]).await.expect("invalidated");
+    assert_eq!(*call(&["a"]).await.expect("loaded"), 2);
+}
