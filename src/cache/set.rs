@@ -62,7 +62,8 @@ impl<V: Serialize> Set<'_, V> {
         let ttl = Ttl::new("ttl", self.ttl)?;
         let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
         let deadline = order.cache.client.cache_deadline();
-        let generations = order.generations(deadline).await?;
+        let generations = order.generations(deadline).await;
+        let generations = generations.map_err(|error| order.named(error))?;
         let entry = order.encode(self.value, &generations, Duration::ZERO)?;
         store(&order, entry, deadline).await
     }

@@ -109,11 +109,7 @@ impl Link {
             return Ok(live);
         }
         let Ok(_turn) = timeout_at(deadline, self.connecting.lock()).await else {
-            return Err(self
-                .state()
-                .last_error
-                .clone()
-                .unwrap_or_else(not_connected_in_time));
+            return Err(self.not_connected());
         };
         loop {
             if let Some(live) = self.current() {
@@ -122,24 +118,33 @@ impl Link {
             let not_before = self.state().backoff.not_before;
             if let Some(at) = not_before {
                 if at >= deadline {
-                    let error = self.state().last_error.clone();
-                    return Err(error.unwrap_or_else(not_connected_in_time));
+                    return Err(self.not_connected());
                 }
                 tokio::time::sleep_until(at).await;
             }
             if Instant::now() >= deadline {
-                return Err(not_connected_in_time());
+                return Err(self.not_connected());
             }
             match self.connect(deadline).await {
                 Ok(live) => return Ok(live),
                 Err(error) if error.fate() == Fate::NotExecuted => {
                     let mut state = self.state();
                     state.backoff.failed();
-                    state.last_error = Some(error);
+                    // That the deadline cut an attempt short says less than why the one before
+                    // it failed.
+                    if state.last_error.is_none() || Instant::now() < deadline {
+                        state.last_error = Some(error);
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Why there was no connection before the deadline: what the last attempt failed with.
+    fn not_connected(&self) -> Error {
+        let error = self.state().last_error.clone();
+        error.unwrap_or_else(not_connected_in_time)
     }
 
     fn current(&self) -> Option<Live> {

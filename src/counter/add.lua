@@ -6,6 +6,7 @@
 -- ARGV: 3 greatest value (decimal)
 -- ARGV: 4 what to do at the ends: reject or saturate
 -- ARGV: 5 TTL on creation (ms), 0 for none
--- Returns: {ADDED, value, applied, remaining TTL (ms, -1 none, -2 absent)} | {OVERFLOW} | {OUT_OF_RANGE, value} | {WRONGTYPE} | {NOT_A_NUMBER}
+-- Returns: {ADDED, value, applied, remaining TTL (ms, -1 none, -2 absent)} | {OVERFLOW}
+--   | {OUT_OF_RANGE, value} | {WRONGTYPE} | {NOT_A_NUMBER}
 -- Retry: unsafe - a second run adds again
 return add()

@@ -7,11 +7,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use redis::Value;
 
 use super::{ADD, ADD_ONCE, Counter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::script::{Call, Retry, from_server, plain};
+use crate::script::{Call, Retry, integer, no_integer, plain};
 use crate::ttl::Ttl;
 
 /// An addition that happens when it is awaited; made by [`Counter::add`].
@@ -43,7 +42,8 @@ pub struct Added {
     pub value: i64,
     /// What was added: less than asked for only when saturating.
     pub applied: i64,
-    /// What is left of the counter's life; `None` if it has no end.
+    /// What is left of the counter's life; `None` if it has no end, or if the ACL user may add
+    /// but not ask (`PTTL`).
     pub expires_in: Option<Duration>,
 }
 
@@ -80,7 +80,8 @@ impl Add {
     }
 
     /// Applies the addition at most once for `id` within `window`: a repeat answers what the
-    /// first answered. Choose an id that names the event, such as a request id.
+    /// first answered, but for what is left of the counter's life. Choose an id that names the
+    /// event, such as a request id. A refused addition is not recorded: a repeat may be applied.
     pub fn once(mut self, id: &str, window: Duration) -> Self {
         self.once = Some((id.to_owned(), window));
         self
@@ -91,11 +92,7 @@ impl Add {
             return self.plain().await;
         }
         let call = self.call().map_err(|error| self.counter.named(error))?;
-        let client = &self.counter.client;
-        let reply = client
-            .run(call, client.deadline())
-            .await
-            .map_err(|error| self.counter.named(error))?;
+        let reply = self.counter.run(call).await?;
         match reply.status()? {
             "ADDED" => Ok(Added {
                 value: reply.int(1)?,
@@ -115,21 +112,12 @@ impl Add {
         let pair = [add, plain("PTTL", key)];
         let replies = client.pair(pair, Retry::Unsafe, client.deadline()).await;
         let [value, ttl] = replies.map_err(|error| self.counter.named(error))?;
-        let value = match value {
-            Value::ServerError(error)
-                if error
-                    .details()
-                    .is_some_and(|text| text.contains("not an integer")) =>
-            {
-                return Err(self.counter.not_a_number());
-            }
-            Value::ServerError(error) => return Err(self.counter.named(from_server(&error))),
-            value => integer(&value).ok_or_else(|| self.counter.not_a_number())?,
-        };
+        let value = integer(value).and_then(|value| value.ok_or_else(no_integer));
         Ok(Added {
-            value,
+            value: value.map_err(|error| self.counter.named(error))?,
             applied: self.delta,
-            expires_in: integer(&ttl).and_then(remaining),
+            // The add has happened: a server that refuses to tell the rest must not deny that.
+            expires_in: integer(ttl).ok().flatten().and_then(remaining),
         })
     }
 
@@ -184,15 +172,6 @@ impl IntoFuture for Add {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.run())
-    }
-}
-
-/// An integer reply, or a string that is one.
-pub(super) fn integer(value: &Value) -> Option<i64> {
-    match value {
-        Value::Int(number) => Some(*number),
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
-        _ => None,
     }
 }
 

@@ -8,11 +8,12 @@
 -- ARGV: 4 what to do at the ends: reject or saturate
 -- ARGV: 5 TTL on creation (ms), 0 for none
 -- ARGV: 6 window (ms)
--- Returns: {ADDED, value, applied, remaining TTL (ms, -1 none, -2 absent)} | {OVERFLOW} | {OUT_OF_RANGE, value} | {WRONGTYPE} | {NOT_A_NUMBER}
+-- Returns: {ADDED, value, applied, remaining TTL (ms, -1 none, -2 absent)} | {OVERFLOW}
+--   | {OUT_OF_RANGE, value} | {WRONGTYPE} | {NOT_A_NUMBER}
 -- Retry: safe - a second run finds the record and answers what the first did
 local record = redis.pcall('GET', KEYS[2])
 if record then
-  if type(record) ~= 'string' then return {'WRONGTYPE'} end
+  if type(record) ~= 'string' then return refusal(record) end
   local value, applied = string.match(record, '^(%-?%d+) (%-?%d+)$')
   if not value then return {'WRONGTYPE'} end
   return {'ADDED', value, applied, redis.call('PTTL', KEYS[1])}

@@ -3,19 +3,20 @@
 //! Invariant: exact over all of `i64`. No value passes through a Lua number: a plain add is the
 //! server's own `INCRBY`, and the scripts calculate on pairs of smaller numbers. A refused add
 //! changes nothing.
+//!
+//! Scripted calls are told at debug level to the target `hedgerow::counter`: `counter` is the name,
+//! `status` the word that the script answered. Values are never told.
 
 mod add;
 
 use std::sync::Arc;
-
-use redis::Value;
 
 pub use add::{Add, Added};
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::script::{Reply, Retry, plain, script};
+use crate::script::{Call, Reply, Retry, integer, no_integer, plain, script};
 
 script!(ADD = "add.lua" after "prelude.lua");
 script!(ADD_ONCE = "add_once.lua" after "prelude.lua");
@@ -72,10 +73,8 @@ impl Counter {
             .client
             .command(command, Retry::Safe, self.client.deadline())
             .await;
-        match value.map_err(|error| self.named(error))? {
-            Value::Nil => Ok(0),
-            value => add::integer(&value).ok_or_else(|| self.not_a_number()),
-        }
+        let value = value.and_then(integer).map_err(|error| self.named(error))?;
+        Ok(value.unwrap_or(0))
     }
 
     /// Sets the value. A TTL stays as it is; a counter that is created has none.
@@ -88,11 +87,7 @@ impl Counter {
     /// The value is set or not.
     pub async fn set(&self, value: i64) -> Result<()> {
         let call = SET.call([self.key()?]).arg(value);
-        let reply = self
-            .client
-            .run(call, self.client.deadline())
-            .await
-            .map_err(|error| self.named(error))?;
+        let reply = self.run(call).await?;
         match reply.status()? {
             "SET" => Ok(()),
             _ => Err(self.refused(&reply)),
@@ -109,15 +104,23 @@ impl Counter {
     /// Not safe: a dropped call may have removed the counter.
     pub async fn take(&self) -> Result<i64> {
         let call = TAKE.call([self.key()?]);
+        let reply = self.run(call).await?;
+        match reply.status()? {
+            "TAKEN" => reply.int(1),
+            _ => Err(self.refused(&reply)),
+        }
+    }
+
+    /// Runs a script on this counter.
+    async fn run(&self, call: Call) -> Result<Reply> {
         let reply = self
             .client
             .run(call, self.client.deadline())
             .await
             .map_err(|error| self.named(error))?;
-        match reply.status()? {
-            "TAKEN" => reply.int(1),
-            _ => Err(self.refused(&reply)),
-        }
+        let status = reply.status()?;
+        tracing::debug!(target: "hedgerow::counter", counter = &*self.name, status, "answered");
+        Ok(reply)
     }
 
     fn key(&self) -> Result<&Key> {
@@ -138,16 +141,9 @@ impl Counter {
                     format!("the counter is at {value} and would leave its range; it is unchanged"),
                 ))
             }
-            Ok("NOT_A_NUMBER") => self.not_a_number(),
+            Ok("NOT_A_NUMBER") => self.named(no_integer()),
             _ => self.named(reply.unexpected()),
         }
-    }
-
-    fn not_a_number(&self) -> Error {
-        self.named(Error::new(
-            ErrorKind::WrongType,
-            "the key holds no integer; something else writes our keys",
-        ))
     }
 
     fn named(&self, error: Error) -> Error {

@@ -9,7 +9,8 @@ end
 
 -- The pair of a decimal text; nil if it is not an i64 as Redis writes one.
 local function parse(text)
-  local sign, digits = string.match(text, '^(%-?)(%d+)$')
+  if text == '0' then return {0, 0} end
+  local sign, digits = string.match(text, '^(%-?)([1-9]%d*)$')
   if not digits or #digits > 19 then return nil end
   local high, low = tonumber(string.sub(digits, 1, -10)) or 0, tonumber(string.sub(digits, -9))
   if sign == '-' then
@@ -43,14 +44,20 @@ local function minus(a, b)
   return {high, low}
 end
 
--- Reads the counter: its pair ({0, 0} if absent) and whether it exists; nil and a status if
--- something else is in its place.
+-- What the script answers when reading a key failed: a status for another type, else the error
+-- as it came, for example that the ACL user may not read.
+local function refusal(failed)
+  return string.find(failed.err, '^WRONGTYPE') and {'WRONGTYPE'} or failed
+end
+
+-- Reads the counter: its pair ({0, 0} if absent) and whether it exists; nil and what the script
+-- answers if something else is in its place.
 local function current()
   local value = redis.pcall('GET', KEYS[1])
   if not value then return {0, 0}, false end
-  if type(value) ~= 'string' then return nil, 'WRONGTYPE' end
+  if type(value) ~= 'string' then return nil, refusal(value) end
   local pair = parse(value)
-  if not pair then return nil, 'NOT_A_NUMBER' end
+  if not pair then return nil, {'NOT_A_NUMBER'} end
   return pair, true
 end
 
@@ -58,7 +65,7 @@ end
 -- counter that is created lives for ARGV[5] ms, 0 for ever. Answers what the script returns.
 local function add()
   local before, exists = current()
-  if not before then return {exists} end
+  if not before then return exists end
   local delta, low, high = parse(ARGV[1]), parse(ARGV[2]), parse(ARGV[3])
   local after = plus(before, delta)
   if ARGV[4] == 'saturate' then
@@ -75,15 +82,18 @@ local function add()
   elseif less(after, low) or less(high, after) then
     return {'OUT_OF_RANGE', text(before)}
   end
-  local applied = minus(after, before)
+  -- All reads come before the first write: an ACL that forbids one must change nothing.
+  local applied, left = minus(after, before), redis.call('PTTL', KEYS[1])
   if exists then
     redis.call('SET', KEYS[1], text(after), 'KEEPTTL')
-  elseif less(applied, {0, 0}) or less({0, 0}, applied) then
+  elseif applied[1] ~= 0 or applied[2] ~= 0 then
     if ARGV[5] == '0' then
       redis.call('SET', KEYS[1], text(after))
+      left = -1
     else
       redis.call('SET', KEYS[1], text(after), 'PX', ARGV[5])
+      left = ARGV[5]
     end
   end
-  return {'ADDED', text(after), text(applied), redis.call('PTTL', KEYS[1])}
+  return {'ADDED', text(after), text(applied), left}
 end

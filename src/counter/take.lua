@@ -4,7 +4,7 @@
 -- ARGV: none
 -- Returns: {TAKEN, value} | {WRONGTYPE} | {NOT_A_NUMBER}
 -- Retry: unsafe - a second run would answer 0
-local before, status = current()
-if not before then return {status} end
+local before, refused = current()
+if not before then return refused end
 redis.call('DEL', KEYS[1])
 return {'TAKEN', text(before)}

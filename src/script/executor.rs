@@ -171,7 +171,9 @@ impl Attempts {
             Fate::Refused => false,
         };
         let pause = self.pauses.next();
-        if !again || Instant::now() + pause >= self.deadline {
+        // An attempt needs time for its answer: one that the deadline cuts short would turn a
+        // clear refusal into an unknown fate.
+        if !again || Instant::now() + 2 * pause >= self.deadline {
             return Err(if self.may_have_run {
                 error.with_fate(Fate::Unknown)
             } else {

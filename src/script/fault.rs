@@ -90,6 +90,7 @@ fn explained(code: &str, detail: &str) -> Error {
             "too few replicas are attached for a write (NOREPLICAS); see min-replicas-to-write",
         ),
         "ERR" if detail.contains("max number of clients") => return too_many_clients(),
+        "ERR" if detail.contains("not an integer") => return no_integer(),
         "ERR" if detail.contains("would overflow") => (
             ErrorKind::Overflow,
             "the counter would pass the end of i64; it is unchanged",
@@ -112,6 +113,14 @@ fn explained(code: &str, detail: &str) -> Error {
         }
     };
     Error::new(kind, advice)
+}
+
+/// A key of ours holds a string that is no `i64`, or not as Redis writes one.
+pub(crate) fn no_integer() -> Error {
+    Error::new(
+        ErrorKind::WrongType,
+        "the key holds no integer; something else writes our keys",
+    )
 }
 
 /// `maxclients` is reached: said on connect, before anything is executed.

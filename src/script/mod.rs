@@ -16,8 +16,8 @@ use std::sync::LazyLock;
 use sha1::{Digest, Sha1};
 
 pub(crate) use executor::{Executor, Transport};
-pub(crate) use fault::{from_driver, from_server, too_many_clients};
-pub(crate) use reply::Reply;
+pub(crate) use fault::{from_driver, from_server, no_integer, too_many_clients};
+pub(crate) use reply::{Reply, integer};
 
 use crate::key::Key;
 

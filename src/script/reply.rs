@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use redis::Value;
 
+use super::fault::{from_server, no_integer};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A script's answer: an array whose first element is a status word.
@@ -98,6 +99,26 @@ impl Reply {
             index,
             self.parts.get(index).unwrap_or(&Value::Nil),
         )
+    }
+}
+
+/// Reads the reply of a plain command that answers an integer, or a string that Redis would take
+/// for one; nil is `None`.
+pub(crate) fn integer(value: Value) -> Result<Option<i64>> {
+    match value {
+        Value::Int(number) => Ok(Some(number)),
+        Value::Nil => Ok(None),
+        Value::ServerError(error) => Err(from_server(&error)),
+        Value::BulkString(bytes) => {
+            let text = std::str::from_utf8(&bytes).unwrap_or_default();
+            let number: Option<i64> = text.parse().ok();
+            // Rust reads "+1" and "007", which INCRBY refuses: what one call takes, all must.
+            match number.filter(|number| number.to_string() == text) {
+                Some(number) => Ok(Some(number)),
+                None => Err(no_integer()),
+            }
+        }
+        other => Err(malformed("a plain command", 0, &other)),
     }
 }
 

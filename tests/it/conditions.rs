@@ -1,0 +1,357 @@
+//! Every condition that one server can be in, brought about for real: the error names it, and the
+//! data set is as it was. Conditions that pass by themselves are in `passing`.
+
+use std::time::Duration;
+
+use hedgerow::{Client, ErrorKind, Result};
+use redis::Value;
+
+use crate::server::{Server, eventually};
+
+/// Calls that write, by name.
+pub const WRITES: [&str; 7] = [
+    "add",
+    "add within",
+    "add once",
+    "set",
+    "acquire",
+    "try_acquire",
+    "cache set",
+];
+
+/// Calls on a counter that read, or give memory back.
+pub const READS: [&str; 2] = ["get", "take"];
+
+/// What stands in every URL, and must stand in no error.
+const CANARY: &str = "canary-7c1e";
+
+#[tokio::test]
+async fn a_full_server_refuses_writes_and_still_reads_and_frees() {
+    let server = Server::start().await;
+    let client = hasty(&server).await;
+    client.counter("views").set(5).await.expect("room");
+    let _: Value = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    refused(&server, &client, &WRITES, ErrorKind::OutOfMemory, "OOM").await;
+    assert_eq!(client.counter("views").get().await.expect("read"), 5);
+    assert_eq!(client.counter("views").take().await.expect("freed"), 5);
+    let _: Value = server.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    served(&client, &WRITES).await;
+}
+
+#[tokio::test]
+async fn a_replica_refuses_writes_and_still_reads() {
+    let server = Server::start().await;
+    let client = hasty(&server).await;
+    client.counter("views").set(5).await.expect("a primary");
+    let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    refused(&server, &client, &WRITES, ErrorKind::ReadOnly, "READONLY").await;
+    refused(&server, &client, &["take"], ErrorKind::ReadOnly, "READONLY").await;
+    assert_eq!(client.counter("views").get().await.expect("read"), 5);
+    let _: Value = server.run(&["REPLICAOF", "NO", "ONE"]).await;
+    served(&client, &WRITES).await;
+}
+
+#[tokio::test]
+async fn a_replica_without_its_primary_refuses_reads_too() {
+    let server = Server::start_with(&["--replica-serve-stale-data", "no"]).await;
+    let client = hasty(&server).await;
+    let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    // Of a write, the server says first that it takes none. (A cache's set reads before.)
+    refused(
+        &server,
+        &client,
+        &WRITES[..6],
+        ErrorKind::ReadOnly,
+        "READONLY",
+    )
+    .await;
+    let reads = ["get", "cache set"];
+    refused(
+        &server,
+        &client,
+        &reads,
+        ErrorKind::MasterDown,
+        "MASTERDOWN",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_refuses_writes() {
+    let server = Server::start_with(&["--enable-protected-configs", "yes"]).await;
+    let client = hasty(&server).await;
+    // A directory that is gone by the time of the save.
+    let gone = format!("{}.gone", server.url().trim_start_matches("unix://"));
+    std::fs::create_dir(&gone).expect("in the server's own directory");
+    let _: Value = server.run(&["CONFIG", "SET", "dir", &gone]).await;
+    std::fs::remove_dir(&gone).expect("just made");
+    let _: Value = server.run(&["CONFIG", "SET", "save", "3600 1"]).await;
+    let _: Value = server.run(&["BGSAVE"]).await;
+    eventually("the save has failed", async || {
+        let info: String = server.run(&["INFO", "persistence"]).await;
+        info.contains("rdb_last_bgsave_status:err")
+    })
+    .await;
+    refused(
+        &server,
+        &client,
+        &WRITES,
+        ErrorKind::Misconfigured,
+        "MISCONF",
+    )
+    .await;
+    let _: Value = server.run(&["CONFIG", "SET", "save", ""]).await;
+    served(&client, &WRITES).await;
+}
+
+#[tokio::test]
+async fn too_few_replicas_refuse_writes() {
+    let server = Server::start().await;
+    let client = hasty(&server).await;
+    let _: Value = server
+        .run(&["CONFIG", "SET", "min-replicas-to-write", "1"])
+        .await;
+    refused(
+        &server,
+        &client,
+        &WRITES,
+        ErrorKind::NoReplicas,
+        "NOREPLICAS",
+    )
+    .await;
+    let _: Value = server
+        .run(&["CONFIG", "SET", "min-replicas-to-write", "0"])
+        .await;
+    served(&client, &WRITES).await;
+}
+
+#[tokio::test]
+async fn missing_credentials_are_told() {
+    let server = Server::start().await;
+    let _: Value = server.run(&["CONFIG", "SET", "requirepass", CANARY]).await;
+    let client = hasty(&server).await;
+    for calls in [&WRITES[..], &READS] {
+        refused(
+            &server,
+            &client,
+            calls,
+            ErrorKind::Unauthenticated,
+            "NOAUTH",
+        )
+        .await;
+    }
+    served(&as_user(&server, "default", CANARY).await, &WRITES).await;
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_told_and_never_repeated() {
+    let server = Server::start().await;
+    let _: Value = server
+        .run(&["CONFIG", "SET", "requirepass", "another"])
+        .await;
+    for user in ["default", "nobody"] {
+        let client = as_user(&server, user, CANARY).await;
+        for calls in [&WRITES[..], &READS] {
+            let kind = ErrorKind::Unauthenticated;
+            refused(&server, &client, calls, kind, "credentials").await;
+        }
+        assert!(!format!("{client:?} {client:#?}").contains(CANARY));
+    }
+}
+
+#[tokio::test]
+async fn no_builder_and_no_error_about_a_url_repeats_the_password() {
+    for url in [
+        format!("redis://user:{CANARY}@127.0.0.1:1"),
+        format!("redis://user:{CANARY}@127.0.0.1:port"),
+        format!("rediss://user:{CANARY}@127.0.0.1:1"),
+        format!("http://user:{CANARY}@127.0.0.1:1"),
+        format!("unix:///nowhere?user=user&pass={CANARY}"),
+        CANARY.to_owned(),
+    ] {
+        let builder = Client::builder().url(&url).deadline(SOON);
+        assert!(
+            !format!("{builder:?} {builder:#?}").contains(CANARY),
+            "{url}"
+        );
+        let error = match builder.connect().await {
+            Err(error) => error,
+            Ok(client) => {
+                assert!(!format!("{client:?} {client:#?}").contains(CANARY), "{url}");
+                client
+                    .counter("views")
+                    .add(1)
+                    .await
+                    .expect_err("nobody is there")
+            }
+        };
+        assert!(!told(&error).contains(CANARY), "{url}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_acl_forbids_changes_nothing_and_is_told() {
+    let server = Server::start().await;
+    server
+        .client()
+        .await
+        .counter("views")
+        .set(5)
+        .await
+        .expect("set");
+    let scripted: &[&str] = &["add within", "add once", "set", "take"];
+    for (rules, calls) in [
+        (&["-incrby"][..], &["add"][..]),
+        (&["-evalsha"], scripted),
+        // Inside the scripts.
+        (&["-get"], &["add within", "add once", "set", "take", "get"]),
+        (&["-set"], &["add within", "add once", "set"]),
+        (&["-pttl"], &["add within", "add once"]),
+        (&["-del"], &["take"]),
+        (
+            &["resetkeys", "~hr:c:*"],
+            &["add once", "acquire", "cache set"],
+        ),
+        (&["resetkeys", "~other:*"], &WRITES),
+        (&["resetkeys", "~other:*"], &READS),
+    ] {
+        let user = [&["ACL", "SETUSER", "app", "reset", "on"][..]];
+        let all = [">canary-7c1e", "~*", "&*", "+@all"];
+        let words = [user[0], &all, rules].concat();
+        let _: Value = server.run(&words).await;
+        let client = as_user(&server, "app", CANARY).await;
+        refused(&server, &client, calls, ErrorKind::Forbidden, "NOPERM").await;
+    }
+}
+
+#[tokio::test]
+async fn an_add_that_may_not_ask_for_the_time_left_is_still_an_add() {
+    let server = Server::start().await;
+    let user = ["on", ">canary-7c1e", "~*", "+@all", "-pttl"];
+    let _: Value = server
+        .run(&[&["ACL", "SETUSER", "app"], &user[..]].concat())
+        .await;
+    let client = as_user(&server, "app", CANARY).await;
+    let added = client.counter("views").add(2).await.expect("added");
+    assert_eq!((added.value, added.expires_in), (2, None));
+}
+
+#[tokio::test]
+async fn a_server_without_room_for_a_connection_says_so() {
+    let server = Server::start().await;
+    let client = hasty(&server).await;
+    let _: Value = server.run(&["CONFIG", "SET", "maxclients", "1"]).await;
+    for calls in [&WRITES[..], &READS] {
+        refused(&server, &client, calls, ErrorKind::MaxClients, "maxclients").await;
+    }
+    let _: Value = server.run(&["CONFIG", "SET", "maxclients", "100"]).await;
+    // A client that was refused often waits a while before it knocks again.
+    eventually("there is a connection", async || {
+        client.ping().await.is_ok()
+    })
+    .await;
+    served(&client, &WRITES).await;
+}
+
+#[tokio::test]
+async fn nobody_listening_is_told_as_unreachable() {
+    for url in ["redis://127.0.0.1:1", "unix:///nowhere/s"] {
+        let client = Client::builder()
+            .url(url)
+            .deadline(SOON)
+            .cache_deadline(SOON);
+        let client = client.connect().await.expect("no I/O yet");
+        for name in WRITES.iter().chain(&READS) {
+            let error = call(&client, name).await.expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::Unreachable, "{name}: {error}");
+            assert!(error.is_retryable() && !error.is_indeterminate(), "{name}");
+        }
+    }
+}
+
+/// Makes the calls and expects each to be refused for `kind`, in words that hold `word`, with the
+/// data set unchanged.
+pub async fn refused(
+    server: &Server,
+    client: &Client,
+    calls: &[&str],
+    kind: ErrorKind,
+    word: &str,
+) {
+    let before = server.digest().await;
+    for name in calls {
+        let error = match call(client, name).await {
+            Err(error) => error,
+            Ok(()) => panic!("{name} was served in spite of {word}"),
+        };
+        assert_eq!(error.kind(), kind, "{name}: {error:?}");
+        assert!(error.to_string().contains(word), "{name}: {error}");
+        assert!(!error.is_indeterminate(), "{name}: {error}");
+        assert!(error.key().is_some(), "{name}: {error} names no key");
+        assert!(!told(&error).contains(CANARY), "{name}: {error}");
+        assert_eq!(server.digest().await, before, "{name} changed something");
+    }
+}
+
+/// Makes the calls and expects an answer.
+pub async fn served(client: &Client, calls: &[&str]) {
+    for name in calls {
+        call(client, name)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
+}
+
+pub async fn call(client: &Client, name: &str) -> Result<()> {
+    let counter = client.counter("views");
+    match name {
+        "add" => counter.add(1).await.map(drop),
+        "add within" => counter.add(1).within(0..=100).await.map(drop),
+        "add once" => counter.add(1).once("id", MINUTE).await.map(drop),
+        "set" => counter.set(1).await,
+        "get" => counter.get().await.map(drop),
+        "take" => counter.take().await.map(drop),
+        "acquire" => client
+            .lock("invoice")
+            .acquire()
+            .await?
+            .release()
+            .await
+            .map(drop),
+        "try_acquire" => match client.lock("invoice").try_acquire().await? {
+            Some(guard) => guard.release().await.map(drop),
+            None => panic!("nobody holds it"),
+        },
+        "cache set" => client.cache("cities").set("42", &"Aix", MINUTE).await,
+        _ => panic!("{name} is no call"),
+    }
+}
+
+/// All that an error tells anybody.
+fn told(error: &hedgerow::Error) -> String {
+    let mut text = format!("{error} {error:?} {error:#?}");
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text += &format!("{error} {error:?}");
+        source = error.source();
+    }
+    text
+}
+
+/// A client that soon gives up what could be tried again.
+pub async fn hasty(server: &Server) -> Client {
+    let builder = server.builder().deadline(SOON).cache_deadline(SOON);
+    builder.connect().await.expect("a good URL")
+}
+
+async fn as_user(server: &Server, user: &str, password: &str) -> Client {
+    let url = format!("{}?user={user}&pass={password}", server.url());
+    let builder = Client::builder()
+        .url(&url)
+        .deadline(SOON)
+        .cache_deadline(SOON);
+    builder.connect().await.expect("a good URL")
+}
+
+const SOON: Duration = Duration::from_millis(400);
+const MINUTE: Duration = Duration::from_secs(60);

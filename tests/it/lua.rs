@@ -1,0 +1,254 @@
+//! Reads the crate's Lua files as text: headers, preludes, calls, and which keys they name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A script as its owner declares it.
+pub struct Script {
+    /// The path below `src`.
+    pub name: String,
+    pub prelude_name: Option<PathBuf>,
+    pub shebang: String,
+    pub prelude: String,
+    pub body: String,
+}
+
+/// What a header declares: so many, and then perhaps a list.
+pub struct Declared {
+    pub fixed: usize,
+    pub open: bool,
+}
+
+/// Which elements of a table a text names.
+pub struct Used {
+    pub fixed: BTreeSet<usize>,
+    /// Whether it computes an index, or takes the length.
+    pub open: bool,
+}
+
+/// A command that a script runs, and its first argument as it is written.
+pub struct Call {
+    pub command: String,
+    pub first: String,
+}
+
+impl Script {
+    /// The header lines that start with `-- part: `, without that.
+    pub fn header(&self, part: &str) -> impl Iterator<Item = &str> {
+        let prefix = format!("-- {part}: ");
+        self.body
+            .lines()
+            .filter_map(move |line| line.strip_prefix(prefix.as_str()))
+    }
+
+    /// How many `KEYS` or `ARGV` the header declares: 1, 2, 3 .. without gaps, `none`, or last
+    /// `n..` for a list.
+    pub fn declared(&self, part: &str) -> Result<Declared, String> {
+        let numbers: Vec<&str> = self
+            .header(part)
+            .map(|line| line.split(' ').next().unwrap_or_default())
+            .collect();
+        if numbers == ["none"] {
+            return Ok(Declared {
+                fixed: 0,
+                open: false,
+            });
+        }
+        let open = numbers.last().is_some_and(|last| last.ends_with(".."));
+        for (at, number) in numbers.iter().enumerate() {
+            let last = at + 1 == numbers.len();
+            let expected = format!("{}{}", at + 1, if last && open { ".." } else { "" });
+            if **number != expected {
+                return Err(format!("declares {part} {number} where {expected} is due"));
+            }
+        }
+        Ok(Declared {
+            fixed: numbers.len() - usize::from(open),
+            open,
+        })
+    }
+
+    /// Prelude and body.
+    pub fn whole(&self) -> String {
+        format!("{}\n{}", self.prelude, self.body)
+    }
+
+    /// The body, the prelude's top-level statements, and those of its functions that are called
+    /// from there, directly or not.
+    pub fn reachable(&self) -> String {
+        let (mut text, mut functions) = (self.body.clone(), BTreeMap::new());
+        let mut inside: Option<(String, String)> = None;
+        for line in self.prelude.lines() {
+            if let Some(rest) = line.strip_prefix("local function ") {
+                let name = rest.split('(').next().unwrap_or_default();
+                inside = Some((name.to_owned(), String::new()));
+            }
+            match &mut inside {
+                Some((_, function)) => {
+                    function.push_str(line);
+                    function.push('\n');
+                }
+                None => text = format!("{line}\n{text}"),
+            }
+            if line == "end" {
+                functions.extend(inside.take());
+            }
+        }
+        loop {
+            let code = uncommented(&text);
+            let Some(name) = functions
+                .keys()
+                .find(|name| calls_function(&code, name))
+                .cloned()
+            else {
+                return text;
+            };
+            text.push_str(&functions.remove(&name).unwrap_or_default());
+        }
+    }
+}
+
+fn calls_function(code: &str, name: &str) -> bool {
+    let call = format!("{name}(");
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+    code.match_indices(&call)
+        .any(|(at, _)| !code[..at].ends_with(part_of_word))
+}
+
+/// All scripts that the crate declares by `script!(NAME = "file" after "prelude")`.
+pub fn scripts() -> Vec<Script> {
+    let texts = files();
+    let mut found = Vec::new();
+    for (path, source) in below_src("rs") {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        for line in source.lines().filter(|line| line.starts_with("script!(")) {
+            let quoted: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
+            let text = &texts[&directory.join(quoted[0])];
+            let (shebang, body) = text.split_once('\n').expect("a first line");
+            let prelude = quoted.get(1).map(|prelude| directory.join(prelude));
+            found.push(Script {
+                name: directory.join(quoted[0]).display().to_string(),
+                shebang: shebang.to_owned(),
+                prelude: prelude
+                    .as_ref()
+                    .map_or("", |prelude| &texts[prelude])
+                    .to_owned(),
+                prelude_name: prelude,
+                body: body.to_owned(),
+            });
+        }
+    }
+    found
+}
+
+/// All `.lua` files of `src`, by path below it.
+pub fn files() -> BTreeMap<PathBuf, String> {
+    below_src("lua")
+}
+
+fn below_src(extension: &str) -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut found, mut directories) = (BTreeMap::new(), vec![root.clone()]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("src is there") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|it| it == extension) {
+                let below = path.strip_prefix(&root).expect("below src").to_owned();
+                found.insert(below, fs::read_to_string(&path).expect("text"));
+            }
+        }
+    }
+    found
+}
+
+/// Which elements of `table` the code names.
+pub fn used(text: &str, table: &str) -> Used {
+    let code = uncommented(text);
+    let mut used = Used {
+        fixed: BTreeSet::new(),
+        open: code.contains(&format!("#{table}")) || code.contains(&format!("({table})")),
+    };
+    for (at, start) in code.match_indices(&format!("{table}[")) {
+        let index = code[at + start.len()..]
+            .split(']')
+            .next()
+            .unwrap_or_default();
+        match index.parse() {
+            Ok(index) => drop(used.fixed.insert(index)),
+            Err(_) => used.open = true,
+        }
+    }
+    used
+}
+
+/// All uses of `redis.call` and `redis.pcall`; an `Err` where the command is no literal.
+pub fn calls(text: &str) -> Vec<Result<Call, String>> {
+    let code = uncommented(text);
+    let mut found = Vec::new();
+    for function in ["redis.call", "redis.pcall"] {
+        for (at, _) in code.match_indices(function) {
+            let rest = &code[at + function.len()..];
+            let line = rest.lines().next().unwrap_or_default();
+            let literal = rest
+                .strip_prefix("('")
+                .and_then(|rest| rest.split_once('\''));
+            found.push(match literal {
+                Some((command, rest)) => Ok((at, command, rest)),
+                None => Err(format!("{function}{line}")),
+            });
+        }
+    }
+    // In the order of the text, whichever function it was.
+    found.sort_by_key(|call| call.as_ref().map_or(0, |(at, ..)| *at));
+    found
+        .into_iter()
+        .map(|call| {
+            call.map(|(_, command, rest)| Call {
+                command: command.to_ascii_uppercase(),
+                first: first_argument(rest),
+            })
+        })
+        .collect()
+}
+
+/// What stands between the command and the next comma or the end of the call.
+fn first_argument(rest: &str) -> String {
+    let Some(rest) = rest.strip_prefix(',') else {
+        return String::new();
+    };
+    rest.chars()
+        .take_while(|c| !",)\n".contains(*c))
+        .collect::<String>()
+        .trim()
+        .to_owned()
+}
+
+/// Locals that only ever hold an element of `KEYS`.
+pub fn assigned_from_keys(text: &str) -> BTreeSet<&str> {
+    let (mut from_keys, mut from_others) = (BTreeSet::new(), BTreeSet::new());
+    for line in text.lines() {
+        let line = line.trim();
+        let Some((names, value)) = line.split_once(" = ") else {
+            continue;
+        };
+        let name = names.strip_prefix("local ").unwrap_or(names);
+        if value.starts_with("KEYS[") && value.ends_with(']') && !value.contains("..") {
+            from_keys.insert(name);
+        } else {
+            from_others.extend(name.split(", "));
+        }
+    }
+    from_keys.retain(|name| !from_others.contains(name));
+    from_keys
+}
+
+/// The text without comments.
+fn uncommented(text: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| line.split("--").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
