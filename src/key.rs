@@ -57,11 +57,6 @@ impl Namespace {
         )))
     }
 
-    /// The bucket in which the locks called `name` live.
-    pub(crate) fn bucket(&self, name: &str) -> Bucket {
-        Bucket::of(name)
-    }
-
     /// A key of the synchronizer `name`: `kind` tells the parts of one synchronizer apart.
     pub(crate) fn synchronizer(&self, kind: &str, name: &str) -> Result<Key> {
         checked("lock name", name)?;

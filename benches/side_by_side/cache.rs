@@ -178,7 +178,7 @@ async fn herd(url: &str) -> Result<()> {
     }
     // Connections, subscriptions and scripts are made by a first herd.
     stampede(&clients, "warm").await;
-    let mut monitor = redis::Client::open(url)?.get_async_monitor().await?;
+    let monitor = redis::Client::open(url)?.get_async_monitor().await?;
     let mut lines = monitor.into_on_message::<String>();
     let loads = stampede(&clients, "cold").await;
     driver(url)

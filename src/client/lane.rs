@@ -41,6 +41,9 @@ struct Queue {
     waiting: VecDeque<Waiting>,
 }
 
+/// Where the answer to one caller goes.
+type Reply<T> = oneshot::Sender<Result<T>>;
+
 /// A command in the queue.
 #[derive(Debug)]
 struct Waiting {
@@ -53,9 +56,9 @@ struct Waiting {
 
 #[derive(Debug)]
 enum Ask {
-    Command(Cmd, oneshot::Sender<Result<Value>>),
-    Pair([Cmd; 2], oneshot::Sender<Result<[Value; 2]>>),
-    Read(Vec<Key>, oneshot::Sender<Result<Found>>),
+    Command(Cmd, Reply<Value>),
+    Pair([Cmd; 2], Reply<[Value; 2]>),
+    Read(Vec<Key>, Reply<Found>),
 }
 
 impl Lane {
@@ -66,11 +69,7 @@ impl Lane {
         }))
     }
 
-    async fn queued<T>(
-        &self,
-        deadline: Instant,
-        ask: impl FnOnce(oneshot::Sender<Result<T>>) -> Ask,
-    ) -> Result<T> {
+    async fn queued<T>(&self, deadline: Instant, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let settled = Arc::new(AtomicBool::new(false));
         self.0.enqueue(Waiting {
@@ -209,9 +208,9 @@ impl Drop for Carrier {
 /// Commands that travel together.
 #[derive(Default)]
 struct Batch {
-    commands: Vec<(Cmd, oneshot::Sender<Result<Value>>)>,
-    pairs: Vec<([Cmd; 2], oneshot::Sender<Result<[Value; 2]>>)>,
-    reads: Vec<(Vec<usize>, oneshot::Sender<Result<Found>>)>,
+    commands: Vec<(Cmd, Reply<Value>)>,
+    pairs: Vec<([Cmd; 2], Reply<[Value; 2]>)>,
+    reads: Vec<(Vec<usize>, Reply<Found>)>,
     keys: Vec<Key>,
     deadline: Option<Instant>,
 }

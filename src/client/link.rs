@@ -302,10 +302,6 @@ impl Link {
 }
 
 impl Live {
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     pub(crate) fn is_dead(&self) -> bool {
         self.health.dead.load(Ordering::Acquire)
     }

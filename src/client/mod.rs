@@ -204,21 +204,6 @@ impl Client {
             Err(_) => unreachable!("rooms are filed under their own type"),
         }
     }
-
-    /// A handle that does not keep the client alive, for tasks that must end with it.
-    pub(crate) fn downgrade(&self) -> WeakClient {
-        WeakClient(Arc::downgrade(&self.0))
-    }
-}
-
-/// A [`Client`] that may be gone.
-#[derive(Debug, Clone)]
-pub(crate) struct WeakClient(std::sync::Weak<Core>);
-
-impl WeakClient {
-    pub(crate) fn upgrade(&self) -> Option<Client> {
-        self.0.upgrade().map(Client)
-    }
 }
 
 impl fmt::Debug for Client {

@@ -83,11 +83,7 @@ impl Hub {
                 return Ok(());
             }
             channels.listeners.entry(name.clone()).or_insert(listener);
-            if !channels
-                .keeper
-                .as_ref()
-                .is_some_and(|keeper| !keeper.is_finished())
-            {
+            if channels.keeper.as_ref().is_none_or(JoinHandle::is_finished) {
                 let keeper = keep(Arc::downgrade(&self.link), self.shared.clone());
                 channels.keeper = Some(tokio::spawn(keeper));
             }

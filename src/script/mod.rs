@@ -114,10 +114,6 @@ impl Script {
             args: 0,
         }
     }
-
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
-    }
 }
 
 /// One call of a script, ready to be sent.
