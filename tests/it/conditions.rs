@@ -6,7 +6,8 @@ use std::time::Duration;
 use hedgerow::{Client, ErrorKind, Result};
 use redis::Value;
 
-use crate::server::{Server, eventually};
+use crate::server::Server;
+use crate::wait::until;
 
 /// Calls that write, by name.
 pub const WRITES: [&str; 7] = [
@@ -87,7 +88,7 @@ async fn a_server_that_cannot_save_refuses_writes() {
     std::fs::remove_dir(&gone).expect("just made");
     let _: Value = server.run(&["CONFIG", "SET", "save", "3600 1"]).await;
     let _: Value = server.run(&["BGSAVE"]).await;
-    eventually("the save has failed", async || {
+    until("the save has failed", async || {
         let info: String = server.run(&["INFO", "persistence"]).await;
         info.contains("rdb_last_bgsave_status:err")
     })
@@ -246,7 +247,7 @@ async fn a_server_without_room_for_a_connection_says_so() {
     }
     let _: Value = server.run(&["CONFIG", "SET", "maxclients", "100"]).await;
     // A client that was refused often waits a while before it knocks again.
-    eventually("there is a connection", async || {
+    until("there is a connection", async || {
         client.ping().await.is_ok()
     })
     .await;

@@ -8,7 +8,8 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use crate::conditions::{READS, WRITES, call, hasty};
-use crate::server::{Server, connection, eventually, signal};
+use crate::server::{Server, connection, signal};
+use crate::wait::until;
 
 /// A call that waits for the end of a condition.
 type Patient = tokio::task::JoinHandle<hedgerow::Result<hedgerow::Added>>;
@@ -33,7 +34,7 @@ async fn a_loading_server_is_named_and_waited_for() {
         .run(&["CONFIG", "SET", "key-load-delay", "5000"])
         .await;
     let reload = behind(&server, &["DEBUG", "RELOAD"]).await;
-    eventually("the server loads", async || {
+    until("the server loads", async || {
         info(&server, "persistence", "loading:1").await
     })
     .await;
@@ -58,7 +59,7 @@ async fn a_server_that_is_busy_with_a_script_is_named_and_waited_for() {
     let (client, patient) = clients(&server).await;
     let before = server.digest().await;
     let endless = behind(&server, &["EVAL", "while true do end", "0"]).await;
-    eventually("the script holds the server up", async || {
+    until("the script holds the server up", async || {
         let pong: redis::RedisResult<Value> = server.try_run(&["PING"]).await;
         pong.is_err_and(|error| error.code() == Some("BUSY"))
     })
@@ -87,7 +88,7 @@ async fn a_replica_that_is_promoted_serves_the_call_that_waited() {
     let (_, patient) = clients(&server).await;
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let patient = add_patiently(&patient);
-    eventually("it was refused twice", async || {
+    until("it was refused twice", async || {
         errors(&server, "READONLY").await >= 2
     })
     .await;
@@ -106,7 +107,7 @@ async fn a_connection_that_was_refused_is_made_when_there_is_room() {
         .expect("a good URL");
     let _: Value = server.run(&["CONFIG", "SET", "maxclients", "1"]).await;
     let patient = add_patiently(&patient);
-    eventually("it was turned away", async || {
+    until("it was turned away", async || {
         !info(&server, "stats", "rejected_connections:0").await
     })
     .await;
