@@ -77,17 +77,24 @@ impl Lane {
             deadline,
             settled: settled.clone(),
         });
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::new(
+        let outcome = timeout_at(deadline, answer).await;
+        if let Ok(Ok(result)) = outcome {
+            return result;
+        }
+        let taken = settled.swap(true, Ordering::AcqRel);
+        Err(match outcome {
+            _ if !taken => {
+                let trouble = self.0.link.trouble();
+                trouble.unwrap_or_else(|| late("the command was not sent before its deadline"))
+            }
+            Ok(_) => Error::new(
                 ErrorKind::Disconnected,
                 "the runtime that carried the command has shut down",
-            )),
-            Err(_) if settled.swap(true, Ordering::AcqRel) => {
-                Err(late("the server did not answer before the deadline").with_fate(Fate::Unknown))
+            ),
+            Err(_) => {
+                late("the server did not answer before the deadline").with_fate(Fate::Unknown)
             }
-            Err(_) => Err(late("the command was not sent before its deadline")),
-        }
+        })
     }
 }
 
@@ -175,24 +182,49 @@ impl Carrier {
     async fn run(mut self) {
         // Let the callers that are ready to run join the first pipeline.
         tokio::task::yield_now().await;
-        while let Some(batch) = self.take() {
-            batch.send(&self.lane.link).await;
+        while let Some(latest) = self.latest() {
+            // Nothing is taken before there is a connection to send it on: whoever gives up
+            // meanwhile knows that nothing of his was sent.
+            match self.lane.link.live(latest).await {
+                Ok(_) => self.take().send(&self.lane.link).await,
+                Err(error) => self.refuse(latest, &error),
+            }
         }
     }
 
-    /// What waits, or `None`, after which this carrier no longer counts.
-    fn take(&mut self) -> Option<Batch> {
+    /// The latest deadline of what waits, or `None`, after which this carrier no longer counts.
+    fn latest(&mut self) -> Option<Instant> {
         let mut queue = self.lane.queue();
-        if queue.waiting.is_empty() {
+        let latest = queue.waiting.iter().map(|waiting| waiting.deadline).max();
+        if latest.is_none() {
             // Under the same lock: whoever enqueues next sees that it must start a carrier.
             queue.carriers -= 1;
             self.retired = true;
-            return None;
         }
+        latest
+    }
+
+    fn take(&self) -> Batch {
+        let mut queue = self.lane.queue();
         let count = queue.waiting.len().min(LARGEST_BATCH);
         let taken: Vec<Waiting> = queue.waiting.drain(..count).collect();
         drop(queue);
-        Some(Batch::of(taken))
+        Batch::of(taken)
+    }
+
+    /// There is no connection before `latest`: tells those who would not wait longer.
+    fn refuse(&self, latest: Instant, error: &Error) {
+        let mut queue = self.lane.queue();
+        let (refused, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut queue.waiting)
+            .into_iter()
+            .partition(|waiting| waiting.deadline <= latest);
+        queue.waiting = kept;
+        drop(queue);
+        for waiting in refused {
+            if !waiting.settled.swap(true, Ordering::AcqRel) {
+                waiting.ask.refuse(error.clone());
+            }
+        }
     }
 }
 
@@ -309,6 +341,14 @@ impl Batch {
 }
 
 impl Ask {
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Command(_, reply) => drop(reply.send(Err(error))),
+            Self::Pair(_, reply) => drop(reply.send(Err(error))),
+            Self::Read(_, reply) => drop(reply.send(Err(error))),
+        }
+    }
+
     fn caller_left(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),

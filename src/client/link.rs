@@ -143,8 +143,12 @@ impl Link {
 
     /// Why there was no connection before the deadline: what the last attempt failed with.
     fn not_connected(&self) -> Error {
-        let error = self.state().last_error.clone();
-        error.unwrap_or_else(not_connected_in_time)
+        self.trouble().unwrap_or_else(not_connected_in_time)
+    }
+
+    /// What the last attempt to connect failed with, until one succeeds.
+    pub(crate) fn trouble(&self) -> Option<Error> {
+        self.state().last_error.clone()
     }
 
     fn current(&self) -> Option<Live> {

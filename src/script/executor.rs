@@ -147,6 +147,8 @@ struct Attempts {
     deadline: Instant,
     pauses: Pauses,
     may_have_run: bool,
+    /// When the present attempt began: the next may take as long.
+    began: Instant,
 }
 
 impl Attempts {
@@ -156,6 +158,7 @@ impl Attempts {
             deadline,
             pauses: Pauses::default(),
             may_have_run: false,
+            began: Instant::now(),
         }
     }
 
@@ -171,9 +174,13 @@ impl Attempts {
             Fate::Refused => false,
         };
         let pause = self.pauses.next();
-        // An attempt needs time for its answer: one that the deadline cuts short would turn a
-        // clear refusal into an unknown fate.
-        if !again || Instant::now() + 2 * pause >= self.deadline {
+        // An attempt that the deadline cuts short would turn a clear refusal into an unknown fate.
+        let answer = if self.may_have_run {
+            Duration::ZERO
+        } else {
+            pause.max(2 * self.began.elapsed())
+        };
+        if !again || Instant::now() + pause + answer >= self.deadline {
             return Err(if self.may_have_run {
                 error.with_fate(Fate::Unknown)
             } else {
@@ -182,6 +189,7 @@ impl Attempts {
         }
         tracing::debug!(target: "hedgerow::client", error = %error, pause_ms = pause.as_millis() as u64, "sending again");
         tokio::time::sleep(pause).await;
+        self.began = Instant::now();
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::server::Server;
 use crate::wait::until;
 
 /// Calls that write, by name.
-pub const WRITES: [&str; 7] = [
+const WRITES: [&str; 7] = [
     "add",
     "add within",
     "add once",
@@ -21,7 +21,7 @@ pub const WRITES: [&str; 7] = [
 ];
 
 /// Calls on a counter that read, or give memory back.
-pub const READS: [&str; 2] = ["get", "take"];
+const READS: [&str; 2] = ["get", "take"];
 
 /// What stands in every URL, and must stand in no error.
 const CANARY: &str = "canary-7c1e";
@@ -88,7 +88,7 @@ async fn a_server_that_cannot_save_refuses_writes() {
     std::fs::remove_dir(&gone).expect("just made");
     let _: Value = server.run(&["CONFIG", "SET", "save", "3600 1"]).await;
     let _: Value = server.run(&["BGSAVE"]).await;
-    until("the save has failed", async || {
+    until("the save has failed", || async {
         let info: String = server.run(&["INFO", "persistence"]).await;
         info.contains("rdb_last_bgsave_status:err")
     })
@@ -247,7 +247,7 @@ async fn a_server_without_room_for_a_connection_says_so() {
     }
     let _: Value = server.run(&["CONFIG", "SET", "maxclients", "100"]).await;
     // A client that was refused often waits a while before it knocks again.
-    until("there is a connection", async || {
+    until("there is a connection", || async {
         client.ping().await.is_ok()
     })
     .await;
@@ -272,13 +272,7 @@ async fn nobody_listening_is_told_as_unreachable() {
 
 /// Makes the calls and expects each to be refused for `kind`, in words that hold `word`, with the
 /// data set unchanged.
-pub async fn refused(
-    server: &Server,
-    client: &Client,
-    calls: &[&str],
-    kind: ErrorKind,
-    word: &str,
-) {
+async fn refused(server: &Server, client: &Client, calls: &[&str], kind: ErrorKind, word: &str) {
     let before = server.digest().await;
     for name in calls {
         let error = match call(client, name).await {
@@ -295,7 +289,7 @@ pub async fn refused(
 }
 
 /// Makes the calls and expects an answer.
-pub async fn served(client: &Client, calls: &[&str]) {
+async fn served(client: &Client, calls: &[&str]) {
     for name in calls {
         call(client, name)
             .await
@@ -340,7 +334,7 @@ fn told(error: &hedgerow::Error) -> String {
 }
 
 /// A client that soon gives up what could be tried again.
-pub async fn hasty(server: &Server) -> Client {
+async fn hasty(server: &Server) -> Client {
     let builder = server.builder().deadline(SOON).cache_deadline(SOON);
     builder.connect().await.expect("a good URL")
 }

@@ -117,8 +117,12 @@ async fn a_refused_add_leaves_the_digest_unchanged() {
 async fn something_else_in_the_counters_place_is_refused_and_kept() {
     let server = Server::start().await;
     let counter = server.client().await.counter("views");
-    let foreign: [&[&str]; 5] = [
+    let foreign: [&[&str]; 9] = [
         &["RPUSH", KEY, "a"],
+        &["SET", KEY, "007"],
+        &["SET", KEY, "+1"],
+        &["SET", KEY, "-0"],
+        &["SET", KEY, ""],
         &["SET", KEY, "twelve"],
         &["SET", KEY, "9223372036854775808"],
         &["SET", KEY, " 1"],

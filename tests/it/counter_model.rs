@@ -16,6 +16,7 @@ enum Op {
         delta: i64,
         range: Option<(i64, i64)>,
         saturating: bool,
+        expire: bool,
         once: Option<u8>,
     },
     Set(i64),
@@ -42,13 +43,15 @@ fn op() -> impl Strategy<Value = Op> {
         number(),
         proptest::option::of((number(), number())),
         any::<bool>(),
+        proptest::bool::weighted(0.3),
         proptest::option::weighted(0.3, 0..3_u8),
     );
     prop_oneof![
-        6 => add.prop_map(|(delta, range, saturating, once)| Op::Add {
+        6 => add.prop_map(|(delta, range, saturating, expire, once)| Op::Add {
             delta,
             range: range.map(|(a, b)| (a.min(b), a.max(b))),
             saturating,
+            expire,
             once,
         }),
         1 => number().prop_map(Op::Set),
@@ -60,6 +63,8 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Default)]
 struct Model {
     value: i64,
+    /// Whether it expires; `None` while there is no such key.
+    expires: Option<bool>,
     applied: HashMap<u8, (i64, i64)>,
 }
 
@@ -100,8 +105,10 @@ async fn check(counter: &Counter, ops: &[Op]) -> Result<(), TestCaseError> {
                 delta,
                 range,
                 saturating,
+                expire,
                 once,
             } => {
+                let plain = range.is_none() && !saturating && !expire && once.is_none();
                 let mut add = counter.add(delta);
                 if let Some((low, high)) = range {
                     add = add.within(low..=high);
@@ -109,31 +116,44 @@ async fn check(counter: &Counter, ops: &[Op]) -> Result<(), TestCaseError> {
                 if saturating {
                     add = add.saturating();
                 }
+                if expire {
+                    add = add.expire(Duration::from_secs(600));
+                }
                 if let Some(id) = once {
                     add = add.once(&format!("id {id}"), Duration::from_secs(600));
                 }
                 let range = range.map_or(i64::MIN..=i64::MAX, |(low, high)| low..=high);
                 let expected = match once.and_then(|id| model.applied.get(&id)) {
                     Some(applied) => Ok(*applied),
-                    None => model.add(delta, &range, saturating),
+                    None => {
+                        let sum = model.add(delta, &range, saturating);
+                        if sum.is_ok_and(|(_, applied)| plain || applied != 0) {
+                            model.expires = model.expires.or(Some(expire));
+                        }
+                        sum
+                    }
                 };
                 if let (Some(id), Ok(applied)) = (once, expected) {
                     model.applied.insert(id, applied);
                 }
-                let answer = add
-                    .await
-                    .map(|added| (added.value, added.applied))
-                    .map_err(|error| error.kind());
+                let answer = add.await.map_err(|error| error.kind());
+                if let Ok(added) = answer {
+                    let expires = model.expires.unwrap_or(false);
+                    prop_assert_eq!(added.expires_in.is_some(), expires, "{:?}", op);
+                }
+                let answer = answer.map(|added| (added.value, added.applied));
                 prop_assert_eq!(answer, expected, "{:?}", op);
             }
             Op::Set(value) => {
                 counter.set(value).await.expect("set");
                 model.value = value;
+                model.expires = model.expires.or(Some(false));
             }
             Op::Get => prop_assert_eq!(counter.get().await.expect("read"), model.value),
             Op::Take => {
                 prop_assert_eq!(counter.take().await.expect("taken"), model.value);
                 model.value = 0;
+                model.expires = None;
             }
         }
     }
@@ -149,7 +169,11 @@ fn random_operations_answer_as_the_model_does() {
         (server.client().await, server)
     });
     let case = AtomicU32::new(0);
-    proptest!(|(ops in proptest::collection::vec(op(), 1..40))| {
+    let config = ProptestConfig {
+        source_file: Some(file!()),
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(ops in proptest::collection::vec(op(), 1..40))| {
         let counter = client.0.counter(&format!("case {}", case.fetch_add(1, Ordering::Relaxed)));
         runtime.block_on(check(&counter, &ops))?;
     });

@@ -7,9 +7,12 @@ use hedgerow::{Client, ErrorKind};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
-use crate::conditions::{READS, WRITES, call, hasty};
+use crate::conditions::call;
 use crate::server::{Server, connection, signal};
 use crate::wait::until;
+
+/// Calls that meet the condition, each for the whole of its deadline.
+const CALLS: [&str; 6] = ["add", "add once", "set", "try_acquire", "cache set", "get"];
 
 /// A call that waits for the end of a condition.
 type Patient = tokio::task::JoinHandle<hedgerow::Result<hedgerow::Added>>;
@@ -34,14 +37,14 @@ async fn a_loading_server_is_named_and_waited_for() {
         .run(&["CONFIG", "SET", "key-load-delay", "5000"])
         .await;
     let reload = behind(&server, &["DEBUG", "RELOAD"]).await;
-    until("the server loads", async || {
+    until("the server loads", || async {
         info(&server, "persistence", "loading:1").await
     })
     .await;
     let patient = add_patiently(&patient);
     refused(&client, ErrorKind::Loading, "LOADING").await;
     let met = errors(&server, "LOADING").await;
-    assert!(met > WRITES.len(), "calls are sent again: {met} refusals");
+    assert!(met > CALLS.len(), "calls are sent again: {met} refusals");
     let _: Value = server.run(&["CONFIG", "SET", "key-load-delay", "0"]).await;
     reload.await.expect("no panic");
     assert_eq!(served(patient).await, 1, "the add of the patient one, once");
@@ -59,7 +62,7 @@ async fn a_server_that_is_busy_with_a_script_is_named_and_waited_for() {
     let (client, patient) = clients(&server).await;
     let before = server.digest().await;
     let endless = behind(&server, &["EVAL", "while true do end", "0"]).await;
-    until("the script holds the server up", async || {
+    until("the script holds the server up", || async {
         let pong: redis::RedisResult<Value> = server.try_run(&["PING"]).await;
         pong.is_err_and(|error| error.code() == Some("BUSY"))
     })
@@ -71,7 +74,7 @@ async fn a_server_that_is_busy_with_a_script_is_named_and_waited_for() {
     endless.await.expect("no panic");
     assert_eq!(served(patient).await, 1, "the add of the patient one, once");
     assert!(
-        errors(&server, "BUSY").await > WRITES.len(),
+        errors(&server, "BUSY").await > CALLS.len(),
         "calls are sent again"
     );
     let _: Value = server.run(&["DEL", "hr:c:{patient}"]).await;
@@ -88,7 +91,7 @@ async fn a_replica_that_is_promoted_serves_the_call_that_waited() {
     let (_, patient) = clients(&server).await;
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let patient = add_patiently(&patient);
-    until("it was refused twice", async || {
+    until("it was refused twice", || async {
         errors(&server, "READONLY").await >= 2
     })
     .await;
@@ -107,7 +110,7 @@ async fn a_connection_that_was_refused_is_made_when_there_is_room() {
         .expect("a good URL");
     let _: Value = server.run(&["CONFIG", "SET", "maxclients", "1"]).await;
     let patient = add_patiently(&patient);
-    until("it was turned away", async || {
+    until("it was turned away", || async {
         !info(&server, "stats", "rejected_connections:0").await
     })
     .await;
@@ -121,11 +124,24 @@ async fn a_hung_server_is_told_before_it_goes_on_and_what_was_sent_as_indetermin
     let (client, _) = clients(&server).await;
     let pid = server.pid().await;
     signal(pid, "STOP");
+    let names = ["add", "add within", "add once", "set", "take", "get"];
+    let calls = names.map(|name| {
+        let client = client.clone();
+        (name, tokio::spawn(async move { call(&client, name).await }))
+    });
     let mut errors = Vec::new();
-    for name in ["add", "add within", "add once", "set", "take", "get"] {
-        errors.push((name, call(&client, name).await.err()));
+    for (name, call) in calls {
+        errors.push((name, call.await.expect("no panic").err()));
     }
-    let cold = call(&hasty(&server).await, "add").await;
+    // Many at once, on a client that has no connection yet.
+    let unconnected = hasty(&server).await.counter("cold");
+    let adds: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(unconnected.add(1).into_future()))
+        .collect();
+    let mut cold = Vec::new();
+    for add in adds {
+        cold.push(add.await.expect("no panic"));
+    }
     signal(pid, "CONT");
     for (name, error) in errors {
         let error = error.unwrap_or_else(|| panic!("{name} was answered by a stopped server"));
@@ -135,9 +151,15 @@ async fn a_hung_server_is_told_before_it_goes_on_and_what_was_sent_as_indetermin
             "{name}: {error}"
         );
     }
-    let error = cold.expect_err("no connection");
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    assert!(error.is_retryable() && !error.is_indeterminate(), "{error}");
+    for answer in cold {
+        let error = answer.expect_err("no connection");
+        assert!(
+            error.is_retryable() && !error.is_indeterminate(),
+            "{error:?}"
+        );
+    }
+    let sent = client.counter("cold").get().await;
+    assert_eq!(sent.expect("read"), 0, "nothing was sent");
     call(&client, "add").await.expect("it goes on");
 }
 
@@ -198,6 +220,11 @@ async fn clients(server: &Server) -> (Client, Client) {
     (hasty, patient)
 }
 
+async fn hasty(server: &Server) -> Client {
+    let builder = server.builder().deadline(SOON).cache_deadline(SOON);
+    builder.connect().await.expect("a good URL")
+}
+
 fn add_patiently(client: &Client) -> Patient {
     let add = client.counter("patient").add(1).within(0..=9);
     tokio::spawn(add.into_future())
@@ -210,7 +237,7 @@ async fn served(patient: Patient) -> i64 {
 
 /// Expects every call to name the condition, and nothing to be unsure.
 async fn refused(client: &Client, kind: ErrorKind, word: &str) {
-    for name in WRITES.iter().chain(&READS) {
+    for name in CALLS {
         let error = match call(client, name).await {
             Err(error) => error,
             Ok(()) => panic!("{name} was served in spite of {word}"),
@@ -249,3 +276,6 @@ async fn errors(server: &Server, code: &str) -> usize {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long a hasty client tries. The loading and the busy server answer slowly.
+const SOON: Duration = Duration::from_secs(1);
