@@ -106,6 +106,8 @@ fn explained(code: &str, detail: &str) -> Error {
             )
         }
         _ => {
+            // "unknown command" goes on to quote the arguments, which may be a value or a token.
+            let detail = detail.split(", with args").next().unwrap_or_default();
             return Error::new(
                 ErrorKind::Server,
                 format!("the server answered {code}: {detail}"),
