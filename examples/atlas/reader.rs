@@ -71,6 +71,7 @@ impl Reader {
                 eprintln!("reader {}: {error}", self.name);
             }
         }
+        self.row.write()?;
         self.views
             .add(&format!("{}/{}", self.name, self.row.tally.requests))
             .await

@@ -282,7 +282,8 @@ impl fmt::Display for Report {
 const NOTES: &str = "\
 [1] Requests that began before the load of the page they got had finished: the one that loaded
     it and those that waited for it. Without herd protection each loads for itself.
-[2] A worker that is killed takes its last half second of samples with it.
+[2] The slowest hundredth are misses, which wait for a load. A worker that is killed takes its
+    last half second of samples with it.
 [3] After 1 % of the requests the page is also loaded directly: SQL and think time, no cache.
 [4] A writer announces a version in SQLite after its invalidation has returned. A reader notes
     the announced version before it asks, and the page it gets must be no older.

@@ -55,6 +55,7 @@ impl Order {
         Client::builder()
             .url(&self.url)
             .namespace(&self.namespace)
+            .cache_deadline(PATIENCE)
             .connect()
             .await
     }
@@ -179,4 +180,7 @@ impl Latencies {
     }
 }
 
+/// Longer than the default: a machine that is busy with a build may starve a worker for a second,
+/// and a request that fails for it would be no finding.
+const PATIENCE: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_millis(500);

@@ -45,8 +45,19 @@ impl Locks {
         if let (Some((waiting, owner)), Some(fence)) = (releasing.successor.take(), fence) {
             let lease = waiting.entry.lease;
             self.hand_to(waiting, owner, fence, (sent, lease));
+            self.passed(&hold.keys.name);
         }
         Ok(())
+    }
+
+    /// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
+    /// sooner, for a successor that gets nothing goes on waiting at that place.
+    fn passed(&self, name: &Arc<str>) {
+        if let Some(line) = self.lines().get(name)
+            && line.waiters.is_empty()
+        {
+            line.nudge.notify_one();
+        }
     }
 
     /// The waiter to whom the lock is passed inside the process: none when it is time to let the
@@ -61,9 +72,6 @@ impl Locks {
         }
         let waiting = line.waiters.pop_front()?;
         line.passes += 1;
-        if line.waiters.is_empty() {
-            line.nudge.notify_one();
-        }
         Some((waiting, Owner::random()))
     }
 }

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::server::Server;
-use crate::wait::{bounded, until};
+use crate::wait::{bounded, figure, until};
 
 const CANCELLATIONS: usize = 10_000;
 const UNHEARD: usize = 500;
@@ -221,13 +221,4 @@ fn long(client: &Client, name: &str) -> Lock {
 /// How many grants the server has made: each writes the fence counter once.
 async fn grants(server: &Server) -> usize {
     figure(server, "commandstats", "cmdstat_set:calls=").await
-}
-
-async fn figure(server: &Server, section: &str, name: &str) -> usize {
-    let info: String = server.run(&["INFO", section]).await;
-    let line = info.lines().find_map(|line| line.strip_prefix(name));
-    let digits = line.expect("the server counts this").split(',').next();
-    digits
-        .and_then(|digits| digits.trim().parse().ok())
-        .expect("a number")
 }

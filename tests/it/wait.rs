@@ -1,4 +1,4 @@
-//! Waiting for conditions. Never for a time to pass: the pauses here only keep the machine free
+//! What the server tells of itself, and waiting for conditions. Never for a time to pass: the pauses here only keep the machine free
 //! for those who bring the condition about.
 
 use std::time::Duration;
@@ -71,4 +71,14 @@ pub async fn waiting(server: &Server, key: &str, processes: usize) {
             >= processes
     })
     .await;
+}
+
+/// The number that follows `name` in a section of the server's `INFO`.
+pub async fn figure(server: &Server, section: &str, name: &str) -> usize {
+    let info: String = server.run(&["INFO", section]).await;
+    let line = info.lines().find_map(|line| line.strip_prefix(name));
+    let digits = line.expect("the server counts this").split(',').next();
+    digits
+        .and_then(|digits| digits.trim().parse().ok())
+        .expect("a number")
 }
