@@ -199,10 +199,7 @@ async fn a_ttl_is_set_on_creation_and_later_adds_keep_it() {
         None,
         "a plain add does not ask"
     );
-    for add in [
-        counter.add(1).expire(hour * 2),
-        counter.add(1).saturating(),
-    ] {
+    for add in [counter.add(1).expire(hour * 2), counter.add(1).saturating()] {
         let left = add
             .await
             .expect("added")
