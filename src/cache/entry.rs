@@ -48,7 +48,7 @@ pub(super) async fn read<V: DeserializeOwned>(
     let mut keys = Vec::with_capacity(1 + tags.len());
     keys.push(key.clone());
     keys.extend(tags.iter().map(|tag| tag.key.clone()));
-    let found = client.read(keys, deadline).await?;
+    let found = client.read(&keys, deadline).await?;
     let Some((entry, present)) = found.split_first() else {
         unreachable!("a read answers each key");
     };
@@ -82,8 +82,8 @@ pub(super) async fn generations(
     tags: &[Tag],
     deadline: Instant,
 ) -> Result<Snapshot> {
-    let keys = tags.iter().map(|tag| tag.key.clone()).collect();
-    let found = client.read(keys, deadline).await?;
+    let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
+    let found = client.read(&keys, deadline).await?;
     Ok(snapshot(&found))
 }
 
@@ -122,8 +122,8 @@ async fn is_valid(
     if others.is_empty() {
         return Ok(true);
     }
-    let keys = others.iter().map(|(key, _)| key.clone()).collect();
-    let present = client.read(keys, deadline).await?;
+    let keys: Vec<_> = others.iter().map(|(key, _)| key.clone()).collect();
+    let present = client.read(&keys, deadline).await?;
     Ok(others
         .iter()
         .zip(&present)

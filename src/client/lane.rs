@@ -57,7 +57,6 @@ struct Waiting {
 #[derive(Debug)]
 enum Ask {
     Command(Cmd, Reply<Value>),
-    Pair([Cmd; 2], Reply<[Value; 2]>),
     Read(Vec<Key>, Reply<Found>),
 }
 
@@ -108,23 +107,11 @@ impl Transport for Lane {
         self.0.link.send(command, deadline).await
     }
 
-    async fn send_pair(&self, commands: &[Cmd; 2], deadline: Instant) -> Result<[Value; 2]> {
+    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         let Some(_direct) = self.0.direct() else {
             return self
-                .queued(deadline, |reply| Ask::Pair(commands.clone(), reply))
+                .queued(deadline, |reply| Ask::Read(keys.to_vec(), reply))
                 .await;
-        };
-        let mut pipeline = Pipeline::with_capacity(2);
-        for command in commands {
-            pipeline.add_command(command.clone());
-        }
-        let replies = self.0.link.send_all(&pipeline, deadline).await?;
-        <[Value; 2]>::try_from(replies).map_err(|_| short())
-    }
-
-    async fn read(&self, keys: Vec<Key>, deadline: Instant) -> Result<Found> {
-        let Some(_direct) = self.0.direct() else {
-            return self.queued(deadline, |reply| Ask::Read(keys, reply)).await;
         };
         let value = self.0.link.send(&mget(keys.iter()), deadline).await?;
         found(value)
@@ -241,9 +228,10 @@ impl Drop for Carrier {
 #[derive(Default)]
 struct Batch {
     commands: Vec<(Cmd, Reply<Value>)>,
-    pairs: Vec<([Cmd; 2], Reply<[Value; 2]>)>,
     reads: Vec<(Vec<usize>, Reply<Found>)>,
     keys: Vec<Key>,
+    /// How many reads want each key.
+    wanted: Vec<u32>,
     deadline: Option<Instant>,
 }
 
@@ -265,18 +253,18 @@ impl Batch {
             batch.deadline = batch.deadline.max(Some(deadline));
             match ask {
                 Ask::Command(command, reply) => batch.commands.push((command, reply)),
-                Ask::Pair(commands, reply) => batch.pairs.push((commands, reply)),
                 Ask::Read(keys, reply) => {
-                    let wanted = keys
-                        .into_iter()
-                        .map(|key| {
-                            *places.entry(key).or_insert_with_key(|key| {
-                                batch.keys.push(key.clone());
-                                batch.keys.len() - 1
-                            })
-                        })
-                        .collect();
-                    batch.reads.push((wanted, reply));
+                    let mut read = Vec::with_capacity(keys.len());
+                    for key in keys {
+                        let place = *places.entry(key).or_insert_with_key(|key| {
+                            batch.keys.push(key.clone());
+                            batch.wanted.push(0);
+                            batch.keys.len() - 1
+                        });
+                        batch.wanted[place] += 1;
+                        read.push(place);
+                    }
+                    batch.reads.push((read, reply));
                 }
             }
         }
@@ -287,29 +275,20 @@ impl Batch {
         let Some(deadline) = self.deadline else {
             return;
         };
-        let mut pipeline = Pipeline::with_capacity(self.commands.len() + 2 * self.pairs.len() + 1);
+        let mut pipeline = Pipeline::with_capacity(self.commands.len() + 1);
         if !self.keys.is_empty() {
             pipeline.add_command(mget(self.keys.iter()));
         }
-        let (mut singles, mut pairs) = (Vec::new(), Vec::new());
+        let mut singles = Vec::with_capacity(self.commands.len());
         for (command, reply) in self.commands {
             pipeline.add_command(command);
             singles.push(reply);
-        }
-        for (commands, reply) in self.pairs {
-            for command in commands {
-                pipeline.add_command(command);
-            }
-            pairs.push(reply);
         }
         let outcome = link.send_all(&pipeline, deadline).await;
         let mut replies = match outcome {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
                 for reply in singles {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                for reply in pairs {
                     let _ = reply.send(Err(error.clone()));
                 }
                 for (_, reply) in self.reads {
@@ -319,23 +298,29 @@ impl Batch {
             }
         };
         if !self.keys.is_empty() {
-            let shared = replies.next().map_or_else(|| Err(short()), found);
-            for (wanted, reply) in self.reads {
-                let _ = reply.send(shared.as_ref().map_or_else(
-                    |error| Err(error.clone()),
-                    |found| Ok(wanted.iter().map(|&place| found[place].clone()).collect()),
-                ));
+            let mut all = replies.next().map_or_else(|| Err(short()), found);
+            let mut wanted = self.wanted;
+            for (places, reply) in self.reads {
+                let _ = reply.send(match &mut all {
+                    Err(error) => Err(error.clone()),
+                    Ok(all) => Ok(places
+                        .into_iter()
+                        .map(|place| {
+                            // The last who wants it gets it without a copy.
+                            wanted[place] -= 1;
+                            let found = all.get_mut(place)?;
+                            if wanted[place] == 0 {
+                                found.take()
+                            } else {
+                                found.clone()
+                            }
+                        })
+                        .collect()),
+                });
             }
         }
         for reply in singles {
             let _ = reply.send(replies.next().ok_or_else(short));
-        }
-        for reply in pairs {
-            let both = replies.next().zip(replies.next());
-            let _ = reply.send(
-                both.map(|(first, second)| [first, second])
-                    .ok_or_else(short),
-            );
         }
     }
 }
@@ -344,7 +329,6 @@ impl Ask {
     fn refuse(self, error: Error) {
         match self {
             Self::Command(_, reply) => drop(reply.send(Err(error))),
-            Self::Pair(_, reply) => drop(reply.send(Err(error))),
             Self::Read(_, reply) => drop(reply.send(Err(error))),
         }
     }
@@ -352,14 +336,14 @@ impl Ask {
     fn caller_left(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),
-            Self::Pair(_, reply) => reply.is_closed(),
             Self::Read(_, reply) => reply.is_closed(),
         }
     }
 }
 
 fn mget<'k>(keys: impl ExactSizeIterator<Item = &'k Key>) -> Cmd {
-    let mut command = redis::cmd(if keys.len() == 1 { "GET" } else { "MGET" });
+    let mut command = Cmd::with_capacity(keys.len() + 1, keys.len() * 40 + 4);
+    command.arg(if keys.len() == 1 { "GET" } else { "MGET" });
     for key in keys {
         command.arg(key.as_str());
     }

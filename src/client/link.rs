@@ -244,12 +244,7 @@ impl Link {
     /// Explains why no connection could be made. The handshake is not a command of the caller's,
     /// so nothing of his was executed.
     async fn refused(&self, error: redis::RedisError) -> Error {
-        if error
-            .detail()
-            .is_some_and(|detail| detail.contains("max number of clients"))
-        {
-            return too_many_clients();
-        }
+        // The handshake was answered, be it by the greeting of a server that is full.
         if error.code().is_some() {
             return from_driver(error);
         }

@@ -174,17 +174,8 @@ impl Client {
         self.0.executor.command(command, retry, deadline).await
     }
 
-    pub(crate) async fn pair(
-        &self,
-        commands: [redis::Cmd; 2],
-        retry: Retry,
-        deadline: Instant,
-    ) -> Result<[redis::Value; 2]> {
-        self.0.executor.pair(commands, retry, deadline).await
-    }
-
     /// Reads string keys; a missing key, or one of another type, is `None`.
-    pub(crate) async fn read(&self, keys: Vec<Key>, deadline: Instant) -> Result<Found> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         self.0.executor.read(keys, deadline).await
     }
 

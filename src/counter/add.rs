@@ -1,6 +1,6 @@
 //! `Add`: one addition, with its refinements.
 //!
-//! Invariant: without refinements it is the server's own `INCRBY`, one trip and no script.
+//! Invariant: without refinements it is the server's own `INCRBY`, one command and no script.
 
 use std::future::IntoFuture;
 use std::ops::RangeInclusive;
@@ -42,8 +42,8 @@ pub struct Added {
     pub value: i64,
     /// What was added: less than asked for only when saturating.
     pub applied: i64,
-    /// What is left of the counter's life; `None` if it has no end, or if the ACL user may add
-    /// but not ask (`PTTL`).
+    /// What is left of the counter's life; `None` if it has no end. A plain add does not ask, so
+    /// that it costs no more than `INCRBY`: it answers `None`.
     pub expires_in: Option<Duration>,
 }
 
@@ -103,21 +103,22 @@ impl Add {
         }
     }
 
-    /// INCRBY, and PTTL for what is left, in one trip.
+    /// The server's own INCRBY: exact, and it refuses to overflow.
     async fn plain(&self) -> Result<Added> {
-        let key = self.counter.key()?;
-        let mut add = plain("INCRBY", key);
-        add.arg(self.delta);
+        let mut command = plain("INCRBY", self.counter.key()?);
+        command.arg(self.delta);
         let client = &self.counter.client;
-        let pair = [add, plain("PTTL", key)];
-        let replies = client.pair(pair, Retry::Unsafe, client.deadline()).await;
-        let [value, ttl] = replies.map_err(|error| self.counter.named(error))?;
-        let value = integer(value).and_then(|value| value.ok_or_else(no_integer));
+        let value = client
+            .command(command, Retry::Unsafe, client.deadline())
+            .await;
+        let value = value
+            .and_then(integer)
+            .and_then(|value| value.ok_or_else(no_integer))
+            .map_err(|error| self.counter.named(error))?;
         Ok(Added {
-            value: value.map_err(|error| self.counter.named(error))?,
+            value,
             applied: self.delta,
-            // The add has happened: a server that refuses to tell the rest must not deny that.
-            expires_in: integer(ttl).ok().flatten().and_then(remaining),
+            expires_in: None,
         })
     }
 

@@ -22,17 +22,10 @@ pub(crate) trait Transport: Send + Sync {
     /// `Ok(Value::ServerError)`; an `Err` tells by its fate whether the command was sent.
     fn send(&self, command: &Cmd, deadline: Instant) -> impl Future<Output = Result<Value>> + Send;
 
-    /// As [`send`](Self::send), for two commands in one trip.
-    fn send_pair(
-        &self,
-        commands: &[Cmd; 2],
-        deadline: Instant,
-    ) -> impl Future<Output = Result<[Value; 2]>> + Send;
-
     /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
     fn read(
         &self,
-        keys: Vec<Key>,
+        keys: &[Key],
         deadline: Instant,
     ) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send;
 }
@@ -84,40 +77,11 @@ impl<T: Transport> Executor<T> {
         }
     }
 
-    /// Runs two plain commands on the same slot in one trip. Each has a reply of its own, which
-    /// may be an error reply; the first tells whether they were executed.
-    pub(crate) async fn pair(
-        &self,
-        commands: [Cmd; 2],
-        retry: Retry,
-        deadline: Instant,
-    ) -> Result<[Value; 2]> {
-        let mut attempts = Attempts::new(retry, deadline);
-        loop {
-            let error = match self.transport.send_pair(&commands, deadline).await {
-                Ok([Value::ServerError(error), second]) => {
-                    let explained = from_server(&error);
-                    if explained.fate() != Fate::NotExecuted {
-                        return Ok([Value::ServerError(error), second]);
-                    }
-                    explained
-                }
-                Ok(values) => return Ok(values),
-                Err(error) => error,
-            };
-            attempts.pause_after(error).await?;
-        }
-    }
-
     /// Reads string keys. Reads change nothing, so they may always be sent again.
-    pub(crate) async fn read(
-        &self,
-        keys: Vec<Key>,
-        deadline: Instant,
-    ) -> Result<Vec<Option<Bytes>>> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Vec<Option<Bytes>>> {
         let mut attempts = Attempts::new(Retry::Safe, deadline);
         loop {
-            match self.transport.read(keys.clone(), deadline).await {
+            match self.transport.read(keys, deadline).await {
                 Ok(found) => return Ok(found),
                 Err(error) => attempts.pause_after(error).await?,
             }

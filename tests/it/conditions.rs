@@ -154,7 +154,7 @@ async fn wrong_credentials_are_told_and_never_repeated() {
         let client = as_user(&server, user, CANARY).await;
         for calls in [&WRITES[..], &READS] {
             let kind = ErrorKind::Unauthenticated;
-            refused(&server, &client, calls, kind, "credentials").await;
+            refused(&server, &client, calls, kind, "WRONGPASS").await;
         }
         assert!(!format!("{client:?} {client:#?}").contains(CANARY));
     }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use hedgerow::ErrorKind;
+use hedgerow::{Add, Added, Client, Counter, ErrorKind};
 
 use crate::server::Server;
+use crate::wait::until;
 
 /// The name that the counter `views` has on the server.
 const KEY: &str = "hr:c:{views}";
@@ -193,11 +194,12 @@ async fn a_ttl_is_set_on_creation_and_later_adds_keep_it() {
     let created = counter.add(1).expire(hour).await.expect("added");
     assert!(created.expires_in.is_some_and(|left| left <= hour));
     let _: redis::Value = server.run(&["PEXPIRE", KEY, "1000000"]).await;
-    for add in [
-        counter.add(1),
-        counter.add(1).expire(hour * 2),
-        counter.add(1).saturating(),
-    ] {
+    assert_eq!(
+        counter.add(1).await.expect("added").expires_in,
+        None,
+        "a plain add does not ask"
+    );
+    for add in [counter.add(1).expire(hour * 2), counter.add(1).saturating()] {
         let left = add
             .await
             .expect("added")
@@ -209,11 +211,8 @@ async fn a_ttl_is_set_on_creation_and_later_adds_keep_it() {
     let left: i64 = server.run(&["PTTL", KEY]).await;
     assert!(left > 0, "set keeps the TTL");
     assert_eq!(counter.take().await.expect("taken"), 7);
-    assert_eq!(
-        counter.add(1).await.expect("added").expires_in,
-        None,
-        "a new counter has none"
-    );
+    let new = counter.add(1).saturating().await.expect("added");
+    assert_eq!(new.expires_in, None, "a new counter has none");
 }
 
 #[tokio::test]
@@ -278,4 +277,56 @@ async fn adds_of_many_tasks_and_clients_sum_up_while_scripts_are_flushed() {
         counter.get().await.expect("read"),
         4 * 20 * (0..25).sum::<i64>()
     );
+}
+
+#[tokio::test]
+async fn an_id_is_forgotten_when_its_window_is_over() {
+    let server = Server::start().await;
+    let counter = server.client().await.counter("views");
+    let window = Duration::from_millis(20);
+    counter.add(1).once("id", window).await.expect("added");
+    until("the id counts again", || async {
+        let added = counter.add(1).once("id", window).await.expect("answered");
+        added.value > 1
+    })
+    .await;
+    assert_eq!(counter.get().await.expect("read"), 2);
+}
+
+#[tokio::test]
+async fn a_repeat_answers_the_same_though_the_counter_is_gone() {
+    let server = Server::start().await;
+    let counter = server.client().await.counter("views");
+    let add = || counter.add(3).once("id", Duration::from_secs(60));
+    let first = add().await.expect("added");
+    assert_eq!(counter.take().await.expect("taken"), 3);
+    assert_eq!(add().await.expect("answered"), first);
+    assert!(server.keys("hr:c:*").await.is_empty(), "nothing was added");
+}
+
+#[tokio::test]
+async fn a_bad_name_is_told_by_the_first_call_and_nothing_is_sent() {
+    let nobody = Client::connect("unix:///nowhere/s").await.expect("no I/O");
+    for name in ["", &"x".repeat(2000)] {
+        let counter = nobody.counter(name);
+        let errors = [
+            counter.add(1).await.err(),
+            counter.add(1).saturating().await.err(),
+            counter.get().await.err(),
+            counter.set(1).await.err(),
+            counter.take().await.err(),
+        ];
+        for error in errors {
+            let kind = error.map(|error| error.kind());
+            assert_eq!(kind, Some(ErrorKind::InvalidInput), "{} bytes", name.len());
+        }
+    }
+}
+
+#[test]
+fn counters_and_adds_go_wherever_tasks_go() {
+    fn anywhere<T: Clone + std::fmt::Debug + Send + Sync + 'static>() {}
+    anywhere::<Counter>();
+    anywhere::<Add>();
+    anywhere::<Added>();
 }
