@@ -158,12 +158,7 @@ impl<'a> Run<'a> {
                 let (fence, released) = (held.guard.fence(), held.guard.release().await);
                 if self.holder == Some(fence) {
                     released.expect("held until now");
-                    // A waiter of the same process comes first.
-                    let own = self
-                        .queue
-                        .iter()
-                        .position(|next| next.client == held.client);
-                    self.passed_to(own.unwrap_or(0)).await;
+                    self.passed_on(held.client).await;
                 } else {
                     assert_eq!(released.expect_err("lost").kind(), ErrorKind::Lost);
                 }
@@ -253,6 +248,28 @@ impl<'a> Run<'a> {
             client,
             taken: false,
         });
+    }
+
+    /// A client has released: a waiter of its own comes first, if it stands in line already. One
+    /// that the server has queued, but not answered yet, does not: then it is the first in the
+    /// server's queue.
+    async fn passed_on(&mut self, client: usize) {
+        let own = self.queue.iter().position(|next| next.client == client);
+        let next = [own.unwrap_or(0), 0];
+        if !self.queue.is_empty() {
+            until("the next waiter gets the lock", || async {
+                next.iter()
+                    .any(|&place| self.queue[place].call.is_finished())
+            })
+            .await;
+        }
+        let got = |place: &usize| {
+            self.queue
+                .get(*place)
+                .is_some_and(|it| it.call.is_finished())
+        };
+        let place = next.into_iter().find(got).unwrap_or(0);
+        self.passed_to(place).await;
     }
 
     /// The holder is none any more: the waiter at `place` becomes it.
