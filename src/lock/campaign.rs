@@ -46,6 +46,8 @@ pub(super) struct Campaign {
     asked: bool,
     /// Whether a question to the server went unanswered: it may still arrive.
     unanswered: bool,
+    /// Nobody waits any more, and the line knows that this campaign has ended.
+    over: bool,
     epoch: Option<watch::Receiver<u64>>,
     /// The subscription, while it is being made.
     listening: Option<BoxFuture<'static, bool>>,
@@ -72,6 +74,7 @@ impl Campaign {
             place: place.unwrap_or_else(|| locks.expect(Owner::random())),
             epoch: client.hub().map(|hub| hub.epoch()),
             unanswered: false,
+            over: false,
             listening: None,
             _shift: Keeper::shift(&locks),
             locks,
@@ -81,8 +84,8 @@ impl Campaign {
         }
     }
 
-    /// Runs until no waiter of the name is left. Spawned by [`Locks::campaign`]; if it panics, the
-    /// waiters end by their own deadlines.
+    /// Runs until no waiter of the name is left. Spawned by [`Locks::campaign`]; if it panics or is
+    /// torn down with its runtime, its waiters are told so and the next one starts another.
     pub(super) async fn run(mut self, standing: Option<Standing>) {
         let mut first = standing;
         while let Some(front) = self.locks.front(&self.keys.name) {
@@ -98,7 +101,7 @@ impl Campaign {
             };
             self.wait(&front, standing, remaining).await;
         }
-        self.leave();
+        self.over = true;
     }
 
     /// Asks the server for the lock, or for a place in its queue.
@@ -215,9 +218,14 @@ impl Campaign {
             &self.client,
         );
     }
+}
 
-    /// Nobody waits any more: gives up the place, and the lock if it was granted unheard.
-    fn leave(self) {
+impl Drop for Campaign {
+    /// Gives up the place, and the lock if it was granted unheard.
+    fn drop(&mut self) {
+        if !self.over {
+            self.locks.torn_down(&self.keys.name);
+        }
         if self.asked {
             let until = self.client.deadline() + STALE;
             self.locks.keeper().discard_owner(

@@ -102,8 +102,11 @@ impl Locks {
     /// Lets the caller ask the server, or says that others of this process come first.
     pub(super) fn attempt(self: &Arc<Self>, entry: &Entry) -> Option<Attempt> {
         let mut lines = self.lines();
-        if lines.contains_key(&entry.keys.name) {
-            return None;
+        if let Some(line) = lines.get_mut(&entry.keys.name) {
+            line.drop_leavers();
+            if line.attempting || line.campaigning || !line.waiters.is_empty() {
+                return None;
+            }
         }
         let line = Line {
             attempting: true,
@@ -117,14 +120,29 @@ impl Locks {
     /// The attempt on `name` is over: if others have come meanwhile, somebody must queue for them.
     /// Returns whether that is so.
     pub(super) fn attempted(&self, name: &Arc<str>) -> bool {
+        self.without(name, |line| line.attempting = false)
+    }
+
+    /// The campaign of `name` was torn down: tells those who waited for it, on whatever runtime.
+    pub(super) fn torn_down(&self, name: &Arc<str>) {
+        let mut bereft = VecDeque::new();
+        self.without(name, |line| {
+            line.campaigning = false;
+            bereft = std::mem::take(&mut line.waiters);
+        });
+        // Their tickets find that nobody will answer.
+        drop(bereft);
+    }
+
+    fn without(&self, name: &Arc<str>, end: impl FnOnce(&mut Line)) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
             return false;
         };
-        line.attempting = false;
+        end(line);
         line.drop_leavers();
         let waited_for = !line.waiters.is_empty();
-        if !waited_for && !line.campaigning {
+        if !waited_for && !line.attempting && !line.campaigning {
             lines.remove(name);
         }
         waited_for
@@ -358,9 +376,9 @@ impl Ticket {
             Ok(result) => result,
             Err(_) => Err(Error::new(
                 ErrorKind::Disconnected,
-                "the runtime that waited for the lock has shut down",
+                "the runtime that waited for the lock has shut down; try again",
             )
-            .with_fate(crate::error::Fate::Refused)),
+            .with_fate(crate::error::Fate::NotExecuted)),
         }
     }
 

@@ -31,6 +31,7 @@ mod observability;
 mod passing;
 mod process;
 mod proxy;
+mod runtimes;
 mod scripts;
 mod server;
 mod tags;
