@@ -98,6 +98,7 @@ fn explained(code: &str, detail: &str) -> Error {
         // Redis 7.0 reports an ACL denial inside a script in words, later servers by code.
         "ERR"
             if detail.contains("can't run this command")
+                || detail.contains("can't publish to the channel")
                 || detail.contains("ACL failure in script") =>
         {
             (
@@ -106,9 +107,12 @@ fn explained(code: &str, detail: &str) -> Error {
             )
         }
         _ => {
+            // A server repeats the arguments of a command that it does not know.
+            let told = detail.split(", with args beginning with").next();
+            let told = told.unwrap_or_default();
             return Error::new(
                 ErrorKind::Server,
-                format!("the server answered {code}: {detail}"),
+                format!("the server answered {code}: {told}"),
             );
         }
     };
