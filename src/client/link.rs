@@ -208,7 +208,7 @@ impl Link {
         state.last_error = None;
         state.live = Some(live.clone());
         drop(state);
-        tracing::info!(target: "hedgerow::client", connection = %self.route.name, epoch = live.epoch, "connected");
+        tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
         tokio::spawn(watch(Arc::downgrade(self), live.epoch));
         Ok(live)
     }
@@ -424,6 +424,7 @@ async fn watch(link: Weak<Link>, epoch: u64) {
         let owes = live.health.owes.swap(false, Ordering::Relaxed);
         let idle = !owes && live.health.in_flight.load(Ordering::Relaxed) == 0;
         let listens = strong.route.on_push.is_some();
+        let connection = strong.route.name.clone();
         if replies != seen || (idle && !listens) {
             seen = replies;
             continue;
@@ -438,7 +439,7 @@ async fn watch(link: Weak<Link>, epoch: u64) {
         if alive || live.health.replies.load(Ordering::Relaxed) != seen {
             continue;
         }
-        tracing::warn!(target: "hedgerow::client", epoch, "the connection is silent; giving it up");
+        tracing::warn!(target: "hedgerow::client", connection, epoch, "the connection is silent; giving it up");
         live.health.end();
         if let Some(link) = link.upgrade() {
             link.abandon(epoch);

@@ -165,7 +165,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
                     break;
                 }
                 Err(error) => {
-                    tracing::debug!(target: "hedgerow::client", error = %error, "not subscribed again yet");
+                    tracing::debug!(target: "hedgerow::client", %error, "not subscribed again yet");
                 }
             }
             drop(link);

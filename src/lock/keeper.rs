@@ -387,7 +387,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
         .run(call, sent + (shortest / 6).max(SHORTEST_ATTEMPT))
         .await;
     if let Err(error) = &reply {
-        tracing::debug!(target: "hedgerow::lock", error = %error, leases = holds.len(), "renewal is tried again");
+        tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");
     }
     for (index, hold) in holds.iter().enumerate() {
         let renewed = reply

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 pub use guard::Guard;
 pub use hold::LossReason;
@@ -144,6 +145,11 @@ impl Lock {
     /// # Cancel safety
     /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock.
     pub async fn acquire(&self) -> Result<Guard> {
+        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = &*self.name);
+        self.acquired().instrument(span).await
+    }
+
+    async fn acquired(&self) -> Result<Guard> {
         let entry = self.entry()?;
         let until = match self.wait {
             Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
@@ -240,7 +246,7 @@ impl Lock {
         }
         if let Err(error) = guard.release().await {
             // The body ended while the lock was held; the keeper goes on releasing it.
-            tracing::debug!(target: "hedgerow::lock", lock = %self.name, error = %error, "release is left to the keeper");
+            tracing::debug!(target: "hedgerow::lock", lock = &*self.name, %error, "release is left to the keeper");
         }
         Ok(output)
     }

@@ -107,12 +107,11 @@ fn explained(code: &str, detail: &str) -> Error {
             )
         }
         _ => {
-            // A server repeats the arguments of a command that it does not know.
-            let told = detail.split(", with args beginning with").next();
-            let told = told.unwrap_or_default();
+            // "unknown command" goes on to quote the arguments, which may be a value or a token.
+            let detail = detail.split(", with args").next().unwrap_or_default();
             return Error::new(
                 ErrorKind::Server,
-                format!("the server answered {code}: {told}"),
+                format!("the server answered {code}: {detail}"),
             );
         }
     };
