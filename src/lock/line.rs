@@ -102,11 +102,8 @@ impl Locks {
     /// Lets the caller ask the server, or says that others of this process come first.
     pub(super) fn attempt(self: &Arc<Self>, entry: &Entry) -> Option<Attempt> {
         let mut lines = self.lines();
-        if let Some(line) = lines.get_mut(&entry.keys.name) {
-            line.drop_leavers();
-            if line.attempting || line.campaigning || !line.waiters.is_empty() {
-                return None;
-            }
+        if lines.contains_key(&entry.keys.name) {
+            return None;
         }
         let line = Line {
             attempting: true,
@@ -117,32 +114,30 @@ impl Locks {
         Some(Attempt::new(self, entry))
     }
 
+    /// Whether others of this process wait for `name`; an error if they do because the server does
+    /// not answer.
+    pub(super) fn waited_for(&self, name: &Arc<str>) -> Result<bool> {
+        match self.lines().get(name) {
+            Some(Line {
+                trouble: Some(trouble),
+                ..
+            }) => Err(trouble.clone().with_key(name)),
+            Some(line) => Ok(!line.waiters.is_empty()),
+            None => Ok(false),
+        }
+    }
+
     /// The attempt on `name` is over: if others have come meanwhile, somebody must queue for them.
     /// Returns whether that is so.
     pub(super) fn attempted(&self, name: &Arc<str>) -> bool {
-        self.without(name, |line| line.attempting = false)
-    }
-
-    /// The campaign of `name` was torn down: tells those who waited for it, on whatever runtime.
-    pub(super) fn torn_down(&self, name: &Arc<str>) {
-        let mut bereft = VecDeque::new();
-        self.without(name, |line| {
-            line.campaigning = false;
-            bereft = std::mem::take(&mut line.waiters);
-        });
-        // Their tickets find that nobody will answer.
-        drop(bereft);
-    }
-
-    fn without(&self, name: &Arc<str>, end: impl FnOnce(&mut Line)) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
             return false;
         };
-        end(line);
+        line.attempting = false;
         line.drop_leavers();
         let waited_for = !line.waiters.is_empty();
-        if !waited_for && !line.attempting && !line.campaigning {
+        if !waited_for && !line.campaigning {
             lines.remove(name);
         }
         waited_for
@@ -231,6 +226,21 @@ impl Locks {
             }
         }
         front
+    }
+
+    /// The campaign of `name` was torn down; says whether somebody waits for another.
+    pub(super) fn torn_down(&self, name: &Arc<str>) -> bool {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(name) else {
+            return false;
+        };
+        line.campaigning = false;
+        line.drop_leavers();
+        let waited_for = !line.waiters.is_empty();
+        if !waited_for && !line.attempting {
+            lines.remove(name);
+        }
+        waited_for
     }
 
     /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.
@@ -376,9 +386,9 @@ impl Ticket {
             Ok(result) => result,
             Err(_) => Err(Error::new(
                 ErrorKind::Disconnected,
-                "the runtime that waited for the lock has shut down; try again",
+                "the runtime that waited for the lock has shut down",
             )
-            .with_fate(crate::error::Fate::NotExecuted)),
+            .with_fate(crate::error::Fate::Refused)),
         }
     }
 

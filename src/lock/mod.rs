@@ -30,10 +30,11 @@ pub use guard::Guard;
 pub use hold::LossReason;
 
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
 use crate::script::{Call, Script, script};
 use crate::ttl::Ttl;
+use attempt::Attempt;
 use campaign::Standing;
 use line::{Entry, Locks};
 
@@ -177,7 +178,13 @@ impl Lock {
             }
             Err(error) => {
                 attempt.failed(&error);
-                Err(error.with_key(&self.name))
+                if error.fate() == Fate::Refused || Instant::now() >= until {
+                    return Err(error.with_key(&self.name));
+                }
+                // Another question, under another owner, from the line.
+                let ticket = locks.join(entry);
+                locks.heard(&self.name, Err(error));
+                Self::waiting(&self.name, ticket, until).await
             }
         }
     }
@@ -192,8 +199,10 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         let entry = self.entry()?;
         let locks = Locks::of(&self.client);
-        let Some(attempt) = locks.attempt(&entry) else {
-            return Ok(None);
+        let attempt = match locks.attempt(&entry) {
+            Some(attempt) => attempt,
+            None if locks.waited_for(&self.name)? => return Ok(None),
+            None => Attempt::aside(&locks, &entry),
         };
         let sent = Instant::now();
         let reply = self

@@ -98,6 +98,7 @@ fn explained(code: &str, detail: &str) -> Error {
         // Redis 7.0 reports an ACL denial inside a script in words, later servers by code.
         "ERR"
             if detail.contains("can't run this command")
+                || detail.contains("can't publish to the channel")
                 || detail.contains("ACL failure in script") =>
         {
             (
