@@ -32,7 +32,6 @@ mod observability;
 mod passing;
 mod process;
 mod proxy;
-mod runtimes;
 mod scripts;
 mod server;
 mod tags;
