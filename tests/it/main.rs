@@ -14,6 +14,7 @@ mod counter_model;
 mod freshness;
 mod fuzz_corpora;
 mod house;
+mod keyslot;
 mod lock;
 mod lock_cancel;
 mod lock_faults;
