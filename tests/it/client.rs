@@ -1,10 +1,14 @@
-//! The client: connecting, reconnecting, deadlines.
+//! The client: where it finds its server, what it refuses to start with, and who owns whom.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
+use tokio::net::UnixStream;
 
+use crate::process::Child;
 use crate::server::Server;
+use crate::wait::until;
 
 #[tokio::test]
 async fn ping_is_answered() {
@@ -27,15 +31,96 @@ async fn a_client_starts_while_the_server_is_down() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_again() {
+async fn the_environment_names_the_server() {
     let server = Server::start().await;
-    let client = server.client().await;
-    client.ping().await.expect("an answer");
-    assert_eq!(server.kill_connections("hedgerow").await, 1);
-    client
-        .ping()
-        .await
-        .expect("an answer over a new connection");
+    let mut child = Child::start_where("read the environment", &[], |command| {
+        command.env("REDIS_URL", server.url());
+    });
+    assert_eq!(child.says().await, "1");
+    let views = server.client().await.counter("views").get().await;
+    assert_eq!(views.expect("read"), 1);
+    let mut child = Child::start_where("read the environment", &[], |command| {
+        command.env_remove("REDIS_URL");
+    });
+    let said = child.says().await;
+    assert!(
+        said.starts_with("InvalidInput: REDIS_URL is not set"),
+        "{said}"
+    );
+    let mut child = Child::start_where("read the environment", &[], |command| {
+        command.env("REDIS_URL", "localhost");
+    });
+    let said = child.says().await;
+    assert!(
+        said.starts_with("InvalidInput: the URL is not understood"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn bad_urls_are_refused() {
+    for url in [
+        "",
+        " ",
+        "localhost",
+        "localhost:6379",
+        "http://localhost",
+        "redis:/localhost",
+        "redis://",
+        "redis://localhost:port",
+        "redis://localhost:99999",
+        "redis://localhost/one",
+        "redis://localhost:6379/99999999999999999999",
+        "unix://",
+        "unix:///s?db=one",
+    ] {
+        let error = match Client::connect(url).await {
+            Ok(client) => panic!("{url:?} gave {client:?}"),
+            Err(error) => error,
+        };
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{url:?}");
+        assert!(error.to_string().contains("redis://"), "{url:?}: {error}");
+    }
+    for url in ["rediss://localhost", "valkeys://localhost"] {
+        let error = Client::connect(url).await.expect_err("no TLS");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("TLS is not built in"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn bad_settings_are_refused() {
+    let good = || Client::builder().url("redis://localhost");
+    let zero = Duration::ZERO;
+    for (what, builder) in [
+        ("no URL", Client::builder()),
+        ("name", good().name("")),
+        ("name", good().name("a b")),
+        ("namespace", good().namespace("")),
+        ("deadline", good().deadline(zero)),
+        ("deadline", good().cache_deadline(zero)),
+        ("connect timeout", good().connect_timeout(zero)),
+    ] {
+        let error = builder.connect().await.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    good().connect().await.expect("good without them");
+}
+
+#[tokio::test]
+async fn a_private_server_ends_when_its_owner_is_killed() {
+    let mut owner = Child::start("own a server", &[]);
+    let url = owner.says().await;
+    let socket = Path::new(url.trim_start_matches("unix://")).to_owned();
+    UnixStream::connect(&socket).await.expect("it runs");
+    owner.kill().await;
+    until("the server ends", async || {
+        UnixStream::connect(&socket).await.is_err()
+    })
+    .await;
+    let directory = socket.parent().expect("a directory of its own");
+    until("nothing of it stays", async || !directory.exists()).await;
 }
 
 #[tokio::test]

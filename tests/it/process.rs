@@ -27,7 +27,14 @@ pub struct Child {
 impl Child {
     /// Starts this binary again as `role`.
     pub fn start(role: &str, arguments: &[&str]) -> Self {
-        let mut process = Command::new(std::env::current_exe().expect("this binary has a path"))
+        Self::start_where(role, arguments, |_| {})
+    }
+
+    /// As [`start`](Self::start), in an environment that is changed by `change`.
+    pub fn start_where(role: &str, arguments: &[&str], change: impl Fn(&mut Command)) -> Self {
+        let mut process = Command::new(std::env::current_exe().expect("this binary has a path"));
+        change(&mut process);
+        let mut process = process
             .args(["--exact", "process::child", "--nocapture"])
             .env(ROLE, role)
             .env(ARGUMENTS, arguments.join("\n"))
@@ -142,6 +149,8 @@ async fn play(role: &str, stage: Stage) {
     match role {
         "hold" => hold(stage).await,
         "memoize" => memoize(stage).await,
+        "own a server" => own_a_server(stage).await,
+        "read the environment" => read_the_environment().await,
         unknown => panic!("no role is called {unknown}"),
     }
 }
@@ -219,6 +228,27 @@ async fn memoize(mut stage: Stage) {
         };
         let page = cache.memoize(&key, Duration::from_secs(600), load).await;
         say(&format!("got {}", page.expect("a page")));
+    }
+}
+
+/// Owns a private server until the end.
+///
+/// Says its URL.
+async fn own_a_server(mut stage: Stage) {
+    let server = hedgerow::embedded::Server::start().await;
+    let server = server.expect("a server starts");
+    say(server.url());
+    stage.hear().await;
+}
+
+/// Adds 1 to the counter `views` on the server that the environment names.
+///
+/// Says the value, or the kind of the error and its text, and ends.
+async fn read_the_environment() {
+    let added = async { Client::from_env().await?.counter("views").add(1).await };
+    match added.await {
+        Ok(added) => say(&added.value.to_string()),
+        Err(error) => say(&format!("{:?}: {error}", error.kind())),
     }
 }
 

@@ -1,17 +1,25 @@
 //! A private server for one test, and what tests do to it behind the crate's back.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hedgerow::embedded;
 use hedgerow::{Client, ClientBuilder};
 use redis::aio::MultiplexedConnection;
+use tokio::net::UnixStream;
+
+use crate::wait::until;
 
 /// A real server of the test's own; it ends with the test, however that ends.
 pub struct Server {
     server: embedded::Server,
     admin: MultiplexedConnection,
+    /// The one that came back after a kill.
+    again: Option<Again>,
 }
+
+/// A server on the socket of a killed one; ends as that would have.
+struct Again(Child);
 
 impl Server {
     pub async fn start() -> Self {
@@ -25,7 +33,11 @@ impl Server {
             .await
             .expect("a server starts");
         let admin = connection(server.url()).await;
-        Self { server, admin }
+        Self {
+            server,
+            admin,
+            again: None,
+        }
     }
 
     pub fn url(&self) -> &str {
@@ -75,6 +87,42 @@ impl Server {
             .expect("INFO names the process")
     }
 
+    /// Kills the server, which loses all of its data; its socket refuses connections from then on.
+    pub async fn kill(&self) -> Killed {
+        let info: String = self.run(&["INFO", "server"]).await;
+        let executable = info
+            .lines()
+            .find_map(|line| line.strip_prefix("executable:"))
+            .expect("INFO names the executable");
+        signal(self.pid().await, "KILL");
+        let socket = self.url().trim_start_matches("unix://").to_owned();
+        until("the socket refuses", async || {
+            UnixStream::connect(&socket).await.is_err()
+        })
+        .await;
+        Killed {
+            executable: executable.to_owned(),
+            socket,
+        }
+    }
+
+    /// Starts a new, empty one on the socket of a killed server.
+    pub async fn start_again(&mut self, killed: Killed) {
+        let child = Command::new("/bin/sh")
+            .args(["-c", UNTIL_STDIN_CLOSES, &killed.executable])
+            .args(["--port", "0", "--save", "", "--unixsocket", &killed.socket])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        self.again = Some(Again(child));
+        until("the socket accepts", async || {
+            UnixStream::connect(&killed.socket).await.is_ok()
+        })
+        .await;
+        self.admin = connection(self.url()).await;
+    }
+
     /// Kills all connections whose `CLIENT LIST` name ends in `suffix`; returns how many.
     pub async fn kill_connections(&self, suffix: &str) -> usize {
         let list: String = self.run(&["CLIENT", "LIST"]).await;
@@ -94,6 +142,19 @@ impl Server {
             }
         }
         killed
+    }
+}
+
+/// What is known of a server that was killed.
+pub struct Killed {
+    executable: String,
+    socket: String,
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 
@@ -118,3 +179,9 @@ pub fn signal(pid: u32, name: &str) {
         "kill -{name} {pid}"
     );
 }
+
+/// Runs a command until the standard input closes, which it does when this process ends.
+const UNTIL_STDIN_CLOSES: &str = r#""$0" "$@" </dev/null &
+server=$!
+trap 'kill -KILL $server' EXIT
+read -r _"#;

@@ -1,0 +1,141 @@
+//! Connections and servers that go and come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hedgerow::{Client, ErrorKind};
+
+use crate::server::{Server, connection};
+use crate::wait::bounded;
+
+#[tokio::test]
+async fn a_lost_connection_is_made_again() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.ping().await.expect("an answer");
+    assert_eq!(server.kill_connections("hedgerow").await, 1);
+    client
+        .ping()
+        .await
+        .expect("an answer over a new connection");
+}
+
+#[tokio::test]
+async fn no_add_is_lost_or_counted_twice_while_connections_are_killed() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let over = Arc::new(AtomicBool::new(false));
+    let adders: Vec<_> = (0..40)
+        .map(|_| {
+            let (counter, over) = (client.counter("views"), over.clone());
+            tokio::spawn(async move {
+                let (mut counted, mut unsure) = (0, 0);
+                while !over.load(Ordering::Relaxed) {
+                    match counter.add(1).await {
+                        Ok(_) => counted += 1,
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+                            assert!(error.is_indeterminate(), "{error}");
+                            unsure += 1;
+                        }
+                    }
+                }
+                (counted, unsure)
+            })
+        })
+        .collect();
+    bounded("connections were killed", async {
+        let mut kills = 0;
+        while kills < 30 {
+            kills += server.kill_connections("hedgerow").await;
+        }
+    })
+    .await;
+    over.store(true, Ordering::Relaxed);
+    let (mut counted, mut unsure) = (0, 0);
+    for adder in adders {
+        let one: (i64, i64) = adder.await.expect("no panic");
+        (counted, unsure) = (counted + one.0, unsure + one.1);
+    }
+    let value = client.counter("views").get().await.expect("read");
+    assert!(unsure > 0, "adds were under way");
+    assert!(
+        (counted..=counted + unsure).contains(&value),
+        "{counted} {unsure} {value}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_serves_the_call_that_waited_and_is_told_the_scripts_again() {
+    let mut server = Server::start().await;
+    let minute = Duration::from_secs(60);
+    let patient = server.builder().deadline(minute);
+    let patient = patient.connect().await.expect("a good URL");
+    let counter = patient.counter("views");
+    counter.add(5).once("before", minute).await.expect("added");
+    let guard = patient.lock("invoice").acquire().await.expect("free");
+
+    let killed = server.kill().await;
+    let hasty = server.builder().deadline(Duration::from_millis(50));
+    let hasty = hasty.connect().await.expect("a good URL");
+    let error = hasty.counter("views").add(1).await.expect_err("it is down");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(error.is_retryable() && !error.is_indeterminate());
+
+    let waiting = tokio::spawn(counter.add(1).once("during", minute).into_future());
+    // A plain add is never sent twice, and here by a client that was never connected.
+    let unconnected = server.builder().deadline(minute);
+    let unconnected = unconnected.connect().await.expect("a good URL");
+    let plain = tokio::spawn(unconnected.counter("views").add(1).into_future());
+    server.start_again(killed).await;
+    let added = bounded("the server is found again", waiting).await;
+    let value = added.expect("no panic").expect("added").value;
+    assert!((1..=2).contains(&value), "{value}");
+    let added = plain.await.expect("no panic").expect("added").value;
+    assert!(
+        (1..=2).contains(&added) && added != value,
+        "{added} {value}"
+    );
+    assert_eq!(counter.get().await.expect("read"), 2);
+    assert_eq!(
+        guard.release().await.expect_err("gone").kind(),
+        ErrorKind::Lost
+    );
+    let again = patient.lock("invoice").try_acquire().await;
+    assert!(again.expect("an answer").is_some(), "free");
+}
+
+#[tokio::test]
+async fn a_brought_connection_is_used_and_its_end_is_told() {
+    let server = Server::start().await;
+    for protocol in ["2", "3"] {
+        let mut brought = connection(&format!("{}?protocol={protocol}", server.url())).await;
+        let id: i64 = redis::cmd("CLIENT")
+            .arg("ID")
+            .query_async(&mut brought)
+            .await
+            .expect("an id");
+        let client = Client::from_connection(brought);
+        client.ping().await.expect("an answer");
+        let counter = client.counter(protocol);
+        assert_eq!(counter.add(2).await.expect("added").value, 2);
+        let scripted = counter.add(1).saturating().await.expect("added");
+        assert_eq!(scripted.value, 3);
+        let guard = client.lock(protocol).acquire().await.expect("free");
+        guard.release().await.expect("held");
+
+        let killed: i64 = server.run(&["CLIENT", "KILL", "ID", &id.to_string()]).await;
+        assert_eq!(killed, 1);
+        let error = counter.add(1).await.expect_err("it is gone");
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+        for _ in 0..3 {
+            let error = counter.add(1).await.expect_err("it stays gone");
+            assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+            assert!(error.to_string().contains("bring a new one"), "{error}");
+            assert!(!error.is_indeterminate() && !error.is_retryable());
+        }
+        let value: i64 = server.run(&["GET", &format!("hr:c:{{{protocol}}}")]).await;
+        assert_eq!(value, 3);
+    }
+}
