@@ -5,14 +5,21 @@
 -- ARGV: 1 token of the leader
 -- ARGV: 2 entry, its deadlines still zero
 -- ARGV: 3 ttl, ms
+-- ARGV: 4 fence of the lease
 -- Returns: {'STORED'} or {'REFUSED'} or {'WRONGTYPE'}
 -- Retry: safe because a second run meets no lease of its own but the very entry, but for the deadlines;
 --   whoever wrote it, these bytes are valid now
 if foreign() then return {'WRONGTYPE'} end
-if redis.call('HGET', KEYS[2], 'token') == ARGV[1] then
+local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
+if held[1] == ARGV[1] and held[2] == ARGV[4] then
   store(ARGV[2], ARGV[3])
   finish('+')
   return {'STORED'}
+end
+if held[1] == ARGV[1] then
+  -- The lease had ended; a late copy of the leader's question has taken it again.
+  finish('-')
+  return {'REFUSED'}
 end
 if redis.call('STRLEN', KEYS[1]) == #ARGV[2] then
   local found = redis.call('GET', KEYS[1])

@@ -212,6 +212,8 @@ impl Passenger {
     pub(super) async fn outcome(mut self) -> Outcome {
         match self.outcome.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(Outcome::Value { proved: false, .. })) if self.late => Outcome::Again,
+            // "No such row" may be the answer of a load that began before the row was there.
+            Ok(Some(Outcome::Failed(_))) if self.late => Outcome::Again,
             Ok(Some(outcome)) => outcome.clone(),
             Ok(None) | Err(_) => Outcome::Again,
         }

@@ -4,6 +4,7 @@
 //! `set` and `remove` end the lease in the same script in which they touch the value, so a load
 //! that began before them can never be stored after them. Called by the load of a flight.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use rand::random;
@@ -34,6 +35,8 @@ pub(super) struct Claim {
     client: Client,
     place: Place,
     token: [u8; 16],
+    /// That of the grant: a later one to the same token is not this claim's.
+    fence: AtomicI64,
     terms: Terms,
 }
 
@@ -78,6 +81,7 @@ impl Claim {
             client,
             place,
             token: random(),
+            fence: AtomicI64::new(0),
             terms,
         }
     }
@@ -100,10 +104,11 @@ impl Claim {
             .arg(channel.map_or("", Key::as_str));
         let reply = self.client.run(call, deadline).await?;
         match reply.status()? {
-            "LEAD" => Ok(Grant::Lead {
-                fence: reply.int(1)?,
-                until,
-            }),
+            "LEAD" => {
+                let fence = reply.int(1)?;
+                self.fence.store(fence, Ordering::Relaxed);
+                Ok(Grant::Lead { fence, until })
+            }
             "CHANGED" => Ok(Grant::Changed),
             "BUSY" => Ok(Grant::Busy {
                 takeover: Duration::from_millis(reply.count(1)?),
@@ -120,7 +125,8 @@ impl Claim {
             let call = RENEW
                 .call(self.place.keys())
                 .arg(&self.token)
-                .arg(self.terms.takeover.millis());
+                .arg(self.terms.takeover.millis())
+                .arg(self.fence.load(Ordering::Relaxed));
             match self.client.run(call, self.client.cache_deadline()).await {
                 Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
                 Ok(_) => return,
@@ -137,7 +143,8 @@ impl Claim {
             .call(self.place.keys())
             .arg(&self.token)
             .arg(entry)
-            .arg(ttl.millis());
+            .arg(ttl.millis())
+            .arg(self.fence.load(Ordering::Relaxed));
         let reply = self.client.run(call, self.client.cache_deadline()).await?;
         match reply.status()? {
             "STORED" => Ok(Committed::Stored),

@@ -223,7 +223,15 @@ impl Load {
             let entry = self.order.encode(&value, &generations, cost)?;
             Ok((generations, value, entry))
         };
-        let (generations, value, entry) = match prepared.await {
+        // The value's own code runs in there too: what panics must not leave the lease behind.
+        let prepared = AssertUnwindSafe(prepared).catch_unwind().await;
+        let prepared = prepared.unwrap_or_else(|_panic| {
+            Err(self.order.named(Error::new(
+                ErrorKind::LoaderPanicked,
+                "encoding the value panicked; the panic hook has reported where",
+            )))
+        });
+        let (generations, value, entry) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 // Closed first, or a caller woken by it could join a flight that has failed.

@@ -8,9 +8,9 @@ use crate::server::Server;
 const PROCESSES: usize = 50;
 
 /// Processes that are connected and ready to ask.
-async fn crowd(server: &Server, takeover: &str) -> Vec<Child> {
+async fn crowd(server: &Server, takeover: &str, load: &str) -> Vec<Child> {
     let mut crowd: Vec<Child> = (0..PROCESSES)
-        .map(|_| Child::start("memoize", &[server.url(), takeover, "300"]))
+        .map(|_| Child::start("memoize", &[server.url(), takeover, load]))
         .collect();
     for child in &mut crowd {
         assert_eq!(child.says().await, "ready");
@@ -32,7 +32,7 @@ async fn page(mut child: Child) -> String {
 #[tokio::test]
 async fn fifty_processes_ask_for_one_cold_key_and_it_is_loaded_once() {
     let server = Server::start().await;
-    let mut crowd = crowd(&server, "10000").await;
+    let mut crowd = crowd(&server, "10000", "300").await;
     for child in &mut crowd {
         child.tell("home").await;
     }
@@ -52,8 +52,11 @@ async fn fifty_processes_ask_for_one_cold_key_and_it_is_loaded_once() {
 #[tokio::test]
 async fn a_loading_process_that_is_killed_costs_exactly_one_more_load() {
     let server = Server::start().await;
-    let mut crowd = crowd(&server, "500").await;
-    let mut first = crowd.remove(0);
+    let mut crowd = crowd(&server, "2000", "300").await;
+    crowd.pop();
+    // Loads until it is killed, so that the others have the time to come and wait.
+    let mut first = Child::start("memoize", &[server.url(), "2000", "600000"]);
+    assert_eq!(first.says().await, "ready");
     first.tell("home").await;
     assert_eq!(first.says().await, "loading");
     for child in &mut crowd {
