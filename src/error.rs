@@ -2,7 +2,7 @@
 //!
 //! Invariant: an error says which of three things happened to the call on the server ([`Fate`]):
 //! it was not executed, it was refused, or nobody can tell. A transport error never looks like an
-//! answer, and no message contains a value, a password or an owner token.
+//! answer, and no message contains a cached value, a password or an owner token.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;

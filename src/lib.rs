@@ -1,4 +1,132 @@
-//! Distributed primitives over Redis and Valkey that hold under failure.
+//! Distributed primitives over Redis and Valkey that hold under failure: fenced locks, exact counters,
+//! cached loads that do not stampede, invalidation by tag.
+//!
+//! # The mental model
+//!
+//! **A [`Client`] is the way to one server.** It is cheap to clone, connects when it is first needed, and
+//! connects again when the connection is lost. Everything else is a handle made from it, which
+//! costs nothing to make and does nothing until it is awaited: [`Counter`], [`Lock`], [`Cache`].
+//!
+//! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and go with the server. So
+//! each primitive is built so that what is missing is safe: no generation, no hit; no lease, no
+//! commit; no fence counter, the clock. What then still holds, and what does not, stands in the
+//! repository's `docs/guarantees.md`.
+//!
+//! **A right ends by itself.** A lock, and the right to load a value, are *leases*: the server ends
+//! them at a deadline. Whoever has one renews it while it lives, and knows by its own clock, without
+//! I/O, until when it surely has it.
+//!
+//! **A paused process cannot know that it is late.** Therefore each grant of a lock has a [`Fence`], a number
+//! that rises. Hand it to what the lock protects, and let that refuse a smaller one than it has seen.
+//!
+//! **Pushes are hints, timers are the rule.** Whoever waits is woken by a message, and has a timer in
+//! case there is none.
+//!
+//! **Waiting is shared.** A hundred tasks that wait for one lock, or for one load, are one question to
+//! the server for each process.
+//!
+//! # Counters
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+//! let stock = client.counter("stock:42");
+//! let left = stock.add(-1).within(0..=i64::MAX).once("order:981", Duration::from_secs(3600)).await?;
+//! println!("{} left", left.value);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Locks
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # async fn charge(invoice: u32, fence: hedgerow::Fence) {}
+//! # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+//! let lock = client.lock("invoice:7").wait(Duration::from_secs(2));
+//! let guard = lock.acquire().await?;
+//! tokio::select! {
+//!     () = charge(7, guard.fence()) => guard.release().await?,
+//!     reason = guard.lost() => println!("stopped half way: {reason:?}"),
+//! }
+//! // The same in one call:
+//! lock.with(|fence| charge(7, fence)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Cached loads and tags
+//!
+//! ```no_run
+//! # use std::{io, time::Duration};
+//! # async fn load_city(id: u32) -> io::Result<String> { Ok(id.to_string()) }
+//! # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+//! let cache = client.cache("catalogue");
+//! let city = cache
+//!     .memoize("city:42", Duration::from_secs(60), || load_city(42))
+//!     .tags(["country:FR"])
+//!     .await?;
+//! println!("{city}");
+//! cache.invalidate_tags(["country:FR"]).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors
+//!
+//! There is one type, [`Error`]. Its [`kind`](Error::kind) says why, its message what to do, and two
+//! questions what became of the call:
+//!
+//! | fate | asked by | what to do |
+//! |---|---|---|
+//! | not executed | [`is_retryable`](Error::is_retryable) | the same call may succeed later |
+//! | refused | neither | change something first |
+//! | unknown | [`is_indeterminate`](Error::is_indeterminate) | it ran once or not at all: find out, or repeat it if it may be repeated |
+//!
+//! What may be sent again harmlessly is sent again by the crate itself, until the deadline.
+//!
+//! ```no_run
+//! # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+//! match client.counter("views:42").add(1).await {
+//!     Ok(added) => println!("{}", added.value),
+//!     Err(error) if error.is_indeterminate() => println!("counted, or not: {error}"),
+//!     Err(error) => return Err(error),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Deadlines
+//!
+//! A call ends by its deadline, retries and reconnecting included: [5 s](ClientBuilder::deadline), for calls of
+//! a cache [1 s](ClientBuilder::cache_deadline). Nothing is sent after it. Two calls wait for more than the server:
+//! [`Lock::acquire`] for the holder, as long as [`wait`](Lock::wait) says, and [`Cache::memoize`] for a loader, as
+//! long as [`max_load`](Cache::max_load) says.
+//!
+//! # Cancel safety
+//!
+//! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a place in a
+//! queue: a task of the client, the keeper, releases what was granted unheard. A dropped `memoize` leaves its
+//! load to complete and be stored. A dropped write was applied or not, as each function says.
+//!
+//! # Tracing
+//!
+//! Spans and events go to the targets below. Names of keys, locks and scripts appear in them; values,
+//! passwords and tokens never do. The table of all of them with their fields is the repository's
+//! `docs/observability.md`.
+//!
+//! | target | spans | events worth an alert |
+//! |---|---|---|
+//! | `hedgerow::client` | | `connected`, `the connection is silent; giving it up` |
+//! | `hedgerow::script` | `script` | |
+//! | `hedgerow::counter` | | |
+//! | `hedgerow::lock` | `acquire`, `release` | `lost` |
+//! | `hedgerow::cache` | `load` | `not stored`, `undecodable` |
+//!
+//! # Features
+//!
+//! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server process for
+//! examples, tests and development.
 
 mod cache;
 mod client;
@@ -22,3 +150,7 @@ pub use counter::{Add, Added, Counter};
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

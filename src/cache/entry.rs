@@ -60,7 +60,7 @@ pub(super) async fn read<V: DeserializeOwned>(
         Err(error) => Err(error),
         Ok(envelope) => {
             if !is_valid(client, &envelope, tags, present, deadline).await? {
-                tracing::debug!(target: "hedgerow::cache", %key, "invalidated");
+                tracing::debug!(target: "hedgerow::cache", redis_key = %key, "invalidated");
                 return miss();
             }
             codec::decode(&envelope, stack.max_decoded)
@@ -69,7 +69,7 @@ pub(super) async fn read<V: DeserializeOwned>(
     match decoded {
         Ok(value) => Ok(Reading::Hit(Arc::new(value))),
         Err(error) => {
-            tracing::warn!(target: "hedgerow::cache", %key, %error, "undecodable");
+            tracing::warn!(target: "hedgerow::cache", redis_key = %key, %error, "undecodable");
             discard(client, key, entry, deadline).await;
             miss()
         }
@@ -138,7 +138,7 @@ async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Instant) {
         .arg(&entry[..entry.len().min(HEADER)])
         .arg(entry.len());
     if let Err(error) = client.run(call, deadline).await {
-        tracing::debug!(target: "hedgerow::cache", %key, %error, "not discarded");
+        tracing::debug!(target: "hedgerow::cache", redis_key = %key, %error, "not discarded");
     }
 }
 

@@ -150,7 +150,7 @@ impl Claim {
     pub(super) async fn abandon(&self) {
         let call = ABANDON.call(self.place.keys()).arg(&self.token);
         if let Err(error) = self.client.run(call, self.client.cache_deadline()).await {
-            tracing::debug!(target: "hedgerow::cache", key = %self.place.name, %error, "lease not given up");
+            tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not given up");
         }
     }
 

@@ -106,12 +106,12 @@ impl<L> Memoize<L> {
                         entry::read::<V>(&cache.client, &value_key, &tags, stack, deadline);
                     let miss = match reading.await.map_err(|error| error.with_key(&key))? {
                         Reading::Hit(value) => {
-                            tracing::trace!(target: "hedgerow::cache", key, "hit");
+                            tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key, "hit");
                             return Ok(value);
                         }
                         Reading::Miss(miss) => miss,
                     };
-                    tracing::debug!(target: "hedgerow::cache", key, round, "miss");
+                    tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key, round, "miss");
                     let boarding = if alone {
                         Boarding::Opened(room.flights.alone(&value_key))
                     } else {
@@ -150,7 +150,8 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     let (creator, value) = oneshot::channel();
-    let span = tracing::debug_span!(target: "hedgerow::cache", "load", key = order.place.name);
+    let (cache, key) = (&*order.cache.setup.name, &*order.place.name);
+    let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache, key);
     let load = Load::new(order, open, miss);
     tokio::spawn(load.run(loader, creator).instrument(span));
     value.await.unwrap_or_else(|_| {

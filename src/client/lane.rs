@@ -298,7 +298,9 @@ impl Batch {
             }
         };
         if !self.keys.is_empty() {
-            let mut all = replies.next().map_or_else(|| Err(short()), found);
+            let complete = |all: Found| (all.len() == self.keys.len()).then_some(all);
+            let all = replies.next().map_or_else(|| Err(short()), found);
+            let mut all = all.and_then(|all| complete(all).ok_or_else(short));
             let mut wanted = self.wanted;
             for (places, reply) in self.reads {
                 let _ = reply.send(match &mut all {

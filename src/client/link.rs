@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -63,7 +64,11 @@ pub(crate) struct Live {
 #[derive(Debug, Default)]
 struct Health {
     dead: AtomicBool,
+    /// Tells those who wait for a reply that there will be none.
+    gone: Notify,
     in_flight: AtomicUsize,
+    /// A caller has left without its reply.
+    owes: AtomicBool,
     replies: AtomicU64,
 }
 
@@ -84,9 +89,10 @@ impl Link {
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
         let mut live = self.live(deadline).await?;
-        let _flight = live.health.clone().enter();
-        let sent = live.connection.send_packed_command(command);
-        answered(timeout_at(deadline, sent).await, &live.health)
+        let health = live.health.clone();
+        health
+            .answer(live.connection.send_packed_command(command), deadline)
+            .await
     }
 
     /// Sends all commands of a pipeline in one go and returns their replies in order.
@@ -96,11 +102,11 @@ impl Link {
         deadline: Instant,
     ) -> Result<Vec<Value>> {
         let mut live = self.live(deadline).await?;
-        let _flight = live.health.clone().enter();
+        let health = live.health.clone();
         let sent = live
             .connection
             .send_packed_commands(pipeline, 0, pipeline.len());
-        answered(timeout_at(deadline, sent).await, &live.health)
+        health.answer(sent, deadline).await
     }
 
     /// The connection in use, made first if there is none. Nothing has been sent when this fails.
@@ -202,7 +208,7 @@ impl Link {
         state.last_error = None;
         state.live = Some(live.clone());
         drop(state);
-        tracing::info!(target: "hedgerow::client", connection = %self.route.name, epoch = live.epoch, "connected");
+        tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
         tokio::spawn(watch(Arc::downgrade(self), live.epoch));
         Ok(live)
     }
@@ -218,7 +224,7 @@ impl Link {
                 if info.kind == PushKind::Disconnection
                     && let Some(health) = health.upgrade()
                 {
-                    health.dead.store(true, Ordering::Release);
+                    health.end();
                 }
                 if let Some(on_push) = &on_push {
                     on_push(info);
@@ -245,7 +251,14 @@ impl Link {
     /// so nothing of his was executed.
     async fn refused(&self, error: redis::RedisError) -> Error {
         // The handshake was answered, be it by the greeting of a server that is full.
-        if error.code().is_some() {
+        if let Some(code) = error.code() {
+            if code == "ERR" && !error.detail().unwrap_or_default().contains("max number") {
+                // Not repeated: a server that does not know the command repeats its arguments.
+                return Error::new(
+                    ErrorKind::Server,
+                    "the server refuses the handshake (HELLO 3); Redis 7.0 or Valkey is needed",
+                );
+            }
             return from_driver(error);
         }
         if error.kind() == redis::ErrorKind::AuthenticationFailed {
@@ -312,42 +325,86 @@ impl Live {
 }
 
 impl Health {
-    fn enter(self: Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self)
-    }
-}
-
-/// Counts a command as in flight while it is.
-struct InFlight(Arc<Health>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Turns what came of a sent command into a result.
-fn answered<T>(
-    outcome: Result<redis::RedisResult<T>, tokio::time::error::Elapsed>,
-    health: &Health,
-) -> Result<T> {
-    match outcome {
-        Ok(Ok(value)) => {
-            health.replies.fetch_add(1, Ordering::Relaxed);
-            Ok(value)
+    /// Sends by polling `sent`, and waits for the reply until `deadline`, or until the connection
+    /// is given up.
+    async fn answer<T>(
+        &self,
+        sent: impl Future<Output = redis::RedisResult<T>>,
+        deadline: Instant,
+    ) -> Result<T> {
+        let mut gone = std::pin::pin!(self.gone.notified());
+        gone.as_mut().enable();
+        if self.dead.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::Unreachable,
+                "the connection was lost before the command was sent",
+            ));
         }
-        Ok(Err(error)) => {
-            if error.is_io_error() || error.is_connection_dropped() {
-                health.dead.store(true, Ordering::Release);
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                "the command was not sent before its deadline",
+            )
+            .with_fate(Fate::NotExecuted));
+        }
+        let mut flight = self.enter();
+        let outcome = tokio::select! {
+            biased;
+            outcome = timeout_at(deadline, sent) => outcome,
+            () = gone => {
+                return Err(Error::new(
+                    ErrorKind::Disconnected,
+                    "the connection was given up before the reply came",
+                ));
             }
-            Err(from_driver(error))
+        };
+        match outcome {
+            Ok(Ok(value)) => {
+                flight.answered = true;
+                self.replies.fetch_add(1, Ordering::Relaxed);
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                if error.is_io_error() || error.is_connection_dropped() {
+                    self.end();
+                }
+                Err(from_driver(error))
+            }
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                "the server did not answer before the deadline",
+            )
+            .with_fate(Fate::Unknown)),
         }
-        Err(_) => Err(Error::new(
-            ErrorKind::Timeout,
-            "the server did not answer before the deadline",
-        )
-        .with_fate(Fate::Unknown)),
+    }
+
+    fn enter(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight {
+            health: self,
+            answered: false,
+        }
+    }
+
+    /// The connection is not used any more.
+    fn end(&self) {
+        self.dead.store(true, Ordering::Release);
+        self.gone.notify_waiters();
+    }
+}
+
+/// Counts a command as in flight while somebody waits for its reply.
+struct InFlight<'h> {
+    health: &'h Health,
+    answered: bool,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.health.owes.store(true, Ordering::Relaxed);
+        }
+        self.health.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -364,8 +421,10 @@ async fn watch(link: Weak<Link>, epoch: u64) {
             return;
         };
         let replies = live.health.replies.load(Ordering::Relaxed);
-        let idle = live.health.in_flight.load(Ordering::Relaxed) == 0;
+        let owes = live.health.owes.swap(false, Ordering::Relaxed);
+        let idle = !owes && live.health.in_flight.load(Ordering::Relaxed) == 0;
         let listens = strong.route.on_push.is_some();
+        let connection = strong.route.name.clone();
         if replies != seen || (idle && !listens) {
             seen = replies;
             continue;
@@ -380,8 +439,8 @@ async fn watch(link: Weak<Link>, epoch: u64) {
         if alive || live.health.replies.load(Ordering::Relaxed) != seen {
             continue;
         }
-        tracing::warn!(target: "hedgerow::client", epoch, "the connection is silent; giving it up");
-        live.health.dead.store(true, Ordering::Release);
+        tracing::warn!(target: "hedgerow::client", connection, epoch, "the connection is silent; giving it up");
+        live.health.end();
         if let Some(link) = link.upgrade() {
             link.abandon(epoch);
             if let Some(on_push) = &link.route.on_push {

@@ -79,11 +79,15 @@ impl Hub {
         let name = channel.as_str().to_owned();
         {
             let mut channels = self.shared.channels();
+            if !channels.keeper_runs() {
+                // The runtime of the old connection may be gone without a word.
+                channels.confirmed.clear();
+            }
             if channels.confirmed.contains(&name) {
                 return Ok(());
             }
             channels.listeners.entry(name.clone()).or_insert(listener);
-            if channels.keeper.as_ref().is_none_or(JoinHandle::is_finished) {
+            if !channels.keeper_runs() {
                 let keeper = keep(Arc::downgrade(&self.link), self.shared.clone());
                 channels.keeper = Some(tokio::spawn(keeper));
             }
@@ -95,12 +99,21 @@ impl Hub {
 
     /// Whether `channel` is subscribed, as far as known without asking.
     pub(crate) fn hears(&self, channel: &Key) -> bool {
-        self.shared.channels().confirmed.contains(channel.as_str())
+        let channels = self.shared.channels();
+        channels.keeper_runs() && channels.confirmed.contains(channel.as_str())
     }
 
     /// Changes each time a new connection has taken over.
     pub(crate) fn epoch(&self) -> watch::Receiver<u64> {
         self.shared.epoch.subscribe()
+    }
+}
+
+impl Channels {
+    fn keeper_runs(&self) -> bool {
+        self.keeper
+            .as_ref()
+            .is_some_and(|keeper| !keeper.is_finished())
     }
 }
 
@@ -142,6 +155,7 @@ impl Shared {
 async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
     loop {
         shared.lost.notified().await;
+        let mut breath = BREATH;
         loop {
             let Some(link) = link.upgrade() else { return };
             let names: Vec<String> = shared.channels().listeners.keys().cloned().collect();
@@ -151,11 +165,12 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
                     break;
                 }
                 Err(error) => {
-                    tracing::debug!(target: "hedgerow::client", error = %error, "not subscribed again yet");
+                    tracing::debug!(target: "hedgerow::client", %error, "not subscribed again yet");
                 }
             }
             drop(link);
-            tokio::time::sleep(BREATH.mul_f64(rand::random_range(0.5..1.5))).await;
+            tokio::time::sleep(breath.mul_f64(rand::random_range(0.5..1.0))).await;
+            breath = (breath * 2).min(LONGEST_BREATH);
         }
         shared.epoch.send_modify(|epoch| *epoch += 1);
         tracing::info!(target: "hedgerow::client", "subscribed again after a lost push connection");
@@ -197,5 +212,6 @@ impl fmt::Debug for Hub {
 /// How long one attempt to subscribe again may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The pause between two attempts, about.
+/// The pause between two attempts, about, at first; then twice as long each time.
 const BREATH: Duration = Duration::from_millis(20);
+const LONGEST_BREATH: Duration = Duration::from_secs(1);

@@ -12,10 +12,11 @@
 -- ARGV: 6 how long a place in the queue lives without being kept (ms), 0 to take none
 -- ARGV: 7 claim: the lease that a hand-over grants at first (ms)
 -- Returns: {GRANTED, fence} | {BUSY, remaining lease (ms, -1 if none), fence, metadata of the holder} | {WRONGTYPE}
--- Retry: safe - an owner that already holds is answered with its fence, a place is taken once
+-- Retry: unsafe - a second run answers as the first, but a copy that arrives after the release
+--   would take the lock for nobody: who gets no answer gives its owner up and asks as another
 local mine, lease, process, meta, patience = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local owner, fence, _, its_meta = holder()
-if owner == FOREIGN then return FOREIGN end
+if type(owner) == 'table' then return owner end
 
 if owner == mine then
   grant(mine, fence, lease, process, meta)

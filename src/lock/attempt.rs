@@ -28,11 +28,20 @@ pub(super) struct Attempt {
     /// When a lease that was granted to this attempt has surely run out.
     until: Instant,
     open: bool,
+    /// Whether others of this process leave the question to this attempt.
+    in_line: bool,
     locks: Arc<Locks>,
     _shift: Shift,
 }
 
 impl Attempt {
+    /// An attempt beside another one of this process, for a caller that does not wait.
+    pub(super) fn aside(locks: &Arc<Locks>, entry: &Entry) -> Self {
+        let mut attempt = Self::new(locks, entry);
+        attempt.in_line = false;
+        attempt
+    }
+
     pub(super) fn new(locks: &Arc<Locks>, entry: &Entry) -> Self {
         let owner = Owner::random();
         let hears = place::hears(&entry.client, &entry.keys);
@@ -43,6 +52,7 @@ impl Attempt {
             keys: entry.keys.clone(),
             until: entry.client.deadline() + entry.lease.duration(),
             open: true,
+            in_line: true,
             locks: locks.clone(),
             _shift: Keeper::shift(locks),
         }
@@ -84,7 +94,7 @@ impl Attempt {
 
     /// The server did not answer, or refused.
     pub(super) fn failed(mut self, error: &Error) {
-        if error.fate() == Fate::Unknown {
+        if error.fate() != Fate::NotExecuted {
             self.abandon();
         }
         self.close();
@@ -93,7 +103,7 @@ impl Attempt {
     /// Lets others ask, and sees to those who have come meanwhile.
     fn close(&mut self) {
         self.open = false;
-        if self.locks.attempted(&self.keys.name) {
+        if self.in_line && self.locks.attempted(&self.keys.name) {
             self.locks.campaign(&self.keys, self.client.clone(), None);
         }
     }
@@ -110,7 +120,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if self.open {
             self.abandon();
-            if self.locks.attempted(&self.keys.name) {
+            if self.in_line && self.locks.attempted(&self.keys.name) {
                 self.locks
                     .keeper()
                     .orphaned(self.keys.clone(), self.client.clone());

@@ -8,8 +8,9 @@
 -- Returns: {BROKEN, fence of the former holder} | {FREE} | {WRONGTYPE}
 -- Retry: unsafe - a second run would break the lock of the next holder
 local owner, fence, process = holder()
-if owner == FOREIGN or foreign() then return FOREIGN end
+if type(owner) == 'table' then return owner end
+if foreign() then return FOREIGN end
 if not owner then return {'FREE'} end
-redis.call('SPUBLISH', ARGV[1] .. process, 'broken ' .. owner)
+heard(process, 'broken ' .. owner)
 if not hand_over() then redis.call('DEL', KEYS[1]) end
 return {'BROKEN', fence}

@@ -24,6 +24,7 @@ use super::place::Place;
 use super::{Answer, Fence, Keys};
 use crate::client::Client;
 use crate::error::Fate;
+use crate::ttl::Ttl;
 
 /// A place in the queue of the server, as of the last answer.
 #[derive(Debug)]
@@ -44,8 +45,8 @@ pub(super) struct Campaign {
     place: Place,
     /// Whether the server may know the owner of `place`.
     asked: bool,
-    /// Whether a question to the server went unanswered: it may still arrive.
-    unanswered: bool,
+    /// The last waiter has left; until then the line counts on this campaign.
+    over: bool,
     epoch: Option<watch::Receiver<u64>>,
     /// The subscription, while it is being made.
     listening: Option<BoxFuture<'static, bool>>,
@@ -69,9 +70,9 @@ impl Campaign {
     ) -> Self {
         Self {
             asked: place.is_some(),
+            over: false,
             place: place.unwrap_or_else(|| locks.expect(Owner::random())),
             epoch: client.hub().map(|hub| hub.epoch()),
-            unanswered: false,
             listening: None,
             _shift: Keeper::shift(&locks),
             locks,
@@ -81,8 +82,8 @@ impl Campaign {
         }
     }
 
-    /// Runs until no waiter of the name is left. Spawned by [`Locks::campaign`]; if it panics, the
-    /// waiters end by their own deadlines.
+    /// Runs until no waiter of the name is left. Spawned by [`Locks::campaign`]; if it panics or
+    /// its runtime ends, the keeper starts another for those who still wait.
     pub(super) async fn run(mut self, standing: Option<Standing>) {
         let mut first = standing;
         while let Some(front) = self.locks.front(&self.keys.name) {
@@ -98,7 +99,7 @@ impl Campaign {
             };
             self.wait(&front, standing, remaining).await;
         }
-        self.leave();
+        self.over = true;
     }
 
     /// Asks the server for the lock, or for a place in its queue.
@@ -134,7 +135,10 @@ impl Campaign {
             }
             Err(error) => {
                 self.locks.heard(&self.keys.name, Err(error.clone()));
-                self.unanswered |= error.fate() == Fate::Unknown;
+                if error.fate() == Fate::Unknown {
+                    // The question may still arrive, and must then be granted to nobody.
+                    self.give_up(front.lease);
+                }
                 if error.fate() == Fate::Refused {
                     self.locks.fail(&self.keys.name, &error);
                 } else {
@@ -202,11 +206,10 @@ impl Campaign {
         }
     }
 
-    fn deliver(&mut self, fence: Fence, granted: (Instant, crate::ttl::Ttl)) {
+    fn deliver(&mut self, fence: Fence, granted: (Instant, Ttl)) {
         let next = self.locks.expect(Owner::random());
         let place = std::mem::replace(&mut self.place, next);
         self.asked = false;
-        self.unanswered = false;
         self.locks.deliver(
             &self.keys,
             place.owner.clone(),
@@ -216,17 +219,28 @@ impl Campaign {
         );
     }
 
-    /// Nobody waits any more: gives up the place, and the lock if it was granted unheard.
-    fn leave(self) {
+    /// Leaves the owner of a question that was not answered to the keeper, and takes another.
+    fn give_up(&mut self, lease: Ttl) {
+        let next = self.locks.expect(Owner::random());
+        let place = std::mem::replace(&mut self.place, next);
+        self.asked = false;
+        let until = self.client.deadline() + lease.duration();
+        let keeper = self.locks.keeper();
+        keeper.discard_owner(&self.client, &self.keys, &place.owner, until, true);
+    }
+}
+
+impl Drop for Campaign {
+    /// Nobody waits any more, or the task was torn down: gives up the place, and the lock if it was
+    /// granted unheard. Waiters that are left get another campaign.
+    fn drop(&mut self) {
+        let keeper = self.locks.keeper();
         if self.asked {
-            let until = self.client.deadline() + STALE;
-            self.locks.keeper().discard_owner(
-                &self.client,
-                &self.keys,
-                &self.place.owner,
-                until,
-                self.unanswered,
-            );
+            let until = self.client.deadline();
+            keeper.discard_owner(&self.client, &self.keys, &self.place.owner, until, false);
+        }
+        if !self.over && self.locks.torn_down(&self.keys.name) {
+            keeper.orphaned(self.keys.clone(), self.client.clone());
         }
     }
 }
@@ -257,7 +271,3 @@ const JUST_AFTER: Duration = Duration::from_millis(1);
 
 /// The pause after a question that could not be answered.
 const BREATH: Duration = Duration::from_millis(50);
-
-/// How long a lease that an unanswered question left behind may last at most before it is no
-/// longer looked for.
-const STALE: Duration = Duration::from_secs(30);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::Fence;
 use super::hold::{End, Hold, LossReason};
@@ -81,7 +82,12 @@ impl Guard {
         if let Err(End::Lost(reason)) = self.hold.status() {
             return Err(reason.error(&self.hold.keys.name));
         }
-        self.locks.release(&self.client, &self.hold).await
+        let (lock, fence) = (&*self.hold.keys.name, self.hold.fence);
+        let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock, %fence);
+        self.locks
+            .release(&self.client, &self.hold)
+            .instrument(span)
+            .await
     }
 }
 

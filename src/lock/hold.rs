@@ -98,7 +98,7 @@ impl Hold {
         limit: Option<Duration>,
         (sent, granted): (Instant, Ttl),
     ) -> Arc<Self> {
-        tracing::debug!(target: "hedgerow::lock", lock = %keys.name, %fence, "acquired");
+        tracing::debug!(target: "hedgerow::lock", lock = &*keys.name, %fence, "acquired");
         let limit = limit.map(|limit| Instant::now() + limit);
         Arc::new(Self {
             keys,
@@ -130,8 +130,14 @@ impl Hold {
         state.end = Some(end);
         drop(state);
         self.changed.notify_waiters();
-        if let End::Lost(reason) = end {
-            tracing::warn!(target: "hedgerow::lock", lock = %self.keys.name, fence = %self.fence, ?reason, "lost");
+        let (lock, fence) = (&*self.keys.name, self.fence);
+        match end {
+            End::Released => {
+                tracing::debug!(target: "hedgerow::lock", lock, %fence, "given up");
+            }
+            End::Lost(reason) => {
+                tracing::warn!(target: "hedgerow::lock", lock, %fence, ?reason, "lost");
+            }
         }
         true
     }

@@ -8,7 +8,8 @@
 -- Returns: {OK, fence or '', remaining lease (ms), metadata, then per waiter: waiting since (ms), metadata} | {WRONGTYPE}
 -- Retry: safe - reads only
 local owner, fence, _, meta = holder()
-if owner == FOREIGN or foreign() then return FOREIGN end
+if type(owner) == 'table' then return owner end
+if foreign() then return FOREIGN end
 local answer = {'OK', fence or '', redis.call('PTTL', KEYS[1]), meta or ''}
 local queue = redis.call('ZRANGE', KEYS[3], 0, 99, 'WITHSCORES')
 for index = 1, #queue, 2 do

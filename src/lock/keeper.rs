@@ -217,9 +217,14 @@ impl Keeper {
 }
 
 /// The keeper's task. Spawned by the first call that may need it, it ends when there is nothing to
-/// keep; a panic in it would end renewals, so that guards expire by their local deadlines.
+/// keep. If it panics or its runtime ends, guards expire by their local deadlines, and what it
+/// was to release by its lease.
 async fn run(locks: Arc<Locks>) {
     let keeper = locks.keeper();
+    let mut at_work = AtWork {
+        keeper,
+        retired: false,
+    };
     let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {
         let now = Instant::now();
@@ -231,6 +236,7 @@ async fn run(locks: Arc<Locks>) {
             if idle && due.is_empty() && orphans.is_empty() {
                 state.task = None;
                 state.wakes_at = None;
+                at_work.retired = true;
                 return;
             }
             let next = state
@@ -250,6 +256,27 @@ async fn run(locks: Arc<Locks>) {
             () = tokio::time::sleep_until(next) => {}
             () = keeper.nudge.notified() => {}
             Some(()) = work.next(), if !work.is_empty() => {}
+        }
+    }
+}
+
+/// The keeper's task while it runs. Torn down, it takes its duties along: they hold the client,
+/// which holds them.
+struct AtWork<'k> {
+    keeper: &'k Keeper,
+    retired: bool,
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        if !self.retired {
+            let mut state = self.keeper.state();
+            let duties = std::mem::take(&mut state.duties);
+            state.agenda.clear();
+            state.wakes_at = None;
+            state.task = None;
+            drop(state);
+            drop(duties);
         }
     }
 }
@@ -360,7 +387,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
         .run(call, sent + (shortest / 6).max(SHORTEST_ATTEMPT))
         .await;
     if let Err(error) = &reply {
-        tracing::debug!(target: "hedgerow::lock", error = %error, leases = holds.len(), "renewal is tried again");
+        tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");
     }
     for (index, hold) in holds.iter().enumerate() {
         let renewed = reply

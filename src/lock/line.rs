@@ -114,6 +114,19 @@ impl Locks {
         Some(Attempt::new(self, entry))
     }
 
+    /// Whether others of this process wait for `name`; an error if they do because the server does
+    /// not answer.
+    pub(super) fn waited_for(&self, name: &Arc<str>) -> Result<bool> {
+        match self.lines().get(name) {
+            Some(Line {
+                trouble: Some(trouble),
+                ..
+            }) => Err(trouble.clone().with_key(name)),
+            Some(line) => Ok(!line.waiters.is_empty()),
+            None => Ok(false),
+        }
+    }
+
     /// The attempt on `name` is over: if others have come meanwhile, somebody must queue for them.
     /// Returns whether that is so.
     pub(super) fn attempted(&self, name: &Arc<str>) -> bool {
@@ -213,6 +226,21 @@ impl Locks {
             }
         }
         front
+    }
+
+    /// The campaign of `name` was torn down; says whether somebody waits for another.
+    pub(super) fn torn_down(&self, name: &Arc<str>) -> bool {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(name) else {
+            return false;
+        };
+        line.campaigning = false;
+        line.drop_leavers();
+        let waited_for = !line.waiters.is_empty();
+        if !waited_for && !line.attempting {
+            lines.remove(name);
+        }
+        waited_for
     }
 
     /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.

@@ -24,15 +24,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 pub use guard::Guard;
 pub use hold::LossReason;
 
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
 use crate::script::{Call, Script, script};
 use crate::ttl::Ttl;
+use attempt::Attempt;
 use campaign::Standing;
 use line::{Entry, Locks};
 
@@ -143,6 +145,11 @@ impl Lock {
     /// # Cancel safety
     /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock.
     pub async fn acquire(&self) -> Result<Guard> {
+        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = &*self.name);
+        self.acquired().instrument(span).await
+    }
+
+    async fn acquired(&self) -> Result<Guard> {
         let entry = self.entry()?;
         let until = match self.wait {
             Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
@@ -171,7 +178,13 @@ impl Lock {
             }
             Err(error) => {
                 attempt.failed(&error);
-                Err(error.with_key(&self.name))
+                if error.fate() == Fate::Refused || Instant::now() >= until {
+                    return Err(error.with_key(&self.name));
+                }
+                // Another question, under another owner, from the line.
+                let ticket = locks.join(entry);
+                locks.heard(&self.name, Err(error));
+                Self::waiting(&self.name, ticket, until).await
             }
         }
     }
@@ -186,8 +199,10 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         let entry = self.entry()?;
         let locks = Locks::of(&self.client);
-        let Some(attempt) = locks.attempt(&entry) else {
-            return Ok(None);
+        let attempt = match locks.attempt(&entry) {
+            Some(attempt) => attempt,
+            None if locks.waited_for(&self.name)? => return Ok(None),
+            None => Attempt::aside(&locks, &entry),
         };
         let sent = Instant::now();
         let reply = self
@@ -231,7 +246,7 @@ impl Lock {
         }
         if let Err(error) = guard.release().await {
             // The body ended while the lock was held; the keeper goes on releasing it.
-            tracing::debug!(target: "hedgerow::lock", lock = %self.name, error = %error, "release is left to the keeper");
+            tracing::debug!(target: "hedgerow::lock", lock = &*self.name, %error, "release is left to the keeper");
         }
         Ok(output)
     }

@@ -13,7 +13,7 @@
 -- Returns: {GRANTED, fence} | {NOT_HELD} | {WRONGTYPE}
 -- Retry: safe - a successor that already holds is answered with its fence
 local owner, fence = holder()
-if owner == FOREIGN then return FOREIGN end
+if type(owner) == 'table' then return owner end
 if owner ~= ARGV[3] then
   if owner ~= ARGV[2] then return {'NOT_HELD'} end
   fence = next_fence()

@@ -60,7 +60,7 @@ impl Locks {
         let listener = Arc::new(move |message: &[u8]| received(&locks, message));
         let heard = hub.listen(&keys.channel, listener, client.deadline()).await;
         if let Err(error) = &heard {
-            tracing::debug!(target: "hedgerow::lock", error = %error, "no pushes; timers do for now");
+            tracing::debug!(target: "hedgerow::lock", %error, "no pushes; waiting by timer");
         }
         heard.is_ok()
     }

@@ -4,6 +4,12 @@
 -- ARGV[1] is the prefix of the bucket's wake channels; a process id completes it.
 local FOREIGN = {'WRONGTYPE'}
 
+-- What the script answers when reading a key failed: that something else is in its place, or the
+-- error as it came, for example that the ACL user may not read.
+local function refusal(failed)
+  return (type(failed) ~= 'table' or string.find(failed.err, '^WRONGTYPE')) and FOREIGN or failed
+end
+
 -- Server time in microseconds, read once a script.
 local now_us
 local function now()
@@ -14,12 +20,12 @@ local function now()
   return now_us
 end
 
--- Reads the lock: owner, fence, process, metadata; nothing if it is free; FOREIGN if something
--- else is in its place.
+-- Reads the lock: owner, fence, process, metadata; nothing if it is free; a table, which is what
+-- the script answers, if it cannot be read or something else is in its place.
 local function holder()
   local value = redis.pcall('GET', KEYS[1])
   if not value then return nil end
-  if type(value) ~= 'string' then return FOREIGN end
+  if type(value) ~= 'string' then return refusal(value) end
   local owner, fence, process, meta = string.match(value, '^(%x+) (%d+) (%x+) (.*)$')
   if not owner then return FOREIGN end
   return owner, fence, process, meta
@@ -44,7 +50,7 @@ local function next_fence()
   local fence = string.format('%.0f', now())
   local last = redis.pcall('SET', KEYS[2], fence, 'GET')
   if not last then return fence end
-  local number = type(last) == 'string' and tonumber(last)
+  local number = type(last) == 'string' and string.find(last, '^%d+$') and tonumber(last)
   if number and number < now() then return fence end
   if number and number < 9007199254740991 then
     fence = string.format('%.0f', number + 1)
@@ -60,6 +66,12 @@ local function grant(owner, fence, lease, process, meta)
   redis.call('SET', KEYS[1], owner .. ' ' .. fence .. ' ' .. process .. ' ' .. meta, 'PX', lease)
 end
 
+-- Tells a process; says whether it listens. A user who may not publish reaches nobody.
+local function heard(process, message)
+  local listeners = redis.pcall('SPUBLISH', ARGV[1] .. process, message)
+  return type(listeners) == 'number' and listeners > 0
+end
+
 -- Grants the lock to the first waiter that lives and listens, for its claim time; `mine` is the
 -- caller's own place in the queue, which needs no message. Answers who got it, and the fence.
 local function hand_over(mine)
@@ -72,7 +84,7 @@ local function hand_over(mine)
       local waiter = cmsgpack.unpack(packed)
       local fence = waiter[1] * 1000 > now() and next_fence()
       if fence and (owner == mine
-        or redis.call('SPUBLISH', ARGV[1] .. waiter[3], 'grant ' .. owner .. ' ' .. fence) > 0) then
+        or heard(waiter[3], 'grant ' .. owner .. ' ' .. fence)) then
         grant(owner, fence, waiter[2], waiter[3], waiter[4])
         return owner, fence
       end

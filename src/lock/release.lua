@@ -15,10 +15,11 @@ if mine and redis.call('EXISTS', KEYS[3]) == 0 then
   return {'RELEASED'}
 end
 
+local owner = holder()
+if type(owner) == 'table' then return owner end
 if foreign() then return FOREIGN end
 redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('HDEL', KEYS[4], ARGV[2])
-if holder() == FOREIGN then return FOREIGN end
 if not mine then return {'NOT_HELD'} end
 if not hand_over() then redis.call('DEL', KEYS[1]) end
 return {'RELEASED'}

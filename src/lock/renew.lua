@@ -7,6 +7,7 @@
 local answer = {'OK'}
 for index = 1, #KEYS do
   local value = redis.pcall('GET', KEYS[index])
+  if type(value) == 'table' and not string.find(value.err, '^WRONGTYPE') then return value end
   local owner = type(value) == 'string' and string.match(value, '^(%x+) ')
   local held = owner == ARGV[2 * index - 1]
   if held then redis.call('PEXPIRE', KEYS[index], ARGV[2 * index]) end

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{Call, Reply, Retry, from_server};
 use crate::error::{Error, Fate, Result};
@@ -45,6 +46,12 @@ impl<T: Transport> Executor<T> {
     /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply
     /// discarded.
     pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {
+        let span =
+            tracing::debug_span!(target: "hedgerow::script", "script", script = call.script.name);
+        self.answered(call, deadline).instrument(span).await
+    }
+
+    async fn answered(&self, call: Call, deadline: Instant) -> Result<Reply> {
         let mut attempts = Attempts::new(call.script.retry, deadline);
         loop {
             match self.attempt(&call, deadline).await {
@@ -85,10 +92,7 @@ impl<T: Transport> Executor<T> {
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Value> {
         match self.transport.send(call.by_sha(), deadline).await? {
             Value::ServerError(error) if error.code() == "NOSCRIPT" => {
-                tracing::debug!(
-                    script = call.script.name,
-                    "uploading a script the server did not know"
-                );
+                tracing::debug!(target: "hedgerow::script", script = call.script.name, "uploading");
                 self.sent(&call.by_source(), deadline).await
             }
             Value::ServerError(error) => Err(from_server(&error)),
@@ -151,7 +155,7 @@ impl Attempts {
                 error
             });
         }
-        tracing::debug!(target: "hedgerow::client", error = %error, pause_ms = pause.as_millis() as u64, "sending again");
+        tracing::debug!(target: "hedgerow::script", %error, pause_ms = pause.as_millis() as u64, "sending again");
         tokio::time::sleep(pause).await;
         self.began = Instant::now();
         Ok(())

@@ -98,6 +98,7 @@ fn explained(code: &str, detail: &str) -> Error {
         // Redis 7.0 reports an ACL denial inside a script in words, later servers by code.
         "ERR"
             if detail.contains("can't run this command")
+                || detail.contains("can't publish to the channel")
                 || detail.contains("ACL failure in script") =>
         {
             (
@@ -106,6 +107,8 @@ fn explained(code: &str, detail: &str) -> Error {
             )
         }
         _ => {
+            // "unknown command" goes on to quote the arguments, which may be a value or a token.
+            let detail = detail.split(", with args").next().unwrap_or_default();
             return Error::new(
                 ErrorKind::Server,
                 format!("the server answered {code}: {detail}"),

@@ -122,3 +122,70 @@ async fn a_private_server_ends_when_its_owner_is_killed() {
     let directory = socket.parent().expect("a directory of its own");
     until("nothing of it stays", async || !directory.exists()).await;
 }
+
+#[tokio::test]
+async fn a_handshake_that_is_refused_gives_no_password_away() {
+    let server = hedgerow::embedded::Server::start_with(&["--rename-command", "HELLO", ""])
+        .await
+        .expect("a server starts");
+    let url = format!("{}?user=app&pass=canary-81f3", server.url());
+    let client = Client::connect(&url).await.expect("a good URL");
+    let error = client.ping().await.expect_err("no HELLO, no RESP3");
+    let told = format!("{error} {error:?} {client:?}");
+    assert!(!told.contains("canary-81f3"), "{told}");
+    assert!(told.contains("HELLO 3"), "{told}");
+}
+
+#[test]
+fn a_guard_that_is_dropped_with_its_runtime_does_not_keep_the_client_alive() {
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let socket = {
+        let runtime = runtime();
+        runtime.block_on(async {
+            let server = hedgerow::embedded::Server::start().await;
+            let url = server.as_ref().expect("a server starts").url().to_owned();
+            drop(server);
+            let client = Client::embedded().await.expect("a server starts");
+            drop(client.lock("a").acquire().await.expect("free"));
+            let shown = format!("{client:?}");
+            let (_, path) = shown.split_once("address: \"").expect("an address");
+            let path = path.split('"').next().expect("a path").to_owned();
+            assert!(!url.ends_with(&path));
+            path
+        })
+    };
+    let gone = || !std::path::Path::new(&socket).exists();
+    runtime().block_on(crate::wait::until("the server has ended", || async {
+        gone()
+    }));
+}
+
+#[test]
+fn a_lock_that_was_waited_for_when_a_runtime_ended_can_be_had_in_the_next() {
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let first = runtime();
+    let (server, client) = first.block_on(async {
+        let server = Server::start().await;
+        let (holder, client) = (server.client().await, server.client().await);
+        let guard = holder.lock("a").acquire().await.expect("free");
+        let lock = client.lock("a");
+        let waiter = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.wait(Duration::from_secs(600)).acquire().await }
+        });
+        crate::wait::queued(&lock, 1).await;
+        std::mem::forget(waiter);
+        guard.release().await.expect("held");
+        (server, client)
+    });
+    drop(first);
+    let second = runtime();
+    second.block_on(async {
+        let lock = client.lock("a").wait(Duration::from_secs(60));
+        let guard = lock.acquire().await.expect("nobody holds it for long");
+        assert!(guard.is_held());
+        drop((guard, lock, client));
+    });
+    let _inside = second.enter();
+    drop(server);
+}

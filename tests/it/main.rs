@@ -29,6 +29,7 @@ mod lua;
 mod memoize;
 mod memoize_process;
 mod monitor;
+mod observability;
 mod passing;
 mod process;
 mod proxy;
