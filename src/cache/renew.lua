@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Purpose: the leader is still loading; moves the moment at which others may take over.
 -- KEYS: 1 value
 -- KEYS: 2 load lease

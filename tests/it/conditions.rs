@@ -1,13 +1,16 @@
 //! Every condition that one server can be in, brought about for real: the error names it, and the
 //! data set is as it was. Conditions that pass by themselves are in `passing`.
 
+use std::future::IntoFuture as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind, Result};
 use redis::Value;
+use tokio::sync::Notify;
 
 use crate::server::Server;
-use crate::wait::until;
+use crate::wait::{bounded, until};
 
 /// Calls that write, by name.
 const WRITES: [&str; 7] = [
@@ -37,6 +40,34 @@ async fn a_full_server_refuses_writes_and_still_reads_and_frees() {
     assert_eq!(client.counter("views").take().await.expect("freed"), 5);
     let _: Value = server.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
     served(&client, &WRITES).await;
+}
+
+#[tokio::test]
+async fn a_load_that_goes_on_while_the_server_is_full_is_not_taken_over() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("cities").takeover(Duration::from_millis(300));
+    let (loading, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (began, may_end) = (loading.clone(), done.clone());
+    let load = cache.memoize("42", MINUTE, move || async move {
+        began.notify_one();
+        may_end.notified().await;
+        Ok::<_, std::io::Error>("Aix".to_owned())
+    });
+    let load = tokio::spawn(load.into_future());
+    bounded("the loader begins", loading.notified()).await;
+    let _: Value = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let takeover = async || -> u64 { server.run(&["HGET", "hr:l:{cities:42}", "takeover"]).await };
+    let mut last = takeover().await;
+    for _ in 0..2 {
+        until("the takeover moves", async || takeover().await > last).await;
+        last = takeover().await;
+    }
+    let _: Value = server.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    done.notify_one();
+    let city = load.await.expect("no panic").expect("loaded");
+    assert_eq!(*city, "Aix");
+    assert!(cache.get::<String>("42").await.expect("read").is_some());
 }
 
 #[tokio::test]
@@ -282,6 +313,11 @@ async fn refused(server: &Server, client: &Client, calls: &[&str], kind: ErrorKi
         assert_eq!(error.kind(), kind, "{name}: {error:?}");
         assert!(error.to_string().contains(word), "{name}: {error}");
         assert!(!error.is_indeterminate(), "{name}: {error}");
+        let passing = matches!(
+            kind,
+            ErrorKind::ReadOnly | ErrorKind::MasterDown | ErrorKind::MaxClients
+        );
+        assert_eq!(error.is_retryable(), passing, "{name}: {error}");
         assert!(error.key().is_some(), "{name}: {error} names no key");
         assert!(!told(&error).contains(CANARY), "{name}: {error}");
         assert_eq!(server.digest().await, before, "{name} changed something");

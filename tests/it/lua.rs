@@ -27,13 +27,25 @@ pub struct Used {
     pub open: bool,
 }
 
-/// A command that a script runs, and its first argument as it is written.
+/// A command that a script runs, and its arguments as they are written.
 pub struct Call {
     pub command: String,
-    pub first: String,
+    pub arguments: Vec<String>,
 }
 
 impl Script {
+    /// The script at `name`, with the text of its own file and that of its prelude.
+    pub fn of(name: &str, prelude_name: Option<PathBuf>, prelude: &str, text: &str) -> Self {
+        let (shebang, body) = text.split_once('\n').expect("a first line");
+        Self {
+            name: name.to_owned(),
+            prelude_name,
+            shebang: shebang.to_owned(),
+            prelude: prelude.to_owned(),
+            body: body.to_owned(),
+        }
+    }
+
     /// The header lines that start with `-- part: `, without that.
     pub fn header(&self, part: &str) -> impl Iterator<Item = &str> {
         let prefix = format!("-- {part}: ");
@@ -124,19 +136,16 @@ pub fn scripts() -> Vec<Script> {
         let directory = path.parent().unwrap_or(Path::new(""));
         for line in source.lines().filter(|line| line.starts_with("script!(")) {
             let quoted: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
-            let text = &texts[&directory.join(quoted[0])];
-            let (shebang, body) = text.split_once('\n').expect("a first line");
+            let file = directory.join(quoted[0]);
             let prelude = quoted.get(1).map(|prelude| directory.join(prelude));
-            found.push(Script {
-                name: directory.join(quoted[0]).display().to_string(),
-                shebang: shebang.to_owned(),
-                prelude: prelude
-                    .as_ref()
-                    .map_or("", |prelude| &texts[prelude])
-                    .to_owned(),
-                prelude_name: prelude,
-                body: body.to_owned(),
-            });
+            let prelude_text = prelude.as_ref().map_or("", |prelude| &texts[prelude]);
+            let name = file.display().to_string();
+            found.push(Script::of(
+                &name,
+                prelude.clone(),
+                prelude_text,
+                &texts[&file],
+            ));
         }
     }
     found
@@ -169,16 +178,21 @@ pub fn used(text: &str, table: &str) -> Used {
     let code = uncommented(text);
     let mut used = Used {
         fixed: BTreeSet::new(),
-        open: code.contains(&format!("#{table}")) || code.contains(&format!("({table})")),
+        open: false,
     };
-    for (at, start) in code.match_indices(&format!("{table}[")) {
-        let index = code[at + start.len()..]
-            .split(']')
-            .next()
-            .unwrap_or_default();
-        match index.parse() {
-            Ok(index) => drop(used.fixed.insert(index)),
-            Err(_) => used.open = true,
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    for (at, _) in code.match_indices(table) {
+        let rest = &code[at + table.len()..];
+        if code[..at].ends_with(part_of_word) {
+            continue;
+        }
+        let index = rest
+            .strip_prefix('[')
+            .and_then(|rest| rest.split(']').next());
+        match index.and_then(|index| index.parse().ok()) {
+            Some(index) => drop(used.fixed.insert(index)),
+            // Computed, or the table as a whole.
+            None => used.open = true,
         }
     }
     used
@@ -208,22 +222,35 @@ pub fn calls(text: &str) -> Vec<Result<Call, String>> {
         .map(|call| {
             call.map(|(_, command, rest)| Call {
                 command: command.to_ascii_uppercase(),
-                first: first_argument(rest),
+                arguments: arguments(rest),
             })
         })
         .collect()
 }
 
-/// What stands between the command and the next comma or the end of the call.
-fn first_argument(rest: &str) -> String {
-    let Some(rest) = rest.strip_prefix(',') else {
-        return String::new();
-    };
-    rest.chars()
-        .take_while(|c| !",)\n".contains(*c))
-        .collect::<String>()
-        .trim()
-        .to_owned()
+/// What stands between the command and the end of the call, parted by its own commas.
+fn arguments(rest: &str) -> Vec<String> {
+    let (mut found, mut depth, mut quoted) = (Vec::new(), 0, false);
+    for character in rest.chars() {
+        match character {
+            '\'' => quoted = !quoted,
+            '(' | '[' | '{' if !quoted => depth += 1,
+            ')' if !quoted && depth == 0 => break,
+            ')' | ']' | '}' if !quoted => depth -= 1,
+            ',' if !quoted && depth == 0 => {
+                found.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(argument) = found.last_mut() {
+            argument.push(character);
+        }
+    }
+    for argument in &mut found {
+        *argument = argument.trim().to_owned();
+    }
+    found
 }
 
 /// Locals that only ever hold an element of `KEYS`.
@@ -235,7 +262,7 @@ pub fn assigned_from_keys(text: &str) -> BTreeSet<&str> {
             continue;
         };
         let name = names.strip_prefix("local ").unwrap_or(names);
-        if value.starts_with("KEYS[") && value.ends_with(']') && !value.contains("..") {
+        if is_element_of_keys(value) {
             from_keys.insert(name);
         } else {
             from_others.extend(name.split(", "));
@@ -245,8 +272,16 @@ pub fn assigned_from_keys(text: &str) -> BTreeSet<&str> {
     from_keys
 }
 
+/// Whether an expression is `KEYS[..]` and nothing else.
+pub fn is_element_of_keys(expression: &str) -> bool {
+    let index = expression
+        .strip_prefix("KEYS[")
+        .and_then(|rest| rest.strip_suffix(']'));
+    index.is_some_and(|index| !index.contains(['[', ']']))
+}
+
 /// The text without comments.
-fn uncommented(text: &str) -> String {
+pub fn uncommented(text: &str) -> String {
     let lines = text
         .lines()
         .map(|line| line.split("--").next().unwrap_or_default());

@@ -124,7 +124,16 @@ async fn a_hung_server_is_told_before_it_goes_on_and_what_was_sent_as_indetermin
     let (client, _) = clients(&server).await;
     let pid = server.pid().await;
     signal(pid, "STOP");
-    let names = ["add", "add within", "add once", "set", "take", "get"];
+    let names = [
+        "add",
+        "add within",
+        "add once",
+        "set",
+        "take",
+        "get",
+        "acquire",
+        "cache set",
+    ];
     let calls = names.map(|name| {
         let client = client.clone();
         (name, tokio::spawn(async move { call(&client, name).await }))
