@@ -113,6 +113,8 @@ impl<T: Transport> Executor<T> {
 struct Attempts {
     retry: Retry,
     deadline: Instant,
+    /// What is kept for the answer to the last attempt: a tenth of the whole.
+    room: Duration,
     pauses: Pauses,
     may_have_run: bool,
     /// When the present attempt began: the next may take as long.
@@ -124,6 +126,7 @@ impl Attempts {
         Self {
             retry,
             deadline,
+            room: deadline.saturating_duration_since(Instant::now()) / 10,
             pauses: Pauses::default(),
             may_have_run: false,
             began: Instant::now(),
@@ -146,7 +149,7 @@ impl Attempts {
         let answer = if self.may_have_run {
             Duration::ZERO
         } else {
-            pause.max(2 * self.began.elapsed())
+            pause.max(2 * self.began.elapsed()).max(self.room)
         };
         if !again || Instant::now() + pause + answer >= self.deadline {
             return Err(if self.may_have_run {
