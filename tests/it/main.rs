@@ -37,4 +37,5 @@ mod reconnect;
 mod scripts;
 mod server;
 mod tags;
+mod topology;
 mod wait;
