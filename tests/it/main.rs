@@ -7,6 +7,7 @@
 mod cache;
 mod cache_model;
 mod client;
+mod cluster;
 mod conditions;
 mod counter;
 mod counter_loss;
