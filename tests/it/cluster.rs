@@ -296,6 +296,27 @@ async fn a_crashed_primary_is_replaced_and_the_others_do_not_notice() {
 }
 
 #[tokio::test]
+async fn a_lone_call_that_meets_a_crash_is_answered_by_the_replica() {
+    let cluster = Cluster::start(3, 1).await;
+    let seeds = cluster.primaries().iter().map(|node| node.url());
+    let builder = Client::builder().cluster(seeds);
+    let patient = builder.deadline(Duration::from_secs(60));
+    let client = patient.connect().await.expect("good seeds");
+    let counter = client.counter("views");
+    counter.add(1).await.expect("added");
+    let slot = hedgerow::slot(b"{views}");
+    let node = cluster.owner_of(slot).await;
+    until("the replica has it", async || {
+        let replica = &cluster.nodes()[cluster.replica_of(node, 0)];
+        replica.run::<usize>(&["DBSIZE"]).await == 1
+    })
+    .await;
+    cluster.nodes()[node].kill().await;
+    // Nobody else is there to find out about the failover.
+    assert_eq!(counter.get().await.expect("served by the replica"), 1);
+}
+
+#[tokio::test]
 async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_fences() {
     let cluster = Cluster::start(3, 1).await;
     let (one, two) = (client(&cluster).await, client(&cluster).await);
