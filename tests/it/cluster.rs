@@ -284,7 +284,10 @@ async fn a_crashed_primary_is_replaced_and_the_others_do_not_notice() {
         let value = client.counter(&name).get().await.expect("read");
         hit += usize::from(node == 0);
         // What the replica had not received is lost with the primary; nothing is counted twice.
-        assert!(value <= known + unknown, "{name}: {value} of {known} and {unknown}");
+        assert!(
+            value <= known + unknown,
+            "{name}: {value} of {known} and {unknown}"
+        );
         if node != 0 {
             assert_eq!((value, unknown), (known, 0), "{name} is served elsewhere");
         }
@@ -302,7 +305,10 @@ async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_
     let node = cluster.owner_of(hedgerow::slot(b"{b12}")).await;
     cluster.nodes()[node].stop();
     cluster.is_primary(cluster.replica_of(node, 0)).await;
-    guard.release().await.expect("released where it is served now");
+    guard
+        .release()
+        .await
+        .expect("released where it is served now");
     let guard = two.lock(name).acquire().await.expect("granted");
     assert!(guard.fence() > fence);
     cluster.nodes()[node].resume();
