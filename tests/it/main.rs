@@ -35,6 +35,7 @@ mod passing;
 mod process;
 mod proxy;
 mod reconnect;
+mod runtime;
 mod scripts;
 mod secrets;
 mod server;
