@@ -16,6 +16,7 @@ mod fuzz_corpora;
 mod house;
 mod keyslot;
 mod lane;
+mod lease;
 mod listener;
 mod lock;
 mod lock_cancel;

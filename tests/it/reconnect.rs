@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
 
+use crate::proxy::Proxy;
 use crate::server::{Server, connection};
-use crate::wait::bounded;
+use crate::wait::{bounded, listened, queued};
 
 #[tokio::test]
 async fn a_lost_connection_is_made_again() {
@@ -139,3 +140,47 @@ async fn a_brought_connection_is_used_and_its_end_is_told() {
         assert_eq!(value, 3);
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_has_fallen_silent_is_given_up_and_its_calls_end() {
+    let server = Server::start().await;
+    let proxy = Proxy::before(&server);
+    let client = proxy.builder().deadline(AGES);
+    let client = client.connect().await.expect("a good URL");
+    let counter = client.counter("views");
+    assert_eq!(counter.add(1).await.expect("added").value, 1);
+
+    proxy.fall_silent();
+    // One goes by itself, the others together; none may be sent again.
+    let adds = futures::future::join_all((0..5).map(|_| counter.add(1).into_future()));
+    let asked = async { futures::join!(adds, counter.get()) };
+    let (added, value) = bounded("the connection is given up", asked).await;
+    for error in added.into_iter().map(|added| added.expect_err("unheard")) {
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+        assert!(error.is_indeterminate(), "{error}");
+    }
+    assert_eq!(value.expect("read over a new connection"), 1);
+}
+
+#[tokio::test]
+async fn a_waiter_whose_connections_have_fallen_silent_gets_the_lock_all_the_same() {
+    let server = Server::start().await;
+    let proxy = Proxy::before(&server);
+    let holder = server.client().await;
+    let waiter = proxy.builder().deadline(AGES);
+    let waiter = waiter.connect().await.expect("a good URL");
+    let guard = holder.lock("a").acquire().await.expect("free");
+    let waiting = waiter.lock("a").wait(AGES);
+    let waiting = tokio::spawn(async move { waiting.acquire().await });
+    queued(&holder.lock("a"), 1).await;
+    listened(&server, 1).await;
+
+    proxy.fall_silent();
+    guard.release().await.expect("held");
+    let granted = bounded("the connections are given up", waiting).await;
+    let granted = granted.expect("no panic").expect("granted");
+    assert!(granted.is_held());
+}
+
+/// Longer than any test takes.
+const AGES: Duration = Duration::from_secs(3600);
