@@ -127,6 +127,11 @@ impl Key {
         &self.0
     }
 
+    /// The cluster slot of this key.
+    pub(crate) fn slot(&self) -> u16 {
+        slot(self.0.as_bytes())
+    }
+
     /// This key with `ending`, which is ours, at its end.
     pub(crate) fn ending_in(&self, ending: &str) -> Self {
         Self::new(format!("{}{ending}", self.0))

@@ -29,7 +29,6 @@ use super::flight::{Open, Outcome, Running};
 use super::lease::{Claim, Committed, Grant};
 use super::order::Order;
 use super::wake::Hint;
-use crate::client::Hub;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::{Generation, Snapshot};
 
@@ -116,8 +115,9 @@ impl Load {
         let mut pauses = Pauses::default();
         for attempt in 0u32.. {
             // Listen first: whatever ends the lease after it was asked for is heard.
-            let channel = self.order.room.ears.channel(&client).await;
-            let mut epoch = client.hub().map(Hub::epoch);
+            let value = &self.order.place.value;
+            let channel = self.order.room.ears.channel(&client, value).await;
+            let mut missed = client.missed();
             ear.clear();
             let deadline = client.cache_deadline();
             let grant = self.claim.stake(&self.seen, channel.as_ref(), deadline);
@@ -148,7 +148,7 @@ impl Load {
                         Hint::Ended => Woken::Otherwise,
                     },
                     () = tokio::time::sleep_until(until) => Woken::Otherwise,
-                    () = moved(epoch.as_mut()) => Woken::Otherwise,
+                    () = again(&mut missed) => Woken::Otherwise,
                     () = deserted(creator, &self.open) => Woken::Deserted,
                 }
             };
@@ -329,14 +329,11 @@ impl Load {
     }
 }
 
-/// Returns when a new push connection has taken over: something may have been missed.
-async fn moved(epoch: Option<&mut watch::Receiver<u64>>) {
-    if let Some(epoch) = epoch
-        && epoch.changed().await.is_ok()
-    {
-        return;
+/// Returns when a push may have been missed.
+async fn again(missed: &mut watch::Receiver<u64>) {
+    if missed.changed().await.is_err() {
+        std::future::pending().await
     }
-    std::future::pending().await
 }
 
 /// Returns, with the flight closed, when nobody waits for it any more.

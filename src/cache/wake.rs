@@ -52,10 +52,11 @@ impl Ears {
         }
     }
 
-    /// The channel on which this process hears, once it does; `None` when it cannot.
-    pub(super) async fn channel(self: &Arc<Self>, client: &Client) -> Option<Key> {
-        let hub = client.hub()?;
-        let channel = client.namespace().load_wake(client.process());
+    /// The channel on which this process hears of loads of `value`, once it does; `None` when it
+    /// cannot.
+    pub(super) async fn channel(self: &Arc<Self>, client: &Client, value: &Key) -> Option<Key> {
+        let hub = client.hub(value)?;
+        let channel = client.load_wake(value);
         if hub.hears(&channel) {
             return Some(channel);
         }

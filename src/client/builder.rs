@@ -5,17 +5,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion};
+use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::lane::Lane;
-use super::link::{Link, Route, Target};
-use super::push::Hub;
+use super::endpoint::Endpoint;
+use super::lane::Reads;
+use super::node::{Node, Style};
+use super::topology::Topology;
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
@@ -25,7 +25,7 @@ use crate::ttl::Ttl;
 /// Sets up a [`Client`]; made by [`Client::builder`].
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct ClientBuilder {
-    url: Option<String>,
+    place: Option<Place>,
     namespace: String,
     name: String,
     deadline: Duration,
@@ -35,10 +35,15 @@ pub struct ClientBuilder {
     server: Option<super::embedded::Server>,
 }
 
+/// Where the servers are, as the caller says it.
+pub(super) enum Place {
+    Url(String),
+}
+
 impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
-            url: None,
+            place: None,
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
             deadline: Duration::from_secs(5),
@@ -53,7 +58,7 @@ impl Default for ClientBuilder {
 impl ClientBuilder {
     /// The server: see [`Client::connect`] for the forms.
     pub fn url(mut self, url: &str) -> Self {
-        self.url = Some(url.to_owned());
+        self.place = Some(Place::Url(url.to_owned()));
         self
     }
 
@@ -98,11 +103,60 @@ impl ClientBuilder {
     /// # Cancel safety
     /// Does no I/O.
     pub async fn connect(self) -> Result<Client> {
-        let url = self
-            .url
-            .as_deref()
-            .ok_or_else(|| invalid("no URL is given; call `url` first"))?;
-        let info = parsed(url)?;
+        let missed = Arc::new(watch::Sender::new(0));
+        let style = self.style(missed.clone())?;
+        let topology = self.topology(&style)?;
+        let deadlines = self.deadlines()?;
+        let namespace = Namespace::new(&self.namespace)?;
+        Ok(self.core(namespace, deadlines, topology, missed))
+    }
+
+    /// A client over a connection that the caller made, with everything else at its default.
+    pub(super) fn over(self, connection: MultiplexedConnection) -> Client {
+        let defaults = || -> Result<_> {
+            let missed = Arc::new(watch::Sender::new(0));
+            let style = self.style(missed.clone())?;
+            Ok((
+                missed,
+                style,
+                Namespace::new(&self.namespace)?,
+                self.deadlines()?,
+            ))
+        };
+        let Ok((missed, style, namespace, deadlines)) = defaults() else {
+            unreachable!("the defaults are good ones")
+        };
+        let topology = Topology::One(Node::brought(connection, &style));
+        self.core(namespace, deadlines, topology, missed)
+    }
+
+    fn topology(&self, style: &Style) -> Result<Topology> {
+        match &self.place {
+            None => Err(invalid("no server is given; call `url` first")),
+            Some(Place::Url(url)) => Ok(Topology::One(Node::new(&Endpoint::parse(url)?, style))),
+        }
+    }
+
+    fn core(
+        self,
+        namespace: Namespace,
+        deadlines: Deadlines,
+        topology: Topology,
+        missed: Arc<watch::Sender<u64>>,
+    ) -> Client {
+        Client(Arc::new(Core {
+            namespace,
+            process: Uuid::new_v4().simple().to_string(),
+            deadlines,
+            executor: Executor::new(topology),
+            missed,
+            rooms: Mutex::new(HashMap::new()),
+            #[cfg(feature = "embedded")]
+            server: self.server,
+        }))
+    }
+
+    fn style(&self, missed: Arc<watch::Sender<u64>>) -> Result<Style> {
         if self.name.is_empty()
             || self
                 .name
@@ -112,58 +166,13 @@ impl ClientBuilder {
                 "the client name is empty or has blanks; use printable characters without blanks",
             ));
         }
-        let deadlines = self.deadlines()?;
-        let connect_timeout = Ttl::new("the connect timeout", self.connect_timeout)?.duration();
-        let target = || -> Result<Target> {
-            let client = redis::Client::open(info.clone()).map_err(|_| not_understood())?;
-            Ok(Target::Server(Box::new(client)))
-        };
-        let link = Link::new(Route {
-            target: target()?,
+        Ok(Style {
             name: self.name.clone(),
-            connect_timeout,
-            on_push: None,
-        });
-        let hub = Hub::new(target()?, format!("{}-push", self.name), connect_timeout);
-        Ok(Client(std::sync::Arc::new(Core {
-            namespace: Namespace::new(&self.namespace)?,
-            address: info.addr().to_string(),
-            process: Uuid::new_v4().simple().to_string(),
-            deadlines,
-            executor: Executor::new(Lane::new(link)),
-            hub: Some(hub),
-            rooms: Mutex::new(HashMap::new()),
-            #[cfg(feature = "embedded")]
-            server: self.server,
-        })))
-    }
-
-    /// A client over a connection that the caller made, with everything else at its default.
-    pub(super) fn over(self, connection: MultiplexedConnection) -> Client {
-        let link = Link::new(Route {
-            target: Target::Brought(connection),
-            name: self.name.clone(),
-            connect_timeout: self.connect_timeout,
-            on_push: None,
-        });
-        let namespace = match Namespace::new(&self.namespace) {
-            Ok(namespace) => namespace,
-            Err(_) => unreachable!("the default namespace is a good one"),
-        };
-        Client(std::sync::Arc::new(Core {
-            namespace,
-            address: "a connection of the caller's".to_owned(),
-            process: Uuid::new_v4().simple().to_string(),
-            deadlines: Deadlines {
-                command: self.deadline,
-                cache: self.cache_deadline,
-            },
-            executor: Executor::new(Lane::new(link)),
-            hub: None,
-            rooms: Mutex::new(HashMap::new()),
-            #[cfg(feature = "embedded")]
-            server: None,
-        }))
+            connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
+            reads: Reads::Together,
+            on_trouble: None,
+            missed,
+        })
     }
 
     /// Ties the life of an embedded server to the client.
@@ -181,48 +190,22 @@ impl ClientBuilder {
     }
 }
 
-/// Parses a URL into what the driver needs, with the socket options that it leaves off.
-fn parsed(url: &str) -> Result<ConnectionInfo> {
-    if url.starts_with("rediss://") || url.starts_with("valkeys://") {
-        return Err(invalid("TLS is not built in; use redis:// or unix://"));
-    }
-    let info = url.into_connection_info().map_err(|_| not_understood())?;
-    if !matches!(
-        info.addr(),
-        ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)
-    ) {
-        return Err(not_understood());
-    }
-    let settings = info
-        .redis_settings()
-        .clone()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_skip_set_lib_name();
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5));
-    Ok(info.set_redis_settings(settings).set_tcp_settings(
-        TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive),
-    ))
-}
-
-/// The URL itself is not repeated: it may hold a password.
-fn not_understood() -> Error {
-    invalid(
-        "the URL is not understood; use redis://[user[:password]@]host[:port][/db] or unix:///path",
-    )
-}
-
 fn invalid(message: &'static str) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(_) => f.write_str("Url(hidden)"),
+        }
+    }
 }
 
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
-            .field("url", &self.url.as_ref().map(|_| "(hidden)"))
+            .field("place", &self.place)
             .field("namespace", &self.namespace)
             .field("name", &self.name)
             .field("deadline", &self.deadline)

@@ -4,24 +4,35 @@
 //! deadline has passed, before it was taken is not sent at all. A lone caller's command goes
 //! straight to the connection; when several are under way, the rest wait in a queue and a carrier
 //! task sends all of them as one pipeline, which costs the client a fraction of the CPU that
-//! single commands do. Reads that wait together travel as one `MGET` of their distinct keys.
+//! single commands do. Reads that wait together travel as one `MGET` of their distinct keys, or where
+//! keys have slots, as one `GET` for each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::link::Link;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
-use crate::script::{Transport, from_server};
 
-/// What a read found, in the order of its keys.
-pub(crate) type Found = Vec<Option<Bytes>>;
+/// What a read found, in the order of its keys: a value, nothing, or what the server has against
+/// reading this key here.
+pub(crate) type Cells = Vec<Cell>;
+pub(crate) type Cell = Result<Option<Bytes>, ServerError>;
+
+/// How reads of several keys travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// As one command: the server holds all keys.
+    Together,
+    /// As one command for each key: the server takes no command on keys of several slots.
+    OneByOne,
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Lane(Arc<Shared>);
@@ -29,6 +40,7 @@ pub(crate) struct Lane(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     link: Arc<Link>,
+    reads: Reads,
     queue: Mutex<Queue>,
 }
 
@@ -57,15 +69,41 @@ struct Waiting {
 #[derive(Debug)]
 enum Ask {
     Command(Cmd, Reply<Value>),
-    Read(Vec<Key>, Reply<Found>),
+    Read(Vec<Key>, Reply<Cells>),
 }
 
 impl Lane {
-    pub(crate) fn new(link: Arc<Link>) -> Self {
+    pub(crate) fn new(link: Arc<Link>, reads: Reads) -> Self {
         Self(Arc::new(Shared {
             link,
+            reads,
             queue: Mutex::default(),
         }))
+    }
+
+    /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+        let Some(_direct) = self.0.direct() else {
+            return self
+                .queued(deadline, |reply| Ask::Command(command.clone(), reply))
+                .await;
+        };
+        self.0.link.send(command, deadline).await
+    }
+
+    /// Reads string keys; one of another type counts as missing.
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Cells> {
+        let Some(_direct) = self.0.direct() else {
+            return self
+                .queued(deadline, |reply| Ask::Read(keys.to_vec(), reply))
+                .await;
+        };
+        if self.0.reads == Reads::OneByOne && keys.len() > 1 {
+            let replies = self.0.link.send_all(&gets(keys), deadline).await?;
+            return cells(replies, keys.len());
+        }
+        let value = self.0.link.send(&mget(keys), deadline).await?;
+        together(value, keys.len())
     }
 
     async fn queued<T>(&self, deadline: Instant, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
@@ -83,7 +121,7 @@ impl Lane {
         let taken = settled.swap(true, Ordering::AcqRel);
         Err(match outcome {
             _ if !taken => {
-                let trouble = self.0.link.trouble();
+                let trouble = self.0.link.last_error();
                 trouble.unwrap_or_else(|| late("the command was not sent before its deadline"))
             }
             Ok(_) => Error::new(
@@ -94,27 +132,6 @@ impl Lane {
                 late("the server did not answer before the deadline").with_fate(Fate::Unknown)
             }
         })
-    }
-}
-
-impl Transport for Lane {
-    async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
-        let Some(_direct) = self.0.direct() else {
-            return self
-                .queued(deadline, |reply| Ask::Command(command.clone(), reply))
-                .await;
-        };
-        self.0.link.send(command, deadline).await
-    }
-
-    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        let Some(_direct) = self.0.direct() else {
-            return self
-                .queued(deadline, |reply| Ask::Read(keys.to_vec(), reply))
-                .await;
-        };
-        let value = self.0.link.send(&mget(keys.iter()), deadline).await?;
-        found(value)
     }
 }
 
@@ -173,7 +190,7 @@ impl Carrier {
             // Nothing is taken before there is a connection to send it on: whoever gives up
             // meanwhile knows that nothing of his was sent.
             match self.lane.link.live(latest).await {
-                Ok(_) => self.take().send(&self.lane.link).await,
+                Ok(_) => self.take().send(&self.lane).await,
                 Err(error) => self.refuse(latest, &error),
             }
         }
@@ -228,7 +245,7 @@ impl Drop for Carrier {
 #[derive(Default)]
 struct Batch {
     commands: Vec<(Cmd, Reply<Value>)>,
-    reads: Vec<(Vec<usize>, Reply<Found>)>,
+    reads: Vec<(Vec<usize>, Reply<Cells>)>,
     keys: Vec<Key>,
     /// How many reads want each key.
     wanted: Vec<u32>,
@@ -271,21 +288,24 @@ impl Batch {
         batch
     }
 
-    async fn send(self, link: &Arc<Link>) {
+    async fn send(self, lane: &Shared) {
         let Some(deadline) = self.deadline else {
             return;
         };
-        let mut pipeline = Pipeline::with_capacity(self.commands.len() + 1);
-        if !self.keys.is_empty() {
-            pipeline.add_command(mget(self.keys.iter()));
+        let mut pipeline = match lane.reads {
+            Reads::Together => Pipeline::with_capacity(self.commands.len() + 1),
+            Reads::OneByOne => gets(&self.keys),
+        };
+        if lane.reads == Reads::Together && !self.keys.is_empty() {
+            pipeline.add_command(mget(&self.keys));
         }
+        let reading = pipeline.len();
         let mut singles = Vec::with_capacity(self.commands.len());
         for (command, reply) in self.commands {
             pipeline.add_command(command);
             singles.push(reply);
         }
-        let outcome = link.send_all(&pipeline, deadline).await;
-        let mut replies = match outcome {
+        let mut replies = match lane.link.send_all(&pipeline, deadline).await {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
                 for reply in singles {
@@ -297,33 +317,43 @@ impl Batch {
                 return;
             }
         };
-        if !self.keys.is_empty() {
-            let complete = |all: Found| (all.len() == self.keys.len()).then_some(all);
-            let all = replies.next().map_or_else(|| Err(short()), found);
-            let mut all = all.and_then(|all| complete(all).ok_or_else(short));
-            let mut wanted = self.wanted;
-            for (places, reply) in self.reads {
-                let _ = reply.send(match &mut all {
-                    Err(error) => Err(error.clone()),
-                    Ok(all) => Ok(places
-                        .into_iter()
-                        .map(|place| {
-                            // The last who wants it gets it without a copy.
-                            wanted[place] -= 1;
-                            let found = all.get_mut(place)?;
-                            if wanted[place] == 0 {
-                                found.take()
-                            } else {
-                                found.clone()
-                            }
-                        })
-                        .collect()),
-                });
-            }
+        if reading > 0 {
+            let all = match lane.reads {
+                Reads::Together => replies
+                    .next()
+                    .ok_or_else(short)
+                    .and_then(|value| together(value, self.keys.len())),
+                Reads::OneByOne => cells(replies.by_ref().take(reading), reading),
+            };
+            hand_out(all, self.reads, self.wanted);
         }
         for reply in singles {
             let _ = reply.send(replies.next().ok_or_else(short));
         }
+    }
+}
+
+/// Gives each reader the cells at its places.
+fn hand_out(all: Result<Cells>, reads: Vec<(Vec<usize>, Reply<Cells>)>, mut wanted: Vec<u32>) {
+    let mut all = match all {
+        Ok(all) => all,
+        Err(error) => {
+            for (_, reply) in reads {
+                let _ = reply.send(Err(error.clone()));
+            }
+            return;
+        }
+    };
+    for (places, reply) in reads {
+        let own = places.into_iter().map(|place| {
+            // The last who wants it gets it without a copy.
+            wanted[place] -= 1;
+            match wanted[place] {
+                0 => std::mem::replace(&mut all[place], Ok(None)),
+                _ => all[place].clone(),
+            }
+        });
+        let _ = reply.send(Ok(own.collect()));
     }
 }
 
@@ -343,7 +373,7 @@ impl Ask {
     }
 }
 
-fn mget<'k>(keys: impl ExactSizeIterator<Item = &'k Key>) -> Cmd {
+fn mget(keys: &[Key]) -> Cmd {
     let mut command = Cmd::with_capacity(keys.len() + 1, keys.len() * 40 + 4);
     command.arg(if keys.len() == 1 { "GET" } else { "MGET" });
     for key in keys {
@@ -352,20 +382,39 @@ fn mget<'k>(keys: impl ExactSizeIterator<Item = &'k Key>) -> Cmd {
     command
 }
 
-fn found(value: Value) -> Result<Found> {
+fn gets(keys: &[Key]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(keys.len());
+    for key in keys {
+        pipeline.add_command(mget(std::slice::from_ref(key)));
+    }
+    pipeline
+}
+
+/// The cells of a `GET` or `MGET` of `count` keys.
+fn together(value: Value, count: usize) -> Result<Cells> {
     match value {
-        Value::Array(values) => values.into_iter().map(bytes).collect(),
-        // GET says WRONGTYPE where MGET says nil; one rule for both.
-        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(vec![None]),
-        value => Ok(vec![bytes(value)?]),
+        Value::Array(values) => cells(values, count),
+        // What the server has against the command it has against each key.
+        Value::ServerError(error) if count > 1 => Ok(vec![Err(error); count]),
+        value => cells([value], count),
     }
 }
 
-fn bytes(value: Value) -> Result<Option<Bytes>> {
+fn cells(values: impl IntoIterator<Item = Value>, count: usize) -> Result<Cells> {
+    let cells: Cells = values.into_iter().map(cell).collect::<Result<_>>()?;
+    match cells.len() == count {
+        true => Ok(cells),
+        false => Err(short()),
+    }
+}
+
+fn cell(value: Value) -> Result<Cell> {
     match value {
-        Value::BulkString(bytes) => Ok(Some(bytes.into())),
-        Value::Nil => Ok(None),
-        Value::ServerError(error) => Err(from_server(&error)),
+        Value::BulkString(bytes) => Ok(Ok(Some(bytes.into()))),
+        Value::Nil => Ok(Ok(None)),
+        // GET says WRONGTYPE where MGET says nil; one rule for both.
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(Ok(None)),
+        Value::ServerError(error) => Ok(Err(error)),
         _ => Err(Error::new(
             ErrorKind::Server,
             "a read was answered with another type than a string",

@@ -6,7 +6,6 @@
 //! [`Hub`](super::push::Hub) listens on another.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,25 +14,36 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::dial::dial;
+use super::endpoint::Endpoint;
+use super::health::Health;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::script::{from_driver, from_server, too_many_clients};
+use crate::script::{from_driver, from_server};
 
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
+/// What is done when the server cannot be reached or is not what it should be: somebody may know
+/// of another. Called from any task, so it must not block.
+pub(crate) type OnTrouble = Arc<dyn Fn() + Send + Sync>;
+
 /// How a link gets its connection, and what it does while it has one.
 pub(crate) struct Route {
-    pub(crate) target: Target,
+    pub(crate) source: Source,
     /// The name that `CLIENT LIST` shows.
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) on_push: Option<OnPush>,
+    pub(crate) on_trouble: Option<OnTrouble>,
 }
 
 /// Where connections come from.
-pub(crate) enum Target {
+#[derive(Clone)]
+pub(crate) enum Source {
     /// Opened as needed.
-    Server(Box<redis::Client>),
+    Server(Endpoint),
+    /// A replica of a cluster, which serves reads to those only who say that they may be old.
+    ClusterReplica(Endpoint),
     /// Brought by the caller: when it is gone, it is gone.
     Brought(MultiplexedConnection),
 }
@@ -43,6 +53,8 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// Held by the one caller that is connecting; the others wait for its result.
     connecting: tokio::sync::Mutex<()>,
+    /// Wakes whoever waits for a connection that nobody will make any more.
+    retired: Notify,
 }
 
 struct State {
@@ -50,6 +62,7 @@ struct State {
     epoch: u64,
     backoff: Backoff,
     last_error: Option<Error>,
+    retired: bool,
 }
 
 /// A connection in use.
@@ -58,18 +71,6 @@ pub(crate) struct Live {
     connection: MultiplexedConnection,
     epoch: u64,
     health: Arc<Health>,
-}
-
-/// What the watchdog looks at.
-#[derive(Debug, Default)]
-struct Health {
-    dead: AtomicBool,
-    /// Tells those who wait for a reply that there will be none.
-    gone: Notify,
-    in_flight: AtomicUsize,
-    /// A caller has left without its reply.
-    owes: AtomicBool,
-    replies: AtomicU64,
 }
 
 impl Link {
@@ -81,8 +82,10 @@ impl Link {
                 epoch: 0,
                 backoff: Backoff::default(),
                 last_error: None,
+                retired: false,
             }),
             connecting: tokio::sync::Mutex::new(()),
+            retired: Notify::new(),
         })
     }
 
@@ -90,9 +93,10 @@ impl Link {
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
         let mut live = self.live(deadline).await?;
         let health = live.health.clone();
-        health
-            .answer(live.connection.send_packed_command(command), deadline)
-            .await
+        let sent = live.connection.send_packed_command(command);
+        let reply = self.observed(health.answer(sent, deadline).await)?;
+        self.judge(&reply, live.epoch);
+        Ok(reply)
     }
 
     /// Sends all commands of a pipeline in one go and returns their replies in order.
@@ -106,7 +110,11 @@ impl Link {
         let sent = live
             .connection
             .send_packed_commands(pipeline, 0, pipeline.len());
-        health.answer(sent, deadline).await
+        let replies = self.observed(health.answer(sent, deadline).await)?;
+        for reply in &replies {
+            self.judge(reply, live.epoch);
+        }
+        Ok(replies)
     }
 
     /// The connection in use, made first if there is none. Nothing has been sent when this fails.
@@ -114,6 +122,18 @@ impl Link {
         if let Some(live) = self.current() {
             return Ok(live);
         }
+        let mut retired = std::pin::pin!(self.retired.notified());
+        retired.as_mut().enable();
+        if self.state().retired {
+            return Err(retired_error());
+        }
+        tokio::select! {
+            made = self.made(deadline) => made,
+            () = retired => Err(retired_error()),
+        }
+    }
+
+    async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
         let Ok(_turn) = timeout_at(deadline, self.connecting.lock()).await else {
             return Err(self.not_connected());
         };
@@ -141,6 +161,8 @@ impl Link {
                     if state.last_error.is_none() || Instant::now() < deadline {
                         state.last_error = Some(error);
                     }
+                    drop(state);
+                    self.trouble();
                 }
                 Err(error) => return Err(error),
             }
@@ -149,12 +171,17 @@ impl Link {
 
     /// Why there was no connection before the deadline: what the last attempt failed with.
     fn not_connected(&self) -> Error {
-        self.trouble().unwrap_or_else(not_connected_in_time)
+        self.last_error().unwrap_or_else(not_connected_in_time)
     }
 
     /// What the last attempt to connect failed with, until one succeeds.
-    pub(crate) fn trouble(&self) -> Option<Error> {
+    pub(crate) fn last_error(&self) -> Option<Error> {
         self.state().last_error.clone()
+    }
+
+    /// Whether a connection is in use now.
+    pub(crate) fn is_up(&self) -> bool {
+        self.current().is_some()
     }
 
     fn current(&self) -> Option<Live> {
@@ -165,32 +192,19 @@ impl Link {
     async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
         let health = Arc::new(Health::default());
         let until = deadline.min(Instant::now() + self.route.connect_timeout);
-        let connection = match &self.route.target {
-            Target::Brought(connection) if self.state().epoch == 0 => connection.clone(),
-            Target::Brought(_) => {
+        let connection = match &self.route.source {
+            Source::Brought(connection) if self.state().epoch == 0 => connection.clone(),
+            Source::Brought(_) => {
                 return Err(Error::new(
                     ErrorKind::Disconnected,
                     "the connection that the caller brought is gone; bring a new one",
                 )
                 .with_fate(Fate::Refused));
             }
-            Target::Server(client) => {
-                let config = self.config(&health);
-                match timeout_at(
-                    until,
-                    client.get_multiplexed_async_connection_with_config(&config),
-                )
-                .await
-                {
-                    Ok(Ok(connection)) => connection,
-                    Ok(Err(error)) => return Err(self.refused(error).await),
-                    Err(_) => {
-                        return Err(Error::new(
-                            ErrorKind::Unreachable,
-                            "the server accepts no connection in time; is it hung, or behind a firewall?",
-                        ));
-                    }
-                }
+            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => {
+                let (connection, wire) = dial(endpoint, self.config(&health), until).await?;
+                health.hold(wire);
+                connection
             }
         };
         let mut live = Live {
@@ -198,9 +212,7 @@ impl Link {
             epoch: 0,
             health,
         };
-        if matches!(self.route.target, Target::Server(_)) {
-            self.introduce(&mut live, until).await?;
-        }
+        self.introduce(&mut live, until).await?;
         let mut state = self.state();
         state.epoch += 1;
         live.epoch = state.epoch;
@@ -233,84 +245,95 @@ impl Link {
             })
     }
 
-    /// Names the connection. A user without the right to do so is served all the same.
+    /// What a new connection is told before it is used.
     async fn introduce(&self, live: &mut Live, until: Instant) -> Result<()> {
-        let mut command = redis::cmd("CLIENT");
-        command.arg("SETNAME").arg(&self.route.name);
-        match timeout_at(until, live.connection.send_packed_command(&command)).await {
-            Ok(Ok(Value::ServerError(error))) if error.code() == "NOAUTH" => {
-                Err(from_server(&error))
-            }
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(from_driver(error).with_fate(Fate::NotExecuted)),
-            Err(_) => Err(not_connected_in_time()),
+        if let Source::Brought(_) = self.route.source {
+            return Ok(());
         }
-    }
-
-    /// Explains why no connection could be made. The handshake is not a command of the caller's,
-    /// so nothing of his was executed.
-    async fn refused(&self, error: redis::RedisError) -> Error {
-        // The handshake was answered, be it by the greeting of a server that is full.
-        if let Some(code) = error.code() {
-            if code == "ERR" && !error.detail().unwrap_or_default().contains("max number") {
-                // Not repeated: a server that does not know the command repeats its arguments.
-                return Error::new(
-                    ErrorKind::Server,
-                    "the server refuses the handshake (HELLO 3); Redis 7.0 or Valkey is needed",
-                );
-            }
-            return from_driver(error);
+        let mut hello = Pipeline::with_capacity(2);
+        // A user without the right to name the connection is served all the same.
+        let mut name = redis::cmd("CLIENT");
+        name.arg("SETNAME").arg(&self.route.name);
+        hello.add_command(name);
+        if let Source::ClusterReplica(_) = self.route.source {
+            hello.add_command(redis::cmd("READONLY"));
         }
-        if error.kind() == redis::ErrorKind::AuthenticationFailed {
-            return Error::new(
-                ErrorKind::Unauthenticated,
-                "the server refuses the credentials; check user and password in the URL",
-            );
-        }
-        if !error.is_connection_refusal() && self.turned_away().await {
-            return too_many_clients();
-        }
-        Error::new(
-            ErrorKind::Unreachable,
-            "no connection to the server; is it running at this address?",
-        )
-        .with_source(error)
-    }
-
-    /// Whether the server greets a new connection with the `maxclients` error. It closes at once
-    /// after that, so the handshake often fails before the greeting is read.
-    async fn turned_away(&self) -> bool {
-        use tokio::io::AsyncReadExt as _;
-        let Target::Server(client) = &self.route.target else {
-            return false;
+        let sent = live.connection.send_packed_commands(&hello, 0, hello.len());
+        let replies = match timeout_at(until, sent).await {
+            Ok(Ok(replies)) => replies,
+            Ok(Err(error)) => return Err(from_driver(error).with_fate(Fate::NotExecuted)),
+            Err(_) => return Err(not_connected_in_time()),
         };
-        let mut greeting = Vec::new();
-        let patience = Instant::now() + Duration::from_millis(100);
-        let read = async {
-            match client.get_connection_info().addr() {
-                redis::ConnectionAddr::Tcp(host, port) => {
-                    let stream = tokio::net::TcpStream::connect((host.as_str(), *port)).await?;
-                    stream.take(64).read_to_end(&mut greeting).await
+        for (place, reply) in replies.iter().enumerate() {
+            match reply {
+                Value::ServerError(error) if error.code() == "NOAUTH" || place > 0 => {
+                    return Err(from_server(error));
                 }
-                #[cfg(unix)]
-                redis::ConnectionAddr::Unix(path) => {
-                    let stream = tokio::net::UnixStream::connect(path).await?;
-                    stream.take(64).read_to_end(&mut greeting).await
-                }
-                _ => Ok(0),
+                _ => {}
             }
-        };
-        // The connection may be reset after the greeting: what was read counts, not how it ended.
-        let _ = timeout_at(patience, read).await;
-        greeting.starts_with(b"-ERR max number of clients")
+        }
+        Ok(())
     }
 
-    /// Gives up the connection of `epoch`; the next caller makes a new one.
+    /// Notes that an answer never came because the connection is gone.
+    fn observed<T>(&self, outcome: Result<T>) -> Result<T> {
+        if let Err(error) = &outcome
+            && matches!(
+                error.kind(),
+                ErrorKind::Disconnected | ErrorKind::Unreachable
+            )
+        {
+            self.trouble();
+        }
+        outcome
+    }
+
+    /// A server that has become a replica keeps its connections, so it is left by us: what is at
+    /// this address now, or is the primary now, is found out when we connect again.
+    fn judge(&self, reply: &Value, epoch: u64) {
+        if let Value::ServerError(error) = reply
+            && error.code() == "READONLY"
+            && !matches!(self.route.source, Source::Brought(_))
+        {
+            self.abandon(epoch);
+            self.trouble();
+        }
+    }
+
+    fn trouble(&self) {
+        if let Some(on_trouble) = &self.route.on_trouble {
+            on_trouble();
+        }
+    }
+
+    /// Gives up the connection of `epoch`; the next caller makes a new one. Those who wait for an
+    /// answer on it may still get it.
     fn abandon(&self, epoch: u64) {
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
             state.live = None;
         }
+    }
+
+    /// Ends the present connection: nobody gets an answer on it any more.
+    pub(crate) fn reset(&self) {
+        let live = self.state().live.take();
+        if let Some(live) = live {
+            live.health.end();
+            if let Some(on_push) = &self.route.on_push {
+                on_push(disconnection());
+            }
+        }
+    }
+
+    /// Makes no connection any more: the server is not the one to ask. Who waits for a connection
+    /// is told, who waits for an answer may still get it.
+    pub(crate) fn retire(&self) {
+        let mut state = self.state();
+        state.retired = true;
+        state.live = None;
+        drop(state);
+        self.retired.notify_waiters();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -320,98 +343,15 @@ impl Link {
 
 impl Live {
     pub(crate) fn is_dead(&self) -> bool {
-        self.health.dead.load(Ordering::Acquire)
-    }
-}
-
-impl Health {
-    /// Sends by polling `sent`, and waits for the reply until `deadline`, or until the connection
-    /// is given up.
-    async fn answer<T>(
-        &self,
-        sent: impl Future<Output = redis::RedisResult<T>>,
-        deadline: Instant,
-    ) -> Result<T> {
-        let mut gone = std::pin::pin!(self.gone.notified());
-        gone.as_mut().enable();
-        if self.dead.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Unreachable,
-                "the connection was lost before the command was sent",
-            ));
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::new(
-                ErrorKind::Timeout,
-                "the command was not sent before its deadline",
-            )
-            .with_fate(Fate::NotExecuted));
-        }
-        let mut flight = self.enter();
-        let outcome = tokio::select! {
-            biased;
-            outcome = timeout_at(deadline, sent) => outcome,
-            () = gone => {
-                return Err(Error::new(
-                    ErrorKind::Disconnected,
-                    "the connection was given up before the reply came",
-                ));
-            }
-        };
-        match outcome {
-            Ok(Ok(value)) => {
-                flight.answered = true;
-                self.replies.fetch_add(1, Ordering::Relaxed);
-                Ok(value)
-            }
-            Ok(Err(error)) => {
-                if error.is_io_error() || error.is_connection_dropped() {
-                    self.end();
-                }
-                Err(from_driver(error))
-            }
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                "the server did not answer before the deadline",
-            )
-            .with_fate(Fate::Unknown)),
-        }
-    }
-
-    fn enter(&self) -> InFlight<'_> {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight {
-            health: self,
-            answered: false,
-        }
-    }
-
-    /// The connection is not used any more.
-    fn end(&self) {
-        self.dead.store(true, Ordering::Release);
-        self.gone.notify_waiters();
-    }
-}
-
-/// Counts a command as in flight while somebody waits for its reply.
-struct InFlight<'h> {
-    health: &'h Health,
-    answered: bool,
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.health.owes.store(true, Ordering::Relaxed);
-        }
-        self.health.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.health.is_dead()
     }
 }
 
 /// The watchdog of one connection: spawned by [`Link::connect`], it ends when the link or this
 /// connection is gone. A connection that owes replies and has given none for a whole round is
 /// asked for a PING; if that is not answered within a round either, it is given up. (TCP alone
-/// never notices a peer that has silently gone, or a server that is stopped.)
+/// does not notice a peer that is frozen and still acknowledges.) A push connection owes nothing
+/// and is asked every round.
 async fn watch(link: Weak<Link>, epoch: u64) {
     let mut seen = 0;
     loop {
@@ -420,12 +360,11 @@ async fn watch(link: Weak<Link>, epoch: u64) {
         let Some(mut live) = strong.current().filter(|live| live.epoch == epoch) else {
             return;
         };
-        let replies = live.health.replies.load(Ordering::Relaxed);
-        let owes = live.health.owes.swap(false, Ordering::Relaxed);
-        let idle = !owes && live.health.in_flight.load(Ordering::Relaxed) == 0;
+        let replies = live.health.replies();
+        let owes = live.health.owes();
         let listens = strong.route.on_push.is_some();
         let connection = strong.route.name.clone();
-        if replies != seen || (idle && !listens) {
+        if replies != seen || !(owes || listens) {
             seen = replies;
             continue;
         }
@@ -436,13 +375,14 @@ async fn watch(link: Weak<Link>, epoch: u64) {
             live.connection.send_packed_command(&ping),
         );
         let alive = matches!(pong.await, Ok(Ok(_)));
-        if alive || live.health.replies.load(Ordering::Relaxed) != seen {
+        if alive || live.health.replies() != seen {
             continue;
         }
         tracing::warn!(target: "hedgerow::client", connection, epoch, "the connection is silent; giving it up");
         live.health.end();
         if let Some(link) = link.upgrade() {
             link.abandon(epoch);
+            link.trouble();
             if let Some(on_push) = &link.route.on_push {
                 on_push(disconnection());
             }
@@ -462,6 +402,13 @@ fn not_connected_in_time() -> Error {
     Error::new(
         ErrorKind::Unreachable,
         "no connection to the server before the deadline",
+    )
+}
+
+fn retired_error() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the server is no longer the one that serves this key",
     )
 }
 

@@ -1,15 +1,20 @@
 //! `Client`: the way to one Redis, shared by all primitives.
 //!
-//! Invariant: a client makes at most two connections, one for commands and one for pushes, both
-//! lazily and both made anew when they are lost. The primitives reach Redis through the few
-//! `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
+//! Invariant: a client makes at most two connections to a server, one for commands and one for
+//! pushes, both lazily and both made anew when they are lost. The primitives reach Redis through the
+//! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod builder;
+mod dial;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+mod endpoint;
+mod health;
 mod lane;
 mod link;
+mod node;
 mod push;
+mod topology;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -17,16 +22,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
-pub(crate) use lane::Found;
-use lane::Lane;
 pub(crate) use push::Hub;
+use topology::Topology;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Namespace};
-use crate::script::{Call, Executor, Reply, Retry};
+use crate::script::{Call, Executor, Found, Reply, Retry};
 
 /// A client of one Redis or Valkey server.
 ///
@@ -47,12 +52,11 @@ pub struct Client(Arc<Core>);
 
 struct Core {
     namespace: Namespace,
-    /// Where the server is, without credentials.
-    address: String,
     process: String,
     deadlines: Deadlines,
-    executor: Executor<Lane>,
-    hub: Option<Hub>,
+    executor: Executor<Topology>,
+    /// Moves whenever a push may have been missed.
+    missed: Arc<watch::Sender<u64>>,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     #[cfg(feature = "embedded")]
@@ -137,7 +141,10 @@ impl Client {
     /// Safe.
     pub async fn ping(&self) -> Result<()> {
         let deadline = self.deadline();
-        self.command(redis::cmd("PING"), Retry::Safe, deadline)
+        let ping = redis::cmd("PING");
+        self.0
+            .executor
+            .command(ping, None, Retry::Safe, deadline)
             .await
             .map(drop)
     }
@@ -165,13 +172,16 @@ impl Client {
         self.0.executor.run(call, deadline).await
     }
 
+    /// Runs a plain command on `key`.
     pub(crate) async fn command(
         &self,
         command: redis::Cmd,
+        key: &Key,
         retry: Retry,
         deadline: Instant,
     ) -> Result<redis::Value> {
-        self.0.executor.command(command, retry, deadline).await
+        let executor = &self.0.executor;
+        executor.command(command, Some(key), retry, deadline).await
     }
 
     /// Reads string keys; a missing key, or one of another type, is `None`.
@@ -179,9 +189,22 @@ impl Client {
         self.0.executor.read(keys, deadline).await
     }
 
-    /// The push connection; a client over a brought connection has none.
-    pub(crate) fn hub(&self) -> Option<&Hub> {
-        self.0.hub.as_ref()
+    /// The pushes of the server that serves `key` now; a client over a brought connection has none.
+    pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
+        self.0.executor.transport().hub(key)
+    }
+
+    /// The channel on which this client is told of the ends of loads of `value`.
+    pub(crate) fn load_wake(&self, value: &Key) -> Key {
+        let _ = value;
+        self.0.namespace.load_wake(&self.0.process)
+    }
+
+    /// Changes whenever a push may have been missed: a push connection was made anew, or a channel
+    /// has moved to another server. Whoever waits for one looks for himself, and sees to it that he
+    /// is heard where his key is served now.
+    pub(crate) fn missed(&self) -> watch::Receiver<u64> {
+        self.0.missed.subscribe()
     }
 
     /// The value of type `T` that all handles of this client share, made on first use.
@@ -207,7 +230,7 @@ impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Client");
         debug
-            .field("address", &self.address)
+            .field("address", &self.executor.transport().address())
             .field("namespace", &self.namespace)
             .field("deadlines", &self.deadlines);
         #[cfg(feature = "embedded")]

@@ -14,15 +14,15 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::link::{Link, OnPush, Route, Target};
-use crate::error::Result;
+use super::link::{Link, OnPush, Route};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::script::from_server;
 
 /// Called with each message of a channel, on the connection's own task: it must not block.
 pub(crate) type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// The one push connection of a client.
+/// The push connection to one server.
 pub(crate) struct Hub {
     link: Arc<Link>,
     shared: Arc<Shared>,
@@ -31,8 +31,8 @@ pub(crate) struct Hub {
 struct Shared {
     channels: Mutex<Channels>,
     lost: Notify,
-    /// Moves when a new connection has all channels subscribed again.
-    epoch: watch::Sender<u64>,
+    /// Moves when a new connection has all channels subscribed again, or a channel has left.
+    missed: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Default)]
@@ -44,11 +44,13 @@ struct Channels {
 }
 
 impl Hub {
-    pub(crate) fn new(target: Target, name: String, connect_timeout: Duration) -> Self {
+    /// The hub of the server that `route` leads to; `missed` moves whenever a push of it may have
+    /// been missed.
+    pub(crate) fn new(route: Route, missed: Arc<watch::Sender<u64>>) -> Self {
         let shared = Arc::new(Shared {
             channels: Mutex::default(),
             lost: Notify::new(),
-            epoch: watch::Sender::new(0),
+            missed,
         });
         let on_push: OnPush = {
             let shared = Arc::downgrade(&shared);
@@ -59,10 +61,8 @@ impl Hub {
             })
         };
         let link = Link::new(Route {
-            target,
-            name,
-            connect_timeout,
             on_push: Some(on_push),
+            ..route
         });
         Self { link, shared }
     }
@@ -92,8 +92,13 @@ impl Hub {
                 channels.keeper = Some(tokio::spawn(keeper));
             }
         }
-        subscribe(&self.link, std::slice::from_ref(&name), deadline).await?;
-        self.shared.channels().confirmed.insert(name);
+        let moved = subscribe(&self.link, std::slice::from_ref(&name), deadline).await?;
+        let mut channels = self.shared.channels();
+        if !moved.is_empty() {
+            channels.forget(&name);
+            return Err(elsewhere());
+        }
+        channels.confirmed.insert(name);
         Ok(())
     }
 
@@ -103,13 +108,29 @@ impl Hub {
         channels.keeper_runs() && channels.confirmed.contains(channel.as_str())
     }
 
-    /// Changes each time a new connection has taken over.
-    pub(crate) fn epoch(&self) -> watch::Receiver<u64> {
-        self.shared.epoch.subscribe()
+    /// Ends the present connection; the next one subscribes all channels again.
+    pub(crate) fn reset(&self) {
+        self.link.reset();
+    }
+
+    /// The server does not serve these channels any more: nothing is heard from here on, and
+    /// whoever listened is told to look elsewhere.
+    pub(crate) fn retire(&self) {
+        self.link.retire();
+        let mut channels = self.shared.channels();
+        channels.listeners.clear();
+        channels.confirmed.clear();
+        drop(channels);
+        self.shared.missed();
     }
 }
 
 impl Channels {
+    fn forget(&mut self, channel: &str) {
+        self.listeners.remove(channel);
+        self.confirmed.remove(channel);
+    }
+
     fn keeper_runs(&self) -> bool {
         self.keeper
             .as_ref()
@@ -139,10 +160,23 @@ impl Shared {
                     listener(&message);
                 }
             }
-            // The server takes a subscription back when the slot of its channel moves away.
-            PushKind::SUnsubscribe => self.lost.notify_one(),
+            // The server takes a subscription back when the slot of its channel moves away. Who
+            // listened is told, asks where to listen now, and listens there.
+            PushKind::SUnsubscribe => {
+                if let Some(Value::BulkString(channel)) = info.data.first()
+                    && let Ok(channel) = std::str::from_utf8(channel)
+                {
+                    self.channels().forget(channel);
+                }
+                self.missed();
+            }
             _ => {}
         }
+    }
+
+    /// Tells whoever waits for a push to look for himself.
+    fn missed(&self) {
+        self.missed.send_modify(|missed| *missed += 1);
     }
 
     fn channels(&self) -> MutexGuard<'_, Channels> {
@@ -160,8 +194,12 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
             let Some(link) = link.upgrade() else { return };
             let names: Vec<String> = shared.channels().listeners.keys().cloned().collect();
             match subscribe(&link, &names, Instant::now() + PATIENCE).await {
-                Ok(()) => {
-                    shared.channels().confirmed.extend(names);
+                Ok(moved) => {
+                    let mut channels = shared.channels();
+                    channels.confirmed.extend(names);
+                    for name in moved {
+                        channels.forget(&name);
+                    }
                     break;
                 }
                 Err(error) => {
@@ -172,23 +210,34 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
             tokio::time::sleep(breath.mul_f64(rand::random_range(0.5..1.0))).await;
             breath = (breath * 2).min(LONGEST_BREATH);
         }
-        shared.epoch.send_modify(|epoch| *epoch += 1);
+        shared.missed();
         tracing::info!(target: "hedgerow::client", "subscribed again after a lost push connection");
     }
 }
 
-/// Subscribes all `names` on one connection.
-async fn subscribe(link: &Arc<Link>, names: &[String], deadline: Instant) -> Result<()> {
+/// Subscribes all `names` on one connection; answers those that another server serves now.
+async fn subscribe(link: &Arc<Link>, names: &[String], deadline: Instant) -> Result<Vec<String>> {
     let mut pipeline = redis::Pipeline::with_capacity(names.len());
     for name in names {
         pipeline.add_command(redis::cmd("SSUBSCRIBE").arg(name).take());
     }
-    for reply in link.send_all(&pipeline, deadline).await? {
-        if let Value::ServerError(error) = reply {
-            return Err(from_server(&error));
+    let replies = link.send_all(&pipeline, deadline).await?;
+    let mut moved = Vec::new();
+    for (name, reply) in names.iter().zip(replies) {
+        match reply {
+            Value::ServerError(error) if error.code() == "MOVED" => moved.push(name.clone()),
+            Value::ServerError(error) => return Err(from_server(&error)),
+            _ => {}
         }
     }
-    Ok(())
+    Ok(moved)
+}
+
+fn elsewhere() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "another server serves the channel now",
+    )
 }
 
 impl Drop for Hub {

@@ -105,11 +105,12 @@ impl Add {
 
     /// The server's own INCRBY: exact, and it refuses to overflow.
     async fn plain(&self) -> Result<Added> {
-        let mut command = plain("INCRBY", self.counter.key()?);
+        let key = self.counter.key()?;
+        let mut command = plain("INCRBY", key);
         command.arg(self.delta);
         let client = &self.counter.client;
         let value = client
-            .command(command, Retry::Unsafe, client.deadline())
+            .command(command, key, Retry::Unsafe, client.deadline())
             .await;
         let value = value
             .and_then(integer)

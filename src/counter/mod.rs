@@ -68,10 +68,11 @@ impl Counter {
     /// # Cancel safety
     /// Safe: reads only.
     pub async fn get(&self) -> Result<i64> {
-        let command = plain("GET", self.key()?);
+        let key = self.key()?;
+        let command = plain("GET", key);
         let value = self
             .client
-            .command(command, Retry::Safe, self.client.deadline())
+            .command(command, key, Retry::Safe, self.client.deadline())
             .await;
         let value = value.and_then(integer).map_err(|error| self.named(error))?;
         Ok(value.unwrap_or(0))

@@ -47,7 +47,7 @@ pub(super) struct Campaign {
     asked: bool,
     /// The last waiter has left; until then the line counts on this campaign.
     over: bool,
-    epoch: Option<watch::Receiver<u64>>,
+    missed: watch::Receiver<u64>,
     /// The subscription, while it is being made.
     listening: Option<BoxFuture<'static, bool>>,
     _shift: Shift,
@@ -72,7 +72,7 @@ impl Campaign {
             asked: place.is_some(),
             over: false,
             place: place.unwrap_or_else(|| locks.expect(Owner::random())),
-            epoch: client.hub().map(|hub| hub.epoch()),
+            missed: client.missed(),
             listening: None,
             _shift: Keeper::shift(&locks, &client),
             locks,
@@ -105,9 +105,7 @@ impl Campaign {
     /// Asks the server for the lock, or for a place in its queue.
     async fn ask(&mut self, front: &Entry) -> Asked {
         let hears = self.hears(front).await;
-        if let Some(epoch) = &mut self.epoch {
-            epoch.mark_unchanged();
-        }
+        self.missed.mark_unchanged();
         self.asked = true;
         let sent = Instant::now();
         let call = front.acquire(&self.place.owner, hears);
@@ -195,7 +193,7 @@ impl Campaign {
                     }
                     return;
                 }
-                () = moved(&mut self.epoch) => return,
+                () = again(&mut self.missed) => return,
                 () = self.nudge.notified() => {
                     if !self.locks.still_first(&self.keys.name, front) {
                         return;
@@ -245,14 +243,11 @@ impl Drop for Campaign {
     }
 }
 
-/// Waits until the push connection was replaced; for ever if there is none.
-async fn moved(epoch: &mut Option<watch::Receiver<u64>>) {
-    if let Some(epoch) = epoch
-        && epoch.changed().await.is_ok()
-    {
-        return;
+/// Waits until a push may have been missed.
+async fn again(missed: &mut watch::Receiver<u64>) {
+    if missed.changed().await.is_err() {
+        std::future::pending().await
     }
-    std::future::pending().await
 }
 
 /// Between 80 % and 100 %, so that processes do not ask in step.

@@ -50,7 +50,7 @@ impl Locks {
 
     /// Sees to it that pushes for a bucket are heard; says whether they are.
     pub(super) async fn listen(self: &Arc<Self>, client: &Client, keys: &Keys) -> bool {
-        let Some(hub) = client.hub() else {
+        let Some(hub) = client.hub(&keys.channel) else {
             return false;
         };
         if hears(client, keys) {
@@ -68,7 +68,9 @@ impl Locks {
 
 /// Whether pushes for the bucket of `keys` are heard.
 pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
-    client.hub().is_some_and(|hub| hub.hears(&keys.channel))
+    client
+        .hub(&keys.channel)
+        .is_some_and(|hub| hub.hears(&keys.channel))
 }
 
 /// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`.

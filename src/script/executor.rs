@@ -16,18 +16,23 @@ use super::{Call, Reply, Retry, from_server};
 use crate::error::{Error, Fate, Result};
 use crate::key::Key;
 
-/// What the executor needs from a connection: one command, one reply.
+/// What a read found, in the order of its keys.
+pub(crate) type Found = Vec<Option<Bytes>>;
+
+/// What the executor needs from the servers: one command, one reply.
 pub(crate) trait Transport: Send + Sync {
-    /// Sends `command` and waits for its reply until `deadline`. An error reply is an
-    /// `Ok(Value::ServerError)`; an `Err` tells by its fate whether the command was sent.
-    fn send(&self, command: &Cmd, deadline: Instant) -> impl Future<Output = Result<Value>> + Send;
+    /// Sends `command` to the server that serves `key`, any where there is none, and waits for
+    /// its reply until `deadline`. An error reply is an `Ok(Value::ServerError)`; an `Err` tells by
+    /// its fate whether the command was sent.
+    fn send(
+        &self,
+        command: &Cmd,
+        key: Option<&Key>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Value>> + Send;
 
     /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
-    fn read(
-        &self,
-        keys: &[Key],
-        deadline: Instant,
-    ) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send;
+    fn read(&self, keys: &[Key], deadline: Instant) -> impl Future<Output = Result<Found>> + Send;
 }
 
 /// Runs script calls over one transport.
@@ -61,16 +66,22 @@ impl<T: Transport> Executor<T> {
         }
     }
 
-    /// Runs one plain command.
+    /// The servers that calls are sent to.
+    pub(crate) fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// Runs one plain command on `key`.
     pub(crate) async fn command(
         &self,
         command: Cmd,
+        key: Option<&Key>,
         retry: Retry,
         deadline: Instant,
     ) -> Result<Value> {
         let mut attempts = Attempts::new(retry, deadline);
         loop {
-            match self.sent(&command, deadline).await {
+            match self.sent(&command, key, deadline).await {
                 Ok(value) => return Ok(value),
                 Err(error) => attempts.pause_after(error).await?,
             }
@@ -78,7 +89,7 @@ impl<T: Transport> Executor<T> {
     }
 
     /// Reads string keys. Reads change nothing, so they may always be sent again.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Vec<Option<Bytes>>> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         let mut attempts = Attempts::new(Retry::Safe, deadline);
         loop {
             match self.transport.read(keys, deadline).await {
@@ -90,18 +101,19 @@ impl<T: Transport> Executor<T> {
 
     /// EVALSHA; where the server does not know the script, EVAL on the same connection.
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Value> {
-        match self.transport.send(call.by_sha(), deadline).await? {
+        let key = call.key.as_ref();
+        match self.transport.send(call.by_sha(), key, deadline).await? {
             Value::ServerError(error) if error.code() == "NOSCRIPT" => {
                 tracing::debug!(target: "hedgerow::script", script = call.script.name, "uploading");
-                self.sent(&call.by_source(), deadline).await
+                self.sent(&call.by_source(), key, deadline).await
             }
             Value::ServerError(error) => Err(from_server(&error)),
             value => Ok(value),
         }
     }
 
-    async fn sent(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
-        match self.transport.send(command, deadline).await? {
+    async fn sent(&self, command: &Cmd, key: Option<&Key>, deadline: Instant) -> Result<Value> {
+        match self.transport.send(command, key, deadline).await? {
             Value::ServerError(error) => Err(from_server(&error)),
             value => Ok(value),
         }

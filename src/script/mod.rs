@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 
-pub(crate) use executor::{Executor, Transport};
+pub(crate) use executor::{Executor, Found, Transport};
 pub(crate) use fault::{from_driver, from_server, no_integer, too_many_clients};
 pub(crate) use reply::{Reply, integer};
 
@@ -105,11 +105,21 @@ impl Script {
             })
             .arg(&self.sha)
             .arg(keys.len());
+        let mut first: Option<Key> = None;
         for key in keys {
+            debug_assert!(
+                first
+                    .as_ref()
+                    .is_none_or(|first| first.slot() == key.slot()),
+                "{} has keys of several slots",
+                self.name
+            );
             command.arg(key.as_str());
+            first.get_or_insert_with(|| key.clone());
         }
         Call {
             script: self,
+            key: first,
             command,
             args: 0,
         }
@@ -120,6 +130,8 @@ impl Script {
 #[derive(Debug)]
 pub(crate) struct Call {
     script: &'static Script,
+    /// The first of its keys: says which server is asked, since all of them share a slot.
+    key: Option<Key>,
     command: redis::Cmd,
     args: usize,
 }

@@ -1,0 +1,99 @@
+//! `Node`: one server as a client uses it, with a connection for commands and one for pushes.
+//!
+//! Invariant: both connections lead to the same place, are made when first needed, and are made
+//! anew when lost. Topologies choose a node; they never touch a connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::watch;
+
+use super::endpoint::Endpoint;
+use super::lane::{Lane, Reads};
+use super::link::{Link, OnTrouble, Route, Source};
+use super::push::Hub;
+
+/// How the nodes of one client are reached.
+#[derive(Clone)]
+pub(crate) struct Style {
+    /// The name that `CLIENT LIST` shows for connections.
+    pub(crate) name: String,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) reads: Reads,
+    pub(crate) on_trouble: Option<OnTrouble>,
+    /// Moves whenever a push may have been missed.
+    pub(crate) missed: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Where it is, without credentials.
+    address: String,
+    pub(crate) link: Arc<Link>,
+    pub(crate) lane: Lane,
+    /// A brought connection has none.
+    pub(crate) hub: Option<Arc<Hub>>,
+}
+
+impl Node {
+    /// A server that is dialled as needed.
+    pub(crate) fn new(endpoint: &Endpoint, style: &Style) -> Self {
+        Self::from(
+            endpoint.address.to_string(),
+            Source::Server(endpoint.clone()),
+            style,
+        )
+    }
+
+    /// A server that is found, and dialled, as `source` says.
+    pub(crate) fn from(address: String, source: Source, style: &Style) -> Self {
+        let pushes = Route {
+            source: source.clone(),
+            name: format!("{}-push", style.name),
+            connect_timeout: style.connect_timeout,
+            on_push: None,
+            on_trouble: style.on_trouble.clone(),
+        };
+        let hub = Hub::new(pushes, style.missed.clone());
+        Self {
+            hub: Some(Arc::new(hub)),
+            ..Self::mute(address, source, style)
+        }
+    }
+
+    /// The server behind a connection that the caller made: no pushes are heard.
+    pub(crate) fn brought(connection: MultiplexedConnection, style: &Style) -> Self {
+        let address = "a connection of the caller's".to_owned();
+        Self::mute(address, Source::Brought(connection), style)
+    }
+
+    /// A server that is only asked.
+    pub(crate) fn mute(address: String, source: Source, style: &Style) -> Self {
+        let link = Link::new(Route {
+            source,
+            name: style.name.clone(),
+            connect_timeout: style.connect_timeout,
+            on_push: None,
+            on_trouble: style.on_trouble.clone(),
+        });
+        Self {
+            address,
+            lane: Lane::new(link.clone(), style.reads),
+            link,
+            hub: None,
+        }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Makes no connection any more: see [`Link::retire`].
+    pub(crate) fn retire(&self) {
+        self.link.retire();
+        if let Some(hub) = &self.hub {
+            hub.retire();
+        }
+    }
+}

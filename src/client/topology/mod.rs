@@ -1,0 +1,62 @@
+//! `Topology`: which server is asked about a key.
+//!
+//! Invariant: everything that shares a hash tag is asked of one server, so that a script finds all
+//! of its keys there. The primitives know keys only; the executor asks here, once an attempt, so
+//! that an attempt after a change of topology goes to the right server.
+
+use std::sync::Arc;
+
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use super::lane::Cells;
+use super::node::Node;
+use super::push::Hub;
+use crate::error::Result;
+use crate::key::Key;
+use crate::script::{Found, Transport, from_server};
+
+/// Where the servers are.
+#[derive(Debug)]
+pub(crate) enum Topology {
+    /// One server, or whatever is the primary behind one name.
+    One(Node),
+}
+
+impl Topology {
+    /// The pushes of the server that serves `key`, as far as known without asking.
+    pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
+        let _ = key;
+        match self {
+            Self::One(node) => node.hub.clone(),
+        }
+    }
+
+    /// Where the servers are, without credentials.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::One(node) => node.address().to_owned(),
+        }
+    }
+}
+
+impl Transport for Topology {
+    async fn send(&self, command: &Cmd, key: Option<&Key>, deadline: Instant) -> Result<Value> {
+        let _ = key;
+        match self {
+            Self::One(node) => node.lane.send(command, deadline).await,
+        }
+    }
+
+    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+        match self {
+            Self::One(node) => found(node.lane.read(keys, deadline).await?),
+        }
+    }
+}
+
+/// The values of cells, none of which may be a refusal.
+fn found(cells: Cells) -> Result<Found> {
+    let read = |cell: Result<_, redis::ServerError>| cell.map_err(|error| from_server(&error));
+    cells.into_iter().map(read).collect()
+}
