@@ -184,7 +184,10 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, and what Redis refuses or does not answer. A value that
-    /// cannot be decoded as `V` is none, and is removed.
+    /// cannot be decoded as `V` is none, and is removed. Neither is something of another type that
+    /// stands in its place: to reads that is nothing, and `WrongType` is an error of the calls that
+    /// write ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set),
+    /// [`remove`](Self::remove)).
     ///
     /// # Cancel safety
     /// Safe.
