@@ -78,9 +78,10 @@ impl Namespace {
         Key::new(format!("{}:{{{bucket}}}:wake:", self.0))
     }
 
-    /// The channel on which `process` is told that loads it waits for have ended.
-    pub(crate) fn load_wake(&self, process: &str) -> Key {
-        Key::new(format!("{}:{{wake}}:{process}", self.0))
+    /// A channel on which `process` is told that loads it waits for have ended. Each number gives
+    /// one in another slot: whoever publishes must serve the slot of the channel.
+    pub(crate) fn load_wake(&self, number: u32, process: &str) -> Key {
+        Key::new(format!("{}:{{wake{number}}}:{process}", self.0))
     }
 }
 

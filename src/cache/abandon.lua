@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=allow-oom,allow-cross-slot-keys
 -- Purpose: the leader gives up; whoever waits may lead.
 -- KEYS: 1 value
 -- KEYS: 2 load lease

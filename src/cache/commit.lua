@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-cross-slot-keys
 -- Purpose: stores what the leader loaded, if nobody removed, set or took over meanwhile.
 -- KEYS: 1 value
 -- KEYS: 2 load lease

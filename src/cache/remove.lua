@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=allow-oom,allow-cross-slot-keys
 -- Purpose: removes a value, and ends a load under way, which may be older than the removal.
 -- KEYS: 1 value
 -- KEYS: 2 load lease

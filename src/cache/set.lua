@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-cross-slot-keys
 -- Purpose: stores a value that the caller has, and ends a load under way, which may be older.
 -- KEYS: 1 value
 -- KEYS: 2 load lease

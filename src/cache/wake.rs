@@ -56,7 +56,7 @@ impl Ears {
     /// cannot.
     pub(super) async fn channel(self: &Arc<Self>, client: &Client, value: &Key) -> Option<Key> {
         let hub = client.hub(value)?;
-        let channel = client.load_wake(value);
+        let channel = client.load_wake(value)?;
         if hub.hears(&channel) {
             return Some(channel);
         }

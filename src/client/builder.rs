@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::endpoint::Endpoint;
 use super::lane::Reads;
 use super::node::{Node, Style};
-use super::topology::Topology;
+use super::topology::{Cluster, Topology};
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
@@ -25,7 +25,7 @@ use crate::ttl::Ttl;
 /// Sets up a [`Client`]; made by [`Client::builder`].
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct ClientBuilder {
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
     namespace: String,
     name: String,
     deadline: Duration,
@@ -38,6 +38,7 @@ pub struct ClientBuilder {
 /// Where the servers are, as the caller says it.
 pub(super) enum Place {
     Url(String),
+    Cluster(Vec<String>),
 }
 
 impl Default for ClientBuilder {
@@ -134,6 +135,7 @@ impl ClientBuilder {
         match &self.place {
             None => Err(invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => Ok(Topology::One(Node::new(&Endpoint::parse(url)?, style))),
+            Some(Place::Cluster(seeds)) => Ok(Topology::Cluster(Cluster::new(seeds, style)?)),
         }
     }
 
@@ -190,7 +192,7 @@ impl ClientBuilder {
     }
 }
 
-fn invalid(message: &'static str) -> Error {
+pub(super) fn invalid(message: &'static str) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
 
@@ -198,6 +200,7 @@ impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(_) => f.write_str("Url(hidden)"),
+            Self::Cluster(_) => f.write_str("Cluster(hidden)"),
         }
     }
 }

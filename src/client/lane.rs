@@ -408,7 +408,7 @@ fn cells(values: impl IntoIterator<Item = Value>, count: usize) -> Result<Cells>
     }
 }
 
-fn cell(value: Value) -> Result<Cell> {
+pub(crate) fn cell(value: Value) -> Result<Cell> {
     match value {
         Value::BulkString(bytes) => Ok(Ok(Some(bytes.into()))),
         Value::Nil => Ok(Ok(None)),

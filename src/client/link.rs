@@ -221,7 +221,7 @@ impl Link {
         state.live = Some(live.clone());
         drop(state);
         tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
-        tokio::spawn(watch(Arc::downgrade(self), live.epoch));
+        tokio::spawn(watch(Arc::downgrade(self), live.clone().into_watched()));
         Ok(live)
     }
 
@@ -345,47 +345,63 @@ impl Live {
     pub(crate) fn is_dead(&self) -> bool {
         self.health.is_dead()
     }
+
+    fn into_watched(self) -> Watched {
+        Watched {
+            connection: self.connection,
+            epoch: self.epoch,
+            health: Arc::downgrade(&self.health),
+        }
+    }
 }
 
-/// The watchdog of one connection: spawned by [`Link::connect`], it ends when the link or this
-/// connection is gone. A connection that owes replies and has given none for a whole round is
+/// A connection as its watchdog knows it: without keeping it open.
+struct Watched {
+    connection: MultiplexedConnection,
+    epoch: u64,
+    health: Weak<Health>,
+}
+
+/// The watchdog of one connection: spawned by [`Link::connect`], it ends when nobody uses this
+/// connection any more, be it that the link has another by now. A connection that owes replies and has given none for a whole round is
 /// asked for a PING; if that is not answered within a round either, it is given up. (TCP alone
 /// does not notice a peer that is frozen and still acknowledges.) A push connection owes nothing
 /// and is asked every round.
-async fn watch(link: Weak<Link>, epoch: u64) {
+async fn watch(link: Weak<Link>, mut watched: Watched) {
     let mut seen = 0;
     loop {
         tokio::time::sleep(WATCH_ROUND).await;
-        let Some(strong) = link.upgrade() else { return };
-        let Some(mut live) = strong.current().filter(|live| live.epoch == epoch) else {
+        let Some(health) = watched.health.upgrade().filter(|health| !health.is_dead()) else {
             return;
         };
-        let replies = live.health.replies();
-        let owes = live.health.owes();
-        let listens = strong.route.on_push.is_some();
-        let connection = strong.route.name.clone();
+        let (replies, owes) = (health.replies(), health.owes());
+        let listens = link
+            .upgrade()
+            .is_some_and(|link| link.route.on_push.is_some());
         if replies != seen || !(owes || listens) {
             seen = replies;
             continue;
         }
-        drop(strong);
+        drop(health);
         let ping = redis::cmd("PING");
         let pong = timeout_at(
             Instant::now() + WATCH_ROUND,
-            live.connection.send_packed_command(&ping),
+            watched.connection.send_packed_command(&ping),
         );
         let alive = matches!(pong.await, Ok(Ok(_)));
-        if alive || live.health.replies() != seen {
+        let Some(health) = watched.health.upgrade() else {
+            return;
+        };
+        if alive || health.replies() != seen {
             continue;
         }
-        tracing::warn!(target: "hedgerow::client", connection, epoch, "the connection is silent; giving it up");
-        live.health.end();
-        if let Some(link) = link.upgrade() {
-            link.abandon(epoch);
-            link.trouble();
-            if let Some(on_push) = &link.route.on_push {
-                on_push(disconnection());
-            }
+        health.end();
+        let Some(link) = link.upgrade() else { return };
+        tracing::warn!(target: "hedgerow::client", connection = link.route.name, epoch = watched.epoch, "the connection is silent; giving it up");
+        link.abandon(watched.epoch);
+        link.trouble();
+        if let Some(on_push) = &link.route.on_push {
+            on_push(disconnection());
         }
         return;
     }

@@ -194,10 +194,12 @@ impl Client {
         self.0.executor.transport().hub(key)
     }
 
-    /// The channel on which this client is told of the ends of loads of `value`.
-    pub(crate) fn load_wake(&self, value: &Key) -> Key {
-        let _ = value;
-        self.0.namespace.load_wake(&self.0.process)
+    /// The channel on which this client is told of the ends of loads of `value`; `None` while the
+    /// server of `value` is not known.
+    pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
+        let core = &self.0;
+        let channels = (0..).map(|number| core.namespace.load_wake(number, &core.process));
+        core.executor.transport().channel(value, channels)
     }
 
     /// Changes whenever a push may have been missed: a push connection was made anew, or a channel

@@ -81,6 +81,14 @@ fn explained(code: &str, detail: &str) -> Error {
             ErrorKind::ClusterDown,
             "the cluster does not serve this slot (CLUSTERDOWN); check CLUSTER INFO",
         ),
+        "TRYAGAIN" => (
+            ErrorKind::ClusterDown,
+            "the keys of one call are on their way from server to server (TRYAGAIN)",
+        ),
+        "MOVED" | "ASK" => (
+            ErrorKind::InvalidInput,
+            "the server is part of a cluster and serves other slots (MOVED); name the cluster with `cluster`",
+        ),
         "CROSSSLOT" => (
             ErrorKind::CrossSlot,
             "the keys of one command lie in several slots (CROSSSLOT); this is a bug, please report it",

@@ -7,6 +7,7 @@
 mod cache;
 mod cache_model;
 mod client;
+mod cluster;
 mod conditions;
 mod counter;
 mod counter_loss;
@@ -41,4 +42,5 @@ mod scripts;
 mod secrets;
 mod server;
 mod tags;
+mod topology;
 mod wait;

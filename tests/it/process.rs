@@ -150,6 +150,7 @@ async fn play(role: &str, stage: Stage) {
         "hold" => hold(stage).await,
         "memoize" => memoize(stage).await,
         "own a server" => own_a_server(stage).await,
+        "own a topology" => own_a_topology(stage).await,
         "read the environment" => read_the_environment().await,
         unknown => panic!("no role is called {unknown}"),
     }
@@ -238,6 +239,16 @@ async fn own_a_server(mut stage: Stage) {
     let server = hedgerow::embedded::Server::start().await;
     let server = server.expect("a server starts");
     say(server.url());
+    stage.hear().await;
+}
+
+/// Owns a node and a pair until the end.
+///
+/// Says the process ids of the three servers.
+async fn own_a_topology(mut stage: Stage) {
+    let (node, pair) = crate::topology::own().await;
+    let pids = [&node, pair.primary(), pair.replica(0)].map(|node| node.pid().to_string());
+    say(&pids.join(" "));
     stage.hear().await;
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
 
-use crate::proxy::Proxy;
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, connection};
-use crate::wait::{bounded, listened, queued};
+use crate::wait::bounded;
 
 #[tokio::test]
 async fn a_lost_connection_is_made_again() {
@@ -145,12 +145,13 @@ async fn a_brought_connection_is_used_and_its_end_is_told() {
 async fn a_connection_that_has_fallen_silent_is_given_up_and_its_calls_end() {
     let server = Server::start().await;
     let proxy = Proxy::before(&server);
-    let client = proxy.builder().deadline(AGES);
-    let client = client.connect().await.expect("a good URL");
+    let ages = Duration::from_secs(3600);
+    let client = proxy.builder().deadline(ages).connect().await;
+    let client = client.expect("a good URL");
     let counter = client.counter("views");
     assert_eq!(counter.add(1).await.expect("added").value, 1);
 
-    proxy.fall_silent();
+    let silence = proxy.on(Request::any().named("INCRBY"), Act::Vanish);
     // One goes by itself, the others together; none may be sent again.
     let adds = futures::future::join_all((0..5).map(|_| counter.add(1).into_future()));
     let asked = async { futures::join!(adds, counter.get()) };
@@ -160,27 +161,5 @@ async fn a_connection_that_has_fallen_silent_is_given_up_and_its_calls_end() {
         assert!(error.is_indeterminate(), "{error}");
     }
     assert_eq!(value.expect("read over a new connection"), 1);
+    assert_eq!(silence.hits(), 1);
 }
-
-#[tokio::test]
-async fn a_waiter_whose_connections_have_fallen_silent_gets_the_lock_all_the_same() {
-    let server = Server::start().await;
-    let proxy = Proxy::before(&server);
-    let holder = server.client().await;
-    let waiter = proxy.builder().deadline(AGES);
-    let waiter = waiter.connect().await.expect("a good URL");
-    let guard = holder.lock("a").acquire().await.expect("free");
-    let waiting = waiter.lock("a").wait(AGES);
-    let waiting = tokio::spawn(async move { waiting.acquire().await });
-    queued(&holder.lock("a"), 1).await;
-    listened(&server, 1).await;
-
-    proxy.fall_silent();
-    guard.release().await.expect("held");
-    let granted = bounded("the connections are given up", waiting).await;
-    let granted = granted.expect("no panic").expect("granted");
-    assert!(granted.is_held());
-}
-
-/// Longer than any test takes.
-const AGES: Duration = Duration::from_secs(3600);

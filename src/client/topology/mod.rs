@@ -4,8 +4,13 @@
 //! of its keys there. The primitives know keys only; the executor asks here, once an attempt, so
 //! that an attempt after a change of topology goes to the right server.
 
+mod census;
+mod cluster;
+mod slots;
+
 use std::sync::Arc;
 
+pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
@@ -21,14 +26,27 @@ use crate::script::{Found, Transport, from_server};
 pub(crate) enum Topology {
     /// One server, or whatever is the primary behind one name.
     One(Node),
+    Cluster(Cluster),
 }
 
 impl Topology {
     /// The pushes of the server that serves `key`, as far as known without asking.
     pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
-        let _ = key;
         match self {
             Self::One(node) => node.hub.clone(),
+            Self::Cluster(cluster) => cluster.node(key)?.hub.clone(),
+        }
+    }
+
+    /// Which of `channels` a script on `key` may publish to.
+    pub(crate) fn channel(
+        &self,
+        key: &Key,
+        mut channels: impl Iterator<Item = Key>,
+    ) -> Option<Key> {
+        match self {
+            Self::One(_) => channels.next(),
+            Self::Cluster(cluster) => cluster.beside(key, channels),
         }
     }
 
@@ -36,21 +54,24 @@ impl Topology {
     pub(crate) fn address(&self) -> String {
         match self {
             Self::One(node) => node.address().to_owned(),
+            Self::Cluster(cluster) => cluster.address(),
         }
     }
 }
 
 impl Transport for Topology {
     async fn send(&self, command: &Cmd, key: Option<&Key>, deadline: Instant) -> Result<Value> {
-        let _ = key;
-        match self {
-            Self::One(node) => node.lane.send(command, deadline).await,
+        match (self, key) {
+            (Self::One(node), _) => node.lane.send(command, deadline).await,
+            (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
+            (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
         }
     }
 
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         match self {
             Self::One(node) => found(node.lane.read(keys, deadline).await?),
+            Self::Cluster(cluster) => cluster.read(keys, deadline).await,
         }
     }
 }

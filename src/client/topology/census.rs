@@ -1,0 +1,371 @@
+//! `Census`: which primary serves which slot, as far as known.
+//!
+//! Invariant: what is known is a hint; whoever follows it is corrected by the servers, and what
+//! they say is taken over at once. A primary that serves nothing any more is left, so that nobody
+//! waits for a connection to it. While a server is in trouble a steward asks again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use rand::seq::SliceRandom as _;
+use redis::Value;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::slots::{Range, SLOTS, ranges};
+use crate::client::endpoint::{Address, Endpoint};
+use crate::client::link::Source;
+use crate::client::node::{Node, Style};
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::script::from_server;
+
+pub(super) struct Census {
+    seeds: Vec<Endpoint>,
+    style: Style,
+    trouble: Arc<Notify>,
+    state: Mutex<State>,
+    /// Held by the one who asks for the slots; the others wait for what he learns.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    map: Arc<Map>,
+    steward: Option<JoinHandle<()>>,
+}
+
+/// What is known of the slots; another takes its place when that changes.
+#[derive(Clone)]
+pub(super) struct Map {
+    /// The place in `primaries` of each slot's server; `NOBODY` where none is known.
+    owners: Box<[u16]>,
+    pub(super) primaries: Vec<Primary>,
+}
+
+#[derive(Clone)]
+pub(super) struct Primary {
+    pub(super) address: Address,
+    pub(super) node: Arc<Node>,
+}
+
+impl Census {
+    pub(super) fn new(seeds: Vec<Endpoint>, style: Style) -> Arc<Self> {
+        let trouble = Arc::new(Notify::new());
+        let on_trouble = {
+            let trouble = trouble.clone();
+            Arc::new(move || trouble.notify_one())
+        };
+        Arc::new(Self {
+            seeds,
+            style: Style {
+                on_trouble: Some(on_trouble),
+                ..style
+            },
+            trouble,
+            state: Mutex::default(),
+            asking: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// What is known without asking; at first, nothing.
+    pub(super) fn known(&self) -> Arc<Map> {
+        self.state().map.clone()
+    }
+
+    /// What is known of the slots, asked for first if that is nothing.
+    pub(super) async fn map(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
+        let known = self.known();
+        if known.primaries.is_empty() {
+            return self.renew(deadline).await;
+        }
+        Ok(known)
+    }
+
+    /// The server of `slot`.
+    pub(super) async fn primary(self: &Arc<Self>, slot: u16, deadline: Instant) -> Result<Primary> {
+        let map = self.map(deadline).await?;
+        map.primary(slot).cloned().ok_or_else(|| {
+            self.suspect();
+            no_slots()
+        })
+    }
+
+    /// Notes that `slot` is served at `address`, on the word of the server that served it before.
+    pub(super) fn moved(self: &Arc<Self>, slot: u16, address: &Address) -> Primary {
+        let mut state = self.state();
+        if let Some(known) = state.map.primary(slot)
+            && known.address == *address
+        {
+            return known.clone();
+        }
+        let mut map = Map::clone(&state.map);
+        let place = map.place(address, &state.map, self);
+        map.owners[usize::from(slot)] = place;
+        let primary = map.primaries[usize::from(place)].clone();
+        state.map = Arc::new(map);
+        drop(state);
+        self.style.missed.send_modify(|missed| *missed += 1);
+        self.suspect();
+        primary
+    }
+
+    /// The server at `address`, which is asked now and may serve no slot yet.
+    pub(super) fn at(&self, address: &Address) -> Primary {
+        let mut state = self.state();
+        let mut map = Map::clone(&state.map);
+        let place = map.place(address, &state.map, self);
+        let primary = map.primaries[usize::from(place)].clone();
+        state.map = Arc::new(map);
+        primary
+    }
+
+    /// What is known may be wrong: has somebody ask.
+    pub(super) fn suspect(self: &Arc<Self>) {
+        self.trouble.notify_one();
+        let mut state = self.state();
+        if state.steward.as_ref().is_none_or(JoinHandle::is_finished) {
+            let steward = steward(Arc::downgrade(self), self.trouble.clone());
+            state.steward = Some(tokio::spawn(steward));
+        }
+    }
+
+    /// Lets the steward find that nobody uses this any more.
+    pub(super) fn close(&self) {
+        self.trouble.notify_one();
+    }
+
+    /// Where the primaries are, or the seeds as long as no primary is known.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let known = self.known();
+        if known.primaries.is_empty() {
+            return self.seeds.iter().map(|it| it.address.to_string()).collect();
+        }
+        known.addresses().map(Address::to_string).collect()
+    }
+
+    /// Asks for the slots: first the primaries, and where none answers, the seeds.
+    async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
+        let before = self.known();
+        let Ok(_turn) = timeout_at(deadline, self.asking.lock()).await else {
+            return Err(nobody_knows());
+        };
+        let present = self.known();
+        if !Arc::ptr_eq(&before, &present) && !present.primaries.is_empty() {
+            // Somebody has asked meanwhile.
+            return Ok(present);
+        }
+        let mut worst = nobody_knows();
+        for witnesses in [Self::primaries(&present), self.seeds()] {
+            let mut answers: FuturesUnordered<_> = witnesses
+                .into_iter()
+                .map(|witness| testimony(witness, deadline))
+                .collect();
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(ranges) => return Ok(self.learn(&ranges)),
+                    Err(error) => worst = error,
+                }
+            }
+        }
+        Err(worst)
+    }
+
+    /// A few of the primaries that are known.
+    fn primaries(map: &Map) -> Vec<Primary> {
+        let mut primaries = map.primaries.clone();
+        primaries.shuffle(&mut rand::rng());
+        primaries.truncate(WITNESSES);
+        primaries
+    }
+
+    /// A few of the seeds; their connections end with the question.
+    fn seeds(&self) -> Vec<Primary> {
+        let style = Style {
+            on_trouble: None,
+            ..self.style.clone()
+        };
+        let mut seeds: Vec<&Endpoint> = self.seeds.iter().collect();
+        seeds.shuffle(&mut rand::rng());
+        let mute = |seed: &Endpoint| {
+            let source = Source::Server(seed.clone());
+            Node::mute(seed.address.to_string(), source, &style)
+        };
+        let seeds = seeds.into_iter().take(WITNESSES);
+        let witness = |seed: &Endpoint| Primary {
+            address: seed.address.clone(),
+            node: Arc::new(mute(seed)),
+        };
+        seeds.map(witness).collect()
+    }
+
+    /// Takes over what a server says of the slots.
+    fn learn(&self, ranges: &[Range]) -> Arc<Map> {
+        let mut state = self.state();
+        let before = state.map.clone();
+        let mut map = Map::default();
+        for range in ranges {
+            let place = map.place(&range.primary, &before, self);
+            map.owners[usize::from(range.first)..=usize::from(range.last)].fill(place);
+        }
+        let map = Arc::new(map);
+        state.map = map.clone();
+        drop(state);
+        for old in &before.primaries {
+            if map.find(&old.address).is_none() {
+                old.node.retire();
+            }
+        }
+        if !before.primaries.is_empty() && !map.agrees(&before) {
+            tracing::info!(target: "hedgerow::client", primaries = map.primaries.len(), "the slots have moved");
+            self.style.missed.send_modify(|missed| *missed += 1);
+        }
+        map
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Map {
+    pub(super) fn primary(&self, slot: u16) -> Option<&Primary> {
+        let place = self.owners[usize::from(slot)];
+        self.primaries.get(usize::from(place))
+    }
+
+    fn find(&self, address: &Address) -> Option<usize> {
+        self.addresses().position(|known| known == address)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.primaries.iter().map(|primary| &primary.address)
+    }
+
+    /// Whether every slot is served at the same address.
+    fn agrees(&self, other: &Self) -> bool {
+        (0..SLOTS).all(|slot| {
+            let address = |map: &Self| map.primary(slot).map(|it| it.address.clone());
+            self.owners[usize::from(slot)] == other.owners[usize::from(slot)]
+                || address(self) == address(other)
+        }) && self.addresses().eq(other.addresses())
+    }
+
+    /// The place of the server at `address`: known here, or taken over from `before`, or new.
+    fn place(&mut self, address: &Address, before: &Self, census: &Census) -> u16 {
+        let place = self.find(address).unwrap_or_else(|| {
+            let known = before
+                .find(address)
+                .map(|place| before.primaries[place].clone());
+            self.primaries.push(known.unwrap_or_else(|| Primary {
+                address: address.clone(),
+                node: Arc::new(Node::new(
+                    &census.seeds[0].at(address.clone()),
+                    &census.style,
+                )),
+            }));
+            self.primaries.len() - 1
+        });
+        debug_assert!(place < usize::from(SLOTS), "no more primaries than slots");
+        place as u16
+    }
+}
+
+impl Default for Map {
+    fn default() -> Self {
+        Self {
+            owners: vec![NOBODY; usize::from(SLOTS)].into(),
+            primaries: Vec::new(),
+        }
+    }
+}
+
+/// Renews what is known while a server is in trouble: spawned with the first trouble, it ends with
+/// the census (or with its runtime, after which the next trouble starts another).
+async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
+    loop {
+        trouble.notified().await;
+        let mut pause = SHORTEST_PAUSE;
+        let until = Instant::now() + VIGIL;
+        loop {
+            let Some(census) = census.upgrade() else {
+                return;
+            };
+            if let Err(error) = census.renew(Instant::now() + PATIENCE).await {
+                tracing::debug!(target: "hedgerow::client", %error, "nobody tells the slots");
+            }
+            let known = census.known();
+            let all_well = known.primaries.iter().all(|it| it.node.link.is_up());
+            drop(census);
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            if all_well || Instant::now() >= until {
+                break;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Asks one server for the slots. Nothing of a caller's is sent.
+async fn testimony(witness: Primary, deadline: Instant) -> Result<Vec<Range>> {
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("SLOTS");
+    let deadline = deadline.min(Instant::now() + PATIENCE);
+    let reply = witness.node.link.send(&command, deadline).await;
+    match reply.map_err(not_executed)? {
+        Value::ServerError(error)
+            if error
+                .details()
+                .unwrap_or_default()
+                .contains("cluster support") =>
+        {
+            Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the server is not part of a cluster; name it with `url`",
+            ))
+        }
+        Value::ServerError(error) => Err(from_server(&error)),
+        reply => match ranges(&reply, &witness.address) {
+            Some(ranges) if !ranges.is_empty() => Ok(ranges),
+            _ => Err(no_slots()),
+        },
+    }
+}
+
+/// A question of ours that stays open is no call of the caller's that was sent.
+fn not_executed(error: Error) -> Error {
+    match error.fate() {
+        Fate::Unknown => error.with_fate(Fate::NotExecuted),
+        _ => error,
+    }
+}
+
+fn no_slots() -> Error {
+    Error::new(
+        ErrorKind::ClusterDown,
+        "no server of the cluster serves this slot; check CLUSTER INFO",
+    )
+}
+
+fn nobody_knows() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "no server of the cluster tells the slots; are the seeds up?",
+    )
+}
+
+/// A place that no primary has.
+const NOBODY: u16 = u16::MAX;
+
+/// How many servers are asked for the slots at once.
+const WITNESSES: usize = 3;
+
+/// How long a server may take to tell the slots.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The pauses between two questions while a server is in trouble, and how long that goes on.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const VIGIL: Duration = Duration::from_secs(10);

@@ -1,0 +1,349 @@
+//! The primitives on a cluster: same calls, same answers, whoever serves the slot.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hedgerow::{Client, ErrorKind};
+
+use crate::topology::Cluster;
+use crate::wait::{bounded, until};
+
+async fn client(cluster: &Cluster) -> Client {
+    let seeds = cluster.primaries().iter().map(|node| node.url());
+    let builder = Client::builder().cluster(seeds);
+    builder.connect().await.expect("good seeds")
+}
+
+#[tokio::test]
+async fn every_primitive_works_on_three_primaries() {
+    let cluster = Cluster::start(3, 0).await;
+    let (one, two) = (client(&cluster).await, client(&cluster).await);
+    one.ping().await.expect("all primaries answer");
+
+    // Counters, plain and by script, in every part of the slots.
+    for number in 0..50 {
+        let name = format!("views:{number}");
+        one.counter(&name).add(2).await.expect("added");
+        let once = || two.counter(&name).add(3).once("a", Duration::from_secs(60));
+        once().await.expect("added");
+        once().await.expect("a repeat");
+        assert_eq!(two.counter(&name).get().await.expect("read"), 5);
+    }
+    let mut served = HashSet::new();
+    for node in cluster.primaries() {
+        served.insert(node.run::<usize>(&["DBSIZE"]).await > 0);
+    }
+    assert_eq!(served, HashSet::from([true]), "all primaries hold some");
+
+    // Values with tags, most of which are served elsewhere.
+    let (here, there) = (one.cache("catalogue"), two.cache("catalogue"));
+    let loads = Arc::new(AtomicUsize::new(0));
+    let load = async |cache: &hedgerow::Cache, number: usize| {
+        let loads = loads.clone();
+        let load = move || async move {
+            loads.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, std::io::Error>(number)
+        };
+        let memoize = cache.memoize(&format!("city:{number}"), Duration::from_secs(60), load);
+        let value = memoize
+            .tags([format!("country:{}", number % 7), "all".into()])
+            .await;
+        assert_eq!(*value.expect("loaded"), number);
+    };
+    for number in 0..50 {
+        load(&here, number).await;
+        load(&there, number).await;
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), 50, "one load for each key");
+    there
+        .invalidate_tags(["country:3"])
+        .await
+        .expect("invalidated");
+    for number in 0..50 {
+        load(&here, number).await;
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), 57, "the tagged were reloaded");
+    here.clear().await.expect("cleared");
+    for number in 0..50 {
+        load(&there, number).await;
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), 107);
+
+    // Locks, one after the other through two clients.
+    for number in 0..20 {
+        let name = format!("invoice:{number}");
+        let guard = one.lock(&name).acquire().await.expect("free");
+        let refused = two.lock(&name).try_acquire().await.expect("an answer");
+        assert!(refused.is_none());
+        let fence = guard.fence();
+        guard.release().await.expect("released");
+        let guard = two.lock(&name).acquire().await.expect("free again");
+        assert!(guard.fence() > fence);
+    }
+}
+
+#[tokio::test]
+async fn waiters_are_woken_by_push_on_every_primary() {
+    let cluster = Cluster::start(3, 0).await;
+    let (one, two) = (client(&cluster).await, client(&cluster).await);
+    for number in 0..12 {
+        let name = format!("invoice:{number}");
+        let guard = one
+            .lock(&name)
+            .lease(Duration::from_secs(600))
+            .acquire()
+            .await
+            .expect("free");
+        let waiter = two.lock(&name).wait(Duration::from_secs(300));
+        let waiting = tokio::spawn(async move { waiter.acquire().await.map(|it| it.fence()) });
+        crate::wait::queued(&one.lock(&name), 1).await;
+        let fence = guard.fence();
+        guard.release().await.expect("released");
+        let granted = bounded("the waiter is granted the lock", waiting).await;
+        assert!(granted.expect("no panic").expect("granted") > fence);
+    }
+    let mut channels = 0;
+    for node in cluster.primaries() {
+        let heard: Vec<String> = node.run(&["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"]).await;
+        channels += usize::from(!heard.is_empty());
+    }
+    assert_eq!(channels, 3, "each primary is listened to");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_load_elsewhere_is_told_by_push() {
+    let cluster = Cluster::start(3, 0).await;
+    let (one, two) = (client(&cluster).await, client(&cluster).await);
+    for number in 0..9 {
+        let key = format!("city:{number}");
+        let go = Arc::new(AtomicBool::new(false));
+        let leader = {
+            let (cache, key, go) = (one.cache("c"), key.clone(), go.clone());
+            tokio::spawn(async move {
+                let load = move || async move {
+                    until("the other waits", async || go.load(Ordering::SeqCst)).await;
+                    Ok::<_, std::io::Error>("leader".to_owned())
+                };
+                cache.memoize(&key, Duration::from_secs(60), load).await
+            })
+        };
+        let lease = format!("hr:l:{{c:{key}}}");
+        let node = cluster.node_of(&lease).await;
+        until("the leader has the lease", async || {
+            node.run::<usize>(&["EXISTS", &lease]).await == 1
+        })
+        .await;
+        let follower = {
+            let (cache, key) = (two.cache("c"), key.clone());
+            tokio::spawn(async move {
+                let load = || async { Ok::<_, std::io::Error>("follower".to_owned()) };
+                cache.memoize(&key, Duration::from_secs(60), load).await
+            })
+        };
+        until("the follower is noted", async || {
+            let fields: Vec<String> = node.run(&["HKEYS", &lease]).await;
+            fields.iter().any(|field| field.starts_with("w:"))
+        })
+        .await;
+        let published = node.info("stats", "pubsubshard_channels").await;
+        assert_ne!(published, "0", "the follower hears on the leader's node");
+        go.store(true, Ordering::SeqCst);
+        for answer in [leader, follower] {
+            let value = bounded("a value", answer).await.expect("no panic");
+            assert_eq!(*value.expect("loaded"), "leader");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slot_on_its_way_is_followed_and_every_add_counted_once() {
+    let cluster = Cluster::start(2, 0).await;
+    let client = client(&cluster).await;
+    let counter = client.counter("views");
+    counter.add(1).await.expect("added");
+    let key = "hr:c:{views}";
+    let slot = hedgerow::slot(key.as_bytes());
+    let from = cluster.owner_of(slot).await;
+    let migration = cluster.migrate(slot, 1 - from).await;
+
+    assert_eq!(counter.add(1).await.expect("still here").value, 2);
+    migration.carry(key).await;
+    assert_eq!(counter.add(1).await.expect("follows ASK").value, 3);
+    assert_eq!(counter.get().await.expect("follows ASK"), 3);
+
+    // A call on several keys, not all of which are in one place, waits for the end of the move.
+    let torn = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let counter = client.counter("views");
+            counter.add(1).once("a", Duration::from_secs(60)).await
+        }
+    });
+    until("the call has been told to try again", async || {
+        let target = migration.target().info("errorstats", "errorstat_TRYAGAIN");
+        !target.await.is_empty()
+    })
+    .await;
+    migration.carry_all().await;
+    migration.finish().await;
+    assert_eq!(torn.await.expect("no panic").expect("added").value, 4);
+    assert_eq!(counter.add(1).await.expect("follows MOVED").value, 5);
+    let repeat = counter.add(1).once("a", Duration::from_secs(60));
+    assert_eq!(repeat.await.expect("a repeat").value, 4);
+    assert_eq!(counter.get().await.expect("read"), 5);
+}
+
+/// Adds to counters of all parts of the slots until told to stop; then says, for each counter, how
+/// many adds were acknowledged and how many told as unknown.
+struct Load {
+    stop: Arc<AtomicBool>,
+    adders: Vec<tokio::task::JoinHandle<(String, i64, i64)>>,
+    acknowledged: Arc<AtomicUsize>,
+}
+
+impl Load {
+    fn start(client: &Client, adders: usize) -> Self {
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let add = |number: usize| {
+            let (client, stop) = (client.clone(), Arc::clone(&stop));
+            let acknowledged: Arc<AtomicUsize> = Arc::clone(&acknowledged);
+            tokio::spawn(async move {
+                let name = format!("load:{number}");
+                let (mut known, mut unknown) = (0, 0);
+                while !stop.load(Ordering::SeqCst) {
+                    match client.counter(&name).add(1).await {
+                        Ok(_) => {
+                            known += 1;
+                            acknowledged.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Err(error) if error.is_indeterminate() => unknown += 1,
+                        Err(error) => assert!(error.is_retryable(), "{error}"),
+                    }
+                }
+                (name, known, unknown)
+            })
+        };
+        Self {
+            adders: (0..adders).map(add).collect(),
+            stop,
+            acknowledged,
+        }
+    }
+
+    /// Waits until `more` adds have been acknowledged from now on.
+    async fn goes_on(&self, more: usize) {
+        let from = self.acknowledged.load(Ordering::SeqCst);
+        until("adds are acknowledged", async || {
+            self.acknowledged.load(Ordering::SeqCst) >= from + more
+        })
+        .await;
+    }
+
+    async fn stop(self) -> Vec<(String, i64, i64)> {
+        self.stop.store(true, Ordering::SeqCst);
+        let ended = futures::future::join_all(self.adders).await;
+        ended.into_iter().map(|it| it.expect("no panic")).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_failover_by_hand_loses_no_add_and_counts_none_twice() {
+    let cluster = Cluster::start(3, 1).await;
+    let client = client(&cluster).await;
+    let load = Load::start(&client, 16);
+    load.goes_on(1_000).await;
+    cluster.failover(cluster.replica_of(0, 0)).await;
+    load.goes_on(1_000).await;
+    for (name, known, unknown) in load.stop().await {
+        let value = client.counter(&name).get().await.expect("read");
+        assert!(
+            (known..=known + unknown).contains(&value),
+            "{name}: {value}, acknowledged {known}, unknown {unknown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_crashed_primary_is_replaced_and_the_others_do_not_notice() {
+    let cluster = Cluster::start(3, 1).await;
+    let client = client(&cluster).await;
+    let load = Load::start(&client, 16);
+    load.goes_on(1_000).await;
+    let mut served_by = Vec::new();
+    for number in 0..16 {
+        let key = format!("hr:c:{{load:{number}}}");
+        served_by.push(cluster.owner_of(hedgerow::slot(key.as_bytes())).await);
+    }
+    cluster.nodes()[0].kill().await;
+    cluster.is_primary(cluster.replica_of(0, 0)).await;
+    load.goes_on(1_000).await;
+    let mut hit = 0;
+    for ((name, known, unknown), node) in load.stop().await.into_iter().zip(served_by) {
+        let value = client.counter(&name).get().await.expect("read");
+        hit += usize::from(node == 0);
+        // What the replica had not received is lost with the primary; nothing is counted twice.
+        assert!(
+            value <= known + unknown,
+            "{name}: {value} of {known} and {unknown}"
+        );
+        if node != 0 {
+            assert_eq!((value, unknown), (known, 0), "{name} is served elsewhere");
+        }
+    }
+    assert!(hit > 0, "the crash has hit some counters");
+}
+
+#[tokio::test]
+async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_fences() {
+    let cluster = Cluster::start(3, 1).await;
+    let (one, two) = (client(&cluster).await, client(&cluster).await);
+    let name = "invoice:7";
+    let guard = one.lock(name).acquire().await.expect("free");
+    let fence = guard.fence();
+    let node = cluster.owner_of(hedgerow::slot(b"{b12}")).await;
+    cluster.nodes()[node].stop();
+    cluster.is_primary(cluster.replica_of(node, 0)).await;
+    guard
+        .release()
+        .await
+        .expect("released where it is served now");
+    let guard = two.lock(name).acquire().await.expect("granted");
+    assert!(guard.fence() > fence);
+    cluster.nodes()[node].go_on();
+}
+
+#[tokio::test]
+async fn what_is_no_cluster_is_told() {
+    let server = crate::server::Server::start().await;
+    for (seeds, kind) in [
+        (vec![], ErrorKind::InvalidInput),
+        (
+            vec!["redis://127.0.0.1:1/3".to_owned()],
+            ErrorKind::InvalidInput,
+        ),
+        (vec![server.url().to_owned()], ErrorKind::InvalidInput),
+    ] {
+        let error = Client::builder()
+            .cluster(seeds)
+            .connect()
+            .await
+            .expect_err("refused");
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    let node = crate::topology::Recipe::new()
+        .on(crate::topology::Port::free())
+        .start()
+        .await;
+    let client = Client::builder().cluster([node.url()]).connect().await;
+    let error = client
+        .expect("a seed")
+        .ping()
+        .await
+        .expect_err("no cluster");
+    assert!(
+        error.to_string().contains("not part of a cluster"),
+        "{error}"
+    );
+}

@@ -1,0 +1,45 @@
+//! Sentinels: they see the primary, and promote another.
+
+use crate::topology::Sentinels;
+use crate::wait::until;
+
+#[tokio::test]
+async fn sentinels_promote_a_replica_when_asked() {
+    let sentinels = Sentinels::start().await;
+    let old = sentinels.master_addr().await;
+    let _: String = sentinels.primary().await.run(&["SET", "a", "1"]).await;
+    sentinels.failover().await;
+    assert_ne!(sentinels.master_addr().await, old);
+    let value: String = sentinels.primary().await.run(&["GET", "a"]).await;
+    assert_eq!(value, "1");
+}
+
+#[tokio::test]
+async fn sentinels_with_passwords_promote_a_replica_when_the_primary_dies() {
+    let sentinels = Sentinels::start_with(Some("data-secret"), Some("watch-secret")).await;
+    let old = sentinels.master_addr().await;
+    sentinels.primary().await.kill().await;
+    sentinels.moved_from(&old).await;
+    let _: String = sentinels.primary().await.run(&["SET", "a", "1"]).await;
+    let first = &sentinels.data().nodes()[0];
+    first.start_again().await;
+    until("the old primary follows the new one", async || {
+        first.info("replication", "role").await == "slave"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sentinels_leave_a_paused_primary_behind() {
+    let sentinels = Sentinels::start().await;
+    let old = sentinels.master_addr().await;
+    let paused = sentinels.primary().await;
+    paused.stop();
+    sentinels.moved_from(&old).await;
+    paused.go_on();
+    until(
+        "it is told that it is not the primary any more",
+        async || paused.info("replication", "role").await == "slave",
+    )
+    .await;
+}
