@@ -334,7 +334,7 @@ async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_
     let lock = two.lock(name).wait(Duration::from_secs(600));
     let granted = bounded("the lock is granted by the new primary", lock.acquire()).await;
     assert!(granted.expect("granted").fence() > fence);
-    cluster.nodes()[node].go_on();
+    cluster.nodes()[node].resume();
 }
 
 #[tokio::test]
