@@ -14,7 +14,7 @@ pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::lane::Cells;
+use super::cells::Cells;
 use super::node::Node;
 use super::push::Hub;
 use crate::error::Result;
