@@ -72,7 +72,7 @@ async fn a_load_that_goes_on_while_the_server_is_full_is_not_taken_over() {
 
 #[tokio::test]
 async fn a_replica_refuses_writes_and_still_reads() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = hasty(&server).await;
     client.counter("views").set(5).await.expect("a primary");
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;

@@ -10,7 +10,7 @@ use crate::wait::{queued, until};
 
 #[tokio::test]
 async fn a_stopped_holder_learns_on_resume_that_it_lost_and_its_write_is_refused() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut resource = connection(server.url()).await;
     let mut first = Child::start("hold", &[server.url(), "a", "300"]);
     let first_fence = fence(&first.says().await);
@@ -39,7 +39,7 @@ async fn a_stopped_holder_learns_on_resume_that_it_lost_and_its_write_is_refused
 
 #[tokio::test]
 async fn a_released_lock_passes_from_process_to_process() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut first = Child::start("hold", &[server.url(), "a", "60000"]);
     let first_fence = fence(&first.says().await);
     let mut second = Child::start("hold", &[server.url(), "a", "60000"]);
