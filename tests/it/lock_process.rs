@@ -52,7 +52,7 @@ async fn a_released_lock_passes_from_process_to_process() {
 
 #[tokio::test]
 async fn a_killed_holder_blocks_its_successor_for_no_more_than_its_lease() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     for _ in 0..3 {
         assert_taken_over_in_time(&server).await;
     }
@@ -60,7 +60,7 @@ async fn a_killed_holder_blocks_its_successor_for_no_more_than_its_lease() {
 
 #[tokio::test]
 async fn a_killed_holder_is_followed_in_time_though_the_server_expires_keys_late() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let fill =
         "for key = 1, 20000 do redis.call('SET', 'other:' .. key, '', 'PX', 600000 + key) end";
     let _: () = server.run(&["EVAL", fill, "0"]).await;

@@ -31,7 +31,7 @@ async fn page(mut child: Child) -> String {
 
 #[tokio::test]
 async fn fifty_processes_ask_for_one_cold_key_and_it_is_loaded_once() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut crowd = crowd(&server, "10000", "300").await;
     for child in &mut crowd {
         child.tell("home").await;

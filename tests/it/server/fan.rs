@@ -39,7 +39,11 @@ pub(super) fn merged(words: &[&str], replies: Vec<Value>) -> Value {
         }
         (sum, reply) => {
             let text = |value| String::from_redis_value(value).expect("text");
-            Value::BulkString((text(sum) + "\n" + &text(reply)).into_bytes())
+            let mut sum: String = text(sum);
+            if !sum.ends_with('\n') {
+                sum.push('\n');
+            }
+            Value::BulkString((sum + &text(reply)).into_bytes())
         }
     })
 }
@@ -55,4 +59,43 @@ pub(super) fn named(list: &str, suffix: &str) -> Vec<String> {
         .filter(|line| field(line, "name=").ends_with(suffix))
         .map(|line| field(line, "id="))
         .collect()
+}
+
+#[test]
+fn answers_of_many_are_one() {
+    let text = |text: &str| Value::BulkString(text.into());
+    let list =
+        |values: &[i64]| Value::Array(values.iter().map(|&value| Value::Int(value)).collect());
+    let info = ["INFO"].as_slice();
+    for (words, replies, whole) in [
+        (
+            info,
+            [text("a:1\r\n"), text("a:2\r\n")],
+            text("a:1\r\na:2\r\n"),
+        ),
+        (info, [text("a"), text("b")], text("a\nb")),
+        (
+            &["SCRIPT", "LOAD", "return 1"],
+            [text("sha"), text("sha")],
+            text("sha"),
+        ),
+        (
+            &["SCRIPT", "EXISTS", "a", "b"],
+            [list(&[1, 1]), list(&[0, 1])],
+            list(&[0, 1]),
+        ),
+        (&["KEYS", "*"], [list(&[]), list(&[])], list(&[])),
+        (
+            &["KEYS", "*"],
+            [list(&[1, 2]), list(&[3])],
+            list(&[1, 2, 3]),
+        ),
+        (&["DBSIZE"], [Value::Int(2), Value::Int(2)], Value::Int(4)),
+        (&["FLUSHALL"], [Value::Okay, Value::Okay], Value::Okay),
+    ] {
+        assert_eq!(merged(words, replies.into()), whole, "{words:?}");
+    }
+    assert!(is_for_all(&["config", "set", "maxmemory", "0"]));
+    assert!(!is_for_all(&["CONFIG", "GET", "maxmemory"]));
+    assert!(!is_for_all(&["DEL", "a"]));
 }

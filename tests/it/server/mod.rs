@@ -42,7 +42,12 @@ enum Place {
 impl Server {
     /// What the topology of this run says.
     pub async fn start() -> Self {
-        Self(match TOPOLOGY.as_str() {
+        Self::start_on(&TOPOLOGY).await
+    }
+
+    /// A topology by its name.
+    pub async fn start_on(topology: &str) -> Self {
+        Self(match topology {
             "single" => Place::Single(Box::new(Single::start(&[]).await)),
             "acl" => Place::Acl(Box::new(Single::start(&[]).await)),
             "tls" => Place::Tls(Box::new(TlsServer::start(Clients::WithCertificate).await)),
