@@ -47,9 +47,9 @@ impl<L> Memoize<L> {
     /// Labels what the loader loads: invalidating any of the tags invalidates the value.
     ///
     /// The tags belong to the value. A call that finds a value which another call has loaded
-    /// gets it, whichever tags the two declare.
+    /// gets it, whichever tags the two declare. At most 254; one that is named twice counts once.
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.tags = self.cache.tags(tags);
+        self.tags = self.cache.labels(tags);
         self
     }
 }

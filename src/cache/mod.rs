@@ -28,8 +28,8 @@ use self::flight::Flights;
 use self::lease::Place;
 use self::wake::Ears;
 use crate::client::Client;
-use crate::codec::{Codec, Compression, Stack};
-use crate::error::Result;
+use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::CacheKeys;
 use crate::script::script;
 use crate::tags::{self, Horizon, SLACK, Tag};
@@ -184,7 +184,10 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, and what Redis refuses or does not answer. A value that
-    /// cannot be decoded as `V` is none, and is removed.
+    /// cannot be decoded as `V` is none, and is removed. Neither is something of another type that
+    /// stands in its place: to reads that is nothing, and `WrongType` is an error of the calls that
+    /// write ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set),
+    /// [`remove`](Self::remove)).
     ///
     /// # Cancel safety
     /// Safe.
@@ -288,6 +291,19 @@ impl Cache {
             if tags.iter().all(|other| other.id != tag.id) {
                 tags.push(tag);
             }
+        }
+        Ok(tags)
+    }
+
+    /// The tags of a value that is to be stored: as [`tags`](Self::tags), and as many as fit.
+    fn labels(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
+        let tags = self.tags(names)?;
+        if tags.len() > MOST_STAMPS {
+            let (given, most) = (tags.len() - 1, MOST_STAMPS - 1);
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{given} tags on one value; use at most {most}"),
+            ));
         }
         Ok(tags)
     }

@@ -41,9 +41,10 @@ impl<'v, V> Set<'v, V> {
         }
     }
 
-    /// Labels the value: invalidating any of the tags invalidates it.
+    /// Labels the value: invalidating any of the tags invalidates it. At most 254;
+    /// one that is named twice counts once.
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.tags = self.cache.tags(tags);
+        self.tags = self.cache.labels(tags);
         self
     }
 }

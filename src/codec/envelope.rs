@@ -139,7 +139,10 @@ pub(super) fn begin(
     let Ok(tags) = u8::try_from(stamps.len()) else {
         return Err(Error::new(
             ErrorKind::InvalidInput,
-            format!("{} tags on one entry; use at most 255", stamps.len()),
+            format!(
+                "{} tags on one entry; use at most {MOST_STAMPS}",
+                stamps.len()
+            ),
         ));
     };
     let mut entry = Vec::with_capacity(HEADER + stamps.len() * STAMP + payload);
@@ -230,6 +233,8 @@ const COST: Range<usize> = 20..24;
 pub(crate) const HEADER: usize = 24;
 /// Bytes of one stamp.
 const STAMP: usize = 16;
+/// Their number is one byte.
+pub(crate) const MOST_STAMPS: usize = u8::MAX as usize;
 
 pub(crate) const VERSION: u8 = 1;
 const VERSION_AT: usize = 0;

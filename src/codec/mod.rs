@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use envelope::{Envelope, HEADER, Outcome, Stamp};
+pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp};
 
 use crate::error::{Error, ErrorKind, Result};
 

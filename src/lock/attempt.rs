@@ -54,7 +54,7 @@ impl Attempt {
             open: true,
             in_line: true,
             locks: locks.clone(),
-            _shift: Keeper::shift(locks),
+            _shift: Keeper::shift(locks, &entry.client),
         }
     }
 
@@ -121,9 +121,7 @@ impl Drop for Attempt {
         if self.open {
             self.abandon();
             if self.in_line && self.locks.attempted(&self.keys.name) {
-                self.locks
-                    .keeper()
-                    .orphaned(self.keys.clone(), self.client.clone());
+                self.locks.keeper().orphaned(self.keys.clone());
             }
         }
     }

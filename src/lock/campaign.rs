@@ -74,7 +74,7 @@ impl Campaign {
             place: place.unwrap_or_else(|| locks.expect(Owner::random())),
             missed: client.missed(),
             listening: None,
-            _shift: Keeper::shift(&locks),
+            _shift: Keeper::shift(&locks, &client),
             locks,
             keys,
             client,
@@ -238,7 +238,7 @@ impl Drop for Campaign {
             keeper.discard_owner(&self.client, &self.keys, &self.place.owner, until, false);
         }
         if !self.over && self.locks.torn_down(&self.keys.name) {
-            keeper.orphaned(self.keys.clone(), self.client.clone());
+            keeper.orphaned(self.keys.clone());
         }
     }
 }

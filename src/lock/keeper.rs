@@ -2,7 +2,8 @@
 //!
 //! Invariant: every lease that this process may hold on the server is either in a live guard's
 //! name here, being renewed, or on its way to be released; until the lease has run out by itself.
-//! Guards and dropped calls leave notes; nothing here needs a caller to be polled.
+//! Guards and dropped calls leave notes; nothing here needs a caller to be polled. Notes outlive the
+//! runtime of the task, for the next one to go on with, and keep no client alive by themselves.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,6 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::hold::{End, Hold, LossReason, Owner};
@@ -34,15 +34,18 @@ struct State {
     /// Calls under way that may leave a duty when they are dropped: the task stays for them.
     shifts: usize,
     /// Names whose waiters have nobody who queues for them.
-    orphans: Vec<(Arc<Keys>, Client)>,
-    task: Option<JoinHandle<()>>,
+    orphans: Vec<Arc<Keys>>,
+    /// Whether there is a task: from before it is spawned until it is dropped.
+    at_work: bool,
+    /// Kept alive while there are duties and a task to carry them out. At any other time this
+    /// would be a circle: the client owns the keeper.
+    client: Option<Client>,
     /// When the task looks at the agenda again without being nudged.
     wakes_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
 struct Duty {
-    client: Client,
     task: Task,
     /// Its place on the agenda, if it is on it.
     at: Option<Instant>,
@@ -73,19 +76,31 @@ impl Drop for Shift {
 
 impl Keeper {
     /// Makes sure that the task runs, for a call that may have to leave a note when it is dropped.
-    pub(super) fn shift(locks: &Arc<Locks>) -> Shift {
+    pub(super) fn shift(locks: &Arc<Locks>, client: &Client) -> Shift {
         let mut state = locks.keeper().state();
         state.shifts += 1;
-        if state.task.as_ref().is_none_or(JoinHandle::is_finished) {
-            state.task = Some(tokio::spawn(run(locks.clone())));
+        let shift = Shift(locks.clone());
+        if state.at_work {
+            return shift;
         }
-        Shift(locks.clone())
+        state.at_work = true;
+        let at_work = AtWork {
+            locks: locks.clone(),
+            retired: false,
+        };
+        if !state.duties.is_empty() {
+            state.client = Some(client.clone());
+        }
+        // A runtime that is shutting down drops the task at once, and that takes the lock.
+        drop(state);
+        tokio::spawn(run(at_work));
+        shift
     }
 
     /// Renews `hold` from now on; at once if its lease is only a claim.
     pub(super) fn keep(&self, locks: &Arc<Locks>, client: &Client, hold: Arc<Hold>, at: Instant) {
         let owner = hold.owner.clone();
-        let _shift = Self::shift(locks);
+        let _shift = Self::shift(locks, client);
         self.add(owner, client, Task::Renew(hold), at);
     }
 
@@ -93,9 +108,9 @@ impl Keeper {
     /// background stays: the guard may have been dropped while its renewal was under way.
     pub(super) fn forget(&self, owner: &Owner) {
         let mut state = self.state();
-        if state.renews(owner) {
-            state.remove(owner);
-        }
+        let client = state.renews(owner).then(|| state.remove(owner));
+        drop(state);
+        drop(client);
     }
 
     /// A hold has ended otherwise than by the server's word. One that lasted too long still has its
@@ -110,7 +125,8 @@ impl Keeper {
 
     /// A release in the background has come to its end.
     fn settled(&self, owner: &Owner) {
-        self.state().remove(owner);
+        let client = self.state().remove(owner);
+        drop(client);
     }
 
     /// Releases `hold` in the background.
@@ -156,23 +172,20 @@ impl Keeper {
     }
 
     /// The waiters of a name need somebody to queue for them, and the caller cannot spawn.
-    pub(super) fn orphaned(&self, keys: Arc<Keys>, client: Client) {
-        self.state().orphans.push((keys, client));
+    pub(super) fn orphaned(&self, keys: Arc<Keys>) {
+        self.state().orphans.push(keys);
         self.nudge.notify_one();
     }
 
     fn add(&self, owner: Owner, client: &Client, task: Task, at: Instant) {
         let mut state = self.state();
-        state.remove(&owner);
+        state.strike(&owner);
+        if state.at_work && state.client.is_none() {
+            state.client = Some(client.clone());
+        }
         let sooner = state.wakes_at.is_some_and(|wakes_at| at < wakes_at);
-        state.duties.insert(
-            owner.clone(),
-            Duty {
-                client: client.clone(),
-                task,
-                at: Some(at),
-            },
-        );
+        let duty = Duty { task, at: Some(at) };
+        state.duties.insert(owner.clone(), duty);
         state.agenda.insert((at, owner));
         drop(state);
         if sooner {
@@ -217,24 +230,22 @@ impl Keeper {
 }
 
 /// The keeper's task. Spawned by the first call that may need it, it ends when there is nothing to
-/// keep. If it panics or its runtime ends, guards expire by their local deadlines, and what it
-/// was to release by its lease.
-async fn run(locks: Arc<Locks>) {
+/// keep. If it panics or its runtime ends, the next call that needs it starts another; until then
+/// guards expire by their local deadlines, and what it was to release by its lease.
+async fn run(mut at_work: AtWork) {
+    let locks = at_work.locks.clone();
     let keeper = locks.keeper();
-    let mut at_work = AtWork {
-        keeper,
-        retired: false,
-    };
+    // Declared after `at_work`, which sees to the duties of what is dropped here in mid-flight.
     let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {
         let now = Instant::now();
-        let (due, next, orphans) = {
+        let (due, client, next, orphans) = {
             let mut state = keeper.state();
             let due = state.due(now);
             let orphans = std::mem::take(&mut state.orphans);
             let idle = state.duties.is_empty() && state.shifts == 0 && work.is_empty();
             if idle && due.is_empty() && orphans.is_empty() {
-                state.task = None;
+                state.at_work = false;
                 state.wakes_at = None;
                 at_work.retired = true;
                 return;
@@ -244,13 +255,13 @@ async fn run(locks: Arc<Locks>) {
                 .first()
                 .map_or(now + IDLE, |(at, _)| (*at).min(now + IDLE));
             state.wakes_at = Some(next);
-            (due, next, orphans)
+            (due, state.client.clone(), next, orphans)
         };
-        for (keys, client) in orphans {
-            locks.campaign(&keys, client, None);
+        for keys in orphans {
+            locks.adopt(&keys);
         }
-        for job in jobs(&locks, due) {
-            work.push(job);
+        if let Some(client) = client {
+            work.extend(jobs(&locks, &client, due));
         }
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
@@ -260,31 +271,51 @@ async fn run(locks: Arc<Locks>) {
     }
 }
 
-/// The keeper's task while it runs. Torn down, it takes its duties along: they hold the client,
-/// which holds them.
-struct AtWork<'k> {
-    keeper: &'k Keeper,
+/// The keeper's task, also before it is polled for the first time. Torn down, it lets the client go
+/// and leaves its duties to the next.
+struct AtWork {
+    locks: Arc<Locks>,
     retired: bool,
 }
 
-impl Drop for AtWork<'_> {
+impl Drop for AtWork {
     fn drop(&mut self) {
         if !self.retired {
-            let mut state = self.keeper.state();
-            let duties = std::mem::take(&mut state.duties);
-            state.agenda.clear();
+            let mut state = self.locks.keeper().state();
+            state.at_work = false;
             state.wakes_at = None;
-            state.task = None;
+            state.resume(Instant::now());
+            let client = state.client.take();
             drop(state);
-            drop(duties);
+            drop(client);
         }
     }
 }
 
 impl State {
-    fn remove(&mut self, owner: &Owner) {
+    /// Removes a duty. The client comes back with the last one, to be dropped without the lock.
+    fn remove(&mut self, owner: &Owner) -> Option<Client> {
+        self.strike(owner);
+        if self.duties.is_empty() {
+            self.client.take()
+        } else {
+            None
+        }
+    }
+
+    fn strike(&mut self, owner: &Owner) {
         if let Some(Duty { at: Some(at), .. }) = self.duties.remove(owner) {
             self.agenda.remove(&(at, owner.clone()));
+        }
+    }
+
+    /// Puts duties back on the agenda that were being carried out, and may or may not have been.
+    fn resume(&mut self, now: Instant) {
+        for (owner, duty) in &mut self.duties {
+            if duty.at.is_none() {
+                duty.at = Some(now);
+                self.agenda.insert((now, owner.clone()));
+            }
         }
     }
 
@@ -311,20 +342,20 @@ impl State {
 }
 
 /// What is due, with the renewals of one bucket in one script call.
-fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, ()>> {
+fn jobs(
+    locks: &Arc<Locks>,
+    client: &Client,
+    due: Vec<(Owner, Duty)>,
+) -> Vec<BoxFuture<'static, ()>> {
     let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
-    let mut batches: HashMap<Bucket, (Client, Vec<Arc<Hold>>)> = HashMap::new();
-    for (owner, Duty { client, task, .. }) in due {
+    let mut batches: HashMap<Bucket, Vec<Arc<Hold>>> = HashMap::new();
+    for (owner, Duty { task, .. }) in due {
         match task {
             Task::Renew(hold) => {
                 if hold.status().is_err() {
-                    locks.keeper().retire(&client, &hold);
+                    locks.keeper().retire(client, &hold);
                 } else {
-                    batches
-                        .entry(hold.keys.bucket)
-                        .or_insert_with(|| (client, Vec::new()))
-                        .1
-                        .push(hold);
+                    batches.entry(hold.keys.bucket).or_default().push(hold);
                 }
             }
             Task::Discard {
@@ -335,7 +366,7 @@ fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, (
             } => {
                 jobs.push(Box::pin(discard(
                     locks.clone(),
-                    client,
+                    client.clone(),
                     owner,
                     keys,
                     (until, pause, may_come),
@@ -343,7 +374,7 @@ fn jobs(locks: &Arc<Locks>, due: Vec<(Owner, Duty)>) -> Vec<BoxFuture<'static, (
             }
         }
     }
-    for (client, holds) in batches.into_values() {
+    for holds in batches.into_values() {
         jobs.push(Box::pin(listen(
             locks.clone(),
             client.clone(),

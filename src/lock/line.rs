@@ -180,8 +180,37 @@ impl Locks {
     /// Puts a waiter that was to be the next holder, and is not, back at the head of the line.
     pub(super) fn back_in_line(&self, waiting: Waiting) {
         let mut lines = self.lines();
+        if waiting.reply.is_closed() {
+            return; // Nobody would ever take it out of the line again.
+        }
         let line = lines.entry(waiting.entry.keys.name.clone()).or_default();
         line.waiters.push_front(waiting);
+    }
+
+    /// A waiter of `name` has left. The campaign or the attempt forgets it, and else this does: it
+    /// would keep the client alive.
+    fn left(&self, name: &Arc<str>) {
+        let mut lines = self.lines();
+        if let Some(line) = lines.get_mut(name)
+            && !line.campaigning
+            && !line.attempting
+        {
+            line.drop_leavers();
+            if line.waiters.is_empty() {
+                lines.remove(name);
+            }
+        }
+    }
+
+    /// Starts the campaign of a name whose last one was torn down, if somebody waits.
+    pub(super) fn adopt(self: &Arc<Self>, keys: &Arc<Keys>) {
+        let lines = self.lines();
+        let front = lines.get(&keys.name).and_then(|line| line.waiters.front());
+        let client = front.map(|waiting| waiting.entry.client.clone());
+        drop(lines);
+        if let Some(client) = client {
+            self.campaign(keys, client, None);
+        }
     }
 
     /// Starts the campaign of `name`, unless one is under way or nobody waits. `place` is a place
@@ -416,6 +445,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.answer.close();
         self.nudge.notify_one();
+        self.locks.left(&self.name);
     }
 }
 

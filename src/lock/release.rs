@@ -24,7 +24,7 @@ impl Locks {
             hold: hold.clone(),
             client: client.clone(),
             open: true,
-            _shift: Keeper::shift(self),
+            _shift: Keeper::shift(self, client),
             locks: self.clone(),
         };
         hold.end(End::Released);
@@ -120,7 +120,7 @@ impl Releasing {
                     .discard_owner(&self.client, &keys, &owner, until, true);
             }
             self.locks.back_in_line(waiting);
-            self.locks.keeper().orphaned(keys, self.client.clone());
+            self.locks.keeper().orphaned(keys);
         }
     }
 }

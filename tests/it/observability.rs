@@ -1,16 +1,13 @@
 //! What is told through `tracing`: all of it stands in one table, and none of it is secret.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind, embedded};
-use tracing::field::{Field, Visit};
-use tracing::{Event, Metadata, Subscriber, span};
 
+use crate::listener::Listener;
 use crate::server::connection;
 
 /// Target, level, name and fields, as the table spells them.
@@ -59,11 +56,7 @@ fn every_span_and_event_stands_in_the_table() {
 #[tokio::test]
 async fn no_value_password_or_token_is_ever_told() {
     const SECRETS: [&str; 3] = ["pa55word", "987654321", "sesame"];
-    let told = Arc::new(Mutex::new(String::new()));
-    // With one dispatcher only, a callsite that another test's thread meets first asks that thread's
-    // subscriber, which is none, and is never asked again. With two, it asks all there are.
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
-    let _listening = tracing::subscriber::set_default(Listener(told.clone()));
+    let listener = Listener::start();
     // Without `INCRBY` the server quotes what it was sent.
     let arguments = [
         "--requirepass",
@@ -135,7 +128,7 @@ async fn no_value_password_or_token_is_ever_told() {
         .await
         .expect("loaded again");
 
-    seen += &told.lock().unwrap_or_else(PoisonError::into_inner);
+    seen += &listener.told();
     for wanted in [
         "connected",
         "acquired",
@@ -152,51 +145,6 @@ async fn no_value_password_or_token_is_ever_told() {
     for secret in SECRETS.into_iter().chain([owner.as_str()]) {
         assert!(!seen.contains(secret), "{secret} was told: {seen}");
     }
-}
-
-/// Writes everything down that is told on this thread.
-struct Listener(Arc<Mutex<String>>);
-
-struct Fields<'s>(&'s mut String);
-
-impl Listener {
-    fn write(&self, name: &str, record: impl FnOnce(&mut Fields<'_>)) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *told += name;
-        record(&mut Fields(&mut told));
-        *told += "\n";
-    }
-}
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        *self.0 += &format!(" {field}={value:?}");
-    }
-}
-
-impl Subscriber for Listener {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("hedgerow")
-    }
-
-    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
-        self.write(attributes.metadata().name(), |fields| {
-            attributes.record(fields)
-        });
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
-        self.write("record", |fields| values.record(fields));
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        self.write(event.metadata().name(), |fields| event.record(fields));
-    }
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
 }
 
 /// What a call of a macro of `tracing` tells. `call` begins behind its opening parenthesis.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
 
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, connection};
 use crate::wait::bounded;
 
@@ -139,4 +140,27 @@ async fn a_brought_connection_is_used_and_its_end_is_told() {
         let value: i64 = server.run(&["GET", &format!("hr:c:{{{protocol}}}")]).await;
         assert_eq!(value, 3);
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_has_fallen_silent_is_given_up_and_its_calls_end() {
+    let server = Server::start().await;
+    let proxy = Proxy::before(&server);
+    let ages = Duration::from_secs(3600);
+    let client = proxy.builder().deadline(ages).connect().await;
+    let client = client.expect("a good URL");
+    let counter = client.counter("views");
+    assert_eq!(counter.add(1).await.expect("added").value, 1);
+
+    let silence = proxy.on(Request::any().named("INCRBY"), Act::Vanish);
+    // One goes by itself, the others together; none may be sent again.
+    let adds = futures::future::join_all((0..5).map(|_| counter.add(1).into_future()));
+    let asked = async { futures::join!(adds, counter.get()) };
+    let (added, value) = bounded("the connection is given up", asked).await;
+    for error in added.into_iter().map(|added| added.expect_err("unheard")) {
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+        assert!(error.is_indeterminate(), "{error}");
+    }
+    assert_eq!(value.expect("read over a new connection"), 1);
+    assert_eq!(silence.hits(), 1);
 }

@@ -179,3 +179,27 @@ async fn tags_that_a_reader_does_not_declare_count_all_the_same() {
     cache.invalidate_tags(["b"]).await.expect("invalidated");
     assert_eq!(*call(&["a"]).await.expect("loaded"), 2);
 }
+
+#[tokio::test]
+async fn more_tags_than_an_entry_can_carry_are_refused_before_anything_is_loaded_or_written() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("cities");
+    let many: Vec<String> = (0..255).map(|tag| format!("tag {tag}")).collect();
+    let load = || async { panic!("nothing is loaded") as Result<u8, Infallible> };
+    let load = cache.memoize("lyon", MINUTE, load).tags(&many).await;
+    let set = cache.set("lyon", &1u8, MINUTE).tags(&many).await;
+    for error in [load.map(drop), set].map(|refused| refused.expect_err("too many")) {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains("255 tags"), "{error}");
+    }
+    assert_eq!(server.keys("*").await, [""; 0]);
+
+    // As many as there is room for; one that is named twice counts once.
+    let most = many[..254].iter().chain(&many[..9]);
+    let set = cache.set("lyon", &1u8, MINUTE).tags(most).await;
+    set.expect("stored");
+    assert!(is_there(&cache, "lyon").await);
+    let invalidated = cache.invalidate_tags(&many).await;
+    invalidated.expect("any number can be invalidated at once");
+    assert!(!is_there(&cache, "lyon").await);
+}
