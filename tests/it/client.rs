@@ -32,7 +32,7 @@ async fn a_client_starts_while_the_server_is_down() {
 
 #[tokio::test]
 async fn the_environment_names_the_server() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut child = Child::start_where("read the environment", &[], |command| {
         command.env("REDIS_URL", server.url());
     });

@@ -72,7 +72,7 @@ async fn a_load_that_goes_on_while_the_server_is_full_is_not_taken_over() {
 
 #[tokio::test]
 async fn a_replica_refuses_writes_and_still_reads() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = hasty(&server).await;
     client.counter("views").set(5).await.expect("a primary");
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -159,7 +159,7 @@ async fn too_few_replicas_refuse_writes() {
 
 #[tokio::test]
 async fn missing_credentials_are_told() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let _: Value = server.run(&["CONFIG", "SET", "requirepass", CANARY]).await;
     let client = hasty(&server).await;
     for calls in [&WRITES[..], &READS] {
@@ -177,7 +177,7 @@ async fn missing_credentials_are_told() {
 
 #[tokio::test]
 async fn wrong_credentials_are_told_and_never_repeated() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let _: Value = server
         .run(&["CONFIG", "SET", "requirepass", "another"])
         .await;
@@ -223,7 +223,7 @@ async fn no_builder_and_no_error_about_a_url_repeats_the_password() {
 
 #[tokio::test]
 async fn what_the_acl_forbids_changes_nothing_and_is_told() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     server
         .client()
         .await
@@ -258,7 +258,7 @@ async fn what_the_acl_forbids_changes_nothing_and_is_told() {
 
 #[tokio::test]
 async fn an_add_that_may_not_ask_for_the_time_left_is_still_an_add() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let user = ["on", ">canary-7c1e", "~*", "+@all", "-pttl"];
     let _: Value = server
         .run(&[&["ACL", "SETUSER", "app"], &user[..]].concat())

@@ -12,7 +12,7 @@ use crate::wait::{figure, until};
 
 #[tokio::test]
 async fn each_of_500_tasks_gets_its_own_answer() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = server.client().await;
     let _: Value = server.run(&["HSET", "hr:c:{task 7}", "foreign", "1"]).await;
     let tasks: Vec<_> = (0..500_i64)
@@ -88,7 +88,7 @@ async fn a_call_that_is_dropped_in_the_queue_is_not_sent() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_while_it_waits_for_a_connection_is_not_sent() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = server.client().await;
     let pid = server.pid().await;
     signal(pid, "STOP");

@@ -160,7 +160,7 @@ async fn a_broken_lock_is_told_by_push_long_before_the_next_renewal() {
 
 #[tokio::test]
 async fn a_client_without_pushes_waits_by_timer() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let one = Client::from_connection(connection(server.url()).await);
     let two = Client::from_connection(connection(server.url()).await);
     let guard = one.lock("a").acquire().await.expect("free");

@@ -306,7 +306,7 @@ async fn a_herd_on_a_cold_key_costs_at_most_four_commands_a_process() {
 
 #[tokio::test]
 async fn a_waiter_is_woken_by_push_and_asks_for_the_lease_once() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (leader, waiter) = (server.client().await, server.client().await);
     for client in [&leader, &waiter] {
         let warm = client
@@ -361,7 +361,7 @@ async fn a_waiter_that_loses_its_push_connection_still_gets_the_value() {
 
 #[tokio::test]
 async fn a_client_without_a_push_connection_waits_by_timer() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let leader = server.client().await;
     let waiter = Client::from_connection(connection(server.url()).await);
     let gate = Gate::closed();
