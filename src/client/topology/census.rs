@@ -53,20 +53,23 @@ pub(super) struct Primary {
 
 impl Census {
     pub(super) fn new(seeds: Vec<Endpoint>, style: Style) -> Arc<Self> {
-        let trouble = Arc::new(Notify::new());
-        let on_trouble = {
-            let trouble = trouble.clone();
-            Arc::new(move || trouble.notify_one())
-        };
-        Arc::new(Self {
-            seeds,
-            style: Style {
-                on_trouble: Some(on_trouble),
-                ..style
-            },
-            trouble,
-            state: Mutex::default(),
-            asking: tokio::sync::Mutex::new(()),
+        Arc::new_cyclic(|census: &Weak<Self>| {
+            let census = census.clone();
+            let on_trouble = Arc::new(move || {
+                if let Some(census) = census.upgrade() {
+                    census.suspect();
+                }
+            });
+            Self {
+                seeds,
+                style: Style {
+                    on_trouble: Some(on_trouble),
+                    ..style
+                },
+                trouble: Arc::default(),
+                state: Mutex::default(),
+                asking: tokio::sync::Mutex::new(()),
+            }
         })
     }
 

@@ -228,6 +228,21 @@ impl Cluster {
         .await;
     }
 
+    /// Whether slots are where they were at the start, and none is on its way.
+    pub async fn is_as_born(&self) -> RedisResult<bool> {
+        let born: Vec<_> = (0..self.primaries)
+            .map(|index| (slots_of(index, self.primaries), self.ids[index].clone()))
+            .collect();
+        for node in &self.nodes {
+            let view = self.try_view(node).await?;
+            let known: String = node.try_run(&["CLUSTER", "NODES"]).await?;
+            if !view.healthy || view.slots != born || known.contains('[') {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The node that tells clients to come to this address.
     pub fn node_at(&self, address: &str) -> &Node {
         let port = address.rsplit(':').next().unwrap_or_default();
@@ -292,10 +307,8 @@ fn born_as(index: usize, primaries: usize, ids: &[String], places: &[String]) ->
         let primary = other % primaries;
         let epoch = primary + 1;
         if other < primaries {
-            let (from, to) = (
-                other * 16384 / primaries,
-                (other + 1) * 16384 / primaries - 1,
-            );
+            let slots = slots_of(other, primaries);
+            let (from, to) = (slots.start, slots.end - 1);
             text += &format!("{id} {place} {myself}master - 0 0 {epoch} connected {from}-{to}\n");
         } else {
             let primary = &ids[primary];
@@ -303,4 +316,10 @@ fn born_as(index: usize, primaries: usize, ids: &[String], places: &[String]) ->
         }
     }
     text + &format!("vars currentEpoch {primaries} lastVoteEpoch 0\n")
+}
+
+/// The slots of a primary at the start.
+fn slots_of(index: usize, primaries: usize) -> Range<u16> {
+    let bound = |index: usize| (index * 16384 / primaries) as u16;
+    bound(index)..bound(index + 1)
 }

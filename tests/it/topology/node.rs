@@ -208,7 +208,7 @@ impl Node {
     }
 
     /// Lets a stopped process go on.
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         signal(self.pid(), "CONT");
     }
 

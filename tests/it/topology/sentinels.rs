@@ -91,21 +91,28 @@ impl Sentinels {
         .await;
     }
 
-    /// Waits until every sentinel knows the others and both replicas, so that a failover can be
-    /// made.
+    /// Waits until a failover could be made.
     pub async fn ready(&self) {
+        until("the sentinels know each other", async || {
+            self.are_ready().await
+        })
+        .await;
+    }
+
+    /// Whether every sentinel knows the others and both replicas.
+    pub async fn are_ready(&self) -> bool {
         for sentinel in &self.sentinels {
-            until("the sentinels know each other", async || {
-                let quorum: Result<String, _> = sentinel
-                    .try_run(&["SENTINEL", "CKQUORUM", Self::NAME])
-                    .await;
-                let replicas: Vec<Vec<String>> =
-                    sentinel.run(&["SENTINEL", "REPLICAS", Self::NAME]).await;
-                let known = replicas.iter().filter(|replica| is_usable(replica));
-                quorum.is_ok_and(|quorum| quorum.starts_with("OK 3")) && known.count() == 2
-            })
-            .await;
+            let quorum: Result<String, _> = sentinel
+                .try_run(&["SENTINEL", "CKQUORUM", Self::NAME])
+                .await;
+            let replicas: Vec<Vec<String>> =
+                sentinel.run(&["SENTINEL", "REPLICAS", Self::NAME]).await;
+            let known = replicas.iter().filter(|replica| is_usable(replica));
+            if !quorum.is_ok_and(|quorum| quorum.starts_with("OK 3")) || known.count() != 2 {
+                return false;
+            }
         }
+        true
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod cluster;
 mod node;
+mod pool;
 mod proxy;
 mod sentinels;
+mod tls;
 
 pub use node::own;

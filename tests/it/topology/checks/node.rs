@@ -14,7 +14,7 @@ async fn a_node_is_stopped_killed_and_started_again_on_its_port() {
     node.stop();
     let running = ps(pid);
     assert!(running.starts_with('T'), "it is stopped: {running}");
-    node.go_on();
+    node.resume();
     let _: String = node.run(&["PING"]).await;
     node.kill().await;
     assert!(
@@ -91,7 +91,7 @@ async fn a_replica_that_slept_is_promoted_without_the_last_writes() {
         let _: i64 = primary.run(&["INCR", "count"]).await;
     }
     primary.kill().await;
-    replica.go_on();
+    replica.resume();
     let _: String = replica.run(&["REPLICAOF", "NO", "ONE"]).await;
     let count: i64 = replica.run(&["GET", "count"]).await;
     assert_eq!(count, 1);

@@ -36,7 +36,7 @@ async fn sentinels_leave_a_paused_primary_behind() {
     let paused = sentinels.primary().await;
     paused.stop();
     sentinels.moved_from(&old).await;
-    paused.go_on();
+    paused.resume();
     until(
         "it is told that it is not the primary any more",
         async || paused.info("replication", "role").await == "slave",
