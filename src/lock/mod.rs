@@ -36,7 +36,7 @@ use crate::script::{Call, Script, script};
 use crate::ttl::Ttl;
 use attempt::Attempt;
 use campaign::Standing;
-use line::{Entry, Locks};
+use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
 script!(RELEASE = "release.lua" after "prelude.lua");
@@ -207,7 +207,10 @@ impl Lock {
         let sent = Instant::now();
         let reply = self
             .client
-            .run(entry.acquire(&attempt.owner, false), self.client.deadline())
+            .run(
+                entry.acquire(&attempt.owner, Queueing::No),
+                self.client.deadline(),
+            )
             .await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => Ok(Some(attempt.won(entry, fence, sent))),
