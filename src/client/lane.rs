@@ -5,7 +5,7 @@
 //! straight to the connection; when several are under way, the rest wait in a queue and a carrier
 //! task sends all of them as one pipeline, which costs the client a fraction of the CPU that
 //! single commands do. Reads that wait together travel as one `MGET` of their distinct keys, or where
-//! keys have slots, as one `GET` for each.
+//! keys have slots, or the server refuses the `MGET`, as one `GET` for each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -317,18 +317,25 @@ impl Batch {
                 return;
             }
         };
+        let read: Vec<Value> = replies.by_ref().take(reading).collect();
+        for reply in singles {
+            let _ = reply.send(replies.next().ok_or_else(short));
+        }
         if reading > 0 {
-            let all = match lane.reads {
-                Reads::Together => replies
+            let all = match (lane.reads, &read[..]) {
+                // Nobody may fail for what another has asked for, such as a forbidden key.
+                (Reads::Together, [Value::ServerError(_)]) if self.reads.len() > 1 => {
+                    let replies = lane.link.send_all(&gets(&self.keys), deadline).await;
+                    replies.and_then(|replies| cells(replies, self.keys.len()))
+                }
+                (Reads::Together, _) => read
+                    .into_iter()
                     .next()
                     .ok_or_else(short)
                     .and_then(|value| together(value, self.keys.len())),
-                Reads::OneByOne => cells(replies.by_ref().take(reading), reading),
+                (Reads::OneByOne, _) => cells(read, reading),
             };
             hand_out(all, self.reads, self.wanted);
-        }
-        for reply in singles {
-            let _ = reply.send(replies.next().ok_or_else(short));
         }
     }
 }
