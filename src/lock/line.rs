@@ -143,17 +143,7 @@ impl Locks {
     /// The attempt on `name` is over: if others have come meanwhile, somebody must queue for them.
     /// Returns whether that is so.
     pub(super) fn attempted(&self, name: &Arc<str>) -> bool {
-        let mut lines = self.lines();
-        let Some(line) = lines.get_mut(name) else {
-            return false;
-        };
-        line.attempting = false;
-        line.drop_leavers();
-        let waited_for = !line.waiters.is_empty();
-        if !waited_for && !line.campaigning {
-            lines.remove(name);
-        }
-        waited_for
+        self.tidied(name, |line| line.attempting = false)
     }
 
     /// Puts the caller at the end of the line.
@@ -203,15 +193,12 @@ impl Locks {
     /// A waiter of `name` has left. The campaign or the attempt forgets it, and else this does: it
     /// would keep the client alive.
     fn left(&self, name: &Arc<str>) {
-        let mut lines = self.lines();
-        if let Some(line) = lines.get_mut(name)
-            && !line.campaigning
-            && !line.attempting
-        {
-            line.drop_leavers();
-            if line.waiters.is_empty() {
-                lines.remove(name);
-            }
+        let lines = self.lines();
+        let line = lines.get(name);
+        let alone = line.is_some_and(|line| !line.campaigning && !line.attempting);
+        drop(lines);
+        if alone {
+            self.tidied(name, |_| ());
         }
     }
 
@@ -272,14 +259,20 @@ impl Locks {
 
     /// The campaign of `name` was torn down; says whether somebody waits for another.
     pub(super) fn torn_down(&self, name: &Arc<str>) -> bool {
+        self.tidied(name, |line| line.campaigning = false)
+    }
+
+    /// Changes a line, and forgets who has left it, and the line if nobody needs it any more. Returns
+    /// whether somebody waits.
+    fn tidied(&self, name: &Arc<str>, change: impl FnOnce(&mut Line)) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
             return false;
         };
-        line.campaigning = false;
+        change(line);
         line.drop_leavers();
         let waited_for = !line.waiters.is_empty();
-        if !waited_for && !line.attempting {
+        if !waited_for && !line.attempting && !line.campaigning {
             lines.remove(name);
         }
         waited_for
