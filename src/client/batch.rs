@@ -118,19 +118,27 @@ impl Batch {
                 return;
             }
         };
-        if reading > 0 {
-            let all = match reads {
-                Reads::Together => replies
-                    .next()
-                    .ok_or_else(short)
-                    .and_then(|value| together(value, self.keys.len())),
-                Reads::OneByOne => cells(replies.by_ref().take(reading), reading),
-            };
-            hand_out(all, self.readers, self.wanted);
-        }
+        let read: Vec<Value> = replies.by_ref().take(reading).collect();
         for reply in singles {
             let _ = reply.send(replies.next().ok_or_else(short));
         }
+        if reading == 0 {
+            return;
+        }
+        let count = self.keys.len();
+        let all = match (reads, &read[..]) {
+            // Nobody may fail for what another has asked for, such as a forbidden key.
+            (Reads::Together, [Value::ServerError(_)]) if self.readers.len() > 1 => {
+                let replies = link.send_all(&gets(&self.keys), deadline).await;
+                replies.and_then(|replies| cells(replies, count))
+            }
+            (Reads::Together, _) => {
+                let reply = read.into_iter().next().ok_or_else(short);
+                reply.and_then(|value| together(value, count))
+            }
+            (Reads::OneByOne, _) => cells(read, count),
+        };
+        hand_out(all, self.readers, self.wanted);
     }
 }
 

@@ -5,7 +5,7 @@
 //! straight to the connection; when several are under way, the rest wait in a queue and a carrier
 //! task sends all of them as one pipeline, which costs the client a fraction of the CPU that
 //! single commands do. Reads that wait together travel as one `MGET` of their distinct keys, or where
-//! keys have slots, as one `GET` for each.
+//! keys have slots, or the server refuses the `MGET`, as one `GET` for each.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
