@@ -8,6 +8,7 @@ mod cache;
 mod counter;
 mod lock;
 mod slices;
+mod topologies;
 
 use hedgerow::embedded;
 use slices::{Result, Runs};
@@ -22,6 +23,7 @@ fn main() -> Result<()> {
         let server = embedded::Server::start().await?;
         cache::run(server.url(), &runs).await?;
         counter::run(server.url(), &runs).await?;
-        lock::run(server.url(), &runs).await
+        lock::run(server.url(), &runs).await?;
+        topologies::run(&runs).await
     })
 }

@@ -95,5 +95,5 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-const SLICE: Duration = Duration::from_millis(150);
+pub(crate) const SLICE: Duration = Duration::from_millis(150);
 const ROUNDS: usize = 15;

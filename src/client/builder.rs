@@ -12,8 +12,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::cells::Reads;
 use super::endpoint::{Credentials, Endpoint};
-use super::lane::Reads;
 use super::node::{Node, Style};
 use super::topology::{Cluster, Replicated, Sentinels, Topology};
 use super::{Client, Core, Deadlines};

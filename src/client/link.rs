@@ -113,7 +113,13 @@ impl Link {
         let sent = live
             .connection
             .send_packed_commands(pipeline, 0, pipeline.len());
-        let replies = self.observed(health.answer(sent, deadline).await)?;
+        let answer = health.answer(sent, deadline).await;
+        // One refusal that the driver does not understand stands for all of them.
+        let answer = answer.map_err(|error| match error.fate() {
+            Fate::Refused => error.with_fate(Fate::Unknown),
+            _ => error,
+        });
+        let replies = self.observed(answer)?;
         for reply in &replies {
             self.judge(reply, live.epoch);
         }

@@ -4,11 +4,14 @@
 //! pushes, both lazily and both made anew when they are lost. The primitives reach Redis through the
 //! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
+mod batch;
 mod builder;
+mod cells;
 mod dial;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod endpoint;
+mod gather;
 mod health;
 mod lane;
 mod link;

@@ -22,7 +22,7 @@ pub(crate) use sentinel::Sentinels;
 use tokio::time::Instant;
 pub(crate) use writes::Writing;
 
-use super::lane::Cells;
+use super::cells::Cells;
 use super::node::Node;
 use super::push::Hub;
 use crate::error::Result;

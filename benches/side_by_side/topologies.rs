@@ -1,0 +1,132 @@
+//! The same calls on one server, on a cluster of three primaries and on two shards: throughput, and
+//! the client's own CPU time for each operation.
+//!
+//! `cluster_hit/one@50` is a ratio of throughputs, higher is better; `cpu_cluster_hit/one@50` a ratio of
+//! CPU times an operation, lower is better. All servers share the machine with the client.
+
+#[path = "../../examples/servers/cluster.rs"]
+mod servers;
+
+use std::time::{Duration, Instant};
+
+use hedgerow::Client;
+use hedgerow::embedded::Server;
+
+use crate::slices::{Result, Runs, SLICE, median, spread};
+use servers::Cluster;
+
+/// What a task does over and over.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    Hit,
+    HitThreeTags,
+    Add,
+    LockCycle,
+}
+
+const WORK: [(Work, &str); 4] = [
+    (Work::Hit, "hit"),
+    (Work::HitThreeTags, "hit_3tags"),
+    (Work::Add, "counter_add"),
+    (Work::LockCycle, "lock_cycle"),
+];
+
+pub(crate) async fn run(runs: &Runs) -> Result<()> {
+    let wanted = |other: &str| {
+        WORK.iter()
+            .any(|(_, name)| runs.wants(&format!("{other}_{name}/one")))
+    };
+    if wanted("cluster") {
+        // By TCP, as the others are reached.
+        let port = servers::free_ports(1)?[0].to_string();
+        let server = Server::start_with(&["--port", &port]).await?;
+        let one = Client::connect(&format!("redis://127.0.0.1:{port}")).await?;
+        let cluster = Cluster::start(3, false).await?;
+        let client = Client::builder().cluster(cluster.seeds()).connect().await?;
+        against("cluster", &client, &one, runs).await?;
+        drop(server);
+    }
+    Ok(())
+}
+
+/// Compares `client` with `one`, both with the same work.
+async fn against(other: &str, client: &Client, one: &Client, runs: &Runs) -> Result<()> {
+    for (work, name) in WORK {
+        let name = format!("{other}_{name}/one");
+        if !runs.wants(&name) {
+            continue;
+        }
+        for tasks in [50, 500] {
+            let (mut rates, mut costs) = (Vec::new(), Vec::new());
+            for round in 0..ROUNDS {
+                // The first round warms up.
+                let mut seen = [(0.0, 0.0); 2];
+                for side in [round % 2, (round + 1) % 2] {
+                    let client = [client, one][side];
+                    seen[side] = slice(client, work, tasks).await?;
+                }
+                if round > 0 {
+                    rates.push(seen[0].0 / seen[1].0);
+                    costs.push(seen[0].1 / seen[1].1);
+                }
+            }
+            println!("{name}@{tasks} {:.2}", median(&mut rates));
+            println!("cpu_{name}@{tasks} {:.2}", median(&mut costs));
+        }
+    }
+    Ok(())
+}
+
+/// Operations a second, and CPU time of this process for each.
+async fn slice(client: &Client, work: Work, tasks: usize) -> Result<(f64, f64)> {
+    let (start, cpu) = (Instant::now(), cpu_time()?);
+    let until = start + SLICE;
+    let done = spread(tasks, |task| {
+        let client = client.clone();
+        async move {
+            let cache = client.cache("bench");
+            let (counter, lock) = (
+                client.counter(&format!("bench:{task}")),
+                client.lock(&format!("bench:{task}")),
+            );
+            let key = format!("key:{}", task % 64);
+            let load = || async { Ok::<_, std::io::Error>(7u64) };
+            let mut done = 0;
+            while Instant::now() < until {
+                match work {
+                    Work::Hit => {
+                        let hit = cache.memoize(&key, Duration::from_secs(600), load);
+                        hit.await.expect("a hit");
+                    }
+                    Work::HitThreeTags => {
+                        let hit = cache.memoize(&key, Duration::from_secs(600), load);
+                        hit.tags(["a", "b", "c"]).await.expect("a hit");
+                    }
+                    Work::Add => drop(counter.add(1).await.expect("added")),
+                    Work::LockCycle => {
+                        let guard = lock.acquire().await.expect("free");
+                        guard.release().await.expect("released");
+                    }
+                }
+                done += 1;
+            }
+            done
+        }
+    })
+    .await as f64;
+    let took = start.elapsed().as_secs_f64();
+    Ok((done / took, (cpu_time()? - cpu) / done))
+}
+
+/// The CPU time of the threads of this process so far, in nanoseconds. (Linux tells it so finely.)
+fn cpu_time() -> Result<f64> {
+    let mut ticks = 0.0;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        let stat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        let nanoseconds = stat.split(' ').next().unwrap_or("0").parse::<f64>()?;
+        ticks += nanoseconds;
+    }
+    Ok(ticks)
+}
+
+const ROUNDS: usize = 12;
