@@ -5,6 +5,7 @@
 //! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod batch;
+mod breaker;
 mod builder;
 mod cells;
 mod dial;
