@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::replicas::Replicas;
-use super::testimony::{Testimony, switch};
+use super::testimony::{Testimony, best, switch};
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::{Address, Credentials, Endpoint};
 use crate::client::link::{Link, OnPush, Route, Source};
@@ -204,17 +204,7 @@ impl Sentinels {
                 end = end.min(Instant::now() + GRACE);
             }
         }
-        let votes = |address: &Address| {
-            let agree = heard
-                .iter()
-                .filter(|it| it.primary.as_ref() == Some(address));
-            agree.count()
-        };
-        let best = heard
-            .iter()
-            .filter(|testimony| testimony.primary.is_some())
-            .max_by_key(|it| (it.epoch, it.primary.as_ref().map(votes)));
-        let Some((best, address)) = best.and_then(|it| Some((it, it.primary.clone()?))) else {
+        let Some((best, address)) = best(&heard) else {
             return Err(if self.is_most(heard.len()) {
                 unknown_service(&self.service)
             } else {
@@ -222,12 +212,15 @@ impl Sentinels {
             });
         };
         if let Some(replicas) = replicas {
-            let followers = best.replicas.iter().filter(|it| **it != address);
+            let followers = best.replicas.iter().filter(|it| *it != address);
             let followers: Vec<Endpoint> = followers.map(|it| self.endpoint(it.clone())).collect();
             replicas.set(&followers);
         }
-        let by_most = self.is_most(votes(&address));
-        self.learn(address, best.epoch, by_most);
+        let agree = heard
+            .iter()
+            .filter(|it| it.primary.as_ref() == Some(address));
+        let by_most = self.is_most(agree.count());
+        self.learn(address.clone(), best.epoch, by_most);
         Ok(())
     }
 
@@ -445,3 +438,49 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// How long an announcement may take to reach most sentinels.
 const SPREADING: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_yields_to_later_epochs_and_to_most_sentinels() {
+        let at = |port| Address::Tcp("h".into(), port);
+        let known = |left| Known {
+            address: at(1),
+            epoch: 4,
+            left,
+        };
+        let (alone, by_most) = (false, true);
+        let held = known(None);
+        assert!(held.yields_to(&at(2), 5, alone), "another failover");
+        assert!(held.yields_to(&at(1), 4, alone), "nothing new");
+        assert!(!held.yields_to(&at(2), 3, alone), "it was cut off");
+        assert!(
+            !held.yields_to(&at(2), 4, alone),
+            "it may have been told by hand"
+        );
+        assert!(held.yields_to(&at(2), 0, by_most), "they were set up anew");
+
+        let now = Instant::now();
+        let left = known(Some(now));
+        assert!(!left.names(&at(1)));
+        assert!(
+            left.yields_to(&at(2), 5, alone),
+            "who has announced it says where"
+        );
+        assert!(
+            !left.yields_to(&at(1), 4, by_most),
+            "they have not heard of it yet"
+        );
+        let Some(before) = now.checked_sub(SPREADING) else {
+            return;
+        };
+        let long_left = known(Some(before));
+        assert!(
+            long_left.yields_to(&at(1), 4, by_most),
+            "it came to nothing"
+        );
+        assert!(!long_left.yields_to(&at(1), 4, alone));
+    }
+}
