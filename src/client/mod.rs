@@ -17,6 +17,7 @@ mod lane;
 mod link;
 mod node;
 mod push;
+mod source;
 mod topology;
 
 use std::any::{Any, TypeId};

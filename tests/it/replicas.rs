@@ -184,6 +184,44 @@ async fn nobody_is_told_older_things_than_it_has_written() {
     assert!(asked > 500, "the replica was asked {asked} times only");
 }
 
+/// A replica that has just lost touch has a proof that still counts, for what was written before.
+#[tokio::test]
+async fn own_writes_of_every_kind_are_found_though_the_replica_has_not_received_them() {
+    let servers = Replicated::start(1).await;
+    let client = client(&servers).await;
+    let (cache, replica) = (near(&client), servers.replica(0));
+    let port = servers.primary().port().to_string();
+    let mut asked_after = 0;
+    for round in 1..=5_u64 {
+        let load = |value: u64| move || async move { Ok::<_, std::io::Error>(value) };
+        for key in ["set", "remove", "tag", "clear", "quiet"] {
+            let memoize = cache.memoize(key, HOUR, load(0));
+            memoize.tags(["t"]).await.expect("loaded");
+            read_until_asked(&cache, key, &[replica]).await;
+        }
+        let _: String = replica.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
+        let before = reads(replica).await;
+        let get = async |key: &str| {
+            let found = cache.get::<u64>(key).await.expect("an answer");
+            found.map(|found| *found)
+        };
+        assert_eq!(get("quiet").await, Some(0));
+        asked_after += reads(replica).await - before;
+        cache.set("set", &round, HOUR).await.expect("set");
+        assert_eq!(get("set").await, Some(round));
+        cache.remove("remove").await.expect("removed");
+        assert_eq!(get("remove").await, None);
+        cache.invalidate_tags(["t"]).await.expect("invalidated");
+        let memoize = cache.memoize("tag", HOUR, load(round)).tags(["t"]);
+        assert_eq!(*memoize.await.expect("loaded"), round);
+        assert_eq!(get("tag").await, Some(round), "what was loaded, too");
+        cache.clear().await.expect("cleared");
+        assert_eq!(get("clear").await, None);
+        let _: String = replica.run(&["REPLICAOF", "127.0.0.1", &port]).await;
+    }
+    assert!(asked_after > 0, "the replica would have answered");
+}
+
 #[tokio::test]
 async fn a_dead_replica_is_skipped_and_asked_again_when_it_is_back() {
     let servers = Replicated::start(2).await;

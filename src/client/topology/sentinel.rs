@@ -16,13 +16,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::known::Known;
 use super::replicas::Replicas;
 use super::testimony::{Testimony, best, switch};
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::{Address, Credentials, Endpoint};
-use crate::client::link::{Link, OnPush, Route, Source};
+use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
+use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
 
 impl ClientBuilder {
@@ -55,15 +57,6 @@ pub(crate) struct Sentinels {
     /// Whose connections follow the primary.
     led: OnceLock<Led>,
     watcher: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The primary, as far as known.
-#[derive(Debug, Clone)]
-struct Known {
-    address: Address,
-    epoch: u64,
-    /// When it was announced that it is the primary no more.
-    left: Option<Instant>,
 }
 
 /// One sentinel.
@@ -294,20 +287,6 @@ impl Sentinels {
     }
 }
 
-impl Known {
-    fn names(&self, address: &Address) -> bool {
-        self.left.is_none() && self.address == *address
-    }
-
-    /// Whether this is superseded by an answer. One of an epoch that is not higher says less than
-    /// what is known, unless most sentinels agree in it: then they have been set up anew. Shortly
-    /// after an announcement most may not have heard of it.
-    fn yields_to(&self, address: &Address, epoch: u64, by_most: bool) -> bool {
-        let spreading = self.left.is_some_and(|left| left.elapsed() < SPREADING);
-        epoch > self.epoch || self.names(address) || by_most && !spreading
-    }
-}
-
 impl Witness {
     fn new(endpoint: Endpoint, style: &Style, sentinels: &Weak<Sentinels>) -> Self {
         let sentinels = sentinels.clone();
@@ -435,52 +414,3 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// How often the sentinels are asked without cause, about.
 const POLL: Duration = Duration::from_secs(1);
-
-/// How long an announcement may take to reach most sentinels.
-const SPREADING: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_known_yields_to_later_epochs_and_to_most_sentinels() {
-        let at = |port| Address::Tcp("h".into(), port);
-        let known = |left| Known {
-            address: at(1),
-            epoch: 4,
-            left,
-        };
-        let (alone, by_most) = (false, true);
-        let held = known(None);
-        assert!(held.yields_to(&at(2), 5, alone), "another failover");
-        assert!(held.yields_to(&at(1), 4, alone), "nothing new");
-        assert!(!held.yields_to(&at(2), 3, alone), "it was cut off");
-        assert!(
-            !held.yields_to(&at(2), 4, alone),
-            "it may have been told by hand"
-        );
-        assert!(held.yields_to(&at(2), 0, by_most), "they were set up anew");
-
-        let now = Instant::now();
-        let left = known(Some(now));
-        assert!(!left.names(&at(1)));
-        assert!(
-            left.yields_to(&at(2), 5, alone),
-            "who has announced it says where"
-        );
-        assert!(
-            !left.yields_to(&at(1), 4, by_most),
-            "they have not heard of it yet"
-        );
-        let Some(before) = now.checked_sub(SPREADING) else {
-            return;
-        };
-        let long_left = known(Some(before));
-        assert!(
-            long_left.yields_to(&at(1), 4, by_most),
-            "it came to nothing"
-        );
-        assert!(!long_left.yields_to(&at(1), 4, alone));
-    }
-}
