@@ -82,10 +82,10 @@ impl Entry {
 
     /// The call that asks the server for the lock, and for a place in its queue.
     pub(super) fn acquire(&self, owner: &Owner, queueing: Queueing) -> Call {
-        let (patience, claim, told) = match queueing {
-            Queueing::No => (Duration::ZERO, self.claim(), 0u64),
-            Queueing::Asking => (PATIENCE, self.lease.at_most(ASKING_CLAIM), 0),
-            Queueing::Listening => (PATIENCE, self.claim(), 1),
+        let (patience, told) = match queueing {
+            Queueing::No => (Duration::ZERO, 0u64),
+            Queueing::Asking => (PATIENCE, 0),
+            Queueing::Listening => (PATIENCE, 1),
         };
         self.call(&super::ACQUIRE)
             .arg(owner.as_str())
@@ -93,7 +93,7 @@ impl Entry {
             .arg(self.client.process())
             .arg(&*self.metadata)
             .arg(patience.as_millis() as u64)
-            .arg(claim.millis())
+            .arg(self.claim().millis())
             .arg(told)
     }
 
@@ -460,9 +460,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest lease that a hand-over grants before the new holder is heard of.
 const CLAIM: Duration = Duration::from_secs(3);
-
-/// The same for one that is not told: its death is not noticed before, and it asks twenty times.
-const ASKING_CLAIM: Duration = Duration::from_secs(1);
 
 /// After how long a hold is worth a subscription.
 const LASTING: Duration = Duration::from_millis(50);
