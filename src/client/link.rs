@@ -18,9 +18,10 @@ use super::breaker::{Breaker, is_out};
 use super::dial::dial;
 use super::endpoint::Endpoint;
 use super::health::Health;
+use super::source::Source;
 use super::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::script::{from_driver, from_server};
+use crate::script::from_driver;
 
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -37,19 +38,6 @@ pub(crate) struct Route {
     pub(crate) connect_timeout: Duration,
     pub(crate) on_push: Option<OnPush>,
     pub(crate) on_trouble: Option<OnTrouble>,
-}
-
-/// Where connections come from.
-#[derive(Clone)]
-pub(crate) enum Source {
-    /// Opened as needed.
-    Server(Endpoint),
-    /// A replica of a cluster, which serves reads to those only who say that they may be old.
-    ClusterReplica(Endpoint),
-    /// The primary that sentinels name, looked up for each connection.
-    Sentinels(Arc<Sentinels>),
-    /// Brought by the caller: when it is gone, it is gone.
-    Brought(MultiplexedConnection),
 }
 
 pub(crate) struct Link {
@@ -289,42 +277,16 @@ impl Link {
             })
     }
 
-    /// What a new connection is told before it is used.
+    /// What a new connection is told, and asked, before it is used.
     async fn introduce(&self, live: &mut Live, until: Instant) -> Result<()> {
-        if let Source::Brought(_) = self.route.source {
+        let Some(hello) = self.route.source.hello(&self.route.name) else {
             return Ok(());
-        }
-        let mut hello = Pipeline::with_capacity(2);
-        // A user without the right to name the connection is served all the same.
-        let mut name = redis::cmd("CLIENT");
-        name.arg("SETNAME").arg(&self.route.name);
-        hello.add_command(name);
-        if let Source::ClusterReplica(_) = self.route.source {
-            hello.add_command(redis::cmd("READONLY"));
-        }
-        if let Source::Sentinels(_) = self.route.source {
-            hello.add_command(redis::cmd("ROLE"));
-        }
-        let sent = live.connection.send_packed_commands(&hello, 0, hello.len());
-        let replies = match timeout_at(until, sent).await {
-            Ok(Ok(replies)) => replies,
-            Ok(Err(error)) => return Err(from_driver(error).with_fate(Fate::NotExecuted)),
-            Err(_) => return Err(not_connected_in_time()),
         };
-        for (place, reply) in replies.iter().enumerate() {
-            match reply {
-                Value::ServerError(error) if error.code() == "NOAUTH" || place > 0 => {
-                    return Err(from_server(error));
-                }
-                _ => {}
-            }
-        }
-        match (&self.route.source, replies.last()) {
-            (Source::Sentinels(_), Some(role)) if !is_primary(role) => Err(Error::new(
-                ErrorKind::ReadOnly,
-                "the server that the sentinels name is a replica, still or already",
-            )),
-            _ => Ok(()),
+        let sent = live.connection.send_packed_commands(&hello, 0, hello.len());
+        match timeout_at(until, sent).await {
+            Ok(Ok(replies)) => self.route.source.accept(&replies),
+            Ok(Err(error)) => Err(from_driver(error).with_fate(Fate::NotExecuted)),
+            Err(_) => Err(not_connected_in_time()),
         }
     }
 
@@ -408,16 +370,6 @@ impl Link {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Source {
-    /// Returns when there may be another server to connect to.
-    async fn news(&self) {
-        match self {
-            Self::Sentinels(sentinels) => sentinels.news().await,
-            _ => std::future::pending().await,
-        }
     }
 }
 
@@ -506,14 +458,6 @@ fn moved_meanwhile() -> Error {
         ErrorKind::Unreachable,
         "the primary has moved to another server meanwhile",
     )
-}
-
-/// Whether `ROLE` was answered by a primary.
-fn is_primary(role: &Value) -> bool {
-    let Value::Array(parts) = role else {
-        return false;
-    };
-    matches!(parts.first(), Some(Value::BulkString(name)) if name == b"master")
 }
 
 fn retired_error() -> Error {

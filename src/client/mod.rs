@@ -18,6 +18,7 @@ mod lane;
 mod link;
 mod node;
 mod push;
+mod source;
 mod topology;
 
 use std::any::{Any, TypeId};

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use super::cells::Reads;
 use super::endpoint::Endpoint;
 use super::lane::Lane;
-use super::link::{Link, OnTrouble, Route, Source};
+use super::link::{Link, OnTrouble, Route};
 use super::push::Hub;
+use super::source::Source;
 
 /// How the nodes of one client are reached.
 #[derive(Clone)]

@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::slots::{Range, SLOTS, ranges};
 use crate::client::endpoint::{Address, Endpoint};
-use crate::client::link::Source;
 use crate::client::node::{Node, Style};
+use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::from_server;
 

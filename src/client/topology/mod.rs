@@ -6,6 +6,7 @@
 
 mod census;
 mod cluster;
+mod known;
 mod replicas;
 mod replicated;
 mod sentinel;

@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use super::writes::Writes;
 use crate::client::endpoint::Endpoint;
-use crate::client::link::{Link, Source};
+use crate::client::link::Link;
 use crate::client::node::{Node, Style};
+use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::script::{Found, from_server};

@@ -16,13 +16,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::known::Known;
 use super::replicas::Replicas;
-use super::testimony::{Testimony, switch};
+use super::testimony::{Testimony, best, switch};
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::{Address, Credentials, Endpoint};
-use crate::client::link::{Link, OnPush, Route, Source};
+use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
+use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
 
 impl ClientBuilder {
@@ -55,15 +57,6 @@ pub(crate) struct Sentinels {
     /// Whose connections follow the primary.
     led: OnceLock<Led>,
     watcher: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The primary, as far as known.
-#[derive(Debug, Clone)]
-struct Known {
-    address: Address,
-    epoch: u64,
-    /// When it was announced that it is the primary no more.
-    left: Option<Instant>,
 }
 
 /// One sentinel.
@@ -204,17 +197,7 @@ impl Sentinels {
                 end = end.min(Instant::now() + GRACE);
             }
         }
-        let votes = |address: &Address| {
-            let agree = heard
-                .iter()
-                .filter(|it| it.primary.as_ref() == Some(address));
-            agree.count()
-        };
-        let best = heard
-            .iter()
-            .filter(|testimony| testimony.primary.is_some())
-            .max_by_key(|it| (it.epoch, it.primary.as_ref().map(votes)));
-        let Some((best, address)) = best.and_then(|it| Some((it, it.primary.clone()?))) else {
+        let Some((best, address)) = best(&heard) else {
             return Err(if self.is_most(heard.len()) {
                 unknown_service(&self.service)
             } else {
@@ -222,12 +205,15 @@ impl Sentinels {
             });
         };
         if let Some(replicas) = replicas {
-            let followers = best.replicas.iter().filter(|it| **it != address);
+            let followers = best.replicas.iter().filter(|it| *it != address);
             let followers: Vec<Endpoint> = followers.map(|it| self.endpoint(it.clone())).collect();
             replicas.set(&followers);
         }
-        let by_most = self.is_most(votes(&address));
-        self.learn(address, best.epoch, by_most);
+        let agree = heard
+            .iter()
+            .filter(|it| it.primary.as_ref() == Some(address));
+        let by_most = self.is_most(agree.count());
+        self.learn(address.clone(), best.epoch, by_most);
         Ok(())
     }
 
@@ -298,20 +284,6 @@ impl Sentinels {
 
     fn watcher(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn names(&self, address: &Address) -> bool {
-        self.left.is_none() && self.address == *address
-    }
-
-    /// Whether this is superseded by an answer. One of an epoch that is not higher says less than
-    /// what is known, unless most sentinels agree in it: then they have been set up anew. Shortly
-    /// after an announcement most may not have heard of it.
-    fn yields_to(&self, address: &Address, epoch: u64, by_most: bool) -> bool {
-        let spreading = self.left.is_some_and(|left| left.elapsed() < SPREADING);
-        epoch > self.epoch || self.names(address) || by_most && !spreading
     }
 }
 
@@ -442,6 +414,3 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// How often the sentinels are asked without cause, about.
 const POLL: Duration = Duration::from_secs(1);
-
-/// How long an announcement may take to reach most sentinels.
-const SPREADING: Duration = Duration::from_secs(5);

@@ -64,6 +64,21 @@ impl Testimony {
     }
 }
 
+/// The answer that counts, and the primary that it names: of the highest epoch, since whoever was
+/// cut off during a failover is behind; of several such the one that most agree with.
+pub(super) fn best(heard: &[Testimony]) -> Option<(&Testimony, &Address)> {
+    let votes = |address: &Address| {
+        let agree = heard
+            .iter()
+            .filter(|it| it.primary.as_ref() == Some(address));
+        agree.count()
+    };
+    heard
+        .iter()
+        .filter_map(|it| Some((it, it.primary.as_ref()?)))
+        .max_by_key(|(it, address)| (it.epoch, votes(address)))
+}
+
 /// The old address in an announcement that `service` has another primary.
 pub(super) fn switch(message: &[Value], service: &str) -> Option<Address> {
     let [channel, announcement] = message else {
@@ -219,6 +234,24 @@ mod tests {
             assert!(bad(wrong).is_err_and(|error| error.kind() == ErrorKind::Server));
         }
         assert!(Testimony::parse(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_highest_epoch_counts_and_then_the_most_voices() {
+        let heard = |answers: &[(u16, u64)]| -> Option<Address> {
+            let testimony = |&(port, epoch): &(u16, u64)| Testimony {
+                primary: (port > 0).then(|| at(port)),
+                epoch,
+                replicas: Vec::new(),
+            };
+            let heard: Vec<Testimony> = answers.iter().map(testimony).collect();
+            best(&heard).map(|(_, address)| address.clone())
+        };
+        assert_eq!(heard(&[]), None);
+        assert_eq!(heard(&[(0, 9)]), None);
+        assert_eq!(heard(&[(1, 3), (1, 3), (2, 4)]), Some(at(2)));
+        assert_eq!(heard(&[(2, 4), (1, 3), (0, 9)]), Some(at(2)));
+        assert_eq!(heard(&[(1, 3), (2, 3), (1, 3)]), Some(at(1)));
     }
 
     #[test]
