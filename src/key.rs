@@ -133,6 +133,11 @@ impl Key {
         slot(self.0.as_bytes())
     }
 
+    /// What decides where this key is served: keys that share it are served together.
+    pub(crate) fn hash_tag(&self) -> &[u8] {
+        tagged(self.0.as_bytes())
+    }
+
     /// This key with `ending`, which is ours, at its end.
     pub(crate) fn ending_in(&self, ending: &str) -> Self {
         Self::new(format!("{}{ending}", self.0))
@@ -191,15 +196,20 @@ impl TagId {
 /// The cluster slot of a key, as `CLUSTER KEYSLOT` computes it (CRC16/XMODEM of the hash tag,
 /// modulo 16,384; Redis Cluster specification, "Keys distribution model").
 pub fn slot(key: &[u8]) -> u16 {
-    let tagged = key.iter().position(|&byte| byte == b'{').and_then(|open| {
+    let crc = tagged(key).iter().fold(0u16, |crc, &byte| {
+        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
+    });
+    crc % 16_384
+}
+
+/// The hash tag of a key; the key itself where it has none.
+fn tagged(key: &[u8]) -> &[u8] {
+    let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|&byte| byte == b'}')?;
         (close > 0).then(|| &rest[..close])
     });
-    let crc = tagged.unwrap_or(key).iter().fold(0u16, |crc, &byte| {
-        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
-    });
-    crc % 16_384
+    tag.unwrap_or(key)
 }
 
 /// CRC16/XMODEM: polynomial 0x1021, initial value 0, not reflected.
@@ -438,6 +448,7 @@ mod tests {
             let cache = space.cache(&a).expect("not empty");
             let value = cache.value(&b).expect("not empty");
             let lease = cache.load_lease(&b).expect("not empty");
+            prop_assert_eq!(value.hash_tag(), lease.hash_tag());
             prop_assert_eq!(slot(value.as_str().as_bytes()), slot(lease.as_str().as_bytes()));
         }
 

@@ -3,6 +3,7 @@
 //! Invariant: everything is checked before a client exists, and an error never repeats the URL,
 //! which may hold a password.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::endpoint::Endpoint;
 use super::lane::Reads;
 use super::node::{Node, Style};
-use super::topology::{Cluster, Topology};
+use super::topology::{Cluster, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
@@ -39,6 +40,7 @@ pub struct ClientBuilder {
 pub(super) enum Place {
     Url(String),
     Cluster(Vec<String>),
+    Shards(Vec<Shard>),
 }
 
 impl Default for ClientBuilder {
@@ -136,6 +138,7 @@ impl ClientBuilder {
             None => Err(invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => Ok(Topology::One(Node::new(&Endpoint::parse(url)?, style))),
             Some(Place::Cluster(seeds)) => Ok(Topology::Cluster(Cluster::new(seeds, style)?)),
+            Some(Place::Shards(shards)) => Ok(Topology::Shards(Shards::new(shards, style)?)),
         }
     }
 
@@ -192,7 +195,7 @@ impl ClientBuilder {
     }
 }
 
-pub(super) fn invalid(message: &'static str) -> Error {
+pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
 
@@ -201,6 +204,7 @@ impl fmt::Debug for Place {
         match self {
             Self::Url(_) => f.write_str("Url(hidden)"),
             Self::Cluster(_) => f.write_str("Cluster(hidden)"),
+            Self::Shards(_) => f.write_str("Shards(hidden)"),
         }
     }
 }

@@ -41,6 +41,7 @@ mod runtime;
 mod scripts;
 mod secrets;
 mod server;
+mod shards;
 mod tags;
 mod topology;
 mod wait;

@@ -6,12 +6,15 @@
 
 mod census;
 mod cluster;
+mod rendezvous;
+mod shards;
 mod slots;
 
 use std::sync::Arc;
 
 pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
+pub(crate) use shards::{Shard, Shards};
 use tokio::time::Instant;
 
 use super::lane::Cells;
@@ -27,6 +30,7 @@ pub(crate) enum Topology {
     /// One server, or whatever is the primary behind one name.
     One(Node),
     Cluster(Cluster),
+    Shards(Shards),
 }
 
 impl Topology {
@@ -35,6 +39,7 @@ impl Topology {
         match self {
             Self::One(node) => node.hub.clone(),
             Self::Cluster(cluster) => cluster.node(key)?.hub.clone(),
+            Self::Shards(shards) => shards.node(key).hub.clone(),
         }
     }
 
@@ -45,7 +50,7 @@ impl Topology {
         mut channels: impl Iterator<Item = Key>,
     ) -> Option<Key> {
         match self {
-            Self::One(_) => channels.next(),
+            Self::One(_) | Self::Shards(_) => channels.next(),
             Self::Cluster(cluster) => cluster.beside(key, channels),
         }
     }
@@ -55,6 +60,7 @@ impl Topology {
         match self {
             Self::One(node) => node.address().to_owned(),
             Self::Cluster(cluster) => cluster.address(),
+            Self::Shards(shards) => shards.address(),
         }
     }
 }
@@ -65,6 +71,8 @@ impl Transport for Topology {
             (Self::One(node), _) => node.lane.send(command, deadline).await,
             (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
             (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
+            (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
+            (Self::Shards(shards), None) => shards.send_to_all(command, deadline).await,
         }
     }
 
@@ -72,6 +80,7 @@ impl Transport for Topology {
         match self {
             Self::One(node) => found(node.lane.read(keys, deadline).await?),
             Self::Cluster(cluster) => cluster.read(keys, deadline).await,
+            Self::Shards(shards) => shards.read(keys, deadline).await,
         }
     }
 }
