@@ -38,6 +38,11 @@ pub(super) struct Miss {
 
 /// Reads the entry at `key` in one trip, with the generations of `tags`, the first of which is the
 /// whole cache's. An entry stamped with other tags too costs a second trip.
+///
+/// While keys move from one ring of shards to another, what is a miss on the present ring is
+/// looked for as the old ring places it, entry and tags: what was stored there was stamped with
+/// the generations there. A miss is told as the present ring sees it, which is where the load
+/// that follows asks for its lease.
 pub(super) async fn read<V: DeserializeOwned>(
     client: &Client,
     key: &Key,
@@ -45,9 +50,33 @@ pub(super) async fn read<V: DeserializeOwned>(
     stack: &Stack,
     deadline: Instant,
 ) -> Result<Reading<V>> {
+    let here = look(client, key, tags, stack, deadline, Key::clone).await?;
+    let Reading::Miss(miss) = &here else {
+        return Ok(here);
+    };
+    let nothing = miss.seen.is_empty() && client.twin(key).is_none();
+    if nothing || !client.looks_back() {
+        return Ok(here);
+    }
+    match look(client, key, tags, stack, deadline, Key::elsewhere).await? {
+        Reading::Miss(_) => Ok(here),
+        hit => Ok(hit),
+    }
+}
+
+/// Reads and judges on one ring: `at` places a key there.
+async fn look<V: DeserializeOwned>(
+    client: &Client,
+    key: &Key,
+    tags: &[Tag],
+    stack: &Stack,
+    deadline: Instant,
+    at: fn(&Key) -> Key,
+) -> Result<Reading<V>> {
+    let key = &at(key);
     let mut keys = Vec::with_capacity(1 + tags.len());
     keys.push(key.clone());
-    keys.extend(tags.iter().map(|tag| tag.key.clone()));
+    keys.extend(tags.iter().map(|tag| at(&tag.key)));
     let found = client.read(&keys, deadline).await?;
     let Some((entry, present)) = found.split_first() else {
         unreachable!("a read answers each key");
@@ -59,7 +88,7 @@ pub(super) async fn read<V: DeserializeOwned>(
     let decoded = match Envelope::parse(entry) {
         Err(error) => Err(error),
         Ok(envelope) => {
-            if !is_valid(client, &envelope, tags, present, deadline).await? {
+            if !is_valid(client, &envelope, tags, present, deadline, at).await? {
                 tracing::debug!(target: "hedgerow::cache", redis_key = %key, "invalidated");
                 return miss();
             }
@@ -102,13 +131,15 @@ async fn is_valid(
     tags: &[Tag],
     present: &[Option<Bytes>],
     deadline: Instant,
+    at: fn(&Key) -> Key,
 ) -> Result<bool> {
     let mut others: Vec<(Key, Generation)> = Vec::new();
     let mut clearable = false;
     for stamp in envelope.stamps() {
         let stamped = Generation::from_stamp(stamp.generation);
         let Some(place) = tags.iter().position(|tag| tag.id.0 == stamp.tag) else {
-            others.push((client.namespace().tag(TagId(stamp.tag)), stamped));
+            let key = client.namespace().tag(TagId(stamp.tag));
+            others.push((at(&key), stamped));
             continue;
         };
         if Generation::of(present[place].as_ref()) != Some(stamped) {

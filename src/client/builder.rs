@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::endpoint::Endpoint;
 use super::lane::Reads;
 use super::node::{Node, Style};
-use super::topology::{Cluster, Shard, Shards, Topology};
+use super::topology::{Cluster, Moving, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
@@ -27,6 +27,7 @@ use crate::ttl::Ttl;
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct ClientBuilder {
     pub(super) place: Option<Place>,
+    pub(super) moving: Option<Moving>,
     namespace: String,
     name: String,
     deadline: Duration,
@@ -47,6 +48,7 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
             place: None,
+            moving: None,
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
             deadline: Duration::from_secs(5),
@@ -134,11 +136,17 @@ impl ClientBuilder {
     }
 
     fn topology(&self, style: &Style) -> Result<Topology> {
+        if self.moving.is_some() && !matches!(self.place, Some(Place::Shards(_))) {
+            return Err(invalid("only shards move; call `shards` too"));
+        }
         match &self.place {
             None => Err(invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => Ok(Topology::One(Node::new(&Endpoint::parse(url)?, style))),
             Some(Place::Cluster(seeds)) => Ok(Topology::Cluster(Cluster::new(seeds, style)?)),
-            Some(Place::Shards(shards)) => Ok(Topology::Shards(Shards::new(shards, style)?)),
+            Some(Place::Shards(shards)) => {
+                let shards = Shards::new(shards, self.moving.as_ref(), style)?;
+                Ok(Topology::Shards(shards))
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod counter_loss;
 mod counter_model;
 mod freshness;
 mod fuzz_corpora;
+mod growth;
 mod house;
 mod keyslot;
 mod lane;

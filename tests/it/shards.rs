@@ -26,7 +26,7 @@ pub fn over(servers: &[Server]) -> ClientBuilder {
     Client::builder().shards(shards.map(|(name, url)| (name, url, 1)))
 }
 
-async fn client(servers: &[Server]) -> Client {
+pub async fn client(servers: &[Server]) -> Client {
     over(servers).connect().await.expect("good shards")
 }
 

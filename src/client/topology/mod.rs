@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
-pub(crate) use shards::{Shard, Shards};
+pub(crate) use shards::{Moving, Shard, Shards};
 use tokio::time::Instant;
 
 use super::lane::Cells;
@@ -53,6 +53,20 @@ impl Topology {
             Self::One(_) | Self::Shards(_) => channels.next(),
             Self::Cluster(cluster) => cluster.beside(key, channels),
         }
+    }
+
+    /// While keys move from one ring of shards to another: the key of a cache as the other ring
+    /// places it, if that is another server.
+    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+        match self {
+            Self::One(_) | Self::Cluster(_) => None,
+            Self::Shards(shards) => shards.twin(key),
+        }
+    }
+
+    /// Whether what a cache does not find may be where it was before keys began to move.
+    pub(crate) fn looks_back(&self) -> bool {
+        matches!(self, Self::Shards(shards) if shards.looks_back())
     }
 
     /// Where the servers are, without credentials.

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::found;
 use super::rendezvous::Ring;
-use crate::client::builder::{ClientBuilder, Place};
+use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::Endpoint;
 use crate::client::node::{Node, Style};
 use crate::error::Result;
-use crate::key::Key;
+use crate::key::{Key, Realm};
 use crate::script::{Found, from_server};
 
 impl ClientBuilder {
@@ -31,7 +31,8 @@ impl ClientBuilder {
     /// value is a miss, and processes that disagree on names or weights do not exclude each other
     /// with locks.
     ///
-    /// A shard that is down fails the calls for its own keys only.
+    /// A shard that is down fails the calls for its own keys only. To change the set without
+    /// emptying caches, see [`moving_to`](Self::moving_to).
     ///
     /// ```no_run
     /// # async fn example() -> hedgerow::Result<()> {
@@ -52,14 +53,64 @@ impl ClientBuilder {
         mut self,
         shards: impl IntoIterator<Item = (N, U, u32)>,
     ) -> Self {
-        let shards = shards.into_iter().map(|(name, url, weight)| Shard {
-            name: name.into(),
-            url: url.into(),
-            weight,
-        });
-        self.place = Some(Place::Shards(shards.collect()));
+        self.place = Some(Place::Shards(parsed(shards)));
         self
     }
+
+    /// The first of three steps from one set of [`shards`](Self::shards) to another, with the old
+    /// set in `shards` and the new one here, such that caches are not emptied:
+    ///
+    /// 1. every process is given `.shards(old).moving_to(new)`: as before, but whatever is
+    ///    removed, set or invalidated is removed or invalidated at its new place, too;
+    /// 2. every process is given `.shards(new).moving_from(old)`: see
+    ///    [`moving_from`](Self::moving_from);
+    /// 3. every process is given `.shards(new)`.
+    ///
+    /// Processes of two steps that follow each other may run side by side; a step may begin when
+    /// no process is two steps behind it. **Step 3 must not begin before all that was stored in
+    /// step 1 or earlier has expired:** 1.1 times the longest TTL in use, counted from the end of
+    /// the last process of step 1. A server that joins must hold nothing of this namespace: one
+    /// that has served it before, or has been part of a move that was called off, is flushed first.
+    ///
+    /// **This is for caches.** Counters and locks stay with the old set through steps 1 and 2, and
+    /// change places with step 3, where counters start again, and where processes of steps 2
+    /// and 3 do not exclude each other with locks. Give those that matter a client of their own,
+    /// whose shards do not change, or let no process of step 2 run when the first of step 3 starts.
+    ///
+    /// A shard is a server of one name: where both sets have it, its URL must lead to the same
+    /// place.
+    pub fn moving_to<N: Into<String>, U: Into<String>>(
+        mut self,
+        shards: impl IntoIterator<Item = (N, U, u32)>,
+    ) -> Self {
+        self.moving = Some(Moving::To(parsed(shards)));
+        self
+    }
+
+    /// The second of three steps from one set of [`shards`](Self::shards) to another, with the new
+    /// set in `shards` and the old one here: [`moving_to`](Self::moving_to) has them all.
+    ///
+    /// Caches load and store at the new places. What is not found there is read where it was
+    /// before, in a second trip. Whatever is removed, set or invalidated is removed or invalidated
+    /// at its old place, too; so all servers of both sets must be up.
+    pub fn moving_from<N: Into<String>, U: Into<String>>(
+        mut self,
+        shards: impl IntoIterator<Item = (N, U, u32)>,
+    ) -> Self {
+        self.moving = Some(Moving::From(parsed(shards)));
+        self
+    }
+}
+
+fn parsed<N: Into<String>, U: Into<String>>(
+    shards: impl IntoIterator<Item = (N, U, u32)>,
+) -> Vec<Shard> {
+    let shards = shards.into_iter().map(|(name, url, weight)| Shard {
+        name: name.into(),
+        url: url.into(),
+        weight,
+    });
+    shards.collect()
 }
 
 /// One server of several, as the caller says it.
@@ -69,11 +120,27 @@ pub(crate) struct Shard {
     weight: u32,
 }
 
+/// The other set of shards, as the caller says it, while keys move.
+pub(crate) enum Moving {
+    To(Vec<Shard>),
+    From(Vec<Shard>),
+}
+
 /// Several independent servers.
 pub(crate) struct Shards {
-    ring: Ring,
-    /// In the order of the ring.
+    /// Those of this ring first, in its order.
     nodes: Vec<Named>,
+    ring: Ring,
+    other: Option<Other>,
+}
+
+/// The other ring, while keys move.
+struct Other {
+    ring: Ring,
+    /// Which node each member of the ring is.
+    nodes: Vec<usize>,
+    /// This is the ring from which keys move.
+    is_old: bool,
 }
 
 /// A server, and what its errors call it.
@@ -83,19 +150,29 @@ struct Named {
 }
 
 impl Shards {
-    pub(crate) fn new(shards: &[Shard], style: &Style) -> Result<Self> {
-        let members = shards.iter().map(|shard| (&*shard.name, shard.weight));
-        let ring = Ring::new(members)?;
-        let named = shards.iter().map(|shard| {
-            let endpoint = Endpoint::parse(&shard.url).map_err(|error| error.at(&shard.name))?;
-            Ok(Named {
-                name: shard.name.as_str().into(),
-                node: Node::new(&endpoint, style),
-            })
-        });
+    pub(crate) fn new(shards: &[Shard], moving: Option<&Moving>, style: &Style) -> Result<Self> {
+        let mut known: Vec<(&str, Endpoint)> = Vec::new();
+        let (ring, _) = gathered(shards, &mut known)?;
+        let other = match moving {
+            None => None,
+            Some(Moving::To(others) | Moving::From(others)) => {
+                let (ring, nodes) = gathered(others, &mut known)?;
+                let is_old = matches!(moving, Some(Moving::From(_)));
+                Some(Other {
+                    ring,
+                    nodes,
+                    is_old,
+                })
+            }
+        };
+        let named = |(name, endpoint): (&str, Endpoint)| Named {
+            name: name.into(),
+            node: Node::new(&endpoint, style),
+        };
         Ok(Self {
-            nodes: named.collect::<Result<_>>()?,
+            nodes: known.into_iter().map(named).collect(),
             ring,
+            other,
         })
     }
 
@@ -105,7 +182,31 @@ impl Shards {
     }
 
     fn place(&self, key: &Key) -> usize {
-        self.ring.owner(key.hash_tag())
+        let tag = key.hash_tag();
+        let Some(other) = &self.other else {
+            return self.ring.owner(tag);
+        };
+        let is_other = match key.realm() {
+            Realm::Cached => false,
+            Realm::Elsewhere => true,
+            Realm::Kept => other.is_old,
+        };
+        match is_other {
+            true => other.nodes[other.ring.owner(tag)],
+            false => self.ring.owner(tag),
+        }
+    }
+
+    /// The key of a cache as the other ring places it, if that is another server.
+    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+        self.other.as_ref()?;
+        let twin = key.elsewhere();
+        (self.place(&twin) != self.place(key)).then_some(twin)
+    }
+
+    /// Whether what a cache does not find may be where the other ring places it.
+    pub(crate) fn looks_back(&self) -> bool {
+        self.other.as_ref().is_some_and(|other| other.is_old)
     }
 
     pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Instant) -> Result<Value> {
@@ -163,6 +264,30 @@ impl Shards {
         let all: Vec<String> = self.nodes.iter().map(shown).collect();
         all.join(",")
     }
+}
+
+/// The ring of `shards`, and which of `known` each is; those that were not known are added.
+fn gathered<'s>(
+    shards: &'s [Shard],
+    known: &mut Vec<(&'s str, Endpoint)>,
+) -> Result<(Ring, Vec<usize>)> {
+    let ring = Ring::new(shards.iter().map(|shard| (&*shard.name, shard.weight)))?;
+    let mut nodes = Vec::with_capacity(shards.len());
+    for Shard { name, url, .. } in shards {
+        let endpoint = Endpoint::parse(url).map_err(|error| error.at(name))?;
+        let place = known.iter().position(|(known, _)| known == name);
+        if let Some(place) = place {
+            let (_, there) = &known[place];
+            if (&there.address, there.db) != (&endpoint.address, endpoint.db) {
+                return Err(invalid("two URLs of one name lead to two places").at(name));
+            }
+        }
+        nodes.push(place.unwrap_or(known.len()));
+        if place.is_none() {
+            known.push((name, endpoint));
+        }
+    }
+    Ok((ring, nodes))
 }
 
 impl Named {
