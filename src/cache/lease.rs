@@ -86,7 +86,7 @@ impl Place {
 
     /// Removes the value and ends a load of it that is under way.
     pub(super) async fn clear(&self, client: &Client, deadline: Instant) -> Result<()> {
-        let reply = client.run(REMOVE.call(self.keys()), deadline).await;
+        let reply = client.change(REMOVE.call(self.keys()), deadline).await;
         let reply = reply.map_err(|error| error.with_key(&self.name))?;
         match reply.status()? {
             "OK" => Ok(()),
@@ -165,7 +165,8 @@ impl Claim {
             .arg(entry)
             .arg(ttl.millis())
             .arg(self.fence.load(Ordering::Relaxed));
-        let reply = self.client.run(call, self.client.cache_deadline()).await?;
+        let deadline = self.client.cache_deadline();
+        let reply = self.client.change(call, deadline).await?;
         match reply.status()? {
             "STORED" => Ok(Committed::Stored),
             "REFUSED" => Ok(Committed::Refused),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hedgerow::{Cache, Client, Codec, Compression, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use crate::memoize::Gate;
+use crate::gate::Gate;
 use crate::server::Server;
 use crate::wait::until;
 
@@ -357,7 +357,7 @@ async fn script_flush_under_load_is_not_noticed() {
 
 #[tokio::test]
 async fn an_entry_that_lost_its_whole_cache_tag_is_no_hit() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = server.client().await;
     let (one, other) = (client.cache("one"), client.cache("other"));
     set(&one, "k", "v").await;

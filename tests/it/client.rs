@@ -32,7 +32,7 @@ async fn a_client_starts_while_the_server_is_down() {
 
 #[tokio::test]
 async fn the_environment_names_the_server() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut child = Child::start_where("read the environment", &[], |command| {
         command.env("REDIS_URL", server.url());
     });
@@ -93,7 +93,7 @@ async fn bad_settings_are_refused() {
     let good = || Client::builder().url("redis://localhost");
     let zero = Duration::ZERO;
     for (what, builder) in [
-        ("no URL", Client::builder()),
+        ("no server", Client::builder()),
         ("name", good().name("")),
         ("name", good().name("a b")),
         ("namespace", good().namespace("")),

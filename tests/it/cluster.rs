@@ -339,7 +339,7 @@ async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_
 
 #[tokio::test]
 async fn what_is_no_cluster_is_told() {
-    let server = crate::server::Server::start().await;
+    let server = crate::server::Server::start_single().await;
     for (seeds, kind) in [
         (vec![], ErrorKind::InvalidInput),
         (

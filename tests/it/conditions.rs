@@ -5,6 +5,7 @@ use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use hedgerow::{Client, ErrorKind, Result};
 use redis::Value;
 use tokio::sync::Notify;
@@ -72,7 +73,7 @@ async fn a_load_that_goes_on_while_the_server_is_full_is_not_taken_over() {
 
 #[tokio::test]
 async fn a_replica_refuses_writes_and_still_reads() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = hasty(&server).await;
     client.counter("views").set(5).await.expect("a primary");
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -159,7 +160,7 @@ async fn too_few_replicas_refuse_writes() {
 
 #[tokio::test]
 async fn missing_credentials_are_told() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let _: Value = server.run(&["CONFIG", "SET", "requirepass", CANARY]).await;
     let client = hasty(&server).await;
     for calls in [&WRITES[..], &READS] {
@@ -177,7 +178,7 @@ async fn missing_credentials_are_told() {
 
 #[tokio::test]
 async fn wrong_credentials_are_told_and_never_repeated() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let _: Value = server
         .run(&["CONFIG", "SET", "requirepass", "another"])
         .await;
@@ -223,7 +224,7 @@ async fn no_builder_and_no_error_about_a_url_repeats_the_password() {
 
 #[tokio::test]
 async fn what_the_acl_forbids_changes_nothing_and_is_told() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     server
         .client()
         .await
@@ -258,7 +259,7 @@ async fn what_the_acl_forbids_changes_nothing_and_is_told() {
 
 #[tokio::test]
 async fn an_add_that_may_not_ask_for_the_time_left_is_still_an_add() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let user = ["on", ">canary-7c1e", "~*", "+@all", "-pttl"];
     let _: Value = server
         .run(&[&["ACL", "SETUSER", "app"], &user[..]].concat())
@@ -299,6 +300,48 @@ async fn nobody_listening_is_told_as_unreachable() {
             assert!(error.is_retryable() && !error.is_indeterminate(), "{name}");
         }
     }
+}
+
+/// A command that it does not know the server quotes, up to 128 bytes, be they text or not.
+#[tokio::test]
+async fn a_refusal_that_quotes_what_is_no_text_is_told_as_one() {
+    let server = Server::start_with(&["--rename-command", "EVALSHA", ""]).await;
+    let client = hasty(&server).await;
+    // Cut inside a letter.
+    let cut = client.counter(&"é".repeat(100));
+    let error = cut.add(1).within(0..=1).await.expect_err("no such command");
+    assert_eq!(error.kind(), ErrorKind::Server, "{error}");
+    assert!(error.to_string().contains("no text"), "{error}");
+    assert!(!error.is_indeterminate() && !error.is_retryable());
+    let bytes = vec![0xffu8; 64];
+    let set = client.cache("cities").set("42", &bytes, MINUTE).await;
+    assert_eq!(set.expect_err("no such command").kind(), ErrorKind::Server);
+
+    // What shares the connection may have run: it is not told as refused.
+    let views = client.counter("views");
+    let (mut counted, mut unsure) = (0, 0);
+    for _ in 0..20 {
+        let adds = join_all((0..4).map(|_| views.add(1).into_future()));
+        let (adds, refused) = futures::join!(adds, cut.add(1).within(0..=1).into_future());
+        let refused = refused.expect_err("no such command");
+        let told = refused.kind() == ErrorKind::Server || refused.is_indeterminate();
+        assert!(told, "{refused}");
+        for added in adds {
+            match added {
+                Ok(_) => counted += 1,
+                Err(error) => {
+                    assert!(error.is_indeterminate(), "{error}");
+                    unsure += 1;
+                }
+            }
+        }
+    }
+    let value = views.get().await.expect("read");
+    assert!(
+        (counted..=counted + unsure).contains(&value),
+        "{counted} {unsure} {value}"
+    );
+    assert!(unsure > 0, "some shared it");
 }
 
 /// Makes the calls and expects each to be refused for `kind`, in words that hold `word`, with the

@@ -24,7 +24,7 @@ async fn lossy(server: &Server) -> (Proxy, Client) {
 
 #[tokio::test]
 async fn an_add_whose_reply_is_lost_is_told_as_indeterminate_and_counted_once() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (proxy, client) = lossy(&server).await;
     let counter = client.counter("views");
     for (count, add) in [counter.add(1), counter.add(1).saturating()]
@@ -44,7 +44,7 @@ async fn an_add_whose_reply_is_lost_is_told_as_indeterminate_and_counted_once() 
 
 #[tokio::test]
 async fn an_add_with_an_id_is_sent_again_when_its_reply_is_lost_and_counted_once() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (proxy, client) = lossy(&server).await;
     let counter = client.counter("views");
     counter.add(10).await.expect("added");
@@ -57,7 +57,7 @@ async fn an_add_with_an_id_is_sent_again_when_its_reply_is_lost_and_counted_once
 
 #[tokio::test]
 async fn an_indeterminate_add_with_an_id_can_be_made_again_and_is_counted_once() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let hasty = server.builder().deadline(Duration::from_millis(300));
     let hasty = hasty.connect().await.expect("a good URL");
     hasty.ping().await.expect("an answer");
@@ -76,7 +76,7 @@ async fn an_indeterminate_add_with_an_id_can_be_made_again_and_is_counted_once()
 
 #[tokio::test]
 async fn a_set_or_take_whose_reply_is_lost_is_told_as_indeterminate_and_not_sent_again() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (proxy, client) = lossy(&server).await;
     let counter = client.counter("views");
     proxy.lose_next_reply();

@@ -267,7 +267,7 @@ async fn no_read_sees_what_was_loaded_before_its_tag_was_invalidated_or_the_cach
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_worlds_catch_a_cache_that_stores_whatever_it_loaded() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let subject = Subject::Naive(connection(server.url()).await);
     let story = ten_thousand(subject, By::Key).await;
     assert!(!stale(&story.history).is_empty());

@@ -78,7 +78,7 @@ async fn fences_rise_though_the_clock_stands_behind_the_last_one() {
 
 #[tokio::test]
 async fn a_holder_on_a_hung_server_is_told_although_no_answer_comes() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (one, two) = (server.client().await, server.client().await);
     let pid = server.pid().await;
     let guard = one.lock("a").lease(SHORT).acquire().await.expect("free");
@@ -95,7 +95,7 @@ async fn a_holder_on_a_hung_server_is_told_although_no_answer_comes() {
 
 #[tokio::test]
 async fn the_longest_hold_ends_in_time_although_the_server_hangs() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = server.client().await;
     let pid = server.pid().await;
     let lock = client.lock("a").lease(Duration::from_secs(600));

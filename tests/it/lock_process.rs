@@ -10,7 +10,7 @@ use crate::wait::{queued, until};
 
 #[tokio::test]
 async fn a_stopped_holder_learns_on_resume_that_it_lost_and_its_write_is_refused() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut resource = connection(server.url()).await;
     let mut first = Child::start("hold", &[server.url(), "a", "300"]);
     let first_fence = fence(&first.says().await);
@@ -39,7 +39,7 @@ async fn a_stopped_holder_learns_on_resume_that_it_lost_and_its_write_is_refused
 
 #[tokio::test]
 async fn a_released_lock_passes_from_process_to_process() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut first = Child::start("hold", &[server.url(), "a", "60000"]);
     let first_fence = fence(&first.says().await);
     let mut second = Child::start("hold", &[server.url(), "a", "60000"]);
@@ -52,7 +52,7 @@ async fn a_released_lock_passes_from_process_to_process() {
 
 #[tokio::test]
 async fn a_killed_holder_blocks_its_successor_for_no_more_than_its_lease() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     for _ in 0..3 {
         assert_taken_over_in_time(&server).await;
     }
@@ -60,7 +60,7 @@ async fn a_killed_holder_blocks_its_successor_for_no_more_than_its_lease() {
 
 #[tokio::test]
 async fn a_killed_holder_is_followed_in_time_though_the_server_expires_keys_late() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let fill =
         "for key = 1, 20000 do redis.call('SET', 'other:' .. key, '', 'PX', 600000 + key) end";
     let _: () = server.run(&["EVAL", fill, "0"]).await;

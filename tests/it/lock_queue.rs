@@ -130,7 +130,7 @@ async fn a_waiter_that_has_left_is_passed_over_at_once() {
 
 #[tokio::test]
 async fn a_lock_is_not_handed_to_a_process_that_is_gone() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (one, three) = (server.client().await, server.client().await);
     let first = held(&one).await;
     let dead = crate::process::Child::start("hold", &[server.url(), "a", "600000"]);

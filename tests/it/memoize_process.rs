@@ -31,7 +31,7 @@ async fn page(mut child: Child) -> String {
 
 #[tokio::test]
 async fn fifty_processes_ask_for_one_cold_key_and_it_is_loaded_once() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut crowd = crowd(&server, "10000", "300").await;
     for child in &mut crowd {
         child.tell("home").await;
@@ -51,7 +51,7 @@ async fn fifty_processes_ask_for_one_cold_key_and_it_is_loaded_once() {
 
 #[tokio::test]
 async fn a_loading_process_that_is_killed_costs_exactly_one_more_load() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let mut crowd = crowd(&server, "2000", "300").await;
     crowd.pop();
     // Loads until it is killed, so that the others have the time to come and wait.

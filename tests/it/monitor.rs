@@ -11,32 +11,31 @@ use crate::wait::until;
 /// Sees every command from when it was started; ends with the test.
 pub struct Monitor {
     lines: Arc<Mutex<Vec<String>>>,
-    task: tokio::task::JoinHandle<()>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Monitor {
     pub async fn start(server: &Server) -> Self {
-        let path = server.url().strip_prefix("unix://").expect("a socket");
-        let mut stream = BufReader::new(UnixStream::connect(path).await.expect("a connection"));
-        stream
-            .write_all(b"MONITOR\r\n")
-            .await
-            .expect("the server reads");
-        let mut first = String::new();
-        stream
-            .read_line(&mut first)
-            .await
-            .expect("the server answers");
-        assert_eq!(first.trim(), "+OK");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let seen = lines.clone();
-        let task = tokio::spawn(async move {
-            let mut lines = stream.lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                seen.lock().expect("no panic").push(line);
-            }
-        });
-        Self { lines, task }
+        let mut tasks = Vec::new();
+        for path in server.sockets() {
+            let stream = UnixStream::connect(path).await.expect("a connection");
+            let mut stream = BufReader::new(stream);
+            let written = stream.write_all(b"MONITOR\r\n").await;
+            written.expect("the server reads");
+            let mut first = String::new();
+            let read = stream.read_line(&mut first).await;
+            read.expect("the server answers");
+            assert_eq!(first.trim(), "+OK");
+            let seen = lines.clone();
+            tasks.push(tokio::spawn(async move {
+                let mut lines = stream.lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    seen.lock().expect("no panic").push(line);
+                }
+            }));
+        }
+        Self { lines, tasks }
     }
 
     /// The commands so far that name `word`, without those that scripts and the test itself sent.
@@ -45,7 +44,8 @@ impl Monitor {
         let _: String = server.run(&["ECHO", &mark]).await;
         let lines = || self.lines.lock().expect("no panic").clone();
         until("the monitor has caught up", async || {
-            lines().iter().any(|line| line.contains(&mark))
+            let marks = lines().iter().filter(|line| line.contains(&mark)).count();
+            marks == self.tasks.len()
         })
         .await;
         let ours = |line: &String| {
@@ -61,6 +61,6 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(|task| task.abort());
     }
 }

@@ -87,7 +87,7 @@ async fn a_server_that_is_busy_with_a_script_is_named_and_waited_for() {
 
 #[tokio::test]
 async fn a_replica_that_is_promoted_serves_the_call_that_waited() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (_, patient) = clients(&server).await;
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let patient = add_patiently(&patient);
@@ -120,7 +120,7 @@ async fn a_connection_that_was_refused_is_made_when_there_is_room() {
 
 #[tokio::test]
 async fn a_hung_server_is_told_before_it_goes_on_and_what_was_sent_as_indeterminate() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (client, _) = clients(&server).await;
     let pid = server.pid().await;
     signal(pid, "STOP");
@@ -174,7 +174,7 @@ async fn a_hung_server_is_told_before_it_goes_on_and_what_was_sent_as_indetermin
 
 #[tokio::test]
 async fn no_add_is_counted_twice_while_the_server_hangs_now_and_then() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (client, _) = clients(&server).await;
     let pid = server.pid().await;
     let adders: Vec<_> = (0..20)

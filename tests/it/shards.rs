@@ -16,7 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 pub async fn start(count: usize) -> Vec<Server> {
-    join_all((0..count).map(|_| Server::start())).await
+    join_all((0..count).map(|_| Server::start_single())).await
 }
 
 /// The first is called a, the second b and so on, all of one weight.

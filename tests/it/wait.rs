@@ -73,12 +73,16 @@ pub async fn waiting(server: &Server, key: &str, processes: usize) {
     .await;
 }
 
-/// The number that follows `name` in a section of the server's `INFO`.
+/// The number that follows `name` in a section of the server's `INFO`; of all servers together.
 pub async fn figure(server: &Server, section: &str, name: &str) -> usize {
     let info: String = server.run(&["INFO", section]).await;
-    let line = info.lines().find_map(|line| line.strip_prefix(name));
-    let digits = line.expect("the server counts this").split(',').next();
-    digits
-        .and_then(|digits| digits.trim().parse().ok())
-        .expect("a number")
+    let lines = info.lines().filter_map(|line| line.strip_prefix(name));
+    let numbers = lines.map(|line| {
+        let digits = line.split(',').next();
+        let number = digits.and_then(|digits| digits.trim().parse::<usize>().ok());
+        number.expect("a number")
+    });
+    let numbers: Vec<usize> = numbers.collect();
+    assert!(!numbers.is_empty(), "the server counts {name}");
+    numbers.iter().sum()
 }

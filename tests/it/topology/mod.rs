@@ -17,7 +17,7 @@ mod tls;
 pub use checks::own;
 pub use cluster::Cluster;
 pub use migration::Migration;
-pub use node::{Node, Recipe};
+pub use node::{Node, Recipe, command};
 pub use pool::{Lease, lease_cluster, lease_sentinels, lease_shards};
 pub use port::Port;
 pub use replicated::Replicated;

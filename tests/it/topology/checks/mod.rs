@@ -5,6 +5,7 @@ mod node;
 mod pool;
 mod proxy;
 mod sentinels;
+mod server;
 mod tls;
 
 pub use node::own;
