@@ -3,7 +3,7 @@
 //!
 //! # The mental model
 //!
-//! **A [`Client`] is the way to one server.** It is cheap to clone, connects when it is first needed, and
+//! **A [`Client`] is the way to the servers**, one or several: see [`ClientBuilder`]. It is cheap to clone, connects when it is first needed, and
 //! connects again when the connection is lost. Everything else is a handle made from it, which
 //! costs nothing to make and does nothing until it is awaited: [`Counter`], [`Lock`], [`Cache`].
 //!

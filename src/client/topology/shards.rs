@@ -25,14 +25,15 @@ impl ClientBuilder {
     ///
     /// The name is what a shard is: clients that are given the same names and weights find the same
     /// keys at the same shards, whatever the order. Another host, password or order moves nothing;
-    /// another name moves all that the shard has. One more shard of equal weight takes its share
-    /// from all others, about 1/N; keys move to it only, and what a shard had that is left out goes
-    /// to the others. **What is stored does not move along:** a moved counter starts again, a moved
-    /// value is a miss, and processes that disagree on names or weights do not exclude each other
-    /// with locks.
+    /// another name moves all that the shard has. A shard that is down fails the calls for its own
+    /// keys only.
     ///
-    /// A shard that is down fails the calls for its own keys only. To change the set without
-    /// emptying caches, see [`moving_to`](Self::moving_to).
+    /// One more shard of equal weight takes its share from all others, about 1/N; keys move to it
+    /// only, and what a shard had that is left out goes to the others. **What is stored does not move
+    /// along.** Processes that disagree on names or weights do not exclude each other with locks, and
+    /// do not see each other's invalidations. So change the set in the steps of
+    /// [`moving_to`](Self::moving_to), or stop all processes and flush all servers, or begin with
+    /// another [`namespace`](Self::namespace).
     ///
     /// ```no_run
     /// # async fn example() -> hedgerow::Result<()> {
@@ -69,8 +70,9 @@ impl ClientBuilder {
     /// Processes of two steps that follow each other may run side by side; a step may begin when
     /// no process is two steps behind it. **Step 3 must not begin before all that was stored in
     /// step 1 or earlier has expired:** 1.1 times the longest TTL in use, counted from the end of
-    /// the last process of step 1. A server that joins must hold nothing of this namespace: one
-    /// that has served it before, or has been part of a move that was called off, is flushed first.
+    /// the last process of step 1. A server that joins must hold nothing of this namespace. A move
+    /// that was called off after step 2 had begun may be begun again when what was stored in step 2
+    /// has expired.
     ///
     /// **This is for caches.** Counters and locks stay with the old set through steps 1 and 2, and
     /// change places with step 3, where counters start again, and where processes of steps 2
