@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Cache;
 use super::order::Order;
+use super::{Cache, in_part};
 use crate::error::Result;
 use crate::script::script;
 use crate::tags::Tag;
@@ -94,7 +94,15 @@ async fn store(order: &Order, entry: Vec<u8>, deadline: Instant) -> Result<()> {
     let reply = order.cache.client.change(call, deadline).await;
     let reply = reply.map_err(|error| order.named(error))?;
     match reply.status()? {
-        "OK" => Ok(()),
-        _ => Err(order.named(reply.unexpected())),
+        "OK" => {}
+        _ => return Err(order.named(reply.unexpected())),
+    }
+    // Stored first, then cleared elsewhere: of two such calls on two rings one stays, or none.
+    match order.place.twin(&order.cache.client) {
+        Some(twin) => {
+            let cleared = twin.clear(&order.cache.client, deadline).await;
+            cleared.map_err(in_part)
+        }
+        None => Ok(()),
     }
 }

@@ -21,7 +21,7 @@ use super::health::Health;
 use super::source::Source;
 use super::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::script::from_driver;
+use crate::script::{from_driver, from_server};
 
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;

@@ -220,6 +220,17 @@ impl Client {
         self.0.executor.transport().hub(key)
     }
 
+    /// While keys move from one ring of shards to another: the key of a cache as the other ring
+    /// places it, if that is another server. Whatever invalidates does so there, too.
+    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+        self.0.executor.transport().twin(key)
+    }
+
+    /// Whether what a cache does not find may be where it was before keys began to move.
+    pub(crate) fn looks_back(&self) -> bool {
+        self.0.executor.transport().looks_back()
+    }
+
     /// The channel on which this client is told of the ends of loads of `value`; `None` while the
     /// server of `value` is not known.
     pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
