@@ -4,6 +4,7 @@
 //! pushes, both lazily and both made anew when they are lost. The primitives reach Redis through the
 //! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
+mod acl;
 mod builder;
 mod dial;
 #[cfg(feature = "embedded")]

@@ -4,6 +4,7 @@
     reason = "a test binary exports nothing; `pub` says what a file offers"
 )]
 
+mod acl;
 mod cache;
 mod cache_model;
 mod client;
