@@ -30,7 +30,9 @@ fn the_rule_of_preflight_names_what_it_asks_beyond_the_other() {
 fn the_rule_in_the_documentation_is_the_rule() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/keys-and-scripts.md");
     let text = std::fs::read_to_string(path).expect("readable");
-    let documented = text.split("```").find(|block| block.contains("clearselectors"));
+    let documented = text
+        .split("```")
+        .find(|block| block.contains("clearselectors"));
     let words: Vec<&str> = documented.expect("a rule").split_whitespace().collect();
     assert_eq!(words.join(" "), rule("hr"));
 }

@@ -35,6 +35,7 @@ mod memoize_process;
 mod monitor;
 mod observability;
 mod passing;
+mod preflight;
 mod process;
 mod proxy;
 mod reconnect;

@@ -17,6 +17,7 @@ use super::slots::{Redirect, SLOTS, redirect};
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::lane::{Cell, Reads};
+use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -199,6 +200,13 @@ impl Cluster {
             }
             None => Err(self.refused(&error)),
         }
+    }
+
+    /// The primaries, asked for if none is known.
+    pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
+        let map = self.0.map(deadline).await?;
+        let node = |primary: &Primary| (primary.address.to_string(), primary.node.link.clone());
+        Ok(map.primaries.iter().map(node).collect())
     }
 
     /// Where the primaries are, as far as known.

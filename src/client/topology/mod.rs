@@ -15,6 +15,7 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::lane::Cells;
+use super::link::Link;
 use super::node::Node;
 use super::push::Hub;
 use crate::error::Result;
@@ -48,6 +49,19 @@ impl Topology {
             Self::One(_) => channels.next(),
             Self::Cluster(cluster) => cluster.beside(key, channels),
         }
+    }
+
+    /// All servers that are written to, with their addresses.
+    pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
+        match self {
+            Self::One(node) => Ok(vec![(node.address().to_owned(), node.link.clone())]),
+            Self::Cluster(cluster) => cluster.nodes(deadline).await,
+        }
+    }
+
+    /// Whether the servers are to be parts of a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
     }
 
     /// Where the servers are, without credentials.
