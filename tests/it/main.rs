@@ -7,6 +7,7 @@
 mod acl;
 mod cache;
 mod cache_model;
+mod canary;
 mod client;
 mod cluster;
 mod conditions;
