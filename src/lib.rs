@@ -139,7 +139,7 @@ mod script;
 mod tags;
 mod ttl;
 
-pub use cache::{Cache, Memoize, Set};
+pub use cache::{Cache, Memoize, ReadFrom, Set};
 #[cfg(feature = "embedded")]
 pub use client::embedded;
 pub use client::{Client, ClientBuilder, Finding, FindingCode, Preflight, Severity};

@@ -24,6 +24,6 @@ fn main() -> Result<()> {
         cache::run(server.url(), &runs).await?;
         counter::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await?;
-        topologies::run(server.url(), &runs).await
+        topologies::run(&runs).await
     })
 }

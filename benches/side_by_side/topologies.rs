@@ -10,6 +10,7 @@ mod servers;
 use std::time::{Duration, Instant};
 
 use hedgerow::Client;
+use hedgerow::embedded::Server;
 
 use crate::slices::{Result, Runs, SLICE, median, spread};
 use servers::Cluster;
@@ -30,22 +31,26 @@ const WORK: [(Work, &str); 4] = [
     (Work::LockCycle, "lock_cycle"),
 ];
 
-pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
+pub(crate) async fn run(runs: &Runs) -> Result<()> {
     let wanted = |other: &str| {
         WORK.iter()
             .any(|(_, name)| runs.wants(&format!("{other}_{name}/one")))
     };
     if wanted("cluster") {
+        // By TCP, as the others are reached.
+        let port = servers::free_ports(1)?[0].to_string();
+        let server = Server::start_with(&["--port", &port]).await?;
+        let one = Client::connect(&format!("redis://127.0.0.1:{port}")).await?;
         let cluster = Cluster::start(3, false).await?;
         let client = Client::builder().cluster(cluster.seeds()).connect().await?;
-        against("cluster", &client, url, runs).await?;
+        against("cluster", &client, &one, runs).await?;
+        drop(server);
     }
     Ok(())
 }
 
-/// Compares `client` with one of the server at `url`, both with the same work.
-async fn against(other: &str, client: &Client, url: &str, runs: &Runs) -> Result<()> {
-    let one = Client::connect(url).await?;
+/// Compares `client` with `one`, both with the same work.
+async fn against(other: &str, client: &Client, one: &Client, runs: &Runs) -> Result<()> {
     for (work, name) in WORK {
         let name = format!("{other}_{name}/one");
         if !runs.wants(&name) {
@@ -57,7 +62,7 @@ async fn against(other: &str, client: &Client, url: &str, runs: &Runs) -> Result
                 // The first round warms up.
                 let mut seen = [(0.0, 0.0); 2];
                 for side in [round % 2, (round + 1) % 2] {
-                    let client = [client, &one][side];
+                    let client = [client, one][side];
                     seen[side] = slice(client, work, tasks).await?;
                 }
                 if round > 0 {

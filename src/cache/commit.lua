@@ -7,7 +7,7 @@
 -- ARGV: 3 ttl, ms
 -- ARGV: 4 fence of the lease
 -- Returns: {'STORED'} or {'REFUSED'} or {'WRONGTYPE'}
--- Retry: safe because a second run meets no lease of its own but the very entry, but for the deadlines;
+-- Retry: safe - a second run meets no lease of its own but the very entry, but for the deadlines;
 --   whoever wrote it, these bytes are valid now
 if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')

@@ -4,7 +4,7 @@
 -- ARGV: 1 first 24 bytes of the entry
 -- ARGV: 2 its length in bytes
 -- Returns: {'OK'} or {'CHANGED'} or {'WRONGTYPE'}
--- Retry: safe because a second run finds nothing, or another entry, and leaves it alone
+-- Retry: safe - a second run finds nothing, or another entry, and leaves it alone
 if redis.call('TYPE', KEYS[1]).ok ~= 'string' then
   return {redis.call('EXISTS', KEYS[1]) == 0 and 'CHANGED' or 'WRONGTYPE'}
 end

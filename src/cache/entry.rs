@@ -4,6 +4,10 @@
 //! the present ones are read together with the entry or after it. So an entry that was loaded
 //! before an invalidation is not valid for any read that began after the invalidation returned.
 //! Every verb of the cache reads through here.
+//!
+//! A replica may be behind. So what it answers counts only when it is a hit, judged by what it holds
+//! itself at the same moment; that something is missing, and which generations a load is stamped
+//! with, is asked of the primary.
 
 use std::sync::Arc;
 
@@ -13,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::codec::{self, Envelope, HEADER, Stack};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Key, TagId};
 use crate::script::script;
 use crate::tags::{Generation, Snapshot, Tag};
@@ -36,44 +40,93 @@ pub(super) struct Miss {
     pub(super) snapshot: Snapshot,
 }
 
+/// Where a cache may read values that it finds.
+///
+/// Everything else is asked of the primary: what is missing, loads, tags, locks and counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadFrom {
+    /// At the primary: nothing that was removed or invalidated is found.
+    #[default]
+    Primary,
+    /// At a replica that is proved to have applied all that this client has written and that the
+    /// primary had 2 s ago; at the primary when there is none. So what *other* clients remove, set
+    /// or invalidate may be seen up to 2 s late.
+    PreferReplica,
+}
+
 /// Reads the entry at `key` in one trip, with the generations of `tags`, the first of which is the
-/// whole cache's. An entry stamped with other tags too costs a second trip.
+/// whole cache's. An entry stamped with other tags too costs a second trip, and so does one that a
+/// replica has not.
 pub(super) async fn read<V: DeserializeOwned>(
     client: &Client,
     key: &Key,
     tags: &[Tag],
     stack: &Stack,
+    from: ReadFrom,
     deadline: Instant,
 ) -> Result<Reading<V>> {
     let mut keys = Vec::with_capacity(1 + tags.len());
     keys.push(key.clone());
     keys.extend(tags.iter().map(|tag| tag.key.clone()));
+    if from == ReadFrom::PreferReplica
+        && let Some(found) = client.peek(&keys, deadline).await
+        && let Some(Verdict::Valid(value)) = judged(client, &found, tags, stack, deadline).await?
+    {
+        return Ok(Reading::Hit(value));
+    }
     let found = client.read(&keys, deadline).await?;
+    let (entry, present) = split(&found);
+    match judged(client, &found, tags, stack, deadline).await? {
+        None => {}
+        Some(Verdict::Valid(value)) => return Ok(Reading::Hit(value)),
+        Some(Verdict::Invalidated) => {
+            tracing::debug!(target: "hedgerow::cache", redis_key = %key, "invalidated");
+        }
+        Some(Verdict::Undecodable(error)) => {
+            tracing::warn!(target: "hedgerow::cache", redis_key = %key, %error, "undecodable");
+            discard(client, key, entry.unwrap_or_default(), deadline).await;
+        }
+    }
+    Ok(Reading::Miss(Miss::of(entry.unwrap_or_default(), present)))
+}
+
+/// What an entry comes to.
+enum Verdict<V> {
+    Valid(Arc<V>),
+    Invalidated,
+    Undecodable(Error),
+}
+
+/// Judges what was found: an entry and the generations of `tags`; `None` when there is no entry.
+async fn judged<V: DeserializeOwned>(
+    client: &Client,
+    found: &[Option<Bytes>],
+    tags: &[Tag],
+    stack: &Stack,
+    deadline: Instant,
+) -> Result<Option<Verdict<V>>> {
+    let (entry, present) = split(found);
+    let Some(entry) = entry else {
+        return Ok(None);
+    };
+    Ok(Some(match Envelope::parse(entry) {
+        Err(error) => Verdict::Undecodable(error),
+        Ok(envelope) if is_valid(client, &envelope, tags, present, deadline).await? => {
+            match codec::decode(&envelope, stack.max_decoded) {
+                Ok(value) => Verdict::Valid(Arc::new(value)),
+                Err(error) => Verdict::Undecodable(error),
+            }
+        }
+        Ok(_) => Verdict::Invalidated,
+    }))
+}
+/// The entry, and what stands for the tags.
+fn split(found: &[Option<Bytes>]) -> (Option<&[u8]>, &[Option<Bytes>]) {
     let Some((entry, present)) = found.split_first() else {
         unreachable!("a read answers each key");
     };
-    let Some(entry) = entry else {
-        return Ok(Reading::Miss(Miss::of(&[], present)));
-    };
-    let miss = || Ok(Reading::Miss(Miss::of(entry, present)));
-    let decoded = match Envelope::parse(entry) {
-        Err(error) => Err(error),
-        Ok(envelope) => {
-            if !is_valid(client, &envelope, tags, present, deadline).await? {
-                tracing::debug!(target: "hedgerow::cache", redis_key = %key, "invalidated");
-                return miss();
-            }
-            codec::decode(&envelope, stack.max_decoded)
-        }
-    };
-    match decoded {
-        Ok(value) => Ok(Reading::Hit(Arc::new(value))),
-        Err(error) => {
-            tracing::warn!(target: "hedgerow::cache", redis_key = %key, %error, "undecodable");
-            discard(client, key, entry, deadline).await;
-            miss()
-        }
-    }
+    (entry.as_deref(), present)
 }
 
 /// Reads the present generations of `tags`.
@@ -137,7 +190,7 @@ async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Instant) {
         .call([key])
         .arg(&entry[..entry.len().min(HEADER)])
         .arg(entry.len());
-    if let Err(error) = client.run(call, deadline).await {
+    if let Err(error) = client.change(call, deadline).await {
         tracing::debug!(target: "hedgerow::cache", redis_key = %key, %error, "not discarded");
     }
 }

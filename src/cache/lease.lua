@@ -11,7 +11,7 @@
 -- ARGV: 5 wake channel of the caller's process, or '' when it hears nothing
 -- Returns: {'LEAD', fence} or {'CHANGED'} or {'BUSY', ms until takeover, 1 when the channel is
 --   noted} or {'WRONGTYPE'}
--- Retry: safe because a caller that meets its own token is answered as the first time; a copy that
+-- Retry: safe - a caller that meets its own token is answered as the first time; a copy that
 --   arrives after the lease has ended takes it with another fence, with which nothing is stored
 if foreign() then return {'WRONGTYPE'} end
 local head = redis.call('GETRANGE', KEYS[1], 0, 23)

@@ -145,7 +145,8 @@ impl Claim {
             .arg(entry)
             .arg(ttl.millis())
             .arg(self.fence.load(Ordering::Relaxed));
-        let reply = self.client.run(call, self.client.cache_deadline()).await?;
+        let deadline = self.client.cache_deadline();
+        let reply = self.client.change(call, deadline).await?;
         match reply.status()? {
             "STORED" => Ok(Committed::Stored),
             "REFUSED" => Ok(Committed::Refused),

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::entry::{self, Miss, Reading};
+use super::entry::{self, Miss, ReadFrom, Reading};
 use super::flight::{Open, Outcome, Running};
 use super::lease::{Claim, Committed, Grant};
 use super::order::Order;
@@ -180,6 +180,8 @@ impl Load {
             &place.value,
             tags,
             &cache.setup.stack,
+            // A replica may not have yet what we were told of.
+            ReadFrom::Primary,
             deadline,
         )
         .await?

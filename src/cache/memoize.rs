@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::Cache;
-use super::entry::{self, Miss, Reading};
+use super::entry::{self, Miss, ReadFrom, Reading};
 use super::flight::{Boarding, Open, Outcome, Running};
 use super::load::Load;
 use super::order::Order;
@@ -114,8 +114,13 @@ impl<L> Memoize<L> {
                 None => {
                     let deadline = cache.client.cache_deadline();
                     let stack = &cache.setup.stack;
+                    // Whoever was told to ask again is not told by a replica.
+                    let from = match round {
+                        0 => cache.setup.read_from,
+                        _ => ReadFrom::Primary,
+                    };
                     let reading =
-                        entry::read::<V>(&cache.client, &value_key, &tags, stack, deadline);
+                        entry::read::<V>(&cache.client, &value_key, &tags, stack, from, deadline);
                     let miss = match reading.await.map_err(|error| error.with_key(&key))? {
                         Reading::Hit(value) => {
                             tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key, "hit");

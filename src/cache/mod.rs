@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 pub use memoize::Memoize;
 pub use set::Set;
 
+pub use self::entry::ReadFrom;
 use self::entry::Reading;
 use self::flight::Flights;
 use self::lease::Place;
@@ -55,6 +56,7 @@ impl Client {
                 stack: Stack::default(),
                 max_load: Duration::from_secs(30),
                 takeover: Duration::from_secs(10),
+                read_from: ReadFrom::Primary,
                 room: self.room(Room::default),
             }),
         }
@@ -100,6 +102,7 @@ struct Setup {
     stack: Stack,
     max_load: Duration,
     takeover: Duration,
+    read_from: ReadFrom,
     room: Arc<Room>,
 }
 
@@ -149,6 +152,16 @@ impl Cache {
         self
     }
 
+    /// Where values are looked for: at the primary by default. With a client that knows of
+    /// replicas ([`replicas`](crate::ClientBuilder::replicas),
+    /// [`sentinels`](crate::ClientBuilder::sentinels)) they may be found at one of those; see
+    /// [`ReadFrom`] for the price.
+    #[must_use]
+    pub fn read_from(mut self, from: ReadFrom) -> Self {
+        Arc::make_mut(&mut self.setup).read_from = from;
+        self
+    }
+
     /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.
     ///
     /// However many callers ask for a missing key, in however many processes, one of them loads
@@ -194,7 +207,8 @@ impl Cache {
     pub async fn get<V: DeserializeOwned>(&self, key: &str) -> Result<Option<Arc<V>>> {
         let (value, tags) = (self.keys()?.value(key)?, self.tags([""; 0])?);
         let (stack, deadline) = (&self.setup.stack, self.client.cache_deadline());
-        let reading = entry::read(&self.client, &value, &tags, stack, deadline);
+        let from = self.setup.read_from;
+        let reading = entry::read(&self.client, &value, &tags, stack, from, deadline);
         match reading.await.map_err(|error| error.with_key(key))? {
             Reading::Hit(value) => Ok(Some(value)),
             Reading::Miss(_) => Ok(None),
@@ -228,7 +242,7 @@ impl Cache {
         self.room().flights.detach(&place.value);
         let call = REMOVE.call(place.keys());
         let deadline = self.client.cache_deadline();
-        let reply = self.client.run(call, deadline).await;
+        let reply = self.client.change(call, deadline).await;
         let reply = reply.map_err(|error| error.with_key(key))?;
         match reply.status()? {
             "OK" => Ok(()),
@@ -327,6 +341,7 @@ impl fmt::Debug for Cache {
             .field("compression", &self.setup.stack.compression)
             .field("max_load", &self.setup.max_load)
             .field("takeover", &self.setup.takeover)
+            .field("read_from", &self.setup.read_from)
             .finish()
     }
 }

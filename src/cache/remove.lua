@@ -4,7 +4,7 @@
 -- KEYS: 2 load lease
 -- ARGV: none
 -- Returns: {'OK'} or {'WRONGTYPE'}
--- Retry: safe because a second run removes what is gone, or at worst costs one more load
+-- Retry: safe - a second run removes what is gone, or at worst costs one more load
 if foreign() then return {'WRONGTYPE'} end
 redis.call('DEL', KEYS[1])
 finish('-')

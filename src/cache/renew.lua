@@ -6,7 +6,7 @@
 -- ARGV: 2 takeover, ms
 -- ARGV: 3 fence of the lease
 -- Returns: {'OK'} or {'LOST'} or {'WRONGTYPE'}
--- Retry: safe because a second run moves it to about the same moment
+-- Retry: safe - a second run moves it to about the same moment
 if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
 if held[1] ~= ARGV[1] or held[2] ~= ARGV[3] then return {'LOST'} end

@@ -5,7 +5,7 @@
 -- ARGV: 1 entry, its deadlines still zero
 -- ARGV: 2 ttl, ms
 -- Returns: {'OK'} or {'WRONGTYPE'}
--- Retry: unsafe because a second run could overwrite what somebody else set after the first
+-- Retry: unsafe - a second run could overwrite what somebody else set after the first
 if foreign() then return {'WRONGTYPE'} end
 store(ARGV[1], ARGV[2])
 finish('+')

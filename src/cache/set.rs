@@ -89,7 +89,7 @@ async fn store(order: &Order, entry: Vec<u8>, deadline: Instant) -> Result<()> {
         .call(order.place.keys())
         .arg(entry)
         .arg(order.jittered_ttl().millis());
-    let reply = order.cache.client.run(call, deadline).await;
+    let reply = order.cache.client.change(call, deadline).await;
     let reply = reply.map_err(|error| order.named(error))?;
     match reply.status()? {
         "OK" => Ok(()),

@@ -14,7 +14,8 @@ impl Client {
     ///
     /// It takes back what the user could do before, except for its passwords. The commands are those
     /// that the crate sends, by themselves or inside scripts, to one server or to a cluster: one rule
-    /// for all topologies, and for all primitives. `HELLO` and `AUTH` need no right.
+    /// for all topologies, and for all primitives. Sentinels have
+    /// [their own](Self::required_sentinel_acl). `HELLO` and `AUTH` need no right.
     ///
     /// [`preflight`](Self::preflight) tells what a user lacks.
     ///
@@ -36,10 +37,16 @@ impl Client {
         ))
     }
 
+    /// The least that a client needs of its user on sentinels, as a rule for `ACL SETUSER` there.
+    pub fn required_sentinel_acl() -> &'static str {
+        "clearselectors resetkeys resetchannels -@all &+switch-master +ping +client|setname +subscribe \
+         +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas"
+    }
+
     /// What [`preflight`](Self::preflight) asks beyond [`required_acl`](Self::required_acl), as more of the
     /// same rule. A user without it is told less about the server, and told so.
     pub fn preflight_acl() -> &'static str {
-        "+info +config|get"
+        "+config|get"
     }
 }
 
@@ -98,6 +105,8 @@ pub(super) const TRIALS: &[&str] = &[
     "CLUSTER SLOTS",
     "READONLY",
     "ASKING",
+    "ROLE",
+    "INFO replication",
     "SSUBSCRIBE CHANNEL",
     // Sent by themselves.
     "GET KEY",

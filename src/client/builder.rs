@@ -12,10 +12,10 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::endpoint::Endpoint;
-use super::lane::Reads;
+use super::cells::Reads;
+use super::endpoint::{Credentials, Endpoint};
 use super::node::{Node, Style};
-use super::topology::{Cluster, Topology};
+use super::topology::{Cluster, Replicated, Sentinels, Topology};
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
@@ -31,6 +31,7 @@ pub struct ClientBuilder {
     deadline: Duration,
     cache_deadline: Duration,
     connect_timeout: Duration,
+    login: Option<Credentials>,
     #[cfg(feature = "embedded")]
     server: Option<super::embedded::Server>,
 }
@@ -39,6 +40,14 @@ pub struct ClientBuilder {
 pub(super) enum Place {
     Url(String),
     Cluster(Vec<String>),
+    Replicas {
+        primary: String,
+        replicas: Vec<String>,
+    },
+    Sentinels {
+        sentinels: Vec<String>,
+        service: String,
+    },
 }
 
 impl Default for ClientBuilder {
@@ -50,6 +59,7 @@ impl Default for ClientBuilder {
             deadline: Duration::from_secs(5),
             cache_deadline: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
+            login: None,
             #[cfg(feature = "embedded")]
             server: None,
         }
@@ -96,6 +106,16 @@ impl ClientBuilder {
         self
     }
 
+    /// User and password of the data nodes that [`sentinels`](Self::sentinels) find. An empty user
+    /// is the default one.
+    pub fn credentials(mut self, user: &str, password: &str) -> Self {
+        self.login = Some(Credentials {
+            user: (!user.is_empty()).then(|| user.to_owned()),
+            password: password.to_owned(),
+        });
+        self
+    }
+
     /// Checks the settings and makes the client. The first call that needs the server connects.
     ///
     /// # Errors
@@ -135,6 +155,15 @@ impl ClientBuilder {
         match &self.place {
             None => Err(invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => Ok(Topology::One(Node::new(&Endpoint::parse(url)?, style))),
+            Some(Place::Replicas { primary, replicas }) => Ok(Topology::Replicated(
+                Replicated::at(primary, replicas, style)?,
+            )),
+            Some(Place::Sentinels { sentinels, service }) => {
+                let sentinels = Sentinels::new(sentinels, service, self.login.clone(), style)?;
+                Ok(Topology::Replicated(Replicated::found_by(
+                    &sentinels, style,
+                )))
+            }
             Some(Place::Cluster(seeds)) => Ok(Topology::Cluster(Cluster::new(seeds, style)?)),
         }
     }
@@ -201,6 +230,8 @@ impl fmt::Debug for Place {
         match self {
             Self::Url(_) => f.write_str("Url(hidden)"),
             Self::Cluster(_) => f.write_str("Cluster(hidden)"),
+            Self::Replicas { .. } => f.write_str("Replicas(hidden)"),
+            Self::Sentinels { service, .. } => write!(f, "Sentinels({service:?}, hidden)"),
         }
     }
 }

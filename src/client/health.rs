@@ -68,7 +68,7 @@ impl Health {
                 Ok(value)
             }
             Ok(Err(error)) => {
-                if error.is_io_error() || error.is_connection_dropped() {
+                if error.is_io_error() || error.is_unrecoverable_error() {
                     self.end();
                 }
                 Err(from_driver(error))

@@ -5,34 +5,23 @@
 //! straight to the connection; when several are under way, the rest wait in a queue and a carrier
 //! task sends all of them as one pipeline, which costs the client a fraction of the CPU that
 //! single commands do. Reads that wait together travel as one `MGET` of their distinct keys, or where
-//! keys have slots, as one `GET` for each.
+//! keys have slots, or the server refuses the `MGET`, as one `GET` for each.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use redis::{Cmd, Pipeline, ServerError, Value};
+use futures::future::try_join_all;
+use redis::{Cmd, Value};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::batch::Batch;
+use super::cells::{Cells, Reads, cells, gets, mget, together};
+use super::gather::Gather;
 use super::link::Link;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
-
-/// What a read found, in the order of its keys: a value, nothing, or what the server has against
-/// reading this key here.
-pub(crate) type Cells = Vec<Cell>;
-pub(crate) type Cell = Result<Option<Bytes>, ServerError>;
-
-/// How reads of several keys travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reads {
-    /// As one command: the server holds all keys.
-    Together,
-    /// As one command for each key: the server takes no command on keys of several slots.
-    OneByOne,
-}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Lane(Arc<Shared>);
@@ -54,22 +43,28 @@ struct Queue {
 }
 
 /// Where the answer to one caller goes.
-type Reply<T> = oneshot::Sender<Result<T>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// A command in the queue.
 #[derive(Debug)]
-struct Waiting {
-    ask: Ask,
-    deadline: Instant,
-    /// Set by whoever settles what becomes of the command: the carrier that takes it, or the
-    /// caller whose deadline has passed.
-    settled: Arc<AtomicBool>,
+pub(super) struct Waiting {
+    pub(super) ask: Ask,
+    pub(super) deadline: Instant,
+    /// Part of a read has none: whether it was sent is of no interest to anybody.
+    pub(super) settled: Option<Arc<Settled>>,
 }
 
+/// Settled by whoever decides what becomes of a command: the carrier that takes it, or the caller
+/// whose deadline has passed.
+#[derive(Debug, Default)]
+pub(super) struct Settled(AtomicBool);
+
 #[derive(Debug)]
-enum Ask {
+pub(super) enum Ask {
     Command(Cmd, Reply<Value>),
     Read(Vec<Key>, Reply<Cells>),
+    /// The keys at these places of a read.
+    Part(Arc<Gather>, Vec<usize>),
 }
 
 impl Lane {
@@ -98,44 +93,95 @@ impl Lane {
                 .queued(deadline, |reply| Ask::Read(keys.to_vec(), reply))
                 .await;
         };
-        if self.0.reads == Reads::OneByOne && keys.len() > 1 {
-            let replies = self.0.link.send_all(&gets(keys), deadline).await?;
-            return cells(replies, keys.len());
+        self.0.read(keys, deadline).await
+    }
+
+    async fn gather_directly(
+        keys: &[Key],
+        parts: &[(&Self, Vec<usize>)],
+        deadline: Instant,
+    ) -> Result<Cells> {
+        let answers = parts.iter().map(|(lane, places)| async move {
+            let own: Vec<Key> = places.iter().map(|&place| keys[place].clone()).collect();
+            lane.0.read(&own, deadline).await
+        });
+        let mut found: Cells = vec![Ok(None); keys.len()];
+        for (answer, (_, places)) in try_join_all(answers).await?.into_iter().zip(parts) {
+            for (cell, &place) in answer.into_iter().zip(places) {
+                found[place] = cell;
+            }
         }
-        let value = self.0.link.send(&mget(keys), deadline).await?;
-        together(value, keys.len())
+        Ok(found)
     }
 
     async fn queued<T>(&self, deadline: Instant, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let settled = Arc::new(AtomicBool::new(false));
+        let settled = Arc::new(Settled::default());
         self.0.enqueue(Waiting {
             ask: ask(reply),
             deadline,
-            settled: settled.clone(),
+            settled: Some(settled.clone()),
         });
         let outcome = timeout_at(deadline, answer).await;
         if let Ok(Ok(result)) = outcome {
             return result;
         }
-        let taken = settled.swap(true, Ordering::AcqRel);
+        let taken = settled.settle();
         Err(match outcome {
             _ if !taken => {
                 let trouble = self.0.link.last_error();
                 trouble.unwrap_or_else(|| late("the command was not sent before its deadline"))
             }
-            Ok(_) => Error::new(
-                ErrorKind::Disconnected,
-                "the runtime that carried the command has shut down",
-            ),
-            Err(_) => {
-                late("the server did not answer before the deadline").with_fate(Fate::Unknown)
-            }
+            Ok(_) => torn_down(),
+            Err(_) => unanswered(),
         })
+    }
+
+    /// Reads keys that several servers hold: from each lane those at the places beside it.
+    pub(crate) async fn gather(
+        keys: &[Key],
+        parts: Vec<(&Self, Vec<usize>)>,
+        deadline: Instant,
+    ) -> Result<Cells> {
+        let direct: Option<Vec<_>> = parts.iter().map(|(lane, _)| lane.0.direct()).collect();
+        if direct.is_some() {
+            return Self::gather_directly(keys, &parts, deadline).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        let read = Arc::new(Gather::new(keys.to_vec(), reply));
+        for (lane, places) in parts {
+            lane.0.enqueue(Waiting {
+                ask: Ask::Part(read.clone(), places),
+                deadline,
+                settled: None,
+            });
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(torn_down()),
+            Err(_) => Err(unanswered()),
+        }
+    }
+}
+
+impl Settled {
+    /// Whether it was settled before.
+    pub(super) fn settle(&self) -> bool {
+        self.0.swap(true, Ordering::AcqRel)
     }
 }
 
 impl Shared {
+    /// Reads `keys` by themselves.
+    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Cells> {
+        if self.reads == Reads::OneByOne && keys.len() > 1 {
+            let replies = self.link.send_all(&gets(keys), deadline).await?;
+            return cells(replies, keys.len());
+        }
+        let value = self.link.send(&mget(keys), deadline).await?;
+        together(value, keys.len())
+    }
+
     /// A place to send one command directly, if few are under way and none waits.
     fn direct(&self) -> Option<Direct<'_>> {
         let mut queue = self.queue();
@@ -190,7 +236,7 @@ impl Carrier {
             // Nothing is taken before there is a connection to send it on: whoever gives up
             // meanwhile knows that nothing of his was sent.
             match self.lane.link.live(latest).await {
-                Ok(_) => self.take().send(&self.lane).await,
+                Ok(_) => self.take().send(&self.lane.link, self.lane.reads).await,
                 Err(error) => self.refuse(latest, &error),
             }
         }
@@ -225,7 +271,7 @@ impl Carrier {
         queue.waiting = kept;
         drop(queue);
         for waiting in refused {
-            if !waiting.settled.swap(true, Ordering::AcqRel) {
+            if !waiting.settled.is_some_and(|it| it.settle()) {
                 waiting.ask.refuse(error.clone());
             }
         }
@@ -241,197 +287,37 @@ impl Drop for Carrier {
     }
 }
 
-/// Commands that travel together.
-#[derive(Default)]
-struct Batch {
-    commands: Vec<(Cmd, Reply<Value>)>,
-    reads: Vec<(Vec<usize>, Reply<Cells>)>,
-    keys: Vec<Key>,
-    /// How many reads want each key.
-    wanted: Vec<u32>,
-    deadline: Option<Instant>,
-}
-
-impl Batch {
-    fn of(taken: Vec<Waiting>) -> Self {
-        let now = Instant::now();
-        let mut batch = Self::default();
-        let mut places: HashMap<Key, usize> = HashMap::new();
-        for Waiting {
-            ask,
-            deadline,
-            settled,
-        } in taken
-        {
-            if deadline <= now || ask.caller_left() || settled.swap(true, Ordering::AcqRel) {
-                // Past its deadline the caller gives up by itself, and says that nothing was sent.
-                continue;
-            }
-            batch.deadline = batch.deadline.max(Some(deadline));
-            match ask {
-                Ask::Command(command, reply) => batch.commands.push((command, reply)),
-                Ask::Read(keys, reply) => {
-                    let mut read = Vec::with_capacity(keys.len());
-                    for key in keys {
-                        let place = *places.entry(key).or_insert_with_key(|key| {
-                            batch.keys.push(key.clone());
-                            batch.wanted.push(0);
-                            batch.keys.len() - 1
-                        });
-                        batch.wanted[place] += 1;
-                        read.push(place);
-                    }
-                    batch.reads.push((read, reply));
-                }
-            }
-        }
-        batch
-    }
-
-    async fn send(self, lane: &Shared) {
-        let Some(deadline) = self.deadline else {
-            return;
-        };
-        let mut pipeline = match lane.reads {
-            Reads::Together => Pipeline::with_capacity(self.commands.len() + 1),
-            Reads::OneByOne => gets(&self.keys),
-        };
-        if lane.reads == Reads::Together && !self.keys.is_empty() {
-            pipeline.add_command(mget(&self.keys));
-        }
-        let reading = pipeline.len();
-        let mut singles = Vec::with_capacity(self.commands.len());
-        for (command, reply) in self.commands {
-            pipeline.add_command(command);
-            singles.push(reply);
-        }
-        let mut replies = match lane.link.send_all(&pipeline, deadline).await {
-            Ok(replies) => replies.into_iter(),
-            Err(error) => {
-                for reply in singles {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                for (_, reply) in self.reads {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                return;
-            }
-        };
-        if reading > 0 {
-            let all = match lane.reads {
-                Reads::Together => replies
-                    .next()
-                    .ok_or_else(short)
-                    .and_then(|value| together(value, self.keys.len())),
-                Reads::OneByOne => cells(replies.by_ref().take(reading), reading),
-            };
-            hand_out(all, self.reads, self.wanted);
-        }
-        for reply in singles {
-            let _ = reply.send(replies.next().ok_or_else(short));
-        }
-    }
-}
-
-/// Gives each reader the cells at its places.
-fn hand_out(all: Result<Cells>, reads: Vec<(Vec<usize>, Reply<Cells>)>, mut wanted: Vec<u32>) {
-    let mut all = match all {
-        Ok(all) => all,
-        Err(error) => {
-            for (_, reply) in reads {
-                let _ = reply.send(Err(error.clone()));
-            }
-            return;
-        }
-    };
-    for (places, reply) in reads {
-        let own = places.into_iter().map(|place| {
-            // The last who wants it gets it without a copy.
-            wanted[place] -= 1;
-            match wanted[place] {
-                0 => std::mem::replace(&mut all[place], Ok(None)),
-                _ => all[place].clone(),
-            }
-        });
-        let _ = reply.send(Ok(own.collect()));
-    }
-}
-
 impl Ask {
     fn refuse(self, error: Error) {
         match self {
             Self::Command(_, reply) => drop(reply.send(Err(error))),
             Self::Read(_, reply) => drop(reply.send(Err(error))),
+            Self::Part(read, _) => read.refuse(error),
         }
     }
 
-    fn caller_left(&self) -> bool {
+    pub(super) fn caller_left(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),
             Self::Read(_, reply) => reply.is_closed(),
+            Self::Part(read, _) => read.is_over(),
         }
     }
 }
 
-fn mget(keys: &[Key]) -> Cmd {
-    let mut command = Cmd::with_capacity(keys.len() + 1, keys.len() * 40 + 4);
-    command.arg(if keys.len() == 1 { "GET" } else { "MGET" });
-    for key in keys {
-        command.arg(key.as_str());
-    }
-    command
+fn torn_down() -> Error {
+    Error::new(
+        ErrorKind::Disconnected,
+        "the runtime that carried the command has shut down",
+    )
 }
 
-fn gets(keys: &[Key]) -> Pipeline {
-    let mut pipeline = Pipeline::with_capacity(keys.len());
-    for key in keys {
-        pipeline.add_command(mget(std::slice::from_ref(key)));
-    }
-    pipeline
-}
-
-/// The cells of a `GET` or `MGET` of `count` keys.
-fn together(value: Value, count: usize) -> Result<Cells> {
-    match value {
-        Value::Array(values) => cells(values, count),
-        // What the server has against the command it has against each key.
-        Value::ServerError(error) if count > 1 => Ok(vec![Err(error); count]),
-        value => cells([value], count),
-    }
-}
-
-fn cells(values: impl IntoIterator<Item = Value>, count: usize) -> Result<Cells> {
-    let cells: Cells = values.into_iter().map(cell).collect::<Result<_>>()?;
-    match cells.len() == count {
-        true => Ok(cells),
-        false => Err(short()),
-    }
-}
-
-pub(crate) fn cell(value: Value) -> Result<Cell> {
-    match value {
-        Value::BulkString(bytes) => Ok(Ok(Some(bytes.into()))),
-        Value::Nil => Ok(Ok(None)),
-        // GET says WRONGTYPE where MGET says nil; one rule for both.
-        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(Ok(None)),
-        Value::ServerError(error) => Ok(Err(error)),
-        _ => Err(Error::new(
-            ErrorKind::Server,
-            "a read was answered with another type than a string",
-        )),
-    }
+fn unanswered() -> Error {
+    late("the server did not answer before the deadline").with_fate(Fate::Unknown)
 }
 
 fn late(message: &'static str) -> Error {
     Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
-}
-
-fn short() -> Error {
-    Error::new(
-        ErrorKind::Server,
-        "the server answered fewer commands than were sent",
-    )
-    .with_fate(Fate::Unknown)
 }
 
 /// How many commands may travel by themselves before others are gathered.

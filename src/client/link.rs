@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::dial::dial;
 use super::endpoint::Endpoint;
 use super::health::Health;
+use super::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::{from_driver, from_server};
 
@@ -44,6 +45,8 @@ pub(crate) enum Source {
     Server(Endpoint),
     /// A replica of a cluster, which serves reads to those only who say that they may be old.
     ClusterReplica(Endpoint),
+    /// The primary that sentinels name, looked up for each connection.
+    Sentinels(Arc<Sentinels>),
     /// Brought by the caller: when it is gone, it is gone.
     Brought(MultiplexedConnection),
 }
@@ -112,7 +115,7 @@ impl Link {
             Source::Server(endpoint) | Source::ClusterReplica(endpoint) => {
                 endpoint.is_readable_on_the_way()
             }
-            Source::Brought(_) => false,
+            Source::Sentinels(_) | Source::Brought(_) => false,
         }
     }
 
@@ -137,7 +140,13 @@ impl Link {
         let sent = live
             .connection
             .send_packed_commands(pipeline, 0, pipeline.len());
-        let replies = self.observed(health.answer(sent, deadline).await)?;
+        let answer = health.answer(sent, deadline).await;
+        // One refusal that the driver does not understand stands for all of them.
+        let answer = answer.map_err(|error| match error.fate() {
+            Fate::Refused => error.with_fate(Fate::Unknown),
+            _ => error,
+        });
+        let replies = self.observed(answer)?;
         for reply in &replies {
             self.judge(reply, live.epoch);
         }
@@ -173,7 +182,10 @@ impl Link {
                 if at >= deadline {
                     return Err(self.not_connected());
                 }
-                tokio::time::sleep_until(at).await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(at) => {}
+                    () = self.route.source.news() => {}
+                }
             }
             if Instant::now() >= deadline {
                 return Err(self.not_connected());
@@ -206,6 +218,11 @@ impl Link {
         self.state().last_error.clone()
     }
 
+    /// The number of the connection that was made last; 0 when none ever was.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.state().epoch
+    }
+
     /// Whether a connection is in use now.
     pub(crate) fn is_up(&self) -> bool {
         self.current().is_some()
@@ -217,21 +234,46 @@ impl Link {
     }
 
     async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
-        let health = Arc::new(Health::default());
         let until = deadline.min(Instant::now() + self.route.connect_timeout);
-        let connection = match &self.route.source {
-            Source::Brought(connection) if self.state().epoch == 0 => connection.clone(),
-            Source::Brought(_) => {
+        let endpoint = match &self.route.source {
+            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => Some(endpoint),
+            Source::Brought(_) => None,
+            Source::Sentinels(sentinels) => return self.follow(sentinels, until).await,
+        };
+        self.opened(endpoint, until).await
+    }
+
+    /// Connects to the primary, unless that is another one by then.
+    async fn follow(self: &Arc<Self>, sentinels: &Arc<Sentinels>, until: Instant) -> Result<Live> {
+        let endpoint = sentinels.primary(until).await?;
+        let live = tokio::select! {
+            live = self.opened(Some(&endpoint), until) => live?,
+            () = sentinels.left(&endpoint.address) => return Err(moved_meanwhile()),
+        };
+        // Who learnt of another primary before the connection was in use has not ended it.
+        if !sentinels.names(&endpoint.address) {
+            self.reset();
+            return Err(moved_meanwhile());
+        }
+        Ok(live)
+    }
+
+    /// Opens a connection to `endpoint`, or takes the brought one, and puts it into use.
+    async fn opened(self: &Arc<Self>, endpoint: Option<&Endpoint>, until: Instant) -> Result<Live> {
+        let health = Arc::new(Health::default());
+        let connection = match (endpoint, &self.route.source) {
+            (Some(endpoint), _) => {
+                let (connection, wire) = dial(endpoint, self.config(&health), until).await?;
+                health.hold(wire);
+                connection
+            }
+            (None, Source::Brought(connection)) if self.state().epoch == 0 => connection.clone(),
+            (None, _) => {
                 return Err(Error::new(
                     ErrorKind::Disconnected,
                     "the connection that the caller brought is gone; bring a new one",
                 )
                 .with_fate(Fate::Refused));
-            }
-            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => {
-                let (connection, wire) = dial(endpoint, self.config(&health), until).await?;
-                health.hold(wire);
-                connection
             }
         };
         let mut live = Live {
@@ -285,6 +327,9 @@ impl Link {
         if let Source::ClusterReplica(_) = self.route.source {
             hello.add_command(redis::cmd("READONLY"));
         }
+        if let Source::Sentinels(_) = self.route.source {
+            hello.add_command(redis::cmd("ROLE"));
+        }
         let sent = live.connection.send_packed_commands(&hello, 0, hello.len());
         let replies = match timeout_at(until, sent).await {
             Ok(Ok(replies)) => replies,
@@ -299,7 +344,13 @@ impl Link {
                 _ => {}
             }
         }
-        Ok(())
+        match (&self.route.source, replies.last()) {
+            (Source::Sentinels(_), Some(role)) if !is_primary(role) => Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the server that the sentinels name is a replica, still or already",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Notes that an answer never came because the connection is gone.
@@ -365,6 +416,16 @@ impl Link {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source {
+    /// Returns when there may be another server to connect to.
+    async fn news(&self) {
+        match self {
+            Self::Sentinels(sentinels) => sentinels.news().await,
+            _ => std::future::pending().await,
+        }
     }
 }
 
@@ -446,6 +507,21 @@ fn not_connected_in_time() -> Error {
         ErrorKind::Unreachable,
         "no connection to the server before the deadline",
     )
+}
+
+fn moved_meanwhile() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the primary has moved to another server meanwhile",
+    )
+}
+
+/// Whether `ROLE` was answered by a primary.
+fn is_primary(role: &Value) -> bool {
+    let Value::Array(parts) = role else {
+        return false;
+    };
+    matches!(parts.first(), Some(Value::BulkString(name)) if name == b"master")
 }
 
 fn retired_error() -> Error {

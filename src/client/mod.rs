@@ -1,15 +1,18 @@
 //! `Client`: the way to one Redis, shared by all primitives.
 //!
 //! Invariant: a client makes at most two connections to a server, one for commands and one for
-//! pushes, both lazily and both made anew when they are lost; `preflight` has one more while it runs. The primitives reach Redis through the
-//! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
+//! pushes, both lazily and both made anew when they are lost; `preflight` has one more
+//! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod acl;
+mod batch;
 mod builder;
+mod cells;
 mod dial;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod endpoint;
+mod gather;
 mod health;
 mod lane;
 mod link;
@@ -175,6 +178,20 @@ impl Client {
         self.0.executor.run(call, deadline).await
     }
 
+    /// Runs a call that changes what caches read at its first key: what this client reads there
+    /// afterwards is not older.
+    ///
+    /// Cancel safety: as [`run`](Self::run); a dropped call counts as one that may be applied yet.
+    pub(crate) async fn change(&self, call: Call, deadline: Instant) -> Result<Reply> {
+        let transport = self.0.executor.transport();
+        let writing = call.key().and_then(|key| transport.writing(key));
+        let outcome = self.run(call, deadline).await;
+        if let Some(writing) = writing {
+            writing.ended(&outcome);
+        }
+        outcome
+    }
+
     /// Runs a plain command on `key`.
     pub(crate) async fn command(
         &self,
@@ -190,6 +207,13 @@ impl Client {
     /// Reads string keys; a missing key, or one of another type, is `None`.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         self.0.executor.read(keys, deadline).await
+    }
+
+    /// Reads string keys at a replica: all of them at one moment, which is before no
+    /// [`change`](Self::change) of theirs by this client, but may be before one by another. `None` where no
+    /// replica can be asked.
+    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Found> {
+        self.0.executor.transport().peek(keys, deadline).await
     }
 
     /// The pushes of the server that serves `key` now; a client over a brought connection has none.

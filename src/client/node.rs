@@ -9,8 +9,9 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 
+use super::cells::Reads;
 use super::endpoint::Endpoint;
-use super::lane::{Lane, Reads};
+use super::lane::Lane;
 use super::link::{Link, OnTrouble, Route, Source};
 use super::push::Hub;
 

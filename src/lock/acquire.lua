@@ -11,6 +11,7 @@
 -- ARGV: 5 metadata
 -- ARGV: 6 how long a place in the queue lives without being kept (ms), 0 to take none
 -- ARGV: 7 claim: the lease that a hand-over grants at first (ms)
+-- ARGV: 8 1 if the process is to be told of a hand-over, 0 if it asks again so soon that it need not
 -- Returns: {GRANTED, fence} | {BUSY, remaining lease (ms, -1 if none), fence, metadata of the holder} | {WRONGTYPE}
 -- Retry: unsafe - a second run answers as the first, but a copy that arrives after the release
 --   would take the lock for nobody: who gets no answer gives its owner up and asks as another
@@ -34,7 +35,7 @@ if foreign() then return FOREIGN end
 if patience > 0 then
   redis.call('ZADD', KEYS[3], 'NX', now(), mine)
   local deadline = math.floor(now() / 1000) + patience
-  redis.call('HSET', KEYS[4], mine, cmsgpack.pack({deadline, ARGV[7], process, meta}))
+  redis.call('HSET', KEYS[4], mine, cmsgpack.pack({deadline, ARGV[7], process, meta, ARGV[8]}))
   redis.call('PEXPIRE', KEYS[3], patience)
   redis.call('PEXPIRE', KEYS[4], patience)
 end

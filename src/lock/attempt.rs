@@ -11,7 +11,7 @@ use super::campaign::Standing;
 use super::guard::Guard;
 use super::hold::Owner;
 use super::keeper::{Keeper, Shift};
-use super::line::{Entry, Locks, Ticket};
+use super::line::{Entry, Locks, Queueing, Ticket};
 use super::place::{self, Place};
 use super::{Fence, Keys};
 use crate::client::Client;
@@ -68,9 +68,13 @@ impl Attempt {
         guard
     }
 
-    /// Whether grants by push would be heard, so that it makes sense to queue.
-    pub(super) fn queueing(&self) -> bool {
-        self.place.is_some()
+    /// A place in the queue is kept only where a grant by push would be heard: else the campaign
+    /// takes one of its own.
+    pub(super) fn queueing(&self) -> Queueing {
+        match self.place {
+            Some(_) => Queueing::Listening,
+            None => Queueing::No,
+        }
     }
 
     /// The lock is held. The caller stands in line, and at `standing` in the queue of the server.

@@ -8,7 +8,7 @@
 //! answers the owner that holds already as it did the first time.
 //!
 //! Pushes wake it; a timer on the holder's lease is for holders that crash, and a heartbeat for
-//! everything else. Without pushes it asks by timer alone.
+//! everything else. Without pushes it asks by timer alone, and so keeps its place all the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::hold::{Owner, sure_until};
 use super::keeper::{Keeper, Shift};
-use super::line::{Entry, Locks};
+use super::line::{Entry, Locks, Queueing};
 use super::place::Place;
 use super::{Answer, Fence, Keys};
 use crate::client::Client;
@@ -108,7 +108,11 @@ impl Campaign {
         self.missed.mark_unchanged();
         self.asked = true;
         let sent = Instant::now();
-        let call = front.acquire(&self.place.owner, hears);
+        let queueing = match hears {
+            true => Queueing::Listening,
+            false => Queueing::Asking,
+        };
+        let call = front.acquire(&self.place.owner, queueing);
         let reply = self.client.run(call, self.client.deadline()).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => {

@@ -57,6 +57,17 @@ pub(super) struct Entry {
     pub(super) metadata: Arc<str>,
 }
 
+/// What an owner does in the queue of the server.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Queueing {
+    /// It takes no place.
+    No,
+    /// It is granted the lock unheard, and asks every now and then whether it was.
+    Asking,
+    /// It is told of its grant by push.
+    Listening,
+}
+
 /// A call that stands in line.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -69,19 +80,21 @@ impl Entry {
         self.keys.call(script)
     }
 
-    /// The call that asks the server for the lock; with `queueing`, for a place in its queue too.
-    pub(super) fn acquire(&self, owner: &Owner, queueing: bool) -> Call {
+    /// The call that asks the server for the lock, and for a place in its queue.
+    pub(super) fn acquire(&self, owner: &Owner, queueing: Queueing) -> Call {
+        let (patience, told) = match queueing {
+            Queueing::No => (Duration::ZERO, 0u64),
+            Queueing::Asking => (PATIENCE, 0),
+            Queueing::Listening => (PATIENCE, 1),
+        };
         self.call(&super::ACQUIRE)
             .arg(owner.as_str())
             .arg(self.lease.millis())
             .arg(self.client.process())
             .arg(&*self.metadata)
-            .arg(if queueing {
-                PATIENCE.as_millis() as u64
-            } else {
-                0
-            })
+            .arg(patience.as_millis() as u64)
             .arg(self.claim().millis())
+            .arg(told)
     }
 
     /// The lease that a hand-over grants at first; the keeper then renews it to its full length.
@@ -130,17 +143,7 @@ impl Locks {
     /// The attempt on `name` is over: if others have come meanwhile, somebody must queue for them.
     /// Returns whether that is so.
     pub(super) fn attempted(&self, name: &Arc<str>) -> bool {
-        let mut lines = self.lines();
-        let Some(line) = lines.get_mut(name) else {
-            return false;
-        };
-        line.attempting = false;
-        line.drop_leavers();
-        let waited_for = !line.waiters.is_empty();
-        if !waited_for && !line.campaigning {
-            lines.remove(name);
-        }
-        waited_for
+        self.tidied(name, |line| line.attempting = false)
     }
 
     /// Puts the caller at the end of the line.
@@ -190,15 +193,12 @@ impl Locks {
     /// A waiter of `name` has left. The campaign or the attempt forgets it, and else this does: it
     /// would keep the client alive.
     fn left(&self, name: &Arc<str>) {
-        let mut lines = self.lines();
-        if let Some(line) = lines.get_mut(name)
-            && !line.campaigning
-            && !line.attempting
-        {
-            line.drop_leavers();
-            if line.waiters.is_empty() {
-                lines.remove(name);
-            }
+        let lines = self.lines();
+        let line = lines.get(name);
+        let alone = line.is_some_and(|line| !line.campaigning && !line.attempting);
+        drop(lines);
+        if alone {
+            self.tidied(name, |_| ());
         }
     }
 
@@ -259,14 +259,20 @@ impl Locks {
 
     /// The campaign of `name` was torn down; says whether somebody waits for another.
     pub(super) fn torn_down(&self, name: &Arc<str>) -> bool {
+        self.tidied(name, |line| line.campaigning = false)
+    }
+
+    /// Changes a line, and forgets who has left it, and the line if nobody needs it any more. Returns
+    /// whether somebody waits.
+    fn tidied(&self, name: &Arc<str>, change: impl FnOnce(&mut Line)) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
             return false;
         };
-        line.campaigning = false;
+        change(line);
         line.drop_leavers();
         let waited_for = !line.waiters.is_empty();
-        if !waited_for && !line.attempting {
+        if !waited_for && !line.attempting && !line.campaigning {
             lines.remove(name);
         }
         waited_for

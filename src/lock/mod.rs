@@ -36,7 +36,7 @@ use crate::script::{Call, Script, script};
 use crate::ttl::Ttl;
 use attempt::Attempt;
 use campaign::Standing;
-use line::{Entry, Locks};
+use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
 script!(RELEASE = "release.lua" after "prelude.lua");
@@ -77,7 +77,7 @@ impl From<Fence> for i64 {
 ///
 /// Cloning gives another handle on the same name. Locks of one name exclude each other over all
 /// processes that use the same server and namespace.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "a lock excludes nobody until it is acquired"]
 pub struct Lock {
     client: Client,
@@ -207,7 +207,10 @@ impl Lock {
         let sent = Instant::now();
         let reply = self
             .client
-            .run(entry.acquire(&attempt.owner, false), self.client.deadline())
+            .run(
+                entry.acquire(&attempt.owner, Queueing::No),
+                self.client.deadline(),
+            )
             .await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => Ok(Some(attempt.won(entry, fence, sent))),
@@ -349,6 +352,20 @@ impl Lock {
             max_hold: max_hold.map(Ttl::duration),
             metadata: self.metadata.clone(),
         })
+    }
+}
+
+impl fmt::Debug for Lock {
+    /// Without the keys: one of them names the process.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock")
+            .field("client", &self.client)
+            .field("name", &self.name)
+            .field("lease", &self.lease)
+            .field("wait", &self.wait)
+            .field("max_hold", &self.max_hold)
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,6 @@
 -- Shared by the scripts of the lock. KEYS: 1 the lock ('owner fence process metadata'; its TTL is
 -- the lease), 2 the fence counter of the bucket, 3 the queue (sorted set: owner by arrival),
--- 4 the waiters (hash: owner to {deadline ms, claim ms, process, metadata}, packed).
+-- 4 the waiters (hash: owner to {deadline ms, claim ms, process, metadata, to be told}, packed).
 -- ARGV[1] is the prefix of the bucket's wake channels; a process id completes it.
 local FOREIGN = {'WRONGTYPE'}
 
@@ -72,8 +72,8 @@ local function heard(process, message)
   return type(listeners) == 'number' and listeners > 0
 end
 
--- Grants the lock to the first waiter that lives and listens, for its claim time; `mine` is the
--- caller's own place in the queue, which needs no message. Answers who got it, and the fence.
+-- Grants the lock to the first waiter that lives and listens, or asks, for its claim time; `mine` is
+-- the caller's own place in the queue, which needs no message. Answers who got it, and the fence.
 local function hand_over(mine)
   while true do
     local owner = redis.call('ZPOPMIN', KEYS[3])[1]
@@ -84,7 +84,7 @@ local function hand_over(mine)
       local waiter = cmsgpack.unpack(packed)
       local fence = waiter[1] * 1000 > now() and next_fence()
       if fence and (owner == mine
-        or heard(waiter[3], 'grant ' .. owner .. ' ' .. fence)) then
+        or heard(waiter[3], 'grant ' .. owner .. ' ' .. fence) or waiter[5] == '0') then
         grant(owner, fence, waiter[2], waiter[3], waiter[4])
         return owner, fence
       end

@@ -24,6 +24,15 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
         )
         .with_source(error);
     }
+    // Of all lines that answer our commands only errors may be no text, where they quote what was
+    // sent. The driver does not say more of it, and ends the connection.
+    if error.kind() == redis::ErrorKind::Parse && error.to_string().contains("invalid utf-8") {
+        return Error::new(
+            ErrorKind::Server,
+            "the server refuses a command in words that are no text; it quotes commands that it \
+             does not know: is EVALSHA, or another that hedgerow needs, renamed or disabled?",
+        );
+    }
     Error::new(ErrorKind::Server, "the reply was not understood")
         .with_fate(Fate::Unknown)
         .with_source(error)

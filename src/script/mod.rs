@@ -144,6 +144,11 @@ impl Call {
         self
     }
 
+    /// The first of its keys.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
     /// `EVALSHA sha numkeys ..`: what is sent first.
     fn by_sha(&self) -> &redis::Cmd {
         debug_assert!(

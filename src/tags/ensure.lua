@@ -6,7 +6,7 @@
 -- ARGV: 2 the tag behind its generation: mode, hold-until, readable name
 -- ARGV: 3 ms that the tag must still live
 -- Returns: {'OK', tag value} or {'WRONGTYPE'}
--- Retry: safe because a second run finds what the first wrote and answers it
+-- Retry: safe - a second run finds what the first wrote and answers it
 if foreign() then return {'WRONGTYPE'} end
 local value = redis.call('GET', KEYS[1])
 if not value or #value < 8 then

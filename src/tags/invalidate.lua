@@ -6,7 +6,7 @@
 -- ARGV: 2 the tag behind its generation: mode, hold-until, readable name
 -- ARGV: 3 ms that the tag must still live
 -- Returns: {'OK'} or {'WRONGTYPE'}
--- Retry: safe because a second run writes one more new generation, which costs loads and nothing else
+-- Retry: safe - a second run writes one more new generation, which costs loads and nothing else
 if foreign() then return {'WRONGTYPE'} end
 local left = math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[3]))
 local value = generation(ARGV[1] .. (redis.call('GET', KEYS[1]) or '')) .. ARGV[2]

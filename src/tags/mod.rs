@@ -133,7 +133,7 @@ impl Horizon {
             .arg(&seed())
             .arg(tag.rest())
             .arg(life.as_millis() as u64);
-        let mut reply = client.run(call, deadline).await?;
+        let mut reply = client.change(call, deadline).await?;
         if reply.status()? != "OK" {
             return Err(reply.unexpected().with_key(&tag.name));
         }
@@ -181,7 +181,7 @@ pub(crate) async fn invalidate(
             .arg(tag.rest())
             .arg(keep.as_millis() as u64);
         all.push(async move {
-            let reply = client.run(call, deadline).await?;
+            let reply = client.change(call, deadline).await?;
             match reply.status()? {
                 "OK" => Ok(()),
                 _ => Err(reply.unexpected()),

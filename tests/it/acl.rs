@@ -4,24 +4,32 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hedgerow::{Client, ErrorKind};
+use hedgerow::{Client, ErrorKind, ReadFrom};
 use redis::Value;
 
 use crate::lua;
 use crate::server::Server;
-use crate::topology::Cluster;
-use crate::wait::queued;
+use crate::topology::{Cluster, Sentinels};
+use crate::wait::{queued, until};
 
 #[test]
 fn the_rule_names_the_commands_of_the_sources_and_no_others() {
-    assert_eq!(granted(&rule("hr")), sent(|file| !is_preflight(file)));
+    assert_eq!(granted(&rule("hr")), sent(is_usual));
+}
+
+#[test]
+fn the_rule_of_sentinels_names_what_they_are_asked() {
+    let mut asked = sent(is_for_sentinels);
+    // Of any connection.
+    asked.extend(["ping", "client|setname"].map(str::to_owned));
+    assert_eq!(granted(Client::required_sentinel_acl()), asked);
 }
 
 #[test]
 fn the_rule_of_preflight_names_what_it_asks_beyond_the_other() {
     let asked = sent(is_preflight);
     let granted: BTreeSet<String> = granted(Client::preflight_acl());
-    let known = sent(|file| !is_preflight(file));
+    let known = sent(is_usual);
     let beyond: BTreeSet<String> = asked.difference(&known).cloned().collect();
     assert_eq!(granted, beyond);
 }
@@ -125,6 +133,59 @@ async fn a_cluster_with_a_slot_on_its_way_needs_no_more() {
 }
 
 #[tokio::test]
+async fn sentinels_and_replicas_need_no_more() {
+    let sentinels = Sentinels::start().await;
+    let setuser = |rule: &str| format!("ACL SETUSER least on >privilege {rule}");
+    let (data, watch) = (
+        setuser(&rule("hr")),
+        setuser(Client::required_sentinel_acl()),
+    );
+    let (nodes, watchers) = (sentinels.data().nodes(), sentinels.sentinels());
+    for (nodes, line) in [(nodes, &data), (watchers, &watch)] {
+        let words: Vec<&str> = line.split(' ').collect();
+        for node in nodes {
+            let _: Value = node.run(&words).await;
+        }
+    }
+    let urls = watchers.iter();
+    let urls = urls.map(|node| format!("redis://least:privilege@{}", node.address()));
+    let client = Client::builder().sentinels(urls, Sentinels::NAME);
+    let client = client.credentials("least", "privilege").connect().await;
+    let client = client.expect("good URLs");
+    let cache = client.cache("k").read_from(ReadFrom::PreferReplica);
+    until("a replica has answered a read", async || {
+        cache
+            .set("v", &1, Duration::from_secs(600))
+            .await
+            .expect("stored");
+        assert_eq!(
+            cache.get::<u8>("v").await.expect("read").as_deref(),
+            Some(&1)
+        );
+        let mut reads = 0;
+        for index in 0..2 {
+            let replica = sentinels.data().replica(index);
+            let stats = replica.info("commandstats", "cmdstat_mget").await;
+            let stat = replica.info("commandstats", "cmdstat_get").await;
+            reads += usize::from(!stats.is_empty() || !stat.is_empty());
+        }
+        reads > 0
+    })
+    .await;
+    let preflight = client.preflight().await.expect("an answer");
+    assert!(preflight.is_ok(), "{preflight}");
+    for node in nodes.iter().chain(watchers) {
+        let log: Vec<Value> = node.run(&["ACL", "LOG"]).await;
+        let log = format!("{log:?}");
+        // What preflight asks beyond the rule is refused, and told.
+        assert!(
+            !log.contains("least") || log.contains("config|get"),
+            "{log}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_database_in_the_url_is_chosen() {
     let server = Server::start_single().await;
     let line = format!("ACL SETUSER least on >privilege {}", rule("hr"));
@@ -171,6 +232,15 @@ fn sent(of: impl Fn(&str) -> bool) -> BTreeSet<String> {
     // The server asks nobody for the right to say hello.
     found.remove("hello");
     found
+}
+
+fn is_usual(path: &str) -> bool {
+    !is_preflight(path) && !is_for_sentinels(path)
+}
+
+/// What is asked of sentinels stands in one file.
+fn is_for_sentinels(path: &str) -> bool {
+    path.ends_with("testimony.rs")
 }
 
 fn is_preflight(path: &str) -> bool {

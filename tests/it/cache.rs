@@ -8,7 +8,7 @@ use std::time::Duration;
 use hedgerow::{Cache, Client, Codec, Compression, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use crate::memoize::Gate;
+use crate::gate::Gate;
 use crate::server::Server;
 use crate::wait::until;
 

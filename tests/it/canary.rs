@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use hedgerow::{
     Add, Added, Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence,
-    Finding, FindingCode, Guard, Holder, Lock, LockInfo, LossReason, Memoize, Preflight, Set,
-    Severity, Waiter, embedded,
+    Finding, FindingCode, Guard, Holder, Lock, LockInfo, LossReason, Memoize, Preflight, ReadFrom,
+    Set, Severity, Waiter, embedded,
 };
 use redis::Value;
 
@@ -53,7 +53,16 @@ async fn no_public_type_shows_a_secret() {
     let builder = Client::builder().url(&url);
     shown.add::<ClientBuilder>(&builder);
     let cluster = format!("redis://{USER}:{PASSWORD}@127.0.0.1:1");
-    shown.add::<ClientBuilder>(&Client::builder().cluster([cluster]));
+    let replicas = Client::builder().replicas(&cluster, [&cluster]);
+    shown.add::<ClientBuilder>(&replicas);
+    shown.add::<Client>(&replicas.connect().await.expect("a good URL"));
+    let sentinels = Client::builder().sentinels([&cluster], "service");
+    let sentinels = sentinels.credentials(USER, PASSWORD);
+    shown.add::<ClientBuilder>(&sentinels);
+    shown.add::<Client>(&sentinels.connect().await.expect("a good URL"));
+    let cluster = Client::builder().cluster([cluster]);
+    shown.add::<ClientBuilder>(&cluster);
+    shown.add::<Client>(&cluster.connect().await.expect("a good URL"));
     let client = builder.connect().await.expect("a good URL");
     client.ping().await.expect("admitted");
     shown.add::<Client>(&client);
@@ -74,6 +83,7 @@ async fn no_public_type_shows_a_secret() {
     let cache = client.cache("k").codec(Codec::Json);
     shown.add::<Cache>(&cache);
     shown.add::<Codec>(&Codec::Json);
+    shown.add::<ReadFrom>(&ReadFrom::Primary);
     shown.add::<Compression>(&Compression::Lz4);
     let set = cache.set("v", &VALUE, MINUTE);
     shown.add::<Set<'_, &str>>(&set);

@@ -93,7 +93,7 @@ async fn bad_settings_are_refused() {
     let good = || Client::builder().url("redis://localhost");
     let zero = Duration::ZERO;
     for (what, builder) in [
-        ("no URL", Client::builder()),
+        ("no server", Client::builder()),
         ("name", good().name("")),
         ("name", good().name("a b")),
         ("namespace", good().namespace("")),

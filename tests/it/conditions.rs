@@ -5,6 +5,7 @@ use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use hedgerow::{Client, ErrorKind, Result};
 use redis::Value;
 use tokio::sync::Notify;
@@ -299,6 +300,48 @@ async fn nobody_listening_is_told_as_unreachable() {
             assert!(error.is_retryable() && !error.is_indeterminate(), "{name}");
         }
     }
+}
+
+/// A command that it does not know the server quotes, up to 128 bytes, be they text or not.
+#[tokio::test]
+async fn a_refusal_that_quotes_what_is_no_text_is_told_as_one() {
+    let server = Server::start_with(&["--rename-command", "EVALSHA", ""]).await;
+    let client = hasty(&server).await;
+    // Cut inside a letter.
+    let cut = client.counter(&"é".repeat(100));
+    let error = cut.add(1).within(0..=1).await.expect_err("no such command");
+    assert_eq!(error.kind(), ErrorKind::Server, "{error}");
+    assert!(error.to_string().contains("no text"), "{error}");
+    assert!(!error.is_indeterminate() && !error.is_retryable());
+    let bytes = vec![0xffu8; 64];
+    let set = client.cache("cities").set("42", &bytes, MINUTE).await;
+    assert_eq!(set.expect_err("no such command").kind(), ErrorKind::Server);
+
+    // What shares the connection may have run: it is not told as refused.
+    let views = client.counter("views");
+    let (mut counted, mut unsure) = (0, 0);
+    for _ in 0..20 {
+        let adds = join_all((0..4).map(|_| views.add(1).into_future()));
+        let (adds, refused) = futures::join!(adds, cut.add(1).within(0..=1).into_future());
+        let refused = refused.expect_err("no such command");
+        let told = refused.kind() == ErrorKind::Server || refused.is_indeterminate();
+        assert!(told, "{refused}");
+        for added in adds {
+            match added {
+                Ok(_) => counted += 1,
+                Err(error) => {
+                    assert!(error.is_indeterminate(), "{error}");
+                    unsure += 1;
+                }
+            }
+        }
+    }
+    let value = views.get().await.expect("read");
+    assert!(
+        (counted..=counted + unsure).contains(&value),
+        "{counted} {unsure} {value}"
+    );
+    assert!(unsure > 0, "some shared it");
 }
 
 /// Makes the calls and expects each to be refused for `kind`, in words that hold `word`, with the

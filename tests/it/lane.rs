@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::poll;
-use hedgerow::ErrorKind;
+use hedgerow::{Client, ErrorKind};
 use redis::Value;
 
 use crate::server::{Server, signal};
@@ -50,6 +50,39 @@ async fn each_of_500_tasks_gets_its_own_answer() {
     }
     let reads = figure(&server, "commandstats", "cmdstat_mget:calls=").await;
     assert!((1..500).contains(&reads), "reads are gathered: {reads}");
+}
+
+#[tokio::test]
+async fn a_forbidden_key_fails_only_those_who_ask_for_it() {
+    let server = Server::start().await;
+    let minute = Duration::from_secs(60);
+    let owner = server.client().await;
+    for cache in ["open", "closed"] {
+        let set = owner.cache(cache).set("k", &7, minute).await;
+        set.expect("stored");
+    }
+    let rules = ["on", ">secret", "+@all", "~hr:v:{open:*", "~hr:t:*", "&*"];
+    let _: Value = server
+        .run(&[&["ACL", "SETUSER", "reader"], &rules[..]].concat())
+        .await;
+    let url = format!("{}?user=reader&pass=secret", server.url());
+    let client = Client::connect(&url).await.expect("a good URL");
+    let tasks: Vec<_> = (0..200)
+        .map(|number| {
+            let name = if number % 20 == 0 { "closed" } else { "open" };
+            let cache = client.cache(name);
+            tokio::spawn(async move { (name, cache.get::<i64>("k").await) })
+        })
+        .collect();
+    for task in tasks {
+        match task.await.expect("no panic") {
+            ("open", read) => assert_eq!(read.expect("allowed").as_deref(), Some(&7)),
+            (_, read) => {
+                let error = read.expect_err("forbidden");
+                assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

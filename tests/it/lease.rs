@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hedgerow::Cache;
 
-use crate::memoize::Gate;
+use crate::gate::Gate;
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
 use crate::wait::{bounded, until};

@@ -167,12 +167,39 @@ async fn a_client_without_pushes_waits_by_timer() {
     let fence = guard.fence();
     let waiter =
         tokio::spawn(async move { two.lock("a").wait(Duration::from_secs(60)).acquire().await });
-    // It cannot be granted the lock unheard, so it takes no place in the queue: it asks.
     asked_again_and_again(&server).await;
     guard.release().await.expect("held until now");
     let guard = waiter.await.expect("no panic").expect("granted");
     assert!(guard.fence() > fence);
     guard.release().await.expect("held until now");
+}
+
+#[tokio::test]
+async fn a_client_without_pushes_gets_the_lock_in_its_turn() {
+    let server = Server::start().await;
+    let (holder, third) = (server.client().await, server.client().await);
+    let second = Client::from_connection(connection(server.url()).await);
+    let lock = holder.lock("a").lease(Duration::from_secs(600));
+    let guard = lock.acquire().await.expect("free");
+    let ages = Duration::from_secs(600);
+    let second = second.lock("a").wait(ages).metadata("second");
+    let second = tokio::spawn(async move { second.acquire().await });
+    queued(&lock, 1).await;
+    let third = third.lock("a").wait(ages);
+    let third = tokio::spawn(async move {
+        let guard = third.acquire().await.expect("granted");
+        guard.fence()
+    });
+    queued(&lock, 2).await;
+    crate::wait::listened(&server, 1).await;
+
+    guard.release().await.expect("held until now");
+    let guard = bounded("the second is granted", second).await;
+    let guard = guard.expect("no panic").expect("granted");
+    let fence = guard.fence();
+    guard.release().await.expect("held until now");
+    let later = bounded("the third is granted", third).await;
+    assert!(later.expect("no panic") > fence, "one after the other");
 }
 
 #[tokio::test]

@@ -228,6 +228,7 @@ fn every_rule_sees_what_breaks_it() {
         ("constant text", "stamp()))", "loadstring(ARGV[1])()))"),
         ("clock", "stamp()))", "stamp() + redis.call('TIME')[2]))"),
         ("flags", "#!lua\n", "#!lua flags=allow-oom\n"),
+        ("flags", "#!lua\n", "#!lua flags=allow-cross-slot-keys\n"),
         ("flags", "#!lua\n", "#!lua flags=no-writes\n"),
         (
             "digits",
@@ -404,12 +405,20 @@ fn flags(script: &Script) -> Vec<String> {
     let listed = ALLOWED_WHEN_FULL
         .iter()
         .any(|(name, _)| *name == script.name);
-    let wanted = if within(&[]) {
-        "#!lua flags=no-writes"
+    let mut flags = Vec::new();
+    if within(&[]) {
+        flags.push("no-writes");
     } else if within(&FREEING) || listed {
-        "#!lua flags=allow-oom"
-    } else {
-        "#!lua"
+        flags.push("allow-oom");
+    }
+    // The channel of a bucket shares the slot of its keys; that of a waiter for a load is in
+    // another slot of the same server.
+    if commands.contains("SPUBLISH") && !script.name.starts_with("lock/") {
+        flags.push("allow-cross-slot-keys");
+    }
+    let wanted = match flags.as_slice() {
+        [] => "#!lua".to_owned(),
+        flags => format!("#!lua flags={}", flags.join(",")),
     };
     let wrong = script.shebang != wanted;
     wrong

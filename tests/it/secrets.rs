@@ -1,7 +1,6 @@
 //! Secrets are told nowhere, least of all when something goes wrong: not by `Debug`, not by an error
 //! or what caused it, not by a span or an event.
 
-use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::time::Duration;
 
@@ -231,16 +230,12 @@ pub fn told(error: &hedgerow::Error) -> String {
     text
 }
 
-/// Fails if one of the secrets was told, or anything that looks like 128 random bits, but for the
-/// name of a process, which every listener of its channel knows.
+/// Fails if one of the secrets was told, or anything that looks like 128 random bits.
 pub fn refuse(seen: &str, secrets: &[&str]) {
     for secret in secrets {
         assert!(!seen.contains(secret), "{secret} was told: {seen}");
     }
-    let words = |text| str::split(text, |c: char| !c.is_ascii_hexdigit());
-    let named = |channel| words(channel).next().unwrap_or_default();
-    let processes: BTreeSet<&str> = seen.split(":wake:").skip(1).map(named).collect();
-    for word in words(seen).filter(|word| !processes.contains(word)) {
+    for word in seen.split(|c: char| !c.is_ascii_hexdigit()) {
         assert!(!hexadecimal(word), "{word} was told: {seen}");
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Map {
 
 #[derive(Clone)]
 pub(super) struct Primary {
-    pub(super) address: Address,
+    pub(super) address: Arc<Address>,
     pub(super) node: Arc<Node>,
 }
 
@@ -100,7 +100,7 @@ impl Census {
     pub(super) fn moved(self: &Arc<Self>, slot: u16, address: &Address) -> Primary {
         let mut state = self.state();
         if let Some(known) = state.map.primary(slot)
-            && known.address == *address
+            && *known.address == *address
         {
             return known.clone();
         }
@@ -198,7 +198,7 @@ impl Census {
         };
         let seeds = seeds.into_iter().take(WITNESSES);
         let witness = |seed: &Endpoint| Primary {
-            address: seed.address.clone(),
+            address: Arc::new(seed.address.clone()),
             node: Arc::new(mute(seed)),
         };
         seeds.map(witness).collect()
@@ -244,7 +244,7 @@ impl Map {
     }
 
     fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.primaries.iter().map(|primary| &primary.address)
+        self.primaries.iter().map(|primary| &*primary.address)
     }
 
     /// Whether every slot is served at the same address.
@@ -263,7 +263,7 @@ impl Map {
                 .find(address)
                 .map(|place| before.primaries[place].clone());
             self.primaries.push(known.unwrap_or_else(|| Primary {
-                address: address.clone(),
+                address: Arc::new(address.clone()),
                 node: Arc::new(Node::new(
                     &census.seeds[0].at(address.clone()),
                     &census.style,
@@ -345,7 +345,7 @@ fn not_executed(error: Error) -> Error {
     }
 }
 
-fn no_slots() -> Error {
+pub(super) fn no_slots() -> Error {
     Error::new(
         ErrorKind::ClusterDown,
         "no server of the cluster serves this slot; check CLUSTER INFO",

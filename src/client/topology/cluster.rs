@@ -8,15 +8,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::time::Instant;
 
-use super::census::{Census, Primary};
+use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, SLOTS, redirect};
 use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
-use crate::client::lane::{Cell, Reads};
+use crate::client::lane::Lane;
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -121,85 +122,61 @@ impl Cluster {
 
     /// Reads each of `keys` where it is served, in parallel.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        let mut found: Found = vec![None; keys.len()];
-        let mut left: Vec<usize> = (0..keys.len()).collect();
-        for _ in 0..=MOST_REDIRECTS {
-            left = self.round(keys, &left, &mut found, deadline).await?;
-            if left.is_empty() {
-                return Ok(found);
-            }
+        let map = self.0.map(deadline).await?;
+        let owners = |key: &Key| {
+            map.primary(key.slot()).ok_or_else(|| {
+                self.0.suspect();
+                no_slots()
+            })
+        };
+        let mut asked: Vec<&Primary> = Vec::with_capacity(keys.len());
+        for key in keys {
+            asked.push(owners(key)?);
         }
-        Err(restless())
-    }
-
-    /// Reads the keys at `places`, and answers those places that have to be read once more.
-    async fn round(
-        &self,
-        keys: &[Key],
-        places: &[usize],
-        found: &mut [Option<Bytes>],
-        deadline: Instant,
-    ) -> Result<Vec<usize>> {
-        let mut groups: Vec<(Primary, Vec<usize>)> = Vec::with_capacity(2);
-        for &place in places {
-            let primary = self.0.primary(keys[place].slot(), deadline).await?;
-            match groups
+        let mut parts: Vec<(&Lane, Vec<usize>)> = Vec::with_capacity(2);
+        for (place, primary) in asked.iter().enumerate() {
+            let lane = &primary.node.lane;
+            match parts
                 .iter_mut()
-                .find(|(of, _)| Arc::ptr_eq(&of.node, &primary.node))
+                .find(|(known, _)| std::ptr::eq(*known, lane))
             {
-                Some((_, group)) => group.push(place),
-                None => groups.push((primary, vec![place])),
+                Some((_, places)) => places.push(place),
+                None => parts.push((lane, vec![place])),
             }
         }
-        let answers = join_all(groups.iter().map(|(primary, group)| async move {
-            if group.len() == keys.len() {
-                return primary.node.lane.read(keys, deadline).await;
-            }
-            let own: Vec<Key> = group.iter().map(|&place| keys[place].clone()).collect();
-            primary.node.lane.read(&own, deadline).await
-        }));
-        let mut again = Vec::new();
-        for (answer, (primary, group)) in answers.await.into_iter().zip(&groups) {
-            for (cell, &place) in self.watched(answer)?.into_iter().zip(group) {
-                let cell = self.cell(cell, &keys[place], &primary.address, deadline);
-                match cell.await? {
-                    Some(value) => found[place] = value,
-                    None => again.push(place),
+        let answer = match parts.as_slice() {
+            [(lane, _)] => lane.read(keys, deadline).await,
+            _ => Lane::gather(keys, parts, deadline).await,
+        };
+        let mut found = Vec::with_capacity(keys.len());
+        for (place, cell) in self.watched(answer)?.into_iter().enumerate() {
+            found.push(match cell {
+                Ok(value) => value,
+                Err(error) => {
+                    let asked = &asked[place].address;
+                    self.elsewhere(&keys[place], error, asked, deadline).await?
                 }
-            }
+            });
         }
-        Ok(again)
+        Ok(found)
     }
 
-    /// What a cell comes to; `None` when the key must be read once more.
-    async fn cell(
+    /// Reads a key that the server at `asked` has refused to read, where that sends us.
+    async fn elsewhere(
         &self,
-        cell: Cell,
         key: &Key,
+        error: ServerError,
         asked: &Address,
         deadline: Instant,
-    ) -> Result<Option<Option<Bytes>>> {
-        let error = match cell {
-            Ok(value) => return Ok(Some(value)),
-            Err(error) => error,
-        };
+    ) -> Result<Option<Bytes>> {
         match redirect(&error, asked) {
-            Some(Redirect::Moved(slot, address)) => {
-                self.0.moved(slot, &address);
-                Ok(None)
-            }
-            Some(Redirect::Ask(address)) => {
-                let to = self.0.at(&address);
-                let get = plain("GET", key);
-                let reply = self.watched(ask(&to.node, &get, deadline).await)?;
-                match crate::client::lane::cell(reply)? {
-                    Ok(value) => Ok(Some(value)),
-                    Err(error) if redirect(&error, &to.address).is_some() => Ok(None),
-                    Err(error) => Err(self.refused(&error)),
-                }
-            }
-            None => Err(self.refused(&error)),
+            None => return Err(self.refused(&error)),
+            Some(Redirect::Moved(slot, address)) => drop(self.0.moved(slot, &address)),
+            // The owner says it again, to the command below.
+            Some(Redirect::Ask(_)) => {}
         }
+        let reply = self.send(&plain("GET", key), key, deadline).await?;
+        cell(reply)?.map_err(|error| self.refused(&error))
     }
 
     /// The primaries, asked for if none is known.

@@ -6,15 +6,23 @@
 
 mod census;
 mod cluster;
+mod replicas;
+mod replicated;
+mod sentinel;
 mod slots;
+mod testimony;
+mod writes;
 
 use std::sync::Arc;
 
 pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
+pub(crate) use replicated::Replicated;
+pub(crate) use sentinel::Sentinels;
 use tokio::time::Instant;
+pub(crate) use writes::Writing;
 
-use super::lane::Cells;
+use super::cells::Cells;
 use super::link::Link;
 use super::node::Node;
 use super::push::Hub;
@@ -25,8 +33,9 @@ use crate::script::{Found, Transport, from_server};
 /// Where the servers are.
 #[derive(Debug)]
 pub(crate) enum Topology {
-    /// One server, or whatever is the primary behind one name.
     One(Node),
+    /// A primary, given or found by sentinels, and its replicas.
+    Replicated(Replicated),
     Cluster(Cluster),
 }
 
@@ -35,6 +44,7 @@ impl Topology {
     pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
         match self {
             Self::One(node) => node.hub.clone(),
+            Self::Replicated(replicated) => replicated.hub(),
             Self::Cluster(cluster) => cluster.node(key)?.hub.clone(),
         }
     }
@@ -46,7 +56,7 @@ impl Topology {
         mut channels: impl Iterator<Item = Key>,
     ) -> Option<Key> {
         match self {
-            Self::One(_) => channels.next(),
+            Self::One(_) | Self::Replicated(_) => channels.next(),
             Self::Cluster(cluster) => cluster.beside(key, channels),
         }
     }
@@ -55,6 +65,7 @@ impl Topology {
     pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
         match self {
             Self::One(node) => Ok(vec![(node.address().to_owned(), node.link.clone())]),
+            Self::Replicated(replicated) => Ok(vec![replicated.node()]),
             Self::Cluster(cluster) => cluster.nodes(deadline).await,
         }
     }
@@ -68,7 +79,25 @@ impl Topology {
     pub(crate) fn address(&self) -> String {
         match self {
             Self::One(node) => node.address().to_owned(),
+            Self::Replicated(replicated) => replicated.address().to_owned(),
             Self::Cluster(cluster) => cluster.address(),
+        }
+    }
+
+    /// What a replica answers to a read of `keys`, where one may be asked: all of it at one moment,
+    /// which is before no write of this client's that [`writing`](Self::writing) was told of.
+    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Found> {
+        match self {
+            Self::Replicated(replicated) => replicated.peek(keys, deadline).await,
+            Self::One(_) | Self::Cluster(_) => None,
+        }
+    }
+
+    /// Notes that `key` is being written, where a replica may be asked about it.
+    pub(crate) fn writing(&self, key: &Key) -> Option<Writing> {
+        match self {
+            Self::Replicated(replicated) => Some(replicated.writing(key)),
+            Self::One(_) | Self::Cluster(_) => None,
         }
     }
 }
@@ -77,6 +106,7 @@ impl Transport for Topology {
     async fn send(&self, command: &Cmd, key: Option<&Key>, deadline: Instant) -> Result<Value> {
         match (self, key) {
             (Self::One(node), _) => node.lane.send(command, deadline).await,
+            (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
             (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
             (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
         }
@@ -85,6 +115,7 @@ impl Transport for Topology {
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         match self {
             Self::One(node) => found(node.lane.read(keys, deadline).await?),
+            Self::Replicated(replicated) => replicated.read(keys, deadline).await,
             Self::Cluster(cluster) => cluster.read(keys, deadline).await,
         }
     }

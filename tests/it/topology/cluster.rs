@@ -18,6 +18,8 @@ pub struct Cluster {
     /// The ports that the nodes tell clients.
     told: Vec<u16>,
     primaries: usize,
+    /// Claimed for as long as a killed node may come back to its own.
+    _buses: Vec<Port>,
 }
 
 impl Cluster {
@@ -96,13 +98,12 @@ impl Cluster {
         }
         let nodes = futures::future::join_all(starting).await;
         let nodes = nodes.into_iter().collect::<Result<_, _>>()?;
-        // Another start may have these numbers now: the servers hold the buses themselves.
-        drop(buses);
         Ok(Self {
             nodes,
             ids,
             told,
             primaries,
+            _buses: buses,
         })
     }
 

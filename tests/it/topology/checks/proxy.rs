@@ -139,21 +139,23 @@ async fn a_held_request_is_delivered_after_its_client_has_gone() {
 
 #[tokio::test]
 async fn a_held_reply_keeps_those_behind_it_waiting() {
-    let (_node, proxy, mut connection) = stage().await;
+    let (node, proxy, connection) = stage().await;
     let rule = proxy.on_reply(Request::any().named("INCR"), Act::Hold);
-    let mut other = connection.clone();
-    let held = tokio::spawn(async move {
-        let value: RedisResult<i64> = cmd("INCR").arg("a").query_async(&mut other).await;
-        value
-    });
+    let ask = |key: &'static str| {
+        let mut connection = connection.clone();
+        tokio::spawn(async move {
+            let value: RedisResult<i64> = cmd("INCR").arg(key).query_async(&mut connection).await;
+            value.expect("answered")
+        })
+    };
+    let held = ask("a");
     rule.hit().await;
-    let behind = cmd("INCR").arg("b").to_owned();
-    let behind = behind.query_async::<i64>(&mut connection);
-    tokio::pin!(behind);
-    assert!(futures::poll!(&mut behind).is_pending());
+    let behind = ask("b");
+    until("both run", async || present(&node).await == "ab").await;
+    assert!(!held.is_finished() && !behind.is_finished());
     rule.deliver();
-    assert_eq!(held.await.expect("no panic").expect("answered"), 1);
-    assert_eq!(behind.await.expect("answered"), 1);
+    assert_eq!(held.await.expect("no panic"), 1);
+    assert_eq!(behind.await.expect("no panic"), 1);
 }
 
 #[tokio::test]
@@ -178,12 +180,14 @@ async fn a_push_is_lost_and_the_replies_around_it_are_not() {
         assert_eq!(heard, 1);
     }
     rule.hit().await;
+    let paired = proxy.on_reply(Request::any().named("ECHO"), Act::Delay(Duration::ZERO));
     let echo: String = cmd("ECHO")
         .arg("e")
         .query_async(&mut subscribed)
         .await
         .expect("paired");
     assert_eq!(echo, "e");
+    assert_eq!(paired.hits(), 1);
     let mut messages = 0;
     while let Some(push) = bounded("both messages come", pushed.recv()).await {
         messages += usize::from(push.kind == redis::PushKind::Message);

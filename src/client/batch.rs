@@ -1,0 +1,180 @@
+//! `Batch`: commands and reads that travel together in one pipeline.
+//!
+//! Invariant: what is in a batch is sent, and everybody in it is told what became of it. Reads
+//! share: a key that several ask for is read once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use redis::{Cmd, Pipeline, Value};
+use tokio::time::Instant;
+
+use super::cells::{Cell, Cells, Reads, cells, gets, mget, short, together};
+use super::gather::Gather;
+use super::lane::{Ask, Reply, Waiting};
+use super::link::Link;
+use crate::error::{Error, Result};
+use crate::key::Key;
+
+/// Commands that travel together.
+#[derive(Default)]
+pub(super) struct Batch {
+    commands: Vec<(Cmd, Reply<Value>)>,
+    readers: Vec<Reader>,
+    keys: Vec<Key>,
+    /// Where each key is in `keys`.
+    places: HashMap<Key, usize>,
+    /// How many readers want each key.
+    wanted: Vec<u32>,
+    deadline: Option<Instant>,
+}
+
+/// Who asked for the keys at `places` of the batch.
+struct Reader {
+    places: Vec<usize>,
+    to: To,
+}
+
+/// Where the answer to a reader goes.
+enum To {
+    Whole(Reply<Cells>),
+    /// To a read that asks other servers, too: to these places of it.
+    Part(Arc<Gather>, Vec<usize>),
+}
+
+impl Batch {
+    pub(super) fn of(taken: Vec<Waiting>) -> Self {
+        let now = Instant::now();
+        let mut batch = Self::default();
+        for Waiting {
+            ask,
+            deadline,
+            settled,
+        } in taken
+        {
+            // Past its deadline the caller gives up by itself, and says that nothing was sent.
+            if deadline <= now || ask.caller_left() || settled.is_some_and(|it| it.settle()) {
+                continue;
+            }
+            batch.deadline = batch.deadline.max(Some(deadline));
+            match ask {
+                Ask::Command(command, reply) => batch.commands.push((command, reply)),
+                Ask::Read(keys, reply) => {
+                    let places = keys.into_iter().map(|key| batch.place(&key)).collect();
+                    let to = To::Whole(reply);
+                    batch.readers.push(Reader { places, to });
+                }
+                Ask::Part(read, own) => {
+                    let places = own.iter().map(|&at| batch.place(&read.keys[at])).collect();
+                    let to = To::Part(read, own);
+                    batch.readers.push(Reader { places, to });
+                }
+            }
+        }
+        batch
+    }
+
+    /// The place of `key` in the batch, for one more reader.
+    fn place(&mut self, key: &Key) -> usize {
+        let place = match self.places.get(key) {
+            Some(place) => *place,
+            None => {
+                self.keys.push(key.clone());
+                self.wanted.push(0);
+                self.places.insert(key.clone(), self.keys.len() - 1);
+                self.keys.len() - 1
+            }
+        };
+        self.wanted[place] += 1;
+        place
+    }
+
+    pub(super) async fn send(self, link: &Arc<Link>, reads: Reads) {
+        let Some(deadline) = self.deadline else {
+            return;
+        };
+        let mut pipeline = match reads {
+            Reads::Together => Pipeline::with_capacity(self.commands.len() + 1),
+            Reads::OneByOne => gets(&self.keys),
+        };
+        if reads == Reads::Together && !self.keys.is_empty() {
+            pipeline.add_command(mget(&self.keys));
+        }
+        let reading = pipeline.len();
+        let mut singles = Vec::with_capacity(self.commands.len());
+        for (command, reply) in self.commands {
+            pipeline.add_command(command);
+            singles.push(reply);
+        }
+        let mut replies = match link.send_all(&pipeline, deadline).await {
+            Ok(replies) => replies.into_iter(),
+            Err(error) => {
+                for reply in singles {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                for reader in self.readers {
+                    reader.refuse(error.clone());
+                }
+                return;
+            }
+        };
+        let read: Vec<Value> = replies.by_ref().take(reading).collect();
+        for reply in singles {
+            let _ = reply.send(replies.next().ok_or_else(short));
+        }
+        if reading == 0 {
+            return;
+        }
+        let count = self.keys.len();
+        let all = match (reads, &read[..]) {
+            // Nobody may fail for what another has asked for, such as a forbidden key.
+            (Reads::Together, [Value::ServerError(_)]) if self.readers.len() > 1 => {
+                let replies = link.send_all(&gets(&self.keys), deadline).await;
+                replies.and_then(|replies| cells(replies, count))
+            }
+            (Reads::Together, _) => {
+                let reply = read.into_iter().next().ok_or_else(short);
+                reply.and_then(|value| together(value, count))
+            }
+            (Reads::OneByOne, _) => cells(read, count),
+        };
+        hand_out(all, self.readers, self.wanted);
+    }
+}
+
+/// Gives each reader the cells at its places.
+fn hand_out(all: Result<Cells>, readers: Vec<Reader>, mut wanted: Vec<u32>) {
+    let mut all = match all {
+        Ok(all) => all,
+        Err(error) => {
+            for reader in readers {
+                reader.refuse(error.clone());
+            }
+            return;
+        }
+    };
+    let mut take = |place: usize| -> Cell {
+        // The last who wants it gets it without a copy.
+        wanted[place] -= 1;
+        match wanted[place] {
+            0 => std::mem::replace(&mut all[place], Ok(None)),
+            _ => all[place].clone(),
+        }
+    };
+    for Reader { places, to } in readers {
+        let own = places.into_iter().map(&mut take);
+        match to {
+            To::Whole(reply) => drop(reply.send(Ok(own.collect()))),
+            To::Part(read, at) => read.answered(Ok(at.into_iter().zip(own))),
+        }
+    }
+}
+
+impl Reader {
+    fn refuse(self, error: Error) {
+        match self.to {
+            To::Whole(reply) => drop(reply.send(Err(error))),
+            To::Part(read, _) => read.refuse(error),
+        }
+    }
+}

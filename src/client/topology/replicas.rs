@@ -1,0 +1,392 @@
+//! `Replicas`: servers that follow one primary and may be asked what a cache holds.
+//!
+//! Invariant: a replica is asked only if it is proved to have applied all that its primary had at
+//! some moment, not longer ago than [`MOST_LAG`] and later than the end of each of this client's
+//! writes of the keys. The proof: the primary said its replication offset after that moment, and
+//! the replica, of the same history, has reached it. A proof belongs to a connection: what answers
+//! on the next one may be a process that has started again with older data. Without proof nobody
+//! is asked, and the primary answers.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::future::join_all;
+use redis::Value;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::writes::Writes;
+use crate::client::endpoint::Endpoint;
+use crate::client::link::{Link, Source};
+use crate::client::node::{Node, Style};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::script::{Found, from_server};
+
+pub(crate) struct Replicas {
+    primary: Arc<Link>,
+    writes: Arc<Writes>,
+    style: Style,
+    state: Mutex<State>,
+}
+
+struct State {
+    members: Vec<Arc<Member>>,
+    prober: Option<JoinHandle<()>>,
+    last_read: Option<Instant>,
+}
+
+struct Member {
+    node: Node,
+    proof: Mutex<Option<Proof>>,
+}
+
+/// That a replica has applied all that its primary had at this moment.
+#[derive(Debug, Clone, Copy)]
+struct Proof {
+    at: Instant,
+    /// The connection on which it was given.
+    epoch: u64,
+}
+
+impl Replicas {
+    /// The replicas of the server behind `primary`; `writes` is told of all that this client
+    /// writes there.
+    pub(crate) fn new(primary: Arc<Link>, writes: Arc<Writes>, style: &Style) -> Arc<Self> {
+        Arc::new(Self {
+            primary,
+            writes,
+            style: Style {
+                name: format!("{}-replica", style.name),
+                on_trouble: None,
+                ..style.clone()
+            },
+            state: Mutex::new(State {
+                members: Vec::new(),
+                prober: None,
+                last_read: None,
+            }),
+        })
+    }
+
+    /// These are the replicas from now on.
+    pub(crate) fn set(&self, endpoints: &[Endpoint]) {
+        let mut state = self.state();
+        let before = std::mem::take(&mut state.members);
+        for endpoint in endpoints {
+            let address = endpoint.address.to_string();
+            let known = before.iter().find(|known| known.node.address() == address);
+            let member = known.cloned().unwrap_or_else(|| {
+                let source = Source::Server(endpoint.clone());
+                Arc::new(Member {
+                    node: Node::mute(address, source, &self.style),
+                    proof: Mutex::new(None),
+                })
+            });
+            state.members.push(member);
+        }
+        for old in before {
+            let kept = |member| Arc::ptr_eq(member, &old);
+            if !state.members.iter().any(kept) {
+                old.node.retire();
+            }
+        }
+    }
+
+    /// Whether anybody has read from here lately.
+    pub(crate) fn are_read(&self) -> bool {
+        let last = self.state().last_read;
+        last.is_some_and(|last| last.elapsed() < IDLE)
+    }
+
+    /// What one of the replicas finds, at one moment that is not before any write of this client
+    /// nor longer ago than [`MOST_LAG`]; `None` when nobody can be asked, or does not answer.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn read(self: &Arc<Self>, keys: &[Key], deadline: Instant) -> Option<Found> {
+        let (member, proof) = self.choose(self.writes.latest(keys))?;
+        let now = Instant::now();
+        // The primary must have time to answer in its place.
+        let patience = deadline.saturating_duration_since(now) / 4;
+        let cells = member.node.lane.read(keys, now + patience).await;
+        let found: Option<Found> = match cells {
+            Ok(cells) => cells.into_iter().map(Result::ok).collect(),
+            Err(_) => None,
+        };
+        // Nobody may have come in the place of the one that gave the proof.
+        let found = found.filter(|_| member.node.link.epoch() == proof.epoch);
+        if found.is_none() {
+            tracing::debug!(target: "hedgerow::client", replica = member.node.address(), "the replica does not answer; asking the primary");
+            member.doubt();
+        }
+        found
+    }
+
+    /// One that is proved to have all that was written up to `written`.
+    fn choose(self: &Arc<Self>, written: Option<Instant>) -> Option<(Arc<Member>, Proof)> {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.last_read = Some(now);
+        if state.prober.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.prober = Some(tokio::spawn(probe(Arc::downgrade(self))));
+        }
+        let fit = |member: &Arc<Member>| {
+            let proof = member.proof()?;
+            let is_new = now.saturating_duration_since(proof.at) < MOST_LAG;
+            let has_all = written.is_none_or(|written| written < proof.at);
+            (is_new && has_all && member.stands(proof)).then(|| (member.clone(), proof))
+        };
+        let fit: Vec<_> = state.members.iter().filter_map(fit).collect();
+        match fit.len() {
+            0 => None,
+            count => fit.into_iter().nth(rand::random_range(0..count)),
+        }
+    }
+
+    /// Asks the primary how far it is, and the replicas whether they have come that far.
+    async fn round(&self, history: &mut History) {
+        let asked = Instant::now();
+        match standing(&self.primary, asked + PATIENCE).await {
+            Ok(standing) if standing.is_primary => history.note(asked, standing),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(target: "hedgerow::client", %error, "the primary does not say how far it is");
+            }
+        }
+        let members = self.state().members.clone();
+        let history = &*history;
+        join_all(members.iter().map(|member| member.examine(history))).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    /// Asks the replica how far it is, and notes what that proves.
+    async fn examine(&self, history: &History) {
+        let link = &self.node.link;
+        let epoch = link.epoch();
+        match standing(link, Instant::now() + PATIENCE).await {
+            // The answer is of the connection whose epoch it was before and after.
+            Ok(standing) if standing.follows && link.epoch() == epoch => {
+                if let Some(at) = history.reached(&standing) {
+                    *self.lock() = Some(Proof { at, epoch });
+                }
+            }
+            Ok(_) => self.doubt(),
+            Err(error) => {
+                tracing::debug!(target: "hedgerow::client", replica = self.node.address(), %error, "the replica does not say how far it is");
+                self.doubt();
+            }
+        }
+    }
+
+    /// Whether the connection that a proof was given on is still in use.
+    fn stands(&self, proof: Proof) -> bool {
+        self.node.link.is_up() && self.node.link.epoch() == proof.epoch
+    }
+
+    fn proof(&self) -> Option<Proof> {
+        *self.lock()
+    }
+
+    /// It must prove itself again.
+    fn doubt(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Proof>> {
+        self.proof.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the replicas occasion to prove themselves: spawned by the first read, it ends when nobody
+/// has read for a while, or with the client (or with its runtime, after which the next read starts
+/// another).
+async fn probe(replicas: Weak<Replicas>) {
+    let mut history = History::default();
+    loop {
+        let Some(replicas) = replicas.upgrade() else {
+            return;
+        };
+        if !replicas.are_read() {
+            return;
+        }
+        replicas.round(&mut history).await;
+        drop(replicas);
+        tokio::time::sleep(ROUND.mul_f64(rand::random_range(0.75..1.25))).await;
+    }
+}
+
+/// What a server says of its place in the replication.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Standing {
+    is_primary: bool,
+    /// It is a replica, and in touch with its primary.
+    follows: bool,
+    /// The history of writes that its offset counts in.
+    history: String,
+    offset: u64,
+}
+
+async fn standing(link: &Arc<Link>, deadline: Instant) -> Result<Standing> {
+    let mut command = redis::cmd("INFO");
+    command.arg("replication");
+    match link.send(&command, deadline).await? {
+        Value::ServerError(error) => Err(from_server(&error)),
+        Value::VerbatimString { text, .. } => Ok(Standing::parse(&text)),
+        Value::BulkString(bytes) => Ok(Standing::parse(&String::from_utf8_lossy(&bytes))),
+        _ => Err(Error::new(
+            ErrorKind::Server,
+            "INFO was answered with another type than a string",
+        )),
+    }
+}
+
+impl Standing {
+    fn parse(info: &str) -> Self {
+        let field = |name: &str| {
+            let mut lines = info.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.unwrap_or_default().trim()
+        };
+        let is_primary = field("role") == "master";
+        // The primary's count of what it has written; the replica's of what it has applied.
+        let offset = match is_primary {
+            true => field("master_repl_offset").parse().ok(),
+            false => field("slave_repl_offset").parse().ok(),
+        };
+        Self {
+            is_primary: is_primary && offset.is_some(),
+            follows: field("role") == "slave"
+                && field("master_link_status") == "up"
+                && field("master_sync_in_progress") == "0"
+                && offset.is_some(),
+            history: field("master_replid").to_owned(),
+            offset: offset.unwrap_or_default(),
+        }
+    }
+}
+
+/// How far the primary was when it was asked lately.
+#[derive(Debug, Default)]
+struct History {
+    name: String,
+    /// When it was asked, and what it answered.
+    offsets: VecDeque<(Instant, u64)>,
+}
+
+impl History {
+    fn note(&mut self, asked: Instant, standing: Standing) {
+        if self.name != standing.history {
+            self.offsets.clear();
+            self.name = standing.history;
+        }
+        while self
+            .offsets
+            .front()
+            .is_some_and(|(at, _)| *at + MOST_LAG <= asked)
+        {
+            self.offsets.pop_front();
+        }
+        self.offsets.push_back((asked, standing.offset));
+    }
+
+    /// The latest moment of which a replica has applied everything.
+    fn reached(&self, standing: &Standing) -> Option<Instant> {
+        if self.name != standing.history {
+            return None;
+        }
+        let reached = |(_, offset): &&(Instant, u64)| *offset <= standing.offset;
+        let (at, _) = self.offsets.iter().rev().find(reached)?;
+        Some(*at)
+    }
+}
+
+impl fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members = self.state().members.clone();
+        f.debug_list()
+            .entries(members.iter().map(|member| member.node.address()))
+            .finish()
+    }
+}
+
+/// How old what a replica answers may be at most.
+pub(super) const MOST_LAG: Duration = Duration::from_secs(2);
+
+/// How often replicas prove themselves, about: until then what this client has written is asked of
+/// the primary.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// How long a server may take to say how far it is.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long replicas are asked to prove themselves after the last read.
+const IDLE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standing_is_read_from_what_servers_say() {
+        let primary = Standing::parse(
+            "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
+             slave0:ip=127.0.0.1,port=1,state=online,offset=14,lag=0\r\n\
+             master_replid:aa\r\nmaster_replid2:00\r\nmaster_repl_offset:42\r\n",
+        );
+        let expected = Standing {
+            is_primary: true,
+            follows: false,
+            history: "aa".into(),
+            offset: 42,
+        };
+        assert_eq!(primary, expected);
+        let replica = |status: &str, sync: &str| {
+            Standing::parse(&format!(
+                "role:slave\r\nmaster_host:h\r\nmaster_link_status:{status}\r\n\
+                 master_sync_in_progress:{sync}\r\nslave_read_repl_offset:50\r\n\
+                 slave_repl_offset:41\r\nmaster_replid:aa\r\nmaster_repl_offset:41\r\n"
+            ))
+        };
+        assert!(replica("up", "0").follows && replica("up", "0").offset == 41);
+        assert!(!replica("down", "0").follows && !replica("up", "1").follows);
+        assert!(!replica("up", "0").is_primary);
+        for nonsense in ["", "role:master", "role:slave\r\nmaster_link_status:up"] {
+            let standing = Standing::parse(nonsense);
+            assert!(!standing.is_primary && !standing.follows, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_replica_proves_the_latest_moment_that_it_has_reached_in_the_same_history() {
+        let standing = |history: &str, offset| Standing {
+            history: history.into(),
+            offset,
+            ..Standing::default()
+        };
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut history = History::default();
+        assert_eq!(history.reached(&standing("aa", 9)), None);
+        history.note(after(0), standing("aa", 10));
+        history.note(after(100), standing("aa", 20));
+        assert_eq!(history.reached(&standing("aa", 9)), None);
+        assert_eq!(history.reached(&standing("aa", 10)), Some(after(0)));
+        assert_eq!(history.reached(&standing("aa", 19)), Some(after(0)));
+        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
+        assert_eq!(history.reached(&standing("bb", 99)), None);
+        // What is too old to matter is forgotten; another history says nothing of this one.
+        history.note(after(2050), standing("aa", 30));
+        assert_eq!(history.reached(&standing("aa", 10)), None);
+        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
+        history.note(after(2060), standing("bb", 5));
+        assert_eq!(history.reached(&standing("aa", 99)), None);
+        assert_eq!(history.reached(&standing("bb", 5)), Some(after(2060)));
+    }
+}

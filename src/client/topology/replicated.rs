@@ -1,0 +1,106 @@
+//! `Replicated`: a primary, and replicas that a cache may read from.
+//!
+//! Invariant: everything goes to the primary, but for what a cache peeks at. Which server that is,
+//! is given, or found by sentinels.
+
+use std::sync::Arc;
+
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use super::found;
+use super::replicas::Replicas;
+use super::sentinel::Sentinels;
+use super::writes::{Writes, Writing};
+use crate::client::builder::{ClientBuilder, Place};
+use crate::client::endpoint::Endpoint;
+use crate::client::link::{Link, Source};
+use crate::client::node::{Node, Style};
+use crate::client::push::Hub;
+use crate::error::Result;
+use crate::key::Key;
+use crate::script::Found;
+
+impl ClientBuilder {
+    /// A primary and its replicas, for caches that may
+    /// [read from replicas](crate::Cache::read_from). Everything else goes to the primary. When
+    /// another server becomes the primary this client does not follow:
+    /// [`sentinels`](Self::sentinels) does.
+    pub fn replicas<S: Into<String>>(
+        mut self,
+        primary: &str,
+        replicas: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.place = Some(Place::Replicas {
+            primary: primary.to_owned(),
+            replicas: replicas.into_iter().map(S::into).collect(),
+        });
+        self
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Replicated {
+    primary: Node,
+    replicas: Arc<Replicas>,
+    writes: Arc<Writes>,
+}
+
+impl Replicated {
+    /// The servers at these URLs.
+    pub(crate) fn at(primary: &str, replicas: &[String], style: &Style) -> Result<Self> {
+        let endpoint = Endpoint::parse(primary)?;
+        let parsed = replicas.iter().map(|url| Endpoint::parse(url));
+        let endpoints: Vec<Endpoint> = parsed.collect::<Result<_>>()?;
+        let replicated = Self::new(Node::new(&endpoint, style), style);
+        replicated.replicas.set(&endpoints);
+        Ok(replicated)
+    }
+
+    /// The servers that `sentinels` find.
+    pub(crate) fn found_by(sentinels: &Arc<Sentinels>, style: &Style) -> Self {
+        let source = Source::Sentinels(sentinels.clone());
+        let replicated = Self::new(Node::from(sentinels.to_string(), source, style), style);
+        sentinels.lead(&replicated.primary, &replicated.replicas);
+        replicated
+    }
+
+    /// The primary, with where it is looked for.
+    pub(super) fn node(&self) -> (String, Arc<Link>) {
+        (self.primary.address().to_owned(), self.primary.link.clone())
+    }
+
+    fn new(primary: Node, style: &Style) -> Self {
+        let writes = Arc::new(Writes::default());
+        Self {
+            replicas: Replicas::new(primary.link.clone(), writes.clone(), style),
+            primary,
+            writes,
+        }
+    }
+
+    pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
+        self.primary.hub.clone()
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.primary.address()
+    }
+
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+        self.primary.lane.send(command, deadline).await
+    }
+
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+        found(self.primary.lane.read(keys, deadline).await?)
+    }
+
+    /// See [`Replicas::read`].
+    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Found> {
+        self.replicas.read(keys, deadline).await
+    }
+
+    pub(crate) fn writing(&self, key: &Key) -> Writing {
+        self.writes.begin(key)
+    }
+}

@@ -1,0 +1,447 @@
+//! `Sentinels`: those who say which server is the primary.
+//!
+//! Invariant: of all answers the one of the highest configuration epoch counts, in which a sentinel
+//! that was cut off when the others failed over is behind. Connections of this client lead to the
+//! server that is known as the primary and to no other: when that changes, those to the old one are
+//! ended, since what it still acknowledges may be lost.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use redis::{PushInfo, PushKind};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::replicas::Replicas;
+use super::testimony::{Testimony, switch};
+use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::endpoint::{Address, Credentials, Endpoint};
+use crate::client::link::{Link, OnPush, Route, Source};
+use crate::client::node::{Node, Style};
+use crate::client::push::Hub;
+use crate::error::{Error, ErrorKind, Fate, Result};
+
+impl ClientBuilder {
+    /// The primary that sentinels know as `service`. `sentinels` are their URLs,
+    /// `redis://[user[:password]@]host[:port]`, with the credentials of the sentinels themselves;
+    /// those of the data nodes are given by [`credentials`](Self::credentials).
+    ///
+    /// The client holds a connection to each of them, asks them whenever it connects, and leaves
+    /// the old primary as soon as one announces another.
+    pub fn sentinels<S: Into<String>>(
+        mut self,
+        sentinels: impl IntoIterator<Item = S>,
+        service: &str,
+    ) -> Self {
+        self.place = Some(Place::Sentinels {
+            sentinels: sentinels.into_iter().map(S::into).collect(),
+            service: service.to_owned(),
+        });
+        self
+    }
+}
+
+pub(crate) struct Sentinels {
+    service: String,
+    witnesses: Vec<Witness>,
+    /// How data nodes are reached: everything but their address.
+    login: Option<Credentials>,
+    /// What is known; moves when that changes.
+    known: watch::Sender<Option<Known>>,
+    /// Whose connections follow the primary.
+    led: OnceLock<Led>,
+    watcher: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The primary, as far as known.
+#[derive(Debug, Clone)]
+struct Known {
+    address: Address,
+    epoch: u64,
+    /// When it was announced that it is the primary no more.
+    left: Option<Instant>,
+}
+
+/// One sentinel.
+struct Witness {
+    address: Address,
+    link: Arc<Link>,
+}
+
+struct Led {
+    commands: Weak<Link>,
+    pushes: Option<Weak<Hub>>,
+    replicas: Weak<Replicas>,
+}
+
+/// How long answers are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Until most have answered, and a little more.
+    ForMost,
+    ForAll,
+}
+
+impl Sentinels {
+    pub(crate) fn new(
+        urls: &[String],
+        service: &str,
+        login: Option<Credentials>,
+        style: &Style,
+    ) -> Result<Arc<Self>> {
+        if urls.is_empty() {
+            return Err(invalid("no sentinel is given"));
+        }
+        if service.is_empty() || service.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(invalid(
+                "the service that the sentinels know is empty or has blanks",
+            ));
+        }
+        let parsed = urls.iter().map(|url| Endpoint::parse(url));
+        let endpoints: Vec<Endpoint> = parsed.collect::<Result<_>>()?;
+        if endpoints.iter().any(|endpoint| endpoint.db != 0) {
+            return Err(invalid(
+                "sentinels have no databases; leave it out of their URLs",
+            ));
+        }
+        Ok(Arc::new_cyclic(|sentinels| Self {
+            service: service.to_owned(),
+            witnesses: endpoints
+                .into_iter()
+                .map(|endpoint| Witness::new(endpoint, style, sentinels))
+                .collect(),
+            login,
+            known: watch::Sender::new(None),
+            led: OnceLock::new(),
+            watcher: Mutex::new(None),
+        }))
+    }
+
+    /// The connections of `primary` follow the primary, `replicas` those that follow it.
+    pub(super) fn lead(&self, primary: &Node, replicas: &Arc<Replicas>) {
+        let led = Led {
+            commands: Arc::downgrade(&primary.link),
+            pushes: primary.hub.as_ref().map(Arc::downgrade),
+            replicas: Arc::downgrade(replicas),
+        };
+        debug_assert!(self.led.get().is_none(), "sentinels lead one client");
+        let _ = self.led.set(led);
+    }
+
+    /// Where the primary is now, by those who answer before `deadline`.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn primary(self: &Arc<Self>, deadline: Instant) -> Result<Endpoint> {
+        self.be_watched();
+        self.ask(Patience::ForMost, deadline).await?;
+        let known = self.known.borrow().clone();
+        match known {
+            Some(Known {
+                address,
+                left: None,
+                ..
+            }) => Ok(self.endpoint(address)),
+            _ => Err(moving(&self.service)),
+        }
+    }
+
+    /// Whether the primary is at `address`, as far as known.
+    pub(crate) fn names(&self, address: &Address) -> bool {
+        let known = self.known.borrow();
+        known.as_ref().is_some_and(|known| known.names(address))
+    }
+
+    /// Returns when the primary is known to be elsewhere than at `address`.
+    pub(crate) async fn left(&self, address: &Address) {
+        let mut known = self.known.subscribe();
+        let elsewhere =
+            |known: &Option<Known>| known.as_ref().is_some_and(|known| !known.names(address));
+        if known.wait_for(elsewhere).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Returns when something new is known.
+    pub(crate) async fn news(&self) {
+        if self.known.subscribe().changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    fn endpoint(&self, address: Address) -> Endpoint {
+        Endpoint {
+            address,
+            db: 0,
+            login: self.login.clone(),
+        }
+    }
+
+    /// Asks all sentinels at once, and takes over what they say.
+    async fn ask(self: &Arc<Self>, patience: Patience, deadline: Instant) -> Result<()> {
+        let until = deadline.min(Instant::now() + PATIENCE);
+        let replicas = self.replicas().filter(|replicas| replicas.are_read());
+        let mut open: FuturesUnordered<_> = self
+            .witnesses
+            .iter()
+            .map(|witness| witness.testify(&self.service, replicas.is_some(), until))
+            .collect();
+        let mut heard: Vec<Testimony> = Vec::new();
+        let mut silent: Vec<(&Address, Error)> = Vec::new();
+        let mut end = until;
+        while let Ok(Some((address, outcome))) = timeout_at(end, open.next()).await {
+            match outcome {
+                Ok(testimony) => heard.push(testimony),
+                Err(error) => {
+                    tracing::debug!(target: "hedgerow::client", sentinel = %address, %error, "the sentinel does not answer");
+                    silent.push((address, error));
+                }
+            }
+            if patience == Patience::ForMost && self.is_most(heard.len()) {
+                end = end.min(Instant::now() + GRACE);
+            }
+        }
+        let votes = |address: &Address| {
+            let agree = heard
+                .iter()
+                .filter(|it| it.primary.as_ref() == Some(address));
+            agree.count()
+        };
+        let best = heard
+            .iter()
+            .filter(|testimony| testimony.primary.is_some())
+            .max_by_key(|it| (it.epoch, it.primary.as_ref().map(votes)));
+        let Some((best, address)) = best.and_then(|it| Some((it, it.primary.clone()?))) else {
+            return Err(if self.is_most(heard.len()) {
+                unknown_service(&self.service)
+            } else {
+                nobody_tells(&self.service, &silent)
+            });
+        };
+        if let Some(replicas) = replicas {
+            let followers = best.replicas.iter().filter(|it| **it != address);
+            let followers: Vec<Endpoint> = followers.map(|it| self.endpoint(it.clone())).collect();
+            replicas.set(&followers);
+        }
+        let by_most = self.is_most(votes(&address));
+        self.learn(address, best.epoch, by_most);
+        Ok(())
+    }
+
+    fn is_most(&self, count: usize) -> bool {
+        2 * count > self.witnesses.len()
+    }
+
+    /// Takes over that the primary is at `address`, unless more is known.
+    fn learn(&self, address: Address, epoch: u64, by_most: bool) {
+        let moved = self.known.send_if_modified(|known| {
+            let new = known.as_ref().is_none_or(|known| known.yields_to(&address, epoch, by_most));
+            if new {
+                let same = known.as_ref().is_some_and(|known| known.names(&address));
+                if !same {
+                    tracing::info!(target: "hedgerow::client", service = self.service, %address, epoch, "the sentinels name the primary");
+                }
+                *known = Some(Known {
+                    address,
+                    epoch,
+                    left: None,
+                });
+                return !same;
+            }
+            false
+        });
+        if moved {
+            self.leave();
+        }
+    }
+
+    /// A sentinel has announced that the primary is at `old` no more.
+    fn announced(&self, old: &Address) {
+        let left = self.known.send_if_modified(|known| match known {
+            Some(known) if known.names(old) => {
+                known.left = Some(Instant::now());
+                true
+            }
+            _ => false,
+        });
+        if left {
+            tracing::info!(target: "hedgerow::client", service = self.service, address = %old, "the primary is given up");
+            self.leave();
+        }
+    }
+
+    /// Ends the connections to the old primary.
+    fn leave(&self) {
+        let Some(led) = self.led.get() else { return };
+        if let Some(commands) = led.commands.upgrade() {
+            commands.reset();
+        }
+        if let Some(pushes) = led.pushes.as_ref().and_then(Weak::upgrade) {
+            pushes.reset();
+        }
+    }
+
+    fn replicas(&self) -> Option<Arc<Replicas>> {
+        self.led.get()?.replicas.upgrade()
+    }
+
+    fn be_watched(self: &Arc<Self>) {
+        let mut watcher = self.watcher();
+        if watcher.as_ref().is_none_or(JoinHandle::is_finished) {
+            let news = self.known.subscribe();
+            *watcher = Some(tokio::spawn(follow(Arc::downgrade(self), news)));
+        }
+    }
+
+    fn watcher(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn names(&self, address: &Address) -> bool {
+        self.left.is_none() && self.address == *address
+    }
+
+    /// Whether this is superseded by an answer. One of an epoch that is not higher says less than
+    /// what is known, unless most sentinels agree in it: then they have been set up anew. Shortly
+    /// after an announcement most may not have heard of it.
+    fn yields_to(&self, address: &Address, epoch: u64, by_most: bool) -> bool {
+        let spreading = self.left.is_some_and(|left| left.elapsed() < SPREADING);
+        epoch > self.epoch || self.names(address) || by_most && !spreading
+    }
+}
+
+impl Witness {
+    fn new(endpoint: Endpoint, style: &Style, sentinels: &Weak<Sentinels>) -> Self {
+        let sentinels = sentinels.clone();
+        let on_push: OnPush = Arc::new(move |info: PushInfo| {
+            if info.kind == PushKind::Message
+                && let Some(sentinels) = sentinels.upgrade()
+                && let Some(old) = switch(&info.data, &sentinels.service)
+            {
+                sentinels.announced(&old);
+            }
+        });
+        Self {
+            address: endpoint.address.clone(),
+            link: Link::new(Route {
+                source: Source::Server(endpoint),
+                name: format!("{}-sentinel", style.name),
+                connect_timeout: PATIENCE,
+                on_push: Some(on_push),
+                on_trouble: None,
+            }),
+        }
+    }
+
+    /// What the sentinel says of `service`. It is subscribed to announcements, too, each time:
+    /// that costs nothing where it is already, and needs no memory of its connections.
+    async fn testify(
+        &self,
+        service: &str,
+        replicas: bool,
+        until: Instant,
+    ) -> (&Address, Result<Testimony>) {
+        let question = Testimony::question(service, replicas);
+        let replies = self.link.send_all(&question, until).await;
+        // Nothing of a caller's was sent.
+        let testimony = replies
+            .map_err(|error| match error.fate() {
+                Fate::Unknown => error.with_fate(Fate::NotExecuted),
+                _ => error,
+            })
+            .and_then(Testimony::parse);
+        (&self.address, testimony)
+    }
+}
+
+/// Asks again and again, in case an announcement was missed, and at once after one: spawned with
+/// the first connection, it ends with the sentinels (or with its runtime, after which the next
+/// connection starts another).
+async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Known>>) {
+    loop {
+        let pause = POLL.mul_f64(rand::random_range(0.75..1.25));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = news.changed() => if changed.is_err() { return },
+        }
+        let Some(sentinels) = sentinels.upgrade() else {
+            return;
+        };
+        if let Err(error) = sentinels
+            .ask(Patience::ForAll, Instant::now() + PATIENCE)
+            .await
+        {
+            tracing::debug!(target: "hedgerow::client", service = sentinels.service, %error, "the sentinels do not say where the primary is");
+        }
+    }
+}
+
+fn unknown_service(service: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        format!(
+            "the sentinels know no service {service:?}; compare it with their `sentinel monitor`"
+        ),
+    )
+}
+
+/// Why nobody has said where the primary is. That credentials are refused counts only if nobody may
+/// yet answer otherwise.
+fn nobody_tells(service: &str, silent: &[(&Address, Error)]) -> Error {
+    let mut message = format!("no sentinel says where the primary of {service:?} is");
+    for (address, error) in silent {
+        message += &format!("; {address}: {error}");
+    }
+    let refused = silent
+        .iter()
+        .all(|(_, error)| error.fate() == Fate::Refused);
+    match silent.first() {
+        Some((_, error)) if refused => Error::new(error.kind(), message).with_fate(Fate::Refused),
+        _ => Error::new(ErrorKind::Unreachable, message),
+    }
+}
+
+fn moving(service: &str) -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        format!("the primary of {service:?} has moved, and the sentinels do not say where yet"),
+    )
+}
+
+/// Where the sentinels are, without credentials.
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of", self.service)?;
+        for (place, witness) in self.witnesses.iter().enumerate() {
+            let before = if place == 0 { " " } else { "," };
+            write!(f, "{before}{}", witness.address)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sentinels")
+            .field("service", &self.service)
+            .field("known", &*self.known.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long one sentinel may take to answer: a frozen one must not use up a call's deadline.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How much longer the others are waited for when most have answered.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How often the sentinels are asked without cause, about.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How long an announcement may take to reach most sentinels.
+const SPREADING: Duration = Duration::from_secs(5);
