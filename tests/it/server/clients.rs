@@ -19,7 +19,7 @@ pub(super) fn builder(place: &Place) -> ClientBuilder {
         }
         Place::Sentinel(_) => panic!("no client for sentinels yet"),
         Place::Tls(_) => panic!("no client for TLS yet"),
-        Place::Acl(_) => panic!("no user with few rights yet"),
+        Place::Acl(limited) => limited.builder(),
     }
 }
 
