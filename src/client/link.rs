@@ -103,9 +103,7 @@ impl Link {
     /// Whether what is sent can be read on the way, as far as known.
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         match &self.route.source {
-            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => {
-                endpoint.is_readable_on_the_way()
-            }
+            Source::Server(endpoint) => endpoint.is_readable_on_the_way(),
             Source::Sentinels(_) | Source::Brought(_) => false,
         }
     }
@@ -226,7 +224,7 @@ impl Link {
     async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
         let until = deadline.min(Instant::now() + self.route.connect_timeout);
         let endpoint = match &self.route.source {
-            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => Some(endpoint),
+            Source::Server(endpoint) => Some(endpoint),
             Source::Brought(_) => None,
             Source::Sentinels(sentinels) => return self.follow(sentinels, until).await,
         };
