@@ -103,7 +103,6 @@ pub(super) const TRIALS: &[&str] = &[
     "SELECT none",
     "CLIENT SETNAME no\tname",
     "CLUSTER SLOTS",
-    "READONLY",
     "ASKING",
     "ROLE",
     "INFO replication",

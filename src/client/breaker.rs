@@ -145,13 +145,14 @@ pub(crate) fn is_out(error: &Error) -> bool {
 }
 
 fn is_open(cause: Option<Error>) -> Error {
-    let error = Error::new(
-        ErrorKind::CircuitOpen,
-        "the server is out, so nothing was sent (the circuit breaker is open)",
-    );
+    const OPEN: &str = "nothing was sent: the circuit breaker is open";
     match cause {
-        Some(cause) => error.with_source(cause),
-        None => error,
+        Some(cause) => {
+            // What became of the call that failed says nothing about this one.
+            let cause = cause.with_fate(Fate::NotExecuted);
+            Error::new(ErrorKind::CircuitOpen, format!("{OPEN}, for {cause}")).with_source(cause)
+        }
+        None => Error::new(ErrorKind::CircuitOpen, OPEN),
     }
 }
 

@@ -10,9 +10,9 @@ use std::io;
 use std::time::Duration;
 
 use hedgerow::{
-    Add, Added, Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence,
-    Finding, FindingCode, Guard, Holder, Lock, LockInfo, LossReason, Memoize, Preflight, ReadFrom,
-    Set, Severity, Waiter, embedded,
+    Add, Added, Bypassed, Cache, Client, ClientBuilder, Codec, Compression, Counter, Error,
+    ErrorKind, Fence, Finding, FindingCode, Guard, Holder, Lock, LockInfo, LossReason, Memoize,
+    Outage, Preflight, ReadFrom, Set, Severity, Waiter, embedded,
 };
 use redis::Value;
 
@@ -83,6 +83,8 @@ async fn no_public_type_shows_a_secret() {
     let cache = client.cache("k").codec(Codec::Json);
     shown.add::<Cache>(&cache);
     shown.add::<Codec>(&Codec::Json);
+    shown.add::<Outage>(&Outage::Bypass);
+    shown.add::<Bypassed>(&cache.bypassed());
     shown.add::<ReadFrom>(&ReadFrom::Primary);
     shown.add::<Compression>(&Compression::Lz4);
     let set = cache.set("v", &VALUE, MINUTE);

@@ -50,9 +50,9 @@ pub(super) async fn gather(
     let [info, config] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
 
     // A connection that somebody else uses must not be told to listen, nor to read what is old.
-    let trials = TRIALS.iter().filter(|trial| {
-        own.is_ours() || !["SSUBSCRIBE CHANNEL", "READONLY", "ASKING"].contains(trial)
-    });
+    let trials = TRIALS
+        .iter()
+        .filter(|trial| own.is_ours() || !["SSUBSCRIBE CHANNEL", "ASKING"].contains(trial));
     let trials: Vec<&str> = trials.copied().collect();
     let mut calls = Pipeline::with_capacity(trials.len());
     for trial in &trials {
