@@ -46,6 +46,7 @@ mod runtime;
 mod scripts;
 mod secrets;
 mod server;
+mod sockets;
 mod tags;
 mod topology;
 mod wait;
