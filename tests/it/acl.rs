@@ -153,11 +153,11 @@ async fn sentinels_and_replicas_need_no_more() {
     let client = client.credentials("least", "privilege").connect().await;
     let client = client.expect("good URLs");
     let cache = client.cache("k").read_from(ReadFrom::PreferReplica);
+    cache
+        .set("v", &1, Duration::from_secs(600))
+        .await
+        .expect("stored");
     until("a replica has answered a read", async || {
-        cache
-            .set("v", &1, Duration::from_secs(600))
-            .await
-            .expect("stored");
         assert_eq!(
             cache.get::<u8>("v").await.expect("read").as_deref(),
             Some(&1)

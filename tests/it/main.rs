@@ -51,6 +51,7 @@ mod secrets;
 mod sentinel;
 mod server;
 mod shards;
+mod sockets;
 mod tags;
 mod topology;
 mod wait;

@@ -79,13 +79,12 @@ impl Report<'_> {
             ),
             _ => {}
         }
-        match said("role") {
-            Some("replica" | "slave") => self.add(
+        if let Some("replica" | "slave") = said("role") {
+            self.add(
                 Blocker,
                 Replica,
                 "the server is a replica and takes no writes; name its primary",
-            ),
-            _ => {}
+            );
         }
         let version = said("version").unwrap_or_default();
         let major = version.split('.').next();
