@@ -140,7 +140,7 @@ mod script;
 mod tags;
 mod ttl;
 
-pub use cache::{Cache, Memoize, ReadFrom, Set};
+pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 #[cfg(feature = "embedded")]
 pub use client::embedded;
 pub use client::{Client, ClientBuilder};

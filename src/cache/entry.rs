@@ -32,7 +32,7 @@ pub(super) enum Reading<V> {
 }
 
 /// Nothing valid was there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Miss {
     /// The first bytes of the entry that was judged invalid; empty when there was none.
     pub(super) seen: Bytes,
@@ -188,6 +188,7 @@ async fn is_valid(
 async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Instant) {
     let call = DISCARD
         .call([key])
+        .yielding()
         .arg(&entry[..entry.len().min(HEADER)])
         .arg(entry.len());
     if let Err(error) = client.change(call, deadline).await {

@@ -97,6 +97,7 @@ impl Claim {
         let until = Instant::now() + self.terms.max_load.duration();
         let call = LEASE
             .call(self.place.keys())
+            .yielding()
             .arg(&self.token)
             .arg(self.terms.max_load.millis())
             .arg(self.terms.takeover.millis())
@@ -124,6 +125,7 @@ impl Claim {
             tokio::time::sleep(self.terms.takeover.duration() / 3).await;
             let call = RENEW
                 .call(self.place.keys())
+                .yielding()
                 .arg(&self.token)
                 .arg(self.terms.takeover.millis())
                 .arg(self.fence.load(Ordering::Relaxed));
@@ -141,6 +143,7 @@ impl Claim {
     pub(super) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
         let call = COMMIT
             .call(self.place.keys())
+            .yielding()
             .arg(&self.token)
             .arg(entry)
             .arg(ttl.millis())
@@ -156,7 +159,7 @@ impl Claim {
 
     /// Gives the lease up, if it is this claim's. Best effort: the server ends it by itself.
     pub(super) async fn abandon(&self) {
-        let call = ABANDON.call(self.place.keys()).arg(&self.token);
+        let call = ABANDON.call(self.place.keys()).yielding().arg(&self.token);
         if let Err(error) = self.client.run(call, self.client.cache_deadline()).await {
             tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not given up");
         }

@@ -10,6 +10,7 @@ mod lease;
 mod load;
 mod memoize;
 mod order;
+mod outage;
 mod set;
 mod wake;
 
@@ -21,12 +22,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use memoize::Memoize;
+pub use outage::{Bypassed, Outage};
 pub use set::Set;
 
 pub use self::entry::ReadFrom;
 use self::entry::Reading;
 use self::flight::Flights;
 use self::lease::Place;
+use self::outage::Bulkhead;
 use self::wake::Ears;
 use crate::client::Client;
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
@@ -56,6 +59,7 @@ impl Client {
                 stack: Stack::default(),
                 max_load: Duration::from_secs(30),
                 takeover: Duration::from_secs(10),
+                outage: Outage::default(),
                 read_from: ReadFrom::Primary,
                 room: self.room(Room::default),
             }),
@@ -103,6 +107,7 @@ struct Setup {
     max_load: Duration,
     takeover: Duration,
     read_from: ReadFrom,
+    outage: Outage,
     room: Arc<Room>,
 }
 
@@ -119,6 +124,7 @@ struct Room {
     flights: Arc<Flights>,
     ears: Arc<Ears>,
     horizon: Horizon,
+    bulkhead: Bulkhead,
 }
 
 impl Cache {
@@ -160,6 +166,18 @@ impl Cache {
     pub fn read_from(mut self, from: ReadFrom) -> Self {
         Arc::make_mut(&mut self.setup).read_from = from;
         self
+    }
+
+    /// What this cache does while Redis is out: [`Outage::Fail`] by default.
+    #[must_use]
+    pub fn outage(mut self, outage: Outage) -> Self {
+        Arc::make_mut(&mut self.setup).outage = outage;
+        self
+    }
+
+    /// What the caches of this client have done without Redis so far, under [`Outage::Bypass`].
+    pub fn bypassed(&self) -> Bypassed {
+        self.room().bulkhead.counted()
     }
 
     /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.
@@ -209,9 +227,14 @@ impl Cache {
         let (stack, deadline) = (&self.setup.stack, self.client.cache_deadline());
         let from = self.setup.read_from;
         let reading = entry::read(&self.client, &value, &tags, stack, from, deadline);
-        match reading.await.map_err(|error| error.with_key(key))? {
-            Reading::Hit(value) => Ok(Some(value)),
-            Reading::Miss(_) => Ok(None),
+        match reading.await {
+            Ok(Reading::Hit(value)) => Ok(Some(value)),
+            Ok(Reading::Miss(_)) => Ok(None),
+            Err(error) if self.setup.outage.bypasses(&error) => {
+                self.room().bulkhead.read();
+                Ok(None)
+            }
+            Err(error) => Err(error.with_key(key)),
         }
     }
 
@@ -341,6 +364,7 @@ impl fmt::Debug for Cache {
             .field("compression", &self.setup.stack.compression)
             .field("max_load", &self.setup.max_load)
             .field("takeover", &self.setup.takeover)
+            .field("outage", &self.setup.outage)
             .field("read_from", &self.setup.read_from)
             .finish()
     }

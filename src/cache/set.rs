@@ -62,11 +62,24 @@ impl<V: Serialize> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
         let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
+        match Self::stored(self.value, &order).await {
+            Err(error) if order.cache.setup.outage.bypasses(&error) => {
+                // What is there now would be older than what was to be stored.
+                let removed = order.cache.remove(&order.place.name).await.is_ok();
+                tracing::debug!(target: "hedgerow::cache", key = order.place.name, %error, removed, "bypassed a set");
+                order.room.bulkhead.write();
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn stored(value: &V, order: &Order) -> Result<()> {
         let deadline = order.cache.client.cache_deadline();
         let generations = order.generations(deadline).await;
         let generations = generations.map_err(|error| order.named(error))?;
-        let entry = order.encode(self.value, &generations, Duration::ZERO)?;
-        store(&order, entry, deadline).await
+        let entry = order.encode(value, &generations, Duration::ZERO)?;
+        store(order, entry, deadline).await
     }
 }
 
@@ -75,6 +88,7 @@ async fn store(order: &Order, entry: Vec<u8>, deadline: Instant) -> Result<()> {
     order.room.flights.detach(&order.place.value);
     let call = SET
         .call(order.place.keys())
+        .yielding()
         .arg(entry)
         .arg(order.jittered_ttl().millis());
     let reply = order.cache.client.change(call, deadline).await;

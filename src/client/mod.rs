@@ -4,7 +4,9 @@
 //! pushes, both lazily and both made anew when they are lost. The primitives reach Redis through the
 //! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
+mod backoff;
 mod batch;
+mod breaker;
 mod builder;
 mod cells;
 mod dial;

@@ -130,6 +130,7 @@ impl Horizon {
         let until = Instant::now() + life;
         let call = ENSURE
             .call([&tag.key])
+            .yielding()
             .arg(&seed())
             .arg(tag.rest())
             .arg(life.as_millis() as u64);

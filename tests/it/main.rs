@@ -35,6 +35,7 @@ mod memoize_fleet;
 mod memoize_process;
 mod monitor;
 mod observability;
+mod outage;
 mod passing;
 mod process;
 mod proxy;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, SLOTS, redirect};
+use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
@@ -143,6 +144,11 @@ impl Cluster {
                 None => parts.push((lane, vec![place])),
             }
         }
+        let mut probes = Vec::new();
+        for (lane, _) in &parts {
+            probes.extend(lane.admit()?);
+        }
+        let deadline = Probe::deadline(probes.first(), deadline);
         let answer = match parts.as_slice() {
             [(lane, _)] => lane.read(keys, deadline).await,
             _ => Lane::gather(keys, parts, deadline).await,

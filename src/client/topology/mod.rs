@@ -23,12 +23,14 @@ pub(crate) use sentinel::Sentinels;
 use tokio::time::Instant;
 pub(crate) use writes::Writing;
 
+use super::breaker::Probe;
 use super::cells::Cells;
+use super::lane::Lane;
 use super::node::Node;
 use super::push::Hub;
 use crate::error::Result;
 use crate::key::Key;
-use crate::script::{Found, Transport, from_server};
+use crate::script::{Found, Patience, Transport, from_server};
 
 /// Where the servers are.
 #[derive(Debug)]
@@ -89,7 +91,26 @@ impl Topology {
 }
 
 impl Transport for Topology {
-    async fn send(&self, command: &Cmd, key: Option<&Key>, deadline: Instant) -> Result<Value> {
+    async fn send(
+        &self,
+        command: &Cmd,
+        key: Option<&Key>,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Value> {
+        let known = match (patience, self, key) {
+            (Patience::Persistent, ..) | (.., None) => None,
+            (_, Self::Cluster(cluster), Some(key)) => cluster.node(key),
+            _ => None,
+        };
+        let lane = match (patience, self) {
+            (Patience::Persistent, _) => None,
+            (_, Self::One(node)) => Some(&node.lane),
+            (_, Self::Replicated(replicated)) => Some(&replicated.primary().lane),
+            (_, Self::Cluster(_)) => known.as_ref().map(|node| &node.lane),
+        };
+        let probe = lane.map(Lane::admit).transpose()?.flatten();
+        let deadline = Probe::deadline(probe.as_ref(), deadline);
         match (self, key) {
             (Self::One(node), _) => node.lane.send(command, deadline).await,
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
@@ -100,7 +121,11 @@ impl Transport for Topology {
 
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         match self {
-            Self::One(node) => found(node.lane.read(keys, deadline).await?),
+            Self::One(node) => {
+                let probe = node.lane.admit()?;
+                let deadline = Probe::deadline(probe.as_ref(), deadline);
+                found(node.lane.read(keys, deadline).await?)
+            }
             Self::Replicated(replicated) => replicated.read(keys, deadline).await,
             Self::Cluster(cluster) => cluster.read(keys, deadline).await,
         }

@@ -12,6 +12,7 @@ use super::found;
 use super::replicas::Replicas;
 use super::sentinel::Sentinels;
 use super::writes::{Writes, Writing};
+use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::Endpoint;
 use crate::client::node::{Node, Style};
@@ -82,11 +83,17 @@ impl Replicated {
         self.primary.address()
     }
 
+    pub(crate) fn primary(&self) -> &Node {
+        &self.primary
+    }
+
     pub(crate) async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
         self.primary.lane.send(command, deadline).await
     }
 
     pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+        let probe = self.primary.lane.admit()?;
+        let deadline = Probe::deadline(probe.as_ref(), deadline);
         found(self.primary.lane.read(keys, deadline).await?)
     }
 
