@@ -227,6 +227,16 @@ impl Load {
         .await;
     }
 
+    /// Waits until nothing is acknowledged any more: every add is on its way.
+    async fn hangs(&self) {
+        until("no add is acknowledged", async || {
+            let seen = self.acknowledged.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            seen == self.acknowledged.load(Ordering::SeqCst)
+        })
+        .await;
+    }
+
     async fn stop(self) -> Vec<(String, i64, i64)> {
         self.stop.store(true, Ordering::SeqCst);
         let ended = futures::future::join_all(self.adders).await;
@@ -328,6 +338,9 @@ async fn a_crashed_primary_is_replaced_under_load() {
     let load = Load::start(&client, 8);
     load.goes_on(500).await;
     let old = servers.master_addr().await;
+    // Stopped first, so that it leaves adds unanswered.
+    servers.data().primary().stop();
+    load.hangs().await;
     servers.data().primary().kill().await;
     servers.moved_from(&old).await;
     load.goes_on(500).await;
