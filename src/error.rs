@@ -205,6 +205,11 @@ impl Error {
         self.changed(|repr| repr.key = Some(key.to_owned()))
     }
 
+    /// Says at which of several servers it happened.
+    pub(crate) fn at(self, shard: &str) -> Self {
+        self.changed(|repr| repr.message = format!("shard {shard:?}: {}", repr.message).into())
+    }
+
     pub(crate) fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let source = Arc::from(source.into());
         self.changed(|repr| repr.source = Some(source))

@@ -17,6 +17,7 @@ use crate::script::{Reply, script};
 use crate::ttl::Ttl;
 
 script!(LEASE = "lease.lua" after "entry.lua");
+script!(REMOVE = "remove.lua" after "entry.lua");
 script!(RENEW = "renew.lua" after "entry.lua");
 script!(COMMIT = "commit.lua" after "entry.lua");
 script!(ABANDON = "abandon.lua" after "entry.lua");
@@ -72,6 +73,25 @@ pub(super) enum Committed {
 impl Place {
     pub(super) fn keys(&self) -> [&Key; 2] {
         [&self.value, &self.lease]
+    }
+
+    /// The same place on the other ring of shards, while keys move and if that is another server.
+    pub(super) fn twin(&self, client: &Client) -> Option<Self> {
+        Some(Self {
+            value: client.twin(&self.value)?,
+            lease: self.lease.elsewhere(),
+            name: self.name.clone(),
+        })
+    }
+
+    /// Removes the value and ends a load of it that is under way.
+    pub(super) async fn clear(&self, client: &Client, deadline: Instant) -> Result<()> {
+        let reply = client.change(REMOVE.call(self.keys()), deadline).await;
+        let reply = reply.map_err(|error| error.with_key(&self.name))?;
+        match reply.status()? {
+            "OK" => Ok(()),
+            _ => Err(reply.unexpected().with_key(&self.name)),
+        }
     }
 }
 

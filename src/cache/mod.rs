@@ -33,13 +33,10 @@ use self::outage::Bulkhead;
 use self::wake::Ears;
 use crate::client::Client;
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::CacheKeys;
-use crate::script::script;
 use crate::tags::{self, Horizon, SLACK, Tag};
 use crate::ttl::Ttl;
-
-script!(REMOVE = "remove.lua" after "entry.lua");
 
 impl Client {
     /// The cache called `name`. Caches of different names share nothing but tags: invalidating a
@@ -263,14 +260,13 @@ impl Cache {
         let place = self.place(key.to_owned())?;
         // Who comes from now on does not join a load that is about to be ended.
         self.room().flights.detach(&place.value);
-        let call = REMOVE.call(place.keys());
         let deadline = self.client.cache_deadline();
-        let reply = self.client.change(call, deadline).await;
-        let reply = reply.map_err(|error| error.with_key(key))?;
-        match reply.status()? {
-            "OK" => Ok(()),
-            _ => Err(reply.unexpected().with_key(key)),
-        }
+        let here = place.clear(&self.client, deadline);
+        let Some(twin) = place.twin(&self.client) else {
+            return here.await;
+        };
+        let (here, there) = futures::join!(here, twin.clear(&self.client, deadline));
+        here.and(there).map_err(in_part)
     }
 
     /// Invalidates every value that carries any of `tags`, in any cache of the namespace: one
@@ -352,6 +348,14 @@ impl Cache {
             lease: keys.load_lease(&key)?,
             name: key,
         })
+    }
+}
+
+/// The error of one of two commands: that it was not executed is not true of both.
+fn in_part(error: Error) -> Error {
+    match error.is_retryable() {
+        true => error.with_fate(Fate::Unknown),
+        false => error,
     }
 }
 

@@ -84,6 +84,33 @@ impl Link {
         })
     }
 
+    /// Another connection to the same server, which hears no pushes. A connection that the caller
+    /// brought is used again.
+    pub(crate) fn another(&self) -> Arc<Self> {
+        Self::new(Route {
+            source: self.route.source.clone(),
+            name: self.route.name.clone(),
+            connect_timeout: self.route.connect_timeout,
+            on_push: None,
+            on_trouble: None,
+        })
+    }
+
+    /// Whether nobody else uses the connection.
+    pub(crate) fn is_ours(&self) -> bool {
+        !matches!(self.route.source, Source::Brought(_))
+    }
+
+    /// Whether what is sent can be read on the way, as far as known.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        match &self.route.source {
+            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => {
+                endpoint.is_readable_on_the_way()
+            }
+            Source::Sentinels(_) | Source::Brought(_) => false,
+        }
+    }
+
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
         let mut live = self.live(deadline).await?;

@@ -4,8 +4,10 @@
     reason = "a test binary exports nothing; `pub` says what a file offers"
 )]
 
+mod acl;
 mod cache;
 mod cache_model;
+mod canary;
 mod client;
 mod cluster;
 mod conditions;
@@ -15,6 +17,7 @@ mod counter_model;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
+mod growth;
 mod house;
 mod keyslot;
 mod lane;
@@ -37,6 +40,7 @@ mod monitor;
 mod observability;
 mod outage;
 mod passing;
+mod preflight;
 mod process;
 mod proxy;
 mod reconnect;
@@ -46,6 +50,7 @@ mod scripts;
 mod secrets;
 mod sentinel;
 mod server;
+mod shards;
 mod tags;
 mod topology;
 mod wait;
