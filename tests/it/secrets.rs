@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_millis(100);
 #[tokio::test]
 async fn a_password_that_nobody_takes_is_told_nowhere() {
     let listener = Listener::start();
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let _: Value = server
         .run(&["CONFIG", "SET", "requirepass", "another"])
         .await;
