@@ -22,6 +22,16 @@ impl Namespace {
         Ok(Self(escaped(name, false).into()))
     }
 
+    /// What every key and channel begins with, up to the first `:`.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A key, or channel, of no primitive, to try whether we may use such.
+    pub(crate) fn trial(&self, process: &str) -> Key {
+        Key::new(format!("{}:{{trial}}:{process}", self.0))
+    }
+
     /// The keys of the cache named `cache`.
     pub(crate) fn cache(&self, cache: &str) -> Result<CacheKeys> {
         checked("cache name", cache)?;

@@ -144,7 +144,7 @@ mod ttl;
 pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 #[cfg(feature = "embedded")]
 pub use client::embedded;
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Finding, FindingCode, Preflight, Severity};
 #[doc(hidden)]
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};

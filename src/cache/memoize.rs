@@ -3,6 +3,7 @@
 //! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
 //! flight, which outlives its callers; a caller only waits, so dropping it harms nobody.
 
+use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +24,6 @@ use crate::tags::Tag;
 use crate::ttl::Ttl;
 
 /// A cached load, made by [`Cache::memoize`]; await it.
-#[derive(Debug)]
 #[must_use = "nothing is read or loaded until it is awaited"]
 pub struct Memoize<L> {
     cache: Cache,
@@ -31,6 +31,18 @@ pub struct Memoize<L> {
     ttl: Duration,
     tags: Result<Vec<Tag>>,
     loader: L,
+}
+
+impl<L> fmt::Debug for Memoize<L> {
+    /// Without the loader, which may hold anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memoize")
+            .field("cache", &self.cache)
+            .field("key", &self.key)
+            .field("ttl", &self.ttl)
+            .field("tags", &self.tags)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<L> Memoize<L> {

@@ -3,6 +3,7 @@
 //! Invariant: a load under way is ended in the same script, so it is never stored over what was
 //! set.
 
+use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use crate::ttl::Ttl;
 script!(SET = "set.lua" after "entry.lua");
 
 /// A value about to be stored, made by [`Cache::set`]; await it.
-#[derive(Debug)]
 #[must_use = "nothing is stored until it is awaited"]
 pub struct Set<'v, V> {
     cache: Cache,
@@ -28,6 +28,18 @@ pub struct Set<'v, V> {
     value: &'v V,
     ttl: Duration,
     tags: Result<Vec<Tag>>,
+}
+
+impl<V> fmt::Debug for Set<'_, V> {
+    /// Without the value, which is nobody's business.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Set")
+            .field("cache", &self.cache)
+            .field("key", &self.key)
+            .field("ttl", &self.ttl)
+            .field("tags", &self.tags)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'v, V> Set<'v, V> {

@@ -4,6 +4,7 @@
 //! wrong with a URL is said before a client exists, and without repeating the URL.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _};
@@ -55,6 +56,17 @@ impl Endpoint {
         })
     }
 
+    /// Whether what is sent there leaves the machine, and nothing hides it.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        match &self.address {
+            Address::Unix(_) => false,
+            Address::Tcp(host, _) => match host.parse::<IpAddr>() {
+                Ok(address) => !address.is_loopback(),
+                Err(_) => host != "localhost",
+            },
+        }
+    }
+
     /// Another server of the same installation: reached and logged into in the same way.
     pub(crate) fn at(&self, address: Address) -> Self {
         Self {
@@ -104,4 +116,26 @@ fn not_understood() -> Error {
 
 fn invalid(message: &'static str) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_on_the_machine_is_read_by_nobody() {
+        for (url, readable) in [
+            ("unix:///run/redis", false),
+            ("redis://127.0.0.1", false),
+            ("redis://127.9.9.9:7000", false),
+            ("redis://[::1]:7000", false),
+            ("redis://localhost", false),
+            ("redis://10.0.0.1", true),
+            ("redis://[2001:db8::1]", true),
+            ("redis://localhost.example", true),
+        ] {
+            let endpoint = Endpoint::parse(url).expect("a good URL");
+            assert_eq!(endpoint.is_readable_on_the_way(), readable, "{url}");
+        }
+    }
 }

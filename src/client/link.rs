@@ -83,6 +83,31 @@ impl Link {
         })
     }
 
+    /// Another connection to the same server, which hears no pushes. A connection that the caller
+    /// brought is used again.
+    pub(crate) fn another(&self) -> Arc<Self> {
+        Self::new(Route {
+            source: self.route.source.clone(),
+            name: self.route.name.clone(),
+            connect_timeout: self.route.connect_timeout,
+            on_push: None,
+            on_trouble: None,
+        })
+    }
+
+    /// Whether nobody else uses the connection.
+    pub(crate) fn is_ours(&self) -> bool {
+        !matches!(self.route.source, Source::Brought(_))
+    }
+
+    /// Whether what is sent can be read on the way, as far as known.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        match &self.route.source {
+            Source::Server(endpoint) => endpoint.is_readable_on_the_way(),
+            Source::Sentinels(_) | Source::Brought(_) => false,
+        }
+    }
+
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
         let mut live = self.live(deadline).await?;
@@ -199,7 +224,7 @@ impl Link {
     async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
         let until = deadline.min(Instant::now() + self.route.connect_timeout);
         let endpoint = match &self.route.source {
-            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => Some(endpoint),
+            Source::Server(endpoint) => Some(endpoint),
             Source::Brought(_) => None,
             Source::Sentinels(sentinels) => return self.follow(sentinels, until).await,
         };

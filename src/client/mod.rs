@@ -1,9 +1,10 @@
 //! `Client`: the way to one Redis, shared by all primitives.
 //!
 //! Invariant: a client makes at most two connections to a server, one for commands and one for
-//! pushes, both lazily and both made anew when they are lost. The primitives reach Redis through the
-//! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
+//! pushes, both lazily and both made anew when they are lost; `preflight` has one more
+//! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
+mod acl;
 mod batch;
 mod breaker;
 mod builder;
@@ -17,6 +18,7 @@ mod health;
 mod lane;
 mod link;
 mod node;
+mod preflight;
 mod push;
 mod source;
 mod topology;
@@ -31,6 +33,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
+pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::Hub;
 use topology::Topology;
 

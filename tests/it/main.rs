@@ -4,8 +4,10 @@
     reason = "a test binary exports nothing; `pub` says what a file offers"
 )]
 
+mod acl;
 mod cache;
 mod cache_model;
+mod canary;
 mod client;
 mod cluster;
 mod conditions;
@@ -38,6 +40,7 @@ mod monitor;
 mod observability;
 mod outage;
 mod passing;
+mod preflight;
 mod process;
 mod proxy;
 mod reconnect;

@@ -29,6 +29,7 @@ pub(crate) use writes::Writing;
 use super::breaker::Probe;
 use super::cells::Cells;
 use super::lane::Lane;
+use super::link::Link;
 use super::node::Node;
 use super::push::Hub;
 use crate::error::Result;
@@ -80,6 +81,21 @@ impl Topology {
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         matches!(self, Self::Shards(shards) if shards.looks_back())
+    }
+
+    /// All servers that are written to, with their addresses.
+    pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
+        match self {
+            Self::One(node) => Ok(vec![(node.address().to_owned(), node.link.clone())]),
+            Self::Replicated(replicated) => Ok(vec![replicated.node()]),
+            Self::Cluster(cluster) => cluster.nodes(deadline).await,
+            Self::Shards(shards) => Ok(shards.nodes()),
+        }
+    }
+
+    /// Whether the servers are to be parts of a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
     }
 
     /// Where the servers are, without credentials.

@@ -15,6 +15,7 @@ use super::writes::{Writes, Writing};
 use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::Endpoint;
+use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
 use crate::client::source::Source;
@@ -64,6 +65,11 @@ impl Replicated {
         let replicated = Self::new(Node::from(sentinels.to_string(), source, style), style);
         sentinels.lead(&replicated.primary, &replicated.replicas);
         replicated
+    }
+
+    /// The primary, with where it is looked for.
+    pub(super) fn node(&self) -> (String, Arc<Link>) {
+        (self.primary.address().to_owned(), self.primary.link.clone())
     }
 
     fn new(primary: Node, style: &Style) -> Self {

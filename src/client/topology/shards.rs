@@ -4,6 +4,7 @@
 //! nothing of each other, so one that is down harms nobody but its own keys, and its errors name it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -15,6 +16,7 @@ use super::rendezvous::Ring;
 use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::Endpoint;
+use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::Result;
 use crate::key::{Key, Realm};
@@ -268,6 +270,12 @@ impl Shards {
             }
         }
         Ok(all)
+    }
+
+    /// All servers, by their names.
+    pub(crate) fn nodes(&self) -> Vec<(String, Arc<Link>)> {
+        let named = |shard: &Named| (shard.name.to_string(), shard.node.link.clone());
+        self.nodes.iter().map(named).collect()
     }
 
     /// Where the servers are, without credentials.

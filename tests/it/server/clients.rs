@@ -17,9 +17,12 @@ pub(super) fn builder(place: &Place) -> ClientBuilder {
             let shards = NAMES.into_iter().zip(urls);
             Client::builder().shards(shards.map(|(name, url)| (name, url, 1)))
         }
-        Place::Sentinel(_) => panic!("no client for sentinels yet"),
+        Place::Sentinel(sentinels) => {
+            let urls = sentinels.sentinels().iter().map(|node| node.url());
+            Client::builder().sentinels(urls, "mymaster")
+        }
         Place::Tls(_) => panic!("no client for TLS yet"),
-        Place::Acl(_) => panic!("no user with few rights yet"),
+        Place::Acl(limited) => limited.builder(),
     }
 }
 
