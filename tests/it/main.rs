@@ -14,6 +14,7 @@ mod conditions;
 mod counter;
 mod counter_loss;
 mod counter_model;
+mod faults;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
