@@ -65,6 +65,9 @@ pub enum ErrorKind {
     Busy,
     /// `NOAUTH` or `WRONGPASS`: credentials are missing or wrong.
     Unauthenticated,
+    /// TLS: the server could not prove who it is, or refused the proof of who we are; nothing was
+    /// sent.
+    Tls,
     /// `NOPERM`: the ACL user may not run the command or touch the key.
     Forbidden,
     /// A key of ours holds a type that the primitive did not write.

@@ -127,7 +127,7 @@
 //! # Features
 //!
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server process for
-//! examples, tests and development.
+//! examples, tests and development. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
 
 mod cache;
 mod client;
@@ -141,9 +141,11 @@ mod tags;
 mod ttl;
 
 pub use cache::{Cache, Memoize, ReadFrom, Set};
+#[cfg(feature = "tls")]
+pub use client::Tls;
 #[cfg(feature = "embedded")]
 pub use client::embedded;
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Credentials};
 #[doc(hidden)]
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};

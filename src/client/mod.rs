@@ -7,6 +7,7 @@
 mod batch;
 mod builder;
 mod cells;
+mod credentials;
 mod dial;
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -18,6 +19,8 @@ mod link;
 mod node;
 mod push;
 mod source;
+#[cfg(feature = "tls")]
+mod tls;
 mod topology;
 
 use std::any::{Any, TypeId};
@@ -30,7 +33,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
+pub use credentials::Credentials;
 pub(crate) use push::Hub;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 use topology::Topology;
 
 use crate::error::{Error, ErrorKind, Result};

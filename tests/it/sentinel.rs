@@ -81,7 +81,7 @@ async fn sentinels_and_data_nodes_have_credentials_of_their_own() {
         let url = |node: &Node| format!("redis://{watcher}@{}", node.address());
         let urls: Vec<String> = servers.sentinels().iter().map(url).collect();
         let builder = Client::builder().sentinels(urls, Sentinels::NAME);
-        let builder = builder.credentials(user, password);
+        let builder = builder.credentials(hedgerow::Credentials::user(user, password));
         async move { builder.connect().await.expect("good URLs") }
     };
     let client = build("watcher:one", "app", "two").await;
