@@ -12,6 +12,7 @@ mod conditions;
 mod counter;
 mod counter_loss;
 mod counter_model;
+mod credentials;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
@@ -46,5 +47,7 @@ mod secrets;
 mod sentinel;
 mod server;
 mod tags;
+#[cfg(feature = "tls")]
+mod tls;
 mod topology;
 mod wait;

@@ -13,7 +13,16 @@ pub(super) fn builder(place: &Place) -> ClientBuilder {
         }
         Place::Shards(_) => panic!("no client for shards yet"),
         Place::Sentinel(_) => panic!("no client for sentinels yet"),
-        Place::Tls(_) => panic!("no client for TLS yet"),
+        #[cfg(feature = "tls")]
+        Place::Tls(server) => {
+            let (authority, known) = (&server.certificates.authority, &server.certificates.client);
+            let tls = hedgerow::Tls::new()
+                .roots_pem(authority.certificate.clone())
+                .client_pem(known.certificate.clone(), known.key.clone());
+            Client::builder().url(&server.node.url()).tls(tls)
+        }
+        #[cfg(not(feature = "tls"))]
+        Place::Tls(_) => panic!("built without the feature tls"),
         Place::Acl(_) => panic!("no user with few rights yet"),
     }
 }
