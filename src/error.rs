@@ -51,6 +51,8 @@ pub enum ErrorKind {
     Timeout,
     /// The connection was lost after the command was sent and before its reply came.
     Disconnected,
+    /// The server is out, and the circuit breaker let the call not through: nothing was sent.
+    CircuitOpen,
     /// `maxclients` is reached: the server takes no more connections.
     MaxClients,
     /// The server is out of memory (`maxmemory` with nothing to evict).
@@ -108,6 +110,48 @@ pub enum ErrorKind {
     Embedded,
 }
 
+impl ErrorKind {
+    /// Whether it says that Redis does not serve us now, whatever was asked of it: an outage, a
+    /// server that is full or misconfigured, or rights that were taken away. The opposite are faults
+    /// of the input, of what is stored, and of the caller's own code.
+    pub fn is_outage(self) -> bool {
+        match self {
+            Self::Unreachable
+            | Self::Timeout
+            | Self::Disconnected
+            | Self::CircuitOpen
+            | Self::MaxClients
+            | Self::OutOfMemory
+            | Self::ReadOnly
+            | Self::Misconfigured
+            | Self::Loading
+            | Self::Busy
+            | Self::Unauthenticated
+            | Self::Tls
+            | Self::Forbidden
+            | Self::MasterDown
+            | Self::ClusterDown
+            | Self::NoReplicas
+            | Self::Server => true,
+            Self::InvalidInput
+            | Self::WrongType
+            | Self::CrossSlot
+            | Self::Overflow
+            | Self::OutOfRange
+            | Self::Contended
+            | Self::Lost
+            | Self::Encode
+            | Self::Decode
+            | Self::TooLarge
+            | Self::Loader
+            | Self::LoaderPanicked
+            | Self::LoaderTimeout
+            | Self::Reentrant
+            | Self::Embedded => false,
+        }
+    }
+}
+
 impl Error {
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
@@ -138,6 +182,7 @@ impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         let fate = match kind {
             ErrorKind::Unreachable
+            | ErrorKind::CircuitOpen
             | ErrorKind::MaxClients
             | ErrorKind::ReadOnly
             | ErrorKind::Loading
@@ -162,6 +207,11 @@ impl Error {
 
     pub(crate) fn with_key(self, key: &str) -> Self {
         self.changed(|repr| repr.key = Some(key.to_owned()))
+    }
+
+    /// Says at which of several servers it happened.
+    pub(crate) fn at(self, shard: &str) -> Self {
+        self.changed(|repr| repr.message = format!("shard {shard:?}: {}", repr.message).into())
     }
 
     pub(crate) fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

@@ -22,6 +22,16 @@ impl Namespace {
         Ok(Self(escaped(name, false).into()))
     }
 
+    /// What every key and channel begins with, up to the first `:`.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A key, or channel, of no primitive, to try whether we may use such.
+    pub(crate) fn trial(&self, process: &str) -> Key {
+        Key::new(format!("{}:{{trial}}:{process}", self.0))
+    }
+
     /// The keys of the cache named `cache`.
     pub(crate) fn cache(&self, cache: &str) -> Result<CacheKeys> {
         checked("cache name", cache)?;
@@ -34,7 +44,7 @@ impl Namespace {
 
     /// The generation of a tag, addressed by the tag's 64-bit id (entries carry ids, not names).
     pub(crate) fn tag(&self, id: TagId) -> Key {
-        Key::new(format!("{}:t:{{{:016x}}}", self.0, id.0))
+        Key::new(format!("{}:t:{{{:016x}}}", self.0, id.0)).of(Realm::Cached)
     }
 
     pub(crate) fn counter(&self, name: &str) -> Result<Key> {
@@ -110,18 +120,43 @@ impl CacheKeys {
         text.push_str(prefix);
         escape_into(&mut text, key, false);
         text.push('}');
-        Ok(Key::new(text))
+        Ok(Key::new(text).of(Realm::Cached))
     }
 }
 
 /// One Redis key (or channel), right by construction.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Key(Arc<str>);
+pub(crate) struct Key(Arc<str>, Realm);
+
+/// What becomes of a key while keys move from one ring of shards to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Realm {
+    /// A counter's or a lock's: it stays on the old ring until the end.
+    Kept,
+    /// A cache's: it is where the client's own ring says.
+    Cached,
+    /// The same, where the other ring says.
+    Elsewhere,
+}
 
 impl Key {
     fn new(text: String) -> Self {
         debug_assert_eq!(text.matches(['{', '}']).count(), 2, "one hash tag, ours");
-        Self(text.into())
+        Self(text.into(), Realm::Kept)
+    }
+
+    /// The same key of a cache, as the other ring of shards places it.
+    pub(crate) fn elsewhere(&self) -> Self {
+        debug_assert_eq!(self.1, Realm::Cached, "only what is cached moves");
+        self.clone().of(Realm::Elsewhere)
+    }
+
+    pub(crate) fn realm(&self) -> Realm {
+        self.1
+    }
+
+    fn of(self, realm: Realm) -> Self {
+        Self(self.0, realm)
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -131,6 +166,11 @@ impl Key {
     /// The cluster slot of this key.
     pub(crate) fn slot(&self) -> u16 {
         slot(self.0.as_bytes())
+    }
+
+    /// What decides where this key is served: keys that share it are served together.
+    pub(crate) fn hash_tag(&self) -> &[u8] {
+        tagged(self.0.as_bytes())
     }
 
     /// This key with `ending`, which is ours, at its end.
@@ -191,15 +231,20 @@ impl TagId {
 /// The cluster slot of a key, as `CLUSTER KEYSLOT` computes it (CRC16/XMODEM of the hash tag,
 /// modulo 16,384; Redis Cluster specification, "Keys distribution model").
 pub fn slot(key: &[u8]) -> u16 {
-    let tagged = key.iter().position(|&byte| byte == b'{').and_then(|open| {
+    let crc = tagged(key).iter().fold(0u16, |crc, &byte| {
+        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
+    });
+    crc % 16_384
+}
+
+/// The hash tag of a key; the key itself where it has none.
+fn tagged(key: &[u8]) -> &[u8] {
+    let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|&byte| byte == b'}')?;
         (close > 0).then(|| &rest[..close])
     });
-    let crc = tagged.unwrap_or(key).iter().fold(0u16, |crc, &byte| {
-        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
-    });
-    crc % 16_384
+    tag.unwrap_or(key)
 }
 
 /// CRC16/XMODEM: polynomial 0x1021, initial value 0, not reflected.
@@ -418,9 +463,9 @@ mod tests {
         fn different_names_never_share_a_key(
             one in (name(), name(), name()), two in (name(), name(), name())
         ) {
-            let mut seen: HashMap<Key, String> = HashMap::new();
+            let mut seen: HashMap<String, String> = HashMap::new();
             for (names, key) in all(&one.0, &one.1, &one.2).into_iter().chain(all(&two.0, &two.1, &two.2)) {
-                let earlier = seen.insert(key.clone(), names.clone());
+                let earlier = seen.insert(key.to_string(), names.clone());
                 prop_assert!(earlier.as_ref().is_none_or(|it| *it == names), "{key}: {earlier:?} and {names}");
             }
         }

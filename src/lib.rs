@@ -4,8 +4,9 @@
 //! # The mental model
 //!
 //! **A [`Client`] is the way to the servers**: one, the primary that [sentinels](ClientBuilder::sentinels)
-//! name, or a [cluster](ClientBuilder::cluster). It is cheap to clone, connects when it is first needed, and
-//! connects again when a connection is lost. Everything else is a handle made from it, which
+//! name, a [cluster](ClientBuilder::cluster), or independent [shards](ClientBuilder::shards). It is cheap
+//! to clone, connects when it is first needed, and connects again when a connection is lost. Everything
+//! else is a handle made from it, which
 //! costs nothing to make and does nothing until it is awaited: [`Counter`], [`Lock`], [`Cache`].
 //!
 //! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and go with the server. So
@@ -140,12 +141,12 @@ mod script;
 mod tags;
 mod ttl;
 
-pub use cache::{Cache, Memoize, ReadFrom, Set};
+pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 #[cfg(feature = "tls")]
 pub use client::Tls;
 #[cfg(feature = "embedded")]
 pub use client::embedded;
-pub use client::{Client, ClientBuilder, Credentials};
+pub use client::{Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Severity};
 #[doc(hidden)]
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};

@@ -4,6 +4,7 @@
 //! `cluster_hit/one@50` is a ratio of throughputs, higher is better; `cpu_cluster_hit/one@50` a ratio of
 //! CPU times an operation, lower is better. All servers share the machine with the client.
 
+#[allow(dead_code, reason = "nothing is killed here")]
 #[path = "../../examples/servers/cluster.rs"]
 mod servers;
 

@@ -32,7 +32,7 @@ pub(super) enum Reading<V> {
 }
 
 /// Nothing valid was there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Miss {
     /// The first bytes of the entry that was judged invalid; empty when there was none.
     pub(super) seen: Bytes,
@@ -58,6 +58,11 @@ pub enum ReadFrom {
 /// Reads the entry at `key` in one trip, with the generations of `tags`, the first of which is the
 /// whole cache's. An entry stamped with other tags too costs a second trip, and so does one that a
 /// replica has not.
+///
+/// While keys move from one ring of shards to another, what is a miss on the present ring is
+/// looked for as the old ring places it, entry and tags: what was stored there was stamped with
+/// the generations there. A miss is told as the present ring sees it, which is where the load
+/// that follows asks for its lease.
 pub(super) async fn read<V: DeserializeOwned>(
     client: &Client,
     key: &Key,
@@ -66,18 +71,45 @@ pub(super) async fn read<V: DeserializeOwned>(
     from: ReadFrom,
     deadline: Instant,
 ) -> Result<Reading<V>> {
+    let here = look(client, key, tags, stack, from, deadline, Key::clone).await?;
+    let Reading::Miss(miss) = &here else {
+        return Ok(here);
+    };
+    let nothing = miss.seen.is_empty() && client.twin(key).is_none();
+    if nothing || !client.looks_back() {
+        return Ok(here);
+    }
+    let there = look(client, key, tags, stack, from, deadline, Key::elsewhere);
+    match there.await? {
+        Reading::Miss(_) => Ok(here),
+        hit => Ok(hit),
+    }
+}
+
+/// Reads and judges on one ring: `at` places a key there.
+async fn look<V: DeserializeOwned>(
+    client: &Client,
+    key: &Key,
+    tags: &[Tag],
+    stack: &Stack,
+    from: ReadFrom,
+    deadline: Instant,
+    at: fn(&Key) -> Key,
+) -> Result<Reading<V>> {
+    let key = &at(key);
     let mut keys = Vec::with_capacity(1 + tags.len());
     keys.push(key.clone());
-    keys.extend(tags.iter().map(|tag| tag.key.clone()));
+    keys.extend(tags.iter().map(|tag| at(&tag.key)));
     if from == ReadFrom::PreferReplica
         && let Some(found) = client.peek(&keys, deadline).await
-        && let Some(Verdict::Valid(value)) = judged(client, &found, tags, stack, deadline).await?
+        && let Some(Verdict::Valid(value)) =
+            judged(client, &found, tags, stack, deadline, at).await?
     {
         return Ok(Reading::Hit(value));
     }
     let found = client.read(&keys, deadline).await?;
     let (entry, present) = split(&found);
-    match judged(client, &found, tags, stack, deadline).await? {
+    match judged(client, &found, tags, stack, deadline, at).await? {
         None => {}
         Some(Verdict::Valid(value)) => return Ok(Reading::Hit(value)),
         Some(Verdict::Invalidated) => {
@@ -105,6 +137,7 @@ async fn judged<V: DeserializeOwned>(
     tags: &[Tag],
     stack: &Stack,
     deadline: Instant,
+    at: fn(&Key) -> Key,
 ) -> Result<Option<Verdict<V>>> {
     let (entry, present) = split(found);
     let Some(entry) = entry else {
@@ -112,7 +145,7 @@ async fn judged<V: DeserializeOwned>(
     };
     Ok(Some(match Envelope::parse(entry) {
         Err(error) => Verdict::Undecodable(error),
-        Ok(envelope) if is_valid(client, &envelope, tags, present, deadline).await? => {
+        Ok(envelope) if is_valid(client, &envelope, tags, present, deadline, at).await? => {
             match codec::decode(&envelope, stack.max_decoded) {
                 Ok(value) => Verdict::Valid(Arc::new(value)),
                 Err(error) => Verdict::Undecodable(error),
@@ -121,6 +154,7 @@ async fn judged<V: DeserializeOwned>(
         Ok(_) => Verdict::Invalidated,
     }))
 }
+
 /// The entry, and what stands for the tags.
 fn split(found: &[Option<Bytes>]) -> (Option<&[u8]>, &[Option<Bytes>]) {
     let Some((entry, present)) = found.split_first() else {
@@ -155,13 +189,15 @@ async fn is_valid(
     tags: &[Tag],
     present: &[Option<Bytes>],
     deadline: Instant,
+    at: fn(&Key) -> Key,
 ) -> Result<bool> {
     let mut others: Vec<(Key, Generation)> = Vec::new();
     let mut clearable = false;
     for stamp in envelope.stamps() {
         let stamped = Generation::from_stamp(stamp.generation);
         let Some(place) = tags.iter().position(|tag| tag.id.0 == stamp.tag) else {
-            others.push((client.namespace().tag(TagId(stamp.tag)), stamped));
+            let key = client.namespace().tag(TagId(stamp.tag));
+            others.push((at(&key), stamped));
             continue;
         };
         if Generation::of(present[place].as_ref()) != Some(stamped) {
@@ -188,6 +224,7 @@ async fn is_valid(
 async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Instant) {
     let call = DISCARD
         .call([key])
+        .yielding()
         .arg(&entry[..entry.len().min(HEADER)])
         .arg(entry.len());
     if let Err(error) = client.change(call, deadline).await {

@@ -1,7 +1,7 @@
 //! Flights: one shared execution in this process for one key.
 //!
-//! Invariant: who joins a flight before its load begins may have whatever it loads, as its creator
-//! may: the call began before the load did. Who joins later began before the flight was closed,
+//! Invariant: whose call began before the load of a flight did may have whatever it loads, as its
+//! creator may. A call that began later began before the flight was closed,
 //! and gets a value only if that was proved by commands that were sent after it was closed. So
 //! nobody gets a value that was loaded before an invalidation which had returned when his call
 //! began. Opened and joined by `memoize`, closed by the load.
@@ -10,7 +10,8 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -28,9 +29,9 @@ pub(super) struct Flights {
 /// One execution, and those who wait for it. Its creator is told apart, by a channel of its own.
 pub(super) struct Flight {
     key: Key,
-    /// The load has begun. Changed and read under the lock of the open flights.
-    loading: AtomicBool,
-    /// Somebody joined after that.
+    /// When the load began. Set and read under the lock of the open flights.
+    load_began: OnceLock<Instant>,
+    /// Somebody joined whose call began after that.
     has_late: AtomicBool,
     outcome: watch::Sender<Option<Outcome>>,
 }
@@ -38,7 +39,7 @@ pub(super) struct Flight {
 /// What a flight tells those who joined it.
 #[derive(Clone)]
 pub(super) enum Outcome {
-    /// A value; `proved` fresh for those, too, who joined after its load had begun.
+    /// A value; `proved` fresh for those, too, whose calls began after its load did.
     Value {
         value: Arc<dyn Any + Send + Sync>,
         proved: bool,
@@ -59,7 +60,7 @@ pub(super) enum Boarding {
 /// One who waits for a flight that somebody else opened.
 pub(super) struct Passenger {
     outcome: watch::Receiver<Option<Outcome>>,
-    /// Joined after the load had begun.
+    /// The call began after the load did.
     late: bool,
 }
 
@@ -72,19 +73,19 @@ pub(super) struct Open {
 }
 
 impl Flights {
-    /// Joins the open flight for `key`, if there is one.
-    pub(super) fn join(&self, key: &Key) -> Option<Passenger> {
+    /// Joins the open flight for `key`, if there is one, for a call that began at `began`.
+    pub(super) fn join(&self, key: &Key, began: Instant) -> Option<Passenger> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        self.open().get(key).map(|flight| flight.joined())
+        self.open().get(key).map(|flight| flight.joined(began))
     }
 
     /// Joins the open flight for `key`, or opens one.
-    pub(super) fn board(self: &Arc<Self>, key: &Key) -> Boarding {
+    pub(super) fn board(self: &Arc<Self>, key: &Key, began: Instant) -> Boarding {
         let mut open = self.open();
         if let Some(flight) = open.get(key) {
-            return Boarding::Joined(flight.joined());
+            return Boarding::Joined(flight.joined(began));
         }
         let flight = Flight::new(key);
         open.insert(key.clone(), flight.clone());
@@ -119,15 +120,15 @@ impl Flight {
     fn new(key: &Key) -> Arc<Self> {
         Arc::new(Self {
             key: key.clone(),
-            loading: AtomicBool::new(false),
+            load_began: OnceLock::new(),
             has_late: AtomicBool::new(false),
             outcome: watch::Sender::new(None),
         })
     }
 
     /// The caller holds the lock of the open flights.
-    fn joined(&self) -> Passenger {
-        let late = self.loading.load(Ordering::Relaxed);
+    fn joined(&self, began: Instant) -> Passenger {
+        let late = self.load_began.get().is_some_and(|load| *load <= began);
         if late {
             self.has_late.store(true, Ordering::Relaxed);
         }
@@ -139,11 +140,11 @@ impl Flight {
 }
 
 impl Open {
-    /// The load begins: who joins from now on may have begun after an invalidation that the load
-    /// does not know of.
+    /// The load begins: calls that begin from now on may have begun after an invalidation that the
+    /// load does not know of.
     pub(super) fn begin_load(&self) {
         let _open = self.flights.open();
-        self.flight.loading.store(true, Ordering::Relaxed);
+        self.flight.load_began.get_or_init(Instant::now);
     }
 
     /// Nobody joins from now on.
@@ -179,7 +180,7 @@ impl Open {
         self.flight.outcome.closed().await;
     }
 
-    /// Whether somebody waits who joined after the load had begun. The flight is closed.
+    /// Whether somebody joined whose call began after the load did. The flight is closed.
     pub(super) fn has_late(&self) -> bool {
         self.flight.has_late.load(Ordering::Relaxed)
     }

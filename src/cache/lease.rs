@@ -17,6 +17,7 @@ use crate::script::{Reply, script};
 use crate::ttl::Ttl;
 
 script!(LEASE = "lease.lua" after "entry.lua");
+script!(REMOVE = "remove.lua" after "entry.lua");
 script!(RENEW = "renew.lua" after "entry.lua");
 script!(COMMIT = "commit.lua" after "entry.lua");
 script!(ABANDON = "abandon.lua" after "entry.lua");
@@ -73,6 +74,25 @@ impl Place {
     pub(super) fn keys(&self) -> [&Key; 2] {
         [&self.value, &self.lease]
     }
+
+    /// The same place on the other ring of shards, while keys move and if that is another server.
+    pub(super) fn twin(&self, client: &Client) -> Option<Self> {
+        Some(Self {
+            value: client.twin(&self.value)?,
+            lease: self.lease.elsewhere(),
+            name: self.name.clone(),
+        })
+    }
+
+    /// Removes the value and ends a load of it that is under way.
+    pub(super) async fn clear(&self, client: &Client, deadline: Instant) -> Result<()> {
+        let reply = client.change(REMOVE.call(self.keys()), deadline).await;
+        let reply = reply.map_err(|error| error.with_key(&self.name))?;
+        match reply.status()? {
+            "OK" => Ok(()),
+            _ => Err(reply.unexpected().with_key(&self.name)),
+        }
+    }
 }
 
 impl Claim {
@@ -97,6 +117,7 @@ impl Claim {
         let until = Instant::now() + self.terms.max_load.duration();
         let call = LEASE
             .call(self.place.keys())
+            .yielding()
             .arg(&self.token)
             .arg(self.terms.max_load.millis())
             .arg(self.terms.takeover.millis())
@@ -124,6 +145,7 @@ impl Claim {
             tokio::time::sleep(self.terms.takeover.duration() / 3).await;
             let call = RENEW
                 .call(self.place.keys())
+                .yielding()
                 .arg(&self.token)
                 .arg(self.terms.takeover.millis())
                 .arg(self.fence.load(Ordering::Relaxed));
@@ -141,6 +163,7 @@ impl Claim {
     pub(super) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
         let call = COMMIT
             .call(self.place.keys())
+            .yielding()
             .arg(&self.token)
             .arg(entry)
             .arg(ttl.millis())
@@ -156,7 +179,7 @@ impl Claim {
 
     /// Gives the lease up, if it is this claim's. Best effort: the server ends it by itself.
     pub(super) async fn abandon(&self) {
-        let call = ABANDON.call(self.place.keys()).arg(&self.token);
+        let call = ABANDON.call(self.place.keys()).yielding().arg(&self.token);
         if let Err(error) = self.client.run(call, self.client.cache_deadline()).await {
             tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not given up");
         }

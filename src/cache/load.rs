@@ -39,6 +39,8 @@ pub(super) struct Load {
     open: Open,
     claim: Claim,
     running: Arc<Running>,
+    /// Why Redis is done without from the start.
+    out: Option<Error>,
     /// The head of the entry that was judged invalid last.
     seen: Bytes,
     /// Generations as they were before the lease was asked for.
@@ -65,8 +67,14 @@ enum Woken {
 }
 
 impl Load {
-    pub(super) fn new(order: Order, open: Open, miss: Miss) -> Self {
+    /// A flight that `read` has made necessary: a miss, or an outage that is bypassed.
+    pub(super) fn new(order: Order, open: Open, read: Result<Miss>) -> Self {
+        let (miss, out) = match read {
+            Ok(miss) => (miss, None),
+            Err(error) => (Miss::default(), Some(error)),
+        };
         Self {
+            out,
             claim: Claim::new(order.cache.client.clone(), order.place.clone(), order.terms),
             running: Running::begin(&order.room.flights, &order.place.value),
             order,
@@ -90,11 +98,15 @@ impl Load {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let result = match self.lease(&mut creator).await {
+        let granted = match self.out.take() {
+            None => self.lease(&mut creator).await,
+            Some(error) => Err(error),
+        };
+        let result = match granted {
             Ok(Granted::Lead { until, waited }) => self.lead(loader, until, waited).await,
             Ok(Granted::Found(value)) => Ok(value),
             Ok(Granted::Deserted) => return,
-            Err(error) => Err(error),
+            Err(error) => self.without(loader, error).await,
         };
         let result = result.map_err(|error| self.order.named(error));
         if let Err(error) = &result {
@@ -210,20 +222,32 @@ impl Load {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
+        let deadline = self.order.cache.client.cache_deadline();
+        let generations = if waited {
+            // An entry stamped with what was read before the wait could be dead on arrival.
+            self.order.generations(deadline).await
+        } else {
+            self.order.settled(&self.snapshot, deadline).await
+        };
+        let generations = match generations {
+            Ok(generations) => generations,
+            Err(error) => {
+                let bypassed = self.order.cache.setup.outage.bypasses(&error);
+                if !bypassed {
+                    // Closed first, or a caller woken by it could join a flight that has failed.
+                    self.open.close();
+                }
+                self.claim.abandon().await;
+                return self.without(loader, error).await;
+            }
+        };
         let prepared = async {
-            let deadline = self.order.cache.client.cache_deadline();
-            let generations = if waited {
-                // An entry stamped with what was read before the wait could be dead on arrival.
-                self.order.generations(deadline).await?
-            } else {
-                self.order.settled(&self.snapshot, deadline).await?
-            };
             self.open.begin_load();
             let begun = Instant::now();
             let value = self.loaded(loader, until).await?;
             let cost = begun.elapsed();
             let entry = self.order.encode(&value, &generations, cost)?;
-            Ok((generations, value, entry))
+            Ok((value, entry))
         };
         // The value's own code runs in there too: what panics must not leave the lease behind.
         let prepared = AssertUnwindSafe(prepared).catch_unwind().await;
@@ -233,7 +257,7 @@ impl Load {
                 "encoding the value panicked; the panic hook has reported where",
             )))
         });
-        let (generations, value, entry) = match prepared {
+        let (value, entry) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 // Closed first, or a caller woken by it could join a flight that has failed.
@@ -252,6 +276,31 @@ impl Load {
         Ok(value)
     }
 
+    /// Loads after `error` if the cache is to be done without Redis, and shares the value with
+    /// those whose calls began before the load. It is not stored, and other processes are not told.
+    async fn without<V, L, Fut, E>(&self, loader: L, error: Error) -> Result<Arc<V>>
+    where
+        V: Send + Sync + 'static,
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        if !self.order.cache.setup.outage.bypasses(&error) {
+            return Err(error);
+        }
+        let until = Instant::now() + self.order.terms.max_load.duration();
+        let _place = self.order.room.bulkhead.enter(until).await?;
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, %error, "loading without Redis");
+        self.open.begin_load();
+        let value = Arc::new(self.finished(loader, until).await?);
+        self.open.close();
+        self.open.settle(Outcome::Value {
+            value: value.clone(),
+            proved: false,
+        });
+        Ok(value)
+    }
+
     /// Runs the loader, and tells the server meanwhile that its leader is alive.
     async fn loaded<V, L, Fut, E>(&self, loader: L, until: Instant) -> Result<V>
     where
@@ -259,14 +308,23 @@ impl Load {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
+        tokio::select! {
+            biased;
+            outcome = self.finished(loader, until) => outcome,
+            never = self.renewals() => match never {},
+        }
+    }
+
+    /// Runs the loader until `until` at the latest.
+    async fn finished<V, L, Fut, E>(&self, loader: L, until: Instant) -> Result<V>
+    where
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
         let load = self.running.clone().scope(async move { loader().await });
         let load = AssertUnwindSafe(load).catch_unwind();
-        let outcome = tokio::select! {
-            biased;
-            outcome = tokio::time::timeout_at(until, load) => outcome,
-            never = self.renewals() => match never {},
-        };
-        match outcome {
+        match tokio::time::timeout_at(until, load).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(cause))) => {
                 Err(Error::new(ErrorKind::Loader, "the loader failed").with_source(cause))

@@ -3,10 +3,11 @@
 //! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
 //! flight, which outlives its callers; a caller only waits, so dropping it harms nobody.
 
+use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +24,6 @@ use crate::tags::Tag;
 use crate::ttl::Ttl;
 
 /// A cached load, made by [`Cache::memoize`]; await it.
-#[derive(Debug)]
 #[must_use = "nothing is read or loaded until it is awaited"]
 pub struct Memoize<L> {
     cache: Cache,
@@ -31,6 +31,18 @@ pub struct Memoize<L> {
     ttl: Duration,
     tags: Result<Vec<Tag>>,
     loader: L,
+}
+
+impl<L> fmt::Debug for Memoize<L> {
+    /// Without the loader, which may hold anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memoize")
+            .field("cache", &self.cache)
+            .field("key", &self.key)
+            .field("ttl", &self.ttl)
+            .field("tags", &self.tags)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<L> Memoize<L> {
@@ -88,6 +100,7 @@ impl<L> Memoize<L> {
         let (tags, value_key) = (tags?, cache.keys()?.value(&key)?);
         let room = cache.room();
         Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
+        let began = Instant::now();
         for round in 0.. {
             // Who has been told often enough to ask again flies alone: its own load begins after
             // its call, so it may have the value whatever happens meanwhile.
@@ -95,7 +108,7 @@ impl<L> Memoize<L> {
             let joined = if alone {
                 None
             } else {
-                room.flights.join(&value_key)
+                room.flights.join(&value_key, began)
             };
             let passenger = match joined {
                 Some(passenger) => passenger,
@@ -109,18 +122,23 @@ impl<L> Memoize<L> {
                     };
                     let reading =
                         entry::read::<V>(&cache.client, &value_key, &tags, stack, from, deadline);
-                    let miss = match reading.await.map_err(|error| error.with_key(&key))? {
-                        Reading::Hit(value) => {
+                    let miss = match reading.await {
+                        Ok(Reading::Hit(value)) => {
                             tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key, "hit");
                             return Ok(value);
                         }
-                        Reading::Miss(miss) => miss,
+                        Ok(Reading::Miss(miss)) => Ok(miss),
+                        Err(error) if cache.setup.outage.bypasses(&error) => {
+                            room.bulkhead.read();
+                            Err(error)
+                        }
+                        Err(error) => return Err(error.with_key(&key)),
                     };
                     tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key, round, "miss");
                     let boarding = if alone {
                         Boarding::Opened(room.flights.alone(&value_key))
                     } else {
-                        room.flights.board(&value_key)
+                        room.flights.board(&value_key, began)
                     };
                     match boarding {
                         Boarding::Joined(passenger) => passenger,
@@ -146,8 +164,13 @@ impl<L> Memoize<L> {
     }
 }
 
-/// Sends a flight off and waits for it.
-async fn fly<V, L, Fut, E>(order: Order, open: Open, miss: Miss, loader: L) -> Result<Arc<V>>
+/// Sends a flight off and waits for it. `read` is what the read came to, or why it is done without.
+async fn fly<V, L, Fut, E>(
+    order: Order,
+    open: Open,
+    read: Result<Miss>,
+    loader: L,
+) -> Result<Arc<V>>
 where
     L: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -157,7 +180,7 @@ where
     let (creator, value) = oneshot::channel();
     let (cache, key) = (&*order.cache.setup.name, &*order.place.name);
     let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache, key);
-    let load = Load::new(order, open, miss);
+    let load = Load::new(order, open, read);
     tokio::spawn(load.run(loader, creator).instrument(span));
     value.await.unwrap_or_else(|_| {
         Err(Error::new(

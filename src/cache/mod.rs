@@ -10,6 +10,7 @@ mod lease;
 mod load;
 mod memoize;
 mod order;
+mod outage;
 mod set;
 mod wake;
 
@@ -21,22 +22,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use memoize::Memoize;
+pub use outage::{Bypassed, Outage};
 pub use set::Set;
 
 pub use self::entry::ReadFrom;
 use self::entry::Reading;
 use self::flight::Flights;
 use self::lease::Place;
+use self::outage::Bulkhead;
 use self::wake::Ears;
 use crate::client::Client;
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::CacheKeys;
-use crate::script::script;
 use crate::tags::{self, Horizon, SLACK, Tag};
 use crate::ttl::Ttl;
-
-script!(REMOVE = "remove.lua" after "entry.lua");
 
 impl Client {
     /// The cache called `name`. Caches of different names share nothing but tags: invalidating a
@@ -56,6 +56,7 @@ impl Client {
                 stack: Stack::default(),
                 max_load: Duration::from_secs(30),
                 takeover: Duration::from_secs(10),
+                outage: Outage::default(),
                 read_from: ReadFrom::Primary,
                 room: self.room(Room::default),
             }),
@@ -103,6 +104,7 @@ struct Setup {
     max_load: Duration,
     takeover: Duration,
     read_from: ReadFrom,
+    outage: Outage,
     room: Arc<Room>,
 }
 
@@ -119,6 +121,7 @@ struct Room {
     flights: Arc<Flights>,
     ears: Arc<Ears>,
     horizon: Horizon,
+    bulkhead: Bulkhead,
 }
 
 impl Cache {
@@ -160,6 +163,18 @@ impl Cache {
     pub fn read_from(mut self, from: ReadFrom) -> Self {
         Arc::make_mut(&mut self.setup).read_from = from;
         self
+    }
+
+    /// What this cache does while Redis is out: [`Outage::Fail`] by default.
+    #[must_use]
+    pub fn outage(mut self, outage: Outage) -> Self {
+        Arc::make_mut(&mut self.setup).outage = outage;
+        self
+    }
+
+    /// What the caches of this client have done without Redis so far, under [`Outage::Bypass`].
+    pub fn bypassed(&self) -> Bypassed {
+        self.room().bulkhead.counted()
     }
 
     /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.
@@ -209,9 +224,14 @@ impl Cache {
         let (stack, deadline) = (&self.setup.stack, self.client.cache_deadline());
         let from = self.setup.read_from;
         let reading = entry::read(&self.client, &value, &tags, stack, from, deadline);
-        match reading.await.map_err(|error| error.with_key(key))? {
-            Reading::Hit(value) => Ok(Some(value)),
-            Reading::Miss(_) => Ok(None),
+        match reading.await {
+            Ok(Reading::Hit(value)) => Ok(Some(value)),
+            Ok(Reading::Miss(_)) => Ok(None),
+            Err(error) if self.setup.outage.bypasses(&error) => {
+                self.room().bulkhead.read();
+                Ok(None)
+            }
+            Err(error) => Err(error.with_key(key)),
         }
     }
 
@@ -240,14 +260,13 @@ impl Cache {
         let place = self.place(key.to_owned())?;
         // Who comes from now on does not join a load that is about to be ended.
         self.room().flights.detach(&place.value);
-        let call = REMOVE.call(place.keys());
         let deadline = self.client.cache_deadline();
-        let reply = self.client.change(call, deadline).await;
-        let reply = reply.map_err(|error| error.with_key(key))?;
-        match reply.status()? {
-            "OK" => Ok(()),
-            _ => Err(reply.unexpected().with_key(key)),
-        }
+        let here = place.clear(&self.client, deadline);
+        let Some(twin) = place.twin(&self.client) else {
+            return here.await;
+        };
+        let (here, there) = futures::join!(here, twin.clear(&self.client, deadline));
+        here.and(there).map_err(in_part)
     }
 
     /// Invalidates every value that carries any of `tags`, in any cache of the namespace: one
@@ -332,6 +351,14 @@ impl Cache {
     }
 }
 
+/// The error of one of two commands: that it was not executed is not true of both.
+fn in_part(error: Error) -> Error {
+    match error.is_retryable() {
+        true => error.with_fate(Fate::Unknown),
+        false => error,
+    }
+}
+
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
@@ -341,6 +368,7 @@ impl fmt::Debug for Cache {
             .field("compression", &self.setup.stack.compression)
             .field("max_load", &self.setup.max_load)
             .field("takeover", &self.setup.takeover)
+            .field("outage", &self.setup.outage)
             .field("read_from", &self.setup.read_from)
             .finish()
     }

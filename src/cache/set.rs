@@ -3,6 +3,7 @@
 //! Invariant: a load under way is ended in the same script, so it is never stored over what was
 //! set.
 
+use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Cache;
 use super::order::Order;
+use super::{Cache, in_part};
 use crate::error::Result;
 use crate::script::script;
 use crate::tags::Tag;
@@ -20,7 +21,6 @@ use crate::ttl::Ttl;
 script!(SET = "set.lua" after "entry.lua");
 
 /// A value about to be stored, made by [`Cache::set`]; await it.
-#[derive(Debug)]
 #[must_use = "nothing is stored until it is awaited"]
 pub struct Set<'v, V> {
     cache: Cache,
@@ -28,6 +28,18 @@ pub struct Set<'v, V> {
     value: &'v V,
     ttl: Duration,
     tags: Result<Vec<Tag>>,
+}
+
+impl<V> fmt::Debug for Set<'_, V> {
+    /// Without the value, which is nobody's business.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Set")
+            .field("cache", &self.cache)
+            .field("key", &self.key)
+            .field("ttl", &self.ttl)
+            .field("tags", &self.tags)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'v, V> Set<'v, V> {
@@ -62,11 +74,24 @@ impl<V: Serialize> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
         let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
+        match Self::stored(self.value, &order).await {
+            Err(error) if order.cache.setup.outage.bypasses(&error) => {
+                // What is there now would be older than what was to be stored.
+                let removed = order.cache.remove(&order.place.name).await.is_ok();
+                tracing::debug!(target: "hedgerow::cache", key = order.place.name, %error, removed, "bypassed a set");
+                order.room.bulkhead.write();
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn stored(value: &V, order: &Order) -> Result<()> {
         let deadline = order.cache.client.cache_deadline();
         let generations = order.generations(deadline).await;
         let generations = generations.map_err(|error| order.named(error))?;
-        let entry = order.encode(self.value, &generations, Duration::ZERO)?;
-        store(&order, entry, deadline).await
+        let entry = order.encode(value, &generations, Duration::ZERO)?;
+        store(order, entry, deadline).await
     }
 }
 
@@ -75,12 +100,21 @@ async fn store(order: &Order, entry: Vec<u8>, deadline: Instant) -> Result<()> {
     order.room.flights.detach(&order.place.value);
     let call = SET
         .call(order.place.keys())
+        .yielding()
         .arg(entry)
         .arg(order.jittered_ttl().millis());
     let reply = order.cache.client.change(call, deadline).await;
     let reply = reply.map_err(|error| order.named(error))?;
     match reply.status()? {
-        "OK" => Ok(()),
-        _ => Err(order.named(reply.unexpected())),
+        "OK" => {}
+        _ => return Err(order.named(reply.unexpected())),
+    }
+    // Stored first, then cleared elsewhere: of two such calls on two rings one stays, or none.
+    match order.place.twin(&order.cache.client) {
+        Some(twin) => {
+            let cleared = twin.clear(&order.cache.client, deadline).await;
+            cleared.map_err(in_part)
+        }
+        None => Ok(()),
     }
 }

@@ -5,21 +5,21 @@
 //! whoever is not has a timer.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::client::{Client, Hub};
 use crate::key::Key;
 
 /// The ears of one client, by the value's key.
 #[derive(Debug, Default)]
 pub(super) struct Ears {
     ears: Mutex<HashMap<Box<str>, watch::Sender<Hint>>>,
-    /// No attempt to listen is made before this: the last one failed.
-    deaf_until: Mutex<Option<Instant>>,
+    /// Where no attempt to listen is made before when: the last one failed.
+    deaf: Mutex<Vec<(Weak<Hub>, Instant)>>,
 }
 
 /// What the latest message said.
@@ -60,7 +60,7 @@ impl Ears {
         if hub.hears(&channel) {
             return Some(channel);
         }
-        if self.deaf().is_some_and(|until| Instant::now() < until) {
+        if self.is_deaf(&hub) {
             return None;
         }
         let ears = self.clone();
@@ -70,10 +70,8 @@ impl Ears {
             Ok(()) => Some(channel),
             Err(error) => {
                 tracing::debug!(target: "hedgerow::cache", %error, "no pushes; waiting by timer");
-                *self
-                    .deaf_until
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DEAFNESS);
+                let until = Instant::now() + DEAFNESS;
+                self.deaf().push((Arc::downgrade(&hub), until));
                 None
             }
         }
@@ -95,11 +93,15 @@ impl Ears {
         }
     }
 
-    fn deaf(&self) -> Option<Instant> {
-        *self
-            .deaf_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn is_deaf(&self, hub: &Arc<Hub>) -> bool {
+        let mut deaf = self.deaf();
+        let now = Instant::now();
+        deaf.retain(|(_, until)| now < *until);
+        deaf.iter().any(|(to, _)| to.as_ptr() == Arc::as_ptr(hub))
+    }
+
+    fn deaf(&self) -> MutexGuard<'_, Vec<(Weak<Hub>, Instant)>> {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: everything is checked before a client exists, and an error never repeats the URL,
 //! which may hold a password.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,7 @@ use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
 use super::node::{Node, Style};
-use super::topology::{Cluster, Replicated, Sentinels, Topology};
+use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
@@ -27,6 +28,7 @@ use crate::ttl::Ttl;
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct ClientBuilder {
     pub(super) place: Option<Place>,
+    pub(super) moving: Option<Moving>,
     namespace: String,
     name: String,
     deadline: Duration,
@@ -43,6 +45,7 @@ pub struct ClientBuilder {
 pub(super) enum Place {
     Url(String),
     Cluster(Vec<String>),
+    Shards(Vec<Shard>),
     Replicas {
         primary: String,
         replicas: Vec<String>,
@@ -57,6 +60,7 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
             place: None,
+            moving: None,
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
             deadline: Duration::from_secs(5),
@@ -147,6 +151,9 @@ impl ClientBuilder {
     }
 
     fn topology(&self, style: &Style) -> Result<Topology> {
+        if self.moving.is_some() && !matches!(self.place, Some(Place::Shards(_))) {
+            return Err(invalid("only shards move; call `shards` too"));
+        }
         match &self.place {
             None => Err(invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => {
@@ -163,6 +170,10 @@ impl ClientBuilder {
                 )))
             }
             Some(Place::Cluster(seeds)) => Ok(Topology::Cluster(Cluster::new(seeds, style)?)),
+            Some(Place::Shards(shards)) => {
+                let shards = Shards::new(shards, self.moving.as_ref(), style)?;
+                Ok(Topology::Shards(shards))
+            }
         }
     }
 
@@ -231,7 +242,7 @@ impl ClientBuilder {
     }
 }
 
-pub(super) fn invalid(message: &'static str) -> Error {
+pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
 
@@ -240,6 +251,7 @@ impl fmt::Debug for Place {
         match self {
             Self::Url(_) => f.write_str("Url(hidden)"),
             Self::Cluster(_) => f.write_str("Cluster(hidden)"),
+            Self::Shards(_) => f.write_str("Shards(hidden)"),
             Self::Replicas { .. } => f.write_str("Replicas(hidden)"),
             Self::Sentinels { service, .. } => write!(f, "Sentinels({service:?}, hidden)"),
         }

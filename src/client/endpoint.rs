@@ -4,6 +4,7 @@
 //! wrong with a URL is said before a client exists, and without repeating the URL.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 #[cfg(feature = "tls")]
 use std::sync::{Arc, OnceLock};
@@ -104,6 +105,21 @@ impl Endpoint {
         Ok(endpoints)
     }
 
+    /// Whether what is sent there leaves the machine, and nothing hides it.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return false;
+        }
+        match &self.address {
+            Address::Unix(_) => false,
+            Address::Tcp(host, _) => match host.parse::<IpAddr>() {
+                Ok(address) => !address.is_loopback(),
+                Err(_) => host != "localhost",
+            },
+        }
+    }
+
     /// Another server of the same installation: reached and logged into in the same way.
     pub(crate) fn at(&self, address: Address) -> Self {
         Self {
@@ -185,4 +201,26 @@ fn not_understood() -> Error {
 
 fn invalid(message: &'static str) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_on_the_machine_is_read_by_nobody() {
+        for (url, readable) in [
+            ("unix:///run/redis", false),
+            ("redis://127.0.0.1", false),
+            ("redis://127.9.9.9:7000", false),
+            ("redis://[::1]:7000", false),
+            ("redis://localhost", false),
+            ("redis://10.0.0.1", true),
+            ("redis://[2001:db8::1]", true),
+            ("redis://localhost.example", true),
+        ] {
+            let endpoint = Endpoint::parse(url, &Approach::default()).expect("a good URL");
+            assert_eq!(endpoint.is_readable_on_the_way(), readable, "{url}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::batch::Batch;
+use super::breaker::Probe;
 use super::cells::{Cells, Reads, cells, gets, mget, together};
 use super::gather::Gather;
 use super::link::Link;
@@ -74,6 +75,13 @@ impl Lane {
             reads,
             queue: Mutex::default(),
         }))
+    }
+
+    /// Lets a call through that heeds the breaker, or says why not: see [`Breaker::admit`].
+    ///
+    /// [`Breaker::admit`]: super::breaker::Breaker::admit
+    pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>> {
+        self.0.link.breaker().admit()
     }
 
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.

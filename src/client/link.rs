@@ -14,13 +14,15 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::backoff::Backoff;
+use super::breaker::{Breaker, is_out};
 use super::dial::dial;
 use super::endpoint::Endpoint;
 use super::health::Health;
 use super::source::Source;
 use super::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::script::from_driver;
+use crate::script::{from_driver, from_server};
 
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -46,6 +48,7 @@ pub(crate) struct Link {
     connecting: tokio::sync::Mutex<()>,
     /// Wakes whoever waits for a connection that nobody will make any more.
     retired: Notify,
+    breaker: Breaker,
 }
 
 struct State {
@@ -77,7 +80,33 @@ impl Link {
             }),
             connecting: tokio::sync::Mutex::new(()),
             retired: Notify::new(),
+            breaker: Breaker::default(),
         })
+    }
+
+    /// Another connection to the same server, which hears no pushes. A connection that the caller
+    /// brought is used again.
+    pub(crate) fn another(&self) -> Arc<Self> {
+        Self::new(Route {
+            source: self.route.source.clone(),
+            name: self.route.name.clone(),
+            connect_timeout: self.route.connect_timeout,
+            on_push: None,
+            on_trouble: None,
+        })
+    }
+
+    /// Whether nobody else uses the connection.
+    pub(crate) fn is_ours(&self) -> bool {
+        !matches!(self.route.source, Source::Brought(_))
+    }
+
+    /// Whether what is sent can be read on the way, as far as known.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        match &self.route.source {
+            Source::Server(endpoint) => endpoint.is_readable_on_the_way(),
+            Source::Sentinels(_) | Source::Brought(_) => false,
+        }
     }
 
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
@@ -86,7 +115,7 @@ impl Link {
         let health = live.health.clone();
         let sent = live.connection.send_packed_command(command);
         let reply = self.observed(health.answer(sent, deadline).await)?;
-        self.judge(&reply, live.epoch);
+        self.judge(std::slice::from_ref(&reply), live.epoch);
         Ok(reply)
     }
 
@@ -108,9 +137,7 @@ impl Link {
             _ => error,
         });
         let replies = self.observed(answer)?;
-        for reply in &replies {
-            self.judge(reply, live.epoch);
-        }
+        self.judge(&replies, live.epoch);
         Ok(replies)
     }
 
@@ -154,6 +181,7 @@ impl Link {
             match self.connect(deadline).await {
                 Ok(live) => return Ok(live),
                 Err(error) if error.fate() == Fate::NotExecuted => {
+                    self.breaker.failed(&error);
                     let mut state = self.state();
                     state.backoff.failed();
                     // That the deadline cut an attempt short says less than why the one before
@@ -197,7 +225,7 @@ impl Link {
     async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
         let until = deadline.min(Instant::now() + self.route.connect_timeout);
         let endpoint = match &self.route.source {
-            Source::Server(endpoint) | Source::ClusterReplica(endpoint) => Some(endpoint),
+            Source::Server(endpoint) => Some(endpoint),
             Source::Brought(_) => None,
             Source::Sentinels(sentinels) => return self.follow(sentinels, until).await,
         };
@@ -288,28 +316,45 @@ impl Link {
         }
     }
 
-    /// Notes that an answer never came because the connection is gone.
+    /// Notes that an answer never came.
     fn observed<T>(&self, outcome: Result<T>) -> Result<T> {
-        if let Err(error) = &outcome
-            && matches!(
+        if let Err(error) = &outcome {
+            if is_out(error) {
+                self.breaker.failed(error);
+            }
+            if matches!(
                 error.kind(),
                 ErrorKind::Disconnected | ErrorKind::Unreachable
-            )
-        {
-            self.trouble();
+            ) {
+                self.trouble();
+            }
         }
         outcome
     }
 
-    /// A server that has become a replica keeps its connections, so it is left by us: what is at
-    /// this address now, or is the primary now, is found out when we connect again.
-    fn judge(&self, reply: &Value, epoch: u64) {
-        if let Value::ServerError(error) = reply
-            && error.code() == "READONLY"
-            && !matches!(self.route.source, Source::Brought(_))
-        {
-            self.abandon(epoch);
-            self.trouble();
+    /// What is known of the health of the server.
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Notes what answers say of the server itself. One that has become a replica keeps its
+    /// connections, so it is left by us: what is at this address now, or is the primary now, is
+    /// found out when we connect again.
+    fn judge(&self, replies: &[Value], epoch: u64) {
+        let mut out = None;
+        for reply in replies {
+            let Value::ServerError(error) = reply else {
+                continue;
+            };
+            if error.code() == "READONLY" && !matches!(self.route.source, Source::Brought(_)) {
+                self.abandon(epoch);
+                self.trouble();
+            }
+            out = Some(from_server(error)).filter(is_out).or(out);
+        }
+        match out {
+            Some(error) => self.breaker.failed(&error),
+            None => self.breaker.succeeded(),
         }
     }
 
@@ -446,30 +491,6 @@ fn retired_error() -> Error {
         ErrorKind::Unreachable,
         "the server is no longer the one that serves this key",
     )
-}
-
-/// When the next attempt to connect may start: 10 ms doubling to 1 s, with full jitter above a
-/// quarter.
-#[derive(Debug)]
-struct Backoff {
-    pause: Duration,
-    not_before: Option<Instant>,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            pause: Duration::from_millis(10),
-            not_before: None,
-        }
-    }
-}
-
-impl Backoff {
-    fn failed(&mut self) {
-        self.not_before = Some(Instant::now() + self.pause.mul_f64(rand::random_range(0.25..1.0)));
-        self.pause = (self.pause * 2).min(Duration::from_secs(1));
-    }
 }
 
 impl fmt::Debug for Link {

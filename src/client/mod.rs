@@ -1,10 +1,13 @@
 //! `Client`: the way to one Redis, shared by all primitives.
 //!
 //! Invariant: a client makes at most two connections to a server, one for commands and one for
-//! pushes, both lazily and both made anew when they are lost. The primitives reach Redis through the
-//! few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
+//! pushes, both lazily and both made anew when they are lost; `preflight` has one more
+//! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
+mod acl;
+mod backoff;
 mod batch;
+mod breaker;
 mod builder;
 mod cells;
 mod credentials;
@@ -17,6 +20,7 @@ mod health;
 mod lane;
 mod link;
 mod node;
+mod preflight;
 mod push;
 mod source;
 #[cfg(feature = "tls")]
@@ -34,6 +38,7 @@ use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
+pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::Hub;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
@@ -223,6 +228,17 @@ impl Client {
     /// The pushes of the server that serves `key` now; a client over a brought connection has none.
     pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
         self.0.executor.transport().hub(key)
+    }
+
+    /// While keys move from one ring of shards to another: the key of a cache as the other ring
+    /// places it, if that is another server. Whatever invalidates does so there, too.
+    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+        self.0.executor.transport().twin(key)
+    }
+
+    /// Whether what a cache does not find may be where it was before keys began to move.
+    pub(crate) fn looks_back(&self) -> bool {
+        self.0.executor.transport().looks_back()
     }
 
     /// The channel on which this client is told of the ends of loads of `value`; `None` while the

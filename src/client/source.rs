@@ -18,8 +18,6 @@ use crate::script::from_server;
 pub(crate) enum Source {
     /// Opened as needed.
     Server(Endpoint),
-    /// A replica of a cluster, which serves reads to those only who say that they may be old.
-    ClusterReplica(Endpoint),
     /// The primary that sentinels name, looked up for each connection.
     Sentinels(Arc<Sentinels>),
     /// Brought by the caller: when it is gone, it is gone.
@@ -34,9 +32,6 @@ impl Source {
         hello.cmd("CLIENT").arg("SETNAME").arg(name);
         match self {
             Self::Server(_) => {}
-            Self::ClusterReplica(_) => {
-                hello.cmd("READONLY");
-            }
             Self::Sentinels(_) => {
                 hello.cmd("ROLE");
             }

@@ -186,6 +186,11 @@ impl Channel {
 pub(super) fn explained(error: &(dyn StdError + 'static)) -> Option<Error> {
     let mut next = Some(error);
     while let Some(error) = next {
+        // The driver keeps causes in one of these, whose own source is a step further.
+        if let Some(shared) = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
+            next = Some(&**shared);
+            continue;
+        }
         let inner = error
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);

@@ -13,11 +13,20 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{Call, Reply, Retry, from_server};
-use crate::error::{Error, Fate, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
 
 /// What a read found, in the order of its keys.
 pub(crate) type Found = Vec<Option<Bytes>>;
+
+/// Whether a call gives way at once while its server is known to be out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// It does: its caller can do without.
+    Yielding,
+    /// It goes on trying until its deadline.
+    Persistent,
+}
 
 /// What the executor needs from the servers: one command, one reply.
 pub(crate) trait Transport: Send + Sync {
@@ -28,6 +37,7 @@ pub(crate) trait Transport: Send + Sync {
         &self,
         command: &Cmd,
         key: Option<&Key>,
+        patience: Patience,
         deadline: Instant,
     ) -> impl Future<Output = Result<Value>> + Send;
 
@@ -81,7 +91,10 @@ impl<T: Transport> Executor<T> {
     ) -> Result<Value> {
         let mut attempts = Attempts::new(retry, deadline);
         loop {
-            match self.sent(&command, key, deadline).await {
+            match self
+                .sent(&command, key, Patience::Persistent, deadline)
+                .await
+            {
                 Ok(value) => return Ok(value),
                 Err(error) => attempts.pause_after(error).await?,
             }
@@ -101,19 +114,30 @@ impl<T: Transport> Executor<T> {
 
     /// EVALSHA; where the server does not know the script, EVAL on the same connection.
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Value> {
-        let key = call.key.as_ref();
-        match self.transport.send(call.by_sha(), key, deadline).await? {
+        let (key, patience) = (call.key.as_ref(), call.patience);
+        let sent = self.transport.send(call.by_sha(), key, patience, deadline);
+        match sent.await? {
             Value::ServerError(error) if error.code() == "NOSCRIPT" => {
                 tracing::debug!(target: "hedgerow::script", script = call.script.name, "uploading");
-                self.sent(&call.by_source(), key, deadline).await
+                self.sent(&call.by_source(), key, patience, deadline).await
             }
             Value::ServerError(error) => Err(from_server(&error)),
             value => Ok(value),
         }
     }
 
-    async fn sent(&self, command: &Cmd, key: Option<&Key>, deadline: Instant) -> Result<Value> {
-        match self.transport.send(command, key, deadline).await? {
+    async fn sent(
+        &self,
+        command: &Cmd,
+        key: Option<&Key>,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Value> {
+        match self
+            .transport
+            .send(command, key, patience, deadline)
+            .await?
+        {
             Value::ServerError(error) => Err(from_server(&error)),
             value => Ok(value),
         }
@@ -129,6 +153,8 @@ struct Attempts {
     room: Duration,
     pauses: Pauses,
     may_have_run: bool,
+    /// What the attempt before failed with.
+    last: Option<Error>,
     /// When the present attempt began: the next may take as long.
     began: Instant,
 }
@@ -141,6 +167,7 @@ impl Attempts {
             room: deadline.saturating_duration_since(Instant::now()) / 10,
             pauses: Pauses::default(),
             may_have_run: false,
+            last: None,
             began: Instant::now(),
         }
     }
@@ -150,6 +177,10 @@ impl Attempts {
     /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
     /// a later attempt says of itself: that one was refused, the first may have been applied.
     async fn pause_after(&mut self, error: Error) -> Result<()> {
+        if error.kind() == ErrorKind::CircuitOpen {
+            // It opened while this call was under way: what it met itself says more.
+            return Err(self.last.take().unwrap_or(error));
+        }
         self.may_have_run |= error.fate() == Fate::Unknown;
         let again = match error.fate() {
             Fate::NotExecuted => !self.may_have_run || self.retry == Retry::Safe,
@@ -172,6 +203,11 @@ impl Attempts {
         }
         tracing::debug!(target: "hedgerow::script", %error, pause_ms = pause.as_millis() as u64, "sending again");
         tokio::time::sleep(pause).await;
+        self.last = Some(if self.may_have_run {
+            error.with_fate(Fate::Unknown)
+        } else {
+            error
+        });
         self.began = Instant::now();
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 
-pub(crate) use executor::{Executor, Found, Transport};
+pub(crate) use executor::{Executor, Found, Patience, Transport};
 pub(crate) use fault::{from_driver, from_server, no_integer, too_many_clients};
 pub(crate) use reply::{Reply, integer};
 
@@ -120,6 +120,7 @@ impl Script {
         Call {
             script: self,
             key: first,
+            patience: Patience::Persistent,
             command,
             args: 0,
         }
@@ -132,11 +133,18 @@ pub(crate) struct Call {
     script: &'static Script,
     /// The first of its keys: says which server is asked, since all of them share a slot.
     key: Option<Key>,
+    patience: Patience,
     command: redis::Cmd,
     args: usize,
 }
 
 impl Call {
+    /// Gives way at once while the server is known to be out.
+    pub(crate) fn yielding(mut self) -> Self {
+        self.patience = Patience::Yielding;
+        self
+    }
+
     /// Adds the next `ARGV`.
     pub(crate) fn arg(mut self, arg: impl redis::ToRedisArgs) -> Self {
         self.command.arg(arg);

@@ -130,6 +130,7 @@ impl Horizon {
         let until = Instant::now() + life;
         let call = ENSURE
             .call([&tag.key])
+            .yielding()
             .arg(&seed())
             .arg(tag.rest())
             .arg(life.as_millis() as u64);
@@ -165,8 +166,9 @@ impl Horizon {
 
 /// Gives each tag a new generation, in parallel: one command a tag, however many entries carry it.
 ///
-/// When some fail, the error is that of the first of them and names them all; the others are
-/// invalidated.
+/// While keys move from one ring of shards to another, a tag that is on two servers is renewed on
+/// both. When some fail, the error is that of the first of them and names them all; the others
+/// are invalidated.
 pub(crate) async fn invalidate(
     client: &Client,
     tags: &[Tag],
@@ -175,17 +177,13 @@ pub(crate) async fn invalidate(
 ) -> Result<()> {
     let mut all = Vec::with_capacity(tags.len());
     for tag in tags {
-        let call = INVALIDATE
-            .call([&tag.key])
-            .arg(&seed())
-            .arg(tag.rest())
-            .arg(keep.as_millis() as u64);
+        let here = renewed(client, tag, tag.key.clone(), keep, deadline);
+        let twin = client.twin(&tag.key);
         all.push(async move {
-            let reply = client.change(call, deadline).await?;
-            match reply.status()? {
-                "OK" => Ok(()),
-                _ => Err(reply.unexpected()),
-            }
+            let Some(twin) = twin else { return here.await };
+            let there = renewed(client, tag, twin, keep, deadline);
+            let (here, there) = futures::join!(here, there);
+            here.and(there)
         });
     }
     let mut first = None;
@@ -199,6 +197,26 @@ pub(crate) async fn invalidate(
     match first {
         None => Ok(()),
         Some(error) => Err(error.with_key(&failed.join(", "))),
+    }
+}
+
+/// Gives `tag` a new generation at `key`.
+async fn renewed(
+    client: &Client,
+    tag: &Tag,
+    key: Key,
+    keep: Duration,
+    deadline: Instant,
+) -> Result<()> {
+    let call = INVALIDATE
+        .call([&key])
+        .arg(&seed())
+        .arg(tag.rest())
+        .arg(keep.as_millis() as u64);
+    let reply = client.change(call, deadline).await?;
+    match reply.status()? {
+        "OK" => Ok(()),
+        _ => Err(reply.unexpected()),
     }
 }
 

@@ -42,7 +42,7 @@ enum Subject {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum By {
+pub enum By {
     Key,
     Tag,
 }
@@ -208,16 +208,31 @@ async fn dawdle(random: &mut StdRng) {
 
 /// Ten thousand interleavings in eight worlds.
 async fn ten_thousand(subject: Subject, by: By) -> Story {
+    interleaved(subject, by, 10_000).await
+}
+
+/// That many interleavings in eight worlds.
+async fn interleaved(subject: Subject, by: By, writes: usize) -> Story {
     let mut worlds = tokio::task::JoinSet::new();
     for number in 0..8u64 {
         let world = World {
             name: format!("world-{number}"),
             ..World::default()
         };
-        worlds.spawn(Arc::new(world).run(subject.clone(), by, 1250, 0x5eed + number));
+        worlds.spawn(Arc::new(world).run(subject.clone(), by, writes / 8, 0x5eed + number));
     }
     let stories = worlds.join_all().await;
     stories.into_iter().fold(Story::default(), Story::and)
+}
+
+/// How many stale reads two thousand interleavings of these clients' calls give. They are put to
+/// the test.
+pub async fn stale_reads(clients: Vec<Client>, by: By) -> usize {
+    let story = interleaved(Subject::Cache(clients), by, 2000).await;
+    let (reads, met) = (story.history.len(), story.interleaved);
+    assert!(reads > 1_000, "only {reads} reads");
+    assert!(met > 200, "only {met} invalidations met a load under way");
+    stale(&story.history).len()
 }
 
 async fn three_clients(server: &Server) -> Subject {

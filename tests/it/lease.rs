@@ -51,7 +51,7 @@ struct Stage {
 
 impl Stage {
     async fn set(terms: impl Fn(Cache) -> Cache) -> Self {
-        let server = Server::start().await;
+        let server = Server::start_single().await;
         let proxy = Proxy::before(&server);
         // The question is asked again when its connection is given up, not when its time is.
         let leader = proxy.builder().cache_deadline(AGES).connect().await;

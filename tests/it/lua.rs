@@ -156,6 +156,11 @@ pub fn files() -> BTreeMap<PathBuf, String> {
     below_src("lua")
 }
 
+/// All `.rs` files of `src`, by path below it.
+pub fn sources() -> BTreeMap<PathBuf, String> {
+    below_src("rs")
+}
+
 fn below_src(extension: &str) -> BTreeMap<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut found, mut directories) = (BTreeMap::new(), vec![root.clone()]);

@@ -4,8 +4,10 @@
     reason = "a test binary exports nothing; `pub` says what a file offers"
 )]
 
+mod acl;
 mod cache;
 mod cache_model;
+mod canary;
 mod client;
 mod cluster;
 mod conditions;
@@ -16,6 +18,7 @@ mod credentials;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
+mod growth;
 mod house;
 mod keyslot;
 mod lane;
@@ -36,7 +39,9 @@ mod memoize_fleet;
 mod memoize_process;
 mod monitor;
 mod observability;
+mod outage;
 mod passing;
+mod preflight;
 mod process;
 mod proxy;
 mod reconnect;
@@ -46,6 +51,8 @@ mod scripts;
 mod secrets;
 mod sentinel;
 mod server;
+mod shards;
+mod sockets;
 mod tags;
 #[cfg(feature = "tls")]
 mod tls;

@@ -251,7 +251,9 @@ async fn refused(client: &Client, kind: ErrorKind, word: &str) {
             Err(error) => error,
             Ok(()) => panic!("{name} was served in spite of {word}"),
         };
-        assert_eq!(error.kind(), kind, "{name}: {error:?}");
+        // A cache does not wait for a server that others have found out; it is told why.
+        let spared = error.kind() == ErrorKind::CircuitOpen && name.starts_with("cache");
+        assert!(spared || error.kind() == kind, "{name}: {error:?}");
         assert!(error.to_string().contains(word), "{name}: {error}");
         assert!(
             error.is_retryable() && !error.is_indeterminate(),

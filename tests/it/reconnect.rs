@@ -144,7 +144,7 @@ async fn a_brought_connection_is_used_and_its_end_is_told() {
 
 #[tokio::test]
 async fn a_connection_that_has_fallen_silent_is_given_up_and_its_calls_end() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
     let ages = Duration::from_secs(3600);
     let client = proxy.builder().deadline(ages).connect().await;

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_millis(100);
 #[tokio::test]
 async fn a_password_that_nobody_takes_is_told_nowhere() {
     let listener = Listener::start();
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let _: Value = server
         .run(&["CONFIG", "SET", "requirepass", "another"])
         .await;
@@ -183,7 +183,7 @@ async fn values_that_cannot_be_read_are_told_nowhere() {
 const NUMBER: &str = "987654321";
 
 /// Makes every kind of call on a client that is served by nobody; returns what they tell.
-async fn misfortunes(client: &Client) -> String {
+pub async fn misfortunes(client: &Client) -> String {
     let number = NUMBER.parse().expect("a number");
     let (counter, lock) = (client.counter("c"), client.lock("l"));
     let cache = client.cache("k");
@@ -220,7 +220,7 @@ fn unserved<T>(result: Result<T>) -> String {
 }
 
 /// All that an error tells anybody.
-fn told(error: &hedgerow::Error) -> String {
+pub fn told(error: &hedgerow::Error) -> String {
     let mut text = format!("{error} {error:?} {error:#?}\n");
     let mut source = error.source();
     while let Some(error) = source {
@@ -231,7 +231,7 @@ fn told(error: &hedgerow::Error) -> String {
 }
 
 /// Fails if one of the secrets was told, or anything that looks like 128 random bits.
-fn refuse(seen: &str, secrets: &[&str]) {
+pub fn refuse(seen: &str, secrets: &[&str]) {
     for secret in secrets {
         assert!(!seen.contains(secret), "{secret} was told: {seen}");
     }

@@ -14,10 +14,12 @@ use tokio::time::Instant;
 
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, SLOTS, redirect};
+use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::lane::Lane;
+use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -142,6 +144,11 @@ impl Cluster {
                 None => parts.push((lane, vec![place])),
             }
         }
+        let mut probes = Vec::new();
+        for (lane, _) in &parts {
+            probes.extend(lane.admit()?);
+        }
+        let deadline = Probe::deadline(probes.first(), deadline);
         let answer = match parts.as_slice() {
             [(lane, _)] => lane.read(keys, deadline).await,
             _ => Lane::gather(keys, parts, deadline).await,
@@ -175,6 +182,13 @@ impl Cluster {
         }
         let reply = self.send(&plain("GET", key), key, deadline).await?;
         cell(reply)?.map_err(|error| self.refused(&error))
+    }
+
+    /// The primaries, asked for if none is known.
+    pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
+        let map = self.0.map(deadline).await?;
+        let node = |primary: &Primary| (primary.address.to_string(), primary.node.link.clone());
+        Ok(map.primaries.iter().map(node).collect())
     }
 
     /// Where the primaries are, as far as known.

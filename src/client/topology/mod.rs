@@ -7,9 +7,11 @@
 mod census;
 mod cluster;
 mod known;
+mod rendezvous;
 mod replicas;
 mod replicated;
 mod sentinel;
+mod shards;
 mod slots;
 mod testimony;
 mod writes;
@@ -20,15 +22,19 @@ pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
 pub(crate) use replicated::Replicated;
 pub(crate) use sentinel::Sentinels;
+pub(crate) use shards::{Moving, Shard, Shards};
 use tokio::time::Instant;
 pub(crate) use writes::Writing;
 
+use super::breaker::Probe;
 use super::cells::Cells;
+use super::lane::Lane;
+use super::link::Link;
 use super::node::Node;
 use super::push::Hub;
 use crate::error::Result;
 use crate::key::Key;
-use crate::script::{Found, Transport, from_server};
+use crate::script::{Found, Patience, Transport, from_server};
 
 /// Where the servers are.
 #[derive(Debug)]
@@ -37,6 +43,7 @@ pub(crate) enum Topology {
     /// A primary, given or found by sentinels, and its replicas.
     Replicated(Replicated),
     Cluster(Cluster),
+    Shards(Shards),
 }
 
 impl Topology {
@@ -46,6 +53,7 @@ impl Topology {
             Self::One(node) => node.hub.clone(),
             Self::Replicated(replicated) => replicated.hub(),
             Self::Cluster(cluster) => cluster.node(key)?.hub.clone(),
+            Self::Shards(shards) => shards.node(key).hub.clone(),
         }
     }
 
@@ -56,9 +64,38 @@ impl Topology {
         mut channels: impl Iterator<Item = Key>,
     ) -> Option<Key> {
         match self {
-            Self::One(_) | Self::Replicated(_) => channels.next(),
+            Self::One(_) | Self::Replicated(_) | Self::Shards(_) => channels.next(),
             Self::Cluster(cluster) => cluster.beside(key, channels),
         }
+    }
+
+    /// While keys move from one ring of shards to another: the key of a cache as the other ring
+    /// places it, if that is another server.
+    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+        match self {
+            Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => None,
+            Self::Shards(shards) => shards.twin(key),
+        }
+    }
+
+    /// Whether what a cache does not find may be where it was before keys began to move.
+    pub(crate) fn looks_back(&self) -> bool {
+        matches!(self, Self::Shards(shards) if shards.looks_back())
+    }
+
+    /// All servers that are written to, with their addresses.
+    pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
+        match self {
+            Self::One(node) => Ok(vec![(node.address().to_owned(), node.link.clone())]),
+            Self::Replicated(replicated) => Ok(vec![replicated.node()]),
+            Self::Cluster(cluster) => cluster.nodes(deadline).await,
+            Self::Shards(shards) => Ok(shards.nodes()),
+        }
+    }
+
+    /// Whether the servers are to be parts of a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
     }
 
     /// Where the servers are, without credentials.
@@ -67,6 +104,7 @@ impl Topology {
             Self::One(node) => node.address().to_owned(),
             Self::Replicated(replicated) => replicated.address().to_owned(),
             Self::Cluster(cluster) => cluster.address(),
+            Self::Shards(shards) => shards.address(),
         }
     }
 
@@ -75,7 +113,7 @@ impl Topology {
     pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Found> {
         match self {
             Self::Replicated(replicated) => replicated.peek(keys, deadline).await,
-            Self::One(_) | Self::Cluster(_) => None,
+            Self::One(_) | Self::Cluster(_) | Self::Shards(_) => None,
         }
     }
 
@@ -83,26 +121,53 @@ impl Topology {
     pub(crate) fn writing(&self, key: &Key) -> Option<Writing> {
         match self {
             Self::Replicated(replicated) => Some(replicated.writing(key)),
-            Self::One(_) | Self::Cluster(_) => None,
+            Self::One(_) | Self::Cluster(_) | Self::Shards(_) => None,
         }
     }
 }
 
 impl Transport for Topology {
-    async fn send(&self, command: &Cmd, key: Option<&Key>, deadline: Instant) -> Result<Value> {
+    async fn send(
+        &self,
+        command: &Cmd,
+        key: Option<&Key>,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Value> {
+        let known = match (patience, self, key) {
+            (Patience::Persistent, ..) | (.., None) => None,
+            (_, Self::Cluster(cluster), Some(key)) => cluster.node(key),
+            _ => None,
+        };
+        let lane = match (patience, self) {
+            (Patience::Persistent, _) => None,
+            (_, Self::One(node)) => Some(&node.lane),
+            (_, Self::Replicated(replicated)) => Some(&replicated.primary().lane),
+            (_, Self::Cluster(_)) => known.as_ref().map(|node| &node.lane),
+            (_, Self::Shards(shards)) => key.map(|key| &shards.node(key).lane),
+        };
+        let probe = lane.map(Lane::admit).transpose()?.flatten();
+        let deadline = Probe::deadline(probe.as_ref(), deadline);
         match (self, key) {
             (Self::One(node), _) => node.lane.send(command, deadline).await,
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
             (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
             (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
+            (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
+            (Self::Shards(shards), None) => shards.send_to_all(command, deadline).await,
         }
     }
 
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         match self {
-            Self::One(node) => found(node.lane.read(keys, deadline).await?),
+            Self::One(node) => {
+                let probe = node.lane.admit()?;
+                let deadline = Probe::deadline(probe.as_ref(), deadline);
+                found(node.lane.read(keys, deadline).await?)
+            }
             Self::Replicated(replicated) => replicated.read(keys, deadline).await,
             Self::Cluster(cluster) => cluster.read(keys, deadline).await,
+            Self::Shards(shards) => shards.read(keys, deadline).await,
         }
     }
 }

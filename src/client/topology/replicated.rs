@@ -12,8 +12,10 @@ use super::found;
 use super::replicas::Replicas;
 use super::sentinel::Sentinels;
 use super::writes::{Writes, Writing};
+use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::Endpoint;
+use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
 use crate::client::source::Source;
@@ -64,6 +66,11 @@ impl Replicated {
         replicated
     }
 
+    /// The primary, with where it is looked for.
+    pub(super) fn node(&self) -> (String, Arc<Link>) {
+        (self.primary.address().to_owned(), self.primary.link.clone())
+    }
+
     fn new(primary: Node, style: &Style) -> Self {
         let writes = Arc::new(Writes::default());
         Self {
@@ -81,11 +88,17 @@ impl Replicated {
         self.primary.address()
     }
 
+    pub(crate) fn primary(&self) -> &Node {
+        &self.primary
+    }
+
     pub(crate) async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
         self.primary.lane.send(command, deadline).await
     }
 
     pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+        let probe = self.primary.lane.admit()?;
+        let deadline = Probe::deadline(probe.as_ref(), deadline);
         found(self.primary.lane.read(keys, deadline).await?)
     }
 

@@ -1,6 +1,7 @@
 //! How clients of each topology are made: the one place that knows.
 
 use hedgerow::{Client, ClientBuilder};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Place;
 
@@ -11,8 +12,15 @@ pub(super) fn builder(place: &Place) -> ClientBuilder {
         Place::Cluster(cluster) => {
             Client::builder().cluster(cluster.primaries().iter().map(|node| node.url()))
         }
-        Place::Shards(_) => panic!("no client for shards yet"),
-        Place::Sentinel(_) => panic!("no client for sentinels yet"),
+        Place::Shards(shards) => {
+            let urls = shards.nodes().iter().map(|node| node.url());
+            let shards = NAMES.into_iter().zip(urls);
+            Client::builder().shards(shards.map(|(name, url)| (name, url, 1)))
+        }
+        Place::Sentinel(sentinels) => {
+            let urls = sentinels.sentinels().iter().map(|node| node.url());
+            Client::builder().sentinels(urls, "mymaster")
+        }
         #[cfg(feature = "tls")]
         Place::Tls(server) => {
             let (authority, known) = (&server.certificates.authority, &server.certificates.client);
@@ -23,11 +31,23 @@ pub(super) fn builder(place: &Place) -> ClientBuilder {
         }
         #[cfg(not(feature = "tls"))]
         Place::Tls(_) => panic!("built without the feature tls"),
-        Place::Acl(_) => panic!("no user with few rights yet"),
+        Place::Acl(limited) => limited.builder(),
     }
 }
 
-/// Where a client of the two shards keeps a key that does not exist yet.
-pub(super) fn shard_of(_key: &str) -> usize {
-    0
+/// Where a client of the two shards keeps a key that does not exist yet: told again from the
+/// documentation, not from the crate.
+pub(super) fn shard_of(key: &str) -> usize {
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    let tag = xxh3_64(tag.map_or(key, |(tag, _)| tag).as_bytes());
+    let draw = |name: &str| {
+        let seed = xxh3_64(name.as_bytes());
+        xxh3_64([seed.to_le_bytes(), tag.to_le_bytes()].as_flattened())
+    };
+    usize::from(draw(NAMES[1]) > draw(NAMES[0]))
 }
+
+/// What the two shards are called.
+const NAMES: [&str; 2] = ["a", "b"];

@@ -6,6 +6,7 @@
 
 mod clients;
 mod fan;
+mod limited;
 mod single;
 
 use std::io::Write as _;
@@ -23,6 +24,7 @@ use crate::topology::{
     Clients, Cluster, Lease, Node, Sentinels, Shards, TlsServer, lease_cluster, lease_sentinels,
     lease_shards,
 };
+use limited::Limited;
 use single::{Killed, Single};
 
 /// Real servers; they end with the test, or serve another one.
@@ -32,7 +34,7 @@ pub struct Server(Place);
 enum Place {
     Single(Box<Single>),
     /// One server whose clients come as a user with few rights. The administrator may do all.
-    Acl(Box<Single>),
+    Acl(Box<Limited>),
     Tls(Box<TlsServer>),
     Cluster(Lease<Cluster>),
     Shards(Lease<Shards>),
@@ -49,7 +51,7 @@ impl Server {
     pub async fn start_on(topology: &str) -> Self {
         Self(match topology {
             "single" => Place::Single(Box::new(Single::start(&[]).await)),
-            "acl" => Place::Acl(Box::new(Single::start(&[]).await)),
+            "acl" => Place::Acl(Box::new(Limited::start().await)),
             "tls" => Place::Tls(Box::new(TlsServer::start(Clients::WithCertificate).await)),
             "cluster" => Place::Cluster(lease_cluster().await),
             "shards" => Place::Shards(lease_shards().await),
@@ -94,7 +96,8 @@ impl Server {
             return redis::from_redis_value(merged).map_err(Into::into);
         }
         match &self.0 {
-            Place::Single(single) | Place::Acl(single) => single.try_run(words).await,
+            Place::Single(single) => single.try_run(words).await,
+            Place::Acl(limited) => limited.try_run(words).await,
             Place::Cluster(cluster) => cluster.try_run(words).await,
             Place::Shards(shards) => shards.try_run(words, clients::shard_of).await,
             Place::Tls(_) | Place::Sentinel(_) => nodes[0].try_run(words).await,
@@ -109,10 +112,7 @@ impl Server {
     /// A digest of the whole data set: equal before and after a call that changed nothing.
     pub async fn digest(&self) -> String {
         match &self.0 {
-            Place::Single(single) | Place::Acl(single) => {
-                let digest = single.try_run(&["DEBUG", "DIGEST"]).await;
-                digest.expect("a digest")
-            }
+            Place::Single(_) | Place::Acl(_) => self.run(&["DEBUG", "DIGEST"]).await,
             _ => join_all(self.nodes().iter().map(|node| node.digest()))
                 .await
                 .concat(),
@@ -138,9 +138,8 @@ impl Server {
     /// The administrators' sockets of all servers that clients write to.
     pub fn sockets(&self) -> Vec<String> {
         match &self.0 {
-            Place::Single(single) | Place::Acl(single) => {
-                vec![single.url().trim_start_matches("unix://").to_owned()]
-            }
+            Place::Single(single) => vec![single.socket().to_owned()],
+            Place::Acl(limited) => vec![limited.socket().to_owned()],
             _ => {
                 let sockets = self.nodes().into_iter().map(Node::socket);
                 sockets.map(|path| path.display().to_string()).collect()
@@ -180,7 +179,8 @@ impl Server {
     /// Runs a command on the server with this index.
     async fn try_run_at<T: FromRedisValue>(&self, index: usize, words: &[&str]) -> RedisResult<T> {
         match &self.0 {
-            Place::Single(single) | Place::Acl(single) => single.try_run(words).await,
+            Place::Single(single) => single.try_run(words).await,
+            Place::Acl(limited) => limited.try_run(words).await,
             _ => self.nodes()[index].try_run(words).await,
         }
     }

@@ -40,6 +40,10 @@ impl Single {
         self.server.url()
     }
 
+    pub fn socket(&self) -> &str {
+        self.url().trim_start_matches("unix://")
+    }
+
     pub async fn try_run<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
         command(words).query_async(&mut self.admin.clone()).await
     }
@@ -66,7 +70,7 @@ impl Single {
             .find_map(|line| line.strip_prefix("executable:"))
             .expect("INFO names the executable");
         signal(self.pid().await, "KILL");
-        let socket = self.url().trim_start_matches("unix://").to_owned();
+        let socket = self.socket().to_owned();
         until("the socket refuses", async || {
             UnixStream::connect(&socket).await.is_err()
         })

@@ -1,0 +1,110 @@
+//! What one server tells of itself, and which calls it refuses.
+//!
+//! Invariant: a fact is what the server said, or what it said instead; only a lost connection is an
+//! error. Everything goes over a connection of its own, so that no caller's is touched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redis::{FromRedisValue, Pipeline, ServerError, Value, from_redis_value};
+use tokio::time::Instant;
+
+use super::clocks::{self, Offset};
+use crate::client::acl::{TRIALS, trial_call};
+use crate::client::link::Link;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::script::from_server;
+
+/// What is known of one server.
+pub(super) struct Facts {
+    pub(super) address: String,
+    /// What it says of itself to everybody.
+    pub(super) hello: BTreeMap<String, String>,
+    pub(super) info: Result<BTreeMap<String, String>>,
+    pub(super) config: Result<BTreeMap<String, String>>,
+    /// Trials that were answered with an error, and the error.
+    pub(super) refused: Vec<(&'static str, ServerError)>,
+    pub(super) clock: Option<Offset>,
+    /// Whether what is sent there can be read on the way.
+    pub(super) is_readable: bool,
+}
+
+/// Asks the server behind `link`; `key` is a key and a channel that nobody uses.
+pub(super) async fn gather(
+    address: String,
+    link: &Arc<Link>,
+    key: &Key,
+    deadline: Instant,
+) -> Result<Facts> {
+    let own = link.another();
+    let hello = own.send(&redis::cmd("HELLO"), deadline).await?;
+    let clock = clocks::ask(&own, deadline).await?;
+
+    let mut questions = Pipeline::with_capacity(2);
+    questions.add_command(redis::cmd("INFO"));
+    let mut settings = redis::cmd("CONFIG");
+    settings.arg("GET").arg(&SETTINGS);
+    questions.add_command(settings);
+    let replies = own.send_all(&questions, deadline).await?;
+    let [info, config] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
+
+    // A connection that somebody else uses must not be told to listen, nor to read what is old.
+    let trials = TRIALS
+        .iter()
+        .filter(|trial| own.is_ours() || !["SSUBSCRIBE CHANNEL", "ASKING"].contains(trial));
+    let trials: Vec<&str> = trials.copied().collect();
+    let mut calls = Pipeline::with_capacity(trials.len());
+    for trial in &trials {
+        calls.add_command(trial_call(trial, key));
+    }
+    let replies = own.send_all(&calls, deadline).await?;
+    let refused = trials.into_iter().zip(replies);
+    let refused = refused.filter_map(|(trial, reply)| match reply {
+        Value::ServerError(error) => Some((trial, error)),
+        _ => None,
+    });
+    Ok(Facts {
+        address,
+        hello: told::<BTreeMap<String, Value>>(hello)
+            .map(|hello| hello.into_iter().filter_map(text).collect())
+            .unwrap_or_default(),
+        info: told::<String>(info).map(|info| fields(&info)),
+        config: told(config),
+        refused: refused.collect(),
+        clock,
+        is_readable: link.is_readable_on_the_way(),
+    })
+}
+
+/// A reply as a `T`, or why it is none.
+pub(super) fn told<T: FromRedisValue>(reply: Value) -> Result<T> {
+    if let Value::ServerError(error) = &reply {
+        return Err(from_server(error));
+    }
+    from_redis_value(reply)
+        .map_err(|_| Error::new(ErrorKind::Server, "the server answered in an unknown form"))
+}
+
+fn text((name, value): (String, Value)) -> Option<(String, String)> {
+    Some((name, from_redis_value(value).ok()?))
+}
+
+/// The `name:value` lines of `INFO`.
+fn fields(info: &str) -> BTreeMap<String, String> {
+    let lines = info.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The settings that are looked at.
+const SETTINGS: [&str; 7] = [
+    "save",
+    "appendonly",
+    "maxmemory",
+    "maxmemory-policy",
+    "timeout",
+    "min-replicas-to-write",
+    "cluster-require-full-coverage",
+];

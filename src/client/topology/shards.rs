@@ -1,0 +1,330 @@
+//! `Shards`: independent servers, each key asked of the one that its hash tag falls to.
+//!
+//! Invariant: who has a key follows from the names and weights alone ([`Ring`]). The servers know
+//! nothing of each other, so one that is down harms nobody but its own keys, and its errors name it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::{join_all, try_join_all};
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use super::found;
+use super::rendezvous::Ring;
+use crate::client::breaker::Probe;
+use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::endpoint::{Approach, Endpoint};
+use crate::client::link::Link;
+use crate::client::node::{Node, Style};
+use crate::error::Result;
+use crate::key::{Key, Realm};
+use crate::script::{Found, from_server};
+
+impl ClientBuilder {
+    /// Several independent servers, each with a name, a URL (see [`Client::connect`] for the forms)
+    /// and a weight from 1 to 1,000: keys are spread over them in proportion to the weights.
+    ///
+    /// The name is what a shard is: clients that are given the same names and weights find the same
+    /// keys at the same shards, whatever the order. Another host, password or order moves nothing;
+    /// another name moves all that the shard has. A shard that is down fails the calls for its own
+    /// keys only.
+    ///
+    /// One more shard of equal weight takes its share from all others, about 1/N; keys move to it
+    /// only, and what a shard had that is left out goes to the others. **What is stored does not move
+    /// along.** Processes that disagree on names or weights do not exclude each other with locks, and
+    /// do not see each other's invalidations. So change the set in the steps of
+    /// [`moving_to`](Self::moving_to), or stop all processes and flush all servers, or begin with
+    /// another [`namespace`](Self::namespace).
+    ///
+    /// ```no_run
+    /// # async fn example() -> hedgerow::Result<()> {
+    /// let client = hedgerow::Client::builder()
+    ///     .shards([
+    ///         ("a", "redis://10.0.0.1", 1),
+    ///         ("b", "redis://10.0.0.2", 1),
+    ///         ("big", "redis://10.0.0.3", 2),
+    ///     ])
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`Client::connect`]: crate::Client::connect
+    pub fn shards<N: Into<String>, U: Into<String>>(
+        mut self,
+        shards: impl IntoIterator<Item = (N, U, u32)>,
+    ) -> Self {
+        self.place = Some(Place::Shards(parsed(shards)));
+        self
+    }
+
+    /// The first of three steps from one set of [`shards`](Self::shards) to another, with the old
+    /// set in `shards` and the new one here, such that caches are not emptied:
+    ///
+    /// 1. every process is given `.shards(old).moving_to(new)`: as before, but whatever is
+    ///    removed, set or invalidated is removed or invalidated at its new place, too;
+    /// 2. every process is given `.shards(new).moving_from(old)`: see
+    ///    [`moving_from`](Self::moving_from);
+    /// 3. every process is given `.shards(new)`.
+    ///
+    /// Processes of two steps that follow each other may run side by side; a step may begin when
+    /// no process is two steps behind it. **Step 3 must not begin before all that was stored in
+    /// step 1 or earlier has expired:** 1.1 times the longest TTL in use, counted from the end of
+    /// the last process of step 1. A server that joins must hold nothing of this namespace. A move
+    /// that was called off after step 2 had begun may be begun again when what was stored in step 2
+    /// has expired.
+    ///
+    /// **This is for caches.** Counters and locks stay with the old set through steps 1 and 2, and
+    /// change places with step 3, where counters start again, and where processes of steps 2
+    /// and 3 do not exclude each other with locks. Give those that matter a client of their own,
+    /// whose shards do not change, or let no process of step 2 run when the first of step 3 starts.
+    ///
+    /// A shard is a server of one name: where both sets have it, its URL must lead to the same
+    /// place.
+    pub fn moving_to<N: Into<String>, U: Into<String>>(
+        mut self,
+        shards: impl IntoIterator<Item = (N, U, u32)>,
+    ) -> Self {
+        self.moving = Some(Moving::To(parsed(shards)));
+        self
+    }
+
+    /// The second of three steps from one set of [`shards`](Self::shards) to another, with the new
+    /// set in `shards` and the old one here: [`moving_to`](Self::moving_to) has them all.
+    ///
+    /// Caches load and store at the new places. What is not found there is read where it was
+    /// before, in a second trip. Whatever is removed, set or invalidated is removed or invalidated
+    /// at its old place, too; so all servers of both sets must be up.
+    pub fn moving_from<N: Into<String>, U: Into<String>>(
+        mut self,
+        shards: impl IntoIterator<Item = (N, U, u32)>,
+    ) -> Self {
+        self.moving = Some(Moving::From(parsed(shards)));
+        self
+    }
+}
+
+fn parsed<N: Into<String>, U: Into<String>>(
+    shards: impl IntoIterator<Item = (N, U, u32)>,
+) -> Vec<Shard> {
+    let shards = shards.into_iter().map(|(name, url, weight)| Shard {
+        name: name.into(),
+        url: url.into(),
+        weight,
+    });
+    shards.collect()
+}
+
+/// One server of several, as the caller says it.
+pub(crate) struct Shard {
+    name: String,
+    url: String,
+    weight: u32,
+}
+
+/// The other set of shards, as the caller says it, while keys move.
+pub(crate) enum Moving {
+    To(Vec<Shard>),
+    From(Vec<Shard>),
+}
+
+/// Several independent servers.
+pub(crate) struct Shards {
+    /// Those of this ring first, in its order.
+    nodes: Vec<Named>,
+    ring: Ring,
+    other: Option<Other>,
+}
+
+/// The other ring, while keys move.
+struct Other {
+    ring: Ring,
+    /// Which node each member of the ring is.
+    nodes: Vec<usize>,
+    /// This is the ring from which keys move.
+    is_old: bool,
+}
+
+/// A server, and what its errors call it.
+struct Named {
+    name: Box<str>,
+    node: Node,
+}
+
+impl Shards {
+    pub(crate) fn new(shards: &[Shard], moving: Option<&Moving>, style: &Style) -> Result<Self> {
+        let mut known: Vec<(&str, Endpoint)> = Vec::new();
+        let (ring, _) = gathered(shards, &style.approach, &mut known)?;
+        let other = match moving {
+            None => None,
+            Some(Moving::To(others) | Moving::From(others)) => {
+                let (ring, nodes) = gathered(others, &style.approach, &mut known)?;
+                let is_old = matches!(moving, Some(Moving::From(_)));
+                Some(Other {
+                    ring,
+                    nodes,
+                    is_old,
+                })
+            }
+        };
+        let named = |(name, endpoint): (&str, Endpoint)| Named {
+            name: name.into(),
+            node: Node::new(&endpoint, style),
+        };
+        Ok(Self {
+            nodes: known.into_iter().map(named).collect(),
+            ring,
+            other,
+        })
+    }
+
+    /// The server of `key`.
+    pub(crate) fn node(&self, key: &Key) -> &Node {
+        &self.nodes[self.place(key)].node
+    }
+
+    fn place(&self, key: &Key) -> usize {
+        let tag = key.hash_tag();
+        let Some(other) = &self.other else {
+            return self.ring.owner(tag);
+        };
+        let is_other = match key.realm() {
+            Realm::Cached => false,
+            Realm::Elsewhere => true,
+            Realm::Kept => other.is_old,
+        };
+        match is_other {
+            true => other.nodes[other.ring.owner(tag)],
+            false => self.ring.owner(tag),
+        }
+    }
+
+    /// The key of a cache as the other ring places it, if that is another server.
+    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+        self.other.as_ref()?;
+        let twin = key.elsewhere();
+        (self.place(&twin) != self.place(key)).then_some(twin)
+    }
+
+    /// Whether what a cache does not find may be where the other ring places it.
+    pub(crate) fn looks_back(&self) -> bool {
+        self.other.as_ref().is_some_and(|other| other.is_old)
+    }
+
+    pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Instant) -> Result<Value> {
+        self.nodes[self.place(key)].send(command, deadline).await
+    }
+
+    /// Sends `command` to every shard; the first error of one is the answer.
+    pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+        let sent = self.nodes.iter().map(|shard| shard.send(command, deadline));
+        let replies = try_join_all(sent).await?;
+        Ok(replies.into_iter().next().unwrap_or(Value::Nil))
+    }
+
+    /// Reads each of `keys` where it is, in parallel. What one shard does not answer is an error of
+    /// the whole.
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+        let Some((first, rest)) = keys.split_first() else {
+            return Ok(Vec::new());
+        };
+        let home = self.place(first);
+        let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (number, key) in rest.iter().enumerate() {
+            let place = self.place(key);
+            if groups.is_empty() {
+                if place == home {
+                    continue;
+                }
+                groups.push((home, (0..=number).collect()));
+            }
+            match groups.iter_mut().find(|(of, _)| *of == place) {
+                Some((_, group)) => group.push(number + 1),
+                None => groups.push((place, vec![number + 1])),
+            }
+        }
+        if groups.is_empty() {
+            // All on one shard: nothing to take apart.
+            return self.nodes[home].read(keys, deadline).await;
+        }
+        let answers = join_all(groups.iter().map(|(place, group)| async {
+            let own: Vec<Key> = group.iter().map(|&number| keys[number].clone()).collect();
+            self.nodes[*place].read(&own, deadline).await
+        }));
+        let mut all: Vec<Option<Bytes>> = vec![None; keys.len()];
+        for (answer, (_, group)) in answers.await.into_iter().zip(groups) {
+            for (value, number) in answer?.into_iter().zip(group) {
+                all[number] = value;
+            }
+        }
+        Ok(all)
+    }
+
+    /// All servers, by their names.
+    pub(crate) fn nodes(&self) -> Vec<(String, Arc<Link>)> {
+        let named = |shard: &Named| (shard.name.to_string(), shard.node.link.clone());
+        self.nodes.iter().map(named).collect()
+    }
+
+    /// Where the servers are, without credentials.
+    pub(crate) fn address(&self) -> String {
+        let shown = |shard: &Named| format!("{}={}", shard.name, shard.node.address());
+        let all: Vec<String> = self.nodes.iter().map(shown).collect();
+        all.join(",")
+    }
+}
+
+/// The ring of `shards`, and which of `known` each is; those that were not known are added.
+fn gathered<'s>(
+    shards: &'s [Shard],
+    approach: &Approach,
+    known: &mut Vec<(&'s str, Endpoint)>,
+) -> Result<(Ring, Vec<usize>)> {
+    let ring = Ring::new(shards.iter().map(|shard| (&*shard.name, shard.weight)))?;
+    let mut nodes = Vec::with_capacity(shards.len());
+    for Shard { name, url, .. } in shards {
+        let endpoint = Endpoint::parse(url, approach).map_err(|error| error.at(name))?;
+        let place = known.iter().position(|(known, _)| known == name);
+        if let Some(place) = place {
+            let (_, there) = &known[place];
+            if (&there.address, there.db) != (&endpoint.address, endpoint.db) {
+                return Err(invalid("two URLs of one name lead to two places").at(name));
+            }
+        }
+        nodes.push(place.unwrap_or(known.len()));
+        if place.is_none() {
+            known.push((name, endpoint));
+        }
+    }
+    Ok((ring, nodes))
+}
+
+impl Named {
+    /// As the lane does, but with the shard's name on whatever goes wrong. `NOSCRIPT` does not: it
+    /// is answered by sending the script.
+    async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+        match self.node.lane.send(command, deadline).await {
+            Ok(Value::ServerError(error)) if error.code() != "NOSCRIPT" => {
+                Err(from_server(&error).at(&self.name))
+            }
+            outcome => outcome.map_err(|error| error.at(&self.name)),
+        }
+    }
+
+    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+        let lane = &self.node.lane;
+        let probe = lane.admit().map_err(|error| error.at(&self.name))?;
+        let deadline = Probe::deadline(probe.as_ref(), deadline);
+        let cells = lane.read(keys, deadline).await;
+        cells.and_then(found).map_err(|error| error.at(&self.name))
+    }
+}
+
+impl fmt::Debug for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shards").field(&self.address()).finish()
+    }
+}

@@ -1,0 +1,232 @@
+//! What caches do while Redis is out: who is told, who is served all the same, and what it costs.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use hedgerow::{Cache, Client, ErrorKind, Outage};
+use redis::Value;
+
+use crate::gate::Gate;
+use crate::server::{Server, signal};
+use crate::wait::until;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Does not wait for long.
+async fn hasty(server: &Server) -> Client {
+    let builder = server.builder().deadline(Duration::from_millis(300));
+    let builder = builder.cache_deadline(Duration::from_millis(300));
+    builder.connect().await.expect("a good URL")
+}
+
+async fn loaded(cache: &Cache, key: &str, value: &'static str) -> hedgerow::Result<String> {
+    let load = move || async move { Ok::<_, Infallible>(value.to_owned()) };
+    let outcome = cache.memoize(key, MINUTE, load).await;
+    outcome.map(|value| value.as_str().to_owned())
+}
+
+/// Asks until the breaker says that the server is out.
+async fn open_breaker(cache: &Cache) {
+    until("the breaker opens", async || {
+        let error = cache
+            .get::<String>("k")
+            .await
+            .expect_err("the server is out");
+        error.kind() == ErrorKind::CircuitOpen
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cache_that_bypasses_an_outage_loads_and_stores_again_when_it_is_over() {
+    let mut server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let (strict, cache) = (client.cache("c"), client.cache("c").outage(Outage::Bypass));
+    assert_eq!(
+        loaded(&cache, "k", "before").await.expect("loaded"),
+        "before"
+    );
+    let killed = server.kill().await;
+
+    assert_eq!(
+        loaded(&cache, "k", "during").await.expect("loaded"),
+        "during"
+    );
+    assert!(cache.get::<String>("k").await.expect("bypassed").is_none());
+    cache.set("k", &"set", MINUTE).await.expect("bypassed");
+    let counted = cache.bypassed();
+    assert_eq!((counted.reads, counted.writes, counted.loads), (2, 1, 1));
+    // What would leave a stale value behind is told, whatever the policy.
+    for error in [
+        cache.remove("k").await.expect_err("told"),
+        cache.clear().await.expect_err("told"),
+        cache.invalidate_tags(["t"]).await.expect_err("told"),
+    ] {
+        assert!(error.kind().is_outage(), "{error}");
+    }
+    // So is everything to who asks for it.
+    for error in [
+        loaded(&strict, "k", "during").await.expect_err("told"),
+        strict.get::<String>("k").await.expect_err("told"),
+        strict.set("k", &"set", MINUTE).await.expect_err("told"),
+    ] {
+        assert!(error.kind().is_outage(), "{error}");
+    }
+    // The loader's own errors are nobody's outage.
+    let load = || async { Err::<String, _>(std::io::Error::other("no such city")) };
+    let error = cache.memoize("k", MINUTE, load).await.expect_err("told");
+    assert_eq!(error.kind(), ErrorKind::Loader);
+
+    server.start_again(killed).await;
+    until("values are stored again", async || {
+        loaded(&cache, "k", "after").await.expect("loaded");
+        cache.get::<String>("k").await.expect("an answer").is_some()
+    })
+    .await;
+    assert_eq!(loaded(&strict, "k", "again").await.expect("a hit"), "after");
+}
+
+#[tokio::test]
+async fn a_thousand_callers_of_one_key_share_a_load_during_an_outage() {
+    let server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let cache = client.cache("c").outage(Outage::Bypass);
+    server.kill().await;
+    let gate = Gate::closed();
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..1_000 {
+        let (cache, gate) = (cache.clone(), gate.clone());
+        callers.spawn(async move { cache.memoize("k", MINUTE, move || gate.load(7u8)).await });
+    }
+    gate.begun(1).await;
+    until("all have found that Redis is out", async || {
+        cache.bypassed().reads == 1_000
+    })
+    .await;
+    gate.open();
+    for value in callers.join_all().await {
+        assert_eq!(*value.expect("loaded"), 7);
+    }
+    assert_eq!(gate.loads(), 1);
+}
+
+#[tokio::test]
+async fn loads_during_an_outage_run_a_few_at_a_time() {
+    let server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let cache = client.cache("c").outage(Outage::Bypass);
+    server.kill().await;
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let calls = (0..500).map(|number| {
+        let (cache, now, most) = (cache.clone(), now.clone(), most.clone());
+        async move {
+            let load = move || async move {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(number)
+            };
+            cache.memoize(&format!("k{number}"), MINUTE, load).await
+        }
+    });
+    for (number, value) in join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(*value.expect("loaded"), number);
+    }
+    assert_eq!(
+        most.load(Ordering::SeqCst),
+        64,
+        "as many as are let in, and no more"
+    );
+}
+
+#[tokio::test]
+async fn while_the_breaker_is_open_a_frozen_server_costs_next_to_nothing() {
+    let server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let (strict, cache) = (client.cache("c"), client.cache("c").outage(Outage::Bypass));
+    assert_eq!(
+        loaded(&cache, "k", "before").await.expect("loaded"),
+        "before"
+    );
+    let pid = server.pid().await;
+    signal(pid, "STOP");
+    let first = Instant::now();
+    strict.get::<String>("k").await.expect_err("no answer");
+    let first = first.elapsed();
+    open_breaker(&strict).await;
+
+    let mut times: Vec<Duration> = Vec::new();
+    for _ in 0..101 {
+        let start = Instant::now();
+        assert_eq!(
+            loaded(&cache, "k", "during").await.expect("loaded"),
+            "during"
+        );
+        times.push(start.elapsed());
+    }
+    times.sort();
+    assert!(times[50] * 20 < first, "{:?} against {first:?}", times[50]);
+
+    // Locks and counters are never refused on account of others: they find out for themselves.
+    let error = client.counter("views").add(1).await.expect_err("no answer");
+    assert_ne!(error.kind(), ErrorKind::CircuitOpen, "{error}");
+    signal(pid, "CONT");
+    until("a probe finds the server", async || {
+        strict.get::<String>("k").await.is_ok()
+    })
+    .await;
+    assert_eq!(
+        loaded(&strict, "k", "after").await.expect("a hit"),
+        "before"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_to_a_counter_closes_the_breaker() {
+    let mut server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let cache = client.cache("c");
+    let killed = server.kill().await;
+    open_breaker(&cache).await;
+    server.start_again(killed).await;
+    until("the counter is served", async || {
+        client.counter("views").add(1).await.is_ok()
+    })
+    .await;
+    cache.get::<String>("k").await.expect("served at once");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_bypassed_too_and_opens_no_breaker() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let (strict, cache) = (client.cache("c"), client.cache("c").outage(Outage::Bypass));
+    for (setting, wrong, right, kind) in [
+        ("maxmemory", "1", "0", ErrorKind::OutOfMemory),
+        ("min-replicas-to-write", "1", "0", ErrorKind::NoReplicas),
+    ] {
+        cache.set("old", &"old", MINUTE).await.expect("stored");
+        let _: Value = server.run(&["CONFIG", "SET", setting, wrong]).await;
+        for round in 0..5 {
+            let key = format!("{setting}{round}");
+            assert_eq!(loaded(&cache, &key, "v").await.expect("loaded"), "v");
+            let error = loaded(&strict, &key, "v").await.expect_err("told");
+            assert_eq!(error.kind(), kind, "{setting}");
+        }
+        cache.set("old", &"new", MINUTE).await.expect("bypassed");
+        let _: Value = server.run(&["CONFIG", "SET", setting, right]).await;
+        let old = strict.get::<String>("old").await.expect("an answer");
+        // A full server can at least remove what is older than what it could not store.
+        let removed = kind == ErrorKind::OutOfMemory;
+        assert_eq!(old.is_none(), removed, "{setting}");
+    }
+    let _: Value = server
+        .run(&["ACL", "SETUSER", "default", "-@all", "+acl", "+config"])
+        .await;
+    assert_eq!(loaded(&cache, "forbidden", "v").await.expect("loaded"), "v");
+    let error = loaded(&strict, "forbidden", "v").await.expect_err("told");
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
+}
