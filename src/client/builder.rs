@@ -121,7 +121,7 @@ impl ClientBuilder {
     /// `InvalidInput` when a setting is not understood.
     ///
     /// # Cancel safety
-    /// Does no I/O.
+    /// Asks no server. For TLS without roots of its own it reads those of the system.
     pub async fn connect(self) -> Result<Client> {
         let missed = Arc::new(watch::Sender::new(0));
         let style = self.style(missed.clone())?;

@@ -87,7 +87,8 @@ struct Deadlines {
 
 impl Client {
     /// A client of the server at `url`: `redis://[user[:password]@]host[:port][/db]` or
-    /// `unix:///path/to/socket[?db=n&user=..&pass=..]`.
+    /// `unix:///path/to/socket[?db=n&user=..&pass=..]`; with the feature `tls` also `rediss://..`,
+    /// which trusts the roots of the system (see [`ClientBuilder`] for others).
     ///
     /// Connects with the first call that needs it.
     ///
