@@ -115,12 +115,13 @@ async fn rotated_passwords_lose_no_call() {
             }
         });
     }
+    until("calls are made", async || calls.load(Ordering::SeqCst) > 0).await;
     for rotation in 1..=5 {
         let next = rotation.to_string();
         // The server knows first: who connects meanwhile is refused until the provider knows.
         set_password(&server, &next).await;
         let before = asked.load(Ordering::SeqCst);
-        server.kill_connections("hedgerow").await;
+        assert_eq!(server.kill_connections("hedgerow").await, 1);
         until("the old password was tried again", async || {
             asked.load(Ordering::SeqCst) >= before + 2
         })
@@ -167,7 +168,7 @@ async fn a_provider_that_never_answers_does_not_hold_a_call_past_its_deadline() 
     let client = Client::builder()
         .url(server.url())
         .deadline(Duration::from_millis(200))
-        .credentials_from(|| std::future::pending())
+        .credentials_from(std::future::pending)
         .connect()
         .await
         .expect("good settings");
