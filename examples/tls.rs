@@ -78,8 +78,15 @@ async fn start(files: &Path, port: u16) -> hedgerow::Result<Server> {
         &path("server.pem"),
         "--tls-key-file",
         &path("server.key"),
+        // While passwords are rotated, both are good.
         "--user",
-        "shop on >autumn >winter ~hr:* &hr:* +@all -@dangerous",
+        "shop",
+        "on",
+        ">autumn",
+        ">winter",
+        "~hr:*",
+        "&hr:*",
+        "+@all",
     ])
     .await
 }

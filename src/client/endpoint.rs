@@ -132,10 +132,9 @@ impl Endpoint {
 impl Approach {
     /// The same, but with the credentials that URLs give.
     pub(crate) fn as_urls_log_in(&self) -> Self {
-        Self {
-            login: None,
-            ..self.clone()
-        }
+        let mut same = self.clone();
+        same.login = None;
+        same
     }
 
     /// How a server is reached whose URL asks for TLS, or does not.
