@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use hedgerow::embedded::Server;
 use hedgerow::{Client, Credentials, ErrorKind, Tls};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 
@@ -104,6 +104,8 @@ fn make_certificates(files: &Path) -> Result<(), Box<dyn std::error::Error>> {
         ("client", ExtendedKeyUsagePurpose::ClientAuth),
     ] {
         let mut params = CertificateParams::new(["localhost".to_owned()])?;
+        // A name of its own: a certificate that is named as its issuer passes for self-signed.
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::ExplicitNoCa;
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate()?;
