@@ -67,7 +67,7 @@ pub enum ErrorKind {
     Busy,
     /// `NOAUTH` or `WRONGPASS`: credentials are missing or wrong.
     Unauthenticated,
-    /// TLS: the server could not prove who it is, or refused the proof of who we are; nothing was
+    /// TLS: the server could not prove who it is, or refused the proof of who we are; no call was
     /// sent.
     Tls,
     /// `NOPERM`: the ACL user may not run the command or touch the key.

@@ -231,7 +231,7 @@ fn reason(error: &rustls::Error) -> Error {
             ErrorKind::Tls,
             format!(
                 "TLS: the server refuses us ({alert:?}); does it ask for a client certificate of \
-                 its own authority (`Tls::client_pem`)? Nothing was sent"
+                 its own authority (`Tls::client_pem`)? No call was sent"
             ),
         ),
         rustls::Error::InvalidMessage(_) => {

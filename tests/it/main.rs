@@ -15,6 +15,7 @@ mod counter;
 mod counter_loss;
 mod counter_model;
 mod credentials;
+mod faults;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
