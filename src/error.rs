@@ -67,6 +67,9 @@ pub enum ErrorKind {
     Busy,
     /// `NOAUTH` or `WRONGPASS`: credentials are missing or wrong.
     Unauthenticated,
+    /// TLS: the server could not prove who it is, or refused the proof of who we are; no call was
+    /// sent.
+    Tls,
     /// `NOPERM`: the ACL user may not run the command or touch the key.
     Forbidden,
     /// A key of ours holds a type that the primitive did not write.
@@ -124,6 +127,7 @@ impl ErrorKind {
             | Self::Loading
             | Self::Busy
             | Self::Unauthenticated
+            | Self::Tls
             | Self::Forbidden
             | Self::MasterDown
             | Self::ClusterDown

@@ -128,7 +128,7 @@
 //! # Features
 //!
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server process for
-//! examples, tests and development.
+//! examples, tests and development. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
 
 mod cache;
 mod client;
@@ -142,9 +142,11 @@ mod tags;
 mod ttl;
 
 pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
+#[cfg(feature = "tls")]
+pub use client::Tls;
 #[cfg(feature = "embedded")]
 pub use client::embedded;
-pub use client::{Client, ClientBuilder, Finding, FindingCode, Preflight, Severity};
+pub use client::{Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Severity};
 #[doc(hidden)]
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};

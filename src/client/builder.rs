@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::cells::Reads;
-use super::endpoint::{Credentials, Endpoint};
+use super::credentials::Login;
+use super::endpoint::{Approach, Endpoint};
 use super::node::{Node, Style};
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
@@ -33,7 +34,9 @@ pub struct ClientBuilder {
     deadline: Duration,
     cache_deadline: Duration,
     connect_timeout: Duration,
-    login: Option<Credentials>,
+    pub(super) login: Option<Login>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Tls>,
     #[cfg(feature = "embedded")]
     server: Option<super::embedded::Server>,
 }
@@ -64,6 +67,8 @@ impl Default for ClientBuilder {
             cache_deadline: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
             login: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "embedded")]
             server: None,
         }
@@ -110,23 +115,13 @@ impl ClientBuilder {
         self
     }
 
-    /// User and password of the data nodes that [`sentinels`](Self::sentinels) find. An empty user
-    /// is the default one.
-    pub fn credentials(mut self, user: &str, password: &str) -> Self {
-        self.login = Some(Credentials {
-            user: (!user.is_empty()).then(|| user.to_owned()),
-            password: password.to_owned(),
-        });
-        self
-    }
-
     /// Checks the settings and makes the client. The first call that needs the server connects.
     ///
     /// # Errors
     /// `InvalidInput` when a setting is not understood.
     ///
     /// # Cancel safety
-    /// Does no I/O.
+    /// Asks no server. For TLS without roots of its own it reads those of the system.
     pub async fn connect(self) -> Result<Client> {
         let missed = Arc::new(watch::Sender::new(0));
         let style = self.style(missed.clone())?;
@@ -161,12 +156,15 @@ impl ClientBuilder {
         }
         match &self.place {
             None => Err(invalid("no server is given; call `url` first")),
-            Some(Place::Url(url)) => Ok(Topology::One(Node::new(&Endpoint::parse(url)?, style))),
+            Some(Place::Url(url)) => {
+                let endpoint = Endpoint::parse(url, &style.approach)?;
+                Ok(Topology::One(Node::new(&endpoint, style)))
+            }
             Some(Place::Replicas { primary, replicas }) => Ok(Topology::Replicated(
                 Replicated::at(primary, replicas, style)?,
             )),
             Some(Place::Sentinels { sentinels, service }) => {
-                let sentinels = Sentinels::new(sentinels, service, self.login.clone(), style)?;
+                let sentinels = Sentinels::new(sentinels, service, style)?;
                 Ok(Topology::Replicated(Replicated::found_by(
                     &sentinels, style,
                 )))
@@ -211,10 +209,22 @@ impl ClientBuilder {
         Ok(Style {
             name: self.name.clone(),
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
+            approach: self.approach()?,
             reads: Reads::Together,
             on_trouble: None,
             missed,
         })
+    }
+
+    /// What is said of the way to servers beside their URLs.
+    fn approach(&self) -> Result<Approach> {
+        let mut approach = Approach::default();
+        approach.login.clone_from(&self.login);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            approach.tls = Some(tls.channel()?);
+        }
+        Ok(approach)
     }
 
     /// Ties the life of an embedded server to the client.
@@ -257,6 +267,7 @@ impl fmt::Debug for ClientBuilder {
             .field("deadline", &self.deadline)
             .field("cache_deadline", &self.cache_deadline)
             .field("connect_timeout", &self.connect_timeout)
+            .field("login", &self.login)
             .finish_non_exhaustive()
     }
 }

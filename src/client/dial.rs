@@ -13,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::endpoint::{Address, Credentials, Endpoint};
-use crate::error::{Error, ErrorKind, Result};
+use super::credentials::{Credentials, Login};
+use super::endpoint::{Address, Endpoint};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::{from_driver, too_many_clients};
 
 /// The task that moves the bytes of one connection; dropping this ends it and closes the socket.
@@ -28,34 +29,25 @@ pub(crate) async fn dial(
     config: AsyncConnectionConfig,
     until: Instant,
 ) -> Result<(MultiplexedConnection, Wire)> {
-    match timeout_at(until, opened(endpoint, config)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Error::new(
-            ErrorKind::Unreachable,
-            "the server accepts no connection in time; is it hung, or behind a firewall?",
-        )),
-    }
-}
-
-async fn opened(
-    endpoint: &Endpoint,
-    config: AsyncConnectionConfig,
-) -> Result<(MultiplexedConnection, Wire)> {
-    let login = endpoint.login.clone();
     match &endpoint.address {
         Address::Tcp(host, port) => {
-            let stream = TcpStream::connect((host.as_str(), *port))
-                .await
-                .map_err(no_connection)?;
+            let stream = TcpStream::connect((host.as_str(), *port));
+            let stream = within(until, NOT_ACCEPTED, stream).await?;
+            let stream = stream.map_err(no_connection)?;
             tune(&stream).map_err(no_connection)?;
-            greeted(endpoint, login, stream, config).await
+            #[cfg(feature = "tls")]
+            if let Some(tls) = &endpoint.tls {
+                let secured = tls.secured(host, stream);
+                let stream = within(until, NO_TLS_HANDSHAKE, secured).await??;
+                return greeted(endpoint, stream, config, until).await;
+            }
+            greeted(endpoint, stream, config, until).await
         }
         #[cfg(unix)]
         Address::Unix(path) => {
-            let stream = tokio::net::UnixStream::connect(path)
-                .await
-                .map_err(no_connection)?;
-            greeted(endpoint, login, stream, config).await
+            let stream = tokio::net::UnixStream::connect(path);
+            let stream = within(until, NOT_ACCEPTED, stream).await?;
+            greeted(endpoint, stream.map_err(no_connection)?, config, until).await
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(Error::new(
@@ -65,33 +57,58 @@ async fn opened(
     }
 }
 
+/// Waits for one step of dialling; `late` says what it means when that does not end in time.
+async fn within<F: Future>(until: Instant, late: &'static str, step: F) -> Result<F::Output> {
+    let outcome = timeout_at(until, step).await;
+    outcome.map_err(|_| Error::new(ErrorKind::Unreachable, late))
+}
+
 /// Sends what is written at once, and has the kernel find out that a silent peer is gone.
 fn tune(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5));
-    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let socket = socket2::SockRef::from(stream);
+    // Keepalive is silent while bytes of ours are not acknowledged.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Says hello over an open stream.
 async fn greeted(
     endpoint: &Endpoint,
-    login: Option<Credentials>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
+    until: Instant,
 ) -> Result<(MultiplexedConnection, Wire)> {
     let mut info = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_skip_set_lib_name()
         .set_db(endpoint.db);
-    if let Some(Credentials { user, password }) = login {
+    // A provider is asked when there is somebody to show its answer to.
+    if let Some(login) = &endpoint.login {
+        let Ok(credentials) = timeout_at(until, login.credentials()).await else {
+            return Err(no_credentials_in_time());
+        };
+        let Credentials { user, password } = credentials?;
         info = info.set_password(password);
         if let Some(user) = user {
             info = info.set_username(user);
         }
     }
-    match MultiplexedConnection::new_with_config(&info, stream, config).await {
+    let hello = said_hello(endpoint, &info, stream, config);
+    within(until, NO_ANSWER, hello).await?
+}
+
+async fn said_hello(
+    endpoint: &Endpoint,
+    info: &RedisConnectionInfo,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    config: AsyncConnectionConfig,
+) -> Result<(MultiplexedConnection, Wire)> {
+    match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
             let wire = Wire(tokio::spawn(wire).abort_handle());
             Ok((connection, wire))
@@ -111,18 +128,59 @@ async fn refused(endpoint: &Endpoint, error: RedisError) -> Error {
                 "the server refuses the handshake (HELLO 3); Redis 7.0 or Valkey is needed",
             );
         }
-        return from_driver(error);
+        return perhaps_rotated(endpoint, from_driver(error));
     }
     if error.kind() == redis::ErrorKind::AuthenticationFailed {
-        return Error::new(
-            ErrorKind::Unauthenticated,
-            "the server refuses the credentials; check user and password",
+        return perhaps_rotated(
+            endpoint,
+            Error::new(
+                ErrorKind::Unauthenticated,
+                "the server refuses the credentials; check user and password",
+            ),
         );
+    }
+    #[cfg(feature = "tls")]
+    if endpoint.tls.is_some() {
+        let explained = super::tls::explained(&error).unwrap_or_else(|| {
+            Error::new(
+                ErrorKind::Unreachable,
+                "the server ended the connection right after the TLS handshake; does it ask for a \
+                 client certificate (`Tls::client_pem`)?",
+            )
+        });
+        return explained.with_source(error);
     }
     if turned_away(&endpoint.address).await {
         return too_many_clients();
     }
+    let tcp = matches!(endpoint.address, Address::Tcp(..));
+    if tcp && (error.is_connection_dropped() || error.kind() == redis::ErrorKind::Parse) {
+        return Error::new(
+            ErrorKind::Unreachable,
+            "what accepts connections here does not answer as a Redis does; does it want TLS \
+             (rediss://)?",
+        )
+        .with_source(error);
+    }
     no_connection(error)
+}
+
+/// Where credentials are asked for, the next ones may be right: while they are rotated, the server
+/// may know of it before the provider does.
+fn perhaps_rotated(endpoint: &Endpoint, error: Error) -> Error {
+    let asked = endpoint.login.as_ref().is_some_and(Login::may_change);
+    match error.kind() {
+        ErrorKind::Unauthenticated if asked => error.with_fate(Fate::NotExecuted),
+        _ => error,
+    }
+}
+
+fn no_credentials_in_time() -> Error {
+    Error::new(
+        ErrorKind::Unauthenticated,
+        "the provider of credentials does not answer within the connect timeout",
+    )
+    .with_fate(Fate::NotExecuted)
 }
 
 /// Whether the server greets a new connection with the `maxclients` error. It closes at once
@@ -171,3 +229,12 @@ impl fmt::Debug for Wire {
             .finish()
     }
 }
+
+const NOT_ACCEPTED: &str =
+    "the server accepts no connection in time; is it hung, or behind a firewall?";
+
+const NO_ANSWER: &str = "the server accepts connections, but does not answer in time; is it hung?";
+
+#[cfg(feature = "tls")]
+const NO_TLS_HANDSHAKE: &str =
+    "the server does not answer the TLS handshake in time; does it speak TLS on this port?";

@@ -6,9 +6,14 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+#[cfg(feature = "tls")]
+use std::sync::{Arc, OnceLock};
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _};
 
+use super::credentials::{Credentials, Login};
+#[cfg(feature = "tls")]
+use super::tls::{Channel, Tls};
 use crate::error::{Error, ErrorKind, Result};
 
 /// One server, as a client is told of it.
@@ -16,7 +21,23 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
     pub(crate) db: i64,
-    pub(crate) login: Option<Credentials>,
+    pub(crate) login: Option<Login>,
+    /// Encrypted, if there is one.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Channel>,
+}
+
+/// What the caller has said beside the URLs of how servers are reached.
+#[derive(Clone, Default)]
+pub(crate) struct Approach {
+    /// Instead of what URLs say.
+    pub(crate) login: Option<Login>,
+    /// For all servers, which therefore must be reached by TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Channel>,
+    /// For URLs that ask for TLS and say no more of it; made by the first.
+    #[cfg(feature = "tls")]
+    usual: Arc<OnceLock<Channel>>,
 }
 
 /// Where a server listens.
@@ -26,20 +47,26 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
-/// A user of the server, and the proof of it.
-#[derive(Clone)]
-pub(crate) struct Credentials {
-    pub(crate) user: Option<String>,
-    pub(crate) password: String,
-}
-
 impl Endpoint {
-    /// Parses `redis://[user[:password]@]host[:port][/db]` or `unix:///path[?db=n&user=..&pass=..]`.
-    pub(crate) fn parse(url: &str) -> Result<Self> {
-        if url.starts_with("rediss://") || url.starts_with("valkeys://") {
-            return Err(invalid("TLS is not built in; use redis:// or unix://"));
+    /// Parses `redis://[user[:password]@]host[:port][/db]`, the same with `rediss://`, or
+    /// `unix:///path[?db=n&user=..&pass=..]`.
+    pub(crate) fn parse(url: &str, approach: &Approach) -> Result<Self> {
+        if url.contains('#') {
+            return Err(invalid(
+                "the URL has a fragment (#), which means nothing here: TLS is always verified; a # \
+                 in a password is written %23; use redis://[user[:password]@]host[:port][/db]",
+            ));
         }
-        let info = url.into_connection_info().map_err(|_| not_understood())?;
+        let plain = without_tls(url);
+        // Refused before anything else, lest what is wrong about the rest be said first.
+        #[cfg(not(feature = "tls"))]
+        if plain.is_some() {
+            return Err(invalid(
+                "TLS is not built in: enable the feature `tls` of hedgerow, or use redis:// or unix://",
+            ));
+        }
+        let parsed = plain.as_deref().unwrap_or(url).into_connection_info();
+        let info = parsed.map_err(|_| not_understood())?;
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
@@ -49,15 +76,41 @@ impl Endpoint {
         Ok(Self {
             address,
             db: settings.db(),
-            login: settings.password().map(|password| Credentials {
-                user: settings.username().map(str::to_owned),
-                password: password.to_owned(),
+            login: approach.login.clone().or_else(|| {
+                let password = settings.password()?;
+                Some(Login::Fixed(match settings.username() {
+                    Some(user) => Credentials::user(user, password),
+                    None => Credentials::password(password),
+                }))
             }),
+            #[cfg(feature = "tls")]
+            tls: approach.channel(plain.is_some())?,
         })
+    }
+
+    /// Parses several, which are all reached in one way, so that any of them may stand for others.
+    pub(crate) fn parse_all(urls: &[String], approach: &Approach) -> Result<Vec<Self>> {
+        let parsed = urls.iter().map(|url| Self::parse(url, approach));
+        let endpoints: Vec<Self> = parsed.collect::<Result<_>>()?;
+        #[cfg(feature = "tls")]
+        if let [first, rest @ ..] = endpoints.as_slice()
+            && rest
+                .iter()
+                .any(|it| it.tls.is_some() != first.tls.is_some())
+        {
+            return Err(invalid(
+                "some of the URLs ask for TLS and some do not; use rediss:// for all, or redis://",
+            ));
+        }
+        Ok(endpoints)
     }
 
     /// Whether what is sent there leaves the machine, and nothing hides it.
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return false;
+        }
         match &self.address {
             Address::Unix(_) => false,
             Address::Tcp(host, _) => match host.parse::<IpAddr>() {
@@ -74,6 +127,43 @@ impl Endpoint {
             ..self.clone()
         }
     }
+}
+
+impl Approach {
+    /// The same, but with the credentials that URLs give.
+    pub(crate) fn as_urls_log_in(&self) -> Self {
+        let mut same = self.clone();
+        same.login = None;
+        same
+    }
+
+    /// How a server is reached whose URL asks for TLS, or does not.
+    #[cfg(feature = "tls")]
+    fn channel(&self, asked: bool) -> Result<Option<Channel>> {
+        match (&self.tls, asked) {
+            (given, true) => {
+                if let Some(channel) = given.as_ref().or_else(|| self.usual.get()) {
+                    return Ok(Some(channel.clone()));
+                }
+                let channel = Tls::new().channel()?;
+                Ok(Some(self.usual.get_or_init(|| channel).clone()))
+            }
+            (Some(_), false) => Err(invalid(
+                "TLS is set up, but the URL does not ask for it; use rediss:// instead of redis:// \
+                 (a Unix socket has no TLS)",
+            )),
+            (None, false) => Ok(None),
+        }
+    }
+}
+
+/// The URL in plaintext that stands for one with TLS.
+fn without_tls(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let is_tls = ["rediss", "valkeys"]
+        .iter()
+        .any(|name| scheme.eq_ignore_ascii_case(name));
+    is_tls.then(|| format!("redis://{rest}"))
 }
 
 impl fmt::Display for Address {
@@ -101,16 +191,10 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(hidden)")
-    }
-}
-
 /// The URL itself is not repeated: it may hold a password.
 fn not_understood() -> Error {
     invalid(
-        "the URL is not understood; use redis://[user[:password]@]host[:port][/db] or unix:///path",
+        "the URL is not understood; use redis://[user[:password]@]host[:port][/db], rediss:// with TLS, or unix:///path",
     )
 }
 
@@ -134,7 +218,7 @@ mod tests {
             ("redis://[2001:db8::1]", true),
             ("redis://localhost.example", true),
         ] {
-            let endpoint = Endpoint::parse(url).expect("a good URL");
+            let endpoint = Endpoint::parse(url, &Approach::default()).expect("a good URL");
             assert_eq!(endpoint.is_readable_on_the_way(), readable, "{url}");
         }
     }

@@ -181,7 +181,10 @@ impl Link {
             match self.connect(deadline).await {
                 Ok(live) => return Ok(live),
                 Err(error) if error.fate() == Fate::NotExecuted => {
-                    self.breaker.failed(&error);
+                    // A password that is being rotated is no outage.
+                    if error.kind() != ErrorKind::Unauthenticated {
+                        self.breaker.failed(&error);
+                    }
                     let mut state = self.state();
                     state.backoff.failed();
                     // That the deadline cut an attempt short says less than why the one before

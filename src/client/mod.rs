@@ -10,6 +10,7 @@ mod batch;
 mod breaker;
 mod builder;
 mod cells;
+mod credentials;
 mod dial;
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -22,6 +23,8 @@ mod node;
 mod preflight;
 mod push;
 mod source;
+#[cfg(feature = "tls")]
+mod tls;
 mod topology;
 
 use std::any::{Any, TypeId};
@@ -34,8 +37,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
+pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::Hub;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 use topology::Topology;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -81,7 +87,8 @@ struct Deadlines {
 
 impl Client {
     /// A client of the server at `url`: `redis://[user[:password]@]host[:port][/db]` or
-    /// `unix:///path/to/socket[?db=n&user=..&pass=..]`.
+    /// `unix:///path/to/socket[?db=n&user=..&pass=..]`; with the feature `tls` also `rediss://..`,
+    /// which trusts the roots of the system (see [`ClientBuilder`] for others).
     ///
     /// Connects with the first call that needs it.
     ///

@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 
 use super::cells::Reads;
-use super::endpoint::Endpoint;
+use super::endpoint::{Approach, Endpoint};
 use super::lane::Lane;
 use super::link::{Link, OnTrouble, Route};
 use super::push::Hub;
@@ -22,6 +22,7 @@ pub(crate) struct Style {
     /// The name that `CLIENT LIST` shows for connections.
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
+    pub(crate) approach: Approach,
     pub(crate) reads: Reads,
     pub(crate) on_trouble: Option<OnTrouble>,
     /// Moves whenever a push may have been missed.

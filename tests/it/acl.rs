@@ -150,7 +150,10 @@ async fn sentinels_and_replicas_need_no_more() {
     let urls = watchers.iter();
     let urls = urls.map(|node| format!("redis://least:privilege@{}", node.address()));
     let client = Client::builder().sentinels(urls, Sentinels::NAME);
-    let client = client.credentials("least", "privilege").connect().await;
+    let client = client
+        .credentials(hedgerow::Credentials::user("least", "privilege"))
+        .connect()
+        .await;
     let client = client.expect("good URLs");
     let cache = client.cache("k").read_from(ReadFrom::PreferReplica);
     cache

@@ -57,7 +57,7 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<ClientBuilder>(&replicas);
     shown.add::<Client>(&replicas.connect().await.expect("a good URL"));
     let sentinels = Client::builder().sentinels([&cluster], "service");
-    let sentinels = sentinels.credentials(USER, PASSWORD);
+    let sentinels = sentinels.credentials(hedgerow::Credentials::user(USER, PASSWORD));
     shown.add::<ClientBuilder>(&sentinels);
     shown.add::<Client>(&sentinels.connect().await.expect("a good URL"));
     let cluster = Client::builder().cluster([cluster]);
@@ -102,6 +102,9 @@ async fn no_public_type_shows_a_secret() {
     let error = error.expect_err("no URL");
     shown.add::<ErrorKind>(&error.kind());
     shown.add::<Error>(&error);
+    shown.add::<hedgerow::Credentials>(&hedgerow::Credentials::user(USER, PASSWORD));
+    #[cfg(feature = "tls")]
+    shown.add::<hedgerow::Tls>(&hedgerow::Tls::new().client_pem(USER, PASSWORD));
     let private = embedded::Server::start_with(&["--requirepass", PASSWORD]).await;
     shown.add::<embedded::Server>(&private.expect("a server"));
 
@@ -112,7 +115,11 @@ async fn no_public_type_shows_a_secret() {
     assert!(seen.contains("acquire"), "it is listened to: {seen}");
     refuse(&seen, &CANARIES);
     let names: BTreeSet<String> = shown.0.into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, public_types());
+    let mut expected = public_types();
+    if cfg!(not(feature = "tls")) {
+        expected.remove("Tls");
+    }
+    assert_eq!(names, expected);
 }
 
 async fn locks(client: &Client, shown: &mut Shown) {

@@ -14,6 +14,7 @@ mod conditions;
 mod counter;
 mod counter_loss;
 mod counter_model;
+mod credentials;
 mod faults;
 mod freshness;
 mod fuzz_corpora;
@@ -54,5 +55,7 @@ mod server;
 mod shards;
 mod sockets;
 mod tags;
+#[cfg(feature = "tls")]
+mod tls;
 mod topology;
 mod wait;

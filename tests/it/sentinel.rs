@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hedgerow::{Client, ClientBuilder, ErrorKind, ReadFrom};
+use hedgerow::{Client, ClientBuilder, Credentials, ErrorKind, ReadFrom};
 
 use crate::replicas::read_until_asked;
 use crate::topology::{Node, Sentinels, lease_sentinels};
@@ -81,7 +81,11 @@ async fn sentinels_and_data_nodes_have_credentials_of_their_own() {
         let url = |node: &Node| format!("redis://{watcher}@{}", node.address());
         let urls: Vec<String> = servers.sentinels().iter().map(url).collect();
         let builder = Client::builder().sentinels(urls, Sentinels::NAME);
-        let builder = builder.credentials(user, password);
+        let credentials = match user {
+            "" => Credentials::password(password),
+            user => Credentials::user(user, password),
+        };
+        let builder = builder.credentials(credentials);
         async move { builder.connect().await.expect("good URLs") }
     };
     let client = build("watcher:one", "app", "two").await;

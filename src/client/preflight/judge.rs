@@ -312,7 +312,7 @@ impl Report<'_> {
             self.add(
                 Severity::Note,
                 FindingCode::PlainText,
-                "no TLS: whoever is on the way reads passwords and values",
+                "no TLS: whoever is on the way reads passwords and values; use rediss:// (feature `tls`)",
             );
         }
     }

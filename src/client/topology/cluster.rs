@@ -43,8 +43,7 @@ pub(crate) struct Cluster(Arc<Census>);
 impl Cluster {
     /// The cluster that `seeds` belong to; it is looked up when it is first needed.
     pub(crate) fn new(seeds: &[String], style: &Style) -> Result<Self> {
-        let seeds = seeds.iter().map(|url| Endpoint::parse(url));
-        let seeds: Vec<Endpoint> = seeds.collect::<Result<_>>()?;
+        let seeds = Endpoint::parse_all(seeds, &style.approach)?;
         if seeds.is_empty() {
             return Err(invalid("a cluster needs at least one seed"));
         }

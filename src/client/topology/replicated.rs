@@ -51,9 +51,8 @@ pub(crate) struct Replicated {
 impl Replicated {
     /// The servers at these URLs.
     pub(crate) fn at(primary: &str, replicas: &[String], style: &Style) -> Result<Self> {
-        let endpoint = Endpoint::parse(primary)?;
-        let parsed = replicas.iter().map(|url| Endpoint::parse(url));
-        let endpoints: Vec<Endpoint> = parsed.collect::<Result<_>>()?;
+        let endpoint = Endpoint::parse(primary, &style.approach)?;
+        let endpoints = Endpoint::parse_all(replicas, &style.approach)?;
         let replicated = Self::new(Node::new(&endpoint, style), style);
         replicated.replicas.set(&endpoints);
         Ok(replicated)

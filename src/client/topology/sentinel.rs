@@ -20,7 +20,7 @@ use super::known::Known;
 use super::replicas::Replicas;
 use super::testimony::{Testimony, best, switch};
 use crate::client::builder::{ClientBuilder, Place, invalid};
-use crate::client::endpoint::{Address, Credentials, Endpoint};
+use crate::client::endpoint::{Address, Endpoint};
 use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
@@ -30,7 +30,8 @@ use crate::error::{Error, ErrorKind, Fate, Result};
 impl ClientBuilder {
     /// The primary that sentinels know as `service`. `sentinels` are their URLs,
     /// `redis://[user[:password]@]host[:port]`, with the credentials of the sentinels themselves;
-    /// those of the data nodes are given by [`credentials`](Self::credentials).
+    /// those of the data nodes are given by [`credentials`](Self::credentials). With `rediss://`
+    /// the data nodes are reached by TLS, too.
     ///
     /// The client holds a connection to each of them, asks them whenever it connects, and leaves
     /// the old primary as soon as one announces another.
@@ -51,7 +52,7 @@ pub(crate) struct Sentinels {
     service: String,
     witnesses: Vec<Witness>,
     /// How data nodes are reached: everything but their address.
-    login: Option<Credentials>,
+    data: Endpoint,
     /// What is known; moves when that changes.
     known: watch::Sender<Option<Known>>,
     /// Whose connections follow the primary.
@@ -80,22 +81,20 @@ enum Patience {
 }
 
 impl Sentinels {
-    pub(crate) fn new(
-        urls: &[String],
-        service: &str,
-        login: Option<Credentials>,
-        style: &Style,
-    ) -> Result<Arc<Self>> {
-        if urls.is_empty() {
-            return Err(invalid("no sentinel is given"));
-        }
+    pub(crate) fn new(urls: &[String], service: &str, style: &Style) -> Result<Arc<Self>> {
         if service.is_empty() || service.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(invalid(
                 "the service that the sentinels know is empty or has blanks",
             ));
         }
-        let parsed = urls.iter().map(|url| Endpoint::parse(url));
-        let endpoints: Vec<Endpoint> = parsed.collect::<Result<_>>()?;
+        let endpoints = Endpoint::parse_all(urls, &style.approach.as_urls_log_in())?;
+        let Some(first) = endpoints.first() else {
+            return Err(invalid("no sentinel is given"));
+        };
+        let data = Endpoint {
+            login: style.approach.login.clone(),
+            ..first.clone()
+        };
         if endpoints.iter().any(|endpoint| endpoint.db != 0) {
             return Err(invalid(
                 "sentinels have no databases; leave it out of their URLs",
@@ -107,7 +106,7 @@ impl Sentinels {
                 .into_iter()
                 .map(|endpoint| Witness::new(endpoint, style, sentinels))
                 .collect(),
-            login,
+            data,
             known: watch::Sender::new(None),
             led: OnceLock::new(),
             watcher: Mutex::new(None),
@@ -166,11 +165,7 @@ impl Sentinels {
     }
 
     fn endpoint(&self, address: Address) -> Endpoint {
-        Endpoint {
-            address,
-            db: 0,
-            login: self.login.clone(),
-        }
+        self.data.at(address)
     }
 
     /// Asks all sentinels at once, and takes over what they say.

@@ -15,7 +15,7 @@ use super::found;
 use super::rendezvous::Ring;
 use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
-use crate::client::endpoint::Endpoint;
+use crate::client::endpoint::{Approach, Endpoint};
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::Result;
@@ -157,11 +157,11 @@ struct Named {
 impl Shards {
     pub(crate) fn new(shards: &[Shard], moving: Option<&Moving>, style: &Style) -> Result<Self> {
         let mut known: Vec<(&str, Endpoint)> = Vec::new();
-        let (ring, _) = gathered(shards, &mut known)?;
+        let (ring, _) = gathered(shards, &style.approach, &mut known)?;
         let other = match moving {
             None => None,
             Some(Moving::To(others) | Moving::From(others)) => {
-                let (ring, nodes) = gathered(others, &mut known)?;
+                let (ring, nodes) = gathered(others, &style.approach, &mut known)?;
                 let is_old = matches!(moving, Some(Moving::From(_)));
                 Some(Other {
                     ring,
@@ -289,12 +289,13 @@ impl Shards {
 /// The ring of `shards`, and which of `known` each is; those that were not known are added.
 fn gathered<'s>(
     shards: &'s [Shard],
+    approach: &Approach,
     known: &mut Vec<(&'s str, Endpoint)>,
 ) -> Result<(Ring, Vec<usize>)> {
     let ring = Ring::new(shards.iter().map(|shard| (&*shard.name, shard.weight)))?;
     let mut nodes = Vec::with_capacity(shards.len());
     for Shard { name, url, .. } in shards {
-        let endpoint = Endpoint::parse(url).map_err(|error| error.at(name))?;
+        let endpoint = Endpoint::parse(url, approach).map_err(|error| error.at(name))?;
         let place = known.iter().position(|(known, _)| known == name);
         if let Some(place) = place {
             let (_, there) = &known[place];

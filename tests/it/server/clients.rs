@@ -21,7 +21,16 @@ pub(super) fn builder(place: &Place) -> ClientBuilder {
             let urls = sentinels.sentinels().iter().map(|node| node.url());
             Client::builder().sentinels(urls, "mymaster")
         }
-        Place::Tls(_) => panic!("no client for TLS yet"),
+        #[cfg(feature = "tls")]
+        Place::Tls(server) => {
+            let (authority, known) = (&server.certificates.authority, &server.certificates.client);
+            let tls = hedgerow::Tls::new()
+                .roots_pem(authority.certificate.clone())
+                .client_pem(known.certificate.clone(), known.key.clone());
+            Client::builder().url(&server.node.url()).tls(tls)
+        }
+        #[cfg(not(feature = "tls"))]
+        Place::Tls(_) => panic!("built without the feature tls"),
         Place::Acl(limited) => limited.builder(),
     }
 }

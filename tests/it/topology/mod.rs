@@ -23,4 +23,4 @@ pub use port::Port;
 pub use replicated::Replicated;
 pub use sentinels::Sentinels;
 pub use shards::Shards;
-pub use tls::{Clients, Identity, TlsServer};
+pub use tls::{Certificates, Clients, Identity, TlsServer, with_tls};

@@ -1,0 +1,130 @@
+//! `Credentials`: who we are at a server, known at the start or asked for at each connection.
+//!
+//! Invariant: nothing here prints a user or a password, and what a provider answers is used for one
+//! connection and kept by nobody.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::builder::ClientBuilder;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A user of the server, and the proof of it.
+#[derive(Clone)]
+pub struct Credentials {
+    pub(super) user: Option<String>,
+    pub(super) password: String,
+}
+
+impl Credentials {
+    /// The default user with this password (`requirepass`).
+    pub fn password(password: impl Into<String>) -> Self {
+        Self {
+            user: None,
+            password: password.into(),
+        }
+    }
+
+    /// An ACL user with its password.
+    pub fn user(name: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            user: Some(name.into()),
+            password: password.into(),
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// User and password of the servers that hold the data, instead of what their URLs say. The
+    /// URLs of sentinels keep their own.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.login = Some(Login::Fixed(credentials));
+        self
+    }
+
+    /// As [`credentials`](Self::credentials), asked of `provider` for each new connection, so that
+    /// a password may be rotated, or be valid for minutes only.
+    ///
+    /// The provider has what is left of the connect timeout, and its answer is used once. While a
+    /// rotation is under way it may be behind the server: `WRONGPASS` is answered by asking again,
+    /// until the deadline of the call. An error of the provider ends the call with
+    /// [`ErrorKind::Unauthenticated`], and is its `source()`.
+    ///
+    /// ```no_run
+    /// # async fn example() -> hedgerow::Result<()> {
+    /// use hedgerow::{Client, Credentials};
+    ///
+    /// let client = Client::builder()
+    ///     .url("redis://127.0.0.1:6379")
+    ///     .credentials_from(|| async {
+    ///         let password = std::fs::read_to_string("/run/secrets/redis")?;
+    ///         Ok(Credentials::user("app", password.trim_end()))
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn credentials_from<P, F>(mut self, provider: P) -> Self
+    where
+        P: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Credentials, Box<dyn StdError + Send + Sync>>> + Send + 'static,
+    {
+        self.login = Some(Login::Asked(Arc::new(move || Box::pin(provider()))));
+        self
+    }
+}
+
+/// Where credentials come from.
+#[derive(Clone)]
+pub(crate) enum Login {
+    Fixed(Credentials),
+    Asked(Provider),
+}
+
+type Provider = Arc<
+    dyn Fn() -> BoxFuture<'static, Result<Credentials, Box<dyn StdError + Send + Sync>>>
+        + Send
+        + Sync,
+>;
+
+impl Login {
+    /// The credentials for a connection that is made now.
+    ///
+    /// Cancel safety: as that of the provider.
+    pub(super) async fn credentials(&self) -> Result<Credentials> {
+        match self {
+            Self::Fixed(credentials) => Ok(credentials.clone()),
+            Self::Asked(provider) => provider().await.map_err(|error| {
+                Error::new(
+                    ErrorKind::Unauthenticated,
+                    "the provider of credentials has none; its own error says why",
+                )
+                .with_source(error)
+            }),
+        }
+    }
+
+    /// Whether other credentials may be told the next time.
+    pub(super) fn may_change(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(hidden)")
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fixed(_) => "Fixed(hidden)",
+            Self::Asked(_) => "Asked(a provider)",
+        })
+    }
+}
