@@ -1,1 +1,70 @@
-//! (see the table)
+//! Servers that stop, connections that are cut, scripts that are forgotten.
+
+use std::time::Duration;
+
+use super::{Loss, Traffic};
+use crate::server::{Server, signal};
+use crate::wait::bounded;
+
+const ONE: &str = "one server";
+
+#[tokio::test]
+async fn fault_01_scripts_are_forgotten_again_and_again() {
+    let server = Server::start_single().await;
+    let mut traffic = Traffic::start(&server.client().await, 12, Loss::None);
+    traffic.flows(100).await;
+    traffic.strike().await;
+    for _ in 0..100 {
+        let _: String = server.run(&["SCRIPT", "FLUSH"]).await;
+        traffic.flows(2).await;
+    }
+    traffic.flows(100).await;
+    traffic
+        .settle(1, "scripts are flushed", ONE, "no effect")
+        .await;
+}
+
+#[tokio::test]
+async fn fault_08_the_server_stands_still() {
+    let server = Server::start_single().await;
+    let builder = server.builder().deadline(Duration::from_secs(1));
+    let client = builder.connect().await.expect("a good URL");
+    let mut traffic = Traffic::start(&client, 12, Loss::None);
+    traffic.flows(100).await;
+    let lock = client.lock("held").lease(Duration::from_secs(1));
+    let guard = lock.acquire().await.expect("free");
+    let fence = guard.fence();
+    traffic.strike().await;
+    let pid = server.pid().await;
+    signal(pid, "STOP");
+    // Longer than the lease: the holder has to give up by its own clock.
+    bounded("the guard is told", guard.lost()).await;
+    assert!(!guard.is_held());
+    traffic.loads_go_on(100).await;
+    signal(pid, "CONT");
+    traffic.flows(100).await;
+    let lock = lock.wait(Duration::from_secs(60));
+    let next = bounded("it is granted again", lock.acquire());
+    assert!(next.await.expect("granted").fence() > fence);
+    traffic
+        .settle(8, "the server stands still", ONE, "recovers")
+        .await;
+}
+
+#[tokio::test]
+async fn fault_12_connections_are_killed_in_a_storm() {
+    let server = Server::start_single().await;
+    let mut traffic = Traffic::start(&server.client().await, 12, Loss::None);
+    traffic.flows(100).await;
+    traffic.strike().await;
+    for _ in 0..50 {
+        for kind in ["normal", "pubsub"] {
+            let _: usize = server.run(&["CLIENT", "KILL", "TYPE", kind]).await;
+        }
+        traffic.flows(2).await;
+    }
+    traffic.flows(100).await;
+    traffic
+        .settle(12, "connections are killed", ONE, "recovers")
+        .await;
+}

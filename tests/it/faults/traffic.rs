@@ -108,6 +108,12 @@ impl Traffic {
         }
     }
 
+    /// Waits until `more` loads have succeeded from now on, which they do without Redis.
+    pub async fn loads_go_on(&self, more: usize) {
+        let from = self.loads.done();
+        until("loads go on", async || self.loads.done() >= from + more).await;
+    }
+
     /// Successes so far.
     pub fn done(&self) -> usize {
         self.counters.done() + self.locks.done() + self.loads.done()
