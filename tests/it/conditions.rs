@@ -296,7 +296,9 @@ async fn nobody_listening_is_told_as_unreachable() {
         let client = client.connect().await.expect("no I/O yet");
         for name in WRITES.iter().chain(&READS) {
             let error = call(&client, name).await.expect_err(name);
-            assert_eq!(error.kind(), ErrorKind::Unreachable, "{name}: {error}");
+            let spared = error.kind() == ErrorKind::CircuitOpen && name.starts_with("cache");
+            let unreachable = error.kind() == ErrorKind::Unreachable;
+            assert!(spared || unreachable, "{name}: {error}");
             assert!(error.is_retryable() && !error.is_indeterminate(), "{name}");
         }
     }
@@ -353,7 +355,9 @@ async fn refused(server: &Server, client: &Client, calls: &[&str], kind: ErrorKi
             Err(error) => error,
             Ok(()) => panic!("{name} was served in spite of {word}"),
         };
-        assert_eq!(error.kind(), kind, "{name}: {error:?}");
+        // A cache does not wait for a server that others have found out; it is told why.
+        let spared = error.kind() == ErrorKind::CircuitOpen && name.starts_with("cache");
+        assert!(spared || error.kind() == kind, "{name}: {error:?}");
         assert!(error.to_string().contains(word), "{name}: {error}");
         assert!(!error.is_indeterminate(), "{name}: {error}");
         let passing = matches!(
