@@ -25,6 +25,8 @@ pub struct Traffic {
     resource: Arc<AtomicU64>,
     truth: Arc<Truth>,
     loss: Loss,
+    /// Tells the counters of this traffic from those of another on the same server.
+    run: u32,
     /// Successes before the fault.
     before: usize,
 }
@@ -85,6 +87,7 @@ impl Traffic {
             resource: Arc::default(),
             truth: Arc::default(),
             loss,
+            run: rand::random(),
             before: 0,
         };
         for number in 0..counters {
@@ -172,7 +175,7 @@ impl Traffic {
         }
         let mut lost = 0;
         for (number, adds) in self.adds.iter().enumerate() {
-            let name = format!("fault:{number}");
+            let name = self.counter(number);
             let known = adds.known.load(Ordering::SeqCst);
             let most = known + adds.unknown.load(Ordering::SeqCst);
             let counter = self.client.counter(&name);
@@ -194,8 +197,12 @@ impl Traffic {
         lost
     }
 
+    fn counter(&self, number: usize) -> String {
+        format!("fault-{}:{number}", self.run)
+    }
+
     fn add_to(&mut self, number: usize) {
-        let counter = self.client.counter(&format!("fault:{number}"));
+        let counter = self.client.counter(&self.counter(number));
         let (stop, books, adds) = (self.stop.clone(), self.counters.clone(), self.adds.clone());
         self.tasks.spawn(async move {
             while !stop.load(Ordering::SeqCst) {

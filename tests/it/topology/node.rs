@@ -23,6 +23,7 @@ use crate::wait::{bounded, until};
 pub struct Recipe {
     arguments: Vec<String>,
     files: Vec<(String, String)>,
+    environment: Vec<(String, PathBuf)>,
     password: Option<String>,
     port: Listen,
     sentinel: bool,
@@ -46,6 +47,12 @@ impl Recipe {
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments
             .extend(arguments.iter().map(|&word| word.into()));
+        self
+    }
+
+    /// Sets a variable of the server's environment.
+    pub fn env(mut self, name: &str, value: &Path) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -335,6 +342,7 @@ fn supervised(recipe: &Recipe, directory: &Path) -> Child {
         .arg("--dir")
         .arg(directory)
         .args(&recipe.arguments)
+        .envs(recipe.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
