@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Passed on to the demo: make demo ARGS='--kill --seconds 30'
 ARGS ?=
 
-.PHONY: help setup demo test examples lint doc bench ci clean
+.PHONY: help setup demo test examples lint doc faults bench ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ lint: ## Check format and lints
 
 doc: ## Build the documentation; a warning is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --all-features
+
+faults: setup ## Run the fault matrix and write docs/faults.md from it
+	rm -rf target/faults
+	$(CARGO) test --all-features --test it -- faults:: lock_process:: memoize_process:: ten_thousand
+	$(CARGO) test --all-features --test it -- --ignored the_table_is_written
 
 bench: setup ## Measure against the bare driver, side by side
 	$(CARGO) bench --all-features --bench side_by_side

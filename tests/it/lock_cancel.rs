@@ -12,6 +12,7 @@ use hedgerow::{Client, Guard, Lock};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::faults::Row;
 use crate::server::Server;
 use crate::wait::{bounded, figure, until};
 
@@ -97,6 +98,14 @@ async fn ten_thousand_cancelled_calls_leave_no_lease_and_no_place_in_a_queue() {
     println!("{tally:?}, {unheard} unheard grants");
     assert!(unheard >= UNHEARD);
     assert!(tally.heard() >= 1000, "calls succeeded, too");
+    Row::shown(
+        11,
+        "futures are dropped",
+        "lock",
+        "no lease is left",
+        tally.heard(),
+        unheard,
+    );
 
     for guard in held {
         assert!(guard.is_held());

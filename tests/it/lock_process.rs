@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hedgerow::Lock;
 
+use crate::faults::Row;
 use crate::process::{Child, fenced_write};
 use crate::server::{Server, connection};
 use crate::wait::{queued, until};
@@ -35,6 +36,14 @@ async fn a_stopped_holder_learns_on_resume_that_it_lost_and_its_write_is_refused
     let written: String = server.run(&["HGET", "resource", "value"]).await;
     assert_eq!(written, "two");
     second.release().await.expect("held until now");
+    Row::shown(
+        9,
+        "a holder stands still",
+        "lock",
+        "its late write is refused",
+        1,
+        1,
+    );
 }
 
 #[tokio::test]
@@ -56,6 +65,7 @@ async fn a_killed_holder_blocks_its_successor_for_no_more_than_its_lease() {
     for _ in 0..3 {
         assert_taken_over_in_time(&server).await;
     }
+    Row::shown(10, "a holder is killed", "lock", "followed in time", 1, 1);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use tokio::task::JoinSet;
 
+use crate::faults::Row;
 use crate::process::Child;
 use crate::server::Server;
 
@@ -83,4 +84,5 @@ async fn a_loading_process_that_is_killed_costs_exactly_one_more_load() {
         "{pages:?}"
     );
     assert_eq!(server.run::<u64>(&["GET", "loads"]).await, 2);
+    Row::shown(10, "a loader is killed", "load", "one more load", 1, 1);
 }

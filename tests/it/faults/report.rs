@@ -35,6 +35,25 @@ pub struct Row {
 }
 
 impl Row {
+    /// A row that a test outside of the matrix leaves, which has shown `outcome` by itself: `before`
+    /// calls had succeeded, and the fault has hit `hit` calls or processes.
+    pub fn shown(fault: u8, name: &str, primitive: &str, outcome: &str, before: usize, hit: usize) {
+        Self {
+            fault,
+            name: name.into(),
+            topology: "one server".into(),
+            primitive: primitive.into(),
+            outcome: outcome.into(),
+            before,
+            hit,
+            refused: 0,
+            unknown: 0,
+            lost: 0,
+            recovery_ms: 0,
+        }
+        .record();
+    }
+
     /// Leaves the row for the table. A fault that came before any traffic, or hit nothing, has
     /// shown nothing.
     pub fn record(self) {
