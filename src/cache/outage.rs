@@ -76,15 +76,16 @@ impl Bulkhead {
     /// Waits for a place to load, until `until`.
     pub(super) async fn enter(&self, until: Instant) -> Result<SemaphorePermit<'_>> {
         match timeout_at(until, self.places.acquire()).await {
-            Ok(Ok(place)) => {
-                self.loads.fetch_add(1, Ordering::Relaxed);
-                Ok(place)
-            }
+            Ok(Ok(place)) => Ok(place),
             _ => Err(Error::new(
                 ErrorKind::LoaderTimeout,
                 "Redis is out, and too many loads ran without it for longer than max_load",
             )),
         }
+    }
+
+    pub(super) fn load(&self) {
+        self.loads.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn read(&self) {
