@@ -33,6 +33,7 @@ pub struct ClientBuilder {
     deadline: Duration,
     cache_deadline: Duration,
     connect_timeout: Duration,
+    loads_without_redis: usize,
     login: Option<Credentials>,
     #[cfg(feature = "embedded")]
     server: Option<super::embedded::Server>,
@@ -63,6 +64,7 @@ impl Default for ClientBuilder {
             deadline: Duration::from_secs(5),
             cache_deadline: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
+            loads_without_redis: 64,
             login: None,
             #[cfg(feature = "embedded")]
             server: None,
@@ -110,6 +112,15 @@ impl ClientBuilder {
         self
     }
 
+    /// How many loads the caches of the client run at once while they do without Redis, under
+    /// [`Outage::Bypass`]: 64 by default. Set it to what stands behind the cache can bear.
+    ///
+    /// [`Outage::Bypass`]: crate::Outage::Bypass
+    pub fn loads_without_redis(mut self, most: usize) -> Self {
+        self.loads_without_redis = most;
+        self
+    }
+
     /// User and password of the data nodes that [`sentinels`](Self::sentinels) find. An empty user
     /// is the default one.
     pub fn credentials(mut self, user: &str, password: &str) -> Self {
@@ -128,6 +139,11 @@ impl ClientBuilder {
     /// # Cancel safety
     /// Does no I/O.
     pub async fn connect(self) -> Result<Client> {
+        if self.loads_without_redis == 0 {
+            return Err(invalid(
+                "no load may run without Redis; allow one, or leave Outage::Fail as it is",
+            ));
+        }
         let missed = Arc::new(watch::Sender::new(0));
         let style = self.style(missed.clone())?;
         let topology = self.topology(&style)?;
@@ -190,6 +206,7 @@ impl ClientBuilder {
             namespace,
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
+            loads_without_redis: self.loads_without_redis,
             executor: Executor::new(topology),
             missed,
             rooms: Mutex::new(HashMap::new()),
@@ -257,6 +274,7 @@ impl fmt::Debug for ClientBuilder {
             .field("deadline", &self.deadline)
             .field("cache_deadline", &self.cache_deadline)
             .field("connect_timeout", &self.connect_timeout)
+            .field("loads_without_redis", &self.loads_without_redis)
             .finish_non_exhaustive()
     }
 }

@@ -191,3 +191,42 @@ async fn who_bypasses_an_outage_is_not_failed_by_one_who_does_not() {
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
     assert_eq!(*second.await.expect("loaded"), 2);
 }
+
+#[tokio::test]
+async fn as_many_loads_run_without_redis_as_are_allowed() {
+    let server = Server::start_single().await;
+    let soon = Duration::from_millis(300);
+    let builder = server.builder().cache_deadline(soon);
+    let client = builder.loads_without_redis(2).connect().await;
+    let cache = client.expect("good settings").cache("c");
+    let cache = cache.outage(Outage::Bypass);
+    server.kill().await;
+    let gate = Gate::closed();
+    let calls: Vec<_> = (0..5)
+        .map(|number| {
+            let (cache, gate) = (cache.clone(), gate.clone());
+            tokio::spawn(async move {
+                let key = format!("k{number}");
+                cache.memoize(&key, MINUTE, move || gate.load(1u8)).await
+            })
+        })
+        .collect();
+    read(&cache, 5).await;
+    for ended in 0..5 {
+        gate.begun((ended + 2).min(5)).await;
+        tokio::task::yield_now().await;
+        assert!(gate.loads() <= ended + 2, "two at a time");
+        gate.open();
+        until("one has ended", async || {
+            calls.iter().filter(|call| call.is_finished()).count() > ended
+        })
+        .await;
+    }
+    for call in calls {
+        assert_eq!(*call.await.expect("no panic").expect("loaded"), 1);
+    }
+
+    let none = server.builder().loads_without_redis(0).connect().await;
+    let error = none.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
