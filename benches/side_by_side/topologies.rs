@@ -47,6 +47,19 @@ pub(crate) async fn run(runs: &Runs) -> Result<()> {
         against("cluster", &client, &one, runs).await?;
         drop(server);
     }
+    if wanted("shards") {
+        // By Unix sockets, all of them.
+        let servers = [
+            Server::start().await?,
+            Server::start().await?,
+            Server::start().await?,
+        ];
+        let [server, first, second] = &servers;
+        let one = Client::connect(server.url()).await?;
+        let shards = [("a", first.url(), 1), ("b", second.url(), 1)];
+        let client = Client::builder().shards(shards).connect().await?;
+        against("shards", &client, &one, runs).await?;
+    }
     Ok(())
 }
 

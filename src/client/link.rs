@@ -14,6 +14,7 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::backoff::Backoff;
 use super::breaker::{Breaker, is_out};
 use super::dial::dial;
 use super::endpoint::Endpoint;
@@ -490,30 +491,6 @@ fn retired_error() -> Error {
         ErrorKind::Unreachable,
         "the server is no longer the one that serves this key",
     )
-}
-
-/// When the next attempt to connect may start: 10 ms doubling to 1 s, with full jitter above a
-/// quarter.
-#[derive(Debug)]
-struct Backoff {
-    pause: Duration,
-    not_before: Option<Instant>,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            pause: Duration::from_millis(10),
-            not_before: None,
-        }
-    }
-}
-
-impl Backoff {
-    fn failed(&mut self) {
-        self.not_before = Some(Instant::now() + self.pause.mul_f64(rand::random_range(0.25..1.0)));
-        self.pause = (self.pause * 2).min(Duration::from_secs(1));
-    }
 }
 
 impl fmt::Debug for Link {

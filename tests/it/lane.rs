@@ -54,7 +54,7 @@ async fn each_of_500_tasks_gets_its_own_answer() {
 
 #[tokio::test]
 async fn a_forbidden_key_fails_only_those_who_ask_for_it() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let minute = Duration::from_secs(60);
     let owner = server.client().await;
     for cache in ["open", "closed"] {
@@ -87,7 +87,7 @@ async fn a_forbidden_key_fails_only_those_who_ask_for_it() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_in_the_queue_is_not_sent() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let client = server.client().await;
     let connected = client.counter("first").add(0).await;
     connected.expect("a connection");

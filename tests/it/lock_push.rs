@@ -176,7 +176,7 @@ async fn a_client_without_pushes_waits_by_timer() {
 
 #[tokio::test]
 async fn a_client_without_pushes_gets_the_lock_in_its_turn() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (holder, third) = (server.client().await, server.client().await);
     let second = Client::from_connection(connection(server.url()).await);
     let lock = holder.lock("a").lease(Duration::from_secs(600));

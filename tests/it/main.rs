@@ -15,6 +15,7 @@ mod conditions;
 mod counter;
 mod counter_loss;
 mod counter_model;
+mod faults;
 mod freshness;
 mod fuzz_corpora;
 mod gate;

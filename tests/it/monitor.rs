@@ -51,7 +51,7 @@ impl Monitor {
         let ours = |line: &String| {
             line.contains(word)
                 && !line.contains(" lua]")
-                && !["ECHO", "HKEYS", "KEYS"]
+                && !["ECHO", "HKEYS", "KEYS", "COMMAND", "EXISTS"]
                     .iter()
                     .any(|verb| line.contains(&format!("] \"{verb}\"")))
         };

@@ -101,7 +101,7 @@ async fn a_replica_that_is_promoted_serves_the_call_that_waited() {
 
 #[tokio::test]
 async fn a_connection_that_was_refused_is_made_when_there_is_room() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let patient = server
         .builder()
         .deadline(MINUTE)

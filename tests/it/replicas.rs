@@ -236,7 +236,15 @@ async fn a_dead_replica_is_skipped_and_asked_again_when_it_is_back() {
         assert_eq!(found.as_deref(), Some(&1));
     }
     read_until_asked(&cache, "k", &[servers.replica(1)]).await;
+    // It must not use up the deadline, which is shorter than what a silent connection is given.
+    let urls = [servers.replica(1).url()];
+    let hasty = Client::builder().replicas(&servers.primary().url(), urls);
+    let hasty = hasty.cache_deadline(Duration::from_millis(1500));
+    let hasty = near(&hasty.connect().await.expect("good URLs"));
+    read_until_asked(&hasty, "k", &[servers.replica(1)]).await;
     servers.replica(1).stop();
+    let found = hasty.get::<u64>("k").await.expect("the primary answers");
+    assert_eq!(found.as_deref(), Some(&1));
     for _ in 0..200 {
         let found = cache.get::<u64>("k").await.expect("the primary answers");
         assert_eq!(found.as_deref(), Some(&1));

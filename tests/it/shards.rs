@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::{Cache, Client, ClientBuilder, ErrorKind};
+use hedgerow::{Cache, Client, ClientBuilder, ErrorKind, Outage};
 
 use crate::server::Server;
 use crate::wait::{bounded, queued, until, waiting};
@@ -236,6 +236,45 @@ async fn shards_that_cannot_be_are_refused_before_anything_is_dialled() {
         told.contains("shard \"b\"") && !told.contains("secret"),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn a_dead_shard_is_out_by_itself_and_its_keys_are_done_without_where_the_cache_says_so() {
+    let servers = start(2).await;
+    let client = client(&servers).await;
+    let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
+    let cache = tagging(&servers[0], &names, async |name: &str| {
+        let stored = client.cache(name).set("k", &0u8, MINUTE).await;
+        stored.expect("stored");
+    });
+    let name = cache.await;
+    let cache = client.cache(name);
+    let load = async |key: &str| {
+        let cache = client.cache(name).outage(Outage::Bypass);
+        let load = cache.memoize(key, MINUTE, async || Ok::<_, Infallible>(7u8));
+        *load.await.expect("a value")
+    };
+    for key in &names {
+        assert_eq!(load(key).await, 7);
+    }
+    servers[1].kill().await;
+    let mut lost = Vec::new();
+    for key in &names {
+        if servers[0].keys(&format!("hr:v:*:{key}}}")).await.is_empty() {
+            lost.push(key);
+        }
+    }
+    until("the breaker of the dead one is open", async || {
+        let error = cache.get::<u8>(lost[0]).await.expect_err("down");
+        assert!(error.to_string().contains("shard \"b\""), "{error}");
+        error.kind() == ErrorKind::CircuitOpen
+    })
+    .await;
+    for key in &names {
+        assert_eq!(load(key).await, 7);
+        assert_eq!(cache.get::<u8>(key).await.is_ok(), !lost.contains(&key));
+    }
+    assert_eq!(cache.bypassed().loads, lost.len() as u64);
 }
 
 /// The first of `names` for which `store` leaves a tag on `server` that was not there.

@@ -34,7 +34,7 @@ impl Known {
 }
 
 /// How long an announcement may take to reach most sentinels.
-const SPREADING: Duration = Duration::from_secs(5);
+const SPREADING: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

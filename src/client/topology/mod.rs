@@ -140,11 +140,11 @@ impl Transport for Topology {
             _ => None,
         };
         let lane = match (patience, self) {
-            (Patience::Persistent, _) => None,
+            // Shards ask for themselves, so that refusals say which.
+            (Patience::Persistent, _) | (_, Self::Shards(_)) => None,
             (_, Self::One(node)) => Some(&node.lane),
             (_, Self::Replicated(replicated)) => Some(&replicated.primary().lane),
             (_, Self::Cluster(_)) => known.as_ref().map(|node| &node.lane),
-            (_, Self::Shards(shards)) => key.map(|key| &shards.node(key).lane),
         };
         let probe = lane.map(Lane::admit).transpose()?.flatten();
         let deadline = Probe::deadline(probe.as_ref(), deadline);
@@ -153,7 +153,9 @@ impl Transport for Topology {
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
             (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
             (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
-            (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
+            (Self::Shards(shards), Some(key)) => {
+                shards.send(command, key, patience, deadline).await
+            }
             (Self::Shards(shards), None) => shards.send_to_all(command, deadline).await,
         }
     }

@@ -20,7 +20,7 @@ use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::Result;
 use crate::key::{Key, Realm};
-use crate::script::{Found, from_server};
+use crate::script::{Found, Patience, from_server};
 
 impl ClientBuilder {
     /// Several independent servers, each with a name, a URL (see [`Client::connect`] for the forms)
@@ -214,13 +214,22 @@ impl Shards {
         self.other.as_ref().is_some_and(|other| other.is_old)
     }
 
-    pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Instant) -> Result<Value> {
-        self.nodes[self.place(key)].send(command, deadline).await
+    pub(crate) async fn send(
+        &self,
+        command: &Cmd,
+        key: &Key,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Value> {
+        let shard = &self.nodes[self.place(key)];
+        shard.send(command, patience, deadline).await
     }
 
     /// Sends `command` to every shard; the first error of one is the answer.
     pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
-        let sent = self.nodes.iter().map(|shard| shard.send(command, deadline));
+        let patience = Patience::Persistent;
+        let sent = self.nodes.iter();
+        let sent = sent.map(|shard| shard.send(command, patience, deadline));
         let replies = try_join_all(sent).await?;
         Ok(replies.into_iter().next().unwrap_or(Value::Nil))
     }
@@ -304,7 +313,12 @@ fn gathered<'s>(
 impl Named {
     /// As the lane does, but with the shard's name on whatever goes wrong. `NOSCRIPT` does not: it
     /// is answered by sending the script.
-    async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+    async fn send(&self, command: &Cmd, patience: Patience, deadline: Instant) -> Result<Value> {
+        let probe = match patience {
+            Patience::Persistent => None,
+            Patience::Yielding => self.admit()?,
+        };
+        let deadline = Probe::deadline(probe.as_ref(), deadline);
         match self.node.lane.send(command, deadline).await {
             Ok(Value::ServerError(error)) if error.code() != "NOSCRIPT" => {
                 Err(from_server(&error).at(&self.name))
@@ -314,11 +328,14 @@ impl Named {
     }
 
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        let lane = &self.node.lane;
-        let probe = lane.admit().map_err(|error| error.at(&self.name))?;
+        let probe = self.admit()?;
         let deadline = Probe::deadline(probe.as_ref(), deadline);
-        let cells = lane.read(keys, deadline).await;
+        let cells = self.node.lane.read(keys, deadline).await;
         cells.and_then(found).map_err(|error| error.at(&self.name))
+    }
+
+    fn admit(&self) -> Result<Option<Probe<'_>>> {
+        self.node.lane.admit().map_err(|error| error.at(&self.name))
     }
 }
 
