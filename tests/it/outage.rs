@@ -1,6 +1,7 @@
 //! What caches do while Redis is out: who is told, who is served all the same, and what it costs.
 
 use std::convert::Infallible;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::gate::Gate;
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, signal};
-use crate::wait::until;
+use crate::wait::{bounded, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -364,4 +365,74 @@ async fn a_server_that_is_slow_to_greet_is_found_again() {
         cache.get::<String>("k").await.is_ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn when_the_server_dies_waiters_load_or_are_told_and_the_leader_returns_its_value() {
+    let server = Server::start_single().await;
+    let gate = Gate::closed();
+    let (leader, strict, bypassing) = (
+        hasty(&server).await.cache("c").outage(Outage::Bypass),
+        hasty(&server).await.cache("c"),
+        hasty(&server).await.cache("c").outage(Outage::Bypass),
+    );
+    let load = gate.clone();
+    let leading = tokio::spawn(
+        leader
+            .memoize("k", MINUTE, move || load.load("leader".to_owned()))
+            .into_future(),
+    );
+    gate.begun(1).await;
+    let waiting_for = |cache: &Cache, value: &'static str| {
+        let cache = cache.clone();
+        tokio::spawn(async move { loaded(&cache, "k", value).await })
+    };
+    let told = waiting_for(&strict, "never");
+    let served = waiting_for(&bypassing, "waiter");
+    waiting(&server, "hr:l:{c:k}", 2).await;
+    server.kill().await;
+    let served = bounded("the waiter loads", served).await;
+    assert_eq!(served.expect("no panic").expect("loaded"), "waiter");
+    let told = bounded("the waiter is told", told).await;
+    let error = told.expect("no panic").expect_err("told");
+    assert!(error.kind().is_outage(), "{error}");
+    assert!(!leading.is_finished(), "it goes on loading");
+    gate.open();
+    let value = bounded("the leader returns", leading).await;
+    assert_eq!(*value.expect("no panic").expect("loaded"), "leader");
+}
+
+#[tokio::test]
+async fn an_entry_whose_generations_cannot_be_read_is_no_hit() {
+    let server = Server::start_single().await;
+    let writer = server.client().await.cache("c");
+    writer.set("plain", &"v", MINUTE).await.expect("stored");
+    let whole = server.keys("hr:t:*").await;
+    let tagged = writer.set("tagged", &"v", MINUTE).tags(["t"]);
+    tagged.await.expect("stored");
+    let user = async |keys: &[&str]| {
+        let user = [
+            "ACL",
+            "SETUSER",
+            "reader",
+            "on",
+            ">pass",
+            "+@all",
+            "resetkeys",
+        ];
+        let _: Value = server.run(&[&user[..], keys].concat()).await;
+        let url = format!("{}?user=reader&pass=pass", server.url());
+        let client = Client::connect(&url).await.expect("a good URL");
+        client.cache("c").outage(Outage::Bypass)
+    };
+    // The generation of a tag that the entry names, read after it.
+    let cache = user(&["~hr:v:*", &format!("~{}", whole[0])]).await;
+    let plain = cache.get::<String>("plain").await.expect("an answer");
+    assert_eq!(plain.as_deref().map(String::as_str), Some("v"));
+    let tagged = cache.get::<String>("tagged").await.expect("bypassed");
+    assert_eq!((tagged, cache.bypassed().reads), (None, 1));
+    // That of the whole cache, read with it.
+    let cache = user(&["~hr:v:*"]).await;
+    let plain = cache.get::<String>("plain").await.expect("bypassed");
+    assert_eq!((plain, cache.bypassed().reads), (None, 1));
 }
