@@ -1,4 +1,4 @@
-//! Step 1 of 5. A page about Lyon counts its views: exactly, also when a reply gets lost.
+//! Step 1 of 6. A page about Lyon counts its views: exactly, also when a reply gets lost.
 //!
 //! ```text
 //! cargo run --example 01_counter --features embedded

@@ -1,4 +1,4 @@
-//! Step 2 of 5. Two editors want to change the page about Lyon: one at a time, and fenced.
+//! Step 2 of 6. Two editors want to change the page about Lyon: one at a time, and fenced.
 //!
 //! ```text
 //! cargo run --example 02_lock --features embedded

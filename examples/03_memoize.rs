@@ -1,4 +1,4 @@
-//! Step 3 of 5. The page about Lyon is slow to load. A hundred visitors cause one load.
+//! Step 3 of 6. The page about Lyon is slow to load. A hundred visitors cause one load.
 //!
 //! ```text
 //! cargo run --example 03_memoize --features embedded

@@ -1,4 +1,4 @@
-//! Step 4 of 5. France redraws its map. Every page that shows it is out of date, at once.
+//! Step 4 of 6. France redraws its map. Every page that shows it is out of date, at once.
 //!
 //! ```text
 //! cargo run --example 04_tags --features embedded

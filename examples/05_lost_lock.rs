@@ -1,4 +1,4 @@
-//! Step 5 of 5. Ann's lock is taken away while she edits. She is told, and stops. Had she not
+//! Step 5 of 6. Ann's lock is taken away while she edits. She is told, and stops. Had she not
 //! listened, what she writes to would have refused her: it has seen a newer fence.
 //!
 //! ```text

@@ -51,7 +51,7 @@ pub enum ErrorKind {
     Timeout,
     /// The connection was lost after the command was sent and before its reply came.
     Disconnected,
-    /// The server is out, and the circuit breaker let the call not through: nothing was sent.
+    /// The server is out, and the circuit breaker did not let the call through: nothing was sent.
     CircuitOpen,
     /// `maxclients` is reached: the server takes no more connections.
     MaxClients,
@@ -102,7 +102,8 @@ pub enum ErrorKind {
     Loader,
     /// The loader panicked.
     LoaderPanicked,
-    /// The loader took longer than `max_load`.
+    /// The loader took longer than `max_load`, or could not begin within it: while Redis is done
+    /// without, loads run a few at a time.
     LoaderTimeout,
     /// The loader of a key asked for the same key.
     Reentrant,

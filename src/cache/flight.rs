@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -33,6 +33,8 @@ pub(super) struct Flight {
     load_began: OnceLock<Instant>,
     /// Somebody joined whose call began after that.
     has_late: AtomicBool,
+    /// A load that has a place in the bulkhead waits for this one.
+    urgent: Notify,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -78,16 +80,21 @@ impl Flights {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        self.open().get(key).map(|flight| flight.joined(began))
+        self.open().get(key).map(|flight| {
+            self.urge(flight);
+            flight.joined(began)
+        })
     }
 
     /// Joins the open flight for `key`, or opens one.
     pub(super) fn board(self: &Arc<Self>, key: &Key, began: Instant) -> Boarding {
         let mut open = self.open();
         if let Some(flight) = open.get(key) {
+            self.urge(flight);
             return Boarding::Joined(flight.joined(began));
         }
         let flight = Flight::new(key);
+        self.urge(&flight);
         open.insert(key.clone(), flight.clone());
         self.count.store(open.len(), Ordering::Relaxed);
         Boarding::Opened(Open {
@@ -98,9 +105,11 @@ impl Flights {
 
     /// Opens a flight that nobody can join.
     pub(super) fn alone(self: &Arc<Self>, key: &Key) -> Open {
+        let flight = Flight::new(key);
+        self.urge(&flight);
         Open {
             flights: self.clone(),
-            flight: Flight::new(key),
+            flight,
         }
     }
 
@@ -109,6 +118,16 @@ impl Flights {
         let mut open = self.open();
         open.remove(key);
         self.count.store(open.len(), Ordering::Relaxed);
+    }
+
+    /// If the present task runs a load that has a place in the bulkhead, which it keeps while it
+    /// waits, `flight` must not wait for one: all places could be those of loads that wait for it.
+    fn urge(&self, flight: &Flight) {
+        if Running::any(|running| {
+            running.placed.load(Ordering::Relaxed) && std::ptr::eq(&*running.flights, self)
+        }) {
+            flight.urgent.notify_one();
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
@@ -122,6 +141,7 @@ impl Flight {
             key: key.clone(),
             load_began: OnceLock::new(),
             has_late: AtomicBool::new(false),
+            urgent: Notify::new(),
             outcome: watch::Sender::new(None),
         })
     }
@@ -180,6 +200,11 @@ impl Open {
         self.flight.outcome.closed().await;
     }
 
+    /// Returns once a load that has a place in the bulkhead waits for this flight.
+    pub(super) async fn urged(&self) {
+        self.flight.urgent.notified().await;
+    }
+
     /// Whether somebody joined whose call began after the load did. The flight is closed.
     pub(super) fn has_late(&self) -> bool {
         self.flight.has_late.load(Ordering::Relaxed)
@@ -231,6 +256,8 @@ tokio::task_local! {
 pub(super) struct Running {
     flights: Arc<Flights>,
     key: Key,
+    /// It has a place in the bulkhead, or one of those who wait for it has.
+    placed: AtomicBool,
     outer: Option<Arc<Running>>,
 }
 
@@ -242,8 +269,23 @@ impl Running {
         Arc::new(Self {
             flights: flights.clone(),
             key: key.clone(),
+            placed: AtomicBool::new(false),
             outer: RUNNING.try_with(Arc::clone).ok(),
         })
+    }
+
+    /// It runs without Redis, and was let in.
+    pub(super) fn let_in(&self) {
+        self.placed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one of the loads that led to the present task is such.
+    fn any(is_such: impl Fn(&Self) -> bool) -> bool {
+        let any = |running: &Arc<Self>| {
+            std::iter::successors(Some(running), |running| running.outer.as_ref())
+                .any(|running| is_such(running))
+        };
+        RUNNING.try_with(any).unwrap_or(false)
     }
 
     /// Runs `load` as this one.
@@ -253,11 +295,7 @@ impl Running {
 
     /// Refuses a call for `key` from within its own load: it would wait for itself.
     pub(super) fn refuse_reentry(flights: &Arc<Flights>, key: &Key) -> Result<()> {
-        let reentrant = RUNNING.try_with(|running| {
-            std::iter::successors(Some(running), |running| running.outer.as_ref())
-                .any(|running| running.key == *key && Arc::ptr_eq(&running.flights, flights))
-        });
-        if reentrant.unwrap_or(false) {
+        if Self::any(|running| running.key == *key && Arc::ptr_eq(&running.flights, flights)) {
             return Err(Error::new(
                 ErrorKind::Reentrant,
                 "the loader of a key asks for the same key; it would wait for itself",

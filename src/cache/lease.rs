@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::error::Result;
 use crate::key::Key;
-use crate::script::{Reply, script};
+use crate::script::{Call, Reply, script};
 use crate::ttl::Ttl;
 
 script!(LEASE = "lease.lua" after "entry.lua");
@@ -86,7 +86,18 @@ impl Place {
 
     /// Removes the value and ends a load of it that is under way.
     pub(super) async fn clear(&self, client: &Client, deadline: Instant) -> Result<()> {
-        let reply = client.change(REMOVE.call(self.keys()), deadline).await;
+        self.cleared(client, REMOVE.call(self.keys()), deadline)
+            .await
+    }
+
+    /// As [`clear`](Self::clear), for whoever can do without it while the server is out.
+    pub(super) async fn clear_if_served(&self, client: &Client, deadline: Instant) -> Result<()> {
+        let call = REMOVE.call(self.keys()).yielding();
+        self.cleared(client, call, deadline).await
+    }
+
+    async fn cleared(&self, client: &Client, call: Call, deadline: Instant) -> Result<()> {
+        let reply = client.change(call, deadline).await;
         let reply = reply.map_err(|error| error.with_key(&self.name))?;
         match reply.status()? {
             "OK" => Ok(()),

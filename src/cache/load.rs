@@ -51,8 +51,7 @@ pub(super) struct Load {
 enum Granted<V> {
     Lead {
         until: Instant,
-        /// The snapshot is as old as the wait.
-        waited: bool,
+        generations: Vec<Generation>,
     },
     Found(Arc<V>),
     Deserted,
@@ -85,7 +84,7 @@ impl Load {
     }
 
     /// The task of a flight, spawned by the caller that opened it. It ends by itself: while it
-    /// waits, when nobody waits for it; once it leads, at `max_load` and the deadline of the
+    /// waits, when nobody waits for it; once it loads, at `max_load` and the deadline of the
     /// commit. A panic of the loader is caught and told as an error; if the task itself is torn
     /// down, the creator is told so and those who joined ask again.
     pub(super) async fn run<V, L, Fut, E>(
@@ -102,11 +101,21 @@ impl Load {
             None => self.lease(&mut creator).await,
             Some(error) => Err(error),
         };
+        let bypasses = |error: &Error| self.order.cache.setup.outage.bypasses(error);
         let result = match granted {
-            Ok(Granted::Lead { until, waited }) => self.lead(loader, until, waited).await,
+            Ok(Granted::Lead { until, generations }) => {
+                self.lead(loader, until, &generations).await
+            }
             Ok(Granted::Found(value)) => Ok(value),
             Ok(Granted::Deserted) => return,
-            Err(error) => self.without(loader, error).await,
+            Err(error) if bypasses(&error) => {
+                match self.without(loader, error, &mut creator).await {
+                    Ok(Some(value)) => Ok(value),
+                    Ok(None) => return,
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
         };
         let result = result.map_err(|error| self.order.named(error));
         if let Err(error) = &result {
@@ -136,8 +145,8 @@ impl Load {
             let (takeover, noted) = match grant.await {
                 Ok(Grant::Lead { fence, until }) => {
                     tracing::debug!(target: "hedgerow::cache", key, fence, attempt, "lead");
-                    let waited = attempt > 0;
-                    return Ok(Granted::Lead { until, waited });
+                    let generations = self.stamps(attempt > 0).await?;
+                    return Ok(Granted::Lead { until, generations });
                 }
                 Ok(Grant::Changed) => match self.take().await? {
                     Some(value) => return Ok(Granted::Found(value)),
@@ -214,14 +223,9 @@ impl Load {
         }
     }
 
-    /// Loads, stores and shares the value. The lease is held.
-    async fn lead<V, L, Fut, E>(&self, loader: L, until: Instant, waited: bool) -> Result<Arc<V>>
-    where
-        V: Serialize + Send + Sync + 'static,
-        L: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-    {
+    /// What the value will be stamped with. The lease is held, and is given up when that cannot be
+    /// had. `waited` says that the snapshot is as old as the wait for the lease.
+    async fn stamps(&self, waited: bool) -> Result<Vec<Generation>> {
         let deadline = self.order.cache.client.cache_deadline();
         let generations = if waited {
             // An entry stamped with what was read before the wait could be dead on arrival.
@@ -229,24 +233,35 @@ impl Load {
         } else {
             self.order.settled(&self.snapshot, deadline).await
         };
-        let generations = match generations {
-            Ok(generations) => generations,
-            Err(error) => {
-                let bypassed = self.order.cache.setup.outage.bypasses(&error);
-                if !bypassed {
-                    // Closed first, or a caller woken by it could join a flight that has failed.
-                    self.open.close();
-                }
-                self.claim.abandon().await;
-                return self.without(loader, error).await;
+        if let Err(error) = &generations {
+            if !self.order.cache.setup.outage.bypasses(error) {
+                // Closed first, or a caller woken by it could join a flight that has failed.
+                self.open.close();
             }
-        };
+            self.claim.abandon().await;
+        }
+        generations
+    }
+
+    /// Loads, stores and shares the value. The lease is held.
+    async fn lead<V, L, Fut, E>(
+        &self,
+        loader: L,
+        until: Instant,
+        generations: &[Generation],
+    ) -> Result<Arc<V>>
+    where
+        V: Serialize + Send + Sync + 'static,
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
         let prepared = async {
             self.open.begin_load();
             let begun = Instant::now();
             let value = self.loaded(loader, until).await?;
             let cost = begun.elapsed();
-            let entry = self.order.encode(&value, &generations, cost)?;
+            let entry = self.order.encode(&value, generations, cost)?;
             Ok((value, entry))
         };
         // The value's own code runs in there too: what panics must not leave the lease behind.
@@ -268,7 +283,7 @@ impl Load {
         };
         let value = Arc::new(value);
         self.open.close();
-        let proved = self.commit(&entry, &generations).await;
+        let proved = self.commit(&entry, generations).await;
         self.open.settle(Outcome::Value {
             value: value.clone(),
             proved,
@@ -276,20 +291,31 @@ impl Load {
         Ok(value)
     }
 
-    /// Loads after `error` if the cache is to be done without Redis, and shares the value with
-    /// those whose calls began before the load. It is not stored, and other processes are not told.
-    async fn without<V, L, Fut, E>(&self, loader: L, error: Error) -> Result<Arc<V>>
+    /// Loads without Redis, because of `error`, and shares the value with those whose calls began
+    /// before the load. It is not stored, and other processes are not told. `None` when nobody
+    /// waits for it any more before it has begun.
+    async fn without<V, L, Fut, E>(
+        &self,
+        loader: L,
+        error: Error,
+        creator: &mut oneshot::Sender<Result<Arc<V>>>,
+    ) -> Result<Option<Arc<V>>>
     where
         V: Send + Sync + 'static,
         L: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        if !self.order.cache.setup.outage.bypasses(&error) {
-            return Err(error);
-        }
+        let bulkhead = &self.order.room.bulkhead;
         let until = Instant::now() + self.order.terms.max_load.duration();
-        let _place = self.order.room.bulkhead.enter(until).await?;
+        let _place = tokio::select! {
+            place = bulkhead.enter(until) => Some(place?),
+            // Whoever waits for this load keeps his place meanwhile; it counts for both.
+            () = self.open.urged() => None,
+            () = deserted(creator, &self.open) => return Ok(None),
+        };
+        bulkhead.load();
+        self.running.let_in();
         tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, %error, "loading without Redis");
         self.open.begin_load();
         let value = Arc::new(self.finished(loader, until).await?);
@@ -298,7 +324,7 @@ impl Load {
             value: value.clone(),
             proved: false,
         });
-        Ok(value)
+        Ok(Some(value))
     }
 
     /// Runs the loader, and tells the server meanwhile that its leader is alive.

@@ -156,6 +156,8 @@ impl<L> Memoize<L> {
                         return Ok(value);
                     }
                 }
+                // Of a flight that heeds another policy.
+                Outcome::Failed(error) if cache.setup.outage.bypasses(&error) => {}
                 Outcome::Failed(error) => return Err(error),
                 Outcome::Again => {}
             }

@@ -58,7 +58,7 @@ impl Client {
                 takeover: Duration::from_secs(10),
                 outage: Outage::default(),
                 read_from: ReadFrom::Primary,
-                room: self.room(Room::default),
+                room: self.room(|| Room::of(self)),
             }),
         }
     }
@@ -116,12 +116,23 @@ struct Names {
 }
 
 /// What all caches of one client share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Room {
     flights: Arc<Flights>,
     ears: Arc<Ears>,
     horizon: Horizon,
     bulkhead: Bulkhead,
+}
+
+impl Room {
+    fn of(client: &Client) -> Self {
+        Self {
+            flights: Arc::default(),
+            ears: Arc::default(),
+            horizon: Horizon::default(),
+            bulkhead: Bulkhead::new(client.loads_without_redis()),
+        }
+    }
 }
 
 impl Cache {
@@ -172,7 +183,7 @@ impl Cache {
         self
     }
 
-    /// What the caches of this client have done without Redis so far, under [`Outage::Bypass`].
+    /// What all caches of this client have done without Redis so far, under [`Outage::Bypass`].
     pub fn bypassed(&self) -> Bypassed {
         self.room().bulkhead.counted()
     }
@@ -190,11 +201,12 @@ impl Cache {
     /// `LoaderPanicked`; `LoaderTimeout` after [`max_load`](Self::max_load); `Reentrant` when the
     /// loader asks for its own key; `Encode` or `TooLarge` when the value cannot be stored. An
     /// error is told to all who wait for the load, and is not cached. What Redis refuses or does
-    /// not answer before the load is an error too; when only storing fails, the loaded value is
-    /// returned.
+    /// not answer before the load is an error too, unless [`outage`](Self::outage) says that it is
+    /// to be done without: then it is `LoaderTimeout` when no place to load becomes free within
+    /// `max_load`. When only storing fails, the loaded value is returned.
     ///
     /// # Cancel safety
-    /// Safe: a load that has begun goes on and is stored.
+    /// Safe: a load that has begun goes on and is stored, if Redis is there to store it.
     ///
     /// # Panics
     /// When it is first polled outside a tokio runtime.
@@ -211,8 +223,8 @@ impl Cache {
     /// The value of `key`, if there is a valid one.
     ///
     /// # Errors
-    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer. A value that
-    /// cannot be decoded as `V` is none, and is removed. Neither is something of another type that
+    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer; under
+    /// [`Outage::Bypass`] that is `None`. A value that cannot be decoded as `V` is none, and is removed. Neither is something of another type that
     /// stands in its place: to reads that is nothing, and `WrongType` is an error of the calls that
     /// write ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set),
     /// [`remove`](Self::remove)).
@@ -240,8 +252,9 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, tag or duration; `Encode` or `TooLarge` when the value cannot
-    /// be stored; what Redis refuses or does not answer. An error that
-    /// [is indeterminate](crate::Error::is_indeterminate) leaves open whether it was stored.
+    /// be stored; what Redis refuses or does not answer, but not under [`Outage::Bypass`]. An
+    /// error that [is indeterminate](crate::Error::is_indeterminate) leaves open whether it was
+    /// stored.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value stored or not.

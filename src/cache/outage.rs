@@ -23,8 +23,11 @@ pub enum Outage {
     #[default]
     Fail,
     /// The cache is done without: reads find nothing; `memoize` loads, one load for each key and
-    /// process, at most 64 at once for each client, and stores nothing; `set` removes the old value
-    /// where it can, stores nothing, and says so to nobody. [`Cache::bypassed`] counts all of that.
+    /// process, at most [64](crate::ClientBuilder::loads_without_redis) at once for each client,
+    /// and stores nothing; `set` removes the old value where it can, stores nothing, and says so to
+    /// nobody. [`Cache::bypassed`] counts all of that.
+    ///
+    /// A load that runs within a load needs no place of its own.
     ///
     /// A `set` that reaches nobody leaves an older value where it is, to be found when Redis is
     /// back: where that matters, call [`remove`](super::Cache::remove) and heed its error.
@@ -61,30 +64,29 @@ pub(super) struct Bulkhead {
     loads: AtomicU64,
 }
 
-impl Default for Bulkhead {
-    fn default() -> Self {
+impl Bulkhead {
+    pub(super) fn new(places: usize) -> Self {
         Self {
-            places: Semaphore::new(PLACES),
+            places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
             reads: AtomicU64::default(),
             writes: AtomicU64::default(),
             loads: AtomicU64::default(),
         }
     }
-}
 
-impl Bulkhead {
     /// Waits for a place to load, until `until`.
     pub(super) async fn enter(&self, until: Instant) -> Result<SemaphorePermit<'_>> {
         match timeout_at(until, self.places.acquire()).await {
-            Ok(Ok(place)) => {
-                self.loads.fetch_add(1, Ordering::Relaxed);
-                Ok(place)
-            }
+            Ok(Ok(place)) => Ok(place),
             _ => Err(Error::new(
                 ErrorKind::LoaderTimeout,
                 "Redis is out, and too many loads ran without it for longer than max_load",
             )),
         }
+    }
+
+    pub(super) fn load(&self) {
+        self.loads.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn read(&self) {
@@ -103,6 +105,3 @@ impl Bulkhead {
         }
     }
 }
-
-/// How many loads run at once without Redis: what is behind the cache must bear them.
-const PLACES: usize = 64;

@@ -76,8 +76,7 @@ impl<V: Serialize> Set<'_, V> {
         let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
         match Self::stored(self.value, &order).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
-                // What is there now would be older than what was to be stored.
-                let removed = order.cache.remove(&order.place.name).await.is_ok();
+                let removed = cleared(&order).await;
                 tracing::debug!(target: "hedgerow::cache", key = order.place.name, %error, removed, "bypassed a set");
                 order.room.bulkhead.write();
                 Ok(())
@@ -93,6 +92,22 @@ impl<V: Serialize> Set<'_, V> {
         let entry = order.encode(value, &generations, Duration::ZERO)?;
         store(order, entry, deadline).await
     }
+}
+
+/// Removes what is there now, which is older than what was to be stored, if the server takes that.
+async fn cleared(order: &Order) -> bool {
+    order.room.flights.detach(&order.place.value);
+    let client = &order.cache.client;
+    let deadline = client.cache_deadline();
+    let here = order.place.clear_if_served(client, deadline);
+    let there = async {
+        match order.place.twin(client) {
+            Some(twin) => twin.clear_if_served(client, deadline).await,
+            None => Ok(()),
+        }
+    };
+    let (here, there) = futures::join!(here, there);
+    here.and(there).is_ok()
 }
 
 async fn store(order: &Order, entry: Vec<u8>, deadline: Instant) -> Result<()> {

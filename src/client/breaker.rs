@@ -23,6 +23,7 @@ pub(crate) struct Breaker {
     state: Mutex<State>,
 }
 
+/// The machine, apart from clock and chance.
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
@@ -30,6 +31,8 @@ struct State {
     since: Option<Instant>,
     open: Option<Open>,
     cause: Option<Error>,
+    /// How many probes there have been: tells them apart.
+    probes: u64,
 }
 
 #[derive(Debug)]
@@ -37,13 +40,26 @@ struct Open {
     /// Nobody is let through before this.
     until: Instant,
     pause: Duration,
-    probing: bool,
+    /// The one who is finding out.
+    probing: Option<u64>,
+}
+
+/// What becomes of a call that heeds the breaker.
+#[derive(Debug, PartialEq)]
+enum Admission {
+    Free,
+    Probe { number: u64, patience: Duration },
+    Refused,
 }
 
 /// The right to find out whether the server is back. Dropped without an outcome, it lets the next
 /// caller find out.
 #[derive(Debug)]
-pub(crate) struct Probe<'b>(&'b Breaker);
+pub(crate) struct Probe<'b> {
+    breaker: &'b Breaker,
+    number: u64,
+    patience: Duration,
+}
 
 impl Breaker {
     /// Lets a call through, as a probe when the server was in trouble; or says why not.
@@ -52,15 +68,15 @@ impl Breaker {
             return Ok(None);
         }
         let mut state = self.state();
-        let cause = state.cause.clone();
-        let Some(open) = &mut state.open else {
-            return Ok(None);
-        };
-        if open.probing || Instant::now() < open.until {
-            return Err(is_open(cause));
+        match state.admit(Instant::now()) {
+            Admission::Free => Ok(None),
+            Admission::Probe { number, patience } => Ok(Some(Probe {
+                breaker: self,
+                number,
+                patience,
+            })),
+            Admission::Refused => Err(is_open(state.cause.clone())),
         }
-        open.probing = true;
-        Ok(Some(Probe(self)))
     }
 
     /// The server has answered.
@@ -69,8 +85,7 @@ impl Breaker {
             return;
         }
         let mut state = self.state();
-        let was_open = state.open.is_some();
-        *state = State::default();
+        let was_open = state.succeeded();
         self.troubled.store(false, Ordering::Relaxed);
         drop(state);
         if was_open {
@@ -80,26 +95,12 @@ impl Breaker {
 
     /// The server could not be reached, did not answer, or cannot serve at all.
     pub(crate) fn failed(&self, error: &Error) {
-        let now = Instant::now();
+        let spread = rand::random_range(SPREAD);
         let mut state = self.state();
         self.troubled.store(true, Ordering::Relaxed);
-        state.failures = state.failures.saturating_add(1);
-        let since = *state.since.get_or_insert(now);
-        state.cause = Some(error.clone());
-        let enough = state.failures >= FAILURES && now - since >= LEAST;
-        let (pause, first) = match &state.open {
-            // One failure for each time that somebody was let through.
-            Some(open) if now >= open.until => ((open.pause * 2).min(LONGEST), false),
-            None if enough => (SHORTEST, true),
-            _ => return,
-        };
-        state.open = Some(Open {
-            until: now + pause.mul_f64(rand::random_range(0.75..1.25)),
-            pause,
-            probing: false,
-        });
+        let opened = state.failed(error, Instant::now(), spread);
         drop(state);
-        if first {
+        if opened {
             tracing::warn!(target: "hedgerow::client", %error, "the server is out; the breaker is open");
         }
     }
@@ -109,12 +110,70 @@ impl Breaker {
     }
 }
 
+impl State {
+    fn admit(&mut self, now: Instant) -> Admission {
+        let Some(open) = &mut self.open else {
+            return Admission::Free;
+        };
+        if open.probing.is_some() || now < open.until {
+            return Admission::Refused;
+        }
+        self.probes += 1;
+        open.probing = Some(self.probes);
+        Admission::Probe {
+            number: self.probes,
+            patience: open.pause.max(PROBE),
+        }
+    }
+
+    /// Whether it was open.
+    fn succeeded(&mut self) -> bool {
+        let before = std::mem::take(self);
+        self.probes = before.probes;
+        before.open.is_some()
+    }
+
+    /// Whether it opens.
+    fn failed(&mut self, error: &Error, now: Instant, spread: f64) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let since = *self.since.get_or_insert(now);
+        self.cause = Some(error.clone());
+        match &mut self.open {
+            // One failure for each time that somebody was let through.
+            Some(open) if now >= open.until => {
+                open.pause = (open.pause * 2).min(LONGEST);
+                open.until = now + open.pause.mul_f64(spread);
+                false
+            }
+            None if self.failures >= FAILURES && now - since >= LEAST => {
+                self.open = Some(Open {
+                    until: now + SHORTEST.mul_f64(spread),
+                    pause: SHORTEST,
+                    probing: None,
+                });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A probe has ended, whatever came of it.
+    fn left(&mut self, number: u64) {
+        if let Some(open) = &mut self.open
+            && open.probing == Some(number)
+        {
+            open.probing = None;
+        }
+    }
+}
+
 impl Probe<'_> {
     /// The deadline of a call that was let through: a probe is given up soon, since its caller has
-    /// something better to do than to wait for a server that is out.
+    /// something better to do than to wait for a server that is out. It has the longer the longer
+    /// nobody was let through before it, or a server that is slow to greet would stay out for ever.
     pub(crate) fn deadline(probe: Option<&Self>, deadline: Instant) -> Instant {
         match probe {
-            Some(_) => deadline.min(Instant::now() + PROBE),
+            Some(probe) => deadline.min(Instant::now() + probe.patience),
             None => deadline,
         }
     }
@@ -122,9 +181,7 @@ impl Probe<'_> {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        if let Some(open) = &mut self.0.state().open {
-            open.probing = false;
-        }
+        self.breaker.state().left(self.number);
     }
 }
 
@@ -166,11 +223,17 @@ const LEAST: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// How long the one who is let through may wait.
+/// By how much pauses differ, so that many processes do not knock at once.
+const SPREAD: std::ops::Range<f64> = 0.75..1.25;
+
+/// How long the one who is let through may wait at least.
 const PROBE: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn out() -> Error {
@@ -241,5 +304,84 @@ mod tests {
         }
         assert!(pauses.is_sorted(), "{pauses:?}");
         assert_eq!(pauses.last(), Some(&LONGEST));
+    }
+
+    /// What happens to a breaker.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Passes(u64),
+        Asked,
+        /// Somebody, who need not be a probe, is not answered.
+        Failed(f64),
+        Answered,
+        /// One of the probes ends, perhaps long after another has begun.
+        Left(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0..3_000u64).prop_map(Step::Passes),
+            4 => Just(Step::Asked),
+            4 => SPREAD.prop_map(Step::Failed),
+            1 => Just(Step::Answered),
+            2 => any::<usize>().prop_map(Step::Left),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_asks_is_let_through_exactly_when_he_should_be(steps in vec(step(), 1..200)) {
+            let (mut state, mut now) = (State::default(), Instant::now());
+            // Since the last answer.
+            let mut failed: Vec<Instant> = Vec::new();
+            let mut opened = None;
+            let mut under_way: Option<u64> = None;
+            let mut all: Vec<u64> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Passes(ms) => now += Duration::from_millis(ms),
+                    Step::Failed(spread) => {
+                        failed.push(now);
+                        let enough = failed.len() >= FAILURES as usize && now - failed[0] >= LEAST;
+                        let opens = enough && opened.is_none();
+                        prop_assert_eq!(state.failed(&out(), now, spread), opens);
+                        if opens {
+                            opened = Some(now);
+                        }
+                    }
+                    Step::Answered => {
+                        prop_assert_eq!(state.succeeded(), opened.is_some());
+                        failed.clear();
+                        (opened, under_way) = (None, None);
+                    }
+                    Step::Left(which) if !all.is_empty() => {
+                        let number = all.swap_remove(which % all.len());
+                        state.left(number);
+                        if under_way == Some(number) {
+                            under_way = None;
+                        }
+                    }
+                    Step::Left(_) => {}
+                    Step::Asked => match state.admit(now) {
+                        Admission::Free => prop_assert!(opened.is_none()),
+                        Admission::Refused => {
+                            prop_assert!(opened.is_some());
+                            // Never for longer than the longest pause, unless somebody finds out.
+                            let last = *failed.last().expect("it opened by failing");
+                            let longest = LONGEST.mul_f64(SPREAD.end);
+                            prop_assert!(under_way.is_some() || now < last + longest);
+                        }
+                        Admission::Probe { number, patience } => {
+                            let opened = opened.expect("there is something to find out");
+                            prop_assert_eq!(under_way, None, "one at a time");
+                            prop_assert!(now >= opened + SHORTEST.mul_f64(SPREAD.start));
+                            prop_assert!((PROBE..=LONGEST).contains(&patience));
+                            under_way = Some(number);
+                            all.push(number);
+                        }
+                    },
+                }
+            }
+        }
     }
 }

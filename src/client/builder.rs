@@ -34,6 +34,7 @@ pub struct ClientBuilder {
     deadline: Duration,
     cache_deadline: Duration,
     connect_timeout: Duration,
+    loads_without_redis: usize,
     pub(super) login: Option<Login>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
@@ -66,6 +67,7 @@ impl Default for ClientBuilder {
             deadline: Duration::from_secs(5),
             cache_deadline: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
+            loads_without_redis: 64,
             login: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -115,6 +117,15 @@ impl ClientBuilder {
         self
     }
 
+    /// How many loads the caches of the client run at once while they do without Redis, under
+    /// [`Outage::Bypass`]: 64 by default. Set it to what stands behind the cache can bear.
+    ///
+    /// [`Outage::Bypass`]: crate::Outage::Bypass
+    pub fn loads_without_redis(mut self, most: usize) -> Self {
+        self.loads_without_redis = most;
+        self
+    }
+
     /// Checks the settings and makes the client. The first call that needs the server connects.
     ///
     /// # Errors
@@ -123,6 +134,11 @@ impl ClientBuilder {
     /// # Cancel safety
     /// Asks no server. For TLS without roots of its own it reads those of the system.
     pub async fn connect(self) -> Result<Client> {
+        if self.loads_without_redis == 0 {
+            return Err(invalid(
+                "no load may run without Redis; allow one, or leave Outage::Fail as it is",
+            ));
+        }
         let missed = Arc::new(watch::Sender::new(0));
         let style = self.style(missed.clone())?;
         let topology = self.topology(&style)?;
@@ -188,6 +204,7 @@ impl ClientBuilder {
             namespace,
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
+            loads_without_redis: self.loads_without_redis,
             executor: Executor::new(topology),
             missed,
             rooms: Mutex::new(HashMap::new()),
@@ -268,6 +285,7 @@ impl fmt::Debug for ClientBuilder {
             .field("cache_deadline", &self.cache_deadline)
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
+            .field("loads_without_redis", &self.loads_without_redis)
             .finish_non_exhaustive()
     }
 }

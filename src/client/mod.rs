@@ -69,6 +69,7 @@ struct Core {
     namespace: Namespace,
     process: String,
     deadlines: Deadlines,
+    loads_without_redis: usize,
     executor: Executor<Topology>,
     /// Moves whenever a push may have been missed.
     missed: Arc<watch::Sender<u64>>,
@@ -182,6 +183,11 @@ impl Client {
     /// The deadline of a cache call that starts now.
     pub(crate) fn cache_deadline(&self) -> Instant {
         Instant::now() + self.0.deadlines.cache
+    }
+
+    /// How many loads run at once while caches do without Redis.
+    pub(crate) fn loads_without_redis(&self) -> usize {
+        self.0.loads_without_redis
     }
 
     pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {

@@ -5,6 +5,7 @@
 )]
 
 mod acl;
+mod bulkhead;
 mod cache;
 mod cache_model;
 mod canary;

@@ -1,6 +1,7 @@
 //! What caches do while Redis is out: who is told, who is served all the same, and what it costs.
 
 use std::convert::Infallible;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,10 +9,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use hedgerow::{Cache, Client, ErrorKind, Outage};
 use redis::Value;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::gate::Gate;
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, signal};
-use crate::wait::until;
+use crate::wait::{bounded, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -169,6 +172,14 @@ async fn while_the_breaker_is_open_a_frozen_server_costs_next_to_nothing() {
     }
     times.sort();
     assert!(times[50] * 20 < first, "{:?} against {first:?}", times[50]);
+    let mut times: Vec<Duration> = Vec::new();
+    for _ in 0..11 {
+        let start = Instant::now();
+        cache.set("k2", &"set", MINUTE).await.expect("bypassed");
+        times.push(start.elapsed());
+    }
+    times.sort();
+    assert!(times[5] * 20 < first, "{:?} against {first:?}", times[5]);
 
     // Locks and counters are never refused on account of others: they find out for themselves.
     let error = client.counter("views").add(1).await.expect_err("no answer");
@@ -229,4 +240,199 @@ async fn a_server_that_refuses_is_bypassed_too_and_opens_no_breaker() {
     assert_eq!(loaded(&cache, "forbidden", "v").await.expect("loaded"), "v");
     let error = loaded(&strict, "forbidden", "v").await.expect_err("told");
     assert_eq!(error.kind(), ErrorKind::Forbidden);
+}
+
+#[tokio::test]
+async fn a_server_without_room_or_that_cannot_save_is_bypassed() {
+    let server = Server::start_with(&["--enable-protected-configs", "yes"]).await;
+    let client = hasty(&server).await;
+    let (strict, cache) = (client.cache("c"), client.cache("c").outage(Outage::Bypass));
+    let _: Value = server.run(&["CONFIG", "SET", "maxclients", "1"]).await;
+    assert_eq!(loaded(&cache, "full", "v").await.expect("loaded"), "v");
+    let error = loaded(&strict, "full", "v").await.expect_err("told");
+    assert_eq!(error.kind(), ErrorKind::MaxClients);
+    let _: Value = server.run(&["CONFIG", "SET", "maxclients", "100"]).await;
+    until("there is a connection", async || {
+        client.ping().await.is_ok()
+    })
+    .await;
+
+    // A directory that is gone by the time of the save.
+    let gone = format!("{}.gone", server.url().trim_start_matches("unix://"));
+    std::fs::create_dir(&gone).expect("in the server's own directory");
+    let _: Value = server.run(&["CONFIG", "SET", "dir", &gone]).await;
+    std::fs::remove_dir(&gone).expect("just made");
+    let _: Value = server.run(&["CONFIG", "SET", "save", "3600 1"]).await;
+    let _: Value = server.run(&["BGSAVE"]).await;
+    until("the save has failed", async || {
+        let info: String = server.run(&["INFO", "persistence"]).await;
+        info.contains("rdb_last_bgsave_status:err")
+    })
+    .await;
+    assert_eq!(loaded(&cache, "unsaved", "v").await.expect("loaded"), "v");
+    let error = loaded(&strict, "unsaved", "v").await.expect_err("told");
+    assert_eq!(error.kind(), ErrorKind::Misconfigured);
+}
+
+#[tokio::test]
+async fn a_server_that_holds_writes_back_is_bypassed() {
+    let server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let cache = client.cache("c").outage(Outage::Bypass);
+    assert_eq!(loaded(&cache, "old", "old").await.expect("loaded"), "old");
+    let _: Value = server.run(&["CLIENT", "PAUSE", "600000", "WRITE"]).await;
+    // Reads are served until a write that is held back stands before them.
+    assert_eq!(loaded(&cache, "old", "new").await.expect("a hit"), "old");
+    let new = loaded(&cache, "new", "during").await;
+    assert_eq!(new.expect("loaded"), "during");
+    let counted = cache.bypassed();
+    assert_eq!((counted.reads, counted.loads), (0, 1));
+    let _: Value = server.run(&["CLIENT", "UNPAUSE"]).await;
+    until("values are stored again", async || {
+        loaded(&cache, "new", "after").await.expect("loaded");
+        cache
+            .get::<String>("new")
+            .await
+            .expect("an answer")
+            .is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_the_breaker_is_open_nothing_reaches_the_socket() {
+    let server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let (strict, cache) = (client.cache("c"), client.cache("c").outage(Outage::Bypass));
+    server.kill().await;
+    let socket = server.url().trim_start_matches("unix://").to_owned();
+    std::fs::remove_file(&socket).expect("left by the server");
+    // Somebody who takes every connection and says nothing.
+    let listener = UnixListener::bind(&socket).expect("the name is free");
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    // Connections are accepted in their order: what was made before this one has been counted.
+    let counted = async || {
+        let before = accepted.load(Ordering::SeqCst);
+        let _mark = UnixStream::connect(&socket).await.expect("accepted");
+        until("it is counted", async || {
+            accepted.load(Ordering::SeqCst) > before
+        })
+        .await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        accepted.load(Ordering::SeqCst)
+    };
+    open_breaker(&strict).await;
+    until("a hundred calls are refused in a row", async || {
+        let before = counted().await;
+        let mut refused = 0;
+        for _ in 0..100 {
+            let error = strict.get::<String>("k").await.expect_err("out");
+            refused += usize::from(error.kind() == ErrorKind::CircuitOpen);
+            cache.set("k", &"set", MINUTE).await.expect("bypassed");
+        }
+        let after = counted().await;
+        if refused == 100 {
+            assert_eq!(after, before + 1, "one of them is our own");
+        }
+        refused == 100
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_to_greet_is_found_again() {
+    let mut server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let patience = Duration::from_secs(5);
+    let client = proxy.builder().cache_deadline(patience).connect().await;
+    let cache = client.expect("a good URL").cache("c");
+    cache.get::<String>("k").await.expect("an answer");
+    let killed = server.kill().await;
+    open_breaker(&cache).await;
+    // Connecting alone takes two of these.
+    let slow = Act::Delay(Duration::from_millis(400));
+    let _slow = proxy.on_reply(Request::every(), slow);
+    server.start_again(killed).await;
+    until("a probe finds the server", async || {
+        cache.get::<String>("k").await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_the_server_dies_waiters_load_or_are_told_and_the_leader_returns_its_value() {
+    let server = Server::start_single().await;
+    let gate = Gate::closed();
+    let (leader, strict, bypassing) = (
+        hasty(&server).await.cache("c").outage(Outage::Bypass),
+        hasty(&server).await.cache("c"),
+        hasty(&server).await.cache("c").outage(Outage::Bypass),
+    );
+    let load = gate.clone();
+    let leading = tokio::spawn(
+        leader
+            .memoize("k", MINUTE, move || load.load("leader".to_owned()))
+            .into_future(),
+    );
+    gate.begun(1).await;
+    let waiting_for = |cache: &Cache, value: &'static str| {
+        let cache = cache.clone();
+        tokio::spawn(async move { loaded(&cache, "k", value).await })
+    };
+    let told = waiting_for(&strict, "never");
+    let served = waiting_for(&bypassing, "waiter");
+    waiting(&server, "hr:l:{c:k}", 2).await;
+    server.kill().await;
+    let served = bounded("the waiter loads", served).await;
+    assert_eq!(served.expect("no panic").expect("loaded"), "waiter");
+    let told = bounded("the waiter is told", told).await;
+    let error = told.expect("no panic").expect_err("told");
+    assert!(error.kind().is_outage(), "{error}");
+    assert!(!leading.is_finished(), "it goes on loading");
+    gate.open();
+    let value = bounded("the leader returns", leading).await;
+    assert_eq!(*value.expect("no panic").expect("loaded"), "leader");
+}
+
+#[tokio::test]
+async fn an_entry_whose_generations_cannot_be_read_is_no_hit() {
+    let server = Server::start_single().await;
+    let writer = server.client().await.cache("c");
+    writer.set("plain", &"v", MINUTE).await.expect("stored");
+    let whole = server.keys("hr:t:*").await;
+    let tagged = writer.set("tagged", &"v", MINUTE).tags(["t"]);
+    tagged.await.expect("stored");
+    let user = async |keys: &[&str]| {
+        let user = [
+            "ACL",
+            "SETUSER",
+            "reader",
+            "on",
+            ">pass",
+            "+@all",
+            "resetkeys",
+        ];
+        let _: Value = server.run(&[&user[..], keys].concat()).await;
+        let url = format!("{}?user=reader&pass=pass", server.url());
+        let client = Client::connect(&url).await.expect("a good URL");
+        client.cache("c").outage(Outage::Bypass)
+    };
+    // The generation of a tag that the entry names, read after it.
+    let cache = user(&["~hr:v:*", &format!("~{}", whole[0])]).await;
+    let plain = cache.get::<String>("plain").await.expect("an answer");
+    assert_eq!(plain.as_deref().map(String::as_str), Some("v"));
+    let tagged = cache.get::<String>("tagged").await.expect("bypassed");
+    assert_eq!((tagged, cache.bypassed().reads), (None, 1));
+    // That of the whole cache, read with it.
+    let cache = user(&["~hr:v:*"]).await;
+    let plain = cache.get::<String>("plain").await.expect("bypassed");
+    assert_eq!((plain, cache.bypassed().reads), (None, 1));
 }
