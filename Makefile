@@ -7,8 +7,9 @@ OUTSIDE = lock_process:: memoize_process:: ten_thousand callers_cancelled lost_i
 
 # Passed on to the demo: make demo ARGS='--kill --seconds 30'
 ARGS ?=
+SOAK_SECONDS ?= 1800
 
-.PHONY: help setup demo test examples lint doc faults bench ci clean
+.PHONY: help setup demo test examples lint doc faults soak bench ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,10 @@ faults: setup ## Run the fault matrix and write docs/faults.md from it
 	rm -rf target/faults
 	$(CARGO) test --all-features --test it -- faults:: $(OUTSIDE)
 	$(CARGO) test --all-features --test it -- --ignored the_table_is_written
+
+soak: export SOAK_SECONDS := $(SOAK_SECONDS)
+soak: setup ## Run random faults for half an hour (SOAK_SECONDS=60, HEDGEROW_SEED=1)
+	$(CARGO) test --all-features --test it -- --ignored --nocapture nothing_grows
 
 bench: setup ## Measure against the bare driver, side by side
 	$(CARGO) bench --all-features --bench side_by_side
