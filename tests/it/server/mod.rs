@@ -24,6 +24,7 @@ use crate::topology::{
     Clients, Cluster, Lease, Node, Sentinels, Shards, TlsServer, lease_cluster, lease_sentinels,
     lease_shards,
 };
+use crate::wait::patient;
 use limited::Limited;
 use single::{Killed, Single};
 
@@ -72,8 +73,9 @@ impl Server {
     }
 
     /// A client of its own: own connections, own keepers, own flights, as another process has.
+    /// A [`patient`] client.
     pub async fn client(&self) -> Client {
-        self.builder().connect().await.expect("a good URL")
+        patient(self.builder()).connect().await.expect("a good URL")
     }
 
     pub fn builder(&self) -> ClientBuilder {
