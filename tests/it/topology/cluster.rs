@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use redis::{FromRedisValue, RedisResult, Value};
 
-use super::{Migration, Node, Port, Recipe};
+use super::{Migration, Node, Port, Recipe, knows_shards};
 use crate::wait::until;
 
 /// Primaries, then their replicas: node `p + n·k` follows node `p` of `n` primaries at the start.
@@ -80,7 +80,15 @@ impl Cluster {
         let places: Vec<String> = told
             .iter()
             .zip(&buses)
-            .map(|(port, bus)| format!("127.0.0.1:{port}@{}", bus.number()))
+            .enumerate()
+            .map(|(index, (port, bus))| {
+                let place = format!("127.0.0.1:{port}@{}", bus.number());
+                // A shard is called as its first primary is; older nodes take this for a host name.
+                match &ids[index % primaries] {
+                    shard if knows_shards() => format!("{place},,shard-id={shard}"),
+                    _ => place,
+                }
+            })
             .collect();
         let mut starting = Vec::new();
         for (index, (port, bus)) in ports.into_iter().zip(&buses).enumerate() {

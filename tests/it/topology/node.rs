@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisResult};
 use tokio::net::UnixStream;
 
-use super::Port;
+use super::{Port, binary};
 use crate::server::signal;
 use crate::wait::{bounded, until};
 
@@ -348,17 +348,6 @@ fn supervised(recipe: &Recipe, directory: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("a shell")
-}
-
-fn binary() -> PathBuf {
-    if let Some(named) = std::env::var_os("HEDGEROW_SERVER") {
-        return named.into();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .flat_map(|directory| ["redis-server", "valkey-server"].map(|name| directory.join(name)))
-        .find(|candidate| candidate.is_file())
-        .expect("redis-server or valkey-server is on PATH")
 }
 
 const LOG: &str = "log";
