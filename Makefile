@@ -1,13 +1,13 @@
 # Two commands do everything, set-up included: `make demo` and `make test`.
 
 CARGO ?= cargo
-# Passed on to the demo: make demo ARGS='--kill --seconds 30'
+# Passed on to the demo, or the tests: make demo ARGS='--kill --seconds 30'
 ARGS ?=
 
-.PHONY: help setup demo test examples lint doc faults bench ci clean
+.PHONY: help setup demo test test-servers examples lint doc faults bench ci clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Check the tools, and install a Redis server if none is there
 	@scripts/setup.sh
@@ -18,6 +18,9 @@ demo: setup ## Run the main job: a city service on real data (ARGS='--kill', ARG
 test: setup ## Run every test: unit, integration, documentation, examples
 	$(CARGO) test --all-features
 	scripts/run-examples.sh
+
+test-servers: setup ## Run the integration tests on every supported server (ARGS=lock_queue: only those)
+	scripts/test-servers.sh $(ARGS)
 
 examples: setup ## Run every example, and see that its checks would notice a fault
 	scripts/run-examples.sh

@@ -20,25 +20,23 @@ main() {
 
 # kind, version, suite
 obtain() {
-    local place=$cache/$1-$2
-    if [ ! -x "$place/$1-server" ]; then
-        if ! make "$@" >"$work/log" 2>&1; then
-            echo "$1-$2 skipped: $(tail -n 1 "$work/log")"
-            return
-        fi
-        # Somebody else may have been quicker: theirs is as good.
-        mv -T "$work/$1-$2" "$place" 2>/dev/null || [ -x "$place/$1-server" ]
+    local name=$1-$2 server=$cache/$1-$2/$1-server found
+    if [ ! -x "$server" ] && ! unpack "$@" >"$work/log" 2>&1; then
+        echo "$name skipped: $(tail -n 1 "$work/log")"
+    elif found=$(version "$server"); then
+        echo "$name $found $server"
+    else
+        echo "$name skipped: $server does not run; remove its directory to have it made anew"
     fi
-    echo "$1-$2 $(version "$place/$1-server") $place/$1-server"
 }
 
-# Unpacks a server to $work/kind-version. The last line that it prints is the reason if it fails.
-make() {
+# Puts a server into the cache. The last line that it prints is the reason if it fails.
+unpack() {
     local tree=$work/$1-$2 debs=$work/debs-$1-$2 found
     prepare "$3" || return
     mkdir -p "$tree" "$debs"
-    # The library's own package has had two names: of both, those that the suite has are taken.
-    (cd "$debs" && apt "$3" download "$1-tools" libc6 libssl3t64 liblzf1 libjemalloc2 libatomic1 \
+    # The server is in the package of tools; the rest is what it links.
+    (cd "$debs" && apt_of "$3" download "$1-tools" libc6 libssl3t64 liblzf1 libjemalloc2 libatomic1 \
         libstdc++6 libgcc-s1 libsystemd0 libcap2 zlib1g libzstd1) ||
         because "$3 cannot give the packages of $1" || return
     for deb in "$debs"/*.deb; do
@@ -46,15 +44,17 @@ make() {
     done
     wrap "$1" "$tree" || return
     found=$(version "$tree/$1-server") || because "$1 of $3 does not run here" || return
-    [[ $found == "$2".* ]] || because "$3 carries $1 $found by now"
+    [[ $found == "$2".* ]] || because "$3 carries $1 $found by now" || return
+    # Somebody else may have been quicker: theirs is as good.
+    mv -T "$tree" "$cache/$1-$2" || [ -x "$cache/$1-$2/$1-server" ] || because "$cache/$1-$2 is in the way"
 }
 
 # The server is one of the names of the program that also checks dumps. The system's loader and
 # libraries may be too old for it, so it comes with its own.
 wrap() {
     local loader libraries
-    loader=$(cd "$2" && find . -name 'ld-linux*.so.*' | head -n 1)
-    libraries=$(cd "$2" && find . -name 'libc.so.6' -printf '%h\n' | head -n 1)
+    loader=$(cd "$2" && find * -name 'ld-linux*.so.*' -print -quit)
+    libraries=$(cd "$2" && find * -name libc.so.6 -printf '%h' -quit)
     [ -n "$loader" ] && [ -n "$libraries" ] || because "no loader is known for this machine" || return
     cat >"$2/$1-server" <<END
 #!/bin/sh
@@ -76,20 +76,22 @@ prepare() {
     printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n' "$uri" "$1" >"$state/parts/suite.sources"
     # Without it, those that the administrator trusts are asked.
     [ ! -r "$keys" ] || echo "Signed-By: $keys" >>"$state/parts/suite.sources"
-    apt "$1" update || because "the system's mirror cannot be reached, or has no $1" || return
+    apt_of "$1" update || because "the system's mirror cannot be reached, or has no $1" || return
     touch "$state/ready"
 }
 
 # Where the system's own suite comes from.
 mirror() {
     local suite
+    # shellcheck source=/dev/null
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    # shellcheck disable=SC2016 # apt fills these in
     apt-get indextargets --format '$(RELEASE) $(CODENAME) $(COMPONENT) $(REPO_URI)' |
-        awk -v suite="$suite" '($1 == suite || $2 == suite) && $3 == "main" { print $4; exit }'
+        awk -v suite="$suite" '!n && ($1 == suite || $2 == suite) && $3 == "main" { print $4; n = 1 }'
 }
 
 # suite, what to do
-apt() {
+apt_of() {
     local state=$work/$1
     shift
     apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$state/parts" \
