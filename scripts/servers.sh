@@ -53,8 +53,8 @@ unpack() {
 # libraries may be too old for it, so it comes with its own.
 wrap() {
     local loader libraries
-    loader=$(cd "$2" && find * -name 'ld-linux*.so.*' -print -quit)
-    libraries=$(cd "$2" && find * -name libc.so.6 -printf '%h' -quit)
+    loader=$(cd "$2" && find . -name 'ld-linux*.so.*' -printf %P -quit)
+    libraries=$(cd "$2" && dirname "$(find . -name libc.so.6 -printf %P -quit)")
     [ -n "$loader" ] && [ -n "$libraries" ] || because "no loader is known for this machine" || return
     cat >"$2/$1-server" <<END
 #!/bin/sh
