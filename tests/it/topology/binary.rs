@@ -1,5 +1,6 @@
 //! The server that this run is about, and what it says of itself.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -19,6 +20,17 @@ pub fn binary() -> PathBuf {
 /// Whether nodes of a cluster know each other's shards, as they do from 7.2 on.
 pub fn knows_shards() -> bool {
     *VERSION >= (7, 2)
+}
+
+/// Tells, past what captures the output of tests, that this test shows nothing on this server.
+pub fn not_here(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let (major, minor) = *VERSION;
+    let _ = writeln!(
+        std::io::stderr(),
+        "not shown on a server of {major}.{minor}: {test}: {why}"
+    );
 }
 
 /// What `--version` says: `.. server v=8.1.1 sha=..`.

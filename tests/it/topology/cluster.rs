@@ -198,6 +198,23 @@ impl Cluster {
         Migration::begin(self, slot, from, to).await
     }
 
+    /// Gives all slots of a primary to another, by `CLUSTER MIGRATESLOTS`. The one that has none left
+    /// follows the other.
+    pub async fn hand_over(&self, from: usize, to: usize) {
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let slots = slots_of(from, self.primaries);
+        let (first, last) = (slots.start.to_string(), (slots.end - 1).to_string());
+        let words = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &first, &last];
+        let words = [&words, &["NODE", &self.ids[to]][..]].concat();
+        let _: String = source.run(&words).await;
+        until("the slots are handed over", async || {
+            let view = self.view(target).await;
+            view.slots.iter().all(|(_, owner)| *owner == self.ids[to])
+        })
+        .await;
+        self.agrees().await;
+    }
+
     /// Lets the replica with this index take over from its living primary, without loss.
     pub async fn failover(&self, replica: usize) {
         let _: String = self.nodes[replica].run(&["CLUSTER", "FAILOVER"]).await;

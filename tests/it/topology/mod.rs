@@ -15,7 +15,7 @@ mod sentinels;
 mod shards;
 mod tls;
 
-pub use binary::{binary, knows_shards};
+pub use binary::{binary, knows_shards, not_here};
 pub use checks::own;
 pub use cluster::Cluster;
 pub use migration::Migration;

@@ -181,6 +181,12 @@ impl Node {
         self.noticed(reply).map(|(reply,)| reply)
     }
 
+    /// Whether the server has a command, such as `getdel` or `cluster|migrateslots`.
+    pub async fn knows(&self, command: &str) -> bool {
+        let told: Vec<redis::Value> = self.run(&["COMMAND", "INFO", command]).await;
+        told != [redis::Value::Nil]
+    }
+
     /// The value of a field of `INFO`, or nothing.
     pub async fn info(&self, section: &str, field: &str) -> String {
         let words = ["INFO", section];
