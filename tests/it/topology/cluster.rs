@@ -198,18 +198,18 @@ impl Cluster {
         Migration::begin(self, slot, from, to).await
     }
 
-    /// Gives all slots of a primary to another, by `CLUSTER MIGRATESLOTS`. The one that has none left
-    /// follows the other.
+    /// Gives slots of a primary to another, by `CLUSTER MIGRATESLOTS`: all but one, so that it stays
+    /// a primary.
     pub async fn hand_over(&self, from: usize, to: usize) {
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
         let slots = slots_of(from, self.primaries);
-        let (first, last) = (slots.start.to_string(), (slots.end - 1).to_string());
+        let (first, last) = (slots.start.to_string(), (slots.end - 2).to_string());
         let words = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &first, &last];
         let words = [&words, &["NODE", &self.ids[to]][..]].concat();
         let _: String = source.run(&words).await;
         until("the slots are handed over", async || {
             let view = self.view(target).await;
-            view.slots.iter().all(|(_, owner)| *owner == self.ids[to])
+            view.owner_of(slots.start) == Some(self.ids[to].as_str())
         })
         .await;
         self.agrees().await;
