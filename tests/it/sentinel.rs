@@ -23,7 +23,7 @@ async fn client(servers: &Sentinels) -> Client {
 
 /// The connections that clients of ours have to a node.
 async fn connections(node: &Node) -> usize {
-    let list: String = node.run(&["CLIENT", "LIST"]).await;
+    let list: String = node.ask(&["CLIENT", "LIST"]).await;
     list.matches(" name=hedgerow").count()
 }
 

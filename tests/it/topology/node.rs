@@ -181,20 +181,24 @@ impl Node {
         self.noticed(reply).map(|(reply,)| reply)
     }
 
+    /// Runs a command that only asks, and again if the connection was cut: sentinels cut all of a node
+    /// whose role they change.
+    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        match self.try_run(words).await {
+            Ok(answer) => answer,
+            Err(_) => self.run(words).await,
+        }
+    }
+
     /// Whether the server has a command, such as `getdel` or `cluster|migrateslots`.
     pub async fn knows(&self, command: &str) -> bool {
-        let told: Vec<redis::Value> = self.run(&["COMMAND", "INFO", command]).await;
+        let told: Vec<redis::Value> = self.ask(&["COMMAND", "INFO", command]).await;
         told != [redis::Value::Nil]
     }
 
     /// The value of a field of `INFO`, or nothing.
     pub async fn info(&self, section: &str, field: &str) -> String {
-        let words = ["INFO", section];
-        let info: String = match self.try_run(&words).await {
-            Ok(info) => info,
-            // Sentinels cut all connections of a node whose role they change.
-            Err(_) => self.run(&words).await,
-        };
+        let info: String = self.ask(&["INFO", section]).await;
         let value = info
             .lines()
             .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
