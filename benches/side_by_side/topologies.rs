@@ -1,5 +1,5 @@
-//! The same calls on one server, on a cluster of three primaries and on two shards: throughput, and
-//! the client's own CPU time for each operation.
+//! The same calls on one server, on a cluster of three primaries, on two shards, and on one server over
+//! several connections: throughput, and the client's own CPU time for each operation.
 //!
 //! `cluster_hit/one@50` is a ratio of throughputs, higher is better; `cpu_cluster_hit/one@50` a ratio of
 //! CPU times an operation, lower is better. All servers share the machine with the client.
@@ -21,13 +21,16 @@ use servers::Cluster;
 enum Work {
     Hit,
     HitThreeTags,
+    /// Of 100 KB.
+    HitLarge,
     Add,
     LockCycle,
 }
 
-const WORK: [(Work, &str); 4] = [
+const WORK: [(Work, &str); 5] = [
     (Work::Hit, "hit"),
     (Work::HitThreeTags, "hit_3tags"),
+    (Work::HitLarge, "hit_100kb"),
     (Work::Add, "counter_add"),
     (Work::LockCycle, "lock_cycle"),
 ];
@@ -44,7 +47,7 @@ pub(crate) async fn run(runs: &Runs) -> Result<()> {
         let one = Client::connect(&format!("redis://127.0.0.1:{port}")).await?;
         let cluster = Cluster::start(3, false).await?;
         let client = Client::builder().cluster(cluster.seeds()).connect().await?;
-        against("cluster", &client, &one, runs).await?;
+        against("cluster", &[client], &one, runs).await?;
         drop(server);
     }
     if wanted("shards") {
@@ -58,13 +61,24 @@ pub(crate) async fn run(runs: &Runs) -> Result<()> {
         let one = Client::connect(server.url()).await?;
         let shards = [("a", first.url(), 1), ("b", second.url(), 1)];
         let client = Client::builder().shards(shards).connect().await?;
-        against("shards", &client, &one, runs).await?;
+        against("shards", &[client], &one, runs).await?;
+    }
+    if wanted("connections_2") || wanted("connections_4") {
+        let server = Server::start().await?;
+        let one = Client::connect(server.url()).await?;
+        let mut clients = Vec::new();
+        for count in [2, 4] {
+            while clients.len() < count {
+                clients.push(Client::connect(server.url()).await?);
+            }
+            against(&format!("connections_{count}"), &clients, &one, runs).await?;
+        }
     }
     Ok(())
 }
 
-/// Compares `client` with `one`, both with the same work.
-async fn against(other: &str, client: &Client, one: &Client, runs: &Runs) -> Result<()> {
+/// Compares `clients`, over which tasks are spread, with `one`, both with the same work.
+async fn against(other: &str, clients: &[Client], one: &Client, runs: &Runs) -> Result<()> {
     for (work, name) in WORK {
         let name = format!("{other}_{name}/one");
         if !runs.wants(&name) {
@@ -76,8 +90,8 @@ async fn against(other: &str, client: &Client, one: &Client, runs: &Runs) -> Res
                 // The first round warms up.
                 let mut seen = [(0.0, 0.0); 2];
                 for side in [round % 2, (round + 1) % 2] {
-                    let client = [client, one][side];
-                    seen[side] = slice(client, work, tasks).await?;
+                    let clients = [clients, std::slice::from_ref(one)][side];
+                    seen[side] = slice(clients, work, tasks).await?;
                 }
                 if round > 0 {
                     rates.push(seen[0].0 / seen[1].0);
@@ -92,11 +106,11 @@ async fn against(other: &str, client: &Client, one: &Client, runs: &Runs) -> Res
 }
 
 /// Operations a second, and CPU time of this process for each.
-async fn slice(client: &Client, work: Work, tasks: usize) -> Result<(f64, f64)> {
+async fn slice(clients: &[Client], work: Work, tasks: usize) -> Result<(f64, f64)> {
     let (start, cpu) = (Instant::now(), cpu_time()?);
     let until = start + SLICE;
     let done = spread(tasks, |task| {
-        let client = client.clone();
+        let client = clients[task % clients.len()].clone();
         async move {
             let cache = client.cache("bench");
             let (counter, lock) = (
@@ -105,6 +119,7 @@ async fn slice(client: &Client, work: Work, tasks: usize) -> Result<(f64, f64)> 
             );
             let key = format!("key:{}", task % 64);
             let load = || async { Ok::<_, std::io::Error>(7u64) };
+            let large = || async { Ok::<_, std::io::Error>("x".repeat(100_000)) };
             let mut done = 0;
             while Instant::now() < until {
                 match work {
@@ -115,6 +130,11 @@ async fn slice(client: &Client, work: Work, tasks: usize) -> Result<(f64, f64)> 
                     Work::HitThreeTags => {
                         let hit = cache.memoize(&key, Duration::from_secs(600), load);
                         hit.tags(["a", "b", "c"]).await.expect("a hit");
+                    }
+                    Work::HitLarge => {
+                        let key = format!("large:{}", task % 64);
+                        let hit = cache.memoize(&key, Duration::from_secs(600), large);
+                        hit.await.expect("a hit");
                     }
                     Work::Add => drop(counter.add(1).await.expect("added")),
                     Work::LockCycle => {

@@ -38,8 +38,8 @@ struct Reader {
 /// Where the answer to a reader goes.
 enum To {
     Whole(Reply<Cells>),
-    /// To a read that asks other servers, too: to these places of it.
-    Part(Arc<Gather>, Vec<usize>),
+    /// To a read that asks other servers, too: this part of it.
+    Part(Arc<Gather>, usize),
 }
 
 impl Batch {
@@ -64,9 +64,10 @@ impl Batch {
                     let to = To::Whole(reply);
                     batch.readers.push(Reader { places, to });
                 }
-                Ask::Part(read, own) => {
-                    let places = own.iter().map(|&at| batch.place(&read.keys[at])).collect();
-                    let to = To::Part(read, own);
+                Ask::Part(read, part) => {
+                    let own = read.parts[part].iter();
+                    let places = own.map(|&at| batch.place(&read.keys[at])).collect();
+                    let to = To::Part(read, part);
                     batch.readers.push(Reader { places, to });
                 }
             }
@@ -165,7 +166,7 @@ fn hand_out(all: Result<Cells>, readers: Vec<Reader>, mut wanted: Vec<u32>) {
         let own = places.into_iter().map(&mut take);
         match to {
             To::Whole(reply) => drop(reply.send(Ok(own.collect()))),
-            To::Part(read, at) => read.answered(Ok(at.into_iter().zip(own))),
+            To::Part(read, part) => read.answered(part, own),
         }
     }
 }
@@ -174,7 +175,7 @@ impl Reader {
     fn refuse(self, error: Error) {
         match self.to {
             To::Whole(reply) => drop(reply.send(Err(error))),
-            To::Part(read, _) => read.refuse(error),
+            To::Part(read, part) => read.refuse(part, error),
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::batch::Batch;
 use super::breaker::Probe;
 use super::cells::{Cells, Reads, cells, gets, mget, together};
-use super::gather::Gather;
+use super::gather::{Gather, PlaceError};
 use super::link::Link;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -44,7 +44,7 @@ struct Queue {
 }
 
 /// Where the answer to one caller goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
+pub(super) type Reply<T, E = Error> = oneshot::Sender<Result<T, E>>;
 
 /// A command in the queue.
 #[derive(Debug)]
@@ -64,8 +64,8 @@ pub(super) struct Settled(AtomicBool);
 pub(super) enum Ask {
     Command(Cmd, Reply<Value>),
     Read(Vec<Key>, Reply<Cells>),
-    /// The keys at these places of a read.
-    Part(Arc<Gather>, Vec<usize>),
+    /// This part of a read.
+    Part(Arc<Gather>, usize),
 }
 
 impl Lane {
@@ -108,10 +108,11 @@ impl Lane {
         keys: &[Key],
         parts: &[(&Self, Vec<usize>)],
         deadline: Instant,
-    ) -> Result<Cells> {
+    ) -> Result<Cells, PlaceError> {
         let answers = parts.iter().map(|(lane, places)| async move {
             let own: Vec<Key> = places.iter().map(|&place| keys[place].clone()).collect();
-            lane.0.read(&own, deadline).await
+            let cells = lane.0.read(&own, deadline).await;
+            cells.map_err(|error| (places[0], error))
         });
         let mut found: Cells = vec![Ok(None); keys.len()];
         for (answer, (_, places)) in try_join_all(answers).await?.into_iter().zip(parts) {
@@ -145,29 +146,51 @@ impl Lane {
         })
     }
 
-    /// Reads keys that several servers hold: from each lane those at the places beside it.
+    /// Reads keys that several servers may hold: each from the lane in its place, and all or none. It
+    /// heeds the breaker of each server.
     pub(crate) async fn gather(
         keys: &[Key],
-        parts: Vec<(&Self, Vec<usize>)>,
+        lanes: impl Iterator<Item = &Self>,
         deadline: Instant,
-    ) -> Result<Cells> {
+    ) -> Result<Cells, PlaceError> {
+        let mut parts: Vec<(&Self, Vec<usize>)> = Vec::with_capacity(2);
+        for (place, lane) in lanes.enumerate() {
+            let known = parts
+                .iter_mut()
+                .find(|(known, _)| std::ptr::eq(*known, lane));
+            match known {
+                Some((_, places)) => places.push(place),
+                None => parts.push((lane, vec![place])),
+            }
+        }
+        let mut probes = Vec::new();
+        for (lane, places) in &parts {
+            probes.extend(lane.admit().map_err(|error| (places[0], error))?);
+        }
+        let deadline = probes.iter().fold(deadline, |deadline, probe| {
+            Probe::deadline(Some(probe), deadline)
+        });
+        if let [(lane, _)] = parts[..] {
+            return lane.read(keys, deadline).await.map_err(|error| (0, error));
+        }
         let direct: Option<Vec<_>> = parts.iter().map(|(lane, _)| lane.0.direct()).collect();
         if direct.is_some() {
             return Self::gather_directly(keys, &parts, deadline).await;
         }
         let (reply, answer) = oneshot::channel();
-        let read = Arc::new(Gather::new(keys.to_vec(), reply));
-        for (lane, places) in parts {
+        let (lanes, places): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let read = Arc::new(Gather::new(keys.to_vec(), places, reply));
+        for (part, lane) in lanes.into_iter().enumerate() {
             lane.0.enqueue(Waiting {
-                ask: Ask::Part(read.clone(), places),
+                ask: Ask::Part(read.clone(), part),
                 deadline,
                 settled: None,
             });
         }
         match timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(torn_down()),
-            Err(_) => Err(unanswered()),
+            Ok(Err(_)) => Err((read.missing(), torn_down())),
+            Err(_) => Err((read.missing(), unanswered())),
         }
     }
 }
@@ -300,7 +323,7 @@ impl Ask {
         match self {
             Self::Command(_, reply) => drop(reply.send(Err(error))),
             Self::Read(_, reply) => drop(reply.send(Err(error))),
-            Self::Part(read, _) => read.refuse(error),
+            Self::Part(read, part) => read.refuse(part, error),
         }
     }
 

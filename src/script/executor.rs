@@ -177,8 +177,10 @@ impl Attempts {
     /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
     /// a later attempt says of itself: that one was refused, the first may have been applied.
     async fn pause_after(&mut self, error: Error) -> Result<()> {
-        if error.kind() == ErrorKind::CircuitOpen {
-            // It opened while this call was under way: what it met itself says more.
+        let unsent = error.kind() == ErrorKind::Timeout && error.fate() == Fate::NotExecuted;
+        if unsent || error.kind() == ErrorKind::CircuitOpen {
+            // The deadline came, or the breaker opened, before the call was sent again: what it has
+            // met itself says more.
             return Err(self.last.take().unwrap_or(error));
         }
         self.may_have_run |= error.fate() == Fate::Unknown;
@@ -232,5 +234,35 @@ impl Pauses {
         let whole = self.next;
         self.next = (whole * 2).min(Duration::from_millis(250));
         whole.mul_f64(rand::random_range(0.25..1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: ErrorKind, fate: Fate) -> Error {
+        Error::new(kind, "told by the test").with_fate(fate)
+    }
+
+    /// What a call ends with whose first attempt fails with `first`, and whose second is not sent.
+    async fn ended(first: Error) -> Error {
+        let mut attempts = Attempts::new(Retry::Safe, Instant::now() + Duration::from_secs(60));
+        let again = attempts.pause_after(first).await;
+        again.expect("there is time for another attempt");
+        let unsent = error(ErrorKind::Timeout, Fate::NotExecuted);
+        let ended = attempts.pause_after(unsent).await;
+        ended.expect_err("the deadline has come")
+    }
+
+    #[tokio::test]
+    async fn a_call_that_could_not_be_sent_again_tells_why_it_was_to_be() {
+        let ended_with = ended(error(ErrorKind::Busy, Fate::NotExecuted)).await;
+        assert_eq!(ended_with.kind(), ErrorKind::Busy);
+        assert_eq!(ended_with.fate(), Fate::NotExecuted);
+
+        let ended_with = ended(error(ErrorKind::Disconnected, Fate::Unknown)).await;
+        assert_eq!(ended_with.kind(), ErrorKind::Disconnected);
+        assert_eq!(ended_with.fate(), Fate::Unknown);
     }
 }

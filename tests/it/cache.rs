@@ -8,6 +8,7 @@ use std::time::Duration;
 use hedgerow::{Cache, Client, Codec, Compression, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::faults::Row;
 use crate::gate::Gate;
 use crate::server::Server;
 use crate::wait::until;
@@ -226,6 +227,14 @@ async fn a_key_of_another_type_is_told_and_left_alone() {
         assert_eq!(server.digest().await, before);
         let _: () = server.run(&["DEL", key]).await;
     }
+    Row::shown(
+        30,
+        "something else in our place",
+        "load",
+        "refused and kept",
+        1,
+        6,
+    );
 }
 
 #[tokio::test]

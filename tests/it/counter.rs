@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hedgerow::{Add, Added, Client, Counter, ErrorKind};
 
+use crate::faults::Row;
 use crate::server::Server;
 use crate::wait::until;
 
@@ -156,6 +157,15 @@ async fn something_else_in_the_counters_place_is_refused_and_kept() {
         wrong("take", counter.take().await.err());
         assert_eq!(server.digest().await, before, "{words:?}");
     }
+    let hit = foreign.len() * 6;
+    Row::shown(
+        30,
+        "something else in our place",
+        "counter",
+        "refused and kept",
+        1,
+        hit,
+    );
 }
 
 #[tokio::test]

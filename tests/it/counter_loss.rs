@@ -58,7 +58,7 @@ async fn an_add_with_an_id_is_sent_again_when_its_reply_is_lost_and_counted_once
 #[tokio::test]
 async fn an_indeterminate_add_with_an_id_can_be_made_again_and_is_counted_once() {
     let server = Server::start_single().await;
-    let hasty = server.builder().deadline(Duration::from_millis(300));
+    let hasty = server.builder().deadline(Duration::from_secs(1));
     let hasty = hasty.connect().await.expect("a good URL");
     hasty.ping().await.expect("an answer");
     let pid = server.pid().await;

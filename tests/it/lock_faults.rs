@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hedgerow::{ErrorKind, Lock, LossReason};
 
+use crate::faults::Row;
 use crate::server::{Server, signal};
 use crate::wait::{bounded, queued, renewed};
 
@@ -201,6 +202,15 @@ async fn a_foreign_type_at_any_key_of_a_lock_is_told_and_left_alone() {
             assert_eq!(kind, expected, "the foreign {part} is left alone");
         }
     }
+    let hit = foreign.len();
+    Row::shown(
+        30,
+        "something else in our place",
+        "lock",
+        "refused and kept",
+        hit,
+        hit,
+    );
 }
 
 /// What the calls on a lock are refused with.

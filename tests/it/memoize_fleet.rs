@@ -9,6 +9,7 @@ use hedgerow::Client;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::faults::Row;
 use crate::gate::Gate;
 use crate::monitor::Monitor;
 use crate::server::{Server, connection};
@@ -274,5 +275,14 @@ async fn callers_cancelled_at_random_lose_no_load_and_leave_no_lease() {
         server.keys("hr:l:*").await.is_empty()
     })
     .await;
-    assert!(begun.load(Ordering::SeqCst) > 200, "loads did begin");
+    let begun = begun.load(Ordering::SeqCst);
+    assert!(begun > 200, "loads did begin");
+    Row::shown(
+        11,
+        "futures are dropped",
+        "load",
+        "no load is lost",
+        begun,
+        cancelled,
+    );
 }

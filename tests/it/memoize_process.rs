@@ -51,6 +51,36 @@ async fn fifty_processes_ask_for_one_cold_key_and_it_is_loaded_once() {
 }
 
 #[tokio::test]
+async fn a_loading_process_that_stood_still_stores_nothing_when_it_goes_on() {
+    let server = Server::start_single().await;
+    let mut first = Child::start("memoize", &[server.url(), "1000", "1500"]);
+    let mut second = Child::start("memoize", &[server.url(), "1000", "1"]);
+    for child in [&mut first, &mut second] {
+        assert_eq!(child.says().await, "ready");
+    }
+    first.tell("home").await;
+    assert_eq!(first.says().await, "loading");
+    first.signal("STOP");
+    // Its lease is taken over, and its successor has stored what it loaded.
+    assert_eq!(second.ask("home").await, "loading");
+    assert_eq!(second.says().await, "got page of load 2");
+    let stored = server.digest().await;
+
+    first.signal("CONT");
+    assert_eq!(page(first).await, "page of load 1", "its own load");
+    assert_eq!(server.digest().await, stored);
+    assert_eq!(second.ask("home").await, "got page of load 2");
+    Row::shown(
+        9,
+        "a loader stands still",
+        "load",
+        "its late store is refused",
+        1,
+        1,
+    );
+}
+
+#[tokio::test]
 async fn a_loading_process_that_is_killed_costs_exactly_one_more_load() {
     let server = Server::start_single().await;
     let mut crowd = crowd(&server, "2000", "300").await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hedgerow::{Cache, Client, ErrorKind, ReadFrom};
 use rand::RngExt as _;
 
+use crate::faults::Row;
 use crate::topology::{Node, Replicated};
 use crate::wait::until;
 
@@ -302,6 +303,18 @@ async fn a_replica_that_has_lost_its_primary_is_not_asked() {
         .run(&["REPLICAOF", "127.0.0.1", &port])
         .await;
     read_until_asked(&cache, "k", &[servers.replica(0)]).await;
+    Row {
+        topology: "1 primary, 1 replica".into(),
+        ..Row::outside(
+            20,
+            "a replica has lost its primary",
+            "load",
+            "is not asked",
+            1,
+            200,
+        )
+    }
+    .record();
 }
 
 #[tokio::test]

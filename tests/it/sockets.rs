@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use hedgerow::Client;
+use hedgerow::{Client, ReadFrom};
 use redis::Value;
 
-use crate::topology::{Cluster, Node, Recipe, Sentinels};
+#[cfg(feature = "tls")]
+use crate::topology::{Clients, TlsServer};
+use crate::topology::{Cluster, Node, Recipe, Replicated, Sentinels};
 use crate::wait::{bounded, queued, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -74,6 +76,68 @@ async fn sentinels_have_one_socket_each_and_their_primary_two() {
     settled(&nodes, &[2, 0, 0, 1, 1, 1]).await;
     drop(client);
     settled(&nodes, &[0; 6]).await;
+}
+
+#[tokio::test]
+async fn shards_have_two_sockets_each() {
+    let (one, two) = (Recipe::new().start().await, Recipe::new().start().await);
+    let nodes = [&one, &two];
+    let shards = [("a", one.url(), 1), ("b", two.url(), 1)];
+    let client = Client::builder().shards(shards).connect().await;
+    let client = client.expect("good URLs");
+    work(&client, 40).await;
+    settled(&nodes, &[2, 2]).await;
+    for _ in 0..LOSSES {
+        cut(&nodes).await;
+        work(&client, 40).await;
+    }
+    settled(&nodes, &[2, 2]).await;
+    drop(client);
+    settled(&nodes, &[0, 0]).await;
+}
+
+#[tokio::test]
+async fn replicas_have_one_socket_each_while_they_are_read() {
+    let servers = Replicated::start(2).await;
+    let nodes: Vec<&Node> = servers.nodes().iter().collect();
+    let urls = [servers.replica(0).url(), servers.replica(1).url()];
+    let client = Client::builder().replicas(&servers.primary().url(), urls);
+    let client = client.connect().await.expect("good URLs");
+    work(&client, 4).await;
+    settled(&nodes, &[2, 0, 0]).await;
+    let cache = client.cache("k").read_from(ReadFrom::PreferReplica);
+    for _ in 0..LOSSES {
+        cut(&nodes).await;
+        work(&client, 4).await;
+        // What is under way on a lost connection is told.
+        let _ = cache.get::<u64>("v").await;
+    }
+    until("replicas are read again", async || {
+        cache.get::<u64>("v").await.expect("an answer");
+        sockets(&nodes).await == [2, 1, 1]
+    })
+    .await;
+    drop((client, cache));
+    settled(&nodes, &[0; 3]).await;
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn tls_takes_no_more_sockets() {
+    let server = TlsServer::start(Clients::Anyone).await;
+    let roots = server.certificates.authority.certificate.clone();
+    let tls = hedgerow::Tls::new().roots_pem(roots);
+    let client = Client::builder().url(&server.node.url()).tls(tls);
+    let client = client.connect().await.expect("good settings");
+    let nodes = [&server.node];
+    work(&client, 4).await;
+    for _ in 0..LOSSES {
+        cut(&nodes).await;
+        work(&client, 4).await;
+    }
+    settled(&nodes, &[2]).await;
+    drop(client);
+    settled(&nodes, &[0]).await;
 }
 
 /// Makes calls of each primitive, on so many names, among them some that wait for pushes.

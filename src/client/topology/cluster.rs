@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, SLOTS, redirect};
-use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
@@ -133,26 +132,9 @@ impl Cluster {
         for key in keys {
             asked.push(owners(key)?);
         }
-        let mut parts: Vec<(&Lane, Vec<usize>)> = Vec::with_capacity(2);
-        for (place, primary) in asked.iter().enumerate() {
-            let lane = &primary.node.lane;
-            match parts
-                .iter_mut()
-                .find(|(known, _)| std::ptr::eq(*known, lane))
-            {
-                Some((_, places)) => places.push(place),
-                None => parts.push((lane, vec![place])),
-            }
-        }
-        let mut probes = Vec::new();
-        for (lane, _) in &parts {
-            probes.extend(lane.admit()?);
-        }
-        let deadline = Probe::deadline(probes.first(), deadline);
-        let answer = match parts.as_slice() {
-            [(lane, _)] => lane.read(keys, deadline).await,
-            _ => Lane::gather(keys, parts, deadline).await,
-        };
+        let lanes = asked.iter().map(|primary| &primary.node.lane);
+        let answer = Lane::gather(keys, lanes, deadline).await;
+        let answer = answer.map_err(|(_, error)| error);
         let mut found = Vec::with_capacity(keys.len());
         for (place, cell) in self.watched(answer)?.into_iter().enumerate() {
             found.push(match cell {

@@ -6,16 +6,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::found;
 use super::rendezvous::Ring;
 use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::{Approach, Endpoint};
+use crate::client::lane::Lane;
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::Result;
@@ -237,39 +236,17 @@ impl Shards {
     /// Reads each of `keys` where it is, in parallel. What one shard does not answer is an error of
     /// the whole.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        let Some((first, rest)) = keys.split_first() else {
-            return Ok(Vec::new());
-        };
-        let home = self.place(first);
-        let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
-        for (number, key) in rest.iter().enumerate() {
-            let place = self.place(key);
-            if groups.is_empty() {
-                if place == home {
-                    continue;
-                }
-                groups.push((home, (0..=number).collect()));
-            }
-            match groups.iter_mut().find(|(of, _)| *of == place) {
-                Some((_, group)) => group.push(number + 1),
-                None => groups.push((place, vec![number + 1])),
-            }
-        }
-        if groups.is_empty() {
-            // All on one shard: nothing to take apart.
-            return self.nodes[home].read(keys, deadline).await;
-        }
-        let answers = join_all(groups.iter().map(|(place, group)| async {
-            let own: Vec<Key> = group.iter().map(|&number| keys[number].clone()).collect();
-            self.nodes[*place].read(&own, deadline).await
-        }));
-        let mut all: Vec<Option<Bytes>> = vec![None; keys.len()];
-        for (answer, (_, group)) in answers.await.into_iter().zip(groups) {
-            for (value, number) in answer?.into_iter().zip(group) {
-                all[number] = value;
-            }
-        }
-        Ok(all)
+        let shards: Vec<&Named> = keys
+            .iter()
+            .map(|key| &self.nodes[self.place(key)])
+            .collect();
+        let lanes = shards.iter().map(|shard| &shard.node.lane);
+        let cells = Lane::gather(keys, lanes, deadline).await;
+        let cells = cells.map_err(|(place, error)| error.at(&shards[place].name))?;
+        let cells = cells.into_iter().zip(shards);
+        let values =
+            cells.map(|(cell, shard)| cell.map_err(|error| from_server(&error).at(&shard.name)));
+        values.collect()
     }
 
     /// All servers, by their names.
@@ -326,13 +303,6 @@ impl Named {
             }
             outcome => outcome.map_err(|error| error.at(&self.name)),
         }
-    }
-
-    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        let probe = self.admit()?;
-        let deadline = Probe::deadline(probe.as_ref(), deadline);
-        let cells = self.node.lane.read(keys, deadline).await;
-        cells.and_then(found).map_err(|error| error.at(&self.name))
     }
 
     fn admit(&self) -> Result<Option<Probe<'_>>> {

@@ -92,7 +92,7 @@ async fn fault_28_the_clock_is_stepped_an_hour_forwards_and_back() {
     traffic
         .settle(
             28,
-            "clock +1 h",
+            "the clock is an hour ahead",
             "one server, clock shim",
             "leases end, fences rise",
         )
@@ -113,7 +113,7 @@ async fn fault_28_the_clock_is_stepped_an_hour_forwards_and_back() {
     traffic
         .settle(
             28,
-            "clock -1 h",
+            "the clock goes back an hour",
             "one server, clock shim",
             "leases last, fences rise",
         )

@@ -8,7 +8,6 @@ use std::time::Duration;
 use hedgerow::Client;
 use redis::Value;
 
-use super::traffic::Books;
 use super::{Loss, Traffic};
 use crate::server::Server;
 use crate::wait::until;
@@ -28,15 +27,6 @@ async fn hasty(server: &Server) -> Client {
     builder.connect().await.expect("a good URL")
 }
 
-/// Waits until calls have failed, be it as refused or as unknown.
-async fn fails(books: &Books) {
-    let from = books.refused() + books.unknown();
-    until("calls fail", async || {
-        books.refused() + books.unknown() > from
-    })
-    .await;
-}
-
 async fn set(server: &Server, name: &str, value: &str) {
     let _: Value = server.run(&["CONFIG", "SET", name, value]).await;
 }
@@ -47,8 +37,8 @@ async fn setting(fault: u8, what: &str, name: &str, wrong: &str, right: &str) {
     let mut traffic = traffic(&server, Loss::None).await;
     traffic.strike().await;
     set(&server, name, wrong).await;
-    fails(&traffic.counters).await;
-    fails(&traffic.locks).await;
+    traffic.counters.fail().await;
+    traffic.locks.fail().await;
     traffic.loads_go_on(50).await;
     set(&server, name, right).await;
     traffic.flows(100).await;
@@ -62,13 +52,16 @@ async fn fault_13_clients_are_paused() {
     let server = Server::start_single().await;
     let mut traffic = traffic(&server, Loss::None).await;
     traffic.strike().await;
-    for mode in ["WRITE", "ALL"] {
-        let _: Value = server.run(&["CLIENT", "PAUSE", "60000", mode]).await;
-        fails(&traffic.counters).await;
-        traffic.loads_go_on(20).await;
-        let _: Value = server.run(&["CLIENT", "UNPAUSE"]).await;
-        traffic.flows(50).await;
-    }
+    let _: Value = server.run(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    traffic.counters.fail().await;
+    traffic.loads_go_on(20).await;
+    let _: Value = server.run(&["CLIENT", "UNPAUSE"]).await;
+    traffic.flows(50).await;
+    // This one holds back its own end, too.
+    let _: Value = server.run(&["CLIENT", "PAUSE", "3000", "ALL"]).await;
+    traffic.counters.fail().await;
+    traffic.loads_go_on(20).await;
+    traffic.flows(50).await;
     traffic
         .settle(13, "clients are paused", ONE, "unknown, then recovers")
         .await;
@@ -81,7 +74,7 @@ async fn fault_14_the_server_takes_no_connections() {
     traffic.strike().await;
     set(&server, "maxclients", "1").await;
     let _: usize = server.run(&["CLIENT", "KILL", "TYPE", "normal"]).await;
-    fails(&traffic.counters).await;
+    traffic.counters.fail().await;
     traffic.loads_go_on(50).await;
     set(&server, "maxclients", "100").await;
     traffic.flows(100).await;
@@ -130,8 +123,8 @@ async fn fault_17_the_server_cannot_save() {
     std::fs::remove_dir(&gone).expect("just made");
     set(&server, "save", "3600 1").await;
     let _: Value = server.run(&["BGSAVE"]).await;
-    fails(&traffic.counters).await;
-    fails(&traffic.locks).await;
+    traffic.counters.fail().await;
+    traffic.locks.fail().await;
     traffic.loads_go_on(50).await;
     set(&server, "save", "").await;
     traffic.flows(100).await;
@@ -163,7 +156,7 @@ async fn fault_21_the_server_loads() {
             .query_async(&mut admin)
             .await;
     });
-    fails(&traffic.counters).await;
+    traffic.counters.fail().await;
     traffic.loads_go_on(20).await;
     set(&server, "key-load-delay", "0").await;
     reload.await.expect("no panic");
@@ -184,7 +177,7 @@ async fn fault_22_somebodys_script_does_not_end() {
         script.arg("while true do end").arg(0);
         let _: redis::RedisResult<Value> = script.query_async(&mut other).await;
     });
-    fails(&traffic.counters).await;
+    traffic.counters.fail().await;
     traffic.loads_go_on(20).await;
     let _: Value = server.run(&["SCRIPT", "KILL"]).await;
     endless.await.expect("no panic");
@@ -200,7 +193,7 @@ async fn fault_23_the_server_crashes_and_comes_back_empty() {
     let mut traffic = traffic(&server, Loss::Data).await;
     traffic.strike().await;
     let killed = server.kill().await;
-    fails(&traffic.counters).await;
+    traffic.counters.fail().await;
     traffic.loads_go_on(50).await;
     server.start_again(killed).await;
     traffic.flows(100).await;
@@ -236,8 +229,8 @@ async fn fault_29_rights_are_taken_away() {
     let _: Value = server
         .run(&["ACL", "SETUSER", "app", "-@scripting", "-incrby"])
         .await;
-    fails(&traffic.counters).await;
-    fails(&traffic.locks).await;
+    traffic.counters.fail().await;
+    traffic.locks.fail().await;
     traffic.loads_go_on(50).await;
     let _: Value = server
         .run(&["ACL", "SETUSER", "app", "+@scripting", "+incrby"])

@@ -12,6 +12,7 @@ mod failover;
 mod network;
 mod process;
 pub mod report;
+mod soak;
 pub mod traffic;
 
 pub use report::Row;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Loss, Traffic};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::{Loss, Row, Traffic};
 use crate::server::{Server, signal};
 use crate::wait::bounded;
 
@@ -49,6 +52,53 @@ async fn fault_08_the_server_stands_still() {
     traffic
         .settle(8, "the server stands still", ONE, "recovers")
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_11_adds_are_dropped_while_they_are_under_way() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let mut random = StdRng::seed_from_u64(11);
+    let (mut heard, mut dropped) = (0_usize, 0_usize);
+    for _ in 0..100 {
+        let mut adds = Vec::new();
+        for _ in 0..50 {
+            let counter = client.counter("dropped");
+            adds.push(tokio::spawn(async move { counter.add(1).await }));
+        }
+        for add in adds {
+            for _ in 0..random.random_range(0..3) {
+                tokio::task::yield_now().await;
+            }
+            add.abort();
+            match add.await {
+                Ok(sum) => {
+                    sum.expect("nothing else is wrong");
+                    heard += 1;
+                }
+                Err(stopped) => {
+                    assert!(stopped.is_cancelled());
+                    dropped += 1;
+                }
+            }
+        }
+    }
+    let counter = client.counter("dropped");
+    let sum = usize::try_from(counter.get().await.expect("an answer")).expect("no less than 0");
+    assert!(
+        (heard..=heard + dropped).contains(&sum),
+        "{heard} + {dropped}: {sum}"
+    );
+    // Some were dropped after they had been sent: nobody knows of them, and they count.
+    assert!(sum > heard, "{heard} + {dropped}: {sum}");
+    Row::shown(
+        11,
+        "futures are dropped",
+        "counter",
+        "each counts once or not",
+        heard,
+        sum - heard,
+    );
 }
 
 #[tokio::test]

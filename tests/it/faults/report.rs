@@ -38,6 +38,18 @@ impl Row {
     /// A row that a test outside of the matrix leaves, which has shown `outcome` by itself: `before`
     /// calls had succeeded, and the fault has hit `hit` calls or processes.
     pub fn shown(fault: u8, name: &str, primitive: &str, outcome: &str, before: usize, hit: usize) {
+        Self::outside(fault, name, primitive, outcome, before, hit).record();
+    }
+
+    /// As [`shown`](Self::shown), to be recorded by whoever knows more.
+    pub fn outside(
+        fault: u8,
+        name: &str,
+        primitive: &str,
+        outcome: &str,
+        before: usize,
+        hit: usize,
+    ) -> Self {
         Self {
             fault,
             name: name.into(),
@@ -51,7 +63,6 @@ impl Row {
             lost: 0,
             recovery_ms: 0,
         }
-        .record();
     }
 
     /// Leaves the row for the table. A fault that came before any traffic, or hit nothing, has

@@ -167,6 +167,14 @@ impl Traffic {
         }
     }
 
+    /// Stops the traffic and checks the books.
+    ///
+    /// # Panics
+    /// As [`settle`](Self::settle).
+    pub async fn check(mut self) {
+        self.audit().await;
+    }
+
     /// Stops the traffic and checks the books; answers how many acknowledged adds are gone.
     async fn audit(&mut self) -> usize {
         self.stop.store(true, Ordering::SeqCst);
@@ -314,6 +322,13 @@ impl Books {
     /// The longest time without a success since the fault came.
     pub fn gap(&self) -> Duration {
         self.gap.lock().expect("no panic").longest
+    }
+
+    /// Waits until calls fail, be it as refused or as unknown.
+    pub async fn fail(&self) {
+        let failed = || self.refused() + self.unknown();
+        let from = failed();
+        until("calls fail", async || failed() > from).await;
     }
 
     /// Counts a call as in flight.

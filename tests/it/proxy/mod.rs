@@ -41,10 +41,11 @@ enum Upstream {
 type Rules = Arc<Mutex<Vec<Rule>>>;
 
 impl Proxy {
-    /// On a socket beside that of a private server.
+    /// On a socket beside that of a private server; in the place of one that stood there before.
     pub fn before(server: &Server) -> Self {
         let upstream = server.url().trim_start_matches("unix://").to_owned();
         let socket = format!("{upstream}.proxy");
+        let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("the server's directory");
         let rules = Rules::default();
         let accepting = tokio::spawn(accept_unix(
