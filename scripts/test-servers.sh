@@ -55,6 +55,10 @@ run() {
         sed -n '/^failures:/,$p' "$log"
     fi
     conclude "$name ($(named "$server")) $result: $(sed -n 's/^test result: [A-Za-z]*\. //p' "$log" | tail -n 1)"
+    # What tests could not show there, in their own words.
+    while read -r line; do
+        conclude "  $line"
+    done < <(grep -o 'not shown on .*' "$log")
 }
 
 # What a server says of itself, such as `Valkey 8.1.1`.
