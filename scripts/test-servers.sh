@@ -54,11 +54,15 @@ run() {
         failed=1
         sed -n '/^failures:/,$p' "$log"
     fi
-    conclude "$name ($(named "$server")) $result: $(sed -n 's/^test result: [A-Za-z]*\. //p' "$log" | tail -n 1)"
-    # What tests could not show there, in their own words.
+    conclude "$name ($(named "$server")) $result: $(counts <"$log")"
+    # What its tests could not show there, in their own words.
     while read -r line; do
-        conclude "  $line"
-    done < <(grep -o 'not shown on .*' "$log")
+        summary+=("  $line")
+    done < <(grep -o 'not shown on this server: .*' "$log")
+}
+
+counts() {
+    sed -nE 's/^test result: [A-Za-z]+\. (.* ignored).*; finished in (.*)/\1, in \2/p' | tail -n 1
 }
 
 # What a server says of itself, such as `Valkey 8.1.1`.

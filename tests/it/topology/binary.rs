@@ -22,15 +22,11 @@ pub fn knows_shards() -> bool {
     *VERSION >= (7, 2)
 }
 
-/// Tells, past what captures the output of tests, that this test shows nothing on this server.
+/// Tells, past what captures the output of tests, what this test cannot show on this server.
 pub fn not_here(why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    let (major, minor) = *VERSION;
-    let _ = writeln!(
-        std::io::stderr(),
-        "not shown on a server of {major}.{minor}: {test}: {why}"
-    );
+    let _ = writeln!(std::io::stderr(), "not shown on this server: {test}: {why}");
 }
 
 /// What `--version` says: `.. server v=8.1.1 sha=..`.
