@@ -142,7 +142,7 @@ async fn too_few_replicas_refuse_writes() {
     let server = Server::start().await;
     let client = hasty(&server).await;
     let _: Value = server
-        .run(&["CONFIG", "SET", "min-replicas-to-write", "1"])
+        .run(&["CONFIG", "SET", "min-replicas-to-write", "9"])
         .await;
     refused(
         &server,

@@ -238,9 +238,7 @@ pub async fn stale_reads(clients: Vec<Client>, by: By) -> usize {
 async fn three_clients(server: &Server) -> Subject {
     let mut clients = Vec::new();
     for _ in 0..3 {
-        // Readers are many, and machines under test slow at times.
-        let builder = server.builder().cache_deadline(Duration::from_secs(20));
-        clients.push(builder.connect().await.expect("a good URL"));
+        clients.push(server.patient().await);
     }
     Subject::Cache(clients)
 }
