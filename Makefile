@@ -5,14 +5,14 @@ CARGO ?= cargo
 OUTSIDE = lock_process:: memoize_process:: ten_thousand callers_cancelled lost_its_primary \
 	something_else another_type foreign_type
 
-# Passed on to the demo: make demo ARGS='--kill --seconds 30'
+# Passed on to the demo, or the tests: make demo ARGS='--kill --seconds 30'
 ARGS ?=
 SOAK_SECONDS ?= 1800
 
-.PHONY: help setup demo test examples lint doc faults soak bench ci clean
+.PHONY: help setup demo test test-servers examples lint doc faults soak bench ci clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Check the tools, and install a Redis server if none is there
 	@scripts/setup.sh
@@ -23,6 +23,9 @@ demo: setup ## Run the main job: a city service on real data (ARGS='--kill', ARG
 test: setup ## Run every test: unit, integration, documentation, examples
 	$(CARGO) test --all-features
 	scripts/run-examples.sh
+
+test-servers: setup ## Run the integration tests on every supported server (ARGS=lock_queue: only those)
+	scripts/test-servers.sh $(ARGS)
 
 examples: setup ## Run every example, and see that its checks would notice a fault
 	scripts/run-examples.sh

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
 
-use crate::topology::Cluster;
+use crate::topology::{Cluster, not_here};
 use crate::wait::{bounded, until};
 
 async fn client(cluster: &Cluster) -> Client {
@@ -193,6 +193,45 @@ async fn a_slot_on_its_way_is_followed_and_every_add_counted_once() {
     let repeat = counter.add(1).once("a", Duration::from_secs(60));
     assert_eq!(repeat.await.expect("a repeat").value, 4);
     assert_eq!(counter.get().await.expect("read"), 5);
+}
+
+/// From Valkey 9 on slots may move whole, data first, and change hands at one moment: nobody is sent
+/// with `ASK`.
+#[tokio::test]
+async fn slots_that_change_hands_at_one_moment_take_those_who_wait_along() {
+    let cluster = Cluster::start(2, 0).await;
+    if !cluster.nodes()[0].knows("cluster|migrateslots").await {
+        return not_here("there is no CLUSTER MIGRATESLOTS");
+    }
+    let (one, two) = (client(&cluster).await, client(&cluster).await);
+    let load = Load::start(&one, 16);
+    load.goes_on(1_000).await;
+    let lock = one.lock("invoice").lease(Duration::from_secs(600));
+    let guard = lock.acquire().await.expect("free");
+    let waiter = two.lock("invoice").wait(Duration::from_secs(300));
+    let waiting = tokio::spawn(async move { waiter.acquire().await.map(|it| it.fence()) });
+    crate::wait::queued(&lock, 1).await;
+
+    let from = cluster.owner_of(hedgerow::slot(b"{invoice}")).await;
+    cluster.hand_over(from, 1 - from).await;
+    load.goes_on(1_000).await;
+    let target = &cluster.nodes()[1 - from];
+    until("the waiter listens where the lock is now", async || {
+        let words = ["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"];
+        !target.run::<Vec<String>>(&words).await.is_empty()
+    })
+    .await;
+    let fence = guard.fence();
+    guard.release().await.expect("released");
+    let granted = bounded("the waiter is granted the lock", waiting).await;
+    assert!(granted.expect("no panic").expect("granted") > fence);
+    for (name, known, unknown) in load.stop().await {
+        let value = one.counter(&name).get().await.expect("read");
+        assert!(
+            (known..=known + unknown).contains(&value),
+            "{name}: {value}, acknowledged {known}, unknown {unknown}"
+        );
+    }
 }
 
 /// Adds to counters of all parts of the slots until told to stop; then says, for each counter, how

@@ -6,6 +6,7 @@ use hedgerow::{Add, Added, Client, Counter, ErrorKind};
 
 use crate::faults::Row;
 use crate::server::Server;
+use crate::topology::not_here;
 use crate::wait::until;
 
 /// The name that the counter `views` has on the server.
@@ -287,6 +288,27 @@ async fn adds_of_many_tasks_and_clients_sum_up_while_scripts_are_flushed() {
         counter.get().await.expect("read"),
         4 * 20 * (0..25).sum::<i64>()
     );
+}
+
+/// Later servers than Redis 7.0 keep 500 of the scripts that came with `EVAL`.
+#[tokio::test]
+async fn a_script_that_the_server_has_evicted_is_sent_again() {
+    let server = Server::start_single().await;
+    let counter = server.client().await.counter("views");
+    let add = || counter.add(1).within(0..=9);
+    add().await.expect("added");
+    for other in 0..600 {
+        let script = format!("return {other}");
+        let _: i64 = server.run(&["EVAL", &script, "0"]).await;
+    }
+    let figures: String = server.run(&["INFO", "stats"]).await;
+    assert_eq!(add().await.expect("sent again").value, 2);
+    let evicted = figures
+        .lines()
+        .find(|line| line.starts_with("evicted_scripts:"));
+    if evicted.is_none_or(|evicted| evicted.ends_with(":0")) {
+        not_here("scripts are kept until they are flushed");
+    }
 }
 
 #[tokio::test]

@@ -227,7 +227,7 @@ async fn a_leader_that_is_slow_but_alive_is_not_superseded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_cancelled_at_random_lose_no_load_and_leave_no_lease() {
     let server = Server::start().await;
-    let clients = [server.client().await, server.client().await];
+    let clients = [server.patient().await, server.patient().await];
     let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut random = StdRng::seed_from_u64(7);
     let mut cancelled = 0;

@@ -8,6 +8,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use crate::conditions::call;
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, connection, signal};
 use crate::wait::until;
 
@@ -97,6 +98,21 @@ async fn a_replica_that_is_promoted_serves_the_call_that_waited() {
     .await;
     let _: Value = server.run(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(served(patient).await, 1);
+}
+
+#[tokio::test]
+async fn a_replica_that_was_left_and_is_not_reached_again_is_told_as_what_it_was() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let hasty = proxy.builder().deadline(Duration::from_millis(400));
+    let hasty = hasty.connect().await.expect("a good URL");
+    hasty.ping().await.expect("an answer");
+    let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let hello = proxy.on(Request::every().named("HELLO"), Act::Hold);
+    let error = hasty.counter("views").add(1).await.expect_err("a replica");
+    assert!(hello.hits() > 0, "the replica is left");
+    assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error:?}");
+    assert!(error.is_retryable(), "{error:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use hedgerow::{Client, ErrorKind, FindingCode, Preflight, Severity};
 use redis::Value;
 
 use crate::server::{Server, connection};
-use crate::topology::{Cluster, Node, Port, Recipe, Replicated, Sentinels};
+use crate::topology::{Cluster, Node, Port, Recipe, Replicated, Sentinels, not_here};
 use crate::wait::until;
 
 #[tokio::test]
@@ -239,6 +239,24 @@ async fn commands_that_the_server_lacks_are_named() {
         missing.contains("hset") && missing.contains("eval"),
         "{missing}"
     );
+}
+
+/// From Valkey 9.1 on Lua is a module, which may be absent.
+#[tokio::test]
+async fn a_server_that_has_no_lua_is_told() {
+    let server = Server::start_with(&["--enable-module-command", "yes"]).await;
+    let unloaded = server.try_run::<Value>(&["MODULE", "UNLOAD", "lua"]).await;
+    if unloaded.is_err() {
+        return not_here("Lua is no module that could be taken away");
+    }
+    let client = server.client().await;
+    let found = client.preflight().await.expect("an answer");
+    let scripts = severity(&found, FindingCode::NoScripts);
+    assert_eq!(scripts, Some(Severity::Blocker), "{found}");
+    let added = client.counter("a").add(1).within(0..=9).await;
+    let error = added.expect_err("no Lua");
+    assert_eq!(error.kind(), ErrorKind::Server, "{error}");
+    assert!(!error.is_indeterminate(), "{error}");
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ fn builder(servers: &Sentinels) -> ClientBuilder {
     let sentinels = servers.sentinels().iter().map(Node::url);
     let builder = Client::builder().sentinels(sentinels, Sentinels::NAME);
     // A failover takes seconds, more of them on a busy machine.
-    builder.deadline(Duration::from_secs(60))
+    let minute = Duration::from_secs(60);
+    builder.deadline(minute).cache_deadline(minute)
 }
 
 async fn client(servers: &Sentinels) -> Client {
@@ -23,7 +24,7 @@ async fn client(servers: &Sentinels) -> Client {
 
 /// The connections that clients of ours have to a node.
 async fn connections(node: &Node) -> usize {
-    let list: String = node.run(&["CLIENT", "LIST"]).await;
+    let list: String = node.ask(&["CLIENT", "LIST"]).await;
     list.matches(" name=hedgerow").count()
 }
 

@@ -162,7 +162,8 @@ impl Link {
         self.last_error().unwrap_or_else(not_connected_in_time)
     }
 
-    /// What the last attempt to connect failed with, until one succeeds.
+    /// What the last attempt to connect failed with, or why the last connection was left, until an
+    /// attempt succeeds.
     pub(crate) fn last_error(&self) -> Option<Error> {
         self.state().last_error.clone()
     }
@@ -213,7 +214,7 @@ impl Link {
                 continue;
             };
             if error.code() == "READONLY" && !matches!(self.route.source, Source::Brought(_)) {
-                self.abandon(epoch);
+                self.abandon(epoch, Some(from_server(error)));
                 self.trouble();
             }
             out = Some(from_server(error)).filter(is_out).or(out);
@@ -231,11 +232,12 @@ impl Link {
     }
 
     /// Gives up the connection of `epoch`; the next caller makes a new one. Those who wait for an
-    /// answer on it may still get it.
-    fn abandon(&self, epoch: u64) {
+    /// answer on it may still get it; those for whom none is made in time are told `why`.
+    fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
             state.live = None;
+            state.last_error = why;
         }
     }
 

@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::net::UnixStream;
 
 use super::{connection, signal};
-use crate::topology::command;
+use crate::topology::{binary, command};
 use crate::wait::until;
 
 /// A real server of the test's own; it ends with the test, however that ends.
@@ -49,7 +49,10 @@ impl Single {
     }
 
     pub async fn pid(&self) -> u32 {
-        let info = self.info().await;
+        let info: String = self
+            .try_run(&["INFO", "server"])
+            .await
+            .expect("the server answers");
         let line = info
             .lines()
             .find_map(|line| line.strip_prefix("process_id:"));
@@ -57,34 +60,22 @@ impl Single {
             .expect("INFO names the process")
     }
 
-    async fn info(&self) -> String {
-        let info = self.try_run(&["INFO", "server"]).await;
-        info.expect("the server answers")
-    }
-
     /// Kills the server, which loses all of its data; its socket refuses connections from then on.
     pub async fn kill(&self) -> Killed {
-        let info = self.info().await;
-        let executable = info
-            .lines()
-            .find_map(|line| line.strip_prefix("executable:"))
-            .expect("INFO names the executable");
         signal(self.pid().await, "KILL");
         let socket = self.socket().to_owned();
         until("the socket refuses", async || {
             UnixStream::connect(&socket).await.is_err()
         })
         .await;
-        Killed {
-            executable: executable.to_owned(),
-            socket,
-        }
+        Killed { socket }
     }
 
     /// Starts a new, empty one on the socket of a killed server.
     pub async fn start_again(&mut self, killed: Killed) {
         let child = Command::new("/bin/sh")
-            .args(["-c", UNTIL_STDIN_CLOSES, &killed.executable])
+            .args(["-c", UNTIL_STDIN_CLOSES])
+            .arg(binary())
             .args(["--port", "0", "--save", "", "--unixsocket", &killed.socket])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -101,7 +92,6 @@ impl Single {
 
 /// What is known of a server that was killed.
 pub struct Killed {
-    executable: String,
     socket: String,
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use redis::{FromRedisValue, RedisResult, Value};
 
-use super::{Migration, Node, Port, Recipe};
+use super::{Migration, Node, Port, Recipe, knows_shards};
 use crate::wait::until;
 
 /// Primaries, then their replicas: node `p + n·k` follows node `p` of `n` primaries at the start.
@@ -80,7 +80,15 @@ impl Cluster {
         let places: Vec<String> = told
             .iter()
             .zip(&buses)
-            .map(|(port, bus)| format!("127.0.0.1:{port}@{}", bus.number()))
+            .enumerate()
+            .map(|(index, (port, bus))| {
+                let place = format!("127.0.0.1:{port}@{}", bus.number());
+                // A shard is called as its first primary is; older nodes take this for a host name.
+                match &ids[index % primaries] {
+                    shard if knows_shards() => format!("{place},,shard-id={shard}"),
+                    _ => place,
+                }
+            })
             .collect();
         let mut starting = Vec::new();
         for (index, (port, bus)) in ports.into_iter().zip(&buses).enumerate() {
@@ -188,6 +196,23 @@ impl Cluster {
     pub async fn migrate(&self, slot: u16, to: usize) -> Migration<'_> {
         let from = self.owner_of(slot).await;
         Migration::begin(self, slot, from, to).await
+    }
+
+    /// Gives slots of a primary to another, by `CLUSTER MIGRATESLOTS`: all but one, so that it stays
+    /// a primary.
+    pub async fn hand_over(&self, from: usize, to: usize) {
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let slots = slots_of(from, self.primaries);
+        let (first, last) = (slots.start.to_string(), (slots.end - 2).to_string());
+        let words = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &first, &last];
+        let words = [&words, &["NODE", &self.ids[to]][..]].concat();
+        let _: String = source.run(&words).await;
+        until("the slots are handed over", async || {
+            let view = self.view(target).await;
+            view.owner_of(slots.start) == Some(self.ids[to].as_str())
+        })
+        .await;
+        self.agrees().await;
     }
 
     /// Lets the replica with this index take over from its living primary, without loss.

@@ -3,6 +3,7 @@
 //! Invariant: every server ends with the value that holds it, and with this process, however that
 //! ends. A piece a file; `checks` holds the tests of the pieces themselves.
 
+mod binary;
 mod checks;
 mod cluster;
 mod migration;
@@ -14,6 +15,7 @@ mod sentinels;
 mod shards;
 mod tls;
 
+pub use binary::{binary, knows_shards, not_here};
 pub use checks::own;
 pub use cluster::Cluster;
 pub use migration::Migration;

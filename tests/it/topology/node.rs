@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisResult};
 use tokio::net::UnixStream;
 
-use super::Port;
+use super::{Port, binary};
 use crate::server::signal;
 use crate::wait::{bounded, until};
 
@@ -181,14 +181,24 @@ impl Node {
         self.noticed(reply).map(|(reply,)| reply)
     }
 
+    /// Runs a command that only asks, and again if the connection was cut: sentinels cut all of a node
+    /// whose role they change.
+    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        match self.try_run(words).await {
+            Ok(answer) => answer,
+            Err(_) => self.run(words).await,
+        }
+    }
+
+    /// Whether the server has a command, such as `getdel` or `cluster|migrateslots`.
+    pub async fn knows(&self, command: &str) -> bool {
+        let told: Vec<redis::Value> = self.ask(&["COMMAND", "INFO", command]).await;
+        told != [redis::Value::Nil]
+    }
+
     /// The value of a field of `INFO`, or nothing.
     pub async fn info(&self, section: &str, field: &str) -> String {
-        let words = ["INFO", section];
-        let info: String = match self.try_run(&words).await {
-            Ok(info) => info,
-            // Sentinels cut all connections of a node whose role they change.
-            Err(_) => self.run(&words).await,
-        };
+        let info: String = self.ask(&["INFO", section]).await;
         let value = info
             .lines()
             .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -348,17 +358,6 @@ fn supervised(recipe: &Recipe, directory: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("a shell")
-}
-
-fn binary() -> PathBuf {
-    if let Some(named) = std::env::var_os("HEDGEROW_SERVER") {
-        return named.into();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .flat_map(|directory| ["redis-server", "valkey-server"].map(|name| directory.join(name)))
-        .find(|candidate| candidate.is_file())
-        .expect("redis-server or valkey-server is on PATH")
 }
 
 const LOG: &str = "log";
