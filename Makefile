@@ -8,11 +8,12 @@ OUTSIDE = lock_process:: memoize_process:: ten_thousand callers_cancelled lost_i
 # Passed on to the demo, or the tests: make demo ARGS='--kill --seconds 30'
 ARGS ?=
 SOAK_SECONDS ?= 1800
+TOPOLOGIES ?= cluster shards sentinel tls acl
 
-.PHONY: help setup demo test test-servers examples lint doc faults soak bench ci clean
+.PHONY: help setup demo test test-servers test-topologies examples lint doc faults soak bench ci clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Check the tools, and install a Redis server if none is there
 	@scripts/setup.sh
@@ -26,6 +27,13 @@ test: setup ## Run every test: unit, integration, documentation, examples
 
 test-servers: setup ## Run the integration tests on every supported server (ARGS=lock_queue: only those)
 	scripts/test-servers.sh $(ARGS)
+
+test-topologies: setup ## Run the integration tests on a cluster, on shards, with sentinels, over TLS, with few rights
+	for topology in $(TOPOLOGIES); do \
+		echo "== $$topology"; \
+		HEDGEROW_TOPOLOGY=$$topology HEDGEROW_FAULTS=$$PWD/target/faults-$$topology \
+			$(CARGO) test --all-features --test it || exit; \
+	done
 
 examples: setup ## Run every example, and see that its checks would notice a fault
 	scripts/run-examples.sh
