@@ -65,8 +65,7 @@ impl Batch {
                     batch.readers.push(Reader { places, to });
                 }
                 Ask::Part(read, part) => {
-                    let own = read.parts[part].iter();
-                    let places = own.map(|&at| batch.place(&read.keys[at])).collect();
+                    let places = read.keys(part).map(|key| batch.place(key)).collect();
                     let to = To::Part(read, part);
                     batch.readers.push(Reader { places, to });
                 }

@@ -12,17 +12,17 @@ use crate::key::Key;
 /// What is known so far.
 #[derive(Debug)]
 pub(super) struct Gather {
-    pub(super) keys: Vec<Key>,
-    /// Which places of `keys` each server is asked for; each for one at least.
-    pub(super) parts: Vec<Vec<usize>>,
+    keys: Vec<Key>,
+    /// Which part of the read each key belongs to; a part is what one server is asked for.
+    parts: Vec<usize>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    cells: Cells,
-    /// Which parts have not been answered.
-    missing: Vec<usize>,
+    /// `None` where no answer has come.
+    cells: Vec<Option<Cell>>,
+    missing: usize,
     /// Taken by whoever completes the read, or ends it.
     reply: Option<Reply<Cells, PlaceError>>,
 }
@@ -31,14 +31,10 @@ struct State {
 pub(crate) type PlaceError = (usize, Error);
 
 impl Gather {
-    pub(super) fn new(
-        keys: Vec<Key>,
-        parts: Vec<Vec<usize>>,
-        reply: Reply<Cells, PlaceError>,
-    ) -> Self {
+    pub(super) fn new(keys: Vec<Key>, parts: Vec<usize>, reply: Reply<Cells, PlaceError>) -> Self {
         let state = State {
-            cells: vec![Ok(None); keys.len()],
-            missing: (0..parts.len()).collect(),
+            cells: vec![None; keys.len()],
+            missing: keys.len(),
             reply: Some(reply),
         };
         Self {
@@ -48,27 +44,41 @@ impl Gather {
         }
     }
 
-    /// Takes the answer of one server: a cell for each of the places that it was asked for.
+    /// The keys of a part.
+    pub(super) fn keys(&self, part: usize) -> impl Iterator<Item = &Key> {
+        let keys = self.keys.iter().zip(&self.parts);
+        keys.filter_map(move |(key, of)| (*of == part).then_some(key))
+    }
+
+    /// Takes the answer of one server: the cells of its keys.
     pub(super) fn answered(&self, part: usize, cells: impl Iterator<Item = Cell>) {
         let mut state = self.state();
-        for (&place, cell) in self.parts[part].iter().zip(cells) {
-            state.cells[place] = cell;
+        let State {
+            cells: all,
+            missing,
+            ..
+        } = &mut *state;
+        let places = all.iter_mut().zip(&self.parts);
+        let places = places.filter_map(|(place, of)| (*of == part).then_some(place));
+        for (place, cell) in places.zip(cells) {
+            *place = Some(cell);
+            *missing = missing.saturating_sub(1);
         }
-        state.missing.retain(|missing| *missing != part);
-        if state.missing.is_empty() {
+        if state.missing == 0 {
             let cells = std::mem::take(&mut state.cells);
-            Self::end(state, Ok(cells));
+            Self::end(state, Ok(cells.into_iter().flatten().collect()));
         }
     }
 
     pub(super) fn refuse(&self, part: usize, error: Error) {
-        Self::end(self.state(), Err((self.parts[part][0], error)));
+        let place = self.parts.iter().position(|of| *of == part);
+        Self::end(self.state(), Err((place.unwrap_or_default(), error)));
     }
 
     /// A place that has not been answered.
     pub(super) fn missing(&self) -> usize {
-        let missing = self.state().missing.first().copied();
-        missing.map_or(0, |part| self.parts[part][0])
+        let missing = self.state().cells.iter().position(Option::is_none);
+        missing.unwrap_or_default()
     }
 
     /// Nobody waits for the outcome any more, or it is known already.

@@ -106,19 +106,21 @@ impl Lane {
 
     async fn gather_directly(
         keys: &[Key],
-        parts: &[(&Self, Vec<usize>)],
+        lanes: &[&Self],
+        parts: &[usize],
         deadline: Instant,
     ) -> Result<Cells, PlaceError> {
-        let answers = parts.iter().map(|(lane, places)| async move {
-            let own: Vec<Key> = places.iter().map(|&place| keys[place].clone()).collect();
-            let cells = lane.0.read(&own, deadline).await;
-            cells.map_err(|error| (places[0], error))
+        let answers = lanes.iter().enumerate().map(|(part, lane)| async move {
+            let places = || (0..keys.len()).filter(move |place| parts[*place] == part);
+            let own: Vec<Key> = places().map(|place| keys[place].clone()).collect();
+            match lane.0.read(&own, deadline).await {
+                Ok(cells) => Ok(places().zip(cells)),
+                Err(error) => Err((places().next().unwrap_or_default(), error)),
+            }
         });
         let mut found: Cells = vec![Ok(None); keys.len()];
-        for (answer, (_, places)) in try_join_all(answers).await?.into_iter().zip(parts) {
-            for (cell, &place) in answer.into_iter().zip(places) {
-                found[place] = cell;
-            }
+        for (place, cell) in try_join_all(answers).await?.into_iter().flatten() {
+            found[place] = cell;
         }
         Ok(found)
     }
@@ -153,34 +155,31 @@ impl Lane {
         lanes: impl Iterator<Item = &Self>,
         deadline: Instant,
     ) -> Result<Cells, PlaceError> {
-        let mut parts: Vec<(&Self, Vec<usize>)> = Vec::with_capacity(2);
-        for (place, lane) in lanes.enumerate() {
-            let known = parts
-                .iter_mut()
-                .find(|(known, _)| std::ptr::eq(*known, lane));
-            match known {
-                Some((_, places)) => places.push(place),
-                None => parts.push((lane, vec![place])),
-            }
-        }
+        // Each server once, and which of them has each key.
+        let mut asked: Vec<&Self> = Vec::with_capacity(2);
+        let mut parts = Vec::with_capacity(keys.len());
         let mut probes = Vec::new();
-        for (lane, places) in &parts {
-            probes.extend(lane.admit().map_err(|error| (places[0], error))?);
+        for (place, lane) in lanes.enumerate() {
+            let known = asked.iter().position(|known| std::ptr::eq(*known, lane));
+            parts.push(known.unwrap_or(asked.len()));
+            if known.is_none() {
+                probes.extend(lane.admit().map_err(|error| (place, error))?);
+                asked.push(lane);
+            }
         }
         let deadline = probes.iter().fold(deadline, |deadline, probe| {
             Probe::deadline(Some(probe), deadline)
         });
-        if let [(lane, _)] = parts[..] {
+        if let [lane] = asked[..] {
             return lane.read(keys, deadline).await.map_err(|error| (0, error));
         }
-        let direct: Option<Vec<_>> = parts.iter().map(|(lane, _)| lane.0.direct()).collect();
+        let direct: Option<Vec<_>> = asked.iter().map(|lane| lane.0.direct()).collect();
         if direct.is_some() {
-            return Self::gather_directly(keys, &parts, deadline).await;
+            return Self::gather_directly(keys, &asked, &parts, deadline).await;
         }
         let (reply, answer) = oneshot::channel();
-        let (lanes, places): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let read = Arc::new(Gather::new(keys.to_vec(), places, reply));
-        for (part, lane) in lanes.into_iter().enumerate() {
+        let read = Arc::new(Gather::new(keys.to_vec(), parts, reply));
+        for (part, lane) in asked.into_iter().enumerate() {
             lane.0.enqueue(Waiting {
                 ask: Ask::Part(read.clone(), part),
                 deadline,

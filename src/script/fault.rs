@@ -68,11 +68,11 @@ fn explained(code: &str, detail: &str) -> Error {
         ),
         "NOAUTH" => (
             ErrorKind::Unauthenticated,
-            "the server asks for credentials (NOAUTH); put user and password into the URL",
+            "the server asks for credentials (NOAUTH); give user and password, in the URL or by ClientBuilder::credentials",
         ),
         "WRONGPASS" => (
             ErrorKind::Unauthenticated,
-            "user or password is wrong (WRONGPASS); check the credentials in the URL",
+            "user or password is wrong (WRONGPASS); check the credentials",
         ),
         "NOPERM" => (
             ErrorKind::Forbidden,

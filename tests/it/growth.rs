@@ -11,6 +11,7 @@ use hedgerow::{Cache, Client, ErrorKind};
 use crate::freshness::{By, stale_reads};
 use crate::server::Server;
 use crate::shards::start;
+use crate::wait::patient;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -52,7 +53,7 @@ impl Move {
                 .moving_from(self.old.clone()),
             _ => builder.shards(self.new.clone()),
         };
-        builder.connect().await.expect("good shards")
+        patient(builder).connect().await.expect("good shards")
     }
 
     async fn clients(&self, steps: [u8; 4]) -> Vec<Client> {

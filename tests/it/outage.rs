@@ -20,8 +20,16 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Does not wait for long.
 async fn hasty(server: &Server) -> Client {
-    let builder = server.builder().deadline(Duration::from_millis(300));
-    let builder = builder.cache_deadline(Duration::from_millis(300));
+    giving_up(server, Duration::from_millis(300)).await
+}
+
+/// One that gives up late enough for calls to be served, on a slow machine too.
+async fn waits(server: &Server) -> Client {
+    giving_up(server, Duration::from_secs(5)).await
+}
+
+async fn giving_up(server: &Server, after: Duration) -> Client {
+    let builder = server.builder().deadline(after).cache_deadline(after);
     builder.connect().await.expect("a good URL")
 }
 
@@ -372,9 +380,9 @@ async fn when_the_server_dies_waiters_load_or_are_told_and_the_leader_returns_it
     let server = Server::start_single().await;
     let gate = Gate::closed();
     let (leader, strict, bypassing) = (
-        hasty(&server).await.cache("c").outage(Outage::Bypass),
-        hasty(&server).await.cache("c"),
-        hasty(&server).await.cache("c").outage(Outage::Bypass),
+        waits(&server).await.cache("c").outage(Outage::Bypass),
+        waits(&server).await.cache("c"),
+        waits(&server).await.cache("c").outage(Outage::Bypass),
     );
     let load = gate.clone();
     let leading = tokio::spawn(

@@ -10,16 +10,14 @@ use rand::RngExt as _;
 
 use crate::faults::Row;
 use crate::topology::{Node, Replicated};
-use crate::wait::until;
+use crate::wait::{patient, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn client(servers: &Replicated) -> Client {
     let replicas = servers.nodes()[1..].iter().map(|node| node.url());
     let builder = Client::builder().replicas(&servers.primary().url(), replicas);
-    // Machines under test are slow at times; what is told late is no subject here.
-    let builder = builder.cache_deadline(Duration::from_secs(20));
-    builder.connect().await.expect("good URLs")
+    patient(builder).connect().await.expect("good URLs")
 }
 
 fn near(client: &Client) -> Cache {

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use hedgerow::{Cache, Client, ClientBuilder, ErrorKind, Outage};
 
 use crate::server::Server;
-use crate::wait::{bounded, queued, until, waiting};
+use crate::wait::{bounded, patient, queued, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -27,7 +27,8 @@ pub fn over(servers: &[Server]) -> ClientBuilder {
 }
 
 pub async fn client(servers: &[Server]) -> Client {
-    over(servers).connect().await.expect("good shards")
+    let builder = patient(over(servers));
+    builder.connect().await.expect("good shards")
 }
 
 /// Where `key` is; it is somewhere, once.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hedgerow::Lock;
+use hedgerow::{ClientBuilder, Lock};
 
 use crate::server::Server;
 
@@ -22,6 +22,12 @@ pub async fn bounded<F: Future>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), future)
         .await
         .unwrap_or_else(|_| panic!("waited a minute for this: {what}"))
+}
+
+/// For clients of which nobody asks how soon they give up: machines under test are slow at times.
+pub fn patient(builder: ClientBuilder) -> ClientBuilder {
+    let patience = Duration::from_secs(20);
+    builder.deadline(patience).cache_deadline(patience)
 }
 
 /// Waits until `processes` stand in the queue of `lock`.

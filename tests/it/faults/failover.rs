@@ -131,6 +131,7 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
             outcome: outcome.into(),
             before: 4,
             hit: 3,
+            meanwhile: 0,
             refused: 0,
             unknown: 0,
             lost,

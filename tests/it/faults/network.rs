@@ -96,6 +96,7 @@ impl Scene {
             outcome: outcome.into(),
             before: WARM + 2,
             hit: rule.hits(),
+            meanwhile: 0,
             refused: 0,
             unknown: usize::from(outcome.starts_with("unknown")),
             lost: 0,

@@ -25,6 +25,8 @@ pub struct Row {
     /// Operations, replies or connections that the fault has hit.
     pub hit: usize,
     /// Calls that were told as failed and not executed.
+    /// Calls that succeeded between the fault and the last failure.
+    pub meanwhile: usize,
     pub refused: usize,
     /// Calls that were told as unknown.
     pub unknown: usize,
@@ -58,6 +60,7 @@ impl Row {
             outcome: outcome.into(),
             before,
             hit,
+            meanwhile: 0,
             refused: 0,
             unknown: 0,
             lost: 0,
@@ -105,7 +108,7 @@ fn the_table_is_written() {
     let mut text = HEAD.to_owned();
     for row in rows {
         text += &format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
             row.fault,
             row.name,
             row.topology,
@@ -113,6 +116,7 @@ fn the_table_is_written() {
             row.outcome,
             row.before,
             row.hit,
+            row.meanwhile,
             row.refused,
             row.unknown,
             row.lost,
@@ -134,10 +138,10 @@ const HEAD: &str = "# Faults
 
 Written by `make faults`: each row is a test that starts traffic, brings a fault about on real servers, proves that it has hit
 something, and checks the books afterwards (`tests/it/faults`). *Before* counts successes before the fault; *hit* what the fault
-has hit; *refused* calls that were told as not executed; *unknown* calls that were told as indeterminate, each of which was applied once
+has hit; *served* calls that succeeded between the fault and the last failure; *refused* calls that were told as not executed; *unknown* calls that were told as indeterminate, each of which was applied once
 or not at all; *lost* acknowledged operations that were gone afterwards, which only faults that lose data may cause; *gap* is the longest time
 without a success from the fault on, in milliseconds. Counts and times differ from run to run and from machine to machine.
 
-| # | fault | topology | primitive | outcome | before | hit | refused | unknown | lost | gap |
-|---|---|---|---|---|---|---|---|---|---|---|
+| # | fault | topology | primitive | outcome | before | hit | served | refused | unknown | lost | gap |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 ";

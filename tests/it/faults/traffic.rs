@@ -48,6 +48,9 @@ pub struct Books {
     in_flight: AtomicUsize,
     /// Calls that were in flight when the fault came.
     hit: AtomicUsize,
+    /// Successes before the fault, and from then on until the last failure.
+    before: AtomicUsize,
+    meanwhile: AtomicUsize,
     gap: Mutex<Gap>,
 }
 
@@ -132,6 +135,7 @@ impl Traffic {
                 hit > 0
             })
             .await;
+            books.before.store(books.done(), Ordering::SeqCst);
             *books.gap.lock().expect("no panic") = Gap {
                 last: Some(Instant::now()),
                 longest: Duration::ZERO,
@@ -158,6 +162,7 @@ impl Traffic {
                 outcome: outcome.to_owned(),
                 before: self.before,
                 hit: books.hit.load(Ordering::SeqCst),
+                meanwhile: books.meanwhile.load(Ordering::SeqCst),
                 refused: books.refused(),
                 unknown: books.unknown(),
                 lost,
@@ -354,6 +359,8 @@ impl Books {
             true => self.unknown.fetch_add(1, Ordering::SeqCst),
             false => self.refused.fetch_add(1, Ordering::SeqCst),
         };
+        let since = self.done() - self.before.load(Ordering::SeqCst);
+        self.meanwhile.store(since, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -24,6 +24,7 @@ use crate::topology::{
     Clients, Cluster, Lease, Node, Sentinels, Shards, TlsServer, lease_cluster, lease_sentinels,
     lease_shards,
 };
+use crate::wait::patient;
 use limited::Limited;
 use single::{Killed, Single};
 
@@ -72,8 +73,9 @@ impl Server {
     }
 
     /// A client of its own: own connections, own keepers, own flights, as another process has.
+    /// A [`patient`] client.
     pub async fn client(&self) -> Client {
-        self.builder().connect().await.expect("a good URL")
+        patient(self.builder()).connect().await.expect("a good URL")
     }
 
     /// As [`client`](Self::client), for callers so many that a slow machine keeps them waiting.
@@ -84,6 +86,10 @@ impl Server {
 
     pub fn builder(&self) -> ClientBuilder {
         clients::builder(&self.0)
+    }
+
+    pub fn speaks_tls(&self) -> bool {
+        matches!(self.0, Place::Tls(_))
     }
 
     /// Runs a command as the administrator: where its keys are, or on all servers where that is

@@ -215,7 +215,14 @@ impl Pooled for Cluster {
 
 impl Pooled for Sentinels {
     async fn born() -> Self {
-        Self::start().await
+        let servers = Self::start().await;
+        // On a machine that is busy, a server that is slow is not to be taken for dead.
+        let after = "down-after-milliseconds";
+        for sentinel in servers.sentinels() {
+            let words = ["SENTINEL", "SET", Self::NAME, after, "60000"];
+            let _: String = sentinel.run(&words).await;
+        }
+        servers
     }
 
     fn data(&self) -> Vec<&Node> {

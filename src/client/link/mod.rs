@@ -5,24 +5,24 @@
 //! that it changed. [`Lane`](super::lane::Lane) sends commands over one link, the push
 //! [`Hub`](super::push::Hub) listens on another.
 
+mod connect;
+mod watch;
+
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value};
+use redis::{Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::breaker::{Breaker, is_out};
-use super::dial::dial;
-use super::endpoint::Endpoint;
 use super::health::Health;
 use super::source::Source;
-use super::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::script::{from_driver, from_server};
+use crate::script::from_server;
 
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -157,49 +157,6 @@ impl Link {
         }
     }
 
-    async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
-        let Ok(_turn) = timeout_at(deadline, self.connecting.lock()).await else {
-            return Err(self.not_connected());
-        };
-        loop {
-            if let Some(live) = self.current() {
-                return Ok(live);
-            }
-            let not_before = self.state().backoff.not_before;
-            if let Some(at) = not_before {
-                if at >= deadline {
-                    return Err(self.not_connected());
-                }
-                tokio::select! {
-                    () = tokio::time::sleep_until(at) => {}
-                    () = self.route.source.news() => {}
-                }
-            }
-            if Instant::now() >= deadline {
-                return Err(self.not_connected());
-            }
-            match self.connect(deadline).await {
-                Ok(live) => return Ok(live),
-                Err(error) if error.fate() == Fate::NotExecuted => {
-                    // A password that is being rotated is no outage.
-                    if error.kind() != ErrorKind::Unauthenticated {
-                        self.breaker.failed(&error);
-                    }
-                    let mut state = self.state();
-                    state.backoff.failed();
-                    // That the deadline cut an attempt short says less than why the one before
-                    // it failed.
-                    if state.last_error.is_none() || Instant::now() < deadline {
-                        state.last_error = Some(error);
-                    }
-                    drop(state);
-                    self.trouble();
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Why there was no connection before the deadline: what the last attempt failed with.
     fn not_connected(&self) -> Error {
         self.last_error().unwrap_or_else(not_connected_in_time)
@@ -224,100 +181,6 @@ impl Link {
     fn current(&self) -> Option<Live> {
         let state = self.state();
         state.live.as_ref().filter(|live| !live.is_dead()).cloned()
-    }
-
-    async fn connect(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
-        let until = deadline.min(Instant::now() + self.route.connect_timeout);
-        let endpoint = match &self.route.source {
-            Source::Server(endpoint) => Some(endpoint),
-            Source::Brought(_) => None,
-            Source::Sentinels(sentinels) => return self.follow(sentinels, until).await,
-        };
-        self.opened(endpoint, until).await
-    }
-
-    /// Connects to the primary, unless that is another one by then.
-    async fn follow(self: &Arc<Self>, sentinels: &Arc<Sentinels>, until: Instant) -> Result<Live> {
-        let endpoint = sentinels.primary(until).await?;
-        let live = tokio::select! {
-            live = self.opened(Some(&endpoint), until) => live?,
-            () = sentinels.left(&endpoint.address) => return Err(moved_meanwhile()),
-        };
-        // Who learnt of another primary before the connection was in use has not ended it.
-        if !sentinels.names(&endpoint.address) {
-            self.reset();
-            return Err(moved_meanwhile());
-        }
-        Ok(live)
-    }
-
-    /// Opens a connection to `endpoint`, or takes the brought one, and puts it into use.
-    async fn opened(self: &Arc<Self>, endpoint: Option<&Endpoint>, until: Instant) -> Result<Live> {
-        let health = Arc::new(Health::default());
-        let connection = match (endpoint, &self.route.source) {
-            (Some(endpoint), _) => {
-                let (connection, wire) = dial(endpoint, self.config(&health), until).await?;
-                health.hold(wire);
-                connection
-            }
-            (None, Source::Brought(connection)) if self.state().epoch == 0 => connection.clone(),
-            (None, _) => {
-                return Err(Error::new(
-                    ErrorKind::Disconnected,
-                    "the connection that the caller brought is gone; bring a new one",
-                )
-                .with_fate(Fate::Refused));
-            }
-        };
-        let mut live = Live {
-            connection,
-            epoch: 0,
-            health,
-        };
-        self.introduce(&mut live, until).await?;
-        let mut state = self.state();
-        state.epoch += 1;
-        live.epoch = state.epoch;
-        state.backoff = Backoff::default();
-        state.last_error = None;
-        state.live = Some(live.clone());
-        drop(state);
-        tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
-        tokio::spawn(watch(Arc::downgrade(self), live.clone().into_watched()));
-        Ok(live)
-    }
-
-    fn config(&self, health: &Arc<Health>) -> AsyncConnectionConfig {
-        let on_push = self.route.on_push.clone();
-        let health = Arc::downgrade(health);
-        AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(1024)
-            .set_push_sender(move |info: PushInfo| {
-                if info.kind == PushKind::Disconnection
-                    && let Some(health) = health.upgrade()
-                {
-                    health.end();
-                }
-                if let Some(on_push) = &on_push {
-                    on_push(info);
-                }
-                Ok::<(), redis::aio::SendError>(())
-            })
-    }
-
-    /// What a new connection is told, and asked, before it is used.
-    async fn introduce(&self, live: &mut Live, until: Instant) -> Result<()> {
-        let Some(hello) = self.route.source.hello(&self.route.name) else {
-            return Ok(());
-        };
-        let sent = live.connection.send_packed_commands(&hello, 0, hello.len());
-        match timeout_at(until, sent).await {
-            Ok(Ok(replies)) => self.route.source.accept(&replies),
-            Ok(Err(error)) => Err(from_driver(error).with_fate(Fate::NotExecuted)),
-            Err(_) => Err(not_connected_in_time()),
-        }
     }
 
     /// Notes that an answer never came.
@@ -408,66 +271,6 @@ impl Live {
     pub(crate) fn is_dead(&self) -> bool {
         self.health.is_dead()
     }
-
-    fn into_watched(self) -> Watched {
-        Watched {
-            connection: self.connection,
-            epoch: self.epoch,
-            health: Arc::downgrade(&self.health),
-        }
-    }
-}
-
-/// A connection as its watchdog knows it: without keeping it open.
-struct Watched {
-    connection: MultiplexedConnection,
-    epoch: u64,
-    health: Weak<Health>,
-}
-
-/// The watchdog of one connection: spawned by [`Link::connect`], it ends when nobody uses this
-/// connection any more, be it that the link has another by now. A connection that owes replies and has given none for a whole round is
-/// asked for a PING; if that is not answered within a round either, it is given up. (TCP alone
-/// does not notice a peer that is frozen and still acknowledges.) A push connection owes nothing
-/// and is asked every round.
-async fn watch(link: Weak<Link>, mut watched: Watched) {
-    let mut seen = 0;
-    loop {
-        tokio::time::sleep(WATCH_ROUND).await;
-        let Some(health) = watched.health.upgrade().filter(|health| !health.is_dead()) else {
-            return;
-        };
-        let (replies, owes) = (health.replies(), health.owes());
-        let listens = link
-            .upgrade()
-            .is_some_and(|link| link.route.on_push.is_some());
-        if replies != seen || !(owes || listens) {
-            seen = replies;
-            continue;
-        }
-        drop(health);
-        let ping = redis::cmd("PING");
-        let pong = timeout_at(
-            Instant::now() + WATCH_ROUND,
-            watched.connection.send_packed_command(&ping),
-        );
-        let alive = matches!(pong.await, Ok(Ok(_)));
-        let Some(health) = watched.health.upgrade() else {
-            return;
-        };
-        if alive || health.replies() != seen {
-            continue;
-        }
-        health.end();
-        let Some(link) = link.upgrade() else { return };
-        tracing::warn!(target: "hedgerow::client", connection = link.route.name, epoch = watched.epoch, "the connection is silent; giving it up");
-        link.abandon(watched.epoch, None);
-        link.trouble();
-        if let Some(on_push) = &link.route.on_push {
-            on_push(disconnection());
-        }
-        return;
-    }
 }
 
 fn disconnection() -> PushInfo {
@@ -481,13 +284,6 @@ fn not_connected_in_time() -> Error {
     Error::new(
         ErrorKind::Unreachable,
         "no connection to the server before the deadline",
-    )
-}
-
-fn moved_meanwhile() -> Error {
-    Error::new(
-        ErrorKind::Unreachable,
-        "the primary has moved to another server meanwhile",
     )
 }
 
@@ -508,6 +304,3 @@ impl fmt::Debug for Link {
             .finish()
     }
 }
-
-/// How long a connection may owe a reply before it is asked for a sign of life.
-const WATCH_ROUND: Duration = Duration::from_secs(1);
