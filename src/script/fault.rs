@@ -112,7 +112,7 @@ fn explained(code: &str, detail: &str) -> Error {
             ErrorKind::Overflow,
             "the counter would pass the end of i64; it is unchanged",
         ),
-        // Redis 7.0 reports an ACL denial inside a script in words, later servers by code.
+        // An ACL denial inside a script is told in words; those of Redis 7.0 are not those of later servers.
         "ERR"
             if detail.contains("can't run this command")
                 || detail.contains("can't publish to the channel")

@@ -238,7 +238,7 @@ pub async fn stale_reads(clients: Vec<Client>, by: By) -> usize {
 async fn three_clients(server: &Server) -> Subject {
     let mut clients = Vec::new();
     for _ in 0..3 {
-        clients.push(server.patient().await);
+        clients.push(server.client().await);
     }
     Subject::Cache(clients)
 }

@@ -194,7 +194,8 @@ async fn a_waiter_takes_over_when_the_leading_process_dies() {
 #[tokio::test]
 async fn a_leader_that_is_slow_but_alive_is_not_superseded() {
     let server = Server::start().await;
-    let takeover = Duration::from_millis(300);
+    // So long that a machine under test stands still for less.
+    let takeover = Duration::from_secs(1);
     let gate = Gate::closed();
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..2 {
@@ -208,7 +209,7 @@ async fn a_leader_that_is_slow_but_alive_is_not_superseded() {
         while deadlines
             .last()
             .zip(deadlines.first())
-            .is_none_or(|(last, first)| last - first < 900)
+            .is_none_or(|(last, first)| last - first < 3000)
         {
             let deadline: u64 = server.run(&["HGET", "hr:l:{c:k}", "takeover"]).await;
             deadlines.insert(deadline);
@@ -227,7 +228,7 @@ async fn a_leader_that_is_slow_but_alive_is_not_superseded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_cancelled_at_random_lose_no_load_and_leave_no_lease() {
     let server = Server::start().await;
-    let clients = [server.patient().await, server.patient().await];
+    let clients = [server.client().await, server.client().await];
     let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut random = StdRng::seed_from_u64(7);
     let mut cancelled = 0;

@@ -78,12 +78,6 @@ impl Server {
         patient(self.builder()).connect().await.expect("a good URL")
     }
 
-    /// As [`client`](Self::client), for callers so many that a slow machine keeps them waiting.
-    pub async fn patient(&self) -> Client {
-        let builder = self.builder().cache_deadline(Duration::from_secs(20));
-        builder.connect().await.expect("a good URL")
-    }
-
     pub fn builder(&self) -> ClientBuilder {
         clients::builder(&self.0)
     }
