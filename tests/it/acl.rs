@@ -10,7 +10,7 @@ use redis::Value;
 use crate::lua;
 use crate::server::Server;
 use crate::topology::{Cluster, Sentinels};
-use crate::wait::{queued, until};
+use crate::wait::{patient, queued, until};
 
 #[test]
 fn the_rule_names_the_commands_of_the_sources_and_no_others() {
@@ -102,7 +102,7 @@ async fn a_cluster_with_a_slot_on_its_way_needs_no_more() {
     cluster.run_all::<Value>(&words).await;
     let seeds = cluster.nodes().iter();
     let seeds = seeds.map(|node| format!("redis://least:privilege@{}", node.address()));
-    let client = Client::builder().cluster(seeds);
+    let client = patient(Client::builder().cluster(seeds));
     let client = client.connect().await.expect("good URLs");
     client.ping().await.expect("all answer");
 
@@ -150,7 +150,7 @@ async fn sentinels_and_replicas_need_no_more() {
     let urls = watchers.iter();
     let urls = urls.map(|node| format!("redis://least:privilege@{}", node.address()));
     let client = Client::builder().sentinels(urls, Sentinels::NAME);
-    let client = client
+    let client = patient(client)
         .credentials(hedgerow::Credentials::user("least", "privilege"))
         .connect()
         .await;

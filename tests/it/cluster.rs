@@ -8,11 +8,11 @@ use std::time::Duration;
 use hedgerow::{Client, ErrorKind};
 
 use crate::topology::{Cluster, not_here};
-use crate::wait::{bounded, until};
+use crate::wait::{bounded, patient, until};
 
 async fn client(cluster: &Cluster) -> Client {
     let seeds = cluster.primaries().iter().map(|node| node.url());
-    let builder = Client::builder().cluster(seeds);
+    let builder = patient(Client::builder().cluster(seeds));
     builder.connect().await.expect("good seeds")
 }
 
@@ -306,7 +306,7 @@ async fn a_failover_by_hand_loses_no_add_and_counts_none_twice() {
 
 #[tokio::test]
 async fn a_crashed_primary_is_replaced_and_the_others_do_not_notice() {
-    let cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start_hasty(3, 1).await;
     let client = client(&cluster).await;
     let load = Load::start(&client, 16);
     load.goes_on(1_000).await;
@@ -336,7 +336,7 @@ async fn a_crashed_primary_is_replaced_and_the_others_do_not_notice() {
 
 #[tokio::test]
 async fn a_lone_call_that_meets_a_crash_is_answered_by_the_replica() {
-    let cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start_hasty(3, 1).await;
     let seeds = cluster.primaries().iter().map(|node| node.url());
     let builder = Client::builder().cluster(seeds);
     let patient = builder.deadline(Duration::from_secs(60));
@@ -357,7 +357,7 @@ async fn a_lone_call_that_meets_a_crash_is_answered_by_the_replica() {
 
 #[tokio::test]
 async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_fences() {
-    let cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start_hasty(3, 1).await;
     let (one, two) = (client(&cluster).await, client(&cluster).await);
     let name = "invoice:7";
     let guard = one.lock(name).acquire().await.expect("free");

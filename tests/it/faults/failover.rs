@@ -68,7 +68,7 @@ async fn fault_19_sentinels_demote_a_primary_by_hand() {
 
 #[tokio::test]
 async fn fault_24_a_failover_loses_what_was_acknowledged() {
-    let cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start_hasty(3, 1).await;
     let client = client(&cluster).await;
     let name = "hr:c:{fence:1}";
     let node = cluster.owner_of(hedgerow::slot(name.as_bytes())).await;
@@ -178,7 +178,7 @@ async fn fault_25_the_primary_of_sentinels_freezes() {
 
 #[tokio::test]
 async fn fault_26_a_clusters_primary_crashes() {
-    let cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start_hasty(3, 1).await;
     let client = client(&cluster).await;
     let mut traffic = Traffic::start(&client, 12, Loss::Data);
     traffic.flows(200).await;
@@ -194,7 +194,7 @@ async fn fault_26_a_clusters_primary_crashes() {
 
 #[tokio::test]
 async fn fault_26_a_clusters_primary_freezes() {
-    let cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start_hasty(3, 1).await;
     let client = client(&cluster).await;
     let mut traffic = Traffic::start(&client, 12, Loss::Data);
     traffic.flows(200).await;
@@ -211,7 +211,7 @@ async fn fault_26_a_clusters_primary_freezes() {
 
 #[tokio::test]
 async fn fault_27_slots_move_under_load() {
-    let cluster = Cluster::start(3, 0).await;
+    let cluster = Cluster::start_hasty(3, 0).await;
     let client = client(&cluster).await;
     let mut traffic = Traffic::start(&client, 12, Loss::None);
     traffic.flows(200).await;

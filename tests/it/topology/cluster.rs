@@ -23,19 +23,23 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster and waits until all nodes agree on it. A node that is silent for a second
-    /// is believed dead.
+    /// Starts a cluster and waits until all nodes agree on it. A node is believed dead only after a
+    /// long silence, so that no standstill of the machine makes another primary.
     pub async fn start(primaries: usize, replicas: usize) -> Self {
-        Self::start_with(primaries, replicas, &["--cluster-node-timeout", "1000"]).await
+        Self::born(primaries, replicas, LONG_MS).await
     }
 
-    /// As [`start`](Self::start), with arguments for all nodes.
-    pub async fn start_with(primaries: usize, replicas: usize, arguments: &[&str]) -> Self {
+    /// As [`start`](Self::start), but a node that is silent for a second is believed dead.
+    pub async fn start_hasty(primaries: usize, replicas: usize) -> Self {
+        Self::born(primaries, replicas, "1000").await
+    }
+
+    async fn born(primaries: usize, replicas: usize, silence_ms: &str) -> Self {
         let nodes = primaries * (1 + replicas);
         let mut why = String::new();
         for _ in 0..3 {
             let announced = vec![None; nodes];
-            match Self::try_start(primaries, &announced, arguments).await {
+            match Self::try_start(primaries, &announced, silence_ms).await {
                 Ok(cluster) => {
                     cluster.agrees().await;
                     return cluster;
@@ -49,7 +53,7 @@ impl Cluster {
     /// Primaries each of which tells clients to come to the port given for it: a proxy's.
     pub async fn start_announcing(ports: &[u16]) -> Self {
         let announced: Vec<_> = ports.iter().copied().map(Some).collect();
-        let cluster = Self::try_start(ports.len(), &announced, &[]).await;
+        let cluster = Self::try_start(ports.len(), &announced, LONG_MS).await;
         let cluster = cluster.unwrap_or_else(|why| panic!("no cluster: {why}"));
         cluster.agrees().await;
         cluster
@@ -58,7 +62,7 @@ impl Cluster {
     async fn try_start(
         primaries: usize,
         announced: &[Option<u16>],
-        arguments: &[&str],
+        silence_ms: &str,
     ) -> Result<Self, String> {
         let ports: Vec<_> = announced.iter().map(|_| Port::free()).collect();
         let buses: Vec<_> = announced.iter().map(|_| Port::free()).collect();
@@ -100,7 +104,7 @@ impl Cluster {
                 .with(&["--cluster-announce-port", &told])
                 .with(&["--cluster-replica-validity-factor", "0"])
                 .with(&["--repl-diskless-sync-delay", "0"])
-                .with(arguments)
+                .with(&["--cluster-node-timeout", silence_ms])
                 .file("nodes.conf", born_as(index, primaries, &ids, &places));
             starting.push(recipe.try_start());
         }
@@ -343,6 +347,9 @@ fn born_as(index: usize, primaries: usize, ids: &[String], places: &[String]) ->
     }
     text + &format!("vars currentEpoch {primaries} lastVoteEpoch 0\n")
 }
+
+/// A silence after which a node is believed dead that nothing but its death explains.
+const LONG_MS: &str = "15000";
 
 /// The slots of a primary at the start.
 fn slots_of(index: usize, primaries: usize) -> Range<u16> {

@@ -201,7 +201,7 @@ async fn kill_clients(node: &Node) -> RedisResult<()> {
 
 impl Pooled for Cluster {
     async fn born() -> Self {
-        Self::start_with(3, 0, &["--cluster-node-timeout", "15000"]).await
+        Self::start(3, 0).await
     }
 
     fn data(&self) -> Vec<&Node> {

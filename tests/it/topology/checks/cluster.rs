@@ -63,7 +63,7 @@ async fn a_slot_is_moved_and_every_step_shows() {
 
 #[tokio::test]
 async fn replicas_take_over_when_asked_and_when_a_primary_dies() {
-    let cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start_hasty(3, 1).await;
     let key = "a";
     let _: String = cluster.run(&["SET", key, "1"]).await;
     let old = cluster.owner_of(hedgerow::slot(key.as_bytes())).await;
