@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
+use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
@@ -228,6 +229,7 @@ impl ClientBuilder {
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
             approach: self.approach()?,
             reads: Reads::Together,
+            pipelines: PIPELINES_TO_ONE,
             on_trouble: None,
             missed,
         })

@@ -31,6 +31,8 @@ pub(crate) struct Lane(Arc<Shared>);
 struct Shared {
     link: Arc<Link>,
     reads: Reads,
+    /// How many carriers may be under way at once.
+    pipelines: usize,
     queue: Mutex<Queue>,
 }
 
@@ -69,10 +71,11 @@ pub(super) enum Ask {
 }
 
 impl Lane {
-    pub(crate) fn new(link: Arc<Link>, reads: Reads) -> Self {
+    pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize) -> Self {
         Self(Arc::new(Shared {
             link,
             reads,
+            pipelines,
             queue: Mutex::default(),
         }))
     }
@@ -225,7 +228,7 @@ impl Shared {
     fn enqueue(self: &Arc<Self>, waiting: Waiting) {
         let mut queue = self.queue();
         queue.waiting.push_back(waiting);
-        if queue.carriers < MOST_CARRIERS {
+        if queue.carriers < self.pipelines {
             queue.carriers += 1;
             drop(queue);
             tokio::spawn(
@@ -353,9 +356,13 @@ fn late(message: &'static str) -> Error {
 /// How many commands may travel by themselves before others are gathered.
 const MOST_DIRECT: usize = 1;
 
-/// How many pipelines may be under way at once: the server works on one while the client unpacks
-/// the other.
-const MOST_CARRIERS: usize = 2;
+/// How many pipelines to one server may be under way at once: it works on one while the client
+/// unpacks the other.
+pub(crate) const PIPELINES_TO_ONE: usize = 2;
+
+/// The same where there are several servers: others work while the client unpacks. Fewer pipelines
+/// hold more each, which is cheaper.
+pub(crate) const PIPELINES_TO_EACH: usize = 1;
 
 /// How many commands one pipeline carries at most.
 const LARGEST_BATCH: usize = 512;

@@ -24,6 +24,8 @@ pub(crate) struct Style {
     pub(crate) connect_timeout: Duration,
     pub(crate) approach: Approach,
     pub(crate) reads: Reads,
+    /// How many pipelines to a server may be under way at once.
+    pub(crate) pipelines: usize,
     pub(crate) on_trouble: Option<OnTrouble>,
     /// Moves whenever a push may have been missed.
     pub(crate) missed: Arc<watch::Sender<u64>>,
@@ -82,7 +84,7 @@ impl Node {
         });
         Self {
             address,
-            lane: Lane::new(link.clone(), style.reads),
+            lane: Lane::new(link.clone(), style.reads, style.pipelines),
             link,
             hub: None,
         }

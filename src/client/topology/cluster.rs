@@ -17,7 +17,7 @@ use super::slots::{Redirect, SLOTS, redirect};
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
-use crate::client::lane::Lane;
+use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -60,6 +60,7 @@ impl Cluster {
         }
         let style = Style {
             reads: Reads::OneByOne,
+            pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
         Ok(Self(Census::new(seeds, style)))

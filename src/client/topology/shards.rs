@@ -14,7 +14,7 @@ use super::rendezvous::Ring;
 use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::endpoint::{Approach, Endpoint};
-use crate::client::lane::Lane;
+use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::Result;
@@ -169,9 +169,13 @@ impl Shards {
                 })
             }
         };
+        let style = Style {
+            pipelines: PIPELINES_TO_EACH,
+            ..style.clone()
+        };
         let named = |(name, endpoint): (&str, Endpoint)| Named {
             name: name.into(),
-            node: Node::new(&endpoint, style),
+            node: Node::new(&endpoint, &style),
         };
         Ok(Self {
             nodes: known.into_iter().map(named).collect(),
