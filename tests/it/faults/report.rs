@@ -104,7 +104,10 @@ fn the_table_is_written() {
         })
         .collect();
     assert!(!rows.is_empty(), "the matrix has run");
-    rows.sort_by_key(|row| (row.fault, row.topology.clone(), row.primitive.clone()));
+    rows.sort_by_key(|row| {
+        let place = (row.topology.clone(), row.name.clone());
+        (row.fault, place, row.primitive.clone())
+    });
     let mut text = HEAD.to_owned();
     for row in rows {
         text += &format!(
