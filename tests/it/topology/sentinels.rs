@@ -91,6 +91,13 @@ impl Sentinels {
         .await;
     }
 
+    /// Whether any of them has noticed that time has jumped, and does nothing about it for a while.
+    pub async fn are_in_tilt(&self) -> bool {
+        let told = self.sentinels.iter();
+        let told = join_all(told.map(|sentinel| sentinel.info("sentinel", "sentinel_tilt"))).await;
+        told.iter().any(|tilt| tilt != "0")
+    }
+
     /// Waits until a failover could be made.
     pub async fn ready(&self) {
         until("the sentinels know each other", async || {
