@@ -90,9 +90,9 @@ impl Tls {
                     chain,
                     "TLS: the client's certificate chain is no PEM with certificates",
                 )?;
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
+                // What is wrong with it would quote it.
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
                     invalid("TLS: the client's key is no unencrypted private key in PEM")
-                        .with_source(error)
                 })?;
                 config.with_client_auth_cert(chain, key).map_err(|error| {
                     invalid("TLS: the client's certificate and key do not fit each other")
@@ -253,7 +253,8 @@ fn certificates(pem: &[u8], bad: &'static str) -> Result<Vec<CertificateDer<'sta
     match found {
         Ok(found) if found.is_empty() => Err(invalid(bad)),
         Ok(found) => Ok(found),
-        Err(error) => Err(invalid(bad).with_source(error)),
+        // A key in the wrong place would be quoted.
+        Err(_) => Err(invalid(bad)),
     }
 }
 

@@ -73,7 +73,8 @@ pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
         .is_some_and(|hub| hub.hears(&keys.channel))
 }
 
-/// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`.
+/// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`; `there` only asks whether
+/// somebody listens.
 fn received(locks: &Weak<Locks>, message: &[u8]) {
     let (Some(locks), Ok(message)) = (locks.upgrade(), std::str::from_utf8(message)) else {
         return;

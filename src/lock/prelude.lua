@@ -83,9 +83,10 @@ local function hand_over(mine)
     if packed then
       local waiter = cmsgpack.unpack(packed)
       local fence = waiter[1] * 1000 > now() and next_fence()
-      if fence and (owner == mine
-        or heard(waiter[3], 'grant ' .. owner .. ' ' .. fence) or waiter[5] == '0') then
+      if fence and (owner == mine or heard(waiter[3], 'there') or waiter[5] == '0') then
         grant(owner, fence, waiter[2], waiter[3], waiter[4])
+        -- Only what is granted is told: a replica passes on what nobody has heard here.
+        if owner ~= mine then heard(waiter[3], 'grant ' .. owner .. ' ' .. fence) end
         return owner, fence
       end
     end

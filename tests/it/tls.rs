@@ -319,3 +319,15 @@ async fn the_topology_of_tests_by_tls_is_reached() {
     let server = Server::start_on("tls").await;
     server.client().await.ping().await.expect("an answer");
 }
+
+#[test]
+fn a_key_that_lost_its_line_ends_is_not_quoted() {
+    let known = Certificates::make().client;
+    let key = known.key.replace('\n', "");
+    let tls = Tls::new().client_pem(known.certificate, key);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = Client::builder().url("rediss://127.0.0.1:1").tls(tls);
+    let error = runtime.block_on(client.connect()).expect_err("no key");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(std::error::Error::source(&error).is_none(), "{error:?}");
+}

@@ -237,6 +237,10 @@ impl Link {
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
             state.live = None;
+            if why.is_some() {
+                // What answers there may be the same server again.
+                state.backoff.failed();
+            }
             state.last_error = why;
         }
     }
