@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use hedgerow::{Client, Fence};
 
+use crate::monitor::Monitor;
+use crate::process::Child;
 use crate::server::{Server, connection};
 use crate::wait::{bounded, queued, until};
 
@@ -232,4 +234,34 @@ async fn asked_again_and_again(server: &Server) {
         calls_and_seconds(server).await.0 > before + 15.0
     })
     .await;
+}
+
+/// Replicas pass on what a script publishes, and a waiter may still listen at one that was the primary.
+#[tokio::test]
+async fn a_grant_is_told_only_when_it_is_made() {
+    let server = Server::start_single().await;
+    let holder = server.client().await;
+    let guard = holder.lock("a").acquire().await.expect("free");
+    let waiter = Child::start("hold", &[server.url(), "a", "60000"]);
+    queued(&holder.lock("a"), 1).await;
+    // It does nothing any more, and its place becomes that of a process that nobody listens for.
+    waiter.signal("STOP");
+    let mut admin = connection(server.url()).await;
+    let key = &server.keys("hr:{*}:waiters:a").await[0];
+    let mut entry: Vec<Vec<u8>> = server.run(&["HGETALL", key]).await;
+    let is_process = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_hexdigit);
+    let at = entry[1].windows(32).position(is_process);
+    let at = at.expect("the entry names a process");
+    entry[1][at..at + 32].fill(b'f');
+    let mut change = redis::cmd("HSET");
+    change.arg(key).arg(&entry[0]).arg(&entry[1]);
+    let _: usize = change.query_async(&mut admin).await.expect("changed");
+
+    let monitor = Monitor::start(&server).await;
+    guard.release().await.expect("held until now");
+    let seen = monitor.of_scripts(&server).await;
+    assert!(seen.iter().any(|line| line.contains("there")), "{seen:?}");
+    assert!(!seen.iter().any(|line| line.contains("grant ")), "{seen:?}");
+    let free = holder.lock("a").try_acquire().await.expect("an answer");
+    assert!(free.is_some(), "it was granted to nobody");
 }

@@ -40,6 +40,24 @@ impl Monitor {
 
     /// The commands so far that name `word`, without those that scripts and the test itself sent.
     pub async fn commands(&self, server: &Server, word: &str) -> Vec<String> {
+        let ours = |line: &String| {
+            line.contains(word)
+                && !line.contains(" lua]")
+                && !["ECHO", "HKEYS", "KEYS", "COMMAND", "EXISTS"]
+                    .iter()
+                    .any(|verb| line.contains(&format!("] \"{verb}\"")))
+        };
+        self.so_far(server).await.into_iter().filter(ours).collect()
+    }
+
+    /// The commands so far that scripts sent.
+    pub async fn of_scripts(&self, server: &Server) -> Vec<String> {
+        let mut lines = self.so_far(server).await;
+        lines.retain(|line| line.contains(" lua]"));
+        lines
+    }
+
+    async fn so_far(&self, server: &Server) -> Vec<String> {
         let mark = format!("mark-{}", rand::random::<u64>());
         let _: String = server.run(&["ECHO", &mark]).await;
         let lines = || self.lines.lock().expect("no panic").clone();
@@ -48,19 +66,6 @@ impl Monitor {
             marks == self.tasks.len()
         })
         .await;
-        let ours = |line: &String| {
-            line.contains(word)
-                && !line.contains(" lua]")
-                && !["ECHO", "HKEYS", "KEYS", "COMMAND", "EXISTS"]
-                    .iter()
-                    .any(|verb| line.contains(&format!("] \"{verb}\"")))
-        };
-        lines().into_iter().filter(ours).collect()
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(|task| task.abort());
+        lines()
     }
 }
