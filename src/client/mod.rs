@@ -1,4 +1,4 @@
-//! `Client`: the way to one Redis, shared by all primitives.
+//! `Client`: the way to the servers, shared by all primitives.
 //!
 //! Invariant: a client makes at most two connections to a server, one for commands and one for
 //! pushes, both lazily and both made anew when they are lost; `preflight` has one more
@@ -50,7 +50,7 @@ use crate::script::{Call, Executor, Found, Reply, Retry};
 
 /// A client of one Redis or Valkey server.
 ///
-/// Cheap to clone; all clones share two connections. Connections are made when they are first
+/// Cheap to clone; all clones share its connections, two to each server at most. Connections are made when they are first
 /// needed and made again when they are lost, so a service starts while Redis is down and recovers
 /// when it comes back. Every call has a total deadline.
 ///
