@@ -48,9 +48,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Namespace};
 use crate::script::{Call, Executor, Found, Reply, Retry};
 
-/// A client of one Redis or Valkey server.
+/// A client of one Redis or Valkey server, or of several that belong together.
 ///
-/// Cheap to clone; all clones share its connections, two to each server at most. Connections are made when they are first
+/// Cheap to clone; all clones share its connections, two to each server at most. They are made when first
 /// needed and made again when they are lost, so a service starts while Redis is down and recovers
 /// when it comes back. Every call has a total deadline.
 ///
