@@ -225,11 +225,7 @@ impl Sentinels {
                 if !same {
                     tracing::info!(target: "hedgerow::client", service = self.service, %address, epoch, "the sentinels name the primary");
                 }
-                *known = Some(Known {
-                    address,
-                    epoch,
-                    left: None,
-                });
+                *known = Some(Known::next(known.as_ref(), address, epoch));
                 return !same;
             }
             false
