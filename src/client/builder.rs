@@ -111,8 +111,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one attempt to connect may take: 2 s by default, never longer than what is left
-    /// of the call's deadline.
+    /// How long one attempt to connect may take: 2 s by default. Calls wait for it within their
+    /// own deadlines; it goes on when they have left, for those that come later.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self

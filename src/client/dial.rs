@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::attempt::Attempt;
 use super::credentials::{Credentials, Login};
 use super::endpoint::{Address, Endpoint};
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -27,27 +28,27 @@ pub(crate) struct Wire(tokio::task::AbortHandle);
 pub(crate) async fn dial(
     endpoint: &Endpoint,
     config: AsyncConnectionConfig,
-    until: Instant,
+    attempt: &Attempt,
 ) -> Result<(MultiplexedConnection, Wire)> {
     match &endpoint.address {
         Address::Tcp(host, port) => {
             let stream = TcpStream::connect((host.as_str(), *port));
-            let stream = within(until, NOT_ACCEPTED, stream).await?;
+            let stream = attempt.step(not_accepted, stream).await?;
             let stream = stream.map_err(no_connection)?;
             tune(&stream).map_err(no_connection)?;
             #[cfg(feature = "tls")]
             if let Some(tls) = &endpoint.tls {
                 let secured = tls.secured(host, stream);
-                let stream = within(until, NO_TLS_HANDSHAKE, secured).await??;
-                return greeted(endpoint, stream, config, until).await;
+                let stream = attempt.step(no_tls_handshake, secured).await??;
+                return greeted(endpoint, stream, config, attempt).await;
             }
-            greeted(endpoint, stream, config, until).await
+            greeted(endpoint, stream, config, attempt).await
         }
         #[cfg(unix)]
         Address::Unix(path) => {
             let stream = tokio::net::UnixStream::connect(path);
-            let stream = within(until, NOT_ACCEPTED, stream).await?;
-            greeted(endpoint, stream.map_err(no_connection)?, config, until).await
+            let stream = attempt.step(not_accepted, stream).await?;
+            greeted(endpoint, stream.map_err(no_connection)?, config, attempt).await
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(Error::new(
@@ -55,12 +56,6 @@ pub(crate) async fn dial(
             "there are no Unix sockets on this system",
         )),
     }
-}
-
-/// Waits for one step of dialling; `late` says what it means when that does not end in time.
-async fn within<F: Future>(until: Instant, late: &'static str, step: F) -> Result<F::Output> {
-    let outcome = timeout_at(until, step).await;
-    outcome.map_err(|_| Error::new(ErrorKind::Unreachable, late))
 }
 
 /// Sends what is written at once, and has the kernel find out that a silent peer is gone.
@@ -81,7 +76,7 @@ async fn greeted(
     endpoint: &Endpoint,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
-    until: Instant,
+    attempt: &Attempt,
 ) -> Result<(MultiplexedConnection, Wire)> {
     let mut info = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
@@ -89,17 +84,15 @@ async fn greeted(
         .set_db(endpoint.db);
     // A provider is asked when there is somebody to show its answer to.
     if let Some(login) = &endpoint.login {
-        let Ok(credentials) = timeout_at(until, login.credentials()).await else {
-            return Err(no_credentials_in_time());
-        };
-        let Credentials { user, password } = credentials?;
+        let credentials = attempt.step(no_credentials_in_time, login.credentials());
+        let Credentials { user, password } = credentials.await??;
         info = info.set_password(password);
         if let Some(user) = user {
             info = info.set_username(user);
         }
     }
     let hello = said_hello(endpoint, &info, stream, config);
-    within(until, NO_ANSWER, hello).await?
+    attempt.step(no_answer, hello).await?
 }
 
 async fn said_hello(
@@ -230,11 +223,24 @@ impl fmt::Debug for Wire {
     }
 }
 
-const NOT_ACCEPTED: &str =
-    "the server accepts no connection in time; is it hung, or behind a firewall?";
+fn not_accepted() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the server accepts no connection in time; is it hung, or behind a firewall?",
+    )
+}
 
-const NO_ANSWER: &str = "the server accepts connections, but does not answer in time; is it hung?";
+pub(super) fn no_answer() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the server accepts connections, but does not answer in time; is it hung?",
+    )
+}
 
 #[cfg(feature = "tls")]
-const NO_TLS_HANDSHAKE: &str =
-    "the server does not answer the TLS handshake in time; does it speak TLS on this port?";
+fn no_tls_handshake() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the server does not answer the TLS handshake in time; does it speak TLS on this port?",
+    )
+}

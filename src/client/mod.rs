@@ -5,6 +5,7 @@
 //! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod acl;
+mod attempt;
 mod backoff;
 mod batch;
 mod breaker;

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, connection};
-use crate::wait::bounded;
+use crate::wait::{bounded, until};
 
 #[tokio::test]
 async fn a_lost_connection_is_made_again() {
@@ -163,4 +165,49 @@ async fn a_connection_that_has_fallen_silent_is_given_up_and_its_calls_end() {
     }
     assert_eq!(value.expect("read over a new connection"), 1);
     assert_eq!(silence.hits(), 1);
+}
+
+#[tokio::test]
+async fn callers_in_a_hurry_reach_a_server_that_is_slow_to_greet() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let slow = Act::Delay(Duration::from_millis(500));
+    let greeting = proxy.on_reply(Request::every().named("HELLO"), slow);
+    let hasty = proxy.builder().deadline(Duration::from_millis(50));
+    let hasty = hasty.connect().await.expect("a good URL");
+    let error = hasty.ping().await.expect_err("it has not greeted yet");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(
+        error.to_string().contains("does not answer in time"),
+        "{error}"
+    );
+    until("the greeting has come", async || hasty.ping().await.is_ok()).await;
+    assert_eq!(greeting.hits(), 1, "one connection was made");
+
+    // A caller that is dropped takes nothing with it either.
+    let dropped = proxy.builder().connect().await.expect("a good URL");
+    let patience = Duration::from_millis(50);
+    until("the greeting has come", async || {
+        tokio::time::timeout(patience, dropped.ping()).await.is_ok()
+    })
+    .await;
+    assert_eq!(greeting.hits(), 2, "one connection was made");
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_while_it_connects_leaves_no_socket() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = silent.local_addr().expect("it is bound").port();
+    let hour = Duration::from_secs(3600);
+    let url = format!("redis://127.0.0.1:{port}");
+    let builder = Client::builder().url(&url).connect_timeout(hour);
+    let client = builder.deadline(hour).connect().await.expect("a good URL");
+    let asks = tokio::spawn(async move { client.ping().await });
+    let (mut socket, _) = bounded("it connects", silent.accept()).await.expect("open");
+    let mut hello = [0; 5];
+    socket.read_exact(&mut hello).await.expect("a greeting");
+    asks.abort();
+    let mut rest = Vec::new();
+    let closed = bounded("its socket is closed", socket.read_to_end(&mut rest)).await;
+    closed.expect("in good order");
 }

@@ -17,6 +17,7 @@ use redis::{Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::attempt::{Attempt, Running, Waiting, not_connected_in_time};
 use super::backoff::Backoff;
 use super::breaker::{Breaker, is_out};
 use super::health::Health;
@@ -42,10 +43,8 @@ pub(crate) struct Route {
 }
 
 pub(crate) struct Link {
-    route: Route,
+    route: Arc<Route>,
     state: Mutex<State>,
-    /// Held by the one caller that is connecting; the others wait for its result.
-    connecting: tokio::sync::Mutex<()>,
     /// Wakes whoever waits for a connection that nobody will make any more.
     retired: Notify,
     breaker: Breaker,
@@ -53,6 +52,8 @@ pub(crate) struct Link {
 
 struct State {
     live: Option<Live>,
+    /// The attempt to connect that was begun last.
+    attempt: Option<Running>,
     epoch: u64,
     backoff: Backoff,
     last_error: Option<Error>,
@@ -70,15 +71,15 @@ pub(crate) struct Live {
 impl Link {
     pub(crate) fn new(route: Route) -> Arc<Self> {
         Arc::new(Self {
-            route,
+            route: Arc::new(route),
             state: Mutex::new(State {
                 live: None,
+                attempt: None,
                 epoch: 0,
                 backoff: Backoff::default(),
                 last_error: None,
                 retired: false,
             }),
-            connecting: tokio::sync::Mutex::new(()),
             retired: Notify::new(),
             breaker: Breaker::default(),
         })
@@ -155,11 +156,6 @@ impl Link {
             made = self.made(deadline) => made,
             () = retired => Err(retired_error()),
         }
-    }
-
-    /// Why there was no connection before the deadline: what the last attempt failed with.
-    fn not_connected(&self) -> Error {
-        self.last_error().unwrap_or_else(not_connected_in_time)
     }
 
     /// What the last attempt to connect failed with, or why the last connection was left, until an
@@ -262,6 +258,7 @@ impl Link {
         let mut state = self.state();
         state.retired = true;
         state.live = None;
+        state.attempt = None;
         drop(state);
         self.retired.notify_waiters();
     }
@@ -282,13 +279,6 @@ fn disconnection() -> PushInfo {
         kind: PushKind::Disconnection,
         data: Vec::new(),
     }
-}
-
-fn not_connected_in_time() -> Error {
-    Error::new(
-        ErrorKind::Unreachable,
-        "no connection to the server before the deadline",
-    )
 }
 
 fn retired_error() -> Error {
