@@ -41,7 +41,7 @@ pub(crate) struct Approach {
 }
 
 /// Where a server listens.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Address {
     Tcp(String, u16),
     Unix(PathBuf),

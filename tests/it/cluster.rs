@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
+use tokio::net::TcpListener;
 
-use crate::topology::{Cluster, not_here};
+use crate::proxy::{Act, Proxy, Request};
+use crate::topology::{Cluster, Port, not_here};
 use crate::wait::{bounded, patient, until};
 
 async fn client(cluster: &Cluster) -> Client {
@@ -374,6 +376,54 @@ async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_
     let granted = bounded("the lock is granted by the new primary", lock.acquire()).await;
     assert!(granted.expect("granted").fence() > fence);
     cluster.nodes()[node].resume();
+}
+
+#[tokio::test]
+async fn seeds_tell_where_to_go_when_all_known_primaries_are_silent() {
+    let port = Port::free();
+    let cluster = Cluster::start_announcing(&[port.number()]).await;
+    let node = &cluster.nodes()[0];
+    let proxy = Proxy::on_port(port, node.port()).await;
+    let builder = Client::builder().cluster([proxy.url().to_owned(), node.url()]);
+    let client = builder.deadline(Duration::from_secs(1)).connect().await;
+    let counter = client.expect("good seeds").counter("views");
+    counter.add(1).await.expect("added");
+
+    let moved_to = node.port().to_string();
+    node.run::<()>(&["CONFIG", "SET", "cluster-announce-port", &moved_to])
+        .await;
+    let greetings = proxy.on(Request::every().named("HELLO"), Act::Vanish);
+    let _silence = proxy.on(Request::every(), Act::Vanish);
+    until("it is served where the seed says", async || {
+        counter.get().await.is_ok()
+    })
+    .await;
+    assert_eq!(counter.get().await.expect("served"), 1);
+    // Nobody waited for attempts to connect to become rare.
+    assert!(greetings.hits() <= 3, "{} greetings", greetings.hits());
+}
+
+#[tokio::test]
+async fn a_client_that_starts_during_an_outage_of_its_cluster_is_spared_the_waiting() {
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = silent.local_addr().expect("it is bound");
+    let builder = Client::builder().cluster([format!("redis://{address}")]);
+    let deadline = Duration::from_millis(400);
+    let client = builder.cache_deadline(deadline).connect().await;
+    let cache = client.expect("a good seed").cache("c");
+    for call in ["get", "set"] {
+        until("the breaker opens", async || {
+            let outcome = match call {
+                "get" => cache.get::<String>("k").await.map(drop),
+                _ => cache.set("k", &"v", Duration::from_secs(60)).await,
+            };
+            let error = outcome.expect_err("nobody tells the slots");
+            assert!(error.kind().is_outage(), "{call}: {error}");
+            error.kind() == ErrorKind::CircuitOpen
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -174,6 +174,15 @@ impl Link {
         self.current().is_some()
     }
 
+    /// Whether nothing is known against the server: it is connected, or was never needed.
+    pub(crate) fn is_well(&self) -> bool {
+        let state = self.state();
+        match &state.live {
+            Some(live) => !live.is_dead(),
+            None => state.epoch == 0 && state.last_error.is_none(),
+        }
+    }
+
     fn current(&self) -> Option<Live> {
         let state = self.state();
         state.live.as_ref().filter(|live| !live.is_dead()).cloned()

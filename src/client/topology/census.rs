@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is known is a hint; whoever follows it is corrected by the servers, and what
 //! they say is taken over at once. A primary that serves nothing any more is left, so that nobody
-//! waits for a connection to it. While a server is in trouble a steward asks again.
+//! waits for a connection to it. While a server is in trouble a steward asks again, and as long as
+//! nobody has told the slots yet, a breaker makes that cheap.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::slots::{Range, SLOTS, ranges};
+use crate::client::breaker::{Breaker, Probe, is_out};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
@@ -27,6 +29,8 @@ pub(super) struct Census {
     style: Style,
     trouble: Arc<Notify>,
     state: Mutex<State>,
+    /// Of those who are asked for the slots.
+    breaker: Breaker,
     /// Held by the one who asks for the slots; the others wait for what he learns.
     asking: tokio::sync::Mutex<()>,
 }
@@ -43,6 +47,7 @@ pub(super) struct Map {
     /// The place in `primaries` of each slot's server; `NOBODY` where none is known.
     owners: Box<[u16]>,
     pub(super) primaries: Vec<Primary>,
+    replicas: Vec<Address>,
 }
 
 #[derive(Clone)]
@@ -68,6 +73,7 @@ impl Census {
                 },
                 trouble: Arc::default(),
                 state: Mutex::default(),
+                breaker: Breaker::default(),
                 asking: tokio::sync::Mutex::new(()),
             }
         })
@@ -85,6 +91,15 @@ impl Census {
             return self.renew(deadline).await;
         }
         Ok(known)
+    }
+
+    /// Lets a call through that heeds a breaker, while nobody has told the slots: see
+    /// [`Breaker::admit`].
+    pub(super) fn admit(&self) -> Result<Option<Probe<'_>>> {
+        match self.known().primaries.is_empty() {
+            true => self.breaker.admit(),
+            false => Ok(None),
+        }
     }
 
     /// The server of `slot`.
@@ -118,6 +133,9 @@ impl Census {
     /// The server at `address`, which is asked now and may serve no slot yet.
     pub(super) fn at(&self, address: &Address) -> Primary {
         let mut state = self.state();
+        if let Some(place) = state.map.find(address) {
+            return state.map.primaries[place].clone();
+        }
         let mut map = Map::clone(&state.map);
         let place = map.place(address, &state.map, self);
         let primary = map.primaries[usize::from(place)].clone();
@@ -149,7 +167,7 @@ impl Census {
         known.addresses().map(Address::to_string).collect()
     }
 
-    /// Asks for the slots: first the primaries, and where none answers, the seeds.
+    /// Asks for the slots.
     async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
         let before = self.known();
         let Ok(_turn) = timeout_at(deadline, self.asking.lock()).await else {
@@ -160,20 +178,35 @@ impl Census {
             // Somebody has asked meanwhile.
             return Ok(present);
         }
+        let outcome = self.ask(&present, deadline).await;
+        match &outcome {
+            Ok(_) => self.breaker.succeeded(),
+            Err(error) if is_out(error) => self.breaker.failed(error),
+            Err(_) => {}
+        }
+        outcome.map(|ranges| self.learn(&ranges))
+    }
+
+    /// Asks a few of the primaries that are known, and where none answers soon, others.
+    async fn ask(&self, known: &Map, deadline: Instant) -> Result<Vec<Range>> {
+        let witnesses = Self::primaries(known).into_iter();
+        let mut answers: FuturesUnordered<_> =
+            witnesses.map(|it| testimony(it, deadline)).collect();
+        let mut others = self.others(known);
+        let head_start = Instant::now() + HEAD_START;
         let mut worst = nobody_knows();
-        for witnesses in [Self::primaries(&present), self.seeds()] {
-            let mut answers: FuturesUnordered<_> = witnesses
-                .into_iter()
-                .map(|witness| testimony(witness, deadline))
-                .collect();
-            while let Some(answer) = answers.next().await {
-                match answer {
-                    Ok(ranges) => return Ok(self.learn(&ranges)),
-                    Err(error) => worst = error,
-                }
+        loop {
+            let answer = match others.is_empty() {
+                true => answers.next().await,
+                false => timeout_at(head_start, answers.next()).await.unwrap_or(None),
+            };
+            match answer {
+                Some(Ok(ranges)) => return Ok(ranges),
+                Some(Err(error)) => worst = error,
+                None if others.is_empty() => return Err(worst),
+                None => answers.extend(others.drain(..).map(|it| testimony(it, deadline))),
             }
         }
-        Err(worst)
     }
 
     /// A few of the primaries that are known.
@@ -184,24 +217,30 @@ impl Census {
         primaries
     }
 
-    /// A few of the seeds; their connections end with the question.
-    fn seeds(&self) -> Vec<Primary> {
+    /// A few of the seeds, and of the replicas, which may be primaries by now; their connections
+    /// end with the question.
+    fn others(&self, known: &Map) -> Vec<Primary> {
         let style = Style {
             on_trouble: None,
             ..self.style.clone()
         };
-        let mut seeds: Vec<&Endpoint> = self.seeds.iter().collect();
-        seeds.shuffle(&mut rand::rng());
-        let mute = |seed: &Endpoint| {
-            let source = Source::Server(seed.clone());
-            Node::mute(seed.address.to_string(), source, &style)
+        let replica = |address: &Address| self.seeds[0].at(address.clone());
+        let replicas = known.replicas.iter().map(replica).collect();
+        let mut witnesses = Vec::with_capacity(2 * WITNESSES);
+        for mut kind in [self.seeds.clone(), replicas] {
+            kind.shuffle(&mut rand::rng());
+            kind.truncate(WITNESSES);
+            witnesses.append(&mut kind);
+        }
+        let witness = |endpoint: Endpoint| Primary {
+            address: Arc::new(endpoint.address.clone()),
+            node: Arc::new(Node::mute(
+                endpoint.address.to_string(),
+                Source::Server(endpoint),
+                &style,
+            )),
         };
-        let seeds = seeds.into_iter().take(WITNESSES);
-        let witness = |seed: &Endpoint| Primary {
-            address: Arc::new(seed.address.clone()),
-            node: Arc::new(mute(seed)),
-        };
-        seeds.map(witness).collect()
+        witnesses.into_iter().map(witness).collect()
     }
 
     /// Takes over what a server says of the slots.
@@ -212,7 +251,10 @@ impl Census {
         for range in ranges {
             let place = map.place(&range.primary, &before, self);
             map.owners[usize::from(range.first)..=usize::from(range.last)].fill(place);
+            map.replicas.extend_from_slice(&range.replicas);
         }
+        map.replicas.sort_unstable();
+        map.replicas.dedup();
         let map = Arc::new(map);
         state.map = map.clone();
         drop(state);
@@ -281,6 +323,7 @@ impl Default for Map {
         Self {
             owners: vec![NOBODY; usize::from(SLOTS)].into(),
             primaries: Vec::new(),
+            replicas: Vec::new(),
         }
     }
 }
@@ -300,7 +343,7 @@ async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
                 tracing::debug!(target: "hedgerow::client", %error, "nobody tells the slots");
             }
             let known = census.known();
-            let all_well = known.primaries.iter().all(|it| it.node.link.is_up());
+            let all_well = known.primaries.iter().all(|it| it.node.link.is_well());
             drop(census);
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             if all_well || Instant::now() >= until {
@@ -362,8 +405,11 @@ fn nobody_knows() -> Error {
 /// A place that no primary has.
 const NOBODY: u16 = u16::MAX;
 
-/// How many servers are asked for the slots at once.
+/// How many servers of a kind are asked for the slots at once.
 const WITNESSES: usize = 3;
+
+/// How long the primaries may take before others are asked, too.
+const HEAD_START: Duration = Duration::from_millis(200);
 
 /// How long a server may take to tell the slots.
 const PATIENCE: Duration = Duration::from_secs(1);

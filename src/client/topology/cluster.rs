@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, SLOTS, redirect};
+use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
@@ -64,6 +65,11 @@ impl Cluster {
             ..style.clone()
         };
         Ok(Self(Census::new(seeds, style)))
+    }
+
+    /// See [`Census::admit`].
+    pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>> {
+        self.0.admit()
     }
 
     /// The server of `key`, as far as known without asking.
@@ -122,7 +128,10 @@ impl Cluster {
 
     /// Reads each of `keys` where it is served, in parallel.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        let map = self.0.map(deadline).await?;
+        let probe = self.0.admit()?;
+        let patience = Probe::deadline(probe.as_ref(), deadline);
+        let map = self.0.map(patience).await?;
+        drop(probe);
         let owners = |key: &Key| {
             map.primary(key.slot()).ok_or_else(|| {
                 self.0.suspect();
@@ -136,17 +145,15 @@ impl Cluster {
         let lanes = asked.iter().map(|primary| &primary.node.lane);
         let answer = Lane::gather(keys, lanes, deadline).await;
         let answer = answer.map_err(|(_, error)| error);
-        let mut found = Vec::with_capacity(keys.len());
-        for (place, cell) in self.watched(answer)?.into_iter().enumerate() {
-            found.push(match cell {
-                Ok(value) => value,
-                Err(error) => {
-                    let asked = &asked[place].address;
-                    self.elsewhere(&keys[place], error, asked, deadline).await?
-                }
-            });
-        }
-        Ok(found)
+        let cells = self.watched(answer)?;
+        let found = keys.iter().zip(asked).zip(cells);
+        try_join_all(found.map(|((key, asked), cell)| async move {
+            match cell {
+                Ok(value) => Ok(value),
+                Err(error) => self.elsewhere(key, error, &asked.address, deadline).await,
+            }
+        }))
+        .await
     }
 
     /// Reads a key that the server at `asked` has refused to read, where that sends us.

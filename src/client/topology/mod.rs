@@ -28,7 +28,6 @@ pub(crate) use writes::Writing;
 
 use super::breaker::Probe;
 use super::cells::Cells;
-use super::lane::Lane;
 use super::link::Link;
 use super::node::Node;
 use super::push::Hub;
@@ -139,14 +138,16 @@ impl Transport for Topology {
             (_, Self::Cluster(cluster), Some(key)) => cluster.node(key),
             _ => None,
         };
-        let lane = match (patience, self) {
+        let probe = match (patience, self) {
             // Shards ask for themselves, so that refusals say which.
             (Patience::Persistent, _) | (_, Self::Shards(_)) => None,
-            (_, Self::One(node)) => Some(&node.lane),
-            (_, Self::Replicated(replicated)) => Some(&replicated.primary().lane),
-            (_, Self::Cluster(_)) => known.as_ref().map(|node| &node.lane),
+            (_, Self::One(node)) => node.lane.admit()?,
+            (_, Self::Replicated(replicated)) => replicated.primary().lane.admit()?,
+            (_, Self::Cluster(cluster)) => match &known {
+                Some(node) => node.lane.admit()?,
+                None => cluster.admit()?,
+            },
         };
-        let probe = lane.map(Lane::admit).transpose()?.flatten();
         let deadline = Probe::deadline(probe.as_ref(), deadline);
         match (self, key) {
             (Self::One(node), _) => node.lane.send(command, deadline).await,
