@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::entry::{self, Miss, ReadFrom, Reading};
@@ -137,8 +137,8 @@ impl Load {
         for attempt in 0u32.. {
             // Listen first: whatever ends the lease after it was asked for is heard.
             let value = &self.order.place.value;
+            let mut missed = client.missed(value);
             let channel = self.order.room.ears.channel(&client, value).await;
-            let mut missed = client.missed();
             ear.clear();
             let deadline = client.cache_deadline();
             let grant = self.claim.stake(&self.seen, channel.as_ref(), deadline);
@@ -169,7 +169,7 @@ impl Load {
                         Hint::Ended => Woken::Otherwise,
                     },
                     () = tokio::time::sleep_until(until) => Woken::Otherwise,
-                    () = again(&mut missed) => Woken::Otherwise,
+                    () = missed.again() => Woken::Otherwise,
                     () = deserted(creator, &self.open) => Woken::Deserted,
                 }
             };
@@ -412,13 +412,6 @@ impl Load {
                 false
             }
         }
-    }
-}
-
-/// Returns when a push may have been missed.
-async fn again(missed: &mut watch::Receiver<u64>) {
-    if missed.changed().await.is_err() {
-        std::future::pending().await
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::cells::Reads;
@@ -140,31 +139,24 @@ impl ClientBuilder {
                 "no load may run without Redis; allow one, or leave Outage::Fail as it is",
             ));
         }
-        let missed = Arc::new(watch::Sender::new(0));
-        let style = self.style(missed.clone())?;
+        let style = self.style()?;
         let topology = self.topology(&style)?;
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
-        Ok(self.core(namespace, deadlines, topology, missed))
+        Ok(self.core(namespace, deadlines, topology))
     }
 
     /// A client over a connection that the caller made, with everything else at its default.
     pub(super) fn over(self, connection: MultiplexedConnection) -> Client {
         let defaults = || -> Result<_> {
-            let missed = Arc::new(watch::Sender::new(0));
-            let style = self.style(missed.clone())?;
-            Ok((
-                missed,
-                style,
-                Namespace::new(&self.namespace)?,
-                self.deadlines()?,
-            ))
+            let style = self.style()?;
+            Ok((style, Namespace::new(&self.namespace)?, self.deadlines()?))
         };
-        let Ok((missed, style, namespace, deadlines)) = defaults() else {
+        let Ok((style, namespace, deadlines)) = defaults() else {
             unreachable!("the defaults are good ones")
         };
         let topology = Topology::One(Node::brought(connection, &style));
-        self.core(namespace, deadlines, topology, missed)
+        self.core(namespace, deadlines, topology)
     }
 
     fn topology(&self, style: &Style) -> Result<Topology> {
@@ -194,27 +186,20 @@ impl ClientBuilder {
         }
     }
 
-    fn core(
-        self,
-        namespace: Namespace,
-        deadlines: Deadlines,
-        topology: Topology,
-        missed: Arc<watch::Sender<u64>>,
-    ) -> Client {
+    fn core(self, namespace: Namespace, deadlines: Deadlines, topology: Topology) -> Client {
         Client(Arc::new(Core {
             namespace,
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
             loads_without_redis: self.loads_without_redis,
             executor: Executor::new(topology),
-            missed,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
             server: self.server,
         }))
     }
 
-    fn style(&self, missed: Arc<watch::Sender<u64>>) -> Result<Style> {
+    fn style(&self) -> Result<Style> {
         if self.name.is_empty()
             || self
                 .name
@@ -231,7 +216,6 @@ impl ClientBuilder {
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
             on_trouble: None,
-            missed,
         })
     }
 

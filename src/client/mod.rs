@@ -34,13 +34,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
-pub(crate) use push::Hub;
+pub(crate) use push::{Hub, Missed};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 use topology::Topology;
@@ -72,8 +71,6 @@ struct Core {
     deadlines: Deadlines,
     loads_without_redis: usize,
     executor: Executor<Topology>,
-    /// Moves whenever a push may have been missed.
-    missed: Arc<watch::Sender<u64>>,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     #[cfg(feature = "embedded")]
@@ -257,11 +254,11 @@ impl Client {
         core.executor.transport().channel(value, channels)
     }
 
-    /// Changes whenever a push may have been missed: a push connection was made anew, or a channel
-    /// has moved to another server. Whoever waits for one looks for himself, and sees to it that he
-    /// is heard where his key is served now.
-    pub(crate) fn missed(&self) -> watch::Receiver<u64> {
-        self.0.missed.subscribe()
+    /// Tells, from here on, that a push of the server that serves `key` now may have been missed: its
+    /// push connection was made anew, or channels have moved to another server. Whoever waits for
+    /// one looks for himself, and sees to it that he is heard where his key is served then.
+    pub(crate) fn missed(&self, key: &Key) -> Missed {
+        self.hub(key).map_or_else(Missed::never, |hub| hub.missed())
     }
 
     /// The value of type `T` that all handles of this client share, made on first use.

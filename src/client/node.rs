@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use tokio::sync::watch;
 
 use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
 use super::lane::Lane;
-use super::link::{Link, OnTrouble, Route};
+use super::link::{Link, Route, Signal};
 use super::push::Hub;
 use super::source::Source;
 
@@ -26,9 +25,7 @@ pub(crate) struct Style {
     pub(crate) reads: Reads,
     /// How many pipelines to a server may be under way at once.
     pub(crate) pipelines: usize,
-    pub(crate) on_trouble: Option<OnTrouble>,
-    /// Moves whenever a push may have been missed.
-    pub(crate) missed: Arc<watch::Sender<u64>>,
+    pub(crate) on_trouble: Option<Signal>,
 }
 
 #[derive(Debug)]
@@ -59,12 +56,16 @@ impl Node {
             connect_timeout: style.connect_timeout,
             on_push: None,
             on_trouble: style.on_trouble.clone(),
+            after_demotion: None,
         };
-        let hub = Hub::new(pushes, style.missed.clone());
-        Self {
-            hub: Some(Arc::new(hub)),
-            ..Self::mute(address, source, style)
-        }
+        let hub = Arc::new(Hub::new(pushes));
+        let listens = Arc::downgrade(&hub);
+        let after_demotion: Signal = Arc::new(move || {
+            if let Some(hub) = listens.upgrade() {
+                hub.reset();
+            }
+        });
+        Self::asked(address, source, style, Some((hub, after_demotion)))
     }
 
     /// The server behind a connection that the caller made: no pushes are heard.
@@ -75,18 +76,29 @@ impl Node {
 
     /// A server that is only asked.
     pub(crate) fn mute(address: String, source: Source, style: &Style) -> Self {
+        Self::asked(address, source, style, None)
+    }
+
+    fn asked(
+        address: String,
+        source: Source,
+        style: &Style,
+        pushes: Option<(Arc<Hub>, Signal)>,
+    ) -> Self {
+        let (hub, after_demotion) = pushes.unzip();
         let link = Link::new(Route {
             source,
             name: style.name.clone(),
             connect_timeout: style.connect_timeout,
             on_push: None,
             on_trouble: style.on_trouble.clone(),
+            after_demotion,
         });
         Self {
             address,
             lane: Lane::new(link.clone(), style.reads, style.pipelines),
             link,
-            hub: None,
+            hub,
         }
     }
 

@@ -32,8 +32,12 @@ struct Shared {
     channels: Mutex<Channels>,
     lost: Notify,
     /// Moves when a new connection has all channels subscribed again, or a channel has left.
-    missed: Arc<watch::Sender<u64>>,
+    missed: watch::Sender<u64>,
 }
+
+/// Tells that a push may have been missed.
+#[derive(Debug)]
+pub(crate) struct Missed(Option<watch::Receiver<u64>>);
 
 #[derive(Default)]
 struct Channels {
@@ -44,13 +48,12 @@ struct Channels {
 }
 
 impl Hub {
-    /// The hub of the server that `route` leads to; `missed` moves whenever a push of it may have
-    /// been missed.
-    pub(crate) fn new(route: Route, missed: Arc<watch::Sender<u64>>) -> Self {
+    /// The hub of the server that `route` leads to.
+    pub(crate) fn new(route: Route) -> Self {
         let shared = Arc::new(Shared {
             channels: Mutex::default(),
             lost: Notify::new(),
-            missed,
+            missed: watch::Sender::new(0),
         });
         let on_push: OnPush = {
             let shared = Arc::downgrade(&shared);
@@ -96,16 +99,28 @@ impl Hub {
         let mut channels = self.shared.channels();
         if !moved.is_empty() {
             channels.forget(&name);
-            return Err(elsewhere());
         }
-        channels.confirmed.insert(name);
-        Ok(())
+        match channels.confirm(name) {
+            true => Ok(()),
+            false => Err(elsewhere()),
+        }
     }
 
     /// Whether `channel` is subscribed, as far as known without asking.
     pub(crate) fn hears(&self, channel: &Key) -> bool {
         let channels = self.shared.channels();
         channels.keeper_runs() && channels.confirmed.contains(channel.as_str())
+    }
+
+    /// Tells, from here on, that a push of this server may have been missed: its connection was made
+    /// anew, or it serves a channel, or a slot, no more.
+    pub(crate) fn missed(&self) -> Missed {
+        Missed(Some(self.shared.missed.subscribe()))
+    }
+
+    /// Tells whoever waits for a push to look for himself.
+    pub(crate) fn alert(&self) {
+        self.shared.missed();
     }
 
     /// Ends the present connection; the next one subscribes all channels again.
@@ -125,7 +140,36 @@ impl Hub {
     }
 }
 
+impl Missed {
+    /// There are no pushes, or nobody knows yet where.
+    pub(crate) fn never() -> Self {
+        Self(None)
+    }
+
+    /// Returns when a push may have been missed.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn again(&mut self) {
+        let heard = match &mut self.0 {
+            Some(missed) => missed.changed().await.is_ok(),
+            None => false,
+        };
+        if !heard {
+            std::future::pending().await
+        }
+    }
+}
+
 impl Channels {
+    /// Notes that `channel` is subscribed, unless it has been taken back already.
+    fn confirm(&mut self, channel: String) -> bool {
+        let listened = self.listeners.contains_key(&channel);
+        if listened {
+            self.confirmed.insert(channel);
+        }
+        listened
+    }
+
     fn forget(&mut self, channel: &str) {
         self.listeners.remove(channel);
         self.confirmed.remove(channel);
@@ -193,12 +237,17 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
         loop {
             let Some(link) = link.upgrade() else { return };
             let names: Vec<String> = shared.channels().listeners.keys().cloned().collect();
+            if names.is_empty() {
+                break;
+            }
             match subscribe(&link, &names, Instant::now() + PATIENCE).await {
                 Ok(moved) => {
                     let mut channels = shared.channels();
-                    channels.confirmed.extend(names);
                     for name in moved {
                         channels.forget(&name);
+                    }
+                    for name in names {
+                        channels.confirm(name);
                     }
                     break;
                 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::hold::{Owner, sure_until};
@@ -22,7 +22,7 @@ use super::keeper::{Keeper, Shift};
 use super::line::{Entry, Locks, Queueing};
 use super::place::Place;
 use super::{Answer, Fence, Keys};
-use crate::client::Client;
+use crate::client::{Client, Missed};
 use crate::error::Fate;
 use crate::ttl::Ttl;
 
@@ -47,7 +47,7 @@ pub(super) struct Campaign {
     asked: bool,
     /// The last waiter has left; until then the line counts on this campaign.
     over: bool,
-    missed: watch::Receiver<u64>,
+    missed: Missed,
     /// The subscription, while it is being made.
     listening: Option<BoxFuture<'static, bool>>,
     _shift: Shift,
@@ -72,7 +72,7 @@ impl Campaign {
             asked: place.is_some(),
             over: false,
             place: place.unwrap_or_else(|| locks.expect(Owner::random())),
-            missed: client.missed(),
+            missed: client.missed(&keys.channel),
             listening: None,
             _shift: Keeper::shift(&locks, &client),
             locks,
@@ -104,8 +104,8 @@ impl Campaign {
 
     /// Asks the server for the lock, or for a place in its queue.
     async fn ask(&mut self, front: &Entry) -> Asked {
+        self.missed = self.client.missed(&self.keys.channel);
         let hears = self.hears(front).await;
-        self.missed.mark_unchanged();
         self.asked = true;
         let sent = Instant::now();
         let queueing = match hears {
@@ -197,7 +197,7 @@ impl Campaign {
                     }
                     return;
                 }
-                () = again(&mut self.missed) => return,
+                () = self.missed.again() => return,
                 () = self.nudge.notified() => {
                     if !self.locks.still_first(&self.keys.name, front) {
                         return;
@@ -244,13 +244,6 @@ impl Drop for Campaign {
         if !self.over && self.locks.torn_down(&self.keys.name) {
             keeper.orphaned(self.keys.clone());
         }
-    }
-}
-
-/// Waits until a push may have been missed.
-async fn again(missed: &mut watch::Receiver<u64>) {
-    if missed.changed().await.is_err() {
-        std::future::pending().await
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hedgerow::{Client, ErrorKind};
+use hedgerow::{Client, ErrorKind, Guard};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::proxy::{Act, Proxy, Request};
-use crate::topology::{Cluster, Port, not_here};
+use crate::topology::{Cluster, Node, Port, not_here};
 use crate::wait::{bounded, patient, until};
 
 async fn client(cluster: &Cluster) -> Client {
@@ -112,6 +113,75 @@ async fn waiters_are_woken_by_push_on_every_primary() {
         channels += usize::from(!heard.is_empty());
     }
     assert_eq!(channels, 3, "each primary is listened to");
+}
+
+#[tokio::test]
+async fn a_lost_push_connection_wakes_only_those_who_wait_on_its_server() {
+    let cluster = Cluster::start(2, 0).await;
+    let (one, two) = (client(&cluster).await, client(&cluster).await);
+    let mut held: Vec<Option<(Guard, JoinHandle<_>)>> = vec![None, None];
+    for number in 0.. {
+        let name = format!("invoice:{number}");
+        let lock = one.lock(&name).lease(Duration::from_secs(600));
+        let guard = lock.acquire().await.expect("free");
+        let key = format!("hr:*:lock:{name}");
+        let kept: Vec<String> = cluster.primaries()[0].run(&["KEYS", &key]).await;
+        let node = usize::from(kept.is_empty());
+        if held[node].is_none() {
+            let waiter = two.lock(&name).wait(Duration::from_secs(600));
+            let waiting = tokio::spawn(async move { waiter.acquire().await.map(drop) });
+            crate::wait::queued(&one.lock(&name), 1).await;
+            held[node] = Some((guard, waiting));
+        }
+        if held.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    let [flapping, steady] = cluster.primaries() else {
+        panic!("two primaries")
+    };
+    let before = [asked(flapping).await, asked(steady).await];
+    let rounds = 40;
+    for round in 0..rounds {
+        let so_far = asked(flapping).await;
+        let push: Vec<String> = pushes(flapping).await;
+        assert!(!push.is_empty(), "round {round}: it listens");
+        for id in push {
+            let _: i64 = flapping.run(&["CLIENT", "KILL", "ID", &id]).await;
+        }
+        until("it listens again, and has asked", async || {
+            let heard: Vec<String> = flapping
+                .run(&["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"])
+                .await;
+            !heard.is_empty() && asked(flapping).await > so_far
+        })
+        .await;
+    }
+    let woken = asked(flapping).await - before[0];
+    let left_alone = asked(steady).await - before[1];
+    assert!(woken >= rounds, "{woken}");
+    // It asks once a second or so in any case.
+    assert!(2 * left_alone < woken, "{left_alone} of {woken}");
+    for (guard, waiting) in held.into_iter().flatten() {
+        guard.release().await.expect("released");
+        let granted = bounded("the waiter is granted the lock", waiting).await;
+        granted.expect("no panic").expect("granted");
+    }
+}
+
+/// How many scripts a node was asked for.
+async fn asked(node: &Node) -> u64 {
+    let calls = node.info("commandstats", "cmdstat_evalsha").await;
+    let calls = calls.trim_start_matches("calls=").split(',').next();
+    calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
+}
+
+/// The push connections of a node.
+async fn pushes(node: &Node) -> Vec<String> {
+    let list: String = node.run(&["CLIENT", "LIST"]).await;
+    let pushes = list.lines().filter(|line| line.contains("-push "));
+    let id = |line: &str| line.split(['=', ' ']).nth(1).map(str::to_owned);
+    pushes.filter_map(id).collect()
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Locks and pushes: what they save while they work, and that nothing hangs when they do not.
 
+use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +11,8 @@ use hedgerow::{Client, Fence};
 use crate::monitor::Monitor;
 use crate::process::Child;
 use crate::server::{Server, connection};
-use crate::wait::{bounded, queued, until};
+use crate::topology::{Node, Recipe};
+use crate::wait::{bounded, patient, queued, until};
 
 /// A place that only one may be in, and who was there, in order.
 #[derive(Debug, Default)]
@@ -264,4 +266,37 @@ async fn a_grant_is_told_only_when_it_is_made() {
     assert!(!seen.iter().any(|line| line.contains("grant ")), "{seen:?}");
     let free = holder.lock("a").try_acquire().await.expect("an answer");
     assert!(free.is_some(), "it was granted to nobody");
+}
+
+#[tokio::test]
+async fn pushes_are_heard_where_an_address_leads_after_its_server_became_a_replica() {
+    let (old, new) = (Recipe::new().start().await, Recipe::new().start().await);
+    let way = old.directory().join("way");
+    symlink(old.socket(), &way).expect("a link");
+    let builder = || Client::builder().url(&format!("unix://{}", way.display()));
+    let (one, two) = (
+        patient(builder()).connect().await.expect("a good URL"),
+        patient(builder()).connect().await.expect("a good URL"),
+    );
+    let hour = Duration::from_secs(3600);
+    let take_turns = async |told: &Node| {
+        let guard = one.lock("a").lease(hour).acquire().await.expect("free");
+        let waiter = two.lock("a").wait(hour);
+        let waiting = tokio::spawn(async move { waiter.acquire().await });
+        until("somebody listens there", async || {
+            let heard: Vec<String> = told.run(&["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"]).await;
+            !heard.is_empty()
+        })
+        .await;
+        guard.release().await.expect("released");
+        let granted = bounded("the waiter is granted the lock", waiting).await;
+        let granted = granted.expect("no panic").expect("granted");
+        granted.release().await.expect("released");
+    };
+    take_turns(&old).await;
+
+    old.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    std::fs::remove_file(&way).expect("it was there");
+    symlink(new.socket(), &way).expect("a link");
+    take_turns(&new).await;
 }

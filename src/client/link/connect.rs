@@ -99,6 +99,7 @@ impl Link {
         state.backoff = Backoff::default();
         state.last_error = None;
         state.live = Some(live.clone());
+        let demoted = std::mem::take(&mut state.demoted);
         drop(state);
         tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
         watch::start(self, &live);
@@ -108,6 +109,9 @@ impl Link {
         {
             self.reset();
             return Err(moved_meanwhile());
+        }
+        if demoted && let Some(after_demotion) = &self.route.after_demotion {
+            after_demotion();
         }
         Ok(())
     }

@@ -28,9 +28,8 @@ use crate::script::from_server;
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
-/// What is done when the server cannot be reached or is not what it should be: somebody may know
-/// of another. Called from any task, so it must not block.
-pub(crate) type OnTrouble = Arc<dyn Fn() + Send + Sync>;
+/// Tells somebody of something; called from any task, so it must not block.
+pub(crate) type Signal = Arc<dyn Fn() + Send + Sync>;
 
 /// How a link gets its connection, and what it does while it has one.
 pub(crate) struct Route {
@@ -39,7 +38,10 @@ pub(crate) struct Route {
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) on_push: Option<OnPush>,
-    pub(crate) on_trouble: Option<OnTrouble>,
+    /// The server cannot be reached or is not what it should be: somebody may know of another.
+    pub(crate) on_trouble: Option<Signal>,
+    /// There is a connection again, after the last had led to a server that has become a replica.
+    pub(crate) after_demotion: Option<Signal>,
 }
 
 pub(crate) struct Link {
@@ -57,6 +59,8 @@ struct State {
     epoch: u64,
     backoff: Backoff,
     last_error: Option<Error>,
+    /// The last connection led to a server that has become a replica.
+    demoted: bool,
     retired: bool,
 }
 
@@ -78,6 +82,7 @@ impl Link {
                 epoch: 0,
                 backoff: Backoff::default(),
                 last_error: None,
+                demoted: false,
                 retired: false,
             }),
             retired: Notify::new(),
@@ -94,6 +99,7 @@ impl Link {
             connect_timeout: self.route.connect_timeout,
             on_push: None,
             on_trouble: None,
+            after_demotion: None,
         })
     }
 
@@ -237,7 +243,8 @@ impl Link {
     }
 
     /// Gives up the connection of `epoch`; the next caller makes a new one. Those who wait for an
-    /// answer on it may still get it; those for whom none is made in time are told `why`.
+    /// answer on it may still get it; those for whom none is made in time are told `why`, if it was
+    /// a refusal to write.
     fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
@@ -245,6 +252,7 @@ impl Link {
             if why.is_some() {
                 // What answers there may be the same server again.
                 state.backoff.failed();
+                state.demoted = true;
             }
             state.last_error = why;
         }

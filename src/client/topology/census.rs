@@ -125,7 +125,6 @@ impl Census {
         let primary = map.primaries[usize::from(place)].clone();
         state.map = Arc::new(map);
         drop(state);
-        self.style.missed.send_modify(|missed| *missed += 1);
         self.suspect();
         primary
     }
@@ -263,9 +262,12 @@ impl Census {
                 old.node.retire();
             }
         }
-        if !before.primaries.is_empty() && !map.agrees(&before) {
-            tracing::info!(target: "hedgerow::client", primaries = map.primaries.len(), "the slots have moved");
-            self.style.missed.send_modify(|missed| *missed += 1);
+        let losers = before.losers(&map);
+        if !losers.is_empty() {
+            tracing::info!(target: "hedgerow::client", primaries = map.primaries.len(), "slots have moved");
+        }
+        for hub in losers.into_iter().filter_map(|it| it.node.hub.as_ref()) {
+            hub.alert();
         }
         map
     }
@@ -289,13 +291,22 @@ impl Map {
         self.primaries.iter().map(|primary| &*primary.address)
     }
 
-    /// Whether every slot is served at the same address.
-    fn agrees(&self, other: &Self) -> bool {
-        (0..SLOTS).all(|slot| {
-            let address = |map: &Self| map.primary(slot).map(|it| it.address.clone());
-            self.owners[usize::from(slot)] == other.owners[usize::from(slot)]
-                || address(self) == address(other)
-        }) && self.addresses().eq(other.addresses())
+    /// The primaries that have lost slots when `later` is the case.
+    fn losers(&self, later: &Self) -> Vec<&Primary> {
+        let mut lost = vec![false; self.primaries.len()];
+        for slot in 0..SLOTS {
+            let place = usize::from(self.owners[usize::from(slot)]);
+            if let Some(owner) = self.primaries.get(place)
+                && !lost[place]
+            {
+                let heir = later.primary(slot);
+                lost[place] = heir.is_none_or(|heir| heir.address != owner.address);
+            }
+        }
+        let primaries = self.primaries.iter().zip(lost);
+        primaries
+            .filter_map(|(it, lost)| lost.then_some(it))
+            .collect()
     }
 
     /// The place of the server at `address`: known here, or taken over from `before`, or new.

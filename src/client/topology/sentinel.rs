@@ -297,6 +297,7 @@ impl Witness {
                 connect_timeout: PATIENCE,
                 on_push: Some(on_push),
                 on_trouble: None,
+                after_demotion: None,
             }),
         }
     }
