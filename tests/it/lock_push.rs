@@ -279,24 +279,31 @@ async fn pushes_are_heard_where_an_address_leads_after_its_server_became_a_repli
         patient(builder()).connect().await.expect("a good URL"),
     );
     let hour = Duration::from_secs(3600);
-    let take_turns = async |told: &Node| {
+    let listened = async |node: &Node| -> Vec<String> {
+        node.run(&["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"]).await
+    };
+    let take_turns = async |told: &Node, channel: Option<String>| {
         let guard = one.lock("a").lease(hour).acquire().await.expect("free");
         let waiter = two.lock("a").wait(hour);
         let waiting = tokio::spawn(async move { waiter.acquire().await });
-        until("somebody listens there", async || {
-            let heard: Vec<String> = told.run(&["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"]).await;
-            !heard.is_empty()
+        until("the waiter listens there", async || {
+            let heard = listened(told).await;
+            channel
+                .as_ref()
+                .map_or(!heard.is_empty(), |it| heard.contains(it))
         })
         .await;
+        let heard = listened(told).await.into_iter().next();
         guard.release().await.expect("released");
         let granted = bounded("the waiter is granted the lock", waiting).await;
         let granted = granted.expect("no panic").expect("granted");
         granted.release().await.expect("released");
+        heard
     };
-    take_turns(&old).await;
+    let channel = take_turns(&old, None).await;
 
     old.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
     std::fs::remove_file(&way).expect("it was there");
     symlink(new.socket(), &way).expect("a link");
-    take_turns(&new).await;
+    take_turns(&new, channel).await;
 }
