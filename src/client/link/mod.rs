@@ -112,7 +112,8 @@ impl Link {
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         match &self.route.source {
             Source::Server(endpoint) => endpoint.is_readable_on_the_way(),
-            Source::Sentinels(_) | Source::Brought(_) => false,
+            Source::Sentinels(sentinels) => sentinels.is_readable_on_the_way(),
+            Source::Brought(_) => false,
         }
     }
 

@@ -147,6 +147,12 @@ impl Sentinels {
         known.as_ref().is_some_and(|known| known.names(address))
     }
 
+    /// Whether what is sent to the primary can be read on the way, as far as known.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        let known = self.known.borrow().clone();
+        known.is_some_and(|known| self.endpoint(known.address).is_readable_on_the_way())
+    }
+
     /// Returns when the primary is known to be elsewhere than at `address`.
     pub(crate) async fn left(&self, address: &Address) {
         let mut known = self.known.subscribe();
@@ -406,3 +412,33 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// How often the sentinels are asked without cause, about.
 const POLL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::cells::Reads;
+    use crate::client::endpoint::Approach;
+
+    #[test]
+    fn what_goes_to_a_primary_elsewhere_can_be_read_on_the_way() {
+        let style = Style {
+            name: "hedgerow".to_owned(),
+            connect_timeout: PATIENCE,
+            approach: Approach::default(),
+            reads: Reads::Together,
+            pipelines: 1,
+            on_trouble: None,
+        };
+        let readable = |scheme: &str, host: &str| {
+            let url = format!("{scheme}://127.0.0.1:26379");
+            let sentinels = Sentinels::new(&[url], "main", &style).expect("a good URL");
+            assert!(!sentinels.is_readable_on_the_way(), "nothing is known yet");
+            sentinels.learn(Address::Tcp(host.to_owned(), 6379), 1, true);
+            sentinels.is_readable_on_the_way()
+        };
+        assert!(readable("redis", "10.0.0.1"));
+        assert!(!readable("redis", "127.0.0.1"));
+        #[cfg(feature = "tls")]
+        assert!(!readable("rediss", "10.0.0.1"));
+    }
+}
