@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::cells::{Cell, Cells, Reads, cells, gets, mget, short, together};
 use super::gather::Gather;
 use super::lane::{Ask, Reply, Waiting};
-use super::link::Link;
+use super::link::{Link, Live};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
@@ -89,7 +89,8 @@ impl Batch {
         place
     }
 
-    pub(super) async fn send(self, link: &Arc<Link>, reads: Reads) {
+    /// Sends it over `live`. It waits for no other connection: not all in it may wait as long.
+    pub(super) async fn send(self, link: &Link, live: Live, reads: Reads) {
         let Some(deadline) = self.deadline else {
             return;
         };
@@ -106,7 +107,8 @@ impl Batch {
             pipeline.add_command(command);
             singles.push(reply);
         }
-        let mut replies = match link.send_all(&pipeline, deadline).await {
+        let sent = link.send_all_over(live.clone(), &pipeline, deadline);
+        let mut replies = match sent.await {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
                 for reply in singles {
@@ -129,7 +131,8 @@ impl Batch {
         let all = match (reads, &read[..]) {
             // Nobody may fail for what another has asked for, such as a forbidden key.
             (Reads::Together, [Value::ServerError(_)]) if self.readers.len() > 1 => {
-                let replies = link.send_all(&gets(&self.keys), deadline).await;
+                let gets = gets(&self.keys);
+                let replies = link.send_all_over(live, &gets, deadline).await;
                 replies.and_then(|replies| cells(replies, count))
             }
             (Reads::Together, _) => {

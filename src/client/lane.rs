@@ -269,7 +269,10 @@ impl Carrier {
             // Nothing is taken before there is a connection to send it on: whoever gives up
             // meanwhile knows that nothing of his was sent.
             match self.lane.link.live(latest).await {
-                Ok(_) => self.take().send(&self.lane.link, self.lane.reads).await,
+                Ok(live) => {
+                    let batch = self.take();
+                    batch.send(&self.lane.link, live, self.lane.reads).await;
+                }
                 Err(error) => self.refuse(latest, &error),
             }
         }

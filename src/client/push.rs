@@ -290,9 +290,10 @@ fn elsewhere() -> Error {
 }
 
 impl Drop for Hub {
-    /// Lets the keeper find that the link is gone.
     fn drop(&mut self) {
-        self.shared.lost.notify_one();
+        if let Some(keeper) = self.shared.channels().keeper.take() {
+            keeper.abort();
+        }
     }
 }
 

@@ -133,7 +133,17 @@ impl Link {
         pipeline: &Pipeline,
         deadline: Instant,
     ) -> Result<Vec<Value>> {
-        let mut live = self.live(deadline).await?;
+        let live = self.live(deadline).await?;
+        self.send_all_over(live, pipeline, deadline).await
+    }
+
+    /// The same over this connection; if it is gone, nothing is sent.
+    pub(crate) async fn send_all_over(
+        &self,
+        mut live: Live,
+        pipeline: &Pipeline,
+        deadline: Instant,
+    ) -> Result<Vec<Value>> {
         let health = live.health.clone();
         let sent = live
             .connection

@@ -152,9 +152,11 @@ impl Census {
         }
     }
 
-    /// Lets the steward find that nobody uses this any more.
+    /// Nobody uses this any more.
     pub(super) fn close(&self) {
-        self.trouble.notify_one();
+        if let Some(steward) = self.state().steward.take() {
+            steward.abort();
+        }
     }
 
     /// Where the primaries are, or the seeds as long as no primary is known.
