@@ -128,7 +128,7 @@ impl CacheKeys {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key(Arc<str>, Realm);
 
-/// What becomes of a key while keys move from one ring of shards to another.
+/// Where shards keep a key, also while keys move from one ring of them to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Realm {
     /// A counter's or a lock's: it stays on the old ring until the end.
@@ -137,6 +137,8 @@ pub(crate) enum Realm {
     Cached,
     /// The same, where the other ring says.
     Elsewhere,
+    /// On this shard, whatever rings say: what each of them has for itself.
+    On(u32),
 }
 
 impl Key {
@@ -149,6 +151,11 @@ impl Key {
     pub(crate) fn elsewhere(&self) -> Self {
         debug_assert_eq!(self.1, Realm::Cached, "only what is cached moves");
         self.clone().of(Realm::Elsewhere)
+    }
+
+    /// This key on one shard.
+    pub(crate) fn on(&self, shard: usize) -> Self {
+        self.clone().of(Realm::On(shard as u32))
     }
 
     pub(crate) fn realm(&self) -> Realm {

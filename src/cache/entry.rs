@@ -99,7 +99,10 @@ async fn look<V: DeserializeOwned>(
     let key = &at(key);
     let mut keys = Vec::with_capacity(1 + tags.len());
     keys.push(key.clone());
-    keys.extend(tags.iter().map(|tag| at(&tag.key)));
+    if let Some((whole, named)) = tags.split_first() {
+        keys.push(whole.key_beside(client, key));
+        keys.extend(named.iter().map(|tag| at(&tag.key)));
+    }
     if from == ReadFrom::PreferReplica
         && let Some(found) = client.peek(&keys, deadline).await
         && let Some(Verdict::Valid(value)) =

@@ -300,13 +300,14 @@ impl Cache {
         self.invalidate(&tags[1..]).await
     }
 
-    /// Invalidates every value of this cache, with one command.
+    /// Invalidates every value of this cache, with one command, or one for each shard.
     ///
     /// # Errors
-    /// What Redis refuses or does not answer.
+    /// What Redis refuses or does not answer. Values on shards other than the one that is named are
+    /// invalidated, and calling again is safe.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the cache cleared or not.
+    /// Dropping the future leaves the cache cleared or not, on each shard.
     pub async fn clear(&self) -> Result<()> {
         self.invalidate(&[self.names()?.whole.clone()]).await
     }

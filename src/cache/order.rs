@@ -29,11 +29,15 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(cache: Cache, key: String, ttl: Ttl, tags: Vec<Tag>) -> Result<Self> {
+    pub(super) fn new(cache: Cache, key: String, ttl: Ttl, mut tags: Vec<Tag>) -> Result<Self> {
         let max_load = Ttl::new("max_load", cache.setup.max_load)?;
         let takeover = Ttl::new("takeover", cache.setup.takeover)?;
+        let place = cache.place(key)?;
+        for tag in &mut tags {
+            *tag = tag.beside(&cache.client, &place.value);
+        }
         Ok(Self {
-            place: cache.place(key)?,
+            place,
             room: cache.room().clone(),
             cache,
             tags,

@@ -241,6 +241,18 @@ impl Client {
         self.0.executor.transport().twin(key)
     }
 
+    /// The `key` that the server of `neighbour` has for itself, where several servers may have one
+    /// each, and else the only one. Both are out together.
+    pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
+        self.0.executor.transport().beside(key, neighbour)
+    }
+
+    /// All that [`beside`](Self::beside) answers for any neighbour, also while keys move from one
+    /// ring of shards to another.
+    pub(crate) fn everywhere(&self, key: &Key) -> Vec<Key> {
+        self.0.executor.transport().everywhere(key)
+    }
+
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         self.0.executor.transport().looks_back()

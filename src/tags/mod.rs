@@ -28,6 +28,17 @@ pub(crate) struct Tag {
     pub(crate) id: TagId,
     pub(crate) key: Key,
     name: Arc<str>,
+    scope: Scope,
+}
+
+/// How many generations of a tag there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// One: its entries may be anywhere.
+    Fleet,
+    /// One on each shard, for the entries there: a shard that is out takes no others with it, and a
+    /// read of an entry asks one server.
+    Shard,
 }
 
 /// The value of a tag that an invalidation replaces. Compared, never ordered.
@@ -45,6 +56,7 @@ impl Tag {
             id,
             key: client.namespace().tag(id),
             name: name.into(),
+            scope: Scope::Fleet,
         })
     }
 
@@ -55,6 +67,34 @@ impl Tag {
             id,
             key: client.namespace().tag(id),
             name: format!("(all of {cache})").into(),
+            scope: Scope::Shard,
+        }
+    }
+
+    /// This tag as entries beside `neighbour` carry it.
+    pub(crate) fn beside(&self, client: &Client, neighbour: &Key) -> Self {
+        Self {
+            key: self.key_beside(client, neighbour),
+            ..self.clone()
+        }
+    }
+
+    /// Its key as of [`beside`](Self::beside).
+    pub(crate) fn key_beside(&self, client: &Client, neighbour: &Key) -> Key {
+        match self.scope {
+            Scope::Fleet => self.key.clone(),
+            Scope::Shard => client.beside(&self.key, neighbour),
+        }
+    }
+
+    /// All places where it has a generation.
+    fn places(&self, client: &Client) -> Vec<Key> {
+        match self.scope {
+            Scope::Shard => client.everywhere(&self.key),
+            Scope::Fleet => {
+                let twin = client.twin(&self.key);
+                std::iter::once(self.key.clone()).chain(twin).collect()
+            }
         }
     }
 
@@ -89,7 +129,7 @@ impl fmt::Debug for Generation {
 
 /// What a client knows of the TTLs of tags: a room of the client, shared by its caches.
 #[derive(Debug, Default)]
-pub(crate) struct Horizon(Mutex<HashMap<TagId, Instant>>);
+pub(crate) struct Horizon(Mutex<HashMap<Key, Instant>>);
 
 impl Horizon {
     /// Completes a snapshot, so that each tag has a generation and outlives an entry that lives
@@ -108,7 +148,7 @@ impl Horizon {
         debug_assert_eq!(tags.len(), snapshot.len(), "a generation for each tag");
         let mut settled = Vec::with_capacity(tags.len());
         for (tag, generation) in tags.iter().zip(snapshot) {
-            let known = generation.filter(|_| self.reaches(tag.id, need));
+            let known = generation.filter(|_| self.reaches(&tag.key, need));
             settled.push(async move {
                 match known {
                     Some(generation) => Ok(generation),
@@ -139,20 +179,20 @@ impl Horizon {
             return Err(reply.unexpected().with_key(&tag.name));
         }
         let value = reply.take_bytes(1)?;
-        self.learn(tag.id, until);
+        self.learn(&tag.key, until);
         Generation::of(value.as_ref()).ok_or_else(|| reply.unexpected().with_key(&tag.name))
     }
 
-    fn reaches(&self, tag: TagId, need: Duration) -> bool {
+    fn reaches(&self, tag: &Key, need: Duration) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known
-            .get(&tag)
+            .get(tag)
             .is_some_and(|until| *until >= Instant::now() + need)
     }
 
-    fn learn(&self, tag: TagId, until: Instant) {
+    fn learn(&self, tag: &Key, until: Instant) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_KNOWN && !known.contains_key(&tag) {
+        if known.len() >= MOST_KNOWN && !known.contains_key(tag) {
             let now = Instant::now();
             known.retain(|_, until| *until > now);
             if known.len() >= MOST_KNOWN {
@@ -160,14 +200,14 @@ impl Horizon {
                 known.clear();
             }
         }
-        known.insert(tag, until);
+        known.insert(tag.clone(), until);
     }
 }
 
 /// Gives each tag a new generation, in parallel: one command a tag, however many entries carry it.
 ///
 /// While keys move from one ring of shards to another, a tag that is on two servers is renewed on
-/// both. When some fail, the error is that of the first of them and names them all; the others
+/// both; that of a whole cache is renewed on every shard. When some fail, the error is that of the first of them and names them all; the others
 /// are invalidated.
 pub(crate) async fn invalidate(
     client: &Client,
@@ -177,14 +217,11 @@ pub(crate) async fn invalidate(
 ) -> Result<()> {
     let mut all = Vec::with_capacity(tags.len());
     for tag in tags {
-        let here = renewed(client, tag, tag.key.clone(), keep, deadline);
-        let twin = client.twin(&tag.key);
-        all.push(async move {
-            let Some(twin) = twin else { return here.await };
-            let there = renewed(client, tag, twin, keep, deadline);
-            let (here, there) = futures::join!(here, there);
-            here.and(there)
-        });
+        let places = tag.places(client).into_iter();
+        let renewed = places.map(|key| renewed(client, tag, key, keep, deadline));
+        // All of them, whatever comes of the others.
+        let renewed = join_all(renewed);
+        all.push(async move { renewed.await.into_iter().collect::<Result<()>>() });
     }
     let mut first = None;
     let mut failed: Vec<&str> = Vec::new();

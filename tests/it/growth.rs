@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hedgerow::{Cache, Client, ErrorKind};
+use hedgerow::{Cache, Client, ClientBuilder, ErrorKind};
 
 use crate::freshness::{By, stale_reads};
 use crate::server::Server;
@@ -44,16 +44,20 @@ impl Move {
     }
 
     async fn client(&self, step: u8) -> Client {
+        let builder = patient(self.builder(step));
+        builder.connect().await.expect("good shards")
+    }
+
+    fn builder(&self, step: u8) -> ClientBuilder {
         let builder = Client::builder();
-        let builder = match step {
+        match step {
             0 => builder.shards(self.old.clone()),
             1 => builder.shards(self.old.clone()).moving_to(self.new.clone()),
             2 => builder
                 .shards(self.new.clone())
                 .moving_from(self.old.clone()),
             _ => builder.shards(self.new.clone()),
-        };
-        patient(builder).connect().await.expect("good shards")
+        }
     }
 
     async fn clients(&self, steps: [u8; 4]) -> Vec<Client> {
@@ -191,12 +195,16 @@ async fn an_invalidation_that_cannot_reach_both_places_is_an_error_that_names_it
         let cache = moving.client(step).await.cache("c");
         cache.set("k", &1u32, MINUTE).await.expect("stored");
         moving.servers[there].kill().await;
+        let hasty = moving.builder(step).cache_deadline(Duration::from_secs(1));
+        let cache = hasty.connect().await.expect("good shards").cache("c");
         let shard = ["shard \"a\"", "shard \"b\""][there];
         let error = cache.remove("k").await.expect_err("half of it");
         assert_eq!((error.key(), error.is_retryable()), (Some("k"), false));
         assert!(error.to_string().contains(shard), "{error}");
         let error = cache.invalidate_tags(["t"]).await.expect_err("half of it");
         assert_eq!(error.key(), Some("t"));
+        assert!(error.to_string().contains(shard), "{error}");
+        let error = cache.clear().await.expect_err("half of it");
         assert!(error.to_string().contains(shard), "{error}");
         let error = cache.set("k", &1u32, MINUTE).await.expect_err("half of it");
         assert!(

@@ -243,39 +243,75 @@ async fn shards_that_cannot_be_are_refused_before_anything_is_dialled() {
 async fn a_dead_shard_is_out_by_itself_and_its_keys_are_done_without_where_the_cache_says_so() {
     let servers = start(2).await;
     let client = client(&servers).await;
-    let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
-    let cache = tagging(&servers[0], &names, async |name: &str| {
-        let stored = client.cache(name).set("k", &0u8, MINUTE).await;
-        stored.expect("stored");
-    });
-    let name = cache.await;
-    let cache = client.cache(name);
-    let load = async |key: &str| {
-        let cache = client.cache(name).outage(Outage::Bypass);
-        let load = cache.memoize(key, MINUTE, async || Ok::<_, Infallible>(7u8));
+    // Of several caches: none of them lives on one shard.
+    let cache = |number: usize| client.cache(&format!("c{}", number % 4));
+    let key = |number: usize| format!("n{number}");
+    let load = async |number: usize| {
+        let cache = cache(number).outage(Outage::Bypass);
+        let load = cache.memoize(&key(number), MINUTE, async || Ok::<_, Infallible>(7u8));
         *load.await.expect("a value")
     };
-    for key in &names {
-        assert_eq!(load(key).await, 7);
+    for number in 0..40 {
+        assert_eq!(load(number).await, 7);
     }
     servers[1].kill().await;
     let mut lost = Vec::new();
-    for key in &names {
-        if servers[0].keys(&format!("hr:v:*:{key}}}")).await.is_empty() {
-            lost.push(key);
+    for number in 0..40 {
+        let value = format!("hr:v:*:{}}}", key(number));
+        if servers[0].keys(&value).await.is_empty() {
+            lost.push(number);
         }
     }
     until("the breaker of the dead one is open", async || {
-        let error = cache.get::<u8>(lost[0]).await.expect_err("down");
+        let read = cache(lost[0]).get::<u8>(&key(lost[0])).await;
+        let error = read.expect_err("down");
         assert!(error.to_string().contains("shard \"b\""), "{error}");
         error.kind() == ErrorKind::CircuitOpen
     })
     .await;
-    for key in &names {
-        assert_eq!(load(key).await, 7);
-        assert_eq!(cache.get::<u8>(key).await.is_ok(), !lost.contains(&key));
+    for number in 0..40 {
+        assert_eq!(load(number).await, 7);
+        let read = cache(number).get::<u8>(&key(number)).await;
+        assert_eq!(read.is_ok(), !lost.contains(&number), "{number}");
     }
-    assert_eq!(cache.bypassed().loads, lost.len() as u64);
+    assert_eq!(cache(0).bypassed().loads, lost.len() as u64);
+}
+
+#[tokio::test]
+async fn clear_reaches_the_values_on_every_shard_that_is_up_and_names_the_one_that_is_not() {
+    let servers = start(2).await;
+    let short = over(&servers)
+        .deadline(Duration::from_millis(300))
+        .cache_deadline(Duration::from_millis(300));
+    let (client, short) = (client(&servers).await, short.connect().await);
+    let (cache, other) = (client.cache("c"), client.cache("other"));
+    let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
+    let stored = async || {
+        for name in &names {
+            cache.set(name, &1u8, MINUTE).await.expect("stored");
+            other.set(name, &1u8, MINUTE).await.expect("stored");
+        }
+    };
+    stored().await;
+    cache.clear().await.expect("cleared");
+    let mut here = Vec::new();
+    for name in &names {
+        assert_eq!(cache.get::<u8>(name).await.expect("read"), None, "{name}");
+        assert!(other.get::<u8>(name).await.expect("read").is_some());
+        if home(&servers, &format!("hr:v:{{c:{name}}}")).await == 0 {
+            here.push(name);
+        }
+    }
+    assert!((1..names.len()).contains(&here.len()), "values on both");
+
+    stored().await;
+    servers[1].kill().await;
+    let cleared = short.expect("good shards").cache("c").clear().await;
+    let error = cleared.expect_err("one is down");
+    assert!(error.to_string().contains("shard \"b\""), "{error}");
+    for name in here {
+        assert_eq!(cache.get::<u8>(name).await.expect("read"), None, "{name}");
+    }
 }
 
 /// The first of `names` for which `store` leaves a tag on `server` that was not there.
@@ -308,17 +344,13 @@ async fn a_dead_shard_fails_its_own_keys_by_name_and_holds_up_no_other() {
     let short = short.connect().await.expect("good shards");
     let (alive, dead) = (&servers[0], &servers[1]);
     let counters = counters(&client, &servers).await;
-    // A cache that lives on the first shard, values of it on both, and a tag on the second.
+    // Values on both shards, and a tag on the second.
     let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
-    let cache = tagging(alive, &names, async |name: &str| {
-        let stored = client.cache(name).set("k", &0u8, MINUTE).await;
-        stored.expect("stored");
-    });
-    let cache = short.cache(cache.await);
+    let cache = short.cache("c");
     let mut homes = Vec::new();
     for key in &names {
         cache.set(key, &1u8, MINUTE).await.expect("stored");
-        let here = alive.keys(&format!("hr:v:*:{key}}}")).await;
+        let here = alive.keys(&format!("hr:v:{{c:{key}}}")).await;
         homes.push((key, !here.is_empty()));
     }
     let key = homes

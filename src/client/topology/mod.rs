@@ -77,6 +77,23 @@ impl Topology {
         }
     }
 
+    /// The `key` that the server of `neighbour` has for itself, where several servers may have one
+    /// each; a cluster cannot.
+    pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
+        match self {
+            Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => key.clone(),
+            Self::Shards(shards) => shards.beside(key, neighbour),
+        }
+    }
+
+    /// All that [`beside`](Self::beside) answers for any neighbour.
+    pub(crate) fn everywhere(&self, key: &Key) -> Vec<Key> {
+        match self {
+            Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => vec![key.clone()],
+            Self::Shards(shards) => shards.everywhere(key),
+        }
+    }
+
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         matches!(self, Self::Shards(shards) if shards.looks_back())

@@ -191,18 +191,26 @@ impl Shards {
 
     fn place(&self, key: &Key) -> usize {
         let tag = key.hash_tag();
-        let Some(other) = &self.other else {
-            return self.ring.owner(tag);
+        let other = match (key.realm(), &self.other) {
+            (Realm::On(shard), _) => return shard as usize,
+            (Realm::Elsewhere, Some(other)) => Some(other),
+            (Realm::Kept, Some(other)) if other.is_old => Some(other),
+            _ => None,
         };
-        let is_other = match key.realm() {
-            Realm::Cached => false,
-            Realm::Elsewhere => true,
-            Realm::Kept => other.is_old,
-        };
-        match is_other {
-            true => other.nodes[other.ring.owner(tag)],
-            false => self.ring.owner(tag),
+        match other {
+            Some(other) => other.nodes[other.ring.owner(tag)],
+            None => self.ring.owner(tag),
         }
+    }
+
+    /// The `key` that the shard of `neighbour` has for itself.
+    pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
+        key.on(self.place(neighbour))
+    }
+
+    /// The `key` of each shard, of both rings.
+    pub(crate) fn everywhere(&self, key: &Key) -> Vec<Key> {
+        (0..self.nodes.len()).map(|shard| key.on(shard)).collect()
     }
 
     /// The key of a cache as the other ring places it, if that is another server.
