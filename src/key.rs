@@ -158,6 +158,25 @@ impl Key {
         self.clone().of(Realm::On(shard as u32))
     }
 
+    /// This key, which is all hash tag at its end, for the part of the slots that `neighbour` is in:
+    /// the server of `neighbour` has it, too, unless a border between servers runs through that part.
+    pub(crate) fn near(&self, neighbour: &Self) -> Self {
+        self.of_part(usize::from(neighbour.slot()) * PARTS.len() / usize::from(SLOTS))
+    }
+
+    /// All that [`near`](Self::near) answers for any neighbour.
+    pub(crate) fn of_all_parts(&self) -> Vec<Self> {
+        (0..PARTS.len()).map(|part| self.of_part(part)).collect()
+    }
+
+    fn of_part(&self, part: usize) -> Self {
+        let (before, tag) = self.0.split_once('{').unwrap_or((&self.0, ""));
+        // It may be that of another part.
+        let tag = tag.split_once("}:").map_or(tag, |(_, tag)| tag);
+        let tag = tag.trim_end_matches('}');
+        Self::new(format!("{before}{{{}}}:{tag}", PARTS[part])).of(self.1)
+    }
+
     pub(crate) fn realm(&self) -> Realm {
         self.1
     }
@@ -241,8 +260,18 @@ pub fn slot(key: &[u8]) -> u16 {
     let crc = tagged(key).iter().fold(0u16, |crc, &byte| {
         (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
     });
-    crc % 16_384
+    crc % SLOTS
 }
+
+/// How many slots a cluster has.
+pub(crate) const SLOTS: u16 = 16_384;
+
+/// A hash tag from the middle of each sixteenth of the slots. Part of the format: processes that
+/// disagreed on it would not see each other's invalidations.
+const PARTS: [&str; 16] = [
+    "18", "3", "65", "223", "19", "2", "64", "222", "265", "23", "218", "49", "264", "22", "219",
+    "48",
+];
 
 /// The hash tag of a key; the key itself where it has none.
 fn tagged(key: &[u8]) -> &[u8] {
@@ -380,6 +409,27 @@ mod tests {
             8_666_914_752_102_420_687
         );
         assert_eq!(TagId::whole_cache("catalogue").0, 3_359_403_722_361_377_306);
+    }
+
+    /// Frozen, too.
+    #[test]
+    fn each_sixteenth_of_the_slots_has_a_key_of_its_own_for_a_tag() {
+        let ns = Namespace::new("hr").expect("a good name");
+        let tag = ns.tag(TagId::whole_cache("catalogue"));
+        let parts = tag.of_all_parts();
+        assert_eq!(parts[5].as_str(), "hr:t:{2}:2e9effe2f879921a");
+        assert_eq!(parts.len(), 16);
+        for (number, part) in parts.iter().enumerate() {
+            assert_eq!(usize::from(part.slot()) / 1024, number, "{part}");
+        }
+        let catalogue = ns.cache("catalogue").expect("a good name");
+        for number in 0..1_000 {
+            let value = catalogue.value(&number.to_string()).expect("a good key");
+            let near = tag.near(&value);
+            assert_eq!(near.slot() / 1024, value.slot() / 1024, "{value}");
+            assert!(parts.contains(&near));
+            assert_eq!(parts[0].near(&value), near);
+        }
     }
 
     #[test]

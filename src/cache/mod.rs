@@ -300,14 +300,15 @@ impl Cache {
         self.invalidate(&tags[1..]).await
     }
 
-    /// Invalidates every value of this cache, with one command, or one for each shard.
+    /// Invalidates every value of this cache, with one command; with one for each shard, and with 16
+    /// in a cluster.
     ///
     /// # Errors
-    /// What Redis refuses or does not answer. Values on shards other than the one that is named are
-    /// invalidated, and calling again is safe.
+    /// What Redis refuses or does not answer. Where there are several servers, values on those that
+    /// were reached are invalidated, and calling again is safe.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the cache cleared or not, on each shard.
+    /// Dropping the future leaves the cache cleared or not, or cleared in part.
     pub async fn clear(&self) -> Result<()> {
         self.invalidate(&[self.names()?.whole.clone()]).await
     }

@@ -241,8 +241,8 @@ impl Client {
         self.0.executor.transport().twin(key)
     }
 
-    /// The `key` that the server of `neighbour` has for itself, where several servers may have one
-    /// each, and else the only one. Both are out together.
+    /// The `key` that is out when `neighbour` is, mostly: where there are several servers, there are
+    /// several such keys.
     pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
         self.0.executor.transport().beside(key, neighbour)
     }

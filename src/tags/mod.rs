@@ -36,9 +36,9 @@ pub(crate) struct Tag {
 enum Scope {
     /// One: its entries may be anywhere.
     Fleet,
-    /// One on each shard, for the entries there: a shard that is out takes no others with it, and a
-    /// read of an entry asks one server.
-    Shard,
+    /// One for each server, or part of a cluster, for the entries there: a server that is out takes
+    /// no others with it, and a read of an entry asks one server.
+    Place,
 }
 
 /// The value of a tag that an invalidation replaces. Compared, never ordered.
@@ -67,7 +67,7 @@ impl Tag {
             id,
             key: client.namespace().tag(id),
             name: format!("(all of {cache})").into(),
-            scope: Scope::Shard,
+            scope: Scope::Place,
         }
     }
 
@@ -83,14 +83,14 @@ impl Tag {
     pub(crate) fn key_beside(&self, client: &Client, neighbour: &Key) -> Key {
         match self.scope {
             Scope::Fleet => self.key.clone(),
-            Scope::Shard => client.beside(&self.key, neighbour),
+            Scope::Place => client.beside(&self.key, neighbour),
         }
     }
 
     /// All places where it has a generation.
     fn places(&self, client: &Client) -> Vec<Key> {
         match self.scope {
-            Scope::Shard => client.everywhere(&self.key),
+            Scope::Place => client.everywhere(&self.key),
             Scope::Fleet => {
                 let twin = client.twin(&self.key);
                 std::iter::once(self.key.clone()).chain(twin).collect()
@@ -207,7 +207,7 @@ impl Horizon {
 /// Gives each tag a new generation, in parallel: one command a tag, however many entries carry it.
 ///
 /// While keys move from one ring of shards to another, a tag that is on two servers is renewed on
-/// both; that of a whole cache is renewed on every shard. When some fail, the error is that of the first of them and names them all; the others
+/// both; that of a whole cache is renewed at all of its places. When some fail, the error is that of the first of them and names them all; the others
 /// are invalidated.
 pub(crate) async fn invalidate(
     client: &Client,

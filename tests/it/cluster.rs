@@ -449,6 +449,41 @@ async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_
 }
 
 #[tokio::test]
+async fn a_dead_primary_takes_no_values_of_others_along_and_clear_reaches_all_parts() {
+    let cluster = Cluster::start(3, 0).await;
+    let partial = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+    let _: Vec<String> = cluster.run_all(&partial).await;
+    let client = client(&cluster).await;
+    let minute = Duration::from_secs(60);
+    let mut owners = Vec::new();
+    // Of several caches: none of them lives on one primary.
+    let cache = |number: usize| client.cache(&format!("c{}", number % 4));
+    for number in 0..80 {
+        let name = format!("n{number}");
+        let stored = cache(number).set(&name, &number, minute).await;
+        stored.expect("stored");
+        let slot = hedgerow::slot(format!("{{c{}:{name}}}", number % 4).as_bytes());
+        owners.push(cluster.owner_of(slot).await);
+    }
+    cache(0).clear().await.expect("cleared");
+    for number in 0..80 {
+        let found = cache(number).get::<usize>(&format!("n{number}")).await;
+        let cleared = number % 4 == 0;
+        assert_eq!(found.expect("read").is_none(), cleared, "{number}");
+    }
+    cluster.nodes()[0].kill().await;
+    let mut found = 0;
+    for (number, owner) in owners.into_iter().enumerate() {
+        if owner != 0 && number % 4 != 0 {
+            let value = cache(number).get::<usize>(&format!("n{number}")).await;
+            assert_eq!(value.expect("served").as_deref(), Some(&number));
+            found += 1;
+        }
+    }
+    assert!(found > 0, "others serve values");
+}
+
+#[tokio::test]
 async fn seeds_tell_where_to_go_when_all_known_primaries_are_silent() {
     let port = Port::free();
     let cluster = Cluster::start_announcing(&[port.number()]).await;

@@ -16,12 +16,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::slots::{Range, SLOTS, ranges};
+use super::slots::{Range, ranges};
 use crate::client::breaker::{Breaker, Probe, is_out};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::SLOTS;
 use crate::script::from_server;
 
 pub(super) struct Census {

@@ -13,7 +13,7 @@ use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::time::Instant;
 
 use super::census::{Census, Primary, no_slots};
-use super::slots::{Redirect, SLOTS, redirect};
+use super::slots::{Redirect, redirect};
 use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place, invalid};
 use crate::client::cells::{Reads, cell};
@@ -22,7 +22,7 @@ use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::key::Key;
+use crate::key::{Key, SLOTS};
 use crate::script::{Found, from_server, plain};
 
 impl ClientBuilder {

@@ -77,11 +77,12 @@ impl Topology {
         }
     }
 
-    /// The `key` that the server of `neighbour` has for itself, where several servers may have one
-    /// each; a cluster cannot.
+    /// The `key` that stands on the server of `neighbour`, where there are several for several
+    /// servers; in a cluster, on the server of most that is near it.
     pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
         match self {
-            Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => key.clone(),
+            Self::One(_) | Self::Replicated(_) => key.clone(),
+            Self::Cluster(_) => key.near(neighbour),
             Self::Shards(shards) => shards.beside(key, neighbour),
         }
     }
@@ -89,7 +90,8 @@ impl Topology {
     /// All that [`beside`](Self::beside) answers for any neighbour.
     pub(crate) fn everywhere(&self, key: &Key) -> Vec<Key> {
         match self {
-            Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => vec![key.clone()],
+            Self::One(_) | Self::Replicated(_) => vec![key.clone()],
+            Self::Cluster(_) => key.of_all_parts(),
             Self::Shards(shards) => shards.everywhere(key),
         }
     }

@@ -5,6 +5,7 @@
 use redis::{ServerError, Value};
 
 use crate::client::endpoint::Address;
+use crate::key::SLOTS;
 
 /// Consecutive slots and their servers, as `CLUSTER SLOTS` tells them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,9 +96,6 @@ pub(super) fn redirect(error: &ServerError, asked: &Address) -> Option<Redirect>
         _ => None,
     }
 }
-
-/// How many slots a cluster has.
-pub(super) const SLOTS: u16 = 16_384;
 
 #[cfg(test)]
 mod tests {
