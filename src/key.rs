@@ -158,23 +158,18 @@ impl Key {
         self.clone().of(Realm::On(shard as u32))
     }
 
-    /// This key, which is all hash tag at its end, for the part of the slots that `neighbour` is in:
-    /// the server of `neighbour` has it, too, unless a border between servers runs through that part.
-    pub(crate) fn near(&self, neighbour: &Self) -> Self {
-        self.of_part(usize::from(neighbour.slot()) * PARTS.len() / usize::from(SLOTS))
-    }
-
-    /// All that [`near`](Self::near) answers for any neighbour.
-    pub(crate) fn of_all_parts(&self) -> Vec<Self> {
-        (0..PARTS.len()).map(|part| self.of_part(part)).collect()
-    }
-
-    fn of_part(&self, part: usize) -> Self {
+    /// This key, which ends with its hash tag, as a key of its own for each part of the slots. One
+    /// of a part is on the server of most keys of that part.
+    pub(crate) fn of_parts(&self) -> Vec<Self> {
         let (before, tag) = self.0.split_once('{').unwrap_or((&self.0, ""));
-        // It may be that of another part.
-        let tag = tag.split_once("}:").map_or(tag, |(_, tag)| tag);
         let tag = tag.trim_end_matches('}');
-        Self::new(format!("{before}{{{}}}:{tag}", PARTS[part])).of(self.1)
+        let of = |part| Self::new(format!("{before}{{{part}}}:{tag}")).of(self.1);
+        PARTS.into_iter().map(of).collect()
+    }
+
+    /// The part of the slots that this key is in.
+    pub(crate) fn part(&self) -> usize {
+        usize::from(self.slot()) * PARTS.len() / usize::from(SLOTS)
     }
 
     pub(crate) fn realm(&self) -> Realm {
@@ -416,19 +411,12 @@ mod tests {
     fn each_sixteenth_of_the_slots_has_a_key_of_its_own_for_a_tag() {
         let ns = Namespace::new("hr").expect("a good name");
         let tag = ns.tag(TagId::whole_cache("catalogue"));
-        let parts = tag.of_all_parts();
+        let parts = tag.of_parts();
         assert_eq!(parts[5].as_str(), "hr:t:{2}:2e9effe2f879921a");
         assert_eq!(parts.len(), 16);
         for (number, part) in parts.iter().enumerate() {
+            assert_eq!(part.part(), number, "{part}");
             assert_eq!(usize::from(part.slot()) / 1024, number, "{part}");
-        }
-        let catalogue = ns.cache("catalogue").expect("a good name");
-        for number in 0..1_000 {
-            let value = catalogue.value(&number.to_string()).expect("a good key");
-            let near = tag.near(&value);
-            assert_eq!(near.slot() / 1024, value.slot() / 1024, "{value}");
-            assert!(parts.contains(&near));
-            assert_eq!(parts[0].near(&value), near);
         }
     }
 

@@ -241,16 +241,15 @@ impl Client {
         self.0.executor.transport().twin(key)
     }
 
-    /// The `key` that is out when `neighbour` is, mostly: where there are several servers, there are
-    /// several such keys.
-    pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
-        self.0.executor.transport().beside(key, neighbour)
+    /// A key like `key` for each [`part`](Self::part) of the keys, also while keys move from one
+    /// ring of shards to another. That of a part is out when its keys are, mostly, and not otherwise.
+    pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
+        self.0.executor.transport().for_parts(key)
     }
 
-    /// All that [`beside`](Self::beside) answers for any neighbour, also while keys move from one
-    /// ring of shards to another.
-    pub(crate) fn everywhere(&self, key: &Key) -> Vec<Key> {
-        self.0.executor.transport().everywhere(key)
+    /// The part that `key` is in.
+    pub(crate) fn part(&self, key: &Key) -> usize {
+        self.0.executor.transport().part(key)
     }
 
     /// Whether what a cache does not find may be where it was before keys began to move.

@@ -28,17 +28,9 @@ pub(crate) struct Tag {
     pub(crate) id: TagId,
     pub(crate) key: Key,
     name: Arc<str>,
-    scope: Scope,
-}
-
-/// How many generations of a tag there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    /// One: its entries may be anywhere.
-    Fleet,
-    /// One for each server, or part of a cluster, for the entries there: a server that is out takes
+    /// Of a whole cache: what it has for each part of the keys, so that a server that is out takes
     /// no others with it, and a read of an entry asks one server.
-    Place,
+    parts: Option<Arc<[Key]>>,
 }
 
 /// The value of a tag that an invalidation replaces. Compared, never ordered.
@@ -56,42 +48,43 @@ impl Tag {
             id,
             key: client.namespace().tag(id),
             name: name.into(),
-            scope: Scope::Fleet,
+            parts: None,
         })
     }
 
     /// The tag that every entry of a cache carries.
     pub(crate) fn whole_cache(client: &Client, cache: &str) -> Self {
         let id = TagId::whole_cache(cache);
+        let key = client.namespace().tag(id);
         Self {
             id,
-            key: client.namespace().tag(id),
+            parts: Some(client.for_parts(&key).into()),
+            key,
             name: format!("(all of {cache})").into(),
-            scope: Scope::Place,
         }
     }
 
-    /// This tag as entries beside `neighbour` carry it.
-    pub(crate) fn beside(&self, client: &Client, neighbour: &Key) -> Self {
+    /// This tag as the entry at `value` carries it.
+    pub(crate) fn beside(&self, client: &Client, value: &Key) -> Self {
         Self {
-            key: self.key_beside(client, neighbour),
+            key: self.key_beside(client, value),
             ..self.clone()
         }
     }
 
     /// Its key as of [`beside`](Self::beside).
-    pub(crate) fn key_beside(&self, client: &Client, neighbour: &Key) -> Key {
-        match self.scope {
-            Scope::Fleet => self.key.clone(),
-            Scope::Place => client.beside(&self.key, neighbour),
+    pub(crate) fn key_beside(&self, client: &Client, value: &Key) -> Key {
+        match &self.parts {
+            Some(parts) => parts[client.part(value)].clone(),
+            None => self.key.clone(),
         }
     }
 
     /// All places where it has a generation.
     fn places(&self, client: &Client) -> Vec<Key> {
-        match self.scope {
-            Scope::Place => client.everywhere(&self.key),
-            Scope::Fleet => {
+        match &self.parts {
+            Some(parts) => parts.to_vec(),
+            None => {
                 let twin = client.twin(&self.key);
                 std::iter::once(self.key.clone()).chain(twin).collect()
             }
@@ -207,7 +200,7 @@ impl Horizon {
 /// Gives each tag a new generation, in parallel: one command a tag, however many entries carry it.
 ///
 /// While keys move from one ring of shards to another, a tag that is on two servers is renewed on
-/// both; that of a whole cache is renewed at all of its places. When some fail, the error is that of the first of them and names them all; the others
+/// both; that of a whole cache is renewed for each part of the keys. When some fail, the error is that of the first of them and names them all; the others
 /// are invalidated.
 pub(crate) async fn invalidate(
     client: &Client,

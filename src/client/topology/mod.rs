@@ -77,22 +77,22 @@ impl Topology {
         }
     }
 
-    /// The `key` that stands on the server of `neighbour`, where there are several for several
-    /// servers; in a cluster, on the server of most that is near it.
-    pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
+    /// A key like `key` for each [`part`](Self::part) of the keys. That of a part is on the server
+    /// of all its keys; in a cluster, of most.
+    pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
         match self {
-            Self::One(_) | Self::Replicated(_) => key.clone(),
-            Self::Cluster(_) => key.near(neighbour),
-            Self::Shards(shards) => shards.beside(key, neighbour),
+            Self::One(_) | Self::Replicated(_) => vec![key.clone()],
+            Self::Cluster(_) => key.of_parts(),
+            Self::Shards(shards) => shards.everywhere(key),
         }
     }
 
-    /// All that [`beside`](Self::beside) answers for any neighbour.
-    pub(crate) fn everywhere(&self, key: &Key) -> Vec<Key> {
+    /// The part that `key` is in.
+    pub(crate) fn part(&self, key: &Key) -> usize {
         match self {
-            Self::One(_) | Self::Replicated(_) => vec![key.clone()],
-            Self::Cluster(_) => key.of_all_parts(),
-            Self::Shards(shards) => shards.everywhere(key),
+            Self::One(_) | Self::Replicated(_) => 0,
+            Self::Cluster(_) => key.part(),
+            Self::Shards(shards) => shards.place(key),
         }
     }
 

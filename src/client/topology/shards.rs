@@ -189,7 +189,8 @@ impl Shards {
         &self.nodes[self.place(key)].node
     }
 
-    fn place(&self, key: &Key) -> usize {
+    /// The number of the server of `key`.
+    pub(crate) fn place(&self, key: &Key) -> usize {
         let tag = key.hash_tag();
         let other = match (key.realm(), &self.other) {
             (Realm::On(shard), _) => return shard as usize,
@@ -201,11 +202,6 @@ impl Shards {
             Some(other) => other.nodes[other.ring.owner(tag)],
             None => self.ring.owner(tag),
         }
-    }
-
-    /// The `key` that the shard of `neighbour` has for itself.
-    pub(crate) fn beside(&self, key: &Key, neighbour: &Key) -> Key {
-        key.on(self.place(neighbour))
     }
 
     /// The `key` of each shard, of both rings.
