@@ -94,6 +94,16 @@ impl Census {
         Ok(known)
     }
 
+    /// The same, for a call that heeds the breaker of those who are asked.
+    pub(super) async fn map_if_well(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
+        let known = self.known();
+        if !known.primaries.is_empty() {
+            return Ok(known);
+        }
+        let probe = self.breaker.admit()?;
+        self.renew(Probe::deadline(probe.as_ref(), deadline)).await
+    }
+
     /// Lets a call through that heeds a breaker, while nobody has told the slots: see
     /// [`Breaker::admit`].
     pub(super) fn admit(&self) -> Result<Option<Probe<'_>>> {

@@ -128,10 +128,7 @@ impl Cluster {
 
     /// Reads each of `keys` where it is served, in parallel.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        let probe = self.0.admit()?;
-        let patience = Probe::deadline(probe.as_ref(), deadline);
-        let map = self.0.map(patience).await?;
-        drop(probe);
+        let map = self.0.map_if_well(deadline).await?;
         let owners = |key: &Key| {
             map.primary(key.slot()).ok_or_else(|| {
                 self.0.suspect();
