@@ -200,8 +200,8 @@ impl Horizon {
 /// Gives each tag a new generation, in parallel: one command a tag, however many entries carry it.
 ///
 /// While keys move from one ring of shards to another, a tag that is on two servers is renewed on
-/// both; that of a whole cache is renewed for each part of the keys. When some fail, the error is that of the first of them and names them all; the others
-/// are invalidated.
+/// both; that of a whole cache is renewed for each part of the keys. When some fail, the error is
+/// that of the first of them and names them all; the others are invalidated.
 pub(crate) async fn invalidate(
     client: &Client,
     tags: &[Tag],

@@ -115,6 +115,19 @@ impl Server {
         self.run(&["KEYS", pattern]).await
     }
 
+    /// All keys that match, on every server that has them, and the ms that they still live.
+    pub async fn lives(&self, pattern: &str) -> Vec<(String, i64)> {
+        let mut lives = Vec::new();
+        for index in 0..self.nodes().len().max(1) {
+            let keys: RedisResult<Vec<String>> = self.try_run_at(index, &["KEYS", pattern]).await;
+            for key in keys.unwrap_or_else(|error| panic!("{pattern}: {error}")) {
+                let left = self.try_run_at(index, &["PTTL", &key]).await;
+                lives.push((key, left.expect("the server answers")));
+            }
+        }
+        lives
+    }
+
     /// A digest of the whole data set: equal before and after a call that changed nothing.
     pub async fn digest(&self) -> String {
         match &self.0 {
