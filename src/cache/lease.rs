@@ -4,7 +4,7 @@
 //! `set` and `remove` end the lease in the same script in which they touch the value, so a load
 //! that began before them can never be stored after them. Called by the load of a flight.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use rand::random;
@@ -38,6 +38,8 @@ pub(super) struct Claim {
     token: [u8; 16],
     /// That of the grant: a later one to the same token is not this claim's.
     fence: AtomicI64,
+    /// The server may hold the lease for this claim.
+    open: AtomicBool,
     terms: Terms,
 }
 
@@ -113,6 +115,7 @@ impl Claim {
             place,
             token: random(),
             fence: AtomicI64::new(0),
+            open: AtomicBool::new(false),
             terms,
         }
     }
@@ -134,7 +137,14 @@ impl Claim {
             .arg(self.terms.takeover.millis())
             .arg(seen)
             .arg(channel.map_or("", Key::as_str));
-        let reply = self.client.run(call, deadline).await?;
+        self.open.store(true, Ordering::Relaxed);
+        let reply = self.client.run(call, deadline).await;
+        let is_open = match &reply {
+            Ok(reply) => reply.status().is_ok_and(|status| status == "LEAD"),
+            Err(error) => error.is_indeterminate(),
+        };
+        self.open.store(is_open, Ordering::Relaxed);
+        let reply = reply?;
         match reply.status()? {
             "LEAD" => {
                 let fence = reply.int(1)?;
@@ -181,18 +191,41 @@ impl Claim {
             .arg(self.fence.load(Ordering::Relaxed));
         let deadline = self.client.cache_deadline();
         let reply = self.client.change(call, deadline).await?;
-        match reply.status()? {
-            "STORED" => Ok(Committed::Stored),
-            "REFUSED" => Ok(Committed::Refused),
-            _ => Err(self.unexpected(&reply)),
+        let committed = match reply.status()? {
+            "STORED" => Committed::Stored,
+            "REFUSED" => Committed::Refused,
+            _ => return Err(self.unexpected(&reply)),
+        };
+        self.open.store(false, Ordering::Relaxed);
+        Ok(committed)
+    }
+
+    /// Gives the lease up, if it is this claim's.
+    pub(super) async fn abandon(&self) {
+        let call = ABANDON.call(self.place.keys()).yielding().arg(&self.token);
+        match self.client.run(call, self.client.cache_deadline()).await {
+            Ok(_) => self.open.store(false, Ordering::Relaxed),
+            Err(error) => {
+                tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not given up");
+            }
         }
     }
 
-    /// Gives the lease up, if it is this claim's. Best effort: the server ends it by itself.
-    pub(super) async fn abandon(&self) {
-        let call = ABANDON.call(self.place.keys()).yielding().arg(&self.token);
-        if let Err(error) = self.client.run(call, self.client.cache_deadline()).await {
-            tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not given up");
+    /// Once nobody loads under it any more: gives up what is left of the lease, so that nobody
+    /// waits for a load that is over. While the server is out this is tried again, until the lease
+    /// may be taken over anyway.
+    pub(super) async fn end(&self) {
+        let until = Instant::now() + self.terms.takeover.duration();
+        let mut pause = SHORTEST_PAUSE;
+        while self.open.load(Ordering::Relaxed) {
+            self.abandon().await;
+            if Instant::now() >= until {
+                break;
+            }
+            if self.open.load(Ordering::Relaxed) {
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 
@@ -200,3 +233,7 @@ impl Claim {
         reply.unexpected().with_key(&self.place.name)
     }
 }
+
+/// The pauses between two tries to give a lease up.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);

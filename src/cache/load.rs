@@ -29,7 +29,7 @@ use super::flight::{Open, Outcome, Running};
 use super::lease::{Claim, Committed, Grant};
 use super::order::Order;
 use super::wake::Hint;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::tags::{Generation, Snapshot};
 
 /// A flight under way.
@@ -85,13 +85,28 @@ impl Load {
 
     /// The task of a flight, spawned by the caller that opened it. It ends by itself: while it
     /// waits, when nobody waits for it; once it loads, at `max_load` and the deadline of the
-    /// commit. A panic of the loader is caught and told as an error; if the task itself is torn
+    /// commit; and where the server may still hold the lease, once that is given up. A panic of the loader is caught and told as an error; if the task itself is torn
     /// down, the creator is told so and those who joined ask again.
     pub(super) async fn run<V, L, Fut, E>(
         mut self,
         loader: L,
-        mut creator: oneshot::Sender<Result<Arc<V>>>,
+        creator: oneshot::Sender<Result<Arc<V>>>,
     ) where
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        self.fly(loader, creator).await;
+        self.into_claim().end().await;
+    }
+
+    fn into_claim(self) -> Claim {
+        self.claim
+    }
+
+    async fn fly<V, L, Fut, E>(&mut self, loader: L, mut creator: oneshot::Sender<Result<Arc<V>>>)
+    where
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
         L: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -153,12 +168,7 @@ impl Load {
                     None => continue,
                 },
                 Ok(Grant::Busy { takeover, noted }) => (takeover, noted),
-                Err(error) => {
-                    if error.is_indeterminate() {
-                        self.claim.abandon().await;
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             };
             tracing::debug!(target: "hedgerow::cache", key, attempt, noted, "wait");
             let until = Instant::now() + pauses.next(noted).min(takeover);
@@ -223,8 +233,8 @@ impl Load {
         }
     }
 
-    /// What the value will be stamped with. The lease is held, and is given up when that cannot be
-    /// had. `waited` says that the snapshot is as old as the wait for the lease.
+    /// What the value will be stamped with. The lease is held, and is given up when the flight fails
+    /// for want of that. `waited` says that the snapshot is as old as the wait for the lease.
     async fn stamps(&self, waited: bool) -> Result<Vec<Generation>> {
         let deadline = self.order.cache.client.cache_deadline();
         let generations = if waited {
@@ -233,11 +243,11 @@ impl Load {
         } else {
             self.order.settled(&self.snapshot, deadline).await
         };
-        if let Err(error) = &generations {
-            if !self.order.cache.setup.outage.bypasses(error) {
-                // Closed first, or a caller woken by it could join a flight that has failed.
-                self.open.close();
-            }
+        if let Err(error) = &generations
+            && !self.order.cache.setup.outage.bypasses(error)
+        {
+            // Closed first, or a caller woken by it could join a flight that has failed.
+            self.open.close();
             self.claim.abandon().await;
         }
         generations
@@ -408,7 +418,10 @@ impl Load {
             }
             Err(error) => {
                 tracing::warn!(target: "hedgerow::cache", key = place.name, %error, "not stored");
-                self.claim.abandon().await;
+                // A server that answers hears of it before the caller does.
+                if error.fate() == Fate::Refused {
+                    self.claim.abandon().await;
+                }
                 false
             }
         }

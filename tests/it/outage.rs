@@ -411,6 +411,35 @@ async fn when_the_server_dies_waiters_load_or_are_told_and_the_leader_returns_it
 }
 
 #[tokio::test]
+async fn nobody_waits_for_a_load_whose_end_the_server_was_not_told() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let hurry = Duration::from_millis(300);
+    let far = proxy.builder().deadline(hurry).cache_deadline(hurry);
+    let cache = far.connect().await.expect("a good URL").cache("c");
+    let hour = Duration::from_secs(3600);
+    let gate = Gate::closed();
+    let load = gate.clone();
+    let loading = cache
+        .takeover(hour)
+        .max_load(hour)
+        .memoize("k", MINUTE, move || load.load("far".to_owned()));
+    let loading = tokio::spawn(loading.into_future());
+    gate.begun(1).await;
+    let lost = proxy.on(Request::every().with("hr:l:{c:k}"), Act::Reset);
+    gate.open();
+    let value = bounded("it is loaded all the same", loading).await;
+    assert_eq!(*value.expect("no panic").expect("loaded"), "far");
+    assert!(lost.hits() > 0, "the server does not know");
+    assert_eq!(server.keys("hr:l:*").await.len(), 1);
+
+    proxy.clear();
+    let near = waits(&server).await.cache("c");
+    let value = bounded("the lease is given up", loaded(&near, "k", "near")).await;
+    assert_eq!(value.expect("loaded"), "near");
+}
+
+#[tokio::test]
 async fn an_entry_whose_generations_cannot_be_read_is_no_hit() {
     let server = Server::start_single().await;
     let writer = server.client().await.cache("c");
