@@ -85,8 +85,9 @@ impl Load {
 
     /// The task of a flight, spawned by the caller that opened it. It ends by itself: while it
     /// waits, when nobody waits for it; once it loads, at `max_load` and the deadline of the
-    /// commit; and where the server may still hold the lease, once that is given up. A panic of the loader is caught and told as an error; if the task itself is torn
-    /// down, the creator is told so and those who joined ask again.
+    /// commit; and where the server may still hold the lease, once that is given up. A panic of the
+    /// loader is caught and told as an error; if the task itself is torn down, the creator is told
+    /// so and those who joined ask again.
     pub(super) async fn run<V, L, Fut, E>(
         mut self,
         loader: L,
