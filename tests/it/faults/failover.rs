@@ -90,6 +90,15 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
     let guard = lock.acquire().await.expect("free");
     let first = guard.fence();
     guard.release().await.expect("released");
+    // And a value.
+    let place = |city: &str| format!("{{catalogue:{city}}}");
+    let city = (0..)
+        .map(|number| format!("city:{number}"))
+        .find(|city| owner(&cluster, hedgerow::slot(place(city).as_bytes())) == node)
+        .expect("one of many");
+    let cache = client.cache("catalogue");
+    let ttl = Duration::from_secs(60);
+    cache.set(&city, &"old", ttl).await.expect("stored");
     until("the replica is in step", async || {
         primary.info("replication", "master_repl_offset").await
             == replica.info("replication", "slave_repl_offset").await
@@ -104,6 +113,9 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
     let guard = lock.acquire().await.expect("free");
     let second = guard.fence();
     assert!(second > first);
+    cache.remove(&city).await.expect("acknowledged");
+    let left = cache.get::<String>(&city).await.expect("read");
+    assert_eq!(left, None, "removed");
     primary.kill().await;
     replica.resume();
     let _: redis::Value = replica.run(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await;
@@ -119,9 +131,18 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
     let next = crate::wait::bounded("the lock is granted", lock.acquire()).await;
     let third = next.expect("granted").fence();
     assert!(third > second, "{third} after {second}");
+    // The removal is lost, too: what was removed is served for what is left of its TTL.
+    let found = cache.get::<String>(&city).await.expect("read");
+    assert_eq!(found.as_deref().map(String::as_str), Some("old"));
+    let key = format!("hr:v:{}", place(&city));
+    let rest: i64 = replica.run(&["PTTL", &key]).await;
+    assert!(rest > 0, "{rest}");
+    let jittered = ttl.as_millis() * 11 / 10;
+    assert!(u128::from(rest.unsigned_abs()) <= jittered, "{rest}");
     for (primitive, outcome, lost) in [
         ("counter", "a prefix is kept", 3),
         ("lock", "two guards, fences rise", 1),
+        ("load", "a removal is forgotten, the TTL stays", 1),
     ] {
         Row {
             fault: 24,
