@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use hedgerow::{Client, ErrorKind};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, connection};
-use crate::wait::{bounded, until};
+use crate::wait::{bounded, figure, until};
 
 #[tokio::test]
 async fn a_lost_connection_is_made_again() {
@@ -23,6 +24,29 @@ async fn a_lost_connection_is_made_again() {
         .ping()
         .await
         .expect("an answer over a new connection");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_writes_is_not_connected_to_in_a_storm() {
+    let server = Server::start_single().await;
+    let builder = server.builder().deadline(Duration::from_secs(2));
+    let client = builder.connect().await.expect("a good URL");
+    client.ping().await.expect("an answer");
+    let _: redis::Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let before = connections(&server).await;
+    let adders = (0..20).map(|_| async {
+        let error = client.counter("views").add(1).await.expect_err("a replica");
+        assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
+    });
+    join_all(adders).await;
+    let made = connections(&server).await - before;
+    // Two seconds of pauses that double from 10 ms to 250 ms, none shorter than a quarter.
+    assert!((2..=60).contains(&made), "{made} connections");
+}
+
+/// How many connections the server has taken.
+async fn connections(server: &Server) -> usize {
+    figure(server, "stats", "total_connections_received:").await
 }
 
 #[tokio::test]

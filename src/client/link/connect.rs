@@ -10,7 +10,6 @@ use redis::{AsyncConnectionConfig, PushInfo, PushKind};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Attempt, Link, Live, Route, Running, Waiting, not_connected_in_time, watch};
-use crate::client::backoff::Backoff;
 use crate::client::dial::{dial, no_answer};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::health::Health;
@@ -96,10 +95,10 @@ impl Link {
             epoch: state.epoch,
             health: opened.health,
         };
-        state.backoff = Backoff::default();
+        let demoted = std::mem::take(&mut state.demoted);
+        state.backoff.made(demoted);
         state.last_error = None;
         state.live = Some(live.clone());
-        let demoted = std::mem::take(&mut state.demoted);
         drop(state);
         tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
         watch::start(self, &live);

@@ -262,7 +262,7 @@ impl Link {
             state.live = None;
             if why.is_some() {
                 // What answers there may be the same server again.
-                state.backoff.failed();
+                state.backoff.demoted();
                 state.demoted = true;
             }
             state.last_error = why;
