@@ -52,7 +52,7 @@ faults: setup ## Run the fault matrix and write docs/faults.md from it
 
 soak: export SOAK_SECONDS := $(SOAK_SECONDS)
 soak: setup ## Run random faults for half an hour (SOAK_SECONDS=60, HEDGEROW_SEED=1)
-	$(CARGO) test --all-features --test it -- --ignored --nocapture nothing_grows
+	$(CARGO) test --all-features --test it -- --ignored --nocapture --test-threads 1 nothing_grows
 
 bench: setup ## Measure against the bare driver, side by side
 	$(CARGO) bench --all-features --bench side_by_side

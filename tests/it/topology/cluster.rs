@@ -4,11 +4,12 @@
 //! What remains is the two seconds for which a new primary refuses to write.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use redis::{FromRedisValue, RedisResult, Value};
 
 use super::{Migration, Node, Port, Recipe, knows_shards};
-use crate::wait::until;
+use crate::wait::{bounded, until};
 
 /// Primaries, then their replicas: node `p + n·k` follows node `p` of `n` primaries at the start.
 #[derive(Debug)]
@@ -221,8 +222,17 @@ impl Cluster {
 
     /// Lets the replica with this index take over from its living primary, without loss.
     pub async fn failover(&self, replica: usize) {
-        let _: String = self.nodes[replica].run(&["CLUSTER", "FAILOVER"]).await;
-        self.is_primary(replica).await;
+        // The servers give one up after five seconds, as when the others have just voted.
+        let tries = async {
+            loop {
+                let _: String = self.nodes[replica].run(&["CLUSTER", "FAILOVER"]).await;
+                let one = tokio::time::timeout(Duration::from_secs(6), self.is_primary(replica));
+                if one.await.is_ok() {
+                    return;
+                }
+            }
+        };
+        bounded("the replica takes over", tries).await;
         self.agrees().await;
     }
 
