@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// A checked time to live. Sub-millisecond parts are rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,16 +16,14 @@ impl Ttl {
     /// Parses `duration`; `what` names it in the error.
     pub(crate) fn new(what: &str, duration: Duration) -> Result<Self> {
         if duration.is_zero() {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("{what} is zero; give a duration of at least 1 ms"),
-            ));
+            return Err(Error::invalid(format!(
+                "{what} is zero; give a duration of at least 1 ms"
+            )));
         }
         if duration > LONGEST {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("{what} is longer than 100 years; leave it out instead"),
-            ));
+            return Err(Error::invalid(format!(
+                "{what} is longer than 100 years; leave it out instead"
+            )));
         }
         let millis = duration.as_nanos().div_ceil(1_000_000);
         Ok(Self(u64::try_from(millis).unwrap_or(u64::MAX)))

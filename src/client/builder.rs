@@ -3,7 +3,6 @@
 //! Invariant: everything is checked before a client exists, and an error never repeats the URL,
 //! which may hold a password.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -19,7 +18,7 @@ use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::Namespace;
 use crate::script::Executor;
 use crate::ttl::Ttl;
@@ -135,7 +134,7 @@ impl ClientBuilder {
     /// Asks no server. For TLS without roots of its own it reads those of the system.
     pub async fn connect(self) -> Result<Client> {
         if self.loads_without_redis == 0 {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "no load may run without Redis; allow one, or leave Outage::Fail as it is",
             ));
         }
@@ -161,10 +160,10 @@ impl ClientBuilder {
 
     fn topology(&self, style: &Style) -> Result<Topology> {
         if self.moving.is_some() && !matches!(self.place, Some(Place::Shards(_))) {
-            return Err(invalid("only shards move; call `shards` too"));
+            return Err(Error::invalid("only shards move; call `shards` too"));
         }
         match &self.place {
-            None => Err(invalid("no server is given; call `url` first")),
+            None => Err(Error::invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => {
                 let endpoint = Endpoint::parse(url, &style.approach)?;
                 Ok(Topology::One(Node::new(&endpoint, style)))
@@ -205,7 +204,7 @@ impl ClientBuilder {
                 .name
                 .contains(|c: char| c.is_whitespace() || c.is_control())
         {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "the client name is empty or has blanks; use printable characters without blanks",
             ));
         }
@@ -243,10 +242,6 @@ impl ClientBuilder {
             cache: Ttl::new("the cache deadline", self.cache_deadline)?.duration(),
         })
     }
-}
-
-pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidInput, message)
 }
 
 impl fmt::Debug for Place {

@@ -44,7 +44,7 @@ pub(crate) use push::{Hub, Missed};
 pub use tls::Tls;
 use topology::Topology;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
 use crate::script::{Call, Executor, Found, Reply, Retry};
 
@@ -108,12 +108,8 @@ impl Client {
     /// # Cancel safety
     /// Does no I/O.
     pub async fn from_env() -> Result<Self> {
-        let url = std::env::var("REDIS_URL").map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidInput,
-                "REDIS_URL is not set; set it to redis://host:port",
-            )
-        })?;
+        let url = std::env::var("REDIS_URL")
+            .map_err(|_| Error::invalid("REDIS_URL is not set; set it to redis://host:port"))?;
         Self::connect(&url).await
     }
 

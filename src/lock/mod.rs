@@ -330,16 +330,16 @@ impl Lock {
     fn entry(&self) -> Result<Entry> {
         let lease = Ttl::new("the lease", self.lease)?;
         if lease.duration() < SHORTEST_LEASE {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "the lease is shorter than 10 ms; it must outlast a few round trips",
             )
             .with_key(&self.name));
         }
         if self.metadata.len() > LONGEST_METADATA {
-            return Err(
-                invalid("the metadata is longer than 1 KiB; store a reference instead")
-                    .with_key(&self.name),
-            );
+            return Err(Error::invalid(
+                "the metadata is longer than 1 KiB; store a reference instead",
+            )
+            .with_key(&self.name));
         }
         let max_hold = self
             .max_hold
@@ -479,10 +479,6 @@ fn parsed_fence(text: &str) -> Result<Fence> {
         )
     })?;
     Ok(Fence(fence))
-}
-
-fn invalid(message: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidInput, message)
 }
 
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);

@@ -391,8 +391,7 @@ async fn testimony(witness: Primary, deadline: Instant) -> Result<Vec<Range>> {
                 .unwrap_or_default()
                 .contains("cluster support") =>
         {
-            Err(Error::new(
-                ErrorKind::InvalidInput,
+            Err(Error::invalid(
                 "the server is not part of a cluster; name it with `url`",
             ))
         }

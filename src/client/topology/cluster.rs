@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, redirect};
 use crate::client::breaker::Probe;
-use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::builder::{ClientBuilder, Place};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
@@ -45,16 +45,16 @@ impl Cluster {
     pub(crate) fn new(seeds: &[String], style: &Style) -> Result<Self> {
         let seeds = Endpoint::parse_all(seeds, &style.approach)?;
         if seeds.is_empty() {
-            return Err(invalid("a cluster needs at least one seed"));
+            return Err(Error::invalid("a cluster needs at least one seed"));
         }
         for seed in &seeds {
             if seed.db != 0 {
-                return Err(invalid(
+                return Err(Error::invalid(
                     "a cluster has database 0 only; leave it out of the URL",
                 ));
             }
             if !matches!(seed.address, Address::Tcp(..)) {
-                return Err(invalid(
+                return Err(Error::invalid(
                     "the servers of a cluster are reached by TCP; use redis://",
                 ));
             }

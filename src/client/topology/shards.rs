@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use super::rendezvous::Ring;
 use crate::client::breaker::Probe;
-use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::{Approach, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Key, Realm};
 use crate::script::{Found, Patience, from_server};
 
@@ -285,7 +285,7 @@ fn gathered<'s>(
         if let Some(place) = place {
             let (_, there) = &known[place];
             if (&there.address, there.db) != (&endpoint.address, endpoint.db) {
-                return Err(invalid("two URLs of one name lead to two places").at(name));
+                return Err(Error::invalid("two URLs of one name lead to two places").at(name));
             }
         }
         nodes.push(place.unwrap_or(known.len()));
