@@ -4,9 +4,10 @@
 //! deadline. What was handed over and not answered is `Unknown`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::Wire;
@@ -83,19 +84,32 @@ impl Health {
 
     /// Ties the life of the socket to this.
     pub(super) fn hold(&self, wire: Wire) {
-        *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = Some(wire);
+        *self.wire() = Some(wire);
+    }
+
+    /// When the credentials expire that the server was shown on this connection, if they do.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.wire().as_ref()?.expires()
+    }
+
+    /// Ends `renewal` with the connection.
+    pub(super) fn is_renewed_by(&self, renewal: AbortHandle) {
+        match self.wire().as_mut() {
+            Some(wire) => wire.is_renewed_by(renewal),
+            None => renewal.abort(),
+        }
     }
 
     /// The connection is not used any more.
     pub(super) fn end(&self) {
         self.dead.store(true, Ordering::Release);
         self.gone.notify_waiters();
-        let wire = self
-            .wire
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let wire = self.wire().take();
         drop(wire);
+    }
+
+    fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_dead(&self) -> bool {

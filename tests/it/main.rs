@@ -46,6 +46,7 @@ mod passing;
 mod preflight;
 mod process;
 mod proxy;
+mod reauth;
 mod reconnect;
 mod replicas;
 mod runtime;
