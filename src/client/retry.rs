@@ -51,6 +51,17 @@ pub(super) async fn command(
     }
 }
 
+/// Waits for a sign of life of the servers.
+pub(super) async fn greet(topology: &Topology, deadline: Deadline) -> Result<()> {
+    let mut attempts = Attempts::new(Retry::Safe, deadline);
+    loop {
+        match topology.greet(deadline).await {
+            Ok(()) => return Ok(()),
+            Err(error) => attempts.pause_after(error).await?,
+        }
+    }
+}
+
 /// Reads string keys. Reads change nothing, so they may always be sent again.
 pub(super) async fn read(topology: &Topology, keys: &[Key], deadline: Deadline) -> Result<Values> {
     let mut attempts = Attempts::new(Retry::Safe, deadline);

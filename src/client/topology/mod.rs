@@ -184,6 +184,19 @@ impl Topology {
         }
     }
 
+    /// Returns when the servers have given a sign of life: as many of them as must be there for
+    /// calls to be served.
+    pub(crate) async fn greet(&self, deadline: Deadline) -> Result<()> {
+        let ping = redis::cmd("PING");
+        if let Self::Cluster(cluster) = self {
+            return cluster.send_to_any(&ping, deadline.at).await;
+        }
+        match self.send(&ping, None, deadline.keep_trying()).await? {
+            Value::ServerError(error) => Err(from_server(&error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads string keys, in their order; a missing key, or one of another type, is `None`. A read
     /// fails fast while a server that it needs is out: caches can do without.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
