@@ -24,7 +24,7 @@ use crate::script::Executor;
 use crate::ttl::Ttl;
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
-#[must_use = "a builder does nothing until `connect` is called"]
+#[must_use = "a builder does nothing until `open` or `connect` is called"]
 pub struct ClientBuilder {
     pub(super) place: Option<Place>,
     pub(super) moving: Option<Moving>,
@@ -44,6 +44,8 @@ pub struct ClientBuilder {
 /// Where the servers are, as the caller says it.
 pub(super) enum Place {
     Url(String),
+    /// What the environment variable `REDIS_URL` says when the client is opened.
+    Environment,
     Cluster(Vec<String>),
     Shards(Vec<Shard>),
     Replicas {
@@ -77,9 +79,16 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The server: see [`Client::connect`] for the forms.
+    /// The server: see [`Client::open`] for the forms.
     pub fn url(mut self, url: &str) -> Self {
         self.place = Some(Place::Url(url.to_owned()));
+        self
+    }
+
+    /// The server that the environment variable `REDIS_URL` names. The variable is read by
+    /// [`open`](Self::open) and [`connect`](Self::connect), which fail if it is missing.
+    pub fn url_from_env(mut self) -> Self {
+        self.place = Some(Place::Environment);
         self
     }
 
@@ -127,12 +136,12 @@ impl ClientBuilder {
 
     /// Checks the settings and makes the client. The first call that needs the server connects.
     ///
+    /// Asks no server and needs no runtime. For TLS without roots of its own it reads those of the
+    /// system.
+    ///
     /// # Errors
     /// `InvalidInput` when a setting is not understood.
-    ///
-    /// # Cancel safety
-    /// Asks no server. For TLS without roots of its own it reads those of the system.
-    pub async fn connect(self) -> Result<Client> {
+    pub fn open(self) -> Result<Client> {
         if self.loads_without_redis == 0 {
             return Err(Error::invalid(
                 "no load may run without Redis; allow one, or leave Outage::Fail as it is",
@@ -143,6 +152,20 @@ impl ClientBuilder {
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
         Ok(self.core(namespace, deadlines, topology))
+    }
+
+    /// [`open`](Self::open), then a ping: returns the client when the server has answered. Of
+    /// [`shards`](Self::shards) each must answer, of a [`cluster`](Self::cluster) any primary; behind
+    /// [`sentinels`](Self::sentinels), and beside [`replicas`](Self::replicas), the primary.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open). Otherwise the reason why a server did not answer within the
+    /// [`deadline`](Self::deadline). Wrong credentials fail at once.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the connections.
+    pub async fn connect(self) -> Result<Client> {
+        self.open()?.answered().await
     }
 
     /// A client over a connection that the caller made, with everything else at its default.
@@ -166,6 +189,13 @@ impl ClientBuilder {
             None => Err(Error::invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => {
                 let endpoint = Endpoint::parse(url, &style.approach)?;
+                Ok(Topology::One(Node::new(&endpoint, style)))
+            }
+            Some(Place::Environment) => {
+                let url = std::env::var("REDIS_URL").map_err(|_| {
+                    Error::invalid("REDIS_URL is not set; set it to redis://host:port")
+                })?;
+                let endpoint = Endpoint::parse(&url, &style.approach)?;
                 Ok(Topology::One(Node::new(&endpoint, style)))
             }
             Some(Place::Replicas { primary, replicas }) => Ok(Topology::Replicated(
@@ -248,6 +278,7 @@ impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(_) => f.write_str("Url(hidden)"),
+            Self::Environment => f.write_str("Environment"),
             Self::Cluster(_) => f.write_str("Cluster(hidden)"),
             Self::Shards(_) => f.write_str("Shards(hidden)"),
             Self::Replicas { .. } => f.write_str("Replicas(hidden)"),

@@ -89,13 +89,35 @@ impl Client {
     /// `unix:///path/to/socket[?db=n&user=..&pass=..]`; with the feature `tls` also `rediss://..`,
     /// which trusts the roots of the system (see [`ClientBuilder`] for others).
     ///
-    /// Connects with the first call that needs it.
+    /// Does no I/O and needs no runtime: the client connects with the first call that needs the
+    /// server, so a service may start while Redis is down, and the client may live in a `static`.
+    /// [`connect`](Self::connect) also asks whether the server answers.
+    ///
+    /// ```no_run
+    /// use std::sync::LazyLock;
+    ///
+    /// use hedgerow::Client;
+    ///
+    /// static CLIENT: LazyLock<Client> =
+    ///     LazyLock::new(|| Client::open("redis://127.0.0.1:6379").expect("the URL is well formed"));
+    /// ```
     ///
     /// # Errors
     /// `InvalidInput` when the URL is not understood. An unreachable server is no error here.
+    pub fn open(url: &str) -> Result<Self> {
+        Self::builder().url(url).open()
+    }
+
+    /// [`open`](Self::open), then a [`ping`](Self::ping): the client is returned when the server
+    /// has answered. For services that must not start without Redis.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the URL is not understood. Otherwise the reason why the server did not
+    /// answer within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials
+    /// fail at once.
     ///
     /// # Cancel safety
-    /// Does no I/O.
+    /// Safe: dropping the future closes the connection.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::builder().url(url).connect().await
     }
@@ -140,7 +162,7 @@ impl Client {
     pub async fn embedded() -> Result<Self> {
         let server = embedded::Server::start().await?;
         let url = server.url().to_owned();
-        Self::builder().url(&url).owning(server).connect().await
+        Self::builder().url(&url).owning(server).open()
     }
 
     /// Asks the server for a sign of life.
@@ -158,6 +180,12 @@ impl Client {
             .command(ping, None, Retry::Safe, deadline)
             .await
             .map(drop)
+    }
+
+    /// Returns when the servers have answered: the primary of each shard, any primary of a cluster.
+    async fn answered(self) -> Result<Self> {
+        self.0.executor.greet(self.deadline()).await?;
+        Ok(self)
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {

@@ -41,6 +41,10 @@ pub(crate) trait Transport: Send + Sync {
         deadline: Instant,
     ) -> impl Future<Output = Result<Value>> + Send;
 
+    /// Returns when the servers have given a sign of life: as many of them as must be there for
+    /// calls to be served.
+    fn greet(&self, deadline: Instant) -> impl Future<Output = Result<()>> + Send;
+
     /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
     fn read(&self, keys: &[Key], deadline: Instant) -> impl Future<Output = Result<Found>> + Send;
 }
@@ -96,6 +100,17 @@ impl<T: Transport> Executor<T> {
                 .await
             {
                 Ok(value) => return Ok(value),
+                Err(error) => attempts.pause_after(error).await?,
+            }
+        }
+    }
+
+    /// Waits for a sign of life of the servers.
+    pub(crate) async fn greet(&self, deadline: Instant) -> Result<()> {
+        let mut attempts = Attempts::new(Retry::Safe, deadline);
+        loop {
+            match self.transport.greet(deadline).await {
+                Ok(()) => return Ok(()),
                 Err(error) => attempts.pause_after(error).await?,
             }
         }

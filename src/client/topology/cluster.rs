@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::future::try_join_all;
+use futures::stream::FuturesUnordered;
 use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::time::Instant;
 
@@ -124,6 +126,27 @@ impl Cluster {
         });
         let replies = try_join_all(sent).await?;
         Ok(replies.into_iter().next().unwrap_or(Value::Nil))
+    }
+
+    /// Sends `command` to every primary and returns when one of them has served it; fails with the
+    /// error of the last if none does.
+    pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Instant) -> Result<()> {
+        let map = self.0.map(deadline).await?;
+        let sent = map.primaries.iter().map(|primary| async move {
+            match self.watched(primary.node.lane.send(command, deadline).await)? {
+                Value::ServerError(error) => Err(self.refused(&error)),
+                _ => Ok(()),
+            }
+        });
+        let mut answers: FuturesUnordered<_> = sent.collect();
+        let mut worst = no_slots();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(error) => worst = error,
+            }
+        }
+        Err(worst)
     }
 
     /// Reads each of `keys` where it is served, in parallel.

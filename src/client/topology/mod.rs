@@ -180,6 +180,20 @@ impl Transport for Topology {
         }
     }
 
+    async fn greet(&self, deadline: Instant) -> Result<()> {
+        let ping = redis::cmd("PING");
+        if let Self::Cluster(cluster) = self {
+            return cluster.send_to_any(&ping, deadline).await;
+        }
+        match self
+            .send(&ping, None, Patience::Persistent, deadline)
+            .await?
+        {
+            Value::ServerError(error) => Err(from_server(&error)),
+            _ => Ok(()),
+        }
+    }
+
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
         match self {
             Self::One(node) => {
