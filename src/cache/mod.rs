@@ -36,7 +36,7 @@ use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
 use crate::error::{Error, Fate, Result};
 use crate::key::CacheKeys;
 use crate::tags::{self, Horizon, SLACK, Tag};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 impl Client {
     /// The cache called `name`. Caches of different names share nothing but tags: invalidating a

@@ -20,8 +20,7 @@ use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Top
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, Result};
 use crate::key::Namespace;
-use crate::script::Executor;
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
 #[must_use = "a builder does nothing until `open` or `connect` is called"]
@@ -221,7 +220,7 @@ impl ClientBuilder {
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
             loads_without_redis: self.loads_without_redis,
-            executor: Executor::new(topology),
+            topology,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
             server: self.server,

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use super::{ADD, ADD_ONCE, Counter};
 use crate::error::{Error, Result};
 use crate::script::{Call, Retry, integer, no_integer, plain};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 /// An addition that happens when it is awaited; made by [`Counter::add`].
 ///

@@ -33,7 +33,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
 use crate::script::{Call, Script, script};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 use attempt::Attempt;
 use campaign::Standing;
 use line::{Entry, Locks, Queueing};
@@ -153,14 +153,14 @@ impl Lock {
         let entry = self.entry()?;
         let until = match self.wait {
             Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
-            None => self.client.deadline(),
+            None => self.client.deadline().at,
         };
         let locks = Locks::of(&self.client);
         let Some(attempt) = locks.attempt(&entry) else {
             return self.waited(&locks, entry, until).await;
         };
         let sent = Instant::now();
-        let deadline = until.min(self.client.deadline());
+        let deadline = self.client.deadline().at_most(until);
         let call = entry.acquire(&attempt.owner, attempt.queueing());
         let reply = self.client.run(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {

@@ -14,6 +14,7 @@ use futures::stream::FuturesUnordered;
 use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::time::Instant;
 
+use super::Values;
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, redirect};
 use crate::client::breaker::Probe;
@@ -25,7 +26,7 @@ use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, SLOTS};
-use crate::script::{Found, from_server, plain};
+use crate::script::{from_server, plain};
 
 impl ClientBuilder {
     /// A Redis Cluster, found by any of `seeds`: `redis://[user[:password]@]host[:port]`. All of
@@ -150,7 +151,7 @@ impl Cluster {
     }
 
     /// Reads each of `keys` where it is served, in parallel.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Values> {
         let map = self.0.map_if_well(deadline).await?;
         let owners = |key: &Key| {
             map.primary(key.slot()).ok_or_else(|| {

@@ -27,6 +27,7 @@ use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
 use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::time::jittered;
 
 impl ClientBuilder {
     /// The primary that sentinels know as `service`. `sentinels` are their URLs,
@@ -340,7 +341,7 @@ impl Witness {
 /// connection starts another).
 async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Known>>) {
     loop {
-        let pause = POLL.mul_f64(rand::random_range(0.75..1.25));
+        let pause = jittered(POLL, 0.75..1.25);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             changed = news.changed() => if changed.is_err() { return },
