@@ -3,6 +3,7 @@
 //! Invariant: a connection is not used for long past the end of the credentials that the server was
 //! last shown on it, and nothing of them is told.
 
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Link, Live};
-use crate::client::backoff::Backoff;
 use crate::client::credentials::{Credentials, Login};
 use crate::client::health::Health;
+use crate::time::{Backoff, jittered};
 
 /// A connection whose credentials expire, without keeping it open.
 struct Expiring {
@@ -48,8 +49,7 @@ pub(super) fn start(link: &Arc<Link>, live: &Live) {
 async fn renew(link: Weak<Link>, mut expiring: Expiring, mut expires: Instant) {
     loop {
         let left = expires.saturating_duration_since(Instant::now());
-        let pause = left.mul_f64(rand::random_range(EARLIEST..LATEST));
-        tokio::time::sleep(pause.max(SHORTEST)).await;
+        tokio::time::sleep(jittered(left, WHEN).max(SHORTEST)).await;
         // Calls under way are answered before the server closes the connection.
         let end = expires.checked_sub(MARGIN.min(left / 20));
         match expiring.renewed(end.unwrap_or(expires)).await {
@@ -66,7 +66,7 @@ async fn renew(link: Weak<Link>, mut expiring: Expiring, mut expires: Instant) {
 impl Expiring {
     /// Shows the server fresh credentials, again and again until `end`; tells when these expire.
     async fn renewed(&mut self, end: Instant) -> Result<Option<Instant>, Expired> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(SHORTEST, LONGEST, 0.5..1.0);
         while Instant::now() < end {
             let why = match timeout_at(end, self.shown()).await {
                 Ok(Ok(expires)) => {
@@ -77,8 +77,7 @@ impl Expiring {
                 Err(_) => "there was no answer in time".to_owned(),
             };
             tracing::warn!(target: "hedgerow::client", connection = self.name, epoch = self.epoch, why, "not re-authenticated yet");
-            backoff.failed();
-            sleep_until(backoff.not_before.unwrap_or(end).min(end)).await;
+            sleep_until(end.min(Instant::now() + backoff.pause())).await;
         }
         Err(Expired)
     }
@@ -123,11 +122,11 @@ impl Link {
 
 /// When the server is shown fresh credentials, as a part of the time that the old ones last. What is
 /// left is for a provider that is out.
-const EARLIEST: f64 = 0.7;
-const LATEST: f64 = 0.8;
+const WHEN: Range<f64> = 0.7..0.8;
 
-/// How soon a provider is asked again that answers with what is about to expire, or has expired.
+/// The pauses between two questions to a provider that fails, or answers with what has expired.
 const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// How long before the end a connection is given up, at most.
 const MARGIN: Duration = Duration::from_secs(1);
