@@ -202,6 +202,11 @@ impl Error {
         }))
     }
 
+    /// What the caller gave was refused before anything was sent.
+    pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::InvalidInput, message)
+    }
+
     pub(crate) fn with_fate(self, fate: Fate) -> Self {
         self.changed(|repr| repr.fate = fate)
     }

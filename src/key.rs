@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// The prefix of every key that a client touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -302,17 +302,15 @@ const CRC16: [u16; 256] = {
 /// Refuses what cannot be a name. `what` says whose it is.
 fn checked(what: &str, name: &str) -> Result<()> {
     if name.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            format!("the {what} is empty; give at least one character"),
-        ));
+        return Err(Error::invalid(format!(
+            "the {what} is empty; give at least one character"
+        )));
     }
     if name.len() > LONGEST {
         let shown: String = name.chars().take(32).collect();
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            format!("the {what} \"{shown}..\" is longer than {LONGEST} bytes; hash it first"),
-        ));
+        return Err(Error::invalid(format!(
+            "the {what} \"{shown}..\" is longer than {LONGEST} bytes; hash it first"
+        )));
     }
     Ok(())
 }
@@ -453,7 +451,7 @@ mod tests {
         let error = namespace()
             .counter(&"x".repeat(1025))
             .expect_err("too long");
-        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(error.kind(), crate::error::ErrorKind::InvalidInput);
     }
 
     /// Text that is rich in what escaping must handle.

@@ -139,7 +139,7 @@ mod key;
 mod lock;
 mod script;
 mod tags;
-mod ttl;
+mod time;
 
 pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 #[cfg(feature = "tls")]

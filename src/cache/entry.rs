@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::codec::{self, Envelope, HEADER, Stack};
@@ -21,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::key::{Key, TagId};
 use crate::script::script;
 use crate::tags::{Generation, Snapshot, Tag};
+use crate::time::Deadline;
 
 script!(DISCARD = "discard.lua");
 
@@ -69,7 +69,7 @@ pub(super) async fn read<V: DeserializeOwned>(
     tags: &[Tag],
     stack: &Stack,
     from: ReadFrom,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Reading<V>> {
     let here = look(client, key, tags, stack, from, deadline, Key::clone).await?;
     let Reading::Miss(miss) = &here else {
@@ -93,7 +93,7 @@ async fn look<V: DeserializeOwned>(
     tags: &[Tag],
     stack: &Stack,
     from: ReadFrom,
-    deadline: Instant,
+    deadline: Deadline,
     at: fn(&Key) -> Key,
 ) -> Result<Reading<V>> {
     let key = &at(key);
@@ -139,7 +139,7 @@ async fn judged<V: DeserializeOwned>(
     found: &[Option<Bytes>],
     tags: &[Tag],
     stack: &Stack,
-    deadline: Instant,
+    deadline: Deadline,
     at: fn(&Key) -> Key,
 ) -> Result<Option<Verdict<V>>> {
     let (entry, present) = split(found);
@@ -170,7 +170,7 @@ fn split(found: &[Option<Bytes>]) -> (Option<&[u8]>, &[Option<Bytes>]) {
 pub(super) async fn generations(
     client: &Client,
     tags: &[Tag],
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Snapshot> {
     let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
     let found = client.read(&keys, deadline).await?;
@@ -191,7 +191,7 @@ async fn is_valid(
     envelope: &Envelope<'_>,
     tags: &[Tag],
     present: &[Option<Bytes>],
-    deadline: Instant,
+    deadline: Deadline,
     at: fn(&Key) -> Key,
 ) -> Result<bool> {
     let mut others: Vec<(Key, Generation)> = Vec::new();
@@ -224,10 +224,9 @@ async fn is_valid(
 
 /// Removes an entry that cannot be decoded, unless it was replaced meanwhile. Best effort: the
 /// load that follows overwrites it.
-async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Instant) {
+async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Deadline) {
     let call = DISCARD
         .call([key])
-        .yielding()
         .arg(&entry[..entry.len().min(HEADER)])
         .arg(entry.len());
     if let Err(error) = client.change(call, deadline).await {

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::key::Key;
 use crate::script::{Call, Reply, script};
-use crate::ttl::Ttl;
+use crate::time::{Backoff, Deadline, Ttl};
 
 script!(LEASE = "lease.lua" after "entry.lua");
 script!(REMOVE = "remove.lua" after "entry.lua");
@@ -87,18 +87,18 @@ impl Place {
     }
 
     /// Removes the value and ends a load of it that is under way.
-    pub(super) async fn clear(&self, client: &Client, deadline: Instant) -> Result<()> {
-        self.cleared(client, REMOVE.call(self.keys()), deadline)
-            .await
+    pub(super) async fn clear(&self, client: &Client, deadline: Deadline) -> Result<()> {
+        let call = REMOVE.call(self.keys());
+        self.cleared(client, call, deadline.keep_trying()).await
     }
 
     /// As [`clear`](Self::clear), for whoever can do without it while the server is out.
-    pub(super) async fn clear_if_served(&self, client: &Client, deadline: Instant) -> Result<()> {
-        let call = REMOVE.call(self.keys()).yielding();
-        self.cleared(client, call, deadline).await
+    pub(super) async fn clear_if_served(&self, client: &Client, deadline: Deadline) -> Result<()> {
+        let call = REMOVE.call(self.keys());
+        self.cleared(client, call, deadline.fail_fast()).await
     }
 
-    async fn cleared(&self, client: &Client, call: Call, deadline: Instant) -> Result<()> {
+    async fn cleared(&self, client: &Client, call: Call, deadline: Deadline) -> Result<()> {
         let reply = client.change(call, deadline).await;
         let reply = reply.map_err(|error| error.with_key(&self.name))?;
         match reply.status()? {
@@ -126,12 +126,11 @@ impl Claim {
         &self,
         seen: &[u8],
         channel: Option<&Key>,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Grant> {
         let until = Instant::now() + self.terms.max_load.duration();
         let call = LEASE
             .call(self.place.keys())
-            .yielding()
             .arg(&self.token)
             .arg(self.terms.max_load.millis())
             .arg(self.terms.takeover.millis())
@@ -166,7 +165,6 @@ impl Claim {
             tokio::time::sleep(self.terms.takeover.duration() / 3).await;
             let call = RENEW
                 .call(self.place.keys())
-                .yielding()
                 .arg(&self.token)
                 .arg(self.terms.takeover.millis())
                 .arg(self.fence.load(Ordering::Relaxed));
@@ -184,7 +182,6 @@ impl Claim {
     pub(super) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
         let call = COMMIT
             .call(self.place.keys())
-            .yielding()
             .arg(&self.token)
             .arg(entry)
             .arg(ttl.millis())
@@ -202,7 +199,7 @@ impl Claim {
 
     /// Gives the lease up, if it is this claim's.
     pub(super) async fn abandon(&self) {
-        let call = ABANDON.call(self.place.keys()).yielding().arg(&self.token);
+        let call = ABANDON.call(self.place.keys()).arg(&self.token);
         match self.client.run(call, self.client.cache_deadline()).await {
             Ok(_) => self.open.store(false, Ordering::Relaxed),
             Err(error) => {
@@ -216,15 +213,14 @@ impl Claim {
     /// may be taken over anyway.
     pub(super) async fn end(&self) {
         let until = Instant::now() + self.terms.takeover.duration();
-        let mut pause = SHORTEST_PAUSE;
+        let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         while self.open.load(Ordering::Relaxed) {
             self.abandon().await;
             if Instant::now() >= until {
                 break;
             }
             if self.open.load(Ordering::Relaxed) {
-                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                tokio::time::sleep(backoff.pause()).await;
             }
         }
     }

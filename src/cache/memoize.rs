@@ -21,7 +21,7 @@ use super::load::Load;
 use super::order::Order;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Tag;
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 /// A cached load, made by [`Cache::memoize`]; await it.
 #[must_use = "nothing is read or loaded until it is awaited"]

@@ -33,10 +33,10 @@ use self::outage::Bulkhead;
 use self::wake::Ears;
 use crate::client::Client;
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
-use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::error::{Error, Fate, Result};
 use crate::key::CacheKeys;
 use crate::tags::{self, Horizon, SLACK, Tag};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 impl Client {
     /// The cache called `name`. Caches of different names share nothing but tags: invalidating a
@@ -348,10 +348,9 @@ impl Cache {
         let tags = self.tags(names)?;
         if tags.len() > MOST_STAMPS {
             let (given, most) = (tags.len() - 1, MOST_STAMPS - 1);
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("{given} tags on one value; use at most {most}"),
-            ));
+            return Err(Error::invalid(format!(
+                "{given} tags on one value; use at most {most}"
+            )));
         }
         Ok(tags)
     }

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::lease::{Place, Terms};
 use super::{Cache, Room, entry};
 use crate::codec::Stamp;
 use crate::error::{Error, Result};
 use crate::tags::{Generation, Snapshot, Tag};
-use crate::ttl::Ttl;
+use crate::time::{Deadline, Ttl};
 
 /// What one call asks for, beside its value or its loader.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ impl Order {
     }
 
     /// The present generations of the tags, each made to outlive the entry.
-    pub(super) async fn generations(&self, deadline: Instant) -> Result<Vec<Generation>> {
+    pub(super) async fn generations(&self, deadline: Deadline) -> Result<Vec<Generation>> {
         let snapshot = entry::generations(&self.cache.client, &self.tags, deadline).await;
         let snapshot = snapshot.map_err(|error| self.named(error))?;
         self.settled(&snapshot, deadline).await
@@ -60,7 +59,7 @@ impl Order {
     pub(super) async fn settled(
         &self,
         snapshot: &Snapshot,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Vec<Generation>> {
         // The load, then the longest that the entry may live.
         let need = self.terms.max_load.duration() + self.ttl.spread(LONGEST_SPREAD).duration();

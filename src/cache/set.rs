@@ -9,14 +9,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::order::Order;
 use super::{Cache, in_part};
 use crate::error::Result;
 use crate::script::script;
 use crate::tags::Tag;
-use crate::ttl::Ttl;
+use crate::time::{Deadline, Ttl};
 
 script!(SET = "set.lua" after "entry.lua");
 
@@ -110,12 +109,11 @@ async fn cleared(order: &Order) -> bool {
     here.and(there).is_ok()
 }
 
-async fn store(order: &Order, entry: Vec<u8>, deadline: Instant) -> Result<()> {
+async fn store(order: &Order, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
     // Who comes from now on does not join a load that is about to be ended.
     order.room.flights.detach(&order.place.value);
     let call = SET
         .call(order.place.keys())
-        .yielding()
         .arg(entry)
         .arg(order.jittered_ttl().millis());
     let reply = order.cache.client.change(call, deadline).await;

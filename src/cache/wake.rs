@@ -65,7 +65,7 @@ impl Ears {
         }
         let ears = self.clone();
         let listener = Arc::new(move |message: &[u8]| ears.heard(message));
-        let deadline = client.cache_deadline().min(Instant::now() + PATIENCE);
+        let deadline = client.cache_deadline().at.min(Instant::now() + PATIENCE);
         match hub.listen(&channel, listener, deadline).await {
             Ok(()) => Some(channel),
             Err(error) => {

@@ -5,7 +5,7 @@
 //! neither too small nor too large.
 
 use super::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
 
 impl Client {
@@ -54,8 +54,7 @@ impl Client {
 pub(super) fn pattern(namespace: &Namespace) -> Result<String> {
     let prefix = namespace.as_str();
     if prefix.contains(' ') {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
+        return Err(Error::invalid(
             "the namespace has blanks, which no ACL pattern can spell; choose another for an ACL user",
         ));
     }

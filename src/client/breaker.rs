@@ -1,19 +1,21 @@
 //! `Breaker`: makes an outage cost microseconds instead of deadlines.
 //!
 //! Invariant: while it is open, at most one call at a time that heeds it gets through, to find out
-//! whether the server is back. Any answer of the server, to whomever, closes it. Cache calls heed
-//! it; locks and counters go on trying within their deadlines.
+//! whether the server is back. Any answer of the server, to any caller, closes it. Only such a probe
+//! makes the pause longer: failures of calls that do not heed the breaker say nothing new.
 //!
-//! Every outcome on a [`Link`](super::link::Link) is told here. While nothing is wrong, that costs
-//! one atomic load.
+//! Every outcome on a [`Link`](super::link::Link) is reported here. While nothing is wrong, that
+//! costs one atomic load.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use redis::ServerError;
 use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Fate};
+use crate::script::from_server;
 
 /// What is known of the health of one server.
 #[derive(Debug, Default)]
@@ -40,8 +42,18 @@ struct Open {
     /// Nobody is let through before this.
     until: Instant,
     pause: Duration,
-    /// The one who is finding out.
-    probing: Option<u64>,
+    probing: Option<Probing>,
+    /// How long probes have waited in vain since `until`.
+    waited: Duration,
+}
+
+/// The call that is finding out whether the server is back.
+#[derive(Debug)]
+struct Probing {
+    number: u64,
+    since: Instant,
+    /// The server has failed meanwhile.
+    failed: bool,
 }
 
 /// What becomes of a call that heeds the breaker.
@@ -95,10 +107,9 @@ impl Breaker {
 
     /// The server could not be reached, did not answer, or cannot serve at all.
     pub(crate) fn failed(&self, error: &Error) {
-        let spread = rand::random_range(SPREAD);
         let mut state = self.state();
         self.troubled.store(true, Ordering::Relaxed);
-        let opened = state.failed(error, Instant::now(), spread);
+        let opened = state.failed(error, Instant::now(), spread());
         drop(state);
         if opened {
             tracing::warn!(target: "hedgerow::client", %error, "the server is out; the breaker is open");
@@ -119,10 +130,14 @@ impl State {
             return Admission::Refused;
         }
         self.probes += 1;
-        open.probing = Some(self.probes);
+        open.probing = Some(Probing {
+            number: self.probes,
+            since: now,
+            failed: false,
+        });
         Admission::Probe {
             number: self.probes,
-            patience: open.pause.max(PROBE),
+            patience: open.patience(),
         }
     }
 
@@ -138,32 +153,47 @@ impl State {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
         self.cause = Some(error.clone());
-        match &mut self.open {
-            // One failure for each time that somebody was let through.
-            Some(open) if now >= open.until => {
-                open.pause = (open.pause * 2).min(LONGEST);
-                open.until = now + open.pause.mul_f64(spread);
-                false
+        if let Some(open) = &mut self.open {
+            if let Some(probing) = &mut open.probing {
+                probing.failed = true;
             }
-            None if self.failures >= FAILURES && now - since >= LEAST => {
-                self.open = Some(Open {
-                    until: now + SHORTEST.mul_f64(spread),
-                    pause: SHORTEST,
-                    probing: None,
-                });
-                true
-            }
-            _ => false,
+            return false;
         }
+        if self.failures < FAILURES || now - since < LEAST {
+            return false;
+        }
+        self.open = Some(Open {
+            until: now + SHORTEST.mul_f64(spread),
+            pause: SHORTEST,
+            probing: None,
+            waited: Duration::ZERO,
+        });
+        true
     }
 
-    /// A probe has ended, whatever came of it.
-    fn left(&mut self, number: u64) {
-        if let Some(open) = &mut self.open
-            && open.probing == Some(number)
-        {
-            open.probing = None;
+    /// A probe has ended without an answer, which would have closed the breaker. The next pause is
+    /// longer if the server has failed meanwhile, or if this probe, together with those before it
+    /// that were given up early, has waited as long as one probe may.
+    fn left(&mut self, number: u64, now: Instant, spread: f64) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        let Some(probing) = open.probing.take_if(|probing| probing.number == number) else {
+            return;
+        };
+        open.waited += now - probing.since;
+        if probing.failed || open.waited >= open.patience() {
+            open.pause = (open.pause * 2).min(LONGEST);
+            open.until = now + open.pause.mul_f64(spread);
+            open.waited = Duration::ZERO;
         }
+    }
+}
+
+impl Open {
+    /// How long a probe may wait.
+    fn patience(&self) -> Duration {
+        self.pause.max(PROBE)
     }
 }
 
@@ -181,7 +211,8 @@ impl Probe<'_> {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.breaker.state().left(self.number);
+        let mut state = self.breaker.state();
+        state.left(self.number, Instant::now(), spread());
     }
 }
 
@@ -199,6 +230,22 @@ pub(crate) fn is_out(error: &Error) -> bool {
         ErrorKind::Timeout => error.fate() == Fate::Unknown,
         _ => false,
     }
+}
+
+/// Whether an error reply says that the server is out. A slot that is on its way to another server,
+/// or that nobody serves, says nothing of the other slots.
+pub(crate) fn says_out(error: &ServerError) -> bool {
+    let of_one_slot = match error.code() {
+        "TRYAGAIN" => true,
+        "CLUSTERDOWN" => error.details().is_some_and(|it| it.contains("not served")),
+        _ => false,
+    };
+    !of_one_slot && is_out(&from_server(error))
+}
+
+/// Pauses differ, so that many processes do not knock at once.
+fn spread() -> f64 {
+    rand::random_range(SPREAD)
 }
 
 fn is_open(cause: Option<Error>) -> Error {
@@ -223,7 +270,7 @@ const LEAST: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// By how much pauses differ, so that many processes do not knock at once.
+/// By how much pauses differ.
 const SPREAD: std::ops::Range<f64> = 0.75..1.25;
 
 /// How long the one who is let through may wait at least.
@@ -243,9 +290,10 @@ mod tests {
     /// Fails until the breaker is open.
     async fn opened() -> Breaker {
         let breaker = Breaker::default();
-        for _ in 0..FAILURES {
-            breaker.failed(&out());
+        breaker.failed(&out());
+        for _ in 1..FAILURES {
             tokio::time::advance(LEAST).await;
+            breaker.failed(&out());
         }
         breaker
     }
@@ -298,12 +346,58 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..12 {
             tokio::time::advance(2 * LONGEST).await;
-            drop(breaker.admit().expect("let through"));
+            let probe = breaker.admit().expect("let through");
             breaker.failed(&out());
+            drop(probe);
             pauses.push(breaker.state().open.as_ref().expect("open").pause);
         }
         assert!(pauses.is_sorted(), "{pauses:?}");
         assert_eq!(pauses.last(), Some(&LONGEST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_of_calls_that_do_not_heed_it_keep_no_probe_away() {
+        let breaker = opened().await;
+        for _ in 0..100 {
+            tokio::time::advance(SHORTEST).await;
+            breaker.failed(&out());
+        }
+        breaker.admit().expect("let through").expect("as a probe");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_that_are_given_up_early_count_together_as_one_that_was_not_answered() {
+        let breaker = opened().await;
+        tokio::time::advance(2 * SHORTEST).await;
+        let mut probes = 0;
+        while let Ok(Some(probe)) = breaker.admit() {
+            tokio::time::advance(PROBE / 4).await;
+            drop(probe);
+            probes += 1;
+        }
+        assert_eq!(probes, 4);
+        tokio::time::advance(LONGEST).await;
+        breaker.admit().expect("let through").expect("as a probe");
+    }
+
+    #[test]
+    fn what_a_server_says_of_one_slot_is_no_outage() {
+        let said = |line: &str| {
+            let reply = redis::parse_redis_value(line.as_bytes()).expect("a reply");
+            let redis::Value::ServerError(error) = reply else {
+                panic!("an error reply");
+            };
+            says_out(&error)
+        };
+        assert!(!said(
+            "-TRYAGAIN Multiple keys request during rehashing of slot\r\n"
+        ));
+        assert!(!said("-CLUSTERDOWN Hash slot not served\r\n"));
+        assert!(said("-CLUSTERDOWN The cluster is down\r\n"));
+        assert!(said("-LOADING Redis is loading the dataset in memory\r\n"));
+        assert!(!said(
+            "-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+        ));
     }
 
     /// What happens to a breaker.
@@ -315,7 +409,7 @@ mod tests {
         Failed(f64),
         Answered,
         /// One of the probes ends, perhaps long after another has begun.
-        Left(usize),
+        Left(usize, f64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -324,7 +418,7 @@ mod tests {
             4 => Just(Step::Asked),
             4 => SPREAD.prop_map(Step::Failed),
             1 => Just(Step::Answered),
-            2 => any::<usize>().prop_map(Step::Left),
+            2 => (any::<usize>(), SPREAD).prop_map(|(which, spread)| Step::Left(which, spread)),
         ]
     }
 
@@ -335,7 +429,11 @@ mod tests {
             // Since the last answer.
             let mut failed: Vec<Instant> = Vec::new();
             let mut opened = None;
-            let mut under_way: Option<u64> = None;
+            // The probe, and whether the server has failed since it began.
+            let mut under_way: Option<(u64, bool)> = None;
+            // Nobody is let through between the end of a probe that failed and this.
+            let (mut longer_since, mut waited) = (None::<Instant>, Duration::ZERO);
+            let (mut began, mut patient) = (now, PROBE);
             let mut all: Vec<u64> = Vec::new();
             for step in steps {
                 match step {
@@ -348,26 +446,35 @@ mod tests {
                         if opens {
                             opened = Some(now);
                         }
+                        if let Some((_, has_failed)) = &mut under_way {
+                            *has_failed = true;
+                        }
                     }
                     Step::Answered => {
                         prop_assert_eq!(state.succeeded(), opened.is_some());
                         failed.clear();
                         (opened, under_way) = (None, None);
+                        (longer_since, waited) = (None, Duration::ZERO);
                     }
-                    Step::Left(which) if !all.is_empty() => {
+                    Step::Left(which, spread) if !all.is_empty() => {
                         let number = all.swap_remove(which % all.len());
-                        state.left(number);
-                        if under_way == Some(number) {
-                            under_way = None;
+                        state.left(number, now, spread);
+                        if let Some((_, has_failed)) = under_way.take_if(|it| it.0 == number) {
+                            waited += now - began;
+                            if has_failed || waited >= patient {
+                                longer_since = Some(now);
+                                waited = Duration::ZERO;
+                            }
                         }
                     }
-                    Step::Left(_) => {}
+                    Step::Left(..) => {}
                     Step::Asked => match state.admit(now) {
                         Admission::Free => prop_assert!(opened.is_none()),
                         Admission::Refused => {
-                            prop_assert!(opened.is_some());
-                            // Never for longer than the longest pause, unless somebody finds out.
-                            let last = *failed.last().expect("it opened by failing");
+                            let opened = opened.expect("it is open");
+                            // Never for longer than the longest pause, unless somebody finds out,
+                            // whatever calls fail meanwhile that do not heed it.
+                            let last = longer_since.unwrap_or(opened);
                             let longest = LONGEST.mul_f64(SPREAD.end);
                             prop_assert!(under_way.is_some() || now < last + longest);
                         }
@@ -376,7 +483,8 @@ mod tests {
                             prop_assert_eq!(under_way, None, "one at a time");
                             prop_assert!(now >= opened + SHORTEST.mul_f64(SPREAD.start));
                             prop_assert!((PROBE..=LONGEST).contains(&patience));
-                            under_way = Some(number);
+                            under_way = Some((number, false));
+                            (began, patient) = (now, patience);
                             all.push(number);
                         }
                     },

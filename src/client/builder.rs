@@ -3,7 +3,6 @@
 //! Invariant: everything is checked before a client exists, and an error never repeats the URL,
 //! which may hold a password.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -19,13 +18,12 @@ use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::Namespace;
-use crate::script::Executor;
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
-#[must_use = "a builder does nothing until `connect` is called"]
+#[must_use = "a builder does nothing until `open` or `connect` is called"]
 pub struct ClientBuilder {
     pub(super) place: Option<Place>,
     pub(super) moving: Option<Moving>,
@@ -45,6 +43,8 @@ pub struct ClientBuilder {
 /// Where the servers are, as the caller says it.
 pub(super) enum Place {
     Url(String),
+    /// What the environment variable `REDIS_URL` says when the client is opened.
+    Environment,
     Cluster(Vec<String>),
     Shards(Vec<Shard>),
     Replicas {
@@ -78,9 +78,16 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The server: see [`Client::connect`] for the forms.
+    /// The server: see [`Client::open`] for the forms.
     pub fn url(mut self, url: &str) -> Self {
         self.place = Some(Place::Url(url.to_owned()));
+        self
+    }
+
+    /// The server that the environment variable `REDIS_URL` names. The variable is read by
+    /// [`open`](Self::open) and [`connect`](Self::connect), which fail if it is missing.
+    pub fn url_from_env(mut self) -> Self {
+        self.place = Some(Place::Environment);
         self
     }
 
@@ -128,14 +135,14 @@ impl ClientBuilder {
 
     /// Checks the settings and makes the client. The first call that needs the server connects.
     ///
+    /// Asks no server and needs no runtime. For TLS without roots of its own it reads those of the
+    /// system.
+    ///
     /// # Errors
     /// `InvalidInput` when a setting is not understood.
-    ///
-    /// # Cancel safety
-    /// Asks no server. For TLS without roots of its own it reads those of the system.
-    pub async fn connect(self) -> Result<Client> {
+    pub fn open(self) -> Result<Client> {
         if self.loads_without_redis == 0 {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "no load may run without Redis; allow one, or leave Outage::Fail as it is",
             ));
         }
@@ -144,6 +151,20 @@ impl ClientBuilder {
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
         Ok(self.core(namespace, deadlines, topology))
+    }
+
+    /// [`open`](Self::open), then a ping: returns the client when the server has answered. Of
+    /// [`shards`](Self::shards) each must answer, of a [`cluster`](Self::cluster) any primary; behind
+    /// [`sentinels`](Self::sentinels), and beside [`replicas`](Self::replicas), the primary.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open). Otherwise the reason why a server did not answer within the
+    /// [`deadline`](Self::deadline). Wrong credentials fail at once.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the connections.
+    pub async fn connect(self) -> Result<Client> {
+        self.open()?.answered().await
     }
 
     /// A client over a connection that the caller made, with everything else at its default.
@@ -161,12 +182,19 @@ impl ClientBuilder {
 
     fn topology(&self, style: &Style) -> Result<Topology> {
         if self.moving.is_some() && !matches!(self.place, Some(Place::Shards(_))) {
-            return Err(invalid("only shards move; call `shards` too"));
+            return Err(Error::invalid("only shards move; call `shards` too"));
         }
         match &self.place {
-            None => Err(invalid("no server is given; call `url` first")),
+            None => Err(Error::invalid("no server is given; call `url` first")),
             Some(Place::Url(url)) => {
                 let endpoint = Endpoint::parse(url, &style.approach)?;
+                Ok(Topology::One(Node::new(&endpoint, style)))
+            }
+            Some(Place::Environment) => {
+                let url = std::env::var("REDIS_URL").map_err(|_| {
+                    Error::invalid("REDIS_URL is not set; set it to redis://host:port")
+                })?;
+                let endpoint = Endpoint::parse(&url, &style.approach)?;
                 Ok(Topology::One(Node::new(&endpoint, style)))
             }
             Some(Place::Replicas { primary, replicas }) => Ok(Topology::Replicated(
@@ -192,7 +220,7 @@ impl ClientBuilder {
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
             loads_without_redis: self.loads_without_redis,
-            executor: Executor::new(topology),
+            topology,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
             server: self.server,
@@ -205,7 +233,7 @@ impl ClientBuilder {
                 .name
                 .contains(|c: char| c.is_whitespace() || c.is_control())
         {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "the client name is empty or has blanks; use printable characters without blanks",
             ));
         }
@@ -245,14 +273,11 @@ impl ClientBuilder {
     }
 }
 
-pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidInput, message)
-}
-
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(_) => f.write_str("Url(hidden)"),
+            Self::Environment => f.write_str("Environment"),
             Self::Cluster(_) => f.write_str("Cluster(hidden)"),
             Self::Shards(_) => f.write_str("Shards(hidden)"),
             Self::Replicas { .. } => f.write_str("Replicas(hidden)"),

@@ -14,7 +14,7 @@ use redis::{ConnectionAddr, IntoConnectionInfo as _};
 use super::credentials::{Credentials, Login};
 #[cfg(feature = "tls")]
 use super::tls::{Channel, Tls};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// One server, as a client is told of it.
 #[derive(Clone)]
@@ -52,7 +52,7 @@ impl Endpoint {
     /// `unix:///path[?db=n&user=..&pass=..]`.
     pub(crate) fn parse(url: &str, approach: &Approach) -> Result<Self> {
         if url.contains('#') {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "the URL has a fragment (#), which means nothing here: TLS is always verified; a # \
                  in a password is written %23; use redis://[user[:password]@]host[:port][/db]",
             ));
@@ -61,7 +61,7 @@ impl Endpoint {
         // Refused before anything else, lest what is wrong about the rest be said first.
         #[cfg(not(feature = "tls"))]
         if plain.is_some() {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "TLS is not built in: enable the feature `tls` of hedgerow, or use redis:// or unix://",
             ));
         }
@@ -98,7 +98,7 @@ impl Endpoint {
                 .iter()
                 .any(|it| it.tls.is_some() != first.tls.is_some())
         {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "some of the URLs ask for TLS and some do not; use rediss:// for all, or redis://",
             ));
         }
@@ -148,7 +148,7 @@ impl Approach {
                 let channel = Tls::new().channel()?;
                 Ok(Some(self.usual.get_or_init(|| channel).clone()))
             }
-            (Some(_), false) => Err(invalid(
+            (Some(_), false) => Err(Error::invalid(
                 "TLS is set up, but the URL does not ask for it; use rediss:// instead of redis:// \
                  (a Unix socket has no TLS)",
             )),
@@ -193,13 +193,9 @@ impl fmt::Debug for Endpoint {
 
 /// The URL itself is not repeated: it may hold a password.
 fn not_understood() -> Error {
-    invalid(
+    Error::invalid(
         "the URL is not understood; use redis://[user[:password]@]host[:port][/db], rediss:// with TLS, or unix:///path",
     )
-}
-
-fn invalid(message: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidInput, message)
 }
 
 #[cfg(test)]

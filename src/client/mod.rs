@@ -23,6 +23,7 @@ mod link;
 mod node;
 mod preflight;
 mod push;
+mod retry;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;
@@ -34,19 +35,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::{Hub, Missed};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
-use topology::Topology;
+use topology::{Topology, Values};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
-use crate::script::{Call, Executor, Found, Reply, Retry};
+use crate::script::{Call, Reply, Retry};
+use crate::time::Deadline;
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
@@ -70,7 +70,7 @@ struct Core {
     process: String,
     deadlines: Deadlines,
     loads_without_redis: usize,
-    executor: Executor<Topology>,
+    topology: Topology,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     #[cfg(feature = "embedded")]
@@ -89,13 +89,35 @@ impl Client {
     /// `unix:///path/to/socket[?db=n&user=..&pass=..]`; with the feature `tls` also `rediss://..`,
     /// which trusts the roots of the system (see [`ClientBuilder`] for others).
     ///
-    /// Connects with the first call that needs it.
+    /// Does no I/O and needs no runtime: the client connects with the first call that needs the
+    /// server, so a service may start while Redis is down, and the client may live in a `static`.
+    /// [`connect`](Self::connect) also asks whether the server answers.
+    ///
+    /// ```no_run
+    /// use std::sync::LazyLock;
+    ///
+    /// use hedgerow::Client;
+    ///
+    /// static CLIENT: LazyLock<Client> =
+    ///     LazyLock::new(|| Client::open("redis://127.0.0.1:6379").expect("the URL is well formed"));
+    /// ```
     ///
     /// # Errors
     /// `InvalidInput` when the URL is not understood. An unreachable server is no error here.
+    pub fn open(url: &str) -> Result<Self> {
+        Self::builder().url(url).open()
+    }
+
+    /// [`open`](Self::open), then a [`ping`](Self::ping): the client is returned when the server
+    /// has answered. For services that must not start without Redis.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the URL is not understood. Otherwise the reason why the server did not
+    /// answer within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials
+    /// fail at once.
     ///
     /// # Cancel safety
-    /// Does no I/O.
+    /// Safe: dropping the future closes the connection.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::builder().url(url).connect().await
     }
@@ -108,12 +130,8 @@ impl Client {
     /// # Cancel safety
     /// Does no I/O.
     pub async fn from_env() -> Result<Self> {
-        let url = std::env::var("REDIS_URL").map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidInput,
-                "REDIS_URL is not set; set it to redis://host:port",
-            )
-        })?;
+        let url = std::env::var("REDIS_URL")
+            .map_err(|_| Error::invalid("REDIS_URL is not set; set it to redis://host:port"))?;
         Self::connect(&url).await
     }
 
@@ -144,7 +162,7 @@ impl Client {
     pub async fn embedded() -> Result<Self> {
         let server = embedded::Server::start().await?;
         let url = server.url().to_owned();
-        Self::builder().url(&url).owning(server).connect().await
+        Self::builder().url(&url).owning(server).open()
     }
 
     /// Asks the server for a sign of life.
@@ -157,11 +175,15 @@ impl Client {
     pub async fn ping(&self) -> Result<()> {
         let deadline = self.deadline();
         let ping = redis::cmd("PING");
-        self.0
-            .executor
-            .command(ping, None, Retry::Safe, deadline)
+        retry::command(&self.0.topology, ping, None, Retry::Safe, deadline)
             .await
             .map(drop)
+    }
+
+    /// Returns when the servers have answered: the primary of each shard, any primary of a cluster.
+    async fn answered(self) -> Result<Self> {
+        retry::greet(&self.0.topology, self.deadline()).await?;
+        Ok(self)
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {
@@ -174,13 +196,14 @@ impl Client {
     }
 
     /// The deadline of a call that starts now.
-    pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.0.deadlines.command
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.0.deadlines.command)
     }
 
-    /// The deadline of a cache call that starts now.
-    pub(crate) fn cache_deadline(&self) -> Instant {
-        Instant::now() + self.0.deadlines.cache
+    /// The deadline of a cache call that starts now. It fails fast; what must not be given up
+    /// while there is time (`remove`, `clear`, an invalidation) keeps trying.
+    pub(crate) fn cache_deadline(&self) -> Deadline {
+        Deadline::after(self.0.deadlines.cache).fail_fast()
     }
 
     /// How many loads run at once while caches do without Redis.
@@ -188,17 +211,17 @@ impl Client {
         self.0.loads_without_redis
     }
 
-    pub(crate) async fn run(&self, call: Call, deadline: Instant) -> Result<Reply> {
-        self.0.executor.run(call, deadline).await
+    pub(crate) async fn run(&self, call: Call, deadline: Deadline) -> Result<Reply> {
+        retry::run(&self.0.topology, call, deadline).await
     }
 
     /// Runs a call that changes what caches read at its first key: what this client reads there
     /// afterwards is not older.
     ///
     /// Cancel safety: as [`run`](Self::run); a dropped call counts as one that may be applied yet.
-    pub(crate) async fn change(&self, call: Call, deadline: Instant) -> Result<Reply> {
-        let transport = self.0.executor.transport();
-        let writing = call.key().and_then(|key| transport.writing(key));
+    pub(crate) async fn change(&self, call: Call, deadline: Deadline) -> Result<Reply> {
+        let topology = &self.0.topology;
+        let writing = call.key().and_then(|key| topology.writing(key));
         let outcome = self.run(call, deadline).await;
         if let Some(writing) = writing {
             writing.ended(&outcome);
@@ -212,49 +235,48 @@ impl Client {
         command: redis::Cmd,
         key: &Key,
         retry: Retry,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<redis::Value> {
-        let executor = &self.0.executor;
-        executor.command(command, Some(key), retry, deadline).await
+        retry::command(&self.0.topology, command, Some(key), retry, deadline).await
     }
 
     /// Reads string keys; a missing key, or one of another type, is `None`.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
-        self.0.executor.read(keys, deadline).await
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
+        retry::read(&self.0.topology, keys, deadline).await
     }
 
     /// Reads string keys at a replica: all of them at one moment, which is before no
     /// [`change`](Self::change) of theirs by this client, but may be before one by another. `None` where no
     /// replica can be asked.
-    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Found> {
-        self.0.executor.transport().peek(keys, deadline).await
+    pub(crate) async fn peek(&self, keys: &[Key], deadline: Deadline) -> Option<Values> {
+        self.0.topology.peek(keys, deadline.at).await
     }
 
     /// The pushes of the server that serves `key` now; a client over a brought connection has none.
     pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
-        self.0.executor.transport().hub(key)
+        self.0.topology.hub(key)
     }
 
     /// While keys move from one ring of shards to another: the key of a cache as the other ring
     /// places it, if that is another server. Whatever invalidates does so there, too.
     pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
-        self.0.executor.transport().twin(key)
+        self.0.topology.twin(key)
     }
 
     /// A key like `key` for each [`part`](Self::part) of the keys, also while keys move from one
     /// ring of shards to another. That of a part is out when its keys are, mostly, and not otherwise.
     pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
-        self.0.executor.transport().for_parts(key)
+        self.0.topology.for_parts(key)
     }
 
     /// The part that `key` is in.
     pub(crate) fn part(&self, key: &Key) -> usize {
-        self.0.executor.transport().part(key)
+        self.0.topology.part(key)
     }
 
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
-        self.0.executor.transport().looks_back()
+        self.0.topology.looks_back()
     }
 
     /// The channel on which this client is told of the ends of loads of `value`; `None` while the
@@ -262,7 +284,7 @@ impl Client {
     pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
         let core = &self.0;
         let channels = (0..).map(|number| core.namespace.load_wake(number, &core.process));
-        core.executor.transport().channel(value, channels)
+        core.topology.channel(value, channels)
     }
 
     /// Tells, from here on, that a push of the server that serves `key` now may have been missed: its
@@ -295,7 +317,7 @@ impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Client");
         debug
-            .field("address", &self.executor.transport().address())
+            .field("address", &self.topology.address())
             .field("namespace", &self.namespace)
             .field("deadlines", &self.deadlines);
         #[cfg(feature = "embedded")]

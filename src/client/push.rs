@@ -18,6 +18,7 @@ use super::link::{Link, OnPush, Route};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::script::from_server;
+use crate::time::Backoff;
 
 /// Called with each message of a channel, on the connection's own task: it must not block.
 pub(crate) type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
@@ -233,7 +234,7 @@ impl Shared {
 async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
     loop {
         shared.lost.notified().await;
-        let mut breath = BREATH;
+        let mut backoff = Backoff::new(BREATH, LONGEST_BREATH, 0.5..1.0);
         loop {
             let Some(link) = link.upgrade() else { return };
             let names: Vec<String> = shared.channels().listeners.keys().cloned().collect();
@@ -256,8 +257,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
                 }
             }
             drop(link);
-            tokio::time::sleep(breath.mul_f64(rand::random_range(0.5..1.0))).await;
-            breath = (breath * 2).min(LONGEST_BREATH);
+            tokio::time::sleep(backoff.pause()).await;
         }
         shared.missed();
         tracing::info!(target: "hedgerow::client", "subscribed again after a lost push connection");

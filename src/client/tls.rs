@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
-use super::builder::{ClientBuilder, invalid};
+use super::builder::ClientBuilder;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How servers at `rediss://` prove who they are, and how the client does; see
@@ -74,14 +74,16 @@ impl Tls {
         let server_name = match &self.server_name {
             None => None,
             Some(name) => Some(ServerName::try_from(name.clone()).map_err(|error| {
-                invalid("TLS: the server name is neither a DNS name nor an address")
+                Error::invalid("TLS: the server name is neither a DNS name nor an address")
                     .with_source(error)
             })?),
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| invalid("TLS: no protocol version can be used").with_source(error))?
+            .map_err(|error| {
+                Error::invalid("TLS: no protocol version can be used").with_source(error)
+            })?
             .with_root_certificates(self.trusted()?);
         let config = match &self.client {
             None => config.with_no_client_auth(),
@@ -92,10 +94,10 @@ impl Tls {
                 )?;
                 // What is wrong with it would quote it.
                 let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
-                    invalid("TLS: the client's key is no unencrypted private key in PEM")
+                    Error::invalid("TLS: the client's key is no unencrypted private key in PEM")
                 })?;
                 config.with_client_auth_cert(chain, key).map_err(|error| {
-                    invalid("TLS: the client's certificate and key do not fit each other")
+                    Error::invalid("TLS: the client's certificate and key do not fit each other")
                         .with_source(error)
                 })?
             }
@@ -114,7 +116,7 @@ impl Tls {
                 for root in certificates(pem, BAD)? {
                     store
                         .add(root)
-                        .map_err(|error| invalid(BAD).with_source(error))?;
+                        .map_err(|error| Error::invalid(BAD).with_source(error))?;
                 }
             }
             None => {
@@ -122,7 +124,7 @@ impl Tls {
                 let found = rustls_native_certs::load_native_certs();
                 store.add_parsable_certificates(found.certs);
                 if store.is_empty() {
-                    return Err(invalid(
+                    return Err(Error::invalid(
                         "TLS: the system has no trusted roots; install them (ca-certificates), \
                          name them in SSL_CERT_FILE, or give yours with `Tls::roots_pem`",
                     ));
@@ -251,10 +253,10 @@ fn failed(why: &str) -> Error {
 fn certificates(pem: &[u8], bad: &'static str) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(invalid(bad)),
+        Ok(found) if found.is_empty() => Err(Error::invalid(bad)),
         Ok(found) => Ok(found),
         // A key in the wrong place would be quoted.
-        Err(_) => Err(invalid(bad)),
+        Err(_) => Err(Error::invalid(bad)),
     }
 }
 

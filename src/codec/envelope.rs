@@ -137,13 +137,10 @@ pub(super) fn begin(
     payload: usize,
 ) -> Result<Vec<u8>> {
     let Ok(tags) = u8::try_from(stamps.len()) else {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            format!(
-                "{} tags on one entry; use at most {MOST_STAMPS}",
-                stamps.len()
-            ),
-        ));
+        return Err(Error::invalid(format!(
+            "{} tags on one entry; use at most {MOST_STAMPS}",
+            stamps.len()
+        )));
     };
     let mut entry = Vec::with_capacity(HEADER + stamps.len() * STAMP + payload);
     entry.resize(HEADER, 0);

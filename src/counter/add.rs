@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::{ADD, ADD_ONCE, Counter};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::script::{Call, Retry, integer, no_integer, plain};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 /// An addition that happens when it is awaited; made by [`Counter::add`].
 ///
@@ -127,8 +127,7 @@ impl Add {
     fn call(&self) -> Result<Call> {
         let range = self.range.clone().unwrap_or(i64::MIN..=i64::MAX);
         if range.is_empty() {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
+            return Err(Error::invalid(
                 "the range is empty; put the smaller end first",
             ));
         }

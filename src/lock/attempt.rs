@@ -50,7 +50,7 @@ impl Attempt {
             owner,
             client: entry.client.clone(),
             keys: entry.keys.clone(),
-            until: entry.client.deadline() + entry.lease.duration(),
+            until: entry.client.deadline().at + entry.lease.duration(),
             open: true,
             in_line: true,
             locks: locks.clone(),

@@ -24,7 +24,7 @@ use super::place::Place;
 use super::{Answer, Fence, Keys};
 use crate::client::{Client, Missed};
 use crate::error::Fate;
-use crate::ttl::Ttl;
+use crate::time::{Ttl, jittered};
 
 /// A place in the queue of the server, as of the last answer.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Campaign {
                 if error.fate() == Fate::Refused {
                     self.locks.fail(&self.keys.name, &error);
                 } else {
-                    tokio::time::sleep(jittered(BREATH)).await;
+                    tokio::time::sleep(jittered(BREATH, SPREAD)).await;
                 }
                 Asked::Failed
             }
@@ -181,9 +181,9 @@ impl Campaign {
         remaining: Option<Duration>,
     ) {
         let longest = if standing.is_some() {
-            jittered(HEARTBEAT)
+            jittered(HEARTBEAT, SPREAD)
         } else {
-            jittered(POLL)
+            jittered(POLL, SPREAD)
         };
         let until =
             Instant::now() + remaining.map_or(longest, |lease| longest.min(lease + JUST_AFTER));
@@ -231,7 +231,7 @@ impl Campaign {
         let next = self.locks.expect(Owner::random());
         let place = std::mem::replace(&mut self.place, next);
         self.asked = false;
-        let until = self.client.deadline() + lease.duration();
+        let until = self.client.deadline().at + lease.duration();
         let keeper = self.locks.keeper();
         keeper.discard_owner(&self.client, &self.keys, &place.owner, until, true);
     }
@@ -243,18 +243,13 @@ impl Drop for Campaign {
     fn drop(&mut self) {
         let keeper = self.locks.keeper();
         if self.asked {
-            let until = self.client.deadline();
+            let until = self.client.deadline().at;
             keeper.discard_owner(&self.client, &self.keys, &self.place.owner, until, false);
         }
         if !self.over && self.locks.torn_down(&self.keys.name) {
             keeper.orphaned(self.keys.clone());
         }
     }
-}
-
-/// Between 80 % and 100 %, so that processes do not ask in step.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.8..1.0))
 }
 
 /// How often a place in the queue is kept alive while pushes are heard.
@@ -268,3 +263,6 @@ const JUST_AFTER: Duration = Duration::from_millis(1);
 
 /// The pause after a question that could not be answered.
 const BREATH: Duration = Duration::from_millis(50);
+
+/// What part of a pause is taken, so that processes do not ask in step.
+const SPREAD: std::ops::Range<f64> = 0.8..1.0;

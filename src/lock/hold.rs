@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Fence, Keys};
 use crate::error::{Error, ErrorKind};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 /// 128 random bits in hex that prove who holds. Never shown.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

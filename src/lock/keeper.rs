@@ -19,6 +19,7 @@ use super::line::Locks;
 use super::{Keys, RELEASE, RENEW};
 use crate::client::Client;
 use crate::key::Bucket;
+use crate::time::Deadline;
 
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
@@ -415,7 +416,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
         call = call.arg(hold.owner.as_str()).arg(hold.lease.millis());
     }
     let reply = client
-        .run(call, sent + (shortest / 6).max(SHORTEST_ATTEMPT))
+        .run(call, Deadline::after((shortest / 6).max(SHORTEST_ATTEMPT)))
         .await;
     if let Err(error) = &reply {
         tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");

@@ -21,7 +21,7 @@ use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::script::{Call, Script};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 
 /// What the locks of one client share.
 #[derive(Debug, Default)]
@@ -226,7 +226,7 @@ impl Locks {
         let Some(line) = wanted else {
             drop(lines);
             if let Some((place, _)) = place {
-                let until = client.deadline();
+                let until = client.deadline().at;
                 self.keeper
                     .discard_owner(&client, keys, &place.owner, until, false);
             }

@@ -33,7 +33,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
 use crate::script::{Call, Script, script};
-use crate::ttl::Ttl;
+use crate::time::Ttl;
 use attempt::Attempt;
 use campaign::Standing;
 use line::{Entry, Locks, Queueing};
@@ -153,14 +153,14 @@ impl Lock {
         let entry = self.entry()?;
         let until = match self.wait {
             Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
-            None => self.client.deadline(),
+            None => self.client.deadline().at,
         };
         let locks = Locks::of(&self.client);
         let Some(attempt) = locks.attempt(&entry) else {
             return self.waited(&locks, entry, until).await;
         };
         let sent = Instant::now();
-        let deadline = until.min(self.client.deadline());
+        let deadline = self.client.deadline().at_most(until);
         let call = entry.acquire(&attempt.owner, attempt.queueing());
         let reply = self.client.run(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
@@ -331,16 +331,16 @@ impl Lock {
     fn entry(&self) -> Result<Entry> {
         let lease = Ttl::new("the lease", self.lease)?;
         if lease.duration() < SHORTEST_LEASE {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "the lease is shorter than 10 ms; it must outlast a few round trips",
             )
             .with_key(&self.name));
         }
         if self.metadata.len() > LONGEST_METADATA {
-            return Err(
-                invalid("the metadata is longer than 1 KiB; store a reference instead")
-                    .with_key(&self.name),
-            );
+            return Err(Error::invalid(
+                "the metadata is longer than 1 KiB; store a reference instead",
+            )
+            .with_key(&self.name));
         }
         let max_hold = self
             .max_hold
@@ -480,10 +480,6 @@ fn parsed_fence(text: &str) -> Result<Fence> {
         )
     })?;
     Ok(Fence(fence))
-}
-
-fn invalid(message: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidInput, message)
 }
 
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);

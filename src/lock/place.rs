@@ -58,7 +58,9 @@ impl Locks {
         }
         let locks = Arc::downgrade(self);
         let listener = Arc::new(move |message: &[u8]| received(&locks, message));
-        let heard = hub.listen(&keys.channel, listener, client.deadline()).await;
+        let heard = hub
+            .listen(&keys.channel, listener, client.deadline().at)
+            .await;
         if let Err(error) = &heard {
             tracing::debug!(target: "hedgerow::lock", %error, "no pushes; waiting by timer");
         }

@@ -4,9 +4,8 @@
 //! header of the `.lua` file, and a call is checked against them. Scripts are constant text: user
 //! input travels in `KEYS` and `ARGV` only.
 //!
-//! The executor ([`Executor`]) sends a [`Call`]; the primitives own the scripts.
+//! Nothing here does I/O: the client sends a [`Call`]; the primitives own the scripts.
 
-mod executor;
 mod fault;
 mod reply;
 
@@ -15,7 +14,6 @@ use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 
-pub(crate) use executor::{Executor, Found, Patience, Transport};
 pub(crate) use fault::{from_driver, from_server, no_integer, too_many_clients};
 pub(crate) use reply::{Reply, integer};
 
@@ -85,6 +83,16 @@ impl Script {
         }
     }
 
+    /// The name of its file.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether a call may be sent again when nobody knows whether it ran.
+    pub(crate) fn retry(&self) -> Retry {
+        self.retry
+    }
+
     /// Starts a call of the script with `keys`.
     pub(crate) fn call<'k>(
         &'static self,
@@ -120,7 +128,6 @@ impl Script {
         Call {
             script: self,
             key: first,
-            patience: Patience::Persistent,
             command,
             args: 0,
         }
@@ -133,18 +140,11 @@ pub(crate) struct Call {
     script: &'static Script,
     /// The first of its keys: says which server is asked, since all of them share a slot.
     key: Option<Key>,
-    patience: Patience,
     command: redis::Cmd,
     args: usize,
 }
 
 impl Call {
-    /// Gives way at once while the server is known to be out.
-    pub(crate) fn yielding(mut self) -> Self {
-        self.patience = Patience::Yielding;
-        self
-    }
-
     /// Adds the next `ARGV`.
     pub(crate) fn arg(mut self, arg: impl redis::ToRedisArgs) -> Self {
         self.command.arg(arg);
@@ -157,8 +157,13 @@ impl Call {
         self.key.as_ref()
     }
 
+    /// The script that is called.
+    pub(crate) fn script(&self) -> &'static Script {
+        self.script
+    }
+
     /// `EVALSHA sha numkeys ..`: what is sent first.
-    fn by_sha(&self) -> &redis::Cmd {
+    pub(crate) fn by_sha(&self) -> &redis::Cmd {
         debug_assert!(
             self.script.args.admits(self.args),
             "{} takes other arguments",
@@ -168,7 +173,7 @@ impl Call {
     }
 
     /// The same call with the source in place of the hash, for a server that does not know it.
-    fn by_source(&self) -> redis::Cmd {
+    pub(crate) fn by_source(&self) -> redis::Cmd {
         let mut command = redis::Cmd::with_capacity(16, self.script.source.len() + 256);
         command
             .arg(if self.script.read_only {

@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::script::script;
+use crate::time::Deadline;
 
 script!(ENSURE = "ensure.lua" after "generation.lua");
 script!(INVALIDATE = "invalidate.lua" after "generation.lua");
@@ -136,7 +137,7 @@ impl Horizon {
         tags: &[Tag],
         snapshot: &[Option<Generation>],
         need: Duration,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Vec<Generation>> {
         debug_assert_eq!(tags.len(), snapshot.len(), "a generation for each tag");
         let mut settled = Vec::with_capacity(tags.len());
@@ -157,13 +158,12 @@ impl Horizon {
         client: &Client,
         tag: &Tag,
         need: Duration,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Generation> {
         let life = need * 2;
         let until = Instant::now() + life;
         let call = ENSURE
             .call([&tag.key])
-            .yielding()
             .arg(&seed())
             .arg(tag.rest())
             .arg(life.as_millis() as u64);
@@ -206,7 +206,7 @@ pub(crate) async fn invalidate(
     client: &Client,
     tags: &[Tag],
     keep: Duration,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<()> {
     let mut all = Vec::with_capacity(tags.len());
     for tag in tags {
@@ -236,14 +236,14 @@ async fn renewed(
     tag: &Tag,
     key: Key,
     keep: Duration,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<()> {
     let call = INVALIDATE
         .call([&key])
         .arg(&seed())
         .arg(tag.rest())
         .arg(keep.as_millis() as u64);
-    let reply = client.change(call, deadline).await?;
+    let reply = client.change(call, deadline.keep_trying()).await?;
     match reply.status()? {
         "OK" => Ok(()),
         _ => Err(reply.unexpected()),

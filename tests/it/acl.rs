@@ -103,7 +103,7 @@ async fn a_cluster_with_a_slot_on_its_way_needs_no_more() {
     let seeds = cluster.nodes().iter();
     let seeds = seeds.map(|node| format!("redis://least:privilege@{}", node.address()));
     let client = patient(Client::builder().cluster(seeds));
-    let client = client.connect().await.expect("good URLs");
+    let client = client.open().expect("good URLs");
     client.ping().await.expect("all answer");
 
     let key = "hr:c:{views}";
@@ -152,8 +152,7 @@ async fn sentinels_and_replicas_need_no_more() {
     let client = Client::builder().sentinels(urls, Sentinels::NAME);
     let client = patient(client)
         .credentials(hedgerow::Credentials::user("least", "privilege"))
-        .connect()
-        .await;
+        .open();
     let client = client.expect("good URLs");
     let cache = client.cache("k").read_from(ReadFrom::PreferReplica);
     cache
@@ -195,7 +194,7 @@ async fn a_database_in_the_url_is_chosen() {
     let words: Vec<&str> = line.split(' ').collect();
     let _: Value = server.run(&words).await;
     let url = format!("{}?db=3&user=least&pass=privilege", server.url());
-    let client = Client::connect(&url).await.expect("a good URL");
+    let client = Client::open(&url).expect("a good URL");
     client.counter("a").add(1).await.expect("counted");
     let keyspace: String = server.run(&["INFO", "keyspace"]).await;
     assert!(keyspace.contains("db3:keys=1"), "{keyspace}");

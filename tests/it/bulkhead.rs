@@ -26,7 +26,7 @@ const PLACES: usize = 64;
 async fn without_redis() -> Cache {
     let server = Server::start_single().await;
     let soon = Duration::from_millis(300);
-    let client = server.builder().cache_deadline(soon).connect().await;
+    let client = server.builder().cache_deadline(soon).open();
     let cache = client.expect("a good URL").cache("c");
     server.kill().await;
     cache.outage(Outage::Bypass)
@@ -173,7 +173,7 @@ async fn who_finds_no_place_within_max_load_is_told() {
 async fn who_bypasses_an_outage_is_not_failed_by_one_who_does_not() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
-    let client = proxy.builder().connect().await.expect("a good URL");
+    let client = proxy.builder().open().expect("a good URL");
     let (strict, cache) = (client.cache("c"), client.cache("c").outage(Outage::Bypass));
     cache.get::<u8>("k").await.expect("connected");
     let _: Value = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -197,7 +197,7 @@ async fn as_many_loads_run_without_redis_as_are_allowed() {
     let server = Server::start_single().await;
     let soon = Duration::from_millis(300);
     let builder = server.builder().cache_deadline(soon);
-    let client = builder.loads_without_redis(2).connect().await;
+    let client = builder.loads_without_redis(2).open();
     let cache = client.expect("good settings").cache("c");
     let cache = cache.outage(Outage::Bypass);
     server.kill().await;
@@ -226,7 +226,7 @@ async fn as_many_loads_run_without_redis_as_are_allowed() {
         assert_eq!(*call.await.expect("no panic").expect("loaded"), 1);
     }
 
-    let none = server.builder().loads_without_redis(0).connect().await;
+    let none = server.builder().loads_without_redis(0).open();
     let error = none.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }

@@ -310,8 +310,7 @@ async fn a_server_that_is_down_is_an_error_and_never_a_miss() {
     let client = Client::builder()
         .url("redis://127.0.0.1:1")
         .cache_deadline(Duration::from_millis(50))
-        .connect()
-        .await
+        .open()
         .expect("no I/O yet");
     let cache = client.cache("c");
     let load = || async { panic!("must not run") as Result<u8, Infallible> };

@@ -55,15 +55,15 @@ async fn no_public_type_shows_a_secret() {
     let cluster = format!("redis://{USER}:{PASSWORD}@127.0.0.1:1");
     let replicas = Client::builder().replicas(&cluster, [&cluster]);
     shown.add::<ClientBuilder>(&replicas);
-    shown.add::<Client>(&replicas.connect().await.expect("a good URL"));
+    shown.add::<Client>(&replicas.open().expect("a good URL"));
     let sentinels = Client::builder().sentinels([&cluster], "service");
     let sentinels = sentinels.credentials(hedgerow::Credentials::user(USER, PASSWORD));
     shown.add::<ClientBuilder>(&sentinels);
-    shown.add::<Client>(&sentinels.connect().await.expect("a good URL"));
+    shown.add::<Client>(&sentinels.open().expect("a good URL"));
     let cluster = Client::builder().cluster([cluster]);
     shown.add::<ClientBuilder>(&cluster);
-    shown.add::<Client>(&cluster.connect().await.expect("a good URL"));
-    let client = builder.connect().await.expect("a good URL");
+    shown.add::<Client>(&cluster.open().expect("a good URL"));
+    let client = builder.open().expect("a good URL");
     client.ping().await.expect("admitted");
     shown.add::<Client>(&client);
     let preflight = client.preflight().await.expect("an answer");
@@ -98,7 +98,7 @@ async fn no_public_type_shows_a_secret() {
     memoize.await.expect("loaded");
     let error = cache.get::<u64>("v").await;
     assert!(error.expect("a miss").is_none());
-    let error = Client::connect(&format!("redis://{USER}:{PASSWORD}@[::1")).await;
+    let error = Client::open(&format!("redis://{USER}:{PASSWORD}@[::1"));
     let error = error.expect_err("no URL");
     shown.add::<ErrorKind>(&error.kind());
     shown.add::<Error>(&error);
@@ -150,14 +150,14 @@ async fn a_user_who_may_do_nothing_is_told_nowhere() {
     let mut seen = String::new();
     for rule in ["-@all", "~other:* &other:* +@all", "~* &* +@all -get -set"] {
         let url = admit(&server, rule).await;
-        let client = Client::builder().url(&url).deadline(MINUTE).connect();
-        let client = client.await.expect("a good URL");
+        let client = Client::builder().url(&url).deadline(MINUTE).open();
+        let client = client.expect("a good URL");
         seen += &misfortunes(&client).await;
         let preflight = client.preflight().await.expect("an answer");
         seen += &format!("{preflight} {preflight:?}");
     }
     let gone = format!("{}?user={USER}&pass=wrong", server.url());
-    let client = Client::builder().url(&gone).connect().await;
+    let client = Client::builder().url(&gone).open();
     let client = client.expect("a good URL");
     seen += &told(&client.preflight().await.expect_err("turned away"));
     seen += &listener.told();

@@ -21,8 +21,7 @@ async fn a_client_starts_while_the_server_is_down() {
     let client = Client::builder()
         .url("redis://127.0.0.1:1")
         .deadline(Duration::from_millis(200))
-        .connect()
-        .await
+        .open()
         .expect("no I/O yet");
     let error = client.ping().await.expect_err("nobody listens");
     assert_eq!(error.kind(), ErrorKind::Unreachable);
@@ -74,7 +73,7 @@ async fn bad_urls_are_refused() {
         "unix://",
         "unix:///s?db=one",
     ] {
-        let error = match Client::connect(url).await {
+        let error = match Client::open(url) {
             Ok(client) => panic!("{url:?} gave {client:?}"),
             Err(error) => error,
         };
@@ -83,7 +82,7 @@ async fn bad_urls_are_refused() {
     }
     #[cfg(not(feature = "tls"))]
     for url in ["rediss://localhost", "valkeys://localhost", "Rediss://x"] {
-        let error = Client::connect(url).await.expect_err("no TLS");
+        let error = Client::open(url).expect_err("no TLS");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("feature `tls`"), "{error}");
     }
@@ -102,11 +101,11 @@ async fn bad_settings_are_refused() {
         ("deadline", good().cache_deadline(zero)),
         ("connect timeout", good().connect_timeout(zero)),
     ] {
-        let error = builder.connect().await.expect_err(what);
+        let error = builder.open().expect_err(what);
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}");
         assert!(error.to_string().contains(what), "{error}");
     }
-    good().connect().await.expect("good without them");
+    good().open().expect("good without them");
 }
 
 #[tokio::test]
@@ -130,7 +129,7 @@ async fn a_handshake_that_is_refused_gives_no_password_away() {
         .await
         .expect("a server starts");
     let url = format!("{}?user=app&pass=canary-81f3", server.url());
-    let client = Client::connect(&url).await.expect("a good URL");
+    let client = Client::open(&url).expect("a good URL");
     let error = client.ping().await.expect_err("no HELLO, no RESP3");
     let told = format!("{error} {error:?} {client:?}");
     assert!(!told.contains("canary-81f3"), "{told}");

@@ -16,7 +16,7 @@ use crate::wait::{bounded, patient, until};
 async fn client(cluster: &Cluster) -> Client {
     let seeds = cluster.primaries().iter().map(|node| node.url());
     let builder = patient(Client::builder().cluster(seeds));
-    builder.connect().await.expect("good seeds")
+    builder.open().expect("good seeds")
 }
 
 #[tokio::test]
@@ -412,7 +412,7 @@ async fn a_lone_call_that_meets_a_crash_is_answered_by_the_replica() {
     let seeds = cluster.primaries().iter().map(|node| node.url());
     let builder = Client::builder().cluster(seeds);
     let patient = builder.deadline(Duration::from_secs(60));
-    let client = patient.connect().await.expect("good seeds");
+    let client = patient.open().expect("good seeds");
     let counter = client.counter("views");
     counter.add(1).await.expect("added");
     let slot = hedgerow::slot(b"{views}");
@@ -490,7 +490,7 @@ async fn seeds_tell_where_to_go_when_all_known_primaries_are_silent() {
     let node = &cluster.nodes()[0];
     let proxy = Proxy::on_port(port, node.port()).await;
     let builder = Client::builder().cluster([proxy.url().to_owned(), node.url()]);
-    let client = builder.deadline(Duration::from_secs(1)).connect().await;
+    let client = builder.deadline(Duration::from_secs(1)).open();
     let counter = client.expect("good seeds").counter("views");
     counter.add(1).await.expect("added");
 
@@ -515,7 +515,7 @@ async fn a_client_that_starts_during_an_outage_of_its_cluster_is_spared_the_wait
     let address = silent.local_addr().expect("it is bound");
     let builder = Client::builder().cluster([format!("redis://{address}")]);
     let deadline = Duration::from_millis(400);
-    let client = builder.cache_deadline(deadline).connect().await;
+    let client = builder.cache_deadline(deadline).open();
     let cache = client.expect("a good seed").cache("c");
     for call in ["get", "set"] {
         until("the breaker opens", async || {
@@ -544,8 +544,7 @@ async fn what_is_no_cluster_is_told() {
     ] {
         let error = Client::builder()
             .cluster(seeds)
-            .connect()
-            .await
+            .open()
             .expect_err("refused");
         assert_eq!(error.kind(), kind, "{error}");
     }
@@ -553,7 +552,7 @@ async fn what_is_no_cluster_is_told() {
         .on(crate::topology::Port::free())
         .start()
         .await;
-    let client = Client::builder().cluster([node.url()]).connect().await;
+    let client = Client::builder().cluster([node.url()]).open();
     let error = client
         .expect("a seed")
         .ping()

@@ -207,7 +207,7 @@ async fn no_builder_and_no_error_about_a_url_repeats_the_password() {
             !format!("{builder:?} {builder:#?}").contains(CANARY),
             "{url}"
         );
-        let error = match builder.connect().await {
+        let error = match builder.open() {
             Err(error) => error,
             Ok(client) => {
                 assert!(!format!("{client:?} {client:#?}").contains(CANARY), "{url}");
@@ -304,7 +304,7 @@ async fn nobody_listening_is_told_as_unreachable() {
                 .url(url)
                 .deadline(SOON)
                 .cache_deadline(SOON);
-            let client = client.connect().await.expect("no I/O yet");
+            let client = client.open().expect("no I/O yet");
             let error = call(&client, name).await.expect_err(name);
             let spared = error.kind() == ErrorKind::CircuitOpen && name.starts_with("cache");
             let unreachable = error.kind() == ErrorKind::Unreachable;
@@ -435,7 +435,7 @@ fn told(error: &hedgerow::Error) -> String {
 /// A client that soon gives up what could be tried again.
 async fn hasty(server: &Server) -> Client {
     let builder = server.builder().deadline(SOON).cache_deadline(SOON);
-    builder.connect().await.expect("a good URL")
+    builder.open().expect("a good URL")
 }
 
 async fn as_user(server: &Server, user: &str, password: &str) -> Client {
@@ -444,7 +444,7 @@ async fn as_user(server: &Server, user: &str, password: &str) -> Client {
         .url(&url)
         .deadline(SOON)
         .cache_deadline(SOON);
-    builder.connect().await.expect("a good URL")
+    builder.open().expect("a good URL")
 }
 
 const SOON: Duration = Duration::from_secs(2);

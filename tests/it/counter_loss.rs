@@ -12,7 +12,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// A connected client whose replies can be lost.
 async fn lossy(server: &Server) -> (Proxy, Client) {
     let proxy = Proxy::before(server);
-    let client = proxy.builder().connect().await.expect("a good URL");
+    let client = proxy.builder().open().expect("a good URL");
     // The scripts are known from here on: the reply that is lost is that of a call which ran.
     let counter = client.counter("other");
     counter.set(1).await.expect("set");
@@ -59,7 +59,7 @@ async fn an_add_with_an_id_is_sent_again_when_its_reply_is_lost_and_counted_once
 async fn an_indeterminate_add_with_an_id_can_be_made_again_and_is_counted_once() {
     let server = Server::start_single().await;
     let hasty = server.builder().deadline(Duration::from_secs(1));
-    let hasty = hasty.connect().await.expect("a good URL");
+    let hasty = hasty.open().expect("a good URL");
     hasty.ping().await.expect("an answer");
     let pid = server.pid().await;
     signal(pid, "STOP");

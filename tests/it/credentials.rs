@@ -60,7 +60,7 @@ async fn given_credentials_count_instead_of_those_in_the_url() {
     let url = format!("{}?user=app&pass=wrong", server.url());
     let builder = Client::builder().url(&url);
     let builder = builder.credentials(Credentials::user("app", "right"));
-    let client = builder.connect().await.expect("a good URL");
+    let client = builder.open().expect("a good URL");
     client.ping().await.expect("the given ones are right");
     let list: String = server.run(&["CLIENT", "LIST"]).await;
     assert!(list.contains("user=app"), "{list}");
@@ -73,7 +73,7 @@ async fn a_password_alone_is_that_of_the_default_user() {
     for (password, expected) in [("right", None), ("wrong", Some(ErrorKind::Unauthenticated))] {
         let builder = Client::builder().url(server.url());
         let builder = builder.credentials(Credentials::password(password));
-        let client = builder.connect().await.expect("a good URL");
+        let client = builder.open().expect("a good URL");
         let outcome = client.ping().await;
         assert_eq!(outcome.err().map(|error| error.kind()), expected);
     }
@@ -83,7 +83,7 @@ async fn a_password_alone_is_that_of_the_default_user() {
 async fn a_provider_is_asked_for_each_connection_and_not_between() {
     let server = start("one").await;
     let (password, asked) = (Arc::new(Mutex::new("one".to_owned())), Arc::default());
-    let client = asking(&server, &password, &asked).connect().await;
+    let client = asking(&server, &password, &asked).open();
     let client = client.expect("good settings");
     assert_eq!(asked.load(Ordering::SeqCst), 0, "no connection yet");
     for _ in 0..10 {
@@ -99,7 +99,7 @@ async fn a_provider_is_asked_for_each_connection_and_not_between() {
 async fn rotated_passwords_lose_no_call() {
     let server = start("0").await;
     let (password, asked) = (Arc::new(Mutex::new("0".to_owned())), Arc::default());
-    let client = asking(&server, &password, &asked).connect().await;
+    let client = asking(&server, &password, &asked).open();
     let client = client.expect("good settings");
     let over = Arc::new(AtomicBool::new(false));
     let calls = Arc::new(AtomicUsize::new(0));
@@ -142,7 +142,7 @@ async fn a_wrong_password_of_a_provider_is_told_at_the_deadline() {
     let server = start("right").await;
     let (password, asked) = (Arc::new(Mutex::new("wrong".to_owned())), Arc::default());
     let builder = asking(&server, &password, &asked).deadline(Duration::from_millis(300));
-    let client = builder.connect().await.expect("good settings");
+    let client = builder.open().expect("good settings");
     let error = client.ping().await.expect_err("wrong for good");
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
     assert!(error.is_retryable(), "the next password may be right");
@@ -154,7 +154,7 @@ async fn an_error_of_the_provider_is_the_source() {
     let server = Server::start_single().await;
     let builder = Client::builder().url(server.url());
     let builder = builder.credentials_from(|| async { Err("the vault is sealed".into()) });
-    let client = builder.connect().await.expect("good settings");
+    let client = builder.open().expect("good settings");
     let error = client.ping().await.expect_err("nobody to be");
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
     assert!(!error.is_retryable());
@@ -169,8 +169,7 @@ async fn a_provider_that_never_answers_does_not_hold_a_call_past_its_deadline() 
         .url(server.url())
         .deadline(Duration::from_millis(200))
         .credentials_from(std::future::pending)
-        .connect()
-        .await
+        .open()
         .expect("good settings");
     let error = client.ping().await.expect_err("nobody to be");
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");

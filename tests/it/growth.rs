@@ -45,7 +45,7 @@ impl Move {
 
     async fn client(&self, step: u8) -> Client {
         let builder = patient(self.builder(step));
-        builder.connect().await.expect("good shards")
+        builder.open().expect("good shards")
     }
 
     fn builder(&self, step: u8) -> ClientBuilder {
@@ -196,7 +196,7 @@ async fn an_invalidation_that_cannot_reach_both_places_is_an_error_that_names_it
         cache.set("k", &1u32, MINUTE).await.expect("stored");
         moving.servers[there].kill().await;
         let hasty = moving.builder(step).cache_deadline(Duration::from_secs(1));
-        let cache = hasty.connect().await.expect("good shards").cache("c");
+        let cache = hasty.open().expect("good shards").cache("c");
         let shard = ["shard \"a\"", "shard \"b\""][there];
         let error = cache.remove("k").await.expect_err("half of it");
         assert_eq!((error.key(), error.is_retryable()), (Some("k"), false));
@@ -240,7 +240,7 @@ async fn counters_and_locks_stay_with_the_old_set_until_the_last_step() {
 async fn moves_that_cannot_be_are_refused() {
     let url = |port: u16| format!("redis://127.0.0.1:{port}");
     let refused = async |builder: hedgerow::ClientBuilder| {
-        let error = builder.connect().await.expect_err("refused");
+        let error = builder.open().expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         error.to_string()
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Modules by layer. A module may use those of layers below its own, and itself.
 const LAYERS: [&[&str]; 6] = [
     &["error"],
-    &["key", "ttl"],
+    &["key", "time"],
     &["codec", "script"],
     &["client"],
     &["counter", "lock", "tags"],
@@ -70,7 +70,7 @@ fn a_broken_rule_is_seen() {
         ),
         ("tags/mod.rs", "fn f() -> crate::cache::Cache;"),
         ("script/mod.rs", "pub(crate) use crate::client::Client;"),
-        ("ttl.rs", "use crate::{error, error::{self, Error}, lock};"),
+        ("time.rs", "use crate::{error, error::{self, Error}, lock};"),
         ("counter/mod.rs", "use crate::Client;"),
         ("counter/mod.rs", "use super::super::lock::Lock;"),
         ("lock.rs", "use super::cache;"),

@@ -66,7 +66,7 @@ async fn a_forbidden_key_fails_only_those_who_ask_for_it() {
         .run(&[&["ACL", "SETUSER", "reader"], &rules[..]].concat())
         .await;
     let url = format!("{}?user=reader&pass=secret", server.url());
-    let client = Client::connect(&url).await.expect("a good URL");
+    let client = Client::open(&url).expect("a good URL");
     let tasks: Vec<_> = (0..200)
         .map(|number| {
             let name = if number % 20 == 0 { "closed" } else { "open" };

@@ -54,7 +54,7 @@ impl Stage {
         let server = Server::start_single().await;
         let proxy = Proxy::before(&server);
         // The question is asked again when its connection is given up, not when its time is.
-        let leader = proxy.builder().cache_deadline(AGES).connect().await;
+        let leader = proxy.builder().cache_deadline(AGES).open();
         let leader = leader.expect("a good URL").cache("cities").max_load(AGES);
         let cache = server.client().await.cache("cities").max_load(AGES);
         Self {

@@ -275,8 +275,8 @@ async fn pushes_are_heard_where_an_address_leads_after_its_server_became_a_repli
     symlink(old.socket(), &way).expect("a link");
     let builder = || Client::builder().url(&format!("unix://{}", way.display()));
     let (one, two) = (
-        patient(builder()).connect().await.expect("a good URL"),
-        patient(builder()).connect().await.expect("a good URL"),
+        patient(builder()).open().expect("a good URL"),
+        patient(builder()).open().expect("a good URL"),
     );
     let hour = Duration::from_secs(3600);
     let listened = async |node: &Node| -> Vec<String> {

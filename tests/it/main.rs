@@ -5,6 +5,7 @@
 )]
 
 mod acl;
+mod breaker;
 mod bulkhead;
 mod cache;
 mod cache_model;

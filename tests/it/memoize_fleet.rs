@@ -169,8 +169,7 @@ async fn a_waiter_takes_over_when_the_leading_process_dies() {
     let held = gate.clone();
     process.spawn(async move {
         let cache = leader
-            .connect()
-            .await
+            .open()
             .expect("a good URL")
             .cache("c")
             .takeover(takeover);

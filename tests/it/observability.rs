@@ -69,7 +69,7 @@ async fn no_value_password_or_token_is_ever_told() {
         .await
         .expect("a server");
     let url = format!("{}?pass={}", server.url(), SECRETS[0]);
-    let client = Client::connect(&url).await.expect("a good URL");
+    let client = Client::open(&url).expect("a good URL");
     let mut admin = connection(&url).await;
     let mut seen = format!("{client:?}");
 
@@ -97,7 +97,7 @@ async fn no_value_password_or_token_is_ever_told() {
         .expect("held");
     let owner = held.split(' ').next().expect("an owner").to_owned();
     seen += &format!("{guard:?} {lock:?}");
-    let waiter = Client::connect(&url).await.expect("a good URL").lock("l");
+    let waiter = Client::open(&url).expect("a good URL").lock("l");
     let error = waiter
         .wait(Duration::from_millis(50))
         .acquire()

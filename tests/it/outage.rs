@@ -30,7 +30,7 @@ async fn waits(server: &Server) -> Client {
 
 async fn giving_up(server: &Server, after: Duration) -> Client {
     let builder = server.builder().deadline(after).cache_deadline(after);
-    builder.connect().await.expect("a good URL")
+    builder.open().expect("a good URL")
 }
 
 async fn loaded(cache: &Cache, key: &str, value: &'static str) -> hedgerow::Result<String> {
@@ -360,7 +360,7 @@ async fn a_server_that_is_slow_to_greet_is_found_again() {
     let mut server = Server::start_single().await;
     let proxy = Proxy::before(&server);
     let patience = Duration::from_secs(5);
-    let client = proxy.builder().cache_deadline(patience).connect().await;
+    let client = proxy.builder().cache_deadline(patience).open();
     let cache = client.expect("a good URL").cache("c");
     cache.get::<String>("k").await.expect("an answer");
     let killed = server.kill().await;
@@ -416,7 +416,7 @@ async fn nobody_waits_for_a_load_whose_end_the_server_was_not_told() {
     let proxy = Proxy::before(&server);
     let hurry = Duration::from_millis(300);
     let far = proxy.builder().deadline(hurry).cache_deadline(hurry);
-    let cache = far.connect().await.expect("a good URL").cache("c");
+    let cache = far.open().expect("a good URL").cache("c");
     let hour = Duration::from_secs(3600);
     let gate = Gate::closed();
     let load = gate.clone();
@@ -459,7 +459,7 @@ async fn an_entry_whose_generations_cannot_be_read_is_no_hit() {
         ];
         let _: Value = server.run(&[&user[..], keys].concat()).await;
         let url = format!("{}?user=reader&pass=pass", server.url());
-        let client = Client::connect(&url).await.expect("a good URL");
+        let client = Client::open(&url).expect("a good URL");
         client.cache("c").outage(Outage::Bypass)
     };
     // The generation of a tag that the entry names, read after it.

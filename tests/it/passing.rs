@@ -106,7 +106,7 @@ async fn a_replica_that_was_left_and_is_not_reached_again_is_told_as_what_it_was
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
     let hasty = proxy.builder().deadline(Duration::from_millis(400));
-    let hasty = hasty.connect().await.expect("a good URL");
+    let hasty = hasty.open().expect("a good URL");
     hasty.ping().await.expect("an answer");
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let hello = proxy.on(Request::every().named("HELLO"), Act::Hold);
@@ -122,8 +122,7 @@ async fn a_connection_that_was_refused_is_made_when_there_is_room() {
     let patient = server
         .builder()
         .deadline(MINUTE)
-        .connect()
-        .await
+        .open()
         .expect("a good URL");
     let _: Value = server.run(&["CONFIG", "SET", "maxclients", "1"]).await;
     let patient = add_patiently(&patient);
@@ -236,8 +235,7 @@ async fn clients(server: &Server, deadline: Duration) -> (Client, Client) {
     let patient = server
         .builder()
         .deadline(MINUTE)
-        .connect()
-        .await
+        .open()
         .expect("a good URL");
     let hasty = hasty(server, deadline).await;
     for client in [&hasty, &patient] {
@@ -249,7 +247,7 @@ async fn clients(server: &Server, deadline: Duration) -> (Client, Client) {
 async fn hasty(server: &Server, deadline: Duration) -> Client {
     let builder = server.builder().deadline(deadline);
     let builder = builder.cache_deadline(deadline);
-    builder.connect().await.expect("a good URL")
+    builder.open().expect("a good URL")
 }
 
 fn add_patiently(client: &Client) -> Patient {

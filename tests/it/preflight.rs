@@ -172,7 +172,7 @@ async fn what_is_named_as_something_else_than_it_is_is_told() {
     );
     let single = Recipe::new().on(Port::free()).start().await;
     let client = Client::builder().cluster([single.url()]);
-    let client = client.connect().await.expect("a good URL");
+    let client = client.open().expect("a good URL");
     let found = client.preflight().await.expect("an answer");
     assert_eq!(
         severity(&found, FindingCode::NotACluster),
@@ -191,11 +191,7 @@ async fn what_is_named_as_something_else_than_it_is_is_told() {
 async fn every_server_of_a_cluster_is_asked() {
     let cluster = Cluster::start(3, 0).await;
     let seeds = cluster.nodes().iter().map(Node::url);
-    let client = Client::builder()
-        .cluster(seeds)
-        .connect()
-        .await
-        .expect("good URLs");
+    let client = Client::builder().cluster(seeds).open().expect("good URLs");
     client.ping().await.expect("all are up");
     let _: Value = cluster.nodes()[1]
         .run(&["CONFIG", "SET", "timeout", "300"])
@@ -266,7 +262,7 @@ async fn nobody_who_answers_is_an_error_and_a_wrong_password_says_so() {
     let client = server
         .builder()
         .deadline(std::time::Duration::from_millis(200));
-    let client = client.connect().await.expect("a good URL");
+    let client = client.open().expect("a good URL");
     let error = client.preflight().await.expect_err("no password");
     assert_eq!(error.kind(), ErrorKind::Unauthenticated);
 }
@@ -297,7 +293,7 @@ async fn its_connections_end_with_it_and_a_brought_one_is_not_spoilt() {
 }
 
 async fn preflight(node: &Node) -> Preflight {
-    let client = Client::connect(&node.url()).await.expect("a good URL");
+    let client = Client::open(&node.url()).expect("a good URL");
     client.preflight().await.expect("an answer")
 }
 
@@ -307,7 +303,7 @@ async fn user(server: &Server, rule: &str) -> Client {
     let words: Vec<&str> = line.split(' ').collect();
     let _: Value = server.run(&words).await;
     let url = format!("{}?user=somebody&pass=secret", server.url());
-    Client::connect(&url).await.expect("a good URL")
+    Client::open(&url).expect("a good URL")
 }
 
 fn rule() -> String {

@@ -164,8 +164,7 @@ async fn hold(mut stage: Stage) {
     let client = Client::builder()
         .url(stage.argument(0))
         .name("child")
-        .connect()
-        .await
+        .open()
         .expect("a good URL");
     let mut resource = connection(stage.argument(0)).await;
     let lease = Duration::from_millis(stage.argument(2).parse().expect("a number"));
@@ -208,8 +207,7 @@ async fn memoize(mut stage: Stage) {
     let client = Client::builder()
         .url(stage.argument(0))
         .cache_deadline(Duration::from_secs(30))
-        .connect()
-        .await
+        .open()
         .expect("a good URL");
     let cache = client.cache("pages").takeover(takeover);
     let database = connection(stage.argument(0)).await;

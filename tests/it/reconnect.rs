@@ -30,7 +30,7 @@ async fn a_lost_connection_is_made_again() {
 async fn a_server_that_refuses_writes_is_not_connected_to_in_a_storm() {
     let server = Server::start_single().await;
     let builder = server.builder().deadline(Duration::from_secs(2));
-    let client = builder.connect().await.expect("a good URL");
+    let client = builder.open().expect("a good URL");
     client.ping().await.expect("an answer");
     let _: redis::Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let before = connections(&server).await;
@@ -99,14 +99,14 @@ async fn a_server_that_comes_back_serves_the_call_that_waited_and_is_told_the_sc
     let mut server = Server::start_single().await;
     let minute = Duration::from_secs(60);
     let patient = server.builder().deadline(minute);
-    let patient = patient.connect().await.expect("a good URL");
+    let patient = patient.open().expect("a good URL");
     let counter = patient.counter("views");
     counter.add(5).once("before", minute).await.expect("added");
     let guard = patient.lock("invoice").acquire().await.expect("free");
 
     let killed = server.kill().await;
     let hasty = server.builder().deadline(Duration::from_millis(50));
-    let hasty = hasty.connect().await.expect("a good URL");
+    let hasty = hasty.open().expect("a good URL");
     let error = hasty.counter("views").add(1).await.expect_err("it is down");
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(error.is_retryable() && !error.is_indeterminate());
@@ -114,7 +114,7 @@ async fn a_server_that_comes_back_serves_the_call_that_waited_and_is_told_the_sc
     let waiting = tokio::spawn(counter.add(1).once("during", minute).into_future());
     // A plain add is never sent twice, and here by a client that was never connected.
     let unconnected = server.builder().deadline(minute);
-    let unconnected = unconnected.connect().await.expect("a good URL");
+    let unconnected = unconnected.open().expect("a good URL");
     let plain = tokio::spawn(unconnected.counter("views").add(1).into_future());
     server.start_again(killed).await;
     let added = bounded("the server is found again", waiting).await;
@@ -173,7 +173,7 @@ async fn a_connection_that_has_fallen_silent_is_given_up_and_its_calls_end() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
     let ages = Duration::from_secs(3600);
-    let client = proxy.builder().deadline(ages).connect().await;
+    let client = proxy.builder().deadline(ages).open();
     let client = client.expect("a good URL");
     let counter = client.counter("views");
     assert_eq!(counter.add(1).await.expect("added").value, 1);
@@ -198,7 +198,7 @@ async fn callers_in_a_hurry_reach_a_server_that_is_slow_to_greet() {
     let slow = Act::Delay(Duration::from_millis(500));
     let greeting = proxy.on_reply(Request::every().named("HELLO"), slow);
     let hasty = proxy.builder().deadline(Duration::from_millis(50));
-    let hasty = hasty.connect().await.expect("a good URL");
+    let hasty = hasty.open().expect("a good URL");
     let error = hasty.ping().await.expect_err("it has not greeted yet");
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(
@@ -209,7 +209,7 @@ async fn callers_in_a_hurry_reach_a_server_that_is_slow_to_greet() {
     assert_eq!(greeting.hits(), 1, "one connection was made");
 
     // A caller that is dropped takes nothing with it either.
-    let dropped = proxy.builder().connect().await.expect("a good URL");
+    let dropped = proxy.builder().open().expect("a good URL");
     let patience = Duration::from_millis(50);
     until("the greeting has come", async || {
         tokio::time::timeout(patience, dropped.ping()).await.is_ok()
@@ -225,7 +225,7 @@ async fn a_client_that_is_dropped_while_it_connects_leaves_no_socket() {
     let hour = Duration::from_secs(3600);
     let url = format!("redis://127.0.0.1:{port}");
     let builder = Client::builder().url(&url).connect_timeout(hour);
-    let client = builder.deadline(hour).connect().await.expect("a good URL");
+    let client = builder.deadline(hour).open().expect("a good URL");
     let asks = tokio::spawn(async move { client.ping().await });
     let (mut socket, _) = bounded("it connects", silent.accept()).await.expect("open");
     let mut hello = [0; 5];

@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn client(servers: &Replicated) -> Client {
     let replicas = servers.nodes()[1..].iter().map(|node| node.url());
     let builder = Client::builder().replicas(&servers.primary().url(), replicas);
-    patient(builder).connect().await.expect("good URLs")
+    patient(builder).open().expect("good URLs")
 }
 
 fn near(client: &Client) -> Cache {
@@ -65,7 +65,7 @@ async fn hits_are_read_from_replicas_and_everything_else_from_the_primary() {
     let replica = |node: &Node| format!("redis://reader:secret@{}", node.address());
     let replicas = servers.nodes()[1..].iter().map(replica);
     let client = Client::builder().replicas(&servers.primary().url(), replicas);
-    let client = client.connect().await.expect("good URLs");
+    let client = client.open().expect("good URLs");
     let cache = near(&client);
 
     let loads = Arc::new(AtomicUsize::new(0));
@@ -239,7 +239,7 @@ async fn a_dead_replica_is_skipped_and_asked_again_when_it_is_back() {
     let urls = [servers.replica(1).url()];
     let hasty = Client::builder().replicas(&servers.primary().url(), urls);
     let hasty = hasty.cache_deadline(Duration::from_millis(1500));
-    let hasty = near(&hasty.connect().await.expect("good URLs"));
+    let hasty = near(&hasty.open().expect("good URLs"));
     read_until_asked(&hasty, "k", &[servers.replica(1)]).await;
     servers.replica(1).stop();
     let found = hasty.get::<u64>("k").await.expect("the primary answers");
@@ -319,7 +319,7 @@ async fn a_replica_that_has_lost_its_primary_is_not_asked() {
 async fn urls_of_replicas_are_checked_before_a_client_exists() {
     for (primary, replica) in [("redis://h:1", "h"), ("nonsense", "redis://h:1")] {
         let builder = Client::builder().replicas(primary, [replica]);
-        let error = builder.connect().await.expect_err("refused");
+        let error = builder.open().expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
 }

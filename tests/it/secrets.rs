@@ -43,7 +43,7 @@ async fn a_password_that_nobody_takes_is_told_nowhere() {
         let builder = Client::builder().url(&url);
         let builder = builder.deadline(SOON).cache_deadline(SOON);
         seen += &format!("{builder:?} {builder:#?}");
-        match builder.connect().await {
+        match builder.open() {
             Ok(client) => seen += &misfortunes(&client).await,
             Err(error) => seen += &told(&error),
         }
@@ -68,7 +68,7 @@ async fn what_the_server_quotes_of_a_command_is_not_passed_on() {
     let quoted = quoted.expect_err("no such command").to_string();
     assert!(quoted.contains(VALUE), "the server quotes: {quoted}");
     let client = server.builder().deadline(SOON).cache_deadline(SOON);
-    let client = client.connect().await.expect("a good URL");
+    let client = client.open().expect("a good URL");
     let seen = misfortunes(&client).await + &listener.told();
     assert!(seen.contains("unknown command"), "{seen}");
     refuse(&seen, &[VALUE, NUMBER]);

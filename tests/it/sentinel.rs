@@ -19,7 +19,7 @@ fn builder(servers: &Sentinels) -> ClientBuilder {
 }
 
 async fn client(servers: &Sentinels) -> Client {
-    builder(servers).connect().await.expect("good URLs")
+    builder(servers).open().expect("good URLs")
 }
 
 /// The connections that clients of ours have to a node.
@@ -41,9 +41,9 @@ async fn the_primary_is_found_though_one_sentinel_is_dead_and_one_is_frozen() {
     let build = || {
         let builder = Client::builder().sentinels(urls.clone(), Sentinels::NAME);
         let builder = builder.deadline(Duration::from_secs(10));
-        builder.connect_timeout(Duration::from_secs(60)).connect()
+        builder.connect_timeout(Duration::from_secs(60)).open()
     };
-    let (one, two) = (build().await.expect("URLs"), build().await.expect("URLs"));
+    let (one, two) = (build().expect("URLs"), build().expect("URLs"));
     let added = one.counter("views").add(1).await;
     frozen.resume();
     assert_eq!(added.expect("found").value, 1);
@@ -87,7 +87,7 @@ async fn sentinels_and_data_nodes_have_credentials_of_their_own() {
             user => Credentials::user(user, password),
         };
         let builder = builder.credentials(credentials);
-        async move { builder.connect().await.expect("good URLs") }
+        async move { builder.open().expect("good URLs") }
     };
     let client = build("watcher:one", "app", "two").await;
     assert_eq!(
@@ -126,13 +126,13 @@ async fn what_is_wrong_with_sentinels_is_told() {
         (vec!["nonsense".to_owned()], "s"),
     ] {
         let builder = Client::builder().sentinels(urls, service);
-        let error = builder.connect().await.expect_err("refused");
+        let error = builder.open().expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
     let ping = async |urls: Vec<String>, service: &str| {
         let builder = Client::builder().sentinels(urls, service);
         let builder = builder.deadline(Duration::from_secs(2));
-        let client = builder.connect().await.expect("good URLs");
+        let client = builder.open().expect("good URLs");
         client.ping().await.expect_err("refused")
     };
     let urls = || {
@@ -180,7 +180,7 @@ async fn a_primary_that_has_become_a_replica_is_looked_up_again() {
     assert!(!adding.is_finished(), "a replica has not answered");
     // It would answer a read, with what may be old.
     let hasty = builder(&servers).deadline(Duration::from_secs(1));
-    let hasty = hasty.connect().await.expect("good URLs");
+    let hasty = hasty.open().expect("good URLs");
     let error = hasty.counter("views").get().await.expect_err("no primary");
     assert!(error.is_retryable(), "{error}");
     let _: String = node.run(&["REPLICAOF", "NO", "ONE"]).await;

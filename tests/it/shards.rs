@@ -28,7 +28,7 @@ pub fn over(servers: &[Server]) -> ClientBuilder {
 
 pub async fn client(servers: &[Server]) -> Client {
     let builder = patient(over(servers));
-    builder.connect().await.expect("good shards")
+    builder.open().expect("good shards")
 }
 
 /// Where `key` is; it is somewhere, once.
@@ -206,8 +206,7 @@ async fn names_say_where_a_key_is_and_neither_order_nor_url_does() {
     let shuffled = [("c", url(2), 1), ("a", url(0), 1), ("b", url(1), 1)];
     let second = Client::builder()
         .shards(shuffled)
-        .connect()
-        .await
+        .open()
         .expect("good shards");
     for number in 0..60 {
         let counter = second.counter(&format!("views:{number}"));
@@ -219,7 +218,7 @@ async fn names_say_where_a_key_is_and_neither_order_nor_url_does() {
 async fn shards_that_cannot_be_are_refused_before_anything_is_dialled() {
     let refused = async |shards: &[(&str, &str, u32)]| {
         let builder = Client::builder().shards(shards.iter().copied());
-        let error = builder.connect().await.expect_err("refused");
+        let error = builder.open().expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         error.to_string()
     };
@@ -283,7 +282,7 @@ async fn clear_reaches_the_values_on_every_shard_that_is_up_and_names_the_one_th
     let short = over(&servers)
         .deadline(Duration::from_millis(300))
         .cache_deadline(Duration::from_millis(300));
-    let (client, short) = (client(&servers).await, short.connect().await);
+    let (client, short) = (client(&servers).await, short.open());
     let (cache, other) = (client.cache("c"), client.cache("other"));
     let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
     let stored = async || {
@@ -333,15 +332,11 @@ async fn tagging<'n, F: Future<Output = ()>>(
 #[tokio::test]
 async fn a_dead_shard_fails_its_own_keys_by_name_and_holds_up_no_other() {
     let servers = start(2).await;
-    let client = over(&servers)
-        .deadline(MINUTE)
-        .connect()
-        .await
-        .expect("good shards");
+    let client = over(&servers).deadline(MINUTE).open().expect("good shards");
     let short = over(&servers)
         .deadline(Duration::from_millis(300))
         .cache_deadline(Duration::from_millis(300));
-    let short = short.connect().await.expect("good shards");
+    let short = short.open().expect("good shards");
     let (alive, dead) = (&servers[0], &servers[1]);
     let counters = counters(&client, &servers).await;
     // Values on both shards, and a tag on the second.

@@ -22,7 +22,7 @@ const LOSSES: usize = 30;
 #[tokio::test]
 async fn one_server_has_one_socket_and_a_second_for_who_waits() {
     let node = Recipe::new().start().await;
-    let client = Client::connect(&node.url()).await.expect("a good URL");
+    let client = Client::open(&node.url()).expect("a good URL");
     client.ping().await.expect("up");
     client.counter("a").add(1).await.expect("counted");
     let set = client.cache("k").set("v", &1, MINUTE).await;
@@ -44,7 +44,7 @@ async fn a_cluster_has_two_sockets_a_primary_and_none_on_replicas() {
     let cluster = Cluster::start(3, 1).await;
     let nodes: Vec<&Node> = cluster.nodes().iter().collect();
     let seeds = cluster.nodes().iter().map(Node::url);
-    let client = Client::builder().cluster(seeds).connect().await;
+    let client = Client::builder().cluster(seeds).open();
     let client = client.expect("good URLs");
     client.ping().await.expect("up");
     settled(&nodes, &[1, 1, 1, 0, 0, 0]).await;
@@ -66,7 +66,7 @@ async fn sentinels_have_one_socket_each_and_their_primary_two() {
     let nodes: Vec<&Node> = data.chain(sentinels.sentinels()).collect();
     let urls = sentinels.sentinels().iter().map(Node::url);
     let client = Client::builder().sentinels(urls, Sentinels::NAME);
-    let client = client.connect().await.expect("good URLs");
+    let client = client.open().expect("good URLs");
     work(&client, 4).await;
     settled(&nodes, &[2, 0, 0, 1, 1, 1]).await;
     for _ in 0..LOSSES {
@@ -83,7 +83,7 @@ async fn shards_have_two_sockets_each() {
     let (one, two) = (Recipe::new().start().await, Recipe::new().start().await);
     let nodes = [&one, &two];
     let shards = [("a", one.url(), 1), ("b", two.url(), 1)];
-    let client = Client::builder().shards(shards).connect().await;
+    let client = Client::builder().shards(shards).open();
     let client = client.expect("good URLs");
     work(&client, 40).await;
     settled(&nodes, &[2, 2]).await;
@@ -102,7 +102,7 @@ async fn replicas_have_one_socket_each_while_they_are_read() {
     let nodes: Vec<&Node> = servers.nodes().iter().collect();
     let urls = [servers.replica(0).url(), servers.replica(1).url()];
     let client = Client::builder().replicas(&servers.primary().url(), urls);
-    let client = client.connect().await.expect("good URLs");
+    let client = client.open().expect("good URLs");
     work(&client, 4).await;
     settled(&nodes, &[2, 0, 0]).await;
     let cache = client.cache("k").read_from(ReadFrom::PreferReplica);
@@ -128,7 +128,7 @@ async fn tls_takes_no_more_sockets() {
     let roots = server.certificates.authority.certificate.clone();
     let tls = hedgerow::Tls::new().roots_pem(roots);
     let client = Client::builder().url(&server.node.url()).tls(tls);
-    let client = client.connect().await.expect("good settings");
+    let client = client.open().expect("good settings");
     let nodes = [&server.node];
     work(&client, 4).await;
     for _ in 0..LOSSES {

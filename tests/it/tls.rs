@@ -21,7 +21,7 @@ fn builder(server: &TlsServer, tls: Tls) -> ClientBuilder {
 }
 
 async fn client(server: &TlsServer, tls: Tls) -> Client {
-    builder(server, tls).connect().await.expect("good settings")
+    builder(server, tls).open().expect("good settings")
 }
 
 /// What a call ends with whose client cannot come to terms with the server.
@@ -129,7 +129,7 @@ async fn a_server_of_another_authority_is_not_believed() {
         builder(&server, Tls::new()),
         Client::builder().url(&server.node.url()),
     ] {
-        let Ok(client) = builder.connect().await else {
+        let Ok(client) = builder.open() else {
             continue; // A system without roots says so at once.
         };
         let error = refusal(&client).await;
@@ -159,8 +159,7 @@ async fn tls_to_a_plaintext_port_says_so() {
         .tls(Tls::new().roots_pem(Certificates::make().authority.certificate))
         .connect_timeout(Duration::from_millis(300))
         .deadline(Duration::from_secs(1))
-        .connect()
-        .await
+        .open()
         .expect("good settings");
     // The server waits for the end of a line, which the first bytes of TLS may have, or not.
     let error = refusal(&client).await;
@@ -174,8 +173,7 @@ async fn plaintext_to_a_tls_port_says_so() {
     let client = Client::builder()
         .url(&server.node.url().replace("rediss://", "redis://"))
         .deadline(Duration::from_secs(1))
-        .connect()
-        .await
+        .open()
         .expect("good settings");
     let error = refusal(&client).await;
     assert_eq!(error.kind(), ErrorKind::Unreachable);
@@ -236,12 +234,12 @@ async fn what_is_wrong_is_said_before_a_client_exists() {
                 .tls(roots()),
         ),
     ] {
-        let error = builder.connect().await.expect_err(what);
+        let error = builder.open().expect_err(what);
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}: {error}");
         assert!(error.to_string().contains(what), "{what}: {error}");
     }
     for url in [GOOD, "valkeys://u:p@localhost:1/2", "REDISS://localhost"] {
-        at(url, roots()).connect().await.expect("good");
+        at(url, roots()).open().expect("good");
     }
 }
 
@@ -250,8 +248,7 @@ async fn a_client_comes_back_over_tls_when_its_connections_or_its_server_are_kil
     let server = TlsServer::start(Clients::Anyone).await;
     let client = builder(&server, trusting(&server))
         .deadline(MINUTE)
-        .connect()
-        .await
+        .open()
         .expect("good settings");
     client.ping().await.expect("an answer");
     let killed: usize = server.node.run(&["CLIENT", "KILL", "SKIPME", "yes"]).await;
@@ -270,7 +267,7 @@ async fn keys_and_passwords_are_not_shown() {
     let credentials = hedgerow::Credentials::user("canary-user", "canary-81f3");
     let builder = builder(&server, tls.clone()).credentials(credentials.clone());
     let mut told = format!("{tls:?} {credentials:?} {builder:?}");
-    let client = builder.connect().await.expect("good settings");
+    let client = builder.open().expect("good settings");
     let error = refusal(&client).await;
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
     told += &format!("{error} {error:?} {client:?}");
@@ -287,8 +284,7 @@ async fn a_cluster_keeps_to_tls_on_the_servers_it_names() {
     let client = Client::builder()
         .cluster([node.url()])
         .tls(Tls::new().roots_pem(certificates.authority.certificate))
-        .connect()
-        .await
+        .open()
         .expect("good settings");
     for number in 0..20 {
         let counter = client.counter(&format!("views:{number}"));
@@ -325,9 +321,8 @@ fn a_key_that_lost_its_line_ends_is_not_quoted() {
     let known = Certificates::make().client;
     let key = known.key.replace('\n', "");
     let tls = Tls::new().client_pem(known.certificate, key);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = Client::builder().url("rediss://127.0.0.1:1").tls(tls);
-    let error = runtime.block_on(client.connect()).expect_err("no key");
+    let error = client.open().expect_err("no key");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(std::error::Error::source(&error).is_none(), "{error:?}");
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, Running, Waiting, not_connected_in_time};
 use super::backoff::Backoff;
-use super::breaker::{Breaker, is_out};
+use super::breaker::{Breaker, is_out, says_out};
 use super::health::Health;
 use super::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -239,7 +239,9 @@ impl Link {
                 self.abandon(epoch, Some(from_server(error)));
                 self.trouble();
             }
-            out = Some(from_server(error)).filter(is_out).or(out);
+            if says_out(error) {
+                out = Some(from_server(error));
+            }
         }
         match out {
             Some(error) => self.breaker.failed(&error),

@@ -42,8 +42,8 @@ impl Client {
     /// # Cancel safety
     /// Safe: nothing is written.
     pub async fn preflight(&self) -> Result<Preflight> {
-        let deadline = self.deadline();
-        let topology = self.0.executor.transport();
+        let deadline = self.deadline().at;
+        let topology = &self.0.topology;
         let nodes = match topology.nodes(deadline).await {
             Ok(nodes) => nodes,
             Err(error) if error.kind() == ErrorKind::InvalidInput => {

@@ -24,6 +24,7 @@ use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::SLOTS;
 use crate::script::from_server;
+use crate::time::Backoff;
 
 pub(super) struct Census {
     seeds: Vec<Endpoint>,
@@ -357,7 +358,7 @@ impl Default for Map {
 async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
     loop {
         trouble.notified().await;
-        let mut pause = SHORTEST_PAUSE;
+        let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         let until = Instant::now() + VIGIL;
         loop {
             let Some(census) = census.upgrade() else {
@@ -369,11 +370,10 @@ async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
             let known = census.known();
             let all_well = known.primaries.iter().all(|it| it.node.link.is_well());
             drop(census);
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            tokio::time::sleep(backoff.pause()).await;
             if all_well || Instant::now() >= until {
                 break;
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
@@ -391,8 +391,7 @@ async fn testimony(witness: Primary, deadline: Instant) -> Result<Vec<Range>> {
                 .unwrap_or_default()
                 .contains("cluster support") =>
         {
-            Err(Error::new(
-                ErrorKind::InvalidInput,
+            Err(Error::invalid(
                 "the server is not part of a cluster; name it with `url`",
             ))
         }

@@ -8,14 +8,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::future::try_join_all;
+use futures::stream::FuturesUnordered;
 use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::time::Instant;
 
+use super::Values;
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, redirect};
 use crate::client::breaker::Probe;
-use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::builder::{ClientBuilder, Place};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
@@ -23,7 +26,7 @@ use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, SLOTS};
-use crate::script::{Found, from_server, plain};
+use crate::script::{from_server, plain};
 
 impl ClientBuilder {
     /// A Redis Cluster, found by any of `seeds`: `redis://[user[:password]@]host[:port]`. All of
@@ -45,16 +48,16 @@ impl Cluster {
     pub(crate) fn new(seeds: &[String], style: &Style) -> Result<Self> {
         let seeds = Endpoint::parse_all(seeds, &style.approach)?;
         if seeds.is_empty() {
-            return Err(invalid("a cluster needs at least one seed"));
+            return Err(Error::invalid("a cluster needs at least one seed"));
         }
         for seed in &seeds {
             if seed.db != 0 {
-                return Err(invalid(
+                return Err(Error::invalid(
                     "a cluster has database 0 only; leave it out of the URL",
                 ));
             }
             if !matches!(seed.address, Address::Tcp(..)) {
-                return Err(invalid(
+                return Err(Error::invalid(
                     "the servers of a cluster are reached by TCP; use redis://",
                 ));
             }
@@ -126,8 +129,29 @@ impl Cluster {
         Ok(replies.into_iter().next().unwrap_or(Value::Nil))
     }
 
+    /// Sends `command` to every primary and returns when one of them has served it; fails with the
+    /// error of the last if none does.
+    pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Instant) -> Result<()> {
+        let map = self.0.map(deadline).await?;
+        let sent = map.primaries.iter().map(|primary| async move {
+            match self.watched(primary.node.lane.send(command, deadline).await)? {
+                Value::ServerError(error) => Err(self.refused(&error)),
+                _ => Ok(()),
+            }
+        });
+        let mut answers: FuturesUnordered<_> = sent.collect();
+        let mut worst = no_slots();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(error) => worst = error,
+            }
+        }
+        Err(worst)
+    }
+
     /// Reads each of `keys` where it is served, in parallel.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Values> {
         let map = self.0.map_if_well(deadline).await?;
         let owners = |key: &Key| {
             map.primary(key.slot()).ok_or_else(|| {

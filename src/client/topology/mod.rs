@@ -1,7 +1,7 @@
 //! `Topology`: which server is asked about a key.
 //!
 //! Invariant: everything that shares a hash tag is asked of one server, so that a script finds all
-//! of its keys there. The primitives know keys only; the executor asks here, once an attempt, so
+//! of its keys there. The primitives know keys only; the client asks here, once an attempt, so
 //! that an attempt after a change of topology goes to the right server.
 
 mod census;
@@ -18,6 +18,7 @@ mod writes;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
 pub(crate) use replicated::Replicated;
@@ -33,7 +34,11 @@ use super::node::Node;
 use super::push::Hub;
 use crate::error::Result;
 use crate::key::Key;
-use crate::script::{Found, Patience, Transport, from_server};
+use crate::script::from_server;
+use crate::time::{Deadline, OnOutage};
+
+/// What a read found, in the order of its keys.
+pub(crate) type Values = Vec<Option<Bytes>>;
 
 /// Where the servers are.
 #[derive(Debug)]
@@ -128,7 +133,7 @@ impl Topology {
 
     /// What a replica answers to a read of `keys`, where one may be asked: all of it at one moment,
     /// which is before no write of this client's that [`writing`](Self::writing) was told of.
-    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Found> {
+    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
         match self {
             Self::Replicated(replicated) => replicated.peek(keys, deadline).await,
             Self::One(_) | Self::Cluster(_) | Self::Shards(_) => None,
@@ -142,24 +147,25 @@ impl Topology {
             Self::One(_) | Self::Cluster(_) | Self::Shards(_) => None,
         }
     }
-}
 
-impl Transport for Topology {
-    async fn send(
+    /// Sends `command` to the server that serves `key`, any where there is none, and waits for
+    /// its reply until `deadline`. An error reply is an `Ok(Value::ServerError)`; the fate of an
+    /// `Err` says whether the command was sent.
+    pub(crate) async fn send(
         &self,
         command: &Cmd,
         key: Option<&Key>,
-        patience: Patience,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Value> {
-        let known = match (patience, self, key) {
-            (Patience::Persistent, ..) | (.., None) => None,
+        let Deadline { at, on_outage } = deadline;
+        let known = match (on_outage, self, key) {
+            (OnOutage::KeepTrying, ..) | (.., None) => None,
             (_, Self::Cluster(cluster), Some(key)) => cluster.node(key),
             _ => None,
         };
-        let probe = match (patience, self) {
+        let probe = match (on_outage, self) {
             // Shards ask for themselves, so that refusals say which.
-            (Patience::Persistent, _) | (_, Self::Shards(_)) => None,
+            (OnOutage::KeepTrying, _) | (_, Self::Shards(_)) => None,
             (_, Self::One(node)) => node.lane.admit()?,
             (_, Self::Replicated(replicated)) => replicated.primary().lane.admit()?,
             (_, Self::Cluster(cluster)) => match &known {
@@ -167,35 +173,48 @@ impl Transport for Topology {
                 None => cluster.admit()?,
             },
         };
-        let deadline = Probe::deadline(probe.as_ref(), deadline);
+        let until = Probe::deadline(probe.as_ref(), at);
         match (self, key) {
-            (Self::One(node), _) => node.lane.send(command, deadline).await,
-            (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
-            (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
-            (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
-            (Self::Shards(shards), Some(key)) => {
-                shards.send(command, key, patience, deadline).await
-            }
+            (Self::One(node), _) => node.lane.send(command, until).await,
+            (Self::Replicated(replicated), _) => replicated.send(command, until).await,
+            (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, until).await,
+            (Self::Cluster(cluster), None) => cluster.send_to_all(command, until).await,
+            (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
             (Self::Shards(shards), None) => shards.send_to_all(command, deadline).await,
         }
     }
 
-    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+    /// Returns when the servers have given a sign of life: as many of them as must be there for
+    /// calls to be served.
+    pub(crate) async fn greet(&self, deadline: Deadline) -> Result<()> {
+        let ping = redis::cmd("PING");
+        if let Self::Cluster(cluster) = self {
+            return cluster.send_to_any(&ping, deadline.at).await;
+        }
+        match self.send(&ping, None, deadline.keep_trying()).await? {
+            Value::ServerError(error) => Err(from_server(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads string keys, in their order; a missing key, or one of another type, is `None`. A read
+    /// fails fast while a server that it needs is out: caches can do without.
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         match self {
             Self::One(node) => {
                 let probe = node.lane.admit()?;
-                let deadline = Probe::deadline(probe.as_ref(), deadline);
-                found(node.lane.read(keys, deadline).await?)
+                let until = Probe::deadline(probe.as_ref(), deadline.at);
+                found(node.lane.read(keys, until).await?)
             }
-            Self::Replicated(replicated) => replicated.read(keys, deadline).await,
-            Self::Cluster(cluster) => cluster.read(keys, deadline).await,
-            Self::Shards(shards) => shards.read(keys, deadline).await,
+            Self::Replicated(replicated) => replicated.read(keys, deadline.at).await,
+            Self::Cluster(cluster) => cluster.read(keys, deadline.at).await,
+            Self::Shards(shards) => shards.read(keys, deadline.at).await,
         }
     }
 }
 
 /// The values of cells, none of which may be a refusal.
-fn found(cells: Cells) -> Result<Found> {
+fn found(cells: Cells) -> Result<Values> {
     let read = |cell: Result<_, redis::ServerError>| cell.map_err(|error| from_server(&error));
     cells.into_iter().map(read).collect()
 }

@@ -15,8 +15,7 @@ use std::cmp::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::client::builder::invalid;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The servers that keys are spread over.
 #[derive(Debug, Clone)]
@@ -43,15 +42,17 @@ impl Ring {
         };
         for (name, weight) in members {
             if name.is_empty() {
-                return Err(invalid("a shard has an empty name; give each a name"));
+                return Err(Error::invalid(
+                    "a shard has an empty name; give each a name",
+                ));
             }
             if !(1..=HEAVIEST).contains(&weight) {
-                return Err(invalid(format!(
+                return Err(Error::invalid(format!(
                     "the weight of shard {name:?} is {weight}; give one from 1 to {HEAVIEST}"
                 )));
             }
             if ring.members.iter().any(|member| &*member.name == name) {
-                return Err(invalid(format!("two shards are called {name:?}")));
+                return Err(Error::invalid(format!("two shards are called {name:?}")));
             }
             ring.members.push(Member {
                 name: name.into(),
@@ -60,7 +61,7 @@ impl Ring {
             });
         }
         let Some(first) = ring.members.first() else {
-            return Err(invalid("there are no shards; give at least one"));
+            return Err(Error::invalid("there are no shards; give at least one"));
         };
         ring.even = ring.members.iter().all(|it| it.weight == first.weight);
         Ok(ring)

@@ -17,6 +17,7 @@ use redis::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::Values;
 use super::writes::Writes;
 use crate::client::endpoint::Endpoint;
 use crate::client::link::Link;
@@ -24,7 +25,8 @@ use crate::client::node::{Node, Style};
 use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::script::{Found, from_server};
+use crate::script::from_server;
+use crate::time::jittered;
 
 pub(crate) struct Replicas {
     primary: Arc<Link>,
@@ -106,13 +108,13 @@ impl Replicas {
     /// nor longer ago than [`MOST_LAG`]; `None` when nobody can be asked, or does not answer.
     ///
     /// Cancel safety: safe.
-    pub(crate) async fn read(self: &Arc<Self>, keys: &[Key], deadline: Instant) -> Option<Found> {
+    pub(crate) async fn read(self: &Arc<Self>, keys: &[Key], deadline: Instant) -> Option<Values> {
         let (member, proof) = self.choose(self.writes.latest(keys))?;
         let now = Instant::now();
         // The primary must have time to answer in its place.
         let patience = deadline.saturating_duration_since(now) / 4;
         let cells = member.node.lane.read(keys, now + patience).await;
-        let found: Option<Found> = match cells {
+        let found: Option<Values> = match cells {
             Ok(cells) => cells.into_iter().map(Result::ok).collect(),
             Err(_) => None,
         };
@@ -219,7 +221,7 @@ async fn probe(replicas: Weak<Replicas>) {
         }
         replicas.round(&mut history).await;
         drop(replicas);
-        tokio::time::sleep(ROUND.mul_f64(rand::random_range(0.75..1.25))).await;
+        tokio::time::sleep(jittered(ROUND, 0.75..1.25)).await;
     }
 }
 

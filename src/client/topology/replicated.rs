@@ -8,6 +8,7 @@ use std::sync::Arc;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
+use super::Values;
 use super::found;
 use super::replicas::Replicas;
 use super::sentinel::Sentinels;
@@ -21,7 +22,6 @@ use crate::client::push::Hub;
 use crate::client::source::Source;
 use crate::error::Result;
 use crate::key::Key;
-use crate::script::Found;
 
 impl ClientBuilder {
     /// A primary and its replicas, for caches that may
@@ -96,14 +96,14 @@ impl Replicated {
         self.primary.lane.send(command, deadline).await
     }
 
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Values> {
         let probe = self.primary.lane.admit()?;
         let deadline = Probe::deadline(probe.as_ref(), deadline);
         found(self.primary.lane.read(keys, deadline).await?)
     }
 
     /// See [`Replicas::read`].
-    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Found> {
+    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
         self.replicas.read(keys, deadline).await
     }
 

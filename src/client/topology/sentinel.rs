@@ -19,13 +19,14 @@ use tokio::time::{Instant, timeout_at};
 use super::known::Known;
 use super::replicas::Replicas;
 use super::testimony::{Testimony, best, switch};
-use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
 use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::time::jittered;
 
 impl ClientBuilder {
     /// The primary that sentinels know as `service`. `sentinels` are their URLs,
@@ -83,20 +84,20 @@ enum Patience {
 impl Sentinels {
     pub(crate) fn new(urls: &[String], service: &str, style: &Style) -> Result<Arc<Self>> {
         if service.is_empty() || service.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "the service that the sentinels know is empty or has blanks",
             ));
         }
         let endpoints = Endpoint::parse_all(urls, &style.approach.as_urls_log_in())?;
         let Some(first) = endpoints.first() else {
-            return Err(invalid("no sentinel is given"));
+            return Err(Error::invalid("no sentinel is given"));
         };
         let data = Endpoint {
             login: style.approach.login.clone(),
             ..first.clone()
         };
         if endpoints.iter().any(|endpoint| endpoint.db != 0) {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "sentinels have no databases; leave it out of their URLs",
             ));
         }
@@ -334,7 +335,7 @@ impl Witness {
 /// connection starts another).
 async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Known>>) {
     loop {
-        let pause = POLL.mul_f64(rand::random_range(0.75..1.25));
+        let pause = jittered(POLL, 0.75..1.25);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             changed = news.changed() => if changed.is_err() { return },
@@ -352,12 +353,9 @@ async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Kno
 }
 
 fn unknown_service(service: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidInput,
-        format!(
-            "the sentinels know no service {service:?}; compare it with their `sentinel monitor`"
-        ),
-    )
+    Error::invalid(format!(
+        "the sentinels know no service {service:?}; compare it with their `sentinel monitor`"
+    ))
 }
 
 /// Why nobody has said where the primary is. That credentials are refused counts only if nobody may

@@ -10,16 +10,18 @@ use futures::future::try_join_all;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
+use super::Values;
 use super::rendezvous::Ring;
 use crate::client::breaker::Probe;
-use crate::client::builder::{ClientBuilder, Place, invalid};
+use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::{Approach, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Key, Realm};
-use crate::script::{Found, Patience, from_server};
+use crate::script::from_server;
+use crate::time::{Deadline, OnOutage};
 
 impl ClientBuilder {
     /// Several independent servers, each with a name, a URL (see [`Client::connect`] for the forms)
@@ -221,29 +223,23 @@ impl Shards {
         self.other.as_ref().is_some_and(|other| other.is_old)
     }
 
-    pub(crate) async fn send(
-        &self,
-        command: &Cmd,
-        key: &Key,
-        patience: Patience,
-        deadline: Instant,
-    ) -> Result<Value> {
+    pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Deadline) -> Result<Value> {
         let shard = &self.nodes[self.place(key)];
-        shard.send(command, patience, deadline).await
+        shard.send(command, deadline).await
     }
 
     /// Sends `command` to every shard; the first error of one is the answer.
-    pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
-        let patience = Patience::Persistent;
+    pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+        let deadline = deadline.keep_trying();
         let sent = self.nodes.iter();
-        let sent = sent.map(|shard| shard.send(command, patience, deadline));
+        let sent = sent.map(|shard| shard.send(command, deadline));
         let replies = try_join_all(sent).await?;
         Ok(replies.into_iter().next().unwrap_or(Value::Nil))
     }
 
     /// Reads each of `keys` where it is, in parallel. What one shard does not answer is an error of
     /// the whole.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Found> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Values> {
         let shards: Vec<&Named> = keys
             .iter()
             .map(|key| &self.nodes[self.place(key)])
@@ -285,7 +281,7 @@ fn gathered<'s>(
         if let Some(place) = place {
             let (_, there) = &known[place];
             if (&there.address, there.db) != (&endpoint.address, endpoint.db) {
-                return Err(invalid("two URLs of one name lead to two places").at(name));
+                return Err(Error::invalid("two URLs of one name lead to two places").at(name));
             }
         }
         nodes.push(place.unwrap_or(known.len()));
@@ -299,13 +295,13 @@ fn gathered<'s>(
 impl Named {
     /// As the lane does, but with the shard's name on whatever goes wrong. `NOSCRIPT` does not: it
     /// is answered by sending the script.
-    async fn send(&self, command: &Cmd, patience: Patience, deadline: Instant) -> Result<Value> {
-        let probe = match patience {
-            Patience::Persistent => None,
-            Patience::Yielding => self.admit()?,
+    async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+        let probe = match deadline.on_outage {
+            OnOutage::KeepTrying => None,
+            OnOutage::FailFast => self.admit()?,
         };
-        let deadline = Probe::deadline(probe.as_ref(), deadline);
-        match self.node.lane.send(command, deadline).await {
+        let until = Probe::deadline(probe.as_ref(), deadline.at);
+        match self.node.lane.send(command, until).await {
             Ok(Value::ServerError(error)) if error.code() != "NOSCRIPT" => {
                 Err(from_server(&error).at(&self.name))
             }

@@ -137,10 +137,7 @@ fn addressed(host: &str, port: &str) -> Option<Address> {
 
 fn refused(error: &ServerError) -> Error {
     if error.code() == "ERR" {
-        return Error::new(
-            ErrorKind::InvalidInput,
-            "the server is no sentinel; name data nodes with `url`",
-        );
+        return Error::invalid("the server is no sentinel; name data nodes with `url`");
     }
     from_server(error)
 }

@@ -50,7 +50,7 @@ impl Stepped {
     }
 
     async fn client(&self) -> Client {
-        let client = Client::builder().url(&self.node.url()).connect().await;
+        let client = Client::builder().url(&self.node.url()).open();
         client.expect("a good URL")
     }
 

@@ -24,7 +24,7 @@ async fn traffic(server: &Server, loss: Loss) -> Traffic {
 async fn hasty(server: &Server) -> Client {
     let soon = Duration::from_millis(500);
     let builder = server.builder().deadline(soon).cache_deadline(soon);
-    builder.connect().await.expect("a good URL")
+    builder.open().expect("a good URL")
 }
 
 async fn set(server: &Server, name: &str, value: &str) {
@@ -222,7 +222,7 @@ async fn fault_29_rights_are_taken_away() {
         .url(&url)
         .deadline(soon)
         .cache_deadline(soon);
-    let client = builder.connect().await.expect("a good URL");
+    let client = builder.open().expect("a good URL");
     let mut traffic = Traffic::start(&client, 12, Loss::None);
     traffic.flows(100).await;
     traffic.strike().await;

@@ -24,7 +24,7 @@ async fn watched(servers: &Sentinels) -> Client {
 /// Gives up soon enough for a fault to be seen.
 async fn hasty(builder: ClientBuilder) -> Client {
     let builder = builder.deadline(Duration::from_secs(2));
-    builder.connect().await.expect("good URLs")
+    builder.open().expect("good URLs")
 }
 
 /// The primary that serves the lock of the traffic.

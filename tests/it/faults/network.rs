@@ -109,7 +109,7 @@ impl Scene {
 async fn hasty(builder: ClientBuilder) -> Client {
     let soon = Duration::from_millis(500);
     let builder = builder.deadline(soon).cache_deadline(soon);
-    builder.connect().await.expect("a good URL")
+    builder.open().expect("a good URL")
 }
 
 async fn load(cache: &Cache, key: &str, value: &'static str) -> String {
@@ -239,7 +239,7 @@ async fn fault_05_everything_comes_byte_by_byte() {
             .on_reply(Request::every(), Act::Slice(2, jitter));
         // A byte takes a millisecond, whatever the pause.
         let builder = scene.builder().deadline(MINUTE).cache_deadline(MINUTE);
-        let client = builder.connect().await.expect("a good URL");
+        let client = builder.open().expect("a good URL");
         client.counter("views").add(1).await.expect("added");
         assert_eq!(load(&client.cache("c"), "k", "loaded").await, "loaded");
         let guard = client.lock("l").acquire().await.expect("free");

@@ -31,7 +31,7 @@ async fn fault_01_scripts_are_forgotten_again_and_again() {
 async fn fault_08_the_server_stands_still() {
     let server = Server::start_single().await;
     let builder = server.builder().deadline(Duration::from_secs(1));
-    let client = builder.connect().await.expect("a good URL");
+    let client = builder.open().expect("a good URL");
     let mut traffic = Traffic::start(&client, 12, Loss::None);
     traffic.flows(100).await;
     let lock = client.lock("held").lease(Duration::from_secs(1));

@@ -75,7 +75,7 @@ impl Server {
     /// A client of its own: own connections, own keepers, own flights, as another process has.
     /// A [`patient`] client.
     pub async fn client(&self) -> Client {
-        patient(self.builder()).connect().await.expect("a good URL")
+        patient(self.builder()).open().expect("a good URL")
     }
 
     pub fn builder(&self) -> ClientBuilder {

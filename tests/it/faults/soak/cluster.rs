@@ -58,7 +58,7 @@ impl Shards {
         let builder = Client::builder().cluster(seeds);
         let builder = builder.deadline(Duration::from_secs(2));
         Self {
-            client: builder.connect().await.expect("good URLs"),
+            client: builder.open().expect("good URLs"),
             cluster,
         }
     }

@@ -70,7 +70,7 @@ impl OneServer {
         let soon = Duration::from_millis(500);
         let builder = proxy.builder().deadline(soon).cache_deadline(soon);
         Self {
-            client: builder.connect().await.expect("a good URL"),
+            client: builder.open().expect("a good URL"),
             server,
             proxy,
         }

@@ -1,0 +1,204 @@
+//! Retry: sends a call, and sends it again only where that is proved harmless.
+//!
+//! Invariant: a call is sent a second time only when the first was proved not executed, or when
+//! a second run answers as the first did ([`Retry::Safe`]). Nothing is sent after its deadline. The
+//! primitives reach Redis through here, by the calls of [`Client`](super::Client).
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::topology::{Topology, Values};
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::Key;
+use crate::script::{Call, Reply, Retry, from_server};
+use crate::time::{Backoff, Deadline};
+
+/// Runs `call` and returns its typed reply.
+///
+/// Cancel safety: dropping the future leaves the call unsent, or sent with its reply discarded.
+pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> Result<Reply> {
+    let name = call.script().name();
+    let span = tracing::debug_span!(target: "hedgerow::script", "script", script = name);
+    let answered = async {
+        let mut attempts = Attempts::new(call.script().retry(), deadline);
+        loop {
+            match attempt(topology, &call, deadline).await {
+                Ok(value) => return Reply::new(name, value),
+                Err(error) => attempts.pause_after(error).await?,
+            }
+        }
+    };
+    answered.instrument(span).await
+}
+
+/// Runs one plain command on `key`.
+pub(super) async fn command(
+    topology: &Topology,
+    command: Cmd,
+    key: Option<&Key>,
+    retry: Retry,
+    deadline: Deadline,
+) -> Result<Value> {
+    let mut attempts = Attempts::new(retry, deadline);
+    loop {
+        match sent(topology, &command, key, deadline).await {
+            Ok(value) => return Ok(value),
+            Err(error) => attempts.pause_after(error).await?,
+        }
+    }
+}
+
+/// Waits for a sign of life of the servers.
+pub(super) async fn greet(topology: &Topology, deadline: Deadline) -> Result<()> {
+    let mut attempts = Attempts::new(Retry::Safe, deadline);
+    loop {
+        match topology.greet(deadline).await {
+            Ok(()) => return Ok(()),
+            Err(error) => attempts.pause_after(error).await?,
+        }
+    }
+}
+
+/// Reads string keys. Reads change nothing, so they may always be sent again.
+pub(super) async fn read(topology: &Topology, keys: &[Key], deadline: Deadline) -> Result<Values> {
+    let mut attempts = Attempts::new(Retry::Safe, deadline);
+    loop {
+        match topology.read(keys, deadline).await {
+            Ok(values) => return Ok(values),
+            Err(error) => attempts.pause_after(error).await?,
+        }
+    }
+}
+
+/// EVALSHA; where the server does not know the script, EVAL on the same connection.
+async fn attempt(topology: &Topology, call: &Call, deadline: Deadline) -> Result<Value> {
+    let reply = topology.send(call.by_sha(), call.key(), deadline).await?;
+    match reply {
+        Value::ServerError(error) if error.code() == "NOSCRIPT" => {
+            tracing::debug!(target: "hedgerow::script", script = call.script().name(), "uploading");
+            sent(topology, &call.by_source(), call.key(), deadline).await
+        }
+        Value::ServerError(error) => Err(from_server(&error)),
+        value => Ok(value),
+    }
+}
+
+async fn sent(
+    topology: &Topology,
+    command: &Cmd,
+    key: Option<&Key>,
+    deadline: Deadline,
+) -> Result<Value> {
+    match topology.send(command, key, deadline).await? {
+        Value::ServerError(error) => Err(from_server(&error)),
+        value => Ok(value),
+    }
+}
+
+/// What is known of the attempts of one call so far.
+#[derive(Debug)]
+struct Attempts {
+    retry: Retry,
+    deadline: Deadline,
+    /// What is kept for the answer to the last attempt: a tenth of the whole.
+    room: Duration,
+    backoff: Backoff,
+    may_have_run: bool,
+    /// What the attempt before failed with.
+    last: Option<Error>,
+    /// When the present attempt began: the next may take as long.
+    began: Instant,
+}
+
+impl Attempts {
+    fn new(retry: Retry, deadline: Deadline) -> Self {
+        Self {
+            retry,
+            deadline,
+            room: deadline.remaining() / 10,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, 0.25..1.0),
+            may_have_run: false,
+            last: None,
+            began: Instant::now(),
+        }
+    }
+
+    /// Pauses before the next attempt, or says that there must be none.
+    ///
+    /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
+    /// a later attempt says of itself: that one was refused, the first may have been applied.
+    async fn pause_after(&mut self, error: Error) -> Result<()> {
+        let unsent = error.kind() == ErrorKind::Timeout && error.fate() == Fate::NotExecuted;
+        if unsent || error.kind() == ErrorKind::CircuitOpen {
+            // The deadline came, or the breaker opened, before the call was sent again: what it has
+            // met itself says more.
+            return Err(self.last.take().unwrap_or(error));
+        }
+        self.may_have_run |= error.fate() == Fate::Unknown;
+        let again = match error.fate() {
+            Fate::NotExecuted => !self.may_have_run || self.retry == Retry::Safe,
+            Fate::Unknown => self.retry == Retry::Safe,
+            Fate::Refused => false,
+        };
+        let pause = self.backoff.pause();
+        // An attempt that the deadline cuts short would turn a clear refusal into an unknown fate.
+        let answer = if self.may_have_run {
+            Duration::ZERO
+        } else {
+            pause.max(2 * self.began.elapsed()).max(self.room)
+        };
+        if !again || Instant::now() + pause + answer >= self.deadline.at {
+            return Err(if self.may_have_run {
+                error.with_fate(Fate::Unknown)
+            } else {
+                error
+            });
+        }
+        tracing::debug!(target: "hedgerow::script", %error, pause_ms = pause.as_millis() as u64, "sending again");
+        tokio::time::sleep(pause).await;
+        self.last = Some(if self.may_have_run {
+            error.with_fate(Fate::Unknown)
+        } else {
+            error
+        });
+        self.began = Instant::now();
+        Ok(())
+    }
+}
+
+/// The pauses between attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: ErrorKind, fate: Fate) -> Error {
+        Error::new(kind, "told by the test").with_fate(fate)
+    }
+
+    /// What a call ends with whose first attempt fails with `first`, and whose second is not sent.
+    async fn ended(first: Error) -> Error {
+        let mut attempts = Attempts::new(Retry::Safe, Deadline::after(Duration::from_secs(60)));
+        let again = attempts.pause_after(first).await;
+        again.expect("there is time for another attempt");
+        let unsent = error(ErrorKind::Timeout, Fate::NotExecuted);
+        let ended = attempts.pause_after(unsent).await;
+        ended.expect_err("the deadline has come")
+    }
+
+    #[tokio::test]
+    async fn a_call_that_could_not_be_sent_again_tells_why_it_was_to_be() {
+        let ended_with = ended(error(ErrorKind::Busy, Fate::NotExecuted)).await;
+        assert_eq!(ended_with.kind(), ErrorKind::Busy);
+        assert_eq!(ended_with.fate(), Fate::NotExecuted);
+
+        let ended_with = ended(error(ErrorKind::Disconnected, Fate::Unknown)).await;
+        assert_eq!(ended_with.kind(), ErrorKind::Disconnected);
+        assert_eq!(ended_with.fate(), Fate::Unknown);
+    }
+}

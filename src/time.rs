@@ -1,0 +1,190 @@
+//! Time as every layer uses it: how long something lives (`Ttl`), how long a call may take
+//! (`Deadline`), and how long to pause between tries (`Backoff`).
+//!
+//! Invariant: a `Ttl` is at least 1 ms and at most 100 years, so no key that carries one is born
+//! dead (Redis deletes a key whose `PX` is 0) and no sum of two overflows. Every primitive that
+//! takes a `Duration` turns it into a `Ttl` here and nowhere else. A `Deadline` belongs to one call
+//! and is never extended. A `Backoff` never pauses in step with that of another process.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+
+/// A checked time to live. Sub-millisecond parts are rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ttl(u64);
+
+impl Ttl {
+    /// Parses `duration`; `what` names it in the error.
+    pub(crate) fn new(what: &str, duration: Duration) -> Result<Self> {
+        if duration.is_zero() {
+            return Err(Error::invalid(format!(
+                "{what} is zero; give a duration of at least 1 ms"
+            )));
+        }
+        if duration > LONGEST {
+            return Err(Error::invalid(format!(
+                "{what} is longer than 100 years; leave it out instead"
+            )));
+        }
+        let millis = duration.as_nanos().div_ceil(1_000_000);
+        Ok(Self(u64::try_from(millis).unwrap_or(u64::MAX)))
+    }
+
+    /// Whole milliseconds, as Redis wants them.
+    pub(crate) fn millis(self) -> u64 {
+        self.0
+    }
+
+    /// The same times `factor`, which is about 1.
+    pub(crate) fn spread(self, factor: f64) -> Self {
+        debug_assert!((0.5..=2.0).contains(&factor), "a spread, not another TTL");
+        Self(((self.0 as f64 * factor) as u64).max(1))
+    }
+
+    /// The shorter of this and `longest`, which is at least 1 ms.
+    pub(crate) fn at_most(self, longest: Duration) -> Self {
+        Self(
+            self.0
+                .min(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX))
+                .max(1),
+        )
+    }
+
+    pub(crate) fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+/// When a call ends at the latest, and what it does while its server is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    /// Nothing is sent after this, and nobody waits longer.
+    pub(crate) at: Instant,
+    pub(crate) on_outage: OnOutage,
+}
+
+/// What a call does while the circuit breaker of its server is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnOutage {
+    /// It fails at once: its caller can do without.
+    FailFast,
+    /// It goes on trying until its deadline.
+    KeepTrying,
+}
+
+impl Deadline {
+    /// Ends `patience` from now, and keeps trying until then.
+    pub(crate) fn after(patience: Duration) -> Self {
+        Self {
+            at: Instant::now() + patience,
+            on_outage: OnOutage::KeepTrying,
+        }
+    }
+
+    /// The same, for a caller that can do without the server.
+    pub(crate) fn fail_fast(self) -> Self {
+        Self {
+            on_outage: OnOutage::FailFast,
+            ..self
+        }
+    }
+
+    /// The same, for a call that must not be given up while there is time.
+    pub(crate) fn keep_trying(self) -> Self {
+        Self {
+            on_outage: OnOutage::KeepTrying,
+            ..self
+        }
+    }
+
+    /// The same, but not after `at`.
+    pub(crate) fn at_most(self, at: Instant) -> Self {
+        Self {
+            at: self.at.min(at),
+            ..self
+        }
+    }
+
+    /// What is left of it.
+    pub(crate) fn remaining(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+}
+
+/// The pauses between tries: from the first, each twice as long as the one before, up to the
+/// longest; each is a random part of that.
+#[derive(Debug, Clone)]
+pub(crate) struct Backoff {
+    longest: Duration,
+    spread: Range<f64>,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Pauses that begin at `first` and stop growing at `longest`, each multiplied by a random
+    /// factor in `spread`.
+    pub(crate) fn new(first: Duration, longest: Duration, spread: Range<f64>) -> Self {
+        debug_assert!(first <= longest, "pauses grow");
+        Self {
+            next: first,
+            longest,
+            spread,
+        }
+    }
+
+    /// The next pause.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(self.longest);
+        jittered(whole, self.spread.clone())
+    }
+}
+
+/// `pause` times a random factor in `spread`, so that processes do not act in step.
+pub(crate) fn jittered(pause: Duration, spread: Range<f64>) -> Duration {
+    pause.mul_f64(rand::random_range(spread))
+}
+
+/// 100 years of 365 days: far below what Redis accepts (it refuses what overflows an `i64` of ms).
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let millis = Duration::from_millis;
+        let mut backoff = Backoff::new(millis(10), millis(35), 1.0..1.0 + f64::EPSILON);
+        let pauses: Vec<u128> = (0..4).map(|_| backoff.pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 35, 35]);
+    }
+
+    #[test]
+    fn a_pause_stays_within_its_spread() {
+        for _ in 0..1000 {
+            let pause = jittered(Duration::from_secs(1), 0.25..1.0);
+            assert!((0.25..1.0).contains(&pause.as_secs_f64()), "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_millisecond_round_up() {
+        for (nanos, millis) in [(1, 1), (999_999, 1), (1_000_000, 1), (1_000_001, 2)] {
+            let ttl = Ttl::new("ttl", Duration::from_nanos(nanos)).expect("in range");
+            assert_eq!(ttl.millis(), millis, "{nanos} ns");
+        }
+    }
+
+    #[test]
+    fn zero_and_more_than_a_century_are_refused() {
+        assert!(Ttl::new("ttl", Duration::ZERO).is_err());
+        assert!(Ttl::new("ttl", LONGEST).is_ok());
+        assert!(Ttl::new("ttl", LONGEST + Duration::from_nanos(1)).is_err());
+        assert!(Ttl::new("ttl", Duration::MAX).is_err());
+    }
+}
