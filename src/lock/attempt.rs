@@ -63,7 +63,7 @@ impl Attempt {
         let lease = entry.lease;
         let guard = self
             .locks
-            .guard(entry, self.owner.clone(), fence, (sent, lease));
+            .guard(entry, self.owner.clone(), fence, (sent, lease), 0);
         self.close();
         guard
     }

@@ -35,6 +35,8 @@ pub(super) struct Standing {
     pub(super) above: Fence,
     /// What was left of the holder's lease.
     pub(super) remaining: Option<Duration>,
+    /// What was asked for. Only a waiter on the same terms may have what is granted by push.
+    pub(super) asked: Entry,
 }
 
 pub(super) struct Campaign {
@@ -87,17 +89,19 @@ impl Campaign {
     pub(super) async fn run(mut self, standing: Option<Standing>) {
         let mut first = standing;
         while let Some(front) = self.locks.front(&self.keys.name) {
-            let (standing, remaining) = match first.take() {
+            // The place may have been taken by a caller who has left since.
+            let taken = first.take().filter(|it| it.asked.same_terms(&front));
+            let (asked, standing, remaining) = match taken {
                 Some(standing) => {
                     let remaining = standing.remaining;
-                    (Some(standing), remaining)
+                    (standing.asked.clone(), Some(standing), remaining)
                 }
                 None => match self.ask(&front).await {
-                    Asked::Waiting(standing, remaining) => (standing, remaining),
+                    Asked::Waiting(standing, remaining) => (front, standing, remaining),
                     Asked::Granted | Asked::Failed => continue,
                 },
             };
-            self.wait(&front, standing, remaining).await;
+            self.wait(&asked, standing, remaining).await;
         }
         self.over = true;
     }
@@ -132,6 +136,7 @@ impl Campaign {
                     sent,
                     above,
                     remaining,
+                    asked: front.clone(),
                 });
                 Asked::Waiting(standing, remaining)
             }
@@ -171,7 +176,7 @@ impl Campaign {
     /// Waits for a grant by push, or for a reason to ask again.
     async fn wait(
         &mut self,
-        front: &Entry,
+        asked: &Entry,
         standing: Option<Standing>,
         remaining: Option<Duration>,
     ) {
@@ -189,9 +194,9 @@ impl Campaign {
                     if fence <= standing.above {
                         continue; // An old message: that grant has run out since.
                     }
-                    let claim = front.claim();
+                    let claim = standing.asked.claim();
                     let alive = Instant::now() < sure_until(standing.sent, claim);
-                    if alive && self.locks.still_first(&self.keys.name, front) {
+                    if alive && self.locks.still_first(&self.keys.name, &standing.asked) {
                         let sent = standing.sent;
                         self.deliver(fence, (sent, claim));
                     }
@@ -199,7 +204,7 @@ impl Campaign {
                 }
                 () = self.missed.again() => return,
                 () = self.nudge.notified() => {
-                    if !self.locks.still_first(&self.keys.name, front) {
+                    if !self.locks.still_first(&self.keys.name, asked) {
                         return;
                     }
                 }

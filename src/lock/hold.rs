@@ -69,6 +69,9 @@ pub(super) struct Hold {
     pub(super) owner: Owner,
     pub(super) fence: Fence,
     pub(super) lease: Ttl,
+    /// How often the lock has been passed on inside the process to get here, since the server's
+    /// queue last had a say. It travels with the lock, for the line may be empty in between.
+    pub(super) passes: u32,
     /// When `max_hold` ends it.
     pub(super) limit: Option<Instant>,
     state: Mutex<State>,
@@ -97,6 +100,7 @@ impl Hold {
         lease: Ttl,
         limit: Option<Duration>,
         (sent, granted): (Instant, Ttl),
+        passes: u32,
     ) -> Arc<Self> {
         tracing::debug!(target: "hedgerow::lock", lock = &*keys.name, %fence, "acquired");
         let limit = limit.map(|limit| Instant::now() + limit);
@@ -105,6 +109,7 @@ impl Hold {
             owner,
             fence,
             lease,
+            passes,
             limit,
             state: Mutex::new(State {
                 deadline: before(limit, sure_until(sent, granted)),

@@ -114,13 +114,13 @@ impl Keeper {
         drop(client);
     }
 
-    /// A hold has ended otherwise than by the server's word. One that lasted too long still has its
-    /// lease, and nobody else gives it up.
+    /// A hold has ended otherwise than by the server's word. Its lease may live on there: one that
+    /// lasted too long still has it, and a renewal may have arrived whose answer did not. Nobody
+    /// else gives it up.
     fn retire(&self, client: &Client, hold: &Hold) {
-        if hold.status() == Err(End::Lost(LossReason::MaxHold)) {
-            self.discard(client, hold);
-        } else {
-            self.forget(&hold.owner);
+        match hold.status() {
+            Err(End::Lost(LossReason::MaxHold | LossReason::Expired)) => self.discard(client, hold),
+            _ => self.forget(&hold.owner),
         }
     }
 

@@ -38,8 +38,6 @@ pub(super) struct Line {
     attempting: bool,
     campaigning: bool,
     pub(super) waiters: VecDeque<Waiting>,
-    /// Hand-overs inside the process since the server last had a say.
-    pub(super) passes: u32,
     pub(super) nudge: Arc<Notify>,
     /// Who held the lock when it was last asked for.
     holder: String,
@@ -301,14 +299,13 @@ impl Locks {
         let waiting = {
             let mut lines = self.lines();
             lines.get_mut(&keys.name).and_then(|line| {
-                line.passes = 0;
                 line.trouble = None;
                 line.drop_leavers();
                 line.waiters.pop_front()
             })
         };
         match waiting {
-            Some(waiting) => self.hand_to(waiting, owner, fence, granted),
+            Some(waiting) => self.hand_to(waiting, owner, fence, granted, 0),
             None => {
                 // They all left this instant.
                 let until = Instant::now() + granted.1.duration();
@@ -326,8 +323,9 @@ impl Locks {
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
+        passes: u32,
     ) {
-        let guard = self.guard(waiting.entry, owner, fence, granted);
+        let guard = self.guard(waiting.entry, owner, fence, granted, passes);
         let _ = waiting.reply.send(Ok(guard));
     }
 
@@ -337,6 +335,7 @@ impl Locks {
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
+        passes: u32,
     ) -> Guard {
         let (sent, claim) = granted;
         let Entry {
@@ -346,7 +345,7 @@ impl Locks {
             max_hold,
             ..
         } = entry;
-        let hold = Hold::new(keys, owner, fence, lease, max_hold, granted);
+        let hold = Hold::new(keys, owner, fence, lease, max_hold, granted, passes);
         let at = if claim < lease {
             Instant::now()
         } else if place::hears(&client, &hold.keys) {
@@ -400,7 +399,7 @@ impl Line {
 
 impl Entry {
     /// Whether a grant made for `other` fits this call as it is.
-    fn same_terms(&self, other: &Self) -> bool {
+    pub(super) fn same_terms(&self, other: &Self) -> bool {
         self.lease == other.lease && self.metadata == other.metadata
     }
 }

@@ -172,6 +172,7 @@ impl Lock {
                     sent,
                     above,
                     remaining,
+                    asked: entry.clone(),
                 });
                 let ticket = attempt.queued(entry, standing);
                 Self::waiting(&self.name, ticket, until).await

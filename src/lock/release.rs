@@ -20,7 +20,7 @@ impl Locks {
     /// the server's queue.
     pub(super) async fn release(self: &Arc<Self>, client: &Client, hold: &Arc<Hold>) -> Result<()> {
         let mut releasing = Releasing {
-            successor: self.successor(&hold.keys.name),
+            successor: self.successor(hold),
             hold: hold.clone(),
             client: client.clone(),
             open: true,
@@ -44,7 +44,7 @@ impl Locks {
         releasing.open = false;
         if let (Some((waiting, owner)), Some(fence)) = (releasing.successor.take(), fence) {
             let lease = waiting.entry.lease;
-            self.hand_to(waiting, owner, fence, (sent, lease));
+            self.hand_to(waiting, owner, fence, (sent, lease), hold.passes + 1);
             self.passed(&hold.keys.name);
         }
         Ok(())
@@ -62,16 +62,14 @@ impl Locks {
 
     /// The waiter to whom the lock is passed inside the process: none when it is time to let the
     /// server's queue decide.
-    fn successor(&self, name: &Arc<str>) -> Option<(Waiting, Owner)> {
-        let mut lines = self.lines();
-        let line = lines.get_mut(name)?;
-        line.drop_leavers();
-        if line.passes >= MOST_PASSES {
-            line.passes = 0;
+    fn successor(&self, hold: &Hold) -> Option<(Waiting, Owner)> {
+        if hold.passes >= MOST_PASSES {
             return None;
         }
+        let mut lines = self.lines();
+        let line = lines.get_mut(&hold.keys.name)?;
+        line.drop_leavers();
         let waiting = line.waiters.pop_front()?;
-        line.passes += 1;
         Some((waiting, Owner::random()))
     }
 }

@@ -36,6 +36,8 @@ mod lock_process;
 mod lock_push;
 mod lock_queue;
 mod lock_storm;
+mod lock_terms;
+mod lock_turns;
 mod lua;
 mod memoize;
 mod memoize_fleet;
