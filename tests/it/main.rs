@@ -52,6 +52,7 @@ mod proxy;
 mod reconnect;
 mod replicas;
 mod runtime;
+mod runtimes;
 mod scripts;
 mod secrets;
 mod sentinel;
