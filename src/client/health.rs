@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::Wire;
+use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::from_driver;
 
@@ -26,6 +26,7 @@ pub(super) struct Health {
     replies: AtomicU64,
     /// Of a connection that we have dialled: taken, and so closed, when the connection ends.
     wire: Mutex<Option<Wire>>,
+    renewal: Background,
 }
 
 impl Health {
@@ -92,18 +93,16 @@ impl Health {
         self.wire().as_ref()?.expires()
     }
 
-    /// Ends `renewal` with the connection.
-    pub(super) fn is_renewed_by(&self, renewal: AbortHandle) {
-        match self.wire().as_mut() {
-            Some(wire) => wire.is_renewed_by(renewal),
-            None => renewal.abort(),
-        }
+    /// What shows the server fresh credentials before that.
+    pub(super) fn renewal(&self) -> &Background {
+        &self.renewal
     }
 
     /// The connection is not used any more.
     pub(super) fn end(&self) {
         self.dead.store(true, Ordering::Release);
         self.gone.notify_waiters();
+        self.renewal.end();
         let wire = self.wire().take();
         drop(wire);
     }

@@ -42,8 +42,10 @@ pub(super) fn start(link: &Arc<Link>, live: &Live) {
         login: login.clone(),
         name: link.route.name.clone(),
     };
-    let task = tokio::spawn(renew(Arc::downgrade(link), expiring, expires));
-    live.health.is_renewed_by(task.abort_handle());
+    let link = Arc::downgrade(link);
+    live.health
+        .renewal()
+        .ensure(|| renew(link, expiring, expires));
 }
 
 async fn renew(link: Weak<Link>, mut expiring: Expiring, mut expires: Instant) {
