@@ -307,10 +307,10 @@ fn checked(what: &str, name: &str) -> Result<()> {
         )));
     }
     if name.len() > LONGEST {
-        let shown: String = name.chars().take(32).collect();
         return Err(Error::invalid(format!(
-            "the {what} \"{shown}..\" is longer than {LONGEST} bytes; hash it first"
-        )));
+            "the {what} is longer than {LONGEST} bytes; hash it first"
+        ))
+        .with_key(name));
     }
     Ok(())
 }

@@ -152,6 +152,7 @@ pub use client::{Client, ClientBuilder, Credentials, Finding, FindingCode, Prefl
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};
 pub use counter::{Add, Added, Counter};
+pub use error::loader;
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};

@@ -49,7 +49,9 @@ impl Failure {
             ErrorKind::LoaderTimeout => "the loader took longer than max_load, in another call; \
                  raise max_load or make it faster"
                 .into(),
-            ErrorKind::Loader => format!("the loader failed, in another call: {text}"),
+            ErrorKind::Loader => {
+                return Error::new(kind, "the loader failed, in another call").because(text);
+            }
             _ => text,
         };
         Error::new(kind, message)

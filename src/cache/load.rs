@@ -544,7 +544,7 @@ impl Load {
         match tokio::time::timeout_at(until, load).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(cause))) => {
-                Err(Error::new(ErrorKind::Loader, "the loader failed").with_source(cause))
+                Err(Error::of_loader(cause))
             }
             Ok(Err(_panic)) => Err(Error::new(
                 ErrorKind::LoaderPanicked,

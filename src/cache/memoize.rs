@@ -3,6 +3,7 @@
 //! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
 //! flight, which outlives its callers; a caller only waits, so dropping it harms nobody.
 
+use std::any::Any;
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use super::flight::{Boarding, Open, Outcome, Running};
 use super::load::Load;
 use super::order::Order;
 use super::rounds::Rounds;
+use crate::error::loader::{Captured, LoaderError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Tag;
 use crate::time::Ttl;
@@ -33,6 +35,19 @@ pub struct Memoize<L> {
     ttl: Duration,
     tags: Result<Vec<Tag>>,
     loader: L,
+    /// Keeps the loader's error, whose type is known where the call is made.
+    captured: Capture,
+}
+
+/// Keeps an error of the one type that it is made for.
+pub(super) type Capture = fn(Box<dyn Any + Send + Sync>) -> Captured;
+
+/// Keeps an error of type `E`.
+pub(super) fn capture<How, E: LoaderError<How>>(error: Box<dyn Any + Send + Sync>) -> Captured {
+    match error.downcast::<E>() {
+        Ok(error) => error.captured(),
+        Err(_) => unreachable!("the loader of this call fails with this type"),
+    }
 }
 
 impl<L> fmt::Debug for Memoize<L> {
@@ -48,13 +63,20 @@ impl<L> fmt::Debug for Memoize<L> {
 }
 
 impl<L> Memoize<L> {
-    pub(super) fn new(cache: Cache, key: &str, ttl: Duration, loader: L) -> Self {
+    pub(super) fn new(
+        cache: Cache,
+        key: &str,
+        ttl: Duration,
+        loader: L,
+        captured: Capture,
+    ) -> Self {
         Self {
             tags: cache.tags(std::iter::empty::<&str>()),
             cache,
             key: key.to_owned(),
             ttl,
             loader,
+            captured,
         }
     }
 
@@ -73,13 +95,33 @@ where
     L: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = Result<V, E>> + Send + 'static,
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    E: Send + Sync + 'static,
 {
     type Output = Result<Arc<V>>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let Self {
+            cache,
+            key,
+            ttl,
+            tags,
+            loader,
+            captured,
+        } = self;
+        let loader = move || {
+            let loading = loader();
+            async move { loading.await.map_err(|error| captured(Box::new(error))) }
+        };
+        let memoize = Memoize {
+            cache,
+            key,
+            ttl,
+            tags,
+            loader,
+            captured,
+        };
+        Box::pin(memoize.run())
     }
 }
 
@@ -97,6 +139,7 @@ impl<L> Memoize<L> {
             ttl,
             tags,
             loader,
+            ..
         } = self;
         let ttl = Ttl::new("ttl", ttl)?;
         let (tags, value_key) = (tags?, cache.keys()?.value(&key)?);

@@ -38,6 +38,7 @@ use self::solo::Solos;
 use self::wake::Ears;
 use crate::client::Client;
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
+use crate::error::loader::{Loader, LoaderError};
 use crate::error::{Error, Fate, Result};
 use crate::key::CacheKeys;
 use crate::tags::{self, Horizon, SLACK, Tag};
@@ -236,9 +237,9 @@ impl Cache {
     /// values stored together do not expire together.
     ///
     /// # Errors
-    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails, with its
-    /// error as the source where it ran (see [`Error::loader_error`](crate::Error::loader_error))
-    /// and its text elsewhere; `LoaderPanicked`; `LoaderTimeout` when the loader runs longer than
+    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails: with
+    /// the text of its error, and where it ran with the error itself (see
+    /// [`Error::loader_error`](crate::Error::loader_error)); `LoaderPanicked`; `LoaderTimeout` when the loader runs longer than
     /// [`max_load`](Self::max_load), or no load of another comes to an end by then; `Reentrant`
     /// when the loader asks for its own key; `Encode` or `TooLarge` when the value cannot be
     /// stored. All who wait for a load that fails are told so, and who asks within
@@ -252,14 +253,14 @@ impl Cache {
     ///
     /// # Panics
     /// When it is first polled outside a tokio runtime.
-    pub fn memoize<V, E, L, Fut>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<L>
+    pub fn memoize<V, E, L, How>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<L>
     where
-        L: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        L: Loader<Value = V, Error = E>,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        E: LoaderError<How>,
     {
-        Memoize::new(self.clone(), key, ttl, loader)
+        let captured = memoize::capture::<How, E>;
+        Memoize::new(self.clone(), key, ttl, loader, captured)
     }
 
     /// The value of `key`, if there is a valid one.

@@ -112,7 +112,7 @@ impl Drop for Running {
 pub(super) fn not_connected_in_time() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "no connection to the server before the deadline",
+        "no connection to {server} before the deadline; check that it runs and can be reached",
     )
 }
 

@@ -22,6 +22,8 @@ use crate::script::from_server;
 pub(crate) struct Breaker {
     /// Something has failed since the last success.
     troubled: AtomicBool,
+    /// Another breaker reports the outages of this server to the log.
+    silent: bool,
     state: Mutex<State>,
 }
 
@@ -74,20 +76,29 @@ pub(crate) struct Probe<'b> {
 }
 
 impl Breaker {
+    /// One that logs nothing: of a second connection to a server whose outages are logged already.
+    pub(crate) fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::default()
+        }
+    }
+
     /// Lets a call through, as a probe when the server was in trouble; or says why not.
     pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>, Error> {
         if !self.troubled.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let mut state = self.state();
-        match state.admit(Instant::now()) {
+        let now = Instant::now();
+        match state.admit(now) {
             Admission::Free => Ok(None),
             Admission::Probe { number, patience } => Ok(Some(Probe {
                 breaker: self,
                 number,
                 patience,
             })),
-            Admission::Refused => Err(is_open(state.cause.clone())),
+            Admission::Refused => Err(state.refusal(now)),
         }
     }
 
@@ -97,11 +108,13 @@ impl Breaker {
             return;
         }
         let mut state = self.state();
+        let cause = state.cause.take();
         let was_open = state.succeeded();
         self.troubled.store(false, Ordering::Relaxed);
         drop(state);
-        if was_open {
-            tracing::info!(target: "hedgerow::client", "the server answers again; the breaker is closed");
+        if was_open && !self.silent {
+            let address = cause.as_ref().and_then(Error::address);
+            tracing::info!(target: "hedgerow::client", address, "the server answers again; the breaker is closed");
         }
     }
 
@@ -111,8 +124,9 @@ impl Breaker {
         self.troubled.store(true, Ordering::Relaxed);
         let opened = state.failed(error, Instant::now(), spread());
         drop(state);
-        if opened {
-            tracing::warn!(target: "hedgerow::client", %error, "the server is out; the breaker is open");
+        if opened && !self.silent {
+            let address = error.address();
+            tracing::warn!(target: "hedgerow::client", address, %error, "the server is out; the breaker is open");
         }
     }
 
@@ -138,6 +152,35 @@ impl State {
         Admission::Probe {
             number: self.probes,
             patience: open.patience(),
+        }
+    }
+
+    /// The error of a call that is not let through.
+    fn refusal(&self, now: Instant) -> Error {
+        let (times, cause) = match &self.cause {
+            Some(cause) => (self.failures, cause.brief()),
+            None => (self.failures, "no connection".into()),
+        };
+        let until = self.open.as_ref().map_or(now, |open| open.until);
+        let wait = until.saturating_duration_since(now);
+        let next = match self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.probing.is_some())
+        {
+            true => "a probe is under way".to_owned(),
+            false => format!("next probe in {:.1} s", wait.as_secs_f64()),
+        };
+        let error = Error::new(
+            ErrorKind::CircuitOpen,
+            format!(
+                "not sent: the circuit breaker for {{address}} is open after {times} failures ({cause}); {next}"
+            ),
+        );
+        match &self.cause {
+            // What became of the call that failed says nothing about this one.
+            Some(cause) => error.with_source(cause.clone().with_fate(Fate::NotExecuted)),
+            None => error,
         }
     }
 
@@ -246,18 +289,6 @@ pub(crate) fn says_out(error: &ServerError) -> bool {
 /// Pauses differ, so that many processes do not knock at once.
 fn spread() -> f64 {
     rand::random_range(SPREAD)
-}
-
-fn is_open(cause: Option<Error>) -> Error {
-    const OPEN: &str = "nothing was sent: the circuit breaker is open";
-    match cause {
-        Some(cause) => {
-            // What became of the call that failed says nothing about this one.
-            let cause = cause.with_fate(Fate::NotExecuted);
-            Error::new(ErrorKind::CircuitOpen, format!("{OPEN}, for {cause}")).with_source(cause)
-        }
-        None => Error::new(ErrorKind::CircuitOpen, OPEN),
-    }
 }
 
 /// The breaker opens after so many failures in a row ..

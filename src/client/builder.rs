@@ -97,8 +97,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The name that `CLIENT LIST` shows for the connections, `hedgerow` by default. Blanks and
-    /// control characters are refused.
+    /// The name that `CLIENT LIST` shows for the connections, `hedgerow` by default: at most 64
+    /// bytes, without blanks and control characters.
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
@@ -228,6 +228,11 @@ impl ClientBuilder {
     }
 
     fn style(&self) -> Result<Style> {
+        if self.name.len() > LONGEST_NAME {
+            return Err(Error::invalid(format!(
+                "the client name is longer than {LONGEST_NAME} bytes; give a shorter one"
+            )));
+        }
         if self.name.is_empty()
             || self
                 .name
@@ -277,6 +282,9 @@ impl ClientBuilder {
         })
     }
 }
+
+/// The most bytes of a client's name: servers show it in each line of `CLIENT LIST`.
+const LONGEST_NAME: usize = 64;
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

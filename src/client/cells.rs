@@ -67,7 +67,7 @@ pub(crate) fn cell(value: Value) -> Result<Cell> {
         Value::ServerError(error) => Ok(Err(error)),
         _ => Err(Error::new(
             ErrorKind::Server,
-            "a read was answered with another type than a string",
+            "{server} answered a read with another type than a string",
         )),
     }
 }
@@ -75,7 +75,7 @@ pub(crate) fn cell(value: Value) -> Result<Cell> {
 pub(super) fn short() -> Error {
     Error::new(
         ErrorKind::Server,
-        "the server answered fewer commands than were sent",
+        "{server} answered fewer commands than were sent",
     )
     .with_fate(Fate::Unknown)
 }

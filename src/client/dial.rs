@@ -145,19 +145,28 @@ async fn refused(endpoint: &Endpoint, error: RedisError) -> Error {
     if let Some(code) = error.code() {
         if code == "ERR" && !error.detail().unwrap_or_default().contains("max number") {
             // Not repeated: a server that does not know the command repeats its arguments.
-            return Error::new(
-                ErrorKind::Server,
-                "the server refuses the handshake (HELLO 3); Redis 7.0 or Valkey is needed",
-            );
+            if error.to_string().contains("switch database") {
+                let message = format!(
+                    "{{server}} refuses to select database {}; give the number of one that it has, a \
+                     cluster has 0 only",
+                    endpoint.db
+                );
+                return Error::new(ErrorKind::Server, message)
+                    .because(format!("SELECT: {}", error.detail().unwrap_or_default()));
+            }
+            return no_hello();
         }
         return perhaps_rotated(endpoint, from_driver(error));
+    }
+    if error.kind() == redis::ErrorKind::RESP3NotSupported {
+        return no_hello();
     }
     if error.kind() == redis::ErrorKind::AuthenticationFailed {
         return perhaps_rotated(
             endpoint,
             Error::new(
                 ErrorKind::Unauthenticated,
-                "the server refuses the credentials; check user and password",
+                "{server} refuses the credentials; check user and password",
             ),
         );
     }
@@ -166,8 +175,8 @@ async fn refused(endpoint: &Endpoint, error: RedisError) -> Error {
         let explained = super::tls::explained(&error).unwrap_or_else(|| {
             Error::new(
                 ErrorKind::Unreachable,
-                "the server ended the connection right after the TLS handshake; does it ask for a \
-                 client certificate (`Tls::client_pem`)?",
+                "{server} ended the connection right after the TLS handshake; does it ask for a client \
+                 certificate (`Tls::client_pem`)?",
             )
         });
         return explained.with_source(error);
@@ -179,7 +188,7 @@ async fn refused(endpoint: &Endpoint, error: RedisError) -> Error {
     if tcp && (error.is_connection_dropped() || error.kind() == redis::ErrorKind::Parse) {
         return Error::new(
             ErrorKind::Unreachable,
-            "what accepts connections here does not answer as a Redis does; does it want TLS \
+            "{server} accepts connections and does not answer as a Redis does; does it want TLS \
              (rediss://)?",
         )
         .with_source(error);
@@ -231,11 +240,56 @@ async fn turned_away(address: &Address) -> bool {
 }
 
 fn no_connection(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(
+    let source = error.into();
+    let cause = reason(&*source);
+    let error = Error::new(
         ErrorKind::Unreachable,
-        "no connection to the server; is it running at this address?",
+        match cause {
+            Some(NO_SUCH_NAME) => "cannot connect to {server}; check the host name",
+            _ => "cannot connect to {server}; check that it runs and listens there",
+        },
     )
-    .with_source(error)
+    .with_source(source);
+    match cause {
+        Some(cause) => error.because(cause),
+        None => error,
+    }
+}
+
+/// Why the operating system made no connection, in a few words.
+fn reason(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    use std::io::ErrorKind as Io;
+
+    let error = error.downcast_ref::<std::io::Error>()?;
+    // The name is looked up by the system, which has no kind of its own for that.
+    if error.to_string().contains("lookup address") {
+        return Some(NO_SUCH_NAME);
+    }
+    Some(match error.kind() {
+        Io::ConnectionRefused => "connection refused",
+        Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe | Io::UnexpectedEof => {
+            "connection closed by the other side"
+        }
+        Io::NotFound => "no such socket",
+        Io::PermissionDenied => "permission denied",
+        Io::TimedOut => "timed out",
+        Io::HostUnreachable => "host unreachable",
+        Io::NetworkUnreachable => "network unreachable",
+        Io::AddrNotAvailable => "no local address or port to connect from",
+        Io::QuotaExceeded => "too many open files",
+        _ => return None,
+    })
+}
+
+/// The cause where there is no address to connect to.
+const NO_SUCH_NAME: &str = "the name cannot be resolved";
+
+fn no_hello() -> Error {
+    // Not repeated: a server that does not know the command repeats its arguments.
+    Error::new(
+        ErrorKind::Server,
+        "{server} refuses the handshake (HELLO 3); Redis 7.0 or Valkey is needed",
+    )
 }
 
 impl Wire {
@@ -270,21 +324,24 @@ impl fmt::Debug for Wire {
 fn not_accepted() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the server accepts no connection in time; is it hung, or behind a firewall?",
+        "cannot connect to {server}; is it hung, or behind a firewall?",
     )
+    .because("timed out")
 }
 
 pub(super) fn no_answer() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the server accepts connections, but does not answer in time; is it hung?",
+        "{server} accepts connections and does not answer; is it hung?",
     )
+    .because("timed out")
 }
 
 #[cfg(feature = "tls")]
 fn no_tls_handshake() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the server does not answer the TLS handshake in time; does it speak TLS on this port?",
+        "{server} does not answer the TLS handshake; does it speak TLS on this port?",
     )
+    .because("timed out")
 }

@@ -42,13 +42,13 @@ impl Health {
         if self.is_dead() {
             return Err(Error::new(
                 ErrorKind::Unreachable,
-                "the connection was lost before the command was sent",
+                "the connection to {server} was lost before the command was sent",
             ));
         }
         if Instant::now() >= deadline {
             return Err(Error::new(
                 ErrorKind::Timeout,
-                "the command was not sent before its deadline",
+                "the command for {server} was not sent before its deadline; allow more time or send less at once",
             )
             .with_fate(Fate::NotExecuted));
         }
@@ -59,7 +59,7 @@ impl Health {
             () = gone => {
                 return Err(Error::new(
                     ErrorKind::Disconnected,
-                    "the connection was given up before the reply came",
+                    "the connection to {server} was given up before the reply came",
                 ));
             }
         };
@@ -77,7 +77,7 @@ impl Health {
             }
             Err(_) => Err(Error::new(
                 ErrorKind::Timeout,
-                "the server did not answer before the deadline",
+                "{server} did not answer before the deadline",
             )
             .with_fate(Fate::Unknown)),
         }

@@ -84,7 +84,8 @@ impl Lane {
     ///
     /// [`Breaker::admit`]: super::breaker::Breaker::admit
     pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>> {
-        self.0.link.breaker().admit()
+        let link = &self.0.link;
+        link.breaker().admit().map_err(|error| link.located(error))
     }
 
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
@@ -144,7 +145,7 @@ impl Lane {
         Err(match outcome {
             _ if !taken => {
                 let trouble = self.0.link.last_error();
-                trouble.unwrap_or_else(|| late("the command was not sent before its deadline"))
+                trouble.unwrap_or_else(|| late("the command for {server} was not sent before its deadline; allow more time or send less at once"))
             }
             Ok(_) => torn_down(),
             Err(_) => unanswered(),
@@ -370,7 +371,7 @@ fn torn_down() -> Error {
 }
 
 fn unanswered() -> Error {
-    late("the server did not answer before the deadline").with_fate(Fate::Unknown)
+    late("{server} did not answer before the deadline").with_fate(Fate::Unknown)
 }
 
 fn late(message: &'static str) -> Error {

@@ -27,7 +27,10 @@ pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> 
         loop {
             match attempt(topology, &call, deadline).await {
                 Ok(value) => return Reply::new(name, value),
-                Err(error) => attempts.pause_after(error).await?,
+                Err(error) => {
+                    let error = topology.located(error, call.key());
+                    attempts.pause_after(error).await?;
+                }
             }
         }
     };
@@ -46,7 +49,7 @@ pub(super) async fn command(
     loop {
         match sent(topology, &command, key, deadline).await {
             Ok(value) => return Ok(value),
-            Err(error) => attempts.pause_after(error).await?,
+            Err(error) => attempts.pause_after(topology.located(error, key)).await?,
         }
     }
 }
@@ -57,7 +60,7 @@ pub(super) async fn greet(topology: &Topology, deadline: Deadline) -> Result<()>
     loop {
         match topology.greet(deadline).await {
             Ok(()) => return Ok(()),
-            Err(error) => attempts.pause_after(error).await?,
+            Err(error) => attempts.pause_after(topology.located(error, None)).await?,
         }
     }
 }
@@ -68,7 +71,10 @@ pub(super) async fn read(topology: &Topology, keys: &[Key], deadline: Deadline) 
     loop {
         match topology.read(keys, deadline).await {
             Ok(values) => return Ok(values),
-            Err(error) => attempts.pause_after(error).await?,
+            Err(error) => {
+                let error = topology.located(error, keys.first());
+                attempts.pause_after(error).await?;
+            }
         }
     }
 }
@@ -133,9 +139,9 @@ impl Attempts {
     /// only reads applies nothing, and may be called again whatever became of it.
     async fn pause_after(&mut self, error: Error) -> Result<()> {
         let outcome = self.pause_unless_last(error).await;
-        outcome.map_err(|error| match (self.retry, error.fate()) {
-            (Retry::Reads, Fate::Unknown) => error.with_fate(Fate::NotExecuted),
-            _ => error,
+        outcome.map_err(|error| match self.retry {
+            Retry::Reads => error.of_a_read(),
+            Retry::Safe | Retry::Unsafe => error,
         })
     }
 
@@ -149,7 +155,7 @@ impl Attempts {
         self.may_have_run |= error.fate() == Fate::Unknown;
         let again = match error.fate() {
             Fate::NotExecuted => !self.may_have_run || self.retry != Retry::Unsafe,
-            Fate::Unknown => self.retry != Retry::Unsafe,
+            Fate::Unknown | Fate::Unanswered => self.retry != Retry::Unsafe,
             Fate::Refused => false,
         };
         let pause = self.backoff.pause();

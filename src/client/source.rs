@@ -63,7 +63,7 @@ impl Source {
         match (self, replies.last()) {
             (Self::Sentinels(_), Some(role)) if !is_primary(role) => Err(Error::new(
                 ErrorKind::ReadOnly,
-                "the server that the sentinels name is a replica, still or already",
+                "{server}, which the sentinels name, is a replica, still or already",
             )),
             _ => Ok(()),
         }

@@ -174,8 +174,8 @@ impl Channel {
             Err(error) => Err(explained(&error).unwrap_or_else(|| {
                 Error::new(
                     ErrorKind::Unreachable,
-                    "the server ended the connection in the TLS handshake; does it speak TLS on \
-                     this port, or has it no more connections to give (maxclients)?",
+                    "{server} ended the connection in the TLS handshake; does it speak TLS on this \
+                     port, or has it no more connections to give (maxclients)?",
                 )
             })
             .with_source(error)),
@@ -232,22 +232,22 @@ fn reason(error: &rustls::Error) -> Error {
         rustls::Error::AlertReceived(alert) => Error::new(
             ErrorKind::Tls,
             format!(
-                "TLS: the server refuses us ({alert:?}); does it ask for a client certificate of \
-                 its own authority (`Tls::client_pem`)? No call was sent"
+                "{{server}} refuses the TLS connection ({alert:?}); does it ask for a client \
+                 certificate of its own authority (`Tls::client_pem`)?"
             ),
         ),
         rustls::Error::InvalidMessage(_) => {
             failed("what answers does not speak TLS; is this the plaintext port?")
         }
         rustls::Error::PeerIncompatible(_) => {
-            failed("the server speaks no TLS 1.2 or 1.3, or none of its ciphers is safe")
+            failed("it speaks no TLS 1.2 or 1.3, or none of its ciphers is safe")
         }
         _ => failed("the handshake failed"),
     }
 }
 
 fn failed(why: &str) -> Error {
-    Error::new(ErrorKind::Tls, format!("TLS: {why}; nothing was sent"))
+    Error::new(ErrorKind::Tls, format!("TLS with {{server}} failed: {why}"))
 }
 
 fn certificates(pem: &[u8], bad: &'static str) -> Result<Vec<CertificateDer<'static>>> {

@@ -267,7 +267,8 @@ impl Lock {
         let reply = self
             .client
             .run(entry.call(&INSPECT), self.client.deadline())
-            .await?;
+            .await
+            .map_err(|error| error.with_key(&self.name))?;
         if reply.status()? != "OK" {
             return Err(reply.unexpected().with_key(&self.name));
         }

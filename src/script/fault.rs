@@ -13,14 +13,14 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
         return explained(code, error.detail().unwrap_or_default());
     }
     if error.is_timeout() {
-        return Error::new(ErrorKind::Timeout, "the server did not answer in time")
+        return Error::new(ErrorKind::Timeout, "{server} did not answer in time")
             .with_fate(Fate::Unknown)
             .with_source(error);
     }
     if error.is_io_error() || error.is_connection_dropped() {
         return Error::new(
             ErrorKind::Disconnected,
-            "the connection was lost before the reply came",
+            "the connection to {server} was lost before the reply came",
         )
         .with_source(error);
     }
@@ -29,13 +29,16 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
     if error.kind() == redis::ErrorKind::Parse && error.to_string().contains("invalid utf-8") {
         return Error::new(
             ErrorKind::Server,
-            "the server refuses a command in words that are no text; it quotes commands that it \
-             does not know: is EVALSHA, or another that hedgerow needs, renamed or disabled?",
+            "{server} refuses a command in words that are no text; it quotes commands that it does \
+             not know: is EVALSHA, or another that hedgerow needs, renamed or disabled?",
         );
     }
-    Error::new(ErrorKind::Server, "the reply was not understood")
-        .with_fate(Fate::Unknown)
-        .with_source(error)
+    Error::new(
+        ErrorKind::Server,
+        "the reply of {server} was not understood",
+    )
+    .with_fate(Fate::Unknown)
+    .with_source(error)
 }
 
 /// Translates an error reply.
@@ -48,55 +51,55 @@ fn explained(code: &str, detail: &str) -> Error {
     let (kind, advice) = match code {
         "OOM" => (
             ErrorKind::OutOfMemory,
-            "the server is at maxmemory and evicts nothing (OOM); raise maxmemory or choose an eviction policy",
+            "{server} is at maxmemory and can evict nothing (OOM); raise maxmemory, or let a server that keeps no locks evict",
         ),
         "READONLY" => (
             ErrorKind::ReadOnly,
-            "the server is a read-only replica (READONLY); connect to the primary",
+            "{server} is a read-only replica (READONLY); connect to the primary",
         ),
         "MISCONF" => (
             ErrorKind::Misconfigured,
-            "the server refuses writes because it cannot persist (MISCONF); look at its disk and its log",
+            "{server} refuses writes because it cannot persist (MISCONF); look at its disk and its log",
         ),
         "LOADING" => (
             ErrorKind::Loading,
-            "the server is loading its data set (LOADING); try again when it has finished",
+            "{server} is loading its data set (LOADING); try again when it has finished",
         ),
         "BUSY" => (
             ErrorKind::Busy,
-            "the server is busy running a script (BUSY); SCRIPT KILL or FUNCTION KILL ends it",
+            "{server} is busy running a script (BUSY); SCRIPT KILL or FUNCTION KILL ends it",
         ),
         "NOAUTH" => (
             ErrorKind::Unauthenticated,
-            "the server asks for credentials (NOAUTH); give user and password, in the URL or by ClientBuilder::credentials",
+            "{server} asks for credentials (NOAUTH); give user and password, in the URL or by ClientBuilder::credentials",
         ),
         "WRONGPASS" => (
             ErrorKind::Unauthenticated,
-            "user or password is wrong (WRONGPASS); check the credentials",
+            "{server} does not accept user and password (WRONGPASS); check the credentials",
         ),
         "NOPERM" => (
             ErrorKind::Forbidden,
-            "the ACL user may not do this (NOPERM); ACL LOG on the server names the missing rule",
+            "the ACL user may not do this at {server} (NOPERM); ACL LOG there names the missing rule",
         ),
         "WRONGTYPE" => (
             ErrorKind::WrongType,
-            "a key holds another type (WRONGTYPE); something else writes our keys",
+            "a key at {server} holds another type (WRONGTYPE); something else writes keys of this namespace",
         ),
         "MASTERDOWN" => (
             ErrorKind::MasterDown,
-            "the replica has lost its primary and serves no stale data (MASTERDOWN)",
+            "{server} is a replica that has lost its primary and serves no stale data (MASTERDOWN); check the primary",
         ),
         "CLUSTERDOWN" => (
             ErrorKind::ClusterDown,
-            "the cluster does not serve this slot (CLUSTERDOWN); check CLUSTER INFO",
+            "the cluster does not serve this slot, says {server} (CLUSTERDOWN); check CLUSTER INFO",
         ),
         "TRYAGAIN" => (
             ErrorKind::ClusterDown,
-            "the keys of one call are on their way from server to server (TRYAGAIN)",
+            "the keys of one call are on their way from {server} to another (TRYAGAIN); try again when the slot has moved",
         ),
         "MOVED" | "ASK" => (
             ErrorKind::InvalidInput,
-            "the server is part of a cluster and serves other slots (MOVED); name the cluster with `cluster`",
+            "{server} is part of a cluster and serves other slots (MOVED); name the cluster with ClientBuilder::cluster",
         ),
         "CROSSSLOT" => (
             ErrorKind::CrossSlot,
@@ -104,7 +107,7 @@ fn explained(code: &str, detail: &str) -> Error {
         ),
         "NOREPLICAS" => (
             ErrorKind::NoReplicas,
-            "too few replicas are attached for a write (NOREPLICAS); see min-replicas-to-write",
+            "{server} has too few replicas for a write (NOREPLICAS); see min-replicas-to-write",
         ),
         "ERR" if detail.contains("max number of clients") => return too_many_clients(),
         "ERR" if detail.contains("not an integer") => return no_integer(),
@@ -120,16 +123,14 @@ fn explained(code: &str, detail: &str) -> Error {
         {
             (
                 ErrorKind::Forbidden,
-                "the ACL user may not do this inside a script (NOPERM); ACL LOG on the server names the missing rule",
+                "the ACL user may not do this inside a script at {server} (NOPERM); ACL LOG there names the missing rule",
             )
         }
         _ => {
             // "unknown command" goes on to quote the arguments, which may be a value or a token.
             let detail = detail.split(", with args").next().unwrap_or_default();
-            return Error::new(
-                ErrorKind::Server,
-                format!("the server answered {code}: {detail}"),
-            );
+            return Error::new(ErrorKind::Server, "{server} answered with an error")
+                .because(format!("{code} {detail}"));
         }
     };
     Error::new(kind, advice)
@@ -139,7 +140,7 @@ fn explained(code: &str, detail: &str) -> Error {
 pub(crate) fn no_integer() -> Error {
     Error::new(
         ErrorKind::WrongType,
-        "the key holds no integer; something else writes our keys",
+        "the key holds no integer at {server}; something else writes keys of this namespace",
     )
 }
 
@@ -147,6 +148,6 @@ pub(crate) fn no_integer() -> Error {
 pub(crate) fn too_many_clients() -> Error {
     Error::new(
         ErrorKind::MaxClients,
-        "the server takes no more connections (maxclients); raise maxclients or close some",
+        "{server} takes no more connections (maxclients); raise maxclients or close some",
     )
 }

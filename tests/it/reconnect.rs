@@ -202,7 +202,7 @@ async fn callers_in_a_hurry_reach_a_server_that_is_slow_to_greet() {
     let error = hasty.ping().await.expect_err("it has not greeted yet");
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(
-        error.to_string().contains("does not answer in time"),
+        error.to_string().contains("does not answer: timed out"),
         "{error}"
     );
     until("the greeting has come", async || hasty.ping().await.is_ok()).await;

@@ -50,7 +50,7 @@ async fn a_password_that_nobody_takes_is_told_nowhere() {
     }
     assert!(listener.told().contains("script"), "it is listened to");
     seen += &listener.told();
-    for wanted in ["WRONGPASS", "no connection", "not understood"] {
+    for wanted in ["WRONGPASS", "cannot connect", "not understood"] {
         assert!(seen.contains(wanted), "{wanted} was told: {seen}");
     }
     refuse(&seen, &PASSWORDS);

@@ -98,9 +98,12 @@ impl Link {
         let demoted = std::mem::take(&mut state.demoted);
         state.backoff.made(demoted);
         state.last_error = None;
+        if let Some((_, address)) = &opened.primary {
+            state.primary = Some(address.to_string().into());
+        }
         state.live = Some(live.clone());
         drop(state);
-        tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
+        tracing::info!(target: "hedgerow::client", connection = self.route.name, address = self.address().as_deref(), epoch = live.epoch, "connected");
         watch::start(self, &live);
         reauth::start(self, &live);
         // Who learnt of another primary before the connection was in use has not ended it.
@@ -154,16 +157,22 @@ async fn attempted(
 impl Route {
     async fn connect(&self, attempt: &Attempt, first: bool) -> Result<Opened> {
         let sentinels = match &self.source {
-            Source::Server(endpoint) => return self.opened(endpoint, attempt).await,
+            Source::Server(endpoint) => {
+                let opened = self.opened(endpoint, attempt).await;
+                return opened
+                    .map_err(|error| error.at_address(&endpoint.address.to_string().into()));
+            }
             Source::Brought(connection) if first => return Ok(Opened::from(connection.clone())),
             Source::Brought(_) => return Err(brought_and_gone()),
             Source::Sentinels(sentinels) => sentinels,
         };
         let endpoint = sentinels.primary(attempt.until()).await?;
         let opened = tokio::select! {
-            opened = self.opened(&endpoint, attempt) => opened?,
-            () = sentinels.left(&endpoint.address) => return Err(moved_meanwhile()),
+            opened = self.opened(&endpoint, attempt) => opened,
+            () = sentinels.left(&endpoint.address) => Err(moved_meanwhile()),
         };
+        let opened =
+            opened.map_err(|error| error.at_address(&endpoint.address.to_string().into()))?;
         Ok(Opened {
             primary: Some((sentinels.clone(), endpoint.address)),
             ..opened
@@ -234,14 +243,14 @@ impl From<MultiplexedConnection> for Opened {
 fn moved_meanwhile() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the primary has moved to another server meanwhile",
+        "the primary has moved away from {server} meanwhile",
     )
 }
 
 fn lost_at_once() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the connection was lost as soon as it was made",
+        "the connection to {server} was lost as soon as it was made",
     )
 }
 

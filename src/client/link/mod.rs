@@ -60,6 +60,8 @@ struct State {
     epoch: u64,
     backoff: Backoff,
     last_error: Option<Error>,
+    /// The primary that the sentinels named last.
+    primary: Option<Arc<str>>,
     /// The last connection led to a server that has become a replica.
     demoted: bool,
     retired: bool,
@@ -75,6 +77,11 @@ pub(crate) struct Live {
 
 impl Link {
     pub(crate) fn new(route: Route) -> Arc<Self> {
+        let breaker = match route.on_push {
+            // The connection for commands to the same server reports.
+            Some(_) => Breaker::silent(),
+            None => Breaker::default(),
+        };
         Arc::new(Self {
             route: Arc::new(route),
             state: Mutex::new(State {
@@ -83,11 +90,12 @@ impl Link {
                 epoch: 0,
                 backoff: Backoff::default(),
                 last_error: None,
+                primary: None,
                 demoted: false,
                 retired: false,
             }),
             retired: Notify::new(),
-            breaker: Breaker::default(),
+            breaker,
         })
     }
 
@@ -168,11 +176,11 @@ impl Link {
         let mut retired = std::pin::pin!(self.retired.notified());
         retired.as_mut().enable();
         if self.state().retired {
-            return Err(retired_error());
+            return Err(self.located(retired_error()));
         }
         tokio::select! {
-            made = self.made(deadline) => made,
-            () = retired => Err(retired_error()),
+            made = self.made(deadline) => made.map_err(|error| self.located(error)),
+            () = retired => Err(self.located(retired_error())),
         }
     }
 
@@ -206,8 +214,26 @@ impl Link {
         state.live.as_ref().filter(|live| !live.is_dead()).cloned()
     }
 
+    /// Where the server is that the connections lead to, as far as known.
+    pub(crate) fn address(&self) -> Option<Arc<str>> {
+        match &self.route.source {
+            Source::Server(endpoint) => Some(endpoint.address.to_string().into()),
+            Source::Sentinels(_) => self.state().primary.clone(),
+            Source::Brought(_) => None,
+        }
+    }
+
+    /// Says in `error` where the server is.
+    pub(crate) fn located(&self, error: Error) -> Error {
+        match self.address() {
+            Some(address) => error.at_address(&address),
+            None => error,
+        }
+    }
+
     /// Notes that an answer never came.
     fn observed<T>(&self, outcome: Result<T>) -> Result<T> {
+        let outcome = outcome.map_err(|error| self.located(error));
         if let Err(error) = &outcome {
             if is_out(error) {
                 self.breaker.failed(error);
@@ -315,7 +341,7 @@ fn disconnection() -> PushInfo {
 fn retired_error() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the server is no longer the one that serves this key",
+        "{server} is no longer the one that serves this key",
     )
 }
 

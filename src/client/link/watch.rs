@@ -62,7 +62,7 @@ async fn watch(link: Weak<Link>, mut watched: Watched) {
         }
         health.end();
         let Some(link) = link.upgrade() else { return };
-        tracing::warn!(target: "hedgerow::client", connection = link.route.name, epoch = watched.epoch, "the connection is silent; giving it up");
+        tracing::warn!(target: "hedgerow::client", connection = link.route.name, address = link.address().as_deref(), epoch = watched.epoch, "the connection is silent; giving it up");
         link.abandon(watched.epoch, None);
         link.trouble();
         if let Some(on_push) = &link.route.on_push {

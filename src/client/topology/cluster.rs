@@ -165,7 +165,7 @@ impl Cluster {
         }
         let lanes = asked.iter().map(|primary| &primary.node.lane);
         let answer = Lane::gather(keys, lanes, deadline).await;
-        let answer = answer.map_err(|(_, error)| error);
+        let answer = answer.map_err(|(place, error)| asked[place].node.link.located(error));
         let cells = self.watched(answer)?;
         if cells.iter().all(Result::is_ok) {
             return Ok(cells.into_iter().flatten().collect());
@@ -174,7 +174,10 @@ impl Cluster {
         try_join_all(found.map(|((key, asked), cell)| async move {
             match cell {
                 Ok(value) => Ok(value),
-                Err(error) => self.elsewhere(key, error, &asked.address, deadline).await,
+                Err(error) => {
+                    let read = self.elsewhere(key, error, &asked.address, deadline).await;
+                    read.map_err(|error| asked.node.link.located(error))
+                }
             }
         }))
         .await

@@ -32,7 +32,7 @@ use super::cells::Cells;
 use super::link::Link;
 use super::node::Node;
 use super::push::Hub;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::from_server;
 use crate::time::{Deadline, OnOutage};
@@ -181,6 +181,20 @@ impl Topology {
             (Self::Cluster(cluster), None) => cluster.send_to_all(command, until).await,
             (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
             (Self::Shards(shards), None) => shards.send_to_all(command, deadline).await,
+        }
+    }
+
+    /// Says in `error` where the server of `key` is, unless that is said already.
+    pub(crate) fn located(&self, error: Error, key: Option<&Key>) -> Error {
+        match (self, key) {
+            (Self::One(node), _) => node.link.located(error),
+            (Self::Replicated(replicated), _) => replicated.primary().link.located(error),
+            (Self::Shards(shards), Some(key)) => shards.node(key).link.located(error),
+            (Self::Shards(_), None) => error,
+            (Self::Cluster(cluster), key) => match key.and_then(|key| cluster.node(key)) {
+                Some(node) => node.link.located(error),
+                None => error.at_address(&cluster.address().into()),
+            },
         }
     }
 

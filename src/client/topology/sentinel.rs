@@ -26,7 +26,7 @@ use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
 use crate::client::source::Source;
-use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::error::{Error, ErrorKind, Fate, Result, shortened};
 use crate::time::jittered;
 
 impl ClientBuilder {
@@ -354,30 +354,41 @@ async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Kno
 
 fn unknown_service(service: &str) -> Error {
     Error::invalid(format!(
-        "the sentinels know no service {service:?}; compare it with their `sentinel monitor`"
+        "the sentinels know no service \"{}\"; compare it with their `sentinel monitor`",
+        shortened(service)
     ))
 }
 
 /// Why nobody has said where the primary is. That credentials are refused counts only if nobody may
 /// yet answer otherwise.
 fn nobody_tells(service: &str, silent: &[(&Address, Error)]) -> Error {
-    let mut message = format!("no sentinel says where the primary of {service:?} is");
-    for (address, error) in silent {
-        message += &format!("; {address}: {error}");
-    }
+    let message = format!(
+        "no sentinel says where the primary of \"{}\" is; check the sentinels, one of them must answer",
+        shortened(service)
+    );
+    let each = silent
+        .iter()
+        .map(|(address, error)| format!("{address} ({})", error.brief()));
+    let each = each.collect::<Vec<_>>().join(", ");
     let refused = silent
         .iter()
         .all(|(_, error)| error.fate() == Fate::Refused);
     match silent.first() {
-        Some((_, error)) if refused => Error::new(error.kind(), message).with_fate(Fate::Refused),
-        _ => Error::new(ErrorKind::Unreachable, message),
+        Some((_, error)) if refused => Error::new(error.kind(), message)
+            .with_fate(Fate::Refused)
+            .because(each),
+        Some(_) => Error::new(ErrorKind::Unreachable, message).because(each),
+        None => Error::new(ErrorKind::Unreachable, message),
     }
 }
 
 fn moving(service: &str) -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        format!("the primary of {service:?} has moved, and the sentinels do not say where yet"),
+        format!(
+            "the primary of \"{}\" has moved, and the sentinels do not say where yet",
+            shortened(service)
+        ),
     )
 }
 

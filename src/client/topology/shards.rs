@@ -246,10 +246,10 @@ impl Shards {
             .collect();
         let lanes = shards.iter().map(|shard| &shard.node.lane);
         let cells = Lane::gather(keys, lanes, deadline).await;
-        let cells = cells.map_err(|(place, error)| error.at(&shards[place].name))?;
+        let cells = cells.map_err(|(place, error)| shards[place].named(error))?;
         let cells = cells.into_iter().zip(shards);
         let values =
-            cells.map(|(cell, shard)| cell.map_err(|error| from_server(&error).at(&shard.name)));
+            cells.map(|(cell, shard)| cell.map_err(|error| shard.named(from_server(&error))));
         values.collect()
     }
 
@@ -303,14 +303,19 @@ impl Named {
         let until = Probe::deadline(probe.as_ref(), deadline.at);
         match self.node.lane.send(command, until).await {
             Ok(Value::ServerError(error)) if error.code() != "NOSCRIPT" => {
-                Err(from_server(&error).at(&self.name))
+                Err(self.named(from_server(&error)))
             }
-            outcome => outcome.map_err(|error| error.at(&self.name)),
+            outcome => outcome.map_err(|error| self.named(error)),
         }
     }
 
     fn admit(&self) -> Result<Option<Probe<'_>>> {
-        self.node.lane.admit().map_err(|error| error.at(&self.name))
+        self.node.lane.admit().map_err(|error| self.named(error))
+    }
+
+    /// Says in `error` which shard it is about, and where that is.
+    fn named(&self, error: Error) -> Error {
+        self.node.link.located(error).at(&self.name)
     }
 }
 

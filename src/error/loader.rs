@@ -1,0 +1,186 @@
+//! What [`Cache::memoize`](crate::Cache::memoize) takes: a [`Loader`], which may fail with any
+//! [`LoaderError`]. Both are implemented for all types that qualify, so they are seldom named.
+//!
+//! The error that a loader returned is kept as it is, and
+//! [`Error::loader_error`](crate::Error::loader_error) gives it back.
+
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+/// What [`Cache::memoize`](crate::Cache::memoize) calls to load a value: any `FnOnce` without arguments that returns a future
+/// of a `Result`. It is implemented for all of them.
+pub trait Loader: FnOnce() -> Self::Future + Send + 'static {
+    /// The value that is loaded.
+    type Value;
+    /// What loading fails with: see [`LoaderError`].
+    type Error;
+    /// One load under way.
+    type Future: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static;
+}
+
+impl<L, Fut, V, E> Loader for L
+where
+    L: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<V, E>> + Send + 'static,
+{
+    type Value = V;
+    type Error = E;
+    type Future = Fut;
+}
+
+/// What a loader may fail with: any [`std::error::Error`], an error of `anyhow` or `eyre`, a boxed
+/// error, or a text.
+///
+/// `How` says by which of these ways; the compiler finds it out. It is implemented for all types
+/// that qualify.
+#[diagnostic::on_unimplemented(
+    message = "a loader cannot fail with `{Self}`",
+    note = "use a type that implements `std::error::Error + Send + Sync + 'static`, `anyhow::Error`, a boxed error, or a text"
+)]
+pub trait LoaderError<How>: Send + Sync + Sized + 'static {
+    /// Keeps it for those who wait for the load.
+    #[doc(hidden)]
+    fn captured(self) -> Captured;
+}
+
+/// A loader's error, whatever its type.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Captured(pub(super) Arc<dyn Failure>);
+
+impl fmt::Display for Captured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0.error(), f)
+    }
+}
+
+impl StdError for Captured {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.error().source()
+    }
+}
+
+/// A type that is an error itself.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Itself {}
+
+/// A type that holds an error, as those of `anyhow` and boxes do.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Holder {}
+
+/// A text.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Text {}
+
+/// What is kept of a loader's error.
+pub(super) trait Failure: fmt::Debug + Send + Sync {
+    /// The value that the loader returned.
+    fn value(&self) -> &(dyn Any + Send + Sync);
+
+    /// The same as an error.
+    fn error(&self) -> &(dyn StdError + 'static);
+}
+
+impl<E: StdError + Send + Sync + 'static> LoaderError<Itself> for E {
+    fn captured(self) -> Captured {
+        Captured(Arc::new(OfItself(self)))
+    }
+}
+
+impl<E> LoaderError<Holder> for E
+where
+    E: AsRef<dyn StdError + Send + Sync> + Send + Sync + 'static,
+{
+    fn captured(self) -> Captured {
+        Captured(Arc::new(Held(self)))
+    }
+}
+
+impl LoaderError<Text> for String {
+    fn captured(self) -> Captured {
+        Captured(Arc::new(Words(self)))
+    }
+}
+
+impl LoaderError<Text> for &'static str {
+    fn captured(self) -> Captured {
+        Captured(Arc::new(Words(self)))
+    }
+}
+
+impl LoaderError<Text> for std::borrow::Cow<'static, str> {
+    fn captured(self) -> Captured {
+        Captured(Arc::new(Words(self)))
+    }
+}
+
+struct OfItself<E>(E);
+
+struct Held<E>(E);
+
+/// A text as an error.
+struct Words<T>(T);
+
+impl<E: StdError + Send + Sync + 'static> Failure for OfItself<E> {
+    fn value(&self) -> &(dyn Any + Send + Sync) {
+        &self.0
+    }
+
+    fn error(&self) -> &(dyn StdError + 'static) {
+        &self.0
+    }
+}
+
+impl<E> Failure for Held<E>
+where
+    E: AsRef<dyn StdError + Send + Sync> + Send + Sync + 'static,
+{
+    fn value(&self) -> &(dyn Any + Send + Sync) {
+        &self.0
+    }
+
+    fn error(&self) -> &(dyn StdError + 'static) {
+        self.0.as_ref()
+    }
+}
+
+impl<T: fmt::Display + fmt::Debug + Send + Sync + 'static> Failure for Words<T> {
+    fn value(&self) -> &(dyn Any + Send + Sync) {
+        &self.0
+    }
+
+    fn error(&self) -> &(dyn StdError + 'static) {
+        self
+    }
+}
+
+impl<E: StdError> fmt::Debug for OfItself<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl<E: AsRef<dyn StdError + Send + Sync>> fmt::Debug for Held<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0.as_ref(), f)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Words<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Words<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl<T: fmt::Display + fmt::Debug> StdError for Words<T> {}
