@@ -369,7 +369,7 @@ impl Error {
     fn outcome(&self) -> &'static str {
         match (self.0.fate, self.0.kind) {
             (Fate::Unknown, _) => "sent, no reply: it was applied once or not at all",
-            (Fate::Unanswered, _) => "sent, no reply, but it only reads: nothing was changed",
+            (Fate::Unanswered, _) => "it was a read: nothing was changed",
             // Its text begins with that.
             (Fate::NotExecuted, ErrorKind::CircuitOpen) => "",
             (
@@ -580,7 +580,7 @@ mod tests {
         assert!(!read.is_indeterminate() && read.is_retryable());
         assert_eq!(
             read.to_string(),
-            "no reply; sent, no reply, but it only reads: nothing was changed"
+            "no reply; it was a read: nothing was changed"
         );
     }
 }

@@ -152,8 +152,8 @@ async fn a_server_that_falls_silent() {
         assert_eq!(
             read.to_string(),
             format!(
-                "{server} did not answer before the deadline; sent, no reply, but it only reads: \
-                 nothing was changed (key \"{key}\")"
+                "{server} did not answer before the deadline; it was a read: nothing was changed \
+                 (key \"{key}\")"
             )
         );
         assert_eq!(read.kind(), ErrorKind::Timeout);

@@ -171,10 +171,10 @@ async fn a_hung_server_is_told_before_it_goes_on_and_what_was_sent_as_indetermin
     for (name, error) in errors {
         let error = error.unwrap_or_else(|| panic!("{name} was answered by a stopped server"));
         assert_eq!(error.kind(), ErrorKind::Timeout, "{name}: {error}");
-        assert!(
-            error.is_indeterminate() && !error.is_retryable(),
-            "{name}: {error}"
-        );
+        // What only reads, or has come no further than that, has changed nothing.
+        let reads = matches!(name, "get" | "cache set");
+        assert_eq!(error.is_indeterminate(), !reads, "{name}: {error}");
+        assert_eq!(error.is_retryable(), reads, "{name}: {error}");
     }
     for answer in cold {
         let error = answer.expect_err("no connection");
