@@ -46,7 +46,7 @@ impl Attempt {
         let owner = Owner::random();
         let hears = place::hears(&entry.client, &entry.keys);
         Self {
-            place: hears.then(|| locks.expect(owner.clone())),
+            place: hears.then(|| locks.expect(owner)),
             owner,
             client: entry.client.clone(),
             keys: entry.keys.clone(),
@@ -61,9 +61,7 @@ impl Attempt {
     /// The lock was granted by a command sent at `sent`.
     pub(super) fn won(mut self, entry: Entry, fence: Fence, sent: Instant) -> Guard {
         let lease = entry.lease;
-        let guard = self
-            .locks
-            .guard(entry, self.owner.clone(), fence, (sent, lease), 0);
+        let guard = self.locks.guard(entry, self.owner, fence, (sent, lease), 0);
         self.close();
         guard
     }
@@ -115,7 +113,7 @@ impl Attempt {
     fn abandon(&self) {
         self.locks
             .keeper()
-            .discard_owner(&self.client, &self.keys, &self.owner, self.until, true);
+            .discard_owner(&self.client, &self.keys, self.owner, self.until, true);
     }
 }
 

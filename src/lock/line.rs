@@ -15,8 +15,8 @@ use super::attempt::Attempt;
 use super::campaign::{Campaign, Standing};
 use super::guard::Guard;
 use super::hold::{Hold, Owner};
-use super::keeper::{Keeper, next_renewal};
-use super::place::{self, Place, Places};
+use super::keeper::Keeper;
+use super::place::{Place, Places};
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -79,14 +79,14 @@ impl Entry {
     }
 
     /// The call that asks the server for the lock, and for a place in its queue.
-    pub(super) fn acquire(&self, owner: &Owner, queueing: Queueing) -> Call {
+    pub(super) fn acquire(&self, owner: Owner, queueing: Queueing) -> Call {
         let (patience, told) = match queueing {
             Queueing::No => (Duration::ZERO, 0u64),
             Queueing::Asking => (PATIENCE, 0),
             Queueing::Listening => (PATIENCE, 1),
         };
         self.call(&super::ACQUIRE)
-            .arg(owner.as_str())
+            .arg(owner.hex().as_bytes())
             .arg(self.lease.millis())
             .arg(self.client.process())
             .arg(&*self.metadata)
@@ -228,7 +228,7 @@ impl Locks {
             if let Some((place, _)) = place {
                 let until = client.deadline().at;
                 self.keeper
-                    .discard_owner(&client, keys, &place.owner, until, false);
+                    .discard_owner(&client, keys, place.owner, until, false);
             }
             return;
         };
@@ -309,8 +309,7 @@ impl Locks {
             None => {
                 // They all left this instant.
                 let until = Instant::now() + granted.1.duration();
-                self.keeper
-                    .discard_owner(client, keys, &owner, until, false);
+                self.keeper.discard_owner(client, keys, owner, until, false);
             }
         }
     }
@@ -337,7 +336,6 @@ impl Locks {
         granted: (Instant, Ttl),
         passes: u32,
     ) -> Guard {
-        let (sent, claim) = granted;
         let Entry {
             client,
             keys,
@@ -346,15 +344,8 @@ impl Locks {
             ..
         } = entry;
         let hold = Hold::new(keys, owner, fence, lease, max_hold, granted, passes);
-        let at = if claim < lease {
-            Instant::now()
-        } else if place::hears(&client, &hold.keys) {
-            next_renewal(&hold, sent)
-        } else {
-            // A hold that lasts wants to hear of `break_lock`; its first renewal listens.
-            next_renewal(&hold, sent).min(sent + LASTING)
-        };
-        self.keeper.keep(self, &client, hold.clone(), at);
+        Keeper::man(self, &client);
+        self.keeper.keep(&client, &hold, granted);
         Guard::new(hold, self.clone(), client)
     }
 
@@ -459,6 +450,3 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest lease that a hand-over grants before the new holder is heard of.
 const CLAIM: Duration = Duration::from_secs(3);
-
-/// After how long a hold is worth a subscription.
-const LASTING: Duration = Duration::from_millis(50);

@@ -10,6 +10,7 @@
 //! [`campaign`] their one place in the queue on the server, [`place`] being told by push,
 //! [`release`](mod@release) who comes next.
 
+mod agenda;
 mod attempt;
 mod campaign;
 mod guard;
@@ -18,6 +19,7 @@ mod keeper;
 mod line;
 mod place;
 mod release;
+mod renewal;
 
 use std::fmt;
 use std::sync::Arc;
@@ -161,7 +163,7 @@ impl Lock {
         };
         let sent = Instant::now();
         let deadline = self.client.deadline().at_most(until);
-        let call = entry.acquire(&attempt.owner, attempt.queueing());
+        let call = entry.acquire(attempt.owner, attempt.queueing());
         let reply = self.client.run(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => Ok(attempt.won(entry, fence, sent)),
@@ -209,7 +211,7 @@ impl Lock {
         let reply = self
             .client
             .run(
-                entry.acquire(&attempt.owner, Queueing::No),
+                entry.acquire(attempt.owner, Queueing::No),
                 self.client.deadline(),
             )
             .await;
@@ -406,7 +408,6 @@ pub struct Waiter {
 #[derive(Debug, Clone)]
 struct Keys {
     name: Arc<str>,
-    bucket: Bucket,
     all: [Key; 4],
     /// What the wake channels of the bucket begin with.
     wake: Key,
@@ -428,7 +429,6 @@ impl Keys {
             ],
             channel: wake.ending_in(client.process()),
             wake,
-            bucket,
             name: name.clone(),
         })
     }

@@ -28,7 +28,7 @@ impl Locks {
             locks: self.clone(),
         };
         hold.end(End::Released);
-        self.keeper().forget(&hold.owner);
+        self.keeper().forget(hold.owner);
         let sent = Instant::now();
         let reply = client.run(releasing.call(), client.deadline()).await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
@@ -87,15 +87,15 @@ struct Releasing {
 impl Releasing {
     /// The script that does it.
     fn call(&self) -> Call {
-        let owner = self.hold.owner.as_str();
+        let owner = self.hold.owner.hex();
         match &self.successor {
-            None => self.hold.keys.call(&RELEASE).arg(owner),
+            None => self.hold.keys.call(&RELEASE).arg(owner.as_bytes()),
             Some((waiting, successor)) => self
                 .hold
                 .keys
                 .call(&PASS)
-                .arg(owner)
-                .arg(successor.as_str())
+                .arg(owner.as_bytes())
+                .arg(successor.hex().as_bytes())
                 .arg(waiting.entry.lease.millis())
                 .arg(self.client.process())
                 .arg(&*waiting.entry.metadata),
@@ -115,7 +115,7 @@ impl Releasing {
                 let until = Instant::now() + lease.duration();
                 self.locks
                     .keeper()
-                    .discard_owner(&self.client, &keys, &owner, until, true);
+                    .discard_owner(&self.client, &keys, owner, until, true);
             }
             self.locks.back_in_line(waiting);
             self.locks.keeper().orphaned(keys);

@@ -35,6 +35,8 @@ mod lock_model;
 mod lock_process;
 mod lock_push;
 mod lock_queue;
+mod lock_renewals;
+mod lock_runtimes;
 mod lock_storm;
 mod lock_terms;
 mod lock_turns;

@@ -101,6 +101,15 @@ impl Topology {
         }
     }
 
+    /// Keys for which this is the same number may stand in one script.
+    pub(crate) fn together(&self, key: &Key) -> usize {
+        match self {
+            Self::One(_) | Self::Replicated(_) => 0,
+            Self::Cluster(_) => usize::from(key.slot()),
+            Self::Shards(shards) => shards.place(key),
+        }
+    }
+
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         matches!(self, Self::Shards(shards) if shards.looks_back())
