@@ -40,6 +40,7 @@ mod lock_runtimes;
 mod lock_storm;
 mod lock_terms;
 mod lock_turns;
+mod lock_unpolled;
 mod lua;
 mod memoize;
 mod memoize_fleet;
