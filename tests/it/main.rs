@@ -39,6 +39,7 @@ mod lock_renewals;
 mod lock_runtimes;
 mod lock_storm;
 mod lock_terms;
+mod lock_truth;
 mod lock_turns;
 mod lock_unpolled;
 mod lua;
