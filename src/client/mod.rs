@@ -280,6 +280,11 @@ impl Client {
         self.0.topology.together(key)
     }
 
+    /// What keeps the server that serves `key` from being connected, as far as known.
+    pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
+        self.0.topology.trouble(key)
+    }
+
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         self.0.topology.looks_back()

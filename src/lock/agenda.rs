@@ -66,7 +66,9 @@ pub(super) struct Release {
     /// of it.
     pub(super) may_come: bool,
     /// How long to wait before the next try.
-    pub(super) pause: Duration,
+    pause: Duration,
+    /// Whether it was tried.
+    tried: bool,
 }
 
 /// What is to be done now.
@@ -129,6 +131,12 @@ impl Agenda {
         };
         self.unschedule(duty.group, duty.at, owner);
         true
+    }
+
+    /// Whether a release is on and was not tried yet.
+    pub(super) fn is_untouched(&self, owner: Owner) -> bool {
+        let task = self.duties.get(&owner).map(|duty| &duty.task);
+        matches!(task, Some(Task::Release(release)) if !release.tried)
     }
 
     /// The hold of a guard that is being renewed.
@@ -197,10 +205,12 @@ impl Agenda {
             .map(|(_, owner)| *owner)
             .collect();
         for owner in owners {
-            let Some(Task::Release(release)) = self.duties.get(&owner).map(|duty| &duty.task)
+            let Some(Task::Release(release)) =
+                self.duties.get_mut(&owner).map(|duty| &mut duty.task)
             else {
                 continue;
             };
+            release.tried = true;
             due.releases.push(release.clone());
             self.move_to(owner, now + STANDS_STILL);
         }
@@ -300,6 +310,25 @@ impl Agenda {
     }
 }
 
+impl Release {
+    pub(super) fn new(owner: Owner, keys: &Arc<Keys>, until: Instant, may_come: bool) -> Self {
+        Self {
+            owner,
+            keys: keys.clone(),
+            until,
+            may_come,
+            pause: FIRST_PAUSE,
+            tried: false,
+        }
+    }
+
+    /// Of what a guard held.
+    pub(super) fn of(hold: &Hold) -> Self {
+        let until = Instant::now() + hold.lease.duration();
+        Self::new(hold.owner, &hold.keys, until, false)
+    }
+}
+
 impl Renewal {
     /// When something is to be done for it.
     fn due(&self) -> Instant {
@@ -338,5 +367,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// A release that has not ended after this has a carrier that stands still.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
-/// The pause between two tries to release, at most.
+/// The pause between two tries to release, at first; then four times longer each time ..
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// .. up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -111,6 +111,7 @@ impl Campaign {
         self.missed = self.client.missed(&self.keys.channel);
         let hears = self.hears(front).await;
         self.asked = true;
+        self.locks.asked(&self.keys.name);
         let sent = Instant::now();
         let queueing = match hears {
             true => Queueing::Listening,

@@ -104,6 +104,8 @@ pub(super) struct Hold {
 struct State {
     deadline: Instant,
     end: Option<End>,
+    /// Handed to a waiter that has not taken it yet.
+    offered: bool,
 }
 
 /// How a hold ended.
@@ -124,7 +126,6 @@ impl Hold {
         (sent, granted): (Instant, Ttl),
         passes: u32,
     ) -> Arc<Self> {
-        tracing::debug!(target: "hedgerow::lock", lock = &*keys.name, %fence, "acquired");
         let limit = limit.map(|limit| Instant::now() + limit);
         Arc::new(Self {
             keys,
@@ -136,6 +137,7 @@ impl Hold {
             state: Mutex::new(State {
                 deadline: before(limit, sure_until(sent, granted)),
                 end: None,
+                offered: false,
             }),
             changed: Notify::new(),
         })
@@ -146,6 +148,33 @@ impl Hold {
         let mut state = self.state();
         let sure = before(self.limit, sure_until(sent, self.lease));
         state.deadline = state.deadline.max(sure);
+    }
+
+    /// Whether a waiter was handed this and has not taken it.
+    pub(super) fn is_offered(&self) -> bool {
+        let state = self.state();
+        state.offered && state.end.is_none()
+    }
+
+    /// Hands it to a waiter.
+    pub(super) fn offer(&self) {
+        self.state().offered = true;
+    }
+
+    /// The waiter takes it; says whether there is anything to take.
+    pub(super) fn take(&self) -> bool {
+        self.state().offered = false;
+        self.status().is_ok()
+    }
+
+    /// Takes it back, unless the waiter has taken it; says whether it was taken back.
+    pub(super) fn take_back(&self) -> bool {
+        let mut state = self.state();
+        let offered = std::mem::take(&mut state.offered) && state.end.is_none();
+        if offered {
+            state.end = Some(End::Released);
+        }
+        offered
     }
 
     /// Ends the hold, unless it has ended; returns whether this call did it.

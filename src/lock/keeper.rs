@@ -21,10 +21,12 @@ use tokio::time::Instant;
 
 use super::Keys;
 use super::agenda::{Agenda, Due, ROUND, Release};
+use super::attempt::Question;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::line::Locks;
 use super::place::hears;
 use super::renewal::{listen, release, renew};
+use super::watch::{Abandoned, Watch};
 use crate::client::Client;
 use crate::time::Ttl;
 
@@ -36,6 +38,9 @@ pub(super) struct Keeper {
 #[derive(Debug, Default)]
 struct State {
     agenda: Agenda,
+    watch: Watch,
+    /// When to look after what is watched.
+    look_at: Option<Instant>,
     /// Calls under way that may leave a note when they are dropped: the tasks stay for them.
     shifts: usize,
     /// Names whose waiters have nobody who queues for them.
@@ -100,7 +105,7 @@ impl Keeper {
             wakes_at: Instant::now(),
             nudge: at_post.nudge.clone(),
         });
-        if !state.agenda.is_empty() && state.client.is_none() {
+        if !state.is_idle() && state.client.is_none() {
             state.client = Some(client.clone());
         }
         // A runtime that is shutting down drops the task at once, and that takes the lock.
@@ -108,8 +113,61 @@ impl Keeper {
         tokio::spawn(run(at_post));
     }
 
-    /// Renews `hold` from now on, whose lease of `granted` was set by a command sent at `sent`.
-    pub(super) fn keep(&self, client: &Client, hold: &Arc<Hold>, (sent, granted): (Instant, Ttl)) {
+    /// Looks after a question that a caller is about to ask, so that it blocks nobody when the
+    /// caller is not polled any more.
+    pub(super) fn watch(locks: &Arc<Locks>, client: &Client, question: Arc<Question>) {
+        Self::man(locks, client);
+        let mut state = locks.keeper().state();
+        state.watch.ask(question);
+        let look_at = state.look_at();
+        Self::noted(state, client, look_at);
+    }
+
+    /// The caller has its answer, or has left. Says whether the question was still its own.
+    pub(super) fn answered(&self, owner: Owner) -> bool {
+        let mut state = self.state();
+        let question = state.watch.answered(owner);
+        let client = state.rest();
+        drop(state);
+        drop(client);
+        question.is_some()
+    }
+
+    /// Renews `hold` from now on, which answers the question of its owner. Says whether that is
+    /// still the caller's: nothing is kept if not.
+    pub(super) fn keep_asked(
+        &self,
+        client: &Client,
+        hold: &Arc<Hold>,
+        granted: (Instant, Ttl),
+    ) -> bool {
+        let mut state = self.state();
+        let question = state.watch.answered(hold.owner);
+        if question.is_some() {
+            Self::keep(state, client, hold, granted);
+        }
+        question.is_some()
+    }
+
+    /// Renews `hold` from now on, which is handed to a waiter; takes it back if the waiter does not
+    /// take it.
+    pub(super) fn keep_offered(&self, client: &Client, hold: &Arc<Hold>, granted: (Instant, Ttl)) {
+        hold.offer();
+        let mut state = self.state();
+        state.watch.offer(hold.clone());
+        let look_at = state.look_at();
+        let nudges = state.late_for(look_at);
+        Self::keep(state, client, hold, granted);
+        nudged(nudges);
+    }
+
+    /// Renews `hold`, whose lease of `granted` was set by a command sent at `sent`.
+    fn keep(
+        mut state: MutexGuard<'_, State>,
+        client: &Client,
+        hold: &Arc<Hold>,
+        (sent, granted): (Instant, Ttl),
+    ) {
         // One that has only a claim needs the rest of its lease at once.
         let at = match granted < hold.lease {
             true => Instant::now(),
@@ -117,10 +175,10 @@ impl Keeper {
         };
         // A hold that lasts wants to hear of `break_lock`.
         let listen = (!hears(client, &hold.keys)).then(|| sent + LASTING);
-        let mut state = self.state();
         let group = state.group(client, &hold.keys);
         state.agenda.renew(hold.clone(), group, at, listen);
-        let first = listen.map_or(at, |listen| listen.min(at));
+        // Nobody is woken for listening: whoever looks next sees to it.
+        let first = listen.map_or(at, |listen| at.min(listen + LOOK));
         Self::noted(state, client, first);
     }
 
@@ -158,6 +216,26 @@ impl Keeper {
         }
     }
 
+    /// The holder of `hold` is about to release it; the keeper does so if nothing is heard of that.
+    pub(super) fn release_unless_done(&self, client: &Client, hold: &Hold) {
+        let at = Instant::now() + 3 * LOOK;
+        let mut state = self.state();
+        state.agenda.release(Release::of(hold), at);
+        // Nobody is woken for that: whoever looks next after a while sees to it.
+        let first = at + LOOK;
+        Self::noted(state, client, first);
+    }
+
+    /// The holder has released its lease. Says whether the keeper had not tried to yet.
+    pub(super) fn done(&self, owner: Owner) -> bool {
+        let mut state = self.state();
+        let untouched = state.agenda.is_untouched(owner);
+        let client = state.remove(owner);
+        drop(state);
+        drop(client);
+        untouched
+    }
+
     /// A release in the background has come to its end.
     pub(super) fn settled(&self, owner: Owner) {
         let client = self.state().remove(owner);
@@ -171,8 +249,7 @@ impl Keeper {
 
     /// Releases `hold` in the background.
     pub(super) fn discard(&self, client: &Client, hold: &Hold) {
-        let until = Instant::now() + hold.lease.duration();
-        self.discard_owner(client, &hold.keys, hold.owner, until, false);
+        self.release(client, Release::of(hold));
     }
 
     /// Releases whatever `owner` has; with `may_come`, a grant to it may still be under way, so
@@ -185,13 +262,10 @@ impl Keeper {
         until: Instant,
         may_come: bool,
     ) {
-        let release = Release {
-            owner,
-            keys: keys.clone(),
-            until,
-            may_come,
-            pause: FIRST_PAUSE,
-        };
+        self.release(client, Release::new(owner, keys, until, may_come));
+    }
+
+    fn release(&self, client: &Client, release: Release) {
         let now = Instant::now();
         let mut state = self.state();
         state.agenda.release(release, now);
@@ -254,6 +328,9 @@ async fn run(at_post: AtPost) {
         for keys in look.orphans {
             locks.adopt(&keys);
         }
+        if look.look {
+            keeper.look_after(&locks, look.client.as_ref());
+        }
         if let Some(client) = look.client {
             work.extend(jobs(&locks, &client, look.due));
         }
@@ -268,6 +345,8 @@ async fn run(at_post: AtPost) {
 /// What a task finds when it looks at the agenda.
 struct Look {
     due: Due,
+    /// Whether to look after what is watched.
+    look: bool,
     orphans: Vec<Arc<Keys>>,
     client: Option<Client>,
     /// When to look again.
@@ -275,6 +354,31 @@ struct Look {
 }
 
 impl Keeper {
+    /// Takes what nobody polls for out of the hands of its callers.
+    fn look_after(&self, locks: &Arc<Locks>, client: Option<&Client>) {
+        // Wakers may run anything: not under the lock.
+        let questions = self.state().watch.questions();
+        let silent = questions.iter().filter(|question| !question.pulse.felt());
+        let silent: Vec<Owner> = silent.map(|question| question.owner).collect();
+        let mut state = self.state();
+        let Abandoned { questions, offers } = state.watch.look(&silent);
+        if state.watch.is_empty() {
+            state.look_at = None;
+        }
+        drop(state);
+        let Some(client) = client else { return };
+        for question in questions {
+            locks.take_over(client, &question);
+        }
+        for hold in offers {
+            if hold.take_back() {
+                self.discard(client, &hold);
+            }
+        }
+        let client = self.state().rest();
+        drop(client);
+    }
+
     /// What the task at this post is to do now; `None` when it is not needed any more.
     fn look(&self, number: u64, idle: bool) -> Option<Look> {
         let now = Instant::now();
@@ -282,24 +386,28 @@ impl Keeper {
         let place = state.posts.iter().position(|post| post.number == number)?;
         let patience = patience(place);
         let since = now.checked_sub(patience).unwrap_or(now);
+        let look = state.look_at.is_some_and(|at| at <= since);
         let due = match state.client {
             Some(_) => state.agenda.take(since, now),
             None => Due::default(),
         };
         let orphans = std::mem::take(&mut state.orphans);
-        if idle && state.agenda.is_empty() && state.shifts == 0 && orphans.is_empty() {
+        if idle && state.is_idle() && state.shifts == 0 && orphans.is_empty() {
             // What is noted from here on starts another task. There is no client to let go.
             state.posts.remove(place);
             return None;
         }
         let rest = now + IDLE;
-        let next = state
-            .agenda
-            .first()
-            .map_or(rest, |at| rest.min(at + patience));
+        if look {
+            // The next look, until which those who are woken now have time.
+            state.look_at = Some(now + LOOK);
+        }
+        let first = state.agenda.first().into_iter().chain(state.look_at).min();
+        let next = first.map_or(rest, |at| rest.min(at + patience));
         state.posts[place].wakes_at = next;
         Some(Look {
             due,
+            look,
             orphans,
             client: state.client.clone(),
             next,
@@ -329,13 +437,28 @@ impl Drop for AtPost {
 }
 
 impl State {
+    /// Whether there is nothing to do, now or later.
+    fn is_idle(&self) -> bool {
+        self.agenda.is_empty() && self.watch.is_empty()
+    }
+
     /// Takes a note off. The client comes back with the last one, to be dropped without the lock.
     fn remove(&mut self, owner: Owner) -> Option<Client> {
         self.agenda.remove(owner);
-        match self.agenda.is_empty() {
+        self.rest()
+    }
+
+    /// The client, when there is nothing to do, to be dropped without the lock.
+    fn rest(&mut self) -> Option<Client> {
+        match self.is_idle() {
             true => self.client.take(),
             false => None,
         }
+    }
+
+    /// When what is watched is looked after.
+    fn look_at(&mut self) -> Instant {
+        *self.look_at.get_or_insert_with(|| Instant::now() + LOOK)
     }
 
     fn group(&self, client: &Client, keys: &Keys) -> usize {
@@ -392,14 +515,14 @@ fn jobs(locks: &Arc<Locks>, client: &Client, due: Due) -> Vec<BoxFuture<'static,
     jobs
 }
 
-/// After how long a release that is not settled is tried again, at first; then four times longer.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
 /// After how long a hold is worth a subscription.
 const LASTING: Duration = Duration::from_millis(50);
 
 /// How long those who have come to be heard wait for each other.
 const GATHERING: Duration = Duration::from_millis(10);
+
+/// How often callers are looked after on whom others depend.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long the keeper stays without anything to do.
 const IDLE: Duration = Duration::from_secs(10);
