@@ -101,6 +101,25 @@ impl Topology {
         }
     }
 
+    /// Keys for which this is the same number may stand in one script.
+    pub(crate) fn together(&self, key: &Key) -> usize {
+        match self {
+            Self::One(_) | Self::Replicated(_) => 0,
+            Self::Cluster(_) => usize::from(key.slot()),
+            Self::Shards(shards) => shards.place(key),
+        }
+    }
+
+    /// Why there is no connection to the server of `key`, as far as known.
+    pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
+        match self {
+            Self::One(node) => node.link.last_error(),
+            Self::Replicated(replicated) => replicated.primary().link.last_error(),
+            Self::Cluster(cluster) => cluster.node(key)?.link.last_error(),
+            Self::Shards(shards) => shards.node(key).link.last_error(),
+        }
+    }
+
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         matches!(self, Self::Shards(shards) if shards.looks_back())
