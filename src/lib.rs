@@ -130,6 +130,7 @@
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server process for
 //! examples, tests and development. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
 
+mod background;
 mod cache;
 mod client;
 mod codec;

@@ -5,6 +5,7 @@
 //! given up leaves no socket behind.
 
 use std::fmt;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -16,18 +17,23 @@ use tokio::time::{Instant, timeout_at};
 use super::attempt::Attempt;
 use super::credentials::{Credentials, Login};
 use super::endpoint::{Address, Endpoint};
+use super::health::Health;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::{from_driver, too_many_clients};
 
 /// The task that moves the bytes of one connection; dropping this ends it and closes the socket.
 pub(crate) struct Wire(tokio::task::AbortHandle);
 
-/// Opens a connection to `endpoint`.
+/// Notes the end of the connection when its task ends, be it with its runtime.
+struct Ends(Weak<Health>);
+
+/// Opens a connection to `endpoint`. `health` is told when it ends.
 ///
 /// Cancel safety: dropping the future closes what it had opened.
 pub(crate) async fn dial(
     endpoint: &Endpoint,
     config: AsyncConnectionConfig,
+    health: &Arc<Health>,
     attempt: &Attempt,
 ) -> Result<(MultiplexedConnection, Wire)> {
     match &endpoint.address {
@@ -40,15 +46,16 @@ pub(crate) async fn dial(
             if let Some(tls) = &endpoint.tls {
                 let secured = tls.secured(host, stream);
                 let stream = attempt.step(no_tls_handshake, secured).await??;
-                return greeted(endpoint, stream, config, attempt).await;
+                return greeted(endpoint, stream, config, health, attempt).await;
             }
-            greeted(endpoint, stream, config, attempt).await
+            greeted(endpoint, stream, config, health, attempt).await
         }
         #[cfg(unix)]
         Address::Unix(path) => {
             let stream = tokio::net::UnixStream::connect(path);
             let stream = attempt.step(not_accepted, stream).await?;
-            greeted(endpoint, stream.map_err(no_connection)?, config, attempt).await
+            let stream = stream.map_err(no_connection)?;
+            greeted(endpoint, stream, config, health, attempt).await
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(Error::new(
@@ -76,6 +83,7 @@ async fn greeted(
     endpoint: &Endpoint,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
+    health: &Arc<Health>,
     attempt: &Attempt,
 ) -> Result<(MultiplexedConnection, Wire)> {
     let mut info = RedisConnectionInfo::default()
@@ -91,7 +99,7 @@ async fn greeted(
             info = info.set_username(user);
         }
     }
-    let hello = said_hello(endpoint, &info, stream, config);
+    let hello = said_hello(endpoint, &info, stream, config, health);
     attempt.step(no_answer, hello).await?
 }
 
@@ -100,10 +108,16 @@ async fn said_hello(
     info: &RedisConnectionInfo,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
+    health: &Arc<Health>,
 ) -> Result<(MultiplexedConnection, Wire)> {
     match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
-            let wire = Wire(tokio::spawn(wire).abort_handle());
+            let ends = Ends(Arc::downgrade(health));
+            let wire = tokio::spawn(async move {
+                let _ends = ends;
+                wire.await
+            });
+            let wire = Wire(wire.abort_handle());
             Ok((connection, wire))
         }
         Err(error) => Err(refused(endpoint, error).await),
@@ -212,6 +226,14 @@ fn no_connection(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> 
 impl Drop for Wire {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if let Some(health) = self.0.upgrade() {
+            health.end();
+        }
     }
 }
 

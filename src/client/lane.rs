@@ -218,7 +218,7 @@ impl Shared {
     /// A place to send one command directly, if few are under way and none waits.
     fn direct(&self) -> Option<Direct<'_>> {
         let mut queue = self.queue();
-        if queue.direct >= MOST_DIRECT || queue.carriers > 0 {
+        if queue.direct >= MOST_DIRECT || queue.carriers > 0 || !queue.waiting.is_empty() {
             return None;
         }
         queue.direct += 1;
@@ -315,10 +315,24 @@ impl Carrier {
 }
 
 impl Drop for Carrier {
-    /// Torn down in mid-flight: the place is free again, or nothing would ever be carried.
+    /// Torn down with its runtime: the place is free again. If no other carrier is left, what waits
+    /// is refused as not executed, so that callers on other runtimes send it again and start a carrier
+    /// of their own.
     fn drop(&mut self) {
-        if !self.retired {
-            self.lane.queue().carriers -= 1;
+        if self.retired {
+            return;
+        }
+        let mut queue = self.lane.queue();
+        queue.carriers -= 1;
+        let stranded = match queue.carriers {
+            0 => std::mem::take(&mut queue.waiting),
+            _ => VecDeque::new(),
+        };
+        drop(queue);
+        for waiting in stranded {
+            if !waiting.settled.is_some_and(|it| it.settle()) {
+                waiting.ask.refuse(not_carried());
+            }
         }
     }
 }
@@ -339,6 +353,13 @@ impl Ask {
             Self::Part(read, _) => read.is_over(),
         }
     }
+}
+
+fn not_carried() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the runtime that was to send the command has shut down",
+    )
 }
 
 fn torn_down() -> Error {

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::link::{Link, OnPush, Route};
+use crate::background::Background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::script::from_server;
@@ -27,6 +27,8 @@ pub(crate) type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
 pub(crate) struct Hub {
     link: Arc<Link>,
     shared: Arc<Shared>,
+    /// Keeps the channels subscribed over reconnects; see [`keep`].
+    keeper: Background,
 }
 
 struct Shared {
@@ -45,7 +47,6 @@ struct Channels {
     listeners: HashMap<String, Listener>,
     /// Channels that the present connection is subscribed to.
     confirmed: HashSet<String>,
-    keeper: Option<JoinHandle<()>>,
 }
 
 impl Hub {
@@ -68,7 +69,11 @@ impl Hub {
             on_push: Some(on_push),
             ..route
         });
-        Self { link, shared }
+        Self {
+            link,
+            shared,
+            keeper: Background::default(),
+        }
     }
 
     /// Subscribes `channel`, once; `listener` hears its messages from then on, over reconnects.
@@ -83,7 +88,7 @@ impl Hub {
         let name = channel.as_str().to_owned();
         {
             let mut channels = self.shared.channels();
-            if !channels.keeper_runs() {
+            if !self.keeper.runs() {
                 // The runtime of the old connection may be gone without a word.
                 channels.confirmed.clear();
             }
@@ -91,10 +96,8 @@ impl Hub {
                 return Ok(());
             }
             channels.listeners.entry(name.clone()).or_insert(listener);
-            if !channels.keeper_runs() {
-                let keeper = keep(Arc::downgrade(&self.link), self.shared.clone());
-                channels.keeper = Some(tokio::spawn(keeper));
-            }
+            self.keeper
+                .ensure(|| keep(Arc::downgrade(&self.link), self.shared.clone()));
         }
         let moved = subscribe(&self.link, std::slice::from_ref(&name), deadline).await?;
         let mut channels = self.shared.channels();
@@ -110,7 +113,7 @@ impl Hub {
     /// Whether `channel` is subscribed, as far as known without asking.
     pub(crate) fn hears(&self, channel: &Key) -> bool {
         let channels = self.shared.channels();
-        channels.keeper_runs() && channels.confirmed.contains(channel.as_str())
+        self.keeper.runs() && channels.confirmed.contains(channel.as_str())
     }
 
     /// Tells, from here on, that a push of this server may have been missed: its connection was made
@@ -174,12 +177,6 @@ impl Channels {
     fn forget(&mut self, channel: &str) {
         self.listeners.remove(channel);
         self.confirmed.remove(channel);
-    }
-
-    fn keeper_runs(&self) -> bool {
-        self.keeper
-            .as_ref()
-            .is_some_and(|keeper| !keeper.is_finished())
     }
 }
 
@@ -287,14 +284,6 @@ fn elsewhere() -> Error {
         ErrorKind::Unreachable,
         "another server serves the channel now",
     )
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        if let Some(keeper) = self.shared.channels().keeper.take() {
-            keeper.abort();
-        }
-    }
 }
 
 impl fmt::Debug for Hub {

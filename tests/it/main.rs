@@ -53,6 +53,7 @@ mod proxy;
 mod reconnect;
 mod replicas;
 mod runtime;
+mod runtimes;
 mod scripts;
 mod secrets;
 mod sentinel;

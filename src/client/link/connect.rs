@@ -172,7 +172,7 @@ impl Route {
     /// Opens a connection to `endpoint`.
     async fn opened(&self, endpoint: &Endpoint, attempt: &Attempt) -> Result<Opened> {
         let health = Arc::new(Health::default());
-        let (mut connection, wire) = dial(endpoint, self.config(&health), attempt).await?;
+        let (mut connection, wire) = dial(endpoint, self.config(&health), &health, attempt).await?;
         health.hold(wire);
         self.introduce(&mut connection, attempt).await?;
         Ok(Opened {

@@ -13,10 +13,10 @@ use futures::stream::FuturesUnordered;
 use rand::seq::SliceRandom as _;
 use redis::Value;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::slots::{Range, ranges};
+use crate::background::Background;
 use crate::client::breaker::{Breaker, Probe, is_out};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::node::{Node, Style};
@@ -30,6 +30,8 @@ pub(super) struct Census {
     seeds: Vec<Endpoint>,
     style: Style,
     trouble: Arc<Notify>,
+    /// Renews the map while a server is in trouble; see [`steward`].
+    steward: Background,
     state: Mutex<State>,
     /// Of those who are asked for the slots.
     breaker: Breaker,
@@ -40,7 +42,6 @@ pub(super) struct Census {
 #[derive(Default)]
 struct State {
     map: Arc<Map>,
-    steward: Option<JoinHandle<()>>,
 }
 
 /// What is known of the slots; another takes its place when that changes.
@@ -73,6 +74,7 @@ impl Census {
                     on_trouble: Some(on_trouble),
                     ..style
                 },
+                steward: Background::default(),
                 trouble: Arc::default(),
                 state: Mutex::default(),
                 breaker: Breaker::default(),
@@ -157,18 +159,13 @@ impl Census {
     /// What is known may be wrong: has somebody ask.
     pub(super) fn suspect(self: &Arc<Self>) {
         self.trouble.notify_one();
-        let mut state = self.state();
-        if state.steward.as_ref().is_none_or(JoinHandle::is_finished) {
-            let steward = steward(Arc::downgrade(self), self.trouble.clone());
-            state.steward = Some(tokio::spawn(steward));
-        }
+        self.steward
+            .ensure(|| steward(Arc::downgrade(self), self.trouble.clone()));
     }
 
     /// Nobody uses this any more.
     pub(super) fn close(&self) {
-        if let Some(steward) = self.state().steward.take() {
-            steward.abort();
-        }
+        self.steward.end();
     }
 
     /// Where the primaries are, or the seeds as long as no primary is known.

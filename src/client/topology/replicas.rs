@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use redis::Value;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Values;
 use super::writes::Writes;
+use crate::background::Background;
 use crate::client::endpoint::Endpoint;
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
@@ -32,12 +32,13 @@ pub(crate) struct Replicas {
     primary: Arc<Link>,
     writes: Arc<Writes>,
     style: Style,
+    /// Gives the replicas occasion to prove themselves; see [`probe`].
+    prober: Background,
     state: Mutex<State>,
 }
 
 struct State {
     members: Vec<Arc<Member>>,
-    prober: Option<JoinHandle<()>>,
     last_read: Option<Instant>,
 }
 
@@ -66,9 +67,9 @@ impl Replicas {
                 on_trouble: None,
                 ..style.clone()
             },
+            prober: Background::default(),
             state: Mutex::new(State {
                 members: Vec::new(),
-                prober: None,
                 last_read: None,
             }),
         })
@@ -132,9 +133,7 @@ impl Replicas {
         let now = Instant::now();
         let mut state = self.state();
         state.last_read = Some(now);
-        if state.prober.as_ref().is_none_or(JoinHandle::is_finished) {
-            state.prober = Some(tokio::spawn(probe(Arc::downgrade(self))));
-        }
+        self.prober.ensure(|| probe(Arc::downgrade(self)));
         let fit = |member: &Arc<Member>| {
             let proof = member.proof()?;
             let is_new = now.saturating_duration_since(proof.at) < MOST_LAG;

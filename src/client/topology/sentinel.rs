@@ -6,19 +6,19 @@
 //! ended, since what it still acknowledges may be lost.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use redis::{PushInfo, PushKind};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::known::Known;
 use super::replicas::Replicas;
 use super::testimony::{Testimony, best, switch};
+use crate::background::Background;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::link::{Link, OnPush, Route};
@@ -58,7 +58,8 @@ pub(crate) struct Sentinels {
     known: watch::Sender<Option<Known>>,
     /// Whose connections follow the primary.
     led: OnceLock<Led>,
-    watcher: Mutex<Option<JoinHandle<()>>>,
+    /// Follows announcements; see [`follow`].
+    watcher: Background,
 }
 
 /// One sentinel.
@@ -110,7 +111,7 @@ impl Sentinels {
             data,
             known: watch::Sender::new(None),
             led: OnceLock::new(),
-            watcher: Mutex::new(None),
+            watcher: Background::default(),
         }))
     }
 
@@ -273,15 +274,8 @@ impl Sentinels {
     }
 
     fn be_watched(self: &Arc<Self>) {
-        let mut watcher = self.watcher();
-        if watcher.as_ref().is_none_or(JoinHandle::is_finished) {
-            let news = self.known.subscribe();
-            *watcher = Some(tokio::spawn(follow(Arc::downgrade(self), news)));
-        }
-    }
-
-    fn watcher(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watcher
+            .ensure(|| follow(Arc::downgrade(self), self.known.subscribe()));
     }
 }
 
