@@ -72,15 +72,6 @@ pub(crate) enum Unreadable {
     Foreign(Error),
 }
 
-impl Unreadable {
-    #[cfg(test)]
-    pub(crate) fn into_error(self) -> Error {
-        match self {
-            Self::Damaged(error) | Self::Foreign(error) => error,
-        }
-    }
-}
-
 /// One tag of an entry with the generation that it had before the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
