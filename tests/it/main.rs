@@ -19,6 +19,7 @@ mod counter_model;
 mod credentials;
 mod error_texts;
 mod faults;
+mod foreign;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
@@ -69,6 +70,7 @@ mod sentinel;
 mod server;
 mod shards;
 mod sockets;
+mod tag_ids;
 mod tags;
 #[cfg(feature = "tls")]
 mod tls;
