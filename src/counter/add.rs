@@ -42,6 +42,9 @@ pub struct Added {
     pub value: i64,
     /// What was added: less than asked for only when saturating.
     pub applied: i64,
+    /// Whether another call had added for this [`once`](Add::once) id before: nothing was added now,
+    /// and `value` and `applied` are those of the first.
+    pub repeated: bool,
     /// What is left of the counter's life; `None` if it has no end. A plain add does not ask, so
     /// that it costs no more than `INCRBY`: it answers `None`.
     pub expires_in: Option<Duration>,
@@ -72,15 +75,18 @@ impl Add {
         self
     }
 
-    /// Lets the counter expire `ttl` after its creation. Later adds do not prolong it: this makes
-    /// fixed windows.
+    /// Lets the counter expire after `ttl`: from its creation, or from this call if it has no TTL yet
+    /// (because it was [`set`](Counter::set), or created without one). Later adds do not prolong it:
+    /// this makes fixed windows. The TTL is given even when the addition is refused, so a counter that
+    /// is full does not stay full for ever.
     pub fn expire(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
     /// Applies the addition at most once for `id` within `window`: a repeat answers what the
-    /// first answered, but for what is left of the counter's life. Choose an id that names the
+    /// first answered, but for what is left of the counter's life, and says that it is a
+    /// [repeat](Added::repeated). Choose an id that names the
     /// event, such as a request id. A refused addition is not recorded: a repeat may be applied.
     pub fn once(mut self, id: &str, window: Duration) -> Self {
         self.once = Some((id.to_owned(), window));
@@ -94,9 +100,10 @@ impl Add {
         let call = self.call().map_err(|error| self.counter.named(error))?;
         let reply = self.counter.run(call).await?;
         match reply.status()? {
-            "ADDED" => Ok(Added {
+            status @ ("ADDED" | "REPEATED") => Ok(Added {
                 value: reply.int(1)?,
                 applied: reply.int(2)?,
+                repeated: status == "REPEATED",
                 expires_in: remaining(reply.int(3)?),
             }),
             _ => Err(self.counter.refused(&reply)),
@@ -119,6 +126,7 @@ impl Add {
         Ok(Added {
             value,
             applied: self.delta,
+            repeated: false,
             expires_in: None,
         })
     }
@@ -162,7 +170,9 @@ impl Add {
             .arg(ttl.map_or(0, Ttl::millis));
         Ok(match window {
             None => call,
-            Some(window) => call.arg(window.millis()),
+            Some(window) => call
+                .arg(window.millis())
+                .arg(format!("{:016x}", rand::random::<u64>())),
         })
     }
 }

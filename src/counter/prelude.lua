@@ -61,13 +61,15 @@ local function current()
   return pair, true
 end
 
--- Adds ARGV[1] within ARGV[2] .. ARGV[3] (decimal texts), 'reject' or 'saturate' (ARGV[4]); a
--- counter that is created lives for ARGV[5] ms, 0 for ever. Answers what the script returns.
+-- Adds ARGV[1] within ARGV[2] .. ARGV[3] (decimal texts), 'reject' or 'saturate' (ARGV[4]). With a TTL
+-- (ARGV[5], ms, 0 for none) a counter that is created, or has none, lives for that long; also one
+-- that refuses the add, or a full counter without an end would refuse for ever. Answers what the
+-- script returns.
 local function add()
   local before, exists = current()
   if not before then return exists end
   local delta, low, high = parse(ARGV[1]), parse(ARGV[2]), parse(ARGV[3])
-  local after = plus(before, delta)
+  local after, refused = plus(before, delta), nil
   if ARGV[4] == 'saturate' then
     -- As far as the range allows; a counter outside of it is not pulled in against the delta.
     if delta[1] < 0 then
@@ -78,22 +80,25 @@ local function add()
       if less(ceiling, after) then after = ceiling end
     end
   elseif less(after, MIN) or less(MAX, after) then
-    return {'OVERFLOW'}
+    refused = {'OVERFLOW'}
   elseif less(after, low) or less(high, after) then
-    return {'OUT_OF_RANGE', text(before)}
+    refused = {'OUT_OF_RANGE', text(before)}
   end
   -- All reads come before the first write: an ACL that forbids one must change nothing.
-  local applied, left = minus(after, before), redis.call('PTTL', KEYS[1])
-  if exists then
-    redis.call('SET', KEYS[1], text(after), 'KEEPTTL')
-  elseif applied[1] ~= 0 or applied[2] ~= 0 then
-    if ARGV[5] == '0' then
-      redis.call('SET', KEYS[1], text(after))
-      left = -1
-    else
-      redis.call('SET', KEYS[1], text(after), 'PX', ARGV[5])
-      left = ARGV[5]
-    end
+  local ttl, left = ARGV[5], redis.call('PTTL', KEYS[1])
+  local ends = ttl ~= '0' and left < 0
+  if refused then
+    if exists and ends then redis.call('PEXPIRE', KEYS[1], ttl) end
+    return refused
   end
-  return {'ADDED', text(after), text(applied), left}
+  local applied = minus(after, before)
+  if not exists and applied[1] == 0 and applied[2] == 0 then
+    return {'ADDED', text(after), text(applied), left}
+  end
+  if ends then
+    redis.call('SET', KEYS[1], text(after), 'PX', ttl)
+    return {'ADDED', text(after), text(applied), ttl}
+  end
+  redis.call('SET', KEYS[1], text(after), 'KEEPTTL')
+  return {'ADDED', text(after), text(applied), exists and left or -1}
 end

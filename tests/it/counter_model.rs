@@ -130,14 +130,20 @@ async fn check(counter: &Counter, ops: &[Op]) -> Result<(), TestCaseError> {
                         if sum.is_ok_and(|(_, applied)| plain || applied != 0) {
                             model.expires = model.expires.or(Some(expire));
                         }
+                        // One without a TTL gets it, refused or not.
+                        if expire && model.expires.is_some() {
+                            model.expires = Some(true);
+                        }
                         sum
                     }
                 };
+                let repeated = once.is_some_and(|id| model.applied.contains_key(&id));
                 if let (Some(id), Ok(applied)) = (once, expected) {
                     model.applied.insert(id, applied);
                 }
                 let answer = add.await.map_err(|error| error.kind());
                 if let Ok(added) = answer {
+                    prop_assert_eq!(added.repeated, repeated, "{:?}", op);
                     // A plain add does not ask.
                     let expires = !plain && model.expires.unwrap_or(false);
                     prop_assert_eq!(added.expires_in.is_some(), expires, "{:?}", op);
