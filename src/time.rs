@@ -25,9 +25,9 @@ impl Ttl {
                 "{what} is zero; give a duration of at least 1 ms"
             )));
         }
-        if duration > LONGEST {
+        if duration > FOREVER {
             return Err(Error::invalid(format!(
-                "{what} is longer than 100 years; leave it out instead"
+                "{what} is longer than hedgerow::FOREVER (100 years); use that instead"
             )));
         }
         let millis = duration.as_nanos().div_ceil(1_000_000);
@@ -149,8 +149,16 @@ pub(crate) fn jittered(pause: Duration, spread: Range<f64>) -> Duration {
     pause.mul_f64(rand::random_range(spread))
 }
 
-/// 100 years of 365 days: far below what Redis accepts (it refuses what overflows an `i64` of ms).
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// The longest time to live: 100 years of 365 days. For what is to stay until it is removed.
+///
+/// ```no_run
+/// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+/// cache.set("founded", &1789, hedgerow::FOREVER).await?;
+/// # Ok(())
+/// # }
+/// ```
+// Far below what Redis accepts (it refuses what overflows an `i64` of ms).
+pub const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
@@ -183,8 +191,8 @@ mod tests {
     #[test]
     fn zero_and_more_than_a_century_are_refused() {
         assert!(Ttl::new("ttl", Duration::ZERO).is_err());
-        assert!(Ttl::new("ttl", LONGEST).is_ok());
-        assert!(Ttl::new("ttl", LONGEST + Duration::from_nanos(1)).is_err());
+        assert!(Ttl::new("ttl", FOREVER).is_ok());
+        assert!(Ttl::new("ttl", FOREVER + Duration::from_nanos(1)).is_err());
         assert!(Ttl::new("ttl", Duration::MAX).is_err());
     }
 }

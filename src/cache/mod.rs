@@ -33,6 +33,7 @@ pub use self::entry::ReadFrom;
 use self::entry::Reading;
 use self::flight::Flights;
 use self::lease::{Place, Terms};
+use self::order::Jitter;
 use self::outage::Bulkhead;
 use self::solo::Solos;
 use self::wake::Ears;
@@ -59,11 +60,16 @@ impl Client {
             setup: Arc::new(Setup {
                 name: name.into(),
                 names,
-                stack: Stack::default(),
+                stack: Stack {
+                    max_decoded: self.max_value_size(),
+                    ..Stack::default()
+                },
                 max_load: MAX_LOAD,
                 takeover: TAKEOVER,
                 terms: Terms::new(MAX_LOAD, TAKEOVER),
                 error_ttl: Ttl::new("error_ttl", ERROR_TTL).map(Some),
+                jitter: Jitter::default(),
+                refused: None,
                 outage: Outage::default(),
                 read_from: ReadFrom::Primary,
                 room: self.room(|| Room::of(self)),
@@ -115,6 +121,9 @@ struct Setup {
     terms: Result<Terms>,
     /// How long the failure of a load is kept; `None` for not at all.
     error_ttl: Result<Option<Ttl>>,
+    jitter: Jitter,
+    /// A setting that is refused by the first call.
+    refused: Option<Error>,
     read_from: ReadFrom,
     outage: Outage,
     room: Arc<Room>,
@@ -221,6 +230,19 @@ impl Cache {
         self
     }
 
+    /// By which part of itself the TTL of an entry differs, at random: 0.1 by default, so that values
+    /// which are stored together do not expire together. From 0 to 0.5. With 0 an entry never
+    /// outlives the TTL that it was given.
+    #[must_use]
+    pub fn jitter(mut self, part: f64) -> Self {
+        let setup = Arc::make_mut(&mut self.setup);
+        match Jitter::new(part) {
+            Ok(jitter) => setup.jitter = jitter,
+            Err(error) => setup.refused = Some(error),
+        }
+        self
+    }
+
     /// How long a leader may be silent before another process loads in its place, 10 s by
     /// default: what the crash of a loading process costs those who wait for it.
     #[must_use]
@@ -257,8 +279,8 @@ impl Cache {
     ///
     /// However many callers ask for a missing key, in however many processes, one of them loads
     /// and all get its value. The load runs in a task of its own: it is completed and stored even
-    /// if every caller is dropped. The value is kept for `ttl` give or take a tenth, so that
-    /// values stored together do not expire together.
+    /// if every caller is dropped. The value is kept for `ttl`, give or take the
+    /// [`jitter`](Self::jitter).
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails: with
@@ -318,8 +340,18 @@ impl Cache {
         }
     }
 
-    /// Stores `value` for `ttl`, give or take a tenth. A load of `key` that is under way is not
-    /// stored.
+    /// Stores `value` for `ttl`, give or take the [`jitter`](Self::jitter); for
+    /// [`FOREVER`](crate::FOREVER) if it is to stay until it is removed. A load of `key` that is under
+    /// way is not stored.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+    /// cache.set("motto", "fences against the herd", Duration::from_secs(60)).await?;
+    /// let motto = cache.get::<String>("motto").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, tag or duration; `Encode` or `TooLarge` when the value cannot
@@ -329,7 +361,12 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value stored or not.
-    pub fn set<'v, V: Serialize>(&self, key: &str, value: &'v V, ttl: Duration) -> Set<'v, V> {
+    pub fn set<'v, V: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &'v V,
+        ttl: Duration,
+    ) -> Set<'v, V> {
         Set::new(self.clone(), key, value, ttl)
     }
 
@@ -392,6 +429,9 @@ impl Cache {
     fn names(&self) -> Result<&Names> {
         self.terms()?;
         if let Err(error) = &self.setup.error_ttl {
+            return Err(error.clone());
+        }
+        if let Some(error) = &self.setup.refused {
             return Err(error.clone());
         }
         self.setup.names.as_ref().map_err(Clone::clone)

@@ -59,14 +59,14 @@ impl Order {
         deadline: Deadline,
     ) -> Result<Vec<Generation>> {
         // The load, then the longest that the entry may live.
-        let need = self.terms.max_load.duration() + self.ttl.spread(LONGEST_SPREAD).duration();
+        let need = self.terms.max_load.duration() + self.jitter().longest(self.ttl).duration();
         let horizon = &self.room.horizon;
         let settled = horizon.settle(&self.cache.client, &self.tags, snapshot, need, deadline);
         settled.await.map_err(|error| self.named(error))
     }
 
     /// The entry for `value`, stamped with `generations`.
-    pub(super) fn encode<V: Serialize>(
+    pub(super) fn encode<V: Serialize + ?Sized>(
         &self,
         value: &V,
         generations: &[Generation],
@@ -95,7 +95,7 @@ impl Order {
         let stamps = self.stamps(generations);
         // In a codec that takes it, whatever the values are written in.
         let record = Stack::default().encode(failure, &stamps, Duration::ZERO);
-        Some((record.ok()?, jittered(ttl)))
+        Some((record.ok()?, self.jitter().spread(ttl)))
     }
 
     fn stamps(&self, generations: &[Generation]) -> Vec<Stamp> {
@@ -108,9 +108,13 @@ impl Order {
         .collect()
     }
 
-    /// The TTL, give or take a tenth: what is stored together does not expire together.
+    /// The TTL, give or take the jitter: what is stored together does not expire together.
     pub(super) fn jittered_ttl(&self) -> Ttl {
-        jittered(self.ttl)
+        self.jitter().spread(self.ttl)
+    }
+
+    fn jitter(&self) -> Jitter {
+        self.cache.setup.jitter
     }
 
     /// `error`, about the key of this order unless it is about a tag.
@@ -122,10 +126,42 @@ impl Order {
     }
 }
 
-fn jittered(ttl: Ttl) -> Ttl {
-    let shortest = 2.0 - LONGEST_SPREAD;
-    ttl.spread(rand::random_range(shortest..=LONGEST_SPREAD))
+/// By which part of itself a TTL differs each time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Jitter(f64);
+
+impl Jitter {
+    pub(super) fn new(part: f64) -> Result<Self> {
+        match (0.0..=MOST_JITTER).contains(&part) {
+            true => Ok(Self(part)),
+            false => Err(Error::invalid(format!(
+                "the jitter is {part}; give one from 0 to {MOST_JITTER}"
+            ))),
+        }
+    }
+
+    /// `ttl`, give or take this.
+    fn spread(self, ttl: Ttl) -> Ttl {
+        match self.0 > 0.0 {
+            true => ttl.spread(rand::random_range(1.0 - self.0..=1.0 + self.0)),
+            false => ttl,
+        }
+    }
+
+    /// The longest that [`spread`](Self::spread) makes of `ttl`.
+    fn longest(self, ttl: Ttl) -> Ttl {
+        match self.0 > 0.0 {
+            true => ttl.spread(1.0 + self.0),
+            false => ttl,
+        }
+    }
 }
 
-/// A stored entry lives at most this many times its TTL.
-const LONGEST_SPREAD: f64 = 1.1;
+impl Default for Jitter {
+    fn default() -> Self {
+        Self(0.1)
+    }
+}
+
+/// More is no jitter, but another TTL.
+const MOST_JITTER: f64 = 0.5;

@@ -21,7 +21,7 @@ script!(SET = "set.lua" after "entry.lua");
 
 /// A value about to be stored, made by [`Cache::set`]; await it.
 #[must_use = "nothing is stored until it is awaited"]
-pub struct Set<'v, V> {
+pub struct Set<'v, V: ?Sized> {
     cache: Cache,
     key: String,
     value: &'v V,
@@ -29,7 +29,7 @@ pub struct Set<'v, V> {
     tags: Result<Vec<Tag>>,
 }
 
-impl<V> fmt::Debug for Set<'_, V> {
+impl<V: ?Sized> fmt::Debug for Set<'_, V> {
     /// Without the value, which is nobody's business.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Set")
@@ -41,7 +41,7 @@ impl<V> fmt::Debug for Set<'_, V> {
     }
 }
 
-impl<'v, V> Set<'v, V> {
+impl<'v, V: ?Sized> Set<'v, V> {
     pub(super) fn new(cache: Cache, key: &str, value: &'v V, ttl: Duration) -> Self {
         Self {
             tags: cache.tags(std::iter::empty::<&str>()),
@@ -60,7 +60,7 @@ impl<'v, V> Set<'v, V> {
     }
 }
 
-impl<'v, V: Serialize + Sync> IntoFuture for Set<'v, V> {
+impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
     type Output = Result<()>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'v>>;
 
@@ -69,7 +69,7 @@ impl<'v, V: Serialize + Sync> IntoFuture for Set<'v, V> {
     }
 }
 
-impl<V: Serialize> Set<'_, V> {
+impl<V: Serialize + ?Sized> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
         let order = Order::new(self.cache, self.key, ttl, self.tags?)?;

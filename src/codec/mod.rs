@@ -264,7 +264,9 @@ impl io::Write for Payload<'_> {
 fn too_large_to_store(limit: usize) -> Error {
     Error::new(
         ErrorKind::TooLarge,
-        format!("the value encodes to more than {limit} bytes; split it or raise the limit"),
+        format!(
+            "the value encodes to more than {limit} bytes; split it or raise ClientBuilder::max_value_size"
+        ),
     )
 }
 
@@ -273,7 +275,7 @@ fn too_large(length: usize, limit: usize) -> Error {
         ErrorKind::TooLarge,
         format!(
             "the entry decodes to {length} bytes, the limit is {limit}; \
-             remove it or raise the limit"
+             remove it or raise ClientBuilder::max_value_size"
         ),
     )
 }
