@@ -33,6 +33,7 @@ pub struct ClientBuilder {
     cache_deadline: Duration,
     connect_timeout: Duration,
     loads_without_redis: usize,
+    max_value_size: usize,
     pub(super) login: Option<Login>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
@@ -45,6 +46,7 @@ pub(super) enum Place {
     Url(String),
     /// What the environment variable `REDIS_URL` says when the client is opened.
     Environment,
+    Connection(MultiplexedConnection),
     Cluster(Vec<String>),
     Shards(Vec<Shard>),
     Replicas {
@@ -68,6 +70,7 @@ impl Default for ClientBuilder {
             cache_deadline: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
+            max_value_size: 64 << 20,
             login: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -88,6 +91,24 @@ impl ClientBuilder {
     /// [`open`](Self::open) and [`connect`](Self::connect), which fail if it is missing.
     pub fn url_from_env(mut self) -> Self {
         self.place = Some(Place::Environment);
+        self
+    }
+
+    /// A connection that the caller has made, instead of a URL: see [`Client::from_connection`] for
+    /// what such a client does not do.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use hedgerow::{Client, redis};
+    ///
+    /// let driver = redis::Client::open("redis://127.0.0.1:6379")?;
+    /// let connection = driver.get_multiplexed_async_connection().await?;
+    /// let client = Client::builder().connection(connection).namespace("shop").open()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connection(mut self, connection: MultiplexedConnection) -> Self {
+        self.place = Some(Place::Connection(connection));
         self
     }
 
@@ -133,6 +154,14 @@ impl ClientBuilder {
         self
     }
 
+    /// The most bytes that a value of a cache may have before it is compressed, and after it is
+    /// decompressed: 64 MiB by default. A larger one is refused with
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and is a miss where it is found.
+    pub fn max_value_size(mut self, bytes: usize) -> Self {
+        self.max_value_size = bytes;
+        self
+    }
+
     /// Checks the settings and makes the client. The first call that needs the server connects.
     ///
     /// Asks no server and needs no runtime. For TLS without roots of its own it reads those of the
@@ -144,6 +173,11 @@ impl ClientBuilder {
         if self.loads_without_redis == 0 {
             return Err(Error::invalid(
                 "no load may run without Redis; allow one, or leave Outage::Fail as it is",
+            ));
+        }
+        if self.max_value_size == 0 {
+            return Err(Error::invalid(
+                "the largest value size is zero; give at least 1 byte",
             ));
         }
         let style = self.style()?;
@@ -167,19 +201,6 @@ impl ClientBuilder {
         self.open()?.answered().await
     }
 
-    /// A client over a connection that the caller made, with everything else at its default.
-    pub(super) fn over(self, connection: MultiplexedConnection) -> Client {
-        let defaults = || -> Result<_> {
-            let style = self.style()?;
-            Ok((style, Namespace::new(&self.namespace)?, self.deadlines()?))
-        };
-        let Ok((style, namespace, deadlines)) = defaults() else {
-            unreachable!("the defaults are good ones")
-        };
-        let topology = Topology::One(Node::brought(connection, &style));
-        self.core(namespace, deadlines, topology)
-    }
-
     fn topology(&self, style: &Style) -> Result<Topology> {
         if self.moving.is_some() && !matches!(self.place, Some(Place::Shards(_))) {
             return Err(Error::invalid("only shards move; call `shards` too"));
@@ -189,6 +210,9 @@ impl ClientBuilder {
             Some(Place::Url(url)) => {
                 let endpoint = Endpoint::parse(url, &style.approach)?;
                 Ok(Topology::One(Node::new(&endpoint, style)))
+            }
+            Some(Place::Connection(connection)) => {
+                Ok(Topology::One(Node::brought(connection.clone(), style)))
             }
             Some(Place::Environment) => {
                 let url = std::env::var("REDIS_URL").map_err(|_| {
@@ -220,6 +244,7 @@ impl ClientBuilder {
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
             loads_without_redis: self.loads_without_redis,
+            max_value_size: self.max_value_size,
             topology,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
@@ -291,6 +316,7 @@ impl fmt::Debug for Place {
         match self {
             Self::Url(_) => f.write_str("Url(hidden)"),
             Self::Environment => f.write_str("Environment"),
+            Self::Connection(_) => f.write_str("Connection"),
             Self::Cluster(_) => f.write_str("Cluster(hidden)"),
             Self::Shards(_) => f.write_str("Shards(hidden)"),
             Self::Replicas { .. } => f.write_str("Replicas(hidden)"),
@@ -310,6 +336,7 @@ impl fmt::Debug for ClientBuilder {
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
             .field("loads_without_redis", &self.loads_without_redis)
+            .field("max_value_size", &self.max_value_size)
             .finish_non_exhaustive()
     }
 }

@@ -11,9 +11,10 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _};
 
-use super::credentials::{Credentials, Login};
+use super::credentials::Login;
 #[cfg(feature = "tls")]
 use super::tls::{Channel, Tls};
+use super::url::{Encryption, Url, not_understood};
 use crate::error::{Error, Result};
 
 /// One server, as a client is told of it.
@@ -48,43 +49,35 @@ pub(crate) enum Address {
 }
 
 impl Endpoint {
-    /// Parses `redis://[user[:password]@]host[:port][/db]`, the same with `rediss://`, or
-    /// `unix:///path[?db=n&user=..&pass=..]`.
+    /// Parses a URL: see [`Url`].
     pub(crate) fn parse(url: &str, approach: &Approach) -> Result<Self> {
-        if url.contains('#') {
-            return Err(Error::invalid(
-                "the URL has a fragment (#), which means nothing here: TLS is always verified; a # \
-                 in a password is written %23; use redis://[user[:password]@]host[:port][/db]",
-            ));
-        }
-        let plain = without_tls(url);
+        let url = Url::parse(url)?;
+        let asks_for_tls = url.encryption == Encryption::Tls;
         // Refused before anything else, lest what is wrong about the rest be said first.
         #[cfg(not(feature = "tls"))]
-        if plain.is_some() {
+        if asks_for_tls {
             return Err(Error::invalid(
-                "TLS is not built in: enable the feature `tls` of hedgerow, or use redis:// or unix://",
+                "TLS is not built in; enable the feature `tls` of hedgerow, or use redis:// or unix://",
             ));
         }
-        let parsed = plain.as_deref().unwrap_or(url).into_connection_info();
-        let info = parsed.map_err(|_| not_understood())?;
+        let info = url.server.as_str().into_connection_info();
+        let info = info.map_err(|_| not_understood())?;
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
+            ConnectionAddr::Unix(_) if asks_for_tls => return Err(not_understood()),
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             _ => return Err(not_understood()),
         };
-        let settings = info.redis_settings();
+        let login = match &approach.login {
+            Some(login) => Some(login.clone()),
+            None => url.credentials()?.map(Login::Fixed),
+        };
         Ok(Self {
             address,
-            db: settings.db(),
-            login: approach.login.clone().or_else(|| {
-                let password = settings.password()?;
-                Some(Login::Fixed(match settings.username() {
-                    Some(user) => Credentials::user(user, password),
-                    None => Credentials::password(password),
-                }))
-            }),
+            db: url.db.unwrap_or_default(),
+            login,
             #[cfg(feature = "tls")]
-            tls: approach.channel(plain.is_some())?,
+            tls: approach.channel(asks_for_tls)?,
         })
     }
 
@@ -157,15 +150,6 @@ impl Approach {
     }
 }
 
-/// The URL in plaintext that stands for one with TLS.
-fn without_tls(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let is_tls = ["rediss", "valkeys"]
-        .iter()
-        .any(|name| scheme.eq_ignore_ascii_case(name));
-    is_tls.then(|| format!("redis://{rest}"))
-}
-
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -189,13 +173,6 @@ impl fmt::Debug for Endpoint {
             .field("db", &self.db)
             .finish_non_exhaustive()
     }
-}
-
-/// The URL itself is not repeated: it may hold a password.
-fn not_understood() -> Error {
-    Error::invalid(
-        "the URL is not understood; use redis://[user[:password]@]host[:port][/db], rediss:// with TLS, or unix:///path",
-    )
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod source;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;
+mod url;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -70,6 +71,7 @@ struct Core {
     process: String,
     deadlines: Deadlines,
     loads_without_redis: usize,
+    max_value_size: usize,
     topology: Topology,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
@@ -86,8 +88,13 @@ struct Deadlines {
 
 impl Client {
     /// A client of the server at `url`: `redis://[user[:password]@]host[:port][/db]` or
-    /// `unix:///path/to/socket[?db=n&user=..&pass=..]`; with the feature `tls` also `rediss://..`,
-    /// which trusts the roots of the system (see [`ClientBuilder`] for others).
+    /// `unix:///path/to/socket`; with the feature `tls` also `rediss://..`, which trusts the roots of
+    /// the system (see [`ClientBuilder::tls`](ClientBuilder) for others).
+    ///
+    /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`), and
+    /// `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other parameters are
+    /// refused, since they would have no effect; so is a user without a password. What has a meaning in
+    /// URLs is percent-encoded in users and passwords: `%40` for `@`, `%2F` for `/`, `%3F` for `?`.
     ///
     /// Does no I/O and needs no runtime: the client connects with the first call that needs the
     /// server, so a service may start while Redis is down, and the client may live in a `static`.
@@ -122,17 +129,18 @@ impl Client {
         Self::builder().url(url).connect().await
     }
 
-    /// A client of the server that the environment variable `REDIS_URL` names.
+    /// [`connect`](Self::connect) to the server that the environment variable `REDIS_URL` names.
+    /// A client of that server which is not asked first:
+    /// `Client::builder().`[`url_from_env()`](ClientBuilder::url_from_env)`.open()`.
     ///
     /// # Errors
-    /// `InvalidInput` when the variable is missing or its value is not understood.
+    /// `InvalidInput` when the variable is missing or its value is not understood; else as
+    /// [`connect`](Self::connect).
     ///
     /// # Cancel safety
-    /// Does no I/O.
+    /// Safe: dropping the future closes the connection.
     pub async fn from_env() -> Result<Self> {
-        let url = std::env::var("REDIS_URL")
-            .map_err(|_| Error::invalid("REDIS_URL is not set; set it to redis://host:port"))?;
-        Self::connect(&url).await
+        Self::builder().url_from_env().connect().await
     }
 
     /// Sets a client up step by step.
@@ -140,13 +148,17 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// A client over a connection that the caller made.
+    /// A client over a connection that the caller made, with all settings at their defaults;
+    /// [`ClientBuilder::connection`] takes others.
     ///
     /// Such a client has no push connection, so that waiting for locks and for loads in other
     /// processes falls back to timers, and it does not reconnect: when the connection is gone,
-    /// every call says so.
+    /// every call fails and says so.
     pub fn from_connection(connection: redis::aio::MultiplexedConnection) -> Self {
-        ClientBuilder::default().over(connection)
+        match Self::builder().connection(connection).open() {
+            Ok(client) => client,
+            Err(_) => unreachable!("the defaults are valid"),
+        }
     }
 
     /// A client of a private server that is started for it and ends with its last clone.
@@ -209,6 +221,11 @@ impl Client {
     /// How many loads run at once while caches do without Redis.
     pub(crate) fn loads_without_redis(&self) -> usize {
         self.0.loads_without_redis
+    }
+
+    /// The most bytes that a value of a cache may have.
+    pub(crate) fn max_value_size(&self) -> usize {
+        self.0.max_value_size
     }
 
     pub(crate) async fn run(&self, call: Call, deadline: Deadline) -> Result<Reply> {
