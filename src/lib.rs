@@ -5,14 +5,15 @@
 //!
 //! **A [`Client`] is the way to the servers**: one, the primary that [sentinels](ClientBuilder::sentinels)
 //! name, a [cluster](ClientBuilder::cluster), or independent [shards](ClientBuilder::shards). It is cheap
-//! to clone, connects when it is first needed, and connects again when a connection is lost. Everything
-//! else is a handle made from it, which
+//! to clone, connects when it is first needed, and connects again when a connection is lost.
+//! [`Client::open`] makes one without I/O; [`Client::connect`] also waits for the servers' answer.
+//! Everything else is a handle made from it, which
 //! costs nothing to make and does nothing until it is awaited: [`Counter`], [`Lock`], [`Cache`].
 //!
 //! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and go with the server. So
 //! each primitive is built so that what is missing is safe: no generation, no hit; no lease, no
-//! commit; no fence counter, the clock. What then still holds, and what does not, stands in the
-//! repository's `docs/guarantees.md`.
+//! commit; no fence counter, the clock. What then still holds, and what does not, stands in
+//! [`docs/guarantees.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guarantees.md).
 //!
 //! **A right ends by itself.** A lock, and the right to load a value, are *leases*: the server ends
 //! them at a deadline. Whoever has one renews it while it lives, and knows by its own clock, without
@@ -74,14 +75,20 @@
 //! # }
 //! ```
 //!
+//! A cache is told where it is made what it does while Redis is out ([`Outage`]: it fails, or does
+//! without), how values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]: LZ4 or
+//! none), how much TTLs differ ([`Cache::jitter`]), and how long a load may take
+//! ([`Cache::max_load`]). A value that is to stay until it is removed lives for [`FOREVER`].
+//!
 //! # Errors
 //!
-//! There is one type, [`Error`]. Its [`kind`](Error::kind) says why, its message what to do, and two
-//! questions what became of the call:
+//! There is one type, [`Error`]. Its [`kind`](Error::kind) says why, its text (one sentence of at most
+//! 512 bytes) what happened, at which server and what to do, and two questions what became of the
+//! call:
 //!
 //! | fate | asked by | what to do |
 //! |---|---|---|
-//! | not executed | [`is_retryable`](Error::is_retryable) | the same call may succeed later |
+//! | not executed, or only a read | [`is_retryable`](Error::is_retryable) | the same call may succeed later |
 //! | refused | neither | change something first |
 //! | unknown | [`is_indeterminate`](Error::is_indeterminate) | it ran once or not at all: find out, or repeat it if it may be repeated |
 //!
@@ -114,12 +121,11 @@
 //! # Tracing
 //!
 //! Spans and events go to the targets below. Names of keys, locks and scripts appear in them; values,
-//! passwords and tokens never do. The table of all of them with their fields is the repository's
-//! `docs/observability.md`.
+//! passwords and tokens never do. The table of all of them with their fields is [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md).
 //!
 //! | target | spans | events worth an alert |
 //! |---|---|---|
-//! | `hedgerow::client` | | `connected`, `the connection is silent; giving it up` |
+//! | `hedgerow::client` | | `the server is out; the breaker is open`, `the connection is silent; giving it up`, `connected` more often than servers restart |
 //! | `hedgerow::script` | `script` | |
 //! | `hedgerow::counter` | | |
 //! | `hedgerow::lock` | `acquire`, `release` | `lost` |
@@ -156,6 +162,9 @@ pub use error::loader;
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
+/// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
+pub use redis;
+pub use time::FOREVER;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
