@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sha1::{Digest as _, Sha1};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -15,19 +16,72 @@ use super::{Fence, Keys};
 use crate::error::{Error, ErrorKind};
 use crate::time::Ttl;
 
-/// 128 random bits in hex that prove who holds. Never shown.
+/// Who holds or waits: an id by which the server knows it, and a secret of 128 random bits that the
+/// server learns only when the lock is handed on.
+///
+/// A fresh id is the digest of its secret, the *seal*. Redis holds ids and seals, so that what can be
+/// read there forges no grant: a waiter believes a push that brings the secret to the seal of whoever
+/// was to hand over to it. Never shown.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Owner(Arc<str>);
 
 impl Owner {
     pub(super) fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()).into())
+        let secret = hex(&rand::random());
+        Self::with(&seal(&secret), &secret)
     }
 
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
+    /// An owner in the same process to whom the lock is passed: with an id of its own, under the
+    /// same seal, by which the waiters know whom to believe.
+    pub(super) fn successor(&self) -> Self {
+        Self::with(&hex(&rand::random()), self.secret())
+    }
+
+    fn with(id: &str, secret: &str) -> Self {
+        let mut text = String::with_capacity(2 * DIGITS + 3);
+        for part in [FORMAT, " ", id, " ", secret] {
+            text.push_str(part);
+        }
+        Self(text.into())
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.0[2..2 + DIGITS]
+    }
+
+    pub(super) fn secret(&self) -> &str {
+        &self.0[3 + DIGITS..]
+    }
+
+    /// What the value of a lock has behind the fence while nobody queues behind this holder.
+    pub(super) fn unqueued(&self) -> &str {
+        &self.0[..3 + DIGITS]
     }
 }
+
+/// The digest of a secret, cut to the length of an id.
+pub(super) fn seal(secret: &str) -> String {
+    let digest = Sha1::digest(secret.as_bytes());
+    let mut head = [0; DIGITS / 2];
+    head.copy_from_slice(&digest[..DIGITS / 2]);
+    hex(&head)
+}
+
+fn hex(bytes: &[u8; DIGITS / 2]) -> String {
+    let mut text = String::with_capacity(DIGITS);
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 0xf] {
+            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+        }
+    }
+    text
+}
+
+/// The format of a lock's value. A client of another format refuses to touch what it finds.
+const FORMAT: &str = "2";
+
+/// The hex digits of an id, a seal and a secret.
+const DIGITS: usize = 32;
 
 impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

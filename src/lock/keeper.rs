@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::hold::{End, Hold, LossReason, Owner};
 use super::line::Locks;
-use super::{Keys, RELEASE, RENEW};
+use super::{Keys, RENEW};
 use crate::client::Client;
 use crate::key::Bucket;
 use crate::time::Deadline;
@@ -162,7 +162,7 @@ impl Keeper {
             .duties
             .iter()
             .find_map(|(known, duty)| match &duty.task {
-                Task::Renew(hold) if known.as_str() == owner => Some(hold.clone()),
+                Task::Renew(hold) if known.id() == owner => Some(hold.clone()),
                 _ => None,
             });
         drop(state);
@@ -413,7 +413,7 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
     let shortest = shortest_lease(&holds);
     let mut call = RENEW.call(holds.iter().map(|hold| hold.keys.lock()));
     for hold in &holds {
-        call = call.arg(hold.owner.as_str()).arg(hold.lease.millis());
+        call = call.arg(hold.owner.id()).arg(hold.lease.millis());
     }
     let reply = client
         .run(call, Deadline::after((shortest / 6).max(SHORTEST_ATTEMPT)))
@@ -461,9 +461,7 @@ async fn discard(
     (until, pause, may_come): (Instant, Duration, bool),
 ) {
     let keeper = locks.keeper();
-    let reply = client
-        .run(keys.call(&RELEASE).arg(owner.as_str()), client.deadline())
-        .await;
+    let reply = client.run(keys.release(&owner), client.deadline()).await;
     let settled = match reply.as_ref().map(|reply| reply.status()) {
         Ok(Ok("RELEASED")) => true,
         Ok(Ok("NOT_HELD")) => !may_come,

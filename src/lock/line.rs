@@ -81,18 +81,17 @@ impl Entry {
     /// The call that asks the server for the lock, and for a place in its queue.
     pub(super) fn acquire(&self, owner: &Owner, queueing: Queueing) -> Call {
         let (patience, told) = match queueing {
-            Queueing::No => (Duration::ZERO, 0u64),
+            Queueing::No => (Duration::ZERO, 0),
             Queueing::Asking => (PATIENCE, 0),
             Queueing::Listening => (PATIENCE, 1),
         };
+        let (seal, process, metadata) = (owner.id(), self.client.process(), &*self.metadata);
+        let holder = [" ", owner.unqueued(), seal, " ", process, " ", metadata];
+        let patience = patience.as_millis();
         self.call(&super::ACQUIRE)
-            .arg(owner.as_str())
+            .arg(holder.concat())
             .arg(self.lease.millis())
-            .arg(self.client.process())
-            .arg(&*self.metadata)
-            .arg(patience.as_millis() as u64)
-            .arg(self.claim().millis())
-            .arg(told)
+            .arg(format!("{patience} {} {told}", self.claim().millis()))
     }
 
     /// The lease that a hand-over grants at first; the keeper then renews it to its full length.

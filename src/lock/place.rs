@@ -9,27 +9,35 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc;
 
-use super::hold::Owner;
+use super::hold::{Owner, seal};
 use super::line::Locks;
 use super::{Fence, Keys};
 use crate::client::Client;
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<String, mpsc::UnboundedSender<Fence>>>);
+pub(super) struct Places(Mutex<HashMap<String, mpsc::UnboundedSender<Grant>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) owner: Owner,
-    pub(super) grants: mpsc::UnboundedReceiver<Fence>,
+    pub(super) grants: mpsc::UnboundedReceiver<Grant>,
     locks: Arc<Locks>,
+}
+
+/// What a push claims.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) fence: Fence,
+    /// The seal of the former holder, as far as the message knows its secret.
+    pub(super) seal: String,
 }
 
 impl Places {
     fn map<R>(
         &self,
-        with: impl FnOnce(&mut HashMap<String, mpsc::UnboundedSender<Fence>>) -> R,
+        with: impl FnOnce(&mut HashMap<String, mpsc::UnboundedSender<Grant>>) -> R,
     ) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -40,7 +48,7 @@ impl Locks {
     pub(super) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
         let (sender, grants) = mpsc::unbounded_channel();
         self.places()
-            .map(|places| places.insert(owner.as_str().to_owned(), sender));
+            .map(|places| places.insert(owner.id().to_owned(), sender));
         Place {
             owner,
             grants,
@@ -75,7 +83,7 @@ pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
         .is_some_and(|hub| hub.hears(&keys.channel))
 }
 
-/// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`; `there` only asks whether
+/// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks whether
 /// somebody listens.
 fn received(locks: &Weak<Locks>, message: &[u8]) {
     let (Some(locks), Ok(message)) = (locks.upgrade(), std::str::from_utf8(message)) else {
@@ -84,10 +92,12 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
     let mut words = message.split(' ');
     match (words.next(), words.next(), words.next()) {
         (Some("grant"), Some(owner), Some(fence)) => {
-            let Ok(fence) = fence.parse() else { return };
+            let fence = fence.parse().ok().filter(|fence| *fence < TOO_LARGE);
             let grants = locks.places().map(|places| places.get(owner).cloned());
-            if let Some(grants) = grants {
-                let _ = grants.send(Fence(fence));
+            if let (Some(fence), Some(grants)) = (fence, grants) {
+                let seal = seal(words.next().unwrap_or_default());
+                let fence = Fence(fence);
+                let _ = grants.send(Grant { fence, seal });
             }
         }
         (Some("broken"), Some(owner), None) => locks.keeper().broken(owner),
@@ -99,6 +109,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.locks
             .places()
-            .map(|places| places.remove(self.owner.as_str()));
+            .map(|places| places.remove(self.owner.id()));
     }
 }
+
+/// What no fence reaches: from here on, Lua numbers skip integers.
+const TOO_LARGE: u64 = 1 << 53;

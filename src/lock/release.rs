@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::keeper::{Keeper, Shift};
 use super::line::{Locks, Waiting};
-use super::{PASS, RELEASE, parsed_fence};
+use super::{PASS, parsed_fence};
 use crate::client::Client;
 use crate::error::Result;
 use crate::script::Call;
@@ -70,7 +70,7 @@ impl Locks {
         let line = lines.get_mut(&hold.keys.name)?;
         line.drop_leavers();
         let waiting = line.waiters.pop_front()?;
-        Some((waiting, Owner::random()))
+        Some((waiting, hold.owner.successor()))
     }
 }
 
@@ -87,15 +87,15 @@ struct Releasing {
 impl Releasing {
     /// The script that does it.
     fn call(&self) -> Call {
-        let owner = self.hold.owner.as_str();
+        let owner = &self.hold.owner;
         match &self.successor {
-            None => self.hold.keys.call(&RELEASE).arg(owner),
+            None => self.hold.keys.release(owner),
             Some((waiting, successor)) => self
                 .hold
                 .keys
                 .call(&PASS)
-                .arg(owner)
-                .arg(successor.as_str())
+                .arg(owner.id())
+                .arg(successor.id())
                 .arg(waiting.entry.lease.millis())
                 .arg(self.client.process())
                 .arg(&*waiting.entry.metadata),

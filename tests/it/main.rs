@@ -30,6 +30,7 @@ mod listener;
 mod lock;
 mod lock_cancel;
 mod lock_faults;
+mod lock_format;
 mod lock_hold;
 mod lock_model;
 mod lock_process;
