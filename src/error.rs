@@ -225,6 +225,11 @@ impl Error {
         self.changed(|repr| repr.source = Some(source))
     }
 
+    /// What it says, without the key.
+    pub(crate) fn text(&self) -> &str {
+        &self.0.message
+    }
+
     pub(crate) fn fate(&self) -> Fate {
         self.0.fate
     }

@@ -3,9 +3,12 @@
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: 1 token of the leader
--- Returns: {'OK'} or {'LOST'} or {'WRONGTYPE'}
+-- ARGV: 2 fence of the lease, or 0 when the leader does not know it
+-- Returns: {'OK'}, or {'LOST'} when that lease was gone, or {'WRONGTYPE'}
 -- Retry: safe - a second run finds the lease gone or another's and leaves it alone
 if foreign() then return {'WRONGTYPE'} end
-if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return {'LOST'} end
+local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
+if held[1] ~= ARGV[1] then return {'LOST'} end
+-- Of another fence it is one that a late copy of the leader's question has taken.
 finish('-')
-return {'OK'}
+return {held[2] == ARGV[2] and 'OK' or 'LOST'}

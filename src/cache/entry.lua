@@ -1,5 +1,6 @@
 -- KEYS are, in each script that includes this: the value, then its load lease (a hash: token,
--- fence, takeover, and a field `w:<channel>` for each process that waits).
+-- fence, takeover, and a field `w:<channel>` for each process that waits; or, in the place of a
+-- lease, what a failed load has left: fence, and failed, its record).
 
 -- Whether a key holds a type that the cache does not write.
 local function foreign()

@@ -166,6 +166,25 @@ fn split(found: &[Option<Bytes>]) -> (Option<&[u8]>, &[Option<Bytes>]) {
     (entry.as_deref(), present)
 }
 
+/// What the record of a failed load says, if it is valid: it is judged as an entry is, by the
+/// generations that `tags` have from now on. One that cannot be read says nothing.
+pub(super) async fn record<V: DeserializeOwned>(
+    client: &Client,
+    record: Bytes,
+    tags: &[Tag],
+    deadline: Deadline,
+) -> Result<Option<V>> {
+    let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
+    let mut found = client.read(&keys, deadline).await?;
+    found.insert(0, Some(record));
+    let stack = Stack::default();
+    let verdict = judged(client, &found, tags, &stack, deadline, Key::clone).await?;
+    Ok(match verdict {
+        Some(Verdict::Valid(value)) => Arc::into_inner(value),
+        _ => None,
+    })
+}
+
 /// Reads the present generations of `tags`.
 pub(super) async fn generations(
     client: &Client,

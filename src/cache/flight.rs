@@ -9,11 +9,12 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -29,6 +30,9 @@ pub(super) struct Flights {
 /// One execution, and those who wait for it. Its creator is told apart, by a channel of its own.
 pub(super) struct Flight {
     key: Key,
+    opened: Instant,
+    /// When its task was last seen to run, in ms since it was opened.
+    beat: AtomicU64,
     /// When the load began. Set and read under the lock of the open flights.
     load_began: OnceLock<Instant>,
     /// Somebody joined whose call began after that.
@@ -46,8 +50,8 @@ pub(super) enum Outcome {
         value: Arc<dyn Any + Send + Sync>,
         proved: bool,
     },
-    /// The load failed.
-    Failed(Error),
+    /// The load failed; `proved` fresh in the same sense.
+    Failed { error: Error, proved: bool },
     /// Nothing is proved: each must ask again.
     Again,
 }
@@ -61,6 +65,7 @@ pub(super) enum Boarding {
 
 /// One who waits for a flight that somebody else opened.
 pub(super) struct Passenger {
+    flight: Arc<Flight>,
     outcome: watch::Receiver<Option<Outcome>>,
     /// The call began after the load did.
     late: bool,
@@ -75,21 +80,30 @@ pub(super) struct Open {
 }
 
 impl Flights {
-    /// Joins the open flight for `key`, if there is one, for a call that began at `began`.
-    pub(super) fn join(&self, key: &Key, began: Instant) -> Option<Passenger> {
+    /// Joins the open flight for `key`, if there is one, for a call that began at `began`. One
+    /// whose task has been silent for `silence` is none: its runtime is not driven, or its loader
+    /// blocks the thread.
+    pub(super) fn join(&self, key: &Key, began: Instant, silence: Duration) -> Option<Passenger> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        self.open().get(key).map(|flight| {
+        let open = self.open();
+        let flight = open.get(key).filter(|flight| !flight.is_silent(silence));
+        flight.map(|flight| {
             self.urge(flight);
             flight.joined(began)
         })
     }
 
-    /// Joins the open flight for `key`, or opens one.
-    pub(super) fn board(self: &Arc<Self>, key: &Key, began: Instant) -> Boarding {
+    /// Joins the open flight for `key` as [`join`](Self::join) does, or opens one.
+    pub(super) fn board(
+        self: &Arc<Self>,
+        key: &Key,
+        began: Instant,
+        silence: Duration,
+    ) -> Boarding {
         let mut open = self.open();
-        if let Some(flight) = open.get(key) {
+        if let Some(flight) = open.get(key).filter(|flight| !flight.is_silent(silence)) {
             self.urge(flight);
             return Boarding::Joined(flight.joined(began));
         }
@@ -139,6 +153,8 @@ impl Flight {
     fn new(key: &Key) -> Arc<Self> {
         Arc::new(Self {
             key: key.clone(),
+            opened: Instant::now(),
+            beat: AtomicU64::new(0),
             load_began: OnceLock::new(),
             has_late: AtomicBool::new(false),
             urgent: Notify::new(),
@@ -147,19 +163,67 @@ impl Flight {
     }
 
     /// The caller holds the lock of the open flights.
-    fn joined(&self, began: Instant) -> Passenger {
+    fn joined(self: &Arc<Self>, began: Instant) -> Passenger {
         let late = self.load_began.get().is_some_and(|load| *load <= began);
         if late {
             self.has_late.store(true, Ordering::Relaxed);
         }
         Passenger {
+            flight: self.clone(),
             outcome: self.outcome.subscribe(),
             late,
+        }
+    }
+
+    /// A passenger of a load that has not begun, and does not while the caller holds its lock.
+    pub(super) fn early(self: &Arc<Self>) -> Passenger {
+        Passenger {
+            flight: self.clone(),
+            outcome: self.outcome.subscribe(),
+            late: false,
+        }
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// When its task was last seen to run.
+    fn last_beat(&self) -> Instant {
+        self.opened + Duration::from_millis(self.beat.load(Ordering::Relaxed))
+    }
+
+    /// Whether its task has not been seen to run for so long.
+    pub(super) fn is_silent(&self, silence: Duration) -> bool {
+        self.last_beat() + silence <= Instant::now()
+    }
+
+    /// Shows, for as long as this is polled, that the task of the flight runs.
+    pub(super) async fn beats(&self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(BEAT).await;
+            let since = self.opened.elapsed().as_millis();
+            let since = u64::try_from(since).unwrap_or(u64::MAX);
+            self.beat.store(since, Ordering::Relaxed);
         }
     }
 }
 
 impl Open {
+    pub(super) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Whether nobody can join any more.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.is_among(&self.flights.open())
+    }
+
+    /// Whether somebody who joined still waits.
+    pub(super) fn has_joined(&self) -> bool {
+        self.flight.outcome.receiver_count() > 0
+    }
+
     /// The load begins: calls that begin from now on may have begun after an invalidation that the
     /// load does not know of.
     pub(super) fn begin_load(&self) {
@@ -212,10 +276,7 @@ impl Open {
 
     /// Tells those who joined; only the first call counts. The flight is closed.
     pub(super) fn settle(&self, outcome: Outcome) {
-        debug_assert!(
-            !self.is_among(&self.flights.open()),
-            "a flight is closed before it is settled"
-        );
+        debug_assert!(self.is_closed(), "a flight is closed before it is settled");
         self.flight.outcome.send_if_modified(|settled| {
             let first = settled.is_none();
             if first {
@@ -234,14 +295,28 @@ impl Drop for Open {
 }
 
 impl Passenger {
-    /// What the flight came to, for this caller.
-    pub(super) async fn outcome(mut self) -> Outcome {
-        match self.outcome.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(Outcome::Value { proved: false, .. })) if self.late => Outcome::Again,
-            // "No such row" may be the answer of a load that began before the row was there.
-            Ok(Some(Outcome::Failed(_))) if self.late => Outcome::Again,
-            Ok(Some(outcome)) => outcome.clone(),
-            Ok(None) | Err(_) => Outcome::Again,
+    /// What the flight came to, for this caller; `None` when it has not come to anything by
+    /// `until`. A flight whose task is silent for `silence` comes to nothing.
+    ///
+    /// Cancel safety: may be asked again.
+    pub(super) async fn outcome(&mut self, silence: Duration, until: Instant) -> Option<Outcome> {
+        loop {
+            let patience = (self.flight.last_beat() + silence).min(until);
+            let settled = timeout_at(patience, self.outcome.wait_for(Option::is_some)).await;
+            let outcome = match settled {
+                Ok(outcome) => outcome.ok().and_then(|outcome| Option::clone(&outcome)),
+                Err(_) if Instant::now() >= until => return None,
+                Err(_) if self.flight.is_silent(silence) => return Some(Outcome::Again),
+                Err(_) => continue,
+            };
+            return Some(match outcome {
+                // "No such row", too, may be the answer of a load that began before the row was there.
+                Some(
+                    Outcome::Value { proved: false, .. } | Outcome::Failed { proved: false, .. },
+                ) if self.late => Outcome::Again,
+                Some(outcome) => outcome,
+                None => Outcome::Again,
+            });
         }
     }
 }
@@ -319,3 +394,6 @@ impl fmt::Debug for Passenger {
         f.write_str("Passenger")
     }
 }
+
+/// How often the task of a flight shows that it runs.
+const BEAT: Duration = Duration::from_millis(100);

@@ -5,19 +5,21 @@
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: 1 token of the caller
--- ARGV: 2 max_load, ms
+-- ARGV: 2 the longest that the lease may live, ms
 -- ARGV: 3 takeover, ms
 -- ARGV: 4 first 24 bytes of the entry that the caller judged invalid, or ''
 -- ARGV: 5 wake channel of the caller's process, or '' when it hears nothing
--- Returns: {'LEAD', fence} or {'CHANGED'} or {'BUSY', ms until takeover, 1 when the channel is
---   noted} or {'WRONGTYPE'}
+-- ARGV: 6 fence of the failed load whose record the caller judged invalid, or ''
+-- Returns: {'LEAD', fence} or {'CHANGED'} or {'FAILED', fence, record of a failed load} or
+--   {'BUSY', ms until takeover, 1 when the channel is noted, fence} or {'WRONGTYPE'}
 -- Retry: safe - a caller that meets its own token is answered as the first time; a copy that
 --   arrives after the lease has ended takes it with another fence, with which nothing is stored
 if foreign() then return {'WRONGTYPE'} end
 local head = redis.call('GETRANGE', KEYS[1], 0, 23)
 if head ~= '' and head ~= ARGV[4] then return {'CHANGED'} end
-local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'takeover')
+local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'takeover', 'failed')
 if held[1] == ARGV[1] then return {'LEAD', held[2]} end
+if held[4] and held[2] ~= ARGV[6] then return {'FAILED', held[2], held[4]} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local takeover = tonumber(held[3] or 0)
@@ -27,11 +29,12 @@ if takeover > now then
     redis.call('HSET', KEYS[2], 'w:' .. ARGV[5], '')
     noted = 1
   end
-  return {'BUSY', takeover - now, noted}
+  return {'BUSY', takeover - now, noted, held[2]}
 end
 -- Never below the server's clock, so fences rise even when the lease before this one is forgotten.
 local fence = math.max(tonumber(held[2] or 0) + 1, time[1] * 1000000 + time[2])
 fence = string.format('%.0f', fence)
+if held[4] then redis.call('DEL', KEYS[2]) end
 redis.call('HSET', KEYS[2], 'token', ARGV[1], 'fence', fence, 'takeover', string.format('%.0f', now + ARGV[3]))
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return {'LEAD', fence}

@@ -7,11 +7,12 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::random;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::{Call, Reply, script};
 use crate::time::{Backoff, Deadline, Ttl};
@@ -21,6 +22,7 @@ script!(REMOVE = "remove.lua" after "entry.lua");
 script!(RENEW = "renew.lua" after "entry.lua");
 script!(COMMIT = "commit.lua" after "entry.lua");
 script!(ABANDON = "abandon.lua" after "entry.lua");
+script!(FAIL = "fail.lua" after "entry.lua");
 
 /// The two keys of one cached value, and what its user calls it.
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ pub(super) struct Claim {
 /// How long a lease lasts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    /// After this the lease is gone and the loader is dropped.
+    /// After this the loader is dropped.
     pub(super) max_load: Ttl,
     /// A leader that is not heard of for so long may be superseded.
     pub(super) takeover: Ttl,
@@ -59,8 +61,14 @@ pub(super) enum Grant {
     Lead { fence: i64, until: Instant },
     /// There is an entry that the caller has not judged yet.
     Changed,
+    /// A load has failed and left this record.
+    Failed { fence: i64, record: Bytes },
     /// Somebody leads, and may be superseded after `takeover`. Whether a wake-up will be sent.
-    Busy { takeover: Duration, noted: bool },
+    Busy {
+        takeover: Duration,
+        noted: bool,
+        fence: i64,
+    },
 }
 
 /// What became of a loaded value.
@@ -70,6 +78,20 @@ pub(super) enum Committed {
     Stored,
     /// The lease was gone: removed, set, superseded or out of time.
     Refused,
+}
+
+impl Terms {
+    /// Checks what a cache was given.
+    pub(super) fn new(max_load: Duration, takeover: Duration) -> Result<Self> {
+        if max_load > LONGEST_LOAD {
+            return Err(Error::invalid(
+                "max_load is longer than a day; load ahead of time and use `set` instead",
+            ));
+        }
+        let max_load = Ttl::new("max_load", max_load)?;
+        let takeover = Ttl::new("takeover", takeover)?.min(max_load);
+        Ok(Self { max_load, takeover })
+    }
 }
 
 impl Place {
@@ -120,22 +142,25 @@ impl Claim {
         }
     }
 
-    /// Asks for the lease. `seen` is the head of the entry that was judged invalid, `channel` is
-    /// where this process hears.
+    /// Asks for the lease. `seen` is the head of the entry that was judged invalid, `dead` the
+    /// fence of the failed load whose record was; `channel` is where this process hears.
     pub(super) async fn stake(
         &self,
         seen: &[u8],
+        dead: Option<i64>,
         channel: Option<&Key>,
         deadline: Deadline,
     ) -> Result<Grant> {
         let until = Instant::now() + self.terms.max_load.duration();
+        let life = self.terms.max_load.duration() + GRACE;
         let call = LEASE
             .call(self.place.keys())
             .arg(&self.token)
-            .arg(self.terms.max_load.millis())
+            .arg(life.as_millis() as u64)
             .arg(self.terms.takeover.millis())
             .arg(seen)
-            .arg(channel.map_or("", Key::as_str));
+            .arg(channel.map_or("", Key::as_str))
+            .arg(dead.map_or_else(String::new, |fence| fence.to_string()));
         self.open.store(true, Ordering::Relaxed);
         let reply = self.client.run(call, deadline).await;
         let is_open = match &reply {
@@ -143,7 +168,7 @@ impl Claim {
             Err(error) => error.is_indeterminate(),
         };
         self.open.store(is_open, Ordering::Relaxed);
-        let reply = reply?;
+        let mut reply = reply?;
         match reply.status()? {
             "LEAD" => {
                 let fence = reply.int(1)?;
@@ -151,9 +176,14 @@ impl Claim {
                 Ok(Grant::Lead { fence, until })
             }
             "CHANGED" => Ok(Grant::Changed),
+            "FAILED" => Ok(Grant::Failed {
+                fence: reply.int(1)?,
+                record: reply.take_bytes(2)?.unwrap_or_default(),
+            }),
             "BUSY" => Ok(Grant::Busy {
                 takeover: Duration::from_millis(reply.count(1)?),
                 noted: reply.int(2)? == 1,
+                fence: reply.int(3)?,
             }),
             _ => Err(self.unexpected(&reply)),
         }
@@ -197,13 +227,40 @@ impl Claim {
         Ok(committed)
     }
 
-    /// Gives the lease up, if it is this claim's.
-    pub(super) async fn abandon(&self) {
-        let call = ABANDON.call(self.place.keys()).arg(&self.token);
+    /// Ends the lease with a load that has failed, and leaves `record` in its place for `ttl`.
+    /// Whether the lease was still this claim's: if not, the load was superseded or invalidated, and
+    /// nothing is left of it.
+    pub(super) async fn fail(&self, record: &[u8], ttl: Ttl) -> Result<bool> {
+        let call = FAIL
+            .call(self.place.keys())
+            .arg(&self.token)
+            .arg(self.fence.load(Ordering::Relaxed))
+            .arg(record)
+            .arg(ttl.millis());
+        let reply = self.client.run(call, self.client.cache_deadline()).await?;
+        let ours = match reply.status()? {
+            "OK" => true,
+            "LOST" => false,
+            _ => return Err(self.unexpected(&reply)),
+        };
+        self.open.store(false, Ordering::Relaxed);
+        Ok(ours)
+    }
+
+    /// Gives the lease up, if it is this claim's, and says whether it was.
+    pub(super) async fn abandon(&self) -> bool {
+        let call = ABANDON
+            .call(self.place.keys())
+            .arg(&self.token)
+            .arg(self.fence.load(Ordering::Relaxed));
         match self.client.run(call, self.client.cache_deadline()).await {
-            Ok(_) => self.open.store(false, Ordering::Relaxed),
+            Ok(reply) => {
+                self.open.store(false, Ordering::Relaxed);
+                reply.status().is_ok_and(|status| status == "OK")
+            }
             Err(error) => {
                 tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not given up");
+                false
             }
         }
     }
@@ -225,11 +282,18 @@ impl Claim {
         }
     }
 
-    fn unexpected(&self, reply: &Reply) -> crate::error::Error {
+    fn unexpected(&self, reply: &Reply) -> Error {
         reply.unexpected().with_key(&self.place.name)
     }
 }
 
+/// How much longer than `max_load` a lease lives: a loader that is dropped then still has the lease,
+/// and the failure can be recorded in its place.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// The pauses between two tries to give a lease up.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest `max_load`: whoever waits for longer does not wait for a cache.
+const LONGEST_LOAD: Duration = Duration::from_secs(24 * 60 * 60);

@@ -8,12 +8,16 @@
 //!   the lease and the commit ends the lease, so the commit is refused; an invalidation between
 //!   the stamps and the read changes a generation. If neither happened, every invalidation that
 //!   had returned when a joiner began took effect before the load did.
-//! - A value taken from Redis is read and judged after closing.
+//! - A value taken from Redis is read and judged after closing. So is the record of a load that
+//!   has failed elsewhere.
+//! - The error of a load that failed here is proved as a value is, with the record in the place of
+//!   the commit.
 //!
 //! Otherwise they ask again. An invalidation that takes effect after that proof has not returned
 //! when they began. Spawned by `memoize`.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +29,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::entry::{self, Miss, ReadFrom, Reading};
+use super::failure::Failure;
 use super::flight::{Open, Outcome, Running};
 use super::lease::{Claim, Committed, Grant};
 use super::order::Order;
+use super::rounds::Rounds;
+use super::solo::Seat;
 use super::wake::Hint;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::tags::{Generation, Snapshot};
@@ -45,6 +52,12 @@ pub(super) struct Load {
     seen: Bytes,
     /// Generations as they were before the lease was asked for.
     snapshot: Snapshot,
+    /// What the call that opened the flight has been through.
+    rounds: Rounds,
+    /// The fence of the load elsewhere that is waited for.
+    awaited: Option<i64>,
+    /// The fence of a failed load whose record is no longer valid.
+    dead: Option<i64>,
 }
 
 /// What came of asking for the lease.
@@ -54,6 +67,8 @@ enum Granted<V> {
         generations: Vec<Generation>,
     },
     Found(Arc<V>),
+    /// The loads of others were of no use, or took too long to be.
+    Alone,
     Deserted,
 }
 
@@ -67,7 +82,7 @@ enum Woken {
 
 impl Load {
     /// A flight that `read` has made necessary: a miss, or an outage that is bypassed.
-    pub(super) fn new(order: Order, open: Open, read: Result<Miss>) -> Self {
+    pub(super) fn new(order: Order, open: Open, read: Result<Miss>, rounds: Rounds) -> Self {
         let (miss, out) = match read {
             Ok(miss) => (miss, None),
             Err(error) => (Miss::default(), Some(error)),
@@ -80,6 +95,9 @@ impl Load {
             open,
             seen: miss.seen,
             snapshot: miss.snapshot,
+            rounds,
+            awaited: None,
+            dead: None,
         }
     }
 
@@ -98,7 +116,15 @@ impl Load {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        self.fly(loader, creator).await;
+        let flight = self.open.flight().clone();
+        {
+            let mut beats = pin!(flight.beats());
+            tokio::select! {
+                biased;
+                () = self.fly(loader, creator) => {}
+                never = &mut beats => match never {},
+            }
+        }
         self.into_claim().end().await;
     }
 
@@ -123,6 +149,11 @@ impl Load {
                 self.lead(loader, until, &generations).await
             }
             Ok(Granted::Found(value)) => Ok(value),
+            Ok(Granted::Alone) => match self.alone(loader, &mut creator).await {
+                Ok(Some(value)) => Ok(value),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            },
             Ok(Granted::Deserted) => return,
             Err(error) if bypasses(&error) => {
                 match self.without(loader, error, &mut creator).await {
@@ -136,12 +167,16 @@ impl Load {
         let result = result.map_err(|error| self.order.named(error));
         if let Err(error) = &result {
             self.open.close();
-            self.open.settle(Outcome::Failed(error.clone()));
+            self.open.settle(Outcome::Failed {
+                error: error.clone(),
+                proved: false,
+            });
         }
         let _ = creator.send(result);
     }
 
-    /// Asks for the lease until it is granted, a value is found, or nobody wants either.
+    /// Asks for the lease until it is granted, a value or the record of a failure is found, or
+    /// nobody wants either.
     async fn lease<V: DeserializeOwned + Send + Sync + 'static>(
         &mut self,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
@@ -151,14 +186,20 @@ impl Load {
         let mut ear = self.order.room.ears.open(&self.order.place.value);
         let mut pauses = Pauses::default();
         for attempt in 0u32.. {
+            if self.rounds.alone() {
+                return Ok(Granted::Alone);
+            }
             // Listen first: whatever ends the lease after it was asked for is heard.
             let value = &self.order.place.value;
             let mut missed = client.missed(value);
             let channel = self.order.room.ears.channel(&client, value).await;
             ear.clear();
+            let closed = self.open.is_closed();
             let deadline = client.cache_deadline();
-            let grant = self.claim.stake(&self.seen, channel.as_ref(), deadline);
-            let (takeover, noted) = match grant.await {
+            let grant = self
+                .claim
+                .stake(&self.seen, self.dead, channel.as_ref(), deadline);
+            let (takeover, noted, fence) = match grant.await {
                 Ok(Grant::Lead { fence, until }) => {
                     tracing::debug!(target: "hedgerow::cache", key, fence, attempt, "lead");
                     let generations = self.stamps(attempt > 0).await?;
@@ -168,11 +209,41 @@ impl Load {
                     Some(value) => return Ok(Granted::Found(value)),
                     None => continue,
                 },
-                Ok(Grant::Busy { takeover, noted }) => (takeover, noted),
+                Ok(Grant::Failed { fence, record }) => {
+                    if !closed {
+                        self.open.close();
+                        // What was recorded before is not proved for the last who joined.
+                        if self.open.has_joined() {
+                            continue;
+                        }
+                    }
+                    match self.failed_elsewhere(record).await? {
+                        Some(error) => return Err(error),
+                        None => self.dead = Some(fence),
+                    }
+                    continue;
+                }
+                Ok(Grant::Busy {
+                    takeover,
+                    noted,
+                    fence,
+                }) => (takeover, noted, fence),
                 Err(error) => return Err(error),
             };
+            if self
+                .awaited
+                .replace(fence)
+                .is_some_and(|before| before != fence)
+            {
+                // The load before has ended without a value.
+                self.rounds.another();
+                if self.rounds.alone() {
+                    return Ok(Granted::Alone);
+                }
+            }
             tracing::debug!(target: "hedgerow::cache", key, attempt, noted, "wait");
             let until = Instant::now() + pauses.next(noted).min(takeover);
+            let until = until.min(self.rounds.patience());
             let woken = async {
                 tokio::select! {
                     hint = ear.hint() => match hint {
@@ -227,11 +298,29 @@ impl Load {
             }
             Reading::Miss(miss) => {
                 self.open.settle(Outcome::Again);
+                self.rounds.another();
+                self.awaited = None;
                 self.seen = miss.seen;
                 self.snapshot = miss.snapshot;
                 Ok(None)
             }
         }
+    }
+
+    /// The error that `record` tells of, if it is still valid; those who joined have it then, too.
+    /// The flight is closed, and was when the record was asked for, unless nobody had joined.
+    async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
+        let client = &self.order.cache.client;
+        let deadline = client.cache_deadline();
+        let judged = entry::record::<Failure>(client, record, &self.order.tags, deadline).await?;
+        let error = judged.map(|failure| self.order.named(failure.error()));
+        if let Some(error) = &error {
+            self.open.settle(Outcome::Failed {
+                error: error.clone(),
+                proved: true,
+            });
+        }
+        Ok(error)
     }
 
     /// What the value will be stamped with. The lease is held, and is given up when the flight fails
@@ -252,6 +341,35 @@ impl Load {
             self.claim.abandon().await;
         }
         generations
+    }
+
+    /// The load has failed: tells those who wait, here and elsewhere. The lease is held.
+    async fn fail(&self, error: &Error, generations: &[Generation]) {
+        self.open.close();
+        let record = match Failure::of(error) {
+            Some(failure) => self.order.record(&failure, generations),
+            None => {
+                // It says more of who asked than of the key: each must ask by himself.
+                self.claim.abandon().await;
+                return self.open.settle(Outcome::Again);
+            }
+        };
+        let ended = async {
+            let Some((record, ttl)) = record else {
+                return self.claim.abandon().await;
+            };
+            match self.claim.fail(&record, ttl).await {
+                Ok(ours) => ours,
+                // A full server takes no record.
+                Err(error) if error.fate() == Fate::Refused => self.claim.abandon().await,
+                Err(_) => false,
+            }
+        };
+        let (ours, verified) = futures::join!(ended, self.verified(generations));
+        self.open.settle(Outcome::Failed {
+            error: error.clone(),
+            proved: ours && verified,
+        });
     }
 
     /// Loads, stores and shares the value. The lease is held.
@@ -286,9 +404,7 @@ impl Load {
         let (value, entry) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                // Closed first, or a caller woken by it could join a flight that has failed.
-                self.open.close();
-                self.claim.abandon().await;
+                self.fail(&error, generations).await;
                 return Err(error);
             }
         };
@@ -331,6 +447,70 @@ impl Load {
         self.open.begin_load();
         let value = Arc::new(self.finished(loader, until).await?);
         self.open.close();
+        self.open.settle(Outcome::Value {
+            value: value.clone(),
+            proved: false,
+        });
+        Ok(Some(value))
+    }
+
+    /// Loads by itself, because the loads of others were of no use to the caller: in its turn, but
+    /// no later than the caller can wait. The value is not stored; who is there before the load
+    /// begins shares it. `None` when nobody waits for it any more before it has begun.
+    async fn alone<V, L, Fut, E>(
+        &self,
+        loader: L,
+        creator: &mut oneshot::Sender<Result<Arc<V>>>,
+    ) -> Result<Option<Arc<V>>>
+    where
+        V: Send + Sync + 'static,
+        L: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let (room, silence) = (&self.order.room, self.rounds.silence());
+        // Those who have joined are there before any load that begins from now on.
+        self.open.close();
+        let turn = loop {
+            let mut shared = match room.solos.board(&self.open, silence) {
+                Seat::Own(turn) => break turn,
+                Seat::Shared(passenger) => passenger,
+            };
+            let outcome = tokio::select! {
+                outcome = shared.outcome(silence, self.rounds.over()) => outcome,
+                () = deserted(creator, &self.open) => return Ok(None),
+            };
+            match outcome {
+                Some(Outcome::Value { value, .. }) => {
+                    // A load of another type is no use here.
+                    if let Ok(typed) = value.clone().downcast() {
+                        let proved = false;
+                        self.open.settle(Outcome::Value { value, proved });
+                        return Ok(Some(typed));
+                    }
+                }
+                Some(Outcome::Failed { error, .. }) => return Err(error),
+                Some(Outcome::Again) => {}
+                None => return Err(Rounds::out_of_time()),
+            }
+        };
+        let in_turn = async {
+            let turn = turn.comes().await;
+            (turn, room.bulkhead.place().await)
+        };
+        let _places = tokio::select! {
+            places = in_turn => Some(places),
+            () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
+            // Whoever waits for this load keeps his place meanwhile; it counts for both.
+            () = self.open.urged() => None,
+            () = deserted(creator, &self.open) => return Ok(None),
+        };
+        self.running.let_in();
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, rounds = self.rounds.used(), "loading alone");
+        turn.begin();
+        self.open.begin_load();
+        let until = Instant::now() + self.order.terms.max_load.duration();
+        let value = Arc::new(self.finished(loader, until).await?);
         self.open.settle(Outcome::Value {
             value: value.clone(),
             proved: false,
@@ -390,24 +570,10 @@ impl Load {
     /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
     /// is closed.
     async fn commit(&self, entry: &[u8], generations: &[Generation]) -> bool {
-        let Order {
-            cache, place, tags, ..
-        } = &self.order;
+        let place = &self.order.place;
         let ttl = self.order.jittered_ttl();
-        let verified = async {
-            if !self.open.has_late() {
-                return true;
-            }
-            let deadline = cache.client.cache_deadline();
-            let present = entry::generations(&cache.client, tags, deadline).await;
-            present.is_ok_and(|present| {
-                present
-                    .iter()
-                    .zip(generations)
-                    .all(|(present, stamped)| *present == Some(*stamped))
-            })
-        };
-        let (committed, verified) = futures::join!(self.claim.commit(entry, ttl), verified);
+        let committed = self.claim.commit(entry, ttl);
+        let (committed, verified) = futures::join!(committed, self.verified(generations));
         match committed {
             Ok(Committed::Stored) => {
                 tracing::debug!(target: "hedgerow::cache", key = place.name, verified, "stored");
@@ -426,6 +592,22 @@ impl Load {
                 false
             }
         }
+    }
+
+    /// Whether `generations` are still the present ones, if anybody has joined who must know. The
+    /// flight is closed.
+    async fn verified(&self, generations: &[Generation]) -> bool {
+        if !self.open.has_late() {
+            return true;
+        }
+        let client = &self.order.cache.client;
+        let deadline = client.cache_deadline();
+        let present = entry::generations(client, &self.order.tags, deadline).await;
+        present.is_ok_and(|present| {
+            let all = present.iter().zip(generations);
+            all.into_iter()
+                .all(|(present, stamped)| *present == Some(*stamped))
+        })
     }
 }
 

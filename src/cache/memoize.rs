@@ -7,11 +7,12 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::Cache;
@@ -19,6 +20,7 @@ use super::entry::{self, Miss, ReadFrom, Reading};
 use super::flight::{Boarding, Open, Outcome, Running};
 use super::load::Load;
 use super::order::Order;
+use super::rounds::Rounds;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Tag;
 use crate::time::Ttl;
@@ -100,20 +102,22 @@ impl<L> Memoize<L> {
         let (tags, value_key) = (tags?, cache.keys()?.value(&key)?);
         let room = cache.room();
         Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
-        let began = Instant::now();
-        for round in 0.. {
-            // Who has been told often enough to ask again flies alone: its own load begins after
+        let patience = cache.client.cache_deadline().remaining();
+        let mut rounds = Rounds::begin(cache.terms()?, patience);
+        loop {
+            // Who has been told often enough to ask again loads alone: its own load begins after
             // its call, so it may have the value whatever happens meanwhile.
-            let alone = round >= ROUNDS;
+            let alone = rounds.alone();
+            let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
             let joined = if alone {
                 None
             } else {
-                room.flights.join(&value_key, began)
+                room.flights.join(&value_key, began, silence)
             };
-            let passenger = match joined {
+            let mut passenger = match joined {
                 Some(passenger) => passenger,
                 None => {
-                    let deadline = cache.client.cache_deadline();
+                    let deadline = cache.client.cache_deadline().at_most(rounds.over());
                     let stack = &cache.setup.stack;
                     // Whoever was told to ask again is not told by a replica.
                     let from = match round {
@@ -138,31 +142,35 @@ impl<L> Memoize<L> {
                     let boarding = if alone {
                         Boarding::Opened(room.flights.alone(&value_key))
                     } else {
-                        room.flights.board(&value_key, began)
+                        room.flights.board(&value_key, began, silence)
                     };
                     match boarding {
                         Boarding::Joined(passenger) => passenger,
                         Boarding::Opened(open) => {
                             let order = Order::new(cache, key, ttl, tags)?;
-                            return fly(order, open, miss, loader).await;
+                            return fly(order, open, miss, rounds, loader).await;
                         }
                     }
                 }
             };
-            match passenger.outcome().await {
-                Outcome::Value { value, .. } => {
+            let outcome = passenger.outcome(silence, rounds.patience()).await;
+            match outcome {
+                Some(Outcome::Value { value, .. }) => {
                     // A flight for another type is no use here.
                     if let Ok(value) = value.downcast() {
                         return Ok(value);
                     }
                 }
                 // Of a flight that heeds another policy.
-                Outcome::Failed(error) if cache.setup.outage.bypasses(&error) => {}
-                Outcome::Failed(error) => return Err(error),
-                Outcome::Again => {}
+                Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
+                Some(Outcome::Failed { error, .. }) => return Err(error),
+                None if Instant::now() >= rounds.over() => {
+                    return Err(Rounds::out_of_time().with_key(&key));
+                }
+                Some(Outcome::Again) | None => {}
             }
+            rounds.another();
         }
-        unreachable!("a caller that flies alone returns")
     }
 }
 
@@ -171,6 +179,7 @@ async fn fly<V, L, Fut, E>(
     order: Order,
     open: Open,
     read: Result<Miss>,
+    rounds: Rounds,
     loader: L,
 ) -> Result<Arc<V>>
 where
@@ -182,15 +191,16 @@ where
     let (creator, value) = oneshot::channel();
     let (cache, key) = (&*order.cache.setup.name, &*order.place.name);
     let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache, key);
-    let load = Load::new(order, open, read);
+    let name = key.to_owned();
+    let load = Load::new(order, open, read, rounds);
     tokio::spawn(load.run(loader, creator).instrument(span));
-    value.await.unwrap_or_else(|_| {
-        Err(Error::new(
+    match timeout_at(rounds.over(), value).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Error::new(
             ErrorKind::Disconnected,
             "the runtime that carried the load has shut down",
-        ))
-    })
+        )),
+        // The load goes on, for those who come later.
+        Err(_) => Err(Rounds::out_of_time().with_key(&name)),
+    }
 }
-
-/// How often a caller joins the flights of others before it flies alone.
-const ROUNDS: u32 = 3;

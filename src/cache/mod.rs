@@ -5,15 +5,19 @@
 //! [`load`] what a process shares, [`lease`] who may store.
 
 mod entry;
+mod failure;
 mod flight;
 mod lease;
 mod load;
 mod memoize;
 mod order;
 mod outage;
+mod rounds;
 mod set;
+mod solo;
 mod wake;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +32,9 @@ pub use set::Set;
 pub use self::entry::ReadFrom;
 use self::entry::Reading;
 use self::flight::Flights;
-use self::lease::Place;
+use self::lease::{Place, Terms};
 use self::outage::Bulkhead;
+use self::solo::Solos;
 use self::wake::Ears;
 use crate::client::Client;
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
@@ -54,8 +59,10 @@ impl Client {
                 name: name.into(),
                 names,
                 stack: Stack::default(),
-                max_load: Duration::from_secs(30),
-                takeover: Duration::from_secs(10),
+                max_load: MAX_LOAD,
+                takeover: TAKEOVER,
+                terms: Terms::new(MAX_LOAD, TAKEOVER),
+                error_ttl: Ttl::new("error_ttl", ERROR_TTL).map(Some),
                 outage: Outage::default(),
                 read_from: ReadFrom::Primary,
                 room: self.room(|| Room::of(self)),
@@ -103,6 +110,10 @@ struct Setup {
     stack: Stack,
     max_load: Duration,
     takeover: Duration,
+    /// Both, checked when they were set.
+    terms: Result<Terms>,
+    /// How long the failure of a load is kept; `None` for not at all.
+    error_ttl: Result<Option<Ttl>>,
     read_from: ReadFrom,
     outage: Outage,
     room: Arc<Room>,
@@ -119,6 +130,7 @@ struct Names {
 #[derive(Debug)]
 struct Room {
     flights: Arc<Flights>,
+    solos: Arc<Solos>,
     ears: Arc<Ears>,
     horizon: Horizon,
     bulkhead: Bulkhead,
@@ -128,6 +140,7 @@ impl Room {
     fn of(client: &Client) -> Self {
         Self {
             flights: Arc::default(),
+            solos: Arc::default(),
             ears: Arc::default(),
             horizon: Horizon::default(),
             bulkhead: Bulkhead::new(client.loads_without_redis()),
@@ -150,11 +163,36 @@ impl Cache {
         self
     }
 
-    /// The longest that a loader may run, 30 s by default. It is dropped then, and no lease of it
-    /// is left.
+    /// The longest that a loader may run, 30 s by default and a day at most. It is dropped then,
+    /// and no lease of it is left.
+    ///
+    /// A call of [`memoize`](Self::memoize) waits no longer than this and the
+    /// [cache deadline](crate::ClientBuilder::cache_deadline), also for loads of others. The first
+    /// call fails with `InvalidInput` if the duration is zero or too long.
     #[must_use]
     pub fn max_load(mut self, max_load: Duration) -> Self {
-        Arc::make_mut(&mut self.setup).max_load = max_load;
+        let setup = Arc::make_mut(&mut self.setup);
+        setup.max_load = max_load;
+        setup.terms = Terms::new(max_load, setup.takeover);
+        self
+    }
+
+    /// How long a failed load is remembered, 1 s by default, give or take a tenth.
+    ///
+    /// The calls that waited for the load fail with it, in other processes too, and so do the
+    /// calls that come within this time: a database that is down is not asked again by each of
+    /// them in turn. What is kept in Redis is the kind of the error and at most 200 bytes of its
+    /// text; [`remove`](Self::remove), [`set`](Self::set) and invalidations end it.
+    ///
+    /// Zero turns this off, and keeps the text of the loader's error out of Redis; only callers of
+    /// the process that loads share the error then.
+    #[must_use]
+    pub fn error_ttl(mut self, ttl: Duration) -> Self {
+        let checked = match ttl.is_zero() {
+            true => Ok(None),
+            false => Ttl::new("error_ttl", ttl).map(Some),
+        };
+        Arc::make_mut(&mut self.setup).error_ttl = checked;
         self
     }
 
@@ -162,7 +200,9 @@ impl Cache {
     /// default: what the crash of a loading process costs those who wait for it.
     #[must_use]
     pub fn takeover(mut self, takeover: Duration) -> Self {
-        Arc::make_mut(&mut self.setup).takeover = takeover;
+        let setup = Arc::make_mut(&mut self.setup);
+        setup.takeover = takeover;
+        setup.terms = Terms::new(setup.max_load, takeover);
         self
     }
 
@@ -197,10 +237,12 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails, with its
-    /// error as the source (see [`Error::loader_error`](crate::Error::loader_error));
-    /// `LoaderPanicked`; `LoaderTimeout` after [`max_load`](Self::max_load); `Reentrant` when the
-    /// loader asks for its own key; `Encode` or `TooLarge` when the value cannot be stored. An
-    /// error is told to all who wait for the load, and is not cached. What Redis refuses or does
+    /// error as the source where it ran (see [`Error::loader_error`](crate::Error::loader_error))
+    /// and its text elsewhere; `LoaderPanicked`; `LoaderTimeout` when the loader runs longer than
+    /// [`max_load`](Self::max_load), or no load of another comes to an end by then; `Reentrant`
+    /// when the loader asks for its own key; `Encode` or `TooLarge` when the value cannot be
+    /// stored. All who wait for a load that fails are told so, and who asks within
+    /// [`error_ttl`](Self::error_ttl), except of `Reentrant`. What Redis refuses or does
     /// not answer before the load is an error too, unless [`outage`](Self::outage) says that it is
     /// to be done without: then it is `LoaderTimeout` when no place to load becomes free within
     /// `max_load`. When only storing fails, the loaded value is returned.
@@ -314,13 +356,20 @@ impl Cache {
     }
 
     async fn invalidate(&self, tags: &[Tag]) -> Result<()> {
-        let keep = self.setup.max_load.saturating_add(SLACK);
-        let keep = Ttl::new("max_load", keep)?.duration();
+        let keep = self.terms()?.max_load.duration() + SLACK;
         tags::invalidate(&self.client, tags, keep, self.client.cache_deadline()).await
     }
 
     fn names(&self) -> Result<&Names> {
+        self.terms()?;
+        if let Err(error) = &self.setup.error_ttl {
+            return Err(error.clone());
+        }
         self.setup.names.as_ref().map_err(Clone::clone)
+    }
+
+    fn terms(&self) -> Result<Terms> {
+        self.setup.terms.clone()
     }
 
     fn keys(&self) -> Result<&CacheKeys> {
@@ -333,24 +382,40 @@ impl Cache {
 
     /// The whole cache's tag, then those that `names` names, each once.
     fn tags(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
-        let mut tags = vec![self.names()?.whole.clone()];
-        for name in names {
-            let tag = Tag::named(&self.client, name.as_ref())?;
-            if tags.iter().all(|other| other.id != tag.id) {
-                tags.push(tag);
-            }
-        }
-        Ok(tags)
+        self.distinct(names, usize::MAX)
     }
 
     /// The tags of a value that is to be stored: as [`tags`](Self::tags), and as many as fit.
     fn labels(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
-        let tags = self.tags(names)?;
-        if tags.len() > MOST_STAMPS {
-            let (given, most) = (tags.len() - 1, MOST_STAMPS - 1);
-            return Err(Error::invalid(format!(
-                "{given} tags on one value; use at most {most}"
-            )));
+        self.distinct(names, MOST_STAMPS - 1)
+    }
+
+    /// As [`tags`](Self::tags); stops at one more than `most` that `names` names.
+    fn distinct(
+        &self,
+        names: impl IntoIterator<Item = impl AsRef<str>>,
+        most: usize,
+    ) -> Result<Vec<Tag>> {
+        let mut tags = vec![self.names()?.whole.clone()];
+        let mut seen = HashSet::new();
+        for (count, name) in names.into_iter().enumerate() {
+            // A list that names the same few over and over has no end otherwise.
+            if count / 16 > most {
+                return Err(Error::invalid(format!(
+                    "over {count} names of tags on one value; name each of them once"
+                )));
+            }
+            let tag = Tag::named(&self.client, name.as_ref())?;
+            if !seen.insert(tag.id) {
+                continue;
+            }
+            if seen.len() > most {
+                return Err(Error::invalid(format!(
+                    "{} tags on one value, or more; use at most {most}",
+                    seen.len()
+                )));
+            }
+            tags.push(tag);
         }
         Ok(tags)
     }
@@ -372,6 +437,15 @@ fn in_part(error: Error) -> Error {
         false => error,
     }
 }
+
+/// The longest that a loader may run, unless said otherwise.
+const MAX_LOAD: Duration = Duration::from_secs(30);
+
+/// How long a leader may be silent, unless said otherwise.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// How long a failed load is remembered, unless said otherwise.
+const ERROR_TTL: Duration = Duration::from_secs(1);
 
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

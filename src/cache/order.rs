@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::failure::Failure;
 use super::lease::{Place, Terms};
 use super::{Cache, Room, entry};
-use crate::codec::Stamp;
+use crate::codec::{Stack, Stamp};
 use crate::error::{Error, Result};
 use crate::tags::{Generation, Snapshot, Tag};
 use crate::time::{Deadline, Ttl};
@@ -29,8 +30,7 @@ pub(super) struct Order {
 
 impl Order {
     pub(super) fn new(cache: Cache, key: String, ttl: Ttl, mut tags: Vec<Tag>) -> Result<Self> {
-        let max_load = Ttl::new("max_load", cache.setup.max_load)?;
-        let takeover = Ttl::new("takeover", cache.setup.takeover)?;
+        let terms = cache.terms()?;
         let place = cache.place(key)?;
         for tag in &mut tags {
             *tag = tag.beside(&cache.client, &place.value);
@@ -41,10 +41,7 @@ impl Order {
             cache,
             tags,
             ttl,
-            terms: Terms {
-                max_load,
-                takeover: takeover.min(max_load),
-            },
+            terms,
         })
     }
 
@@ -75,25 +72,45 @@ impl Order {
         generations: &[Generation],
         cost: Duration,
     ) -> Result<Vec<u8>> {
-        debug_assert_eq!(self.tags.len(), generations.len(), "one for each tag");
-        let stamps: Vec<Stamp> = self
-            .tags
-            .iter()
-            .zip(generations)
-            .map(|(tag, generation)| Stamp {
-                tag: tag.id.0,
-                generation: generation.stamp(),
-            })
-            .collect();
+        let stamps = self.stamps(generations);
         let entry = self.cache.setup.stack.encode(value, &stamps, cost);
         entry.map_err(|error| self.named(error))
     }
 
+    /// The record of a load that has failed, stamped as its value would have been, and how long it
+    /// is kept; `None` where there is to be none.
+    pub(super) fn record(
+        &self,
+        failure: &Failure,
+        generations: &[Generation],
+    ) -> Option<(Vec<u8>, Ttl)> {
+        let ttl = self
+            .cache
+            .setup
+            .error_ttl
+            .as_ref()
+            .ok()
+            .copied()
+            .flatten()?;
+        let stamps = self.stamps(generations);
+        // In a codec that takes it, whatever the values are written in.
+        let record = Stack::default().encode(failure, &stamps, Duration::ZERO);
+        Some((record.ok()?, jittered(ttl)))
+    }
+
+    fn stamps(&self, generations: &[Generation]) -> Vec<Stamp> {
+        debug_assert_eq!(self.tags.len(), generations.len(), "one for each tag");
+        let tags = self.tags.iter().zip(generations);
+        tags.map(|(tag, generation)| Stamp {
+            tag: tag.id.0,
+            generation: generation.stamp(),
+        })
+        .collect()
+    }
+
     /// The TTL, give or take a tenth: what is stored together does not expire together.
     pub(super) fn jittered_ttl(&self) -> Ttl {
-        let shortest = 2.0 - LONGEST_SPREAD;
-        self.ttl
-            .spread(rand::random_range(shortest..=LONGEST_SPREAD))
+        jittered(self.ttl)
     }
 
     /// `error`, about the key of this order unless it is about a tag.
@@ -103,6 +120,11 @@ impl Order {
             None => error.with_key(&self.place.name),
         }
     }
+}
+
+fn jittered(ttl: Ttl) -> Ttl {
+    let shortest = 2.0 - LONGEST_SPREAD;
+    ttl.spread(rand::random_range(shortest..=LONGEST_SPREAD))
 }
 
 /// A stored entry lives at most this many times its TTL.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 
 /// What a cache does when Redis is out, refuses, or does not answer in time.
 ///
@@ -81,8 +81,16 @@ impl Bulkhead {
             _ => Err(Error::new(
                 ErrorKind::LoaderTimeout,
                 "Redis is out, and too many loads ran without it for longer than max_load",
-            )),
+            )
+            .with_fate(Fate::NotExecuted)),
         }
+    }
+
+    /// Waits for a place to load, for as long as it takes.
+    ///
+    /// Cancel safety: a dropped wait gives its turn up.
+    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.acquire().await.ok()
     }
 
     pub(super) fn load(&self) {

@@ -73,9 +73,10 @@ impl<V: Serialize> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
         let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
-        match Self::stored(self.value, &order).await {
+        let deadline = order.cache.client.cache_deadline();
+        match Self::stored(self.value, &order, deadline).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
-                let removed = cleared(&order).await;
+                let removed = cleared(&order, deadline).await;
                 tracing::debug!(target: "hedgerow::cache", key = order.place.name, %error, removed, "bypassed a set");
                 order.room.bulkhead.write();
                 Ok(())
@@ -84,8 +85,7 @@ impl<V: Serialize> Set<'_, V> {
         }
     }
 
-    async fn stored(value: &V, order: &Order) -> Result<()> {
-        let deadline = order.cache.client.cache_deadline();
+    async fn stored(value: &V, order: &Order, deadline: Deadline) -> Result<()> {
         let generations = order.generations(deadline).await;
         let generations = generations.map_err(|error| order.named(error))?;
         let entry = order.encode(value, &generations, Duration::ZERO)?;
@@ -94,10 +94,9 @@ impl<V: Serialize> Set<'_, V> {
 }
 
 /// Removes what is there now, which is older than what was to be stored, if the server takes that.
-async fn cleared(order: &Order) -> bool {
+async fn cleared(order: &Order, deadline: Deadline) -> bool {
     order.room.flights.detach(&order.place.value);
     let client = &order.cache.client;
-    let deadline = client.cache_deadline();
     let here = order.place.clear_if_served(client, deadline);
     let there = async {
         match order.place.twin(client) {

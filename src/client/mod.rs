@@ -175,7 +175,7 @@ impl Client {
     pub async fn ping(&self) -> Result<()> {
         let deadline = self.deadline();
         let ping = redis::cmd("PING");
-        retry::command(&self.0.topology, ping, None, Retry::Safe, deadline)
+        retry::command(&self.0.topology, ping, None, Retry::Reads, deadline)
             .await
             .map(drop)
     }

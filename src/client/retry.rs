@@ -53,7 +53,7 @@ pub(super) async fn command(
 
 /// Waits for a sign of life of the servers.
 pub(super) async fn greet(topology: &Topology, deadline: Deadline) -> Result<()> {
-    let mut attempts = Attempts::new(Retry::Safe, deadline);
+    let mut attempts = Attempts::new(Retry::Reads, deadline);
     loop {
         match topology.greet(deadline).await {
             Ok(()) => return Ok(()),
@@ -64,7 +64,7 @@ pub(super) async fn greet(topology: &Topology, deadline: Deadline) -> Result<()>
 
 /// Reads string keys. Reads change nothing, so they may always be sent again.
 pub(super) async fn read(topology: &Topology, keys: &[Key], deadline: Deadline) -> Result<Values> {
-    let mut attempts = Attempts::new(Retry::Safe, deadline);
+    let mut attempts = Attempts::new(Retry::Reads, deadline);
     loop {
         match topology.read(keys, deadline).await {
             Ok(values) => return Ok(values),
@@ -129,8 +129,17 @@ impl Attempts {
     /// Pauses before the next attempt, or says that there must be none.
     ///
     /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
-    /// a later attempt says of itself: that one was refused, the first may have been applied.
+    /// a later attempt says of itself: that one was refused, the first may have been applied. What
+    /// only reads applies nothing, and may be called again whatever became of it.
     async fn pause_after(&mut self, error: Error) -> Result<()> {
+        let outcome = self.pause_unless_last(error).await;
+        outcome.map_err(|error| match (self.retry, error.fate()) {
+            (Retry::Reads, Fate::Unknown) => error.with_fate(Fate::NotExecuted),
+            _ => error,
+        })
+    }
+
+    async fn pause_unless_last(&mut self, error: Error) -> Result<()> {
         let unsent = error.kind() == ErrorKind::Timeout && error.fate() == Fate::NotExecuted;
         if unsent || error.kind() == ErrorKind::CircuitOpen {
             // The deadline came, or the breaker opened, before the call was sent again: what it has
@@ -139,8 +148,8 @@ impl Attempts {
         }
         self.may_have_run |= error.fate() == Fate::Unknown;
         let again = match error.fate() {
-            Fate::NotExecuted => !self.may_have_run || self.retry == Retry::Safe,
-            Fate::Unknown => self.retry == Retry::Safe,
+            Fate::NotExecuted => !self.may_have_run || self.retry != Retry::Unsafe,
+            Fate::Unknown => self.retry != Retry::Unsafe,
             Fate::Refused => false,
         };
         let pause = self.backoff.pause();

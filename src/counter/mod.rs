@@ -72,7 +72,7 @@ impl Counter {
         let command = plain("GET", key);
         let value = self
             .client
-            .command(command, key, Retry::Safe, self.client.deadline())
+            .command(command, key, Retry::Reads, self.client.deadline())
             .await;
         let value = value.and_then(integer).map_err(|error| self.named(error))?;
         Ok(value.unwrap_or(0))

@@ -45,6 +45,9 @@ struct Arity {
 /// Whether a call may be sent again when nobody knows whether it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retry {
+    /// It changes nothing, so it may always be sent again, and there is no telling whether it was
+    /// applied.
+    Reads,
     /// A second run answers as the first did and changes nothing more.
     Safe,
     /// A second run would change something more.
@@ -70,6 +73,7 @@ impl Script {
             .next()
             .and_then(|line| line.split(' ').next())
         {
+            Some("safe") if shebang.contains("no-writes") => Retry::Reads,
             Some("safe") => Retry::Safe,
             Some("unsafe") => Retry::Unsafe,
             other => panic!("{name} says Retry: {other:?}, not safe or unsafe"),

@@ -208,25 +208,56 @@ pub(crate) async fn invalidate(
     keep: Duration,
     deadline: Deadline,
 ) -> Result<()> {
-    let mut all = Vec::with_capacity(tags.len());
-    for tag in tags {
-        let places = tag.places(client).into_iter();
-        let renewed = places.map(|key| renewed(client, tag, key, keep, deadline));
-        // All of them, whatever comes of the others.
-        let renewed = join_all(renewed);
-        all.push(async move { renewed.await.into_iter().collect::<Result<()>>() });
-    }
     let mut first = None;
-    let mut failed: Vec<&str> = Vec::new();
-    for (tag, outcome) in tags.iter().zip(join_all(all).await) {
-        if let Err(error) = outcome {
-            failed.push(&tag.name);
-            first.get_or_insert(error);
+    let mut failed = Failed::default();
+    // A few at a time: others use the connection, too, and this task gives way in between.
+    for some in tags.chunks(AT_ONCE) {
+        let mut all = Vec::with_capacity(some.len());
+        for tag in some {
+            let places = tag.places(client).into_iter();
+            let renewed = places.map(|key| renewed(client, tag, key, keep, deadline));
+            // All of them, whatever comes of the others.
+            let renewed = join_all(renewed);
+            all.push(async move { renewed.await.into_iter().collect::<Result<()>>() });
         }
+        for (tag, outcome) in some.iter().zip(join_all(all).await) {
+            if let Err(error) = outcome {
+                failed.push(&tag.name);
+                first.get_or_insert(error);
+            }
+        }
+        tokio::task::yield_now().await;
     }
     match first {
         None => Ok(()),
-        Some(error) => Err(error.with_key(&failed.join(", "))),
+        Some(error) => Err(error.with_key(&failed.names())),
+    }
+}
+
+/// The names of tags that could not be renewed, as many as a reader can use.
+#[derive(Debug, Default)]
+struct Failed {
+    names: String,
+    more: usize,
+}
+
+impl Failed {
+    fn push(&mut self, name: &str) {
+        if !self.names.is_empty() && self.names.len() + name.len() > LONGEST_LIST {
+            self.more += 1;
+            return;
+        }
+        if !self.names.is_empty() {
+            self.names.push_str(", ");
+        }
+        self.names.push_str(name);
+    }
+
+    fn names(self) -> String {
+        match self.more {
+            0 => self.names,
+            more => format!("{} and {more} more", self.names),
+        }
     }
 }
 
@@ -254,6 +285,12 @@ async fn renewed(
 fn seed() -> [u8; 16] {
     rand::random()
 }
+
+/// How many tags are renewed at once.
+const AT_ONCE: usize = 256;
+
+/// The longest list of names in an error, in bytes, unless the first alone is longer.
+const LONGEST_LIST: usize = 256;
 
 /// Bytes of the mode of a tag.
 const MODE: usize = 1;

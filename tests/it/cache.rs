@@ -381,3 +381,36 @@ async fn an_entry_that_lost_its_whole_cache_tag_is_no_hit() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_max_load_that_is_too_long_is_refused_by_every_call_and_one_of_a_day_is_not() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    let day = Duration::from_secs(24 * 60 * 60);
+    let load = async || Ok::<_, std::convert::Infallible>(1u8);
+    for (max_load, fine) in [
+        (day, true),
+        (day * 365 * 100, false),
+        (Duration::ZERO, false),
+    ] {
+        let cache = cache.clone().max_load(max_load);
+        let outcomes = [
+            cache.memoize("k", day, load).await.map(drop),
+            cache.get::<u8>("k").await.map(drop),
+            cache.set("k", &1u8, day).await,
+            cache.invalidate_tags(["t"]).await,
+            cache.clear().await,
+            cache.remove("k").await,
+        ];
+        for outcome in outcomes {
+            match outcome {
+                Ok(()) => assert!(fine, "{max_load:?}"),
+                Err(error) => {
+                    assert!(!fine, "{error}");
+                    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                    assert!(error.to_string().contains("max_load"), "{error}");
+                }
+            }
+        }
+    }
+}

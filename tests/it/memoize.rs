@@ -97,9 +97,9 @@ async fn callers_who_wait_outlive_the_caller_who_came_first() {
 }
 
 #[tokio::test]
-async fn the_loaders_error_reaches_all_who_wait_and_is_not_cached() {
+async fn the_loaders_error_reaches_all_who_wait_and_is_not_kept_with_error_ttl_zero() {
     let server = Server::start().await;
-    let cache = server.client().await.cache("c");
+    let cache = server.client().await.cache("c").error_ttl(Duration::ZERO);
     let gate = Arc::new(Notify::new());
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..10 {
@@ -139,7 +139,7 @@ async fn the_loaders_error_reaches_all_who_wait_and_is_not_cached() {
 #[tokio::test]
 async fn a_panic_of_the_loader_is_an_error_and_poisons_nothing() {
     let server = Server::start().await;
-    let cache = server.client().await.cache("c");
+    let cache = server.client().await.cache("c").error_ttl(Duration::ZERO);
     async fn panicking() -> Result<u8, Infallible> {
         panic!("on purpose")
     }
@@ -159,7 +159,8 @@ async fn a_loader_that_takes_longer_than_max_load_is_dropped_and_leaves_no_lease
         .client()
         .await
         .cache("c")
-        .max_load(Duration::from_millis(50));
+        .max_load(Duration::from_millis(50))
+        .error_ttl(Duration::ZERO);
     let dropped = Arc::new(());
     let held = dropped.clone();
     let load = move || async move {

@@ -473,3 +473,44 @@ async fn an_entry_whose_generations_cannot_be_read_is_no_hit() {
     let plain = cache.get::<String>("plain").await.expect("bypassed");
     assert_eq!((plain, cache.bypassed().reads), (None, 1));
 }
+
+#[tokio::test]
+async fn a_set_that_is_bypassed_takes_one_cache_deadline_in_all() {
+    let server = Server::start_single().await;
+    let deadline = Duration::from_secs(2);
+    let cache = giving_up(&server, deadline).await.cache("c");
+    let cache = cache.outage(Outage::Bypass);
+    cache.set("k", &"before", MINUTE).await.expect("stored");
+    let pid = server.pid().await;
+    signal(pid, "STOP");
+    let began = Instant::now();
+    cache.set("k", &"set", MINUTE).await.expect("bypassed");
+    let took = began.elapsed();
+    signal(pid, "CONT");
+    assert_eq!(cache.bypassed().writes, 1);
+    // A second deadline would double it.
+    assert!(took < deadline * 3 / 2, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_read_that_was_not_answered_has_applied_nothing_and_may_be_made_again() {
+    let server = Server::start_single().await;
+    let client = hasty(&server).await;
+    let cache = client.cache("c");
+    cache.get::<String>("k").await.expect("connected");
+    client.counter("views").get().await.expect("connected");
+    let pid = server.pid().await;
+    signal(pid, "STOP");
+    for error in [
+        cache.get::<String>("k").await.expect_err("no answer"),
+        client.counter("views").get().await.expect_err("no answer"),
+        client.ping().await.expect_err("no answer"),
+    ] {
+        assert!(!error.is_indeterminate(), "{error}");
+        assert!(error.is_retryable(), "{error}");
+        assert!(!error.to_string().contains("applied"), "{error}");
+    }
+    let error = client.counter("views").add(1).await.expect_err("no answer");
+    assert!(error.is_indeterminate(), "{error}");
+    signal(pid, "CONT");
+}

@@ -200,3 +200,43 @@ async fn more_tags_than_an_entry_can_carry_are_refused_before_anything_is_loaded
     invalidated.expect("any number can be invalidated at once");
     assert!(!is_there(&cache, "lyon").await);
 }
+
+#[tokio::test]
+async fn any_number_of_tags_holds_nobody_up() {
+    let server = Server::start_single().await;
+    let patience = Duration::from_secs(60);
+    let client = server.builder().cache_deadline(patience).connect().await;
+    let client = client.expect("connected");
+    let cache = client.cache("c");
+    let many: Vec<String> = (0..30_000).map(|tag| format!("tag {tag}")).collect();
+    // In the one thread of this runtime: its keeper must be let through.
+    let lock = client.lock("l").lease(Duration::from_secs(3));
+    let guard = lock.acquire().await.expect("free");
+    let load = cache.memoize("k", MINUTE, async || Ok::<_, Infallible>(1u8));
+    let error = load.tags(&many).await.expect_err("too many");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().len() < 512, "{error}");
+    let few = many[..2].iter().cycle();
+    let error = cache.set("k", &1u8, MINUTE).tags(few).await;
+    let error = error.expect_err("they have no end");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let invalidated = cache.invalidate_tags(&many).await;
+    invalidated.expect("any number can be invalidated at once");
+    tokio::task::yield_now().await;
+    assert!(guard.is_held(), "{:?}", guard.loss());
+}
+
+#[tokio::test]
+async fn an_invalidation_of_many_tags_that_fails_names_some_of_them_and_says_how_many_more() {
+    let server = Server::start_single().await;
+    let soon = Duration::from_millis(100);
+    let builder = server.builder().cache_deadline(soon);
+    let cache = builder.connect().await.expect("connected").cache("c");
+    server.kill().await;
+    let many: Vec<String> = (0..1000).map(|tag| format!("tag {tag}")).collect();
+    let error = cache.invalidate_tags(&many).await.expect_err("it is gone");
+    let named = error.key().expect("tags");
+    assert!(named.starts_with("tag 0, tag 1, "), "{named}");
+    assert!(named.ends_with(" more"), "{named}");
+    assert!(error.to_string().len() <= 512, "{error}");
+}

@@ -1,0 +1,22 @@
+#!lua flags=allow-cross-slot-keys
+-- Purpose: the load has failed; ends its lease and leaves a record in its place, for those who
+--   wait and for who asks soon. Nothing is left of a load that was invalidated or superseded.
+-- KEYS: 1 value
+-- KEYS: 2 load lease
+-- ARGV: 1 token of the leader
+-- ARGV: 2 fence of the lease
+-- ARGV: 3 record
+-- ARGV: 4 ms that the record is kept
+-- Returns: {'OK'} or {'LOST'} or {'WRONGTYPE'}
+-- Retry: safe - a second run meets the record of the first and answers the same
+if foreign() then return {'WRONGTYPE'} end
+local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'failed')
+if held[1] ~= ARGV[1] then
+  return {held[2] == ARGV[2] and held[3] == ARGV[3] and 'OK' or 'LOST'}
+end
+finish('-')
+-- The lease had ended; a late copy of the leader's question has taken it again.
+if held[2] ~= ARGV[2] then return {'LOST'} end
+redis.call('HSET', KEYS[2], 'fence', ARGV[2], 'failed', ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+return {'OK'}

@@ -1,0 +1,161 @@
+//! `Failure`: what the record of a failed load says to other processes.
+//!
+//! Invariant: a record holds the kind of the error and a text of at most 200 bytes, never its
+//! type. It is stamped and judged as an entry is, so nobody is told of a failure from before an
+//! invalidation. Errors that say more of the caller than of the key are not recorded. Made and
+//! read by the load of a flight.
+
+use std::error::Error as StdError;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::error::{Error, ErrorKind};
+
+/// How a load has failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    kind: ErrorKind,
+    text: String,
+}
+
+impl Failure {
+    /// What is recorded of `error`; `None` where another caller may well succeed: a cycle, a call
+    /// of the loader's own key, or loads that were refused because too many ran.
+    pub(super) fn of(error: &Error) -> Option<Self> {
+        let mut ours = causes(error).filter_map(|cause| cause.downcast_ref::<Error>());
+        if ours.any(is_of_the_caller) {
+            return None;
+        }
+        let text = match error.kind() {
+            ErrorKind::Loader => {
+                let causes = causes(error).skip(1).map(ToString::to_string);
+                causes.collect::<Vec<_>>().join(": ")
+            }
+            ErrorKind::Encode | ErrorKind::TooLarge => error.text().to_owned(),
+            _ => String::new(),
+        };
+        CODES.iter().find(|(_, kind)| *kind == error.kind())?;
+        Some(Self {
+            kind: error.kind(),
+            text: cut(text),
+        })
+    }
+
+    /// What those are told who did not load.
+    pub(super) fn error(self) -> Error {
+        let Self { kind, text } = self;
+        let message = match kind {
+            ErrorKind::LoaderPanicked => "the loader panicked, in another call".into(),
+            ErrorKind::LoaderTimeout => "the loader took longer than max_load, in another call; \
+                 raise max_load or make it faster"
+                .into(),
+            ErrorKind::Loader => format!("the loader failed, in another call: {text}"),
+            _ => text,
+        };
+        Error::new(kind, message)
+    }
+}
+
+/// `error`, then what caused it, and so on.
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    let mut next = Some(error as &(dyn StdError + 'static));
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// Whether an error says more of who asked than of the key.
+fn is_of_the_caller(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Reentrant => true,
+        // Loads without Redis that found no place; a loader that was too slow has run.
+        ErrorKind::LoaderTimeout => error.is_retryable(),
+        _ => false,
+    }
+}
+
+/// The first bytes of `text`, as many as are recorded.
+fn cut(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST - 2)
+            .rev()
+            .find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or_default());
+        text.push_str("..");
+    }
+    text
+}
+
+impl Serialize for Failure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let code = CODES.iter().find(|(_, kind)| *kind == self.kind);
+        let code = code.map_or(0, |(code, _)| *code);
+        (code, &self.text).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Failure {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (number, text) = <(u8, String)>::deserialize(deserializer)?;
+        let kind = CODES.iter().find(|(code, _)| *code == number);
+        let (_, kind) = kind.ok_or_else(|| de::Error::custom("an unknown kind of failure"))?;
+        Ok(Self {
+            kind: *kind,
+            text: cut(text),
+        })
+    }
+}
+
+/// What stands for each kind. Part of the format.
+const CODES: [(u8, ErrorKind); 5] = [
+    (1, ErrorKind::Loader),
+    (2, ErrorKind::LoaderPanicked),
+    (3, ErrorKind::LoaderTimeout),
+    (4, ErrorKind::Encode),
+    (5, ErrorKind::TooLarge),
+];
+
+/// The longest text of a record, in bytes.
+const LONGEST: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::error::Fate;
+
+    fn loader(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        Error::new(ErrorKind::Loader, "the loader failed").with_source(cause)
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let text = "ä".repeat(150);
+        let failure = Failure::of(&loader(io::Error::other(text))).expect("recorded");
+        assert!(failure.text.len() <= LONGEST, "{}", failure.text.len());
+        assert!(failure.text.ends_with("ä.."));
+    }
+
+    #[test]
+    fn what_concerns_the_caller_is_not_recorded_however_deep_it_is() {
+        let cycle = Error::new(ErrorKind::Reentrant, "a cycle");
+        assert_eq!(Failure::of(&loader(loader(cycle))), None);
+        let refused = Error::new(ErrorKind::LoaderTimeout, "no place");
+        let refused = refused.with_fate(Fate::NotExecuted);
+        assert_eq!(Failure::of(&loader(refused)), None);
+        let slow = Error::new(ErrorKind::LoaderTimeout, "too slow");
+        assert!(Failure::of(&loader(slow)).is_some());
+    }
+
+    #[test]
+    fn every_cause_is_told() {
+        let failure = Failure::of(&loader(loader("the table is locked"))).expect("recorded");
+        assert_eq!(
+            failure.error().to_string(),
+            "the loader failed, in another call: the loader failed: the table is locked"
+        );
+    }
+}

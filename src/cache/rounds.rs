@@ -1,0 +1,95 @@
+//! `Rounds`: how long one call of `memoize` waits for the loads of others, and for how many.
+//!
+//! Invariant: a call waits until [`over`](Rounds::over) at the latest, whatever others do, and
+//! takes part in at most four loads: three of others, then one of its own, which begins no later
+//! than half of `max_load` after the call unless the call waits for a first load then. Kept by
+//! `memoize` for the caller, and by the load of a flight for who opened it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lease::Terms;
+use crate::error::{Error, ErrorKind};
+
+/// What one call of `memoize` has been through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rounds {
+    began: Instant,
+    terms: Terms,
+    /// What the call may take beside a load.
+    deadline: Duration,
+    /// How many loads of others were of no use to it.
+    used: u32,
+}
+
+impl Rounds {
+    /// A call that begins now.
+    pub(super) fn begin(terms: Terms, deadline: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            terms,
+            deadline,
+            used: 0,
+        }
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// How many loads of others were of no use.
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// A load of another was of no use.
+    pub(super) fn another(&mut self) {
+        self.used += 1;
+    }
+
+    /// When the call ends, whatever others do.
+    pub(super) fn over(&self) -> Instant {
+        self.began + self.terms.max_load.duration() + self.deadline
+    }
+
+    /// When a call that has waited for a load in vain stops to wait for others.
+    pub(super) fn alone_at(&self) -> Instant {
+        self.began + self.terms.max_load.duration() / 2
+    }
+
+    /// Whether the call loads by itself now.
+    pub(super) fn alone(&self) -> bool {
+        self.used >= MOST || (self.used > 0 && Instant::now() >= self.alone_at())
+    }
+
+    /// Until when the call waits for the next load of another.
+    pub(super) fn patience(&self) -> Instant {
+        match self.used {
+            0 => self.over(),
+            _ => self.alone_at().min(self.over()),
+        }
+    }
+
+    /// How long a flight may show no sign of life before the call no longer waits for it. A
+    /// leader elsewhere may be superseded after the same silence.
+    pub(super) fn silence(&self) -> Duration {
+        let half = self.terms.max_load.duration() / 2;
+        self.terms.takeover.duration().min(half).max(SHORTEST)
+    }
+
+    /// What a call is told that has waited to its end.
+    pub(super) fn out_of_time() -> Error {
+        Error::new(
+            ErrorKind::LoaderTimeout,
+            "no load of the key ended within max_load and the cache deadline; \
+             one that is under way goes on",
+        )
+    }
+}
+
+/// How many loads of others a call waits for.
+const MOST: u32 = 3;
+
+/// A flight is not called silent sooner: a machine may be busy.
+const SHORTEST: Duration = Duration::from_millis(500);
