@@ -3,10 +3,9 @@
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
--- ARGV: 1 what the lock says behind the fence: ' 2 id seal process metadata'
+-- ARGV: 1 what the lock says behind the fence: ' 2 id seal process metadata'; the process says whether to
+--   take a place, and how it is told of a hand-over
 -- ARGV: 2 lease (ms)
--- ARGV: 3 'patience claim told': how long a place lives without being kept (ms), 0 to take none; what a
---   hand-over grants at first (ms); 1 to be told of it, 0 if it asks again so soon that it need not
 -- Returns: fence | {BUSY, remaining lease (ms, -1 if none), fence and metadata of the holder, seal of who
 --   hands over next, '' if unknown} | {WRONGTYPE} | {FORMAT, format of the lock}
 -- Retry: unsafe - a second run answers as the first, but a copy that arrives after the release
@@ -27,16 +26,15 @@ end
 local refused = unreadable()
 if refused then return refused end
 local mine, seal, process, meta = string.match(ARGV[1], '^ 2 (%x+) (%x+) (%x+) (.*)$')
-local patience, claim, told = string.match(ARGV[3], '^(%d+) (%d+) ([01])$')
 if held.id == mine then
   grant(held.fence, mine, held.seal, ARGV[2], process, meta)
   return held.fence
 end
 local number = tonumber(redis.call('HGET', KEYS[3], mine) or nil)
-if patience ~= '0' then
+if string.sub(process, 1, 1) ~= '0' then
   local since = number and (place(number) or {}).since or queue.clock
   if not number then queue.tail, number = queue.tail + 1, queue.tail + 1 end
-  local text = table.concat({queue.clock + patience, since, claim, told, mine, process, meta}, ' ')
+  local text = table.concat({queue.clock + 3000, since, ARGV[2], mine, process, meta}, ' ')
   redis.call('HSET', KEYS[3], number, text, mine, number, 'tail', queue.tail, 'clock', queue.clock, 'at', queue.at)
   first(2)
   redis.call('HSET', KEYS[3], 'head', queue.head)

@@ -80,18 +80,25 @@ impl Entry {
 
     /// The call that asks the server for the lock, and for a place in its queue.
     pub(super) fn acquire(&self, owner: &Owner, queueing: Queueing) -> Call {
-        let (patience, told) = match queueing {
-            Queueing::No => (Duration::ZERO, 0),
-            Queueing::Asking => (PATIENCE, 0),
-            Queueing::Listening => (PATIENCE, 1),
+        let told = match queueing {
+            Queueing::No => "0",
+            Queueing::Asking => "1",
+            Queueing::Listening => "2",
         };
         let (seal, process, metadata) = (owner.id(), self.client.process(), &*self.metadata);
-        let holder = [" ", owner.unqueued(), seal, " ", process, " ", metadata];
-        let patience = patience.as_millis();
+        let holder = [
+            " ",
+            owner.unqueued(),
+            seal,
+            " ",
+            told,
+            process,
+            " ",
+            metadata,
+        ];
         self.call(&super::ACQUIRE)
             .arg(holder.concat())
             .arg(self.lease.millis())
-            .arg(format!("{patience} {} {told}", self.claim().millis()))
     }
 
     /// The lease that a hand-over grants at first; the keeper then renews it to its full length.
@@ -453,11 +460,21 @@ impl Drop for Ticket {
     }
 }
 
-/// How long a place in the queue of the server lives without being kept.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The longest lease that a hand-over grants before the new holder is heard of.
+/// The longest lease that a hand-over grants before the new holder is heard of, as in `prelude.lua`.
 const CLAIM: Duration = Duration::from_secs(3);
 
 /// After how long a hold is worth a subscription.
 const LASTING: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::CLAIM;
+
+    /// A guard counts by its own claim until it has renewed the one that the script has granted.
+    #[test]
+    fn scripts_grant_the_claim_that_guards_count_on() {
+        let prelude = include_str!("prelude.lua");
+        let granted = format!("local CLAIM = {} ", CLAIM.as_millis());
+        assert!(prelude.contains(&granted), "{granted}");
+    }
+}

@@ -2,11 +2,12 @@
 -- KEYS: 1 the lock, a string: 'fence 2 id seal process metadata'. Its TTL is the lease, 2 is the
 --   format. The blank behind the id is a '+' once somebody queues, so that a release need not look.
 -- 2 the fence counter of the bucket, decimal.
--- 3 the queue, a hash. Places are numbered: number to 'deadline since claim told id process metadata'
+-- 3 the queue, a hash. Places are numbered: number to 'deadline since lease id process metadata'
 --   and id to number; 'head' and 'tail' are the first and the last number; 'clock' and 'at': below.
-local FOREIGN = {'WRONGTYPE'}
+-- Processes have a digit ahead: 0 takes no place, 1 asks whether it was granted the lock, 2 is told.
+local CLAIM = 3000 -- What a hand-over grants at most until the new holder is heard of (ms).
 local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
-local held, queue, last = {}, {}, 0
+local held, queue, last, FOREIGN = {}, {}, 0, {'WRONGTYPE'}
 
 -- Reads all keys; returns what the script answers if one is foreign, or cannot be read by this user.
 -- Comes before the first write: a script that fails half way is not rolled back.
@@ -41,8 +42,8 @@ end
 local function place(number)
   local text, found = redis.call('HGET', KEYS[3], number), {}
   if not text then return nil end
-  found.deadline, found.since, found.claim, found.told, found.id, found.process, found.meta =
-    string.match(text, '^(%d+) (%d+) (%d+) ([01]) (%x+) (%x+) (.*)$')
+  found.deadline, found.since, found.lease, found.id, found.process, found.meta =
+    string.match(text, '^(%d+) (%d+) (%d+) (%x+) (%x+) (.*)$')
   found.alive = found.id and tonumber(found.deadline) > queue.clock
   return found
 end
@@ -84,7 +85,7 @@ end
 
 -- Tells a process; says whether it listens. A user who may not publish reaches nobody.
 local function heard(process, message)
-  local listeners = redis.pcall('SPUBLISH', string.match(KEYS[1], '^.-}') .. ':wake:' .. process, message)
+  local listeners = redis.pcall('SPUBLISH', string.match(KEYS[1], '^.-}') .. ':wake:' .. string.sub(process, 2), message)
   return type(listeners) == 'number' and listeners > 0
 end
 
@@ -97,14 +98,13 @@ local function hand_over(mine, secret)
     local next = first(1)
     if next then
       vacate(queue.head, next.id)
-      if next.id == mine or heard(next.process, 'there') or next.told == '0' then
-        grant(next_fence(), next.id, next.id, next.claim, next.process, next.meta)
+      if next.id == mine or heard(next.process, 'there') or string.sub(next.process, 1, 1) == '1' then
+        grant(next_fence(), next.id, next.id, math.min(next.lease, CLAIM), next.process, next.meta)
         -- Only what is granted is told: a replica passes on what nobody has heard here.
         if next.id ~= mine then heard(next.process, 'grant ' .. next.id .. ' ' .. held.fence .. ' ' .. (secret or '-')) end
         break
       end
     end
   end
-  if queue.head > queue.tail then return redis.call('DEL', KEYS[3]) end
-  redis.call('HSET', KEYS[3], 'head', queue.head)
+  return queue.head > queue.tail and redis.call('DEL', KEYS[3]) or redis.call('HSET', KEYS[3], 'head', queue.head)
 end

@@ -97,7 +97,7 @@ impl Releasing {
                 .arg(owner.id())
                 .arg(successor.id())
                 .arg(waiting.entry.lease.millis())
-                .arg(self.client.process())
+                .arg(format!("2{}", self.client.process()))
                 .arg(&*waiting.entry.metadata),
         }
     }

@@ -224,7 +224,7 @@ async fn bury(server: &Server, queue: &str, dead: usize) {
         let id = format!("{number:032x}");
         command.extend([
             number.to_string(),
-            format!("5000 1000 3000 1 {id} {} dead", "f".repeat(32)),
+            format!("5000 1000 3000 {id} 2{} dead", "f".repeat(32)),
             id,
             number.to_string(),
         ]);
