@@ -33,8 +33,8 @@ pub(super) struct Standing {
     pub(super) sent: Instant,
     /// The fence of the holder whom the answer named: a grant to us has a greater one.
     pub(super) above: Fence,
-    /// The seal of whoever hands over to us, unless it dies or leaves.
-    pub(super) after: String,
+    /// The seal of whoever hands over to us, unless it dies or leaves; `None` if that is not known.
+    pub(super) after: Option<u128>,
     /// What was left of the holder's lease.
     pub(super) remaining: Option<Duration>,
     /// What was asked for. Only a waiter on the same terms may have what is granted by push.
@@ -113,12 +113,13 @@ impl Campaign {
         self.missed = self.client.missed(&self.keys.channel);
         let hears = self.hears(front).await;
         self.asked = true;
+        self.locks.asked(&self.keys.name);
         let sent = Instant::now();
         let queueing = match hears {
             true => Queueing::Listening,
             false => Queueing::Asking,
         };
-        let call = front.acquire(&self.place.owner, queueing);
+        let call = front.acquire(self.place.owner, queueing);
         let reply = self.client.run(call, self.client.deadline()).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => {
@@ -198,7 +199,7 @@ impl Campaign {
                     if grant.fence <= standing.above {
                         continue; // An old message: that grant has run out since.
                     }
-                    if grant.seal != standing.after {
+                    if Some(grant.seal) != standing.after {
                         return; // Perhaps forged, or from another than was to be expected.
                     }
                     let claim = standing.asked.claim();
@@ -224,13 +225,8 @@ impl Campaign {
         let next = self.locks.expect(Owner::random());
         let place = std::mem::replace(&mut self.place, next);
         self.asked = false;
-        self.locks.deliver(
-            &self.keys,
-            place.owner.clone(),
-            fence,
-            granted,
-            &self.client,
-        );
+        self.locks
+            .deliver(&self.keys, place.owner, fence, granted, &self.client);
     }
 
     /// Leaves the owner of a question that was not answered to the keeper, and takes another.
@@ -240,7 +236,7 @@ impl Campaign {
         self.asked = false;
         let until = self.client.deadline().at + lease.duration();
         let keeper = self.locks.keeper();
-        keeper.discard_owner(&self.client, &self.keys, &place.owner, until, true);
+        keeper.discard_owner(&self.client, &self.keys, place.owner, until, true);
     }
 }
 
@@ -251,7 +247,7 @@ impl Drop for Campaign {
         let keeper = self.locks.keeper();
         if self.asked {
             let until = self.client.deadline().at;
-            keeper.discard_owner(&self.client, &self.keys, &self.place.owner, until, false);
+            keeper.discard_owner(&self.client, &self.keys, self.place.owner, until, false);
         }
         if !self.over && self.locks.torn_down(&self.keys.name) {
             keeper.orphaned(self.keys.clone());

@@ -4,7 +4,9 @@
 //! the lease that the command set, less a margin for clocks of different rate. Once ended, a hold
 //! stays ended. Guards read it without I/O; the keeper writes it.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,72 +18,113 @@ use super::{Fence, Keys};
 use crate::error::{Error, ErrorKind};
 use crate::time::Ttl;
 
-/// Who holds or waits: an id by which the server knows it, and a secret of 128 random bits that the
-/// server learns only when the lock is handed on.
+/// Who holds or waits: an id by which the server knows it, and a secret that the server learns only
+/// when the lock is handed on. Never shown.
 ///
-/// A fresh id is the digest of its secret, the *seal*. Redis holds ids and seals, so that what can be
-/// read there forges no grant: a waiter believes a push that brings the secret to the seal of whoever
-/// was to hand over to it. Never shown.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Owner(Arc<str>);
+/// The id of a fresh owner is its *seal*, the digest of its secret. Redis holds ids and seals, so that
+/// what can be read there forges no grant: a waiter believes a push that brings the secret to the
+/// seal of whoever was to hand over to it.
+#[derive(Clone, Copy)]
+pub(super) struct Owner {
+    id: u128,
+    secret: u128,
+}
+
+/// 128 bits as scripts and pushes spell them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hex([u8; 32]);
 
 impl Owner {
     pub(super) fn random() -> Self {
-        let secret = hex(&rand::random());
-        Self::with(&seal(&secret), &secret)
+        let secret = rand::random();
+        let id = seal(Hex::of(secret).as_bytes());
+        Self { id, secret }
     }
 
-    /// An owner in the same process to whom the lock is passed: with an id of its own, under the
-    /// same seal, by which the waiters know whom to believe.
-    pub(super) fn successor(&self) -> Self {
-        Self::with(&hex(&rand::random()), self.secret())
+    /// An owner of the same process to whom the lock is passed: with an id of its own, under the
+    /// same seal, by which the waiters of other processes know whom to believe.
+    pub(super) fn successor(self) -> Self {
+        let (id, secret) = (rand::random(), self.secret);
+        Self { id, secret }
     }
 
-    fn with(id: &str, secret: &str) -> Self {
-        let mut text = String::with_capacity(2 * DIGITS + 3);
-        for part in [FORMAT, " ", id, " ", secret] {
-            text.push_str(part);
-        }
-        Self(text.into())
+    /// The owner with the id that is spelt so, as far as a message can tell: without its secret.
+    pub(super) fn parse(hex: &str) -> Option<Self> {
+        let id = Hex::parse(hex)?;
+        Some(Self { id, secret: 0 })
     }
 
-    pub(super) fn id(&self) -> &str {
-        &self.0[2..2 + DIGITS]
+    pub(super) fn id(self) -> Hex {
+        Hex::of(self.id)
     }
 
-    pub(super) fn secret(&self) -> &str {
-        &self.0[3 + DIGITS..]
+    pub(super) fn secret(self) -> Hex {
+        Hex::of(self.secret)
     }
 
     /// What the value of a lock has behind the fence while nobody queues behind this holder.
-    pub(super) fn unqueued(&self) -> &str {
-        &self.0[..3 + DIGITS]
+    pub(super) fn unqueued(self) -> [u8; 35] {
+        let mut text = *b"2                                  ";
+        text[2..34].copy_from_slice(self.id().as_bytes());
+        text
     }
 }
 
-/// The digest of a secret, cut to the length of an id.
-pub(super) fn seal(secret: &str) -> String {
-    let digest = Sha1::digest(secret.as_bytes());
-    let mut head = [0; DIGITS / 2];
-    head.copy_from_slice(&digest[..DIGITS / 2]);
-    hex(&head)
+/// The digest of a secret as it is spelt.
+pub(super) fn seal(secret: &[u8]) -> u128 {
+    let digest = Sha1::digest(secret);
+    let head = digest.iter().take(16);
+    head.fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
-fn hex(bytes: &[u8; DIGITS / 2]) -> String {
-    let mut text = String::with_capacity(DIGITS);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 0xf] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+impl Hex {
+    fn of(number: u128) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = [0; 32];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
+        Self(hex)
     }
-    text
+
+    /// The number that is spelt so.
+    pub(super) fn parse(hex: &str) -> Option<u128> {
+        let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u128::from_str_radix(hex, 16).ok().filter(|_| digits)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
-/// The format of a lock's value. A client of another format refuses to touch what it finds.
-const FORMAT: &str = "2";
+/// By its id: no two owners share one.
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
 
-/// The hex digits of an id, a seal and a secret.
-const DIGITS: usize = 32;
+impl Eq for Owner {}
+
+impl Hash for Owner {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl PartialOrd for Owner {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Owner {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.id.cmp(&other.id)
+    }
+}
 
 impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,6 +179,8 @@ pub(super) struct Hold {
 struct State {
     deadline: Instant,
     end: Option<End>,
+    /// Handed to a waiter that has not taken it yet.
+    offered: bool,
 }
 
 /// How a hold ended.
@@ -156,7 +201,6 @@ impl Hold {
         (sent, granted): (Instant, Ttl),
         passes: u32,
     ) -> Arc<Self> {
-        tracing::debug!(target: "hedgerow::lock", lock = &*keys.name, %fence, "acquired");
         let limit = limit.map(|limit| Instant::now() + limit);
         Arc::new(Self {
             keys,
@@ -168,6 +212,7 @@ impl Hold {
             state: Mutex::new(State {
                 deadline: before(limit, sure_until(sent, granted)),
                 end: None,
+                offered: false,
             }),
             changed: Notify::new(),
         })
@@ -178,6 +223,33 @@ impl Hold {
         let mut state = self.state();
         let sure = before(self.limit, sure_until(sent, self.lease));
         state.deadline = state.deadline.max(sure);
+    }
+
+    /// Whether a waiter was handed this and has not taken it.
+    pub(super) fn is_offered(&self) -> bool {
+        let state = self.state();
+        state.offered && state.end.is_none()
+    }
+
+    /// Hands it to a waiter.
+    pub(super) fn offer(&self) {
+        self.state().offered = true;
+    }
+
+    /// The waiter takes it; says whether there is anything to take.
+    pub(super) fn take(&self) -> bool {
+        self.state().offered = false;
+        self.status().is_ok()
+    }
+
+    /// Takes it back, unless the waiter has taken it; says whether it was taken back.
+    pub(super) fn take_back(&self) -> bool {
+        let mut state = self.state();
+        let offered = std::mem::take(&mut state.offered) && state.end.is_none();
+        if offered {
+            state.end = Some(End::Released);
+        }
+        offered
     }
 
     /// Ends the hold, unless it has ended; returns whether this call did it.
@@ -251,4 +323,32 @@ fn before(limit: Option<Instant>, deadline: Instant) -> Instant {
 pub(super) fn sure_until(sent: Instant, lease: Ttl) -> Instant {
     let lease = lease.duration();
     sent + lease.saturating_sub(lease / 100 + Duration::from_millis(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_spelt_in_hex_and_read_back() {
+        for owner in [
+            Owner(0),
+            Owner(u128::MAX),
+            Owner(0x0123_4567_89ab_cdef),
+            Owner::random(),
+        ] {
+            let hex = String::from_utf8(owner.id().as_bytes().to_vec()).expect("ASCII");
+            assert_eq!(hex, format!("{:032x}", owner.0));
+            assert_eq!(Owner::parse(&hex), Some(owner));
+        }
+        for other in [
+            "",
+            "0",
+            "+123456789abcdef0123456789abcdef",
+            &"g".repeat(32),
+            &"0".repeat(33),
+        ] {
+            assert_eq!(Owner::parse(other), None, "{other:?}");
+        }
+    }
 }

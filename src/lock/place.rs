@@ -16,7 +16,7 @@ use crate::client::Client;
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<String, mpsc::UnboundedSender<Grant>>>);
+pub(super) struct Places(Mutex<HashMap<Owner, mpsc::UnboundedSender<Grant>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
@@ -30,14 +30,14 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Grant {
     pub(super) fence: Fence,
-    /// The seal of the former holder, as far as the message knows its secret.
-    pub(super) seal: String,
+    /// The seal of the former holder, by the secret that the message brings.
+    pub(super) seal: u128,
 }
 
 impl Places {
     fn map<R>(
         &self,
-        with: impl FnOnce(&mut HashMap<String, mpsc::UnboundedSender<Grant>>) -> R,
+        with: impl FnOnce(&mut HashMap<Owner, mpsc::UnboundedSender<Grant>>) -> R,
     ) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -47,8 +47,7 @@ impl Locks {
     /// Registers `owner` for grants by push.
     pub(super) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
         let (sender, grants) = mpsc::unbounded_channel();
-        self.places()
-            .map(|places| places.insert(owner.id().to_owned(), sender));
+        self.places().map(|places| places.insert(owner, sender));
         Place {
             owner,
             grants,
@@ -92,24 +91,28 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
     let mut words = message.split(' ');
     match (words.next(), words.next(), words.next()) {
         (Some("grant"), Some(owner), Some(fence)) => {
-            let fence = fence.parse().ok().filter(|fence| *fence < TOO_LARGE);
-            let grants = locks.places().map(|places| places.get(owner).cloned());
-            if let (Some(fence), Some(grants)) = (fence, grants) {
-                let seal = seal(words.next().unwrap_or_default());
+            let (Ok(fence), Some(owner)) = (fence.parse(), Owner::parse(owner)) else {
+                return;
+            };
+            let grants = locks.places().map(|places| places.get(&owner).cloned());
+            if let Some(grants) = grants.filter(|_| fence < TOO_LARGE) {
+                let seal = seal(words.next().unwrap_or_default().as_bytes());
                 let fence = Fence(fence);
                 let _ = grants.send(Grant { fence, seal });
             }
         }
-        (Some("broken"), Some(owner), None) => locks.keeper().broken(owner),
+        (Some("broken"), Some(owner), None) => {
+            if let Some(owner) = Owner::parse(owner) {
+                locks.keeper().broken(owner);
+            }
+        }
         _ => {}
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.locks
-            .places()
-            .map(|places| places.remove(self.owner.id()));
+        self.locks.places().map(|places| places.remove(&self.owner));
     }
 }
 
