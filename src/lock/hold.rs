@@ -331,15 +331,12 @@ mod tests {
 
     #[test]
     fn an_owner_is_spelt_in_hex_and_read_back() {
-        for owner in [
-            Owner(0),
-            Owner(u128::MAX),
-            Owner(0x0123_4567_89ab_cdef),
-            Owner::random(),
-        ] {
+        for id in [0, u128::MAX, 0x0123_4567_89ab_cdef, rand::random()] {
+            let owner = Owner { id, secret: 1 };
             let hex = String::from_utf8(owner.id().as_bytes().to_vec()).expect("ASCII");
-            assert_eq!(hex, format!("{:032x}", owner.0));
+            assert_eq!(hex, format!("{id:032x}"));
             assert_eq!(Owner::parse(&hex), Some(owner));
+            assert_eq!(owner.unqueued(), *format!("2 {hex} ").as_bytes());
         }
         for other in [
             "",
@@ -350,5 +347,17 @@ mod tests {
         ] {
             assert_eq!(Owner::parse(other), None, "{other:?}");
         }
+    }
+
+    /// The digest that scripts and other clients know: frozen.
+    #[test]
+    fn the_seal_is_half_of_sha_1() {
+        // printf abc | sha1sum
+        assert_eq!(seal(b"abc"), 0xa999_3e36_4706_816a_ba3e_2571_7850_c26c);
+        let owner = Owner::random();
+        assert_eq!(owner.id, seal(owner.secret().as_bytes()));
+        let next = owner.successor();
+        assert_ne!(next, owner);
+        assert_eq!(next.secret(), owner.secret());
     }
 }
