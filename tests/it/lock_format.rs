@@ -53,6 +53,27 @@ async fn a_reader_of_redis_who_may_publish_forges_no_grant() {
     assert!(second.fence() > fence && second.fence().get() < fence.get() + (1 << 40));
 }
 
+/// A grant that brings the secret of whoever was to hand over is believed as it is.
+#[tokio::test]
+async fn a_hand_over_by_push_costs_no_question_more() {
+    let server = Server::start_single().await;
+    let clients = [server.client().await, server.client().await];
+    let mut guard = clients[0].lock("a").acquire().await.expect("free");
+    let mut questions = Vec::new();
+    for turn in 1..=20 {
+        let (next, inspector) = (&clients[turn % 2], &clients[(turn + 1) % 2]);
+        let waiter = wait(next.lock("a"));
+        queued(&inspector.lock("a"), 1).await;
+        let before = slow_paths(&server).await;
+        guard.release().await.expect("held until now");
+        guard = granted(waiter).await;
+        questions.push(slow_paths(&server).await - before);
+    }
+    // The release, and now and then a heartbeat of the waiter.
+    questions.sort_unstable();
+    assert_eq!(questions[10], 1, "{questions:?}");
+}
+
 #[tokio::test]
 async fn thousands_of_dead_places_hold_up_neither_the_server_nor_those_who_live() {
     let server = Server::start_single().await;
@@ -238,6 +259,12 @@ async fn figure_of_scripts(server: &Server) -> usize {
         &server.run::<String>(&["INFO", "commandstats"]).await,
         "evalsha",
     )
+}
+
+/// How many scripts of locks went on behind their fast path, where all keys are read.
+async fn slow_paths(server: &Server) -> usize {
+    let stats: String = server.run(&["INFO", "commandstats"]).await;
+    calls(&stats, "hmget")
 }
 
 /// How often a command ran.
