@@ -110,7 +110,7 @@ impl Keeper {
         }
         // A runtime that is shutting down drops the task at once, and that takes the lock.
         drop(state);
-        tokio::spawn(run(at_post));
+        client.spawner().spawn(run(at_post));
     }
 
     /// Looks after a question that a caller is about to ask, so that it blocks nobody when the
