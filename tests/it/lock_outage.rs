@@ -58,7 +58,7 @@ async fn locks_outlive_a_server_that_says_nothing_for_most_of_their_lease() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_outlive_round_trips_of_two_fifths_of_their_lease() {
-    for lease in [Duration::from_millis(500), Duration::from_millis(1500)] {
+    for lease in [Duration::from_millis(1500), Duration::from_millis(3000)] {
         let server = Server::start_single().await;
         let way = Way::to(&server);
         let client = Client::open(&way.url).expect("a good URL");
