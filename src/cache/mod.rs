@@ -12,6 +12,7 @@ mod load;
 mod memoize;
 mod order;
 mod outage;
+mod reads;
 mod rounds;
 mod set;
 mod solo;
@@ -34,6 +35,7 @@ use self::entry::Reading;
 use self::flight::Flights;
 use self::lease::{Place, Terms};
 use self::outage::Bulkhead;
+use self::reads::Reads;
 use self::solo::Solos;
 use self::wake::Ears;
 use crate::client::Client;
@@ -131,6 +133,7 @@ struct Names {
 struct Room {
     flights: Arc<Flights>,
     solos: Arc<Solos>,
+    reads: Reads,
     ears: Arc<Ears>,
     horizon: Horizon,
     bulkhead: Bulkhead,
@@ -141,6 +144,7 @@ impl Room {
         Self {
             flights: Arc::default(),
             solos: Arc::default(),
+            reads: Reads::default(),
             ears: Arc::default(),
             horizon: Horizon::default(),
             bulkhead: Bulkhead::new(client.loads_without_redis()),
