@@ -249,6 +249,11 @@ impl ClientBuilder {
 
     /// What is said of the way to servers beside their URLs.
     fn approach(&self) -> Result<Approach> {
+        if self.login.as_ref().is_some_and(Login::runs_out) {
+            return Err(Error::invalid(
+                "the credentials expire, and nobody can be asked for others; use `credentials_from`",
+            ));
+        }
         let mut approach = Approach::default();
         approach.login.clone_from(&self.login);
         #[cfg(feature = "tls")]

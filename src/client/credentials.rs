@@ -1,13 +1,15 @@
 //! `Credentials`: who we are at a server, known at the start or asked for at each connection.
 //!
-//! Invariant: nothing here prints a user or a password, and what a provider answers is used for one
-//! connection and kept by nobody.
+//! Invariant: nothing here prints a user or a password, and what a provider answers is shown to the
+//! server once and kept by nobody.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::builder::ClientBuilder;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Credentials {
     pub(super) user: Option<String>,
     pub(super) password: String,
+    /// When the server ends what they have opened, if it does.
+    pub(super) expires: Option<Instant>,
 }
 
 impl Credentials {
@@ -25,6 +29,7 @@ impl Credentials {
         Self {
             user: None,
             password: password.into(),
+            expires: None,
         }
     }
 
@@ -33,7 +38,33 @@ impl Credentials {
         Self {
             user: Some(name.into()),
             password: password.into(),
+            expires: None,
         }
+    }
+
+    /// The server closes a connection this long after it was shown these credentials, as managed
+    /// services do with tokens. The time counts from this call.
+    ///
+    /// A connection that stays open is shown fresh credentials before that: the provider is asked
+    /// again when about three quarters of the time have passed, and the server gets `AUTH` on the
+    /// open connection, so that no call notices. If the provider fails, or the server refuses, both
+    /// are asked again at growing pauses while the old credentials last; then the connection is
+    /// given up, and the next call connects anew.
+    ///
+    /// This is for [`ClientBuilder::credentials_from`]; for
+    /// [`ClientBuilder::credentials`] it is refused, since nobody could be asked for fresh ones.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use hedgerow::Credentials;
+    /// # let token = "secret";
+    /// // A token of Microsoft Entra ID is good for an hour or so; it says how long.
+    /// let left = Duration::from_secs(3_540);
+    /// let credentials = Credentials::user("object-id", token).expires_in(left);
+    /// ```
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        self.expires = Instant::now().checked_add(time);
+        self
     }
 }
 
@@ -46,7 +77,8 @@ impl ClientBuilder {
     }
 
     /// As [`credentials`](Self::credentials), asked of `provider` for each new connection, so that
-    /// a password may be rotated, or be valid for minutes only.
+    /// a password may be rotated, or be valid for minutes only. For an open connection it is asked
+    /// again before what it answered [expires](Credentials::expires_in).
     ///
     /// The provider has what is left of the connect timeout, and its answer is used once. While a
     /// rotation is under way it may be behind the server: `WRONGPASS` is answered by asking again,
@@ -106,6 +138,11 @@ impl Login {
                 .with_source(error)
             }),
         }
+    }
+
+    /// Whether they expire, and nobody can be asked for others.
+    pub(super) fn runs_out(&self) -> bool {
+        matches!(self, Self::Fixed(credentials) if credentials.expires.is_some())
     }
 
     /// Whether other credentials may be told the next time.

@@ -22,7 +22,11 @@ use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::{from_driver, too_many_clients};
 
 /// The task that moves the bytes of one connection; dropping this ends it and closes the socket.
-pub(crate) struct Wire(tokio::task::AbortHandle);
+pub(crate) struct Wire {
+    task: tokio::task::AbortHandle,
+    /// When the credentials expire that the server was shown, if they do.
+    expires: Option<Instant>,
+}
 
 /// Notes the end of the connection when its task ends, be it with its runtime.
 struct Ends(Weak<Health>);
@@ -90,17 +94,25 @@ async fn greeted(
         .set_protocol(ProtocolVersion::RESP3)
         .set_skip_set_lib_name()
         .set_db(endpoint.db);
+    let mut shown_until = None;
     // A provider is asked when there is somebody to show its answer to.
     if let Some(login) = &endpoint.login {
         let credentials = attempt.step(no_credentials_in_time, login.credentials());
-        let Credentials { user, password } = credentials.await??;
+        let Credentials {
+            user,
+            password,
+            expires,
+        } = credentials.await??;
+        shown_until = expires;
         info = info.set_password(password);
         if let Some(user) = user {
             info = info.set_username(user);
         }
     }
     let hello = said_hello(endpoint, &info, stream, config, health);
-    attempt.step(no_answer, hello).await?
+    let (connection, mut wire) = attempt.step(no_answer, hello).await??;
+    wire.expires = shown_until;
+    Ok((connection, wire))
 }
 
 async fn said_hello(
@@ -117,7 +129,10 @@ async fn said_hello(
                 let _ends = ends;
                 wire.await
             });
-            let wire = Wire(wire.abort_handle());
+            let wire = Wire {
+                task: wire.abort_handle(),
+                expires: None,
+            };
             Ok((connection, wire))
         }
         Err(error) => Err(refused(endpoint, error).await),
@@ -223,9 +238,16 @@ fn no_connection(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> 
     .with_source(error)
 }
 
+impl Wire {
+    /// When the credentials expire that the server was shown, if they do.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+}
+
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -240,7 +262,7 @@ impl Drop for Ends {
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire")
-            .field("ended", &self.0.is_finished())
+            .field("ended", &self.task.is_finished())
             .finish()
     }
 }

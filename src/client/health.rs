@@ -4,12 +4,13 @@
 //! deadline. What was handed over and not answered is `Unknown`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::Wire;
+use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::from_driver;
 
@@ -25,6 +26,7 @@ pub(super) struct Health {
     replies: AtomicU64,
     /// Of a connection that we have dialled: taken, and so closed, when the connection ends.
     wire: Mutex<Option<Wire>>,
+    renewal: Background,
 }
 
 impl Health {
@@ -83,19 +85,30 @@ impl Health {
 
     /// Ties the life of the socket to this.
     pub(super) fn hold(&self, wire: Wire) {
-        *self.wire.lock().unwrap_or_else(PoisonError::into_inner) = Some(wire);
+        *self.wire() = Some(wire);
+    }
+
+    /// When the credentials expire that the server was shown on this connection, if they do.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.wire().as_ref()?.expires()
+    }
+
+    /// What shows the server fresh credentials before that.
+    pub(super) fn renewal(&self) -> &Background {
+        &self.renewal
     }
 
     /// The connection is not used any more.
     pub(super) fn end(&self) {
         self.dead.store(true, Ordering::Release);
         self.gone.notify_waiters();
-        let wire = self
-            .wire
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.renewal.end();
+        let wire = self.wire().take();
         drop(wire);
+    }
+
+    fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_dead(&self) -> bool {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
 
+use super::credentials::Login;
 use super::endpoint::Endpoint;
 use super::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +26,15 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// Who we are there, if the server is told.
+    pub(crate) fn login(&self) -> Option<&Login> {
+        match self {
+            Self::Server(endpoint) => endpoint.login.as_ref(),
+            Self::Sentinels(sentinels) => sentinels.login(),
+            Self::Brought(_) => None,
+        }
+    }
+
     /// What a new connection named `name` is told and asked; nothing if it was brought.
     pub(crate) fn hello(&self, name: &str) -> Option<Pipeline> {
         let mut hello = Pipeline::with_capacity(2);

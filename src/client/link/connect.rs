@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Attempt, Link, Live, Route, Running, Waiting, not_connected_in_time, watch};
+use super::{Attempt, Link, Live, Route, Running, Waiting, not_connected_in_time, reauth, watch};
 use crate::client::dial::{dial, no_answer};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::health::Health;
@@ -102,6 +102,7 @@ impl Link {
         drop(state);
         tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
         watch::start(self, &live);
+        reauth::start(self, &live);
         // Who learnt of another primary before the connection was in use has not ended it.
         if let Some((sentinels, address)) = opened.primary
             && !sentinels.names(&address)

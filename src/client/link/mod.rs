@@ -6,6 +6,7 @@
 //! [`Hub`](super::push::Hub) listens on another.
 
 mod connect;
+mod reauth;
 mod watch;
 
 use std::fmt;

@@ -20,6 +20,7 @@ use super::replicas::Replicas;
 use super::testimony::{Testimony, best, switch};
 use crate::background::Background;
 use crate::client::builder::{ClientBuilder, Place};
+use crate::client::credentials::Login;
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
@@ -153,6 +154,11 @@ impl Sentinels {
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         let known = self.known.borrow().clone();
         known.is_some_and(|known| self.endpoint(known.address).is_readable_on_the_way())
+    }
+
+    /// Who we are at the primary.
+    pub(crate) fn login(&self) -> Option<&Login> {
+        self.data.login.as_ref()
     }
 
     /// Returns when the primary is known to be elsewhere than at `address`.
