@@ -97,7 +97,8 @@ impl Client {
 /// On one primary that loses no data: no read that begins after [`remove`](Self::remove),
 /// [`set`](Self::set), [`invalidate_tags`](Self::invalidate_tags) or [`clear`](Self::clear) has
 /// returned is given a value that was loaded before it; and there is one load per key in the whole
-/// fleet at a time, while no leader stalls past its [`takeover`](Self::takeover).
+/// fleet at a time, while no leader stalls past its [`takeover`](Self::takeover). A caller whose
+/// key is invalidated during three loads of others loads alone then, and that load is not stored.
 #[derive(Clone)]
 pub struct Cache {
     client: Client,

@@ -85,6 +85,7 @@ pub(super) struct Wait<'r> {
     stripe: &'r Mutex<Vec<UnderWay>>,
     key: &'r Key,
     told: watch::Receiver<Option<Told>>,
+    began: Instant,
     /// The read began after the call.
     shares: bool,
 }
@@ -132,7 +133,8 @@ impl Reads {
             stripe,
             key,
             told: told.subscribe(),
-            shares: called <= read.began,
+            began: read.began,
+            shares: called < read.began,
         })
     }
 }
@@ -173,8 +175,8 @@ impl Wait<'_> {
         let told = timeout(PATIENCE, self.told.wait_for(Option::is_some)).await;
         let Ok(told) = told else {
             let mut reads = lock(self.stripe);
-            let read = reads.iter_mut().find(|read| read.key == *self.key);
-            if let Some(read) = read {
+            let waited = |read: &&mut UnderWay| read.began == self.began && read.key == *self.key;
+            if let Some(read) = reads.iter_mut().find(waited) {
                 read.slow = true;
             }
             return Err(Slow);
