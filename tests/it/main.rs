@@ -25,6 +25,7 @@ mod freshness;
 mod fuzz_corpora;
 mod gate;
 mod growth;
+mod herd;
 mod house;
 mod keyslot;
 mod lane;
