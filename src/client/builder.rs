@@ -94,7 +94,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The prefix of every key, `hr` by default. Clients of different namespaces share nothing.
+    /// The prefix of every key, `hr` by default: any text without `:`. Clients of different
+    /// namespaces share nothing.
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         self
