@@ -121,7 +121,7 @@ fn whatever_happens_to_some_runtimes_no_call_of_the_others_is_late_or_wrong() {
     }
     here.block_on(async {
         for host in &hosts {
-            let faults = host.faults.lock().expect("no panic");
+            let faults = std::mem::take(&mut *host.faults.lock().expect("no panic"));
             assert!(faults.is_empty(), "{}: {faults:#?}", host.name);
             let value = client.counter(&host.name).get().await.expect("read");
             let (added, begun) = (
