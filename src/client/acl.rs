@@ -102,6 +102,7 @@ pub(super) const TRIALS: &[&str] = &[
     "SELECT none",
     "CLIENT SETNAME no\tname",
     "CLUSTER SLOTS",
+    "CLUSTER NODES",
     "ASKING",
     "ROLE",
     "INFO replication",

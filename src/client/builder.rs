@@ -11,6 +11,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
+use super::address_map::AddressMap;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
@@ -34,6 +35,7 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     loads_without_redis: usize,
     pub(super) login: Option<Login>,
+    pub(super) address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
     #[cfg(feature = "embedded")]
@@ -69,6 +71,7 @@ impl Default for ClientBuilder {
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
             login: None,
+            address_map: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "embedded")]
@@ -256,6 +259,17 @@ impl ClientBuilder {
         }
         let mut approach = Approach::default();
         approach.login.clone_from(&self.login);
+        if let Some(map) = &self.address_map {
+            if !matches!(
+                self.place,
+                Some(Place::Cluster(_) | Place::Sentinels { .. })
+            ) {
+                return Err(Error::invalid(
+                    "an address map is for a cluster or sentinels; other servers are where their URLs say",
+                ));
+            }
+            approach.addresses = map.clone().addresses()?;
+        }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             approach.tls = Some(tls.channel()?);
@@ -301,6 +315,7 @@ impl fmt::Debug for ClientBuilder {
             .field("cache_deadline", &self.cache_deadline)
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
+            .field("address_map", &self.address_map)
             .field("loads_without_redis", &self.loads_without_redis)
             .finish_non_exhaustive()
     }

@@ -5,6 +5,7 @@
 //! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod acl;
+mod address_map;
 mod attempt;
 mod backoff;
 mod batch;
@@ -35,6 +36,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use address_map::AddressMap;
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};

@@ -66,6 +66,7 @@ mod secrets;
 mod sentinel;
 mod server;
 mod shards;
+mod slot_map;
 mod sockets;
 mod tags;
 #[cfg(feature = "tls")]
