@@ -26,8 +26,8 @@ fn poll<T>(
 }
 
 async fn got(client: &Client) -> Guard {
-    let granted = lock(client).acquire();
-    bounded("the lock can be had", granted)
+    let lock = lock(client);
+    bounded("the lock can be had", lock.acquire())
         .await
         .expect("granted")
 }
@@ -99,10 +99,11 @@ async fn a_waiter_that_nobody_polls_is_passed_over() {
     let first = lock(&one);
     let mut first: Pin<Box<dyn Future<Output = _> + Send>> =
         Box::pin(async move { first.acquire().await });
+    let watched = lock(&two);
     let stands = async {
         tokio::select! {
             _ = &mut first => unreachable!("the lock is held"),
-            () = queued(&lock(&two), 1) => {}
+            () = queued(&watched, 1) => {}
         }
         listened(&server, 1).await;
     };
