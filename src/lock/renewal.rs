@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::RENEW;
 use super::agenda::Release;
 use super::hold::{End, Hold, LossReason};
 use super::line::Locks;
-use super::{RELEASE, RENEW};
 use crate::client::Client;
 use crate::error::ErrorKind;
 use crate::time::{Deadline, OnOutage};
@@ -26,7 +26,7 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
     for hold in &holds {
         call = call
-            .arg(hold.owner.hex().as_bytes())
+            .arg(hold.owner.id().as_bytes())
             .arg(hold.lease.millis());
     }
     let deadline = Deadline {
@@ -69,8 +69,7 @@ pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
 
 /// Releases what an owner has, and leaves it on the agenda until it is surely gone.
 pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release) {
-    let call = release.keys.call(&RELEASE);
-    let call = call.arg(release.owner.hex().as_bytes());
+    let call = release.keys.release(release.owner);
     let reply = client.run(call, client.deadline().keep_trying()).await;
     let settled = match reply.as_ref().map(|reply| reply.status()) {
         Ok(Ok("RELEASED")) => true,
