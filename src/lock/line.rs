@@ -451,11 +451,8 @@ impl Ticket {
         match (&mut self.answer).await {
             Ok(Ok(guard)) => Ok(guard.take().then_some(guard)),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::new(
-                ErrorKind::Disconnected,
-                "the runtime that waited for the lock has shut down",
-            )
-            .with_fate(crate::error::Fate::Refused)),
+            // It was taken out of the line: nobody polled this when its wait was over.
+            Err(_) => Err(self.expired()),
         }
     }
 
@@ -463,7 +460,7 @@ impl Ticket {
     pub(super) fn expired(&self) -> Error {
         let lines = self.locks.lines();
         let Some(line) = lines.get(&self.keys.name) else {
-            return contended("nobody has told who holds it");
+            return unanswered();
         };
         if let Some(trouble) = &line.trouble {
             return trouble.clone();

@@ -143,12 +143,13 @@ impl Lock {
     /// Acquires the lock, in the order of arrival, waiting up to [`wait`](Self::wait).
     ///
     /// # Errors
-    /// `Contended` when it was not free in time; `InvalidInput` for a bad name or duration; else
-    /// what kept the server from answering. After any error the lock is not held: should the
-    /// server have granted it unheard, it is released behind the scenes.
+    /// `Contended` when the server says that it was not free in time; `InvalidInput` for a bad name
+    /// or duration; else what kept the server from answering. After any error the lock is not held:
+    /// should the server have granted it unheard, it is released behind the scenes.
     ///
     /// # Cancel safety
-    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock.
+    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. One that
+    /// is kept and not polled gives them up, too, before long, and asks anew when it is polled.
     pub async fn acquire(&self) -> Result<Guard> {
         let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = &*self.name);
         self.acquired().instrument(span).await

@@ -79,9 +79,17 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
     if settled || Instant::now() >= release.until {
         locks.keeper().settled(release.owner);
     } else {
-        locks.keeper().unsettled(release.owner);
+        // A server that was out may be back soon. A grant that is under way is rarely on its way long.
+        let longest = match &reply {
+            Ok(_) => Duration::MAX,
+            Err(_) => OUTAGE_PAUSE,
+        };
+        locks.keeper().unsettled(release.owner, longest);
     }
 }
+
+/// How long a release waits at most for a server that is out.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a subscription may take at least.
 const SHORTEST_LISTEN: Duration = Duration::from_secs(1);
