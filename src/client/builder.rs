@@ -19,6 +19,7 @@ use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
+use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::Namespace;
 use crate::time::Ttl;
@@ -34,6 +35,7 @@ pub struct ClientBuilder {
     cache_deadline: Duration,
     connect_timeout: Duration,
     loads_without_redis: usize,
+    spawner: Spawner,
     pub(super) login: Option<Login>,
     pub(super) address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
@@ -70,6 +72,7 @@ impl Default for ClientBuilder {
             cache_deadline: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
+            spawner: Spawner::default(),
             login: None,
             address_map: None,
             #[cfg(feature = "tls")]
@@ -94,7 +97,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The prefix of every key, `hr` by default. Clients of different namespaces share nothing.
+    /// The prefix of every key, `hr` by default: any text without `:`. Clients of different
+    /// namespaces share nothing.
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         self
@@ -133,6 +137,34 @@ impl ClientBuilder {
     /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn loads_without_redis(mut self, most: usize) -> Self {
         self.loads_without_redis = most;
+        self
+    }
+
+    /// The runtime that connections and background tasks live on. Without it, each lives on the runtime
+    /// of the call that first needs it.
+    ///
+    /// Give one that lives as long as the client where calls come from several runtimes that come and
+    /// go, or that are not always driven: with a `current_thread` runtime per worker, or one per test.
+    /// While the runtime that was given stands still, or when it has ended, tasks live where they are
+    /// needed. It must have time and I/O enabled.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let background = tokio::runtime::Builder::new_multi_thread()
+    ///     .worker_threads(1)
+    ///     .enable_all()
+    ///     .build()?;
+    /// let client = hedgerow::Client::builder()
+    ///     .url("redis://127.0.0.1:6379")
+    ///     .runtime(background.handle().clone())
+    ///     .open()?;
+    /// # drop(client);
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.spawner = Spawner::on(runtime);
         self
     }
 
@@ -223,6 +255,7 @@ impl ClientBuilder {
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
             loads_without_redis: self.loads_without_redis,
+            spawner: self.spawner,
             topology,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
@@ -243,6 +276,7 @@ impl ClientBuilder {
         Ok(Style {
             name: self.name.clone(),
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
+            spawner: self.spawner.clone(),
             approach: self.approach()?,
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,

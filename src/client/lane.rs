@@ -231,7 +231,7 @@ impl Shared {
         if queue.carriers < self.pipelines {
             queue.carriers += 1;
             drop(queue);
-            tokio::spawn(
+            self.link.spawner().spawn(
                 Carrier {
                     lane: self.clone(),
                     retired: false,

@@ -5,7 +5,9 @@
 )]
 
 mod acl;
+mod addresses;
 mod breaker;
+mod brought;
 mod bulkhead;
 mod cache;
 mod cache_model;
@@ -23,6 +25,7 @@ mod freshness;
 mod fuzz_corpora;
 mod gate;
 mod growth;
+mod herd;
 mod house;
 mod keyslot;
 mod lane;
@@ -70,9 +73,11 @@ mod server;
 mod shards;
 mod slot_map;
 mod sockets;
+mod storms;
 mod tag_ids;
 mod tags;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;
+mod transfer;
 mod wait;
