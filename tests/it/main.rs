@@ -38,6 +38,7 @@ mod lock_faults;
 mod lock_format;
 mod lock_hold;
 mod lock_model;
+mod lock_outage;
 mod lock_process;
 mod lock_push;
 mod lock_queue;
