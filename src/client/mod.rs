@@ -11,6 +11,7 @@ mod backoff;
 mod batch;
 mod breaker;
 mod builder;
+mod carriers;
 mod cells;
 mod credentials;
 mod dial;

@@ -67,6 +67,7 @@ mod reconnect;
 mod replicas;
 mod runtime;
 mod runtimes;
+mod runtimes_random;
 mod scripts;
 mod secrets;
 mod sentinel;
