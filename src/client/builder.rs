@@ -11,6 +11,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
+use super::address_map::AddressMap;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
@@ -36,6 +37,7 @@ pub struct ClientBuilder {
     loads_without_redis: usize,
     spawner: Spawner,
     pub(super) login: Option<Login>,
+    pub(super) address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
     #[cfg(feature = "embedded")]
@@ -72,6 +74,7 @@ impl Default for ClientBuilder {
             loads_without_redis: 64,
             spawner: Spawner::default(),
             login: None,
+            address_map: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "embedded")]
@@ -290,6 +293,17 @@ impl ClientBuilder {
         }
         let mut approach = Approach::default();
         approach.login.clone_from(&self.login);
+        if let Some(map) = &self.address_map {
+            if !matches!(
+                self.place,
+                Some(Place::Cluster(_) | Place::Sentinels { .. })
+            ) {
+                return Err(Error::invalid(
+                    "an address map is for a cluster or sentinels; other servers are where their URLs say",
+                ));
+            }
+            approach.addresses = map.clone().addresses()?;
+        }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             approach.tls = Some(tls.channel()?);
@@ -335,6 +349,7 @@ impl fmt::Debug for ClientBuilder {
             .field("cache_deadline", &self.cache_deadline)
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
+            .field("address_map", &self.address_map)
             .field("loads_without_redis", &self.loads_without_redis)
             .finish_non_exhaustive()
     }
