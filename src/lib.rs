@@ -144,6 +144,7 @@ mod counter;
 mod error;
 mod key;
 mod lock;
+mod pulse;
 mod script;
 mod tags;
 mod time;
@@ -153,7 +154,9 @@ pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 pub use client::Tls;
 #[cfg(feature = "embedded")]
 pub use client::embedded;
-pub use client::{Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Severity};
+pub use client::{
+    AddressMap, Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Severity,
+};
 #[doc(hidden)]
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};

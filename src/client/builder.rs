@@ -11,6 +11,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
+use super::address_map::AddressMap;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
@@ -18,6 +19,7 @@ use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
+use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::Namespace;
 use crate::time::Ttl;
@@ -34,7 +36,9 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     loads_without_redis: usize,
     max_value_size: usize,
+    spawner: Spawner,
     pub(super) login: Option<Login>,
+    pub(super) address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
     #[cfg(feature = "embedded")]
@@ -71,7 +75,9 @@ impl Default for ClientBuilder {
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
             max_value_size: 64 << 20,
+            spawner: Spawner::default(),
             login: None,
+            address_map: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "embedded")]
@@ -112,7 +118,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The prefix of every key, `hr` by default. Clients of different namespaces share nothing.
+    /// The prefix of every key, `hr` by default: any text without `:`. Clients of different
+    /// namespaces share nothing.
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         self
@@ -159,6 +166,34 @@ impl ClientBuilder {
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and is a miss where it is found.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
+        self
+    }
+
+    /// The runtime that connections and background tasks live on. Without it, each lives on the runtime
+    /// of the call that first needs it.
+    ///
+    /// Give one that lives as long as the client where calls come from several runtimes that come and
+    /// go, or that are not always driven: with a `current_thread` runtime per worker, or one per test.
+    /// While the runtime that was given stands still, or when it has ended, tasks live where they are
+    /// needed. It must have time and I/O enabled.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let background = tokio::runtime::Builder::new_multi_thread()
+    ///     .worker_threads(1)
+    ///     .enable_all()
+    ///     .build()?;
+    /// let client = hedgerow::Client::builder()
+    ///     .url("redis://127.0.0.1:6379")
+    ///     .runtime(background.handle().clone())
+    ///     .open()?;
+    /// # drop(client);
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.spawner = Spawner::on(runtime);
         self
     }
 
@@ -245,6 +280,7 @@ impl ClientBuilder {
             deadlines,
             loads_without_redis: self.loads_without_redis,
             max_value_size: self.max_value_size,
+            spawner: self.spawner,
             topology,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
@@ -270,6 +306,7 @@ impl ClientBuilder {
         Ok(Style {
             name: self.name.clone(),
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
+            spawner: self.spawner.clone(),
             approach: self.approach()?,
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
@@ -286,6 +323,17 @@ impl ClientBuilder {
         }
         let mut approach = Approach::default();
         approach.login.clone_from(&self.login);
+        if let Some(map) = &self.address_map {
+            if !matches!(
+                self.place,
+                Some(Place::Cluster(_) | Place::Sentinels { .. })
+            ) {
+                return Err(Error::invalid(
+                    "an address map is for a cluster or sentinels; other servers are where their URLs say",
+                ));
+            }
+            approach.addresses = map.clone().addresses()?;
+        }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             approach.tls = Some(tls.channel()?);
@@ -335,6 +383,7 @@ impl fmt::Debug for ClientBuilder {
             .field("cache_deadline", &self.cache_deadline)
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
+            .field("address_map", &self.address_map)
             .field("loads_without_redis", &self.loads_without_redis)
             .field("max_value_size", &self.max_value_size)
             .finish_non_exhaustive()

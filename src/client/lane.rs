@@ -8,21 +8,25 @@
 //! keys have slots, or the server refuses the `MGET`, as one `GET` for each.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use redis::{Cmd, Value};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::batch::Batch;
 use super::breaker::Probe;
+use super::carriers::Carriers;
 use super::cells::{Cells, Reads, cells, gets, mget, together};
 use super::gather::{Gather, PlaceError};
 use super::link::Link;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
+use crate::pulse::TICK;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Lane(Arc<Shared>);
@@ -40,8 +44,8 @@ struct Shared {
 struct Queue {
     /// Commands that callers are sending by themselves.
     direct: usize,
-    /// Carrier tasks under way. There is at least one while anything waits.
-    carriers: usize,
+    /// Carrier tasks under way. There is at least one while anything waits, or one that stands still.
+    carriers: Carriers,
     waiting: VecDeque<Waiting>,
 }
 
@@ -60,7 +64,7 @@ pub(super) struct Waiting {
 /// Settled by whoever decides what becomes of a command: the carrier that takes it, or the caller
 /// whose deadline has passed.
 #[derive(Debug, Default)]
-pub(super) struct Settled(AtomicBool);
+pub(super) struct Settled(AtomicU64);
 
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -137,8 +141,9 @@ impl Lane {
             deadline,
             settled: Some(settled.clone()),
         });
-        let outcome = timeout_at(deadline, answer).await;
-        if let Ok(Ok(result)) = outcome {
+        let lane = std::slice::from_ref(&self.0);
+        let outcome = Shared::answered(lane, answer, Some(&settled), deadline).await;
+        if let Waited::Answered(result) = outcome {
             return result;
         }
         let taken = settled.settle();
@@ -147,8 +152,8 @@ impl Lane {
                 let trouble = self.0.link.last_error();
                 trouble.unwrap_or_else(|| late("the command for {server} was not sent before its deadline; allow more time or send less at once"))
             }
-            Ok(_) => torn_down(),
-            Err(_) => unanswered(),
+            Waited::Late => unanswered(),
+            _ => torn_down(),
         })
     }
 
@@ -183,6 +188,7 @@ impl Lane {
         }
         let (reply, answer) = oneshot::channel();
         let read = Arc::new(Gather::new(keys.to_vec(), parts, reply));
+        let lanes: Vec<Arc<Shared>> = asked.iter().map(|lane| lane.0.clone()).collect();
         for (part, lane) in asked.into_iter().enumerate() {
             lane.0.enqueue(Waiting {
                 ask: Ask::Part(read.clone(), part),
@@ -190,18 +196,43 @@ impl Lane {
                 settled: None,
             });
         }
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err((read.missing(), torn_down())),
-            Err(_) => Err((read.missing(), unanswered())),
+        match Shared::answered(&lanes, answer, None, deadline).await {
+            Waited::Answered(outcome) => outcome,
+            Waited::Gone => Err((read.missing(), torn_down())),
+            Waited::Late => Err((read.missing(), unanswered())),
         }
     }
 }
 
+/// How a wait for an answer has ended.
+enum Waited<T> {
+    Answered(T),
+    /// Whoever was to answer is gone, or stands still.
+    Gone,
+    Late,
+}
+
 impl Settled {
-    /// Whether it was settled before.
+    /// The caller leaves. Whether it was settled before.
     pub(super) fn settle(&self) -> bool {
-        self.0.swap(true, Ordering::AcqRel)
+        let settled = self
+            .0
+            .compare_exchange(OPEN, LEFT, Ordering::AcqRel, Ordering::Acquire);
+        settled.is_err()
+    }
+
+    /// This carrier takes it. Whether it was settled before.
+    pub(super) fn take(&self, carrier: u64) -> bool {
+        let taken = TAKEN + carrier;
+        let settled = self
+            .0
+            .compare_exchange(OPEN, taken, Ordering::AcqRel, Ordering::Acquire);
+        settled.is_err()
+    }
+
+    /// Who has taken it.
+    fn carrier(&self) -> Option<u64> {
+        self.0.load(Ordering::Acquire).checked_sub(TAKEN)
     }
 }
 
@@ -219,7 +250,7 @@ impl Shared {
     /// A place to send one command directly, if few are under way and none waits.
     fn direct(&self) -> Option<Direct<'_>> {
         let mut queue = self.queue();
-        if queue.direct >= MOST_DIRECT || queue.carriers > 0 || !queue.waiting.is_empty() {
+        if queue.direct >= MOST_DIRECT || queue.carriers.len() > 0 || !queue.waiting.is_empty() {
             return None;
         }
         queue.direct += 1;
@@ -229,16 +260,65 @@ impl Shared {
     fn enqueue(self: &Arc<Self>, waiting: Waiting) {
         let mut queue = self.queue();
         queue.waiting.push_back(waiting);
-        if queue.carriers < self.pipelines {
-            queue.carriers += 1;
-            drop(queue);
-            tokio::spawn(
-                Carrier {
-                    lane: self.clone(),
-                    retired: false,
+        self.be_carried(queue);
+    }
+
+    /// Starts a carrier if something waits and there are too few.
+    fn be_carried(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {
+        if queue.waiting.is_empty() || queue.carriers.len() >= self.pipelines {
+            return;
+        }
+        let number = queue.carriers.add();
+        // A runtime that is shutting down drops the task at once, and that takes the lock.
+        drop(queue);
+        let carrier = Carrier {
+            lane: self.clone(),
+            number,
+        };
+        let task = self.link.spawner().spawn(carrier.run());
+        self.queue().carriers.spawned(number, &task);
+    }
+
+    /// Waits for the answer to what was put in the queue of `lanes`, and sees to it meanwhile that
+    /// somebody carries it, whatever becomes of the runtimes of others.
+    async fn answered<T>(
+        lanes: &[Arc<Self>],
+        answer: oneshot::Receiver<T>,
+        settled: Option<&Settled>,
+        deadline: Instant,
+    ) -> Waited<T> {
+        let mut answer = pin!(answer);
+        let mut timer = pin!(sleep_until(deadline.min(Instant::now() + LOOK)));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return match answer {
+                    Ok(answer) => Waited::Answered(answer),
+                    Err(_) => Waited::Gone,
+                },
+                () = &mut timer => {}
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Waited::Late;
+            }
+            for lane in lanes {
+                let mut queue = lane.queue();
+                if queue.carriers.dismiss() {
+                    lane.link.spawner().distrust();
                 }
-                .run(),
-            );
+                let has_left = match settled.map(Settled::carrier) {
+                    // It waits yet.
+                    Some(None) => false,
+                    Some(taker) => queue.carriers.has_left(taker),
+                    None => queue.carriers.has_left(None),
+                };
+                lane.be_carried(queue);
+                if has_left {
+                    return Waited::Gone;
+                }
+            }
+            timer.as_mut().reset(deadline.min(now + LOOK));
         }
     }
 
@@ -259,11 +339,11 @@ impl Drop for Direct<'_> {
 /// is torn down with its runtime, the callers it carried are told that their fate is unknown.
 struct Carrier {
     lane: Arc<Shared>,
-    retired: bool,
+    number: u64,
 }
 
 impl Carrier {
-    async fn run(mut self) {
+    async fn run(self) {
         // Let the callers that are ready to run join the first pipeline.
         tokio::task::yield_now().await;
         while let Some(latest) = self.latest() {
@@ -280,13 +360,12 @@ impl Carrier {
     }
 
     /// The latest deadline of what waits, or `None`, after which this carrier no longer counts.
-    fn latest(&mut self) -> Option<Instant> {
+    fn latest(&self) -> Option<Instant> {
         let mut queue = self.lane.queue();
         let latest = queue.waiting.iter().map(|waiting| waiting.deadline).max();
         if latest.is_none() {
             // Under the same lock: whoever enqueues next sees that it must start a carrier.
-            queue.carriers -= 1;
-            self.retired = true;
+            queue.carriers.remove(self.number);
         }
         latest
     }
@@ -296,7 +375,7 @@ impl Carrier {
         let count = queue.waiting.len().min(LARGEST_BATCH);
         let taken: Vec<Waiting> = queue.waiting.drain(..count).collect();
         drop(queue);
-        Batch::of(taken)
+        Batch::of(taken, self.number)
     }
 
     /// There is no connection before `latest`: tells those who would not wait longer.
@@ -320,12 +399,9 @@ impl Drop for Carrier {
     /// is refused as not executed, so that callers on other runtimes send it again and start a carrier
     /// of their own.
     fn drop(&mut self) {
-        if self.retired {
-            return;
-        }
         let mut queue = self.lane.queue();
-        queue.carriers -= 1;
-        let stranded = match queue.carriers {
+        queue.carriers.remove(self.number);
+        let stranded = match queue.carriers.len() {
             0 => std::mem::take(&mut queue.waiting),
             _ => VecDeque::new(),
         };
@@ -377,6 +453,15 @@ fn unanswered() -> Error {
 fn late(message: &'static str) -> Error {
     Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
 }
+
+/// What is stored of a command that nobody has settled, whose caller has left, or that a carrier has
+/// taken: its number, after that.
+const OPEN: u64 = 0;
+const LEFT: u64 = 1;
+const TAKEN: u64 = 2;
+
+/// How often a caller in the queue looks whether its carrier stands still.
+const LOOK: Duration = TICK.saturating_mul(2);
 
 /// How many commands may travel by themselves before others are gathered.
 const MOST_DIRECT: usize = 1;

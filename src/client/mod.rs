@@ -5,11 +5,13 @@
 //! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod acl;
+mod address_map;
 mod attempt;
 mod backoff;
 mod batch;
 mod breaker;
 mod builder;
+mod carriers;
 mod cells;
 mod credentials;
 mod dial;
@@ -23,11 +25,13 @@ mod link;
 mod node;
 mod preflight;
 mod push;
+mod race;
 mod retry;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;
+mod traffic;
 mod url;
 
 use std::any::{Any, TypeId};
@@ -36,14 +40,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use address_map::AddressMap;
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::{Hub, Missed};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
+use tokio::time::Instant;
 use topology::{Topology, Values};
 
+use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
 use crate::script::{Call, Reply, Retry};
@@ -72,6 +79,7 @@ struct Core {
     deadlines: Deadlines,
     loads_without_redis: usize,
     max_value_size: usize,
+    spawner: Spawner,
     topology: Topology,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
@@ -226,6 +234,18 @@ impl Client {
     /// The most bytes that a value of a cache may have.
     pub(crate) fn max_value_size(&self) -> usize {
         self.0.max_value_size
+    }
+
+    /// Where the tasks of this client live.
+    pub(crate) fn spawner(&self) -> &Spawner {
+        &self.0.spawner
+    }
+
+    /// Until `until`, the server that serves `key` must be reached in time: while there is no connection
+    /// to it that answers, one is tried for every `every`, but never within 10 ms of the last. The limit of
+    /// ten connections a second does not hold then.
+    pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
+        self.0.topology.urgent(key, until, every);
     }
 
     pub(crate) async fn run(&self, call: Call, deadline: Deadline) -> Result<Reply> {

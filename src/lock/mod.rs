@@ -18,7 +18,6 @@ mod hold;
 mod keeper;
 mod line;
 mod place;
-mod pulse;
 mod release;
 mod renewal;
 mod watch;
@@ -40,7 +39,7 @@ use crate::script::{Call, Script, script};
 use crate::time::Ttl;
 use attempt::Attempt;
 use campaign::Standing;
-use hold::{Hex, Owner};
+use hold::{Owner, Seal};
 use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
@@ -347,11 +346,13 @@ impl Lock {
         until: Instant,
     ) -> Result<Guard> {
         loop {
-            match timeout_at(until, ticket.granted()).await {
+            let look = Instant::now() + LOOK;
+            match timeout_at(until.min(look), ticket.granted()).await {
                 Ok(Ok(Some(guard))) => return Ok(guard),
                 // It was granted while nobody polled this, and taken back.
                 Ok(Ok(None)) => ticket = locks.join(entry.clone(), until),
                 Ok(Err(error)) => return Err(error.with_key(&self.name)),
+                Err(_) if Instant::now() < until => ticket.see_to_it(),
                 Err(_) => return Err(ticket.expired().with_key(&self.name)),
             }
         }
@@ -482,7 +483,7 @@ enum Answer {
         /// The holder's fence: every later grant is above it.
         above: Option<Fence>,
         /// The seal of whoever hands over to the caller, if that is known.
-        after: Option<u128>,
+        after: Option<Seal>,
         /// The holder, for people.
         holder: String,
     },
@@ -497,7 +498,7 @@ impl Answer {
             "BUSY" => Ok(Self::Busy {
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
                 above: parsed_fence(reply.text(2)?).ok(),
-                after: Hex::parse(reply.text(4)?),
+                after: Seal::parse(reply.text(4)?),
                 holder: match (reply.text(2)?, reply.text(3)?) {
                     (fence, "") => format!("fence {fence}"),
                     (fence, metadata) => format!("fence {fence}, {metadata:?}"),
@@ -517,6 +518,9 @@ fn parsed_fence(text: &str) -> Result<Fence> {
     })?;
     Ok(Fence(fence))
 }
+
+/// How often a waiter looks whether its process still queues for it.
+const LOOK: Duration = Duration::from_secs(1);
 
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 const LONGEST_METADATA: usize = 1024;

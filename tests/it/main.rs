@@ -5,7 +5,9 @@
 )]
 
 mod acl;
+mod addresses;
 mod breaker;
+mod brought;
 mod bulkhead;
 mod cache;
 mod cache_model;
@@ -27,6 +29,7 @@ mod freshness;
 mod fuzz_corpora;
 mod gate;
 mod growth;
+mod herd;
 mod house;
 mod keyslot;
 mod lane;
@@ -40,6 +43,7 @@ mod lock_faults;
 mod lock_format;
 mod lock_hold;
 mod lock_model;
+mod lock_outage;
 mod lock_process;
 mod lock_push;
 mod lock_queue;
@@ -69,15 +73,19 @@ mod reconnect;
 mod replicas;
 mod runtime;
 mod runtimes;
+mod runtimes_random;
 mod scripts;
 mod secrets;
 mod sentinel;
 mod server;
 mod shards;
+mod slot_map;
 mod sockets;
+mod storms;
 mod tag_ids;
 mod tags;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;
+mod transfer;
 mod wait;
