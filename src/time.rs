@@ -59,12 +59,21 @@ impl Ttl {
     }
 }
 
-/// When a call ends at the latest, and what it does while its server is out.
+/// When a call ends at the latest, and what it does while its server is out or has too much to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
     /// Nothing is sent after this, and nobody waits longer.
     pub(crate) at: Instant,
     pub(crate) on_outage: OnOutage,
+    pub(crate) priority: Priority,
+}
+
+/// Whether a call may use the reserve of its queue, once the rest is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    Ordinary,
+    /// It may: a renewal, a release, an invalidation. What is lost with it is more than a call.
+    Reserved,
 }
 
 /// What a call does while the circuit breaker of its server is open.
@@ -82,6 +91,7 @@ impl Deadline {
         Self {
             at: Instant::now() + patience,
             on_outage: OnOutage::KeepTrying,
+            priority: Priority::Ordinary,
         }
     }
 
@@ -97,6 +107,14 @@ impl Deadline {
     pub(crate) fn keep_trying(self) -> Self {
         Self {
             on_outage: OnOutage::KeepTrying,
+            ..self
+        }
+    }
+
+    /// The same, for a call that may use the reserve of its queue.
+    pub(crate) fn reserved(self) -> Self {
+        Self {
+            priority: Priority::Reserved,
             ..self
         }
     }

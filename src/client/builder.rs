@@ -16,6 +16,7 @@ use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
 use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
+use super::queue::Limits;
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, Result};
@@ -33,6 +34,7 @@ pub struct ClientBuilder {
     cache_deadline: Duration,
     connect_timeout: Duration,
     loads_without_redis: usize,
+    limits: Limits,
     pub(super) login: Option<Login>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
@@ -68,6 +70,7 @@ impl Default for ClientBuilder {
             cache_deadline: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
+            limits: Limits::default(),
             login: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -130,6 +133,23 @@ impl ClientBuilder {
     /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn loads_without_redis(mut self, most: usize) -> Self {
         self.loads_without_redis = most;
+        self
+    }
+
+    /// How many calls may wait to be sent to one server: 16,384 by default. Those beyond are refused
+    /// at once, as [`Overloaded`](crate::ErrorKind::Overloaded): nothing of them was sent. What must
+    /// not be lost in a flood (renewals and releases of locks, removals and invalidations of caches)
+    /// has an eighth more.
+    pub fn max_waiting(mut self, calls: usize) -> Self {
+        self.limits.commands = calls;
+        self
+    }
+
+    /// How many bytes of arguments the calls that wait for one server may have in all: 64 MiB by
+    /// default. A call that would exceed it is refused like one beyond
+    /// [`max_waiting`](Self::max_waiting), unless no other waits.
+    pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
+        self.limits.bytes = bytes;
         self
     }
 
@@ -237,12 +257,18 @@ impl ClientBuilder {
                 "the client name is empty or has blanks; use printable characters without blanks",
             ));
         }
+        if self.limits.commands == 0 || self.limits.bytes == 0 {
+            return Err(Error::invalid(
+                "max_waiting or max_waiting_bytes is zero; let at least one call wait",
+            ));
+        }
         Ok(Style {
             name: self.name.clone(),
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
             approach: self.approach()?,
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
+            limits: self.limits,
             on_trouble: None,
         })
     }
@@ -302,6 +328,8 @@ impl fmt::Debug for ClientBuilder {
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
             .field("loads_without_redis", &self.loads_without_redis)
+            .field("max_waiting", &self.limits.commands)
+            .field("max_waiting_bytes", &self.limits.bytes)
             .finish_non_exhaustive()
     }
 }

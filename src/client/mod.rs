@@ -23,6 +23,7 @@ mod link;
 mod node;
 mod preflight;
 mod push;
+mod queue;
 mod retry;
 mod source;
 #[cfg(feature = "tls")]

@@ -13,6 +13,7 @@ use super::endpoint::{Approach, Endpoint};
 use super::lane::Lane;
 use super::link::{Link, Route, Signal};
 use super::push::Hub;
+use super::queue::Limits;
 use super::source::Source;
 
 /// How the nodes of one client are reached.
@@ -25,6 +26,8 @@ pub(crate) struct Style {
     pub(crate) reads: Reads,
     /// How many pipelines to a server may be under way at once.
     pub(crate) pipelines: usize,
+    /// How much may wait for a server.
+    pub(crate) limits: Limits,
     pub(crate) on_trouble: Option<Signal>,
 }
 
@@ -96,7 +99,7 @@ impl Node {
         });
         Self {
             address,
-            lane: Lane::new(link.clone(), style.reads, style.pipelines),
+            lane: Lane::new(link.clone(), style.reads, style.pipelines, style.limits),
             link,
             hub,
         }

@@ -416,7 +416,10 @@ async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
         call = call.arg(hold.owner.as_str()).arg(hold.lease.millis());
     }
     let reply = client
-        .run(call, Deadline::after((shortest / 6).max(SHORTEST_ATTEMPT)))
+        .run(
+            call,
+            Deadline::after((shortest / 6).max(SHORTEST_ATTEMPT)).reserved(),
+        )
         .await;
     if let Err(error) = &reply {
         tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");
@@ -462,7 +465,10 @@ async fn discard(
 ) {
     let keeper = locks.keeper();
     let reply = client
-        .run(keys.call(&RELEASE).arg(owner.as_str()), client.deadline())
+        .run(
+            keys.call(&RELEASE).arg(owner.as_str()),
+            client.deadline().reserved(),
+        )
         .await;
     let settled = match reply.as_ref().map(|reply| reply.status()) {
         Ok(Ok("RELEASED")) => true,

@@ -30,7 +30,9 @@ impl Locks {
         hold.end(End::Released);
         self.keeper().forget(&hold.owner);
         let sent = Instant::now();
-        let reply = client.run(releasing.call(), client.deadline()).await;
+        let reply = client
+            .run(releasing.call(), client.deadline().reserved())
+            .await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
         let fence = match reply.status()? {
             "GRANTED" => Some(parsed_fence(reply.text(1)?)?),

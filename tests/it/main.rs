@@ -48,6 +48,7 @@ mod memoize_runtimes;
 mod monitor;
 mod observability;
 mod outage;
+mod overload;
 mod passing;
 mod preflight;
 mod process;

@@ -10,6 +10,7 @@ mod reauth;
 mod watch;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -122,7 +123,8 @@ impl Link {
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
         let mut live = self.live(deadline).await?;
         let health = live.health.clone();
-        let sent = live.connection.send_packed_command(command);
+        // Pinned here: each callee that takes it by value would hold a copy of its own.
+        let sent = pin!(live.connection.send_packed_command(command));
         let reply = self.observed(health.answer(sent, deadline).await)?;
         self.judge(std::slice::from_ref(&reply), live.epoch);
         Ok(reply)
@@ -146,9 +148,8 @@ impl Link {
         deadline: Instant,
     ) -> Result<Vec<Value>> {
         let health = live.health.clone();
-        let sent = live
-            .connection
-            .send_packed_commands(pipeline, 0, pipeline.len());
+        let commands = pipeline.len();
+        let sent = pin!(live.connection.send_packed_commands(pipeline, 0, commands));
         let answer = health.answer(sent, deadline).await;
         // One refusal that the driver does not understand stands for all of them.
         let answer = answer.map_err(|error| match error.fate() {
@@ -165,13 +166,14 @@ impl Link {
         if let Some(live) = self.current() {
             return Ok(live);
         }
-        let mut retired = std::pin::pin!(self.retired.notified());
+        let mut retired = pin!(self.retired.notified());
         retired.as_mut().enable();
         if self.state().retired {
             return Err(retired_error());
         }
         tokio::select! {
-            made = self.made(deadline) => made,
+            // Seldom needed, and large: callers in a queue are many.
+            made = Box::pin(self.made(deadline)) => made,
             () = retired => Err(retired_error()),
         }
     }
