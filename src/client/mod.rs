@@ -275,6 +275,17 @@ impl Client {
         self.0.topology.part(key)
     }
 
+    /// Keys for which this is the same number may stand in one script, though they are of several
+    /// slots: the same server serves them. In a cluster, the slot.
+    pub(crate) fn together(&self, key: &Key) -> usize {
+        self.0.topology.together(key)
+    }
+
+    /// What keeps the server that serves `key` from being connected, as far as known.
+    pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
+        self.0.topology.trouble(key)
+    }
+
     /// Whether what a cache does not find may be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         self.0.topology.looks_back()

@@ -1,7 +1,8 @@
 //! `Attempt`: a caller's own question to the server, before it stands in line.
 //!
 //! Invariant: an attempt that ends in any other way than by its reply leaves its owner to the
-//! keeper, so that a lock granted to nobody is released.
+//! keeper, so that a lock granted to nobody is released. One whose caller does not poll it is taken
+//! over by the keeper (see [`watch`](super::watch)); its reply then counts no more.
 
 use std::sync::Arc;
 
@@ -10,61 +11,93 @@ use tokio::time::Instant;
 use super::campaign::Standing;
 use super::guard::Guard;
 use super::hold::Owner;
-use super::keeper::{Keeper, Shift};
+use super::keeper::Keeper;
 use super::line::{Entry, Locks, Queueing, Ticket};
 use super::place::{self, Place};
+use super::pulse::Pulse;
 use super::{Fence, Keys};
 use crate::client::Client;
-use crate::error::{Error, Fate};
+use crate::error::{Error, Fate, Result};
+use crate::script::{Call, Reply};
+use crate::time::Deadline;
 
 /// The right to ask the server for one name; one at a time in a process.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub(super) owner: Owner,
+    question: Arc<Question>,
     /// Registered before the question is sent, since a grant by push may come before its answer.
     place: Option<Place>,
     client: Client,
-    keys: Arc<Keys>,
-    /// When a lease that was granted to this attempt has surely run out.
-    until: Instant,
     open: bool,
-    /// Whether others of this process leave the question to this attempt.
-    in_line: bool,
     locks: Arc<Locks>,
-    _shift: Shift,
+}
+
+/// What a caller asks, as the keeper knows it.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) owner: Owner,
+    pub(super) keys: Arc<Keys>,
+    pub(super) pulse: Pulse,
+    /// When a lease that is granted to this owner has surely run out.
+    until: Instant,
+    /// Whether others of this process leave the question to this one.
+    in_line: bool,
 }
 
 impl Attempt {
     /// An attempt beside another one of this process, for a caller that does not wait.
     pub(super) fn aside(locks: &Arc<Locks>, entry: &Entry) -> Self {
-        let mut attempt = Self::new(locks, entry);
-        attempt.in_line = false;
-        attempt
+        Self::new(locks, entry, Owner::random(), false)
     }
 
-    pub(super) fn new(locks: &Arc<Locks>, entry: &Entry) -> Self {
-        let owner = Owner::random();
+    /// The attempt that others of this process wait for.
+    pub(super) fn in_line(locks: &Arc<Locks>, entry: &Entry, owner: Owner) -> Self {
+        Self::new(locks, entry, owner, true)
+    }
+
+    fn new(locks: &Arc<Locks>, entry: &Entry, owner: Owner, in_line: bool) -> Self {
         let hears = place::hears(&entry.client, &entry.keys);
-        Self {
-            place: hears.then(|| locks.expect(owner.clone())),
+        let question = Arc::new(Question {
             owner,
-            client: entry.client.clone(),
             keys: entry.keys.clone(),
+            pulse: Pulse::default(),
             until: entry.client.deadline().at + entry.lease.duration(),
+            in_line,
+        });
+        Keeper::watch(locks, &entry.client, question.clone());
+        Self {
+            question,
+            place: hears.then(|| locks.expect(owner)),
+            client: entry.client.clone(),
             open: true,
-            in_line: true,
             locks: locks.clone(),
-            _shift: Keeper::shift(locks, &entry.client),
         }
     }
 
-    /// The lock was granted by a command sent at `sent`.
-    pub(super) fn won(mut self, entry: Entry, fence: Fence, sent: Instant) -> Guard {
-        let lease = entry.lease;
+    /// Asks for the lock.
+    ///
+    /// Cancel safety: dropping the future is dropping the attempt's chance of an answer; drop the
+    /// attempt, too.
+    pub(super) async fn ask(&self, call: Call, deadline: Deadline) -> Result<Reply> {
+        let answer = self.client.run(call, deadline);
+        self.question.pulse.of(answer).await
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        self.question.owner
+    }
+
+    /// The lock was granted by a command sent at `sent`. `None` if the keeper has taken the attempt
+    /// over meanwhile, and gives the lock back.
+    pub(super) fn won(mut self, entry: Entry, fence: Fence, sent: Instant) -> Option<Guard> {
+        let granted = (sent, entry.lease);
         let guard = self
             .locks
-            .guard(entry, self.owner.clone(), fence, (sent, lease), 0);
-        self.close();
+            .guard_of_caller(entry, self.question.owner, fence, granted);
+        self.open = false;
+        if guard.is_some() {
+            self.leave_line();
+        }
         guard
     }
 
@@ -78,54 +111,102 @@ impl Attempt {
     }
 
     /// The lock is held. The caller stands in line, and at `standing` in the queue of the server.
-    pub(super) fn queued(mut self, entry: Entry, standing: Option<Standing>) -> Ticket {
-        self.open = false;
-        let ticket = self.locks.lead(entry);
-        self.locks.attempted(&self.keys.name);
+    pub(super) fn queued(
+        mut self,
+        entry: Entry,
+        standing: Option<Standing>,
+        until: Instant,
+        holder: String,
+    ) -> Ticket {
+        let name = self.question.keys.name.clone();
+        if !self.close() {
+            return self.locks.join(entry, until);
+        }
+        let ticket = self.locks.lead(entry, until);
+        self.locks.heard(&name, Ok(holder));
+        self.locks.attempted(&name, self.question.owner);
         let place = self.place.take();
         if place.is_some() && standing.is_none() {
             self.abandon();
         }
-        self.locks
-            .campaign(&self.keys, self.client.clone(), place.zip(standing));
+        self.locks.campaign(
+            &self.question.keys,
+            self.client.clone(),
+            place.zip(standing),
+        );
         ticket
     }
 
     /// The lock is held, and the caller does not wait.
     pub(super) fn lost(mut self) {
-        self.close();
+        if self.close() {
+            self.leave_line();
+        }
     }
 
     /// The server did not answer, or refused.
     pub(super) fn failed(mut self, error: &Error) {
+        if !self.close() {
+            return;
+        }
         if error.fate() != Fate::NotExecuted {
             self.abandon();
         }
-        self.close();
+        if self.question.in_line {
+            let name = &self.question.keys.name;
+            self.locks.heard(name, Err(error.clone()));
+        }
+        self.leave_line();
+    }
+
+    /// The caller has its answer. Says whether the attempt was still its own.
+    fn close(&mut self) -> bool {
+        self.open = false;
+        self.locks.keeper().answered(self.question.owner)
     }
 
     /// Lets others ask, and sees to those who have come meanwhile.
-    fn close(&mut self) {
-        self.open = false;
-        if self.in_line && self.locks.attempted(&self.keys.name) {
-            self.locks.campaign(&self.keys, self.client.clone(), None);
-        }
+    fn leave_line(&self) {
+        self.locks.leave_line(&self.client, &self.question);
     }
 
     fn abandon(&self) {
-        self.locks
-            .keeper()
-            .discard_owner(&self.client, &self.keys, &self.owner, self.until, true);
+        self.question.abandon(&self.locks, &self.client);
+    }
+}
+
+impl Question {
+    /// Leaves whatever the owner has, or may come to have, to the keeper.
+    fn abandon(&self, locks: &Locks, client: &Client) {
+        let keeper = locks.keeper();
+        keeper.discard_owner(client, &self.keys, self.owner, self.until, true);
+    }
+}
+
+impl Locks {
+    /// Takes a question over whose caller does not poll it.
+    pub(super) fn take_over(self: &Arc<Self>, client: &Client, question: &Question) {
+        tracing::debug!(target: "hedgerow::lock", lock = &*question.keys.name, "acquire is not polled; its question is given up");
+        question.abandon(self, client);
+        self.leave_line(client, question);
+    }
+
+    /// Nobody waits for this question any more: those who have come meanwhile queue for themselves.
+    fn leave_line(self: &Arc<Self>, client: &Client, question: &Question) {
+        if question.in_line && self.attempted(&question.keys.name, question.owner) {
+            self.campaign(&question.keys, client.clone(), None);
+        }
     }
 }
 
 impl Drop for Attempt {
     /// Dropped in mid-flight: the command may be under way.
     fn drop(&mut self) {
-        if self.open {
+        if self.open && self.close() {
             self.abandon();
-            if self.in_line && self.locks.attempted(&self.keys.name) {
-                self.locks.keeper().orphaned(self.keys.clone());
+            let question = &self.question;
+            if question.in_line && self.locks.attempted(&question.keys.name, question.owner) {
+                self.locks.keeper().orphaned(question.keys.clone());
             }
         }
     }

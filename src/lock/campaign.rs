@@ -111,12 +111,13 @@ impl Campaign {
         self.missed = self.client.missed(&self.keys.channel);
         let hears = self.hears(front).await;
         self.asked = true;
+        self.locks.asked(&self.keys.name);
         let sent = Instant::now();
         let queueing = match hears {
             true => Queueing::Listening,
             false => Queueing::Asking,
         };
-        let call = front.acquire(&self.place.owner, queueing);
+        let call = front.acquire(self.place.owner, queueing);
         let reply = self.client.run(call, self.client.deadline()).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => {
@@ -217,13 +218,8 @@ impl Campaign {
         let next = self.locks.expect(Owner::random());
         let place = std::mem::replace(&mut self.place, next);
         self.asked = false;
-        self.locks.deliver(
-            &self.keys,
-            place.owner.clone(),
-            fence,
-            granted,
-            &self.client,
-        );
+        self.locks
+            .deliver(&self.keys, place.owner, fence, granted, &self.client);
     }
 
     /// Leaves the owner of a question that was not answered to the keeper, and takes another.
@@ -233,7 +229,7 @@ impl Campaign {
         self.asked = false;
         let until = self.client.deadline().at + lease.duration();
         let keeper = self.locks.keeper();
-        keeper.discard_owner(&self.client, &self.keys, &place.owner, until, true);
+        keeper.discard_owner(&self.client, &self.keys, place.owner, until, true);
     }
 }
 
@@ -244,7 +240,7 @@ impl Drop for Campaign {
         let keeper = self.locks.keeper();
         if self.asked {
             let until = self.client.deadline().at;
-            keeper.discard_owner(&self.client, &self.keys, &self.place.owner, until, false);
+            keeper.discard_owner(&self.client, &self.keys, self.place.owner, until, false);
         }
         if !self.over && self.locks.torn_down(&self.keys.name) {
             keeper.orphaned(self.keys.clone());

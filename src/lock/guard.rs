@@ -28,11 +28,19 @@ pub struct Guard {
 
 impl Guard {
     pub(super) fn new(hold: Arc<Hold>, locks: Arc<Locks>, client: Client) -> Self {
+        let (lock, fence) = (&*hold.keys.name, hold.fence);
+        tracing::debug!(target: "hedgerow::lock", lock, %fence, "acquired");
         Self {
             hold,
             locks,
             client,
         }
+    }
+
+    /// Whether a waiter that was handed this may keep it: the keeper takes back what is not taken
+    /// in time.
+    pub(super) fn take(&self) -> bool {
+        self.hold.take()
     }
 
     /// The fence of this grant: pass it to what the lock protects.

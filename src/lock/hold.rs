@@ -15,16 +15,38 @@ use super::{Fence, Keys};
 use crate::error::{Error, ErrorKind};
 use crate::time::Ttl;
 
-/// 128 random bits in hex that prove who holds. Never shown.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Owner(Arc<str>);
+/// 128 random bits that prove who holds. Never shown.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Owner(u128);
+
+/// An owner as scripts and pushes spell it.
+pub(super) struct Hex([u8; 32]);
 
 impl Owner {
     pub(super) fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()).into())
+        Self(rand::random())
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// The owner that is spelt so.
+    pub(super) fn parse(hex: &str) -> Option<Self> {
+        let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u128::from_str_radix(hex, 16).ok().filter(|_| digits);
+        number.map(Self)
+    }
+
+    pub(super) fn hex(self) -> Hex {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = [0; 32];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Hex(hex)
+    }
+}
+
+impl Hex {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -82,6 +104,8 @@ pub(super) struct Hold {
 struct State {
     deadline: Instant,
     end: Option<End>,
+    /// Handed to a waiter that has not taken it yet.
+    offered: bool,
 }
 
 /// How a hold ended.
@@ -102,7 +126,6 @@ impl Hold {
         (sent, granted): (Instant, Ttl),
         passes: u32,
     ) -> Arc<Self> {
-        tracing::debug!(target: "hedgerow::lock", lock = &*keys.name, %fence, "acquired");
         let limit = limit.map(|limit| Instant::now() + limit);
         Arc::new(Self {
             keys,
@@ -114,6 +137,7 @@ impl Hold {
             state: Mutex::new(State {
                 deadline: before(limit, sure_until(sent, granted)),
                 end: None,
+                offered: false,
             }),
             changed: Notify::new(),
         })
@@ -124,6 +148,33 @@ impl Hold {
         let mut state = self.state();
         let sure = before(self.limit, sure_until(sent, self.lease));
         state.deadline = state.deadline.max(sure);
+    }
+
+    /// Whether a waiter was handed this and has not taken it.
+    pub(super) fn is_offered(&self) -> bool {
+        let state = self.state();
+        state.offered && state.end.is_none()
+    }
+
+    /// Hands it to a waiter.
+    pub(super) fn offer(&self) {
+        self.state().offered = true;
+    }
+
+    /// The waiter takes it; says whether there is anything to take.
+    pub(super) fn take(&self) -> bool {
+        self.state().offered = false;
+        self.status().is_ok()
+    }
+
+    /// Takes it back, unless the waiter has taken it; says whether it was taken back.
+    pub(super) fn take_back(&self) -> bool {
+        let mut state = self.state();
+        let offered = std::mem::take(&mut state.offered) && state.end.is_none();
+        if offered {
+            state.end = Some(End::Released);
+        }
+        offered
     }
 
     /// Ends the hold, unless it has ended; returns whether this call did it.
@@ -197,4 +248,32 @@ fn before(limit: Option<Instant>, deadline: Instant) -> Instant {
 pub(super) fn sure_until(sent: Instant, lease: Ttl) -> Instant {
     let lease = lease.duration();
     sent + lease.saturating_sub(lease / 100 + Duration::from_millis(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_spelt_in_hex_and_read_back() {
+        for owner in [
+            Owner(0),
+            Owner(u128::MAX),
+            Owner(0x0123_4567_89ab_cdef),
+            Owner::random(),
+        ] {
+            let hex = String::from_utf8(owner.hex().as_bytes().to_vec()).expect("ASCII");
+            assert_eq!(hex, format!("{:032x}", owner.0));
+            assert_eq!(Owner::parse(&hex), Some(owner));
+        }
+        for other in [
+            "",
+            "0",
+            "+123456789abcdef0123456789abcdef",
+            &"g".repeat(32),
+            &"0".repeat(33),
+        ] {
+            assert_eq!(Owner::parse(other), None, "{other:?}");
+        }
+    }
 }

@@ -1,71 +1,72 @@
-//! `Keeper`: the one task of a client that renews leases and releases what nobody wants any more.
+//! `Keeper`: sees to it that leases are renewed, and that what nobody wants any more is released.
 //!
 //! Invariant: every lease that this process may hold on the server is either in a live guard's
 //! name here, being renewed, or on its way to be released; until the lease has run out by itself.
 //! Guards and dropped calls leave notes; nothing here needs a caller to be polled. Notes outlive the
-//! runtime of the task, for the next one to go on with, and keep no client alive by themselves.
+//! runtimes of the tasks that carry them out, and keep no client alive by themselves.
+//!
+//! Each runtime in which locks of the client are called has one such task, at its *post*. All of them
+//! look at the one agenda, and each takes what is due, a little after those before it. So while one
+//! runtime is driven, whatever is noted is carried out, and twice only if a task stops in between,
+//! which does no harm: a lease renewed twice is a lease renewed, and an owner is never used again.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Keys;
+use super::agenda::{Agenda, Due, ROUND, Release};
+use super::attempt::Question;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::line::Locks;
-use super::{Keys, RELEASE, RENEW};
+use super::place::hears;
+use super::renewal::{listen, release, renew};
+use super::watch::{Abandoned, Watch};
 use crate::client::Client;
-use crate::key::Bucket;
-use crate::time::Deadline;
+use crate::time::Ttl;
 
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     state: Mutex<State>,
-    nudge: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    duties: HashMap<Owner, Duty>,
-    /// When each duty is due. A duty that is being carried out is not here.
-    agenda: BTreeSet<(Instant, Owner)>,
-    /// Calls under way that may leave a duty when they are dropped: the task stays for them.
+    agenda: Agenda,
+    watch: Watch,
+    /// When to look after what is watched.
+    look_at: Option<Instant>,
+    /// Calls under way that may leave a note when they are dropped: the tasks stay for them.
     shifts: usize,
     /// Names whose waiters have nobody who queues for them.
     orphans: Vec<Arc<Keys>>,
-    /// Whether there is a task: from before it is spawned until it is dropped.
-    at_work: bool,
-    /// Kept alive while there are duties and a task to carry them out. At any other time this
+    /// The tasks: from before they are spawned until they are dropped.
+    posts: Vec<Post>,
+    /// Tells posts apart.
+    numbers: u64,
+    /// Kept alive while there are notes and a task to carry them out. At any other time this
     /// would be a circle: the client owns the keeper.
     client: Option<Client>,
-    /// When the task looks at the agenda again without being nudged.
-    wakes_at: Option<Instant>,
+    /// One script may not renew leases of several slots, though they are on one server.
+    slot_by_slot: bool,
 }
 
-#[derive(Debug, Clone)]
-struct Duty {
-    task: Task,
-    /// Its place on the agenda, if it is on it.
-    at: Option<Instant>,
+/// A task of the keeper, as the others know it.
+#[derive(Debug)]
+struct Post {
+    number: u64,
+    runtime: runtime::Id,
+    /// When it looks at the agenda again without being nudged.
+    wakes_at: Instant,
+    nudge: Arc<Notify>,
 }
 
-#[derive(Debug, Clone)]
-enum Task {
-    /// Renew the lease of a live guard.
-    Renew(Arc<Hold>),
-    /// Release what `owner` has, or may still come to have until `until`.
-    Discard {
-        keys: Arc<Keys>,
-        until: Instant,
-        pause: Duration,
-        may_come: bool,
-    },
-}
-
-/// Keeps the keeper at work while it lives.
+/// Keeps the tasks of the keeper at their posts while it lives.
 #[derive(Debug)]
 pub(super) struct Shift(Arc<Locks>);
 
@@ -76,64 +77,179 @@ impl Drop for Shift {
 }
 
 impl Keeper {
-    /// Makes sure that the task runs, for a call that may have to leave a note when it is dropped.
+    /// Makes sure that this runtime has a task, for a call that may have to leave a note when it
+    /// is dropped.
     pub(super) fn shift(locks: &Arc<Locks>, client: &Client) -> Shift {
-        let mut state = locks.keeper().state();
-        state.shifts += 1;
+        locks.keeper().state().shifts += 1;
         let shift = Shift(locks.clone());
-        if state.at_work {
-            return shift;
+        Self::man(locks, client);
+        shift
+    }
+
+    /// Makes sure that this runtime has a task.
+    pub(super) fn man(locks: &Arc<Locks>, client: &Client) {
+        let here = Handle::current().id();
+        let mut state = locks.keeper().state();
+        if state.posts.iter().any(|post| post.runtime == here) {
+            return;
         }
-        state.at_work = true;
-        let at_work = AtWork {
+        state.numbers += 1;
+        let at_post = AtPost {
             locks: locks.clone(),
-            retired: false,
+            number: state.numbers,
+            nudge: Arc::default(),
         };
-        if !state.duties.is_empty() {
+        state.posts.push(Post {
+            number: at_post.number,
+            runtime: here,
+            wakes_at: Instant::now(),
+            nudge: at_post.nudge.clone(),
+        });
+        if !state.is_idle() && state.client.is_none() {
             state.client = Some(client.clone());
         }
         // A runtime that is shutting down drops the task at once, and that takes the lock.
         drop(state);
-        tokio::spawn(run(at_work));
-        shift
+        tokio::spawn(run(at_post));
     }
 
-    /// Renews `hold` from now on; at once if its lease is only a claim.
-    pub(super) fn keep(&self, locks: &Arc<Locks>, client: &Client, hold: Arc<Hold>, at: Instant) {
-        let owner = hold.owner.clone();
-        let _shift = Self::shift(locks, client);
-        self.add(owner, client, Task::Renew(hold), at);
+    /// Looks after a question that a caller is about to ask, so that it blocks nobody when the
+    /// caller is not polled any more.
+    pub(super) fn watch(locks: &Arc<Locks>, client: &Client, question: Arc<Question>) {
+        Self::man(locks, client);
+        let mut state = locks.keeper().state();
+        state.watch.ask(question);
+        let look_at = state.look_at();
+        Self::noted(state, client, look_at);
+    }
+
+    /// The caller has its answer, or has left. Says whether the question was still its own.
+    pub(super) fn answered(&self, owner: Owner) -> bool {
+        let mut state = self.state();
+        let question = state.watch.answered(owner);
+        let client = state.rest();
+        drop(state);
+        drop(client);
+        question.is_some()
+    }
+
+    /// Renews `hold` from now on, which answers the question of its owner. Says whether that is
+    /// still the caller's: nothing is kept if not.
+    pub(super) fn keep_asked(
+        &self,
+        client: &Client,
+        hold: &Arc<Hold>,
+        granted: (Instant, Ttl),
+    ) -> bool {
+        let mut state = self.state();
+        let question = state.watch.answered(hold.owner);
+        if question.is_some() {
+            Self::keep(state, client, hold, granted);
+        }
+        question.is_some()
+    }
+
+    /// Renews `hold` from now on, which is handed to a waiter; takes it back if the waiter does not
+    /// take it.
+    pub(super) fn keep_offered(&self, client: &Client, hold: &Arc<Hold>, granted: (Instant, Ttl)) {
+        hold.offer();
+        let mut state = self.state();
+        state.watch.offer(hold.clone());
+        let look_at = state.look_at();
+        let nudges = state.late_for(look_at);
+        Self::keep(state, client, hold, granted);
+        nudged(nudges);
+    }
+
+    /// Renews `hold`, whose lease of `granted` was set by a command sent at `sent`.
+    fn keep(
+        mut state: MutexGuard<'_, State>,
+        client: &Client,
+        hold: &Arc<Hold>,
+        (sent, granted): (Instant, Ttl),
+    ) {
+        // One that has only a claim needs the rest of its lease at once.
+        let at = match granted < hold.lease {
+            true => Instant::now(),
+            false => sent + hold.lease.duration() / ROUND,
+        };
+        // A hold that lasts wants to hear of `break_lock`.
+        let listen = (!hears(client, &hold.keys)).then(|| sent + LASTING);
+        let group = state.group(client, &hold.keys);
+        state.agenda.renew(hold.clone(), group, at, listen);
+        // Nobody is woken for listening: whoever looks next sees to it.
+        let first = listen.map_or(at, |listen| at.min(listen + LOOK));
+        Self::noted(state, client, first);
     }
 
     /// Stops renewing, because the holder is releasing or has lost the lock. A release in the
     /// background stays: the guard may have been dropped while its renewal was under way.
-    pub(super) fn forget(&self, owner: &Owner) {
+    pub(super) fn forget(&self, owner: Owner) {
         let mut state = self.state();
-        let client = state.renews(owner).then(|| state.remove(owner));
+        let renewed = state.agenda.hold(owner).is_some();
+        let client = renewed.then(|| state.remove(owner));
         drop(state);
         drop(client);
+    }
+
+    /// The server has renewed the lease of `owner`, by a question sent at `sent`.
+    pub(super) fn renewed(&self, owner: Owner, sent: Instant) {
+        self.state().agenda.renewed(owner, sent);
+    }
+
+    /// What was pushed to the holder of `owner` until now was not heard. A renewal tells whether it
+    /// was broken; those of others that have come to be heard go along.
+    pub(super) fn heard_from_now_on(&self, client: &Client, owner: Owner) {
+        let at = Instant::now() + GATHERING;
+        let mut state = self.state();
+        state.agenda.renew_soon(owner, at);
+        Self::noted(state, client, at);
     }
 
     /// A hold has ended otherwise than by the server's word. Its lease may live on there: one that
     /// lasted too long still has it, and a renewal may have arrived whose answer did not. Nobody
     /// else gives it up.
-    fn retire(&self, client: &Client, hold: &Hold) {
+    pub(super) fn retire(&self, client: &Client, hold: &Hold) {
         match hold.status() {
             Err(End::Lost(LossReason::MaxHold | LossReason::Expired)) => self.discard(client, hold),
-            _ => self.forget(&hold.owner),
+            _ => self.forget(hold.owner),
         }
     }
 
+    /// The holder of `hold` is about to release it; the keeper does so if nothing is heard of that.
+    pub(super) fn release_unless_done(&self, client: &Client, hold: &Hold) {
+        let at = Instant::now() + 3 * LOOK;
+        let mut state = self.state();
+        state.agenda.release(Release::of(hold), at);
+        // Nobody is woken for that: whoever looks next after a while sees to it.
+        let first = at + LOOK;
+        Self::noted(state, client, first);
+    }
+
+    /// The holder has released its lease. Says whether the keeper had not tried to yet.
+    pub(super) fn done(&self, owner: Owner) -> bool {
+        let mut state = self.state();
+        let untouched = state.agenda.is_untouched(owner);
+        let client = state.remove(owner);
+        drop(state);
+        drop(client);
+        untouched
+    }
+
     /// A release in the background has come to its end.
-    fn settled(&self, owner: &Owner) {
+    pub(super) fn settled(&self, owner: Owner) {
         let client = self.state().remove(owner);
         drop(client);
     }
 
+    /// A release in the background has not come to its end.
+    pub(super) fn unsettled(&self, owner: Owner) {
+        self.state().agenda.release_again(owner, Instant::now());
+    }
+
     /// Releases `hold` in the background.
     pub(super) fn discard(&self, client: &Client, hold: &Hold) {
-        let until = Instant::now() + hold.lease.duration();
-        self.discard_owner(client, &hold.keys, &hold.owner, until, false);
+        self.release(client, Release::of(hold));
     }
 
     /// Releases whatever `owner` has; with `may_come`, a grant to it may still be under way, so
@@ -142,87 +258,54 @@ impl Keeper {
         &self,
         client: &Client,
         keys: &Arc<Keys>,
-        owner: &Owner,
+        owner: Owner,
         until: Instant,
         may_come: bool,
     ) {
-        let task = Task::Discard {
-            keys: keys.clone(),
-            until,
-            pause: FIRST_PAUSE,
-            may_come,
-        };
-        self.add(owner.clone(), client, task, Instant::now());
+        self.release(client, Release::new(owner, keys, until, may_come));
+    }
+
+    fn release(&self, client: &Client, release: Release) {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.agenda.release(release, now);
+        Self::noted(state, client, now);
     }
 
     /// `break_lock` took the lock of `owner` away.
-    pub(super) fn broken(&self, owner: &str) {
-        let state = self.state();
-        let hold = state
-            .duties
-            .iter()
-            .find_map(|(known, duty)| match &duty.task {
-                Task::Renew(hold) if known.as_str() == owner => Some(hold.clone()),
-                _ => None,
-            });
-        drop(state);
+    pub(super) fn broken(&self, owner: Owner) {
+        let hold = self.state().agenda.hold(owner);
         if let Some(hold) = hold {
             hold.end(End::Lost(LossReason::Broken));
-            self.forget(&hold.owner);
+            self.forget(owner);
         }
     }
 
     /// The waiters of a name need somebody to queue for them, and the caller cannot spawn.
     pub(super) fn orphaned(&self, keys: Arc<Keys>) {
-        self.state().orphans.push(keys);
-        self.nudge.notify_one();
+        let mut state = self.state();
+        state.orphans.push(keys);
+        let nudges = state.late_for(Instant::now());
+        drop(state);
+        nudged(nudges);
     }
 
-    fn add(&self, owner: Owner, client: &Client, task: Task, at: Instant) {
+    /// Leases of several slots cannot be renewed by one script here.
+    pub(super) fn slot_by_slot(&self) {
         let mut state = self.state();
-        state.strike(&owner);
-        if state.at_work && state.client.is_none() {
+        if !std::mem::replace(&mut state.slot_by_slot, true) {
+            state.agenda.regroup(by_slot);
+        }
+    }
+
+    /// Something was noted that is due at `at`.
+    fn noted(mut state: MutexGuard<'_, State>, client: &Client, at: Instant) {
+        if !state.posts.is_empty() && state.client.is_none() {
             state.client = Some(client.clone());
         }
-        let sooner = state.wakes_at.is_some_and(|wakes_at| at < wakes_at);
-        let duty = Duty { task, at: Some(at) };
-        state.duties.insert(owner.clone(), duty);
-        state.agenda.insert((at, owner));
+        let nudges = state.late_for(at);
         drop(state);
-        if sooner {
-            self.nudge.notify_one();
-        }
-    }
-
-    /// Puts a discard back on the agenda, with a longer pause for the time after.
-    fn later(&self, owner: &Owner, at: Instant) {
-        if let Some(Duty {
-            task: Task::Discard { pause, .. },
-            ..
-        }) = self.state().duties.get_mut(owner)
-        {
-            *pause *= 4;
-        }
-        self.again(owner, at);
-    }
-
-    /// Puts a renewal that was carried out back on the agenda, unless the guard was dropped
-    /// meanwhile.
-    fn renew_again(&self, owner: &Owner, at: Instant) {
-        if self.state().renews(owner) {
-            self.again(owner, at);
-        }
-    }
-
-    /// Puts a duty that was carried out back on the agenda, unless it was taken off meanwhile.
-    fn again(&self, owner: &Owner, at: Instant) {
-        let mut state = self.state();
-        if let Some(duty) = state.duties.get_mut(owner)
-            && duty.at.is_none()
-        {
-            duty.at = Some(at);
-            state.agenda.insert((at, owner.clone()));
-        }
+        nudged(nudges);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -230,270 +313,219 @@ impl Keeper {
     }
 }
 
-/// The keeper's task. Spawned by the first call that may need it, it ends when there is nothing to
-/// keep. If it panics or its runtime ends, the next call that needs it starts another; until then
-/// guards expire by their local deadlines, and what it was to release by its lease.
-async fn run(mut at_work: AtWork) {
-    let locks = at_work.locks.clone();
+/// A task of the keeper. Spawned by the first call in a runtime that may need it, it ends when there
+/// is nothing to keep. If it panics or its runtime ends, those of other runtimes go on, or the next
+/// call that needs one starts another; until then guards expire by their local deadlines, and what
+/// was to be released by its lease.
+async fn run(at_post: AtPost) {
+    let locks = at_post.locks.clone();
     let keeper = locks.keeper();
-    // Declared after `at_work`, which sees to the duties of what is dropped here in mid-flight.
     let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {
-        let now = Instant::now();
-        let (due, client, next, orphans) = {
-            let mut state = keeper.state();
-            let due = state.due(now);
-            let orphans = std::mem::take(&mut state.orphans);
-            let idle = state.duties.is_empty() && state.shifts == 0 && work.is_empty();
-            if idle && due.is_empty() && orphans.is_empty() {
-                state.at_work = false;
-                state.wakes_at = None;
-                at_work.retired = true;
-                return;
-            }
-            let next = state
-                .agenda
-                .first()
-                .map_or(now + IDLE, |(at, _)| (*at).min(now + IDLE));
-            state.wakes_at = Some(next);
-            (due, state.client.clone(), next, orphans)
+        let Some(look) = keeper.look(at_post.number, work.is_empty()) else {
+            return;
         };
-        for keys in orphans {
+        for keys in look.orphans {
             locks.adopt(&keys);
         }
-        if let Some(client) = client {
-            work.extend(jobs(&locks, &client, due));
+        if look.look {
+            keeper.look_after(&locks, look.client.as_ref());
+        }
+        if let Some(client) = look.client {
+            work.extend(jobs(&locks, &client, look.due));
         }
         tokio::select! {
-            () = tokio::time::sleep_until(next) => {}
-            () = keeper.nudge.notified() => {}
+            () = tokio::time::sleep_until(look.next) => {}
+            () = at_post.nudge.notified() => {}
             Some(()) = work.next(), if !work.is_empty() => {}
         }
     }
 }
 
-/// The keeper's task, also before it is polled for the first time. Torn down, it lets the client go
-/// and leaves its duties to the next.
-struct AtWork {
-    locks: Arc<Locks>,
-    retired: bool,
+/// What a task finds when it looks at the agenda.
+struct Look {
+    due: Due,
+    /// Whether to look after what is watched.
+    look: bool,
+    orphans: Vec<Arc<Keys>>,
+    client: Option<Client>,
+    /// When to look again.
+    next: Instant,
 }
 
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        if !self.retired {
-            let mut state = self.locks.keeper().state();
-            state.at_work = false;
-            state.wakes_at = None;
-            state.resume(Instant::now());
-            let client = state.client.take();
-            drop(state);
-            drop(client);
+impl Keeper {
+    /// Takes what nobody polls for out of the hands of its callers.
+    fn look_after(&self, locks: &Arc<Locks>, client: Option<&Client>) {
+        // Wakers may run anything: not under the lock.
+        let questions = self.state().watch.questions();
+        let silent = questions.iter().filter(|question| !question.pulse.felt());
+        let silent: Vec<Owner> = silent.map(|question| question.owner).collect();
+        let mut state = self.state();
+        let Abandoned { questions, offers } = state.watch.look(&silent);
+        if state.watch.is_empty() {
+            state.look_at = None;
         }
+        drop(state);
+        let Some(client) = client else { return };
+        for question in questions {
+            locks.take_over(client, &question);
+        }
+        for hold in offers {
+            if hold.take_back() {
+                self.discard(client, &hold);
+            }
+        }
+        let client = self.state().rest();
+        drop(client);
+    }
+
+    /// What the task at this post is to do now; `None` when it is not needed any more.
+    fn look(&self, number: u64, idle: bool) -> Option<Look> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let place = state.posts.iter().position(|post| post.number == number)?;
+        let patience = patience(place);
+        let since = now.checked_sub(patience).unwrap_or(now);
+        let look = state.look_at.is_some_and(|at| at <= since);
+        let due = match state.client {
+            Some(_) => state.agenda.take(since, now),
+            None => Due::default(),
+        };
+        let orphans = std::mem::take(&mut state.orphans);
+        if idle && state.is_idle() && state.shifts == 0 && orphans.is_empty() {
+            // What is noted from here on starts another task. There is no client to let go.
+            state.posts.remove(place);
+            return None;
+        }
+        let rest = now + IDLE;
+        if look {
+            // The next look, until which those who are woken now have time.
+            state.look_at = Some(now + LOOK);
+        }
+        let first = state.agenda.first().into_iter().chain(state.look_at).min();
+        let next = first.map_or(rest, |at| rest.min(at + patience));
+        state.posts[place].wakes_at = next;
+        Some(Look {
+            due,
+            look,
+            orphans,
+            client: state.client.clone(),
+            next,
+        })
+    }
+}
+
+/// A task at its post, also before it is polled for the first time. Torn down, it leaves the post,
+/// and lets the client go if it was the last.
+struct AtPost {
+    locks: Arc<Locks>,
+    number: u64,
+    nudge: Arc<Notify>,
+}
+
+impl Drop for AtPost {
+    fn drop(&mut self) {
+        let mut state = self.locks.keeper().state();
+        state.posts.retain(|post| post.number != self.number);
+        let client = match state.posts.is_empty() {
+            true => state.client.take(),
+            false => None,
+        };
+        drop(state);
+        drop(client);
     }
 }
 
 impl State {
-    /// Removes a duty. The client comes back with the last one, to be dropped without the lock.
-    fn remove(&mut self, owner: &Owner) -> Option<Client> {
-        self.strike(owner);
-        if self.duties.is_empty() {
-            self.client.take()
-        } else {
-            None
+    /// Whether there is nothing to do, now or later.
+    fn is_idle(&self) -> bool {
+        self.agenda.is_empty() && self.watch.is_empty()
+    }
+
+    /// Takes a note off. The client comes back with the last one, to be dropped without the lock.
+    fn remove(&mut self, owner: Owner) -> Option<Client> {
+        self.agenda.remove(owner);
+        self.rest()
+    }
+
+    /// The client, when there is nothing to do, to be dropped without the lock.
+    fn rest(&mut self) -> Option<Client> {
+        match self.is_idle() {
+            true => self.client.take(),
+            false => None,
         }
     }
 
-    fn strike(&mut self, owner: &Owner) {
-        if let Some(Duty { at: Some(at), .. }) = self.duties.remove(owner) {
-            self.agenda.remove(&(at, owner.clone()));
+    /// When what is watched is looked after.
+    fn look_at(&mut self) -> Instant {
+        *self.look_at.get_or_insert_with(|| Instant::now() + LOOK)
+    }
+
+    fn group(&self, client: &Client, keys: &Keys) -> usize {
+        match self.slot_by_slot {
+            true => by_slot(keys),
+            false => client.together(keys.lock()),
         }
     }
 
-    /// Puts duties back on the agenda that were being carried out, and may or may not have been.
-    fn resume(&mut self, now: Instant) {
-        for (owner, duty) in &mut self.duties {
-            if duty.at.is_none() {
-                duty.at = Some(now);
-                self.agenda.insert((now, owner.clone()));
-            }
-        }
-    }
-
-    fn renews(&self, owner: &Owner) -> bool {
-        let duty = self.duties.get(owner);
-        duty.is_some_and(|duty| matches!(duty.task, Task::Renew(_)))
-    }
-
-    fn due(&mut self, now: Instant) -> Vec<(Owner, Duty)> {
-        let mut due = Vec::new();
-        while let Some((at, _)) = self.agenda.first()
-            && *at <= now
-        {
-            let Some((_, owner)) = self.agenda.pop_first() else {
-                break;
-            };
-            if let Some(duty) = self.duties.get_mut(&owner) {
-                duty.at = None;
-                due.push((owner, duty.clone()));
-            }
-        }
-        due
+    /// Those of the tasks that would be late for what is due at `at`.
+    fn late_for(&self, at: Instant) -> Vec<Arc<Notify>> {
+        let posts = self.posts.iter().enumerate();
+        let late = posts.filter(|(place, post)| post.wakes_at > at + patience(*place));
+        late.map(|(_, post)| post.nudge.clone()).collect()
     }
 }
 
-/// What is due, with the renewals of one bucket in one script call.
-fn jobs(
-    locks: &Arc<Locks>,
-    client: &Client,
-    due: Vec<(Owner, Duty)>,
-) -> Vec<BoxFuture<'static, ()>> {
+fn nudged(nudges: Vec<Arc<Notify>>) {
+    for nudge in nudges {
+        nudge.notify_one();
+    }
+}
+
+fn by_slot(keys: &Keys) -> usize {
+    usize::from(keys.lock().slot())
+}
+
+/// How much later than due the task in this place takes what those before it have not taken.
+fn patience(place: usize) -> Duration {
+    STAND_IN * u32::try_from(place).unwrap_or(u32::MAX)
+}
+
+/// What is due, as calls.
+fn jobs(locks: &Arc<Locks>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
     let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
-    let mut batches: HashMap<Bucket, Vec<Arc<Hold>>> = HashMap::new();
-    for (owner, Duty { task, .. }) in due {
-        match task {
-            Task::Renew(hold) => {
-                if hold.status().is_err() {
-                    locks.keeper().retire(client, &hold);
-                } else {
-                    batches.entry(hold.keys.bucket).or_default().push(hold);
-                }
+    for hold in due.lasting {
+        jobs.push(Box::pin(listen(locks.clone(), client.clone(), hold)));
+    }
+    for mut holds in due.batches {
+        holds.retain(|hold| {
+            let ended = hold.status().is_err();
+            if ended {
+                locks.keeper().retire(client, hold);
             }
-            Task::Discard {
-                keys,
-                until,
-                pause,
-                may_come,
-            } => {
-                jobs.push(Box::pin(discard(
-                    locks.clone(),
-                    client.clone(),
-                    owner,
-                    keys,
-                    (until, pause, may_come),
-                )));
-            }
+            !ended
+        });
+        if !holds.is_empty() {
+            jobs.push(Box::pin(renew(locks.clone(), client.clone(), holds)));
         }
     }
-    for holds in batches.into_values() {
-        jobs.push(Box::pin(listen(
-            locks.clone(),
-            client.clone(),
-            holds.clone(),
-        )));
-        for holds in holds.chunks(LARGEST_BATCH) {
-            jobs.push(Box::pin(renew(
-                locks.clone(),
-                client.clone(),
-                holds.to_vec(),
-            )));
-        }
+    for it in due.releases {
+        jobs.push(Box::pin(release(locks.clone(), client.clone(), it)));
     }
     jobs
 }
 
-/// Sees to it that the holders of leases of one bucket are told of `break_lock` by push. Beside the
-/// renewals, which must not wait for it, and over before the next.
-async fn listen(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
-    if let Some(first) = holds.first() {
-        let patience = shortest_lease(&holds) / 3;
-        let _ = tokio::time::timeout(patience, locks.listen(&client, &first.keys)).await;
-    }
-}
+/// After how long a hold is worth a subscription.
+const LASTING: Duration = Duration::from_millis(50);
 
-fn shortest_lease(holds: &[Arc<Hold>]) -> Duration {
-    let leases = holds.iter().map(|hold| hold.lease.duration());
-    leases.min().unwrap_or_default()
-}
+/// How long those who have come to be heard wait for each other.
+const GATHERING: Duration = Duration::from_millis(10);
 
-/// Renews leases of one bucket. What cannot be asked is asked again soon, until the local deadline.
-async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
-    let keeper = locks.keeper();
-    let sent = Instant::now();
-    let shortest = shortest_lease(&holds);
-    let mut call = RENEW.call(holds.iter().map(|hold| hold.keys.lock()));
-    for hold in &holds {
-        call = call.arg(hold.owner.as_str()).arg(hold.lease.millis());
-    }
-    let reply = client
-        .run(
-            call,
-            Deadline::after((shortest / 6).max(SHORTEST_ATTEMPT)).reserved(),
-        )
-        .await;
-    if let Err(error) = &reply {
-        tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");
-    }
-    for (index, hold) in holds.iter().enumerate() {
-        let renewed = reply
-            .as_ref()
-            .ok()
-            .and_then(|reply| reply.int(index + 1).ok());
-        match renewed {
-            Some(1) => {
-                hold.renewed(sent);
-                keeper.renew_again(&hold.owner, next_renewal(hold, sent));
-            }
-            Some(_) => {
-                hold.end(End::Lost(LossReason::Taken));
-                keeper.forget(&hold.owner);
-            }
-            None => match hold.status() {
-                Ok(deadline) => {
-                    let soon = Instant::now() + (hold.lease.duration() / 12).max(SHORTEST_PAUSE);
-                    keeper.renew_again(&hold.owner, soon.min(deadline));
-                }
-                Err(_) => keeper.retire(&client, hold),
-            },
-        }
-    }
-}
-
-/// When a hold that was renewed by a command sent at `sent` needs the keeper again.
-pub(super) fn next_renewal(hold: &Hold, sent: Instant) -> Instant {
-    let at = sent + hold.lease.duration() / 3;
-    hold.limit.map_or(at, |limit| limit.min(at))
-}
-
-/// Releases what `owner` has, and asks again until it is surely gone.
-async fn discard(
-    locks: Arc<Locks>,
-    client: Client,
-    owner: Owner,
-    keys: Arc<Keys>,
-    (until, pause, may_come): (Instant, Duration, bool),
-) {
-    let keeper = locks.keeper();
-    let reply = client
-        .run(
-            keys.call(&RELEASE).arg(owner.as_str()),
-            client.deadline().reserved(),
-        )
-        .await;
-    let settled = match reply.as_ref().map(|reply| reply.status()) {
-        Ok(Ok("RELEASED")) => true,
-        Ok(Ok("NOT_HELD")) => !may_come,
-        _ => false,
-    };
-    let now = Instant::now();
-    if settled || now >= until {
-        keeper.settled(&owner);
-        return;
-    }
-    keeper.later(&owner, (now + pause).min(until));
-}
-
-/// After how long a discard that is not settled is tried again, at first; then four times longer.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// How long one attempt to renew takes at least before another is made.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(50);
-
-/// The pause after a renewal that could not be asked for, at least.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-
-/// How many leases one script call renews at most.
-const LARGEST_BATCH: usize = 100;
+/// How often callers are looked after on whom others depend.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long the keeper stays without anything to do.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How long the task of a runtime may be late before that of the next takes its work.
+const STAND_IN: Duration = Duration::from_millis(10);

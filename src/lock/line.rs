@@ -15,8 +15,8 @@ use super::attempt::Attempt;
 use super::campaign::{Campaign, Standing};
 use super::guard::Guard;
 use super::hold::{Hold, Owner};
-use super::keeper::{Keeper, next_renewal};
-use super::place::{self, Place, Places};
+use super::keeper::Keeper;
+use super::place::{Place, Places};
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,14 +35,17 @@ pub(super) struct Locks {
 /// The local queue of one name.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    attempting: bool,
+    /// Who asks the server for all who come.
+    attempting: Option<Owner>,
     campaigning: bool,
     pub(super) waiters: VecDeque<Waiting>,
     pub(super) nudge: Arc<Notify>,
-    /// Who held the lock when it was last asked for.
-    holder: String,
+    /// Who held the lock when the server answered last; nothing before its first answer.
+    holder: Option<String>,
     /// What kept the server from answering, if it did not.
     trouble: Option<Error>,
+    /// Since when a question is under way.
+    asked: Option<Instant>,
 }
 
 /// What one call needs to acquire a lock.
@@ -70,6 +73,8 @@ pub(super) enum Queueing {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) entry: Entry,
+    /// When its wait is over, whether or not anybody polls it.
+    until: Instant,
     reply: oneshot::Sender<Result<Guard>>,
 }
 
@@ -79,14 +84,14 @@ impl Entry {
     }
 
     /// The call that asks the server for the lock, and for a place in its queue.
-    pub(super) fn acquire(&self, owner: &Owner, queueing: Queueing) -> Call {
+    pub(super) fn acquire(&self, owner: Owner, queueing: Queueing) -> Call {
         let (patience, told) = match queueing {
             Queueing::No => (Duration::ZERO, 0u64),
             Queueing::Asking => (PATIENCE, 0),
             Queueing::Listening => (PATIENCE, 1),
         };
         self.call(&super::ACQUIRE)
-            .arg(owner.as_str())
+            .arg(owner.hex().as_bytes())
             .arg(self.lease.millis())
             .arg(self.client.process())
             .arg(&*self.metadata)
@@ -116,13 +121,15 @@ impl Locks {
         if lines.contains_key(&entry.keys.name) {
             return None;
         }
+        let owner = Owner::random();
         let line = Line {
-            attempting: true,
+            attempting: Some(owner),
+            asked: Some(Instant::now()),
             ..Line::default()
         };
         lines.insert(entry.keys.name.clone(), line);
         drop(lines);
-        Some(Attempt::new(self, entry))
+        Some(Attempt::in_line(self, entry, owner))
     }
 
     /// Whether others of this process wait for `name`; an error if they do because the server does
@@ -138,42 +145,54 @@ impl Locks {
         }
     }
 
-    /// The attempt on `name` is over: if others have come meanwhile, somebody must queue for them.
-    /// Returns whether that is so.
-    pub(super) fn attempted(&self, name: &Arc<str>) -> bool {
-        self.tidied(name, |line| line.attempting = false)
+    /// The attempt of `owner` on `name` is over: if others have come meanwhile, somebody must queue
+    /// for them. Returns whether that is so.
+    pub(super) fn attempted(&self, name: &Arc<str>, owner: Owner) -> bool {
+        self.tidied(name, |line| {
+            if line.attempting == Some(owner) {
+                line.attempting = None;
+                line.asked = None;
+            }
+        })
     }
 
     /// Puts the caller at the end of the line.
-    pub(super) fn join(self: &Arc<Self>, entry: Entry) -> Ticket {
-        self.stand(entry, VecDeque::push_back)
+    pub(super) fn join(self: &Arc<Self>, entry: Entry, until: Instant) -> Ticket {
+        self.stand(entry, until, VecDeque::push_back)
     }
 
     /// Puts the caller, who asked the server for those who have come since, at the head of the line.
-    pub(super) fn lead(self: &Arc<Self>, entry: Entry) -> Ticket {
-        self.stand(entry, VecDeque::push_front)
+    pub(super) fn lead(self: &Arc<Self>, entry: Entry, until: Instant) -> Ticket {
+        self.stand(entry, until, VecDeque::push_front)
     }
 
     fn stand(
         self: &Arc<Self>,
         entry: Entry,
+        until: Instant,
         place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
     ) -> Ticket {
         let (reply, answer) = oneshot::channel();
         let (keys, client) = (entry.keys.clone(), entry.client.clone());
         let mut lines = self.lines();
         let line = lines.entry(keys.name.clone()).or_default();
-        place(&mut line.waiters, Waiting { entry, reply });
+        let waiting = Waiting {
+            entry,
+            until,
+            reply,
+        };
+        place(&mut line.waiters, waiting);
         let nudge = line.nudge.clone();
-        let idle = !line.attempting;
+        let idle = line.attempting.is_none();
         drop(lines);
         if idle {
-            self.campaign(&keys, client, None);
+            self.campaign(&keys, client.clone(), None);
         }
         Ticket {
             answer,
             locks: self.clone(),
-            name: keys.name.clone(),
+            keys,
+            client,
             nudge,
         }
     }
@@ -181,7 +200,7 @@ impl Locks {
     /// Puts a waiter that was to be the next holder, and is not, back at the head of the line.
     pub(super) fn back_in_line(&self, waiting: Waiting) {
         let mut lines = self.lines();
-        if waiting.reply.is_closed() {
+        if waiting.has_left() {
             return; // Nobody would ever take it out of the line again.
         }
         let line = lines.entry(waiting.entry.keys.name.clone()).or_default();
@@ -193,7 +212,7 @@ impl Locks {
     fn left(&self, name: &Arc<str>) {
         let lines = self.lines();
         let line = lines.get(name);
-        let alone = line.is_some_and(|line| !line.campaigning && !line.attempting);
+        let alone = line.is_some_and(|line| !line.campaigning && line.attempting.is_none());
         drop(lines);
         if alone {
             self.tidied(name, |_| ());
@@ -228,7 +247,7 @@ impl Locks {
             if let Some((place, _)) = place {
                 let until = client.deadline().at;
                 self.keeper
-                    .discard_owner(&client, keys, &place.owner, until, false);
+                    .discard_owner(&client, keys, place.owner, until, false);
             }
             return;
         };
@@ -248,7 +267,7 @@ impl Locks {
         let front = line.waiters.front().map(|waiting| waiting.entry.clone());
         if front.is_none() {
             line.campaigning = false;
-            if !line.attempting {
+            if line.attempting.is_none() {
                 lines.remove(name);
             }
         }
@@ -270,7 +289,7 @@ impl Locks {
         change(line);
         line.drop_leavers();
         let waited_for = !line.waiters.is_empty();
-        if !waited_for && !line.attempting && !line.campaigning {
+        if !waited_for && line.attempting.is_none() && !line.campaigning {
             lines.remove(name);
         }
         waited_for
@@ -299,7 +318,7 @@ impl Locks {
         let waiting = {
             let mut lines = self.lines();
             lines.get_mut(&keys.name).and_then(|line| {
-                line.trouble = None;
+                (line.trouble, line.asked) = (None, None);
                 line.drop_leavers();
                 line.waiters.pop_front()
             })
@@ -309,8 +328,7 @@ impl Locks {
             None => {
                 // They all left this instant.
                 let until = Instant::now() + granted.1.duration();
-                self.keeper
-                    .discard_owner(client, keys, &owner, until, false);
+                self.keeper.discard_owner(client, keys, owner, until, false);
             }
         }
     }
@@ -325,37 +343,25 @@ impl Locks {
         granted: (Instant, Ttl),
         passes: u32,
     ) {
-        let guard = self.guard(waiting.entry, owner, fence, granted, passes);
+        let hold = waiting.entry.hold(owner, fence, granted, passes);
+        let client = waiting.entry.client;
+        Keeper::man(self, &client);
+        self.keeper.keep_offered(&client, &hold, granted);
+        let guard = Guard::new(hold, self.clone(), client);
         let _ = waiting.reply.send(Ok(guard));
     }
 
-    pub(super) fn guard(
+    /// Makes the guard of a grant that answers a caller's own question, if it is still its own.
+    pub(super) fn guard_of_caller(
         self: &Arc<Self>,
         entry: Entry,
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
-        passes: u32,
-    ) -> Guard {
-        let (sent, claim) = granted;
-        let Entry {
-            client,
-            keys,
-            lease,
-            max_hold,
-            ..
-        } = entry;
-        let hold = Hold::new(keys, owner, fence, lease, max_hold, granted, passes);
-        let at = if claim < lease {
-            Instant::now()
-        } else if place::hears(&client, &hold.keys) {
-            next_renewal(&hold, sent)
-        } else {
-            // A hold that lasts wants to hear of `break_lock`; its first renewal listens.
-            next_renewal(&hold, sent).min(sent + LASTING)
-        };
-        self.keeper.keep(self, &client, hold.clone(), at);
-        Guard::new(hold, self.clone(), client)
+    ) -> Option<Guard> {
+        let hold = entry.hold(owner, fence, granted, 0);
+        let kept = self.keeper.keep_asked(&entry.client, &hold, granted);
+        kept.then(|| Guard::new(hold, self.clone(), entry.client))
     }
 
     /// Tells all waiters of `name` that the server refuses.
@@ -371,11 +377,19 @@ impl Locks {
         }
     }
 
+    /// The server is being asked.
+    pub(super) fn asked(&self, name: &Arc<str>) {
+        if let Some(line) = self.lines().get_mut(name) {
+            line.asked = Some(Instant::now());
+        }
+    }
+
     /// Remembers what the server said last, for those who give up waiting.
     pub(super) fn heard(&self, name: &Arc<str>, heard: Result<String, Error>) {
         if let Some(line) = self.lines().get_mut(name) {
+            line.asked = None;
             match heard {
-                Ok(holder) => (line.holder, line.trouble) = (holder, None),
+                Ok(holder) => (line.holder, line.trouble) = (Some(holder), None),
                 Err(trouble) => line.trouble = Some(trouble),
             }
         }
@@ -391,13 +405,25 @@ impl Locks {
 }
 
 impl Line {
-    /// Forgets waiters whose calls were dropped.
+    /// Forgets waiters whose calls were dropped, or whose wait is over.
     pub(super) fn drop_leavers(&mut self) {
-        self.waiters.retain(|waiting| !waiting.reply.is_closed());
+        self.waiters.retain(|waiting| !waiting.has_left());
+    }
+}
+
+impl Waiting {
+    fn has_left(&self) -> bool {
+        self.reply.is_closed() || Instant::now() >= self.until + LATE
     }
 }
 
 impl Entry {
+    /// What is known of a grant to `owner`.
+    fn hold(&self, owner: Owner, fence: Fence, granted: (Instant, Ttl), passes: u32) -> Arc<Hold> {
+        let (keys, lease, limit) = (self.keys.clone(), self.lease, self.max_hold);
+        Hold::new(keys, owner, fence, lease, limit, granted, passes)
+    }
+
     /// Whether a grant made for `other` fits this call as it is.
     pub(super) fn same_terms(&self, other: &Self) -> bool {
         self.lease == other.lease && self.metadata == other.metadata
@@ -409,15 +435,17 @@ impl Entry {
 pub(super) struct Ticket {
     answer: oneshot::Receiver<Result<Guard>>,
     locks: Arc<Locks>,
-    name: Arc<str>,
+    keys: Arc<Keys>,
+    client: Client,
     nudge: Arc<Notify>,
 }
 
 impl Ticket {
-    /// Waits for the grant.
-    pub(super) async fn granted(&mut self) -> Result<Guard> {
+    /// Waits for the grant. `None` if it was taken back, since nobody polled this when it came.
+    pub(super) async fn granted(&mut self) -> Result<Option<Guard>> {
         match (&mut self.answer).await {
-            Ok(result) => result,
+            Ok(Ok(guard)) => Ok(guard.take().then_some(guard)),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::new(
                 ErrorKind::Disconnected,
                 "the runtime that waited for the lock has shut down",
@@ -429,19 +457,21 @@ impl Ticket {
     /// Why the wait ended without a grant.
     pub(super) fn expired(&self) -> Error {
         let lines = self.locks.lines();
-        match lines.get(&self.name) {
-            Some(Line {
-                trouble: Some(trouble),
-                ..
-            }) => trouble.clone(),
-            Some(Line { holder, .. }) if !holder.is_empty() => Error::new(
-                ErrorKind::Contended,
-                format!("the lock was not free in time; its holder has {holder}"),
-            ),
-            _ => Error::new(
-                ErrorKind::Contended,
-                "the lock was not free in time; others of this process hold it",
-            ),
+        let Some(line) = lines.get(&self.keys.name) else {
+            return contended("nobody has told who holds it");
+        };
+        if let Some(trouble) = &line.trouble {
+            return trouble.clone();
+        }
+        let silent = line.asked.is_some_and(|asked| asked.elapsed() >= SILENCE);
+        match &line.holder {
+            // That others held it a while ago is not the reason when the server does not answer now.
+            Some(holder) if !silent => contended(&format!("its holder has {holder}")),
+            _ => {
+                drop(lines);
+                let trouble = self.client.trouble(self.keys.lock());
+                trouble.unwrap_or_else(unanswered)
+            }
         }
     }
 }
@@ -450,15 +480,33 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.answer.close();
         self.nudge.notify_one();
-        self.locks.left(&self.name);
+        self.locks.left(&self.keys.name);
     }
 }
+
+fn contended(why: &str) -> Error {
+    Error::new(
+        ErrorKind::Contended,
+        format!("the lock was not free in time; {why}"),
+    )
+}
+
+fn unanswered() -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        "the server has not answered who holds the lock",
+    )
+    .with_fate(crate::error::Fate::NotExecuted)
+}
+
+/// How long a question may be under way before a waiter that gives up says that the server is out.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// How much later than it should a waiter may be polled at the end of its wait.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How long a place in the queue of the server lives without being kept.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest lease that a hand-over grants before the new holder is heard of.
 const CLAIM: Duration = Duration::from_secs(3);
-
-/// After how long a hold is worth a subscription.
-const LASTING: Duration = Duration::from_millis(50);

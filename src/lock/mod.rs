@@ -10,6 +10,7 @@
 //! [`campaign`] their one place in the queue on the server, [`place`] being told by push,
 //! [`release`](mod@release) who comes next.
 
+mod agenda;
 mod attempt;
 mod campaign;
 mod guard;
@@ -17,7 +18,10 @@ mod hold;
 mod keeper;
 mod line;
 mod place;
+mod pulse;
 mod release;
+mod renewal;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -161,12 +165,18 @@ impl Lock {
         };
         let sent = Instant::now();
         let deadline = self.client.deadline().at_most(until);
-        let call = entry.acquire(&attempt.owner, attempt.queueing());
-        let reply = self.client.run(call, deadline).await;
+        let call = entry.acquire(attempt.owner(), attempt.queueing());
+        let reply = attempt.ask(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence)) => Ok(attempt.won(entry, fence, sent)),
+            Ok(Answer::Granted(fence)) => match attempt.won(entry.clone(), fence, sent) {
+                Some(guard) => Ok(guard),
+                // Nobody was there to take it, and so it was given back.
+                None => self.waited(&locks, entry, until).await,
+            },
             Ok(Answer::Busy {
-                remaining, above, ..
+                remaining,
+                above,
+                holder,
             }) => {
                 let standing = above.map(|above| Standing {
                     sent,
@@ -174,8 +184,8 @@ impl Lock {
                     remaining,
                     asked: entry.clone(),
                 });
-                let ticket = attempt.queued(entry, standing);
-                Self::waiting(&self.name, ticket, until).await
+                let ticket = attempt.queued(entry.clone(), standing, until, holder);
+                self.waiting(&locks, ticket, entry, until).await
             }
             Err(error) => {
                 attempt.failed(&error);
@@ -183,9 +193,9 @@ impl Lock {
                     return Err(error.with_key(&self.name));
                 }
                 // Another question, under another owner, from the line.
-                let ticket = locks.join(entry);
+                let ticket = locks.join(entry.clone(), until);
                 locks.heard(&self.name, Err(error));
-                Self::waiting(&self.name, ticket, until).await
+                self.waiting(&locks, ticket, entry, until).await
             }
         }
     }
@@ -200,28 +210,32 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         let entry = self.entry()?;
         let locks = Locks::of(&self.client);
-        let attempt = match locks.attempt(&entry) {
-            Some(attempt) => attempt,
-            None if locks.waited_for(&self.name)? => return Ok(None),
-            None => Attempt::aside(&locks, &entry),
-        };
-        let sent = Instant::now();
-        let reply = self
-            .client
-            .run(
-                entry.acquire(&attempt.owner, Queueing::No),
-                self.client.deadline(),
-            )
-            .await;
-        match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence)) => Ok(Some(attempt.won(entry, fence, sent))),
-            Ok(Answer::Busy { .. }) => {
-                attempt.lost();
-                Ok(None)
-            }
-            Err(error) => {
-                attempt.failed(&error);
-                Err(error.with_key(&self.name))
+        let deadline = self.client.deadline();
+        loop {
+            let attempt = match locks.attempt(&entry) {
+                Some(attempt) => attempt,
+                None if locks.waited_for(&self.name)? => return Ok(None),
+                None => Attempt::aside(&locks, &entry),
+            };
+            let sent = Instant::now();
+            let call = entry.acquire(attempt.owner(), Queueing::No);
+            let reply = attempt.ask(call, deadline).await;
+            match reply.and_then(|reply| Answer::read(&reply)) {
+                Ok(Answer::Granted(fence)) => {
+                    let guard = attempt.won(entry.clone(), fence, sent);
+                    if guard.is_some() {
+                        return Ok(guard);
+                    }
+                    // Nobody was there to take it, and so it was given back: asks again.
+                }
+                Ok(Answer::Busy { .. }) => {
+                    attempt.lost();
+                    return Ok(None);
+                }
+                Err(error) => {
+                    attempt.failed(&error);
+                    return Err(error.with_key(&self.name));
+                }
             }
         }
     }
@@ -316,14 +330,25 @@ impl Lock {
 
     /// Waits behind others of this process.
     async fn waited(&self, locks: &Arc<Locks>, entry: Entry, until: Instant) -> Result<Guard> {
-        let ticket = locks.join(entry);
-        Self::waiting(&self.name, ticket, until).await
+        let ticket = locks.join(entry.clone(), until);
+        self.waiting(locks, ticket, entry, until).await
     }
 
-    async fn waiting(name: &str, mut ticket: line::Ticket, until: Instant) -> Result<Guard> {
-        match timeout_at(until, ticket.granted()).await {
-            Ok(result) => result.map_err(|error| error.with_key(name)),
-            Err(_) => Err(ticket.expired().with_key(name)),
+    async fn waiting(
+        &self,
+        locks: &Arc<Locks>,
+        mut ticket: line::Ticket,
+        entry: Entry,
+        until: Instant,
+    ) -> Result<Guard> {
+        loop {
+            match timeout_at(until, ticket.granted()).await {
+                Ok(Ok(Some(guard))) => return Ok(guard),
+                // It was granted while nobody polled this, and taken back.
+                Ok(Ok(None)) => ticket = locks.join(entry.clone(), until),
+                Ok(Err(error)) => return Err(error.with_key(&self.name)),
+                Err(_) => return Err(ticket.expired().with_key(&self.name)),
+            }
         }
     }
 
@@ -406,7 +431,6 @@ pub struct Waiter {
 #[derive(Debug, Clone)]
 struct Keys {
     name: Arc<str>,
-    bucket: Bucket,
     all: [Key; 4],
     /// What the wake channels of the bucket begin with.
     wake: Key,
@@ -428,7 +452,6 @@ impl Keys {
             ],
             channel: wake.ending_in(client.process()),
             wake,
-            bucket,
             name: name.clone(),
         })
     }

@@ -16,7 +16,7 @@ use crate::client::Client;
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<String, mpsc::UnboundedSender<Fence>>>);
+pub(super) struct Places(Mutex<HashMap<Owner, mpsc::UnboundedSender<Fence>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Place {
 impl Places {
     fn map<R>(
         &self,
-        with: impl FnOnce(&mut HashMap<String, mpsc::UnboundedSender<Fence>>) -> R,
+        with: impl FnOnce(&mut HashMap<Owner, mpsc::UnboundedSender<Fence>>) -> R,
     ) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -39,8 +39,7 @@ impl Locks {
     /// Registers `owner` for grants by push.
     pub(super) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
         let (sender, grants) = mpsc::unbounded_channel();
-        self.places()
-            .map(|places| places.insert(owner.as_str().to_owned(), sender));
+        self.places().map(|places| places.insert(owner, sender));
         Place {
             owner,
             grants,
@@ -84,21 +83,25 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
     let mut words = message.split(' ');
     match (words.next(), words.next(), words.next()) {
         (Some("grant"), Some(owner), Some(fence)) => {
-            let Ok(fence) = fence.parse() else { return };
-            let grants = locks.places().map(|places| places.get(owner).cloned());
+            let (Ok(fence), Some(owner)) = (fence.parse(), Owner::parse(owner)) else {
+                return;
+            };
+            let grants = locks.places().map(|places| places.get(&owner).cloned());
             if let Some(grants) = grants {
                 let _ = grants.send(Fence(fence));
             }
         }
-        (Some("broken"), Some(owner), None) => locks.keeper().broken(owner),
+        (Some("broken"), Some(owner), None) => {
+            if let Some(owner) = Owner::parse(owner) {
+                locks.keeper().broken(owner);
+            }
+        }
         _ => {}
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.locks
-            .places()
-            .map(|places| places.remove(self.owner.as_str()));
+        self.locks.places().map(|places| places.remove(&self.owner));
     }
 }

@@ -6,50 +6,64 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::hold::{End, Hold, LossReason, Owner};
 use super::keeper::{Keeper, Shift};
 use super::line::{Locks, Waiting};
 use super::{PASS, RELEASE, parsed_fence};
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::script::Call;
 
 impl Locks {
     /// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
     /// the server's queue.
     pub(super) async fn release(self: &Arc<Self>, client: &Client, hold: &Arc<Hold>) -> Result<()> {
-        let mut releasing = Releasing {
-            successor: self.successor(hold),
+        let Some(successor) = self.successor(hold) else {
+            return self.give_back(client, hold).await;
+        };
+        hold.end(End::Released);
+        self.keeper().forget(hold.owner);
+        let call = passing_to(&successor, hold, client);
+        let passing = Passing {
+            successor: Some(successor),
             hold: hold.clone(),
             client: client.clone(),
             open: true,
             _shift: Keeper::shift(self, client),
             locks: self.clone(),
         };
+        // The successor depends on it: not in the hands of this caller, who may not be polled.
+        let passed = tokio::spawn(passing.run(call).in_current_span());
+        passed.await.unwrap_or_else(|_| Err(torn_down(hold)))
+    }
+
+    /// Releases to the server's queue. The keeper does so by itself when this is not polled.
+    async fn give_back(self: &Arc<Self>, client: &Client, hold: &Arc<Hold>) -> Result<()> {
+        let mut giving = Giving {
+            locks: self,
+            client,
+            hold,
+            open: true,
+        };
         hold.end(End::Released);
-        self.keeper().forget(&hold.owner);
-        let sent = Instant::now();
-        let reply = client
-            .run(releasing.call(), client.deadline().reserved())
-            .await;
+        Keeper::man(self, client);
+        self.keeper().release_unless_done(client, hold);
+        let call = hold.keys.call(&RELEASE).arg(hold.owner.hex().as_bytes());
+        let reply = client.run(call, client.deadline().reserved()).await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
-        let fence = match reply.status()? {
-            "GRANTED" => Some(parsed_fence(reply.text(1)?)?),
-            "RELEASED" => None,
-            "NOT_HELD" => {
-                releasing.nothing_to_release();
-                return Err(LossReason::Taken.error(&hold.keys.name));
-            }
+        let held = match reply.status()? {
+            "RELEASED" => true,
+            "NOT_HELD" => false,
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
         };
-        releasing.open = false;
-        if let (Some((waiting, owner)), Some(fence)) = (releasing.successor.take(), fence) {
-            let lease = waiting.entry.lease;
-            self.hand_to(waiting, owner, fence, (sent, lease), hold.passes + 1);
-            self.passed(&hold.keys.name);
+        // The keeper may have been there first.
+        let first = giving.done();
+        match held || !first {
+            true => Ok(()),
+            false => Err(LossReason::Taken.error(&hold.keys.name)),
         }
-        Ok(())
     }
 
     /// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
@@ -76,9 +90,35 @@ impl Locks {
     }
 }
 
-/// A release under way. Dropped open, it leaves both owners to the keeper.
-struct Releasing {
+/// A release to the server's queue that is under way. Dropped open, it is left to the keeper.
+struct Giving<'r> {
+    locks: &'r Arc<Locks>,
+    client: &'r Client,
+    hold: &'r Arc<Hold>,
+    open: bool,
+}
+
+impl Giving<'_> {
+    /// The server has answered. Says whether it was this caller whom it answered first.
+    fn done(&mut self) -> bool {
+        self.open = false;
+        self.locks.keeper().done(self.hold.owner)
+    }
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.locks.keeper().discard(self.client, self.hold);
+        }
+    }
+}
+
+/// A hand-over inside the process that is under way, in a task of its own. Dropped open, it leaves both
+/// owners to the keeper.
+struct Passing {
     hold: Arc<Hold>,
+    /// `None` once it has the lock, or is back in line.
     successor: Option<(Waiting, Owner)>,
     client: Client,
     open: bool,
@@ -86,22 +126,32 @@ struct Releasing {
     _shift: Shift,
 }
 
-impl Releasing {
-    /// The script that does it.
-    fn call(&self) -> Call {
-        let owner = self.hold.owner.as_str();
-        match &self.successor {
-            None => self.hold.keys.call(&RELEASE).arg(owner),
-            Some((waiting, successor)) => self
-                .hold
-                .keys
-                .call(&PASS)
-                .arg(owner)
-                .arg(successor.as_str())
-                .arg(waiting.entry.lease.millis())
-                .arg(self.client.process())
-                .arg(&*waiting.entry.metadata),
+impl Passing {
+    /// Passes the lock on. Spawned by the holder's release, which waits for it; torn down with its
+    /// runtime, or by a panic, it is dropped.
+    async fn run(mut self, call: Call) -> Result<()> {
+        let (hold, locks) = (self.hold.clone(), self.locks.clone());
+        let sent = Instant::now();
+        let reply = self
+            .client
+            .run(call, self.client.deadline().reserved())
+            .await;
+        let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
+        let fence = match reply.status()? {
+            "GRANTED" => parsed_fence(reply.text(1)?)?,
+            "NOT_HELD" => {
+                self.nothing_to_release();
+                return Err(LossReason::Taken.error(&hold.keys.name));
+            }
+            _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
+        };
+        self.open = false;
+        if let Some((waiting, owner)) = self.successor.take() {
+            let lease = waiting.entry.lease;
+            locks.hand_to(waiting, owner, fence, (sent, lease), hold.passes + 1);
+            locks.passed(&hold.keys.name);
         }
+        Ok(())
     }
 
     /// The server knew nothing of the lease: only the successor must be put back.
@@ -117,7 +167,7 @@ impl Releasing {
                 let until = Instant::now() + lease.duration();
                 self.locks
                     .keeper()
-                    .discard_owner(&self.client, &keys, &owner, until, true);
+                    .discard_owner(&self.client, &keys, owner, until, true);
             }
             self.locks.back_in_line(waiting);
             self.locks.keeper().orphaned(keys);
@@ -125,13 +175,29 @@ impl Releasing {
     }
 }
 
-impl Drop for Releasing {
+impl Drop for Passing {
     fn drop(&mut self) {
         if self.open {
             self.locks.keeper().discard(&self.client, &self.hold);
             self.put_back();
         }
     }
+}
+
+/// The call that passes the lock of `hold` on.
+fn passing_to((waiting, owner): &(Waiting, Owner), hold: &Hold, client: &Client) -> Call {
+    let call = hold.keys.call(&PASS);
+    call.arg(hold.owner.hex().as_bytes())
+        .arg(owner.hex().as_bytes())
+        .arg(waiting.entry.lease.millis())
+        .arg(client.process())
+        .arg(&*waiting.entry.metadata)
+}
+
+fn torn_down(hold: &Hold) -> Error {
+    let message =
+        "the runtime that released the lock has shut down; it is released in the background";
+    Error::new(ErrorKind::Disconnected, message).with_key(&hold.keys.name)
 }
 
 /// How often the lock is passed on inside one process before the server's queue has a say.

@@ -97,8 +97,26 @@ impl Script {
         self.retry
     }
 
-    /// Starts a call of the script with `keys`.
+    /// Starts a call of the script with `keys`, which share a slot.
     pub(crate) fn call<'k>(
+        &'static self,
+        keys: impl IntoIterator<Item = &'k Key, IntoIter: ExactSizeIterator>,
+    ) -> Call {
+        let mut slot = None;
+        let keys = keys.into_iter().inspect(|key| {
+            debug_assert_eq!(
+                *slot.get_or_insert_with(|| key.slot()),
+                key.slot(),
+                "{} has keys of several slots",
+                self.name
+            );
+        });
+        self.call_together(keys)
+    }
+
+    /// Starts a call of the script with `keys`, which one server serves, though they may be of
+    /// several slots.
+    pub(crate) fn call_together<'k>(
         &'static self,
         keys: impl IntoIterator<Item = &'k Key, IntoIter: ExactSizeIterator>,
     ) -> Call {
@@ -119,13 +137,6 @@ impl Script {
             .arg(keys.len());
         let mut first: Option<Key> = None;
         for key in keys {
-            debug_assert!(
-                first
-                    .as_ref()
-                    .is_none_or(|first| first.slot() == key.slot()),
-                "{} has keys of several slots",
-                self.name
-            );
             command.arg(key.as_str());
             first.get_or_insert_with(|| key.clone());
         }

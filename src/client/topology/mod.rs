@@ -31,7 +31,7 @@ use super::cells::Cells;
 use super::link::Link;
 use super::node::Node;
 use super::push::Hub;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::from_server;
 use crate::time::Deadline;
@@ -97,6 +97,25 @@ impl Topology {
             Self::One(_) | Self::Replicated(_) => 0,
             Self::Cluster(_) => key.part(),
             Self::Shards(shards) => shards.place(key),
+        }
+    }
+
+    /// Keys for which this is the same number may stand in one script.
+    pub(crate) fn together(&self, key: &Key) -> usize {
+        match self {
+            Self::One(_) | Self::Replicated(_) => 0,
+            Self::Cluster(_) => usize::from(key.slot()),
+            Self::Shards(shards) => shards.place(key),
+        }
+    }
+
+    /// Why there is no connection to the server of `key`, as far as known.
+    pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
+        match self {
+            Self::One(node) => node.link.last_error(),
+            Self::Replicated(replicated) => replicated.primary().link.last_error(),
+            Self::Cluster(cluster) => cluster.node(key)?.link.last_error(),
+            Self::Shards(shards) => shards.node(key).link.last_error(),
         }
     }
 

@@ -88,6 +88,10 @@ impl Replicated {
         self.primary.address()
     }
 
+    pub(crate) fn primary(&self) -> &Node {
+        &self.primary
+    }
+
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
         self.primary.lane.send(command, deadline).await
     }

@@ -1,0 +1,374 @@
+//! `Agenda`: what the keeper has to do, and when.
+//!
+//! Invariant: a duty is on the agenda from the moment it is noted until it is taken off. Taking it
+//! to carry it out only moves it to the time when it is to be tried again, so a duty whose carrier
+//! stands still, or is torn down, is carried out by the next one. Renewals that one script may make
+//! are taken together, and those that are due soon go along. No clock and no I/O here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Keys;
+use super::hold::{Hold, Owner};
+
+/// What is noted.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    duties: HashMap<Owner, Duty>,
+    due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
+}
+
+/// Duties that may be taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group {
+    /// Each is a call of its own.
+    Releases,
+    /// Renewals of leases that one script may renew: see [`Client::together`](crate::client::Client::together).
+    Renewals(usize),
+}
+
+#[derive(Debug)]
+struct Duty {
+    task: Task,
+    group: Group,
+    at: Instant,
+}
+
+#[derive(Debug)]
+enum Task {
+    Renew(Renewal),
+    Release(Release),
+}
+
+/// The lease of a live guard.
+#[derive(Debug)]
+struct Renewal {
+    hold: Arc<Hold>,
+    /// When it is to be renewed.
+    at: Instant,
+    /// When to see to it that the holder is told of `break_lock`, until that is done.
+    listen: Option<Instant>,
+    /// When it was asked for last, if it was.
+    asked: Option<Instant>,
+}
+
+/// A lease that nobody wants any more, or a place in the queue.
+#[derive(Debug, Clone)]
+pub(super) struct Release {
+    pub(super) owner: Owner,
+    pub(super) keys: Arc<Keys>,
+    /// After this nothing is left to be released.
+    pub(super) until: Instant,
+    /// Whether a grant to the owner may still be under way, so that one "not held" is not the end
+    /// of it.
+    pub(super) may_come: bool,
+    /// How long to wait before the next try.
+    pause: Duration,
+    /// Whether it was tried.
+    tried: bool,
+}
+
+/// What is to be done now.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// Leases to renew, by the script that renews them.
+    pub(super) batches: Vec<Vec<Arc<Hold>>>,
+    /// Holds that last, so that their holders want to hear of `break_lock`.
+    pub(super) lasting: Vec<Arc<Hold>>,
+    pub(super) releases: Vec<Release>,
+}
+
+impl Agenda {
+    pub(super) fn is_empty(&self) -> bool {
+        self.duties.is_empty()
+    }
+
+    /// When the first duty is due.
+    pub(super) fn first(&self) -> Option<Instant> {
+        let firsts = self.due.values().filter_map(|queue| queue.first());
+        firsts.map(|(at, _)| *at).min()
+    }
+
+    /// Notes that `hold` is to be renewed at `at`, and looked after from `listen` on.
+    pub(super) fn renew(
+        &mut self,
+        hold: Arc<Hold>,
+        group: usize,
+        at: Instant,
+        listen: Option<Instant>,
+    ) {
+        let (owner, first) = (hold.owner, listen.map_or(at, |listen| listen.min(at)));
+        let renewal = Renewal {
+            hold,
+            at,
+            listen,
+            asked: None,
+        };
+        self.note(owner, Task::Renew(renewal), Group::Renewals(group), first);
+    }
+
+    /// Notes that what an owner has is to be released from `at` on, instead of renewed.
+    pub(super) fn release(&mut self, release: Release, at: Instant) {
+        let owner = release.owner;
+        self.note(owner, Task::Release(release), Group::Releases, at);
+    }
+
+    fn note(&mut self, owner: Owner, task: Task, group: Group, at: Instant) {
+        let duty = Duty { task, group, at };
+        if let Some(before) = self.duties.insert(owner, duty) {
+            self.unschedule(before.group, before.at, owner);
+        }
+        self.due.entry(group).or_default().insert((at, owner));
+    }
+
+    /// Takes a duty off; says whether it was on.
+    pub(super) fn remove(&mut self, owner: Owner) -> bool {
+        let Some(duty) = self.duties.remove(&owner) else {
+            return false;
+        };
+        self.unschedule(duty.group, duty.at, owner);
+        true
+    }
+
+    /// Whether a release is on and was not tried yet.
+    pub(super) fn is_untouched(&self, owner: Owner) -> bool {
+        let task = self.duties.get(&owner).map(|duty| &duty.task);
+        matches!(task, Some(Task::Release(release)) if !release.tried)
+    }
+
+    /// The hold of a guard that is being renewed.
+    pub(super) fn hold(&self, owner: Owner) -> Option<Arc<Hold>> {
+        match &self.duties.get(&owner)?.task {
+            Task::Renew(renewal) => Some(renewal.hold.clone()),
+            Task::Release(_) => None,
+        }
+    }
+
+    /// The server has renewed the lease of `owner`, by a question sent at `sent`.
+    pub(super) fn renewed(&mut self, owner: Owner, sent: Instant) {
+        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return; // The guard was dropped meanwhile.
+        };
+        let lease = renewal.hold.lease.duration();
+        // A later question may be under way still: it is given its time, too.
+        let next = renewal.asked.map_or(sent, |asked| asked + again(lease));
+        renewal.at = next.max(sent + lease / ROUND);
+        let at = renewal.due();
+        self.move_to(owner, at);
+    }
+
+    /// The lease of `owner` is to be renewed at `at`, if it is not due before.
+    pub(super) fn renew_soon(&mut self, owner: Owner, at: Instant) {
+        if let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task) {
+            renewal.at = renewal.at.min(at);
+            let at = renewal.due();
+            self.move_to(owner, at);
+        }
+    }
+
+    /// A release was tried and is not settled.
+    pub(super) fn release_again(&mut self, owner: Owner, now: Instant) {
+        let Some(Task::Release(release)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return;
+        };
+        let at = (now + release.pause).min(release.until.max(now));
+        release.pause = (release.pause * 4).min(LONGEST_PAUSE);
+        self.move_to(owner, at);
+    }
+
+    /// What has been due since `since`, which is not after `now`, and what goes along with it. All
+    /// of it stays on the agenda, for the case that nothing is heard of it.
+    pub(super) fn take(&mut self, since: Instant, now: Instant) -> Due {
+        let mut due = Due::default();
+        let overdue =
+            |queue: &BTreeSet<(Instant, Owner)>| queue.first().is_some_and(|(at, _)| *at <= since);
+        let groups = self.due.iter().filter(|(_, queue)| overdue(queue));
+        let groups: Vec<Group> = groups.map(|(group, _)| *group).collect();
+        for group in groups {
+            match group {
+                Group::Releases => self.take_releases(now, &mut due),
+                Group::Renewals(_) => self.take_renewals(group, now, &mut due),
+            }
+        }
+        due
+    }
+
+    fn take_releases(&mut self, now: Instant, due: &mut Due) {
+        let queue = self.due.get(&Group::Releases).into_iter().flatten();
+        let owners: Vec<Owner> = queue
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, owner)| *owner)
+            .collect();
+        for owner in owners {
+            let Some(Task::Release(release)) =
+                self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+            else {
+                continue;
+            };
+            release.tried = true;
+            due.releases.push(release.clone());
+            self.move_to(owner, now + STANDS_STILL);
+        }
+    }
+
+    fn take_renewals(&mut self, group: Group, now: Instant, due: &mut Due) {
+        let (mut taken, mut lasting) = (Vec::new(), Vec::new());
+        let mut soon = now;
+        for (looked_at, (at, owner)) in self.due.get(&group).into_iter().flatten().enumerate() {
+            let Some(Task::Renew(renewal)) = self.duties.get(owner).map(|duty| &duty.task) else {
+                continue;
+            };
+            if *at > now {
+                // Nothing more is due. What is due soon fills the last script up.
+                let full = taken.len() % LARGEST_BATCH == 0;
+                if full || *at > soon || looked_at > taken.len() + 4 * LARGEST_BATCH {
+                    break;
+                }
+                if renewal.goes_along(now) {
+                    taken.push(*owner);
+                }
+            } else if renewal.at <= now || renewal.hold.limit.is_some_and(|limit| limit <= now) {
+                soon = soon.max(now + renewal.hold.lease.duration() / ALONG);
+                taken.push(*owner);
+            } else {
+                lasting.push(*owner);
+            }
+        }
+        for owner in lasting.iter().chain(&taken) {
+            let Some(Task::Renew(renewal)) = self.duties.get_mut(owner).map(|duty| &mut duty.task)
+            else {
+                continue;
+            };
+            if renewal.listen.take().is_some() {
+                due.lasting.push(renewal.hold.clone());
+            }
+        }
+        for owner in &lasting {
+            self.reschedule(*owner);
+        }
+        for batch in taken.chunks(LARGEST_BATCH) {
+            let holds = batch.iter().filter_map(|owner| self.asked(*owner, now));
+            due.batches.push(holds.collect());
+        }
+    }
+
+    /// Notes that a renewal is asked for now; answers what is to be renewed.
+    fn asked(&mut self, owner: Owner, now: Instant) -> Option<Arc<Hold>> {
+        let Task::Renew(renewal) = &mut self.duties.get_mut(&owner)?.task else {
+            return None;
+        };
+        renewal.asked = Some(now);
+        renewal.at = now + again(renewal.hold.lease.duration());
+        let (hold, at) = (renewal.hold.clone(), renewal.due());
+        self.move_to(owner, at);
+        Some(hold)
+    }
+
+    fn reschedule(&mut self, owner: Owner) {
+        if let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) {
+            let at = renewal.due();
+            self.move_to(owner, at);
+        }
+    }
+
+    fn move_to(&mut self, owner: Owner, at: Instant) {
+        let Some(duty) = self.duties.get_mut(&owner) else {
+            return;
+        };
+        let (group, before) = (duty.group, std::mem::replace(&mut duty.at, at));
+        self.unschedule(group, before, owner);
+        self.due.entry(group).or_default().insert((at, owner));
+    }
+
+    fn unschedule(&mut self, group: Group, at: Instant, owner: Owner) {
+        if let Some(queue) = self.due.get_mut(&group) {
+            queue.remove(&(at, owner));
+        }
+    }
+
+    /// Sorts all renewals into the groups that `group` says.
+    pub(super) fn regroup(&mut self, group: impl Fn(&Keys) -> usize) {
+        let owners: Vec<Owner> = self.duties.keys().copied().collect();
+        for owner in owners {
+            let Some(duty) = self.duties.get_mut(&owner) else {
+                continue;
+            };
+            let Task::Renew(renewal) = &duty.task else {
+                continue;
+            };
+            let after = Group::Renewals(group(&renewal.hold.keys));
+            let (before, at) = (std::mem::replace(&mut duty.group, after), duty.at);
+            self.unschedule(before, at, owner);
+            self.due.entry(after).or_default().insert((at, owner));
+        }
+        self.due.retain(|_, queue| !queue.is_empty());
+    }
+}
+
+impl Release {
+    pub(super) fn new(owner: Owner, keys: &Arc<Keys>, until: Instant, may_come: bool) -> Self {
+        Self {
+            owner,
+            keys: keys.clone(),
+            until,
+            may_come,
+            pause: FIRST_PAUSE,
+            tried: false,
+        }
+    }
+
+    /// Of what a guard held.
+    pub(super) fn of(hold: &Hold) -> Self {
+        let until = Instant::now() + hold.lease.duration();
+        Self::new(hold.owner, &hold.keys, until, false)
+    }
+}
+
+impl Renewal {
+    /// When something is to be done for it.
+    fn due(&self) -> Instant {
+        let at = self.listen.map_or(self.at, |listen| listen.min(self.at));
+        self.hold.limit.map_or(at, |limit| limit.min(at))
+    }
+
+    /// Whether it is renewed early, since others are renewed now. One that is under way is not.
+    fn goes_along(&self, now: Instant) -> bool {
+        let lease = self.hold.lease.duration();
+        let under_way = self
+            .asked
+            .is_some_and(|asked| self.at < asked + lease / ALONG);
+        !under_way && self.at <= now + lease / ALONG
+    }
+}
+
+/// After how long a renewal that was not answered is asked for again, beside the question that is under
+/// way.
+fn again(lease: Duration) -> Duration {
+    (lease / 12).max(SHORTEST_PAUSE)
+}
+
+/// A lease is renewed each `1 / ROUND` of its length ..
+pub(super) const ROUND: u32 = 3;
+
+/// .. or up to `1 / ALONG` of its length earlier, when others are renewed.
+const ALONG: u32 = 6;
+
+/// How many leases one script renews at most.
+const LARGEST_BATCH: usize = 100;
+
+/// The pause between two questions for one lease, at least.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// A release that has not ended after this has a carrier that stands still.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+
+/// The pause between two tries to release, at first; then four times longer each time ..
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// .. up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

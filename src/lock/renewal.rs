@@ -1,0 +1,90 @@
+//! The calls of the keeper: leases are renewed, and released in the background.
+//!
+//! Invariant: an answer counts from when its question was sent, however late it comes, and until
+//! the local deadline. A question that is not answered blocks no other: the agenda has it asked
+//! again meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::agenda::Release;
+use super::hold::{End, Hold, LossReason};
+use super::line::Locks;
+use super::{RELEASE, RENEW};
+use crate::client::Client;
+use crate::error::ErrorKind;
+use crate::time::{Deadline, OnOutage, Priority};
+
+/// Asks for the renewal of leases that one script may renew.
+pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
+    let keeper = locks.keeper();
+    let sent = Instant::now();
+    let deadlines = holds.iter().filter_map(|hold| hold.status().ok());
+    let Some(until) = deadlines.max() else { return };
+    let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
+    for hold in &holds {
+        call = call
+            .arg(hold.owner.hex().as_bytes())
+            .arg(hold.lease.millis());
+    }
+    let deadline = Deadline {
+        at: until,
+        on_outage: OnOutage::KeepTrying,
+        priority: Priority::Reserved,
+    };
+    let reply = match client.run(call, deadline).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");
+            if error.kind() == ErrorKind::CrossSlot {
+                keeper.slot_by_slot();
+            }
+            return;
+        }
+    };
+    for (index, hold) in holds.iter().enumerate() {
+        match reply.int(index + 1) {
+            Ok(1) => {
+                hold.renewed(sent);
+                keeper.renewed(hold.owner, sent);
+            }
+            Ok(_) => {
+                hold.end(End::Lost(LossReason::Taken));
+                keeper.forget(hold.owner);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Sees to it that the holder of a lease is told of `break_lock` by push. Beside the renewals, which
+/// must not wait for it.
+pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
+    let patience = hold.lease.duration().max(SHORTEST_LISTEN);
+    if let Ok(true) = timeout(patience, locks.listen(&client, &hold.keys)).await {
+        locks.keeper().heard_from_now_on(&client, hold.owner);
+    }
+}
+
+/// Releases what an owner has, and leaves it on the agenda until it is surely gone.
+pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release) {
+    let call = release.keys.call(&RELEASE);
+    let call = call.arg(release.owner.hex().as_bytes());
+    let deadline = client.deadline().keep_trying().reserved();
+    let reply = client.run(call, deadline).await;
+    let settled = match reply.as_ref().map(|reply| reply.status()) {
+        Ok(Ok("RELEASED")) => true,
+        Ok(Ok("NOT_HELD")) => !release.may_come,
+        _ => false,
+    };
+    if settled || Instant::now() >= release.until {
+        locks.keeper().settled(release.owner);
+    } else {
+        locks.keeper().unsettled(release.owner);
+    }
+}
+
+/// How long a subscription may take at least.
+const SHORTEST_LISTEN: Duration = Duration::from_secs(1);

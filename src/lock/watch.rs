@@ -1,0 +1,98 @@
+//! `Watch`: callers' futures on which others depend, looked after by the keeper.
+//!
+//! Invariant: what others depend on is never longer in the hands of a future that nobody polls than
+//! a few looks take. There are two such things. A question that a caller asks by itself, which is
+//! what makes an uncontended `acquire` fast: the others of the process wait for its answer, and the
+//! server may have granted the lock to it. And a grant that was handed to a waiter. Each is either
+//! taken off by its caller, who then has it, or by the keeper, which then releases it; the caller goes on
+//! from the line when it is polled again. Other work of theirs runs in tasks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::attempt::Question;
+use super::hold::{Hold, Owner};
+
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    asked: HashMap<Owner, Watched<Question>>,
+    offered: Vec<Watched<Hold>>,
+}
+
+#[derive(Debug)]
+struct Watched<T> {
+    it: Arc<T>,
+    /// How many looks have found nobody there.
+    missed: u8,
+}
+
+/// What nobody polls for.
+#[derive(Debug, Default)]
+pub(super) struct Abandoned {
+    pub(super) questions: Vec<Arc<Question>>,
+    pub(super) offers: Vec<Arc<Hold>>,
+}
+
+impl Watch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked.is_empty() && self.offered.is_empty()
+    }
+
+    /// A caller asks the server.
+    pub(super) fn ask(&mut self, question: Arc<Question>) {
+        let watched = Watched {
+            it: question,
+            missed: 0,
+        };
+        self.asked.insert(watched.it.owner, watched);
+    }
+
+    /// The caller has its answer, or has left. `None` if the question was taken from it.
+    pub(super) fn answered(&mut self, owner: Owner) -> Option<Arc<Question>> {
+        self.asked.remove(&owner).map(|watched| watched.it)
+    }
+
+    /// A waiter was handed a grant.
+    pub(super) fn offer(&mut self, hold: Arc<Hold>) {
+        self.offered.push(Watched {
+            it: hold,
+            missed: 0,
+        });
+    }
+
+    /// The questions that are under way.
+    pub(super) fn questions(&self) -> Vec<Arc<Question>> {
+        let questions = self.asked.values();
+        questions.map(|watched| watched.it.clone()).collect()
+    }
+
+    /// Looks after all of them, and takes off those that nobody has been there for. `silent` are
+    /// questions whose callers did not poll them though they were woken.
+    pub(super) fn look(&mut self, silent: &[Owner]) -> Abandoned {
+        let mut abandoned = Abandoned::default();
+        for owner in silent {
+            let Some(watched) = self.asked.get_mut(owner) else {
+                continue;
+            };
+            watched.missed += 1;
+            if watched.missed >= MOST_MISSED {
+                abandoned.questions.extend(self.answered(*owner));
+            }
+        }
+        self.offered.retain_mut(|watched| {
+            if !watched.it.is_offered() {
+                return false;
+            }
+            watched.missed += 1;
+            let left = watched.missed >= MOST_MISSED;
+            if left {
+                abandoned.offers.push(watched.it.clone());
+            }
+            !left
+        });
+        abandoned
+    }
+}
+
+/// More than one: a process that was stopped, or is short of time, is given a chance to answer.
+const MOST_MISSED: u8 = 3;

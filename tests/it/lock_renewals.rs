@@ -1,0 +1,124 @@
+//! How many commands renewals take: leases that are due at about the same time travel together.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use hedgerow::Guard;
+
+use crate::server::Server;
+use crate::wait::until;
+
+/// How many locks are held.
+const LOCKS: usize = 1000;
+
+/// A third of it is the round in which each lease is renewed once.
+const LEASE: Duration = Duration::from_secs(6);
+
+#[tokio::test]
+async fn a_thousand_leases_are_renewed_by_a_few_scripts() {
+    let server = Server::start_single().await;
+    let guards = held(&server).await;
+    let (renewals, scripts) = a_few_rounds(&server).await;
+    // Full scripts of a hundred, and one in each round that is not. A lease may go along with
+    // others that are due, but not before half of its time.
+    assert!(
+        renewals >= 2 * LOCKS,
+        "{renewals} renewals of {LOCKS} leases"
+    );
+    assert!(
+        scripts * 80 <= renewals,
+        "{scripts} scripts for {renewals} renewals"
+    );
+    let rounds = renewals.div_ceil(LOCKS);
+    assert!(
+        scripts <= 12 * (rounds + 1),
+        "{scripts} scripts in {rounds} rounds"
+    );
+    assert!(guards.iter().all(Guard::is_held));
+}
+
+#[tokio::test]
+async fn leases_of_a_cluster_are_renewed_bucket_by_bucket() {
+    let server = Server::start_on("cluster").await;
+    let guards = held(&server).await;
+    let (renewals, scripts) = a_few_rounds(&server).await;
+    assert!(
+        renewals >= 2 * LOCKS,
+        "{renewals} renewals of {LOCKS} leases"
+    );
+    // About four locks in each of 256 buckets.
+    let rounds = renewals.div_ceil(LOCKS);
+    assert!(
+        scripts <= 280 * (rounds + 1),
+        "{scripts} scripts in {rounds} rounds"
+    );
+    assert!(guards.iter().all(Guard::is_held));
+}
+
+#[tokio::test]
+async fn a_short_lease_is_renewed_in_time_among_long_ones() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let long = (0..200).map(|number| {
+        let lock = client.lock(&format!("long:{number}"));
+        async move { lock.acquire().await.expect("free") }
+    });
+    let long = join_all(long).await;
+    let short = client.lock("short").lease(Duration::from_millis(300));
+    let short = short.acquire().await.expect("free");
+    let key = &server.keys("hr:{*}:lock:short").await[0];
+    crate::wait::renewed(&server, key, 10).await;
+    assert!(short.is_held());
+    assert!(long.iter().all(Guard::is_held));
+}
+
+/// Takes all locks, by and by.
+async fn held(server: &Server) -> Vec<Guard> {
+    let client = server.client().await;
+    let mut guards = Vec::new();
+    for tens in 0..LOCKS / 10 {
+        let some = (0..10).map(|number| {
+            let lock = client
+                .lock(&format!("k{}", tens * 10 + number))
+                .lease(LEASE);
+            async move { lock.acquire().await.expect("free") }
+        });
+        guards.extend(join_all(some).await);
+    }
+    guards
+}
+
+/// How often leases were renewed in a while that is long enough for each to be renewed twice, and
+/// how many scripts that took.
+async fn a_few_rounds(server: &Server) -> (usize, usize) {
+    let renewals = async || calls(server, &["pexpire"]).await;
+    let scripts = async || calls(server, &["evalsha", "eval"]).await;
+    // What the acquisitions leave behind is over: each may be renewed once more when it is heard.
+    until("each lease was renewed", async || {
+        renewals().await >= 2 * LOCKS
+    })
+    .await;
+    let (first, asked) = (renewals().await, scripts().await);
+    until("each lease was renewed twice more", async || {
+        renewals().await >= first + 2 * LOCKS
+    })
+    .await;
+    // In this order: scripts that run meanwhile count as too many, not as too few.
+    let renewed = renewals().await - first;
+    (renewed, scripts().await - asked)
+}
+
+/// How often the server has run these commands, by whomever.
+async fn calls(server: &Server, commands: &[&str]) -> usize {
+    let info: String = server.run(&["INFO", "commandstats"]).await;
+    let calls = info.lines().filter_map(|line| {
+        let (command, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let count = figures
+            .split(',')
+            .next()?
+            .parse::<usize>()
+            .expect("a number");
+        commands.contains(&command).then_some(count)
+    });
+    calls.sum()
+}
