@@ -2,12 +2,14 @@
 //!
 //! Invariant: spelling is injective and user text cannot choose its slot. Every key holds exactly
 //! one `{..}` pair, which is ours, so all keys of one primitive share a slot and two different
-//! (namespace, room, name) triples never share a key. Every primitive builds its keys through
-//! [`Namespace`].
+//! (namespace, kind, name) triples never share a key. What stands before the first `:` is the
+//! namespace, so `namespace:*` matches the keys of one namespace and of no other. Every primitive
+//! builds its keys through [`Namespace`].
 
 use std::fmt;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
@@ -17,8 +19,16 @@ use crate::error::{Error, Result};
 pub(crate) struct Namespace(Arc<str>);
 
 impl Namespace {
+    /// Refuses `:`, which ends the namespace of a key: with it, `a` and `a:b` could spell the same
+    /// key, and a rule for the keys of `a` would let in those of `a:b`.
     pub(crate) fn new(name: &str) -> Result<Self> {
         checked("namespace", name)?;
+        if name.contains(':') {
+            return Err(Error::invalid(
+                "the namespace contains `:`, which separates it from the rest of a key; \
+                 use another character, such as `-` or `.`",
+            ));
+        }
         Ok(Self(escaped(name, false).into()))
     }
 
@@ -32,19 +42,23 @@ impl Namespace {
         Key::new(format!("{}:{{trial}}:{process}", self.0))
     }
 
-    /// The keys of the cache named `cache`.
-    pub(crate) fn cache(&self, cache: &str) -> Result<CacheKeys> {
+    /// The keys of one version of the cache named `cache`; 0 is the usual one.
+    pub(crate) fn cache(&self, cache: &str, version: u32) -> Result<CacheKeys> {
         checked("cache name", cache)?;
         let cache = escaped(cache, true);
+        let version = match version {
+            0 => String::new(),
+            version => version.to_string(),
+        };
         Ok(CacheKeys {
-            value: format!("{}:v:{{{cache}:", self.0).into(),
-            lease: format!("{}:l:{{{cache}:", self.0).into(),
+            value: format!("{}:v{version}:{{{cache}:", self.0).into(),
+            lease: format!("{}:l{version}:{{{cache}:", self.0).into(),
         })
     }
 
-    /// The generation of a tag, addressed by the tag's 64-bit id (entries carry ids, not names).
+    /// The generation of a tag, addressed by the tag's id (entries carry ids, not names).
     pub(crate) fn tag(&self, id: TagId) -> Key {
-        Key::new(format!("{}:t:{{{:016x}}}", self.0, id.0)).of(Realm::Cached)
+        Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Realm::Cached)
     }
 
     pub(crate) fn counter(&self, name: &str) -> Result<Key> {
@@ -230,22 +244,31 @@ impl fmt::Display for Bucket {
     }
 }
 
-/// The 64-bit identity of a tag: what entries carry. Two tags of one id would be invalidated
-/// together, which costs loads and never serves a stale value.
+/// The identity of a tag: what entries carry, 128 bits of a SHA-256. Nobody who may choose names
+/// can find two of one id, or one of the id of a cache: such a tag would be invalidated in the
+/// place of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct TagId(pub(crate) u64);
+pub(crate) struct TagId(pub(crate) u128);
 
 impl TagId {
     pub(crate) fn named(tag: &str) -> Result<Self> {
         checked("tag", tag)?;
-        Ok(Self(xxh3_64(tag.as_bytes())))
+        Ok(Self::digest(b"tag:", tag))
     }
 
     /// The implicit tag that every entry of a cache carries, for `clear`.
-    ///
-    /// User tags are hashed with another seed, so no user tag spells it.
     pub(crate) fn whole_cache(cache: &str) -> Self {
-        Self(xxhash_rust::xxh3::xxh3_64_with_seed(cache.as_bytes(), 1))
+        Self::digest(b"cache:", cache)
+    }
+
+    /// Neither of the two kinds begins with the other.
+    fn digest(kind: &[u8], name: &str) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(kind);
+        digest.update(name.as_bytes());
+        let digest: [u8; 32] = digest.finalize().into();
+        let first = digest.first_chunk::<16>().copied().unwrap_or_default();
+        Self(u128::from_be_bytes(first))
     }
 }
 
@@ -367,7 +390,7 @@ mod tests {
     #[test]
     fn ordinary_names_stay_readable() {
         let ns = namespace();
-        let cache = ns.cache("catalogue").expect("a good name");
+        let cache = ns.cache("catalogue", 0).expect("a good name");
         let spelt = |key: Result<Key>| key.expect("a good name").to_string();
         assert_eq!(spelt(cache.value("city:42")), "hr:v:{catalogue:city:42}");
         assert_eq!(
@@ -383,8 +406,14 @@ mod tests {
             spelt(ns.synchronizer("lock", "invoice:7")),
             "hr:{b12}:lock:invoice:7"
         );
+        let second = ns.cache("catalogue", 2).expect("a good name");
+        assert_eq!(spelt(second.value("city:42")), "hr:v2:{catalogue:city:42}");
         assert_eq!(
-            spelt(ns.cache("a:b").and_then(|cache| cache.value("{x}%\n"))),
+            spelt(second.load_lease("city:42")),
+            "hr:l2:{catalogue:city:42}"
+        );
+        assert_eq!(
+            spelt(ns.cache("a:b", 0).and_then(|cache| cache.value("{x}%\n"))),
             "hr:v:{a%3Ab:%7Bx%7D%25%0A}"
         );
     }
@@ -397,11 +426,14 @@ mod tests {
             .map(|name| Bucket::of(name).to_string())
             .collect();
         assert_eq!(buckets, ["b12", "b1f", "bc2", "b08", "b54"]);
+        // The first half of `printf tag:country:FR | sha256sum`, and of `printf cache:catalogue`.
+        let spelt = |id: TagId| format!("{:032x}", id.0);
+        let named = TagId::named("country:FR").expect("a tag");
+        assert_eq!(spelt(named), "ce91f4f6de21e1cb5df87f5b594ceac8");
         assert_eq!(
-            TagId::named("country:FR").expect("a tag").0,
-            8_666_914_752_102_420_687
+            spelt(TagId::whole_cache("catalogue")),
+            "fabebc23528ba7347a4cbbfb167b2abc"
         );
-        assert_eq!(TagId::whole_cache("catalogue").0, 3_359_403_722_361_377_306);
     }
 
     /// Frozen, too.
@@ -410,7 +442,10 @@ mod tests {
         let ns = Namespace::new("hr").expect("a good name");
         let tag = ns.tag(TagId::whole_cache("catalogue"));
         let parts = tag.of_parts();
-        assert_eq!(parts[5].as_str(), "hr:t:{2}:2e9effe2f879921a");
+        assert_eq!(
+            parts[5].as_str(),
+            "hr:t:{2}:fabebc23528ba7347a4cbbfb167b2abc"
+        );
         assert_eq!(parts.len(), 16);
         for (number, part) in parts.iter().enumerate() {
             assert_eq!(part.part(), number, "{part}");
@@ -445,6 +480,16 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_does_not_contain_what_separates_it() {
+        for bad in ["hr:o", ":", "hr:"] {
+            let error = Namespace::new(bad).expect_err("a colon");
+            assert_eq!(error.kind(), crate::error::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("`:`"), "{error}");
+        }
+        assert!(Namespace::new("shop.eu-1").is_ok());
+    }
+
+    #[test]
     fn empty_and_oversized_names_are_refused() {
         assert!(namespace().counter("").is_err());
         assert!(namespace().counter(&"x".repeat(1024)).is_ok());
@@ -473,38 +518,60 @@ mod tests {
         .prop_map(|parts| parts.concat())
     }
 
-    /// Every key that the crate can spell from two names.
+    /// A namespace has the same text, without what it must not contain.
+    fn space() -> impl Strategy<Value = String> {
+        name().prop_map(|text| text.replace(':', "."))
+    }
+
+    /// Every key and channel that the crate can spell from a namespace and two names, beside what
+    /// it stands for.
     fn all(ns: &str, a: &str, b: &str) -> Vec<(String, Key)> {
-        let space = Namespace::new(ns).expect("not empty");
+        let space = Namespace::new(ns).expect("a good namespace");
         let ok = |key: Result<Key>| key.expect("not empty");
-        let cache = space.cache(a).expect("not empty");
-        vec![
-            (format!("value/{ns:?}/{a:?}/{b:?}"), ok(cache.value(b))),
-            (format!("lease/{ns:?}/{a:?}/{b:?}"), ok(cache.load_lease(b))),
-            (format!("counter/{ns:?}/{a:?}"), ok(space.counter(a))),
-            (
-                format!("once/{ns:?}/{a:?}/{b:?}"),
-                ok(space.counter_once(a, b)),
-            ),
-            (
-                format!("lock/{ns:?}/{a:?}"),
-                ok(space.synchronizer("lock", a)),
-            ),
-            (
-                format!("queue/{ns:?}/{a:?}"),
-                ok(space.synchronizer("queue", a)),
-            ),
-            (
-                format!("fence/{ns:?}/{}", Bucket::of(a)),
-                space.fence(Bucket::of(a)),
-            ),
-        ]
+        let bucket = Bucket::of(a);
+        let mut all = vec![
+            (format!("counter/{a:?}"), ok(space.counter(a))),
+            (format!("once/{a:?}/{b:?}"), ok(space.counter_once(a, b))),
+            (format!("fence/{bucket}"), space.fence(bucket)),
+            (format!("wakes/{bucket}"), space.bucket_wake(bucket)),
+        ];
+        for version in [0, 1, 11] {
+            let cache = space.cache(a, version).expect("not empty");
+            all.push((format!("value/{version}/{a:?}/{b:?}"), ok(cache.value(b))));
+            all.push((
+                format!("lease/{version}/{a:?}/{b:?}"),
+                ok(cache.load_lease(b)),
+            ));
+        }
+        for kind in ["lock", "queue", "waiters", "fence", "wake"] {
+            all.push((format!("{kind}/{a:?}"), ok(space.synchronizer(kind, a))));
+        }
+        for (kind, id) in [
+            ("named", TagId::named(a).expect("not empty")),
+            ("whole", TagId::whole_cache(a)),
+        ] {
+            let tag = space.tag(id);
+            for (part, key) in tag.of_parts().into_iter().enumerate() {
+                all.push((format!("tag/{kind}/{a:?}/{part}"), key));
+            }
+            all.push((format!("tag/{kind}/{a:?}"), tag));
+        }
+        let process = "3f0c9c4e";
+        all.push(("trial".to_owned(), space.trial(process)));
+        for number in [0, 1] {
+            let channel = space.load_wake(number, process);
+            all.push((format!("load wake/{number}"), channel));
+        }
+        let wake = space.bucket_wake(bucket).ending_in(process);
+        all.push((format!("bucket wake/{bucket}"), wake));
+        let named = |(what, key): (String, Key)| (format!("{ns:?}/{what}"), key);
+        all.into_iter().map(named).collect()
     }
 
     proptest! {
         #[test]
         fn different_names_never_share_a_key(
-            one in (name(), name(), name()), two in (name(), name(), name())
+            one in (space(), name(), name()), two in (space(), name(), name())
         ) {
             let mut seen: HashMap<String, String> = HashMap::new();
             for (names, key) in all(&one.0, &one.1, &one.2).into_iter().chain(all(&two.0, &two.1, &two.2)) {
@@ -514,7 +581,21 @@ mod tests {
         }
 
         #[test]
-        fn user_text_never_chooses_the_slot(ns in name(), a in name(), b in name()) {
+        fn a_pattern_of_one_namespace_matches_its_keys_and_no_others(
+            one in space(), two in space(), a in name(), b in name(),
+        ) {
+            let covers = |key: &Key| {
+                let prefix = Namespace::new(&one).expect("good").as_str().to_owned() + ":";
+                key.as_str().starts_with(&prefix)
+            };
+            prop_assert!(all(&one, &a, &b).iter().all(|(_, key)| covers(key)));
+            if one != two {
+                prop_assert!(!all(&two, &a, &b).iter().any(|(_, key)| covers(key)));
+            }
+        }
+
+        #[test]
+        fn user_text_never_chooses_the_slot(ns in space(), a in name(), b in name()) {
             for (names, key) in all(&ns, &a, &b) {
                 let text = key.as_str();
                 prop_assert_eq!(text.matches('{').count(), 1, "{}", names);
@@ -523,7 +604,7 @@ mod tests {
                 prop_assert!(text.bytes().all(|byte| byte >= 0x20 && byte != 0x7f));
             }
             let space = Namespace::new(&ns).expect("not empty");
-            let cache = space.cache(&a).expect("not empty");
+            let cache = space.cache(&a, 0).expect("not empty");
             let value = cache.value(&b).expect("not empty");
             let lease = cache.load_lease(&b).expect("not empty");
             prop_assert_eq!(slot(value.as_str().as_bytes()), slot(lease.as_str().as_bytes()));

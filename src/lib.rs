@@ -123,7 +123,7 @@
 //! | `hedgerow::script` | `script` | |
 //! | `hedgerow::counter` | | |
 //! | `hedgerow::lock` | `acquire`, `release` | `lost` |
-//! | `hedgerow::cache` | `load` | `not stored`, `undecodable` |
+//! | `hedgerow::cache` | `load` | `not stored`, `damaged` |
 //!
 //! # Features
 //!

@@ -5,6 +5,9 @@
 //! before an invalidation is not valid for any read that began after the invalidation returned.
 //! Every verb of the cache reads through here.
 //!
+//! What cannot be read is a miss. A damaged entry is of no use to anybody and removes itself; a
+//! foreign one is another build's or another type's, and stays.
+//!
 //! A replica may be behind. So what it answers counts only when it is a hit, judged by what it holds
 //! itself at the same moment; that something is missing, and which generations a load is stamped
 //! with, is asked of the primary.
@@ -15,8 +18,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::client::Client;
-use crate::codec::{self, Envelope, HEADER, Stack};
-use crate::error::{Error, Result};
+use crate::codec::{self, Envelope, HEADER, Stack, Unreadable};
+use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::script::script;
 use crate::tags::{Generation, Snapshot, Tag};
@@ -118,9 +121,12 @@ async fn look<V: DeserializeOwned>(
         Some(Verdict::Invalidated) => {
             tracing::debug!(target: "hedgerow::cache", redis_key = %key, "invalidated");
         }
-        Some(Verdict::Undecodable(error)) => {
-            tracing::warn!(target: "hedgerow::cache", redis_key = %key, %error, "undecodable");
+        Some(Verdict::Unreadable(Unreadable::Damaged(error))) => {
+            tracing::warn!(target: "hedgerow::cache", redis_key = %key, %error, "damaged");
             discard(client, key, entry.unwrap_or_default(), deadline).await;
+        }
+        Some(Verdict::Unreadable(Unreadable::Foreign(error))) => {
+            tracing::info!(target: "hedgerow::cache", redis_key = %key, %error, "foreign");
         }
     }
     Ok(Reading::Miss(Miss::of(entry.unwrap_or_default(), present)))
@@ -130,7 +136,7 @@ async fn look<V: DeserializeOwned>(
 enum Verdict<V> {
     Valid(Arc<V>),
     Invalidated,
-    Undecodable(Error),
+    Unreadable(Unreadable),
 }
 
 /// Judges what was found: an entry and the generations of `tags`; `None` when there is no entry.
@@ -147,11 +153,11 @@ async fn judged<V: DeserializeOwned>(
         return Ok(None);
     };
     Ok(Some(match Envelope::parse(entry) {
-        Err(error) => Verdict::Undecodable(error),
+        Err(error) => Verdict::Unreadable(error),
         Ok(envelope) if is_valid(client, &envelope, tags, present, deadline, at).await? => {
             match codec::decode(&envelope, stack.max_decoded) {
                 Ok(value) => Verdict::Valid(Arc::new(value)),
-                Err(error) => Verdict::Undecodable(error),
+                Err(error) => Verdict::Unreadable(error),
             }
         }
         Ok(_) => Verdict::Invalidated,
@@ -241,7 +247,7 @@ async fn is_valid(
         .all(|((_, stamped), present)| Generation::of(present.as_ref()) == Some(*stamped)))
 }
 
-/// Removes an entry that cannot be decoded, unless it was replaced meanwhile. Best effort: the
+/// Removes a damaged entry, unless it was replaced meanwhile. Best effort: the
 /// load that follows overwrites it.
 async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Deadline) {
     let call = DISCARD

@@ -7,7 +7,7 @@
 -- ARGV: 1 token of the caller
 -- ARGV: 2 the longest that the lease may live, ms
 -- ARGV: 3 takeover, ms
--- ARGV: 4 first 24 bytes of the entry that the caller judged invalid, or ''
+-- ARGV: 4 first 36 bytes of the entry that the caller judged invalid, or ''
 -- ARGV: 5 wake channel of the caller's process, or '' when it hears nothing
 -- ARGV: 6 fence of the failed load whose record the caller judged invalid, or ''
 -- Returns: {'LEAD', fence} or {'CHANGED'} or {'FAILED', fence, record of a failed load} or
@@ -15,7 +15,7 @@
 -- Retry: safe - a caller that meets its own token is answered as the first time; a copy that
 --   arrives after the lease has ended takes it with another fence, with which nothing is stored
 if foreign() then return {'WRONGTYPE'} end
-local head = redis.call('GETRANGE', KEYS[1], 0, 23)
+local head = redis.call('GETRANGE', KEYS[1], 0, 35)
 if head ~= '' and head ~= ARGV[4] then return {'CHANGED'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'takeover', 'failed')
 if held[1] == ARGV[1] then return {'LEAD', held[2]} end

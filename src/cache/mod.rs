@@ -49,7 +49,7 @@ impl Client {
     ///
     /// A name that is empty or too long is told by the first call.
     pub fn cache(&self, name: &str) -> Cache {
-        let names = self.namespace().cache(name).map(|keys| Names {
+        let names = self.namespace().cache(name, 0).map(|keys| Names {
             keys,
             whole: Tag::whole_cache(self, name),
         });
@@ -153,6 +153,30 @@ impl Cache {
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         Arc::make_mut(&mut self.setup).stack.codec = codec;
+        self
+    }
+
+    /// A cache of the same name whose values are kept apart from those of every other version: 0
+    /// by default.
+    ///
+    /// Entries say how they were encoded, but not of which type they are. If two builds of a
+    /// service store different types under one key, each finds the other's values unreadable,
+    /// loads its own and stores it over the other's, for as long as both run. So give the cache
+    /// a new version when the type of its values changes in a way that the old build cannot
+    /// read, or the new one: a field that was renamed, removed or changed its type, an enum
+    /// with a new variant. What `#[serde(default)]` or [`Option`] makes readable needs none.
+    ///
+    /// [`get`](Self::get), [`set`](Self::set), [`memoize`](Self::memoize) and
+    /// [`remove`](Self::remove) see this version only. While two versions run side by side,
+    /// invalidate by tags: [`invalidate_tags`](Self::invalidate_tags) and [`clear`](Self::clear)
+    /// reach all versions.
+    #[must_use]
+    pub fn version(mut self, version: u32) -> Self {
+        let setup = Arc::make_mut(&mut self.setup);
+        let keys = self.client.namespace().cache(&setup.name, version);
+        if let (Ok(names), Ok(keys)) = (&mut setup.names, keys) {
+            names.keys = keys;
+        }
         self
     }
 
@@ -266,9 +290,13 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, and what Redis refuses or does not answer; under
-    /// [`Outage::Bypass`] that is `None`. A value that cannot be decoded as `V` is none, and is removed. Neither is something of another type that
-    /// stands in its place: to reads that is nothing, and `WrongType` is an error of the calls that
-    /// write ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set),
+    /// [`Outage::Bypass`] that is `None`.
+    ///
+    /// What cannot be read is `None` too. A damaged entry is removed. An entry that is whole but
+    /// does not hold a `V`, or was written in a way that this build does not know, is left alone:
+    /// another version of the service may read it (see [`version`](Self::version)). If the key
+    /// holds another type of Redis, only the calls that write report that as `WrongType`
+    /// ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set),
     /// [`remove`](Self::remove)).
     ///
     /// # Cancel safety

@@ -7,10 +7,10 @@ use std::any::type_name;
 
 use ciborium::{de, ser};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::absent::Present;
-use super::{Payload, undecodable, unencodable};
+use super::{Payload, misfit, unencodable};
 use crate::error::Result;
 
 pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
@@ -33,13 +33,21 @@ pub(super) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Result<V> {
                 de::Error::Semantic(None, _) => format!("it does not fit `{}`", type_name::<V>()),
                 de::Error::RecursionLimitExceeded => format!("nested deeper than {DEEPEST}"),
             };
-            undecodable(NAME, &how)
+            misfit(NAME, &how)
         })?;
     if !payload.is_empty() {
         let how = format!("{} bytes left over", payload.len());
-        return Err(undecodable(NAME, &how));
+        return Err(misfit(NAME, &how));
     }
     Ok(value)
+}
+
+/// Whether `payload` is one well-formed value, nested however deep.
+pub(super) fn is_whole(mut payload: &[u8]) -> bool {
+    match de::from_reader_with_recursion_limit::<IgnoredAny, _>(&mut payload, DEEPEST) {
+        Ok(_) => payload.is_empty(),
+        Err(cause) => matches!(cause, de::Error::RecursionLimitExceeded),
+    }
 }
 
 const NAME: &str = "cbor";
@@ -64,6 +72,22 @@ mod tests {
         assert_eq!(decode::<u8>(&[0x01]).expect("one"), 1);
         assert!(refusal::<u8>(&[0x01, 0x01]).contains("1 bytes left over"));
         assert!(refusal::<u8>(&[]).contains("ends within"));
+    }
+
+    #[test]
+    fn one_well_formed_value_is_whole_whatever_its_type() {
+        for whole in [
+            &b"\x01"[..],
+            b"\xd8\x20\x63url",
+            b"\xc2\x41\x01",
+            b"\x9f\x41a\xff",
+        ] {
+            assert!(is_whole(whole), "{whole:02x?}");
+        }
+        assert!(is_whole(&[&[0x81; 500][..], &[1]].concat()));
+        for broken in [&b""[..], b"\x01\x01", b"\x82\x01", b"\xff", b"\x62\xff\xfe"] {
+            assert!(!is_whole(broken), "{broken:02x?}");
+        }
     }
 
     #[test]

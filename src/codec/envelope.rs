@@ -5,7 +5,7 @@
 //! in from its own clock when it stores the entry and which the checksum therefore leaves out.
 //! Called by the [`Stack`](super::Stack) and, for the deadlines and stamps, by the cache.
 //!
-//! Version 1, big-endian, 24 bytes + 16 per tag, then the payload:
+//! Version 2, big-endian, 36 bytes + 24 per tag, then the payload:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -17,7 +17,13 @@
 //! | 8..14 | fresh until, server time in ms |
 //! | 14..20 | stale until, server time in ms |
 //! | 20..24 | what the load cost, in µs, saturating |
-//! | 16 each | tag id, generation |
+//! | 24..32 | revision: random, another one for each entry that is written |
+//! | 32..36 | key id: which key the payload is encrypted with; 0 when it is not encrypted |
+//! | 24 each | tag id (16), generation (8) |
+//!
+//! An entry that cannot be read is either *damaged* or *foreign*. Damage is what no writer has
+//! meant: lengths that do not fit, a checksum that does not match. Foreign is what is whole and
+//! beyond this build: another version, codec, compressor or key. Somebody else reads it.
 
 use std::fmt;
 use std::ops::Range;
@@ -40,6 +46,8 @@ pub(crate) struct Envelope<'a> {
     pub(crate) stale_until: u64,
     /// What the load took, up to 71 minutes.
     pub(crate) cost: Duration,
+    /// Tells this entry from every other that was written at the same key.
+    pub(crate) revision: u64,
     stamps: &'a [u8],
     payload: &'a [u8],
 }
@@ -51,24 +59,38 @@ pub(crate) enum Outcome {
     Value,
     /// The load found nothing; the payload is empty.
     None,
+    /// The load failed; the payload says how. Reserved: this build writes no such entry.
+    Failed,
+}
+
+/// Why an entry cannot be read.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// Nobody can read it: bytes were changed, lost or added.
+    Damaged(Error),
+    /// It is whole, and this build, or this type, cannot read it. Others can.
+    Foreign(Error),
 }
 
 /// One tag of an entry with the generation that it had before the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    pub(crate) tag: u64,
+    pub(crate) tag: u128,
     pub(crate) generation: u64,
 }
 
 impl<'a> Envelope<'a> {
     /// Checks the whole entry; nothing but the payload's own form is left to find out.
-    pub(crate) fn parse(entry: &'a [u8]) -> Result<Self> {
+    pub(crate) fn parse(entry: &'a [u8]) -> Result<Self, Unreadable> {
+        // First of all: where another version keeps its lengths and its checksum is not known.
+        match entry.first() {
+            None => return Err(damaged("it is empty")),
+            Some(&VERSION) => {}
+            Some(&version) => return Err(unknown("version", version)),
+        }
         let Some((header, rest)) = entry.split_first_chunk::<HEADER>() else {
             return Err(damaged("it is shorter than its header"));
         };
-        if header[VERSION_AT] != VERSION {
-            return Err(unknown("version", header[VERSION_AT]));
-        }
         let stamps = usize::from(header[TAGS_AT]) * STAMP;
         let Some((stamps, payload)) = rest.split_at_checked(stamps) else {
             return Err(damaged("it is shorter than its tags"));
@@ -81,10 +103,14 @@ impl<'a> Envelope<'a> {
             .ok_or_else(|| unknown("codec", header[FORMAT_AT] >> 4))?;
         let compression = Compression::from_id(header[FORMAT_AT] & 0x0f)
             .ok_or_else(|| unknown("compressor", header[FORMAT_AT] & 0x0f))?;
+        if header[KEY_ID] != [0; 4] {
+            return Err(unknown("encryption key", number(&header[KEY_ID])));
+        }
         let outcome = match header[OUTCOME_AT] {
             OUTCOME_VALUE => Outcome::Value,
             OUTCOME_NONE if payload.is_empty() && compression == Compression::None => Outcome::None,
             OUTCOME_NONE => return Err(damaged("it says no value and carries one")),
+            OUTCOME_FAILED => Outcome::Failed,
             other => return Err(unknown("outcome or flag", other)),
         };
         Ok(Self {
@@ -94,6 +120,7 @@ impl<'a> Envelope<'a> {
             fresh_until: number(&header[FRESH_UNTIL]),
             stale_until: number(&header[STALE_UNTIL]),
             cost: Duration::from_micros(number(&header[COST])),
+            revision: number(&header[REVISION]),
             stamps,
             payload,
         })
@@ -102,8 +129,10 @@ impl<'a> Envelope<'a> {
     /// The tags of the entry, in the order in which they were given.
     pub(crate) fn stamps(&self) -> impl ExactSizeIterator<Item = Stamp> + use<'a> {
         self.stamps.chunks_exact(STAMP).map(|stamp| Stamp {
-            tag: number(&stamp[..8]),
-            generation: number(&stamp[8..]),
+            tag: stamp[..TAG_ID]
+                .iter()
+                .fold(0, |id, byte| id << 8 | u128::from(*byte)),
+            generation: number(&stamp[TAG_ID..]),
         })
     }
 
@@ -123,6 +152,7 @@ impl fmt::Debug for Envelope<'_> {
             .field("fresh_until", &self.fresh_until)
             .field("stale_until", &self.stale_until)
             .field("cost", &self.cost)
+            .field("revision", &format_args!("{:016x}", self.revision))
             .field("tags", &self.stamps().len())
             .field("payload", &format_args!("{} bytes", self.payload.len()))
             .finish()
@@ -134,6 +164,7 @@ pub(super) fn begin(
     codec: Codec,
     stamps: &[Stamp],
     cost: Duration,
+    revision: u64,
     payload: usize,
 ) -> Result<Vec<u8>> {
     let Ok(tags) = u8::try_from(stamps.len()) else {
@@ -149,6 +180,7 @@ pub(super) fn begin(
     entry[TAGS_AT] = tags;
     let micros = u32::try_from(cost.as_micros()).unwrap_or(u32::MAX);
     entry[COST].copy_from_slice(&micros.to_be_bytes());
+    entry[REVISION].copy_from_slice(&revision.to_be_bytes());
     for stamp in stamps {
         entry.extend_from_slice(&stamp.tag.to_be_bytes());
         entry.extend_from_slice(&stamp.generation.to_be_bytes());
@@ -162,6 +194,7 @@ pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome)
     entry[OUTCOME_AT] = match outcome {
         Outcome::Value => OUTCOME_VALUE,
         Outcome::None => OUTCOME_NONE,
+        Outcome::Failed => OUTCOME_FAILED,
     };
     rewrite_checksum(entry);
 }
@@ -202,21 +235,22 @@ fn number(bytes: &[u8]) -> u64 {
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-fn damaged(how: &str) -> Error {
-    Error::new(
+fn damaged(how: &str) -> Unreadable {
+    Unreadable::Damaged(Error::new(
         ErrorKind::Decode,
         format!("the entry is damaged: {how}; remove the key and load the value again"),
-    )
+    ))
 }
 
-fn unknown(what: &str, found: u8) -> Error {
-    Error::new(
+fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
+    let found = found.into();
+    Unreadable::Foreign(Error::new(
         ErrorKind::Decode,
         format!(
-            "the entry has an unknown {what} ({found:#04x}); \
-             update this process or give the newer format a namespace of its own"
+            "the entry has an unknown {what} ({found:#04x}): another build has written it; \
+             update this process, or keep the two apart with `Cache::version`"
         ),
-    )
+    ))
 }
 
 /// Where the fields stand, counted from 0. A Lua script counts from 1.
@@ -226,21 +260,24 @@ pub(crate) const STALE_UNTIL: Range<usize> = 14..20;
 /// Both deadlines: all that may change after an entry was encoded.
 pub(crate) const DEADLINES: Range<usize> = FRESH_UNTIL.start..STALE_UNTIL.end;
 const COST: Range<usize> = 20..24;
-/// Bytes before the first stamp.
-pub(crate) const HEADER: usize = 24;
+const REVISION: Range<usize> = 24..32;
+const KEY_ID: Range<usize> = 32..36;
+/// Bytes before the first stamp. With them, and its length, an entry is told from any other.
+pub(crate) const HEADER: usize = 36;
 /// Bytes of one stamp.
-const STAMP: usize = 16;
+const STAMP: usize = TAG_ID + 8;
+const TAG_ID: usize = 16;
 /// Their number is one byte.
 pub(crate) const MOST_STAMPS: usize = u8::MAX as usize;
 
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 const VERSION_AT: usize = 0;
 const FORMAT_AT: usize = 1;
 const OUTCOME_AT: usize = 2;
 const TAGS_AT: usize = 3;
-/// Outcome 2 is reserved for errors and, until there are such entries, unknown.
 const OUTCOME_VALUE: u8 = 0 << 6;
 const OUTCOME_NONE: u8 = 1 << 6;
+const OUTCOME_FAILED: u8 = 2 << 6;
 const SMALL: usize = 512;
 
 #[cfg(test)]
@@ -248,8 +285,14 @@ mod tests {
     use super::*;
 
     fn entry(stamps: &[Stamp], payload: &[u8]) -> Vec<u8> {
-        let mut entry =
-            begin(Codec::Raw, stamps, Duration::from_micros(7), payload.len()).expect("few tags");
+        let mut entry = begin(
+            Codec::Raw,
+            stamps,
+            Duration::from_micros(7),
+            9,
+            payload.len(),
+        )
+        .expect("few tags");
         entry.extend_from_slice(payload);
         seal(&mut entry, Compression::None, Outcome::Value);
         entry
@@ -269,7 +312,7 @@ mod tests {
                 generation: u64::MAX,
             },
             Stamp {
-                tag: u64::MAX,
+                tag: u128::MAX - 1,
                 generation: 0x0102_0304_0506_0708,
             },
         ];
@@ -285,13 +328,14 @@ mod tests {
         assert_eq!(envelope.fresh_until, 0x0102_0304_0506);
         assert_eq!(envelope.stale_until, (1 << 48) - 1);
         assert_eq!(envelope.cost, Duration::from_micros(7));
+        assert_eq!(envelope.revision, 9);
         assert_eq!(envelope.stamps().collect::<Vec<_>>(), stamps);
         assert_eq!(envelope.payload(), b"payload");
     }
 
     #[test]
     fn cost_saturates() {
-        let mut bytes = begin(Codec::Cbor, &[], Duration::MAX, 0).expect("no tags");
+        let mut bytes = begin(Codec::Cbor, &[], Duration::MAX, 0, 0).expect("no tags");
         seal(&mut bytes, Compression::None, Outcome::Value);
         let envelope = Envelope::parse(&bytes).expect("sealed");
         assert_eq!(envelope.cost, Duration::from_micros(u64::from(u32::MAX)));
@@ -309,43 +353,71 @@ mod tests {
         let bytes = entry(&stamps[..255], b"");
         let envelope = Envelope::parse(&bytes).expect("255 tags");
         assert_eq!(envelope.stamps().len(), 255);
-        let refused = begin(Codec::Raw, &stamps, Duration::ZERO, 0).expect_err("256 tags");
+        let refused = begin(Codec::Raw, &stamps, Duration::ZERO, 0, 0).expect_err("256 tags");
         assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     }
 
+    fn foreign(bytes: &[u8]) -> String {
+        match Envelope::parse(bytes) {
+            Err(Unreadable::Foreign(error)) => error.to_string(),
+            other => panic!("not foreign: {other:?}"),
+        }
+    }
+
+    fn damage(bytes: &[u8]) -> String {
+        match Envelope::parse(bytes) {
+            Err(Unreadable::Damaged(error)) => error.to_string(),
+            other => panic!("not damaged: {other:?}"),
+        }
+    }
+
     #[test]
-    fn what_a_reader_does_not_know_it_refuses_by_name() {
+    fn what_a_reader_does_not_know_is_foreign_by_name() {
         let entry = entry(&[], b"x");
         for (at, byte, name) in [
             (VERSION_AT, 0, "version"),
-            (VERSION_AT, 2, "version"),
+            (VERSION_AT, 1, "version"),
+            (VERSION_AT, 3, "version"),
             (FORMAT_AT, 0x30, "codec"),
             (FORMAT_AT, 0xf0, "codec"),
             (FORMAT_AT, 0x02, "compressor"),
+            (KEY_ID.start, 0x01, "encryption key"),
+            (KEY_ID.end - 1, 0x01, "encryption key"),
             (OUTCOME_AT, 0x01, "flag"),
             (OUTCOME_AT, 0x20, "flag"),
             (OUTCOME_AT, 0x41, "flag"),
-            (OUTCOME_AT, 0x80, "outcome"),
             (OUTCOME_AT, 0xc0, "outcome"),
         ] {
-            let error = Envelope::parse(&with(entry.clone(), at, byte)).expect_err(name);
-            assert_eq!(error.kind(), ErrorKind::Decode);
-            assert!(error.to_string().contains(name), "{at} {byte:#x}: {error}");
+            let refused = foreign(&with(entry.clone(), at, byte));
+            assert!(refused.contains(name), "{at} {byte:#x}: {refused}");
         }
+        assert!(foreign(b"hello").contains("version"), "no entry at all");
+        // What the version says is where the rest stands, so nothing else is looked at.
+        assert!(foreign(&[VERSION + 1]).contains("version"));
+    }
+
+    #[test]
+    fn what_no_writer_has_meant_is_damage() {
+        assert!(damage(b"").contains("empty"));
+        assert!(damage(&entry(&[], b"")[..HEADER - 1]).contains("header"));
+        let mut flipped = entry(&[], b"x");
+        // The codec does not exist, and the checksum says that it was not written so.
+        flipped[FORMAT_AT] = 0xf0;
+        assert!(damage(&flipped).contains("checksum"));
     }
 
     #[test]
     fn no_value_with_a_payload_or_a_compressor_is_damage() {
         assert!(Envelope::parse(&with(entry(&[], b""), OUTCOME_AT, OUTCOME_NONE)).is_ok());
-        assert!(Envelope::parse(&with(entry(&[], b"x"), OUTCOME_AT, OUTCOME_NONE)).is_err());
+        damage(&with(entry(&[], b"x"), OUTCOME_AT, OUTCOME_NONE));
         let compressed = with(entry(&[], b""), FORMAT_AT, 0x21);
-        assert!(Envelope::parse(&with(compressed, OUTCOME_AT, OUTCOME_NONE)).is_err());
+        damage(&with(compressed, OUTCOME_AT, OUTCOME_NONE));
     }
 
     #[test]
     fn more_tags_than_bytes_is_damage() {
-        let error = Envelope::parse(&with(entry(&[], &[0; 15]), TAGS_AT, 1)).expect_err("short");
-        assert!(error.to_string().contains("tags"), "{error}");
+        let refused = damage(&with(entry(&[], &[0; STAMP - 1]), TAGS_AT, 1));
+        assert!(refused.contains("tags"), "{refused}");
     }
 
     #[test]

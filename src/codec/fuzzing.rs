@@ -63,7 +63,8 @@ fn entry(data: &[u8]) {
         return;
     };
     let stamps: Vec<_> = envelope.stamps().collect();
-    let mut again = format::begin(envelope.codec, &stamps, envelope.cost, 0)
+    let revision = envelope.revision;
+    let mut again = format::begin(envelope.codec, &stamps, envelope.cost, revision, 0)
         .expect("as many tags as were read");
     again.extend_from_slice(envelope.payload());
     format::seal(&mut again, envelope.compression, envelope.outcome);
@@ -91,7 +92,7 @@ fn stable<V: Serialize + DeserializeOwned>(codec: Codec, value: Option<V>) {
         codec,
         ..Stack::default()
     };
-    let write = |value: &V| stack.encode(value, &[], Duration::ZERO);
+    let write = |value: &V| stack.encode_as(0, value, &[], Duration::ZERO);
     let first = write(&value).expect("what was read can be written");
     let parsed = Envelope::parse(&first).expect("what was written can be parsed");
     let again: V = decode(&parsed, stack.max_decoded).expect("what was written can be read");
@@ -108,7 +109,7 @@ fn packed(plain: &[u8]) {
         assert!(smaller.len() < plain.len(), "kept although not smaller");
         let again = lz4::decompress(&smaller, plain.len()).expect("ours");
         assert_eq!(again, plain);
-        let mut sealed = format::begin(Codec::Raw, &[], Duration::ZERO, 0).expect("no tags");
+        let mut sealed = format::begin(Codec::Raw, &[], Duration::ZERO, 0, 0).expect("no tags");
         sealed.extend_from_slice(&smaller);
         format::seal(&mut sealed, Compression::Lz4, Outcome::Value);
         entry(&sealed);

@@ -6,11 +6,11 @@
 use std::any::type_name;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
 use super::absent::Present;
-use super::{Payload, undecodable, unencodable};
+use super::{Payload, misfit, unencodable};
 use crate::error::Result;
 
 pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
@@ -28,10 +28,15 @@ pub(super) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
             let (line, column) = (cause.line(), cause.column());
             let name = type_name::<V>();
             let how = format!("at line {line} column {column} it does not fit `{name}`");
-            Err(undecodable(NAME, &how))
+            Err(misfit(NAME, &how))
         }
-        Err(cause) => Err(undecodable(NAME, &cause.to_string())),
+        Err(cause) => Err(misfit(NAME, &cause.to_string())),
     }
+}
+
+/// Whether `payload` is one well-formed value, nested however deep.
+pub(super) fn is_whole(payload: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(payload).is_ok()
 }
 
 const NAME: &str = "json";

@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp};
+pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp, Unreadable};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -92,12 +92,22 @@ impl Stack {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<Vec<u8>> {
+        self.encode_as(rand::random(), value, stamps, cost)
+    }
+
+    fn encode_as<V: Serialize + ?Sized>(
+        &self,
+        revision: u64,
+        value: &V,
+        stamps: &[Stamp],
+        cost: Duration,
+    ) -> Result<Vec<u8>> {
         if absent::is_none(value, self.codec.is_human_readable()) {
-            let mut entry = envelope::begin(self.codec, stamps, cost, 0)?;
+            let mut entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
             envelope::seal(&mut entry, Compression::None, Outcome::None);
             return Ok(entry);
         }
-        let mut entry = envelope::begin(self.codec, stamps, cost, USUAL)?;
+        let mut entry = envelope::begin(self.codec, stamps, cost, revision, USUAL)?;
         let start = entry.len();
         let mut full = false;
         let payload = Payload {
@@ -131,34 +141,52 @@ impl Stack {
 ///
 /// # Errors
 ///
-/// `Decode` when the payload does not hold a `V`, `TooLarge` when it would decode to more than
-/// `max_decoded` bytes.
+/// `Damaged` when no type could be read from the payload. `Foreign` when it holds no `V`, when it
+/// would decode to more than `max_decoded` bytes, or when it is no value but a failure.
 pub(crate) fn decode<V: DeserializeOwned>(
     envelope: &Envelope<'_>,
     max_decoded: usize,
-) -> Result<V> {
-    if envelope.outcome == Outcome::None {
-        return absent::none(envelope.codec.is_human_readable()).ok_or_else(|| {
-            let name = std::any::type_name::<V>();
-            undecodable("no value", &format!("it does not fit `{name}`"))
-        });
+) -> Result<V, Unreadable> {
+    match envelope.outcome {
+        Outcome::Value => {}
+        Outcome::None => {
+            let none = absent::none(envelope.codec.is_human_readable());
+            return none.ok_or_else(|| {
+                let name = std::any::type_name::<V>();
+                Unreadable::Foreign(misfit("no value", &format!("it does not fit `{name}`")))
+            });
+        }
+        Outcome::Failed => {
+            let how = "it tells of a failed load, which this build does not read";
+            return Err(Unreadable::Foreign(misfit("a value", how)));
+        }
     }
     let unpacked;
     let payload = match envelope.compression {
         Compression::None => envelope.payload(),
         Compression::Lz4 => {
-            unpacked = lz4::decompress(envelope.payload(), max_decoded)?;
+            unpacked =
+                lz4::decompress(envelope.payload(), max_decoded).map_err(|error| {
+                    match error.kind() {
+                        ErrorKind::TooLarge => Unreadable::Foreign(error),
+                        _ => Unreadable::Damaged(error),
+                    }
+                })?;
             unpacked.as_slice()
         }
     };
     if payload.len() > max_decoded {
-        return Err(too_large(payload.len(), max_decoded));
+        return Err(Unreadable::Foreign(too_large(payload.len(), max_decoded)));
     }
-    match envelope.codec {
+    let value = match envelope.codec {
         Codec::Cbor => cbor::decode(payload),
         Codec::Json => json::decode(payload),
         Codec::Raw => raw::decode(payload),
-    }
+    };
+    value.map_err(|error| match envelope.codec.is_whole(payload) {
+        true => Unreadable::Foreign(error),
+        false => Unreadable::Damaged(error),
+    })
 }
 
 impl Codec {
@@ -178,6 +206,15 @@ impl Codec {
 
     fn is_human_readable(self) -> bool {
         self != Self::Cbor
+    }
+
+    /// Whether `payload` is one value of this codec, of whatever type.
+    fn is_whole(self, payload: &[u8]) -> bool {
+        match self {
+            Self::Cbor => cbor::is_whole(payload),
+            Self::Json => json::is_whole(payload),
+            Self::Raw => true,
+        }
     }
 }
 
@@ -248,12 +285,12 @@ fn unencodable(codec: &str, how: &str) -> Error {
     )
 }
 
-fn undecodable(codec: &str, how: &str) -> Error {
+fn misfit(what: &str, how: &str) -> Error {
     Error::new(
         ErrorKind::Decode,
         format!(
-            "cannot read the entry as {codec}: {how}; \
-             remove the key, and give it another name when its type changes"
+            "cannot read the entry as {what}: {how}; \
+             remove the key, or use `Cache::version` where a type has changed"
         ),
     )
 }

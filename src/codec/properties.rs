@@ -152,7 +152,7 @@ fn compression() -> impl Strategy<Value = Compression> {
 }
 
 fn stamps() -> impl Strategy<Value = Vec<Stamp>> {
-    let stamp = any::<(u64, u64)>().prop_map(|(tag, generation)| Stamp { tag, generation });
+    let stamp = any::<(u128, u64)>().prop_map(|(tag, generation)| Stamp { tag, generation });
     vec(stamp, 0..4)
 }
 

@@ -40,19 +40,21 @@ fn envelopes() -> Seeds {
         (name.to_owned(), entry)
     };
     seeds.extend([
-        forged("version-2", 0, 2),
+        forged("version-1", 0, 1),
+        forged("version-3", 0, 3),
+        forged("unknown-key", 35, 1),
         forged("unknown-codec", 1, 0xf0),
         forged("unknown-compressor", 1, 0x0f),
         forged("plain-named-lz4", 1, 0x01),
         forged("cbor-named-raw", 1, 0x20),
-        forged("outcome-error", 2, 0x80),
+        forged("outcome-failed", 2, 0x80),
         forged("none-with-payload", 2, 0x40),
         forged("unknown-flag", 2, 0x01),
         forged("more-tags-than-bytes", 3, 0xff),
         forged("deadlines", 9, 0xff),
         ("header-only".to_owned(), entry[..HEADER].to_vec()),
         ("short-header".to_owned(), entry[..HEADER - 1].to_vec()),
-        ("wrong-checksum".to_owned(), vec![1; HEADER]),
+        ("wrong-checksum".to_owned(), vec![2; HEADER]),
         ("empty".to_owned(), Vec::new()),
     ]);
     let mut bomb = entry[..HEADER].to_vec();

@@ -12,8 +12,17 @@ fn encoded<V: Serialize + ?Sized>(codec: Codec, value: &V) -> Vec<u8> {
     entry.expect("encodable")
 }
 
-fn decoded<V: DeserializeOwned>(entry: &[u8]) -> Result<V> {
+fn decoded<V: DeserializeOwned>(entry: &[u8]) -> Result<V, Unreadable> {
     decode(&Envelope::parse(entry)?, MAX_DECODED)
+}
+
+fn foreign<V: DeserializeOwned>(entry: &[u8], max_decoded: usize) -> Error {
+    let envelope = Envelope::parse(entry).expect("whole");
+    match decode::<V>(&envelope, max_decoded) {
+        Err(Unreadable::Foreign(error)) => error,
+        Err(Unreadable::Damaged(error)) => panic!("called damaged: {error}"),
+        Ok(_) => panic!("was read"),
+    }
 }
 
 #[test]
@@ -62,7 +71,7 @@ fn no_value_is_an_outcome_without_payload_in_every_codec() {
         assert_eq!(envelope.outcome, Outcome::None);
         assert_eq!(envelope.payload(), b"");
         assert_eq!(decode::<Option<String>>(&envelope, 0).expect("ours"), None);
-        let error = decode::<String>(&envelope, 0).expect_err("a string is not optional");
+        let error = foreign::<String>(&entry, 0);
         assert_eq!(error.kind(), ErrorKind::Decode);
     }
 }
@@ -86,6 +95,54 @@ fn a_type_that_became_optional_reads_its_old_entries() {
         let read = decoded::<Option<String>>(&encoded(codec, "old"));
         assert_eq!(read.expect("ours"), Some("old".to_owned()));
     }
+}
+
+#[test]
+fn an_entry_of_another_type_is_foreign_and_one_of_no_type_is_damaged() {
+    for codec in [Codec::Cbor, Codec::Json] {
+        // Also where a tuple has become shorter, though bytes are left over then.
+        foreign::<(u8, u8)>(&encoded(codec, &(1_u8, 2_u8, 3_u8)), MAX_DECODED);
+        foreign::<u8>(&encoded(codec, "text"), MAX_DECODED);
+        let mut entry = encoded(codec, &7_u8);
+        entry.push(b'1');
+        entry.push(b',');
+        envelope::rewrite_checksum(&mut entry);
+        let damaged = decoded::<u8>(&entry);
+        assert!(matches!(damaged, Err(Unreadable::Damaged(_))), "{codec:?}");
+    }
+    foreign::<u64>(&encoded(Codec::Raw, "text"), MAX_DECODED);
+    let mut cut = encoded(Codec::Raw, &"7".repeat(9999));
+    cut.pop();
+    envelope::rewrite_checksum(&mut cut);
+    let damaged = decoded::<String>(&cut);
+    assert!(matches!(damaged, Err(Unreadable::Damaged(_))), "lz4");
+}
+
+#[test]
+fn a_failure_is_foreign_until_a_build_reads_such() {
+    let mut entry = encoded(Codec::Cbor, "text");
+    envelope::seal(&mut entry, Compression::None, Outcome::Failed);
+    foreign::<String>(&entry, MAX_DECODED);
+    foreign::<Option<String>>(&entry, MAX_DECODED);
+}
+
+#[test]
+fn an_entry_carries_at_most_forty_bytes_and_twenty_four_for_each_tag() {
+    let stamp = Stamp {
+        tag: 1,
+        generation: 1,
+    };
+    for tags in [0, 1, 3] {
+        let entry = Stack::default().encode(&None::<u8>, &vec![stamp; tags], Duration::ZERO);
+        let length = entry.expect("encodable").len();
+        assert!(length <= 40 + 24 * tags, "{length} bytes for {tags} tags");
+    }
+}
+
+#[test]
+fn two_entries_of_one_value_are_told_apart_by_their_headers() {
+    let head = || encoded(Codec::Cbor, "text")[..HEADER].to_vec();
+    assert_ne!(head(), head());
 }
 
 #[test]
@@ -113,7 +170,7 @@ fn an_entry_over_the_limit_is_refused_compressed_or_not() {
         let entry = encoded(Codec::Raw, &value);
         let envelope = Envelope::parse(&entry).expect("ours");
         assert!(decode::<Vec<u8>>(&envelope, value.len()).is_ok());
-        let error = decode::<Vec<u8>>(&envelope, value.len() - 1).expect_err("one over");
+        let error = foreign::<Vec<u8>>(&entry, value.len() - 1);
         assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
     }
 }

@@ -1,6 +1,8 @@
 #!lua flags=allow-oom
 -- Purpose: gives a tag a new generation, which invalidates every entry stamped with an older one.
---   A TTL is only ever extended.
+--   A TTL is only ever extended. A tag without a key has no generation, so no entry that carries
+--   it is valid, and none becomes so: nothing is written, or names that nobody has used would
+--   fill a server.
 -- KEYS: 1 tag
 -- ARGV: 1 16 random bytes
 -- ARGV: 2 the tag behind its generation: mode, hold-until, readable name
@@ -8,7 +10,8 @@
 -- Returns: {'OK'} or {'WRONGTYPE'}
 -- Retry: safe - a second run writes one more new generation, which costs loads and nothing else
 if foreign() then return {'WRONGTYPE'} end
+local value = redis.call('GET', KEYS[1])
+if not value then return {'OK'} end
 local left = math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[3]))
-local value = generation(ARGV[1] .. (redis.call('GET', KEYS[1]) or '')) .. ARGV[2]
-redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', left))
+redis.call('SET', KEYS[1], generation(ARGV[1] .. value) .. ARGV[2], 'PX', string.format('%.0f', left))
 return {'OK'}

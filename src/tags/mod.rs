@@ -94,7 +94,9 @@ impl Tag {
 
     /// What stands behind the generation: mode 0 (hard), no hold, the name for human readers.
     fn rest(&self) -> Vec<u8> {
-        [&[0; MODE + HOLD], self.name.as_bytes()].concat()
+        let ends = self.name.char_indices().map(|(at, c)| at + c.len_utf8());
+        let shown = ends.take_while(|end| *end <= SHOWN).last().unwrap_or(0);
+        [&[0; MODE + HOLD], &self.name.as_bytes()[..shown]].concat()
     }
 }
 
@@ -299,6 +301,9 @@ const MODE: usize = 1;
 
 /// Bytes of the hold-until of a tag.
 const HOLD: usize = 6;
+
+/// Bytes of its name that a tag shows.
+const SHOWN: usize = 200;
 
 /// How many tags a client remembers at most.
 const MOST_KNOWN: usize = 1 << 16;

@@ -97,6 +97,7 @@ async fn bad_settings_are_refused() {
         ("name", good().name("")),
         ("name", good().name("a b")),
         ("namespace", good().namespace("")),
+        ("namespace", good().namespace("hr:o")),
         ("deadline", good().deadline(zero)),
         ("deadline", good().cache_deadline(zero)),
         ("connect timeout", good().connect_timeout(zero)),

@@ -18,6 +18,7 @@ mod counter_loss;
 mod counter_model;
 mod credentials;
 mod faults;
+mod foreign;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
@@ -68,6 +69,7 @@ mod sentinel;
 mod server;
 mod shards;
 mod sockets;
+mod tag_ids;
 mod tags;
 #[cfg(feature = "tls")]
 mod tls;

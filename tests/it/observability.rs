@@ -136,7 +136,7 @@ async fn no_value_password_or_token_is_ever_told() {
         "hit",
         "miss",
         "stored",
-        "undecodable",
+        "foreign",
         "uploading",
         "invalidated",
     ] {

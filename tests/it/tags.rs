@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hedgerow::{Cache, ErrorKind};
 
+use crate::gate::Gate;
 use crate::monitor::Monitor;
 use crate::server::Server;
 
@@ -96,20 +97,66 @@ async fn a_tag_outlives_what_carries_it_and_its_ttl_is_only_extended() {
     }
 }
 
+/// `used_memory` of the server.
+async fn memory(server: &Server) -> u64 {
+    let info: String = server.run(&["INFO", "memory"]).await;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    line.expect("a server says so").parse().expect("bytes")
+}
+
 #[tokio::test]
-async fn an_unknown_tag_that_is_invalidated_leaves_a_key_that_goes_by_itself() {
+async fn invalidating_tags_that_nobody_uses_leaves_nothing_on_the_server() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, "k", &["used"]).await;
+    cache
+        .invalidate_tags(["unused"])
+        .await
+        .expect("known script");
+    let (before, keys) = (memory(&server).await, server.keys("*").await.len());
+    for round in 0..63 {
+        let made_up = (0..1000).map(|number| format!("made up {round}/{number}"));
+        let invalidated = cache.invalidate_tags(made_up).await;
+        invalidated.expect("any number can be invalidated at once");
+    }
+    assert_eq!(server.keys("*").await.len(), keys);
+    // Keys of that number take 7 MB; what is left are the buffers of the connections.
+    let grown = memory(&server).await.saturating_sub(before);
+    assert!(grown < 1 << 20, "{grown} bytes for tags that nobody uses");
+    assert!(is_there(&cache, "k").await);
+}
+
+#[tokio::test]
+async fn a_value_whose_tag_was_evicted_and_invalidated_is_no_hit_then_or_later() {
     let server = Server::start().await;
     let cache = server.client().await.cache("c");
-    cache
-        .invalidate_tags(["unknown"])
-        .await
-        .expect("invalidated");
-    let keys = server.keys("*").await;
-    assert_eq!(keys.len(), 1);
-    let left: i64 = server.run(&["PTTL", &keys[0]]).await;
-    assert!((30_000..=90_000).contains(&left), "{left} ms left");
-    let name: String = server.run(&["GETRANGE", &keys[0], "15", "-1"]).await;
-    assert_eq!(name, "unknown", "readable behind generation, mode and hold");
+    set(&cache, "whole", &[]).await;
+    let whole = server.keys("hr:t:*").await;
+    let gate = Gate::closed();
+    let load = {
+        let gate = gate.clone();
+        let load = cache.memoize("loaded", MINUTE, move || gate.load(1u8));
+        tokio::spawn(load.tags(["t"]).into_future())
+    };
+    gate.begun(1).await;
+    set(&cache, "set", &["t"]).await;
+    for key in server.keys("hr:t:*").await {
+        if !whole.contains(&key) {
+            let _: () = server.run(&["DEL", &key]).await;
+        }
+    }
+    cache.invalidate_tags(["t"]).await.expect("invalidated");
+    gate.open();
+    load.await.expect("no panic").expect("loaded");
+    assert!(!is_there(&cache, "set").await);
+    assert!(!is_there(&cache, "loaded").await);
+    // The tag comes back with the next value, and what was stamped before does not.
+    set(&cache, "new", &["t"]).await;
+    assert!(is_there(&cache, "new").await);
+    assert!(!is_there(&cache, "set").await);
+    assert!(!is_there(&cache, "loaded").await);
 }
 
 #[tokio::test]

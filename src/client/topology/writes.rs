@@ -106,7 +106,7 @@ mod tests {
 
     fn key(name: &str) -> Key {
         let namespace = Namespace::new("hr").expect("a namespace");
-        let cache = namespace.cache("c").expect("a cache");
+        let cache = namespace.cache("c", 0).expect("a cache");
         cache.value(name).expect("a key")
     }
 
