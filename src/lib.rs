@@ -147,7 +147,9 @@ pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 pub use client::Tls;
 #[cfg(feature = "embedded")]
 pub use client::embedded;
-pub use client::{Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Severity};
+pub use client::{
+    Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Request, Severity,
+};
 #[doc(hidden)]
 pub use codec::fuzzing;
 pub use codec::{Codec, Compression};
@@ -155,6 +157,7 @@ pub use counter::{Add, Added, Counter};
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
+pub use time::OnOutage;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

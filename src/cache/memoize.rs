@@ -23,7 +23,7 @@ use super::order::Order;
 use super::rounds::Rounds;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Tag;
-use crate::time::Ttl;
+use crate::time::{OnOutage, Ttl};
 
 /// A cached load, made by [`Cache::memoize`]; await it.
 #[must_use = "nothing is read or loaded until it is awaited"]
@@ -66,6 +66,26 @@ impl<L> Memoize<L> {
         self.tags = self.cache.labels(tags);
         self
     }
+
+    /// How long this call, its loader not counted, may take in all: by default as the cache
+    /// [says](Cache::deadline). More than 100 years count as 100 years.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.cache = self.cache.deadline(deadline);
+        self
+    }
+
+    /// Whether this call keeps trying while Redis is out: by default as the cache
+    /// [says](Cache::on_outage).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.cache = self.cache.on_outage(on_outage);
+        self
+    }
+
+    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
+    /// [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
+    }
 }
 
 impl<L, Fut, V, E> IntoFuture for Memoize<L>
@@ -102,7 +122,7 @@ impl<L> Memoize<L> {
         let (tags, value_key) = (tags?, cache.keys()?.value(&key)?);
         let room = cache.room();
         Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
-        let patience = cache.client.cache_deadline().remaining();
+        let patience = cache.deadline_now().remaining();
         let mut rounds = Rounds::begin(cache.terms()?, patience);
         loop {
             // Who has been told often enough to ask again loads alone: its own load begins after
@@ -117,7 +137,7 @@ impl<L> Memoize<L> {
             let mut passenger = match joined {
                 Some(passenger) => passenger,
                 None => {
-                    let deadline = cache.client.cache_deadline().at_most(rounds.over());
+                    let deadline = cache.deadline_now().at_most(rounds.over());
                     let stack = &cache.setup.stack;
                     // Whoever was told to ask again is not told by a replica.
                     let from = match round {

@@ -21,7 +21,7 @@ use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Top
 use super::{Client, Core, Deadlines};
 use crate::error::{Error, Result};
 use crate::key::Namespace;
-use crate::time::Ttl;
+use crate::time::{OnOutage, Patience, Ttl};
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
 #[must_use = "a builder does nothing until `open` or `connect` is called"]
@@ -31,7 +31,9 @@ pub struct ClientBuilder {
     namespace: String,
     name: String,
     deadline: Duration,
+    on_outage: OnOutage,
     cache_deadline: Duration,
+    cache_on_outage: OnOutage,
     connect_timeout: Duration,
     loads_without_redis: usize,
     limits: Limits,
@@ -67,7 +69,9 @@ impl Default for ClientBuilder {
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
             deadline: Duration::from_secs(5),
+            on_outage: OnOutage::KeepTrying,
             cache_deadline: Duration::from_secs(1),
+            cache_on_outage: OnOutage::FailFast,
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
             limits: Limits::default(),
@@ -133,6 +137,22 @@ impl ClientBuilder {
     /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn loads_without_redis(mut self, most: usize) -> Self {
         self.loads_without_redis = most;
+        self
+    }
+
+    /// What calls of counters and locks do while their server is out: by default they keep trying
+    /// until their deadline. Each call can be told otherwise, such as by
+    /// [`Add::fail_fast`](crate::Add::fail_fast).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.on_outage = on_outage;
+        self
+    }
+
+    /// What calls of caches do while their server is out: by default they fail fast, and what takes
+    /// something out of a cache keeps trying. Each cache and each call can be told otherwise, such
+    /// as by [`Cache::on_outage`](crate::Cache::on_outage).
+    pub fn cache_on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.cache_on_outage = on_outage;
         self
     }
 
@@ -298,8 +318,14 @@ impl ClientBuilder {
 
     fn deadlines(&self) -> Result<Deadlines> {
         Ok(Deadlines {
-            command: Ttl::new("the deadline", self.deadline)?.duration(),
-            cache: Ttl::new("the cache deadline", self.cache_deadline)?.duration(),
+            command: Patience::new(
+                Ttl::new("the deadline", self.deadline)?.duration(),
+                self.on_outage,
+            ),
+            cache: Patience::new(
+                Ttl::new("the cache deadline", self.cache_deadline)?.duration(),
+                self.cache_on_outage,
+            ),
         })
     }
 }
@@ -324,7 +350,9 @@ impl fmt::Debug for ClientBuilder {
             .field("namespace", &self.namespace)
             .field("name", &self.name)
             .field("deadline", &self.deadline)
+            .field("on_outage", &self.on_outage)
             .field("cache_deadline", &self.cache_deadline)
+            .field("cache_on_outage", &self.cache_on_outage)
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
             .field("loads_without_redis", &self.loads_without_redis)

@@ -24,6 +24,7 @@ mod node;
 mod preflight;
 mod push;
 mod queue;
+mod request;
 mod retry;
 mod source;
 #[cfg(feature = "tls")]
@@ -34,12 +35,12 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::{Hub, Missed};
+pub use request::Request;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 use topology::{Topology, Values};
@@ -47,7 +48,7 @@ use topology::{Topology, Values};
 use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
 use crate::script::{Call, Reply, Retry};
-use crate::time::Deadline;
+use crate::time::{Deadline, Patience};
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
@@ -81,8 +82,8 @@ struct Core {
 /// How long a whole call may take, retries included.
 #[derive(Debug, Clone, Copy)]
 struct Deadlines {
-    command: Duration,
-    cache: Duration,
+    command: Patience,
+    cache: Patience,
 }
 
 impl Client {
@@ -196,15 +197,25 @@ impl Client {
         &self.0.process
     }
 
-    /// The deadline of a call that starts now.
-    pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(self.0.deadlines.command)
+    /// How long calls may take, those of caches excepted.
+    pub(crate) fn patience(&self) -> Patience {
+        self.0.deadlines.command
     }
 
-    /// The deadline of a cache call that starts now. It fails fast; what must not be given up
-    /// while there is time (`remove`, `clear`, an invalidation) keeps trying.
+    /// The deadline of a call that starts now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.patience().deadline()
+    }
+
+    /// How long calls of caches may take. What must not be given up while there is time (`remove`,
+    /// `clear`, an invalidation) keeps trying.
+    pub(crate) fn cache_patience(&self) -> Patience {
+        self.0.deadlines.cache
+    }
+
+    /// The deadline of a cache call that starts now.
     pub(crate) fn cache_deadline(&self) -> Deadline {
-        Deadline::after(self.0.deadlines.cache).fail_fast()
+        self.cache_patience().deadline()
     }
 
     /// How many loads run at once while caches do without Redis.

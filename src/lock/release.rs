@@ -51,7 +51,9 @@ impl Locks {
         Keeper::man(self, client);
         self.keeper().release_unless_done(client, hold);
         let call = hold.keys.call(&RELEASE).arg(hold.owner.hex().as_bytes());
-        let reply = client.run(call, client.deadline().reserved()).await;
+        let reply = client
+            .run(call, client.deadline().keep_trying().reserved())
+            .await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
         let held = match reply.status()? {
             "RELEASED" => true,
@@ -134,7 +136,7 @@ impl Passing {
         let sent = Instant::now();
         let reply = self
             .client
-            .run(call, self.client.deadline().reserved())
+            .run(call, self.client.deadline().keep_trying().reserved())
             .await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
         let fence = match reply.status()? {

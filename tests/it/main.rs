@@ -55,6 +55,7 @@ mod observability;
 mod outage;
 mod overload;
 mod passing;
+mod per_call;
 mod preflight;
 mod process;
 mod proxy;
