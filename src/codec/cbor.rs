@@ -10,14 +10,17 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::absent::Present;
+use super::budget::EXHAUSTED;
+use super::checked::{REFUSED, Rules};
 use super::{Payload, misfit, unencodable};
 use crate::error::Result;
 
 pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
-    ciborium::into_writer(value, payload).map_err(|cause| match cause {
+    let rules = Rules::new(DEEPEST, None);
+    ciborium::into_writer(&rules.check(value), payload).map_err(|cause| match cause {
         ser::Error::Io(_) => unencodable(NAME, "it could not be written"),
         // The text is not repeated: it may quote the value.
-        ser::Error::Value(_) => unencodable(NAME, "its `Serialize` refused"),
+        ser::Error::Value(_) => unencodable(NAME, rules.broken().unwrap_or(REFUSED)),
     })
 }
 
@@ -27,6 +30,7 @@ pub(super) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Result<V> {
             let how = match cause {
                 de::Error::Io(_) => "it ends within a value".to_owned(),
                 de::Error::Syntax(at) => format!("malformed at byte {at}"),
+                de::Error::Semantic(_, text) if text == EXHAUSTED => text,
                 de::Error::Semantic(Some(at), _) => {
                     format!("at byte {at} it does not fit `{}`", type_name::<V>())
                 }

@@ -10,13 +10,22 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
 use super::absent::Present;
+use super::budget::EXHAUSTED;
+use super::checked::{REFUSED, Rules};
 use super::{Payload, misfit, unencodable};
 use crate::error::Result;
 
 pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
-    serde_json::to_writer(payload, value).map_err(|cause| match cause.classify() {
-        Category::Data => unencodable(NAME, "its `Serialize` refused"),
-        _ => unencodable(NAME, &cause.to_string()),
+    let rules = Rules::new(
+        DEEPEST,
+        Some("it holds NaN or an infinity, which JSON has not"),
+    );
+    serde_json::to_writer(payload, &rules.check(value)).map_err(|cause| {
+        match (rules.broken(), cause.classify()) {
+            (Some(how), _) => unencodable(NAME, how),
+            (None, Category::Data) => unencodable(NAME, REFUSED),
+            (None, _) => unencodable(NAME, &cause.to_string()),
+        }
     })
 }
 
@@ -24,6 +33,9 @@ pub(super) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
     match serde_json::from_slice(payload) {
         Ok(Present(value)) => Ok(value),
         // The text is not repeated: it may quote the value.
+        Err(cause) if cause.is_data() && cause.to_string().starts_with(EXHAUSTED) => {
+            Err(misfit(NAME, EXHAUSTED))
+        }
         Err(cause) if cause.is_data() => {
             let (line, column) = (cause.line(), cause.column());
             let name = type_name::<V>();
@@ -40,6 +52,8 @@ pub(super) fn is_whole(payload: &[u8]) -> bool {
 }
 
 const NAME: &str = "json";
+/// serde_json refuses the 128th level.
+const DEEPEST: usize = 127;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,9 @@
 //! Called by the cache.
 
 mod absent;
+mod budget;
 mod cbor;
+mod checked;
 pub(crate) mod envelope;
 pub mod fuzzing;
 mod json;
@@ -29,21 +31,28 @@ use crate::error::{Error, ErrorKind, Result};
 /// A reader decodes whatever an entry names, not what it is configured to write: processes may
 /// change their codec one after the other.
 ///
-/// "No value" is stored beside the codec: `None` and `Some(None)` are told apart, though most
-/// codecs spell them alike. Deeper options are not: `Some(Some(None))` is read as `Some(None)`.
+/// A value that could not be read back is refused with `Encode` when it is written: one that is
+/// nested deeper than 127, or an option, below the top of the value, that holds what is written
+/// like no value (`Some(None)`, `Some(())`). At the top "no value" is stored beside the codec, so
+/// `None` and `Some(None)` are told apart there. This holds for types whose `Serialize` and
+/// `Deserialize` agree.
+///
+/// A value may be as long as 64 MiB before compression, and take 256 MiB of memory in lists and
+/// maps, which one byte of an entry can fill with large items. Entries of more are not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
-    /// CBOR (RFC 8949): compact, self-describing, keeps bytes and every integer and float.
+    /// CBOR (RFC 8949): compact, self-describing, keeps every integer and float.
     ///
-    /// Values nested deeper than 128, and strings over 4 KiB in types that borrow them while they
-    /// deserialize (`deserialize_str`; `String` does not), cannot be read back.
+    /// Types that serialize as bytes (`bytes::Bytes`, `serde_bytes::ByteBuf`) take one byte for
+    /// each. `Vec<u8>` and `[u8; N]` do not: serde writes them as lists of numbers, which take
+    /// two bytes for each of 24 or more. Each reads what the other has written. A value that is
+    /// nothing but bytes is smallest with [`Raw`](Self::Raw).
     #[default]
     Cbor,
     /// JSON (RFC 8259): for other programs and human readers.
     ///
-    /// Map keys must be strings, numbers or booleans. NaN and infinities become `null`, and
-    /// values nested deeper than 128 cannot be read back.
+    /// Map keys must be strings, numbers or booleans. NaN and infinities are refused.
     Json,
     /// Strings and bytes as they are, without quotes or lengths; any other value is refused.
     ///

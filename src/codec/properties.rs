@@ -62,6 +62,20 @@ proptest! {
     }
 
     #[test]
+    fn what_could_be_encoded_is_decoded(
+        value in anything(), codec in prop_oneof![Just(Codec::Cbor), Just(Codec::Json)],
+    ) {
+        let stack = Stack { codec, ..Stack::default() };
+        for value in [Some(value.clone()), Some(Anything::Maybe(Some(Box::new(value))))] {
+            let Ok(entry) = stack.encode(&value, &[], Duration::ZERO) else { continue };
+            let envelope = Envelope::parse(&entry).expect("ours");
+            let read: Option<Anything> = decode(&envelope, MAX_DECODED).expect("ours");
+            // NaN does not equal itself, but looks the same.
+            prop_assert_eq!(format!("{:?}", read), format!("{:?}", value));
+        }
+    }
+
+    #[test]
     fn what_is_stored_raw_is_read_back(
         text in "\\PC{0,40}", bytes in long_bytes(), compression in compression(),
     ) {
@@ -149,6 +163,68 @@ fn entry() -> impl Strategy<Value = Vec<u8>> {
 
 fn compression() -> impl Strategy<Value = Compression> {
     prop_oneof![Just(Compression::None), Just(Compression::Lz4)]
+}
+
+/// What codecs have no, or the same, spelling for, in any combination.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Anything {
+    Unit,
+    Single(f32),
+    Double(f64),
+    Maybe(Option<Box<Anything>>),
+    Bare(Option<Option<u8>>),
+    Number(Option<f64>),
+    Nothing(Option<()>),
+    Pair(Box<Anything>, Option<Nowhere>),
+    List(Vec<Anything>),
+    Named {
+        inner: Option<Box<Anything>>,
+    },
+    Keyed(BTreeMap<String, Option<Anything>>),
+    #[serde(untagged)]
+    Untagged(Vec<Option<bool>>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Nowhere;
+
+fn anything() -> impl Strategy<Value = Anything> {
+    let leaf = prop_oneof![
+        Just(Anything::Unit),
+        any::<f32>().prop_map(Anything::Single),
+        any::<f64>().prop_map(Anything::Double),
+        any::<Option<Option<u8>>>().prop_map(Anything::Bare),
+        any::<Option<f64>>().prop_map(Anything::Number),
+        prop_oneof![Just(f64::NAN), Just(f64::INFINITY)]
+            .prop_map(|number| Anything::Number(Some(number))),
+        any::<Option<()>>().prop_map(Anything::Nothing),
+        Just(Anything::Maybe(None)),
+        vec(any::<Option<bool>>(), 0..3).prop_map(Anything::Untagged),
+    ];
+    let tree = leaf.prop_recursive(4, 24, 3, |inner| {
+        prop_oneof![
+            inner
+                .clone()
+                .prop_map(|inner| Anything::Maybe(Some(Box::new(inner)))),
+            (inner.clone(), any::<bool>())
+                .prop_map(|(a, b)| Anything::Pair(Box::new(a), b.then_some(Nowhere))),
+            vec(inner.clone(), 0..3).prop_map(Anything::List),
+            prop::option::of(inner.clone()).prop_map(|inner| Anything::Named {
+                inner: inner.map(Box::new)
+            }),
+            btree_map("[a-c]", prop::option::of(inner), 0..3).prop_map(Anything::Keyed),
+        ]
+    });
+    // Around the depth at which readers stop.
+    (tree, prop_oneof![Just(0), 30..140_usize]).prop_map(|(tree, depth)| {
+        (0..depth).fold(tree, |tree, level| match level % 3 {
+            0 => Anything::List([tree].into()),
+            1 => Anything::Maybe(Some(Box::new(tree))),
+            _ => Anything::Named {
+                inner: Some(Box::new(tree)),
+            },
+        })
+    })
 }
 
 fn stamps() -> impl Strategy<Value = Vec<Stamp>> {

@@ -1,5 +1,7 @@
 //! The stack as a whole: what the cache relies on.
 
+use std::collections::BTreeMap;
+
 use super::envelope::{HEADER, VERSION};
 use super::*;
 
@@ -77,7 +79,7 @@ fn no_value_is_an_outcome_without_payload_in_every_codec() {
 }
 
 #[test]
-fn some_of_none_is_not_none_and_what_is_deeper_is_the_codecs() {
+fn some_of_none_is_not_none_at_the_top_and_refused_below() {
     for codec in [Codec::Cbor, Codec::Json] {
         let round = |value: Option<Option<Option<u8>>>| {
             decoded::<Option<Option<Option<u8>>>>(&encoded(codec, &value)).expect("ours")
@@ -85,8 +87,188 @@ fn some_of_none_is_not_none_and_what_is_deeper_is_the_codecs() {
         assert_eq!(round(None), None);
         assert_eq!(round(Some(None)), Some(None));
         assert_eq!(round(Some(Some(Some(1)))), Some(Some(Some(1))));
-        assert_eq!(round(Some(Some(None))), Some(None), "documented limit");
+        for how in [
+            refused(codec, &Some(Some(None::<u8>))),
+            refused(codec, &vec![Some(None::<u8>)]),
+            refused(codec, &[Some(())]),
+            refused(codec, &BTreeMap::from([(1, Some(serde_json::Value::Null))])),
+        ] {
+            assert!(how.contains("read back as none"), "{how}");
+        }
+        // Which is not what these are.
+        encoded(codec, &(None::<u8>, (), Some([(); 1])));
     }
+}
+
+fn refused<V: Serialize>(codec: Codec, value: &V) -> String {
+    let stack = Stack {
+        codec,
+        ..Stack::default()
+    };
+    let error = stack.encode(value, &[], Duration::ZERO);
+    let error = error.expect_err("could not be read back");
+    assert_eq!(error.kind(), ErrorKind::Encode);
+    error.to_string()
+}
+
+#[test]
+fn numbers_that_json_has_not_are_refused_by_it_and_kept_by_cbor() {
+    for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        for how in [
+            refused(Codec::Json, &number),
+            refused(Codec::Json, &(number as f32)),
+            refused(Codec::Json, &[Some(number)]),
+            refused(Codec::Json, &Some(Some(number))),
+        ] {
+            assert!(how.contains("NaN"), "{how}");
+        }
+        let read: [Option<f64>; 1] = decoded(&encoded(Codec::Cbor, &[Some(number)])).expect("ours");
+        assert_eq!(read[0].map(f64::to_bits), Some(number.to_bits()));
+    }
+}
+
+/// A nest of lists, or of variants, `depth` deep.
+#[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+enum Nest {
+    Egg,
+    Lined(Box<Nest>),
+    Twig { inner: Box<Nest> },
+}
+
+#[test]
+fn what_is_nested_too_deep_to_be_read_back_is_refused() {
+    let lined = |depth| (1..depth).fold(Nest::Egg, |nest, _| Nest::Lined(Box::new(nest)));
+    // Each is two: the variant, and its fields.
+    let twigs = |number| {
+        let twig = |nest, _| Nest::Twig {
+            inner: Box::new(nest),
+        };
+        (0..number).fold(Nest::Egg, twig)
+    };
+    for (codec, deepest) in [(Codec::Cbor, 128), (Codec::Json, 127)] {
+        for nest in [lined(deepest), twigs((deepest - 1) / 2)] {
+            let read = decoded::<Nest>(&encoded(codec, &nest));
+            assert_eq!(read.expect("as deep as it goes"), nest, "{codec:?}");
+        }
+        for nest in [lined(deepest + 1), twigs(deepest / 2 + 1)] {
+            assert!(refused(codec, &nest).contains("too deep"), "{codec:?}");
+        }
+    }
+}
+
+#[test]
+fn long_strings_and_bytes_are_read_by_types_that_borrow_them() {
+    #[derive(Debug, PartialEq)]
+    struct Borrowed(usize);
+    impl<'de> serde::Deserialize<'de> for Borrowed {
+        fn deserialize<D: serde::Deserializer<'de>>(
+            deserializer: D,
+        ) -> std::result::Result<Self, D::Error> {
+            deserializer.deserialize_str(Borrowed(0))
+        }
+    }
+    impl serde::de::Visitor<'_> for Borrowed {
+        type Value = Self;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a string")
+        }
+        fn visit_str<E>(self, text: &str) -> std::result::Result<Self, E> {
+            Ok(Borrowed(text.len()))
+        }
+    }
+    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+        let entry = encoded(codec, &"x".repeat(5000));
+        assert_eq!(decoded::<Borrowed>(&entry).expect("ours"), Borrowed(5000));
+    }
+    let list = [Some("x".repeat(5000))];
+    let read = decoded::<[Option<Borrowed>; 1]>(&encoded(Codec::Cbor, &list));
+    assert_eq!(read.expect("ours"), [Some(Borrowed(5000))]);
+}
+
+#[test]
+fn tags_of_cbor_nest_as_deep_as_lists() {
+    use ciborium::Value;
+    let tagged = |depth| {
+        let tag = |value, _| Value::Tag(32, Box::new(value));
+        (0..depth).fold(Value::Bool(true), tag)
+    };
+    let read = decoded::<Value>(&encoded(Codec::Cbor, &tagged(128)));
+    assert_eq!(read.expect("as deep as it goes"), tagged(128));
+    assert!(refused(Codec::Cbor, &tagged(129)).contains("too deep"));
+}
+
+#[test]
+fn an_entry_that_would_take_too_much_memory_is_foreign() {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Fat {
+        _padding: [u64; 32],
+    }
+    /// Drops what it reads, so that the test itself takes none.
+    struct Sieve;
+    impl<'de> serde::Deserialize<'de> for Sieve {
+        fn deserialize<D: serde::Deserializer<'de>>(
+            deserializer: D,
+        ) -> std::result::Result<Self, D::Error> {
+            deserializer.deserialize_seq(Sieve)
+        }
+    }
+    impl<'de> serde::de::Visitor<'de> for Sieve {
+        type Value = Self;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut items: A,
+        ) -> std::result::Result<Self, A::Error> {
+            while items.next_element::<Fat>()?.is_some() {}
+            Ok(self)
+        }
+    }
+    let most = u32::try_from(budget::MOST_BUILT / size_of::<Fat>()).expect("a few millions");
+    let cbor = |items: u32| {
+        let mut payload = vec![0x9a];
+        payload.extend_from_slice(&items.to_be_bytes());
+        payload.resize(5 + items as usize, 0xa0);
+        payload
+    };
+    let json = |items: u32| format!("[{}{{}}]", "{},".repeat(items as usize - 1)).into_bytes();
+    for (codec, bomb, usual) in [
+        (Codec::Cbor, cbor(most), cbor(9999)),
+        (Codec::Json, json(most), json(9999)),
+    ] {
+        let entry = |payload: &[u8]| {
+            let mut entry = envelope::begin(codec, &[], Duration::ZERO, 0, 0).expect("no tags");
+            let start = entry.len();
+            entry.extend_from_slice(payload);
+            let mut entry = lz4::compress(&entry, start).expect("compressible");
+            envelope::seal(&mut entry, Compression::Lz4, Outcome::Value);
+            entry
+        };
+        assert!(decoded::<Sieve>(&entry(&usual)).is_ok());
+        let bomb = entry(&bomb);
+        assert!(bomb.len() < 100 << 10, "{} bytes", bomb.len());
+        let error = foreign::<Sieve>(&bomb, MAX_DECODED);
+        assert!(error.to_string().contains("too much memory"), "{error}");
+    }
+}
+
+#[test]
+fn a_list_of_bytes_is_small_only_as_bytes() {
+    let noise: Vec<u8> = (0..100_000_u64)
+        .map(|n| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes()) as u8)
+        .collect();
+    let length = |entry: Vec<u8>| entry.len();
+    assert!(length(encoded(Codec::Cbor, &noise)) > 180_000, "documented");
+    let bytes = bytes::Bytes::from(noise.clone());
+    assert!(length(encoded(Codec::Cbor, &bytes)) < 100_100);
+    assert!(length(encoded(Codec::Raw, &noise)) < 100_100);
+    // Who changes the type of such a value need not change its version.
+    let read: Vec<u8> = decoded(&encoded(Codec::Cbor, &bytes)).expect("a list of bytes");
+    assert_eq!(read, noise);
+    let read: bytes::Bytes = decoded(&encoded(Codec::Cbor, &noise)).expect("bytes");
+    assert_eq!(read, bytes);
 }
 
 #[test]

@@ -3,53 +3,56 @@
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
--- KEYS: 4 waiters
--- ARGV: 1 prefix of the wake channels
--- ARGV: 2 owner
--- ARGV: 3 lease (ms)
--- ARGV: 4 process
--- ARGV: 5 metadata
--- ARGV: 6 how long a place in the queue lives without being kept (ms), 0 to take none
--- ARGV: 7 claim: the lease that a hand-over grants at first (ms)
--- ARGV: 8 1 if the process is to be told of a hand-over, 0 if it asks again so soon that it need not
--- Returns: {GRANTED, fence} | {BUSY, remaining lease (ms, -1 if none), fence, metadata of the holder} | {WRONGTYPE}
+-- ARGV: 1 what the lock says behind the fence: ' 2 id seal process metadata'; the process says whether to
+--   take a place, and how it is told of a hand-over
+-- ARGV: 2 lease (ms)
+-- Returns: fence | {BUSY, remaining lease (ms, -1 if none), fence and metadata of the holder, seal of who
+--   hands over next, '' if unknown} | {WRONGTYPE} | {FORMAT, format of the lock}
 -- Retry: unsafe - a second run answers as the first, but a copy that arrives after the release
 --   would take the lock for nobody: who gets no answer gives its owner up and asks as another
-local mine, lease, process, meta, patience = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local owner, fence, _, its_meta = holder()
-if type(owner) == 'table' then return owner end
-
-if owner == mine then
-  grant(mine, fence, lease, process, meta)
-  return {'GRANTED', fence}
-end
-
-if not owner and redis.call('EXISTS', KEYS[3]) == 0 then
-  fence = next_fence()
-  if not fence then return FOREIGN end
-  grant(mine, fence, lease, process, meta)
-  return {'GRANTED', fence}
-end
-
-if foreign() then return FOREIGN end
-if patience > 0 then
-  redis.call('ZADD', KEYS[3], 'NX', now(), mine)
-  local deadline = math.floor(now() / 1000) + patience
-  redis.call('HSET', KEYS[4], mine, cmsgpack.pack({deadline, ARGV[7], process, meta, ARGV[8]}))
-  redis.call('PEXPIRE', KEYS[3], patience)
-  redis.call('PEXPIRE', KEYS[4], patience)
-end
-
-if not owner then
-  owner, fence = hand_over(mine)
-  if not owner then
-    fence = next_fence()
-    if not fence then return FOREIGN end
+local time = redis.call('TIME')
+if redis.call('EXISTS', KEYS[1], KEYS[3]) == 0 then
+  -- The usual case, which everything else must not slow down. Seconds have ten digits until 2286.
+  local fence = time[1] .. time[2]
+  if #fence < 16 then fence = time[1] .. string.sub('00000' .. time[2], -6) end
+  local before = redis.call('SET', KEYS[2], fence, 'GET')
+  if not before or (#before == 16 and before < fence and before > '1') then
+    redis.call('SET', KEYS[1], fence .. ARGV[1], 'PX', ARGV[2])
+    return fence
   end
-  if not owner or owner == mine then
-    grant(mine, fence, lease, process, meta)
-    return {'GRANTED', fence}
-  end
-  its_meta = ''
+  redis.call('SET', KEYS[2], before)
 end
-return {'BUSY', redis.call('PTTL', KEYS[1]), fence, its_meta}
+-- The prelude stands here.
+local refused = unreadable()
+if refused then return refused end
+local mine, seal, process, meta = string.match(ARGV[1], '^ 2 (%x+) (%x+) (%x+) (.*)$')
+if held.id == mine then
+  grant(held.fence, mine, held.seal, ARGV[2], process, meta)
+  return held.fence
+end
+local number = tonumber(redis.call('HGET', KEYS[3], mine) or nil)
+if string.sub(process, 1, 1) ~= '0' then
+  local since = number and (place(number) or {}).since or queue.clock
+  if not number then queue.tail, number = queue.tail + 1, queue.tail + 1 end
+  local text = table.concat({queue.clock + 3000, since, ARGV[2], mine, process, meta}, ' ')
+  redis.call('HSET', KEYS[3], number, text, mine, number, 'tail', queue.tail, 'clock', queue.clock, 'at', queue.at)
+  first(2)
+  redis.call('HSET', KEYS[3], 'head', queue.head)
+  redis.call('PEXPIRE', KEYS[3], 7200000)
+  if held.id then redis.call('SETRANGE', KEYS[1], 51, '+') end
+end
+if not held.id then
+  hand_over(mine)
+  if not held.id and redis.call('EXISTS', KEYS[3]) == 0 then held = {id = mine, fence = next_fence()} end
+  if held.id == mine then
+    grant(held.fence, mine, seal, ARGV[2], process, meta)
+    return held.fence
+  end
+  -- More dead places than one script passes over: the caller asks again at once, and that goes on.
+  if not held.id then return {'BUSY', 0, string.format('%.0f', last), '', ''} end
+end
+local ahead = nil -- Who hands over next: the waiter ahead, or the holder.
+for before = number and number - 1 or 0, math.max(queue.head, (number or 0) - 8), -1 do
+  ahead = ahead or place(before)
+end
+return {'BUSY', redis.call('PTTL', KEYS[1]), held.fence, held.meta, ahead and ahead.id or held.seal}

@@ -170,13 +170,13 @@ impl Agenda {
         }
     }
 
-    /// A release was tried and is not settled.
-    pub(super) fn release_again(&mut self, owner: Owner, now: Instant) {
+    /// A release was tried and is not settled; the pause before the next is not longer than `longest`.
+    pub(super) fn release_again(&mut self, owner: Owner, now: Instant, longest: Duration) {
         let Some(Task::Release(release)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
         else {
             return;
         };
-        let at = (now + release.pause).min(release.until.max(now));
+        let at = (now + release.pause.min(longest)).min(release.until.max(now));
         release.pause = (release.pause * 4).min(LONGEST_PAUSE);
         self.move_to(owner, at);
     }
@@ -367,8 +367,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// A release that has not ended after this has a carrier that stands still.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
-/// The pause between two tries to release, at first; then four times longer each time ..
+/// The pause between two tries to release, at first; then four times longer each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// .. up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);

@@ -3,14 +3,17 @@
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
--- KEYS: 4 waiters
--- ARGV: 1 prefix of the wake channels
--- Returns: {BROKEN, fence of the former holder} | {FREE} | {WRONGTYPE}
+-- ARGV: none
+-- Returns: {BROKEN, fence of the former holder} | {FREE} | {WRONGTYPE} | {FORMAT, format of the lock}
 -- Retry: unsafe - a second run would break the lock of the next holder
-local owner, fence, process = holder()
-if type(owner) == 'table' then return owner end
-if foreign() then return FOREIGN end
-if not owner then return {'FREE'} end
-heard(process, 'broken ' .. owner)
-if not hand_over() then redis.call('DEL', KEYS[1]) end
+local time = redis.call('TIME')
+-- The prelude stands here.
+local refused = unreadable()
+if refused then return refused end
+if not held.id then return {'FREE'} end
+local fence = held.fence
+heard(held.process, 'broken ' .. held.id)
+held = {}
+hand_over()
+if not held.id then redis.call('DEL', KEYS[1]) end
 return {'BROKEN', fence}

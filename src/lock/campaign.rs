@@ -33,6 +33,8 @@ pub(super) struct Standing {
     pub(super) sent: Instant,
     /// The fence of the holder whom the answer named: a grant to us has a greater one.
     pub(super) above: Fence,
+    /// The seal of whoever hands over to us, unless it dies or leaves; `None` if that is not known.
+    pub(super) after: Option<u128>,
     /// What was left of the holder's lease.
     pub(super) remaining: Option<Duration>,
     /// What was asked for. Only a waiter on the same terms may have what is granted by push.
@@ -133,12 +135,14 @@ impl Campaign {
             Ok(Answer::Busy {
                 remaining,
                 above,
+                after,
                 holder,
             }) => {
                 self.locks.heard(&self.keys.name, Ok(holder));
                 let standing = above.filter(|_| hears).map(|above| Standing {
                     sent,
                     above,
+                    after,
                     remaining,
                     asked: front.clone(),
                 });
@@ -193,16 +197,19 @@ impl Campaign {
             Instant::now() + remaining.map_or(longest, |lease| longest.min(lease + JUST_AFTER));
         loop {
             tokio::select! {
-                Some(fence) = self.place.grants.recv() => {
+                Some(grant) = self.place.grants.recv() => {
                     let Some(standing) = &standing else { return };
-                    if fence <= standing.above {
+                    if grant.fence <= standing.above {
                         continue; // An old message: that grant has run out since.
+                    }
+                    if Some(grant.seal) != standing.after {
+                        return; // Perhaps forged, or from another than was to be expected.
                     }
                     let claim = standing.asked.claim();
                     let alive = Instant::now() < sure_until(standing.sent, claim);
                     if alive && self.locks.still_first(&self.keys.name, &standing.asked) {
                         let sent = standing.sent;
-                        self.deliver(fence, (sent, claim));
+                        self.deliver(grant.fence, (sent, claim));
                     }
                     return;
                 }

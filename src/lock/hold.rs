@@ -4,10 +4,13 @@
 //! the lease that the command set, less a margin for clocks of different rate. Once ended, a hold
 //! stays ended. Guards read it without I/O; the keeper writes it.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sha1::{Digest as _, Sha1};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -15,39 +18,111 @@ use super::{Fence, Keys};
 use crate::error::{Error, ErrorKind};
 use crate::time::Ttl;
 
-/// 128 random bits that prove who holds. Never shown.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Owner(u128);
+/// Who holds or waits: an id by which the server knows it, and a secret that the server learns only
+/// when the lock is handed on. Never shown.
+///
+/// The id of a fresh owner is its *seal*, the digest of its secret. Redis holds ids and seals, so that
+/// what can be read there forges no grant: a waiter believes a push that brings the secret to the
+/// seal of whoever was to hand over to it.
+#[derive(Clone, Copy)]
+pub(super) struct Owner {
+    id: u128,
+    secret: u128,
+}
 
-/// An owner as scripts and pushes spell it.
+/// 128 bits as scripts and pushes spell them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hex([u8; 32]);
 
 impl Owner {
     pub(super) fn random() -> Self {
-        Self(rand::random())
+        let secret = rand::random();
+        let id = seal(Hex::of(secret).as_bytes());
+        Self { id, secret }
     }
 
-    /// The owner that is spelt so.
+    /// An owner of the same process to whom the lock is passed: with an id of its own, under the
+    /// same seal, by which the waiters of other processes know whom to believe.
+    pub(super) fn successor(self) -> Self {
+        let (id, secret) = (rand::random(), self.secret);
+        Self { id, secret }
+    }
+
+    /// The owner with the id that is spelt so, as far as a message can tell: without its secret.
     pub(super) fn parse(hex: &str) -> Option<Self> {
-        let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let number = u128::from_str_radix(hex, 16).ok().filter(|_| digits);
-        number.map(Self)
+        let id = Hex::parse(hex)?;
+        Some(Self { id, secret: 0 })
     }
 
-    pub(super) fn hex(self) -> Hex {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = [0; 32];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
-        Hex(hex)
+    pub(super) fn id(self) -> Hex {
+        Hex::of(self.id)
+    }
+
+    pub(super) fn secret(self) -> Hex {
+        Hex::of(self.secret)
+    }
+
+    /// What the value of a lock has behind the fence while nobody queues behind this holder.
+    pub(super) fn unqueued(self) -> [u8; 35] {
+        let mut text = *b"2                                  ";
+        text[2..34].copy_from_slice(self.id().as_bytes());
+        text
     }
 }
 
+/// The digest of a secret as it is spelt.
+pub(super) fn seal(secret: &[u8]) -> u128 {
+    let digest = Sha1::digest(secret);
+    let head = digest.iter().take(16);
+    head.fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
 impl Hex {
+    fn of(number: u128) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = [0; 32];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Self(hex)
+    }
+
+    /// The number that is spelt so.
+    pub(super) fn parse(hex: &str) -> Option<u128> {
+        let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u128::from_str_radix(hex, 16).ok().filter(|_| digits)
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// By its id: no two owners share one.
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Owner {}
+
+impl Hash for Owner {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl PartialOrd for Owner {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Owner {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.id.cmp(&other.id)
     }
 }
 
@@ -256,15 +331,12 @@ mod tests {
 
     #[test]
     fn an_owner_is_spelt_in_hex_and_read_back() {
-        for owner in [
-            Owner(0),
-            Owner(u128::MAX),
-            Owner(0x0123_4567_89ab_cdef),
-            Owner::random(),
-        ] {
-            let hex = String::from_utf8(owner.hex().as_bytes().to_vec()).expect("ASCII");
-            assert_eq!(hex, format!("{:032x}", owner.0));
+        for id in [0, u128::MAX, 0x0123_4567_89ab_cdef, rand::random()] {
+            let owner = Owner { id, secret: 1 };
+            let hex = String::from_utf8(owner.id().as_bytes().to_vec()).expect("ASCII");
+            assert_eq!(hex, format!("{id:032x}"));
             assert_eq!(Owner::parse(&hex), Some(owner));
+            assert_eq!(owner.unqueued(), *format!("2 {hex} ").as_bytes());
         }
         for other in [
             "",
@@ -275,5 +347,17 @@ mod tests {
         ] {
             assert_eq!(Owner::parse(other), None, "{other:?}");
         }
+    }
+
+    /// The digest that scripts and other clients know: frozen.
+    #[test]
+    fn the_seal_is_half_of_sha_1() {
+        // printf abc | sha1sum
+        assert_eq!(seal(b"abc"), 0xa999_3e36_4706_816a_ba3e_2571_7850_c26c);
+        let owner = Owner::random();
+        assert_eq!(owner.id, seal(owner.secret().as_bytes()));
+        let next = owner.successor();
+        assert_ne!(next, owner);
+        assert_eq!(next.secret(), owner.secret());
     }
 }

@@ -63,6 +63,8 @@ struct Post {
     runtime: runtime::Id,
     /// When it looks at the agenda again without being nudged.
     wakes_at: Instant,
+    /// Since when it has found nothing to do.
+    quiet_since: Option<Instant>,
     nudge: Arc<Notify>,
 }
 
@@ -88,10 +90,19 @@ impl Keeper {
 
     /// Makes sure that this runtime has a task.
     pub(super) fn man(locks: &Arc<Locks>, client: &Client) {
+        let state = locks.keeper().state();
+        drop(Self::manned(state, locks, client));
+    }
+
+    /// The same for a caller that has just noted something.
+    fn manned<'s>(
+        mut state: MutexGuard<'s, State>,
+        locks: &'s Arc<Locks>,
+        client: &Client,
+    ) -> MutexGuard<'s, State> {
         let here = Handle::current().id();
-        let mut state = locks.keeper().state();
         if state.posts.iter().any(|post| post.runtime == here) {
-            return;
+            return state;
         }
         state.numbers += 1;
         let at_post = AtPost {
@@ -103,6 +114,7 @@ impl Keeper {
             number: at_post.number,
             runtime: here,
             wakes_at: Instant::now(),
+            quiet_since: None,
             nudge: at_post.nudge.clone(),
         });
         if !state.is_idle() && state.client.is_none() {
@@ -111,15 +123,17 @@ impl Keeper {
         // A runtime that is shutting down drops the task at once, and that takes the lock.
         drop(state);
         tokio::spawn(run(at_post));
+        locks.keeper().state()
     }
 
     /// Looks after a question that a caller is about to ask, so that it blocks nobody when the
     /// caller is not polled any more.
     pub(super) fn watch(locks: &Arc<Locks>, client: &Client, question: Arc<Question>) {
-        Self::man(locks, client);
         let mut state = locks.keeper().state();
+        // Noted first: a task that finds nothing to do leaves its post.
         state.watch.ask(question);
         let look_at = state.look_at();
+        let state = Self::manned(state, locks, client);
         Self::noted(state, client, look_at);
     }
 
@@ -243,8 +257,9 @@ impl Keeper {
     }
 
     /// A release in the background has not come to its end.
-    pub(super) fn unsettled(&self, owner: Owner) {
-        self.state().agenda.release_again(owner, Instant::now());
+    pub(super) fn unsettled(&self, owner: Owner, longest: Duration) {
+        let mut state = self.state();
+        state.agenda.release_again(owner, Instant::now(), longest);
     }
 
     /// Releases `hold` in the background.
@@ -358,10 +373,10 @@ impl Keeper {
     fn look_after(&self, locks: &Arc<Locks>, client: Option<&Client>) {
         // Wakers may run anything: not under the lock.
         let questions = self.state().watch.questions();
-        let silent = questions.iter().filter(|question| !question.pulse.felt());
-        let silent: Vec<Owner> = silent.map(|question| question.owner).collect();
+        let felt = questions.iter().map(|it| (it.owner, it.pulse.felt()));
+        let felt: Vec<(Owner, bool)> = felt.collect();
         let mut state = self.state();
-        let Abandoned { questions, offers } = state.watch.look(&silent);
+        let Abandoned { questions, offers } = state.watch.look(felt);
         if state.watch.is_empty() {
             state.look_at = None;
         }
@@ -393,9 +408,14 @@ impl Keeper {
         };
         let orphans = std::mem::take(&mut state.orphans);
         if idle && state.is_idle() && state.shifts == 0 && orphans.is_empty() {
-            // What is noted from here on starts another task. There is no client to let go.
-            state.posts.remove(place);
-            return None;
+            let since = *state.posts[place].quiet_since.get_or_insert(now);
+            if now.duration_since(since) >= QUIET {
+                // What is noted from here on starts another task. There is no client to let go.
+                state.posts.remove(place);
+                return None;
+            }
+        } else {
+            state.posts[place].quiet_since = None;
         }
         let rest = now + IDLE;
         if look {
@@ -524,7 +544,10 @@ const GATHERING: Duration = Duration::from_millis(10);
 /// How often callers are looked after on whom others depend.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long the keeper stays without anything to do.
+/// How long the keeper stays without anything to do ..
+const QUIET: Duration = Duration::from_secs(5);
+
+/// .. which it finds out when it looks again after this.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// How long the task of a runtime may be late before that of the next takes its work.

@@ -85,19 +85,24 @@ impl Entry {
 
     /// The call that asks the server for the lock, and for a place in its queue.
     pub(super) fn acquire(&self, owner: Owner, queueing: Queueing) -> Call {
-        let (patience, told) = match queueing {
-            Queueing::No => (Duration::ZERO, 0u64),
-            Queueing::Asking => (PATIENCE, 0),
-            Queueing::Listening => (PATIENCE, 1),
+        let told = match queueing {
+            Queueing::No => b" 0",
+            Queueing::Asking => b" 1",
+            Queueing::Listening => b" 2",
         };
+        let seal = owner.id();
+        let holder = [
+            b" ",
+            &owner.unqueued()[..],
+            seal.as_bytes(),
+            told,
+            self.client.process().as_bytes(),
+            b" ",
+            self.metadata.as_bytes(),
+        ];
         self.call(&super::ACQUIRE)
-            .arg(owner.hex().as_bytes())
+            .arg(holder.concat())
             .arg(self.lease.millis())
-            .arg(self.client.process())
-            .arg(&*self.metadata)
-            .arg(patience.as_millis() as u64)
-            .arg(self.claim().millis())
-            .arg(told)
     }
 
     /// The lease that a hand-over grants at first; the keeper then renews it to its full length.
@@ -446,11 +451,8 @@ impl Ticket {
         match (&mut self.answer).await {
             Ok(Ok(guard)) => Ok(guard.take().then_some(guard)),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::new(
-                ErrorKind::Disconnected,
-                "the runtime that waited for the lock has shut down",
-            )
-            .with_fate(crate::error::Fate::Refused)),
+            // It was taken out of the line: nobody polled this when its wait was over.
+            Err(_) => Err(self.expired()),
         }
     }
 
@@ -458,7 +460,7 @@ impl Ticket {
     pub(super) fn expired(&self) -> Error {
         let lines = self.locks.lines();
         let Some(line) = lines.get(&self.keys.name) else {
-            return contended("nobody has told who holds it");
+            return unanswered();
         };
         if let Some(trouble) = &line.trouble {
             return trouble.clone();
@@ -505,8 +507,18 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// How much later than it should a waiter may be polled at the end of its wait.
 const LATE: Duration = Duration::from_secs(1);
 
-/// How long a place in the queue of the server lives without being kept.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The longest lease that a hand-over grants before the new holder is heard of.
+/// The longest lease that a hand-over grants before the new holder is heard of, as in `prelude.lua`.
 const CLAIM: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::CLAIM;
+
+    /// A guard counts by its own claim until it has renewed the one that the script has granted.
+    #[test]
+    fn scripts_grant_the_claim_that_guards_count_on() {
+        let prelude = include_str!("prelude.lua");
+        let granted = format!("local CLAIM = {} ", CLAIM.as_millis());
+        assert!(prelude.contains(&granted), "{granted}");
+    }
+}

@@ -40,6 +40,7 @@ use crate::script::{Call, Script, script};
 use crate::time::{OnOutage, Patience, Ttl};
 use attempt::Attempt;
 use campaign::Standing;
+use hold::{Hex, Owner};
 use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
@@ -165,12 +166,13 @@ impl Lock {
     /// Acquires the lock, in the order of arrival, waiting up to [`wait`](Self::wait).
     ///
     /// # Errors
-    /// `Contended` when it was not free in time; `InvalidInput` for a bad name or duration; else
-    /// what kept the server from answering. After any error the lock is not held: should the
-    /// server have granted it unheard, it is released behind the scenes.
+    /// `Contended` when the server says that it was not free in time; `InvalidInput` for a bad name
+    /// or duration; else what kept the server from answering. After any error the lock is not held:
+    /// should the server have granted it unheard, it is released behind the scenes.
     ///
     /// # Cancel safety
-    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock.
+    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. One that
+    /// is kept and not polled gives them up, too, before long, and asks anew when it is polled.
     pub async fn acquire(&self) -> Result<Guard> {
         let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = &*self.name);
         self.acquired().instrument(span).await
@@ -199,11 +201,13 @@ impl Lock {
             Ok(Answer::Busy {
                 remaining,
                 above,
+                after,
                 holder,
             }) => {
                 let standing = above.map(|above| Standing {
                     sent,
                     above,
+                    after,
                     remaining,
                     asked: entry.clone(),
                 });
@@ -457,9 +461,7 @@ pub struct Waiter {
 #[derive(Debug, Clone)]
 struct Keys {
     name: Arc<str>,
-    all: [Key; 4],
-    /// What the wake channels of the bucket begin with.
-    wake: Key,
+    all: [Key; 3],
     /// The channel on which this process is told of grants and losses in the bucket.
     channel: Key,
 }
@@ -474,10 +476,8 @@ impl Keys {
                 space.synchronizer("lock", name)?,
                 space.fence(bucket),
                 space.synchronizer("queue", name)?,
-                space.synchronizer("waiters", name)?,
             ],
             channel: wake.ending_in(client.process()),
-            wake,
             name: name.clone(),
         })
     }
@@ -487,7 +487,14 @@ impl Keys {
     }
 
     fn call(&self, script: &'static Script) -> Call {
-        script.call(&self.all).arg(self.wake.as_str())
+        script.call(&self.all)
+    }
+
+    /// The call that gives up what `owner` has.
+    fn release(&self, owner: Owner) -> Call {
+        self.call(&RELEASE)
+            .arg(&owner.unqueued()[..])
+            .arg(owner.secret().as_bytes())
     }
 }
 
@@ -499,6 +506,8 @@ enum Answer {
         remaining: Option<Duration>,
         /// The holder's fence: every later grant is above it.
         above: Option<Fence>,
+        /// The seal of whoever hands over to the caller, if that is known.
+        after: Option<u128>,
         /// The holder, for people.
         holder: String,
     },
@@ -507,10 +516,13 @@ enum Answer {
 impl Answer {
     fn read(reply: &crate::script::Reply) -> Result<Self> {
         match reply.status()? {
-            "GRANTED" => Ok(Self::Granted(parsed_fence(reply.text(1)?)?)),
+            fence if fence.starts_with(|c: char| c.is_ascii_digit()) => {
+                Ok(Self::Granted(parsed_fence(fence)?))
+            }
             "BUSY" => Ok(Self::Busy {
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
                 above: parsed_fence(reply.text(2)?).ok(),
+                after: Hex::parse(reply.text(4)?),
                 holder: match (reply.text(2)?, reply.text(3)?) {
                     (fence, "") => format!("fence {fence}"),
                     (fence, metadata) => format!("fence {fence}, {metadata:?}"),

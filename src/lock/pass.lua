@@ -3,21 +3,21 @@
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
--- KEYS: 4 waiters
--- ARGV: 1 prefix of the wake channels
--- ARGV: 2 owner
--- ARGV: 3 successor
--- ARGV: 4 lease (ms)
--- ARGV: 5 process
--- ARGV: 6 metadata
--- Returns: {GRANTED, fence} | {NOT_HELD} | {WRONGTYPE}
+-- ARGV: 1 id of the holder
+-- ARGV: 2 id of the successor, who keeps the seal
+-- ARGV: 3 lease (ms)
+-- ARGV: 4 process
+-- ARGV: 5 metadata
+-- Returns: {GRANTED, fence} | {NOT_HELD} | {WRONGTYPE} | {FORMAT, format of the lock}
 -- Retry: safe - a successor that already holds is answered with its fence
-local owner, fence = holder()
-if type(owner) == 'table' then return owner end
-if owner ~= ARGV[3] then
-  if owner ~= ARGV[2] then return {'NOT_HELD'} end
+local time = redis.call('TIME')
+-- The prelude stands here.
+local refused = unreadable()
+if refused then return refused end
+local fence = held.fence
+if held.id ~= ARGV[2] then
+  if held.id ~= ARGV[1] then return {'NOT_HELD'} end
   fence = next_fence()
-  if not fence then return FOREIGN end
 end
-grant(ARGV[3], fence, ARGV[4], ARGV[5], ARGV[6])
+grant(fence, ARGV[2], held.seal, ARGV[3], ARGV[4], ARGV[5])
 return {'GRANTED', fence}

@@ -9,27 +9,35 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc;
 
-use super::hold::Owner;
+use super::hold::{Owner, seal};
 use super::line::Locks;
 use super::{Fence, Keys};
 use crate::client::Client;
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<Owner, mpsc::UnboundedSender<Fence>>>);
+pub(super) struct Places(Mutex<HashMap<Owner, mpsc::UnboundedSender<Grant>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) owner: Owner,
-    pub(super) grants: mpsc::UnboundedReceiver<Fence>,
+    pub(super) grants: mpsc::UnboundedReceiver<Grant>,
     locks: Arc<Locks>,
+}
+
+/// What a push claims.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) fence: Fence,
+    /// The seal of the former holder, by the secret that the message brings.
+    pub(super) seal: u128,
 }
 
 impl Places {
     fn map<R>(
         &self,
-        with: impl FnOnce(&mut HashMap<Owner, mpsc::UnboundedSender<Fence>>) -> R,
+        with: impl FnOnce(&mut HashMap<Owner, mpsc::UnboundedSender<Grant>>) -> R,
     ) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -74,7 +82,7 @@ pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
         .is_some_and(|hub| hub.hears(&keys.channel))
 }
 
-/// A message on a wake channel: `grant <owner> <fence>` or `broken <owner>`; `there` only asks whether
+/// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks whether
 /// somebody listens.
 fn received(locks: &Weak<Locks>, message: &[u8]) {
     let (Some(locks), Ok(message)) = (locks.upgrade(), std::str::from_utf8(message)) else {
@@ -87,8 +95,10 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
                 return;
             };
             let grants = locks.places().map(|places| places.get(&owner).cloned());
-            if let Some(grants) = grants {
-                let _ = grants.send(Fence(fence));
+            if let Some(grants) = grants.filter(|_| fence < TOO_LARGE) {
+                let seal = seal(words.next().unwrap_or_default().as_bytes());
+                let fence = Fence(fence);
+                let _ = grants.send(Grant { fence, seal });
             }
         }
         (Some("broken"), Some(owner), None) => {
@@ -105,3 +115,6 @@ impl Drop for Place {
         self.locks.places().map(|places| places.remove(&self.owner));
     }
 }
+
+/// What no fence reaches: from here on, Lua numbers skip integers.
+const TOO_LARGE: u64 = 1 << 53;

@@ -1,94 +1,110 @@
--- Shared by the scripts of the lock. KEYS: 1 the lock ('owner fence process metadata'; its TTL is
--- the lease), 2 the fence counter of the bucket, 3 the queue (sorted set: owner by arrival),
--- 4 the waiters (hash: owner to {deadline ms, claim ms, process, metadata, to be told}, packed).
--- ARGV[1] is the prefix of the bucket's wake channels; a process id completes it.
-local FOREIGN = {'WRONGTYPE'}
+-- Shared by the scripts of the lock, which read the server's TIME into `time` ahead of it.
+-- KEYS: 1 the lock, a string: 'fence 2 id seal process metadata'. Its TTL is the lease, 2 is the
+--   format. The blank behind the id is a '+' once somebody queues, so that a release need not look.
+-- 2 the fence counter of the bucket, decimal.
+-- 3 the queue, a hash. Places are numbered: number to 'deadline since lease id process metadata'
+--   and id to number; 'head' and 'tail' are the first and the last number; 'clock' and 'at': below.
+-- Processes have a digit ahead: 0 takes no place, 1 asks whether it was granted the lock, 2 is told.
+local CLAIM = 3000 -- What a hand-over grants at most until the new holder is heard of (ms).
+local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
+local held, queue, last, FOREIGN = {}, {}, 0, {'WRONGTYPE'}
 
--- What the script answers when reading a key failed: that something else is in its place, or the
--- error as it came, for example that the ACL user may not read.
-local function refusal(failed)
-  return (type(failed) ~= 'table' or string.find(failed.err, '^WRONGTYPE')) and FOREIGN or failed
-end
-
--- Server time in microseconds, read once a script.
-local now_us
-local function now()
-  if not now_us then
-    local time = redis.call('TIME')
-    now_us = time[1] * 1000000 + time[2]
+-- Reads all keys; returns what the script answers if one is foreign, or cannot be read by this user.
+-- Comes before the first write: a script that fails half way is not rolled back.
+local function unreadable()
+  local lock, counter = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2])
+  local places = redis.pcall('HMGET', KEYS[3], 'head', 'tail', 'clock', 'at')
+  for _, read in ipairs({lock, counter, places}) do
+    if type(read) == 'table' and read.err then return string.find(read.err, '^WRONGTYPE') and FOREIGN or read end
   end
-  return now_us
-end
-
--- Reads the lock: owner, fence, process, metadata; nothing if it is free; a table, which is what
--- the script answers, if it cannot be read or something else is in its place.
-local function holder()
-  local value = redis.pcall('GET', KEYS[1])
-  if not value then return nil end
-  if type(value) ~= 'string' then return refusal(value) end
-  local owner, fence, process, meta = string.match(value, '^(%x+) (%d+) (%x+) (.*)$')
-  if not owner then return FOREIGN end
-  return owner, fence, process, meta
-end
-
--- Whether something else is in the place of the counter, the queue or the waiters. Asked before
--- the first write where the queue is used: a script that fails half way is not rolled back.
-local function foreign()
-  local types = {'string', 'zset', 'hash'}
-  for index, expected in ipairs(types) do
-    local found = redis.call('TYPE', KEYS[index + 1])['ok']
-    if found ~= 'none' and found ~= expected then return true end
+  if lock then
+    local format = string.match(lock, '^%d+ (%d+) ') or string.find(lock, '^%x+ %d+ %x+ ') and '1'
+    if format and format ~= '2' then return {'FORMAT', format} end
+    held.fence, held.id, held.seal, held.process, held.meta = string.match(lock, '^(%d+) 2 (%x+)[ +](%x+) (%x+) (.*)$')
+    if not held.id then return FOREIGN end
   end
-  local last = tonumber(redis.call('GET', KEYS[2]) or '0')
-  return not last or last >= 9007199254740991
+  last = not counter and 0 or string.find(counter, '^%d+$') and tonumber(counter)
+  if not last or last >= 9007199254740991 then return FOREIGN end
+  if not places[1] and redis.call('EXISTS', KEYS[3]) == 1 then return FOREIGN end
+  for index, name in ipairs({'head', 'tail', 'clock', 'at'}) do
+    queue[name] = tonumber(places[index] or ({1, 0, 0, now_ms})[index])
+    if not queue[name] then return FOREIGN end
+  end
+  -- The queue's own clock, in ms, by which places lapse. It goes on by what has passed since somebody
+  -- last asked, but never by more than a live waiter leaves between two questions, so that no step
+  -- of the server's clock lapses the places of all.
+  local passed = math.max(0, now_ms - queue.at)
+  queue.real = queue.clock + passed
+  queue.clock, queue.at = queue.clock + math.min(passed, 1500), now_ms
 end
 
--- Counts a grant: the fence is above the last one, and not below the clock, so that fences go on
--- rising when the counter is lost. Both fit 2^53 until the year 2255. Nothing is written, and
--- nothing returned, if the counter holds something else.
+-- The place at a number; nil if nobody has it, without an id if it is foreign.
+local function place(number)
+  local text, found = redis.call('HGET', KEYS[3], number), {}
+  if not text then return nil end
+  found.deadline, found.since, found.lease, found.id, found.process, found.meta =
+    string.match(text, '^(%d+) (%d+) (%d+) (%x+) (%x+) (.*)$')
+  found.alive = found.id and tonumber(found.deadline) > queue.clock
+  return found
+end
+
+-- Takes a place out of the queue; a queue without places is no more.
+local function vacate(number, id)
+  redis.call('HDEL', KEYS[3], number, id or number)
+  if number == queue.head then queue.head = queue.head + 1 end
+  if redis.call('HLEN', KEYS[3]) <= 4 then
+    redis.call('DEL', KEYS[3])
+    queue.head = queue.tail + 1
+  end
+end
+
+-- Drops lapsed places at the head, `most` of them; answers the first one that lives.
+local function first(most)
+  for _ = 1, most do
+    if queue.head > queue.tail then return nil end
+    local found = place(queue.head)
+    if found and found.alive then return found end
+    vacate(queue.head, found and found.id)
+  end
+end
+
+-- A fence is above the last one, and not below the clock, so that fences rise when the counter is lost.
 local function next_fence()
-  local fence = string.format('%.0f', now())
-  local last = redis.pcall('SET', KEYS[2], fence, 'GET')
-  if not last then return fence end
-  local number = type(last) == 'string' and string.find(last, '^%d+$') and tonumber(last)
-  if number and number < now() then return fence end
-  if number and number < 9007199254740991 then
-    fence = string.format('%.0f', number + 1)
-    redis.call('SET', KEYS[2], fence)
-    return fence
-  end
-  if type(last) == 'string' then redis.call('SET', KEYS[2], last) end
-  return nil
+  last = math.max(last + 1, now)
+  local fence = string.format('%.0f', last)
+  redis.call('SET', KEYS[2], fence)
+  return fence
 end
 
--- Makes `owner` the holder.
-local function grant(owner, fence, lease, process, meta)
-  redis.call('SET', KEYS[1], owner .. ' ' .. fence .. ' ' .. process .. ' ' .. meta, 'PX', lease)
+-- Makes `id` the holder.
+local function grant(fence, id, seal, lease, process, meta)
+  local queued = redis.call('EXISTS', KEYS[3]) == 1 and '+' or ' '
+  redis.call('SET', KEYS[1], fence .. ' 2 ' .. id .. queued .. seal .. ' ' .. process .. ' ' .. meta, 'PX', lease)
+  held = {fence = fence, id = id, seal = seal, process = process, meta = meta}
 end
 
 -- Tells a process; says whether it listens. A user who may not publish reaches nobody.
 local function heard(process, message)
-  local listeners = redis.pcall('SPUBLISH', ARGV[1] .. process, message)
+  local listeners = redis.pcall('SPUBLISH', string.match(KEYS[1], '^.-}') .. ':wake:' .. string.sub(process, 2), message)
   return type(listeners) == 'number' and listeners > 0
 end
 
 -- Grants the lock to the first waiter that lives and listens, or asks, for its claim time; `mine` is
--- the caller's own place in the queue, which needs no message. Answers who got it, and the fence.
-local function hand_over(mine)
-  while true do
-    local owner = redis.call('ZPOPMIN', KEYS[3])[1]
-    if not owner then return nil end
-    local packed = redis.call('HGET', KEYS[4], owner)
-    redis.call('HDEL', KEYS[4], owner)
-    if packed then
-      local waiter = cmsgpack.unpack(packed)
-      local fence = waiter[1] * 1000 > now() and next_fence()
-      if fence and (owner == mine or heard(waiter[3], 'there') or waiter[5] == '0') then
-        grant(owner, fence, waiter[2], waiter[3], waiter[4])
+-- the caller's own id, which needs no message; `secret` is what the seal of the former holder is the
+-- digest of, if that is who hands over. Passes 64 places over at most: whoever asks next goes on.
+local function hand_over(mine, secret)
+  for _ = 1, 64 do
+    if queue.head > queue.tail then break end
+    local next = first(1)
+    if next then
+      vacate(queue.head, next.id)
+      if next.id == mine or heard(next.process, 'there') or string.sub(next.process, 1, 1) == '1' then
+        grant(next_fence(), next.id, next.id, math.min(next.lease, CLAIM), next.process, next.meta)
         -- Only what is granted is told: a replica passes on what nobody has heard here.
-        if owner ~= mine then heard(waiter[3], 'grant ' .. owner .. ' ' .. fence) end
-        return owner, fence
+        if next.id ~= mine then heard(next.process, 'grant ' .. next.id .. ' ' .. held.fence .. ' ' .. (secret or '-')) end
+        break
       end
     end
   end
+  return queue.head > queue.tail and redis.call('DEL', KEYS[3]) or redis.call('HSET', KEYS[3], 'head', queue.head)
 end

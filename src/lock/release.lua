@@ -3,23 +3,24 @@
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
--- KEYS: 4 waiters
--- ARGV: 1 prefix of the wake channels
--- ARGV: 2 owner
--- Returns: {RELEASED} | {NOT_HELD} | {WRONGTYPE}
+-- ARGV: 1 what the lock says of a holder behind whom nobody queues: '2 id '
+-- ARGV: 2 the secret that the lock's seal is the digest of, for the next holder to know us by
+-- Returns: RELEASED | NOT_HELD | {WRONGTYPE} | {FORMAT, format of the lock}
 -- Retry: unsafe - harmless, but a second run answers NOT_HELD, so the caller decides what that means
-local value = redis.pcall('GET', KEYS[1])
-local mine = type(value) == 'string' and string.sub(value, 1, #ARGV[2] + 1) == ARGV[2] .. ' '
-if mine and redis.call('EXISTS', KEYS[3]) == 0 then
+if redis.call('GETRANGE', KEYS[1], '17', '51') == ARGV[1] then
   redis.call('DEL', KEYS[1])
-  return {'RELEASED'}
+  return 'RELEASED'
 end
-
-local owner = holder()
-if type(owner) == 'table' then return owner end
-if foreign() then return FOREIGN end
-redis.call('ZREM', KEYS[3], ARGV[2])
-redis.call('HDEL', KEYS[4], ARGV[2])
-if not mine then return {'NOT_HELD'} end
-if not hand_over() then redis.call('DEL', KEYS[1]) end
-return {'RELEASED'}
+local time = redis.call('TIME')
+-- The prelude stands here.
+local refused = unreadable()
+if refused then return refused end
+local mine = string.sub(ARGV[1], 3, 34)
+local number = tonumber(redis.call('HGET', KEYS[3], mine) or nil)
+if number then vacate(number, mine) end
+if held.id and held.id ~= mine then return 'NOT_HELD' end
+local had = held.id
+held = {}
+hand_over(nil, had and ARGV[2])
+if had and not held.id then redis.call('DEL', KEYS[1]) end
+return had and 'RELEASED' or 'NOT_HELD'

@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::keeper::{Keeper, Shift};
 use super::line::{Locks, Waiting};
-use super::{PASS, RELEASE, parsed_fence};
+use super::{PASS, parsed_fence};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::script::Call;
@@ -50,10 +50,9 @@ impl Locks {
         hold.end(End::Released);
         Keeper::man(self, client);
         self.keeper().release_unless_done(client, hold);
-        let call = hold.keys.call(&RELEASE).arg(hold.owner.hex().as_bytes());
-        let reply = client
-            .run(call, client.deadline().keep_trying().reserved())
-            .await;
+        let call = hold.keys.release(hold.owner);
+        let deadline = client.deadline().keep_trying().reserved();
+        let reply = client.run(call, deadline).await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
         let held = match reply.status()? {
             "RELEASED" => true,
@@ -88,7 +87,7 @@ impl Locks {
         let line = lines.get_mut(&hold.keys.name)?;
         line.drop_leavers();
         let waiting = line.waiters.pop_front()?;
-        Some((waiting, Owner::random()))
+        Some((waiting, hold.owner.successor()))
     }
 }
 
@@ -189,10 +188,10 @@ impl Drop for Passing {
 /// The call that passes the lock of `hold` on.
 fn passing_to((waiting, owner): &(Waiting, Owner), hold: &Hold, client: &Client) -> Call {
     let call = hold.keys.call(&PASS);
-    call.arg(hold.owner.hex().as_bytes())
-        .arg(owner.hex().as_bytes())
+    call.arg(hold.owner.id().as_bytes())
+        .arg(owner.id().as_bytes())
         .arg(waiting.entry.lease.millis())
-        .arg(client.process())
+        .arg(format!("2{}", client.process()))
         .arg(&*waiting.entry.metadata)
 }
 

@@ -1,15 +1,14 @@
 #!lua flags=allow-oom
--- Purpose: renew the leases of several locks of one bucket; an expired one is never made again.
+-- Purpose: renew the leases of several locks; an expired one is never made again.
 -- KEYS: 1.. locks
--- ARGV: 1.. per lock: owner, lease (ms)
+-- ARGV: 1.. per lock: id, lease (ms)
 -- Returns: {OK, 1 renewed or 0 lost per lock}
 -- Retry: safe - a lease renewed twice is a lease renewed
 local answer = {'OK'}
 for index = 1, #KEYS do
   local value = redis.pcall('GET', KEYS[index])
   if type(value) == 'table' and not string.find(value.err, '^WRONGTYPE') then return value end
-  local owner = type(value) == 'string' and string.match(value, '^(%x+) ')
-  local held = owner == ARGV[2 * index - 1]
+  local held = type(value) == 'string' and string.sub(value, 18, 51) == '2 ' .. ARGV[2 * index - 1]
   if held then redis.call('PEXPIRE', KEYS[index], ARGV[2 * index]) end
   answer[index + 1] = held and 1 or 0
 end

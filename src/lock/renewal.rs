@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::RENEW;
 use super::agenda::Release;
 use super::hold::{End, Hold, LossReason};
 use super::line::Locks;
-use super::{RELEASE, RENEW};
 use crate::client::Client;
 use crate::error::ErrorKind;
 use crate::time::{Deadline, OnOutage, Priority};
@@ -26,7 +26,7 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
     for hold in &holds {
         call = call
-            .arg(hold.owner.hex().as_bytes())
+            .arg(hold.owner.id().as_bytes())
             .arg(hold.lease.millis());
     }
     let deadline = Deadline {
@@ -70,8 +70,7 @@ pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
 
 /// Releases what an owner has, and leaves it on the agenda until it is surely gone.
 pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release) {
-    let call = release.keys.call(&RELEASE);
-    let call = call.arg(release.owner.hex().as_bytes());
+    let call = release.keys.release(release.owner);
     let deadline = client.deadline().keep_trying().reserved();
     let reply = client.run(call, deadline).await;
     let settled = match reply.as_ref().map(|reply| reply.status()) {
@@ -82,9 +81,17 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
     if settled || Instant::now() >= release.until {
         locks.keeper().settled(release.owner);
     } else {
-        locks.keeper().unsettled(release.owner);
+        // A server that was out may be back soon. A grant that is under way is rarely on its way long.
+        let longest = match &reply {
+            Ok(_) => Duration::MAX,
+            Err(_) => OUTAGE_PAUSE,
+        };
+        locks.keeper().unsettled(release.owner, longest);
     }
 }
+
+/// How long a release waits at most for a server that is out.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a subscription may take at least.
 const SHORTEST_LISTEN: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Watched<T> {
     it: Arc<T>,
-    /// How many looks have found nobody there.
+    /// How many looks in a row have found nobody there.
     missed: u8,
 }
 
@@ -66,17 +66,17 @@ impl Watch {
         questions.map(|watched| watched.it.clone()).collect()
     }
 
-    /// Looks after all of them, and takes off those that nobody has been there for. `silent` are
-    /// questions whose callers did not poll them though they were woken.
-    pub(super) fn look(&mut self, silent: &[Owner]) -> Abandoned {
+    /// Looks after all of them, and takes off those that nobody has been there for. `felt` says of
+    /// the questions whether their callers have polled them since the last look.
+    pub(super) fn look(&mut self, felt: impl IntoIterator<Item = (Owner, bool)>) -> Abandoned {
         let mut abandoned = Abandoned::default();
-        for owner in silent {
-            let Some(watched) = self.asked.get_mut(owner) else {
+        for (owner, felt) in felt {
+            let Some(watched) = self.asked.get_mut(&owner) else {
                 continue;
             };
-            watched.missed += 1;
+            watched.missed = if felt { 0 } else { watched.missed + 1 };
             if watched.missed >= MOST_MISSED {
-                abandoned.questions.extend(self.answered(*owner));
+                abandoned.questions.extend(self.answered(owner));
             }
         }
         self.offered.retain_mut(|watched| {

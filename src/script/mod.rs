@@ -55,14 +55,16 @@ pub(crate) enum Retry {
 }
 
 impl Script {
-    /// Parses the text of a `.lua` file; `prelude` is put between its first line and the rest.
+    /// Parses the text of a `.lua` file; `prelude` is put where the file says that it stands, and else
+    /// between its first line and the rest.
     ///
     /// # Panics
     /// When the header is malformed, which a test rules out for every file of the crate.
     pub(crate) fn parse(name: &'static str, prelude: &str, text: &str) -> Self {
         let (shebang, body) = text.split_once('\n').expect("a script has a first line");
         assert!(shebang.starts_with("#!lua"), "{name} opens with #!lua");
-        let source = format!("{shebang}\n{prelude}{body}");
+        let (ahead, rest) = body.split_once(PRELUDE).unwrap_or(("", body));
+        let source = format!("{shebang}\n{ahead}{prelude}{rest}");
         let mut sha = String::with_capacity(40);
         for byte in Sha1::digest(source.as_bytes()) {
             let _ = write!(sha, "{byte:02x}");
@@ -241,6 +243,10 @@ fn header<'t>(text: &'t str, what: &str) -> impl Iterator<Item = &'t str> {
     text.lines()
         .filter_map(move |line| line.strip_prefix(prefix.as_str()))
 }
+
+/// The line of a script behind which its prelude stands. What comes ahead of it runs without the
+/// cost of the prelude, whose functions are made anew in each run.
+const PRELUDE: &str = "-- The prelude stands here.\n";
 
 /// A plain command on one key.
 pub(crate) fn plain(name: &str, key: &Key) -> redis::Cmd {

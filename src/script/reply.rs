@@ -8,7 +8,8 @@ use redis::Value;
 use super::fault::{from_server, no_integer};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A script's answer: an array whose first element is a status word.
+/// A script's answer: an array whose first element is a status word, or that word alone, which is
+/// cheaper for the server.
 #[derive(Debug)]
 pub(crate) struct Reply {
     script: &'static str,
@@ -19,6 +20,10 @@ impl Reply {
     pub(crate) fn new(script: &'static str, value: Value) -> Result<Self> {
         match value {
             Value::Array(parts) => Ok(Self { script, parts }),
+            Value::BulkString(_) => Ok(Self {
+                script,
+                parts: vec![value],
+            }),
             other => Err(malformed(script, 0, &other)),
         }
     }
@@ -80,6 +85,15 @@ impl Reply {
                 format!(
                     "{} found a key of another type; something else writes our keys",
                     self.script
+                ),
+            ),
+            Ok("FORMAT") => Error::new(
+                ErrorKind::WrongType,
+                format!(
+                    "{} found format {} of another version of hedgerow; run versions of one format \
+                     in a namespace",
+                    self.script,
+                    self.text(1).unwrap_or("?")
                 ),
             ),
             Ok(status) => Error::new(

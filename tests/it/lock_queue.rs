@@ -115,10 +115,13 @@ async fn a_waiter_that_has_left_is_passed_over_at_once() {
     queued(&one.lock("a"), 2).await;
     leaver.abort();
     queued(&one.lock("a"), 1).await;
-    let keys: usize = server
-        .run(&["HLEN", &server.keys("hr:{*}:waiters:a").await[0]])
+    let fields: usize = server
+        .run(&["HLEN", &server.keys("hr:{*}:queue:a").await[0]])
         .await;
-    assert_eq!(keys, 1);
+    assert_eq!(
+        fields, 6,
+        "one place by number and by id, and four of the queue"
+    );
     first.release().await.expect("held until now");
     granted(waiter)
         .await

@@ -34,8 +34,9 @@ async fn waiters_that_give_up_on_a_server_that_says_nothing_are_told_that() {
     let told = bounded("they give up", waiting).await;
     signal(pid, "CONT");
     for error in told.expect("no panic") {
-        assert_ne!(error.kind(), ErrorKind::Contended, "{error}");
-        assert!(error.kind() == ErrorKind::Timeout, "{error:?}");
+        // A connection that is silent is given up after a while.
+        let expected = [ErrorKind::Timeout, ErrorKind::Disconnected];
+        assert!(expected.contains(&error.kind()), "{error:?}");
     }
     drop(held);
 }

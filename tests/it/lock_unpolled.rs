@@ -37,6 +37,8 @@ async fn an_acquire_that_nobody_polls_keeps_the_lock_from_nobody() {
     let server = Server::start().await;
     let (one, two) = (server.client().await, server.client().await);
     one.ping().await.expect("an answer");
+    // The server knows the script: one that it does not know is not sent again by nobody.
+    got(&two).await.release().await.expect("held until now");
     let unpolled = lock(&one);
     let unpolled = poll(Box::pin(async move { unpolled.acquire().await }));
     // The server grants the lock, and the answer lies there.
@@ -58,6 +60,7 @@ async fn a_try_that_nobody_polls_keeps_the_lock_from_nobody() {
     let server = Server::start().await;
     let (one, two) = (server.client().await, server.client().await);
     one.ping().await.expect("an answer");
+    got(&two).await.release().await.expect("held until now");
     let unpolled = lock(&one);
     let unpolled = poll(Box::pin(async move { unpolled.try_acquire().await }));
     until("the lock is granted", async || {

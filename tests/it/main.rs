@@ -32,6 +32,7 @@ mod load_errors;
 mod lock;
 mod lock_cancel;
 mod lock_faults;
+mod lock_format;
 mod lock_hold;
 mod lock_model;
 mod lock_process;

@@ -95,7 +95,7 @@ async fn no_value_password_or_token_is_ever_told() {
         .query_async(&mut admin)
         .await
         .expect("held");
-    let owner = held.split(' ').next().expect("an owner").to_owned();
+    let owner = held.split(' ').nth(2).expect("an id").to_owned();
     seen += &format!("{guard:?} {lock:?}");
     let waiter = Client::open(&url).expect("a good URL").lock("l");
     let error = waiter

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::lua::{self, Call, Script};
 
 /// Commands whose first argument is their one key.
-const ONE_KEY: [&str; 18] = [
+const ONE_KEY: [&str; 15] = [
     "GET", "GETRANGE", "HDEL", "HGET", "HKEYS", "HLEN", "HMGET", "HSET", "PEXPIRE", "PTTL", "SET",
-    "STRLEN", "TYPE", "ZADD", "ZCARD", "ZPOPMIN", "ZRANGE", "ZREM",
+    "SETRANGE", "STRLEN", "TYPE", "ZCARD",
 ];
 
 /// Commands whose arguments are all keys.

@@ -119,7 +119,7 @@ async fn owners_are_told_nowhere_whatever_becomes_of_their_locks() {
         panic!("one lock: {keys:?}")
     };
     let holder: String = server.run(&["GET", key]).await;
-    let owner = holder.split(' ').next().expect("an owner");
+    let owner = holder.split(' ').nth(2).expect("an id");
     assert!(hexadecimal(owner), "what is looked for looks so: {owner}");
     let _: Value = server.run(&["SET", key, &format!("{owner} spoilt")]).await;
     seen += &told(&one.lock("d").acquire().await.expect_err("spoilt"));

@@ -1,0 +1,285 @@
+//! What locks keep in Redis: what is foreign or forged there is told apart, and what has died there
+//! costs no other process much.
+
+use std::time::Duration;
+
+use hedgerow::{ErrorKind, Guard, Lock};
+use tokio::task::JoinHandle;
+
+use crate::server::Server;
+use crate::wait::{bounded, queued, until};
+
+/// Everything that stands in Redis and in the messages of earlier grants is known to a forger.
+#[tokio::test]
+async fn a_reader_of_redis_who_may_publish_forges_no_grant() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let first = one.lock("a").acquire().await.expect("free");
+    let waiter = wait(two.lock("a"));
+    queued(&one.lock("a"), 1).await;
+    let listens = async || {
+        let command = ["PUBSUB", "SHARDCHANNELS", "hr:*:wake:*"];
+        server.run::<Vec<String>>(&command).await
+    };
+    until("the waiter listens", async || !listens().await.is_empty()).await;
+
+    let held: String = server.run(&["GET", &key(&server, "lock").await]).await;
+    let fields: Vec<String> = server.run(&["HGETALL", &key(&server, "queue").await]).await;
+    let mut words: Vec<&str> = fields.iter().flat_map(|field| field.split(' ')).collect();
+    words.extend(held.split([' ', '+']));
+    words.retain(|word| word.len() == 32);
+    words.sort_unstable();
+    words.dedup();
+    for channel in listens().await {
+        for id in &words {
+            for fence in [first.fence().get() + 1, (1 << 53) - 1, u64::MAX] {
+                for secret in words.iter().chain([&"", &"-"]) {
+                    let forged = format!("grant {id} {fence} {secret}");
+                    let _: usize = server.run(&["SPUBLISH", &channel, &forged]).await;
+                }
+            }
+        }
+    }
+    // It asks when it hears of what may be a grant, and is told that the lock is held.
+    let before = figure_of_scripts(&server).await;
+    until("the waiter has asked again", async || {
+        figure_of_scripts(&server).await > before + 1
+    })
+    .await;
+    assert!(!waiter.is_finished(), "it was granted by a forged message");
+    let fence = first.fence();
+    first.release().await.expect("held until now");
+    let second = granted(waiter).await;
+    assert!(second.fence() > fence && second.fence().get() < fence.get() + (1 << 40));
+}
+
+/// A grant that brings the secret of whoever was to hand over is believed as it is.
+#[tokio::test]
+async fn a_hand_over_by_push_costs_no_question_more() {
+    let server = Server::start_single().await;
+    let clients = [server.client().await, server.client().await];
+    let mut guard = clients[0].lock("a").acquire().await.expect("free");
+    let mut questions = Vec::new();
+    for turn in 1..=20 {
+        let (next, inspector) = (&clients[turn % 2], &clients[(turn + 1) % 2]);
+        let waiter = wait(next.lock("a"));
+        queued(&inspector.lock("a"), 1).await;
+        let before = slow_paths(&server).await;
+        guard.release().await.expect("held until now");
+        guard = granted(waiter).await;
+        questions.push(slow_paths(&server).await - before);
+    }
+    // The release, and now and then a heartbeat of the waiter.
+    questions.sort_unstable();
+    assert_eq!(questions[10], 1, "{questions:?}");
+}
+
+#[tokio::test]
+async fn thousands_of_dead_places_hold_up_neither_the_server_nor_those_who_live() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let first = one.lock("a").acquire().await.expect("free");
+    let dead = 10_000;
+    let queue = key(&server, "lock").await.replace(":lock:", ":queue:");
+    bury(&server, &queue, dead).await;
+    let waiter = wait(two.lock("a"));
+    until("the waiter queues", async || {
+        server.run::<usize>(&["HGET", &queue, "tail"]).await == dead + 1
+    })
+    .await;
+    let _: String = server.run(&["CONFIG", "RESETSTAT"]).await;
+
+    let fence = first.fence();
+    first.release().await.expect("held until now");
+    let second = granted(waiter).await;
+    assert!(second.fence() > fence);
+    let stats: String = server.run(&["INFO", "commandstats"]).await;
+    let scripts = calls(&stats, "evalsha");
+    let removals = calls(&stats, "hdel");
+    assert!(
+        removals + 20 >= dead,
+        "{removals} of {dead} places were removed"
+    );
+    assert!(
+        removals <= 70 * scripts,
+        "{removals} places in {scripts} scripts"
+    );
+    second.release().await.expect("held until now");
+    assert!(server.keys("hr:{*}:*:a").await.is_empty());
+}
+
+#[tokio::test]
+async fn every_question_of_a_waiter_removes_dead_places() {
+    let server = Server::start_single().await;
+    let one = server.client().await;
+    let _first = one.lock("a").acquire().await.expect("free");
+    let queue = key(&server, "lock").await.replace(":lock:", ":queue:");
+    bury(&server, &queue, 4).await;
+    let _waiters = (
+        wait(server.client().await.lock("a")),
+        wait(server.client().await.lock("a")),
+    );
+    queued(&one.lock("a"), 2).await;
+    until("only the living are left", async || {
+        server.run::<usize>(&["HLEN", &queue]).await == 4 + 2 * 2
+    })
+    .await;
+}
+
+/// Leases end early then, but who waits keeps its turn.
+#[tokio::test]
+async fn a_server_clock_that_is_set_forward_leaves_the_waiters_in_order() {
+    let server = Server::start_single().await;
+    let (one, two, three) = (
+        server.client().await,
+        server.client().await,
+        server.client().await,
+    );
+    let first = one.lock("a").acquire().await.expect("free");
+    let second = wait(two.lock("a").metadata("second"));
+    queued(&one.lock("a"), 1).await;
+    let third = wait(three.lock("a").metadata("third"));
+    queued(&one.lock("a"), 2).await;
+    let queue = key(&server, "queue").await;
+    // As if everything so far had been an hour ago.
+    let step = 3_600_000;
+    let at: i64 = server.run(&["HGET", &queue, "at"]).await;
+    let _: usize = server
+        .run(&["HSET", &queue, "at", &(at - step).to_string()])
+        .await;
+    first.release().await.expect("held until now");
+    let second = granted(second).await;
+    assert!(!third.is_finished(), "the third came before the second");
+    second.release().await.expect("held until now");
+    drop(granted(third).await);
+}
+
+#[tokio::test]
+async fn a_lock_of_another_format_is_told_by_name_and_left_alone() {
+    let server = Server::start_single().await;
+    let lock = server.client().await.lock("a");
+    drop(lock.acquire().await.expect("free").release().await);
+    let fence = server.keys("hr:{*}:fence").await.remove(0);
+    let lock_key = fence.replace(":fence", ":lock:a");
+    let id = "0123456789abcdef".repeat(2);
+    for (value, format) in [
+        (format!("{id} 1795000000000000 {id} worker"), "format 1"),
+        (format!("1795000000000000 3 {id}"), "format 3"),
+    ] {
+        let _: String = server.run(&["SET", &lock_key, &value]).await;
+        let before = server.digest().await;
+        let refused = [
+            lock.acquire().await.map(drop),
+            lock.try_acquire().await.map(drop),
+            lock.inspect().await.map(drop),
+            lock.break_lock().await.map(drop),
+        ];
+        for error in refused.map(|call| call.expect_err("another format")) {
+            assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
+            assert!(error.to_string().contains(format), "{error}");
+        }
+        assert_eq!(server.digest().await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_spoilt_fence_counter_costs_no_waiter_its_place() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let first = one.lock("a").acquire().await.expect("free");
+    let waiter = wait(two.lock("a"));
+    queued(&one.lock("a"), 1).await;
+    let (fence, queue) = (key(&server, "fence").await, key(&server, "queue").await);
+    let _: String = server.run(&["SET", &fence, "1e3"]).await;
+    let error = first.release().await.expect_err("no fence can be given");
+    assert_eq!(error.kind(), ErrorKind::WrongType);
+    assert_eq!(server.run::<usize>(&["HLEN", &queue]).await, 6);
+    let counter: String = server.run(&["GET", &fence]).await;
+    assert_eq!(counter, "1e3", "it is left alone");
+    let error = bounded("the waiter is told", waiter)
+        .await
+        .expect("no panic");
+    assert_eq!(error.expect_err("told").kind(), ErrorKind::WrongType);
+}
+
+/// A place whose text is foreign is passed over, and costs nobody else anything.
+#[tokio::test]
+async fn a_spoilt_place_in_the_queue_costs_no_other_its_turn() {
+    let server = Server::start_single().await;
+    let one = server.client().await;
+    let first = one.lock("a").acquire().await.expect("free");
+    let _second = wait(server.client().await.lock("a"));
+    queued(&one.lock("a"), 1).await;
+    let third = wait(server.client().await.lock("a"));
+    queued(&one.lock("a"), 2).await;
+    let queue = key(&server, "queue").await;
+    let _: usize = server
+        .run(&["HSET", &queue, "1", "\u{93}\u{c1}\u{c1} foreign"])
+        .await;
+    first.release().await.expect("held until now");
+    drop(granted(third).await);
+}
+
+/// The key of the lock "a" that is called so.
+async fn key(server: &Server, part: &str) -> String {
+    let pattern = match part {
+        "fence" => "hr:{*}:fence".to_owned(),
+        part => format!("hr:{{*}}:{part}:a"),
+    };
+    let keys = server.keys(&pattern).await;
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    keys[0].clone()
+}
+
+/// Makes a queue of `dead` places that have lapsed, one behind the other.
+async fn bury(server: &Server, queue: &str, dead: usize) {
+    let (seconds, _): (u64, u64) = server.run(&["TIME"]).await;
+    let at = (seconds * 1000).to_string();
+    let tail = dead.to_string();
+    let mut command = [
+        "HSET", queue, "head", "1", "tail", &tail, "clock", "9000", "at", &at,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for number in 1..=dead {
+        let id = format!("{number:032x}");
+        command.extend([
+            number.to_string(),
+            format!("5000 1000 3000 {id} 2{} dead", "f".repeat(32)),
+            id,
+            number.to_string(),
+        ]);
+    }
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let _: usize = server.run(&command).await;
+}
+
+async fn figure_of_scripts(server: &Server) -> usize {
+    calls(
+        &server.run::<String>(&["INFO", "commandstats"]).await,
+        "evalsha",
+    )
+}
+
+/// How many scripts of locks went on behind their fast path, where all keys are read.
+async fn slow_paths(server: &Server) -> usize {
+    let stats: String = server.run(&["INFO", "commandstats"]).await;
+    calls(&stats, "hmget")
+}
+
+/// How often a command ran.
+fn calls(stats: &str, command: &str) -> usize {
+    let prefix = format!("cmdstat_{command}:calls=");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
+    let number = line.and_then(|line| line.split(',').next());
+    number.map_or(0, |number| number.parse().expect("a number"))
+}
+
+fn wait(lock: Lock) -> JoinHandle<hedgerow::Result<Guard>> {
+    tokio::spawn(async move { lock.wait(Duration::from_secs(60)).acquire().await })
+}
+
+async fn granted(waiter: JoinHandle<hedgerow::Result<Guard>>) -> Guard {
+    let granted = bounded("the waiter is granted the lock", waiter).await;
+    granted.expect("no panic").expect("granted")
+}
