@@ -1,18 +1,114 @@
-//! `Background`: a task that works for one owner.
+//! `Spawner` and `Background`: where the tasks of a client live, and tasks that work for one owner.
 //!
-//! Invariant: at most one runs for its owner; it is started when it is needed, started again when
-//! its runtime has ended (or when it panicked), and aborted when its owner is dropped. Caches of
-//! what servers are like (slot map, sentinels, replicas, subscriptions) are kept by such tasks.
+//! Invariant: a task is spawned on the runtime that the client was given, or on that of the call that
+//! needs it; and on the latter while the former has ended or stands still. At most one task of a
+//! `Background` works for its owner; it is started when it is needed, started again when its runtime
+//! has ended or stands still (or when it panicked), and aborted when its owner is dropped. Caches
+//! of what servers are like (slot map, sentinels, replicas, subscriptions) are kept by such tasks.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+
+use crate::pulse::Pulse;
+
+/// Spawns the tasks of one client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Spawner(Option<Arc<Home>>);
+
+/// The runtime that a client was given.
+#[derive(Debug)]
+struct Home {
+    runtime: Handle,
+    /// When something of it was last seen to stand still, or to have ended.
+    distrusted: Mutex<Option<Instant>>,
+}
+
+/// A task that was spawned. Dropping this leaves it alone.
+#[derive(Debug)]
+pub(crate) struct Task {
+    handle: JoinHandle<()>,
+    pulse: Arc<Pulse>,
+}
 
 /// The handle of a background task; lives in the struct that the task works for.
 #[derive(Debug, Default)]
-pub(crate) struct Background(Mutex<Option<JoinHandle<()>>>);
+pub(crate) struct Background {
+    spawner: Spawner,
+    task: Mutex<Option<Task>>,
+}
+
+impl Spawner {
+    /// Spawns on `runtime`, whoever asks.
+    pub(crate) fn on(runtime: Handle) -> Self {
+        Self(Some(Arc::new(Home {
+            runtime,
+            distrusted: Mutex::new(None),
+        })))
+    }
+
+    /// Spawns `task`. What becomes of it when it panics, and who ends it, is said by the caller.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Task {
+        let pulse = Arc::new(Pulse::default());
+        let counted = {
+            let pulse = pulse.clone();
+            async move { pulse.of(task).await }
+        };
+        let handle = match &self.0 {
+            Some(home) if home.is_trusted() => home.runtime.spawn(counted),
+            _ => tokio::spawn(counted),
+        };
+        Task { handle, pulse }
+    }
+
+    /// Something that was spawned has ended with its runtime, or stands still: for a while, tasks
+    /// are spawned where they are needed.
+    pub(crate) fn distrust(&self) {
+        if let Some(home) = &self.0 {
+            *home.distrusted() = Some(Instant::now());
+        }
+    }
+}
+
+impl Home {
+    fn is_trusted(&self) -> bool {
+        let distrusted = *self.distrusted();
+        distrusted.is_none_or(|at| at.elapsed() >= DISTRUST)
+    }
+
+    fn distrusted(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Task {
+    pub(crate) fn abort(&self) {
+        self.handle.abort();
+    }
+
+    /// Whether it has ended, be it by a panic or with its runtime.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+}
 
 impl Background {
+    /// The same, for the tasks of a client.
+    pub(crate) fn by(spawner: &Spawner) -> Self {
+        Self {
+            spawner: spawner.clone(),
+            task: Mutex::default(),
+        }
+    }
+
     /// Starts the task that `make` makes, unless one runs. The task must not keep its owner alive:
     /// it holds a `Weak` of it.
     pub(crate) fn ensure<F>(&self, make: impl FnOnce() -> F)
@@ -20,14 +116,26 @@ impl Background {
         F: Future<Output = ()> + Send + 'static,
     {
         let mut task = self.task();
-        if task.as_ref().is_none_or(JoinHandle::is_finished) {
-            *task = Some(tokio::spawn(make()));
+        if let Some(old) = task.as_ref().filter(|task| !task.is_finished()) {
+            if !old.pulse.stands_still_when_asked() {
+                return;
+            }
+            // It is dropped before it does anything more, should its runtime go on.
+            old.abort();
+            self.spawner.distrust();
         }
+        let started = self.spawner.spawn(make());
+        if started.is_finished() {
+            self.spawner.distrust();
+        }
+        *task = Some(started);
     }
 
-    /// Whether the task runs.
+    /// Whether the task runs, as far as can be told without waiting.
     pub(crate) fn runs(&self) -> bool {
-        self.task().as_ref().is_some_and(|task| !task.is_finished())
+        let task = self.task();
+        task.as_ref()
+            .is_some_and(|task| !task.is_finished() && !task.pulse.stands_still_when_asked())
     }
 
     /// Ends the task: nobody needs it any more.
@@ -37,8 +145,8 @@ impl Background {
         }
     }
 
-    fn task(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn task(&self) -> MutexGuard<'_, Option<Task>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -48,11 +156,21 @@ impl Drop for Background {
     }
 }
 
+/// For how long a runtime is not used after something of it stood still.
+const DISTRUST: Duration = Duration::from_secs(10);
+
 #[cfg(test)]
 mod tests {
     use std::future::pending;
 
+    use tokio::runtime::{Builder, Runtime};
+
     use super::*;
+
+    fn runtime() -> Runtime {
+        let runtime = Builder::new_current_thread().build();
+        runtime.expect("a runtime")
+    }
 
     #[tokio::test]
     async fn one_task_runs_until_its_owner_is_dropped() {
@@ -72,13 +190,47 @@ mod tests {
     fn a_task_whose_runtime_has_ended_is_started_again_on_the_next() {
         let background = Background::default();
         for _ in 0..2 {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .build()
-                .expect("a runtime");
+            let runtime = runtime();
             let _entered = runtime.enter();
             assert!(!background.runs());
             background.ensure(pending);
             assert!(background.runs());
         }
+    }
+
+    #[test]
+    fn a_task_whose_runtime_is_not_driven_is_started_again_on_another() {
+        let (idle, driven) = (runtime(), runtime());
+        let background = Background::default();
+        {
+            let _entered = idle.enter();
+            background.ensure(pending);
+        }
+        let _entered = driven.enter();
+        while background.runs() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        background.ensure(pending);
+        driven.block_on(tokio::task::yield_now());
+        assert!(background.runs());
+    }
+
+    #[test]
+    fn tasks_live_on_the_runtime_that_was_given_while_it_lives() {
+        let (given, caller) = (runtime(), runtime());
+        let spawner = Spawner::on(given.handle().clone());
+        let _entered = caller.enter();
+        let task = spawner.spawn(async {});
+        caller.block_on(tokio::task::yield_now());
+        assert!(!task.is_finished());
+        given.block_on(tokio::task::yield_now());
+        assert!(task.is_finished());
+
+        drop(given);
+        let background = Background::by(&spawner);
+        background.ensure(pending);
+        assert!(!background.runs(), "that runtime has ended");
+        background.ensure(pending);
+        assert!(background.runs(), "on the runtime of the caller");
     }
 }

@@ -138,6 +138,7 @@ mod counter;
 mod error;
 mod key;
 mod lock;
+mod pulse;
 mod script;
 mod tags;
 mod time;

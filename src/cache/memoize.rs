@@ -212,8 +212,9 @@ where
     let (cache, key) = (&*order.cache.setup.name, &*order.place.name);
     let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache, key);
     let name = key.to_owned();
+    let spawner = order.cache.client.spawner().clone();
     let load = Load::new(order, open, read, rounds);
-    tokio::spawn(load.run(loader, creator).instrument(span));
+    spawner.spawn(load.run(loader, creator).instrument(span));
     match timeout_at(rounds.over(), value).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(Error::new(

@@ -4,13 +4,13 @@
 //! together, each as long as its own deadline allows; those who leave take nothing with them, so
 //! that a server which greets slowly is reached by callers in a hurry, too.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::background::{Spawner, Task};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How far a try has come.
@@ -19,6 +19,10 @@ pub(super) struct Attempt {
     begun: Instant,
     /// When it is given up.
     until: Instant,
+    /// How many tries before it have failed, since the last that did not.
+    failed_before: u32,
+    /// Its task is gone, whether it has noted what came of the try or not.
+    over: AtomicBool,
     /// What it means when the present step does not end in time.
     late: Mutex<fn() -> Error>,
 }
@@ -26,23 +30,18 @@ pub(super) struct Attempt {
 /// An attempt under way; dropping this gives it up.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) waiting: Waiting,
-    task: JoinHandle<()>,
-}
-
-/// Waits for an attempt that somebody else owns.
-#[derive(Debug, Clone)]
-pub(super) struct Waiting {
     pub(super) attempt: Arc<Attempt>,
-    ended: watch::Receiver<Option<Result<()>>>,
+    task: Task,
 }
 
 impl Attempt {
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration, failed_before: u32) -> Self {
         let begun = Instant::now();
         Self {
             begun,
             until: begun + timeout,
+            failed_before,
+            over: AtomicBool::new(false),
             late: Mutex::new(not_connected_in_time),
         }
     }
@@ -50,6 +49,11 @@ impl Attempt {
     /// When it is given up.
     pub(super) fn until(&self) -> Instant {
         self.until
+    }
+
+    /// How many tries before it have failed, since the last that did not.
+    pub(super) fn failed_before(&self) -> u32 {
+        self.failed_before
     }
 
     /// Waits for one step; `late` says what it means when that does not end in time.
@@ -69,37 +73,31 @@ impl Attempt {
     pub(super) fn is_slow(&self) -> bool {
         self.begun.elapsed() >= SLOW
     }
+
+    /// Its task is gone.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
 }
 
 impl Running {
-    /// Has `attempt` made by a task of its own, which answers what came of it.
+    /// Has `attempt` made by a task of its own, which notes what comes of it.
     pub(super) fn start(
         attempt: Arc<Attempt>,
-        work: impl Future<Output = Result<()>> + Send + 'static,
+        spawner: &Spawner,
+        work: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        let (end, ended) = watch::channel(None);
-        let task = tokio::spawn(async move {
-            let outcome = work.await;
-            end.send_replace(Some(outcome));
-        });
-        let waiting = Waiting { attempt, ended };
-        Self { waiting, task }
+        let task = spawner.spawn(work);
+        Self { attempt, task }
     }
 
-    /// To wait for it, unless it is over.
-    pub(super) fn join(&self) -> Option<Waiting> {
-        let open = matches!(self.waiting.ended.has_changed(), Ok(false));
-        open.then(|| self.waiting.clone())
+    pub(super) fn is_over(&self) -> bool {
+        self.attempt.over.load(Ordering::Acquire)
     }
-}
 
-impl Waiting {
-    /// What came of it; nothing if it went down with its runtime.
-    ///
-    /// Cancel safety: safe.
-    pub(super) async fn outcome(&mut self) -> Option<Result<()>> {
-        let ended = self.ended.wait_for(Option::is_some).await;
-        ended.ok().and_then(|outcome| outcome.clone())
+    /// Whether its task is not polled though it is asked for.
+    pub(super) fn stands_still(&self) -> bool {
+        self.task.pulse().stands_still_when_asked()
     }
 }
 

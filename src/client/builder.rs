@@ -19,6 +19,7 @@ use super::node::{Node, Style};
 use super::queue::Limits;
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
+use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::Namespace;
 use crate::time::{OnOutage, Patience, Ttl};
@@ -37,6 +38,7 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     loads_without_redis: usize,
     limits: Limits,
+    spawner: Spawner,
     pub(super) login: Option<Login>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
@@ -75,6 +77,7 @@ impl Default for ClientBuilder {
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
             limits: Limits::default(),
+            spawner: Spawner::default(),
             login: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -98,7 +101,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The prefix of every key, `hr` by default. Clients of different namespaces share nothing.
+    /// The prefix of every key, `hr` by default: any text without `:`. Clients of different
+    /// namespaces share nothing.
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         self
@@ -170,6 +174,34 @@ impl ClientBuilder {
     /// [`max_waiting`](Self::max_waiting), unless no other waits.
     pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
+        self
+    }
+
+    /// The runtime that connections and background tasks live on. Without it, each lives on the runtime
+    /// of the call that first needs it.
+    ///
+    /// Give one that lives as long as the client where calls come from several runtimes that come and
+    /// go, or that are not always driven: with a `current_thread` runtime per worker, or one per test.
+    /// While the runtime that was given stands still, or when it has ended, tasks live where they are
+    /// needed. It must have time and I/O enabled.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let background = tokio::runtime::Builder::new_multi_thread()
+    ///     .worker_threads(1)
+    ///     .enable_all()
+    ///     .build()?;
+    /// let client = hedgerow::Client::builder()
+    ///     .url("redis://127.0.0.1:6379")
+    ///     .runtime(background.handle().clone())
+    ///     .open()?;
+    /// # drop(client);
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.spawner = Spawner::on(runtime);
         self
     }
 
@@ -260,6 +292,7 @@ impl ClientBuilder {
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
             loads_without_redis: self.loads_without_redis,
+            spawner: self.spawner,
             topology,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
@@ -285,6 +318,7 @@ impl ClientBuilder {
         Ok(Style {
             name: self.name.clone(),
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
+            spawner: self.spawner.clone(),
             approach: self.approach()?,
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,

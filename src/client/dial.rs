@@ -4,7 +4,6 @@
 //! task that reads and writes the socket ends with its [`Wire`], so that a connection which was
 //! given up leaves no socket behind.
 
-use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,15 +14,21 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Attempt;
+use super::backoff::Pace;
 use super::credentials::{Credentials, Login};
 use super::endpoint::{Address, Endpoint};
 use super::health::Health;
+use super::race;
+use super::traffic::Counted;
+use crate::background::{Spawner, Task};
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::pulse::Pulse;
 use crate::script::{from_driver, too_many_clients};
 
 /// The task that moves the bytes of one connection; dropping this ends it and closes the socket.
+#[derive(Debug)]
 pub(crate) struct Wire {
-    task: tokio::task::AbortHandle,
+    task: Task,
     /// When the credentials expire that the server was shown, if they do.
     expires: Option<Instant>,
 }
@@ -31,35 +36,38 @@ pub(crate) struct Wire {
 /// Notes the end of the connection when its task ends, be it with its runtime.
 struct Ends(Weak<Health>);
 
-/// Opens a connection to `endpoint`. `health` is told when it ends.
+/// Opens a connection to `endpoint`. `health` is told when it ends, and of the bytes it moves.
 ///
 /// Cancel safety: dropping the future closes what it had opened.
 pub(crate) async fn dial(
     endpoint: &Endpoint,
     config: AsyncConnectionConfig,
     health: &Arc<Health>,
+    pace: &Pace,
     attempt: &Attempt,
 ) -> Result<(MultiplexedConnection, Wire)> {
     match &endpoint.address {
         Address::Tcp(host, port) => {
-            let stream = TcpStream::connect((host.as_str(), *port));
+            let stream = race::connected(host, *port, attempt.failed_before());
             let stream = attempt.step(not_accepted, stream).await?;
             let stream = stream.map_err(no_connection)?;
             tune(&stream).map_err(no_connection)?;
+            let stream = Counted::new(stream, health.traffic().clone());
             #[cfg(feature = "tls")]
             if let Some(tls) = &endpoint.tls {
                 let secured = tls.secured(host, stream);
                 let stream = attempt.step(no_tls_handshake, secured).await??;
-                return greeted(endpoint, stream, config, health, attempt).await;
+                return greeted(endpoint, stream, config, health, pace, attempt).await;
             }
-            greeted(endpoint, stream, config, health, attempt).await
+            greeted(endpoint, stream, config, health, pace, attempt).await
         }
         #[cfg(unix)]
         Address::Unix(path) => {
             let stream = tokio::net::UnixStream::connect(path);
             let stream = attempt.step(not_accepted, stream).await?;
             let stream = stream.map_err(no_connection)?;
-            greeted(endpoint, stream, config, health, attempt).await
+            let stream = Counted::new(stream, health.traffic().clone());
+            greeted(endpoint, stream, config, health, pace, attempt).await
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(Error::new(
@@ -88,6 +96,7 @@ async fn greeted(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
     health: &Arc<Health>,
+    pace: &Pace,
     attempt: &Attempt,
 ) -> Result<(MultiplexedConnection, Wire)> {
     let mut info = RedisConnectionInfo::default()
@@ -109,7 +118,7 @@ async fn greeted(
             info = info.set_username(user);
         }
     }
-    let hello = said_hello(endpoint, &info, stream, config, health);
+    let hello = said_hello(endpoint, &info, stream, config, health, pace);
     let (connection, mut wire) = attempt.step(no_answer, hello).await??;
     wire.expires = shown_until;
     Ok((connection, wire))
@@ -121,26 +130,28 @@ async fn said_hello(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
     health: &Arc<Health>,
+    pace: &Pace,
 ) -> Result<(MultiplexedConnection, Wire)> {
     match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
             let ends = Ends(Arc::downgrade(health));
-            let wire = tokio::spawn(async move {
+            // Beside the attempt, whose runtime the socket belongs to.
+            let wire = Spawner::default().spawn(async move {
                 let _ends = ends;
                 wire.await
             });
             let wire = Wire {
-                task: wire.abort_handle(),
+                task: wire,
                 expires: None,
             };
             Ok((connection, wire))
         }
-        Err(error) => Err(refused(endpoint, error).await),
+        Err(error) => Err(refused(endpoint, pace, error).await),
     }
 }
 
 /// Explains why there was no handshake.
-async fn refused(endpoint: &Endpoint, error: RedisError) -> Error {
+async fn refused(endpoint: &Endpoint, pace: &Pace, error: RedisError) -> Error {
     // The handshake was answered, be it by the greeting of a server that is full.
     if let Some(code) = error.code() {
         if code == "ERR" && !error.detail().unwrap_or_default().contains("max number") {
@@ -172,6 +183,7 @@ async fn refused(endpoint: &Endpoint, error: RedisError) -> Error {
         });
         return explained.with_source(error);
     }
+    pace.note();
     if turned_away(&endpoint.address).await {
         return too_many_clients();
     }
@@ -239,6 +251,10 @@ fn no_connection(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> 
 }
 
 impl Wire {
+    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+        self.task.pulse()
+    }
+
     /// When the credentials expire that the server was shown, if they do.
     pub(super) fn expires(&self) -> Option<Instant> {
         self.expires
@@ -256,14 +272,6 @@ impl Drop for Ends {
         if let Some(health) = self.0.upgrade() {
             health.end();
         }
-    }
-}
-
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire")
-            .field("ended", &self.task.is_finished())
-            .finish()
     }
 }
 

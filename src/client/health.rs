@@ -1,22 +1,27 @@
 //! `Health`: what is known of one connection, and the wait for an answer on it.
 //!
-//! Invariant: nobody waits on a connection that was given up, and nothing is sent after its
-//! deadline. What was handed over and not answered is `Unknown`.
+//! Invariant: nobody waits on a connection that was given up, or whose task stands still, and nothing
+//! is sent after its deadline. What was handed over and not answered is `Unknown`, unless it is
+//! proved that the connection's task has not taken it.
 
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use redis::{RedisError, RedisResult};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::dial::Wire;
+use super::traffic::Traffic;
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::pulse::{Beat, Pulse, STANDSTILL, TICK};
 use crate::script::from_driver;
 
-/// What the watchdog looks at.
+/// What the watchdog looks at, and those who wait for answers.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(crate) struct Health {
     dead: AtomicBool,
     /// Tells those who wait for a reply that there will be none.
     gone: Notify,
@@ -24,20 +29,31 @@ pub(super) struct Health {
     /// A caller has left without its reply.
     owes: AtomicBool,
     replies: AtomicU64,
+    traffic: Arc<Traffic>,
+    /// Of the task that moves the bytes. Of a brought connection nothing is known of that.
+    pulse: OnceLock<Arc<Pulse>>,
     /// Of a connection that we have dialled: taken, and so closed, when the connection ends.
     wire: Mutex<Option<Wire>>,
     renewal: Background,
 }
 
+/// How a wait has ended.
+enum Ended<T> {
+    Answered(RedisResult<T>),
+    GivenUp,
+    StoodStill,
+    Late,
+}
+
 impl Health {
     /// Sends by polling `sent`, and waits for the reply until `deadline`, or until the connection
-    /// is given up.
+    /// is given up, or its task stands still.
     pub(super) async fn answer<T>(
         &self,
-        sent: impl Future<Output = redis::RedisResult<T>>,
+        sent: impl Future<Output = RedisResult<T>>,
         deadline: Instant,
     ) -> Result<T> {
-        let mut gone = std::pin::pin!(self.gone.notified());
+        let mut gone = pin!(self.gone.notified());
         gone.as_mut().enable();
         if self.is_dead() {
             return Err(Error::new(
@@ -45,7 +61,8 @@ impl Health {
                 "the connection was lost before the command was sent",
             ));
         }
-        if Instant::now() >= deadline {
+        let now = Instant::now();
+        if now >= deadline {
             return Err(Error::new(
                 ErrorKind::Timeout,
                 "the command was not sent before its deadline",
@@ -53,38 +70,115 @@ impl Health {
             .with_fate(Fate::NotExecuted));
         }
         let mut flight = self.enter();
-        let outcome = tokio::select! {
-            biased;
-            outcome = timeout_at(deadline, sent) => outcome,
-            () = gone => {
-                return Err(Error::new(
-                    ErrorKind::Disconnected,
-                    "the connection was given up before the reply came",
-                ));
-            }
+        let pulse = self.pulse.get();
+        let before = pulse.map(|pulse| pulse.now());
+        // It drops `sent`, and with it the place of the reply, before it returns.
+        let ended = self.wait(sent, before, gone.as_mut(), now, deadline).await;
+        // The driver does not send what nobody waits for any more: a command that its task has not
+        // had the chance to take never will be sent.
+        let untouched = || {
+            let both = pulse.zip(before);
+            both.is_some_and(|(pulse, before)| pulse.has_stood_since(before))
         };
-        match outcome {
-            Ok(Ok(value)) => {
+        match ended {
+            Ended::Answered(Ok(value)) => {
                 flight.answered = true;
                 self.replies.fetch_add(1, Ordering::Relaxed);
                 Ok(value)
             }
-            Ok(Err(error)) => {
-                if error.is_io_error() || error.is_unrecoverable_error() {
+            Ended::Answered(Err(error)) => {
+                let unsent = untouched();
+                if self.is_end(&error) {
                     self.end();
                 }
-                Err(from_driver(error))
+                Err(match unsent {
+                    true => lost_unsent().with_source(error),
+                    false => from_driver(error),
+                })
             }
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                "the server did not answer before the deadline",
-            )
-            .with_fate(Fate::Unknown)),
+            Ended::GivenUp | Ended::StoodStill if untouched() => Err(lost_unsent()),
+            Ended::GivenUp => Err(Error::new(
+                ErrorKind::Disconnected,
+                "the connection was given up before the reply came",
+            )),
+            Ended::StoodStill => Err(Error::new(
+                ErrorKind::Disconnected,
+                "the runtime of the connection stands still",
+            )),
+            Ended::Late => {
+                let fate = match untouched() {
+                    true => Fate::NotExecuted,
+                    false => Fate::Unknown,
+                };
+                if let Some((pulse, before)) = pulse.zip(before)
+                    && pulse.now() == before
+                {
+                    // Perhaps it stands still: others need not wait for as long to find out.
+                    pulse.knock();
+                }
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    "the server did not answer before the deadline",
+                )
+                .with_fate(fate))
+            }
         }
+    }
+
+    async fn wait<T>(
+        &self,
+        sent: impl Future<Output = RedisResult<T>>,
+        before: Option<Beat>,
+        mut gone: Pin<&mut impl Future<Output = ()>>,
+        now: Instant,
+        deadline: Instant,
+    ) -> Ended<T> {
+        let mut sent = pin!(sent);
+        let mut timer = pin!(sleep_until(deadline.min(now + TICK)));
+        let pulse = self.pulse.get();
+        let (mut seen, mut still) = (before, 0);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut sent => return Ended::Answered(answer),
+                () = &mut gone => return Ended::GivenUp,
+                () = &mut timer => {}
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ended::Late;
+            }
+            // By looks of its own, not by the clock: if this process was stopped, that passes, too.
+            if let Some(pulse) = pulse {
+                let beat = pulse.now();
+                let patience = match before == Some(beat) {
+                    true => UNTAKEN,
+                    false => TAKEN,
+                };
+                if seen.replace(beat) != Some(beat) {
+                    still = 0;
+                } else if still >= patience {
+                    return Ended::StoodStill;
+                } else {
+                    still += 1;
+                    pulse.knock();
+                }
+            }
+            timer.as_mut().reset(deadline.min(now + TICK));
+        }
+    }
+
+    /// Whether there will be no answers any more. A brought connection may have a response timeout
+    /// of the driver's, which says nothing about the connection; a timeout of our own socket does.
+    fn is_end(&self, error: &RedisError) -> bool {
+        let is_brought = self.pulse.get().is_none();
+        (error.is_io_error() || error.is_unrecoverable_error())
+            && !(is_brought && error.is_timeout())
     }
 
     /// Ties the life of the socket to this.
     pub(super) fn hold(&self, wire: Wire) {
+        let _ = self.pulse.set(wire.pulse().clone());
         *self.wire() = Some(wire);
     }
 
@@ -115,6 +209,27 @@ impl Health {
         self.dead.load(Ordering::Acquire)
     }
 
+    /// Whether the task that moves the bytes does not do so when it is asked to.
+    pub(super) fn stands_still(&self) -> bool {
+        self.pulse.get().is_some_and(|pulse| pulse.stands_still())
+    }
+
+    /// The same, for those who wait for pushes, and so for nothing that they have sent.
+    pub(super) fn stands_still_when_asked(&self) -> bool {
+        let pulse = self.pulse.get();
+        pulse.is_some_and(|pulse| pulse.stands_still_when_asked())
+    }
+
+    /// Whether nothing is known of it but what it answers: a connection of the caller's.
+    pub(super) fn is_brought(&self) -> bool {
+        self.pulse.get().is_none()
+    }
+
+    /// The bytes that it moves.
+    pub(super) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
     /// How many replies have come so far.
     pub(super) fn replies(&self) -> u64 {
         self.replies.load(Ordering::Relaxed)
@@ -122,7 +237,18 @@ impl Health {
 
     /// Whether a reply is due, or was when this was asked last.
     pub(super) fn owes(&self) -> bool {
-        self.owes.swap(false, Ordering::Relaxed) || self.in_flight.load(Ordering::Relaxed) > 0
+        self.owes.swap(false, Ordering::Relaxed) || self.owes_now()
+    }
+
+    /// Whether somebody waits for a reply.
+    pub(super) fn owes_now(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    /// A reply is due that nobody waits for.
+    #[cfg(test)]
+    pub(super) fn owing(&self) -> impl Sized + '_ {
+        self.enter()
     }
 
     fn enter(&self) -> InFlight<'_> {
@@ -148,3 +274,16 @@ impl Drop for InFlight<'_> {
         self.health.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+fn lost_unsent() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the connection was lost before the command was sent",
+    )
+}
+
+/// In how many looks in a row the task of a connection may stand still before its callers leave. One
+/// whose command it has not taken loses nothing and sends it elsewhere; others are left with a
+/// command whose fate is unknown, and so wait longer.
+const UNTAKEN: u128 = STANDSTILL.as_millis() / TICK.as_millis();
+const TAKEN: u128 = 3 * UNTAKEN;

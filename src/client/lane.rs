@@ -297,7 +297,7 @@ impl Shared {
         if state.carriers < self.pipelines {
             state.carriers += 1;
             drop(state);
-            tokio::spawn(
+            self.link.spawner().spawn(
                 Carrier {
                     lane: self.clone(),
                     retired: false,

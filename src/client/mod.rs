@@ -24,17 +24,22 @@ mod node;
 mod preflight;
 mod push;
 mod queue;
+mod race;
 mod request;
 mod retry;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;
+mod traffic;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
@@ -45,6 +50,7 @@ pub use request::Request;
 pub use tls::Tls;
 use topology::{Topology, Values};
 
+use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
 use crate::script::{Call, Reply, Retry};
@@ -72,6 +78,7 @@ struct Core {
     process: String,
     deadlines: Deadlines,
     loads_without_redis: usize,
+    spawner: Spawner,
     topology: Topology,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
@@ -221,6 +228,19 @@ impl Client {
     /// How many loads run at once while caches do without Redis.
     pub(crate) fn loads_without_redis(&self) -> usize {
         self.0.loads_without_redis
+    }
+
+    /// Where the tasks of this client live.
+    pub(crate) fn spawner(&self) -> &Spawner {
+        &self.0.spawner
+    }
+
+    /// Until `until`, the server that serves `key` must be reached in time: while there is no connection
+    /// to it that answers, one is tried for every `every`, but never within 10 ms of the last. The limit of
+    /// ten connections a second does not hold then.
+    #[allow(dead_code, reason = "for the keeper of locks")]
+    pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
+        self.0.topology.urgent(key, until, every);
     }
 
     pub(crate) async fn run(&self, call: Call, deadline: Deadline) -> Result<Reply> {

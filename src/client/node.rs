@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
+use super::backoff::Pace;
 use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
 use super::lane::Lane;
@@ -15,6 +16,7 @@ use super::link::{Link, Route, Signal};
 use super::push::Hub;
 use super::queue::Limits;
 use super::source::Source;
+use crate::background::Spawner;
 
 /// How the nodes of one client are reached.
 #[derive(Clone)]
@@ -22,6 +24,7 @@ pub(crate) struct Style {
     /// The name that `CLIENT LIST` shows for connections.
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
+    pub(crate) spawner: Spawner,
     pub(crate) approach: Approach,
     pub(crate) reads: Reads,
     /// How many pipelines to a server may be under way at once.
@@ -53,10 +56,13 @@ impl Node {
 
     /// A server that is found, and dialled, as `source` says.
     pub(crate) fn from(address: String, source: Source, style: &Style) -> Self {
+        let pace = Arc::<Pace>::default();
         let pushes = Route {
             source: source.clone(),
             name: format!("{}-push", style.name),
             connect_timeout: style.connect_timeout,
+            pace: pace.clone(),
+            spawner: style.spawner.clone(),
             on_push: None,
             on_trouble: style.on_trouble.clone(),
             after_demotion: None,
@@ -68,7 +74,7 @@ impl Node {
                 hub.reset();
             }
         });
-        Self::asked(address, source, style, Some((hub, after_demotion)))
+        Self::asked(address, source, style, pace, Some((hub, after_demotion)))
     }
 
     /// The server behind a connection that the caller made: no pushes are heard.
@@ -79,13 +85,14 @@ impl Node {
 
     /// A server that is only asked.
     pub(crate) fn mute(address: String, source: Source, style: &Style) -> Self {
-        Self::asked(address, source, style, None)
+        Self::asked(address, source, style, Arc::default(), None)
     }
 
     fn asked(
         address: String,
         source: Source,
         style: &Style,
+        pace: Arc<Pace>,
         pushes: Option<(Arc<Hub>, Signal)>,
     ) -> Self {
         let (hub, after_demotion) = pushes.unzip();
@@ -93,6 +100,8 @@ impl Node {
             source,
             name: style.name.clone(),
             connect_timeout: style.connect_timeout,
+            pace,
+            spawner: style.spawner.clone(),
             on_push: None,
             on_trouble: style.on_trouble.clone(),
             after_demotion,

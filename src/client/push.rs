@@ -70,9 +70,9 @@ impl Hub {
             ..route
         });
         Self {
+            keeper: Background::by(link.spawner()),
             link,
             shared,
-            keeper: Background::default(),
         }
     }
 
@@ -86,6 +86,7 @@ impl Hub {
         deadline: Instant,
     ) -> Result<()> {
         let name = channel.as_str().to_owned();
+        self.link.check();
         {
             let mut channels = self.shared.channels();
             if !self.keeper.runs() {
@@ -112,6 +113,7 @@ impl Hub {
 
     /// Whether `channel` is subscribed, as far as known without asking.
     pub(crate) fn hears(&self, channel: &Key) -> bool {
+        self.link.check();
         let channels = self.shared.channels();
         self.keeper.runs() && channels.confirmed.contains(channel.as_str())
     }

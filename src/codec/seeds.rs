@@ -92,6 +92,20 @@ fn cbor() -> Seeds {
         ("deep-arrays", &[0x81; 1000]),
         ("deep-tags", &[0xc6; 1000]),
         ("deep-maps", &b"\xa1\x01".repeat(500)),
+        (
+            "arrays-as-deep-as-allowed",
+            &[&[0x81; 128][..], &[1]].concat(),
+        ),
+        (
+            "tags-as-deep-as-allowed",
+            &[&[0xd8, 0x20].repeat(128)[..], &[1]].concat(),
+        ),
+        ("one-array-too-deep", &[&[0x81; 129][..], &[1]].concat()),
+        ("empty-lists", &[&[0x98, 0xff][..], &[0x80; 255]].concat()),
+        (
+            "empty-maps-of-lists",
+            &[&[0xa1, 0x61, b'a', 0x98, 0xff][..], &[0xf6; 255]].concat(),
+        ),
     ])
 }
 
@@ -117,6 +131,10 @@ fn json() -> Seeds {
         ("same-key-twice", br#"{"a":[],"a":[null]}"#),
         ("unclosed", b"[\"a"),
         ("deep-arrays", &b"[".repeat(1000)),
+        (
+            "arrays-as-deep-as-allowed",
+            &[b"[".repeat(127), b"]".repeat(127)].concat(),
+        ),
         ("deep-maps", &b"{\"a\":".repeat(300)),
     ])
 }

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::hold::{Owner, sure_until};
+use super::hold::{Owner, Seal, sure_until};
 use super::keeper::{Keeper, Shift};
 use super::line::{Entry, Locks, Queueing};
 use super::place::Place;
@@ -34,7 +34,7 @@ pub(super) struct Standing {
     /// The fence of the holder whom the answer named: a grant to us has a greater one.
     pub(super) above: Fence,
     /// The seal of whoever hands over to us, unless it dies or leaves; `None` if that is not known.
-    pub(super) after: Option<u128>,
+    pub(super) after: Option<Seal>,
     /// What was left of the holder's lease.
     pub(super) remaining: Option<Duration>,
     /// What was asked for. Only a waiter on the same terms may have what is granted by push.

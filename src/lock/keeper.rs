@@ -122,7 +122,7 @@ impl Keeper {
         }
         // A runtime that is shutting down drops the task at once, and that takes the lock.
         drop(state);
-        tokio::spawn(run(at_post));
+        client.spawner().spawn(run(at_post));
         locks.keeper().state()
     }
 

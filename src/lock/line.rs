@@ -260,8 +260,9 @@ impl Locks {
         let nudge = line.nudge.clone();
         drop(lines);
         let (place, standing) = place.unzip();
+        let spawner = client.spawner().clone();
         let campaign = Campaign::new(self.clone(), keys.clone(), client, nudge, place);
-        tokio::spawn(campaign.run(standing));
+        spawner.spawn(campaign.run(standing));
     }
 
     /// The first live waiter of `name`. When there is none the campaign is over, and so is the line.

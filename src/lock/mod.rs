@@ -40,7 +40,7 @@ use crate::script::{Call, Script, script};
 use crate::time::{OnOutage, Patience, Ttl};
 use attempt::Attempt;
 use campaign::Standing;
-use hold::{Hex, Owner};
+use hold::{Owner, Seal};
 use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
@@ -507,7 +507,7 @@ enum Answer {
         /// The holder's fence: every later grant is above it.
         above: Option<Fence>,
         /// The seal of whoever hands over to the caller, if that is known.
-        after: Option<u128>,
+        after: Option<Seal>,
         /// The holder, for people.
         holder: String,
     },
@@ -522,7 +522,7 @@ impl Answer {
             "BUSY" => Ok(Self::Busy {
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
                 above: parsed_fence(reply.text(2)?).ok(),
-                after: Hex::parse(reply.text(4)?),
+                after: Seal::parse(reply.text(4)?),
                 holder: match (reply.text(2)?, reply.text(3)?) {
                     (fence, "") => format!("fence {fence}"),
                     (fence, metadata) => format!("fence {fence}, {metadata:?}"),

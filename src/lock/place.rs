@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc;
 
-use super::hold::{Owner, seal};
+use super::hold::{Owner, Seal};
 use super::line::Locks;
 use super::{Fence, Keys};
 use crate::client::Client;
@@ -31,7 +31,7 @@ pub(super) struct Place {
 pub(super) struct Grant {
     pub(super) fence: Fence,
     /// The seal of the former holder, by the secret that the message brings.
-    pub(super) seal: u128,
+    pub(super) seal: Seal,
 }
 
 impl Places {
@@ -96,7 +96,7 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
             };
             let grants = locks.places().map(|places| places.get(&owner).cloned());
             if let Some(grants) = grants.filter(|_| fence < TOO_LARGE) {
-                let seal = seal(words.next().unwrap_or_default().as_bytes());
+                let seal = Seal::of(words.next().unwrap_or_default().as_bytes());
                 let fence = Fence(fence);
                 let _ = grants.send(Grant { fence, seal });
             }

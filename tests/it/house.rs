@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
 const LAYERS: [&[&str]; 6] = [
-    &["background", "error"],
-    &["key", "time"],
+    &["error", "pulse"],
+    &["background", "key", "time"],
     &["codec", "script"],
     &["client"],
     &["counter", "lock", "tags"],

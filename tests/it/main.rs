@@ -5,7 +5,9 @@
 )]
 
 mod acl;
+mod addresses;
 mod breaker;
+mod brought;
 mod bulkhead;
 mod cache;
 mod cache_model;
@@ -71,9 +73,11 @@ mod sentinel;
 mod server;
 mod shards;
 mod sockets;
+mod storms;
 mod tag_ids;
 mod tags;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;
+mod transfer;
 mod wait;

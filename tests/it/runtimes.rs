@@ -1,8 +1,10 @@
 //! One client on several runtimes: one that ends harms no call of another.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::join_all;
+use futures::poll;
 use hedgerow::Client;
 use tokio::runtime::{Builder, Runtime};
 
@@ -56,6 +58,79 @@ fn the_first_call_after_a_runtime_has_ended_is_served() {
         drop(other);
     }
     here.block_on(async { drop((client, server)) });
+}
+
+#[test]
+fn a_connection_whose_runtime_is_not_driven_any_more_holds_nobody_up() {
+    let (here, idle) = (threaded(), single());
+    let (server, client) = here.block_on(served());
+    let counter = client.counter("views");
+    let added = idle.block_on(counter.add(1).into_future());
+    assert_eq!(added.expect("a call of its runtime").value, 1);
+    here.block_on(async {
+        // All at once: some by themselves, some carried. None was sent over the first connection.
+        let adders = (0..20).map(|_| tokio::spawn(counter.add(1).into_future()));
+        for added in join_all(adders.collect::<Vec<_>>()).await {
+            added
+                .expect("no panic")
+                .expect("added over another connection");
+        }
+        assert_eq!(counter.get().await.expect("read"), 21);
+    });
+    // What was not sent there is not sent later.
+    let value = idle.block_on(async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        counter.get().await
+    });
+    assert_eq!(value.expect("read"), 21);
+    here.block_on(async { drop((client, server)) });
+}
+
+#[test]
+fn an_attempt_to_connect_whose_runtime_is_not_driven_holds_nobody_up() {
+    let (here, idle) = (threaded(), single());
+    let (server, client) = here.block_on(served());
+    let counter = client.counter("views");
+    idle.block_on(async {
+        let mut add = pin!(counter.add(1).into_future());
+        assert!(poll!(&mut add).is_pending(), "it has to connect first");
+    });
+    here.block_on(async {
+        let added = counter.add(1).await.expect("added over another connection");
+        assert_eq!(added.value, 1);
+        drop((client, server));
+    });
+}
+
+#[test]
+fn the_tasks_of_a_client_live_on_the_runtime_that_it_was_given() {
+    let given = threaded();
+    let server = given.block_on(Server::start_single());
+    let builder = patient(server.builder()).runtime(given.handle().clone());
+    let client = builder.open().expect("a good URL");
+    for round in 1..=5 {
+        let other = single();
+        let added = other.block_on(client.counter("views").add(1).into_future());
+        assert_eq!(added.expect("added").value, round);
+    }
+    given.block_on(async {
+        let list: String = server.run(&["CLIENT", "LIST"]).await;
+        let ids = list.lines().filter(|line| line.contains("name=hedgerow "));
+        let ids: Vec<_> = ids.map(|line| line.split(' ').next()).collect();
+        assert_eq!(ids.len(), 1, "one connection serves all: {list}");
+    });
+
+    // One that has ended is done without.
+    let ended = single();
+    let builder = patient(server.builder()).runtime(ended.handle().clone());
+    let client = builder.open().expect("a good URL");
+    drop(ended);
+    let counter = client.counter("views");
+    let calls = (0..20).map(|_| counter.add(1).into_future());
+    for added in given.block_on(join_all(calls)) {
+        added.expect("added");
+    }
+    given.block_on(async { drop((client, counter, server)) });
 }
 
 /// A server and a client that is not connected yet.

@@ -1,21 +1,28 @@
-//! How a link gets its connection: an attempt at a time, which all who need it wait for.
+//! How a link gets its connection: by attempts, which all who need it wait for. One at a time, unless
+//! it is urgent.
 //!
 //! Invariant: nothing has been sent for anybody when this fails, and a connection is introduced, and
-//! still that to the server to ask, before it is used.
+//! still that to the server to ask, before it is used. An attempt that stands still with its runtime
+//! stands in nobody's way.
 
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
-use super::{Attempt, Link, Live, Route, Running, Waiting, not_connected_in_time, reauth, watch};
+use super::urgent::Beside;
+use super::{
+    Attempt, Link, Live, Route, Running, State, Use, not_connected_in_time, reauth, watch,
+};
 use crate::client::dial::{dial, no_answer};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::health::Health;
 use crate::client::source::Source;
 use crate::client::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::pulse::TICK;
 use crate::script::from_driver;
 
 /// A connection that is not in use yet.
@@ -26,69 +33,175 @@ struct Opened {
     primary: Option<(Arc<Sentinels>, Address)>,
 }
 
+/// What whoever needs a connection does next.
+enum Next {
+    Use(Live),
+    GiveUp(Error),
+    /// Waits for the attempt under way, but looks again then.
+    Await(Instant),
+    /// Waits until an attempt may be begun.
+    Pause(Instant),
+}
+
 impl Link {
     pub(super) async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
+        let seen = self.state().failures;
         loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
             if let Some(live) = self.current() {
                 return Ok(live);
             }
-            let not_before = self.state().backoff.not_before;
-            if let Some(at) = not_before.filter(|at| *at > Instant::now()) {
-                if at >= deadline {
-                    return Err(self.last_error().unwrap_or_else(not_connected_in_time));
-                }
-                tokio::select! {
-                    () = tokio::time::sleep_until(at) => {}
-                    () = self.route.source.news() => {}
-                }
-            }
-            if Instant::now() >= deadline {
-                return Err(self.last_error().unwrap_or_else(not_connected_in_time));
-            }
-            let mut waiting = self.attempt();
-            match timeout_at(deadline, waiting.outcome()).await {
-                Ok(Some(Ok(()))) => return self.current().ok_or_else(lost_at_once),
-                Ok(Some(Err(error))) if error.fate() != Fate::NotExecuted => return Err(error),
-                Ok(Some(Err(_))) => {}
-                // Its runtime has ended, and perhaps ours.
-                Ok(None) => tokio::task::yield_now().await,
-                Err(_) => {
-                    let late = waiting.attempt.late();
-                    if waiting.attempt.is_slow() {
-                        self.breaker.failed(&late);
+            let news = match self.next(seen, deadline) {
+                Next::Use(live) => return Ok(live),
+                Next::GiveUp(error) => return Err(error),
+                Next::Await(until) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(until) => {}
                     }
-                    return Err(self.last_error().unwrap_or(late));
+                    false
                 }
+                Next::Pause(until) => tokio::select! {
+                    () = changed => false,
+                    () = sleep_until(until) => false,
+                    () = self.route.source.news() => true,
+                },
+            };
+            if news {
+                self.state().backoff.skip();
             }
         }
     }
 
-    /// The attempt under way, begun if there is none.
-    fn attempt(self: &Arc<Self>) -> Waiting {
+    /// What to do now for somebody who waits until `deadline`, and who came when `seen` attempts had
+    /// failed. Begins an attempt if it is time for one.
+    fn next(self: &Arc<Self>, seen: u64, deadline: Instant) -> Next {
+        let now = Instant::now();
         let mut state = self.state();
-        let running = state.attempt.as_ref().and_then(Running::join);
-        running.unwrap_or_else(|| {
-            let attempt = Arc::new(Attempt::new(self.route.connect_timeout));
-            let first = state.epoch == 0;
-            let work = attempted(
-                Arc::downgrade(self),
-                self.route.clone(),
-                attempt.clone(),
-                first,
-            );
-            let running = Running::start(attempt, work);
-            let waiting = running.waiting.clone();
-            state.attempt = Some(running);
-            waiting
-        })
+        if state.retired {
+            return Next::GiveUp(super::retired_error());
+        }
+        self.tidy(&mut state);
+        if let Some(live) = &state.live {
+            return Next::Use(live.clone());
+        }
+        if now >= deadline {
+            return Next::GiveUp(self.late(state));
+        }
+        if !state.attempts.is_empty() {
+            return Next::Await((now + TICK).min(deadline));
+        }
+        let not_before = self.not_before(&state, now);
+        let refused = state.last_error.as_ref();
+        let refused = refused.filter(|error| error.fate() != Fate::NotExecuted);
+        if let Some(error) = refused
+            && (not_before.is_some() || state.failures > seen)
+        {
+            // Waiting would not help: it is told at once, and asked again when it is time.
+            return Next::GiveUp(error.clone());
+        }
+        match not_before {
+            Some(at) if at >= deadline => Next::GiveUp(self.late(state)),
+            Some(at) => Next::Pause(at),
+            None => {
+                self.begin(&mut state, None);
+                Next::Await((now + TICK).min(deadline))
+            }
+        }
+    }
+
+    /// Sees to connections that have ended, and to attempts that have, or that stand still.
+    pub(super) fn tidy(&self, state: &mut State) {
+        if let Some(dead) = state.live.take_if(|live| live.is_dead()) {
+            let had = match dead.health.replies() {
+                0 => Use::Nothing,
+                _ => Use::Answers,
+            };
+            state.backoff.lost(had);
+        }
+        let before = state.attempts.len();
+        state
+            .attempts
+            .retain(|it| !it.is_over() && !it.stands_still());
+        if state.attempts.len() < before {
+            // It would have been taken out of here by itself: its runtime has ended, or stands still.
+            self.route.spawner.distrust();
+        }
+    }
+
+    /// When the next attempt may be begun, if that is not now.
+    fn not_before(&self, state: &State, now: Instant) -> Option<Instant> {
+        let at = state.backoff.not_before.max(self.route.pace.not_before());
+        let at = match state.urgent.filter(|urgent| urgent.until > now) {
+            Some(urgent) => at
+                .zip(state.backoff.last_try())
+                .map(|(at, last)| at.min(last + urgent.every)),
+            None => at,
+        };
+        at.filter(|at| *at > now)
+    }
+
+    /// What to say when the deadline has come.
+    fn late(&self, state: std::sync::MutexGuard<'_, State>) -> Error {
+        let Some(oldest) = state.attempts.first() else {
+            return state
+                .last_error
+                .clone()
+                .unwrap_or_else(not_connected_in_time);
+        };
+        let (late, is_slow) = (oldest.attempt.late(), oldest.attempt.is_slow());
+        let last_error = state.last_error.clone();
+        drop(state);
+        if is_slow {
+            self.breaker.failed(&late);
+        }
+        last_error.unwrap_or(late)
+    }
+
+    /// Begins an attempt; `beside` the connection of that epoch, if it is to replace one in use.
+    pub(super) fn begin(self: &Arc<Self>, state: &mut State, beside: Option<Beside>) {
+        state.backoff.tries();
+        self.route.pace.note();
+        let attempt = Arc::new(Attempt::new(
+            self.route.connect_timeout,
+            state.failed_in_a_row,
+        ));
+        let first = state.epoch == 0;
+        let ends = Ends {
+            link: Arc::downgrade(self),
+            attempt: attempt.clone(),
+        };
+        let (link, route) = (Arc::downgrade(self), self.route.clone());
+        let work = {
+            let attempt = attempt.clone();
+            async move {
+                let _ends = ends;
+                attempted(link, route, attempt, first, beside).await;
+            }
+        };
+        state
+            .attempts
+            .push(Running::start(attempt, self.spawner(), work));
     }
 
     /// Puts a connection into use.
-    fn install(self: &Arc<Self>, opened: Opened) -> Result<()> {
+    fn install(
+        self: &Arc<Self>,
+        opened: Opened,
+        attempt: &Arc<Attempt>,
+        beside: Option<Beside>,
+    ) -> Result<()> {
         let mut state = self.state();
         if state.retired {
             return Err(super::retired_error());
         }
+        let used = state.live.as_ref().filter(|live| !live.is_dead());
+        if used.is_some_and(|live| beside.is_none_or(|it| it.epoch != live.epoch)) {
+            // Another attempt was faster.
+            return Ok(());
+        }
+        let replaced = state.live.take();
         state.epoch += 1;
         let live = Live {
             connection: opened.connection,
@@ -96,10 +209,20 @@ impl Link {
             health: opened.health,
         };
         let demoted = std::mem::take(&mut state.demoted);
-        state.backoff.made(demoted);
+        state.backoff.made();
+        state.failed_in_a_row = 0;
         state.last_error = None;
         state.live = Some(live.clone());
+        let (own, others) = std::mem::take(&mut state.attempts)
+            .into_iter()
+            .partition(|it| Arc::ptr_eq(&it.attempt, attempt));
+        state.attempts = own;
         drop(state);
+        drop::<Vec<Running>>(others);
+        if let Some(replaced) = replaced {
+            replaced.health.end();
+        }
+        self.changed.notify_waiters();
         tracing::info!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "connected");
         watch::start(self, &live);
         reauth::start(self, &live);
@@ -118,18 +241,36 @@ impl Link {
 
     /// Notes why there is no connection.
     fn not_made(&self, error: &Error) {
-        if error.fate() != Fate::NotExecuted {
+        let is_outage = error.fate() == Fate::NotExecuted;
+        let mut state = self.state();
+        if state.live.as_ref().is_some_and(|live| !live.is_dead()) {
+            // Another attempt has made one meanwhile.
             return;
         }
-        // A password that is being rotated is no outage.
-        if error.kind() != ErrorKind::Unauthenticated {
-            self.breaker.failed(error);
-        }
-        let mut state = self.state();
         state.backoff.failed();
+        state.failures += 1;
+        state.failed_in_a_row = state.failed_in_a_row.saturating_add(1);
         state.last_error = Some(error.clone());
         drop(state);
-        self.trouble();
+        // A password that is being rotated is no outage.
+        if is_outage && error.kind() != ErrorKind::Unauthenticated {
+            self.breaker.failed(error);
+        }
+        if is_outage {
+            self.trouble();
+        }
+    }
+
+    /// Takes an attempt out of those under way, and tells those who wait for it.
+    fn is_over(&self, attempt: &Arc<Attempt>) {
+        let mut state = self.state();
+        let (own, others) = std::mem::take(&mut state.attempts)
+            .into_iter()
+            .partition(|it| Arc::ptr_eq(&it.attempt, attempt));
+        state.attempts = others;
+        drop(state);
+        drop::<Vec<Running>>(own);
+        self.changed.notify_waiters();
     }
 }
 
@@ -139,16 +280,41 @@ async fn attempted(
     route: Arc<Route>,
     attempt: Arc<Attempt>,
     first: bool,
-) -> Result<()> {
+    beside: Option<Beside>,
+) {
     let opened = route.connect(&attempt, first).await;
-    let Some(link) = link.upgrade() else {
-        return Err(super::retired_error());
+    let is_wanted = match (&opened, beside) {
+        (Ok(_), Some(beside)) => Link::is_to_be_replaced(&link, beside).await,
+        _ => true,
     };
-    let outcome = opened.and_then(|opened| link.install(opened));
-    if let Err(error) = &outcome {
+    let Some(link) = link.upgrade() else { return };
+    if !is_wanted {
+        link.is_over(&attempt);
+        return;
+    }
+    let outcome = opened.and_then(|opened| link.install(opened, &attempt, beside));
+    if let Err(error) = &outcome
+        && beside.is_none()
+    {
         link.not_made(error);
     }
-    outcome
+    link.is_over(&attempt);
+}
+
+/// Notes that the task of an attempt is gone, be it with its runtime. Whoever spawns it may hold
+/// the state of the link, so this must not.
+struct Ends {
+    link: Weak<Link>,
+    attempt: Arc<Attempt>,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.attempt.end();
+        if let Some(link) = self.link.upgrade() {
+            link.changed.notify_waiters();
+        }
+    }
 }
 
 impl Route {
@@ -173,7 +339,8 @@ impl Route {
     /// Opens a connection to `endpoint`.
     async fn opened(&self, endpoint: &Endpoint, attempt: &Attempt) -> Result<Opened> {
         let health = Arc::new(Health::default());
-        let (mut connection, wire) = dial(endpoint, self.config(&health), &health, attempt).await?;
+        let (mut connection, wire) =
+            dial(endpoint, self.config(&health), &health, &self.pace, attempt).await?;
         health.hold(wire);
         self.introduce(&mut connection, attempt).await?;
         Ok(Opened {
@@ -235,13 +402,6 @@ fn moved_meanwhile() -> Error {
     Error::new(
         ErrorKind::Unreachable,
         "the primary has moved to another server meanwhile",
-    )
-}
-
-fn lost_at_once() -> Error {
-    Error::new(
-        ErrorKind::Unreachable,
-        "the connection was lost as soon as it was made",
     )
 }
 

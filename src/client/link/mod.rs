@@ -7,6 +7,7 @@
 
 mod connect;
 mod reauth;
+mod urgent;
 mod watch;
 
 use std::fmt;
@@ -19,11 +20,12 @@ use redis::{Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Running, Waiting, not_connected_in_time};
-use super::backoff::Backoff;
+use super::attempt::{Attempt, Running, not_connected_in_time};
+use super::backoff::{Backoff, Pace, Use};
 use super::breaker::{Breaker, is_out, says_out};
 use super::health::Health;
 use super::source::Source;
+use crate::background::{Background, Spawner};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::from_server;
 
@@ -39,6 +41,9 @@ pub(crate) struct Route {
     /// The name that `CLIENT LIST` shows.
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
+    /// Shared by all connections of the client to the server.
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) spawner: Spawner,
     pub(crate) on_push: Option<OnPush>,
     /// The server cannot be reached or is not what it should be: somebody may know of another.
     pub(crate) on_trouble: Option<Signal>,
@@ -49,21 +54,38 @@ pub(crate) struct Route {
 pub(crate) struct Link {
     route: Arc<Route>,
     state: Mutex<State>,
-    /// Wakes whoever waits for a connection that nobody will make any more.
-    retired: Notify,
+    /// Wakes those who wait for a connection: there is one, an attempt is over, or none will be made.
+    changed: Notify,
     breaker: Breaker,
+    /// Sees to the way to the server while a lease is at stake.
+    urging: Background,
 }
 
 struct State {
     live: Option<Live>,
-    /// The attempt to connect that was begun last.
-    attempt: Option<Running>,
+    /// Attempts under way, the oldest first: one, unless it is urgent.
+    attempts: Vec<Running>,
     epoch: u64,
     backoff: Backoff,
     last_error: Option<Error>,
+    /// How many attempts have failed.
+    failures: u64,
+    /// The same since the last that did not.
+    failed_in_a_row: u32,
+    urgent: Option<Urgent>,
     /// The last connection led to a server that has become a replica.
     demoted: bool,
     retired: bool,
+}
+
+/// A lease is at stake.
+#[derive(Debug, Clone, Copy)]
+struct Urgent {
+    until: Instant,
+    /// How soon after one attempt to connect comes the next.
+    every: Duration,
+    /// When somebody last said so.
+    asked: Instant,
 }
 
 /// A connection in use.
@@ -76,19 +98,24 @@ pub(crate) struct Live {
 
 impl Link {
     pub(crate) fn new(route: Route) -> Arc<Self> {
+        let urging = Background::by(&route.spawner);
         Arc::new(Self {
             route: Arc::new(route),
             state: Mutex::new(State {
                 live: None,
-                attempt: None,
+                attempts: Vec::new(),
                 epoch: 0,
                 backoff: Backoff::default(),
                 last_error: None,
+                failures: 0,
+                failed_in_a_row: 0,
+                urgent: None,
                 demoted: false,
                 retired: false,
             }),
-            retired: Notify::new(),
+            changed: Notify::new(),
             breaker: Breaker::default(),
+            urging,
         })
     }
 
@@ -99,6 +126,8 @@ impl Link {
             source: self.route.source.clone(),
             name: self.route.name.clone(),
             connect_timeout: self.route.connect_timeout,
+            pace: self.route.pace.clone(),
+            spawner: self.route.spawner.clone(),
             on_push: None,
             on_trouble: None,
             after_demotion: None,
@@ -123,9 +152,12 @@ impl Link {
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
         let mut live = self.live(deadline).await?;
         let health = live.health.clone();
-        // Pinned here: each callee that takes it by value would hold a copy of its own.
-        let sent = pin!(live.connection.send_packed_command(command));
-        let reply = self.observed(health.answer(sent, deadline).await)?;
+        let reply = {
+            // Pinned here: each callee that takes it by value would hold a copy of its own.
+            let sent = pin!(live.connection.send_packed_command(command));
+            health.answer(sent, deadline).await
+        };
+        let reply = self.observed(&live, reply)?;
         self.judge(std::slice::from_ref(&reply), live.epoch);
         Ok(reply)
     }
@@ -149,32 +181,40 @@ impl Link {
     ) -> Result<Vec<Value>> {
         let health = live.health.clone();
         let commands = pipeline.len();
-        let sent = pin!(live.connection.send_packed_commands(pipeline, 0, commands));
-        let answer = health.answer(sent, deadline).await;
+        let answer = {
+            let sent = pin!(live.connection.send_packed_commands(pipeline, 0, commands));
+            health.answer(sent, deadline).await
+        };
         // One refusal that the driver does not understand stands for all of them.
         let answer = answer.map_err(|error| match error.fate() {
             Fate::Refused => error.with_fate(Fate::Unknown),
             _ => error,
         });
-        let replies = self.observed(answer)?;
+        let replies = self.observed(&live, answer)?;
         self.judge(&replies, live.epoch);
         Ok(replies)
     }
 
     /// The connection in use, made first if there is none. Nothing has been sent when this fails.
     pub(crate) async fn live(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
-        if let Some(live) = self.current() {
-            return Ok(live);
-        }
-        let mut retired = pin!(self.retired.notified());
-        retired.as_mut().enable();
-        if self.state().retired {
-            return Err(retired_error());
-        }
-        tokio::select! {
+        match self.current() {
+            Some(live) => Ok(live),
             // Seldom needed, and large: callers in a queue are many.
-            made = Box::pin(self.made(deadline)) => made,
-            () = retired => Err(retired_error()),
+            None => Box::pin(self.made(deadline)).await,
+        }
+    }
+
+    /// Where the tasks live that need the connection.
+    pub(crate) fn spawner(&self) -> &Spawner {
+        &self.route.spawner
+    }
+
+    /// Gives the connection up if its task stands still. For those who wait for pushes: others find
+    /// out by the answers that they miss.
+    pub(crate) fn check(&self) {
+        let live = self.current();
+        if let Some(live) = live.filter(|live| live.health.stands_still_when_asked()) {
+            self.leave(&live);
         }
     }
 
@@ -205,12 +245,24 @@ impl Link {
 
     fn current(&self) -> Option<Live> {
         let state = self.state();
-        state.live.as_ref().filter(|live| !live.is_dead()).cloned()
+        let live = state.live.as_ref().filter(|live| !live.is_dead())?;
+        if live.health.stands_still() {
+            let live = live.clone();
+            drop(state);
+            self.leave(&live);
+            return None;
+        }
+        Some(live.clone())
     }
 
     /// Notes that an answer never came.
-    fn observed<T>(&self, outcome: Result<T>) -> Result<T> {
+    fn observed<T>(&self, live: &Live, outcome: Result<T>) -> Result<T> {
         if let Err(error) = &outcome {
+            if live.health.stands_still() {
+                // That says nothing about the server.
+                self.leave(live);
+                return outcome;
+            }
             if is_out(error) {
                 self.breaker.failed(error);
             }
@@ -274,6 +326,22 @@ impl Link {
         }
     }
 
+    /// Gives up a connection whose task stands still, with its runtime. Should that go on, those who
+    /// wait for answers there get them.
+    fn leave(&self, live: &Live) {
+        let mut state = self.state();
+        if state.live.as_ref().is_none_or(|it| it.epoch != live.epoch) {
+            return;
+        }
+        state.live = None;
+        drop(state);
+        tracing::warn!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "the runtime of the connection stands still; making another");
+        self.route.spawner.distrust();
+        if let Some(on_push) = &self.route.on_push {
+            on_push(disconnection());
+        }
+    }
+
     /// Ends the present connection: nobody gets an answer on it any more.
     pub(crate) fn reset(&self) {
         let live = self.state().live.take();
@@ -291,9 +359,11 @@ impl Link {
         let mut state = self.state();
         state.retired = true;
         state.live = None;
-        state.attempt = None;
+        state.urgent = None;
+        let attempts = std::mem::take(&mut state.attempts);
         drop(state);
-        self.retired.notify_waiters();
+        drop(attempts);
+        self.changed.notify_waiters();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

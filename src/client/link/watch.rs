@@ -6,10 +6,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::{Link, Live, disconnection};
+use crate::background::Spawner;
 use crate::client::health::Health;
+use crate::client::traffic::{Moved, Traffic};
 
 /// A connection as its watchdog knows it: without keeping it open.
 struct Watched {
@@ -19,45 +21,49 @@ struct Watched {
 }
 
 /// Starts the watchdog of `live`, which ends when nobody uses this connection any more, be it that the
-/// link has another by now. A connection that owes replies and has given none for a whole round is
-/// asked for a PING; if that is not answered within a round either, it is given up. (TCP alone
+/// link has another by now. A connection that owes replies and has moved nothing for a whole round is
+/// asked for a PING; if it moves nothing within a round then either, it is given up. (TCP alone
 /// does not notice a peer that is frozen and still acknowledges.) A push connection owes nothing
-/// and is asked every round.
+/// and is asked every round. One that the caller brought is the caller's to judge: it cannot be made
+/// again, and what it moves is not seen.
 pub(super) fn start(link: &Arc<Link>, live: &Live) {
+    if live.health.is_brought() {
+        return;
+    }
     let watched = Watched {
         connection: live.connection.clone(),
         epoch: live.epoch,
         health: Arc::downgrade(&live.health),
     };
-    tokio::spawn(watch(Arc::downgrade(link), watched));
+    // Beside the connection, whose progress it judges: if both stand still, callers notice.
+    Spawner::default().spawn(watch(Arc::downgrade(link), watched));
 }
 
 async fn watch(link: Weak<Link>, mut watched: Watched) {
-    let mut seen = 0;
+    let mut seen = Moved::default();
     loop {
         tokio::time::sleep(WATCH_ROUND).await;
         let Some(health) = watched.health.upgrade().filter(|health| !health.is_dead()) else {
             return;
         };
-        let (replies, owes) = (health.replies(), health.owes());
+        let traffic = health.traffic().clone();
+        let owes = health.owes();
+        drop(health);
         let listens = link
             .upgrade()
             .is_some_and(|link| link.route.on_push.is_some());
-        if replies != seen || !(owes || listens) {
-            seen = replies;
+        if traffic.has_progressed_since(seen) || !(owes || listens) {
+            seen = traffic.moved();
             continue;
         }
-        drop(health);
+        seen = traffic.moved();
         let ping = redis::cmd("PING");
-        let pong = timeout_at(
-            Instant::now() + WATCH_ROUND,
-            watched.connection.send_packed_command(&ping),
-        );
-        let alive = matches!(pong.await, Ok(Ok(_)));
+        let pong = watched.connection.send_packed_command(&ping);
+        let alive = matches!(timeout(patience(&traffic), pong).await, Ok(Ok(_)));
         let Some(health) = watched.health.upgrade() else {
             return;
         };
-        if alive || health.replies() != seen {
+        if alive || traffic.has_progressed_since(seen) {
             continue;
         }
         health.end();
@@ -71,6 +77,17 @@ async fn watch(link: Weak<Link>, mut watched: Watched) {
         return;
     }
 }
+
+/// How long a sign of life may take. It comes behind all that was written before, of which buffers
+/// on the way may hold some MB.
+fn patience(traffic: &Traffic) -> Duration {
+    let before = traffic.under_way().min(MOST_BUFFERED);
+    WATCH_ROUND + Duration::from_millis(before / SLOWEST_BYTES_A_MS)
+}
+
+/// As much as buffers on the way hold, about, and how fast they empty at least, in bytes a ms.
+const MOST_BUFFERED: u64 = 8 << 20;
+const SLOWEST_BYTES_A_MS: u64 = 1 << 10;
 
 /// How long a connection may owe a reply before it is asked for a sign of life.
 const WATCH_ROUND: Duration = Duration::from_secs(1);

@@ -69,13 +69,14 @@ impl Census {
                     census.suspect();
                 }
             });
+            let steward = Background::by(&style.spawner);
             Self {
                 seeds,
                 style: Style {
                     on_trouble: Some(on_trouble),
                     ..style
                 },
-                steward: Background::default(),
+                steward,
                 trouble: Arc::default(),
                 state: Mutex::default(),
                 breaker: Breaker::default(),

@@ -17,6 +17,7 @@ mod testimony;
 mod writes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 pub(crate) use cluster::Cluster;
@@ -57,6 +58,21 @@ impl Topology {
             Self::Replicated(replicated) => replicated.hub(),
             Self::Cluster(cluster) => cluster.node(key)?.hub.clone(),
             Self::Shards(shards) => shards.node(key).hub.clone(),
+        }
+    }
+
+    /// The server that serves `key` must be reached in time: see [`Link::urgent`]. Nothing where it is not
+    /// known which that is.
+    pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
+        match self {
+            Self::One(node) => node.link.urgent(until, every),
+            Self::Replicated(replicated) => replicated.primary().link.urgent(until, every),
+            Self::Cluster(cluster) => {
+                if let Some(node) = cluster.node(key) {
+                    node.link.urgent(until, every);
+                }
+            }
+            Self::Shards(shards) => shards.node(key).link.urgent(until, every),
         }
     }
 

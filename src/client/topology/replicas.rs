@@ -68,7 +68,7 @@ impl Replicas {
                 on_trouble: None,
                 ..style.clone()
             },
-            prober: Background::default(),
+            prober: Background::by(&style.spawner),
             state: Mutex::new(State {
                 members: Vec::new(),
                 last_read: None,

@@ -112,7 +112,7 @@ impl Sentinels {
             data,
             known: watch::Sender::new(None),
             led: OnceLock::new(),
-            watcher: Background::default(),
+            watcher: Background::by(&style.spawner),
         }))
     }
 
@@ -302,6 +302,8 @@ impl Witness {
                 source: Source::Server(endpoint),
                 name: format!("{}-sentinel", style.name),
                 connect_timeout: PATIENCE,
+                pace: Arc::default(),
+                spawner: style.spawner.clone(),
                 on_push: Some(on_push),
                 on_trouble: None,
                 after_demotion: None,
@@ -421,6 +423,7 @@ mod tests {
     fn what_goes_to_a_primary_elsewhere_can_be_read_on_the_way() {
         let style = Style {
             name: "hedgerow".to_owned(),
+            spawner: crate::background::Spawner::default(),
             connect_timeout: PATIENCE,
             approach: Approach::default(),
             reads: Reads::Together,
