@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Attempt;
+use super::bounded::Bounded;
 use super::credentials::{Credentials, Login};
 use super::endpoint::{Address, Endpoint};
 use super::health::Health;
@@ -122,6 +123,7 @@ async fn said_hello(
     config: AsyncConnectionConfig,
     health: &Arc<Health>,
 ) -> Result<(MultiplexedConnection, Wire)> {
+    let stream = Bounded::new(stream);
     match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
             let ends = Ends(Arc::downgrade(health));
