@@ -8,6 +8,7 @@ mod acl;
 mod attempt;
 mod backoff;
 mod batch;
+mod bounded;
 mod breaker;
 mod builder;
 mod cells;
