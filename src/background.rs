@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::task::JoinHandle;
 
 use crate::pulse::Pulse;
@@ -61,6 +61,14 @@ impl Spawner {
             _ => tokio::spawn(counted),
         };
         Task { handle, pulse }
+    }
+
+    /// The runtime on which [`spawn`](Self::spawn) would spawn now.
+    pub(crate) fn runtime(&self) -> runtime::Id {
+        match &self.0 {
+            Some(home) if home.is_trusted() => home.runtime.id(),
+            _ => Handle::current().id(),
+        }
     }
 
     /// Something that was spawned has ended with its runtime, or stands still: for a while, tasks

@@ -70,7 +70,14 @@ impl Pulse {
         since != 0 && millis().saturating_sub(since) >= STANDSTILL.as_millis() as u64
     }
 
-    /// The same, and knocks now and then, for callers who have no timer of their own: who asks often
+    /// Whether it has stood still for so long that those leave it whose work it has taken, and who do
+    /// not know what has become of that.
+    pub(crate) fn is_given_up(&self) -> bool {
+        let since = self.unanswered.load(Ordering::SeqCst);
+        since != 0 && millis().saturating_sub(since) >= 3 * STANDSTILL.as_millis() as u64
+    }
+
+    /// As [`stands_still`](Self::stands_still), and knocks now and then, for callers who have no timer of their own: who asks often
     /// enough learns of a standstill.
     pub(crate) fn stands_still_when_asked(&self) -> bool {
         if self.stands_still() {

@@ -35,7 +35,7 @@ pub(super) enum Reading<V> {
 }
 
 /// Nothing valid was there.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Miss {
     /// The first bytes of the entry that was judged invalid; empty when there was none.
     pub(super) seen: Bytes,

@@ -17,11 +17,13 @@ use tracing::Instrument as _;
 
 use super::Cache;
 use super::entry::{self, Miss, ReadFrom, Reading};
-use super::flight::{Boarding, Open, Outcome, Running};
+use super::flight::{Boarding, Open, Outcome, Passenger, Running};
 use super::load::Load;
 use super::order::Order;
+use super::reads::{Found, How, Reader, Shared, Slow, Turn};
 use super::rounds::Rounds;
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
 use crate::tags::Tag;
 use crate::time::{OnOutage, Ttl};
 
@@ -129,26 +131,14 @@ impl<L> Memoize<L> {
             // its call, so it may have the value whatever happens meanwhile.
             let alone = rounds.alone();
             let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
-            let joined = if alone {
-                None
-            } else {
-                room.flights.join(&value_key, began, silence)
-            };
-            let mut passenger = match joined {
-                Some(passenger) => passenger,
-                None => {
-                    let deadline = cache.deadline_now().at_most(rounds.over());
-                    let stack = &cache.setup.stack;
-                    // Whoever was told to ask again is not told by a replica.
-                    let from = match round {
-                        0 => cache.setup.read_from,
-                        _ => ReadFrom::Primary,
-                    };
-                    let reading =
-                        entry::read::<V>(&cache.client, &value_key, &tags, stack, from, deadline);
-                    let miss = match reading.await {
+            let approach = approach::<V>(&cache, &value_key, &tags, &rounds).await;
+            let mut passenger = match approach {
+                Approach::Joined(passenger) => passenger,
+                Approach::Read(reader, reading) => {
+                    let miss = match reading {
                         Ok(Reading::Hit(value)) => {
                             tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key, "hit");
+                            end(reader, &tags, || Ok(Found::Hit(value.clone())));
                             return Ok(value);
                         }
                         Ok(Reading::Miss(miss)) => Ok(miss),
@@ -156,7 +146,10 @@ impl<L> Memoize<L> {
                             room.bulkhead.read();
                             Err(error)
                         }
-                        Err(error) => return Err(error.with_key(&key)),
+                        Err(error) => {
+                            end::<V>(reader, &tags, || Err(error.clone()));
+                            return Err(error.with_key(&key));
+                        }
                     };
                     tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key, round, "miss");
                     let boarding = if alone {
@@ -164,10 +157,12 @@ impl<L> Memoize<L> {
                     } else {
                         room.flights.board(&value_key, began, silence)
                     };
+                    // Those who have waited for the read find the flight.
+                    end::<V>(reader, &tags, || miss.clone().map(Found::Miss));
                     match boarding {
                         Boarding::Joined(passenger) => passenger,
                         Boarding::Opened(open) => {
-                            let order = Order::new(cache, key, ttl, tags)?;
+                            let order = Order::new(cache.clone(), key, ttl, tags)?;
                             return fly(order, open, miss, rounds, loader).await;
                         }
                     }
@@ -191,6 +186,75 @@ impl<L> Memoize<L> {
             }
             rounds.another();
         }
+    }
+}
+
+/// How a call comes to a flight, or to what Redis holds.
+enum Approach<'r, V> {
+    Joined(Passenger),
+    Read(Option<Reader<'r>>, Result<Reading<V>>),
+}
+
+/// Joins the flight for `key`, or reads the entry, together with others who call for it.
+async fn approach<'r, V>(
+    cache: &'r Cache,
+    key: &'r Key,
+    tags: &[Tag],
+    rounds: &Rounds,
+) -> Approach<'r, V>
+where
+    V: DeserializeOwned + Send + Sync + 'static,
+{
+    let (room, began) = (cache.room(), rounds.began());
+    let stack = &cache.setup.stack;
+    // Whoever was told to ask again is not told by a replica.
+    let from = match rounds.used() {
+        0 => cache.setup.read_from,
+        _ => ReadFrom::Primary,
+    };
+    let how = How {
+        from,
+        max_decoded: stack.max_decoded,
+        patience: cache.setup.patience,
+    };
+    let (mut reader, mut now) = (None, began);
+    for _ in 0..MOST_WAITS {
+        if !rounds.alone()
+            && let Some(passenger) = room.flights.join(key, began, rounds.silence())
+        {
+            return Approach::Joined(passenger);
+        }
+        let wait = match room.reads.turn(key, how, began, now) {
+            Turn::Read(turn) => {
+                reader = turn;
+                break;
+            }
+            Turn::Wait(wait) => wait,
+        };
+        match wait.ended::<V>().await {
+            Ok(Some(shared)) => {
+                if let Some(reading) = shared.reading(tags) {
+                    return Approach::Read(None, reading);
+                }
+            }
+            Ok(None) => {}
+            Err(Slow) => break,
+        }
+        now = Instant::now();
+    }
+    let deadline = cache.deadline_now().at_most(rounds.over());
+    let reading = entry::read::<V>(&cache.client, key, tags, stack, from, deadline).await;
+    Approach::Read(reader, reading)
+}
+
+/// Tells those who have waited for a read what it has found.
+fn end<V: Send + Sync + 'static>(
+    reader: Option<Reader<'_>>,
+    tags: &[Tag],
+    found: impl FnOnce() -> Result<Found<V>>,
+) {
+    if let Some(reader) = reader {
+        reader.end(|| Shared::new(found(), tags));
     }
 }
 
@@ -225,3 +289,7 @@ where
         Err(_) => Err(Rounds::out_of_time().with_key(&name)),
     }
 }
+
+/// How often a call waits for reads of others: one that began before it, and one that began after.
+/// Once more if one of them came to nothing.
+const MOST_WAITS: usize = 3;

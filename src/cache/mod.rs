@@ -12,6 +12,7 @@ mod load;
 mod memoize;
 mod order;
 mod outage;
+mod reads;
 mod rounds;
 mod set;
 mod solo;
@@ -34,6 +35,7 @@ use self::entry::Reading;
 use self::flight::Flights;
 use self::lease::{Place, Terms};
 use self::outage::Bulkhead;
+use self::reads::Reads;
 use self::solo::Solos;
 use self::wake::Ears;
 use crate::client::{Client, Request};
@@ -96,7 +98,8 @@ impl Client {
 /// On one primary that loses no data: no read that begins after [`remove`](Self::remove),
 /// [`set`](Self::set), [`invalidate_tags`](Self::invalidate_tags) or [`clear`](Self::clear) has
 /// returned is given a value that was loaded before it; and there is one load per key in the whole
-/// fleet at a time, while no leader stalls past its [`takeover`](Self::takeover).
+/// fleet at a time, while no leader stalls past its [`takeover`](Self::takeover). A caller whose
+/// key is invalidated during three loads of others loads alone then, and that load is not stored.
 #[derive(Clone)]
 pub struct Cache {
     client: Client,
@@ -133,6 +136,7 @@ struct Names {
 struct Room {
     flights: Arc<Flights>,
     solos: Arc<Solos>,
+    reads: Reads,
     ears: Arc<Ears>,
     horizon: Horizon,
     bulkhead: Bulkhead,
@@ -143,6 +147,7 @@ impl Room {
         Self {
             flights: Arc::default(),
             solos: Arc::default(),
+            reads: Reads::default(),
             ears: Arc::default(),
             horizon: Horizon::default(),
             bulkhead: Bulkhead::new(client.loads_without_redis()),

@@ -44,7 +44,8 @@ enum To {
 }
 
 impl Batch {
-    pub(super) fn of(taken: Vec<Waiting>) -> Self {
+    /// What the carrier of this number has taken.
+    pub(super) fn of(taken: Vec<Waiting>, carrier: u64) -> Self {
         let now = Instant::now();
         let mut batch = Self::default();
         for Waiting {
@@ -54,7 +55,7 @@ impl Batch {
         } in taken
         {
             // Past its deadline the caller gives up by itself, and says that nothing was sent.
-            if deadline <= now || ask.caller_left() || settled.is_some_and(|it| it.settle()) {
+            if deadline <= now || ask.caller_left() || settled.is_some_and(|it| it.take(carrier)) {
                 continue;
             }
             batch.deadline = batch.deadline.max(Some(deadline));

@@ -8,22 +8,26 @@
 //! as one `MGET` of their distinct keys, or where keys have slots, or the server refuses the `MGET`,
 //! as one `GET` for each.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use redis::{Cmd, Value};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::batch::Batch;
 use super::breaker::Probe;
+use super::carriers::Carriers;
 use super::cells::{Cells, Reads, cells, gets, mget, size, together};
 use super::gather::{Gather, PlaceError};
 use super::link::Link;
 use super::queue::{Ask, Limits, Load, Number, Queue, Waiting};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
+use crate::pulse::TICK;
 use crate::time::{Deadline, OnOutage, Priority};
 
 #[derive(Debug, Clone)]
@@ -45,8 +49,8 @@ pub(super) struct Shared {
 struct State {
     /// Commands that callers are sending by themselves.
     direct: usize,
-    /// Carrier tasks under way. There is at least one while anything waits.
-    carriers: usize,
+    /// Carrier tasks under way. There is at least one while anything waits, or one that stands still.
+    carriers: Carriers,
     waiting: Queue,
 }
 
@@ -56,7 +60,7 @@ pub(super) type Reply<T, E = Error> = oneshot::Sender<Result<T, E>>;
 /// Settled by whoever decides what becomes of a command: the carrier that takes it, or the caller
 /// whose deadline has passed.
 #[derive(Debug, Default)]
-pub(super) struct Settled(AtomicBool);
+pub(super) struct Settled(AtomicU64);
 
 /// A command that waits; dropping this takes it out of the queue, unless it was taken before.
 #[derive(Debug)]
@@ -75,7 +79,7 @@ impl Lane {
             reply: AtomicUsize::new(0),
             state: Mutex::new(State {
                 direct: 0,
-                carriers: 0,
+                carriers: Carriers::default(),
                 waiting: Queue::new(limits),
             }),
         }))
@@ -155,8 +159,9 @@ impl Lane {
             settled: Some(settled.clone()),
         };
         let ticket = self.0.enqueue(waiting, deadline.priority)?;
-        let outcome = timeout_at(deadline.at, answer).await;
-        if let Ok(Ok(result)) = outcome {
+        let lane = std::slice::from_ref(&self.0);
+        let outcome = Shared::answered(lane, answer, Some(&settled), deadline.at).await;
+        if let Waited::Answered(result) = outcome {
             ticket.answered();
             return result;
         }
@@ -166,8 +171,8 @@ impl Lane {
                 let trouble = self.0.link.last_error();
                 trouble.unwrap_or_else(|| late("the command was not sent before its deadline"))
             }
-            Ok(_) => torn_down(),
-            Err(_) => unanswered(),
+            Waited::Late => unanswered(),
+            _ => torn_down(),
         })
     }
 
@@ -206,6 +211,7 @@ impl Lane {
         }
         let (reply, answer) = oneshot::channel();
         let read = Arc::new(Gather::new(keys.to_vec(), parts, reply));
+        let lanes: Vec<Arc<Shared>> = asked.iter().map(|lane| lane.0.clone()).collect();
         let mut tickets = Vec::with_capacity(asked.len());
         for (part, lane) in asked.into_iter().enumerate() {
             let waiting = Waiting {
@@ -216,23 +222,48 @@ impl Lane {
             let ticket = lane.0.enqueue(waiting, deadline.priority);
             tickets.push(ticket.map_err(|error| (read.first(part), error))?);
         }
-        match timeout_at(deadline.at, answer).await {
-            Ok(Ok(outcome)) => {
+        match Shared::answered(&lanes, answer, None, deadline.at).await {
+            Waited::Answered(outcome) => {
                 if outcome.is_ok() {
                     tickets.into_iter().for_each(Ticket::answered);
                 }
                 outcome
             }
-            Ok(Err(_)) => Err((read.missing(), torn_down())),
-            Err(_) => Err((read.missing(), unanswered())),
+            Waited::Gone => Err((read.missing(), torn_down())),
+            Waited::Late => Err((read.missing(), unanswered())),
         }
     }
 }
 
+/// How a wait for an answer has ended.
+enum Waited<T> {
+    Answered(T),
+    /// Whoever was to answer is gone, or stands still.
+    Gone,
+    Late,
+}
+
 impl Settled {
-    /// Whether it was settled before.
+    /// The caller leaves. Whether it was settled before.
     pub(super) fn settle(&self) -> bool {
-        self.0.swap(true, Ordering::AcqRel)
+        let settled = self
+            .0
+            .compare_exchange(OPEN, LEFT, Ordering::AcqRel, Ordering::Acquire);
+        settled.is_err()
+    }
+
+    /// This carrier takes it. Whether it was settled before.
+    pub(super) fn take(&self, carrier: u64) -> bool {
+        let taken = TAKEN + carrier;
+        let settled = self
+            .0
+            .compare_exchange(OPEN, taken, Ordering::AcqRel, Ordering::Acquire);
+        settled.is_err()
+    }
+
+    /// Who has taken it.
+    fn carrier(&self) -> Option<u64> {
+        self.0.load(Ordering::Acquire).checked_sub(TAKEN)
     }
 }
 
@@ -280,7 +311,7 @@ impl Shared {
     /// A place to send one command directly, if few are under way and none waits.
     fn direct(&self) -> Option<Direct<'_>> {
         let mut state = self.state();
-        if state.direct >= MOST_DIRECT || state.carriers > 0 || !state.waiting.is_empty() {
+        if state.direct >= MOST_DIRECT || state.carriers.len() > 0 || !state.waiting.is_empty() {
             return None;
         }
         state.direct += 1;
@@ -294,18 +325,67 @@ impl Shared {
             lane: self,
             number: Some(number),
         };
-        if state.carriers < self.pipelines {
-            state.carriers += 1;
-            drop(state);
-            self.link.spawner().spawn(
-                Carrier {
-                    lane: self.clone(),
-                    retired: false,
-                }
-                .run(),
-            );
-        }
+        self.be_carried(state);
         Ok(ticket)
+    }
+
+    /// Starts a carrier if something waits and there are too few.
+    fn be_carried(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.waiting.is_empty() || state.carriers.len() >= self.pipelines {
+            return;
+        }
+        let number = state.carriers.add();
+        // A runtime that is shutting down drops the task at once, and that takes the lock.
+        drop(state);
+        let carrier = Carrier {
+            lane: self.clone(),
+            number,
+        };
+        let task = self.link.spawner().spawn(carrier.run());
+        self.state().carriers.spawned(number, &task);
+    }
+
+    /// Waits for the answer to what was put in the queue of `lanes`, and sees to it meanwhile that
+    /// somebody carries it, whatever becomes of the runtimes of others.
+    async fn answered<T>(
+        lanes: &[Arc<Self>],
+        answer: oneshot::Receiver<T>,
+        settled: Option<&Settled>,
+        deadline: Instant,
+    ) -> Waited<T> {
+        let mut answer = pin!(answer);
+        let mut timer = pin!(sleep_until(deadline.min(Instant::now() + LOOK)));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return match answer {
+                    Ok(answer) => Waited::Answered(answer),
+                    Err(_) => Waited::Gone,
+                },
+                () = &mut timer => {}
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Waited::Late;
+            }
+            for lane in lanes {
+                let mut state = lane.state();
+                if state.carriers.dismiss() {
+                    lane.link.spawner().distrust();
+                }
+                let has_left = match settled.map(Settled::carrier) {
+                    // It waits yet.
+                    Some(None) => false,
+                    Some(taker) => state.carriers.has_left(taker),
+                    None => state.carriers.has_left(None),
+                };
+                lane.be_carried(state);
+                if has_left {
+                    return Waited::Gone;
+                }
+            }
+            timer.as_mut().reset(deadline.min(now + LOOK));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -325,11 +405,11 @@ impl Drop for Direct<'_> {
 /// is torn down with its runtime, the callers it carried are told that their fate is unknown.
 struct Carrier {
     lane: Arc<Shared>,
-    retired: bool,
+    number: u64,
 }
 
 impl Carrier {
-    async fn run(mut self) {
+    async fn run(self) {
         // Let the callers that are ready to run join the first pipeline.
         tokio::task::yield_now().await;
         while let Some(latest) = self.latest() {
@@ -346,13 +426,12 @@ impl Carrier {
     }
 
     /// The latest deadline of what waits, or `None`, after which this carrier no longer counts.
-    fn latest(&mut self) -> Option<Instant> {
+    fn latest(&self) -> Option<Instant> {
         let mut state = self.lane.state();
         let latest = state.waiting.latest();
         if latest.is_none() {
             // Under the same lock: whoever enqueues next sees that it must start a carrier.
-            state.carriers -= 1;
-            self.retired = true;
+            state.carriers.remove(self.number);
         }
         latest
     }
@@ -364,7 +443,7 @@ impl Carrier {
             reply: self.lane.reply.load(Ordering::Relaxed),
         };
         let taken = self.lane.state().waiting.take(load);
-        Batch::of(taken)
+        Batch::of(taken, self.number)
     }
 
     /// There is no connection before `latest`: tells those who would not wait longer.
@@ -383,12 +462,9 @@ impl Drop for Carrier {
     /// is refused as not executed, so that callers on other runtimes send it again and start a carrier
     /// of their own.
     fn drop(&mut self) {
-        if self.retired {
-            return;
-        }
         let mut state = self.lane.state();
-        state.carriers -= 1;
-        let stranded = match state.carriers {
+        state.carriers.remove(self.number);
+        let stranded = match state.carriers.len() {
             0 => state.waiting.drain(),
             _ => Vec::new(),
         };
@@ -422,6 +498,15 @@ fn unanswered() -> Error {
 fn late(message: &'static str) -> Error {
     Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
 }
+
+/// What is stored of a command that nobody has settled, whose caller has left, or that a carrier has
+/// taken: its number, after that.
+const OPEN: u64 = 0;
+const LEFT: u64 = 1;
+const TAKEN: u64 = 2;
+
+/// How often a caller in the queue looks whether its carrier stands still.
+const LOOK: Duration = TICK.saturating_mul(2);
 
 /// How many commands may travel by themselves before others are gathered.
 const MOST_DIRECT: usize = 1;

@@ -11,6 +11,7 @@ mod batch;
 mod bounded;
 mod breaker;
 mod builder;
+mod carriers;
 mod cells;
 mod credentials;
 mod dial;
@@ -239,7 +240,6 @@ impl Client {
     /// Until `until`, the server that serves `key` must be reached in time: while there is no connection
     /// to it that answers, one is tried for every `every`, but never within 10 ms of the last. The limit of
     /// ten connections a second does not hold then.
-    #[allow(dead_code, reason = "for the keeper of locks")]
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
         self.0.topology.urgent(key, until, every);
     }

@@ -14,10 +14,10 @@ use super::hold::Owner;
 use super::keeper::Keeper;
 use super::line::{Entry, Locks, Queueing, Ticket};
 use super::place::{self, Place};
-use super::pulse::Pulse;
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, Fate, Result};
+use crate::pulse::Pulse;
 use crate::script::{Call, Reply};
 use crate::time::Deadline;
 

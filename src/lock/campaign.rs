@@ -45,11 +45,12 @@ pub(super) struct Campaign {
     locks: Arc<Locks>,
     keys: Arc<Keys>,
     client: Client,
+    number: u64,
     nudge: Arc<Notify>,
     place: Place,
     /// Whether the server may know the owner of `place`.
     asked: bool,
-    /// The last waiter has left; until then the line counts on this campaign.
+    /// The last waiter has left, or another campaign has come; until then the line counts on this one.
     over: bool,
     missed: Missed,
     /// The subscription, while it is being made.
@@ -69,6 +70,7 @@ impl Campaign {
         locks: Arc<Locks>,
         keys: Arc<Keys>,
         client: Client,
+        number: u64,
         nudge: Arc<Notify>,
         place: Option<Place>,
     ) -> Self {
@@ -82,15 +84,17 @@ impl Campaign {
             locks,
             keys,
             client,
+            number,
             nudge,
         }
     }
 
     /// Runs until no waiter of the name is left. Spawned by [`Locks::campaign`]; if it panics or
-    /// its runtime ends, the keeper starts another for those who still wait.
+    /// its runtime ends, the keeper starts another for those who still wait; if it stands still,
+    /// the waiters do.
     pub(super) async fn run(mut self, standing: Option<Standing>) {
         let mut first = standing;
-        while let Some(front) = self.locks.front(&self.keys.name) {
+        while let Some(front) = self.locks.front(&self.keys.name, self.number) {
             // The place may have been taken by a caller who has left since.
             let taken = first.take().filter(|it| it.asked.same_terms(&front));
             let (asked, standing, remaining) = match taken {
@@ -252,7 +256,7 @@ impl Drop for Campaign {
             let until = self.client.deadline().at;
             keeper.discard_owner(&self.client, &self.keys, self.place.owner, until, false);
         }
-        if !self.over && self.locks.torn_down(&self.keys.name) {
+        if !self.over && self.locks.torn_down(&self.keys.name, self.number) {
             keeper.orphaned(self.keys.clone());
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::runtime::{self, Handle};
+use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ use super::hold::{End, Hold, LossReason, Owner};
 use super::line::Locks;
 use super::place::hears;
 use super::renewal::{listen, release, renew};
-use super::watch::{Abandoned, Watch};
+use super::watch::Watch;
 use crate::client::Client;
 use crate::time::Ttl;
 
@@ -100,9 +100,18 @@ impl Keeper {
         locks: &'s Arc<Locks>,
         client: &Client,
     ) -> MutexGuard<'s, State> {
-        let here = Handle::current().id();
-        if state.posts.iter().any(|post| post.runtime == here) {
-            return state;
+        let spawner = client.spawner();
+        let mut runtime = spawner.runtime();
+        if let Some(post) = state.posts.iter().find(|post| post.runtime == runtime) {
+            if post.wakes_at.elapsed() < OVERDUE {
+                return state;
+            }
+            // It stands still, and is not the caller's own, or it would not be late for long.
+            spawner.distrust();
+            runtime = spawner.runtime();
+            if state.posts.iter().any(|post| post.runtime == runtime) {
+                return state;
+            }
         }
         state.numbers += 1;
         let at_post = AtPost {
@@ -112,7 +121,7 @@ impl Keeper {
         };
         state.posts.push(Post {
             number: at_post.number,
-            runtime: here,
+            runtime,
             wakes_at: Instant::now(),
             quiet_since: None,
             nudge: at_post.nudge.clone(),
@@ -122,7 +131,7 @@ impl Keeper {
         }
         // A runtime that is shutting down drops the task at once, and that takes the lock.
         drop(state);
-        client.spawner().spawn(run(at_post));
+        spawner.spawn(run(at_post));
         locks.keeper().state()
     }
 
@@ -371,21 +380,21 @@ struct Look {
 impl Keeper {
     /// Takes what nobody polls for out of the hands of its callers.
     fn look_after(&self, locks: &Arc<Locks>, client: Option<&Client>) {
-        // Wakers may run anything: not under the lock.
-        let questions = self.state().watch.questions();
-        let felt = questions.iter().map(|it| (it.owner, it.pulse.felt()));
-        let felt: Vec<(Owner, bool)> = felt.collect();
         let mut state = self.state();
-        let Abandoned { questions, offers } = state.watch.look(felt);
+        let found = state.watch.look();
         if state.watch.is_empty() {
             state.look_at = None;
         }
         drop(state);
+        // Wakers may run anything: not under the lock.
+        for question in found.to_wake {
+            question.pulse.knock();
+        }
         let Some(client) = client else { return };
-        for question in questions {
+        for question in found.questions {
             locks.take_over(client, &question);
         }
-        for hold in offers {
+        for hold in found.offers {
             if hold.take_back() {
                 self.discard(client, &hold);
             }
@@ -540,6 +549,9 @@ const LASTING: Duration = Duration::from_millis(50);
 
 /// How long those who have come to be heard wait for each other.
 const GATHERING: Duration = Duration::from_millis(10);
+
+/// A task that is so late stands still.
+const OVERDUE: Duration = Duration::from_secs(1);
 
 /// How often callers are looked after on whom others depend.
 const LOOK: Duration = Duration::from_millis(100);

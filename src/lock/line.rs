@@ -5,6 +5,7 @@
 //! for them on the server. State is kept only while somebody attempts or waits.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::place::{Place, Places};
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pulse::Pulse;
 use crate::script::{Call, Script};
 use crate::time::Ttl;
 
@@ -30,6 +32,8 @@ pub(super) struct Locks {
     /// Campaigns that may be granted a lock by push.
     places: Places,
     keeper: Keeper,
+    /// Tells campaigns apart.
+    campaigns: AtomicU64,
 }
 
 /// The local queue of one name.
@@ -37,7 +41,8 @@ pub(super) struct Locks {
 pub(super) struct Line {
     /// Who asks the server for all who come.
     attempting: Option<Owner>,
-    campaigning: bool,
+    /// The campaign for all of them.
+    campaign: Option<Running>,
     pub(super) waiters: VecDeque<Waiting>,
     pub(super) nudge: Arc<Notify>,
     /// Who held the lock when the server answered last; nothing before its first answer.
@@ -46,6 +51,14 @@ pub(super) struct Line {
     trouble: Option<Error>,
     /// Since when a question is under way.
     asked: Option<Instant>,
+}
+
+/// A campaign under way.
+#[derive(Debug)]
+struct Running {
+    number: u64,
+    /// Its task's, once it is spawned.
+    pulse: Option<Arc<Pulse>>,
 }
 
 /// What one call needs to acquire a lock.
@@ -217,7 +230,7 @@ impl Locks {
     fn left(&self, name: &Arc<str>) {
         let lines = self.lines();
         let line = lines.get(name);
-        let alone = line.is_some_and(|line| !line.campaigning && line.attempting.is_none());
+        let alone = line.is_some_and(|line| line.campaign.is_none() && line.attempting.is_none());
         drop(lines);
         if alone {
             self.tidied(name, |_| ());
@@ -246,7 +259,7 @@ impl Locks {
         let mut lines = self.lines();
         let wanted = lines
             .get_mut(&keys.name)
-            .filter(|line| !line.campaigning && !line.waiters.is_empty());
+            .filter(|line| !line.is_queued_for() && !line.waiters.is_empty());
         let Some(line) = wanted else {
             drop(lines);
             if let Some((place, _)) = place {
@@ -256,23 +269,48 @@ impl Locks {
             }
             return;
         };
-        line.campaigning = true;
+        let number = self.campaigns.fetch_add(1, Ordering::Relaxed);
+        line.campaign = Some(Running {
+            number,
+            pulse: None,
+        });
         let nudge = line.nudge.clone();
         drop(lines);
         let (place, standing) = place.unzip();
         let spawner = client.spawner().clone();
-        let campaign = Campaign::new(self.clone(), keys.clone(), client, nudge, place);
-        spawner.spawn(campaign.run(standing));
+        let campaign = Campaign::new(self.clone(), keys.clone(), client, number, nudge, place);
+        let task = spawner.spawn(campaign.run(standing));
+        if let Some(line) = self.lines().get_mut(&keys.name)
+            && let Some(running) = line.campaign.as_mut().filter(|it| it.number == number)
+        {
+            running.pulse = Some(task.pulse().clone());
+        }
     }
 
-    /// The first live waiter of `name`. When there is none the campaign is over, and so is the line.
-    pub(super) fn front(&self, name: &Arc<str>) -> Option<Entry> {
+    /// Starts another campaign for `keys` if the one under way stands still with its runtime.
+    fn see_to_campaign(self: &Arc<Self>, keys: &Arc<Keys>, client: &Client) {
+        let lines = self.lines();
+        let line = lines.get(&keys.name);
+        let running = line.and_then(|line| line.campaign.as_ref());
+        let pulse = running.and_then(|running| running.pulse.clone());
+        drop(lines);
+        if pulse.is_some_and(|pulse| pulse.stands_still_when_asked()) {
+            client.spawner().distrust();
+            self.campaign(keys, client.clone(), None);
+        }
+    }
+
+    /// The first live waiter of `name`, for the campaign with this number. When there is none, or
+    /// another campaign has taken its place, it is over; and without waiters so is the line.
+    pub(super) fn front(&self, name: &Arc<str>, number: u64) -> Option<Entry> {
         let mut lines = self.lines();
-        let line = lines.get_mut(name)?;
+        let line = lines
+            .get_mut(name)
+            .filter(|line| line.is_campaign(number))?;
         line.drop_leavers();
         let front = line.waiters.front().map(|waiting| waiting.entry.clone());
         if front.is_none() {
-            line.campaigning = false;
+            line.campaign = None;
             if line.attempting.is_none() {
                 lines.remove(name);
             }
@@ -281,8 +319,12 @@ impl Locks {
     }
 
     /// The campaign of `name` was torn down; says whether somebody waits for another.
-    pub(super) fn torn_down(&self, name: &Arc<str>) -> bool {
-        self.tidied(name, |line| line.campaigning = false)
+    pub(super) fn torn_down(&self, name: &Arc<str>, number: u64) -> bool {
+        self.tidied(name, |line| {
+            if line.is_campaign(number) {
+                line.campaign = None;
+            }
+        })
     }
 
     /// Changes a line, and forgets who has left it, and the line if nobody needs it any more. Returns
@@ -295,7 +337,7 @@ impl Locks {
         change(line);
         line.drop_leavers();
         let waited_for = !line.waiters.is_empty();
-        if !waited_for && line.attempting.is_none() && !line.campaigning {
+        if !waited_for && line.attempting.is_none() && line.campaign.is_none() {
             lines.remove(name);
         }
         waited_for
@@ -411,6 +453,16 @@ impl Locks {
 }
 
 impl Line {
+    /// Whether a campaign is under way that is driven.
+    fn is_queued_for(&self) -> bool {
+        let pulse = self.campaign.as_ref().map(|it| it.pulse.as_ref());
+        pulse.is_some_and(|pulse| !pulse.is_some_and(|pulse| pulse.stands_still()))
+    }
+
+    fn is_campaign(&self, number: u64) -> bool {
+        self.campaign.as_ref().is_some_and(|it| it.number == number)
+    }
+
     /// Forgets waiters whose calls were dropped, or whose wait is over.
     pub(super) fn drop_leavers(&mut self) {
         self.waiters.retain(|waiting| !waiting.has_left());
@@ -455,6 +507,11 @@ impl Ticket {
             // It was taken out of the line: nobody polled this when its wait was over.
             Err(_) => Err(self.expired()),
         }
+    }
+
+    /// Sees to it that somebody queues for this: whoever does may stand still.
+    pub(super) fn see_to_it(&self) {
+        self.locks.see_to_campaign(&self.keys, &self.client);
     }
 
     /// Why the wait ended without a grant.

@@ -18,7 +18,6 @@ mod hold;
 mod keeper;
 mod line;
 mod place;
-mod pulse;
 mod release;
 mod renewal;
 mod watch;
@@ -371,11 +370,13 @@ impl Lock {
         until: Instant,
     ) -> Result<Guard> {
         loop {
-            match timeout_at(until, ticket.granted()).await {
+            let look = Instant::now() + LOOK;
+            match timeout_at(until.min(look), ticket.granted()).await {
                 Ok(Ok(Some(guard))) => return Ok(guard),
                 // It was granted while nobody polled this, and taken back.
                 Ok(Ok(None)) => ticket = locks.join(entry.clone(), until),
                 Ok(Err(error)) => return Err(error.with_key(&self.name)),
+                Err(_) if Instant::now() < until => ticket.see_to_it(),
                 Err(_) => return Err(ticket.expired().with_key(&self.name)),
             }
         }
@@ -542,6 +543,9 @@ fn parsed_fence(text: &str) -> Result<Fence> {
     })?;
     Ok(Fence(fence))
 }
+
+/// How often a waiter looks whether its process still queues for it.
+const LOOK: Duration = Duration::from_secs(1);
 
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 const LONGEST_METADATA: usize = 1024;

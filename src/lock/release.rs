@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -35,8 +36,12 @@ impl Locks {
             locks: self.clone(),
         };
         // The successor depends on it: not in the hands of this caller, who may not be polled.
-        let passed = tokio::spawn(passing.run(call).in_current_span());
-        passed.await.unwrap_or_else(|_| Err(torn_down(hold)))
+        let (tell, told) = oneshot::channel();
+        let passing = async move {
+            let _ = tell.send(passing.run(call).await);
+        };
+        client.spawner().spawn(passing.in_current_span());
+        told.await.unwrap_or_else(|_| Err(torn_down(hold)))
     }
 
     /// Releases to the server's queue. The keeper does so by itself when this is not polled.

@@ -23,6 +23,9 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     let sent = Instant::now();
     let deadlines = holds.iter().filter_map(|hold| hold.status().ok());
     let Some(until) = deadlines.max() else { return };
+    let leases = holds.iter().map(|hold| hold.lease.duration());
+    let shortest = leases.min().unwrap_or_default();
+    client.urgent(holds[0].keys.lock(), until, shortest / DIALS);
     let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
     for hold in &holds {
         call = call
@@ -89,6 +92,9 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
         locks.keeper().unsettled(release.owner, longest);
     }
 }
+
+/// While a lease is at stake its server is dialled each `1 / DIALS` of its length.
+const DIALS: u32 = 20;
 
 /// How long a release waits at most for a server that is out.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::attempt::Question;
 use super::hold::{Hold, Owner};
+use crate::pulse::Beat;
 
 #[derive(Debug, Default)]
 pub(super) struct Watch {
@@ -22,15 +23,20 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Watched<T> {
     it: Arc<T>,
+    /// How far it had come at the last look.
+    beat: Option<Beat>,
     /// How many looks in a row have found nobody there.
     missed: u8,
 }
 
-/// What nobody polls for.
+/// What a look has found.
 #[derive(Debug, Default)]
-pub(super) struct Abandoned {
+pub(super) struct Found {
+    /// Questions and offers that nobody polls for.
     pub(super) questions: Vec<Arc<Question>>,
     pub(super) offers: Vec<Arc<Hold>>,
+    /// Questions whose callers are to be polled before the next look.
+    pub(super) to_wake: Vec<Arc<Question>>,
 }
 
 impl Watch {
@@ -42,6 +48,7 @@ impl Watch {
     pub(super) fn ask(&mut self, question: Arc<Question>) {
         let watched = Watched {
             it: question,
+            beat: None,
             missed: 0,
         };
         self.asked.insert(watched.it.owner, watched);
@@ -56,29 +63,28 @@ impl Watch {
     pub(super) fn offer(&mut self, hold: Arc<Hold>) {
         self.offered.push(Watched {
             it: hold,
+            beat: None,
             missed: 0,
         });
     }
 
-    /// The questions that are under way.
-    pub(super) fn questions(&self) -> Vec<Arc<Question>> {
-        let questions = self.asked.values();
-        questions.map(|watched| watched.it.clone()).collect()
-    }
-
-    /// Looks after all of them, and takes off those that nobody has been there for. `felt` says of
-    /// the questions whether their callers have polled them since the last look.
-    pub(super) fn look(&mut self, felt: impl IntoIterator<Item = (Owner, bool)>) -> Abandoned {
-        let mut abandoned = Abandoned::default();
-        for (owner, felt) in felt {
-            let Some(watched) = self.asked.get_mut(&owner) else {
-                continue;
-            };
-            watched.missed = if felt { 0 } else { watched.missed + 1 };
-            if watched.missed >= MOST_MISSED {
-                abandoned.questions.extend(self.answered(owner));
-            }
+    /// Looks after all of them, and takes off those that nobody has been there for.
+    pub(super) fn look(&mut self) -> Found {
+        for watched in self.asked.values_mut() {
+            let beat = Some(watched.it.pulse.now());
+            let stood = std::mem::replace(&mut watched.beat, beat) == beat;
+            watched.missed = if stood { watched.missed + 1 } else { 0 };
         }
+        let left = |watched: &Watched<Question>| watched.missed >= MOST_MISSED;
+        let questions = self.asked.extract_if(|_, watched| left(watched));
+        let mut found = Found {
+            questions: questions.map(|(_, watched)| watched.it).collect(),
+            ..Found::default()
+        };
+        let asked = self.asked.values();
+        found
+            .to_wake
+            .extend(asked.map(|watched| watched.it.clone()));
         self.offered.retain_mut(|watched| {
             if !watched.it.is_offered() {
                 return false;
@@ -86,11 +92,11 @@ impl Watch {
             watched.missed += 1;
             let left = watched.missed >= MOST_MISSED;
             if left {
-                abandoned.offers.push(watched.it.clone());
+                found.offers.push(watched.it.clone());
             }
             !left
         });
-        abandoned
+        found
     }
 }
 

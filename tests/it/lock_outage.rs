@@ -7,12 +7,12 @@ use futures::future::join_all;
 use hedgerow::{Client, Guard};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::until;
+use crate::wait::{figure, until};
 
 /// How many locks are held through each outage.
 const LOCKS: usize = 20;
@@ -58,31 +58,29 @@ async fn locks_outlive_a_server_that_says_nothing_for_most_of_their_lease() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_outlive_round_trips_of_two_fifths_of_their_lease() {
-    for lease in [Duration::from_millis(500), Duration::from_millis(1500)] {
+    for lease in [Duration::from_millis(1500), Duration::from_millis(3000)] {
         let server = Server::start_single().await;
-        let near = held(&Client::open(server.url()).expect("a good URL"), lease).await;
-        // The server knows the scripts: what is uploaded takes another round trip.
+        let way = Way::to(&server);
+        let client = Client::open(&way.url).expect("a good URL");
+        let guards = held(&client, lease).await;
+        // The server knows the scripts from here on: what is uploaded takes another round trip.
+        just_renewed(&guards, lease).await;
         until("a lease was renewed", async || {
             let stats: String = server.run(&["INFO", "commandstats"]).await;
             stats.contains("cmdstat_pexpire:")
         })
         .await;
-        for guard in near {
-            guard.release().await.expect("held until now");
-        }
-        let way = Way::to(&server, lease.mul_f64(0.4));
-        let client = Client::open(&way.url).expect("a good URL");
-        client.ping().await.expect("an answer");
-        let guards = held(&client, lease).await;
-        for _ in 0..6 {
+        way.takes(lease.mul_f64(0.4));
+        for _ in 0..4 {
             survived(&guards, lease).await;
-            let left: Vec<_> = guards.iter().map(Guard::remaining).collect();
-            until("some time passes for all", async || {
-                let mut pairs = guards.iter().zip(&left);
-                pairs.all(|(guard, left)| guard.remaining() != *left)
+            let before = figure(&server, "commandstats", "cmdstat_pexpire:calls=").await;
+            until("each lease is renewed a few times more", async || {
+                let now = figure(&server, "commandstats", "cmdstat_pexpire:calls=").await;
+                now >= before + 3 * LOCKS || guards.iter().any(|guard| guard.loss().is_some())
             })
             .await;
         }
+        survived(&guards, lease).await;
     }
 }
 
@@ -133,14 +131,17 @@ async fn survived(guards: &[Guard], lease: Duration) {
     );
 }
 
-/// A way to a server on which everything takes this long, there and back together.
+/// A way to a server that may become long.
 struct Way {
     url: String,
+    /// How long everything takes in one direction.
+    late: watch::Sender<Duration>,
     accepting: JoinHandle<()>,
 }
 
 impl Way {
-    fn to(server: &Server, round_trip: Duration) -> Self {
+    fn to(server: &Server) -> Self {
+        let (way, late_by) = watch::channel(Duration::ZERO);
         let upstream = server.url().trim_start_matches("unix://").to_owned();
         let socket = format!("{upstream}.far");
         let listener = UnixListener::bind(&socket).expect("the server's directory");
@@ -150,14 +151,20 @@ impl Way {
                 let server = UnixStream::connect(&upstream).await.expect("it is there");
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                carriers.spawn(late(from_client, to_server, round_trip / 2));
-                carriers.spawn(late(from_server, to_client, round_trip / 2));
+                carriers.spawn(late(from_client, to_server, late_by.clone()));
+                carriers.spawn(late(from_server, to_client, late_by.clone()));
             }
         });
         Self {
             url: format!("unix://{socket}"),
+            late: way,
             accepting,
         }
+    }
+
+    /// From here on a round trip takes so long.
+    fn takes(&self, round_trip: Duration) {
+        self.late.send_replace(round_trip / 2);
     }
 }
 
@@ -171,13 +178,13 @@ impl Drop for Way {
 async fn late(
     mut from: tokio::net::unix::OwnedReadHalf,
     mut to: tokio::net::unix::OwnedWriteHalf,
-    by: Duration,
+    by: watch::Receiver<Duration>,
 ) {
     let (sender, mut under_way) = mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
     let reader = async move {
         let mut buffer = vec![0; 65536];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            let at = tokio::time::Instant::now() + by;
+            let at = tokio::time::Instant::now() + *by.borrow();
             let _ = sender.send((at, buffer[..count].to_vec()));
         }
     };

@@ -13,7 +13,20 @@ use crate::wait::{bounded, patient};
 
 #[test]
 fn calls_that_wait_for_the_pipelines_of_a_runtime_that_ends_are_served() {
-    let (here, other) = (threaded(), threaded());
+    served_beside(threaded(), |other| {
+        other.shutdown_background();
+        None
+    });
+}
+
+#[test]
+fn calls_that_wait_for_the_pipelines_of_a_runtime_that_stands_still_are_served() {
+    served_beside(single(), Some);
+}
+
+/// Calls that wait for pipelines of the runtime `other` are served, though `leave` leaves it.
+fn served_beside(other: Runtime, leave: impl FnOnce(Runtime) -> Option<Runtime>) {
+    let here = threaded();
     let (server, client) = here.block_on(served());
     // The connection is made here: it outlives the other runtime.
     let pid = here.block_on(async {
@@ -36,7 +49,7 @@ fn calls_that_wait_for_the_pipelines_of_a_runtime_that_ends_are_served() {
         });
         let waiting: Vec<_> = waiting.collect();
         tokio::time::sleep(Duration::from_millis(200)).await;
-        other.shutdown_background();
+        let _kept = leave(other).map(std::mem::ManuallyDrop::new);
         signal(pid, "CONT");
         for added in bounded("they are served", join_all(waiting)).await {
             let added = added.expect("no panic").expect("nothing of it was sent");

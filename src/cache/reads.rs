@@ -1,0 +1,229 @@
+//! `Reads`: calls of `memoize` for one key share the reads of it.
+//!
+//! Invariant: a call uses what a read has found only if that read began after the call did, so that
+//! it sees every invalidation that had returned by then. A call that finds an earlier read under
+//! way waits for its end; then it joins the flight that this has opened, or shares the next read
+//! with all who have waited. So a herd costs a process one read, or two, and not one for each.
+//!
+//! A read is made by the task of a caller, who may leave it unpolled. So nobody waits for one long:
+//! after [`PATIENCE`] a call reads by itself, and later ones do not wait for that read.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::entry::{Miss, ReadFrom, Reading};
+use crate::error::{ErrorKind, Result};
+use crate::key::{Key, TagId};
+use crate::tags::Tag;
+use crate::time::Patience;
+
+/// The reads of one client that are under way.
+#[derive(Debug)]
+pub(super) struct Reads {
+    /// By the hash of the key: callers of different keys do not wait for one lock.
+    stripes: [Mutex<Vec<UnderWay>>; STRIPES],
+}
+
+/// One read under way.
+#[derive(Debug)]
+struct UnderWay {
+    key: Key,
+    how: How,
+    /// It was sent after this.
+    began: Instant,
+    /// Made when somebody waits.
+    told: Option<watch::Sender<Option<Told>>>,
+    /// Somebody has waited for it too long.
+    slow: bool,
+}
+
+/// What two calls must have in common to share a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct How {
+    pub(super) from: ReadFrom,
+    pub(super) max_decoded: usize,
+    /// What one call is told in a hurry says nothing to one with more time.
+    pub(super) patience: Patience,
+}
+
+/// What a read has found, of a type that only its callers know.
+type Told = Arc<dyn Any + Send + Sync>;
+
+/// What a read has found, and for which tags.
+pub(super) struct Shared<V> {
+    found: Result<Found<V>>,
+    tags: Vec<TagId>,
+}
+
+/// What a read has found, to be handed to several.
+pub(super) enum Found<V> {
+    Hit(Arc<V>),
+    Miss(Miss),
+}
+
+/// What a call has to do.
+pub(super) enum Turn<'r> {
+    /// To read; with the others who come meanwhile, if there is a reader.
+    Read(Option<Reader<'r>>),
+    /// To wait for a read under way.
+    Wait(Wait<'r>),
+}
+
+/// A read that others may wait for; dropped, it has ended.
+#[derive(Debug)]
+pub(super) struct Reader<'r> {
+    stripe: &'r Mutex<Vec<UnderWay>>,
+    key: &'r Key,
+    began: Instant,
+}
+
+/// Waits for a read of another.
+#[derive(Debug)]
+pub(super) struct Wait<'r> {
+    stripe: &'r Mutex<Vec<UnderWay>>,
+    key: &'r Key,
+    told: watch::Receiver<Option<Told>>,
+    began: Instant,
+    /// The read began after the call.
+    shares: bool,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        Self {
+            stripes: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+}
+
+impl Reads {
+    /// What a call for `key` that began at `called` has to do; if it has to read, it begins so
+    /// `now` or later.
+    pub(super) fn turn<'r>(
+        &'r self,
+        key: &'r Key,
+        how: How,
+        called: Instant,
+        now: Instant,
+    ) -> Turn<'r> {
+        let hash = xxh3_64(key.as_str().as_bytes());
+        let stripe = &self.stripes[hash as usize % STRIPES];
+        let mut reads = lock(stripe);
+        let Some(read) = reads.iter_mut().find(|read| read.key == *key) else {
+            reads.push(UnderWay {
+                key: key.clone(),
+                how,
+                began: now,
+                told: None,
+                slow: false,
+            });
+            return Turn::Read(Some(Reader {
+                stripe,
+                key,
+                began: now,
+            }));
+        };
+        if read.slow || read.how != how {
+            return Turn::Read(None);
+        }
+        let told = read.told.get_or_insert_with(|| watch::Sender::new(None));
+        Turn::Wait(Wait {
+            stripe,
+            key,
+            told: told.subscribe(),
+            began: read.began,
+            shares: called < read.began,
+        })
+    }
+}
+
+impl Reader<'_> {
+    /// The read has ended: tells those who wait what it has found. What a flight does for them has
+    /// been seen to before.
+    pub(super) fn end<V: Send + Sync + 'static>(self, found: impl FnOnce() -> Shared<V>) {
+        if let Some(told) = self.take() {
+            told.send_replace(Some(Arc::new(found())));
+        }
+    }
+
+    /// Ends the read for those who come from now on; the way to tell those who wait.
+    fn take(&self) -> Option<watch::Sender<Option<Told>>> {
+        let mut reads = lock(self.stripe);
+        let own = |read: &UnderWay| read.began == self.began && read.key == *self.key;
+        let own = reads.iter().position(own)?;
+        reads.swap_remove(own).told
+    }
+}
+
+impl Drop for Reader<'_> {
+    /// Whoever waits hears that there will be nothing.
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+impl Wait<'_> {
+    /// What the read has found, if this call may use it: any failure, and else what was read after
+    /// the call began. `Ok(None)` when it has ended without that, an error when it has not ended.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn ended<V: Send + Sync + 'static>(
+        mut self,
+    ) -> std::result::Result<Option<Arc<Shared<V>>>, Slow> {
+        let told = timeout(PATIENCE, self.told.wait_for(Option::is_some)).await;
+        let Ok(told) = told else {
+            let mut reads = lock(self.stripe);
+            let waited = |read: &&mut UnderWay| read.began == self.began && read.key == *self.key;
+            if let Some(read) = reads.iter_mut().find(waited) {
+                read.slow = true;
+            }
+            return Err(Slow);
+        };
+        let told = told.ok().and_then(|told| Option::clone(&told));
+        let shared = told.and_then(|told| told.downcast::<Shared<V>>().ok());
+        let shares = self.shares;
+        Ok(shared.filter(|shared| shares || shared.found.is_err()))
+    }
+}
+
+/// A read takes longer than others wait for it.
+#[derive(Debug)]
+pub(super) struct Slow;
+
+impl<V> Shared<V> {
+    pub(super) fn new(found: Result<Found<V>>, tags: &[Tag]) -> Self {
+        Self {
+            found,
+            tags: tags.iter().map(|tag| tag.id).collect(),
+        }
+    }
+
+    /// As if a call that declares `tags` had read it, if it could have.
+    pub(super) fn reading(&self, tags: &[Tag]) -> Option<Result<Reading<V>>> {
+        match &self.found {
+            Ok(Found::Hit(value)) => Some(Ok(Reading::Hit(value.clone()))),
+            // What a load is stamped with are the generations of its own tags.
+            Ok(Found::Miss(miss)) => {
+                let same = self.tags.iter().eq(tags.iter().map(|tag| &tag.id));
+                same.then(|| Ok(Reading::Miss(miss.clone())))
+            }
+            // The other may have had less time.
+            Err(error) if error.kind() == ErrorKind::Timeout => None,
+            Err(error) => Some(Err(error.clone())),
+        }
+    }
+}
+
+fn lock(stripe: &Mutex<Vec<UnderWay>>) -> MutexGuard<'_, Vec<UnderWay>> {
+    stripe.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const STRIPES: usize = 64;
+
+/// How long a call waits for a read of another.
+const PATIENCE: Duration = Duration::from_millis(20);
