@@ -149,7 +149,8 @@ pub use client::Tls;
 #[cfg(feature = "embedded")]
 pub use client::embedded;
 pub use client::{
-    Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Request, Severity,
+    AddressMap, Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Request,
+    Severity,
 };
 #[doc(hidden)]
 pub use codec::fuzzing;

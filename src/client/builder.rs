@@ -11,6 +11,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
+use super::address_map::AddressMap;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
@@ -40,6 +41,7 @@ pub struct ClientBuilder {
     limits: Limits,
     spawner: Spawner,
     pub(super) login: Option<Login>,
+    pub(super) address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Tls>,
     #[cfg(feature = "embedded")]
@@ -79,6 +81,7 @@ impl Default for ClientBuilder {
             limits: Limits::default(),
             spawner: Spawner::default(),
             login: None,
+            address_map: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "embedded")]
@@ -336,6 +339,17 @@ impl ClientBuilder {
         }
         let mut approach = Approach::default();
         approach.login.clone_from(&self.login);
+        if let Some(map) = &self.address_map {
+            if !matches!(
+                self.place,
+                Some(Place::Cluster(_) | Place::Sentinels { .. })
+            ) {
+                return Err(Error::invalid(
+                    "an address map is for a cluster or sentinels; other servers are where their URLs say",
+                ));
+            }
+            approach.addresses = map.clone().addresses()?;
+        }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             approach.tls = Some(tls.channel()?);
@@ -389,6 +403,7 @@ impl fmt::Debug for ClientBuilder {
             .field("cache_on_outage", &self.cache_on_outage)
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
+            .field("address_map", &self.address_map)
             .field("loads_without_redis", &self.loads_without_redis)
             .field("max_waiting", &self.limits.commands)
             .field("max_waiting_bytes", &self.limits.bytes)

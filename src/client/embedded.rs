@@ -6,6 +6,8 @@
 //! its directory.
 
 use std::env;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -57,10 +59,7 @@ impl Server {
                 "the server binary does not run; try it by hand with --version",
             ));
         }
-        let directory = tempfile::Builder::new()
-            .prefix("hedgerow-")
-            .tempdir()
-            .map_err(|error| failed("no temporary directory could be made").with_source(error))?;
+        let directory = private_directory(&env::temp_dir())?;
         let socket = directory.path().join("s");
         let supervisor = supervised(&binary, directory.path())
             .args(arguments)
@@ -106,6 +105,22 @@ impl Drop for Server {
     }
 }
 
+/// A directory in `parent` that nobody else may enter, whose name leaves room for a socket's.
+fn private_directory(parent: &Path) -> Result<tempfile::TempDir> {
+    let directory = tempfile::Builder::new()
+        .prefix("hedgerow-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .map_err(|error| failed("no temporary directory could be made").with_source(error))?;
+    if directory.path().join("s").as_os_str().len() > LONGEST_SOCKET {
+        return Err(failed(
+            "the path of the temporary directory is too long for a Unix socket; set TMPDIR to a shorter one, \
+             such as /tmp",
+        ));
+    }
+    Ok(directory)
+}
+
 /// The command that runs `binary` under a shell that outlives this process just long enough to
 /// clean up after it.
 fn supervised(binary: &Path, directory: &Path) -> Command {
@@ -124,13 +139,17 @@ fn supervised(binary: &Path, directory: &Path) -> Command {
             "--unixsocket",
         ])
         .arg(directory.join("s"))
-        .arg("--dir")
+        .args(["--unixsocketperm", "700", "--dir"])
         .arg(directory)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command
 }
+
+/// How long the path of a Unix socket may be, in bytes: `sun_path` has 104 on some systems, 108 on others,
+/// and ends with a zero.
+const LONGEST_SOCKET: usize = 103;
 
 /// The server runs behind; `read` returns when the pipe closes.
 const SUPERVISOR: &str = r#"
@@ -161,4 +180,31 @@ fn binary() -> Result<PathBuf> {
 
 fn failed(message: &'static str) -> Error {
     Error::new(ErrorKind::Embedded, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_refused_at_once() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let long = parent.path().join("x".repeat(100));
+        std::fs::create_dir(&long).expect("a directory");
+        let error = private_directory(&long).expect_err("too long");
+        assert!(error.to_string().contains("TMPDIR"), "{error}");
+        assert!(private_directory(parent.path()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn nobody_else_may_enter_or_connect() {
+        let server = Server::start().await.expect("a server");
+        let mode = |path: &Path| {
+            let metadata = std::fs::metadata(path).expect("it is there");
+            metadata.permissions().mode() & 0o777
+        };
+        let directory = server.directory.path();
+        assert_eq!(mode(directory), 0o700);
+        assert_eq!(mode(&directory.join("s")), 0o700);
+    }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _};
 
+use super::address_map::Addresses;
 use super::credentials::{Credentials, Login};
 #[cfg(feature = "tls")]
 use super::tls::{Channel, Tls};
@@ -32,6 +33,8 @@ pub(crate) struct Endpoint {
 pub(crate) struct Approach {
     /// Instead of what URLs say.
     pub(crate) login: Option<Login>,
+    /// Where the servers are that others name.
+    pub(crate) addresses: Addresses,
     /// For all servers, which therefore must be reached by TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Channel>,

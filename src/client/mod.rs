@@ -5,6 +5,7 @@
 //! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod acl;
+mod address_map;
 mod attempt;
 mod backoff;
 mod batch;
@@ -41,8 +42,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+pub use address_map::AddressMap;
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
@@ -50,6 +50,7 @@ pub(crate) use push::{Hub, Missed};
 pub use request::Request;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
+use tokio::time::Instant;
 use topology::{Topology, Values};
 
 use crate::background::Spawner;

@@ -75,6 +75,7 @@ mod secrets;
 mod sentinel;
 mod server;
 mod shards;
+mod slot_map;
 mod sockets;
 mod storms;
 mod tag_ids;

@@ -237,6 +237,22 @@ async fn commands_that_the_server_lacks_are_named() {
     );
 }
 
+#[tokio::test]
+async fn what_only_clusters_are_asked_is_not_missed_elsewhere() {
+    let renamed = [
+        "--rename-command",
+        "CLUSTER",
+        "",
+        "--rename-command",
+        "ASKING",
+        "",
+    ];
+    let server = Server::start_with(&renamed).await;
+    let found = server.client().await.preflight().await.expect("an answer");
+    assert_eq!(severity(&found, FindingCode::MissingCommand), None);
+    assert!(found.is_ok(), "{found}");
+}
+
 /// From Valkey 9.1 on Lua is a module, which may be absent.
 #[tokio::test]
 async fn a_server_that_has_no_lua_is_told() {

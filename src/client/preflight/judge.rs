@@ -12,6 +12,7 @@ use crate::script::from_server;
 /// The address of one server, to which findings are added.
 struct Report<'f> {
     facts: &'f Facts,
+    is_cluster: bool,
     findings: Vec<Finding>,
 }
 
@@ -19,9 +20,10 @@ struct Report<'f> {
 pub(super) fn server(facts: &Facts, is_cluster: bool, namespace: &Namespace) -> Vec<Finding> {
     let mut report = Report {
         facts,
+        is_cluster,
         findings: Vec::new(),
     };
-    if report.identity(is_cluster) {
+    if report.identity() {
         report.rights(namespace);
         report.refusals();
         report.not_asked();
@@ -53,10 +55,10 @@ pub(super) fn no_cluster(server: String) -> Finding {
 
 impl Report<'_> {
     /// What kind of server it is; whether it is one to look at further.
-    fn identity(&mut self, is_cluster: bool) -> bool {
+    fn identity(&mut self) -> bool {
         use FindingCode::{ClusterAsSingle, NotACluster, OldServer, Replica, Sentinel};
         use Severity::{Blocker, Note};
-        let facts = self.facts;
+        let (facts, is_cluster) = (self.facts, self.is_cluster);
         let said = |field: &str| facts.hello.get(field).map(String::as_str);
         match said("mode") {
             Some("sentinel") => {
@@ -145,6 +147,12 @@ impl Report<'_> {
         }
     }
 
+    /// Whether the command of a trial is sent to such a server. Managed services block commands that
+    /// only a cluster is asked.
+    fn is_sent(&self, trial: &str) -> bool {
+        self.is_cluster || !FOR_CLUSTERS.iter().any(|start| trial.starts_with(start))
+    }
+
     fn missing(&mut self, what: String) {
         let message = format!("{what} (`Client::required_acl` gives the whole rule)");
         self.add(Severity::Blocker, FindingCode::MissingRight, message);
@@ -158,7 +166,9 @@ impl Report<'_> {
         for (trial, error) in &facts.refused {
             let (code, text) = (error.code(), error.details().unwrap_or_default());
             if text.starts_with("unknown command") || text.starts_with("unknown subcommand") {
-                missing.push(right(trial));
+                if self.is_sent(trial) {
+                    missing.push(right(trial));
+                }
             } else if *trial == "EVAL LUA 0" && code == "ERR" {
                 self.add(
                     Severity::Blocker,
@@ -337,6 +347,9 @@ impl Report<'_> {
 
 /// The oldest server that will do: sharded pub/sub and script flags came with it.
 const FLOOR: u32 = 7;
+
+/// The trials of commands that only clusters are sent begin so.
+const FOR_CLUSTERS: [&str; 2] = ["CLUSTER ", "ASKING"];
 
 /// Errors by which a server refuses everybody.
 const REFUSALS: [&str; 7] = [

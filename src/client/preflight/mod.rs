@@ -34,7 +34,8 @@ impl Client {
     /// ```
     ///
     /// Rights are found out by calls that change nothing; those refused show in the server's
-    /// `ACL LOG`. It takes one more connection to each server while it runs.
+    /// `ACL LOG`, as its `CONFIG GET` does for a user with no more than
+    /// [`required_acl`](Self::required_acl). It takes one more connection to each server while it runs.
     ///
     /// # Errors
     /// When no server answers at all: says why.

@@ -2,21 +2,26 @@
 //!
 //! Invariant: what is known is a hint; whoever follows it is corrected by the servers, and what
 //! they say is taken over at once. A primary that serves nothing any more is left, so that nobody
-//! waits for a connection to it. While a server is in trouble a steward asks again, and as long as
-//! nobody has told the slots yet, a breaker makes that cheap.
+//! waits for a connection to it. No server's word counts alone where others may know better: several
+//! are asked, and what is newest, or what most say, is believed (see [`verdict`]). While a server is
+//! in trouble a steward asks again, and as long as nobody has told the slots yet, a breaker makes that
+//! cheap.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use rand::seq::SliceRandom as _;
-use redis::Value;
+use redis::{Pipeline, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::slots::{Range, ranges};
+use super::slots::{Asked, Range, ranges};
+use super::verdict::verdict;
 use crate::background::Background;
+use crate::client::address_map::Addresses;
 use crate::client::breaker::{Breaker, Probe, is_out};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::node::{Node, Style};
@@ -48,7 +53,8 @@ struct State {
 /// What is known of the slots; another takes its place when that changes.
 #[derive(Clone)]
 pub(super) struct Map {
-    /// The place in `primaries` of each slot's server; `NOBODY` where none is known.
+    /// The place in `primaries` of each slot's server; `NOBODY` where none is known, `NAMELESS`
+    /// where no address of it is.
     owners: Box<[u16]>,
     pub(super) primaries: Vec<Primary>,
     replicas: Vec<Address>,
@@ -112,8 +118,32 @@ impl Census {
         let map = self.map(deadline).await?;
         map.primary(slot).cloned().ok_or_else(|| {
             self.suspect();
-            no_slots()
+            map.unserved(slot)
         })
+    }
+
+    /// The server of `slot`, when the one at `asked` serves it no more and does not say which does.
+    pub(super) async fn elsewhere(
+        self: &Arc<Self>,
+        slot: u16,
+        asked: &Address,
+        deadline: Instant,
+    ) -> Result<Primary> {
+        let map = self.renew(deadline).await?;
+        let primary = map.primary(slot).cloned();
+        let other = primary.filter(|primary| *primary.address != *asked);
+        other.ok_or_else(|| {
+            self.suspect();
+            nameless()
+        })
+    }
+
+    /// How what the server at `address` tells is read.
+    pub(super) fn asked<'a>(&'a self, address: &'a Address) -> Asked<'a> {
+        Asked {
+            address,
+            addresses: &self.style.approach.addresses,
+        }
     }
 
     /// Notes that `slot` is served at `address`, on the word of the server that served it before.
@@ -125,7 +155,7 @@ impl Census {
             return known.clone();
         }
         let mut map = Map::clone(&state.map);
-        let place = map.place(address, &state.map, self);
+        let place = map.place(address, [&*state.map], self);
         map.owners[usize::from(slot)] = place;
         let primary = map.primaries[usize::from(place)].clone();
         state.map = Arc::new(map);
@@ -141,7 +171,7 @@ impl Census {
             return state.map.primaries[place].clone();
         }
         let mut map = Map::clone(&state.map);
-        let place = map.place(address, &state.map, self);
+        let place = map.place(address, [&*state.map], self);
         let primary = map.primaries[usize::from(place)].clone();
         state.map = Arc::new(map);
         primary
@@ -179,35 +209,54 @@ impl Census {
             // Somebody has asked meanwhile.
             return Ok(present);
         }
-        let outcome = self.ask(&present, deadline).await;
+        let mut hearing = Hearing::new(deadline);
+        let outcome = self.ask(&mut hearing, &present).await;
         match &outcome {
-            Ok(_) => self.breaker.succeeded(),
+            Ok(()) => self.breaker.succeeded(),
             Err(error) if is_out(error) => self.breaker.failed(error),
             Err(_) => {}
         }
-        outcome.map(|ranges| self.learn(&ranges))
+        outcome.map(|()| self.learn(&hearing))
     }
 
-    /// Asks a few of the primaries that are known, and where none answers soon, others.
-    async fn ask(&self, known: &Map, deadline: Instant) -> Result<Vec<Range>> {
-        let witnesses = Self::primaries(known).into_iter();
-        let mut answers: FuturesUnordered<_> =
-            witnesses.map(|it| testimony(it, deadline)).collect();
-        let mut others = self.others(known);
-        let head_start = Instant::now() + HEAD_START;
-        let mut worst = nobody_knows();
-        loop {
-            let answer = match others.is_empty() {
-                true => answers.next().await,
-                false => timeout_at(head_start, answers.next()).await.unwrap_or(None),
-            };
-            match answer {
-                Some(Ok(ranges)) => return Ok(ranges),
-                Some(Err(error)) => worst = error,
-                None if others.is_empty() => return Err(worst),
-                None => answers.extend(others.drain(..).map(|it| testimony(it, deadline))),
+    /// Asks a few of the primaries that are known, and where none answers soon, others. What seeds and
+    /// replicas say is compared with what the primaries say that they name: they may have left the
+    /// cluster, or be cut off from it.
+    async fn ask<'c>(&'c self, hearing: &mut Hearing<'c>, known: &Map) -> Result<()> {
+        let now = Instant::now();
+        hearing.ask(self, Self::primaries(known));
+        hearing.listen(now + HEAD_START).await;
+        if hearing.heard.is_empty() {
+            hearing.ask(self, self.others(known));
+            hearing.listen(hearing.deadline).await;
+            let named = self.named(hearing, known);
+            hearing.named.primaries.clone_from(&named);
+            hearing.ask(self, named);
+            hearing.listen(Instant::now() + HEAD_START).await;
+        }
+        match hearing.heard.is_empty() {
+            true => Err(hearing.worst.take().unwrap_or_else(nobody_knows)),
+            false => Ok(()),
+        }
+    }
+
+    /// A few of the primaries that were named and have not been asked, if too few of those that were
+    /// asked are primaries themselves.
+    fn named(&self, hearing: &Hearing<'_>, known: &Map) -> Vec<Primary> {
+        let mut map = Map::default();
+        for range in verdict(&hearing.heard) {
+            if let Some(address) = &range.primary {
+                map.place(address, [known], self);
             }
         }
+        let enough = map.primaries.len().min(WITNESSES);
+        let all = map.primaries.len();
+        let mut named = map.primaries;
+        named.retain(|it| !hearing.asked.contains(&it.address));
+        let asked = all - named.len();
+        named.shuffle(&mut rand::rng());
+        named.truncate(enough.saturating_sub(asked));
+        named
     }
 
     /// A few of the primaries that are known.
@@ -244,13 +293,16 @@ impl Census {
         witnesses.into_iter().map(witness).collect()
     }
 
-    /// Takes over what a server says of the slots.
-    fn learn(&self, ranges: &[Range]) -> Arc<Map> {
+    /// Takes over what was said of the slots.
+    fn learn(&self, hearing: &Hearing<'_>) -> Arc<Map> {
         let mut state = self.state();
         let before = state.map.clone();
         let mut map = Map::default();
-        for range in ranges {
-            let place = map.place(&range.primary, &before, self);
+        for range in &verdict(&hearing.heard) {
+            let place = match &range.primary {
+                Some(primary) => map.place(primary, [&*before, &hearing.named], self),
+                None => NAMELESS,
+            };
             map.owners[usize::from(range.first)..=usize::from(range.last)].fill(place);
             map.replicas.extend_from_slice(&range.replicas);
         }
@@ -285,6 +337,14 @@ impl Map {
         self.primaries.get(usize::from(place))
     }
 
+    /// Why no server of `slot` is known.
+    pub(super) fn unserved(&self, slot: u16) -> Error {
+        match self.owners[usize::from(slot)] {
+            NAMELESS => nameless(),
+            _ => no_slots(),
+        }
+    }
+
     fn find(&self, address: &Address) -> Option<usize> {
         self.addresses().position(|known| known == address)
     }
@@ -311,12 +371,18 @@ impl Map {
             .collect()
     }
 
-    /// The place of the server at `address`: known here, or taken over from `before`, or new.
-    fn place(&mut self, address: &Address, before: &Self, census: &Census) -> u16 {
+    /// The place of the server at `address`: known here, or taken over from those of `before`, or new.
+    fn place<'m>(
+        &mut self,
+        address: &Address,
+        before: impl IntoIterator<Item = &'m Self>,
+        census: &Census,
+    ) -> u16 {
         let place = self.find(address).unwrap_or_else(|| {
-            let known = before
-                .find(address)
-                .map(|place| before.primaries[place].clone());
+            let known = before.into_iter().find_map(|before| {
+                let place = before.find(address)?;
+                Some(before.primaries[place].clone())
+            });
             self.primaries.push(known.unwrap_or_else(|| Primary {
                 address: Arc::new(address.clone()),
                 node: Arc::new(Node::new(
@@ -366,28 +432,84 @@ async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
     }
 }
 
-/// Asks one server for the slots. Nothing of a caller's is sent.
-async fn testimony(witness: Primary, deadline: Instant) -> Result<Vec<Range>> {
-    let mut command = redis::cmd("CLUSTER");
-    command.arg("SLOTS");
-    let deadline = deadline.min(Instant::now() + PATIENCE);
-    let reply = witness.node.link.send(&command, deadline).await;
-    match reply.map_err(not_executed)? {
-        Value::ServerError(error)
-            if error
-                .details()
-                .unwrap_or_default()
-                .contains("cluster support") =>
-        {
-            Err(Error::invalid(
-                "the server is not part of a cluster; name it with `url`",
-            ))
+/// What several servers say of the slots.
+struct Hearing<'c> {
+    open: FuturesUnordered<BoxFuture<'c, Result<Vec<Range>>>>,
+    deadline: Instant,
+    /// Who was asked.
+    asked: Vec<Arc<Address>>,
+    /// Servers that were asked because others named them; they may be in use soon.
+    named: Map,
+    heard: Vec<Vec<Range>>,
+    /// Why the last of those who said nothing did not.
+    worst: Option<Error>,
+}
+
+impl<'c> Hearing<'c> {
+    fn new(deadline: Instant) -> Self {
+        Self {
+            open: FuturesUnordered::new(),
+            deadline,
+            asked: Vec::new(),
+            named: Map::default(),
+            heard: Vec::new(),
+            worst: None,
         }
-        Value::ServerError(error) => Err(from_server(&error)),
-        reply => match ranges(&reply, &witness.address) {
-            Some(ranges) if !ranges.is_empty() => Ok(ranges),
-            _ => Err(no_slots()),
-        },
+    }
+
+    fn ask(&mut self, census: &'c Census, witnesses: Vec<Primary>) {
+        for witness in witnesses {
+            self.asked.push(witness.address.clone());
+            let addresses = &census.style.approach.addresses;
+            let said = testimony(witness, addresses, self.deadline);
+            self.open.push(said.boxed());
+        }
+    }
+
+    /// Waits for a first answer until `until`, and for those of the others a little longer.
+    async fn listen(&mut self, until: Instant) {
+        let mut end = until;
+        while let Ok(Some(answer)) = timeout_at(end, self.open.next()).await {
+            match answer {
+                Ok(ranges) => self.heard.push(ranges),
+                Err(error) => self.worst = Some(error),
+            }
+            if !self.heard.is_empty() {
+                let most = 2 * self.heard.len() > self.asked.len();
+                let patience = if most { GRACE } else { HEAD_START };
+                end = end.min(Instant::now() + patience);
+            }
+        }
+    }
+}
+
+/// Asks one server for the slots, and how new what it knows is. Nothing of a caller's is sent.
+async fn testimony(
+    witness: Primary,
+    addresses: &Addresses,
+    deadline: Instant,
+) -> Result<Vec<Range>> {
+    let mut questions = Pipeline::with_capacity(2);
+    questions.cmd("CLUSTER").arg("SLOTS");
+    questions.cmd("CLUSTER").arg("NODES");
+    let deadline = deadline.min(Instant::now() + PATIENCE);
+    let replies = witness.node.link.send_all(&questions, deadline).await;
+    let replies = replies.map_err(not_executed)?;
+    let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
+    if let Value::ServerError(error) = &slots {
+        let is_none = error.details().unwrap_or_default();
+        return Err(match is_none.contains("cluster support") {
+            true => Error::invalid("the server is not part of a cluster; name it with `url`"),
+            false => from_server(error),
+        });
+    }
+    let asked = Asked {
+        address: &witness.address,
+        addresses,
+    };
+    match ranges(&slots, &nodes, asked) {
+        Some(ranges) if !ranges.is_empty() => Ok(ranges),
+        _ => Err(no_slots()),
     }
 }
 
@@ -406,6 +528,15 @@ pub(super) fn no_slots() -> Error {
     )
 }
 
+/// `cluster-preferred-endpoint-type hostname` where a server has no `cluster-announce-hostname`.
+pub(super) fn nameless() -> Error {
+    Error::new(
+        ErrorKind::ClusterDown,
+        "the server of this slot is told without an address; set cluster-announce-hostname on all \
+         servers, or cluster-preferred-endpoint-type ip",
+    )
+}
+
 fn nobody_knows() -> Error {
     Error::new(
         ErrorKind::Unreachable,
@@ -413,14 +544,18 @@ fn nobody_knows() -> Error {
     )
 }
 
-/// A place that no primary has.
+/// Places that no primary has.
 const NOBODY: u16 = u16::MAX;
+const NAMELESS: u16 = u16::MAX - 1;
 
 /// How many servers of a kind are asked for the slots at once.
 const WITNESSES: usize = 3;
 
-/// How long the primaries may take before others are asked, too.
+/// How long the primaries may take before others are asked, too; and the rest, once one has answered.
 const HEAD_START: Duration = Duration::from_millis(200);
+
+/// How long the rest may take once most have answered.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// How long a server may take to tell the slots.
 const PATIENCE: Duration = Duration::from_secs(1);

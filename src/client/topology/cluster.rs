@@ -103,6 +103,10 @@ impl Cluster {
                     to = self.0.at(&address);
                     reply = self.watched(Box::pin(ask(&to.node, command, deadline.at)).await)?;
                 }
+                Some(Redirect::Nameless) => {
+                    to = self.0.elsewhere(slot, &to.address, deadline).await?;
+                    reply = self.watched(to.node.lane.send(command, deadline).await)?;
+                }
             }
         }
         match self.redirected(&reply, &to.address) {
@@ -151,7 +155,7 @@ impl Cluster {
         let owners = |key: &Key| {
             map.primary(key.slot()).ok_or_else(|| {
                 self.0.suspect();
-                no_slots()
+                map.unserved(key.slot())
             })
         };
         let mut asked: Vec<&Primary> = Vec::with_capacity(keys.len());
@@ -183,11 +187,11 @@ impl Cluster {
         asked: &Address,
         deadline: Deadline,
     ) -> Result<Option<Bytes>> {
-        match redirect(&error, asked) {
+        match redirect(&error, self.0.asked(asked)) {
             None => return Err(self.refused(&error)),
             Some(Redirect::Moved(slot, address)) => drop(self.0.moved(slot, &address)),
             // The owner says it again, to the command below.
-            Some(Redirect::Ask(_)) => {}
+            Some(Redirect::Ask(_) | Redirect::Nameless) => {}
         }
         let reply = self.send(&plain("GET", key), key, deadline).await?;
         cell(reply)?.map_err(|error| self.refused(&error))
@@ -210,7 +214,7 @@ impl Cluster {
         let Value::ServerError(error) = reply else {
             return None;
         };
-        let redirect = redirect(error, asked);
+        let redirect = redirect(error, self.0.asked(asked));
         if redirect.is_none() {
             self.note(error);
         }

@@ -14,6 +14,7 @@ mod sentinel;
 mod shards;
 mod slots;
 mod testimony;
+mod verdict;
 mod writes;
 
 use std::sync::Arc;

@@ -19,6 +19,7 @@ use super::known::Known;
 use super::replicas::Replicas;
 use super::testimony::{Testimony, best, switch};
 use crate::background::Background;
+use crate::client::address_map::Addresses;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::credentials::Login;
 use crate::client::endpoint::{Address, Endpoint};
@@ -55,6 +56,8 @@ pub(crate) struct Sentinels {
     witnesses: Vec<Witness>,
     /// How data nodes are reached: everything but their address.
     data: Endpoint,
+    /// Where they are, as seen from here.
+    addresses: Addresses,
     /// What is known; moves when that changes.
     known: watch::Sender<Option<Known>>,
     /// Whose connections follow the primary.
@@ -110,6 +113,7 @@ impl Sentinels {
                 .map(|endpoint| Witness::new(endpoint, style, sentinels))
                 .collect(),
             data,
+            addresses: style.approach.addresses.clone(),
             known: watch::Sender::new(None),
             led: OnceLock::new(),
             watcher: Background::by(&style.spawner),
@@ -196,7 +200,7 @@ impl Sentinels {
         let mut end = until;
         while let Ok(Some((address, outcome))) = timeout_at(end, open.next()).await {
             match outcome {
-                Ok(testimony) => heard.push(testimony),
+                Ok(testimony) => heard.push(testimony.mapped(&self.addresses)),
                 Err(error) => {
                     tracing::debug!(target: "hedgerow::client", sentinel = %address, %error, "the sentinel does not answer");
                     silent.push((address, error));
@@ -293,7 +297,7 @@ impl Witness {
                 && let Some(sentinels) = sentinels.upgrade()
                 && let Some(old) = switch(&info.data, &sentinels.service)
             {
-                sentinels.announced(&old);
+                sentinels.announced(&sentinels.addresses.mapped(old));
             }
         });
         Self {

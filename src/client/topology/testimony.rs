@@ -4,6 +4,7 @@
 
 use redis::{Pipeline, ServerError, Value};
 
+use crate::client::address_map::Addresses;
 use crate::client::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
 use crate::script::from_server;
@@ -61,6 +62,16 @@ impl Testimony {
             epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0),
             replicas: rows.iter().filter_map(usable).collect(),
         })
+    }
+
+    /// The same, with the servers where they are reached from here.
+    pub(super) fn mapped(self, addresses: &Addresses) -> Self {
+        let reached = |told| addresses.mapped(told);
+        Self {
+            primary: self.primary.map(reached),
+            replicas: self.replicas.into_iter().map(reached).collect(),
+            ..self
+        }
     }
 }
 
