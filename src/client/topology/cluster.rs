@@ -104,7 +104,7 @@ impl Cluster {
                     reply = self.watched(Box::pin(ask(&to.node, command, deadline.at)).await)?;
                 }
                 Some(Redirect::Nameless) => {
-                    to = self.0.elsewhere(slot, &to.address, deadline).await?;
+                    to = self.0.elsewhere(slot, &to.address, deadline.at).await?;
                     reply = self.watched(to.node.lane.send(command, deadline).await)?;
                 }
             }
