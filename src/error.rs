@@ -86,6 +86,10 @@ pub enum ErrorKind {
     Disconnected,
     /// The server is out, and the circuit breaker did not let the call through: nothing was sent.
     CircuitOpen,
+    /// Too much waits to be sent to the server already
+    /// ([`ClientBuilder::max_waiting`](crate::ClientBuilder::max_waiting)): nothing was sent. The
+    /// call is refused at once, and not tried again inside.
+    Overloaded,
     /// `maxclients` is reached: the server takes no more connections.
     MaxClients,
     /// The server is out of memory (`maxmemory` with nothing to evict).
@@ -147,7 +151,8 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Whether it says that Redis does not serve us now, whatever was asked of it: an outage, a
-    /// server that is full or misconfigured, or rights that were taken away. The opposite are faults
+    /// server that is full, misconfigured or too slow for what this client asks of it, or rights
+    /// that were taken away. The opposite are faults
     /// of the input, of what is stored, and of the caller's own code.
     pub fn is_outage(self) -> bool {
         match self {
@@ -155,6 +160,7 @@ impl ErrorKind {
             | Self::Timeout
             | Self::Disconnected
             | Self::CircuitOpen
+            | Self::Overloaded
             | Self::MaxClients
             | Self::OutOfMemory
             | Self::ReadOnly
@@ -226,6 +232,7 @@ impl Error {
         let fate = match kind {
             ErrorKind::Unreachable
             | ErrorKind::CircuitOpen
+            | ErrorKind::Overloaded
             | ErrorKind::MaxClients
             | ErrorKind::ReadOnly
             | ErrorKind::Loading
@@ -370,8 +377,8 @@ impl Error {
         match (self.0.fate, self.0.kind) {
             (Fate::Unknown, _) => "sent, no reply: it was applied once or not at all",
             (Fate::Unanswered, _) => "it was a read: nothing was changed",
-            // Its text begins with that.
-            (Fate::NotExecuted, ErrorKind::CircuitOpen) => "",
+            // Their texts begin with that.
+            (Fate::NotExecuted, ErrorKind::CircuitOpen | ErrorKind::Overloaded) => "",
             (
                 Fate::NotExecuted,
                 ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::MaxClients,

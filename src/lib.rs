@@ -155,7 +155,8 @@ pub use client::Tls;
 #[cfg(feature = "embedded")]
 pub use client::embedded;
 pub use client::{
-    AddressMap, Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Severity,
+    AddressMap, Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Request,
+    Severity,
 };
 #[doc(hidden)]
 pub use codec::fuzzing;
@@ -167,7 +168,7 @@ pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
-pub use time::FOREVER;
+pub use time::{FOREVER, OnOutage};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

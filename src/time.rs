@@ -59,21 +59,66 @@ impl Ttl {
     }
 }
 
-/// When a call ends at the latest, and what it does while its server is out.
+/// When a call ends at the latest, and what it does while its server is out or has too much to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
     /// Nothing is sent after this, and nobody waits longer.
     pub(crate) at: Instant,
     pub(crate) on_outage: OnOutage,
+    pub(crate) priority: Priority,
 }
 
-/// What a call does while the circuit breaker of its server is open.
+/// Whether a call may use the reserve of its queue, once the rest is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnOutage {
-    /// It fails at once: its caller can do without.
+pub(crate) enum Priority {
+    Ordinary,
+    /// It may: a renewal, a release, an invalidation. What is lost with it is more than a call.
+    Reserved,
+}
+
+/// What a call does while its server is out: while the circuit breaker of the server is open, since
+/// it has not answered lately.
+///
+/// Whatever is chosen, a call is made once the server answers again, and a call that takes
+/// something out of a cache keeps trying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnOutage {
+    /// It fails at once, as not executed
+    /// ([`CircuitOpen`](crate::ErrorKind::CircuitOpen)). Calls of caches do so by default. One call
+    /// at a time is let through to find out whether the server is back.
     FailFast,
-    /// It goes on trying until its deadline.
+    /// It goes on trying until its deadline. Calls of counters and locks do so by default.
     KeepTrying,
+}
+
+/// How long a call that has not begun may take, and what it does while its server is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Patience {
+    limit: Duration,
+    pub(crate) on_outage: OnOutage,
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Duration, on_outage: OnOutage) -> Self {
+        Self {
+            limit: limit.min(FOREVER),
+            on_outage,
+        }
+    }
+
+    /// The same, for `limit`.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self::new(limit, self.on_outage)
+    }
+
+    /// The deadline of a call that begins now.
+    pub(crate) fn deadline(self) -> Deadline {
+        Deadline {
+            on_outage: self.on_outage,
+            ..Deadline::after(self.limit)
+        }
+    }
 }
 
 impl Deadline {
@@ -82,6 +127,7 @@ impl Deadline {
         Self {
             at: Instant::now() + patience,
             on_outage: OnOutage::KeepTrying,
+            priority: Priority::Ordinary,
         }
     }
 
@@ -97,6 +143,14 @@ impl Deadline {
     pub(crate) fn keep_trying(self) -> Self {
         Self {
             on_outage: OnOutage::KeepTrying,
+            ..self
+        }
+    }
+
+    /// The same, for a call that may use the reserve of its queue.
+    pub(crate) fn reserved(self) -> Self {
+        Self {
+            priority: Priority::Reserved,
             ..self
         }
     }

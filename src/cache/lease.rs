@@ -121,7 +121,7 @@ impl Place {
     }
 
     async fn cleared(&self, client: &Client, call: Call, deadline: Deadline) -> Result<()> {
-        let reply = client.change(call, deadline).await;
+        let reply = client.change(call, deadline.reserved()).await;
         let reply = reply.map_err(|error| error.with_key(&self.name))?;
         match reply.status()? {
             "OK" => Ok(()),
@@ -198,7 +198,8 @@ impl Claim {
                 .arg(&self.token)
                 .arg(self.terms.takeover.millis())
                 .arg(self.fence.load(Ordering::Relaxed));
-            match self.client.run(call, self.client.cache_deadline()).await {
+            let deadline = self.client.cache_deadline().reserved();
+            match self.client.run(call, deadline).await {
                 Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
                 Ok(_) => return,
                 Err(error) => {
@@ -253,7 +254,8 @@ impl Claim {
             .call(self.place.keys())
             .arg(&self.token)
             .arg(self.fence.load(Ordering::Relaxed));
-        match self.client.run(call, self.client.cache_deadline()).await {
+        let deadline = self.client.cache_deadline().reserved();
+        match self.client.run(call, deadline).await {
             Ok(reply) => {
                 self.open.store(false, Ordering::Relaxed);
                 reply.status().is_ok_and(|status| status == "OK")

@@ -195,7 +195,7 @@ impl Load {
             let channel = self.order.room.ears.channel(&client, value).await;
             ear.clear();
             let closed = self.open.is_closed();
-            let deadline = client.cache_deadline();
+            let deadline = self.order.cache.deadline_now();
             let grant = self
                 .claim
                 .stake(&self.seen, self.dead, channel.as_ref(), deadline);
@@ -277,7 +277,7 @@ impl Load {
         let Order {
             cache, place, tags, ..
         } = &self.order;
-        let deadline = cache.client.cache_deadline();
+        let deadline = cache.deadline_now();
         match entry::read::<V>(
             &cache.client,
             &place.value,
@@ -311,7 +311,7 @@ impl Load {
     /// The flight is closed, and was when the record was asked for, unless nobody had joined.
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
         let client = &self.order.cache.client;
-        let deadline = client.cache_deadline();
+        let deadline = self.order.cache.deadline_now();
         let judged = entry::record::<Failure>(client, record, &self.order.tags, deadline).await?;
         let error = judged.map(|failure| self.order.named(failure.error()));
         if let Some(error) = &error {
@@ -326,7 +326,7 @@ impl Load {
     /// What the value will be stamped with. The lease is held, and is given up when the flight fails
     /// for want of that. `waited` says that the snapshot is as old as the wait for the lease.
     async fn stamps(&self, waited: bool) -> Result<Vec<Generation>> {
-        let deadline = self.order.cache.client.cache_deadline();
+        let deadline = self.order.cache.deadline_now();
         let generations = if waited {
             // An entry stamped with what was read before the wait could be dead on arrival.
             self.order.generations(deadline).await
@@ -601,7 +601,7 @@ impl Load {
             return true;
         }
         let client = &self.order.cache.client;
-        let deadline = client.cache_deadline();
+        let deadline = self.order.cache.deadline_now();
         let present = entry::generations(client, &self.order.tags, deadline).await;
         present.is_ok_and(|present| {
             let all = present.iter().zip(generations);

@@ -27,7 +27,7 @@ use crate::error::loader::{Captured, LoaderError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::tags::Tag;
-use crate::time::Ttl;
+use crate::time::{OnOutage, Ttl};
 
 /// A cached load, made by [`Cache::memoize`]; await it.
 #[must_use = "nothing is read or loaded until it is awaited"]
@@ -90,6 +90,26 @@ impl<L> Memoize<L> {
         self.tags = self.cache.labels(tags);
         self
     }
+
+    /// How long this call, its loader not counted, may take in all: by default as the cache
+    /// [says](Cache::deadline). More than 100 years count as 100 years.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.cache = self.cache.deadline(deadline);
+        self
+    }
+
+    /// Whether this call keeps trying while Redis is out: by default as the cache
+    /// [says](Cache::on_outage).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.cache = self.cache.on_outage(on_outage);
+        self
+    }
+
+    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
+    /// [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
+    }
 }
 
 impl<L, Fut, V, E> IntoFuture for Memoize<L>
@@ -147,7 +167,7 @@ impl<L> Memoize<L> {
         let (tags, value_key) = (tags?, cache.keys()?.value(&key)?);
         let room = cache.room();
         Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
-        let patience = cache.client.cache_deadline().remaining();
+        let patience = cache.deadline_now().remaining();
         let mut rounds = Rounds::begin(cache.terms()?, patience);
         loop {
             // Who has been told often enough to ask again loads alone: its own load begins after
@@ -238,6 +258,7 @@ where
     let how = How {
         from,
         max_decoded: stack.max_decoded,
+        patience: cache.setup.patience,
     };
     let (mut reader, mut now) = (None, began);
     for _ in 0..MOST_WAITS {
@@ -264,7 +285,7 @@ where
         }
         now = Instant::now();
     }
-    let deadline = cache.client.cache_deadline().at_most(rounds.over());
+    let deadline = cache.deadline_now().at_most(rounds.over());
     let reading = entry::read::<V>(&cache.client, key, tags, stack, from, deadline).await;
     Approach::Read(reader, reading)
 }

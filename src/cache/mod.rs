@@ -39,13 +39,13 @@ use self::outage::Bulkhead;
 use self::reads::Reads;
 use self::solo::Solos;
 use self::wake::Ears;
-use crate::client::Client;
+use crate::client::{Client, Request};
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
 use crate::error::loader::{Loader, LoaderError};
 use crate::error::{Error, Fate, Result};
 use crate::key::CacheKeys;
 use crate::tags::{self, Horizon, SLACK, Tag};
-use crate::time::Ttl;
+use crate::time::{Deadline, OnOutage, Patience, Ttl};
 
 impl Client {
     /// The cache called `name`. Caches of different names share nothing but tags: invalidating a
@@ -73,6 +73,7 @@ impl Client {
                 jitter: Jitter::default(),
                 refused: None,
                 outage: Outage::default(),
+                patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
                 room: self.room(|| Room::of(self)),
             }),
@@ -129,6 +130,7 @@ struct Setup {
     refused: Option<Error>,
     read_from: ReadFrom,
     outage: Outage,
+    patience: Patience,
     room: Arc<Room>,
 }
 
@@ -268,6 +270,24 @@ impl Cache {
         self
     }
 
+    /// How long a call of this cache may take in all, its loader not counted: by default as the
+    /// client [says](crate::ClientBuilder::cache_deadline). More than 100 years count as 100 years.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        let setup = Arc::make_mut(&mut self.setup);
+        setup.patience = setup.patience.within(deadline);
+        self
+    }
+
+    /// Whether calls of this cache keep trying while Redis is out, until their deadline, or fail at
+    /// once: by default as the client [says](crate::ClientBuilder::cache_on_outage). What becomes
+    /// of a call that has failed [`outage`](Self::outage) says.
+    #[must_use]
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        Arc::make_mut(&mut self.setup).patience.on_outage = on_outage;
+        self
+    }
+
     /// What this cache does while Redis is out: [`Outage::Fail`] by default.
     #[must_use]
     pub fn outage(mut self, outage: Outage) -> Self {
@@ -329,9 +349,22 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn get<V: DeserializeOwned>(&self, key: &str) -> Result<Option<Arc<V>>> {
+    pub fn get<'c, V>(&'c self, key: &'c str) -> Request<'c, Option<Arc<V>>>
+    where
+        V: DeserializeOwned + Send + Sync + 'c,
+    {
+        Request::new(self.setup.patience, move |patience| {
+            self.found(key, patience.deadline())
+        })
+    }
+
+    async fn found<V: DeserializeOwned>(
+        &self,
+        key: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<V>>> {
         let (value, tags) = (self.keys()?.value(key)?, self.tags([""; 0])?);
-        let (stack, deadline) = (&self.setup.stack, self.client.cache_deadline());
+        let stack = &self.setup.stack;
         let from = self.setup.read_from;
         let reading = entry::read(&self.client, &value, &tags, stack, from, deadline);
         match reading.await {
@@ -382,11 +415,16 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value removed or not.
-    pub async fn remove(&self, key: &str) -> Result<()> {
+    pub fn remove<'c>(&'c self, key: &'c str) -> Request<'c, ()> {
+        Request::new(self.setup.patience, move |patience| {
+            self.removed(key, patience.deadline())
+        })
+    }
+
+    async fn removed(&self, key: &str, deadline: Deadline) -> Result<()> {
         let place = self.place(key.to_owned())?;
         // Who comes from now on does not join a load that is about to be ended.
         self.room().flights.detach(&place.value);
-        let deadline = self.client.cache_deadline();
         let here = place.clear(&self.client, deadline);
         let Some(twin) = place.twin(&self.client) else {
             return here.await;
@@ -405,12 +443,14 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Dropping the future leaves some of the tags invalidated; calling again is safe.
-    pub async fn invalidate_tags(
+    pub fn invalidate_tags(
         &self,
         tags: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Result<()> {
-        let tags = self.tags(tags)?;
-        self.invalidate(&tags[1..]).await
+    ) -> Request<'_, ()> {
+        let tags = self.tags(tags);
+        Request::new(self.setup.patience, move |patience| async move {
+            self.invalidate(&tags?[1..], patience.deadline()).await
+        })
     }
 
     /// Invalidates every value of this cache, with one command; with one for each shard, and with 16
@@ -422,13 +462,21 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the cache cleared or not, or cleared in part.
-    pub async fn clear(&self) -> Result<()> {
-        self.invalidate(&[self.names()?.whole.clone()]).await
+    pub fn clear(&self) -> Request<'_, ()> {
+        Request::new(self.setup.patience, move |patience| async move {
+            let whole = [self.names()?.whole.clone()];
+            self.invalidate(&whole, patience.deadline()).await
+        })
     }
 
-    async fn invalidate(&self, tags: &[Tag]) -> Result<()> {
+    async fn invalidate(&self, tags: &[Tag], deadline: Deadline) -> Result<()> {
         let keep = self.terms()?.max_load.duration() + SLACK;
-        tags::invalidate(&self.client, tags, keep, self.client.cache_deadline()).await
+        tags::invalidate(&self.client, tags, keep, deadline).await
+    }
+
+    /// The deadline of a call that starts now.
+    fn deadline_now(&self) -> Deadline {
+        self.setup.patience.deadline()
     }
 
     fn names(&self) -> Result<&Names> {
@@ -531,6 +579,7 @@ impl fmt::Debug for Cache {
             .field("max_load", &self.setup.max_load)
             .field("takeover", &self.setup.takeover)
             .field("outage", &self.setup.outage)
+            .field("patience", &self.setup.patience)
             .field("read_from", &self.setup.read_from)
             .finish()
     }

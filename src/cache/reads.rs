@@ -20,6 +20,7 @@ use super::entry::{Miss, ReadFrom, Reading};
 use crate::error::{ErrorKind, Result};
 use crate::key::{Key, TagId};
 use crate::tags::Tag;
+use crate::time::Patience;
 
 /// The reads of one client that are under way.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ struct UnderWay {
 pub(super) struct How {
     pub(super) from: ReadFrom,
     pub(super) max_decoded: usize,
+    /// What one call is told in a hurry says nothing to one with more time.
+    pub(super) patience: Patience,
 }
 
 /// What a read has found, of a type that only its callers know.

@@ -15,7 +15,7 @@ use super::{Cache, in_part};
 use crate::error::Result;
 use crate::script::script;
 use crate::tags::Tag;
-use crate::time::{Deadline, Ttl};
+use crate::time::{Deadline, OnOutage, Ttl};
 
 script!(SET = "set.lua" after "entry.lua");
 
@@ -58,6 +58,26 @@ impl<'v, V: ?Sized> Set<'v, V> {
         self.tags = self.cache.labels(tags);
         self
     }
+
+    /// How long this call may take in all: by default as the cache
+    /// [says](Cache::deadline). More than 100 years count as 100 years.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.cache = self.cache.deadline(deadline);
+        self
+    }
+
+    /// Whether this call keeps trying while Redis is out: by default as the cache
+    /// [says](Cache::on_outage).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.cache = self.cache.on_outage(on_outage);
+        self
+    }
+
+    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
+    /// [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
+    }
 }
 
 impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
@@ -73,7 +93,7 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
         let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
-        let deadline = order.cache.client.cache_deadline();
+        let deadline = order.cache.deadline_now();
         match Self::stored(self.value, &order, deadline).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
                 let removed = cleared(&order, deadline).await;

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::cells::{Cell, Cells, Reads, cells, gets, mget, short, together};
 use super::gather::Gather;
-use super::lane::{Ask, Reply, Waiting};
-use super::link::{Link, Live};
+use super::lane::{Reply, Shared};
+use super::link::Live;
+use super::queue::{Ask, Waiting};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
@@ -91,7 +92,8 @@ impl Batch {
     }
 
     /// Sends it over `live`. It waits for no other connection: not all in it may wait as long.
-    pub(super) async fn send(self, link: &Link, live: Live, reads: Reads) {
+    pub(super) async fn send(self, lane: &Shared, live: Live) {
+        let (link, reads) = (&lane.link, lane.reads);
         let Some(deadline) = self.deadline else {
             return;
         };
@@ -142,6 +144,9 @@ impl Batch {
             }
             (Reads::OneByOne, _) => cells(read, count),
         };
+        if let Ok(all) = &all {
+            lane.learn(all);
+        }
         hand_out(all, self.readers, self.wanted);
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Fate};
 use crate::script::from_server;
+use crate::time::Deadline;
 
 /// What is known of the health of one server.
 #[derive(Debug, Default)]
@@ -244,9 +245,9 @@ impl Probe<'_> {
     /// The deadline of a call that was let through: a probe is given up soon, since its caller has
     /// something better to do than to wait for a server that is out. It has the longer the longer
     /// nobody was let through before it, or a server that is slow to greet would stay out for ever.
-    pub(crate) fn deadline(probe: Option<&Self>, deadline: Instant) -> Instant {
+    pub(crate) fn limit(probe: Option<&Self>, deadline: Deadline) -> Deadline {
         match probe {
-            Some(probe) => deadline.min(Instant::now() + probe.patience),
+            Some(probe) => deadline.at_most(Instant::now() + probe.patience),
             None => deadline,
         }
     }

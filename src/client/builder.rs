@@ -17,12 +17,13 @@ use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
 use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
+use super::queue::Limits;
 use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
 use super::{Client, Core, Deadlines};
 use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::Namespace;
-use crate::time::Ttl;
+use crate::time::{OnOutage, Patience, Ttl};
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
 #[must_use = "a builder does nothing until `open` or `connect` is called"]
@@ -32,10 +33,13 @@ pub struct ClientBuilder {
     namespace: String,
     name: String,
     deadline: Duration,
+    on_outage: OnOutage,
     cache_deadline: Duration,
+    cache_on_outage: OnOutage,
     connect_timeout: Duration,
     loads_without_redis: usize,
     max_value_size: usize,
+    limits: Limits,
     spawner: Spawner,
     pub(super) login: Option<Login>,
     pub(super) address_map: Option<AddressMap>,
@@ -71,10 +75,13 @@ impl Default for ClientBuilder {
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
             deadline: Duration::from_secs(5),
+            on_outage: OnOutage::KeepTrying,
             cache_deadline: Duration::from_secs(1),
+            cache_on_outage: OnOutage::FailFast,
             connect_timeout: Duration::from_secs(2),
             loads_without_redis: 64,
             max_value_size: 64 << 20,
+            limits: Limits::default(),
             spawner: Spawner::default(),
             login: None,
             address_map: None,
@@ -166,6 +173,39 @@ impl ClientBuilder {
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and is a miss where it is found.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
+        self
+    }
+
+    /// What calls of counters and locks do while their server is out: by default they keep trying
+    /// until their deadline. Each call can be told otherwise, such as by
+    /// [`Add::fail_fast`](crate::Add::fail_fast).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.on_outage = on_outage;
+        self
+    }
+
+    /// What calls of caches do while their server is out: by default they fail fast, and what takes
+    /// something out of a cache keeps trying. Each cache and each call can be told otherwise, such
+    /// as by [`Cache::on_outage`](crate::Cache::on_outage).
+    pub fn cache_on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.cache_on_outage = on_outage;
+        self
+    }
+
+    /// How many calls may wait to be sent to one server: 16,384 by default. Those beyond are refused
+    /// at once, as [`Overloaded`](crate::ErrorKind::Overloaded): nothing of them was sent. What must
+    /// not be lost in a flood (renewals and releases of locks, removals and invalidations of caches)
+    /// has an eighth more.
+    pub fn max_waiting(mut self, calls: usize) -> Self {
+        self.limits.commands = calls;
+        self
+    }
+
+    /// How many bytes of arguments the calls that wait for one server may have in all: 64 MiB by
+    /// default. A call that would exceed it is refused like one beyond
+    /// [`max_waiting`](Self::max_waiting), unless no other waits.
+    pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
+        self.limits.bytes = bytes;
         self
     }
 
@@ -303,6 +343,11 @@ impl ClientBuilder {
                 "the client name is empty or has blanks; use printable characters without blanks",
             ));
         }
+        if self.limits.commands == 0 || self.limits.bytes == 0 {
+            return Err(Error::invalid(
+                "max_waiting or max_waiting_bytes is zero; let at least one call wait",
+            ));
+        }
         Ok(Style {
             name: self.name.clone(),
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
@@ -310,6 +355,7 @@ impl ClientBuilder {
             approach: self.approach()?,
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
+            limits: self.limits,
             on_trouble: None,
         })
     }
@@ -350,8 +396,14 @@ impl ClientBuilder {
 
     fn deadlines(&self) -> Result<Deadlines> {
         Ok(Deadlines {
-            command: Ttl::new("the deadline", self.deadline)?.duration(),
-            cache: Ttl::new("the cache deadline", self.cache_deadline)?.duration(),
+            command: Patience::new(
+                Ttl::new("the deadline", self.deadline)?.duration(),
+                self.on_outage,
+            ),
+            cache: Patience::new(
+                Ttl::new("the cache deadline", self.cache_deadline)?.duration(),
+                self.cache_on_outage,
+            ),
         })
     }
 }
@@ -380,12 +432,16 @@ impl fmt::Debug for ClientBuilder {
             .field("namespace", &self.namespace)
             .field("name", &self.name)
             .field("deadline", &self.deadline)
+            .field("on_outage", &self.on_outage)
             .field("cache_deadline", &self.cache_deadline)
+            .field("cache_on_outage", &self.cache_on_outage)
             .field("connect_timeout", &self.connect_timeout)
             .field("login", &self.login)
             .field("address_map", &self.address_map)
             .field("loads_without_redis", &self.loads_without_redis)
             .field("max_value_size", &self.max_value_size)
+            .field("max_waiting", &self.limits.commands)
+            .field("max_waiting_bytes", &self.limits.bytes)
             .finish_non_exhaustive()
     }
 }

@@ -72,6 +72,14 @@ pub(crate) fn cell(value: Value) -> Result<Cell> {
     }
 }
 
+/// How many bytes a cell has.
+pub(super) fn size(cell: &Cell) -> usize {
+    match cell {
+        Ok(Some(bytes)) => bytes.len(),
+        _ => 0,
+    }
+}
+
 pub(super) fn short() -> Error {
     Error::new(
         ErrorKind::Server,

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Attempt;
 use super::backoff::Pace;
+use super::bounded::Bounded;
 use super::credentials::{Credentials, Login};
 use super::endpoint::{Address, Endpoint};
 use super::health::Health;
@@ -132,6 +133,7 @@ async fn said_hello(
     health: &Arc<Health>,
     pace: &Pace,
 ) -> Result<(MultiplexedConnection, Wire)> {
+    let stream = Bounded::new(stream);
     match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
             let ends = Ends(Arc::downgrade(health));

@@ -71,8 +71,13 @@ impl Gather {
     }
 
     pub(super) fn refuse(&self, part: usize, error: Error) {
+        Self::end(self.state(), Err((self.first(part), error)));
+    }
+
+    /// The first place of a part.
+    pub(super) fn first(&self, part: usize) -> usize {
         let place = self.parts.iter().position(|of| *of == part);
-        Self::end(self.state(), Err((place.unwrap_or_default(), error)));
+        place.unwrap_or_default()
     }
 
     /// A place that has not been answered.

@@ -1,15 +1,15 @@
 //! `Lane`: gathers the commands of concurrent callers into pipelines.
 //!
 //! Invariant: every command is sent at most once, and a command whose caller has left, or whose
-//! deadline has passed, before it was taken is not sent at all. A lone caller's command goes
-//! straight to the connection; when several are under way, the rest wait in a queue and a carrier
-//! task sends all of them as one pipeline, which costs the client a fraction of the CPU that
-//! single commands do. Reads that wait together travel as one `MGET` of their distinct keys, or where
-//! keys have slots, or the server refuses the `MGET`, as one `GET` for each.
+//! deadline has passed, before it was taken is not sent at all. What waits is bounded; the excess is
+//! refused at once. A lone caller's command goes straight to the connection; when several are under
+//! way, the rest wait in a [`Queue`] and a carrier task sends all of them as one pipeline, which
+//! costs the client a fraction of the CPU that single commands do. Reads that wait together travel
+//! as one `MGET` of their distinct keys, or where keys have slots, or the server refuses the `MGET`,
+//! as one `GET` for each.
 
-use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,95 +21,115 @@ use tokio::time::{Instant, sleep_until};
 use super::batch::Batch;
 use super::breaker::Probe;
 use super::carriers::Carriers;
-use super::cells::{Cells, Reads, cells, gets, mget, together};
+use super::cells::{Cells, Reads, cells, gets, mget, size, together};
 use super::gather::{Gather, PlaceError};
 use super::link::Link;
+use super::queue::{Ask, Limits, Load, Number, Queue, Waiting};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
 use crate::pulse::TICK;
+use crate::time::{Deadline, OnOutage, Priority};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Lane(Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
-    link: Arc<Link>,
-    reads: Reads,
+pub(super) struct Shared {
+    pub(super) link: Arc<Link>,
+    pub(super) reads: Reads,
     /// How many carriers may be under way at once.
     pipelines: usize,
-    queue: Mutex<Queue>,
+    limits: Limits,
+    /// How many bytes a read has found lately for each key.
+    reply: AtomicUsize,
+    state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
+#[derive(Debug)]
+struct State {
     /// Commands that callers are sending by themselves.
     direct: usize,
     /// Carrier tasks under way. There is at least one while anything waits, or one that stands still.
     carriers: Carriers,
-    waiting: VecDeque<Waiting>,
+    waiting: Queue,
 }
 
 /// Where the answer to one caller goes.
 pub(super) type Reply<T, E = Error> = oneshot::Sender<Result<T, E>>;
-
-/// A command in the queue.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) ask: Ask,
-    pub(super) deadline: Instant,
-    /// Part of a read has none: whether it was sent is of no interest to anybody.
-    pub(super) settled: Option<Arc<Settled>>,
-}
 
 /// Settled by whoever decides what becomes of a command: the carrier that takes it, or the caller
 /// whose deadline has passed.
 #[derive(Debug, Default)]
 pub(super) struct Settled(AtomicU64);
 
+/// A command that waits; dropping this takes it out of the queue, unless it was taken before.
 #[derive(Debug)]
-pub(super) enum Ask {
-    Command(Cmd, Reply<Value>),
-    Read(Vec<Key>, Reply<Cells>),
-    /// This part of a read.
-    Part(Arc<Gather>, usize),
+struct Ticket<'l> {
+    lane: &'l Shared,
+    number: Option<Number>,
 }
 
 impl Lane {
-    pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize) -> Self {
+    pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize, limits: Limits) -> Self {
         Self(Arc::new(Shared {
             link,
             reads,
             pipelines,
-            queue: Mutex::default(),
+            limits,
+            reply: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                direct: 0,
+                carriers: Carriers::default(),
+                waiting: Queue::new(limits),
+            }),
         }))
     }
 
-    /// Lets a call through that heeds the breaker, or says why not: see [`Breaker::admit`].
+    /// Lets a call through, or says why not: see [`Breaker::admit`].
     ///
     /// [`Breaker::admit`]: super::breaker::Breaker::admit
-    pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>> {
-        let link = &self.0.link;
-        link.breaker().admit().map_err(|error| link.located(error))
+    fn admit(&self, on_outage: OnOutage) -> Result<Option<Probe<'_>>> {
+        match on_outage {
+            OnOutage::KeepTrying => Ok(None),
+            OnOutage::FailFast => {
+                let link = &self.0.link;
+                link.breaker().admit().map_err(|error| link.located(error))
+            }
+        }
     }
 
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
-    pub(crate) async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+    ///
+    /// Cancel safety: a command whose caller has left before it was taken is not sent.
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+        self.0.limits.admit(command)?;
+        let probe = self.admit(deadline.on_outage)?;
+        let deadline = Probe::limit(probe.as_ref(), deadline);
         let Some(_direct) = self.0.direct() else {
             return self
                 .queued(deadline, |reply| Ask::Command(command.clone(), reply))
                 .await;
         };
-        self.0.link.send(command, deadline).await
+        // In a box: the many that queue need not be as large as the few that are sent directly.
+        Box::pin(self.0.link.send(command, deadline.at)).await
     }
 
     /// Reads string keys; one of another type counts as missing.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Cells> {
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
+        let probe = self.admit(deadline.on_outage)?;
+        let deadline = Probe::limit(probe.as_ref(), deadline);
+        self.read_admitted(keys, deadline).await
+    }
+
+    async fn read_admitted(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
         let Some(_direct) = self.0.direct() else {
             return self
                 .queued(deadline, |reply| Ask::Read(keys.to_vec(), reply))
                 .await;
         };
-        self.0.read(keys, deadline).await
+        Box::pin(self.0.read(keys, deadline.at)).await
     }
 
     async fn gather_directly(
@@ -133,17 +153,19 @@ impl Lane {
         Ok(found)
     }
 
-    async fn queued<T>(&self, deadline: Instant, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
+    async fn queued<T>(&self, deadline: Deadline, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let settled = Arc::new(Settled::default());
-        self.0.enqueue(Waiting {
+        let waiting = Waiting {
             ask: ask(reply),
-            deadline,
+            deadline: deadline.at,
             settled: Some(settled.clone()),
-        });
+        };
+        let ticket = self.0.enqueue(waiting, deadline.priority)?;
         let lane = std::slice::from_ref(&self.0);
-        let outcome = Shared::answered(lane, answer, Some(&settled), deadline).await;
+        let outcome = Shared::answered(lane, answer, Some(&settled), deadline.at).await;
         if let Waited::Answered(result) = outcome {
+            ticket.answered();
             return result;
         }
         let taken = settled.settle();
@@ -159,10 +181,12 @@ impl Lane {
 
     /// Reads keys that several servers may hold: each from the lane in its place, and all or none. It
     /// heeds the breaker of each server.
+    ///
+    /// Cancel safety: safe.
     pub(crate) async fn gather(
         keys: &[Key],
         lanes: impl Iterator<Item = &Self>,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Cells, PlaceError> {
         // Each server once, and which of them has each key.
         let mut asked: Vec<&Self> = Vec::with_capacity(2);
@@ -172,32 +196,42 @@ impl Lane {
             let known = asked.iter().position(|known| std::ptr::eq(*known, lane));
             parts.push(known.unwrap_or(asked.len()));
             if known.is_none() {
-                probes.extend(lane.admit().map_err(|error| (place, error))?);
+                let probe = lane.admit(deadline.on_outage);
+                probes.extend(probe.map_err(|error| (place, error))?);
                 asked.push(lane);
             }
         }
         let deadline = probes.iter().fold(deadline, |deadline, probe| {
-            Probe::deadline(Some(probe), deadline)
+            Probe::limit(Some(probe), deadline)
         });
         if let [lane] = asked[..] {
-            return lane.read(keys, deadline).await.map_err(|error| (0, error));
+            let cells = lane.read_admitted(keys, deadline).await;
+            return cells.map_err(|error| (0, error));
         }
         let direct: Option<Vec<_>> = asked.iter().map(|lane| lane.0.direct()).collect();
         if direct.is_some() {
-            return Self::gather_directly(keys, &asked, &parts, deadline).await;
+            return Box::pin(Self::gather_directly(keys, &asked, &parts, deadline.at)).await;
         }
         let (reply, answer) = oneshot::channel();
         let read = Arc::new(Gather::new(keys.to_vec(), parts, reply));
         let lanes: Vec<Arc<Shared>> = asked.iter().map(|lane| lane.0.clone()).collect();
+        let mut tickets = Vec::with_capacity(asked.len());
         for (part, lane) in asked.into_iter().enumerate() {
-            lane.0.enqueue(Waiting {
+            let waiting = Waiting {
                 ask: Ask::Part(read.clone(), part),
-                deadline,
+                deadline: deadline.at,
                 settled: None,
-            });
+            };
+            let ticket = lane.0.enqueue(waiting, deadline.priority);
+            tickets.push(ticket.map_err(|error| (read.first(part), error))?);
         }
-        match Shared::answered(&lanes, answer, None, deadline).await {
-            Waited::Answered(outcome) => outcome,
+        match Shared::answered(&lanes, answer, None, deadline.at).await {
+            Waited::Answered(outcome) => {
+                if outcome.is_ok() {
+                    tickets.into_iter().for_each(Ticket::answered);
+                }
+                outcome
+            }
             Waited::Gone => Err((read.missing(), torn_down())),
             Waited::Late => Err((read.missing(), unanswered())),
         }
@@ -236,47 +270,82 @@ impl Settled {
     }
 }
 
+impl Ticket<'_> {
+    /// The command was taken, and so is not in the queue any more.
+    fn answered(mut self) {
+        self.number = None;
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            let left = self.lane.state().waiting.remove(number);
+            // Not while the queue is locked.
+            drop(left);
+        }
+    }
+}
+
 impl Shared {
     /// Reads `keys` by themselves.
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Cells> {
-        if self.reads == Reads::OneByOne && keys.len() > 1 {
+        let cells = if self.reads == Reads::OneByOne && keys.len() > 1 {
             let replies = self.link.send_all(&gets(keys), deadline).await?;
-            return cells(replies, keys.len());
-        }
-        let value = self.link.send(&mget(keys), deadline).await?;
-        together(value, keys.len())
+            cells(replies, keys.len())
+        } else {
+            let value = self.link.send(&mget(keys), deadline).await?;
+            together(value, keys.len())
+        }?;
+        self.learn(&cells);
+        Ok(cells)
+    }
+
+    /// Notes how much a read has found.
+    pub(super) fn learn(&self, cells: &Cells) {
+        let bytes: usize = cells.iter().map(size).sum();
+        let each = bytes / cells.len().max(1);
+        let before = self.reply.load(Ordering::Relaxed);
+        // The mean of about the last eight reads. Of two that are noted at once one may be lost.
+        self.reply
+            .store(before - before / 8 + each / 8, Ordering::Relaxed);
     }
 
     /// A place to send one command directly, if few are under way and none waits.
     fn direct(&self) -> Option<Direct<'_>> {
-        let mut queue = self.queue();
-        if queue.direct >= MOST_DIRECT || queue.carriers.len() > 0 || !queue.waiting.is_empty() {
+        let mut state = self.state();
+        if state.direct >= MOST_DIRECT || state.carriers.len() > 0 || !state.waiting.is_empty() {
             return None;
         }
-        queue.direct += 1;
+        state.direct += 1;
         Some(Direct(self))
     }
 
-    fn enqueue(self: &Arc<Self>, waiting: Waiting) {
-        let mut queue = self.queue();
-        queue.waiting.push_back(waiting);
-        self.be_carried(queue);
+    fn enqueue(self: &Arc<Self>, waiting: Waiting, priority: Priority) -> Result<Ticket<'_>> {
+        let mut state = self.state();
+        let number = state.waiting.push(waiting, priority)?;
+        let ticket = Ticket {
+            lane: self,
+            number: Some(number),
+        };
+        self.be_carried(state);
+        Ok(ticket)
     }
 
     /// Starts a carrier if something waits and there are too few.
-    fn be_carried(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>) {
-        if queue.waiting.is_empty() || queue.carriers.len() >= self.pipelines {
+    fn be_carried(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.waiting.is_empty() || state.carriers.len() >= self.pipelines {
             return;
         }
-        let number = queue.carriers.add();
+        let number = state.carriers.add();
         // A runtime that is shutting down drops the task at once, and that takes the lock.
-        drop(queue);
+        drop(state);
         let carrier = Carrier {
             lane: self.clone(),
             number,
         };
         let task = self.link.spawner().spawn(carrier.run());
-        self.queue().carriers.spawned(number, &task);
+        self.state().carriers.spawned(number, &task);
     }
 
     /// Waits for the answer to what was put in the queue of `lanes`, and sees to it meanwhile that
@@ -303,17 +372,17 @@ impl Shared {
                 return Waited::Late;
             }
             for lane in lanes {
-                let mut queue = lane.queue();
-                if queue.carriers.dismiss() {
+                let mut state = lane.state();
+                if state.carriers.dismiss() {
                     lane.link.spawner().distrust();
                 }
                 let has_left = match settled.map(Settled::carrier) {
                     // It waits yet.
                     Some(None) => false,
-                    Some(taker) => queue.carriers.has_left(taker),
-                    None => queue.carriers.has_left(None),
+                    Some(taker) => state.carriers.has_left(taker),
+                    None => state.carriers.has_left(None),
                 };
-                lane.be_carried(queue);
+                lane.be_carried(state);
                 if has_left {
                     return Waited::Gone;
                 }
@@ -322,8 +391,8 @@ impl Shared {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -331,7 +400,7 @@ struct Direct<'l>(&'l Shared);
 
 impl Drop for Direct<'_> {
     fn drop(&mut self) {
-        self.0.queue().direct -= 1;
+        self.0.state().direct -= 1;
     }
 }
 
@@ -352,7 +421,7 @@ impl Carrier {
             match self.lane.link.live(latest).await {
                 Ok(live) => {
                     let batch = self.take();
-                    batch.send(&self.lane.link, live, self.lane.reads).await;
+                    batch.send(&self.lane, live).await;
                 }
                 Err(error) => self.refuse(latest, &error),
             }
@@ -361,31 +430,28 @@ impl Carrier {
 
     /// The latest deadline of what waits, or `None`, after which this carrier no longer counts.
     fn latest(&self) -> Option<Instant> {
-        let mut queue = self.lane.queue();
-        let latest = queue.waiting.iter().map(|waiting| waiting.deadline).max();
+        let mut state = self.lane.state();
+        let latest = state.waiting.latest();
         if latest.is_none() {
             // Under the same lock: whoever enqueues next sees that it must start a carrier.
-            queue.carriers.remove(self.number);
+            state.carriers.remove(self.number);
         }
         latest
     }
 
     fn take(&self) -> Batch {
-        let mut queue = self.lane.queue();
-        let count = queue.waiting.len().min(LARGEST_BATCH);
-        let taken: Vec<Waiting> = queue.waiting.drain(..count).collect();
-        drop(queue);
+        let load = Load {
+            commands: LARGEST_BATCH,
+            bytes: LARGEST_BYTES,
+            reply: self.lane.reply.load(Ordering::Relaxed),
+        };
+        let taken = self.lane.state().waiting.take(load);
         Batch::of(taken, self.number)
     }
 
     /// There is no connection before `latest`: tells those who would not wait longer.
     fn refuse(&self, latest: Instant, error: &Error) {
-        let mut queue = self.lane.queue();
-        let (refused, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut queue.waiting)
-            .into_iter()
-            .partition(|waiting| waiting.deadline <= latest);
-        queue.waiting = kept;
-        drop(queue);
+        let refused = self.lane.state().waiting.expired(latest);
         for waiting in refused {
             if !waiting.settled.is_some_and(|it| it.settle()) {
                 waiting.ask.refuse(error.clone());
@@ -399,35 +465,17 @@ impl Drop for Carrier {
     /// is refused as not executed, so that callers on other runtimes send it again and start a carrier
     /// of their own.
     fn drop(&mut self) {
-        let mut queue = self.lane.queue();
-        queue.carriers.remove(self.number);
-        let stranded = match queue.carriers.len() {
-            0 => std::mem::take(&mut queue.waiting),
-            _ => VecDeque::new(),
+        let mut state = self.lane.state();
+        state.carriers.remove(self.number);
+        let stranded = match state.carriers.len() {
+            0 => state.waiting.drain(),
+            _ => Vec::new(),
         };
-        drop(queue);
+        drop(state);
         for waiting in stranded {
             if !waiting.settled.is_some_and(|it| it.settle()) {
                 waiting.ask.refuse(not_carried());
             }
-        }
-    }
-}
-
-impl Ask {
-    fn refuse(self, error: Error) {
-        match self {
-            Self::Command(_, reply) => drop(reply.send(Err(error))),
-            Self::Read(_, reply) => drop(reply.send(Err(error))),
-            Self::Part(read, part) => read.refuse(part, error),
-        }
-    }
-
-    pub(super) fn caller_left(&self) -> bool {
-        match self {
-            Self::Command(_, reply) => reply.is_closed(),
-            Self::Read(_, reply) => reply.is_closed(),
-            Self::Part(read, _) => read.is_over(),
         }
     }
 }
@@ -474,5 +522,7 @@ pub(crate) const PIPELINES_TO_ONE: usize = 2;
 /// hold more each, which is cheaper.
 pub(crate) const PIPELINES_TO_EACH: usize = 1;
 
-/// How many commands one pipeline carries at most.
+/// How many commands one pipeline carries at most, and how many bytes of arguments and of replies
+/// that are expected: who waits in a pipeline waits for all of it.
 const LARGEST_BATCH: usize = 512;
+const LARGEST_BYTES: usize = 1 << 20;

@@ -9,6 +9,7 @@ mod address_map;
 mod attempt;
 mod backoff;
 mod batch;
+mod bounded;
 mod breaker;
 mod builder;
 mod carriers;
@@ -25,7 +26,9 @@ mod link;
 mod node;
 mod preflight;
 mod push;
+mod queue;
 mod race;
+mod request;
 mod retry;
 mod source;
 #[cfg(feature = "tls")]
@@ -45,6 +48,7 @@ pub use builder::ClientBuilder;
 pub use credentials::Credentials;
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::{Hub, Missed};
+pub use request::Request;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 use tokio::time::Instant;
@@ -54,7 +58,7 @@ use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
 use crate::script::{Call, Reply, Retry};
-use crate::time::Deadline;
+use crate::time::{Deadline, Patience};
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
@@ -90,8 +94,8 @@ struct Core {
 /// How long a whole call may take, retries included.
 #[derive(Debug, Clone, Copy)]
 struct Deadlines {
-    command: Duration,
-    cache: Duration,
+    command: Patience,
+    cache: Patience,
 }
 
 impl Client {
@@ -215,15 +219,25 @@ impl Client {
         &self.0.process
     }
 
-    /// The deadline of a call that starts now.
-    pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(self.0.deadlines.command)
+    /// How long calls may take, those of caches excepted.
+    pub(crate) fn patience(&self) -> Patience {
+        self.0.deadlines.command
     }
 
-    /// The deadline of a cache call that starts now. It fails fast; what must not be given up
-    /// while there is time (`remove`, `clear`, an invalidation) keeps trying.
+    /// The deadline of a call that starts now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.patience().deadline()
+    }
+
+    /// How long calls of caches may take. What must not be given up while there is time (`remove`,
+    /// `clear`, an invalidation) keeps trying.
+    pub(crate) fn cache_patience(&self) -> Patience {
+        self.0.deadlines.cache
+    }
+
+    /// The deadline of a cache call that starts now.
     pub(crate) fn cache_deadline(&self) -> Deadline {
-        Deadline::after(self.0.deadlines.cache).fail_fast()
+        self.cache_patience().deadline()
     }
 
     /// How many loads run at once while caches do without Redis.

@@ -14,6 +14,7 @@ use super::endpoint::{Approach, Endpoint};
 use super::lane::Lane;
 use super::link::{Link, Route, Signal};
 use super::push::Hub;
+use super::queue::Limits;
 use super::source::Source;
 use crate::background::Spawner;
 
@@ -28,6 +29,8 @@ pub(crate) struct Style {
     pub(crate) reads: Reads,
     /// How many pipelines to a server may be under way at once.
     pub(crate) pipelines: usize,
+    /// How much may wait for a server.
+    pub(crate) limits: Limits,
     pub(crate) on_trouble: Option<Signal>,
 }
 
@@ -105,7 +108,7 @@ impl Node {
         });
         Self {
             address,
-            lane: Lane::new(link.clone(), style.reads, style.pipelines),
+            lane: Lane::new(link.clone(), style.reads, style.pipelines, style.limits),
             link,
             hub,
         }

@@ -147,9 +147,10 @@ impl Attempts {
 
     async fn pause_unless_last(&mut self, error: Error) -> Result<()> {
         let unsent = error.kind() == ErrorKind::Timeout && error.fate() == Fate::NotExecuted;
-        if unsent || error.kind() == ErrorKind::CircuitOpen {
-            // The deadline came, or the breaker opened, before the call was sent again: what it has
-            // met itself says more.
+        let refused = matches!(error.kind(), ErrorKind::CircuitOpen | ErrorKind::Overloaded);
+        if unsent || refused {
+            // The deadline came, the breaker opened or too much waits, before the call was sent
+            // again: what it has met itself says more.
             return Err(self.last.take().unwrap_or(error));
         }
         self.may_have_run |= error.fate() == Fate::Unknown;

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use super::{ADD, ADD_ONCE, Counter};
 use crate::error::{Error, Result};
 use crate::script::{Call, Retry, integer, no_integer, plain};
-use crate::time::Ttl;
+use crate::time::{OnOutage, Patience, Ttl};
 
 /// An addition that happens when it is awaited; made by [`Counter::add`].
 ///
@@ -32,6 +32,7 @@ pub struct Add {
     saturating: bool,
     ttl: Option<Duration>,
     once: Option<(String, Duration)>,
+    patience: Patience,
 }
 
 /// What an addition did.
@@ -53,6 +54,7 @@ pub struct Added {
 impl Add {
     pub(super) fn new(counter: Counter, delta: i64) -> Self {
         Self {
+            patience: counter.client.patience(),
             counter,
             delta,
             range: None,
@@ -93,12 +95,32 @@ impl Add {
         self
     }
 
+    /// How long this addition may take in all, retries included: by default as the client
+    /// [says](crate::ClientBuilder::deadline). More than 100 years count as 100 years.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.patience = self.patience.within(deadline);
+        self
+    }
+
+    /// What this addition does while its server is out: by default as the client
+    /// [says](crate::ClientBuilder::on_outage).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.patience.on_outage = on_outage;
+        self
+    }
+
+    /// Fails at once while the server is out, instead of waiting for it until the deadline: the same
+    /// as [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
+    }
+
     async fn run(self) -> Result<Added> {
         if self.range.is_none() && !self.saturating && self.ttl.is_none() && self.once.is_none() {
             return self.plain().await;
         }
         let call = self.call().map_err(|error| self.counter.named(error))?;
-        let reply = self.counter.run(call).await?;
+        let reply = self.counter.run(call, self.patience).await?;
         match reply.status()? {
             status @ ("ADDED" | "REPEATED") => Ok(Added {
                 value: reply.int(1)?,
@@ -117,7 +139,7 @@ impl Add {
         command.arg(self.delta);
         let client = &self.counter.client;
         let value = client
-            .command(command, key, Retry::Unsafe, client.deadline())
+            .command(command, key, Retry::Unsafe, self.patience.deadline())
             .await;
         let value = value
             .and_then(integer)

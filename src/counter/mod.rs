@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 pub use add::{Add, Added};
 
-use crate::client::Client;
+use crate::client::{Client, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::script::{Call, Reply, Retry, integer, no_integer, plain, script};
+use crate::time::Patience;
 
 script!(ADD = "add.lua" after "prelude.lua");
 script!(ADD_ONCE = "add_once.lua" after "prelude.lua");
@@ -67,12 +68,16 @@ impl Counter {
     ///
     /// # Cancel safety
     /// Safe: reads only.
-    pub async fn get(&self) -> Result<i64> {
+    pub fn get(&self) -> Request<'_, i64> {
+        Request::new(self.client.patience(), |patience| self.read(patience))
+    }
+
+    async fn read(&self, patience: Patience) -> Result<i64> {
         let key = self.key()?;
         let command = plain("GET", key);
         let value = self
             .client
-            .command(command, key, Retry::Reads, self.client.deadline())
+            .command(command, key, Retry::Reads, patience.deadline())
             .await;
         let value = value.and_then(integer).map_err(|error| self.named(error))?;
         Ok(value.unwrap_or(0))
@@ -86,13 +91,15 @@ impl Counter {
     ///
     /// # Cancel safety
     /// The value is set or not.
-    pub async fn set(&self, value: i64) -> Result<()> {
-        let call = SET.call([self.key()?]).arg(value);
-        let reply = self.run(call).await?;
-        match reply.status()? {
-            "SET" => Ok(()),
-            _ => Err(self.refused(&reply)),
-        }
+    pub fn set(&self, value: i64) -> Request<'_, ()> {
+        Request::new(self.client.patience(), move |patience| async move {
+            let call = SET.call([self.key()?]).arg(value);
+            let reply = self.run(call, patience).await?;
+            match reply.status()? {
+                "SET" => Ok(()),
+                _ => Err(self.refused(&reply)),
+            }
+        })
     }
 
     /// Reads the value and removes the counter: nothing that others add is lost between the two.
@@ -103,20 +110,22 @@ impl Counter {
     ///
     /// # Cancel safety
     /// Not safe: a dropped call may have removed the counter.
-    pub async fn take(&self) -> Result<i64> {
-        let call = TAKE.call([self.key()?]);
-        let reply = self.run(call).await?;
-        match reply.status()? {
-            "TAKEN" => reply.int(1),
-            _ => Err(self.refused(&reply)),
-        }
+    pub fn take(&self) -> Request<'_, i64> {
+        Request::new(self.client.patience(), move |patience| async move {
+            let call = TAKE.call([self.key()?]);
+            let reply = self.run(call, patience).await?;
+            match reply.status()? {
+                "TAKEN" => reply.int(1),
+                _ => Err(self.refused(&reply)),
+            }
+        })
     }
 
     /// Runs a script on this counter.
-    async fn run(&self, call: Call) -> Result<Reply> {
+    async fn run(&self, call: Call, patience: Patience) -> Result<Reply> {
         let reply = self
             .client
-            .run(call, self.client.deadline())
+            .run(call, patience.deadline())
             .await
             .map_err(|error| self.named(error))?;
         let status = reply.status()?;

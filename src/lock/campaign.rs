@@ -124,7 +124,10 @@ impl Campaign {
             false => Queueing::Asking,
         };
         let call = front.acquire(self.place.owner, queueing);
-        let reply = self.client.run(call, self.client.deadline()).await;
+        let reply = self
+            .client
+            .run(call, self.client.deadline().keep_trying())
+            .await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence)) => {
                 if self.locks.still_first(&self.keys.name, front) {

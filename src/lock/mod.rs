@@ -36,7 +36,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
 use crate::script::{Call, Script, script};
-use crate::time::Ttl;
+use crate::time::{OnOutage, Patience, Ttl};
 use attempt::Attempt;
 use campaign::Standing;
 use hold::{Owner, Seal};
@@ -92,6 +92,7 @@ pub struct Lock {
     wait: Option<Duration>,
     max_hold: Option<Duration>,
     metadata: Arc<str>,
+    patience: Patience,
 }
 
 impl Client {
@@ -106,6 +107,7 @@ impl Client {
             wait: None,
             max_hold: None,
             metadata: "".into(),
+            patience: self.patience(),
         }
     }
 }
@@ -118,11 +120,32 @@ impl Lock {
         self
     }
 
-    /// How long [`acquire`](Self::acquire) waits for the lock; by default as long as the client's
-    /// deadline (5 s).
+    /// How long [`acquire`](Self::acquire) waits for the lock; by default as long as
+    /// [`deadline`](Self::deadline).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
+    }
+
+    /// How long a call may take in all that does not wait for the lock, retries included: by default
+    /// as the client [says](crate::ClientBuilder::deadline). More than 100 years count as 100 years.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.patience = self.patience.within(deadline);
+        self
+    }
+
+    /// What calls of this lock do while its server is out: by default as the client
+    /// [says](crate::ClientBuilder::on_outage). Guards go on being renewed, and are released,
+    /// whatever this says; and who waits for the lock already goes by [`wait`](Self::wait).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.patience.on_outage = on_outage;
+        self
+    }
+
+    /// Fails at once while the server is out, instead of waiting for it: the same as
+    /// [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
     }
 
     /// The longest time that one guard may hold the lock, renewals included; no limit by default.
@@ -158,14 +181,14 @@ impl Lock {
         let entry = self.entry()?;
         let until = match self.wait {
             Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
-            None => self.client.deadline().at,
+            None => self.patience.deadline().at,
         };
         let locks = Locks::of(&self.client);
         let Some(attempt) = locks.attempt(&entry) else {
             return self.waited(&locks, entry, until).await;
         };
         let sent = Instant::now();
-        let deadline = self.client.deadline().at_most(until);
+        let deadline = self.patience.deadline().at_most(until);
         let call = entry.acquire(attempt.owner(), attempt.queueing());
         let reply = attempt.ask(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
@@ -192,7 +215,9 @@ impl Lock {
             }
             Err(error) => {
                 attempt.failed(&error);
-                if error.fate() == Fate::Refused || Instant::now() >= until {
+                let gives_up =
+                    self.patience.on_outage == OnOutage::FailFast && error.kind().is_outage();
+                if gives_up || error.fate() == Fate::Refused || Instant::now() >= until {
                     return Err(error.with_key(&self.name));
                 }
                 // Another question, under another owner, from the line.
@@ -213,7 +238,7 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         let entry = self.entry()?;
         let locks = Locks::of(&self.client);
-        let deadline = self.client.deadline();
+        let deadline = self.patience.deadline();
         loop {
             let attempt = match locks.attempt(&entry) {
                 Some(attempt) => attempt,
@@ -283,7 +308,7 @@ impl Lock {
         let entry = self.entry()?;
         let reply = self
             .client
-            .run(entry.call(&INSPECT), self.client.deadline())
+            .run(entry.call(&INSPECT), self.patience.deadline())
             .await
             .map_err(|error| error.with_key(&self.name))?;
         if reply.status()? != "OK" {
@@ -322,7 +347,7 @@ impl Lock {
         let entry = self.entry()?;
         let reply = self
             .client
-            .run(entry.call(&BREAK), self.client.deadline())
+            .run(entry.call(&BREAK), self.patience.deadline())
             .await;
         let reply = reply.map_err(|error| error.with_key(&self.name))?;
         match reply.status()? {
@@ -397,6 +422,7 @@ impl fmt::Debug for Lock {
             .field("wait", &self.wait)
             .field("max_hold", &self.max_hold)
             .field("metadata", &self.metadata)
+            .field("patience", &self.patience)
             .finish_non_exhaustive()
     }
 }

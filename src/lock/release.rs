@@ -56,7 +56,8 @@ impl Locks {
         Keeper::man(self, client);
         self.keeper().release_unless_done(client, hold);
         let call = hold.keys.release(hold.owner);
-        let reply = client.run(call, client.deadline()).await;
+        let deadline = client.deadline().keep_trying().reserved();
+        let reply = client.run(call, deadline).await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
         let held = match reply.status()? {
             "RELEASED" => true,
@@ -137,7 +138,10 @@ impl Passing {
     async fn run(mut self, call: Call) -> Result<()> {
         let (hold, locks) = (self.hold.clone(), self.locks.clone());
         let sent = Instant::now();
-        let reply = self.client.run(call, self.client.deadline()).await;
+        let reply = self
+            .client
+            .run(call, self.client.deadline().keep_trying().reserved())
+            .await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
         let fence = match reply.status()? {
             "GRANTED" => parsed_fence(reply.text(1)?)?,

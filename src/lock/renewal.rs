@@ -15,7 +15,7 @@ use super::hold::{End, Hold, LossReason};
 use super::line::Locks;
 use crate::client::Client;
 use crate::error::ErrorKind;
-use crate::time::{Deadline, OnOutage};
+use crate::time::{Deadline, OnOutage, Priority};
 
 /// Asks for the renewal of leases that one script may renew.
 pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
@@ -35,6 +35,7 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     let deadline = Deadline {
         at: until,
         on_outage: OnOutage::KeepTrying,
+        priority: Priority::Reserved,
     };
     let reply = match client.run(call, deadline).await {
         Ok(reply) => reply,
@@ -73,7 +74,8 @@ pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
 /// Releases what an owner has, and leaves it on the agenda until it is surely gone.
 pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release) {
     let call = release.keys.release(release.owner);
-    let reply = client.run(call, client.deadline().keep_trying()).await;
+    let deadline = client.deadline().keep_trying().reserved();
+    let reply = client.run(call, deadline).await;
     let settled = match reply.as_ref().map(|reply| reply.status()) {
         Ok(Ok("RELEASED")) => true,
         Ok(Ok("NOT_HELD")) => !release.may_come,

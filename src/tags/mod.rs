@@ -276,7 +276,9 @@ async fn renewed(
         .arg(&seed())
         .arg(tag.rest())
         .arg(keep.as_millis() as u64);
-    let reply = client.change(call, deadline.keep_trying()).await?;
+    let reply = client
+        .change(call, deadline.keep_trying().reserved())
+        .await?;
     match reply.status()? {
         "OK" => Ok(()),
         _ => Err(reply.unexpected()),

@@ -4,8 +4,12 @@
 //! that closes, and so never outlives its parent. A role is one function here and one line in
 //! [`play`]: it finds its arguments in `stage.arguments`, says lines and hears commands.
 
+use std::future::IntoFuture as _;
 use std::io::{BufRead as _, Write as _};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use hedgerow::Client;
@@ -15,7 +19,7 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use crate::server::{connection, signal};
-use crate::wait::bounded;
+use crate::wait::{bounded, until};
 
 /// A running child, as its parent sees it. Dropping it kills it.
 pub struct Child {
@@ -147,6 +151,7 @@ fn child() {
 
 async fn play(role: &str, stage: Stage) {
     match role {
+        "crowd" => crowd(stage).await,
         "hold" => hold(stage).await,
         "memoize" => memoize(stage).await,
         "own a server" => own_a_server(stage).await,
@@ -154,6 +159,51 @@ async fn play(role: &str, stage: Stage) {
         "read the environment" => read_the_environment().await,
         unknown => panic!("no role is called {unknown}"),
     }
+}
+
+/// Makes many calls at once. Arguments: URL, how many.
+///
+/// Says `ready`. Command: `go`; says how many calls were refused and how many KiB the process has
+/// grown by when the others wait, and ends.
+async fn crowd(mut stage: Stage) {
+    let client = Client::connect(stage.argument(0)).await.expect("connected");
+    let calls: usize = stage.argument(1).parse().expect("a number");
+    say("ready");
+    stage.hear().await;
+    let before = resident();
+    let (waiting, refused) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let polled = || waiting.load(Ordering::SeqCst) + refused.load(Ordering::SeqCst);
+    for number in 0..calls {
+        let add = client.counter("views").add(1).into_future();
+        let (waiting, refused) = (waiting.clone(), refused.clone());
+        tokio::spawn(async move {
+            let mut add = add;
+            match futures::poll!(&mut add) {
+                Poll::Pending => {
+                    waiting.fetch_add(1, Ordering::SeqCst);
+                    let _ = add.await;
+                }
+                Poll::Ready(outcome) => {
+                    let error = outcome.expect_err("nobody answers");
+                    assert_eq!(error.kind(), hedgerow::ErrorKind::Overloaded);
+                    refused.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        // Those that are refused are gone before the next ones come.
+        until("callers have asked", async || number < polled() + 256).await;
+    }
+    until("all have asked", async || polled() == calls).await;
+    let (refused, grown) = (refused.load(Ordering::SeqCst), resident() - before);
+    say(&format!("{refused} {grown}"));
+}
+
+/// How many KiB of memory this process has.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let digits = line.and_then(|line| line.trim().split(' ').next());
+    digits.and_then(|it| it.parse().ok()).expect("a number")
 }
 
 /// Acquires a lock and keeps it. Arguments: URL, name, lease (ms).

@@ -11,6 +11,7 @@ mod urgent;
 mod watch;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -159,8 +160,11 @@ impl Link {
     pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
         let mut live = self.live(deadline).await?;
         let health = live.health.clone();
-        let sent = live.connection.send_packed_command(command);
-        let reply = health.answer(sent, deadline).await;
+        let reply = {
+            // Pinned here: each callee that takes it by value would hold a copy of its own.
+            let sent = pin!(live.connection.send_packed_command(command));
+            health.answer(sent, deadline).await
+        };
         let reply = self.observed(&live, reply)?;
         self.judge(std::slice::from_ref(&reply), live.epoch);
         Ok(reply)
@@ -184,10 +188,11 @@ impl Link {
         deadline: Instant,
     ) -> Result<Vec<Value>> {
         let health = live.health.clone();
-        let sent = live
-            .connection
-            .send_packed_commands(pipeline, 0, pipeline.len());
-        let answer = health.answer(sent, deadline).await;
+        let commands = pipeline.len();
+        let answer = {
+            let sent = pin!(live.connection.send_packed_commands(pipeline, 0, commands));
+            health.answer(sent, deadline).await
+        };
         // One refusal that the driver does not understand stands for all of them.
         let answer = answer.map_err(|error| match error.fate() {
             Fate::Refused => error.with_fate(Fate::Unknown),
@@ -202,7 +207,8 @@ impl Link {
     pub(crate) async fn live(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
         match self.current() {
             Some(live) => Ok(live),
-            None => self.made(deadline).await,
+            // Seldom needed, and large: callers in a queue are many.
+            None => Box::pin(self.made(deadline)).await,
         }
     }
 

@@ -43,7 +43,7 @@ impl Client {
     /// # Cancel safety
     /// Safe: nothing is written.
     pub async fn preflight(&self) -> Result<Preflight> {
-        let deadline = self.deadline().at;
+        let deadline = self.deadline();
         let topology = &self.0.topology;
         let nodes = match topology.nodes(deadline).await {
             Ok(nodes) => nodes,
@@ -54,7 +54,7 @@ impl Client {
         };
         let key = self.namespace().trial(self.process());
         let asked = nodes.iter().map(|(address, link)| async {
-            let facts = facts::gather(address.clone(), link, &key, deadline).await;
+            let facts = facts::gather(address.clone(), link, &key, deadline.at).await;
             facts.map_err(|error| (address.clone(), error))
         });
         let mut known = Vec::with_capacity(nodes.len());

@@ -30,6 +30,7 @@ use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::SLOTS;
 use crate::script::from_server;
 use crate::time::Backoff;
+use crate::time::{Deadline, OnOutage};
 
 pub(super) struct Census {
     seeds: Vec<Endpoint>,
@@ -96,35 +97,24 @@ impl Census {
     }
 
     /// What is known of the slots, asked for first if that is nothing.
-    pub(super) async fn map(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
-        let known = self.known();
-        if known.primaries.is_empty() {
-            return self.renew(deadline).await;
-        }
-        Ok(known)
-    }
-
-    /// The same, for a call that heeds the breaker of those who are asked.
-    pub(super) async fn map_if_well(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
+    pub(super) async fn map(self: &Arc<Self>, deadline: Deadline) -> Result<Arc<Map>> {
         let known = self.known();
         if !known.primaries.is_empty() {
             return Ok(known);
         }
-        let probe = self.breaker.admit()?;
-        self.renew(Probe::deadline(probe.as_ref(), deadline)).await
-    }
-
-    /// Lets a call through that heeds a breaker, while nobody has told the slots: see
-    /// [`Breaker::admit`].
-    pub(super) fn admit(&self) -> Result<Option<Probe<'_>>> {
-        match self.known().primaries.is_empty() {
-            true => self.breaker.admit(),
-            false => Ok(None),
-        }
+        let probe = match deadline.on_outage {
+            OnOutage::KeepTrying => None,
+            OnOutage::FailFast => self.breaker.admit()?,
+        };
+        self.renew(Probe::limit(probe.as_ref(), deadline).at).await
     }
 
     /// The server of `slot`.
-    pub(super) async fn primary(self: &Arc<Self>, slot: u16, deadline: Instant) -> Result<Primary> {
+    pub(super) async fn primary(
+        self: &Arc<Self>,
+        slot: u16,
+        deadline: Deadline,
+    ) -> Result<Primary> {
         let map = self.map(deadline).await?;
         map.primary(slot).cloned().ok_or_else(|| {
             self.suspect();

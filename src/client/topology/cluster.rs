@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use super::Values;
 use super::census::{Census, Primary, no_slots};
 use super::slots::{Redirect, redirect};
-use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
@@ -27,6 +26,7 @@ use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, SLOTS};
 use crate::script::{from_server, plain};
+use crate::time::Deadline;
 
 impl ClientBuilder {
     /// A Redis Cluster, found by any of `seeds`: `redis://[user[:password]@]host[:port]`. All of
@@ -70,11 +70,6 @@ impl Cluster {
         Ok(Self(Census::new(seeds, style)))
     }
 
-    /// See [`Census::admit`].
-    pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>> {
-        self.0.admit()
-    }
-
     /// The server of `key`, as far as known without asking.
     pub(crate) fn node(&self, key: &Key) -> Option<Arc<Node>> {
         let map = self.0.known();
@@ -92,7 +87,7 @@ impl Cluster {
     }
 
     /// Sends `command` to the server of `key`, and follows where that sends us.
-    pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Instant) -> Result<Value> {
+    pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Deadline) -> Result<Value> {
         let slot = key.slot();
         let mut to = self.0.primary(slot, deadline).await?;
         let mut reply = self.watched(to.node.lane.send(command, deadline).await)?;
@@ -106,10 +101,10 @@ impl Cluster {
                 // For this command only; the next is asked of the owner again.
                 Some(Redirect::Ask(address)) => {
                     to = self.0.at(&address);
-                    reply = self.watched(ask(&to.node, command, deadline).await)?;
+                    reply = self.watched(Box::pin(ask(&to.node, command, deadline.at)).await)?;
                 }
                 Some(Redirect::Nameless) => {
-                    to = self.0.elsewhere(slot, &to.address, deadline).await?;
+                    to = self.0.elsewhere(slot, &to.address, deadline.at).await?;
                     reply = self.watched(to.node.lane.send(command, deadline).await)?;
                 }
             }
@@ -121,7 +116,7 @@ impl Cluster {
     }
 
     /// Sends `command` to every primary; the first error of one is the answer.
-    pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+    pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
             match self.watched(primary.node.lane.send(command, deadline).await)? {
@@ -135,7 +130,7 @@ impl Cluster {
 
     /// Sends `command` to every primary and returns when one of them has served it; fails with the
     /// error of the last if none does.
-    pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Instant) -> Result<()> {
+    pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Deadline) -> Result<()> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
             match self.watched(primary.node.lane.send(command, deadline).await)? {
@@ -155,8 +150,8 @@ impl Cluster {
     }
 
     /// Reads each of `keys` where it is served, in parallel.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Values> {
-        let map = self.0.map_if_well(deadline).await?;
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
+        let map = self.0.map(deadline).await?;
         let owners = |key: &Key| {
             map.primary(key.slot()).ok_or_else(|| {
                 self.0.suspect();
@@ -193,7 +188,7 @@ impl Cluster {
         key: &Key,
         error: ServerError,
         asked: &Address,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Option<Bytes>> {
         match redirect(&error, self.0.asked(asked)) {
             None => return Err(self.refused(&error)),
@@ -206,7 +201,7 @@ impl Cluster {
     }
 
     /// The primaries, asked for if none is known.
-    pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
+    pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Link>)>> {
         let map = self.0.map(deadline).await?;
         let node = |primary: &Primary| (primary.address.to_string(), primary.node.link.clone());
         Ok(map.primaries.iter().map(node).collect())
@@ -243,7 +238,9 @@ impl Cluster {
 
     /// A server that does not answer may not be the one to ask.
     fn watched<T>(&self, outcome: Result<T>) -> Result<T> {
-        if outcome.is_err() {
+        if let Err(error) = &outcome
+            && !is_refused_here(error)
+        {
             self.0.suspect();
         }
         outcome
@@ -271,6 +268,14 @@ impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Cluster").field(&self.address()).finish()
     }
+}
+
+/// Whether the call was refused before anything was sent, which says nothing new of the server.
+fn is_refused_here(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::CircuitOpen | ErrorKind::Overloaded | ErrorKind::TooLarge
+    )
 }
 
 fn restless() -> Error {

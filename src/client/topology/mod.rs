@@ -29,7 +29,6 @@ pub(crate) use shards::{Moving, Shard, Shards};
 use tokio::time::Instant;
 pub(crate) use writes::Writing;
 
-use super::breaker::Probe;
 use super::cells::Cells;
 use super::link::Link;
 use super::node::Node;
@@ -37,7 +36,7 @@ use super::push::Hub;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::from_server;
-use crate::time::{Deadline, OnOutage};
+use crate::time::Deadline;
 
 /// What a read found, in the order of its keys.
 pub(crate) type Values = Vec<Option<Bytes>>;
@@ -143,7 +142,7 @@ impl Topology {
     }
 
     /// All servers that are written to, with their addresses.
-    pub(crate) async fn nodes(&self, deadline: Instant) -> Result<Vec<(String, Arc<Link>)>> {
+    pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Link>)>> {
         match self {
             Self::One(node) => Ok(vec![(node.address().to_owned(), node.link.clone())]),
             Self::Replicated(replicated) => Ok(vec![replicated.node()]),
@@ -193,28 +192,11 @@ impl Topology {
         key: Option<&Key>,
         deadline: Deadline,
     ) -> Result<Value> {
-        let Deadline { at, on_outage } = deadline;
-        let known = match (on_outage, self, key) {
-            (OnOutage::KeepTrying, ..) | (.., None) => None,
-            (_, Self::Cluster(cluster), Some(key)) => cluster.node(key),
-            _ => None,
-        };
-        let probe = match (on_outage, self) {
-            // Shards ask for themselves, so that refusals say which.
-            (OnOutage::KeepTrying, _) | (_, Self::Shards(_)) => None,
-            (_, Self::One(node)) => node.lane.admit()?,
-            (_, Self::Replicated(replicated)) => replicated.primary().lane.admit()?,
-            (_, Self::Cluster(cluster)) => match &known {
-                Some(node) => node.lane.admit()?,
-                None => cluster.admit()?,
-            },
-        };
-        let until = Probe::deadline(probe.as_ref(), at);
         match (self, key) {
-            (Self::One(node), _) => node.lane.send(command, until).await,
-            (Self::Replicated(replicated), _) => replicated.send(command, until).await,
-            (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, until).await,
-            (Self::Cluster(cluster), None) => cluster.send_to_all(command, until).await,
+            (Self::One(node), _) => node.lane.send(command, deadline).await,
+            (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
+            (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
+            (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
             (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
             (Self::Shards(shards), None) => shards.send_to_all(command, deadline).await,
         }
@@ -239,7 +221,7 @@ impl Topology {
     pub(crate) async fn greet(&self, deadline: Deadline) -> Result<()> {
         let ping = redis::cmd("PING");
         if let Self::Cluster(cluster) = self {
-            return cluster.send_to_any(&ping, deadline.at).await;
+            return cluster.send_to_any(&ping, deadline.keep_trying()).await;
         }
         match self.send(&ping, None, deadline.keep_trying()).await? {
             Value::ServerError(error) => Err(from_server(&error)),
@@ -247,18 +229,13 @@ impl Topology {
         }
     }
 
-    /// Reads string keys, in their order; a missing key, or one of another type, is `None`. A read
-    /// fails fast while a server that it needs is out: caches can do without.
+    /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         match self {
-            Self::One(node) => {
-                let probe = node.lane.admit()?;
-                let until = Probe::deadline(probe.as_ref(), deadline.at);
-                found(node.lane.read(keys, until).await?)
-            }
-            Self::Replicated(replicated) => replicated.read(keys, deadline.at).await,
-            Self::Cluster(cluster) => cluster.read(keys, deadline.at).await,
-            Self::Shards(shards) => shards.read(keys, deadline.at).await,
+            Self::One(node) => found(node.lane.read(keys, deadline).await?),
+            Self::Replicated(replicated) => replicated.read(keys, deadline).await,
+            Self::Cluster(cluster) => cluster.read(keys, deadline).await,
+            Self::Shards(shards) => shards.read(keys, deadline).await,
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::script::from_server;
+use crate::time::Deadline;
 use crate::time::jittered;
 
 pub(crate) struct Replicas {
@@ -114,7 +115,7 @@ impl Replicas {
         let now = Instant::now();
         // The primary must have time to answer in its place.
         let patience = deadline.saturating_duration_since(now) / 4;
-        let cells = member.node.lane.read(keys, now + patience).await;
+        let cells = member.node.lane.read(keys, Deadline::after(patience)).await;
         let found: Option<Values> = match cells {
             Ok(cells) => cells.into_iter().map(Result::ok).collect(),
             Err(_) => None,

@@ -13,7 +13,6 @@ use super::found;
 use super::replicas::Replicas;
 use super::sentinel::Sentinels;
 use super::writes::{Writes, Writing};
-use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::Endpoint;
 use crate::client::link::Link;
@@ -22,6 +21,7 @@ use crate::client::push::Hub;
 use crate::client::source::Source;
 use crate::error::Result;
 use crate::key::Key;
+use crate::time::Deadline;
 
 impl ClientBuilder {
     /// A primary and its replicas, for caches that may
@@ -92,13 +92,11 @@ impl Replicated {
         &self.primary
     }
 
-    pub(crate) async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value> {
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
         self.primary.lane.send(command, deadline).await
     }
 
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Values> {
-        let probe = self.primary.lane.admit()?;
-        let deadline = Probe::deadline(probe.as_ref(), deadline);
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         found(self.primary.lane.read(keys, deadline).await?)
     }
 

@@ -443,6 +443,7 @@ mod tests {
             approach: Approach::default(),
             reads: Reads::Together,
             pipelines: 1,
+            limits: crate::client::queue::Limits::default(),
             on_trouble: None,
         };
         let readable = |scheme: &str, host: &str| {

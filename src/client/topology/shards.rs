@@ -8,11 +8,9 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 use redis::{Cmd, Value};
-use tokio::time::Instant;
 
 use super::Values;
 use super::rendezvous::Ring;
-use crate::client::breaker::Probe;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::{Approach, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
@@ -21,7 +19,7 @@ use crate::client::node::{Node, Style};
 use crate::error::{Error, Result};
 use crate::key::{Key, Realm};
 use crate::script::from_server;
-use crate::time::{Deadline, OnOutage};
+use crate::time::Deadline;
 
 impl ClientBuilder {
     /// Several independent servers, each with a name, a URL (see [`Client::connect`] for the forms)
@@ -239,7 +237,7 @@ impl Shards {
 
     /// Reads each of `keys` where it is, in parallel. What one shard does not answer is an error of
     /// the whole.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Values> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         let shards: Vec<&Named> = keys
             .iter()
             .map(|key| &self.nodes[self.place(key)])
@@ -296,21 +294,12 @@ impl Named {
     /// As the lane does, but with the shard's name on whatever goes wrong. `NOSCRIPT` does not: it
     /// is answered by sending the script.
     async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
-        let probe = match deadline.on_outage {
-            OnOutage::KeepTrying => None,
-            OnOutage::FailFast => self.admit()?,
-        };
-        let until = Probe::deadline(probe.as_ref(), deadline.at);
-        match self.node.lane.send(command, until).await {
+        match self.node.lane.send(command, deadline).await {
             Ok(Value::ServerError(error)) if error.code() != "NOSCRIPT" => {
                 Err(self.named(from_server(&error)))
             }
             outcome => outcome.map_err(|error| self.named(error)),
         }
-    }
-
-    fn admit(&self) -> Result<Option<Probe<'_>>> {
-        self.node.lane.admit().map_err(|error| self.named(error))
     }
 
     /// Says in `error` which shard it is about, and where that is.

@@ -1,0 +1,551 @@
+//! `Queue`: what waits to be sent to one server.
+//!
+//! Invariant: what waits is bounded, in number and in bytes of arguments, and a command that is
+//! refused for that was not sent. A caller that leaves takes its command along. Commands leave in
+//! the order in which they came, but small ones do not wait behind large ones: the two take turns.
+//! (Any two that wait are concurrent, since neither is answered, so their order is free.)
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use redis::{Arg, Cmd};
+use tokio::time::Instant;
+
+use super::cells::Cells;
+use super::gather::Gather;
+use super::lane::{Reply, Settled};
+use crate::error::{Error, ErrorKind};
+use crate::key::Key;
+use crate::time::Priority;
+
+/// How much may wait for one server, and how large one argument may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) commands: usize,
+    /// Bytes of arguments, of all commands that wait.
+    pub(crate) bytes: usize,
+    /// Bytes of one argument.
+    pub(crate) argument: usize,
+}
+
+/// A command in the queue.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) ask: Ask,
+    pub(super) deadline: Instant,
+    /// Part of a read has none: whether it was sent is of no interest to anybody.
+    pub(super) settled: Option<Arc<Settled>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Ask {
+    Command(Cmd, Reply<redis::Value>),
+    Read(Vec<Key>, Reply<Cells>),
+    /// This part of a read.
+    Part(Arc<Gather>, usize),
+}
+
+/// Where a command stands in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Number {
+    size: Size,
+    number: u64,
+}
+
+/// Whether a command is kept apart from others for its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Small,
+    Large,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    limits: Limits,
+    small: Line,
+    large: Line,
+    next: u64,
+    /// Whose turn it is when both lines have something.
+    turn: Size,
+}
+
+/// Commands in the order of their numbers.
+#[derive(Debug, Default)]
+struct Line {
+    places: VecDeque<Place>,
+    /// How many places are taken: not all are, since callers leave from the middle.
+    taken: usize,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    bytes: usize,
+    waiting: Option<Waiting>,
+}
+
+/// How much one pipeline carries.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub(super) commands: usize,
+    /// Bytes of arguments, and of the replies that are expected.
+    pub(super) bytes: usize,
+    /// How many bytes the reply for one key is expected to have.
+    pub(super) reply: usize,
+}
+
+impl Limits {
+    /// Refuses a command with an argument that the server may not take: it would end the
+    /// connection, and everybody's calls with it.
+    pub(super) fn admit(&self, command: &Cmd) -> Result<(), Error> {
+        match arguments(command).find(|bytes| *bytes > self.argument) {
+            Some(bytes) => Err(too_large(bytes, self.argument)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Queue {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            small: Line::default(),
+            large: Line::default(),
+            next: 0,
+            turn: Size::Small,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.small.taken + self.large.taken == 0
+    }
+
+    /// Takes all.
+    pub(super) fn drain(&mut self) -> Vec<Waiting> {
+        let small = std::mem::take(&mut self.small).places;
+        let large = std::mem::take(&mut self.large).places;
+        let all = small.into_iter().chain(large);
+        all.filter_map(|place| place.waiting).collect()
+    }
+
+    /// Puts a command at the end, or says that too much waits already.
+    pub(super) fn push(&mut self, waiting: Waiting, priority: Priority) -> Result<Number, Error> {
+        let bytes = waiting.ask.bytes();
+        let (commands, held) = self.held();
+        let reserve = |limit: usize| match priority {
+            Priority::Ordinary => limit,
+            Priority::Reserved => limit.saturating_add((limit / RESERVE).max(1)),
+        };
+        // One alone is never too much.
+        let full = commands >= reserve(self.limits.commands)
+            || held.saturating_add(bytes) > reserve(self.limits.bytes);
+        if full && commands > 0 {
+            return Err(overloaded(commands, held));
+        }
+        let (size, line) = match bytes >= LARGE {
+            true => (Size::Large, &mut self.large),
+            false => (Size::Small, &mut self.small),
+        };
+        let number = self.next;
+        self.next += 1;
+        line.push(Place {
+            number,
+            bytes,
+            waiting: Some(waiting),
+        });
+        Ok(Number { size, number })
+    }
+
+    /// Takes a command out whose caller has left, unless it was taken before.
+    pub(super) fn remove(&mut self, place: Number) -> Option<Waiting> {
+        self.line(place.size).remove(place.number)
+    }
+
+    /// Takes what goes into the next pipeline: at least one command, if any waits. A large one
+    /// goes alone, so that nobody waits for its transfer who does not stand behind it.
+    pub(super) fn take(&mut self, load: Load) -> Vec<Waiting> {
+        let size = match (self.small.taken, self.large.taken) {
+            (_, 0) => Size::Small,
+            (0, _) => Size::Large,
+            _ => self.turn,
+        };
+        match size {
+            Size::Small => {
+                self.turn = Size::Large;
+                self.small.take(load)
+            }
+            Size::Large => {
+                self.turn = Size::Small;
+                self.large.take(Load {
+                    commands: 1,
+                    ..load
+                })
+            }
+        }
+    }
+
+    /// The latest deadline of what waits.
+    pub(super) fn latest(&self) -> Option<Instant> {
+        let all = self.small.waiting().chain(self.large.waiting());
+        all.map(|waiting| waiting.deadline).max()
+    }
+
+    /// Takes what would not wait longer than until `at`.
+    pub(super) fn expired(&mut self, at: Instant) -> Vec<Waiting> {
+        let mut expired = self.small.expired(at);
+        expired.append(&mut self.large.expired(at));
+        expired
+    }
+
+    /// How many commands wait, and how many bytes they have.
+    fn held(&self) -> (usize, usize) {
+        (
+            self.small.taken + self.large.taken,
+            self.small.bytes + self.large.bytes,
+        )
+    }
+
+    fn line(&mut self, size: Size) -> &mut Line {
+        match size {
+            Size::Small => &mut self.small,
+            Size::Large => &mut self.large,
+        }
+    }
+}
+
+impl Line {
+    fn push(&mut self, place: Place) {
+        self.taken += 1;
+        self.bytes += place.bytes;
+        self.places.push_back(place);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiting> {
+        let index = self.places.binary_search_by_key(&number, |it| it.number);
+        let place = &mut self.places[index.ok()?];
+        let waiting = place.waiting.take()?;
+        self.taken -= 1;
+        self.bytes -= place.bytes;
+        self.tidy();
+        Some(waiting)
+    }
+
+    /// Keeps the places that were left fewer than those that are taken, about.
+    fn tidy(&mut self) {
+        if self.places.len() > 2 * self.taken + SPARE {
+            self.places.retain(|place| place.waiting.is_some());
+        }
+    }
+
+    fn take(&mut self, load: Load) -> Vec<Waiting> {
+        let mut taken = Vec::with_capacity(self.taken.min(load.commands));
+        let mut bytes = 0_usize;
+        while taken.len() < load.commands
+            && let Some(place) = self.places.front()
+        {
+            if let Some(waiting) = &place.waiting {
+                let replies = waiting.ask.keys().saturating_mul(load.reply);
+                bytes = bytes.saturating_add(place.bytes).saturating_add(replies);
+                if bytes > load.bytes && !taken.is_empty() {
+                    break;
+                }
+            }
+            let Some(place) = self.places.pop_front() else {
+                break;
+            };
+            if let Some(waiting) = place.waiting {
+                self.taken -= 1;
+                self.bytes -= place.bytes;
+                taken.push(waiting);
+            }
+        }
+        self.tidy();
+        taken
+    }
+
+    fn expired(&mut self, at: Instant) -> Vec<Waiting> {
+        let (expired, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.places)
+            .into_iter()
+            .filter(|place| place.waiting.is_some())
+            .partition(|place| place.waiting.as_ref().is_some_and(|it| it.deadline <= at));
+        self.taken = kept.len();
+        self.bytes = kept.iter().map(|place| place.bytes).sum();
+        self.places = kept;
+        expired.into_iter().filter_map(|it| it.waiting).collect()
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+        self.places.iter().filter_map(|it| it.waiting.as_ref())
+    }
+}
+
+impl Ask {
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            Self::Command(_, reply) => drop(reply.send(Err(error))),
+            Self::Read(_, reply) => drop(reply.send(Err(error))),
+            Self::Part(read, part) => read.refuse(part, error),
+        }
+    }
+
+    pub(super) fn caller_left(&self) -> bool {
+        match self {
+            Self::Command(_, reply) => reply.is_closed(),
+            Self::Read(_, reply) => reply.is_closed(),
+            Self::Part(read, _) => read.is_over(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Command(command, _) => arguments(command).sum(),
+            Self::Read(keys, _) => keys.iter().map(|key| key.as_str().len()).sum(),
+            Self::Part(read, part) => read.keys(*part).map(|key| key.as_str().len()).sum(),
+        }
+    }
+
+    /// How many keys are read.
+    fn keys(&self) -> usize {
+        match self {
+            Self::Command(..) => 0,
+            Self::Read(keys, _) => keys.len(),
+            Self::Part(read, part) => read.keys(*part).count(),
+        }
+    }
+}
+
+/// The lengths of the arguments of a command.
+pub(super) fn arguments(command: &Cmd) -> impl Iterator<Item = usize> {
+    command.args_iter().map(|arg| match arg {
+        Arg::Simple(bytes) => bytes.len(),
+        _ => 0,
+    })
+}
+
+fn overloaded(commands: usize, bytes: usize) -> Error {
+    Error::new(
+        ErrorKind::Overloaded,
+        format!(
+            "not sent: {commands} calls with {bytes} bytes wait for {{server}} already; make fewer \
+             at once, or raise ClientBuilder::max_waiting or max_waiting_bytes"
+        ),
+    )
+}
+
+fn too_large(bytes: usize, most: usize) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("not sent: {bytes} bytes in one argument; at most {most} are sent"),
+    )
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            commands: 16_384,
+            bytes: 64 << 20,
+            argument: 512 << 20,
+        }
+    }
+}
+
+/// From this size on a command is large.
+pub(super) const LARGE: usize = 64 << 10;
+
+/// This part of the limits comes on top of them for what must not be lost in a flood.
+const RESERVE: usize = 8;
+
+/// How many places may stand empty in a line, whatever its length.
+const SPARE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const LOAD: Load = Load {
+        commands: 512,
+        bytes: 1 << 20,
+        reply: 0,
+    };
+
+    fn limits(commands: usize, bytes: usize) -> Limits {
+        Limits {
+            commands,
+            bytes,
+            ..Limits::default()
+        }
+    }
+
+    /// A command whose deadline, in ms from `start`, is its name, with an argument of `bytes`.
+    fn command(start: Instant, name: u64, bytes: usize) -> Waiting {
+        let mut command = Cmd::new();
+        command.arg(vec![b'x'; bytes]);
+        Waiting {
+            ask: Ask::Command(command, oneshot::channel().0),
+            deadline: start + Duration::from_millis(name),
+            settled: None,
+        }
+    }
+
+    #[test]
+    fn small_commands_and_large_ones_take_turns() {
+        let (mut queue, start) = (Queue::new(Limits::default()), Instant::now());
+        for name in 0..4 {
+            let pushed = queue.push(command(start, name, LARGE), Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        for name in 4..8 {
+            let pushed = queue.push(command(start, name, 1), Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        let counts: Vec<usize> = (0..6).map(|_| queue.take(LOAD).len()).collect();
+        assert_eq!(counts, [4, 1, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn a_pipeline_ends_where_its_bytes_do() {
+        let (mut queue, start) = (Queue::new(Limits::default()), Instant::now());
+        for name in 0..100 {
+            let pushed = queue.push(command(start, name, LARGE - 1), Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        assert_eq!(queue.take(LOAD).len(), 16);
+        let load = Load {
+            commands: 3,
+            ..LOAD
+        };
+        assert_eq!(queue.take(load).len(), 3);
+    }
+
+    #[test]
+    fn reads_count_by_the_replies_that_are_expected() {
+        let mut queue = Queue::new(Limits::default());
+        let space = crate::key::Namespace::new("hr").expect("a good one");
+        for name in 0..100 {
+            let key = space.counter(&format!("{name}")).expect("a good one");
+            let waiting = Waiting {
+                ask: Ask::Read(vec![key], oneshot::channel().0),
+                deadline: Instant::now(),
+                settled: None,
+            };
+            let pushed = queue.push(waiting, Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        let reply = 256 << 10;
+        assert_eq!(queue.take(Load { reply, ..LOAD }).len(), 3);
+        let reply = 1 << 30;
+        assert_eq!(queue.take(Load { reply, ..LOAD }).len(), 1);
+    }
+
+    #[test]
+    fn a_command_with_an_argument_above_the_limit_is_refused() {
+        let limits = Limits {
+            argument: 10,
+            ..Limits::default()
+        };
+        let mut command = redis::cmd("SET");
+        command.arg("key").arg(vec![b'x'; 10]);
+        limits.admit(&command).expect("it fits");
+        command.arg(vec![b'x'; 11]);
+        let error = limits.admit(&command).expect_err("it does not fit");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(!error.is_indeterminate());
+    }
+
+    #[test]
+    fn one_command_is_never_too_much() {
+        let (mut queue, start) = (Queue::new(limits(1, 10)), Instant::now());
+        let pushed = queue.push(command(start, 0, 1000), Priority::Ordinary);
+        pushed.expect("it is alone");
+        let error = queue.push(command(start, 1, 1), Priority::Ordinary);
+        let error = error.expect_err("it is full");
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert!(error.is_retryable() && !error.is_indeterminate());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize, bool),
+        Remove(usize),
+        Take(usize),
+        Expire(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = prop_oneof![4 => 0..100_usize, 1 => LARGE..LARGE + 2];
+        prop_oneof![
+            6 => (bytes, any::<bool>()).prop_map(|(bytes, reserved)| Step::Push(bytes, reserved)),
+            3 => any::<usize>().prop_map(Step::Remove),
+            1 => (1..5_usize).prop_map(Step::Take),
+            1 => (0..300_u64).prop_map(Step::Expire),
+        ]
+    }
+
+    proptest! {
+        /// Against a plain list of what waits.
+        #[test]
+        fn what_waits_is_bounded_and_leaves_once(steps in vec(step(), 1..300)) {
+            let limits = limits(40, 3 * LARGE);
+            let (mut queue, start) = (Queue::new(limits), Instant::now());
+            let mut model: Vec<(u64, usize, Number)> = Vec::new();
+            let mut numbers: Vec<Number> = Vec::new();
+            for (name, step) in (0..).zip(steps) {
+                let gone = match step {
+                    Step::Push(bytes, reserved) => {
+                        let priority = match reserved {
+                            true => Priority::Reserved,
+                            false => Priority::Ordinary,
+                        };
+                        let factor = |limit: usize| if reserved { limit + limit / RESERVE } else { limit };
+                        let held: usize = model.iter().map(|it| it.1).sum();
+                        let fits = model.len() < factor(limits.commands)
+                            && held + bytes <= factor(limits.bytes);
+                        let pushed = queue.push(command(start, name, bytes), priority);
+                        prop_assert_eq!(pushed.is_ok(), fits || model.is_empty());
+                        if let Ok(number) = pushed {
+                            model.push((name, bytes, number));
+                            numbers.push(number);
+                        }
+                        continue;
+                    }
+                    Step::Remove(which) if !numbers.is_empty() => {
+                        let number = numbers[which % numbers.len()];
+                        let waits = model.iter().any(|it| it.2 == number);
+                        let removed = queue.remove(number);
+                        prop_assert_eq!(removed.is_some(), waits);
+                        removed.into_iter().collect()
+                    }
+                    Step::Remove(_) => continue,
+                    Step::Take(commands) => {
+                        let taken = queue.take(Load { commands, ..LOAD });
+                        prop_assert_eq!(taken.is_empty(), model.is_empty());
+                        taken
+                    }
+                    Step::Expire(ms) => queue.expired(start + Duration::from_millis(ms)),
+                };
+                for waiting in gone {
+                    let name = (waiting.deadline - start).as_millis() as u64;
+                    let place = model.iter().position(|it| it.0 == name);
+                    model.remove(place.expect("it waited"));
+                }
+                let held: usize = model.iter().map(|it| it.1).sum();
+                prop_assert_eq!(queue.held(), (model.len(), held));
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+                let latest = model.iter().map(|it| start + Duration::from_millis(it.0)).max();
+                prop_assert_eq!(queue.latest(), latest);
+                for line in [&queue.small, &queue.large] {
+                    prop_assert!(line.places.len() <= 2 * line.taken + SPARE);
+                }
+            }
+            prop_assert_eq!(queue.drain().len(), model.len());
+            prop_assert!(queue.is_empty() && queue.held() == (0, 0));
+        }
+    }
+}
