@@ -10,7 +10,7 @@ ARGS ?=
 SOAK_SECONDS ?= 1800
 TOPOLOGIES ?= cluster shards sentinel tls acl
 
-.PHONY: help setup demo test test-servers test-topologies examples lint doc faults soak bench ci clean
+.PHONY: help setup demo test test-servers test-topologies examples lint doc faults soak bench bench-quick instructions ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ soak: setup ## Run random faults for half an hour (SOAK_SECONDS=60, HEDGEROW_SEE
 
 bench: setup ## Measure against the bare driver, side by side
 	$(CARGO) bench --all-features --bench side_by_side
+
+bench-quick: setup ## The same in under 90 seconds: one server, shorter slices
+	$(CARGO) bench --all-features --bench side_by_side -- --quick
+
+instructions: setup ## Count the instructions and allocations of single operations (needs valgrind)
+	scripts/instructions.sh
 
 ci: ## Everything that must hold before a change goes in
 	.ci/run

@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::slices::{Result, Runs, TASKS, compare, driver, spread};
+use crate::slices::{Result, Runs, TASKS, driver, spread};
 
 /// About 1 KB as CBOR.
 #[derive(Clone, Serialize, Deserialize)]
@@ -83,11 +83,12 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
     for tasks in TASKS {
         if runs.wants("memoize_hit/raw_get") {
             let ours = async |tasks, until| hits::<String>(&plain, &keys, &[], tasks, until).await;
-            compare(&format!("memoize_hit/raw_get@{tasks}"), tasks, ours, raw).await;
+            runs.compare(&format!("memoize_hit/raw_get@{tasks}"), tasks, ours, raw)
+                .await;
         }
         if runs.wants("memoize_hit_1k/raw_get_decode") {
             let ours = async |tasks, until| hits::<Record>(&large, &keys, &[], tasks, until).await;
-            compare(
+            runs.compare(
                 &format!("memoize_hit_1k/raw_get_decode@{tasks}"),
                 tasks,
                 ours,
@@ -98,7 +99,7 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
         if runs.wants("memoize_hit_3tags/raw_get") {
             let ours =
                 async |tasks, until| hits::<String>(&tagged, &keys, &TAGS, tasks, until).await;
-            compare(
+            runs.compare(
                 &format!("memoize_hit_3tags/raw_get@{tasks}"),
                 tasks,
                 ours,
@@ -108,7 +109,7 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
         }
     }
     if runs.wants("herd_commands_per_process") {
-        herd(url).await?;
+        herd(url, runs).await?;
     }
     Ok(())
 }
@@ -170,7 +171,7 @@ async fn gets(
 
 /// 8 processes (clients of their own) with 100 callers each ask for one cold key: how many
 /// commands each sends, as `MONITOR` shows; what scripts run inside the server does not count.
-async fn herd(url: &str) -> Result<()> {
+async fn herd(url: &str, runs: &Runs) -> Result<()> {
     const CLIENTS: usize = 8;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
@@ -194,10 +195,8 @@ async fn herd(url: &str) -> Result<()> {
         let aside = ["\"HELLO\"", "\"CLIENT\"", "\"PING\"", " lua]"];
         commands += usize::from(!aside.iter().any(|part| line.contains(part)));
     }
-    println!(
-        "herd_commands_per_process {:.2}",
-        commands as f64 / CLIENTS as f64
-    );
+    let each = commands as f64 / CLIENTS as f64;
+    runs.report.add("herd_commands_per_process", each);
     eprintln!("    {CLIENTS} processes, 100 callers each: {commands} commands, {loads} load");
     Ok(())
 }

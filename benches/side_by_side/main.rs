@@ -1,17 +1,22 @@
-//! Ratios of hedgerow to the bare driver and to its rival, measured side by side.
+//! Ratios of hedgerow to the bare driver and to its rivals, measured side by side.
 //!
 //! Both sides of a ratio run alternately in short slices on one server in one process, and the
-//! median of the slices' ratios is printed: `name ratio`. Higher is better, but for
-//! `handoff_p99/round_trip`, which is in round trips, and `herd_commands_per_process`, a count.
+//! median of the slices' ratios is printed beside its target. Higher is better for ratios of
+//! throughput; times, counts and CPU are better when they are lower, as their targets say.
 
 mod cache;
 mod counter;
+mod handoff;
 mod lock;
+mod renewals;
+mod report;
+mod rivals;
+mod server_time;
 mod slices;
 mod topologies;
 
 use hedgerow::embedded;
-use slices::{Result, Runs};
+use slices::{Length, Result, Runs};
 
 fn main() -> Result<()> {
     let runs = Runs::from_args();
@@ -24,6 +29,12 @@ fn main() -> Result<()> {
         cache::run(server.url(), &runs).await?;
         counter::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await?;
-        topologies::run(&runs).await
+        handoff::run(server.url(), &runs).await?;
+        renewals::run(&runs).await?;
+        server_time::run(&runs).await?;
+        if runs.length == Length::Full {
+            topologies::run(&runs).await?;
+        }
+        runs.report.finish()
     })
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::report::Report;
+
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// The bare driver, as a careful user sets it up: with a response timeout, as our calls have a
@@ -18,17 +20,89 @@ pub(crate) async fn driver(url: &str) -> Result<redis::aio::MultiplexedConnectio
 /// How many tasks share a connection.
 pub(crate) const TASKS: [usize; 3] = [1, 50, 500];
 
-/// Which ratios the command line asks for, by parts of their names; all by default.
-pub(crate) struct Runs(Vec<String>);
+/// Which rows the command line asks for, and how long each is measured.
+pub(crate) struct Runs {
+    /// Parts of their names; all by default.
+    names: Vec<String>,
+    pub(crate) length: Length,
+    pub(crate) report: Report,
+}
+
+/// How long a row is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    Full,
+    /// `--quick`: fewer and shorter slices, one server only.
+    Quick,
+}
 
 impl Runs {
     pub(crate) fn from_args() -> Self {
-        let args = std::env::args().skip(1);
-        Self(args.filter(|arg| !arg.starts_with("--")).collect())
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let quick = args.iter().any(|arg| arg == "--quick");
+        Self {
+            names: args
+                .into_iter()
+                .filter(|arg| !arg.starts_with("--"))
+                .collect(),
+            length: if quick { Length::Quick } else { Length::Full },
+            report: Report::default(),
+        }
     }
 
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.0.is_empty() || self.0.iter().any(|part| name.contains(part.as_str()))
+        self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
+    }
+
+    /// Runs both sides alternately and reports the median ratio of ours to theirs.
+    pub(crate) async fn compare(
+        &self,
+        name: &str,
+        tasks: usize,
+        ours: impl Side,
+        theirs: impl Side,
+    ) {
+        let slice = self.length.slice();
+        ours.slice(tasks, Instant::now() + slice).await;
+        theirs.slice(tasks, Instant::now() + slice).await;
+        let mut ratios = Vec::new();
+        let mut rates = (Vec::new(), Vec::new());
+        for round in 0..self.length.rounds() {
+            let mut rate = [0.0; 2];
+            for side in [round % 2, (round + 1) % 2] {
+                let start = Instant::now();
+                let done = match side {
+                    0 => ours.slice(tasks, start + slice).await,
+                    _ => theirs.slice(tasks, start + slice).await,
+                };
+                rate[side] = done as f64 / start.elapsed().as_secs_f64();
+            }
+            ratios.push(rate[0] / rate[1]);
+            rates.0.push(rate[0]);
+            rates.1.push(rate[1]);
+        }
+        self.report.add_spread(name, quartiles(&mut ratios));
+        eprintln!(
+            "    {tasks} tasks: {:.1} against {:.1} thousand a second",
+            median(&mut rates.0) / 1e3,
+            median(&mut rates.1) / 1e3
+        );
+    }
+}
+
+impl Length {
+    pub(crate) fn slice(self) -> Duration {
+        match self {
+            Self::Full => Duration::from_millis(150),
+            Self::Quick => Duration::from_millis(80),
+        }
+    }
+
+    fn rounds(self) -> usize {
+        match self {
+            Self::Full => 15,
+            Self::Quick => 9,
+        }
     }
 }
 
@@ -42,39 +116,6 @@ impl<F: AsyncFn(usize, Instant) -> u64> Side for F {
     async fn slice(&self, tasks: usize, until: Instant) -> u64 {
         self(tasks, until).await
     }
-}
-
-/// Runs both sides alternately and prints the median ratio of ours to theirs.
-pub(crate) async fn compare(name: &str, tasks: usize, ours: impl Side, theirs: impl Side) {
-    for side in [0, 1] {
-        let warm = Instant::now() + SLICE;
-        match side {
-            0 => ours.slice(tasks, warm).await,
-            _ => theirs.slice(tasks, warm).await,
-        };
-    }
-    let mut ratios = Vec::new();
-    let mut rates = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        let mut rate = [0.0; 2];
-        for side in [round % 2, (round + 1) % 2] {
-            let start = Instant::now();
-            let done = match side {
-                0 => ours.slice(tasks, start + SLICE).await,
-                _ => theirs.slice(tasks, start + SLICE).await,
-            };
-            rate[side] = done as f64 / start.elapsed().as_secs_f64();
-        }
-        ratios.push(rate[0] / rate[1]);
-        rates.0.push(rate[0]);
-        rates.1.push(rate[1]);
-    }
-    println!("{name} {:.2}", median(&mut ratios));
-    eprintln!(
-        "    {tasks} tasks: {:.1} against {:.1} thousand a second",
-        median(&mut rates.0) / 1e3,
-        median(&mut rates.1) / 1e3
-    );
 }
 
 /// Spawns `tasks` copies of a loop and adds up what they did.
@@ -95,5 +136,18 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-pub(crate) const SLICE: Duration = Duration::from_millis(150);
-const ROUNDS: usize = 15;
+/// The lower quartile, the median and the upper quartile.
+pub(crate) fn quartiles(values: &mut [f64]) -> (f64, f64, f64) {
+    let middle = median(values);
+    (
+        values[values.len() / 4],
+        middle,
+        values[values.len() * 3 / 4],
+    )
+}
+
+/// The value below which 99 % of `values` are.
+pub(crate) fn p99(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() * 99 / 100]
+}

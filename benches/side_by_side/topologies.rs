@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use hedgerow::Client;
 use hedgerow::embedded::Server;
 
-use crate::slices::{Result, Runs, SLICE, median, spread};
+use crate::slices::{Length, Result, Runs, quartiles, spread};
 use servers::Cluster;
 
 /// What a task does over and over.
@@ -98,8 +98,9 @@ async fn against(other: &str, clients: &[Client], one: &Client, runs: &Runs) -> 
                     costs.push(seen[0].1 / seen[1].1);
                 }
             }
-            println!("{name}@{tasks} {:.2}", median(&mut rates));
-            println!("cpu_{name}@{tasks} {:.2}", median(&mut costs));
+            let report = &runs.report;
+            report.add_spread(&format!("{name}@{tasks}"), quartiles(&mut rates));
+            report.add_spread(&format!("cpu_{name}@{tasks}"), quartiles(&mut costs));
         }
     }
     Ok(())
@@ -108,7 +109,7 @@ async fn against(other: &str, clients: &[Client], one: &Client, runs: &Runs) -> 
 /// Operations a second, and CPU time of this process for each.
 async fn slice(clients: &[Client], work: Work, tasks: usize) -> Result<(f64, f64)> {
     let (start, cpu) = (Instant::now(), cpu_time()?);
-    let until = start + SLICE;
+    let until = start + Length::Full.slice();
     let done = spread(tasks, |task| {
         let client = clients[task % clients.len()].clone();
         async move {

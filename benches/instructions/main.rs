@@ -1,0 +1,158 @@
+//! One kind of operation, a fixed number of times, on one thread: for counting what it costs the
+//! client in instructions (`scripts/instructions.sh` runs it under callgrind) and in allocations.
+//!
+//! `instructions OPERATION COUNT` runs it and prints nothing; `instructions allocations` prints the
+//! allocations of one operation of each kind. Counts are repeatable, unlike times.
+
+use std::time::Duration;
+
+use hedgerow::embedded::Server;
+use hedgerow::{Cache, Client, Counter, Lock};
+use redis::aio::MultiplexedConnection;
+use tokio::runtime::{Builder, Runtime};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// What is counted: ours, and what the bare driver does for the same end.
+const OPERATIONS: [&str; 6] = [
+    "lock_cycle",
+    "two_evalsha",
+    "counter_add",
+    "raw_incr",
+    "memoize_hit",
+    "raw_get",
+];
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    match &args[..] {
+        [] => {
+            println!("run scripts/instructions.sh, or `instructions allocations`");
+            Ok(())
+        }
+        [what] if what == "allocations" => {
+            let server = runtime.block_on(Server::start())?;
+            let work = runtime.block_on(Work::new(server.url()))?;
+            for operation in OPERATIONS {
+                println!("{operation} {}", allocations(&runtime, &work, operation)?);
+            }
+            Ok(())
+        }
+        [url, operation, count] => {
+            let work = runtime.block_on(Work::new(url))?;
+            runtime.block_on(work.run(operation, count.parse()?))
+        }
+        _ => Err("usage: instructions URL OPERATION COUNT".into()),
+    }
+}
+
+/// How many allocations one operation makes on this thread, which runs all tasks.
+fn allocations(runtime: &Runtime, work: &Work, operation: &str) -> Result<u64> {
+    const COUNT: u64 = 1000;
+    runtime.block_on(work.run(operation, 100))?;
+    let mut outcome = Ok(());
+    let counted = allocation_counter::measure(|| {
+        outcome = runtime.block_on(work.run(operation, COUNT));
+    });
+    outcome?;
+    Ok(counted.count_total / COUNT)
+}
+
+struct Work {
+    lock: Lock,
+    counter: Counter,
+    cache: Cache,
+    driver: MultiplexedConnection,
+    acquire: String,
+    release: String,
+}
+
+impl Work {
+    /// Everything is connected, loaded and cached before it is counted.
+    async fn new(url: &str) -> Result<Self> {
+        let client = Client::connect(url).await?;
+        let mut driver = redis::Client::open(url)?
+            .get_multiplexed_async_connection()
+            .await?;
+        let mut load = async |script: &str| -> redis::RedisResult<String> {
+            let mut command = redis::cmd("SCRIPT");
+            command
+                .arg("LOAD")
+                .arg(script)
+                .query_async(&mut driver)
+                .await
+        };
+        let (acquire, release) = (load(BARE_ACQUIRE).await?, load(BARE_RELEASE).await?);
+        let work = Self {
+            lock: client.lock("count"),
+            counter: client.counter("count"),
+            cache: client.cache("count"),
+            driver,
+            acquire,
+            release,
+        };
+        for operation in OPERATIONS {
+            work.run(operation, 10).await?;
+        }
+        Ok(work)
+    }
+
+    async fn run(&self, operation: &str, count: u64) -> Result<()> {
+        let mut driver = self.driver.clone();
+        for _ in 0..count {
+            match operation {
+                "lock_cycle" => self.lock.acquire().await?.release().await?,
+                "two_evalsha" => self.bare_cycle(&mut driver).await?,
+                "counter_add" => drop(self.counter.add(1).await?),
+                "raw_incr" => {
+                    let mut command = redis::cmd("INCR");
+                    let _: i64 = command.arg("bare:count").query_async(&mut driver).await?;
+                }
+                "memoize_hit" => {
+                    let load = || async { Ok::<_, std::io::Error>("x".repeat(100)) };
+                    self.cache.memoize("key", HOUR, load).await?;
+                }
+                "raw_get" => {
+                    let mut command = redis::cmd("GET");
+                    let _: Option<Vec<u8>> =
+                        command.arg("bare:count").query_async(&mut driver).await?;
+                }
+                _ => return Err(format!("no operation {operation:?}").into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn bare_cycle(&self, driver: &mut MultiplexedConnection) -> Result<()> {
+        let owner = format!("{:032x}", rand::random::<u128>());
+        let mut command = redis::cmd("EVALSHA");
+        command
+            .arg(&self.acquire)
+            .arg(2)
+            .arg("{bare:count}:lock")
+            .arg("{bare:count}:fence")
+            .arg(&owner)
+            .arg(30_000);
+        let _: i64 = command.query_async(driver).await?;
+        let mut command = redis::cmd("EVALSHA");
+        command
+            .arg(&self.release)
+            .arg(1)
+            .arg("{bare:count}:lock")
+            .arg(&owner);
+        let _: i64 = command.query_async(driver).await?;
+        Ok(())
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a careful engineer writes by hand: a fenced lock in two scripts.
+const BARE_ACQUIRE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then \
+    return redis.call('INCR', KEYS[2]) end return false";
+const BARE_RELEASE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
