@@ -24,7 +24,7 @@ script!(ENSURE = "ensure.lua" after "generation.lua");
 script!(INVALIDATE = "invalidate.lua" after "generation.lua");
 
 /// A tag, ready to be read, stamped or invalidated.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Tag {
     pub(crate) id: TagId,
     pub(crate) key: Key,
@@ -40,6 +40,13 @@ pub(crate) struct Generation(u64);
 
 /// One generation per tag, in the tags' order; `None` for a tag that has none.
 pub(crate) type Snapshot = Vec<Option<Generation>>;
+
+impl fmt::Debug for Tag {
+    /// By its name: the rest looks like a token to a reader, and follows from it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tag").field(&self.name).finish()
+    }
+}
 
 impl Tag {
     /// The tag that a user calls `name`.

@@ -10,9 +10,9 @@ use std::io;
 use std::time::Duration;
 
 use hedgerow::{
-    Add, Added, Bypassed, Cache, Client, ClientBuilder, Codec, Compression, Counter, Error,
-    ErrorKind, Fence, Finding, FindingCode, Guard, Holder, Lock, LockInfo, LossReason, Memoize,
-    Outage, Preflight, ReadFrom, Set, Severity, Waiter, embedded,
+    Add, Added, AddressMap, Bypassed, Cache, Client, ClientBuilder, Codec, Compression, Counter,
+    Error, ErrorKind, Fence, Finding, FindingCode, Guard, Holder, Lock, LockInfo, LossReason,
+    Memoize, OnOutage, Outage, Preflight, ReadFrom, Request, Set, Severity, Waiter, embedded,
 };
 use redis::Value;
 
@@ -84,6 +84,9 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<Cache>(&cache);
     shown.add::<Codec>(&Codec::Json);
     shown.add::<Outage>(&Outage::Bypass);
+    shown.add::<OnOutage>(&OnOutage::FailFast);
+    shown.add::<AddressMap>(&AddressMap::from([("10.0.0.1:1", "10.0.0.2:1")]));
+    shown.add::<Request<'_, i64>>(&client.counter("c").get());
     shown.add::<Bypassed>(&cache.bypassed());
     shown.add::<ReadFrom>(&ReadFrom::Primary);
     shown.add::<Compression>(&Compression::Lz4);
@@ -197,5 +200,7 @@ fn public_types() -> BTreeSet<String> {
         }
     }
     names.remove("Result");
+    // Constants have nothing to show.
+    names.retain(|name| name.contains(char::is_lowercase));
     names
 }
