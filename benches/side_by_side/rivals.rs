@@ -65,5 +65,6 @@ impl Distkit {
 }
 
 fn key(name: &str) -> DistkitRedisKey {
-    DistkitRedisKey::try_from(name.to_owned()).expect("a valid key")
+    // Colons are not for users there.
+    DistkitRedisKey::try_from(name.replace(':', "-")).expect("a valid key")
 }
