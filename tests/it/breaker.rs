@@ -77,13 +77,11 @@ async fn a_probe_that_is_kept_and_not_polled_stands_in_nobodys_way() {
         asked().await == Err(ErrorKind::CircuitOpen)
     })
     .await;
-    let probe = bounded("one is let through", async {
-        loop {
-            let mut get = cache.get::<i32>("k").into_future();
-            if poll!(&mut get).is_pending() {
-                return get;
-            }
+    let mut probe = cache.get::<i32>("k").into_future();
+    bounded("one is let through", async {
+        while poll!(&mut probe).is_ready() {
             tokio::time::sleep(Duration::from_millis(1)).await;
+            probe = cache.get::<i32>("k").into_future();
         }
     })
     .await;
