@@ -100,7 +100,7 @@ async fn locks_outlive_round_trips_of_two_fifths_of_their_lease() {
 
 #[tokio::test]
 async fn locks_are_taken_and_kept_over_a_way_that_takes_two_fifths_of_their_lease() {
-    join_all([500, 1500, 3000].map(Duration::from_millis).map(|lease| {
+    join_all([500, 1000, 1500].map(Duration::from_millis).map(|lease| {
         until_it_counts(lease, async move |server, punctual| {
             let way = Way::to(server);
             way.takes(lease.mul_f64(0.4));
