@@ -14,9 +14,9 @@ local time = redis.call('TIME')
 if redis.call('EXISTS', KEYS[1], KEYS[3]) == 0 then
   -- The usual case, which everything else must not slow down. Seconds have ten digits until 2286.
   local fence = time[1] .. time[2]
-  if #fence < 16 then fence = time[1] .. string.sub('00000' .. time[2], -6) end
+  if #fence < 16 then fence = string.format('%010.0f%06.0f', time[1], time[2]) end
   local before = redis.call('SET', KEYS[2], fence, 'GET')
-  if not before or (#before == 16 and before < fence and before > '1') then
+  if not before or (#before == 16 and before < fence and not string.find(before, '%D')) then
     redis.call('SET', KEYS[1], fence .. ARGV[1], 'PX', ARGV[2])
     return fence
   end
@@ -51,8 +51,10 @@ if not held.id then
   -- More dead places than one script passes over: the caller asks again at once, and that goes on.
   if not held.id then return {'BUSY', 0, string.format('%.0f', last), '', ''} end
 end
-local ahead = nil -- Who hands over next: the waiter ahead, or the holder.
-for before = number and number - 1 or 0, math.max(queue.head, (number or 0) - 8), -1 do
-  ahead = ahead or place(before)
+-- Who hands over next: the next waiter ahead; the holder, if there is surely none; else nobody knows.
+local ahead, least = nil, math.max(queue.head, (number or 0) - 8)
+for before = (number or 0) - 1, least, -1 do
+  ahead = ahead or (place(before) or {}).id
 end
-return {'BUSY', redis.call('PTTL', KEYS[1]), held.fence, held.meta, ahead and ahead.id or held.seal}
+ahead = ahead or least == queue.head and held.seal or ''
+return {'BUSY', redis.call('PTTL', KEYS[1]), held.fence, held.meta, ahead}

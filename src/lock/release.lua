@@ -4,8 +4,9 @@
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
 -- ARGV: 1 what the lock says of a holder behind whom nobody queues: '2 id '
--- ARGV: 2 the secret that the lock's seal is the digest of, for the next holder to know us by
--- Returns: RELEASED | NOT_HELD | {WRONGTYPE} | {FORMAT, format of the lock}
+-- ARGV: 2 the secret that the lock's seal is the digest of, for the next holder to know us by; ''
+--   from who was never told of a grant
+-- Returns: RELEASED | NOT_HELD | {WRONGTYPE, 'lock' if that is why} | {FORMAT, format of the lock}
 -- Retry: unsafe - harmless, but a second run answers NOT_HELD, so the caller decides what that means
 if redis.call('GETRANGE', KEYS[1], '17', '51') == ARGV[1] then
   redis.call('DEL', KEYS[1])

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hedgerow::{ErrorKind, Guard, Lock};
 use tokio::task::JoinHandle;
 
+use crate::monitor::Monitor;
 use crate::server::Server;
 use crate::wait::{bounded, queued, until};
 
@@ -14,7 +15,17 @@ use crate::wait::{bounded, queued, until};
 async fn a_reader_of_redis_who_may_publish_forges_no_grant() {
     let server = Server::start_single().await;
     let (one, two) = (server.client().await, server.client().await);
-    let first = one.lock("a").acquire().await.expect("free");
+    // Two hand-overs whose messages the forger has heard.
+    let monitor = Monitor::start(&server).await;
+    let mut first = two.lock("a").acquire().await.expect("free");
+    for next in [&one, &two, &one] {
+        let waiter = wait(next.lock("a"));
+        queued(&one.lock("a"), 1).await;
+        first.release().await.expect("held until now");
+        first = granted(waiter).await;
+    }
+    let heard = grants(&monitor, &server).await;
+    assert_eq!(heard.len(), 3, "{heard:?}");
     let waiter = wait(two.lock("a"));
     queued(&one.lock("a"), 1).await;
     let listens = async || {
@@ -27,6 +38,7 @@ async fn a_reader_of_redis_who_may_publish_forges_no_grant() {
     let fields: Vec<String> = server.run(&["HGETALL", &key(&server, "queue").await]).await;
     let mut words: Vec<&str> = fields.iter().flat_map(|field| field.split(' ')).collect();
     words.extend(held.split([' ', '+']));
+    words.extend(heard.iter().flat_map(|message| message.split(' ')));
     words.retain(|word| word.len() == 32);
     words.sort_unstable();
     words.dedup();
@@ -51,6 +63,138 @@ async fn a_reader_of_redis_who_may_publish_forges_no_grant() {
     first.release().await.expect("held until now");
     let second = granted(waiter).await;
     assert!(second.fence() > fence && second.fence().get() < fence.get() + (1 << 40));
+}
+
+/// Who waits behind those that have left is not told that the holder hands over to it.
+#[tokio::test]
+async fn leavers_in_the_queue_let_nobody_forge_a_grant() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let first = one.lock("a").acquire().await.expect("free");
+    let ahead = wait(server.client().await.lock("a"));
+    queued(&one.lock("a"), 1).await;
+    let leaver = server.client().await;
+    for _ in 0..12 {
+        let leaver = wait(leaver.lock("a"));
+        queued(&one.lock("a"), 2).await;
+        leaver.abort();
+        queued(&one.lock("a"), 1).await;
+    }
+    let behind = wait(two.lock("a"));
+    queued(&one.lock("a"), 2).await;
+    let monitor = Monitor::start(&server).await;
+    first.release().await.expect("held until now");
+    let ahead = granted(ahead).await;
+    let heard = grants(&monitor, &server).await;
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    let secret = heard[0].split(' ').nth(3).expect("a secret");
+
+    let fields: Vec<String> = server.run(&["HVALS", &key(&server, "queue").await]).await;
+    let place = fields.iter().find(|field| field.contains(' '));
+    let words: Vec<&str> = place.expect("a place").split(' ').collect();
+    let channel = key(&server, "lock").await.replace("lock:a", "wake:") + &words[4][1..];
+    let forged = format!("grant {} {} {secret}", words[3], ahead.fence().get() + 1);
+    let before = figure_of_scripts(&server).await;
+    let listeners: usize = server.run(&["SPUBLISH", &channel, &forged]).await;
+    assert_eq!(listeners, 1);
+    until("the waiter has asked again", async || {
+        figure_of_scripts(&server).await > before
+    })
+    .await;
+    assert!(!behind.is_finished(), "it was granted by a forged message");
+    ahead.release().await.expect("held until now");
+    assert!(granted(behind).await.is_held());
+}
+
+/// It would prove a grant to whoever stood behind it in the queue.
+#[tokio::test]
+async fn who_leaves_the_queue_does_not_say_its_secret() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let first = one.lock("a").acquire().await.expect("free");
+    let leaver = wait(two.lock("a"));
+    queued(&one.lock("a"), 1).await;
+    let monitor = Monitor::start(&server).await;
+    leaver.abort();
+    queued(&one.lock("a"), 0).await;
+    let seen = monitor.commands(&server, "EVALSHA").await;
+    let last = seen.last().expect("it has said that it leaves");
+    assert!(last.ends_with(" \"\""), "{last}");
+    first.release().await.expect("held until now");
+}
+
+#[tokio::test]
+async fn a_release_reaches_who_waits_behind_many_that_have_left() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let first = one.lock("a").acquire().await.expect("free");
+    let queue = key(&server, "lock").await.replace(":lock:", ":queue:");
+    let (seconds, _): (u64, u64) = server.run(&["TIME"]).await;
+    let at = (seconds * 1000).to_string();
+    let empty = ["head", "1", "tail", "200", "clock", "9000", "at", &at];
+    let _: usize = server.run(&[&["HSET", &queue], &empty[..]].concat()).await;
+    let waiter = wait(two.lock("a"));
+    until("the waiter queues", async || {
+        server.run::<usize>(&["HGET", &queue, "tail"]).await == 201
+    })
+    .await;
+    first.release().await.expect("held until now");
+    let holder = one.lock("a").inspect().await.expect("an answer").holder;
+    assert!(holder.is_some(), "nobody was granted the lock");
+    drop(granted(waiter).await);
+}
+
+/// The keeper does not ask for ever for what no script of ours can release.
+#[tokio::test]
+async fn a_guard_whose_lock_has_another_format_keeps_no_client_alive() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let ages = Duration::from_secs(600);
+    let guard = client.lock("a").lease(ages).acquire().await.expect("free");
+    let foreign = format!("1795000000000000 3 {}", "0".repeat(32));
+    let lock_key = key(&server, "lock").await;
+    let _: String = server.run(&["SET", &lock_key, &foreign]).await;
+    drop((guard, client));
+    until("its connections are closed", async || {
+        let list: String = server.run(&["CLIENT", "LIST"]).await;
+        !list.contains("name=hedgerow")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fence_counter_that_is_no_number_is_left_alone() {
+    let server = Server::start_single().await;
+    let lock = server.client().await.lock("a");
+    let guard = lock.acquire().await.expect("free");
+    let fence = key(&server, "fence").await;
+    guard.release().await.expect("held until now");
+    // As long as a fence, and between the first and the next.
+    let spoilt = "1.79500000000000";
+    let _: String = server.run(&["SET", &fence, spoilt]).await;
+    let error = lock.acquire().await.expect_err("no fence can be given");
+    assert_eq!(error.kind(), ErrorKind::WrongType);
+    let counter: String = server.run(&["GET", &fence]).await;
+    assert_eq!(counter, spoilt);
+}
+
+/// A hand-over knows the fence of the holder, though the counter is gone and the clock is behind it.
+#[tokio::test]
+async fn a_fence_rises_above_that_of_the_holder_when_the_counter_is_lost() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    drop(one.lock("a").acquire().await.expect("free").release().await);
+    let fence = key(&server, "fence").await;
+    let ahead = 8_000_000_000_000_000_u64;
+    let _: String = server.run(&["SET", &fence, &ahead.to_string()]).await;
+    let first = one.lock("a").acquire().await.expect("free");
+    assert_eq!(first.fence().get(), ahead + 1);
+    let waiter = wait(two.lock("a"));
+    queued(&one.lock("a"), 1).await;
+    let _: usize = server.run(&["DEL", &fence]).await;
+    let before = first.fence();
+    first.release().await.expect("held until now");
+    assert!(granted(waiter).await.fence() > before);
 }
 
 /// A grant that brings the secret of whoever was to hand over is believed as it is.
@@ -148,8 +292,10 @@ async fn a_server_clock_that_is_set_forward_leaves_the_waiters_in_order() {
         .run(&["HSET", &queue, "at", &(at - step).to_string()])
         .await;
     first.release().await.expect("held until now");
+    let holder = one.lock("a").inspect().await.expect("an answer").holder;
+    let holder = holder.expect("the lock was handed over").metadata;
+    assert_eq!(holder, "second");
     let second = granted(second).await;
-    assert!(!third.is_finished(), "the third came before the second");
     second.release().await.expect("held until now");
     drop(granted(third).await);
 }
@@ -218,6 +364,14 @@ async fn a_spoilt_place_in_the_queue_costs_no_other_its_turn() {
         .await;
     first.release().await.expect("held until now");
     drop(granted(third).await);
+}
+
+/// The messages that tell of grants, as far as the monitor has seen.
+async fn grants(monitor: &Monitor, server: &Server) -> Vec<String> {
+    let lines = monitor.of_scripts(server).await;
+    let messages = lines.iter().filter_map(|line| line.split('"').rev().nth(1));
+    let grants = messages.filter(|message| message.starts_with("grant "));
+    grants.map(str::to_owned).collect()
 }
 
 /// The key of the lock "a" that is called so.

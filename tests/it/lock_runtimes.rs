@@ -6,8 +6,9 @@ use futures::poll;
 use hedgerow::Client;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::{bounded, queued, renewed, until};
+use crate::wait::{bounded, patient, queued, renewed, until};
 
 /// Short enough to see it renewed several times.
 const SHORT: Duration = Duration::from_millis(600);
@@ -148,4 +149,115 @@ fn a_waiter_gets_what_is_released_in_a_runtime_that_stands_still() {
     again.expect("it was released");
     let _inside = driven.enter();
     drop((client, server));
+}
+
+#[test]
+fn a_waiter_looks_after_the_question_of_a_runtime_that_stands_still() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, client, halted) = halted(&driven);
+    let lock = client.lock("a").wait(AGES).lease(AGES);
+    let mut asked = Box::pin(lock.acquire());
+    halted.block_on(async { assert!(poll!(&mut asked).is_pending()) });
+    driven.block_on(async {
+        until("the lock is granted, unheard", async || {
+            !server.keys("hr:{*}:lock:a").await.is_empty()
+        })
+        .await;
+        // It is the first call in this runtime, and is polled no more.
+        let mut waiter = Box::pin(lock.acquire());
+        assert!(poll!(&mut waiter).is_pending());
+        let other = server.client().await;
+        let other = other.lock("a").wait(AGES).lease(AGES);
+        let guard = bounded("another process has it", other.acquire()).await;
+        let released = guard.expect("granted").release().await;
+        released.expect("held until now");
+        let guard = bounded("the waiter goes on", waiter).await;
+        let released = guard.expect("granted").release().await;
+        released.expect("held until now");
+    });
+    let _inside = driven.enter();
+    drop((asked, server));
+    drop((lock, client));
+}
+
+#[test]
+fn a_waiter_is_queued_for_when_the_runtime_that_queued_for_it_has_ended() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, client, ending) = halted(&driven);
+    let other = driven.block_on(server.client());
+    let lock = other.lock("a").lease(AGES);
+    let held = driven.block_on(lock.acquire()).expect("free");
+    let waits = client.lock("a").wait(AGES).lease(AGES);
+    let first = waits.clone().metadata("first");
+    ending.spawn(async move { first.acquire().await });
+    ending.block_on(queued(&lock, 1));
+    // It stands behind the first, and is polled no more.
+    let second = waits.metadata("second");
+    let mut waiter = Box::pin(second.acquire());
+    driven.block_on(async { assert!(poll!(&mut waiter).is_pending()) });
+    drop(ending);
+    driven.block_on(async {
+        until("it stands in the queue", async || {
+            let queue = lock.inspect().await.expect("an answer").queue;
+            queue.iter().any(|waiter| waiter.metadata == "second")
+        })
+        .await;
+        held.release().await.expect("held until now");
+        let guard = bounded("the waiter has it", waiter).await;
+        let released = guard.expect("granted").release().await;
+        released.expect("held until now");
+    });
+    let _inside = driven.enter();
+    drop((second, client, server));
+}
+
+/// The question is on its way while the keeper of another runtime gives its owner up.
+#[test]
+fn a_question_of_a_campaign_whose_runtime_has_ended_leaves_no_lease() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, other, proxy) = driven.block_on(async {
+        let server = Server::start_single().await;
+        let other = server.client().await;
+        let proxy = Proxy::before(&server);
+        (server, other, proxy)
+    });
+    let lock = other.lock("a").lease(AGES);
+    let held = driven.block_on(lock.acquire()).expect("free");
+    let ending = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let ending = ending.expect("a runtime");
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    ending.block_on(client.ping()).expect("an answer");
+    // There is something to keep in the other runtime.
+    let kept = driven.block_on(client.lock("kept").lease(AGES).acquire());
+    let kept = kept.expect("free");
+    let waits = client.lock("a").wait(AGES).lease(AGES);
+    ending.spawn(async move { waits.acquire().await });
+    driven.block_on(async {
+        queued(&lock, 1).await;
+        let key = &server.keys("hr:{*}:lock:a").await[0];
+        let question = Request::every().named("EVALSHA").with(key);
+        let question = proxy.on(question, Act::Hold);
+        question.hit().await;
+        tokio::task::spawn_blocking(move || drop(ending))
+            .await
+            .expect("no panic");
+        proxy.clear();
+        queued(&lock, 0).await;
+        held.release().await.expect("held until now");
+        question.deliver();
+        // It is granted to nobody, and released.
+        until("the lock was granted", async || {
+            let guard = lock.try_acquire().await.expect("an answer");
+            guard.is_none()
+        })
+        .await;
+        let guard = bounded("it is released", lock.clone().wait(AGES).acquire()).await;
+        let released = guard.expect("granted").release().await;
+        released.expect("held until now");
+    });
+    let _inside = driven.enter();
+    drop((kept, client, other, server, proxy));
 }

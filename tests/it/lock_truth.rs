@@ -37,7 +37,63 @@ async fn waiters_that_give_up_on_a_server_that_says_nothing_are_told_that() {
         // A connection that is silent is given up after a while.
         let expected = [ErrorKind::Timeout, ErrorKind::Disconnected];
         assert!(expected.contains(&error.kind()), "{error:?}");
+        // The question that was not answered is that of none of them.
+        assert!(!error.is_indeterminate(), "{error:?}");
     }
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_try_behind_others_is_told_that_the_server_says_nothing() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    client.ping().await.expect("an answer");
+    let pid = server.pid().await;
+    let lock = client.lock("a").wait(AGES);
+    let held = lock.acquire().await.expect("free");
+    let waiting = waiters(&client, AGES);
+    queued(&lock, 1).await;
+    signal(pid, "STOP");
+    // At first nobody knows that it is out.
+    let tried = async {
+        loop {
+            match lock.try_acquire().await {
+                Ok(None) => tokio::time::sleep(Duration::from_millis(20)).await,
+                tried => return tried,
+            }
+        }
+    };
+    let tried = bounded("it is told", tried).await;
+    signal(pid, "CONT");
+    let error = tried.expect_err("nobody knows who holds it");
+    assert!(error.kind().is_outage(), "{error:?}");
+    assert!(!error.is_indeterminate(), "{error:?}");
+    waiting.abort();
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_call_that_does_not_wait_for_the_server_does_not_wait_behind_those_who_do() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let lock = client.lock("a").wait(AGES);
+    let held = lock.acquire().await.expect("free");
+    let waiting = waiters(&client, AGES);
+    queued(&lock, 1).await;
+    let _killed = server.kill().await;
+    let call = lock.clone().fail_fast();
+    // While nobody knows that it is out, it queues as the others do.
+    let told = async {
+        loop {
+            match tokio::time::timeout(Duration::from_secs(1), call.acquire()).await {
+                Ok(told) => return told.expect_err("the server is gone"),
+                Err(_) => continue,
+            }
+        }
+    };
+    let error = bounded("it fails", told).await;
+    assert!(error.kind().is_outage(), "{error:?}");
+    waiting.abort();
     drop(held);
 }
 
@@ -50,9 +106,13 @@ async fn those_who_wait_for_the_first_answer_of_a_server_that_is_out_are_told_th
     signal(pid, "STOP");
     let told = bounded("they give up", waiters(&client, Duration::from_secs(1))).await;
     signal(pid, "CONT");
-    for error in told.expect("no panic") {
+    let told = told.expect("no panic");
+    for error in &told {
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
     }
+    // Only one of them has asked.
+    let unknown = told.iter().filter(|error| error.is_indeterminate()).count();
+    assert!(unknown <= 1, "{told:?}");
 }
 
 #[tokio::test]

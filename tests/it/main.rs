@@ -42,6 +42,7 @@ mod lock_cancel;
 mod lock_faults;
 mod lock_format;
 mod lock_hold;
+mod lock_loss;
 mod lock_model;
 mod lock_outage;
 mod lock_process;

@@ -12,7 +12,7 @@ use hedgerow::Client;
 
 use super::{Loss, Traffic};
 use crate::topology::{Node, Recipe};
-use crate::wait::{bounded, until};
+use crate::wait::{bounded, queued, until};
 
 /// A server whose clock can be stepped.
 struct Stepped {
@@ -118,6 +118,36 @@ async fn fault_28_the_clock_is_stepped_an_hour_forwards_and_back() {
             "leases last, fences rise",
         )
         .await;
+}
+
+/// A fence has as many digits as any, whatever the clock says.
+#[tokio::test]
+async fn locks_work_on_a_server_whose_clock_says_1990() {
+    let server = Stepped::start().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let now = i64::try_from(server.now().await).expect("a time");
+    server.step(631_152_000 - now).await;
+    let lock = |client: &Client| {
+        let lock = client.lock("a").lease(Duration::from_millis(600));
+        lock.wait(Duration::from_secs(60))
+    };
+    let first = lock(&one).acquire().await.expect("free");
+    // It is renewed.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert!(first.is_held());
+    let fence = first.fence();
+    let waiting = tokio::spawn({
+        let lock = lock(&two);
+        async move { lock.acquire().await }
+    });
+    queued(&lock(&one), 1).await;
+    first.release().await.expect("held until now");
+    let second = bounded("it is granted", waiting).await;
+    let second = second.expect("no panic").expect("granted");
+    assert!(second.fence() > fence);
+    second.release().await.expect("held until now");
+    let third = lock(&one).try_acquire().await.expect("an answer");
+    assert!(third.expect("it is free").fence() > fence);
 }
 
 const HOUR: Duration = Duration::from_secs(3600);

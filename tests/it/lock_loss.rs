@@ -1,0 +1,76 @@
+//! What a holder is told whose lock was taken away between two renewals.
+
+use std::time::Duration;
+
+use futures::poll;
+use hedgerow::ErrorKind;
+
+use crate::server::Server;
+use crate::wait::{figure, until};
+
+const AGES: Duration = Duration::from_secs(600);
+
+/// Deletes the lock "a".
+async fn delete(server: &Server) {
+    let key = server.keys("hr:{*}:lock:a").await.remove(0);
+    let deleted: usize = server.run(&["DEL", &key]).await;
+    assert_eq!(deleted, 1);
+}
+
+#[tokio::test]
+async fn a_body_whose_lock_was_deleted_under_it_ends_with_the_loss() {
+    let server = Server::start().await;
+    let lock = server.client().await.lock("a").lease(AGES);
+    let told = lock
+        .with(|_| async {
+            delete(&server).await;
+            42
+        })
+        .await;
+    assert_eq!(told.expect_err("lost").kind(), ErrorKind::Lost);
+}
+
+#[tokio::test]
+async fn a_body_whose_lock_was_held_to_its_end_ends_well_though_the_release_fails() {
+    let server = Server::start_single().await;
+    let lock = server.client().await.lock("a").lease(AGES);
+    let told = lock
+        .with(|_| async {
+            let key = server.keys("hr:{*}:lock:a").await.remove(0);
+            let foreign = format!("1795000000000000 3 {}", "0".repeat(32));
+            let _: String = server.run(&["SET", &key, &foreign]).await;
+            42
+        })
+        .await;
+    assert_eq!(told.expect("not proved to be lost"), 42);
+}
+
+#[tokio::test]
+async fn a_release_that_the_keeper_has_tried_too_tells_of_the_loss() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let guard = client.lock("a").lease(AGES).acquire().await.expect("free");
+    delete(&server).await;
+    // Releases that find no fast path read all keys.
+    let releases = async || {
+        let stats: String = server.run(&["INFO", "commandstats"]).await;
+        match stats.contains("cmdstat_hmget") {
+            true => figure(&server, "commandstats", "cmdstat_hmget:calls=").await,
+            false => 0,
+        }
+    };
+    let before = releases().await;
+    let mut release = Box::pin(guard.release());
+    assert!(poll!(&mut release).is_pending());
+    // It is polled no more until the keeper has done its work.
+    until("the keeper has tried", async || {
+        releases().await >= before + 2
+    })
+    .await;
+    client.ping().await.expect("an answer");
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let error = release.await.expect_err("neither has released it");
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
+}
