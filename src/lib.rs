@@ -144,6 +144,7 @@ mod counter;
 mod error;
 mod key;
 mod lock;
+mod name;
 mod pulse;
 mod script;
 mod tags;
@@ -166,6 +167,7 @@ pub use error::loader;
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
+pub use name::HideKeys;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
 pub use time::{FOREVER, OnOutage};

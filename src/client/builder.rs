@@ -23,6 +23,7 @@ use super::{Client, Core, Deadlines};
 use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::Namespace;
+use crate::name::HideKeys;
 use crate::time::{OnOutage, Patience, Ttl};
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
@@ -40,6 +41,7 @@ pub struct ClientBuilder {
     loads_without_redis: usize,
     max_value_size: usize,
     limits: Limits,
+    hide_keys: HideKeys,
     spawner: Spawner,
     pub(super) login: Option<Login>,
     pub(super) address_map: Option<AddressMap>,
@@ -82,6 +84,7 @@ impl Default for ClientBuilder {
             loads_without_redis: 64,
             max_value_size: 64 << 20,
             limits: Limits::default(),
+            hide_keys: HideKeys::off(),
             spawner: Spawner::default(),
             login: None,
             address_map: None,
@@ -209,6 +212,26 @@ impl ClientBuilder {
         self
     }
 
+    /// How errors, `Debug`, spans and events show the names that callers give to keys, tags, locks
+    /// and counters: as they are, by default. With [`HideKeys::digest`] or [`HideKeys::keyed`] eight
+    /// hexadecimal digits stand in their place, so that personal data and session ids stay out of
+    /// logs and of answers to users. Each cache can be told otherwise
+    /// ([`Cache::hide_keys`](crate::Cache::hide_keys)).
+    ///
+    /// This covers `Display` and `Debug` of errors and of every type of this crate,
+    /// [`Error::key`](crate::Error::key), the [`source`](std::error::Error::source) chain, spans and
+    /// events, and the readable name in the value of a tag in Redis. Where the server or the driver
+    /// could quote a name, only the code of the server's error is told.
+    ///
+    /// It does not cover:
+    /// - the keys in Redis: whoever may read the server, its `MONITOR` or its slow log sees names;
+    /// - namespaces, and the names of caches;
+    /// - a lock's [`metadata`](crate::Lock::metadata), and what a loader's own error says.
+    pub fn hide_keys(mut self, hide: HideKeys) -> Self {
+        self.hide_keys = hide;
+        self
+    }
+
     /// The runtime that connections and background tasks live on. Without it, each lives on the runtime
     /// of the call that first needs it.
     ///
@@ -314,7 +337,7 @@ impl ClientBuilder {
     }
 
     fn core(self, namespace: Namespace, deadlines: Deadlines, topology: Topology) -> Client {
-        Client(Arc::new(Core {
+        let core = Core {
             namespace,
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
@@ -325,7 +348,11 @@ impl ClientBuilder {
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
             server: self.server,
-        }))
+        };
+        Client {
+            core: Arc::new(core),
+            hide: self.hide_keys,
+        }
     }
 
     fn style(&self) -> Result<Style> {
@@ -442,6 +469,7 @@ impl fmt::Debug for ClientBuilder {
             .field("max_value_size", &self.max_value_size)
             .field("max_waiting", &self.limits.commands)
             .field("max_waiting_bytes", &self.limits.bytes)
+            .field("hide_keys", &self.hide_keys)
             .finish_non_exhaustive()
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
         "the reply of {server} was not understood",
     )
     .with_fate(Fate::Unknown)
-    .with_source(error)
+    .with_quoting_source(error)
 }
 
 /// Translates an error reply.
@@ -129,11 +129,22 @@ fn explained(code: &str, detail: &str) -> Error {
         _ => {
             // "unknown command" goes on to quote the arguments, which may be a value or a token.
             let detail = detail.split(", with args").next().unwrap_or_default();
-            return Error::new(ErrorKind::Server, "{server} answered with an error")
-                .because(format!("{code} {detail}"));
+            let error = Error::new(ErrorKind::Server, "{server} answered with an error");
+            return match names_a_command(detail) {
+                true => error.because(format!("{code} {detail}")),
+                false => error.because_server_says(code, detail),
+            };
         }
     };
     Error::new(kind, advice)
+}
+
+/// Whether the server says that it does not know a command, and nothing else.
+fn names_a_command(detail: &str) -> bool {
+    let command = detail.strip_prefix("unknown command ").unwrap_or_default();
+    let quoted = |quote| command.strip_prefix(quote)?.strip_suffix(quote);
+    let command = quoted('\'').or_else(|| quoted('`')).unwrap_or_default();
+    !command.is_empty() && command.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
 /// A key of ours holds a string that is no `i64`, or not as Redis writes one.
