@@ -221,10 +221,7 @@ impl Error {
     }
 
     /// As [`with_source`](Self::with_source), for a source that may quote what was sent or answered.
-    pub(crate) fn with_quoting_source(
-        self,
-        source: impl StdError + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn with_quoting_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.changed(|repr| repr.source = Some(Source::Quoting(Arc::new(source))))
     }
 

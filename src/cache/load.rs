@@ -441,7 +441,7 @@ impl Load {
             () = self.open.urged() => None,
             () = deserted(creator, &self.open) => return Ok(None),
         };
-        bulkhead.load();
+        bulkhead.load(&self.order.cache.setup.name, &error);
         self.running.let_in();
         tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), %error, "loading without Redis");
         self.open.begin_load();

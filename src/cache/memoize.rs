@@ -187,7 +187,7 @@ impl<L> Memoize<L> {
                         }
                         Ok(Reading::Miss(miss)) => Ok(miss),
                         Err(error) if cache.setup.outage.bypasses(&error) => {
-                            room.bulkhead.read();
+                            room.bulkhead.read(&cache.setup.name, &error);
                             Err(error)
                         }
                         Err(error) => {
@@ -321,7 +321,8 @@ where
     let (creator, value) = oneshot::channel();
     let name = order.place.name.clone();
     let cache = &*order.cache.setup.name;
-    let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
+    let span =
+        tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
     let spawner = order.cache.client.spawner().clone();
     let load = Load::new(order, open, read, rounds);
     spawner.spawn(load.run(loader, creator).instrument(span));

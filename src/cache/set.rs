@@ -99,7 +99,7 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
                 let removed = cleared(&order, deadline).await;
                 tracing::debug!(target: "hedgerow::cache", key = order.place.name.shown().as_str(), %error, removed, "bypassed a set");
-                order.room.bulkhead.write();
+                order.room.bulkhead.write(&order.cache.setup.name, &error);
                 Ok(())
             }
             outcome => outcome,

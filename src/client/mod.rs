@@ -397,7 +397,11 @@ impl Client {
 
     /// The value of type `T` that all handles of this client share, made on first use.
     pub(crate) fn room<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut rooms = self.core.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rooms = self
+            .core
+            .rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let room = rooms
             .entry(TypeId::of::<T>())
             .or_insert_with(|| Arc::new(make()));

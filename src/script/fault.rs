@@ -144,7 +144,10 @@ fn names_a_command(detail: &str) -> bool {
     let command = detail.strip_prefix("unknown command ").unwrap_or_default();
     let quoted = |quote| command.strip_prefix(quote)?.strip_suffix(quote);
     let command = quoted('\'').or_else(|| quoted('`')).unwrap_or_default();
-    !command.is_empty() && command.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+    !command.is_empty()
+        && command
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
 /// A key of ours holds a string that is no `i64`, or not as Redis writes one.
