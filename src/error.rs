@@ -1,9 +1,9 @@
-//! `Error`: what may go wrong, and what became of the call.
+//! `Error`: what went wrong, and what became of the call.
 //!
 //! Invariant: a transport error never looks like an answer. Every error says whether the call was
-//! not executed, was refused, or may have been applied without anybody knowing. Texts are bounded:
-//! [`Display`](fmt::Display) writes at most [`LONGEST_TEXT`] bytes, whatever a caller, a loader or a
-//! server has said.
+//! not executed, was refused, or may have been applied. Texts are bounded: [`Display`](fmt::Display)
+//! writes at most [`LONGEST_TEXT`] bytes, whatever a caller, a loader or a server has said. An error
+//! whose key is hidden repeats no name: not in its text, its `Debug` or its sources.
 
 mod kind;
 pub mod loader;
@@ -77,8 +77,8 @@ impl Error {
         self.0.kind
     }
 
-    /// Whether the same call may succeed later and has had no effect now: it is proved not to have
-    /// run, or it only reads.
+    /// Whether the same call may succeed later and has had no effect: it provably did not run, or it
+    /// only reads.
     pub fn is_retryable(&self) -> bool {
         matches!(self.0.fate, Fate::NotExecuted | Fate::Unanswered)
     }

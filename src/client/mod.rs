@@ -78,7 +78,7 @@ use crate::time::{Deadline, Patience};
 #[derive(Clone)]
 pub struct Client {
     core: Arc<Core>,
-    /// How names are shown: as the client was told, or as a cache of it was.
+    /// How names are shown: the client's setting, or the one of a cache.
     hide: HideKeys,
 }
 
@@ -110,8 +110,9 @@ impl Client {
     ///
     /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`), and
     /// `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other parameters are
-    /// refused, since they would have no effect; so is a user without a password. What has a meaning in
-    /// URLs is percent-encoded in users and passwords: `%40` for `@`, `%2F` for `/`, `%3F` for `?`.
+    /// refused, since they would have no effect; so is a user without a password. Percent-encode
+    /// characters with a meaning in URLs in users and passwords: `%40` for `@`, `%2F` for `/`, `%3F`
+    /// for `?`.
     ///
     /// Does no I/O and needs no runtime: the client connects with the first call that needs the
     /// server, so a service may start while Redis is down, and the client may live in a `static`.
@@ -147,7 +148,7 @@ impl Client {
     }
 
     /// [`connect`](Self::connect) to the server that the environment variable `REDIS_URL` names.
-    /// A client of that server which is not asked first:
+    /// For a client that does not ask the server first, use
     /// `Client::builder().`[`url_from_env()`](ClientBuilder::url_from_env)`.open()`.
     ///
     /// # Errors
@@ -194,10 +195,10 @@ impl Client {
         Self::builder().url(&url).owning(server).open()
     }
 
-    /// Asks the server for a sign of life.
+    /// Sends a `PING` and waits for the answer.
     ///
     /// # Errors
-    /// Says why there is none.
+    /// The reason why the server did not answer within the deadline.
     ///
     /// # Cancel safety
     /// Safe.
@@ -242,7 +243,7 @@ impl Client {
         }
     }
 
-    /// `error` as it may be told: without what may quote a name, where names are hidden.
+    /// `error` as the caller gets it: without what may quote a name, where names are hidden.
     pub(crate) fn told(&self, error: Error) -> Error {
         match self.hide.is_off() {
             true => error,
@@ -250,7 +251,7 @@ impl Client {
         }
     }
 
-    /// 128 random bits in hex that tell this client from all others: its wake channels end in it.
+    /// 128 random bits in hex, this client's own: its wake channels end in them.
     pub(crate) fn process(&self) -> &str {
         &self.core.process
     }
@@ -265,8 +266,8 @@ impl Client {
         self.patience().deadline()
     }
 
-    /// How long calls of caches may take. What must not be given up while there is time (`remove`,
-    /// `clear`, an invalidation) keeps trying.
+    /// How long calls of caches may take. `remove`, `clear` and invalidations keep trying for as long
+    /// as there is time.
     pub(crate) fn cache_patience(&self) -> Patience {
         self.core.deadlines.cache
     }
@@ -375,22 +376,22 @@ impl Client {
         self.core.topology.trouble(key)
     }
 
-    /// Whether what a cache does not find may be where it was before keys began to move.
+    /// Whether a missing value may still be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         self.core.topology.looks_back()
     }
 
-    /// The channel on which this client is told of the ends of loads of `value`; `None` while the
-    /// server of `value` is not known.
+    /// The channel on which this client hears of the ends of loads of `value`; `None` while the server
+    /// of `value` is not known.
     pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
         let core = &self.core;
         let channels = (0..).map(|number| core.namespace.load_wake(number, &core.process));
         core.topology.channel(value, channels)
     }
 
-    /// Tells, from here on, that a push of the server that serves `key` now may have been missed: its
-    /// push connection was made anew, or channels have moved to another server. Whoever waits for
-    /// one looks for himself, and sees to it that he is heard where his key is served then.
+    /// Reports, from now on, that a push of the server that serves `key` may have been missed: its push
+    /// connection was made anew, or channels have moved to another server. The waiter then re-checks,
+    /// and subscribes where its key is served by then.
     pub(crate) fn missed(&self, key: &Key) -> Missed {
         self.hub(key).map_or_else(Missed::never, |hub| hub.missed())
     }

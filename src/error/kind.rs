@@ -11,8 +11,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// No connection could be made: nothing was sent.
     Unreachable,
-    /// The deadline passed. [`Error::is_indeterminate`] tells whether something may have been
-    /// applied.
+    /// The deadline passed. [`Error::is_indeterminate`](super::Error::is_indeterminate) tells whether
+    /// something may have been applied.
     Timeout,
     /// The connection was lost after the command was sent and before its reply came.
     Disconnected,
@@ -20,7 +20,7 @@ pub enum ErrorKind {
     CircuitOpen,
     /// Too much waits to be sent to the server already
     /// ([`ClientBuilder::max_waiting`](crate::ClientBuilder::max_waiting)): nothing was sent. The
-    /// call is refused at once, and not tried again inside.
+    /// call fails at once and is not retried inside.
     Overloaded,
     /// `maxclients` is reached: the server takes no more connections.
     MaxClients,
@@ -32,16 +32,16 @@ pub enum ErrorKind {
     Misconfigured,
     /// The server is loading its data set.
     Loading,
-    /// The server is busy running somebody's script.
+    /// The server is busy running a script.
     Busy,
     /// `NOAUTH` or `WRONGPASS`: credentials are missing or wrong.
     Unauthenticated,
-    /// TLS: the server could not prove who it is, or refused the proof of who we are; no call was
-    /// sent.
+    /// TLS: the server's certificate was not accepted, or the server did not accept the client's; no
+    /// call was sent.
     Tls,
     /// `NOPERM`: the ACL user may not run the command or touch the key.
     Forbidden,
-    /// A key of ours holds a type that the primitive did not write.
+    /// A key holds a type that the primitive did not write.
     WrongType,
     /// A replica lost its primary and serves no stale data.
     MasterDown,
@@ -51,7 +51,7 @@ pub enum ErrorKind {
     CrossSlot,
     /// Fewer replicas are attached than `min-replicas-to-write` asks for.
     NoReplicas,
-    /// The server answered in a way that the crate does not know.
+    /// The server answered with an error or a reply that the crate does not know.
     Server,
     /// A counter would have passed the end of `i64`; it is unchanged.
     Overflow,
@@ -67,25 +67,24 @@ pub enum ErrorKind {
     Decode,
     /// The value is larger than the limit.
     TooLarge,
-    /// The loader returned an error: [`Error::loader_error`] gives it back as it is, and it is the
-    /// [`source`](StdError::source).
+    /// The loader returned an error: [`Error::loader_error`](super::Error::loader_error) gives it back
+    /// as it is, and it is the [`source`](std::error::Error::source).
     Loader,
     /// The loader panicked.
     LoaderPanicked,
-    /// The loader took longer than `max_load`, or could not begin within it: while Redis is done
-    /// without, loads run a few at a time.
+    /// The loader took longer than `max_load`, or could not begin within it because too many loads ran
+    /// without Redis.
     LoaderTimeout,
-    /// The loader of a key asked for the same key.
+    /// The loader of a key called `memoize` for the same key.
     Reentrant,
     /// No server binary was found, or it did not start.
     Embedded,
 }
 
 impl ErrorKind {
-    /// Whether it says that Redis does not serve us now, whatever was asked of it: an outage, a
-    /// server that is full, misconfigured or too slow for what this client asks of it, or rights
-    /// that were taken away. The opposite are faults
-    /// of the input, of what is stored, and of the caller's own code.
+    /// Whether Redis does not serve this client at present, whatever the call: an outage, a server that
+    /// is full, misconfigured or too slow for the load, or missing rights. It is false for faults of
+    /// the input, of what is stored, and of the caller's own code.
     pub fn is_outage(self) -> bool {
         match self {
             Self::Unreachable

@@ -548,7 +548,7 @@ fn parsed_fence(text: &str) -> Result<Fence> {
     let fence = text.parse().map_err(|_| {
         Error::new(
             ErrorKind::Server,
-            "the server answered a fence that is no number",
+            "the server answered a fence that is not a number",
         )
     })?;
     Ok(Fence(fence))

@@ -24,13 +24,13 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
         )
         .with_source(error);
     }
-    // Of all lines that answer our commands only errors may be no text, where they quote what was
-    // sent. The driver does not say more of it, and ends the connection.
+    // Of all lines that answer these commands, only an error that quotes what was sent may be other
+    // than UTF-8. The driver reports no more of it, and ends the connection.
     if error.kind() == redis::ErrorKind::Parse && error.to_string().contains("invalid utf-8") {
         return Error::new(
             ErrorKind::Server,
-            "{server} refuses a command in words that are no text; it quotes commands that it does \
-             not know: is EVALSHA, or another that hedgerow needs, renamed or disabled?",
+            "{server} refused a command with an error that is not UTF-8; check that EVALSHA and the \
+             other commands that hedgerow needs are not renamed or disabled",
         );
     }
     Error::new(

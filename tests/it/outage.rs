@@ -266,18 +266,7 @@ async fn a_server_without_room_or_that_cannot_save_is_bypassed() {
     })
     .await;
 
-    // A directory that is gone by the time of the save.
-    let gone = format!("{}.gone", server.url().trim_start_matches("unix://"));
-    std::fs::create_dir(&gone).expect("in the server's own directory");
-    let _: Value = server.run(&["CONFIG", "SET", "dir", &gone]).await;
-    std::fs::remove_dir(&gone).expect("just made");
-    let _: Value = server.run(&["CONFIG", "SET", "save", "3600 1"]).await;
-    let _: Value = server.run(&["BGSAVE"]).await;
-    until("the save has failed", async || {
-        let info: String = server.run(&["INFO", "persistence"]).await;
-        info.contains("rdb_last_bgsave_status:err")
-    })
-    .await;
+    server.cannot_save().await;
     assert_eq!(loaded(&cache, "unsaved", "v").await.expect("loaded"), "v");
     let error = loaded(&strict, "unsaved", "v").await.expect_err("told");
     assert_eq!(error.kind(), ErrorKind::Misconfigured);
