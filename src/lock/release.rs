@@ -184,7 +184,6 @@ impl Passing {
     /// runtime, or by a panic, it is dropped; should it stand still, the keeper does its work.
     async fn run(mut self, call: Call) -> Result<()> {
         let (hold, locks) = (self.hold.clone(), self.locks.clone());
-        let sent = Instant::now();
         let reply = self
             .client
             .run(call, self.client.deadline().keep_trying().reserved())
@@ -203,7 +202,7 @@ impl Passing {
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
         };
         self.open = false;
-        self.hand_over(fence, sent);
+        self.hand_over(fence, reply.sent());
         locks.keeper().settled(hold.owner);
         locks.passed(&hold.keys.name);
         Ok(())
