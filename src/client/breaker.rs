@@ -104,6 +104,16 @@ impl Breaker {
         }
     }
 
+    /// Why calls that heed the breaker are refused, while it is open. Lets no call through.
+    pub(crate) fn outage(&self) -> Option<Error> {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return None;
+        }
+        let state = self.state();
+        let refusal = state.open.as_ref().map(|_| state.refusal(Instant::now()));
+        refusal
+    }
+
     /// The server has answered.
     pub(crate) fn succeeded(&self) {
         if !self.troubled.load(Ordering::Relaxed) {

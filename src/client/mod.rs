@@ -376,6 +376,12 @@ impl Client {
         self.core.topology.trouble(key)
     }
 
+    /// Why a call on `key` that does not wait out an outage fails now, while that is known: the breaker
+    /// of its server is open. Sends nothing.
+    pub(crate) fn outage(&self, key: &Key) -> Option<Error> {
+        self.core.topology.outage(key)
+    }
+
     /// Whether a missing value may still be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
         self.core.topology.looks_back()

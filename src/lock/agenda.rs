@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Keys;
 use super::hold::{Hold, Owner};
 use super::release::Successor;
+use crate::time::Ttl;
 
 /// What is noted.
 #[derive(Debug, Default)]
@@ -68,10 +69,31 @@ pub(super) struct Release {
     pub(super) may_come: bool,
     /// The waiter to whom the lock was to be passed under this owner.
     pub(super) successor: Option<Arc<Successor>>,
+    /// What the owner held: the guard's release asks it who was first.
+    pub(super) hold: Option<Arc<Hold>>,
+    /// What the owner says to whoever has the lock next.
+    pub(super) secret: Secret,
     /// How long to wait before the next try.
     pause: Duration,
     /// Whether it was tried.
     tried: bool,
+}
+
+/// Whether the server has answered all questions of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answered {
+    Yes,
+    /// A grant may still be under way.
+    No,
+}
+
+/// Whether a release says the owner's secret, which proves a grant to the next in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secret {
+    /// The owner was told that it had the lock, so it may hand it over.
+    Said,
+    /// It was not, and others may stand behind it: the next asks the server.
+    Kept,
 }
 
 /// What is to be done now.
@@ -330,15 +352,31 @@ impl Agenda {
 }
 
 impl Release {
-    pub(super) fn new(owner: Owner, keys: &Arc<Keys>, until: Instant, may_come: bool) -> Self {
+    fn new(owner: Owner, keys: &Arc<Keys>, until: Instant) -> Self {
         Self {
             owner,
             keys: keys.clone(),
             until,
-            may_come,
+            may_come: false,
             successor: None,
+            hold: None,
+            secret: Secret::Kept,
             pause: FIRST_PAUSE,
             tried: false,
+        }
+    }
+
+    /// Of what an owner asked for that has no guard: `lease` at most, by questions of which none was sent
+    /// after `last`.
+    pub(super) fn of_question(
+        owner: Owner,
+        keys: &Arc<Keys>,
+        (last, lease): (Instant, Ttl),
+        answer: Answered,
+    ) -> Self {
+        Self {
+            may_come: answer == Answered::No,
+            ..Self::new(owner, keys, last + lease.duration())
         }
     }
 
@@ -347,14 +385,20 @@ impl Release {
         let until = Instant::now() + successor.lease.duration() + ON_ITS_WAY;
         Self {
             successor: Some(successor.clone()),
-            ..Self::new(successor.owner, &hold.keys, until, true)
+            may_come: true,
+            secret: Secret::Said,
+            ..Self::new(successor.owner, &hold.keys, until)
         }
     }
 
     /// Of what a guard held.
-    pub(super) fn of(hold: &Hold) -> Self {
+    pub(super) fn of(hold: &Arc<Hold>) -> Self {
         let until = Instant::now() + hold.lease.duration();
-        Self::new(hold.owner, &hold.keys, until, false)
+        Self {
+            hold: Some(hold.clone()),
+            secret: Secret::Said,
+            ..Self::new(hold.owner, &hold.keys, until)
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::agenda::Answered;
 use super::campaign::Standing;
 use super::guard::Guard;
 use super::hold::Owner;
@@ -16,10 +17,10 @@ use super::line::{Entry, Locks, Queueing, Ticket};
 use super::place::{self, Place};
 use super::{Fence, Keys};
 use crate::client::Client;
-use crate::error::{Error, Fate, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::pulse::Pulse;
 use crate::script::{Call, Reply};
-use crate::time::Deadline;
+use crate::time::{Deadline, Ttl};
 
 /// The right to ask the server for one name; one at a time in a process.
 #[derive(Debug)]
@@ -38,40 +39,53 @@ pub(super) struct Question {
     pub(super) owner: Owner,
     pub(super) keys: Arc<Keys>,
     pub(super) pulse: Pulse,
-    /// When a lease that is granted to this owner has surely run out.
-    until: Instant,
+    /// When the question is sent at the latest, and the lease that it asks for.
+    asked: (Instant, Ttl),
     /// Whether others of this process leave the question to this one.
     in_line: bool,
 }
 
 impl Attempt {
     /// An attempt beside another one of this process, for a caller that does not wait.
-    pub(super) fn aside(locks: &Arc<Locks>, entry: &Entry) -> Self {
-        Self::new(locks, entry, Owner::random(), false)
+    pub(super) fn aside(locks: &Arc<Locks>, entry: &Entry, deadline: Deadline) -> Self {
+        Self::new(locks, entry, Owner::random(), deadline, false)
     }
 
     /// The attempt that others of this process wait for.
-    pub(super) fn in_line(locks: &Arc<Locks>, entry: &Entry, owner: Owner) -> Self {
-        Self::new(locks, entry, owner, true)
+    pub(super) fn in_line(
+        locks: &Arc<Locks>,
+        entry: &Entry,
+        owner: Owner,
+        deadline: Deadline,
+    ) -> Self {
+        Self::new(locks, entry, owner, deadline, true)
     }
 
-    fn new(locks: &Arc<Locks>, entry: &Entry, owner: Owner, in_line: bool) -> Self {
+    fn new(
+        locks: &Arc<Locks>,
+        entry: &Entry,
+        owner: Owner,
+        deadline: Deadline,
+        in_line: bool,
+    ) -> Self {
         let hears = place::hears(&entry.client, &entry.keys);
         let question = Arc::new(Question {
             owner,
             keys: entry.keys.clone(),
             pulse: Pulse::default(),
-            until: entry.client.deadline().at + entry.lease.duration(),
+            asked: (deadline.at, entry.lease),
             in_line,
         });
-        Keeper::watch(locks, &entry.client, question.clone());
-        Self {
+        let attempt = Self {
             question,
             place: hears.then(|| locks.expect(owner)),
             client: entry.client.clone(),
             open: true,
             locks: locks.clone(),
-        }
+        };
+        // Outside of a runtime this panics, and the attempt is dropped.
+        Keeper::watch(locks, &entry.client, attempt.question.clone());
+        attempt
     }
 
     /// Asks for the lock.
@@ -127,7 +141,7 @@ impl Attempt {
         self.locks.attempted(&name, self.question.owner);
         let place = self.place.take();
         if place.is_some() && standing.is_none() {
-            self.abandon();
+            self.abandon(Answered::Yes);
         }
         self.locks.campaign(
             &self.question.keys,
@@ -149,8 +163,11 @@ impl Attempt {
         if !self.close() {
             return;
         }
-        if error.fate() != Fate::NotExecuted {
-            self.abandon();
+        match error.fate() {
+            Fate::NotExecuted => {}
+            // Said by the server itself; what else it may have said was perhaps a grant.
+            Fate::Refused if error.kind() != ErrorKind::Server => {}
+            _ => self.abandon(Answered::No),
         }
         if self.question.in_line {
             let name = &self.question.keys.name;
@@ -170,16 +187,16 @@ impl Attempt {
         self.locks.leave_line(&self.client, &self.question);
     }
 
-    fn abandon(&self) {
-        self.question.abandon(&self.locks, &self.client);
+    fn abandon(&self, answered: Answered) {
+        self.question.abandon(&self.locks, &self.client, answered);
     }
 }
 
 impl Question {
     /// Leaves whatever the owner has, or may come to have, to the keeper.
-    fn abandon(&self, locks: &Locks, client: &Client) {
+    fn abandon(&self, locks: &Locks, client: &Client, answered: Answered) {
         let keeper = locks.keeper();
-        keeper.discard_owner(client, &self.keys, self.owner, self.until, true);
+        keeper.discard_owner(client, &self.keys, self.owner, self.asked, answered);
     }
 }
 
@@ -187,7 +204,7 @@ impl Locks {
     /// Takes a question over whose caller does not poll it.
     pub(super) fn take_over(self: &Arc<Self>, client: &Client, question: &Question) {
         tracing::debug!(target: "hedgerow::lock", lock = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
-        question.abandon(self, client);
+        question.abandon(self, client, Answered::No);
         self.leave_line(client, question);
     }
 
@@ -203,7 +220,7 @@ impl Drop for Attempt {
     /// Dropped in mid-flight: the command may be under way.
     fn drop(&mut self) {
         if self.open && self.close() {
-            self.abandon();
+            self.abandon(Answered::No);
             let question = &self.question;
             if question.in_line && self.locks.attempted(&question.keys.name, question.owner) {
                 self.locks.keeper().orphaned(question.keys.clone());

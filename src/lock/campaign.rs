@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use super::agenda::Answered;
 use super::hold::{Owner, Seal, sure_until};
 use super::keeper::{Keeper, Shift};
 use super::line::{Entry, Locks, Queueing};
@@ -48,14 +49,24 @@ pub(super) struct Campaign {
     number: u64,
     nudge: Arc<Notify>,
     place: Place,
-    /// Whether the server may know the owner of `place`.
-    asked: bool,
+    /// What the owner of `place` was asked for, since the server may know it.
+    open: Option<Open>,
     /// The last waiter has left, or another campaign has come; until then the line counts on this one.
     over: bool,
     missed: Missed,
     /// The subscription, while it is being made.
     listening: Option<BoxFuture<'static, bool>>,
     _shift: Shift,
+}
+
+/// What the keeper must know of the questions of one owner.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    /// The longest lease that it asked for.
+    lease: Ttl,
+    /// Until when the last question may be sent.
+    last: Instant,
+    answered: Answered,
 }
 
 /// What came of a question.
@@ -73,9 +84,14 @@ impl Campaign {
         number: u64,
         nudge: Arc<Notify>,
         place: Option<Place>,
+        asked: Option<Ttl>,
     ) -> Self {
         Self {
-            asked: place.is_some(),
+            open: asked.map(|lease| Open {
+                lease,
+                last: client.deadline().at,
+                answered: Answered::Yes,
+            }),
             over: false,
             place: place.unwrap_or_else(|| locks.expect(Owner::random())),
             missed: client.missed(&keys.channel),
@@ -116,23 +132,25 @@ impl Campaign {
     async fn ask(&mut self, front: &Entry) -> Asked {
         self.missed = self.client.missed(&self.keys.channel);
         let hears = self.hears(front).await;
-        self.asked = true;
         self.locks.asked(&self.keys.name);
+        let deadline = self.client.deadline().keep_trying();
+        let before = self.open.map_or(front.lease, |open| open.lease);
+        self.open = Some(Open {
+            lease: before.max(front.lease),
+            last: deadline.at,
+            answered: Answered::No,
+        });
         let queueing = match hears {
             true => Queueing::Listening,
             false => Queueing::Asking,
         };
         let call = front.acquire(self.place.owner, queueing);
-        let reply = self
-            .client
-            .run(call, self.client.deadline().keep_trying())
-            .await;
+        let reply = self.client.run(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence, sent)) => {
-                if self.locks.still_first(&self.keys.name, front) {
-                    self.deliver(fence, (sent, front.lease));
-                }
-                // Else it is asked for again on the terms of whoever is first now.
+                self.answered();
+                // If another is first now, it is asked for again on those terms.
+                self.deliver(front, fence, (sent, front.lease));
                 Asked::Granted
             }
             Ok(Answer::Busy {
@@ -142,6 +160,7 @@ impl Campaign {
                 holder,
                 sent,
             }) => {
+                self.answered();
                 self.locks.heard(&self.keys.name, Ok(holder));
                 let standing = above.filter(|_| hears).map(|above| Standing {
                     sent,
@@ -156,7 +175,7 @@ impl Campaign {
                 self.locks.heard(&self.keys.name, Err(error.clone()));
                 if error.fate() == Fate::Unknown {
                     // The question may still arrive, and must then be granted to nobody.
-                    self.give_up(front.lease);
+                    self.take_another_place();
                 }
                 if error.fate() == Fate::Refused {
                     self.locks.fail(&self.keys.name, &error);
@@ -201,7 +220,7 @@ impl Campaign {
             Instant::now() + remaining.map_or(longest, |lease| longest.min(lease + JUST_AFTER));
         loop {
             tokio::select! {
-                Some(grant) = self.place.grants.recv() => {
+                grant = self.place.grant() => {
                     let Some(standing) = &standing else { return };
                     if grant.fence <= standing.above {
                         continue; // An old message: that grant has run out since.
@@ -210,10 +229,8 @@ impl Campaign {
                         return; // Perhaps forged, or from another than was to be expected.
                     }
                     let claim = standing.asked.claim();
-                    let alive = Instant::now() < sure_until(standing.sent, claim);
-                    if alive && self.locks.still_first(&self.keys.name, &standing.asked) {
-                        let sent = standing.sent;
-                        self.deliver(grant.fence, (sent, claim));
+                    if Instant::now() < sure_until(standing.sent, claim) {
+                        self.deliver(&standing.asked, grant.fence, (standing.sent, claim));
                     }
                     return;
                 }
@@ -228,22 +245,34 @@ impl Campaign {
         }
     }
 
-    fn deliver(&mut self, fence: Fence, granted: (Instant, Ttl)) {
-        let next = self.locks.expect(Owner::random());
-        let place = std::mem::replace(&mut self.place, next);
-        self.asked = false;
-        self.locks
-            .deliver(&self.keys, place.owner, fence, granted, &self.client);
+    fn answered(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.answered = Answered::Yes;
+        }
+    }
+
+    /// Hands a grant on the terms of `asked` to the first waiter, unless that one has others.
+    fn deliver(&mut self, asked: &Entry, fence: Fence, granted: (Instant, Ttl)) {
+        let owner = self.place.owner;
+        if self.locks.deliver(asked, owner, fence, granted) {
+            self.place = self.locks.expect(Owner::random());
+            self.open = None;
+        }
     }
 
     /// Leaves the owner of a question that was not answered to the keeper, and takes another.
-    fn give_up(&mut self, lease: Ttl) {
-        let next = self.locks.expect(Owner::random());
-        let place = std::mem::replace(&mut self.place, next);
-        self.asked = false;
-        let until = self.client.deadline().at + lease.duration();
-        let keeper = self.locks.keeper();
-        keeper.discard_owner(&self.client, &self.keys, place.owner, until, true);
+    fn take_another_place(&mut self) {
+        self.give_up();
+        self.place = self.locks.expect(Owner::random());
+    }
+
+    /// Leaves what the owner has, or may come to have, to the keeper.
+    fn give_up(&mut self) {
+        if let Some(open) = self.open.take() {
+            let (keys, asked) = (&self.keys, (open.last, open.lease));
+            let keeper = self.locks.keeper();
+            keeper.discard_owner(&self.client, keys, self.place.owner, asked, open.answered);
+        }
     }
 }
 
@@ -251,13 +280,9 @@ impl Drop for Campaign {
     /// Nobody waits any more, or the task was torn down: gives up the place, and the lock if it was
     /// granted unheard. Waiters that are left get another campaign.
     fn drop(&mut self) {
-        let keeper = self.locks.keeper();
-        if self.asked {
-            let until = self.client.deadline().at;
-            keeper.discard_owner(&self.client, &self.keys, self.place.owner, until, false);
-        }
+        self.give_up();
         if !self.over && self.locks.torn_down(&self.keys.name, self.number) {
-            keeper.orphaned(self.keys.clone());
+            self.locks.keeper().orphaned(self.keys.clone());
         }
     }
 }

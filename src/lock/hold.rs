@@ -201,6 +201,8 @@ struct State {
     offered: bool,
     /// When a push said that it was broken, if the server has not said otherwise since.
     said_to_be_broken: Option<Instant>,
+    /// How many releases in the background may have given it up, as far as is known.
+    releases: u32,
 }
 
 /// How a hold ended.
@@ -211,7 +213,8 @@ pub(super) enum End {
 }
 
 impl Hold {
-    /// A hold whose lease of `granted` was set by a command sent not before `sent`.
+    /// A hold whose lease of `granted` was set by a command sent not before `sent`. Of a longer one than
+    /// its own only that counts: the next renewal sets it.
     pub(super) fn new(
         keys: Arc<Keys>,
         owner: Owner,
@@ -222,6 +225,7 @@ impl Hold {
         passes: u32,
     ) -> Arc<Self> {
         let limit = limit.map(|limit| Instant::now() + limit);
+        let granted = granted.min(lease);
         Arc::new(Self {
             keys,
             owner,
@@ -234,6 +238,7 @@ impl Hold {
                 end: None,
                 offered: false,
                 said_to_be_broken: None,
+                releases: 0,
             }),
             changed: Notify::new(),
         })
@@ -334,6 +339,21 @@ impl Hold {
         Err(self.state().end.unwrap_or(End::Lost(reason)))
     }
 
+    /// It is about to be released in the background.
+    pub(super) fn releasing(&self) {
+        self.state().releases += 1;
+    }
+
+    /// A release in the background was answered that there was nothing to release.
+    pub(super) fn was_not_held(&self) {
+        self.state().releases -= 1;
+    }
+
+    /// Whether a release in the background may have given it up.
+    pub(super) fn may_be_released(&self) -> bool {
+        self.state().releases > 0
+    }
+
     /// Waits for the loss. A hold that is released is not lost.
     pub(super) async fn lost(&self) -> LossReason {
         loop {
@@ -388,6 +408,17 @@ mod tests {
         ] {
             assert_eq!(Owner::parse(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_hold_that_was_granted_more_than_its_lease_says_no_more_than_that() {
+        let client = crate::client::Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let ttl = |seconds| Ttl::new("the lease", Duration::from_secs(seconds)).expect("in range");
+        let (sent, owner) = (Instant::now(), Owner::random());
+        let granted = (sent, ttl(30));
+        let hold = Hold::new(keys.into(), owner, Fence(1), ttl(1), None, granted, 0);
+        assert_eq!(hold.status(), Ok(sure_until(sent, ttl(1))));
     }
 
     /// The digest that scripts and other clients know: frozen.

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Keys;
-use super::agenda::{Agenda, Due, ROUND, Release};
+use super::agenda::{Agenda, Answered, Due, ROUND, Release};
 use super::attempt::Question;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::line::Locks;
@@ -256,7 +256,7 @@ impl Keeper {
     /// A hold has ended otherwise than by the server's word. Its lease may live on there: one that
     /// lasted too long still has it, and a renewal may have arrived whose answer did not. Nobody
     /// else gives it up.
-    pub(super) fn retire(&self, client: &Client, hold: &Hold) {
+    pub(super) fn retire(&self, client: &Client, hold: &Arc<Hold>) {
         match hold.status() {
             Err(End::Lost(LossReason::MaxHold | LossReason::Expired)) => self.discard(client, hold),
             _ => self.forget(hold.owner),
@@ -264,7 +264,7 @@ impl Keeper {
     }
 
     /// The holder of `hold` is about to release it; the keeper does so if nothing is heard of that.
-    pub(super) fn release_unless_done(&self, client: &Client, hold: &Hold) {
+    pub(super) fn release_unless_done(&self, client: &Client, hold: &Arc<Hold>) {
         let at = Instant::now() + 3 * LOOK;
         let mut state = self.state();
         state.agenda.release(Release::of(hold), at);
@@ -278,7 +278,7 @@ impl Keeper {
     pub(super) fn release_unless_passed(
         &self,
         client: &Client,
-        hold: &Hold,
+        hold: &Arc<Hold>,
         successor: &Arc<Successor>,
     ) {
         let at = Instant::now() + PASSED;
@@ -314,21 +314,21 @@ impl Keeper {
     }
 
     /// Releases `hold` in the background.
-    pub(super) fn discard(&self, client: &Client, hold: &Hold) {
+    pub(super) fn discard(&self, client: &Client, hold: &Arc<Hold>) {
         self.release(client, Release::of(hold));
     }
 
-    /// Releases whatever `owner` has; with `may_come`, a grant to it may still be under way, so
-    /// that one "not held" is not the end of it.
+    /// Releases whatever `owner` has that asked for `lease` at most, by questions of which none is sent
+    /// after `last`; or may come to have, if not all of them were answered.
     pub(super) fn discard_owner(
         &self,
         client: &Client,
         keys: &Arc<Keys>,
         owner: Owner,
-        until: Instant,
-        may_come: bool,
+        asked: (Instant, Ttl),
+        answered: Answered,
     ) {
-        self.release(client, Release::new(owner, keys, until, may_come));
+        self.release(client, Release::of_question(owner, keys, asked, answered));
     }
 
     /// Releases whatever a waiter has, or may come to have, to whom the lock of `hold` was to be passed.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::agenda::Answered;
 use super::attempt::Attempt;
 use super::campaign::{Campaign, Standing};
 use super::guard::Guard;
@@ -20,11 +21,11 @@ use super::keeper::Keeper;
 use super::place::{Place, Places};
 use super::{Fence, Keys};
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::name::Name;
 use crate::pulse::Pulse;
 use crate::script::{Call, Script};
-use crate::time::Ttl;
+use crate::time::{Deadline, Ttl};
 
 /// What the locks of one client share.
 #[derive(Debug, Default)]
@@ -135,7 +136,7 @@ impl Locks {
     }
 
     /// Lets the caller ask the server, or says that others of this process come first.
-    pub(super) fn attempt(self: &Arc<Self>, entry: &Entry) -> Option<Attempt> {
+    pub(super) fn attempt(self: &Arc<Self>, entry: &Entry, deadline: Deadline) -> Option<Attempt> {
         let mut lines = self.lines();
         if lines.contains_key(&entry.keys.name) {
             return None;
@@ -148,20 +149,33 @@ impl Locks {
         };
         lines.insert(entry.keys.name.clone(), line);
         drop(lines);
-        Some(Attempt::in_line(self, entry, owner))
+        Some(Attempt::in_line(self, entry, owner, deadline))
     }
 
-    /// Whether others of this process wait for `name`; an error if they do because the server does
+    /// Whether others of this process wait for the lock; an error if they do because the server does
     /// not answer.
-    pub(super) fn waited_for(&self, name: &Name) -> Result<bool> {
-        match self.lines().get(name) {
-            Some(Line {
-                trouble: Some(trouble),
-                ..
-            }) => Err(trouble.clone().with_key(name)),
-            Some(line) => Ok(!line.waiters.is_empty()),
-            None => Ok(false),
+    pub(super) fn waited_for(&self, entry: &Entry) -> Result<bool> {
+        let name = &entry.keys.name;
+        let lines = self.lines();
+        let Some(line) = lines.get(name) else {
+            return Ok(false);
+        };
+        if line.is_unanswered() {
+            let trouble = line.trouble();
+            drop(lines);
+            let trouble = trouble.unwrap_or_else(|| unanswered(entry));
+            return Err(trouble.with_key(name));
         }
+        Ok(!line.waiters.is_empty())
+    }
+
+    /// Why a call that does not wait out an outage does not stand in line, if that is so.
+    pub(super) fn outage(&self, entry: &Entry) -> Option<Error> {
+        let lines = self.lines();
+        let trouble = lines.get(&entry.keys.name).and_then(Line::trouble);
+        drop(lines);
+        let trouble = trouble.filter(|trouble| trouble.kind().is_outage());
+        trouble.or_else(|| entry.client.outage(entry.keys.lock()))
     }
 
     /// The attempt of `owner` on `name` is over: if others have come meanwhile, somebody must queue
@@ -192,9 +206,9 @@ impl Locks {
         place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
     ) -> Ticket {
         let (reply, answer) = oneshot::channel();
-        let (keys, client) = (entry.keys.clone(), entry.client.clone());
+        let asks = entry.clone();
         let mut lines = self.lines();
-        let line = lines.entry(keys.name.clone()).or_default();
+        let line = lines.entry(asks.keys.name.clone()).or_default();
         let waiting = Waiting {
             entry,
             until,
@@ -204,14 +218,15 @@ impl Locks {
         let nudge = line.nudge.clone();
         let idle = line.attempting.is_none();
         drop(lines);
+        // Whoever asks or queues for it may stand still, or end, with another runtime.
+        Keeper::man(self, &asks.client);
         if idle {
-            self.campaign(&keys, client.clone(), None);
+            self.campaign(&asks.keys, asks.client.clone(), None);
         }
         Ticket {
             answer,
             locks: self.clone(),
-            keys,
-            client,
+            asks,
             nudge,
         }
     }
@@ -263,10 +278,10 @@ impl Locks {
             .filter(|line| !line.is_queued_for() && !line.waiters.is_empty());
         let Some(line) = wanted else {
             drop(lines);
-            if let Some((place, _)) = place {
-                let until = client.deadline().at;
+            if let Some((place, standing)) = place {
+                let (owner, asked) = (place.owner, (client.deadline().at, standing.asked.lease));
                 self.keeper
-                    .discard_owner(&client, keys, place.owner, until, false);
+                    .discard_owner(&client, keys, owner, asked, Answered::Yes);
             }
             return;
         };
@@ -278,8 +293,17 @@ impl Locks {
         let nudge = line.nudge.clone();
         drop(lines);
         let (place, standing) = place.unzip();
+        let asked = standing.as_ref().map(|standing| standing.asked.lease);
         let spawner = client.spawner().clone();
-        let campaign = Campaign::new(self.clone(), keys.clone(), client, number, nudge, place);
+        let campaign = Campaign::new(
+            self.clone(),
+            keys.clone(),
+            client,
+            number,
+            nudge,
+            place,
+            asked,
+        );
         let task = spawner.spawn(campaign.run(standing));
         if let Some(line) = self.lines().get_mut(&keys.name)
             && let Some(running) = line.campaign.as_mut().filter(|it| it.number == number)
@@ -288,15 +312,22 @@ impl Locks {
         }
     }
 
-    /// Starts another campaign for `keys` if the one under way stands still with its runtime.
+    /// Starts a campaign for `keys` if those who wait have none, or one that stands still with its
+    /// runtime.
     fn see_to_campaign(self: &Arc<Self>, keys: &Arc<Keys>, client: &Client) {
         let lines = self.lines();
-        let line = lines.get(&keys.name);
-        let running = line.and_then(|line| line.campaign.as_ref());
+        let Some(line) = lines.get(&keys.name) else {
+            return;
+        };
+        let nobody = line.attempting.is_none() && line.campaign.is_none();
+        let running = line.campaign.as_ref();
         let pulse = running.and_then(|running| running.pulse.clone());
         drop(lines);
-        if pulse.is_some_and(|pulse| pulse.stands_still_when_asked()) {
+        let stands_still = pulse.is_some_and(|pulse| pulse.stands_still_when_asked());
+        if stands_still {
             client.spawner().distrust();
+        }
+        if nobody || stands_still {
             self.campaign(keys, client.clone(), None);
         }
     }
@@ -308,7 +339,7 @@ impl Locks {
         let line = lines
             .get_mut(name)
             .filter(|line| line.is_campaign(number))?;
-        line.drop_leavers();
+        let leavers = line.without_leavers();
         let front = line.waiters.front().map(|waiting| waiting.entry.clone());
         if front.is_none() {
             line.campaign = None;
@@ -316,6 +347,8 @@ impl Locks {
                 lines.remove(name);
             }
         }
+        drop(lines);
+        drop(leavers);
         front
     }
 
@@ -336,50 +369,54 @@ impl Locks {
             return false;
         };
         change(line);
-        line.drop_leavers();
+        let leavers = line.without_leavers();
         let waited_for = !line.waiters.is_empty();
         if !waited_for && line.attempting.is_none() && line.campaign.is_none() {
             lines.remove(name);
         }
+        drop(lines);
+        drop(leavers);
         waited_for
     }
 
     /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.
     pub(super) fn still_first(&self, name: &Name, front: &Entry) -> bool {
         let mut lines = self.lines();
-        lines.get_mut(name).is_some_and(|line| {
-            line.drop_leavers();
-            line.waiters
-                .front()
-                .is_some_and(|first| first.entry.same_terms(front))
-        })
+        let Some(line) = lines.get_mut(name) else {
+            return false;
+        };
+        let leavers = line.without_leavers();
+        let is_first = line.is_first(front);
+        drop(lines);
+        drop(leavers);
+        is_first
     }
 
-    /// Hands a grant to the first waiter of a name.
+    /// Hands a grant on the terms of `asked` to the first waiter of the name. Says whether there is one,
+    /// and on those terms.
     pub(super) fn deliver(
         self: &Arc<Self>,
-        keys: &Arc<Keys>,
+        asked: &Entry,
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
-        client: &Client,
-    ) {
-        let waiting = {
-            let mut lines = self.lines();
-            lines.get_mut(&keys.name).and_then(|line| {
-                (line.trouble, line.asked) = (None, None);
-                line.drop_leavers();
-                line.waiters.pop_front()
-            })
+    ) -> bool {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(&asked.keys.name) else {
+            return false;
         };
-        match waiting {
-            Some(waiting) => self.hand_to(waiting, owner, fence, granted, 0),
-            None => {
-                // They all left this instant.
-                let until = Instant::now() + granted.1.duration();
-                self.keeper.discard_owner(client, keys, owner, until, false);
-            }
-        }
+        (line.trouble, line.asked) = (None, None);
+        let leavers = line.without_leavers();
+        // Asked under the same lock under which it is taken: the one before it may leave at any time.
+        let is_first = line.is_first(asked);
+        let waiting = is_first.then(|| line.waiters.pop_front()).flatten();
+        drop(lines);
+        drop(leavers);
+        let Some(waiting) = waiting else {
+            return false;
+        };
+        self.hand_to(waiting, owner, fence, granted);
+        true
     }
 
     /// Makes the guard of a grant and gives it to who waited for it. If they have left, dropping
@@ -390,9 +427,8 @@ impl Locks {
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
-        passes: u32,
     ) {
-        let hold = waiting.entry.hold(owner, fence, granted, passes);
+        let hold = waiting.entry.hold(owner, fence, granted, 0);
         let client = waiting.entry.client;
         Keeper::man(self, &client);
         self.keeper.keep_offered(&client, &hold, granted);
@@ -485,9 +521,36 @@ impl Line {
         self.campaign.as_ref().is_some_and(|it| it.number == number)
     }
 
-    /// Forgets waiters whose calls were dropped, or whose wait is over.
-    pub(super) fn drop_leavers(&mut self) {
-        self.waiters.retain(|waiting| !waiting.has_left());
+    /// Takes out waiters whose calls were dropped, or whose wait is over. To be dropped without the lock
+    /// on the lines: that may wake a task, and a waker may do anything.
+    #[must_use = "drop it when the lines are unlocked"]
+    pub(super) fn without_leavers(&mut self) -> VecDeque<Waiting> {
+        if !self.waiters.iter().any(Waiting::has_left) {
+            return VecDeque::new();
+        }
+        let (left, stay) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(Waiting::has_left);
+        self.waiters = stay;
+        left
+    }
+
+    /// Whether the first waiter has the terms of `asked`.
+    fn is_first(&self, asked: &Entry) -> bool {
+        let first = self.waiters.front();
+        first.is_some_and(|first| first.entry.same_terms(asked))
+    }
+
+    /// Whether the server was asked for these waiters and has not answered.
+    fn is_unanswered(&self) -> bool {
+        let silent = self.asked.is_some_and(|asked| asked.elapsed() >= SILENCE);
+        silent || self.trouble.is_some()
+    }
+
+    /// What kept the server from answering a question of another: nothing of the caller's was sent.
+    fn trouble(&self) -> Option<Error> {
+        let trouble = self.trouble.clone();
+        trouble.map(|trouble| trouble.with_fate(Fate::NotExecuted))
     }
 }
 
@@ -515,8 +578,7 @@ impl Entry {
 pub(super) struct Ticket {
     answer: oneshot::Receiver<Result<Guard>>,
     locks: Arc<Locks>,
-    keys: Arc<Keys>,
-    client: Client,
+    asks: Entry,
     nudge: Arc<Notify>,
 }
 
@@ -534,29 +596,25 @@ impl Ticket {
     /// Sees to it that somebody queues for this, and that a keeper is at work: whoever does, or is, may
     /// stand still.
     pub(super) fn see_to_it(&self) {
-        Keeper::man(&self.locks, &self.client);
-        self.locks.see_to_campaign(&self.keys, &self.client);
+        Keeper::man(&self.locks, &self.asks.client);
+        self.locks
+            .see_to_campaign(&self.asks.keys, &self.asks.client);
     }
 
     /// Why the wait ended without a grant.
     pub(super) fn expired(&self) -> Error {
         let lines = self.locks.lines();
-        let Some(line) = lines.get(&self.keys.name) else {
-            return unanswered();
-        };
-        if let Some(trouble) = &line.trouble {
-            return trouble.clone();
+        let line = lines.get(&self.asks.keys.name);
+        if let Some(trouble) = line.and_then(Line::trouble) {
+            return trouble;
         }
-        let silent = line.asked.is_some_and(|asked| asked.elapsed() >= SILENCE);
-        match &line.holder {
-            // That others held it a while ago is not the reason when the server does not answer now.
-            Some(holder) if !silent => contended(&format!("its holder has {holder}")),
-            _ => {
-                drop(lines);
-                let trouble = self.client.trouble(self.keys.lock());
-                trouble.unwrap_or_else(unanswered)
-            }
+        // That others held it a while ago is not the reason when the server does not answer now.
+        let line = line.filter(|line| !line.is_unanswered());
+        if let Some(holder) = line.and_then(|line| line.holder.as_ref()) {
+            return contended(&format!("its holder has {holder}"));
         }
+        drop(lines);
+        unanswered(&self.asks)
     }
 }
 
@@ -564,7 +622,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.answer.close();
         self.nudge.notify_one();
-        self.locks.left(&self.keys.name);
+        self.locks.left(&self.asks.keys.name);
     }
 }
 
@@ -575,12 +633,17 @@ fn contended(why: &str) -> Error {
     )
 }
 
-fn unanswered() -> Error {
-    Error::new(
-        ErrorKind::Timeout,
-        "the server has not answered who holds the lock",
-    )
-    .with_fate(crate::error::Fate::NotExecuted)
+/// The server was asked for others, and says nothing.
+fn unanswered(entry: &Entry) -> Error {
+    let silence = || {
+        Error::new(
+            ErrorKind::Timeout,
+            "the server has not answered who holds the lock",
+        )
+    };
+    let trouble = entry.client.trouble(entry.keys.lock());
+    let trouble = trouble.unwrap_or_else(silence);
+    trouble.with_fate(Fate::NotExecuted)
 }
 
 /// How long a question may be under way before a waiter that gives up says that the server is out.
@@ -594,7 +657,34 @@ const CLAIM: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
-    use super::CLAIM;
+    use super::*;
+
+    /// The first has left between the answer to its question and the delivery.
+    #[tokio::test]
+    async fn a_grant_is_not_delivered_to_a_waiter_on_other_terms() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = Locks::of(&client);
+        let keys: Arc<Keys> = Keys::of(&client, &client.name("a"))
+            .expect("a good name")
+            .into();
+        let entry = |millis| Entry {
+            client: client.clone(),
+            keys: keys.clone(),
+            lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        };
+        let (asked, other) = (entry(30_000), entry(100));
+        let until = Instant::now() + Duration::from_secs(60);
+        let first = locks.join(asked.clone(), until);
+        let mut second = locks.join(other.clone(), until);
+        drop(first);
+        let (sent, owner) = (Instant::now(), Owner::random());
+        assert!(!locks.deliver(&asked, owner, Fence(1), (sent, asked.lease)));
+        assert!(locks.deliver(&other, owner, Fence(1), (sent, other.lease)));
+        let guard = second.granted().await.expect("granted");
+        assert_eq!(guard.expect("in time").fence(), Fence(1));
+    }
 
     /// A guard counts by its own claim until it has renewed the one that the script has granted.
     #[test]

@@ -38,6 +38,7 @@ use crate::key::{Bucket, Key};
 use crate::name::Name;
 use crate::script::{Call, Script, script};
 use crate::time::{OnOutage, Patience, Ttl};
+use agenda::Secret;
 use attempt::Attempt;
 use campaign::Standing;
 use hold::{Owner, Seal};
@@ -186,10 +187,15 @@ impl Lock {
             None => self.patience.deadline().at,
         };
         let locks = Locks::of(&self.client);
-        let Some(attempt) = locks.attempt(&entry) else {
+        let deadline = self.patience.deadline().at_most(until);
+        let Some(attempt) = locks.attempt(&entry, deadline) else {
+            if deadline.on_outage == OnOutage::FailFast
+                && let Some(outage) = locks.outage(&entry)
+            {
+                return Err(outage.with_key(&self.name));
+            }
             return self.waited(&locks, entry, until).await;
         };
-        let deadline = self.patience.deadline().at_most(until);
         let call = entry.acquire(attempt.owner(), attempt.queueing());
         let reply = attempt.ask(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
@@ -224,8 +230,13 @@ impl Lock {
                 }
                 // Another question, under another owner, from the line.
                 let ticket = locks.join(entry.clone(), until);
+                let fate = error.fate();
                 locks.heard(&self.name, Err(error));
-                self.waiting(&locks, ticket, entry, until).await
+                let waited = self.waiting(&locks, ticket, entry, until).await;
+                waited.map_err(|error| match error.fate() {
+                    Fate::NotExecuted => error.with_fate(fate),
+                    _ => error,
+                })
             }
         }
     }
@@ -242,10 +253,10 @@ impl Lock {
         let locks = Locks::of(&self.client);
         let deadline = self.patience.deadline();
         loop {
-            let attempt = match locks.attempt(&entry) {
+            let attempt = match locks.attempt(&entry, deadline) {
                 Some(attempt) => attempt,
-                None if locks.waited_for(&self.name)? => return Ok(None),
-                None => Attempt::aside(&locks, &entry),
+                None if locks.waited_for(&entry)? => return Ok(None),
+                None => Attempt::aside(&locks, &entry, deadline),
             };
             let call = entry.acquire(attempt.owner(), Queueing::No);
             let reply = attempt.ask(call, deadline).await;
@@ -292,6 +303,9 @@ impl Lock {
             return Err(reason.error(&self.name));
         }
         if let Err(error) = guard.release().await {
+            if error.kind() == ErrorKind::Lost {
+                return Err(error);
+            }
             // The body ended while the lock was held; the keeper goes on releasing it.
             tracing::debug!(target: "hedgerow::lock", lock = self.name.shown().as_str(), %error, "release is left to the keeper");
         }
@@ -494,10 +508,12 @@ impl Keys {
     }
 
     /// The call that gives up what `owner` has.
-    fn release(&self, owner: Owner) -> Call {
-        self.call(&RELEASE)
-            .arg(&owner.unqueued()[..])
-            .arg(owner.secret().as_bytes())
+    fn release(&self, owner: Owner, secret: Secret) -> Call {
+        let call = self.call(&RELEASE).arg(&owner.unqueued()[..]);
+        match secret {
+            Secret::Said => call.arg(owner.secret().as_bytes()),
+            Secret::Kept => call.arg(""),
+        }
     }
 }
 

@@ -5,9 +5,9 @@
 //! be stale (see [`campaign`](super::campaign)).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use super::hold::{Owner, Seal};
 use super::line::Locks;
@@ -16,14 +16,22 @@ use crate::client::Client;
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<Owner, mpsc::UnboundedSender<Grant>>>);
+pub(super) struct Places(Mutex<HashMap<Owner, Arc<Hint>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) owner: Owner,
-    pub(super) grants: mpsc::UnboundedReceiver<Grant>,
+    hint: Arc<Hint>,
     locks: Arc<Locks>,
+}
+
+/// The push that waits to be heard: of several the one with the greatest fence, so that none that was
+/// sent before the last grant hides it.
+#[derive(Debug, Default)]
+struct Hint {
+    grant: Mutex<Option<Grant>>,
+    came: Notify,
 }
 
 /// What a push claims.
@@ -35,22 +43,49 @@ pub(super) struct Grant {
 }
 
 impl Places {
-    fn map<R>(
-        &self,
-        with: impl FnOnce(&mut HashMap<Owner, mpsc::UnboundedSender<Grant>>) -> R,
-    ) -> R {
+    fn map<R>(&self, with: impl FnOnce(&mut HashMap<Owner, Arc<Hint>>) -> R) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Hint {
+    fn push(&self, grant: Grant) {
+        let mut waits = self.waits();
+        if waits.as_ref().is_none_or(|waits| waits.fence < grant.fence) {
+            *waits = Some(grant);
+        }
+        drop(waits);
+        self.came.notify_one();
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Option<Grant>> {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Waits for a push that tells of a grant.
+    ///
+    /// Cancel safety: a push that was not returned is returned by the next call.
+    pub(super) async fn grant(&self) -> Grant {
+        loop {
+            if let Some(grant) = self.hint.waits().take() {
+                return grant;
+            }
+            self.hint.came.notified().await;
+        }
     }
 }
 
 impl Locks {
     /// Registers `owner` for grants by push.
     pub(super) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
-        let (sender, grants) = mpsc::unbounded_channel();
-        self.places().map(|places| places.insert(owner, sender));
+        let hint: Arc<Hint> = Arc::default();
+        self.places()
+            .map(|places| places.insert(owner, hint.clone()));
         Place {
             owner,
-            grants,
+            hint,
             locks: self.clone(),
         }
     }
@@ -94,11 +129,11 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
             let (Ok(fence), Some(owner)) = (fence.parse(), Owner::parse(owner)) else {
                 return;
             };
-            let grants = locks.places().map(|places| places.get(&owner).cloned());
-            if let Some(grants) = grants.filter(|_| fence < TOO_LARGE) {
+            let hint = locks.places().map(|places| places.get(&owner).cloned());
+            if let Some(hint) = hint.filter(|_| fence < TOO_LARGE) {
                 let seal = Seal::of(words.next().unwrap_or_default().as_bytes());
                 let fence = Fence(fence);
-                let _ = grants.send(Grant { fence, seal });
+                hint.push(Grant { fence, seal });
             }
         }
         (Some("broken"), Some(owner), None) => {

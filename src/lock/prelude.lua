@@ -7,7 +7,7 @@
 -- Processes have a digit ahead: 0 takes no place, 1 asks whether it was granted the lock, 2 is told.
 local CLAIM = 3000 -- What a hand-over grants at most until the new holder is heard of (ms).
 local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
-local held, queue, last, FOREIGN = {}, {holes = 1024}, 0, {'WRONGTYPE'}
+local held, queue, last, FOREIGN = {}, {}, 0, {'WRONGTYPE'}
 
 -- Reads all keys; returns what the script answers if one is foreign, or cannot be read by this user.
 -- Comes before the first write: a script that fails half way is not rolled back.
@@ -23,8 +23,7 @@ local function unreadable()
     held.fence, held.id, held.seal, held.process, held.meta = string.match(lock, '^(%d+) 2 (%x+)[ +](%x+) (%x+) (.*)$')
     if not held.id then return {'WRONGTYPE', 'lock'} end
   end
-  last = not counter and 0 or string.find(counter, '^%d+$') and tonumber(counter)
-  last = last and math.max(last, tonumber(held.fence or 0))
+  last = string.find(counter or '0', '^%d+$') and math.max(tonumber(counter or 0), tonumber(held.fence or 0))
   if not last or last >= 9007199254740991 then return FOREIGN end
   if not places[1] and redis.call('EXISTS', KEYS[3]) == 1 then return FOREIGN end
   for index, name in ipairs({'head', 'tail', 'clock', 'at'}) do
@@ -59,18 +58,14 @@ local function vacate(number, id)
   end
 end
 
--- Drops lapsed places at the head, `most` of them; answers the first one that lives. Those who left have
--- left holes, which cost less.
+-- Drops lapsed places at the head, `most` of them; answers the first one that lives. The hole that a
+-- waiter leaves behind counts as a 16th of a place.
 local function first(most)
-  while most > 0 and queue.head <= queue.tail and queue.holes > 0 do
+  while most > 0 and queue.head <= queue.tail do
     local found = place(queue.head)
     if found and found.alive then return found end
-    if found then
-      vacate(queue.head, found.id)
-      most = most - 1
-    else
-      queue.head, queue.holes = queue.head + 1, queue.holes - 1
-    end
+    if found then vacate(queue.head, found.id) else queue.head = queue.head + 1 end
+    most = most - (found and 1 or 1 / 16)
   end
 end
 
@@ -97,7 +92,7 @@ end
 
 -- Grants the lock to the first waiter that lives and listens, or asks, for its claim time; `mine` is
 -- the caller's own id, which needs no message; `secret` is what the seal of the former holder is the
--- digest of, if that is who hands over. Passes 64 places over at most: whoever asks next goes on.
+-- digest of, if that is who hands over. Passes 64 places over at most: the next request continues.
 local function hand_over(mine, secret)
   for _ = 1, 64 do
     if queue.head > queue.tail then break end

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
+use super::agenda::Secret;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::keeper::{Keeper, Shift};
 use super::line::{Locks, Waiting};
@@ -75,7 +76,7 @@ impl Locks {
         hold.end(End::Released);
         Keeper::man(self, client);
         self.keeper().release_unless_done(client, hold);
-        let call = hold.keys.release(hold.owner);
+        let call = hold.keys.release(hold.owner, Secret::Said);
         let deadline = client.deadline().keep_trying().reserved();
         let reply = client.run(call, deadline).await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
@@ -84,9 +85,9 @@ impl Locks {
             "NOT_HELD" => false,
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
         };
+        giving.done();
         // The keeper may have been there first.
-        let first = giving.done();
-        match held || !first {
+        match held || hold.may_be_released() {
             true => Ok(()),
             false => Err(LossReason::Taken.error(&hold.keys.name)),
         }
@@ -110,8 +111,11 @@ impl Locks {
         }
         let mut lines = self.lines();
         let line = lines.get_mut(&hold.keys.name)?;
-        line.drop_leavers();
-        line.waiters.pop_front()
+        let leavers = line.without_leavers();
+        let next = line.waiters.pop_front();
+        drop(lines);
+        drop(leavers);
+        next
     }
 
     /// Nothing was heard of a hand-over in time, perhaps since its task stands still with its runtime:
@@ -153,10 +157,10 @@ struct Giving<'r> {
 }
 
 impl Giving<'_> {
-    /// The server has answered. Says whether it was this caller whom it answered first.
-    fn done(&mut self) -> bool {
+    /// The server has answered.
+    fn done(&mut self) {
         self.open = false;
-        self.locks.keeper().done(self.hold.owner)
+        self.locks.keeper().settled(self.hold.owner);
     }
 }
 

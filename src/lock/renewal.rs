@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout};
 
 use super::RENEW;
@@ -47,6 +48,15 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
             if error.kind() == ErrorKind::CrossSlot {
                 keeper.slot_by_slot();
             }
+            if error.kind() == ErrorKind::Forbidden && holds.len() > 1 {
+                // It may be about one of the locks.
+                join_all(
+                    holds
+                        .into_iter()
+                        .map(|hold| renew_one(&locks, &client, hold)),
+                )
+                .await;
+            }
             return;
         }
     };
@@ -67,6 +77,10 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     }
 }
 
+fn renew_one(locks: &Arc<Locks>, client: &Client, hold: Arc<Hold>) -> BoxFuture<'static, ()> {
+    Box::pin(renew(locks.clone(), client.clone(), vec![hold]))
+}
+
 /// Sees to it that the holder of a lease is told of `break_lock` by push. Beside the renewals, which
 /// must not wait for it.
 pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
@@ -81,12 +95,22 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
     if let Some(successor) = &release.successor {
         locks.take_over_passing(&client, successor);
     }
-    let call = release.keys.release(release.owner);
+    if let Some(hold) = &release.hold {
+        hold.releasing();
+    }
+    let call = release.keys.release(release.owner, release.secret);
     let deadline = client.deadline().keep_trying().reserved();
     let reply = client.run(call, deadline).await;
-    let settled = match reply.as_ref().map(|reply| reply.status()) {
-        Ok(Ok("RELEASED")) => true,
-        Ok(Ok("NOT_HELD")) => !release.may_come,
+    let settled = match reply.as_ref().map(|reply| (reply.status(), reply.text(1))) {
+        Ok((Ok("RELEASED"), _)) => true,
+        Ok((Ok("NOT_HELD"), _)) => {
+            if let Some(hold) = &release.hold {
+                hold.was_not_held();
+            }
+            !release.may_come
+        }
+        // Another has the lock, who is no client of this format.
+        Ok((Ok("FORMAT"), _) | (Ok("WRONGTYPE"), Ok("lock"))) => !release.may_come,
         _ => false,
     };
     if settled || Instant::now() >= release.until {

@@ -117,7 +117,7 @@ async fn who_leaves_the_queue_does_not_say_its_secret() {
     let monitor = Monitor::start(&server).await;
     leaver.abort();
     queued(&one.lock("a"), 0).await;
-    let seen = monitor.commands(&server, "EVALSHA").await;
+    let seen = monitor.commands(&server, "\"EVALSHA\" ").await;
     let last = seen.last().expect("it has said that it leaves");
     assert!(last.ends_with(" \"\""), "{last}");
     first.release().await.expect("held until now");

@@ -34,7 +34,7 @@ async fn a_short_lease_is_kept_alive_over_many_of_its_lengths() {
 }
 
 #[tokio::test]
-async fn many_leases_of_one_bucket_are_all_renewed() {
+async fn many_leases_are_all_renewed() {
     let server = Server::start().await;
     let client = server.client().await;
     // More than one call renews, and more names than there are buckets.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::Guard;
+use hedgerow::{Credentials, Guard, LossReason};
 
 use crate::server::Server;
-use crate::wait::until;
+use crate::wait::{patient, renewed, until};
 
 /// How many locks are held.
 const LOCKS: usize = 1000;
@@ -67,9 +67,36 @@ async fn a_short_lease_is_renewed_in_time_among_long_ones() {
     let short = client.lock("short").lease(Duration::from_millis(300));
     let short = short.acquire().await.expect("free");
     let key = &server.keys("hr:{*}:lock:short").await[0];
-    crate::wait::renewed(&server, key, 10).await;
+    renewed(&server, key, 10).await;
     assert!(short.is_held());
     assert!(long.iter().all(Guard::is_held));
+}
+
+#[tokio::test]
+async fn a_lease_that_this_user_may_not_renew_any_more_costs_no_other_its_lease() {
+    let server = Server::start_single().await;
+    let rule = async |keys: &[&str]| {
+        let mut rule = vec!["ACL", "SETUSER", "app", "reset", "on", ">pw", "+@all", "&*"];
+        rule.extend(keys);
+        let _: String = server.run(&rule).await;
+    };
+    rule(&["~*"]).await;
+    let credentials = Credentials::user("app", "pw");
+    let client = patient(server.builder()).credentials(credentials).open();
+    let client = client.expect("a good URL");
+    let lock = |name: &str| client.lock(name).lease(Duration::from_millis(900));
+    let names = ["a", "b", "c", "forbidden"];
+    let guards = join_all(names.map(async |name| lock(name).acquire().await.expect("free"))).await;
+    rule(&["~hr:{*}:lock:?", "~hr:{*}:fence", "~hr:{*}:queue:*"]).await;
+    assert_eq!(guards[3].lost().await, LossReason::Expired);
+    for (name, guard) in names.iter().zip(&guards[..3]) {
+        let key = server
+            .keys(&format!("hr:{{*}}:lock:{name}"))
+            .await
+            .remove(0);
+        renewed(&server, &key, 3).await;
+        assert!(guard.is_held());
+    }
 }
 
 /// Takes all locks, by and by.

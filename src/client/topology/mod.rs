@@ -128,11 +128,21 @@ impl Topology {
 
     /// Why there is no connection to the server of `key`, as far as known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
+        self.at_server_of(key, |link| link.last_error())
+    }
+
+    /// Why calls that heed the breaker of the server of `key` are refused, while it is open.
+    pub(crate) fn outage(&self, key: &Key) -> Option<Error> {
+        let refusal = self.at_server_of(key, |link| link.breaker().outage())?;
+        Some(self.located(refusal, Some(key)))
+    }
+
+    fn at_server_of<T>(&self, key: &Key, ask: impl FnOnce(&Link) -> Option<T>) -> Option<T> {
         match self {
-            Self::One(node) => node.link.last_error(),
-            Self::Replicated(replicated) => replicated.primary().link.last_error(),
-            Self::Cluster(cluster) => cluster.node(key)?.link.last_error(),
-            Self::Shards(shards) => shards.node(key).link.last_error(),
+            Self::One(node) => ask(&node.link),
+            Self::Replicated(replicated) => ask(&replicated.primary().link),
+            Self::Cluster(cluster) => ask(&cluster.node(key)?.link),
+            Self::Shards(shards) => ask(&shards.node(key).link),
         }
     }
 
