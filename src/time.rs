@@ -74,6 +74,10 @@ pub(crate) enum Priority {
     Ordinary,
     /// It may: a renewal, a release, an invalidation. What is lost with it is more than a call.
     Reserved,
+    /// It waits in another queue, and goes by the connection for large values, where there is one. So it
+    /// may be executed before or after whatever is sent besides: it must not matter until a call of
+    /// another kind refers to it.
+    Apart,
 }
 
 /// What a call does while its server is out: while the circuit breaker of the server is open, since
@@ -151,6 +155,14 @@ impl Deadline {
     pub(crate) fn reserved(self) -> Self {
         Self {
             priority: Priority::Reserved,
+            ..self
+        }
+    }
+
+    /// The same, for a call that goes by the connection for large values.
+    pub(crate) fn apart(self) -> Self {
+        Self {
+            priority: Priority::Apart,
             ..self
         }
     }

@@ -171,6 +171,10 @@ impl ClientBuilder {
     /// The most bytes that a value of a cache may have before it is compressed, and after it is
     /// decompressed: 64 MiB by default. A larger one is refused with
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and is a miss where it is found.
+    ///
+    /// So no argument that is sent is larger, but for the few bytes around a value. Beyond 512 MiB
+    /// no argument is sent whatever this says, since a server takes none by default. One whose
+    /// `proto-max-bulk-len` is lower refuses a larger value as `TooLarge`, too.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
         self
@@ -195,7 +199,8 @@ impl ClientBuilder {
     /// How many calls may wait to be sent to one server: 16,384 by default. Those beyond are refused
     /// at once, as [`Overloaded`](crate::ErrorKind::Overloaded): nothing of them was sent. What must
     /// not be lost in a flood (renewals and releases of locks, removals and invalidations of caches)
-    /// has an eighth more.
+    /// has an eighth more. Reads and writes of values of 64 KiB and more wait apart, and are counted
+    /// apart.
     pub fn max_waiting(mut self, calls: usize) -> Self {
         self.limits.commands = calls;
         self

@@ -33,6 +33,7 @@ mod herd;
 mod house;
 mod keyslot;
 mod lane;
+mod large_values;
 mod lease;
 mod listener;
 mod load_errors;
