@@ -68,15 +68,19 @@ pub(crate) struct Deadline {
     pub(crate) priority: Priority,
 }
 
-/// Whether a call may use the reserve of its queue, once the rest is full.
+/// What a call may do that others may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
+    /// Nothing.
     Ordinary,
-    /// It may: a renewal, a release, an invalidation. What is lost with it is more than a call.
+    /// Use the reserve of its queue, once the rest is full: a release, an invalidation. What is lost with
+    /// it is more than a call.
     Reserved,
-    /// It waits in another queue, and goes by the connection for large values, where there is one. So it
-    /// may be executed before or after whatever is sent besides: it must not matter until a call of
-    /// another kind refers to it.
+    /// Travel by itself, past the queue: a renewal, which is worth nothing when it is late. There are few.
+    Timely,
+    /// Wait in another queue, and go by the connection for large values, where there is one. So it may
+    /// be executed before or after whatever is sent besides: it must not matter until a call of another
+    /// kind refers to it.
     Apart,
 }
 

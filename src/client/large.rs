@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::cells::{Cell, Cells, Reads, size};
 use super::lane::Lane;
-use super::link::Link;
+use super::link::{Answer, Link};
 use super::queue::{LARGE, Limits};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -142,7 +142,7 @@ impl Large {
         self: &Arc<Self>,
         command: &Cmd,
         deadline: Deadline,
-    ) -> Option<Result<Value>> {
+    ) -> Option<Result<Answer>> {
         // If the connection leads elsewhere, it is replaced.
         self.proof();
         let half = Instant::now() + deadline.remaining() / 2;
@@ -150,16 +150,17 @@ impl Large {
         Some(self.sent(command, deadline).await)
     }
 
-    async fn sent(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+    async fn sent(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         let deadline = Deadline {
             priority: Priority::Ordinary,
             ..deadline
         };
         for attempt in 0_u8.. {
             match self.lane.send(command, deadline).await {
-                Ok(Value::ServerError(error)) if says_too_long(&error) => {
-                    return Err(self.too_long(command));
-                }
+                Ok(Answer {
+                    value: Value::ServerError(error),
+                    ..
+                }) if says_too_long(&error) => return Err(self.too_long(command)),
                 // It closes the connection at once, and so its answer is often lost.
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
                     if attempt > 0 {
@@ -241,7 +242,7 @@ async fn run(link: &Arc<Link>, deadline: Instant) -> Result<(u64, String)> {
     let epoch = live.epoch();
     let mut question = Pipeline::with_capacity(1);
     question.cmd("INFO").arg("server");
-    let replies = link.send_all_over(live, &question, deadline).await?;
+    let (replies, _) = link.send_all_over(live, &question, deadline).await?;
     let info = match replies.into_iter().next() {
         Some(Value::ServerError(error)) => return Err(from_server(&error)),
         Some(Value::VerbatimString { text, .. }) => text,

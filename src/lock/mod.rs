@@ -187,12 +187,11 @@ impl Lock {
         let Some(attempt) = locks.attempt(&entry) else {
             return self.waited(&locks, entry, until).await;
         };
-        let sent = Instant::now();
         let deadline = self.patience.deadline().at_most(until);
         let call = entry.acquire(attempt.owner(), attempt.queueing());
         let reply = attempt.ask(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence)) => match attempt.won(entry.clone(), fence, sent) {
+            Ok(Answer::Granted(fence, sent)) => match attempt.won(entry.clone(), fence, sent) {
                 Some(guard) => Ok(guard),
                 // Nobody was there to take it, and so it was given back.
                 None => self.waited(&locks, entry, until).await,
@@ -202,6 +201,7 @@ impl Lock {
                 above,
                 after,
                 holder,
+                sent,
             }) => {
                 let standing = above.map(|above| Standing {
                     sent,
@@ -245,11 +245,10 @@ impl Lock {
                 None if locks.waited_for(&self.name)? => return Ok(None),
                 None => Attempt::aside(&locks, &entry),
             };
-            let sent = Instant::now();
             let call = entry.acquire(attempt.owner(), Queueing::No);
             let reply = attempt.ask(call, deadline).await;
             match reply.and_then(|reply| Answer::read(&reply)) {
-                Ok(Answer::Granted(fence)) => {
+                Ok(Answer::Granted(fence, sent)) => {
                     let guard = attempt.won(entry.clone(), fence, sent);
                     if guard.is_some() {
                         return Ok(guard);
@@ -502,7 +501,8 @@ impl Keys {
 
 /// What `acquire.lua` answered.
 enum Answer {
-    Granted(Fence),
+    /// The fence, and when the question had not been sent yet.
+    Granted(Fence, Instant),
     Busy {
         /// What is left of the holder's lease.
         remaining: Option<Duration>,
@@ -512,6 +512,8 @@ enum Answer {
         after: Option<Seal>,
         /// The holder, for people.
         holder: String,
+        /// When the question had not been sent yet.
+        sent: Instant,
     },
 }
 
@@ -519,7 +521,7 @@ impl Answer {
     fn read(reply: &crate::script::Reply) -> Result<Self> {
         match reply.status()? {
             fence if fence.starts_with(|c: char| c.is_ascii_digit()) => {
-                Ok(Self::Granted(parsed_fence(fence)?))
+                Ok(Self::Granted(parsed_fence(fence)?, reply.sent()))
             }
             "BUSY" => Ok(Self::Busy {
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
@@ -529,6 +531,7 @@ impl Answer {
                     (fence, "") => format!("fence {fence}"),
                     (fence, metadata) => format!("fence {fence}, {metadata:?}"),
                 },
+                sent: reply.sent(),
             }),
             _ => Err(reply.unexpected()),
         }
