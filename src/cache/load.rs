@@ -256,7 +256,7 @@ impl Load {
     /// lost is not renewed: the load goes on for those who wait for it, and nobody joins them.
     async fn renewals(&self) -> std::convert::Infallible {
         self.claim.renewed_until_lost().await;
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, "lease lost");
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), "lease lost");
         self.open.close();
         std::future::pending().await
     }
@@ -270,15 +270,15 @@ impl Load {
         let (committed, verified) = futures::join!(committed, self.verified(generations));
         match committed {
             Ok(Committed::Stored) => {
-                tracing::debug!(target: "hedgerow::cache", key = place.name, verified, "stored");
+                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
                 verified
             }
             Ok(Committed::Refused) => {
-                tracing::debug!(target: "hedgerow::cache", key = place.name, "commit refused");
+                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");
                 false
             }
             Err(error) => {
-                tracing::warn!(target: "hedgerow::cache", key = place.name, %error, "not stored");
+                tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
                 // A server that answers hears of it before the caller does.
                 if error.fate() == Fate::Refused {
                     self.claim.abandon().await;

@@ -26,6 +26,7 @@ use super::rounds::Rounds;
 use crate::error::loader::{Captured, Loader, LoaderError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::name::Name;
 use crate::tags::Tag;
 use crate::time::{OnOutage, Ttl};
 
@@ -33,7 +34,7 @@ use crate::time::{OnOutage, Ttl};
 #[must_use = "nothing is read or loaded until it is awaited"]
 pub struct Memoize<L> {
     cache: Cache,
-    key: String,
+    key: Name,
     ttl: Duration,
     /// Those that are declared.
     tags: Result<Vec<Tag>>,
@@ -75,8 +76,8 @@ impl<L> Memoize<L> {
     ) -> Self {
         Self {
             tags: Ok(Vec::new()),
+            key: cache.client.name(key),
             cache,
-            key: key.to_owned(),
             ttl,
             loader,
             captured,
@@ -151,7 +152,7 @@ where
 /// What a call asks for, parsed.
 struct Call {
     cache: Cache,
-    key: String,
+    key: Name,
     /// The key of the value.
     value: Key,
     ttl: Ttl,
@@ -169,7 +170,7 @@ impl<L> Memoize<L> {
         let call = Call {
             ttl: Ttl::new("ttl", self.ttl)?,
             tags: self.tags?,
-            value: self.cache.keys()?.value(&self.key)?,
+            value: self.cache.value(&self.key)?,
             cache: self.cache,
             key: self.key,
         };
@@ -190,7 +191,7 @@ impl<L> Memoize<L> {
 impl Call {
     fn hit<V: Send + Sync + 'static>(&self, reader: Option<Reader<'_>>, value: &Arc<V>) {
         let Self { cache, key, .. } = self;
-        tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key, "hit");
+        tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
         self.end(reader, || Ok(Found::Hit(value.clone())));
     }
 
@@ -221,7 +222,7 @@ impl Call {
                         }
                         Ok(Reading::Miss(miss)) => Ok(miss),
                         Err(error) if cache.setup.outage.bypasses(&error) => {
-                            room.bulkhead.read();
+                            room.bulkhead.read(&cache.setup.name, &error);
                             Err(error)
                         }
                         Err(error) => {
@@ -229,7 +230,7 @@ impl Call {
                             return Err(error.with_key(key));
                         }
                     };
-                    tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key, round, "miss");
+                    tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
                     let boarding = if rounds.alone() {
                         Boarding::Opened(room.flights.alone(&self.value))
                     } else {
@@ -257,7 +258,7 @@ impl Call {
                 }
                 // Of a flight that heeds another policy.
                 Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
-                Some(Outcome::Failed { error, .. }) => return Err(error),
+                Some(Outcome::Failed { error, .. }) => return Err(error.about(key)),
                 None if Instant::now() >= rounds.over() => {
                     return Err(Rounds::out_of_time().with_key(key));
                 }
@@ -303,6 +304,8 @@ impl Call {
             match Box::pin(wait.ended::<V>()).await {
                 Ok(Some(shared)) => {
                     if let Some(reading) = shared.reading(&self.tags) {
+                        // The call that read may show names, and this one not.
+                        let reading = reading.map_err(|error| cache.client.told(error));
                         return Approach::Read(None, reading);
                     }
                 }
@@ -347,9 +350,10 @@ where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     let (creator, value) = oneshot::channel();
-    let (cache, key) = (&*order.cache.setup.name, &*order.place.name);
-    let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache, key);
-    let name = key.to_owned();
+    let name = order.place.name.clone();
+    let cache = &*order.cache.setup.name;
+    let span =
+        tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
     let spawner = order.cache.client.spawner().clone();
     let load = Load::new(order, open, read, rounds);
     spawner.spawn(load.run(loader, creator).instrument(span));

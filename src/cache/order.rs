@@ -13,6 +13,7 @@ use super::lease::{Place, Terms};
 use super::{Cache, Room, entry};
 use crate::codec::{Stack, Stamp};
 use crate::error::{Error, Result};
+use crate::name::Name;
 use crate::tags::{Generation, Snapshot, Tag};
 use crate::time::{Deadline, Ttl};
 
@@ -30,7 +31,7 @@ pub(super) struct Order {
 
 impl Order {
     /// An order of a value that carries `tags` and the tag of the whole cache.
-    pub(super) fn new(cache: Cache, key: String, ttl: Ttl, tags: &[Tag]) -> Result<Self> {
+    pub(super) fn new(cache: Cache, key: Name, ttl: Ttl, tags: &[Tag]) -> Result<Self> {
         let terms = cache.terms()?;
         let place = cache.place(key)?;
         let whole = cache.names()?.whole.beside(&cache.client, &place.value);
@@ -124,10 +125,7 @@ impl Order {
 
     /// `error`, about the key of this order unless it is about a tag.
     pub(super) fn named(&self, error: Error) -> Error {
-        match error.key() {
-            Some(_) => error,
-            None => error.with_key(&self.place.name),
-        }
+        error.about(&self.place.name)
     }
 }
 

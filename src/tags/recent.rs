@@ -28,12 +28,16 @@ impl Default for RecentTags {
 }
 
 impl RecentTags {
-    /// The tag that a user calls `name`.
+    /// The tag that a user calls `name`, shown as the handle of the client says: those that share
+    /// this may differ in that.
     pub(crate) fn named(&self, client: &Client, name: &str) -> Result<Tag> {
         let place = &self.places[xxh3_64(name.as_bytes()) as usize % PLACES];
         let mut known = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tag) = known.as_ref().filter(|tag| *tag.name == *name) {
-            return Ok(tag.clone());
+        if let Some(tag) = known.as_ref().filter(|tag| tag.name.real() == name) {
+            return Ok(Tag {
+                name: tag.name.shown_as(client.hide_keys()),
+                ..tag.clone()
+            });
         }
         let tag = Tag::named(client, name)?;
         *known = Some(tag.clone());
@@ -47,6 +51,7 @@ const PLACES: usize = 1 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::HideKeys;
 
     #[test]
     fn a_name_gets_its_own_tag_whatever_others_have_stood_in_its_place() {
@@ -61,5 +66,19 @@ mod tests {
             }
         }
         assert!(recent.named(&client, "").is_err());
+    }
+
+    #[test]
+    fn a_name_that_one_handle_shows_is_hidden_by_another() {
+        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
+        let recent = RecentTags::default();
+        for (hide, shown) in [
+            (HideKeys::off(), r#"Tag("a")"#),
+            (HideKeys::digest(), r#"Tag("ca978112")"#),
+            (HideKeys::off(), r#"Tag("a")"#),
+        ] {
+            let tag = recent.named(&client.hiding(hide), "a");
+            assert_eq!(format!("{:?}", tag.expect("a good name")), shown);
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Load {
                 .stake(&self.seen, self.dead, channel.as_ref(), deadline);
             let (takeover, noted, fence) = match grant.await {
                 Ok(Grant::Lead { fence, until }) => {
-                    tracing::debug!(target: "hedgerow::cache", key, fence, attempt, "lead");
+                    tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
                     let generations = self.stamps(attempt > 0).await?;
                     return Ok(Granted::Lead { until, generations });
                 }
@@ -111,7 +111,7 @@ impl Load {
                     return Ok(Granted::Alone);
                 }
             }
-            tracing::debug!(target: "hedgerow::cache", key, attempt, noted, "wait");
+            tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), attempt, noted, "wait");
             let pause = match noted {
                 true => promised.pause(),
                 false => unheard.pause(),

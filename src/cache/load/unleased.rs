@@ -37,8 +37,8 @@ impl Load {
             () = self.open.urged() => None,
             () = deserted(creator, &self.open) => return Ok(None),
         };
-        bulkhead.load();
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, %error, "loading without Redis");
+        bulkhead.load(&self.order.cache.setup.name, &error);
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), %error, "loading without Redis");
         self.begun(loader, until).await.map(Some)
     }
 
@@ -91,7 +91,7 @@ impl Load {
             () = self.open.urged() => None,
             () = deserted(creator, &self.open) => return Ok(None),
         };
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, rounds = self.rounds.used(), "loading alone");
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");
         turn.begin();
         let until = Instant::now() + self.order.terms.max_load.duration();
         self.begun(loader, until).await.map(Some)
