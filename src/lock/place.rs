@@ -153,3 +153,29 @@ impl Drop for Place {
 
 /// What no fence reaches: from here on, Lua numbers skip integers.
 const TOO_LARGE: u64 = 1 << 53;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(fence: u64) -> Grant {
+        Grant {
+            fence: Fence(fence),
+            seal: Seal::of(b""),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_push_waits_to_be_heard_however_many_there_are() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let place = Locks::of(&client).expect(Owner::random());
+        for fence in [7, 9, 8, 9] {
+            place.hint.push(grant(fence));
+        }
+        assert_eq!(place.grant().await.fence, Fence(9));
+        // Those that came before are not heard; a later one is, whatever its fence.
+        place.hint.push(grant(3));
+        assert_eq!(place.grant().await.fence, Fence(3));
+        assert!(place.hint.waits().is_none());
+    }
+}

@@ -1,9 +1,9 @@
 -- Shared by the scripts of the lock, which read the server's TIME into `time` ahead of it.
 -- KEYS: 1 the lock, a string: 'fence 2 id seal process metadata'. Its TTL is the lease, 2 is the
 --   format. The blank behind the id is a '+' once somebody queues, so that a release need not look.
--- 2 the fence counter of the bucket, decimal.
--- 3 the queue, a hash. Places are numbered: number to 'deadline since lease id process metadata'
---   and id to number; 'head' and 'tail' are the first and the last number; 'clock' and 'at': below.
+-- 2 the fence counter of the bucket: 16 digits. 3 the queue, a hash of numbered places: number to
+--   'deadline since lease id process metadata' and id to number; 'head', 'tail': the first and the
+--   last number; 'clock', 'at': below.
 -- Processes have a digit ahead: 0 takes no place, 1 asks whether it was granted the lock, 2 is told.
 local CLAIM = 3000 -- What a hand-over grants at most until the new holder is heard of (ms).
 local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
@@ -94,8 +94,7 @@ end
 -- the caller's own id, which needs no message; `secret` is what the seal of the former holder is the
 -- digest of, if that is who hands over. Passes 64 places over at most: the next request continues.
 local function hand_over(mine, secret)
-  for _ = 1, 64 do
-    if queue.head > queue.tail then break end
+  for _ = 1, queue.head <= queue.tail and 64 or 0 do
     local next = first(1)
     if next then
       vacate(queue.head, next.id)
