@@ -110,8 +110,7 @@ impl Breaker {
             return None;
         }
         let state = self.state();
-        let refusal = state.open.as_ref().map(|_| state.refusal(Instant::now()));
-        refusal
+        state.open.is_some().then(|| state.refusal(Instant::now()))
     }
 
     /// The server has answered.
