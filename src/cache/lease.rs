@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::name::Name;
 use crate::script::{Call, Reply, script};
-use crate::time::{Backoff, Deadline, Ttl};
+use crate::time::{Backoff, Deadline, Patience, Ttl};
 
 script!(LEASE = "lease.lua" after "entry.lua");
 script!(REMOVE = "remove.lua" after "entry.lua");
@@ -44,6 +44,8 @@ pub(super) struct Claim {
     /// The server may hold the lease for this claim.
     open: AtomicBool,
     terms: Terms,
+    /// That of the call: it waits for what becomes of its load.
+    patience: Patience,
 }
 
 /// How long a lease lasts.
@@ -132,9 +134,10 @@ impl Place {
 }
 
 impl Claim {
-    pub(super) fn new(client: Client, place: Place, terms: Terms) -> Self {
+    pub(super) fn new(client: Client, place: Place, terms: Terms, patience: Patience) -> Self {
         Self {
             client,
+            patience,
             place,
             token: random(),
             fence: AtomicI64::new(0),
@@ -218,7 +221,7 @@ impl Claim {
             .arg(entry)
             .arg(ttl.millis())
             .arg(self.fence.load(Ordering::Relaxed));
-        let deadline = self.client.cache_deadline();
+        let deadline = self.patience.deadline();
         let reply = self.client.change(call, deadline).await?;
         let committed = match reply.status()? {
             "STORED" => Committed::Stored,
@@ -239,7 +242,7 @@ impl Claim {
             .arg(self.fence.load(Ordering::Relaxed))
             .arg(record)
             .arg(ttl.millis());
-        let reply = self.client.run(call, self.client.cache_deadline()).await?;
+        let reply = self.client.run(call, self.patience.deadline()).await?;
         let ours = match reply.status()? {
             "OK" => true,
             "LOST" => false,
@@ -249,14 +252,17 @@ impl Claim {
         Ok(ours)
     }
 
-    /// Gives the lease up, if it is this claim's, and says whether it was.
+    /// Gives the lease up, if it is this claim's, and says whether it was. The call waits for that.
     pub(super) async fn abandon(&self) -> bool {
+        self.abandoned(self.patience.deadline()).await
+    }
+
+    async fn abandoned(&self, deadline: Deadline) -> bool {
         let call = ABANDON
             .call(self.place.keys())
             .arg(&self.token)
             .arg(self.fence.load(Ordering::Relaxed));
-        let deadline = self.client.cache_deadline().reserved();
-        match self.client.run(call, deadline).await {
+        match self.client.run(call, deadline.reserved()).await {
             Ok(reply) => {
                 self.open.store(false, Ordering::Relaxed);
                 reply.status().is_ok_and(|status| status == "OK")
@@ -275,7 +281,8 @@ impl Claim {
         let until = Instant::now() + self.terms.takeover.duration();
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         while self.open.load(Ordering::Relaxed) {
-            self.abandon().await;
+            // Nobody waits for this.
+            self.abandoned(self.client.cache_deadline()).await;
             if Instant::now() >= until {
                 break;
             }

@@ -89,7 +89,12 @@ impl Load {
         };
         Self {
             out,
-            claim: Claim::new(order.cache.client.clone(), order.place.clone(), order.terms),
+            claim: Claim::new(
+                order.cache.client.clone(),
+                order.place.clone(),
+                order.terms,
+                order.cache.setup.patience,
+            ),
             running: Running::begin(&order.room.flights, &order.place.value),
             order,
             open,
@@ -192,7 +197,12 @@ impl Load {
             // Listen first: whatever ends the lease after it was asked for is heard.
             let value = &self.order.place.value;
             let mut missed = client.missed(value);
-            let channel = self.order.room.ears.channel(&client, value).await;
+            let channel = self
+                .order
+                .room
+                .ears
+                .channel(&client, value, self.order.cache.deadline_now())
+                .await;
             ear.clear();
             let closed = self.open.is_closed();
             let deadline = self.order.cache.deadline_now();
