@@ -60,8 +60,8 @@ pub(super) struct Terms {
 /// What the server answered to a claim.
 #[derive(Debug)]
 pub(super) enum Grant {
-    /// The caller leads; the lease ends at `until` at the latest.
-    Lead { fence: i64, until: Instant },
+    /// The caller leads.
+    Lead { fence: i64 },
     /// There is an entry that the caller has not judged yet.
     Changed,
     /// A load has failed and left this record.
@@ -155,8 +155,9 @@ impl Claim {
         channel: Option<&Key>,
         deadline: Deadline,
     ) -> Result<Grant> {
-        let until = Instant::now() + self.terms.max_load.duration();
-        let life = self.terms.max_load.duration() + GRACE;
+        // The load begins once this is answered and the tags are known.
+        let before = (self.patience.limit() * 2).min(LONGEST_LOAD);
+        let life = before + self.terms.max_load.duration() + GRACE;
         let call = LEASE
             .call(self.place.keys())
             .arg(&self.token)
@@ -177,7 +178,7 @@ impl Claim {
             "LEAD" => {
                 let fence = reply.int(1)?;
                 self.fence.store(fence, Ordering::Relaxed);
-                Ok(Grant::Lead { fence, until })
+                Ok(Grant::Lead { fence })
             }
             "CHANGED" => Ok(Grant::Changed),
             "FAILED" => Ok(Grant::Failed {

@@ -132,7 +132,8 @@ async fn a_flight_whose_opener_has_given_up_does_not_ask_again_and_again() {
     let first = tokio::spawn(first.into_future());
     gate.begun(1).await;
     let proxy = Proxy::before(&server);
-    let client = proxy.builder().cache_deadline(HURRY).connect().await;
+    let builder = proxy.builder().cache_deadline(Duration::from_secs(2));
+    let client = builder.connect().await;
     let cache = client.expect("connected").cache("c");
     let scripts = Request::every().named("EVALSHA").with("hr:l:{c:k}");
     let asked = proxy.on(scripts, Act::Delay(Duration::ZERO));

@@ -56,7 +56,12 @@ async fn a_wake_up_that_anybody_may_publish_makes_nobody_load() {
     let first = tokio::spawn(first.into_future());
     gate.begun(1).await;
     let proxy = Proxy::before(&server);
-    let cache = proxy.builder().connect().await.expect("connected").cache("c");
+    let cache = proxy
+        .builder()
+        .connect()
+        .await
+        .expect("connected")
+        .cache("c");
     let scripts = Request::every().named("EVALSHA").with("hr:l:{c:k}");
     let asked = proxy.on(scripts, Act::Delay(Duration::ZERO));
     let mut waiters = tokio::task::JoinSet::new();

@@ -25,10 +25,8 @@ use crate::time::Backoff;
 
 /// What came of asking for the lease.
 pub(super) enum Granted<V> {
-    Lead {
-        until: Instant,
-        generations: Vec<Generation>,
-    },
+    /// The lease is held; the value is to be stamped with these.
+    Lead(Vec<Generation>),
     Found(Arc<V>),
     /// The loads of others were of no use, or took too long to be.
     Alone,
@@ -59,6 +57,9 @@ impl Load {
             if self.rounds.alone() {
                 return Ok(Granted::Alone);
             }
+            if Instant::now() >= self.rounds.over() {
+                return self.out_of_time();
+            }
             // Listen first: whatever ends the lease after it was asked for is heard.
             let value = &self.order.place.value;
             let mut missed = client.missed(value);
@@ -72,10 +73,10 @@ impl Load {
                 .claim
                 .stake(&self.seen, self.dead, channel.as_ref(), deadline);
             let (takeover, noted, fence) = match grant.await {
-                Ok(Grant::Lead { fence, until }) => {
+                Ok(Grant::Lead { fence }) => {
                     tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
                     let generations = self.stamps(attempt > 0).await?;
-                    return Ok(Granted::Lead { until, generations });
+                    return Ok(Granted::Lead(generations));
                 }
                 Ok(Grant::Changed) => match self.take().await? {
                     Some(value) => return Ok(Granted::Found(value)),
@@ -163,9 +164,15 @@ impl Load {
                 Ok(Some(value))
             }
             Reading::Miss(miss) => {
-                self.open.settle(Outcome::Again);
-                self.rounds.another();
-                self.awaited = None;
+                // Anybody may publish a wake-up: a load has ended only if the entry shows it. Of one
+                // that was removed at once the next fence tells.
+                if miss.seen == self.seen {
+                    self.open.settle(Outcome::NoLoad);
+                } else {
+                    self.open.settle(Outcome::Again);
+                    self.rounds.another();
+                    self.awaited = None;
+                }
                 self.seen = miss.seen;
                 self.snapshot = miss.snapshot;
                 Ok(None)
