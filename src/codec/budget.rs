@@ -450,6 +450,10 @@ mod tests {
         pair: (u8, u128),
     }
 
+    #[expect(
+        clippy::large_enum_variant,
+        reason = "its smaller variants are as large"
+    )]
     #[derive(Clone, Serialize, Deserialize)]
     enum E {
         Unit,
