@@ -183,9 +183,8 @@ impl Load {
     /// The error that `record` tells of, if it is still valid; those who joined have it then, too.
     /// The flight is closed, and was when the record was asked for, unless nobody had joined.
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
-        let client = &self.order.cache.client;
-        let deadline = self.order.cache.deadline_now();
-        let judged = entry::record::<Failure>(client, record, &self.order.tags, deadline).await?;
+        let Order { cache, tags, .. } = &self.order;
+        let judged = entry::record::<Failure>(cache, record, tags, cache.deadline_now()).await?;
         let error = judged.map(|failure| self.order.named(failure.error()));
         if let Some(error) = &error {
             self.open.settle(Outcome::Failed {
