@@ -229,7 +229,7 @@ impl Cache {
         self
     }
 
-    /// How long a failed load is remembered, 1 s by default, give or take a tenth.
+    /// How long a failed load is remembered, 1 s by default, give or take the [`jitter`](Self::jitter).
     ///
     /// The calls that waited for the load fail with it, in other processes too, and so do the
     /// calls that come within this time: a database that is down is not asked again by each of
