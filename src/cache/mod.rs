@@ -17,6 +17,7 @@ mod reads;
 mod rounds;
 mod set;
 mod solo;
+mod upload;
 mod wake;
 
 use std::collections::HashSet;
