@@ -30,10 +30,11 @@ whole() {
 }
 
 declare -A each
-for operation in lock_cycle two_evalsha counter_add raw_incr memoize_hit raw_get; do
+all="lock_cycle two_evalsha counter_add raw_incr memoize_hit raw_get"
+for operation in $all $(sed 's/\w*/&_50/g' <<<"$all"); do
     none=$(whole "$operation" 0)
-    all=$(whole "$operation" "$COUNT")
-    each[$operation]=$(((all - none) / COUNT))
+    some=$(whole "$operation" "$COUNT")
+    each[$operation]=$(((some - none) / COUNT))
     echo "$operation ${each[$operation]}"
 done
 
@@ -43,4 +44,7 @@ ratio lock_cycle/two_counter_adds "${each[lock_cycle]}" "$((2 * each[counter_add
 ratio lock_cycle/two_evalsha "${each[lock_cycle]}" "${each[two_evalsha]}"
 ratio counter_add/raw_incr "${each[counter_add]}" "${each[raw_incr]}"
 ratio memoize_hit/raw_get "${each[memoize_hit]}" "${each[raw_get]}"
+for pair in lock_cycle/two_evalsha counter_add/raw_incr memoize_hit/raw_get; do
+    ratio "${pair}_50" "${each[${pair%/*}_50]}" "${each[${pair#*/}_50]}"
+done
 "$binary" allocations | sed 's/^/allocations of /'

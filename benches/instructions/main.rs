@@ -2,16 +2,18 @@
 //! client in instructions (`scripts/instructions.sh` runs it under callgrind) and in allocations.
 //!
 //! `instructions OPERATION COUNT` runs it and prints nothing; `instructions allocations` prints the
-//! allocations of one operation of each kind. Counts are repeatable, unlike times.
+//! allocations of one operation of each kind. Counts are repeatable, unlike times. With `_50` behind
+//! its name an operation is made by 50 tasks at once, each on a name of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow::embedded::Server;
-use hedgerow::{Cache, Client, Counter, Lock};
+use hedgerow::{Cache, Client};
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Builder, Runtime};
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What is counted: ours, and what the bare driver does for the same end.
 const OPERATIONS: [&str; 6] = [
@@ -22,6 +24,10 @@ const OPERATIONS: [&str; 6] = [
     "memoize_hit",
     "raw_get",
 ];
+
+/// Behind the name of an operation: made by as many tasks at once.
+const AT_ONCE: &str = "_50";
+const TASKS: u64 = 50;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args()
@@ -39,6 +45,8 @@ fn main() -> Result<()> {
             let work = runtime.block_on(Work::new(server.url()))?;
             for operation in OPERATIONS {
                 println!("{operation} {}", allocations(&runtime, &work, operation)?);
+                let at_once = format!("{operation}{AT_ONCE}");
+                println!("{at_once} {}", allocations(&runtime, &work, &at_once)?);
             }
             Ok(())
         }
@@ -51,7 +59,7 @@ fn main() -> Result<()> {
 }
 
 /// How many allocations one operation makes on this thread, which runs all tasks.
-fn allocations(runtime: &Runtime, work: &Work, operation: &str) -> Result<u64> {
+fn allocations(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<u64> {
     const COUNT: u64 = 1000;
     runtime.block_on(work.run(operation, 100))?;
     let mut outcome = Ok(());
@@ -63,8 +71,7 @@ fn allocations(runtime: &Runtime, work: &Work, operation: &str) -> Result<u64> {
 }
 
 struct Work {
-    lock: Lock,
-    counter: Counter,
+    client: Client,
     cache: Cache,
     driver: MultiplexedConnection,
     acquire: String,
@@ -73,7 +80,7 @@ struct Work {
 
 impl Work {
     /// Everything is connected, loaded and cached before it is counted.
-    async fn new(url: &str) -> Result<Self> {
+    async fn new(url: &str) -> Result<Arc<Self>> {
         let client = Client::connect(url).await?;
         let mut driver = redis::Client::open(url)?
             .get_multiplexed_async_connection()
@@ -87,39 +94,58 @@ impl Work {
                 .await
         };
         let (acquire, release) = (load(BARE_ACQUIRE).await?, load(BARE_RELEASE).await?);
-        let work = Self {
-            lock: client.lock("count"),
-            counter: client.counter("count"),
+        let work = Arc::new(Self {
             cache: client.cache("count"),
+            client,
             driver,
             acquire,
             release,
-        };
+        });
         for operation in OPERATIONS {
             work.run(operation, 10).await?;
         }
         Ok(work)
     }
 
-    async fn run(&self, operation: &str, count: u64) -> Result<()> {
+    async fn run(self: &Arc<Self>, operation: &str, count: u64) -> Result<()> {
+        let Some(each) = operation.strip_suffix(AT_ONCE) else {
+            return self.several(operation, 0, count).await;
+        };
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|task| {
+                let (work, each) = (self.clone(), each.to_owned());
+                tokio::spawn(async move { work.several(&each, task, count / TASKS).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await??;
+        }
+        Ok(())
+    }
+
+    /// Makes an operation several times, one after the other.
+    async fn several(&self, operation: &str, task: u64, count: u64) -> Result<()> {
+        let name = format!("count:{task}");
+        let (lock, counter) = (self.client.lock(&name), self.client.counter(&name));
+        let bare = format!("bare:{name}");
+        let keys = ["lock", "fence"].map(|part| format!("{{{bare}}}:{part}"));
         let mut driver = self.driver.clone();
         for _ in 0..count {
             match operation {
-                "lock_cycle" => self.lock.acquire().await?.release().await?,
-                "two_evalsha" => self.bare_cycle(&mut driver).await?,
-                "counter_add" => drop(self.counter.add(1).await?),
+                "lock_cycle" => lock.acquire().await?.release().await?,
+                "two_evalsha" => self.bare_cycle(&keys, &mut driver).await?,
+                "counter_add" => drop(counter.add(1).await?),
                 "raw_incr" => {
                     let mut command = redis::cmd("INCR");
-                    let _: i64 = command.arg("bare:count").query_async(&mut driver).await?;
+                    let _: i64 = command.arg(&bare).query_async(&mut driver).await?;
                 }
                 "memoize_hit" => {
                     let load = || async { Ok::<_, std::io::Error>("x".repeat(100)) };
-                    self.cache.memoize("key", HOUR, load).await?;
+                    self.cache.memoize(&name, HOUR, load).await?;
                 }
                 "raw_get" => {
                     let mut command = redis::cmd("GET");
-                    let _: Option<Vec<u8>> =
-                        command.arg("bare:count").query_async(&mut driver).await?;
+                    let _: Option<Vec<u8>> = command.arg(&bare).query_async(&mut driver).await?;
                 }
                 _ => return Err(format!("no operation {operation:?}").into()),
             }
@@ -127,23 +153,23 @@ impl Work {
         Ok(())
     }
 
-    async fn bare_cycle(&self, driver: &mut MultiplexedConnection) -> Result<()> {
+    async fn bare_cycle(
+        &self,
+        [lock, fence]: &[String; 2],
+        driver: &mut MultiplexedConnection,
+    ) -> Result<()> {
         let owner = format!("{:032x}", rand::random::<u128>());
         let mut command = redis::cmd("EVALSHA");
         command
             .arg(&self.acquire)
             .arg(2)
-            .arg("{bare:count}:lock")
-            .arg("{bare:count}:fence")
+            .arg(lock)
+            .arg(fence)
             .arg(&owner)
             .arg(30_000);
         let _: i64 = command.query_async(driver).await?;
         let mut command = redis::cmd("EVALSHA");
-        command
-            .arg(&self.release)
-            .arg(1)
-            .arg("{bare:count}:lock")
-            .arg(&owner);
+        command.arg(&self.release).arg(1).arg(lock).arg(&owner);
         let _: i64 = command.query_async(driver).await?;
         Ok(())
     }

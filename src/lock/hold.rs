@@ -188,6 +188,8 @@ pub(super) struct Hold {
     pub(super) passes: u32,
     /// When `max_hold` ends it.
     pub(super) limit: Option<Instant>,
+    /// When the command was sent that granted it, or that granted the first part of it.
+    since: Instant,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -196,8 +198,17 @@ pub(super) struct Hold {
 struct State {
     deadline: Instant,
     end: Option<End>,
-    /// Handed to a waiter that has not taken it yet.
-    offered: bool,
+    offer: Offer,
+}
+
+/// Whether a hold went to a waiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// It answered its caller's own question.
+    Never,
+    /// The waiter has not taken it yet.
+    Open,
+    Over,
 }
 
 /// How a hold ended.
@@ -226,10 +237,11 @@ impl Hold {
             lease,
             passes,
             limit,
+            since: sent,
             state: Mutex::new(State {
                 deadline: before(limit, sure_until(sent, granted)),
                 end: None,
-                offered: false,
+                offer: Offer::Never,
             }),
             changed: Notify::new(),
         })
@@ -245,28 +257,35 @@ impl Hold {
     /// Whether a waiter was handed this and has not taken it.
     pub(super) fn is_offered(&self) -> bool {
         let state = self.state();
-        state.offered && state.end.is_none()
+        state.offer == Offer::Open && state.end.is_none()
     }
 
     /// Hands it to a waiter.
     pub(super) fn offer(&self) {
-        self.state().offered = true;
+        self.state().offer = Offer::Open;
     }
 
     /// The waiter takes it; says whether there is anything to take.
     pub(super) fn take(&self) -> bool {
-        self.state().offered = false;
+        self.state().offer = Offer::Over;
         self.status().is_ok()
     }
 
     /// Takes it back, unless the waiter has taken it; says whether it was taken back.
     pub(super) fn take_back(&self) -> bool {
         let mut state = self.state();
-        let offered = std::mem::take(&mut state.offered) && state.end.is_none();
+        let offer = std::mem::replace(&mut state.offer, Offer::Over);
+        let offered = offer == Offer::Open && state.end.is_none();
         if offered {
             state.end = Some(End::Released);
         }
         offered
+    }
+
+    /// Whether others may queue for the lock, as far as can be told without asking: it was contended
+    /// when it was granted, or was held for a while since.
+    pub(super) fn may_be_queued_for(&self) -> bool {
+        self.state().offer != Offer::Never || self.since.elapsed() >= A_WHILE
     }
 
     /// Ends the hold, unless it has ended; returns whether this call did it.
@@ -341,6 +360,9 @@ pub(super) fn sure_until(sent: Instant, lease: Ttl) -> Instant {
     let lease = lease.duration();
     sent + lease.saturating_sub(lease / 100 + Duration::from_millis(2))
 }
+
+/// After this others have had time to come.
+const A_WHILE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

@@ -44,6 +44,7 @@ use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
 script!(RELEASE = "release.lua" after "prelude.lua");
+script!(RELEASE_ALONE = "release_alone.lua");
 script!(PASS = "pass.lua" after "prelude.lua");
 script!(RENEW = "renew.lua");
 script!(BREAK = "break.lua" after "prelude.lua");
@@ -490,6 +491,11 @@ impl Keys {
 
     fn call(&self, script: &'static Script) -> Call {
         script.call(&self.all)
+    }
+
+    /// The call that gives up what `owner` has if nobody queues, and says so if it may not be so.
+    fn release_alone(&self, owner: Owner) -> Call {
+        RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
     }
 
     /// The call that gives up what `owner` has.
