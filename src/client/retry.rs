@@ -153,6 +153,13 @@ impl Attempts {
             // again: what it has met itself says more.
             return Err(self.last.take().unwrap_or(error));
         }
+        let error = match self.retry {
+            // A write of another call was refused so, and there is no connection since. No read is.
+            Retry::Reads if error.kind() == ErrorKind::ReadOnly => {
+                self.last.take().unwrap_or(error)
+            }
+            _ => error,
+        };
         self.may_have_run |= error.fate() == Fate::Unknown;
         let again = match error.fate() {
             Fate::NotExecuted => !self.may_have_run || self.retry != Retry::Unsafe,
@@ -205,6 +212,28 @@ mod tests {
         let unsent = error(ErrorKind::Timeout, Fate::NotExecuted);
         let ended = attempts.pause_after(unsent).await;
         ended.expect_err("the deadline has come")
+    }
+
+    /// The kind of error of a call that meets MASTERDOWN, then READONLY shortly before its deadline.
+    async fn told_after_a_demotion(retry: Retry) -> ErrorKind {
+        let mut attempts = Attempts::new(retry, Deadline::after(Duration::from_secs(60)));
+        let first = attempts.pause_after(error(ErrorKind::MasterDown, Fate::NotExecuted));
+        first.await.expect("there is time for another attempt");
+        tokio::time::advance(Duration::from_secs(59)).await;
+        let second = attempts.pause_after(error(ErrorKind::ReadOnly, Fate::NotExecuted));
+        second.await.expect_err("the deadline is near").kind()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_does_not_fail_with_what_the_writes_of_others_have_met() {
+        assert_eq!(
+            told_after_a_demotion(Retry::Reads).await,
+            ErrorKind::MasterDown
+        );
+        assert_eq!(
+            told_after_a_demotion(Retry::Safe).await,
+            ErrorKind::ReadOnly
+        );
     }
 
     #[tokio::test]
