@@ -2,7 +2,8 @@
 //!
 //! Invariant: while it is open, at most one call at a time that heeds it gets through, to find out
 //! whether the server is back. Any answer of the server, to any caller, closes it. Only such a probe
-//! makes the pause longer: failures of calls that do not heed the breaker say nothing new.
+//! makes the pause longer: failures of calls that do not heed the breaker say nothing new. A probe
+//! lapses when it should long have ended: a future that is kept and not polled stops nobody.
 //!
 //! Every outcome on a [`Link`](super::link::Link) is reported here. While nothing is wrong, that
 //! costs one atomic load.
@@ -141,7 +142,9 @@ impl State {
         let Some(open) = &mut self.open else {
             return Admission::Free;
         };
-        if open.probing.is_some() || now < open.until {
+        let lapse = LAPSES * open.patience();
+        let under_way = open.probing.as_ref();
+        if now < open.until || under_way.is_some_and(|it| now < it.since + lapse) {
             return Admission::Refused;
         }
         self.probes += 1;
@@ -308,6 +311,9 @@ const SPREAD: std::ops::Range<f64> = 0.75..1.25;
 /// How long the one who is let through may wait at least.
 const PROBE: Duration = Duration::from_millis(300);
 
+/// After so many times as long as it may wait, a probe is not polled any more.
+const LAPSES: u32 = 2;
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -370,6 +376,20 @@ mod tests {
         breaker.admit().expect("let through").expect("as a probe");
         breaker.succeeded();
         assert!(breaker.admit().is_ok_and(|probe| probe.is_none()), "closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_kept_and_not_polled_lapses() {
+        let breaker = opened().await;
+        tokio::time::advance(2 * LONGEST).await;
+        let kept = breaker.admit().expect("let through").expect("as a probe");
+        assert!(breaker.admit().is_err(), "one at a time");
+        tokio::time::advance(LAPSES * LONGEST).await;
+        let next = breaker.admit().expect("let through").expect("as a probe");
+        drop(kept);
+        assert!(breaker.admit().is_err(), "one at a time");
+        drop(next);
+        breaker.admit().expect("let through").expect("as a probe");
     }
 
     #[tokio::test(start_paused = true)]
@@ -500,7 +520,9 @@ mod tests {
                         }
                     }
                     Step::Left(..) => {}
-                    Step::Asked => match state.admit(now) {
+                    Step::Asked => {
+                        under_way.take_if(|_| now >= began + LAPSES * patient);
+                        match state.admit(now) {
                         Admission::Free => prop_assert!(opened.is_none()),
                         Admission::Refused => {
                             let opened = opened.expect("it is open");
@@ -519,7 +541,8 @@ mod tests {
                             (began, patient) = (now, patience);
                             all.push(number);
                         }
-                    },
+                        }
+                    }
                 }
             }
         }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Keys;
 use super::hold::{Hold, Owner};
+use super::release::Successor;
 
 /// What is noted.
 #[derive(Debug, Default)]
@@ -65,6 +66,8 @@ pub(super) struct Release {
     /// Whether a grant to the owner may still be under way, so that one "not held" is not the end
     /// of it.
     pub(super) may_come: bool,
+    /// The waiter to whom the lock was to be passed under this owner.
+    pub(super) successor: Option<Arc<Successor>>,
     /// How long to wait before the next try.
     pause: Duration,
     /// Whether it was tried.
@@ -153,6 +156,9 @@ impl Agenda {
         else {
             return; // The guard was dropped meanwhile.
         };
+        if renewal.hold.is_in_doubt() {
+            return; // It is asked for again at once.
+        }
         let lease = renewal.hold.lease.duration();
         // A later question may be under way still: it is given its time, too.
         let next = renewal.asked.map_or(sent, |asked| asked + again(lease));
@@ -168,6 +174,19 @@ impl Agenda {
             let at = renewal.due();
             self.move_to(owner, at);
         }
+    }
+
+    /// The lease of `owner` is to be renewed as soon as that makes sense, however often this is said.
+    /// Answers when that is.
+    pub(super) fn renew_now(&mut self, owner: Owner, now: Instant) -> Instant {
+        let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) else {
+            return now;
+        };
+        let at = renewal
+            .asked
+            .map_or(now, |asked| now.max(asked + SHORTEST_PAUSE));
+        self.renew_soon(owner, at);
+        at
     }
 
     /// A release was tried and is not settled; the pause before the next is not longer than `longest`.
@@ -317,8 +336,18 @@ impl Release {
             keys: keys.clone(),
             until,
             may_come,
+            successor: None,
             pause: FIRST_PAUSE,
             tried: false,
+        }
+    }
+
+    /// Of what a waiter may come to have, to whom the lock of `hold` is passed.
+    pub(super) fn of_successor(hold: &Hold, successor: &Arc<Successor>) -> Self {
+        let until = Instant::now() + successor.lease.duration() + ON_ITS_WAY;
+        Self {
+            successor: Some(successor.clone()),
+            ..Self::new(successor.owner, &hold.keys, until, true)
         }
     }
 
@@ -363,6 +392,9 @@ const LARGEST_BATCH: usize = 100;
 
 /// The pause between two questions for one lease, at least.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a call that may grant a lease may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// A release that has not ended after this has a carrier that stands still.
 const STANDS_STILL: Duration = Duration::from_secs(10);

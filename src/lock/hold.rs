@@ -199,6 +199,8 @@ struct State {
     deadline: Instant,
     end: Option<End>,
     offer: Offer,
+    /// When a push said that it was broken, if the server has not said otherwise since.
+    said_to_be_broken: Option<Instant>,
 }
 
 /// Whether a hold went to a waiter.
@@ -242,6 +244,7 @@ impl Hold {
                 deadline: before(limit, sure_until(sent, granted)),
                 end: None,
                 offer: Offer::Never,
+                said_to_be_broken: None,
             }),
             changed: Notify::new(),
         })
@@ -252,6 +255,26 @@ impl Hold {
         let mut state = self.state();
         let sure = before(self.limit, sure_until(sent, self.lease));
         state.deadline = state.deadline.max(sure);
+        state.said_to_be_broken.take_if(|said| *said <= sent);
+    }
+
+    /// The server does not know the lease any more.
+    pub(super) fn is_gone(&self) {
+        let reason = match self.is_in_doubt() {
+            true => LossReason::Broken,
+            false => LossReason::Taken,
+        };
+        self.end(End::Lost(reason));
+    }
+
+    /// A push says that it was broken, which is not believed before the server confirms it.
+    pub(super) fn doubt(&self) {
+        self.state().said_to_be_broken = Some(Instant::now());
+    }
+
+    /// Whether a push says that it was broken, and the server was not asked since.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.state().said_to_be_broken.is_some()
     }
 
     /// Whether a waiter was handed this and has not taken it.

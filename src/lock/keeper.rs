@@ -25,6 +25,7 @@ use super::attempt::Question;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::line::Locks;
 use super::place::hears;
+use super::release::Successor;
 use super::renewal::{listen, release, renew};
 use super::watch::Watch;
 use crate::client::Client;
@@ -184,6 +185,27 @@ impl Keeper {
         nudged(nudges);
     }
 
+    /// The same for what is passed on inside the process, unless the keeper has given it up meanwhile.
+    /// Says whether it is kept.
+    pub(super) fn keep_passed(
+        &self,
+        client: &Client,
+        hold: &Arc<Hold>,
+        granted: (Instant, Ttl),
+    ) -> bool {
+        hold.offer();
+        let mut state = self.state();
+        if !state.agenda.is_untouched(hold.owner) {
+            return false;
+        }
+        state.watch.offer(hold.clone());
+        let look_at = state.look_at();
+        let nudges = state.late_for(look_at);
+        Self::keep(state, client, hold, granted);
+        nudged(nudges);
+        true
+    }
+
     /// Renews `hold`, whose lease of `granted` was set by a command sent at `sent`.
     fn keep(
         mut state: MutexGuard<'_, State>,
@@ -249,6 +271,24 @@ impl Keeper {
         Self::noted(state, client, first);
     }
 
+    /// The lock of `hold` is about to be passed on to `successor`. If nothing is heard of that, the keeper
+    /// releases what both have, and puts the successor back in line.
+    pub(super) fn release_unless_passed(
+        &self,
+        client: &Client,
+        hold: &Hold,
+        successor: &Arc<Successor>,
+    ) {
+        let at = Instant::now() + PASSED;
+        let mut state = self.state();
+        state.agenda.release(Release::of(hold), at);
+        state
+            .agenda
+            .release(Release::of_successor(hold, successor), at);
+        let first = at + LOOK;
+        Self::noted(state, client, first);
+    }
+
     /// The holder has released its lease. Says whether the keeper had not tried to yet.
     pub(super) fn done(&self, owner: Owner) -> bool {
         let mut state = self.state();
@@ -289,6 +329,16 @@ impl Keeper {
         self.release(client, Release::new(owner, keys, until, may_come));
     }
 
+    /// Releases whatever a waiter has, or may come to have, to whom the lock of `hold` was to be passed.
+    pub(super) fn discard_successor(
+        &self,
+        client: &Client,
+        hold: &Hold,
+        successor: &Arc<Successor>,
+    ) {
+        self.release(client, Release::of_successor(hold, successor));
+    }
+
     fn release(&self, client: &Client, release: Release) {
         let now = Instant::now();
         let mut state = self.state();
@@ -296,13 +346,18 @@ impl Keeper {
         Self::noted(state, client, now);
     }
 
-    /// `break_lock` took the lock of `owner` away.
-    pub(super) fn broken(&self, owner: Owner) {
-        let hold = self.state().agenda.hold(owner);
-        if let Some(hold) = hold {
-            hold.end(End::Lost(LossReason::Broken));
-            self.forget(owner);
-        }
+    /// A push says that `break_lock` took the lock of `owner` away. Anybody who may publish can say
+    /// so: the server is asked at once, and its answer counts.
+    pub(super) fn said_to_be_broken(&self, owner: Owner) {
+        let mut state = self.state();
+        let Some(hold) = state.agenda.hold(owner) else {
+            return;
+        };
+        hold.doubt();
+        let at = state.agenda.renew_now(owner, Instant::now());
+        let nudges = state.late_for(at);
+        drop(state);
+        nudged(nudges);
     }
 
     /// The waiters of a name need somebody to queue for them, and the caller cannot spawn.
@@ -552,6 +607,9 @@ const GATHERING: Duration = Duration::from_millis(10);
 
 /// A task that is so late stands still.
 const OVERDUE: Duration = Duration::from_secs(1);
+
+/// After how long the keeper releases what nobody was heard to have passed on.
+const PASSED: Duration = Duration::from_secs(1);
 
 /// How often callers are looked after on whom others depend.
 const LOOK: Duration = Duration::from_millis(100);

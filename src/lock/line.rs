@@ -399,6 +399,27 @@ impl Locks {
         let _ = waiting.reply.send(Ok(guard));
     }
 
+    /// The same for a lock that is passed on inside the process. The waiter comes back if the keeper has
+    /// given that up meanwhile.
+    pub(super) fn pass_to(
+        self: &Arc<Self>,
+        waiting: Waiting,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+        passes: u32,
+    ) -> Option<Waiting> {
+        let hold = waiting.entry.hold(owner, fence, granted, passes);
+        let client = &waiting.entry.client;
+        Keeper::man(self, client);
+        if !self.keeper.keep_passed(client, &hold, granted) {
+            return Some(waiting);
+        }
+        let guard = Guard::new(hold, self.clone(), waiting.entry.client);
+        let _ = waiting.reply.send(Ok(guard));
+        None
+    }
+
     /// Makes the guard of a grant that answers a caller's own question, if it is still its own.
     pub(super) fn guard_of_caller(
         self: &Arc<Self>,
@@ -509,8 +530,10 @@ impl Ticket {
         }
     }
 
-    /// Sees to it that somebody queues for this: whoever does may stand still.
+    /// Sees to it that somebody queues for this, and that a keeper is at work: whoever does, or is, may
+    /// stand still.
     pub(super) fn see_to_it(&self) {
+        Keeper::man(&self.locks, &self.client);
         self.locks.see_to_campaign(&self.keys, &self.client);
     }
 

@@ -103,7 +103,7 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
         }
         (Some("broken"), Some(owner), None) => {
             if let Some(owner) = Owner::parse(owner) {
-                locks.keeper().broken(owner);
+                locks.keeper().said_to_be_broken(owner);
             }
         }
         _ => {}

@@ -1,47 +1,66 @@
 //! Releasing: to a waiter of this process, or to the queue of the server.
 //!
 //! Invariant: however a release ends, the lease of the former holder and that of the successor
-//! are either settled or left to the keeper, and a successor that got nothing is back in line.
+//! are either settled or left to the keeper, and a successor that got nothing is back in line. None
+//! of them depends on the runtime in which the release was called.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
 use super::hold::{End, Hold, LossReason, Owner};
 use super::keeper::{Keeper, Shift};
 use super::line::{Locks, Waiting};
-use super::{PASS, parsed_fence};
+use super::{Fence, PASS, parsed_fence};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pulse::TICK;
 use crate::script::Call;
+use crate::time::Ttl;
 
 impl Locks {
     /// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
     /// the server's queue.
     pub(super) async fn release(self: &Arc<Self>, client: &Client, hold: &Arc<Hold>) -> Result<()> {
-        let Some(successor) = self.successor(hold) else {
+        let Some(waiting) = self.successor(hold) else {
             return self.give_back(client, hold).await;
         };
         hold.end(End::Released);
-        self.keeper().forget(hold.owner);
-        let call = passing_to(&successor, hold, client);
+        let owner = hold.owner.successor();
+        let call = passing_to(&waiting, owner, hold, client);
+        let successor = Arc::new(Successor {
+            owner,
+            lease: waiting.entry.lease,
+            waiting: Mutex::new(Some(waiting)),
+        });
         let passing = Passing {
-            successor: Some(successor),
+            successor: successor.clone(),
             hold: hold.clone(),
             client: client.clone(),
             open: true,
             _shift: Keeper::shift(self, client),
             locks: self.clone(),
         };
+        self.keeper()
+            .release_unless_passed(client, hold, &successor);
         // The successor depends on it: not in the hands of this caller, who may not be polled.
-        let (tell, told) = oneshot::channel();
+        let (tell, mut told) = oneshot::channel();
         let passing = async move {
             let _ = tell.send(passing.run(call).await);
         };
-        client.spawner().spawn(passing.in_current_span());
-        told.await.unwrap_or_else(|_| Err(torn_down(hold)))
+        let task = client.spawner().spawn(passing.in_current_span());
+        loop {
+            match timeout(TICK, &mut told).await {
+                Ok(told) => return told.unwrap_or_else(|_| Err(torn_down(hold))),
+                Err(_) if task.pulse().stands_still_when_asked() => {
+                    client.spawner().distrust();
+                    return Err(torn_down(hold));
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// Releases to the server's queue. The keeper does so by itself when this is not polled.
@@ -94,15 +113,43 @@ impl Locks {
 
     /// The waiter to whom the lock is passed inside the process: none when it is time to let the
     /// server's queue decide.
-    fn successor(&self, hold: &Hold) -> Option<(Waiting, Owner)> {
+    fn successor(&self, hold: &Hold) -> Option<Waiting> {
         if hold.passes >= MOST_PASSES {
             return None;
         }
         let mut lines = self.lines();
         let line = lines.get_mut(&hold.keys.name)?;
         line.drop_leavers();
-        let waiting = line.waiters.pop_front()?;
-        Some((waiting, hold.owner.successor()))
+        line.waiters.pop_front()
+    }
+
+    /// Nothing was heard of a hand-over in time, perhaps since its task stands still with its runtime:
+    /// the successor is back in line. The keeper releases what both owners have.
+    pub(super) fn take_over_passing(self: &Arc<Self>, client: &Client, successor: &Successor) {
+        if let Some(waiting) = successor.take() {
+            let keys = waiting.entry.keys.clone();
+            self.back_in_line(waiting);
+            self.campaign(&keys, client.clone(), None);
+        }
+    }
+}
+
+/// A waiter of this process to whom the lock is passed, under an owner of its own.
+#[derive(Debug)]
+pub(super) struct Successor {
+    pub(super) owner: Owner,
+    pub(super) lease: Ttl,
+    /// `None` once it has the lock, or is back in line.
+    waiting: Mutex<Option<Waiting>>,
+}
+
+impl Successor {
+    fn take(&self) -> Option<Waiting> {
+        self.waiting().take()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,11 +178,10 @@ impl Drop for Giving<'_> {
 }
 
 /// A hand-over inside the process that is under way, in a task of its own. Dropped open, it leaves both
-/// owners to the keeper.
+/// owners to the keeper; and so it does if nothing is heard of it in time.
 struct Passing {
     hold: Arc<Hold>,
-    /// `None` once it has the lock, or is back in line.
-    successor: Option<(Waiting, Owner)>,
+    successor: Arc<Successor>,
     client: Client,
     open: bool,
     locks: Arc<Locks>,
@@ -144,7 +190,7 @@ struct Passing {
 
 impl Passing {
     /// Passes the lock on. Spawned by the holder's release, which waits for it; torn down with its
-    /// runtime, or by a panic, it is dropped.
+    /// runtime, or by a panic, it is dropped; should it stand still, the keeper does its work.
     async fn run(mut self, call: Call) -> Result<()> {
         let (hold, locks) = (self.hold.clone(), self.locks.clone());
         let sent = Instant::now();
@@ -156,52 +202,70 @@ impl Passing {
         let fence = match reply.status()? {
             "GRANTED" => parsed_fence(reply.text(1)?)?,
             "NOT_HELD" => {
-                self.nothing_to_release();
-                return Err(LossReason::Taken.error(&hold.keys.name));
+                // The keeper may have been there first.
+                let first = self.nothing_to_release();
+                return match first {
+                    true => Err(LossReason::Taken.error(&hold.keys.name)),
+                    false => Ok(()),
+                };
             }
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
         };
         self.open = false;
-        if let Some((waiting, owner)) = self.successor.take() {
-            let lease = waiting.entry.lease;
-            locks.hand_to(waiting, owner, fence, (sent, lease), hold.passes + 1);
-            locks.passed(&hold.keys.name);
-        }
+        self.hand_over(fence, sent);
+        locks.keeper().settled(hold.owner);
+        locks.passed(&hold.keys.name);
         Ok(())
     }
 
-    /// The server knew nothing of the lease: only the successor must be put back.
-    fn nothing_to_release(&mut self) {
-        self.open = false;
-        self.put_back();
+    /// The server has granted the lock to the successor; unless the keeper has come to release that.
+    fn hand_over(&self, fence: Fence, sent: Instant) {
+        let Some(waiting) = self.successor.take() else {
+            return;
+        };
+        let (owner, granted) = (self.successor.owner, (sent, self.successor.lease));
+        let passes = self.hold.passes + 1;
+        let locks = &self.locks;
+        if let Some(waiting) = locks.pass_to(waiting, owner, fence, granted, passes) {
+            self.back_in_line(waiting);
+        }
     }
 
-    fn put_back(&mut self) {
-        if let Some((waiting, owner)) = self.successor.take() {
-            let (keys, lease) = (waiting.entry.keys.clone(), waiting.entry.lease);
-            if self.open {
-                let until = Instant::now() + lease.duration();
-                self.locks
-                    .keeper()
-                    .discard_owner(&self.client, &keys, owner, until, true);
-            }
-            self.locks.back_in_line(waiting);
-            self.locks.keeper().orphaned(keys);
+    /// The server knew nothing of the lease: only the successor must be put back. Says whether the
+    /// keeper had not released it yet.
+    fn nothing_to_release(&mut self) -> bool {
+        self.open = false;
+        let keeper = self.locks.keeper();
+        let first = keeper.done(self.hold.owner);
+        if let Some(waiting) = self.successor.take() {
+            keeper.settled(self.successor.owner);
+            self.back_in_line(waiting);
         }
+        first
+    }
+
+    fn back_in_line(&self, waiting: Waiting) {
+        self.locks.back_in_line(waiting);
+        self.locks.keeper().orphaned(self.hold.keys.clone());
     }
 }
 
 impl Drop for Passing {
     fn drop(&mut self) {
-        if self.open {
-            self.locks.keeper().discard(&self.client, &self.hold);
-            self.put_back();
+        if !self.open {
+            return;
+        }
+        let keeper = self.locks.keeper();
+        keeper.discard(&self.client, &self.hold);
+        if let Some(waiting) = self.successor.take() {
+            keeper.discard_successor(&self.client, &self.hold, &self.successor);
+            self.back_in_line(waiting);
         }
     }
 }
 
 /// The call that passes the lock of `hold` on.
-fn passing_to((waiting, owner): &(Waiting, Owner), hold: &Hold, client: &Client) -> Call {
+fn passing_to(waiting: &Waiting, owner: Owner, hold: &Hold, client: &Client) -> Call {
     let call = hold.keys.call(&PASS);
     call.arg(hold.owner.id().as_bytes())
         .arg(owner.id().as_bytes())
@@ -211,8 +275,8 @@ fn passing_to((waiting, owner): &(Waiting, Owner), hold: &Hold, client: &Client)
 }
 
 fn torn_down(hold: &Hold) -> Error {
-    let message =
-        "the runtime that released the lock has shut down; it is released in the background";
+    let message = "the runtime that released the lock has shut down, or stands still; the lock is \
+                   released in the background";
     Error::new(ErrorKind::Disconnected, message).with_key(&hold.keys.name)
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::RENEW;
 use super::agenda::Release;
-use super::hold::{End, Hold, LossReason};
+use super::hold::Hold;
 use super::line::Locks;
 use crate::client::Client;
 use crate::error::ErrorKind;
@@ -54,7 +54,7 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
                 keeper.renewed(hold.owner, sent);
             }
             Ok(_) => {
-                hold.end(End::Lost(LossReason::Taken));
+                hold.is_gone();
                 keeper.forget(hold.owner);
             }
             Err(_) => {}
@@ -73,6 +73,9 @@ pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
 
 /// Releases what an owner has, and leaves it on the agenda until it is surely gone.
 pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release) {
+    if let Some(successor) = &release.successor {
+        locks.take_over_passing(&client, successor);
+    }
     let call = release.keys.release(release.owner);
     let deadline = client.deadline().keep_trying().reserved();
     let reply = client.run(call, deadline).await;

@@ -1,10 +1,14 @@
 //! The circuit breaker on servers that are well for some callers and not for others.
 
+use std::future::IntoFuture as _;
 use std::time::Duration;
 
+use futures::poll;
 use hedgerow::{Client, ErrorKind};
 
+use crate::server::{Server, signal};
 use crate::topology::Cluster;
+use crate::wait::{bounded, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -57,4 +61,32 @@ async fn a_server_that_says_try_again_is_not_out() {
     }
     migration.finish().await;
     client.counter("views").add(1).await.expect("moved");
+}
+
+#[tokio::test]
+async fn a_probe_that_is_kept_and_not_polled_stands_in_nobodys_way() {
+    let server = Server::start_single().await;
+    let builder = server.builder().cache_deadline(Duration::from_millis(300));
+    let client = builder.open().expect("a good URL");
+    let cache = client.cache("c");
+    cache.set("k", &7, MINUTE).await.expect("stored");
+    let pid = server.pid().await;
+    signal(pid, "STOP");
+    let asked = async || cache.get::<i32>("k").await.map_err(|error| error.kind());
+    until("the breaker opens", async || {
+        asked().await == Err(ErrorKind::CircuitOpen)
+    })
+    .await;
+    let mut probe = cache.get::<i32>("k").into_future();
+    bounded("one is let through", async {
+        while poll!(&mut probe).is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            probe = cache.get::<i32>("k").into_future();
+        }
+    })
+    .await;
+    assert_eq!(asked().await, Err(ErrorKind::CircuitOpen), "one at a time");
+    signal(pid, "CONT");
+    until("another is let through", async || asked().await.is_ok()).await;
+    drop(probe);
 }

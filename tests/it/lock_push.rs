@@ -163,6 +163,43 @@ async fn a_broken_lock_is_told_by_push_long_before_the_next_renewal() {
 }
 
 #[tokio::test]
+async fn a_forged_word_of_a_broken_lock_ends_no_guard() {
+    let server = Server::start_single().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let lock = one.lock("a").lease(Duration::from_secs(600));
+    let guard = lock.acquire().await.expect("free");
+    crate::wait::listened(&server, 1).await;
+    let key = &server.keys("hr:{*}:lock:a").await[0];
+    let value: String = server.run(&["GET", key]).await;
+    let id = value.split(' ').nth(2).expect("the holder's id");
+    let wake: Vec<String> = server.run(&["PUBSUB", "SHARDCHANNELS"]).await;
+    let forged = format!("broken {id}");
+    let renewals = async || {
+        let stats: String = server.run(&["INFO", "commandstats"]).await;
+        let line = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_pexpire:calls="));
+        let calls = line.and_then(|rest| rest.split(',').next()?.parse().ok());
+        calls.unwrap_or(0)
+    };
+    for _ in 0..3 {
+        let before: u64 = renewals().await;
+        let heard: u64 = server.run(&["SPUBLISH", &wake[0], &forged]).await;
+        assert_eq!(heard, 1);
+        bounded("the server is asked", async {
+            while renewals().await == before && guard.is_held() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert!(guard.is_held());
+    }
+    assert!(two.lock("a").break_lock().await.expect("an answer"));
+    let reason = bounded("the holder is told", guard.lost()).await;
+    assert_eq!(reason, hedgerow::LossReason::Broken);
+}
+
+#[tokio::test]
 async fn a_client_without_pushes_waits_by_timer() {
     let server = Server::start_single().await;
     let one = Client::from_connection(connection(server.url()).await);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures::poll;
 use hedgerow::Client;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::server::Server;
-use crate::wait::{renewed, until};
+use crate::wait::{bounded, queued, renewed, until};
 
 /// Short enough to see it renewed several times.
 const SHORT: Duration = Duration::from_millis(600);
@@ -94,4 +95,57 @@ fn guards_of_a_runtime_that_stands_still_are_kept_by_the_others() {
     });
     let _inside = driven.enter();
     drop((kept, client, server));
+}
+
+#[test]
+fn a_waiter_is_queued_for_though_the_first_waited_in_a_runtime_that_stands_still() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, client, halted) = halted(&driven);
+    let other = driven.block_on(server.client());
+    let lock = other.lock("a").lease(AGES);
+    let held = driven.block_on(lock.acquire()).expect("free");
+    let waits = client.lock("a").wait(AGES).lease(AGES);
+    // Whoever came first queues for both, in a task of this runtime.
+    let first = halted.spawn({
+        let waits = waits.clone();
+        async move { waits.acquire().await }
+    });
+    halted.block_on(queued(&lock, 1));
+    driven.block_on(async {
+        let second = tokio::spawn(async move { waits.acquire().await });
+        tokio::task::yield_now().await;
+        held.release().await.expect("held until now");
+        let second = bounded("the other waiter has it", second).await;
+        let guard = second.expect("no panic").expect("granted");
+        assert!(guard.is_held());
+    });
+    let _inside = driven.enter();
+    drop((first, client, other, server));
+}
+
+#[test]
+fn a_waiter_gets_what_is_released_in_a_runtime_that_stands_still() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, client, halted) = halted(&driven);
+    let lock = client.lock("a").wait(AGES).lease(AGES);
+    let held = halted.block_on(lock.acquire()).expect("free");
+    let waits = lock.clone();
+    let waiter = driven.spawn(async move { waits.acquire().await });
+    driven.block_on(queued(&lock, 1));
+    // The lock is passed on by a task that is spawned here, and is not polled.
+    let mut release = Box::pin(held.release());
+    halted.block_on(async { assert!(poll!(&mut release).is_pending()) });
+    driven.block_on(async {
+        let guard = bounded("the waiter has it", waiter).await;
+        let guard = guard.expect("no panic").expect("granted");
+        let key = &server.keys("hr:{*}:lock:a").await[0];
+        let value: String = server.run(&["GET", key]).await;
+        assert!(value.starts_with(&guard.fence().to_string()), "{value}");
+        guard.release().await.expect("held until now");
+    });
+    // Should the runtime go on, it finds nothing to do.
+    let again = halted.block_on(bounded("the release is over", release));
+    again.expect("it was released");
+    let _inside = driven.enter();
+    drop((client, server));
 }
