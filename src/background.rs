@@ -54,6 +54,9 @@ impl Spawner {
         let pulse = Arc::new(Pulse::default());
         let counted = {
             let pulse = pulse.clone();
+            // In a box: each layer around a task would have room for it twice, and a runtime copies
+            // it several times.
+            let task = Box::pin(task);
             async move { pulse.of(task).await }
         };
         let handle = match &self.0 {

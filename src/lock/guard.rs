@@ -3,6 +3,7 @@
 //! Invariant: dropping a guard never blocks, spawns or waits: it leaves a note for the keeper.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,10 +93,8 @@ impl Guard {
         }
         let (lock, fence) = (&*self.hold.keys.name, self.hold.fence);
         let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock, %fence);
-        self.locks
-            .release(&self.client, &self.hold)
-            .instrument(span)
-            .await
+        let released = pin!(self.locks.release(&self.client, &self.hold));
+        released.instrument(span).await
     }
 }
 

@@ -5,8 +5,9 @@
 //! stays ended. Guards read it without I/O; the keeper writes it.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -121,7 +122,32 @@ impl Eq for Owner {}
 
 impl Hash for Owner {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
+        // Random bits already: those of a digest, or drawn as they are.
+        state.write_u64(self.id as u64);
+    }
+}
+
+/// What is known of owners. Only ids that this process has made are put in, so nobody else chooses
+/// where they go, and they need no hashing.
+pub(super) type ByOwner<T> = HashMap<Owner, T, BuildHasherDefault<AsItIs>>;
+
+/// The hash of what is random is itself.
+#[derive(Debug, Default)]
+pub(super) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -72,8 +72,7 @@ impl Locks {
             open: true,
         };
         hold.end(End::Released);
-        Keeper::man(self, client);
-        self.keeper().release_unless_done(client, hold);
+        Keeper::release_unless_done(self, client, hold);
         let mut call = match hold.may_be_queued_for() {
             true => hold.keys.release(hold.owner),
             false => hold.keys.release_alone(hold.owner),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
 const LAYERS: [&[&str]; 6] = [
-    &["error", "pulse"],
+    &["error", "hash", "pulse"],
     &["background", "key", "time"],
     &["codec", "script"],
     &["client"],
