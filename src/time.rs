@@ -68,12 +68,16 @@ pub(crate) struct Deadline {
     pub(crate) priority: Priority,
 }
 
-/// Whether a call may use the reserve of its queue, once the rest is full.
+/// What a call may do that others may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
+    /// Nothing.
     Ordinary,
-    /// It may: a renewal, a release, an invalidation. What is lost with it is more than a call.
+    /// Use the reserve of its queue, once the rest is full: a release, an invalidation. What is lost with
+    /// it is more than a call.
     Reserved,
+    /// Travel by itself, past the queue: a renewal, which is worth nothing when it is late. There are few.
+    Timely,
 }
 
 /// What a call does while its server is out: while the circuit breaker of the server is open, since

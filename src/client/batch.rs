@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::cells::{Cell, Cells, Reads, cells, gets, mget, short, together};
 use super::gather::Gather;
 use super::lane::{Reply, Shared};
-use super::link::Live;
+use super::link::{Answer, Live};
 use super::queue::{Ask, Waiting};
 use crate::error::{Error, Result};
 use crate::hash::SeededMap;
@@ -20,7 +20,7 @@ use crate::key::Key;
 /// Commands that travel together.
 #[derive(Default)]
 pub(super) struct Batch {
-    commands: Vec<(Cmd, Reply<Value>)>,
+    commands: Vec<(Cmd, Reply<Answer>)>,
     readers: Vec<Reader>,
     keys: Vec<Key>,
     /// Where each key is in `keys`.
@@ -116,8 +116,8 @@ impl Batch {
             singles.push(reply);
         }
         let sent = link.send_all_over(live.clone(), &pipeline, deadline);
-        let mut replies = match sent.await {
-            Ok(replies) => replies.into_iter(),
+        let (mut replies, sent) = match sent.await {
+            Ok((replies, sent)) => (replies.into_iter(), sent),
             Err(error) => {
                 for reply in singles {
                     let _ = reply.send(Err(error.clone()));
@@ -130,7 +130,8 @@ impl Batch {
         };
         let read: Vec<Value> = replies.by_ref().take(reading).collect();
         for reply in singles {
-            let _ = reply.send(replies.next().ok_or_else(short));
+            let answer = replies.next().map(|value| Answer { value, sent });
+            let _ = reply.send(answer.ok_or_else(short));
         }
         if reading == 0 {
             return;
@@ -141,7 +142,7 @@ impl Batch {
             (Reads::Together, [Value::ServerError(_)]) if self.readers.len() > 1 => {
                 let gets = gets(&self.keys);
                 let replies = link.send_all_over(live, &gets, deadline).await;
-                replies.and_then(|replies| cells(replies, count))
+                replies.and_then(|(replies, _)| cells(replies, count))
             }
             (Reads::Together, _) => {
                 let reply = read.into_iter().next().ok_or_else(short);

@@ -47,12 +47,13 @@ enum Ended<T> {
 
 impl Health {
     /// Sends by polling `sent`, and waits for the reply until `deadline`, or until the connection
-    /// is given up, or its task stands still.
+    /// is given up, or its task stands still. Answers the reply, and an instant right before it was
+    /// asked for.
     pub(super) async fn answer<T>(
         &self,
         sent: impl Future<Output = RedisResult<T>>,
         deadline: Instant,
-    ) -> Result<T> {
+    ) -> Result<(T, Instant)> {
         let mut gone = pin!(self.gone.notified());
         gone.as_mut().enable();
         if self.is_dead() {
@@ -84,7 +85,7 @@ impl Health {
             Ended::Answered(Ok(value)) => {
                 flight.answered = true;
                 self.replies.fetch_add(1, Ordering::Relaxed);
-                Ok(value)
+                Ok((value, now))
             }
             Ended::Answered(Err(error)) => {
                 let unsent = untouched();

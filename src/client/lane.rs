@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
@@ -23,7 +23,7 @@ use super::breaker::Probe;
 use super::carriers::Carriers;
 use super::cells::{Cells, Reads, cells, gets, mget, size, together};
 use super::gather::{Gather, PlaceError};
-use super::link::Link;
+use super::link::{Answer, Link};
 use super::queue::{Ask, Limits, Load, Number, Queue, Waiting};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -98,18 +98,20 @@ impl Lane {
         }
     }
 
-    /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
+    /// Sends one command and returns its reply.
     ///
     /// Cancel safety: a command whose caller has left before it was taken is not sent.
-    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         self.0.limits.admit(command)?;
         let probe = self.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
-        let Some(_direct) = self.0.direct() else {
+        let direct = self.0.direct();
+        // What must be in time waits for nobody, and not for the answers to others either.
+        if direct.is_none() && deadline.priority != Priority::Timely {
             return self
                 .queued(deadline, |reply| Ask::Command(command.clone(), reply))
                 .await;
-        };
+        }
         // In a box: the many that queue need not be as large as the few that are sent directly.
         Box::pin(self.0.link.send(command, deadline.at)).await
     }
@@ -294,8 +296,8 @@ impl Shared {
             let replies = self.link.send_all(&gets(keys), deadline).await?;
             cells(replies, keys.len())
         } else {
-            let value = self.link.send(&mget(keys), deadline).await?;
-            together(value, keys.len())
+            let answer = self.link.send(&mget(keys), deadline).await?;
+            together(answer.value, keys.len())
         }?;
         self.learn(&cells);
         Ok(cells)

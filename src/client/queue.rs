@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::cells::Cells;
 use super::gather::Gather;
 use super::lane::{Reply, Settled};
+use super::link::Answer;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
 use crate::time::Priority;
@@ -39,7 +40,7 @@ pub(super) struct Waiting {
 
 #[derive(Debug)]
 pub(super) enum Ask {
-    Command(Cmd, Reply<redis::Value>),
+    Command(Cmd, Reply<Answer>),
     Read(Vec<Key>, Reply<Cells>),
     /// This part of a read.
     Part(Arc<Gather>, usize),
@@ -135,7 +136,7 @@ impl Queue {
         let (commands, held) = self.held();
         let reserve = |limit: usize| match priority {
             Priority::Ordinary => limit,
-            Priority::Reserved => limit.saturating_add((limit / RESERVE).max(1)),
+            Priority::Reserved | Priority::Timely => limit.saturating_add((limit / RESERVE).max(1)),
         };
         // One alone is never too much.
         let full = commands >= reserve(self.limits.commands)

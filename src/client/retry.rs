@@ -11,6 +11,7 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::link::Answer;
 use super::topology::{Topology, Values};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -27,7 +28,7 @@ pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> 
         let mut attempts = Attempts::new(call.script().retry(), deadline);
         loop {
             match attempt(topology, &call, deadline).await {
-                Ok(value) => return Reply::new(name, value),
+                Ok(answer) => return Reply::new(name, answer.value, answer.sent),
                 Err(error) => {
                     let error = topology.located(error, call.key());
                     attempts.pause_after(error).await?;
@@ -48,8 +49,8 @@ pub(super) async fn command(
 ) -> Result<Value> {
     let mut attempts = Attempts::new(retry, deadline);
     loop {
-        match sent(topology, &command, key, deadline).await {
-            Ok(value) => return Ok(value),
+        match answered(topology, &command, key, deadline).await {
+            Ok(answer) => return Ok(answer.value),
             Err(error) => attempts.pause_after(topology.located(error, key)).await?,
         }
     }
@@ -80,28 +81,32 @@ pub(super) async fn read(topology: &Topology, keys: &[Key], deadline: Deadline) 
     }
 }
 
-/// EVALSHA; where the server does not know the script, EVAL on the same connection.
-async fn attempt(topology: &Topology, call: &Call, deadline: Deadline) -> Result<Value> {
-    let reply = topology.send(call.by_sha(), call.key(), deadline).await?;
-    match reply {
+/// EVALSHA; where the server does not know the script, or may not, EVAL.
+async fn attempt(topology: &Topology, call: &Call, deadline: Deadline) -> Result<Answer> {
+    if call.is_in_full() {
+        return answered(topology, &call.by_source(), call.key(), deadline).await;
+    }
+    let answer = topology.send(call.by_sha(), call.key(), deadline).await?;
+    match &answer.value {
         Value::ServerError(error) if error.code() == "NOSCRIPT" => {
             tracing::debug!(target: "hedgerow::script", script = call.script().name(), "uploading");
-            sent(topology, &call.by_source(), call.key(), deadline).await
+            answered(topology, &call.by_source(), call.key(), deadline).await
         }
-        Value::ServerError(error) => Err(from_server(&error)),
-        value => Ok(value),
+        Value::ServerError(error) => Err(from_server(error)),
+        _ => Ok(answer),
     }
 }
 
-async fn sent(
+async fn answered(
     topology: &Topology,
     command: &Cmd,
     key: Option<&Key>,
     deadline: Deadline,
-) -> Result<Value> {
-    match topology.send(command, key, deadline).await? {
-        Value::ServerError(error) => Err(from_server(&error)),
-        value => Ok(value),
+) -> Result<Answer> {
+    let answer = topology.send(command, key, deadline).await?;
+    match &answer.value {
+        Value::ServerError(error) => Err(from_server(error)),
+        _ => Ok(answer),
     }
 }
 

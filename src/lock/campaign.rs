@@ -118,7 +118,6 @@ impl Campaign {
         let hears = self.hears(front).await;
         self.asked = true;
         self.locks.asked(&self.keys.name);
-        let sent = Instant::now();
         let queueing = match hears {
             true => Queueing::Listening,
             false => Queueing::Asking,
@@ -129,7 +128,7 @@ impl Campaign {
             .run(call, self.client.deadline().keep_trying())
             .await;
         match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence)) => {
+            Ok(Answer::Granted(fence, sent)) => {
                 if self.locks.still_first(&self.keys.name, front) {
                     self.deliver(fence, (sent, front.lease));
                 }
@@ -141,6 +140,7 @@ impl Campaign {
                 above,
                 after,
                 holder,
+                sent,
             }) => {
                 self.locks.heard(&self.keys.name, Ok(holder));
                 let standing = above.filter(|_| hears).map(|above| Standing {

@@ -55,6 +55,8 @@ struct State {
     client: Option<Client>,
     /// One script may not renew leases of several slots, though they are on one server.
     slot_by_slot: bool,
+    /// The servers know the script that renews, as far as is known: it need not be sent.
+    script_is_known: bool,
 }
 
 /// A task of the keeper, as the others know it.
@@ -377,6 +379,20 @@ impl Keeper {
         if !std::mem::replace(&mut state.slot_by_slot, true) {
             state.agenda.regroup(by_slot);
         }
+    }
+
+    pub(super) fn script_is_known(&self) -> bool {
+        self.state().script_is_known
+    }
+
+    /// A server has renewed leases.
+    pub(super) fn script_is_known_now(&self) {
+        self.state().script_is_known = true;
+    }
+
+    /// A server has not answered: it may be another that does, or have forgotten what it knew.
+    pub(super) fn script_may_be_unknown(&self) {
+        self.state().script_is_known = false;
     }
 
     /// Something was noted that is due at `at`.

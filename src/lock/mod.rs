@@ -36,6 +36,7 @@ pub use hold::LossReason;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
+use crate::name::Name;
 use crate::script::{Call, Script, script};
 use crate::time::{OnOutage, Patience, Ttl};
 use attempt::Attempt;
@@ -88,7 +89,7 @@ impl From<Fence> for i64 {
 pub struct Lock {
     client: Client,
     locks: Arc<Locks>,
-    name: Arc<str>,
+    name: Name,
     /// Spelt once; a bad name is told by the first call.
     keys: Result<Arc<Keys>>,
     lease: Duration,
@@ -101,9 +102,10 @@ pub struct Lock {
 impl Client {
     /// The lock called `name`. A bad name is an error of the first call that uses the lock.
     pub fn lock(&self, name: &str) -> Lock {
-        let name: Arc<str> = name.into();
+        let name = self.name(name);
+        let keys = Keys::of(self, &name).map(Arc::new);
         Lock {
-            keys: Keys::of(self, &name).map(Arc::new),
+            keys: keys.map_err(|error| error.with_key(&name)),
             client: self.clone(),
             locks: Locks::of(self),
             name,
@@ -177,7 +179,7 @@ impl Lock {
     /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. One that
     /// is kept and not polled gives them up, too, before long, and asks anew when it is polled.
     pub async fn acquire(&self) -> Result<Guard> {
-        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = &*self.name);
+        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
         // Pinned here, for it is large: the span around it would hold a copy.
         let acquired = pin!(self.acquired());
         acquired.instrument(span).await
@@ -193,12 +195,11 @@ impl Lock {
         let Some(attempt) = locks.attempt(&entry) else {
             return self.waited(locks, entry, until).await;
         };
-        let sent = Instant::now();
         let deadline = self.patience.deadline().at_most(until);
         let call = entry.acquire(attempt.owner(), attempt.queueing());
         let reply = attempt.ask(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence)) => match attempt.won(entry.clone(), fence, sent) {
+            Ok(Answer::Granted(fence, sent)) => match attempt.won(entry.clone(), fence, sent) {
                 Some(guard) => Ok(guard),
                 // Nobody was there to take it, and so it was given back.
                 None => self.waited(locks, entry, until).await,
@@ -208,6 +209,7 @@ impl Lock {
                 above,
                 after,
                 holder,
+                sent,
             }) => {
                 let standing = above.map(|above| Standing {
                     sent,
@@ -251,11 +253,10 @@ impl Lock {
                 None if locks.waited_for(&self.name)? => return Ok(None),
                 None => Attempt::aside(locks, &entry),
             };
-            let sent = Instant::now();
             let call = entry.acquire(attempt.owner(), Queueing::No);
             let reply = attempt.ask(call, deadline).await;
             match reply.and_then(|reply| Answer::read(&reply)) {
-                Ok(Answer::Granted(fence)) => {
+                Ok(Answer::Granted(fence, sent)) => {
                     let guard = attempt.won(entry.clone(), fence, sent);
                     if guard.is_some() {
                         return Ok(guard);
@@ -298,7 +299,7 @@ impl Lock {
         }
         if let Err(error) = guard.release().await {
             // The body ended while the lock was held; the keeper goes on releasing it.
-            tracing::debug!(target: "hedgerow::lock", lock = &*self.name, %error, "release is left to the keeper");
+            tracing::debug!(target: "hedgerow::lock", lock = self.name.shown().as_str(), %error, "release is left to the keeper");
         }
         Ok(output)
     }
@@ -466,24 +467,24 @@ pub struct Waiter {
 }
 
 /// The keys of one lock.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Keys {
-    name: Arc<str>,
+    name: Name,
     all: [Key; 3],
     /// The channel on which this process is told of grants and losses in the bucket.
     channel: Key,
 }
 
 impl Keys {
-    fn of(client: &Client, name: &Arc<str>) -> Result<Self> {
+    fn of(client: &Client, name: &Name) -> Result<Self> {
         let space = client.namespace();
-        let bucket = Bucket::of(name);
+        let bucket = Bucket::of(name.real());
         let wake = space.bucket_wake(bucket);
         Ok(Self {
             all: [
-                space.synchronizer("lock", name)?,
+                space.synchronizer("lock", name.real())?,
                 space.fence(bucket),
-                space.synchronizer("queue", name)?,
+                space.synchronizer("queue", name.real())?,
             ],
             channel: wake.ending_in(client.process()),
             name: name.clone(),
@@ -511,9 +512,17 @@ impl Keys {
     }
 }
 
+impl fmt::Debug for Keys {
+    /// By the name: the keys show it as it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Keys").field(&self.name).finish()
+    }
+}
+
 /// What `acquire.lua` answered.
 enum Answer {
-    Granted(Fence),
+    /// The fence, and when the question had not been sent yet.
+    Granted(Fence, Instant),
     Busy {
         /// What is left of the holder's lease.
         remaining: Option<Duration>,
@@ -523,6 +532,8 @@ enum Answer {
         after: Option<Seal>,
         /// The holder, for people.
         holder: String,
+        /// When the question had not been sent yet.
+        sent: Instant,
     },
 }
 
@@ -530,7 +541,7 @@ impl Answer {
     fn read(reply: &crate::script::Reply) -> Result<Self> {
         match reply.status()? {
             fence if fence.starts_with(|c: char| c.is_ascii_digit()) => {
-                Ok(Self::Granted(parsed_fence(fence)?))
+                Ok(Self::Granted(parsed_fence(fence)?, reply.sent()))
             }
             "BUSY" => Ok(Self::Busy {
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
@@ -540,6 +551,7 @@ impl Answer {
                     (fence, "") => format!("fence {fence}"),
                     (fence, metadata) => format!("fence {fence}, {metadata:?}"),
                 },
+                sent: reply.sent(),
             }),
             _ => Err(reply.unexpected()),
         }
@@ -550,7 +562,7 @@ fn parsed_fence(text: &str) -> Result<Fence> {
     let fence = text.parse().map_err(|_| {
         Error::new(
             ErrorKind::Server,
-            "the server answered a fence that is no number",
+            "the server answered a fence that is not a number",
         )
     })?;
     Ok(Fence(fence))

@@ -16,6 +16,7 @@ use super::line::{Locks, Waiting};
 use super::{Fence, PASS, parsed_fence};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
 use crate::pulse::TICK;
 use crate::script::Call;
 use crate::time::Ttl;
@@ -102,7 +103,7 @@ impl Locks {
 
     /// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
     /// sooner, for a successor that gets nothing goes on waiting at that place.
-    fn passed(&self, name: &Arc<str>) {
+    fn passed(&self, name: &Name) {
         if let Some(line) = self.lines().get(name)
             && line.waiters.is_empty()
         {
@@ -192,7 +193,6 @@ impl Passing {
     /// runtime, or by a panic, it is dropped; should it stand still, the keeper does its work.
     async fn run(mut self, call: Call) -> Result<()> {
         let (hold, locks) = (self.hold.clone(), self.locks.clone());
-        let sent = Instant::now();
         let reply = self
             .client
             .run(call, self.client.deadline().keep_trying().reserved())
@@ -211,7 +211,7 @@ impl Passing {
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
         };
         self.open = false;
-        self.hand_over(fence, sent);
+        self.hand_over(fence, reply.sent());
         locks.keeper().settled(hold.owner);
         locks.passed(&hold.keys.name);
         Ok(())

@@ -20,13 +20,15 @@ use crate::time::{Deadline, OnOutage, Priority};
 /// Asks for the renewal of leases that one script may renew.
 pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
     let keeper = locks.keeper();
-    let sent = Instant::now();
     let deadlines = holds.iter().filter_map(|hold| hold.status().ok());
     let Some(until) = deadlines.max() else { return };
     let leases = holds.iter().map(|hold| hold.lease.duration());
     let shortest = leases.min().unwrap_or_default();
     client.urgent(holds[0].keys.lock(), until, shortest / DIALS);
     let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
+    if !keeper.script_is_known() {
+        call = call.in_full();
+    }
     for hold in &holds {
         call = call
             .arg(hold.owner.id().as_bytes())
@@ -35,18 +37,21 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     let deadline = Deadline {
         at: until,
         on_outage: OnOutage::KeepTrying,
-        priority: Priority::Reserved,
+        priority: Priority::Timely,
     };
     let reply = match client.run(call, deadline).await {
         Ok(reply) => reply,
         Err(error) => {
             tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");
+            keeper.script_may_be_unknown();
             if error.kind() == ErrorKind::CrossSlot {
                 keeper.slot_by_slot();
             }
             return;
         }
     };
+    let sent = reply.sent();
+    keeper.script_is_known_now();
     for (index, hold) in holds.iter().enumerate() {
         match reply.int(index + 1) {
             Ok(1) => {

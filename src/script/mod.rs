@@ -147,6 +147,7 @@ impl Script {
             key: first,
             command,
             args: 0,
+            in_full: false,
         }
     }
 }
@@ -159,6 +160,7 @@ pub(crate) struct Call {
     key: Option<Key>,
     command: redis::Cmd,
     args: usize,
+    in_full: bool,
 }
 
 impl Call {
@@ -167,6 +169,17 @@ impl Call {
         self.command.arg(arg);
         self.args += 1;
         self
+    }
+
+    /// Sends the source at once: for a call that has no time for the answer that its script is not
+    /// known.
+    pub(crate) fn in_full(mut self) -> Self {
+        self.in_full = true;
+        self
+    }
+
+    pub(crate) fn is_in_full(&self) -> bool {
+        self.in_full
     }
 
     /// The first of its keys.

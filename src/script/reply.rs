@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use redis::Value;
+use tokio::time::Instant;
 
 use super::fault::{from_server, no_integer};
 use crate::error::{Error, ErrorKind, Result};
@@ -14,18 +15,31 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Reply {
     script: &'static str,
     parts: Vec<Value>,
+    sent: Instant,
 }
 
 impl Reply {
-    pub(crate) fn new(script: &'static str, value: Value) -> Result<Self> {
+    /// What came for a call that was sent not before `sent`.
+    pub(crate) fn new(script: &'static str, value: Value, sent: Instant) -> Result<Self> {
         match value {
-            Value::Array(parts) => Ok(Self { script, parts }),
+            Value::Array(parts) => Ok(Self {
+                script,
+                parts,
+                sent,
+            }),
             Value::BulkString(_) => Ok(Self {
                 script,
                 parts: vec![value],
+                sent,
             }),
             other => Err(malformed(script, 0, &other)),
         }
+    }
+
+    /// When the call had not been sent yet that this answers. What the script grants for a time counts
+    /// from here: how long the call waited to be sent, or for a connection, does not matter.
+    pub(crate) fn sent(&self) -> Instant {
+        self.sent
     }
 
     /// The status word.
@@ -83,7 +97,7 @@ impl Reply {
             Ok("WRONGTYPE") => Error::new(
                 ErrorKind::WrongType,
                 format!(
-                    "{} found a key of another type; something else writes our keys",
+                    "{} found a key of another type; something else writes keys of this namespace",
                     self.script
                 ),
             ),

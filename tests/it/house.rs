@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
-const LAYERS: [&[&str]; 6] = [
-    &["error", "hash", "pulse"],
+const LAYERS: [&[&str]; 7] = [
+    &["hash", "name"],
+    &["error", "pulse"],
     &["background", "key", "time"],
     &["codec", "script"],
     &["client"],

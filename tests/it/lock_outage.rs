@@ -11,77 +11,195 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::proxy::{Act, Proxy, Request};
-use crate::server::Server;
-use crate::wait::{figure, until};
+use crate::server::{Server, connection};
+use crate::wait::{bounded, until};
 
 /// How many locks are held through each outage.
 const LOCKS: usize = 20;
 
 /// The leases that outages are survived with.
-const LEASES: [Duration; 3] = [
+const LEASES: [Duration; 6] = [
+    Duration::from_millis(300),
+    Duration::from_millis(500),
     Duration::from_millis(1000),
     Duration::from_millis(2000),
     Duration::from_millis(4000),
+    Duration::from_millis(8000),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// One thread has the client, the way to the server and the clock that tells whether the machine was
+// punctual: what holds up one of them holds up all.
+
+#[tokio::test]
 async fn locks_outlive_a_server_that_refuses_connections_for_most_of_their_lease() {
-    for lease in LEASES {
-        let server = Server::start_single().await;
-        let proxy = Proxy::before(&server);
-        let guards = held(&Client::open(proxy.url()).expect("a good URL"), lease).await;
-        just_renewed(&guards, lease).await;
-        let socket = proxy.url().trim_start_matches("unix://").to_owned();
-        drop(proxy);
-        std::fs::remove_file(&socket).expect("it was there");
-        most_of_it_is_over(&guards, lease).await;
-        let _proxy = Proxy::before(&server);
-        survived(&guards, lease).await;
-    }
+    join_all(LEASES.map(|lease| {
+        until_it_counts(lease, async move |server, punctual| {
+            let proxy = Proxy::before(server);
+            let guards = held(&Client::open(proxy.url()).expect("a good URL"), lease).await;
+            just_renewed(&guards, lease).await;
+            let socket = proxy.url().trim_start_matches("unix://").to_owned();
+            drop(proxy);
+            std::fs::remove_file(&socket).expect("it was there");
+            most_of_it_is_over(&guards, lease).await;
+            let _proxy = Proxy::before(server);
+            punctual.survived(&guards, lease).await
+        })
+    }))
+    .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn locks_outlive_a_server_that_says_nothing_for_most_of_their_lease() {
-    for lease in LEASES {
-        let server = Server::start_single().await;
-        let proxy = Proxy::before(&server);
-        let guards = held(&Client::open(proxy.url()).expect("a good URL"), lease).await;
-        just_renewed(&guards, lease).await;
-        // Connections are accepted and asked on, and none ever answers.
-        let silence = proxy.on_reply(Request::every(), Act::Vanish);
-        most_of_it_is_over(&guards, lease).await;
-        assert!(silence.hits() > 0, "it was asked");
-        proxy.clear();
-        survived(&guards, lease).await;
-    }
+    join_all(LEASES.map(|lease| {
+        until_it_counts(lease, async move |server, punctual| {
+            let proxy = Proxy::before(server);
+            let guards = held(&Client::open(proxy.url()).expect("a good URL"), lease).await;
+            just_renewed(&guards, lease).await;
+            // Connections are accepted and asked on, and none ever answers.
+            let silence = proxy.on_reply(Request::every(), Act::Vanish);
+            most_of_it_is_over(&guards, lease).await;
+            assert!(silence.hits() > 0, "it was asked");
+            proxy.clear();
+            punctual.survived(&guards, lease).await
+        })
+    }))
+    .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
+async fn locks_outlive_a_server_that_is_slower_than_their_lease_for_most_of_it() {
+    join_all(LEASES.map(|lease| {
+        until_it_counts(lease, async move |server, punctual| {
+            let way = Way::to(server);
+            let guards = held(&Client::open(&way.url).expect("a good URL"), lease).await;
+            just_renewed(&guards, lease).await;
+            way.takes(lease * 2);
+            most_of_it_is_over(&guards, lease).await;
+            // What is under way comes no sooner for that.
+            way.takes(Duration::ZERO);
+            punctual.survived(&guards, lease).await
+        })
+    }))
+    .await;
+}
+
+#[tokio::test]
 async fn locks_outlive_round_trips_of_two_fifths_of_their_lease() {
-    for lease in [Duration::from_millis(1500), Duration::from_millis(3000)] {
-        let server = Server::start_single().await;
-        let way = Way::to(&server);
-        let client = Client::open(&way.url).expect("a good URL");
-        let guards = held(&client, lease).await;
-        // The server knows the scripts from here on: what is uploaded takes another round trip.
-        just_renewed(&guards, lease).await;
-        until("a lease was renewed", async || {
-            let stats: String = server.run(&["INFO", "commandstats"]).await;
-            stats.contains("cmdstat_pexpire:")
+    join_all([500, 1500, 3000].map(Duration::from_millis).map(|lease| {
+        until_it_counts(lease, async move |server, punctual| {
+            let way = Way::to(server);
+            let guards = held(&Client::open(&way.url).expect("a good URL"), lease).await;
+            just_renewed(&guards, lease).await;
+            way.takes(lease.mul_f64(0.4));
+            renewed_a_few_times(server, &guards).await;
+            punctual.survived(&guards, lease).await
+        })
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn locks_are_taken_and_kept_over_a_way_that_takes_two_fifths_of_their_lease() {
+    join_all([500, 1000, 1500].map(Duration::from_millis).map(|lease| {
+        until_it_counts(lease, async move |server, punctual| {
+            let way = Way::to(server);
+            way.takes(lease.mul_f64(0.4));
+            // All at once, and neither a connection nor a script is there yet.
+            let guards = held(&Client::open(&way.url).expect("a good URL"), lease).await;
+            renewed_a_few_times(server, &guards).await;
+            punctual.survived(&guards, lease).await
+        })
+    }))
+    .await;
+}
+
+/// Makes `trial` until the machine was punctual in one: a lease that is lost while this process, or the
+/// server, stood still says nothing.
+async fn until_it_counts(lease: Duration, trial: impl AsyncFn(&Server, &Punctual) -> Option<()>) {
+    bounded("a trial on a punctual machine", async {
+        loop {
+            let server = Server::start_single().await;
+            let punctual = Punctual::watched(&server, lease).await;
+            if trial(&server, &punctual).await.is_some() {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+/// How punctual the machine is: how late a timer of this thread, and an answer of the server to a
+/// connection of its own, come at worst.
+struct Punctual {
+    worst: watch::Receiver<Duration>,
+    watching: JoinHandle<()>,
+}
+
+impl Punctual {
+    async fn watched(server: &Server, lease: Duration) -> Self {
+        let (worst, seen) = watch::channel(Duration::ZERO);
+        let mut connection = connection(server.url()).await;
+        let pause = (lease / 100).min(Duration::from_millis(5));
+        let watching = tokio::spawn(async move {
+            loop {
+                let begun = Instant::now();
+                tokio::time::sleep(pause).await;
+                let answer = redis::cmd("PING").exec_async(&mut connection).await;
+                answer.expect("the server is there");
+                let late = begun.elapsed().saturating_sub(pause);
+                worst.send_if_modified(|worst| {
+                    let worse = late > *worst;
+                    *worst = late.max(*worst);
+                    worse
+                });
+            }
+        });
+        Self {
+            worst: seen,
+            watching,
+        }
+    }
+
+    /// Waits until all of them were renewed again, or one is lost: then the machine was not punctual, and
+    /// the trial does not count.
+    async fn survived(&self, guards: &[Guard], lease: Duration) -> Option<()> {
+        until("all leases were renewed, or lost", async || {
+            one_is_lost(guards)
+                || guards
+                    .iter()
+                    .all(|guard| guard.remaining() > lease.mul_f64(0.5))
         })
         .await;
-        way.takes(lease.mul_f64(0.4));
-        for _ in 0..4 {
-            survived(&guards, lease).await;
-            let before = figure(&server, "commandstats", "cmdstat_pexpire:calls=").await;
-            until("each lease is renewed a few times more", async || {
-                let now = figure(&server, "commandstats", "cmdstat_pexpire:calls=").await;
-                now >= before + 3 * LOCKS || guards.iter().any(|guard| guard.loss().is_some())
-            })
-            .await;
-        }
-        survived(&guards, lease).await;
+        let lost = guards.iter().filter(|guard| guard.loss().is_some()).count();
+        let worst = *self.worst.borrow();
+        assert!(
+            lost == 0 || worst > lease / 30,
+            "lost {lost} of {LOCKS}, lease {lease:?}, the machine was at most {worst:?} late"
+        );
+        (lost == 0).then_some(())
     }
+}
+
+impl Drop for Punctual {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+/// Waits until each lease was renewed a few times more, or one is lost.
+async fn renewed_a_few_times(server: &Server, guards: &[Guard]) {
+    let renewals = async || {
+        let stats: String = server.run(&["INFO", "commandstats"]).await;
+        let mut lines = stats.lines();
+        let line = lines.find_map(|line| line.strip_prefix("cmdstat_pexpire:calls="));
+        let calls = line.and_then(|rest| rest.split(',').next()?.parse::<usize>().ok());
+        calls.unwrap_or(0)
+    };
+    let before = renewals().await;
+    until("each lease is renewed a few times more", async || {
+        one_is_lost(guards) || renewals().await >= before + 12 * LOCKS
+    })
+    .await;
 }
 
 async fn held(client: &Client, lease: Duration) -> Vec<Guard> {
@@ -92,12 +210,17 @@ async fn held(client: &Client, lease: Duration) -> Vec<Guard> {
     join_all(guards).await
 }
 
+fn one_is_lost(guards: &[Guard]) -> bool {
+    guards.iter().any(|guard| guard.loss().is_some())
+}
+
 /// Waits until all of them were renewed a moment ago: the outage counts from there.
 async fn just_renewed(guards: &[Guard], lease: Duration) {
     until("all leases are fresh", async || {
-        guards
-            .iter()
-            .all(|guard| guard.remaining() > lease.mul_f64(0.9))
+        one_is_lost(guards)
+            || guards
+                .iter()
+                .all(|guard| guard.remaining() > lease.mul_f64(0.9))
     })
     .await;
 }
@@ -110,25 +233,6 @@ async fn most_of_it_is_over(guards: &[Guard], lease: Duration) {
             .any(|guard| guard.remaining() < lease.mul_f64(0.2))
     })
     .await;
-}
-
-/// Waits until all of them were renewed again, or one is lost.
-async fn survived(guards: &[Guard], lease: Duration) {
-    let begun = Instant::now();
-    until("all leases were renewed, or lost", async || {
-        let lost = guards.iter().any(|guard| guard.loss().is_some());
-        lost || guards
-            .iter()
-            .all(|guard| guard.remaining() > lease.mul_f64(0.5))
-    })
-    .await;
-    let lost = guards.iter().filter(|guard| guard.loss().is_some());
-    assert_eq!(
-        lost.count(),
-        0,
-        "lost of {LOCKS}, lease {lease:?}, {:?}",
-        begun.elapsed()
-    );
 }
 
 /// A way to a server that may become long.

@@ -90,6 +90,15 @@ struct Urgent {
     asked: Instant,
 }
 
+/// What a server has answered to one command.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// An error reply is a `Value::ServerError`.
+    pub(crate) value: Value,
+    /// When the command had not been sent yet: what it grants for a time is not older than this.
+    pub(crate) sent: Instant,
+}
+
 /// A connection in use.
 #[derive(Clone)]
 pub(crate) struct Live {
@@ -157,7 +166,7 @@ impl Link {
     }
 
     /// Sends one command and returns its reply; an error reply is an `Ok(Value::ServerError)`.
-    pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Value> {
+    pub(crate) async fn send(self: &Arc<Self>, command: &Cmd, deadline: Instant) -> Result<Answer> {
         let mut live = self.live(deadline).await?;
         let health = live.health.clone();
         let reply = {
@@ -165,9 +174,9 @@ impl Link {
             let sent = pin!(live.connection.send_packed_command(command));
             health.answer(sent, deadline).await
         };
-        let reply = self.observed(&live, reply)?;
-        self.judge(std::slice::from_ref(&reply), live.epoch);
-        Ok(reply)
+        let (value, sent) = self.observed(&live, reply)?;
+        self.judge(std::slice::from_ref(&value), live.epoch);
+        Ok(Answer { value, sent })
     }
 
     /// Sends all commands of a pipeline in one go and returns their replies in order.
@@ -177,16 +186,18 @@ impl Link {
         deadline: Instant,
     ) -> Result<Vec<Value>> {
         let live = self.live(deadline).await?;
-        self.send_all_over(live, pipeline, deadline).await
+        let answered = self.send_all_over(live, pipeline, deadline).await;
+        answered.map(|(replies, _)| replies)
     }
 
-    /// The same over this connection; if it is gone, nothing is sent.
+    /// The same over this connection; if it is gone, nothing is sent. Answers also an instant right
+    /// before that.
     pub(crate) async fn send_all_over(
         &self,
         mut live: Live,
         pipeline: &Pipeline,
         deadline: Instant,
-    ) -> Result<Vec<Value>> {
+    ) -> Result<(Vec<Value>, Instant)> {
         let health = live.health.clone();
         let commands = pipeline.len();
         let answer = {
@@ -198,9 +209,9 @@ impl Link {
             Fate::Refused => error.with_fate(Fate::Unknown),
             _ => error,
         });
-        let replies = self.observed(&live, answer)?;
+        let (replies, sent) = self.observed(&live, answer)?;
         self.judge(&replies, live.epoch);
-        Ok(replies)
+        Ok((replies, sent))
     }
 
     /// The connection in use, made first if there is none. Nothing has been sent when this fails.

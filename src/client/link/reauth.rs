@@ -102,6 +102,7 @@ impl Expiring {
         };
         let sent = self.connection.send_packed_command(&auth);
         let reply = health.answer(sent, Instant::now() + PATIENCE).await;
+        let reply = reply.map(|(reply, _)| reply);
         match reply.map_err(|error| error.to_string())? {
             // No more than its code: a server that does not know a command repeats its arguments.
             Value::ServerError(error) => Err(format!("the server answers {}", error.code())),

@@ -23,7 +23,7 @@ pub(super) struct Offset {
 /// Asks the server behind `link` for the time; `None` when it does not tell.
 pub(super) async fn ask(link: &Arc<Link>, deadline: Instant) -> Result<Option<Offset>> {
     let before = seconds();
-    let reply = link.send(&redis::cmd("TIME"), deadline).await?;
+    let reply = link.send(&redis::cmd("TIME"), deadline).await?.value;
     let after = seconds();
     let Ok((whole, micros)) = told::<(u64, u64)>(reply) else {
         return Ok(None);

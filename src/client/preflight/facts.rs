@@ -66,7 +66,7 @@ pub(super) async fn gather(
     });
     Ok(Facts {
         address,
-        hello: told::<BTreeMap<String, Value>>(hello)
+        hello: told::<BTreeMap<String, Value>>(hello.value)
             .map(|hello| hello.into_iter().filter_map(text).collect())
             .unwrap_or_default(),
         info: told::<String>(info).map(|info| fields(&info)),

@@ -21,7 +21,7 @@ use crate::client::builder::{ClientBuilder, Place};
 use crate::client::cells::{Reads, cell};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
-use crate::client::link::Link;
+use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, SLOTS};
@@ -87,12 +87,17 @@ impl Cluster {
     }
 
     /// Sends `command` to the server of `key`, and follows where that sends us.
-    pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Deadline) -> Result<Value> {
+    pub(crate) async fn send(
+        &self,
+        command: &Cmd,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Answer> {
         let slot = key.slot();
         let mut to = self.0.primary(slot, deadline).await?;
         let mut reply = self.watched(to.node.lane.send(command, deadline).await)?;
         for _ in 0..MOST_REDIRECTS {
-            match self.redirected(&reply, &to.address) {
+            match self.redirected(&reply.value, &to.address) {
                 None => return Ok(reply),
                 Some(Redirect::Moved(_, address)) => {
                     to = self.0.moved(slot, &address);
@@ -109,23 +114,28 @@ impl Cluster {
                 }
             }
         }
-        match self.redirected(&reply, &to.address) {
+        match self.redirected(&reply.value, &to.address) {
             None => Ok(reply),
             Some(_) => Err(restless()),
         }
     }
 
     /// Sends `command` to every primary; the first error of one is the answer.
-    pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+    pub(crate) async fn send_to_all(
+        &self,
+        command: &Cmd,
+        deadline: Deadline,
+    ) -> Result<Option<Answer>> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
-            match self.watched(primary.node.lane.send(command, deadline).await)? {
-                Value::ServerError(error) => Err(self.refused(&error)),
-                value => Ok(value),
+            let answer = self.watched(primary.node.lane.send(command, deadline).await)?;
+            match &answer.value {
+                Value::ServerError(error) => Err(self.refused(error)),
+                _ => Ok(answer),
             }
         });
         let replies = try_join_all(sent).await?;
-        Ok(replies.into_iter().next().unwrap_or(Value::Nil))
+        Ok(replies.into_iter().next())
     }
 
     /// Sends `command` to every primary and returns when one of them has served it; fails with the
@@ -133,8 +143,9 @@ impl Cluster {
     pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Deadline) -> Result<()> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
-            match self.watched(primary.node.lane.send(command, deadline).await)? {
-                Value::ServerError(error) => Err(self.refused(&error)),
+            let answer = self.watched(primary.node.lane.send(command, deadline).await)?;
+            match &answer.value {
+                Value::ServerError(error) => Err(self.refused(error)),
                 _ => Ok(()),
             }
         });
@@ -196,7 +207,7 @@ impl Cluster {
             // The owner says it again, to the command below.
             Some(Redirect::Ask(_) | Redirect::Nameless) => {}
         }
-        let reply = self.send(&plain("GET", key), key, deadline).await?;
+        let reply = self.send(&plain("GET", key), key, deadline).await?.value;
         cell(reply)?.map_err(|error| self.refused(&error))
     }
 
@@ -249,13 +260,15 @@ impl Cluster {
 
 /// Sends `command` where a slot is on its way to. The permission counts for the next command on
 /// the connection, so both travel in one pipeline, which nothing comes between.
-async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Value> {
+async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Answer> {
     let mut pipeline = Pipeline::with_capacity(2);
     pipeline.add_command(redis::cmd("ASKING"));
     pipeline.add_command(command.clone());
+    let sent = Instant::now();
     let replies = node.link.send_all(&pipeline, deadline).await?;
-    let reply = replies.into_iter().nth(1);
-    reply.ok_or_else(|| restless().with_fate(Fate::Unknown))
+    let value = replies.into_iter().nth(1);
+    let answer = value.map(|value| Answer { value, sent });
+    answer.ok_or_else(|| restless().with_fate(Fate::Unknown))
 }
 
 impl Drop for Cluster {
@@ -281,7 +294,7 @@ fn is_refused_here(error: &Error) -> bool {
 fn restless() -> Error {
     Error::new(
         ErrorKind::ClusterDown,
-        "the servers of the cluster send us from one to another; are slots being moved?",
+        "the servers of the cluster redirect the call to each other; check whether slots are being moved",
     )
 }
 

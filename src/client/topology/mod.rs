@@ -30,10 +30,10 @@ use tokio::time::Instant;
 pub(crate) use writes::Writing;
 
 use super::cells::Cells;
-use super::link::Link;
+use super::link::{Answer, Link};
 use super::node::Node;
 use super::push::Hub;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::script::from_server;
 use crate::time::Deadline;
@@ -184,21 +184,20 @@ impl Topology {
     }
 
     /// Sends `command` to the server that serves `key`, any where there is none, and waits for
-    /// its reply until `deadline`. An error reply is an `Ok(Value::ServerError)`; the fate of an
-    /// `Err` says whether the command was sent.
+    /// its reply until `deadline`. The fate of an `Err` says whether the command was sent.
     pub(crate) async fn send(
         &self,
         command: &Cmd,
         key: Option<&Key>,
         deadline: Deadline,
-    ) -> Result<Value> {
+    ) -> Result<Answer> {
         match (self, key) {
             (Self::One(node), _) => node.lane.send(command, deadline).await,
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
             (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
-            (Self::Cluster(cluster), None) => cluster.send_to_all(command, deadline).await,
+            (Self::Cluster(cluster), None) => said(cluster.send_to_all(command, deadline).await?),
             (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
-            (Self::Shards(shards), None) => shards.send_to_all(command, deadline).await,
+            (Self::Shards(shards), None) => said(shards.send_to_all(command, deadline).await?),
         }
     }
 
@@ -223,7 +222,7 @@ impl Topology {
         if let Self::Cluster(cluster) = self {
             return cluster.send_to_any(&ping, deadline.keep_trying()).await;
         }
-        match self.send(&ping, None, deadline.keep_trying()).await? {
+        match self.send(&ping, None, deadline.keep_trying()).await?.value {
             Value::ServerError(error) => Err(from_server(&error)),
             _ => Ok(()),
         }
@@ -238,6 +237,11 @@ impl Topology {
             Self::Shards(shards) => shards.read(keys, deadline).await,
         }
     }
+}
+
+/// What the first of several servers has answered.
+fn said(answer: Option<Answer>) -> Result<Answer> {
+    answer.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no server is known"))
 }
 
 /// The values of cells, none of which may be a refusal.

@@ -239,7 +239,7 @@ struct Standing {
 async fn standing(link: &Arc<Link>, deadline: Instant) -> Result<Standing> {
     let mut command = redis::cmd("INFO");
     command.arg("replication");
-    match link.send(&command, deadline).await? {
+    match link.send(&command, deadline).await?.value {
         Value::ServerError(error) => Err(from_server(&error)),
         Value::VerbatimString { text, .. } => Ok(Standing::parse(&text)),
         Value::BulkString(bytes) => Ok(Standing::parse(&String::from_utf8_lossy(&bytes))),

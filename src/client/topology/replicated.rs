@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::time::Instant;
 
 use super::Values;
@@ -15,7 +15,7 @@ use super::sentinel::Sentinels;
 use super::writes::{Writes, Writing};
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::Endpoint;
-use crate::client::link::Link;
+use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
 use crate::client::source::Source;
@@ -92,7 +92,7 @@ impl Replicated {
         &self.primary
     }
 
-    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         self.primary.lane.send(command, deadline).await
     }
 

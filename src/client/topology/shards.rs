@@ -14,7 +14,7 @@ use super::rendezvous::Ring;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::endpoint::{Approach, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
-use crate::client::link::Link;
+use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::error::{Error, Result};
 use crate::key::{Key, Realm};
@@ -221,18 +221,27 @@ impl Shards {
         self.other.as_ref().is_some_and(|other| other.is_old)
     }
 
-    pub(crate) async fn send(&self, command: &Cmd, key: &Key, deadline: Deadline) -> Result<Value> {
+    pub(crate) async fn send(
+        &self,
+        command: &Cmd,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Answer> {
         let shard = &self.nodes[self.place(key)];
         shard.send(command, deadline).await
     }
 
     /// Sends `command` to every shard; the first error of one is the answer.
-    pub(crate) async fn send_to_all(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+    pub(crate) async fn send_to_all(
+        &self,
+        command: &Cmd,
+        deadline: Deadline,
+    ) -> Result<Option<Answer>> {
         let deadline = deadline.keep_trying();
         let sent = self.nodes.iter();
         let sent = sent.map(|shard| shard.send(command, deadline));
         let replies = try_join_all(sent).await?;
-        Ok(replies.into_iter().next().unwrap_or(Value::Nil))
+        Ok(replies.into_iter().next())
     }
 
     /// Reads each of `keys` where it is, in parallel. What one shard does not answer is an error of
@@ -293,11 +302,12 @@ fn gathered<'s>(
 impl Named {
     /// As the lane does, but with the shard's name on whatever goes wrong. `NOSCRIPT` does not: it
     /// is answered by sending the script.
-    async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Value> {
+    async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         match self.node.lane.send(command, deadline).await {
-            Ok(Value::ServerError(error)) if error.code() != "NOSCRIPT" => {
-                Err(self.named(from_server(&error)))
-            }
+            Ok(Answer {
+                value: Value::ServerError(error),
+                ..
+            }) if error.code() != "NOSCRIPT" => Err(self.named(from_server(&error))),
             outcome => outcome.map_err(|error| self.named(error)),
         }
     }
