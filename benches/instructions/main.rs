@@ -2,8 +2,9 @@
 //! client in instructions (`scripts/instructions.sh` runs it under callgrind) and in allocations.
 //!
 //! `instructions OPERATION COUNT` runs it and prints nothing; `instructions allocations` prints the
-//! allocations of one operation of each kind. Counts are repeatable, unlike times. With `_50` behind
-//! its name an operation is made by 50 tasks at once, each on a name of its own.
+//! allocations of one operation of each kind, and the tasks that they spawn. Counts are repeatable,
+//! unlike times. With `_50` behind its name an operation is made by 50 tasks at once, each on a name
+//! of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +45,9 @@ fn main() -> Result<()> {
             let server = runtime.block_on(Server::start())?;
             let work = runtime.block_on(Work::new(server.url()))?;
             for operation in OPERATIONS {
-                println!("{operation} {}", allocations(&runtime, &work, operation)?);
+                println!("{}", costs(&runtime, &work, operation)?);
                 let at_once = format!("{operation}{AT_ONCE}");
-                println!("{at_once} {}", allocations(&runtime, &work, &at_once)?);
+                println!("{}", costs(&runtime, &work, &at_once)?);
             }
             Ok(())
         }
@@ -58,16 +59,31 @@ fn main() -> Result<()> {
     }
 }
 
-/// How many allocations one operation makes on this thread, which runs all tasks.
-fn allocations(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<u64> {
+/// How many allocations one operation makes on this thread, which runs all tasks, and how many tasks
+/// a thousand of them spawn.
+fn costs(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<String> {
     const COUNT: u64 = 1000;
     runtime.block_on(work.run(operation, 100))?;
+    let before = next_task(runtime)?;
     let mut outcome = Ok(());
     let counted = allocation_counter::measure(|| {
         outcome = runtime.block_on(work.run(operation, COUNT));
     });
     outcome?;
-    Ok(counted.count_total / COUNT)
+    let own = match operation.ends_with(AT_ONCE) {
+        true => TASKS,
+        false => 0,
+    };
+    let spawned = next_task(runtime)? - before - 1 - own;
+    let each = counted.count_total / COUNT;
+    Ok(format!("{operation} {each}, tasks of {COUNT}: {spawned}"))
+}
+
+/// The number of the next task of this process.
+fn next_task(runtime: &Runtime) -> Result<u64> {
+    let id = async { tokio::task::id().to_string() };
+    let id = runtime.block_on(async { tokio::spawn(id).await })?;
+    Ok(id.parse()?)
 }
 
 struct Work {
