@@ -30,11 +30,11 @@ whole() {
 }
 
 declare -A each
-all="lock_cycle two_evalsha counter_add raw_incr memoize_hit raw_get"
-for operation in $all $(sed 's/\w*/&_50/g' <<<"$all"); do
+for operation in lock_cycle two_evalsha counter_add raw_incr memoize_hit get hit_3tags get_3tags \
+    raw_get lock_cycle@50 two_evalsha@50 counter_add@50 raw_incr@50 memoize_hit@50 get@50 hit_3tags@50 raw_get@50; do
     none=$(whole "$operation" 0)
-    some=$(whole "$operation" "$COUNT")
-    each[$operation]=$(((some - none) / COUNT))
+    all=$(whole "$operation" "$COUNT")
+    each[$operation]=$(((all - none) / COUNT))
     echo "$operation ${each[$operation]}"
 done
 
@@ -43,8 +43,12 @@ ratio() { awk -v ours="$2" -v theirs="$3" -v name="$1" \
 ratio lock_cycle/two_counter_adds "${each[lock_cycle]}" "$((2 * each[counter_add]))"
 ratio lock_cycle/two_evalsha "${each[lock_cycle]}" "${each[two_evalsha]}"
 ratio counter_add/raw_incr "${each[counter_add]}" "${each[raw_incr]}"
-ratio memoize_hit/raw_get "${each[memoize_hit]}" "${each[raw_get]}"
-for pair in lock_cycle/two_evalsha counter_add/raw_incr memoize_hit/raw_get; do
-    ratio "${pair}_50" "${each[${pair%/*}_50]}" "${each[${pair#*/}_50]}"
+for hit in memoize_hit get hit_3tags get_3tags; do
+    ratio "$hit/raw_get" "${each[$hit]}" "${each[raw_get]}"
+done
+ratio lock_cycle/two_evalsha@50 "${each[lock_cycle@50]}" "${each[two_evalsha@50]}"
+ratio counter_add/raw_incr@50 "${each[counter_add@50]}" "${each[raw_incr@50]}"
+for hit in memoize_hit get hit_3tags; do
+    ratio "$hit/raw_get@50" "${each[$hit@50]}" "${each[raw_get@50]}"
 done
 "$binary" allocations | sed 's/^/allocations of /'

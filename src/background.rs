@@ -54,8 +54,7 @@ impl Spawner {
         let pulse = Arc::new(Pulse::default());
         let counted = {
             let pulse = pulse.clone();
-            // In a box: each layer around a task would have room for it twice, and a runtime copies
-            // it several times.
+            // In a box: the runtime moves what it spawns several times, and these tasks are large.
             let task = Box::pin(task);
             async move { pulse.of(task).await }
         };

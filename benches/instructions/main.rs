@@ -2,9 +2,7 @@
 //! client in instructions (`scripts/instructions.sh` runs it under callgrind) and in allocations.
 //!
 //! `instructions OPERATION COUNT` runs it and prints nothing; `instructions allocations` prints the
-//! allocations of one operation of each kind, and the tasks that they spawn. Counts are repeatable,
-//! unlike times. With `_50` behind its name an operation is made by 50 tasks at once, each on a name
-//! of its own.
+//! allocations of one operation of each kind. Counts are repeatable, unlike times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,22 +11,30 @@ use hedgerow::embedded::Server;
 use hedgerow::{Cache, Client};
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What is counted: ours, and what the bare driver does for the same end.
-const OPERATIONS: [&str; 6] = [
+const OPERATIONS: [&str; 17] = [
     "lock_cycle",
     "two_evalsha",
     "counter_add",
     "raw_incr",
     "memoize_hit",
+    "get",
+    "hit_3tags",
+    "get_3tags",
     "raw_get",
+    "lock_cycle@50",
+    "two_evalsha@50",
+    "counter_add@50",
+    "raw_incr@50",
+    "memoize_hit@50",
+    "get@50",
+    "hit_3tags@50",
+    "raw_get@50",
 ];
-
-/// Behind the name of an operation: made by as many tasks at once.
-const AT_ONCE: &str = "_50";
-const TASKS: u64 = 50;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args()
@@ -43,16 +49,14 @@ fn main() -> Result<()> {
         }
         [what] if what == "allocations" => {
             let server = runtime.block_on(Server::start())?;
-            let work = runtime.block_on(Work::new(server.url()))?;
+            let work = Arc::new(runtime.block_on(Work::new(server.url()))?);
             for operation in OPERATIONS {
-                println!("{}", costs(&runtime, &work, operation)?);
-                let at_once = format!("{operation}{AT_ONCE}");
-                println!("{}", costs(&runtime, &work, &at_once)?);
+                println!("{operation} {}", costs(&runtime, &work, operation)?);
             }
             Ok(())
         }
         [url, operation, count] => {
-            let work = runtime.block_on(Work::new(url))?;
+            let work = Arc::new(runtime.block_on(Work::new(url))?);
             runtime.block_on(work.run(operation, count.parse()?))
         }
         _ => Err("usage: instructions URL OPERATION COUNT".into()),
@@ -70,13 +74,13 @@ fn costs(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<String>
         outcome = runtime.block_on(work.run(operation, COUNT));
     });
     outcome?;
-    let own = match operation.ends_with(AT_ONCE) {
-        true => TASKS,
-        false => 0,
+    let own = match operation.split_once('@') {
+        Some((_, tasks)) => tasks.parse()?,
+        None => 0,
     };
     let spawned = next_task(runtime)? - before - 1 - own;
     let each = counted.count_total / COUNT;
-    Ok(format!("{operation} {each}, tasks of {COUNT}: {spawned}"))
+    Ok(format!("{each}, tasks of {COUNT}: {spawned}"))
 }
 
 /// The number of the next task of this process.
@@ -89,14 +93,16 @@ fn next_task(runtime: &Runtime) -> Result<u64> {
 struct Work {
     client: Client,
     cache: Cache,
+    tagged: Cache,
     driver: MultiplexedConnection,
     acquire: String,
     release: String,
+    keys: Vec<String>,
 }
 
 impl Work {
     /// Everything is connected, loaded and cached before it is counted.
-    async fn new(url: &str) -> Result<Arc<Self>> {
+    async fn new(url: &str) -> Result<Self> {
         let client = Client::connect(url).await?;
         let mut driver = redis::Client::open(url)?
             .get_multiplexed_async_connection()
@@ -110,43 +116,58 @@ impl Work {
                 .await
         };
         let (acquire, release) = (load(BARE_ACQUIRE).await?, load(BARE_RELEASE).await?);
-        let work = Arc::new(Self {
+        let work = Self {
             cache: client.cache("count"),
+            tagged: client.cache("tagged"),
             client,
             driver,
             acquire,
             release,
-        });
-        for operation in OPERATIONS {
-            work.run(operation, 10).await?;
+            keys: (0..KEYS).map(|key| format!("key:{key}")).collect(),
+        };
+        for key in &work.keys {
+            let value = "x".repeat(100);
+            work.cache.set(key, &value, HOUR).await?;
+            work.tagged.set(key, &value, HOUR).tags(TAGS).await?;
+            let mut command = redis::cmd("SET");
+            let mut driver = work.driver.clone();
+            let _: () = command.arg(key).arg(value).query_async(&mut driver).await?;
+        }
+        for operation in OPERATIONS.iter().filter(|name| !name.contains('@')) {
+            work.each(operation, 0, 10).await?;
         }
         Ok(work)
     }
 
+    /// `operation` `count` times: `name@50` is that of `name`, made by 50 tasks at once.
     async fn run(self: &Arc<Self>, operation: &str, count: u64) -> Result<()> {
-        let Some(each) = operation.strip_suffix(AT_ONCE) else {
-            return self.several(operation, 0, count).await;
+        let (operation, tasks) = match operation.split_once('@') {
+            Some((operation, tasks)) => (operation, tasks.parse()?),
+            None => return self.each(operation, 0, count).await,
         };
-        let tasks: Vec<_> = (0..TASKS)
-            .map(|task| {
-                let (work, each) = (self.clone(), each.to_owned());
-                tokio::spawn(async move { work.several(&each, task, count / TASKS).await })
-            })
-            .collect();
-        for task in tasks {
-            task.await??;
+        let mut running = JoinSet::new();
+        for task in 0..tasks {
+            let (work, operation) = (self.clone(), operation.to_owned());
+            running.spawn(async move {
+                let done = work.each(&operation, task * 31, count / tasks as u64).await;
+                done.map_err(|error| error.to_string())
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            done??;
         }
         Ok(())
     }
 
-    /// Makes an operation several times, one after the other.
-    async fn several(&self, operation: &str, task: u64, count: u64) -> Result<()> {
-        let name = format!("count:{task}");
+    /// One after the other, from the `first` key on.
+    async fn each(&self, operation: &str, first: usize, count: u64) -> Result<()> {
+        let name = format!("count:{first}");
         let (lock, counter) = (self.client.lock(&name), self.client.counter(&name));
         let bare = format!("bare:{name}");
         let keys = ["lock", "fence"].map(|part| format!("{{{bare}}}:{part}"));
         let mut driver = self.driver.clone();
-        for _ in 0..count {
+        for at in 0..count as usize {
+            let key = &self.keys[(first + at) % KEYS];
             match operation {
                 "lock_cycle" => lock.acquire().await?.release().await?,
                 "two_evalsha" => self.bare_cycle(&keys, &mut driver).await?,
@@ -157,11 +178,17 @@ impl Work {
                 }
                 "memoize_hit" => {
                     let load = || async { Ok::<_, std::io::Error>("x".repeat(100)) };
-                    self.cache.memoize(&name, HOUR, load).await?;
+                    self.cache.memoize(key, HOUR, load).await?;
                 }
+                "hit_3tags" => {
+                    let load = || async { Ok::<_, std::io::Error>("x".repeat(100)) };
+                    self.tagged.memoize(key, HOUR, load).tags(TAGS).await?;
+                }
+                "get" => drop(self.cache.get::<String>(key).await?),
+                "get_3tags" => drop(self.tagged.get::<String>(key).await?),
                 "raw_get" => {
                     let mut command = redis::cmd("GET");
-                    let _: Option<Vec<u8>> = command.arg(&bare).query_async(&mut driver).await?;
+                    let _: Option<Vec<u8>> = command.arg(key).query_async(&mut driver).await?;
                 }
                 _ => return Err(format!("no operation {operation:?}").into()),
             }
@@ -191,6 +218,8 @@ impl Work {
     }
 }
 
+const KEYS: usize = 200;
+const TAGS: [&str; 3] = ["country:AD", "region:02", "kind:city"];
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// What a careful engineer writes by hand: a fenced lock in two scripts.
