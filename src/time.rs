@@ -189,6 +189,11 @@ impl Deadline {
             ..self
         }
     }
+
+    /// What is left of it.
+    pub(crate) fn remaining(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
 }
 
 /// The pauses between tries: from the first, each twice as long as the one before, up to the
