@@ -4,7 +4,8 @@
 //! stand in its [`Line`]. As long as a line has waiters, a [`campaign`](super::campaign) queues
 //! for them on the server. State is kept only while somebody attempts or waits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry::Vacant;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::place::{Place, Places};
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::hash::SeededMap;
 use crate::name::Name;
 use crate::pulse::Pulse;
 use crate::script::{Call, Script};
@@ -30,7 +32,7 @@ use crate::time::{Deadline, Ttl};
 /// What the locks of one client share.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    lines: Mutex<HashMap<Name, Line>>,
+    lines: Mutex<SeededMap<Name, Line>>,
     /// Campaigns that may be granted a lock by push.
     places: Places,
     keeper: Keeper,
@@ -138,16 +140,15 @@ impl Locks {
     /// Lets the caller ask the server, or says that others of this process come first.
     pub(super) fn attempt(self: &Arc<Self>, entry: &Entry, deadline: Deadline) -> Option<Attempt> {
         let mut lines = self.lines();
-        if lines.contains_key(&entry.keys.name) {
+        let Vacant(vacant) = lines.entry(entry.keys.name.clone()) else {
             return None;
-        }
+        };
         let owner = Owner::random();
-        let line = Line {
+        vacant.insert(Line {
             attempting: Some(owner),
             asked: Some(Instant::now()),
             ..Line::default()
-        };
-        lines.insert(entry.keys.name.clone(), line);
+        });
         drop(lines);
         Some(Attempt::in_line(self, entry, owner, deadline))
     }
@@ -501,7 +502,7 @@ impl Locks {
         }
     }
 
-    pub(super) fn lines(&self) -> MutexGuard<'_, HashMap<Name, Line>> {
+    pub(super) fn lines(&self) -> MutexGuard<'_, SeededMap<Name, Line>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -23,6 +23,7 @@ mod renewal;
 mod watch;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
 script!(RELEASE = "release.lua" after "prelude.lua");
+script!(RELEASE_ALONE = "release_alone.lua");
 script!(PASS = "pass.lua" after "prelude.lua");
 script!(RENEW = "renew.lua");
 script!(BREAK = "break.lua" after "prelude.lua");
@@ -87,6 +89,7 @@ impl From<Fence> for i64 {
 #[must_use = "a lock excludes nobody until it is acquired"]
 pub struct Lock {
     client: Client,
+    locks: Arc<Locks>,
     name: Name,
     /// Spelt once; a bad name is told by the first call.
     keys: Result<Arc<Keys>>,
@@ -105,6 +108,7 @@ impl Client {
         Lock {
             keys: keys.map_err(|error| error.with_key(&name)),
             client: self.clone(),
+            locks: Locks::of(self),
             name,
             lease: Duration::from_secs(30),
             wait: None,
@@ -177,7 +181,9 @@ impl Lock {
     /// is kept and not polled gives them up, too, before long, and asks anew when it is polled.
     pub async fn acquire(&self) -> Result<Guard> {
         let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
-        self.acquired().instrument(span).await
+        // Pinned here, for it is large: the span around it would hold a copy.
+        let acquired = pin!(self.acquired());
+        acquired.instrument(span).await
     }
 
     async fn acquired(&self) -> Result<Guard> {
@@ -186,7 +192,7 @@ impl Lock {
             Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
             None => self.patience.deadline().at,
         };
-        let locks = Locks::of(&self.client);
+        let locks = &self.locks;
         let deadline = self.patience.deadline().at_most(until);
         let Some(attempt) = locks.attempt(&entry, deadline) else {
             if deadline.on_outage == OnOutage::FailFast
@@ -194,7 +200,7 @@ impl Lock {
             {
                 return Err(outage.with_key(&self.name));
             }
-            return self.waited(&locks, entry, until).await;
+            return self.waited(locks, entry, until).await;
         };
         let call = entry.acquire(attempt.owner(), attempt.queueing());
         let reply = attempt.ask(call, deadline).await;
@@ -202,7 +208,7 @@ impl Lock {
             Ok(Answer::Granted(fence, sent)) => match attempt.won(entry.clone(), fence, sent) {
                 Some(guard) => Ok(guard),
                 // Nobody was there to take it, and so it was given back.
-                None => self.waited(&locks, entry, until).await,
+                None => self.waited(locks, entry, until).await,
             },
             Ok(Answer::Busy {
                 remaining,
@@ -219,7 +225,7 @@ impl Lock {
                     asked: entry.clone(),
                 });
                 let ticket = attempt.queued(entry.clone(), standing, until, holder);
-                self.waiting(&locks, ticket, entry, until).await
+                self.waiting(locks, ticket, entry, until).await
             }
             Err(error) => {
                 attempt.failed(&error);
@@ -232,7 +238,7 @@ impl Lock {
                 let ticket = locks.join(entry.clone(), until);
                 let fate = error.fate();
                 locks.heard(&self.name, Err(error));
-                let waited = self.waiting(&locks, ticket, entry, until).await;
+                let waited = self.waiting(locks, ticket, entry, until).await;
                 waited.map_err(|error| match error.fate() {
                     Fate::NotExecuted => error.with_fate(fate),
                     _ => error,
@@ -250,13 +256,13 @@ impl Lock {
     /// Safe, as [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         let entry = self.entry()?;
-        let locks = Locks::of(&self.client);
+        let locks = &self.locks;
         let deadline = self.patience.deadline();
         loop {
             let attempt = match locks.attempt(&entry, deadline) {
                 Some(attempt) => attempt,
                 None if locks.waited_for(&entry)? => return Ok(None),
-                None => Attempt::aside(&locks, &entry, deadline),
+                None => Attempt::aside(locks, &entry, deadline),
             };
             let call = entry.acquire(attempt.owner(), Queueing::No);
             let reply = attempt.ask(call, deadline).await;
@@ -505,6 +511,11 @@ impl Keys {
 
     fn call(&self, script: &'static Script) -> Call {
         script.call(&self.all)
+    }
+
+    /// The call that gives up what `owner` has if nobody queues, and says so if it may not be so.
+    fn release_alone(&self, owner: Owner) -> Call {
+        RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
     }
 
     /// The call that gives up what `owner` has.

@@ -4,19 +4,18 @@
 //! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot
 //! be stale (see [`campaign`](super::campaign)).
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use super::hold::{Owner, Seal};
+use super::hold::{ByOwner, Owner, Seal};
 use super::line::Locks;
 use super::{Fence, Keys};
 use crate::client::Client;
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<Owner, Arc<Hint>>>);
+pub(super) struct Places(Mutex<ByOwner<Arc<Hint>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ pub(super) struct Grant {
 }
 
 impl Places {
-    fn map<R>(&self, with: impl FnOnce(&mut HashMap<Owner, Arc<Hint>>) -> R) -> R {
+    fn map<R>(&self, with: impl FnOnce(&mut ByOwner<Arc<Hint>>) -> R) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -75,9 +75,10 @@ async fn command_connections_killed_in_a_storm_break_no_promise() {
     })
     .await;
     for error in log.errors() {
-        // A release that was sent and not answered says so; nothing else need fail.
+        // A release that was sent and not answered says so. Nothing else need fail, but a try is told
+        // what keeps the question of others from being answered, and has sent nothing itself.
         assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
-        assert!(error.is_indeterminate());
+        assert!(error.is_indeterminate() || error.is_retryable());
     }
     assert_all_free(&server).await;
 }
