@@ -153,21 +153,18 @@ impl Locks {
         Some(Attempt::in_line(self, entry, owner, deadline))
     }
 
-    /// Whether others of this process wait for the lock; an error if they do because the server does
-    /// not answer.
+    /// Whether others of this process wait for the lock, as the server has said lately; an error if it
+    /// could not be asked. If it says nothing, the caller had better ask for itself.
     pub(super) fn waited_for(&self, entry: &Entry) -> Result<bool> {
         let name = &entry.keys.name;
         let lines = self.lines();
         let Some(line) = lines.get(name) else {
             return Ok(false);
         };
-        if line.is_unanswered() {
-            let trouble = line.trouble();
-            drop(lines);
-            let trouble = trouble.unwrap_or_else(|| unanswered(entry));
-            return Err(trouble.with_key(name));
+        match line.trouble() {
+            Some(trouble) => Err(trouble.with_key(name)),
+            None => Ok(!line.waiters.is_empty() && !line.is_unanswered()),
         }
-        Ok(!line.waiters.is_empty())
     }
 
     /// Why a call that does not wait out an outage does not stand in line, if that is so.

@@ -55,7 +55,7 @@ async fn a_release_that_the_keeper_has_tried_too_tells_of_the_loss() {
     first.release().await.expect("held until now");
     let guard = lock.acquire().await.expect("free");
     delete(&server).await;
-    // Releases that find no fast path read all keys.
+    // Releases that find no fast path read all keys. The caller has asked only for the fast one.
     let releases = async || {
         let stats: String = server.run(&["INFO", "commandstats"]).await;
         match stats.contains("cmdstat_hmget") {
@@ -67,10 +67,7 @@ async fn a_release_that_the_keeper_has_tried_too_tells_of_the_loss() {
     let mut release = Box::pin(guard.release());
     assert!(poll!(&mut release).is_pending());
     // It is polled no more until the keeper has done its work.
-    until("the keeper has tried", async || {
-        releases().await >= before + 2
-    })
-    .await;
+    until("the keeper has tried", async || releases().await > before).await;
     client.ping().await.expect("an answer");
     for _ in 0..100 {
         tokio::task::yield_now().await;
