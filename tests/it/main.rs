@@ -69,6 +69,7 @@ mod per_call;
 mod preflight;
 mod process;
 mod proxy;
+mod push_runtimes;
 mod readme;
 mod reauth;
 mod reconnect;

@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::urgent::Beside;
 use super::{
-    Attempt, Link, Live, Route, Running, State, Use, not_connected_in_time, reauth, watch,
+    Attempt, Link, Live, Route, Running, State, Use, disconnection, not_connected_in_time, reauth,
+    watch,
 };
 use crate::client::dial::{dial, no_answer};
 use crate::client::endpoint::{Address, Endpoint};
@@ -347,7 +348,10 @@ impl Route {
 
     /// Opens a connection to `endpoint`.
     async fn opened(&self, endpoint: &Endpoint, attempt: &Attempt) -> Result<Opened> {
-        let health = Arc::new(Health::default());
+        let health = Arc::new(match self.on_push.clone() {
+            Some(on_push) => Health::reported(Box::new(move || on_push(disconnection()))),
+            None => Health::default(),
+        });
         let (mut connection, wire) =
             dial(endpoint, self.config(&health), &health, &self.pace, attempt).await?;
         health.hold(wire);
@@ -367,12 +371,12 @@ impl Route {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1024)
             .set_push_sender(move |info: PushInfo| {
-                if info.kind == PushKind::Disconnection
-                    && let Some(health) = health.upgrade()
-                {
-                    health.end();
-                }
-                if let Some(on_push) = &on_push {
+                if info.kind == PushKind::Disconnection {
+                    // That reports it, once.
+                    if let Some(health) = health.upgrade() {
+                        health.end();
+                    }
+                } else if let Some(on_push) = &on_push {
                     on_push(info);
                 }
                 Ok::<(), redis::aio::SendError>(())

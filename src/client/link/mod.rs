@@ -248,6 +248,11 @@ impl Link {
         self.state().epoch
     }
 
+    /// The epoch of the connection in use, if there is one.
+    pub(crate) fn live_epoch(&self) -> Option<u64> {
+        self.current().map(|live| live.epoch)
+    }
+
     /// Whether a connection is in use now.
     pub(crate) fn is_up(&self) -> bool {
         self.current().is_some()
@@ -384,9 +389,6 @@ impl Link {
         let live = self.state().live.take();
         if let Some(live) = live {
             live.health.end();
-            if let Some(on_push) = &self.route.on_push {
-                on_push(disconnection());
-            }
         }
     }
 
@@ -411,6 +413,10 @@ impl Link {
 impl Live {
     pub(crate) fn is_dead(&self) -> bool {
         self.health.is_dead()
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 }
 
