@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use redis::{RedisError, RedisResult};
+use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -197,6 +198,11 @@ impl Health {
         *self.wire() = Some(wire);
     }
 
+    /// Where the task lives that moves the bytes.
+    pub(super) fn runtime(&self) -> Option<runtime::Id> {
+        self.pulse.get()?.runtime()
+    }
+
     /// When the credentials expire that the server was shown on this connection, if they do.
     pub(super) fn expires(&self) -> Option<Instant> {
         self.wire().as_ref()?.expires()
@@ -232,7 +238,14 @@ impl Health {
         self.pulse.get().is_some_and(|pulse| pulse.stands_still())
     }
 
-    /// The same, for those who wait for pushes, and so for nothing that they have sent.
+    /// Wakes the task that moves the bytes, to see whether it is polled then.
+    pub(super) fn knock(&self) {
+        if let Some(pulse) = self.pulse.get() {
+            pulse.knock();
+        }
+    }
+
+    /// As [`stands_still`](Self::stands_still), for those who wait for pushes, and so for nothing that they have sent.
     pub(super) fn stands_still_when_asked(&self) -> bool {
         let pulse = self.pulse.get();
         pulse.is_some_and(|pulse| pulse.stands_still_when_asked())
