@@ -122,6 +122,8 @@ fn spawn_on(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -
     let pulse = Arc::new(Pulse::on(runtime.id()));
     let counted = {
         let pulse = pulse.clone();
+        // In a box: the runtime moves what it spawns several times, and these tasks are large.
+        let task = Box::pin(task);
         async move { pulse.of(task).await }
     };
     let handle = runtime.spawn(counted);

@@ -361,6 +361,14 @@ fn escaped(name: &str, inner: bool) -> String {
 }
 
 fn escape_into(text: &mut String, name: &str, inner: bool) {
+    // Nearly all names have nothing to escape, and a hit spells one: what may be escaped is ASCII,
+    // so bytes are looked at.
+    let escapes =
+        |byte: u8| matches!(byte, b'%' | b'{' | b'}' | 0..=0x1f | 0x7f) | (inner && byte == b':');
+    // Without an early end this is a few instructions for many bytes.
+    if !name.bytes().fold(false, |any, byte| any | escapes(byte)) {
+        return text.push_str(name);
+    }
     for character in name.chars() {
         match character {
             '%' | '{' | '}' | '\u{0}'..='\u{1f}' | '\u{7f}' => escape(text, character),

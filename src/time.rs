@@ -116,11 +116,22 @@ impl Patience {
         Self::new(limit, self.on_outage)
     }
 
+    /// The longest that a call may take.
+    pub(crate) fn limit(self) -> Duration {
+        self.limit
+    }
+
     /// The deadline of a call that begins now.
     pub(crate) fn deadline(self) -> Deadline {
+        self.deadline_from(Instant::now())
+    }
+
+    /// The deadline of a call that began at `began`.
+    pub(crate) fn deadline_from(self, began: Instant) -> Deadline {
         Deadline {
+            at: began + self.limit,
             on_outage: self.on_outage,
-            ..Deadline::after(self.limit)
+            priority: Priority::Ordinary,
         }
     }
 }

@@ -27,6 +27,7 @@ pub struct Set<'v, V: ?Sized> {
     key: Name,
     value: &'v V,
     ttl: Duration,
+    /// Those that are declared.
     tags: Result<Vec<Tag>>,
 }
 
@@ -45,7 +46,7 @@ impl<V: ?Sized> fmt::Debug for Set<'_, V> {
 impl<'v, V: ?Sized> Set<'v, V> {
     pub(super) fn new(cache: Cache, key: &str, value: &'v V, ttl: Duration) -> Self {
         Self {
-            tags: cache.tags(std::iter::empty::<&str>()),
+            tags: Ok(Vec::new()),
             key: cache.client.name(key),
             cache,
             value,
@@ -93,7 +94,7 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
 impl<V: Serialize + ?Sized> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
-        let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
+        let order = Order::new(self.cache, self.key, ttl, &self.tags?)?;
         let deadline = order.cache.deadline_now();
         match Self::stored(self.value, &order, deadline).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
