@@ -34,15 +34,14 @@ fn a_first_call_whose_runtime_stands_still_holds_up_no_other() {
     let cluster = here.block_on(lease_cluster());
     let client = builder(cluster.nodes()).open().expect("good seeds");
     let counter = client.counter("views");
-    idle.block_on(async {
-        let mut add = pin!(counter.add(1).into_future());
-        assert!(
-            poll!(&mut add).is_pending(),
-            "the slots are asked for first"
-        );
-    });
+    let call = counter.clone();
+    let kept = idle.spawn(async move { call.add(1).await });
+    idle.block_on(tokio::task::yield_now());
+    assert!(!kept.is_finished(), "the slots are asked for first");
     let added = here.block_on(counter.add(1).into_future());
     assert_eq!(added.expect("added").value, 1);
+    let kept = idle.block_on(kept).expect("no panic");
+    assert_eq!(kept.expect("added, however late").value, 2);
     let _inside = here.enter();
     drop((client, counter, cluster));
 }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::{bounded, listened, patient, queued};
+use crate::wait::{bounded, listened, patient, queued, until};
 
 /// Longer than any test takes: a renewal tells nothing meanwhile.
 const AGES: Duration = Duration::from_secs(600);
@@ -45,8 +45,12 @@ fn a_holder_is_told_though_the_push_connection_has_ended_with_a_runtime_of_other
     let driving = Driving::start(here);
     driven.block_on(listened(&server, 2));
 
+    let before = driven.block_on(push_connections(&server));
     drop((other, ends));
-    driven.block_on(is_told_of_a_break(&server, "here", &guard));
+    driven.block_on(async {
+        listens_anew(&server, &before, 2).await;
+        is_told_of_a_break(&server, "here", &guard).await;
+    });
     driving.end();
     let _inside = driven.enter();
     drop((guard, client, proxy, server));
@@ -70,6 +74,7 @@ fn a_holder_is_told_though_the_channels_are_kept_by_a_runtime_that_stands_still(
     });
     let guard = driven.block_on(acquired(&client, "here"));
     still.block_on(listened(&server, 2));
+    let before = driven.block_on(push_connections(&server));
     // From here on nobody drives it. A waiter finds out, and listens at another connection.
     driven.block_on(async {
         let holder = server.client().await;
@@ -78,6 +83,7 @@ fn a_holder_is_told_though_the_channels_are_kept_by_a_runtime_that_stands_still(
         let waits = client.lock("awaited").wait(AGES);
         let waiter = tokio::spawn(async move { waits.acquire().await });
         queued(&lock, 1).await;
+        listens_anew(&server, &before, 3).await;
         is_told_of_a_break(&server, "here", &guard).await;
         waiter.abort();
     });
@@ -88,6 +94,26 @@ fn a_holder_is_told_though_the_channels_are_kept_by_a_runtime_that_stands_still(
 async fn acquired(client: &Client, name: &str) -> Guard {
     let lock = client.lock(name).lease(AGES);
     lock.acquire().await.expect("free")
+}
+
+/// The connections for pushes, as the server lists them.
+async fn push_connections(server: &Server) -> Vec<String> {
+    let list: String = server.run(&["CLIENT", "LIST"]).await;
+    let lines = list.lines();
+    let lines = lines.filter(|line| line.contains("name=hedgerow-push"));
+    lines.map(str::to_owned).collect()
+}
+
+/// Waits until another connection than those `before` has subscribed so many channels.
+async fn listens_anew(server: &Server, before: &[String], channels: usize) {
+    let id = |line: &str| line.split(' ').next().map(str::to_owned);
+    let old: Vec<_> = before.iter().map(|line| id(line)).collect();
+    until("another connection listens", async || {
+        let now = push_connections(server).await;
+        let mut new = now.iter().filter(|line| !old.contains(&id(line)));
+        new.any(|line| line.contains(&format!(" ssub={channels} ")))
+    })
+    .await;
 }
 
 /// Another process breaks the lock, which the holder hears long before it renews.
