@@ -222,6 +222,13 @@ impl Key {
         tagged(self.0.as_bytes())
     }
 
+    /// Where a large entry for this key of a cache is put before it is stored, by its token: beside
+    /// the value, and no value of any cache, since those end with their hash tag.
+    pub(crate) fn upload(&self, token: u64) -> Self {
+        debug_assert!(self.0.ends_with('}'), "a value of a cache");
+        self.ending_in(&format!(":{token:016x}")).of(self.1)
+    }
+
     /// This key with `ending`, which is ours, at its end.
     pub(crate) fn ending_in(&self, ending: &str) -> Self {
         Self::new(format!("{}{ending}", self.0))

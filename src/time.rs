@@ -78,6 +78,10 @@ pub(crate) enum Priority {
     Reserved,
     /// Travel by itself, past the queue: a renewal, which is worth nothing when it is late. There are few.
     Timely,
+    /// Wait in another queue, and go by the connection for large values, where there is one. So it may
+    /// be executed before or after whatever is sent besides: it must not matter until a call of another
+    /// kind refers to it.
+    Apart,
 }
 
 /// What a call does while its server is out: while the circuit breaker of the server is open, since
@@ -166,6 +170,14 @@ impl Deadline {
     pub(crate) fn reserved(self) -> Self {
         Self {
             priority: Priority::Reserved,
+            ..self
+        }
+    }
+
+    /// The same, for a call that goes by the connection for large values.
+    pub(crate) fn apart(self) -> Self {
+        Self {
+            priority: Priority::Apart,
             ..self
         }
     }

@@ -16,6 +16,7 @@ mod reads;
 mod rounds;
 mod set;
 mod solo;
+mod upload;
 mod wake;
 
 use std::collections::HashSet;
