@@ -443,16 +443,12 @@ impl Link {
 }
 
 impl Live {
-    pub(super) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 
     pub(crate) fn is_dead(&self) -> bool {
         self.health.is_dead()
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
     }
 }
 
