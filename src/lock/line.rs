@@ -321,11 +321,11 @@ impl Locks {
         let running = line.campaign.as_ref();
         let pulse = running.and_then(|running| running.pulse.clone());
         drop(lines);
-        let stands_still = pulse.is_some_and(|pulse| pulse.stands_still_when_asked());
-        if stands_still {
-            client.spawner().distrust();
+        let still = pulse.filter(|pulse| pulse.stands_still_when_asked());
+        if let Some(pulse) = &still {
+            client.spawner().distrust(pulse.runtime());
         }
-        if nobody || stands_still {
+        if nobody || still.is_some() {
             self.campaign(keys, client.clone(), None);
         }
     }
