@@ -15,6 +15,7 @@ use super::address_map::AddressMap;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
+use super::format::Formats;
 use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
 use super::queue::Limits;
@@ -259,7 +260,8 @@ impl ClientBuilder {
         let topology = self.topology(&style)?;
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
-        Ok(self.core(namespace, deadlines, topology))
+        let formats = Formats::new(&namespace, &topology, style.made);
+        Ok(self.core(namespace, deadlines, topology, formats))
     }
 
     /// [`open`](Self::open), then a ping: returns the client when the server has answered. Of
@@ -313,7 +315,13 @@ impl ClientBuilder {
         }
     }
 
-    fn core(self, namespace: Namespace, deadlines: Deadlines, topology: Topology) -> Client {
+    fn core(
+        self,
+        namespace: Namespace,
+        deadlines: Deadlines,
+        topology: Topology,
+        formats: Formats,
+    ) -> Client {
         Client(Arc::new(Core {
             namespace,
             process: Uuid::new_v4().simple().to_string(),
@@ -322,6 +330,7 @@ impl ClientBuilder {
             max_value_size: self.max_value_size,
             spawner: self.spawner,
             topology,
+            formats,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
             server: self.server,
@@ -356,6 +365,7 @@ impl ClientBuilder {
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
             limits: self.limits,
+            made: Arc::default(),
             on_trouble: None,
         })
     }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::dial::Wire;
+use super::format::Made;
 use super::traffic::Traffic;
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -35,6 +36,8 @@ pub(crate) struct Health {
     /// Of a connection that we have dialled: taken, and so closed, when the connection ends.
     wire: Mutex<Option<Wire>>,
     renewal: Background,
+    /// Counts the connection, if somebody must know.
+    made: OnceLock<Arc<Made>>,
 }
 
 /// How a wait has ended.
@@ -193,9 +196,17 @@ impl Health {
         &self.renewal
     }
 
+    /// The connection is about to be used, and `made` counts it; and once more when it ends.
+    pub(super) fn counted_by(&self, made: &Arc<Made>) {
+        made.note();
+        let _ = self.made.set(made.clone());
+    }
+
     /// The connection is not used any more.
     pub(super) fn end(&self) {
-        self.dead.store(true, Ordering::Release);
+        if let (false, Some(made)) = (self.dead.swap(true, Ordering::AcqRel), self.made.get()) {
+            made.note();
+        }
         self.gone.notify_waiters();
         self.renewal.end();
         let wire = self.wire().take();

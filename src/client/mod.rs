@@ -19,6 +19,7 @@ mod dial;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod endpoint;
+mod format;
 mod gather;
 mod health;
 mod lane;
@@ -46,6 +47,8 @@ use std::time::Duration;
 pub use address_map::AddressMap;
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
+use format::Formats;
+pub(crate) use format::{Purpose, Written};
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::{Hub, Missed};
 pub use request::Request;
@@ -85,6 +88,7 @@ struct Core {
     max_value_size: usize,
     spawner: Spawner,
     topology: Topology,
+    formats: Formats,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     #[cfg(feature = "embedded")]

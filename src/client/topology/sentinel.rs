@@ -309,6 +309,7 @@ impl Witness {
                 pace: Arc::default(),
                 spawner: style.spawner.clone(),
                 on_push: Some(on_push),
+                made: None,
                 on_trouble: None,
                 after_demotion: None,
             }),
