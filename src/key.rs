@@ -6,6 +6,7 @@
 //! namespace, so `namespace:*` matches the keys of one namespace and of no other. Every primitive
 //! builds its keys through [`Namespace`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
+use crate::name::HideKeys;
 
 /// The prefix of every key that a client touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,6 +205,18 @@ impl Key {
         &self.0
     }
 
+    /// This key of a cache's value, with the user's name in it as it may be shown.
+    pub(crate) fn shown(&self, hide: &HideKeys) -> Cow<'_, str> {
+        if hide.is_off() {
+            return self.as_str().into();
+        }
+        // A cache's own name has no `:` in a key.
+        let (cache, name) = self.0[..].rsplit_once('{').unwrap_or_default();
+        let (own, name) = name.split_once(':').unwrap_or_default();
+        let name = unescaped(name.trim_end_matches('}'));
+        format!("{cache}{{{own}:{}}}", hide.show(&name).as_str()).into()
+    }
+
     /// The cluster slot of this key.
     pub(crate) fn slot(&self) -> u16 {
         slot(self.0.as_bytes())
@@ -327,7 +341,8 @@ const CRC16: [u16; 256] = {
     table
 };
 
-/// Refuses what cannot be a name. `what` says whose it is.
+/// Refuses what cannot be a name. `what` says whose it is; the caller says which one, as it may be
+/// shown.
 fn checked(what: &str, name: &str) -> Result<()> {
     if name.is_empty() {
         return Err(Error::invalid(format!(
@@ -337,8 +352,7 @@ fn checked(what: &str, name: &str) -> Result<()> {
     if name.len() > LONGEST {
         return Err(Error::invalid(format!(
             "the {what} is longer than {LONGEST} bytes; hash it first"
-        ))
-        .with_key(name));
+        )));
     }
     Ok(())
 }
@@ -359,6 +373,18 @@ fn escape_into(text: &mut String, name: &str, inner: bool) {
             _ => text.push(character),
         }
     }
+}
+
+/// What was escaped by [`escape_into`].
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut name = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2).unwrap_or(("", part));
+        name.extend(u8::from_str_radix(digits, 16).map(char::from));
+        name.push_str(rest);
+    }
+    name
 }
 
 fn escape(text: &mut String, character: char) {
@@ -581,6 +607,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_hidden_name_is_hidden_in_its_key_too(name in name()) {
+            let cache = namespace().cache("a:b", 3).expect("not empty");
+            let (hide, key) = (HideKeys::digest(), cache.value(&name).expect("not empty"));
+            let digits = hide.show(&name);
+            prop_assert_eq!(key.shown(&hide), format!("hr:v3:{{a%3Ab:{}}}", digits.as_str()));
+            prop_assert_eq!(key.shown(&HideKeys::off()), key.as_str());
+        }
+
         #[test]
         fn different_names_never_share_a_key(
             one in (space(), name(), name()), two in (space(), name(), name())

@@ -120,8 +120,8 @@
 //!
 //! # Tracing
 //!
-//! Spans and events go to the targets below. Names of keys, locks and scripts appear in them; values,
-//! passwords and tokens never do. The table of all of them with their fields is [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md).
+//! Spans and events go to the targets below. Names of keys, locks and scripts appear in them, unless
+//! [`ClientBuilder::hide_keys`] hides them; values, passwords and tokens never do. The table of all of them with their fields is [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md).
 //!
 //! | target | spans | events worth an alert |
 //! |---|---|---|
@@ -129,7 +129,7 @@
 //! | `hedgerow::script` | `script` | |
 //! | `hedgerow::counter` | | |
 //! | `hedgerow::lock` | `acquire`, `release` | `lost` |
-//! | `hedgerow::cache` | `load` | `not stored`, `damaged` |
+//! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
 //!
 //! # Features
 //!
@@ -144,6 +144,7 @@ mod counter;
 mod error;
 mod key;
 mod lock;
+mod name;
 mod pulse;
 mod script;
 mod tags;
@@ -166,6 +167,7 @@ pub use error::loader;
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
 pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
+pub use name::HideKeys;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
 pub use time::{FOREVER, OnOutage};

@@ -119,14 +119,14 @@ async fn look<V: DeserializeOwned>(
         None => {}
         Some(Verdict::Valid(value)) => return Ok(Reading::Hit(value)),
         Some(Verdict::Invalidated) => {
-            tracing::debug!(target: "hedgerow::cache", redis_key = %key, "invalidated");
+            tracing::debug!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), "invalidated");
         }
         Some(Verdict::Unreadable(Unreadable::Damaged(error))) => {
-            tracing::warn!(target: "hedgerow::cache", redis_key = %key, %error, "damaged");
+            tracing::warn!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "damaged");
             discard(client, key, entry.unwrap_or_default(), deadline).await;
         }
         Some(Verdict::Unreadable(Unreadable::Foreign(error))) => {
-            tracing::info!(target: "hedgerow::cache", redis_key = %key, %error, "foreign");
+            tracing::info!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "foreign");
         }
     }
     Ok(Reading::Miss(Miss::of(entry.unwrap_or_default(), present)))
@@ -255,7 +255,7 @@ async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Deadline) {
         .arg(&entry[..entry.len().min(HEADER)])
         .arg(entry.len());
     if let Err(error) = client.change(call, deadline).await {
-        tracing::debug!(target: "hedgerow::cache", redis_key = %key, %error, "not discarded");
+        tracing::debug!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "not discarded");
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
+use crate::name::Name;
 use crate::script::{Call, Reply, script};
 use crate::time::{Backoff, Deadline, Ttl};
 
@@ -29,7 +30,7 @@ script!(FAIL = "fail.lua" after "entry.lua");
 pub(super) struct Place {
     pub(super) value: Key,
     pub(super) lease: Key,
-    pub(super) name: String,
+    pub(super) name: Name,
 }
 
 /// One flight's claim to a load: granted or not, it goes by its token.
@@ -203,7 +204,7 @@ impl Claim {
                 Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
                 Ok(_) => return,
                 Err(error) => {
-                    tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not renewed");
+                    tracing::debug!(target: "hedgerow::cache", key = self.place.name.shown().as_str(), %error, "lease not renewed");
                 }
             }
         }
@@ -261,7 +262,7 @@ impl Claim {
                 reply.status().is_ok_and(|status| status == "OK")
             }
             Err(error) => {
-                tracing::debug!(target: "hedgerow::cache", key = self.place.name, %error, "lease not given up");
+                tracing::debug!(target: "hedgerow::cache", key = self.place.name.shown().as_str(), %error, "lease not given up");
                 false
             }
         }

@@ -201,7 +201,7 @@ impl Load {
                 .stake(&self.seen, self.dead, channel.as_ref(), deadline);
             let (takeover, noted, fence) = match grant.await {
                 Ok(Grant::Lead { fence, until }) => {
-                    tracing::debug!(target: "hedgerow::cache", key, fence, attempt, "lead");
+                    tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
                     let generations = self.stamps(attempt > 0).await?;
                     return Ok(Granted::Lead { until, generations });
                 }
@@ -241,7 +241,7 @@ impl Load {
                     return Ok(Granted::Alone);
                 }
             }
-            tracing::debug!(target: "hedgerow::cache", key, attempt, noted, "wait");
+            tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), attempt, noted, "wait");
             let until = Instant::now() + pauses.next(noted).min(takeover);
             let until = until.min(self.rounds.patience());
             let woken = async {
@@ -441,9 +441,9 @@ impl Load {
             () = self.open.urged() => None,
             () = deserted(creator, &self.open) => return Ok(None),
         };
-        bulkhead.load();
+        bulkhead.load(&self.order.cache.setup.name, &error);
         self.running.let_in();
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, %error, "loading without Redis");
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), %error, "loading without Redis");
         self.open.begin_load();
         let value = Arc::new(self.finished(loader, until).await?);
         self.open.close();
@@ -506,7 +506,7 @@ impl Load {
             () = deserted(creator, &self.open) => return Ok(None),
         };
         self.running.let_in();
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, rounds = self.rounds.used(), "loading alone");
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");
         turn.begin();
         self.open.begin_load();
         let until = Instant::now() + self.order.terms.max_load.duration();
@@ -562,7 +562,7 @@ impl Load {
     /// lost is not renewed: the load goes on for those who wait for it, and nobody joins them.
     async fn renewals(&self) -> std::convert::Infallible {
         self.claim.renewed_until_lost().await;
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name, "lease lost");
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), "lease lost");
         self.open.close();
         std::future::pending().await
     }
@@ -576,15 +576,15 @@ impl Load {
         let (committed, verified) = futures::join!(committed, self.verified(generations));
         match committed {
             Ok(Committed::Stored) => {
-                tracing::debug!(target: "hedgerow::cache", key = place.name, verified, "stored");
+                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
                 verified
             }
             Ok(Committed::Refused) => {
-                tracing::debug!(target: "hedgerow::cache", key = place.name, "commit refused");
+                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");
                 false
             }
             Err(error) => {
-                tracing::warn!(target: "hedgerow::cache", key = place.name, %error, "not stored");
+                tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
                 // A server that answers hears of it before the caller does.
                 if error.fate() == Fate::Refused {
                     self.claim.abandon().await;

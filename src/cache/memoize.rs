@@ -26,6 +26,7 @@ use super::rounds::Rounds;
 use crate::error::loader::{Captured, LoaderError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::name::Name;
 use crate::tags::Tag;
 use crate::time::{OnOutage, Ttl};
 
@@ -33,7 +34,7 @@ use crate::time::{OnOutage, Ttl};
 #[must_use = "nothing is read or loaded until it is awaited"]
 pub struct Memoize<L> {
     cache: Cache,
-    key: String,
+    key: Name,
     ttl: Duration,
     tags: Result<Vec<Tag>>,
     loader: L,
@@ -74,8 +75,8 @@ impl<L> Memoize<L> {
     ) -> Self {
         Self {
             tags: cache.tags(std::iter::empty::<&str>()),
+            key: cache.client.name(key),
             cache,
-            key: key.to_owned(),
             ttl,
             loader,
             captured,
@@ -164,7 +165,7 @@ impl<L> Memoize<L> {
             ..
         } = self;
         let ttl = Ttl::new("ttl", ttl)?;
-        let (tags, value_key) = (tags?, cache.keys()?.value(&key)?);
+        let (tags, value_key) = (tags?, cache.value(&key)?);
         let room = cache.room();
         Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
         let patience = cache.deadline_now().remaining();
@@ -180,13 +181,13 @@ impl<L> Memoize<L> {
                 Approach::Read(reader, reading) => {
                     let miss = match reading {
                         Ok(Reading::Hit(value)) => {
-                            tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key, "hit");
+                            tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
                             end(reader, &tags, || Ok(Found::Hit(value.clone())));
                             return Ok(value);
                         }
                         Ok(Reading::Miss(miss)) => Ok(miss),
                         Err(error) if cache.setup.outage.bypasses(&error) => {
-                            room.bulkhead.read();
+                            room.bulkhead.read(&cache.setup.name, &error);
                             Err(error)
                         }
                         Err(error) => {
@@ -194,7 +195,7 @@ impl<L> Memoize<L> {
                             return Err(error.with_key(&key));
                         }
                     };
-                    tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key, round, "miss");
+                    tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
                     let boarding = if alone {
                         Boarding::Opened(room.flights.alone(&value_key))
                     } else {
@@ -221,7 +222,7 @@ impl<L> Memoize<L> {
                 }
                 // Of a flight that heeds another policy.
                 Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
-                Some(Outcome::Failed { error, .. }) => return Err(error),
+                Some(Outcome::Failed { error, .. }) => return Err(error.about(&key)),
                 None if Instant::now() >= rounds.over() => {
                     return Err(Rounds::out_of_time().with_key(&key));
                 }
@@ -277,6 +278,8 @@ where
         match wait.ended::<V>().await {
             Ok(Some(shared)) => {
                 if let Some(reading) = shared.reading(tags) {
+                    // The call that read may show names, and this one not.
+                    let reading = reading.map_err(|error| cache.client.told(error));
                     return Approach::Read(None, reading);
                 }
             }
@@ -316,9 +319,10 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     let (creator, value) = oneshot::channel();
-    let (cache, key) = (&*order.cache.setup.name, &*order.place.name);
-    let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache, key);
-    let name = key.to_owned();
+    let name = order.place.name.clone();
+    let cache = &*order.cache.setup.name;
+    let span =
+        tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
     let spawner = order.cache.client.spawner().clone();
     let load = Load::new(order, open, read, rounds);
     spawner.spawn(load.run(loader, creator).instrument(span));

@@ -43,7 +43,8 @@ use crate::client::{Client, Request};
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
 use crate::error::loader::{Loader, LoaderError};
 use crate::error::{Error, Fate, Result};
-use crate::key::CacheKeys;
+use crate::key::{CacheKeys, Key};
+use crate::name::{HideKeys, Name};
 use crate::tags::{self, Horizon, SLACK, Tag};
 use crate::time::{Deadline, OnOutage, Patience, Ttl};
 
@@ -53,10 +54,14 @@ impl Client {
     ///
     /// A name that is empty or too long is told by the first call.
     pub fn cache(&self, name: &str) -> Cache {
-        let names = self.namespace().cache(name, 0).map(|keys| Names {
-            keys,
-            whole: Tag::whole_cache(self, name),
-        });
+        let names = match self.namespace().cache(name, 0) {
+            Ok(keys) => Ok(Names {
+                keys,
+                whole: Tag::whole_cache(self, name),
+            }),
+            // The name of a cache is not hidden.
+            Err(error) => Err(error.with_key(HideKeys::off().show(name))),
+        };
         Cache {
             client: self.clone(),
             setup: Arc::new(Setup {
@@ -295,6 +300,18 @@ impl Cache {
         self
     }
 
+    /// How errors, `Debug`, spans and events show the names of this cache's keys and tags: by default
+    /// as the client [says](crate::ClientBuilder::hide_keys), which tells what is covered.
+    ///
+    /// Set it before [`Memoize::tags`] or [`Set::tags`] name anything. Calls of other handles that
+    /// wait for one load with this one are each told the error as their own handle shows it, but
+    /// for what was hidden by the handle that loads: that stays hidden.
+    #[must_use]
+    pub fn hide_keys(mut self, hide: HideKeys) -> Self {
+        self.client = self.client.hiding(hide);
+        self
+    }
+
     /// What all caches of this client have done without Redis so far, under [`Outage::Bypass`].
     pub fn bypassed(&self) -> Bypassed {
         self.room().bulkhead.counted()
@@ -363,7 +380,8 @@ impl Cache {
         key: &str,
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
-        let (value, tags) = (self.keys()?.value(key)?, self.tags([""; 0])?);
+        let key = &self.client.name(key);
+        let (value, tags) = (self.value(key)?, self.tags([""; 0])?);
         let stack = &self.setup.stack;
         let from = self.setup.read_from;
         let reading = entry::read(&self.client, &value, &tags, stack, from, deadline);
@@ -371,7 +389,7 @@ impl Cache {
             Ok(Reading::Hit(value)) => Ok(Some(value)),
             Ok(Reading::Miss(_)) => Ok(None),
             Err(error) if self.setup.outage.bypasses(&error) => {
-                self.room().bulkhead.read();
+                self.room().bulkhead.read(&self.setup.name, &error);
                 Ok(None)
             }
             Err(error) => Err(error.with_key(key)),
@@ -422,7 +440,7 @@ impl Cache {
     }
 
     async fn removed(&self, key: &str, deadline: Deadline) -> Result<()> {
-        let place = self.place(key.to_owned())?;
+        let place = self.place(self.client.name(key))?;
         // Who comes from now on does not join a load that is about to be ended.
         self.room().flights.detach(&place.value);
         let here = place.clear(&self.client, deadline);
@@ -542,11 +560,17 @@ impl Cache {
         Ok(tags)
     }
 
-    fn place(&self, key: String) -> Result<Place> {
-        let keys = self.keys()?;
+    /// The Redis key of the value of `key`.
+    fn value(&self, key: &Name) -> Result<Key> {
+        let value = self.keys()?.value(key.real());
+        value.map_err(|error| error.with_key(key))
+    }
+
+    fn place(&self, key: Name) -> Result<Place> {
+        let lease = self.keys()?.load_lease(key.real());
         Ok(Place {
-            value: keys.value(&key)?,
-            lease: keys.load_lease(&key)?,
+            value: self.value(&key)?,
+            lease: lease.map_err(|error| error.with_key(&key))?,
             name: key,
         })
     }

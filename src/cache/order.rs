@@ -13,6 +13,7 @@ use super::lease::{Place, Terms};
 use super::{Cache, Room, entry};
 use crate::codec::{Stack, Stamp};
 use crate::error::{Error, Result};
+use crate::name::Name;
 use crate::tags::{Generation, Snapshot, Tag};
 use crate::time::{Deadline, Ttl};
 
@@ -29,7 +30,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(cache: Cache, key: String, ttl: Ttl, mut tags: Vec<Tag>) -> Result<Self> {
+    pub(super) fn new(cache: Cache, key: Name, ttl: Ttl, mut tags: Vec<Tag>) -> Result<Self> {
         let terms = cache.terms()?;
         let place = cache.place(key)?;
         for tag in &mut tags {
@@ -119,10 +120,7 @@ impl Order {
 
     /// `error`, about the key of this order unless it is about a tag.
     pub(super) fn named(&self, error: Error) -> Error {
-        match error.key() {
-            Some(_) => error,
-            None => error.with_key(&self.place.name),
-        }
+        error.about(&self.place.name)
     }
 }
 

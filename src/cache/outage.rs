@@ -5,6 +5,8 @@
 //! done without. Asked by the verbs of the cache and by the load of a flight.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
@@ -24,8 +26,9 @@ pub enum Outage {
     Fail,
     /// The cache is done without: reads find nothing; `memoize` loads, one load for each key and
     /// process, at most [64](crate::ClientBuilder::loads_without_redis) at once for each client,
-    /// and stores nothing; `set` removes the old value where it can, stores nothing, and says so to
-    /// nobody. [`Cache::bypassed`] counts all of that.
+    /// and stores nothing; `set` removes the old value where it can, stores nothing, and
+    /// returns `Ok`. [`Cache::bypassed`] counts all of that, and the event `caches do without Redis`
+    /// warns of it: with the first such call of a client, then at most once a minute.
     ///
     /// A load that runs within a load needs no place of its own.
     ///
@@ -55,13 +58,23 @@ impl Outage {
     }
 }
 
-/// Keeps loads without Redis from running all at once, and counts what is done without it.
+/// Keeps loads without Redis from running all at once, counts what is done without it, and warns of
+/// that: at once, then at most once a minute.
 #[derive(Debug)]
 pub(super) struct Bulkhead {
     places: Semaphore,
     reads: AtomicU64,
     writes: AtomicU64,
     loads: AtomicU64,
+    warned: Mutex<Warned>,
+}
+
+/// The last warning: when it was, and what had been counted by then. No timer belongs to it: what
+/// comes within a minute of a warning is told with the next one.
+#[derive(Debug, Default)]
+struct Warned {
+    at: Option<Instant>,
+    counted: Bypassed,
 }
 
 impl Bulkhead {
@@ -71,6 +84,7 @@ impl Bulkhead {
             reads: AtomicU64::default(),
             writes: AtomicU64::default(),
             loads: AtomicU64::default(),
+            warned: Mutex::default(),
         }
     }
 
@@ -93,16 +107,36 @@ impl Bulkhead {
         self.places.acquire().await.ok()
     }
 
-    pub(super) fn load(&self) {
+    /// A load of `cache` runs without Redis, because of `error`.
+    pub(super) fn load(&self, cache: &str, error: &Error) {
         self.loads.fetch_add(1, Ordering::Relaxed);
+        self.warn(cache, error);
     }
 
-    pub(super) fn read(&self) {
+    /// A read of `cache` finds nothing, because of `error`.
+    pub(super) fn read(&self, cache: &str, error: &Error) {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        self.warn(cache, error);
     }
 
-    pub(super) fn write(&self) {
+    /// A value is not stored in `cache`, because of `error`.
+    pub(super) fn write(&self, cache: &str, error: &Error) {
         self.writes.fetch_add(1, Ordering::Relaxed);
+        self.warn(cache, error);
+    }
+
+    fn warn(&self, cache: &str, error: &Error) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = warned.due(Instant::now(), self.counted());
+        drop(warned);
+        if let Some(Bypassed {
+            reads,
+            writes,
+            loads,
+        }) = since
+        {
+            tracing::warn!(target: "hedgerow::cache", cache, reads, writes, loads, %error, "caches do without Redis");
+        }
     }
 
     pub(super) fn counted(&self) -> Bypassed {
@@ -113,3 +147,22 @@ impl Bulkhead {
         }
     }
 }
+
+impl Warned {
+    /// What was bypassed since the last warning, if it is time for another.
+    fn due(&mut self, now: Instant, counted: Bypassed) -> Option<Bypassed> {
+        if self.at.is_some_and(|at| now < at + BETWEEN_WARNINGS) {
+            return None;
+        }
+        self.at = Some(now);
+        let before = std::mem::replace(&mut self.counted, counted);
+        Some(Bypassed {
+            reads: counted.reads - before.reads,
+            writes: counted.writes - before.writes,
+            loads: counted.loads - before.loads,
+        })
+    }
+}
+
+/// The least time from one warning of a client to the next.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);

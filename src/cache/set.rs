@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::order::Order;
 use super::{Cache, in_part};
 use crate::error::Result;
+use crate::name::Name;
 use crate::script::script;
 use crate::tags::Tag;
 use crate::time::{Deadline, OnOutage, Ttl};
@@ -23,7 +24,7 @@ script!(SET = "set.lua" after "entry.lua");
 #[must_use = "nothing is stored until it is awaited"]
 pub struct Set<'v, V: ?Sized> {
     cache: Cache,
-    key: String,
+    key: Name,
     value: &'v V,
     ttl: Duration,
     tags: Result<Vec<Tag>>,
@@ -45,8 +46,8 @@ impl<'v, V: ?Sized> Set<'v, V> {
     pub(super) fn new(cache: Cache, key: &str, value: &'v V, ttl: Duration) -> Self {
         Self {
             tags: cache.tags(std::iter::empty::<&str>()),
+            key: cache.client.name(key),
             cache,
-            key: key.to_owned(),
             value,
             ttl,
         }
@@ -97,8 +98,8 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
         match Self::stored(self.value, &order, deadline).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
                 let removed = cleared(&order, deadline).await;
-                tracing::debug!(target: "hedgerow::cache", key = order.place.name, %error, removed, "bypassed a set");
-                order.room.bulkhead.write();
+                tracing::debug!(target: "hedgerow::cache", key = order.place.name.shown().as_str(), %error, removed, "bypassed a set");
+                order.room.bulkhead.write(&order.cache.setup.name, &error);
                 Ok(())
             }
             outcome => outcome,

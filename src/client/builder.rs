@@ -1,4 +1,4 @@
-//! `ClientBuilder`: what a client may be told before it starts.
+//! `ClientBuilder`: the settings of a client.
 //!
 //! Invariant: everything is checked before a client exists, and an error never repeats the URL,
 //! which may hold a password.
@@ -24,6 +24,7 @@ use super::{Client, Core, Deadlines};
 use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::Namespace;
+use crate::name::HideKeys;
 use crate::time::{OnOutage, Patience, Ttl};
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
@@ -41,6 +42,7 @@ pub struct ClientBuilder {
     loads_without_redis: usize,
     max_value_size: usize,
     limits: Limits,
+    hide_keys: HideKeys,
     spawner: Spawner,
     pub(super) login: Option<Login>,
     pub(super) address_map: Option<AddressMap>,
@@ -83,6 +85,7 @@ impl Default for ClientBuilder {
             loads_without_redis: 64,
             max_value_size: 64 << 20,
             limits: Limits::default(),
+            hide_keys: HideKeys::off(),
             spawner: Spawner::default(),
             login: None,
             address_map: None,
@@ -161,7 +164,7 @@ impl ClientBuilder {
     }
 
     /// How many loads the caches of the client run at once while they do without Redis, under
-    /// [`Outage::Bypass`]: 64 by default. Set it to what stands behind the cache can bear.
+    /// [`Outage::Bypass`]: 64 by default. Set it to what the source behind the cache can bear.
     ///
     /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn loads_without_redis(mut self, most: usize) -> Self {
@@ -178,45 +181,65 @@ impl ClientBuilder {
     }
 
     /// What calls of counters and locks do while their server is out: by default they keep trying
-    /// until their deadline. Each call can be told otherwise, such as by
-    /// [`Add::fail_fast`](crate::Add::fail_fast).
+    /// until their deadline. Each call can override it, as [`Add::fail_fast`](crate::Add::fail_fast)
+    /// does.
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.on_outage = on_outage;
         self
     }
 
     /// What calls of caches do while their server is out: by default they fail fast, and what takes
-    /// something out of a cache keeps trying. Each cache and each call can be told otherwise, such
-    /// as by [`Cache::on_outage`](crate::Cache::on_outage).
+    /// something out of a cache keeps trying. Each cache and each call can override it, as
+    /// [`Cache::on_outage`](crate::Cache::on_outage) does.
     pub fn cache_on_outage(mut self, on_outage: OnOutage) -> Self {
         self.cache_on_outage = on_outage;
         self
     }
 
-    /// How many calls may wait to be sent to one server: 16,384 by default. Those beyond are refused
-    /// at once, as [`Overloaded`](crate::ErrorKind::Overloaded): nothing of them was sent. What must
-    /// not be lost in a flood (renewals and releases of locks, removals and invalidations of caches)
-    /// has an eighth more.
+    /// How many calls may wait to be sent to one server: 16,384 by default. Further calls fail at once
+    /// with [`Overloaded`](crate::ErrorKind::Overloaded), and nothing of them was sent. Renewals and
+    /// releases of locks, and removals and invalidations of caches, have an eighth more room, so that
+    /// a flood of other calls does not keep them out.
     pub fn max_waiting(mut self, calls: usize) -> Self {
         self.limits.commands = calls;
         self
     }
 
     /// How many bytes of arguments the calls that wait for one server may have in all: 64 MiB by
-    /// default. A call that would exceed it is refused like one beyond
-    /// [`max_waiting`](Self::max_waiting), unless no other waits.
+    /// default. A call that would exceed it fails like one beyond
+    /// [`max_waiting`](Self::max_waiting), unless no other call waits.
     pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
+        self
+    }
+
+    /// How errors, `Debug`, spans and events show the names that callers give to keys, tags, locks
+    /// and counters: as they are, by default. With [`HideKeys::digest`] or [`HideKeys::keyed`] eight
+    /// hexadecimal digits stand in their place, so that personal data and session ids stay out of
+    /// logs and of answers to users. Each cache can override it
+    /// ([`Cache::hide_keys`](crate::Cache::hide_keys)).
+    ///
+    /// This covers `Display` and `Debug` of errors and of every type of this crate,
+    /// [`Error::key`](crate::Error::key), the [`source`](std::error::Error::source) chain, spans and
+    /// events, and the readable name in the value of a tag in Redis. Where the server or the driver
+    /// could quote a name, the error tells only the server's error code.
+    ///
+    /// It does not cover:
+    /// - the keys in Redis: whoever may read the server, its `MONITOR` or its slow log sees names;
+    /// - namespaces, and the names of caches;
+    /// - a lock's [`metadata`](crate::Lock::metadata), and what a loader's own error says.
+    pub fn hide_keys(mut self, hide: HideKeys) -> Self {
+        self.hide_keys = hide;
         self
     }
 
     /// The runtime that connections and background tasks live on. Without it, each lives on the runtime
     /// of the call that first needs it.
     ///
-    /// Give one that lives as long as the client where calls come from several runtimes that come and
-    /// go, or that are not always driven: with a `current_thread` runtime per worker, or one per test.
-    /// While the runtime that was given stands still, or when it has ended, tasks live where they are
-    /// needed. It must have time and I/O enabled.
+    /// Give one that lives as long as the client if calls come from several runtimes that come and go,
+    /// or that are not always driven: a `current_thread` runtime per worker, or one per test. While
+    /// that runtime stands still, or when it has ended, tasks live where they are needed. It must have
+    /// time and I/O enabled.
     ///
     /// ```
     /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -248,7 +271,7 @@ impl ClientBuilder {
     pub fn open(self) -> Result<Client> {
         if self.loads_without_redis == 0 {
             return Err(Error::invalid(
-                "no load may run without Redis; allow one, or leave Outage::Fail as it is",
+                "loads_without_redis is zero; give at least 1, or keep Outage::Fail",
             ));
         }
         if self.max_value_size == 0 {
@@ -322,7 +345,7 @@ impl ClientBuilder {
         topology: Topology,
         formats: Formats,
     ) -> Client {
-        Client(Arc::new(Core {
+        let core = Core {
             namespace,
             process: Uuid::new_v4().simple().to_string(),
             deadlines,
@@ -334,7 +357,11 @@ impl ClientBuilder {
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
             server: self.server,
-        }))
+        };
+        Client {
+            core: Arc::new(core),
+            hide: self.hide_keys,
+        }
     }
 
     fn style(&self) -> Result<Style> {
@@ -374,7 +401,7 @@ impl ClientBuilder {
     fn approach(&self) -> Result<Approach> {
         if self.login.as_ref().is_some_and(Login::runs_out) {
             return Err(Error::invalid(
-                "the credentials expire, and nobody can be asked for others; use `credentials_from`",
+                "the credentials expire and cannot be renewed; use `credentials_from`",
             ));
         }
         let mut approach = Approach::default();
@@ -452,6 +479,7 @@ impl fmt::Debug for ClientBuilder {
             .field("max_value_size", &self.max_value_size)
             .field("max_waiting", &self.limits.commands)
             .field("max_waiting_bytes", &self.limits.bytes)
+            .field("hide_keys", &self.hide_keys)
             .finish_non_exhaustive()
     }
 }

@@ -107,7 +107,7 @@ impl Client {
         purpose: Purpose,
         deadline: Deadline,
     ) -> Result<()> {
-        let formats = &self.0.formats;
+        let formats = &self.core.formats;
         let parts = match written {
             Written::Locks => &formats.locks,
             Written::Counters => &formats.counters,
@@ -119,7 +119,8 @@ impl Client {
         if part.is_known(purpose, formats.made.count()) {
             return Ok(());
         }
-        Box::pin(self.ask_format(written, part, purpose, deadline)).await
+        let agreed = Box::pin(self.ask_format(written, part, purpose, deadline)).await;
+        agreed.map_err(|error| self.told(error))
     }
 
     async fn ask_format(
@@ -129,7 +130,7 @@ impl Client {
         purpose: Purpose,
         deadline: Deadline,
     ) -> Result<()> {
-        let (topology, ours) = (&self.0.topology, written.format());
+        let (topology, ours) = (&self.core.topology, written.format());
         let get = plain("GET", &part.key);
         let answer = retry::answer(topology, get, &part.key, Retry::Reads, deadline).await;
         let mut answer = answer.map_err(not_executed)?;
@@ -148,7 +149,7 @@ impl Client {
                 Err(error) => return Err(not_executed(error)),
             }
         }
-        let as_of = self.0.formats.made.as_of(answer.sent);
+        let as_of = self.core.formats.made.as_of(answer.sent);
         match (found, purpose) {
             (Some(theirs), _) if theirs != ours => return Err(foreign(written, &theirs)),
             // Whoever writes will have to say it.

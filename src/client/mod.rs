@@ -60,6 +60,7 @@ use topology::{Topology, Values};
 use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
+use crate::name::{HideKeys, Name, Shown};
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
 
@@ -78,7 +79,11 @@ use crate::time::{Deadline, Patience};
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Client(Arc<Core>);
+pub struct Client {
+    core: Arc<Core>,
+    /// How names are shown: the client's setting, or the one of a cache.
+    hide: HideKeys,
+}
 
 struct Core {
     namespace: Namespace,
@@ -109,8 +114,9 @@ impl Client {
     ///
     /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`), and
     /// `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other parameters are
-    /// refused, since they would have no effect; so is a user without a password. What has a meaning in
-    /// URLs is percent-encoded in users and passwords: `%40` for `@`, `%2F` for `/`, `%3F` for `?`.
+    /// refused, since they would have no effect; so is a user without a password. Percent-encode
+    /// characters with a meaning in URLs in users and passwords: `%40` for `@`, `%2F` for `/`, `%3F`
+    /// for `?`.
     ///
     /// Does no I/O and needs no runtime: the client connects with the first call that needs the
     /// server, so a service may start while Redis is down, and the client may live in a `static`.
@@ -146,7 +152,7 @@ impl Client {
     }
 
     /// [`connect`](Self::connect) to the server that the environment variable `REDIS_URL` names.
-    /// A client of that server which is not asked first:
+    /// For a client that does not ask the server first, use
     /// `Client::builder().`[`url_from_env()`](ClientBuilder::url_from_env)`.open()`.
     ///
     /// # Errors
@@ -193,39 +199,70 @@ impl Client {
         Self::builder().url(&url).owning(server).open()
     }
 
-    /// Asks the server for a sign of life.
+    /// Sends a `PING` and waits for the answer.
     ///
     /// # Errors
-    /// Says why there is none.
+    /// The reason why the server did not answer within the deadline.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn ping(&self) -> Result<()> {
         let deadline = self.deadline();
         let ping = redis::cmd("PING");
-        retry::command(&self.0.topology, ping, None, Retry::Reads, deadline)
+        retry::command(&self.core.topology, ping, None, Retry::Reads, deadline)
             .await
             .map(drop)
     }
 
     /// Returns when the servers have answered: the primary of each shard, any primary of a cluster.
     async fn answered(self) -> Result<Self> {
-        retry::greet(&self.0.topology, self.deadline()).await?;
+        retry::greet(&self.core.topology, self.deadline()).await?;
         Ok(self)
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {
-        &self.0.namespace
+        &self.core.namespace
     }
 
-    /// 128 random bits in hex that tell this client from all others: its wake channels end in it.
+    /// The name that a caller gave to something of this client.
+    pub(crate) fn name(&self, real: &str) -> Name {
+        Name::new(real, &self.hide)
+    }
+
+    /// `name` as it may be shown.
+    pub(crate) fn shown<'n>(&self, name: &'n str) -> Shown<'n> {
+        self.hide.show(name)
+    }
+
+    /// How names are shown.
+    pub(crate) fn hide_keys(&self) -> &HideKeys {
+        &self.hide
+    }
+
+    /// The same client with names shown in another way.
+    pub(crate) fn hiding(&self, hide: HideKeys) -> Self {
+        Self {
+            core: self.core.clone(),
+            hide,
+        }
+    }
+
+    /// `error` as the caller gets it: without what may quote a name, where names are hidden.
+    pub(crate) fn told(&self, error: Error) -> Error {
+        match self.hide.is_off() {
+            true => error,
+            false => error.without_quotes(),
+        }
+    }
+
+    /// 128 random bits in hex, this client's own: its wake channels end in them.
     pub(crate) fn process(&self) -> &str {
-        &self.0.process
+        &self.core.process
     }
 
     /// How long calls may take, those of caches excepted.
     pub(crate) fn patience(&self) -> Patience {
-        self.0.deadlines.command
+        self.core.deadlines.command
     }
 
     /// The deadline of a call that starts now.
@@ -233,10 +270,10 @@ impl Client {
         self.patience().deadline()
     }
 
-    /// How long calls of caches may take. What must not be given up while there is time (`remove`,
-    /// `clear`, an invalidation) keeps trying.
+    /// How long calls of caches may take. `remove`, `clear` and invalidations keep trying for as long
+    /// as there is time.
     pub(crate) fn cache_patience(&self) -> Patience {
-        self.0.deadlines.cache
+        self.core.deadlines.cache
     }
 
     /// The deadline of a cache call that starts now.
@@ -246,28 +283,29 @@ impl Client {
 
     /// How many loads run at once while caches do without Redis.
     pub(crate) fn loads_without_redis(&self) -> usize {
-        self.0.loads_without_redis
+        self.core.loads_without_redis
     }
 
     /// The most bytes that a value of a cache may have.
     pub(crate) fn max_value_size(&self) -> usize {
-        self.0.max_value_size
+        self.core.max_value_size
     }
 
     /// Where the tasks of this client live.
     pub(crate) fn spawner(&self) -> &Spawner {
-        &self.0.spawner
+        &self.core.spawner
     }
 
     /// Until `until`, the server that serves `key` must be reached in time: while there is no connection
     /// to it that answers, one is tried for every `every`, but never within 10 ms of the last. The limit of
     /// ten connections a second does not hold then.
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
-        self.0.topology.urgent(key, until, every);
+        self.core.topology.urgent(key, until, every);
     }
 
     pub(crate) async fn run(&self, call: Call, deadline: Deadline) -> Result<Reply> {
-        retry::run(&self.0.topology, call, deadline).await
+        let reply = retry::run(&self.core.topology, call, deadline).await;
+        reply.map_err(|error| self.told(error))
     }
 
     /// Runs a call that changes what caches read at its first key: what this client reads there
@@ -275,7 +313,7 @@ impl Client {
     ///
     /// Cancel safety: as [`run`](Self::run); a dropped call counts as one that may be applied yet.
     pub(crate) async fn change(&self, call: Call, deadline: Deadline) -> Result<Reply> {
-        let topology = &self.0.topology;
+        let topology = &self.core.topology;
         let writing = call.key().and_then(|key| topology.writing(key));
         let outcome = self.run(call, deadline).await;
         if let Some(writing) = writing {
@@ -292,77 +330,83 @@ impl Client {
         retry: Retry,
         deadline: Deadline,
     ) -> Result<redis::Value> {
-        retry::command(&self.0.topology, command, Some(key), retry, deadline).await
+        let value = retry::command(&self.core.topology, command, Some(key), retry, deadline).await;
+        value.map_err(|error| self.told(error))
     }
 
     /// Reads string keys; a missing key, or one of another type, is `None`.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
-        retry::read(&self.0.topology, keys, deadline).await
+        let values = retry::read(&self.core.topology, keys, deadline).await;
+        values.map_err(|error| self.told(error))
     }
 
     /// Reads string keys at a replica: all of them at one moment, which is before no
     /// [`change`](Self::change) of theirs by this client, but may be before one by another. `None` where no
     /// replica can be asked.
     pub(crate) async fn peek(&self, keys: &[Key], deadline: Deadline) -> Option<Values> {
-        self.0.topology.peek(keys, deadline.at).await
+        self.core.topology.peek(keys, deadline.at).await
     }
 
     /// The pushes of the server that serves `key` now; a client over a brought connection has none.
     pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
-        self.0.topology.hub(key)
+        self.core.topology.hub(key)
     }
 
     /// While keys move from one ring of shards to another: the key of a cache as the other ring
     /// places it, if that is another server. Whatever invalidates does so there, too.
     pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
-        self.0.topology.twin(key)
+        self.core.topology.twin(key)
     }
 
     /// A key like `key` for each [`part`](Self::part) of the keys, also while keys move from one
     /// ring of shards to another. That of a part is out when its keys are, mostly, and not otherwise.
     pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
-        self.0.topology.for_parts(key)
+        self.core.topology.for_parts(key)
     }
 
     /// The part that `key` is in.
     pub(crate) fn part(&self, key: &Key) -> usize {
-        self.0.topology.part(key)
+        self.core.topology.part(key)
     }
 
     /// Keys for which this is the same number may stand in one script, though they are of several
     /// slots: the same server serves them. In a cluster, the slot.
     pub(crate) fn together(&self, key: &Key) -> usize {
-        self.0.topology.together(key)
+        self.core.topology.together(key)
     }
 
     /// What keeps the server that serves `key` from being connected, as far as known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
-        self.0.topology.trouble(key)
+        self.core.topology.trouble(key)
     }
 
-    /// Whether what a cache does not find may be where it was before keys began to move.
+    /// Whether a missing value may still be where it was before keys began to move.
     pub(crate) fn looks_back(&self) -> bool {
-        self.0.topology.looks_back()
+        self.core.topology.looks_back()
     }
 
-    /// The channel on which this client is told of the ends of loads of `value`; `None` while the
-    /// server of `value` is not known.
+    /// The channel on which this client hears of the ends of loads of `value`; `None` while the server
+    /// of `value` is not known.
     pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
-        let core = &self.0;
+        let core = &self.core;
         let channels = (0..).map(|number| core.namespace.load_wake(number, &core.process));
         core.topology.channel(value, channels)
     }
 
-    /// Tells, from here on, that a push of the server that serves `key` now may have been missed: its
-    /// push connection was made anew, or channels have moved to another server. Whoever waits for
-    /// one looks for himself, and sees to it that he is heard where his key is served then.
+    /// Reports, from now on, that a push of the server that serves `key` may have been missed: its push
+    /// connection was made anew, or channels have moved to another server. The waiter then re-checks,
+    /// and subscribes where its key is served by then.
     pub(crate) fn missed(&self, key: &Key) -> Missed {
         self.hub(key).map_or_else(Missed::never, |hub| hub.missed())
     }
 
     /// The value of type `T` that all handles of this client share, made on first use.
     pub(crate) fn room<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut rooms = self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rooms = self
+            .core
+            .rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let room = rooms
             .entry(TypeId::of::<T>())
             .or_insert_with(|| Arc::new(make()));
@@ -375,19 +419,15 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Debug for Core {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let core = &self.core;
         let mut debug = f.debug_struct("Client");
         debug
-            .field("address", &self.topology.address())
-            .field("namespace", &self.namespace)
-            .field("deadlines", &self.deadlines);
+            .field("address", &core.topology.address())
+            .field("namespace", &core.namespace)
+            .field("deadlines", &core.deadlines)
+            .field("hide_keys", &self.hide);
         #[cfg(feature = "embedded")]
-        debug.field("embedded", &self.server.is_some());
+        debug.field("embedded", &core.server.is_some());
         debug.finish_non_exhaustive()
     }
 }

@@ -63,7 +63,7 @@ impl Source {
         match (self, replies.last()) {
             (Self::Sentinels(_), Some(role)) if !is_primary(role) => Err(Error::new(
                 ErrorKind::ReadOnly,
-                "{server}, which the sentinels name, is a replica, still or already",
+                "{server}, which the sentinels name as the primary, is a replica",
             )),
             _ => Ok(()),
         }

@@ -145,7 +145,7 @@ fn once<T: PartialEq>(name: &str, place: &mut Option<T>, value: T) -> Result<()>
         None => Ok(()),
         Some(before) if place.as_ref() == Some(&before) => Ok(()),
         Some(_) => Err(Error::invalid(format!(
-            "the URL says twice, and not the same, what `{name}` is; say it once"
+            "the URL has two different values of `{name}`; give one"
         ))),
     }
 }

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use super::{ADD, ADD_ONCE, Counter};
 use crate::client::Purpose;
 use crate::error::{Error, Result};
+use crate::name::Name;
 use crate::script::{Call, Retry, integer, no_integer, plain};
 use crate::time::{OnOutage, Patience, Ttl};
 
@@ -32,7 +33,7 @@ pub struct Add {
     range: Option<RangeInclusive<i64>>,
     saturating: bool,
     ttl: Option<Duration>,
-    once: Option<(String, Duration)>,
+    once: Option<(Name, Duration)>,
     patience: Patience,
 }
 
@@ -92,7 +93,7 @@ impl Add {
     /// [repeat](Added::repeated). Choose an id that names the
     /// event, such as a request id. A refused addition is not recorded: a repeat may be applied.
     pub fn once(mut self, id: &str, window: Duration) -> Self {
-        self.once = Some((id.to_owned(), window));
+        self.once = Some((self.counter.client.name(id), window));
         self
     }
 
@@ -174,7 +175,7 @@ impl Add {
                     .counter
                     .client
                     .namespace()
-                    .counter_once(&self.counter.name, id)?;
+                    .counter_once(self.counter.name.real(), id.real())?;
                 (
                     ADD_ONCE.call([key, &record]),
                     Some(Ttl::new("the window", *window)?),

@@ -9,13 +9,14 @@
 
 mod add;
 
-use std::sync::Arc;
+use std::fmt;
 
 pub use add::{Add, Added};
 
 use crate::client::{Client, Purpose, Request, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::name::Name;
 use crate::script::{Call, Reply, Retry, integer, no_integer, plain, script};
 use crate::time::{Deadline, Patience};
 
@@ -31,10 +32,10 @@ script!(TAKE = "take.lua" after "prelude.lua");
 ///
 /// Where another version of hedgerow writes the counters of the namespace in another format, all calls
 /// fail with `WrongType`, and nothing is changed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Counter {
     client: Client,
-    name: Arc<str>,
+    name: Name,
     /// Spelt once; a bad name is told by the first call.
     key: Result<Key>,
 }
@@ -44,7 +45,7 @@ impl Client {
     pub fn counter(&self, name: &str) -> Counter {
         Counter {
             client: self.clone(),
-            name: name.into(),
+            name: self.name(name),
             key: self.namespace().counter(name),
         }
     }
@@ -136,7 +137,7 @@ impl Counter {
             .await
             .map_err(|error| self.named(error))?;
         let status = reply.status()?;
-        tracing::debug!(target: "hedgerow::counter", counter = &*self.name, status, "answered");
+        tracing::debug!(target: "hedgerow::counter", counter = self.name.shown().as_str(), status, "answered");
         Ok(reply)
     }
 
@@ -173,5 +174,15 @@ impl Counter {
 
     fn named(&self, error: Error) -> Error {
         error.with_key(&self.name)
+    }
+}
+
+impl fmt::Debug for Counter {
+    /// Without the key, which shows the name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counter")
+            .field("client", &self.client)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }

@@ -186,7 +186,7 @@ impl Question {
 impl Locks {
     /// Takes a question over whose caller does not poll it.
     pub(super) fn take_over(self: &Arc<Self>, client: &Client, question: &Question) {
-        tracing::debug!(target: "hedgerow::lock", lock = &*question.keys.name, "acquire is not polled; its question is given up");
+        tracing::debug!(target: "hedgerow::lock", lock = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
         question.abandon(self, client);
         self.leave_line(client, question);
     }

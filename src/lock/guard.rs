@@ -28,8 +28,7 @@ pub struct Guard {
 
 impl Guard {
     pub(super) fn new(hold: Arc<Hold>, locks: Arc<Locks>, client: Client) -> Self {
-        let (lock, fence) = (&*hold.keys.name, hold.fence);
-        tracing::debug!(target: "hedgerow::lock", lock, %fence, "acquired");
+        tracing::debug!(target: "hedgerow::lock", lock = hold.keys.name.shown().as_str(), fence = %hold.fence, "acquired");
         Self {
             hold,
             locks,
@@ -90,8 +89,7 @@ impl Guard {
         if let Err(End::Lost(reason)) = self.hold.status() {
             return Err(reason.error(&self.hold.keys.name));
         }
-        let (lock, fence) = (&*self.hold.keys.name, self.hold.fence);
-        let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock, %fence);
+        let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = self.hold.keys.name.shown().as_str(), fence = %self.hold.fence);
         self.locks
             .release(&self.client, &self.hold)
             .instrument(span)

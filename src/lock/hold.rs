@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Fence, Keys};
 use crate::error::{Error, ErrorKind};
+use crate::name::Name;
 use crate::time::Ttl;
 
 /// Who holds or waits: an id by which the server knows it, and a secret that the server learns only
@@ -165,7 +166,7 @@ pub enum LossReason {
 }
 
 impl LossReason {
-    pub(super) fn error(self, name: &str) -> Error {
+    pub(super) fn error(self, name: &Name) -> Error {
         let message = match self {
             Self::Expired => "the lock is lost: its lease could not be renewed in time",
             Self::Taken => "the lock is lost: the server no longer knows its lease",
@@ -301,13 +302,13 @@ impl Hold {
         state.end = Some(end);
         drop(state);
         self.changed.notify_waiters();
-        let (lock, fence) = (&*self.keys.name, self.fence);
+        let fence = self.fence;
         match end {
             End::Released => {
-                tracing::debug!(target: "hedgerow::lock", lock, %fence, "given up");
+                tracing::debug!(target: "hedgerow::lock", lock = self.keys.name.shown().as_str(), %fence, "given up");
             }
             End::Lost(reason) => {
-                tracing::warn!(target: "hedgerow::lock", lock, %fence, ?reason, "lost");
+                tracing::warn!(target: "hedgerow::lock", lock = self.keys.name.shown().as_str(), %fence, ?reason, "lost");
             }
         }
         true

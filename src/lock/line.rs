@@ -21,6 +21,7 @@ use super::place::{Place, Places};
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
 use crate::pulse::Pulse;
 use crate::script::{Call, Script};
 use crate::time::Ttl;
@@ -28,7 +29,7 @@ use crate::time::Ttl;
 /// What the locks of one client share.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    lines: Mutex<HashMap<Arc<str>, Line>>,
+    lines: Mutex<HashMap<Name, Line>>,
     /// Campaigns that may be granted a lock by push.
     places: Places,
     keeper: Keeper,
@@ -152,7 +153,7 @@ impl Locks {
 
     /// Whether others of this process wait for `name`; an error if they do because the server does
     /// not answer.
-    pub(super) fn waited_for(&self, name: &Arc<str>) -> Result<bool> {
+    pub(super) fn waited_for(&self, name: &Name) -> Result<bool> {
         match self.lines().get(name) {
             Some(Line {
                 trouble: Some(trouble),
@@ -165,7 +166,7 @@ impl Locks {
 
     /// The attempt of `owner` on `name` is over: if others have come meanwhile, somebody must queue
     /// for them. Returns whether that is so.
-    pub(super) fn attempted(&self, name: &Arc<str>, owner: Owner) -> bool {
+    pub(super) fn attempted(&self, name: &Name, owner: Owner) -> bool {
         self.tidied(name, |line| {
             if line.attempting == Some(owner) {
                 line.attempting = None;
@@ -227,7 +228,7 @@ impl Locks {
 
     /// A waiter of `name` has left. The campaign or the attempt forgets it, and else this does: it
     /// would keep the client alive.
-    fn left(&self, name: &Arc<str>) {
+    fn left(&self, name: &Name) {
         let lines = self.lines();
         let line = lines.get(name);
         let alone = line.is_some_and(|line| line.campaign.is_none() && line.attempting.is_none());
@@ -302,7 +303,7 @@ impl Locks {
 
     /// The first live waiter of `name`, for the campaign with this number. When there is none, or
     /// another campaign has taken its place, it is over; and without waiters so is the line.
-    pub(super) fn front(&self, name: &Arc<str>, number: u64) -> Option<Entry> {
+    pub(super) fn front(&self, name: &Name, number: u64) -> Option<Entry> {
         let mut lines = self.lines();
         let line = lines
             .get_mut(name)
@@ -319,7 +320,7 @@ impl Locks {
     }
 
     /// The campaign of `name` was torn down; says whether somebody waits for another.
-    pub(super) fn torn_down(&self, name: &Arc<str>, number: u64) -> bool {
+    pub(super) fn torn_down(&self, name: &Name, number: u64) -> bool {
         self.tidied(name, |line| {
             if line.is_campaign(number) {
                 line.campaign = None;
@@ -329,7 +330,7 @@ impl Locks {
 
     /// Changes a line, and forgets who has left it, and the line if nobody needs it any more. Returns
     /// whether somebody waits.
-    fn tidied(&self, name: &Arc<str>, change: impl FnOnce(&mut Line)) -> bool {
+    fn tidied(&self, name: &Name, change: impl FnOnce(&mut Line)) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
             return false;
@@ -344,7 +345,7 @@ impl Locks {
     }
 
     /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.
-    pub(super) fn still_first(&self, name: &Arc<str>, front: &Entry) -> bool {
+    pub(super) fn still_first(&self, name: &Name, front: &Entry) -> bool {
         let mut lines = self.lines();
         lines.get_mut(name).is_some_and(|line| {
             line.drop_leavers();
@@ -434,7 +435,7 @@ impl Locks {
     }
 
     /// Tells all waiters of `name` that the server refuses.
-    pub(super) fn fail(&self, name: &Arc<str>, error: &Error) {
+    pub(super) fn fail(&self, name: &Name, error: &Error) {
         let waiters = {
             let mut lines = self.lines();
             lines
@@ -447,14 +448,14 @@ impl Locks {
     }
 
     /// The server is being asked.
-    pub(super) fn asked(&self, name: &Arc<str>) {
+    pub(super) fn asked(&self, name: &Name) {
         if let Some(line) = self.lines().get_mut(name) {
             line.asked = Some(Instant::now());
         }
     }
 
     /// Remembers what the server said last, for those who give up waiting.
-    pub(super) fn heard(&self, name: &Arc<str>, heard: Result<String, Error>) {
+    pub(super) fn heard(&self, name: &Name, heard: Result<String, Error>) {
         if let Some(line) = self.lines().get_mut(name) {
             line.asked = None;
             match heard {
@@ -464,7 +465,7 @@ impl Locks {
         }
     }
 
-    pub(super) fn lines(&self) -> MutexGuard<'_, HashMap<Arc<str>, Line>> {
+    pub(super) fn lines(&self) -> MutexGuard<'_, HashMap<Name, Line>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -35,6 +35,7 @@ pub use hold::LossReason;
 use crate::client::{Client, Purpose, Written};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
+use crate::name::Name;
 use crate::script::{Call, Script, script};
 use crate::time::{OnOutage, Patience, Ttl, jittered};
 use attempt::Attempt;
@@ -85,7 +86,7 @@ impl From<Fence> for i64 {
 #[must_use = "a lock excludes nobody until it is acquired"]
 pub struct Lock {
     client: Client,
-    name: Arc<str>,
+    name: Name,
     /// Spelt once; a bad name is told by the first call.
     keys: Result<Arc<Keys>>,
     lease: Duration,
@@ -98,9 +99,10 @@ pub struct Lock {
 impl Client {
     /// The lock called `name`. A bad name is an error of the first call that uses the lock.
     pub fn lock(&self, name: &str) -> Lock {
-        let name: Arc<str> = name.into();
+        let name = self.name(name);
+        let keys = Keys::of(self, &name).map(Arc::new);
         Lock {
-            keys: Keys::of(self, &name).map(Arc::new),
+            keys: keys.map_err(|error| error.with_key(&name)),
             client: self.clone(),
             name,
             lease: Duration::from_secs(30),
@@ -174,7 +176,7 @@ impl Lock {
     /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. One that
     /// is kept and not polled gives them up, too, before long, and asks anew when it is polled.
     pub async fn acquire(&self) -> Result<Guard> {
-        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = &*self.name);
+        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
         self.acquired().instrument(span).await
     }
 
@@ -292,7 +294,7 @@ impl Lock {
         }
         if let Err(error) = guard.release().await {
             // The body ended while the lock was held; the keeper goes on releasing it.
-            tracing::debug!(target: "hedgerow::lock", lock = &*self.name, %error, "release is left to the keeper");
+            tracing::debug!(target: "hedgerow::lock", lock = self.name.shown().as_str(), %error, "release is left to the keeper");
         }
         Ok(output)
     }
@@ -483,24 +485,24 @@ pub struct Waiter {
 }
 
 /// The keys of one lock.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Keys {
-    name: Arc<str>,
+    name: Name,
     all: [Key; 3],
     /// The channel on which this process is told of grants and losses in the bucket.
     channel: Key,
 }
 
 impl Keys {
-    fn of(client: &Client, name: &Arc<str>) -> Result<Self> {
+    fn of(client: &Client, name: &Name) -> Result<Self> {
         let space = client.namespace();
-        let bucket = Bucket::of(name);
+        let bucket = Bucket::of(name.real());
         let wake = space.bucket_wake(bucket);
         Ok(Self {
             all: [
-                space.synchronizer("lock", name)?,
+                space.synchronizer("lock", name.real())?,
                 space.fence(bucket),
-                space.synchronizer("queue", name)?,
+                space.synchronizer("queue", name.real())?,
             ],
             channel: wake.ending_in(client.process()),
             name: name.clone(),
@@ -520,6 +522,13 @@ impl Keys {
         self.call(&RELEASE)
             .arg(&owner.unqueued()[..])
             .arg(owner.secret().as_bytes())
+    }
+}
+
+impl fmt::Debug for Keys {
+    /// By the name: the keys show it as it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Keys").field(&self.name).finish()
     }
 }
 
@@ -566,7 +575,7 @@ fn parsed_fence(text: &str) -> Result<Fence> {
     let fence = text.parse().map_err(|_| {
         Error::new(
             ErrorKind::Server,
-            "the server answered a fence that is no number",
+            "the server answered a fence that is not a number",
         )
     })?;
     Ok(Fence(fence))

@@ -16,6 +16,7 @@ use super::line::{Locks, Waiting};
 use super::{Fence, PASS, parsed_fence};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
 use crate::pulse::TICK;
 use crate::script::Call;
 use crate::time::Ttl;
@@ -93,7 +94,7 @@ impl Locks {
 
     /// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
     /// sooner, for a successor that gets nothing goes on waiting at that place.
-    fn passed(&self, name: &Arc<str>) {
+    fn passed(&self, name: &Name) {
         if let Some(line) = self.lines().get(name)
             && line.waiters.is_empty()
         {

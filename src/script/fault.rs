@@ -24,13 +24,13 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
         )
         .with_source(error);
     }
-    // Of all lines that answer our commands only errors may be no text, where they quote what was
-    // sent. The driver does not say more of it, and ends the connection.
+    // Of all lines that answer these commands, only an error that quotes what was sent may be other
+    // than UTF-8. The driver reports no more of it, and ends the connection.
     if error.kind() == redis::ErrorKind::Parse && error.to_string().contains("invalid utf-8") {
         return Error::new(
             ErrorKind::Server,
-            "{server} refuses a command in words that are no text; it quotes commands that it does \
-             not know: is EVALSHA, or another that hedgerow needs, renamed or disabled?",
+            "{server} refused a command with an error that is not UTF-8; check that EVALSHA and the \
+             other commands that hedgerow needs are not renamed or disabled",
         );
     }
     Error::new(
@@ -38,7 +38,7 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
         "the reply of {server} was not understood",
     )
     .with_fate(Fate::Unknown)
-    .with_source(error)
+    .with_quoting_source(error)
 }
 
 /// Translates an error reply.
@@ -129,11 +129,25 @@ fn explained(code: &str, detail: &str) -> Error {
         _ => {
             // "unknown command" goes on to quote the arguments, which may be a value or a token.
             let detail = detail.split(", with args").next().unwrap_or_default();
-            return Error::new(ErrorKind::Server, "{server} answered with an error")
-                .because(format!("{code} {detail}"));
+            let error = Error::new(ErrorKind::Server, "{server} answered with an error");
+            return match names_a_command(detail) {
+                true => error.because(format!("{code} {detail}")),
+                false => error.because_server_says(code, detail),
+            };
         }
     };
     Error::new(kind, advice)
+}
+
+/// Whether the server says that it does not know a command, and nothing else.
+fn names_a_command(detail: &str) -> bool {
+    let command = detail.strip_prefix("unknown command ").unwrap_or_default();
+    let quoted = |quote| command.strip_prefix(quote)?.strip_suffix(quote);
+    let command = quoted('\'').or_else(|| quoted('`')).unwrap_or_default();
+    !command.is_empty()
+        && command
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
 /// A key of ours holds a string that is no `i64`, or not as Redis writes one.

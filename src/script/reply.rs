@@ -97,7 +97,7 @@ impl Reply {
             Ok("WRONGTYPE") => Error::new(
                 ErrorKind::WrongType,
                 format!(
-                    "{} found a key of another type; something else writes our keys",
+                    "{} found a key of another type; something else writes keys of this namespace",
                     self.script
                 ),
             ),

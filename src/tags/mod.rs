@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::error::Result;
 use crate::key::{Key, TagId};
+use crate::name::{HideKeys, Name, Shown};
 use crate::script::script;
 use crate::time::Deadline;
 
@@ -28,7 +29,7 @@ script!(INVALIDATE = "invalidate.lua" after "generation.lua");
 pub(crate) struct Tag {
     pub(crate) id: TagId,
     pub(crate) key: Key,
-    name: Arc<str>,
+    name: Name,
     /// Of a whole cache: what it has for each part of the keys, so that a server that is out takes
     /// no others with it, and a read of an entry asks one server.
     parts: Option<Arc<[Key]>>,
@@ -51,11 +52,11 @@ impl fmt::Debug for Tag {
 impl Tag {
     /// The tag that a user calls `name`.
     pub(crate) fn named(client: &Client, name: &str) -> Result<Self> {
-        let id = TagId::named(name)?;
+        let id = TagId::named(name).map_err(|error| error.with_key(client.shown(name)))?;
         Ok(Self {
             id,
             key: client.namespace().tag(id),
-            name: name.into(),
+            name: client.name(name),
             parts: None,
         })
     }
@@ -68,7 +69,7 @@ impl Tag {
             id,
             parts: Some(client.for_parts(&key).into()),
             key,
-            name: format!("(all of {cache})").into(),
+            name: Name::new(&format!("(all of {cache})"), &HideKeys::off()),
         }
     }
 
@@ -99,11 +100,14 @@ impl Tag {
         }
     }
 
-    /// What stands behind the generation: mode 0 (hard), no hold, the name for human readers.
+    /// What stands behind the generation: mode 0 (hard), no hold, the name for human readers, as it
+    /// may be shown.
     fn rest(&self) -> Vec<u8> {
-        let ends = self.name.char_indices().map(|(at, c)| at + c.len_utf8());
-        let shown = ends.take_while(|end| *end <= SHOWN).last().unwrap_or(0);
-        [&[0; MODE + HOLD], &self.name.as_bytes()[..shown]].concat()
+        let shown = self.name.shown();
+        let name = shown.as_str();
+        let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
+        let end = ends.take_while(|end| *end <= SHOWN).last().unwrap_or(0);
+        [&[0; MODE + HOLD], &name.as_bytes()[..end]].concat()
     }
 }
 
@@ -231,7 +235,7 @@ pub(crate) async fn invalidate(
         }
         for (tag, outcome) in some.iter().zip(join_all(all).await) {
             if let Err(error) = outcome {
-                failed.push(&tag.name);
+                failed.push(&tag.name.shown());
                 first.get_or_insert(error);
             }
         }
@@ -239,7 +243,7 @@ pub(crate) async fn invalidate(
     }
     match first {
         None => Ok(()),
-        Some(error) => Err(error.with_key(&failed.names())),
+        Some(error) => Err(error.with_key(failed.names())),
     }
 }
 
@@ -248,10 +252,13 @@ pub(crate) async fn invalidate(
 struct Failed {
     names: String,
     more: usize,
+    hidden: bool,
 }
 
 impl Failed {
-    fn push(&mut self, name: &str) {
+    fn push(&mut self, name: &Shown<'_>) {
+        self.hidden |= name.is_hidden();
+        let name = name.as_str();
         if !self.names.is_empty() && self.names.len() + name.len() > LONGEST_LIST {
             self.more += 1;
             return;
@@ -262,11 +269,12 @@ impl Failed {
         self.names.push_str(name);
     }
 
-    fn names(self) -> String {
-        match self.more {
+    fn names(self) -> Shown<'static> {
+        let text = match self.more {
             0 => self.names,
             more => format!("{} and {more} more", self.names),
-        }
+        };
+        Shown::list(text, self.hidden)
     }
 }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use hedgerow::{
     Add, Added, AddressMap, Bypassed, Cache, Client, ClientBuilder, Codec, Compression, Counter,
-    Error, ErrorKind, Fence, Finding, FindingCode, Guard, Holder, Lock, LockInfo, LossReason,
-    Memoize, OnOutage, Outage, Preflight, ReadFrom, Request, Set, Severity, Waiter, embedded,
+    Error, ErrorKind, Fence, Finding, FindingCode, Guard, HideKeys, Holder, Lock, LockInfo,
+    LossReason, Memoize, OnOutage, Outage, Preflight, ReadFrom, Request, Set, Severity, Waiter,
+    embedded,
 };
 use redis::Value;
 
@@ -87,6 +88,7 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<OnOutage>(&OnOutage::FailFast);
     shown.add::<AddressMap>(&AddressMap::from([("10.0.0.1:1", "10.0.0.2:1")]));
     shown.add::<Request<'_, i64>>(&client.counter("c").get());
+    shown.add::<HideKeys>(&HideKeys::keyed(PASSWORD));
     shown.add::<Bypassed>(&cache.bypassed());
     shown.add::<ReadFrom>(&ReadFrom::Primary);
     shown.add::<Compression>(&Compression::Lz4);

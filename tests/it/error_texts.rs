@@ -213,18 +213,7 @@ async fn conditions_of_a_server() {
         .run(&["CONFIG", "SET", "min-replicas-to-write", "0"])
         .await;
 
-    // A directory that is gone by the time of the save.
-    let gone = format!("{}.gone", server.url().trim_start_matches("unix://"));
-    std::fs::create_dir(&gone).expect("in the server's own directory");
-    let _: Value = server.run(&["CONFIG", "SET", "dir", &gone]).await;
-    std::fs::remove_dir(&gone).expect("just made");
-    let _: Value = server.run(&["CONFIG", "SET", "save", "3600 1"]).await;
-    let _: Value = server.run(&["BGSAVE"]).await;
-    until("the save has failed", || async {
-        let info: String = server.run(&["INFO", "persistence"]).await;
-        info.contains("rdb_last_bgsave_status:err")
-    })
-    .await;
+    server.cannot_save().await;
     assert_eq!(
         told(&client).await,
         format!(
@@ -232,7 +221,7 @@ async fn conditions_of_a_server() {
              look at its disk and its log (key \"views\")"
         )
     );
-    let _: Value = server.run(&["CONFIG", "SET", "save", ""]).await;
+    server.saves_nothing().await;
 
     let _: Value = server.run(&["SET", "hr:c:{views}", "many"]).await;
     assert_eq!(

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
+    &["name"],
     &["error", "pulse"],
     &["background", "key", "time"],
     &["codec", "script"],

@@ -31,6 +31,7 @@ mod fuzz_corpora;
 mod gate;
 mod growth;
 mod herd;
+mod hide_keys;
 mod house;
 mod keyslot;
 mod lane;

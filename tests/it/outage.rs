@@ -12,6 +12,7 @@ use redis::Value;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::gate::Gate;
+use crate::listener::Listener;
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, signal};
 use crate::wait::{bounded, until, waiting};
@@ -265,18 +266,7 @@ async fn a_server_without_room_or_that_cannot_save_is_bypassed() {
     })
     .await;
 
-    // A directory that is gone by the time of the save.
-    let gone = format!("{}.gone", server.url().trim_start_matches("unix://"));
-    std::fs::create_dir(&gone).expect("in the server's own directory");
-    let _: Value = server.run(&["CONFIG", "SET", "dir", &gone]).await;
-    std::fs::remove_dir(&gone).expect("just made");
-    let _: Value = server.run(&["CONFIG", "SET", "save", "3600 1"]).await;
-    let _: Value = server.run(&["BGSAVE"]).await;
-    until("the save has failed", async || {
-        let info: String = server.run(&["INFO", "persistence"]).await;
-        info.contains("rdb_last_bgsave_status:err")
-    })
-    .await;
+    server.cannot_save().await;
     assert_eq!(loaded(&cache, "unsaved", "v").await.expect("loaded"), "v");
     let error = loaded(&strict, "unsaved", "v").await.expect_err("told");
     assert_eq!(error.kind(), ErrorKind::Misconfigured);
@@ -513,4 +503,42 @@ async fn a_read_that_was_not_answered_has_applied_nothing_and_may_be_made_again(
     let error = client.counter("views").add(1).await.expect_err("no answer");
     assert!(error.is_indeterminate(), "{error}");
     signal(pid, "CONT");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bypassed_calls_are_warned_of_at_once_and_then_once_a_minute_with_their_number() {
+    let listener = Listener::start();
+    let nobody = Client::builder().url("redis://127.0.0.1:1");
+    let nobody = nobody.cache_deadline(Duration::from_millis(100));
+    let cache = nobody.open().expect("a good URL").cache("cities");
+    let cache = cache.outage(Outage::Bypass);
+    let warnings = || {
+        let told = listener.told();
+        let lines = told.lines().map(str::to_owned);
+        let warnings = lines.filter(|line| line.contains("caches do without Redis"));
+        warnings.collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        let found = cache.get::<String>("42").await.expect("bypassed");
+        assert_eq!(found, None);
+    }
+    let set = cache.set("42", "Aix", MINUTE).await;
+    set.expect("bypassed");
+    loaded(&cache, "42", "Aix").await.expect("loaded");
+    let [first] = &warnings()[..] else {
+        panic!("one warning in the first minute: {:?}", warnings());
+    };
+    for part in ["cities", "reads=1 writes=0 loads=0", "connection refused"] {
+        assert!(first.contains(part), "{part} was told: {first}");
+    }
+    tokio::time::advance(MINUTE).await;
+    cache.get::<String>("42").await.expect("bypassed");
+    let [_, second] = &warnings()[..] else {
+        panic!("another in the next: {:?}", warnings());
+    };
+    // Two reads, the read of the load, and the one that is warned of.
+    let counted = second.contains("reads=4 writes=1 loads=1");
+    assert!(counted, "all that came since is counted: {second}");
+    let all = cache.bypassed();
+    assert_eq!((all.reads, all.writes, all.loads), (5, 1, 1));
 }

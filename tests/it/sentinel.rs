@@ -156,7 +156,7 @@ async fn what_is_wrong_with_sentinels_is_told() {
 
     let error = ping(vec![servers.primary().await.url()], Sentinels::NAME).await;
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    assert!(error.to_string().contains("is no sentinel"), "{error}");
+    assert!(error.to_string().contains("is not a sentinel"), "{error}");
 
     let dead = || (1..3).map(|port| format!("redis://127.0.0.1:{port}"));
     let error = ping(dead().collect(), Sentinels::NAME).await;

@@ -44,7 +44,7 @@ impl Client {
     /// Safe: nothing is written.
     pub async fn preflight(&self) -> Result<Preflight> {
         let deadline = self.deadline();
-        let topology = &self.0.topology;
+        let topology = &self.core.topology;
         let nodes = match topology.nodes(deadline).await {
             Ok(nodes) => nodes,
             Err(error) if error.kind() == ErrorKind::InvalidInput => {

@@ -532,7 +532,7 @@ pub(super) fn no_slots() -> Error {
 pub(super) fn nameless() -> Error {
     Error::new(
         ErrorKind::ClusterDown,
-        "the server of this slot is told without an address; set cluster-announce-hostname on all \
+        "the cluster reports the server of this slot without an address; set cluster-announce-hostname on all \
          servers, or cluster-preferred-endpoint-type ip",
     )
 }
@@ -540,7 +540,7 @@ pub(super) fn nameless() -> Error {
 fn nobody_knows() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "no server of the cluster tells the slots; are the seeds up?",
+        "no server of the cluster reported its slots; check that the seeds are up",
     )
 }
 

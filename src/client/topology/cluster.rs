@@ -294,7 +294,7 @@ fn is_refused_here(error: &Error) -> bool {
 fn restless() -> Error {
     Error::new(
         ErrorKind::ClusterDown,
-        "the servers of the cluster send us from one to another; are slots being moved?",
+        "the servers of the cluster redirect the call to each other; check whether slots are being moved",
     )
 }
 

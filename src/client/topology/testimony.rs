@@ -148,7 +148,7 @@ fn addressed(host: &str, port: &str) -> Option<Address> {
 
 fn refused(error: &ServerError) -> Error {
     if error.code() == "ERR" {
-        return Error::invalid("the server is no sentinel; name data nodes with `url`");
+        return Error::invalid("the server is not a sentinel; name data nodes with `url`");
     }
     from_server(error)
 }

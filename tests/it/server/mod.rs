@@ -24,7 +24,7 @@ use crate::topology::{
     Clients, Cluster, Lease, Node, Sentinels, Shards, TlsServer, lease_cluster, lease_sentinels,
     lease_shards,
 };
-use crate::wait::patient;
+use crate::wait::{patient, until};
 use limited::Limited;
 use single::{Killed, Single};
 
@@ -186,6 +186,28 @@ impl Server {
             Place::Single(single) => single.start_again(killed).await,
             _ => unreachable!("only a single one was killed"),
         }
+    }
+
+    /// Lets saves fail from now on, so that the server refuses writes: with a directory that is gone
+    /// by the time of the save. Ended by [`saves_nothing`](Self::saves_nothing). Needs a server that was
+    /// started with `--enable-protected-configs yes`.
+    pub async fn cannot_save(&self) {
+        let gone = format!("{}.gone", self.url().trim_start_matches("unix://"));
+        std::fs::create_dir(&gone).expect("in the server's own directory");
+        let _: Value = self.run(&["CONFIG", "SET", "dir", &gone]).await;
+        std::fs::remove_dir(&gone).expect("just made");
+        let _: Value = self.run(&["CONFIG", "SET", "save", "3600 1"]).await;
+        let _: Value = self.run(&["BGSAVE"]).await;
+        until("the save has failed", || async {
+            let info: String = self.run(&["INFO", "persistence"]).await;
+            info.contains("rdb_last_bgsave_status:err")
+        })
+        .await;
+    }
+
+    /// Saves nothing any more, so that no save fails.
+    pub async fn saves_nothing(&self) {
+        let _: Value = self.run(&["CONFIG", "SET", "save", ""]).await;
     }
 
     fn single(&self) -> &Single {
