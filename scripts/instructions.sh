@@ -30,7 +30,8 @@ whole() {
 }
 
 declare -A each
-for operation in lock_cycle two_evalsha counter_add raw_incr memoize_hit raw_get; do
+for operation in lock_cycle two_evalsha counter_add raw_incr memoize_hit get hit_3tags get_3tags \
+    raw_get memoize_hit@50 get@50 hit_3tags@50 raw_get@50; do
     none=$(whole "$operation" 0)
     all=$(whole "$operation" "$COUNT")
     each[$operation]=$(((all - none) / COUNT))
@@ -42,5 +43,10 @@ ratio() { awk -v ours="$2" -v theirs="$3" -v name="$1" \
 ratio lock_cycle/two_counter_adds "${each[lock_cycle]}" "$((2 * each[counter_add]))"
 ratio lock_cycle/two_evalsha "${each[lock_cycle]}" "${each[two_evalsha]}"
 ratio counter_add/raw_incr "${each[counter_add]}" "${each[raw_incr]}"
-ratio memoize_hit/raw_get "${each[memoize_hit]}" "${each[raw_get]}"
+for hit in memoize_hit get hit_3tags get_3tags; do
+    ratio "$hit/raw_get" "${each[$hit]}" "${each[raw_get]}"
+done
+for hit in memoize_hit get hit_3tags; do
+    ratio "$hit/raw_get@50" "${each[$hit@50]}" "${each[raw_get@50]}"
+done
 "$binary" allocations | sed 's/^/allocations of /'

@@ -54,6 +54,8 @@ impl Spawner {
         let pulse = Arc::new(Pulse::default());
         let counted = {
             let pulse = pulse.clone();
+            // In a box: the runtime moves what it spawns several times, and these tasks are large.
+            let task = Box::pin(task);
             async move { pulse.of(task).await }
         };
         let handle = match &self.0 {

@@ -123,12 +123,9 @@ impl Error {
     }
 
     /// The error of a load whose loader has returned one.
-    pub(crate) fn of_loader(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub(crate) fn of_loader(cause: Captured) -> Self {
         let error = Self::new(ErrorKind::Loader, "the loader failed");
-        match cause.into().downcast::<Captured>() {
-            Ok(captured) => error.changed(|repr| repr.source = Some(Source::Loader(captured.0))),
-            Err(cause) => error.with_source(cause),
-        }
+        error.changed(|repr| repr.source = Some(Source::Loader(cause.0)))
     }
 
     /// What the caller gave was refused before anything was sent.

@@ -227,6 +227,13 @@ impl Key {
         tagged(self.0.as_bytes())
     }
 
+    /// Where a large entry for this key of a cache is put before it is stored, by its token: beside
+    /// the value, and no value of any cache, since those end with their hash tag.
+    pub(crate) fn upload(&self, token: u64) -> Self {
+        debug_assert!(self.0.ends_with('}'), "a value of a cache");
+        self.ending_in(&format!(":{token:016x}")).of(self.1)
+    }
+
     /// This key with `ending`, which is ours, at its end.
     pub(crate) fn ending_in(&self, ending: &str) -> Self {
         Self::new(format!("{}{ending}", self.0))
@@ -366,6 +373,14 @@ fn escaped(name: &str, inner: bool) -> String {
 }
 
 fn escape_into(text: &mut String, name: &str, inner: bool) {
+    // Nearly all names have nothing to escape, and a hit spells one: what may be escaped is ASCII,
+    // so bytes are looked at.
+    let escapes =
+        |byte: u8| matches!(byte, b'%' | b'{' | b'}' | 0..=0x1f | 0x7f) | (inner && byte == b':');
+    // Without an early end this is a few instructions for many bytes.
+    if !name.bytes().fold(false, |any, byte| any | escapes(byte)) {
+        return text.push_str(name);
+    }
     for character in name.chars() {
         match character {
             '%' | '{' | '}' | '\u{0}'..='\u{1f}' | '\u{7f}' => escape(text, character),

@@ -115,6 +115,14 @@ impl Name {
         }
     }
 
+    /// The same name, to be shown as `hide` says.
+    pub(crate) fn shown_as(&self, hide: &HideKeys) -> Self {
+        Self {
+            real: self.real.clone(),
+            hide: hide.clone(),
+        }
+    }
+
     /// The name itself. It spells keys, and goes into no text.
     pub(crate) fn real(&self) -> &str {
         &self.real

@@ -78,6 +78,10 @@ pub(crate) enum Priority {
     Reserved,
     /// Travel by itself, past the queue: a renewal, which is worth nothing when it is late. There are few.
     Timely,
+    /// Wait in another queue, and go by the connection for large values, where there is one. So it may
+    /// be executed before or after whatever is sent besides: it must not matter until a call of another
+    /// kind refers to it.
+    Apart,
 }
 
 /// What a call does while its server is out: while the circuit breaker of the server is open, since
@@ -116,11 +120,22 @@ impl Patience {
         Self::new(limit, self.on_outage)
     }
 
+    /// The longest that a call may take.
+    pub(crate) fn limit(self) -> Duration {
+        self.limit
+    }
+
     /// The deadline of a call that begins now.
     pub(crate) fn deadline(self) -> Deadline {
+        self.deadline_from(Instant::now())
+    }
+
+    /// The deadline of a call that began at `began`.
+    pub(crate) fn deadline_from(self, began: Instant) -> Deadline {
         Deadline {
+            at: began + self.limit,
             on_outage: self.on_outage,
-            ..Deadline::after(self.limit)
+            priority: Priority::Ordinary,
         }
     }
 }
@@ -155,6 +170,14 @@ impl Deadline {
     pub(crate) fn reserved(self) -> Self {
         Self {
             priority: Priority::Reserved,
+            ..self
+        }
+    }
+
+    /// The same, for a call that goes by the connection for large values.
+    pub(crate) fn apart(self) -> Self {
+        Self {
+            priority: Priority::Apart,
             ..self
         }
     }

@@ -4,23 +4,32 @@
 //! `instructions OPERATION COUNT` runs it and prints nothing; `instructions allocations` prints the
 //! allocations of one operation of each kind. Counts are repeatable, unlike times.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow::embedded::Server;
 use hedgerow::{Cache, Client, Counter, Lock};
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What is counted: ours, and what the bare driver does for the same end.
-const OPERATIONS: [&str; 6] = [
+const OPERATIONS: [&str; 13] = [
     "lock_cycle",
     "two_evalsha",
     "counter_add",
     "raw_incr",
     "memoize_hit",
+    "get",
+    "hit_3tags",
+    "get_3tags",
     "raw_get",
+    "memoize_hit@50",
+    "get@50",
+    "hit_3tags@50",
+    "raw_get@50",
 ];
 
 fn main() -> Result<()> {
@@ -36,14 +45,14 @@ fn main() -> Result<()> {
         }
         [what] if what == "allocations" => {
             let server = runtime.block_on(Server::start())?;
-            let work = runtime.block_on(Work::new(server.url()))?;
+            let work = Arc::new(runtime.block_on(Work::new(server.url()))?);
             for operation in OPERATIONS {
                 println!("{operation} {}", allocations(&runtime, &work, operation)?);
             }
             Ok(())
         }
         [url, operation, count] => {
-            let work = runtime.block_on(Work::new(url))?;
+            let work = Arc::new(runtime.block_on(Work::new(url))?);
             runtime.block_on(work.run(operation, count.parse()?))
         }
         _ => Err("usage: instructions URL OPERATION COUNT".into()),
@@ -51,7 +60,7 @@ fn main() -> Result<()> {
 }
 
 /// How many allocations one operation makes on this thread, which runs all tasks.
-fn allocations(runtime: &Runtime, work: &Work, operation: &str) -> Result<u64> {
+fn allocations(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<u64> {
     const COUNT: u64 = 1000;
     runtime.block_on(work.run(operation, 100))?;
     let mut outcome = Ok(());
@@ -66,9 +75,11 @@ struct Work {
     lock: Lock,
     counter: Counter,
     cache: Cache,
+    tagged: Cache,
     driver: MultiplexedConnection,
     acquire: String,
     release: String,
+    keys: Vec<String>,
 }
 
 impl Work {
@@ -91,19 +102,51 @@ impl Work {
             lock: client.lock("count"),
             counter: client.counter("count"),
             cache: client.cache("count"),
+            tagged: client.cache("tagged"),
             driver,
             acquire,
             release,
+            keys: (0..KEYS).map(|key| format!("key:{key}")).collect(),
         };
-        for operation in OPERATIONS {
-            work.run(operation, 10).await?;
+        for key in &work.keys {
+            let value = "x".repeat(100);
+            work.cache.set(key, &value, HOUR).await?;
+            work.tagged.set(key, &value, HOUR).tags(TAGS).await?;
+            let mut command = redis::cmd("SET");
+            let mut driver = work.driver.clone();
+            let _: () = command.arg(key).arg(value).query_async(&mut driver).await?;
+        }
+        for operation in OPERATIONS.iter().filter(|name| !name.contains('@')) {
+            work.each(operation, 0, 10).await?;
         }
         Ok(work)
     }
 
-    async fn run(&self, operation: &str, count: u64) -> Result<()> {
+    /// `operation` `count` times: `name@50` is that of `name`, made by 50 tasks at once.
+    async fn run(self: &Arc<Self>, operation: &str, count: u64) -> Result<()> {
+        let (operation, tasks) = match operation.split_once('@') {
+            Some((operation, tasks)) => (operation, tasks.parse()?),
+            None => return self.each(operation, 0, count).await,
+        };
+        let mut running = JoinSet::new();
+        for task in 0..tasks {
+            let (work, operation) = (self.clone(), operation.to_owned());
+            running.spawn(async move {
+                let done = work.each(&operation, task * 31, count / tasks as u64).await;
+                done.map_err(|error| error.to_string())
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            done??;
+        }
+        Ok(())
+    }
+
+    /// One after the other, from the `first` key on.
+    async fn each(&self, operation: &str, first: usize, count: u64) -> Result<()> {
         let mut driver = self.driver.clone();
-        for _ in 0..count {
+        for at in 0..count as usize {
+            let key = &self.keys[(first + at) % KEYS];
             match operation {
                 "lock_cycle" => self.lock.acquire().await?.release().await?,
                 "two_evalsha" => self.bare_cycle(&mut driver).await?,
@@ -114,12 +157,17 @@ impl Work {
                 }
                 "memoize_hit" => {
                     let load = || async { Ok::<_, std::io::Error>("x".repeat(100)) };
-                    self.cache.memoize("key", HOUR, load).await?;
+                    self.cache.memoize(key, HOUR, load).await?;
                 }
+                "hit_3tags" => {
+                    let load = || async { Ok::<_, std::io::Error>("x".repeat(100)) };
+                    self.tagged.memoize(key, HOUR, load).tags(TAGS).await?;
+                }
+                "get" => drop(self.cache.get::<String>(key).await?),
+                "get_3tags" => drop(self.tagged.get::<String>(key).await?),
                 "raw_get" => {
                     let mut command = redis::cmd("GET");
-                    let _: Option<Vec<u8>> =
-                        command.arg("bare:count").query_async(&mut driver).await?;
+                    let _: Option<Vec<u8>> = command.arg(key).query_async(&mut driver).await?;
                 }
                 _ => return Err(format!("no operation {operation:?}").into()),
             }
@@ -149,6 +197,8 @@ impl Work {
     }
 }
 
+const KEYS: usize = 200;
+const TAGS: [&str; 3] = ["country:AD", "region:02", "kind:city"];
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// What a careful engineer writes by hand: a fenced lock in two scripts.

@@ -8,12 +8,17 @@ local function foreign()
   return (value ~= 'none' and value ~= 'string') or (lease ~= 'none' and lease ~= 'hash')
 end
 
--- Stores an entry for `ttl` ms and writes that deadline, in server time, into bytes 8 to 19
--- (counted from 0): fresh until, stale until.
-local function store(entry, ttl)
+-- The bytes 8 to 19 (counted from 0) of an entry that is stored now for `ttl` ms: fresh until,
+-- stale until, in server time.
+local function deadlines(ttl)
   local now = redis.call('TIME')
   local ends = struct.pack('>I6', now[1] * 1000 + math.floor(now[2] / 1000) + ttl)
-  local stamped = string.sub(entry, 1, 8) .. ends .. ends .. string.sub(entry, 21)
+  return ends .. ends
+end
+
+-- Stores an entry for `ttl` ms, with its deadlines.
+local function store(entry, ttl)
+  local stamped = string.sub(entry, 1, 8) .. deadlines(ttl) .. string.sub(entry, 21)
   redis.call('SET', KEYS[1], stamped, 'PX', ttl)
 end
 

@@ -17,8 +17,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
+use super::Cache;
 use crate::client::Client;
-use crate::codec::{self, Envelope, HEADER, Stack, Unreadable};
+use crate::codec::{self, Envelope, HEADER, Stack, Stamp, Unreadable};
 use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::script::script;
@@ -58,8 +59,8 @@ pub enum ReadFrom {
     PreferReplica,
 }
 
-/// Reads the entry at `key` in one trip, with the generations of `tags`, the first of which is the
-/// whole cache's. An entry stamped with other tags too costs a second trip, and so does one that a
+/// Reads the entry at `key` in one trip, with the generations of the whole cache's tag and of
+/// `tags`. An entry stamped with other tags too costs a second trip, and so does one that a
 /// replica has not.
 ///
 /// While keys move from one ring of shards to another, what is a miss on the present ring is
@@ -67,14 +68,23 @@ pub enum ReadFrom {
 /// the generations there. A miss is told as the present ring sees it, which is where the load
 /// that follows asks for its lease.
 pub(super) async fn read<V: DeserializeOwned>(
-    client: &Client,
+    cache: &Cache,
     key: &Key,
     tags: &[Tag],
-    stack: &Stack,
     from: ReadFrom,
     deadline: Deadline,
 ) -> Result<Reading<V>> {
-    let here = look(client, key, tags, stack, from, deadline, Key::clone).await?;
+    let client = &cache.client;
+    let look = Look {
+        client,
+        tags: Asked {
+            whole: &cache.names()?.whole,
+            declared: tags,
+        },
+        stack: &cache.setup.stack,
+        deadline,
+    };
+    let here = look.at(key, from, Key::clone).await?;
     let Reading::Miss(miss) = &here else {
         return Ok(here);
     };
@@ -82,54 +92,128 @@ pub(super) async fn read<V: DeserializeOwned>(
     if nothing || !client.looks_back() {
         return Ok(here);
     }
-    let there = look(client, key, tags, stack, from, deadline, Key::elsewhere);
-    match there.await? {
+    match Box::pin(look.at(key, from, Key::elsewhere)).await? {
         Reading::Miss(_) => Ok(here),
         hit => Ok(hit),
     }
 }
 
-/// Reads and judges on one ring: `at` places a key there.
-async fn look<V: DeserializeOwned>(
-    client: &Client,
-    key: &Key,
-    tags: &[Tag],
-    stack: &Stack,
-    from: ReadFrom,
+/// The tags whose generations are read together with an entry.
+#[derive(Clone, Copy)]
+struct Asked<'t> {
+    whole: &'t Tag,
+    declared: &'t [Tag],
+}
+
+/// Where and how an entry is looked for.
+#[derive(Clone, Copy)]
+struct Look<'l> {
+    client: &'l Client,
+    tags: Asked<'l>,
+    stack: &'l Stack,
     deadline: Deadline,
-    at: fn(&Key) -> Key,
-) -> Result<Reading<V>> {
-    let key = &at(key);
-    let mut keys = Vec::with_capacity(1 + tags.len());
-    keys.push(key.clone());
-    if let Some((whole, named)) = tags.split_first() {
-        keys.push(whole.key_beside(client, key));
-        keys.extend(named.iter().map(|tag| at(&tag.key)));
+}
+
+impl<'l> Asked<'l> {
+    /// The tags of an order, the first of which is the whole cache's.
+    fn all(tags: &'l [Tag]) -> Option<Self> {
+        let (whole, declared) = tags.split_first()?;
+        Some(Self { whole, declared })
     }
-    if from == ReadFrom::PreferReplica
-        && let Some(found) = client.peek(&keys, deadline).await
-        && let Some(Verdict::Valid(value)) =
-            judged(client, &found, tags, stack, deadline, at).await?
-    {
-        return Ok(Reading::Hit(value));
+
+    /// Where the generation of `tag` stands among those that were read.
+    fn position(&self, tag: u128) -> Option<usize> {
+        let all = std::iter::once(self.whole).chain(self.declared);
+        all.into_iter().position(|asked| asked.id.0 == tag)
     }
-    let found = client.read(&keys, deadline).await?;
-    let (entry, present) = split(&found);
-    match judged(client, &found, tags, stack, deadline, at).await? {
-        None => {}
-        Some(Verdict::Valid(value)) => return Ok(Reading::Hit(value)),
-        Some(Verdict::Invalidated) => {
-            tracing::debug!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), "invalidated");
+}
+
+impl Look<'_> {
+    /// Reads and judges on one ring: `place` places a key there.
+    async fn at<V: DeserializeOwned>(
+        &self,
+        key: &Key,
+        from: ReadFrom,
+        place: fn(&Key) -> Key,
+    ) -> Result<Reading<V>> {
+        let (client, deadline) = (self.client, self.deadline);
+        let key = place(key);
+        let Asked { whole, declared } = self.tags;
+        let mut keys = Vec::with_capacity(2 + declared.len());
+        let whole = whole.key_beside(client, &key);
+        keys.extend([key, whole]);
+        keys.extend(declared.iter().map(|tag| place(&tag.key)));
+        if from == ReadFrom::PreferReplica
+            && let Some(found) = Box::pin(client.peek(&keys, deadline)).await
+            && let Some(Verdict::Valid(value)) = self.judged(&found, place).await?
+        {
+            return Ok(Reading::Hit(value));
         }
-        Some(Verdict::Unreadable(Unreadable::Damaged(error))) => {
-            tracing::warn!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "damaged");
-            discard(client, key, entry.unwrap_or_default(), deadline).await;
+        let found = client.read(&keys, deadline).await?;
+        let verdict = match self.judged(&found, place).await? {
+            Some(Verdict::Valid(value)) => return Ok(Reading::Hit(value)),
+            verdict => verdict,
+        };
+        let (key, (entry, present)) = (&keys[0], split(&found));
+        match verdict {
+            None | Some(Verdict::Valid(_)) => {}
+            Some(Verdict::Invalidated) => {
+                tracing::debug!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), "invalidated");
+            }
+            Some(Verdict::Unreadable(Unreadable::Damaged(error))) => {
+                tracing::warn!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "damaged");
+                Box::pin(discard(client, key, entry.unwrap_or_default(), deadline)).await;
+            }
+            Some(Verdict::Unreadable(Unreadable::Foreign(error))) => {
+                tracing::info!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "foreign");
+            }
         }
-        Some(Verdict::Unreadable(Unreadable::Foreign(error))) => {
-            tracing::info!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "foreign");
-        }
+        Ok(Reading::Miss(Miss::of(entry.unwrap_or_default(), present)))
     }
-    Ok(Reading::Miss(Miss::of(entry.unwrap_or_default(), present)))
+
+    /// Judges what was found: an entry and the generations of the tags; `None` when there is no
+    /// entry.
+    async fn judged<V: DeserializeOwned>(
+        &self,
+        found: &[Option<Bytes>],
+        place: fn(&Key) -> Key,
+    ) -> Result<Option<Verdict<V>>> {
+        let (entry, present) = split(found);
+        let Some(entry) = entry else {
+            return Ok(None);
+        };
+        let envelope = match Envelope::parse(entry) {
+            Ok(envelope) => envelope,
+            Err(error) => return Ok(Some(Verdict::Unreadable(error))),
+        };
+        let valid = match compared(&envelope, self.tags, present) {
+            Stamps::Equal => true,
+            Stamps::Differ => false,
+            Stamps::EqualBut(others) => Box::pin(self.equal(others, place)).await?,
+        };
+        Ok(Some(match valid {
+            false => Verdict::Invalidated,
+            true => match codec::decode(&envelope, self.stack.max_decoded) {
+                Ok(value) => Verdict::Valid(Arc::new(value)),
+                Err(error) => Verdict::Unreadable(error),
+            },
+        }))
+    }
+
+    /// Whether the generations of `others`, which were not read together with the entry, are the
+    /// present ones.
+    async fn equal(&self, others: Vec<Stamp>, place: fn(&Key) -> Key) -> Result<bool> {
+        let namespace = self.client.namespace();
+        let keys = others
+            .iter()
+            .map(|stamp| place(&namespace.tag(TagId(stamp.tag))));
+        let keys: Vec<_> = keys.collect();
+        let present = self.client.read(&keys, self.deadline).await?;
+        let mut all = others.iter().zip(&present);
+        Ok(all.all(|(stamp, present)| {
+            Generation::of(present.as_ref()) == Some(Generation::from_stamp(stamp.generation))
+        }))
+    }
 }
 
 /// What an entry comes to.
@@ -139,29 +223,34 @@ enum Verdict<V> {
     Unreadable(Unreadable),
 }
 
-/// Judges what was found: an entry and the generations of `tags`; `None` when there is no entry.
-async fn judged<V: DeserializeOwned>(
-    client: &Client,
-    found: &[Option<Bytes>],
-    tags: &[Tag],
-    stack: &Stack,
-    deadline: Deadline,
-    at: fn(&Key) -> Key,
-) -> Result<Option<Verdict<V>>> {
-    let (entry, present) = split(found);
-    let Some(entry) = entry else {
-        return Ok(None);
-    };
-    Ok(Some(match Envelope::parse(entry) {
-        Err(error) => Verdict::Unreadable(error),
-        Ok(envelope) if is_valid(client, &envelope, tags, present, deadline, at).await? => {
-            match codec::decode(&envelope, stack.max_decoded) {
-                Ok(value) => Verdict::Valid(Arc::new(value)),
-                Err(error) => Verdict::Unreadable(error),
-            }
+/// What the stamps of an entry come to beside the present generations.
+enum Stamps {
+    Equal,
+    Differ,
+    /// These are of tags that were not asked for; the others are equal.
+    EqualBut(Vec<Stamp>),
+}
+
+/// Compares the stamps of an entry with the `present` generations of `tags`.
+fn compared(envelope: &Envelope<'_>, tags: Asked<'_>, present: &[Option<Bytes>]) -> Stamps {
+    let mut others = Vec::new();
+    let mut clearable = false;
+    for stamp in envelope.stamps() {
+        let Some(place) = tags.position(stamp.tag) else {
+            others.push(stamp);
+            continue;
+        };
+        let stamped = Generation::from_stamp(stamp.generation);
+        if Generation::of(present[place].as_ref()) != Some(stamped) {
+            return Stamps::Differ;
         }
-        Ok(_) => Verdict::Invalidated,
-    }))
+        clearable |= place == 0;
+    }
+    match others.is_empty() {
+        _ if !clearable => Stamps::Differ,
+        true => Stamps::Equal,
+        false => Stamps::EqualBut(others),
+    }
 }
 
 /// The entry, and what stands for the tags.
@@ -183,9 +272,16 @@ pub(super) async fn record<V: DeserializeOwned>(
     let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
     let mut found = client.read(&keys, deadline).await?;
     found.insert(0, Some(record));
-    let stack = Stack::default();
-    let verdict = judged(client, &found, tags, &stack, deadline, Key::clone).await?;
-    Ok(match verdict {
+    let Some(tags) = Asked::all(tags) else {
+        return Ok(None);
+    };
+    let look = Look {
+        client,
+        tags,
+        stack: &Stack::default(),
+        deadline,
+    };
+    Ok(match look.judged(&found, Key::clone).await? {
         Some(Verdict::Valid(value)) => Arc::into_inner(value),
         _ => None,
     })
@@ -209,42 +305,6 @@ impl Miss {
             snapshot: snapshot(present),
         }
     }
-}
-
-async fn is_valid(
-    client: &Client,
-    envelope: &Envelope<'_>,
-    tags: &[Tag],
-    present: &[Option<Bytes>],
-    deadline: Deadline,
-    at: fn(&Key) -> Key,
-) -> Result<bool> {
-    let mut others: Vec<(Key, Generation)> = Vec::new();
-    let mut clearable = false;
-    for stamp in envelope.stamps() {
-        let stamped = Generation::from_stamp(stamp.generation);
-        let Some(place) = tags.iter().position(|tag| tag.id.0 == stamp.tag) else {
-            let key = client.namespace().tag(TagId(stamp.tag));
-            others.push((at(&key), stamped));
-            continue;
-        };
-        if Generation::of(present[place].as_ref()) != Some(stamped) {
-            return Ok(false);
-        }
-        clearable |= place == 0;
-    }
-    if !clearable {
-        return Ok(false);
-    }
-    if others.is_empty() {
-        return Ok(true);
-    }
-    let keys: Vec<_> = others.iter().map(|(key, _)| key.clone()).collect();
-    let present = client.read(&keys, deadline).await?;
-    Ok(others
-        .iter()
-        .zip(&present)
-        .all(|((_, stamped), present)| Generation::of(present.as_ref()) == Some(*stamped)))
 }
 
 /// Removes a damaged entry, unless it was replaced meanwhile. Best effort: the

@@ -20,7 +20,8 @@ pub(super) struct Failure {
 
 impl Failure {
     /// What is recorded of `error`; `None` where another caller may well succeed: a cycle, a call
-    /// of the loader's own key, or loads that were refused because too many ran.
+    /// of the loader's own key, or what was refused because too many loads or calls were under way
+    /// in this process.
     pub(super) fn of(error: &Error) -> Option<Self> {
         let mut ours = causes(error).filter_map(|cause| cause.downcast_ref::<Error>());
         if ours.any(is_of_the_caller) {
@@ -71,7 +72,8 @@ fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
 /// Whether an error says more of who asked than of the key.
 fn is_of_the_caller(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Reentrant => true,
+        // A process that calls too much at once says nothing of the key.
+        ErrorKind::Reentrant | ErrorKind::Overloaded => true,
         // Loads without Redis that found no place; a loader that was too slow has run.
         ErrorKind::LoaderTimeout => error.is_retryable(),
         _ => false,
@@ -148,6 +150,8 @@ mod tests {
         let refused = Error::new(ErrorKind::LoaderTimeout, "no place");
         let refused = refused.with_fate(Fate::NotExecuted);
         assert_eq!(Failure::of(&loader(refused)), None);
+        let overload = Error::new(ErrorKind::Overloaded, "too much waits");
+        assert_eq!(Failure::of(&loader(loader(overload))), None);
         let slow = Error::new(ErrorKind::LoaderTimeout, "too slow");
         assert!(Failure::of(&loader(slow)).is_some());
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rand::random;
 use tokio::time::Instant;
 
+use super::upload::{self, Upload};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -212,17 +213,23 @@ impl Claim {
 
     /// Stores `entry` if the lease is still this claim's.
     pub(super) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
-        let call = COMMIT
-            .call(self.place.keys())
-            .arg(&self.token)
-            .arg(entry)
-            .arg(ttl.millis())
-            .arg(self.fence.load(Ordering::Relaxed));
         let deadline = self.client.cache_deadline();
+        let fence = self.fence.load(Ordering::Relaxed);
+        let upload = Upload::of(&self.client, &self.place, entry, deadline).await?;
+        let call = match &upload {
+            Some(upload) => upload.adopt(&self.place, entry, ttl, Some((&self.token, fence))),
+            None => COMMIT
+                .call(self.place.keys())
+                .arg(&self.token)
+                .arg(entry)
+                .arg(ttl.millis())
+                .arg(fence),
+        };
         let reply = self.client.change(call, deadline).await?;
         let committed = match reply.status()? {
             "STORED" => Committed::Stored,
             "REFUSED" => Committed::Refused,
+            "GONE" => return Err(upload::gone()),
             _ => return Err(self.unexpected(&reply)),
         };
         self.open.store(false, Ordering::Relaxed);

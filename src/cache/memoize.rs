@@ -23,7 +23,7 @@ use super::load::Load;
 use super::order::Order;
 use super::reads::{Found, How, Reader, Shared, Slow, Turn};
 use super::rounds::Rounds;
-use crate::error::loader::{Captured, LoaderError};
+use crate::error::loader::{Captured, Loader, LoaderError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::name::Name;
@@ -36,6 +36,7 @@ pub struct Memoize<L> {
     cache: Cache,
     key: Name,
     ttl: Duration,
+    /// Those that are declared.
     tags: Result<Vec<Tag>>,
     loader: L,
     /// Keeps the loader's error, whose type is known where the call is made.
@@ -74,7 +75,7 @@ impl<L> Memoize<L> {
         captured: Capture,
     ) -> Self {
         Self {
-            tags: cache.tags(std::iter::empty::<&str>()),
+            tags: Ok(Vec::new()),
             key: cache.client.name(key),
             cache,
             ttl,
@@ -148,41 +149,75 @@ where
     }
 }
 
+/// What a call asks for, parsed.
+struct Call {
+    cache: Cache,
+    key: Name,
+    /// The key of the value.
+    value: Key,
+    ttl: Ttl,
+    /// Those that the call declares.
+    tags: Vec<Tag>,
+}
+
 impl<L> Memoize<L> {
-    async fn run<Fut, V, E>(self) -> Result<Arc<V>>
+    /// A hit ends here. What else may come is in a box, so that the future of a hit is small.
+    async fn run<V>(self) -> Result<Arc<V>>
     where
-        L: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        L: Loader<Value = V, Error = Captured>,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let Self {
-            cache,
-            key,
-            ttl,
-            tags,
-            loader,
-            ..
-        } = self;
-        let ttl = Ttl::new("ttl", ttl)?;
-        let (tags, value_key) = (tags?, cache.value(&key)?);
+        let call = Call {
+            ttl: Ttl::new("ttl", self.ttl)?,
+            tags: self.tags?,
+            value: self.cache.value(&self.key)?,
+            cache: self.cache,
+            key: self.key,
+        };
+        let Call { cache, key, .. } = &call;
+        let flights = &cache.room().flights;
+        Running::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
+        let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
+        match call.approach::<V>(&rounds).await {
+            Approach::Read(reader, Ok(Reading::Hit(value))) => {
+                call.hit(reader, &value);
+                Ok(value)
+            }
+            approach => Box::pin(call.missed(approach, rounds, self.loader)).await,
+        }
+    }
+}
+
+impl Call {
+    fn hit<V: Send + Sync + 'static>(&self, reader: Option<Reader<'_>>, value: &Arc<V>) {
+        let Self { cache, key, .. } = self;
+        tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
+        self.end(reader, || Ok(Found::Hit(value.clone())));
+    }
+
+    /// Sees to it that the value is loaded, here or by others.
+    async fn missed<'r, V, L>(
+        &'r self,
+        mut approach: Approach<'r, V>,
+        mut rounds: Rounds,
+        loader: L,
+    ) -> Result<Arc<V>>
+    where
+        L: Loader<Value = V, Error = Captured>,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let Self { cache, key, .. } = self;
         let room = cache.room();
-        Running::refuse_reentry(&room.flights, &value_key).map_err(|e| e.with_key(&key))?;
-        let patience = cache.deadline_now().remaining();
-        let mut rounds = Rounds::begin(cache.terms()?, patience);
         loop {
             // Who has been told often enough to ask again loads alone: its own load begins after
             // its call, so it may have the value whatever happens meanwhile.
-            let alone = rounds.alone();
             let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
-            let approach = approach::<V>(&cache, &value_key, &tags, &rounds).await;
             let mut passenger = match approach {
                 Approach::Joined(passenger) => passenger,
                 Approach::Read(reader, reading) => {
                     let miss = match reading {
                         Ok(Reading::Hit(value)) => {
-                            tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
-                            end(reader, &tags, || Ok(Found::Hit(value.clone())));
+                            self.hit(reader, &value);
                             return Ok(value);
                         }
                         Ok(Reading::Miss(miss)) => Ok(miss),
@@ -191,22 +226,23 @@ impl<L> Memoize<L> {
                             Err(error)
                         }
                         Err(error) => {
-                            end::<V>(reader, &tags, || Err(error.clone()));
-                            return Err(error.with_key(&key));
+                            self.end::<V>(reader, || Err(error.clone()));
+                            return Err(error.with_key(key));
                         }
                     };
                     tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
-                    let boarding = if alone {
-                        Boarding::Opened(room.flights.alone(&value_key))
+                    let boarding = if rounds.alone() {
+                        Boarding::Opened(room.flights.alone(&self.value))
                     } else {
-                        room.flights.board(&value_key, began, silence)
+                        room.flights.board(&self.value, began, silence)
                     };
                     // Those who have waited for the read find the flight.
-                    end::<V>(reader, &tags, || miss.clone().map(Found::Miss));
+                    self.end::<V>(reader, || miss.clone().map(Found::Miss));
                     match boarding {
                         Boarding::Joined(passenger) => passenger,
                         Boarding::Opened(open) => {
-                            let order = Order::new(cache.clone(), key, ttl, tags)?;
+                            let (cache, tags) = (cache.clone(), &self.tags);
+                            let order = Order::new(cache, key.clone(), self.ttl, tags)?;
                             return fly(order, open, miss, rounds, loader).await;
                         }
                     }
@@ -222,13 +258,75 @@ impl<L> Memoize<L> {
                 }
                 // Of a flight that heeds another policy.
                 Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
-                Some(Outcome::Failed { error, .. }) => return Err(error.about(&key)),
+                Some(Outcome::Failed { error, .. }) => return Err(error.about(key)),
                 None if Instant::now() >= rounds.over() => {
-                    return Err(Rounds::out_of_time().with_key(&key));
+                    return Err(Rounds::out_of_time().with_key(key));
                 }
                 Some(Outcome::Again) | None => {}
             }
             rounds.another();
+            approach = self.approach(&rounds).await;
+        }
+    }
+
+    /// Joins the flight for the key, or reads the entry, together with others who call for it.
+    async fn approach<V>(&self, rounds: &Rounds) -> Approach<'_, V>
+    where
+        V: DeserializeOwned + Send + Sync + 'static,
+    {
+        let Self { cache, value, .. } = self;
+        let (room, patience, began) = (cache.room(), cache.setup.patience, rounds.began());
+        let (from, deadline) = match rounds.used() {
+            0 => (cache.setup.read_from, patience.deadline_from(began)),
+            // Whoever was told to ask again is not told by a replica.
+            _ => (ReadFrom::Primary, patience.deadline()),
+        };
+        let how = How {
+            from,
+            max_decoded: cache.setup.stack.max_decoded,
+            patience,
+        };
+        let (mut reader, mut now) = (None, began);
+        for _ in 0..MOST_WAITS {
+            if !rounds.alone()
+                && let Some(passenger) = room.flights.join(value, began, rounds.silence())
+            {
+                return Approach::Joined(passenger);
+            }
+            let wait = match room.reads.turn(value, how, began, now) {
+                Turn::Read(turn) => {
+                    reader = turn;
+                    break;
+                }
+                Turn::Wait(wait) => wait,
+            };
+            // In a box: a call that reads by itself need not be as large as one that waits.
+            match Box::pin(wait.ended::<V>()).await {
+                Ok(Some(shared)) => {
+                    if let Some(reading) = shared.reading(&self.tags) {
+                        // The call that read may show names, and this one not.
+                        let reading = reading.map_err(|error| cache.client.told(error));
+                        return Approach::Read(None, reading);
+                    }
+                }
+                Ok(None) => {}
+                Err(Slow) => break,
+            }
+            now = Instant::now();
+        }
+        let deadline = deadline.at_most(rounds.over());
+        let reading = entry::read::<V>(cache, value, &self.tags, from, deadline).await;
+        Approach::Read(reader, reading)
+    }
+
+    /// Tells those who have waited for a read what it has found.
+    fn end<V: Send + Sync + 'static>(
+        &self,
+        reader: Option<Reader<'_>>,
+        found: impl FnOnce() -> Result<Found<V>>,
+    ) {
+        if let Some(reader) = reader {
+            reader.end(|| Shared::new(found(), &self.tags));
         }
     }
 }
@@ -239,73 +337,8 @@ enum Approach<'r, V> {
     Read(Option<Reader<'r>>, Result<Reading<V>>),
 }
 
-/// Joins the flight for `key`, or reads the entry, together with others who call for it.
-async fn approach<'r, V>(
-    cache: &'r Cache,
-    key: &'r Key,
-    tags: &[Tag],
-    rounds: &Rounds,
-) -> Approach<'r, V>
-where
-    V: DeserializeOwned + Send + Sync + 'static,
-{
-    let (room, began) = (cache.room(), rounds.began());
-    let stack = &cache.setup.stack;
-    // Whoever was told to ask again is not told by a replica.
-    let from = match rounds.used() {
-        0 => cache.setup.read_from,
-        _ => ReadFrom::Primary,
-    };
-    let how = How {
-        from,
-        max_decoded: stack.max_decoded,
-        patience: cache.setup.patience,
-    };
-    let (mut reader, mut now) = (None, began);
-    for _ in 0..MOST_WAITS {
-        if !rounds.alone()
-            && let Some(passenger) = room.flights.join(key, began, rounds.silence())
-        {
-            return Approach::Joined(passenger);
-        }
-        let wait = match room.reads.turn(key, how, began, now) {
-            Turn::Read(turn) => {
-                reader = turn;
-                break;
-            }
-            Turn::Wait(wait) => wait,
-        };
-        match wait.ended::<V>().await {
-            Ok(Some(shared)) => {
-                if let Some(reading) = shared.reading(tags) {
-                    // The call that read may show names, and this one not.
-                    let reading = reading.map_err(|error| cache.client.told(error));
-                    return Approach::Read(None, reading);
-                }
-            }
-            Ok(None) => {}
-            Err(Slow) => break,
-        }
-        now = Instant::now();
-    }
-    let deadline = cache.deadline_now().at_most(rounds.over());
-    let reading = entry::read::<V>(&cache.client, key, tags, stack, from, deadline).await;
-    Approach::Read(reader, reading)
-}
-
-/// Tells those who have waited for a read what it has found.
-fn end<V: Send + Sync + 'static>(
-    reader: Option<Reader<'_>>,
-    tags: &[Tag],
-    found: impl FnOnce() -> Result<Found<V>>,
-) {
-    if let Some(reader) = reader {
-        reader.end(|| Shared::new(found(), tags));
-    }
-}
-
 /// Sends a flight off and waits for it. `read` is what the read came to, or why it is done without.
-async fn fly<V, L, Fut, E>(
+async fn fly<V, L>(
     order: Order,
     open: Open,
     read: Result<Miss>,
@@ -313,10 +346,8 @@ async fn fly<V, L, Fut, E>(
     loader: L,
 ) -> Result<Arc<V>>
 where
-    L: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<V, E>> + Send + 'static,
+    L: Loader<Value = V, Error = Captured>,
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     let (creator, value) = oneshot::channel();
     let name = order.place.name.clone();
@@ -340,3 +371,21 @@ where
 /// How often a call waits for reads of others: one that began before it, and one that began after.
 /// Once more if one of them came to nothing.
 const MOST_WAITS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+
+    #[test]
+    fn the_future_of_a_hit_is_small() {
+        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
+        let cache = client.cache("c");
+        let load = || async { Ok::<_, std::convert::Infallible>(1u8) };
+        let loader = move || async move { load().await.map_err(LoaderError::captured) };
+        let captured = |_: Box<dyn Any + Send + Sync>| unreachable!("nothing is loaded");
+        let call = Memoize::new(cache, "k", Duration::from_secs(1), loader, captured);
+        let size = size_of_val(&call.run::<u8>());
+        assert!(size <= 2048, "{size} bytes");
+    }
+}

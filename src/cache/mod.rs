@@ -16,6 +16,7 @@ mod reads;
 mod rounds;
 mod set;
 mod solo;
+mod upload;
 mod wake;
 
 use std::collections::HashSet;
@@ -45,7 +46,7 @@ use crate::error::loader::{Loader, LoaderError};
 use crate::error::{Error, Fate, Result};
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
-use crate::tags::{self, Horizon, SLACK, Tag};
+use crate::tags::{self, Horizon, RecentTags, SLACK, Tag};
 use crate::time::{Deadline, OnOutage, Patience, Ttl};
 
 impl Client {
@@ -153,6 +154,7 @@ struct Room {
     solos: Arc<Solos>,
     reads: Reads,
     ears: Arc<Ears>,
+    tags: RecentTags,
     horizon: Horizon,
     bulkhead: Bulkhead,
 }
@@ -164,6 +166,7 @@ impl Room {
             solos: Arc::default(),
             reads: Reads::default(),
             ears: Arc::default(),
+            tags: RecentTags::default(),
             horizon: Horizon::default(),
             bulkhead: Bulkhead::new(client.loads_without_redis()),
         }
@@ -381,11 +384,9 @@ impl Cache {
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
         let key = &self.client.name(key);
-        let (value, tags) = (self.value(key)?, self.tags([""; 0])?);
-        let stack = &self.setup.stack;
+        let value = self.value(key)?;
         let from = self.setup.read_from;
-        let reading = entry::read(&self.client, &value, &tags, stack, from, deadline);
-        match reading.await {
+        match entry::read(self, &value, &[], from, deadline).await {
             Ok(Reading::Hit(value)) => Ok(Some(value)),
             Ok(Reading::Miss(_)) => Ok(None),
             Err(error) if self.setup.outage.bypasses(&error) => {
@@ -467,7 +468,7 @@ impl Cache {
     ) -> Request<'_, ()> {
         let tags = self.tags(tags);
         Request::new(self.setup.patience, move |patience| async move {
-            self.invalidate(&tags?[1..], patience.deadline()).await
+            self.invalidate(&tags?, patience.deadline()).await
         })
     }
 
@@ -520,12 +521,13 @@ impl Cache {
         &self.setup.room
     }
 
-    /// The whole cache's tag, then those that `names` names, each once.
+    /// The tags that `names` names, each once.
     fn tags(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
         self.distinct(names, usize::MAX)
     }
 
-    /// The tags of a value that is to be stored: as [`tags`](Self::tags), and as many as fit.
+    /// The tags of a value that is to be stored: as [`tags`](Self::tags), and as many as fit beside
+    /// that of the whole cache.
     fn labels(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
         self.distinct(names, MOST_STAMPS - 1)
     }
@@ -536,23 +538,33 @@ impl Cache {
         names: impl IntoIterator<Item = impl AsRef<str>>,
         most: usize,
     ) -> Result<Vec<Tag>> {
-        let mut tags = vec![self.names()?.whole.clone()];
+        let names = names.into_iter();
+        let mut tags: Vec<Tag> = Vec::with_capacity(names.size_hint().0.min(FEW));
+        // Only once there are too many to look at each.
         let mut seen = HashSet::new();
-        for (count, name) in names.into_iter().enumerate() {
+        for (count, name) in names.enumerate() {
             // A list that names the same few over and over has no end otherwise.
             if count / 16 > most {
                 return Err(Error::invalid(format!(
                     "over {count} names of tags on one value; name each of them once"
                 )));
             }
-            let tag = Tag::named(&self.client, name.as_ref())?;
-            if !seen.insert(tag.id) {
+            let tag = self.room().tags.named(&self.client, name.as_ref())?;
+            let known = match tags.len() {
+                0..FEW => tags.iter().any(|known| known.id == tag.id),
+                FEW => {
+                    seen.extend(tags.iter().map(|tag| tag.id));
+                    !seen.insert(tag.id)
+                }
+                _ => !seen.insert(tag.id),
+            };
+            if known {
                 continue;
             }
-            if seen.len() > most {
+            if tags.len() == most {
                 return Err(Error::invalid(format!(
                     "{} tags on one value, or more; use at most {most}",
-                    seen.len()
+                    most + 1
                 )));
             }
             tags.push(tag);
@@ -583,6 +595,9 @@ fn in_part(error: Error) -> Error {
         false => error,
     }
 }
+
+/// Among so many tags one is looked for by looking at each.
+const FEW: usize = 16;
 
 /// The longest that a loader may run, unless said otherwise.
 const MAX_LOAD: Duration = Duration::from_secs(30);

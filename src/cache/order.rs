@@ -30,12 +30,12 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(cache: Cache, key: Name, ttl: Ttl, mut tags: Vec<Tag>) -> Result<Self> {
+    /// An order of a value that carries `tags` and the tag of the whole cache.
+    pub(super) fn new(cache: Cache, key: Name, ttl: Ttl, tags: &[Tag]) -> Result<Self> {
         let terms = cache.terms()?;
         let place = cache.place(key)?;
-        for tag in &mut tags {
-            *tag = tag.beside(&cache.client, &place.value);
-        }
+        let whole = cache.names()?.whole.beside(&cache.client, &place.value);
+        let tags = std::iter::once(whole).chain(tags.iter().cloned()).collect();
         Ok(Self {
             place,
             room: cache.room().clone(),
@@ -44,6 +44,11 @@ impl Order {
             ttl,
             terms,
         })
+    }
+
+    /// The tags beside that of the whole cache.
+    pub(super) fn declared(&self) -> &[Tag] {
+        &self.tags[1..]
     }
 
     /// The present generations of the tags, each made to outlive the entry.

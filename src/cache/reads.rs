@@ -80,6 +80,7 @@ pub(super) struct Reader<'r> {
     stripe: &'r Mutex<Vec<UnderWay>>,
     key: &'r Key,
     began: Instant,
+    has_ended: bool,
 }
 
 /// Waits for a read of another.
@@ -126,6 +127,7 @@ impl Reads {
                 stripe,
                 key,
                 began: now,
+                has_ended: false,
             }));
         };
         if read.slow || read.how != how {
@@ -145,7 +147,8 @@ impl Reads {
 impl Reader<'_> {
     /// The read has ended: tells those who wait what it has found. What a flight does for them has
     /// been seen to before.
-    pub(super) fn end<V: Send + Sync + 'static>(self, found: impl FnOnce() -> Shared<V>) {
+    pub(super) fn end<V: Send + Sync + 'static>(mut self, found: impl FnOnce() -> Shared<V>) {
+        self.has_ended = true;
         if let Some(told) = self.take() {
             told.send_replace(Some(Arc::new(found())));
         }
@@ -163,7 +166,9 @@ impl Reader<'_> {
 impl Drop for Reader<'_> {
     /// Whoever waits hears that there will be nothing.
     fn drop(&mut self) {
-        drop(self.take());
+        if !self.has_ended {
+            drop(self.take());
+        }
     }
 }
 

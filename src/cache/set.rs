@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::order::Order;
+use super::upload::{self, Upload};
 use super::{Cache, in_part};
 use crate::error::Result;
 use crate::name::Name;
@@ -27,6 +28,7 @@ pub struct Set<'v, V: ?Sized> {
     key: Name,
     value: &'v V,
     ttl: Duration,
+    /// Those that are declared.
     tags: Result<Vec<Tag>>,
 }
 
@@ -45,7 +47,7 @@ impl<V: ?Sized> fmt::Debug for Set<'_, V> {
 impl<'v, V: ?Sized> Set<'v, V> {
     pub(super) fn new(cache: Cache, key: &str, value: &'v V, ttl: Duration) -> Self {
         Self {
-            tags: cache.tags(std::iter::empty::<&str>()),
+            tags: Ok(Vec::new()),
             key: cache.client.name(key),
             cache,
             value,
@@ -93,7 +95,7 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
 impl<V: Serialize + ?Sized> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
-        let order = Order::new(self.cache, self.key, ttl, self.tags?)?;
+        let order = Order::new(self.cache, self.key, ttl, &self.tags?)?;
         let deadline = order.cache.deadline_now();
         match Self::stored(self.value, &order, deadline).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
@@ -130,16 +132,20 @@ async fn cleared(order: &Order, deadline: Deadline) -> bool {
 }
 
 async fn store(order: &Order, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
+    let (client, ttl) = (&order.cache.client, order.jittered_ttl());
+    let upload = Upload::of(client, &order.place, &entry, deadline).await;
+    let upload = upload.map_err(|error| order.named(error))?;
     // Who comes from now on does not join a load that is about to be ended.
     order.room.flights.detach(&order.place.value);
-    let call = SET
-        .call(order.place.keys())
-        .arg(entry)
-        .arg(order.jittered_ttl().millis());
-    let reply = order.cache.client.change(call, deadline).await;
+    let call = match &upload {
+        Some(upload) => upload.adopt(&order.place, &entry, ttl, None),
+        None => SET.call(order.place.keys()).arg(entry).arg(ttl.millis()),
+    };
+    let reply = client.change(call, deadline).await;
     let reply = reply.map_err(|error| order.named(error))?;
     match reply.status()? {
-        "OK" => {}
+        "OK" | "STORED" => {}
+        "GONE" => return Err(order.named(upload::gone())),
         _ => return Err(order.named(reply.unexpected())),
     }
     // Stored first, then cleared elsewhere: of two such calls on two rings one stays, or none.

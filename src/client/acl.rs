@@ -127,6 +127,7 @@ pub(super) const TRIALS: &[&str] = &[
     "HSET KEY field value odd",
     "PEXPIRE KEY none",
     "PTTL KEY",
+    "RENAME KEY KEY",
     "SET KEY value XX GET",
     "SETRANGE KEY none value",
     "SPUBLISH CHANNEL hello",

@@ -146,7 +146,7 @@ impl Batch {
             (Reads::OneByOne, _) => cells(read, count),
         };
         if let Ok(all) = &all {
-            lane.learn(all);
+            lane.learn(&self.keys, all);
         }
         hand_out(all, self.readers, self.wanted);
     }

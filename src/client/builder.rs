@@ -175,6 +175,10 @@ impl ClientBuilder {
     /// The most bytes that a value of a cache may have before it is compressed, and after it is
     /// decompressed: 64 MiB by default. A larger one is refused with
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and is a miss where it is found.
+    ///
+    /// So no argument that is sent is larger, but for the few bytes around a value. Beyond 512 MiB
+    /// no argument is sent whatever this says, since a server takes none by default. One whose
+    /// `proto-max-bulk-len` is lower refuses a larger value as `TooLarge`, too.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
         self
@@ -200,6 +204,9 @@ impl ClientBuilder {
     /// with [`Overloaded`](crate::ErrorKind::Overloaded), and nothing of them was sent. Renewals and
     /// releases of locks, and removals and invalidations of caches, have an eighth more room, so that
     /// a flood of other calls does not keep them out.
+    ///
+    /// Reads and writes of values of 64 KiB and more wait in a queue of their own, with the same
+    /// bounds.
     pub fn max_waiting(mut self, calls: usize) -> Self {
         self.limits.commands = calls;
         self

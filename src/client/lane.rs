@@ -23,8 +23,9 @@ use super::breaker::Probe;
 use super::carriers::Carriers;
 use super::cells::{Cells, Reads, cells, gets, mget, size, together};
 use super::gather::{Gather, PlaceError};
+use super::large::{self, Large};
 use super::link::{Answer, Link};
-use super::queue::{Ask, Limits, Load, Number, Queue, Waiting};
+use super::queue::{Ask, LARGE, Limits, Load, Number, Queue, Waiting};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
 use crate::pulse::TICK;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     limits: Limits,
     /// How many bytes a read has found lately for each key.
     reply: AtomicUsize,
+    /// Where large values go, if not here.
+    large: Option<Arc<Large>>,
     state: Mutex<State>,
 }
 
@@ -71,12 +74,41 @@ struct Ticket<'l> {
 
 impl Lane {
     pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize, limits: Limits) -> Self {
+        Self::with(link, reads, pipelines, limits, 0, None)
+    }
+
+    /// One that leaves large values to a connection of their own.
+    pub(super) fn without_large_values(
+        link: Arc<Link>,
+        reads: Reads,
+        pipelines: usize,
+        limits: Limits,
+    ) -> Self {
+        let large = Large::beside(&link, reads, limits);
+        Self::with(link, reads, pipelines, limits, 0, Some(large))
+    }
+
+    /// One for large values: few replies are under way at once, so that the server has time for
+    /// others between them.
+    pub(super) fn of_large_values(link: Arc<Link>, reads: Reads, limits: Limits) -> Self {
+        Self::with(link, reads, PIPELINES_OF_LARGE, limits, LARGEST_BYTES, None)
+    }
+
+    fn with(
+        link: Arc<Link>,
+        reads: Reads,
+        pipelines: usize,
+        limits: Limits,
+        reply: usize,
+        large: Option<Arc<Large>>,
+    ) -> Self {
         Self(Arc::new(Shared {
             link,
             reads,
             pipelines,
             limits,
-            reply: AtomicUsize::new(0),
+            reply: AtomicUsize::new(reply),
+            large,
             state: Mutex::new(State {
                 direct: 0,
                 carriers: Carriers::default(),
@@ -103,6 +135,12 @@ impl Lane {
     /// Cancel safety: a command whose caller has left before it was taken is not sent.
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         self.0.limits.admit(command)?;
+        if deadline.priority == Priority::Apart
+            && let Some(large) = &self.0.large
+            && let Some(outcome) = Box::pin(large.send(command, deadline)).await
+        {
+            return outcome;
+        }
         let probe = self.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
         let direct = self.0.direct();
@@ -122,7 +160,22 @@ impl Lane {
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
         let probe = self.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
+        if let Some(large) = self.for_large(keys)
+            && probe.is_none()
+            && let Some(outcome) = Box::pin(large.read(keys, deadline)).await
+        {
+            return outcome;
+        }
         self.read_admitted(keys, deadline).await
+    }
+
+    /// Where to read `keys`, if any of them is known to be large.
+    fn for_large(&self, keys: &[Key]) -> Option<&Arc<Large>> {
+        self.0.large.as_ref().filter(|large| large.knows(keys))
+    }
+
+    pub(super) fn large(&self) -> Option<&Arc<Large>> {
+        self.0.large.as_ref()
     }
 
     async fn read_admitted(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
@@ -185,9 +238,55 @@ impl Lane {
     /// heeds the breaker of each server.
     ///
     /// Cancel safety: safe.
-    pub(crate) async fn gather(
+    pub(crate) async fn gather<'l>(
         keys: &[Key],
-        lanes: impl Iterator<Item = &Self>,
+        lanes: impl Iterator<Item = &'l Self> + Clone,
+        deadline: Deadline,
+    ) -> Result<Cells, PlaceError> {
+        let mut places = keys.chunks(1).zip(lanes.clone());
+        if places.any(|(key, lane)| lane.for_large(key).is_some()) {
+            let lanes: Vec<&Self> = lanes.clone().collect();
+            if let Some(outcome) = Box::pin(Self::gather_large(keys, &lanes, deadline)).await {
+                return outcome;
+            }
+        }
+        Self::gather_shared(keys, lanes, deadline).await
+    }
+
+    /// The same, with large values by connections of their own; `None` where they cannot be read there.
+    async fn gather_large(
+        keys: &[Key],
+        lanes: &[&Self],
+        deadline: Deadline,
+    ) -> Option<Result<Cells, PlaceError>> {
+        let mut ways = Vec::with_capacity(lanes.len());
+        let mut proofs = Vec::with_capacity(1);
+        for (key, lane) in keys.chunks(1).zip(lanes) {
+            match lane.for_large(key) {
+                Some(large) => {
+                    proofs.push((large, large.proof()?));
+                    ways.push(&large.lane);
+                }
+                None => ways.push(*lane),
+            }
+        }
+        match Self::gather_shared(keys, ways.into_iter(), deadline).await {
+            Ok(cells) if proofs.iter().all(|(large, proof)| large.stands(*proof)) => {
+                for ((key, cell), lane) in keys.iter().zip(&cells).zip(lanes) {
+                    if let Some(large) = lane.large() {
+                        large.learn(std::iter::once((key, cell)));
+                    }
+                }
+                Some(Ok(cells))
+            }
+            Err((place, error)) if large::is_final(&error) => Some(Err((place, error))),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    async fn gather_shared<'l>(
+        keys: &[Key],
+        lanes: impl Iterator<Item = &'l Self>,
         deadline: Deadline,
     ) -> Result<Cells, PlaceError> {
         // Each server once, and which of them has each key.
@@ -299,13 +398,18 @@ impl Shared {
             let answer = self.link.send(&mget(keys), deadline).await?;
             together(answer.value, keys.len())
         }?;
-        self.learn(&cells);
+        self.learn(keys, &cells);
         Ok(cells)
     }
 
     /// Notes how much a read has found.
-    pub(super) fn learn(&self, cells: &Cells) {
+    pub(super) fn learn(&self, keys: &[Key], cells: &Cells) {
         let bytes: usize = cells.iter().map(size).sum();
+        if bytes >= LARGE
+            && let Some(large) = &self.large
+        {
+            large.learn(keys.iter().zip(cells));
+        }
         let each = bytes / cells.len().max(1);
         let before = self.reply.load(Ordering::Relaxed);
         // The mean of about the last eight reads. Of two that are noted at once one may be lost.
@@ -523,6 +627,9 @@ pub(crate) const PIPELINES_TO_ONE: usize = 2;
 /// The same where there are several servers: others work while the client unpacks. Fewer pipelines
 /// hold more each, which is cheaper.
 pub(crate) const PIPELINES_TO_EACH: usize = 1;
+
+/// The same for large values: the next is asked for when the last has come.
+const PIPELINES_OF_LARGE: usize = 1;
 
 /// How many commands one pipeline carries at most, and how many bytes of arguments and of replies
 /// that are expected: who waits in a pipeline waits for all of it.

@@ -1,8 +1,8 @@
 //! `Client`: the way to the servers, shared by all primitives.
 //!
-//! Invariant: a client makes at most two connections to a server, one for commands and one for
-//! pushes, both lazily and both made anew when they are lost; `preflight` has one more
-//! while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
+//! Invariant: a client makes at most three connections to a server, one for commands, one for
+//! pushes and one for large values, all lazily and all made anew when they are lost; `preflight` has
+//! one more while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod acl;
 mod address_map;
@@ -23,6 +23,7 @@ mod format;
 mod gather;
 mod health;
 mod lane;
+mod large;
 mod link;
 mod node;
 mod preflight;
@@ -51,6 +52,7 @@ use format::Formats;
 pub(crate) use format::{Purpose, Written};
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::{Hub, Missed};
+pub(crate) use queue::LARGE;
 pub use request::Request;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
@@ -66,7 +68,7 @@ use crate::time::{Deadline, Patience};
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
-/// Cheap to clone; all clones share its connections, two to each server at most. They are made when first
+/// Cheap to clone; all clones share its connections, three to each server at most. They are made when first
 /// needed and made again when they are lost, so a service starts while Redis is down and recovers
 /// when it comes back. Every call has a total deadline.
 ///

@@ -13,6 +13,7 @@ use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
 use super::format::Made;
 use super::lane::Lane;
+use super::large::Large;
 use super::link::{Link, Route, Signal};
 use super::push::Hub;
 use super::queue::Limits;
@@ -111,9 +112,14 @@ impl Node {
             on_trouble: style.on_trouble.clone(),
             after_demotion,
         });
+        let (reads, pipelines, limits) = (style.reads, style.pipelines, style.limits);
         Self {
             address,
-            lane: Lane::new(link.clone(), style.reads, style.pipelines, style.limits),
+            lane: match hub {
+                Some(_) => Lane::without_large_values(link.clone(), reads, pipelines, limits),
+                // Nothing but reads of caches goes to a replica, and a brought connection is one.
+                None => Lane::new(link.clone(), reads, pipelines, limits),
+            },
             link,
             hub,
         }
@@ -123,9 +129,17 @@ impl Node {
         &self.address
     }
 
+    /// The way of large values, if they have one of their own.
+    pub(crate) fn large(&self) -> Option<&Arc<Large>> {
+        self.lane.large()
+    }
+
     /// Makes no connection any more: see [`Link::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
+        if let Some(large) = self.large() {
+            large.retire();
+        }
         if let Some(hub) = &self.hub {
             hub.retire();
         }

@@ -135,7 +135,7 @@ impl Queue {
         let bytes = waiting.ask.bytes();
         let (commands, held) = self.held();
         let reserve = |limit: usize| match priority {
-            Priority::Ordinary => limit,
+            Priority::Ordinary | Priority::Apart => limit,
             Priority::Reserved | Priority::Timely => limit.saturating_add((limit / RESERVE).max(1)),
         };
         // One alone is never too much.
@@ -352,7 +352,7 @@ impl Default for Limits {
 }
 
 /// From this size on a command is large.
-pub(super) const LARGE: usize = 64 << 10;
+pub(crate) const LARGE: usize = 64 << 10;
 
 /// This part of the limits comes on top of them for what must not be lost in a flood.
 const RESERVE: usize = 8;

@@ -128,11 +128,15 @@ impl<'a> Envelope<'a> {
 
     /// The tags of the entry, in the order in which they were given.
     pub(crate) fn stamps(&self) -> impl ExactSizeIterator<Item = Stamp> + use<'a> {
-        self.stamps.chunks_exact(STAMP).map(|stamp| Stamp {
-            tag: stamp[..TAG_ID]
-                .iter()
-                .fold(0, |id, byte| id << 8 | u128::from(*byte)),
-            generation: number(&stamp[TAG_ID..]),
+        let (stamps, rest) = self.stamps.as_chunks::<STAMP>();
+        debug_assert!(rest.is_empty(), "whole stamps");
+        stamps.iter().map(|stamp| {
+            let [tag @ .., _, _, _, _, _, _, _, _] = stamp;
+            let [.., a, b, c, d, e, f, g, h] = stamp;
+            Stamp {
+                tag: u128::from_be_bytes(*tag),
+                generation: u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
+            }
         })
     }
 

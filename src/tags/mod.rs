@@ -5,6 +5,8 @@
 //! whatever was evicted, expired or restarted in between, and whatever any clock says. The cache
 //! takes a snapshot of the generations before a load, stamps the entry with it, and compares.
 
+mod recent;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+pub(crate) use recent::RecentTags;
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -50,8 +53,8 @@ impl fmt::Debug for Tag {
 }
 
 impl Tag {
-    /// The tag that a user calls `name`.
-    pub(crate) fn named(client: &Client, name: &str) -> Result<Self> {
+    /// The tag that a user calls `name`; [`RecentTags`] has those of late.
+    fn named(client: &Client, name: &str) -> Result<Self> {
         let id = TagId::named(name).map_err(|error| error.with_key(client.shown(name)))?;
         Ok(Self {
             id,

@@ -35,6 +35,7 @@ mod hide_keys;
 mod house;
 mod keyslot;
 mod lane;
+mod large_values;
 mod lease;
 mod listener;
 mod load_errors;

@@ -94,6 +94,32 @@ async fn a_call_waits_no_longer_than_its_max_load_and_the_cache_deadline_for_a_l
     assert_eq!(*first.await.expect("no panic").expect("loaded"), 1);
 }
 
+#[tokio::test]
+async fn a_call_with_a_deadline_of_its_own_waits_no_longer_than_that_and_its_max_load() {
+    let server = Server::start_single().await;
+    let gate = Gate::closed();
+    let patient = || server.builder().cache_deadline(MINUTE).connect();
+    let here = patient().await.expect("connected").cache("c");
+    let elsewhere = patient().await.expect("connected").cache("c");
+    let (leader, load) = (here.clone(), gate.clone());
+    let first =
+        tokio::spawn(async move { leader.memoize("k", MINUTE, move || load.load(1u8)).await });
+    gate.begun(1).await;
+    for cache in [here, elsewhere] {
+        let hasty = cache.max_load(Duration::from_millis(500));
+        let began = Instant::now();
+        let load = hasty.memoize("k", MINUTE, async || Ok::<_, Infallible>(2u8));
+        let load = load.deadline(Duration::from_millis(500));
+        let error = bounded("the call ends", async { load.await }).await;
+        let error = error.expect_err("the load of the other goes on");
+        assert_eq!(error.kind(), ErrorKind::LoaderTimeout, "{error}");
+        assert!(began.elapsed() >= Duration::from_secs(1));
+        assert!(!first.is_finished(), "the other still loads");
+    }
+    gate.open();
+    assert_eq!(*first.await.expect("no panic").expect("loaded"), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_takes_part_in_more_than_four_loads_of_a_key_that_is_invalidated_all_the_time() {
     let server = Server::start_single().await;

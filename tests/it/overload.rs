@@ -158,6 +158,24 @@ async fn a_lock_is_kept_through_a_flood() {
     }
 }
 
+#[tokio::test]
+async fn a_load_that_failed_since_its_process_calls_too_much_is_not_remembered_for_others() {
+    let server = Server::start_single().await;
+    let flooding = client(&server, 10).await.counter("views");
+    let waiting = flooded(&server, &flooding).await;
+    let refused = flooding.add(1).await.expect_err("too much waits");
+    assert_eq!(refused.kind(), ErrorKind::Overloaded, "{refused}");
+    unpause(&server).await;
+    bounded("the others are served", join_all(waiting)).await;
+    let cache = server.client().await.cache("c").error_ttl(MINUTE);
+    let load = cache.memoize("k", MINUTE, async move || Err::<u8, _>(refused));
+    let error = load.await.expect_err("the loader has failed");
+    assert_eq!(error.kind(), ErrorKind::Loader, "{error}");
+    let other = server.client().await.cache("c");
+    let load = other.memoize("k", MINUTE, async || Ok::<_, hedgerow::Error>(1u8));
+    assert_eq!(*load.await.expect("it may well succeed"), 1);
+}
+
 /// The figure: what 100,000 callers hold on a server that has stopped.
 #[tokio::test]
 async fn a_hundred_thousand_callers_of_a_stopped_server_hold_less_than_100_mb() {

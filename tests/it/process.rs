@@ -166,7 +166,10 @@ async fn play(role: &str, stage: Stage) {
 /// Says `ready`. Command: `go`; says how many calls were refused and how many KiB the process has
 /// grown by when the others wait, and ends.
 async fn crowd(mut stage: Stage) {
-    let client = Client::connect(stage.argument(0)).await.expect("connected");
+    // However long it takes to make the calls: whoever waits must not have given up by then.
+    let builder = Client::builder().url(stage.argument(0));
+    let client = builder.deadline(Duration::from_secs(600)).connect().await;
+    let client = client.expect("connected");
     let calls: usize = stage.argument(1).parse().expect("a number");
     say("ready");
     stage.hear().await;

@@ -13,7 +13,7 @@ const ONE_KEY: [&str; 15] = [
 ];
 
 /// Commands whose arguments are all keys.
-const KEYS_ONLY: [&str; 4] = ["DEL", "EXISTS", "MGET", "UNLINK"];
+const KEYS_ONLY: [&str; 5] = ["DEL", "EXISTS", "MGET", "RENAME", "UNLINK"];
 
 /// Commands without a key, and channels: a channel is routed as the keys beside it.
 const KEYLESS: [&str; 3] = ["TIME", "PUBLISH", "SPUBLISH"];

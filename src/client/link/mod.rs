@@ -117,6 +117,10 @@ impl Link {
             Some(_) => Breaker::silent(),
             None => Breaker::default(),
         };
+        Self::with(route, breaker)
+    }
+
+    fn with(route: Route, breaker: Breaker) -> Arc<Self> {
         let urging = Background::by(&route.spawner);
         Arc::new(Self {
             route: Arc::new(route),
@@ -142,9 +146,19 @@ impl Link {
     /// Another connection to the same server, which hears no pushes. A connection that the caller
     /// brought is used again.
     pub(crate) fn another(&self) -> Arc<Self> {
-        Self::new(Route {
+        Self::new(self.beside(""))
+    }
+
+    /// The same for large values. The outages of the server are reported by this one.
+    pub(super) fn for_large_values(&self) -> Arc<Self> {
+        Self::with(self.beside("-large"), Breaker::silent())
+    }
+
+    /// The route of another connection, whose name has this ending.
+    fn beside(&self, ending: &str) -> Route {
+        Route {
             source: self.route.source.clone(),
-            name: self.route.name.clone(),
+            name: format!("{}{ending}", self.route.name),
             connect_timeout: self.route.connect_timeout,
             pace: self.route.pace.clone(),
             spawner: self.route.spawner.clone(),
@@ -152,7 +166,7 @@ impl Link {
             made: None,
             on_trouble: None,
             after_demotion: None,
-        })
+        }
     }
 
     /// Whether nobody else uses the connection.
@@ -422,6 +436,10 @@ impl Link {
 }
 
 impl Live {
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.health.is_dead()
     }

@@ -23,6 +23,7 @@ use crate::client::address_map::Addresses;
 use crate::client::builder::{ClientBuilder, Place};
 use crate::client::credentials::Login;
 use crate::client::endpoint::{Address, Endpoint};
+use crate::client::large::Large;
 use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
@@ -74,6 +75,7 @@ struct Witness {
 
 struct Led {
     commands: Weak<Link>,
+    large: Option<Weak<Large>>,
     pushes: Option<Weak<Hub>>,
     replicas: Weak<Replicas>,
 }
@@ -124,6 +126,7 @@ impl Sentinels {
     pub(super) fn lead(&self, primary: &Node, replicas: &Arc<Replicas>) {
         let led = Led {
             commands: Arc::downgrade(&primary.link),
+            large: primary.large().map(Arc::downgrade),
             pushes: primary.hub.as_ref().map(Arc::downgrade),
             replicas: Arc::downgrade(replicas),
         };
@@ -273,6 +276,9 @@ impl Sentinels {
         let Some(led) = self.led.get() else { return };
         if let Some(commands) = led.commands.upgrade() {
             commands.reset();
+        }
+        if let Some(large) = led.large.as_ref().and_then(Weak::upgrade) {
+            large.reset();
         }
         if let Some(pushes) = led.pushes.as_ref().and_then(Weak::upgrade) {
             pushes.reset();

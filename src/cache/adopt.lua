@@ -1,0 +1,37 @@
+#!lua flags=allow-cross-slot-keys
+-- Purpose: stores a large value, which was uploaded under a key of its own, as `set` and `commit`
+--   store theirs.
+-- KEYS: 1 value
+-- KEYS: 2 load lease
+-- KEYS: 3 upload
+-- ARGV: 1 ttl, ms
+-- ARGV: 2 first 36 bytes of the entry, its deadlines still zero
+-- ARGV: 3 its length in bytes
+-- ARGV: 4 token of the leader, or '' when the caller has the value
+-- ARGV: 5 fence of the lease, or ''
+-- Returns: {'STORED'} or {'REFUSED'} or {'GONE'} when there is no upload, or {'WRONGTYPE'}
+-- Retry: safe - the first run takes the upload away, so a second stores nothing; it meets the very
+--   entry, but for the deadlines, or answers GONE, which does not say whether the first has run
+if foreign() then return {'WRONGTYPE'} end
+local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
+local leads = held[1] == ARGV[4] and held[2] == ARGV[5]
+if (leads or ARGV[4] == '') and redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[3]) then
+  redis.call('SETRANGE', KEYS[3], 8, deadlines(ARGV[1]))
+  redis.call('PEXPIRE', KEYS[3], ARGV[1])
+  redis.call('RENAME', KEYS[3], KEYS[1])
+  finish('+')
+  return {'STORED'}
+end
+if held[1] == ARGV[4] and not leads then
+  -- The lease had ended; a late copy of the leader's question has taken it again.
+  finish('-')
+end
+redis.call('DEL', KEYS[3])
+if redis.call('STRLEN', KEYS[1]) == tonumber(ARGV[3]) then
+  local head = redis.call('GETRANGE', KEYS[1], 0, 35)
+  if string.sub(head, 1, 8) == string.sub(ARGV[2], 1, 8)
+      and string.sub(head, 21) == string.sub(ARGV[2], 21) then
+    return {'STORED'}
+  end
+end
+return {(leads or ARGV[4] == '') and 'GONE' or 'REFUSED'}

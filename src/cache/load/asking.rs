@@ -1,0 +1,220 @@
+//! How a flight comes by the lease: it asks until the lease is granted, or a value is found.
+//!
+//! Invariant: what a flight takes from Redis, a value or the record of a failure, was read after the
+//! flight was closed, so that all who have joined may have it. First step of a [`Load`].
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::entry::{self, ReadFrom, Reading};
+use super::super::failure::Failure;
+use super::super::flight::Outcome;
+use super::super::lease::Grant;
+use super::super::order::Order;
+use super::super::wake::Hint;
+use super::{Load, deserted};
+use crate::error::{Error, Result};
+use crate::tags::Generation;
+use crate::time::Backoff;
+
+/// What came of asking for the lease.
+pub(super) enum Granted<V> {
+    Lead {
+        until: Instant,
+        generations: Vec<Generation>,
+    },
+    Found(Arc<V>),
+    /// The loads of others were of no use, or took too long to be.
+    Alone,
+    Deserted,
+}
+
+/// Why a flight that waits for another leader stops to wait.
+enum Woken {
+    ByStore,
+    Otherwise,
+    /// Nobody waits for this flight any more.
+    Deserted,
+}
+
+impl Load {
+    /// Asks for the lease until it is granted, a value or the record of a failure is found, or
+    /// nobody wants either.
+    pub(super) async fn lease<V: DeserializeOwned + Send + Sync + 'static>(
+        &mut self,
+        creator: &mut oneshot::Sender<Result<Arc<V>>>,
+    ) -> Result<Granted<V>> {
+        let client = self.order.cache.client.clone();
+        let key = self.order.place.name.clone();
+        let mut ear = self.order.room.ears.open(&self.order.place.value);
+        let mut promised = Backoff::new(SHORTEST_PROMISED, LONGEST_PROMISED, SPREAD);
+        let mut unheard = Backoff::new(SHORTEST_UNHEARD, LONGEST_UNHEARD, SPREAD);
+        for attempt in 0u32.. {
+            if self.rounds.alone() {
+                return Ok(Granted::Alone);
+            }
+            // Listen first: whatever ends the lease after it was asked for is heard.
+            let value = &self.order.place.value;
+            let mut missed = client.missed(value);
+            let channel = self.order.room.ears.channel(&client, value).await;
+            ear.clear();
+            let closed = self.open.is_closed();
+            let deadline = self.order.cache.deadline_now();
+            let grant = self
+                .claim
+                .stake(&self.seen, self.dead, channel.as_ref(), deadline);
+            let (takeover, noted, fence) = match grant.await {
+                Ok(Grant::Lead { fence, until }) => {
+                    tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
+                    let generations = self.stamps(attempt > 0).await?;
+                    return Ok(Granted::Lead { until, generations });
+                }
+                Ok(Grant::Changed) => match self.take().await? {
+                    Some(value) => return Ok(Granted::Found(value)),
+                    None => continue,
+                },
+                Ok(Grant::Failed { fence, record }) => {
+                    if !closed {
+                        self.open.close();
+                        // What was recorded before is not proved for the last who joined.
+                        if self.open.has_joined() {
+                            continue;
+                        }
+                    }
+                    match self.failed_elsewhere(record).await? {
+                        Some(error) => return Err(error),
+                        None => self.dead = Some(fence),
+                    }
+                    continue;
+                }
+                Ok(Grant::Busy {
+                    takeover,
+                    noted,
+                    fence,
+                }) => (takeover, noted, fence),
+                Err(error) => return Err(error),
+            };
+            if self
+                .awaited
+                .replace(fence)
+                .is_some_and(|before| before != fence)
+            {
+                // The load before has ended without a value.
+                self.rounds.another();
+                if self.rounds.alone() {
+                    return Ok(Granted::Alone);
+                }
+            }
+            tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), attempt, noted, "wait");
+            let pause = match noted {
+                true => promised.pause(),
+                false => unheard.pause(),
+            };
+            let until = Instant::now() + pause.min(takeover);
+            let until = until.min(self.rounds.patience());
+            let woken = async {
+                tokio::select! {
+                    hint = ear.hint() => match hint {
+                        Hint::Stored => Woken::ByStore,
+                        Hint::Ended => Woken::Otherwise,
+                    },
+                    () = tokio::time::sleep_until(until) => Woken::Otherwise,
+                    () = missed.again() => Woken::Otherwise,
+                    () = deserted(creator, &self.open) => Woken::Deserted,
+                }
+            };
+            match woken.await {
+                Woken::ByStore => {
+                    if let Some(value) = self.take().await? {
+                        return Ok(Granted::Found(value));
+                    }
+                }
+                Woken::Otherwise => {}
+                Woken::Deserted => return Ok(Granted::Deserted),
+            }
+        }
+        unreachable!("a flight asks until it is answered")
+    }
+
+    /// Takes what another leader has stored. From here on nobody joins: the value is read after
+    /// all who joined began.
+    async fn take<V: DeserializeOwned + Send + Sync + 'static>(
+        &mut self,
+    ) -> Result<Option<Arc<V>>> {
+        self.open.close();
+        let Order { cache, place, .. } = &self.order;
+        let (tags, deadline) = (self.order.declared(), cache.deadline_now());
+        // A replica may not have yet what we were told of.
+        let from = ReadFrom::Primary;
+        match entry::read::<V>(cache, &place.value, tags, from, deadline).await? {
+            Reading::Hit(value) => {
+                self.open.settle(Outcome::Value {
+                    value: value.clone(),
+                    proved: true,
+                });
+                Ok(Some(value))
+            }
+            Reading::Miss(miss) => {
+                self.open.settle(Outcome::Again);
+                self.rounds.another();
+                self.awaited = None;
+                self.seen = miss.seen;
+                self.snapshot = miss.snapshot;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The error that `record` tells of, if it is still valid; those who joined have it then, too.
+    /// The flight is closed, and was when the record was asked for, unless nobody had joined.
+    async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
+        let client = &self.order.cache.client;
+        let deadline = self.order.cache.deadline_now();
+        let judged = entry::record::<Failure>(client, record, &self.order.tags, deadline).await?;
+        let error = judged.map(|failure| self.order.named(failure.error()));
+        if let Some(error) = &error {
+            self.open.settle(Outcome::Failed {
+                error: error.clone(),
+                proved: true,
+            });
+        }
+        Ok(error)
+    }
+
+    /// What the value will be stamped with. The lease is held, and is given up when the flight fails
+    /// for want of that. `waited` says that the snapshot is as old as the wait for the lease.
+    async fn stamps(&self, waited: bool) -> Result<Vec<Generation>> {
+        let deadline = self.order.cache.deadline_now();
+        let generations = if waited {
+            // An entry stamped with what was read before the wait could be dead on arrival.
+            self.order.generations(deadline).await
+        } else {
+            self.order.settled(&self.snapshot, deadline).await
+        };
+        if let Err(error) = &generations
+            && !self.order.cache.setup.outage.bypasses(error)
+        {
+            // Closed first, or a caller woken by it could join a flight that has failed.
+            self.open.close();
+            self.claim.abandon().await;
+        }
+        generations
+    }
+}
+
+/// The pauses of a flight that was promised a wake-up, which may be lost.
+const SHORTEST_PROMISED: Duration = Duration::from_secs(1);
+const LONGEST_PROMISED: Duration = Duration::from_secs(10);
+
+/// The pauses of a flight that hears nothing.
+const SHORTEST_UNHEARD: Duration = Duration::from_millis(50);
+const LONGEST_UNHEARD: Duration = Duration::from_secs(1);
+
+/// So that processes do not ask in step.
+const SPREAD: Range<f64> = 0.75..1.25;

@@ -1,0 +1,87 @@
+//! `Upload`: a large entry that is in Redis and not yet the value of its key.
+//!
+//! Invariant: an upload lies under a key of its own, which nobody reads, until one script makes it
+//! the value, at most once. So it may travel on another connection than everything else: what a
+//! caller who has left had sent there is an upload that nobody adopts, and its TTL ends it.
+//!
+//! Called by `set` and by the commit of a load.
+
+use std::time::Duration;
+
+use rand::random;
+
+use super::lease::Place;
+use crate::client::{Client, LARGE};
+use crate::codec::HEADER;
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::Key;
+use crate::script::{Call, Retry, plain, script};
+use crate::time::{Deadline, Ttl};
+
+script!(ADOPT = "adopt.lua" after "entry.lua");
+
+#[derive(Debug)]
+pub(super) struct Upload {
+    key: Key,
+}
+
+impl Upload {
+    /// Brings `entry` to the server of `place`, if it is large.
+    ///
+    /// Cancel safety: safe; what has arrived is removed by its TTL.
+    pub(super) async fn of(
+        client: &Client,
+        place: &Place,
+        entry: &[u8],
+        deadline: Deadline,
+    ) -> Result<Option<Self>> {
+        if entry.len() < LARGE {
+            return Ok(None);
+        }
+        let key = place.value.upload(random());
+        let mut command = plain("SET", &key);
+        let life = deadline.remaining() + GRACE;
+        command.arg(entry).arg("PX").arg(life.as_millis() as u64);
+        let sent = client.command(command, &key, Retry::Safe, deadline.apart());
+        // Whatever has become of it, nothing is stored.
+        sent.await.map_err(|error| match error.fate() {
+            Fate::Unknown => error.with_fate(Fate::NotExecuted),
+            _ => error,
+        })?;
+        Ok(Some(Self { key }))
+    }
+
+    /// The call that makes `entry`, which this holds, the value for `ttl`: under the lease of this
+    /// token and fence, or under none.
+    pub(super) fn adopt(
+        &self,
+        place: &Place,
+        entry: &[u8],
+        ttl: Ttl,
+        lease: Option<(&[u8; 16], i64)>,
+    ) -> Call {
+        let [value, load_lease] = place.keys();
+        let call = ADOPT
+            .call([value, load_lease, &self.key])
+            .arg(ttl.millis())
+            .arg(&entry[..entry.len().min(HEADER)])
+            .arg(entry.len());
+        match lease {
+            Some((token, fence)) => call.arg(token).arg(fence),
+            None => call.arg("").arg(""),
+        }
+    }
+}
+
+/// The upload was not there when it was to be stored.
+pub(super) fn gone() -> Error {
+    Error::new(
+        ErrorKind::Server,
+        "{server} no longer had the value when it was to be stored, since it evicts keys or has \
+         failed over",
+    )
+    .with_fate(Fate::Unknown)
+}
+
+/// How much longer an upload lives than the call that sends it.
+const GRACE: Duration = Duration::from_secs(1);

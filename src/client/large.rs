@@ -1,0 +1,333 @@
+//! `Large`: large values have a connection of their own, so that small calls do not wait for their
+//! transfer.
+//!
+//! Invariant: what is read here is what the shared connection would have answered. It is proved that
+//! both connections lead to one process, by the id of its run, and a proof holds for the two
+//! connections on which it was given: if either has changed when the answer comes, the answer is not
+//! used. A [`Lane`] reads here what was large when it was last seen, and asks the shared connection
+//! where nothing is proved.
+//!
+//! What is written here takes no effect before the shared connection commits it; see
+//! [`Priority::Apart`](crate::time::Priority::Apart).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use redis::{Cmd, Pipeline, ServerError, Value};
+use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::cells::{Cell, Cells, Reads, size};
+use super::lane::Lane;
+use super::link::{Answer, Link};
+use super::queue::{LARGE, Limits};
+use crate::background::Background;
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::Key;
+use crate::script::from_server;
+use crate::time::{Deadline, Priority};
+
+#[derive(Debug)]
+pub(crate) struct Large {
+    /// Of the connection for large values.
+    pub(super) lane: Lane,
+    link: Arc<Link>,
+    /// The connection that everything else goes by.
+    shared: Arc<Link>,
+    keys: LargeKeys,
+    standing: Mutex<Standing>,
+    /// Makes the connection and proves where it leads; see [`prove`].
+    prover: Background,
+}
+
+/// What is known of where the connection leads.
+#[derive(Debug, Clone, Copy)]
+enum Standing {
+    Unproved,
+    Proved(Proof),
+    /// There was no proof; the next is sought at this moment at the earliest.
+    Failed(Instant),
+}
+
+/// Both connections led to one process: those of these epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Proof {
+    shared: u64,
+    own: u64,
+}
+
+/// Which keys were large when they were last seen, as far as there is room to remember: a key that
+/// is forgotten is read once over the shared connection.
+#[derive(Debug, Default)]
+struct LargeKeys(OnceLock<Box<[AtomicU32]>>);
+
+impl Large {
+    /// Beside the connection of `shared`; made when it is first needed.
+    pub(super) fn beside(shared: &Arc<Link>, reads: Reads, limits: Limits) -> Arc<Self> {
+        let link = shared.for_large_values();
+        Arc::new(Self {
+            lane: Lane::of_large_values(link.clone(), reads, limits),
+            prover: Background::by(link.spawner()),
+            link,
+            shared: shared.clone(),
+            keys: LargeKeys::default(),
+            standing: Mutex::new(Standing::Unproved),
+        })
+    }
+
+    /// Whether any of `keys` was large when it was last seen.
+    pub(super) fn knows(&self, keys: &[Key]) -> bool {
+        match self.keys.0.get() {
+            None => false,
+            Some(table) => keys.iter().any(|key| LargeKeys::contains(table, key)),
+        }
+    }
+
+    /// Notes which keys are large, and which are no longer.
+    pub(super) fn learn<'k>(&self, cells: impl Iterator<Item = (&'k Key, &'k Cell)>) {
+        for (key, cell) in cells {
+            match size(cell) >= LARGE {
+                true => self.keys.insert(key),
+                false => self.keys.remove(key),
+            }
+        }
+    }
+
+    /// That what is asked here is answered by the server behind the shared connection. `None` while
+    /// that is not proved; then the proof is sought in the background.
+    pub(super) fn proof(self: &Arc<Self>) -> Option<Proof> {
+        let standing = *self.standing();
+        match standing {
+            Standing::Proved(proof) if self.stands(proof) => return Some(proof),
+            Standing::Failed(until) if Instant::now() < until => return None,
+            _ => {}
+        }
+        let (shared, own) = (self.shared.clone(), self.link.clone());
+        let weak = Arc::downgrade(self);
+        self.prover.ensure(|| prove(weak, shared, own));
+        None
+    }
+
+    /// Whether both connections are still those of `proof`.
+    pub(super) fn stands(&self, proof: Proof) -> bool {
+        let is = |link: &Link, epoch| link.epoch() == epoch && link.is_up();
+        is(&self.shared, proof.shared) && is(&self.link, proof.own)
+    }
+
+    /// Reads `keys`; `None` where the shared connection must be asked.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        keys: &[Key],
+        deadline: Deadline,
+    ) -> Option<Result<Cells>> {
+        let proof = self.proof()?;
+        match self.lane.read(keys, deadline).await {
+            Ok(cells) => self.stands(proof).then(|| {
+                self.learn(keys.iter().zip(&cells));
+                Ok(cells)
+            }),
+            Err(error) => is_final(&error).then_some(Err(error)),
+        }
+    }
+
+    /// Sends a command with a large argument, which must not matter until the shared connection
+    /// commits it: nothing proves here which server takes it. `None` where no connection is made in
+    /// half of the time: nothing was sent.
+    ///
+    /// Cancel safety: the command may still be executed.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        command: &Cmd,
+        deadline: Deadline,
+    ) -> Option<Result<Answer>> {
+        // If the connection leads elsewhere, it is replaced.
+        self.proof();
+        let half = Instant::now() + deadline.remaining() / 2;
+        self.link.live(half).await.ok()?;
+        Some(self.sent(command, deadline).await)
+    }
+
+    async fn sent(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
+        let deadline = Deadline {
+            priority: Priority::Ordinary,
+            ..deadline
+        };
+        for attempt in 0_u8.. {
+            match self.lane.send(command, deadline).await {
+                Ok(Answer {
+                    value: Value::ServerError(error),
+                    ..
+                }) if says_too_long(&error) => return Err(self.too_long(command)),
+                // It closes the connection at once, and so its answer is often lost.
+                Err(error) if error.kind() == ErrorKind::Disconnected => {
+                    if attempt > 0 {
+                        return Err(self.too_long(command));
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+        unreachable!("it returns at the second attempt")
+    }
+
+    fn too_long(&self, command: &Cmd) -> Error {
+        let bytes = super::queue::arguments(command).max().unwrap_or_default();
+        self.link.located(
+            Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "{{server}} closes the connection when it is sent a value of {bytes} bytes; \
+                     raise its proto-max-bulk-len, or store less"
+                ),
+            )
+            .with_fate(Fate::Refused),
+        )
+    }
+
+    /// Ends the connection: it may lead to another server than the shared one.
+    pub(crate) fn reset(&self) {
+        self.link.reset();
+    }
+
+    /// Makes no connection any more: see [`Link::retire`].
+    pub(crate) fn retire(&self) {
+        self.link.retire();
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the shared connection need not be asked after this.
+pub(super) fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Timeout)
+}
+
+/// Makes the connection and asks both which process they lead to. Spawned by the first read that has
+/// use for it, and ends with the answer; aborted with its owner. After a panic the next read starts
+/// another.
+async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
+    let deadline = Instant::now() + PATIENCE;
+    let asked = async { tokio::try_join!(run(&shared, deadline), run(&own, deadline)) };
+    let standing = match asked.await {
+        Ok(((shared, one), (own, other))) if one == other => {
+            Standing::Proved(Proof { shared, own })
+        }
+        Ok(_) => {
+            tracing::info!(target: "hedgerow::client", address = shared.address().as_deref(), "the connection for large values leads to another server; making another");
+            own.reset();
+            Standing::Failed(Instant::now() + PAUSE)
+        }
+        Err(error) => {
+            tracing::debug!(target: "hedgerow::client", %error, "no connection for large values");
+            let pause = match error.fate() {
+                Fate::Refused => LONG_PAUSE,
+                _ => PAUSE,
+            };
+            Standing::Failed(Instant::now() + pause)
+        }
+    };
+    if let Some(large) = large.upgrade() {
+        *large.standing() = standing;
+    }
+}
+
+/// Which process the connection of `link` leads to, and the epoch of that connection.
+async fn run(link: &Arc<Link>, deadline: Instant) -> Result<(u64, String)> {
+    let live = link.live(deadline).await?;
+    let epoch = live.epoch();
+    let mut question = Pipeline::with_capacity(1);
+    question.cmd("INFO").arg("server");
+    let (replies, _) = link.send_all_over(live, &question, deadline).await?;
+    let info = match replies.into_iter().next() {
+        Some(Value::ServerError(error)) => return Err(from_server(&error)),
+        Some(Value::VerbatimString { text, .. }) => text,
+        Some(Value::BulkString(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+        _ => String::new(),
+    };
+    let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    match id {
+        Some(id) => Ok((epoch, id.trim().to_owned())),
+        None => Err(Error::new(
+            ErrorKind::Server,
+            "{server} does not say which run of the server it is",
+        )),
+    }
+}
+
+/// Whether the server has read a length above its `proto-max-bulk-len`.
+fn says_too_long(error: &ServerError) -> bool {
+    error
+        .details()
+        .is_some_and(|text| text.contains("invalid bulk length"))
+}
+
+impl LargeKeys {
+    fn contains(table: &[AtomicU32], key: &Key) -> bool {
+        let (place, mark) = Self::place(key);
+        table[place].load(Ordering::Relaxed) == mark
+    }
+
+    fn insert(&self, key: &Key) {
+        let table = self.0.get_or_init(|| {
+            let empty = std::iter::repeat_with(AtomicU32::default);
+            empty.take(REMEMBERED).collect()
+        });
+        let (place, mark) = Self::place(key);
+        table[place].store(mark, Ordering::Relaxed);
+    }
+
+    fn remove(&self, key: &Key) {
+        let Some(table) = self.0.get() else { return };
+        let (place, mark) = Self::place(key);
+        let _ = table[place].compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The place of a key, and what stands there if it is remembered: never 0.
+    fn place(key: &Key) -> (usize, u32) {
+        let hash = xxh3_64(key.as_str().as_bytes());
+        (hash as usize % REMEMBERED, (hash >> 32) as u32 | 1)
+    }
+}
+
+/// How many large keys of one server are remembered: the table is as large as one such value.
+const REMEMBERED: usize = LARGE / size_of::<AtomicU32>();
+
+/// How long making the connection and proving where it leads may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long nothing is tried after that has failed, and after the server has refused to say.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONG_PAUSE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Namespace;
+
+    #[test]
+    fn a_key_is_large_until_it_is_seen_to_be_small() {
+        let space = Namespace::new("hr").expect("a good one");
+        let key = |number: usize| space.counter(&number.to_string()).expect("a good one");
+        let keys = LargeKeys::default();
+        keys.remove(&key(0));
+        assert!(
+            keys.0.get().is_none(),
+            "no room is taken before it is needed"
+        );
+        for number in 0..100 {
+            keys.insert(&key(number));
+        }
+        let table = keys.0.get().expect("there are large ones");
+        let known = (0..100).filter(|number| LargeKeys::contains(table, &key(*number)));
+        assert!(known.count() > 90, "few share a place");
+        keys.remove(&key(99));
+        assert!(!LargeKeys::contains(table, &key(99)));
+        let strangers = (100..10_000).filter(|number| LargeKeys::contains(table, &key(*number)));
+        assert_eq!(strangers.count(), 0);
+    }
+}
