@@ -31,7 +31,7 @@ whole() {
 
 declare -A each
 for operation in lock_cycle two_evalsha counter_add raw_incr memoize_hit get hit_3tags get_3tags \
-    raw_get memoize_hit@50 get@50 hit_3tags@50 raw_get@50; do
+    raw_get lock_cycle@50 two_evalsha@50 counter_add@50 raw_incr@50 memoize_hit@50 get@50 hit_3tags@50 raw_get@50; do
     none=$(whole "$operation" 0)
     all=$(whole "$operation" "$COUNT")
     each[$operation]=$(((all - none) / COUNT))
@@ -46,6 +46,8 @@ ratio counter_add/raw_incr "${each[counter_add]}" "${each[raw_incr]}"
 for hit in memoize_hit get hit_3tags get_3tags; do
     ratio "$hit/raw_get" "${each[$hit]}" "${each[raw_get]}"
 done
+ratio lock_cycle/two_evalsha@50 "${each[lock_cycle@50]}" "${each[two_evalsha@50]}"
+ratio counter_add/raw_incr@50 "${each[counter_add@50]}" "${each[raw_incr@50]}"
 for hit in memoize_hit get hit_3tags; do
     ratio "$hit/raw_get@50" "${each[$hit@50]}" "${each[raw_get@50]}"
 done

@@ -142,6 +142,7 @@ mod client;
 mod codec;
 mod counter;
 mod error;
+mod hash;
 mod key;
 mod lock;
 mod name;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow::embedded::Server;
-use hedgerow::{Cache, Client, Counter, Lock};
+use hedgerow::{Cache, Client};
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What is counted: ours, and what the bare driver does for the same end.
-const OPERATIONS: [&str; 13] = [
+const OPERATIONS: [&str; 17] = [
     "lock_cycle",
     "two_evalsha",
     "counter_add",
@@ -26,6 +26,10 @@ const OPERATIONS: [&str; 13] = [
     "hit_3tags",
     "get_3tags",
     "raw_get",
+    "lock_cycle@50",
+    "two_evalsha@50",
+    "counter_add@50",
+    "raw_incr@50",
     "memoize_hit@50",
     "get@50",
     "hit_3tags@50",
@@ -47,7 +51,7 @@ fn main() -> Result<()> {
             let server = runtime.block_on(Server::start())?;
             let work = Arc::new(runtime.block_on(Work::new(server.url()))?);
             for operation in OPERATIONS {
-                println!("{operation} {}", allocations(&runtime, &work, operation)?);
+                println!("{operation} {}", costs(&runtime, &work, operation)?);
             }
             Ok(())
         }
@@ -59,21 +63,35 @@ fn main() -> Result<()> {
     }
 }
 
-/// How many allocations one operation makes on this thread, which runs all tasks.
-fn allocations(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<u64> {
+/// How many allocations one operation makes on this thread, which runs all tasks, and how many tasks
+/// a thousand of them spawn.
+fn costs(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<String> {
     const COUNT: u64 = 1000;
     runtime.block_on(work.run(operation, 100))?;
+    let before = next_task(runtime)?;
     let mut outcome = Ok(());
     let counted = allocation_counter::measure(|| {
         outcome = runtime.block_on(work.run(operation, COUNT));
     });
     outcome?;
-    Ok(counted.count_total / COUNT)
+    let own = match operation.split_once('@') {
+        Some((_, tasks)) => tasks.parse()?,
+        None => 0,
+    };
+    let spawned = next_task(runtime)? - before - 1 - own;
+    let each = counted.count_total / COUNT;
+    Ok(format!("{each}, tasks of {COUNT}: {spawned}"))
+}
+
+/// The number of the next task of this process.
+fn next_task(runtime: &Runtime) -> Result<u64> {
+    let id = async { tokio::task::id().to_string() };
+    let id = runtime.block_on(async { tokio::spawn(id).await })?;
+    Ok(id.parse()?)
 }
 
 struct Work {
-    lock: Lock,
-    counter: Counter,
+    client: Client,
     cache: Cache,
     tagged: Cache,
     driver: MultiplexedConnection,
@@ -99,10 +117,9 @@ impl Work {
         };
         let (acquire, release) = (load(BARE_ACQUIRE).await?, load(BARE_RELEASE).await?);
         let work = Self {
-            lock: client.lock("count"),
-            counter: client.counter("count"),
             cache: client.cache("count"),
             tagged: client.cache("tagged"),
+            client,
             driver,
             acquire,
             release,
@@ -144,16 +161,20 @@ impl Work {
 
     /// One after the other, from the `first` key on.
     async fn each(&self, operation: &str, first: usize, count: u64) -> Result<()> {
+        let name = format!("count:{first}");
+        let (lock, counter) = (self.client.lock(&name), self.client.counter(&name));
+        let bare = format!("bare:{name}");
+        let keys = ["lock", "fence"].map(|part| format!("{{{bare}}}:{part}"));
         let mut driver = self.driver.clone();
         for at in 0..count as usize {
             let key = &self.keys[(first + at) % KEYS];
             match operation {
-                "lock_cycle" => self.lock.acquire().await?.release().await?,
-                "two_evalsha" => self.bare_cycle(&mut driver).await?,
-                "counter_add" => drop(self.counter.add(1).await?),
+                "lock_cycle" => lock.acquire().await?.release().await?,
+                "two_evalsha" => self.bare_cycle(&keys, &mut driver).await?,
+                "counter_add" => drop(counter.add(1).await?),
                 "raw_incr" => {
                     let mut command = redis::cmd("INCR");
-                    let _: i64 = command.arg("bare:count").query_async(&mut driver).await?;
+                    let _: i64 = command.arg(&bare).query_async(&mut driver).await?;
                 }
                 "memoize_hit" => {
                     let load = || async { Ok::<_, std::io::Error>("x".repeat(100)) };
@@ -175,23 +196,23 @@ impl Work {
         Ok(())
     }
 
-    async fn bare_cycle(&self, driver: &mut MultiplexedConnection) -> Result<()> {
+    async fn bare_cycle(
+        &self,
+        [lock, fence]: &[String; 2],
+        driver: &mut MultiplexedConnection,
+    ) -> Result<()> {
         let owner = format!("{:032x}", rand::random::<u128>());
         let mut command = redis::cmd("EVALSHA");
         command
             .arg(&self.acquire)
             .arg(2)
-            .arg("{bare:count}:lock")
-            .arg("{bare:count}:fence")
+            .arg(lock)
+            .arg(fence)
             .arg(&owner)
             .arg(30_000);
         let _: i64 = command.query_async(driver).await?;
         let mut command = redis::cmd("EVALSHA");
-        command
-            .arg(&self.release)
-            .arg(1)
-            .arg("{bare:count}:lock")
-            .arg(&owner);
+        command.arg(&self.release).arg(1).arg(lock).arg(&owner);
         let _: i64 = command.query_async(driver).await?;
         Ok(())
     }

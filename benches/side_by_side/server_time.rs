@@ -45,20 +45,26 @@ pub(crate) async fn run(runs: &Runs) -> Result<()> {
     Ok(())
 }
 
-/// The mean times of an acquire and of a release.
+/// The mean times of an acquire and of a release. Held for a moment only: a guard that was held
+/// for longer is released by a script that looks for waiters, too.
 async fn ours(client: &Client, driver: &mut MultiplexedConnection) -> Result<(f64, f64)> {
-    let before = scripts(driver).await?;
-    let mut guards: Vec<Guard> = Vec::with_capacity(CYCLES);
-    for name in 0..CYCLES {
-        let lock = client.lock(&format!("time:{name}"));
-        guards.push(lock.lease(Duration::from_secs(60)).acquire().await?);
+    let (mut acquires, mut releases) = (Scripts::default(), Scripts::default());
+    for first in (0..CYCLES).step_by(AT_ONCE) {
+        let before = scripts(driver).await?;
+        let mut guards: Vec<Guard> = Vec::with_capacity(AT_ONCE);
+        for name in first..first + AT_ONCE {
+            let lock = client.lock(&format!("time:{name}"));
+            guards.push(lock.lease(Duration::from_secs(60)).acquire().await?);
+        }
+        let between = scripts(driver).await?;
+        for guard in guards {
+            guard.release().await?;
+        }
+        let after = scripts(driver).await?;
+        acquires.add(before, between);
+        releases.add(between, after);
     }
-    let between = scripts(driver).await?;
-    for guard in guards {
-        guard.release().await?;
-    }
-    let after = scripts(driver).await?;
-    Ok((before.until(between), between.until(after)))
+    Ok((acquires.mean(), releases.mean()))
 }
 
 async fn theirs(
@@ -88,7 +94,10 @@ async fn theirs(
         let _: i64 = command.query_async(driver).await?;
     }
     let after = scripts(driver).await?;
-    Ok((before.until(between), between.until(after)))
+    let (mut acquires, mut releases) = (Scripts::default(), Scripts::default());
+    acquires.add(before, between);
+    releases.add(between, after);
+    Ok((acquires.mean(), releases.mean()))
 }
 
 /// How often scripts have run by their hash, and how long in all.
@@ -99,9 +108,15 @@ pub(crate) struct Scripts {
 }
 
 impl Scripts {
-    /// The mean microseconds of the calls between two readings.
-    fn until(self, later: Self) -> f64 {
-        (later.micros - self.micros) / (later.calls - self.calls)
+    /// Adds the calls between two readings.
+    fn add(&mut self, before: Self, after: Self) {
+        self.calls += after.calls - before.calls;
+        self.micros += after.micros - before.micros;
+    }
+
+    /// The mean microseconds of a call.
+    fn mean(self) -> f64 {
+        self.micros / self.calls
     }
 }
 
@@ -128,3 +143,6 @@ const ROUNDS: usize = 5;
 
 /// How many locks are taken and released in a round.
 const CYCLES: usize = 2000;
+
+/// How many of them are held at once.
+const AT_ONCE: usize = 10;

@@ -3,7 +3,6 @@
 //! Invariant: what is in a batch is sent, and everybody in it is told what became of it. Reads
 //! share: a key that several ask for is read once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
@@ -15,6 +14,7 @@ use super::lane::{Reply, Shared};
 use super::link::{Answer, Live};
 use super::queue::{Ask, Waiting};
 use crate::error::{Error, Result};
+use crate::hash::SeededMap;
 use crate::key::Key;
 
 /// Commands that travel together.
@@ -24,7 +24,7 @@ pub(super) struct Batch {
     readers: Vec<Reader>,
     keys: Vec<Key>,
     /// Where each key is in `keys`.
-    places: HashMap<Key, usize>,
+    places: SeededMap<Key, usize>,
     /// How many readers want each key.
     wanted: Vec<u32>,
     deadline: Option<Instant>,
@@ -89,6 +89,11 @@ impl Batch {
         };
         self.wanted[place] += 1;
         place
+    }
+
+    /// How many calls are in it.
+    pub(super) fn len(&self) -> usize {
+        self.commands.len() + self.readers.len()
     }
 
     /// Sends it over `live`. It waits for no other connection: not all in it may wait as long.

@@ -1,4 +1,4 @@
-//! `Bounded`: a stream that ends rather than carry a reply without bound.
+//! `Bounded`: ends a stream rather than carry a reply without bound.
 //!
 //! Invariant: what the driver is given of one reply is at most [`MOST_IN_A_REPLY`], and a string that
 //! is announced as longer than [`MOST_IN_A_STRING`] is not begun. The driver keeps the whole of a
@@ -7,22 +7,11 @@
 //! It follows the frames of RESP without looking into them: lines, and strings whose length a line
 //! has announced. Used by [`dial`](super::dial).
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// A stream of replies.
-#[derive(Debug)]
-pub(crate) struct Bounded<S> {
-    stream: S,
-    frames: Frames,
-}
+use super::tapped::Tap;
 
 /// How far a stream of replies has come.
 #[derive(Debug, Default)]
-struct Frames {
+pub(crate) struct Bounded {
     /// The first byte of the present line; `None` between frames.
     kind: Option<u8>,
     /// The number that the line has told so far, and whether it is below zero.
@@ -39,51 +28,56 @@ struct Frames {
     reply: u64,
 }
 
-impl<S> Bounded<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self {
-            stream,
-            frames: Frames::default(),
-        }
-    }
-}
-
-impl Frames {
+impl Bounded {
     /// Takes what was read.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
-        while let Some((first, rest)) = bytes.split_first() {
-            if self.string > 0 {
-                let skipped = self.string.min(bytes.len() as u64);
-                self.string -= skipped;
-                self.grow(skipped)?;
-                bytes = &bytes[skipped as usize..];
-                if self.string == 0 {
-                    self.frame_ended();
+        while let Some(first) = bytes.first() {
+            let taken = match self.kind {
+                _ if self.string > 0 => self.part_of_string(bytes.len())?,
+                None => {
+                    self.kind = Some(*first);
+                    self.grow(1)?;
+                    1
                 }
-                continue;
-            }
-            bytes = rest;
-            self.grow(1)?;
-            self.byte(*first)?;
+                Some(kind) => {
+                    let end = bytes.iter().position(|byte| *byte == b'\n');
+                    let part = &bytes[..end.map_or(bytes.len(), |end| end + 1)];
+                    self.part_of_line(part)?;
+                    if end.is_some() {
+                        self.line_ended(kind)?;
+                    }
+                    part.len()
+                }
+            };
+            bytes = &bytes[taken..];
         }
         Ok(())
     }
 
-    /// Takes one byte of a line.
-    fn byte(&mut self, byte: u8) -> Result<(), &'static str> {
-        let Some(kind) = self.kind else {
-            self.kind = Some(byte);
-            return Ok(());
-        };
-        self.line += 1;
-        match byte {
-            b'\n' => return self.line_ended(kind),
-            b'-' => self.negative = true,
-            b'0'..=b'9' => {
-                let digit = u64::from(byte - b'0');
-                self.number = self.number.saturating_mul(10).saturating_add(digit);
+    /// Takes as many of so many bytes as belong to the present string; answers how many.
+    fn part_of_string(&mut self, bytes: usize) -> Result<usize, &'static str> {
+        let taken = self.string.min(bytes as u64);
+        self.string -= taken;
+        self.grow(taken)?;
+        if self.string == 0 {
+            self.frame_ended();
+        }
+        Ok(taken as usize)
+    }
+
+    /// Takes the next bytes of a line.
+    fn part_of_line(&mut self, part: &[u8]) -> Result<(), &'static str> {
+        self.grow(part.len() as u64)?;
+        self.line += part.len();
+        for byte in part {
+            match byte {
+                b'-' => self.negative = true,
+                b'0'..=b'9' => {
+                    let digit = u64::from(byte - b'0');
+                    self.number = self.number.saturating_mul(10).saturating_add(digit);
+                }
+                _ => {}
             }
-            _ => {}
         }
         match self.line > LONGEST_LINE {
             true => Err("the server sends a line without end"),
@@ -136,49 +130,9 @@ impl Frames {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let read = self.frames.take(&buffer.filled()[before..]);
-        match read {
-            Ok(()) => outcome,
-            Err(why) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why))),
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+impl Tap for Bounded {
+    fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        self.take(bytes)
     }
 }
 
@@ -203,6 +157,9 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    use std::io;
+
+    use super::super::tapped::Tapped;
     use super::*;
 
     /// A reply as a server spells it.
@@ -247,7 +204,7 @@ mod tests {
             replies in vec(reply(), 1..8),
             cuts in vec(1..40_usize, 1..40),
         ) {
-            let mut frames = Frames::default();
+            let mut frames = Bounded::default();
             for reply in &replies {
                 let (mut rest, mut cuts) = (&reply[..], cuts.iter().cycle());
                 while !rest.is_empty() {
@@ -267,7 +224,7 @@ mod tests {
         let saying = tokio::spawn(async move {
             let _ = peer.write_all(&said).await;
         });
-        let mut stream = Bounded::new(ours);
+        let mut stream = Tapped::new(ours, Bounded::default());
         let mut buffer = vec![0; 512];
         let mut bytes = 0;
         let outcome = loop {
@@ -295,12 +252,12 @@ mod tests {
     #[test]
     fn a_reply_without_end_is_ended() {
         // A line, an array, and an array of large strings.
-        let mut frames = Frames::default();
+        let mut frames = Bounded::default();
         let line = [vec![b'+'], vec![b'x'; LONGEST_LINE + 1]].concat();
         frames.take(&line).expect_err("a line without end");
-        let mut frames = Frames::default();
+        let mut frames = Bounded::default();
         frames.take(b"*4294967296\r\n").expect_err("too many parts");
-        let mut frames = Frames::default();
+        let mut frames = Bounded::default();
         frames.take(b"*3\r\n").expect("an array");
         let (head, part) = (b"$536870912\r\n", vec![b'x'; 1 << 20]);
         let mut value = || {

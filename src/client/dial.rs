@@ -20,7 +20,7 @@ use super::credentials::{Credentials, Login};
 use super::endpoint::{Address, Endpoint};
 use super::health::Health;
 use super::race;
-use super::traffic::Counted;
+use super::tapped::Tapped;
 use crate::background::{Spawner, Task};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::pulse::Pulse;
@@ -53,13 +53,16 @@ pub(crate) async fn dial(
             let stream = attempt.step(not_accepted, stream).await?;
             let stream = stream.map_err(no_connection)?;
             tune(&stream).map_err(no_connection)?;
-            let stream = Counted::new(stream, health.traffic().clone());
             #[cfg(feature = "tls")]
             if let Some(tls) = &endpoint.tls {
+                // Its bytes are those of the socket; its replies can be told apart above only.
+                let stream = Tapped::new(stream, health.traffic().clone());
                 let secured = tls.secured(host, stream);
                 let stream = attempt.step(no_tls_handshake, secured).await??;
+                let stream = Tapped::new(stream, Bounded::default());
                 return greeted(endpoint, stream, config, health, pace, attempt).await;
             }
+            let stream = Tapped::new(stream, (health.traffic().clone(), Bounded::default()));
             greeted(endpoint, stream, config, health, pace, attempt).await
         }
         #[cfg(unix)]
@@ -67,7 +70,7 @@ pub(crate) async fn dial(
             let stream = tokio::net::UnixStream::connect(path);
             let stream = attempt.step(not_accepted, stream).await?;
             let stream = stream.map_err(no_connection)?;
-            let stream = Counted::new(stream, health.traffic().clone());
+            let stream = Tapped::new(stream, (health.traffic().clone(), Bounded::default()));
             greeted(endpoint, stream, config, health, pace, attempt).await
         }
         #[cfg(not(unix))]
@@ -133,7 +136,6 @@ async fn said_hello(
     health: &Arc<Health>,
     pace: &Pace,
 ) -> Result<(MultiplexedConnection, Wire)> {
-    let stream = Bounded::new(stream);
     match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
             let ends = Ends(Arc::downgrade(health));

@@ -519,14 +519,20 @@ struct Carrier {
 
 impl Carrier {
     async fn run(self) {
-        // Let the callers that are ready to run join the first pipeline.
-        tokio::task::yield_now().await;
-        while let Some(latest) = self.latest() {
+        let mut carried = MANY;
+        loop {
+            if carried >= MANY {
+                // Lets callers that are ready to run join the pipeline: those that have come with the
+                // first one, then those that were just answered. A lone caller does better without us.
+                tokio::task::yield_now().await;
+            }
+            let Some(latest) = self.latest() else { return };
             // Nothing is taken before there is a connection to send it on: whoever gives up
             // meanwhile knows that nothing of his was sent.
             match self.lane.link.live(latest).await {
                 Ok(live) => {
                     let batch = self.take();
+                    carried = batch.len();
                     batch.send(&self.lane, live).await;
                 }
                 Err(error) => self.refuse(latest, &error),
@@ -616,6 +622,9 @@ const TAKEN: u64 = 2;
 
 /// How often a caller in the queue looks whether its carrier stands still.
 const LOOK: Duration = TICK.saturating_mul(2);
+
+/// How many calls of a pipeline were made at once, so that those who made them may come together again.
+const MANY: usize = 2;
 
 /// How many commands may travel by themselves before others are gathered.
 const MOST_DIRECT: usize = 1;

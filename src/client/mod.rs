@@ -33,6 +33,7 @@ mod race;
 mod request;
 mod retry;
 mod source;
+mod tapped;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;

@@ -4,6 +4,7 @@
 //! a second run answers as the first did ([`Retry::Safe`]). Nothing is sent after its deadline. The
 //! primitives reach Redis through here, by the calls of [`Client`](super::Client).
 
+use std::pin::pin;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -23,7 +24,7 @@ use crate::time::{Backoff, Deadline};
 pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> Result<Reply> {
     let name = call.script().name();
     let span = tracing::debug_span!(target: "hedgerow::script", "script", script = name);
-    let run = async {
+    let answered = pin!(async {
         let mut attempts = Attempts::new(call.script().retry(), deadline);
         loop {
             match attempt(topology, &call, deadline).await {
@@ -34,8 +35,8 @@ pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> 
                 }
             }
         }
-    };
-    run.instrument(span).await
+    });
+    answered.instrument(span).await
 }
 
 /// Runs one plain command on `key`.
@@ -148,14 +149,15 @@ struct Attempts {
 
 impl Attempts {
     fn new(retry: Retry, deadline: Deadline) -> Self {
+        let began = Instant::now();
         Self {
             retry,
             deadline,
-            room: deadline.remaining() / 10,
+            room: deadline.at.saturating_duration_since(began) / 10,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, 0.25..1.0),
             may_have_run: false,
             last: None,
-            began: Instant::now(),
+            began,
         }
     }
 

@@ -16,7 +16,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
 use super::builder::ClientBuilder;
-use super::traffic::Counted;
+use super::tapped::Tapped;
+use super::traffic::Traffic;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How servers at `rediss://` prove who they are, and how the client does; see
@@ -161,8 +162,8 @@ impl Channel {
     pub(super) async fn secured(
         &self,
         host: &str,
-        stream: Counted<TcpStream>,
-    ) -> Result<TlsStream<Counted<TcpStream>>> {
+        stream: Tapped<TcpStream, Arc<Traffic>>,
+    ) -> Result<TlsStream<Tapped<TcpStream, Arc<Traffic>>>> {
         let name = match &self.0.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned()).map_err(|error| {

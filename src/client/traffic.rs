@@ -4,12 +4,11 @@
 //! value on its way shows as progress long before its reply is whole.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::tapped::Tap;
 
 /// How many bytes one connection has moved.
 #[derive(Debug, Default)]
@@ -27,13 +26,6 @@ pub(crate) struct Traffic {
 pub(crate) struct Moved {
     read: u64,
     written: u64,
-}
-
-/// A stream whose bytes are counted.
-#[derive(Debug)]
-pub(crate) struct Counted<S> {
-    stream: S,
-    traffic: Arc<Traffic>,
 }
 
 impl Traffic {
@@ -57,14 +49,17 @@ impl Traffic {
         let written = self.written.load(Ordering::Relaxed);
         written.saturating_sub(answered)
     }
+}
 
-    fn was_read(&self, bytes: usize) {
-        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+impl Tap for Arc<Traffic> {
+    fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let written = self.written.load(Ordering::Relaxed);
         self.answered.store(written, Ordering::Relaxed);
+        Ok(())
     }
 
-    fn was_written(&self, outcome: &Poll<io::Result<usize>>) {
+    fn written(&mut self, outcome: &Poll<io::Result<usize>>) {
         match outcome {
             Poll::Ready(Ok(bytes)) => {
                 self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
@@ -73,64 +68,11 @@ impl Traffic {
             Poll::Pending => self.full.store(true, Ordering::Relaxed),
         }
     }
-}
 
-impl<S> Counted<S> {
-    pub(crate) fn new(stream: S, traffic: Arc<Traffic>) -> Self {
-        Self { stream, traffic }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let bytes = buffer.filled().len() - before;
-        if bytes > 0 {
-            self.traffic.was_read(bytes);
+    fn flushed(&mut self) {
+        // Nearly always false already: other cores need not fetch it anew then.
+        if self.full.load(Ordering::Relaxed) {
+            self.full.store(false, Ordering::Relaxed);
         }
-        outcome
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.traffic.was_written(&outcome);
-        outcome
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
-        self.traffic.was_written(&outcome);
-        outcome
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_flush(context);
-        if outcome.is_ready() {
-            self.traffic.full.store(false, Ordering::Relaxed);
-        }
-        outcome
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -121,6 +121,11 @@ impl Add {
         if self.range.is_none() && !self.saturating && self.ttl.is_none() && self.once.is_none() {
             return self.plain().await;
         }
+        // In a box, for it is large: a plain addition need not have room for it.
+        Box::pin(self.scripted()).await
+    }
+
+    async fn scripted(&self) -> Result<Added> {
         let call = self.call().map_err(|error| self.counter.named(error))?;
         let reply = self.counter.run(call, self.patience).await?;
         match reply.status()? {

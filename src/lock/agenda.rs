@@ -5,20 +5,20 @@
 //! stands still, or is torn down, is carried out by the next one. Renewals that one script may make
 //! are taken together, and those that are due soon go along. No clock and no I/O here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Keys;
-use super::hold::{Hold, Owner};
+use super::hold::{ByOwner, Hold, Owner};
 use super::release::Successor;
 
 /// What is noted.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
-    duties: HashMap<Owner, Duty>,
+    duties: ByOwner<Duty>,
     due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
 }
 

@@ -4,6 +4,7 @@
 //! keeper, so that a lock granted to nobody is released. One whose caller does not poll it is taken
 //! over by the keeper (see [`watch`](super::watch)); its reply then counts no more.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -79,7 +80,8 @@ impl Attempt {
     /// Cancel safety: dropping the future is dropping the attempt's chance of an answer; drop the
     /// attempt, too.
     pub(super) async fn ask(&self, call: Call, deadline: Deadline) -> Result<Reply> {
-        let answer = self.client.run(call, deadline);
+        // Pinned here, for it is large: each layer that takes it by value would copy it.
+        let answer = pin!(self.client.run(call, deadline));
         self.question.pulse.of(answer).await
     }
 

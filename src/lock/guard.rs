@@ -3,6 +3,7 @@
 //! Invariant: dropping a guard never blocks, spawns or waits: it leaves a note for the keeper.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,10 +91,8 @@ impl Guard {
             return Err(reason.error(&self.hold.keys.name));
         }
         let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = self.hold.keys.name.shown().as_str(), fence = %self.hold.fence);
-        self.locks
-            .release(&self.client, &self.hold)
-            .instrument(span)
-            .await
+        let released = pin!(self.locks.release(&self.client, &self.hold));
+        released.instrument(span).await
     }
 }
 

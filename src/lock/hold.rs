@@ -5,8 +5,9 @@
 //! stays ended. Guards read it without I/O; the keeper writes it.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -122,7 +123,32 @@ impl Eq for Owner {}
 
 impl Hash for Owner {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
+        // Random bits already: those of a digest, or drawn as they are.
+        state.write_u64(self.id as u64);
+    }
+}
+
+/// What is known of owners. Only ids that this process has made are put in, so nobody else chooses
+/// where they go, and they need no hashing.
+pub(super) type ByOwner<T> = HashMap<Owner, T, BuildHasherDefault<AsItIs>>;
+
+/// The hash of what is random is itself.
+#[derive(Debug, Default)]
+pub(super) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -189,6 +215,8 @@ pub(super) struct Hold {
     pub(super) passes: u32,
     /// When `max_hold` ends it.
     pub(super) limit: Option<Instant>,
+    /// When the command was sent that granted it, or that granted the first part of it.
+    since: Instant,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -197,10 +225,19 @@ pub(super) struct Hold {
 struct State {
     deadline: Instant,
     end: Option<End>,
-    /// Handed to a waiter that has not taken it yet.
-    offered: bool,
+    offer: Offer,
     /// When a push said that it was broken, if the server has not said otherwise since.
     said_to_be_broken: Option<Instant>,
+}
+
+/// Whether a hold went to a waiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// It answered its caller's own question.
+    Never,
+    /// The waiter has not taken it yet.
+    Open,
+    Over,
 }
 
 /// How a hold ended.
@@ -229,10 +266,11 @@ impl Hold {
             lease,
             passes,
             limit,
+            since: sent,
             state: Mutex::new(State {
                 deadline: before(limit, sure_until(sent, granted)),
                 end: None,
-                offered: false,
+                offer: Offer::Never,
                 said_to_be_broken: None,
             }),
             changed: Notify::new(),
@@ -269,28 +307,35 @@ impl Hold {
     /// Whether a waiter was handed this and has not taken it.
     pub(super) fn is_offered(&self) -> bool {
         let state = self.state();
-        state.offered && state.end.is_none()
+        state.offer == Offer::Open && state.end.is_none()
     }
 
     /// Hands it to a waiter.
     pub(super) fn offer(&self) {
-        self.state().offered = true;
+        self.state().offer = Offer::Open;
     }
 
     /// The waiter takes it; says whether there is anything to take.
     pub(super) fn take(&self) -> bool {
-        self.state().offered = false;
+        self.state().offer = Offer::Over;
         self.status().is_ok()
     }
 
     /// Takes it back, unless the waiter has taken it; says whether it was taken back.
     pub(super) fn take_back(&self) -> bool {
         let mut state = self.state();
-        let offered = std::mem::take(&mut state.offered) && state.end.is_none();
+        let offer = std::mem::replace(&mut state.offer, Offer::Over);
+        let offered = offer == Offer::Open && state.end.is_none();
         if offered {
             state.end = Some(End::Released);
         }
         offered
+    }
+
+    /// Whether others may queue for the lock, as far as can be told without asking: it was contended
+    /// when it was granted, or was held for a while since.
+    pub(super) fn may_be_queued_for(&self) -> bool {
+        self.state().offer != Offer::Never || self.since.elapsed() >= A_WHILE
     }
 
     /// Ends the hold, unless it has ended; returns whether this call did it.
@@ -365,6 +410,9 @@ pub(super) fn sure_until(sent: Instant, lease: Ttl) -> Instant {
     let lease = lease.duration();
     sent + lease.saturating_sub(lease / 100 + Duration::from_millis(2))
 }
+
+/// After this others have had time to come.
+const A_WHILE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

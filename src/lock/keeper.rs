@@ -264,10 +264,12 @@ impl Keeper {
     }
 
     /// The holder of `hold` is about to release it; the keeper does so if nothing is heard of that.
-    pub(super) fn release_unless_done(&self, client: &Client, hold: &Hold) {
+    pub(super) fn release_unless_done(locks: &Arc<Locks>, client: &Client, hold: &Hold) {
         let at = Instant::now() + 3 * LOOK;
-        let mut state = self.state();
+        let mut state = locks.keeper().state();
+        // Noted first: a task that finds nothing to do leaves its post.
         state.agenda.release(Release::of(hold), at);
+        let state = Self::manned(state, locks, client);
         // Nobody is woken for that: whoever looks next after a while sees to it.
         let first = at + LOOK;
         Self::noted(state, client, first);

@@ -4,7 +4,8 @@
 //! stand in its [`Line`]. As long as a line has waiters, a [`campaign`](super::campaign) queues
 //! for them on the server. State is kept only while somebody attempts or waits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry::Vacant;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::place::{Place, Places};
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hash::SeededMap;
 use crate::name::Name;
 use crate::pulse::Pulse;
 use crate::script::{Call, Script};
@@ -29,7 +31,7 @@ use crate::time::Ttl;
 /// What the locks of one client share.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    lines: Mutex<HashMap<Name, Line>>,
+    lines: Mutex<SeededMap<Name, Line>>,
     /// Campaigns that may be granted a lock by push.
     places: Places,
     keeper: Keeper,
@@ -137,16 +139,15 @@ impl Locks {
     /// Lets the caller ask the server, or says that others of this process come first.
     pub(super) fn attempt(self: &Arc<Self>, entry: &Entry) -> Option<Attempt> {
         let mut lines = self.lines();
-        if lines.contains_key(&entry.keys.name) {
+        let Vacant(vacant) = lines.entry(entry.keys.name.clone()) else {
             return None;
-        }
+        };
         let owner = Owner::random();
-        let line = Line {
+        vacant.insert(Line {
             attempting: Some(owner),
             asked: Some(Instant::now()),
             ..Line::default()
-        };
-        lines.insert(entry.keys.name.clone(), line);
+        });
         drop(lines);
         Some(Attempt::in_line(self, entry, owner))
     }
@@ -465,7 +466,7 @@ impl Locks {
         }
     }
 
-    pub(super) fn lines(&self) -> MutexGuard<'_, HashMap<Name, Line>> {
+    pub(super) fn lines(&self) -> MutexGuard<'_, SeededMap<Name, Line>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -23,6 +23,7 @@ mod renewal;
 mod watch;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ use line::{Entry, Locks, Queueing};
 
 script!(ACQUIRE = "acquire.lua" after "prelude.lua");
 script!(RELEASE = "release.lua" after "prelude.lua");
+script!(RELEASE_ALONE = "release_alone.lua");
 script!(PASS = "pass.lua" after "prelude.lua");
 script!(RENEW = "renew.lua");
 script!(BREAK = "break.lua" after "prelude.lua");
@@ -86,6 +88,7 @@ impl From<Fence> for i64 {
 #[must_use = "a lock excludes nobody until it is acquired"]
 pub struct Lock {
     client: Client,
+    locks: Arc<Locks>,
     name: Name,
     /// Spelt once; a bad name is told by the first call.
     keys: Result<Arc<Keys>>,
@@ -104,6 +107,7 @@ impl Client {
         Lock {
             keys: keys.map_err(|error| error.with_key(&name)),
             client: self.clone(),
+            locks: Locks::of(self),
             name,
             lease: Duration::from_secs(30),
             wait: None,
@@ -177,7 +181,9 @@ impl Lock {
     /// is kept and not polled gives them up, too, before long, and asks anew when it is polled.
     pub async fn acquire(&self) -> Result<Guard> {
         let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
-        self.acquired().instrument(span).await
+        // Pinned here, for it is large: the span around it would hold a copy.
+        let acquired = pin!(self.acquired());
+        acquired.instrument(span).await
     }
 
     async fn acquired(&self) -> Result<Guard> {
@@ -187,9 +193,9 @@ impl Lock {
             None => self.patience.deadline().at,
         };
         self.agree(&entry, until).await?;
-        let locks = Locks::of(&self.client);
+        let locks = &self.locks;
         let Some(attempt) = locks.attempt(&entry) else {
-            return self.waited(&locks, entry, until).await;
+            return self.waited(locks, entry, until).await;
         };
         let deadline = self.patience.deadline().at_most(until);
         let call = entry.acquire(attempt.owner(), attempt.queueing());
@@ -198,7 +204,7 @@ impl Lock {
             Ok(Answer::Granted(fence, sent)) => match attempt.won(entry.clone(), fence, sent) {
                 Some(guard) => Ok(guard),
                 // Nobody was there to take it, and so it was given back.
-                None => self.waited(&locks, entry, until).await,
+                None => self.waited(locks, entry, until).await,
             },
             Ok(Answer::Busy {
                 remaining,
@@ -215,7 +221,7 @@ impl Lock {
                     asked: entry.clone(),
                 });
                 let ticket = attempt.queued(entry.clone(), standing, until, holder);
-                self.waiting(&locks, ticket, entry, until).await
+                self.waiting(locks, ticket, entry, until).await
             }
             Err(error) => {
                 attempt.failed(&error);
@@ -225,7 +231,7 @@ impl Lock {
                 // Another question, under another owner, from the line.
                 let ticket = locks.join(entry.clone(), until);
                 locks.heard(&self.name, Err(error));
-                self.waiting(&locks, ticket, entry, until).await
+                self.waiting(locks, ticket, entry, until).await
             }
         }
     }
@@ -239,14 +245,14 @@ impl Lock {
     /// Safe, as [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         let entry = self.entry()?;
-        let locks = Locks::of(&self.client);
+        let locks = &self.locks;
         let deadline = self.patience.deadline();
         self.agree(&entry, deadline.at).await?;
         loop {
             let attempt = match locks.attempt(&entry) {
                 Some(attempt) => attempt,
                 None if locks.waited_for(&self.name)? => return Ok(None),
-                None => Attempt::aside(&locks, &entry),
+                None => Attempt::aside(locks, &entry),
             };
             let call = entry.acquire(attempt.owner(), Queueing::No);
             let reply = attempt.ask(call, deadline).await;
@@ -515,6 +521,11 @@ impl Keys {
 
     fn call(&self, script: &'static Script) -> Call {
         script.call(&self.all)
+    }
+
+    /// The call that gives up what `owner` has if nobody queues, and says so if it may not be so.
+    fn release_alone(&self, owner: Owner) -> Call {
+        RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
     }
 
     /// The call that gives up what `owner` has.

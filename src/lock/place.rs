@@ -4,19 +4,18 @@
 //! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot
 //! be stale (see [`campaign`](super::campaign)).
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc;
 
-use super::hold::{Owner, Seal};
+use super::hold::{ByOwner, Owner, Seal};
 use super::line::Locks;
 use super::{Fence, Keys};
 use crate::client::Client;
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<Owner, mpsc::UnboundedSender<Grant>>>);
+pub(super) struct Places(Mutex<ByOwner<mpsc::UnboundedSender<Grant>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
@@ -35,10 +34,7 @@ pub(super) struct Grant {
 }
 
 impl Places {
-    fn map<R>(
-        &self,
-        with: impl FnOnce(&mut HashMap<Owner, mpsc::UnboundedSender<Grant>>) -> R,
-    ) -> R {
+    fn map<R>(&self, with: impl FnOnce(&mut ByOwner<mpsc::UnboundedSender<Grant>>) -> R) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -73,12 +73,21 @@ impl Locks {
             open: true,
         };
         hold.end(End::Released);
-        Keeper::man(self, client);
-        self.keeper().release_unless_done(client, hold);
-        let call = hold.keys.release(hold.owner);
+        Keeper::release_unless_done(self, client, hold);
+        let mut call = match hold.may_be_queued_for() {
+            true => hold.keys.release(hold.owner),
+            false => hold.keys.release_alone(hold.owner),
+        };
         let deadline = client.deadline().keep_trying().reserved();
-        let reply = client.run(call, deadline).await;
-        let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
+        let reply = loop {
+            let reply = client.run(call, deadline).await;
+            let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
+            if reply.status()? != "OTHERWISE" {
+                break reply;
+            }
+            // Somebody has come to queue, or it is not held any more.
+            call = hold.keys.release(hold.owner);
+        };
         let held = match reply.status()? {
             "RELEASED" => true,
             "NOT_HELD" => false,

@@ -7,16 +7,15 @@
 //! taken off by its caller, who then has it, or by the keeper, which then releases it; the caller goes on
 //! from the line when it is polled again. Other work of theirs runs in tasks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::attempt::Question;
-use super::hold::{Hold, Owner};
+use super::hold::{ByOwner, Hold, Owner};
 use crate::pulse::Beat;
 
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    asked: HashMap<Owner, Watched<Question>>,
+    asked: ByOwner<Watched<Question>>,
     offered: Vec<Watched<Hold>>,
 }
 

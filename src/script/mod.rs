@@ -263,8 +263,10 @@ const PRELUDE: &str = "-- The prelude stands here.\n";
 
 /// A plain command on one key.
 pub(crate) fn plain(name: &str, key: &Key) -> redis::Cmd {
-    let mut command = redis::cmd(name);
-    command.arg(key.as_str());
+    // With room for a number behind it, so that no part grows step by step.
+    let bytes = name.len() + key.as_str().len() + 24;
+    let mut command = redis::Cmd::with_capacity(4, bytes);
+    command.arg(name).arg(key.as_str());
     command
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
 const LAYERS: [&[&str]; 7] = [
-    &["name"],
+    &["hash", "name"],
     &["error", "pulse"],
     &["background", "key", "time"],
     &["codec", "script"],

@@ -50,6 +50,7 @@ mod lock_outage;
 mod lock_process;
 mod lock_push;
 mod lock_queue;
+mod lock_release;
 mod lock_renewals;
 mod lock_runtimes;
 mod lock_storm;

@@ -194,10 +194,17 @@ impl Topology {
         match (self, key) {
             (Self::One(node), _) => node.lane.send(command, deadline).await,
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
-            (Self::Cluster(cluster), Some(key)) => cluster.send(command, key, deadline).await,
-            (Self::Cluster(cluster), None) => said(cluster.send_to_all(command, deadline).await?),
+            // In boxes: a call of one server need not have room for what several take.
+            (Self::Cluster(cluster), Some(key)) => {
+                Box::pin(cluster.send(command, key, deadline)).await
+            }
+            (Self::Cluster(cluster), None) => {
+                said(Box::pin(cluster.send_to_all(command, deadline)).await?)
+            }
             (Self::Shards(shards), Some(key)) => shards.send(command, key, deadline).await,
-            (Self::Shards(shards), None) => said(shards.send_to_all(command, deadline).await?),
+            (Self::Shards(shards), None) => {
+                said(Box::pin(shards.send_to_all(command, deadline)).await?)
+            }
         }
     }
 
