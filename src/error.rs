@@ -19,7 +19,7 @@ pub use kind::ErrorKind;
 pub(crate) use kind::Fate;
 use loader::{Captured, Failure};
 use text::cut;
-pub(crate) use text::shortened;
+pub(crate) use text::{displayed, shortened};
 
 use crate::name::Shown;
 

@@ -76,7 +76,7 @@ pub(super) async fn read<V: DeserializeOwned>(
 ) -> Result<Reading<V>> {
     let client = &cache.client;
     let look = Look {
-        client,
+        cache,
         tags: Asked {
             whole: &cache.names()?.whole,
             declared: tags,
@@ -108,7 +108,7 @@ struct Asked<'t> {
 /// Where and how an entry is looked for.
 #[derive(Clone, Copy)]
 struct Look<'l> {
-    client: &'l Client,
+    cache: &'l Cache,
     tags: Asked<'l>,
     stack: &'l Stack,
     deadline: Deadline,
@@ -136,7 +136,7 @@ impl Look<'_> {
         from: ReadFrom,
         place: fn(&Key) -> Key,
     ) -> Result<Reading<V>> {
-        let (client, deadline) = (self.client, self.deadline);
+        let (client, deadline) = (&self.cache.client, self.deadline);
         let key = place(key);
         let Asked { whole, declared } = self.tags;
         let mut keys = Vec::with_capacity(2 + declared.len());
@@ -165,7 +165,8 @@ impl Look<'_> {
                 Box::pin(discard(client, key, entry.unwrap_or_default(), deadline)).await;
             }
             Some(Verdict::Unreadable(Unreadable::Foreign(error))) => {
-                tracing::info!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "foreign");
+                let (foreign, shown) = (&self.cache.room().foreign, key.shown(client.hide_keys()));
+                foreign.meet(&self.cache.setup.name, &shown, &error);
             }
         }
         Ok(Reading::Miss(Miss::of(entry.unwrap_or_default(), present)))
@@ -203,12 +204,12 @@ impl Look<'_> {
     /// Whether the generations of `others`, which were not read together with the entry, are the
     /// present ones.
     async fn equal(&self, others: Vec<Stamp>, place: fn(&Key) -> Key) -> Result<bool> {
-        let namespace = self.client.namespace();
+        let namespace = self.cache.client.namespace();
         let keys = others
             .iter()
             .map(|stamp| place(&namespace.tag(TagId(stamp.tag))));
         let keys: Vec<_> = keys.collect();
-        let present = self.client.read(&keys, self.deadline).await?;
+        let present = self.cache.client.read(&keys, self.deadline).await?;
         let mut all = others.iter().zip(&present);
         Ok(all.all(|(stamp, present)| {
             Generation::of(present.as_ref()) == Some(Generation::from_stamp(stamp.generation))
@@ -264,19 +265,19 @@ fn split(found: &[Option<Bytes>]) -> (Option<&[u8]>, &[Option<Bytes>]) {
 /// What the record of a failed load says, if it is valid: it is judged as an entry is, by the
 /// generations that `tags` have from now on. One that cannot be read says nothing.
 pub(super) async fn record<V: DeserializeOwned>(
-    client: &Client,
+    cache: &Cache,
     record: Bytes,
     tags: &[Tag],
     deadline: Deadline,
 ) -> Result<Option<V>> {
     let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
-    let mut found = client.read(&keys, deadline).await?;
+    let mut found = cache.client.read(&keys, deadline).await?;
     found.insert(0, Some(record));
     let Some(tags) = Asked::all(tags) else {
         return Ok(None);
     };
     let look = Look {
-        client,
+        cache,
         tags,
         stack: &Stack::default(),
         deadline,

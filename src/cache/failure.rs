@@ -6,10 +6,11 @@
 //! read by the load of a flight.
 
 use std::error::Error as StdError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, displayed};
 
 /// How a load has failed.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,13 +24,25 @@ impl Failure {
     /// of the loader's own key, or what was refused because too many loads or calls were under way
     /// in this process.
     pub(super) fn of(error: &Error) -> Option<Self> {
+        // The error of a loader is asked for its text and its causes, and may panic.
+        let told = catch_unwind(AssertUnwindSafe(|| Self::told(error)));
+        told.unwrap_or_else(|_panic| {
+            Some(Self {
+                kind: error.kind(),
+                text: "its error cannot be displayed".to_owned(),
+            })
+        })
+    }
+
+    fn told(error: &Error) -> Option<Self> {
         let mut ours = causes(error).filter_map(|cause| cause.downcast_ref::<Error>());
         if ours.any(is_of_the_caller) {
             return None;
         }
         let text = match error.kind() {
             ErrorKind::Loader => {
-                let causes = causes(error).skip(1).map(ToString::to_string);
+                let causes = causes(error).skip(1);
+                let causes = causes.map(|cause| displayed(cause, LONGEST));
                 causes.collect::<Vec<_>>().join(": ")
             }
             ErrorKind::Encode | ErrorKind::TooLarge => error.text().to_owned(),
@@ -59,7 +72,7 @@ impl Failure {
     }
 }
 
-/// `error`, then what caused it, and so on.
+/// `error`, then what caused it, and so on: not for ever, where an error is its own cause.
 fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     let mut next = Some(error as &(dyn StdError + 'static));
     std::iter::from_fn(move || {
@@ -67,6 +80,7 @@ fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
         next = error.source();
         Some(error)
     })
+    .take(MOST_CAUSES)
 }
 
 /// Whether an error says more of who asked than of the key.
@@ -121,6 +135,9 @@ const CODES: [(u8, ErrorKind); 5] = [
     (5, ErrorKind::TooLarge),
 ];
 
+/// How many causes are looked at.
+const MOST_CAUSES: usize = 16;
+
 /// The longest text of a record, in bytes.
 const LONGEST: usize = 200;
 
@@ -154,6 +171,34 @@ mod tests {
         assert_eq!(Failure::of(&loader(loader(overload))), None);
         let slow = Error::new(ErrorKind::LoaderTimeout, "too slow");
         assert!(Failure::of(&loader(slow)).is_some());
+    }
+
+    #[test]
+    fn an_error_that_panics_or_never_ends_is_recorded_all_the_same() {
+        #[derive(Debug)]
+        enum Odd {
+            Panics,
+            IsItsOwnCause,
+            IsHuge,
+        }
+        impl std::fmt::Display for Odd {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self {
+                    Self::Panics => panic!("on purpose"),
+                    Self::IsItsOwnCause => f.write_str("again"),
+                    Self::IsHuge => (0..u64::MAX).try_for_each(|_| f.write_str("huge")),
+                }
+            }
+        }
+        impl StdError for Odd {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                matches!(self, Self::IsItsOwnCause).then_some(self)
+            }
+        }
+        let text = |odd| Failure::of(&loader(odd)).expect("recorded").text;
+        assert_eq!(text(Odd::Panics), "its error cannot be displayed");
+        assert!(text(Odd::IsItsOwnCause).starts_with("again: again"));
+        assert!(text(Odd::IsHuge).starts_with("hugehuge"));
     }
 
     #[test]

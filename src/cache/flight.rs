@@ -1,4 +1,4 @@
-//! Flights: one shared execution in this process for one key.
+//! Flights: one shared execution in this process for one key, by calls of one patience.
 //!
 //! Invariant: whose call began before the load of a flight did may have whatever it loads, as its
 //! creator may. A call that began later began before the flight was closed,
@@ -18,11 +18,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::time::Patience;
 
 /// The open flights of one client.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    open: Mutex<HashMap<Key, Arc<Flight>>>,
+    /// Of a key at most one for each patience: what one call is told in a hurry says nothing to one
+    /// with more time, which would keep the first waiting.
+    open: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     /// As many as the map has, so that a hit, which usually meets none, takes no lock.
     count: AtomicUsize,
 }
@@ -30,10 +33,12 @@ pub(super) struct Flights {
 /// One execution, and those who wait for it. Its creator is told apart, by a channel of its own.
 pub(super) struct Flight {
     key: Key,
+    /// That of all who share it.
+    patience: Patience,
     opened: Instant,
     /// When its task was last seen to run, in ms since it was opened.
     beat: AtomicU64,
-    /// When the load began. Set and read under the lock of the open flights.
+    /// When the load began. Set and read under the lock of the open flights, or of the solo loads.
     load_began: OnceLock<Instant>,
     /// Somebody joined whose call began after that.
     has_late: AtomicBool,
@@ -54,6 +59,8 @@ pub(super) enum Outcome {
     Failed { error: Error, proved: bool },
     /// Nothing is proved: each must ask again.
     Again,
+    /// As [`Again`](Self::Again), and no load has ended: it does not count as one.
+    NoLoad,
 }
 
 /// How a caller came aboard.
@@ -80,36 +87,55 @@ pub(super) struct Open {
 }
 
 impl Flights {
-    /// Joins the open flight for `key`, if there is one, for a call that began at `began`. One
-    /// whose task has been silent for `silence` is none: its runtime is not driven, or its loader
-    /// blocks the thread.
-    pub(super) fn join(&self, key: &Key, began: Instant, silence: Duration) -> Option<Passenger> {
+    /// Joins the open flight for `key`, if there is one, for a call of this `patience` that began
+    /// at `began`. One whose task has been silent for `silence` is none: its runtime is not driven,
+    /// or its loader blocks the thread.
+    pub(super) fn join(
+        &self,
+        key: &Key,
+        patience: Patience,
+        began: Instant,
+        silence: Duration,
+    ) -> Option<Passenger> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let open = self.open();
-        let flight = open.get(key).filter(|flight| !flight.is_silent(silence));
-        flight.map(|flight| {
-            self.urge(flight);
-            flight.joined(began)
-        })
+        let flight = open
+            .get(key)?
+            .iter()
+            .find(|flight| flight.patience == patience);
+        flight
+            .filter(|flight| !flight.is_silent(silence))
+            .map(|flight| {
+                self.urge(flight);
+                flight.joined(began)
+            })
     }
 
     /// Joins the open flight for `key` as [`join`](Self::join) does, or opens one.
     pub(super) fn board(
         self: &Arc<Self>,
         key: &Key,
+        patience: Patience,
         began: Instant,
         silence: Duration,
     ) -> Boarding {
         let mut open = self.open();
-        if let Some(flight) = open.get(key).filter(|flight| !flight.is_silent(silence)) {
-            self.urge(flight);
-            return Boarding::Joined(flight.joined(began));
+        let flights = open.entry(key.clone()).or_default();
+        if let Some(at) = flights
+            .iter()
+            .position(|flight| flight.patience == patience)
+        {
+            if !flights[at].is_silent(silence) {
+                self.urge(&flights[at]);
+                return Boarding::Joined(flights[at].joined(began));
+            }
+            flights.swap_remove(at);
         }
-        let flight = Flight::new(key);
+        let flight = Flight::new(key, patience);
         self.urge(&flight);
-        open.insert(key.clone(), flight.clone());
+        flights.push(flight.clone());
         self.count.store(open.len(), Ordering::Relaxed);
         Boarding::Opened(Open {
             flights: self.clone(),
@@ -118,8 +144,8 @@ impl Flights {
     }
 
     /// Opens a flight that nobody can join.
-    pub(super) fn alone(self: &Arc<Self>, key: &Key) -> Open {
-        let flight = Flight::new(key);
+    pub(super) fn alone(self: &Arc<Self>, key: &Key, patience: Patience) -> Open {
+        let flight = Flight::new(key, patience);
         self.urge(&flight);
         Open {
             flights: self.clone(),
@@ -127,7 +153,7 @@ impl Flights {
         }
     }
 
-    /// Closes the flight for `key`, whoever flies it: who comes now starts anew.
+    /// Closes the flights for `key`, whoever flies them: who comes now starts anew.
     pub(super) fn detach(&self, key: &Key) {
         let mut open = self.open();
         open.remove(key);
@@ -144,15 +170,16 @@ impl Flights {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Flight>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Flight {
-    fn new(key: &Key) -> Arc<Self> {
+    fn new(key: &Key, patience: Patience) -> Arc<Self> {
         Arc::new(Self {
             key: key.clone(),
+            patience,
             opened: Instant::now(),
             beat: AtomicU64::new(0),
             load_began: OnceLock::new(),
@@ -175,13 +202,19 @@ impl Flight {
         }
     }
 
-    /// A passenger of a load that has not begun, and does not while the caller holds its lock.
-    pub(super) fn early(self: &Arc<Self>) -> Passenger {
-        Passenger {
-            flight: self.clone(),
-            outcome: self.outcome.subscribe(),
-            late: false,
+    /// A passenger for a call that began at `began`, if that was before the load did, and what came
+    /// of it is not known yet.
+    pub(super) fn early(self: &Arc<Self>, began: Instant) -> Option<Passenger> {
+        if self.load_began.get().is_some_and(|load| *load <= began) {
+            return None;
         }
+        let outcome = self.outcome.subscribe();
+        let settled = outcome.borrow().is_some();
+        (!settled).then(|| Passenger {
+            flight: self.clone(),
+            outcome,
+            late: false,
+        })
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -246,17 +279,21 @@ impl Open {
         deserted
     }
 
-    fn leave(&self, open: &mut HashMap<Key, Arc<Flight>>) {
-        if self.is_among(open) {
+    fn leave(&self, open: &mut HashMap<Key, Vec<Arc<Flight>>>) {
+        let Some(flights) = open.get_mut(&self.flight.key) else {
+            return;
+        };
+        flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
+        if flights.is_empty() {
             open.remove(&self.flight.key);
             self.flights.count.store(open.len(), Ordering::Relaxed);
         }
     }
 
     /// Another flight may have taken the place of one that was detached.
-    fn is_among(&self, open: &HashMap<Key, Arc<Flight>>) -> bool {
-        open.get(&self.flight.key)
-            .is_some_and(|flight| Arc::ptr_eq(flight, &self.flight))
+    fn is_among(&self, open: &HashMap<Key, Vec<Arc<Flight>>>) -> bool {
+        let flights = open.get(&self.flight.key);
+        flights.is_some_and(|all| all.iter().any(|flight| Arc::ptr_eq(flight, &self.flight)))
     }
 
     /// Returns when nobody who joined is left, for the moment.
@@ -295,6 +332,11 @@ impl Drop for Open {
 }
 
 impl Passenger {
+    /// A load that has a place in the bulkhead waits for this one.
+    pub(super) fn urge(&self) {
+        self.flight.urgent.notify_one();
+    }
+
     /// What the flight came to, for this caller; `None` when it has not come to anything by
     /// `until`. A flight whose task is silent for `silence` comes to nothing.
     ///

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::name::Name;
 use crate::script::{Call, Reply, script};
-use crate::time::{Backoff, Deadline, Ttl};
+use crate::time::{Backoff, Deadline, Patience, Ttl};
 
 script!(LEASE = "lease.lua" after "entry.lua");
 script!(REMOVE = "remove.lua" after "entry.lua");
@@ -45,6 +45,8 @@ pub(super) struct Claim {
     /// The server may hold the lease for this claim.
     open: AtomicBool,
     terms: Terms,
+    /// That of the call: it waits for what becomes of its load.
+    patience: Patience,
 }
 
 /// How long a lease lasts.
@@ -59,8 +61,8 @@ pub(super) struct Terms {
 /// What the server answered to a claim.
 #[derive(Debug)]
 pub(super) enum Grant {
-    /// The caller leads; the lease ends at `until` at the latest.
-    Lead { fence: i64, until: Instant },
+    /// The caller leads.
+    Lead { fence: i64 },
     /// There is an entry that the caller has not judged yet.
     Changed,
     /// A load has failed and left this record.
@@ -133,9 +135,10 @@ impl Place {
 }
 
 impl Claim {
-    pub(super) fn new(client: Client, place: Place, terms: Terms) -> Self {
+    pub(super) fn new(client: Client, place: Place, terms: Terms, patience: Patience) -> Self {
         Self {
             client,
+            patience,
             place,
             token: random(),
             fence: AtomicI64::new(0),
@@ -153,8 +156,9 @@ impl Claim {
         channel: Option<&Key>,
         deadline: Deadline,
     ) -> Result<Grant> {
-        let until = Instant::now() + self.terms.max_load.duration();
-        let life = self.terms.max_load.duration() + GRACE;
+        // The load begins once this is answered and the tags are known.
+        let before = (self.patience.limit() * 2).min(LONGEST_LOAD);
+        let life = before + self.terms.max_load.duration() + GRACE;
         let call = LEASE
             .call(self.place.keys())
             .arg(&self.token)
@@ -175,7 +179,7 @@ impl Claim {
             "LEAD" => {
                 let fence = reply.int(1)?;
                 self.fence.store(fence, Ordering::Relaxed);
-                Ok(Grant::Lead { fence, until })
+                Ok(Grant::Lead { fence })
             }
             "CHANGED" => Ok(Grant::Changed),
             "FAILED" => Ok(Grant::Failed {
@@ -213,7 +217,7 @@ impl Claim {
 
     /// Stores `entry` if the lease is still this claim's.
     pub(super) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
-        let deadline = self.client.cache_deadline();
+        let deadline = self.patience.deadline();
         let fence = self.fence.load(Ordering::Relaxed);
         let upload = Upload::of(&self.client, &self.place, entry, deadline).await?;
         let call = match &upload {
@@ -246,7 +250,7 @@ impl Claim {
             .arg(self.fence.load(Ordering::Relaxed))
             .arg(record)
             .arg(ttl.millis());
-        let reply = self.client.run(call, self.client.cache_deadline()).await?;
+        let reply = self.client.run(call, self.patience.deadline()).await?;
         let ours = match reply.status()? {
             "OK" => true,
             "LOST" => false,
@@ -256,14 +260,17 @@ impl Claim {
         Ok(ours)
     }
 
-    /// Gives the lease up, if it is this claim's, and says whether it was.
+    /// Gives the lease up, if it is this claim's, and says whether it was. The call waits for that.
     pub(super) async fn abandon(&self) -> bool {
+        self.abandoned(self.patience.deadline()).await
+    }
+
+    async fn abandoned(&self, deadline: Deadline) -> bool {
         let call = ABANDON
             .call(self.place.keys())
             .arg(&self.token)
             .arg(self.fence.load(Ordering::Relaxed));
-        let deadline = self.client.cache_deadline().reserved();
-        match self.client.run(call, deadline).await {
+        match self.client.run(call, deadline.reserved()).await {
             Ok(reply) => {
                 self.open.store(false, Ordering::Relaxed);
                 reply.status().is_ok_and(|status| status == "OK")
@@ -282,7 +289,8 @@ impl Claim {
         let until = Instant::now() + self.terms.takeover.duration();
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         while self.open.load(Ordering::Relaxed) {
-            self.abandon().await;
+            // Nobody waits for this.
+            self.abandoned(self.client.cache_deadline()).await;
             if Instant::now() >= until {
                 break;
             }

@@ -71,7 +71,12 @@ impl Load {
         };
         Self {
             out,
-            claim: Claim::new(order.cache.client.clone(), order.place.clone(), order.terms),
+            claim: Claim::new(
+                order.cache.client.clone(),
+                order.place.clone(),
+                order.terms,
+                order.cache.setup.patience,
+            ),
             running: Running::begin(&order.room.flights, &order.place.value),
             order,
             open,
@@ -115,14 +120,13 @@ impl Load {
         L: Loader<Value = V, Error = Captured>,
     {
         let granted = match self.out.take() {
-            None => self.lease(&mut creator).await,
+            // Whatever has become of a script, no loader has begun.
+            None => self.lease(&mut creator).await.map_err(Error::of_a_read),
             Some(error) => Err(error),
         };
         let bypasses = |error: &Error| self.order.cache.setup.outage.bypasses(error);
         let result = match granted {
-            Ok(Granted::Lead { until, generations }) => {
-                self.lead(loader, until, &generations).await.map(Some)
-            }
+            Ok(Granted::Lead(generations)) => self.lead(loader, &generations).await.map(Some),
             Ok(Granted::Found(value)) => Ok(Some(value)),
             Ok(Granted::Alone) => self.alone(loader, &mut creator).await,
             Ok(Granted::Deserted) => Ok(None),
@@ -174,12 +178,7 @@ impl Load {
     }
 
     /// Loads, stores and shares the value. The lease is held.
-    async fn lead<V, L>(
-        &self,
-        loader: L,
-        until: Instant,
-        generations: &[Generation],
-    ) -> Result<Arc<V>>
+    async fn lead<V, L>(&self, loader: L, generations: &[Generation]) -> Result<Arc<V>>
     where
         V: Serialize + Send + Sync + 'static,
         L: Loader<Value = V, Error = Captured>,
@@ -187,6 +186,7 @@ impl Load {
         let prepared = async {
             self.open.begin_load();
             let begun = Instant::now();
+            let until = begun + self.order.terms.max_load.duration();
             let value = self.loaded(loader, until).await?;
             let cost = begun.elapsed();
             let entry = self.order.encode(&value, generations, cost)?;
@@ -215,6 +215,13 @@ impl Load {
             proved,
         });
         Ok(value)
+    }
+
+    /// The call that opened the flight has waited long enough. Those who joined may have more time.
+    fn out_of_time<T>(&self) -> Result<T> {
+        self.open.close();
+        self.open.settle(Outcome::NoLoad);
+        Err(Rounds::out_of_time())
     }
 
     /// Runs the loader, and tells the server meanwhile that its leader is alive.

@@ -24,7 +24,7 @@ use super::order::Order;
 use super::reads::{Found, How, Reader, Shared, Slow, Turn};
 use super::rounds::Rounds;
 use crate::error::loader::{Captured, Loader, LoaderError};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
 use crate::name::Name;
 use crate::tags::Tag;
@@ -207,7 +207,7 @@ impl Call {
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let Self { cache, key, .. } = self;
-        let room = cache.room();
+        let (room, patience) = (cache.room(), cache.setup.patience);
         loop {
             // Who has been told often enough to ask again loads alone: its own load begins after
             // its call, so it may have the value whatever happens meanwhile.
@@ -232,9 +232,9 @@ impl Call {
                     };
                     tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
                     let boarding = if rounds.alone() {
-                        Boarding::Opened(room.flights.alone(&self.value))
+                        Boarding::Opened(room.flights.alone(&self.value, patience))
                     } else {
-                        room.flights.board(&self.value, began, silence)
+                        room.flights.board(&self.value, patience, began, silence)
                     };
                     // Those who have waited for the read find the flight.
                     self.end::<V>(reader, || miss.clone().map(Found::Miss));
@@ -262,6 +262,11 @@ impl Call {
                 None if Instant::now() >= rounds.over() => {
                     return Err(Rounds::out_of_time().with_key(key));
                 }
+                Some(Outcome::NoLoad) => {
+                    rounds.again();
+                    approach = self.approach(&rounds).await;
+                    continue;
+                }
                 Some(Outcome::Again) | None => {}
             }
             rounds.another();
@@ -276,10 +281,10 @@ impl Call {
     {
         let Self { cache, value, .. } = self;
         let (room, patience, began) = (cache.room(), cache.setup.patience, rounds.began());
-        let (from, deadline) = match rounds.used() {
-            0 => (cache.setup.read_from, patience.deadline_from(began)),
+        let (from, deadline) = match rounds.is_first() {
+            true => (cache.setup.read_from, patience.deadline_from(began)),
             // Whoever was told to ask again is not told by a replica.
-            _ => (ReadFrom::Primary, patience.deadline()),
+            false => (ReadFrom::Primary, patience.deadline()),
         };
         let how = How {
             from,
@@ -289,7 +294,7 @@ impl Call {
         let (mut reader, mut now) = (None, began);
         for _ in 0..MOST_WAITS {
             if !rounds.alone()
-                && let Some(passenger) = room.flights.join(value, began, rounds.silence())
+                && let Some(passenger) = room.flights.join(value, patience, began, rounds.silence())
             {
                 return Approach::Joined(passenger);
             }
@@ -361,8 +366,11 @@ where
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(Error::new(
             ErrorKind::Disconnected,
-            "the runtime that carried the load has shut down",
-        )),
+            "the load ended without an answer: its runtime has shut down, or its task has panicked; \
+             call again",
+        )
+        .with_fate(Fate::Unanswered)
+        .with_key(&name)),
         // The load goes on, for those who come later.
         Err(_) => Err(Rounds::out_of_time().with_key(&name)),
     }

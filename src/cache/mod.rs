@@ -7,6 +7,7 @@
 mod entry;
 mod failure;
 mod flight;
+mod foreign;
 mod lease;
 mod load;
 mod memoize;
@@ -34,6 +35,7 @@ pub use set::Set;
 pub use self::entry::ReadFrom;
 use self::entry::Reading;
 use self::flight::Flights;
+use self::foreign::Foreign;
 use self::lease::{Place, Terms};
 use self::order::Jitter;
 use self::outage::Bulkhead;
@@ -157,6 +159,7 @@ struct Room {
     tags: RecentTags,
     horizon: Horizon,
     bulkhead: Bulkhead,
+    foreign: Foreign,
 }
 
 impl Room {
@@ -169,6 +172,7 @@ impl Room {
             tags: RecentTags::default(),
             horizon: Horizon::default(),
             bulkhead: Bulkhead::new(client.loads_without_redis()),
+            foreign: Foreign::default(),
         }
     }
 }
@@ -226,7 +230,7 @@ impl Cache {
         self
     }
 
-    /// How long a failed load is remembered, 1 s by default, give or take a tenth.
+    /// How long a failed load is remembered, 1 s by default, give or take the [`jitter`](Self::jitter).
     ///
     /// The calls that waited for the load fail with it, in other processes too, and so do the
     /// calls that come within this time: a database that is down is not asked again by each of
@@ -318,6 +322,16 @@ impl Cache {
     /// What all caches of this client have done without Redis so far, under [`Outage::Bypass`].
     pub fn bypassed(&self) -> Bypassed {
         self.room().bulkhead.counted()
+    }
+
+    /// How often reads of all caches of this client have met an entry that is whole, but of another
+    /// type, too large, or of a format that this build does not know. Each is a miss. The event
+    /// `foreign` tells of it: at the first, then at most once a minute.
+    ///
+    /// While two builds with different types run side by side this counts how often one undoes the
+    /// work of the other: see [`version`](Self::version).
+    pub fn foreign(&self) -> u64 {
+        self.room().foreign.met()
     }
 
     /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.

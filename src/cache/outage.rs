@@ -24,8 +24,8 @@ pub enum Outage {
     /// Every call says what went wrong.
     #[default]
     Fail,
-    /// The cache is done without: reads find nothing; `memoize` loads, one load for each key and
-    /// process, at most [64](crate::ClientBuilder::loads_without_redis) at once for each client,
+    /// The cache is done without: reads find nothing; `memoize` loads, one load for each key,
+    /// client and [deadline](super::Cache::deadline), at most [64](crate::ClientBuilder::loads_without_redis) at once for each client,
     /// and stores nothing; `set` removes the old value where it can, stores nothing, and
     /// returns `Ok`. [`Cache::bypassed`] counts all of that, and the event `caches do without Redis`
     /// warns of it: with the first such call of a client, then at most once a minute.
@@ -73,8 +73,25 @@ pub(super) struct Bulkhead {
 /// comes within a minute of a warning is told with the next one.
 #[derive(Debug, Default)]
 struct Warned {
-    at: Option<Instant>,
+    seldom: Seldom,
     counted: Bypassed,
+}
+
+/// Lets something happen at once, then at most once a minute.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    last: Option<Instant>,
+}
+
+impl Seldom {
+    /// Whether it may happen now; then it does.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.last.is_none_or(|last| now >= last + BETWEEN_WARNINGS);
+        if due {
+            self.last = Some(now);
+        }
+        due
+    }
 }
 
 impl Bulkhead {
@@ -151,10 +168,9 @@ impl Bulkhead {
 impl Warned {
     /// What was bypassed since the last warning, if it is time for another.
     fn due(&mut self, now: Instant, counted: Bypassed) -> Option<Bypassed> {
-        if self.at.is_some_and(|at| now < at + BETWEEN_WARNINGS) {
+        if !self.seldom.is_due(now) {
             return None;
         }
-        self.at = Some(now);
         let before = std::mem::replace(&mut self.counted, counted);
         Some(Bypassed {
             reads: counted.reads - before.reads,

@@ -21,6 +21,8 @@ pub(super) struct Rounds {
     deadline: Duration,
     /// How many loads of others were of no use to it.
     used: u32,
+    /// It was told to ask again.
+    again: bool,
 }
 
 impl Rounds {
@@ -31,6 +33,7 @@ impl Rounds {
             terms,
             deadline,
             used: 0,
+            again: false,
         }
     }
 
@@ -46,6 +49,17 @@ impl Rounds {
     /// A load of another was of no use.
     pub(super) fn another(&mut self) {
         self.used += 1;
+        self.again = true;
+    }
+
+    /// The call has to ask again, though no load has ended.
+    pub(super) fn again(&mut self) {
+        self.again = true;
+    }
+
+    /// Whether the call asks for the first time.
+    pub(super) fn is_first(&self) -> bool {
+        !self.again
     }
 
     /// When the call ends, whatever others do.

@@ -1,14 +1,16 @@
 //! Solo loads: those of callers whom the loads of others were of no use.
 //!
-//! Invariant: in one process at most one solo load of a key waits to begin, and whoever is there
-//! before it begins shares it; while one runs the next waits, for as long as its opener says. A
-//! solo load needs no lease and is not stored. Boarded by the load of a flight.
+//! Invariant: in one process at most one solo load of a key waits to begin, and every call that began
+//! before it did shares it, also while it runs; while one runs the next waits, for as long as its
+//! opener says. So however many calls can wait no longer, one load begins for all of them. A solo
+//! load needs no lease and is not stored. Boarded by the load of a flight.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::flight::{Flight, Open, Passenger};
 use crate::key::Key;
@@ -24,6 +26,8 @@ pub(super) struct Solos {
 struct Queue {
     /// The one that has not begun.
     next: Option<Arc<Flight>>,
+    /// Those that run: more than one only where an opener could not wait for the one before.
+    running: Vec<Arc<Flight>>,
     /// Held by the one that runs.
     turn: Arc<Semaphore>,
     /// How many [`Turn`]s there are.
@@ -33,7 +37,7 @@ struct Queue {
 /// How a flight that goes solo came in.
 #[derive(Debug)]
 pub(super) enum Seat {
-    /// It shares a load that has not begun.
+    /// It shares a load that began after the call, or has not begun.
     Shared(Passenger),
     /// Its load is the next.
     Own(Turn),
@@ -48,18 +52,26 @@ pub(super) struct Turn {
 }
 
 impl Solos {
-    /// Shares the solo load of the flight's key that has not begun, or makes the flight's the next
-    /// one. A load whose task has been silent for `silence` is not waited for.
-    pub(super) fn board(self: &Arc<Self>, open: &Open, silence: Duration) -> Seat {
+    /// Shares a solo load of the flight's key that began after `began`, when the call did, or has not
+    /// begun; or makes the flight's the next one. A load whose task has been silent for `silence` is
+    /// not waited for.
+    pub(super) fn board(self: &Arc<Self>, open: &Open, began: Instant, silence: Duration) -> Seat {
         let flight = open.flight();
         let mut keys = self.keys();
         let queue = keys.entry(flight.key().clone()).or_insert_with(|| Queue {
             next: None,
+            running: Vec::new(),
             turn: Arc::new(Semaphore::new(1)),
             turns: 0,
         });
-        if let Some(next) = queue.next.as_ref().filter(|next| !next.is_silent(silence)) {
-            return Seat::Shared(next.early());
+        // What runs ends sooner than what has to wait for it.
+        let mut loads = queue.running.iter().chain(&queue.next);
+        let shared = loads.find_map(|load| match load.is_silent(silence) {
+            true => None,
+            false => load.early(began),
+        });
+        if let Some(passenger) = shared {
+            return Seat::Shared(passenger);
         }
         queue.next = Some(flight.clone());
         queue.turns += 1;
@@ -83,29 +95,32 @@ impl Turn {
         self.turn.clone().acquire_owned().await.ok()
     }
 
-    /// The load begins: nobody shares it from now on.
-    pub(super) fn begin(&self) {
-        self.leave(&mut self.solos.keys());
-    }
-
-    fn leave(&self, keys: &mut HashMap<Key, Queue>) {
-        let Some(queue) = keys.get_mut(self.flight.key()) else {
-            return;
-        };
-        let is_next = |next: &Arc<Flight>| Arc::ptr_eq(next, &self.flight);
-        if queue.next.as_ref().is_some_and(is_next) {
-            queue.next = None;
+    /// The load begins, as `open` is told: calls that begin from now on do not share it.
+    pub(super) fn begin(&self, open: &Open) {
+        let mut keys = self.solos.keys();
+        open.begin_load();
+        if let Some(queue) = keys.get_mut(self.flight.key()) {
+            queue.forget(&self.flight);
+            queue.running.push(self.flight.clone());
         }
+    }
+}
+
+impl Queue {
+    fn forget(&mut self, flight: &Arc<Flight>) {
+        let is_it = |load: &Arc<Flight>| Arc::ptr_eq(load, flight);
+        self.next.take_if(|next| is_it(next));
+        self.running.retain(|load| !is_it(load));
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut keys = self.solos.keys();
-        self.leave(&mut keys);
         let Some(queue) = keys.get_mut(self.flight.key()) else {
             return;
         };
+        queue.forget(&self.flight);
         queue.turns -= 1;
         if queue.turns == 0 {
             keys.remove(self.flight.key());

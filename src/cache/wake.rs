@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::client::{Client, Hub};
 use crate::key::Key;
+use crate::time::Deadline;
 
 /// The ears of one client, by the value's key.
 #[derive(Debug, Default)]
@@ -54,7 +55,12 @@ impl Ears {
 
     /// The channel on which this process hears of loads of `value`, once it does; `None` when it
     /// cannot.
-    pub(super) async fn channel(self: &Arc<Self>, client: &Client, value: &Key) -> Option<Key> {
+    pub(super) async fn channel(
+        self: &Arc<Self>,
+        client: &Client,
+        value: &Key,
+        deadline: Deadline,
+    ) -> Option<Key> {
         let hub = client.hub(value)?;
         let channel = client.load_wake(value)?;
         if hub.hears(&channel) {
@@ -65,7 +71,7 @@ impl Ears {
         }
         let ears = self.clone();
         let listener = Arc::new(move |message: &[u8]| ears.heard(message));
-        let deadline = client.cache_deadline().at.min(Instant::now() + PATIENCE);
+        let deadline = deadline.at.min(Instant::now() + PATIENCE);
         match hub.listen(&channel, listener, deadline).await {
             Ok(()) => Some(channel),
             Err(error) => {

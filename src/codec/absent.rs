@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use serde::ser::{self, Serializer};
 
-use super::budget::{Budget, MOST_BUILT};
+use super::budget::Budget;
 use super::refuse::refuse;
 
 /// Whether `value` serializes as `None`. Looks at the first call that `value` makes, no further.
@@ -29,8 +29,9 @@ pub(super) struct Present<V>(pub(super) V);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Present<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let budget = Budget::new(MOST_BUILT);
-        V::deserialize(Top(budget.around(deserializer))).map(Present)
+        let budget = Budget::allowed();
+        let within = budget.around(deserializer, size_of::<V>());
+        V::deserialize(Top(within)).map(Present)
     }
 }
 

@@ -1,10 +1,14 @@
 //! The deserializer in front of CBOR and JSON: bounds what hostile bytes may build.
 //!
-//! Invariant: a value takes at most about [`MOST_BUILT`] bytes of memory, whatever its bytes say.
-//! Without that one byte of an empty list becomes the 24 bytes of a `Vec`, or as many as the type
-//! of the items has. What is counted is the size of each item of a list or map, and that of each
-//! value with parts: that of an item twice where it has parts. Strings and bytes are not counted:
-//! they take what they take in the entry. Called by [`Present`](super::absent::Present).
+//! Invariant: a value takes at most about [`MOST_BUILT`] bytes of memory, or eight times the longest
+//! payload that the reader allows if that is more, whatever its bytes say. Without that one byte of
+//! an empty list becomes the 24 bytes of a `Vec`, or as many as the type of the items has.
+//!
+//! Each item of a list or map counts by its size. What lies within an item, the fields of a struct
+//! above all, has been counted with it; what is larger than the place that it stands in lies behind
+//! a pointer and counts beside it. Strings and bytes do not count: they take what they take in
+//! the entry. [`Rules`](super::checked::Rules) counts the same way while a value is written. Called
+//! by [`Present`](super::absent::Present).
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,22 +24,66 @@ pub(super) struct Budget(Cell<usize>);
 pub(super) struct Within<'b, T> {
     inner: T,
     budget: &'b Budget,
+    /// How many bytes of what follows have been counted already.
+    paid: usize,
+}
+
+/// The budget of a value whose payload has at most `max_decoded` bytes.
+pub(super) fn most_built(max_decoded: usize) -> usize {
+    max_decoded.saturating_mul(GROWTH).max(MOST_BUILT)
+}
+
+/// Runs `read` with `bytes` as the budget of the value that it reads. The formats read a type, which
+/// cannot be handed a number.
+pub(super) fn allowing<R>(bytes: usize, read: impl FnOnce() -> R) -> R {
+    /// Sets it back, even when a type panics while it is read.
+    struct Before(usize);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALLOWED.set(self.0);
+        }
+    }
+    let _before = Before(ALLOWED.replace(bytes));
+    read()
+}
+
+thread_local! {
+    static ALLOWED: Cell<usize> = const { Cell::new(MOST_BUILT) };
 }
 
 impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
+    /// What is [allowed](allowing) to the value that is read now.
+    pub(super) fn allowed() -> Self {
+        Self::new(ALLOWED.get())
+    }
+
+    fn new(bytes: usize) -> Self {
         Self(Cell::new(bytes))
     }
 
-    pub(super) fn around<T>(&self, inner: T) -> Within<'_, T> {
+    /// For a value that stands where `paid` bytes have been counted.
+    pub(super) fn around<T>(&self, inner: T, paid: usize) -> Within<'_, T> {
         Within {
             inner,
             budget: self,
+            paid,
         }
     }
 
-    fn charge<T, E: de::Error>(&self) -> Result<(), E> {
-        let left = self.0.get().checked_sub(size_of::<T>());
+    /// Counts a value of type `T` where `paid` bytes have been counted: if it is larger than that, it
+    /// lies elsewhere, behind a pointer.
+    fn charge_boxed<T, E: de::Error>(&self, paid: usize) -> Result<(), E> {
+        match size_of::<T>() <= paid {
+            true => Ok(()),
+            false => self.charge(size_of::<T>(), &mut 0),
+        }
+    }
+
+    /// Counts `bytes`, those that are paid first.
+    fn charge<E: de::Error>(&self, bytes: usize, paid: &mut usize) -> Result<(), E> {
+        let free = bytes.min(*paid);
+        *paid -= free;
+        let left = self.0.get().checked_sub(bytes - free);
         self.0.set(left.ok_or_else(|| E::custom(EXHAUSTED))?);
         Ok(())
     }
@@ -45,24 +93,30 @@ impl Budget {
 macro_rules! plain {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            self.inner.$method(self.budget.around(visitor))
+            self.inner.$method(self.budget.around(visitor, self.paid))
         })*
     };
 }
 
-/// Hands a request for a value with parts on, and counts it.
+/// Hands a request for a value with parts on, and counts it. Its parts lie where `$parts` says.
 macro_rules! counted {
-    ($($method:ident($($name:ident: $arg:ty),*))*) => {
+    ($parts:expr; $($method:ident($($name:ident: $arg:ty),*))*) => {
         $(fn $method<V: Visitor<'de>>(
             self,
             $($name: $arg,)*
             visitor: V,
         ) -> Result<V::Value, D::Error> {
-            self.budget.charge::<V::Value, D::Error>()?;
-            self.inner.$method($($name,)* self.budget.around(visitor))
+            self.budget.charge_boxed::<V::Value, D::Error>(self.paid)?;
+            let parts: fn(usize) -> usize = $parts;
+            self.inner.$method($($name,)* self.budget.around(visitor, parts(size_of::<V::Value>())))
         })*
     };
 }
+
+/// The parts lie within the value, which has been counted.
+const WITHIN: fn(usize) -> usize = |size| size;
+/// They lie elsewhere.
+const ELSEWHERE: fn(usize) -> usize = |_| 0;
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
     type Error = D::Error;
@@ -86,10 +140,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         self.deserialize_byte_buf(visitor)
     }
 
+    counted! { ELSEWHERE; deserialize_any() deserialize_seq() deserialize_map() }
+
     counted! {
-        deserialize_any() deserialize_seq() deserialize_map() deserialize_tuple(len: usize)
+        WITHIN;
+        deserialize_tuple(len: usize)
         deserialize_tuple_struct(name: &'static str, len: usize)
-        deserialize_struct(name: &'static str, fields: &'static [&'static str])
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
     }
 
@@ -98,7 +154,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let visitor = self.budget.around(visitor);
+        let visitor = self.budget.around(visitor, self.paid);
         self.inner.deserialize_unit_struct(name, visitor)
     }
 
@@ -107,13 +163,31 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let visitor = self.budget.around(visitor);
+        let visitor = self.budget.around(visitor, self.paid);
         self.inner.deserialize_newtype_struct(name, visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.budget.charge_boxed::<V::Value, D::Error>(self.paid)?;
+        let parts = size_of::<V::Value>() + names(fields);
+        let visitor = self.budget.around(visitor, parts);
+        self.inner.deserialize_struct(name, fields, visitor)
     }
 
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }
+}
+
+/// What the names of fields become while they are read. Each is an item of its own, which serde
+/// makes a number of.
+fn names(fields: &[&str]) -> usize {
+    fields.len() * size_of::<u16>()
 }
 
 /// Hands a plain value on.
@@ -150,23 +224,25 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<'_, V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_some(self.budget.around(inner))
+        self.inner.visit_some(self.budget.around(inner, self.paid))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_newtype_struct(self.budget.around(inner))
+        self.inner
+            .visit_newtype_struct(self.budget.around(inner, self.paid))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_seq(self.budget.around(items))
+        self.inner.visit_seq(self.budget.around(items, self.paid))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_map(self.budget.around(items))
+        self.inner.visit_map(self.budget.around(items, self.paid))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_enum(self.budget.around(variant))
+        self.inner
+            .visit_enum(self.budget.around(variant, self.paid))
     }
 }
 
@@ -174,7 +250,7 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Within<'_, T> {
     type Value = T::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<T::Value, D::Error> {
-        self.inner.deserialize(self.budget.around(inner))
+        self.inner.deserialize(self.budget.around(inner, self.paid))
     }
 }
 
@@ -185,8 +261,14 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Within<'_, A> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
-        self.budget.charge::<T::Value, A::Error>()?;
-        self.inner.next_element_seed(self.budget.around(seed))
+        let size = size_of::<T::Value>();
+        let item = self
+            .inner
+            .next_element_seed(self.budget.around(seed, size))?;
+        if item.is_some() {
+            self.budget.charge::<A::Error>(size, &mut self.paid)?;
+        }
+        Ok(item)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -201,13 +283,19 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Within<'_, A> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
-        self.budget.charge::<T::Value, A::Error>()?;
-        self.inner.next_key_seed(self.budget.around(seed))
+        let size = size_of::<T::Value>();
+        let key = self.inner.next_key_seed(self.budget.around(seed, size))?;
+        if key.is_some() {
+            self.budget.charge::<A::Error>(size, &mut self.paid)?;
+        }
+        Ok(key)
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, A::Error> {
-        self.budget.charge::<T::Value, A::Error>()?;
-        self.inner.next_value_seed(self.budget.around(seed))
+        let size = size_of::<T::Value>();
+        let value = self.inner.next_value_seed(self.budget.around(seed, size))?;
+        self.budget.charge::<A::Error>(size, &mut self.paid)?;
+        Ok(value)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -223,8 +311,8 @@ impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Within<'b, A> {
         self,
         seed: T,
     ) -> Result<(T::Value, Self::Variant), A::Error> {
-        let (name, variant) = self.inner.variant_seed(self.budget.around(seed))?;
-        Ok((name, self.budget.around(variant)))
+        let (name, variant) = self.inner.variant_seed(self.budget.around(seed, 0))?;
+        Ok((name, self.budget.around(variant, self.paid)))
     }
 }
 
@@ -235,12 +323,18 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Within<'_, A> {
         self.inner.unit_variant()
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, A::Error> {
-        self.inner.newtype_variant_seed(self.budget.around(seed))
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
+        mut self,
+        seed: T,
+    ) -> Result<T::Value, A::Error> {
+        let size = size_of::<T::Value>();
+        self.budget.charge::<A::Error>(size, &mut self.paid)?;
+        self.inner
+            .newtype_variant_seed(self.budget.around(seed, size))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
-        let visitor = self.budget.around(visitor);
+        let visitor = self.budget.around(visitor, self.paid);
         self.inner.tuple_variant(len, visitor)
     }
 
@@ -249,13 +343,16 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Within<'_, A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        let visitor = self.budget.around(visitor);
+        let visitor = self.budget.around(visitor, self.paid + names(fields));
         self.inner.struct_variant(fields, visitor)
     }
 }
 
-/// 512 MiB: eight times the longest payload, since a small number of one byte becomes one of eight.
-pub(super) const MOST_BUILT: usize = 8 * super::MAX_DECODED;
+/// A small number of one byte becomes one of eight.
+const GROWTH: usize = 8;
+
+/// 512 MiB.
+pub(super) const MOST_BUILT: usize = GROWTH * super::MAX_DECODED;
 
 /// The text of the error, of whatever format.
 pub(super) const EXHAUSTED: &str = "the value would take too much memory";
@@ -264,8 +361,10 @@ pub(super) const EXHAUSTED: &str = "the value would take too much memory";
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde::Deserialize;
+    use serde::de::DeserializeOwned;
+    use serde::{Deserialize, Serialize};
 
+    use super::super::checked::Rules;
     use super::*;
 
     /// 256 bytes, out of two.
@@ -278,7 +377,7 @@ mod tests {
     fn read<'de, T: Deserialize<'de>>(json: &'de str, bytes: usize) -> Result<T, String> {
         let budget = Budget::new(bytes);
         let mut json = serde_json::Deserializer::from_str(json);
-        T::deserialize(budget.around(&mut json)).map_err(|error| error.to_string())
+        T::deserialize(budget.around(&mut json, size_of::<T>())).map_err(|error| error.to_string())
     }
 
     fn exhausts<'de, T: Deserialize<'de> + fmt::Debug>(json: &'de str, bytes: usize) {
@@ -290,13 +389,125 @@ mod tests {
     fn items_count_by_what_they_become_and_not_by_how_they_are_written() {
         let many = format!("[{}{{}}]", "{},".repeat(99));
         assert!(read::<Vec<Fat>>(&many, 1 << 20).is_ok());
-        exhausts::<Vec<Fat>>(&many, 100 * size_of::<Fat>());
+        exhausts::<Vec<Fat>>(&many, 100 * size_of::<Fat>() - 1);
         exhausts::<Vec<Box<Fat>>>(&many, 100 * size_of::<Fat>());
         exhausts::<Vec<Option<Box<Fat>>>>(&many, 100 * size_of::<Fat>());
-        exhausts::<Vec<BTreeMap<u8, u8>>>(&many, 100 * 24);
+        exhausts::<Vec<BTreeMap<u8, u8>>>(&many, 100 * 24 - 1);
         exhausts::<serde_json::Value>(&many, 100 * 24);
         let map = r#"{"a": {}, "b": {}, "c": {}, "d": {}}"#;
-        exhausts::<BTreeMap<String, Fat>>(map, 4 * size_of::<Fat>());
+        exhausts::<BTreeMap<String, Fat>>(map, 4 * (24 + size_of::<Fat>()) - 1);
+    }
+
+    /// The least budget that `value` can be written with, and the least that it can be read with.
+    fn costs<T: Serialize + DeserializeOwned>(value: &T) -> [usize; 2] {
+        let json = serde_json::to_string(value).expect("JSON");
+        let write = |bytes: usize| {
+            let rules = Rules::new(127, None, 2 * bytes);
+            serde_json::to_string(&rules.check(value)).is_ok()
+        };
+        let read = |bytes: usize| read::<T>(&json, bytes).is_ok();
+        let least = |fits: &dyn Fn(usize) -> bool| {
+            let (mut low, mut high) = (0_usize, 1 << 30);
+            while low < high {
+                let middle = low.midpoint(high);
+                match fits(middle) {
+                    true => high = middle,
+                    false => low = middle + 1,
+                }
+            }
+            low
+        };
+        [least(&write), least(&read)]
+    }
+
+    /// The reader allows twice of what the writer does, and a payload its length times [`GROWTH`].
+    fn is_read_if_written<T: Serialize + DeserializeOwned>(value: &T) {
+        let mut payload = Vec::new();
+        ciborium::into_writer(value, &mut payload).expect("CBOR");
+        let [write, read] = costs(value);
+        let name = std::any::type_name::<T>();
+        assert!(
+            read <= (2 * write).max(GROWTH * payload.len()),
+            "{name}: {read} to read, {write} to write"
+        );
+    }
+
+    #[derive(Clone, Default, Serialize, Deserialize)]
+    struct A {
+        b: B,
+        flag: bool,
+    }
+
+    #[derive(Clone, Default, Serialize, Deserialize)]
+    struct B {
+        c: C,
+        flags: [bool; 8],
+    }
+
+    #[derive(Clone, Default, Serialize, Deserialize)]
+    struct C {
+        d: [Option<u64>; 32],
+        pair: (u8, u128),
+    }
+
+    #[expect(
+        clippy::large_enum_variant,
+        reason = "its smaller variants are as large"
+    )]
+    #[derive(Clone, Serialize, Deserialize)]
+    enum E {
+        Unit,
+        One(C),
+        Two(u8, u64),
+        Fields { x: u8, y: Option<Box<E>> },
+    }
+
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Wrapped(B);
+
+    #[test]
+    fn what_lies_within_an_item_is_counted_once() {
+        let counted = |[write, read]: [usize; 2], item: usize| {
+            assert_eq!(read, 100 * item);
+            assert!(
+                write <= read + 24 && read <= 2 * write,
+                "{write} to write, {read} to read"
+            );
+        };
+        counted(costs(&vec![A::default(); 100]), size_of::<A>());
+        counted(costs(&vec![Wrapped(B::default()); 100]), size_of::<B>());
+        counted(
+            costs(&vec![Some(A::default()); 100]),
+            size_of::<Option<A>>(),
+        );
+        counted(
+            costs(&vec![(1u64, [A::default()]); 100]),
+            size_of::<(u64, [A; 1])>(),
+        );
+        counted(costs(&vec![E::One(C::default()); 100]), size_of::<E>());
+        counted(
+            costs(&vec![vec![0u64; 10]; 100]),
+            size_of::<Vec<u64>>() + 80,
+        );
+        counted(costs(&vec![1u8; 100]), 1);
+        counted(costs(&vec!["text".to_owned(); 100]), size_of::<String>());
+        let map: BTreeMap<u32, A> = (0..100).map(|key| (key, A::default())).collect();
+        counted(costs(&map), size_of::<u32>() + size_of::<A>());
+    }
+
+    #[test]
+    fn what_lies_behind_a_pointer_is_read_if_it_was_written() {
+        is_read_if_written(&vec![Box::new(A::default()); 100]);
+        is_read_if_written(&vec![Some(Box::new(B::default())); 100]);
+        is_read_if_written(&vec![(Box::new(C::default()), 1u8); 100]);
+        is_read_if_written(&vec![Box::new(Wrapped(B::default())); 100]);
+        is_read_if_written(&vec![Box::new(E::One(C::default())); 100]);
+        is_read_if_written(&vec![Box::new([[1u64; 4]; 4]); 100]);
+        is_read_if_written(&vec![Box::new((1u8, 2u64, 3u8)); 100]);
+        is_read_if_written(&vec![Box::new(1u128); 100]);
+        is_read_if_written(&vec![Box::<str>::from("text"); 100]);
+        is_read_if_written(&vec![serde_json::json!({"a": [1, 2, {"b": null}]}); 100]);
+        is_read_if_written(&Box::new([A::default(), A::default()]));
     }
 
     #[test]

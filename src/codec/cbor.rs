@@ -16,7 +16,7 @@ use super::{Payload, misfit, unencodable};
 use crate::error::Result;
 
 pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
-    let rules = Rules::new(DEEPEST, None);
+    let rules = Rules::new(DEEPEST, None, payload.built);
     ciborium::into_writer(&rules.check(value), payload).map_err(|cause| match cause {
         ser::Error::Io(_) => unencodable(NAME, "it could not be written"),
         // The text is not repeated: it may quote the value.

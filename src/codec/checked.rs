@@ -13,14 +13,13 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::budget::MOST_BUILT;
-
 /// What a format cannot spell.
 pub(super) struct Rules {
     /// As deep as its reader goes.
     pub(super) deepest: usize,
     /// What it says of NaN and infinities, if it has none.
     pub(super) not_finite: Option<&'static str>,
+    /// How many bytes of memory the value may still take.
     left: Cell<usize>,
     broken: Cell<Option<&'static str>>,
 }
@@ -41,6 +40,8 @@ pub(super) struct Checked<'r, T: ?Sized> {
     rules: &'r Rules,
     depth: usize,
     place: Place,
+    /// How many bytes of what follows have been counted already.
+    paid: usize,
 }
 
 /// A format's serializer, and its parts, by these rules.
@@ -49,15 +50,18 @@ struct Checking<'r, S> {
     rules: &'r Rules,
     depth: usize,
     place: Place,
+    /// How many bytes of what follows have been counted already.
+    paid: usize,
 }
 
 impl Rules {
-    pub(super) fn new(deepest: usize, not_finite: Option<&'static str>) -> Self {
+    /// `built` is what the reader lets the value take.
+    pub(super) fn new(deepest: usize, not_finite: Option<&'static str>, built: usize) -> Self {
         Self {
             deepest,
             not_finite,
-            // The reader allows twice as much: it also counts what is boxed.
-            left: Cell::new(MOST_BUILT / 2),
+            // Half of it: the reader knows of gaps in what is boxed, and owns what was borrowed.
+            left: Cell::new(built / 2),
             broken: Cell::new(None),
         }
     }
@@ -68,6 +72,7 @@ impl Rules {
             rules: self,
             depth: 0,
             place: Place::Top,
+            paid: 0,
         }
     }
 
@@ -89,11 +94,13 @@ impl<T: Serialize + ?Sized> Serialize for Checked<'_, T> {
             rules: self.rules,
             depth: self.depth,
             place: self.place,
+            paid: self.paid,
         })
     }
 }
 
 impl<'r, S> Checking<'r, S> {
+    /// What stands in the very place of this value.
     fn within<'v, T: ?Sized>(&self, value: &'v T, place: Place) -> Checked<'v, T>
     where
         'r: 'v,
@@ -103,23 +110,47 @@ impl<'r, S> Checking<'r, S> {
             rules: self.rules,
             depth: self.depth,
             place,
+            paid: self.paid,
         }
     }
 
-    /// One value in a sequence or a map.
-    fn item<'v, T: ?Sized, E: ser::Error>(&self, value: &'v T) -> Result<Checked<'v, T>, E>
-    where
-        'r: 'v,
-    {
-        let left = self.rules.left.get().checked_sub(size_of_val(value));
+    /// Counts `bytes`, those that are paid first.
+    fn charge<E: ser::Error>(&mut self, bytes: usize) -> Result<(), E> {
+        let free = bytes.min(self.paid);
+        self.paid -= free;
+        let left = self.rules.left.get().checked_sub(bytes - free);
         let Some(left) = left else {
             return Err(self.rules.refuse(TOO_MUCH));
         };
         self.rules.left.set(left);
-        Ok(self.within(value, Place::Within))
+        Ok(())
     }
 
-    /// Steps into a nest of `levels`.
+    /// One part of this value, of known size.
+    fn part<'v, T: ?Sized, E: ser::Error>(
+        &mut self,
+        value: &'v T,
+        place: Place,
+    ) -> Result<Checked<'v, T>, E>
+    where
+        'r: 'v,
+    {
+        let paid = size_of_val(value);
+        self.charge(paid)?;
+        let part = self.within(value, place);
+        Ok(Checked { paid, ..part })
+    }
+
+    /// One part of this value, which may be a reference: it counts by what is seen of it.
+    fn seen<'v, T>(&self, value: &'v T) -> Checked<'v, T>
+    where
+        'r: 'v,
+    {
+        let part = self.within(value, Place::Within);
+        Checked { paid: 0, ..part }
+    }
+
+    /// Steps into a nest of `levels`, whose parts lie within the value.
     fn nest<I, E: ser::Error>(
         self,
         levels: usize,
@@ -134,7 +165,18 @@ impl<'r, S> Checking<'r, S> {
             rules: self.rules,
             depth,
             place: Place::Within,
+            paid: self.paid,
         })
+    }
+
+    /// Steps into a list or a map, whose parts lie elsewhere.
+    fn nest_elsewhere<I, E: ser::Error>(
+        mut self,
+        open: impl FnOnce(S) -> Result<I, E>,
+    ) -> Result<Checking<'r, I>, E> {
+        self.charge(OWNER)?;
+        let nest = self.nest(1, open)?;
+        Ok(Checking { paid: 0, ..nest })
     }
 
     /// Writes what the formats spell `null`.
@@ -162,7 +204,8 @@ impl<'r, S> Checking<'r, S> {
 /// Hands plain values on.
 macro_rules! forward {
     ($($method:ident($value:ty))*) => {
-        $(fn $method(self, value: $value) -> Result<S::Ok, S::Error> {
+        $(fn $method(mut self, value: $value) -> Result<S::Ok, S::Error> {
+            self.charge(size_of::<$value>())?;
             self.inner.$method(value)
         })*
     };
@@ -180,21 +223,34 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     type SerializeStructVariant = Checking<'r, S::SerializeStructVariant>;
 
     forward! {
-        serialize_bool(bool) serialize_char(char) serialize_str(&str) serialize_bytes(&[u8])
+        serialize_bool(bool) serialize_char(char)
         serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64)
         serialize_i128(i128) serialize_u8(u8) serialize_u16(u16) serialize_u32(u32)
         serialize_u64(u64) serialize_u128(u128)
     }
 
-    fn serialize_f32(self, value: f32) -> Result<S::Ok, S::Error> {
+    fn serialize_str(mut self, text: &str) -> Result<S::Ok, S::Error> {
+        self.charge(OWNER)?;
+        self.inner.serialize_str(text)
+    }
+
+    fn serialize_bytes(mut self, bytes: &[u8]) -> Result<S::Ok, S::Error> {
+        self.charge(OWNER)?;
+        self.inner.serialize_bytes(bytes)
+    }
+
+    fn serialize_f32(mut self, value: f32) -> Result<S::Ok, S::Error> {
+        self.charge(size_of::<f32>())?;
         self.number(value.is_finite(), |inner| inner.serialize_f32(value))
     }
 
-    fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {
+    fn serialize_f64(mut self, value: f64) -> Result<S::Ok, S::Error> {
+        self.charge(size_of::<f64>())?;
         self.number(value.is_finite(), |inner| inner.serialize_f64(value))
     }
 
-    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+    fn collect_str<T: fmt::Display + ?Sized>(mut self, value: &T) -> Result<S::Ok, S::Error> {
+        self.charge(OWNER)?;
         self.inner.collect_str(value)
     }
 
@@ -210,21 +266,21 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         self.null(|inner| inner.serialize_unit_struct(name))
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+    fn serialize_some<T: Serialize + ?Sized>(mut self, value: &T) -> Result<S::Ok, S::Error> {
         let place = match self.place {
             Place::Top => Place::Within,
             Place::Within | Place::Some => Place::Some,
         };
-        let value = self.within(value, place);
+        let value = self.part(value, place)?;
         self.inner.serialize_some(&value)
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
+        mut self,
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let value = self.within(value, self.place);
+        let value = self.part(value, self.place)?;
         self.inner.serialize_newtype_struct(name, &value)
     }
 
@@ -245,14 +301,39 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let nest = self.nest(1, Ok::<_, S::Error>)?;
-        let value = nest.within(value, Place::Within);
+        let mut nest = self.nest(1, Ok::<_, S::Error>)?;
+        let value = nest.part(value, Place::Within)?;
         let inner = nest.inner;
         inner.serialize_newtype_variant(name, index, variant, &value)
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
-        self.nest(1, |inner| inner.serialize_seq(len))
+        self.nest_elsewhere(|inner| inner.serialize_seq(len))
+    }
+
+    fn collect_seq<I: IntoIterator<Item: Serialize>>(self, items: I) -> Result<S::Ok, S::Error> {
+        let mut items = items.into_iter();
+        let mut list = self.serialize_seq(length(&items))?;
+        items.try_for_each(|item| {
+            let item = list.seen(&item);
+            list.inner.serialize_element(&item)
+        })?;
+        list.inner.end()
+    }
+
+    fn collect_map<K, V, I>(self, entries: I) -> Result<S::Ok, S::Error>
+    where
+        K: Serialize,
+        V: Serialize,
+        I: IntoIterator<Item = (K, V)>,
+    {
+        let mut entries = entries.into_iter();
+        let mut map = self.serialize_map(length(&entries))?;
+        entries.try_for_each(|(key, value)| {
+            let (key, value) = (map.seen(&key), map.seen(&value));
+            map.inner.serialize_entry(&key, &value)
+        })?;
+        map.inner.end()
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
@@ -282,7 +363,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        self.nest(1, |inner| inner.serialize_map(len))
+        self.nest_elsewhere(|inner| inner.serialize_map(len))
     }
 
     fn serialize_struct(
@@ -318,7 +399,7 @@ macro_rules! items {
             type Error = S::Error;
 
             fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-                let value = self.item(value)?;
+                let value = self.part(value, Place::Within)?;
                 self.inner.$method(&value)
             }
 
@@ -346,7 +427,7 @@ macro_rules! fields {
                 name: &'static str,
                 value: &T,
             ) -> Result<(), S::Error> {
-                let value = self.within(value, Place::Within);
+                let value = self.part(value, Place::Within)?;
                 self.inner.serialize_field(name, &value)
             }
 
@@ -368,12 +449,12 @@ impl<S: SerializeMap> SerializeMap for Checking<'_, S> {
     type Error = S::Error;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        let key = self.item(key)?;
+        let key = self.part(key, Place::Within)?;
         self.inner.serialize_key(&key)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
-        let value = self.item(value)?;
+        let value = self.part(value, Place::Within)?;
         self.inner.serialize_value(&value)
     }
 
@@ -382,6 +463,18 @@ impl<S: SerializeMap> SerializeMap for Checking<'_, S> {
     }
 }
 
-const TOO_MUCH: &str = "it would take too much memory when it is read";
+/// How many items there are, where the iterator knows that.
+fn length(items: &impl Iterator) -> Option<usize> {
+    match items.size_hint() {
+        (least, Some(most)) if least == most => Some(least),
+        _ => None,
+    }
+}
+
+const TOO_MUCH: &str =
+    "it would take too much memory when it is read; raise ClientBuilder::max_value_size";
+
+/// What a string or a list takes at the place where it stands, when it is read.
+const OWNER: usize = size_of::<Vec<u8>>();
 /// What is said of a value that refuses by itself.
 pub(super) const REFUSED: &str = "its `Serialize` refused";

@@ -19,6 +19,7 @@ pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> 
     let rules = Rules::new(
         DEEPEST,
         Some("it holds NaN or an infinity, which JSON has not"),
+        payload.built,
     );
     serde_json::to_writer(payload, &rules.check(value)).map_err(|cause| {
         match (rules.broken(), cause.classify()) {

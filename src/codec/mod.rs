@@ -37,8 +37,12 @@ use crate::error::{Error, ErrorKind, Result};
 /// `None` and `Some(None)` are told apart there. This holds for types whose `Serialize` and
 /// `Deserialize` agree.
 ///
-/// A value may be as long as 64 MiB before compression, and take 256 MiB of memory in lists and
-/// maps, which one byte of an entry can fill with large items. Entries of more are not read.
+/// A value may be as long as [`max_value_size`](crate::ClientBuilder::max_value_size) before
+/// compression. In memory it may take 512 MiB in lists and maps, or eight times that size if that is
+/// more: entries that would take more are not read, since one byte of an entry can stand for a large
+/// item. A value that is seen to take half of it is refused when it is written. The writer does not
+/// see skipped fields, the larger variants of an enum, or what serde buffers for untagged enums and
+/// flattened fields: raise `max_value_size` for very large values of such types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
@@ -122,6 +126,7 @@ impl Stack {
         let payload = Payload {
             end: start.saturating_add(self.max_decoded),
             entry: &mut entry,
+            built: budget::most_built(self.max_decoded),
             full: &mut full,
         };
         let encoded = match self.codec {
@@ -187,11 +192,11 @@ pub(crate) fn decode<V: DeserializeOwned>(
     if payload.len() > max_decoded {
         return Err(Unreadable::Foreign(too_large(payload.len(), max_decoded)));
     }
-    let value = match envelope.codec {
+    let value = budget::allowing(budget::most_built(max_decoded), || match envelope.codec {
         Codec::Cbor => cbor::decode(payload),
         Codec::Json => json::decode(payload),
         Codec::Raw => raw::decode(payload),
-    };
+    });
     value.map_err(|error| match envelope.codec.is_whole(payload) {
         true => Unreadable::Foreign(error),
         false => Unreadable::Damaged(error),
@@ -246,6 +251,8 @@ impl Compression {
 struct Payload<'a> {
     entry: &'a mut Vec<u8>,
     end: usize,
+    /// How many bytes of memory the value may take when it is read.
+    built: usize,
     full: &'a mut bool,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: exact over all of `i64`. No value passes through a Lua number: a plain add is the
 //! server's own `INCRBY`, and the scripts calculate on pairs of smaller numbers. A refused add
-//! changes nothing.
+//! leaves the value as it is.
 //!
 //! Scripted calls are told at debug level to the target `hedgerow::counter`: `counter` is the name,
 //! `status` the word that the script answered. Values are never told.

@@ -73,7 +73,7 @@ pub enum ErrorKind {
     /// The loader panicked.
     LoaderPanicked,
     /// The loader took longer than `max_load`, or could not begin within it because too many loads ran
-    /// without Redis.
+    /// without Redis; or no load of another ended within `max_load` and the cache deadline.
     LoaderTimeout,
     /// The loader of a key called `memoize` for the same key.
     Reentrant,

@@ -58,7 +58,7 @@ fn beginning(text: &str, most: usize) -> &str {
 }
 
 /// What `shown` displays, at most `most` bytes of it; the rest is not even asked for.
-pub(super) fn displayed(shown: &dyn fmt::Display, most: usize) -> String {
+pub(crate) fn displayed(shown: &dyn fmt::Display, most: usize) -> String {
     let mut limited = Limited {
         text: String::new(),
         most,

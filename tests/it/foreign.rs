@@ -149,3 +149,17 @@ async fn versions_of_a_cache_see_their_own_values_and_are_invalidated_together()
     two.clear().await.expect("cleared");
     assert_eq!((number(&one).await, number(&two).await), (None, None));
 }
+
+#[tokio::test]
+async fn foreign_entries_under_a_hot_key_are_counted_and_told_of_once_a_minute() {
+    let listener = Listener::start();
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    set_text(&cache).await;
+    for _ in 0..5 {
+        assert_eq!(number(&cache).await, None);
+    }
+    let told = listener.told();
+    assert_eq!(told.matches("message=foreign").count(), 1, "{told}");
+    assert_eq!(cache.foreign(), 5);
+}

@@ -6,7 +6,7 @@
 //! them. Whatever a read answers must not be older than the last invalidation that had returned
 //! when it began.
 
-use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,6 +17,19 @@ use rand::{RngExt as _, SeedableRng as _};
 use redis::aio::MultiplexedConnection;
 
 use crate::server::{Server, connection};
+
+/// What a load that fails says, before the version that it has seen.
+const FAILED_AT: &str = "failed at version ";
+
+/// Which version the load had seen that failed with `error`, here or in another process.
+fn failed_at(error: &dyn std::error::Error) -> u64 {
+    let text = error.to_string();
+    let (_, version) = text.split_once(FAILED_AT).expect("the error of a load");
+    let digits = version.split(|c: char| !c.is_ascii_digit()).next();
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .expect("a version")
+}
 
 /// One read of a history.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +89,9 @@ impl Story {
 
 impl World {
     /// The truth, as it was at some moment of the load.
-    async fn load(self: Arc<Self>, seed: u64) -> Result<u64, Infallible> {
+    ///
+    /// Now and then it fails, and the error says so: it must not be older than a value, either.
+    async fn load(self: Arc<Self>, seed: u64) -> Result<u64, io::Error> {
         let mut random = StdRng::seed_from_u64(seed);
         self.loading.fetch_add(1, Ordering::SeqCst);
         for _ in 0..random.random_range(0..6) {
@@ -87,7 +102,10 @@ impl World {
             dawdle(&mut random).await;
         }
         self.loading.fetch_sub(1, Ordering::SeqCst);
-        Ok(version)
+        match random.random_range(0..4) {
+            0 => Err(io::Error::other(format!("{FAILED_AT}{version}"))),
+            _ => Ok(version),
+        }
     }
 
     async fn read(self: &Arc<Self>, subject: &Subject, random: &mut StdRng) -> Option<u64> {
@@ -101,8 +119,8 @@ impl World {
                     return value.map(|version| *version);
                 }
                 let call = cache.memoize(&self.name, Duration::from_secs(60), load);
-                let value = call.tags([&self.name]).await.expect("a value");
-                Some(*value)
+                let value = call.tags([&self.name]).await;
+                Some(value.map_or_else(|error| failed_at(&error), |value| *value))
             }
             Subject::Naive(connection) => {
                 let mut connection = connection.clone();
@@ -111,7 +129,10 @@ impl World {
                 if let Some(version) = get.query_async(&mut connection).await.expect("an answer") {
                     return Some(version);
                 }
-                let version = load().await.expect("never fails");
+                let version = match load().await {
+                    Ok(version) => version,
+                    Err(error) => return Some(failed_at(&error)),
+                };
                 let mut set = redis::cmd("SET");
                 set.arg(&self.name).arg(version);
                 let _: () = set.query_async(&mut connection).await.expect("an answer");

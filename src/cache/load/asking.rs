@@ -25,10 +25,8 @@ use crate::time::Backoff;
 
 /// What came of asking for the lease.
 pub(super) enum Granted<V> {
-    Lead {
-        until: Instant,
-        generations: Vec<Generation>,
-    },
+    /// The lease is held; the value is to be stamped with these.
+    Lead(Vec<Generation>),
     Found(Arc<V>),
     /// The loads of others were of no use, or took too long to be.
     Alone,
@@ -59,10 +57,15 @@ impl Load {
             if self.rounds.alone() {
                 return Ok(Granted::Alone);
             }
+            if Instant::now() >= self.rounds.over() {
+                return self.out_of_time();
+            }
             // Listen first: whatever ends the lease after it was asked for is heard.
             let value = &self.order.place.value;
             let mut missed = client.missed(value);
-            let channel = self.order.room.ears.channel(&client, value).await;
+            let ears = &self.order.room.ears;
+            let deadline = self.order.cache.deadline_now();
+            let channel = ears.channel(&client, value, deadline).await;
             ear.clear();
             let closed = self.open.is_closed();
             let deadline = self.order.cache.deadline_now();
@@ -70,10 +73,10 @@ impl Load {
                 .claim
                 .stake(&self.seen, self.dead, channel.as_ref(), deadline);
             let (takeover, noted, fence) = match grant.await {
-                Ok(Grant::Lead { fence, until }) => {
+                Ok(Grant::Lead { fence }) => {
                     tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
                     let generations = self.stamps(attempt > 0).await?;
-                    return Ok(Granted::Lead { until, generations });
+                    return Ok(Granted::Lead(generations));
                 }
                 Ok(Grant::Changed) => match self.take().await? {
                     Some(value) => return Ok(Granted::Found(value)),
@@ -161,9 +164,15 @@ impl Load {
                 Ok(Some(value))
             }
             Reading::Miss(miss) => {
-                self.open.settle(Outcome::Again);
-                self.rounds.another();
-                self.awaited = None;
+                // Anybody may publish a wake-up: a load has ended only if the entry shows it. Of one
+                // that was removed at once the next fence tells.
+                if miss.seen == self.seen {
+                    self.open.settle(Outcome::NoLoad);
+                } else {
+                    self.open.settle(Outcome::Again);
+                    self.rounds.another();
+                    self.awaited = None;
+                }
                 self.seen = miss.seen;
                 self.snapshot = miss.snapshot;
                 Ok(None)
@@ -174,9 +183,8 @@ impl Load {
     /// The error that `record` tells of, if it is still valid; those who joined have it then, too.
     /// The flight is closed, and was when the record was asked for, unless nobody had joined.
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
-        let client = &self.order.cache.client;
-        let deadline = self.order.cache.deadline_now();
-        let judged = entry::record::<Failure>(client, record, &self.order.tags, deadline).await?;
+        let Order { cache, tags, .. } = &self.order;
+        let judged = entry::record::<Failure>(cache, record, tags, cache.deadline_now()).await?;
         let error = judged.map(|failure| self.order.named(failure.error()));
         if let Some(error) = &error {
             self.open.settle(Outcome::Failed {

@@ -4,12 +4,12 @@
 //! the load did; it begins when there is a place for it. Last step of a [`Load`] that does not lead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::flight::Outcome;
-use super::super::rounds::Rounds;
 use super::super::solo::Seat;
 use super::{Load, deserted};
 use crate::error::loader::{Captured, Loader};
@@ -30,7 +30,7 @@ impl Load {
         L: Loader<Value = V, Error = Captured>,
     {
         let bulkhead = &self.order.room.bulkhead;
-        let until = Instant::now() + self.order.terms.max_load.duration();
+        let until = Instant::now() + self.max_load();
         let _place = tokio::select! {
             place = bulkhead.enter(until) => Some(place?),
             // Whoever waits for this load keeps his place meanwhile; it counts for both.
@@ -39,12 +39,12 @@ impl Load {
         };
         bulkhead.load(&self.order.cache.setup.name, &error);
         tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), %error, "loading without Redis");
-        self.begun(loader, until).await.map(Some)
+        self.begun(loader).await.map(Some)
     }
 
     /// Loads by itself, because the loads of others were of no use to the caller: in its turn, but
-    /// no later than the caller can wait. The value is not stored; who is there before the load
-    /// begins shares it. `None` when nobody waits for it any more before it has begun.
+    /// no later than the caller can wait. The value is not stored; calls that began before the load
+    /// share it. `None` when nobody waits for it any more before it has begun.
     pub(super) async fn alone<V, L>(
         &self,
         loader: L,
@@ -57,14 +57,22 @@ impl Load {
         let (room, silence) = (&self.order.room, self.rounds.silence());
         // Those who have joined are there before any load that begins from now on.
         self.open.close();
+        let mut urged = false;
         let turn = loop {
-            let mut shared = match room.solos.board(&self.open, silence) {
+            let mut shared = match room.solos.board(&self.open, self.rounds.began(), silence) {
                 Seat::Own(turn) => break turn,
                 Seat::Shared(passenger) => passenger,
             };
-            let outcome = tokio::select! {
-                outcome = shared.outcome(silence, self.rounds.over()) => outcome,
-                () = deserted(creator, &self.open) => return Ok(None),
+            let outcome = loop {
+                if urged {
+                    shared.urge();
+                }
+                tokio::select! {
+                    outcome = shared.outcome(silence, self.rounds.over()) => break outcome,
+                    // Whoever has a place and waits for this load now waits for the shared one.
+                    () = self.open.urged(), if !urged => urged = true,
+                    () = deserted(creator, &self.open) => return Ok(None),
+                }
             };
             match outcome {
                 Some(Outcome::Value { value, .. }) => {
@@ -76,8 +84,8 @@ impl Load {
                     }
                 }
                 Some(Outcome::Failed { error, .. }) => return Err(error),
-                Some(Outcome::Again) => {}
-                None => return Err(Rounds::out_of_time()),
+                Some(Outcome::Again | Outcome::NoLoad) => {}
+                None => return self.out_of_time(),
             }
         };
         let in_turn = async {
@@ -85,26 +93,32 @@ impl Load {
             (turn, room.bulkhead.place().await)
         };
         let _places = tokio::select! {
-            places = in_turn => Some(places),
-            () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
-            // Whoever waits for this load keeps his place meanwhile; it counts for both.
-            () = self.open.urged() => None,
+            biased;
             () = deserted(creator, &self.open) => return Ok(None),
+            // A place that is free is taken, however late it is.
+            places = in_turn => Some(places),
+            // Whoever waits for this load keeps his place meanwhile; it counts for both.
+            () = async { if !urged { self.open.urged().await } } => None,
+            () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
         };
         tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");
-        turn.begin();
-        let until = Instant::now() + self.order.terms.max_load.duration();
-        self.begun(loader, until).await.map(Some)
+        turn.begin(&self.open);
+        self.begun(loader).await.map(Some)
+    }
+
+    fn max_load(&self) -> Duration {
+        self.order.terms.max_load.duration()
     }
 
     /// Loads, and shares the value with those whose calls began before this.
-    async fn begun<V, L>(&self, loader: L, until: Instant) -> Result<Arc<V>>
+    async fn begun<V, L>(&self, loader: L) -> Result<Arc<V>>
     where
         V: Send + Sync + 'static,
         L: Loader<Value = V, Error = Captured>,
     {
         self.running.let_in();
         self.open.begin_load();
+        let until = Instant::now() + self.max_load();
         let value = Arc::new(self.finished(loader, until).await?);
         self.open.close();
         self.open.settle(Outcome::Value {

@@ -1,0 +1,45 @@
+//! Foreign entries: those that are whole, but not readable by this build or as this type.
+//!
+//! Invariant: each that is met is counted, and told of at most once a minute: under a hot key every
+//! call meets one. Met by reads of entries.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+use super::outage::Seldom;
+use crate::error::Error;
+
+/// The foreign entries that the caches of one client have met.
+#[derive(Debug, Default)]
+pub(super) struct Foreign {
+    met: AtomicU64,
+    told: Mutex<Told>,
+}
+
+/// When this was told last, and how many had been met by then.
+#[derive(Debug, Default)]
+struct Told {
+    seldom: Seldom,
+    met: u64,
+}
+
+impl Foreign {
+    /// One was met in `cache`, at `redis_key`, which cannot be read because of `error`.
+    pub(super) fn meet(&self, cache: &str, redis_key: &str, error: &Error) {
+        self.met.fetch_add(1, Ordering::Relaxed);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !told.seldom.is_due(Instant::now()) {
+            return;
+        }
+        let all = self.met();
+        let met = all - std::mem::replace(&mut told.met, all);
+        drop(told);
+        tracing::info!(target: "hedgerow::cache", cache, redis_key, met, %error, "foreign");
+    }
+
+    pub(super) fn met(&self) -> u64 {
+        self.met.load(Ordering::Relaxed)
+    }
+}
