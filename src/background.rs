@@ -1,14 +1,17 @@
 //! `Spawner` and `Background`: where the tasks of a client live, and tasks that work for one owner.
 //!
 //! Invariant: a task is spawned on the runtime that the client was given, or on that of the call that
-//! needs it; and on the latter while the former has ended or stands still. At most one task of a
+//! needs it; and on the latter while the former has ended or stands still, as a task on it shows. At most one task of a
 //! `Background` works for its owner; it is started when it is needed, started again when its runtime
 //! has ended or stands still (or when it panicked), and aborted when its owner is dropped. Caches
 //! of what servers are like (slot map, sentinels, replicas, subscriptions) are kept by such tasks.
 
+use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::runtime::{self, Handle};
 use tokio::task::JoinHandle;
 
@@ -22,6 +25,8 @@ pub(crate) struct Spawner(Option<Arc<Home>>);
 #[derive(Debug)]
 struct Home {
     runtime: Handle,
+    /// Does nothing, and so shows whether the runtime has ended or stands still. Ends with the client.
+    canary: Task,
     /// When something of it was last seen to stand still, or to have ended.
     distrusted: Mutex<Option<Instant>>,
 }
@@ -32,6 +37,16 @@ pub(crate) struct Task {
     handle: JoinHandle<()>,
     pulse: Arc<Pulse>,
 }
+
+/// A task that is begun elsewhere if the given runtime does not begin it; see [`Spawner::launch`].
+pub(crate) struct Launched {
+    task: Task,
+    spawner: Spawner,
+    /// Empty once somebody has begun it.
+    unbegun: Option<Unbegun>,
+}
+
+type Unbegun = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
 
 /// The handle of a background task; lives in the struct that the task works for.
 #[derive(Debug, Default)]
@@ -44,6 +59,7 @@ impl Spawner {
     /// Spawns on `runtime`, whoever asks.
     pub(crate) fn on(runtime: Handle) -> Self {
         Self(Some(Arc::new(Home {
+            canary: spawn_on(&runtime, pending()),
             runtime,
             distrusted: Mutex::new(None),
         })))
@@ -51,18 +67,33 @@ impl Spawner {
 
     /// Spawns `task`. What becomes of it when it panics, and who ends it, is said by the caller.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Task {
-        let pulse = Arc::new(Pulse::default());
-        let counted = {
-            let pulse = pulse.clone();
-            // In a box: the runtime moves what it spawns several times, and these tasks are large.
-            let task = Box::pin(task);
-            async move { pulse.of(task).await }
+        match &self.0 {
+            Some(home) if home.is_trusted() => spawn_on(&home.runtime, task),
+            _ => spawn_on(&Handle::current(), task),
+        }
+    }
+
+    /// Spawns `task`, for a caller that waits for what it does, and looks at it now and then by
+    /// [`Launched::look`].
+    pub(crate) fn launch(&self, task: impl Future<Output = ()> + Send + 'static) -> Launched {
+        let (task, unbegun) = match &self.0 {
+            None => (self.spawn(task), None),
+            Some(_) => {
+                let unbegun: Unbegun = Arc::new(Mutex::new(Some(task.boxed())));
+                let begins = unbegun.clone();
+                let task = self.spawn(async move {
+                    if let Some(task) = taken(&begins) {
+                        task.await;
+                    }
+                });
+                (task, Some(unbegun))
+            }
         };
-        let handle = match &self.0 {
-            Some(home) if home.is_trusted() => home.runtime.spawn(counted),
-            _ => tokio::spawn(counted),
-        };
-        Task { handle, pulse }
+        Launched {
+            task,
+            spawner: self.clone(),
+            unbegun,
+        }
     }
 
     /// The runtime on which [`spawn`](Self::spawn) would spawn now.
@@ -73,12 +104,52 @@ impl Spawner {
         }
     }
 
-    /// Something that was spawned has ended with its runtime, or stands still: for a while, tasks
-    /// are spawned where they are needed.
-    pub(crate) fn distrust(&self) {
-        if let Some(home) = &self.0 {
+    /// Something that was spawned on `runtime` has ended with it, or stands still. If that is the
+    /// runtime that was given, tasks are spawned where they are needed, for a while, and for as long as
+    /// it stands still.
+    pub(crate) fn distrust(&self, runtime: Option<runtime::Id>) {
+        if let Some(home) = &self.0
+            && runtime == Some(home.runtime.id())
+        {
             *home.distrusted() = Some(Instant::now());
+            // By the time that it would be trusted again, this is answered or not.
+            home.canary.pulse.knock();
         }
+    }
+}
+
+fn spawn_on(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> Task {
+    let pulse = Arc::new(Pulse::on(runtime.id()));
+    let counted = {
+        let pulse = pulse.clone();
+        // In a box: the runtime moves what it spawns several times, and these tasks are large.
+        let task = Box::pin(task);
+        async move { pulse.of(task).await }
+    };
+    let handle = runtime.spawn(counted);
+    Task { handle, pulse }
+}
+
+fn taken(unbegun: &Unbegun) -> Option<BoxFuture<'static, ()>> {
+    let mut unbegun = unbegun.lock().unwrap_or_else(PoisonError::into_inner);
+    unbegun.take()
+}
+
+impl Launched {
+    /// Begins the task on this runtime if the given one has ended, or stands still, before it did.
+    pub(crate) fn look(&mut self) {
+        let Some(unbegun) = &self.unbegun else { return };
+        if self.task.pulse.has_begun() {
+            return;
+        }
+        if !self.task.is_finished() && !self.task.pulse.stands_still_when_asked() {
+            return;
+        }
+        if let Some(task) = taken(unbegun) {
+            self.spawner.distrust(self.task.pulse.runtime());
+            self.task = spawn_on(&Handle::current(), task);
+        }
+        self.unbegun = None;
     }
 }
 
@@ -86,12 +157,20 @@ impl Home {
     fn is_trusted(&self) -> bool {
         let distrusted = *self.distrusted();
         distrusted.is_none_or(|at| at.elapsed() >= DISTRUST)
+            && !self.canary.is_finished()
+            && !self.canary.pulse.stands_still_when_asked()
     }
 
     fn distrusted(&self) -> MutexGuard<'_, Option<Instant>> {
         self.distrusted
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.canary.abort();
     }
 }
 
@@ -130,15 +209,24 @@ impl Background {
             if !old.pulse.stands_still_when_asked() {
                 return;
             }
-            // It is dropped before it does anything more, should its runtime go on.
+            // Should its runtime go on, it is dropped after the poll that it is in, if it is in one.
             old.abort();
-            self.spawner.distrust();
+            self.spawner.distrust(old.pulse.runtime());
         }
         let started = self.spawner.spawn(make());
         if started.is_finished() {
-            self.spawner.distrust();
+            self.spawner.distrust(started.pulse.runtime());
         }
         *task = Some(started);
+    }
+
+    /// Starts the task that `make` makes, in place of one that may still be there but has nothing to do.
+    pub(crate) fn renew<F>(&self, make: impl FnOnce() -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.end();
+        self.ensure(make);
     }
 
     /// Whether the task runs, as far as can be told without waiting.
@@ -171,8 +259,6 @@ const DISTRUST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
-
     use tokio::runtime::{Builder, Runtime};
 
     use super::*;
@@ -239,8 +325,42 @@ mod tests {
         drop(given);
         let background = Background::by(&spawner);
         background.ensure(pending);
-        assert!(!background.runs(), "that runtime has ended");
-        background.ensure(pending);
         assert!(background.runs(), "on the runtime of the caller");
+    }
+
+    #[test]
+    fn a_given_runtime_that_stands_still_is_done_without_until_it_goes_on() {
+        let (given, caller) = (runtime(), runtime());
+        let spawner = Spawner::on(given.handle().clone());
+        let _entered = caller.enter();
+        let (ours, its) = (caller.handle().id(), given.handle().id());
+        let lives = |expected| {
+            while spawner.runtime() != expected {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        lives(ours);
+        given.block_on(tokio::task::yield_now());
+        lives(its);
+        // What stands still on another runtime says nothing about it.
+        spawner.distrust(Some(ours));
+        assert_eq!(spawner.runtime(), its);
+    }
+
+    #[test]
+    fn what_the_given_runtime_does_not_begin_is_begun_by_the_caller() {
+        let (given, caller) = (runtime(), runtime());
+        let spawner = Spawner::on(given.handle().clone());
+        let _entered = caller.enter();
+        let (tell, mut told) = tokio::sync::oneshot::channel();
+        let mut launched = spawner.launch(async move {
+            let _ = tell.send(());
+        });
+        while told.try_recv().is_err() {
+            launched.look();
+            std::thread::sleep(Duration::from_millis(20));
+            caller.block_on(tokio::task::yield_now());
+        }
+        given.block_on(tokio::task::yield_now());
     }
 }

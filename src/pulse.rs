@@ -1,6 +1,6 @@
 //! `Pulse`: whether a task that has been woken is polled.
 //!
-//! Invariant: what a pulse says needs no help of the task's runtime, so that a caller on another
+//! Invariant: the check works without the task's runtime, so that a caller on another
 //! runtime can tell a task that waits from one that stands still: its runtime is not driven, or a
 //! thread is blocked in it. Whoever depends on a task has a timer of its own and asks here.
 
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::poll_fn;
 use futures::task::AtomicWaker;
+use tokio::runtime;
 
 /// Counts the polls of one task.
 #[derive(Debug, Default)]
@@ -20,9 +21,13 @@ pub(crate) struct Pulse {
     beats: AtomicU64,
     /// When the first knock came that no poll has answered, in ms; 0 if there is none.
     unanswered: AtomicU64,
+    /// When somebody first saw that the task heeds no knock, in ms; 0 if nobody has.
+    suspected: AtomicU64,
     /// When the last knock was, in ms.
     knocked: AtomicU64,
     task: AtomicWaker,
+    /// Where the task lives, if that is known.
+    runtime: Option<runtime::Id>,
 }
 
 /// How far a task had come at some moment.
@@ -30,6 +35,23 @@ pub(crate) struct Pulse {
 pub(crate) struct Beat(u64);
 
 impl Pulse {
+    /// Of a task on `runtime`.
+    pub(crate) fn on(runtime: runtime::Id) -> Self {
+        Self {
+            runtime: Some(runtime),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> Option<runtime::Id> {
+        self.runtime
+    }
+
+    /// Whether the task has been polled at all.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.now() != Beat(0)
+    }
+
     /// `task`, with its polls counted here.
     pub(crate) async fn of<F: Future>(&self, task: F) -> F::Output {
         let mut task = pin!(task);
@@ -59,22 +81,44 @@ impl Pulse {
         let first = self
             .unanswered
             .compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
-        if first.is_ok() {
-            self.task.wake();
+        match first {
+            Ok(_) => self.task.wake(),
+            Err(since) => {
+                self.is_suspected(since, now);
+            }
         }
     }
 
-    /// Whether a knock has not been answered for [`STANDSTILL`]. Asks no clock while none is open.
+    /// Whether a knock has not been answered for [`STANDSTILL`]. Asks no clock while none is open. Two
+    /// looks must find it so: if this process was stopped, the first finds the clock far ahead, and the
+    /// task is polled before the second.
     pub(crate) fn stands_still(&self) -> bool {
         let since = self.unanswered.load(Ordering::SeqCst);
-        since != 0 && millis().saturating_sub(since) >= STANDSTILL.as_millis() as u64
+        if since == 0 {
+            return false;
+        }
+        let now = millis();
+        self.is_suspected(since, now) && now.saturating_sub(since) >= STANDSTILL.as_millis() as u64
+    }
+
+    /// Whether a look some time ago has found a knock of `since` unanswered for almost long enough; notes
+    /// that this one has.
+    fn is_suspected(&self, since: u64, now: u64) -> bool {
+        if now.saturating_sub(since) < SUSPICIOUS.as_millis() as u64 {
+            return false;
+        }
+        let first = self
+            .suspected
+            .compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
+        let first = first.err();
+        first.is_some_and(|first| now.saturating_sub(first) >= BETWEEN_LOOKS.as_millis() as u64)
     }
 
     /// Whether it has stood still for so long that those leave it whose work it has taken, and who do
     /// not know what has become of that.
     pub(crate) fn is_given_up(&self) -> bool {
         let since = self.unanswered.load(Ordering::SeqCst);
-        since != 0 && millis().saturating_sub(since) >= 3 * STANDSTILL.as_millis() as u64
+        self.stands_still() && millis().saturating_sub(since) >= 3 * STANDSTILL.as_millis() as u64
     }
 
     /// As [`stands_still`](Self::stands_still), and knocks now and then, for callers who have no timer of their own: who asks often
@@ -97,6 +141,7 @@ impl Pulse {
         // `has_stood_since`.
         fence(Ordering::SeqCst);
         if self.unanswered.load(Ordering::Relaxed) != 0 {
+            self.suspected.store(0, Ordering::SeqCst);
             self.unanswered.store(0, Ordering::SeqCst);
         }
         Poll(self)
@@ -120,6 +165,10 @@ fn millis() -> u64 {
 
 /// A task that was woken and is not polled for so long stands still.
 pub(crate) const STANDSTILL: Duration = Duration::from_millis(500);
+
+/// Unanswered for so long, a knock is suspicious; and how much later another look must find it so.
+const SUSPICIOUS: Duration = Duration::from_millis(350);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(80);
 
 /// How often those who wait for a task look whether it stands still.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -152,6 +201,16 @@ mod tests {
         let during = pulse.of(async { pulse.now() });
         let during = during.now_or_never().expect("it does not wait");
         assert!(!pulse.has_stood_since(during));
+    }
+
+    #[test]
+    fn after_the_process_was_stopped_the_first_look_finds_nothing() {
+        let pulse = Pulse::default();
+        pulse.knock();
+        std::thread::sleep(STANDSTILL);
+        assert!(!pulse.stands_still());
+        std::thread::sleep(BETWEEN_LOOKS);
+        assert!(pulse.stands_still());
     }
 
     #[tokio::test]

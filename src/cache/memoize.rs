@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::IntoFuture;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::error::loader::{Captured, Loader, LoaderError};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
 use crate::name::Name;
+use crate::pulse::TICK;
 use crate::tags::Tag;
 use crate::time::{OnOutage, Ttl};
 
@@ -361,18 +362,25 @@ where
         tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
     let spawner = order.cache.client.spawner().clone();
     let load = Load::new(order, open, read, rounds);
-    spawner.spawn(load.run(loader, creator).instrument(span));
-    match timeout_at(rounds.over(), value).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(Error::new(
-            ErrorKind::Disconnected,
-            "the load ended without an answer: its runtime has shut down, or its task has panicked; \
-             call again",
-        )
-        .with_fate(Fate::Unanswered)
-        .with_key(&name)),
-        // The load goes on, for those who come later.
-        Err(_) => Err(Rounds::out_of_time().with_key(&name)),
+    let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
+    let mut value = pin!(value);
+    loop {
+        let look = Instant::now() + TICK;
+        match timeout_at(rounds.over().min(look), &mut value).await {
+            Ok(Ok(outcome)) => return outcome,
+            Ok(Err(_)) => {
+                return Err(Error::new(
+                    ErrorKind::Disconnected,
+                    "the load ended without an answer: its runtime has shut down, or its task has \
+                     panicked; call again",
+                )
+                .with_fate(Fate::Unanswered)
+                .with_key(&name));
+            }
+            Err(_) if look < rounds.over() => launched.look(),
+            // The load goes on, for those who come later.
+            Err(_) => return Err(Rounds::out_of_time().with_key(&name)),
+        }
     }
 }
 

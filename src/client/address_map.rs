@@ -100,18 +100,21 @@ impl AddressMap {
         };
         let (mut servers, mut hosts) = (HashMap::new(), HashMap::new());
         for (told, here) in &table {
-            match (place(told), place(here)) {
+            let twice = match (place(told), place(here)) {
                 (Some((told, Some(port))), Some((here, Some(to)))) => {
-                    servers.insert((told, port), (here, to));
+                    servers.insert((told, port), (here, to)).is_some()
                 }
-                (Some((told, None)), Some((here, None))) => {
-                    hosts.insert(told, here);
-                }
+                (Some((told, None)), Some((here, None))) => hosts.insert(told, here).is_some(),
                 _ => {
                     return Err(Error::invalid(format!(
                         "the address map has {told:?} to {here:?}; write host:port on both sides, or a host on both"
                     )));
                 }
+            };
+            if twice {
+                return Err(Error::invalid(format!(
+                    "the address map has {told:?} twice; leave one of them"
+                )));
             }
         }
         let by = move |host: &str, port: u16| {
@@ -130,6 +133,8 @@ impl Addresses {
     /// Where the server is reached that tells clients to come to `host` and `port`.
     pub(crate) fn reached(&self, host: &str, port: u16) -> Address {
         let mapped = self.0.as_ref().and_then(|by| by(host, port));
+        // A closure may answer what is no address: then the server's word stands.
+        let mapped = mapped.filter(|(host, port)| !host.is_empty() && *port > 0);
         let (host, port) = mapped.unwrap_or_else(|| (host.to_owned(), port));
         Address::Tcp(host, port)
     }

@@ -1,13 +1,14 @@
 //! `Attempt`: one try to get a connection.
 //!
 //! Invariant: it belongs to the link that wants the connection, not to a caller. Callers wait for it
-//! together, each as long as its own deadline allows; those who leave take nothing with them, so
-//! that a server which greets slowly is reached by callers in a hurry, too.
+//! together, each as long as its own deadline allows. A caller that leaves does not cancel the attempt,
+//! so callers in a hurry reach a server that greets slowly, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime;
 use tokio::time::{Instant, timeout_at};
 
 use crate::background::{Spawner, Task};
@@ -93,6 +94,11 @@ impl Running {
 
     pub(super) fn is_over(&self) -> bool {
         self.attempt.over.load(Ordering::Acquire)
+    }
+
+    /// Where its task lives.
+    pub(super) fn runtime(&self) -> Option<runtime::Id> {
+        self.task.pulse().runtime()
     }
 
     /// Whether its task is not polled though it is asked for.

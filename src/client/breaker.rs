@@ -68,8 +68,8 @@ enum Admission {
     Refused,
 }
 
-/// The right to find out whether the server is back. Dropped without an outcome, it lets the next
-/// caller find out.
+/// The right to find out whether the server is back. If it is dropped without an outcome, the
+/// next caller probes.
 #[derive(Debug)]
 pub(crate) struct Probe<'b> {
     breaker: &'b Breaker,

@@ -300,7 +300,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// As [`open`](Self::open). Otherwise the reason why a server did not answer within the
-    /// [`deadline`](Self::deadline). Wrong credentials fail at once.
+    /// [`deadline`](Self::deadline). Wrong credentials fail at once, except with
+    /// [`credentials_from`](Self::credentials_from): while they are rotated, the next may be right.
     ///
     /// # Cancel safety
     /// Safe: dropping the future closes the connections.

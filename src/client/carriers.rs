@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::background::Task;
+use crate::background::{Spawner, Task};
 use crate::pulse::Pulse;
 
 /// The carriers of one lane.
@@ -52,20 +52,22 @@ impl Carriers {
         self.dismissed.retain(|it| it.number != number);
     }
 
-    /// Dismisses those that stand still; says whether there were any.
-    pub(super) fn dismiss(&mut self) -> bool {
+    /// Dismisses those that stand still; `spawner` learns where they lived.
+    pub(super) fn dismiss(&mut self, spawner: &Spawner) {
         let is_still = |it: &mut Carrier| {
             let pulse = it.pulse.as_ref();
             pulse.is_some_and(|pulse| pulse.stands_still_when_asked())
         };
-        // One that went on, and stands still again, is asked, too.
+        // Knock on dismissed carriers as well; one may have resumed.
         self.dismissed.iter_mut().for_each(|it| {
             is_still(it);
         });
         let before = self.dismissed.len();
         let still = self.at_work.extract_if(.., is_still);
         self.dismissed.extend(still);
-        self.dismissed.len() > before
+        for it in &self.dismissed[before..] {
+            spawner.distrust(it.pulse.as_ref().and_then(|pulse| pulse.runtime()));
+        }
     }
 
     /// Whether this one, which has taken a command, stands still for so long that its callers leave;

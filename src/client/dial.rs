@@ -49,7 +49,9 @@ pub(crate) async fn dial(
 ) -> Result<(MultiplexedConnection, Wire)> {
     match &endpoint.address {
         Address::Tcp(host, port) => {
-            let stream = race::connected(host, *port, attempt.failed_before());
+            let found = attempt.step(not_resolved, race::found(host, *port));
+            let found = found.await?.map_err(no_connection)?;
+            let stream = race::connected(found, attempt.failed_before());
             let stream = attempt.step(not_accepted, stream).await?;
             let stream = stream.map_err(no_connection)?;
             tune(&stream).map_err(no_connection)?;
@@ -331,6 +333,14 @@ impl Drop for Ends {
             health.end();
         }
     }
+}
+
+fn not_resolved() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the host name of {server} is not resolved in time; check the name service",
+    )
+    .because("timed out")
 }
 
 fn not_accepted() -> Error {

@@ -4,11 +4,13 @@
 //! is sent after its deadline. What was handed over and not answered is `Unknown`, unless it is
 //! proved that the connection's task has not taken it.
 
+use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use redis::{RedisError, RedisResult};
+use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -21,9 +23,11 @@ use crate::pulse::{Beat, Pulse, STANDSTILL, TICK};
 use crate::script::from_driver;
 
 /// What the watchdog looks at, and those who wait for answers.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Health {
     dead: AtomicBool,
+    /// Called once, when the connection ends in whatever way, be it with its runtime.
+    on_end: Option<OnEnd>,
     /// Tells those who wait for a reply that there will be none.
     gone: Notify,
     in_flight: AtomicUsize,
@@ -40,6 +44,9 @@ pub(crate) struct Health {
     made: OnceLock<Arc<Made>>,
 }
 
+/// Called from any task, so it must not block.
+pub(super) type OnEnd = Box<dyn Fn() + Send + Sync>;
+
 /// How a wait has ended.
 enum Ended<T> {
     Answered(RedisResult<T>),
@@ -49,6 +56,14 @@ enum Ended<T> {
 }
 
 impl Health {
+    /// The health of a connection whose end is reported to `on_end`.
+    pub(super) fn reported(on_end: OnEnd) -> Self {
+        Self {
+            on_end: Some(on_end),
+            ..Self::default()
+        }
+    }
+
     /// Sends by polling `sent`, and waits for the reply until `deadline`, or until the connection
     /// is given up, or its task stands still. Answers the reply, and an instant right before it was
     /// asked for.
@@ -186,6 +201,11 @@ impl Health {
         *self.wire() = Some(wire);
     }
 
+    /// Where the task lives that moves the bytes.
+    pub(super) fn runtime(&self) -> Option<runtime::Id> {
+        self.pulse.get()?.runtime()
+    }
+
     /// When the credentials expire that the server was shown on this connection, if they do.
     pub(super) fn expires(&self) -> Option<Instant> {
         self.wire().as_ref()?.expires()
@@ -204,13 +224,17 @@ impl Health {
 
     /// The connection is not used any more.
     pub(super) fn end(&self) {
-        if let (false, Some(made)) = (self.dead.swap(true, Ordering::AcqRel), self.made.get()) {
+        let was_dead = self.dead.swap(true, Ordering::AcqRel);
+        if let (false, Some(made)) = (was_dead, self.made.get()) {
             made.note();
         }
         self.gone.notify_waiters();
         self.renewal.end();
         let wire = self.wire().take();
         drop(wire);
+        if let Some(on_end) = self.on_end.as_ref().filter(|_| !was_dead) {
+            on_end();
+        }
     }
 
     fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
@@ -226,7 +250,14 @@ impl Health {
         self.pulse.get().is_some_and(|pulse| pulse.stands_still())
     }
 
-    /// The same, for those who wait for pushes, and so for nothing that they have sent.
+    /// Wakes the task that moves the bytes, to see whether it is polled then.
+    pub(super) fn knock(&self) {
+        if let Some(pulse) = self.pulse.get() {
+            pulse.knock();
+        }
+    }
+
+    /// As [`stands_still`](Self::stands_still), for those who wait for pushes, and so for nothing that they have sent.
     pub(super) fn stands_still_when_asked(&self) -> bool {
         let pulse = self.pulse.get();
         pulse.is_some_and(|pulse| pulse.stands_still_when_asked())
@@ -269,6 +300,15 @@ impl Health {
             health: self,
             answered: false,
         }
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health")
+            .field("dead", &self.dead)
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
     }
 }
 

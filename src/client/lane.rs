@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use redis::Cmd;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::batch::Batch;
 use super::breaker::Probe;
@@ -438,7 +438,8 @@ impl Shared {
         Ok(ticket)
     }
 
-    /// Starts a carrier if something waits and there are too few.
+    /// Starts a carrier if something waits and there are too few. While anything waits, there is a
+    /// carrier, possibly a stalled one.
     fn be_carried(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.waiting.is_empty() || state.carriers.len() >= self.pipelines {
             return;
@@ -479,9 +480,9 @@ impl Shared {
             }
             for lane in lanes {
                 let mut state = lane.state();
-                if state.carriers.dismiss() {
-                    lane.link.spawner().distrust();
-                }
+                state.carriers.dismiss(lane.link.spawner());
+                // The connection may stand still as well: asked at the same time, it costs no more.
+                lane.link.knock();
                 let has_left = match settled.map(Settled::carrier) {
                     // It waits yet.
                     Some(None) => false,
@@ -527,15 +528,17 @@ impl Carrier {
                 tokio::task::yield_now().await;
             }
             let Some(latest) = self.latest() else { return };
-            // Nothing is taken before there is a connection to send it on: whoever gives up
-            // meanwhile knows that nothing of his was sent.
-            match self.lane.link.live(latest).await {
-                Ok(live) => {
+            // Nothing is taken before there is a connection to send it on: a caller that gives up
+            // meanwhile knows that its command was not sent. In slices: when all callers have left,
+            // nobody needs the connection any more, however far their deadlines are.
+            match timeout(SLICE, self.lane.link.live(latest)).await {
+                Ok(Ok(live)) => {
                     let batch = self.take();
                     carried = batch.len();
                     batch.send(&self.lane, live).await;
                 }
-                Err(error) => self.refuse(latest, &error),
+                Ok(Err(error)) => self.refuse(latest, &error),
+                Err(_) => {}
             }
         }
     }
@@ -595,14 +598,14 @@ impl Drop for Carrier {
 fn not_carried() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the runtime that was to send the command has shut down",
+        "the runtime that was to send the command has shut down, or stands still",
     )
 }
 
 fn torn_down() -> Error {
     Error::new(
         ErrorKind::Disconnected,
-        "the runtime that carried the command has shut down",
+        "the runtime that carried the command has shut down, or stands still",
     )
 }
 
@@ -619,6 +622,9 @@ fn late(message: &'static str) -> Error {
 const OPEN: u64 = 0;
 const LEFT: u64 = 1;
 const TAKEN: u64 = 2;
+
+/// For how long a carrier waits for a connection before it looks at the queue again.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// How often a caller in the queue looks whether its carrier stands still.
 const LOOK: Duration = TICK.saturating_mul(2);
@@ -641,6 +647,6 @@ pub(crate) const PIPELINES_TO_EACH: usize = 1;
 const PIPELINES_OF_LARGE: usize = 1;
 
 /// How many commands one pipeline carries at most, and how many bytes of arguments and of replies
-/// that are expected: who waits in a pipeline waits for all of it.
+/// that are expected: a caller waits for its whole pipeline.
 const LARGEST_BATCH: usize = 512;
 const LARGEST_BYTES: usize = 1 << 20;

@@ -111,7 +111,7 @@ struct Deadlines {
 }
 
 impl Client {
-    /// A client of the server at `url`: `redis://[user[:password]@]host[:port][/db]` or
+    /// A client of the server at `url`: `redis://[[user]:password@]host[:port][/db]` or
     /// `unix:///path/to/socket`; with the feature `tls` also `rediss://..`, which trusts the roots of
     /// the system (see [`ClientBuilder::tls`](ClientBuilder) for others).
     ///

@@ -1,10 +1,11 @@
-//! `Hub`: the push connection. Who waits for something that another process does is told here.
+//! `Hub`: the push connection. Delivers messages of other processes to local listeners.
 //!
-//! Invariant: a channel that [`Hub::listen`] has confirmed is subscribed on every later connection
-//! before the epoch moves; so a listener that re-checks its state whenever the epoch moves has
-//! missed nothing. Pushes are an accelerator: every waiter has a timer too.
+//! Invariant: a channel counts as heard only while the connection that has subscribed it is in use.
+//! After a loss all channels are subscribed again before [`Missed`] reports it, so a listener that
+//! re-checks its state then has missed nothing. Pushes are an accelerator: every waiter has a timer
+//! too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -45,8 +46,11 @@ pub(crate) struct Missed(Option<watch::Receiver<u64>>);
 #[derive(Default)]
 struct Channels {
     listeners: HashMap<String, Listener>,
-    /// Channels that the present connection is subscribed to.
-    confirmed: HashSet<String>,
+    /// The channels that a connection is subscribed to, with the epoch of that connection.
+    confirmed: HashMap<String, u64>,
+    /// How many connections were lost, and after how many of these all channels were subscribed again.
+    losses: u64,
+    made_good: u64,
 }
 
 impl Hub {
@@ -87,25 +91,28 @@ impl Hub {
     ) -> Result<()> {
         let name = channel.as_str().to_owned();
         self.link.check();
+        // Asked before the lock is taken: a connection that is found to stand still is reported here.
+        let live = self.link.live_epoch();
         {
             let mut channels = self.shared.channels();
-            if !self.keeper.runs() {
-                // The runtime of the old connection may be gone without a word.
-                channels.confirmed.clear();
-            }
-            if channels.confirmed.contains(&name) {
-                return Ok(());
+            if self.keeper.runs() {
+                if channels.is_confirmed(&name, live) {
+                    return Ok(());
+                }
+            } else if !channels.listeners.is_empty() {
+                // The task before may have stopped half way through a loss: the next starts there.
+                channels.losses += 1;
             }
             channels.listeners.entry(name.clone()).or_insert(listener);
             self.keeper
                 .ensure(|| keep(Arc::downgrade(&self.link), self.shared.clone()));
         }
-        let moved = subscribe(&self.link, std::slice::from_ref(&name), deadline).await?;
+        let subscribed = subscribe(&self.link, std::slice::from_ref(&name), deadline).await?;
         let mut channels = self.shared.channels();
-        if !moved.is_empty() {
+        if !subscribed.moved.is_empty() {
             channels.forget(&name);
         }
-        match channels.confirm(name) {
+        match channels.confirm(name, subscribed.epoch) {
             true => Ok(()),
             false => Err(elsewhere()),
         }
@@ -114,8 +121,9 @@ impl Hub {
     /// Whether `channel` is subscribed, as far as known without asking.
     pub(crate) fn hears(&self, channel: &Key) -> bool {
         self.link.check();
+        let live = self.link.live_epoch();
         let channels = self.shared.channels();
-        self.keeper.runs() && channels.confirmed.contains(channel.as_str())
+        self.keeper.runs() && channels.is_confirmed(channel.as_str(), live)
     }
 
     /// Tells, from here on, that a push of this server may have been missed: its connection was made
@@ -124,7 +132,7 @@ impl Hub {
         Missed(Some(self.shared.missed.subscribe()))
     }
 
-    /// Tells whoever waits for a push to look for himself.
+    /// Makes all listeners re-check their state.
     pub(crate) fn alert(&self) {
         self.shared.missed();
     }
@@ -167,13 +175,19 @@ impl Missed {
 }
 
 impl Channels {
-    /// Notes that `channel` is subscribed, unless it has been taken back already.
-    fn confirm(&mut self, channel: String) -> bool {
+    /// Notes that the connection of `epoch` is subscribed to `channel`, unless the server has taken
+    /// that back already.
+    fn confirm(&mut self, channel: String, epoch: u64) -> bool {
         let listened = self.listeners.contains_key(&channel);
         if listened {
-            self.confirmed.insert(channel);
+            self.confirmed.insert(channel, epoch);
         }
         listened
+    }
+
+    /// Whether the connection in use, that of epoch `live`, is subscribed to `channel`.
+    fn is_confirmed(&self, channel: &str, live: Option<u64>) -> bool {
+        live.is_some() && self.confirmed.get(channel).copied() == live
     }
 
     fn forget(&mut self, channel: &str) {
@@ -186,7 +200,7 @@ impl Shared {
     fn received(&self, info: PushInfo) {
         match info.kind {
             PushKind::Disconnection => {
-                self.channels().confirmed.clear();
+                self.channels().losses += 1;
                 self.lost.notify_one();
             }
             PushKind::SMessage | PushKind::Message => {
@@ -218,7 +232,20 @@ impl Shared {
         }
     }
 
-    /// Tells whoever waits for a push to look for himself.
+    /// Whether all channels were subscribed again since the last loss.
+    fn is_whole(&self) -> bool {
+        let channels = self.channels();
+        channels.losses == channels.made_good
+    }
+
+    /// All channels, and how many connections were lost so far.
+    fn listened(&self) -> (Vec<String>, u64) {
+        let channels = self.channels();
+        let names = channels.listeners.keys().cloned().collect();
+        (names, channels.losses)
+    }
+
+    /// Makes all listeners re-check their state.
     fn missed(&self) {
         self.missed.send_modify(|missed| *missed += 1);
     }
@@ -230,25 +257,31 @@ impl Shared {
 
 /// Keeps the channels subscribed: spawned with the first subscription, it ends with the hub (or
 /// with its runtime, after which the next [`Hub::listen`] starts another).
+///
+/// It works by the count of losses: the wake-up may have gone to a task before it that stands still.
 async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
     loop {
-        shared.lost.notified().await;
+        while shared.is_whole() {
+            shared.lost.notified().await;
+        }
         let mut backoff = Backoff::new(BREATH, LONGEST_BREATH, 0.5..1.0);
         loop {
             let Some(link) = link.upgrade() else { return };
-            let names: Vec<String> = shared.channels().listeners.keys().cloned().collect();
+            let (names, losses) = shared.listened();
             if names.is_empty() {
+                shared.channels().made_good = losses;
                 break;
             }
             match subscribe(&link, &names, Instant::now() + PATIENCE).await {
-                Ok(moved) => {
+                Ok(subscribed) => {
                     let mut channels = shared.channels();
-                    for name in moved {
+                    for name in subscribed.moved {
                         channels.forget(&name);
                     }
                     for name in names {
-                        channels.confirm(name);
+                        channels.confirm(name, subscribed.epoch);
                     }
+                    channels.made_good = losses;
                     break;
                 }
                 Err(error) => {
@@ -263,13 +296,23 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
     }
 }
 
-/// Subscribes all `names` on one connection; answers those that another server serves now.
-async fn subscribe(link: &Arc<Link>, names: &[String], deadline: Instant) -> Result<Vec<String>> {
+/// What came of an attempt to subscribe.
+struct Subscribed {
+    /// Of the connection.
+    epoch: u64,
+    /// The channels that another server serves now.
+    moved: Vec<String>,
+}
+
+/// Subscribes all `names` on one connection.
+async fn subscribe(link: &Arc<Link>, names: &[String], deadline: Instant) -> Result<Subscribed> {
     let mut pipeline = redis::Pipeline::with_capacity(names.len());
     for name in names {
         pipeline.add_command(redis::cmd("SSUBSCRIBE").arg(name).take());
     }
-    let replies = link.send_all(&pipeline, deadline).await?;
+    let live = link.live(deadline).await?;
+    let epoch = live.epoch();
+    let (replies, _) = link.send_all_over(live, &pipeline, deadline).await?;
     let mut moved = Vec::new();
     for (name, reply) in names.iter().zip(replies) {
         match reply {
@@ -278,7 +321,7 @@ async fn subscribe(link: &Arc<Link>, names: &[String], deadline: Instant) -> Res
             _ => {}
         }
     }
-    Ok(moved)
+    Ok(Subscribed { epoch, moved })
 }
 
 fn elsewhere() -> Error {

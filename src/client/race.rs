@@ -11,14 +11,18 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::net::{TcpStream, lookup_host};
 
-/// Connects to `host`: to each of its addresses a little after the one before, or at once if that
+/// The addresses of `host`.
+pub(super) async fn found(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(lookup_host((host, port)).await?.collect())
+}
+
+/// Connects to a host: to each address `found` a little after the one before, or at once if that
 /// has failed. The first that accepts wins. What accepts may not answer, so the order is another
 /// after each of the `failed` attempts before.
 ///
 /// Cancel safety: dropping the future closes what it had opened.
-pub(super) async fn connected(host: &str, port: u16, failed: u32) -> io::Result<TcpStream> {
-    let found = lookup_host((host, port)).await?;
-    let mut waiting = in_order(found.collect(), failed as usize).into_iter();
+pub(super) async fn connected(found: Vec<SocketAddr>, failed: u32) -> io::Result<TcpStream> {
+    let mut waiting = in_order(found, failed as usize).into_iter();
     let mut racing = FuturesUnordered::new();
     let mut last = None;
     loop {

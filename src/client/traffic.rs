@@ -36,8 +36,8 @@ impl Traffic {
         }
     }
 
-    /// Whether the peer has done something since `then`. Bytes that the kernel takes at once prove
-    /// nothing; those that it takes after it was full prove that the peer has taken others.
+    /// Whether the peer has done something since `then`. Bytes written into a free
+    /// buffer prove nothing; bytes written after the buffer was full do.
     pub(crate) fn has_progressed_since(&self, then: Moved) -> bool {
         let now = self.moved();
         now.read != then.read || (now.written != then.written && self.full.load(Ordering::Relaxed))

@@ -32,7 +32,7 @@ impl Url {
         if text.contains('#') {
             return Err(Error::invalid(
                 "the URL has a fragment (#), which means nothing here; TLS is always verified, and a # \
-                 in a password is written %23: redis://[user[:password]@]host[:port][/db]",
+                 in a password is written %23: redis://[[user]:password@]host[:port][/db]",
             ));
         }
         let (scheme, rest) = text.split_once("://").ok_or_else(not_understood)?;
@@ -55,7 +55,7 @@ impl Url {
                 None if place.contains('@') || query.contains('@') => {
                     return Err(Error::invalid(
                         "the URL has an @ behind its host; a / in a user or password is written %2F, \
-                         a ? is written %3F: redis://[user[:password]@]host[:port][/db]",
+                         a ? is written %3F: redis://[[user]:password@]host[:port][/db]",
                     ));
                 }
                 None => (None, authority),
@@ -135,7 +135,7 @@ impl Url {
 /// The URL itself is not repeated: it may hold a password.
 pub(super) fn not_understood() -> Error {
     Error::invalid(
-        "the URL is not understood; use redis://[user[:password]@]host[:port][/db], rediss:// with TLS, or unix:///path",
+        "the URL is not understood; use redis://[[user]:password@]host[:port][/db], rediss:// with TLS, or unix:///path",
     )
 }
 

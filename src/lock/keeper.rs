@@ -110,7 +110,7 @@ impl Keeper {
                 return state;
             }
             // It stands still, and is not the caller's own, or it would not be late for long.
-            spawner.distrust();
+            spawner.distrust(Some(runtime));
             runtime = spawner.runtime();
             if state.posts.iter().any(|post| post.runtime == runtime) {
                 return state;

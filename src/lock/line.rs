@@ -296,8 +296,8 @@ impl Locks {
         let running = line.and_then(|line| line.campaign.as_ref());
         let pulse = running.and_then(|running| running.pulse.clone());
         drop(lines);
-        if pulse.is_some_and(|pulse| pulse.stands_still_when_asked()) {
-            client.spawner().distrust();
+        if let Some(pulse) = pulse.filter(|pulse| pulse.stands_still_when_asked()) {
+            client.spawner().distrust(pulse.runtime());
             self.campaign(keys, client.clone(), None);
         }
     }

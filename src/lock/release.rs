@@ -56,7 +56,7 @@ impl Locks {
             match timeout(TICK, &mut told).await {
                 Ok(told) => return told.unwrap_or_else(|_| Err(torn_down(hold))),
                 Err(_) if task.pulse().stands_still_when_asked() => {
-                    client.spawner().distrust();
+                    client.spawner().distrust(task.pulse().runtime());
                     return Err(torn_down(hold));
                 }
                 Err(_) => {}

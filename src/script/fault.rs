@@ -91,7 +91,7 @@ fn explained(code: &str, detail: &str) -> Error {
         ),
         "CLUSTERDOWN" => (
             ErrorKind::ClusterDown,
-            "the cluster does not serve this slot, says {server} (CLUSTERDOWN); check CLUSTER INFO",
+            "{server} reports that the cluster does not serve this slot (CLUSTERDOWN); check CLUSTER INFO",
         ),
         "TRYAGAIN" => (
             ErrorKind::ClusterDown,

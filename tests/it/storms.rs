@@ -9,8 +9,10 @@ use futures::future::join_all;
 use hedgerow::{Client, Credentials, Error, ErrorKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 
 use crate::topology::{Node, Recipe, Sentinels};
+use crate::wait::until;
 
 #[tokio::test]
 async fn wrong_credentials_are_told_at_once_and_tried_again_in_measure() {
@@ -61,6 +63,52 @@ async fn a_server_that_speaks_no_redis_is_connected_to_in_measure() {
     let storm = storm(&client, || async { count.load(Ordering::SeqCst) }).await;
     storm.is_in_measure();
     assert_eq!(storm.last.kind(), ErrorKind::Server, "{}", storm.last);
+}
+
+#[tokio::test]
+async fn seeds_that_refuse_are_connected_to_in_measure() {
+    for manners in [Manners::Refuses, Manners::HangsUpOnHello] {
+        let (mut urls, mut counts) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let count = Arc::new(AtomicUsize::new(0));
+            let port = counted(count.clone(), move |stream| serve(stream, manners)).await;
+            urls.push(format!("redis://127.0.0.1:{port}"));
+            counts.push(count);
+        }
+        let builder = Client::builder().cluster(&urls);
+        let client = builder.deadline(Duration::from_secs(1)).open();
+        let client = client.expect("good URLs");
+        let most = || async {
+            let made = counts.iter().map(|count| count.load(Ordering::SeqCst));
+            made.max().expect("there are two")
+        };
+        let storm = storm(&client, most).await;
+        storm.is_in_measure();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_connects_no_more() {
+    let (client, count) = rude(Manners::HangsUpOnHello).await;
+    let before = Handle::current().metrics().num_alive_tasks();
+    let calls = (0..5).map(|_| {
+        let counter = client.counter("views");
+        let hour = Duration::from_secs(3600);
+        tokio::spawn(async move { counter.get().deadline(hour).await })
+    });
+    let calls: Vec<_> = calls.collect();
+    until("several attempts have failed", async || {
+        count.load(Ordering::SeqCst) > 3
+    })
+    .await;
+    drop(client);
+    for call in calls {
+        call.abort();
+    }
+    until("nothing is at work", async || {
+        Handle::current().metrics().num_alive_tasks() <= before
+    })
+    .await;
 }
 
 #[cfg(feature = "tls")]

@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::urgent::Beside;
 use super::{
-    Attempt, Link, Live, Route, Running, State, Use, not_connected_in_time, reauth, watch,
+    Attempt, Link, Live, Route, Running, State, Use, disconnection, not_connected_in_time, reauth,
+    watch,
 };
 use crate::client::dial::{dial, no_answer};
 use crate::client::endpoint::{Address, Endpoint};
@@ -120,14 +121,14 @@ impl Link {
             };
             state.backoff.lost(had);
         }
-        let before = state.attempts.len();
-        state
-            .attempts
-            .retain(|it| !it.is_over() && !it.stands_still());
-        if state.attempts.len() < before {
-            // It would have been taken out of here by itself: its runtime has ended, or stands still.
-            self.route.spawner.distrust();
-        }
+        state.attempts.retain(|it| {
+            let goes_on = !it.is_over() && !it.stands_still();
+            if !goes_on {
+                // It would have been taken out of here by itself: its runtime has ended, or stands still.
+                self.route.spawner.distrust(it.runtime());
+            }
+            goes_on
+        });
     }
 
     /// When the next attempt may be begun, if that is not now.
@@ -225,9 +226,9 @@ impl Link {
         state.attempts = own;
         drop(state);
         drop::<Vec<Running>>(others);
-        if let Some(replaced) = replaced {
-            replaced.health.end();
-        }
+        // Callers that wait for answers on the connection before may still get them: perhaps it is
+        // only slow. Its watchdog ends it if it is not.
+        drop(replaced);
         self.changed.notify_waiters();
         tracing::info!(target: "hedgerow::client", connection = self.route.name, address = self.address().as_deref(), epoch = live.epoch, "connected");
         watch::start(self, &live);
@@ -318,6 +319,11 @@ impl Drop for Ends {
     fn drop(&mut self) {
         self.attempt.end();
         if let Some(link) = self.link.upgrade() {
+            // A panic comes from inside the task, where nobody holds the state.
+            if std::thread::panicking() {
+                link.not_made(&panicked());
+                link.is_over(&self.attempt);
+            }
             link.changed.notify_waiters();
         }
     }
@@ -350,7 +356,10 @@ impl Route {
 
     /// Opens a connection to `endpoint`.
     async fn opened(&self, endpoint: &Endpoint, attempt: &Attempt) -> Result<Opened> {
-        let health = Arc::new(Health::default());
+        let health = Arc::new(match self.on_push.clone() {
+            Some(on_push) => Health::reported(Box::new(move || on_push(disconnection()))),
+            None => Health::default(),
+        });
         let (mut connection, wire) =
             dial(endpoint, self.config(&health), &health, &self.pace, attempt).await?;
         health.hold(wire);
@@ -370,12 +379,12 @@ impl Route {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1024)
             .set_push_sender(move |info: PushInfo| {
-                if info.kind == PushKind::Disconnection
-                    && let Some(health) = health.upgrade()
-                {
-                    health.end();
-                }
-                if let Some(on_push) = &on_push {
+                if info.kind == PushKind::Disconnection {
+                    // That reports it, once.
+                    if let Some(health) = health.upgrade() {
+                        health.end();
+                    }
+                } else if let Some(on_push) = &on_push {
                     on_push(info);
                 }
                 Ok::<(), redis::aio::SendError>(())
@@ -414,6 +423,14 @@ fn moved_meanwhile() -> Error {
     Error::new(
         ErrorKind::Unreachable,
         "the primary has moved away from {server} meanwhile",
+    )
+}
+
+/// Of what runs in an attempt, only a provider of credentials is not ours.
+fn panicked() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the attempt to connect to {server} panicked; does the provider of credentials?",
     )
 }
 

@@ -77,6 +77,7 @@ struct State {
     failures: u64,
     /// The same since the last that did not.
     failed_in_a_row: u32,
+    /// While this is set, a task sees to it: who sets it starts one, and who clears it is that task.
     urgent: Option<Urgent>,
     /// The last connection led to a server that has become a replica.
     demoted: bool,
@@ -255,6 +256,13 @@ impl Link {
         }
     }
 
+    /// Wakes the task of the connection in use, to see whether it is polled then.
+    pub(crate) fn knock(&self) {
+        if let Some(live) = &self.state().live {
+            live.health.knock();
+        }
+    }
+
     /// What the last attempt to connect failed with, or why the last connection was left, until an
     /// attempt succeeds.
     pub(crate) fn last_error(&self) -> Option<Error> {
@@ -264,6 +272,11 @@ impl Link {
     /// The number of the connection that was made last; 0 when none ever was.
     pub(crate) fn epoch(&self) -> u64 {
         self.state().epoch
+    }
+
+    /// The epoch of the connection in use, if there is one.
+    pub(crate) fn live_epoch(&self) -> Option<u64> {
+        self.current().map(|live| live.epoch)
     }
 
     /// Whether a connection is in use now.
@@ -382,6 +395,16 @@ impl Link {
         }
     }
 
+    /// Lets the connection go, and attempts to get one: nothing is needed of it for now. Callers that
+    /// wait for answers on it still get them.
+    pub(crate) fn rest(&self) {
+        let mut state = self.state();
+        let live = state.live.take();
+        let attempts = std::mem::take(&mut state.attempts);
+        drop(state);
+        drop((live, attempts));
+    }
+
     /// Gives up a connection whose task stands still, with its runtime. Should that go on, those who
     /// wait for answers there get them.
     fn leave(&self, live: &Live) {
@@ -393,7 +416,7 @@ impl Link {
         state.live = None;
         drop(state);
         tracing::warn!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "the runtime of the connection stands still; making another");
-        self.route.spawner.distrust();
+        self.route.spawner.distrust(live.health.runtime());
         if let Some(on_push) = &self.route.on_push {
             on_push(disconnection());
         }
@@ -411,14 +434,11 @@ impl Link {
         let live = self.state().live.take();
         if let Some(live) = live {
             live.health.end();
-            if let Some(on_push) = &self.route.on_push {
-                on_push(disconnection());
-            }
         }
     }
 
-    /// Makes no connection any more: the server is not the one to ask. Who waits for a connection
-    /// is told, who waits for an answer may still get it.
+    /// Makes no connection any more: the server is not the one to ask. Callers that wait for a
+    /// connection fail; replies under way may still arrive.
     pub(crate) fn retire(&self) {
         let mut state = self.state();
         state.retired = true;
@@ -436,7 +456,7 @@ impl Link {
 }
 
 impl Live {
-    pub(super) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 

@@ -1,7 +1,7 @@
 //! Re-authentication: a connection whose credentials expire is shown fresh ones while they last.
 //!
 //! Invariant: a connection is not used for long past the end of the credentials that the server was
-//! last shown on it, and nothing of them is told.
+//! last shown on it. Credentials are never logged.
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
-use super::{Link, Live, disconnection};
+use super::{Link, Live};
 use crate::background::Spawner;
 use crate::client::health::Health;
 use crate::client::traffic::{Moved, Traffic};
@@ -71,9 +71,6 @@ async fn watch(link: Weak<Link>, mut watched: Watched) {
         tracing::warn!(target: "hedgerow::client", connection = link.route.name, address = link.address().as_deref(), epoch = watched.epoch, "the connection is silent; giving it up");
         link.abandon(watched.epoch, None);
         link.trouble();
-        if let Some(on_push) = &link.route.on_push {
-            on_push(disconnection());
-        }
         return;
     }
 }

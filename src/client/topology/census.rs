@@ -7,28 +7,24 @@
 //! in trouble a steward asks again, and as long as nobody has told the slots yet, a breaker makes that
 //! cheap.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt as _, StreamExt as _};
 use rand::seq::SliceRandom as _;
-use redis::{Pipeline, Value};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::slots::{Asked, Range, ranges};
+use super::hearing::{Hearing, Inquiry};
+use super::slots::Asked;
 use super::verdict::verdict;
 use crate::background::Background;
-use crate::client::address_map::Addresses;
 use crate::client::breaker::{Breaker, Probe, is_out};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
-use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::SLOTS;
-use crate::script::from_server;
 use crate::time::Backoff;
 use crate::time::{Deadline, OnOutage};
 
@@ -41,13 +37,18 @@ pub(super) struct Census {
     state: Mutex<State>,
     /// Of those who are asked for the slots.
     breaker: Breaker,
-    /// Held by the one who asks for the slots; the others wait for what he learns.
-    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     map: Arc<Map>,
+    /// The last that was begun.
+    inquiry: Option<Arc<Inquiry>>,
+    /// Seeds and replicas that were asked, by address: how often they are connected to, and what they
+    /// refused, counts over all inquiries.
+    witnesses: HashMap<Address, Arc<Node>>,
+    /// Servers that calls were sent to by `ASK`, and when: they need not have a slot yet.
+    importing: Vec<(Arc<Address>, Instant)>,
 }
 
 /// What is known of the slots; another takes its place when that changes.
@@ -86,7 +87,6 @@ impl Census {
                 trouble: Arc::default(),
                 state: Mutex::default(),
                 breaker: Breaker::default(),
-                asking: tokio::sync::Mutex::new(()),
             }
         })
     }
@@ -167,6 +167,9 @@ impl Census {
     /// The server at `address`, which is asked now and may serve no slot yet.
     pub(super) fn at(&self, address: &Address) -> Primary {
         let mut state = self.state();
+        state.importing.retain(|(it, _)| **it != *address);
+        let noted = (Arc::new(address.clone()), Instant::now());
+        state.importing.push(noted);
         if let Some(place) = state.map.find(address) {
             return state.map.primaries[place].clone();
         }
@@ -187,6 +190,8 @@ impl Census {
     /// Nobody uses this any more.
     pub(super) fn close(&self) {
         self.steward.end();
+        let inquiry = self.state().inquiry.take();
+        drop(inquiry);
     }
 
     /// Where the primaries are, or the seeds as long as no primary is known.
@@ -198,25 +203,65 @@ impl Census {
         known.addresses().map(Address::to_string).collect()
     }
 
-    /// Asks for the slots.
+    /// Has the servers asked for the slots, and waits for what comes of it.
     async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
-        let before = self.known();
-        let Ok(_turn) = timeout_at(deadline, self.asking.lock()).await else {
-            return Err(nobody_knows());
-        };
-        let present = self.known();
-        if !Arc::ptr_eq(&before, &present) && !present.primaries.is_empty() {
-            // Somebody has asked meanwhile.
-            return Ok(present);
+        let mut inquiry = self.inquiry(deadline);
+        loop {
+            if let Some(outcome) = inquiry.outcome(deadline).await {
+                return outcome;
+            }
+            if Instant::now() >= deadline {
+                return Err(nobody_knows());
+            }
+            if let Some(task) = inquiry.failed() {
+                self.style.spawner.distrust(task.pulse().runtime());
+                inquiry = self.inquiry(deadline);
+            }
         }
-        let mut hearing = Hearing::new(deadline);
+    }
+
+    /// The inquiry under way, begun if there is none. It ends before `deadline`, so that whoever
+    /// began it has its outcome in time.
+    fn inquiry(self: &Arc<Self>, deadline: Instant) -> Arc<Inquiry> {
+        let mut state = self.state();
+        let known = state.inquiry.as_ref();
+        if let Some(known) = known.filter(|it| !it.is_over() && it.failed().is_none()) {
+            return known.clone();
+        }
+        let inquiry = Inquiry::new();
+        let replaced = state.inquiry.replace(inquiry.clone());
+        drop(state);
+        drop(replaced);
+        let now = Instant::now();
+        let most = (deadline - now).saturating_sub(MARGIN);
+        let until = now + most.min(HEAD_START + PATIENCE + HEAD_START);
+        let (census, told) = (self.clone(), Arc::downgrade(&inquiry));
+        // Ends by itself, soon; if it panics, or its runtime does not go on, callers begin another.
+        inquiry.spawned(self.style.spawner.spawn(async move {
+            let outcome = census.inquire(until).await;
+            if let Some(told) = told.upgrade() {
+                told.ends(outcome);
+            }
+        }));
+        inquiry
+    }
+
+    async fn inquire(&self, until: Instant) -> Result<Arc<Map>> {
+        let present = self.known();
+        let mut hearing = Hearing::new(until);
         let outcome = self.ask(&mut hearing, &present).await;
         match &outcome {
             Ok(()) => self.breaker.succeeded(),
             Err(error) if is_out(error) => self.breaker.failed(error),
             Err(_) => {}
         }
-        outcome.map(|()| self.learn(&hearing))
+        let outcome = outcome.map(|()| self.learn(&hearing));
+        // The connections to witnesses end with the question.
+        let witnesses: Vec<_> = self.state().witnesses.values().cloned().collect();
+        for witness in witnesses {
+            witness.link.rest();
+        }
+        outcome
     }
 
     /// Asks a few of the primaries that are known, and where none answers soon, others. What seeds and
@@ -224,14 +269,15 @@ impl Census {
     /// cluster, or be cut off from it.
     async fn ask<'c>(&'c self, hearing: &mut Hearing<'c>, known: &Map) -> Result<()> {
         let now = Instant::now();
-        hearing.ask(self, Self::primaries(known));
+        let addresses = &self.style.approach.addresses;
+        hearing.ask(addresses, Self::primaries(known));
         hearing.listen(now + HEAD_START).await;
         if hearing.heard.is_empty() {
-            hearing.ask(self, self.others(known));
+            hearing.ask(addresses, self.others(known));
             hearing.listen(hearing.deadline).await;
             let named = self.named(hearing, known);
             hearing.named.primaries.clone_from(&named);
-            hearing.ask(self, named);
+            hearing.ask(addresses, named);
             hearing.listen(Instant::now() + HEAD_START).await;
         }
         match hearing.heard.is_empty() {
@@ -267,8 +313,7 @@ impl Census {
         primaries
     }
 
-    /// A few of the seeds, and of the replicas, which may be primaries by now; their connections
-    /// end with the question.
+    /// A few of the seeds, and of the replicas, which may be primaries by now.
     fn others(&self, known: &Map) -> Vec<Primary> {
         let style = Style {
             on_trouble: None,
@@ -282,13 +327,22 @@ impl Census {
             kind.truncate(WITNESSES);
             witnesses.append(&mut kind);
         }
-        let witness = |endpoint: Endpoint| Primary {
-            address: Arc::new(endpoint.address.clone()),
-            node: Arc::new(Node::mute(
-                endpoint.address.to_string(),
-                Source::Server(endpoint),
-                &style,
-            )),
+        let mut state = self.state();
+        let seeds: Vec<_> = self.seeds.iter().map(|it| &it.address).collect();
+        state
+            .witnesses
+            .retain(|it, _| seeds.contains(&it) || known.replicas.contains(it));
+        let witness = |endpoint: Endpoint| {
+            let address = endpoint.address.clone();
+            let new = || {
+                let source = Source::Server(endpoint);
+                Arc::new(Node::mute(address.to_string(), source, &style))
+            };
+            let node = state.witnesses.entry(address.clone()).or_insert_with(new);
+            Primary {
+                node: node.clone(),
+                address: Arc::new(address),
+            }
         };
         witnesses.into_iter().map(witness).collect()
     }
@@ -305,6 +359,12 @@ impl Census {
             };
             map.owners[usize::from(range.first)..=usize::from(range.last)].fill(place);
             map.replicas.extend_from_slice(&range.replicas);
+        }
+        state.importing.retain(|(_, at)| at.elapsed() < VIGIL);
+        for (address, _) in &state.importing {
+            if before.find(address).is_some() {
+                map.place(address, [&*before], self);
+            }
         }
         map.replicas.sort_unstable();
         map.replicas.dedup();
@@ -432,95 +492,6 @@ async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
     }
 }
 
-/// What several servers say of the slots.
-struct Hearing<'c> {
-    open: FuturesUnordered<BoxFuture<'c, Result<Vec<Range>>>>,
-    deadline: Instant,
-    /// Who was asked.
-    asked: Vec<Arc<Address>>,
-    /// Servers that were asked because others named them; they may be in use soon.
-    named: Map,
-    heard: Vec<Vec<Range>>,
-    /// Why the last of those who said nothing did not.
-    worst: Option<Error>,
-}
-
-impl<'c> Hearing<'c> {
-    fn new(deadline: Instant) -> Self {
-        Self {
-            open: FuturesUnordered::new(),
-            deadline,
-            asked: Vec::new(),
-            named: Map::default(),
-            heard: Vec::new(),
-            worst: None,
-        }
-    }
-
-    fn ask(&mut self, census: &'c Census, witnesses: Vec<Primary>) {
-        for witness in witnesses {
-            self.asked.push(witness.address.clone());
-            let addresses = &census.style.approach.addresses;
-            let said = testimony(witness, addresses, self.deadline);
-            self.open.push(said.boxed());
-        }
-    }
-
-    /// Waits for a first answer until `until`, and for those of the others a little longer.
-    async fn listen(&mut self, until: Instant) {
-        let mut end = until;
-        while let Ok(Some(answer)) = timeout_at(end, self.open.next()).await {
-            match answer {
-                Ok(ranges) => self.heard.push(ranges),
-                Err(error) => self.worst = Some(error),
-            }
-            if !self.heard.is_empty() {
-                let most = 2 * self.heard.len() > self.asked.len();
-                let patience = if most { GRACE } else { HEAD_START };
-                end = end.min(Instant::now() + patience);
-            }
-        }
-    }
-}
-
-/// Asks one server for the slots, and how new what it knows is. Nothing of a caller's is sent.
-async fn testimony(
-    witness: Primary,
-    addresses: &Addresses,
-    deadline: Instant,
-) -> Result<Vec<Range>> {
-    let mut questions = Pipeline::with_capacity(2);
-    questions.cmd("CLUSTER").arg("SLOTS");
-    questions.cmd("CLUSTER").arg("NODES");
-    let deadline = deadline.min(Instant::now() + PATIENCE);
-    let replies = witness.node.link.send_all(&questions, deadline).await;
-    let replies = replies.map_err(not_executed)?;
-    let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
-    if let Value::ServerError(error) = &slots {
-        let is_none = error.details().unwrap_or_default();
-        return Err(match is_none.contains("cluster support") {
-            true => Error::invalid("the server is not part of a cluster; name it with `url`"),
-            false => from_server(error),
-        });
-    }
-    let asked = Asked {
-        address: &witness.address,
-        addresses,
-    };
-    match ranges(&slots, &nodes, asked) {
-        Some(ranges) if !ranges.is_empty() => Ok(ranges),
-        _ => Err(no_slots()),
-    }
-}
-
-/// A question of ours that stays open is no call of the caller's that was sent.
-fn not_executed(error: Error) -> Error {
-    match error.fate() {
-        Fate::Unknown => error.with_fate(Fate::NotExecuted),
-        _ => error,
-    }
-}
-
 pub(super) fn no_slots() -> Error {
     Error::new(
         ErrorKind::ClusterDown,
@@ -552,13 +523,16 @@ const NAMELESS: u16 = u16::MAX - 1;
 const WITNESSES: usize = 3;
 
 /// How long the primaries may take before others are asked, too; and the rest, once one has answered.
-const HEAD_START: Duration = Duration::from_millis(200);
+pub(super) const HEAD_START: Duration = Duration::from_millis(200);
 
 /// How long the rest may take once most have answered.
-const GRACE: Duration = Duration::from_millis(50);
+pub(super) const GRACE: Duration = Duration::from_millis(50);
 
 /// How long a server may take to tell the slots.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long before its caller's deadline an inquiry ends.
+const MARGIN: Duration = Duration::from_millis(20);
 
 /// The pauses between two questions while a server is in trouble, and how long that goes on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

@@ -29,7 +29,7 @@ use crate::script::{from_server, plain};
 use crate::time::Deadline;
 
 impl ClientBuilder {
-    /// A Redis Cluster, found by any of `seeds`: `redis://[user[:password]@]host[:port]`. All of
+    /// A Redis Cluster, found by any of `seeds`: `redis://[[user]:password@]host[:port]`. All of
     /// its servers are reached with the credentials of the first seed.
     ///
     /// The slots are asked for with the first call; when servers fail over or slots are moved, the
@@ -138,8 +138,8 @@ impl Cluster {
         Ok(replies.into_iter().next())
     }
 
-    /// Sends `command` to every primary and returns when one of them has served it; fails with the
-    /// error of the last if none does.
+    /// Sends `command` to every primary and returns when one of them has served it; fails with a
+    /// refusal, or else with the error of the last, if none does.
     pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Deadline) -> Result<()> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
@@ -154,7 +154,11 @@ impl Cluster {
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok(()) => return Ok(()),
-                Err(error) => worst = error,
+                Err(error) => {
+                    if worst.fate() != Fate::Refused || error.fate() == Fate::Refused {
+                        worst = error;
+                    }
+                }
             }
         }
         Err(worst)
@@ -294,7 +298,7 @@ fn is_refused_here(error: &Error) -> bool {
 fn restless() -> Error {
     Error::new(
         ErrorKind::ClusterDown,
-        "the servers of the cluster redirect the call to each other; check whether slots are being moved",
+        "the cluster redirected the call 5 times; check whether slots are being moved",
     )
 }
 

@@ -6,6 +6,7 @@
 
 mod census;
 mod cluster;
+mod hearing;
 mod known;
 mod rendezvous;
 mod replicas;

@@ -33,7 +33,7 @@ use crate::time::jittered;
 
 impl ClientBuilder {
     /// The primary that sentinels know as `service`. `sentinels` are their URLs,
-    /// `redis://[user[:password]@]host[:port]`, with the credentials of the sentinels themselves;
+    /// `redis://[[user]:password@]host[:port]`, with the credentials of the sentinels themselves;
     /// those of the data nodes are given by [`credentials`](Self::credentials). With `rediss://`
     /// the data nodes are reached by TLS, too.
     ///

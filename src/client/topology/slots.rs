@@ -1,7 +1,7 @@
 //! The slots of a cluster: who serves which, and what a server says when it is not the one.
 //!
 //! Invariant: what is parsed here names only servers that can be dialled; one that a client is told no
-//! address of has none, and takes nobody else along. Everything is pure but for the address map.
+//! address of has none, and does not invalidate the others. Everything is pure but for the address map.
 
 use std::collections::HashMap;
 
@@ -165,7 +165,8 @@ fn text(value: &Value) -> Option<&str> {
 fn named(host: &str, port: u16, asked: Asked<'_>) -> Option<Address> {
     let host = match (host, asked.address) {
         (UNKNOWN, _) | ("", Address::Unix(_)) => return None,
-        ("", Address::Tcp(host, _)) => host,
+        // That was mapped already, if it was to be.
+        ("", Address::Tcp(host, _)) => return (port > 0).then(|| Address::Tcp(host.clone(), port)),
         (host, _) => host,
     };
     (port > 0).then(|| asked.addresses.reached(host, port))

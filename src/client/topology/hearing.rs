@@ -1,0 +1,169 @@
+//! `Hearing`: several servers are asked for the slots at once. `Inquiry`: the task that does so.
+//!
+//! Invariant: the inquiry belongs to the census, not to a caller. Callers wait for it together, each
+//! with its own timer, and one that stands still with its runtime is replaced. All of them get its
+//! outcome, also if it has failed.
+
+use std::sync::{Arc, OnceLock};
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use redis::{Pipeline, Value};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::census::{GRACE, HEAD_START, Map, PATIENCE, Primary, no_slots};
+use super::slots::{Asked, Range, ranges};
+use crate::background::Task;
+use crate::client::address_map::Addresses;
+use crate::client::endpoint::Address;
+use crate::error::{Error, Fate, Result};
+use crate::pulse::TICK;
+use crate::script::from_server;
+
+/// An inquiry under way, or over.
+pub(super) struct Inquiry {
+    outcome: watch::Sender<Option<Result<Arc<Map>>>>,
+    task: OnceLock<Task>,
+}
+
+impl Inquiry {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            outcome: watch::Sender::new(None),
+            task: OnceLock::new(),
+        })
+    }
+
+    pub(super) fn spawned(&self, task: Task) {
+        let _ = self.task.set(task);
+    }
+
+    pub(super) fn ends(&self, outcome: Result<Arc<Map>>) {
+        self.outcome.send_replace(Some(outcome));
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.outcome.borrow().is_some()
+    }
+
+    /// The task, if it has ended without an outcome, or stands still.
+    pub(super) fn failed(&self) -> Option<&Task> {
+        let task = self.task.get()?;
+        let is_lost = task.is_finished() || task.pulse().stands_still_when_asked();
+        (is_lost && !self.is_over()).then_some(task)
+    }
+
+    /// Waits a moment for the outcome.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn outcome(&self, deadline: Instant) -> Option<Result<Arc<Map>>> {
+        let mut outcome = self.outcome.subscribe();
+        let until = deadline.min(Instant::now() + TICK);
+        let outcome = timeout_at(until, outcome.wait_for(Option::is_some)).await;
+        outcome.ok()?.ok()?.clone()
+    }
+}
+
+impl Drop for Inquiry {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+/// What several servers say of the slots.
+pub(super) struct Hearing<'c> {
+    open: FuturesUnordered<BoxFuture<'c, Result<Vec<Range>>>>,
+    pub(super) deadline: Instant,
+    /// Who was asked.
+    pub(super) asked: Vec<Arc<Address>>,
+    /// Servers that were asked because others named them; they may be in use soon.
+    pub(super) named: Map,
+    pub(super) heard: Vec<Vec<Range>>,
+    /// Why one of those who said nothing did not: one that refuses before one that is silent, since a
+    /// refusal is not over by waiting.
+    pub(super) worst: Option<Error>,
+}
+
+impl<'c> Hearing<'c> {
+    pub(super) fn new(deadline: Instant) -> Self {
+        Self {
+            open: FuturesUnordered::new(),
+            deadline,
+            asked: Vec::new(),
+            named: Map::default(),
+            heard: Vec::new(),
+            worst: None,
+        }
+    }
+
+    pub(super) fn ask(&mut self, addresses: &'c Addresses, witnesses: Vec<Primary>) {
+        for witness in witnesses {
+            self.asked.push(witness.address.clone());
+            let said = testimony(witness, addresses, self.deadline);
+            self.open.push(said.boxed());
+        }
+    }
+
+    /// Waits for a first answer until `until`, and for those of the others a little longer.
+    pub(super) async fn listen(&mut self, until: Instant) {
+        let mut end = until;
+        while let Ok(Some(answer)) = timeout_at(end, self.open.next()).await {
+            match answer {
+                Ok(ranges) => self.heard.push(ranges),
+                Err(error) => {
+                    let known = self.worst.as_ref().map(Error::fate);
+                    if known != Some(Fate::Refused) || error.fate() == Fate::Refused {
+                        self.worst = Some(error);
+                    }
+                }
+            }
+            if !self.heard.is_empty() {
+                let most = 2 * self.heard.len() > self.asked.len();
+                let patience = if most { GRACE } else { HEAD_START };
+                end = end.min(Instant::now() + patience);
+            }
+        }
+    }
+}
+
+/// Asks one server for the slots, and how new what it knows is. Nothing of a caller's is sent.
+async fn testimony(
+    witness: Primary,
+    addresses: &Addresses,
+    deadline: Instant,
+) -> Result<Vec<Range>> {
+    let mut questions = Pipeline::with_capacity(2);
+    questions.cmd("CLUSTER").arg("SLOTS");
+    questions.cmd("CLUSTER").arg("NODES");
+    let deadline = deadline.min(Instant::now() + PATIENCE);
+    let replies = witness.node.link.send_all(&questions, deadline).await;
+    let replies = replies.map_err(not_executed)?;
+    let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
+    if let Value::ServerError(error) = &slots {
+        let is_none = error.details().unwrap_or_default();
+        return Err(match is_none.contains("cluster support") {
+            true => Error::invalid("the server is not part of a cluster; name it with `url`"),
+            false => from_server(error),
+        });
+    }
+    let asked = Asked {
+        address: &witness.address,
+        addresses,
+    };
+    match ranges(&slots, &nodes, asked) {
+        Some(ranges) if !ranges.is_empty() => Ok(ranges),
+        _ => Err(no_slots()),
+    }
+}
+
+/// A question of ours that stays open is no call of the caller's that was sent.
+fn not_executed(error: Error) -> Error {
+    match error.fate() {
+        Fate::Unknown => error.with_fate(Fate::NotExecuted),
+        _ => error,
+    }
+}

@@ -1,0 +1,70 @@
+//! A client that was given a runtime which has ended, or stands still: it works on those of its calls.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use hedgerow::Client;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::server::Server;
+use crate::wait::{patient, renewed};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn stage() -> (Runtime, Server) {
+    let driven = Runtime::new().expect("a runtime");
+    let server = driven.block_on(Server::start_single());
+    (driven, server)
+}
+
+fn client_of(server: &Server, given: &Runtime) -> Client {
+    let builder = patient(server.builder()).runtime(given.handle().clone());
+    builder.open().expect("a good URL")
+}
+
+#[test]
+fn the_first_call_of_any_kind_is_served_though_the_given_runtime_has_ended() {
+    let (driven, server) = stage();
+    let ended = || {
+        let given = single();
+        client_of(&server, &given)
+    };
+    let (loads, locks) = (ended(), ended());
+    driven.block_on(async {
+        let load = loads
+            .cache("c")
+            .memoize("k", MINUTE, async || Ok::<_, Infallible>(1u8));
+        assert_eq!(*load.await.expect("loaded"), 1);
+        let lock = locks.lock("a").lease(Duration::from_millis(600));
+        let guard = lock.acquire().await.expect("free");
+        let key = &server.keys("hr:{*}:lock:a").await[0];
+        renewed(&server, key, 3).await;
+        assert!(guard.is_held());
+    });
+    let _inside = driven.enter();
+    drop((loads, locks, server));
+}
+
+#[test]
+fn a_load_that_the_given_runtime_does_not_begin_is_begun_by_the_caller() {
+    let (driven, server) = stage();
+    let still = single();
+    let client = client_of(&server, &still);
+    let cache = client.cache("c").max_load(MINUTE);
+    driven.block_on(async {
+        let began = Instant::now();
+        let load = cache.memoize("k", MINUTE, async || Ok::<_, Infallible>(1u8));
+        assert_eq!(*load.await.expect("loaded"), 1);
+        assert!(
+            began.elapsed() < MINUTE,
+            "it has not waited for the load to end"
+        );
+    });
+    let _inside = driven.enter();
+    drop((client, cache, server));
+}
+
+fn single() -> Runtime {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime")
+}
