@@ -26,6 +26,7 @@ mod credentials;
 mod error_texts;
 mod faults;
 mod foreign;
+mod formats;
 mod freshness;
 mod fuzz_corpora;
 mod gate;
