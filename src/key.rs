@@ -44,6 +44,11 @@ impl Namespace {
         Key::new(format!("{}:{{trial}}:{process}", self.0))
     }
 
+    /// The key that says in which format keys of one kind are written.
+    pub(crate) fn format(&self, kind: &'static str) -> Key {
+        Key::new(format!("{}:f:{{{kind}}}", self.0))
+    }
+
     /// The keys of one version of the cache named `cache`; 0 is the usual one.
     pub(crate) fn cache(&self, cache: &str, version: u32) -> Result<CacheKeys> {
         checked("cache name", cache)?;
@@ -596,6 +601,13 @@ mod tests {
                 all.push((format!("tag/{kind}/{a:?}/{part}"), key));
             }
             all.push((format!("tag/{kind}/{a:?}"), tag));
+        }
+        for kind in ["lock", "counter"] {
+            let format = space.format(kind);
+            for (part, key) in format.of_parts().into_iter().enumerate() {
+                all.push((format!("format/{kind}/{part}"), key));
+            }
+            all.push((format!("format/{kind}"), format));
         }
         let process = "3f0c9c4e";
         all.push(("trial".to_owned(), space.trial(process)));

@@ -15,6 +15,7 @@ use super::address_map::AddressMap;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
+use super::format::Formats;
 use super::lane::PIPELINES_TO_ONE;
 use super::node::{Node, Style};
 use super::queue::Limits;
@@ -289,7 +290,8 @@ impl ClientBuilder {
         let topology = self.topology(&style)?;
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
-        Ok(self.core(namespace, deadlines, topology))
+        let formats = Formats::new(&namespace, &topology, style.made);
+        Ok(self.core(namespace, deadlines, topology, formats))
     }
 
     /// [`open`](Self::open), then a ping: returns the client when the server has answered. Of
@@ -344,7 +346,13 @@ impl ClientBuilder {
         }
     }
 
-    fn core(self, namespace: Namespace, deadlines: Deadlines, topology: Topology) -> Client {
+    fn core(
+        self,
+        namespace: Namespace,
+        deadlines: Deadlines,
+        topology: Topology,
+        formats: Formats,
+    ) -> Client {
         let core = Core {
             namespace,
             process: Uuid::new_v4().simple().to_string(),
@@ -353,6 +361,7 @@ impl ClientBuilder {
             max_value_size: self.max_value_size,
             spawner: self.spawner,
             topology,
+            formats,
             rooms: Mutex::new(HashMap::new()),
             #[cfg(feature = "embedded")]
             server: self.server,
@@ -391,6 +400,7 @@ impl ClientBuilder {
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
             limits: self.limits,
+            made: Arc::default(),
             on_trouble: None,
         })
     }

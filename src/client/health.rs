@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::dial::Wire;
+use super::format::Made;
 use super::traffic::Traffic;
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -39,6 +40,8 @@ pub(crate) struct Health {
     /// Of a connection that we have dialled: taken, and so closed, when the connection ends.
     wire: Mutex<Option<Wire>>,
     renewal: Background,
+    /// Counts the connection, if somebody must know.
+    made: OnceLock<Arc<Made>>,
 }
 
 /// Called from any task, so it must not block.
@@ -213,9 +216,18 @@ impl Health {
         &self.renewal
     }
 
+    /// The connection is about to be used, and `made` counts it; and once more when it ends.
+    pub(super) fn counted_by(&self, made: &Arc<Made>) {
+        made.note();
+        let _ = self.made.set(made.clone());
+    }
+
     /// The connection is not used any more.
     pub(super) fn end(&self) {
         let was_dead = self.dead.swap(true, Ordering::AcqRel);
+        if let (false, Some(made)) = (was_dead, self.made.get()) {
+            made.note();
+        }
         self.gone.notify_waiters();
         self.renewal.end();
         let wire = self.wire().take();

@@ -19,6 +19,7 @@ mod dial;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod endpoint;
+mod format;
 mod gather;
 mod health;
 mod lane;
@@ -48,6 +49,8 @@ use std::time::Duration;
 pub use address_map::AddressMap;
 pub use builder::ClientBuilder;
 pub use credentials::Credentials;
+use format::Formats;
+pub(crate) use format::{Purpose, Written};
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
 pub(crate) use push::{Hub, Missed};
 pub(crate) use queue::LARGE;
@@ -93,6 +96,7 @@ struct Core {
     max_value_size: usize,
     spawner: Spawner,
     topology: Topology,
+    formats: Formats,
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     #[cfg(feature = "embedded")]

@@ -11,6 +11,7 @@ use redis::aio::MultiplexedConnection;
 use super::backoff::Pace;
 use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
+use super::format::Made;
 use super::lane::Lane;
 use super::large::Large;
 use super::link::{Link, Route, Signal};
@@ -32,6 +33,8 @@ pub(crate) struct Style {
     pub(crate) pipelines: usize,
     /// How much may wait for a server.
     pub(crate) limits: Limits,
+    /// How many connections for commands there were, at all nodes.
+    pub(crate) made: Arc<Made>,
     pub(crate) on_trouble: Option<Signal>,
 }
 
@@ -65,6 +68,7 @@ impl Node {
             pace: pace.clone(),
             spawner: style.spawner.clone(),
             on_push: None,
+            made: None,
             on_trouble: style.on_trouble.clone(),
             after_demotion: None,
         };
@@ -104,6 +108,7 @@ impl Node {
             pace,
             spawner: style.spawner.clone(),
             on_push: None,
+            made: Some(style.made.clone()),
             on_trouble: style.on_trouble.clone(),
             after_demotion,
         });

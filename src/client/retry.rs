@@ -47,10 +47,32 @@ pub(super) async fn command(
     retry: Retry,
     deadline: Deadline,
 ) -> Result<Value> {
+    let answer = plainly(topology, command, key, retry, deadline).await;
+    answer.map(|answer| answer.value)
+}
+
+/// The same on a key, for a caller that wants to know when the command was sent.
+pub(super) async fn answer(
+    topology: &Topology,
+    command: Cmd,
+    key: &Key,
+    retry: Retry,
+    deadline: Deadline,
+) -> Result<Answer> {
+    plainly(topology, command, Some(key), retry, deadline).await
+}
+
+async fn plainly(
+    topology: &Topology,
+    command: Cmd,
+    key: Option<&Key>,
+    retry: Retry,
+    deadline: Deadline,
+) -> Result<Answer> {
     let mut attempts = Attempts::new(retry, deadline);
     loop {
         match answered(topology, &command, key, deadline).await {
-            Ok(answer) => return Ok(answer.value),
+            Ok(answer) => return Ok(answer),
             Err(error) => attempts.pause_after(topology.located(error, key)).await?,
         }
     }

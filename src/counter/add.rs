@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::{ADD, ADD_ONCE, Counter};
+use crate::client::Purpose;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::script::{Call, Retry, integer, no_integer, plain};
@@ -143,10 +144,10 @@ impl Add {
         let key = self.counter.key()?;
         let mut command = plain("INCRBY", key);
         command.arg(self.delta);
+        let deadline = self.patience.deadline();
+        self.counter.agree(Purpose::Write, deadline).await?;
         let client = &self.counter.client;
-        let value = client
-            .command(command, key, Retry::Unsafe, self.patience.deadline())
-            .await;
+        let value = client.command(command, key, Retry::Unsafe, deadline).await;
         let value = value
             .and_then(integer)
             .and_then(|value| value.ok_or_else(no_integer))

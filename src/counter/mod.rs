@@ -13,12 +13,12 @@ use std::fmt;
 
 pub use add::{Add, Added};
 
-use crate::client::{Client, Request};
+use crate::client::{Client, Purpose, Request, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::name::Name;
 use crate::script::{Call, Reply, Retry, integer, no_integer, plain, script};
-use crate::time::Patience;
+use crate::time::{Deadline, Patience};
 
 script!(ADD = "add.lua" after "prelude.lua");
 script!(ADD_ONCE = "add_once.lua" after "prelude.lua");
@@ -29,6 +29,9 @@ script!(TAKE = "take.lua" after "prelude.lua");
 ///
 /// Every acknowledged add is counted exactly once. An add whose reply was lost says so
 /// ([`Error::is_indeterminate`]); with [`Add::once`] it can simply be made again.
+///
+/// Where another version of hedgerow writes the counters of the namespace in another format, all calls
+/// fail with `WrongType`, and nothing is changed.
 #[derive(Clone)]
 pub struct Counter {
     client: Client,
@@ -76,9 +79,11 @@ impl Counter {
     async fn read(&self, patience: Patience) -> Result<i64> {
         let key = self.key()?;
         let command = plain("GET", key);
+        let deadline = patience.deadline();
+        self.agree(Purpose::Read, deadline).await?;
         let value = self
             .client
-            .command(command, key, Retry::Reads, patience.deadline())
+            .command(command, key, Retry::Reads, deadline)
             .await;
         let value = value.and_then(integer).map_err(|error| self.named(error))?;
         Ok(value.unwrap_or(0))
@@ -124,14 +129,24 @@ impl Counter {
 
     /// Runs a script on this counter.
     async fn run(&self, call: Call, patience: Patience) -> Result<Reply> {
+        let deadline = patience.deadline();
+        self.agree(Purpose::Write, deadline).await?;
         let reply = self
             .client
-            .run(call, patience.deadline())
+            .run(call, deadline)
             .await
             .map_err(|error| self.named(error))?;
         let status = reply.status()?;
         tracing::debug!(target: "hedgerow::counter", counter = self.name.shown().as_str(), status, "answered");
         Ok(reply)
+    }
+
+    /// Sees to it that all clients write counters in one format.
+    async fn agree(&self, purpose: Purpose, deadline: Deadline) -> Result<()> {
+        let agreed = self
+            .client
+            .agree(Written::Counters, self.key()?, purpose, deadline);
+        agreed.await.map_err(|error| self.named(error))
     }
 
     fn key(&self) -> Result<&Key> {

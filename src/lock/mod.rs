@@ -33,12 +33,12 @@ use tracing::Instrument as _;
 pub use guard::Guard;
 pub use hold::LossReason;
 
-use crate::client::Client;
+use crate::client::{Client, Purpose, Written};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Bucket, Key};
 use crate::name::Name;
 use crate::script::{Call, Script, script};
-use crate::time::{OnOutage, Patience, Ttl};
+use crate::time::{OnOutage, Patience, Ttl, jittered};
 use attempt::Attempt;
 use campaign::Standing;
 use hold::{Owner, Seal};
@@ -172,7 +172,8 @@ impl Lock {
     ///
     /// # Errors
     /// `Contended` when the server says that it was not free in time; `InvalidInput` for a bad name
-    /// or duration; else what kept the server from answering. After any error the lock is not held:
+    /// or duration; `WrongType` when another version of hedgerow writes the locks of the namespace in
+    /// another format; else what kept the server from answering. After any error the lock is not held:
     /// should the server have granted it unheard, it is released behind the scenes.
     ///
     /// # Cancel safety
@@ -191,6 +192,7 @@ impl Lock {
             Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
             None => self.patience.deadline().at,
         };
+        self.agree(&entry, until).await?;
         let locks = &self.locks;
         let Some(attempt) = locks.attempt(&entry) else {
             return self.waited(locks, entry, until).await;
@@ -223,9 +225,7 @@ impl Lock {
             }
             Err(error) => {
                 attempt.failed(&error);
-                let gives_up =
-                    self.patience.on_outage == OnOutage::FailFast && error.kind().is_outage();
-                if gives_up || error.fate() == Fate::Refused || Instant::now() >= until {
+                if self.gives_up(&error) || Instant::now() >= until {
                     return Err(error.with_key(&self.name));
                 }
                 // Another question, under another owner, from the line.
@@ -247,6 +247,7 @@ impl Lock {
         let entry = self.entry()?;
         let locks = &self.locks;
         let deadline = self.patience.deadline();
+        self.agree(&entry, deadline.at).await?;
         loop {
             let attempt = match locks.attempt(&entry) {
                 Some(attempt) => attempt,
@@ -362,6 +363,29 @@ impl Lock {
             "FREE" => Ok(false),
             _ => Err(reply.unexpected().with_key(&self.name)),
         }
+    }
+
+    /// Sees to it that all clients write locks in one format, trying until `until`.
+    async fn agree(&self, entry: &Entry, until: Instant) -> Result<()> {
+        loop {
+            let (key, deadline) = (entry.keys.lock(), self.patience.deadline().at_most(until));
+            let agreed = self
+                .client
+                .agree(Written::Locks, key, Purpose::Write, deadline);
+            let Err(error) = agreed.await else {
+                return Ok(());
+            };
+            if self.gives_up(&error) || Instant::now() >= until {
+                return Err(error.with_key(&self.name));
+            }
+            tokio::time::sleep(jittered(BREATH, 0.5..1.0)).await;
+        }
+    }
+
+    /// Whether there is no use in waiting for the server after `error`.
+    fn gives_up(&self, error: &Error) -> bool {
+        let fails_fast = self.patience.on_outage == OnOutage::FailFast && error.kind().is_outage();
+        fails_fast || error.fate() == Fate::Refused
     }
 
     /// Waits behind others of this process.
@@ -567,6 +591,9 @@ fn parsed_fence(text: &str) -> Result<Fence> {
     })?;
     Ok(Fence(fence))
 }
+
+/// The pause after a question about the format that was not answered.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// How often a waiter looks whether its process still queues for it.
 const LOOK: Duration = Duration::from_secs(1);

@@ -197,7 +197,7 @@ async fn a_database_in_the_url_is_chosen() {
     let client = Client::open(&url).expect("a good URL");
     client.counter("a").add(1).await.expect("counted");
     let keyspace: String = server.run(&["INFO", "keyspace"]).await;
-    assert!(keyspace.contains("db3:keys=1"), "{keyspace}");
+    assert!(keyspace.contains("db3:keys=2"), "{keyspace}");
 }
 
 fn rule(namespace: &str) -> String {

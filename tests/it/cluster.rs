@@ -419,7 +419,9 @@ async fn a_lone_call_that_meets_a_crash_is_answered_by_the_replica() {
     let node = cluster.owner_of(slot).await;
     until("the replica has it", async || {
         let replica = &cluster.nodes()[cluster.replica_of(node, 0)];
-        replica.run::<usize>(&["DBSIZE"]).await == 1
+        let primary = &cluster.nodes()[node];
+        let size: usize = primary.run(&["DBSIZE"]).await;
+        replica.run::<usize>(&["DBSIZE"]).await == size
     })
     .await;
     cluster.nodes()[node].kill().await;

@@ -60,7 +60,7 @@ async fn an_indeterminate_add_with_an_id_can_be_made_again_and_is_counted_once()
     let server = Server::start_single().await;
     let hasty = server.builder().deadline(Duration::from_secs(1));
     let hasty = hasty.open().expect("a good URL");
-    hasty.ping().await.expect("an answer");
+    hasty.counter("other").add(1).await.expect("connected");
     let pid = server.pid().await;
     signal(pid, "STOP");
     let lost = hasty.counter("views").add(3).once("request", HOUR).await;

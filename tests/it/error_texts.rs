@@ -129,7 +129,7 @@ async fn something_listens_that_is_no_redis() {
 async fn a_server_that_falls_silent() {
     let server = Server::start_single().await;
     let client = hasty(server.url());
-    client.ping().await.expect("an answer");
+    client.counter("other").add(1).await.expect("connected");
     let cache = client.cache("cities");
     let pid = server.pid().await;
     signal(pid, "STOP");

@@ -147,7 +147,8 @@ async fn work(client: Client, log: Arc<Log>, mut turn: usize) {
 async fn assert_all_free(server: &Server) {
     until("all locks are free and nobody queues", || async {
         let keys = server.keys("hr:*").await;
-        keys.iter().all(|key| key.ends_with("}:fence"))
+        keys.iter()
+            .all(|key| key.ends_with("}:fence") || key.starts_with("hr:f:"))
     })
     .await;
     assert_eq!(figure(server, "stats", "expired_keys:").await, 0);

@@ -36,7 +36,7 @@ async fn got(client: &Client) -> Guard {
 async fn an_acquire_that_nobody_polls_keeps_the_lock_from_nobody() {
     let server = Server::start().await;
     let (one, two) = (server.client().await, server.client().await);
-    one.ping().await.expect("an answer");
+    got(&one).await.release().await.expect("held until now");
     // The server knows the script: one that it does not know is not sent again by nobody.
     got(&two).await.release().await.expect("held until now");
     let unpolled = lock(&one);
@@ -59,7 +59,7 @@ async fn an_acquire_that_nobody_polls_keeps_the_lock_from_nobody() {
 async fn a_try_that_nobody_polls_keeps_the_lock_from_nobody() {
     let server = Server::start().await;
     let (one, two) = (server.client().await, server.client().await);
-    one.ping().await.expect("an answer");
+    got(&one).await.release().await.expect("held until now");
     got(&two).await.release().await.expect("held until now");
     let unpolled = lock(&one);
     let unpolled = poll(Box::pin(async move { unpolled.try_acquire().await }));

@@ -25,6 +25,7 @@ mod credentials;
 mod error_texts;
 mod faults;
 mod foreign;
+mod formats;
 mod freshness;
 mod fuzz_corpora;
 mod gate;

@@ -488,7 +488,7 @@ async fn a_read_that_was_not_answered_has_applied_nothing_and_may_be_made_again(
     let client = hasty(&server).await;
     let cache = client.cache("c");
     cache.get::<String>("k").await.expect("connected");
-    client.counter("views").get().await.expect("connected");
+    client.counter("views").add(1).await.expect("connected");
     let pid = server.pid().await;
     signal(pid, "STOP");
     for error in [

@@ -2,8 +2,9 @@
 //! of the others is late or wrong.
 //!
 //! A primitive joins by a line in `loads`: a call that is made again and again, and judges what it
-//! gets. The counters are added up at the end.
+//! gets, and how long it may take at most by what the crate promises. The counters are added up at the end.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hedgerow::{Client, Error, ErrorKind};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
@@ -21,9 +24,110 @@ use crate::server::Server;
 type Call =
     Arc<dyn Fn(Client, Arc<Host>, i64) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
-/// What is called on every runtime.
-fn loads() -> Vec<Call> {
-    vec![Arc::new(adds), Arc::new(stores)]
+/// What is called on every runtime, and how long each may take.
+fn loads() -> Vec<(Call, Duration)> {
+    vec![
+        (Arc::new(adds), DEADLINE),
+        (Arc::new(stores), 2 * DEADLINE),
+        (Arc::new(locks), WAIT + 2 * DEADLINE),
+        (Arc::new(locks), WAIT + 2 * DEADLINE),
+        (Arc::new(keeps), HOLD + 2 * DEADLINE),
+        (Arc::new(loads_by_tag), MAX_LOAD + DEADLINE),
+        (Arc::new(invalidates), 2 * DEADLINE),
+    ]
+}
+
+/// What all runtimes share.
+#[derive(Debug, Default)]
+struct Books {
+    /// The greatest fence of the lock that all of them want, and who is inside.
+    fence: AtomicU64,
+    inside: AtomicU64,
+    grants: AtomicU64,
+    /// What loaders load, and the greatest of it that nothing older may be read than.
+    truth: AtomicU64,
+    settled: AtomicU64,
+}
+
+/// Visits a room that one may be in at a time.
+fn locks(client: Client, host: Arc<Host>, _: i64) -> BoxFuture<'static, Result<(), Error>> {
+    async move {
+        let lock = client.lock("room").lease(LEASE).max_hold(HOLD).wait(WAIT);
+        let guard = match lock.acquire().await {
+            Err(error) if error.kind() == ErrorKind::Contended => return Ok(()),
+            outcome => outcome?,
+        };
+        let (books, fence) = (&host.books, guard.fence().get());
+        let before = books.fence.fetch_max(fence, Ordering::SeqCst);
+        books.inside.store(fence, Ordering::SeqCst);
+        let came_in = guard.is_held();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let inside = books.inside.load(Ordering::SeqCst);
+        // Whoever can prove so at the end was alone.
+        if came_in && guard.is_held() && (inside != fence || before >= fence) {
+            host.found(format!("{fence} came in after {before}, and met {inside}"));
+        }
+        books.grants.fetch_add(1, Ordering::SeqCst);
+        match guard.release().await {
+            // Its runtime stood still.
+            Err(error) if error.kind() == ErrorKind::Lost => Ok(()),
+            outcome => outcome,
+        }
+    }
+    .boxed()
+}
+
+/// Holds a lock of its own until it must have been renewed.
+fn keeps(client: Client, host: Arc<Host>, number: i64) -> BoxFuture<'static, Result<(), Error>> {
+    async move {
+        let name = format!("{} {}", host.name, number % 3);
+        let guard = client.lock(&name).lease(LEASE).wait(HOLD).acquire().await;
+        let guard = match guard {
+            // It was left to its lease by a call whose runtime has ended.
+            Err(error) if error.kind() == ErrorKind::Contended => return Ok(()),
+            outcome => outcome?,
+        };
+        tokio::time::sleep(HOLD).await;
+        guard.release().await
+    }
+    .boxed()
+}
+
+/// Reads what is loaded once for all, and never what was invalidated before.
+fn loads_by_tag(
+    client: Client,
+    host: Arc<Host>,
+    number: i64,
+) -> BoxFuture<'static, Result<(), Error>> {
+    async move {
+        let settled = host.books.settled.load(Ordering::SeqCst);
+        let books = host.books.clone();
+        let load = move || async move {
+            let truth = books.truth.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok::<_, Infallible>(truth)
+        };
+        let cache = client.cache("runtimes").max_load(MAX_LOAD);
+        let key = format!("loaded {}", number % 4);
+        let found = cache.memoize(&key, Duration::from_secs(600), load);
+        let found = found.tags(["tag"]).await?;
+        if *found < settled {
+            host.found(format!("{key} is {found}, and {settled} was invalidated"));
+        }
+        Ok(())
+    }
+    .boxed()
+}
+
+fn invalidates(client: Client, host: Arc<Host>, _: i64) -> BoxFuture<'static, Result<(), Error>> {
+    async move {
+        let truth = host.books.truth.fetch_add(1, Ordering::SeqCst) + 1;
+        client.cache("runtimes").invalidate_tags(["tag"]).await?;
+        host.books.settled.fetch_max(truth, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(())
+    }
+    .boxed()
 }
 
 /// Adds to the counter of the host, and keeps the books.
@@ -50,8 +154,7 @@ fn stores(client: Client, host: Arc<Host>, number: i64) -> BoxFuture<'static, Re
         cache.set(&key, &number, Duration::from_secs(600)).await?;
         let found = cache.get::<i64>(&key).await?;
         if found.as_deref() != Some(&number) {
-            let mut faults = host.faults.lock().expect("no panic");
-            faults.push(format!("{key} is {found:?}"));
+            host.found(format!("{key} is {found:?}"));
         }
         Ok(())
     }
@@ -79,6 +182,7 @@ struct Host {
     begun: AtomicI64,
     added: AtomicI64,
     judged: AtomicU64,
+    books: Arc<Books>,
     /// What was late or wrong.
     faults: Mutex<Vec<String>>,
 }
@@ -90,7 +194,12 @@ fn whatever_happens_to_some_runtimes_no_call_of_the_others_is_late_or_wrong() {
     let builder = server.builder().deadline(DEADLINE).cache_deadline(DEADLINE);
     let client = builder.open().expect("a good URL");
     let over = Arc::new(AtomicBool::new(false));
-    let hosts: Vec<_> = (0..HOSTS).map(|place| Arc::new(Host::new(place))).collect();
+    let books = Arc::<Books>::default();
+    let hosts = (0..HOSTS).map(|place| Arc::new(Host::new(place, books.clone())));
+    let hosts: Vec<_> = hosts.collect();
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
     let running: Vec<_> = hosts
         .iter()
         .map(|host| {
@@ -102,9 +211,9 @@ fn whatever_happens_to_some_runtimes_no_call_of_the_others_is_late_or_wrong() {
         .collect();
     for _ in 0..ROUNDS {
         for _ in 0..3 {
-            let (orders, _) = &running[rand::random_range(0..HOSTS)];
-            let span = Duration::from_millis(rand::random_range(300..2500));
-            let trouble = match rand::random_range(0..3) {
+            let (orders, _) = &running[random.random_range(0..HOSTS)];
+            let span = Duration::from_millis(random.random_range(300..2500));
+            let trouble = match random.random_range(0..3) {
                 0 => Trouble::Stopped(span),
                 1 => Trouble::Blocked(span),
                 _ => Trouble::Dropped,
@@ -139,12 +248,14 @@ fn whatever_happens_to_some_runtimes_no_call_of_the_others_is_late_or_wrong() {
                 host.name
             );
         }
+        let grants = books.grants.load(Ordering::SeqCst);
+        assert!(grants > 100, "{grants} of the lock that all want");
         drop((client, server));
     });
 }
 
 impl Host {
-    fn new(place: usize) -> Self {
+    fn new(place: usize, books: Arc<Books>) -> Self {
         Self {
             name: format!("host {place}"),
             threads: [0, 2][place % 2],
@@ -152,8 +263,13 @@ impl Host {
             begun: AtomicI64::new(0),
             added: AtomicI64::new(0),
             judged: AtomicU64::new(0),
+            books,
             faults: Mutex::default(),
         }
+    }
+
+    fn found(&self, fault: String) {
+        self.faults.lock().expect("no panic").push(fault);
     }
 
     /// Runs callers on one runtime after the other, until it is over.
@@ -167,7 +283,7 @@ impl Host {
             let runtime = self.runtime();
             let callers: Vec<_> = loads()
                 .into_iter()
-                .map(|call| runtime.spawn(self.clone().calls(client.clone(), call, over.clone())))
+                .map(|load| runtime.spawn(self.clone().calls(client.clone(), load, over.clone())))
                 .collect();
             let dropped = loop {
                 match runtime.block_on(troubles.recv()) {
@@ -212,7 +328,12 @@ impl Host {
     }
 
     /// Calls again and again, and judges each call that was made while this runtime was well.
-    async fn calls(self: Arc<Self>, client: Client, call: Call, over: Arc<AtomicBool>) {
+    async fn calls(
+        self: Arc<Self>,
+        client: Client,
+        (call, longest): (Call, Duration),
+        over: Arc<AtomicBool>,
+    ) {
         for number in 0.. {
             if over.load(Ordering::SeqCst) {
                 return;
@@ -228,9 +349,8 @@ impl Host {
                     error.kind() == ErrorKind::Disconnected && error.is_indeterminate()
                 };
                 let is_fine = outcome.as_ref().err().is_none_or(is_told);
-                if took >= DEADLINE || !is_fine {
-                    let mut faults = self.faults.lock().expect("no panic");
-                    faults.push(format!("after {took:?}: {outcome:?}"));
+                if took >= longest || !is_fine {
+                    self.found(format!("after {took:?} of {longest:?}: {outcome:?}"));
                 }
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -243,3 +363,11 @@ const ROUNDS: usize = 12;
 
 /// Of a call, and how long it may take at most while others are in trouble.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Of a lock, how long it is held at most, and waited for.
+const LEASE: Duration = Duration::from_secs(2);
+const HOLD: Duration = Duration::from_secs(3);
+const WAIT: Duration = Duration::from_secs(4);
+
+/// Of a load.
+const MAX_LOAD: Duration = Duration::from_secs(2);

@@ -216,6 +216,9 @@ impl Link {
         if let Some((_, address)) = &opened.primary {
             state.primary = Some(address.to_string().into());
         }
+        if let Some(made) = &self.route.made {
+            live.health.counted_by(made);
+        }
         state.live = Some(live.clone());
         let (own, others) = std::mem::take(&mut state.attempts)
             .into_iter()

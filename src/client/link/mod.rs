@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Running, not_connected_in_time};
 use super::backoff::{Backoff, Pace, Use};
 use super::breaker::{Breaker, is_out, says_out};
+use super::format::Made;
 use super::health::Health;
 use super::source::Source;
 use crate::background::{Background, Spawner};
@@ -45,6 +46,8 @@ pub(crate) struct Route {
     pub(crate) pace: Arc<Pace>,
     pub(crate) spawner: Spawner,
     pub(crate) on_push: Option<OnPush>,
+    /// Counts the connections, if somebody must know.
+    pub(crate) made: Option<Arc<Made>>,
     /// The server cannot be reached or is not what it should be: somebody may know of another.
     pub(crate) on_trouble: Option<Signal>,
     /// There is a connection again, after the last had led to a server that has become a replica.
@@ -161,6 +164,7 @@ impl Link {
             pace: self.route.pace.clone(),
             spawner: self.route.spawner.clone(),
             on_push: None,
+            made: None,
             on_trouble: None,
             after_demotion: None,
         }
@@ -380,6 +384,7 @@ impl Link {
     fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
+            self.counts();
             state.live = None;
             if why.is_some() {
                 // What answers there may be the same server again.
@@ -407,12 +412,20 @@ impl Link {
         if state.live.as_ref().is_none_or(|it| it.epoch != live.epoch) {
             return;
         }
+        self.counts();
         state.live = None;
         drop(state);
         tracing::warn!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "the runtime of the connection stands still; making another");
         self.route.spawner.distrust(live.health.runtime());
         if let Some(on_push) = &self.route.on_push {
             on_push(disconnection());
+        }
+    }
+
+    /// The connection in use changes.
+    fn counts(&self) {
+        if let Some(made) = &self.route.made {
+            made.note();
         }
     }
 

@@ -209,6 +209,7 @@ mod tests {
             pace: Arc::default(),
             spawner: Spawner::default(),
             on_push: None,
+            made: None,
             on_trouble: None,
             after_demotion: None,
         });

@@ -315,6 +315,7 @@ impl Witness {
                 pace: Arc::default(),
                 spawner: style.spawner.clone(),
                 on_push: Some(on_push),
+                made: None,
                 on_trouble: None,
                 after_demotion: None,
             }),
@@ -450,6 +451,7 @@ mod tests {
             reads: Reads::Together,
             pipelines: 1,
             limits: crate::client::queue::Limits::default(),
+            made: Arc::default(),
             on_trouble: None,
         };
         let readable = |scheme: &str, host: &str| {
