@@ -80,6 +80,63 @@ const STAGGER: Duration = Duration::from_millis(150);
 mod tests {
     use super::*;
 
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+    #[cfg(target_os = "linux")]
+    use tokio::net::TcpSocket;
+    use tokio::time::timeout;
+
+    /// Longer than the race may take, and shorter than the system tries an address that is silent.
+    const SOON: Duration = Duration::from_secs(30);
+
+    fn local() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+    }
+
+    /// An address that neither accepts nor refuses: its queue is full. With what keeps it so. Other
+    /// systems refuse then.
+    #[cfg(target_os = "linux")]
+    async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(local()).expect("a port");
+        let listener = socket.listen(1).expect("it is bound");
+        let address = listener.local_addr().expect("it is bound");
+        let mut waiting = Vec::new();
+        let pause = Duration::from_millis(200);
+        while let Ok(stream) = timeout(pause, TcpStream::connect(address)).await {
+            waiting.push(stream.expect("it is accepted or not"));
+            assert!(waiting.len() < 100, "the queue is short");
+        }
+        (address, listener, waiting)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_host_whose_first_address_swallows_connections_is_reached() {
+        let (silent, _listener, _waiting) = black_hole().await;
+        let served = TcpListener::bind(local()).await.expect("a port");
+        let served = served.local_addr().expect("it is bound");
+        let stream = timeout(SOON, connected(vec![silent, served], 0)).await;
+        let stream = stream.expect("it does not wait for the first");
+        assert_eq!(stream.expect("connected").peer_addr().ok(), Some(served));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_does_not_end_the_race_of_the_others() {
+        let gone = TcpListener::bind(local()).await.expect("a port");
+        let refused = gone.local_addr().expect("it is bound");
+        drop(gone);
+        let served = TcpListener::bind(local()).await.expect("a port");
+        let served = served.local_addr().expect("it is bound");
+        let stream = timeout(SOON, connected(vec![refused, served], 0)).await;
+        let stream = stream.expect("it ends").expect("connected");
+        assert_eq!(stream.peer_addr().ok(), Some(served));
+        let none = timeout(SOON, connected(vec![refused], 0)).await;
+        let error = none.expect("it ends").expect_err("nobody listens");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
     #[test]
     fn families_take_turns_and_each_failed_attempt_begins_at_the_next_address() {
         let address = |text: &str| text.parse::<SocketAddr>().expect("an address");

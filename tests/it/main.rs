@@ -5,7 +5,6 @@
 )]
 
 mod acl;
-mod addresses;
 mod breaker;
 mod brought;
 mod bulkhead;
