@@ -381,6 +381,7 @@ impl Lock {
 
     /// Sees to it that all clients write locks in one format, trying until `until`.
     async fn agree(&self, entry: &Entry, until: Instant) -> Result<()> {
+        let mut met = None;
         loop {
             let (key, deadline) = (entry.keys.lock(), self.patience.deadline().at_most(until));
             let agreed = self
@@ -389,9 +390,15 @@ impl Lock {
             let Err(error) = agreed.await else {
                 return Ok(());
             };
+            let error = match met {
+                // The time was over before it could be asked again: what it has met says more.
+                Some(met) if error.kind() == ErrorKind::Timeout => met,
+                _ => error,
+            };
             if self.gives_up(&error) || Instant::now() >= until {
                 return Err(error.with_key(&self.name));
             }
+            met = Some(error);
             tokio::time::sleep(jittered(BREATH, 0.5..1.0)).await;
         }
     }

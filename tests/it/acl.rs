@@ -265,7 +265,7 @@ fn commands(text: &str) -> BTreeSet<String> {
             let rest = &text[at + start.len()..];
             let defines = rest.starts_with("name: &str") || text[..at].ends_with("fn");
             // Of `plain`, whose callers are looked at.
-            if defines || rest.starts_with("name);\n    command.arg(key.as_str())") {
+            if defines || rest.starts_with("4, bytes);\n    command.arg(name).arg(key") {
                 continue;
             }
             let literals = match start {

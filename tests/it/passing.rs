@@ -239,7 +239,12 @@ async fn clients(server: &Server, deadline: Duration) -> (Client, Client) {
         .expect("a good URL");
     let hasty = hasty(server, deadline).await;
     for client in [&hasty, &patient] {
-        client.ping().await.expect("an answer");
+        // The first call of a kind reads in which format its keys are written.
+        let counter = client.counter("first");
+        counter.add(1).await.expect("an answer");
+        counter.take().await.expect("an answer");
+        let guard = client.lock("first").acquire().await.expect("free");
+        guard.release().await.expect("held until now");
     }
     (hasty, patient)
 }
