@@ -1,10 +1,11 @@
 //! `Spawner` and `Background`: where the tasks of a client live, and tasks that work for one owner.
 //!
-//! Invariant: a task is spawned on the runtime that the client was given, or on that of the call that
-//! needs it; and on the latter while the former has ended or stands still, as a task on it shows. At most one task of a
-//! `Background` works for its owner; it is started when it is needed, started again when its runtime
-//! has ended or stands still (or when it panicked), and aborted when its owner is dropped. Caches
-//! of what servers are like (slot map, sentinels, replicas, subscriptions) are kept by such tasks.
+//! Invariant: a task is spawned on the runtime that the client was given, or on that of the call
+//! that needs it; and on the latter while the former has ended or stands still, as a task on it
+//! shows. At most one task of a `Background` works for its owner; it is started when it is needed,
+//! started again when its runtime has ended or stands still (or when it panicked), and aborted when
+//! its owner is dropped. Caches of what servers are like (slot map, sentinels, replicas,
+//! subscriptions) are kept by such tasks.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

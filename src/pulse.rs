@@ -114,15 +114,15 @@ impl Pulse {
         first.is_some_and(|first| now.saturating_sub(first) >= BETWEEN_LOOKS.as_millis() as u64)
     }
 
-    /// Whether it has stood still for so long that those leave it whose work it has taken, and who do
-    /// not know what has become of that.
+    /// Whether it has stood still for so long that those leave it whose work it has taken, and who
+    /// do not know what has become of that.
     pub(crate) fn is_given_up(&self) -> bool {
         let since = self.unanswered.load(Ordering::SeqCst);
         self.stands_still() && millis().saturating_sub(since) >= 3 * STANDSTILL.as_millis() as u64
     }
 
-    /// As [`stands_still`](Self::stands_still), and knocks now and then, for callers who have no timer of their own: who asks often
-    /// enough learns of a standstill.
+    /// As [`stands_still`](Self::stands_still). Also wakes the task at most every 100 ms, so that
+    /// callers without a timer notice a stall by polling this.
     pub(crate) fn stands_still_when_asked(&self) -> bool {
         if self.stands_still() {
             return true;

@@ -28,7 +28,8 @@ pub(super) struct Agenda {
 pub(super) enum Group {
     /// Each is a call of its own.
     Releases,
-    /// Renewals of leases that one script may renew: see [`Client::together`](crate::client::Client::together).
+    /// Renewals of leases that one script may renew: see
+    /// [`Client::together`](crate::client::Client::together).
     Renewals(usize),
 }
 
@@ -198,8 +199,8 @@ impl Agenda {
         }
     }
 
-    /// The lease of `owner` is to be renewed as soon as that makes sense, however often this is said.
-    /// Answers when that is.
+    /// The lease of `owner` is to be renewed as soon as that makes sense, however often this is
+    /// said. Answers when that is.
     pub(super) fn renew_now(&mut self, owner: Owner, now: Instant) -> Instant {
         let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) else {
             return now;
@@ -211,7 +212,8 @@ impl Agenda {
         at
     }
 
-    /// A release was tried and is not settled; the pause before the next is not longer than `longest`.
+    /// A release was tried and is not settled; the pause before the next is not longer than
+    /// `longest`.
     pub(super) fn release_again(&mut self, owner: Owner, now: Instant, longest: Duration) {
         let Some(Task::Release(release)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
         else {
@@ -366,8 +368,8 @@ impl Release {
         }
     }
 
-    /// Of what an owner asked for that has no guard: `lease` at most, by questions of which none was sent
-    /// after `last`.
+    /// Of what an owner asked for that has no guard: `lease` at most, by questions of which none
+    /// was sent after `last`.
     pub(super) fn of_question(
         owner: Owner,
         keys: &Arc<Keys>,
@@ -419,8 +421,8 @@ impl Renewal {
     }
 }
 
-/// After how long a renewal that was not answered is asked for again, beside the question that is under
-/// way.
+/// After how long a renewal that was not answered is asked for again, beside the question that is
+/// under way.
 fn again(lease: Duration) -> Duration {
     (lease / 12).max(SHORTEST_PAUSE)
 }
@@ -446,3 +448,107 @@ const STANDS_STILL: Duration = Duration::from_secs(10);
 /// The pause between two tries to release, at first; then four times longer each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::lock::Fence;
+
+    const LEASE: Duration = Duration::from_secs(6);
+
+    /// A hold of a lock of its own, granted at `now`.
+    fn hold(now: Instant) -> Arc<Hold> {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let lease = Ttl::new("the lease", LEASE).expect("in range");
+        let owner = Owner::random();
+        Hold::new(keys.into(), owner, Fence(1), lease, None, (now, lease), 0)
+    }
+
+    fn sizes(due: &Due) -> Vec<usize> {
+        due.batches.iter().map(Vec::len).collect()
+    }
+
+    #[tokio::test]
+    async fn a_release_is_due_again_and_again_until_it_is_taken_off() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let hold = hold(now);
+        agenda.release(Release::of(&hold), now);
+        assert!(agenda.is_untouched(hold.owner));
+        assert_eq!(agenda.take(now, now).releases.len(), 1);
+        assert!(!agenda.is_untouched(hold.owner));
+        assert!(agenda.take(now, now).releases.is_empty(), "it is under way");
+        agenda.release_again(hold.owner, now, Duration::MAX);
+        let later = now + FIRST_PAUSE;
+        assert_eq!(agenda.first(), Some(later));
+        assert_eq!(agenda.take(later, later).releases.len(), 1);
+        // Nothing is heard of that one.
+        let later = later + STANDS_STILL;
+        assert_eq!(agenda.first(), Some(later));
+        assert_eq!(agenda.take(later, later).releases.len(), 1);
+        // Past the end of the lease it is tried once more, at once.
+        agenda.release_again(hold.owner, later, Duration::MAX);
+        assert_eq!(agenda.first(), Some(later));
+        assert!(agenda.remove(hold.owner) && agenda.is_empty());
+        assert_eq!(agenda.first(), None);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_is_asked_for_again_until_it_is_answered() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let hold = hold(now);
+        agenda.renew(hold.clone(), 0, now, None);
+        assert_eq!(sizes(&agenda.take(now, now)), [1]);
+        assert_eq!(agenda.first(), Some(now + again(LEASE)));
+        let later = now + again(LEASE);
+        assert_eq!(sizes(&agenda.take(later, later)), [1]);
+        agenda.renewed(hold.owner, now);
+        // Counted from the question that was answered, and after the time of the one under way.
+        assert_eq!(agenda.first(), Some(now + LEASE / ROUND));
+        agenda.release(Release::of(&hold), later);
+        let due = agenda.take(later, later);
+        assert_eq!((sizes(&due), due.releases.len()), (vec![], 1));
+    }
+
+    #[tokio::test]
+    async fn renewals_go_together_a_hundred_at_most() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        for number in 0..150 {
+            let at = now + Duration::from_millis(number);
+            agenda.renew(hold(now), 0, at, None);
+        }
+        // One is due, and those that are due soon go along.
+        assert_eq!(sizes(&agenda.take(now, now)), [100]);
+        let mut agenda = Agenda::default();
+        for number in 0..150 {
+            let at = now + Duration::from_millis(number);
+            agenda.renew(hold(now), 0, at, None);
+        }
+        let later = now + Duration::from_millis(120);
+        assert_eq!(sizes(&agenda.take(later, later)), [100, 50]);
+    }
+
+    #[tokio::test]
+    async fn renewals_of_several_groups_are_scripts_of_their_own() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        for group in [0, 1, 1] {
+            agenda.renew(hold(now), group, now, None);
+        }
+        assert_eq!(sizes(&agenda.take(now, now)), [1, 2]);
+        agenda.regroup(|_| 7);
+        let later = now + again(LEASE);
+        assert_eq!(sizes(&agenda.take(later, later)), [3]);
+    }
+
+    #[tokio::test]
+    async fn what_a_question_may_still_be_granted_is_waited_for() {
+        let (now, hold) = (Instant::now(), hold(Instant::now()));
+        let asked = (now + LEASE, hold.lease);
+        let open = Release::of_question(hold.owner, &hold.keys, asked, Answered::No);
+        assert!(open.may_come);
+        assert_eq!((open.until, open.secret), (now + 2 * LEASE, Secret::Kept));
+        let closed = Release::of_question(hold.owner, &hold.keys, asked, Answered::Yes);
+        assert!(!closed.may_come);
+    }
+}

@@ -41,9 +41,9 @@ pub(super) struct Question {
     pub(super) keys: Arc<Keys>,
     pub(super) pulse: Pulse,
     /// When the question is sent at the latest, and the lease that it asks for.
-    asked: (Instant, Ttl),
+    pub(super) asked: (Instant, Ttl),
     /// Whether others of this process leave the question to this one.
-    in_line: bool,
+    pub(super) in_line: bool,
 }
 
 impl Attempt {

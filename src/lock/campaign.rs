@@ -3,9 +3,10 @@
 //! Invariant: a guard is delivered only while its lease is surely alive. A grant by push says
 //! nothing of its age (the message may have lain in a socket while this process was stopped), but
 //! it is younger than the last "busy" that was answered to its owner: so its claim is counted from
-//! before that question was sent, and the message is believed only when its fence is above that of
-//! the holder whom the answer named. Where that is not enough, the server is asked again, and
-//! answers the owner that holds already as it did the first time.
+//! before that question was sent. The message is believed only when its fence is above that of the
+//! holder whom the answer named, and when it brings the secret to the seal of whoever was to hand
+//! over. Where that is not enough, the server is asked again, and answers the owner that holds
+//! already as it did the first time.
 //!
 //! Pushes wake it; a timer on the holder's lease is for holders that crash, and a heartbeat for
 //! everything else. Without pushes it asks by timer alone, and so keeps its place all the same.
@@ -34,7 +35,7 @@ pub(super) struct Standing {
     pub(super) sent: Instant,
     /// The fence of the holder whom the answer named: a grant to us has a greater one.
     pub(super) above: Fence,
-    /// The seal of whoever hands over to us, unless it dies or leaves; `None` if that is not known.
+    /// The seal of the owner expected to hand over to us; `None` if that is not known.
     pub(super) after: Option<Seal>,
     /// What was left of the holder's lease.
     pub(super) remaining: Option<Duration>,
@@ -51,7 +52,8 @@ pub(super) struct Campaign {
     place: Place,
     /// What the owner of `place` was asked for, since the server may know it.
     open: Option<Open>,
-    /// The last waiter has left, or another campaign has come; until then the line counts on this one.
+    /// The last waiter has left, or another campaign has come; until then the line counts on this
+    /// one.
     over: bool,
     missed: Missed,
     /// The subscription, while it is being made.

@@ -23,9 +23,9 @@ use crate::time::Ttl;
 /// Who holds or waits: an id by which the server knows it, and a secret that the server learns only
 /// when the lock is handed on. Never shown.
 ///
-/// The id of a fresh owner is its *seal*, the digest of its secret. Redis holds ids and seals, so that
-/// what can be read there forges no grant: a waiter believes a push that brings the secret to the
-/// seal of whoever was to hand over to it.
+/// The id of a fresh owner is its *seal*, the digest of its secret. Redis holds ids and seals, so
+/// that what can be read there forges no grant: a waiter believes a push that brings the secret to
+/// the seal of whoever was to hand over to it.
 #[derive(Clone, Copy)]
 pub(super) struct Owner {
     id: u128,
@@ -250,8 +250,8 @@ pub(super) enum End {
 }
 
 impl Hold {
-    /// A hold whose lease of `granted` was set by a command sent not before `sent`. Of a longer one than
-    /// its own only that counts: the next renewal sets it.
+    /// A hold whose lease of `granted` was set by a command sent not before `sent`. Of a longer one
+    /// than its own only that counts: the next renewal sets it.
     pub(super) fn new(
         keys: Arc<Keys>,
         owner: Owner,
@@ -337,8 +337,8 @@ impl Hold {
         offered
     }
 
-    /// Whether others may queue for the lock, as far as can be told without asking: it was contended
-    /// when it was granted, or was held for a while since.
+    /// Whether others may queue for the lock, as far as can be told without asking: it was
+    /// contended when it was granted, or was held for a while since.
     pub(super) fn may_be_queued_for(&self) -> bool {
         self.state().offer != Offer::Never || self.since.elapsed() >= A_WHILE
     }

@@ -1,14 +1,15 @@
 //! `Keeper`: sees to it that leases are renewed, and that what nobody wants any more is released.
 //!
-//! Invariant: every lease that this process may hold on the server is either in a live guard's
-//! name here, being renewed, or on its way to be released; until the lease has run out by itself.
-//! Guards and dropped calls leave notes; nothing here needs a caller to be polled. Notes outlive the
+//! Invariant: every lease that this process may hold on the server is either in a live guard's name
+//! here, being renewed, or on its way to be released; until the lease has run out by itself. Guards
+//! and dropped calls leave notes; nothing here needs a caller to be polled. Notes outlive the
 //! runtimes of the tasks that carry them out, and keep no client alive by themselves.
 //!
-//! Each runtime in which locks of the client are called has one such task, at its *post*. All of them
-//! look at the one agenda, and each takes what is due, a little after those before it. So while one
-//! runtime is driven, whatever is noted is carried out, and twice only if a task stops in between,
-//! which does no harm: a lease renewed twice is a lease renewed, and an owner is never used again.
+//! Each runtime in which locks of the client are called has one such task, at its *post*. All of
+//! them look at the one agenda, and each takes what is due, a little after those before it. So
+//! while one runtime is driven, whatever is noted is carried out, and twice only if a task stops in
+//! between, which does no harm: a lease renewed twice is a lease renewed, and an owner is never
+//! used again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -91,7 +92,7 @@ impl Keeper {
         shift
     }
 
-    /// Makes sure that this runtime has a task.
+    /// Spawns a keeper task on this runtime unless it has one.
     pub(super) fn man(locks: &Arc<Locks>, client: &Client) {
         let state = locks.keeper().state();
         drop(Self::manned(state, locks, client));
@@ -187,8 +188,8 @@ impl Keeper {
         nudged(nudges);
     }
 
-    /// The same for what is passed on inside the process, unless the keeper has given it up meanwhile.
-    /// Says whether it is kept.
+    /// The same for what is passed on inside the process, unless the keeper has given it up
+    /// meanwhile. Says whether it is kept.
     pub(super) fn keep_passed(
         &self,
         client: &Client,
@@ -224,7 +225,7 @@ impl Keeper {
         let listen = (!hears(client, &hold.keys)).then(|| sent + LASTING);
         let group = state.group(client, &hold.keys);
         state.agenda.renew(hold.clone(), group, at, listen);
-        // Nobody is woken for listening: whoever looks next sees to it.
+        // Listening wakes no task; the next look carries it out.
         let first = listen.map_or(at, |listen| at.min(listen + LOOK));
         Self::noted(state, client, first);
     }
@@ -270,13 +271,13 @@ impl Keeper {
         // Noted first: a task that finds nothing to do leaves its post.
         state.agenda.release(Release::of(hold), at);
         let state = Self::manned(state, locks, client);
-        // Nobody is woken for that: whoever looks next after a while sees to it.
+        // Wakes no task; the next look carries it out.
         let first = at + LOOK;
         Self::noted(state, client, first);
     }
 
-    /// The lock of `hold` is about to be passed on to `successor`. If nothing is heard of that, the keeper
-    /// releases what both have, and puts the successor back in line.
+    /// The lock of `hold` is about to be passed on to `successor`. If nothing is heard of that, the
+    /// keeper releases what both have, and puts the successor back in line.
     pub(super) fn release_unless_passed(
         &self,
         client: &Client,
@@ -320,8 +321,8 @@ impl Keeper {
         self.release(client, Release::of(hold));
     }
 
-    /// Releases whatever `owner` has that asked for `lease` at most, by questions of which none is sent
-    /// after `last`; or may come to have, if not all of them were answered.
+    /// Releases whatever `owner` has that asked for `lease` at most, by questions of which none is
+    /// sent after `last`; or may come to have, if not all of them were answered.
     pub(super) fn discard_owner(
         &self,
         client: &Client,
@@ -333,7 +334,8 @@ impl Keeper {
         self.release(client, Release::of_question(owner, keys, asked, answered));
     }
 
-    /// Releases whatever a waiter has, or may come to have, to whom the lock of `hold` was to be passed.
+    /// Releases whatever a waiter has, or may come to have, to whom the lock of `hold` was to be
+    /// passed.
     pub(super) fn discard_successor(
         &self,
         client: &Client,
@@ -410,10 +412,10 @@ impl Keeper {
     }
 }
 
-/// A task of the keeper. Spawned by the first call in a runtime that may need it, it ends when there
-/// is nothing to keep. If it panics or its runtime ends, those of other runtimes go on, or the next
-/// call that needs one starts another; until then guards expire by their local deadlines, and what
-/// was to be released by its lease.
+/// A task of the keeper. Spawned by the first call in a runtime that may need it, it ends when
+/// there is nothing to keep. If it panics or its runtime ends, those of other runtimes go on, or
+/// the next call that needs one starts another; until then guards expire by their local deadlines,
+/// and what was to be released by its lease.
 async fn run(at_post: AtPost) {
     let locks = at_post.locks.clone();
     let keeper = locks.keeper();

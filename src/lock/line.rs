@@ -43,7 +43,7 @@ pub(super) struct Locks {
 /// The local queue of one name.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// Who asks the server for all who come.
+    /// The owner whose request is in flight; later calls wait for its answer.
     attempting: Option<Owner>,
     /// The campaign for all of them.
     campaign: Option<Running>,
@@ -153,8 +153,8 @@ impl Locks {
         Some(Attempt::in_line(self, entry, owner, deadline))
     }
 
-    /// Whether others of this process wait for the lock, as the server has said lately; an error if it
-    /// could not be asked. If it says nothing, the caller had better ask for itself.
+    /// Whether others of this process wait for the lock, as the server has said lately; an error if
+    /// it could not be asked. If it says nothing, the caller had better ask for itself.
     pub(super) fn waited_for(&self, entry: &Entry) -> Result<bool> {
         let name = &entry.keys.name;
         let lines = self.lines();
@@ -192,7 +192,8 @@ impl Locks {
         self.stand(entry, until, VecDeque::push_back)
     }
 
-    /// Puts the caller, who asked the server for those who have come since, at the head of the line.
+    /// Puts the caller, who asked the server for those who have come since, at the head of the
+    /// line.
     pub(super) fn lead(self: &Arc<Self>, entry: Entry, until: Instant) -> Ticket {
         self.stand(entry, until, VecDeque::push_front)
     }
@@ -359,8 +360,8 @@ impl Locks {
         })
     }
 
-    /// Changes a line, and forgets who has left it, and the line if nobody needs it any more. Returns
-    /// whether somebody waits.
+    /// Changes a line, and forgets who has left it, and the line if nobody needs it any more.
+    /// Returns whether somebody waits.
     fn tidied(&self, name: &Name, change: impl FnOnce(&mut Line)) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
@@ -390,8 +391,8 @@ impl Locks {
         is_first
     }
 
-    /// Hands a grant on the terms of `asked` to the first waiter of the name. Says whether there is one,
-    /// and on those terms.
+    /// Hands a grant on the terms of `asked` to the first waiter of the name. Says whether there is
+    /// one, and on those terms.
     pub(super) fn deliver(
         self: &Arc<Self>,
         asked: &Entry,
@@ -405,7 +406,8 @@ impl Locks {
         };
         (line.trouble, line.asked) = (None, None);
         let leavers = line.without_leavers();
-        // Asked under the same lock under which it is taken: the one before it may leave at any time.
+        // Asked under the same lock under which it is taken: the one before it may leave at any
+        // time.
         let is_first = line.is_first(asked);
         let waiting = is_first.then(|| line.waiters.pop_front()).flatten();
         drop(lines);
@@ -434,8 +436,8 @@ impl Locks {
         let _ = waiting.reply.send(Ok(guard));
     }
 
-    /// The same for a lock that is passed on inside the process. The waiter comes back if the keeper has
-    /// given that up meanwhile.
+    /// The same for a lock that is passed on inside the process. The waiter comes back if the
+    /// keeper has given that up meanwhile.
     pub(super) fn pass_to(
         self: &Arc<Self>,
         waiting: Waiting,
@@ -519,8 +521,8 @@ impl Line {
         self.campaign.as_ref().is_some_and(|it| it.number == number)
     }
 
-    /// Takes out waiters whose calls were dropped, or whose wait is over. To be dropped without the lock
-    /// on the lines: that may wake a task, and a waker may do anything.
+    /// Takes out waiters whose calls were dropped, or whose wait is over. To be dropped without the
+    /// lock on the lines: that may wake a task, and a waker may do anything.
     #[must_use = "drop it when the lines are unlocked"]
     pub(super) fn without_leavers(&mut self) -> VecDeque<Waiting> {
         if !self.waiters.iter().any(Waiting::has_left) {
@@ -591,8 +593,8 @@ impl Ticket {
         }
     }
 
-    /// Sees to it that somebody queues for this, and that a keeper is at work: whoever does, or is, may
-    /// stand still.
+    /// Starts another campaign if the current one has stalled, and a keeper task if this runtime
+    /// has none.
     pub(super) fn see_to_it(&self) {
         Keeper::man(&self.locks, &self.asks.client);
         self.locks
@@ -650,12 +652,32 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// How much later than it should a waiter may be polled at the end of its wait.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The longest lease that a hand-over grants before the new holder is heard of, as in `prelude.lua`.
+/// The longest lease that a hand-over grants before the new holder is heard of, as in
+/// `prelude.lua`.
 const CLAIM: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The offsets in a lock's value, as scripts that do not take it apart spell them.
+    #[test]
+    fn scripts_look_where_the_value_of_a_lock_has_what_they_want() {
+        let fence = "0".repeat(16) + " ";
+        let owner = Owner::random().unqueued();
+        let (begins, ends) = (fence.len(), fence.len() + owner.len() - 1);
+        let acquire = include_str!("acquire.lua");
+        assert!(acquire.contains(&format!("'SETRANGE', KEYS[1], {ends}, '+'")));
+        let release = include_str!("release.lua");
+        for text in [release, include_str!("release_alone.lua")] {
+            assert!(text.contains(&format!("'GETRANGE', KEYS[1], '{begins}', '{ends}'")));
+        }
+        let id = owner.len() - 1;
+        assert!(release.contains(&format!("string.sub(ARGV[1], 3, {id})")));
+        // Lua counts from 1; the blank behind the id is left out.
+        let renew = include_str!("renew.lua");
+        assert!(renew.contains(&format!("string.sub(value, {}, {ends})", begins + 1)));
+    }
 
     /// The first has left between the answer to its question and the delivery.
     #[tokio::test]

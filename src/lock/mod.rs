@@ -91,7 +91,7 @@ pub struct Lock {
     client: Client,
     locks: Arc<Locks>,
     name: Name,
-    /// Spelt once; a bad name is told by the first call.
+    /// Spelt once. The first call returns `InvalidInput` if the name is invalid.
     keys: Result<Arc<Keys>>,
     lease: Duration,
     wait: Option<Duration>,
@@ -101,7 +101,7 @@ pub struct Lock {
 }
 
 impl Client {
-    /// The lock called `name`. A bad name is an error of the first call that uses the lock.
+    /// The lock called `name`. The first call returns `InvalidInput` if the name is invalid.
     pub fn lock(&self, name: &str) -> Lock {
         let name = self.name(name);
         let keys = Keys::of(self, &name).map(Arc::new);
@@ -134,8 +134,9 @@ impl Lock {
         self
     }
 
-    /// How long a call may take in all that does not wait for the lock, retries included: by default
-    /// as the client [says](crate::ClientBuilder::deadline). More than 100 years count as 100 years.
+    /// How long a call may take in all that does not wait for the lock, retries included: by
+    /// default as the client [says](crate::ClientBuilder::deadline). More than 100 years count as
+    /// 100 years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.patience = self.patience.within(deadline);
         self
@@ -143,7 +144,7 @@ impl Lock {
 
     /// What calls of this lock do while its server is out: by default as the client
     /// [says](crate::ClientBuilder::on_outage). Guards go on being renewed, and are released,
-    /// whatever this says; and who waits for the lock already goes by [`wait`](Self::wait).
+    /// whatever this says; and a call that waits for the lock already goes by [`wait`](Self::wait).
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.patience.on_outage = on_outage;
         self
@@ -178,8 +179,9 @@ impl Lock {
     /// should the server have granted it unheard, it is released behind the scenes.
     ///
     /// # Cancel safety
-    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. One that
-    /// is kept and not polled gives them up, too, before long, and asks anew when it is polled.
+    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. A call that
+    /// is kept and not polled loses them, too, after about half a second; polled again, it joins the end
+    /// of the line.
     pub async fn acquire(&self) -> Result<Guard> {
         let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
         // Pinned here, for it is large: the span around it would hold a copy.
@@ -290,8 +292,9 @@ impl Lock {
     /// Runs `body` while holding the lock, and drops it in mid-flight if the lock is lost.
     ///
     /// # Errors
-    /// As [`acquire`](Self::acquire); `Lost` when the lock was lost before `body` ended. What the
-    /// body did until then stays done: let the resource check the fence.
+    /// As [`acquire`](Self::acquire); `Lost` when the lock was lost before `body` ended, also if that
+    /// is found only when it is released. What the body did until then stays done: let the resource
+    /// check the fence.
     ///
     /// # Cancel safety
     /// Safe: the body is dropped and the lock released.

@@ -25,8 +25,8 @@ pub(super) struct Place {
     locks: Arc<Locks>,
 }
 
-/// The push that waits to be heard: of several the one with the greatest fence, so that none that was
-/// sent before the last grant hides it.
+/// The push that waits to be heard: of several the one with the greatest fence, so that none that
+/// was sent before the last grant hides it.
 #[derive(Debug, Default)]
 struct Hint {
     grant: Mutex<Option<Grant>>,
@@ -116,8 +116,8 @@ pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
         .is_some_and(|hub| hub.hears(&keys.channel))
 }
 
-/// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks whether
-/// somebody listens.
+/// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks
+/// whether somebody listens.
 fn received(locks: &Weak<Locks>, message: &[u8]) {
     let (Some(locks), Ok(message)) = (locks.upgrade(), std::str::from_utf8(message)) else {
         return;

@@ -127,8 +127,8 @@ impl Locks {
         next
     }
 
-    /// Nothing was heard of a hand-over in time, perhaps since its task stands still with its runtime:
-    /// the successor is back in line. The keeper releases what both owners have.
+    /// Nothing was heard of a hand-over in time, perhaps since its task stands still with its
+    /// runtime: the successor is back in line. The keeper releases what both owners have.
     pub(super) fn take_over_passing(self: &Arc<Self>, client: &Client, successor: &Successor) {
         if let Some(waiting) = successor.take() {
             let keys = waiting.entry.keys.clone();
@@ -181,8 +181,8 @@ impl Drop for Giving<'_> {
     }
 }
 
-/// A hand-over inside the process that is under way, in a task of its own. Dropped open, it leaves both
-/// owners to the keeper; and so it does if nothing is heard of it in time.
+/// A hand-over inside the process that is under way, in a task of its own. Dropped open, it leaves
+/// both owners to the keeper; and so it does if nothing is heard of it in time.
 struct Passing {
     hold: Arc<Hold>,
     successor: Arc<Successor>,
@@ -221,7 +221,8 @@ impl Passing {
         Ok(())
     }
 
-    /// The server has granted the lock to the successor; unless the keeper has come to release that.
+    /// The server has granted the lock to the successor; unless the keeper has come to release
+    /// that.
     fn hand_over(&self, fence: Fence, sent: Instant) {
         let Some(waiting) = self.successor.take() else {
             return;

@@ -81,8 +81,8 @@ fn renew_one(locks: &Arc<Locks>, client: &Client, hold: Arc<Hold>) -> BoxFuture<
     Box::pin(renew(locks.clone(), client.clone(), vec![hold]))
 }
 
-/// Sees to it that the holder of a lease is told of `break_lock` by push. Beside the renewals, which
-/// must not wait for it.
+/// Sees to it that the holder of a lease is told of `break_lock` by push. Beside the renewals,
+/// which must not wait for it.
 pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
     let patience = hold.lease.duration().max(SHORTEST_LISTEN);
     if let Ok(true) = timeout(patience, locks.listen(&client, &hold.keys)).await {
@@ -116,7 +116,8 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
     if settled || Instant::now() >= release.until {
         locks.keeper().settled(release.owner);
     } else {
-        // A server that was out may be back soon. A grant that is under way is rarely on its way long.
+        // A server that was out may be back soon. A grant that is under way is rarely on its way
+        // long.
         let longest = match &reply {
             Ok(_) => Duration::MAX,
             Err(_) => OUTAGE_PAUSE,

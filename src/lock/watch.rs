@@ -4,8 +4,8 @@
 //! a few looks take. There are two such things. A question that a caller asks by itself, which is
 //! what makes an uncontended `acquire` fast: the others of the process wait for its answer, and the
 //! server may have granted the lock to it. And a grant that was handed to a waiter. Each is either
-//! taken off by its caller, who then has it, or by the keeper, which then releases it; the caller goes on
-//! from the line when it is polled again. Other work of theirs runs in tasks.
+//! taken off by its caller, who then has it, or by the keeper, which then releases it; the caller
+//! goes on from the line when it is polled again. Other work of theirs runs in tasks.
 
 use std::sync::Arc;
 
@@ -101,3 +101,78 @@ impl Watch {
 
 /// More than one: a process that was stopped, or is short of time, is given a chance to answer.
 const MOST_MISSED: u8 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::client::Client;
+    use crate::lock::{Fence, Keys};
+    use crate::pulse::Pulse;
+    use crate::time::Ttl;
+
+    fn lease() -> Ttl {
+        Ttl::new("the lease", Duration::from_secs(6)).expect("in range")
+    }
+
+    fn keys() -> Arc<Keys> {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let keys = Keys::of(&client, &client.name("a"));
+        keys.expect("a good name").into()
+    }
+
+    fn question() -> Arc<Question> {
+        Arc::new(Question {
+            owner: Owner::random(),
+            keys: keys(),
+            pulse: Pulse::default(),
+            asked: (Instant::now(), lease()),
+            in_line: true,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_question_that_nobody_polls_is_found_after_a_few_looks() {
+        let mut watch = Watch::default();
+        let (polled, left) = (question(), question());
+        watch.ask(polled.clone());
+        watch.ask(left.clone());
+        for look in 0..=MOST_MISSED {
+            let polling = polled.pulse.of(async {}).now_or_never();
+            polling.expect("it does not wait");
+            let found = watch.look();
+            let expected = usize::from(look == MOST_MISSED);
+            assert_eq!(found.questions.len(), expected, "look {look}");
+            assert_eq!(found.to_wake.len(), 2 - expected, "look {look}");
+        }
+        assert!(watch.answered(left.owner).is_none(), "it was taken over");
+        assert!(watch.answered(polled.owner).is_some());
+        assert!(watch.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_offer_is_found_unless_it_is_taken() {
+        let mut watch = Watch::default();
+        let offer = || {
+            let granted = (Instant::now(), lease());
+            let owner = Owner::random();
+            let hold = Hold::new(keys(), owner, Fence(1), lease(), None, granted, 0);
+            hold.offer();
+            hold
+        };
+        let (taken, left) = (offer(), offer());
+        watch.offer(taken.clone());
+        watch.offer(left.clone());
+        assert!(taken.take());
+        for _ in 1..MOST_MISSED {
+            assert!(watch.look().offers.is_empty());
+        }
+        let found = watch.look().offers;
+        assert!(found.len() == 1 && found[0].owner == left.owner);
+        assert!(watch.is_empty());
+    }
+}

@@ -55,8 +55,8 @@ pub(crate) enum Retry {
 }
 
 impl Script {
-    /// Parses the text of a `.lua` file; `prelude` is put where the file says that it stands, and else
-    /// between its first line and the rest.
+    /// Parses the text of a `.lua` file; `prelude` is put where the file says that it stands, and
+    /// else between its first line and the rest.
     ///
     /// # Panics
     /// When the header is malformed, which a test rules out for every file of the crate.
@@ -156,7 +156,7 @@ impl Script {
 #[derive(Debug)]
 pub(crate) struct Call {
     script: &'static Script,
-    /// The first of its keys: says which server is asked, since all of them share a slot.
+    /// The first of its keys: says which server is asked. One server serves all of them.
     key: Option<Key>,
     command: redis::Cmd,
     args: usize,

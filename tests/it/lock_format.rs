@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::monitor::Monitor;
 use crate::server::Server;
-use crate::wait::{bounded, queued, until};
+use crate::wait::{bounded, calls, queued, until};
 
 /// Everything that stands in Redis and in the messages of earlier grants is known to a forger.
 #[tokio::test]
@@ -53,9 +53,9 @@ async fn a_reader_of_redis_who_may_publish_forges_no_grant() {
         }
     }
     // It asks when it hears of what may be a grant, and is told that the lock is held.
-    let before = figure_of_scripts(&server).await;
+    let before = calls(&server, &["evalsha"]).await;
     until("the waiter has asked again", async || {
-        figure_of_scripts(&server).await > before + 1
+        calls(&server, &["evalsha"]).await > before + 1
     })
     .await;
     assert!(!waiter.is_finished(), "it was granted by a forged message");
@@ -94,11 +94,11 @@ async fn leavers_in_the_queue_let_nobody_forge_a_grant() {
     let words: Vec<&str> = place.expect("a place").split(' ').collect();
     let channel = key(&server, "lock").await.replace("lock:a", "wake:") + &words[4][1..];
     let forged = format!("grant {} {} {secret}", words[3], ahead.fence().get() + 1);
-    let before = figure_of_scripts(&server).await;
+    let before = calls(&server, &["evalsha"]).await;
     let listeners: usize = server.run(&["SPUBLISH", &channel, &forged]).await;
     assert_eq!(listeners, 1);
     until("the waiter has asked again", async || {
-        figure_of_scripts(&server).await > before
+        calls(&server, &["evalsha"]).await > before
     })
     .await;
     assert!(!behind.is_finished(), "it was granted by a forged message");
@@ -237,9 +237,8 @@ async fn thousands_of_dead_places_hold_up_neither_the_server_nor_those_who_live(
     first.release().await.expect("held until now");
     let second = granted(waiter).await;
     assert!(second.fence() > fence);
-    let stats: String = server.run(&["INFO", "commandstats"]).await;
-    let scripts = calls(&stats, "evalsha");
-    let removals = calls(&stats, "hdel");
+    let scripts = calls(&server, &["evalsha"]).await;
+    let removals = calls(&server, &["hdel"]).await;
     assert!(
         removals + 20 >= dead,
         "{removals} of {dead} places were removed"
@@ -408,25 +407,9 @@ async fn bury(server: &Server, queue: &str, dead: usize) {
     let _: usize = server.run(&command).await;
 }
 
-async fn figure_of_scripts(server: &Server) -> usize {
-    calls(
-        &server.run::<String>(&["INFO", "commandstats"]).await,
-        "evalsha",
-    )
-}
-
 /// How many scripts of locks went on behind their fast path, where all keys are read.
 async fn slow_paths(server: &Server) -> usize {
-    let stats: String = server.run(&["INFO", "commandstats"]).await;
-    calls(&stats, "hmget")
-}
-
-/// How often a command ran.
-fn calls(stats: &str, command: &str) -> usize {
-    let prefix = format!("cmdstat_{command}:calls=");
-    let line = stats.lines().find_map(|line| line.strip_prefix(&prefix));
-    let number = line.and_then(|line| line.split(',').next());
-    number.map_or(0, |number| number.parse().expect("a number"))
+    calls(server, &["hmget"]).await
 }
 
 fn wait(lock: Lock) -> JoinHandle<hedgerow::Result<Guard>> {

@@ -6,7 +6,7 @@ use futures::poll;
 use hedgerow::ErrorKind;
 
 use crate::server::Server;
-use crate::wait::{figure, until};
+use crate::wait::{calls, until};
 
 const AGES: Duration = Duration::from_secs(600);
 
@@ -56,13 +56,7 @@ async fn a_release_that_the_keeper_has_tried_too_tells_of_the_loss() {
     let guard = lock.acquire().await.expect("free");
     delete(&server).await;
     // Releases that find no fast path read all keys. The caller has asked only for the fast one.
-    let releases = async || {
-        let stats: String = server.run(&["INFO", "commandstats"]).await;
-        match stats.contains("cmdstat_hmget") {
-            true => figure(&server, "commandstats", "cmdstat_hmget:calls=").await,
-            false => 0,
-        }
-    };
+    let releases = async || calls(&server, &["hmget"]).await;
     let before = releases().await;
     let mut release = Box::pin(guard.release());
     assert!(poll!(&mut release).is_pending());

@@ -12,7 +12,7 @@ use crate::monitor::Monitor;
 use crate::process::Child;
 use crate::server::{Server, connection};
 use crate::topology::{Node, Recipe};
-use crate::wait::{bounded, patient, queued, until};
+use crate::wait::{bounded, calls, patient, queued, until};
 
 /// A place that only one may be in, and who was there, in order.
 #[derive(Debug, Default)]
@@ -174,16 +174,9 @@ async fn a_forged_word_of_a_broken_lock_ends_no_guard() {
     let id = value.split(' ').nth(2).expect("the holder's id");
     let wake: Vec<String> = server.run(&["PUBSUB", "SHARDCHANNELS"]).await;
     let forged = format!("broken {id}");
-    let renewals = async || {
-        let stats: String = server.run(&["INFO", "commandstats"]).await;
-        let line = stats
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_pexpire:calls="));
-        let calls = line.and_then(|rest| rest.split(',').next()?.parse().ok());
-        calls.unwrap_or(0)
-    };
+    let renewals = async || calls(&server, &["pexpire"]).await;
     for _ in 0..3 {
-        let before: u64 = renewals().await;
+        let before = renewals().await;
         let heard: u64 = server.run(&["SPUBLISH", &wake[0], &forged]).await;
         assert_eq!(heard, 1);
         bounded("the server is asked", async {

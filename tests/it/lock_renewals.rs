@@ -6,7 +6,7 @@ use futures::future::join_all;
 use hedgerow::{Credentials, Guard, LossReason};
 
 use crate::server::Server;
-use crate::wait::{patient, renewed, until};
+use crate::wait::{calls, patient, renewed, until};
 
 /// How many locks are held.
 const LOCKS: usize = 1000;
@@ -133,19 +133,4 @@ async fn a_few_rounds(server: &Server) -> (usize, usize) {
     // In this order: scripts that run meanwhile count as too many, not as too few.
     let renewed = renewals().await - first;
     (renewed, scripts().await - asked)
-}
-
-/// How often the server has run these commands, by whomever.
-async fn calls(server: &Server, commands: &[&str]) -> usize {
-    let info: String = server.run(&["INFO", "commandstats"]).await;
-    let calls = info.lines().filter_map(|line| {
-        let (command, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        let count = figures
-            .split(',')
-            .next()?
-            .parse::<usize>()
-            .expect("a number");
-        commands.contains(&command).then_some(count)
-    });
-    calls.sum()
 }

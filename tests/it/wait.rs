@@ -79,6 +79,19 @@ pub async fn waiting(server: &Server, key: &str, processes: usize) {
     .await;
 }
 
+/// How often the server has run these commands, by whomever and also in scripts; all servers together.
+pub async fn calls(server: &Server, commands: &[&str]) -> usize {
+    let info: String = server.run(&["INFO", "commandstats"]).await;
+    let calls = info.lines().filter_map(|line| {
+        let (command, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let count = figures.split(',').next()?.parse::<usize>();
+        commands
+            .contains(&command)
+            .then(|| count.expect("a number"))
+    });
+    calls.sum()
+}
+
 /// The number that follows `name` in a section of the server's `INFO`; of all servers together.
 pub async fn figure(server: &Server, section: &str, name: &str) -> usize {
     let info: String = server.run(&["INFO", section]).await;
