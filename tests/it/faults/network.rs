@@ -72,6 +72,10 @@ impl Scene {
         }
         let guard = self.client.lock("warm").acquire().await.expect("free");
         guard.release().await.expect("released");
+        // One that was held for a while is released by another script.
+        let guard = self.client.lock("warm").acquire().await.expect("free");
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        guard.release().await.expect("released");
         assert_eq!(load(&self.cache(), "warm", "warm").await, "warm");
         self
     }
