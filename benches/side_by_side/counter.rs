@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use hedgerow::{Client, Codec};
+use hedgerow::{Client, Codec, Compression};
 
 use crate::rivals::Distkit;
 use crate::slices::{Result, Runs, TASKS, driver, median, spread};
@@ -66,16 +66,22 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
 /// add without them.
 async fn beside_large(url: &str, runs: &Runs) -> Result<()> {
     const READERS: usize = 400;
+    /// Readers of one value share what is read at the same time.
+    const VALUES: usize = 16;
     let client = Client::builder()
         .url(url)
         .deadline(Duration::from_secs(60))
         .cache_deadline(Duration::from_secs(60))
         .connect()
         .await?;
+    // Compressed, it would be no large value on its way.
     let cache = client.cache("large").codec(Codec::Raw);
-    cache
-        .set("megabyte", &"x".repeat(1 << 20), Duration::from_secs(600))
-        .await?;
+    let cache = cache.compression(Compression::None);
+    for key in 0..VALUES {
+        let value = "x".repeat(1 << 20);
+        let key = format!("megabyte:{key}");
+        cache.set(&key, &value, Duration::from_secs(600)).await?;
+    }
     let counter = client.counter("beside:large");
     let add = async |until: Instant| -> Result<f64> {
         let mut times = Vec::new();
@@ -89,12 +95,13 @@ async fn beside_large(url: &str, runs: &Runs) -> Result<()> {
     add(Instant::now() + Duration::from_millis(200)).await?;
     let alone = add(Instant::now() + Duration::from_secs(1)).await?;
     let stop = Instant::now() + Duration::from_secs(5);
-    let readers = tokio::spawn(spread(READERS, move |_| {
+    let readers = tokio::spawn(spread(READERS, move |reader| {
         let cache = cache.clone();
+        let key = format!("megabyte:{}", reader % VALUES);
         async move {
             let mut done = 0;
             while Instant::now() < stop {
-                let read = cache.get::<String>("megabyte").await.expect("read");
+                let read = cache.get::<String>(&key).await.expect("read");
                 assert_eq!(read.map_or(0, |text| text.len()), 1 << 20);
                 done += 1;
             }

@@ -230,5 +230,6 @@ fn lock(stripe: &Mutex<Vec<UnderWay>>) -> MutexGuard<'_, Vec<UnderWay>> {
 
 const STRIPES: usize = 64;
 
-/// How long a call waits for a read of another.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a call waits for a read of another: longer than a busy process takes to get to a reply,
+/// and a small part of a deadline.
+const PATIENCE: Duration = Duration::from_millis(100);
