@@ -23,8 +23,8 @@ use crate::time::Patience;
 /// The open flights of one client.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    /// Of a key at most one for each patience: what one call is told in a hurry says nothing to one
-    /// with more time, which would keep the first waiting.
+    /// At most one flight for a key and a patience: the error of a call with a short deadline says
+    /// nothing to a call with a long one, which in turn would keep the first waiting.
     open: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     /// As many as the map has, so that a hit, which usually meets none, takes no lock.
     count: AtomicUsize,

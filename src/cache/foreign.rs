@@ -18,7 +18,7 @@ pub(super) struct Foreign {
     told: Mutex<Told>,
 }
 
-/// When this was told last, and how many had been met by then.
+/// When the last event was written, and how many entries had been counted by then.
 #[derive(Debug, Default)]
 struct Told {
     seldom: Seldom,

@@ -284,7 +284,7 @@ impl Call {
         let (room, patience, began) = (cache.room(), cache.setup.patience, rounds.began());
         let (from, deadline) = match rounds.is_first() {
             true => (cache.setup.read_from, patience.deadline_from(began)),
-            // Whoever was told to ask again is not told by a replica.
+            // A retry reads from the primary only.
             false => (ReadFrom::Primary, patience.deadline()),
         };
         let how = How {

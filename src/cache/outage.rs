@@ -69,8 +69,8 @@ pub(super) struct Bulkhead {
     warned: Mutex<Warned>,
 }
 
-/// The last warning: when it was, and what had been counted by then. No timer belongs to it: what
-/// comes within a minute of a warning is told with the next one.
+/// When the last warning was written, and what had been counted by then. It has no timer: calls
+/// within a minute of a warning are counted in the next one.
 #[derive(Debug, Default)]
 struct Warned {
     seldom: Seldom,

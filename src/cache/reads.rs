@@ -47,7 +47,7 @@ struct UnderWay {
 pub(super) struct How {
     pub(super) from: ReadFrom,
     pub(super) max_decoded: usize,
-    /// What one call is told in a hurry says nothing to one with more time.
+    /// A timeout under a short deadline says nothing about a longer one.
     pub(super) patience: Patience,
 }
 

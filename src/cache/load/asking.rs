@@ -153,7 +153,7 @@ impl Load {
         self.open.close();
         let Order { cache, place, .. } = &self.order;
         let (tags, deadline) = (self.order.declared(), cache.deadline_now());
-        // A replica may not have yet what we were told of.
+        // A replica may not have the new entry yet.
         let from = ReadFrom::Primary;
         match entry::read::<V>(cache, &place.value, tags, from, deadline).await? {
             Reading::Hit(value) => {
