@@ -65,12 +65,12 @@ pub(super) struct Release {
     pub(super) keys: Arc<Keys>,
     /// After this nothing is left to be released.
     pub(super) until: Instant,
-    /// Whether a grant to the owner may still be under way, so that one "not held" is not the end
-    /// of it.
-    pub(super) may_come: bool,
+    /// Whether a grant to the owner may still be under way.
+    pub(super) answered: Answered,
     /// The waiter to whom the lock was to be passed under this owner.
     pub(super) successor: Option<Arc<Successor>>,
-    /// What the owner held: the guard's release asks it who was first.
+    /// What the owner held, or what was to be passed to it: the guard's release asks it who was
+    /// first.
     pub(super) hold: Option<Arc<Hold>>,
     /// What the owner says to whoever has the lock next.
     pub(super) secret: Secret,
@@ -84,8 +84,11 @@ pub(super) struct Release {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answered {
     Yes,
-    /// A grant may still be under way.
+    /// Its only question may still arrive, and be granted.
     No,
+    /// All but the last, which may still arrive. The answered ones may have left the owner a place
+    /// in the queue, so it may be granted the lock twice: by a hand-over, and by that question.
+    AllButLast,
 }
 
 /// Whether a release says the owner's secret, which proves a grant to the next in the queue.
@@ -220,7 +223,11 @@ impl Agenda {
             return;
         };
         let at = (now + release.pause.min(longest)).min(release.until.max(now));
-        release.pause = (release.pause * 4).min(LONGEST_PAUSE);
+        let longest = match release.answered {
+            Answered::Yes => LONGEST_PAUSE,
+            Answered::No | Answered::AllButLast => LONGEST_PAUSE_FOR_A_GRANT,
+        };
+        release.pause = (release.pause * 4).min(longest);
         self.move_to(owner, at);
     }
 
@@ -359,7 +366,7 @@ impl Release {
             owner,
             keys: keys.clone(),
             until,
-            may_come: false,
+            answered: Answered::Yes,
             successor: None,
             hold: None,
             secret: Secret::Kept,
@@ -374,20 +381,25 @@ impl Release {
         owner: Owner,
         keys: &Arc<Keys>,
         (last, lease): (Instant, Ttl),
-        answer: Answered,
+        answered: Answered,
     ) -> Self {
         Self {
-            may_come: answer == Answered::No,
+            answered,
             ..Self::new(owner, keys, last + lease.duration())
         }
     }
 
     /// Of what a waiter may come to have, to whom the lock of `hold` is passed.
-    pub(super) fn of_successor(hold: &Hold, successor: &Arc<Successor>) -> Self {
+    pub(super) fn of_successor(
+        hold: &Arc<Hold>,
+        successor: &Arc<Successor>,
+        answered: Answered,
+    ) -> Self {
         let until = Instant::now() + successor.lease.duration() + ON_ITS_WAY;
         Self {
             successor: Some(successor.clone()),
-            may_come: true,
+            hold: Some(hold.clone()),
+            answered,
             secret: Secret::Said,
             ..Self::new(successor.owner, &hold.keys, until)
         }
@@ -401,6 +413,16 @@ impl Release {
             secret: Secret::Said,
             ..Self::new(hold.owner, &hold.keys, until)
         }
+    }
+
+    /// Whether nothing is left to be released once the server has answered that it was released.
+    pub(super) fn ends_with_a_release(&self) -> bool {
+        self.answered != Answered::AllButLast
+    }
+
+    /// Whether nothing is left to be released once the server has answered that nothing was held.
+    pub(super) fn ends_without_a_release(&self) -> bool {
+        self.answered == Answered::Yes
     }
 }
 
@@ -448,6 +470,9 @@ const STANDS_STILL: Duration = Duration::from_secs(10);
 /// The pause between two tries to release, at first; then four times longer each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// The same while a grant may still be under way, which keeps the lock from everybody.
+const LONGEST_PAUSE_FOR_A_GRANT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -546,9 +571,11 @@ mod tests {
         let (now, hold) = (Instant::now(), hold(Instant::now()));
         let asked = (now + LEASE, hold.lease);
         let open = Release::of_question(hold.owner, &hold.keys, asked, Answered::No);
-        assert!(open.may_come);
+        assert!(open.ends_with_a_release() && !open.ends_without_a_release());
         assert_eq!((open.until, open.secret), (now + 2 * LEASE, Secret::Kept));
         let closed = Release::of_question(hold.owner, &hold.keys, asked, Answered::Yes);
-        assert!(!closed.may_come);
+        assert!(closed.ends_without_a_release());
+        let queued = Release::of_question(hold.owner, &hold.keys, asked, Answered::AllButLast);
+        assert!(!queued.ends_with_a_release() && !queued.ends_without_a_release());
     }
 }

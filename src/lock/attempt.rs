@@ -2,11 +2,15 @@
 //!
 //! Invariant: an attempt that ends in any other way than by its reply leaves its owner to the
 //! keeper, so that a lock granted to nobody is released. One whose caller does not poll it is taken
-//! over by the keeper (see [`watch`](super::watch)); its reply then counts no more.
+//! over by the keeper (see [`watch`](super::watch)). Its reply then counts no more, and a question
+//! that was not sent by then is not sent: the keeper has asked for its owner, perhaps long before.
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
+use futures::future::poll_fn;
 use tokio::time::Instant;
 
 use super::agenda::Answered;
@@ -16,9 +20,9 @@ use super::hold::Owner;
 use super::keeper::Keeper;
 use super::line::{Entry, Locks, Queueing, Ticket};
 use super::place::{self, Place};
-use super::{Fence, Keys};
+use super::{Fence, Keys, had_no_effect};
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::error::{Error, Result};
 use crate::pulse::Pulse;
 use crate::script::{Call, Reply};
 use crate::time::{Deadline, Ttl};
@@ -44,6 +48,8 @@ pub(super) struct Question {
     pub(super) asked: (Instant, Ttl),
     /// Whether others of this process leave the question to this one.
     pub(super) in_line: bool,
+    /// Whether the keeper has taken it from its caller.
+    pub(super) taken_over: AtomicBool,
 }
 
 impl Attempt {
@@ -76,6 +82,7 @@ impl Attempt {
             pulse: Pulse::default(),
             asked: (deadline.at, entry.lease),
             in_line,
+            taken_over: AtomicBool::new(false),
         });
         let attempt = Self {
             question,
@@ -89,14 +96,18 @@ impl Attempt {
         attempt
     }
 
-    /// Asks for the lock.
+    /// Asks for the lock. `None` if the keeper has taken the attempt over before the answer came.
     ///
     /// Cancel safety: dropping the future is dropping the attempt's chance of an answer; drop the
     /// attempt, too.
-    pub(super) async fn ask(&self, call: Call, deadline: Deadline) -> Result<Reply> {
+    pub(super) async fn ask(&self, call: Call, deadline: Deadline) -> Option<Result<Reply>> {
         // Pinned here, for it is large: each layer that takes it by value would copy it.
-        let answer = pin!(self.client.run(call, deadline));
-        self.question.pulse.of(answer).await
+        let mut answer = pin!(self.client.run(call, deadline));
+        let own = poll_fn(|context| match self.question.is_taken_over() {
+            true => Poll::Ready(None),
+            false => answer.as_mut().poll(context).map(Some),
+        });
+        self.question.pulse.of(own).await
     }
 
     pub(super) fn owner(&self) -> Owner {
@@ -111,8 +122,9 @@ impl Attempt {
             .locks
             .guard_of_caller(entry, self.question.owner, fence, granted);
         self.open = false;
-        if guard.is_some() {
-            self.leave_line();
+        match guard {
+            Some(_) => self.leave_line(),
+            None => self.abandon(Answered::Yes),
         }
         guard
     }
@@ -136,6 +148,7 @@ impl Attempt {
     ) -> Ticket {
         let name = self.question.keys.name.clone();
         if !self.close() {
+            self.abandon(Answered::Yes);
             return self.locks.join(entry, until);
         }
         let ticket = self.locks.lead(entry, until);
@@ -155,21 +168,23 @@ impl Attempt {
 
     /// The lock is held, and the caller does not wait.
     pub(super) fn lost(mut self) {
-        if self.close() {
-            self.leave_line();
+        match self.close() {
+            true => self.leave_line(),
+            false => self.abandon(Answered::Yes),
         }
     }
 
     /// The server did not answer, or refused.
     pub(super) fn failed(mut self, error: &Error) {
-        if !self.close() {
-            return;
+        let own = self.close();
+        match had_no_effect(error) {
+            // What the keeper has noted when it took this over waits for a grant that cannot come.
+            true if !own => self.abandon(Answered::Yes),
+            true => {}
+            false => self.abandon(Answered::No),
         }
-        match error.fate() {
-            Fate::NotExecuted => {}
-            // Said by the server itself; what else it may have said was perhaps a grant.
-            Fate::Refused if error.kind() != ErrorKind::Server => {}
-            _ => self.abandon(Answered::No),
+        if !own {
+            return;
         }
         if self.question.in_line {
             let name = &self.question.keys.name;
@@ -189,12 +204,19 @@ impl Attempt {
         self.locks.leave_line(&self.client, &self.question);
     }
 
+    /// Leaves whatever the owner has, or may come to have, to the keeper: also where that has taken
+    /// the attempt over, for it may have asked before the question arrived.
     fn abandon(&self, answered: Answered) {
         self.question.abandon(&self.locks, &self.client, answered);
     }
 }
 
 impl Question {
+    /// Whether the keeper has taken it from its caller.
+    fn is_taken_over(&self) -> bool {
+        self.taken_over.load(Ordering::SeqCst)
+    }
+
     /// Leaves whatever the owner has, or may come to have, to the keeper.
     fn abandon(&self, locks: &Locks, client: &Client, answered: Answered) {
         let keeper = locks.keeper();
@@ -221,8 +243,12 @@ impl Locks {
 impl Drop for Attempt {
     /// Dropped in mid-flight: the command may be under way.
     fn drop(&mut self) {
-        if self.open && self.close() {
-            self.abandon(Answered::No);
+        if !self.open {
+            return;
+        }
+        let own = self.close();
+        self.abandon(Answered::No);
+        if own {
             let question = &self.question;
             if question.in_line && self.locks.attempted(&question.keys.name, question.owner) {
                 self.locks.keeper().orphaned(question.keys.clone());

@@ -23,7 +23,7 @@ use super::hold::{Owner, Seal, sure_until};
 use super::keeper::{Keeper, Shift};
 use super::line::{Entry, Locks, Queueing};
 use super::place::Place;
-use super::{Answer, Fence, Keys};
+use super::{Answer, Fence, Keys, had_no_effect};
 use crate::client::{Client, Missed};
 use crate::error::Fate;
 use crate::time::{Ttl, jittered};
@@ -136,11 +136,14 @@ impl Campaign {
         let hears = self.hears(front).await;
         self.locks.asked(&self.keys.name);
         let deadline = self.client.deadline().keep_trying();
-        let before = self.open.map_or(front.lease, |open| open.lease);
+        let before = self.open;
         self.open = Some(Open {
-            lease: before.max(front.lease),
+            lease: before.map_or(front.lease, |open| open.lease.max(front.lease)),
             last: deadline.at,
-            answered: Answered::No,
+            answered: match before {
+                Some(_) => Answered::AllButLast,
+                None => Answered::No,
+            },
         });
         let queueing = match hears {
             true => Queueing::Listening,
@@ -175,7 +178,9 @@ impl Campaign {
             }
             Err(error) => {
                 self.locks.heard(&self.keys.name, Err(error.clone()));
-                if error.fate() == Fate::Unknown {
+                if had_no_effect(&error) {
+                    self.open = before;
+                } else {
                     // The question may still arrive, and must then be granted to nobody.
                     self.take_another_place();
                 }
@@ -303,3 +308,34 @@ const BREATH: Duration = Duration::from_millis(50);
 
 /// What part of a pause is taken, so that processes do not ask in step.
 const SPREAD: std::ops::Range<f64> = 0.8..1.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_was_not_sent_leaves_nothing_to_release() {
+        let client = Client::builder().url("redis://127.0.0.1:1");
+        let client = client.deadline(Duration::from_millis(100)).open();
+        let client = client.expect("a good URL");
+        let locks = Locks::of(&client);
+        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let entry = Entry {
+            client: client.clone(),
+            keys: keys.into(),
+            lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        };
+        let mut ticket = locks.join(entry.clone(), Instant::now() + Duration::from_secs(60));
+        // Until the server could not be asked.
+        while locks.waited_for(&entry).is_ok() {
+            let _ = timeout(Duration::from_millis(1), ticket.granted()).await;
+        }
+        drop(ticket);
+        while !locks.lines().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(locks.keeper().is_idle());
+    }
+}

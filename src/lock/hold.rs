@@ -20,8 +20,8 @@ use crate::error::{Error, ErrorKind};
 use crate::name::Name;
 use crate::time::Ttl;
 
-/// Who holds or waits: an id by which the server knows it, and a secret that the server learns only
-/// when the lock is handed on. Never shown.
+/// An owner: the id that the server knows, and a secret that it learns only at a hand-over. Never
+/// shown.
 ///
 /// The id of a fresh owner is its *seal*, the digest of its secret. Redis holds ids and seals, so
 /// that what can be read there forges no grant: a waiter believes a push that brings the secret to
@@ -389,8 +389,8 @@ impl Hold {
         self.state().releases += 1;
     }
 
-    /// A release in the background was answered that there was nothing to release.
-    pub(super) fn was_not_held(&self) {
+    /// A release in the background has surely given up nothing.
+    pub(super) fn was_not_released(&self) {
         self.state().releases -= 1;
     }
 

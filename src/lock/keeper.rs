@@ -72,6 +72,13 @@ struct Post {
     nudge: Arc<Notify>,
 }
 
+impl Post {
+    /// Whether the task is so late that it stands still: nobody waits for it.
+    fn is_overdue(&self) -> bool {
+        self.wakes_at.elapsed() >= OVERDUE
+    }
+}
+
 /// Keeps the tasks of the keeper at their posts while it lives.
 #[derive(Debug)]
 pub(super) struct Shift(Arc<Locks>);
@@ -289,22 +296,12 @@ impl Keeper {
         state.agenda.release(Release::of(hold), at);
         state
             .agenda
-            .release(Release::of_successor(hold, successor), at);
+            .release(Release::of_successor(hold, successor, Answered::No), at);
         let first = at + LOOK;
         Self::noted(state, client, first);
     }
 
-    /// The holder has released its lease. Says whether the keeper had not tried to yet.
-    pub(super) fn done(&self, owner: Owner) -> bool {
-        let mut state = self.state();
-        let untouched = state.agenda.is_untouched(owner);
-        let client = state.remove(owner);
-        drop(state);
-        drop(client);
-        untouched
-    }
-
-    /// A release in the background has come to its end.
+    /// A release has come to its end.
     pub(super) fn settled(&self, owner: Owner) {
         let client = self.state().remove(owner);
         drop(client);
@@ -339,10 +336,11 @@ impl Keeper {
     pub(super) fn discard_successor(
         &self,
         client: &Client,
-        hold: &Hold,
+        hold: &Arc<Hold>,
         successor: &Arc<Successor>,
+        answered: Answered,
     ) {
-        self.release(client, Release::of_successor(hold, successor));
+        self.release(client, Release::of_successor(hold, successor, answered));
     }
 
     fn release(&self, client: &Client, release: Release) {
@@ -407,6 +405,12 @@ impl Keeper {
         nudged(nudges);
     }
 
+    /// Whether there is nothing to do, now or later.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.state().is_idle()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -453,7 +457,7 @@ struct Look {
 }
 
 impl Keeper {
-    /// Takes what nobody polls for out of the hands of its callers.
+    /// Takes over questions and offers whose callers no longer poll.
     fn look_after(&self, locks: &Arc<Locks>, client: Option<&Client>) {
         let mut state = self.state();
         let found = state.watch.look();
@@ -483,7 +487,7 @@ impl Keeper {
         let now = Instant::now();
         let mut state = self.state();
         let place = state.posts.iter().position(|post| post.number == number)?;
-        let patience = patience(place);
+        let patience = patience(state.ahead_of(place));
         let since = now.checked_sub(patience).unwrap_or(now);
         let look = state.look_at.is_some_and(|at| at <= since);
         let due = match state.client {
@@ -574,9 +578,22 @@ impl State {
 
     /// Those of the tasks that would be late for what is due at `at`.
     fn late_for(&self, at: Instant) -> Vec<Arc<Notify>> {
-        let posts = self.posts.iter().enumerate();
-        let late = posts.filter(|(place, post)| post.wakes_at > at + patience(*place));
-        late.map(|(_, post)| post.nudge.clone()).collect()
+        let mut ahead = 0;
+        let mut late = Vec::new();
+        for post in &self.posts {
+            if post.wakes_at > at + patience(ahead) {
+                late.push(post.nudge.clone());
+            }
+            ahead += u32::from(!post.is_overdue());
+        }
+        late
+    }
+
+    /// How many of the first `place` tasks may take what is due before the next one does.
+    fn ahead_of(&self, place: usize) -> u32 {
+        let ahead = self.posts.iter().take(place);
+        let ahead = ahead.filter(|post| !post.is_overdue()).count();
+        u32::try_from(ahead).unwrap_or(u32::MAX)
     }
 }
 
@@ -590,9 +607,9 @@ fn by_slot(keys: &Keys) -> usize {
     usize::from(keys.lock().slot())
 }
 
-/// How much later than due the task in this place takes what those before it have not taken.
-fn patience(place: usize) -> Duration {
-    STAND_IN * u32::try_from(place).unwrap_or(u32::MAX)
+/// How much later than due a task takes what the `ahead` tasks before it have not taken.
+fn patience(ahead: u32) -> Duration {
+    STAND_IN * ahead.min(MOST_AHEAD)
 }
 
 /// What is due, as calls.
@@ -628,7 +645,7 @@ const GATHERING: Duration = Duration::from_millis(10);
 /// A task that is so late stands still.
 const OVERDUE: Duration = Duration::from_secs(1);
 
-/// After how long the keeper releases what nobody was heard to have passed on.
+/// After this the keeper releases a hand-over that has not reported back.
 const PASSED: Duration = Duration::from_secs(1);
 
 /// How often callers are looked after on whom others depend.
@@ -642,3 +659,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// How long the task of a runtime may be late before that of the next takes its work.
 const STAND_IN: Duration = Duration::from_millis(10);
+
+/// For so many tasks does another one wait at most, however many there are: all may stand still, which is
+/// not known of those that should have looked a moment ago.
+const MOST_AHEAD: u32 = 3;

@@ -1,7 +1,7 @@
 //! `Locks`: what one client knows of its locks, and the local queue of each contended name.
 //!
-//! Invariant: at most one call of this process asks the server for a name at a time; the others
-//! stand in its [`Line`]. As long as a line has waiters, a [`campaign`](super::campaign) queues
+//! Invariant: at most one call of this process asks the server for a name at a time, for itself and
+//! the others, who stand in its [`Line`]; beside it, calls that do not wait may ask for themselves. As long as a line has waiters, a [`campaign`](super::campaign) queues
 //! for them on the server. State is kept only while somebody attempts or waits.
 
 use std::collections::VecDeque;
@@ -49,7 +49,7 @@ pub(super) struct Line {
     campaign: Option<Running>,
     pub(super) waiters: VecDeque<Waiting>,
     pub(super) nudge: Arc<Notify>,
-    /// Who held the lock when the server answered last; nothing before its first answer.
+    /// The holder in the server's last answer; none before the first.
     holder: Option<String>,
     /// What kept the server from answering, if it did not.
     trouble: Option<Error>,
@@ -189,13 +189,24 @@ impl Locks {
 
     /// Puts the caller at the end of the line.
     pub(super) fn join(self: &Arc<Self>, entry: Entry, until: Instant) -> Ticket {
-        self.stand(entry, until, VecDeque::push_back)
+        self.stand(entry, until, VecDeque::push_back, None)
+    }
+
+    /// The same for a caller whose own question has met `trouble`. Of a line that is there already
+    /// others may have heard better meanwhile.
+    pub(super) fn join_after(
+        self: &Arc<Self>,
+        trouble: Error,
+        entry: Entry,
+        until: Instant,
+    ) -> Ticket {
+        self.stand(entry, until, VecDeque::push_back, Some(trouble))
     }
 
     /// Puts the caller, who asked the server for those who have come since, at the head of the
     /// line.
     pub(super) fn lead(self: &Arc<Self>, entry: Entry, until: Instant) -> Ticket {
-        self.stand(entry, until, VecDeque::push_front)
+        self.stand(entry, until, VecDeque::push_front, None)
     }
 
     fn stand(
@@ -203,11 +214,16 @@ impl Locks {
         entry: Entry,
         until: Instant,
         place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
+        trouble: Option<Error>,
     ) -> Ticket {
         let (reply, answer) = oneshot::channel();
         let asks = entry.clone();
         let mut lines = self.lines();
-        let line = lines.entry(asks.keys.name.clone()).or_default();
+        let line = lines.entry(asks.keys.name.clone());
+        let line = line.or_insert_with(|| Line {
+            trouble,
+            ..Line::default()
+        });
         let waiting = Waiting {
             entry,
             until,
@@ -704,6 +720,32 @@ mod tests {
         assert!(locks.deliver(&other, owner, Fence(1), (sent, other.lease)));
         let guard = second.granted().await.expect("granted");
         assert_eq!(guard.expect("in time").fence(), Fence(1));
+    }
+
+    /// The campaign of others may have heard of the server since the caller's question failed.
+    #[tokio::test]
+    async fn what_the_server_has_said_since_is_not_overwritten_by_an_old_failure() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = Locks::of(&client);
+        let name = client.name("a");
+        let entry = Entry {
+            client: client.clone(),
+            keys: Keys::of(&client, &name).expect("a good name").into(),
+            lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        };
+        let until = Instant::now() + Duration::from_secs(60);
+        let failed = || Error::new(ErrorKind::Disconnected, "the server was out");
+        let first = locks.join_after(failed(), entry.clone(), until);
+        let told = locks
+            .waited_for(&entry)
+            .expect_err("nobody was heard since");
+        assert_eq!(told.kind(), ErrorKind::Disconnected);
+        locks.heard(&name, Ok("fence 1".into()));
+        let second = locks.join_after(failed(), entry.clone(), until);
+        assert!(locks.waited_for(&entry).expect("the server has answered"));
+        drop((first, second));
     }
 
     /// A guard counts by its own claim until it has renewed the one that the script has granted.

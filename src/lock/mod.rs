@@ -5,10 +5,12 @@
 //! that granted or renewed the lease. Whatever becomes of a call, a lease that no guard stands for
 //! is released by the [`keeper`].
 //!
-//! One idea a file: [`hold`] what a holder knows, [`keeper`] renewing and background release,
-//! [`attempt`] a caller's own question to the server, [`line`] who waits in this process,
-//! [`campaign`] their one place in the queue on the server, [`place`] being told by push,
-//! [`release`](mod@release) who comes next.
+//! One idea a file: [`guard`] the public face of a grant, [`hold`] what this process knows of it,
+//! [`keeper`] the tasks that renew and release in the background, [`agenda`] what they have to do
+//! and when, [`renewal`] their calls, [`watch`] the callers that they look after, [`attempt`] a
+//! caller's own question to the server, [`line`] the waiters of this process, [`campaign`] their one
+//! place in the queue on the server, [`place`] grants by push, [`release`](mod@release) the next
+//! holder.
 
 mod agenda;
 mod attempt;
@@ -207,7 +209,10 @@ impl Lock {
             return self.waited(locks, entry, until).await;
         };
         let call = entry.acquire(attempt.owner(), attempt.queueing());
-        let reply = attempt.ask(call, deadline).await;
+        let Some(reply) = attempt.ask(call, deadline).await else {
+            drop(attempt);
+            return self.waited(locks, entry, until).await;
+        };
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence, sent)) => match attempt.won(entry.clone(), fence, sent) {
                 Some(guard) => Ok(guard),
@@ -237,9 +242,8 @@ impl Lock {
                     return Err(error.with_key(&self.name));
                 }
                 // Another question, under another owner, from the line.
-                let ticket = locks.join(entry.clone(), until);
                 let fate = error.fate();
-                locks.heard(&self.name, Err(error));
+                let ticket = locks.join_after(error, entry.clone(), until);
                 let waited = self.waiting(locks, ticket, entry, until).await;
                 waited.map_err(|error| match error.fate() {
                     Fate::NotExecuted => error.with_fate(fate),
@@ -268,7 +272,9 @@ impl Lock {
                 None => Attempt::aside(locks, &entry, deadline),
             };
             let call = entry.acquire(attempt.owner(), Queueing::No);
-            let reply = attempt.ask(call, deadline).await;
+            let Some(reply) = attempt.ask(call, deadline).await else {
+                continue;
+            };
             match reply.and_then(|reply| Answer::read(&reply)) {
                 Ok(Answer::Granted(fence, sent)) => {
                     let guard = attempt.won(entry.clone(), fence, sent);
@@ -605,6 +611,16 @@ impl Answer {
             }),
             _ => Err(reply.unexpected()),
         }
+    }
+}
+
+/// Whether a call that ended with `error` has surely changed nothing on the server.
+fn had_no_effect(error: &Error) -> bool {
+    match error.fate() {
+        Fate::NotExecuted => true,
+        // The server has said so itself. An answer that cannot be read was perhaps a grant.
+        Fate::Refused => error.kind() != ErrorKind::Server,
+        _ => false,
     }
 }
 

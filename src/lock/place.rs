@@ -1,4 +1,4 @@
-//! `Place`: being told by push. The wake channel of a bucket carries grants to campaigns and the
+//! `Place`: a registration for grants by push. The wake channel of a bucket carries grants to campaigns and the
 //! news of broken locks to their holders.
 //!
 //! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot

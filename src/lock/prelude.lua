@@ -9,8 +9,8 @@ local CLAIM = 3000 -- What a hand-over grants at most until the new holder is he
 local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
 local held, queue, last, FOREIGN = {}, {}, 0, {'WRONGTYPE'}
 
--- Reads all keys; returns what the script answers if one is foreign, or cannot be read by this user.
--- Comes before the first write: a script that fails half way is not rolled back.
+-- Reads all keys ahead of the first write, for a script that fails half way is not rolled back; returns
+-- what the script answers if one is foreign, or cannot be read by this user. Some scripts go by offsets.
 local function unreadable()
   local lock, counter = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2])
   local places = redis.pcall('HMGET', KEYS[3], 'head', 'tail', 'clock', 'at')
@@ -21,7 +21,7 @@ local function unreadable()
     local format = string.match(lock, '^%d+ (%d+) ') or string.find(lock, '^%x+ %d+ %x+ ') and '1'
     if format and format ~= '2' then return {'FORMAT', format} end
     held.fence, held.id, held.seal, held.process, held.meta = string.match(lock, '^(%d+) 2 (%x+)[ +](%x+) (%x+) (.*)$')
-    if not held.id then return {'WRONGTYPE', 'lock'} end
+    if not held.id or #held.fence ~= 16 or #held.id ~= 32 then return {'WRONGTYPE', 'lock'} end
   end
   last = string.find(counter or '0', '^%d+$') and math.max(tonumber(counter or 0), tonumber(held.fence or 0))
   if not last or last >= 9007199254740991 then return FOREIGN end

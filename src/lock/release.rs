@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
-use super::agenda::Secret;
+use super::agenda::{Answered, Secret};
 use super::hold::{End, Hold, LossReason, Owner};
 use super::keeper::{Keeper, Shift};
 use super::line::{Locks, Waiting};
@@ -205,11 +205,11 @@ impl Passing {
         let fence = match reply.status()? {
             "GRANTED" => parsed_fence(reply.text(1)?)?,
             "NOT_HELD" => {
+                self.nothing_to_release();
                 // The keeper may have been there first.
-                let first = self.nothing_to_release();
-                return match first {
-                    true => Err(LossReason::Taken.error(&hold.keys.name)),
-                    false => Ok(()),
+                return match hold.may_be_released() {
+                    true => Ok(()),
+                    false => Err(LossReason::Taken.error(&hold.keys.name)),
                 };
             }
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
@@ -224,28 +224,34 @@ impl Passing {
     /// The server has granted the lock to the successor; unless the keeper has come to release
     /// that.
     fn hand_over(&self, fence: Fence, sent: Instant) {
-        let Some(waiting) = self.successor.take() else {
-            return;
-        };
         let (owner, granted) = (self.successor.owner, (sent, self.successor.lease));
-        let passes = self.hold.passes + 1;
-        let locks = &self.locks;
-        if let Some(waiting) = locks.pass_to(waiting, owner, fence, granted, passes) {
+        let (locks, passes) = (&self.locks, self.hold.passes + 1);
+        let left = match self.successor.take() {
+            Some(waiting) => locks.pass_to(waiting, owner, fence, granted, passes),
+            None => return self.discard_successor(Answered::Yes),
+        };
+        if let Some(waiting) = left {
+            self.discard_successor(Answered::Yes);
             self.back_in_line(waiting);
         }
     }
 
-    /// The server knew nothing of the lease: only the successor must be put back. Says whether the
-    /// keeper had not released it yet.
-    fn nothing_to_release(&mut self) -> bool {
+    /// Leaves what the successor has, or may come to have, to the keeper. That may have asked for
+    /// it before the grant came.
+    fn discard_successor(&self, answered: Answered) {
+        let keeper = self.locks.keeper();
+        keeper.discard_successor(&self.client, &self.hold, &self.successor, answered);
+    }
+
+    /// The server knew nothing of the lease: only the successor must be put back.
+    fn nothing_to_release(&mut self) {
         self.open = false;
         let keeper = self.locks.keeper();
-        let first = keeper.done(self.hold.owner);
+        keeper.settled(self.hold.owner);
         if let Some(waiting) = self.successor.take() {
             keeper.settled(self.successor.owner);
             self.back_in_line(waiting);
         }
-        first
     }
 
     fn back_in_line(&self, waiting: Waiting) {
@@ -262,7 +268,7 @@ impl Drop for Passing {
         let keeper = self.locks.keeper();
         keeper.discard(&self.client, &self.hold);
         if let Some(waiting) = self.successor.take() {
-            keeper.discard_successor(&self.client, &self.hold, &self.successor);
+            self.discard_successor(Answered::No);
             self.back_in_line(waiting);
         }
     }

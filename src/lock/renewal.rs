@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout};
 
-use super::RENEW;
 use super::agenda::Release;
 use super::hold::Hold;
 use super::line::Locks;
+use super::{RENEW, had_no_effect};
 use crate::client::Client;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
+use crate::script::Reply;
 use crate::time::{Deadline, OnOutage, Priority};
 
 /// Asks for the renewal of leases that one script may renew.
@@ -101,17 +102,16 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
     let call = release.keys.release(release.owner, release.secret);
     let deadline = client.deadline().keep_trying().reserved();
     let reply = client.run(call, deadline).await;
-    let settled = match reply.as_ref().map(|reply| (reply.status(), reply.text(1))) {
-        Ok((Ok("RELEASED"), _)) => true,
-        Ok((Ok("NOT_HELD"), _)) => {
-            if let Some(hold) = &release.hold {
-                hold.was_not_held();
-            }
-            !release.may_come
-        }
-        // Another has the lock, who is no client of this format.
-        Ok((Ok("FORMAT"), _) | (Ok("WRONGTYPE"), Ok("lock"))) => !release.may_come,
-        _ => false,
+    let outcome = Outcome::of(&reply);
+    if let Some(hold) = &release.hold
+        && !matches!(outcome, Outcome::Released | Outcome::Unknown)
+    {
+        hold.was_not_released();
+    }
+    let settled = match outcome {
+        Outcome::Released => release.ends_with_a_release(),
+        Outcome::NotHeld => release.ends_without_a_release(),
+        Outcome::NoEffect | Outcome::Unknown => false,
     };
     if settled || Instant::now() >= release.until {
         locks.keeper().settled(release.owner);
@@ -126,6 +126,35 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
     }
 }
 
+/// What has come of a release.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Released,
+    /// The owner has nothing. Another may have the lock, also one that is no client of this format.
+    NotHeld,
+    /// The owner may still have what it had.
+    NoEffect,
+    Unknown,
+}
+
+impl Outcome {
+    fn of(reply: &Result<Reply>) -> Self {
+        match reply {
+            Ok(reply) => match (reply.status(), reply.text(1)) {
+                (Ok("RELEASED"), _) => Self::Released,
+                (Ok("NOT_HELD" | "FORMAT"), _) | (Ok("WRONGTYPE"), Ok("lock")) => Self::NotHeld,
+                // Said ahead of the first write: of the counter, or the queue.
+                (Ok("WRONGTYPE"), _) => Self::NoEffect,
+                _ => Self::Unknown,
+            },
+            // Said of the key of the lock, which the script reads before all others.
+            Err(error) if error.kind() == ErrorKind::WrongType => Self::NotHeld,
+            Err(error) if had_no_effect(error) => Self::NoEffect,
+            Err(_) => Self::Unknown,
+        }
+    }
+}
+
 /// While a lease is at stake its server is dialled each `1 / DIALS` of its length.
 const DIALS: u32 = 20;
 
@@ -134,3 +163,25 @@ const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a subscription may take at least.
 const SHORTEST_LISTEN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::hold::Owner;
+    use crate::lock::{Fence, Keys};
+    use crate::time::Ttl;
+
+    #[tokio::test]
+    async fn a_release_that_was_not_sent_has_given_nothing_up() {
+        let client = Client::builder().url("redis://127.0.0.1:1");
+        let client = client.deadline(Duration::from_millis(100)).open();
+        let client = client.expect("a good URL");
+        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let lease = Ttl::new("the lease", Duration::from_secs(30)).expect("in range");
+        let granted = (Instant::now(), lease);
+        let owner = Owner::random();
+        let hold = Hold::new(keys.into(), owner, Fence(1), lease, None, granted, 0);
+        release(Locks::of(&client), client, Release::of(&hold)).await;
+        assert!(!hold.may_be_released());
+    }
+}

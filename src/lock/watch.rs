@@ -4,10 +4,12 @@
 //! a few looks take. There are two such things. A question that a caller asks by itself, which is
 //! what makes an uncontended `acquire` fast: the others of the process wait for its answer, and the
 //! server may have granted the lock to it. And a grant that was handed to a waiter. Each is either
-//! taken off by its caller, who then has it, or by the keeper, which then releases it; the caller
-//! goes on from the line when it is polled again. Other work of theirs runs in tasks.
+//! taken off by its caller, who then has it, or by the keeper, which then releases it. When such a
+//! caller is polled again, it joins the end of the line, and sends nothing of its former question.
+//! Other work of theirs runs in tasks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::attempt::Question;
 use super::hold::{ByOwner, Hold, Owner};
@@ -80,6 +82,9 @@ impl Watch {
             questions: questions.map(|(_, watched)| watched.it).collect(),
             ..Found::default()
         };
+        for question in &found.questions {
+            question.taken_over.store(true, Ordering::SeqCst);
+        }
         let asked = self.asked.values();
         found
             .to_wake
@@ -104,6 +109,7 @@ const MOST_MISSED: u8 = 3;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     use futures::FutureExt as _;
@@ -132,6 +138,7 @@ mod tests {
             pulse: Pulse::default(),
             asked: (Instant::now(), lease()),
             in_line: true,
+            taken_over: AtomicBool::new(false),
         })
     }
 

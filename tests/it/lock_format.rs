@@ -420,3 +420,20 @@ async fn granted(waiter: JoinHandle<hedgerow::Result<Guard>>) -> Guard {
     let granted = bounded("the waiter is granted the lock", waiter).await;
     granted.expect("no panic").expect("granted")
 }
+
+/// Scripts write behind the id by its place, which would be another one here.
+#[tokio::test]
+async fn a_lock_whose_fence_has_other_than_16_digits_is_refused_and_left_as_it_is() {
+    let server = Server::start_single().await;
+    let lock = server.client().await.lock("a");
+    let guard = lock.acquire().await.expect("free");
+    let key = key(&server, "lock").await;
+    guard.release().await.expect("held until now");
+    let hex = "0123456789abcdef".repeat(2);
+    let foreign = format!("979700000000000 2 {hex} {hex} 1{hex} somebody");
+    let _: String = server.run(&["SET", &key, &foreign]).await;
+    let refused = lock.acquire().await.expect_err("it cannot be read");
+    assert_eq!(refused.kind(), ErrorKind::WrongType, "{refused}");
+    let left: String = server.run(&["GET", &key]).await;
+    assert_eq!(left, foreign);
+}

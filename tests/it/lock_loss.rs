@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures::poll;
 use hedgerow::ErrorKind;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::server::Server;
-use crate::wait::{calls, until};
+use crate::wait::{bounded, calls, queued, renewed, until};
 
 const AGES: Duration = Duration::from_secs(600);
 
@@ -68,4 +69,57 @@ async fn a_release_that_the_keeper_has_tried_too_tells_of_the_loss() {
     }
     let error = release.await.expect_err("neither has released it");
     assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
+}
+
+#[test]
+fn a_release_that_was_to_pass_the_lock_on_tells_of_the_loss_though_the_keeper_has_tried_too() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, client) = driven.block_on(async {
+        let server = Server::start().await;
+        let client = server.client().await;
+        client.ping().await.expect("an answer");
+        (server, client)
+    });
+    let halted = Builder::new_current_thread().enable_all().build();
+    let halted = halted.expect("a runtime");
+    let lock = client.lock("a").wait(AGES).lease(AGES);
+    let held = halted.block_on(lock.acquire()).expect("free");
+    let waits = lock.clone();
+    let waiter = driven.spawn(async move { waits.acquire().await });
+    driven.block_on(queued(&lock, 1));
+    // The lock is passed on by a task that is spawned here, and is not polled.
+    let mut release = Box::pin(held.release());
+    halted.block_on(async { assert!(poll!(&mut release).is_pending()) });
+    driven.block_on(async {
+        delete(&server).await;
+        let guard = bounded("the waiter has it", waiter).await;
+        let guard = guard.expect("no panic").expect("granted");
+        guard.release().await.expect("held until now");
+    });
+    let told = halted.block_on(bounded("the release is over", release));
+    let error = told.expect_err("nobody has released it");
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
+    let _inside = driven.enter();
+    drop((client, server));
+}
+
+#[tokio::test]
+async fn a_lock_that_something_of_another_type_stands_for_is_not_released_again_and_again() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let guard = client.lock("a").lease(AGES).acquire().await.expect("free");
+    let key = server.keys("hr:{*}:lock:a").await.remove(0);
+    delete(&server).await;
+    let _: usize = server.run(&["LPUSH", &key, "foreign"]).await;
+    // Only releases read part of a string here.
+    let releases = async || calls(&server, &["getrange"]).await;
+    let before = releases().await;
+    drop(guard);
+    until("the keeper has tried", async || releases().await > before).await;
+    let lease = Duration::from_millis(900);
+    let other = client.lock("b").lease(lease).acquire().await.expect("free");
+    let key = server.keys("hr:{*}:lock:b").await.remove(0);
+    renewed(&server, &key, 6).await;
+    assert!(other.is_held());
+    assert_eq!(releases().await - before, 1);
 }

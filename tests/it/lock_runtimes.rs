@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::{bounded, patient, queued, renewed, until};
+use crate::wait::{bounded, calls, patient, queued, renewed, until};
 
 /// Short enough to see it renewed several times.
 const SHORT: Duration = Duration::from_millis(600);
@@ -268,4 +268,85 @@ fn a_question_of_a_campaign_whose_runtime_has_ended_leaves_no_lease() {
     });
     let _inside = driven.enter();
     drop((kept, client, other, server, proxy));
+}
+
+/// It is handed the lock while its last question is on its way: the keeper releases the one, and then
+/// the other comes.
+#[test]
+fn a_question_of_a_campaign_that_was_handed_the_lock_already_leaves_no_lease() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, other, proxy) = driven.block_on(async {
+        let server = Server::start_single().await;
+        let other = server.client().await;
+        let proxy = Proxy::before(&server);
+        (server, other, proxy)
+    });
+    let lock = other.lock("a").lease(AGES);
+    let held = driven.block_on(lock.acquire()).expect("free");
+    let ending = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let ending = ending.expect("a runtime");
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    ending.block_on(client.ping()).expect("an answer");
+    // There is something to keep in the other runtime.
+    let kept = driven.block_on(client.lock("kept").lease(AGES).acquire());
+    let kept = kept.expect("free");
+    let waits = client.lock("a").wait(AGES).lease(AGES);
+    ending.spawn(async move { waits.acquire().await });
+    driven.block_on(async {
+        queued(&lock, 1).await;
+        let key = &server.keys("hr:{*}:lock:a").await[0];
+        let question = Request::every().named("EVALSHA").with(key);
+        let question = proxy.on(question, Act::Hold);
+        question.hit().await;
+        held.release().await.expect("held until now");
+        let value: String = server.run(&["GET", key]).await;
+        assert!(!value.is_empty(), "it was handed over");
+        tokio::task::spawn_blocking(move || drop(ending))
+            .await
+            .expect("no panic");
+        proxy.clear();
+        until("the lock is released", async || {
+            server.keys("hr:{*}:lock:a").await.is_empty()
+        })
+        .await;
+        // A grant writes the lock and the counter of fences.
+        let before = calls(&server, &["set"]).await;
+        question.deliver();
+        until("the question is granted", async || {
+            calls(&server, &["set"]).await > before
+        })
+        .await;
+        let guard = bounded("it is released", lock.clone().wait(AGES).acquire()).await;
+        let released = guard.expect("granted").release().await;
+        released.expect("held until now");
+    });
+    let _inside = driven.enter();
+    drop((kept, client, other, server, proxy));
+}
+
+#[test]
+fn a_short_lease_is_renewed_in_time_however_many_runtimes_stand_still() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, client, halted) = halted(&driven);
+    let mut still = vec![halted];
+    for _ in 0..40 {
+        let halted = Builder::new_current_thread().enable_all().build();
+        let halted = halted.expect("a runtime");
+        let guard = halted.block_on(client.lock("first").acquire());
+        let released = halted.block_on(guard.expect("free").release());
+        released.expect("held until now");
+        still.push(halted);
+    }
+    driven.block_on(async {
+        let lease = Duration::from_millis(500);
+        let guard = client.lock("a").lease(lease).acquire().await.expect("free");
+        let key = &server.keys("hr:{*}:lock:a").await[0];
+        renewed(&server, key, 4).await;
+        assert!(guard.is_held());
+    });
+    let _inside = driven.enter();
+    drop((client, server));
 }

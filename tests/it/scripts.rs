@@ -119,6 +119,36 @@ fn every_lua_file_has_an_owner() {
     );
 }
 
+/// A row begins with the name of a script in the section of its folder; its last cell is the retry class.
+#[test]
+fn every_script_stands_in_the_tables_of_the_documentation() {
+    let text = std::fs::read_to_string("docs/keys-and-scripts.md").expect("it is there");
+    let mut documented = BTreeSet::new();
+    let mut folder = "";
+    for line in text.lines() {
+        if let Some(heading) = line.strip_prefix("### ") {
+            folder = heading.split("`src/").nth(1).unwrap_or_default();
+            folder = folder.split('`').next().unwrap_or_default();
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let name = row.split('`').next().unwrap_or_default();
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let retry = cells.len().checked_sub(2).map_or("", |last| cells[last]);
+            if !folder.is_empty() {
+                documented.insert(format!("{folder}{name}.lua: {retry}"));
+            }
+        }
+    }
+    let said = |script: Script| {
+        let retry = script.header("Retry").next().unwrap_or_default();
+        let retry = retry.split(' ').next().unwrap_or_default();
+        let full = script.shebang.contains("allow-oom");
+        let full = if full { ", *oom*" } else { "" };
+        format!("{}: {retry}{full}", script.name)
+    };
+    let scripts: BTreeSet<String> = lua::scripts().into_iter().map(said).collect();
+    assert_eq!(documented, scripts);
+}
+
 #[test]
 fn every_rule_sees_what_breaks_it() {
     type Rule = fn(&Script) -> Vec<String>;
