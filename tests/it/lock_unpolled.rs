@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use hedgerow::{Client, Guard, Lock};
 
-use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::{bounded, calls, listened, patient, queued, until};
+use crate::wait::{bounded, listened, queued, until};
 
 /// Longer than any test takes.
 const AGES: Duration = Duration::from_secs(600);
@@ -146,34 +145,4 @@ async fn a_release_that_nobody_polls_frees_the_lock_also_on_a_client_without_a_c
     let unpolled = poll(Box::pin(guard.release()));
     got(&two).await.release().await.expect("held until now");
     let _ = bounded("it ends", unpolled).await;
-}
-
-/// It would be granted to an owner of whom nobody knows, long after the keeper has asked for it.
-#[tokio::test]
-async fn a_question_that_was_not_sent_before_it_was_given_up_is_not_sent_later() {
-    let server = Server::start_single().await;
-    let proxy = Proxy::before(&server);
-    let client = patient(proxy.builder()).open().expect("a good URL");
-    let first = got(&client).await;
-    let key = server.keys("hr:{*}:lock:a").await.remove(0);
-    first.release().await.expect("held until now");
-    let socket = proxy.url().trim_start_matches("unix://").to_owned();
-    drop(proxy);
-    std::fs::remove_file(&socket).expect("it was there");
-    let brief = Duration::from_millis(100);
-    until("the server is out", async || {
-        tokio::time::timeout(brief, client.ping()).await.is_err()
-    })
-    .await;
-    let unpolled = lock(&client);
-    let unpolled = poll(Box::pin(async move { unpolled.acquire().await }));
-    let proxy = Proxy::before(&server);
-    // The keeper asks several times, less and less often. The script is not known at first.
-    let asked = proxy.on(Request::every().with(&key), Act::Delay(Duration::ZERO));
-    until("the keeper has asked", async || asked.hits() >= 5).await;
-    // A grant writes the lock and the counter of fences.
-    let before = calls(&server, &["set"]).await;
-    let guard = bounded("it goes on", unpolled).await.expect("granted");
-    assert!(guard.is_held());
-    assert_eq!(calls(&server, &["set"]).await - before, 2, "granted once");
 }
