@@ -161,7 +161,7 @@ async fn testimony(
 }
 
 /// A question of ours that stays open is no call of the caller's that was sent.
-fn not_executed(error: Error) -> Error {
+pub(super) fn not_executed(error: Error) -> Error {
     match error.fate() {
         Fate::Unknown => error.with_fate(Fate::NotExecuted),
         _ => error,
