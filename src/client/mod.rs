@@ -52,7 +52,7 @@ pub use credentials::Credentials;
 use format::Formats;
 pub(crate) use format::{Purpose, Written};
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
-pub(crate) use push::{Hub, Missed};
+pub(crate) use push::{Hub, Missed, Notice};
 pub(crate) use queue::LARGE;
 pub use request::Request;
 #[cfg(feature = "tls")]
