@@ -146,7 +146,8 @@ impl Client {
     /// # Errors
     /// `InvalidInput` when the URL is not understood. Otherwise the reason why the server did not
     /// answer within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials
-    /// fail at once.
+    /// in the URL fail at once; those of a provider
+    /// ([`ClientBuilder::credentials_from`]) are asked for again until the deadline.
     ///
     /// # Cancel safety
     /// Safe: dropping the future closes the connection.
