@@ -15,7 +15,7 @@ use rand::seq::SliceRandom as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::hearing::{Hearing, Inquiry, not_executed};
+use super::hearing::{Hearing, Inquiry};
 use super::slots::Asked;
 use super::verdict::verdict;
 use crate::background::Background;
@@ -301,7 +301,7 @@ impl Census {
                     "no server of the cluster reported its slots; check that the seeds are up",
                 )
             },
-            not_executed,
+            Error::of_own_question,
         )
     }
 
