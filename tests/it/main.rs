@@ -87,6 +87,7 @@ mod replicas;
 mod runtime;
 mod runtimes;
 mod runtimes_random;
+mod script_texts;
 mod scripts;
 mod secrets;
 mod sentinel;
