@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Keys;
 use super::hold::{ByOwner, Hold, Owner};
 use super::release::Successor;
+use crate::key::Key;
 use crate::time::Ttl;
 
 /// What is noted.
@@ -199,6 +200,22 @@ impl Agenda {
             renewal.at = renewal.at.min(at);
             let at = renewal.due();
             self.move_to(owner, at);
+        }
+    }
+
+    /// Holders who are told on `channel` are to be told anew, from `at` on.
+    pub(super) fn listen_again(&mut self, channel: &Key, at: Instant) {
+        let mut owners: Vec<Owner> = Vec::new();
+        for (owner, duty) in &mut self.duties {
+            if let Task::Renew(renewal) = &mut duty.task
+                && renewal.hold.keys.channel == *channel
+            {
+                renewal.listen = Some(at);
+                owners.push(*owner);
+            }
+        }
+        for owner in owners {
+            self.reschedule(owner);
         }
     }
 
