@@ -677,6 +677,6 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long the task of a runtime may be late before that of the next takes its work.
 const STAND_IN: Duration = Duration::from_millis(10);
 
-/// For so many tasks does another one wait at most, however many there are: all may stand still, which is
-/// not known of those that should have looked a moment ago.
+/// For so many tasks does another one wait at most. All of them may stand still, which is not known
+/// yet of those that should have looked a moment ago.
 const MOST_AHEAD: u32 = 3;
