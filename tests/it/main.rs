@@ -63,6 +63,7 @@ mod lock_unpolled;
 mod lua;
 mod memoize;
 mod memoize_bounds;
+mod memoize_deadlines;
 mod memoize_fleet;
 mod memoize_patience;
 mod memoize_process;
