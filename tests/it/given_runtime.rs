@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hedgerow::Client;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::server::Server;
+use crate::server::{Server, connection};
 use crate::wait::{patient, renewed};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -49,7 +49,13 @@ fn the_first_call_of_any_kind_is_served_though_the_given_runtime_has_ended() {
 fn a_load_that_the_given_runtime_does_not_begin_is_begun_by_the_caller() {
     let (driven, server) = stage();
     let still = single();
-    let client = client_of(&server, &still);
+    // The connection does not live on the given runtime, which is driven until it is in use: the load
+    // is the first that it does not begin.
+    let brought = driven.block_on(connection(server.url()));
+    let client = Client::builder().connection(brought);
+    let client = patient(client).runtime(still.handle().clone());
+    let client = client.open().expect("good settings");
+    still.block_on(client.ping()).expect("an answer");
     let cache = client.cache("c").max_load(MINUTE);
     driven.block_on(async {
         let began = Instant::now();

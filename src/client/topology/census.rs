@@ -205,7 +205,7 @@ impl Census {
 
     /// Has the servers asked for the slots, and waits for what comes of it.
     async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
-        let mut inquiry = self.inquiry(deadline);
+        let mut inquiry = self.inquiry();
         loop {
             if let Some(outcome) = inquiry.outcome(deadline).await {
                 return outcome;
@@ -215,34 +215,33 @@ impl Census {
             }
             if let Some(task) = inquiry.failed() {
                 self.style.spawner.distrust(task.pulse().runtime());
-                inquiry = self.inquiry(deadline);
+                inquiry = self.inquiry();
             }
         }
     }
 
-    /// The inquiry under way, begun if there is none. It ends before `deadline`, so that whoever
-    /// began it has its outcome in time.
-    fn inquiry(self: &Arc<Self>, deadline: Instant) -> Arc<Inquiry> {
+    /// The inquiry under way, begun if there is none. It takes as long as servers may need, however
+    /// soon its first caller must leave: else callers in a hurry would keep all others from an answer.
+    fn inquiry(self: &Arc<Self>) -> Arc<Inquiry> {
         let mut state = self.state();
         let known = state.inquiry.as_ref();
         if let Some(known) = known.filter(|it| !it.is_over() && it.failed().is_none()) {
             return known.clone();
         }
         let inquiry = Inquiry::new();
-        let replaced = state.inquiry.replace(inquiry.clone());
-        drop(state);
-        drop(replaced);
-        let now = Instant::now();
-        let most = (deadline - now).saturating_sub(MARGIN);
-        let until = now + most.min(HEAD_START + PATIENCE + HEAD_START);
+        let until = Instant::now() + HEAD_START + PATIENCE + HEAD_START;
         let (census, told) = (self.clone(), Arc::downgrade(&inquiry));
-        // Ends by itself, soon; if it panics, or its runtime does not go on, callers begin another.
+        // Before anybody can wait for it: outside of a runtime this panics. Ends by itself, soon; if it
+        // panics, or its runtime does not go on, callers begin another.
         inquiry.spawned(self.style.spawner.spawn(async move {
             let outcome = census.inquire(until).await;
             if let Some(told) = told.upgrade() {
                 told.ends(outcome);
             }
         }));
+        let replaced = state.inquiry.replace(inquiry.clone());
+        drop(state);
+        drop(replaced);
         inquiry
     }
 
@@ -530,9 +529,6 @@ pub(super) const GRACE: Duration = Duration::from_millis(50);
 
 /// How long a server may take to tell the slots.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long before its caller's deadline an inquiry ends.
-const MARGIN: Duration = Duration::from_millis(20);
 
 /// The pauses between two questions while a server is in trouble, and how long that goes on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
