@@ -205,8 +205,7 @@ impl ClientBuilder {
     /// releases of locks, and removals and invalidations of caches, have an eighth more room, so that
     /// a flood of other calls does not keep them out.
     ///
-    /// Reads and writes of values of 64 KiB and more wait in a queue of their own, with the same
-    /// bounds.
+    /// Reads and writes of values of 64 KiB and more wait in a queue of their own, and count as well.
     pub fn max_waiting(mut self, calls: usize) -> Self {
         self.limits.commands = calls;
         self

@@ -74,7 +74,7 @@ struct Ticket<'l> {
 
 impl Lane {
     pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize, limits: Limits) -> Self {
-        Self::with(link, reads, pipelines, limits, 0, None)
+        Self::with(link, reads, pipelines, limits, Queue::new(limits), 0, None)
     }
 
     /// One that leaves large values to a connection of their own.
@@ -84,14 +84,28 @@ impl Lane {
         pipelines: usize,
         limits: Limits,
     ) -> Self {
-        let large = Large::beside(&link, reads, limits);
-        Self::with(link, reads, pipelines, limits, 0, Some(large))
+        let (waiting, large) = Queue::pair(limits);
+        let large = Large::beside(&link, reads, limits, large);
+        Self::with(link, reads, pipelines, limits, waiting, 0, Some(large))
     }
 
     /// One for large values: few replies are under way at once, so that the server has time for
     /// others between them.
-    pub(super) fn of_large_values(link: Arc<Link>, reads: Reads, limits: Limits) -> Self {
-        Self::with(link, reads, PIPELINES_OF_LARGE, limits, LARGEST_BYTES, None)
+    pub(super) fn of_large_values(
+        link: Arc<Link>,
+        reads: Reads,
+        limits: Limits,
+        waiting: Queue,
+    ) -> Self {
+        Self::with(
+            link,
+            reads,
+            PIPELINES_OF_LARGE,
+            limits,
+            waiting,
+            LARGEST_BYTES,
+            None,
+        )
     }
 
     fn with(
@@ -99,6 +113,7 @@ impl Lane {
         reads: Reads,
         pipelines: usize,
         limits: Limits,
+        waiting: Queue,
         reply: usize,
         large: Option<Arc<Large>>,
     ) -> Self {
@@ -112,7 +127,7 @@ impl Lane {
             state: Mutex::new(State {
                 direct: 0,
                 carriers: Carriers::default(),
-                waiting: Queue::new(limits),
+                waiting,
             }),
         }))
     }

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cells::{Cell, Cells, Reads, size};
 use super::lane::Lane;
 use super::link::{Answer, Link};
-use super::queue::{LARGE, Limits};
+use super::queue::{LARGE, Limits, Queue};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -64,10 +64,15 @@ struct LargeKeys(OnceLock<Box<[AtomicU32]>>);
 
 impl Large {
     /// Beside the connection of `shared`; made when it is first needed.
-    pub(super) fn beside(shared: &Arc<Link>, reads: Reads, limits: Limits) -> Arc<Self> {
+    pub(super) fn beside(
+        shared: &Arc<Link>,
+        reads: Reads,
+        limits: Limits,
+        waiting: Queue,
+    ) -> Arc<Self> {
         let link = shared.for_large_values();
         Arc::new(Self {
-            lane: Lane::of_large_values(link.clone(), reads, limits),
+            lane: Lane::of_large_values(link.clone(), reads, limits, waiting),
             prover: Background::by(link.spawner()),
             link,
             shared: shared.clone(),

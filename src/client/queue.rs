@@ -1,12 +1,13 @@
 //! `Queue`: what waits to be sent to one server.
 //!
-//! Invariant: what waits is bounded, in number and in bytes of arguments, and a command that is
-//! refused for that was not sent. A caller that leaves takes its command along. Commands leave in
+//! Invariant: what waits is bounded, in number and in bytes of arguments, for all connections to one
+//! server together, and a command that is refused for that was not sent. A caller that leaves takes its command along. Commands leave in
 //! the order in which they came, but small ones do not wait behind large ones: the two take turns.
 //! (Any two that wait are concurrent, since neither is answered, so their order is free.)
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use redis::{Arg, Cmd};
 use tokio::time::Instant;
@@ -68,6 +69,18 @@ pub(super) struct Queue {
     next: u64,
     /// Whose turn it is when both lines have something.
     turn: Size,
+    /// What waits here, for the queue beside this one.
+    held: Arc<Held>,
+    /// What waits in the queue of another connection to the server.
+    beside: Arc<Held>,
+}
+
+/// How much waits in a queue. Two queues that look at each other at the same moment may each let one
+/// command in where there was room for one.
+#[derive(Debug, Default)]
+struct Held {
+    commands: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 /// Commands in the order of their numbers.
@@ -115,7 +128,16 @@ impl Queue {
             large: Line::default(),
             next: 0,
             turn: Size::Small,
+            held: Arc::default(),
+            beside: Arc::default(),
         }
+    }
+
+    /// The queues of two connections to one server, which share the limits.
+    pub(super) fn pair(limits: Limits) -> (Self, Self) {
+        let (mut one, mut other) = (Self::new(limits), Self::new(limits));
+        (one.beside, other.beside) = (other.held.clone(), one.held.clone());
+        (one, other)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -126,6 +148,7 @@ impl Queue {
     pub(super) fn drain(&mut self) -> Vec<Waiting> {
         let small = std::mem::take(&mut self.small).places;
         let large = std::mem::take(&mut self.large).places;
+        self.tell();
         let all = small.into_iter().chain(large);
         all.filter_map(|place| place.waiting).collect()
     }
@@ -133,7 +156,7 @@ impl Queue {
     /// Puts a command at the end, or says that too much waits already.
     pub(super) fn push(&mut self, waiting: Waiting, priority: Priority) -> Result<Number, Error> {
         let bytes = waiting.ask.bytes();
-        let (commands, held) = self.held();
+        let (commands, held) = self.held_in_all();
         let reserve = |limit: usize| match priority {
             Priority::Ordinary | Priority::Apart => limit,
             Priority::Reserved | Priority::Timely => limit.saturating_add((limit / RESERVE).max(1)),
@@ -155,12 +178,15 @@ impl Queue {
             bytes,
             waiting: Some(waiting),
         });
+        self.tell();
         Ok(Number { size, number })
     }
 
     /// Takes a command out whose caller has left, unless it was taken before.
     pub(super) fn remove(&mut self, place: Number) -> Option<Waiting> {
-        self.line(place.size).remove(place.number)
+        let removed = self.line(place.size).remove(place.number);
+        self.tell();
+        removed
     }
 
     /// Takes what goes into the next pipeline: at least one command, if any waits. A large one
@@ -171,7 +197,7 @@ impl Queue {
             (0, _) => Size::Large,
             _ => self.turn,
         };
-        match size {
+        let taken = match size {
             Size::Small => {
                 self.turn = Size::Large;
                 self.small.take(load)
@@ -183,7 +209,9 @@ impl Queue {
                     ..load
                 })
             }
-        }
+        };
+        self.tell();
+        taken
     }
 
     /// The latest deadline of what waits.
@@ -196,15 +224,32 @@ impl Queue {
     pub(super) fn expired(&mut self, at: Instant) -> Vec<Waiting> {
         let mut expired = self.small.expired(at);
         expired.append(&mut self.large.expired(at));
+        self.tell();
         expired
     }
 
-    /// How many commands wait, and how many bytes they have.
+    /// How many commands wait here, and how many bytes they have.
     fn held(&self) -> (usize, usize) {
         (
             self.small.taken + self.large.taken,
             self.small.bytes + self.large.bytes,
         )
+    }
+
+    /// The same, with what waits beside.
+    fn held_in_all(&self) -> (usize, usize) {
+        let (commands, bytes) = self.held();
+        (
+            commands + self.beside.commands.load(Ordering::Relaxed),
+            bytes + self.beside.bytes.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Tells the queue beside this one what waits here, after each change.
+    fn tell(&self) {
+        let (commands, bytes) = self.held();
+        self.held.commands.store(commands, Ordering::Relaxed);
+        self.held.bytes.store(bytes, Ordering::Relaxed);
     }
 
     fn line(&mut self, size: Size) -> &mut Line {
@@ -408,6 +453,34 @@ mod tests {
         }
         let counts: Vec<usize> = (0..6).map(|_| queue.take(LOAD).len()).collect();
         assert_eq!(counts, [4, 1, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn queues_of_one_server_share_their_limits() {
+        let (mut one, mut other) = Queue::pair(limits(3, 100));
+        let start = Instant::now();
+        let push = |queue: &mut Queue, bytes| {
+            let pushed = queue.push(command(start, 1, bytes), Priority::Ordinary);
+            pushed.map_err(|error| error.to_string())
+        };
+        push(&mut one, 40).expect("there is room");
+        let second = push(&mut other, 40).expect("there is room");
+        for queue in [&mut one, &mut other] {
+            let refused = push(queue, 40).expect_err("too many bytes");
+            assert!(refused.contains("2 calls with 80 bytes"), "{refused}");
+        }
+        drop(other.remove(second));
+        push(&mut one, 1).expect("there is room");
+        push(&mut other, 1).expect("there is room");
+        for queue in [&mut one, &mut other] {
+            push(queue, 1).expect_err("too many commands");
+        }
+        assert_eq!(one.take(LOAD).len(), 2);
+        assert_eq!(other.drain().len(), 1);
+        push(&mut one, 1_000).expect("one alone is never too much");
+        push(&mut other, 1_000).expect_err("it is not alone");
+        assert_eq!(one.expired(start + Duration::from_secs(1)).len(), 1);
+        push(&mut other, 1_000).expect("it is alone now");
     }
 
     #[test]
