@@ -54,11 +54,21 @@ struct Repr {
     cause: Option<Cow<'static, str>>,
     /// What the server said behind the code that is the cause. It may quote a name.
     words: Option<Box<str>>,
-    /// Where the server is that it happened at.
-    address: Option<Arc<str>>,
+    place: Place,
     /// The name of that server among shards.
     shard: Option<Arc<str>>,
     source: Option<Source>,
+}
+
+/// Where it happened.
+#[derive(Clone)]
+enum Place {
+    /// Somebody may say yet.
+    Unknown,
+    /// At the server with this address.
+    At(Arc<str>),
+    /// At no server of the data: the address of one would mislead.
+    Nowhere,
 }
 
 /// What an error was made from.
@@ -116,7 +126,7 @@ impl Error {
             message: bounded(message.into(), LONGEST_TEXT),
             cause: None,
             words: None,
-            address: None,
+            place: Place::Unknown,
             shard: None,
             source: None,
         }))
@@ -137,11 +147,30 @@ impl Error {
         self.changed(|repr| repr.fate = fate)
     }
 
+    /// The error of one of several commands: that it was not executed is not true of all.
+    pub(crate) fn in_part(self) -> Self {
+        match self.is_retryable() {
+            true => self.with_fate(Fate::Unknown),
+            false => self,
+        }
+    }
+
     /// The error of a call that only reads: whether it was executed makes no difference.
     pub(crate) fn of_a_read(self) -> Self {
         match self.fate() {
             Fate::Unknown => self.with_fate(Fate::Unanswered),
             _ => self,
+        }
+    }
+
+    /// The error of a question that the crate asked ahead of a call: whatever became of the question,
+    /// the call was not sent. A refusal stays one.
+    pub(crate) fn of_own_question(self) -> Self {
+        match self.fate() {
+            Fate::Refused => self,
+            Fate::NotExecuted | Fate::Unknown | Fate::Unanswered => {
+                self.with_fate(Fate::NotExecuted)
+            }
         }
     }
 
@@ -201,10 +230,16 @@ impl Error {
 
     /// Says at which address the server is, unless that is known.
     pub(crate) fn at_address(self, address: &Arc<str>) -> Self {
-        match self.0.address {
-            Some(_) => self,
-            None => self.changed(|repr| repr.address = Some(address.clone())),
+        match self.0.place {
+            Place::At(_) | Place::Nowhere => self,
+            Place::Unknown => self.changed(|repr| repr.place = Place::At(address.clone())),
         }
+    }
+
+    /// Says that no server has to do with it: nobody knows which is the one, so that the address of
+    /// the one before is not added.
+    pub(crate) fn at_no_address(self) -> Self {
+        self.changed(|repr| repr.place = Place::Nowhere)
     }
 
     /// Says at which of several servers it happened.
@@ -233,7 +268,10 @@ impl Error {
 
     /// Where the server is that it happened at, as far as known.
     pub(crate) fn address(&self) -> Option<&str> {
-        self.0.address.as_deref()
+        match &self.0.place {
+            Place::At(address) => Some(address),
+            Place::Unknown | Place::Nowhere => None,
+        }
     }
 
     fn changed(self, change: impl FnOnce(&mut Repr)) -> Self {

@@ -79,6 +79,12 @@ impl Namespace {
         Ok(Key::new(format!("{counter}:{}", escaped(id, false))))
     }
 
+    /// The record that one call with a `once` id has added, by its token. Same slot as the counter.
+    pub(crate) fn counter_sent(&self, name: &str, token: &str) -> Result<Key> {
+        let counter = self.named("a", "counter name", name)?;
+        Ok(Key::new(format!("{counter}:{token}")))
+    }
+
     fn named(&self, room: &str, what: &str, name: &str) -> Result<Key> {
         checked(what, name)?;
         Ok(Key::new(format!(
@@ -449,6 +455,10 @@ mod tests {
             "hr:o:{views:42}:req-1"
         );
         assert_eq!(
+            spelt(ns.counter_sent("views:42", "0fe2")),
+            "hr:a:{views:42}:0fe2"
+        );
+        assert_eq!(
             spelt(ns.synchronizer("lock", "invoice:7")),
             "hr:{b12}:lock:invoice:7"
         );
@@ -578,6 +588,7 @@ mod tests {
         let mut all = vec![
             (format!("counter/{a:?}"), ok(space.counter(a))),
             (format!("once/{a:?}/{b:?}"), ok(space.counter_once(a, b))),
+            (format!("sent/{a:?}"), ok(space.counter_sent(a, "7e"))),
             (format!("fence/{bucket}"), space.fence(bucket)),
             (format!("wakes/{bucket}"), space.bucket_wake(bucket)),
         ];

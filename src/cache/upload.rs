@@ -44,10 +44,7 @@ impl Upload {
         command.arg(entry).arg("PX").arg(life.as_millis() as u64);
         let sent = client.command(command, &key, Retry::Safe, deadline.apart());
         // Whatever has become of it, nothing is stored.
-        sent.await.map_err(|error| match error.fate() {
-            Fate::Unknown => error.with_fate(Fate::NotExecuted),
-            _ => error,
-        })?;
+        sent.await.map_err(Error::of_own_question)?;
         Ok(Some(Self { key }))
     }
 

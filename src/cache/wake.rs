@@ -1,4 +1,4 @@
-//! Who waits, in this process, for loads that other processes lead.
+//! Callers of this process that wait for loads led by other processes.
 //!
 //! Invariant: an [`Ear`] that was made before the lease was asked for hears of every end of that
 //! lease which is published afterwards. Messages are hints: whoever is woken asks again, and
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::client::{Client, Hub};
+use crate::client::{Client, Hub, Notice};
 use crate::key::Key;
 use crate::time::Deadline;
 
@@ -70,7 +70,12 @@ impl Ears {
             return None;
         }
         let ears = self.clone();
-        let listener = Arc::new(move |message: &[u8]| ears.heard(message));
+        // Who waits for a load hears by itself that messages were missed.
+        let listener = Arc::new(move |notice: Notice<'_>| {
+            if let Notice::Message(message) = notice {
+                ears.heard(message);
+            }
+        });
         let deadline = deadline.at.min(Instant::now() + PATIENCE);
         match hub.listen(&channel, listener, deadline).await {
             Ok(()) => Some(channel),

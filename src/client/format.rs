@@ -74,6 +74,19 @@ impl Written {
             Self::Counters => "counter",
         }
     }
+
+    /// What is to be said where `theirs` is the format that is found; nothing if it is ours.
+    pub(super) fn difference(self, theirs: &str) -> Option<String> {
+        let (what, ours) = (self.name(), self.format());
+        let theirs: String = theirs.chars().take(LONGEST).collect();
+        (theirs != ours).then(|| {
+            format!(
+                "each {what} of this namespace is written in format {theirs:?} of another version of \
+                 hedgerow, and this version writes format {ours:?}; run versions of one format in a \
+                 namespace"
+            )
+        })
+    }
 }
 
 impl Formats {
@@ -92,6 +105,13 @@ impl Formats {
             counters: parts(Written::Counters),
             made,
         }
+    }
+
+    /// The keys that say a format, and of what.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (Written, &Key)> {
+        let locks = self.locks.iter().map(|part| (Written::Locks, &part.key));
+        let counters = self.counters.iter();
+        locks.chain(counters.map(|part| (Written::Counters, &part.key)))
     }
 }
 
@@ -133,7 +153,7 @@ impl Client {
         let (topology, ours) = (&self.core.topology, written.format());
         let get = plain("GET", &part.key);
         let answer = retry::answer(topology, get, &part.key, Retry::Reads, deadline).await;
-        let mut answer = answer.map_err(not_executed)?;
+        let mut answer = answer.map_err(Error::of_own_question)?;
         let mut found = text(&answer.value)?;
         if let (None, Purpose::Write) = (&found, purpose) {
             let mut set = plain("SET", &part.key);
@@ -146,17 +166,17 @@ impl Client {
                 }
                 // It cannot be said here; what others say was heard.
                 Err(error) if error.fate() == Fate::Refused => {}
-                Err(error) => return Err(not_executed(error)),
+                Err(error) => return Err(error.of_own_question()),
             }
         }
         let as_of = self.core.formats.made.as_of(answer.sent);
-        match (found, purpose) {
-            (Some(theirs), _) if theirs != ours => return Err(foreign(written, &theirs)),
-            // Whoever writes will have to say it.
-            (None, Purpose::Read) => {}
-            (Some(_), _) | (None, Purpose::Write) => {
-                part.written.fetch_max(as_of, Ordering::Relaxed);
-            }
+        if let Some(difference) = found.as_deref().and_then(|it| written.difference(it)) {
+            let message = format!("not sent: {difference}");
+            return Err(Error::new(ErrorKind::WrongType, message));
+        }
+        // Where nothing is said yet, whoever writes will have to.
+        if found.is_some() || matches!(purpose, Purpose::Write) {
+            part.written.fetch_max(as_of, Ordering::Relaxed);
         }
         part.read.fetch_max(as_of, Ordering::Relaxed);
         Ok(())
@@ -218,26 +238,6 @@ fn text(value: &Value) -> Result<Option<String>> {
             "the server answered a format that is no text",
         )),
     }
-}
-
-/// The question went out, the call did not.
-fn not_executed(error: Error) -> Error {
-    match error.fate() {
-        Fate::Refused => error,
-        _ => error.with_fate(Fate::NotExecuted),
-    }
-}
-
-fn foreign(written: Written, theirs: &str) -> Error {
-    let theirs: String = theirs.chars().take(LONGEST).collect();
-    let (what, ours) = (written.name(), written.format());
-    Error::new(
-        ErrorKind::WrongType,
-        format!(
-            "not sent: each {what} of this namespace is written in format {theirs:?} of another version of \
-             hedgerow, and this version writes format {ours:?}; run versions of one format in a namespace"
-        ),
-    )
 }
 
 /// How much of a format is shown that we have not written.

@@ -65,11 +65,11 @@ impl Health {
     }
 
     /// Sends by polling `sent`, and waits for the reply until `deadline`, or until the connection
-    /// is given up, or its task stands still. Answers the reply, and an instant right before it was
-    /// asked for.
+    /// is given up, or its task stands still. Returns the reply and an instant just before the
+    /// command was sent. The future in `sent` is dropped before this returns.
     pub(super) async fn answer<T>(
         &self,
-        sent: impl Future<Output = RedisResult<T>>,
+        mut sent: Pin<&mut Option<impl Future<Output = RedisResult<T>>>>,
         deadline: Instant,
     ) -> Result<(T, Instant)> {
         let mut gone = pin!(self.gone.notified());
@@ -91,10 +91,14 @@ impl Health {
         let mut flight = self.enter();
         let pulse = self.pulse.get();
         let before = pulse.map(|pulse| pulse.now());
-        // It drops `sent`, and with it the place of the reply, before it returns.
-        let ended = self.wait(sent, before, gone.as_mut(), now, deadline).await;
-        // The driver does not send what nobody waits for any more: a command that its task has not
-        // had the chance to take never will be sent.
+        let ended = match sent.as_mut().as_pin_mut() {
+            Some(sent) => self.wait(sent, before, gone.as_mut(), now, deadline).await,
+            None => Ended::GivenUp,
+        };
+        // Closes the place of the reply. The driver does not send what nobody waits for any more: a
+        // command that its task has not had the chance to take until now never will be sent. While
+        // the future is still there, that task may take the command right after it was judged.
+        sent.set(None);
         let untouched = || {
             let both = pulse.zip(before);
             both.is_some_and(|(pulse, before)| pulse.has_stood_since(before))
@@ -146,13 +150,12 @@ impl Health {
 
     async fn wait<T>(
         &self,
-        sent: impl Future<Output = RedisResult<T>>,
+        mut sent: Pin<&mut impl Future<Output = RedisResult<T>>>,
         before: Option<Beat>,
         mut gone: Pin<&mut impl Future<Output = ()>>,
         now: Instant,
         deadline: Instant,
     ) -> Ended<T> {
-        let mut sent = pin!(sent);
         let mut timer = pin!(sleep_until(deadline.min(now + TICK)));
         let pulse = self.pulse.get();
         let (mut seen, mut still) = (before, 0);
@@ -257,7 +260,7 @@ impl Health {
         }
     }
 
-    /// As [`stands_still`](Self::stands_still), for those who wait for pushes, and so for nothing that they have sent.
+    /// As [`stands_still`](Self::stands_still), for callers that wait for pushes and have sent nothing.
     pub(super) fn stands_still_when_asked(&self) -> bool {
         let pulse = self.pulse.get();
         pulse.is_some_and(|pulse| pulse.stands_still_when_asked())
@@ -339,3 +342,48 @@ fn lost_unsent() -> Error {
 /// command whose fate is unknown, and so wait longer.
 const UNTAKEN: u128 = STANDSTILL.as_millis() / TICK.as_millis();
 const TAKEN: u128 = 3 * UNTAKEN;
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// What the task of a connection does between the last look at a command and the end of the wait
+    /// for it.
+    struct PolledLate(Arc<Pulse>);
+
+    impl Drop for PolledLate {
+        fn drop(&mut self) {
+            let poll = self.0.of(async {}).now_or_never();
+            poll.expect("it does not wait");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_could_be_taken_until_its_caller_left_may_have_been_sent() {
+        let pulse = Arc::<Pulse>::default();
+        let health = Health::default();
+        health.pulse.set(pulse.clone()).expect("it has none");
+        let deadline = || Instant::now() + Duration::from_millis(50);
+
+        let sent = pin!(Some(pending::<RedisResult<()>>()));
+        let error = health.answer(sent, deadline()).await.expect_err("no reply");
+        assert_eq!(
+            error.fate(),
+            Fate::NotExecuted,
+            "nobody has polled the task"
+        );
+
+        let late = PolledLate(pulse);
+        let sent = pin!(Some(async move {
+            let _late = late;
+            pending::<RedisResult<()>>().await
+        }));
+        let error = health.answer(sent, deadline()).await.expect_err("no reply");
+        assert_eq!(error.fate(), Fate::Unknown);
+    }
+}

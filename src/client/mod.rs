@@ -52,7 +52,7 @@ pub use credentials::Credentials;
 use format::Formats;
 pub(crate) use format::{Purpose, Written};
 pub use preflight::{Finding, FindingCode, Preflight, Severity};
-pub(crate) use push::{Hub, Missed};
+pub(crate) use push::{Hub, Missed, Notice};
 pub(crate) use queue::LARGE;
 pub use request::Request;
 #[cfg(feature = "tls")]
@@ -146,7 +146,8 @@ impl Client {
     /// # Errors
     /// `InvalidInput` when the URL is not understood. Otherwise the reason why the server did not
     /// answer within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials
-    /// fail at once.
+    /// in the URL fail at once; those of a provider
+    /// ([`ClientBuilder::credentials_from`]) are asked for again until the deadline.
     ///
     /// # Cancel safety
     /// Safe: dropping the future closes the connection.

@@ -1,8 +1,8 @@
 //! `Hub`: the push connection. Delivers messages of other processes to local listeners.
 //!
 //! Invariant: a channel counts as heard only while the connection that has subscribed it is in use.
-//! After a loss all channels are subscribed again before [`Missed`] reports it, so a listener that
-//! re-checks its state then has missed nothing. Pushes are an accelerator: every waiter has a timer
+//! After a loss all channels are subscribed again before [`Missed`] and [`Notice::Missed`] report it, so
+//! whoever re-checks its state then has missed nothing. Pushes are an accelerator: every waiter has a timer
 //! too.
 
 use std::collections::HashMap;
@@ -21,8 +21,17 @@ use crate::key::Key;
 use crate::script::from_server;
 use crate::time::Backoff;
 
-/// Called with each message of a channel, on the connection's own task: it must not block.
-pub(crate) type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
+/// Called with what there is to tell of a channel, mostly on the connection's own task: it must not
+/// block.
+pub(crate) type Listener = Arc<dyn Fn(Notice<'_>) + Send + Sync>;
+
+/// What a listener is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Notice<'m> {
+    Message(&'m [u8]),
+    /// Messages may have been missed until now, or another server sends them from now on.
+    Missed,
+}
 
 /// The push connection to one server.
 pub(crate) struct Hub {
@@ -134,7 +143,7 @@ impl Hub {
 
     /// Makes all listeners re-check their state.
     pub(crate) fn alert(&self) {
-        self.shared.missed();
+        self.shared.missed(Vec::new());
     }
 
     /// Ends the present connection; the next one subscribes all channels again.
@@ -147,10 +156,11 @@ impl Hub {
     pub(crate) fn retire(&self) {
         self.link.retire();
         let mut channels = self.shared.channels();
-        channels.listeners.clear();
+        let left = channels.listeners.drain().map(|(_, listener)| listener);
+        let left = left.collect();
         channels.confirmed.clear();
         drop(channels);
-        self.shared.missed();
+        self.shared.missed(left);
     }
 }
 
@@ -190,9 +200,10 @@ impl Channels {
         live.is_some() && self.confirmed.get(channel).copied() == live
     }
 
-    fn forget(&mut self, channel: &str) {
-        self.listeners.remove(channel);
+    /// The server does not serve `channel` any more. Answers who listened.
+    fn forget(&mut self, channel: &str) -> Option<Listener> {
         self.confirmed.remove(channel);
+        self.listeners.remove(channel)
     }
 }
 
@@ -215,18 +226,19 @@ impl Shared {
                 };
                 let listener = self.channels().listeners.get(channel).cloned();
                 if let Some(listener) = listener {
-                    listener(&message);
+                    listener(Notice::Message(&message));
                 }
             }
             // The server takes a subscription back when the slot of its channel moves away. Who
             // listened is told, asks where to listen now, and listens there.
             PushKind::SUnsubscribe => {
+                let mut left = None;
                 if let Some(Value::BulkString(channel)) = info.data.first()
                     && let Ok(channel) = std::str::from_utf8(channel)
                 {
-                    self.channels().forget(channel);
+                    left = self.channels().forget(channel);
                 }
-                self.missed();
+                self.missed(left.into_iter().collect());
             }
             _ => {}
         }
@@ -245,9 +257,13 @@ impl Shared {
         (names, channels.losses)
     }
 
-    /// Makes all listeners re-check their state.
-    fn missed(&self) {
+    /// Makes all listeners re-check their state, also those whose channels have `left`.
+    fn missed(&self, left: Vec<Listener>) {
         self.missed.send_modify(|missed| *missed += 1);
+        let listeners: Vec<Listener> = self.channels().listeners.values().cloned().collect();
+        for listener in left.into_iter().chain(listeners) {
+            listener(Notice::Missed);
+        }
     }
 
     fn channels(&self) -> MutexGuard<'_, Channels> {
@@ -265,6 +281,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
             shared.lost.notified().await;
         }
         let mut backoff = Backoff::new(BREATH, LONGEST_BREATH, 0.5..1.0);
+        let mut left = Vec::new();
         loop {
             let Some(link) = link.upgrade() else { return };
             let (names, losses) = shared.listened();
@@ -276,7 +293,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
                 Ok(subscribed) => {
                     let mut channels = shared.channels();
                     for name in subscribed.moved {
-                        channels.forget(&name);
+                        left.extend(channels.forget(&name));
                     }
                     for name in names {
                         channels.confirm(name, subscribed.epoch);
@@ -291,7 +308,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
             drop(link);
             tokio::time::sleep(backoff.pause()).await;
         }
-        shared.missed();
+        shared.missed(left);
         tracing::info!(target: "hedgerow::client", "subscribed again after a lost push connection");
     }
 }

@@ -172,19 +172,15 @@ impl Add {
             .ttl
             .map(|ttl| Ttl::new("the time to live", ttl))
             .transpose()?;
+        let token = format!("{:016x}", rand::random::<u64>());
         let key = self.counter.key()?;
-        let (call, window) = match &self.once {
-            None => (ADD.call([key]), None),
-            Some((id, window)) => {
-                let record = self
-                    .counter
-                    .client
-                    .namespace()
-                    .counter_once(self.counter.name.real(), id.real())?;
-                (
-                    ADD_ONCE.call([key, &record]),
-                    Some(Ttl::new("the window", *window)?),
-                )
+        let call = match &self.once {
+            None => ADD.call([key]),
+            Some((id, _)) => {
+                let (space, name) = (self.counter.client.namespace(), self.counter.name.real());
+                let record = space.counter_once(name, id.real())?;
+                let sent = space.counter_sent(name, &token)?;
+                ADD_ONCE.call([key, &record, &sent])
             }
         };
         let call = call
@@ -197,12 +193,18 @@ impl Add {
                 "reject"
             })
             .arg(ttl.map_or(0, Ttl::millis));
-        Ok(match window {
-            None => call,
-            Some(window) => call
-                .arg(window.millis())
-                .arg(format!("{:016x}", rand::random::<u64>())),
-        })
+        let Some((_, window)) = &self.once else {
+            return Ok(call);
+        };
+        let window = Ttl::new("the window", *window)?;
+        // As long as this call may be sent again it must find what it has done, however short the
+        // window is.
+        let resent = self.patience.limit() + GRACE;
+        let kept = match window.duration() < resent {
+            true => resent.as_millis() as u64,
+            false => 0,
+        };
+        Ok(call.arg(window.millis()).arg(token).arg(kept))
     }
 }
 
@@ -219,3 +221,6 @@ impl IntoFuture for Add {
 fn remaining(millis: i64) -> Option<Duration> {
     u64::try_from(millis).ok().map(Duration::from_millis)
 }
+
+/// How much longer the record of a call lives than the call.
+const GRACE: Duration = Duration::from_secs(1);

@@ -84,7 +84,7 @@ impl Error {
 
     /// The server: its name among shards and its address, as far as known.
     pub(super) fn place(&self) -> Option<String> {
-        match (&self.0.shard, &self.0.address) {
+        match (&self.0.shard, self.address()) {
             (None, None) => None,
             (None, Some(address)) => Some(shortened(address)),
             (Some(shard), None) => Some(format!("shard \"{}\"", shortened(shard))),

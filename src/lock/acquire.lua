@@ -34,7 +34,7 @@ local number = tonumber(redis.call('HGET', KEYS[3], mine) or nil)
 if string.sub(process, 1, 1) ~= '0' then
   local since = number and (place(number) or {}).since or queue.clock
   if not number then queue.tail, number = queue.tail + 1, queue.tail + 1 end
-  local text = table.concat({queue.clock + 3000, since, ARGV[2], mine, process, meta}, ' ')
+  local text = table.concat({string.format('%.0f %.0f', queue.clock + 3000, since), ARGV[2], mine, process, meta}, ' ')
   redis.call('HSET', KEYS[3], number, text, mine, number, 'tail', queue.tail, 'clock', queue.clock, 'at', queue.at)
   first(2)
   redis.call('HSET', KEYS[3], 'head', queue.head)

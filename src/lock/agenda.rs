@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Keys;
 use super::hold::{ByOwner, Hold, Owner};
 use super::release::Successor;
+use crate::key::Key;
 use crate::time::Ttl;
 
 /// What is noted.
@@ -78,7 +79,8 @@ pub(super) struct Release {
     pub(super) may_come: bool,
     /// The waiter to whom the lock was to be passed under this owner.
     pub(super) successor: Option<Arc<Successor>>,
-    /// What the owner held: the guard's release asks it who was first.
+    /// What the owner held, or was to be passed: the guard's release asks it whether the lock was
+    /// given up in the background, under either owner.
     pub(super) hold: Option<Arc<Hold>>,
     /// What the owner says to whoever has the lock next.
     pub(super) secret: Secret,
@@ -232,6 +234,22 @@ impl Agenda {
             renewal.at = renewal.at.min(at);
             let at = renewal.due();
             self.move_to(owner, at);
+        }
+    }
+
+    /// Holders who are told on `channel` are to be told anew, from `at` on.
+    pub(super) fn listen_again(&mut self, channel: &Key, at: Instant) {
+        let mut owners: Vec<Owner> = Vec::new();
+        for (owner, duty) in &mut self.duties {
+            if let Task::Renew(renewal) = &mut duty.task
+                && renewal.hold.keys.channel == *channel
+            {
+                renewal.listen = Some(at);
+                owners.push(*owner);
+            }
+        }
+        for owner in owners {
+            self.reschedule(owner);
         }
     }
 
@@ -423,10 +441,11 @@ impl Release {
     }
 
     /// Of what a waiter may come to have, to whom the lock of `hold` is passed.
-    pub(super) fn of_successor(hold: &Hold, successor: &Arc<Successor>) -> Self {
+    pub(super) fn of_successor(hold: &Arc<Hold>, successor: &Arc<Successor>) -> Self {
         let until = Instant::now() + successor.lease.duration() + ON_ITS_WAY;
         Self {
             successor: Some(successor.clone()),
+            hold: Some(hold.clone()),
             may_come: true,
             secret: Secret::Said,
             ..Self::new(successor.owner, &hold.keys, until)

@@ -11,6 +11,7 @@
 //! between, which does no harm: a lease renewed twice is a lease renewed, and an owner is never
 //! used again.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use super::release::Successor;
 use super::renewal::{listen, release, renew};
 use super::watch::Watch;
 use crate::client::Client;
+use crate::key::Key;
 use crate::time::Ttl;
 
 #[derive(Debug, Default)]
@@ -56,8 +58,9 @@ struct State {
     client: Option<Client>,
     /// One script may not renew leases of several slots, though they are on one server.
     slot_by_slot: bool,
-    /// The servers know the script that renews, as far as is known: it need not be sent.
-    script_is_known: bool,
+    /// Where the script that renews is known, as far as is known, and need not be sent: by
+    /// [`Client::together`].
+    script_is_known_at: BTreeSet<usize>,
 }
 
 /// A task of the keeper, as the others know it.
@@ -262,6 +265,17 @@ impl Keeper {
         Self::noted(state, client, at);
     }
 
+    /// Messages on `channel` may have been missed: its holders are told anew, at whichever server
+    /// sends them now, and then ask whether their locks were broken.
+    pub(super) fn listen_again(&self, channel: &Key) {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.agenda.listen_again(channel, now);
+        let nudges = state.late_for(now);
+        drop(state);
+        nudged(nudges);
+    }
+
     /// A hold has ended otherwise than by the server's word. Its lease may live on there: one that
     /// lasted too long still has it, and a renewal may have arrived whose answer did not. Nobody
     /// else gives it up.
@@ -309,17 +323,7 @@ impl Keeper {
         Self::noted(state, client, first);
     }
 
-    /// The holder has released its lease. Says whether the keeper had not tried to yet.
-    pub(super) fn done(&self, owner: Owner) -> bool {
-        let mut state = self.state();
-        let untouched = state.agenda.is_untouched(owner);
-        let client = state.remove(owner);
-        drop(state);
-        drop(client);
-        untouched
-    }
-
-    /// A release in the background has come to its end.
+    /// A release has come to its end, be it in the background.
     pub(super) fn settled(&self, owner: Owner) {
         let client = self.state().remove(owner);
         drop(client);
@@ -356,7 +360,7 @@ impl Keeper {
     pub(super) fn discard_successor(
         &self,
         client: &Client,
-        hold: &Hold,
+        hold: &Arc<Hold>,
         successor: &Arc<Successor>,
     ) {
         let release = Release::of_successor(hold, successor);
@@ -400,18 +404,21 @@ impl Keeper {
         }
     }
 
-    pub(super) fn script_is_known(&self) -> bool {
-        self.state().script_is_known
+    /// Whether the server of `keys` knows the script that renews.
+    pub(super) fn script_is_known_at(&self, client: &Client, keys: &Keys) -> bool {
+        let place = client.together(keys.lock());
+        self.state().script_is_known_at.contains(&place)
     }
 
-    /// A server has renewed leases.
-    pub(super) fn script_is_known_now(&self) {
-        self.state().script_is_known = true;
+    /// The server of `keys` has renewed leases.
+    pub(super) fn script_is_known_now(&self, client: &Client, keys: &Keys) {
+        let place = client.together(keys.lock());
+        self.state().script_is_known_at.insert(place);
     }
 
     /// A server has not answered: it may be another that does, or have forgotten what it knew.
     pub(super) fn script_may_be_unknown(&self) {
-        self.state().script_is_known = false;
+        self.state().script_is_known_at.clear();
     }
 
     /// Something was noted that is due at `at`.

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::hold::{ByOwner, Owner, Seal};
 use super::line::Locks;
 use super::{Fence, Keys};
-use crate::client::Client;
+use crate::client::{Client, Notice};
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
@@ -104,8 +104,15 @@ impl Locks {
         if hears(client, keys) == Hearing::Pushes {
             return true;
         }
-        let locks = Arc::downgrade(self);
-        let listener = Arc::new(move |message: &[u8]| received(&locks, message));
+        let (locks, channel) = (Arc::downgrade(self), keys.channel.clone());
+        let listener = Arc::new(move |notice: Notice<'_>| match notice {
+            Notice::Message(message) => received(&locks, message),
+            Notice::Missed => {
+                if let Some(locks) = locks.upgrade() {
+                    locks.keeper().listen_again(&channel);
+                }
+            }
+        });
         let heard = hub
             .listen(&keys.channel, listener, client.deadline().at)
             .await;

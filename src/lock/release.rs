@@ -228,11 +228,11 @@ impl Passing {
         let fence = match reply.status()? {
             "GRANTED" => parsed_fence(reply.text(1)?)?,
             "NOT_HELD" => {
+                self.nothing_to_release();
                 // The keeper may have been there first.
-                let first = self.nothing_to_release();
-                return match first {
-                    true => Err(LossReason::Taken.error(&hold.keys.name)),
-                    false => Ok(()),
+                return match hold.may_be_released() {
+                    true => Ok(()),
+                    false => Err(LossReason::Taken.error(&hold.keys.name)),
                 };
             }
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
@@ -258,17 +258,15 @@ impl Passing {
         }
     }
 
-    /// The server knew nothing of the lease: only the successor must be put back. Says whether the
-    /// keeper had not released it yet.
-    fn nothing_to_release(&mut self) -> bool {
+    /// The server knew nothing of the lease: only the successor must be put back.
+    fn nothing_to_release(&mut self) {
         self.open = false;
         let keeper = self.locks.keeper();
-        let first = keeper.done(self.hold.owner);
+        keeper.settled(self.hold.owner);
         if let Some(waiting) = self.successor.take() {
             keeper.settled(self.successor.owner);
             self.back_in_line(waiting);
         }
-        first
     }
 
     fn back_in_line(&self, waiting: Waiting) {

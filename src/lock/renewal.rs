@@ -25,9 +25,10 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     let Some(until) = deadlines.max() else { return };
     let leases = holds.iter().map(|hold| hold.lease.duration());
     let shortest = leases.min().unwrap_or_default();
-    client.urgent(holds[0].keys.lock(), until, shortest / DIALS);
+    let keys = holds[0].keys.clone();
+    client.urgent(keys.lock(), until, shortest / DIALS);
     let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
-    if !keeper.script_is_known() {
+    if !keeper.script_is_known_at(&client, &keys) {
         call = call.in_full();
     }
     for hold in &holds {
@@ -61,7 +62,7 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
         }
     };
     let sent = reply.sent();
-    keeper.script_is_known_now();
+    keeper.script_is_known_now(&client, &keys);
     for (index, hold) in holds.iter().enumerate() {
         match reply.int(index + 1) {
             Ok(1) => {

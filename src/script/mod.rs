@@ -8,6 +8,7 @@
 
 mod fault;
 mod reply;
+mod stripped;
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -18,11 +19,13 @@ pub(crate) use fault::{from_driver, from_server, no_integer, too_many_clients};
 pub(crate) use reply::{Reply, integer};
 
 use crate::key::Key;
+use stripped::stripped;
 
 /// A script of the crate, parsed once from its `.lua` file.
 #[derive(Debug)]
 pub(crate) struct Script {
     name: &'static str,
+    /// What is sent and hashed: without comments and indentation.
     source: String,
     sha: String,
     keys: Arity,
@@ -64,7 +67,7 @@ impl Script {
         let (shebang, body) = text.split_once('\n').expect("a script has a first line");
         assert!(shebang.starts_with("#!lua"), "{name} opens with #!lua");
         let (ahead, rest) = body.split_once(PRELUDE).unwrap_or(("", body));
-        let source = format!("{shebang}\n{ahead}{prelude}{rest}");
+        let source = stripped(&format!("{shebang}\n{ahead}{prelude}{rest}"));
         let mut sha = String::with_capacity(40);
         for byte in Sha1::digest(source.as_bytes()) {
             let _ = write!(sha, "{byte:02x}");

@@ -2,12 +2,14 @@
 //! they hold up no call of another.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::poll;
 use hedgerow::{Client, ClientBuilder};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::topology::{Node, lease_cluster};
+use crate::wait::until;
 
 fn builder(nodes: &[Node]) -> ClientBuilder {
     Client::builder().cluster(nodes.iter().map(Node::url))
@@ -44,6 +46,33 @@ fn a_first_call_whose_runtime_stands_still_holds_up_no_other() {
     assert_eq!(kept.expect("added, however late").value, 2);
     let _inside = here.enter();
     drop((client, counter, cluster));
+}
+
+#[tokio::test]
+async fn callers_that_are_all_in_a_hurry_find_the_servers_too() {
+    let cluster = lease_cluster().await;
+    let client = builder(cluster.nodes()).open().expect("good seeds");
+    let counter = client.counter("views");
+    let hurry = Duration::from_millis(15);
+    until("a call is served", async || {
+        counter.get().deadline(hurry).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_first_call_outside_of_a_runtime_panics_and_keeps_no_other_waiting() {
+    let cluster = lease_cluster().await;
+    let client = builder(cluster.nodes()).open().expect("good seeds");
+    let counter = client.counter("views");
+    let outside = {
+        let counter = counter.clone();
+        std::thread::spawn(move || {
+            futures::executor::block_on(counter.get().into_future()).expect("a value")
+        })
+    };
+    outside.join().expect_err("there is no runtime");
+    assert_eq!(counter.get().await.expect("read"), 0);
 }
 
 fn single() -> Runtime {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hedgerow::{Client, ErrorKind};
 
-use crate::proxy::Proxy;
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, signal};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -53,6 +53,24 @@ async fn an_add_with_an_id_is_sent_again_when_its_reply_is_lost_and_counted_once
     assert_eq!((added.value, added.applied), (13, 3));
     assert_eq!(proxy.lost(), 1);
     assert_eq!(counter.get().await.expect("read"), 13);
+}
+
+#[tokio::test]
+async fn an_add_that_is_sent_again_after_its_window_is_counted_once() {
+    let server = Server::start_single().await;
+    let (proxy, client) = lossy(&server).await;
+    let counter = client.counter("views");
+    let reply = proxy.on_reply(Request::any().named("EVALSHA"), Act::Vanish);
+    // The connection is given up some seconds later.
+    let added = counter
+        .add(3)
+        .once("request", Duration::from_millis(50))
+        .deadline(Duration::from_secs(30))
+        .await
+        .expect("sent again");
+    assert_eq!(reply.hits(), 1);
+    assert_eq!((added.value, added.repeated), (3, false));
+    assert_eq!(counter.get().await.expect("read"), 3);
 }
 
 #[tokio::test]

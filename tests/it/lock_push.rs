@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::{Client, Fence};
+use hedgerow::{Client, Fence, LossReason};
 
 use crate::monitor::Monitor;
 use crate::process::Child;
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, connection};
 use crate::topology::{Node, Recipe};
 use crate::wait::{bounded, calls, patient, queued, until};
@@ -336,4 +337,29 @@ async fn pushes_are_heard_where_an_address_leads_after_its_server_became_a_repli
     std::fs::remove_file(&way).expect("it was there");
     symlink(new.socket(), &way).expect("a link");
     take_turns(&new, channel).await;
+}
+
+/// `break_lock` has reached nobody, and the next renewal is far.
+#[tokio::test]
+async fn a_holder_whose_push_connection_was_lost_is_told_of_what_it_has_missed() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let ages = Duration::from_secs(600);
+    let guard = client.lock("a").lease(ages).acquire().await;
+    let guard = guard.expect("free");
+    until("the holder listens, and has asked since", async || {
+        calls(&server, &["pexpire"]).await > 0
+    })
+    .await;
+    let subscribing = proxy.on(Request::every().named("SSUBSCRIBE"), Act::Hold);
+    assert!(server.kill_connections("hedgerow-push").await > 0);
+    subscribing.hit().await;
+    let other = server.client().await;
+    assert!(other.lock("a").break_lock().await.expect("an answer"));
+    assert!(guard.is_held(), "nobody has told");
+    proxy.clear();
+    subscribing.deliver();
+    let reason = bounded("the holder asks", guard.lost()).await;
+    assert_eq!(reason, LossReason::Taken);
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use hedgerow::{Credentials, Guard, LossReason};
 
+use crate::monitor::Monitor;
 use crate::server::Server;
+use crate::shards;
 use crate::wait::{calls, patient, renewed, until};
 
 /// How many locks are held.
@@ -96,6 +98,44 @@ async fn a_lease_that_this_user_may_not_renew_any_more_costs_no_other_its_lease(
             .remove(0);
         renewed(&server, &key, 3).await;
         assert!(guard.is_held());
+    }
+}
+
+/// A lease that is short for the way to its server has no time for the answer that a script is not known.
+#[tokio::test]
+async fn the_first_renewal_at_each_server_brings_the_script_along() {
+    let servers = shards::start(2).await;
+    let monitors = [
+        Monitor::start(&servers[0]).await,
+        Monitor::start(&servers[1]).await,
+    ];
+    let client = shards::client(&servers).await;
+    let mut seen = [false; 2];
+    let mut guards = Vec::new();
+    for number in 0.. {
+        let name = format!("a{number}");
+        let lock = client.lock(&name).lease(LEASE);
+        let guard = lock.acquire().await.expect("free");
+        let pattern = format!("hr:{{*}}:lock:{name}");
+        let home = usize::from(servers[0].keys(&pattern).await.is_empty());
+        if std::mem::replace(&mut seen[home], true) {
+            guard.release().await.expect("held until now");
+            continue;
+        }
+        guards.push(guard);
+        let word = format!(":lock:{name}\" \"");
+        let first = async || {
+            let lines = monitors[home].commands(&servers[home], &word).await;
+            lines
+                .into_iter()
+                .find(|line| line.contains(" \"1\" \"hr:{"))
+        };
+        until("it is renewed", async || first().await.is_some()).await;
+        let first = first().await.expect("it was there");
+        assert!(first.contains("] \"EVAL\" "), "{first}");
+        if seen == [true; 2] {
+            break;
+        }
     }
 }
 

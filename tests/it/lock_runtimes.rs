@@ -4,9 +4,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures::poll;
-use hedgerow::Client;
+use hedgerow::{Client, ErrorKind};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::monitor::Monitor;
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
 use crate::wait::{bounded, patient, queued, renewed, until};
@@ -152,11 +153,52 @@ fn a_waiter_gets_what_is_released_in_a_runtime_that_stands_still() {
     drop((client, server));
 }
 
+/// Both owners were given up by the keeper, which was told that neither had the lock.
+#[test]
+fn a_release_that_stood_still_tells_of_the_loss_that_was_proved_meanwhile() {
+    let driven = Runtime::new().expect("a runtime");
+    let (server, client, halted) = halted(&driven);
+    let lock = client.lock("a").wait(AGES).lease(AGES);
+    let held = halted.block_on(lock.acquire()).expect("free");
+    let waits = lock.clone();
+    let waiter = driven.spawn(async move { waits.acquire().await });
+    driven.block_on(queued(&lock, 1));
+    let monitor = driven.block_on(Monitor::start(&server));
+    let mut release = Box::pin(held.release());
+    halted.block_on(async { assert!(poll!(&mut release).is_pending()) });
+    let guard = driven.block_on(async {
+        let key = server.keys("hr:{*}:lock:a").await.remove(0);
+        let deleted: usize = server.run(&["DEL", &key]).await;
+        assert_eq!(deleted, 1);
+        let guard = bounded("the waiter has it", waiter).await;
+        // The owner of the waiter is asked about again, at ever longer pauses.
+        until("both owners were given up", async || {
+            let lines = monitor.commands(&server, ":lock:a\"").await;
+            let releases = lines.iter();
+            let releases =
+                releases.filter(|line| line.contains("\"EVALSHA\"") && line.contains("\"2 "));
+            releases.count() >= 4
+        })
+        .await;
+        guard.expect("no panic").expect("granted")
+    });
+    let told = halted.block_on(bounded("the release is over", release));
+    assert_eq!(told.expect_err("it was deleted").kind(), ErrorKind::Lost);
+    assert!(guard.is_held());
+    let _inside = driven.enter();
+    drop((guard, client, server, monitor));
+}
+
 #[test]
 fn a_waiter_looks_after_the_question_of_a_runtime_that_stands_still() {
     let driven = Runtime::new().expect("a runtime");
     let (server, client, halted) = halted(&driven);
     let lock = client.lock("a").wait(AGES).lease(AGES);
+    // Its server is asked for the format of the locks before the first question.
+    driven.block_on(async {
+        let guard = lock.acquire().await.expect("free");
+        guard.release().await.expect("held until now");
+    });
     // One that is answered within its first poll is not what this is about.
     let asked = loop {
         let mut asked = Box::pin(lock.acquire());

@@ -33,13 +33,15 @@ async fn a_waiter_does_not_hold_on_the_terms_of_one_that_has_left() {
         assert!(first.as_mut().poll(&mut context).is_pending());
         let second = tokio::spawn(async move { long.acquire().await });
         queued(&holder.lock("a"), 1).await;
-        // Its answer may have to come through the proxy yet: it is the poll that hears it.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Its answer may have to come through the proxy yet, ahead of this one; it is the poll that
+        // hears it.
+        client.ping().await.expect("an answer");
         assert!(first.as_mut().poll(&mut context).is_pending());
         second
     };
     let questions = proxy.on(Request::every().named("EVALSHA"), Act::Hold);
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // It is asked for again, on the terms of the other.
+    questions.hit().await;
     held.release().await.expect("held until now");
     until("what was granted to the first has run out", async || {
         server.keys("hr:{*}:lock:a").await.is_empty()

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::{Client, Error, ErrorKind};
+use hedgerow::{Client, Error, ErrorKind, Guard};
 
-use crate::server::{Server, signal};
-use crate::wait::{bounded, queued};
+use crate::server::{Server, connection, signal};
+use crate::wait::{bounded, queued, until};
 
 const AGES: Duration = Duration::from_secs(600);
 
@@ -44,16 +44,9 @@ async fn waiters_that_give_up_on_a_server_that_says_nothing_are_told_that() {
 }
 
 #[tokio::test]
-async fn a_try_behind_others_is_told_that_the_server_says_nothing() {
-    let server = Server::start_single().await;
-    let client = server.client().await;
-    client.ping().await.expect("an answer");
-    let pid = server.pid().await;
-    let lock = client.lock("a").wait(AGES);
-    let held = lock.acquire().await.expect("free");
-    let waiting = waiters(&client, AGES);
-    queued(&lock, 1).await;
-    signal(pid, "STOP");
+async fn a_try_behind_others_is_told_that_the_server_serves_nobody() {
+    let (server, client, _held) = busy().await;
+    let lock = client.lock("a");
     // At first nobody knows that it is out.
     let tried = async {
         loop {
@@ -64,11 +57,57 @@ async fn a_try_behind_others_is_told_that_the_server_says_nothing() {
         }
     };
     let tried = bounded("it is told", tried).await;
-    signal(pid, "CONT");
+    go_on(&server).await;
     let error = tried.expect_err("nobody knows who holds it");
     assert!(error.kind().is_outage(), "{error:?}");
-    waiting.abort();
-    drop(held);
+}
+
+#[tokio::test]
+async fn a_call_that_fails_fast_does_not_wait_behind_others_while_the_server_serves_nobody() {
+    let (server, client, _held) = busy().await;
+    let call = client.lock("a").wait(AGES).fail_fast();
+    // While nobody knows that it is out, it queues as the others do.
+    let told = async {
+        loop {
+            match tokio::time::timeout(Duration::from_secs(1), call.acquire()).await {
+                Ok(told) => return told.expect_err("nobody answers"),
+                Err(_) => continue,
+            }
+        }
+    };
+    let error = bounded("it fails", told).await;
+    go_on(&server).await;
+    assert!(error.kind().is_outage(), "{error:?}");
+}
+
+/// A server that refuses everything from here on, and a client whose tasks wait for a lock there. Its
+/// connection lasts, and so nothing is asked but for the lock.
+async fn busy() -> (Server, Client, Guard) {
+    let server = Server::start_with(&["--busy-reply-threshold", "10"]).await;
+    let deadline = Duration::from_secs(2);
+    let client = server.builder().deadline(deadline).connect().await;
+    let client = client.expect("connected");
+    let lock = server.client().await.lock("a").lease(AGES);
+    let held = lock.acquire().await.expect("free");
+    waiters(&client, AGES);
+    queued(&lock, 1).await;
+    let mut other = connection(server.url()).await;
+    tokio::spawn(async move {
+        let mut script = redis::cmd("EVAL");
+        script.arg("while true do end").arg(0);
+        let _: redis::RedisResult<redis::Value> = script.query_async(&mut other).await;
+    });
+    until("a script holds it up", async || {
+        let pong: redis::RedisResult<redis::Value> = server.try_run(&["PING"]).await;
+        pong.is_err_and(|error| error.code() == Some("BUSY"))
+    })
+    .await;
+    (server, client, held)
+}
+
+/// The script that holds the server up ends.
+async fn go_on(server: &Server) {
+    let _: redis::Value = server.run(&["SCRIPT", "KILL"]).await;
 }
 
 #[tokio::test]
@@ -100,7 +139,9 @@ async fn a_call_that_does_not_wait_for_the_server_does_not_wait_behind_those_who
 async fn those_who_wait_for_the_first_answer_of_a_server_that_is_out_are_told_that() {
     let server = Server::start_single().await;
     let client = server.client().await;
-    client.ping().await.expect("an answer");
+    // The first call of a client asks something else before it asks for the lock.
+    let guard = client.lock("a").acquire().await.expect("free");
+    guard.release().await.expect("held until now");
     let pid = server.pid().await;
     signal(pid, "STOP");
     let told = bounded("they give up", waiters(&client, Duration::from_secs(1))).await;

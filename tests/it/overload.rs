@@ -78,6 +78,28 @@ async fn calls_beyond_the_limit_are_refused_at_once_and_the_others_are_served() 
 }
 
 #[tokio::test]
+async fn calls_beyond_the_limit_of_bytes_are_refused_at_once_and_the_others_are_served() {
+    let server = Server::start_single().await;
+    let builder = patient(server.builder()).max_waiting_bytes(10_000);
+    let client = builder.open().expect("good settings");
+    let counter = client.counter("views");
+    counter.add(0).await.expect("a connection");
+    let waiting = flooded(&server, &counter).await;
+    let mut call = pin!(counter.add(1).into_future());
+    let Poll::Ready(Err(error)) = poll!(&mut call) else {
+        panic!("it is refused at once");
+    };
+    assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+    assert!(error.to_string().contains("max_waiting_bytes"), "{error}");
+    unpause(&server).await;
+    let accepted = waiting.len() as i64;
+    for added in bounded("the others are served", join_all(waiting)).await {
+        added.expect("added");
+    }
+    assert_eq!(counter.get().await.expect("read"), accepted);
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_makes_room_for_another() {
     let server = Server::start_single().await;
     let client = client(&server, 10).await;

@@ -215,6 +215,33 @@ async fn every_server_of_a_cluster_is_asked() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_another_version_writes_in_another_format_is_told() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    client.counter("views").add(1).await.expect("added");
+    let found = client.preflight().await.expect("an answer");
+    assert_eq!(severity(&found, FindingCode::ForeignFormat), None);
+    server.run::<()>(&["SET", "hr:f:{lock}", "3"]).await;
+    let found = client.preflight().await.expect("an answer");
+    assert!(!found.is_ok(), "{found}");
+    let text = told(&found, FindingCode::ForeignFormat);
+    assert_eq!(text.lines().count(), 1, "{found}");
+    assert!(text.contains("lock") && text.contains("\"3\""), "{text}");
+
+    let cluster = Cluster::start(3, 0).await;
+    let seeds = cluster.nodes().iter().map(Node::url);
+    let client = Client::builder().cluster(seeds).open().expect("good URLs");
+    // One of those for each sixteenth of the slots.
+    let key = "hr:f:{18}:counter";
+    cluster.run::<()>(&["SET", key, "7"]).await;
+    let found = client.preflight().await.expect("an answer");
+    let foreign: Vec<_> = with(&found, FindingCode::ForeignFormat).collect();
+    assert_eq!(foreign.len(), 1, "{found}");
+    assert_eq!(foreign[0].server(), cluster.node_of(key).await.address());
+    assert!(foreign[0].message().contains("\"7\""), "{found}");
+}
+
+#[tokio::test]
 async fn commands_that_the_server_lacks_are_named() {
     let renamed = [
         "--rename-command",

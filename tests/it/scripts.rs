@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::lua::{self, Call, Script};
+use crate::lua_digits::joined_numbers;
 
 /// Commands whose first argument is their one key.
 const ONE_KEY: [&str; 15] = [
@@ -240,6 +241,31 @@ fn every_rule_sees_what_breaks_it() {
             "string.format('%.0f', stamp())",
             "string.format('%g', stamp())",
         ),
+        (
+            "digits",
+            "string.format('%.0f', stamp())",
+            "'at ' .. stamp() * 1000",
+        ),
+        (
+            "digits",
+            "string.format('%.0f', stamp())",
+            "stamp() + 1 .. ''",
+        ),
+        (
+            "digits",
+            "redis.call('SET', other, string.format('%.0f', stamp()))",
+            "local at = stamp() + 1\nredis.call('SET', other, 'at ' .. at)",
+        ),
+        (
+            "digits",
+            "string.format('%.0f', stamp())",
+            "table.concat({ARGV[1], stamp() + 1}, ' ')",
+        ),
+        (
+            "digits",
+            "redis.call('SET', other, string.format('%.0f', stamp()))",
+            "local all = {}\nall[1] = tonumber(stamp())\nredis.call('SET', other, table.concat(all))",
+        ),
         ("replies", "return {'OK'}", "error('no')"),
         ("replies", "return {'OK'}", "return redis.error_reply('no')"),
         ("replies", "return {'OK'}", "return {err = 'no'}"),
@@ -429,7 +455,10 @@ fn flags(script: &Script) -> Vec<String> {
 
 /// Lua writes a number in 14 digits: `string.format('%.0f', ..)` writes them all.
 fn digits(script: &Script) -> Vec<String> {
-    words(script, &["tostring", "'%g", "'%s%g"], "drops digits")
+    let mut broken = words(script, &["tostring", "'%g", "'%s%g"], "drops digits");
+    let joined = joined_numbers(&lua::uncommented(&script.whole()));
+    broken.extend(joined.iter().map(|it| format!("{it} drops digits")));
+    broken
 }
 
 /// Texts change with the server's version, status words do not.

@@ -168,6 +168,25 @@ async fn what_is_wrong_with_sentinels_is_told() {
 }
 
 #[tokio::test]
+async fn where_no_sentinel_answers_the_primary_before_is_not_named() {
+    let servers = Sentinels::start().await;
+    let client = builder(&servers).deadline(Duration::from_secs(2));
+    let client = client.open().expect("good URLs");
+    client.ping().await.expect("an answer");
+    for sentinel in servers.sentinels() {
+        sentinel.kill().await;
+    }
+    let primary = servers.data().primary();
+    let _: usize = primary.run(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+    let error = client.ping().await.expect_err("nobody says where it is");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("no sentinel says where"), "{text}");
+    assert!(text.contains(&servers.sentinels()[0].address()), "{text}");
+    assert!(!text.contains(&primary.address()), "{text}");
+}
+
+#[tokio::test]
 async fn a_primary_that_has_become_a_replica_is_looked_up_again() {
     let servers = Sentinels::start().await;
     let client = client(&servers).await;

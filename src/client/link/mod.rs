@@ -190,7 +190,7 @@ impl Link {
         let health = live.health.clone();
         let reply = {
             // Pinned here: each callee that takes it by value would hold a copy of its own.
-            let sent = pin!(live.connection.send_packed_command(command));
+            let sent = pin!(Some(live.connection.send_packed_command(command)));
             health.answer(sent, deadline).await
         };
         let (value, sent) = self.observed(&live, reply)?;
@@ -220,7 +220,9 @@ impl Link {
         let health = live.health.clone();
         let commands = pipeline.len();
         let answer = {
-            let sent = pin!(live.connection.send_packed_commands(pipeline, 0, commands));
+            let sent = pin!(Some(
+                live.connection.send_packed_commands(pipeline, 0, commands)
+            ));
             health.answer(sent, deadline).await
         };
         // One refusal that the driver does not understand stands for all of them.

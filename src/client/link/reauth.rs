@@ -4,6 +4,7 @@
 //! last shown on it. Credentials are never logged.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ impl Expiring {
         let Some(health) = self.health.upgrade() else {
             return Err("the connection is closed".to_owned());
         };
-        let sent = self.connection.send_packed_command(&auth);
+        let sent = pin!(Some(self.connection.send_packed_command(&auth)));
         let reply = health.answer(sent, Instant::now() + PATIENCE).await;
         let reply = reply.map(|(reply, _)| reply);
         match reply.map_err(|error| error.to_string())? {

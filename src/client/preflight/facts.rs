@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::clocks::{self, Offset};
 use crate::client::acl::{TRIALS, trial_call};
+use crate::client::format::{Formats, Written};
 use crate::client::link::Link;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::script::from_server;
+use crate::script::{from_server, plain};
 
 /// What is known of one server.
 pub(super) struct Facts {
@@ -23,6 +24,8 @@ pub(super) struct Facts {
     pub(super) hello: BTreeMap<String, String>,
     pub(super) info: Result<BTreeMap<String, String>>,
     pub(super) config: Result<BTreeMap<String, String>>,
+    /// In which formats the namespace is written there, as far as it was said.
+    pub(super) formats: Vec<(Written, String)>,
     /// Trials that were answered with an error, and the error.
     pub(super) refused: Vec<(&'static str, ServerError)>,
     pub(super) clock: Option<Offset>,
@@ -30,11 +33,13 @@ pub(super) struct Facts {
     pub(super) is_readable: bool,
 }
 
-/// Asks the server behind `link`; `key` is a key and a channel that nobody uses.
+/// Asks the server behind `link`; `key` is a key and a channel that nobody uses, and `formats` is asked
+/// what is written in which format.
 pub(super) async fn gather(
     address: String,
     link: &Arc<Link>,
     key: &Key,
+    formats: &Formats,
     deadline: Instant,
 ) -> Result<Facts> {
     let own = link.another();
@@ -48,6 +53,18 @@ pub(super) async fn gather(
     questions.add_command(settings);
     let replies = own.send_all(&questions, deadline).await?;
     let [info, config] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
+
+    let mut questions = Pipeline::with_capacity(2);
+    for (_, key) in formats.keys() {
+        questions.add_command(plain("GET", key));
+    }
+    let replies = own.send_all(&questions, deadline).await?;
+    // A server of a cluster is not asked about the slots of others: it refuses, and they answer.
+    let formats = formats.keys().zip(replies);
+    let formats = formats.filter_map(|((written, _), reply)| match reply {
+        Value::BulkString(text) => Some((written, String::from_utf8_lossy(&text).into_owned())),
+        _ => None,
+    });
 
     // A connection that somebody else uses must not be told to listen, nor to read what is old.
     let trials = TRIALS
@@ -71,6 +88,7 @@ pub(super) async fn gather(
             .unwrap_or_default(),
         info: told::<String>(info).map(|info| fields(&info)),
         config: told(config),
+        formats: formats.collect(),
         refused: refused.collect(),
         clock,
         is_readable: link.is_readable_on_the_way(),

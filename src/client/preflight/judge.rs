@@ -26,6 +26,7 @@ pub(super) fn server(facts: &Facts, is_cluster: bool, namespace: &Namespace) -> 
     if report.identity() {
         report.rights(namespace);
         report.refusals();
+        report.formats();
         report.not_asked();
         report.memory();
         report.durability();
@@ -196,6 +197,20 @@ impl Report<'_> {
                     missing.join(", ")
                 ),
             );
+        }
+    }
+
+    /// Whether other versions write the namespace in another way; once for each kind.
+    fn formats(&mut self) {
+        let facts = self.facts;
+        let mut said: Vec<String> = Vec::new();
+        for (written, theirs) in &facts.formats {
+            if let Some(difference) = written.difference(theirs)
+                && !said.contains(&difference)
+            {
+                said.push(difference.clone());
+                self.add(Severity::Blocker, FindingCode::ForeignFormat, difference);
+            }
         }
     }
 
@@ -381,6 +396,7 @@ mod tests {
             hello: map(&hello),
             info: Ok(BTreeMap::new()),
             config: Ok(BTreeMap::new()),
+            formats: Vec::new(),
             refused: Vec::new(),
             clock: Some(Offset::default()),
             is_readable: false,

@@ -18,7 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 impl Client {
     /// Looks at every server that this client writes to, and tells what is wrong with it: missing
     /// rights of the ACL user, a version that is too old, a replica in a primary's place, settings
-    /// that lose or evict data, clocks that differ.
+    /// that lose or evict data, clocks that differ, another version of hedgerow that writes the
+    /// namespace in another format.
     ///
     /// Meant for the start of a service, or for its deployment:
     ///
@@ -54,7 +55,8 @@ impl Client {
         };
         let key = self.namespace().trial(self.process());
         let asked = nodes.iter().map(|(address, link)| async {
-            let facts = facts::gather(address.clone(), link, &key, deadline.at).await;
+            let formats = &self.core.formats;
+            let facts = facts::gather(address.clone(), link, &key, formats, deadline.at).await;
             facts.map_err(|error| (address.clone(), error))
         });
         let mut known = Vec::with_capacity(nodes.len());
@@ -221,6 +223,9 @@ pub enum FindingCode {
     FullCoverage,
     /// What is sent can be read on the way.
     PlainText,
+    /// Another version of hedgerow writes locks or counters of the namespace in another format, so
+    /// that this one refuses to lock or to count there.
+    ForeignFormat,
     /// Something could not be asked.
     NotAsked,
 }

@@ -23,7 +23,7 @@ use crate::client::breaker::{Breaker, Probe, is_out};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::SLOTS;
 use crate::time::Backoff;
 use crate::time::{Deadline, OnOutage};
@@ -205,44 +205,43 @@ impl Census {
 
     /// Has the servers asked for the slots, and waits for what comes of it.
     async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
-        let mut inquiry = self.inquiry(deadline);
+        let mut inquiry = self.inquiry();
         loop {
             if let Some(outcome) = inquiry.outcome(deadline).await {
                 return outcome;
             }
             if Instant::now() >= deadline {
-                return Err(nobody_knows());
+                return Err(self.nobody_knows());
             }
             if let Some(task) = inquiry.failed() {
                 self.style.spawner.distrust(task.pulse().runtime());
-                inquiry = self.inquiry(deadline);
+                inquiry = self.inquiry();
             }
         }
     }
 
-    /// The inquiry under way, begun if there is none. It ends before `deadline`, so that whoever
-    /// began it has its outcome in time.
-    fn inquiry(self: &Arc<Self>, deadline: Instant) -> Arc<Inquiry> {
+    /// The inquiry under way, begun if there is none. It takes as long as servers may need, however
+    /// soon its first caller must leave: else callers in a hurry would keep all others from an answer.
+    fn inquiry(self: &Arc<Self>) -> Arc<Inquiry> {
         let mut state = self.state();
         let known = state.inquiry.as_ref();
         if let Some(known) = known.filter(|it| !it.is_over() && it.failed().is_none()) {
             return known.clone();
         }
         let inquiry = Inquiry::new();
-        let replaced = state.inquiry.replace(inquiry.clone());
-        drop(state);
-        drop(replaced);
-        let now = Instant::now();
-        let most = (deadline - now).saturating_sub(MARGIN);
-        let until = now + most.min(HEAD_START + PATIENCE + HEAD_START);
+        let until = Instant::now() + HEAD_START + PATIENCE + HEAD_START;
         let (census, told) = (self.clone(), Arc::downgrade(&inquiry));
-        // Ends by itself, soon; if it panics, or its runtime does not go on, callers begin another.
+        // Before anybody can wait for it: outside of a runtime this panics. Ends by itself, soon; if it
+        // panics, or its runtime does not go on, callers begin another.
         inquiry.spawned(self.style.spawner.spawn(async move {
             let outcome = census.inquire(until).await;
             if let Some(told) = told.upgrade() {
                 told.ends(outcome);
             }
         }));
+        let replaced = state.inquiry.replace(inquiry.clone());
+        drop(state);
+        drop(replaced);
         inquiry
     }
 
@@ -281,9 +280,28 @@ impl Census {
             hearing.listen(Instant::now() + HEAD_START).await;
         }
         match hearing.heard.is_empty() {
-            true => Err(hearing.worst.take().unwrap_or_else(nobody_knows)),
+            true => Err(hearing.worst.take().unwrap_or_else(|| self.nobody_knows())),
             false => Ok(()),
         }
+    }
+
+    /// Nobody has told the slots in time: what a server that was asked has met so far, if anything. An
+    /// attempt to connect that is refused goes on until its deadline, which may be the caller's.
+    fn nobody_knows(&self) -> Error {
+        let state = self.state();
+        let primaries = state.map.primaries.iter().map(|it| &it.node);
+        let asked = state.witnesses.values().chain(primaries);
+        let met = asked.filter_map(|node| Some(node.link.located(node.link.last_error()?)));
+        let worst = met.max_by_key(|error| error.fate() == Fate::Refused);
+        worst.map_or_else(
+            || {
+                Error::new(
+                    ErrorKind::Unreachable,
+                    "no server of the cluster reported its slots; check that the seeds are up",
+                )
+            },
+            Error::of_own_question,
+        )
     }
 
     /// A few of the primaries that were named and have not been asked, if too few of those that were
@@ -508,13 +526,6 @@ pub(super) fn nameless() -> Error {
     )
 }
 
-fn nobody_knows() -> Error {
-    Error::new(
-        ErrorKind::Unreachable,
-        "no server of the cluster reported its slots; check that the seeds are up",
-    )
-}
-
 /// Places that no primary has.
 const NOBODY: u16 = u16::MAX;
 const NAMELESS: u16 = u16::MAX - 1;
@@ -530,9 +541,6 @@ pub(super) const GRACE: Duration = Duration::from_millis(50);
 
 /// How long a server may take to tell the slots.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long before its caller's deadline an inquiry ends.
-const MARGIN: Duration = Duration::from_millis(20);
 
 /// The pauses between two questions while a server is in trouble, and how long that goes on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

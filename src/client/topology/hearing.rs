@@ -141,7 +141,7 @@ async fn testimony(
     questions.cmd("CLUSTER").arg("NODES");
     let deadline = deadline.min(Instant::now() + PATIENCE);
     let replies = witness.node.link.send_all(&questions, deadline).await;
-    let replies = replies.map_err(not_executed)?;
+    let replies = replies.map_err(Error::of_own_question)?;
     let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
     if let Value::ServerError(error) = &slots {
         let is_none = error.details().unwrap_or_default();
@@ -157,13 +157,5 @@ async fn testimony(
     match ranges(&slots, &nodes, asked) {
         Some(ranges) if !ranges.is_empty() => Ok(ranges),
         _ => Err(no_slots()),
-    }
-}
-
-/// A question of ours that stays open is no call of the caller's that was sent.
-fn not_executed(error: Error) -> Error {
-    match error.fate() {
-        Fate::Unknown => error.with_fate(Fate::NotExecuted),
-        _ => error,
     }
 }

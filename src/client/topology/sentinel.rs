@@ -332,12 +332,8 @@ impl Witness {
     ) -> (&Address, Result<Testimony>) {
         let question = Testimony::question(service, replicas);
         let replies = self.link.send_all(&question, until).await;
-        // Nothing of a caller's was sent.
         let testimony = replies
-            .map_err(|error| match error.fate() {
-                Fate::Unknown => error.with_fate(Fate::NotExecuted),
-                _ => error,
-            })
+            .map_err(Error::of_own_question)
             .and_then(Testimony::parse);
         (&self.address, testimony)
     }
@@ -370,6 +366,7 @@ fn unknown_service(service: &str) -> Error {
         "the sentinels know no service \"{}\"; compare it with their `sentinel monitor`",
         shortened(service)
     ))
+    .at_no_address()
 }
 
 /// Why nobody has said where the primary is. That credentials are refused counts only if nobody may
@@ -386,13 +383,14 @@ fn nobody_tells(service: &str, silent: &[(&Address, Error)]) -> Error {
     let refused = silent
         .iter()
         .all(|(_, error)| error.fate() == Fate::Refused);
-    match silent.first() {
+    let error = match silent.first() {
         Some((_, error)) if refused => Error::new(error.kind(), message)
             .with_fate(Fate::Refused)
             .because(each),
         Some(_) => Error::new(ErrorKind::Unreachable, message).because(each),
         None => Error::new(ErrorKind::Unreachable, message),
-    }
+    };
+    error.at_no_address()
 }
 
 fn moving(service: &str) -> Error {
@@ -403,6 +401,7 @@ fn moving(service: &str) -> Error {
             shortened(service)
         ),
     )
+    .at_no_address()
 }
 
 /// Where the sentinels are, without credentials.

@@ -13,7 +13,7 @@ use super::Row;
 use crate::proxy::{Act, Proxy, Request, Rule};
 use crate::server::Server;
 use crate::topology::{Cluster, Port};
-use crate::wait::{bounded, until};
+use crate::wait::{bounded, queued, until};
 
 /// Servers behind a proxy, and a client that comes through it.
 struct Scene {
@@ -72,10 +72,16 @@ impl Scene {
         }
         let guard = self.client.lock("warm").acquire().await.expect("free");
         guard.release().await.expect("released");
-        // One that was held for a while is released by another script.
+        // One behind which another process queues is released by another script.
         let guard = self.client.lock("warm").acquire().await.expect("free");
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        let other = self.builder().open().expect("a good URL");
+        let waits = other.lock("warm").wait(Duration::from_secs(60));
+        let waiter = tokio::spawn(async move { waits.acquire().await });
+        queued(&self.client.lock("warm"), 1).await;
         guard.release().await.expect("released");
+        let next = bounded("it is handed over", waiter).await;
+        let released = next.expect("no panic").expect("granted").release().await;
+        released.expect("held until now");
         assert_eq!(load(&self.cache(), "warm", "warm").await, "warm");
         self
     }
