@@ -182,7 +182,12 @@ mod tests {
         let granted = (Instant::now(), lease);
         let owner = Owner::random();
         let hold = Hold::new(keys.into(), owner, Fence(1), lease, None, granted, 0);
-        release(Locks::of(&client), client, Release::of(&hold)).await;
+        release(
+            Locks::of(&client),
+            client,
+            Release::of(&hold, Instant::now()),
+        )
+        .await;
         assert!(!hold.may_be_released());
     }
 }
