@@ -289,7 +289,7 @@ impl ClientBuilder {
         let topology = self.topology(&style)?;
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
-        let formats = Formats::new(&namespace, &topology, style.made);
+        let formats = Formats::new(&namespace, &topology);
         Ok(self.core(namespace, deadlines, topology, formats))
     }
 
@@ -399,7 +399,6 @@ impl ClientBuilder {
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
             limits: self.limits,
-            made: Arc::default(),
             on_trouble: None,
         })
     }

@@ -11,7 +11,6 @@ use redis::aio::MultiplexedConnection;
 use super::backoff::Pace;
 use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
-use super::format::Made;
 use super::lane::Lane;
 use super::large::Large;
 use super::link::{Link, Route, Signal};
@@ -33,8 +32,6 @@ pub(crate) struct Style {
     pub(crate) pipelines: usize,
     /// How much may wait for a server.
     pub(crate) limits: Limits,
-    /// How many connections for commands there were, at all nodes.
-    pub(crate) made: Arc<Made>,
     pub(crate) on_trouble: Option<Signal>,
 }
 
@@ -108,7 +105,7 @@ impl Node {
             pace,
             spawner: style.spawner.clone(),
             on_push: None,
-            made: Some(style.made.clone()),
+            made: Some(Arc::default()),
             on_trouble: style.on_trouble.clone(),
             after_demotion,
         });

@@ -451,7 +451,6 @@ mod tests {
             reads: Reads::Together,
             pipelines: 1,
             limits: crate::client::queue::Limits::default(),
-            made: Arc::default(),
             on_trouble: None,
         };
         let readable = |scheme: &str, host: &str| {
