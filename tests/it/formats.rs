@@ -133,7 +133,13 @@ async fn a_read_that_found_no_format_does_not_trust_that_there_will_be_none() {
 async fn where_a_full_server_refused_the_format_it_is_set_when_there_is_room() {
     let server = Server::start_single().await;
     let client = server.client().await;
-    let limit = ["CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory"];
+    let limit = [
+        "CONFIG",
+        "SET",
+        "maxmemory-policy",
+        "noeviction",
+        "maxmemory",
+    ];
     server.run::<()>(&[&limit[..], &["1"]].concat()).await;
     let error = client.counter("views").add(1).await.expect_err("full");
     assert!(!error.is_indeterminate(), "{error}");
