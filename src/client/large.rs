@@ -49,8 +49,8 @@ pub(crate) struct Large {
 enum Standing {
     Unproved,
     Proved(Proof),
-    /// There was no proof; the next is sought at this moment at the earliest.
-    Failed(Instant),
+    /// There was no proof; the next is sought at this moment at the earliest, after this pause.
+    Failed(Instant, Duration),
 }
 
 /// Both connections led to one process: those of these epochs.
@@ -124,7 +124,7 @@ impl Large {
         let standing = *self.standing();
         match standing {
             Standing::Proved(proof) if self.stands(proof) => return Some(proof),
-            Standing::Failed(until) if Instant::now() < until => return None,
+            Standing::Failed(until, _) if Instant::now() < until => return None,
             _ => {}
         }
         let (shared, own) = (self.shared.clone(), self.link.clone());
@@ -263,14 +263,17 @@ pub(super) fn is_final(error: &Error) -> bool {
 async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
     let deadline = Instant::now() + PATIENCE;
     let asked = async { tokio::try_join!(run(&shared, deadline), run(&own, deadline)) };
-    let standing = match asked.await {
+    let outcome = asked.await;
+    let Some(large) = large.upgrade() else { return };
+    let standing = match outcome {
         Ok(((shared, one), (own, other))) if one == other => {
             Standing::Proved(Proof { shared, own })
         }
         Ok(_) => {
             tracing::info!(target: "hedgerow::client", address = shared.address().as_deref(), "the connection for large values leads to another server; making another");
             own.reset();
-            Standing::Failed(Instant::now() + PAUSE)
+            // Behind a balancer that goes on, and ends what is under way there each time.
+            large.standing().failed_again()
         }
         Err(error) => {
             tracing::debug!(target: "hedgerow::client", %error, "no connection for large values");
@@ -278,11 +281,23 @@ async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
                 Fate::Refused => LONG_PAUSE,
                 _ => PAUSE,
             };
-            Standing::Failed(Instant::now() + pause)
+            Standing::failed(pause)
         }
     };
-    if let Some(large) = large.upgrade() {
-        *large.standing() = standing;
+    *large.standing() = standing;
+}
+
+impl Standing {
+    fn failed(pause: Duration) -> Self {
+        Self::Failed(Instant::now() + pause, pause)
+    }
+
+    /// There was no proof again, so the pause is twice as long.
+    fn failed_again(self) -> Self {
+        Self::failed(match self {
+            Self::Failed(_, pause) => (2 * pause).min(LONG_PAUSE),
+            Self::Unproved | Self::Proved(_) => PAUSE,
+        })
     }
 }
 
@@ -377,7 +392,7 @@ const REMEMBERED: usize = LARGE / size_of::<AtomicU32>();
 /// How long making the connection and proving where it leads may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long nothing is tried after that has failed, and after the server has refused to say.
+/// How long nothing is tried after that has failed, and at most, as after the server has refused to say.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 
@@ -385,6 +400,19 @@ const LONG_PAUSE: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
     use crate::key::Namespace;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pauses_between_proofs_that_fail_double_up_to_a_minute() {
+        let mut standing = Standing::Unproved;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            standing = standing.failed_again();
+            if let Standing::Failed(until, _) = standing {
+                pauses.push((until - Instant::now()).as_secs());
+            }
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
 
     #[test]
     fn an_upload_is_alone_if_no_other_was_under_way_meanwhile() {
