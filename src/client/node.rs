@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::backoff::Pace;
+use super::backoff::{Pace, Paces};
 use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
 use super::lane::Lane;
@@ -32,6 +32,8 @@ pub(crate) struct Style {
     pub(crate) pipelines: usize,
     /// How much may wait for a server.
     pub(crate) limits: Limits,
+    /// One for each address, whatever it is connected to for.
+    pub(crate) paces: Paces,
     pub(crate) on_trouble: Option<Signal>,
 }
 
@@ -57,7 +59,7 @@ impl Node {
 
     /// A server that is found, and dialled, as `source` says.
     pub(crate) fn from(address: String, source: Source, style: &Style) -> Self {
-        let pace = Arc::<Pace>::default();
+        let pace = style.paces.of(&address);
         let pushes = Route {
             source: source.clone(),
             name: format!("{}-push", style.name),
@@ -82,12 +84,14 @@ impl Node {
     /// The server behind a connection that the caller made: no pushes are heard.
     pub(crate) fn brought(connection: MultiplexedConnection, style: &Style) -> Self {
         let address = "a connection of the caller's".to_owned();
-        Self::mute(address, Source::Brought(connection), style)
+        let source = Source::Brought(connection);
+        Self::asked(address, source, style, Arc::default(), None)
     }
 
     /// A server that is only asked.
     pub(crate) fn mute(address: String, source: Source, style: &Style) -> Self {
-        Self::asked(address, source, style, Arc::default(), None)
+        let pace = style.paces.of(&address);
+        Self::asked(address, source, style, pace, None)
     }
 
     fn asked(
