@@ -428,7 +428,8 @@ impl Shared {
         }
         let each = bytes / cells.len().max(1);
         let before = self.reply.load(Ordering::Relaxed);
-        // The mean of about the last eight reads. Of two that are noted at once one may be lost.
+        // The mean of about the last eight reads. Concurrent updates may be lost; this is an
+        // estimate.
         self.reply
             .store(before - before / 8 + each / 8, Ordering::Relaxed);
     }
