@@ -194,6 +194,11 @@ fn a_waiter_looks_after_the_question_of_a_runtime_that_stands_still() {
     let driven = Runtime::new().expect("a runtime");
     let (server, client, halted) = halted(&driven);
     let lock = client.lock("a").wait(AGES).lease(AGES);
+    // Its server is asked for the format of the locks before the first question.
+    driven.block_on(async {
+        let guard = lock.acquire().await.expect("free");
+        guard.release().await.expect("held until now");
+    });
     // One that is answered within its first poll is not what this is about.
     let asked = loop {
         let mut asked = Box::pin(lock.acquire());

@@ -22,7 +22,7 @@ use crate::client::breaker::{Breaker, Probe, is_out};
 use crate::client::endpoint::{Address, Endpoint};
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::SLOTS;
 use crate::time::Backoff;
 use crate::time::{Deadline, OnOutage};
@@ -210,7 +210,7 @@ impl Census {
                 return outcome;
             }
             if Instant::now() >= deadline {
-                return Err(nobody_knows());
+                return Err(self.nobody_knows());
             }
             if let Some(task) = inquiry.failed() {
                 self.style.spawner.distrust(task.pulse().runtime());
@@ -279,9 +279,28 @@ impl Census {
             hearing.listen(Instant::now() + HEAD_START).await;
         }
         match hearing.heard.is_empty() {
-            true => Err(hearing.worst.take().unwrap_or_else(nobody_knows)),
+            true => Err(hearing.worst.take().unwrap_or_else(|| self.nobody_knows())),
             false => Ok(()),
         }
+    }
+
+    /// Nobody has told the slots in time: what a server that was asked has met so far, if anything. An
+    /// attempt to connect that is refused goes on until its deadline, which may be the caller's.
+    fn nobody_knows(&self) -> Error {
+        let state = self.state();
+        let primaries = state.map.primaries.iter().map(|it| &it.node);
+        let asked = state.witnesses.values().chain(primaries);
+        let met = asked.filter_map(|node| Some(node.link.located(node.link.last_error()?)));
+        let worst = met.max_by_key(|error| error.fate() == Fate::Refused);
+        worst.map_or_else(
+            || {
+                Error::new(
+                    ErrorKind::Unreachable,
+                    "no server of the cluster reported its slots; check that the seeds are up",
+                )
+            },
+            Error::of_own_question,
+        )
     }
 
     /// A few of the primaries that were named and have not been asked, if too few of those that were
@@ -503,13 +522,6 @@ pub(super) fn nameless() -> Error {
         ErrorKind::ClusterDown,
         "the cluster reports the server of this slot without an address; set cluster-announce-hostname on all \
          servers, or cluster-preferred-endpoint-type ip",
-    )
-}
-
-fn nobody_knows() -> Error {
-    Error::new(
-        ErrorKind::Unreachable,
-        "no server of the cluster reported its slots; check that the seeds are up",
     )
 }
 
