@@ -7,9 +7,12 @@ use hedgerow::Client;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::server::{Server, connection};
-use crate::wait::{patient, renewed};
+use crate::wait::{bounded, patient, queued, renewed};
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Longer than any test takes.
+const AGES: Duration = Duration::from_secs(600);
 
 fn stage() -> (Runtime, Server) {
     let driven = Runtime::new().expect("a runtime");
@@ -68,6 +71,28 @@ fn a_load_that_the_given_runtime_does_not_begin_is_begun_by_the_caller() {
     });
     let _inside = driven.enter();
     drop((client, cache, server));
+}
+
+#[test]
+fn a_lock_is_passed_on_though_the_given_runtime_stands_still() {
+    let (driven, server) = stage();
+    let still = single();
+    let client = client_of(&server, &still);
+    let lock = client.lock("a").lease(AGES).wait(AGES);
+    let held = still.block_on(lock.acquire()).expect("free");
+    let waits = lock.clone();
+    let waiter = driven.spawn(async move { waits.acquire().await });
+    still.block_on(queued(&lock, 1));
+    // From here on nobody drives it.
+    driven.block_on(async {
+        // It may not know what came of it.
+        let _ = bounded("the release ends", held.release()).await;
+        let guard = bounded("the waiter has the lock", waiter).await;
+        let guard = guard.expect("no panic").expect("granted");
+        assert!(guard.is_held());
+    });
+    let _inside = driven.enter();
+    drop((lock, client, server));
 }
 
 fn single() -> Runtime {

@@ -1,16 +1,19 @@
 //! Loads of a runtime that stands still, seen from another: nobody waits for them.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use futures::poll;
 use hedgerow::{Cache, Result};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use crate::gate::Gate;
 use crate::server::Server;
+use crate::wait::bounded;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MAX_LOAD: Duration = Duration::from_secs(2);
@@ -35,6 +38,17 @@ fn call(driven: &Runtime, cache: &Cache) -> (Duration, Result<Arc<u8>>) {
         let outcome = load.await;
         (began.elapsed(), outcome)
     })
+}
+
+#[tokio::test]
+async fn a_call_that_is_polled_once_while_it_reads_keeps_no_other() {
+    let (_server, cache) = stage().await;
+    let kept = cache.memoize("k", MINUTE, async || Ok::<_, Infallible>(1u8));
+    let mut kept = pin!(kept.into_future());
+    assert!(poll!(&mut kept).is_pending(), "it reads");
+    let other = cache.memoize("k", MINUTE, async || Ok::<_, Infallible>(2u8));
+    let other = bounded("the other has a value", other.into_future()).await;
+    assert_eq!(*other.expect("its own load"), 2);
 }
 
 #[test]
