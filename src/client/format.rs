@@ -314,28 +314,6 @@ fn text(value: &Value) -> Result<Option<String>> {
     }
 }
 
-<<<<<<< HEAD
-=======
-/// The question went out, the call did not.
-fn not_executed(error: Error) -> Error {
-    match error.fate() {
-        Fate::Refused => error,
-        _ => error.with_fate(Fate::NotExecuted),
-    }
-}
-
-fn foreign(written: Written, theirs: &str) -> Error {
-    let theirs: String = theirs.chars().take(LONGEST).collect();
-    let (what, ours) = (written.name(), written.format());
-    Error::new(
-        ErrorKind::WrongType,
-        format!(
-            "not sent: each {what} of this namespace is written in format {theirs:?} of another version of \
-             hedgerow, and this version writes format {ours:?}; run versions of one format in a namespace"
-        ),
-    )
-}
-
 /// The next number of a connection.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
