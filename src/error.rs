@@ -147,6 +147,14 @@ impl Error {
         self.changed(|repr| repr.fate = fate)
     }
 
+    /// The error of one of several commands: that it was not executed is not true of all.
+    pub(crate) fn in_part(self) -> Self {
+        match self.is_retryable() {
+            true => self.with_fate(Fate::Unknown),
+            false => self,
+        }
+    }
+
     /// The error of a call that only reads: whether it was executed makes no difference.
     pub(crate) fn of_a_read(self) -> Self {
         match self.fate() {

@@ -55,7 +55,7 @@ impl Failure {
         })
     }
 
-    /// What those are told who did not load.
+    /// The error for callers that did not load.
     pub(super) fn error(self) -> Error {
         let Self { kind, text } = self;
         let message = match kind {

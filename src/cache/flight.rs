@@ -1,10 +1,22 @@
-//! Flights: one shared execution in this process for one key, by calls of one patience.
+//! Flights: one shared execution in this process for one key, by calls of any deadline.
 //!
-//! Invariant: whose call began before the load of a flight did may have whatever it loads, as its
-//! creator may. A call that began later began before the flight was closed,
-//! and gets a value only if that was proved by commands that were sent after it was closed. So
-//! nobody gets a value that was loaded before an invalidation which had returned when his call
-//! began. Opened and joined by `memoize`, closed by the load.
+//! Invariant: a call may take whatever a flight loads if the call began before the load; so may the
+//! opener. A call that began later began before the flight was closed, and gets a value only if
+//! that was proved by commands that were sent after it was closed. So nobody gets a value that was
+//! loaded before an invalidation which had returned when its call began.
+//!
+//! Calls share a flight whatever their deadlines. The flight gives the server the longest time that
+//! anybody on board gives it, and each call keeps its own time. It ends in one of these ways:
+//!
+//! - with what the flight came to: a value, or the error of the load;
+//! - with a timeout of its own, once the server has left a question of the flight unanswered for as
+//!   long as the call gives it. If the load has ended by then, the call takes what was loaded if it
+//!   may, and else asks again;
+//! - with the error of a question that was not answered, unless the call has notably more time than
+//!   the question had: then it asks again;
+//! - as out of time, once it has waited for `max_load` and its deadline.
+//!
+//! Opened and joined by `memoize`, closed by the load.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -16,15 +28,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
-use crate::time::Patience;
+use crate::time::{Deadline, FOREVER, OnOutage, Patience};
 
 /// The open flights of one client.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    /// At most one flight for a key and a patience: the error of a call with a short deadline says
-    /// nothing to a call with a long one, which in turn would keep the first waiting.
+    /// At most two flights for a key: one of the calls that keep trying while the server is out, and
+    /// one of those that fail at once.
     open: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     /// As many as the map has, so that a hit, which usually meets none, takes no lock.
     count: AtomicUsize,
@@ -33,8 +45,17 @@ pub(super) struct Flights {
 /// One execution, and those who wait for it. Its creator is told apart, by a channel of its own.
 pub(super) struct Flight {
     key: Key,
-    /// That of all who share it.
-    patience: Patience,
+    /// That of all calls that share it.
+    on_outage: OnOutage,
+    /// The longest that a call on board gives the server for an answer, in ms.
+    longest: AtomicU64,
+    /// When the server was asked what it has not answered yet, in ms since the flight was opened;
+    /// [`NOTHING`] if nothing is asked.
+    asked: AtomicU64,
+    /// How long the server is given for that, in ms.
+    within: AtomicU64,
+    /// What the load came to, for calls that began before it and do not wait until it is stored.
+    loaded: OnceLock<Outcome>,
     opened: Instant,
     /// When its task was last seen to run, in ms since it was opened.
     beat: AtomicU64,
@@ -57,6 +78,9 @@ pub(super) enum Outcome {
     },
     /// The load failed; `proved` fresh in the same sense.
     Failed { error: Error, proved: bool },
+    /// Nothing was loaded: the server was asked, and given so long. It says nothing to a call that
+    /// has more time.
+    Unanswered { error: Error, within: Duration },
     /// Nothing is proved: each must ask again.
     Again,
     /// As [`Again`](Self::Again), and no load has ended: it does not count as one.
@@ -74,8 +98,19 @@ pub(super) enum Boarding {
 pub(super) struct Passenger {
     flight: Arc<Flight>,
     outcome: watch::Receiver<Option<Outcome>>,
+    joined: Instant,
+    /// How long the call gives the server for an answer.
+    limit: Duration,
     /// The call began after the load did.
     late: bool,
+}
+
+/// A question to the server is under way. Dropped, it has ended.
+#[derive(Debug)]
+#[must_use = "the question ends when this is dropped"]
+pub(super) struct Question {
+    flight: Arc<Flight>,
+    pub(super) deadline: Deadline,
 }
 
 /// The right to settle a flight. Dropped in mid-flight, with its runtime, it closes the flight and
@@ -104,12 +139,12 @@ impl Flights {
         let flight = open
             .get(key)?
             .iter()
-            .find(|flight| flight.patience == patience);
+            .find(|flight| flight.on_outage == patience.on_outage);
         flight
             .filter(|flight| !flight.is_silent(silence))
             .map(|flight| {
                 self.urge(flight);
-                flight.joined(began)
+                flight.joined(began, patience.limit())
             })
     }
 
@@ -125,11 +160,11 @@ impl Flights {
         let flights = open.entry(key.clone()).or_default();
         if let Some(at) = flights
             .iter()
-            .position(|flight| flight.patience == patience)
+            .position(|flight| flight.on_outage == patience.on_outage)
         {
             if !flights[at].is_silent(silence) {
                 self.urge(&flights[at]);
-                return Boarding::Joined(flights[at].joined(began));
+                return Boarding::Joined(flights[at].joined(began, patience.limit()));
             }
             flights.swap_remove(at);
         }
@@ -160,6 +195,22 @@ impl Flights {
         self.count.store(open.len(), Ordering::Relaxed);
     }
 
+    /// Closes the flight that `passenger` joined: calls from now on do not wait for it.
+    pub(super) fn give_up(&self, passenger: &Passenger) {
+        self.leave(&mut self.open(), &passenger.flight);
+    }
+
+    fn leave(&self, open: &mut HashMap<Key, Vec<Arc<Flight>>>, flight: &Arc<Flight>) {
+        let Some(flights) = open.get_mut(&flight.key) else {
+            return;
+        };
+        flights.retain(|other| !Arc::ptr_eq(other, flight));
+        if flights.is_empty() {
+            open.remove(&flight.key);
+            self.count.store(open.len(), Ordering::Relaxed);
+        }
+    }
+
     /// If the present task runs a load that has a place in the bulkhead, which it keeps while it
     /// waits, `flight` must not wait for one: all places could be those of loads that wait for it.
     fn urge(&self, flight: &Flight) {
@@ -179,7 +230,11 @@ impl Flight {
     fn new(key: &Key, patience: Patience) -> Arc<Self> {
         Arc::new(Self {
             key: key.clone(),
-            patience,
+            on_outage: patience.on_outage,
+            longest: AtomicU64::new(millis(patience.limit())),
+            asked: AtomicU64::new(NOTHING),
+            within: AtomicU64::new(0),
+            loaded: OnceLock::new(),
             opened: Instant::now(),
             beat: AtomicU64::new(0),
             load_began: OnceLock::new(),
@@ -190,7 +245,8 @@ impl Flight {
     }
 
     /// The caller holds the lock of the open flights.
-    fn joined(self: &Arc<Self>, began: Instant) -> Passenger {
+    fn joined(self: &Arc<Self>, began: Instant, limit: Duration) -> Passenger {
+        self.longest.fetch_max(millis(limit), Ordering::Relaxed);
         let late = self.load_began.get().is_some_and(|load| *load <= began);
         if late {
             self.has_late.store(true, Ordering::Relaxed);
@@ -198,6 +254,8 @@ impl Flight {
         Passenger {
             flight: self.clone(),
             outcome: self.outcome.subscribe(),
+            joined: Instant::now(),
+            limit,
             late,
         }
     }
@@ -213,12 +271,60 @@ impl Flight {
         (!settled).then(|| Passenger {
             flight: self.clone(),
             outcome,
+            joined: Instant::now(),
+            // A load that is shared like this asks the server nothing.
+            limit: FOREVER,
             late: false,
         })
     }
 
     pub(super) fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// The longest that a call on board gives the server for an answer.
+    pub(super) fn longest(&self) -> Duration {
+        Duration::from_millis(self.longest.load(Ordering::Relaxed))
+    }
+
+    /// How long the server was given for the last answer.
+    pub(super) fn within(&self) -> Duration {
+        Duration::from_millis(self.within.load(Ordering::Relaxed))
+    }
+
+    /// The server is asked something, and given `patience` for it; one question at a time.
+    pub(super) fn ask(self: &Arc<Self>, patience: Patience) -> Question {
+        self.within
+            .store(millis(patience.limit()), Ordering::Relaxed);
+        let asked = millis(self.opened.elapsed());
+        self.asked.store(asked, Ordering::Relaxed);
+        Question {
+            flight: self.clone(),
+            deadline: patience.deadline(),
+        }
+    }
+
+    /// When a call that has waited since `since`, and gives the server `limit` for an answer, stops
+    /// to wait for the one that is due; or looks again, if none is due or the flight itself stops in
+    /// time.
+    pub(super) fn look(&self, since: Instant, limit: Duration) -> Instant {
+        let limit = limit.max(SHORTEST_LOOK);
+        match self.asked.load(Ordering::Relaxed) {
+            asked if asked != NOTHING && limit < self.within() => {
+                (self.opened + Duration::from_millis(asked)).max(since) + limit
+            }
+            _ => Instant::now() + limit,
+        }
+    }
+
+    /// Whether a call stops to wait, as of [`look`](Self::look).
+    pub(super) fn is_unanswered(&self, since: Instant, limit: Duration) -> bool {
+        self.look(since, limit) <= Instant::now()
+    }
+
+    /// What the load came to, before it is stored or recorded.
+    pub(super) fn loaded(&self, outcome: Outcome) {
+        self.loaded.get_or_init(|| outcome);
     }
 
     /// When its task was last seen to run.
@@ -266,7 +372,7 @@ impl Open {
 
     /// Nobody joins from now on.
     pub(super) fn close(&self) {
-        self.leave(&mut self.flights.open());
+        self.flights.leave(&mut self.flights.open(), &self.flight);
     }
 
     /// Closes the flight if nobody who joined it is left.
@@ -274,20 +380,9 @@ impl Open {
         let mut open = self.flights.open();
         let deserted = self.flight.outcome.receiver_count() == 0;
         if deserted {
-            self.leave(&mut open);
+            self.flights.leave(&mut open, &self.flight);
         }
         deserted
-    }
-
-    fn leave(&self, open: &mut HashMap<Key, Vec<Arc<Flight>>>) {
-        let Some(flights) = open.get_mut(&self.flight.key) else {
-            return;
-        };
-        flights.retain(|flight| !Arc::ptr_eq(flight, &self.flight));
-        if flights.is_empty() {
-            open.remove(&self.flight.key);
-            self.flights.count.store(open.len(), Ordering::Relaxed);
-        }
     }
 
     /// Another flight may have taken the place of one that was detached.
@@ -331,10 +426,26 @@ impl Drop for Open {
     }
 }
 
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.flight.asked.store(NOTHING, Ordering::Relaxed);
+    }
+}
+
 impl Passenger {
     /// A load that has a place in the bulkhead waits for this one.
     pub(super) fn urge(&self) {
         self.flight.urgent.notify_one();
+    }
+
+    /// The server has left a question of the flight unanswered for as long as the call gives it.
+    fn unanswered(&self) -> Outcome {
+        if self.flight.load_began.get().is_none() {
+            let (error, within) = (unanswered(), self.limit);
+            return Outcome::Unanswered { error, within };
+        }
+        let loaded = self.flight.loaded.get().filter(|_| !self.late);
+        loaded.cloned().unwrap_or(Outcome::Again)
     }
 
     /// What the flight came to, for this caller; `None` when it has not come to anything by
@@ -343,12 +454,18 @@ impl Passenger {
     /// Cancel safety: may be asked again.
     pub(super) async fn outcome(&mut self, silence: Duration, until: Instant) -> Option<Outcome> {
         loop {
-            let patience = (self.flight.last_beat() + silence).min(until);
-            let settled = timeout_at(patience, self.outcome.wait_for(Option::is_some)).await;
+            let look = self.flight.look(self.joined, self.limit);
+            let until_silent = self.flight.last_beat() + silence;
+            let wake = until_silent.min(until).min(look);
+            let settled = timeout_at(wake, self.outcome.wait_for(Option::is_some)).await;
+            let settled = settled.map(|outcome| outcome.ok().and_then(|o| Option::clone(&o)));
             let outcome = match settled {
-                Ok(outcome) => outcome.ok().and_then(|outcome| Option::clone(&outcome)),
+                Ok(outcome) => outcome,
                 Err(_) if Instant::now() >= until => return None,
                 Err(_) if self.flight.is_silent(silence) => return Some(Outcome::Again),
+                Err(_) if self.flight.is_unanswered(self.joined, self.limit) => {
+                    return Some(self.unanswered());
+                }
                 Err(_) => continue,
             };
             return Some(match outcome {
@@ -356,6 +473,9 @@ impl Passenger {
                 Some(
                     Outcome::Value { proved: false, .. } | Outcome::Failed { proved: false, .. },
                 ) if self.late => Outcome::Again,
+                Some(Outcome::Unanswered { within, .. }) if self.limit > within + within / 8 => {
+                    Outcome::NoLoad
+                }
                 Some(outcome) => outcome,
                 None => Outcome::Again,
             });
@@ -436,6 +556,26 @@ impl fmt::Debug for Passenger {
         f.write_str("Passenger")
     }
 }
+
+/// What a call says that stops to wait for the server before its flight does. Nothing was loaded.
+pub(super) fn unanswered() -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        "no answer from Redis within the deadline of the call; another call of the key has more \
+         time and goes on waiting",
+    )
+    .with_fate(Fate::Unanswered)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(NOTHING - 1)
+}
+
+/// No question is under way.
+const NOTHING: u64 = u64::MAX;
+
+/// A waiting call does not look more often than this whether the server is late.
+const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 
 /// How often the task of a flight shows that it runs.
 const BEAT: Duration = Duration::from_millis(100);

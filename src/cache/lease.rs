@@ -156,9 +156,9 @@ impl Claim {
         channel: Option<&Key>,
         deadline: Deadline,
     ) -> Result<Grant> {
-        // The load begins once this is answered and the tags are known.
-        let before = (self.patience.limit() * 2).min(LONGEST_LOAD);
-        let life = before + self.terms.max_load.duration() + GRACE;
+        // The load begins once this is answered and the tags are known; then its value is stored.
+        let beside = deadline.remaining() * 2 + self.patience.limit();
+        let life = beside.min(LONGEST_LOAD) + self.terms.max_load.duration() + GRACE;
         let call = LEASE
             .call(self.place.keys())
             .arg(&self.token)
@@ -195,16 +195,21 @@ impl Claim {
         }
     }
 
-    /// Moves the takeover deadline, again and again; returns when the lease is lost.
+    /// Moves the takeover deadline, again and again; returns when the lease is lost. A question that
+    /// is not answered is given up in time for the next, however long calls may take.
     pub(super) async fn renewed_until_lost(&self) {
+        let pause = self.terms.takeover.duration() / 3;
+        let mut asked = Instant::now();
         loop {
-            tokio::time::sleep(self.terms.takeover.duration() / 3).await;
+            tokio::time::sleep_until(asked + pause).await;
+            asked = Instant::now();
             let call = RENEW
                 .call(self.place.keys())
                 .arg(&self.token)
                 .arg(self.terms.takeover.millis())
                 .arg(self.fence.load(Ordering::Relaxed));
             let deadline = self.client.cache_deadline().reserved();
+            let deadline = deadline.at_most(asked + pause);
             match self.client.run(call, deadline).await {
                 Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
                 Ok(_) => return,

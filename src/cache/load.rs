@@ -33,9 +33,10 @@ use tokio::time::Instant;
 use self::asking::Granted;
 use super::entry::{self, Miss};
 use super::failure::Failure;
-use super::flight::{Open, Outcome, Running};
+use super::flight::{Open, Outcome, Question, Running};
 use super::lease::{Claim, Committed};
 use super::order::Order;
+use super::outage::Outage;
 use super::rounds::Rounds;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -131,7 +132,16 @@ impl Load {
             Ok(Granted::Alone) => self.alone(loader, &mut creator).await,
             Ok(Granted::Deserted) => Ok(None),
             Err(error) if bypasses(&error) => self.without(loader, error, &mut creator).await,
-            Err(error) => Err(error),
+            Err(error) => {
+                let error = self.order.named(error);
+                let within = self.open.flight().within();
+                self.open.close();
+                self.open.settle(Outcome::Unanswered {
+                    error: error.clone(),
+                    within,
+                });
+                Err(error)
+            }
         };
         let Some(result) = result.transpose() else {
             // Nobody waits for it any more.
@@ -148,6 +158,26 @@ impl Load {
         let _ = creator.send(result);
     }
 
+    /// Asks the server something: the calls on board with the most time wait for the answer. Where
+    /// they can do without the server, they do so once it is late for the opener.
+    fn ask(&self) -> Question {
+        let setup = &self.order.cache.setup;
+        let flight = self.open.flight();
+        let limit = match setup.outage {
+            Outage::Fail => setup.patience.limit().max(flight.longest()),
+            Outage::Bypass => setup.patience.limit(),
+        };
+        flight.ask(setup.patience.within(limit))
+    }
+
+    /// The load has ended, and is stored or recorded: calls on board with less time than the opener
+    /// do not wait for that.
+    fn stores(&self, loaded: Outcome) -> Question {
+        let flight = self.open.flight();
+        flight.loaded(loaded);
+        flight.ask(self.order.cache.setup.patience)
+    }
+
     /// The load has failed: tells those who wait, here and elsewhere. The lease is held.
     async fn fail(&self, error: &Error, generations: &[Generation]) {
         self.open.close();
@@ -159,6 +189,10 @@ impl Load {
                 return self.open.settle(Outcome::Again);
             }
         };
+        let _question = self.stores(Outcome::Failed {
+            error: error.clone(),
+            proved: false,
+        });
         let ended = async {
             let Some((record, ttl)) = record else {
                 return self.claim.abandon().await;
@@ -209,6 +243,10 @@ impl Load {
         };
         let value = Arc::new(value);
         self.open.close();
+        let _question = self.stores(Outcome::Value {
+            value: value.clone(),
+            proved: false,
+        });
         let proved = self.commit(&entry, generations).await;
         self.open.settle(Outcome::Value {
             value: value.clone(),

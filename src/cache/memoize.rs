@@ -18,9 +18,10 @@ use tracing::Instrument as _;
 
 use super::Cache;
 use super::entry::{self, Miss, ReadFrom, Reading};
-use super::flight::{Boarding, Open, Outcome, Passenger, Running};
+use super::flight::{self, Boarding, Open, Outcome, Passenger, Running};
 use super::load::Load;
 use super::order::Order;
+use super::outage::Outage;
 use super::reads::{Found, How, Reader, Shared, Slow, Turn};
 use super::rounds::Rounds;
 use crate::error::loader::{Captured, Loader, LoaderError};
@@ -29,7 +30,7 @@ use crate::key::Key;
 use crate::name::Name;
 use crate::pulse::TICK;
 use crate::tags::Tag;
-use crate::time::{OnOutage, Ttl};
+use crate::time::{OnOutage, Patience, Ttl};
 
 /// A cached load, made by [`Cache::memoize`]; await it.
 #[must_use = "nothing is read or loaded until it is awaited"]
@@ -208,10 +209,10 @@ impl Call {
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let Self { cache, key, .. } = self;
-        let (room, patience) = (cache.room(), cache.setup.patience);
+        let (room, patience) = (cache.room(), self.patience());
         loop {
-            // Who has been told often enough to ask again loads alone: its own load begins after
-            // its call, so it may have the value whatever happens meanwhile.
+            // A call that has been sent back often enough loads by itself; its load begins after the
+            // call, so its value is always valid for it.
             let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
             let mut passenger = match approach {
                 Approach::Joined(passenger) => passenger,
@@ -263,6 +264,16 @@ impl Call {
                 None if Instant::now() >= rounds.over() => {
                     return Err(Rounds::out_of_time().with_key(key));
                 }
+                Some(Outcome::Unanswered { error, .. }) => {
+                    if !cache.setup.outage.bypasses(&error) {
+                        return Err(error.about(key));
+                    }
+                    // It does without, together with the others that find no answer.
+                    room.flights.give_up(&passenger);
+                    rounds.again();
+                    approach = Approach::Read(None, Err(error));
+                    continue;
+                }
                 Some(Outcome::NoLoad) => {
                     rounds.again();
                     approach = self.approach(&rounds).await;
@@ -281,7 +292,8 @@ impl Call {
         V: DeserializeOwned + Send + Sync + 'static,
     {
         let Self { cache, value, .. } = self;
-        let (room, patience, began) = (cache.room(), cache.setup.patience, rounds.began());
+        let (room, began) = (cache.room(), rounds.began());
+        let patience = cache.setup.patience;
         let (from, deadline) = match rounds.is_first() {
             true => (cache.setup.read_from, patience.deadline_from(began)),
             // A retry reads from the primary only.
@@ -290,12 +302,14 @@ impl Call {
         let how = How {
             from,
             max_decoded: cache.setup.stack.max_decoded,
-            patience,
+            on_outage: patience.on_outage,
         };
         let (mut reader, mut now) = (None, began);
         for _ in 0..MOST_WAITS {
             if !rounds.alone()
-                && let Some(passenger) = room.flights.join(value, patience, began, rounds.silence())
+                && let Some(passenger) =
+                    room.flights
+                        .join(value, self.patience(), began, rounds.silence())
             {
                 return Approach::Joined(passenger);
             }
@@ -307,9 +321,10 @@ impl Call {
                 Turn::Wait(wait) => wait,
             };
             // In a box: a call that reads by itself need not be as large as one that waits.
-            match Box::pin(wait.ended::<V>()).await {
+            let over = deadline.at.min(rounds.over());
+            match Box::pin(wait.ended::<V>(over)).await {
                 Ok(Some(shared)) => {
-                    if let Some(reading) = shared.reading(&self.tags) {
+                    if let Some(reading) = shared.reading(&self.tags, patience.limit()) {
                         // The call that read may show names, and this one not.
                         let reading = reading.map_err(|error| cache.client.told(error));
                         return Approach::Read(None, reading);
@@ -332,7 +347,18 @@ impl Call {
         found: impl FnOnce() -> Result<Found<V>>,
     ) {
         if let Some(reader) = reader {
-            reader.end(|| Shared::new(found(), &self.tags));
+            let limit = self.cache.setup.patience.limit();
+            reader.end(|| Shared::new(found(), &self.tags, limit));
+        }
+    }
+
+    /// How long the call gives the server in a flight of others. A call that can do without the
+    /// server gives an eighth more: the flight of such calls goes without it for all of them.
+    fn patience(&self) -> Patience {
+        let patience = self.cache.setup.patience;
+        match self.cache.setup.outage {
+            Outage::Fail => patience,
+            Outage::Bypass => patience.within(patience.limit() + patience.limit() / 8),
         }
     }
 }
@@ -361,6 +387,8 @@ where
     let span =
         tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
     let spawner = order.cache.client.spawner().clone();
+    let limit = order.cache.setup.patience.limit();
+    let (flight, since) = (open.flight().clone(), Instant::now());
     let load = Load::new(order, open, read, rounds);
     let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
     let mut value = pin!(value);
@@ -377,9 +405,15 @@ where
                 .with_fate(Fate::Unanswered)
                 .with_key(&name));
             }
-            Err(_) if look < rounds.over() => launched.look(),
             // The load goes on, for those who come later.
-            Err(_) => return Err(Rounds::out_of_time().with_key(&name)),
+            Err(_) if look >= rounds.over() => {
+                return Err(Rounds::out_of_time().with_key(&name));
+            }
+            // The flight waits on, for those with more time.
+            Err(_) if flight.is_unanswered(since, limit) => {
+                return Err(flight::unanswered().with_key(&name));
+            }
+            Err(_) => launched.look(),
         }
     }
 }

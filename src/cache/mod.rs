@@ -45,7 +45,7 @@ use self::wake::Ears;
 use crate::client::{Client, Request};
 use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
 use crate::error::loader::{Loader, LoaderError};
-use crate::error::{Error, Fate, Result};
+use crate::error::{Error, Result};
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
 use crate::tags::{self, Horizon, RecentTags, SLACK, Tag};
@@ -219,9 +219,9 @@ impl Cache {
     /// The longest that a loader may run, 30 s by default and a day at most. It is dropped then,
     /// and no lease of it is left.
     ///
-    /// A call of [`memoize`](Self::memoize) waits no longer than this and the
-    /// [cache deadline](crate::ClientBuilder::cache_deadline), also for loads of others. The first
-    /// call fails with `InvalidInput` if the duration is zero or too long.
+    /// A call of [`memoize`](Self::memoize) waits no longer than this and its
+    /// [deadline](Self::deadline), also for loads of others. The first call fails with
+    /// `InvalidInput` if the duration is zero or too long.
     #[must_use]
     pub fn max_load(mut self, max_load: Duration) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
@@ -456,14 +456,14 @@ impl Cache {
 
     async fn removed(&self, key: &str, deadline: Deadline) -> Result<()> {
         let place = self.place(self.client.name(key))?;
-        // Who comes from now on does not join a load that is about to be ended.
+        // Calls from now on must not join a load that is about to be ended.
         self.room().flights.detach(&place.value);
         let here = place.clear(&self.client, deadline);
         let Some(twin) = place.twin(&self.client) else {
             return here.await;
         };
         let (here, there) = futures::join!(here, twin.clear(&self.client, deadline));
-        here.and(there).map_err(in_part)
+        here.and(there).map_err(Error::in_part)
     }
 
     /// Invalidates every value that carries any of `tags`, in any cache of the namespace: one
@@ -599,14 +599,6 @@ impl Cache {
             lease: lease.map_err(|error| error.with_key(&key))?,
             name: key,
         })
-    }
-}
-
-/// The error of one of two commands: that it was not executed is not true of both.
-fn in_part(error: Error) -> Error {
-    match error.is_retryable() {
-        true => error.with_fate(Fate::Unknown),
-        false => error,
     }
 }
 

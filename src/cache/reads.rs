@@ -6,7 +6,8 @@
 //! with all who have waited. So a herd costs a process one read, or two, and not one for each.
 //!
 //! A read is made by the task of a caller, who may leave it unpolled. So nobody waits for one long:
-//! after [`PATIENCE`] a call reads by itself, and later ones do not wait for that read.
+//! after [`PATIENCE`], or half of what is left of its deadline, a call reads by itself. Later ones
+//! do not wait for a read that has taken as long as [`PATIENCE`].
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,7 @@ use super::entry::{Miss, ReadFrom, Reading};
 use crate::error::{ErrorKind, Result};
 use crate::key::{Key, TagId};
 use crate::tags::Tag;
-use crate::time::Patience;
+use crate::time::OnOutage;
 
 /// The reads of one client that are under way.
 #[derive(Debug)]
@@ -47,8 +48,7 @@ struct UnderWay {
 pub(super) struct How {
     pub(super) from: ReadFrom,
     pub(super) max_decoded: usize,
-    /// A timeout under a short deadline says nothing about a longer one.
-    pub(super) patience: Patience,
+    pub(super) on_outage: OnOutage,
 }
 
 /// What a read has found, of a type that only its callers know.
@@ -58,6 +58,8 @@ type Told = Arc<dyn Any + Send + Sync>;
 pub(super) struct Shared<V> {
     found: Result<Found<V>>,
     tags: Vec<TagId>,
+    /// How long the call that read could take.
+    limit: Duration,
 }
 
 /// What a read has found, to be handed to several.
@@ -164,7 +166,7 @@ impl Reader<'_> {
 }
 
 impl Drop for Reader<'_> {
-    /// Whoever waits hears that there will be nothing.
+    /// Waiters learn that the read has ended without a result.
     fn drop(&mut self) {
         if !self.has_ended {
             drop(self.take());
@@ -175,17 +177,21 @@ impl Drop for Reader<'_> {
 impl Wait<'_> {
     /// What the read has found, if this call may use it: any failure, and else what was read after
     /// the call began. `Ok(None)` when it has ended without that, an error when it has not ended.
+    /// The call has until `over`, and may have to read by itself.
     ///
     /// Cancel safety: safe.
     pub(super) async fn ended<V: Send + Sync + 'static>(
         mut self,
+        over: Instant,
     ) -> std::result::Result<Option<Arc<Shared<V>>>, Slow> {
-        let told = timeout(PATIENCE, self.told.wait_for(Option::is_some)).await;
+        let half = over.saturating_duration_since(Instant::now()) / 2;
+        let told = timeout(PATIENCE.min(half), self.told.wait_for(Option::is_some)).await;
         let Ok(told) = told else {
             let mut reads = lock(self.stripe);
             let waited = |read: &&mut UnderWay| read.began == self.began && read.key == *self.key;
             if let Some(read) = reads.iter_mut().find(waited) {
-                read.slow = true;
+                // A call in a hurry says nothing of the read.
+                read.slow |= read.began.elapsed() >= PATIENCE;
             }
             return Err(Slow);
         };
@@ -201,15 +207,17 @@ impl Wait<'_> {
 pub(super) struct Slow;
 
 impl<V> Shared<V> {
-    pub(super) fn new(found: Result<Found<V>>, tags: &[Tag]) -> Self {
+    /// What a call that declares `tags` and gives the server `limit` has found.
+    pub(super) fn new(found: Result<Found<V>>, tags: &[Tag], limit: Duration) -> Self {
         Self {
             found,
+            limit,
             tags: tags.iter().map(|tag| tag.id).collect(),
         }
     }
 
-    /// As if a call that declares `tags` had read it, if it could have.
-    pub(super) fn reading(&self, tags: &[Tag]) -> Option<Result<Reading<V>>> {
+    /// As if a call that declares `tags` and gives the server `limit` had read it, if it could have.
+    pub(super) fn reading(&self, tags: &[Tag], limit: Duration) -> Option<Result<Reading<V>>> {
         match &self.found {
             Ok(Found::Hit(value)) => Some(Ok(Reading::Hit(value.clone()))),
             // What a load is stamped with are the generations of its own tags.
@@ -217,8 +225,9 @@ impl<V> Shared<V> {
                 let same = self.tags.iter().eq(tags.iter().map(|tag| &tag.id));
                 same.then(|| Ok(Reading::Miss(miss.clone())))
             }
-            // The other may have had less time.
+            // The other had less time, if only by what had passed of it.
             Err(error) if error.kind() == ErrorKind::Timeout => None,
+            Err(_) if limit > self.limit + self.limit / 8 => None,
             Err(error) => Some(Err(error.clone())),
         }
     }
@@ -230,6 +239,6 @@ fn lock(stripe: &Mutex<Vec<UnderWay>>) -> MutexGuard<'_, Vec<UnderWay>> {
 
 const STRIPES: usize = 64;
 
-/// How long a call waits for a read of another: longer than a busy process takes to get to a reply,
-/// and a small part of a deadline.
+/// How long a call waits for a read of another, if it has the time: longer than a busy process takes
+/// to get to a reply, and a small part of the usual deadline.
 const PATIENCE: Duration = Duration::from_millis(100);

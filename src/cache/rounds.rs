@@ -1,9 +1,10 @@
 //! `Rounds`: how long one call of `memoize` waits for the loads of others, and for how many.
 //!
 //! Invariant: a call waits until [`over`](Rounds::over) at the latest, whatever others do, and
-//! takes part in at most four loads: three of others, then one of its own, which begins no later
-//! than half of `max_load` after the call unless the call waits for a first load then. Kept by
-//! `memoize` for the caller, and by the load of a flight for who opened it.
+//! takes part in at most four loads: three of others, then one without a lease, its own or one that
+//! began after the call. Its own begins no later than half of `max_load` after the call, unless the
+//! call waits for a first load then. Kept by `memoize` for the caller, and by the load of a flight
+//! for the call that opened it.
 
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ impl Rounds {
         self.terms.takeover.duration().min(half).max(SHORTEST)
     }
 
-    /// What a call is told that has waited to its end.
+    /// The error of a call that has waited to its end.
     pub(super) fn out_of_time() -> Error {
         Error::new(
             ErrorKind::LoaderTimeout,

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Cache;
 use super::order::Order;
 use super::upload::{self, Upload};
-use super::{Cache, in_part};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::script::script;
 use crate::tags::Tag;
@@ -33,7 +33,7 @@ pub struct Set<'v, V: ?Sized> {
 }
 
 impl<V: ?Sized> fmt::Debug for Set<'_, V> {
-    /// Without the value, which is nobody's business.
+    /// Without the value, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Set")
             .field("cache", &self.cache)
@@ -135,7 +135,7 @@ async fn store(order: &Order, entry: Vec<u8>, deadline: Deadline) -> Result<()> 
     let (client, ttl) = (&order.cache.client, order.jittered_ttl());
     let upload = Upload::of(client, &order.place, &entry, deadline).await;
     let upload = upload.map_err(|error| order.named(error))?;
-    // Who comes from now on does not join a load that is about to be ended.
+    // Calls from now on must not join a load that is about to be ended.
     order.room.flights.detach(&order.place.value);
     let call = match &upload {
         Some(upload) => upload.adopt(&order.place, &entry, ttl, None),
@@ -152,7 +152,7 @@ async fn store(order: &Order, entry: Vec<u8>, deadline: Deadline) -> Result<()> 
     match order.place.twin(&order.cache.client) {
         Some(twin) => {
             let cleared = twin.clear(&order.cache.client, deadline).await;
-            cleared.map_err(in_part)
+            cleared.map_err(Error::in_part)
         }
         None => Ok(()),
     }

@@ -1,9 +1,10 @@
-//! Solo loads: those of callers whom the loads of others were of no use.
+//! Solo loads: loads without a lease, for calls that the loads of others did not help.
 //!
-//! Invariant: in one process at most one solo load of a key waits to begin, and every call that began
-//! before it did shares it, also while it runs; while one runs the next waits, for as long as its
-//! opener says. So however many calls can wait no longer, one load begins for all of them. A solo
-//! load needs no lease and is not stored. Boarded by the load of a flight.
+//! Invariant: in one process at most one solo load of a key waits to begin. A flight shares it, also
+//! while it runs, if all calls that wait for the flight began before the load did. While one runs,
+//! the next waits until its opener's patience ends. So however many calls can wait no longer, one
+//! load begins for all of them. A solo load needs no lease and is not stored. Boarded by the load of
+//! a flight.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +38,7 @@ struct Queue {
 /// How a flight that goes solo came in.
 #[derive(Debug)]
 pub(super) enum Seat {
-    /// It shares a load that began after the call, or has not begun.
+    /// It shares a load that began after the calls that wait for the flight, or has not begun.
     Shared(Passenger),
     /// Its load is the next.
     Own(Turn),
@@ -52,9 +53,9 @@ pub(super) struct Turn {
 }
 
 impl Solos {
-    /// Shares a solo load of the flight's key that began after `began`, when the call did, or has not
-    /// begun; or makes the flight's the next one. A load whose task has been silent for `silence` is
-    /// not waited for.
+    /// Shares a solo load of the flight's key that began after `began`, or has not begun; or makes the
+    /// flight's the next one. By `began` all calls that wait for the flight have begun. A load whose
+    /// task has been silent for `silence` is not waited for.
     pub(super) fn board(self: &Arc<Self>, open: &Open, began: Instant, silence: Duration) -> Seat {
         let flight = open.flight();
         let mut keys = self.keys();
@@ -125,5 +126,75 @@ impl Drop for Turn {
         if queue.turns == 0 {
             keys.remove(self.flight.key());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flight::{Boarding, Flights};
+    use super::*;
+    use crate::client::Client;
+    use crate::time::{OnOutage, Patience};
+
+    const SILENCE: Duration = Duration::from_secs(60);
+
+    fn key() -> Key {
+        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
+        let cache = client.cache("c");
+        cache.value(&client.name("k")).expect("a good key")
+    }
+
+    fn flight(flights: &Arc<Flights>) -> Open {
+        flights.alone(&key(), Patience::new(SILENCE, OnOutage::FailFast))
+    }
+
+    fn own(seat: Seat) -> Turn {
+        match seat {
+            Seat::Own(turn) => turn,
+            Seat::Shared(_) => panic!("it shares a load that is older than its calls"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_is_shared_by_calls_that_began_before_it_and_by_no_others() {
+        let (flights, solos) = (Arc::<Flights>::default(), Arc::<Solos>::default());
+        let (first, second, third) = (flight(&flights), flight(&flights), flight(&flights));
+        let early = Instant::now();
+        let turn = own(solos.board(&first, early, SILENCE));
+        let next = solos.board(&second, Instant::now(), SILENCE);
+        assert!(matches!(next, Seat::Shared(_)), "it has not begun");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        turn.begin(&first);
+        let running = solos.board(&second, early, SILENCE);
+        assert!(
+            matches!(running, Seat::Shared(_)),
+            "it began after the call"
+        );
+        // Of a call that begins in the same instant nobody knows.
+        let next = own(solos.board(&second, Instant::now(), SILENCE));
+        let waiting = solos.board(&third, Instant::now(), SILENCE);
+        assert!(
+            matches!(waiting, Seat::Shared(_)),
+            "one load waits to begin"
+        );
+        drop((turn, next));
+        assert!(solos.keys().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flight_with_passengers_says_so_once_it_is_closed() {
+        let flights = Arc::<Flights>::default();
+        let patience = Patience::new(SILENCE, OnOutage::FailFast);
+        let board = || flights.board(&key(), patience, Instant::now(), SILENCE);
+        let Boarding::Opened(open) = board() else {
+            panic!("nobody was there");
+        };
+        let Boarding::Joined(passenger) = board() else {
+            panic!("the flight is open");
+        };
+        open.close();
+        assert!(open.has_joined());
+        drop(passenger);
+        assert!(!open.has_joined());
     }
 }

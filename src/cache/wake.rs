@@ -1,4 +1,4 @@
-//! Who waits, in this process, for loads that other processes lead.
+//! Callers of this process that wait for loads led by other processes.
 //!
 //! Invariant: an [`Ear`] that was made before the lease was asked for hears of every end of that
 //! lease which is published afterwards. Messages are hints: whoever is woken asks again, and

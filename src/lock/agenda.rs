@@ -4,6 +4,10 @@
 //! to carry it out only moves it to the time when it is to be tried again, so a duty whose carrier
 //! stands still, or is torn down, is carried out by the next one. Renewals that one script may make
 //! are taken together, and those that are due soon go along. No clock and no I/O here.
+//!
+//! Most duties are taken off long before they are due: a lock is released soon after it is acquired.
+//! So a duty is put in order only when the keeper looks at the agenda, and until then stands in a
+//! list of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +26,8 @@ use crate::time::Ttl;
 pub(super) struct Agenda {
     duties: ByOwner<Duty>,
     due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
+    /// The owners of duties that are not in order yet, and of some that were taken off since.
+    unsorted: Vec<Owner>,
 }
 
 /// Duties that may be taken together.
@@ -39,6 +45,8 @@ struct Duty {
     task: Task,
     group: Group,
     at: Instant,
+    /// Whether it is in `due`; else its owner is in `unsorted`.
+    sorted: bool,
 }
 
 #[derive(Debug)]
@@ -115,7 +123,8 @@ impl Agenda {
     }
 
     /// When the first duty is due.
-    pub(super) fn first(&self) -> Option<Instant> {
+    pub(super) fn first(&mut self) -> Option<Instant> {
+        self.sort();
         let firsts = self.due.values().filter_map(|queue| queue.first());
         firsts.map(|(at, _)| *at).min()
     }
@@ -145,11 +154,36 @@ impl Agenda {
     }
 
     fn note(&mut self, owner: Owner, task: Task, group: Group, at: Instant) {
-        let duty = Duty { task, group, at };
-        if let Some(before) = self.duties.insert(owner, duty) {
-            self.unschedule(before.group, before.at, owner);
+        let duty = Duty {
+            task,
+            group,
+            at,
+            sorted: false,
+        };
+        match self.duties.insert(owner, duty) {
+            // Its owner is in the list still.
+            Some(before) if !before.sorted => return,
+            Some(before) => self.unschedule(before.group, before.at, owner),
+            None => {}
         }
-        self.due.entry(group).or_default().insert((at, owner));
+        if self.unsorted.len() >= MOST_UNSORTED.max(2 * self.duties.len()) {
+            let duties = &self.duties;
+            self.unsorted
+                .retain(|owner| duties.get(owner).is_some_and(|duty| !duty.sorted));
+        }
+        self.unsorted.push(owner);
+    }
+
+    /// Puts what was noted since the last time in order.
+    fn sort(&mut self) {
+        for owner in self.unsorted.drain(..) {
+            if let Some(duty) = self.duties.get_mut(&owner)
+                && !std::mem::replace(&mut duty.sorted, true)
+            {
+                let queue = self.due.entry(duty.group).or_default();
+                queue.insert((duty.at, owner));
+            }
+        }
     }
 
     /// Takes a duty off; says whether it was on.
@@ -157,7 +191,9 @@ impl Agenda {
         let Some(duty) = self.duties.remove(&owner) else {
             return false;
         };
-        self.unschedule(duty.group, duty.at, owner);
+        if duty.sorted {
+            self.unschedule(duty.group, duty.at, owner);
+        }
         true
     }
 
@@ -245,6 +281,7 @@ impl Agenda {
     /// What has been due since `since`, which is not after `now`, and what goes along with it. All
     /// of it stays on the agenda, for the case that nothing is heard of it.
     pub(super) fn take(&mut self, since: Instant, now: Instant) -> Due {
+        self.sort();
         let mut due = Due::default();
         let overdue =
             |queue: &BTreeSet<(Instant, Owner)>| queue.first().is_some_and(|(at, _)| *at <= since);
@@ -342,8 +379,10 @@ impl Agenda {
             return;
         };
         let (group, before) = (duty.group, std::mem::replace(&mut duty.at, at));
-        self.unschedule(group, before, owner);
-        self.due.entry(group).or_default().insert((at, owner));
+        if duty.sorted {
+            self.unschedule(group, before, owner);
+            self.due.entry(group).or_default().insert((at, owner));
+        }
     }
 
     fn unschedule(&mut self, group: Group, at: Instant, owner: Owner) {
@@ -354,6 +393,7 @@ impl Agenda {
 
     /// Sorts all renewals into the groups that `group` says.
     pub(super) fn regroup(&mut self, group: impl Fn(&Keys) -> usize) {
+        self.sort();
         let owners: Vec<Owner> = self.duties.keys().copied().collect();
         for owner in owners {
             let Some(duty) = self.duties.get_mut(&owner) else {
@@ -412,9 +452,9 @@ impl Release {
         }
     }
 
-    /// Of what a guard held.
-    pub(super) fn of(hold: &Arc<Hold>) -> Self {
-        let until = Instant::now() + hold.lease.duration();
+    /// Of what a guard holds, as of `now`.
+    pub(super) fn of(hold: &Arc<Hold>, now: Instant) -> Self {
+        let until = now + hold.lease.duration();
         Self {
             hold: Some(hold.clone()),
             secret: Secret::Said,
@@ -451,6 +491,9 @@ pub(super) const ROUND: u32 = 3;
 
 /// .. or up to `1 / ALONG` of its length earlier, when others are renewed.
 const ALONG: u32 = 6;
+
+/// So many owners are in the list of the unsorted before those are dropped that were taken off.
+const MOST_UNSORTED: usize = 64;
 
 /// How many leases one script renews at most.
 const LARGEST_BATCH: usize = 100;
@@ -493,7 +536,7 @@ mod tests {
     async fn a_release_is_due_again_and_again_until_it_is_taken_off() {
         let (mut agenda, now) = (Agenda::default(), Instant::now());
         let hold = hold(now);
-        agenda.release(Release::of(&hold), now);
+        agenda.release(Release::of(&hold, now), now);
         assert!(agenda.is_untouched(hold.owner));
         assert_eq!(agenda.take(now, now).releases.len(), 1);
         assert!(!agenda.is_untouched(hold.owner));
@@ -525,9 +568,26 @@ mod tests {
         agenda.renewed(hold.owner, now);
         // Counted from the question that was answered, and after the time of the one under way.
         assert_eq!(agenda.first(), Some(now + LEASE / ROUND));
-        agenda.release(Release::of(&hold), later);
+        agenda.release(Release::of(&hold, now), later);
         let due = agenda.take(later, later);
         assert_eq!((sizes(&due), due.releases.len()), (vec![], 1));
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_off_before_a_look_leaves_nothing_behind() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let kept = hold(now);
+        agenda.renew(kept.clone(), 0, now + LEASE, None);
+        for _ in 0..300 {
+            let hold = hold(now);
+            agenda.renew(hold.clone(), 0, now, None);
+            agenda.release(Release::of(&hold, now), now);
+            assert!(agenda.remove(hold.owner));
+        }
+        assert!(agenda.unsorted.len() <= MOST_UNSORTED);
+        assert_eq!(agenda.first(), Some(now + LEASE));
+        assert!(agenda.remove(kept.owner) && agenda.is_empty());
+        assert_eq!(agenda.first(), None);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use super::guard::Guard;
 use super::hold::Owner;
 use super::keeper::Keeper;
 use super::line::{Entry, Locks, Queueing, Ticket};
-use super::place::{self, Place};
+use super::place::{self, Hearing, Place};
 use super::{Fence, Keys};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -48,8 +48,13 @@ pub(super) struct Question {
 
 impl Attempt {
     /// An attempt beside another one of this process, for a caller that does not wait.
-    pub(super) fn aside(locks: &Arc<Locks>, entry: &Entry, deadline: Deadline) -> Self {
-        Self::new(locks, entry, Owner::random(), deadline, false)
+    pub(super) fn aside(
+        locks: &Arc<Locks>,
+        entry: &Entry,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Self {
+        Self::new(locks, entry, Owner::random(), deadline, false, now)
     }
 
     /// The attempt that others of this process wait for.
@@ -58,8 +63,9 @@ impl Attempt {
         entry: &Entry,
         owner: Owner,
         deadline: Deadline,
+        now: Instant,
     ) -> Self {
-        Self::new(locks, entry, owner, deadline, true)
+        Self::new(locks, entry, owner, deadline, true, now)
     }
 
     fn new(
@@ -68,8 +74,9 @@ impl Attempt {
         owner: Owner,
         deadline: Deadline,
         in_line: bool,
+        now: Instant,
     ) -> Self {
-        let hears = place::hears(&entry.client, &entry.keys);
+        let hears = place::hears(&entry.client, &entry.keys) == Hearing::Pushes;
         let question = Arc::new(Question {
             owner,
             keys: entry.keys.clone(),
@@ -85,7 +92,7 @@ impl Attempt {
             locks: locks.clone(),
         };
         // Outside of a runtime this panics, and the attempt is dropped.
-        Keeper::watch(locks, &entry.client, attempt.question.clone());
+        Keeper::watch(locks, &entry.client, attempt.question.clone(), now);
         attempt
     }
 
@@ -105,11 +112,18 @@ impl Attempt {
 
     /// The lock was granted by a command sent at `sent`. `None` if the keeper has taken the attempt
     /// over meanwhile, and gives the lock back.
-    pub(super) fn won(mut self, entry: Entry, fence: Fence, sent: Instant) -> Option<Guard> {
-        let granted = (sent, entry.lease);
-        let guard = self
-            .locks
-            .guard_of_caller(entry, self.question.owner, fence, granted);
+    pub(super) fn won(mut self, entry: &Entry, fence: Fence, sent: Instant) -> Option<Guard> {
+        let (owner, granted) = (self.question.owner, (sent, entry.lease));
+        let hold = entry.hold(owner, fence, granted, 0);
+        // If nothing was heard when the question was asked, it is not looked up again: should the
+        // process have subscribed since, the keeper finds that out.
+        let hearing = match self.place {
+            Some(_) => place::hears(&self.client, &self.question.keys),
+            None => Hearing::Nothing,
+        };
+        let keeper = self.locks.keeper();
+        let kept = keeper.keep_asked(&self.client, &hold, granted, hearing);
+        let guard = kept.then(|| Guard::new(hold, self.locks.clone(), self.client.clone()));
         self.open = false;
         if guard.is_some() {
             self.leave_line();

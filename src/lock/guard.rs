@@ -89,11 +89,12 @@ impl Guard {
     /// # Cancel safety
     /// Safe: a dropped call is completed in the background.
     pub async fn release(self) -> Result<()> {
-        if let Err(End::Lost(reason)) = self.hold.status() {
+        let now = Instant::now();
+        if let Err(End::Lost(reason)) = self.hold.status_at(now) {
             return Err(reason.error(&self.hold.keys.name));
         }
         let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = self.hold.keys.name.shown().as_str(), fence = %self.hold.fence);
-        let released = pin!(self.locks.release(&self.client, &self.hold));
+        let released = pin!(self.locks.release(&self.client, &self.hold, now));
         released.instrument(span).await
     }
 }

@@ -92,11 +92,12 @@ impl Seal {
 
 impl Hex {
     fn of(number: u128) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // Calculated, not looked up: so all digits at once, as processors can.
+        let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
         let mut hex = [0; 32];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+            pair[0] = digit(byte >> 4);
+            pair[1] = digit(byte & 15);
         }
         Self(hex)
     }
@@ -339,9 +340,10 @@ impl Hold {
     }
 
     /// Whether others may queue for the lock, as far as can be told without asking: it was
-    /// contended when it was granted, or was held for a while since.
-    pub(super) fn may_be_queued_for(&self) -> bool {
-        self.state().offer != Offer::Never || self.since.elapsed() >= A_WHILE
+    /// contended when it was granted, or was held for a while until `now`.
+    pub(super) fn may_be_queued_for(&self, now: Instant) -> bool {
+        let held = now.saturating_duration_since(self.since);
+        held >= A_WHILE || self.state().offer != Offer::Never
     }
 
     /// Ends the hold, unless it has ended; returns whether this call did it.
@@ -367,11 +369,15 @@ impl Hold {
 
     /// How it ended, or until when it is surely held. A hold past its deadline ends here.
     pub(super) fn status(&self) -> Result<Instant, End> {
+        self.status_at(Instant::now())
+    }
+
+    /// The same, `now`.
+    pub(super) fn status_at(&self, now: Instant) -> Result<Instant, End> {
         let state = self.state();
         if let Some(end) = state.end {
             return Err(end);
         }
-        let now = Instant::now();
         if now < state.deadline {
             return Ok(state.deadline);
         }

@@ -26,7 +26,7 @@ use super::agenda::{Agenda, Answered, Due, ROUND, Release};
 use super::attempt::Question;
 use super::hold::{End, Hold, LossReason, Owner};
 use super::line::Locks;
-use super::place::hears;
+use super::place::{Hearing, hears};
 use super::release::Successor;
 use super::renewal::{listen, release, renew};
 use super::watch::Watch;
@@ -98,19 +98,20 @@ impl Keeper {
     /// Spawns a keeper task on this runtime unless it has one.
     pub(super) fn man(locks: &Arc<Locks>, client: &Client) {
         let state = locks.keeper().state();
-        drop(Self::manned(state, locks, client));
+        drop(Self::manned(state, locks, client, Instant::now()));
     }
 
-    /// The same for a caller that has just noted something.
+    /// The same for a caller that has just noted something, and looked at the clock at `now`.
     fn manned<'s>(
         mut state: MutexGuard<'s, State>,
         locks: &'s Arc<Locks>,
         client: &Client,
+        now: Instant,
     ) -> MutexGuard<'s, State> {
         let spawner = client.spawner();
         let mut runtime = spawner.runtime();
         if let Some(post) = state.posts.iter().find(|post| post.runtime == runtime) {
-            if post.wakes_at.elapsed() < OVERDUE {
+            if now.saturating_duration_since(post.wakes_at) < OVERDUE {
                 return state;
             }
             // It stands still, and is not the caller's own, or it would not be late for long.
@@ -142,14 +143,19 @@ impl Keeper {
         locks.keeper().state()
     }
 
-    /// Looks after a question that a caller is about to ask, so that it blocks nobody when the
-    /// caller is not polled any more.
-    pub(super) fn watch(locks: &Arc<Locks>, client: &Client, question: Arc<Question>) {
+    /// Looks after a question that a caller is about to ask, as of `now`, so that it blocks nobody
+    /// when the caller is not polled any more.
+    pub(super) fn watch(
+        locks: &Arc<Locks>,
+        client: &Client,
+        question: Arc<Question>,
+        now: Instant,
+    ) {
         let mut state = locks.keeper().state();
         // Noted first: a task that finds nothing to do leaves its post.
         state.watch.ask(question);
         let look_at = state.look_at();
-        let state = Self::manned(state, locks, client);
+        let state = Self::manned(state, locks, client, now);
         Self::noted(state, client, look_at);
     }
 
@@ -170,11 +176,12 @@ impl Keeper {
         client: &Client,
         hold: &Arc<Hold>,
         granted: (Instant, Ttl),
+        hearing: Hearing,
     ) -> bool {
         let mut state = self.state();
         let question = state.watch.answered(hold.owner);
         if question.is_some() {
-            Self::keep(state, client, hold, granted);
+            Self::keep(state, client, hold, granted, hearing);
         }
         question.is_some()
     }
@@ -187,7 +194,7 @@ impl Keeper {
         state.watch.offer(hold.clone());
         let look_at = state.look_at();
         let nudges = state.late_for(look_at);
-        Self::keep(state, client, hold, granted);
+        Self::keep(state, client, hold, granted, hears(client, &hold.keys));
         nudged(nudges);
     }
 
@@ -207,7 +214,7 @@ impl Keeper {
         state.watch.offer(hold.clone());
         let look_at = state.look_at();
         let nudges = state.late_for(look_at);
-        Self::keep(state, client, hold, granted);
+        Self::keep(state, client, hold, granted, hears(client, &hold.keys));
         nudged(nudges);
         true
     }
@@ -218,6 +225,7 @@ impl Keeper {
         client: &Client,
         hold: &Arc<Hold>,
         (sent, granted): (Instant, Ttl),
+        hearing: Hearing,
     ) {
         // One that has only a claim needs the rest of its lease at once.
         let at = match granted < hold.lease {
@@ -225,7 +233,7 @@ impl Keeper {
             false => sent + hold.lease.duration() / ROUND,
         };
         // A hold that lasts wants to hear of `break_lock`.
-        let listen = (!hears(client, &hold.keys)).then(|| sent + LASTING);
+        let listen = (hearing == Hearing::Nothing).then(|| sent + LASTING);
         let group = state.group(client, &hold.keys);
         state.agenda.renew(hold.clone(), group, at, listen);
         // Listening wakes no task; the next look carries it out.
@@ -278,13 +286,19 @@ impl Keeper {
         }
     }
 
-    /// The holder of `hold` is about to release it; the keeper does so if nothing is heard of that.
-    pub(super) fn release_unless_done(locks: &Arc<Locks>, client: &Client, hold: &Arc<Hold>) {
-        let at = Instant::now() + 3 * LOOK;
+    /// The holder of `hold` is about to release it, `now`; the keeper does so if nothing is heard
+    /// of that.
+    pub(super) fn release_unless_done(
+        locks: &Arc<Locks>,
+        client: &Client,
+        hold: &Arc<Hold>,
+        now: Instant,
+    ) {
+        let at = now + 3 * LOOK;
         let mut state = locks.keeper().state();
         // Noted first: a task that finds nothing to do leaves its post.
-        state.agenda.release(Release::of(hold), at);
-        let state = Self::manned(state, locks, client);
+        state.agenda.release(Release::of(hold, now), at);
+        let state = Self::manned(state, locks, client, now);
         // Wakes no task; the next look carries it out.
         let first = at + LOOK;
         Self::noted(state, client, first);
@@ -297,10 +311,11 @@ impl Keeper {
         client: &Client,
         hold: &Arc<Hold>,
         successor: &Arc<Successor>,
+        now: Instant,
     ) {
-        let at = Instant::now() + PASSED;
+        let at = now + PASSED;
         let mut state = self.state();
-        state.agenda.release(Release::of(hold), at);
+        state.agenda.release(Release::of(hold, now), at);
         state
             .agenda
             .release(Release::of_successor(hold, successor), at);
@@ -322,7 +337,8 @@ impl Keeper {
 
     /// Releases `hold` in the background.
     pub(super) fn discard(&self, client: &Client, hold: &Arc<Hold>) {
-        self.release(client, Release::of(hold));
+        let now = Instant::now();
+        self.release(client, Release::of(hold, now), now);
     }
 
     /// Releases whatever `owner` has that asked for `lease` at most, by questions of which none is
@@ -335,7 +351,8 @@ impl Keeper {
         asked: (Instant, Ttl),
         answered: Answered,
     ) {
-        self.release(client, Release::of_question(owner, keys, asked, answered));
+        let release = Release::of_question(owner, keys, asked, answered);
+        self.release(client, release, Instant::now());
     }
 
     /// Releases whatever a waiter has, or may come to have, to whom the lock of `hold` was to be
@@ -346,11 +363,11 @@ impl Keeper {
         hold: &Arc<Hold>,
         successor: &Arc<Successor>,
     ) {
-        self.release(client, Release::of_successor(hold, successor));
+        let release = Release::of_successor(hold, successor);
+        self.release(client, release, Instant::now());
     }
 
-    fn release(&self, client: &Client, release: Release) {
-        let now = Instant::now();
+    fn release(&self, client: &Client, release: Release, now: Instant) {
         let mut state = self.state();
         state.agenda.release(release, now);
         Self::noted(state, client, now);

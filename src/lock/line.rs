@@ -5,7 +5,7 @@
 //! for them on the server. State is kept only while somebody attempts or waits.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry::Vacant;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,7 +48,8 @@ pub(super) struct Line {
     /// The campaign for all of them.
     campaign: Option<Running>,
     pub(super) waiters: VecDeque<Waiting>,
-    pub(super) nudge: Arc<Notify>,
+    /// Made when somebody waits.
+    nudge: Option<Arc<Notify>>,
     /// Who held the lock when the server answered last; nothing before its first answer.
     holder: Option<String>,
     /// What kept the server from answering, if it did not.
@@ -107,11 +108,13 @@ impl Entry {
             Queueing::Asking => b" 1",
             Queueing::Listening => b" 2",
         };
-        let seal = owner.id();
+        // Also its seal.
+        let id = owner.id();
         let holder = [
+            &b" 2 "[..],
+            id.as_bytes(),
             b" ",
-            &owner.unqueued()[..],
-            seal.as_bytes(),
+            id.as_bytes(),
             told,
             self.client.process().as_bytes(),
             b" ",
@@ -137,8 +140,13 @@ impl Locks {
         &self.keeper
     }
 
-    /// Lets the caller ask the server, or says that others of this process come first.
-    pub(super) fn attempt(self: &Arc<Self>, entry: &Entry, deadline: Deadline) -> Option<Attempt> {
+    /// Lets the caller ask the server `now`, or says that others of this process come first.
+    pub(super) fn attempt(
+        self: &Arc<Self>,
+        entry: &Entry,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Option<Attempt> {
         let mut lines = self.lines();
         let Vacant(vacant) = lines.entry(entry.keys.name.clone()) else {
             return None;
@@ -146,11 +154,11 @@ impl Locks {
         let owner = Owner::random();
         vacant.insert(Line {
             attempting: Some(owner),
-            asked: Some(Instant::now()),
+            asked: Some(now),
             ..Line::default()
         });
         drop(lines);
-        Some(Attempt::in_line(self, entry, owner, deadline))
+        Some(Attempt::in_line(self, entry, owner, deadline, now))
     }
 
     /// Whether others of this process wait for the lock, as the server has said lately; an error if
@@ -214,7 +222,7 @@ impl Locks {
             reply,
         };
         place(&mut line.waiters, waiting);
-        let nudge = line.nudge.clone();
+        let nudge = line.nudge();
         let idle = line.attempting.is_none();
         drop(lines);
         // Whoever asks or queues for it may stand still, or end, with another runtime.
@@ -289,7 +297,7 @@ impl Locks {
             number,
             pulse: None,
         });
-        let nudge = line.nudge.clone();
+        let nudge = line.nudge();
         drop(lines);
         let (place, standing) = place.unzip();
         let asked = standing.as_ref().map(|standing| standing.asked.lease);
@@ -364,14 +372,15 @@ impl Locks {
     /// Returns whether somebody waits.
     fn tidied(&self, name: &Name, change: impl FnOnce(&mut Line)) -> bool {
         let mut lines = self.lines();
-        let Some(line) = lines.get_mut(name) else {
+        let Occupied(mut found) = lines.entry(name.clone()) else {
             return false;
         };
+        let line = found.get_mut();
         change(line);
         let leavers = line.without_leavers();
         let waited_for = !line.waiters.is_empty();
         if !waited_for && line.attempting.is_none() && line.campaign.is_none() {
-            lines.remove(name);
+            found.remove();
         }
         drop(lines);
         drop(leavers);
@@ -457,19 +466,6 @@ impl Locks {
         None
     }
 
-    /// Makes the guard of a grant that answers a caller's own question, if it is still its own.
-    pub(super) fn guard_of_caller(
-        self: &Arc<Self>,
-        entry: Entry,
-        owner: Owner,
-        fence: Fence,
-        granted: (Instant, Ttl),
-    ) -> Option<Guard> {
-        let hold = entry.hold(owner, fence, granted, 0);
-        let kept = self.keeper.keep_asked(&entry.client, &hold, granted);
-        kept.then(|| Guard::new(hold, self.clone(), entry.client))
-    }
-
     /// Tells all waiters of `name` that the server refuses.
     pub(super) fn fail(&self, name: &Name, error: &Error) {
         let waiters = {
@@ -511,6 +507,11 @@ impl Locks {
 }
 
 impl Line {
+    /// What tells the campaign that somebody has come or left.
+    pub(super) fn nudge(&mut self) -> Arc<Notify> {
+        self.nudge.get_or_insert_default().clone()
+    }
+
     /// Whether a campaign is under way that is driven.
     fn is_queued_for(&self) -> bool {
         let pulse = self.campaign.as_ref().map(|it| it.pulse.as_ref());
@@ -562,7 +563,13 @@ impl Waiting {
 
 impl Entry {
     /// What is known of a grant to `owner`.
-    fn hold(&self, owner: Owner, fence: Fence, granted: (Instant, Ttl), passes: u32) -> Arc<Hold> {
+    pub(super) fn hold(
+        &self,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+        passes: u32,
+    ) -> Arc<Hold> {
         let (keys, lease, limit) = (self.keys.clone(), self.lease, self.max_hold);
         Hold::new(keys, owner, fence, lease, limit, granted, passes)
     }
@@ -679,22 +686,40 @@ mod tests {
         assert!(renew.contains(&format!("string.sub(value, {}, {ends})", begins + 1)));
     }
 
+    fn entry(client: &Client, millis: u64) -> Entry {
+        let keys = Keys::of(client, &client.name("a"));
+        Entry {
+            client: client.clone(),
+            keys: keys.expect("a good name").into(),
+            lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        }
+    }
+
+    /// The next question is under way, and not for long.
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_is_told_what_the_last_question_has_met() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = Locks::of(&client);
+        let entry = entry(&client, 30_000);
+        let name = entry.keys.name.clone();
+        let ticket = locks.join(entry, Instant::now() + Duration::from_secs(60));
+        locks.heard(&name, Ok("fence 1".to_owned()));
+        assert_eq!(ticket.expired().kind(), ErrorKind::Contended);
+        locks.heard(&name, Err(Error::new(ErrorKind::Busy, "told by the test")));
+        locks.asked(&name);
+        let told = ticket.expired();
+        assert_eq!(told.kind(), ErrorKind::Busy);
+        assert_eq!(told.fate(), Fate::NotExecuted);
+    }
+
     /// The first has left between the answer to its question and the delivery.
     #[tokio::test]
     async fn a_grant_is_not_delivered_to_a_waiter_on_other_terms() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
         let locks = Locks::of(&client);
-        let keys: Arc<Keys> = Keys::of(&client, &client.name("a"))
-            .expect("a good name")
-            .into();
-        let entry = |millis| Entry {
-            client: client.clone(),
-            keys: keys.clone(),
-            lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
-            max_hold: None,
-            metadata: "".into(),
-        };
-        let (asked, other) = (entry(30_000), entry(100));
+        let (asked, other) = (entry(&client, 30_000), entry(&client, 100));
         let until = Instant::now() + Duration::from_secs(60);
         let first = locks.join(asked.clone(), until);
         let mut second = locks.join(other.clone(), until);

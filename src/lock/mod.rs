@@ -27,6 +27,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
@@ -191,14 +192,16 @@ impl Lock {
 
     async fn acquired(&self) -> Result<Guard> {
         let entry = self.entry()?;
+        let now = Instant::now();
         let until = match self.wait {
-            Some(wait) => Instant::now() + Ttl::new("the wait", wait)?.duration(),
-            None => self.patience.deadline().at,
+            Some(wait) => now + Ttl::new("the wait", wait)?.duration(),
+            None => self.patience.deadline_from(now).at,
         };
-        self.agree(&entry, until).await?;
+        self.agree(&entry, now, until).await?;
         let locks = &self.locks;
-        let deadline = self.patience.deadline().at_most(until);
-        let Some(attempt) = locks.attempt(&entry, deadline) else {
+        let now = Instant::now();
+        let deadline = self.patience.deadline_from(now).at_most(until);
+        let Some(attempt) = locks.attempt(&entry, deadline, now) else {
             if deadline.on_outage == OnOutage::FailFast
                 && let Some(outage) = locks.outage(&entry)
             {
@@ -209,7 +212,7 @@ impl Lock {
         let call = entry.acquire(attempt.owner(), attempt.queueing());
         let reply = attempt.ask(call, deadline).await;
         match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence, sent)) => match attempt.won(entry.clone(), fence, sent) {
+            Ok(Answer::Granted(fence, sent)) => match attempt.won(&entry, fence, sent) {
                 Some(guard) => Ok(guard),
                 // Nobody was there to take it, and so it was given back.
                 None => self.waited(locks, entry, until).await,
@@ -259,19 +262,21 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         let entry = self.entry()?;
         let locks = &self.locks;
-        let deadline = self.patience.deadline();
-        self.agree(&entry, deadline.at).await?;
+        let now = Instant::now();
+        let deadline = self.patience.deadline_from(now);
+        self.agree(&entry, now, deadline.at).await?;
         loop {
-            let attempt = match locks.attempt(&entry, deadline) {
+            let now = Instant::now();
+            let attempt = match locks.attempt(&entry, deadline, now) {
                 Some(attempt) => attempt,
                 None if locks.waited_for(&entry)? => return Ok(None),
-                None => Attempt::aside(locks, &entry, deadline),
+                None => Attempt::aside(locks, &entry, deadline, now),
             };
             let call = entry.acquire(attempt.owner(), Queueing::No);
             let reply = attempt.ask(call, deadline).await;
             match reply.and_then(|reply| Answer::read(&reply)) {
                 Ok(Answer::Granted(fence, sent)) => {
-                    let guard = attempt.won(entry.clone(), fence, sent);
+                    let guard = attempt.won(&entry, fence, sent);
                     if guard.is_some() {
                         return Ok(guard);
                     }
@@ -382,11 +387,12 @@ impl Lock {
         }
     }
 
-    /// Sees to it that all clients write locks in one format, trying until `until`.
-    async fn agree(&self, entry: &Entry, until: Instant) -> Result<()> {
+    /// Sees to it that all clients write locks in one format, trying from `now` until `until`.
+    async fn agree(&self, entry: &Entry, mut now: Instant, until: Instant) -> Result<()> {
         let mut met = None;
         loop {
-            let (key, deadline) = (entry.keys.lock(), self.patience.deadline().at_most(until));
+            let deadline = self.patience.deadline_from(now).at_most(until);
+            let key = entry.keys.lock();
             let agreed = self
                 .client
                 .agree(Written::Locks, key, Purpose::Write, deadline);
@@ -403,6 +409,7 @@ impl Lock {
             }
             met = Some(error);
             tokio::time::sleep(jittered(BREATH, 0.5..1.0)).await;
+            now = Instant::now();
         }
     }
 
@@ -418,24 +425,27 @@ impl Lock {
         self.waiting(locks, ticket, entry, until).await
     }
 
-    async fn waiting(
-        &self,
-        locks: &Arc<Locks>,
+    /// Waits in line. In a box, for it is large: a lock that is free need not have room for it.
+    fn waiting<'l>(
+        &'l self,
+        locks: &'l Arc<Locks>,
         mut ticket: line::Ticket,
         entry: Entry,
         until: Instant,
-    ) -> Result<Guard> {
-        loop {
-            let look = Instant::now() + LOOK;
-            match timeout_at(until.min(look), ticket.granted()).await {
-                Ok(Ok(Some(guard))) => return Ok(guard),
-                // It was granted while nobody polled this, and taken back.
-                Ok(Ok(None)) => ticket = locks.join(entry.clone(), until),
-                Ok(Err(error)) => return Err(error.with_key(&self.name)),
-                Err(_) if Instant::now() < until => ticket.see_to_it(),
-                Err(_) => return Err(ticket.expired().with_key(&self.name)),
+    ) -> BoxFuture<'l, Result<Guard>> {
+        Box::pin(async move {
+            loop {
+                let look = Instant::now() + LOOK;
+                match timeout_at(until.min(look), ticket.granted()).await {
+                    Ok(Ok(Some(guard))) => return Ok(guard),
+                    // It was granted while nobody polled this, and taken back.
+                    Ok(Ok(None)) => ticket = locks.join(entry.clone(), until),
+                    Ok(Err(error)) => return Err(error.with_key(&self.name)),
+                    Err(_) if Instant::now() < until => ticket.see_to_it(),
+                    Err(_) => return Err(ticket.expired().with_key(&self.name)),
+                }
             }
-        }
+        })
     }
 
     /// Checks everything that a call needs.

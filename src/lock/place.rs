@@ -25,6 +25,13 @@ pub(super) struct Place {
     locks: Arc<Locks>,
 }
 
+/// What this process hears of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hearing {
+    Pushes,
+    Nothing,
+}
+
 /// The push that waits to be heard: of several the one with the greatest fence, so that none that
 /// was sent before the last grant hides it.
 #[derive(Debug, Default)]
@@ -94,7 +101,7 @@ impl Locks {
         let Some(hub) = client.hub(&keys.channel) else {
             return false;
         };
-        if hears(client, keys) {
+        if hears(client, keys) == Hearing::Pushes {
             return true;
         }
         let (locks, channel) = (Arc::downgrade(self), keys.channel.clone());
@@ -117,10 +124,11 @@ impl Locks {
 }
 
 /// Whether pushes for the bucket of `keys` are heard.
-pub(super) fn hears(client: &Client, keys: &Keys) -> bool {
-    client
-        .hub(&keys.channel)
-        .is_some_and(|hub| hub.hears(&keys.channel))
+pub(super) fn hears(client: &Client, keys: &Keys) -> Hearing {
+    match client.hub(&keys.channel) {
+        Some(hub) if hub.hears(&keys.channel) => Hearing::Pushes,
+        _ => Hearing::Nothing,
+    }
 }
 
 /// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks

@@ -25,10 +25,27 @@ use crate::time::Ttl;
 impl Locks {
     /// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
     /// the server's queue.
-    pub(super) async fn release(self: &Arc<Self>, client: &Client, hold: &Arc<Hold>) -> Result<()> {
-        let Some(waiting) = self.successor(hold) else {
-            return self.give_back(client, hold).await;
-        };
+    pub(super) async fn release(
+        self: &Arc<Self>,
+        client: &Client,
+        hold: &Arc<Hold>,
+        now: Instant,
+    ) -> Result<()> {
+        match self.successor(hold) {
+            None => self.give_back(client, hold, now).await,
+            // In a box, for it is large: a release to the server need not have room for it.
+            Some(waiting) => Box::pin(self.pass_on(client, hold, waiting, now)).await,
+        }
+    }
+
+    /// Passes the lock of `hold` to a waiter of this process.
+    async fn pass_on(
+        self: &Arc<Self>,
+        client: &Client,
+        hold: &Arc<Hold>,
+        waiting: Waiting,
+        now: Instant,
+    ) -> Result<()> {
         hold.end(End::Released);
         let owner = hold.owner.successor();
         let call = passing_to(&waiting, owner, hold, client);
@@ -46,7 +63,7 @@ impl Locks {
             locks: self.clone(),
         };
         self.keeper()
-            .release_unless_passed(client, hold, &successor);
+            .release_unless_passed(client, hold, &successor, now);
         // The successor depends on it: not in the hands of this caller, who may not be polled.
         let (tell, mut told) = oneshot::channel();
         let passing = async move {
@@ -66,7 +83,12 @@ impl Locks {
     }
 
     /// Releases to the server's queue. The keeper does so by itself when this is not polled.
-    async fn give_back(self: &Arc<Self>, client: &Client, hold: &Arc<Hold>) -> Result<()> {
+    async fn give_back(
+        self: &Arc<Self>,
+        client: &Client,
+        hold: &Arc<Hold>,
+        now: Instant,
+    ) -> Result<()> {
         let mut giving = Giving {
             locks: self,
             client,
@@ -74,12 +96,13 @@ impl Locks {
             open: true,
         };
         hold.end(End::Released);
-        Keeper::release_unless_done(self, client, hold);
-        let mut call = match hold.may_be_queued_for() {
+        Keeper::release_unless_done(self, client, hold, now);
+        let mut call = match hold.may_be_queued_for(now) {
             true => hold.keys.release(hold.owner, Secret::Said),
             false => hold.keys.release_alone(hold.owner),
         };
-        let deadline = client.deadline().keep_trying().reserved();
+        let deadline = client.patience().deadline_from(now);
+        let deadline = deadline.keep_trying().reserved();
         let reply = loop {
             let reply = client.run(call, deadline).await;
             let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
@@ -105,10 +128,10 @@ impl Locks {
     /// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
     /// sooner, for a successor that gets nothing goes on waiting at that place.
     fn passed(&self, name: &Name) {
-        if let Some(line) = self.lines().get(name)
+        if let Some(line) = self.lines().get_mut(name)
             && line.waiters.is_empty()
         {
-            line.nudge.notify_one();
+            line.nudge().notify_one();
         }
     }
 

@@ -14,7 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(crate) struct Reply {
     script: &'static str,
-    parts: Vec<Value>,
+    /// An array, or a status word alone.
+    value: Value,
     sent: Instant,
 }
 
@@ -22,17 +23,19 @@ impl Reply {
     /// What came for a call that was sent not before `sent`.
     pub(crate) fn new(script: &'static str, value: Value, sent: Instant) -> Result<Self> {
         match value {
-            Value::Array(parts) => Ok(Self {
+            Value::Array(_) | Value::BulkString(_) => Ok(Self {
                 script,
-                parts,
-                sent,
-            }),
-            Value::BulkString(_) => Ok(Self {
-                script,
-                parts: vec![value],
+                value,
                 sent,
             }),
             other => Err(malformed(script, 0, &other)),
+        }
+    }
+
+    fn parts(&self) -> &[Value] {
+        match &self.value {
+            Value::Array(parts) => parts,
+            word => std::slice::from_ref(word),
         }
     }
 
@@ -44,7 +47,7 @@ impl Reply {
 
     /// The status word.
     pub(crate) fn status(&self) -> Result<&str> {
-        match self.parts.first() {
+        match self.parts().first() {
             Some(Value::BulkString(bytes)) => {
                 std::str::from_utf8(bytes).map_err(|_| self.malformed(0))
             }
@@ -56,7 +59,7 @@ impl Reply {
 
     /// A number that fits a Lua number exactly.
     pub(crate) fn int(&self, index: usize) -> Result<i64> {
-        match self.parts.get(index) {
+        match self.parts().get(index) {
             Some(Value::Int(number)) => Ok(*number),
             _ => self.text(index)?.parse().map_err(|_| self.malformed(index)),
         }
@@ -68,7 +71,7 @@ impl Reply {
     }
 
     pub(crate) fn text(&self, index: usize) -> Result<&str> {
-        match self.parts.get(index) {
+        match self.parts().get(index) {
             Some(Value::BulkString(bytes)) => {
                 std::str::from_utf8(bytes).map_err(|_| self.malformed(index))
             }
@@ -79,7 +82,11 @@ impl Reply {
 
     /// Takes the bytes at `index` out of the reply; nil is `None`.
     pub(crate) fn take_bytes(&mut self, index: usize) -> Result<Option<Bytes>> {
-        match self.parts.get_mut(index).map(std::mem::take) {
+        let part = match &mut self.value {
+            Value::Array(parts) => parts.get_mut(index),
+            word => Some(word).filter(|_| index == 0),
+        };
+        match part.map(std::mem::take) {
             Some(Value::BulkString(bytes)) => Ok(Some(bytes.into())),
             Some(Value::Nil) => Ok(None),
             _ => Err(self.malformed(index)),
@@ -87,7 +94,7 @@ impl Reply {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.parts.len()
+        self.parts().len()
     }
 
     /// The error for a status that the caller does not know, or knows as a condition that all
@@ -125,7 +132,7 @@ impl Reply {
         malformed(
             self.script,
             index,
-            self.parts.get(index).unwrap_or(&Value::Nil),
+            self.parts().get(index).unwrap_or(&Value::Nil),
         )
     }
 }

@@ -217,7 +217,8 @@ impl Horizon {
 ///
 /// While keys move from one ring of shards to another, a tag that is on two servers is renewed on
 /// both; that of a whole cache is renewed for each part of the keys. When some fail, the error is
-/// that of the first of them and names them all; the others are invalidated.
+/// that of the first of them and names them all; the others are invalidated. It says that nothing
+/// was executed only if that is true of all.
 pub(crate) async fn invalidate(
     client: &Client,
     tags: &[Tag],
@@ -225,6 +226,7 @@ pub(crate) async fn invalidate(
     deadline: Deadline,
 ) -> Result<()> {
     let mut first = None;
+    let mut nothing_ran = true;
     let mut failed = Failed::default();
     // A few at a time: others use the connection, too, and this task gives way in between.
     for some in tags.chunks(AT_ONCE) {
@@ -233,11 +235,12 @@ pub(crate) async fn invalidate(
             let places = tag.places(client).into_iter();
             let renewed = places.map(|key| renewed(client, tag, key, keep, deadline));
             // All of them, whatever comes of the others.
-            let renewed = join_all(renewed);
-            all.push(async move { renewed.await.into_iter().collect::<Result<()>>() });
+            all.push(join_all(renewed));
         }
-        for (tag, outcome) in some.iter().zip(join_all(all).await) {
-            if let Err(error) = outcome {
+        for (tag, outcomes) in some.iter().zip(join_all(all).await) {
+            let ran = |outcome: &Result<()>| !matches!(outcome, Err(e) if e.is_retryable());
+            nothing_ran &= !outcomes.iter().any(ran);
+            if let Err(error) = outcomes.into_iter().collect::<Result<()>>() {
                 failed.push(&tag.name.shown());
                 first.get_or_insert(error);
             }
@@ -246,7 +249,8 @@ pub(crate) async fn invalidate(
     }
     match first {
         None => Ok(()),
-        Some(error) => Err(error.with_key(failed.names())),
+        Some(error) if nothing_ran => Err(error.with_key(failed.names())),
+        Some(error) => Err(error.in_part().with_key(failed.names())),
     }
 }
 

@@ -64,6 +64,7 @@ mod lua;
 mod lua_digits;
 mod memoize;
 mod memoize_bounds;
+mod memoize_deadlines;
 mod memoize_fleet;
 mod memoize_patience;
 mod memoize_process;

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::poll;
+use hedgerow::OnOutage;
+
 use crate::gate::Gate;
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::{bounded, until, waiting};
+use crate::wait::{bounded, patient, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -86,4 +89,72 @@ async fn a_wake_up_that_anybody_may_publish_makes_nobody_load() {
         assert_eq!(*value.expect("loaded"), 1);
     }
     assert_eq!(own.loads(), 0);
+}
+
+/// The load that is waited for elsewhere ends without a value, and another one begins.
+async fn superseded(server: &Server, lease: &str) {
+    let fence: i64 = server.run(&["HINCRBY", lease, "fence", "1"]).await;
+    assert!(fence > 1, "somebody leads");
+}
+
+#[tokio::test]
+async fn a_solo_load_that_runs_is_not_shared_with_calls_that_began_after_it() {
+    let server = Server::start_single().await;
+    let max_load = Duration::from_secs(6);
+    let leading = Gate::closed();
+    let load = leading.clone();
+    let leader = server.client().await.cache("c");
+    let leader = tokio::spawn(
+        leader
+            .memoize("k", MINUTE, move || load.load(0u8))
+            .into_future(),
+    );
+    leading.begun(1).await;
+    let client = patient(server.builder()).connect().await;
+    let cache = client.expect("connected").cache("c").max_load(max_load);
+    // Two flights of one key: their callers want something else of an outage.
+    let (one, other) = (
+        cache.clone().on_outage(OnOutage::FailFast),
+        cache.on_outage(OnOutage::KeepTrying),
+    );
+    let (old, new) = (Gate::closed(), Gate::closed());
+    let load = old.clone();
+    let first = one.memoize("k", MINUTE, move || load.load(1u8)).tags(["t"]);
+    let first = tokio::spawn(first.into_future());
+    waiting(&server, "hr:l:{c:k}", 1).await;
+    tokio::time::sleep(max_load / 4).await;
+    let load = new.clone();
+    let opener = other
+        .memoize("k", MINUTE, move || load.load(2u8))
+        .tags(["t"]);
+    let opener = tokio::spawn(opener.into_future());
+    // Twice, since the other may not have asked before the first time.
+    for pause in [max_load / 60, max_load / 6] {
+        tokio::time::sleep(pause).await;
+        superseded(&server, "hr:l:{c:k}").await;
+    }
+    old.begun(1).await;
+    // Here the row changes.
+    other.invalidate_tags(["t"]).await.expect("invalidated");
+    let load = new.clone();
+    let late = other
+        .memoize("k", MINUTE, move || load.load(2u8))
+        .tags(["t"]);
+    let mut late = Box::pin(late.into_future());
+    assert!(poll!(&mut late).is_pending());
+    assert_eq!(new.loads(), 0, "it waits with the other");
+    let late = tokio::spawn(late);
+    // By then the other loads alone.
+    tokio::time::sleep(max_load / 2).await;
+    old.open();
+    new.open();
+    new.open();
+    let value = bounded("the late one is served", late).await;
+    assert_eq!(*value.expect("no panic").expect("loaded"), 2);
+    for (call, value) in [(first, 1), (opener, 2)] {
+        let loaded = bounded("all are served", call).await;
+        assert_eq!(*loaded.expect("no panic").expect("loaded"), value);
+    }
+    leading.open();
+    assert_eq!(*leader.await.expect("no panic").expect("loaded"), 0);
 }

@@ -412,3 +412,21 @@ async fn a_dead_shard_fails_its_own_keys_by_name_and_holds_up_no_other() {
     assert_eq!(error.key(), Some(tag));
     assert!(named(&error), "{error}");
 }
+
+#[tokio::test]
+async fn an_invalidation_that_reached_one_server_of_two_is_not_told_as_never_made() {
+    let servers = start(2).await;
+    let soon = Duration::from_millis(300);
+    let client = over(&servers).deadline(soon).cache_deadline(soon).open();
+    let cache = client.expect("good shards").cache("c");
+    cache.clear().await.expect("cleared");
+    servers[0].kill().await;
+    let error = cache.clear().await.expect_err("one is down");
+    assert!(error.is_indeterminate(), "{error}");
+    servers[1].kill().await;
+    until("both are known to be down", async || {
+        let error = cache.clear().await.expect_err("both are down");
+        error.is_retryable()
+    })
+    .await;
+}

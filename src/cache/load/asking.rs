@@ -64,15 +64,19 @@ impl Load {
             let value = &self.order.place.value;
             let mut missed = client.missed(value);
             let ears = &self.order.room.ears;
-            let deadline = self.order.cache.deadline_now();
-            let channel = ears.channel(&client, value, deadline).await;
+            let question = self.ask();
+            let channel = ears.channel(&client, value, question.deadline).await;
+            drop(question);
             ear.clear();
             let closed = self.open.is_closed();
-            let deadline = self.order.cache.deadline_now();
+            let question = self.ask();
+            let (channel, deadline) = (channel.as_ref(), question.deadline);
             let grant = self
                 .claim
-                .stake(&self.seen, self.dead, channel.as_ref(), deadline);
-            let (takeover, noted, fence) = match grant.await {
+                .stake(&self.seen, self.dead, channel, deadline)
+                .await;
+            drop(question);
+            let (takeover, noted, fence) = match grant {
                 Ok(Grant::Lead { fence }) => {
                     tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
                     let generations = self.stamps(attempt > 0).await?;
@@ -152,10 +156,12 @@ impl Load {
     ) -> Result<Option<Arc<V>>> {
         self.open.close();
         let Order { cache, place, .. } = &self.order;
-        let (tags, deadline) = (self.order.declared(), cache.deadline_now());
+        let (tags, question) = (self.order.declared(), self.ask());
         // A replica may not have the new entry yet.
-        let from = ReadFrom::Primary;
-        match entry::read::<V>(cache, &place.value, tags, from, deadline).await? {
+        let (from, deadline) = (ReadFrom::Primary, question.deadline);
+        let reading = entry::read::<V>(cache, &place.value, tags, from, deadline).await;
+        drop(question);
+        match reading? {
             Reading::Hit(value) => {
                 self.open.settle(Outcome::Value {
                     value: value.clone(),
@@ -184,7 +190,8 @@ impl Load {
     /// The flight is closed, and was when the record was asked for, unless nobody had joined.
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
         let Order { cache, tags, .. } = &self.order;
-        let judged = entry::record::<Failure>(cache, record, tags, cache.deadline_now()).await?;
+        let question = self.ask();
+        let judged = entry::record::<Failure>(cache, record, tags, question.deadline).await?;
         let error = judged.map(|failure| self.order.named(failure.error()));
         if let Some(error) = &error {
             self.open.settle(Outcome::Failed {
@@ -198,7 +205,8 @@ impl Load {
     /// What the value will be stamped with. The lease is held, and is given up when the flight fails
     /// for want of that. `waited` says that the snapshot is as old as the wait for the lease.
     async fn stamps(&self, waited: bool) -> Result<Vec<Generation>> {
-        let deadline = self.order.cache.deadline_now();
+        let question = self.ask();
+        let deadline = question.deadline;
         let generations = if waited {
             // An entry stamped with what was read before the wait could be dead on arrival.
             self.order.generations(deadline).await

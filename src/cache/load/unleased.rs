@@ -1,7 +1,9 @@
 //! Loads without the lease: while Redis is out, and where the loads of others are of no use.
 //!
-//! Invariant: what is loaded here is not stored, and only those share it whose calls began before
-//! the load did; it begins when there is a place for it. Last step of a [`Load`] that does not lead.
+//! Invariant: what is loaded here is not stored, and only calls that began before the load did share
+//! it. So a flight with passengers shares only a solo load that begins after the flight is closed: of
+//! one that runs already nobody knows whether it began after the calls of the passengers. A load
+//! begins when there is a place for it. Last step of a [`Load`] that does not lead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +35,7 @@ impl Load {
         let until = Instant::now() + self.max_load();
         let _place = tokio::select! {
             place = bulkhead.enter(until) => Some(place?),
-            // Whoever waits for this load keeps his place meanwhile; it counts for both.
+            // A caller that waits for this load keeps its own place, which counts for both.
             () = self.open.urged() => None,
             () = deserted(creator, &self.open) => return Ok(None),
         };
@@ -55,11 +57,16 @@ impl Load {
         L: Loader<Value = V, Error = Captured>,
     {
         let (room, silence) = (&self.order.room, self.rounds.silence());
-        // Those who have joined are there before any load that begins from now on.
+        // Calls that have joined began before any load that begins from now on; what runs already
+        // may have begun before they did.
         self.open.close();
         let mut urged = false;
         let turn = loop {
-            let mut shared = match room.solos.board(&self.open, self.rounds.began(), silence) {
+            let began = match self.open.has_joined() {
+                true => Instant::now(),
+                false => self.rounds.began(),
+            };
+            let mut shared = match room.solos.board(&self.open, began, silence) {
                 Seat::Own(turn) => break turn,
                 Seat::Shared(passenger) => passenger,
             };
@@ -69,7 +76,7 @@ impl Load {
                 }
                 tokio::select! {
                     outcome = shared.outcome(silence, self.rounds.over()) => break outcome,
-                    // Whoever has a place and waits for this load now waits for the shared one.
+                    // Callers that hold a place and wait for this load now wait for the shared one.
                     () = self.open.urged(), if !urged => urged = true,
                     () = deserted(creator, &self.open) => return Ok(None),
                 }
@@ -83,7 +90,9 @@ impl Load {
                         return Ok(Some(typed));
                     }
                 }
-                Some(Outcome::Failed { error, .. }) => return Err(error),
+                Some(Outcome::Failed { error, .. } | Outcome::Unanswered { error, .. }) => {
+                    return Err(error);
+                }
                 Some(Outcome::Again | Outcome::NoLoad) => {}
                 None => return self.out_of_time(),
             }
@@ -97,7 +106,7 @@ impl Load {
             () = deserted(creator, &self.open) => return Ok(None),
             // A place that is free is taken, however late it is.
             places = in_turn => Some(places),
-            // Whoever waits for this load keeps his place meanwhile; it counts for both.
+            // A caller that waits for this load keeps its own place, which counts for both.
             () = async { if !urged { self.open.urged().await } } => None,
             () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
         };
