@@ -66,7 +66,7 @@ impl Spawner {
         })))
     }
 
-    /// Spawns `task`. What becomes of it when it panics, and who ends it, is said by the caller.
+    /// Spawns `task`. The caller documents who ends it and what happens if it panics.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Task {
         match &self.0 {
             Some(home) if home.is_trusted() => spawn_on(&home.runtime, task),
@@ -221,7 +221,7 @@ impl Background {
         *task = Some(started);
     }
 
-    /// Starts the task that `make` makes, in place of one that may still be there but has nothing to do.
+    /// Starts the task that `make` makes, and aborts the previous one.
     pub(crate) fn renew<F>(&self, make: impl FnOnce() -> F)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -132,7 +132,7 @@ impl Error {
         }))
     }
 
-    /// The error of a load whose loader has returned one.
+    /// The error of a load whose loader failed.
     pub(crate) fn of_loader(cause: Captured) -> Self {
         let error = Self::new(ErrorKind::Loader, "the loader failed");
         error.changed(|repr| repr.source = Some(Source::Loader(cause.0)))

@@ -75,16 +75,16 @@
 //! # }
 //! ```
 //!
-//! A cache is told where it is made what it does while Redis is out ([`Outage`]: it fails, or does
-//! without), how values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]: LZ4 or
-//! none), how much TTLs differ ([`Cache::jitter`]), and how long a load may take
+//! A cache's settings say what it does while Redis is out ([`Outage`]: it fails, or does without), how
+//! values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]: LZ4 or none), how much TTLs
+//! differ ([`Cache::jitter`]), and how long a load may take
 //! ([`Cache::max_load`]). A value that is to stay until it is removed lives for [`FOREVER`].
 //!
 //! # Errors
 //!
 //! There is one type, [`Error`]. Its [`kind`](Error::kind) says why, its text (one sentence of at most
-//! 512 bytes) what happened, at which server and what to do, and two questions what became of the
-//! call:
+//! 512 bytes) what happened, at which server and what to do, and two methods report what became of
+//! the call:
 //!
 //! | fate | asked by | what to do |
 //! |---|---|---|

@@ -21,7 +21,8 @@ pub(crate) struct Pulse {
     beats: AtomicU64,
     /// When the first knock came that no poll has answered, in ms; 0 if there is none.
     unanswered: AtomicU64,
-    /// When somebody first saw that the task heeds no knock, in ms; 0 if nobody has.
+    /// The knock that somebody first saw unheeded for long, and how long, in ms: 32 bits each; 0 if
+    /// nobody has. In one, so that what was seen of a knock says nothing of a later one.
     suspected: AtomicU64,
     /// When the last knock was, in ms.
     knocked: AtomicU64,
@@ -104,14 +105,24 @@ impl Pulse {
     /// Whether a look some time ago has found a knock of `since` unanswered for almost long enough; notes
     /// that this one has.
     fn is_suspected(&self, since: u64, now: u64) -> bool {
-        if now.saturating_sub(since) < SUSPICIOUS.as_millis() as u64 {
+        let elapsed = now.saturating_sub(since);
+        if elapsed < SUSPICIOUS.as_millis() as u64 {
             return false;
         }
-        let first = self
-            .suspected
-            .compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
-        let first = first.err();
-        first.is_some_and(|first| now.saturating_sub(first) >= BETWEEN_LOOKS.as_millis() as u64)
+        let noted = self.suspected.load(Ordering::SeqCst);
+        if noted != 0 && (noted >> 32) as u32 == since as u32 {
+            let first = noted & u64::from(u32::MAX);
+            return elapsed.saturating_sub(first) >= BETWEEN_LOOKS.as_millis() as u64;
+        }
+        let first = elapsed.min(u64::from(u32::MAX));
+        // Where another look was first, that one counts.
+        let _ = self.suspected.compare_exchange(
+            noted,
+            (since << 32) | first,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+        false
     }
 
     /// Whether it has stood still for so long that those leave it whose work it has taken, and who
@@ -141,7 +152,6 @@ impl Pulse {
         // `has_stood_since`.
         fence(Ordering::SeqCst);
         if self.unanswered.load(Ordering::Relaxed) != 0 {
-            self.suspected.store(0, Ordering::SeqCst);
             self.unanswered.store(0, Ordering::SeqCst);
         }
         Poll(self)
@@ -211,6 +221,15 @@ mod tests {
         assert!(!pulse.stands_still());
         std::thread::sleep(BETWEEN_LOOKS);
         assert!(pulse.stands_still());
+    }
+
+    #[test]
+    fn what_was_seen_of_a_knock_says_nothing_of_a_later_one() {
+        let pulse = Pulse::default();
+        // A look that has found the first knock open notes that after the task has answered it.
+        assert!(!pulse.is_suspected(1, 500));
+        assert!(!pulse.is_suspected(10_000, 10_500), "it is the first look");
+        assert!(pulse.is_suspected(10_000, 10_600));
     }
 
     #[tokio::test]

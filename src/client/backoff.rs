@@ -1,12 +1,12 @@
-//! `Backoff` and `Pace`: when a link may try to connect again.
+//! `Backoff`, `Pace` and `Paces`: when a link may try to connect again.
 //!
 //! Invariant: attempts that fail one after the other come at ever longer distances, and those of many
 //! clients not at the same time. A connection that was of no use is a failed attempt: to a server that
 //! takes no writes, or that hangs up before it has answered anything. And whatever happens, a client
 //! connects to one server no more than ten times in a second, unless a lease is at stake.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ pub(super) struct Backoff {
     tried: Option<Instant>,
 }
 
-/// What was had of a connection that is lost.
+/// Whether a lost connection had answered anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Answers,
@@ -108,6 +108,24 @@ impl Backoff {
 #[derive(Debug, Default)]
 pub(crate) struct Pace(Mutex<VecDeque<Instant>>);
 
+/// The paces of one client: a server that is both asked for the slots and used has one for both.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Paces(Arc<Mutex<HashMap<Box<str>, Weak<Pace>>>>);
+
+impl Paces {
+    /// That of the server at `address`.
+    pub(super) fn of(&self, address: &str) -> Arc<Pace> {
+        let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pace) = paces.get(address).and_then(Weak::upgrade) {
+            return pace;
+        }
+        paces.retain(|_, pace| pace.strong_count() > 0);
+        let pace = Arc::<Pace>::default();
+        paces.insert(address.into(), Arc::downgrade(&pace));
+        pace
+    }
+}
+
 impl Pace {
     /// When the next attempt may be begun. It may need a second connection, to find out why the first
     /// was closed: there is always room for that.
@@ -159,6 +177,14 @@ mod tests {
             assert!(eleven[MOST_A_SECOND] - eleven[0] >= SECOND);
         }
         assert!(made.len() > 30, "{}", made.len());
+    }
+
+    #[test]
+    fn a_server_that_is_used_in_two_ways_has_one_pace() {
+        let paces = Paces::default();
+        let pace = paces.of("10.0.0.1:6379");
+        assert!(Arc::ptr_eq(&pace, &paces.clone().of("10.0.0.1:6379")));
+        assert!(!Arc::ptr_eq(&pace, &paces.of("10.0.0.2:6379")));
     }
 
     #[tokio::test(start_paused = true)]

@@ -272,7 +272,7 @@ impl Drop for Probe<'_> {
     }
 }
 
-/// Whether an error says that the server is out, and not only what it thinks of one call.
+/// Whether an error says that the server is out, and not only that one call failed.
 pub(crate) fn is_out(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Unreachable

@@ -12,6 +12,7 @@ use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
 use super::address_map::AddressMap;
+use super::backoff::Paces;
 use super::cells::Reads;
 use super::credentials::Login;
 use super::endpoint::{Approach, Endpoint};
@@ -178,7 +179,9 @@ impl ClientBuilder {
     ///
     /// So no argument that is sent is larger, but for the few bytes around a value. Beyond 512 MiB
     /// no argument is sent whatever this says, since a server takes none by default. One whose
-    /// `proto-max-bulk-len` is lower refuses a larger value as `TooLarge`, too.
+    /// `proto-max-bulk-len` is lower refuses a larger value as `TooLarge`, too, and ends the connection
+    /// that it came by. That is one for large values only, unless none could be made or the slot of
+    /// the key is moving, and no value was refused yet; over a connection of your own, it is that one.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
         self
@@ -289,7 +292,7 @@ impl ClientBuilder {
         let topology = self.topology(&style)?;
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
-        let formats = Formats::new(&namespace, &topology, style.made);
+        let formats = Formats::new(&namespace, &topology);
         Ok(self.core(namespace, deadlines, topology, formats))
     }
 
@@ -399,7 +402,7 @@ impl ClientBuilder {
             reads: Reads::Together,
             pipelines: PIPELINES_TO_ONE,
             limits: self.limits,
-            made: Arc::default(),
+            paces: Paces::default(),
             on_trouble: None,
         })
     }

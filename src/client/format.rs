@@ -1,15 +1,20 @@
 //! `Formats`: whether all clients of a namespace write its keys in one way.
 //!
-//! Invariant: a lock is not asked for, and a counter is not touched, before this client has heard, since
-//! it made its present connections, in which format such keys are written. A key of the namespace says
-//! so for each kind; whoever writes first sets it. Where that is refused (by a full server, or to a user
-//! without the right) it is only read. Caches need none: each entry carries its version.
+//! Invariant: a lock is not asked for, and a counter is not touched, before this client has heard in
+//! which format such keys are written. A key of the namespace says so for each kind; the first write
+//! sets it. Where that is refused to this user, it is only read. Caches need none: each entry carries
+//! its version.
 //!
-//! What is known is found by two atomic loads. Callers who do not know yet ask for themselves, so that
-//! none depends on the future of another.
+//! What was heard counts while the connection to the server of the format key is the same, and is asked
+//! for again before a call begins, not when the call is sent again. In a cluster that key may be on
+//! another server than the caller's: while that one cannot be reached, what was heard before still
+//! counts.
+//!
+//! What is known is found by a few atomic loads. Callers who do not know yet ask for themselves, so that
+//! none depends on the future of another: after a new connection each of them sends a `GET`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redis::Value;
 use tokio::time::Instant;
@@ -39,25 +44,40 @@ pub(crate) enum Purpose {
 pub(crate) struct Formats {
     locks: Vec<Part>,
     counters: Vec<Part>,
-    made: Arc<Made>,
 }
 
 /// The format of the keys of one part, which are mostly on one server.
 #[derive(Debug)]
 struct Part {
     key: Key,
-    /// As of which count it is known to be ours, or to be missing.
-    read: AtomicU64,
-    /// As of which count it is known to be ours, or not to be ours to say.
-    written: AtomicU64,
+    /// When it was found to be ours.
+    read: Heard,
+    /// When it was found to be ours, or this client may not set it.
+    written: Heard,
 }
 
-/// How often a client has made a connection for commands, or lost one.
-#[derive(Debug)]
+/// As of which connections to the server of the format key something was heard.
+#[derive(Debug, Default)]
+struct Heard {
+    made: AtomicU64,
+    changed: AtomicU64,
+}
+
+/// Numbers the connections for commands to one server. No two servers have a number in common.
+#[derive(Debug, Default)]
 pub(crate) struct Made {
-    /// And one more, so that nothing is known as of 0.
-    count: AtomicU64,
+    /// Moves when a connection is made; 0 before the first.
+    made: AtomicU64,
+    /// Moves also when one is not used any more.
+    changed: AtomicU64,
     last: Mutex<Option<Instant>>,
+}
+
+/// The connections to one server at some moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Count {
+    made: u64,
+    changed: u64,
 }
 
 impl Written {
@@ -90,20 +110,19 @@ impl Written {
 }
 
 impl Formats {
-    pub(super) fn new(namespace: &Namespace, topology: &Topology, made: Arc<Made>) -> Self {
+    pub(super) fn new(namespace: &Namespace, topology: &Topology) -> Self {
         let parts = |written: Written| {
             let keys = topology.for_parts(&namespace.format(written.name()));
             let part = |key| Part {
                 key,
-                read: AtomicU64::new(0),
-                written: AtomicU64::new(0),
+                read: Heard::default(),
+                written: Heard::default(),
             };
             keys.into_iter().map(part).collect()
         };
         Self {
             locks: parts(Written::Locks),
             counters: parts(Written::Counters),
-            made,
         }
     }
 
@@ -117,7 +136,7 @@ impl Formats {
 
 impl Client {
     /// Returns when it is known that what `key` stands for is written in our format: at once, but for
-    /// the first calls after a connection was made.
+    /// the first calls after a connection was made, and reads where nothing is written yet.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn agree(
@@ -136,10 +155,31 @@ impl Client {
             [part] => part,
             parts => &parts[self.part(key)],
         };
-        if part.is_known(purpose, formats.made.count()) {
+        let topology = &self.core.topology;
+        let now = topology.made(&part.key);
+        let heard = part.heard(purpose);
+        if now.is_some_and(|now| heard.is_as_of(now)) {
             return Ok(());
         }
-        let agreed = Box::pin(self.ask_format(written, part, purpose, deadline)).await;
+        let elsewhere = !topology.share_server(key, &part.key);
+        if elsewhere && now.is_some_and(|now| heard.is_as_of_last_made(now)) {
+            return Ok(());
+        }
+        let asked = async {
+            match elsewhere && heard.is_any() {
+                false => self.ask_format(written, part, purpose, deadline).await,
+                true => {
+                    let half = deadline.at_most(Instant::now() + deadline.remaining() / 2);
+                    let asked = self.ask_format(written, part, purpose, half).await;
+                    // That server is out, and the caller needs another.
+                    asked.or_else(|error| match error.fate() {
+                        Fate::Refused => Err(error),
+                        _ => Ok(()),
+                    })
+                }
+            }
+        };
+        let agreed = Box::pin(asked).await;
         agreed.map_err(|error| self.told(error))
     }
 
@@ -152,6 +192,7 @@ impl Client {
     ) -> Result<()> {
         let (topology, ours) = (&self.core.topology, written.format());
         let get = plain("GET", &part.key);
+        let may_not = |error: &Error| error.kind() == ErrorKind::Forbidden;
         let answer = retry::answer(topology, get, &part.key, Retry::Reads, deadline).await;
         let mut answer = answer.map_err(Error::of_own_question)?;
         let mut found = text(&answer.value)?;
@@ -164,63 +205,96 @@ impl Client {
                     found = text(&before.value)?;
                     answer = before;
                 }
-                // It cannot be said here; what others say was heard.
-                Err(error) if error.fate() == Fate::Refused => {}
+                // It cannot be set by this user; what others say was heard.
+                Err(error) if may_not(&error) => {}
+                // Nor now, by anyone, as on a full server: the next call tries again.
+                Err(error) if error.fate() == Fate::Refused => return Ok(()),
                 Err(error) => return Err(error.of_own_question()),
             }
         }
-        let as_of = self.core.formats.made.as_of(answer.sent);
         if let Some(difference) = found.as_deref().and_then(|it| written.difference(it)) {
+            part.read.forget();
+            part.written.forget();
             let message = format!("not sent: {difference}");
             return Err(Error::new(ErrorKind::WrongType, message));
         }
-        // Where nothing is said yet, whoever writes will have to.
-        if found.is_some() || matches!(purpose, Purpose::Write) {
-            part.written.fetch_max(as_of, Ordering::Relaxed);
+        if let (None, Purpose::Read) = (&found, purpose) {
+            // The first write sets it, in whatever format.
+            return Ok(());
         }
-        part.read.fetch_max(as_of, Ordering::Relaxed);
+        if let Some(as_of) = topology.made_before(&part.key, answer.sent) {
+            part.read.note(as_of);
+            part.written.note(as_of);
+        }
         Ok(())
     }
 }
 
 impl Part {
-    fn is_known(&self, purpose: Purpose, made: u64) -> bool {
-        let as_of = match purpose {
+    fn heard(&self, purpose: Purpose) -> &Heard {
+        match purpose {
             Purpose::Read => &self.read,
             Purpose::Write => &self.written,
-        };
-        as_of.load(Ordering::Relaxed) == made
+        }
     }
 }
 
-impl Default for Made {
-    fn default() -> Self {
-        Self {
-            count: AtomicU64::new(1),
-            last: Mutex::new(None),
-        }
+impl Heard {
+    /// Whether nothing has become of the connections since.
+    fn is_as_of(&self, now: Count) -> bool {
+        now.changed != 0 && self.changed.load(Ordering::Relaxed) == now.changed
+    }
+
+    /// Whether no connection was made since, though one may have been lost.
+    fn is_as_of_last_made(&self, now: Count) -> bool {
+        now.made != 0 && self.made.load(Ordering::Relaxed) == now.made
+    }
+
+    fn is_any(&self) -> bool {
+        self.made.load(Ordering::Relaxed) != 0
+    }
+
+    fn forget(&self) {
+        self.made.store(0, Ordering::Relaxed);
+        self.changed.store(0, Ordering::Relaxed);
+    }
+
+    fn note(&self, as_of: Count) {
+        self.made.store(as_of.made, Ordering::Relaxed);
+        self.changed.store(as_of.changed, Ordering::Relaxed);
     }
 }
 
 impl Made {
-    /// A connection was made, and nothing sent on it yet; or one is not used any more.
-    pub(super) fn note(&self) {
+    /// A connection was made, and nothing sent on it yet.
+    pub(super) fn begins(&self) {
         let mut last = self.last();
         *last = Some(Instant::now());
-        self.count.fetch_add(1, Ordering::SeqCst);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.made.store(number, Ordering::SeqCst);
+        self.changed.store(number, Ordering::SeqCst);
     }
 
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+    /// One is not used any more.
+    pub(super) fn ends(&self) {
+        let mut last = self.last();
+        *last = Some(Instant::now());
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.changed.store(number, Ordering::SeqCst);
     }
 
-    /// As of which count an answer is true to a question sent at `sent`.
-    fn as_of(&self, sent: Instant) -> u64 {
-        let last = self.last();
-        match *last {
-            Some(last) if last > sent => 0,
-            _ => self.count.load(Ordering::SeqCst),
+    pub(super) fn count(&self) -> Count {
+        Count {
+            made: self.made.load(Ordering::Relaxed),
+            changed: self.changed.load(Ordering::Relaxed),
         }
+    }
+
+    /// As of which connections an answer is true to a question sent at `sent`; `None` if it may be that
+    /// of one before.
+    pub(super) fn before(&self, sent: Instant) -> Option<Count> {
+        let last = self.last();
+        last.is_none_or(|last| last <= sent).then(|| self.count())
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -239,6 +313,9 @@ fn text(value: &Value) -> Result<Option<String>> {
         )),
     }
 }
+
+/// The next number of a connection.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// How much of a format is shown that we have not written.
 const LONGEST: usize = 16;

@@ -221,7 +221,7 @@ impl Health {
 
     /// The connection is about to be used, and `made` counts it; and once more when it ends.
     pub(super) fn counted_by(&self, made: &Arc<Made>) {
-        made.note();
+        made.begins();
         let _ = self.made.set(made.clone());
     }
 
@@ -229,7 +229,7 @@ impl Health {
     pub(super) fn end(&self) {
         let was_dead = self.dead.swap(true, Ordering::AcqRel);
         if let (false, Some(made)) = (was_dead, self.made.get()) {
-            made.note();
+            made.ends();
         }
         self.gone.notify_waiters();
         self.renewal.end();

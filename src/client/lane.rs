@@ -150,14 +150,15 @@ impl Lane {
     /// Cancel safety: a command whose caller has left before it was taken is not sent.
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         self.0.limits.admit(command)?;
+        let probe = self.admit(deadline.on_outage)?;
+        let deadline = Probe::limit(probe.as_ref(), deadline);
         if deadline.priority == Priority::Apart
+            && probe.is_none()
             && let Some(large) = &self.0.large
             && let Some(outcome) = Box::pin(large.send(command, deadline)).await
         {
             return outcome;
         }
-        let probe = self.admit(deadline.on_outage)?;
-        let deadline = Probe::limit(probe.as_ref(), deadline);
         let direct = self.0.direct();
         // What must be in time waits for nobody, and not for the answers to others either.
         if direct.is_none() && deadline.priority != Priority::Timely {
@@ -427,7 +428,8 @@ impl Shared {
         }
         let each = bytes / cells.len().max(1);
         let before = self.reply.load(Ordering::Relaxed);
-        // The mean of about the last eight reads. Of two that are noted at once one may be lost.
+        // The mean of about the last eight reads. Concurrent updates may be lost; this is an
+        // estimate.
         self.reply
             .store(before - before / 8 + each / 8, Ordering::Relaxed);
     }

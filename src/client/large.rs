@@ -10,7 +10,7 @@
 //! What is written here takes no effect before the shared connection commits it; see
 //! [`Priority::Apart`](crate::time::Priority::Apart).
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub(crate) struct Large {
     shared: Arc<Link>,
     keys: LargeKeys,
     standing: Mutex<Standing>,
+    uploads: Uploads,
+    /// How large the smallest value was that the server refused, until it takes one of that size.
+    refused: AtomicUsize,
     /// Makes the connection and proves where it leads; see [`prove`].
     prover: Background,
 }
@@ -46,8 +49,8 @@ pub(crate) struct Large {
 enum Standing {
     Unproved,
     Proved(Proof),
-    /// There was no proof; the next is sought at this moment at the earliest.
-    Failed(Instant),
+    /// There was no proof; the next is sought at this moment at the earliest, after this pause.
+    Failed(Instant, Duration),
 }
 
 /// Both connections led to one process: those of these epochs.
@@ -55,6 +58,20 @@ enum Standing {
 pub(super) struct Proof {
     shared: u64,
     own: u64,
+}
+
+/// The values that are being sent.
+#[derive(Debug, Default)]
+struct Uploads {
+    under_way: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+/// One of them.
+struct Upload<'l> {
+    uploads: &'l Uploads,
+    /// Its number, if no other was under way when it began.
+    alone: Option<usize>,
 }
 
 /// Which keys were large when they were last seen, as far as there is room to remember: a key that
@@ -78,6 +95,8 @@ impl Large {
             shared: shared.clone(),
             keys: LargeKeys::default(),
             standing: Mutex::new(Standing::Unproved),
+            uploads: Uploads::default(),
+            refused: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -105,7 +124,7 @@ impl Large {
         let standing = *self.standing();
         match standing {
             Standing::Proved(proof) if self.stands(proof) => return Some(proof),
-            Standing::Failed(until) if Instant::now() < until => return None,
+            Standing::Failed(until, _) if Instant::now() < until => return None,
             _ => {}
         }
         let (shared, own) = (self.shared.clone(), self.link.clone());
@@ -139,8 +158,8 @@ impl Large {
     }
 
     /// Sends a command with a large argument, which must not matter until the shared connection
-    /// commits it: nothing proves here which server takes it. `None` where no connection is made in
-    /// half of the time: nothing was sent.
+    /// commits it: nothing proves here which server takes it. `None` where it was not sent and the
+    /// shared connection may take it, as when no connection is made in half of the time.
     ///
     /// Cancel safety: the command may still be executed.
     pub(super) async fn send(
@@ -150,36 +169,62 @@ impl Large {
     ) -> Option<Result<Answer>> {
         // If the connection leads elsewhere, it is replaced.
         self.proof();
+        let bytes = super::queue::arguments(command).max().unwrap_or_default();
         let half = Instant::now() + deadline.remaining() / 2;
-        self.link.live(half).await.ok()?;
-        Some(self.sent(command, deadline).await)
+        let sent = match self.link.live(half).await {
+            Ok(_) => self.sent(command, bytes, deadline).await,
+            Err(_) => None,
+        };
+        // Where the server would not take it, it would end the shared connection for all.
+        let is_refused = sent.is_none() && bytes >= self.refused.load(Ordering::Relaxed);
+        is_refused.then(|| Err(self.too_long(bytes))).or(sent)
     }
 
-    async fn sent(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
+    async fn sent(
+        &self,
+        command: &Cmd,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Option<Result<Answer>> {
+        // The breaker of this connection says nothing of the server: a value that is too large ends it.
         let deadline = Deadline {
             priority: Priority::Ordinary,
-            ..deadline
+            ..deadline.keep_trying()
         };
         for attempt in 0_u8.. {
+            let upload = self.uploads.begin();
             match self.lane.send(command, deadline).await {
                 Ok(Answer {
                     value: Value::ServerError(error),
                     ..
-                }) if says_too_long(&error) => return Err(self.too_long(command)),
-                // It closes the connection at once, and so its answer is often lost.
+                }) if says_too_long(&error) => return Some(Err(self.too_long(bytes))),
+                Ok(answer) => {
+                    if bytes >= self.refused.load(Ordering::Relaxed) {
+                        self.refused.store(usize::MAX, Ordering::Relaxed);
+                    }
+                    return Some(Ok(answer));
+                }
+                // The server closes the connection at once when a value is too large, so its answer is
+                // often lost. But others may have been too large, and lost this one.
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
                     if attempt > 0 {
-                        return Err(self.too_long(command));
+                        return Some(Err(match bytes >= LEAST_LIMIT && upload.was_alone() {
+                            true => self.too_long(bytes),
+                            false => error,
+                        }));
                     }
                 }
-                outcome => return outcome,
+                Err(error) if error.fate() == Fate::NotExecuted && !is_final(&error) => {
+                    return None;
+                }
+                Err(error) => return Some(Err(error)),
             }
         }
         unreachable!("it returns at the second attempt")
     }
 
-    fn too_long(&self, command: &Cmd) -> Error {
-        let bytes = super::queue::arguments(command).max().unwrap_or_default();
+    fn too_long(&self, bytes: usize) -> Error {
+        self.refused.fetch_min(bytes, Ordering::Relaxed);
         self.link.located(
             Error::new(
                 ErrorKind::TooLarge,
@@ -218,14 +263,17 @@ pub(super) fn is_final(error: &Error) -> bool {
 async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
     let deadline = Instant::now() + PATIENCE;
     let asked = async { tokio::try_join!(run(&shared, deadline), run(&own, deadline)) };
-    let standing = match asked.await {
+    let outcome = asked.await;
+    let Some(large) = large.upgrade() else { return };
+    let standing = match outcome {
         Ok(((shared, one), (own, other))) if one == other => {
             Standing::Proved(Proof { shared, own })
         }
         Ok(_) => {
             tracing::info!(target: "hedgerow::client", address = shared.address().as_deref(), "the connection for large values leads to another server; making another");
             own.reset();
-            Standing::Failed(Instant::now() + PAUSE)
+            // Behind a balancer that goes on, and ends what is under way there each time.
+            large.standing().failed_again()
         }
         Err(error) => {
             tracing::debug!(target: "hedgerow::client", %error, "no connection for large values");
@@ -233,11 +281,23 @@ async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
                 Fate::Refused => LONG_PAUSE,
                 _ => PAUSE,
             };
-            Standing::Failed(Instant::now() + pause)
+            Standing::failed(pause)
         }
     };
-    if let Some(large) = large.upgrade() {
-        *large.standing() = standing;
+    *large.standing() = standing;
+}
+
+impl Standing {
+    fn failed(pause: Duration) -> Self {
+        Self::Failed(Instant::now() + pause, pause)
+    }
+
+    /// There was no proof again, so the pause is twice as long.
+    fn failed_again(self) -> Self {
+        Self::failed(match self {
+            Self::Failed(_, pause) => (2 * pause).min(LONG_PAUSE),
+            Self::Unproved | Self::Proved(_) => PAUSE,
+        })
     }
 }
 
@@ -271,6 +331,30 @@ fn says_too_long(error: &ServerError) -> bool {
         .is_some_and(|text| text.contains("invalid bulk length"))
 }
 
+impl Uploads {
+    fn begin(&self) -> Upload<'_> {
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let others = self.under_way.fetch_add(1, Ordering::SeqCst);
+        Upload {
+            uploads: self,
+            alone: (others == 0).then_some(number),
+        }
+    }
+}
+
+impl Upload<'_> {
+    /// Whether no other was under way at any time since this began.
+    fn was_alone(&self) -> bool {
+        self.alone == Some(self.uploads.begun.load(Ordering::SeqCst))
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        self.uploads.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl LargeKeys {
     fn contains(table: &[AtomicU32], key: &Key) -> bool {
         let (place, mark) = Self::place(key);
@@ -299,13 +383,16 @@ impl LargeKeys {
     }
 }
 
+/// Redis takes no lower limit for `proto-max-bulk-len`: no server refuses less.
+const LEAST_LIMIT: usize = 1 << 20;
+
 /// How many large keys of one server are remembered: the table is as large as one such value.
 const REMEMBERED: usize = LARGE / size_of::<AtomicU32>();
 
 /// How long making the connection and proving where it leads may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long nothing is tried after that has failed, and after the server has refused to say.
+/// How long nothing is tried after that has failed, and at most, as after the server has refused to say.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 
@@ -313,6 +400,32 @@ const LONG_PAUSE: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
     use crate::key::Namespace;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pauses_between_proofs_that_fail_double_up_to_a_minute() {
+        let mut standing = Standing::Unproved;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            standing = standing.failed_again();
+            if let Standing::Failed(until, _) = standing {
+                pauses.push((until - Instant::now()).as_secs());
+            }
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn an_upload_is_alone_if_no_other_was_under_way_meanwhile() {
+        let uploads = Uploads::default();
+        let first = uploads.begin();
+        assert!(first.was_alone());
+        let second = uploads.begin();
+        assert!(!first.was_alone() && !second.was_alone());
+        drop(first);
+        assert!(!second.was_alone(), "it was not at first");
+        drop(second);
+        assert!(uploads.begin().was_alone());
+    }
 
     #[test]
     fn a_key_is_large_until_it_is_seen_to_be_small() {

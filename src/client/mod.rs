@@ -1,8 +1,11 @@
 //! `Client`: the way to the servers, shared by all primitives.
 //!
 //! Invariant: a client makes at most three connections to a server, one for commands, one for
-//! pushes and one for large values, all lazily and all made anew when they are lost; `preflight` has
-//! one more while it runs. The primitives reach Redis through the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside their code.
+//! pushes and one for large values, all lazily and all made anew when they are lost. `preflight` has
+//! one more while it runs, a seed that is a primary has one more while it is asked for the slots, and a
+//! connection that is replaced lives until its callers are answered. While a lease is at stake up to 24
+//! attempts to connect run beside each other. The primitives reach Redis through the few `pub(crate)`
+//! calls here; they add their own constructors (`client.lock(..)`) beside their code.
 
 mod acl;
 mod address_map;
@@ -363,7 +366,8 @@ impl Client {
     }
 
     /// A key like `key` for each [`part`](Self::part) of the keys, also while keys move from one
-    /// ring of shards to another. That of a part is out when its keys are, mostly, and not otherwise.
+    /// ring of shards to another. The key of a part is usually on the server of the part's other keys,
+    /// so both are out together.
     pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
         self.core.topology.for_parts(key)
     }

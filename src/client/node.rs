@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::backoff::Pace;
+use super::backoff::{Pace, Paces};
 use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
-use super::format::Made;
 use super::lane::Lane;
 use super::large::Large;
 use super::link::{Link, Route, Signal};
@@ -33,8 +32,8 @@ pub(crate) struct Style {
     pub(crate) pipelines: usize,
     /// How much may wait for a server.
     pub(crate) limits: Limits,
-    /// How many connections for commands there were, at all nodes.
-    pub(crate) made: Arc<Made>,
+    /// One for each address, whatever it is connected to for.
+    pub(crate) paces: Paces,
     pub(crate) on_trouble: Option<Signal>,
 }
 
@@ -60,7 +59,7 @@ impl Node {
 
     /// A server that is found, and dialled, as `source` says.
     pub(crate) fn from(address: String, source: Source, style: &Style) -> Self {
-        let pace = Arc::<Pace>::default();
+        let pace = style.paces.of(&address);
         let pushes = Route {
             source: source.clone(),
             name: format!("{}-push", style.name),
@@ -85,12 +84,14 @@ impl Node {
     /// The server behind a connection that the caller made: no pushes are heard.
     pub(crate) fn brought(connection: MultiplexedConnection, style: &Style) -> Self {
         let address = "a connection of the caller's".to_owned();
-        Self::mute(address, Source::Brought(connection), style)
+        let source = Source::Brought(connection);
+        Self::asked(address, source, style, Arc::default(), None)
     }
 
     /// A server that is only asked.
     pub(crate) fn mute(address: String, source: Source, style: &Style) -> Self {
-        Self::asked(address, source, style, Arc::default(), None)
+        let pace = style.paces.of(&address);
+        Self::asked(address, source, style, pace, None)
     }
 
     fn asked(
@@ -108,7 +109,7 @@ impl Node {
             pace,
             spawner: style.spawner.clone(),
             on_push: None,
-            made: Some(style.made.clone()),
+            made: Some(Arc::default()),
             on_trouble: style.on_trouble.clone(),
             after_demotion,
         });

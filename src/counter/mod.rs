@@ -4,8 +4,8 @@
 //! server's own `INCRBY`, and the scripts calculate on pairs of smaller numbers. A refused add
 //! leaves the value as it is.
 //!
-//! Scripted calls are told at debug level to the target `hedgerow::counter`: `counter` is the name,
-//! `status` the word that the script answered. Values are never told.
+//! Scripted calls are logged at debug level with the target `hedgerow::counter`: `counter` is the name,
+//! `status` the word that the script answered. Values are never logged.
 
 mod add;
 
@@ -36,7 +36,7 @@ script!(TAKE = "take.lua" after "prelude.lua");
 pub struct Counter {
     client: Client,
     name: Name,
-    /// Spelt once; a bad name is told by the first call.
+    /// Spelt once; the first call returns `InvalidInput` if the name is invalid.
     key: Result<Key>,
 }
 

@@ -702,22 +702,40 @@ mod tests {
         assert!(renew.contains(&format!("string.sub(value, {}, {ends})", begins + 1)));
     }
 
+    fn entry(client: &Client, millis: u64) -> Entry {
+        let keys = Keys::of(client, &client.name("a"));
+        Entry {
+            client: client.clone(),
+            keys: keys.expect("a good name").into(),
+            lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        }
+    }
+
+    /// The next question is under way, and not for long.
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_is_told_what_the_last_question_has_met() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = Locks::of(&client);
+        let entry = entry(&client, 30_000);
+        let name = entry.keys.name.clone();
+        let ticket = locks.join(entry, Instant::now() + Duration::from_secs(60));
+        locks.heard(&name, Ok("fence 1".to_owned()));
+        assert_eq!(ticket.expired().kind(), ErrorKind::Contended);
+        locks.heard(&name, Err(Error::new(ErrorKind::Busy, "told by the test")));
+        locks.asked(&name);
+        let told = ticket.expired();
+        assert_eq!(told.kind(), ErrorKind::Busy);
+        assert_eq!(told.fate(), Fate::NotExecuted);
+    }
+
     /// The first has left between the answer to its question and the delivery.
     #[tokio::test]
     async fn a_grant_is_not_delivered_to_a_waiter_on_other_terms() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
         let locks = Locks::of(&client);
-        let keys: Arc<Keys> = Keys::of(&client, &client.name("a"))
-            .expect("a good name")
-            .into();
-        let entry = |millis| Entry {
-            client: client.clone(),
-            keys: keys.clone(),
-            lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
-            max_hold: None,
-            metadata: "".into(),
-        };
-        let (asked, other) = (entry(30_000), entry(100));
+        let (asked, other) = (entry(&client, 30_000), entry(&client, 100));
         let until = Instant::now() + Duration::from_secs(60);
         let first = locks.join(asked.clone(), until);
         let mut second = locks.join(other.clone(), until);

@@ -115,7 +115,7 @@ fn explained(code: &str, detail: &str) -> Error {
             ErrorKind::Overflow,
             "the counter would pass the end of i64; it is unchanged",
         ),
-        // An ACL denial inside a script is told in words; those of Redis 7.0 are not those of later servers.
+        // An ACL denial inside a script has no code, and its text differs between Redis versions.
         "ERR"
             if detail.contains("can't run this command")
                 || detail.contains("can't publish to the channel")

@@ -485,6 +485,29 @@ async fn a_dead_primary_takes_no_values_of_others_along_and_clear_reaches_all_pa
     assert!(found > 0, "others serve values");
 }
 
+/// Slots 5120 to 6143 share a format key, whose slot is on the second of three primaries; the first
+/// of these slots are on the first.
+#[tokio::test]
+async fn a_dead_primary_takes_no_counters_of_others_along() {
+    let cluster = Cluster::start(3, 0).await;
+    let partial = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+    let _: Vec<String> = cluster.run_all(&partial).await;
+    let client = client(&cluster).await;
+    let in_slots = |slots: std::ops::Range<u16>| {
+        let mut names = (0..).map(|number| format!("views:{number}"));
+        let found = names.find(|name| slots.contains(&hedgerow::slot(name.as_bytes())));
+        client.counter(&found.expect("there is no end of names"))
+    };
+    let (apart, beside) = (in_slots(5120..5460), in_slots(5462..6144));
+    apart.add(1).await.expect("added");
+    beside.add(1).await.expect("added");
+    cluster.nodes()[1].kill().await;
+    let hasty = beside.add(1).deadline(Duration::from_millis(500)).await;
+    assert!(hasty.is_err(), "its server is gone");
+    let added = apart.add(1).await.expect("its server is well");
+    assert_eq!(added.value, 2);
+}
+
 #[tokio::test]
 async fn seeds_tell_where_to_go_when_all_known_primaries_are_silent() {
     let port = Port::free();

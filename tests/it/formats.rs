@@ -118,3 +118,32 @@ async fn where_the_format_cannot_be_said_it_is_heard() {
     let error = other.counter("views").add(1).await.expect_err("refused");
     is_of_another_format(&error, "\"7\"", "\"1\"");
 }
+
+#[tokio::test]
+async fn a_read_that_found_no_format_does_not_trust_that_there_will_be_none() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    assert_eq!(client.counter("views").get().await.expect("read"), 0);
+    server.run::<()>(&["SET", COUNTERS, "7"]).await;
+    let error = client.counter("views").get().await.expect_err("refused");
+    is_of_another_format(&error, "\"7\"", "\"1\"");
+}
+
+#[tokio::test]
+async fn where_a_full_server_refused_the_format_it_is_set_when_there_is_room() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let limit = [
+        "CONFIG",
+        "SET",
+        "maxmemory-policy",
+        "noeviction",
+        "maxmemory",
+    ];
+    server.run::<()>(&[&limit[..], &["1"]].concat()).await;
+    let error = client.counter("views").add(1).await.expect_err("full");
+    assert!(!error.is_indeterminate(), "{error}");
+    server.run::<()>(&[&limit[..], &["0"]].concat()).await;
+    client.counter("views").add(1).await.expect("there is room");
+    assert_eq!(server.run::<String>(&["GET", COUNTERS]).await, "1");
+}

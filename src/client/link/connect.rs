@@ -430,7 +430,7 @@ fn moved_meanwhile() -> Error {
 fn panicked() -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        "the attempt to connect to {server} panicked; does the provider of credentials?",
+        "the attempt to connect to {server} panicked; check the provider given to credentials_from",
     )
 }
 

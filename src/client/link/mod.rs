@@ -46,7 +46,7 @@ pub(crate) struct Route {
     pub(crate) pace: Arc<Pace>,
     pub(crate) spawner: Spawner,
     pub(crate) on_push: Option<OnPush>,
-    /// Counts the connections, if somebody must know.
+    /// Numbers the connections, if somebody must know.
     pub(crate) made: Option<Arc<Made>>,
     /// The server cannot be reached or is not what it should be: somebody may know of another.
     pub(crate) on_trouble: Option<Signal>,
@@ -316,6 +316,11 @@ impl Link {
         }
     }
 
+    /// The numbers of its connections, if they have any.
+    pub(crate) fn counted(&self) -> Option<&Made> {
+        self.route.made.as_deref()
+    }
+
     /// Says in `error` where the server is.
     pub(crate) fn located(&self, error: Error) -> Error {
         match self.address() {
@@ -381,8 +386,8 @@ impl Link {
     }
 
     /// Gives up the connection of `epoch`; the next caller makes a new one. Those who wait for an
-    /// answer on it may still get it; those for whom none is made in time are told `why`, if it was
-    /// a refusal to write.
+    /// answer on it may still get it; if no connection is made in time, callers fail
+    /// with `why`, if it was a refusal to write.
     fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
@@ -427,7 +432,7 @@ impl Link {
     /// The connection in use changes.
     fn counts(&self) {
         if let Some(made) = &self.route.made {
-            made.note();
+            made.ends();
         }
     }
 

@@ -1,11 +1,10 @@
 //! `Census`: which primary serves which slot, as far as known.
 //!
 //! Invariant: what is known is a hint; whoever follows it is corrected by the servers, and what
-//! they say is taken over at once. A primary that serves nothing any more is left, so that nobody
-//! waits for a connection to it. No server's word counts alone where others may know better: several
+//! they say is taken over at once. Primaries that no longer serve a slot are retired, and
+//! calls that wait for them fail. No server's word counts alone where others may know better: several
 //! are asked, and what is newest, or what most say, is believed (see [`verdict`]). While a server is
-//! in trouble a steward asks again, and as long as nobody has told the slots yet, a breaker makes that
-//! cheap.
+//! in trouble a steward asks again, and until the slots are known a breaker makes that cheap.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 pub(crate) use writes::Writing;
 
 use super::cells::Cells;
+use super::format::{Count, Made};
 use super::link::{Answer, Link};
 use super::node::Node;
 use super::push::Hub;
@@ -136,6 +137,27 @@ impl Topology {
     pub(crate) fn outage(&self, key: &Key) -> Option<Error> {
         let refusal = self.at_server_of(key, |link| link.breaker().outage())?;
         Some(self.located(refusal, Some(key)))
+    }
+
+    /// The connections to the server of `key`, as far as that is known.
+    pub(crate) fn made(&self, key: &Key) -> Option<Count> {
+        self.at_server_of(key, |link| link.counted().map(Made::count))
+    }
+
+    /// The same, for a question about `key` that was sent at `sent`: see [`Made::before`].
+    pub(crate) fn made_before(&self, key: &Key, sent: Instant) -> Option<Count> {
+        self.at_server_of(key, |link| link.counted()?.before(sent))
+    }
+
+    /// Whether one server serves both keys of one part, or it is not known which do.
+    pub(crate) fn share_server(&self, key: &Key, other: &Key) -> bool {
+        match self {
+            Self::One(_) | Self::Replicated(_) | Self::Shards(_) => true,
+            Self::Cluster(cluster) => match (cluster.node(key), cluster.node(other)) {
+                (Some(one), Some(other)) => Arc::ptr_eq(&one, &other),
+                _ => true,
+            },
+        }
     }
 
     fn at_server_of<T>(&self, key: &Key, ask: impl FnOnce(&Link) -> Option<T>) -> Option<T> {

@@ -450,7 +450,7 @@ mod tests {
             reads: Reads::Together,
             pipelines: 1,
             limits: crate::client::queue::Limits::default(),
-            made: Arc::default(),
+            paces: crate::client::backoff::Paces::default(),
             on_trouble: None,
         };
         let readable = |scheme: &str, host: &str| {

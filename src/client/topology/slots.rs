@@ -59,7 +59,7 @@ impl Range {
 }
 
 /// Reads the replies of `CLUSTER SLOTS` and `CLUSTER NODES`, in the order of the slots; `None` when
-/// the first is not one. Who may not ask for the second is told no epochs.
+/// the first is not one. Without the right to send the second, epochs are unknown.
 pub(super) fn ranges(slots: &Value, nodes: &Value, asked: Asked<'_>) -> Option<Vec<Range>> {
     let Value::Array(rows) = slots else {
         return None;
