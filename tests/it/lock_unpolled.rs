@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use hedgerow::{Client, Guard, Lock};
 
-use crate::server::Server;
-use crate::wait::{bounded, listened, queued, until};
+use crate::proxy::{Act, Proxy, Request};
+use crate::server::{Server, connection};
+use crate::wait::{bounded, calls, listened, patient, queued, until};
 
 /// Longer than any test takes.
 const AGES: Duration = Duration::from_secs(600);
@@ -146,4 +147,59 @@ async fn a_release_that_nobody_polls_frees_the_lock_also_on_a_client_without_a_c
     let unpolled = poll(Box::pin(guard.release()));
     got(&two).await.release().await.expect("held until now");
     let _ = bounded("it ends", unpolled).await;
+}
+
+/// It would be granted to an owner of whom nobody knows, long after the keeper has asked for it.
+#[tokio::test]
+async fn a_question_that_was_given_up_is_not_sent_again() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let first = got(&client).await;
+    let key = server.keys("hr:{*}:lock:a").await.remove(0);
+    first.release().await.expect("held until now");
+    // While a script runs, the server refuses all else, which is then sent again.
+    let _: String = server
+        .run(&["CONFIG", "SET", "busy-reply-threshold", "1"])
+        .await;
+    let (mut busy, mut free) = (
+        connection(server.url()).await,
+        connection(server.url()).await,
+    );
+    let endless = tokio::spawn(async move {
+        let mut endless = redis::cmd("EVAL");
+        endless.arg("while true do end").arg(0);
+        endless.query_async::<()>(&mut busy).await
+    });
+    until("the server is busy", async || {
+        let answer = redis::cmd("PING")
+            .query_async::<String>(&mut free.clone())
+            .await;
+        answer.is_err()
+    })
+    .await;
+    let unpolled = lock(&client);
+    let mut unpolled: Pin<Box<dyn Future<Output = _> + Send>> =
+        Box::pin(async move { unpolled.acquire().await });
+    let asked = proxy.on_reply(Request::every().with(&key), Act::Delay(Duration::ZERO));
+    tokio::select! {
+        _ = &mut unpolled => unreachable!("it is refused"),
+        () = until("it was refused", async || asked.hits() >= 2) => {}
+    }
+    proxy.clear();
+    let killed: String = redis::cmd("SCRIPT")
+        .arg("KILL")
+        .query_async(&mut free)
+        .await
+        .expect("it runs");
+    assert_eq!(killed, "OK");
+    endless.await.expect("no panic").expect_err("it was killed");
+    // The keeper asks several times, less and less often. It does not know the script at first.
+    let asked = proxy.on(Request::every().with(&key), Act::Delay(Duration::ZERO));
+    until("the keeper has asked", async || asked.hits() >= 5).await;
+    // A grant writes the lock and the counter of fences.
+    let before = calls(&server, &["set"]).await;
+    let guard = bounded("it goes on", unpolled).await.expect("granted");
+    assert!(guard.is_held());
+    assert_eq!(calls(&server, &["set"]).await - before, 2, "granted once");
 }
