@@ -139,15 +139,9 @@ where
             let loading = loader();
             async move { loading.await.map_err(|error| captured(Box::new(error))) }
         };
-        let memoize = Memoize {
-            cache,
-            key,
-            ttl,
-            tags,
-            loader,
-            captured,
-        };
-        Box::pin(memoize.run())
+        // Here, and not in the future, which would hold what it is made of twice.
+        let call = Call::parsed(cache, key, ttl, tags);
+        Box::pin(run(call, loader))
     }
 }
 
@@ -162,35 +156,39 @@ struct Call {
     tags: Vec<Tag>,
 }
 
-impl<L> Memoize<L> {
-    /// A hit ends here. What else may come is in a box, so that the future of a hit is small.
-    async fn run<V>(self) -> Result<Arc<V>>
-    where
-        L: Loader<Value = V, Error = Captured>,
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
-        let call = Call {
-            ttl: Ttl::new("ttl", self.ttl)?,
-            tags: self.tags?,
-            value: self.cache.value(&self.key)?,
-            cache: self.cache,
-            key: self.key,
-        };
-        let Call { cache, key, .. } = &call;
-        let flights = &cache.room().flights;
-        Running::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
-        let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
-        match call.approach::<V>(&rounds).await {
-            Approach::Read(reader, Ok(Reading::Hit(value))) => {
-                call.hit(reader, &value);
-                Ok(value)
-            }
-            approach => Box::pin(call.missed(approach, rounds, self.loader)).await,
+async fn run<V, L>(call: Result<Call>, loader: L) -> Result<Arc<V>>
+where
+    L: Loader<Value = V, Error = Captured>,
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let call = match &call {
+        Ok(call) => call,
+        Err(error) => return Err(error.clone()),
+    };
+    let Call { cache, key, .. } = call;
+    let flights = &cache.room().flights;
+    Running::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
+    let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
+    match call.approach::<V>(&rounds).await {
+        Approach::Read(reader, Ok(Reading::Hit(value))) => {
+            call.hit(reader, &value);
+            Ok(value)
         }
+        approach => Box::pin(call.missed(approach, rounds, loader)).await,
     }
 }
 
 impl Call {
+    fn parsed(cache: Cache, key: Name, ttl: Duration, tags: Result<Vec<Tag>>) -> Result<Self> {
+        Ok(Self {
+            ttl: Ttl::new("ttl", ttl)?,
+            tags: tags?,
+            value: cache.value(&key)?,
+            cache,
+            key,
+        })
+    }
+
     fn hit<V: Send + Sync + 'static>(&self, reader: Option<Reader<'_>>, value: &Arc<V>) {
         let Self { cache, key, .. } = self;
         tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");

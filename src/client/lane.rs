@@ -162,11 +162,10 @@ impl Lane {
         let direct = self.0.direct();
         // What must be in time waits for nobody, and not for the answers to others either.
         if direct.is_none() && deadline.priority != Priority::Timely {
-            return self
-                .queued(deadline, |reply| Ask::Command(command.clone(), reply))
-                .await;
+            let ask = |reply| Ask::Command(command.clone(), reply);
+            return Box::pin(self.queued(deadline, ask)).await;
         }
-        // In a box: the many that queue need not be as large as the few that are sent directly.
+        // Either in a box: what is allocated for a call at once is small enough to be cheap.
         Box::pin(self.0.link.send(command, deadline.at)).await
     }
 
@@ -196,9 +195,8 @@ impl Lane {
 
     async fn read_admitted(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
         let Some(_direct) = self.0.direct() else {
-            return self
-                .queued(deadline, |reply| Ask::Read(keys.to_vec(), reply))
-                .await;
+            let ask = |reply| Ask::Read(keys.to_vec(), reply);
+            return Box::pin(self.queued(deadline, ask)).await;
         };
         Box::pin(self.0.read(keys, deadline.at)).await
     }

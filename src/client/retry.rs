@@ -22,21 +22,14 @@ use crate::time::{Backoff, Deadline};
 ///
 /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply discarded.
 pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> Result<Reply> {
-    let name = call.script().name();
+    let (name, retry) = (call.script().name(), call.script().retry());
     let span = tracing::debug_span!(target: "hedgerow::script", "script", script = name);
-    let answered = pin!(async {
-        let mut attempts = Attempts::new(call.script().retry(), deadline);
-        loop {
-            match attempt(topology, &call, deadline).await {
-                Ok(answer) => return Reply::new(name, answer.value, answer.sent),
-                Err(error) => {
-                    let error = topology.located(error, call.key());
-                    attempts.pause_after(error).await?;
-                }
-            }
-        }
-    });
-    answered.instrument(span).await
+    let (key, call) = (call.key(), &call);
+    let answered = pin!(retried(topology, key, retry, deadline, || attempt(
+        topology, call, deadline
+    )));
+    let answer = answered.instrument(span).await?;
+    Reply::new(name, answer.value, answer.sent)
 }
 
 /// Runs one plain command on `key`.
@@ -69,54 +62,69 @@ async fn plainly(
     retry: Retry,
     deadline: Deadline,
 ) -> Result<Answer> {
-    let mut attempts = Attempts::new(retry, deadline);
-    loop {
-        match answered(topology, &command, key, deadline).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => attempts.pause_after(topology.located(error, key)).await?,
-        }
-    }
+    let command = &command;
+    let send = || answered(topology, command, key, deadline);
+    retried(topology, key, retry, deadline, send).await
 }
 
 /// Waits for a sign of life of the servers.
 pub(super) async fn greet(topology: &Topology, deadline: Deadline) -> Result<()> {
-    let mut attempts = Attempts::new(Retry::Reads, deadline);
-    loop {
-        match topology.greet(deadline).await {
-            Ok(()) => return Ok(()),
-            Err(error) => attempts.pause_after(topology.located(error, None)).await?,
-        }
-    }
+    let greet = || topology.greet(deadline);
+    retried(topology, None, Retry::Reads, deadline, greet).await
 }
 
 /// Reads string keys. Reads change nothing, so they may always be sent again.
 pub(super) async fn read(topology: &Topology, keys: &[Key], deadline: Deadline) -> Result<Values> {
-    let mut attempts = Attempts::new(Retry::Reads, deadline);
-    loop {
-        match topology.read(keys, deadline).await {
-            Ok(values) => return Ok(values),
-            Err(error) => {
-                let error = topology.located(error, keys.first());
-                attempts.pause_after(error).await?;
+    let read = || topology.read(keys, deadline);
+    retried(topology, keys.first(), Retry::Reads, deadline, read).await
+}
+
+/// Attempts a call on `key` until an attempt succeeds, or there must be no other.
+async fn retried<T, F: Future<Output = Result<T>>>(
+    topology: &Topology,
+    key: Option<&Key>,
+    retry: Retry,
+    deadline: Deadline,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
+    let began = Instant::now();
+    let mut error = match attempt().await {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    // In a box: nearly every call is answered at once, and need not be as large as one that is not.
+    Box::pin(async move {
+        let mut attempts = Attempts::new(retry, deadline, began);
+        loop {
+            attempts.pause_after(topology.located(error, key)).await?;
+            match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(another) => error = another,
             }
         }
-    }
+    })
+    .await
 }
 
 /// EVALSHA; where the server does not know the script, or may not, EVAL.
 async fn attempt(topology: &Topology, call: &Call, deadline: Deadline) -> Result<Answer> {
     if call.is_in_full() {
-        return answered(topology, &call.by_source(), call.key(), deadline).await;
+        return Box::pin(in_full(topology, call, deadline)).await;
     }
     let answer = topology.send(call.by_sha(), call.key(), deadline).await?;
     match &answer.value {
         Value::ServerError(error) if error.code() == "NOSCRIPT" => {
             tracing::debug!(target: "hedgerow::script", script = call.script().name(), "uploading");
-            answered(topology, &call.by_source(), call.key(), deadline).await
+            Box::pin(in_full(topology, call, deadline)).await
         }
         Value::ServerError(error) => Err(from_server(error)),
         _ => Ok(answer),
     }
+}
+
+/// EVAL.
+async fn in_full(topology: &Topology, call: &Call, deadline: Deadline) -> Result<Answer> {
+    answered(topology, &call.by_source(), call.key(), deadline).await
 }
 
 async fn answered(
@@ -148,8 +156,8 @@ struct Attempts {
 }
 
 impl Attempts {
-    fn new(retry: Retry, deadline: Deadline) -> Self {
-        let began = Instant::now();
+    /// Of a call whose first attempt began at `began`.
+    fn new(retry: Retry, deadline: Deadline, began: Instant) -> Self {
         Self {
             retry,
             deadline,
@@ -229,13 +237,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     fn error(kind: ErrorKind, fate: Fate) -> Error {
         Error::new(kind, "told by the test").with_fate(fate)
     }
 
     /// What a call ends with whose first attempt fails with `first`, and whose second is not sent.
     async fn ended(first: Error) -> Error {
-        let mut attempts = Attempts::new(Retry::Safe, Deadline::after(Duration::from_secs(60)));
+        let mut attempts = Attempts::new(Retry::Safe, Deadline::after(MINUTE), Instant::now());
         let again = attempts.pause_after(first).await;
         again.expect("there is time for another attempt");
         let unsent = error(ErrorKind::Timeout, Fate::NotExecuted);
@@ -245,7 +255,7 @@ mod tests {
 
     /// The kind of error of a call that meets MASTERDOWN, then READONLY shortly before its deadline.
     async fn told_after_a_demotion(retry: Retry) -> ErrorKind {
-        let mut attempts = Attempts::new(retry, Deadline::after(Duration::from_secs(60)));
+        let mut attempts = Attempts::new(retry, Deadline::after(MINUTE), Instant::now());
         let first = attempts.pause_after(error(ErrorKind::MasterDown, Fate::NotExecuted));
         first.await.expect("there is time for another attempt");
         tokio::time::advance(Duration::from_secs(59)).await;
