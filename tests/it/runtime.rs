@@ -1,6 +1,7 @@
 //! A client may outlive the runtime that its calls were made on: what is left then is released in
 //! the next one, and keeps nothing alive by itself.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -104,11 +105,12 @@ fn a_guard_that_outlives_the_runtime_of_its_keeper_is_renewed_in_the_next() {
     drop(first);
     let second = runtime();
     second.block_on(async {
-        let before = guard.remaining();
         // Any call of a lock brings a keeper along, which looks when the lease is due.
         let other = client.lock("b").acquire().await.expect("free");
+        let before = Cell::new(guard.remaining());
         until("the lease is renewed", || async {
-            guard.remaining() > before
+            let now = guard.remaining();
+            now > before.replace(now)
         })
         .await;
         drop((guard, other, client));
