@@ -1,5 +1,5 @@
-//! Step 6 of 6. Redis hangs. A hundred visitors get the page about Lyon all the same, from one load,
-//! and soon nobody waits for Redis any more. An invalidation that cannot be made is told.
+//! Step 6 of 6. Redis hangs. A hundred visitors get the page about Lyon all the same, from one
+//! load, and soon nobody waits for Redis any more. An invalidation that cannot be made is told.
 //!
 //! ```text
 //! cargo run --example 06_outage --features embedded

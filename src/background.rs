@@ -26,7 +26,8 @@ pub(crate) struct Spawner(Option<Arc<Home>>);
 #[derive(Debug)]
 struct Home {
     runtime: Handle,
-    /// Does nothing, and so shows whether the runtime has ended or stands still. Ends with the client.
+    /// Does nothing, and so shows whether the runtime has ended or stands still. Ends with the
+    /// client.
     canary: Task,
     /// When something of it was last seen to stand still, or to have ended.
     distrusted: Mutex<Option<Instant>>,
@@ -106,8 +107,8 @@ impl Spawner {
     }
 
     /// Something that was spawned on `runtime` has ended with it, or stands still. If that is the
-    /// runtime that was given, tasks are spawned where they are needed, for a while, and for as long as
-    /// it stands still.
+    /// runtime that was given, tasks are spawned where they are needed, for a while, and for as
+    /// long as it stands still.
     pub(crate) fn distrust(&self, runtime: Option<runtime::Id>) {
         if let Some(home) = &self.0
             && runtime == Some(home.runtime.id())
@@ -210,7 +211,8 @@ impl Background {
             if !old.pulse.stands_still_when_asked() {
                 return;
             }
-            // Should its runtime go on, it is dropped after the poll that it is in, if it is in one.
+            // Should its runtime go on, it is dropped after the poll that it is in, if it is in
+            // one.
             old.abort();
             self.spawner.distrust(old.pulse.runtime());
         }

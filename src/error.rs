@@ -1,9 +1,10 @@
 //! `Error`: what went wrong, and what became of the call.
 //!
 //! Invariant: a transport error never looks like an answer. Every error says whether the call was
-//! not executed, was refused, or may have been applied. Texts are bounded: [`Display`](fmt::Display)
-//! writes at most [`LONGEST_TEXT`] bytes, whatever a caller, a loader or a server has said. An error
-//! whose key is hidden repeats no name: not in its text, its `Debug` or its sources.
+//! not executed, was refused, or may have been applied. Texts are bounded:
+//! [`Display`](fmt::Display) writes at most [`LONGEST_TEXT`] bytes, whatever a caller, a loader or
+//! a server has said. An error whose key is hidden repeats no name: not in its text, its `Debug` or
+//! its sources.
 
 mod kind;
 pub mod loader;
@@ -28,9 +29,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed.
 ///
-/// [`kind`](Error::kind) classifies it, and [`source`](StdError::source) gives the cause. The text is
-/// one sentence of at most 512 bytes: what happened and at which server, the cause as far as it is
-/// known, what became of the call, what to do, and the [`key`](Error::key), quoted. Cloning is
+/// [`kind`](Error::kind) classifies it, and [`source`](StdError::source) gives the cause. The text
+/// is one sentence of at most 512 bytes: what happened and at which server, the cause as far as it
+/// is known, what became of the call, what to do, and the [`key`](Error::key), quoted. Cloning is
 /// cheap: callers that shared one flight share its error.
 ///
 /// ```text
@@ -87,8 +88,8 @@ impl Error {
         self.0.kind
     }
 
-    /// Whether the same call may succeed later and has had no effect: it provably did not run, or it
-    /// only reads.
+    /// Whether the same call may succeed later and has had no effect: it provably did not run, or
+    /// it only reads.
     pub fn is_retryable(&self) -> bool {
         matches!(self.0.fate, Fate::NotExecuted | Fate::Unanswered)
     }
@@ -163,8 +164,8 @@ impl Error {
         }
     }
 
-    /// The error of a question that the crate asked ahead of a call: whatever became of the question,
-    /// the call was not sent. A refusal stays one.
+    /// The error of a question that the crate asked ahead of a call: whatever became of the
+    /// question, the call was not sent. A refusal stays one.
     pub(crate) fn of_own_question(self) -> Self {
         match self.fate() {
             Fate::Refused => self,
@@ -252,7 +253,8 @@ impl Error {
         self.changed(|repr| repr.source = Some(Source::Error(source)))
     }
 
-    /// As [`with_source`](Self::with_source), for a source that may quote what was sent or answered.
+    /// As [`with_source`](Self::with_source), for a source that may quote what was sent or
+    /// answered.
     pub(crate) fn with_quoting_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.changed(|repr| repr.source = Some(Source::Quoting(Arc::new(source))))
     }

@@ -1,8 +1,8 @@
 //! `Seeded`: hashing for maps that live in this process only.
 //!
-//! Invariant: the seed is random and never leaves the process, so nobody who chooses names can choose
-//! where they go. Several times cheaper than the standard library's for names of usual length, which
-//! the paths of every lock and read notice.
+//! Invariant: the seed is random and never leaves the process, so nobody who chooses names can
+//! choose where they go. Several times cheaper than the standard library's for names of usual
+//! length, which the paths of every lock and read notice.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -1,32 +1,34 @@
-//! Distributed primitives over Redis and Valkey that hold under failure: fenced locks, exact counters,
-//! cached loads that do not stampede, invalidation by tag.
+//! Distributed primitives over Redis and Valkey that hold under failure: fenced locks, exact
+//! counters, cached loads that do not stampede, invalidation by tag.
 //!
 //! # The mental model
 //!
-//! **A [`Client`] is the way to the servers**: one, the primary that [sentinels](ClientBuilder::sentinels)
-//! name, a [cluster](ClientBuilder::cluster), or independent [shards](ClientBuilder::shards). It is cheap
-//! to clone, connects when it is first needed, and connects again when a connection is lost.
-//! [`Client::open`] makes one without I/O; [`Client::connect`] also waits for the servers' answer.
-//! Everything else is a handle made from it, which
-//! costs nothing to make and does nothing until it is awaited: [`Counter`], [`Lock`], [`Cache`].
+//! **A [`Client`] is the way to the servers**: one, the primary that
+//! [sentinels](ClientBuilder::sentinels) name, a [cluster](ClientBuilder::cluster), or independent
+//! [shards](ClientBuilder::shards). It is cheap to clone, connects when it is first needed, and
+//! connects again when a connection is lost. [`Client::open`] makes one without I/O;
+//! [`Client::connect`] also waits for the servers' answer. Everything else is a handle made from
+//! it, which costs nothing to make and does nothing until it is awaited: [`Counter`], [`Lock`],
+//! [`Cache`].
 //!
-//! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and go with the server. So
-//! each primitive is built so that what is missing is safe: no generation, no hit; no lease, no
+//! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and go with the server.
+//! So each primitive is built so that what is missing is safe: no generation, no hit; no lease, no
 //! commit; no fence counter, the clock. What then still holds, and what does not, stands in
 //! [`docs/guarantees.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guarantees.md).
 //!
 //! **A right ends by itself.** A lock, and the right to load a value, are *leases*: the server ends
-//! them at a deadline. Whoever has one renews it while it lives, and knows by its own clock, without
-//! I/O, until when it surely has it.
+//! them at a deadline. Whoever has one renews it while it lives, and knows by its own clock,
+//! without I/O, until when it surely has it.
 //!
-//! **A paused process cannot know that it is late.** Therefore each grant of a lock has a [`Fence`], a number
-//! that rises. Hand it to what the lock protects, and let that refuse a smaller one than it has seen.
+//! **A paused process cannot know that it is late.** Therefore each grant of a lock has a
+//! [`Fence`], a number that rises. Hand it to what the lock protects, and let that refuse a smaller
+//! one than it has seen.
 //!
-//! **Pushes are hints, timers are the rule.** Whoever waits is woken by a message, and has a timer in
-//! case there is none.
+//! **Pushes are hints, timers are the rule.** Whoever waits is woken by a message, and has a timer
+//! in case there is none.
 //!
-//! **Waiting is shared.** A hundred tasks that wait for one lock, or for one load, are one question to
-//! the server for each process.
+//! **Waiting is shared.** A hundred tasks that wait for one lock, or for one load, are one question
+//! to the server for each process.
 //!
 //! # Counters
 //!
@@ -75,16 +77,16 @@
 //! # }
 //! ```
 //!
-//! A cache's settings say what it does while Redis is out ([`Outage`]: it fails, or does without), how
-//! values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]: LZ4 or none), how much TTLs
-//! differ ([`Cache::jitter`]), and how long a load may take
-//! ([`Cache::max_load`]). A value that is to stay until it is removed lives for [`FOREVER`].
+//! A cache's settings say what it does while Redis is out ([`Outage`]: it fails, or does without),
+//! how values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]: LZ4 or none), how
+//! much TTLs differ ([`Cache::jitter`]), and how long a load may take ([`Cache::max_load`]). A
+//! value that is to stay until it is removed lives for [`FOREVER`].
 //!
 //! # Errors
 //!
-//! There is one type, [`Error`]. Its [`kind`](Error::kind) says why, its text (one sentence of at most
-//! 512 bytes) what happened, at which server and what to do, and two methods report what became of
-//! the call:
+//! There is one type, [`Error`]. Its [`kind`](Error::kind) says why, its text (one sentence of at
+//! most 512 bytes) what happened, at which server and what to do, and two methods report what
+//! became of the call:
 //!
 //! | fate | asked by | what to do |
 //! |---|---|---|
@@ -107,21 +109,24 @@
 //!
 //! # Deadlines
 //!
-//! A call ends by its deadline, retries and reconnecting included: [5 s](ClientBuilder::deadline), for calls of
-//! a cache [1 s](ClientBuilder::cache_deadline). Nothing is sent after it. Two calls wait for more than the server:
-//! [`Lock::acquire`] for the holder, as long as [`wait`](Lock::wait) says, and [`Cache::memoize`] for a loader, as
-//! long as [`max_load`](Cache::max_load) says.
+//! A call ends by its deadline, retries and reconnecting included: [5 s](ClientBuilder::deadline),
+//! for calls of a cache [1 s](ClientBuilder::cache_deadline). Nothing is sent after it. Two calls
+//! wait for more than the server: [`Lock::acquire`] for the holder, as long as [`wait`](Lock::wait)
+//! says, and [`Cache::memoize`] for a loader, as long as [`max_load`](Cache::max_load) says.
 //!
 //! # Cancel safety
 //!
-//! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a place in a
-//! queue: a task of the client, the keeper, releases what was granted unheard. A dropped `memoize` leaves its
-//! load to complete and be stored. A dropped write was applied or not, as each function says.
+//! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a place
+//! in a queue: a task of the client, the keeper, releases what was granted unheard. A dropped
+//! `memoize` leaves its load to complete and be stored. A dropped write was applied or not, as each
+//! function says.
 //!
 //! # Tracing
 //!
-//! Spans and events go to the targets below. Names of keys, locks and scripts appear in them, unless
-//! [`ClientBuilder::hide_keys`] hides them; values, passwords and tokens never do. The table of all of them with their fields is [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md).
+//! Spans and events go to the targets below. Names of keys, locks and scripts appear in them,
+//! unless [`ClientBuilder::hide_keys`] hides them; values, passwords and tokens never do. The table
+//! of all of them with their fields is
+//! [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md).
 //!
 //! | target | spans | events worth an alert |
 //! |---|---|---|
@@ -133,8 +138,9 @@
 //!
 //! # Features
 //!
-//! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server process for
-//! examples, tests and development. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
+//! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server
+//! process for examples, tests and development. `tls` adds `rediss://` and `Tls`: TLS and mutual
+//! TLS by rustls.
 
 mod background;
 mod cache;

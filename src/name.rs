@@ -1,8 +1,9 @@
 //! A name that a caller gave, as it is used and as it is shown.
 //!
 //! Invariant: the real name of a [`Name`] reaches a text only through [`Name::real`], which spells
-//! keys. `Debug`, errors, spans and events take a [`Shown`], which is digits where names are hidden.
-//! The digits are calculated when something is shown, so calls that succeed do not pay for them.
+//! keys. `Debug`, errors, spans and events take a [`Shown`], which is digits where names are
+//! hidden. The digits are calculated when something is shown, so calls that succeed do not pay for
+//! them.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};

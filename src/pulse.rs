@@ -90,9 +90,9 @@ impl Pulse {
         }
     }
 
-    /// Whether a knock has not been answered for [`STANDSTILL`]. Asks no clock while none is open. Two
-    /// looks must find it so: if this process was stopped, the first finds the clock far ahead, and the
-    /// task is polled before the second.
+    /// Whether a knock has not been answered for [`STANDSTILL`]. Asks no clock while none is open.
+    /// Two looks must find it so: if this process was stopped, the first finds the clock far ahead,
+    /// and the task is polled before the second.
     pub(crate) fn stands_still(&self) -> bool {
         let since = self.unanswered.load(Ordering::SeqCst);
         if since == 0 {
@@ -102,8 +102,8 @@ impl Pulse {
         self.is_suspected(since, now) && now.saturating_sub(since) >= STANDSTILL.as_millis() as u64
     }
 
-    /// Whether a look some time ago has found a knock of `since` unanswered for almost long enough; notes
-    /// that this one has.
+    /// Whether a look some time ago has found a knock of `since` unanswered for almost long enough;
+    /// notes that this one has.
     fn is_suspected(&self, since: u64, now: u64) -> bool {
         let elapsed = now.saturating_sub(since);
         if elapsed < SUSPICIOUS.as_millis() as u64 {

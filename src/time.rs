@@ -73,14 +73,15 @@ pub(crate) struct Deadline {
 pub(crate) enum Priority {
     /// Nothing.
     Ordinary,
-    /// Use the reserve of its queue, once the rest is full: a release, an invalidation. What is lost with
-    /// it is more than a call.
+    /// Use the reserve of its queue, once the rest is full: a release, an invalidation. What is
+    /// lost with it is more than a call.
     Reserved,
-    /// Travel by itself, past the queue: a renewal, which is worth nothing when it is late. There are few.
+    /// Travel by itself, past the queue: a renewal, which is worth nothing when it is late. There
+    /// are few.
     Timely,
-    /// Wait in another queue, and go by the connection for large values, where there is one. So it may
-    /// be executed before or after whatever is sent besides: it must not matter until a call of another
-    /// kind refers to it.
+    /// Wait in another queue, and go by the connection for large values, where there is one. So it
+    /// may be executed before or after whatever is sent besides: it must not matter until a call of
+    /// another kind refers to it.
     Apart,
 }
 

@@ -63,8 +63,8 @@ fn main() -> Result<()> {
     }
 }
 
-/// How many allocations one operation makes on this thread, which runs all tasks, and how many tasks
-/// a thousand of them spawn.
+/// How many allocations one operation makes on this thread, which runs all tasks, and how many
+/// tasks a thousand of them spawn.
 fn costs(runtime: &Runtime, work: &Arc<Work>, operation: &str) -> Result<String> {
     const COUNT: u64 = 1000;
     runtime.block_on(work.run(operation, 100))?;

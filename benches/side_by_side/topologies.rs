@@ -1,8 +1,8 @@
-//! The same calls on one server, on a cluster of three primaries, on two shards, and on one server over
-//! several connections: throughput, and the client's own CPU time for each operation.
+//! The same calls on one server, on a cluster of three primaries, on two shards, and on one server
+//! over several connections: throughput, and the client's own CPU time for each operation.
 //!
-//! `cluster_hit/one@50` is a ratio of throughputs, higher is better; `cpu_cluster_hit/one@50` a ratio of
-//! CPU times an operation, lower is better. All servers share the machine with the client.
+//! `cluster_hit/one@50` is a ratio of throughputs, higher is better; `cpu_cluster_hit/one@50` a
+//! ratio of CPU times an operation, lower is better. All servers share the machine with the client.
 
 #[allow(dead_code, reason = "nothing is killed here")]
 #[path = "../../examples/servers/cluster.rs"]

@@ -1,5 +1,5 @@
-//! A private primary with replicas and sentinels on loopback, for examples. All of it ends with this
-//! value, or with the process.
+//! A private primary with replicas and sentinels on loopback, for examples. All of it ends with
+//! this value, or with the process.
 
 use std::error::Error;
 use std::net::TcpListener;

@@ -8,9 +8,9 @@
 //! What cannot be read is a miss. A damaged entry is of no use to anybody and removes itself; a
 //! foreign one is another build's or another type's, and stays.
 //!
-//! A replica may be behind. So what it answers counts only when it is a hit, judged by what it holds
-//! itself at the same moment; that something is missing, and which generations a load is stamped
-//! with, is asked of the primary.
+//! A replica may be behind. So what it answers counts only when it is a hit, judged by what it
+//! holds itself at the same moment; that something is missing, and which generations a load is
+//! stamped with, is asked of the primary.
 
 use std::sync::Arc;
 

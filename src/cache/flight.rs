@@ -35,8 +35,8 @@ use crate::time::{Deadline, FOREVER, OnOutage, Patience};
 /// The open flights of one client.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    /// At most two flights for a key: one of the calls that keep trying while the server is out, and
-    /// one of those that fail at once.
+    /// At most two flights for a key: one of the calls that keep trying while the server is out,
+    /// and one of those that fail at once.
     open: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     /// As many as the map has, so that a hit, which usually meets none, takes no lock.
     count: AtomicUsize,
@@ -305,8 +305,8 @@ impl Flight {
     }
 
     /// When a call that has waited since `since`, and gives the server `limit` for an answer, stops
-    /// to wait for the one that is due; or looks again, if none is due or the flight itself stops in
-    /// time.
+    /// to wait for the one that is due; or looks again, if none is due or the flight itself stops
+    /// in time.
     pub(super) fn look(&self, since: Instant, limit: Duration) -> Instant {
         let limit = limit.max(SHORTEST_LOOK);
         match self.asked.load(Ordering::Relaxed) {
@@ -469,7 +469,8 @@ impl Passenger {
                 Err(_) => continue,
             };
             return Some(match outcome {
-                // "No such row", too, may be the answer of a load that began before the row was there.
+                // "No such row", too, may be the answer of a load that began before the row was
+                // there.
                 Some(
                     Outcome::Value { proved: false, .. } | Outcome::Failed { proved: false, .. },
                 ) if self.late => Outcome::Again,

@@ -195,8 +195,8 @@ impl Claim {
         }
     }
 
-    /// Moves the takeover deadline, again and again; returns when the lease is lost. A question that
-    /// is not answered is given up in time for the next, however long calls may take.
+    /// Moves the takeover deadline, again and again; returns when the lease is lost. A question
+    /// that is not answered is given up in time for the next, however long calls may take.
     pub(super) async fn renewed_until_lost(&self) {
         let pause = self.terms.takeover.duration() / 3;
         let mut asked = Instant::now();
@@ -246,8 +246,8 @@ impl Claim {
     }
 
     /// Ends the lease with a load that has failed, and leaves `record` in its place for `ttl`.
-    /// Whether the lease was still this claim's: if not, the load was superseded or invalidated, and
-    /// nothing is left of it.
+    /// Whether the lease was still this claim's: if not, the load was superseded or invalidated,
+    /// and nothing is left of it.
     pub(super) async fn fail(&self, record: &[u8], ttl: Ttl) -> Result<bool> {
         let call = FAIL
             .call(self.place.keys())
@@ -310,8 +310,8 @@ impl Claim {
     }
 }
 
-/// How much longer than `max_load` a lease lives: a loader that is dropped then still has the lease,
-/// and the failure can be recorded in its place.
+/// How much longer than `max_load` a lease lives: a loader that is dropped then still has the
+/// lease, and the failure can be recorded in its place.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The pauses between two tries to give a lease up.

@@ -209,8 +209,8 @@ impl Call {
         let Self { cache, key, .. } = self;
         let (room, patience) = (cache.room(), self.patience());
         loop {
-            // A call that has been sent back often enough loads by itself; its load begins after the
-            // call, so its value is always valid for it.
+            // A call that has been sent back often enough loads by itself; its load begins after
+            // the call, so its value is always valid for it.
             let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
             let mut passenger = match approach {
                 Approach::Joined(passenger) => passenger,

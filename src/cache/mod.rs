@@ -230,7 +230,8 @@ impl Cache {
         self
     }
 
-    /// How long a failed load is remembered, 1 s by default, give or take the [`jitter`](Self::jitter).
+    /// How long a failed load is remembered, 1 s by default, give or take the
+    /// [`jitter`](Self::jitter).
     ///
     /// The calls that waited for the load fail with it, in other processes too, and so do the
     /// calls that come within this time: a database that is down is not asked again by each of
@@ -249,9 +250,9 @@ impl Cache {
         self
     }
 
-    /// By which part of itself the TTL of an entry differs, at random: 0.1 by default, so that values
-    /// which are stored together do not expire together. From 0 to 0.5. With 0 an entry never
-    /// outlives the TTL that it was given.
+    /// By which part of itself the TTL of an entry differs, at random: 0.1 by default, so that
+    /// values which are stored together do not expire together. From 0 to 0.5. With 0 an entry
+    /// never outlives the TTL that it was given.
     #[must_use]
     pub fn jitter(mut self, part: f64) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
@@ -307,8 +308,8 @@ impl Cache {
         self
     }
 
-    /// How errors, `Debug`, spans and events show the names of this cache's keys and tags: by default
-    /// as the client [says](crate::ClientBuilder::hide_keys), which tells what is covered.
+    /// How errors, `Debug`, spans and events show the names of this cache's keys and tags: by
+    /// default as the client [says](crate::ClientBuilder::hide_keys), which tells what is covered.
     ///
     /// Set it before [`Memoize::tags`] or [`Set::tags`] name anything. Calls of other handles that
     /// wait for one load with this one are each told the error as their own handle shows it, but
@@ -342,15 +343,15 @@ impl Cache {
     /// [`jitter`](Self::jitter).
     ///
     /// # Errors
-    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails: with
-    /// the text of its error, and where it ran with the error itself (see
-    /// [`Error::loader_error`](crate::Error::loader_error)); `LoaderPanicked`; `LoaderTimeout` when the loader runs longer than
-    /// [`max_load`](Self::max_load), or no load of another comes to an end by then; `Reentrant`
-    /// when the loader asks for its own key; `Encode` or `TooLarge` when the value cannot be
-    /// stored. All who wait for a load that fails are told so, and who asks within
-    /// [`error_ttl`](Self::error_ttl), except of `Reentrant`. What Redis refuses or does
-    /// not answer before the load is an error too, unless [`outage`](Self::outage) says that it is
-    /// to be done without: then it is `LoaderTimeout` when no place to load becomes free within
+    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails: with the text
+    /// of its error, and where it ran with the error itself (see
+    /// [`Error::loader_error`](crate::Error::loader_error)); `LoaderPanicked`; `LoaderTimeout` when
+    /// the loader runs longer than [`max_load`](Self::max_load), or no load of another comes to an
+    /// end by then; `Reentrant` when the loader asks for its own key; `Encode` or `TooLarge` when
+    /// the value cannot be stored. All who wait for a load that fails are told so, and who asks
+    /// within [`error_ttl`](Self::error_ttl), except of `Reentrant`. What Redis refuses or does not
+    /// answer before the load is an error too, unless [`outage`](Self::outage) says that it is to
+    /// be done without: then it is `LoaderTimeout` when no place to load becomes free within
     /// `max_load`. When only storing fails, the loaded value is returned.
     ///
     /// # Cancel safety
@@ -412,8 +413,8 @@ impl Cache {
     }
 
     /// Stores `value` for `ttl`, give or take the [`jitter`](Self::jitter); for
-    /// [`FOREVER`](crate::FOREVER) if it is to stay until it is removed. A load of `key` that is under
-    /// way is not stored.
+    /// [`FOREVER`](crate::FOREVER) if it is to stay until it is removed. A load of `key` that is
+    /// under way is not stored.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -486,8 +487,8 @@ impl Cache {
         })
     }
 
-    /// Invalidates every value of this cache, with one command; with one for each shard, and with 16
-    /// in a cluster.
+    /// Invalidates every value of this cache, with one command; with one for each shard, and with
+    /// 16 in a cluster.
     ///
     /// # Errors
     /// What Redis refuses or does not answer. Where there are several servers, values on those that

@@ -24,11 +24,12 @@ pub enum Outage {
     /// Every call says what went wrong.
     #[default]
     Fail,
-    /// The cache is done without: reads find nothing; `memoize` loads, one load for each key, client
-    /// and [policy for outages](super::Cache::on_outage), at most
-    /// [64](crate::ClientBuilder::loads_without_redis) at once for each client, and stores nothing; `set` removes the old value where it can, stores nothing, and
-    /// returns `Ok`. [`Cache::bypassed`] counts all of that, and the event `caches do without Redis`
-    /// warns of it: with the first such call of a client, then at most once a minute.
+    /// The cache is done without: reads find nothing; `memoize` loads, one load for each key,
+    /// client and [policy for outages](super::Cache::on_outage), at most
+    /// [64](crate::ClientBuilder::loads_without_redis) at once for each client, and stores nothing;
+    /// `set` removes the old value where it can, stores nothing, and returns `Ok`.
+    /// [`Cache::bypassed`] counts all of that, and the event `caches do without Redis` warns of it:
+    /// with the first such call of a client, then at most once a minute.
     ///
     /// A load that runs within a load needs no place of its own.
     ///

@@ -216,7 +216,8 @@ impl<V> Shared<V> {
         }
     }
 
-    /// As if a call that declares `tags` and gives the server `limit` had read it, if it could have.
+    /// As if a call that declares `tags` and gives the server `limit` had read it, if it could
+    /// have.
     pub(super) fn reading(&self, tags: &[Tag], limit: Duration) -> Option<Result<Reading<V>>> {
         match &self.found {
             Ok(Found::Hit(value)) => Some(Ok(Reading::Hit(value.clone()))),
@@ -239,6 +240,6 @@ fn lock(stripe: &Mutex<Vec<UnderWay>>) -> MutexGuard<'_, Vec<UnderWay>> {
 
 const STRIPES: usize = 64;
 
-/// How long a call waits for a read of another, if it has the time: longer than a busy process takes
-/// to get to a reply, and a small part of the usual deadline.
+/// How long a call waits for a read of another, if it has the time: longer than a busy process
+/// takes to get to a reply, and a small part of the usual deadline.
 const PATIENCE: Duration = Duration::from_millis(100);

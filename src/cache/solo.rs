@@ -1,10 +1,10 @@
 //! Solo loads: loads without a lease, for calls that the loads of others did not help.
 //!
-//! Invariant: in one process at most one solo load of a key waits to begin. A flight shares it, also
-//! while it runs, if all calls that wait for the flight began before the load did. While one runs,
-//! the next waits until its opener's patience ends. So however many calls can wait no longer, one
-//! load begins for all of them. A solo load needs no lease and is not stored. Boarded by the load of
-//! a flight.
+//! Invariant: in one process at most one solo load of a key waits to begin. A flight shares it,
+//! also while it runs, if all calls that wait for the flight began before the load did. While one
+//! runs, the next waits until its opener's patience ends. So however many calls can wait no longer,
+//! one load begins for all of them. A solo load needs no lease and is not stored. Boarded by the
+//! load of a flight.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,9 +53,9 @@ pub(super) struct Turn {
 }
 
 impl Solos {
-    /// Shares a solo load of the flight's key that began after `began`, or has not begun; or makes the
-    /// flight's the next one. By `began` all calls that wait for the flight have begun. A load whose
-    /// task has been silent for `silence` is not waited for.
+    /// Shares a solo load of the flight's key that began after `began`, or has not begun; or makes
+    /// the flight's the next one. By `began` all calls that wait for the flight have begun. A load
+    /// whose task has been silent for `silence` is not waited for.
     pub(super) fn board(self: &Arc<Self>, open: &Open, began: Instant, silence: Duration) -> Seat {
         let flight = open.flight();
         let mut keys = self.keys();

@@ -1,8 +1,8 @@
 //! What an ACL user needs: the rule, and harmless calls that show whether it is granted.
 //!
 //! Invariant: the rule is derived from the list of those calls, so what is asked for and what is
-//! tried is the same. A test holds the list against every command in the sources, so that the rule is
-//! neither too small nor too large.
+//! tried is the same. A test holds the list against every command in the sources, so that the rule
+//! is neither too small nor too large.
 
 use super::Client;
 use crate::error::{Error, Result};
@@ -12,10 +12,10 @@ impl Client {
     /// The least that a client of `namespace` needs of its ACL user, as the rule of
     /// `ACL SETUSER name on >password <rule>`.
     ///
-    /// It takes back what the user could do before, except for its passwords. The commands are those
-    /// that the crate sends, by themselves or inside scripts, to one server or to a cluster: one rule
-    /// for all topologies, and for all primitives. Sentinels have
-    /// [their own](Self::required_sentinel_acl). `HELLO` and `AUTH` need no right.
+    /// It takes back what the user could do before, except for its passwords. The commands are
+    /// those that the crate sends, by themselves or inside scripts, to one server or to a cluster:
+    /// one rule for all topologies, and for all primitives. Sentinels have [their
+    /// own](Self::required_sentinel_acl). `HELLO` and `AUTH` need no right.
     ///
     /// [`preflight`](Self::preflight) tells what a user lacks.
     ///
@@ -43,8 +43,8 @@ impl Client {
          +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas"
     }
 
-    /// What [`preflight`](Self::preflight) asks beyond [`required_acl`](Self::required_acl), as more of the
-    /// same rule. A user without it is told less about the server, and told so.
+    /// What [`preflight`](Self::preflight) asks beyond [`required_acl`](Self::required_acl), as
+    /// more of the same rule. A user without it is told less about the server, and told so.
     pub fn preflight_acl() -> &'static str {
         "+config|get"
     }
@@ -94,8 +94,8 @@ pub(super) fn trial_call(trial: &str, key: &Key) -> redis::Cmd {
 }
 
 /// A call of each command, which changes nothing where `KEY` does not exist, nobody listens to
-/// `CHANNEL`, and `LUA` writes nothing: the server looks at the rights before it finds that there is nothing to do, or that the
-/// arguments are none.
+/// `CHANNEL`, and `LUA` writes nothing: the server looks at the rights before it finds that there
+/// is nothing to do, or that the arguments are none.
 pub(super) const TRIALS: &[&str] = &[
     // Of connections and topologies.
     "PING",

@@ -26,9 +26,9 @@ enum Form {
 type By = Arc<dyn Fn(&str, u16) -> Option<(String, u16)> + Send + Sync>;
 
 impl ClientBuilder {
-    /// Where the servers that a cluster or sentinels name are reached from here. `map` is a table, or
-    /// a closure that answers `None` for what stays as it is. The addresses of seeds and of sentinels
-    /// themselves are not mapped: they are written as they are reached.
+    /// Where the servers that a cluster or sentinels name are reached from here. `map` is a table,
+    /// or a closure that answers `None` for what stays as it is. The addresses of seeds and of
+    /// sentinels themselves are not mapped: they are written as they are reached.
     ///
     /// A table has `host:port` on both sides, or a host on both, which leaves ports as they are.
     ///

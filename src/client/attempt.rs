@@ -1,8 +1,8 @@
 //! `Attempt`: one try to get a connection.
 //!
-//! Invariant: it belongs to the link that wants the connection, not to a caller. Callers wait for it
-//! together, each as long as its own deadline allows. A caller that leaves does not cancel the attempt,
-//! so callers in a hurry reach a server that greets slowly, too.
+//! Invariant: it belongs to the link that wants the connection, not to a caller. Callers wait for
+//! it together, each as long as its own deadline allows. A caller that leaves does not cancel the
+//! attempt, so callers in a hurry reach a server that greets slowly, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,9 +1,10 @@
 //! `Backoff`, `Pace` and `Paces`: when a link may try to connect again.
 //!
-//! Invariant: attempts that fail one after the other come at ever longer distances, and those of many
-//! clients not at the same time. A connection that was of no use is a failed attempt: to a server that
-//! takes no writes, or that hangs up before it has answered anything. And whatever happens, a client
-//! connects to one server no more than ten times in a second, unless a lease is at stake.
+//! Invariant: attempts that fail one after the other come at ever longer distances, and those of
+//! many clients not at the same time. A connection that was of no use is a failed attempt: to a
+//! server that takes no writes, or that hangs up before it has answered anything. And whatever
+//! happens, a client connects to one server no more than ten times in a second, unless a lease is
+//! at stake.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -127,8 +128,8 @@ impl Paces {
 }
 
 impl Pace {
-    /// When the next attempt may be begun. It may need a second connection, to find out why the first
-    /// was closed: there is always room for that.
+    /// When the next attempt may be begun. It may need a second connection, to find out why the
+    /// first was closed: there is always room for that.
     pub(super) fn not_before(&self) -> Option<Instant> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = last.len().checked_sub(MOST_A_SECOND - 1)?;

@@ -1,8 +1,8 @@
 //! `Bounded`: ends a stream rather than carry a reply without bound.
 //!
-//! Invariant: what the driver is given of one reply is at most [`MOST_IN_A_REPLY`], and a string that
-//! is announced as longer than [`MOST_IN_A_STRING`] is not begun. The driver keeps the whole of a
-//! reply in memory, so that whoever answers without end would fill it.
+//! Invariant: what the driver is given of one reply is at most [`MOST_IN_A_REPLY`], and a string
+//! that is announced as longer than [`MOST_IN_A_STRING`] is not begun. The driver keeps the whole
+//! of a reply in memory, so that whoever answers without end would fill it.
 //!
 //! It follows the frames of RESP without looking into them: lines, and strings whose length a line
 //! has announced. Used by [`dial`](super::dial).

@@ -1,9 +1,9 @@
 //! `Breaker`: makes an outage cost microseconds instead of deadlines.
 //!
 //! Invariant: while it is open, at most one call at a time that heeds it gets through, to find out
-//! whether the server is back. Any answer of the server, to any caller, closes it. Only such a probe
-//! makes the pause longer: failures of calls that do not heed the breaker say nothing new. A probe
-//! lapses when it should long have ended: a future that is kept and not polled stops nobody.
+//! whether the server is back. Any answer of the server, to any caller, closes it. Only such a
+//! probe makes the pause longer: failures of calls that do not heed the breaker say nothing new. A
+//! probe lapses when it should long have ended: a future that is kept and not polled stops nobody.
 //!
 //! Every outcome on a [`Link`](super::link::Link) is reported here. While nothing is wrong, that
 //! costs one atomic load.

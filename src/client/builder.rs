@@ -179,17 +179,18 @@ impl ClientBuilder {
     ///
     /// So no argument that is sent is larger, but for the few bytes around a value. Beyond 512 MiB
     /// no argument is sent whatever this says, since a server takes none by default. One whose
-    /// `proto-max-bulk-len` is lower refuses a larger value as `TooLarge`, too, and ends the connection
-    /// that it came by. That is one for large values only, unless none could be made or the slot of
-    /// the key is moving, and no value was refused yet; over a connection of your own, it is that one.
+    /// `proto-max-bulk-len` is lower refuses a larger value as `TooLarge`, too, and ends the
+    /// connection that it came by. That is one for large values only, unless none could be made or
+    /// the slot of the key is moving, and no value was refused yet; over a connection of your own,
+    /// it is that one.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
         self
     }
 
     /// What calls of counters and locks do while their server is out: by default they keep trying
-    /// until their deadline. Each call can override it, as [`Add::fail_fast`](crate::Add::fail_fast)
-    /// does.
+    /// until their deadline. Each call can override it, as
+    /// [`Add::fail_fast`](crate::Add::fail_fast) does.
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.on_outage = on_outage;
         self
@@ -203,12 +204,13 @@ impl ClientBuilder {
         self
     }
 
-    /// How many calls may wait to be sent to one server: 16,384 by default. Further calls fail at once
-    /// with [`Overloaded`](crate::ErrorKind::Overloaded), and nothing of them was sent. Renewals and
-    /// releases of locks, and removals and invalidations of caches, have an eighth more room, so that
-    /// a flood of other calls does not keep them out.
+    /// How many calls may wait to be sent to one server: 16,384 by default. Further calls fail at
+    /// once with [`Overloaded`](crate::ErrorKind::Overloaded), and nothing of them was sent.
+    /// Renewals and releases of locks, and removals and invalidations of caches, have an eighth
+    /// more room, so that a flood of other calls does not keep them out.
     ///
-    /// Reads and writes of values of 64 KiB and more wait in a queue of their own, and count as well.
+    /// Reads and writes of values of 64 KiB and more wait in a queue of their own, and count as
+    /// well.
     pub fn max_waiting(mut self, calls: usize) -> Self {
         self.limits.commands = calls;
         self
@@ -223,15 +225,15 @@ impl ClientBuilder {
     }
 
     /// How errors, `Debug`, spans and events show the names that callers give to keys, tags, locks
-    /// and counters: as they are, by default. With [`HideKeys::digest`] or [`HideKeys::keyed`] eight
-    /// hexadecimal digits stand in their place, so that personal data and session ids stay out of
-    /// logs and of answers to users. Each cache can override it
+    /// and counters: as they are, by default. With [`HideKeys::digest`] or [`HideKeys::keyed`]
+    /// eight hexadecimal digits stand in their place, so that personal data and session ids stay
+    /// out of logs and of answers to users. Each cache can override it
     /// ([`Cache::hide_keys`](crate::Cache::hide_keys)).
     ///
     /// This covers `Display` and `Debug` of errors and of every type of this crate,
-    /// [`Error::key`](crate::Error::key), the [`source`](std::error::Error::source) chain, spans and
-    /// events, and the readable name in the value of a tag in Redis. Where the server or the driver
-    /// could quote a name, the error tells only the server's error code.
+    /// [`Error::key`](crate::Error::key), the [`source`](std::error::Error::source) chain, spans
+    /// and events, and the readable name in the value of a tag in Redis. Where the server or the
+    /// driver could quote a name, the error tells only the server's error code.
     ///
     /// It does not cover:
     /// - the keys in Redis: whoever may read the server, its `MONITOR` or its slow log sees names;
@@ -242,13 +244,13 @@ impl ClientBuilder {
         self
     }
 
-    /// The runtime that connections and background tasks live on. Without it, each lives on the runtime
-    /// of the call that first needs it.
+    /// The runtime that connections and background tasks live on. Without it, each lives on the
+    /// runtime of the call that first needs it.
     ///
-    /// Give one that lives as long as the client if calls come from several runtimes that come and go,
-    /// or that are not always driven: a `current_thread` runtime per worker, or one per test. While
-    /// that runtime stands still, or when it has ended, tasks live where they are needed. It must have
-    /// time and I/O enabled.
+    /// Give one that lives as long as the client if calls come from several runtimes that come and
+    /// go, or that are not always driven: a `current_thread` runtime per worker, or one per test.
+    /// While that runtime stands still, or when it has ended, tasks live where they are needed. It
+    /// must have time and I/O enabled.
     ///
     /// ```
     /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -297,8 +299,8 @@ impl ClientBuilder {
     }
 
     /// [`open`](Self::open), then a ping: returns the client when the server has answered. Of
-    /// [`shards`](Self::shards) each must answer, of a [`cluster`](Self::cluster) any primary; behind
-    /// [`sentinels`](Self::sentinels), and beside [`replicas`](Self::replicas), the primary.
+    /// [`shards`](Self::shards) each must answer, of a [`cluster`](Self::cluster) any primary;
+    /// behind [`sentinels`](Self::sentinels), and beside [`replicas`](Self::replicas), the primary.
     ///
     /// # Errors
     /// As [`open`](Self::open). Otherwise the reason why a server did not answer within the

@@ -70,8 +70,8 @@ impl Carriers {
         }
     }
 
-    /// Whether this one, which has taken a command, stands still for so long that its callers leave;
-    /// any, where it is not known which has.
+    /// Whether this one, which has taken a command, stands still for so long that its callers
+    /// leave; any, where it is not known which has.
     pub(super) fn has_left(&self, number: Option<u64>) -> bool {
         let mut asked = self
             .dismissed

@@ -147,8 +147,8 @@ fn supervised(binary: &Path, directory: &Path) -> Command {
     command
 }
 
-/// How long the path of a Unix socket may be, in bytes: `sun_path` has 104 on some systems, 108 on others,
-/// and ends with a zero.
+/// How long the path of a Unix socket may be, in bytes: `sun_path` has 104 on some systems, 108 on
+/// others, and ends with a zero.
 const LONGEST_SOCKET: usize = 103;
 
 /// The server runs behind; `read` returns when the pipe closes.

@@ -1,17 +1,17 @@
 //! `Formats`: whether all clients of a namespace write its keys in one way.
 //!
-//! Invariant: a lock is not asked for, and a counter is not touched, before this client has heard in
-//! which format such keys are written. A key of the namespace says so for each kind; the first write
-//! sets it. Where that is refused to this user, it is only read. Caches need none: each entry carries
-//! its version.
+//! Invariant: a lock is not asked for, and a counter is not touched, before this client has heard
+//! in which format such keys are written. A key of the namespace says so for each kind; the first
+//! write sets it. Where that is refused to this user, it is only read. Caches need none: each entry
+//! carries its version.
 //!
-//! What was heard counts while the connection to the server of the format key is the same, and is asked
-//! for again before a call begins, not when the call is sent again. In a cluster that key may be on
-//! another server than the caller's: while that one cannot be reached, what was heard before still
-//! counts.
+//! What was heard counts while the connection to the server of the format key is the same, and is
+//! asked for again before a call begins, not when the call is sent again. In a cluster that key may
+//! be on another server than the caller's: while that one cannot be reached, what was heard before
+//! still counts.
 //!
-//! What is known is found by a few atomic loads. Callers who do not know yet ask for themselves, so that
-//! none depends on the future of another: after a new connection each of them sends a `GET`.
+//! What is known is found by a few atomic loads. Callers who do not know yet ask for themselves, so
+//! that none depends on the future of another: after a new connection each of them sends a `GET`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -135,8 +135,8 @@ impl Formats {
 }
 
 impl Client {
-    /// Returns when it is known that what `key` stands for is written in our format: at once, but for
-    /// the first calls after a connection was made, and reads where nothing is written yet.
+    /// Returns when it is known that what `key` stands for is written in our format: at once, but
+    /// for the first calls after a connection was made, and reads where nothing is written yet.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn agree(
@@ -290,8 +290,8 @@ impl Made {
         }
     }
 
-    /// As of which connections an answer is true to a question sent at `sent`; `None` if it may be that
-    /// of one before.
+    /// As of which connections an answer is true to a question sent at `sent`; `None` if it may be
+    /// that of one before.
     pub(super) fn before(&self, sent: Instant) -> Option<Count> {
         let last = self.last();
         last.is_none_or(|last| last <= sent).then(|| self.count())

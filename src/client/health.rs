@@ -1,8 +1,8 @@
 //! `Health`: what is known of one connection, and the wait for an answer on it.
 //!
-//! Invariant: nobody waits on a connection that was given up, or whose task stands still, and nothing
-//! is sent after its deadline. What was handed over and not answered is `Unknown`, unless it is
-//! proved that the connection's task has not taken it.
+//! Invariant: nobody waits on a connection that was given up, or whose task stands still, and
+//! nothing is sent after its deadline. What was handed over and not answered is `Unknown`, unless
+//! it is proved that the connection's task has not taken it.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -260,7 +260,8 @@ impl Health {
         }
     }
 
-    /// As [`stands_still`](Self::stands_still), for callers that wait for pushes and have sent nothing.
+    /// As [`stands_still`](Self::stands_still), for callers that wait for pushes and have sent
+    /// nothing.
     pub(super) fn stands_still_when_asked(&self) -> bool {
         let pulse = self.pulse.get();
         pulse.is_some_and(|pulse| pulse.stands_still_when_asked())
@@ -337,8 +338,8 @@ fn lost_unsent() -> Error {
     )
 }
 
-/// In how many looks in a row the task of a connection may stand still before its callers leave. One
-/// whose command it has not taken loses nothing and sends it elsewhere; others are left with a
+/// In how many looks in a row the task of a connection may stand still before its callers leave.
+/// One whose command it has not taken loses nothing and sends it elsewhere; others are left with a
 /// command whose fate is unknown, and so wait longer.
 const UNTAKEN: u128 = STANDSTILL.as_millis() / TICK.as_millis();
 const TAKEN: u128 = 3 * UNTAKEN;
@@ -352,8 +353,8 @@ mod tests {
 
     use super::*;
 
-    /// What the task of a connection does between the last look at a command and the end of the wait
-    /// for it.
+    /// What the task of a connection does between the last look at a command and the end of the
+    /// wait for it.
     struct PolledLate(Arc<Pulse>);
 
     impl Drop for PolledLate {

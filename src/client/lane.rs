@@ -1,12 +1,12 @@
 //! `Lane`: gathers the commands of concurrent callers into pipelines.
 //!
 //! Invariant: every command is sent at most once, and a command whose caller has left, or whose
-//! deadline has passed, before it was taken is not sent at all. What waits is bounded; the excess is
-//! refused at once. A lone caller's command goes straight to the connection; when several are under
-//! way, the rest wait in a [`Queue`] and a carrier task sends all of them as one pipeline, which
-//! costs the client a fraction of the CPU that single commands do. Reads that wait together travel
-//! as one `MGET` of their distinct keys, or where keys have slots, or the server refuses the `MGET`,
-//! as one `GET` for each.
+//! deadline has passed, before it was taken is not sent at all. What waits is bounded; the excess
+//! is refused at once. A lone caller's command goes straight to the connection; when several are
+//! under way, the rest wait in a [`Queue`] and a carrier task sends all of them as one pipeline,
+//! which costs the client a fraction of the CPU that single commands do. Reads that wait together
+//! travel as one `MGET` of their distinct keys, or where keys have slots, or the server refuses the
+//! `MGET`, as one `GET` for each.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -52,7 +52,8 @@ pub(super) struct Shared {
 struct State {
     /// Commands that callers are sending by themselves.
     direct: usize,
-    /// Carrier tasks under way. There is at least one while anything waits, or one that stands still.
+    /// Carrier tasks under way. There is at least one while anything waits, or one that stands
+    /// still.
     carriers: Carriers,
     waiting: Queue,
 }
@@ -248,8 +249,8 @@ impl Lane {
         })
     }
 
-    /// Reads keys that several servers may hold: each from the lane in its place, and all or none. It
-    /// heeds the breaker of each server.
+    /// Reads keys that several servers may hold: each from the lane in its place, and all or none.
+    /// It heeds the breaker of each server.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn gather<'l>(
@@ -267,7 +268,8 @@ impl Lane {
         Self::gather_shared(keys, lanes, deadline).await
     }
 
-    /// The same, with large values by connections of their own; `None` where they cannot be read there.
+    /// The same, with large values by connections of their own; `None` where they cannot be read
+    /// there.
     async fn gather_large(
         keys: &[Key],
         lanes: &[&Self],
@@ -538,8 +540,9 @@ impl Carrier {
         let mut carried = MANY;
         loop {
             if carried >= MANY {
-                // Lets callers that are ready to run join the pipeline: those that have come with the
-                // first one, then those that were just answered. A lone caller does better without us.
+                // Lets callers that are ready to run join the pipeline: those that have come with
+                // the first one, then those that were just answered. A lone caller does better
+                // without us.
                 tokio::task::yield_now().await;
             }
             let Some(latest) = self.latest() else { return };
@@ -592,8 +595,8 @@ impl Carrier {
 
 impl Drop for Carrier {
     /// Torn down with its runtime: the place is free again. If no other carrier is left, what waits
-    /// is refused as not executed, so that callers on other runtimes send it again and start a carrier
-    /// of their own.
+    /// is refused as not executed, so that callers on other runtimes send it again and start a
+    /// carrier of their own.
     fn drop(&mut self) {
         let mut state = self.lane.state();
         state.carriers.remove(self.number);
@@ -632,8 +635,8 @@ fn late(message: &'static str) -> Error {
     Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
 }
 
-/// What is stored of a command that nobody has settled, whose caller has left, or that a carrier has
-/// taken: its number, after that.
+/// What is stored of a command that nobody has settled, whose caller has left, or that a carrier
+/// has taken: its number, after that.
 const OPEN: u64 = 0;
 const LEFT: u64 = 1;
 const TAKEN: u64 = 2;
@@ -644,7 +647,8 @@ const SLICE: Duration = Duration::from_secs(1);
 /// How often a caller in the queue looks whether its carrier stands still.
 const LOOK: Duration = TICK.saturating_mul(2);
 
-/// How many calls of a pipeline were made at once, so that those who made them may come together again.
+/// How many calls of a pipeline were made at once, so that those who made them may come together
+/// again.
 const MANY: usize = 2;
 
 /// How many commands may travel by themselves before others are gathered.

@@ -1,11 +1,11 @@
 //! `Large`: large values have a connection of their own, so that small calls do not wait for their
 //! transfer.
 //!
-//! Invariant: what is read here is what the shared connection would have answered. It is proved that
-//! both connections lead to one process, by the id of its run, and a proof holds for the two
-//! connections on which it was given: if either has changed when the answer comes, the answer is not
-//! used. A [`Lane`] reads here what was large when it was last seen, and asks the shared connection
-//! where nothing is proved.
+//! Invariant: what is read here is what the shared connection would have answered. It is proved
+//! that both connections lead to one process, by the id of its run, and a proof holds for the two
+//! connections on which it was given: if either has changed when the answer comes, the answer is
+//! not used. A [`Lane`] reads here what was large when it was last seen, and asks the shared
+//! connection where nothing is proved.
 //!
 //! What is written here takes no effect before the shared connection commits it; see
 //! [`Priority::Apart`](crate::time::Priority::Apart).
@@ -186,7 +186,8 @@ impl Large {
         bytes: usize,
         deadline: Deadline,
     ) -> Option<Result<Answer>> {
-        // The breaker of this connection says nothing of the server: a value that is too large ends it.
+        // The breaker of this connection says nothing of the server: a value that is too large ends
+        // it.
         let deadline = Deadline {
             priority: Priority::Ordinary,
             ..deadline.keep_trying()
@@ -204,8 +205,8 @@ impl Large {
                     }
                     return Some(Ok(answer));
                 }
-                // The server closes the connection at once when a value is too large, so its answer is
-                // often lost. But others may have been too large, and lost this one.
+                // The server closes the connection at once when a value is too large, so its answer
+                // is often lost. But others may have been too large, and lost this one.
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
                     if attempt > 0 {
                         return Some(Err(match bytes >= LEAST_LIMIT && upload.was_alone() {
@@ -257,9 +258,9 @@ pub(super) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Timeout)
 }
 
-/// Makes the connection and asks both which process they lead to. Spawned by the first read that has
-/// use for it, and ends with the answer; aborted with its owner. After a panic the next read starts
-/// another.
+/// Makes the connection and asks both which process they lead to. Spawned by the first read that
+/// has use for it, and ends with the answer; aborted with its owner. After a panic the next read
+/// starts another.
 async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
     let deadline = Instant::now() + PATIENCE;
     let asked = async { tokio::try_join!(run(&shared, deadline), run(&own, deadline)) };
@@ -392,7 +393,8 @@ const REMEMBERED: usize = LARGE / size_of::<AtomicU32>();
 /// How long making the connection and proving where it leads may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long nothing is tried after that has failed, and at most, as after the server has refused to say.
+/// How long nothing is tried after that has failed, and at most, as after the server has refused to
+/// say.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 

@@ -1,11 +1,12 @@
 //! `Client`: the way to the servers, shared by all primitives.
 //!
 //! Invariant: a client makes at most three connections to a server, one for commands, one for
-//! pushes and one for large values, all lazily and all made anew when they are lost. `preflight` has
-//! one more while it runs, a seed that is a primary has one more while it is asked for the slots, and a
-//! connection that is replaced lives until its callers are answered. While a lease is at stake up to 24
-//! attempts to connect run beside each other. The primitives reach Redis through the few `pub(crate)`
-//! calls here; they add their own constructors (`client.lock(..)`) beside their code.
+//! pushes and one for large values, all lazily and all made anew when they are lost. `preflight`
+//! has one more while it runs, a seed that is a primary has one more while it is asked for the
+//! slots, and a connection that is replaced lives until its callers are answered. While a lease is
+//! at stake up to 24 attempts to connect run beside each other. The primitives reach Redis through
+//! the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside
+//! their code.
 
 mod acl;
 mod address_map;
@@ -72,9 +73,9 @@ use crate::time::{Deadline, Patience};
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
-/// Cheap to clone; all clones share its connections, three to each server at most. They are made when first
-/// needed and made again when they are lost, so a service starts while Redis is down and recovers
-/// when it comes back. Every call has a total deadline.
+/// Cheap to clone; all clones share its connections, three to each server at most. They are made
+/// when first needed and made again when they are lost, so a service starts while Redis is down and
+/// recovers when it comes back. Every call has a total deadline.
 ///
 /// ```no_run
 /// # async fn example() -> hedgerow::Result<()> {
@@ -115,14 +116,14 @@ struct Deadlines {
 
 impl Client {
     /// A client of the server at `url`: `redis://[[user]:password@]host[:port][/db]` or
-    /// `unix:///path/to/socket`; with the feature `tls` also `rediss://..`, which trusts the roots of
-    /// the system (see [`ClientBuilder::tls`](ClientBuilder) for others).
+    /// `unix:///path/to/socket`; with the feature `tls` also `rediss://..`, which trusts the roots
+    /// of the system (see [`ClientBuilder::tls`](ClientBuilder) for others).
     ///
-    /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`), and
-    /// `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other parameters are
-    /// refused, since they would have no effect; so is a user without a password. Percent-encode
-    /// characters with a meaning in URLs in users and passwords: `%40` for `@`, `%2F` for `/`, `%3F`
-    /// for `?`.
+    /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`),
+    /// and `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other
+    /// parameters are refused, since they would have no effect; so is a user without a password.
+    /// Percent-encode characters with a meaning in URLs in users and passwords: `%40` for `@`,
+    /// `%2F` for `/`, `%3F` for `?`.
     ///
     /// Does no I/O and needs no runtime: the client connects with the first call that needs the
     /// server, so a service may start while Redis is down, and the client may live in a `static`.
@@ -277,8 +278,8 @@ impl Client {
         self.patience().deadline()
     }
 
-    /// How long calls of caches may take. `remove`, `clear` and invalidations keep trying for as long
-    /// as there is time.
+    /// How long calls of caches may take. `remove`, `clear` and invalidations keep trying for as
+    /// long as there is time.
     pub(crate) fn cache_patience(&self) -> Patience {
         self.core.deadlines.cache
     }
@@ -303,9 +304,9 @@ impl Client {
         &self.core.spawner
     }
 
-    /// Until `until`, the server that serves `key` must be reached in time: while there is no connection
-    /// to it that answers, one is tried for every `every`, but never within 10 ms of the last. The limit of
-    /// ten connections a second does not hold then.
+    /// Until `until`, the server that serves `key` must be reached in time: while there is no
+    /// connection to it that answers, one is tried for every `every`, but never within 10 ms of the
+    /// last. The limit of ten connections a second does not hold then.
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
         self.core.topology.urgent(key, until, every);
     }
@@ -348,8 +349,8 @@ impl Client {
     }
 
     /// Reads string keys at a replica: all of them at one moment, which is before no
-    /// [`change`](Self::change) of theirs by this client, but may be before one by another. `None` where no
-    /// replica can be asked.
+    /// [`change`](Self::change) of theirs by this client, but may be before one by another. `None`
+    /// where no replica can be asked.
     pub(crate) async fn peek(&self, keys: &[Key], deadline: Deadline) -> Option<Values> {
         self.core.topology.peek(keys, deadline.at).await
     }
@@ -366,8 +367,8 @@ impl Client {
     }
 
     /// A key like `key` for each [`part`](Self::part) of the keys, also while keys move from one
-    /// ring of shards to another. The key of a part is usually on the server of the part's other keys,
-    /// so both are out together.
+    /// ring of shards to another. The key of a part is usually on the server of the part's other
+    /// keys, so both are out together.
     pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
         self.core.topology.for_parts(key)
     }
@@ -388,8 +389,8 @@ impl Client {
         self.core.topology.trouble(key)
     }
 
-    /// Why a call on `key` that does not wait out an outage fails now, while that is known: the breaker
-    /// of its server is open. Sends nothing.
+    /// Why a call on `key` that does not wait out an outage fails now, while that is known: the
+    /// breaker of its server is open. Sends nothing.
     pub(crate) fn outage(&self, key: &Key) -> Option<Error> {
         self.core.topology.outage(key)
     }
@@ -399,17 +400,17 @@ impl Client {
         self.core.topology.looks_back()
     }
 
-    /// The channel on which this client hears of the ends of loads of `value`; `None` while the server
-    /// of `value` is not known.
+    /// The channel on which this client hears of the ends of loads of `value`; `None` while the
+    /// server of `value` is not known.
     pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
         let core = &self.core;
         let channels = (0..).map(|number| core.namespace.load_wake(number, &core.process));
         core.topology.channel(value, channels)
     }
 
-    /// Reports, from now on, that a push of the server that serves `key` may have been missed: its push
-    /// connection was made anew, or channels have moved to another server. The waiter then re-checks,
-    /// and subscribes where its key is served by then.
+    /// Reports, from now on, that a push of the server that serves `key` may have been missed: its
+    /// push connection was made anew, or channels have moved to another server. The waiter then
+    /// re-checks, and subscribes where its key is served by then.
     pub(crate) fn missed(&self, key: &Key) -> Missed {
         self.hub(key).map_or_else(Missed::never, |hub| hub.missed())
     }

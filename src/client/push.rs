@@ -1,9 +1,9 @@
 //! `Hub`: the push connection. Delivers messages of other processes to local listeners.
 //!
 //! Invariant: a channel counts as heard only while the connection that has subscribed it is in use.
-//! After a loss all channels are subscribed again before [`Missed`] and [`Notice::Missed`] report it, so
-//! whoever re-checks its state then has missed nothing. Pushes are an accelerator: every waiter has a timer
-//! too.
+//! After a loss all channels are subscribed again before [`Missed`] and [`Notice::Missed`] report
+//! it, so whoever re-checks its state then has missed nothing. Pushes are an accelerator: every
+//! waiter has a timer too.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -57,7 +57,8 @@ struct Channels {
     listeners: HashMap<String, Listener>,
     /// The channels that a connection is subscribed to, with the epoch of that connection.
     confirmed: HashMap<String, u64>,
-    /// How many connections were lost, and after how many of these all channels were subscribed again.
+    /// How many connections were lost, and after how many of these all channels were subscribed
+    /// again.
     losses: u64,
     made_good: u64,
 }
@@ -100,7 +101,8 @@ impl Hub {
     ) -> Result<()> {
         let name = channel.as_str().to_owned();
         self.link.check();
-        // Asked before the lock is taken: a connection that is found to stand still is reported here.
+        // Asked before the lock is taken: a connection that is found to stand still is reported
+        // here.
         let live = self.link.live_epoch();
         {
             let mut channels = self.shared.channels();
@@ -135,8 +137,8 @@ impl Hub {
         self.keeper.runs() && channels.is_confirmed(channel.as_str(), live)
     }
 
-    /// Tells, from here on, that a push of this server may have been missed: its connection was made
-    /// anew, or it serves a channel, or a slot, no more.
+    /// Tells, from here on, that a push of this server may have been missed: its connection was
+    /// made anew, or it serves a channel, or a slot, no more.
     pub(crate) fn missed(&self) -> Missed {
         Missed(Some(self.shared.missed.subscribe()))
     }
@@ -274,7 +276,8 @@ impl Shared {
 /// Keeps the channels subscribed: spawned with the first subscription, it ends with the hub (or
 /// with its runtime, after which the next [`Hub::listen`] starts another).
 ///
-/// It works by the count of losses: the wake-up may have gone to a task before it that stands still.
+/// It works by the count of losses: the wake-up may have gone to a task before it that stands
+/// still.
 async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
     loop {
         while shared.is_whole() {

@@ -1,9 +1,10 @@
 //! `Queue`: what waits to be sent to one server.
 //!
-//! Invariant: what waits is bounded, in number and in bytes of arguments, for all connections to one
-//! server together, and a command that is refused for that was not sent. A caller that leaves takes its command along. Commands leave in
-//! the order in which they came, but small ones do not wait behind large ones: the two take turns.
-//! (Any two that wait are concurrent, since neither is answered, so their order is free.)
+//! Invariant: what waits is bounded, in number and in bytes of arguments, for all connections to
+//! one server together, and a command that is refused for that was not sent. A caller that leaves
+//! takes its command along. Commands leave in the order in which they came, but small ones do not
+//! wait behind large ones: the two take turns. (Any two that wait are concurrent, since neither is
+//! answered, so their order is free.)
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,8 +76,8 @@ pub(super) struct Queue {
     beside: Arc<Held>,
 }
 
-/// How much waits in a queue. Two queues that look at each other at the same moment may each let one
-/// command in where there was room for one.
+/// How much waits in a queue. Two queues that look at each other at the same moment may each let
+/// one command in where there was room for one.
 #[derive(Debug, Default)]
 struct Held {
     commands: AtomicUsize,

@@ -1,7 +1,7 @@
 //! A race of the addresses of one host ("happy eyeballs", after RFC 8305).
 //!
-//! Invariant: one address that swallows packets costs a fraction of a second, not the connect timeout,
-//! and a host whose first address never answers is reached all the same.
+//! Invariant: one address that swallows packets costs a fraction of a second, not the connect
+//! timeout, and a host whose first address never answers is reached all the same.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,8 +42,8 @@ pub(super) async fn connected(found: Vec<SocketAddr>, failed: u32) -> io::Result
     }
 }
 
-/// The addresses with families in turn, the family of the first at the head, and begun `skip` places
-/// further on. Each once.
+/// The addresses with families in turn, the family of the first at the head, and begun `skip`
+/// places further on. Each once.
 fn in_order(found: Vec<SocketAddr>, skip: usize) -> Vec<SocketAddr> {
     let mut distinct: Vec<SocketAddr> = Vec::with_capacity(found.len());
     for address in found {

@@ -1,7 +1,7 @@
 //! `Request`: a call that has not been made yet, and may be told how long it may take.
 //!
-//! Invariant: nothing happens before the first poll, and the deadline counts from there. Made by the
-//! verbs of counters and caches that have no refinements of their own.
+//! Invariant: nothing happens before the first poll, and the deadline counts from there. Made by
+//! the verbs of counters and caches that have no refinements of their own.
 
 use std::fmt;
 use std::pin::Pin;
@@ -49,7 +49,8 @@ impl<'a, T> Request<'a, T> {
         }
     }
 
-    /// How long this call may take in all, retries included. More than 100 years count as 100 years.
+    /// How long this call may take in all, retries included. More than 100 years count as 100
+    /// years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.patience = self.patience.within(deadline);
         self

@@ -253,7 +253,8 @@ mod tests {
         ended.expect_err("the deadline has come")
     }
 
-    /// The kind of error of a call that meets MASTERDOWN, then READONLY shortly before its deadline.
+    /// The kind of error of a call that meets MASTERDOWN, then READONLY shortly before its
+    /// deadline.
     async fn told_after_a_demotion(retry: Retry) -> ErrorKind {
         let mut attempts = Attempts::new(retry, Deadline::after(MINUTE), Instant::now());
         let first = attempts.pause_after(error(ErrorKind::MasterDown, Fate::NotExecuted));

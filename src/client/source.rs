@@ -1,5 +1,5 @@
-//! `Source`: where the connections of a link come from, and what each is told and asked before it is
-//! used.
+//! `Source`: where the connections of a link come from, and what each is told and asked before it
+//! is used.
 //!
 //! Invariant: a connection that was looked up leads to a server that takes itself for a primary.
 

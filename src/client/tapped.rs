@@ -1,7 +1,7 @@
 //! `Tapped`: a stream whose bytes somebody looks at as they pass.
 //!
-//! Invariant: nothing is changed, held back or copied; what a [`Tap`] objects to ends the stream. Used
-//! by [`dial`](super::dial): one stream, whatever looks at it.
+//! Invariant: nothing is changed, held back or copied; what a [`Tap`] objects to ends the stream.
+//! Used by [`dial`](super::dial): one stream, whatever looks at it.
 
 use std::io;
 use std::pin::Pin;

@@ -1,8 +1,8 @@
 //! The deserializer in front of CBOR and JSON: bounds what hostile bytes may build.
 //!
-//! Invariant: a value takes at most about [`MOST_BUILT`] bytes of memory, or eight times the longest
-//! payload that the reader allows if that is more, whatever its bytes say. Without that one byte of
-//! an empty list becomes the 24 bytes of a `Vec`, or as many as the type of the items has.
+//! Invariant: a value takes at most about [`MOST_BUILT`] bytes of memory, or eight times the
+//! longest payload that the reader allows if that is more, whatever its bytes say. Without that one
+//! byte of an empty list becomes the 24 bytes of a `Vec`, or as many as the type of the items has.
 //!
 //! Each item of a list or map counts by its size. What lies within an item, the fields of a struct
 //! above all, has been counted with it; what is larger than the place that it stands in lies behind
@@ -33,8 +33,8 @@ pub(super) fn most_built(max_decoded: usize) -> usize {
     max_decoded.saturating_mul(GROWTH).max(MOST_BUILT)
 }
 
-/// Runs `read` with `bytes` as the budget of the value that it reads. The formats read a type, which
-/// cannot be handed a number.
+/// Runs `read` with `bytes` as the budget of the value that it reads. The formats read a type,
+/// which cannot be handed a number.
 pub(super) fn allowing<R>(bytes: usize, read: impl FnOnce() -> R) -> R {
     /// Sets it back, even when a type panics while it is read.
     struct Before(usize);
@@ -70,8 +70,8 @@ impl Budget {
         }
     }
 
-    /// Counts a value of type `T` where `paid` bytes have been counted: if it is larger than that, it
-    /// lies elsewhere, behind a pointer.
+    /// Counts a value of type `T` where `paid` bytes have been counted: if it is larger than that,
+    /// it lies elsewhere, behind a pointer.
     fn charge_boxed<T, E: de::Error>(&self, paid: usize) -> Result<(), E> {
         match size_of::<T>() <= paid {
             true => Ok(()),

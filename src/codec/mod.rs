@@ -38,11 +38,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// `Deserialize` agree.
 ///
 /// A value may be as long as [`max_value_size`](crate::ClientBuilder::max_value_size) before
-/// compression. In memory it may take 512 MiB in lists and maps, or eight times that size if that is
-/// more: entries that would take more are not read, since one byte of an entry can stand for a large
-/// item. A value that is seen to take half of it is refused when it is written. The writer does not
-/// see skipped fields, the larger variants of an enum, or what serde buffers for untagged enums and
-/// flattened fields: raise `max_value_size` for very large values of such types.
+/// compression. In memory it may take 512 MiB in lists and maps, or eight times that size if that
+/// is more: entries that would take more are not read, since one byte of an entry can stand for a
+/// large item. A value that is seen to take half of it is refused when it is written. The writer
+/// does not see skipped fields, the larger variants of an enum, or what serde buffers for untagged
+/// enums and flattened fields: raise `max_value_size` for very large values of such types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {

@@ -45,8 +45,8 @@ pub struct Added {
     pub value: i64,
     /// What was added: less than asked for only when saturating.
     pub applied: i64,
-    /// Whether another call had added for this [`once`](Add::once) id before: nothing was added now,
-    /// and `value` and `applied` are those of the first.
+    /// Whether another call had added for this [`once`](Add::once) id before: nothing was added
+    /// now, and `value` and `applied` are those of the first.
     pub repeated: bool,
     /// What is left of the counter's life; `None` if it has no end. A plain add does not ask, so
     /// that it costs no more than `INCRBY`: it answers `None`.
@@ -79,10 +79,10 @@ impl Add {
         self
     }
 
-    /// Lets the counter expire after `ttl`: from its creation, or from this call if it has no TTL yet
-    /// (because it was [`set`](Counter::set), or created without one). Later adds do not prolong it:
-    /// this makes fixed windows. The TTL is given even when the addition is refused, so a counter that
-    /// is full does not stay full for ever.
+    /// Lets the counter expire after `ttl`: from its creation, or from this call if it has no TTL
+    /// yet (because it was [`set`](Counter::set), or created without one). Later adds do not
+    /// prolong it: this makes fixed windows. The TTL is given even when the addition is refused, so
+    /// a counter that is full does not stay full for ever.
     pub fn expire(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -111,8 +111,8 @@ impl Add {
         self
     }
 
-    /// Fails at once while the server is out, instead of waiting for it until the deadline: the same
-    /// as [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
+    /// Fails at once while the server is out, instead of waiting for it until the deadline: the
+    /// same as [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
     pub fn fail_fast(self) -> Self {
         self.on_outage(OnOutage::FailFast)
     }

@@ -4,8 +4,8 @@
 //! server's own `INCRBY`, and the scripts calculate on pairs of smaller numbers. A refused add
 //! leaves the value as it is.
 //!
-//! Scripted calls are logged at debug level with the target `hedgerow::counter`: `counter` is the name,
-//! `status` the word that the script answered. Values are never logged.
+//! Scripted calls are logged at debug level with the target `hedgerow::counter`: `counter` is the
+//! name, `status` the word that the script answered. Values are never logged.
 
 mod add;
 
@@ -30,8 +30,8 @@ script!(TAKE = "take.lua" after "prelude.lua");
 /// Every acknowledged add is counted exactly once. An add whose reply was lost says so
 /// ([`Error::is_indeterminate`]); with [`Add::once`] it can simply be made again.
 ///
-/// Where another version of hedgerow writes the counters of the namespace in another format, all calls
-/// fail with `WrongType`, and nothing is changed.
+/// Where another version of hedgerow writes the counters of the namespace in another format, all
+/// calls fail with `WrongType`, and nothing is changed.
 #[derive(Clone)]
 pub struct Counter {
     client: Client,

@@ -11,8 +11,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// No connection could be made: nothing was sent.
     Unreachable,
-    /// The deadline passed. [`Error::is_indeterminate`](super::Error::is_indeterminate) tells whether
-    /// something may have been applied.
+    /// The deadline passed. [`Error::is_indeterminate`](super::Error::is_indeterminate) tells
+    /// whether something may have been applied.
     Timeout,
     /// The connection was lost after the command was sent and before its reply came.
     Disconnected,
@@ -36,8 +36,8 @@ pub enum ErrorKind {
     Busy,
     /// `NOAUTH` or `WRONGPASS`: credentials are missing or wrong.
     Unauthenticated,
-    /// TLS: the server's certificate was not accepted, or the server did not accept the client's; no
-    /// call was sent.
+    /// TLS: the server's certificate was not accepted, or the server did not accept the client's;
+    /// no call was sent.
     Tls,
     /// `NOPERM`: the ACL user may not run the command or touch the key.
     Forbidden,
@@ -67,13 +67,13 @@ pub enum ErrorKind {
     Decode,
     /// The value is larger than the limit.
     TooLarge,
-    /// The loader returned an error: [`Error::loader_error`](super::Error::loader_error) gives it back
-    /// as it is, and it is the [`source`](std::error::Error::source).
+    /// The loader returned an error: [`Error::loader_error`](super::Error::loader_error) gives it
+    /// back as it is, and it is the [`source`](std::error::Error::source).
     Loader,
     /// The loader panicked.
     LoaderPanicked,
-    /// The loader took longer than `max_load`, or could not begin within it because too many loads ran
-    /// without Redis; or no load of another ended within `max_load` and the cache deadline.
+    /// The loader took longer than `max_load`, or could not begin within it because too many loads
+    /// ran without Redis; or no load of another ended within `max_load` and the cache deadline.
     LoaderTimeout,
     /// The loader of a key called `memoize` for the same key.
     Reentrant,
@@ -82,9 +82,9 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether Redis does not serve this client at present, whatever the call: an outage, a server that
-    /// is full, misconfigured or too slow for the load, or missing rights. It is false for faults of
-    /// the input, of what is stored, and of the caller's own code.
+    /// Whether Redis does not serve this client at present, whatever the call: an outage, a server
+    /// that is full, misconfigured or too slow for the load, or missing rights. It is false for
+    /// faults of the input, of what is stored, and of the caller's own code.
     pub fn is_outage(self) -> bool {
         match self {
             Self::Unreachable

@@ -9,8 +9,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-/// What [`Cache::memoize`](crate::Cache::memoize) calls to load a value: any `FnOnce` without arguments that returns a future
-/// of a `Result`. It is implemented for all of them.
+/// What [`Cache::memoize`](crate::Cache::memoize) calls to load a value: any `FnOnce` without
+/// arguments that returns a future of a `Result`. It is implemented for all of them.
 pub trait Loader: FnOnce() -> Self::Future + Send + 'static {
     /// The value that is loaded.
     type Value;

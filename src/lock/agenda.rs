@@ -5,9 +5,9 @@
 //! stands still, or is torn down, is carried out by the next one. Renewals that one script may make
 //! are taken together, and those that are due soon go along. No clock and no I/O here.
 //!
-//! Most duties are taken off long before they are due: a lock is released soon after it is acquired.
-//! So a duty is put in order only when the keeper looks at the agenda, and until then stands in a
-//! list of its own.
+//! Most duties are taken off long before they are due: a lock is released soon after it is
+//! acquired. So a duty is put in order only when the keeper looks at the agenda, and until then
+//! stands in a list of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

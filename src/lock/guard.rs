@@ -82,9 +82,10 @@ impl Guard {
     ///
     /// # Errors
     /// `Lost` when it was no longer held. `WrongType` when something else, or a client of another
-    /// format, has written to the keys of the lock. Any other error means that the server could not be
-    /// asked: the release is tried again in the background until the lease has run out. How long this
-    /// takes is limited by the deadline of the client, not by [`Lock::deadline`](super::Lock::deadline).
+    /// format, has written to the keys of the lock. Any other error means that the server could not
+    /// be asked: the release is tried again in the background until the lease has run out. How long
+    /// this takes is limited by the deadline of the client, not by
+    /// [`Lock::deadline`](super::Lock::deadline).
     ///
     /// # Cancel safety
     /// Safe: a dropped call is completed in the background.

@@ -229,8 +229,8 @@ struct State {
     offer: Offer,
     /// When a push said that it was broken, if the server has not said otherwise since.
     said_to_be_broken: Option<Instant>,
-    /// How many releases in the background may have given it up, or what it was passed on to, as far
-    /// as is known.
+    /// How many releases in the background may have given it up, or what it was passed on to, as
+    /// far as is known.
     releases: u32,
 }
 

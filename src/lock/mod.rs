@@ -8,9 +8,9 @@
 //! One idea a file: [`guard`] the public face of a grant, [`hold`] what this process knows of it,
 //! [`keeper`] the tasks that renew and release in the background, [`agenda`] what they have to do
 //! and when, [`renewal`] their calls, [`watch`] the callers that they look after, [`attempt`] a
-//! caller's own question to the server, [`line`] the waiters of this process, [`campaign`] their one
-//! place in the queue on the server, [`place`] grants by push, [`release`](mod@release) the next
-//! holder.
+//! caller's own question to the server, [`line`] the waiters of this process, [`campaign`] their
+//! one place in the queue on the server, [`place`] grants by push, [`release`](mod@release) the
+//! next holder.
 
 mod agenda;
 mod attempt;
@@ -177,14 +177,14 @@ impl Lock {
     ///
     /// # Errors
     /// `Contended` when the server says that it was not free in time; `InvalidInput` for a bad name
-    /// or duration; `WrongType` when another version of hedgerow writes the locks of the namespace in
-    /// another format; else what kept the server from answering. After any error the lock is not held:
-    /// should the server have granted it unheard, it is released behind the scenes.
+    /// or duration; `WrongType` when another version of hedgerow writes the locks of the namespace
+    /// in another format; else what kept the server from answering. After any error the lock is not
+    /// held: should the server have granted it unheard, it is released behind the scenes.
     ///
     /// # Cancel safety
-    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. A call that
-    /// is kept and not polled loses them, too, after about half a second; polled again, it joins the end
-    /// of the line.
+    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. A
+    /// call that is kept and not polled loses them, too, after about half a second; polled again,
+    /// it joins the end of the line.
     pub async fn acquire(&self) -> Result<Guard> {
         let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
         // Pinned here, for it is large: the span around it would hold a copy.
@@ -303,9 +303,9 @@ impl Lock {
     /// Runs `body` while holding the lock, and drops it in mid-flight if the lock is lost.
     ///
     /// # Errors
-    /// As [`acquire`](Self::acquire); `Lost` when the lock was lost before `body` ended, also if that
-    /// is found only when it is released. What the body did until then stays done: let the resource
-    /// check the fence.
+    /// As [`acquire`](Self::acquire); `Lost` when the lock was lost before `body` ended, also if
+    /// that is found only when it is released. What the body did until then stays done: let the
+    /// resource check the fence.
     ///
     /// # Cancel safety
     /// Safe: the body is dropped and the lock released.
@@ -374,8 +374,8 @@ impl Lock {
     /// anybody held it. The next waiter gets it.
     ///
     /// # Errors
-    /// What kept the server from answering. After an indeterminate error, [`inspect`](Self::inspect)
-    /// before you try again: the next holder may have it by then.
+    /// What kept the server from answering. After an indeterminate error,
+    /// [`inspect`](Self::inspect) before you try again: the next holder may have it by then.
     ///
     /// # Cancel safety
     /// The lock is broken or not.

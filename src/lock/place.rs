@@ -1,5 +1,5 @@
-//! `Place`: a registration for grants by push. The wake channel of a bucket carries grants to campaigns and the
-//! news of broken locks to their holders.
+//! `Place`: a registration for grants by push. The wake channel of a bucket carries grants to
+//! campaigns and the news of broken locks to their holders.
 //!
 //! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot
 //! be stale (see [`campaign`](super::campaign)).

@@ -39,8 +39,8 @@ impl Reply {
         }
     }
 
-    /// When the call had not been sent yet that this answers. What the script grants for a time counts
-    /// from here: how long the call waited to be sent, or for a connection, does not matter.
+    /// When the call had not been sent yet that this answers. What the script grants for a time
+    /// counts from here: how long the call waited to be sent, or for a connection, does not matter.
     pub(crate) fn sent(&self) -> Instant {
         self.sent
     }

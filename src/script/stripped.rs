@@ -1,8 +1,9 @@
-//! What of a script's text is sent: all but the lines that are comments, and the blanks ahead of code.
+//! What of a script's text is sent: all but the lines that are comments, and the blanks ahead of
+//! code.
 //!
-//! Invariant: what is left runs as the whole text would. Nothing inside of a string is touched, also
-//! of one that goes on over lines; a comment behind code stays. [`Script`](super::Script) hashes and
-//! sends this and nothing else, since over a slow line each byte of an upload counts.
+//! Invariant: what is left runs as the whole text would. Nothing inside of a string is touched,
+//! also of one that goes on over lines; a comment behind code stays. [`Script`](super::Script)
+//! hashes and sends this and nothing else, since over a slow line each byte of an upload counts.
 
 /// `text` without lines that hold nothing but a comment or blanks, and without leading blanks.
 pub(super) fn stripped(text: &str) -> String {

@@ -1,5 +1,6 @@
-//! The rule for an ACL user: it names what the sources send and nothing else, and a cluster needs no
-//! more. That every primitive lives with it is shown by the whole suite on `HEDGEROW_TOPOLOGY=acl`.
+//! The rule for an ACL user: it names what the sources send and nothing else, and a cluster needs
+//! no more. That every primitive lives with it is shown by the whole suite on
+//! `HEDGEROW_TOPOLOGY=acl`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! No public type shows a secret. Each is made of canaries, and shown; one that has no line here fails
-//! the test, so that a new type cannot be forgotten. What errors, spans and events tell when calls fail
-//! is looked at in `secrets`; here, what they tell a user who may do nothing.
+//! No public type shows a secret. Each is made of canaries, and shown; one that has no line here
+//! fails the test, so that a new type cannot be forgotten. What errors, spans and events tell when
+//! calls fail is looked at in `secrets`; here, what they tell a user who may do nothing.
 //!
-//! Names of keys, locks, tags and servers are no secrets, nor is a lock's metadata, which is there to be
-//! told.
+//! Names of keys, locks, tags and servers are no secrets, nor is a lock's metadata, which is there
+//! to be told.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -267,8 +267,8 @@ async fn a_slot_on_its_way_is_followed_and_every_add_counted_once() {
     assert_eq!(counter.get().await.expect("read"), 5);
 }
 
-/// From Valkey 9 on slots may move whole, data first, and change hands at one moment: nobody is sent
-/// with `ASK`.
+/// From Valkey 9 on slots may move whole, data first, and change hands at one moment: nobody is
+/// sent with `ASK`.
 #[tokio::test]
 async fn slots_that_change_hands_at_one_moment_take_those_who_wait_along() {
     let cluster = Cluster::start(2, 0).await;

@@ -90,8 +90,8 @@ async fn a_replica_without_its_primary_refuses_reads_too() {
     let server = Server::start_with(&["--replica-serve-stale-data", "no"]).await;
     let client = hasty(&server).await;
     let _: Value = server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    // A write is refused for itself, or for what is read before it: the format of its keys, which is
-    // read again after each refusal. (A cache's set reads before, always.)
+    // A write is refused for itself, or for what is read before it: the format of its keys, which
+    // is read again after each refusal. (A cache's set reads before, always.)
     let before = server.digest().await;
     for outcome in join_all(WRITES[..6].iter().map(|name| call(&client, name))).await {
         let error = outcome.expect_err("a replica takes no writes");

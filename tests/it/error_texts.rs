@@ -1,5 +1,5 @@
-//! The whole text of an error: what happened and where, why, what became of the call, what to do, and
-//! for which name. Each condition is brought about for real.
+//! The whole text of an error: what happened and where, why, what became of the call, what to do,
+//! and for which name. Each condition is brought about for real.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

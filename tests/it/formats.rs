@@ -1,4 +1,5 @@
-//! The format of a namespace: clients that write its keys in another way refuse to lock and to count.
+//! The format of a namespace: clients that write its keys in another way refuse to lock and to
+//! count.
 
 use std::time::Duration;
 

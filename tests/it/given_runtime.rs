@@ -1,4 +1,5 @@
-//! A client that was given a runtime which has ended, or stands still: it works on those of its calls.
+//! A client that was given a runtime which has ended, or stands still: it works on those of its
+//! calls.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -52,8 +53,8 @@ fn the_first_call_of_any_kind_is_served_though_the_given_runtime_has_ended() {
 fn a_load_that_the_given_runtime_does_not_begin_is_begun_by_the_caller() {
     let (driven, server) = stage();
     let still = single();
-    // The connection does not live on the given runtime, which is driven until it is in use: the load
-    // is the first that it does not begin.
+    // The connection does not live on the given runtime, which is driven until it is in use: the
+    // load is the first that it does not begin.
     let brought = driven.block_on(connection(server.url()));
     let client = Client::builder().connection(brought);
     let client = patient(client).runtime(still.handle().clone());

@@ -1,6 +1,6 @@
 //! `hide_keys`: the names that callers give to locks, counters, keys and tags are told nowhere, and
-//! eight digits stand in their place. Every primitive meets every kind of failure here, with a canary
-//! for each name.
+//! eight digits stand in their place. Every primitive meets every kind of failure here, with a
+//! canary for each name.
 
 use std::io;
 use std::sync::Arc;
@@ -169,7 +169,8 @@ async fn hidden_names_are_told_nowhere_by_a_client_that_nobody_serves() {
     told.shown("builder", &Client::builder().hide_keys(HideKeys::digest()));
     let client = hiding(nobody);
     every_call(&mut told, &client).await;
-    // Some calls find the breaker open, others are its probes: which, hangs on the time between them.
+    // Some calls find the breaker open, others are its probes: which, hangs on the time between
+    // them.
     bounded("a call meets the open breaker", async {
         loop {
             let error = client.cache("k").get::<String>(KEY).await;

@@ -168,7 +168,8 @@ async fn a_large_value_is_read_from_the_server_of_all_other_calls() {
     let cache = plain(&way.client());
     assert!(cache.get::<Bytes>("k").await.expect("read").is_some());
     way.lead_to(&other);
-    // Whatever is connected from now on leads elsewhere. Only a connection of the client has a name.
+    // Whatever is connected from now on leads elsewhere. Only a connection of the client has a
+    // name.
     let seen = || async {
         let stats: String = other.run(&["INFO", "commandstats"]).await;
         stats.contains("cmdstat_client|setname:")

@@ -1,5 +1,5 @@
-//! What a loader fails with comes back as it is, whatever its type, to all who waited for the load; and
-//! the text of the error says why.
+//! What a loader fails with comes back as it is, whatever its type, to all who waited for the load;
+//! and the text of the error says why.
 
 use std::error::Error as StdError;
 use std::fmt;

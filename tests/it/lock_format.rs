@@ -178,7 +178,8 @@ async fn a_fence_counter_that_is_no_number_is_left_alone() {
     assert_eq!(counter, spoilt);
 }
 
-/// A hand-over knows the fence of the holder, though the counter is gone and the clock is behind it.
+/// A hand-over knows the fence of the holder, though the counter is gone and the clock is behind
+/// it.
 #[tokio::test]
 async fn a_fence_rises_above_that_of_the_holder_when_the_counter_is_lost() {
     let server = Server::start_single().await;

@@ -51,7 +51,8 @@ async fn a_release_that_the_keeper_has_tried_too_tells_of_the_loss() {
     let server = Server::start_single().await;
     let client = server.client().await;
     let lock = client.lock("a").lease(AGES);
-    // From here on the server knows the scripts: one that it does not know is not sent again by nobody.
+    // From here on the server knows the scripts: one that it does not know is not sent again by
+    // nobody.
     let first = lock.acquire().await.expect("free");
     first.release().await.expect("held until now");
     let guard = lock.acquire().await.expect("free");

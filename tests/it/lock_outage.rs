@@ -113,8 +113,8 @@ async fn locks_are_taken_and_kept_over_a_way_that_takes_two_fifths_of_their_leas
     .await;
 }
 
-/// Makes `trial` until the machine was punctual in one: a lease that is lost while this process, or the
-/// server, stood still says nothing.
+/// Makes `trial` until the machine was punctual in one: a lease that is lost while this process, or
+/// the server, stood still says nothing.
 async fn until_it_counts(lease: Duration, trial: impl AsyncFn(&Server, &Punctual) -> Option<()>) {
     bounded("a trial on a punctual machine", async {
         loop {
@@ -160,8 +160,8 @@ impl Punctual {
         }
     }
 
-    /// Waits until all of them were renewed again, or one is lost: then the machine was not punctual, and
-    /// the trial does not count.
+    /// Waits until all of them were renewed again, or one is lost: then the machine was not
+    /// punctual, and the trial does not count.
     async fn survived(&self, guards: &[Guard], lease: Duration) -> Option<()> {
         until("all leases were renewed, or lost", async || {
             one_is_lost(guards)

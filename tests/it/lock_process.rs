@@ -122,7 +122,8 @@ async fn assert_taken_over_in_time(server: &Server) {
     guard.release().await.expect("held until now");
 }
 
-/// How slow the machine is: the longest that a moment of sleep and a question to the server have taken.
+/// How slow the machine is: the longest that a moment of sleep and a question to the server have
+/// taken.
 struct Yardstick {
     slowest: Arc<AtomicI64>,
     measuring: JoinHandle<()>,

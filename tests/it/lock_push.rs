@@ -269,7 +269,8 @@ async fn asked_again_and_again(server: &Server) {
     .await;
 }
 
-/// Replicas pass on what a script publishes, and a waiter may still listen at one that was the primary.
+/// Replicas pass on what a script publishes, and a waiter may still listen at one that was the
+/// primary.
 #[tokio::test]
 async fn a_grant_is_told_only_when_it_is_made() {
     let server = Server::start_single().await;

@@ -101,7 +101,8 @@ async fn a_lease_that_this_user_may_not_renew_any_more_costs_no_other_its_lease(
     }
 }
 
-/// A lease that is short for the way to its server has no time for the answer that a script is not known.
+/// A lease that is short for the way to its server has no time for the answer that a script is not
+/// known.
 #[tokio::test]
 async fn the_first_renewal_at_each_server_brings_the_script_along() {
     let servers = shards::start(2).await;

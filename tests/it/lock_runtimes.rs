@@ -18,8 +18,8 @@ const SHORT: Duration = Duration::from_millis(600);
 /// Longer than any test takes.
 const AGES: Duration = Duration::from_secs(600);
 
-/// A server, a client whose connections live where they are driven, and a runtime that is not driven
-/// any more, in which the client took its first lock.
+/// A server, a client whose connections live where they are driven, and a runtime that is not
+/// driven any more, in which the client took its first lock.
 fn halted(driven: &Runtime) -> (Server, Client, Runtime) {
     let (server, client) = driven.block_on(async {
         let server = Server::start().await;
@@ -312,8 +312,8 @@ fn a_question_of_a_campaign_whose_runtime_has_ended_leaves_no_lease() {
     drop((kept, client, other, server, proxy));
 }
 
-/// It is handed the lock while its last question is on its way: the keeper releases the one, and then
-/// the other comes.
+/// It is handed the lock while its last question is on its way: the keeper releases the one, and
+/// then the other comes.
 #[test]
 fn a_question_of_a_campaign_that_was_handed_the_lock_already_leaves_no_lease() {
     let driven = Runtime::new().expect("a runtime");

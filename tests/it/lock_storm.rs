@@ -75,8 +75,8 @@ async fn command_connections_killed_in_a_storm_break_no_promise() {
     })
     .await;
     for error in log.errors() {
-        // A release that was sent and not answered says so. Nothing else need fail, but a try is told
-        // what keeps the question of others from being answered, and has sent nothing itself.
+        // A release that was sent and not answered says so. Nothing else need fail, but a try is
+        // told what keeps the question of others from being answered, and has sent nothing itself.
         assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
         assert!(error.is_indeterminate() || error.is_retryable());
     }

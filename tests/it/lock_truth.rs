@@ -80,8 +80,8 @@ async fn a_call_that_fails_fast_does_not_wait_behind_others_while_the_server_ser
     assert!(error.kind().is_outage(), "{error:?}");
 }
 
-/// A server that refuses everything from here on, and a client whose tasks wait for a lock there. Its
-/// connection lasts, and so nothing is asked but for the lock.
+/// A server that refuses everything from here on, and a client whose tasks wait for a lock there.
+/// Its connection lasts, and so nothing is asked but for the lock.
 async fn busy() -> (Server, Client, Guard) {
     let server = Server::start_with(&["--busy-reply-threshold", "10"]).await;
     let deadline = Duration::from_secs(2);

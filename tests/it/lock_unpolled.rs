@@ -1,4 +1,5 @@
-//! Futures that are polled once and then kept unpolled, as `select!` in a loop does: they harm nobody.
+//! Futures that are polled once and then kept unpolled, as `select!` in a loop does: they harm
+//! nobody.
 
 use std::pin::Pin;
 use std::task::{Context, Waker};

@@ -1,7 +1,8 @@
 //! Where Lua turns a number into text by itself: by `..` and `table.concat`, which write 14 digits.
 //!
-//! Lua has no types to read, so a value is a number here if it is written as one: a sum, a length, what
-//! `tonumber`, `math` or a counting command answers, or a name that any of these is assigned to.
+//! Lua has no types to read, so a value is a number here if it is written as one: a sum, a length,
+//! what `tonumber`, `math` or a counting command answers, or a name that any of these is assigned
+//! to.
 
 use std::collections::BTreeSet;
 

@@ -78,6 +78,7 @@ mod passing;
 mod per_call;
 mod preflight;
 mod process;
+mod prose;
 mod proxy;
 mod push_runtimes;
 mod readme;

@@ -1,4 +1,5 @@
-//! `memoize` over several clients: one leads, the others wait, and hear or find out what became of it.
+//! `memoize` over several clients: one leads, the others wait, and hear or find out what became of
+//! it.
 
 use std::convert::Infallible;
 use std::sync::Arc;

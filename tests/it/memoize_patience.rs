@@ -1,5 +1,5 @@
-//! Calls of `memoize` for one key that have different deadlines: what each waits for, and whom a slow
-//! server, or a slow load, concerns.
+//! Calls of `memoize` for one key that have different deadlines: what each waits for, and whom a
+//! slow server, or a slow load, concerns.
 
 use std::convert::Infallible;
 use std::future::IntoFuture as _;

@@ -1,5 +1,5 @@
-//! Loads of callers whom the loads of others were of no use: how many there are, and that nobody but
-//! the data makes them necessary.
+//! Loads of callers whom the loads of others were of no use: how many there are, and that nobody
+//! but the data makes them necessary.
 
 use std::convert::Infallible;
 use std::future::IntoFuture as _;

@@ -313,6 +313,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How long a hasty client tries.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The loading and the busy server answer slowly, and what they have against the last attempt has to
-/// come within the last tenth.
+/// The loading and the busy server answer slowly, and what they have against the last attempt has
+/// to come within the last tenth.
 const LATER: Duration = Duration::from_secs(5);

@@ -104,7 +104,8 @@ async fn open_breaker(cache: &Cache) {
     .await;
 }
 
-/// Calls until the call is refused when it is first polled; some find out whether the server is back.
+/// Calls until the call is refused when it is first polled; some find out whether the server is
+/// back.
 macro_rules! refused_at_once {
     ($what:literal, $call:expr) => {
         until($what, async || {

@@ -1,5 +1,5 @@
-//! Pushes where the connection for them, and the task that keeps its channels, live on the runtimes of
-//! others: whoever listens hears again, or knows that it does not.
+//! Pushes where the connection for them, and the task that keeps its channels, live on the runtimes
+//! of others: whoever listens hears again, or knows that it does not.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ fn a_holder_is_told_though_the_push_connection_has_ended_with_a_runtime_of_other
     let client = patient(proxy.builder()).open().expect("a good URL");
     driven.block_on(client.ping()).expect("an answer");
 
-    // The listener, with the task that keeps the channels, is here. Its attempt to connect hangs, and
-    // stands still, so that the next to listen makes one of its own.
+    // The listener, with the task that keeps the channels, is here. Its attempt to connect hangs,
+    // and stands still, so that the next to listen makes one of its own.
     let here = single();
     let hello = Request::any().named("CLIENT").with("hedgerow-push");
     let held_up = proxy.on(hello, Act::Hold);

@@ -1,7 +1,7 @@
 //! Credentials that expire: connections that stay open are shown fresh ones in time.
 //!
-//! A token of a managed service is played by an ACL user of its own. That it has expired is played by
-//! its removal, with which the server closes all that it had opened.
+//! A token of a managed service is played by an ACL user of its own. That it has expired is played
+//! by its removal, with which the server closes all that it had opened.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! Caches that read from replicas: what reaches those, what never does, and that nobody is told older
-//! things than it has written itself.
+//! Caches that read from replicas: what reaches those, what never does, and that nobody is told
+//! older things than it has written itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,8 +1,9 @@
-//! Eight runtimes of both kinds share one client. Some are stopped, blocked or dropped at random; no call
-//! of the others is late or wrong.
+//! Eight runtimes of both kinds share one client. Some are stopped, blocked or dropped at random;
+//! no call of the others is late or wrong.
 //!
 //! A primitive joins by a line in `loads`: a call that is made again and again, and judges what it
-//! gets, and how long it may take at most by what the crate promises. The counters are added up at the end.
+//! gets, and how long it may take at most by what the crate promises. The counters are added up at
+//! the end.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

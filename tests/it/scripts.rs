@@ -120,7 +120,8 @@ fn every_lua_file_has_an_owner() {
     );
 }
 
-/// A row begins with the name of a script in the section of its folder; its last cell is the retry class.
+/// A row begins with the name of a script in the section of its folder; its last cell is the retry
+/// class.
 #[test]
 fn every_script_stands_in_the_tables_of_the_documentation() {
     let text = std::fs::read_to_string("docs/keys-and-scripts.md").expect("it is there");

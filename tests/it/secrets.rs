@@ -1,5 +1,5 @@
-//! Secrets are told nowhere, least of all when something goes wrong: not by `Debug`, not by an error
-//! or what caused it, not by a span or an event.
+//! Secrets are told nowhere, least of all when something goes wrong: not by `Debug`, not by an
+//! error or what caused it, not by a span or an event.
 
 use std::error::Error as _;
 use std::time::Duration;

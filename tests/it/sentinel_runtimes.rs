@@ -1,5 +1,5 @@
-//! A client of sentinels whose first call stands still, or is polled once: the search for the primary
-//! goes on, and holds up no call of another.
+//! A client of sentinels whose first call stands still, or is polled once: the search for the
+//! primary goes on, and holds up no call of another.
 
 use std::pin::pin;
 

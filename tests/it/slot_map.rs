@@ -1,4 +1,5 @@
-//! What a client believes of a cluster: whose word counts, and servers that are told without a name.
+//! What a client believes of a cluster: whose word counts, and servers that are told without a
+//! name.
 
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ async fn all_counters(cluster: &Cluster) -> usize {
     all
 }
 
-/// A cluster that tells clients host names, which the first of its two primaries has, and the second
-/// has not.
+/// A cluster that tells clients host names, which the first of its two primaries has, and the
+/// second has not.
 async fn half_named() -> Cluster {
     let cluster = Cluster::start(2, 0).await;
     let words = ["CONFIG", "SET", "cluster-announce-hostname", "localhost"];
@@ -103,8 +104,8 @@ async fn a_redirect_to_a_server_without_a_host_name_is_looked_up() {
     assert_eq!(counter.get().await.expect("found"), 2);
 }
 
-/// A server that left a cluster long ago, cannot reach any of it, and takes itself for the primary of
-/// these slots. What it knows of others is in `lines` of its configuration.
+/// A server that left a cluster long ago, cannot reach any of it, and takes itself for the primary
+/// of these slots. What it knows of others is in `lines` of its configuration.
 async fn stale(slots: &str, lines: &str) -> Node {
     let (port, bus) = (Port::free(), Port::free());
     let place = format!("127.0.0.1:{}@{}", port.number(), bus.number());

@@ -1,5 +1,5 @@
-//! A server that is slow to answer while a lease is at stake: another connection is tried, at the expense
-//! of nobody's answer.
+//! A server that is slow to answer while a lease is at stake: another connection is tried, at the
+//! expense of nobody's answer.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! How many sockets a client opens on each topology: the numbers of `docs/connections.md`, counted by
-//! the servers themselves.
+//! How many sockets a client opens on each topology: the numbers of `docs/connections.md`, counted
+//! by the servers themselves.
 
 use std::time::Duration;
 

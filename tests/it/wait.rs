@@ -1,5 +1,5 @@
-//! What the server tells of itself, and waiting for conditions. Never for a time to pass: the pauses here only keep the machine free
-//! for those who bring the condition about.
+//! What the server tells of itself, and waiting for conditions. Never for a time to pass: the
+//! pauses here only keep the machine free for those who bring the condition about.
 
 use std::time::Duration;
 
@@ -79,7 +79,8 @@ pub async fn waiting(server: &Server, key: &str, processes: usize) {
     .await;
 }
 
-/// How often the server has run these commands, by whomever and also in scripts; all servers together.
+/// How often the server has run these commands, by whomever and also in scripts; all servers
+/// together.
 pub async fn calls(server: &Server, commands: &[&str]) -> usize {
     let info: String = server.run(&["INFO", "commandstats"]).await;
     let calls = info.lines().filter_map(|line| {

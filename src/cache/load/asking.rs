@@ -1,7 +1,7 @@
 //! How a flight comes by the lease: it asks until the lease is granted, or a value is found.
 //!
-//! Invariant: what a flight takes from Redis, a value or the record of a failure, was read after the
-//! flight was closed, so that all who have joined may have it. First step of a [`Load`].
+//! Invariant: what a flight takes from Redis, a value or the record of a failure, was read after
+//! the flight was closed, so that all who have joined may have it. First step of a [`Load`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -170,8 +170,8 @@ impl Load {
                 Ok(Some(value))
             }
             Reading::Miss(miss) => {
-                // Anybody may publish a wake-up: a load has ended only if the entry shows it. Of one
-                // that was removed at once the next fence tells.
+                // Anybody may publish a wake-up: a load has ended only if the entry shows it. Of
+                // one that was removed at once the next fence tells.
                 if miss.seen == self.seen {
                     self.open.settle(Outcome::NoLoad);
                 } else {
@@ -202,8 +202,8 @@ impl Load {
         Ok(error)
     }
 
-    /// What the value will be stamped with. The lease is held, and is given up when the flight fails
-    /// for want of that. `waited` says that the snapshot is as old as the wait for the lease.
+    /// What the value will be stamped with. The lease is held, and is given up when the flight
+    /// fails for want of that. `waited` says that the snapshot is as old as the wait for the lease.
     async fn stamps(&self, waited: bool) -> Result<Vec<Generation>> {
         let question = self.ask();
         let deadline = question.deadline;

@@ -1,9 +1,10 @@
 //! Loads without the lease: while Redis is out, and where the loads of others are of no use.
 //!
-//! Invariant: what is loaded here is not stored, and only calls that began before the load did share
-//! it. So a flight with passengers shares only a solo load that begins after the flight is closed: of
-//! one that runs already nobody knows whether it began after the calls of the passengers. A load
-//! begins when there is a place for it. Last step of a [`Load`] that does not lead.
+//! Invariant: what is loaded here is not stored, and only calls that began before the load did
+//! share it. So a flight with passengers shares only a solo load that begins after the flight is
+//! closed: of one that runs already nobody knows whether it began after the calls of the
+//! passengers. A load begins when there is a place for it. Last step of a [`Load`] that does not
+//! lead.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! How a link gets its connection: by attempts, which all who need it wait for. One at a time, unless
-//! it is urgent.
+//! How a link gets its connection: by attempts, which all who need it wait for. One at a time,
+//! unless it is urgent.
 //!
-//! Invariant: nothing has been sent for anybody when this fails, and a connection is introduced, and
-//! still that to the server to ask, before it is used. An attempt that stands still with its runtime
-//! stands in nobody's way.
+//! Invariant: nothing has been sent for anybody when this fails, and a connection is introduced,
+//! and still that to the server to ask, before it is used. An attempt that stands still with its
+//! runtime stands in nobody's way.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -75,8 +75,8 @@ impl Link {
         }
     }
 
-    /// What to do now for somebody who waits until `deadline`, and who came when `seen` attempts had
-    /// failed. Begins an attempt if it is time for one.
+    /// What to do now for somebody who waits until `deadline`, and who came when `seen` attempts
+    /// had failed. Begins an attempt if it is time for one.
     fn next(self: &Arc<Self>, seen: u64, deadline: Instant) -> Next {
         let now = Instant::now();
         let mut state = self.state();
@@ -124,7 +124,8 @@ impl Link {
         state.attempts.retain(|it| {
             let goes_on = !it.is_over() && !it.stands_still();
             if !goes_on {
-                // It would have been taken out of here by itself: its runtime has ended, or stands still.
+                // It would have been taken out of here by itself: its runtime has ended, or stands
+                // still.
                 self.route.spawner.distrust(it.runtime());
             }
             goes_on

@@ -57,7 +57,8 @@ pub(crate) struct Route {
 pub(crate) struct Link {
     route: Arc<Route>,
     state: Mutex<State>,
-    /// Wakes those who wait for a connection: there is one, an attempt is over, or none will be made.
+    /// Wakes those who wait for a connection: there is one, an attempt is over, or none will be
+    /// made.
     changed: Notify,
     breaker: Breaker,
     /// Sees to the way to the server while a lease is at stake.
@@ -77,7 +78,8 @@ struct State {
     failures: u64,
     /// The same since the last that did not.
     failed_in_a_row: u32,
-    /// While this is set, a task sees to it: who sets it starts one, and who clears it is that task.
+    /// While this is set, a task sees to it: who sets it starts one, and who clears it is that
+    /// task.
     urgent: Option<Urgent>,
     /// The last connection led to a server that has become a replica.
     demoted: bool,
@@ -402,8 +404,8 @@ impl Link {
         }
     }
 
-    /// Lets the connection go, and attempts to get one: nothing is needed of it for now. Callers that
-    /// wait for answers on it still get them.
+    /// Lets the connection go, and attempts to get one: nothing is needed of it for now. Callers
+    /// that wait for answers on it still get them.
     pub(crate) fn rest(&self) {
         let mut state = self.state();
         let live = state.live.take();
@@ -412,8 +414,8 @@ impl Link {
         drop((live, attempts));
     }
 
-    /// Gives up a connection whose task stands still, with its runtime. Should that go on, those who
-    /// wait for answers there get them.
+    /// Gives up a connection whose task stands still, with its runtime. Should that go on, those
+    /// who wait for answers there get them.
     fn leave(&self, live: &Live) {
         let mut state = self.state();
         if state.live.as_ref().is_none_or(|it| it.epoch != live.epoch) {

@@ -113,8 +113,8 @@ impl Expiring {
 }
 
 impl Link {
-    /// Gives up the connection of `epoch`, which the server is about to close. Calls that wait for an
-    /// answer on it may still get it.
+    /// Gives up the connection of `epoch`, which the server is about to close. Calls that wait for
+    /// an answer on it may still get it.
     fn expire(&self, epoch: u64) {
         match &self.route.on_push {
             // It serves nothing but pushes, which must be asked for anew.
@@ -124,8 +124,8 @@ impl Link {
     }
 }
 
-/// When the server is shown fresh credentials, as a part of the time that the old ones last. What is
-/// left is for a provider that is out.
+/// When the server is shown fresh credentials, as a part of the time that the old ones last. What
+/// is left is for a provider that is out.
 const WHEN: Range<f64> = 0.7..0.8;
 
 /// The pauses between two questions to a provider that fails, or answers with what has expired.

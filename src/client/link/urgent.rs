@@ -1,9 +1,9 @@
 //! The way to a server while a lease is at stake.
 //!
-//! Invariant: as long as somebody must reach the server in time, neither a pause nor an attempt that
-//! hangs nor a connection that has fallen silent stands in the way: another attempt is made beside
-//! it, and the first that says hello is used. A connection that answers is never given up for
-//! another; callers on one that is replaced still get their answers, should these come.
+//! Invariant: as long as somebody must reach the server in time, neither a pause nor an attempt
+//! that hangs nor a connection that has fallen silent stands in the way: another attempt is made
+//! beside it, and the first that says hello is used. A connection that answers is never given up
+//! for another; callers on one that is replaced still get their answers, should these come.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -30,9 +30,9 @@ struct Quiet {
 
 impl Link {
     /// Until `until` the server must be reached in time: while there is no connection that answers,
-    /// one is tried for every `every`, but never within 10 ms of the last. What several ask for at a
-    /// time counts together: the latest end and the shortest pause. Call it with each request that
-    /// must not be late.
+    /// one is tried for every `every`, but never within 10 ms of the last. What several ask for at
+    /// a time counts together: the latest end and the shortest pause. Call it with each request
+    /// that must not be late.
     pub(crate) fn urgent(self: &Arc<Self>, until: Instant, every: Duration) {
         if !self.is_ours() {
             return;
@@ -101,8 +101,8 @@ impl Link {
         Some(urgent.every)
     }
 
-    /// Whether a connection that has said hello takes the place of the one in use. That has a moment
-    /// more: what held it up may have held up the hello, too.
+    /// Whether a connection that has said hello takes the place of the one in use. That has a
+    /// moment more: what held it up may have held up the hello, too.
     pub(super) async fn is_to_be_replaced(link: &Weak<Self>, beside: Beside) -> bool {
         let in_use = || {
             let link = link.upgrade()?;
@@ -135,7 +135,8 @@ impl Live {
     }
 }
 
-/// Looks after the way to the server of `link`, without keeping it, until it is not urgent any more.
+/// Looks after the way to the server of `link`, without keeping it, until it is not urgent any
+/// more.
 async fn urge(link: Weak<Link>) {
     let mut quiet = None;
     while let Some(link) = link.upgrade() {

@@ -20,12 +20,12 @@ struct Watched {
     health: Weak<Health>,
 }
 
-/// Starts the watchdog of `live`, which ends when nobody uses this connection any more, be it that the
-/// link has another by now. A connection that owes replies and has moved nothing for a whole round is
-/// asked for a PING; if it moves nothing within a round then either, it is given up. (TCP alone
-/// does not notice a peer that is frozen and still acknowledges.) A push connection owes nothing
-/// and is asked every round. One that the caller brought is the caller's to judge: it cannot be made
-/// again, and what it moves is not seen.
+/// Starts the watchdog of `live`, which ends when nobody uses this connection any more, be it that
+/// the link has another by now. A connection that owes replies and has moved nothing for a whole
+/// round is asked for a PING; if it moves nothing within a round then either, it is given up. (TCP
+/// alone does not notice a peer that is frozen and still acknowledges.) A push connection owes
+/// nothing and is asked every round. One that the caller brought is the caller's to judge: it
+/// cannot be made again, and what it moves is not seen.
 pub(super) fn start(link: &Arc<Link>, live: &Live) {
     if live.health.is_brought() {
         return;

@@ -1,6 +1,7 @@
 //! Clocks: how far a server's is from this machine's, as far as that is sure.
 //!
-//! Invariant: only what a question and its answer prove is told. No promise of the crate rests on it.
+//! Invariant: only what a question and its answer prove is told. No promise of the crate rests on
+//! it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -33,8 +33,8 @@ pub(super) struct Facts {
     pub(super) is_readable: bool,
 }
 
-/// Asks the server behind `link`; `key` is a key and a channel that nobody uses, and `formats` is asked
-/// what is written in which format.
+/// Asks the server behind `link`; `key` is a key and a channel that nobody uses, and `formats` is
+/// asked what is written in which format.
 pub(super) async fn gather(
     address: String,
     link: &Arc<Link>,

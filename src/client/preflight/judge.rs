@@ -148,8 +148,8 @@ impl Report<'_> {
         }
     }
 
-    /// Whether the command of a trial is sent to such a server. Managed services block commands that
-    /// only a cluster is asked.
+    /// Whether the command of a trial is sent to such a server. Managed services block commands
+    /// that only a cluster is asked.
     fn is_sent(&self, trial: &str) -> bool {
         self.is_cluster || !FOR_CLUSTERS.iter().any(|start| trial.starts_with(start))
     }

@@ -1,8 +1,9 @@
-//! `preflight`: what stands in the way of a client's calls, or will one day, asked before they are made.
+//! `preflight`: what stands in the way of a client's calls, or will one day, asked before they are
+//! made.
 //!
-//! Invariant: nothing is written, and nothing that could not be asked is passed over in silence. What
-//! is found here is advice: no promise of the crate rests on it, least of all on what is found of
-//! clocks.
+//! Invariant: nothing is written, and nothing that could not be asked is passed over in silence.
+//! What is found here is advice: no promise of the crate rests on it, least of all on what is found
+//! of clocks.
 
 mod clocks;
 mod facts;
@@ -34,9 +35,10 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// Rights are found out by calls that change nothing; those refused show in the server's
-    /// `ACL LOG`, as its `CONFIG GET` does for a user with no more than
-    /// [`required_acl`](Self::required_acl). It takes one more connection to each server while it runs.
+    /// Rights are found out by calls that change nothing; those refused show in the server's `ACL
+    /// LOG`, as its `CONFIG GET` does for a user with no more than
+    /// [`required_acl`](Self::required_acl). It takes one more connection to each server while it
+    /// runs.
     ///
     /// # Errors
     /// When no server answers at all: says why.

@@ -1,10 +1,10 @@
 //! `Census`: which primary serves which slot, as far as known.
 //!
 //! Invariant: what is known is a hint; whoever follows it is corrected by the servers, and what
-//! they say is taken over at once. Primaries that no longer serve a slot are retired, and
-//! calls that wait for them fail. No server's word counts alone where others may know better: several
-//! are asked, and what is newest, or what most say, is believed (see [`verdict`]). While a server is
-//! in trouble a steward asks again, and until the slots are known a breaker makes that cheap.
+//! they say is taken over at once. Primaries that no longer serve a slot are retired, and calls
+//! that wait for them fail. No server's word counts alone where others may know better: several are
+//! asked, and what is newest, or what most say, is believed (see [`verdict`]). While a server is in
+//! trouble a steward asks again, and until the slots are known a breaker makes that cheap.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -43,8 +43,8 @@ struct State {
     map: Arc<Map>,
     /// The last that was begun.
     inquiry: Option<Arc<Inquiry>>,
-    /// Seeds and replicas that were asked, by address: how often they are connected to, and what they
-    /// refused, counts over all inquiries.
+    /// Seeds and replicas that were asked, by address: how often they are connected to, and what
+    /// they refused, counts over all inquiries.
     witnesses: HashMap<Address, Arc<Node>>,
     /// Servers that calls were sent to by `ASK`, and when: they need not have a slot yet.
     importing: Vec<(Arc<Address>, Instant)>,
@@ -220,7 +220,8 @@ impl Census {
     }
 
     /// The inquiry under way, begun if there is none. It takes as long as servers may need, however
-    /// soon its first caller must leave: else callers in a hurry would keep all others from an answer.
+    /// soon its first caller must leave: else callers in a hurry would keep all others from an
+    /// answer.
     fn inquiry(self: &Arc<Self>) -> Arc<Inquiry> {
         let mut state = self.state();
         let known = state.inquiry.as_ref();
@@ -230,8 +231,8 @@ impl Census {
         let inquiry = Inquiry::new();
         let until = Instant::now() + HEAD_START + PATIENCE + HEAD_START;
         let (census, told) = (self.clone(), Arc::downgrade(&inquiry));
-        // Before anybody can wait for it: outside of a runtime this panics. Ends by itself, soon; if it
-        // panics, or its runtime does not go on, callers begin another.
+        // Before anybody can wait for it: outside of a runtime this panics. Ends by itself, soon;
+        // if it panics, or its runtime does not go on, callers begin another.
         inquiry.spawned(self.style.spawner.spawn(async move {
             let outcome = census.inquire(until).await;
             if let Some(told) = told.upgrade() {
@@ -262,9 +263,9 @@ impl Census {
         outcome
     }
 
-    /// Asks a few of the primaries that are known, and where none answers soon, others. What seeds and
-    /// replicas say is compared with what the primaries say that they name: they may have left the
-    /// cluster, or be cut off from it.
+    /// Asks a few of the primaries that are known, and where none answers soon, others. What seeds
+    /// and replicas say is compared with what the primaries say that they name: they may have left
+    /// the cluster, or be cut off from it.
     async fn ask<'c>(&'c self, hearing: &mut Hearing<'c>, known: &Map) -> Result<()> {
         let now = Instant::now();
         let addresses = &self.style.approach.addresses;
@@ -284,8 +285,8 @@ impl Census {
         }
     }
 
-    /// Nobody has told the slots in time: what a server that was asked has met so far, if anything. An
-    /// attempt to connect that is refused goes on until its deadline, which may be the caller's.
+    /// Nobody has told the slots in time: what a server that was asked has met so far, if anything.
+    /// An attempt to connect that is refused goes on until its deadline, which may be the caller's.
     fn nobody_knows(&self) -> Error {
         let state = self.state();
         let primaries = state.map.primaries.iter().map(|it| &it.node);
@@ -303,8 +304,8 @@ impl Census {
         )
     }
 
-    /// A few of the primaries that were named and have not been asked, if too few of those that were
-    /// asked are primaries themselves.
+    /// A few of the primaries that were named and have not been asked, if too few of those that
+    /// were asked are primaries themselves.
     fn named(&self, hearing: &Hearing<'_>, known: &Map) -> Vec<Primary> {
         let mut map = Map::default();
         for range in verdict(&hearing.heard) {
@@ -448,7 +449,8 @@ impl Map {
             .collect()
     }
 
-    /// The place of the server at `address`: known here, or taken over from those of `before`, or new.
+    /// The place of the server at `address`: known here, or taken over from those of `before`, or
+    /// new.
     fn place<'m>(
         &mut self,
         address: &Address,
@@ -532,7 +534,8 @@ const NAMELESS: u16 = u16::MAX - 1;
 /// How many servers of a kind are asked for the slots at once.
 const WITNESSES: usize = 3;
 
-/// How long the primaries may take before others are asked, too; and the rest, once one has answered.
+/// How long the primaries may take before others are asked, too; and the rest, once one has
+/// answered.
 pub(super) const HEAD_START: Duration = Duration::from_millis(200);
 
 /// How long the rest may take once most have answered.

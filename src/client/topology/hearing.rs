@@ -1,8 +1,8 @@
 //! `Hearing`: several servers are asked for the slots at once. `Inquiry`: the task that does so.
 //!
-//! Invariant: the inquiry belongs to the census, not to a caller. Callers wait for it together, each
-//! with its own timer, and one that stands still with its runtime is replaced. All of them get its
-//! outcome, also if it has failed.
+//! Invariant: the inquiry belongs to the census, not to a caller. Callers wait for it together,
+//! each with its own timer, and one that stands still with its runtime is replaced. All of them get
+//! its outcome, also if it has failed.
 
 use std::sync::{Arc, OnceLock};
 
@@ -83,8 +83,8 @@ pub(super) struct Hearing<'c> {
     /// Servers that were asked because others named them; they may be in use soon.
     pub(super) named: Map,
     pub(super) heard: Vec<Vec<Range>>,
-    /// Why one of those who said nothing did not: one that refuses before one that is silent, since a
-    /// refusal is not over by waiting.
+    /// Why one of those who said nothing did not: one that refuses before one that is silent, since
+    /// a refusal is not over by waiting.
     pub(super) worst: Option<Error>,
 }
 

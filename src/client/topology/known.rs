@@ -1,7 +1,7 @@
 //! What is known of where the primary is, and which answers change it.
 //!
-//! Invariant: a failover that was heard of is not forgotten on the word of a few sentinels that have
-//! not. Everything is pure but for the clock.
+//! Invariant: a failover that was heard of is not forgotten on the word of a few sentinels that
+//! have not. Everything is pure but for the clock.
 
 use std::time::Duration;
 

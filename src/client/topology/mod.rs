@@ -64,8 +64,8 @@ impl Topology {
         }
     }
 
-    /// The server that serves `key` must be reached in time: see [`Link::urgent`]. Nothing where it is not
-    /// known which that is.
+    /// The server that serves `key` must be reached in time: see [`Link::urgent`]. Nothing where it
+    /// is not known which that is.
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
         match self {
             Self::One(node) => node.link.urgent(until, every),

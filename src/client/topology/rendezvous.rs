@@ -5,11 +5,12 @@
 //! disagreed would not exclude each other. So everything here is whole numbers, and all of it is
 //! pure and frozen by a test.
 //!
-//! Rendezvous hashing (Thaler and Ravishankar 1996): each member draws a number for the key, and the
-//! best draw wins. With weights it is the logarithmic method (Schindelhauer and Schomaker, "Weighted
-//! Distributed Hash Tables", SPAA 2005; Resch, "New Hashing Algorithms for Data Storage", SDC 2015): a
-//! member that drew `u` from (0, 1) scores `weight / -ln(u)`, and the highest score wins. A member's score
-//! depends on nothing but itself, so whoever joins takes keys from others and moves none between them.
+//! Rendezvous hashing (Thaler and Ravishankar 1996): each member draws a number for the key, and
+//! the best draw wins. With weights it is the logarithmic method (Schindelhauer and Schomaker,
+//! "Weighted Distributed Hash Tables", SPAA 2005; Resch, "New Hashing Algorithms for Data Storage",
+//! SDC 2015): a member that drew `u` from (0, 1) scores `weight / -ln(u)`, and the highest score
+//! wins. A member's score depends on nothing but itself, so whoever joins takes keys from others
+//! and moves none between them.
 
 use std::cmp::Ordering;
 

@@ -1,7 +1,8 @@
 //! `Shards`: independent servers, each key asked of the one that its hash tag falls to.
 //!
 //! Invariant: who has a key follows from the names and weights alone ([`Ring`]). The servers know
-//! nothing of each other, so one that is down harms nobody but its own keys, and its errors name it.
+//! nothing of each other, so one that is down harms nobody but its own keys, and its errors name
+//! it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,9 +32,9 @@ impl ClientBuilder {
     /// keys only.
     ///
     /// One more shard of equal weight takes its share from all others, about 1/N; keys move to it
-    /// only, and what a shard had that is left out goes to the others. **What is stored does not move
-    /// along.** Processes that disagree on names or weights do not exclude each other with locks, and
-    /// do not see each other's invalidations. So change the set in the steps of
+    /// only, and what a shard had that is left out goes to the others. **What is stored does not
+    /// move along.** Processes that disagree on names or weights do not exclude each other with
+    /// locks, and do not see each other's invalidations. So change the set in the steps of
     /// [`moving_to`](Self::moving_to), or stop all processes and flush all servers, or begin with
     /// another [`namespace`](Self::namespace).
     ///

@@ -1,7 +1,8 @@
 //! The slots of a cluster: who serves which, and what a server says when it is not the one.
 //!
-//! Invariant: what is parsed here names only servers that can be dialled; one that a client is told no
-//! address of has none, and does not invalidate the others. Everything is pure but for the address map.
+//! Invariant: what is parsed here names only servers that can be dialled; one that a client is told
+//! no address of has none, and does not invalidate the others. Everything is pure but for the
+//! address map.
 
 use std::collections::HashMap;
 

@@ -147,7 +147,8 @@ async fn fault_21_the_server_loads() {
         .await;
     let mut traffic = traffic(&server, Loss::None).await;
     traffic.strike().await;
-    // Saved while calls go on: what is acknowledged meanwhile is saved, or the reload has not begun.
+    // Saved while calls go on: what is acknowledged meanwhile is saved, or the reload has not
+    // begun.
     set(&server, "key-load-delay", "2000").await;
     let mut admin = crate::server::connection(server.url()).await;
     let reload = tokio::spawn(async move {

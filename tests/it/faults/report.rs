@@ -37,8 +37,8 @@ pub struct Row {
 }
 
 impl Row {
-    /// A row that a test outside of the matrix leaves, which has shown `outcome` by itself: `before`
-    /// calls had succeeded, and the fault has hit `hit` calls or processes.
+    /// A row that a test outside of the matrix leaves, which has shown `outcome` by itself:
+    /// `before` calls had succeeded, and the fault has hit `hit` calls or processes.
     pub fn shown(fault: u8, name: &str, primitive: &str, outcome: &str, before: usize, hit: usize) {
         Self::outside(fault, name, primitive, outcome, before, hit).record();
     }
@@ -139,11 +139,14 @@ fn directory() -> PathBuf {
 
 const HEAD: &str = "# Faults
 
-Written by `make faults`: each row is a test that starts traffic, brings a fault about on real servers, proves that it has hit
-something, and checks the books afterwards (`tests/it/faults`). *Before* counts successes before the fault; *hit* what the fault
-has hit; *served* calls that succeeded between the fault and the last failure; *refused* calls that were told as not executed; *unknown* calls that were told as indeterminate, each of which was applied once
-or not at all; *lost* acknowledged operations that were gone afterwards, which only faults that lose data may cause; *gap* is the longest time
-without a success from the fault on, in milliseconds. Counts and times differ from run to run and from machine to machine.
+Written by `make faults`: each row is a test that starts traffic, brings a fault about on real
+servers, proves that it has hit something, and checks the books afterwards (`tests/it/faults`).
+*Before* counts successes before the fault; *hit* what the fault has hit; *served* calls that
+succeeded between the fault and the last failure; *refused* calls that were told as not executed;
+*unknown* calls that were told as indeterminate, each of which was applied once or not at all;
+*lost* acknowledged operations that were gone afterwards, which only faults that lose data may
+cause; *gap* is the longest time without a success from the fault on, in milliseconds. Counts and
+times differ from run to run and from machine to machine.
 
 | # | fault | topology | primitive | outcome | before | hit | served | refused | unknown | lost | gap |
 |---|---|---|---|---|---|---|---|---|---|---|---|

@@ -1,7 +1,7 @@
 //! Where one RESP frame ends and the next begins.
 //!
-//! Invariant: bytes may come in any pieces; a frame's end is found without keeping its values. Knows
-//! RESP2, RESP3 and inline requests; not the streamed types, which no server sends.
+//! Invariant: bytes may come in any pieces; a frame's end is found without keeping its values.
+//! Knows RESP2, RESP3 and inline requests; not the streamed types, which no server sends.
 
 /// Finds ends of frames in bytes as they pass.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 //! A way to a server on which single requests, replies and pushes are lost, late or torn.
 //!
-//! Invariant: it acts on frames, not on reads: of ten commands in one segment it can lose the third.
-//! What no rule means passes unchanged, in order. Each rule counts what it hit, so that a test can
-//! show that its fault happened.
+//! Invariant: it acts on frames, not on reads: of ten commands in one segment it can lose the
+//! third. What no rule means passes unchanged, in order. Each rule counts what it hit, so that a
+//! test can show that its fault happened.
 
 mod carry;
 mod frames;

@@ -1,7 +1,7 @@
 //! The servers of one test, and what tests do to them behind the crate's back.
 //!
-//! `HEDGEROW_TOPOLOGY` says what [`Server::start`] gives: the same tests run on every topology. A test
-//! that needs one plain server by nature says so with [`Server::start_single`], and has one
+//! `HEDGEROW_TOPOLOGY` says what [`Server::start`] gives: the same tests run on every topology. A
+//! test that needs one plain server by nature says so with [`Server::start_single`], and has one
 //! everywhere; a run on another topology tells how many do.
 
 mod clients;
@@ -188,9 +188,9 @@ impl Server {
         }
     }
 
-    /// Lets saves fail from now on, so that the server refuses writes: with a directory that is gone
-    /// by the time of the save. Ended by [`saves_nothing`](Self::saves_nothing). Needs a server that was
-    /// started with `--enable-protected-configs yes`.
+    /// Lets saves fail from now on, so that the server refuses writes: with a directory that is
+    /// gone by the time of the save. Ended by [`saves_nothing`](Self::saves_nothing). Needs a
+    /// server that was started with `--enable-protected-configs yes`.
     pub async fn cannot_save(&self) {
         let gone = format!("{}.gone", self.url().trim_start_matches("unix://"));
         std::fs::create_dir(&gone).expect("in the server's own directory");

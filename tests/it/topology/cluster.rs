@@ -203,8 +203,8 @@ impl Cluster {
         Migration::begin(self, slot, from, to).await
     }
 
-    /// Gives slots of a primary to another, by `CLUSTER MIGRATESLOTS`: all but one, so that it stays
-    /// a primary.
+    /// Gives slots of a primary to another, by `CLUSTER MIGRATESLOTS`: all but one, so that it
+    /// stays a primary.
     pub async fn hand_over(&self, from: usize, to: usize) {
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
         let slots = slots_of(from, self.primaries);

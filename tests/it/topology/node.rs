@@ -181,8 +181,8 @@ impl Node {
         self.noticed(reply).map(|(reply,)| reply)
     }
 
-    /// Runs a command that only asks, and again if the connection was cut: sentinels cut all of a node
-    /// whose role they change.
+    /// Runs a command that only asks, and again if the connection was cut: sentinels cut all of a
+    /// node whose role they change.
     pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         match self.try_run(words).await {
             Ok(answer) => answer,
@@ -303,8 +303,8 @@ impl Drop for Node {
     }
 }
 
-/// Closes the pipe, which ends the server, and waits for the shell, so that no zombie stays. What is
-/// said last may be [`KEEP`].
+/// Closes the pipe, which ends the server, and waits for the shell, so that no zombie stays. What
+/// is said last may be [`KEEP`].
 fn end(supervisor: &Mutex<Option<Child>>, last: &[u8]) {
     let supervisor = supervisor
         .lock()

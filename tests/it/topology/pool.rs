@@ -1,9 +1,9 @@
 //! Running topologies, lent to one test at a time.
 //!
 //! Invariant: whoever gets a lease finds the servers as if they had just been started: no data, no
-//! scripts, the settings and users of the beginning, no clients. What cannot be brought back to that
-//! is thrown away, and so is what a panicking test had. There are as many as there were tests at
-//! once; they end when this process does.
+//! scripts, the settings and users of the beginning, no clients. What cannot be brought back to
+//! that is thrown away, and so is what a panicking test had. There are as many as there were tests
+//! at once; they end when this process does.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;

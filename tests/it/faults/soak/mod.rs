@@ -1,8 +1,9 @@
-//! Random faults for as long as one likes: `make soak`, half an hour unless `SOAK_SECONDS` says otherwise.
+//! Random faults for as long as one likes: `make soak`, half an hour unless `SOAK_SECONDS` says
+//! otherwise.
 //!
-//! A lap is traffic on every primitive, some faults drawn from the seed (`HEDGEROW_SEED`), and the books. When
-//! a lap is over and all is quiet, nothing is left that was not there after the first laps: no lease, no
-//! queue, no waiter, no socket, no memory.
+//! A lap is traffic on every primitive, some faults drawn from the seed (`HEDGEROW_SEED`), and the
+//! books. When a lap is over and all is quiet, nothing is left that was not there after the first
+//! laps: no lease, no queue, no waiter, no socket, no memory.
 
 mod cluster;
 mod server;
