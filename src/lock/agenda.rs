@@ -504,7 +504,7 @@ impl Renewal {
 /// After how long a renewal that was not answered is asked for again, beside the question that is
 /// under way.
 fn again(lease: Duration) -> Duration {
-    (lease / 12).max(SHORTEST_PAUSE)
+    (lease / 24).max(SHORTEST_PAUSE)
 }
 
 /// A lease is renewed each `1 / ROUND` of its length ..

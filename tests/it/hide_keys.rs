@@ -226,7 +226,7 @@ async fn hidden_names_are_told_nowhere_by_locks_that_others_have_or_take_away() 
     let mut told = Told::start();
     let server = Server::start().await;
     let (one, two) = (patient(&server), patient(&server));
-    let lock = one.lock(LOCK).lease(Duration::from_millis(150));
+    let lock = one.lock(LOCK).lease(Duration::from_millis(1500));
     let other = two.lock(LOCK).wait(MINUTE);
 
     // Handed over in the process, and to another.

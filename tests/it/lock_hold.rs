@@ -14,11 +14,11 @@ use crate::wait::{bounded, queued, renewed};
 async fn a_short_lease_is_kept_alive_over_many_of_its_lengths() {
     let server = Server::start().await;
     let client = server.client().await;
-    let lock = client.lock("a").lease(Duration::from_millis(250));
+    let lock = client.lock("a").lease(Duration::from_millis(900));
     let guard = lock.acquire().await.expect("free");
     let key = &server.keys("hr:{*}:lock:a").await[0];
     // A renewal is due after a third of the lease.
-    renewed(&server, key, 24).await;
+    renewed(&server, key, 12).await;
     assert!(guard.is_held());
     assert!(guard.remaining() > Duration::ZERO);
     assert_eq!(guard.loss(), None);
@@ -92,7 +92,7 @@ async fn a_body_is_dropped_in_mid_flight_when_the_lock_is_lost() {
                 std::future::pending::<()>().await;
             };
             one.lock("a")
-                .lease(Duration::from_millis(300))
+                .lease(Duration::from_millis(900))
                 .with(body)
                 .await
         }

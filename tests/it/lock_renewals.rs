@@ -66,7 +66,7 @@ async fn a_short_lease_is_renewed_in_time_among_long_ones() {
         async move { lock.acquire().await.expect("free") }
     });
     let long = join_all(long).await;
-    let short = client.lock("short").lease(Duration::from_millis(300));
+    let short = client.lock("short").lease(Duration::from_millis(900));
     let short = short.acquire().await.expect("free");
     let key = &server.keys("hr:{*}:lock:short").await[0];
     renewed(&server, key, 10).await;

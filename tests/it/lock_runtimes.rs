@@ -13,7 +13,7 @@ use crate::server::Server;
 use crate::wait::{bounded, calls, patient, queued, renewed, until};
 
 /// Short enough to see it renewed several times.
-const SHORT: Duration = Duration::from_millis(600);
+const SHORT: Duration = Duration::from_millis(900);
 
 /// Longer than any test takes.
 const AGES: Duration = Duration::from_secs(600);

@@ -112,7 +112,7 @@ impl Link {
         };
         match in_use() {
             None => return true,
-            Some((live, Some(every))) if live.is_quiet_since(beside) => sleep(every).await,
+            Some((live, Some(every))) if live.is_quiet_since(beside) => sleep(every / MOMENT).await,
             Some(_) => return false,
         }
         in_use().is_none_or(|(live, _)| live.is_quiet_since(beside))
@@ -153,6 +153,10 @@ const LEAST: Duration = Duration::from_millis(10);
 
 /// A connection is silent when it owes replies for so many of these times.
 const SILENT: u32 = 3;
+
+/// The connection in use has this part of that time to answer once another has said hello. An
+/// attempt may be as late as the whole of it, and the lease has no more than a few of these left.
+const MOMENT: u32 = 4;
 
 /// How many attempts may hang beside each other.
 const MOST_ATTEMPTS: usize = 24;
