@@ -15,6 +15,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use redis::Value;
 use tokio::time::Instant;
@@ -169,9 +170,10 @@ impl Client {
             match elsewhere && heard.is_any() {
                 false => self.ask_format(written, part, purpose, deadline).await,
                 true => {
-                    let half = deadline.at_most(Instant::now() + deadline.remaining() / 2);
-                    let asked = self.ask_format(written, part, purpose, half).await;
-                    // That server is out, and the caller needs another.
+                    let moment = (deadline.remaining() / 2).min(MOMENT);
+                    let soon = deadline.at_most(Instant::now() + moment).fail_fast();
+                    let asked = self.ask_format(written, part, purpose, soon).await;
+                    // That server is out, or loads, and the caller needs another.
                     asked.or_else(|error| match error.fate() {
                         Fate::Refused => Err(error),
                         _ => Ok(()),
@@ -196,6 +198,7 @@ impl Client {
         let answer = retry::answer(topology, get, &part.key, Retry::Reads, deadline).await;
         let mut answer = answer.map_err(Error::of_own_question)?;
         let mut found = text(&answer.value)?;
+        let mut is_said = found.is_some();
         if let (None, Purpose::Write) = (&found, purpose) {
             let mut set = plain("SET", &part.key);
             set.arg(ours).arg("NX").arg("GET");
@@ -204,6 +207,7 @@ impl Client {
                 Ok(before) => {
                     found = text(&before.value)?;
                     answer = before;
+                    is_said = true;
                 }
                 // It cannot be set by this user; what others say was heard.
                 Err(error) if may_not(&error) => {}
@@ -223,7 +227,10 @@ impl Client {
             return Ok(());
         }
         if let Some(as_of) = topology.made_before(&part.key, answer.sent) {
-            part.read.note(as_of);
+            // Where this user may not say it, another may come to, in another format.
+            if is_said {
+                part.read.note(as_of);
+            }
             part.written.note(as_of);
         }
         Ok(())
@@ -316,6 +323,10 @@ fn text(value: &Value) -> Result<Option<String>> {
 
 /// The next number of a connection.
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// How long a call waits for the server of the format key where that is not its own and the format
+/// was heard before.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// How much of a format is shown that we have not written.
 const LONGEST: usize = 16;

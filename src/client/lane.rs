@@ -151,15 +151,23 @@ impl Lane {
     /// Cancel safety: a command whose caller has left before it was taken is not sent.
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         self.0.limits.admit(command)?;
+        if deadline.priority == Priority::Apart
+            && let Some(large) = &self.0.large
+        {
+            // A large value is no probe: what comes after it would wait for its transfer.
+            let outage = match deadline.on_outage {
+                OnOutage::FailFast => self.0.link.breaker().outage(),
+                OnOutage::KeepTrying => None,
+            };
+            if let Some(outage) = outage {
+                return Err(self.0.link.located(outage));
+            }
+            if let Some(outcome) = Box::pin(large.send(command, deadline)).await {
+                return outcome;
+            }
+        }
         let probe = self.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
-        if deadline.priority == Priority::Apart
-            && probe.is_none()
-            && let Some(large) = &self.0.large
-            && let Some(outcome) = Box::pin(large.send(command, deadline)).await
-        {
-            return outcome;
-        }
         let direct = self.0.direct();
         // What must be in time waits for nobody, and not for the answers to others either.
         if direct.is_none() && deadline.priority != Priority::Timely {

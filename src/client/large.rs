@@ -10,7 +10,7 @@
 //! What is written here takes no effect before the shared connection commits it; see
 //! [`Priority::Apart`](crate::time::Priority::Apart).
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -63,15 +63,16 @@ pub(super) struct Proof {
 /// The values that are being sent.
 #[derive(Debug, Default)]
 struct Uploads {
-    under_way: AtomicUsize,
-    begun: AtomicUsize,
+    /// How many have begun, times 2^32, and how many are under way: in one, so that two that begin
+    /// at once both know of each other.
+    both: AtomicU64,
 }
 
 /// One of them.
 struct Upload<'l> {
     uploads: &'l Uploads,
     /// Its number, if no other was under way when it began.
-    alone: Option<usize>,
+    alone: Option<u64>,
 }
 
 /// Which keys were large when they were last seen, as far as there is room to remember: a key that
@@ -334,11 +335,11 @@ fn says_too_long(error: &ServerError) -> bool {
 
 impl Uploads {
     fn begin(&self) -> Upload<'_> {
-        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let others = self.under_way.fetch_add(1, Ordering::SeqCst);
+        let before = self.both.fetch_add(BEGUN + 1, Ordering::SeqCst);
+        let (begun, under_way) = (before / BEGUN, before % BEGUN);
         Upload {
             uploads: self,
-            alone: (others == 0).then_some(number),
+            alone: (under_way == 0).then_some(begun + 1),
         }
     }
 }
@@ -346,13 +347,13 @@ impl Uploads {
 impl Upload<'_> {
     /// Whether no other was under way at any time since this began.
     fn was_alone(&self) -> bool {
-        self.alone == Some(self.uploads.begun.load(Ordering::SeqCst))
+        self.alone == Some(self.uploads.both.load(Ordering::SeqCst) / BEGUN)
     }
 }
 
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
-        self.uploads.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.uploads.both.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -383,6 +384,9 @@ impl LargeKeys {
         (hash as usize % REMEMBERED, (hash >> 32) as u32 | 1)
     }
 }
+
+/// What one that has begun counts for in [`Uploads`].
+const BEGUN: u64 = 1 << 32;
 
 /// Redis takes no lower limit for `proto-max-bulk-len`: no server refuses less.
 const LEAST_LIMIT: usize = 1 << 20;

@@ -120,10 +120,17 @@ impl Hub {
         }
         let subscribed = subscribe(&self.link, std::slice::from_ref(&name), deadline).await?;
         let mut channels = self.shared.channels();
-        if !subscribed.moved.is_empty() {
-            channels.forget(&name);
+        let left = match subscribed.moved.is_empty() {
+            true => None,
+            false => channels.forget(&name),
+        };
+        let is_confirmed = channels.confirm(name, subscribed.epoch);
+        drop(channels);
+        if left.is_some() {
+            // Others may count on this listener.
+            self.shared.missed(left.into_iter().collect());
         }
-        match channels.confirm(name, subscribed.epoch) {
+        match is_confirmed {
             true => Ok(()),
             false => Err(elsewhere()),
         }

@@ -88,10 +88,11 @@ impl Add {
         self
     }
 
-    /// Applies the addition at most once for `id` within `window`: a repeat answers what the
-    /// first answered, but for what is left of the counter's life, and says that it is a
-    /// [repeat](Added::repeated). Choose an id that names the
-    /// event, such as a request id. A refused addition is not recorded: a repeat may be applied.
+    /// Applies the addition at most once for `id` within `window`: a repeat answers what the first
+    /// answered, but for what is left of the counter's life, and says that it is a
+    /// [repeat](Added::repeated). Choose an id that names the event, such as a request id. A
+    /// refused addition is not recorded: a repeat may be applied. Such an addition takes an hour at
+    /// most, whatever its deadline.
     pub fn once(mut self, id: &str, window: Duration) -> Self {
         self.once = Some((self.counter.client.name(id), window));
         self
@@ -127,7 +128,7 @@ impl Add {
 
     async fn scripted(&self) -> Result<Added> {
         let call = self.call().map_err(|error| self.counter.named(error))?;
-        let reply = self.counter.run(call, self.patience).await?;
+        let reply = self.counter.run(call, self.bounded()).await?;
         match reply.status()? {
             status @ ("ADDED" | "REPEATED") => Ok(Added {
                 value: reply.int(1)?,
@@ -160,6 +161,16 @@ impl Add {
         })
     }
 
+    /// How long this may take. What keeps a record for as long has an end to it.
+    fn bounded(&self) -> Patience {
+        match self.once {
+            Some(_) => self
+                .patience
+                .within(self.patience.limit().min(LONGEST_ONCE)),
+            None => self.patience,
+        }
+    }
+
     /// Checks everything and puts the script call together.
     fn call(&self) -> Result<Call> {
         let range = self.range.clone().unwrap_or(i64::MIN..=i64::MAX);
@@ -172,11 +183,12 @@ impl Add {
             .ttl
             .map(|ttl| Ttl::new("the time to live", ttl))
             .transpose()?;
-        let token = format!("{:016x}", rand::random::<u64>());
         let key = self.counter.key()?;
+        let mut token = String::new();
         let call = match &self.once {
             None => ADD.call([key]),
             Some((id, _)) => {
+                token = format!("{:016x}", rand::random::<u64>());
                 let (space, name) = (self.counter.client.namespace(), self.counter.name.real());
                 let record = space.counter_once(name, id.real())?;
                 let sent = space.counter_sent(name, &token)?;
@@ -199,7 +211,7 @@ impl Add {
         let window = Ttl::new("the window", *window)?;
         // As long as this call may be sent again it must find what it has done, however short the
         // window is.
-        let resent = self.patience.limit() + GRACE;
+        let resent = self.bounded().limit() + GRACE;
         let kept = match window.duration() < resent {
             true => resent.as_millis() as u64,
             false => 0,
@@ -221,6 +233,9 @@ impl IntoFuture for Add {
 fn remaining(millis: i64) -> Option<Duration> {
     u64::try_from(millis).ok().map(Duration::from_millis)
 }
+
+/// The longest that an addition with an id may take.
+const LONGEST_ONCE: Duration = Duration::from_secs(3600);
 
 /// How much longer the record of a call lives than the call.
 const GRACE: Duration = Duration::from_secs(1);

@@ -388,8 +388,8 @@ impl Link {
     }
 
     /// Gives up the connection of `epoch`; the next caller makes a new one. Those who wait for an
-    /// answer on it may still get it; if no connection is made in time, callers fail
-    /// with `why`, if it was a refusal to write.
+    /// answer on it may still get it; if no connection is made in time, callers fail with `why`, if
+    /// it was a refusal to write.
     fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
