@@ -74,6 +74,18 @@ async fn an_add_that_is_sent_again_after_its_window_is_counted_once() {
 }
 
 #[tokio::test]
+async fn the_record_of_a_call_with_an_id_has_an_end_whatever_its_deadline() {
+    let server = Server::start_single().await;
+    let counter = server.client().await.counter("views");
+    let add = counter.add(3).once("request", Duration::from_millis(50));
+    add.deadline(Duration::MAX).await.expect("added");
+    for key in server.keys("hr:a:*").await {
+        let left: i64 = server.run(&["PTTL", &key]).await;
+        assert!(left <= 3_601_000, "{key} stays for {left} ms");
+    }
+}
+
+#[tokio::test]
 async fn an_indeterminate_add_with_an_id_can_be_made_again_and_is_counted_once() {
     let server = Server::start_single().await;
     let hasty = server.builder().deadline(Duration::from_secs(1));
