@@ -18,7 +18,7 @@ use crate::wait::{bounded, until};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How long a client tries that is served by nobody.
-const SOON: Duration = Duration::from_millis(300);
+const SOON: Duration = Duration::from_secs(1);
 
 /// An address where nobody listens.
 const NOBODY: &str = "127.0.0.1:1";
