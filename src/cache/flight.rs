@@ -310,7 +310,7 @@ impl Flight {
     pub(super) fn look(&self, since: Instant, limit: Duration) -> Instant {
         let limit = limit.max(SHORTEST_LOOK);
         match self.asked.load(Ordering::Relaxed) {
-            asked if asked != NOTHING && limit < self.within() => {
+            asked if asked != NOTHING && millis(limit) < millis(self.within()) => {
                 (self.opened + Duration::from_millis(asked)).max(since) + limit
             }
             _ => Instant::now() + limit,
@@ -320,6 +320,11 @@ impl Flight {
     /// Whether a call stops to wait, as of [`look`](Self::look).
     pub(super) fn is_unanswered(&self, since: Instant, limit: Duration) -> bool {
         self.look(since, limit) <= Instant::now()
+    }
+
+    /// Whether the loader runs, or has run.
+    pub(super) fn has_begun(&self) -> bool {
+        self.load_began.get().is_some()
     }
 
     /// What the load came to, before it is stored or recorded.
@@ -580,3 +585,26 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 
 /// How often the task of a flight shows that it runs.
 const BEAT: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::time::OnOutage;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_own_time_the_flight_gives_the_server_does_not_stop_before_it() {
+        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
+        let cache = client.cache("c");
+        let key = cache.value(&client.name("k")).expect("a good key");
+        // No whole number of ms, as what is left of a request never is.
+        let limit = Duration::from_micros(300_400);
+        let patience = Patience::new(limit, OnOutage::FailFast);
+        let open = Arc::<Flights>::default().alone(&key, patience);
+        let since = Instant::now();
+        let _question = open.flight().ask(patience);
+        tokio::time::advance(limit).await;
+        assert!(!open.flight().is_unanswered(since, limit));
+        assert!(open.flight().is_unanswered(since, limit / 2));
+    }
+}

@@ -104,6 +104,7 @@ impl Hub {
         // Asked before the lock is taken: a connection that is found to stand still is reported
         // here.
         let live = self.link.live_epoch();
+        let others_listen;
         {
             let mut channels = self.shared.channels();
             if self.keeper.runs() {
@@ -114,6 +115,7 @@ impl Hub {
                 // The task before may have stopped half way through a loss: the next starts there.
                 channels.losses += 1;
             }
+            others_listen = channels.listeners.contains_key(&name);
             channels.listeners.entry(name.clone()).or_insert(listener);
             self.keeper
                 .ensure(|| keep(Arc::downgrade(&self.link), self.shared.clone()));
@@ -126,8 +128,9 @@ impl Hub {
         };
         let is_confirmed = channels.confirm(name, subscribed.epoch);
         drop(channels);
-        if left.is_some() {
-            // Others may count on this listener.
+        if others_listen && left.is_some() {
+            // They count on this listener. One that came with this call hears of it by its answer:
+            // told as well, it would come again at once.
             self.shared.missed(left.into_iter().collect());
         }
         match is_confirmed {

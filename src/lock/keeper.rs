@@ -275,10 +275,10 @@ impl Keeper {
     /// Messages on `channel` may have been missed: its holders are told anew, at whichever server
     /// sends them now, and then ask whether their locks were broken.
     pub(super) fn listen_again(&self, channel: &Key) {
-        let now = Instant::now();
+        let at = Instant::now() + BREATH;
         let mut state = self.state();
-        state.agenda.listen_again(channel, now);
-        let nudges = state.late_for(now);
+        state.agenda.listen_again(channel, at);
+        let nudges = state.late_for(at);
         drop(state);
         nudged(nudges);
     }
@@ -683,6 +683,10 @@ const GATHERING: Duration = Duration::from_millis(10);
 
 /// A task that is so late stands still.
 const OVERDUE: Duration = Duration::from_secs(1);
+
+/// How long after messages may have been missed their holders listen again: while a slot moves, the
+/// server to listen at may be named wrongly for a while, and is asked no more often than this.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// After this the keeper releases a hand-over that has not reported back.
 const PASSED: Duration = Duration::from_secs(1);
