@@ -147,6 +147,8 @@ mod cache;
 mod client;
 mod codec;
 mod counter;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod error;
 mod hash;
 mod key;
@@ -156,12 +158,11 @@ mod pulse;
 mod script;
 mod tags;
 mod time;
+mod wire;
 
 pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 #[cfg(feature = "tls")]
 pub use client::Tls;
-#[cfg(feature = "embedded")]
-pub use client::embedded;
 pub use client::{
     AddressMap, Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Request,
     Severity,

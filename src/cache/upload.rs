@@ -15,8 +15,9 @@ use crate::client::{Client, LARGE};
 use crate::codec::HEADER;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
-use crate::script::{Call, Retry, plain, script};
+use crate::script::{Call, Retry, script};
 use crate::time::{Deadline, Ttl};
+use crate::wire::command::plain;
 
 script!(ADOPT = "adopt.lua" after "entry.lua");
 

@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::builder::ClientBuilder;
-use super::endpoint::Address;
+use super::address::Address;
 use crate::error::{Error, Result};
 
 /// From the addresses that servers tell to those that this machine reaches them at: behind NAT, in
@@ -24,43 +23,6 @@ enum Form {
 }
 
 type By = Arc<dyn Fn(&str, u16) -> Option<(String, u16)> + Send + Sync>;
-
-impl ClientBuilder {
-    /// Where the servers that a cluster or sentinels name are reached from here. `map` is a table,
-    /// or a closure that answers `None` for what stays as it is. The addresses of seeds and of
-    /// sentinels themselves are not mapped: they are written as they are reached.
-    ///
-    /// A table has `host:port` on both sides, or a host on both, which leaves ports as they are.
-    ///
-    /// ```
-    /// # fn example() -> hedgerow::Result<()> {
-    /// use hedgerow::Client;
-    ///
-    /// let tunnels = [
-    ///     ("10.0.0.1:6379", "127.0.0.1:7001"),
-    ///     ("10.0.0.2:6379", "127.0.0.1:7002"),
-    /// ];
-    /// let builder = Client::builder().cluster(["redis://127.0.0.1:7001"]);
-    /// let client = builder.address_map(tunnels).open()?;
-    ///
-    /// // The hosts have other names outside; their ports are the same.
-    /// let outside = |host: &str, port: u16| {
-    ///     let name = host.strip_suffix(".internal")?;
-    ///     Some((format!("{name}.example.com"), port))
-    /// };
-    /// let builder = Client::builder().cluster(["redis://a.example.com:6379"]);
-    /// let client = builder.address_map(outside).open()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// With TLS, a certificate must be good for the mapped name, or for that of
-    /// [`Tls::server_name`](crate::Tls::server_name).
-    pub fn address_map(mut self, map: impl Into<AddressMap>) -> Self {
-        self.address_map = Some(map.into());
-        self
-    }
-}
 
 impl<F> From<F> for AddressMap
 where

@@ -16,8 +16,8 @@ use redis::ServerError;
 use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Fate};
-use crate::script::from_server;
 use crate::time::Deadline;
+use crate::wire::fault::from_server;
 
 /// What is known of the health of one server.
 #[derive(Debug, Default)]

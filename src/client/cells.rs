@@ -8,11 +8,15 @@ use redis::{Cmd, Pipeline, ServerError, Value};
 
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
+use crate::wire::fault::from_server;
 
 /// What a read found, in the order of its keys: a value, nothing, or what the server has against
 /// reading this key here.
 pub(crate) type Cells = Vec<Cell>;
 pub(crate) type Cell = Result<Option<Bytes>, ServerError>;
+
+/// What a read found, in the order of its keys, when the server has nothing against it.
+pub(crate) type Values = Vec<Option<Bytes>>;
 
 /// How reads of several keys travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,12 @@ pub(crate) fn cell(value: Value) -> Result<Cell> {
             "{server} answered a read with another type than a string",
         )),
     }
+}
+
+/// The values of cells, none of which may be a refusal.
+pub(crate) fn values(cells: Cells) -> Result<Values> {
+    let read = |cell: Cell| cell.map_err(|error| from_server(&error));
+    cells.into_iter().map(read).collect()
 }
 
 /// How many bytes a cell has.

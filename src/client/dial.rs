@@ -13,26 +13,18 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::address::Address;
 use super::attempt::Attempt;
 use super::backoff::Pace;
 use super::bounded::Bounded;
 use super::credentials::{Credentials, Login};
-use super::endpoint::{Address, Endpoint};
-use super::health::Health;
+use super::endpoint::Endpoint;
+use super::health::{Health, Wire};
 use super::race;
 use super::tapped::Tapped;
-use crate::background::{Spawner, Task};
+use crate::background::Spawner;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::pulse::Pulse;
-use crate::script::{from_driver, too_many_clients};
-
-/// The task that moves the bytes of one connection; dropping this ends it and closes the socket.
-#[derive(Debug)]
-pub(crate) struct Wire {
-    task: Task,
-    /// When the credentials expire that the server was shown, if they do.
-    expires: Option<Instant>,
-}
+use crate::wire::fault::{from_driver, too_many_clients};
 
 /// Notes the end of the connection when its task ends, be it with its runtime.
 struct Ends(Weak<Health>);
@@ -125,9 +117,8 @@ async fn greeted(
         }
     }
     let hello = said_hello(endpoint, &info, stream, config, health, pace);
-    let (connection, mut wire) = attempt.step(no_answer, hello).await??;
-    wire.expires = shown_until;
-    Ok((connection, wire))
+    let (connection, wire) = attempt.step(no_answer, hello).await??;
+    Ok((connection, wire.expiring(shown_until)))
 }
 
 async fn said_hello(
@@ -146,11 +137,7 @@ async fn said_hello(
                 let _ends = ends;
                 wire.await
             });
-            let wire = Wire {
-                task: wire,
-                expires: None,
-            };
-            Ok((connection, wire))
+            Ok((connection, Wire::new(wire)))
         }
         Err(error) => Err(refused(endpoint, pace, error).await),
     }
@@ -308,23 +295,6 @@ fn no_hello() -> Error {
         ErrorKind::Server,
         "{server} refuses the handshake (HELLO 3); Redis 7.0 or Valkey is needed",
     )
-}
-
-impl Wire {
-    pub(super) fn pulse(&self) -> &Arc<Pulse> {
-        self.task.pulse()
-    }
-
-    /// When the credentials expire that the server was shown, if they do.
-    pub(super) fn expires(&self) -> Option<Instant> {
-        self.expires
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Drop for Ends {

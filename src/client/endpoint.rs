@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 #[cfg(feature = "tls")]
 use std::sync::{Arc, OnceLock};
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _};
 
+use super::address::Address;
 use super::address_map::Addresses;
 use super::credentials::Login;
 #[cfg(feature = "tls")]
@@ -42,13 +42,6 @@ pub(crate) struct Approach {
     /// For URLs that ask for TLS and say no more of it; made by the first.
     #[cfg(feature = "tls")]
     usual: Arc<OnceLock<Channel>>,
-}
-
-/// Where a server listens.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Address {
-    Tcp(String, u16),
-    Unix(PathBuf),
 }
 
 impl Endpoint {
@@ -150,22 +143,6 @@ impl Approach {
             )),
             (None, false) => Ok(None),
         }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

@@ -14,18 +14,19 @@
 //! that none depends on the future of another: after a new connection each of them sends a `GET`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::Value;
 use tokio::time::Instant;
 
+use super::changes::Count;
+use super::retry;
 use super::topology::Topology;
-use super::{Client, retry};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, Namespace};
-use crate::script::{Retry, plain};
+use crate::script::Retry;
 use crate::time::Deadline;
+use crate::wire::command::plain;
 
 /// What is written in a format that clients must agree on.
 #[derive(Debug, Clone, Copy)]
@@ -62,23 +63,6 @@ struct Part {
 struct Heard {
     made: AtomicU64,
     changed: AtomicU64,
-}
-
-/// Numbers the connections for commands to one server. No two servers have a number in common.
-#[derive(Debug, Default)]
-pub(crate) struct Made {
-    /// Moves when a connection is made; 0 before the first.
-    made: AtomicU64,
-    /// Moves also when one is not used any more.
-    changed: AtomicU64,
-    last: Mutex<Option<Instant>>,
-}
-
-/// The connections to one server at some moment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Count {
-    made: u64,
-    changed: u64,
 }
 
 impl Written {
@@ -127,36 +111,26 @@ impl Formats {
         }
     }
 
-    /// The keys that say a format, and of what.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (Written, &Key)> {
-        let locks = self.locks.iter().map(|part| (Written::Locks, &part.key));
-        let counters = self.counters.iter();
-        locks.chain(counters.map(|part| (Written::Counters, &part.key)))
-    }
-}
-
-impl Client {
     /// Returns when it is known that what `key` stands for is written in our format: at once, but
     /// for the first calls after a connection was made, and reads where nothing is written yet.
     ///
     /// Cancel safety: safe.
-    pub(crate) async fn agree(
+    pub(super) async fn agree(
         &self,
+        topology: &Topology,
         written: Written,
         key: &Key,
         purpose: Purpose,
         deadline: Deadline,
     ) -> Result<()> {
-        let formats = &self.core.formats;
         let parts = match written {
-            Written::Locks => &formats.locks,
-            Written::Counters => &formats.counters,
+            Written::Locks => &self.locks,
+            Written::Counters => &self.counters,
         };
         let part = match &parts[..] {
             [part] => part,
-            parts => &parts[self.part(key)],
+            parts => &parts[topology.part(key)],
         };
-        let topology = &self.core.topology;
         let now = topology.made(&part.key);
         let heard = part.heard(purpose);
         if now.is_some_and(|now| heard.is_as_of(now)) {
@@ -168,11 +142,11 @@ impl Client {
         }
         let asked = async {
             match elsewhere && heard.is_any() {
-                false => self.ask_format(written, part, purpose, deadline).await,
+                false => part.ask(topology, written, purpose, deadline).await,
                 true => {
                     let moment = (deadline.remaining() / 2).min(MOMENT);
                     let soon = deadline.at_most(Instant::now() + moment).fail_fast();
-                    let asked = self.ask_format(written, part, purpose, soon).await;
+                    let asked = part.ask(topology, written, purpose, soon).await;
                     // That server is out, or loads, and the caller needs another.
                     asked.or_else(|error| match error.fate() {
                         Fate::Refused => Err(error),
@@ -181,28 +155,44 @@ impl Client {
                 }
             }
         };
-        let agreed = Box::pin(asked).await;
-        agreed.map_err(|error| self.told(error))
+        Box::pin(asked).await
     }
 
-    async fn ask_format(
+    /// The keys that say a format, and of what.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (Written, &Key)> {
+        let locks = self.locks.iter().map(|part| (Written::Locks, &part.key));
+        let counters = self.counters.iter();
+        locks.chain(counters.map(|part| (Written::Counters, &part.key)))
+    }
+}
+
+impl Part {
+    fn heard(&self, purpose: Purpose) -> &Heard {
+        match purpose {
+            Purpose::Read => &self.read,
+            Purpose::Write => &self.written,
+        }
+    }
+
+    /// Asks the server of the format key, and sets it where nobody has.
+    async fn ask(
         &self,
+        topology: &Topology,
         written: Written,
-        part: &Part,
         purpose: Purpose,
         deadline: Deadline,
     ) -> Result<()> {
-        let (topology, ours) = (&self.core.topology, written.format());
-        let get = plain("GET", &part.key);
+        let ours = written.format();
+        let get = plain("GET", &self.key);
         let may_not = |error: &Error| error.kind() == ErrorKind::Forbidden;
-        let answer = retry::answer(topology, get, &part.key, Retry::Reads, deadline).await;
+        let answer = retry::answer(topology, get, &self.key, Retry::Reads, deadline).await;
         let mut answer = answer.map_err(Error::of_own_question)?;
         let mut found = text(&answer.value)?;
         let mut is_said = found.is_some();
         if let (None, Purpose::Write) = (&found, purpose) {
-            let mut set = plain("SET", &part.key);
+            let mut set = plain("SET", &self.key);
             set.arg(ours).arg("NX").arg("GET");
-            let set = retry::answer(topology, set, &part.key, Retry::Safe, deadline).await;
+            let set = retry::answer(topology, set, &self.key, Retry::Safe, deadline).await;
             match set {
                 Ok(before) => {
                     found = text(&before.value)?;
@@ -217,8 +207,8 @@ impl Client {
             }
         }
         if let Some(difference) = found.as_deref().and_then(|it| written.difference(it)) {
-            part.read.forget();
-            part.written.forget();
+            self.read.forget();
+            self.written.forget();
             let message = format!("not sent: {difference}");
             return Err(Error::new(ErrorKind::WrongType, message));
         }
@@ -226,23 +216,14 @@ impl Client {
             // The first write sets it, in whatever format.
             return Ok(());
         }
-        if let Some(as_of) = topology.made_before(&part.key, answer.sent) {
+        if let Some(as_of) = topology.made_before(&self.key, answer.sent) {
             // Where this user may not say it, another may come to, in another format.
             if is_said {
-                part.read.note(as_of);
+                self.read.note(as_of);
             }
-            part.written.note(as_of);
+            self.written.note(as_of);
         }
         Ok(())
-    }
-}
-
-impl Part {
-    fn heard(&self, purpose: Purpose) -> &Heard {
-        match purpose {
-            Purpose::Read => &self.read,
-            Purpose::Write => &self.written,
-        }
     }
 }
 
@@ -272,43 +253,6 @@ impl Heard {
     }
 }
 
-impl Made {
-    /// A connection was made, and nothing sent on it yet.
-    pub(super) fn begins(&self) {
-        let mut last = self.last();
-        *last = Some(Instant::now());
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.made.store(number, Ordering::SeqCst);
-        self.changed.store(number, Ordering::SeqCst);
-    }
-
-    /// One is not used any more.
-    pub(super) fn ends(&self) {
-        let mut last = self.last();
-        *last = Some(Instant::now());
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.changed.store(number, Ordering::SeqCst);
-    }
-
-    pub(super) fn count(&self) -> Count {
-        Count {
-            made: self.made.load(Ordering::Relaxed),
-            changed: self.changed.load(Ordering::Relaxed),
-        }
-    }
-
-    /// As of which connections an answer is true to a question sent at `sent`; `None` if it may be
-    /// that of one before.
-    pub(super) fn before(&self, sent: Instant) -> Option<Count> {
-        let last = self.last();
-        last.is_none_or(|last| last <= sent).then(|| self.count())
-    }
-
-    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The text of a string; `None` if there is none.
 fn text(value: &Value) -> Result<Option<String>> {
     match value {
@@ -320,9 +264,6 @@ fn text(value: &Value) -> Result<Option<String>> {
         )),
     }
 }
-
-/// The next number of a connection.
-static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// How long a call waits for the server of the format key where that is not its own and the format
 /// was heard before.

@@ -14,13 +14,12 @@ use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::dial::Wire;
-use super::format::Made;
+use super::changes::Made;
 use super::traffic::Traffic;
-use crate::background::Background;
+use crate::background::{Background, Task};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::pulse::{Beat, Pulse, STANDSTILL, TICK};
-use crate::script::from_driver;
+use crate::wire::fault::from_driver;
 
 /// What the watchdog looks at, and those who wait for answers.
 #[derive(Default)]
@@ -328,6 +327,44 @@ impl Drop for InFlight<'_> {
             self.health.owes.store(true, Ordering::Relaxed);
         }
         self.health.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The task that moves the bytes of one connection; dropping this ends it and closes the socket.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    task: Task,
+    /// When the credentials expire that the server was shown, if they do.
+    expires: Option<Instant>,
+}
+
+impl Wire {
+    pub(super) fn new(task: Task) -> Self {
+        Self {
+            task,
+            expires: None,
+        }
+    }
+
+    /// The same, where the server was shown credentials that expire at `at`.
+    pub(super) fn expiring(mut self, at: Option<Instant>) -> Self {
+        self.expires = at;
+        self
+    }
+
+    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+        self.task.pulse()
+    }
+
+    /// When the credentials expire that the server was shown, if they do.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

@@ -25,8 +25,8 @@ use super::queue::{LARGE, Limits, Queue};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
-use crate::script::from_server;
 use crate::time::{Deadline, Priority};
+use crate::wire::fault::from_server;
 
 #[derive(Debug)]
 pub(crate) struct Large {

@@ -9,6 +9,7 @@
 //! their code.
 
 mod acl;
+mod address;
 mod address_map;
 mod attempt;
 mod backoff;
@@ -18,10 +19,9 @@ mod breaker;
 mod builder;
 mod carriers;
 mod cells;
+mod changes;
 mod credentials;
 mod dial;
-#[cfg(feature = "embedded")]
-pub mod embedded;
 mod endpoint;
 mod format;
 mod gather;
@@ -52,6 +52,7 @@ use std::time::Duration;
 
 pub use address_map::AddressMap;
 pub use builder::ClientBuilder;
+use cells::Values;
 pub use credentials::Credentials;
 use format::Formats;
 pub(crate) use format::{Purpose, Written};
@@ -62,7 +63,7 @@ pub use request::Request;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 use tokio::time::Instant;
-use topology::{Topology, Values};
+use topology::Topology;
 
 use crate::background::Spawner;
 use crate::error::{Error, Result};
@@ -104,7 +105,7 @@ struct Core {
     /// What the primitives share among all handles of this client, one value a type.
     rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     #[cfg(feature = "embedded")]
-    server: Option<embedded::Server>,
+    server: Option<crate::embedded::Server>,
 }
 
 /// How long a whole call may take, retries included.
@@ -115,98 +116,6 @@ struct Deadlines {
 }
 
 impl Client {
-    /// A client of the server at `url`: `redis://[[user]:password@]host[:port][/db]` or
-    /// `unix:///path/to/socket`; with the feature `tls` also `rediss://..`, which trusts the roots
-    /// of the system (see [`ClientBuilder::tls`](ClientBuilder) for others).
-    ///
-    /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`),
-    /// and `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other
-    /// parameters are refused, since they would have no effect; so is a user without a password.
-    /// Percent-encode characters with a meaning in URLs in users and passwords: `%40` for `@`,
-    /// `%2F` for `/`, `%3F` for `?`.
-    ///
-    /// Does no I/O and needs no runtime: the client connects with the first call that needs the
-    /// server, so a service may start while Redis is down, and the client may live in a `static`.
-    /// [`connect`](Self::connect) also asks whether the server answers.
-    ///
-    /// ```no_run
-    /// use std::sync::LazyLock;
-    ///
-    /// use hedgerow::Client;
-    ///
-    /// static CLIENT: LazyLock<Client> =
-    ///     LazyLock::new(|| Client::open("redis://127.0.0.1:6379").expect("the URL is well formed"));
-    /// ```
-    ///
-    /// # Errors
-    /// `InvalidInput` when the URL is not understood. An unreachable server is no error here.
-    pub fn open(url: &str) -> Result<Self> {
-        Self::builder().url(url).open()
-    }
-
-    /// [`open`](Self::open), then a [`ping`](Self::ping): the client is returned when the server
-    /// has answered. For services that must not start without Redis.
-    ///
-    /// # Errors
-    /// `InvalidInput` when the URL is not understood. Otherwise the reason why the server did not
-    /// answer within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials
-    /// in the URL fail at once; those of a provider
-    /// ([`ClientBuilder::credentials_from`]) are asked for again until the deadline.
-    ///
-    /// # Cancel safety
-    /// Safe: dropping the future closes the connection.
-    pub async fn connect(url: &str) -> Result<Self> {
-        Self::builder().url(url).connect().await
-    }
-
-    /// [`connect`](Self::connect) to the server that the environment variable `REDIS_URL` names.
-    /// For a client that does not ask the server first, use
-    /// `Client::builder().`[`url_from_env()`](ClientBuilder::url_from_env)`.open()`.
-    ///
-    /// # Errors
-    /// `InvalidInput` when the variable is missing or its value is not understood; else as
-    /// [`connect`](Self::connect).
-    ///
-    /// # Cancel safety
-    /// Safe: dropping the future closes the connection.
-    pub async fn from_env() -> Result<Self> {
-        Self::builder().url_from_env().connect().await
-    }
-
-    /// Sets a client up step by step.
-    pub fn builder() -> ClientBuilder {
-        ClientBuilder::default()
-    }
-
-    /// A client over a connection that the caller made, with all settings at their defaults;
-    /// [`ClientBuilder::connection`] takes others.
-    ///
-    /// Such a client has no push connection, so that waiting for locks and for loads in other
-    /// processes falls back to timers, and it does not reconnect: when the connection is gone,
-    /// every call fails and says so.
-    pub fn from_connection(connection: redis::aio::MultiplexedConnection) -> Self {
-        match Self::builder().connection(connection).open() {
-            Ok(client) => client,
-            Err(_) => unreachable!("the defaults are valid"),
-        }
-    }
-
-    /// A client of a private server that is started for it and ends with its last clone.
-    ///
-    /// For examples, tests and local development.
-    ///
-    /// # Errors
-    /// `Embedded` when no `redis-server` or `valkey-server` is found, or it does not start.
-    ///
-    /// # Cancel safety
-    /// Dropping the future ends the server.
-    #[cfg(feature = "embedded")]
-    pub async fn embedded() -> Result<Self> {
-        let server = embedded::Server::start().await?;
-        let url = server.url().to_owned();
-        Self::builder().url(&url).owning(server).open()
-    }
-
     /// Sends a `PING` and waits for the answer.
     ///
     /// # Errors
@@ -226,6 +135,15 @@ impl Client {
     async fn answered(self) -> Result<Self> {
         retry::greet(&self.core.topology, self.deadline()).await?;
         Ok(self)
+    }
+
+    /// The servers. For what asks each of them; calls on keys have their own methods here.
+    pub(crate) fn topology(&self) -> &Topology {
+        &self.core.topology
+    }
+
+    pub(crate) fn formats(&self) -> &Formats {
+        &self.core.formats
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {
@@ -309,6 +227,26 @@ impl Client {
     /// last. The limit of ten connections a second does not hold then.
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
         self.core.topology.urgent(key, until, every);
+    }
+
+    /// Returns when it is known that what `key` stands for is written in our format: see
+    /// [`Formats::agree`].
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn agree(
+        &self,
+        written: Written,
+        key: &Key,
+        purpose: Purpose,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let Core {
+            formats, topology, ..
+        } = &*self.core;
+        let agreed = formats
+            .agree(topology, written, key, purpose, deadline)
+            .await;
+        agreed.map_err(|error| self.told(error))
     }
 
     pub(crate) async fn run(&self, call: Call, deadline: Deadline) -> Result<Reply> {

@@ -18,8 +18,8 @@ use super::link::{Link, OnPush, Route};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::script::from_server;
 use crate::time::Backoff;
+use crate::wire::fault::from_server;
 
 /// Called with what there is to tell of a channel, mostly on the connection's own task: it must not
 /// block.

@@ -5,24 +5,50 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
+use tokio::time::Instant;
 
+use super::address::Address;
 use super::credentials::Login;
 use super::endpoint::Endpoint;
-use super::topology::Sentinels;
 use crate::error::{Error, ErrorKind, Result};
-use crate::script::from_server;
+use crate::wire::fault::from_server;
 
 /// Where connections come from.
 #[derive(Clone)]
 pub(crate) enum Source {
     /// Opened as needed.
     Server(Endpoint),
-    /// The primary that sentinels name, looked up for each connection.
-    Sentinels(Arc<Sentinels>),
+    /// The primary, looked up for each connection.
+    Located(Arc<dyn Locate>),
     /// Brought by the caller: when it is gone, it is gone.
     Brought(MultiplexedConnection),
+}
+
+/// Finds the primary for a connection, and says when it has moved. What watches the sentinels
+/// implements it.
+pub(crate) trait Locate: Send + Sync {
+    /// Where the primary is now, by those who answer before `deadline`.
+    ///
+    /// Cancel safety: safe.
+    fn primary(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, Result<Endpoint>>;
+
+    /// Whether the primary is at `address`, as far as known.
+    fn names(&self, address: &Address) -> bool;
+
+    /// Returns when the primary is known to be elsewhere than at `address`.
+    fn left<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, ()>;
+
+    /// Returns when something new is known.
+    fn news(&self) -> BoxFuture<'_, ()>;
+
+    /// Who the client is at the primary.
+    fn login(&self) -> Option<&Login>;
+
+    /// Whether what is sent to the primary can be read on the way, as far as known.
+    fn is_readable_on_the_way(&self) -> bool;
 }
 
 impl Source {
@@ -30,7 +56,7 @@ impl Source {
     pub(crate) fn login(&self) -> Option<&Login> {
         match self {
             Self::Server(endpoint) => endpoint.login.as_ref(),
-            Self::Sentinels(sentinels) => sentinels.login(),
+            Self::Located(locator) => locator.login(),
             Self::Brought(_) => None,
         }
     }
@@ -42,7 +68,7 @@ impl Source {
         hello.cmd("CLIENT").arg("SETNAME").arg(name);
         match self {
             Self::Server(_) => {}
-            Self::Sentinels(_) => {
+            Self::Located(_) => {
                 hello.cmd("ROLE");
             }
             Self::Brought(_) => return None,
@@ -61,7 +87,7 @@ impl Source {
             }
         }
         match (self, replies.last()) {
-            (Self::Sentinels(_), Some(role)) if !is_primary(role) => Err(Error::new(
+            (Self::Located(_), Some(role)) if !is_primary(role) => Err(Error::new(
                 ErrorKind::ReadOnly,
                 "{server}, which the sentinels name as the primary, is a replica",
             )),
@@ -72,7 +98,7 @@ impl Source {
     /// Returns when there may be another server to connect to.
     pub(crate) async fn news(&self) {
         match self {
-            Self::Sentinels(sentinels) => sentinels.news().await,
+            Self::Located(locator) => locator.news().await,
             _ => std::future::pending().await,
         }
     }

@@ -15,7 +15,6 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
-use super::builder::ClientBuilder;
 use super::tapped::Tapped;
 use super::traffic::Traffic;
 use crate::error::{Error, ErrorKind, Result};
@@ -134,15 +133,6 @@ impl Tls {
             }
         }
         Ok(store)
-    }
-}
-
-impl ClientBuilder {
-    /// How servers at `rediss://` are verified; with a URL of another scheme it is refused, lest
-    /// anybody think that connection encrypted.
-    pub fn tls(mut self, tls: Tls) -> Self {
-        self.tls = Some(tls);
-        self
     }
 }
 

@@ -17,6 +17,8 @@ use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
+use super::payload::MAX_DECODED;
+
 /// How many bytes may still be built.
 pub(super) struct Budget(Cell<usize>);
 
@@ -352,7 +354,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Within<'_, A> {
 const GROWTH: usize = 8;
 
 /// 512 MiB.
-pub(super) const MOST_BUILT: usize = GROWTH * super::MAX_DECODED;
+pub(super) const MOST_BUILT: usize = GROWTH * MAX_DECODED;
 
 /// The text of the error, of whatever format.
 pub(super) const EXHAUSTED: &str = "the value would take too much memory";

@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::absent::Present;
 use super::budget::EXHAUSTED;
 use super::checked::{REFUSED, Rules};
-use super::{Payload, misfit, unencodable};
+use super::payload::{Payload, misfit, unencodable};
 use crate::error::Result;
 
 pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {

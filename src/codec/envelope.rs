@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{Codec, Compression};
+use super::options::{Codec, Compression};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An entry as read: header fields by value, the rest borrowed.

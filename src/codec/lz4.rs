@@ -4,7 +4,7 @@
 //! limit and against what a block of that size can hold at all, and must be what comes out.
 //! Called by the [`Stack`](super::Stack).
 
-use super::too_large;
+use super::payload::too_large;
 use crate::error::{Error, ErrorKind, Result};
 
 /// `entry` with everything from `start` on compressed; `None` when that would not be smaller.

@@ -13,70 +13,22 @@ pub(crate) mod envelope;
 pub mod fuzzing;
 mod json;
 mod lz4;
+mod options;
+mod payload;
 mod raw;
 mod refuse;
 
-use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp, Unreadable};
+pub use options::{Codec, Compression};
 
-use crate::error::{Error, ErrorKind, Result};
+use payload::{MAX_DECODED, Payload, misfit, too_large, too_large_to_store};
 
-/// How values become bytes.
-///
-/// A reader decodes whatever an entry names, not what it is configured to write: processes may
-/// change their codec one after the other.
-///
-/// A value that could not be read back is refused with `Encode` when it is written: one that is
-/// nested deeper than 127, or an option, below the top of the value, that holds what is written
-/// like no value (`Some(None)`, `Some(())`). At the top "no value" is stored beside the codec, so
-/// `None` and `Some(None)` are told apart there. This holds for types whose `Serialize` and
-/// `Deserialize` agree.
-///
-/// A value may be as long as [`max_value_size`](crate::ClientBuilder::max_value_size) before
-/// compression. In memory it may take 512 MiB in lists and maps, or eight times that size if that
-/// is more: entries that would take more are not read, since one byte of an entry can stand for a
-/// large item. A value that is seen to take half of it is refused when it is written. The writer
-/// does not see skipped fields, the larger variants of an enum, or what serde buffers for untagged
-/// enums and flattened fields: raise `max_value_size` for very large values of such types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Codec {
-    /// CBOR (RFC 8949): compact, self-describing, keeps every integer and float.
-    ///
-    /// Types that serialize as bytes (`bytes::Bytes`, `serde_bytes::ByteBuf`) take one byte for
-    /// each. `Vec<u8>` and `[u8; N]` do not: serde writes them as lists of numbers, which take
-    /// two bytes for each of 24 or more. Each reads what the other has written. A value that is
-    /// nothing but bytes is smallest with [`Raw`](Self::Raw).
-    #[default]
-    Cbor,
-    /// JSON (RFC 8259): for other programs and human readers.
-    ///
-    /// Map keys must be strings, numbers or booleans. NaN and infinities are refused.
-    Json,
-    /// Strings and bytes as they are, without quotes or lengths; any other value is refused.
-    ///
-    /// `String`, `Vec<u8>`, `[u8; N]`, types that serialize as a string or as bytes, and newtypes
-    /// and options of these.
-    Raw,
-}
-
-/// How encoded values are made smaller.
-///
-/// A reader decompresses whatever an entry names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// LZ4, for encoded values of 4 KiB or more, and kept only when it makes them smaller.
-    #[default]
-    Lz4,
-}
+use crate::error::{ErrorKind, Result};
 
 /// What a cache writes with.
 #[derive(Debug, Clone, Copy)]
@@ -197,124 +149,21 @@ pub(crate) fn decode<V: DeserializeOwned>(
         Codec::Json => json::decode(payload),
         Codec::Raw => raw::decode(payload),
     });
-    value.map_err(|error| match envelope.codec.is_whole(payload) {
+    value.map_err(|error| match is_whole(envelope.codec, payload) {
         true => Unreadable::Foreign(error),
         false => Unreadable::Damaged(error),
     })
 }
 
-impl Codec {
-    fn id(self) -> u8 {
-        match self {
-            Self::Cbor => 0,
-            Self::Json => 1,
-            Self::Raw => 2,
-        }
-    }
-
-    fn from_id(id: u8) -> Option<Self> {
-        [Self::Cbor, Self::Json, Self::Raw]
-            .into_iter()
-            .find(|codec| codec.id() == id)
-    }
-
-    fn is_human_readable(self) -> bool {
-        self != Self::Cbor
-    }
-
-    /// Whether `payload` is one value of this codec, of whatever type.
-    fn is_whole(self, payload: &[u8]) -> bool {
-        match self {
-            Self::Cbor => cbor::is_whole(payload),
-            Self::Json => json::is_whole(payload),
-            Self::Raw => true,
-        }
+/// Whether `payload` is one value of `codec`, of whatever type.
+fn is_whole(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::Cbor => cbor::is_whole(payload),
+        Codec::Json => json::is_whole(payload),
+        Codec::Raw => true,
     }
 }
 
-impl Compression {
-    fn id(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Lz4 => 1,
-        }
-    }
-
-    fn from_id(id: u8) -> Option<Self> {
-        [Self::None, Self::Lz4]
-            .into_iter()
-            .find(|compression| compression.id() == id)
-    }
-}
-
-/// The end of an entry being written, which refuses to grow past the limit.
-struct Payload<'a> {
-    entry: &'a mut Vec<u8>,
-    end: usize,
-    /// How many bytes of memory the value may take when it is read.
-    built: usize,
-    full: &'a mut bool,
-}
-
-impl io::Write for Payload<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() > self.end - self.entry.len() {
-            *self.full = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.entry.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn too_large_to_store(limit: usize) -> Error {
-    Error::new(
-        ErrorKind::TooLarge,
-        format!(
-            "the value encodes to more than {limit} bytes; split it or raise ClientBuilder::max_value_size"
-        ),
-    )
-}
-
-fn too_large(length: usize, limit: usize) -> Error {
-    Error::new(
-        ErrorKind::TooLarge,
-        format!(
-            "the entry decodes to {length} bytes, the limit is {limit}; \
-             remove it or raise ClientBuilder::max_value_size"
-        ),
-    )
-}
-
-fn unencodable(codec: &str, how: &str) -> Error {
-    Error::new(
-        ErrorKind::Encode,
-        format!("cannot write the value as {codec}: {how}; choose another codec or another type"),
-    )
-}
-
-fn misfit(what: &str, how: &str) -> Error {
-    Error::new(
-        ErrorKind::Decode,
-        format!(
-            "cannot read the entry as {what}: {how}; \
-             remove the key, or use `Cache::version` where a type has changed"
-        ),
-    )
-}
-
-/// 64 MiB.
-const MAX_DECODED: usize = 64 << 20;
 /// Below this LZ4 gains about a tenth and costs more than it saves.
 const WORTH_COMPRESSING: usize = 4 << 10;
 /// Room for the payload of most entries.

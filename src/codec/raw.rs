@@ -11,8 +11,8 @@ use serde::de::{self, DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
 
 use super::absent::Present;
+use super::payload::{Payload, misfit, unencodable};
 use super::refuse::refuse;
-use super::{Payload, misfit, unencodable};
 use crate::error::Result;
 
 pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {

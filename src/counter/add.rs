@@ -12,8 +12,10 @@ use super::{ADD, ADD_ONCE, Counter};
 use crate::client::Purpose;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::script::{Call, Retry, integer, no_integer, plain};
+use crate::script::{Call, Retry};
 use crate::time::{OnOutage, Patience, Ttl};
+use crate::wire::fault::no_integer;
+use crate::wire::{command::plain, value::integer};
 
 /// An addition that happens when it is awaited; made by [`Counter::add`].
 ///
@@ -53,8 +55,23 @@ pub struct Added {
     pub expires_in: Option<Duration>,
 }
 
+impl Counter {
+    /// Adds `delta`, which may be negative. Await it, or refine it first.
+    ///
+    /// ```no_run
+    /// # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+    /// let views = client.counter("views:42").add(1).await?;
+    /// let stock = client.counter("stock:42").add(-1).within(0..=i64::MAX).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add(&self, delta: i64) -> Add {
+        Add::new(self.clone(), delta)
+    }
+}
+
 impl Add {
-    pub(super) fn new(counter: Counter, delta: i64) -> Self {
+    fn new(counter: Counter, delta: i64) -> Self {
         Self {
             patience: counter.client.patience(),
             counter,

@@ -17,8 +17,10 @@ use crate::client::{Client, Purpose, Request, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::name::Name;
-use crate::script::{Call, Reply, Retry, integer, no_integer, plain, script};
+use crate::script::{Call, Reply, Retry, script};
 use crate::time::{Deadline, Patience};
+use crate::wire::fault::no_integer;
+use crate::wire::{command::plain, value::integer};
 
 script!(ADD = "add.lua" after "prelude.lua");
 script!(ADD_ONCE = "add_once.lua" after "prelude.lua");
@@ -52,19 +54,6 @@ impl Client {
 }
 
 impl Counter {
-    /// Adds `delta`, which may be negative. Await it, or refine it first.
-    ///
-    /// ```no_run
-    /// # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
-    /// let views = client.counter("views:42").add(1).await?;
-    /// let stock = client.counter("stock:42").add(-1).within(0..=i64::MAX).await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn add(&self, delta: i64) -> Add {
-        Add::new(self.clone(), delta)
-    }
-
     /// The value; 0 if the counter is absent.
     ///
     /// # Errors

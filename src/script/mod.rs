@@ -6,7 +6,6 @@
 //!
 //! Nothing here does I/O: the client sends a [`Call`]; the primitives own the scripts.
 
-mod fault;
 mod reply;
 mod stripped;
 
@@ -15,8 +14,7 @@ use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 
-pub(crate) use fault::{from_driver, from_server, no_integer, too_many_clients};
-pub(crate) use reply::{Reply, integer};
+pub(crate) use reply::Reply;
 
 use crate::key::Key;
 use stripped::stripped;
@@ -263,15 +261,6 @@ fn header<'t>(text: &'t str, what: &str) -> impl Iterator<Item = &'t str> {
 /// The line of a script behind which its prelude stands. What comes ahead of it runs without the
 /// cost of the prelude, whose functions are made anew in each run.
 const PRELUDE: &str = "-- The prelude stands here.\n";
-
-/// A plain command on one key.
-pub(crate) fn plain(name: &str, key: &Key) -> redis::Cmd {
-    // With room for a number behind it, so that no part grows step by step.
-    let bytes = name.len() + key.as_str().len() + 24;
-    let mut command = redis::Cmd::with_capacity(4, bytes);
-    command.arg(name).arg(key.as_str());
-    command
-}
 
 /// Declares a script beside its owner: `script!(ACQUIRE = "acquire.lua")`, or with a prelude that
 /// several scripts share: `script!(ACQUIRE = "acquire.lua" after "prelude.lua")`.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::fault::{from_server, no_integer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::value::malformed;
 
 /// A script's answer: an array whose first element is a status word, or that word alone, which is
 /// cheaper for the server.
@@ -135,41 +135,4 @@ impl Reply {
             self.parts().get(index).unwrap_or(&Value::Nil),
         )
     }
-}
-
-/// Reads the reply of a plain command that answers an integer, or a string that Redis would take
-/// for one; nil is `None`.
-pub(crate) fn integer(value: Value) -> Result<Option<i64>> {
-    match value {
-        Value::Int(number) => Ok(Some(number)),
-        Value::Nil => Ok(None),
-        Value::ServerError(error) => Err(from_server(&error)),
-        Value::BulkString(bytes) => {
-            let text = std::str::from_utf8(&bytes).unwrap_or_default();
-            let number: Option<i64> = text.parse().ok();
-            // Rust reads "+1" and "007", which INCRBY refuses: what one call takes, all must.
-            match number.filter(|number| number.to_string() == text) {
-                Some(number) => Ok(Some(number)),
-                None => Err(no_integer()),
-            }
-        }
-        other => Err(malformed("a plain command", 0, &other)),
-    }
-}
-
-/// Says which part is of the wrong type, without its content, which may be a user's value.
-fn malformed(script: &str, index: usize, value: &Value) -> Error {
-    let found = match value {
-        Value::Nil => "nil",
-        Value::Int(_) => "an integer",
-        Value::BulkString(_) | Value::SimpleString(_) | Value::Okay => "a string",
-        Value::Array(_) => "an array",
-        _ => "another type",
-    };
-    Error::new(
-        ErrorKind::Server,
-        format!(
-            "{script} answered {found} at position {index}, which this version does not expect"
-        ),
-    )
 }

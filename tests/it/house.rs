@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["hash", "name"],
     &["error", "pulse"],
-    &["background", "key", "time"],
-    &["codec", "script"],
+    &["background", "embedded", "key", "time"],
+    &["codec", "wire"],
+    &["script"],
     &["client"],
     &["counter", "lock", "tags"],
     &["cache"],
@@ -20,7 +21,7 @@ const LAYERS: [&[&str]; 7] = [
 const EXCEPTIONS: [(&str, &str); 0] = [];
 
 /// Where the driver may be named: a change of driver must stay in these.
-const DRIVER: [&str; 3] = ["client", "script", "error"];
+const DRIVER: [&str; 4] = ["client", "error", "script", "wire"];
 
 #[test]
 fn a_module_uses_only_modules_of_layers_below_it() {

@@ -17,21 +17,21 @@ use super::{
     Attempt, Link, Live, Route, Running, State, Use, disconnection, not_connected_in_time, reauth,
     watch,
 };
+use crate::client::address::Address;
 use crate::client::dial::{dial, no_answer};
-use crate::client::endpoint::{Address, Endpoint};
+use crate::client::endpoint::Endpoint;
 use crate::client::health::Health;
-use crate::client::source::Source;
-use crate::client::topology::Sentinels;
+use crate::client::source::{Locate, Source};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::pulse::TICK;
-use crate::script::from_driver;
+use crate::wire::fault::from_driver;
 
 /// A connection that is not in use yet.
 struct Opened {
     connection: MultiplexedConnection,
     health: Arc<Health>,
     /// Who knows whether it still leads to the primary, and where that was.
-    primary: Option<(Arc<Sentinels>, Address)>,
+    primary: Option<(Arc<dyn Locate>, Address)>,
 }
 
 /// What whoever needs a connection does next.
@@ -235,8 +235,8 @@ impl Link {
         watch::start(self, &live);
         reauth::start(self, &live);
         // Who learnt of another primary before the connection was in use has not ended it.
-        if let Some((sentinels, address)) = opened.primary
-            && !sentinels.names(&address)
+        if let Some((locator, address)) = opened.primary
+            && !locator.names(&address)
         {
             self.reset();
             return Err(moved_meanwhile());
@@ -332,7 +332,7 @@ impl Drop for Ends {
 
 impl Route {
     async fn connect(&self, attempt: &Attempt, first: bool) -> Result<Opened> {
-        let sentinels = match &self.source {
+        let locator = match &self.source {
             Source::Server(endpoint) => {
                 let opened = self.opened(endpoint, attempt).await;
                 return opened
@@ -340,17 +340,17 @@ impl Route {
             }
             Source::Brought(connection) if first => return Ok(Opened::from(connection.clone())),
             Source::Brought(_) => return Err(brought_and_gone()),
-            Source::Sentinels(sentinels) => sentinels,
+            Source::Located(locator) => locator,
         };
-        let endpoint = sentinels.primary(attempt.until()).await?;
+        let endpoint = locator.clone().primary(attempt.until()).await?;
         let opened = tokio::select! {
             opened = self.opened(&endpoint, attempt) => opened,
-            () = sentinels.left(&endpoint.address) => Err(moved_meanwhile()),
+            () = locator.left(&endpoint.address) => Err(moved_meanwhile()),
         };
         let opened =
             opened.map_err(|error| error.at_address(&endpoint.address.to_string().into()))?;
         Ok(Opened {
-            primary: Some((sentinels.clone(), endpoint.address)),
+            primary: Some((locator.clone(), endpoint.address)),
             ..opened
         })
     }

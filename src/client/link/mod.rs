@@ -23,12 +23,12 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Running, not_connected_in_time};
 use super::backoff::{Backoff, Pace, Use};
 use super::breaker::{Breaker, is_out, says_out};
-use super::format::Made;
+use super::changes::Made;
 use super::health::Health;
 use super::source::Source;
 use crate::background::{Background, Spawner};
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::script::from_server;
+use crate::wire::fault::from_server;
 
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -181,7 +181,7 @@ impl Link {
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         match &self.route.source {
             Source::Server(endpoint) => endpoint.is_readable_on_the_way(),
-            Source::Sentinels(sentinels) => sentinels.is_readable_on_the_way(),
+            Source::Located(locator) => locator.is_readable_on_the_way(),
             Source::Brought(_) => false,
         }
     }
@@ -313,7 +313,7 @@ impl Link {
     pub(crate) fn address(&self) -> Option<Arc<str>> {
         match &self.route.source {
             Source::Server(endpoint) => Some(endpoint.address.to_string().into()),
-            Source::Sentinels(_) => self.state().primary.clone(),
+            Source::Located(_) => self.state().primary.clone(),
             Source::Brought(_) => None,
         }
     }

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::facts::told;
-use super::{Finding, FindingCode, Severity};
+use super::finding::{Finding, FindingCode, Severity};
 use crate::client::link::Link;
 use crate::error::Result;
+use crate::wire::value::parsed;
 
 /// How far the server's clock is ahead of this machine's, in seconds: between two bounds, since
 /// nobody knows when exactly between question and answer it was read.
@@ -26,7 +26,7 @@ pub(super) async fn ask(link: &Arc<Link>, deadline: Instant) -> Result<Option<Of
     let before = seconds();
     let reply = link.send(&redis::cmd("TIME"), deadline).await?.value;
     let after = seconds();
-    let Ok((whole, micros)) = told::<(u64, u64)>(reply) else {
+    let Ok((whole, micros)) = parsed::<(u64, u64)>(reply) else {
         return Ok(None);
     };
     let server = Duration::new(whole, 0).as_secs_f64() + micros as f64 / 1e6;

@@ -15,7 +15,9 @@ use crate::client::format::{Formats, Written};
 use crate::client::link::Link;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::script::{from_server, plain};
+use crate::wire::command::plain;
+use crate::wire::fault::from_server;
+use crate::wire::value::parsed;
 
 /// What is known of one server.
 pub(super) struct Facts {
@@ -83,25 +85,16 @@ pub(super) async fn gather(
     });
     Ok(Facts {
         address,
-        hello: told::<BTreeMap<String, Value>>(hello.value)
+        hello: parsed::<BTreeMap<String, Value>>(hello.value)
             .map(|hello| hello.into_iter().filter_map(text).collect())
             .unwrap_or_default(),
-        info: told::<String>(info).map(|info| fields(&info)),
-        config: told(config),
+        info: parsed::<String>(info).map(|info| fields(&info)),
+        config: parsed(config),
         formats: formats.collect(),
         refused: refused.collect(),
         clock,
         is_readable: link.is_readable_on_the_way(),
     })
-}
-
-/// A reply as a `T`, or why it is none.
-pub(super) fn told<T: FromRedisValue>(reply: Value) -> Result<T> {
-    if let Value::ServerError(error) = &reply {
-        return Err(from_server(error));
-    }
-    from_redis_value(reply)
-        .map_err(|_| Error::new(ErrorKind::Server, "the server answered in an unknown form"))
 }
 
 fn text((name, value): (String, Value)) -> Option<(String, String)> {

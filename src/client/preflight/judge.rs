@@ -3,11 +3,11 @@
 //! Invariant: pure. A fact that is not known gives a finding that says so, once for each source.
 
 use super::facts::Facts;
-use super::{Finding, FindingCode, Severity};
+use super::finding::{Finding, FindingCode, Severity};
 use crate::client::acl::{pattern, right};
 use crate::error::Error;
 use crate::key::Namespace;
-use crate::script::from_server;
+use crate::wire::fault::from_server;
 
 /// The address of one server, to which findings are added.
 struct Report<'f> {

@@ -14,12 +14,14 @@ use rand::seq::SliceRandom as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::hearing::{Hearing, Inquiry};
+use super::hearing::{HEAD_START, Hearing, Inquiry, PATIENCE};
+use super::slot_map::{Map, NAMELESS, Primary, nameless};
 use super::slots::Asked;
 use super::verdict::verdict;
 use crate::background::Background;
+use crate::client::address::Address;
 use crate::client::breaker::{Breaker, Probe, is_out};
-use crate::client::endpoint::{Address, Endpoint};
+use crate::client::endpoint::Endpoint;
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -48,22 +50,6 @@ struct State {
     witnesses: HashMap<Address, Arc<Node>>,
     /// Servers that calls were sent to by `ASK`, and when: they need not have a slot yet.
     importing: Vec<(Arc<Address>, Instant)>,
-}
-
-/// What is known of the slots; another takes its place when that changes.
-#[derive(Clone)]
-pub(super) struct Map {
-    /// The place in `primaries` of each slot's server; `NOBODY` where none is known, `NAMELESS`
-    /// where no address of it is.
-    owners: Box<[u16]>,
-    pub(super) primaries: Vec<Primary>,
-    replicas: Vec<Address>,
-}
-
-#[derive(Clone)]
-pub(super) struct Primary {
-    pub(super) address: Arc<Address>,
-    pub(super) node: Arc<Node>,
 }
 
 impl Census {
@@ -154,7 +140,7 @@ impl Census {
             return known.clone();
         }
         let mut map = Map::clone(&state.map);
-        let place = map.place(address, [&*state.map], self);
+        let place = map.place(address, [&*state.map], |it| self.node(it));
         map.owners[usize::from(slot)] = place;
         let primary = map.primaries[usize::from(place)].clone();
         state.map = Arc::new(map);
@@ -173,7 +159,7 @@ impl Census {
             return state.map.primaries[place].clone();
         }
         let mut map = Map::clone(&state.map);
-        let place = map.place(address, [&*state.map], self);
+        let place = map.place(address, [&*state.map], |it| self.node(it));
         let primary = map.primaries[usize::from(place)].clone();
         state.map = Arc::new(map);
         primary
@@ -310,7 +296,7 @@ impl Census {
         let mut map = Map::default();
         for range in verdict(&hearing.heard) {
             if let Some(address) = &range.primary {
-                map.place(address, [known], self);
+                map.place(address, [known], |it| self.node(it));
             }
         }
         let enough = map.primaries.len().min(WITNESSES);
@@ -372,7 +358,7 @@ impl Census {
         let mut map = Map::default();
         for range in &verdict(&hearing.heard) {
             let place = match &range.primary {
-                Some(primary) => map.place(primary, [&*before, &hearing.named], self),
+                Some(primary) => map.place(primary, [&*before, &hearing.named], |it| self.node(it)),
                 None => NAMELESS,
             };
             map.owners[usize::from(range.first)..=usize::from(range.last)].fill(place);
@@ -381,7 +367,7 @@ impl Census {
         state.importing.retain(|(_, at)| at.elapsed() < VIGIL);
         for (address, _) in &state.importing {
             if before.find(address).is_some() {
-                map.place(address, [&*before], self);
+                map.place(address, [&*before], |it| self.node(it));
             }
         }
         map.replicas.sort_unstable();
@@ -404,85 +390,14 @@ impl Census {
         map
     }
 
+    /// A new node for the server at `address`.
+    fn node(&self, address: &Address) -> Arc<Node> {
+        let endpoint = self.seeds[0].at(address.clone());
+        Arc::new(Node::new(&endpoint, &self.style))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Map {
-    pub(super) fn primary(&self, slot: u16) -> Option<&Primary> {
-        let place = self.owners[usize::from(slot)];
-        self.primaries.get(usize::from(place))
-    }
-
-    /// Why no server of `slot` is known.
-    pub(super) fn unserved(&self, slot: u16) -> Error {
-        match self.owners[usize::from(slot)] {
-            NAMELESS => nameless(),
-            _ => no_slots(),
-        }
-    }
-
-    fn find(&self, address: &Address) -> Option<usize> {
-        self.addresses().position(|known| known == address)
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.primaries.iter().map(|primary| &*primary.address)
-    }
-
-    /// The primaries that have lost slots when `later` is the case.
-    fn losers(&self, later: &Self) -> Vec<&Primary> {
-        let mut lost = vec![false; self.primaries.len()];
-        for slot in 0..SLOTS {
-            let place = usize::from(self.owners[usize::from(slot)]);
-            if let Some(owner) = self.primaries.get(place)
-                && !lost[place]
-            {
-                let heir = later.primary(slot);
-                lost[place] = heir.is_none_or(|heir| heir.address != owner.address);
-            }
-        }
-        let primaries = self.primaries.iter().zip(lost);
-        primaries
-            .filter_map(|(it, lost)| lost.then_some(it))
-            .collect()
-    }
-
-    /// The place of the server at `address`: known here, or taken over from those of `before`, or
-    /// new.
-    fn place<'m>(
-        &mut self,
-        address: &Address,
-        before: impl IntoIterator<Item = &'m Self>,
-        census: &Census,
-    ) -> u16 {
-        let place = self.find(address).unwrap_or_else(|| {
-            let known = before.into_iter().find_map(|before| {
-                let place = before.find(address)?;
-                Some(before.primaries[place].clone())
-            });
-            self.primaries.push(known.unwrap_or_else(|| Primary {
-                address: Arc::new(address.clone()),
-                node: Arc::new(Node::new(
-                    &census.seeds[0].at(address.clone()),
-                    &census.style,
-                )),
-            }));
-            self.primaries.len() - 1
-        });
-        debug_assert!(place < usize::from(SLOTS), "no more primaries than slots");
-        place as u16
-    }
-}
-
-impl Default for Map {
-    fn default() -> Self {
-        Self {
-            owners: vec![NOBODY; usize::from(SLOTS)].into(),
-            primaries: Vec::new(),
-            replicas: Vec::new(),
-        }
     }
 }
 
@@ -511,38 +426,8 @@ async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
     }
 }
 
-pub(super) fn no_slots() -> Error {
-    Error::new(
-        ErrorKind::ClusterDown,
-        "no server of the cluster serves this slot; check CLUSTER INFO",
-    )
-}
-
-/// `cluster-preferred-endpoint-type hostname` where a server has no `cluster-announce-hostname`.
-pub(super) fn nameless() -> Error {
-    Error::new(
-        ErrorKind::ClusterDown,
-        "the cluster reports the server of this slot without an address; set cluster-announce-hostname on all \
-         servers, or cluster-preferred-endpoint-type ip",
-    )
-}
-
-/// Places that no primary has.
-const NOBODY: u16 = u16::MAX;
-const NAMELESS: u16 = u16::MAX - 1;
-
 /// How many servers of a kind are asked for the slots at once.
 const WITNESSES: usize = 3;
-
-/// How long the primaries may take before others are asked, too; and the rest, once one has
-/// answered.
-pub(super) const HEAD_START: Duration = Duration::from_millis(200);
-
-/// How long the rest may take once most have answered.
-pub(super) const GRACE: Duration = Duration::from_millis(50);
-
-/// How long a server may take to tell the slots.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pauses between two questions while a server is in trouble, and how long that goes on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

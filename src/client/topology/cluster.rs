@@ -14,31 +14,20 @@ use futures::stream::FuturesUnordered;
 use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::time::Instant;
 
-use super::Values;
-use super::census::{Census, Primary, no_slots};
+use super::census::Census;
+use super::slot_map::{Primary, no_slots};
 use super::slots::{Redirect, redirect};
-use crate::client::builder::{ClientBuilder, Place};
-use crate::client::cells::{Reads, cell};
-use crate::client::endpoint::{Address, Endpoint};
+use crate::client::address::Address;
+use crate::client::cells::{Reads, Values, cell};
+use crate::client::endpoint::Endpoint;
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, SLOTS};
-use crate::script::{from_server, plain};
 use crate::time::Deadline;
-
-impl ClientBuilder {
-    /// A Redis Cluster, found by any of `seeds`: `redis://[[user]:password@]host[:port]`. All of
-    /// its servers are reached with the credentials of the first seed.
-    ///
-    /// The slots are asked for with the first call; when servers fail over or slots are moved, the
-    /// client finds out, within the deadline of the calls that meet it.
-    pub fn cluster<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
-        self.place = Some(Place::Cluster(seeds.into_iter().map(S::into).collect()));
-        self
-    }
-}
+use crate::wire::command::plain;
+use crate::wire::fault::from_server;
 
 /// The primaries of a cluster, by slot.
 pub(crate) struct Cluster(Arc<Census>);

@@ -5,6 +5,7 @@
 //! its outcome, also if it has failed.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -13,14 +14,14 @@ use redis::{Pipeline, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::census::{GRACE, HEAD_START, Map, PATIENCE, Primary, no_slots};
+use super::slot_map::{Map, Primary, no_slots};
 use super::slots::{Asked, Range, ranges};
 use crate::background::Task;
+use crate::client::address::Address;
 use crate::client::address_map::Addresses;
-use crate::client::endpoint::Address;
 use crate::error::{Error, Fate, Result};
 use crate::pulse::TICK;
-use crate::script::from_server;
+use crate::wire::fault::from_server;
 
 /// An inquiry under way, or over.
 pub(super) struct Inquiry {
@@ -159,3 +160,13 @@ async fn testimony(
         _ => Err(no_slots()),
     }
 }
+
+/// How long the primaries may take before others are asked, too; and the rest, once one has
+/// answered.
+pub(super) const HEAD_START: Duration = Duration::from_millis(200);
+
+/// How long the rest may take once most have answered.
+pub(super) const GRACE: Duration = Duration::from_millis(50);
+
+/// How long a server may take to tell the slots.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::client::endpoint::Address;
+use crate::client::address::Address;
 
 /// The primary, as far as known.
 #[derive(Debug, Clone)]

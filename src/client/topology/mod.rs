@@ -8,11 +8,14 @@ mod census;
 mod cluster;
 mod hearing;
 mod known;
+mod proof;
 mod rendezvous;
 mod replicas;
 mod replicated;
 mod sentinel;
+mod servers;
 mod shards;
+mod slot_map;
 mod slots;
 mod testimony;
 mod verdict;
@@ -21,27 +24,24 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 pub(crate) use cluster::Cluster;
 use redis::{Cmd, Value};
 pub(crate) use replicated::Replicated;
 pub(crate) use sentinel::Sentinels;
-pub(crate) use shards::{Moving, Shard, Shards};
+pub(crate) use servers::Servers;
+pub(crate) use shards::{Migration, Shard, Shards};
 use tokio::time::Instant;
 pub(crate) use writes::Writing;
 
-use super::cells::Cells;
-use super::format::{Count, Made};
+use super::cells::{Values, values};
+use super::changes::{Count, Made};
 use super::link::{Answer, Link};
 use super::node::Node;
 use super::push::Hub;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::script::from_server;
 use crate::time::Deadline;
-
-/// What a read found, in the order of its keys.
-pub(crate) type Values = Vec<Option<Bytes>>;
+use crate::wire::fault::from_server;
 
 /// Where the servers are.
 #[derive(Debug)]
@@ -271,7 +271,7 @@ impl Topology {
     /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         match self {
-            Self::One(node) => found(node.lane.read(keys, deadline).await?),
+            Self::One(node) => values(node.lane.read(keys, deadline).await?),
             // In a box: a read of one server need not be as large as one of several.
             Self::Replicated(replicated) => Box::pin(replicated.read(keys, deadline)).await,
             Self::Cluster(cluster) => Box::pin(cluster.read(keys, deadline)).await,
@@ -283,10 +283,4 @@ impl Topology {
 /// What the first of several servers has answered.
 fn said(answer: Option<Answer>) -> Result<Answer> {
     answer.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no server is known"))
-}
-
-/// The values of cells, none of which may be a refusal.
-fn found(cells: Cells) -> Result<Values> {
-    let read = |cell: Result<_, redis::ServerError>| cell.map_err(|error| from_server(&error));
-    cells.into_iter().map(read).collect()
 }

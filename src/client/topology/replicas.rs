@@ -7,25 +7,22 @@
 //! on the next one may be a process that has started again with older data. Without proof nobody
 //! is asked, and the primary answers.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::join_all;
-use redis::Value;
 use tokio::time::Instant;
 
-use super::Values;
+use super::proof::{History, Standing, standing};
 use super::writes::Writes;
 use crate::background::Background;
+use crate::client::cells::Values;
 use crate::client::endpoint::Endpoint;
 use crate::client::link::Link;
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
-use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::script::from_server;
 use crate::time::Deadline;
 use crate::time::jittered;
 
@@ -225,91 +222,6 @@ async fn probe(replicas: Weak<Replicas>) {
     }
 }
 
-/// What a server says of its place in the replication.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Standing {
-    is_primary: bool,
-    /// It is a replica, and in touch with its primary.
-    follows: bool,
-    /// The history of writes that its offset counts in.
-    history: String,
-    offset: u64,
-}
-
-async fn standing(link: &Arc<Link>, deadline: Instant) -> Result<Standing> {
-    let mut command = redis::cmd("INFO");
-    command.arg("replication");
-    match link.send(&command, deadline).await?.value {
-        Value::ServerError(error) => Err(from_server(&error)),
-        Value::VerbatimString { text, .. } => Ok(Standing::parse(&text)),
-        Value::BulkString(bytes) => Ok(Standing::parse(&String::from_utf8_lossy(&bytes))),
-        _ => Err(Error::new(
-            ErrorKind::Server,
-            "INFO was answered with another type than a string",
-        )),
-    }
-}
-
-impl Standing {
-    fn parse(info: &str) -> Self {
-        let field = |name: &str| {
-            let mut lines = info.lines();
-            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            value.unwrap_or_default().trim()
-        };
-        let is_primary = field("role") == "master";
-        // The primary's count of what it has written; the replica's of what it has applied.
-        let offset = match is_primary {
-            true => field("master_repl_offset").parse().ok(),
-            false => field("slave_repl_offset").parse().ok(),
-        };
-        Self {
-            is_primary: is_primary && offset.is_some(),
-            follows: field("role") == "slave"
-                && field("master_link_status") == "up"
-                && field("master_sync_in_progress") == "0"
-                && offset.is_some(),
-            history: field("master_replid").to_owned(),
-            offset: offset.unwrap_or_default(),
-        }
-    }
-}
-
-/// How far the primary was when it was asked lately.
-#[derive(Debug, Default)]
-struct History {
-    name: String,
-    /// When it was asked, and what it answered.
-    offsets: VecDeque<(Instant, u64)>,
-}
-
-impl History {
-    fn note(&mut self, asked: Instant, standing: Standing) {
-        if self.name != standing.history {
-            self.offsets.clear();
-            self.name = standing.history;
-        }
-        while self
-            .offsets
-            .front()
-            .is_some_and(|(at, _)| *at + MOST_LAG <= asked)
-        {
-            self.offsets.pop_front();
-        }
-        self.offsets.push_back((asked, standing.offset));
-    }
-
-    /// The latest moment of which a replica has applied everything.
-    fn reached(&self, standing: &Standing) -> Option<Instant> {
-        if self.name != standing.history {
-            return None;
-        }
-        let reached = |(_, offset): &&(Instant, u64)| *offset <= standing.offset;
-        let (at, _) = self.offsets.iter().rev().find(reached)?;
-        Some(*at)
-    }
-}
-
 impl fmt::Debug for Replicas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let members = self.state().members.clone();
@@ -318,9 +230,6 @@ impl fmt::Debug for Replicas {
             .finish()
     }
 }
-
-/// How old what a replica answers may be at most.
-pub(super) const MOST_LAG: Duration = Duration::from_secs(2);
 
 /// How often replicas prove themselves, about: until then what this client has written is asked of
 /// the primary.

@@ -8,12 +8,10 @@ use std::sync::Arc;
 use redis::Cmd;
 use tokio::time::Instant;
 
-use super::Values;
-use super::found;
 use super::replicas::Replicas;
 use super::sentinel::Sentinels;
 use super::writes::{Writes, Writing};
-use crate::client::builder::{ClientBuilder, Place};
+use crate::client::cells::{Values, values};
 use crate::client::endpoint::Endpoint;
 use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
@@ -22,24 +20,6 @@ use crate::client::source::Source;
 use crate::error::Result;
 use crate::key::Key;
 use crate::time::Deadline;
-
-impl ClientBuilder {
-    /// A primary and its replicas, for caches that may
-    /// [read from replicas](crate::Cache::read_from). Everything else goes to the primary. When
-    /// another server becomes the primary this client does not follow:
-    /// [`sentinels`](Self::sentinels) does.
-    pub fn replicas<S: Into<String>>(
-        mut self,
-        primary: &str,
-        replicas: impl IntoIterator<Item = S>,
-    ) -> Self {
-        self.place = Some(Place::Replicas {
-            primary: primary.to_owned(),
-            replicas: replicas.into_iter().map(S::into).collect(),
-        });
-        self
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Replicated {
@@ -60,7 +40,7 @@ impl Replicated {
 
     /// The servers that `sentinels` find.
     pub(crate) fn found_by(sentinels: &Arc<Sentinels>, style: &Style) -> Self {
-        let source = Source::Sentinels(sentinels.clone());
+        let source = Source::Located(sentinels.clone());
         let replicated = Self::new(Node::from(sentinels.to_string(), source, style), style);
         sentinels.lead(&replicated.primary, &replicated.replicas);
         replicated
@@ -97,7 +77,7 @@ impl Replicated {
     }
 
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
-        found(self.primary.lane.read(keys, deadline).await?)
+        values(self.primary.lane.read(keys, deadline).await?)
     }
 
     /// See [`Replicas::read`].

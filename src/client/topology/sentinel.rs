@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use redis::{PushInfo, PushKind};
 use tokio::sync::watch;
@@ -19,38 +20,17 @@ use super::known::Known;
 use super::replicas::Replicas;
 use super::testimony::{Testimony, best, switch};
 use crate::background::Background;
+use crate::client::address::Address;
 use crate::client::address_map::Addresses;
-use crate::client::builder::{ClientBuilder, Place};
 use crate::client::credentials::Login;
-use crate::client::endpoint::{Address, Endpoint};
+use crate::client::endpoint::Endpoint;
 use crate::client::large::Large;
 use crate::client::link::{Link, OnPush, Route};
 use crate::client::node::{Node, Style};
 use crate::client::push::Hub;
-use crate::client::source::Source;
+use crate::client::source::{Locate, Source};
 use crate::error::{Error, ErrorKind, Fate, Result, shortened};
 use crate::time::jittered;
-
-impl ClientBuilder {
-    /// The primary that sentinels know as `service`. `sentinels` are their URLs,
-    /// `redis://[[user]:password@]host[:port]`, with the credentials of the sentinels themselves;
-    /// those of the data nodes are given by [`credentials`](Self::credentials). With `rediss://`
-    /// the data nodes are reached by TLS, too.
-    ///
-    /// The client holds a connection to each of them, asks them whenever it connects, and leaves
-    /// the old primary as soon as one announces another.
-    pub fn sentinels<S: Into<String>>(
-        mut self,
-        sentinels: impl IntoIterator<Item = S>,
-        service: &str,
-    ) -> Self {
-        self.place = Some(Place::Sentinels {
-            sentinels: sentinels.into_iter().map(S::into).collect(),
-            service: service.to_owned(),
-        });
-        self
-    }
-}
 
 pub(crate) struct Sentinels {
     service: String,
@@ -132,57 +112,6 @@ impl Sentinels {
         };
         debug_assert!(self.led.get().is_none(), "sentinels lead one client");
         let _ = self.led.set(led);
-    }
-
-    /// Where the primary is now, by those who answer before `deadline`.
-    ///
-    /// Cancel safety: safe.
-    pub(crate) async fn primary(self: &Arc<Self>, deadline: Instant) -> Result<Endpoint> {
-        self.be_watched();
-        self.ask(Patience::ForMost, deadline).await?;
-        let known = self.known.borrow().clone();
-        match known {
-            Some(Known {
-                address,
-                left: None,
-                ..
-            }) => Ok(self.endpoint(address)),
-            _ => Err(moving(&self.service)),
-        }
-    }
-
-    /// Whether the primary is at `address`, as far as known.
-    pub(crate) fn names(&self, address: &Address) -> bool {
-        let known = self.known.borrow();
-        known.as_ref().is_some_and(|known| known.names(address))
-    }
-
-    /// Whether what is sent to the primary can be read on the way, as far as known.
-    pub(crate) fn is_readable_on_the_way(&self) -> bool {
-        let known = self.known.borrow().clone();
-        known.is_some_and(|known| self.endpoint(known.address).is_readable_on_the_way())
-    }
-
-    /// Who we are at the primary.
-    pub(crate) fn login(&self) -> Option<&Login> {
-        self.data.login.as_ref()
-    }
-
-    /// Returns when the primary is known to be elsewhere than at `address`.
-    pub(crate) async fn left(&self, address: &Address) {
-        let mut known = self.known.subscribe();
-        let elsewhere =
-            |known: &Option<Known>| known.as_ref().is_some_and(|known| !known.names(address));
-        if known.wait_for(elsewhere).await.is_err() {
-            std::future::pending().await
-        }
-    }
-
-    /// Returns when something new is known.
-    pub(crate) async fn news(&self) {
-        if self.known.subscribe().changed().await.is_err() {
-            std::future::pending().await
-        }
     }
 
     fn endpoint(&self, address: Address) -> Endpoint {
@@ -292,6 +221,57 @@ impl Sentinels {
     fn be_watched(self: &Arc<Self>) {
         self.watcher
             .ensure(|| follow(Arc::downgrade(self), self.known.subscribe()));
+    }
+}
+
+impl Locate for Sentinels {
+    fn primary(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, Result<Endpoint>> {
+        Box::pin(async move {
+            self.be_watched();
+            self.ask(Patience::ForMost, deadline).await?;
+            let known = self.known.borrow().clone();
+            match known {
+                Some(Known {
+                    address,
+                    left: None,
+                    ..
+                }) => Ok(self.endpoint(address)),
+                _ => Err(moving(&self.service)),
+            }
+        })
+    }
+
+    fn names(&self, address: &Address) -> bool {
+        let known = self.known.borrow();
+        known.as_ref().is_some_and(|known| known.names(address))
+    }
+
+    fn left<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut known = self.known.subscribe();
+            let elsewhere =
+                |known: &Option<Known>| known.as_ref().is_some_and(|known| !known.names(address));
+            if known.wait_for(elsewhere).await.is_err() {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn news(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.known.subscribe().changed().await.is_err() {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn login(&self) -> Option<&Login> {
+        self.data.login.as_ref()
+    }
+
+    fn is_readable_on_the_way(&self) -> bool {
+        let known = self.known.borrow().clone();
+        known.is_some_and(|known| self.endpoint(known.address).is_readable_on_the_way())
     }
 }
 

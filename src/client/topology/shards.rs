@@ -10,123 +10,26 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use redis::{Cmd, Value};
 
-use super::Values;
 use super::rendezvous::Ring;
-use crate::client::builder::{ClientBuilder, Place};
+use crate::client::cells::Values;
 use crate::client::endpoint::{Approach, Endpoint};
 use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::error::{Error, Result};
 use crate::key::{Key, Realm};
-use crate::script::from_server;
 use crate::time::Deadline;
-
-impl ClientBuilder {
-    /// Several independent servers, each with a name, a URL (see [`Client::connect`] for the forms)
-    /// and a weight from 1 to 1,000: keys are spread over them in proportion to the weights.
-    ///
-    /// The name is what a shard is: clients that are given the same names and weights find the same
-    /// keys at the same shards, whatever the order. Another host, password or order moves nothing;
-    /// another name moves all that the shard has. A shard that is down fails the calls for its own
-    /// keys only.
-    ///
-    /// One more shard of equal weight takes its share from all others, about 1/N; keys move to it
-    /// only, and what a shard had that is left out goes to the others. **What is stored does not
-    /// move along.** Processes that disagree on names or weights do not exclude each other with
-    /// locks, and do not see each other's invalidations. So change the set in the steps of
-    /// [`moving_to`](Self::moving_to), or stop all processes and flush all servers, or begin with
-    /// another [`namespace`](Self::namespace).
-    ///
-    /// ```no_run
-    /// # async fn example() -> hedgerow::Result<()> {
-    /// let client = hedgerow::Client::builder()
-    ///     .shards([
-    ///         ("a", "redis://10.0.0.1", 1),
-    ///         ("b", "redis://10.0.0.2", 1),
-    ///         ("big", "redis://10.0.0.3", 2),
-    ///     ])
-    ///     .connect()
-    ///     .await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// [`Client::connect`]: crate::Client::connect
-    pub fn shards<N: Into<String>, U: Into<String>>(
-        mut self,
-        shards: impl IntoIterator<Item = (N, U, u32)>,
-    ) -> Self {
-        self.place = Some(Place::Shards(parsed(shards)));
-        self
-    }
-
-    /// The first of three steps from one set of [`shards`](Self::shards) to another, with the old
-    /// set in `shards` and the new one here, such that caches are not emptied:
-    ///
-    /// 1. every process is given `.shards(old).moving_to(new)`: as before, but whatever is
-    ///    removed, set or invalidated is removed or invalidated at its new place, too;
-    /// 2. every process is given `.shards(new).moving_from(old)`: see
-    ///    [`moving_from`](Self::moving_from);
-    /// 3. every process is given `.shards(new)`.
-    ///
-    /// Processes of two steps that follow each other may run side by side; a step may begin when
-    /// no process is two steps behind it. **Step 3 must not begin before all that was stored in
-    /// step 1 or earlier has expired:** 1.1 times the longest TTL in use, counted from the end of
-    /// the last process of step 1. A server that joins must hold nothing of this namespace. A move
-    /// that was called off after step 2 had begun may be begun again when what was stored in step 2
-    /// has expired.
-    ///
-    /// **This is for caches.** Counters and locks stay with the old set through steps 1 and 2, and
-    /// change places with step 3, where counters start again, and where processes of steps 2
-    /// and 3 do not exclude each other with locks. Give those that matter a client of their own,
-    /// whose shards do not change, or let no process of step 2 run when the first of step 3 starts.
-    ///
-    /// A shard is a server of one name: where both sets have it, its URL must lead to the same
-    /// place.
-    pub fn moving_to<N: Into<String>, U: Into<String>>(
-        mut self,
-        shards: impl IntoIterator<Item = (N, U, u32)>,
-    ) -> Self {
-        self.moving = Some(Moving::To(parsed(shards)));
-        self
-    }
-
-    /// The second of three steps from one set of [`shards`](Self::shards) to another, with the new
-    /// set in `shards` and the old one here: [`moving_to`](Self::moving_to) has them all.
-    ///
-    /// Caches load and store at the new places. What is not found there is read where it was
-    /// before, in a second trip. Whatever is removed, set or invalidated is removed or invalidated
-    /// at its old place, too; so all servers of both sets must be up.
-    pub fn moving_from<N: Into<String>, U: Into<String>>(
-        mut self,
-        shards: impl IntoIterator<Item = (N, U, u32)>,
-    ) -> Self {
-        self.moving = Some(Moving::From(parsed(shards)));
-        self
-    }
-}
-
-fn parsed<N: Into<String>, U: Into<String>>(
-    shards: impl IntoIterator<Item = (N, U, u32)>,
-) -> Vec<Shard> {
-    let shards = shards.into_iter().map(|(name, url, weight)| Shard {
-        name: name.into(),
-        url: url.into(),
-        weight,
-    });
-    shards.collect()
-}
+use crate::wire::fault::from_server;
 
 /// One server of several, as the caller says it.
 pub(crate) struct Shard {
-    name: String,
-    url: String,
-    weight: u32,
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) weight: u32,
 }
 
 /// The other set of shards, as the caller says it, while keys move.
-pub(crate) enum Moving {
+pub(crate) enum Migration {
     To(Vec<Shard>),
     From(Vec<Shard>),
 }
@@ -155,14 +58,14 @@ struct Named {
 }
 
 impl Shards {
-    pub(crate) fn new(shards: &[Shard], moving: Option<&Moving>, style: &Style) -> Result<Self> {
+    pub(crate) fn new(shards: &[Shard], moving: Option<&Migration>, style: &Style) -> Result<Self> {
         let mut known: Vec<(&str, Endpoint)> = Vec::new();
         let (ring, _) = gathered(shards, &style.approach, &mut known)?;
         let other = match moving {
             None => None,
-            Some(Moving::To(others) | Moving::From(others)) => {
+            Some(Migration::To(others) | Migration::From(others)) => {
                 let (ring, nodes) = gathered(others, &style.approach, &mut known)?;
-                let is_old = matches!(moving, Some(Moving::From(_)));
+                let is_old = matches!(moving, Some(Migration::From(_)));
                 Some(Other {
                     ring,
                     nodes,

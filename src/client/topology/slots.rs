@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use redis::{ServerError, Value};
 
+use crate::client::address::Address;
 use crate::client::address_map::Addresses;
-use crate::client::endpoint::Address;
 use crate::key::SLOTS;
 
 /// Consecutive slots and their servers, as a server tells them.

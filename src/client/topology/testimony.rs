@@ -4,10 +4,10 @@
 
 use redis::{Pipeline, ServerError, Value};
 
+use crate::client::address::Address;
 use crate::client::address_map::Addresses;
-use crate::client::endpoint::Address;
 use crate::error::{Error, ErrorKind, Result};
-use crate::script::from_server;
+use crate::wire::fault::from_server;
 
 /// What one sentinel knows of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]

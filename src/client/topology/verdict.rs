@@ -60,7 +60,7 @@ fn best<'r>(claims: &[&'r Range]) -> Option<&'r Range> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::endpoint::Address;
+    use crate::client::address::Address;
 
     fn range(first: u16, last: u16, id: &str, epoch: u64) -> Range {
         Range {

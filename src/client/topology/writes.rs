@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::replicas::MOST_LAG;
 use crate::error::{Fate, Result};
 use crate::key::Key;
 
@@ -97,6 +96,9 @@ const LATE: Duration = Duration::from_secs(10);
 
 /// How many keys are told apart.
 const MOST_MARKS: usize = 16_384;
+
+/// How old what a replica answers may be at most.
+pub(super) const MOST_LAG: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

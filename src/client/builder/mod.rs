@@ -3,24 +3,26 @@
 //! Invariant: everything is checked before a client exists, and an error never repeats the URL,
 //! which may hold a password.
 
+mod access;
+mod servers;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
 use super::address_map::AddressMap;
 use super::backoff::Paces;
 use super::cells::Reads;
 use super::credentials::Login;
-use super::endpoint::{Approach, Endpoint};
+use super::endpoint::Approach;
 use super::format::Formats;
 use super::lane::PIPELINES_TO_ONE;
-use super::node::{Node, Style};
+use super::node::Style;
 use super::queue::Limits;
-use super::topology::{Cluster, Moving, Replicated, Sentinels, Shard, Shards, Topology};
+use super::topology::{Migration, Servers, Topology};
 use super::{Client, Core, Deadlines};
 use crate::background::Spawner;
 use crate::error::{Error, Result};
@@ -31,8 +33,8 @@ use crate::time::{OnOutage, Patience, Ttl};
 /// Sets up a [`Client`]; made by [`Client::builder`].
 #[must_use = "a builder does nothing until `open` or `connect` is called"]
 pub struct ClientBuilder {
-    pub(super) place: Option<Place>,
-    pub(super) moving: Option<Moving>,
+    servers: Option<Servers>,
+    migration: Option<Migration>,
     namespace: String,
     name: String,
     deadline: Duration,
@@ -45,37 +47,113 @@ pub struct ClientBuilder {
     limits: Limits,
     hide_keys: HideKeys,
     spawner: Spawner,
-    pub(super) login: Option<Login>,
-    pub(super) address_map: Option<AddressMap>,
+    login: Option<Login>,
+    address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<super::tls::Tls>,
+    tls: Option<super::tls::Tls>,
     #[cfg(feature = "embedded")]
-    server: Option<super::embedded::Server>,
+    server: Option<crate::embedded::Server>,
 }
 
-/// Where the servers are, as the caller says it.
-pub(super) enum Place {
-    Url(String),
-    /// What the environment variable `REDIS_URL` says when the client is opened.
-    Environment,
-    Connection(MultiplexedConnection),
-    Cluster(Vec<String>),
-    Shards(Vec<Shard>),
-    Replicas {
-        primary: String,
-        replicas: Vec<String>,
-    },
-    Sentinels {
-        sentinels: Vec<String>,
-        service: String,
-    },
+impl Client {
+    /// A client of the server at `url`: `redis://[[user]:password@]host[:port][/db]` or
+    /// `unix:///path/to/socket`; with the feature `tls` also `rediss://..`, which trusts the roots
+    /// of the system (see [`ClientBuilder::tls`](ClientBuilder) for others).
+    ///
+    /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`),
+    /// and `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other
+    /// parameters are refused, since they would have no effect; so is a user without a password.
+    /// Percent-encode characters with a meaning in URLs in users and passwords: `%40` for `@`,
+    /// `%2F` for `/`, `%3F` for `?`.
+    ///
+    /// Does no I/O and needs no runtime: the client connects with the first call that needs the
+    /// server, so a service may start while Redis is down, and the client may live in a `static`.
+    /// [`connect`](Self::connect) also asks whether the server answers.
+    ///
+    /// ```no_run
+    /// use std::sync::LazyLock;
+    ///
+    /// use hedgerow::Client;
+    ///
+    /// static CLIENT: LazyLock<Client> =
+    ///     LazyLock::new(|| Client::open("redis://127.0.0.1:6379").expect("the URL is well formed"));
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidInput` when the URL is not understood. An unreachable server is no error here.
+    pub fn open(url: &str) -> Result<Self> {
+        Self::builder().url(url).open()
+    }
+
+    /// [`open`](Self::open), then a [`ping`](Self::ping): the client is returned when the server
+    /// has answered. For services that must not start without Redis.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the URL is not understood. Otherwise the reason why the server did not
+    /// answer within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials
+    /// in the URL fail at once; those of a provider
+    /// ([`ClientBuilder::credentials_from`]) are asked for again until the deadline.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the connection.
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::builder().url(url).connect().await
+    }
+
+    /// [`connect`](Self::connect) to the server that the environment variable `REDIS_URL` names.
+    /// For a client that does not ask the server first, use
+    /// `Client::builder().`[`url_from_env()`](ClientBuilder::url_from_env)`.open()`.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the variable is missing or its value is not understood; else as
+    /// [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the connection.
+    pub async fn from_env() -> Result<Self> {
+        Self::builder().url_from_env().connect().await
+    }
+
+    /// Sets a client up step by step.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// A client over a connection that the caller made, with all settings at their defaults;
+    /// [`ClientBuilder::connection`] takes others.
+    ///
+    /// Such a client has no push connection, so that waiting for locks and for loads in other
+    /// processes falls back to timers, and it does not reconnect: when the connection is gone,
+    /// every call fails and says so.
+    pub fn from_connection(connection: redis::aio::MultiplexedConnection) -> Self {
+        match Self::builder().connection(connection).open() {
+            Ok(client) => client,
+            Err(_) => unreachable!("the defaults are valid"),
+        }
+    }
+
+    /// A client of a private server that is started for it and ends with its last clone.
+    ///
+    /// For examples, tests and local development.
+    ///
+    /// # Errors
+    /// `Embedded` when no `redis-server` or `valkey-server` is found, or it does not start.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the server.
+    #[cfg(feature = "embedded")]
+    pub async fn embedded() -> Result<Self> {
+        let server = crate::embedded::Server::start().await?;
+        let url = server.url().to_owned();
+        Self::builder().url(&url).owning(server).open()
+    }
 }
 
 impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
-            place: None,
-            moving: None,
+            servers: None,
+            migration: None,
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
             deadline: Duration::from_secs(5),
@@ -99,37 +177,6 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The server: see [`Client::open`] for the forms.
-    pub fn url(mut self, url: &str) -> Self {
-        self.place = Some(Place::Url(url.to_owned()));
-        self
-    }
-
-    /// The server that the environment variable `REDIS_URL` names. The variable is read by
-    /// [`open`](Self::open) and [`connect`](Self::connect), which fail if it is missing.
-    pub fn url_from_env(mut self) -> Self {
-        self.place = Some(Place::Environment);
-        self
-    }
-
-    /// A connection that the caller has made, instead of a URL: see [`Client::from_connection`] for
-    /// what such a client does not do.
-    ///
-    /// ```no_run
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// use hedgerow::{Client, redis};
-    ///
-    /// let driver = redis::Client::open("redis://127.0.0.1:6379")?;
-    /// let connection = driver.get_multiplexed_async_connection().await?;
-    /// let client = Client::builder().connection(connection).namespace("shop").open()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn connection(mut self, connection: MultiplexedConnection) -> Self {
-        self.place = Some(Place::Connection(connection));
-        self
-    }
-
     /// The prefix of every key, `hr` by default: any text without `:`. Clients of different
     /// namespaces share nothing.
     pub fn namespace(mut self, namespace: &str) -> Self {
@@ -291,7 +338,7 @@ impl ClientBuilder {
             ));
         }
         let style = self.style()?;
-        let topology = self.topology(&style)?;
+        let topology = self.servers()?.topology(self.migration.as_ref(), &style)?;
         let deadlines = self.deadlines()?;
         let namespace = Namespace::new(&self.namespace)?;
         let formats = Formats::new(&namespace, &topology);
@@ -313,41 +360,13 @@ impl ClientBuilder {
         self.open()?.answered().await
     }
 
-    fn topology(&self, style: &Style) -> Result<Topology> {
-        if self.moving.is_some() && !matches!(self.place, Some(Place::Shards(_))) {
+    fn servers(&self) -> Result<&Servers> {
+        if self.migration.is_some() && !matches!(self.servers, Some(Servers::Shards(_))) {
             return Err(Error::invalid("only shards move; call `shards` too"));
         }
-        match &self.place {
-            None => Err(Error::invalid("no server is given; call `url` first")),
-            Some(Place::Url(url)) => {
-                let endpoint = Endpoint::parse(url, &style.approach)?;
-                Ok(Topology::One(Node::new(&endpoint, style)))
-            }
-            Some(Place::Connection(connection)) => {
-                Ok(Topology::One(Node::brought(connection.clone(), style)))
-            }
-            Some(Place::Environment) => {
-                let url = std::env::var("REDIS_URL").map_err(|_| {
-                    Error::invalid("REDIS_URL is not set; set it to redis://host:port")
-                })?;
-                let endpoint = Endpoint::parse(&url, &style.approach)?;
-                Ok(Topology::One(Node::new(&endpoint, style)))
-            }
-            Some(Place::Replicas { primary, replicas }) => Ok(Topology::Replicated(
-                Replicated::at(primary, replicas, style)?,
-            )),
-            Some(Place::Sentinels { sentinels, service }) => {
-                let sentinels = Sentinels::new(sentinels, service, style)?;
-                Ok(Topology::Replicated(Replicated::found_by(
-                    &sentinels, style,
-                )))
-            }
-            Some(Place::Cluster(seeds)) => Ok(Topology::Cluster(Cluster::new(seeds, style)?)),
-            Some(Place::Shards(shards)) => {
-                let shards = Shards::new(shards, self.moving.as_ref(), style)?;
-                Ok(Topology::Shards(shards))
-            }
-        }
+        self.servers
+            .as_ref()
+            .ok_or_else(|| Error::invalid("no server is given; call `url` first"))
     }
 
     fn core(
@@ -420,8 +439,8 @@ impl ClientBuilder {
         approach.login.clone_from(&self.login);
         if let Some(map) = &self.address_map {
             if !matches!(
-                self.place,
-                Some(Place::Cluster(_) | Place::Sentinels { .. })
+                self.servers,
+                Some(Servers::Cluster(_) | Servers::Sentinels { .. })
             ) {
                 return Err(Error::invalid(
                     "an address map is for a cluster or sentinels; other servers are where their URLs say",
@@ -438,7 +457,7 @@ impl ClientBuilder {
 
     /// Ties the life of an embedded server to the client.
     #[cfg(feature = "embedded")]
-    pub(super) fn owning(mut self, server: super::embedded::Server) -> Self {
+    fn owning(mut self, server: crate::embedded::Server) -> Self {
         self.server = Some(server);
         self
     }
@@ -460,24 +479,10 @@ impl ClientBuilder {
 /// The most bytes of a client's name: servers show it in each line of `CLIENT LIST`.
 const LONGEST_NAME: usize = 64;
 
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Url(_) => f.write_str("Url(hidden)"),
-            Self::Environment => f.write_str("Environment"),
-            Self::Connection(_) => f.write_str("Connection"),
-            Self::Cluster(_) => f.write_str("Cluster(hidden)"),
-            Self::Shards(_) => f.write_str("Shards(hidden)"),
-            Self::Replicas { .. } => f.write_str("Replicas(hidden)"),
-            Self::Sentinels { service, .. } => write!(f, "Sentinels({service:?}, hidden)"),
-        }
-    }
-}
-
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
-            .field("place", &self.place)
+            .field("servers", &self.servers)
             .field("namespace", &self.namespace)
             .field("name", &self.name)
             .field("deadline", &self.deadline)
