@@ -168,7 +168,7 @@ pub use client::{
     Severity,
 };
 #[doc(hidden)]
-pub use codec::fuzzing;
+pub use codec::testing::fuzzing;
 pub use codec::{Codec, Compression};
 pub use counter::{Add, Added, Counter};
 pub use error::loader;

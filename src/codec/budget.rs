@@ -8,7 +8,7 @@
 //! above all, has been counted with it; what is larger than the place that it stands in lies behind
 //! a pointer and counts beside it. Strings and bytes do not count: they take what they take in
 //! the entry. [`Rules`](super::checked::Rules) counts the same way while a value is written. Called
-//! by [`Present`](super::absent::Present).
+//! by [`Present`](super::option::Present).
 
 use std::cell::Cell;
 use std::fmt;

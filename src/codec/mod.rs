@@ -5,27 +5,26 @@
 //! hostile: every length is checked before it is believed, and no error quotes a value.
 //! Called by the cache.
 
-mod absent;
 mod budget;
-mod cbor;
 mod checked;
+mod compress;
 pub(crate) mod envelope;
-pub mod fuzzing;
-mod json;
-mod lz4;
+mod format;
+mod option;
 mod options;
 mod payload;
-mod raw;
-mod refuse;
+mod reject;
+pub mod testing;
 
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use compress::lz4;
 pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp, Unreadable};
+use format::{cbor, json, raw};
 pub use options::{Codec, Compression};
-
 use payload::{MAX_DECODED, Payload, misfit, too_large, too_large_to_store};
 
 use crate::error::{ErrorKind, Result};
@@ -67,7 +66,7 @@ impl Stack {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<Vec<u8>> {
-        if absent::is_none(value, self.codec.is_human_readable()) {
+        if option::is_none(value, self.codec.is_human_readable()) {
             let mut entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
             envelope::seal(&mut entry, Compression::None, Outcome::None);
             return Ok(entry);
@@ -116,7 +115,7 @@ pub(crate) fn decode<V: DeserializeOwned>(
     match envelope.outcome {
         Outcome::Value => {}
         Outcome::None => {
-            let none = absent::none(envelope.codec.is_human_readable());
+            let none = option::none(envelope.codec.is_human_readable());
             return none.ok_or_else(|| {
                 let name = std::any::type_name::<V>();
                 Unreadable::Foreign(misfit("no value", &format!("it does not fit `{name}`")))
@@ -168,12 +167,3 @@ fn is_whole(codec: Codec, payload: &[u8]) -> bool {
 const WORTH_COMPRESSING: usize = 4 << 10;
 /// Room for the payload of most entries.
 const USUAL: usize = 512;
-
-#[cfg(test)]
-mod golden;
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod seeds;
-#[cfg(test)]
-mod tests;

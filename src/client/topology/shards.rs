@@ -17,7 +17,7 @@ use crate::client::lane::{Lane, PIPELINES_TO_EACH};
 use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::error::{Error, Result};
-use crate::key::{Key, Realm};
+use crate::key::{Key, Placement};
 use crate::time::Deadline;
 use crate::wire::fault::from_server;
 
@@ -96,10 +96,10 @@ impl Shards {
     /// The number of the server of `key`.
     pub(crate) fn place(&self, key: &Key) -> usize {
         let tag = key.hash_tag();
-        let other = match (key.realm(), &self.other) {
-            (Realm::On(shard), _) => return shard as usize,
-            (Realm::Elsewhere, Some(other)) => Some(other),
-            (Realm::Kept, Some(other)) if other.is_old => Some(other),
+        let other = match (key.placement(), &self.other) {
+            (Placement::On(shard), _) => return shard as usize,
+            (Placement::Elsewhere, Some(other)) => Some(other),
+            (Placement::Kept, Some(other)) if other.is_old => Some(other),
             _ => None,
         };
         match other {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::envelope::{HEADER, VERSION};
-use super::*;
+use crate::codec::envelope::{HEADER, VERSION};
+use crate::codec::*;
 
 fn encoded<V: Serialize + ?Sized>(codec: Codec, value: &V) -> Vec<u8> {
     let stack = Stack {

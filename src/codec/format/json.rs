@@ -1,7 +1,7 @@
 //! JSON, by serde_json.
 //!
 //! Invariant: one value and nothing but white space behind it, nested at most 128 deep.
-//! Called by the [`Stack`](super::Stack).
+//! Called by the [`Stack`](crate::codec::Stack).
 
 use std::any::type_name;
 
@@ -9,13 +9,16 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
-use super::absent::Present;
-use super::budget::EXHAUSTED;
-use super::checked::{REFUSED, Rules};
-use super::payload::{Payload, misfit, unencodable};
+use crate::codec::budget::EXHAUSTED;
+use crate::codec::checked::{REFUSED, Rules};
+use crate::codec::option::Present;
+use crate::codec::payload::{Payload, misfit, unencodable};
 use crate::error::Result;
 
-pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
+pub(in crate::codec) fn encode<V: Serialize + ?Sized>(
+    value: &V,
+    payload: Payload<'_>,
+) -> Result<()> {
     let rules = Rules::new(
         DEEPEST,
         Some("it holds NaN or an infinity, which JSON has not"),
@@ -30,7 +33,7 @@ pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> 
     })
 }
 
-pub(super) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
+pub(in crate::codec) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
     match serde_json::from_slice(payload) {
         Ok(Present(value)) => Ok(value),
         // The text is not repeated: it may quote the value.
@@ -48,7 +51,7 @@ pub(super) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
 }
 
 /// Whether `payload` is one well-formed value, nested however deep.
-pub(super) fn is_whole(payload: &[u8]) -> bool {
+pub(in crate::codec) fn is_whole(payload: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(payload).is_ok()
 }
 
@@ -62,9 +65,9 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::super::Stack;
     use super::*;
     use crate::codec::Codec;
+    use crate::codec::Stack;
 
     fn refusal<V: DeserializeOwned>(payload: &[u8]) -> String {
         match decode::<V>(payload) {

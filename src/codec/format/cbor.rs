@@ -1,7 +1,7 @@
 //! CBOR (RFC 8949), by ciborium.
 //!
 //! Invariant: one value and nothing behind it; no claimed length and no nesting of hostile bytes
-//! costs more memory or stack than the bytes themselves. Called by the [`Stack`](super::Stack).
+//! costs more memory or stack than the bytes themselves. Called by the [`Stack`](crate::codec::Stack).
 
 use std::any::type_name;
 
@@ -9,13 +9,16 @@ use ciborium::{de, ser};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::absent::Present;
-use super::budget::EXHAUSTED;
-use super::checked::{REFUSED, Rules};
-use super::payload::{Payload, misfit, unencodable};
+use crate::codec::budget::EXHAUSTED;
+use crate::codec::checked::{REFUSED, Rules};
+use crate::codec::option::Present;
+use crate::codec::payload::{Payload, misfit, unencodable};
 use crate::error::Result;
 
-pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
+pub(in crate::codec) fn encode<V: Serialize + ?Sized>(
+    value: &V,
+    payload: Payload<'_>,
+) -> Result<()> {
     let rules = Rules::new(DEEPEST, None, payload.built);
     ciborium::into_writer(&rules.check(value), payload).map_err(|cause| match cause {
         ser::Error::Io(_) => unencodable(NAME, "it could not be written"),
@@ -24,7 +27,7 @@ pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> 
     })
 }
 
-pub(super) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Result<V> {
+pub(in crate::codec) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Result<V> {
     let read = match is_small_and_flat(payload) {
         true => de::from_reader_with_buffer(&mut payload, &mut [0; SMALL]),
         false => de::from_reader_with_recursion_limit(&mut payload, DEEPEST),
@@ -58,7 +61,7 @@ fn is_small_and_flat(payload: &[u8]) -> bool {
 }
 
 /// Whether `payload` is one well-formed value, nested however deep.
-pub(super) fn is_whole(mut payload: &[u8]) -> bool {
+pub(in crate::codec) fn is_whole(mut payload: &[u8]) -> bool {
     match de::from_reader_with_recursion_limit::<IgnoredAny, _>(&mut payload, DEEPEST) {
         Ok(_) => payload.is_empty(),
         Err(cause) => matches!(cause, de::Error::RecursionLimitExceeded),

@@ -2,13 +2,13 @@
 //!
 //! Invariant: nothing is allocated for a length that was only claimed: it is held against the
 //! limit and against what a block of that size can hold at all, and must be what comes out.
-//! Called by the [`Stack`](super::Stack).
+//! Called by the [`Stack`](crate::codec::Stack).
 
-use super::payload::too_large;
+use crate::codec::payload::too_large;
 use crate::error::{Error, ErrorKind, Result};
 
 /// `entry` with everything from `start` on compressed; `None` when that would not be smaller.
-pub(super) fn compress(entry: &[u8], start: usize) -> Option<Vec<u8>> {
+pub(in crate::codec) fn compress(entry: &[u8], start: usize) -> Option<Vec<u8>> {
     let (head, payload) = entry.split_at(start);
     if payload.len() > LONGEST {
         return None;
@@ -26,7 +26,7 @@ pub(super) fn compress(entry: &[u8], start: usize) -> Option<Vec<u8>> {
 }
 
 /// The payload as it was before [`compress`]; at most `max_decoded` bytes.
-pub(super) fn decompress(payload: &[u8], max_decoded: usize) -> Result<Vec<u8>> {
+pub(in crate::codec) fn decompress(payload: &[u8], max_decoded: usize) -> Result<Vec<u8>> {
     let (length, block) = decoded_length(payload, max_decoded)?;
     let mut decoded = vec![0; length];
     match lz4_flex::block::decompress_into(block, &mut decoded) {

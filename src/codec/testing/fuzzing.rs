@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Codec, Compression, Envelope, Outcome, Stack, cbor, json, lz4, raw};
-use super::{decode, envelope as format};
+use crate::codec::compress::lz4;
+use crate::codec::format::{cbor, json, raw};
+use crate::codec::{Codec, Compression, Envelope, Outcome, Stack};
+use crate::codec::{decode, envelope as format};
 
 /// An entry as found in Redis: parsed, decoded, and written again byte for byte.
 pub fn envelope(data: &[u8]) {

@@ -6,15 +6,22 @@
 //! namespace, so `namespace:*` matches the keys of one namespace and of no other. Every primitive
 //! builds its keys through [`Namespace`].
 
+mod bucket;
+mod escape;
+mod slot;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
-use xxhash_rust::xxh3::xxh3_64;
+pub(crate) use bucket::{Bucket, TagId};
+pub(crate) use slot::SLOTS;
+pub use slot::slot;
 
 use crate::error::{Error, Result};
 use crate::name::HideKeys;
+use escape::{Part, checked, escape_into, escaped, unescaped};
+use slot::{SLOT_GROUPS, tagged};
 
 /// The prefix of every key that a client touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +38,7 @@ impl Namespace {
                  use another character, such as `-` or `.`",
             ));
         }
-        Ok(Self(escaped(name, false).into()))
+        Ok(Self(escaped(name, Part::Last).into()))
     }
 
     /// What every key and channel begins with, up to the first `:`.
@@ -52,7 +59,7 @@ impl Namespace {
     /// The keys of one version of the cache named `cache`; 0 is the usual one.
     pub(crate) fn cache(&self, cache: &str, version: u32) -> Result<CacheKeys> {
         checked("cache name", cache)?;
-        let cache = escaped(cache, true);
+        let cache = escaped(cache, Part::Inner);
         let version = match version {
             0 => String::new(),
             version => version.to_string(),
@@ -65,7 +72,7 @@ impl Namespace {
 
     /// The generation of a tag, addressed by the tag's id (entries carry ids, not names).
     pub(crate) fn tag(&self, id: TagId) -> Key {
-        Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Realm::Cached)
+        Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Placement::Cached)
     }
 
     pub(crate) fn counter(&self, name: &str) -> Result<Key> {
@@ -76,7 +83,7 @@ impl Namespace {
     pub(crate) fn counter_once(&self, name: &str, id: &str) -> Result<Key> {
         checked("once id", id)?;
         let counter = self.named("o", "counter name", name)?;
-        Ok(Key::new(format!("{counter}:{}", escaped(id, false))))
+        Ok(Key::new(format!("{counter}:{}", escaped(id, Part::Last))))
     }
 
     /// The record that one call with a `once` id has added, by its token. Same slot as the counter.
@@ -90,7 +97,7 @@ impl Namespace {
         Ok(Key::new(format!(
             "{}:{room}:{{{}}}",
             self.0,
-            escaped(name, false)
+            escaped(name, Part::Last)
         )))
     }
 
@@ -101,7 +108,7 @@ impl Namespace {
         Ok(Key::new(format!(
             "{}:{{{bucket}}}:{kind}:{}",
             self.0,
-            escaped(name, false)
+            escaped(name, Part::Last)
         )))
     }
 
@@ -145,19 +152,16 @@ impl CacheKeys {
         checked("cache key", key)?;
         let mut text = String::with_capacity(prefix.len() + key.len() + 8);
         text.push_str(prefix);
-        escape_into(&mut text, key, false);
+        escape_into(&mut text, key, Part::Last);
         text.push('}');
-        Ok(Key::new(text).of(Realm::Cached))
+        Ok(Key::new(text).of(Placement::Cached))
     }
 }
 
-/// One Redis key (or channel), right by construction.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Key(Arc<str>, Realm);
-
-/// Where shards keep a key, also while keys move from one ring of them to another.
+/// Where shards keep a key, also while keys move from one ring of them to another. A key carries it,
+/// since only its owner knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Realm {
+pub(crate) enum Placement {
     /// A counter's or a lock's: it stays on the old ring until the end.
     Kept,
     /// A cache's: it is where the client's own ring says.
@@ -168,21 +172,25 @@ pub(crate) enum Realm {
     On(u32),
 }
 
+/// One Redis key (or channel), right by construction.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key(Arc<str>, Placement);
+
 impl Key {
     fn new(text: String) -> Self {
         debug_assert_eq!(text.matches(['{', '}']).count(), 2, "one hash tag, ours");
-        Self(text.into(), Realm::Kept)
+        Self(text.into(), Placement::Kept)
     }
 
     /// The same key of a cache, as the other ring of shards places it.
     pub(crate) fn elsewhere(&self) -> Self {
-        debug_assert_eq!(self.1, Realm::Cached, "only what is cached moves");
-        self.clone().of(Realm::Elsewhere)
+        debug_assert_eq!(self.1, Placement::Cached, "only what is cached moves");
+        self.clone().of(Placement::Elsewhere)
     }
 
     /// This key on one shard.
     pub(crate) fn on(&self, shard: usize) -> Self {
-        self.clone().of(Realm::On(shard as u32))
+        self.clone().of(Placement::On(shard as u32))
     }
 
     /// This key, which ends with its hash tag, as a key of its own for each part of the slots. One
@@ -191,19 +199,19 @@ impl Key {
         let (before, tag) = self.0.split_once('{').unwrap_or((&self.0, ""));
         let tag = tag.trim_end_matches('}');
         let of = |part| Self::new(format!("{before}{{{part}}}:{tag}")).of(self.1);
-        PARTS.into_iter().map(of).collect()
+        SLOT_GROUPS.into_iter().map(of).collect()
     }
 
     /// The part of the slots that this key is in.
     pub(crate) fn part(&self) -> usize {
-        usize::from(self.slot()) * PARTS.len() / usize::from(SLOTS)
+        usize::from(self.slot()) * SLOT_GROUPS.len() / usize::from(SLOTS)
     }
 
-    pub(crate) fn realm(&self) -> Realm {
+    pub(crate) fn placement(&self) -> Placement {
         self.1
     }
 
-    fn of(self, realm: Realm) -> Self {
+    fn of(self, realm: Placement) -> Self {
         Self(self.0, realm)
     }
 
@@ -258,175 +266,6 @@ impl fmt::Debug for Key {
     }
 }
 
-/// One of 256 fixed groups of names that share a hash tag, and so a slot, a fence counter and a
-/// wake channel. The number is part of the format: processes that disagreed on it would not
-/// exclude each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Bucket(u8);
-
-impl Bucket {
-    pub(crate) fn of(name: &str) -> Self {
-        Self((xxh3_64(name.as_bytes()) & 0xff) as u8)
-    }
-}
-
-impl fmt::Display for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "b{:02x}", self.0)
-    }
-}
-
-/// The identity of a tag: what entries carry, 128 bits of a SHA-256. Nobody who may choose names
-/// can find two of one id, or one of the id of a cache: such a tag would be invalidated in the
-/// place of another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct TagId(pub(crate) u128);
-
-impl TagId {
-    pub(crate) fn named(tag: &str) -> Result<Self> {
-        checked("tag", tag)?;
-        Ok(Self::digest(b"tag:", tag))
-    }
-
-    /// The implicit tag that every entry of a cache carries, for `clear`.
-    pub(crate) fn whole_cache(cache: &str) -> Self {
-        Self::digest(b"cache:", cache)
-    }
-
-    /// Neither of the two kinds begins with the other.
-    fn digest(kind: &[u8], name: &str) -> Self {
-        let mut digest = Sha256::new();
-        digest.update(kind);
-        digest.update(name.as_bytes());
-        let digest: [u8; 32] = digest.finalize().into();
-        let first = digest.first_chunk::<16>().copied().unwrap_or_default();
-        Self(u128::from_be_bytes(first))
-    }
-}
-
-/// The cluster slot of a key, as `CLUSTER KEYSLOT` computes it (CRC16/XMODEM of the hash tag,
-/// modulo 16,384; Redis Cluster specification, "Keys distribution model").
-pub fn slot(key: &[u8]) -> u16 {
-    let crc = tagged(key).iter().fold(0u16, |crc, &byte| {
-        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
-    });
-    crc % SLOTS
-}
-
-/// How many slots a cluster has.
-pub(crate) const SLOTS: u16 = 16_384;
-
-/// A hash tag from the middle of each sixteenth of the slots. Part of the format: processes that
-/// disagreed on it would not see each other's invalidations.
-const PARTS: [&str; 16] = [
-    "18", "3", "65", "223", "19", "2", "64", "222", "265", "23", "218", "49", "264", "22", "219",
-    "48",
-];
-
-/// The hash tag of a key; the key itself where it has none.
-fn tagged(key: &[u8]) -> &[u8] {
-    let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
-        let rest = &key[open + 1..];
-        let close = rest.iter().position(|&byte| byte == b'}')?;
-        (close > 0).then(|| &rest[..close])
-    });
-    tag.unwrap_or(key)
-}
-
-/// CRC16/XMODEM: polynomial 0x1021, initial value 0, not reflected.
-const CRC16: [u16; 256] = {
-    let mut table = [0u16; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = (byte as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            };
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
-
-/// Refuses what cannot be a name. `what` says whose it is; the caller says which one, as it may be
-/// shown.
-fn checked(what: &str, name: &str) -> Result<()> {
-    if name.is_empty() {
-        return Err(Error::invalid(format!(
-            "the {what} is empty; give at least one character"
-        )));
-    }
-    if name.len() > LONGEST {
-        return Err(Error::invalid(format!(
-            "the {what} is longer than {LONGEST} bytes; hash it first"
-        )));
-    }
-    Ok(())
-}
-
-/// Percent-escapes what could change routing or run parts together; the rest stays readable.
-/// With `inner`, `:` too: a part that is followed by another must not contain the separator.
-fn escaped(name: &str, inner: bool) -> String {
-    let mut text = String::with_capacity(name.len());
-    escape_into(&mut text, name, inner);
-    text
-}
-
-fn escape_into(text: &mut String, name: &str, inner: bool) {
-    // Nearly all names have nothing to escape, and a hit spells one: what may be escaped is ASCII,
-    // so bytes are looked at.
-    let escapes =
-        |byte: u8| matches!(byte, b'%' | b'{' | b'}' | 0..=0x1f | 0x7f) | (inner && byte == b':');
-    // Without an early end this is a few instructions for many bytes.
-    if !name.bytes().fold(false, |any, byte| any | escapes(byte)) {
-        return text.push_str(name);
-    }
-    for character in name.chars() {
-        match character {
-            '%' | '{' | '}' | '\u{0}'..='\u{1f}' | '\u{7f}' => escape(text, character),
-            ':' if inner => escape(text, character),
-            _ => text.push(character),
-        }
-    }
-}
-
-/// What was escaped by [`escape_into`].
-fn unescaped(text: &str) -> String {
-    let mut parts = text.split('%');
-    let mut name = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2).unwrap_or(("", part));
-        name.extend(u8::from_str_radix(digits, 16).map(char::from));
-        name.push_str(rest);
-    }
-    name
-}
-
-fn escape(text: &mut String, character: char) {
-    let code = u32::from(character);
-    debug_assert!(
-        code < 0x80,
-        "only ASCII is escaped, so two digits are enough"
-    );
-    text.push('%');
-    for nibble in [code >> 4, code & 0xf] {
-        text.push(
-            char::from_digit(nibble, 16)
-                .unwrap_or('0')
-                .to_ascii_uppercase(),
-        );
-    }
-}
-
-/// The longest name that a user may give, in bytes.
-const LONGEST: usize = 1024;
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -474,25 +313,7 @@ mod tests {
         );
     }
 
-    /// Frozen: a change of any of these numbers splits running fleets in two.
-    #[test]
-    fn buckets_and_tag_ids_are_frozen() {
-        let buckets: Vec<String> = ["invoice:7", "a", "", "naïve", "x".repeat(300).as_str()]
-            .iter()
-            .map(|name| Bucket::of(name).to_string())
-            .collect();
-        assert_eq!(buckets, ["b12", "b1f", "bc2", "b08", "b54"]);
-        // The first half of `printf tag:country:FR | sha256sum`, and of `printf cache:catalogue`.
-        let spelt = |id: TagId| format!("{:032x}", id.0);
-        let named = TagId::named("country:FR").expect("a tag");
-        assert_eq!(spelt(named), "ce91f4f6de21e1cb5df87f5b594ceac8");
-        assert_eq!(
-            spelt(TagId::whole_cache("catalogue")),
-            "fabebc23528ba7347a4cbbfb167b2abc"
-        );
-    }
-
-    /// Frozen, too.
+    /// Frozen: a change of it would hide invalidations from running processes.
     #[test]
     fn each_sixteenth_of_the_slots_has_a_key_of_its_own_for_a_tag() {
         let ns = Namespace::new("hr").expect("a good name");
@@ -507,32 +328,6 @@ mod tests {
             assert_eq!(part.part(), number, "{part}");
             assert_eq!(usize::from(part.slot()) / 1024, number, "{part}");
         }
-    }
-
-    #[test]
-    fn names_fill_all_256_buckets_evenly() {
-        let mut counts: HashMap<Bucket, u32> = HashMap::new();
-        for number in 0..256_000 {
-            *counts
-                .entry(Bucket::of(&format!("lock:{number}")))
-                .or_default() += 1;
-        }
-        assert_eq!(counts.len(), 256);
-        for (bucket, count) in counts {
-            assert!(
-                (800..1200).contains(&count),
-                "{bucket} has {count} of about 1000"
-            );
-        }
-    }
-
-    #[test]
-    fn slots_agree_with_the_specification() {
-        assert_eq!(slot(b"123456789"), 0x31c3);
-        assert_eq!(slot(b"{user1000}.following"), slot(b"user1000"));
-        assert_eq!(slot(b"foo{}{bar}"), slot(b"foo{}{bar}".as_slice()));
-        assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
-        assert_eq!(slot(b"foo{bar}{zap}"), slot(b"bar"));
     }
 
     #[test]
@@ -681,27 +476,6 @@ mod tests {
             let value = cache.value(&b).expect("not empty");
             let lease = cache.load_lease(&b).expect("not empty");
             prop_assert_eq!(slot(value.as_str().as_bytes()), slot(lease.as_str().as_bytes()));
-        }
-
-        #[test]
-        fn hash_tag_rule_matches_a_plain_reading_of_the_specification(key in proptest::collection::vec(
-            prop_oneof![Just(b'{'), Just(b'}'), any::<u8>()], 0..40))
-        {
-            let text: Vec<u8> = match key.iter().position(|&b| b == b'{') {
-                Some(open) => match key[open + 1..].iter().position(|&b| b == b'}') {
-                    Some(length) if length > 0 => key[open + 1..open + 1 + length].to_vec(),
-                    _ => key.clone(),
-                },
-                None => key.clone(),
-            };
-            let mut crc = 0u16;
-            for byte in text {
-                crc ^= u16::from(byte) << 8;
-                for _ in 0..8 {
-                    crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
-                }
-            }
-            prop_assert_eq!(slot(&key), crc % 16_384);
         }
     }
 }

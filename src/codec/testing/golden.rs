@@ -2,7 +2,7 @@
 //!
 //! A change here is a change of format: it needs a new version byte, not new vectors.
 
-use super::*;
+use crate::codec::*;
 
 #[test]
 fn entries_are_written_and_read_as_they_always_were() {
@@ -46,7 +46,7 @@ fn write_golden() {
 }
 
 /// One entry for each codec, compressor, outcome and number of tags.
-pub(super) fn entries() -> Vec<(String, Vec<u8>)> {
+pub(in crate::codec) fn entries() -> Vec<(String, Vec<u8>)> {
     let short = Some("hedge row \u{1f33f}".to_owned());
     let long = Some("hedge ".repeat(1000));
     let stamps = [

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::envelope::HEADER;
-use super::*;
+use crate::codec::envelope::HEADER;
+use crate::codec::*;
 
 #[test]
 #[ignore = "writes to fuzz/corpus"]

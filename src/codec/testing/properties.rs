@@ -7,8 +7,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde::Deserialize;
 
-use super::envelope::{DEADLINES, HEADER};
-use super::*;
+use crate::codec::envelope::{DEADLINES, HEADER};
+use crate::codec::*;
 
 /// Serializes as bytes, not as a sequence.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,7 +12,7 @@ use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use serde::ser::{self, Serializer};
 
 use super::budget::Budget;
-use super::refuse::refuse;
+use super::reject::refuse;
 
 /// Whether `value` serializes as `None`. Looks at the first call that `value` makes, no further.
 pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, human_readable: bool) -> bool {

@@ -1,7 +1,7 @@
 //! Strings and bytes as they are, so that other programs can read them.
 //!
 //! Invariant: the payload is the string or the bytes, nothing added; whatever else a type asks for
-//! is refused. Called by the [`Stack`](super::Stack).
+//! is refused. Called by the [`Stack`](crate::codec::Stack).
 
 use std::fmt;
 use std::io::Write as _;
@@ -10,18 +10,21 @@ use serde::Serialize;
 use serde::de::{self, DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde::ser::{self, Serializer};
 
-use super::absent::Present;
-use super::payload::{Payload, misfit, unencodable};
-use super::refuse::refuse;
+use crate::codec::option::Present;
+use crate::codec::payload::{Payload, misfit, unencodable};
+use crate::codec::reject::refuse;
 use crate::error::Result;
 
-pub(super) fn encode<V: Serialize + ?Sized>(value: &V, payload: Payload<'_>) -> Result<()> {
+pub(in crate::codec) fn encode<V: Serialize + ?Sized>(
+    value: &V,
+    payload: Payload<'_>,
+) -> Result<()> {
     value
         .serialize(Verbatim(payload))
         .map_err(|cause| unencodable(NAME, &cause.to_string()))
 }
 
-pub(super) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
+pub(in crate::codec) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
     match de::Deserialize::deserialize(Bytes(payload)) {
         Ok(Present(value)) => Ok(value),
         Err(Misfit(how)) => Err(misfit(NAME, how)),
@@ -242,8 +245,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::super::{Codec, Envelope, Stack};
     use super::*;
+    use crate::codec::{Codec, Envelope, Stack};
     use crate::error::ErrorKind;
 
     #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
