@@ -10,14 +10,16 @@
 //! stands in a list of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Keys;
-use super::hold::{ByOwner, Hold, Owner};
-use super::release::Successor;
+use super::hold::Hold;
+use super::keys::Keys;
+use super::owner::{ByOwner, Owner, Secret};
+use crate::client::Client;
 use crate::key::Key;
 use crate::time::Ttl;
 
@@ -77,7 +79,7 @@ pub(super) struct Release {
     /// Whether a grant to the owner may still be under way.
     pub(super) answered: Answered,
     /// The waiter to whom the lock was to be passed under this owner.
-    pub(super) successor: Option<Arc<Successor>>,
+    pub(super) successor: Option<Arc<dyn Reclaim>>,
     /// What the owner held, or what was to be passed to it: the guard's release asks it who was
     /// first.
     pub(super) hold: Option<Arc<Hold>>,
@@ -89,6 +91,12 @@ pub(super) struct Release {
     tried: bool,
 }
 
+/// A waiter to whom a lock was to be passed inside the process.
+pub(super) trait Reclaim: fmt::Debug + Send + Sync {
+    /// Puts the waiter back in line if nothing was heard of the hand-over.
+    fn reclaim(self: Arc<Self>, client: &Client);
+}
+
 /// Whether the server has answered all questions of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answered {
@@ -98,15 +106,6 @@ pub(super) enum Answered {
     /// All but the last, which may still arrive. The answered ones may have left the owner a place
     /// in the queue, so it may be granted the lock twice: by a hand-over, and by that question.
     AllButLast,
-}
-
-/// Whether a release says the owner's secret, which proves a grant to the next in the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Secret {
-    /// The owner was told that it had the lock, so it may hand it over.
-    Said,
-    /// It was not, and others may stand behind it: the next asks the server.
-    Kept,
 }
 
 /// What is to be done now.
@@ -449,17 +448,18 @@ impl Release {
     /// Of what a waiter may come to have, to whom the lock of `hold` is passed `now`.
     pub(super) fn of_successor(
         hold: &Arc<Hold>,
-        successor: &Arc<Successor>,
+        (owner, lease): (Owner, Ttl),
+        successor: Arc<dyn Reclaim>,
         answered: Answered,
         now: Instant,
     ) -> Self {
-        let until = now + successor.lease.duration() + ON_ITS_WAY;
+        let until = now + lease.duration() + ON_ITS_WAY;
         Self {
-            successor: Some(successor.clone()),
+            successor: Some(successor),
             hold: Some(hold.clone()),
             answered,
             secret: Secret::Said,
-            ..Self::new(successor.owner, &hold.keys, until)
+            ..Self::new(owner, &hold.keys, until)
         }
     }
 
@@ -538,8 +538,7 @@ const LONGEST_PAUSE_FOR_A_GRANT: Duration = Duration::from_secs(3);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Client;
-    use crate::lock::Fence;
+    use crate::lock::fence::Fence;
 
     const LEASE: Duration = Duration::from_secs(6);
 

@@ -7,25 +7,29 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 
 use futures::future::poll_fn;
 use tokio::time::Instant;
 
 use super::agenda::Answered;
-use super::campaign::Standing;
-use super::guard::Guard;
-use super::hold::Owner;
-use super::keeper::Keeper;
-use super::line::{Entry, Locks, Queueing, Ticket};
-use super::place::{self, Hearing, Place};
-use super::{Fence, Keys, had_no_effect};
+use super::answer::{Standing, had_no_effect};
+use super::campaign::Campaign;
+use super::fence::Fence;
+use super::held::Held;
+use super::keys::Hearing;
+use super::line::Locks;
+use super::owner::Owner;
+use super::place::Place;
+use super::question::Question;
+use super::request::{Entry, Queueing};
+use super::ticket::Ticket;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::pulse::Pulse;
 use crate::script::{Call, Reply};
-use crate::time::{Deadline, Ttl};
+use crate::time::Deadline;
 
 /// The right to ask the server for one name; one at a time in a process.
 #[derive(Debug)]
@@ -38,21 +42,18 @@ pub(super) struct Attempt {
     locks: Arc<Locks>,
 }
 
-/// What a caller asks, as the keeper knows it.
-#[derive(Debug)]
-pub(super) struct Question {
-    pub(super) owner: Owner,
-    pub(super) keys: Arc<Keys>,
-    pub(super) pulse: Pulse,
-    /// When the question is sent at the latest, and the lease that it asks for.
-    pub(super) asked: (Instant, Ttl),
-    /// Whether others of this process leave the question to this one.
-    pub(super) in_line: bool,
-    /// Whether the keeper has taken it from its caller.
-    pub(super) taken_over: AtomicBool,
-}
-
 impl Attempt {
+    /// Lets the caller ask the server `now`, or says that others of this process come first.
+    pub(super) fn begin(
+        locks: &Arc<Locks>,
+        entry: &Entry,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Option<Self> {
+        let owner = locks.first(&entry.keys.name, now)?;
+        Some(Self::new(locks, entry, owner, deadline, true, now))
+    }
+
     /// An attempt beside another one of this process, for a caller that does not wait.
     pub(super) fn aside(
         locks: &Arc<Locks>,
@@ -63,17 +64,6 @@ impl Attempt {
         Self::new(locks, entry, Owner::random(), deadline, false, now)
     }
 
-    /// The attempt that others of this process wait for.
-    pub(super) fn in_line(
-        locks: &Arc<Locks>,
-        entry: &Entry,
-        owner: Owner,
-        deadline: Deadline,
-        now: Instant,
-    ) -> Self {
-        Self::new(locks, entry, owner, deadline, true, now)
-    }
-
     fn new(
         locks: &Arc<Locks>,
         entry: &Entry,
@@ -82,7 +72,7 @@ impl Attempt {
         in_line: bool,
         now: Instant,
     ) -> Self {
-        let hears = place::hears(&entry.client, &entry.keys) == Hearing::Pushes;
+        let hears = entry.keys.hearing(&entry.client) == Hearing::Pushes;
         let question = Arc::new(Question {
             owner,
             keys: entry.keys.clone(),
@@ -93,13 +83,15 @@ impl Attempt {
         });
         let attempt = Self {
             question,
-            place: hears.then(|| locks.expect(owner)),
+            place: hears.then(|| locks.places().expect(owner)),
             client: entry.client.clone(),
             open: true,
             locks: locks.clone(),
         };
         // Outside of a runtime this panics, and the attempt is dropped.
-        Keeper::watch(locks, &entry.client, attempt.question.clone(), now);
+        locks
+            .keeper()
+            .watch(&entry.client, attempt.question.clone(), now);
         attempt
     }
 
@@ -123,24 +115,24 @@ impl Attempt {
 
     /// The lock was granted by a command sent at `sent`. `None` if the keeper has taken the attempt
     /// over meanwhile, and gives the lock back.
-    pub(super) fn won(mut self, entry: &Entry, fence: Fence, sent: Instant) -> Option<Guard> {
+    pub(super) fn won(mut self, entry: &Entry, fence: Fence, sent: Instant) -> Option<Held> {
         let (owner, granted) = (self.question.owner, (sent, entry.lease));
         let hold = entry.hold(owner, fence, granted, 0);
         // If nothing was heard when the question was asked, it is not looked up again: should the
         // process have subscribed since, the keeper finds that out.
         let hearing = match self.place {
-            Some(_) => place::hears(&self.client, &self.question.keys),
+            Some(_) => self.question.keys.hearing(&self.client),
             None => Hearing::Nothing,
         };
         let keeper = self.locks.keeper();
         let kept = keeper.keep_asked(&self.client, &hold, granted, hearing);
-        let guard = kept.then(|| Guard::new(hold, self.locks.clone(), self.client.clone()));
+        let held = kept.then(|| Held::new(hold, keeper.clone(), self.client.clone()));
         self.open = false;
-        match guard {
+        match held {
             Some(_) => self.leave_line(),
             None => self.abandon(Answered::Yes),
         }
-        guard
+        held
     }
 
     /// A place in the queue is kept only where a grant by push would be heard: else the campaign
@@ -163,20 +155,17 @@ impl Attempt {
         let name = self.question.keys.name.clone();
         if !self.close() {
             self.abandon(Answered::Yes);
-            return self.locks.join(entry, until);
+            return Ticket::join(&self.locks, entry, until);
         }
-        let ticket = self.locks.lead(entry, until);
+        let ticket = Ticket::lead(&self.locks, entry, until);
         self.locks.heard(&name, Ok(holder));
         self.locks.attempted(&name, self.question.owner);
         let place = self.place.take();
         if place.is_some() && standing.is_none() {
             self.abandon(Answered::Yes);
         }
-        self.locks.campaign(
-            &self.question.keys,
-            self.client.clone(),
-            place.zip(standing),
-        );
+        let (keys, client) = (&self.question.keys, self.client.clone());
+        Campaign::ensure(&self.locks, keys, client, place.zip(standing));
         ticket
     }
 
@@ -215,42 +204,13 @@ impl Attempt {
 
     /// Lets others ask, and sees to those who have come meanwhile.
     fn leave_line(&self) {
-        self.locks.leave_line(&self.client, &self.question);
+        leave_line(&self.locks, &self.client, &self.question);
     }
 
     /// Leaves whatever the owner has, or may come to have, to the keeper: also where that has taken
     /// the attempt over, for it may have asked before the question arrived.
     fn abandon(&self, answered: Answered) {
-        self.question.abandon(&self.locks, &self.client, answered);
-    }
-}
-
-impl Question {
-    /// Whether the keeper has taken it from its caller.
-    fn is_taken_over(&self) -> bool {
-        self.taken_over.load(Ordering::SeqCst)
-    }
-
-    /// Leaves whatever the owner has, or may come to have, to the keeper.
-    fn abandon(&self, locks: &Locks, client: &Client, answered: Answered) {
-        let keeper = locks.keeper();
-        keeper.discard_owner(client, &self.keys, self.owner, self.asked, answered);
-    }
-}
-
-impl Locks {
-    /// Takes a question over whose caller does not poll it.
-    pub(super) fn take_over(self: &Arc<Self>, client: &Client, question: &Question) {
-        tracing::debug!(target: "hedgerow::lock", lock = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
-        question.abandon(self, client, Answered::No);
-        self.leave_line(client, question);
-    }
-
-    /// Nobody waits for this question any more: those who have come meanwhile queue for themselves.
-    fn leave_line(self: &Arc<Self>, client: &Client, question: &Question) {
-        if question.in_line && self.attempted(&question.keys.name, question.owner) {
-            self.campaign(&question.keys, client.clone(), None);
-        }
+        abandon(&self.locks, &self.client, &self.question, answered);
     }
 }
 
@@ -269,4 +229,27 @@ impl Drop for Attempt {
             }
         }
     }
+}
+
+/// Takes a question over whose caller does not poll it.
+pub(super) fn take_over(locks: &Arc<Locks>, client: &Client, question: &Question) {
+    tracing::debug!(target: "hedgerow::lock", lock = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
+    abandon(locks, client, question, Answered::No);
+    leave_line(locks, client, question);
+}
+
+/// Nobody waits for this question any more: those who have come meanwhile queue for themselves.
+fn leave_line(locks: &Arc<Locks>, client: &Client, question: &Question) {
+    if question.in_line && locks.attempted(&question.keys.name, question.owner) {
+        Campaign::ensure(locks, &question.keys, client.clone(), None);
+    }
+}
+
+/// Leaves whatever the owner of `question` has, or may come to have, to the keeper.
+fn abandon(locks: &Locks, client: &Client, question: &Question, answered: Answered) {
+    let Question {
+        owner, keys, asked, ..
+    } = question;
+    let keeper = locks.keeper();
+    keeper.discard_owner(client, keys, *owner, *asked, answered);
 }

@@ -19,29 +19,18 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::agenda::Answered;
-use super::hold::{Owner, Seal, sure_until};
-use super::keeper::{Keeper, Shift};
-use super::line::{Entry, Locks, Queueing};
+use super::answer::{Answer, Standing, had_no_effect};
+use super::fence::Fence;
+use super::hold::sure_until;
+use super::keeper::Shift;
+use super::keys::Keys;
+use super::line::{Locks, QueuedBy};
+use super::owner::Owner;
 use super::place::Place;
-use super::{Answer, Fence, Keys, had_no_effect};
+use super::request::{Entry, Queueing};
 use crate::client::{Client, Missed};
 use crate::error::Fate;
 use crate::time::{Ttl, jittered};
-
-/// A place in the queue of the server, as of the last answer.
-#[derive(Debug)]
-pub(super) struct Standing {
-    /// Before the question was sent.
-    pub(super) sent: Instant,
-    /// The fence of the holder whom the answer named: a grant to us has a greater one.
-    pub(super) above: Fence,
-    /// The seal of the owner expected to hand over to us; `None` if that is not known.
-    pub(super) after: Option<Seal>,
-    /// What was left of the holder's lease.
-    pub(super) remaining: Option<Duration>,
-    /// What was asked for. Only a waiter on the same terms may have what is granted by push.
-    pub(super) asked: Entry,
-}
 
 pub(super) struct Campaign {
     locks: Arc<Locks>,
@@ -79,7 +68,62 @@ enum Asked {
 }
 
 impl Campaign {
-    pub(super) fn new(
+    /// Starts the campaign of a name, unless one is under way or nobody waits. `place` is a place in
+    /// the queue of the server that was taken already.
+    pub(super) fn ensure(
+        locks: &Arc<Locks>,
+        keys: &Arc<Keys>,
+        client: Client,
+        place: Option<(Place, Standing)>,
+    ) {
+        let Some((number, nudge)) = locks.begin_campaign(&keys.name) else {
+            if let Some((place, standing)) = place {
+                let (owner, asked) = (place.owner, (client.deadline().at, standing.asked.lease));
+                let keeper = locks.keeper();
+                keeper.discard_owner(&client, keys, owner, asked, Answered::Yes);
+            }
+            return;
+        };
+        let (place, standing) = place.unzip();
+        let asked = standing.as_ref().map(|standing| standing.asked.lease);
+        let spawner = client.spawner().clone();
+        let campaign = Self::new(
+            locks.clone(),
+            keys.clone(),
+            client,
+            number,
+            nudge,
+            place,
+            asked,
+        );
+        let task = spawner.spawn(campaign.run(standing));
+        locks.campaign_runs(&keys.name, number, task.pulse());
+    }
+
+    /// Starts a campaign for `keys` if those who wait have none, or one that stands still with its
+    /// runtime.
+    pub(super) fn see_to(locks: &Arc<Locks>, keys: &Arc<Keys>, client: &Client) {
+        match locks.queued_by(&keys.name) {
+            None | Some(QueuedBy::Attempt | QueuedBy::Campaign(None)) => return,
+            Some(QueuedBy::Campaign(Some(pulse))) => {
+                if !pulse.stands_still_when_asked() {
+                    return;
+                }
+                client.spawner().distrust(pulse.runtime());
+            }
+            Some(QueuedBy::Nobody) => {}
+        }
+        Self::ensure(locks, keys, client.clone(), None);
+    }
+
+    /// Starts the campaign of a name whose last one was torn down, if somebody waits.
+    pub(super) fn adopt(locks: &Arc<Locks>, keys: &Arc<Keys>) {
+        if let Some(client) = locks.client_of_front(&keys.name) {
+            Self::ensure(locks, keys, client, None);
+        }
+    }
+
+    fn new(
         locks: Arc<Locks>,
         keys: Arc<Keys>,
         client: Client,
@@ -95,10 +139,10 @@ impl Campaign {
                 answered: Answered::Yes,
             }),
             over: false,
-            place: place.unwrap_or_else(|| locks.expect(Owner::random())),
+            place: place.unwrap_or_else(|| locks.places().expect(Owner::random())),
             missed: client.missed(&keys.channel),
             listening: None,
-            _shift: Keeper::shift(&locks, &client),
+            _shift: locks.keeper().shift(&client),
             locks,
             keys,
             client,
@@ -107,10 +151,10 @@ impl Campaign {
         }
     }
 
-    /// Runs until no waiter of the name is left. Spawned by [`Locks::campaign`]; if it panics or
+    /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure); if it panics or
     /// its runtime ends, the keeper starts another for those who still wait; if it stands still,
     /// the waiters do.
-    pub(super) async fn run(mut self, standing: Option<Standing>) {
+    async fn run(mut self, standing: Option<Standing>) {
         let mut first = standing;
         while let Some(front) = self.locks.front(&self.keys.name, self.number) {
             // The place may have been taken by a caller who has left since.
@@ -198,9 +242,10 @@ impl Campaign {
     /// until then the timer does, and the subscription goes on between its questions.
     async fn hears(&mut self, front: &Entry) -> bool {
         let listening = self.listening.get_or_insert_with(|| {
-            let (locks, client) = (self.locks.clone(), self.client.clone());
+            let (places, keeper) = (self.locks.places().clone(), self.locks.keeper().clone());
+            let client = self.client.clone();
             let keys = front.keys.clone();
-            Box::pin(async move { locks.listen(&client, &keys).await })
+            Box::pin(async move { places.listen(&keeper, &client, &keys).await })
         });
         match timeout(POLL, listening).await {
             Ok(hears) => {
@@ -262,7 +307,7 @@ impl Campaign {
     fn deliver(&mut self, asked: &Entry, fence: Fence, granted: (Instant, Ttl)) {
         let owner = self.place.owner;
         if self.locks.deliver(asked, owner, fence, granted) {
-            self.place = self.locks.expect(Owner::random());
+            self.place = self.locks.places().expect(Owner::random());
             self.open = None;
         }
     }
@@ -270,7 +315,7 @@ impl Campaign {
     /// Leaves the owner of a question that was not answered to the keeper, and takes another.
     fn take_another_place(&mut self) {
         self.give_up();
-        self.place = self.locks.expect(Owner::random());
+        self.place = self.locks.places().expect(Owner::random());
     }
 
     /// Leaves what the owner has, or may come to have, to the keeper.
@@ -312,13 +357,15 @@ const SPREAD: std::ops::Range<f64> = 0.8..1.0;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::keeper_task::registry;
+    use crate::lock::ticket::Ticket;
 
     #[tokio::test]
     async fn a_question_that_was_not_sent_leaves_nothing_to_release() {
         let client = Client::builder().url("redis://127.0.0.1:1");
         let client = client.deadline(Duration::from_millis(100)).open();
         let client = client.expect("a good URL");
-        let locks = Locks::of(&client);
+        let locks = registry(&client);
         let keys = Keys::of(&client, &client.name("a")).expect("a good name");
         let entry = Entry {
             client: client.clone(),
@@ -327,7 +374,11 @@ mod tests {
             max_hold: None,
             metadata: "".into(),
         };
-        let mut ticket = locks.join(entry.clone(), Instant::now() + Duration::from_secs(60));
+        let mut ticket = Ticket::join(
+            &locks,
+            entry.clone(),
+            Instant::now() + Duration::from_secs(60),
+        );
         // Until the server could not be asked.
         while locks.waited_for(&entry).is_ok() {
             let _ = timeout(Duration::from_millis(1), ticket.granted()).await;

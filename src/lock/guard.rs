@@ -10,10 +10,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::Fence;
-use super::hold::{End, Hold, LossReason};
+use super::fence::Fence;
+use super::held::Held;
+use super::hold::End;
 use super::line::Locks;
-use crate::client::Client;
+use super::loss::LossReason;
+use super::release::release;
 use crate::error::Result;
 
 /// A lock that is held; made by [`Lock::acquire`](super::Lock::acquire).
@@ -22,40 +24,27 @@ use crate::error::Result;
 /// up; dropping the guard does so too, in the background.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
-    hold: Arc<Hold>,
+    held: Held,
     locks: Arc<Locks>,
-    client: Client,
 }
 
 impl Guard {
-    pub(super) fn new(hold: Arc<Hold>, locks: Arc<Locks>, client: Client) -> Self {
-        tracing::debug!(target: "hedgerow::lock", lock = hold.keys.name.shown().as_str(), fence = %hold.fence, "acquired");
-        Self {
-            hold,
-            locks,
-            client,
-        }
+    pub(super) fn new(held: Held, locks: Arc<Locks>) -> Self {
+        Self { held, locks }
     }
-
-    /// Whether a waiter that was handed this may keep it: the keeper takes back what is not taken
-    /// in time.
-    pub(super) fn take(&self) -> bool {
-        self.hold.take()
-    }
-
     /// The fence of this grant: pass it to what the lock protects.
     pub fn fence(&self) -> Fence {
-        self.hold.fence
+        self.held.hold.fence
     }
 
     /// Whether the lock is still held, as far as this process can prove. No I/O.
     pub fn is_held(&self) -> bool {
-        self.hold.status().is_ok()
+        self.held.hold.status().is_ok()
     }
 
     /// How long the lock is surely held without another renewal; zero once it is lost. No I/O.
     pub fn remaining(&self) -> Duration {
-        match self.hold.status() {
+        match self.held.hold.status() {
             Ok(deadline) => deadline.saturating_duration_since(Instant::now()),
             Err(_) => Duration::ZERO,
         }
@@ -63,7 +52,7 @@ impl Guard {
 
     /// Why the lock was lost; `None` while it is held. No I/O.
     pub fn loss(&self) -> Option<LossReason> {
-        match self.hold.status() {
+        match self.held.hold.status() {
             Err(End::Lost(reason)) => Some(reason),
             _ => None,
         }
@@ -75,7 +64,7 @@ impl Guard {
     /// # Cancel safety
     /// Safe.
     pub async fn lost(&self) -> LossReason {
-        self.hold.lost().await
+        self.held.hold.lost().await
     }
 
     /// Releases the lock; the next waiter gets it at once.
@@ -91,28 +80,20 @@ impl Guard {
     /// Safe: a dropped call is completed in the background.
     pub async fn release(self) -> Result<()> {
         let now = Instant::now();
-        if let Err(End::Lost(reason)) = self.hold.status_at(now) {
-            return Err(reason.error(&self.hold.keys.name));
+        if let Err(End::Lost(reason)) = self.held.hold.status_at(now) {
+            return Err(reason.error(&self.held.hold.keys.name));
         }
-        let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = self.hold.keys.name.shown().as_str(), fence = %self.hold.fence);
-        let released = pin!(self.locks.release(&self.client, &self.hold, now));
+        let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = self.held.hold.keys.name.shown().as_str(), fence = %self.held.hold.fence);
+        let released = pin!(release(&self.locks, &self.held, now));
         released.instrument(span).await
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if self.hold.end(End::Released) {
-            self.locks.keeper().discard(&self.client, &self.hold);
-        }
     }
 }
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("lock", &self.hold.keys.name)
-            .field("fence", &self.hold.fence)
+            .field("lock", &self.held.hold.keys.name)
+            .field("fence", &self.held.hold.fence)
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }

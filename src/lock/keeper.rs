@@ -11,25 +11,22 @@
 //! between, which does no harm: a lease renewed twice is a lease renewed, and an owner is never
 //! used again.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Keys;
-use super::agenda::{Agenda, Answered, Due, ROUND, Release};
-use super::attempt::Question;
-use super::hold::{End, Hold, LossReason, Owner};
-use super::line::Locks;
-use super::place::{Hearing, hears};
-use super::release::Successor;
-use super::renewal::{listen, release, renew};
-use super::watch::Watch;
+use super::agenda::{Answered, Due, ROUND, Reclaim, Release};
+use super::hold::{End, Hold};
+use super::keeper_state::{IDLE, LOOK, Look, OVERDUE, Post, QUIET, State, by_slot, patience};
+use super::keys::{Hearing, Keys};
+use super::loss::LossReason;
+use super::owner::Owner;
+use super::question::Question;
+use super::watch::Found;
 use crate::client::Client;
 use crate::key::Key;
 use crate::time::Ttl;
@@ -37,81 +34,46 @@ use crate::time::Ttl;
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     state: Mutex<State>,
+    /// Set before anything is noted. Gone, the client is gone, and leases end by themselves.
+    worker: OnceLock<Weak<dyn Worker>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    agenda: Agenda,
-    watch: Watch,
-    /// When to look after what is watched.
-    look_at: Option<Instant>,
-    /// Calls under way that may leave a note when they are dropped: the tasks stay for them.
-    shifts: usize,
-    /// Names whose waiters have nobody who queues for them.
-    orphans: Vec<Arc<Keys>>,
-    /// The tasks: from before they are spawned until they are dropped.
-    posts: Vec<Post>,
-    /// Tells posts apart.
-    numbers: u64,
-    /// Kept alive while there are notes and a task to carry them out. At any other time this
-    /// would be a circle: the client owns the keeper.
-    client: Option<Client>,
-    /// One script may not renew leases of several slots, though they are on one server.
-    slot_by_slot: bool,
-    /// Where the script that renews is known, as far as is known, and need not be sent: by
-    /// [`Client::together`].
-    script_is_known_at: BTreeSet<usize>,
-}
-
-/// A task of the keeper, as the others know it.
-#[derive(Debug)]
-struct Post {
-    number: u64,
-    runtime: runtime::Id,
-    /// When it looks at the agenda again without being nudged.
-    wakes_at: Instant,
-    /// Since when it has found nothing to do.
-    quiet_since: Option<Instant>,
-    nudge: Arc<Notify>,
-}
-
-impl Post {
-    /// Whether the task is so late that it stands still: nobody waits for it.
-    fn is_overdue(&self) -> bool {
-        self.wakes_at.elapsed() >= OVERDUE
-    }
+/// What the tasks of the keeper do. They need all that locks consist of; the keeper does not.
+pub(super) trait Worker: fmt::Debug + Send + Sync {
+    /// Carries out what the keeper notes, until there is nothing to keep.
+    fn keep(self: Arc<Self>, at_post: AtPost) -> BoxFuture<'static, ()>;
 }
 
 /// Keeps the tasks of the keeper at their posts while it lives.
 #[derive(Debug)]
-pub(super) struct Shift(Arc<Locks>);
+pub(super) struct Shift(Arc<Keeper>);
 
 impl Drop for Shift {
     fn drop(&mut self) {
-        self.0.keeper().state().shifts -= 1;
+        self.0.state().shifts -= 1;
     }
 }
 
 impl Keeper {
     /// Makes sure that this runtime has a task, for a call that may have to leave a note when it
     /// is dropped.
-    pub(super) fn shift(locks: &Arc<Locks>, client: &Client) -> Shift {
-        locks.keeper().state().shifts += 1;
-        let shift = Shift(locks.clone());
-        Self::man(locks, client);
+    pub(super) fn shift(self: &Arc<Self>, client: &Client) -> Shift {
+        self.state().shifts += 1;
+        let shift = Shift(self.clone());
+        self.man(client);
         shift
     }
 
     /// Spawns a keeper task on this runtime unless it has one.
-    pub(super) fn man(locks: &Arc<Locks>, client: &Client) {
-        let state = locks.keeper().state();
-        drop(Self::manned(state, locks, client, Instant::now()));
+    pub(super) fn man(self: &Arc<Self>, client: &Client) {
+        let state = self.state();
+        drop(self.manned(state, client, Instant::now()));
     }
 
     /// The same for a caller that has just noted something, and looked at the clock at `now`.
     fn manned<'s>(
+        self: &'s Arc<Self>,
         mut state: MutexGuard<'s, State>,
-        locks: &'s Arc<Locks>,
         client: &Client,
         now: Instant,
     ) -> MutexGuard<'s, State> {
@@ -130,7 +92,7 @@ impl Keeper {
         }
         state.numbers += 1;
         let at_post = AtPost {
-            locks: locks.clone(),
+            keeper: self.clone(),
             number: state.numbers,
             nudge: Arc::default(),
         };
@@ -146,23 +108,20 @@ impl Keeper {
         }
         // A runtime that is shutting down drops the task at once, and that takes the lock.
         drop(state);
-        spawner.spawn(run(at_post));
-        locks.keeper().state()
+        if let Some(worker) = self.worker.get().and_then(Weak::upgrade) {
+            spawner.spawn(worker.keep(at_post));
+        }
+        self.state()
     }
 
     /// Looks after a question that a caller is about to ask, as of `now`, so that it blocks nobody
     /// when the caller is not polled any more.
-    pub(super) fn watch(
-        locks: &Arc<Locks>,
-        client: &Client,
-        question: Arc<Question>,
-        now: Instant,
-    ) {
-        let mut state = locks.keeper().state();
+    pub(super) fn watch(self: &Arc<Self>, client: &Client, question: Arc<Question>, now: Instant) {
+        let mut state = self.state();
         // Noted first: a task that finds nothing to do leaves its post.
         state.watch.ask(question);
         let look_at = state.look_at();
-        let state = Self::manned(state, locks, client, now);
+        let state = self.manned(state, client, now);
         Self::noted(state, client, look_at);
     }
 
@@ -201,7 +160,7 @@ impl Keeper {
         state.watch.offer(hold.clone());
         let look_at = state.look_at();
         let nudges = state.late_for(look_at);
-        Self::keep(state, client, hold, granted, hears(client, &hold.keys));
+        Self::keep(state, client, hold, granted, hold.keys.hearing(client));
         nudged(nudges);
     }
 
@@ -221,7 +180,7 @@ impl Keeper {
         state.watch.offer(hold.clone());
         let look_at = state.look_at();
         let nudges = state.late_for(look_at);
-        Self::keep(state, client, hold, granted, hears(client, &hold.keys));
+        Self::keep(state, client, hold, granted, hold.keys.hearing(client));
         nudged(nudges);
         true
     }
@@ -296,16 +255,16 @@ impl Keeper {
     /// The holder of `hold` is about to release it, `now`; the keeper does so if nothing is heard
     /// of that.
     pub(super) fn release_unless_done(
-        locks: &Arc<Locks>,
+        self: &Arc<Self>,
         client: &Client,
         hold: &Arc<Hold>,
         now: Instant,
     ) {
         let at = now + 3 * LOOK;
-        let mut state = locks.keeper().state();
+        let mut state = self.state();
         // Noted first: a task that finds nothing to do leaves its post.
         state.agenda.release(Release::of(hold, now), at);
-        let state = Self::manned(state, locks, client, now);
+        let state = self.manned(state, client, now);
         // Wakes no task; the next look carries it out.
         let first = at + LOOK;
         Self::noted(state, client, first);
@@ -317,14 +276,15 @@ impl Keeper {
         &self,
         client: &Client,
         hold: &Arc<Hold>,
-        successor: &Arc<Successor>,
+        asked: (Owner, Ttl),
+        successor: Arc<dyn Reclaim>,
         now: Instant,
     ) {
         let at = now + PASSED;
         let mut state = self.state();
         state.agenda.release(Release::of(hold, now), at);
         state.agenda.release(
-            Release::of_successor(hold, successor, Answered::No, now),
+            Release::of_successor(hold, asked, successor, Answered::No, now),
             at,
         );
         let first = at + LOOK;
@@ -369,13 +329,14 @@ impl Keeper {
         &self,
         client: &Client,
         hold: &Arc<Hold>,
-        successor: &Arc<Successor>,
+        asked: (Owner, Ttl),
+        successor: Arc<dyn Reclaim>,
         answered: Answered,
     ) {
         let now = Instant::now();
         self.release(
             client,
-            Release::of_successor(hold, successor, answered, now),
+            Release::of_successor(hold, asked, successor, answered, now),
             now,
         );
     }
@@ -455,74 +416,30 @@ impl Keeper {
     }
 }
 
-/// A task of the keeper. Spawned by the first call in a runtime that may need it, it ends when
-/// there is nothing to keep. If it panics or its runtime ends, those of other runtimes go on, or
-/// the next call that needs one starts another; until then guards expire by their local deadlines,
-/// and what was to be released by its lease.
-async fn run(at_post: AtPost) {
-    let locks = at_post.locks.clone();
-    let keeper = locks.keeper();
-    let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
-    loop {
-        let Some(look) = keeper.look(at_post.number, work.is_empty()) else {
-            return;
-        };
-        for keys in look.orphans {
-            locks.adopt(&keys);
-        }
-        if look.look {
-            keeper.look_after(&locks, look.client.as_ref());
-        }
-        if let Some(client) = look.client {
-            work.extend(jobs(&locks, &client, look.due));
-        }
-        tokio::select! {
-            () = tokio::time::sleep_until(look.next) => {}
-            () = at_post.nudge.notified() => {}
-            Some(()) = work.next(), if !work.is_empty() => {}
-        }
-    }
-}
-
-/// What a task finds when it looks at the agenda.
-struct Look {
-    due: Due,
-    /// Whether to look after what is watched.
-    look: bool,
-    orphans: Vec<Arc<Keys>>,
-    client: Option<Client>,
-    /// When to look again.
-    next: Instant,
-}
-
 impl Keeper {
-    /// Takes over questions and offers whose callers no longer poll.
-    fn look_after(&self, locks: &Arc<Locks>, client: Option<&Client>) {
+    /// Has `worker` do what is noted here.
+    pub(super) fn employ(&self, worker: impl FnOnce() -> Weak<dyn Worker>) {
+        self.worker.get_or_init(worker);
+    }
+
+    /// Questions and offers whose callers no longer poll, and those to be woken.
+    pub(super) fn unpolled(&self) -> Found {
         let mut state = self.state();
         let found = state.watch.look();
         if state.watch.is_empty() {
             state.look_at = None;
         }
-        drop(state);
-        // Wakers may run anything: not under the lock.
-        for question in found.to_wake {
-            question.pulse.knock();
-        }
-        let Some(client) = client else { return };
-        for question in found.questions {
-            locks.take_over(client, &question);
-        }
-        for hold in found.offers {
-            if hold.take_back() {
-                self.discard(client, &hold);
-            }
-        }
+        found
+    }
+
+    /// Lets the client go if there is nothing to do.
+    pub(super) fn settle_idle(&self) {
         let client = self.state().rest();
         drop(client);
     }
 
     /// What the task at this post is to do now; `None` when it is not needed any more.
-    fn look(&self, number: u64, idle: bool) -> Option<Look> {
+    pub(super) fn look(&self, number: u64, idle: bool) -> Option<Look> {
         let now = Instant::now();
         let mut state = self.state();
         let place = state.posts.iter().position(|post| post.number == number)?;
@@ -564,15 +481,15 @@ impl Keeper {
 
 /// A task at its post, also before it is polled for the first time. Torn down, it leaves the post,
 /// and lets the client go if it was the last.
-struct AtPost {
-    locks: Arc<Locks>,
-    number: u64,
-    nudge: Arc<Notify>,
+pub(super) struct AtPost {
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) number: u64,
+    pub(super) nudge: Arc<Notify>,
 }
 
 impl Drop for AtPost {
     fn drop(&mut self) {
-        let mut state = self.locks.keeper().state();
+        let mut state = self.keeper.state();
         state.posts.retain(|post| post.number != self.number);
         let client = match state.posts.is_empty() {
             true => state.client.take(),
@@ -583,96 +500,10 @@ impl Drop for AtPost {
     }
 }
 
-impl State {
-    /// Whether there is nothing to do, now or later.
-    fn is_idle(&self) -> bool {
-        self.agenda.is_empty() && self.watch.is_empty()
-    }
-
-    /// Takes a note off. The client comes back with the last one, to be dropped without the lock.
-    fn remove(&mut self, owner: Owner) -> Option<Client> {
-        self.agenda.remove(owner);
-        self.rest()
-    }
-
-    /// The client, when there is nothing to do, to be dropped without the lock.
-    fn rest(&mut self) -> Option<Client> {
-        match self.is_idle() {
-            true => self.client.take(),
-            false => None,
-        }
-    }
-
-    /// When what is watched is looked after.
-    fn look_at(&mut self) -> Instant {
-        *self.look_at.get_or_insert_with(|| Instant::now() + LOOK)
-    }
-
-    fn group(&self, client: &Client, keys: &Keys) -> usize {
-        match self.slot_by_slot {
-            true => by_slot(keys),
-            false => client.together(keys.lock()),
-        }
-    }
-
-    /// Those of the tasks that would be late for what is due at `at`.
-    fn late_for(&self, at: Instant) -> Vec<Arc<Notify>> {
-        let mut ahead = 0;
-        let mut late = Vec::new();
-        for post in &self.posts {
-            if post.wakes_at > at + patience(ahead) {
-                late.push(post.nudge.clone());
-            }
-            ahead += u32::from(!post.is_overdue());
-        }
-        late
-    }
-
-    /// How many of the first `place` tasks may take what is due before the next one does.
-    fn ahead_of(&self, place: usize) -> u32 {
-        let ahead = self.posts.iter().take(place);
-        let ahead = ahead.filter(|post| !post.is_overdue()).count();
-        u32::try_from(ahead).unwrap_or(u32::MAX)
-    }
-}
-
 fn nudged(nudges: Vec<Arc<Notify>>) {
     for nudge in nudges {
         nudge.notify_one();
     }
-}
-
-fn by_slot(keys: &Keys) -> usize {
-    usize::from(keys.lock().slot())
-}
-
-/// How much later than due a task takes what the `ahead` tasks before it have not taken.
-fn patience(ahead: u32) -> Duration {
-    STAND_IN * ahead.min(MOST_AHEAD)
-}
-
-/// What is due, as calls.
-fn jobs(locks: &Arc<Locks>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
-    let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
-    for hold in due.lasting {
-        jobs.push(Box::pin(listen(locks.clone(), client.clone(), hold)));
-    }
-    for mut holds in due.batches {
-        holds.retain(|hold| {
-            let ended = hold.status().is_err();
-            if ended {
-                locks.keeper().retire(client, hold);
-            }
-            !ended
-        });
-        if !holds.is_empty() {
-            jobs.push(Box::pin(renew(locks.clone(), client.clone(), holds)));
-        }
-    }
-    for it in due.releases {
-        jobs.push(Box::pin(release(locks.clone(), client.clone(), it)));
-    }
-    jobs
 }
 
 /// After how long a hold is worth a subscription.
@@ -681,28 +512,9 @@ const LASTING: Duration = Duration::from_millis(50);
 /// How long those who have come to be heard wait for each other.
 const GATHERING: Duration = Duration::from_millis(10);
 
-/// A task that is so late stands still.
-const OVERDUE: Duration = Duration::from_secs(1);
-
 /// How long after messages may have been missed their holders listen again: while a slot moves, the
 /// server to listen at may be named wrongly for a while, and is asked no more often than this.
 const BREATH: Duration = Duration::from_millis(100);
 
 /// After this the keeper releases a hand-over that has not reported back.
 const PASSED: Duration = Duration::from_secs(1);
-
-/// How often callers are looked after on whom others depend.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How long the keeper stays without anything to do ..
-const QUIET: Duration = Duration::from_secs(5);
-
-/// .. which it finds out when it looks again after this.
-const IDLE: Duration = Duration::from_secs(10);
-
-/// How long the task of a runtime may be late before that of the next takes its work.
-const STAND_IN: Duration = Duration::from_millis(10);
-
-/// For so many tasks does another one wait at most. All of them may stand still, which is not known
-/// yet of those that should have looked a moment ago.
-const MOST_AHEAD: u32 = 3;

@@ -13,15 +13,27 @@
 //! next holder.
 
 mod agenda;
+mod answer;
 mod attempt;
 mod campaign;
+mod fence;
 mod guard;
+mod held;
 mod hold;
+mod inspect;
 mod keeper;
+mod keeper_state;
+mod keeper_task;
+mod keys;
 mod line;
+mod loss;
+mod owner;
 mod place;
+mod question;
 mod release;
 mod renewal;
+mod request;
+mod ticket;
 mod watch;
 
 use std::fmt;
@@ -33,56 +45,27 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
+pub use fence::Fence;
 pub use guard::Guard;
-pub use hold::LossReason;
+pub use inspect::{Holder, LockInfo, Waiter};
+pub use loss::LossReason;
 
 use crate::client::{Client, Purpose, Written};
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::key::{Bucket, Key};
 use crate::name::Name;
-use crate::script::{Call, Script, script};
+use crate::script::script;
 use crate::time::{OnOutage, Patience, Ttl, jittered};
-use agenda::Secret;
+use answer::{Answer, Standing};
 use attempt::Attempt;
-use campaign::Standing;
-use hold::{Owner, Seal};
-use line::{Entry, Locks, Queueing};
+use held::Held;
+use keeper_task::registry;
+use keys::Keys;
+use line::Locks;
+use request::{Entry, Queueing};
+use ticket::Ticket;
 
-script!(ACQUIRE = "acquire.lua" after "prelude.lua");
-script!(RELEASE = "release.lua" after "prelude.lua");
-script!(RELEASE_ALONE = "release_alone.lua");
-script!(PASS = "pass.lua" after "prelude.lua");
-script!(RENEW = "renew.lua");
 script!(BREAK = "break.lua" after "prelude.lua");
 script!(INSPECT = "inspect.lua" after "prelude.lua");
-
-/// A number that rises with every grant of a lock.
-///
-/// Send it along with every write that the lock protects, and let the resource refuse a fence
-/// smaller than one it has seen: that is what makes a holder harmless that was stopped past its
-/// lease (Kleppmann, "How to do distributed locking", 2016). It fits an `i64`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fence(u64);
-
-impl Fence {
-    /// The number.
-    pub fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for Fence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl From<Fence> for i64 {
-    fn from(fence: Fence) -> Self {
-        // Fences stay below 2^53 until the year 2255.
-        i64::try_from(fence.0).unwrap_or(i64::MAX)
-    }
-}
 
 /// A named lock, made by [`Client::lock`]. It does nothing until it is acquired.
 ///
@@ -111,7 +94,7 @@ impl Client {
         Lock {
             keys: keys.map_err(|error| error.with_key(&name)),
             client: self.clone(),
-            locks: Locks::of(self),
+            locks: registry(self),
             name,
             lease: Duration::from_secs(30),
             wait: None,
@@ -203,7 +186,7 @@ impl Lock {
         let locks = &self.locks;
         let now = Instant::now();
         let deadline = self.patience.deadline_from(now).at_most(until);
-        let Some(attempt) = locks.attempt(&entry, deadline, now) else {
+        let Some(attempt) = Attempt::begin(locks, &entry, deadline, now) else {
             if deadline.on_outage == OnOutage::FailFast
                 && let Some(outage) = locks.outage(&entry)
             {
@@ -218,7 +201,7 @@ impl Lock {
         };
         match reply.and_then(|reply| Answer::read(&reply)) {
             Ok(Answer::Granted(fence, sent)) => match attempt.won(&entry, fence, sent) {
-                Some(guard) => Ok(guard),
+                Some(held) => Ok(self.guard(held)),
                 // Nobody was there to take it, and so it was given back.
                 None => self.waited(locks, entry, until).await,
             },
@@ -246,7 +229,7 @@ impl Lock {
                 }
                 // Another question, under another owner, from the line.
                 let fate = error.fate();
-                let ticket = locks.join_after(error, entry.clone(), until);
+                let ticket = Ticket::join_after(locks, error, entry.clone(), until);
                 let waited = self.waiting(locks, ticket, entry, until).await;
                 waited.map_err(|error| match error.fate() {
                     Fate::NotExecuted => error.with_fate(fate),
@@ -271,7 +254,7 @@ impl Lock {
         self.agree(&entry, now, deadline.at).await?;
         loop {
             let now = Instant::now();
-            let attempt = match locks.attempt(&entry, deadline, now) {
+            let attempt = match Attempt::begin(locks, &entry, deadline, now) {
                 Some(attempt) => attempt,
                 None if locks.waited_for(&entry)? => return Ok(None),
                 None => Attempt::aside(locks, &entry, deadline, now),
@@ -282,9 +265,8 @@ impl Lock {
             };
             match reply.and_then(|reply| Answer::read(&reply)) {
                 Ok(Answer::Granted(fence, sent)) => {
-                    let guard = attempt.won(&entry, fence, sent);
-                    if guard.is_some() {
-                        return Ok(guard);
+                    if let Some(held) = attempt.won(&entry, fence, sent) {
+                        return Ok(Some(self.guard(held)));
                     }
                     // Nobody was there to take it, and so it was given back: asks again.
                 }
@@ -353,7 +335,7 @@ impl Lock {
         let holder = match reply.text(1)? {
             "" => None,
             fence => Some(Holder {
-                fence: parsed_fence(fence)?,
+                fence: Fence::parse(fence)?,
                 remaining: Duration::from_millis(u64::try_from(reply.int(2)?).unwrap_or(0)),
                 metadata: reply.text(3)?.to_owned(),
             }),
@@ -427,7 +409,7 @@ impl Lock {
 
     /// Waits behind others of this process.
     async fn waited(&self, locks: &Arc<Locks>, entry: Entry, until: Instant) -> Result<Guard> {
-        let ticket = locks.join(entry.clone(), until);
+        let ticket = Ticket::join(locks, entry.clone(), until);
         self.waiting(locks, ticket, entry, until).await
     }
 
@@ -435,7 +417,7 @@ impl Lock {
     fn waiting<'l>(
         &'l self,
         locks: &'l Arc<Locks>,
-        mut ticket: line::Ticket,
+        mut ticket: Ticket,
         entry: Entry,
         until: Instant,
     ) -> BoxFuture<'l, Result<Guard>> {
@@ -443,15 +425,19 @@ impl Lock {
             loop {
                 let look = Instant::now() + LOOK;
                 match timeout_at(until.min(look), ticket.granted()).await {
-                    Ok(Ok(Some(guard))) => return Ok(guard),
+                    Ok(Ok(Some(held))) => return Ok(self.guard(held)),
                     // It was granted while nobody polled this, and taken back.
-                    Ok(Ok(None)) => ticket = locks.join(entry.clone(), until),
+                    Ok(Ok(None)) => ticket = Ticket::join(locks, entry.clone(), until),
                     Ok(Err(error)) => return Err(error.with_key(&self.name)),
                     Err(_) if Instant::now() < until => ticket.see_to_it(),
                     Err(_) => return Err(ticket.expired().with_key(&self.name)),
                 }
             }
         })
+    }
+
+    fn guard(&self, held: Held) -> Guard {
+        Guard::new(held, self.locks.clone())
     }
 
     /// Checks everything that a call needs.
@@ -496,152 +482,6 @@ impl fmt::Debug for Lock {
             .field("patience", &self.patience)
             .finish_non_exhaustive()
     }
-}
-
-/// What [`Lock::inspect`] tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LockInfo {
-    /// Who holds the lock; `None` when it is free.
-    pub holder: Option<Holder>,
-    /// Who waits, in order: one entry for each process, not for each task; at most 100.
-    pub queue: Vec<Waiter>,
-}
-
-/// The holder of a lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// The fence of its grant.
-    pub fence: Fence,
-    /// What is left of its lease, unless it renews it.
-    pub remaining: Duration,
-    /// What it says of itself.
-    pub metadata: String,
-}
-
-/// A process in the queue of a lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Waiter {
-    /// How long it has waited.
-    pub waiting: Duration,
-    /// What its first waiter says of itself.
-    pub metadata: String,
-}
-
-/// The keys of one lock.
-#[derive(Clone)]
-struct Keys {
-    name: Name,
-    all: [Key; 3],
-    /// The channel on which this process is told of grants and losses in the bucket.
-    channel: Key,
-}
-
-impl Keys {
-    fn of(client: &Client, name: &Name) -> Result<Self> {
-        let space = client.namespace();
-        let bucket = Bucket::of(name.real());
-        let wake = space.bucket_wake(bucket);
-        Ok(Self {
-            all: [
-                space.synchronizer("lock", name.real())?,
-                space.fence(bucket),
-                space.synchronizer("queue", name.real())?,
-            ],
-            channel: wake.ending_in(client.process()),
-            name: name.clone(),
-        })
-    }
-
-    fn lock(&self) -> &Key {
-        &self.all[0]
-    }
-
-    fn call(&self, script: &'static Script) -> Call {
-        script.call(&self.all)
-    }
-
-    /// The call that gives up what `owner` has if nobody queues, and says so if it may not be so.
-    fn release_alone(&self, owner: Owner) -> Call {
-        RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
-    }
-
-    /// The call that gives up what `owner` has.
-    fn release(&self, owner: Owner, secret: Secret) -> Call {
-        let call = self.call(&RELEASE).arg(&owner.unqueued()[..]);
-        match secret {
-            Secret::Said => call.arg(owner.secret().as_bytes()),
-            Secret::Kept => call.arg(""),
-        }
-    }
-}
-
-impl fmt::Debug for Keys {
-    /// By the name: the keys show it as it is.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Keys").field(&self.name).finish()
-    }
-}
-
-/// What `acquire.lua` answered.
-enum Answer {
-    /// The fence, and when the question had not been sent yet.
-    Granted(Fence, Instant),
-    Busy {
-        /// What is left of the holder's lease.
-        remaining: Option<Duration>,
-        /// The holder's fence: every later grant is above it.
-        above: Option<Fence>,
-        /// The seal of whoever hands over to the caller, if that is known.
-        after: Option<Seal>,
-        /// The holder, for people.
-        holder: String,
-        /// When the question had not been sent yet.
-        sent: Instant,
-    },
-}
-
-impl Answer {
-    fn read(reply: &crate::script::Reply) -> Result<Self> {
-        match reply.status()? {
-            fence if fence.starts_with(|c: char| c.is_ascii_digit()) => {
-                Ok(Self::Granted(parsed_fence(fence)?, reply.sent()))
-            }
-            "BUSY" => Ok(Self::Busy {
-                remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
-                above: parsed_fence(reply.text(2)?).ok(),
-                after: Seal::parse(reply.text(4)?),
-                holder: match (reply.text(2)?, reply.text(3)?) {
-                    (fence, "") => format!("fence {fence}"),
-                    (fence, metadata) => format!("fence {fence}, {metadata:?}"),
-                },
-                sent: reply.sent(),
-            }),
-            _ => Err(reply.unexpected()),
-        }
-    }
-}
-
-/// Whether a call that ended with `error` has surely changed nothing on the server.
-fn had_no_effect(error: &Error) -> bool {
-    match error.fate() {
-        Fate::NotExecuted => true,
-        // The server has said so itself. An answer that cannot be read was perhaps a grant.
-        Fate::Refused => error.kind() != ErrorKind::Server,
-        _ => false,
-    }
-}
-
-fn parsed_fence(text: &str) -> Result<Fence> {
-    let fence = text.parse().map_err(|_| {
-        Error::new(
-            ErrorKind::Server,
-            "the server answered a fence that is not a number",
-        )
-    })?;
-    Ok(Fence(fence))
 }
 
 /// The pause after a question about the format that was not answered.

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use super::hold::{ByOwner, Owner, Seal};
-use super::line::Locks;
-use super::{Fence, Keys};
+use super::fence::{Fence, TOO_LARGE};
+use super::keeper::Keeper;
+use super::keys::{Hearing, Keys};
+use super::owner::{ByOwner, Owner, Seal};
 use crate::client::{Client, Notice};
 
 /// Campaigns that may be granted a lock by push.
@@ -22,14 +23,7 @@ pub(super) struct Places(Mutex<ByOwner<Arc<Hint>>>);
 pub(super) struct Place {
     pub(super) owner: Owner,
     hint: Arc<Hint>,
-    locks: Arc<Locks>,
-}
-
-/// What this process hears of a bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hearing {
-    Pushes,
-    Nothing,
+    places: Arc<Places>,
 }
 
 /// The push that waits to be heard: of several the one with the greatest fence, so that none that
@@ -49,6 +43,49 @@ pub(super) struct Grant {
 }
 
 impl Places {
+    /// Registers `owner` for grants by push.
+    pub(super) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
+        let hint: Arc<Hint> = Arc::default();
+        self.map(|places| places.insert(owner, hint.clone()));
+        Place {
+            owner,
+            hint,
+            places: self.clone(),
+        }
+    }
+
+    /// Sees to it that pushes for a bucket are heard; says whether they are.
+    pub(super) async fn listen(
+        self: &Arc<Self>,
+        keeper: &Arc<Keeper>,
+        client: &Client,
+        keys: &Keys,
+    ) -> bool {
+        let Some(hub) = client.hub(&keys.channel) else {
+            return false;
+        };
+        if keys.hearing(client) == Hearing::Pushes {
+            return true;
+        }
+        let (places, keeper) = (Arc::downgrade(self), Arc::downgrade(keeper));
+        let channel = keys.channel.clone();
+        let listener = Arc::new(move |notice: Notice<'_>| match notice {
+            Notice::Message(message) => received(&places, &keeper, message),
+            Notice::Missed => {
+                if let Some(keeper) = keeper.upgrade() {
+                    keeper.listen_again(&channel);
+                }
+            }
+        });
+        let heard = hub
+            .listen(&keys.channel, listener, client.deadline().at)
+            .await;
+        if let Err(error) = &heard {
+            tracing::debug!(target: "hedgerow::lock", %error, "no pushes; waiting by timer");
+        }
+        heard.is_ok()
+    }
+
     fn map<R>(&self, with: impl FnOnce(&mut ByOwner<Arc<Hint>>) -> R) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -83,58 +120,10 @@ impl Place {
     }
 }
 
-impl Locks {
-    /// Registers `owner` for grants by push.
-    pub(super) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
-        let hint: Arc<Hint> = Arc::default();
-        self.places()
-            .map(|places| places.insert(owner, hint.clone()));
-        Place {
-            owner,
-            hint,
-            locks: self.clone(),
-        }
-    }
-
-    /// Sees to it that pushes for a bucket are heard; says whether they are.
-    pub(super) async fn listen(self: &Arc<Self>, client: &Client, keys: &Keys) -> bool {
-        let Some(hub) = client.hub(&keys.channel) else {
-            return false;
-        };
-        if hears(client, keys) == Hearing::Pushes {
-            return true;
-        }
-        let (locks, channel) = (Arc::downgrade(self), keys.channel.clone());
-        let listener = Arc::new(move |notice: Notice<'_>| match notice {
-            Notice::Message(message) => received(&locks, message),
-            Notice::Missed => {
-                if let Some(locks) = locks.upgrade() {
-                    locks.keeper().listen_again(&channel);
-                }
-            }
-        });
-        let heard = hub
-            .listen(&keys.channel, listener, client.deadline().at)
-            .await;
-        if let Err(error) = &heard {
-            tracing::debug!(target: "hedgerow::lock", %error, "no pushes; waiting by timer");
-        }
-        heard.is_ok()
-    }
-}
-
-/// Whether pushes for the bucket of `keys` are heard.
-pub(super) fn hears(client: &Client, keys: &Keys) -> Hearing {
-    match client.hub(&keys.channel) {
-        Some(hub) if hub.hears(&keys.channel) => Hearing::Pushes,
-        _ => Hearing::Nothing,
-    }
-}
-
 /// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks
 /// whether somebody listens.
-fn received(locks: &Weak<Locks>, message: &[u8]) {
-    let (Some(locks), Ok(message)) = (locks.upgrade(), std::str::from_utf8(message)) else {
+fn received(places: &Weak<Places>, keeper: &Weak<Keeper>, message: &[u8]) {
+    let (Some(places), Ok(message)) = (places.upgrade(), std::str::from_utf8(message)) else {
         return;
     };
     let mut words = message.split(' ');
@@ -143,7 +132,7 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
             let (Ok(fence), Some(owner)) = (fence.parse(), Owner::parse(owner)) else {
                 return;
             };
-            let hint = locks.places().map(|places| places.get(&owner).cloned());
+            let hint = places.map(|places| places.get(&owner).cloned());
             if let Some(hint) = hint.filter(|_| fence < TOO_LARGE) {
                 let seal = Seal::of(words.next().unwrap_or_default().as_bytes());
                 let fence = Fence(fence);
@@ -151,8 +140,8 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
             }
         }
         (Some("broken"), Some(owner), None) => {
-            if let Some(owner) = Owner::parse(owner) {
-                locks.keeper().said_to_be_broken(owner);
+            if let (Some(owner), Some(keeper)) = (Owner::parse(owner), keeper.upgrade()) {
+                keeper.said_to_be_broken(owner);
             }
         }
         _ => {}
@@ -161,12 +150,9 @@ fn received(locks: &Weak<Locks>, message: &[u8]) {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.locks.places().map(|places| places.remove(&self.owner));
+        self.places.map(|places| places.remove(&self.owner));
     }
 }
-
-/// What no fence reaches: from here on, Lua numbers skip integers.
-const TOO_LARGE: u64 = 1 << 53;
 
 #[cfg(test)]
 mod tests {
@@ -181,8 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_push_waits_to_be_heard_however_many_there_are() {
-        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
-        let place = Locks::of(&client).expect(Owner::random());
+        let place = Arc::<Places>::default().expect(Owner::random());
         for fence in [7, 9, 8, 9] {
             place.hint.push(grant(fence));
         }

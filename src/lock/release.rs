@@ -4,17 +4,22 @@
 //! are either settled or left to the keeper, and a successor that got nothing is back in line. None
 //! of them depends on the runtime in which the release was called.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
-use super::agenda::{Answered, Secret};
-use super::hold::{End, Hold, LossReason, Owner};
-use super::keeper::{Keeper, Shift};
+use super::agenda::{Answered, Reclaim};
+use super::campaign::Campaign;
+use super::fence::Fence;
+use super::held::Held;
+use super::hold::{End, Hold};
+use super::keeper::Shift;
+use super::keys::PASS;
 use super::line::{Locks, Waiting};
-use super::{Fence, PASS, parsed_fence};
+use super::loss::LossReason;
+use super::owner::{Owner, Secret};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -22,152 +27,150 @@ use crate::pulse::TICK;
 use crate::script::Call;
 use crate::time::Ttl;
 
-impl Locks {
-    /// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
-    /// the server's queue.
-    pub(super) async fn release(
-        self: &Arc<Self>,
-        client: &Client,
-        hold: &Arc<Hold>,
-        now: Instant,
-    ) -> Result<()> {
-        match self.successor(hold) {
-            None => self.give_back(client, hold, now).await,
-            // In a box, for it is large: a release to the server need not have room for it.
-            Some(waiting) => Box::pin(self.pass_on(client, hold, waiting, now)).await,
-        }
+/// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
+/// the server's queue.
+pub(super) async fn release(locks: &Arc<Locks>, held: &Held, now: Instant) -> Result<()> {
+    let (client, hold) = (&held.client, &held.hold);
+    match successor(locks, hold) {
+        None => give_back(locks, client, hold, now).await,
+        // In a box, for it is large: a release to the server need not have room for it.
+        Some(waiting) => Box::pin(pass_on(locks, client, hold, waiting, now)).await,
     }
+}
 
-    /// Passes the lock of `hold` to a waiter of this process.
-    async fn pass_on(
-        self: &Arc<Self>,
-        client: &Client,
-        hold: &Arc<Hold>,
-        waiting: Waiting,
-        now: Instant,
-    ) -> Result<()> {
-        hold.end(End::Released);
-        let owner = hold.owner.successor();
-        let call = passing_to(&waiting, owner, hold, client);
-        let successor = Arc::new(Successor {
-            owner,
-            lease: waiting.entry.lease,
-            waiting: Mutex::new(Some(waiting)),
-        });
-        let passing = Passing {
-            successor: successor.clone(),
-            hold: hold.clone(),
-            client: client.clone(),
-            open: true,
-            _shift: Keeper::shift(self, client),
-            locks: self.clone(),
-        };
-        self.keeper()
-            .release_unless_passed(client, hold, &successor, now);
-        // The successor depends on it: not in the hands of this caller, who may not be polled.
-        let (tell, mut told) = oneshot::channel();
-        let passing = async move {
-            let _ = tell.send(passing.run(call).await);
-        };
-        let task = client.spawner().spawn(passing.in_current_span());
-        loop {
-            match timeout(TICK, &mut told).await {
-                Ok(told) => return told.unwrap_or_else(|_| Err(torn_down(hold))),
-                Err(_) if task.pulse().stands_still_when_asked() => {
-                    client.spawner().distrust(task.pulse().runtime());
-                    return Err(torn_down(hold));
-                }
-                Err(_) => {}
+/// Passes the lock of `hold` to a waiter of this process.
+async fn pass_on(
+    locks: &Arc<Locks>,
+    client: &Client,
+    hold: &Arc<Hold>,
+    waiting: Waiting,
+    now: Instant,
+) -> Result<()> {
+    hold.end(End::Released);
+    let owner = hold.owner.successor();
+    let call = passing_to(&waiting, owner, hold, client);
+    let successor = Arc::new(Successor {
+        owner,
+        lease: waiting.entry.lease,
+        waiting: Mutex::new(Some(waiting)),
+        locks: Arc::downgrade(locks),
+    });
+    let passing = Passing {
+        successor: successor.clone(),
+        hold: hold.clone(),
+        client: client.clone(),
+        open: true,
+        _shift: locks.keeper().shift(client),
+        locks: locks.clone(),
+    };
+    let asked = (successor.owner, successor.lease);
+    let keeper = locks.keeper();
+    keeper.release_unless_passed(client, hold, asked, successor, now);
+    // The successor depends on it: not in the hands of this caller, who may not be polled.
+    let (tell, mut told) = oneshot::channel();
+    let passing = async move {
+        let _ = tell.send(passing.run(call).await);
+    };
+    let task = client.spawner().spawn(passing.in_current_span());
+    loop {
+        match timeout(TICK, &mut told).await {
+            Ok(told) => return told.unwrap_or_else(|_| Err(torn_down(hold))),
+            Err(_) if task.pulse().stands_still_when_asked() => {
+                client.spawner().distrust(task.pulse().runtime());
+                return Err(torn_down(hold));
             }
-        }
-    }
-
-    /// Releases to the server's queue. The keeper does so by itself when this is not polled.
-    async fn give_back(
-        self: &Arc<Self>,
-        client: &Client,
-        hold: &Arc<Hold>,
-        now: Instant,
-    ) -> Result<()> {
-        let mut giving = Giving {
-            locks: self,
-            client,
-            hold,
-            open: true,
-        };
-        hold.end(End::Released);
-        Keeper::release_unless_done(self, client, hold, now);
-        let mut call = match hold.may_be_queued_for(now) {
-            true => hold.keys.release(hold.owner, Secret::Said),
-            false => hold.keys.release_alone(hold.owner),
-        };
-        let deadline = client.patience().deadline_from(now);
-        let deadline = deadline.keep_trying().reserved();
-        let reply = loop {
-            let reply = client.run(call, deadline).await;
-            let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
-            if reply.status()? != "OTHERWISE" {
-                break reply;
-            }
-            // Somebody has come to queue, or it is not held any more.
-            call = hold.keys.release(hold.owner, Secret::Said);
-        };
-        let held = match reply.status()? {
-            "RELEASED" => true,
-            "NOT_HELD" => false,
-            _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
-        };
-        giving.done();
-        // The keeper may have been there first.
-        match held || hold.may_be_released() {
-            true => Ok(()),
-            false => Err(LossReason::Taken.error(&hold.keys.name)),
-        }
-    }
-
-    /// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
-    /// sooner, for a successor that gets nothing goes on waiting at that place.
-    fn passed(&self, name: &Name) {
-        if let Some(line) = self.lines().get_mut(name)
-            && line.waiters.is_empty()
-        {
-            line.nudge().notify_one();
-        }
-    }
-
-    /// The waiter to whom the lock is passed inside the process: none when it is time to let the
-    /// server's queue decide.
-    fn successor(&self, hold: &Hold) -> Option<Waiting> {
-        if hold.passes >= MOST_PASSES {
-            return None;
-        }
-        let mut lines = self.lines();
-        let line = lines.get_mut(&hold.keys.name)?;
-        let leavers = line.without_leavers();
-        let next = line.waiters.pop_front();
-        drop(lines);
-        drop(leavers);
-        next
-    }
-
-    /// Nothing was heard of a hand-over in time, perhaps since its task stands still with its
-    /// runtime: the successor is back in line. The keeper releases what both owners have.
-    pub(super) fn take_over_passing(self: &Arc<Self>, client: &Client, successor: &Successor) {
-        if let Some(waiting) = successor.take() {
-            let keys = waiting.entry.keys.clone();
-            self.back_in_line(waiting);
-            self.campaign(&keys, client.clone(), None);
+            Err(_) => {}
         }
     }
 }
 
+/// Releases to the server's queue. The keeper does so by itself when this is not polled.
+async fn give_back(
+    locks: &Arc<Locks>,
+    client: &Client,
+    hold: &Arc<Hold>,
+    now: Instant,
+) -> Result<()> {
+    let mut giving = Giving {
+        locks,
+        client,
+        hold,
+        open: true,
+    };
+    hold.end(End::Released);
+    locks.keeper().release_unless_done(client, hold, now);
+    let mut call = match hold.may_be_queued_for(now) {
+        true => hold.keys.release(hold.owner, Secret::Said),
+        false => hold.keys.release_alone(hold.owner),
+    };
+    let deadline = client.patience().deadline_from(now);
+    let deadline = deadline.keep_trying().reserved();
+    let reply = loop {
+        let reply = client.run(call, deadline).await;
+        let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
+        if reply.status()? != "OTHERWISE" {
+            break reply;
+        }
+        // Somebody has come to queue, or it is not held any more.
+        call = hold.keys.release(hold.owner, Secret::Said);
+    };
+    let held = match reply.status()? {
+        "RELEASED" => true,
+        "NOT_HELD" => false,
+        _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
+    };
+    giving.done();
+    // The keeper may have been there first.
+    match held || hold.may_be_released() {
+        true => Ok(()),
+        false => Err(LossReason::Taken.error(&hold.keys.name)),
+    }
+}
+
+/// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
+/// sooner, for a successor that gets nothing goes on waiting at that place.
+fn passed(locks: &Locks, name: &Name) {
+    if let Some(line) = locks.lines().get_mut(name)
+        && line.waiters.is_empty()
+    {
+        line.nudge().notify_one();
+    }
+}
+
+/// The waiter to whom the lock is passed inside the process: none when it is time to let the
+/// server's queue decide.
+fn successor(locks: &Locks, hold: &Hold) -> Option<Waiting> {
+    if hold.passes >= MOST_PASSES {
+        return None;
+    }
+    let mut lines = locks.lines();
+    let line = lines.get_mut(&hold.keys.name)?;
+    let leavers = line.without_leavers();
+    let next = line.waiters.pop_front();
+    drop(lines);
+    drop(leavers);
+    next
+}
+
 /// A waiter of this process to whom the lock is passed, under an owner of its own.
 #[derive(Debug)]
-pub(super) struct Successor {
-    pub(super) owner: Owner,
-    pub(super) lease: Ttl,
+struct Successor {
+    owner: Owner,
+    lease: Ttl,
     /// `None` once it has the lock, or is back in line.
     waiting: Mutex<Option<Waiting>>,
+    locks: Weak<Locks>,
+}
+
+impl Reclaim for Successor {
+    /// Its task may stand still with its runtime. The keeper releases what both owners have.
+    fn reclaim(self: Arc<Self>, client: &Client) {
+        if let (Some(waiting), Some(locks)) = (self.take(), self.locks.upgrade()) {
+            let keys = waiting.entry.keys.clone();
+            locks.back_in_line(waiting);
+            Campaign::ensure(&locks, &keys, client.clone(), None);
+        }
+    }
 }
 
 impl Successor {
@@ -226,7 +229,7 @@ impl Passing {
             .await;
         let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
         let fence = match reply.status()? {
-            "GRANTED" => parsed_fence(reply.text(1)?)?,
+            "GRANTED" => Fence::parse(reply.text(1)?)?,
             "NOT_HELD" => {
                 self.nothing_to_release();
                 // The keeper may have been there first.
@@ -240,7 +243,7 @@ impl Passing {
         self.open = false;
         self.hand_over(fence, reply.sent());
         locks.keeper().settled(hold.owner);
-        locks.passed(&hold.keys.name);
+        passed(&locks, &hold.keys.name);
         Ok(())
     }
 
@@ -263,7 +266,14 @@ impl Passing {
     /// it before the grant came.
     fn discard_successor(&self, answered: Answered) {
         let keeper = self.locks.keeper();
-        keeper.discard_successor(&self.client, &self.hold, &self.successor, answered);
+        let asked = (self.successor.owner, self.successor.lease);
+        keeper.discard_successor(
+            &self.client,
+            &self.hold,
+            asked,
+            self.successor.clone(),
+            answered,
+        );
     }
 
     /// The server knew nothing of the lease: only the successor must be put back.

@@ -11,17 +11,18 @@ use futures::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout};
 
 use super::agenda::Release;
+use super::answer::had_no_effect;
 use super::hold::Hold;
-use super::line::Locks;
-use super::{RENEW, had_no_effect};
+use super::keeper::Keeper;
+use super::keys::RENEW;
+use super::place::Places;
 use crate::client::Client;
 use crate::error::{ErrorKind, Result};
 use crate::script::Reply;
 use crate::time::{Deadline, OnOutage, Priority};
 
 /// Asks for the renewal of leases that one script may renew.
-pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
-    let keeper = locks.keeper();
+pub(super) async fn renew(keeper: Arc<Keeper>, client: Client, holds: Vec<Arc<Hold>>) {
     let deadlines = holds.iter().filter_map(|hold| hold.status().ok());
     let Some(until) = deadlines.max() else { return };
     let leases = holds.iter().map(|hold| hold.lease.duration());
@@ -55,7 +56,7 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
                 join_all(
                     holds
                         .into_iter()
-                        .map(|hold| renew_one(&locks, &client, hold)),
+                        .map(|hold| renew_one(&keeper, &client, hold)),
                 )
                 .await;
             }
@@ -79,23 +80,28 @@ pub(super) async fn renew(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold
     }
 }
 
-fn renew_one(locks: &Arc<Locks>, client: &Client, hold: Arc<Hold>) -> BoxFuture<'static, ()> {
-    Box::pin(renew(locks.clone(), client.clone(), vec![hold]))
+fn renew_one(keeper: &Arc<Keeper>, client: &Client, hold: Arc<Hold>) -> BoxFuture<'static, ()> {
+    Box::pin(renew(keeper.clone(), client.clone(), vec![hold]))
 }
 
 /// Sees to it that the holder of a lease is told of `break_lock` by push. Beside the renewals,
 /// which must not wait for it.
-pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
+pub(super) async fn listen(
+    places: Arc<Places>,
+    keeper: Arc<Keeper>,
+    client: Client,
+    hold: Arc<Hold>,
+) {
     let patience = hold.lease.duration().max(SHORTEST_LISTEN);
-    if let Ok(true) = timeout(patience, locks.listen(&client, &hold.keys)).await {
-        locks.keeper().heard_from_now_on(&client, hold.owner);
+    if let Ok(true) = timeout(patience, places.listen(&keeper, &client, &hold.keys)).await {
+        keeper.heard_from_now_on(&client, hold.owner);
     }
 }
 
 /// Releases what an owner has, and leaves it on the agenda until it is surely gone.
-pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release) {
+pub(super) async fn release(keeper: Arc<Keeper>, client: Client, release: Release) {
     if let Some(successor) = &release.successor {
-        locks.take_over_passing(&client, successor);
+        successor.clone().reclaim(&client);
     }
     if let Some(hold) = &release.hold {
         hold.releasing();
@@ -115,7 +121,7 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
         Outcome::NoEffect | Outcome::Unknown => false,
     };
     if settled || Instant::now() >= release.until {
-        locks.keeper().settled(release.owner);
+        keeper.settled(release.owner);
     } else {
         // A server that was out may be back soon. A grant that is under way is rarely on its way
         // long.
@@ -123,7 +129,7 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
             Ok(_) => Duration::MAX,
             Err(_) => OUTAGE_PAUSE,
         };
-        locks.keeper().unsettled(release.owner, longest);
+        keeper.unsettled(release.owner, longest);
     }
 }
 
@@ -168,8 +174,10 @@ const SHORTEST_LISTEN: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::hold::Owner;
-    use crate::lock::{Fence, Keys};
+    use crate::lock::fence::Fence;
+    use crate::lock::keeper_task::registry;
+    use crate::lock::keys::Keys;
+    use crate::lock::owner::Owner;
     use crate::time::Ttl;
 
     #[tokio::test]
@@ -183,7 +191,7 @@ mod tests {
         let owner = Owner::random();
         let hold = Hold::new(keys.into(), owner, Fence(1), lease, None, granted, 0);
         release(
-            Locks::of(&client),
+            registry(&client).keeper().clone(),
             client,
             Release::of(&hold, Instant::now()),
         )

@@ -11,8 +11,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::attempt::Question;
-use super::hold::{ByOwner, Hold, Owner};
+use super::hold::Hold;
+use super::owner::{ByOwner, Owner};
+use super::question::Question;
 use crate::pulse::Beat;
 
 #[derive(Debug, Default)]
@@ -117,7 +118,8 @@ mod tests {
 
     use super::*;
     use crate::client::Client;
-    use crate::lock::{Fence, Keys};
+    use crate::lock::fence::Fence;
+    use crate::lock::keys::Keys;
     use crate::pulse::Pulse;
     use crate::time::Ttl;
 
