@@ -18,6 +18,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::Cache;
+use super::reading::{Miss, ReadFrom, Reading, snapshot};
 use crate::client::Client;
 use crate::codec::{self, Envelope, HEADER, Stack, Stamp, Unreadable};
 use crate::error::Result;
@@ -27,37 +28,6 @@ use crate::tags::{Generation, Snapshot, Tag};
 use crate::time::Deadline;
 
 script!(DISCARD = "discard.lua");
-
-/// What a read came to.
-#[derive(Debug)]
-pub(super) enum Reading<V> {
-    Hit(Arc<V>),
-    Miss(Miss),
-}
-
-/// Nothing valid was there.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Miss {
-    /// The first bytes of the entry that was judged invalid; empty when there was none.
-    pub(super) seen: Bytes,
-    /// The present generations of the tags that were asked for.
-    pub(super) snapshot: Snapshot,
-}
-
-/// Where a cache may read values that it finds.
-///
-/// Everything else is asked of the primary: what is missing, loads, tags, locks and counters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReadFrom {
-    /// At the primary: nothing that was removed or invalidated is found.
-    #[default]
-    Primary,
-    /// At a replica that is proved to have applied all that this client has written and that the
-    /// primary had 2 s ago; at the primary when there is none. So what *other* clients remove, set
-    /// or invalidate may be seen up to 2 s late.
-    PreferReplica,
-}
 
 /// Reads the entry at `key` in one trip, with the generations of the whole cache's tag and of
 /// `tags`. An entry stamped with other tags too costs a second trip, and so does one that a
@@ -299,15 +269,6 @@ pub(super) async fn generations(
     Ok(snapshot(&found))
 }
 
-impl Miss {
-    fn of(entry: &[u8], present: &[Option<Bytes>]) -> Self {
-        Self {
-            seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),
-            snapshot: snapshot(present),
-        }
-    }
-}
-
 /// Removes a damaged entry, unless it was replaced meanwhile. Best effort: the
 /// load that follows overwrites it.
 async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Deadline) {
@@ -318,11 +279,4 @@ async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Deadline) {
     if let Err(error) = client.change(call, deadline).await {
         tracing::debug!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "not discarded");
     }
-}
-
-fn snapshot(present: &[Option<Bytes>]) -> Snapshot {
-    present
-        .iter()
-        .map(|value| Generation::of(value.as_ref()))
-        .collect()
 }

@@ -11,28 +11,20 @@ use bytes::Bytes;
 use rand::random;
 use tokio::time::Instant;
 
+use super::config::{LONGEST_LOAD, Terms};
+use super::entry_keys::Place;
 use super::upload::{self, Upload};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::name::Name;
-use crate::script::{Call, Reply, script};
+use crate::script::{Reply, script};
 use crate::time::{Backoff, Deadline, Patience, Ttl};
 
 script!(LEASE = "lease.lua" after "entry.lua");
-script!(REMOVE = "remove.lua" after "entry.lua");
 script!(RENEW = "renew.lua" after "entry.lua");
 script!(COMMIT = "commit.lua" after "entry.lua");
 script!(ABANDON = "abandon.lua" after "entry.lua");
 script!(FAIL = "fail.lua" after "entry.lua");
-
-/// The two keys of one cached value, and what its user calls it.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) value: Key,
-    pub(super) lease: Key,
-    pub(super) name: Name,
-}
 
 /// One flight's claim to a load: granted or not, it goes by its token.
 #[derive(Debug)]
@@ -47,15 +39,6 @@ pub(super) struct Claim {
     terms: Terms,
     /// That of the call: it waits for what becomes of its load.
     patience: Patience,
-}
-
-/// How long a lease lasts.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    /// After this the loader is dropped.
-    pub(super) max_load: Ttl,
-    /// A leader that is not heard of for so long may be superseded.
-    pub(super) takeover: Ttl,
 }
 
 /// What the server answered to a claim.
@@ -82,56 +65,6 @@ pub(super) enum Committed {
     Stored,
     /// The lease was gone: removed, set, superseded or out of time.
     Refused,
-}
-
-impl Terms {
-    /// Checks what a cache was given.
-    pub(super) fn new(max_load: Duration, takeover: Duration) -> Result<Self> {
-        if max_load > LONGEST_LOAD {
-            return Err(Error::invalid(
-                "max_load is longer than a day; load ahead of time and use `set` instead",
-            ));
-        }
-        let max_load = Ttl::new("max_load", max_load)?;
-        let takeover = Ttl::new("takeover", takeover)?.min(max_load);
-        Ok(Self { max_load, takeover })
-    }
-}
-
-impl Place {
-    pub(super) fn keys(&self) -> [&Key; 2] {
-        [&self.value, &self.lease]
-    }
-
-    /// The same place on the other ring of shards, while keys move and if that is another server.
-    pub(super) fn twin(&self, client: &Client) -> Option<Self> {
-        Some(Self {
-            value: client.twin(&self.value)?,
-            lease: self.lease.elsewhere(),
-            name: self.name.clone(),
-        })
-    }
-
-    /// Removes the value and ends a load of it that is under way.
-    pub(super) async fn clear(&self, client: &Client, deadline: Deadline) -> Result<()> {
-        let call = REMOVE.call(self.keys());
-        self.cleared(client, call, deadline.keep_trying()).await
-    }
-
-    /// As [`clear`](Self::clear), for whoever can do without it while the server is out.
-    pub(super) async fn clear_if_served(&self, client: &Client, deadline: Deadline) -> Result<()> {
-        let call = REMOVE.call(self.keys());
-        self.cleared(client, call, deadline.fail_fast()).await
-    }
-
-    async fn cleared(&self, client: &Client, call: Call, deadline: Deadline) -> Result<()> {
-        let reply = client.change(call, deadline.reserved()).await;
-        let reply = reply.map_err(|error| error.with_key(&self.name))?;
-        match reply.status()? {
-            "OK" => Ok(()),
-            _ => Err(reply.unexpected().with_key(&self.name)),
-        }
-    }
 }
 
 impl Claim {
@@ -317,6 +250,3 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The pauses between two tries to give a lease up.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-
-/// The longest `max_load`: whoever waits for longer does not wait for a cache.
-const LONGEST_LOAD: Duration = Duration::from_secs(24 * 60 * 60);

@@ -17,30 +17,26 @@
 //! when they began. Spawned by `memoize`.
 
 mod asking;
+mod lead;
+mod run;
 mod unleased;
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use self::asking::Granted;
-use super::entry::{self, Miss};
-use super::failure::Failure;
 use super::flight::{Open, Outcome, Question, Running};
-use super::lease::{Claim, Committed};
+use super::lease::Claim;
 use super::order::Order;
 use super::outage::Outage;
+use super::reading::Miss;
 use super::rounds::Rounds;
 use crate::error::loader::{Captured, Loader};
-use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::tags::{Generation, Snapshot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tags::Snapshot;
 
 /// A flight under way.
 #[derive(Debug)]
@@ -89,78 +85,9 @@ impl Load {
         }
     }
 
-    /// The task of a flight, spawned by the caller that opened it. It ends by itself: while it
-    /// waits, when nobody waits for it; once it loads, at `max_load` and the deadline of the
-    /// commit; and where the server may still hold the lease, once that is given up. A panic of the
-    /// loader is caught and told as an error; if the task itself is torn down, the creator is told
-    /// so and those who joined ask again.
-    pub(super) async fn run<V, L>(mut self, loader: L, creator: oneshot::Sender<Result<Arc<V>>>)
-    where
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
-        let flight = self.open.flight().clone();
-        {
-            let mut beats = pin!(flight.beats());
-            tokio::select! {
-                biased;
-                () = self.fly(loader, creator) => {}
-                never = &mut beats => match never {},
-            }
-        }
-        self.into_claim().end().await;
-    }
-
-    fn into_claim(self) -> Claim {
-        self.claim
-    }
-
-    async fn fly<V, L>(&mut self, loader: L, mut creator: oneshot::Sender<Result<Arc<V>>>)
-    where
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
-        let granted = match self.out.take() {
-            // Whatever has become of a script, no loader has begun.
-            None => self.lease(&mut creator).await.map_err(Error::of_a_read),
-            Some(error) => Err(error),
-        };
-        let bypasses = |error: &Error| self.order.cache.setup.outage.bypasses(error);
-        let result = match granted {
-            Ok(Granted::Lead(generations)) => self.lead(loader, &generations).await.map(Some),
-            Ok(Granted::Found(value)) => Ok(Some(value)),
-            Ok(Granted::Alone) => self.alone(loader, &mut creator).await,
-            Ok(Granted::Deserted) => Ok(None),
-            Err(error) if bypasses(&error) => self.without(loader, error, &mut creator).await,
-            Err(error) => {
-                let error = self.order.named(error);
-                let within = self.open.flight().within();
-                self.open.close();
-                self.open.settle(Outcome::Unanswered {
-                    error: error.clone(),
-                    within,
-                });
-                Err(error)
-            }
-        };
-        let Some(result) = result.transpose() else {
-            // Nobody waits for it any more.
-            return;
-        };
-        let result = result.map_err(|error| self.order.named(error));
-        if let Err(error) = &result {
-            self.open.close();
-            self.open.settle(Outcome::Failed {
-                error: error.clone(),
-                proved: false,
-            });
-        }
-        let _ = creator.send(result);
-    }
-
     /// Asks the server something: the calls on board with the most time wait for the answer. Where
     /// they can do without the server, they do so once it is late for the opener.
-    fn ask(&self) -> Question {
+    pub(super) fn ask(&self) -> Question {
         let setup = &self.order.cache.setup;
         let flight = self.open.flight();
         let limit = match setup.outage {
@@ -172,110 +99,21 @@ impl Load {
 
     /// The load has ended, and is stored or recorded: calls on board with less time than the opener
     /// do not wait for that.
-    fn stores(&self, loaded: Outcome) -> Question {
+    pub(super) fn stores(&self, loaded: Outcome) -> Question {
         let flight = self.open.flight();
         flight.loaded(loaded);
         flight.ask(self.order.cache.setup.patience)
     }
 
-    /// The load has failed: tells those who wait, here and elsewhere. The lease is held.
-    async fn fail(&self, error: &Error, generations: &[Generation]) {
-        self.open.close();
-        let record = match Failure::of(error) {
-            Some(failure) => self.order.record(&failure, generations),
-            None => {
-                // It says more of who asked than of the key: each must ask by himself.
-                self.claim.abandon().await;
-                return self.open.settle(Outcome::Again);
-            }
-        };
-        let _question = self.stores(Outcome::Failed {
-            error: error.clone(),
-            proved: false,
-        });
-        let ended = async {
-            let Some((record, ttl)) = record else {
-                return self.claim.abandon().await;
-            };
-            match self.claim.fail(&record, ttl).await {
-                Ok(ours) => ours,
-                // A full server takes no record.
-                Err(error) if error.fate() == Fate::Refused => self.claim.abandon().await,
-                Err(_) => false,
-            }
-        };
-        let (ours, verified) = futures::join!(ended, self.verified(generations));
-        self.open.settle(Outcome::Failed {
-            error: error.clone(),
-            proved: ours && verified,
-        });
-    }
-
-    /// Loads, stores and shares the value. The lease is held.
-    async fn lead<V, L>(&self, loader: L, generations: &[Generation]) -> Result<Arc<V>>
-    where
-        V: Serialize + Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
-        let prepared = async {
-            self.open.begin_load();
-            let begun = Instant::now();
-            let until = begun + self.order.terms.max_load.duration();
-            let value = self.loaded(loader, until).await?;
-            let cost = begun.elapsed();
-            let entry = self.order.encode(&value, generations, cost)?;
-            Ok((value, entry))
-        };
-        // The value's own code runs in there too: what panics must not leave the lease behind.
-        let prepared = AssertUnwindSafe(prepared).catch_unwind().await;
-        let prepared = prepared.unwrap_or_else(|_panic| {
-            Err(self.order.named(Error::new(
-                ErrorKind::LoaderPanicked,
-                "encoding the value panicked; the panic hook has reported where",
-            )))
-        });
-        let (value, entry) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                self.fail(&error, generations).await;
-                return Err(error);
-            }
-        };
-        let value = Arc::new(value);
-        self.open.close();
-        let _question = self.stores(Outcome::Value {
-            value: value.clone(),
-            proved: false,
-        });
-        let proved = self.commit(&entry, generations).await;
-        self.open.settle(Outcome::Value {
-            value: value.clone(),
-            proved,
-        });
-        Ok(value)
-    }
-
     /// The call that opened the flight has waited long enough. Those who joined may have more time.
-    fn out_of_time<T>(&self) -> Result<T> {
+    pub(super) fn out_of_time<T>(&self) -> Result<T> {
         self.open.close();
         self.open.settle(Outcome::NoLoad);
         Err(Rounds::out_of_time())
     }
 
-    /// Runs the loader, and tells the server meanwhile that its leader is alive.
-    async fn loaded<V, L>(&self, loader: L, until: Instant) -> Result<V>
-    where
-        L: Loader<Value = V, Error = Captured>,
-    {
-        tokio::select! {
-            biased;
-            outcome = self.finished(loader, until) => outcome,
-            never = self.renewals() => match never {},
-        }
-    }
-
     /// Runs the loader until `until` at the latest.
-    async fn finished<V, L>(&self, loader: L, until: Instant) -> Result<V>
+    pub(super) async fn finished<V, L>(&self, loader: L, until: tokio::time::Instant) -> Result<V>
     where
         L: Loader<Value = V, Error = Captured>,
     {
@@ -295,58 +133,6 @@ impl Load {
             )),
         }
         .map_err(|error| self.order.named(error))
-    }
-
-    /// Tells the server, for as long as this is polled, that the leader is alive. A lease that is
-    /// lost is not renewed: the load goes on for those who wait for it, and nobody joins them.
-    async fn renewals(&self) -> std::convert::Infallible {
-        self.claim.renewed_until_lost().await;
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), "lease lost");
-        self.open.close();
-        std::future::pending().await
-    }
-
-    /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
-    /// is closed.
-    async fn commit(&self, entry: &[u8], generations: &[Generation]) -> bool {
-        let place = &self.order.place;
-        let ttl = self.order.jittered_ttl();
-        let committed = self.claim.commit(entry, ttl);
-        let (committed, verified) = futures::join!(committed, self.verified(generations));
-        match committed {
-            Ok(Committed::Stored) => {
-                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
-                verified
-            }
-            Ok(Committed::Refused) => {
-                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");
-                false
-            }
-            Err(error) => {
-                tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
-                // A server that answers hears of it before the caller does.
-                if error.fate() == Fate::Refused {
-                    self.claim.abandon().await;
-                }
-                false
-            }
-        }
-    }
-
-    /// Whether `generations` are still the present ones, if anybody has joined who must know. The
-    /// flight is closed.
-    async fn verified(&self, generations: &[Generation]) -> bool {
-        if !self.open.has_late() {
-            return true;
-        }
-        let client = &self.order.cache.client;
-        let deadline = self.order.cache.deadline_now();
-        let present = entry::generations(client, &self.order.tags, deadline).await;
-        present.is_ok_and(|present| {
-            let all = present.iter().zip(generations);
-            all.into_iter()
-                .all(|(present, stamped)| *present == Some(*stamped))
-        })
     }
 }
 

@@ -17,11 +17,12 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::Cache;
-use super::entry::{self, Miss, ReadFrom, Reading};
+use super::entry;
 use super::flight::{self, Boarding, Open, Outcome, Passenger, Running};
 use super::load::Load;
 use super::order::Order;
 use super::outage::Outage;
+use super::reading::{Miss, ReadFrom, Reading};
 use super::reads::{Found, How, Reader, Shared, Slow, Turn};
 use super::rounds::Rounds;
 use crate::error::loader::{Captured, Loader, LoaderError};
@@ -45,11 +46,47 @@ pub struct Memoize<L> {
     captured: Capture,
 }
 
+impl Cache {
+    /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.
+    ///
+    /// However many callers ask for a missing key, in however many processes, one of them loads
+    /// and all get its value. The load runs in a task of its own: it is completed and stored even
+    /// if every caller is dropped. The value is kept for `ttl`, give or take the
+    /// [`jitter`](Self::jitter).
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails: with the text
+    /// of its error, and where it ran with the error itself (see
+    /// [`Error::loader_error`](crate::Error::loader_error)); `LoaderPanicked`; `LoaderTimeout` when
+    /// the loader runs longer than [`max_load`](Self::max_load), or no load of another comes to an
+    /// end by then; `Reentrant` when the loader asks for its own key; `Encode` or `TooLarge` when
+    /// the value cannot be stored. All who wait for a load that fails are told so, and who asks
+    /// within [`error_ttl`](Self::error_ttl), except of `Reentrant`. What Redis refuses or does not
+    /// answer before the load is an error too, unless [`outage`](Self::outage) says that it is to
+    /// be done without: then it is `LoaderTimeout` when no place to load becomes free within
+    /// `max_load`. When only storing fails, the loaded value is returned.
+    ///
+    /// # Cancel safety
+    /// Safe: a load that has begun goes on and is stored, if Redis is there to store it.
+    ///
+    /// # Panics
+    /// When it is first polled outside a tokio runtime.
+    pub fn memoize<V, E, L, How>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<L>
+    where
+        L: Loader<Value = V, Error = E>,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: LoaderError<How>,
+    {
+        let captured = capture::<How, E>;
+        Memoize::new(self.clone(), key, ttl, loader, captured)
+    }
+}
+
 /// Keeps an error of the one type that it is made for.
-pub(super) type Capture = fn(Box<dyn Any + Send + Sync>) -> Captured;
+type Capture = fn(Box<dyn Any + Send + Sync>) -> Captured;
 
 /// Keeps an error of type `E`.
-pub(super) fn capture<How, E: LoaderError<How>>(error: Box<dyn Any + Send + Sync>) -> Captured {
+fn capture<How, E: LoaderError<How>>(error: Box<dyn Any + Send + Sync>) -> Captured {
     match error.downcast::<E>() {
         Ok(error) => error.captured(),
         Err(_) => unreachable!("the loader of this call fails with this type"),
@@ -69,13 +106,7 @@ impl<L> fmt::Debug for Memoize<L> {
 }
 
 impl<L> Memoize<L> {
-    pub(super) fn new(
-        cache: Cache,
-        key: &str,
-        ttl: Duration,
-        loader: L,
-        captured: Capture,
-    ) -> Self {
+    fn new(cache: Cache, key: &str, ttl: Duration, loader: L, captured: Capture) -> Self {
         Self {
             tags: Ok(Vec::new()),
             key: cache.client.name(key),

@@ -4,7 +4,9 @@
 //! is given a value that was loaded before it. [`entry`] judges what Redis holds, [`flight`] and
 //! [`load`] what a process shares, [`lease`] who may store.
 
+mod config;
 mod entry;
+mod entry_keys;
 mod failure;
 mod flight;
 mod foreign;
@@ -13,43 +15,33 @@ mod load;
 mod memoize;
 mod order;
 mod outage;
+mod reading;
 mod reads;
 mod rounds;
 mod set;
 mod solo;
 mod upload;
+mod verbs;
 mod wake;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 pub use memoize::Memoize;
 pub use outage::{Bypassed, Outage};
+pub use reading::ReadFrom;
 pub use set::Set;
 
-pub use self::entry::ReadFrom;
-use self::entry::Reading;
-use self::flight::Flights;
-use self::foreign::Foreign;
-use self::lease::{Place, Terms};
-use self::order::Jitter;
-use self::outage::Bulkhead;
-use self::reads::Reads;
-use self::solo::Solos;
-use self::wake::Ears;
-use crate::client::{Client, Request};
-use crate::codec::{Codec, Compression, MOST_STAMPS, Stack};
-use crate::error::loader::{Loader, LoaderError};
-use crate::error::{Error, Result};
+use self::config::{ERROR_TTL, Jitter, MAX_LOAD, Names, Room, Setup, TAKEOVER, Terms};
+use self::entry_keys::Place;
+use crate::client::Client;
+use crate::codec::{Codec, Compression, Stack};
+use crate::error::Result;
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
-use crate::tags::{self, Horizon, RecentTags, SLACK, Tag};
-use crate::time::{Deadline, OnOutage, Patience, Ttl};
+use crate::tags::Tag;
+use crate::time::{Deadline, OnOutage, Ttl};
 
 impl Client {
     /// The cache called `name`. Caches of different names share nothing but tags: invalidating a
@@ -119,62 +111,6 @@ impl Client {
 pub struct Cache {
     client: Client,
     setup: Arc<Setup>,
-}
-
-/// What the handles of one cache share.
-#[derive(Clone)]
-struct Setup {
-    name: Box<str>,
-    names: Result<Names>,
-    stack: Stack,
-    max_load: Duration,
-    takeover: Duration,
-    /// Both, checked when they were set.
-    terms: Result<Terms>,
-    /// How long the failure of a load is kept; `None` for not at all.
-    error_ttl: Result<Option<Ttl>>,
-    jitter: Jitter,
-    /// A setting that is refused by the first call.
-    refused: Option<Error>,
-    read_from: ReadFrom,
-    outage: Outage,
-    patience: Patience,
-    room: Arc<Room>,
-}
-
-/// What is spelt once per cache.
-#[derive(Debug, Clone)]
-struct Names {
-    keys: CacheKeys,
-    whole: Tag,
-}
-
-/// What all caches of one client share.
-#[derive(Debug)]
-struct Room {
-    flights: Arc<Flights>,
-    solos: Arc<Solos>,
-    reads: Reads,
-    ears: Arc<Ears>,
-    tags: RecentTags,
-    horizon: Horizon,
-    bulkhead: Bulkhead,
-    foreign: Foreign,
-}
-
-impl Room {
-    fn of(client: &Client) -> Self {
-        Self {
-            flights: Arc::default(),
-            solos: Arc::default(),
-            reads: Reads::default(),
-            ears: Arc::default(),
-            tags: RecentTags::default(),
-            horizon: Horizon::default(),
-            bulkhead: Bulkhead::new(client.loads_without_redis()),
-            foreign: Foreign::default(),
-        }
-    }
 }
 
 impl Cache {
@@ -335,179 +271,6 @@ impl Cache {
         self.room().foreign.met()
     }
 
-    /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.
-    ///
-    /// However many callers ask for a missing key, in however many processes, one of them loads
-    /// and all get its value. The load runs in a task of its own: it is completed and stored even
-    /// if every caller is dropped. The value is kept for `ttl`, give or take the
-    /// [`jitter`](Self::jitter).
-    ///
-    /// # Errors
-    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails: with the text
-    /// of its error, and where it ran with the error itself (see
-    /// [`Error::loader_error`](crate::Error::loader_error)); `LoaderPanicked`; `LoaderTimeout` when
-    /// the loader runs longer than [`max_load`](Self::max_load), or no load of another comes to an
-    /// end by then; `Reentrant` when the loader asks for its own key; `Encode` or `TooLarge` when
-    /// the value cannot be stored. All who wait for a load that fails are told so, and who asks
-    /// within [`error_ttl`](Self::error_ttl), except of `Reentrant`. What Redis refuses or does not
-    /// answer before the load is an error too, unless [`outage`](Self::outage) says that it is to
-    /// be done without: then it is `LoaderTimeout` when no place to load becomes free within
-    /// `max_load`. When only storing fails, the loaded value is returned.
-    ///
-    /// # Cancel safety
-    /// Safe: a load that has begun goes on and is stored, if Redis is there to store it.
-    ///
-    /// # Panics
-    /// When it is first polled outside a tokio runtime.
-    pub fn memoize<V, E, L, How>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<L>
-    where
-        L: Loader<Value = V, Error = E>,
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-        E: LoaderError<How>,
-    {
-        let captured = memoize::capture::<How, E>;
-        Memoize::new(self.clone(), key, ttl, loader, captured)
-    }
-
-    /// The value of `key`, if there is a valid one.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer; under
-    /// [`Outage::Bypass`] that is `None`.
-    ///
-    /// What cannot be read is `None` too. A damaged entry is removed. An entry that is whole but
-    /// does not hold a `V`, or was written in a way that this build does not know, is left alone:
-    /// another version of the service may read it (see [`version`](Self::version)). If the key
-    /// holds another type of Redis, only the calls that write report that as `WrongType`
-    /// ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set),
-    /// [`remove`](Self::remove)).
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub fn get<'c, V>(&'c self, key: &'c str) -> Request<'c, Option<Arc<V>>>
-    where
-        V: DeserializeOwned + Send + Sync + 'c,
-    {
-        Request::new(self.setup.patience, move |patience| {
-            self.found(key, patience.deadline())
-        })
-    }
-
-    async fn found<V: DeserializeOwned>(
-        &self,
-        key: &str,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<V>>> {
-        let key = &self.client.name(key);
-        let value = self.value(key)?;
-        let from = self.setup.read_from;
-        match entry::read(self, &value, &[], from, deadline).await {
-            Ok(Reading::Hit(value)) => Ok(Some(value)),
-            Ok(Reading::Miss(_)) => Ok(None),
-            Err(error) if self.setup.outage.bypasses(&error) => {
-                self.room().bulkhead.read(&self.setup.name, &error);
-                Ok(None)
-            }
-            Err(error) => Err(error.with_key(key)),
-        }
-    }
-
-    /// Stores `value` for `ttl`, give or take the [`jitter`](Self::jitter); for
-    /// [`FOREVER`](crate::FOREVER) if it is to stay until it is removed. A load of `key` that is
-    /// under way is not stored.
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
-    /// cache.set("motto", "fences against the herd", Duration::from_secs(60)).await?;
-    /// let motto = cache.get::<String>("motto").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// `InvalidInput` for a bad key, tag or duration; `Encode` or `TooLarge` when the value cannot
-    /// be stored; what Redis refuses or does not answer, but not under [`Outage::Bypass`]. An
-    /// error that [is indeterminate](crate::Error::is_indeterminate) leaves open whether it was
-    /// stored.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves the value stored or not.
-    pub fn set<'v, V: Serialize + ?Sized>(
-        &self,
-        key: &str,
-        value: &'v V,
-        ttl: Duration,
-    ) -> Set<'v, V> {
-        Set::new(self.clone(), key, value, ttl)
-    }
-
-    /// Removes the value of `key`. A load of it that is under way is not stored.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves the value removed or not.
-    pub fn remove<'c>(&'c self, key: &'c str) -> Request<'c, ()> {
-        Request::new(self.setup.patience, move |patience| {
-            self.removed(key, patience.deadline())
-        })
-    }
-
-    async fn removed(&self, key: &str, deadline: Deadline) -> Result<()> {
-        let place = self.place(self.client.name(key))?;
-        // Calls from now on must not join a load that is about to be ended.
-        self.room().flights.detach(&place.value);
-        let here = place.clear(&self.client, deadline);
-        let Some(twin) = place.twin(&self.client) else {
-            return here.await;
-        };
-        let (here, there) = futures::join!(here, twin.clear(&self.client, deadline));
-        here.and(there).map_err(Error::in_part)
-    }
-
-    /// Invalidates every value that carries any of `tags`, in any cache of the namespace: one
-    /// command a tag, sent in parallel, however many values carry it.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a bad tag, before anything is sent. What Redis refuses or does not
-    /// answer: [`Error::key`](crate::Error::key) names the tags that failed, the others are
-    /// invalidated, and calling again with all of them is safe.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves some of the tags invalidated; calling again is safe.
-    pub fn invalidate_tags(
-        &self,
-        tags: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Request<'_, ()> {
-        let tags = self.tags(tags);
-        Request::new(self.setup.patience, move |patience| async move {
-            self.invalidate(&tags?, patience.deadline()).await
-        })
-    }
-
-    /// Invalidates every value of this cache, with one command; with one for each shard, and with
-    /// 16 in a cluster.
-    ///
-    /// # Errors
-    /// What Redis refuses or does not answer. Where there are several servers, values on those that
-    /// were reached are invalidated, and calling again is safe.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves the cache cleared or not, or cleared in part.
-    pub fn clear(&self) -> Request<'_, ()> {
-        Request::new(self.setup.patience, move |patience| async move {
-            let whole = [self.names()?.whole.clone()];
-            self.invalidate(&whole, patience.deadline()).await
-        })
-    }
-
-    async fn invalidate(&self, tags: &[Tag], deadline: Deadline) -> Result<()> {
-        let keep = self.terms()?.max_load.duration() + SLACK;
-        tags::invalidate(&self.client, tags, keep, deadline).await
-    }
-
     /// The deadline of a call that starts now.
     fn deadline_now(&self) -> Deadline {
         self.setup.patience.deadline()
@@ -536,57 +299,6 @@ impl Cache {
         &self.setup.room
     }
 
-    /// The tags that `names` names, each once.
-    fn tags(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
-        self.distinct(names, usize::MAX)
-    }
-
-    /// The tags of a value that is to be stored: as [`tags`](Self::tags), and as many as fit beside
-    /// that of the whole cache.
-    fn labels(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
-        self.distinct(names, MOST_STAMPS - 1)
-    }
-
-    /// As [`tags`](Self::tags); stops at one more than `most` that `names` names.
-    fn distinct(
-        &self,
-        names: impl IntoIterator<Item = impl AsRef<str>>,
-        most: usize,
-    ) -> Result<Vec<Tag>> {
-        let names = names.into_iter();
-        let mut tags: Vec<Tag> = Vec::with_capacity(names.size_hint().0.min(FEW));
-        // Only once there are too many to look at each.
-        let mut seen = HashSet::new();
-        for (count, name) in names.enumerate() {
-            // A list that names the same few over and over has no end otherwise.
-            if count / 16 > most {
-                return Err(Error::invalid(format!(
-                    "over {count} names of tags on one value; name each of them once"
-                )));
-            }
-            let tag = self.room().tags.named(&self.client, name.as_ref())?;
-            let known = match tags.len() {
-                0..FEW => tags.iter().any(|known| known.id == tag.id),
-                FEW => {
-                    seen.extend(tags.iter().map(|tag| tag.id));
-                    !seen.insert(tag.id)
-                }
-                _ => !seen.insert(tag.id),
-            };
-            if known {
-                continue;
-            }
-            if tags.len() == most {
-                return Err(Error::invalid(format!(
-                    "{} tags on one value, or more; use at most {most}",
-                    most + 1
-                )));
-            }
-            tags.push(tag);
-        }
-        Ok(tags)
-    }
-
     /// The Redis key of the value of `key`.
     fn value(&self, key: &Name) -> Result<Key> {
         let value = self.keys()?.value(key.real());
@@ -602,18 +314,6 @@ impl Cache {
         })
     }
 }
-
-/// Among so many tags one is looked for by looking at each.
-const FEW: usize = 16;
-
-/// The longest that a loader may run, unless said otherwise.
-const MAX_LOAD: Duration = Duration::from_secs(30);
-
-/// How long a leader may be silent, unless said otherwise.
-const TAKEOVER: Duration = Duration::from_secs(10);
-
-/// How long a failed load is remembered, unless said otherwise.
-const ERROR_TTL: Duration = Duration::from_secs(1);
 
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::config::{Jitter, Room, Terms};
+use super::entry_keys::Place;
 use super::failure::Failure;
-use super::lease::{Place, Terms};
-use super::{Cache, Room, entry};
+use super::{Cache, entry};
 use crate::codec::{Stack, Stamp};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -128,43 +129,3 @@ impl Order {
         error.about(&self.place.name)
     }
 }
-
-/// By which part of itself a TTL differs each time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Jitter(f64);
-
-impl Jitter {
-    pub(super) fn new(part: f64) -> Result<Self> {
-        match (0.0..=MOST_JITTER).contains(&part) {
-            true => Ok(Self(part)),
-            false => Err(Error::invalid(format!(
-                "the jitter is {part}; give one from 0 to {MOST_JITTER}"
-            ))),
-        }
-    }
-
-    /// `ttl`, give or take this.
-    fn spread(self, ttl: Ttl) -> Ttl {
-        match self.0 > 0.0 {
-            true => ttl.spread(rand::random_range(1.0 - self.0..=1.0 + self.0)),
-            false => ttl,
-        }
-    }
-
-    /// The longest that [`spread`](Self::spread) makes of `ttl`.
-    fn longest(self, ttl: Ttl) -> Ttl {
-        match self.0 > 0.0 {
-            true => ttl.spread(1.0 + self.0),
-            false => ttl,
-        }
-    }
-}
-
-impl Default for Jitter {
-    fn default() -> Self {
-        Self(0.1)
-    }
-}
-
-/// More is no jitter, but another TTL.
-const MOST_JITTER: f64 = 0.5;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::entry::{Miss, ReadFrom, Reading};
+use super::reading::{Miss, ReadFrom, Reading};
 use crate::error::{ErrorKind, Result};
 use crate::key::{Key, TagId};
 use crate::tags::Tag;

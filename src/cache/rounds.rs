@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lease::Terms;
+use super::config::Terms;
 use crate::error::{Error, ErrorKind};
 
 /// What one call of `memoize` has been through.

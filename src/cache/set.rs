@@ -44,8 +44,40 @@ impl<V: ?Sized> fmt::Debug for Set<'_, V> {
     }
 }
 
+impl Cache {
+    /// Stores `value` for `ttl`, give or take the [`jitter`](Self::jitter); for
+    /// [`FOREVER`](crate::FOREVER) if it is to stay until it is removed. A load of `key` that is
+    /// under way is not stored.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+    /// cache.set("motto", "fences against the herd", Duration::from_secs(60)).await?;
+    /// let motto = cache.get::<String>("motto").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, tag or duration; `Encode` or `TooLarge` when the value cannot
+    /// be stored; what Redis refuses or does not answer, but not under [`Outage::Bypass`]. An
+    /// error that [is indeterminate](crate::Error::is_indeterminate) leaves open whether it was
+    /// stored.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the value stored or not.
+    pub fn set<'v, V: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &'v V,
+        ttl: Duration,
+    ) -> Set<'v, V> {
+        Set::new(self.clone(), key, value, ttl)
+    }
+}
+
 impl<'v, V: ?Sized> Set<'v, V> {
-    pub(super) fn new(cache: Cache, key: &str, value: &'v V, ttl: Duration) -> Self {
+    fn new(cache: Cache, key: &str, value: &'v V, ttl: Duration) -> Self {
         Self {
             tags: Ok(Vec::new()),
             key: cache.client.name(key),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rand::random;
 
-use super::lease::Place;
+use super::entry_keys::Place;
 use crate::client::{Client, LARGE};
 use crate::codec::HEADER;
 use crate::error::{Error, ErrorKind, Fate, Result};

@@ -14,7 +14,7 @@ mod option;
 mod options;
 mod payload;
 mod reject;
-pub mod testing;
+pub(crate) mod testing;
 
 use std::time::Duration;
 

@@ -78,7 +78,6 @@ mod passing;
 mod per_call;
 mod preflight;
 mod process;
-mod prose;
 mod proxy;
 mod push_runtimes;
 mod readme;

@@ -12,11 +12,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::entry::{self, ReadFrom, Reading};
+use super::super::entry;
 use super::super::failure::Failure;
 use super::super::flight::Outcome;
 use super::super::lease::Grant;
 use super::super::order::Order;
+use super::super::reading::{ReadFrom, Reading};
 use super::super::wake::Hint;
 use super::{Load, deserted};
 use crate::error::{Error, Result};

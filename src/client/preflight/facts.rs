@@ -6,17 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use redis::{FromRedisValue, Pipeline, ServerError, Value, from_redis_value};
+use redis::{Pipeline, ServerError, Value, from_redis_value};
 use tokio::time::Instant;
 
 use super::clocks::{self, Offset};
 use crate::client::acl::{TRIALS, trial_call};
 use crate::client::format::{Formats, Written};
 use crate::client::link::Link;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::key::Key;
 use crate::wire::command::plain;
-use crate::wire::fault::from_server;
 use crate::wire::value::parsed;
 
 /// What is known of one server.

@@ -25,7 +25,6 @@ use crate::client::endpoint::Endpoint;
 use crate::client::node::{Node, Style};
 use crate::client::source::Source;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::key::SLOTS;
 use crate::time::Backoff;
 use crate::time::{Deadline, OnOutage};
 

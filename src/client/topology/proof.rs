@@ -97,3 +97,67 @@ impl History {
         Some(*at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_standing_is_read_from_what_servers_say() {
+        let primary = Standing::parse(
+            "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
+             slave0:ip=127.0.0.1,port=1,state=online,offset=14,lag=0\r\n\
+             master_replid:aa\r\nmaster_replid2:00\r\nmaster_repl_offset:42\r\n",
+        );
+        let expected = Standing {
+            is_primary: true,
+            follows: false,
+            history: "aa".into(),
+            offset: 42,
+        };
+        assert_eq!(primary, expected);
+        let replica = |status: &str, sync: &str| {
+            Standing::parse(&format!(
+                "role:slave\r\nmaster_host:h\r\nmaster_link_status:{status}\r\n\
+                 master_sync_in_progress:{sync}\r\nslave_read_repl_offset:50\r\n\
+                 slave_repl_offset:41\r\nmaster_replid:aa\r\nmaster_repl_offset:41\r\n"
+            ))
+        };
+        assert!(replica("up", "0").follows && replica("up", "0").offset == 41);
+        assert!(!replica("down", "0").follows && !replica("up", "1").follows);
+        assert!(!replica("up", "0").is_primary);
+        for nonsense in ["", "role:master", "role:slave\r\nmaster_link_status:up"] {
+            let standing = Standing::parse(nonsense);
+            assert!(!standing.is_primary && !standing.follows, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_replica_proves_the_latest_moment_that_it_has_reached_in_the_same_history() {
+        let standing = |history: &str, offset| Standing {
+            history: history.into(),
+            offset,
+            ..Standing::default()
+        };
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut history = History::default();
+        assert_eq!(history.reached(&standing("aa", 9)), None);
+        history.note(after(0), standing("aa", 10));
+        history.note(after(100), standing("aa", 20));
+        assert_eq!(history.reached(&standing("aa", 9)), None);
+        assert_eq!(history.reached(&standing("aa", 10)), Some(after(0)));
+        assert_eq!(history.reached(&standing("aa", 19)), Some(after(0)));
+        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
+        assert_eq!(history.reached(&standing("bb", 99)), None);
+        // What is too old to matter is forgotten; another history says nothing of this one.
+        history.note(after(2050), standing("aa", 30));
+        assert_eq!(history.reached(&standing("aa", 10)), None);
+        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
+        history.note(after(2060), standing("bb", 5));
+        assert_eq!(history.reached(&standing("aa", 99)), None);
+        assert_eq!(history.reached(&standing("bb", 5)), Some(after(2060)));
+    }
+}

@@ -7,6 +7,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde::Deserialize;
 
+use super::fuzzing;
 use crate::codec::envelope::{DEADLINES, HEADER};
 use crate::codec::*;
 

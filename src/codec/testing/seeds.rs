@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::golden;
 use crate::codec::envelope::HEADER;
 use crate::codec::*;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::codec::envelope::{HEADER, VERSION};
 use crate::codec::*;
+use crate::error::Error;
 
 fn encoded<V: Serialize + ?Sized>(codec: Codec, value: &V) -> Vec<u8> {
     let stack = Stack {

@@ -2,8 +2,9 @@
 //! that no layer is crossed unseen.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use super::sources;
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
 const LAYERS: [&[&str]; 8] = [
@@ -255,25 +256,4 @@ fn module(path: &Path) -> String {
         .and_then(Path::file_stem)
         .and_then(|stem| stem.to_str());
     stem.expect("a path below src").to_owned()
-}
-
-/// All files of `src`, by path below it, but for the command-line tool, which is a user.
-fn sources() -> BTreeMap<PathBuf, String> {
-    fn visit(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, String>) {
-        for entry in fs::read_dir(root.join(below)).expect("src is there") {
-            let path = below.join(entry.expect("readable").file_name());
-            if root.join(&path).is_dir() {
-                if path != Path::new("bin") {
-                    visit(root, &path, found);
-                }
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(root.join(&path)).expect("text");
-                found.insert(path, text);
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    visit(&root, Path::new(""), &mut found);
-    found
 }

@@ -1,0 +1,152 @@
+//! What the handles of one cache share: its settings, and the state of all caches of a client.
+//!
+//! Invariant: a setting is checked when it is made. One that is refused is an error of the first
+//! call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::flight::Flights;
+use super::foreign::Foreign;
+use super::outage::{Bulkhead, Outage};
+use super::reading::ReadFrom;
+use super::reads::Reads;
+use super::solo::Solos;
+use super::wake::Ears;
+use crate::client::Client;
+use crate::codec::Stack;
+use crate::error::{Error, Result};
+use crate::key::CacheKeys;
+use crate::tags::{Horizon, RecentTags, Tag};
+use crate::time::{Patience, Ttl};
+
+/// What the handles of one cache share.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) name: Box<str>,
+    pub(super) names: Result<Names>,
+    pub(super) stack: Stack,
+    pub(super) max_load: Duration,
+    pub(super) takeover: Duration,
+    /// Both, checked when they were set.
+    pub(super) terms: Result<Terms>,
+    /// How long the failure of a load is kept; `None` for not at all.
+    pub(super) error_ttl: Result<Option<Ttl>>,
+    pub(super) jitter: Jitter,
+    /// A setting that is refused by the first call.
+    pub(super) refused: Option<Error>,
+    pub(super) read_from: ReadFrom,
+    pub(super) outage: Outage,
+    pub(super) patience: Patience,
+    pub(super) room: Arc<Room>,
+}
+
+/// What is spelt once per cache.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    pub(super) keys: CacheKeys,
+    pub(super) whole: Tag,
+}
+
+/// What all caches of one client share.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) flights: Arc<Flights>,
+    pub(super) solos: Arc<Solos>,
+    pub(super) reads: Reads,
+    pub(super) ears: Arc<Ears>,
+    pub(super) tags: RecentTags,
+    pub(super) horizon: Horizon,
+    pub(super) bulkhead: Bulkhead,
+    pub(super) foreign: Foreign,
+}
+
+impl Room {
+    pub(super) fn of(client: &Client) -> Self {
+        Self {
+            flights: Arc::default(),
+            solos: Arc::default(),
+            reads: Reads::default(),
+            ears: Arc::default(),
+            tags: RecentTags::default(),
+            horizon: Horizon::default(),
+            bulkhead: Bulkhead::new(client.loads_without_redis()),
+            foreign: Foreign::default(),
+        }
+    }
+}
+
+/// How long a lease lasts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// After this the loader is dropped.
+    pub(super) max_load: Ttl,
+    /// A leader that is not heard of for so long may be superseded.
+    pub(super) takeover: Ttl,
+}
+
+impl Terms {
+    /// Checks what a cache was given.
+    pub(super) fn new(max_load: Duration, takeover: Duration) -> Result<Self> {
+        if max_load > LONGEST_LOAD {
+            return Err(Error::invalid(
+                "max_load is longer than a day; load ahead of time and use `set` instead",
+            ));
+        }
+        let max_load = Ttl::new("max_load", max_load)?;
+        let takeover = Ttl::new("takeover", takeover)?.min(max_load);
+        Ok(Self { max_load, takeover })
+    }
+}
+
+/// By which part of itself a TTL differs each time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Jitter(f64);
+
+impl Jitter {
+    pub(super) fn new(part: f64) -> Result<Self> {
+        match (0.0..=MOST_JITTER).contains(&part) {
+            true => Ok(Self(part)),
+            false => Err(Error::invalid(format!(
+                "the jitter is {part}; give one from 0 to {MOST_JITTER}"
+            ))),
+        }
+    }
+
+    /// `ttl`, give or take this.
+    pub(super) fn spread(self, ttl: Ttl) -> Ttl {
+        match self.0 > 0.0 {
+            true => ttl.spread(rand::random_range(1.0 - self.0..=1.0 + self.0)),
+            false => ttl,
+        }
+    }
+
+    /// The longest that [`spread`](Self::spread) makes of `ttl`.
+    pub(super) fn longest(self, ttl: Ttl) -> Ttl {
+        match self.0 > 0.0 {
+            true => ttl.spread(1.0 + self.0),
+            false => ttl,
+        }
+    }
+}
+
+impl Default for Jitter {
+    fn default() -> Self {
+        Self(0.1)
+    }
+}
+
+/// The longest that a loader may run, unless said otherwise.
+pub(super) const MAX_LOAD: Duration = Duration::from_secs(30);
+
+/// How long a leader may be silent, unless said otherwise.
+pub(super) const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// How long a failed load is remembered, unless said otherwise.
+pub(super) const ERROR_TTL: Duration = Duration::from_secs(1);
+
+/// The longest `max_load`: whoever waits for longer does not wait for a cache.
+pub(super) const LONGEST_LOAD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// More is no jitter, but another TTL.
+const MOST_JITTER: f64 = 0.5;

@@ -1,0 +1,56 @@
+//! The two keys of one cached value.
+//!
+//! Invariant: what removes a value ends a load of it that is under way, in one script.
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::key::Key;
+use crate::name::Name;
+use crate::script::{Call, script};
+use crate::time::Deadline;
+
+script!(REMOVE = "remove.lua" after "entry.lua");
+
+/// The two keys of one cached value, and what its user calls it.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) value: Key,
+    pub(super) lease: Key,
+    pub(super) name: Name,
+}
+
+impl Place {
+    pub(super) fn keys(&self) -> [&Key; 2] {
+        [&self.value, &self.lease]
+    }
+
+    /// The same place on the other ring of shards, while keys move and if that is another server.
+    pub(super) fn twin(&self, client: &Client) -> Option<Self> {
+        Some(Self {
+            value: client.twin(&self.value)?,
+            lease: self.lease.elsewhere(),
+            name: self.name.clone(),
+        })
+    }
+
+    /// Removes the value and ends a load of it that is under way.
+    pub(super) async fn clear(&self, client: &Client, deadline: Deadline) -> Result<()> {
+        let call = REMOVE.call(self.keys());
+        self.cleared(client, call, deadline.keep_trying()).await
+    }
+
+    /// As [`clear`](Self::clear), for whoever can do without it while the server is out.
+    pub(super) async fn clear_if_served(&self, client: &Client, deadline: Deadline) -> Result<()> {
+        let call = REMOVE.call(self.keys());
+        self.cleared(client, call, deadline.fail_fast()).await
+    }
+
+    async fn cleared(&self, client: &Client, call: Call, deadline: Deadline) -> Result<()> {
+        let reply = client.change(call, deadline.reserved()).await;
+        let reply = reply.map_err(|error| error.with_key(&self.name))?;
+        match reply.status()? {
+            "OK" => Ok(()),
+            _ => Err(reply.unexpected().with_key(&self.name)),
+        }
+    }
+}

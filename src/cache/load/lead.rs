@@ -1,0 +1,163 @@
+//! The load of a flight that has the lease: the loader runs, its value is stored and shared.
+//!
+//! Invariant: a value is proved for those who joined late only by commands that are sent after the
+//! flight was closed.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::Load;
+use crate::cache::entry;
+use crate::cache::failure::Failure;
+use crate::cache::flight::Outcome;
+use crate::cache::lease::Committed;
+use crate::error::loader::{Captured, Loader};
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::tags::Generation;
+
+impl Load {
+    /// Loads, stores and shares the value. The lease is held.
+    pub(super) async fn lead<V, L>(&self, loader: L, generations: &[Generation]) -> Result<Arc<V>>
+    where
+        V: Serialize + Send + Sync + 'static,
+        L: Loader<Value = V, Error = Captured>,
+    {
+        let prepared = async {
+            self.open.begin_load();
+            let begun = Instant::now();
+            let until = begun + self.order.terms.max_load.duration();
+            let value = self.loaded(loader, until).await?;
+            let cost = begun.elapsed();
+            let entry = self.order.encode(&value, generations, cost)?;
+            Ok((value, entry))
+        };
+        // The value's own code runs in there too: what panics must not leave the lease behind.
+        let prepared = AssertUnwindSafe(prepared).catch_unwind().await;
+        let prepared = prepared.unwrap_or_else(|_panic| {
+            Err(self.order.named(Error::new(
+                ErrorKind::LoaderPanicked,
+                "encoding the value panicked; the panic hook has reported where",
+            )))
+        });
+        let (value, entry) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.fail(&error, generations).await;
+                return Err(error);
+            }
+        };
+        let value = Arc::new(value);
+        self.open.close();
+        let _question = self.stores(Outcome::Value {
+            value: value.clone(),
+            proved: false,
+        });
+        let proved = self.commit(&entry, generations).await;
+        self.open.settle(Outcome::Value {
+            value: value.clone(),
+            proved,
+        });
+        Ok(value)
+    }
+
+    /// Runs the loader, and tells the server meanwhile that its leader is alive.
+    async fn loaded<V, L>(&self, loader: L, until: Instant) -> Result<V>
+    where
+        L: Loader<Value = V, Error = Captured>,
+    {
+        tokio::select! {
+            biased;
+            outcome = self.finished(loader, until) => outcome,
+            never = self.renewals() => match never {},
+        }
+    }
+
+    /// Tells the server, for as long as this is polled, that the leader is alive. A lease that is
+    /// lost is not renewed: the load goes on for those who wait for it, and nobody joins them.
+    async fn renewals(&self) -> std::convert::Infallible {
+        self.claim.renewed_until_lost().await;
+        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), "lease lost");
+        self.open.close();
+        std::future::pending().await
+    }
+
+    /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
+    /// is closed.
+    async fn commit(&self, entry: &[u8], generations: &[Generation]) -> bool {
+        let place = &self.order.place;
+        let ttl = self.order.jittered_ttl();
+        let committed = self.claim.commit(entry, ttl);
+        let (committed, verified) = futures::join!(committed, self.verified(generations));
+        match committed {
+            Ok(Committed::Stored) => {
+                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
+                verified
+            }
+            Ok(Committed::Refused) => {
+                tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
+                // A server that answers hears of it before the caller does.
+                if error.fate() == Fate::Refused {
+                    self.claim.abandon().await;
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether `generations` are still the present ones, if anybody has joined who must know. The
+    /// flight is closed.
+    async fn verified(&self, generations: &[Generation]) -> bool {
+        if !self.open.has_late() {
+            return true;
+        }
+        let client = &self.order.cache.client;
+        let deadline = self.order.cache.deadline_now();
+        let present = entry::generations(client, &self.order.tags, deadline).await;
+        present.is_ok_and(|present| {
+            let all = present.iter().zip(generations);
+            all.into_iter()
+                .all(|(present, stamped)| *present == Some(*stamped))
+        })
+    }
+
+    /// The load has failed: tells those who wait, here and elsewhere. The lease is held.
+    async fn fail(&self, error: &Error, generations: &[Generation]) {
+        self.open.close();
+        let record = match Failure::of(error) {
+            Some(failure) => self.order.record(&failure, generations),
+            None => {
+                // It says more of who asked than of the key: each must ask by himself.
+                self.claim.abandon().await;
+                return self.open.settle(Outcome::Again);
+            }
+        };
+        let _question = self.stores(Outcome::Failed {
+            error: error.clone(),
+            proved: false,
+        });
+        let ended = async {
+            let Some((record, ttl)) = record else {
+                return self.claim.abandon().await;
+            };
+            match self.claim.fail(&record, ttl).await {
+                Ok(ours) => ours,
+                // A full server takes no record.
+                Err(error) if error.fate() == Fate::Refused => self.claim.abandon().await,
+                Err(_) => false,
+            }
+        };
+        let (ours, verified) = futures::join!(ended, self.verified(generations));
+        self.open.settle(Outcome::Failed {
+            error: error.clone(),
+            proved: ours && verified,
+        });
+    }
+}

@@ -1,0 +1,55 @@
+//! What a read of an entry comes to, and where it may be read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::codec::HEADER;
+use crate::tags::{Generation, Snapshot};
+
+/// What a read came to.
+#[derive(Debug)]
+pub(super) enum Reading<V> {
+    Hit(Arc<V>),
+    Miss(Miss),
+}
+
+/// Nothing valid was there.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Miss {
+    /// The first bytes of the entry that was judged invalid; empty when there was none.
+    pub(super) seen: Bytes,
+    /// The present generations of the tags that were asked for.
+    pub(super) snapshot: Snapshot,
+}
+
+/// Where a cache may read values that it finds.
+///
+/// Everything else is asked of the primary: what is missing, loads, tags, locks and counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadFrom {
+    /// At the primary: nothing that was removed or invalidated is found.
+    #[default]
+    Primary,
+    /// At a replica that is proved to have applied all that this client has written and that the
+    /// primary had 2 s ago; at the primary when there is none. So what *other* clients remove, set
+    /// or invalidate may be seen up to 2 s late.
+    PreferReplica,
+}
+
+impl Miss {
+    pub(super) fn of(entry: &[u8], present: &[Option<Bytes>]) -> Self {
+        Self {
+            seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),
+            snapshot: snapshot(present),
+        }
+    }
+}
+
+pub(super) fn snapshot(present: &[Option<Bytes>]) -> Snapshot {
+    present
+        .iter()
+        .map(|value| Generation::of(value.as_ref()))
+        .collect()
+}

@@ -1,0 +1,33 @@
+//! `remove`: a value that is to be there no more.
+
+use crate::cache::Cache;
+use crate::client::Request;
+use crate::error::{Error, Result};
+use crate::time::Deadline;
+
+impl Cache {
+    /// Removes the value of `key`. A load of it that is under way is not stored.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the value removed or not.
+    pub fn remove<'c>(&'c self, key: &'c str) -> Request<'c, ()> {
+        Request::new(self.setup.patience, move |patience| {
+            self.removed(key, patience.deadline())
+        })
+    }
+
+    async fn removed(&self, key: &str, deadline: Deadline) -> Result<()> {
+        let place = self.place(self.client.name(key))?;
+        // Calls from now on must not join a load that is about to be ended.
+        self.room().flights.detach(&place.value);
+        let here = place.clear(&self.client, deadline);
+        let Some(twin) = place.twin(&self.client) else {
+            return here.await;
+        };
+        let (here, there) = futures::join!(here, twin.clear(&self.client, deadline));
+        here.and(there).map_err(Error::in_part)
+    }
+}
