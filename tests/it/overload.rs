@@ -16,7 +16,7 @@ use redis::Value;
 use crate::process::Child;
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, signal};
-use crate::wait::{bounded, patient, renewed, until};
+use crate::wait::{bounded, patient, renewed};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -161,18 +161,20 @@ async fn small_calls_have_room_however_many_large_values_wait() {
     counter.add(1).await.expect("added");
     let held = proxy.on(Request::every().above(64 << 10), Act::Hold);
     let (mut waiting, refused) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
-    until("no more are taken", async || {
-        let (cache, large, refused) = (cache.clone(), large.clone(), refused.clone());
-        waiting.push(tokio::spawn(async move {
-            let Err(error) = cache.set("k", &large, MINUTE).await else {
-                return;
-            };
-            assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
-            refused.fetch_add(1, Ordering::SeqCst);
-        }));
-        refused.load(Ordering::SeqCst) >= 20
-    })
-    .await;
+    let flood = async {
+        while refused.load(Ordering::SeqCst) < 20 {
+            let (cache, large, refused) = (cache.clone(), large.clone(), refused.clone());
+            waiting.push(tokio::spawn(async move {
+                let Err(error) = cache.set("k", &large, MINUTE).await else {
+                    return;
+                };
+                assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+                refused.fetch_add(1, Ordering::SeqCst);
+            }));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    bounded("no more are taken", flood).await;
     assert!(waiting.len() > 40, "only {} are taken", waiting.len());
     // The first goes at once, the others must wait.
     let adds = join_all((0..8).map(|_| counter.add(1).into_future()));
