@@ -31,6 +31,7 @@ mod fuzz_corpora;
 mod gate;
 mod given_runtime;
 mod growth;
+mod halted;
 mod herd;
 mod hide_keys;
 mod house;
