@@ -56,6 +56,7 @@ mod lock_queue;
 mod lock_release;
 mod lock_renewals;
 mod lock_runtimes;
+mod lock_slots;
 mod lock_storm;
 mod lock_terms;
 mod lock_truth;
