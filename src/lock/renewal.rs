@@ -112,6 +112,9 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
     {
         hold.was_not_released();
     }
+    if let Outcome::Released = outcome {
+        tracing::debug!(target: "hedgerow::lock", lock = release.keys.name.shown().as_str(), "released in the background");
+    }
     let settled = match outcome {
         Outcome::Released => release.ends_with_a_release(),
         Outcome::NotHeld => release.ends_without_a_release(),
