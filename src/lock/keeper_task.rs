@@ -84,12 +84,12 @@ fn look_after(locks: &Arc<Locks>, client: Option<&Client>) {
 fn jobs(locks: &Arc<Locks>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
     let (keeper, places) = (locks.keeper(), locks.places());
     let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
-    for hold in due.lasting {
+    for holds in due.lasting {
         jobs.push(Box::pin(listen(
             places.clone(),
             keeper.clone(),
             client.clone(),
-            hold,
+            holds,
         )));
     }
     for mut holds in due.batches {
