@@ -366,7 +366,7 @@ fn claimed_lengths_are_not_mapped() {
     let output = std::process::Command::new(std::env::current_exe().expect("this test"))
         .args([
             "--exact",
-            "codec::tests::claims_of_4_gib_are_not_mapped",
+            "codec::testing::tests::claims_of_4_gib_are_not_mapped",
             "--ignored",
         ])
         .output()

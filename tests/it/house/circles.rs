@@ -308,6 +308,9 @@ impl<'ast> Visit<'ast> for Names {
         }
     }
 
+    /// `pub(in crate::room)` uses nothing.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
+
     fn visit_impl_item_fn(&mut self, function: &'ast syn::ImplItemFn) {
         if !is_of_tests(&function.attrs) {
             visit::visit_impl_item_fn(self, function);
