@@ -8,11 +8,10 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
-use super::cells::{Cell, Cells, Reads, cells, gets, mget, short, together};
+use super::cells::{Cell, Cells, Reads, Reply, cells, gets, mget, short, together};
 use super::gather::Gather;
-use super::lane::{Reply, Shared};
-use super::link::{Answer, Live};
-use super::queue::{Ask, Waiting};
+use super::link::{Answer, Link, Live};
+use super::queued::{Ask, Waiting};
 use crate::error::{Error, Result};
 use crate::hash::SeededMap;
 use crate::key::Key;
@@ -96,9 +95,15 @@ impl Batch {
         self.commands.len() + self.readers.len()
     }
 
-    /// Sends it over `live`. It waits for no other connection: not all in it may wait as long.
-    pub(super) async fn send(self, lane: &Shared, live: Live) {
-        let (link, reads) = (&lane.link, lane.reads);
+    /// Sends it over `live`, a connection of `link`, and tells `learn` what its reads have found.
+    /// It waits for no other connection: not all in it may wait as long.
+    pub(super) async fn send(
+        self,
+        link: &Arc<Link>,
+        reads: Reads,
+        live: Live,
+        learn: impl FnOnce(&[Key], &Cells),
+    ) {
         let Some(deadline) = self.deadline else {
             return;
         };
@@ -151,7 +156,7 @@ impl Batch {
             (Reads::OneByOne, _) => cells(read, count),
         };
         if let Ok(all) = &all {
-            lane.learn(&self.keys, all);
+            learn(&self.keys, all);
         }
         hand_out(all, self.readers, self.wanted);
     }

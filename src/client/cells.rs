@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use redis::{Cmd, Pipeline, ServerError, Value};
+use tokio::sync::oneshot;
 
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -17,6 +18,9 @@ pub(crate) type Cell = Result<Option<Bytes>, ServerError>;
 
 /// What a read found, in the order of its keys, when the server has nothing against it.
 pub(crate) type Values = Vec<Option<Bytes>>;
+
+/// Where the answer to one caller goes.
+pub(super) type Reply<T, E = Error> = oneshot::Sender<Result<T, E>>;
 
 /// How reads of several keys travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

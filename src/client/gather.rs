@@ -4,8 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::cells::{Cell, Cells};
-use super::lane::Reply;
+use super::cells::{Cell, Cells, Reply};
 use crate::error::{Error, Result};
 use crate::key::Key;
 

@@ -1,81 +1,44 @@
-//! `Lane`: gathers the commands of concurrent callers into pipelines.
+//! `Pipeline`: the way of commands and reads to one server: by the connection that all share, or by
+//! one for large values.
 //!
-//! Invariant: every command is sent at most once, and a command whose caller has left, or whose
-//! deadline has passed, before it was taken is not sent at all. What waits is bounded; the excess
-//! is refused at once. A lone caller's command goes straight to the connection; when several are
-//! under way, the rest wait in a [`Queue`] and a carrier task sends all of them as one pipeline,
-//! which costs the client a fraction of the CPU that single commands do. Reads that wait together
-//! travel as one `MGET` of their distinct keys, or where keys have slots, or the server refuses the
-//! `MGET`, as one `GET` for each.
+//! Invariant: what goes by the connection for large values is what the shared one would have
+//! answered, or takes no effect before the shared one commits it (see [`Large`]).
 
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use futures::future::try_join_all;
 use redis::Cmd;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
 
-use super::batch::Batch;
 use super::breaker::Probe;
-use super::carriers::Carriers;
-use super::cells::{Cells, Reads, cells, gets, mget, size, together};
-use super::gather::{Gather, PlaceError};
+use super::cells::{Cells, Reads};
+use super::gather::PlaceError;
 use super::large::{self, Large};
+use super::large_keys::LargeKeys;
 use super::link::{Answer, Link};
-use super::queue::{Ask, LARGE, Limits, Load, Number, Queue, Waiting};
-use crate::error::{Error, ErrorKind, Fate, Result};
+use super::pipeliner::Pipeliner;
+use super::queue::{Limits, Queue};
+use crate::error::Result;
 use crate::key::Key;
-use crate::pulse::TICK;
 use crate::time::{Deadline, OnOutage, Priority};
 
-#[derive(Debug, Clone)]
-pub(crate) struct Lane(Arc<Shared>);
-
+/// Where commands for one server go.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) link: Arc<Link>,
-    pub(super) reads: Reads,
-    /// How many carriers may be under way at once.
-    pipelines: usize,
-    limits: Limits,
-    /// How many bytes a read has found lately for each key.
-    reply: AtomicUsize,
-    /// Where large values go, if not here.
+pub(crate) struct Pipeline {
+    shared: Pipeliner,
+    /// Where large values go, if not by the shared connection.
     large: Option<Arc<Large>>,
-    state: Mutex<State>,
+    link: Arc<Link>,
+    limits: Limits,
 }
 
-#[derive(Debug)]
-struct State {
-    /// Commands that callers are sending by themselves.
-    direct: usize,
-    /// Carrier tasks under way. There is at least one while anything waits, or one that stands
-    /// still.
-    carriers: Carriers,
-    waiting: Queue,
-}
-
-/// Where the answer to one caller goes.
-pub(super) type Reply<T, E = Error> = oneshot::Sender<Result<T, E>>;
-
-/// Settled by whoever decides what becomes of a command: the carrier that takes it, or the caller
-/// whose deadline has passed.
-#[derive(Debug, Default)]
-pub(super) struct Settled(AtomicU64);
-
-/// A command that waits; dropping this takes it out of the queue, unless it was taken before.
-#[derive(Debug)]
-struct Ticket<'l> {
-    lane: &'l Shared,
-    number: Option<Number>,
-}
-
-impl Lane {
+impl Pipeline {
     pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize, limits: Limits) -> Self {
-        Self::with(link, reads, pipelines, limits, Queue::new(limits), 0, None)
+        let waiting = Queue::new(limits);
+        Self {
+            shared: Pipeliner::new(link.clone(), reads, pipelines, limits, waiting, None),
+            large: None,
+            link,
+            limits,
+        }
     }
 
     /// One that leaves large values to a connection of their own.
@@ -85,64 +48,14 @@ impl Lane {
         pipelines: usize,
         limits: Limits,
     ) -> Self {
-        let (waiting, large) = Queue::pair(limits);
-        let large = Large::beside(&link, reads, limits, large);
-        Self::with(link, reads, pipelines, limits, waiting, 0, Some(large))
-    }
-
-    /// One for large values: few replies are under way at once, so that the server has time for
-    /// others between them.
-    pub(super) fn of_large_values(
-        link: Arc<Link>,
-        reads: Reads,
-        limits: Limits,
-        waiting: Queue,
-    ) -> Self {
-        Self::with(
+        let (waiting, waiting_large) = Queue::pair(limits);
+        let keys = Arc::<LargeKeys>::default();
+        let large = Large::beside(&link, keys.clone(), reads, limits, waiting_large);
+        Self {
+            shared: Pipeliner::new(link.clone(), reads, pipelines, limits, waiting, Some(keys)),
+            large: Some(large),
             link,
-            reads,
-            PIPELINES_OF_LARGE,
             limits,
-            waiting,
-            LARGEST_BYTES,
-            None,
-        )
-    }
-
-    fn with(
-        link: Arc<Link>,
-        reads: Reads,
-        pipelines: usize,
-        limits: Limits,
-        waiting: Queue,
-        reply: usize,
-        large: Option<Arc<Large>>,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            link,
-            reads,
-            pipelines,
-            limits,
-            reply: AtomicUsize::new(reply),
-            large,
-            state: Mutex::new(State {
-                direct: 0,
-                carriers: Carriers::default(),
-                waiting,
-            }),
-        }))
-    }
-
-    /// Lets a call through, or says why not: see [`Breaker::admit`].
-    ///
-    /// [`Breaker::admit`]: super::breaker::Breaker::admit
-    fn admit(&self, on_outage: OnOutage) -> Result<Option<Probe<'_>>> {
-        match on_outage {
-            OnOutage::KeepTrying => Ok(None),
-            OnOutage::FailFast => {
-                let link = &self.0.link;
-                link.breaker().admit().map_err(|error| link.located(error))
-            }
         }
     }
 
@@ -150,39 +63,30 @@ impl Lane {
     ///
     /// Cancel safety: a command whose caller has left before it was taken is not sent.
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
-        self.0.limits.admit(command)?;
         if deadline.priority == Priority::Apart
-            && let Some(large) = &self.0.large
+            && let Some(large) = &self.large
         {
+            self.limits.admit(command)?;
             // A large value is no probe: what comes after it would wait for its transfer.
             let outage = match deadline.on_outage {
-                OnOutage::FailFast => self.0.link.breaker().outage(),
+                OnOutage::FailFast => self.link.breaker().outage(),
                 OnOutage::KeepTrying => None,
             };
             if let Some(outage) = outage {
-                return Err(self.0.link.located(outage));
+                return Err(self.link.located(outage));
             }
             if let Some(outcome) = Box::pin(large.send(command, deadline)).await {
                 return outcome;
             }
         }
-        let probe = self.admit(deadline.on_outage)?;
-        let deadline = Probe::limit(probe.as_ref(), deadline);
-        let direct = self.0.direct();
-        // What must be in time waits for nobody, and not for the answers to others either.
-        if direct.is_none() && deadline.priority != Priority::Timely {
-            let ask = |reply| Ask::Command(command.clone(), reply);
-            return Box::pin(self.queued(deadline, ask)).await;
-        }
-        // Either in a box: what is allocated for a call at once is small enough to be cheap.
-        Box::pin(self.0.link.send(command, deadline.at)).await
+        self.shared.send(command, deadline).await
     }
 
     /// Reads string keys; one of another type counts as missing.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
-        let probe = self.admit(deadline.on_outage)?;
+        let probe = self.shared.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
         if let Some(large) = self.for_large(keys)
             && probe.is_none()
@@ -190,115 +94,60 @@ impl Lane {
         {
             return outcome;
         }
-        self.read_admitted(keys, deadline).await
+        self.shared.read_admitted(keys, deadline).await
     }
 
     /// Where to read `keys`, if any of them is known to be large.
     fn for_large(&self, keys: &[Key]) -> Option<&Arc<Large>> {
-        self.0.large.as_ref().filter(|large| large.knows(keys))
+        self.large.as_ref().filter(|large| large.keys().knows(keys))
     }
 
     pub(super) fn large(&self) -> Option<&Arc<Large>> {
-        self.0.large.as_ref()
+        self.large.as_ref()
     }
 
-    async fn read_admitted(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
-        let Some(_direct) = self.0.direct() else {
-            let ask = |reply| Ask::Read(keys.to_vec(), reply);
-            return Box::pin(self.queued(deadline, ask)).await;
-        };
-        Box::pin(self.0.read(keys, deadline.at)).await
-    }
-
-    async fn gather_directly(
-        keys: &[Key],
-        lanes: &[&Self],
-        parts: &[usize],
-        deadline: Instant,
-    ) -> Result<Cells, PlaceError> {
-        let answers = lanes.iter().enumerate().map(|(part, lane)| async move {
-            let places = || (0..keys.len()).filter(move |place| parts[*place] == part);
-            let own: Vec<Key> = places().map(|place| keys[place].clone()).collect();
-            match lane.0.read(&own, deadline).await {
-                Ok(cells) => Ok(places().zip(cells)),
-                Err(error) => Err((places().next().unwrap_or_default(), error)),
-            }
-        });
-        let mut found: Cells = vec![Ok(None); keys.len()];
-        for (place, cell) in try_join_all(answers).await?.into_iter().flatten() {
-            found[place] = cell;
-        }
-        Ok(found)
-    }
-
-    async fn queued<T>(&self, deadline: Deadline, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        let settled = Arc::new(Settled::default());
-        let waiting = Waiting {
-            ask: ask(reply),
-            deadline: deadline.at,
-            settled: Some(settled.clone()),
-        };
-        let ticket = self.0.enqueue(waiting, deadline.priority)?;
-        let lane = std::slice::from_ref(&self.0);
-        let outcome = Shared::answered(lane, answer, Some(&settled), deadline.at).await;
-        if let Waited::Answered(result) = outcome {
-            ticket.answered();
-            return result;
-        }
-        let taken = settled.settle();
-        Err(match outcome {
-            _ if !taken => {
-                let trouble = self.0.link.last_error();
-                trouble.unwrap_or_else(|| late("the command for {server} was not sent before its deadline; allow more time or send less at once"))
-            }
-            Waited::Late => unanswered(),
-            _ => torn_down(),
-        })
-    }
-
-    /// Reads keys that several servers may hold: each from the lane in its place, and all or none.
+    /// Reads keys that several servers may hold: each from the pipeline in its place, and all or none.
     /// It heeds the breaker of each server.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn gather<'l>(
         keys: &[Key],
-        lanes: impl Iterator<Item = &'l Self> + Clone,
+        pipelines: impl Iterator<Item = &'l Self> + Clone,
         deadline: Deadline,
     ) -> Result<Cells, PlaceError> {
-        let mut places = keys.chunks(1).zip(lanes.clone());
-        if places.any(|(key, lane)| lane.for_large(key).is_some()) {
-            let lanes: Vec<&Self> = lanes.clone().collect();
-            if let Some(outcome) = Box::pin(Self::gather_large(keys, &lanes, deadline)).await {
+        let mut places = keys.chunks(1).zip(pipelines.clone());
+        if places.any(|(key, pipeline)| pipeline.for_large(key).is_some()) {
+            let pipelines: Vec<&Self> = pipelines.clone().collect();
+            if let Some(outcome) = Box::pin(Self::gather_large(keys, &pipelines, deadline)).await {
                 return outcome;
             }
         }
-        Self::gather_shared(keys, lanes, deadline).await
+        Pipeliner::gather(keys, pipelines.map(|it| &it.shared), deadline).await
     }
 
     /// The same, with large values by connections of their own; `None` where they cannot be read
     /// there.
     async fn gather_large(
         keys: &[Key],
-        lanes: &[&Self],
+        pipelines: &[&Self],
         deadline: Deadline,
     ) -> Option<Result<Cells, PlaceError>> {
-        let mut ways = Vec::with_capacity(lanes.len());
+        let mut ways = Vec::with_capacity(pipelines.len());
         let mut proofs = Vec::with_capacity(1);
-        for (key, lane) in keys.chunks(1).zip(lanes) {
-            match lane.for_large(key) {
+        for (key, pipeline) in keys.chunks(1).zip(pipelines) {
+            match pipeline.for_large(key) {
                 Some(large) => {
                     proofs.push((large, large.proof()?));
-                    ways.push(&large.lane);
+                    ways.push(&large.pipeliner);
                 }
-                None => ways.push(*lane),
+                None => ways.push(&pipeline.shared),
             }
         }
-        match Self::gather_shared(keys, ways.into_iter(), deadline).await {
+        match Pipeliner::gather(keys, ways.into_iter(), deadline).await {
             Ok(cells) if proofs.iter().all(|(large, proof)| large.stands(*proof)) => {
-                for ((key, cell), lane) in keys.iter().zip(&cells).zip(lanes) {
-                    if let Some(large) = lane.large() {
-                        large.learn(std::iter::once((key, cell)));
+                for ((key, cell), pipeline) in keys.iter().zip(&cells).zip(pipelines) {
+                    if let Some(large) = pipeline.large() {
+                        large.keys().learn(std::iter::once((key, cell)));
                     }
                 }
                 Some(Ok(cells))
@@ -307,360 +156,7 @@ impl Lane {
             Ok(_) | Err(_) => None,
         }
     }
-
-    async fn gather_shared<'l>(
-        keys: &[Key],
-        lanes: impl Iterator<Item = &'l Self>,
-        deadline: Deadline,
-    ) -> Result<Cells, PlaceError> {
-        // Each server once, and which of them has each key.
-        let mut asked: Vec<&Self> = Vec::with_capacity(2);
-        let mut parts = Vec::with_capacity(keys.len());
-        let mut probes = Vec::new();
-        for (place, lane) in lanes.enumerate() {
-            let known = asked.iter().position(|known| std::ptr::eq(*known, lane));
-            parts.push(known.unwrap_or(asked.len()));
-            if known.is_none() {
-                let probe = lane.admit(deadline.on_outage);
-                probes.extend(probe.map_err(|error| (place, error))?);
-                asked.push(lane);
-            }
-        }
-        let deadline = probes.iter().fold(deadline, |deadline, probe| {
-            Probe::limit(Some(probe), deadline)
-        });
-        if let [lane] = asked[..] {
-            let cells = lane.read_admitted(keys, deadline).await;
-            return cells.map_err(|error| (0, error));
-        }
-        let direct: Option<Vec<_>> = asked.iter().map(|lane| lane.0.direct()).collect();
-        if direct.is_some() {
-            return Box::pin(Self::gather_directly(keys, &asked, &parts, deadline.at)).await;
-        }
-        let (reply, answer) = oneshot::channel();
-        let read = Arc::new(Gather::new(keys.to_vec(), parts, reply));
-        let lanes: Vec<Arc<Shared>> = asked.iter().map(|lane| lane.0.clone()).collect();
-        let mut tickets = Vec::with_capacity(asked.len());
-        for (part, lane) in asked.into_iter().enumerate() {
-            let waiting = Waiting {
-                ask: Ask::Part(read.clone(), part),
-                deadline: deadline.at,
-                settled: None,
-            };
-            let ticket = lane.0.enqueue(waiting, deadline.priority);
-            tickets.push(ticket.map_err(|error| (read.first(part), error))?);
-        }
-        match Shared::answered(&lanes, answer, None, deadline.at).await {
-            Waited::Answered(outcome) => {
-                if outcome.is_ok() {
-                    tickets.into_iter().for_each(Ticket::answered);
-                }
-                outcome
-            }
-            Waited::Gone => Err((read.missing(), torn_down())),
-            Waited::Late => Err((read.missing(), unanswered())),
-        }
-    }
 }
-
-/// How a wait for an answer has ended.
-enum Waited<T> {
-    Answered(T),
-    /// Whoever was to answer is gone, or stands still.
-    Gone,
-    Late,
-}
-
-impl Settled {
-    /// The caller leaves. Whether it was settled before.
-    pub(super) fn settle(&self) -> bool {
-        let settled = self
-            .0
-            .compare_exchange(OPEN, LEFT, Ordering::AcqRel, Ordering::Acquire);
-        settled.is_err()
-    }
-
-    /// This carrier takes it. Whether it was settled before.
-    pub(super) fn take(&self, carrier: u64) -> bool {
-        let taken = TAKEN + carrier;
-        let settled = self
-            .0
-            .compare_exchange(OPEN, taken, Ordering::AcqRel, Ordering::Acquire);
-        settled.is_err()
-    }
-
-    /// Who has taken it.
-    fn carrier(&self) -> Option<u64> {
-        self.0.load(Ordering::Acquire).checked_sub(TAKEN)
-    }
-}
-
-impl Ticket<'_> {
-    /// The command was taken, and so is not in the queue any more.
-    fn answered(mut self) {
-        self.number = None;
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        if let Some(number) = self.number {
-            let left = self.lane.state().waiting.remove(number);
-            // Not while the queue is locked.
-            drop(left);
-        }
-    }
-}
-
-impl Shared {
-    /// Reads `keys` by themselves.
-    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Cells> {
-        let cells = if self.reads == Reads::OneByOne && keys.len() > 1 {
-            let replies = self.link.send_all(&gets(keys), deadline).await?;
-            cells(replies, keys.len())
-        } else {
-            let answer = self.link.send(&mget(keys), deadline).await?;
-            together(answer.value, keys.len())
-        }?;
-        self.learn(keys, &cells);
-        Ok(cells)
-    }
-
-    /// Notes how much a read has found.
-    pub(super) fn learn(&self, keys: &[Key], cells: &Cells) {
-        let bytes: usize = cells.iter().map(size).sum();
-        if bytes >= LARGE
-            && let Some(large) = &self.large
-        {
-            large.learn(keys.iter().zip(cells));
-        }
-        let each = bytes / cells.len().max(1);
-        let before = self.reply.load(Ordering::Relaxed);
-        // The mean of about the last eight reads. Concurrent updates may be lost; this is an
-        // estimate.
-        self.reply
-            .store(before - before / 8 + each / 8, Ordering::Relaxed);
-    }
-
-    /// A place to send one command directly, if few are under way and none waits.
-    fn direct(&self) -> Option<Direct<'_>> {
-        let mut state = self.state();
-        if state.direct >= MOST_DIRECT || state.carriers.len() > 0 || !state.waiting.is_empty() {
-            return None;
-        }
-        state.direct += 1;
-        Some(Direct(self))
-    }
-
-    fn enqueue(self: &Arc<Self>, waiting: Waiting, priority: Priority) -> Result<Ticket<'_>> {
-        let mut state = self.state();
-        let number = state.waiting.push(waiting, priority)?;
-        let ticket = Ticket {
-            lane: self,
-            number: Some(number),
-        };
-        self.be_carried(state);
-        Ok(ticket)
-    }
-
-    /// Starts a carrier if something waits and there are too few. While anything waits, there is a
-    /// carrier, possibly a stalled one.
-    fn be_carried(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.waiting.is_empty() || state.carriers.len() >= self.pipelines {
-            return;
-        }
-        let number = state.carriers.add();
-        // A runtime that is shutting down drops the task at once, and that takes the lock.
-        drop(state);
-        let carrier = Carrier {
-            lane: self.clone(),
-            number,
-        };
-        let task = self.link.spawner().spawn(carrier.run());
-        self.state().carriers.spawned(number, &task);
-    }
-
-    /// Waits for the answer to what was put in the queue of `lanes`, and sees to it meanwhile that
-    /// somebody carries it, whatever becomes of the runtimes of others.
-    async fn answered<T>(
-        lanes: &[Arc<Self>],
-        answer: oneshot::Receiver<T>,
-        settled: Option<&Settled>,
-        deadline: Instant,
-    ) -> Waited<T> {
-        let mut answer = pin!(answer);
-        let mut timer = pin!(sleep_until(deadline.min(Instant::now() + LOOK)));
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return match answer {
-                    Ok(answer) => Waited::Answered(answer),
-                    Err(_) => Waited::Gone,
-                },
-                () = &mut timer => {}
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                return Waited::Late;
-            }
-            for lane in lanes {
-                let mut state = lane.state();
-                state.carriers.dismiss(lane.link.spawner());
-                // The connection may stand still as well: asked at the same time, it costs no more.
-                lane.link.knock();
-                let has_left = match settled.map(Settled::carrier) {
-                    // It waits yet.
-                    Some(None) => false,
-                    Some(taker) => state.carriers.has_left(taker),
-                    None => state.carriers.has_left(None),
-                };
-                lane.be_carried(state);
-                if has_left {
-                    return Waited::Gone;
-                }
-            }
-            timer.as_mut().reset(deadline.min(now + LOOK));
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Direct<'l>(&'l Shared);
-
-impl Drop for Direct<'_> {
-    fn drop(&mut self) {
-        self.0.state().direct -= 1;
-    }
-}
-
-/// A task that sends what waits until nothing waits. Spawned by a caller that has to queue; if it
-/// is torn down with its runtime, the callers it carried are told that their fate is unknown.
-struct Carrier {
-    lane: Arc<Shared>,
-    number: u64,
-}
-
-impl Carrier {
-    async fn run(self) {
-        let mut carried = MANY;
-        loop {
-            if carried >= MANY {
-                // Lets callers that are ready to run join the pipeline: those that have come with
-                // the first one, then those that were just answered. A lone caller does better
-                // without us.
-                tokio::task::yield_now().await;
-            }
-            let Some(latest) = self.latest() else { return };
-            // Nothing is taken before there is a connection to send it on: a caller that gives up
-            // meanwhile knows that its command was not sent. In slices: when all callers have left,
-            // nobody needs the connection any more, however far their deadlines are.
-            match timeout(SLICE, self.lane.link.live(latest)).await {
-                Ok(Ok(live)) => {
-                    let batch = self.take();
-                    carried = batch.len();
-                    batch.send(&self.lane, live).await;
-                }
-                Ok(Err(error)) => self.refuse(latest, &error),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// The latest deadline of what waits, or `None`, after which this carrier no longer counts.
-    fn latest(&self) -> Option<Instant> {
-        let mut state = self.lane.state();
-        let latest = state.waiting.latest();
-        if latest.is_none() {
-            // Under the same lock: whoever enqueues next sees that it must start a carrier.
-            state.carriers.remove(self.number);
-        }
-        latest
-    }
-
-    fn take(&self) -> Batch {
-        let load = Load {
-            commands: LARGEST_BATCH,
-            bytes: LARGEST_BYTES,
-            reply: self.lane.reply.load(Ordering::Relaxed),
-        };
-        let taken = self.lane.state().waiting.take(load);
-        Batch::of(taken, self.number)
-    }
-
-    /// There is no connection before `latest`: tells those who would not wait longer.
-    fn refuse(&self, latest: Instant, error: &Error) {
-        let refused = self.lane.state().waiting.expired(latest);
-        for waiting in refused {
-            if !waiting.settled.is_some_and(|it| it.settle()) {
-                waiting.ask.refuse(error.clone());
-            }
-        }
-    }
-}
-
-impl Drop for Carrier {
-    /// Torn down with its runtime: the place is free again. If no other carrier is left, what waits
-    /// is refused as not executed, so that callers on other runtimes send it again and start a
-    /// carrier of their own.
-    fn drop(&mut self) {
-        let mut state = self.lane.state();
-        state.carriers.remove(self.number);
-        let stranded = match state.carriers.len() {
-            0 => state.waiting.drain(),
-            _ => Vec::new(),
-        };
-        drop(state);
-        for waiting in stranded {
-            if !waiting.settled.is_some_and(|it| it.settle()) {
-                waiting.ask.refuse(not_carried());
-            }
-        }
-    }
-}
-
-fn not_carried() -> Error {
-    Error::new(
-        ErrorKind::Unreachable,
-        "the runtime that was to send the command has shut down, or stands still",
-    )
-}
-
-fn torn_down() -> Error {
-    Error::new(
-        ErrorKind::Disconnected,
-        "the runtime that carried the command has shut down, or stands still",
-    )
-}
-
-fn unanswered() -> Error {
-    late("{server} did not answer before the deadline").with_fate(Fate::Unknown)
-}
-
-fn late(message: &'static str) -> Error {
-    Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
-}
-
-/// What is stored of a command that nobody has settled, whose caller has left, or that a carrier
-/// has taken: its number, after that.
-const OPEN: u64 = 0;
-const LEFT: u64 = 1;
-const TAKEN: u64 = 2;
-
-/// For how long a carrier waits for a connection before it looks at the queue again.
-const SLICE: Duration = Duration::from_secs(1);
-
-/// How often a caller in the queue looks whether its carrier stands still.
-const LOOK: Duration = TICK.saturating_mul(2);
-
-/// How many calls of a pipeline were made at once, so that those who made them may come together
-/// again.
-const MANY: usize = 2;
-
-/// How many commands may travel by themselves before others are gathered.
-const MOST_DIRECT: usize = 1;
 
 /// How many pipelines to one server may be under way at once: it works on one while the client
 /// unpacks the other.
@@ -669,11 +165,3 @@ pub(crate) const PIPELINES_TO_ONE: usize = 2;
 /// The same where there are several servers: others work while the client unpacks. Fewer pipelines
 /// hold more each, which is cheaper.
 pub(crate) const PIPELINES_TO_EACH: usize = 1;
-
-/// The same for large values: the next is asked for when the last has come.
-const PIPELINES_OF_LARGE: usize = 1;
-
-/// How many commands one pipeline carries at most, and how many bytes of arguments and of replies
-/// that are expected: a caller waits for its whole pipeline.
-const LARGEST_BATCH: usize = 512;
-const LARGEST_BYTES: usize = 1 << 20;

@@ -4,24 +4,24 @@
 //! Invariant: what is read here is what the shared connection would have answered. It is proved
 //! that both connections lead to one process, by the id of its run, and a proof holds for the two
 //! connections on which it was given: if either has changed when the answer comes, the answer is
-//! not used. A [`Lane`] reads here what was large when it was last seen, and asks the shared
+//! not used. A [`Pipeline`](super::lane::Pipeline) reads here what was large when it was last seen, and asks the shared
 //! connection where nothing is proved.
 //!
 //! What is written here takes no effect before the shared connection commits it; see
 //! [`Priority::Apart`](crate::time::Priority::Apart).
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline, ServerError, Value};
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::cells::{Cell, Cells, Reads, size};
-use super::lane::Lane;
+use super::cells::{Cells, Reads};
+use super::large_keys::LargeKeys;
 use super::link::{Answer, Link};
-use super::queue::{LARGE, Limits, Queue, RESERVE, arguments, overloaded};
+use super::pipeliner::Pipeliner;
+use super::queue::{Limits, Queue, RESERVE, overloaded};
+use super::queued::arguments;
 use super::trials::{Trials, Way};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -32,11 +32,11 @@ use crate::wire::fault::from_server;
 #[derive(Debug)]
 pub(crate) struct Large {
     /// Of the connection for large values.
-    pub(super) lane: Lane,
+    pub(super) pipeliner: Pipeliner,
     link: Arc<Link>,
     /// The connection that everything else goes by.
     shared: Arc<Link>,
-    keys: LargeKeys,
+    keys: Arc<LargeKeys>,
     standing: Mutex<Standing>,
     /// Which values may be larger than the server takes.
     trials: Trials,
@@ -69,47 +69,30 @@ enum Sent {
     Lost,
 }
 
-/// Which keys were large when they were last seen, as far as there is room to remember: a key that
-/// is forgotten is read once over the shared connection.
-#[derive(Debug, Default)]
-struct LargeKeys(OnceLock<Box<[AtomicU32]>>);
-
 impl Large {
     /// Beside the connection of `shared`; made when it is first needed.
     pub(super) fn beside(
         shared: &Arc<Link>,
+        keys: Arc<LargeKeys>,
         reads: Reads,
         limits: Limits,
         waiting: Queue,
     ) -> Arc<Self> {
         let link = shared.for_large_values();
         Arc::new(Self {
-            lane: Lane::of_large_values(link.clone(), reads, limits, waiting),
+            pipeliner: Pipeliner::of_large_values(link.clone(), reads, limits, waiting),
             prover: Background::by(link.spawner()),
             link,
             shared: shared.clone(),
-            keys: LargeKeys::default(),
+            keys,
             standing: Mutex::new(Standing::Unproved),
             trials: Trials::new(limits.bytes / RESERVE),
         })
     }
 
-    /// Whether any of `keys` was large when it was last seen.
-    pub(super) fn knows(&self, keys: &[Key]) -> bool {
-        match self.keys.0.get() {
-            None => false,
-            Some(table) => keys.iter().any(|key| LargeKeys::contains(table, key)),
-        }
-    }
-
-    /// Notes which keys are large, and which are no longer.
-    pub(super) fn learn<'k>(&self, cells: impl Iterator<Item = (&'k Key, &'k Cell)>) {
-        for (key, cell) in cells {
-            match size(cell) >= LARGE {
-                true => self.keys.insert(key),
-                false => self.keys.remove(key),
-            }
-        }
+    /// Which keys were large when they were last seen.
+    pub(super) fn keys(&self) -> &LargeKeys {
+        &self.keys
     }
 
     /// That what is asked here is answered by the server behind the shared connection. `None` while
@@ -142,9 +125,9 @@ impl Large {
         deadline: Deadline,
     ) -> Option<Result<Cells>> {
         let proof = self.proof()?;
-        match self.lane.read(keys, deadline).await {
+        match self.pipeliner.read(keys, deadline).await {
             Ok(cells) => self.stands(proof).then(|| {
-                self.learn(keys.iter().zip(&cells));
+                self.keys.learn(keys.iter().zip(&cells));
                 Ok(cells)
             }),
             Err(error) => is_final(&error).then_some(Err(error)),
@@ -198,7 +181,7 @@ impl Large {
         };
         for attempt in 0_u8.. {
             let given_up = self.link.given_up();
-            match self.lane.send(command, deadline).await {
+            match self.pipeliner.send(command, deadline).await {
                 Ok(answer) => return Sent::Ended(self.judged(bytes, answer)),
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
                     // The server closes the connection at once when a value is too large, so its
@@ -378,42 +361,11 @@ fn says_too_long(error: &ServerError) -> bool {
         .is_some_and(|text| text.contains("invalid bulk length"))
 }
 
-impl LargeKeys {
-    fn contains(table: &[AtomicU32], key: &Key) -> bool {
-        let (place, mark) = Self::place(key);
-        table[place].load(Ordering::Relaxed) == mark
-    }
-
-    fn insert(&self, key: &Key) {
-        let table = self.0.get_or_init(|| {
-            let empty = std::iter::repeat_with(AtomicU32::default);
-            empty.take(REMEMBERED).collect()
-        });
-        let (place, mark) = Self::place(key);
-        table[place].store(mark, Ordering::Relaxed);
-    }
-
-    fn remove(&self, key: &Key) {
-        let Some(table) = self.0.get() else { return };
-        let (place, mark) = Self::place(key);
-        let _ = table[place].compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// The place of a key, and what stands there if it is remembered: never 0.
-    fn place(key: &Key) -> (usize, u32) {
-        let hash = xxh3_64(key.as_str().as_bytes());
-        (hash as usize % REMEMBERED, (hash >> 32) as u32 | 1)
-    }
-}
-
 /// Redis takes no lower limit for `proto-max-bulk-len`: no server refuses less.
 const LEAST_LIMIT: usize = 1 << 20;
 
 /// How often a value that was lost is sent by itself before it counts as refused.
 const TRIALS: u8 = 2;
-
-/// How many large keys of one server are remembered: the table is as large as one such value.
-const REMEMBERED: usize = LARGE / size_of::<AtomicU32>();
 
 /// How long making the connection and proving where it leads may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -426,7 +378,6 @@ const LONG_PAUSE: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Namespace;
 
     #[tokio::test(start_paused = true)]
     async fn the_pauses_between_proofs_that_fail_double_up_to_a_minute() {
@@ -439,27 +390,5 @@ mod tests {
             }
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-    }
-
-    #[test]
-    fn a_key_is_large_until_it_is_seen_to_be_small() {
-        let space = Namespace::new("hr").expect("a good one");
-        let key = |number: usize| space.counter(&number.to_string()).expect("a good one");
-        let keys = LargeKeys::default();
-        keys.remove(&key(0));
-        assert!(
-            keys.0.get().is_none(),
-            "no room is taken before it is needed"
-        );
-        for number in 0..100 {
-            keys.insert(&key(number));
-        }
-        let table = keys.0.get().expect("there are large ones");
-        let known = (0..100).filter(|number| LargeKeys::contains(table, &key(*number)));
-        assert!(known.count() > 90, "few share a place");
-        keys.remove(&key(99));
-        assert!(!LargeKeys::contains(table, &key(99)));
-        let strangers = (100..10_000).filter(|number| LargeKeys::contains(table, &key(*number)));
-        assert_eq!(strangers.count(), 0);
     }
 }

@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use super::backoff::{Pace, Paces};
 use super::cells::Reads;
 use super::endpoint::{Approach, Endpoint};
-use super::lane::Lane;
+use super::lane::Pipeline;
 use super::large::Large;
 use super::link::{Link, Route, Signal};
 use super::push::Hub;
@@ -42,7 +42,7 @@ pub(crate) struct Node {
     /// Where it is, without credentials.
     address: String,
     pub(crate) link: Arc<Link>,
-    pub(crate) lane: Lane,
+    pub(crate) pipeline: Pipeline,
     /// A brought connection has none.
     pub(crate) hub: Option<Arc<Hub>>,
 }
@@ -116,10 +116,10 @@ impl Node {
         let (reads, pipelines, limits) = (style.reads, style.pipelines, style.limits);
         Self {
             address,
-            lane: match hub {
-                Some(_) => Lane::without_large_values(link.clone(), reads, pipelines, limits),
+            pipeline: match hub {
+                Some(_) => Pipeline::without_large_values(link.clone(), reads, pipelines, limits),
                 // Nothing but reads of caches goes to a replica, and a brought connection is one.
-                None => Lane::new(link.clone(), reads, pipelines, limits),
+                None => Pipeline::new(link.clone(), reads, pipelines, limits),
             },
             link,
             hub,
@@ -132,7 +132,7 @@ impl Node {
 
     /// The way of large values, if they have one of their own.
     pub(crate) fn large(&self) -> Option<&Arc<Large>> {
-        self.lane.large()
+        self.pipeline.large()
     }
 
     /// Makes no connection any more: see [`Link::retire`].

@@ -11,15 +11,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use redis::{Arg, Cmd};
+use redis::Cmd;
 use tokio::time::Instant;
 
-use super::cells::Cells;
-use super::gather::Gather;
-use super::lane::{Reply, Settled};
-use super::link::Answer;
+use super::queued::{LARGE, Waiting, arguments};
 use crate::error::{Error, ErrorKind};
-use crate::key::Key;
 use crate::time::Priority;
 
 /// How much may wait for one server, and how large one argument may be.
@@ -30,23 +26,6 @@ pub(crate) struct Limits {
     pub(crate) bytes: usize,
     /// Bytes of one argument.
     pub(crate) argument: usize,
-}
-
-/// A command in the queue.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) ask: Ask,
-    pub(super) deadline: Instant,
-    /// Part of a read has none: whether it was sent is of no interest to anybody.
-    pub(super) settled: Option<Arc<Settled>>,
-}
-
-#[derive(Debug)]
-pub(super) enum Ask {
-    Command(Cmd, Reply<Answer>),
-    Read(Vec<Key>, Reply<Cells>),
-    /// This part of a read.
-    Part(Arc<Gather>, usize),
 }
 
 /// Where a command stands in its queue.
@@ -365,49 +344,6 @@ impl Line {
     }
 }
 
-impl Ask {
-    pub(super) fn refuse(self, error: Error) {
-        match self {
-            Self::Command(_, reply) => drop(reply.send(Err(error))),
-            Self::Read(_, reply) => drop(reply.send(Err(error))),
-            Self::Part(read, part) => read.refuse(part, error),
-        }
-    }
-
-    pub(super) fn caller_left(&self) -> bool {
-        match self {
-            Self::Command(_, reply) => reply.is_closed(),
-            Self::Read(_, reply) => reply.is_closed(),
-            Self::Part(read, _) => read.is_over(),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Command(command, _) => arguments(command).sum(),
-            Self::Read(keys, _) => keys.iter().map(|key| key.as_str().len()).sum(),
-            Self::Part(read, part) => read.keys(*part).map(|key| key.as_str().len()).sum(),
-        }
-    }
-
-    /// How many keys are read.
-    fn keys(&self) -> usize {
-        match self {
-            Self::Command(..) => 0,
-            Self::Read(keys, _) => keys.len(),
-            Self::Part(read, part) => read.keys(*part).count(),
-        }
-    }
-}
-
-/// The lengths of the arguments of a command.
-pub(super) fn arguments(command: &Cmd) -> impl Iterator<Item = usize> {
-    command.args_iter().map(|arg| match arg {
-        Arg::Simple(bytes) => bytes.len(),
-        _ => 0,
-    })
-}
-
 pub(super) fn overloaded(commands: usize, bytes: usize) -> Error {
     Error::new(
         ErrorKind::Overloaded,
@@ -435,9 +371,6 @@ impl Default for Limits {
     }
 }
 
-/// From this size on a command is large.
-pub(crate) const LARGE: usize = 64 << 10;
-
 /// This part of the limits comes on top of them for what must not be lost in a flood.
 pub(super) const RESERVE: usize = 8;
 
@@ -455,6 +388,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::sync::oneshot;
 
+    use super::super::queued::Ask;
     use super::*;
 
     const LOAD: Load = Load {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::try_join_all;
 use futures::stream::FuturesUnordered;
-use redis::{Cmd, Pipeline, ServerError, Value};
+use redis::{Cmd, ServerError, Value};
 use tokio::time::Instant;
 
 use super::census::Census;
@@ -20,7 +20,7 @@ use super::slots::{Redirect, redirect};
 use crate::client::address::Address;
 use crate::client::cells::{Reads, Values, cell};
 use crate::client::endpoint::Endpoint;
-use crate::client::lane::{Lane, PIPELINES_TO_EACH};
+use crate::client::lane::{PIPELINES_TO_EACH, Pipeline};
 use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -84,13 +84,13 @@ impl Cluster {
     ) -> Result<Answer> {
         let slot = key.slot();
         let mut to = self.0.primary(slot, deadline).await?;
-        let mut reply = self.watched(to.node.lane.send(command, deadline).await)?;
+        let mut reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
         for _ in 0..MOST_REDIRECTS {
             match self.redirected(&reply.value, &to.address) {
                 None => return Ok(reply),
                 Some(Redirect::Moved(_, address)) => {
                     to = self.0.moved(slot, &address);
-                    reply = self.watched(to.node.lane.send(command, deadline).await)?;
+                    reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
                 }
                 // For this command only; the next is asked of the owner again.
                 Some(Redirect::Ask(address)) => {
@@ -99,7 +99,7 @@ impl Cluster {
                 }
                 Some(Redirect::Nameless) => {
                     to = self.0.elsewhere(slot, &to.address, deadline.at).await?;
-                    reply = self.watched(to.node.lane.send(command, deadline).await)?;
+                    reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
                 }
             }
         }
@@ -117,7 +117,7 @@ impl Cluster {
     ) -> Result<Option<Answer>> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
-            let answer = self.watched(primary.node.lane.send(command, deadline).await)?;
+            let answer = self.watched(primary.node.pipeline.send(command, deadline).await)?;
             match &answer.value {
                 Value::ServerError(error) => Err(self.refused(error)),
                 _ => Ok(answer),
@@ -132,7 +132,7 @@ impl Cluster {
     pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Deadline) -> Result<()> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
-            let answer = self.watched(primary.node.lane.send(command, deadline).await)?;
+            let answer = self.watched(primary.node.pipeline.send(command, deadline).await)?;
             match &answer.value {
                 Value::ServerError(error) => Err(self.refused(error)),
                 _ => Ok(()),
@@ -166,8 +166,8 @@ impl Cluster {
         for key in keys {
             asked.push(owners(key)?);
         }
-        let lanes = asked.iter().map(|primary| &primary.node.lane);
-        let answer = Lane::gather(keys, lanes, deadline).await;
+        let pipelines = asked.iter().map(|primary| &primary.node.pipeline);
+        let answer = Pipeline::gather(keys, pipelines, deadline).await;
         let answer = answer.map_err(|(place, error)| asked[place].node.link.located(error));
         let cells = self.watched(answer)?;
         if cells.iter().all(Result::is_ok) {
@@ -254,7 +254,7 @@ impl Cluster {
 /// Sends `command` where a slot is on its way to. The permission counts for the next command on
 /// the connection, so both travel in one pipeline, which nothing comes between.
 async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Answer> {
-    let mut pipeline = Pipeline::with_capacity(2);
+    let mut pipeline = redis::Pipeline::with_capacity(2);
     pipeline.add_command(redis::cmd("ASKING"));
     pipeline.add_command(command.clone());
     let sent = Instant::now();

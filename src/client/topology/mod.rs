@@ -225,7 +225,7 @@ impl Topology {
         deadline: Deadline,
     ) -> Result<Answer> {
         match (self, key) {
-            (Self::One(node), _) => node.lane.send(command, deadline).await,
+            (Self::One(node), _) => node.pipeline.send(command, deadline).await,
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
             // In boxes: a call of one server need not have room for what several take.
             (Self::Cluster(cluster), Some(key)) => {
@@ -271,7 +271,7 @@ impl Topology {
     /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         match self {
-            Self::One(node) => values(node.lane.read(keys, deadline).await?),
+            Self::One(node) => values(node.pipeline.read(keys, deadline).await?),
             // In a box: a read of one server need not be as large as one of several.
             Self::Replicated(replicated) => Box::pin(replicated.read(keys, deadline)).await,
             Self::Cluster(cluster) => Box::pin(cluster.read(keys, deadline)).await,

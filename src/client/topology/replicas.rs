@@ -112,7 +112,11 @@ impl Replicas {
         let now = Instant::now();
         // The primary must have time to answer in its place.
         let patience = deadline.saturating_duration_since(now) / 4;
-        let cells = member.node.lane.read(keys, Deadline::after(patience)).await;
+        let cells = member
+            .node
+            .pipeline
+            .read(keys, Deadline::after(patience))
+            .await;
         let found: Option<Values> = match cells {
             Ok(cells) => cells.into_iter().map(Result::ok).collect(),
             Err(_) => None,

@@ -73,11 +73,11 @@ impl Replicated {
     }
 
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
-        self.primary.lane.send(command, deadline).await
+        self.primary.pipeline.send(command, deadline).await
     }
 
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
-        values(self.primary.lane.read(keys, deadline).await?)
+        values(self.primary.pipeline.read(keys, deadline).await?)
     }
 
     /// See [`Replicas::read`].

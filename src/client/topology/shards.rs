@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use super::rendezvous::Ring;
 use crate::client::cells::Values;
 use crate::client::endpoint::{Approach, Endpoint};
-use crate::client::lane::{Lane, PIPELINES_TO_EACH};
+use crate::client::lane::{PIPELINES_TO_EACH, Pipeline};
 use crate::client::link::{Answer, Link};
 use crate::client::node::{Node, Style};
 use crate::error::{Error, Result};
@@ -155,8 +155,8 @@ impl Shards {
             .iter()
             .map(|key| &self.nodes[self.place(key)])
             .collect();
-        let lanes = shards.iter().map(|shard| &shard.node.lane);
-        let cells = Lane::gather(keys, lanes, deadline).await;
+        let pipelines = shards.iter().map(|shard| &shard.node.pipeline);
+        let cells = Pipeline::gather(keys, pipelines, deadline).await;
         let cells = cells.map_err(|(place, error)| shards[place].named(error))?;
         let cells = cells.into_iter().zip(shards);
         let values =
@@ -207,7 +207,7 @@ impl Named {
     /// As the lane does, but with the shard's name on whatever goes wrong. `NOSCRIPT` does not: it
     /// is answered by sending the script.
     async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
-        match self.node.lane.send(command, deadline).await {
+        match self.node.pipeline.send(command, deadline).await {
             Ok(Answer {
                 value: Value::ServerError(error),
                 ..
