@@ -152,21 +152,29 @@ pub mod embedded;
 mod error;
 mod hash;
 mod key;
-mod lock;
 mod name;
+mod net;
+mod ops;
 mod pulse;
 mod script;
+mod sync;
 mod tags;
 mod time;
+mod topology;
 mod wire;
 
-pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
+pub use crate::client::{Client, ClientBuilder, Request};
+pub use crate::net::address_map::AddressMap;
+pub use crate::net::credentials::Credentials;
 #[cfg(feature = "tls")]
-pub use client::Tls;
-pub use client::{
-    AddressMap, Client, ClientBuilder, Credentials, Finding, FindingCode, Preflight, Request,
-    Severity,
-};
+pub use crate::net::tls::Tls;
+pub use crate::ops::preflight::finding::{Finding, FindingCode, Preflight, Severity};
+pub use crate::sync::fence::Fence;
+pub use crate::sync::lock::Lock;
+pub use crate::sync::lock::guard::Guard;
+pub use crate::sync::lock::inspect::{Holder, LockInfo, Waiter};
+pub use crate::sync::loss::LossReason;
+pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
 #[doc(hidden)]
 pub use codec::testing::fuzzing;
 pub use codec::{Codec, Compression};
@@ -174,7 +182,6 @@ pub use counter::{Add, Added, Counter};
 pub use error::loader;
 pub use error::{Error, ErrorKind, Result};
 pub use key::slot;
-pub use lock::{Fence, Guard, Holder, Lock, LockInfo, LossReason, Waiter};
 pub use name::HideKeys;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;

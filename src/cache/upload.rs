@@ -11,10 +11,11 @@ use std::time::Duration;
 use rand::random;
 
 use super::entry_keys::Place;
-use crate::client::{Client, LARGE};
+use crate::client::Client;
 use crate::codec::HEADER;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
+use crate::net::pipeline::request::LARGE;
 use crate::script::{Call, Retry, script};
 use crate::time::{Deadline, Ttl};
 use crate::wire::command::plain;

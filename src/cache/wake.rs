@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::client::{Client, Hub, Notice};
+use crate::client::Client;
 use crate::key::Key;
+use crate::net::pubsub::{Hub, Notice};
 use crate::time::Deadline;
 
 /// The ears of one client, by the value's key.

@@ -19,13 +19,13 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::changes::Count;
 use super::retry;
-use super::topology::Topology;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, Namespace};
+use crate::net::connection::changes::Count;
 use crate::script::Retry;
 use crate::time::Deadline;
+use crate::topology::Topology;
 use crate::wire::command::plain;
 
 /// What is written in a format that clients must agree on.
@@ -81,7 +81,7 @@ impl Written {
     }
 
     /// What is to be said where `theirs` is the format that is found; nothing if it is ours.
-    pub(super) fn difference(self, theirs: &str) -> Option<String> {
+    pub(crate) fn difference(self, theirs: &str) -> Option<String> {
         let (what, ours) = (self.name(), self.format());
         let theirs: String = theirs.chars().take(LONGEST).collect();
         (theirs != ours).then(|| {
@@ -159,7 +159,7 @@ impl Formats {
     }
 
     /// The keys that say a format, and of what.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (Written, &Key)> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (Written, &Key)> {
         let locks = self.locks.iter().map(|part| (Written::Locks, &part.key));
         let counters = self.counters.iter();
         locks.chain(counters.map(|part| (Written::Counters, &part.key)))

@@ -8,45 +8,10 @@
 //! the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside
 //! their code.
 
-mod acl;
-mod address;
-mod address_map;
-mod attempt;
-mod backoff;
-mod batch;
-mod bounded;
-mod breaker;
 mod builder;
-mod carriers;
-mod cells;
-mod changes;
-mod credentials;
-mod dial;
-mod endpoint;
 mod format;
-mod gather;
-mod health;
-mod lane;
-mod large;
-mod large_keys;
-mod link;
-mod node;
-mod pipeliner;
-mod preflight;
-mod push;
-mod queue;
-mod queued;
-mod race;
 mod request;
 mod retry;
-mod source;
-mod tapped;
-#[cfg(feature = "tls")]
-mod tls;
-mod topology;
-mod traffic;
-mod trials;
-mod url;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -54,20 +19,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use address_map::AddressMap;
+use crate::net::pipeline::replies::Values;
 pub use builder::ClientBuilder;
-use cells::Values;
-pub use credentials::Credentials;
-use format::Formats;
-pub(crate) use format::{Purpose, Written};
-pub use preflight::{Finding, FindingCode, Preflight, Severity};
-pub(crate) use push::{Hub, Missed, Notice};
-pub(crate) use queued::LARGE;
+
+use crate::net::pubsub::{Hub, Missed};
+pub(crate) use format::{Formats, Purpose, Written};
+
+use crate::topology::Topology;
 pub use request::Request;
 #[cfg(feature = "tls")]
-pub use tls::Tls;
 use tokio::time::Instant;
-use topology::Topology;
 
 use crate::background::Spawner;
 use crate::error::{Error, Result};

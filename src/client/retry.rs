@@ -11,13 +11,13 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::cells::Values;
-use super::link::Answer;
-use super::topology::Topology;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
+use crate::net::connection::Answer;
+use crate::net::pipeline::replies::Values;
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Backoff, Deadline};
+use crate::topology::Topology;
 use crate::wire::fault::from_server;
 
 /// Runs `call` and returns its typed reply.

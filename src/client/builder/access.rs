@@ -4,9 +4,9 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use super::ClientBuilder;
-use crate::client::credentials::{Credentials, Login};
+use crate::net::credentials::{Credentials, Login};
 #[cfg(feature = "tls")]
-use crate::client::tls::Tls;
+use crate::net::tls::Tls;
 
 impl ClientBuilder {
     /// User and password of the servers that hold the data, instead of what their URLs say. The

@@ -13,22 +13,24 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::address_map::AddressMap;
-use super::backoff::Paces;
-use super::cells::Reads;
-use super::credentials::Login;
-use super::endpoint::Approach;
 use super::format::Formats;
-use super::lane::PIPELINES_TO_ONE;
-use super::node::Style;
-use super::queue::Limits;
-use super::topology::{Migration, Servers, Topology};
 use super::{Client, Core, Deadlines};
 use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::Namespace;
 use crate::name::HideKeys;
+use crate::net::address_map::AddressMap;
+use crate::net::connection::backoff::Paces;
+use crate::net::credentials::Login;
+use crate::net::endpoint::Approach;
+use crate::net::node::Style;
+use crate::net::pipeline::PIPELINES_TO_ONE;
+use crate::net::pipeline::queue::Limits;
+use crate::net::pipeline::replies::Reads;
 use crate::time::{OnOutage, Patience, Ttl};
+use crate::topology::Topology;
+use crate::topology::servers::Servers;
+use crate::topology::shard::Migration;
 
 /// Sets up a [`Client`]; made by [`Client::builder`].
 #[must_use = "a builder does nothing until `open` or `connect` is called"]
@@ -50,7 +52,7 @@ pub struct ClientBuilder {
     login: Option<Login>,
     address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
-    tls: Option<super::tls::Tls>,
+    tls: Option<crate::net::tls::Tls>,
     #[cfg(feature = "embedded")]
     server: Option<crate::embedded::Server>,
 }
@@ -286,7 +288,7 @@ impl ClientBuilder {
     /// It does not cover:
     /// - the keys in Redis: whoever may read the server, its `MONITOR` or its slow log sees names;
     /// - namespaces, and the names of caches;
-    /// - a lock's [`metadata`](crate::Lock::metadata), and what a loader's own error says.
+    /// - a lock's [`metadata`](crate::sync::lock::Lock::metadata), and what a loader's own error says.
     pub fn hide_keys(mut self, hide: HideKeys) -> Self {
         self.hide_keys = hide;
         self

@@ -3,8 +3,9 @@
 use redis::aio::MultiplexedConnection;
 
 use super::ClientBuilder;
-use crate::client::address_map::AddressMap;
-use crate::client::topology::{Migration, Servers, Shard};
+use crate::net::address_map::AddressMap;
+use crate::topology::servers::Servers;
+use crate::topology::shard::{Migration, Shard};
 
 impl ClientBuilder {
     /// The server: see [`Client::open`](crate::Client::open) for the forms.
@@ -195,7 +196,7 @@ impl ClientBuilder {
     /// ```
     ///
     /// With TLS, a certificate must be good for the mapped name, or for that of
-    /// [`Tls::server_name`](crate::Tls::server_name).
+    /// [`Tls::server_name`](crate::net::tls::Tls::server_name).
     pub fn address_map(mut self, map: impl Into<AddressMap>) -> Self {
         self.address_map = Some(map.into());
         self

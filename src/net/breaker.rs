@@ -1,0 +1,559 @@
+//! `Breaker`: makes an outage cost microseconds instead of deadlines.
+//!
+//! Invariant: while it is open, at most one call at a time that heeds it gets through, to find out
+//! whether the server is back. Any answer of the server, to any caller, closes it. Only such a
+//! probe makes the pause longer: failures of calls that do not heed the breaker say nothing new. A
+//! probe lapses when it should long have ended: a future that is kept and not polled stops nobody.
+//!
+//! Every outcome on a [`Link`](super::connection::Link) is reported here. While nothing is wrong, that
+//! costs one atomic load.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::ServerError;
+use tokio::time::Instant;
+
+use crate::error::{Error, ErrorKind, Fate};
+use crate::time::Deadline;
+use crate::wire::fault::from_server;
+
+/// What is known of the health of one server.
+#[derive(Debug, Default)]
+pub(crate) struct Breaker {
+    /// Something has failed since the last success.
+    troubled: AtomicBool,
+    /// Another breaker reports the outages of this server to the log.
+    silent: bool,
+    state: Mutex<State>,
+}
+
+/// The machine, apart from clock and chance.
+#[derive(Debug, Default)]
+struct State {
+    failures: u32,
+    /// The first of these failures.
+    since: Option<Instant>,
+    open: Option<Open>,
+    cause: Option<Error>,
+    /// How many probes there have been: tells them apart.
+    probes: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// Nobody is let through before this.
+    until: Instant,
+    pause: Duration,
+    probing: Option<Probing>,
+    /// How long probes have waited in vain since `until`.
+    waited: Duration,
+}
+
+/// The call that is finding out whether the server is back.
+#[derive(Debug)]
+struct Probing {
+    number: u64,
+    since: Instant,
+    /// The server has failed meanwhile.
+    failed: bool,
+}
+
+/// What becomes of a call that heeds the breaker.
+#[derive(Debug, PartialEq)]
+enum Admission {
+    Free,
+    Probe { number: u64, patience: Duration },
+    Refused,
+}
+
+/// The right to find out whether the server is back. If it is dropped without an outcome, the
+/// next caller probes.
+#[derive(Debug)]
+pub(crate) struct Probe<'b> {
+    breaker: &'b Breaker,
+    number: u64,
+    patience: Duration,
+}
+
+impl Breaker {
+    /// One that logs nothing: of a second connection to a server whose outages are logged already.
+    pub(crate) fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::default()
+        }
+    }
+
+    /// Lets a call through, as a probe when the server was in trouble; or says why not.
+    pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>, Error> {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let mut state = self.state();
+        let now = Instant::now();
+        match state.admit(now) {
+            Admission::Free => Ok(None),
+            Admission::Probe { number, patience } => Ok(Some(Probe {
+                breaker: self,
+                number,
+                patience,
+            })),
+            Admission::Refused => Err(state.refusal(now)),
+        }
+    }
+
+    /// Why calls that heed the breaker are refused, while it is open. Lets no call through.
+    pub(crate) fn outage(&self) -> Option<Error> {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return None;
+        }
+        let state = self.state();
+        state.open.is_some().then(|| state.refusal(Instant::now()))
+    }
+
+    /// The server has answered.
+    pub(crate) fn succeeded(&self) {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.state();
+        let cause = state.cause.take();
+        let was_open = state.succeeded();
+        self.troubled.store(false, Ordering::Relaxed);
+        drop(state);
+        if was_open && !self.silent {
+            let address = cause.as_ref().and_then(Error::address);
+            tracing::info!(target: "hedgerow::client", address, "the server answers again; the breaker is closed");
+        }
+    }
+
+    /// The server could not be reached, did not answer, or cannot serve at all.
+    pub(crate) fn failed(&self, error: &Error) {
+        let mut state = self.state();
+        self.troubled.store(true, Ordering::Relaxed);
+        let opened = state.failed(error, Instant::now(), spread());
+        drop(state);
+        if opened && !self.silent {
+            let address = error.address();
+            tracing::warn!(target: "hedgerow::client", address, %error, "the server is out; the breaker is open");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn admit(&mut self, now: Instant) -> Admission {
+        let Some(open) = &mut self.open else {
+            return Admission::Free;
+        };
+        let lapse = LAPSES * open.patience();
+        let under_way = open.probing.as_ref();
+        if now < open.until || under_way.is_some_and(|it| now < it.since + lapse) {
+            return Admission::Refused;
+        }
+        self.probes += 1;
+        open.probing = Some(Probing {
+            number: self.probes,
+            since: now,
+            failed: false,
+        });
+        Admission::Probe {
+            number: self.probes,
+            patience: open.patience(),
+        }
+    }
+
+    /// The error of a call that is not let through.
+    fn refusal(&self, now: Instant) -> Error {
+        let (times, cause) = match &self.cause {
+            Some(cause) => (self.failures, cause.brief()),
+            None => (self.failures, "no connection".into()),
+        };
+        let until = self.open.as_ref().map_or(now, |open| open.until);
+        let wait = until.saturating_duration_since(now);
+        let next = match self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.probing.is_some())
+        {
+            true => "a probe is under way".to_owned(),
+            false => format!("next probe in {:.1} s", wait.as_secs_f64()),
+        };
+        let error = Error::new(
+            ErrorKind::CircuitOpen,
+            format!(
+                "not sent: the circuit breaker for {{address}} is open after {times} failures ({cause}); {next}"
+            ),
+        );
+        match &self.cause {
+            // What became of the call that failed says nothing about this one.
+            Some(cause) => error.with_source(cause.clone().with_fate(Fate::NotExecuted)),
+            None => error,
+        }
+    }
+
+    /// Whether it was open.
+    fn succeeded(&mut self) -> bool {
+        let before = std::mem::take(self);
+        self.probes = before.probes;
+        before.open.is_some()
+    }
+
+    /// Whether it opens.
+    fn failed(&mut self, error: &Error, now: Instant, spread: f64) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let since = *self.since.get_or_insert(now);
+        self.cause = Some(error.clone());
+        if let Some(open) = &mut self.open {
+            if let Some(probing) = &mut open.probing {
+                probing.failed = true;
+            }
+            return false;
+        }
+        if self.failures < FAILURES || now - since < LEAST {
+            return false;
+        }
+        self.open = Some(Open {
+            until: now + SHORTEST.mul_f64(spread),
+            pause: SHORTEST,
+            probing: None,
+            waited: Duration::ZERO,
+        });
+        true
+    }
+
+    /// A probe has ended without an answer, which would have closed the breaker. The next pause is
+    /// longer if the server has failed meanwhile, or if this probe, together with those before it
+    /// that were given up early, has waited as long as one probe may.
+    fn left(&mut self, number: u64, now: Instant, spread: f64) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        let Some(probing) = open.probing.take_if(|probing| probing.number == number) else {
+            return;
+        };
+        open.waited += now - probing.since;
+        if probing.failed || open.waited >= open.patience() {
+            open.pause = (open.pause * 2).min(LONGEST);
+            open.until = now + open.pause.mul_f64(spread);
+            open.waited = Duration::ZERO;
+        }
+    }
+}
+
+impl Open {
+    /// How long a probe may wait.
+    fn patience(&self) -> Duration {
+        self.pause.max(PROBE)
+    }
+}
+
+impl Probe<'_> {
+    /// The deadline of a call that was let through: a probe is given up soon, since its caller has
+    /// something better to do than to wait for a server that is out. It has the longer the longer
+    /// nobody was let through before it, or a server that is slow to greet would stay out for ever.
+    pub(crate) fn limit(probe: Option<&Self>, deadline: Deadline) -> Deadline {
+        match probe {
+            Some(probe) => deadline.at_most(Instant::now() + probe.patience),
+            None => deadline,
+        }
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        let mut state = self.breaker.state();
+        state.left(self.number, Instant::now(), spread());
+    }
+}
+
+/// Whether an error says that the server is out, and not only that one call failed.
+pub(crate) fn is_out(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Unreachable
+        | ErrorKind::Disconnected
+        | ErrorKind::MaxClients
+        | ErrorKind::Loading
+        | ErrorKind::Busy
+        | ErrorKind::MasterDown
+        | ErrorKind::ClusterDown => true,
+        // A caller in a hurry is no outage.
+        ErrorKind::Timeout => error.fate() == Fate::Unknown,
+        _ => false,
+    }
+}
+
+/// Whether an error reply says that the server is out. A slot that is on its way to another server,
+/// or that nobody serves, says nothing of the other slots.
+pub(crate) fn says_out(error: &ServerError) -> bool {
+    let of_one_slot = match error.code() {
+        "TRYAGAIN" => true,
+        "CLUSTERDOWN" => error.details().is_some_and(|it| it.contains("not served")),
+        _ => false,
+    };
+    !of_one_slot && is_out(&from_server(error))
+}
+
+/// Pauses differ, so that many processes do not knock at once.
+fn spread() -> f64 {
+    rand::random_range(SPREAD)
+}
+
+/// The breaker opens after so many failures in a row ..
+const FAILURES: u32 = 3;
+
+/// .. the last of which came so long after the first: a connection made anew is no outage.
+const LEAST: Duration = Duration::from_millis(500);
+
+/// How long nobody is let through: at first, and at most.
+const SHORTEST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// By how much pauses differ.
+const SPREAD: std::ops::Range<f64> = 0.75..1.25;
+
+/// How long the one who is let through may wait at least.
+const PROBE: Duration = Duration::from_millis(300);
+
+/// After so many times as long as it may wait, a probe is not polled any more.
+const LAPSES: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn out() -> Error {
+        Error::new(ErrorKind::Unreachable, "out")
+    }
+
+    /// Fails until the breaker is open.
+    async fn opened() -> Breaker {
+        let breaker = Breaker::default();
+        breaker.failed(&out());
+        for _ in 1..FAILURES {
+            tokio::time::advance(LEAST).await;
+            breaker.failed(&out());
+        }
+        breaker
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_at_one_moment_open_nothing() {
+        let breaker = Breaker::default();
+        for _ in 0..10 * FAILURES {
+            breaker.failed(&out());
+        }
+        assert!(breaker.admit().is_ok_and(|probe| probe.is_none()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_success_between_failures_keeps_it_closed() {
+        let breaker = Breaker::default();
+        for _ in 0..10 * FAILURES {
+            breaker.failed(&out());
+            breaker.succeeded();
+            tokio::time::advance(LEAST).await;
+        }
+        assert!(breaker.admit().is_ok_and(|probe| probe.is_none()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_it_is_open_one_at_a_time_gets_through_after_a_pause() {
+        let breaker = opened().await;
+        breaker.failed(&out());
+        let error = breaker.admit().expect_err("open");
+        assert_eq!(error.kind(), ErrorKind::CircuitOpen);
+        assert!(error.is_retryable(), "nothing was sent");
+        tokio::time::advance(2 * LONGEST).await;
+        let probe = breaker.admit().expect("let through").expect("as a probe");
+        assert!(breaker.admit().is_err(), "one at a time");
+        // The caller was dropped: the next finds out.
+        drop(probe);
+        let probe = breaker.admit().expect("let through").expect("as a probe");
+        breaker.failed(&out());
+        drop(probe);
+        assert!(breaker.admit().is_err(), "the server is still out");
+        tokio::time::advance(2 * LONGEST).await;
+        breaker.admit().expect("let through").expect("as a probe");
+        breaker.succeeded();
+        assert!(breaker.admit().is_ok_and(|probe| probe.is_none()), "closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_kept_and_not_polled_lapses() {
+        let breaker = opened().await;
+        tokio::time::advance(2 * LONGEST).await;
+        let kept = breaker.admit().expect("let through").expect("as a probe");
+        assert!(breaker.admit().is_err(), "one at a time");
+        tokio::time::advance(LAPSES * LONGEST).await;
+        let next = breaker.admit().expect("let through").expect("as a probe");
+        drop(kept);
+        assert!(breaker.admit().is_err(), "one at a time");
+        drop(next);
+        breaker.admit().expect("let through").expect("as a probe");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_a_limit() {
+        let breaker = opened().await;
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            tokio::time::advance(2 * LONGEST).await;
+            let probe = breaker.admit().expect("let through");
+            breaker.failed(&out());
+            drop(probe);
+            pauses.push(breaker.state().open.as_ref().expect("open").pause);
+        }
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&LONGEST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_of_calls_that_do_not_heed_it_keep_no_probe_away() {
+        let breaker = opened().await;
+        for _ in 0..100 {
+            tokio::time::advance(SHORTEST).await;
+            breaker.failed(&out());
+        }
+        breaker.admit().expect("let through").expect("as a probe");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_that_are_given_up_early_count_together_as_one_that_was_not_answered() {
+        let breaker = opened().await;
+        tokio::time::advance(2 * SHORTEST).await;
+        let mut probes = 0;
+        while let Ok(Some(probe)) = breaker.admit() {
+            tokio::time::advance(PROBE / 4).await;
+            drop(probe);
+            probes += 1;
+        }
+        assert_eq!(probes, 4);
+        tokio::time::advance(LONGEST).await;
+        breaker.admit().expect("let through").expect("as a probe");
+    }
+
+    #[test]
+    fn what_a_server_says_of_one_slot_is_no_outage() {
+        let said = |line: &str| {
+            let reply = redis::parse_redis_value(line.as_bytes()).expect("a reply");
+            let redis::Value::ServerError(error) = reply else {
+                panic!("an error reply");
+            };
+            says_out(&error)
+        };
+        assert!(!said(
+            "-TRYAGAIN Multiple keys request during rehashing of slot\r\n"
+        ));
+        assert!(!said("-CLUSTERDOWN Hash slot not served\r\n"));
+        assert!(said("-CLUSTERDOWN The cluster is down\r\n"));
+        assert!(said("-LOADING Redis is loading the dataset in memory\r\n"));
+        assert!(!said(
+            "-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+        ));
+    }
+
+    /// What happens to a breaker.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Passes(u64),
+        Asked,
+        /// Somebody, who need not be a probe, is not answered.
+        Failed(f64),
+        Answered,
+        /// One of the probes ends, perhaps long after another has begun.
+        Left(usize, f64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0..3_000u64).prop_map(Step::Passes),
+            4 => Just(Step::Asked),
+            4 => SPREAD.prop_map(Step::Failed),
+            1 => Just(Step::Answered),
+            2 => (any::<usize>(), SPREAD).prop_map(|(which, spread)| Step::Left(which, spread)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_asks_is_let_through_exactly_when_he_should_be(steps in vec(step(), 1..200)) {
+            let (mut state, mut now) = (State::default(), Instant::now());
+            // Since the last answer.
+            let mut failed: Vec<Instant> = Vec::new();
+            let mut opened = None;
+            // The probe, and whether the server has failed since it began.
+            let mut under_way: Option<(u64, bool)> = None;
+            // Nobody is let through between the end of a probe that failed and this.
+            let (mut longer_since, mut waited) = (None::<Instant>, Duration::ZERO);
+            let (mut began, mut patient) = (now, PROBE);
+            let mut all: Vec<u64> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Passes(ms) => now += Duration::from_millis(ms),
+                    Step::Failed(spread) => {
+                        failed.push(now);
+                        let enough = failed.len() >= FAILURES as usize && now - failed[0] >= LEAST;
+                        let opens = enough && opened.is_none();
+                        prop_assert_eq!(state.failed(&out(), now, spread), opens);
+                        if opens {
+                            opened = Some(now);
+                        }
+                        if let Some((_, has_failed)) = &mut under_way {
+                            *has_failed = true;
+                        }
+                    }
+                    Step::Answered => {
+                        prop_assert_eq!(state.succeeded(), opened.is_some());
+                        failed.clear();
+                        (opened, under_way) = (None, None);
+                        (longer_since, waited) = (None, Duration::ZERO);
+                    }
+                    Step::Left(which, spread) if !all.is_empty() => {
+                        let number = all.swap_remove(which % all.len());
+                        state.left(number, now, spread);
+                        if let Some((_, has_failed)) = under_way.take_if(|it| it.0 == number) {
+                            waited += now - began;
+                            if has_failed || waited >= patient {
+                                longer_since = Some(now);
+                                waited = Duration::ZERO;
+                            }
+                        }
+                    }
+                    Step::Left(..) => {}
+                    Step::Asked => {
+                        under_way.take_if(|_| now >= began + LAPSES * patient);
+                        match state.admit(now) {
+                        Admission::Free => prop_assert!(opened.is_none()),
+                        Admission::Refused => {
+                            let opened = opened.expect("it is open");
+                            // Never for longer than the longest pause, unless somebody finds out,
+                            // whatever calls fail meanwhile that do not heed it.
+                            let last = longer_since.unwrap_or(opened);
+                            let longest = LONGEST.mul_f64(SPREAD.end);
+                            prop_assert!(under_way.is_some() || now < last + longest);
+                        }
+                        Admission::Probe { number, patience } => {
+                            let opened = opened.expect("there is something to find out");
+                            prop_assert_eq!(under_way, None, "one at a time");
+                            prop_assert!(now >= opened + SHORTEST.mul_f64(SPREAD.start));
+                            prop_assert!((PROBE..=LONGEST).contains(&patience));
+                            under_way = Some((number, false));
+                            (began, patient) = (now, patience);
+                            all.push(number);
+                        }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

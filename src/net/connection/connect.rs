@@ -1,0 +1,444 @@
+//! How a link gets its connection: by attempts, which all who need it wait for. One at a time,
+//! unless it is urgent.
+//!
+//! Invariant: nothing has been sent for anybody when this fails, and a connection is introduced,
+//! and still that to the server to ask, before it is used. An attempt that stands still with its
+//! runtime stands in nobody's way.
+
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, PushInfo, PushKind};
+use tokio::time::{Instant, sleep_until};
+
+use super::dial::{dial, no_answer};
+use super::in_flight::Health;
+use super::target::{Locate, Source};
+use super::urgent::Beside;
+use super::{
+    Attempt, Link, Live, Route, Running, State, Use, disconnection, not_connected_in_time, reauth,
+    watch,
+};
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::net::address::Address;
+use crate::net::endpoint::Endpoint;
+use crate::pulse::TICK;
+use crate::wire::fault::from_driver;
+
+/// A connection that is not in use yet.
+struct Opened {
+    connection: MultiplexedConnection,
+    health: Arc<Health>,
+    /// Who knows whether it still leads to the primary, and where that was.
+    primary: Option<(Arc<dyn Locate>, Address)>,
+}
+
+/// What whoever needs a connection does next.
+enum Next {
+    Use(Live),
+    GiveUp(Error),
+    /// Waits for the attempt under way, but looks again then.
+    Await(Instant),
+    /// Waits until an attempt may be begun.
+    Pause(Instant),
+}
+
+impl Link {
+    pub(crate) async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
+        let seen = self.state().failures;
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(live) = self.current() {
+                return Ok(live);
+            }
+            let news = match self.next(seen, deadline) {
+                Next::Use(live) => return Ok(live),
+                Next::GiveUp(error) => return Err(self.located(error)),
+                Next::Await(until) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(until) => {}
+                    }
+                    false
+                }
+                Next::Pause(until) => tokio::select! {
+                    () = changed => false,
+                    () = sleep_until(until) => false,
+                    () = self.route.source.news() => true,
+                },
+            };
+            if news {
+                self.state().backoff.skip();
+            }
+        }
+    }
+
+    /// What to do now for somebody who waits until `deadline`, and who came when `seen` attempts
+    /// had failed. Begins an attempt if it is time for one.
+    fn next(self: &Arc<Self>, seen: u64, deadline: Instant) -> Next {
+        let now = Instant::now();
+        let mut state = self.state();
+        if state.retired {
+            return Next::GiveUp(super::retired_error());
+        }
+        self.tidy(&mut state);
+        if let Some(live) = &state.live {
+            return Next::Use(live.clone());
+        }
+        if now >= deadline {
+            return Next::GiveUp(self.late(state));
+        }
+        if !state.attempts.is_empty() {
+            return Next::Await((now + TICK).min(deadline));
+        }
+        let not_before = self.not_before(&state, now);
+        let refused = state.last_error.as_ref();
+        let refused = refused.filter(|error| error.fate() != Fate::NotExecuted);
+        if let Some(error) = refused
+            && (not_before.is_some() || state.failures > seen)
+        {
+            // Waiting would not help: it is told at once, and asked again when it is time.
+            return Next::GiveUp(error.clone());
+        }
+        match not_before {
+            Some(at) if at >= deadline => Next::GiveUp(self.late(state)),
+            Some(at) => Next::Pause(at),
+            None => {
+                self.begin(&mut state, None);
+                Next::Await((now + TICK).min(deadline))
+            }
+        }
+    }
+
+    /// Sees to connections that have ended, and to attempts that have, or that stand still.
+    pub(crate) fn tidy(&self, state: &mut State) {
+        if let Some(dead) = state.live.take_if(|live| live.is_dead()) {
+            let had = match dead.health.replies() {
+                0 => Use::Nothing,
+                _ => Use::Answers,
+            };
+            state.backoff.lost(had);
+        }
+        state.attempts.retain(|it| {
+            let goes_on = !it.is_over() && !it.stands_still();
+            if !goes_on {
+                // It would have been taken out of here by itself: its runtime has ended, or stands
+                // still.
+                self.route.spawner.distrust(it.runtime());
+            }
+            goes_on
+        });
+    }
+
+    /// When the next attempt may be begun, if that is not now.
+    fn not_before(&self, state: &State, now: Instant) -> Option<Instant> {
+        let at = state.backoff.not_before.max(self.route.pace.not_before());
+        let at = match state.urgent.filter(|urgent| urgent.until > now) {
+            Some(urgent) => at
+                .zip(state.backoff.last_try())
+                .map(|(at, last)| at.min(last + urgent.every)),
+            None => at,
+        };
+        at.filter(|at| *at > now)
+    }
+
+    /// What to say when the deadline has come.
+    fn late(&self, state: std::sync::MutexGuard<'_, State>) -> Error {
+        let Some(oldest) = state.attempts.first() else {
+            return state
+                .last_error
+                .clone()
+                .unwrap_or_else(not_connected_in_time);
+        };
+        let (late, is_slow) = (oldest.attempt.late(), oldest.attempt.is_slow());
+        let last_error = state.last_error.clone();
+        drop(state);
+        if is_slow {
+            self.breaker.failed(&late);
+        }
+        last_error.unwrap_or(late)
+    }
+
+    /// Begins an attempt; `beside` the connection of that epoch, if it is to replace one in use.
+    pub(crate) fn begin(self: &Arc<Self>, state: &mut State, beside: Option<Beside>) {
+        state.backoff.tries();
+        self.route.pace.note();
+        let attempt = Arc::new(Attempt::new(
+            self.route.connect_timeout,
+            state.failed_in_a_row,
+        ));
+        let first = state.epoch == 0;
+        let ends = Ends {
+            link: Arc::downgrade(self),
+            attempt: attempt.clone(),
+        };
+        let (link, route) = (Arc::downgrade(self), self.route.clone());
+        let work = {
+            let attempt = attempt.clone();
+            async move {
+                let _ends = ends;
+                attempted(link, route, attempt, first, beside).await;
+            }
+        };
+        state
+            .attempts
+            .push(Running::start(attempt, self.spawner(), work));
+    }
+
+    /// Puts a connection into use.
+    fn install(
+        self: &Arc<Self>,
+        opened: Opened,
+        attempt: &Arc<Attempt>,
+        beside: Option<Beside>,
+    ) -> Result<()> {
+        let mut state = self.state();
+        if state.retired {
+            return Err(super::retired_error());
+        }
+        let used = state.live.as_ref().filter(|live| !live.is_dead());
+        if used.is_some_and(|live| beside.is_none_or(|it| it.epoch != live.epoch)) {
+            // Another attempt was faster.
+            return Ok(());
+        }
+        let replaced = state.live.take();
+        state.epoch += 1;
+        let live = Live {
+            connection: opened.connection,
+            epoch: state.epoch,
+            health: opened.health,
+        };
+        let demoted = std::mem::take(&mut state.demoted);
+        state.backoff.made();
+        state.failed_in_a_row = 0;
+        state.last_error = None;
+        if let Some((_, address)) = &opened.primary {
+            state.primary = Some(address.to_string().into());
+        }
+        if let Some(made) = &self.route.made {
+            live.health.counted_by(made);
+        }
+        state.live = Some(live.clone());
+        let (own, others) = std::mem::take(&mut state.attempts)
+            .into_iter()
+            .partition(|it| Arc::ptr_eq(&it.attempt, attempt));
+        state.attempts = own;
+        drop(state);
+        drop::<Vec<Running>>(others);
+        // Callers that wait for answers on the connection before may still get them: perhaps it is
+        // only slow. Its watchdog ends it if it is not.
+        drop(replaced);
+        self.changed.notify_waiters();
+        tracing::info!(target: "hedgerow::client", connection = self.route.name, address = self.address().as_deref(), epoch = live.epoch, "connected");
+        watch::start(self, &live);
+        reauth::start(self, &live);
+        // Who learnt of another primary before the connection was in use has not ended it.
+        if let Some((locator, address)) = opened.primary
+            && !locator.names(&address)
+        {
+            self.reset();
+            return Err(moved_meanwhile());
+        }
+        if demoted && let Some(after_demotion) = &self.route.after_demotion {
+            after_demotion();
+        }
+        Ok(())
+    }
+
+    /// Notes why there is no connection.
+    fn not_made(&self, error: &Error) {
+        let is_outage = error.fate() == Fate::NotExecuted;
+        let mut state = self.state();
+        if state.live.as_ref().is_some_and(|live| !live.is_dead()) {
+            // Another attempt has made one meanwhile.
+            return;
+        }
+        state.backoff.failed();
+        state.failures += 1;
+        state.failed_in_a_row = state.failed_in_a_row.saturating_add(1);
+        state.last_error = Some(error.clone());
+        drop(state);
+        // A password that is being rotated is no outage.
+        if is_outage && error.kind() != ErrorKind::Unauthenticated {
+            self.breaker.failed(error);
+        }
+        if is_outage {
+            self.trouble();
+        }
+    }
+
+    /// Takes an attempt out of those under way, and tells those who wait for it.
+    fn is_over(&self, attempt: &Arc<Attempt>) {
+        let mut state = self.state();
+        let (own, others) = std::mem::take(&mut state.attempts)
+            .into_iter()
+            .partition(|it| Arc::ptr_eq(&it.attempt, attempt));
+        state.attempts = others;
+        drop(state);
+        drop::<Vec<Running>>(own);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Makes an attempt for `link`, without keeping it.
+async fn attempted(
+    link: Weak<Link>,
+    route: Arc<Route>,
+    attempt: Arc<Attempt>,
+    first: bool,
+    beside: Option<Beside>,
+) {
+    let opened = route.connect(&attempt, first).await;
+    let is_wanted = match (&opened, beside) {
+        (Ok(_), Some(beside)) => Link::is_to_be_replaced(&link, beside).await,
+        _ => true,
+    };
+    let Some(link) = link.upgrade() else { return };
+    if !is_wanted {
+        link.is_over(&attempt);
+        return;
+    }
+    let outcome = opened.and_then(|opened| link.install(opened, &attempt, beside));
+    if let Err(error) = &outcome
+        && beside.is_none()
+    {
+        link.not_made(error);
+    }
+    link.is_over(&attempt);
+}
+
+/// Notes that the task of an attempt is gone, be it with its runtime. Whoever spawns it may hold
+/// the state of the link, so this must not.
+struct Ends {
+    link: Weak<Link>,
+    attempt: Arc<Attempt>,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.attempt.end();
+        if let Some(link) = self.link.upgrade() {
+            // A panic comes from inside the task, where nobody holds the state.
+            if std::thread::panicking() {
+                link.not_made(&panicked());
+                link.is_over(&self.attempt);
+            }
+            link.changed.notify_waiters();
+        }
+    }
+}
+
+impl Route {
+    async fn connect(&self, attempt: &Attempt, first: bool) -> Result<Opened> {
+        let locator = match &self.source {
+            Source::Server(endpoint) => {
+                let opened = self.opened(endpoint, attempt).await;
+                return opened
+                    .map_err(|error| error.at_address(&endpoint.address.to_string().into()));
+            }
+            Source::Brought(connection) if first => return Ok(Opened::from(connection.clone())),
+            Source::Brought(_) => return Err(brought_and_gone()),
+            Source::Located(locator) => locator,
+        };
+        let endpoint = locator.clone().primary(attempt.until()).await?;
+        let opened = tokio::select! {
+            opened = self.opened(&endpoint, attempt) => opened,
+            () = locator.left(&endpoint.address) => Err(moved_meanwhile()),
+        };
+        let opened =
+            opened.map_err(|error| error.at_address(&endpoint.address.to_string().into()))?;
+        Ok(Opened {
+            primary: Some((locator.clone(), endpoint.address)),
+            ..opened
+        })
+    }
+
+    /// Opens a connection to `endpoint`.
+    async fn opened(&self, endpoint: &Endpoint, attempt: &Attempt) -> Result<Opened> {
+        let health = Arc::new(match self.on_push.clone() {
+            Some(on_push) => Health::reported(Box::new(move || on_push(disconnection()))),
+            None => Health::default(),
+        });
+        let (mut connection, wire) =
+            dial(endpoint, self.config(&health), &health, &self.pace, attempt).await?;
+        health.hold(wire);
+        self.introduce(&mut connection, attempt).await?;
+        Ok(Opened {
+            connection,
+            health,
+            primary: None,
+        })
+    }
+
+    fn config(&self, health: &Arc<Health>) -> AsyncConnectionConfig {
+        let on_push = self.on_push.clone();
+        let health = Arc::downgrade(health);
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(1024)
+            .set_push_sender(move |info: PushInfo| {
+                if info.kind == PushKind::Disconnection {
+                    // That reports it, once.
+                    if let Some(health) = health.upgrade() {
+                        health.end();
+                    }
+                } else if let Some(on_push) = &on_push {
+                    on_push(info);
+                }
+                Ok::<(), redis::aio::SendError>(())
+            })
+    }
+
+    /// What a new connection is told, and asked, before it is used.
+    async fn introduce(
+        &self,
+        connection: &mut MultiplexedConnection,
+        attempt: &Attempt,
+    ) -> Result<()> {
+        let Some(hello) = self.source.hello(&self.name) else {
+            return Ok(());
+        };
+        let sent = connection.send_packed_commands(&hello, 0, hello.len());
+        match attempt.step(no_answer, sent).await? {
+            Ok(replies) => self.source.accept(&replies),
+            Err(error) => Err(from_driver(error).with_fate(Fate::NotExecuted)),
+        }
+    }
+}
+
+impl From<MultiplexedConnection> for Opened {
+    /// A connection that the caller has opened and introduced.
+    fn from(connection: MultiplexedConnection) -> Self {
+        Self {
+            connection,
+            health: Arc::default(),
+            primary: None,
+        }
+    }
+}
+
+fn moved_meanwhile() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the primary has moved away from {server} meanwhile",
+    )
+}
+
+/// Of what runs in an attempt, only a provider of credentials is not ours.
+fn panicked() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "the attempt to connect to {server} panicked; check the provider given to credentials_from",
+    )
+}
+
+fn brought_and_gone() -> Error {
+    Error::new(
+        ErrorKind::Disconnected,
+        "the connection that the caller brought is gone; bring a new one",
+    )
+    .with_fate(Fate::Refused)
+}

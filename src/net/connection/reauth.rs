@@ -1,0 +1,139 @@
+//! Re-authentication: a connection whose credentials expire is shown fresh ones while they last.
+//!
+//! Invariant: a connection is not used for long past the end of the credentials that the server was
+//! last shown on it. Credentials are never logged.
+
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::in_flight::Health;
+use super::{Link, Live};
+use crate::net::credentials::{Credentials, Login};
+use crate::time::{Backoff, jittered};
+
+/// A connection whose credentials expire, without keeping it open.
+struct Expiring {
+    connection: MultiplexedConnection,
+    epoch: u64,
+    health: Weak<Health>,
+    login: Login,
+    name: String,
+}
+
+/// The credentials were not replaced in time, or the connection is closed.
+struct Expired;
+
+/// Has `live` re-authenticated, if the credentials that the server was shown on it expire. The task
+/// ends with the connection; if it panics, the server closes the connection when they expire.
+pub(crate) fn start(link: &Arc<Link>, live: &Live) {
+    let source = &link.route.source;
+    let (Some(expires), Some(login)) = (live.health.expires(), source.login()) else {
+        return;
+    };
+    let expiring = Expiring {
+        connection: live.connection.clone(),
+        epoch: live.epoch,
+        health: Arc::downgrade(&live.health),
+        login: login.clone(),
+        name: link.route.name.clone(),
+    };
+    let link = Arc::downgrade(link);
+    live.health
+        .renewal()
+        .ensure(|| renew(link, expiring, expires));
+}
+
+async fn renew(link: Weak<Link>, mut expiring: Expiring, mut expires: Instant) {
+    loop {
+        let left = expires.saturating_duration_since(Instant::now());
+        tokio::time::sleep(jittered(left, WHEN).max(SHORTEST)).await;
+        // Calls under way are answered before the server closes the connection.
+        let end = expires.checked_sub(MARGIN.min(left / 20));
+        match expiring.renewed(end.unwrap_or(expires)).await {
+            Ok(Some(next)) => expires = next,
+            Ok(None) => return,
+            Err(Expired) => break,
+        }
+    }
+    let Some(link) = link.upgrade() else { return };
+    tracing::warn!(target: "hedgerow::client", connection = expiring.name, epoch = expiring.epoch, "the credentials of the connection expire, and there are no others; giving it up");
+    link.expire(expiring.epoch);
+}
+
+impl Expiring {
+    /// Shows the server fresh credentials, again and again until `end`; tells when these expire.
+    async fn renewed(&mut self, end: Instant) -> Result<Option<Instant>, Expired> {
+        let mut backoff = Backoff::new(SHORTEST, LONGEST, 0.5..1.0);
+        while Instant::now() < end {
+            let why = match timeout_at(end, self.shown()).await {
+                Ok(Ok(expires)) => {
+                    tracing::debug!(target: "hedgerow::client", connection = self.name, epoch = self.epoch, "re-authenticated");
+                    return Ok(expires);
+                }
+                Ok(Err(why)) => why,
+                Err(_) => "there was no answer in time".to_owned(),
+            };
+            tracing::warn!(target: "hedgerow::client", connection = self.name, epoch = self.epoch, why, "not re-authenticated yet");
+            sleep_until(end.min(Instant::now() + backoff.pause())).await;
+        }
+        Err(Expired)
+    }
+
+    /// Shows the server fresh credentials; tells when these expire.
+    async fn shown(&mut self) -> Result<Option<Instant>, String> {
+        let fresh = self.login.credentials().await;
+        let Credentials {
+            user,
+            password,
+            expires,
+        } = fresh.map_err(|error| error.to_string())?;
+        let mut auth = redis::cmd("AUTH");
+        if let Some(user) = user {
+            auth.arg(user);
+        }
+        auth.arg(password);
+        let Some(health) = self.health.upgrade() else {
+            return Err("the connection is closed".to_owned());
+        };
+        let sent = pin!(Some(self.connection.send_packed_command(&auth)));
+        let reply = health.answer(sent, Instant::now() + PATIENCE).await;
+        let reply = reply.map(|(reply, _)| reply);
+        match reply.map_err(|error| error.to_string())? {
+            // No more than its code: a server that does not know a command repeats its arguments.
+            Value::ServerError(error) => Err(format!("the server answers {}", error.code())),
+            _ => Ok(expires),
+        }
+    }
+}
+
+impl Link {
+    /// Gives up the connection of `epoch`, which the server is about to close. Calls that wait for
+    /// an answer on it may still get it.
+    fn expire(&self, epoch: u64) {
+        match &self.route.on_push {
+            // It serves nothing but pushes, which must be asked for anew.
+            Some(_) if self.epoch() == epoch => self.reset(),
+            _ => self.abandon(epoch, None),
+        }
+    }
+}
+
+/// When the server is shown fresh credentials, as a part of the time that the old ones last. What
+/// is left is for a provider that is out.
+const WHEN: Range<f64> = 0.7..0.8;
+
+/// The pauses between two questions to a provider that fails, or answers with what has expired.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// How long before the end a connection is given up, at most.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);

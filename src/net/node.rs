@@ -1,0 +1,148 @@
+//! `Node`: one server as a client uses it, with a connection for commands and one for pushes.
+//!
+//! Invariant: both connections lead to the same place, are made when first needed, and are made
+//! anew when lost. Topologies choose a node; they never touch a connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+
+use super::connection::{Link, Route, Signal};
+use super::endpoint::{Approach, Endpoint};
+use super::pipeline::Pipeline;
+use super::pubsub::Hub;
+use crate::background::Spawner;
+use crate::net::connection::backoff::{Pace, Paces};
+use crate::net::connection::target::Source;
+use crate::net::pipeline::large::Large;
+use crate::net::pipeline::queue::Limits;
+use crate::net::pipeline::replies::Reads;
+
+/// How the nodes of one client are reached.
+#[derive(Clone)]
+pub(crate) struct Style {
+    /// The name that `CLIENT LIST` shows for connections.
+    pub(crate) name: String,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) spawner: Spawner,
+    pub(crate) approach: Approach,
+    pub(crate) reads: Reads,
+    /// How many pipelines to a server may be under way at once.
+    pub(crate) pipelines: usize,
+    /// How much may wait for a server.
+    pub(crate) limits: Limits,
+    /// One for each address, whatever it is connected to for.
+    pub(crate) paces: Paces,
+    pub(crate) on_trouble: Option<Signal>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Where it is, without credentials.
+    address: String,
+    pub(crate) link: Arc<Link>,
+    pub(crate) pipeline: Pipeline,
+    /// A brought connection has none.
+    pub(crate) hub: Option<Arc<Hub>>,
+}
+
+impl Node {
+    /// A server that is dialled as needed.
+    pub(crate) fn new(endpoint: &Endpoint, style: &Style) -> Self {
+        Self::from(
+            endpoint.address.to_string(),
+            Source::Server(endpoint.clone()),
+            style,
+        )
+    }
+
+    /// A server that is found, and dialled, as `source` says.
+    pub(crate) fn from(address: String, source: Source, style: &Style) -> Self {
+        let pace = style.paces.of(&address);
+        let pushes = Route {
+            source: source.clone(),
+            name: format!("{}-push", style.name),
+            connect_timeout: style.connect_timeout,
+            pace: pace.clone(),
+            spawner: style.spawner.clone(),
+            on_push: None,
+            made: None,
+            on_trouble: style.on_trouble.clone(),
+            after_demotion: None,
+        };
+        let hub = Arc::new(Hub::new(pushes));
+        let listens = Arc::downgrade(&hub);
+        let after_demotion: Signal = Arc::new(move || {
+            if let Some(hub) = listens.upgrade() {
+                hub.reset();
+            }
+        });
+        Self::asked(address, source, style, pace, Some((hub, after_demotion)))
+    }
+
+    /// The server behind a connection that the caller made: no pushes are heard.
+    pub(crate) fn brought(connection: MultiplexedConnection, style: &Style) -> Self {
+        let address = "a connection of the caller's".to_owned();
+        let source = Source::Brought(connection);
+        Self::asked(address, source, style, Arc::default(), None)
+    }
+
+    /// A server that is only asked.
+    pub(crate) fn mute(address: String, source: Source, style: &Style) -> Self {
+        let pace = style.paces.of(&address);
+        Self::asked(address, source, style, pace, None)
+    }
+
+    fn asked(
+        address: String,
+        source: Source,
+        style: &Style,
+        pace: Arc<Pace>,
+        pushes: Option<(Arc<Hub>, Signal)>,
+    ) -> Self {
+        let (hub, after_demotion) = pushes.unzip();
+        let link = Link::new(Route {
+            source,
+            name: style.name.clone(),
+            connect_timeout: style.connect_timeout,
+            pace,
+            spawner: style.spawner.clone(),
+            on_push: None,
+            made: Some(Arc::default()),
+            on_trouble: style.on_trouble.clone(),
+            after_demotion,
+        });
+        let (reads, pipelines, limits) = (style.reads, style.pipelines, style.limits);
+        Self {
+            address,
+            pipeline: match hub {
+                Some(_) => Pipeline::without_large_values(link.clone(), reads, pipelines, limits),
+                // Nothing but reads of caches goes to a replica, and a brought connection is one.
+                None => Pipeline::new(link.clone(), reads, pipelines, limits),
+            },
+            link,
+            hub,
+        }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The way of large values, if they have one of their own.
+    pub(crate) fn large(&self) -> Option<&Arc<Large>> {
+        self.pipeline.large()
+    }
+
+    /// Makes no connection any more: see [`Link::retire`].
+    pub(crate) fn retire(&self) {
+        self.link.retire();
+        if let Some(large) = self.large() {
+            large.retire();
+        }
+        if let Some(hub) = &self.hub {
+            hub.retire();
+        }
+    }
+}

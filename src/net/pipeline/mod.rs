@@ -1,0 +1,178 @@
+//! `Pipeline`: the way of commands and reads to one server: by the connection that all share, or by
+//! one for large values.
+//!
+//! Invariant: what goes by the connection for large values is what the shared one would have
+//! answered, or takes no effect before the shared one commits it (see [`Large`]).
+
+pub(crate) mod batch;
+pub(crate) mod flushers;
+pub(crate) mod large;
+pub(crate) mod large_keys;
+pub(crate) mod pipeliner;
+pub(crate) mod queue;
+pub(crate) mod replies;
+pub(crate) mod request;
+pub(crate) mod scatter_read;
+pub(crate) mod trials;
+
+use std::sync::Arc;
+
+use redis::Cmd;
+
+use super::breaker::Probe;
+use super::connection::{Answer, Link};
+use crate::error::Result;
+use crate::key::Key;
+use crate::time::{Deadline, OnOutage, Priority};
+use large::Large;
+use large_keys::LargeKeys;
+use pipeliner::Pipeliner;
+use queue::{Limits, Queue};
+use replies::{Cells, Reads};
+use scatter_read::PlaceError;
+
+/// Where commands for one server go.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    shared: Pipeliner,
+    /// Where large values go, if not by the shared connection.
+    large: Option<Arc<Large>>,
+    link: Arc<Link>,
+    limits: Limits,
+}
+
+impl Pipeline {
+    pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize, limits: Limits) -> Self {
+        let waiting = Queue::new(limits);
+        Self {
+            shared: Pipeliner::new(link.clone(), reads, pipelines, limits, waiting, None),
+            large: None,
+            link,
+            limits,
+        }
+    }
+
+    /// One that leaves large values to a connection of their own.
+    pub(crate) fn without_large_values(
+        link: Arc<Link>,
+        reads: Reads,
+        pipelines: usize,
+        limits: Limits,
+    ) -> Self {
+        let (waiting, waiting_large) = Queue::pair(limits);
+        let keys = Arc::<LargeKeys>::default();
+        let large = Large::beside(&link, keys.clone(), reads, limits, waiting_large);
+        Self {
+            shared: Pipeliner::new(link.clone(), reads, pipelines, limits, waiting, Some(keys)),
+            large: Some(large),
+            link,
+            limits,
+        }
+    }
+
+    /// Sends one command and returns its reply.
+    ///
+    /// Cancel safety: a command whose caller has left before it was taken is not sent.
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
+        if deadline.priority == Priority::Apart
+            && let Some(large) = &self.large
+        {
+            self.limits.admit(command)?;
+            // A large value is no probe: what comes after it would wait for its transfer.
+            let outage = match deadline.on_outage {
+                OnOutage::FailFast => self.link.breaker().outage(),
+                OnOutage::KeepTrying => None,
+            };
+            if let Some(outage) = outage {
+                return Err(self.link.located(outage));
+            }
+            if let Some(outcome) = Box::pin(large.send(command, deadline)).await {
+                return outcome;
+            }
+        }
+        self.shared.send(command, deadline).await
+    }
+
+    /// Reads string keys; one of another type counts as missing.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
+        let probe = self.shared.admit(deadline.on_outage)?;
+        let deadline = Probe::limit(probe.as_ref(), deadline);
+        if let Some(large) = self.for_large(keys)
+            && probe.is_none()
+            && let Some(outcome) = Box::pin(large.read(keys, deadline)).await
+        {
+            return outcome;
+        }
+        self.shared.read_admitted(keys, deadline).await
+    }
+
+    /// Where to read `keys`, if any of them is known to be large.
+    fn for_large(&self, keys: &[Key]) -> Option<&Arc<Large>> {
+        self.large.as_ref().filter(|large| large.keys().knows(keys))
+    }
+
+    pub(crate) fn large(&self) -> Option<&Arc<Large>> {
+        self.large.as_ref()
+    }
+
+    /// Reads keys that several servers may hold: each from the pipeline in its place, and all or none.
+    /// It heeds the breaker of each server.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn gather<'l>(
+        keys: &[Key],
+        pipelines: impl Iterator<Item = &'l Self> + Clone,
+        deadline: Deadline,
+    ) -> Result<Cells, PlaceError> {
+        let mut places = keys.chunks(1).zip(pipelines.clone());
+        if places.any(|(key, pipeline)| pipeline.for_large(key).is_some()) {
+            let pipelines: Vec<&Self> = pipelines.clone().collect();
+            if let Some(outcome) = Box::pin(Self::gather_large(keys, &pipelines, deadline)).await {
+                return outcome;
+            }
+        }
+        Pipeliner::gather(keys, pipelines.map(|it| &it.shared), deadline).await
+    }
+
+    /// The same, with large values by connections of their own; `None` where they cannot be read
+    /// there.
+    async fn gather_large(
+        keys: &[Key],
+        pipelines: &[&Self],
+        deadline: Deadline,
+    ) -> Option<Result<Cells, PlaceError>> {
+        let mut ways = Vec::with_capacity(pipelines.len());
+        let mut proofs = Vec::with_capacity(1);
+        for (key, pipeline) in keys.chunks(1).zip(pipelines) {
+            match pipeline.for_large(key) {
+                Some(large) => {
+                    proofs.push((large, large.proof()?));
+                    ways.push(&large.pipeliner);
+                }
+                None => ways.push(&pipeline.shared),
+            }
+        }
+        match Pipeliner::gather(keys, ways.into_iter(), deadline).await {
+            Ok(cells) if proofs.iter().all(|(large, proof)| large.stands(*proof)) => {
+                for ((key, cell), pipeline) in keys.iter().zip(&cells).zip(pipelines) {
+                    if let Some(large) = pipeline.large() {
+                        large.keys().learn(std::iter::once((key, cell)));
+                    }
+                }
+                Some(Ok(cells))
+            }
+            Err((place, error)) if large::is_final(&error) => Some(Err((place, error))),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+/// How many pipelines to one server may be under way at once: it works on one while the client
+/// unpacks the other.
+pub(crate) const PIPELINES_TO_ONE: usize = 2;
+
+/// The same where there are several servers: others work while the client unpacks. Fewer pipelines
+/// hold more each, which is cheaper.
+pub(crate) const PIPELINES_TO_EACH: usize = 1;

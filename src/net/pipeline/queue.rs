@@ -1,0 +1,624 @@
+//! `Queue`: what waits to be sent to one server.
+//!
+//! Invariant: what waits is bounded, in number and in bytes of arguments, for all connections to
+//! one server together, and a command that is refused for that was not sent. However many large
+//! values wait for theirs, there is room for what goes by the other. A caller that leaves takes its
+//! command along. Commands leave in the order in which they came, but small ones do not
+//! wait behind large ones: the two take turns. (Any two that wait are concurrent, since neither is
+//! answered, so their order is free.)
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use redis::Cmd;
+use tokio::time::Instant;
+
+use super::request::{LARGE, Waiting, arguments};
+use crate::error::{Error, ErrorKind};
+use crate::time::Priority;
+
+/// How much may wait for one server, and how large one argument may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) commands: usize,
+    /// Bytes of arguments, of all commands that wait.
+    pub(crate) bytes: usize,
+    /// Bytes of one argument.
+    pub(crate) argument: usize,
+}
+
+/// Where a command stands in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number {
+    size: Size,
+    number: u64,
+}
+
+/// Whether a command is kept apart from others for its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Small,
+    Large,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    limits: Limits,
+    /// How much of the limits may wait here, and how much of what waits beside counts.
+    most: Share,
+    most_beside: Share,
+    small: Line,
+    large: Line,
+    next: u64,
+    /// Whose turn it is when both lines have something.
+    turn: Size,
+    /// What waits here, for the queue beside this one.
+    held: Arc<Held>,
+    /// What waits in the queue of another connection to the server.
+    beside: Arc<Held>,
+}
+
+/// How much waits in a queue. Two queues that look at each other at the same moment may each let
+/// one command in where there was room for one.
+#[derive(Debug, Default)]
+struct Held {
+    commands: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// So many commands, and bytes of arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    commands: usize,
+    bytes: usize,
+}
+
+/// Commands in the order of their numbers.
+#[derive(Debug, Default)]
+struct Line {
+    places: VecDeque<Place>,
+    /// How many places are taken: not all are, since callers leave from the middle.
+    taken: usize,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    bytes: usize,
+    waiting: Option<Waiting>,
+}
+
+/// How much one pipeline carries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) commands: usize,
+    /// Bytes of arguments, and of the replies that are expected.
+    pub(crate) bytes: usize,
+    /// How many bytes the reply for one key is expected to have.
+    pub(crate) reply: usize,
+}
+
+impl Limits {
+    /// Refuses a command with an argument that the server may not take: it would end the
+    /// connection, and everybody's calls with it.
+    pub(crate) fn admit(&self, command: &Cmd) -> Result<(), Error> {
+        match arguments(command).find(|bytes| *bytes > self.argument) {
+            Some(bytes) => Err(too_large(bytes, self.argument)),
+            None => Ok(()),
+        }
+    }
+
+    fn share(&self) -> Share {
+        Share {
+            commands: self.commands,
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl Share {
+    /// What large commands may have of it.
+    fn of_large(self) -> Self {
+        Self {
+            commands: (self.commands - self.commands.div_ceil(FOR_SMALL)).max(1),
+            bytes: self.bytes - self.bytes.div_ceil(FOR_SMALL),
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            most: limits.share(),
+            most_beside: limits.share(),
+            small: Line::default(),
+            large: Line::default(),
+            next: 0,
+            turn: Size::Small,
+            held: Arc::default(),
+            beside: Arc::default(),
+        }
+    }
+
+    /// The queues of two connections to one server, which share the limits: one for all commands,
+    /// and one for large ones, which leave a part of the limits to all others.
+    pub(crate) fn pair(limits: Limits) -> (Self, Self) {
+        let (mut all, mut large) = (Self::new(limits), Self::new(limits));
+        (all.beside, large.beside) = (large.held.clone(), all.held.clone());
+        large.most = limits.share().of_large();
+        all.most_beside = large.most;
+        (all, large)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.small.taken + self.large.taken == 0
+    }
+
+    /// Takes all.
+    pub(crate) fn drain(&mut self) -> Vec<Waiting> {
+        let small = std::mem::take(&mut self.small).places;
+        let large = std::mem::take(&mut self.large).places;
+        self.tell();
+        let all = small.into_iter().chain(large);
+        all.filter_map(|place| place.waiting).collect()
+    }
+
+    /// Puts a command at the end, or says that too much waits already.
+    pub(crate) fn push(&mut self, waiting: Waiting, priority: Priority) -> Result<Number, Error> {
+        let bytes = waiting.ask.bytes();
+        let (own, all) = (self.held(), self.held_in_all());
+        let reserve = |limit: usize| match priority {
+            Priority::Ordinary | Priority::Apart => limit,
+            Priority::Reserved | Priority::Timely => limit.saturating_add((limit / RESERVE).max(1)),
+        };
+        let is_above = |held: Share, most: Share| {
+            held.commands >= reserve(most.commands)
+                || held.bytes.saturating_add(bytes) > reserve(most.bytes)
+        };
+        let full = is_above(own, self.most) || is_above(all, self.limits.share());
+        // One alone is never too much.
+        if full && own.commands > 0 {
+            return Err(overloaded(all.commands, all.bytes));
+        }
+        let (size, line) = match bytes >= LARGE {
+            true => (Size::Large, &mut self.large),
+            false => (Size::Small, &mut self.small),
+        };
+        let number = self.next;
+        self.next += 1;
+        line.push(Place {
+            number,
+            bytes,
+            waiting: Some(waiting),
+        });
+        self.tell();
+        Ok(Number { size, number })
+    }
+
+    /// Takes a command out whose caller has left, unless it was taken before.
+    pub(crate) fn remove(&mut self, place: Number) -> Option<Waiting> {
+        let removed = self.line(place.size).remove(place.number);
+        self.tell();
+        removed
+    }
+
+    /// Takes what goes into the next pipeline: at least one command, if any waits. A large one
+    /// goes alone, so that nobody waits for its transfer who does not stand behind it.
+    pub(crate) fn take(&mut self, load: Load) -> Vec<Waiting> {
+        let size = match (self.small.taken, self.large.taken) {
+            (_, 0) => Size::Small,
+            (0, _) => Size::Large,
+            _ => self.turn,
+        };
+        let taken = match size {
+            Size::Small => {
+                self.turn = Size::Large;
+                self.small.take(load)
+            }
+            Size::Large => {
+                self.turn = Size::Small;
+                self.large.take(Load {
+                    commands: 1,
+                    ..load
+                })
+            }
+        };
+        self.tell();
+        taken
+    }
+
+    /// The latest deadline of what waits.
+    pub(crate) fn latest(&self) -> Option<Instant> {
+        let all = self.small.waiting().chain(self.large.waiting());
+        all.map(|waiting| waiting.deadline).max()
+    }
+
+    /// Takes what would not wait longer than until `at`.
+    pub(crate) fn expired(&mut self, at: Instant) -> Vec<Waiting> {
+        let mut expired = self.small.expired(at);
+        expired.append(&mut self.large.expired(at));
+        self.tell();
+        expired
+    }
+
+    /// What waits here.
+    fn held(&self) -> Share {
+        Share {
+            commands: self.small.taken + self.large.taken,
+            bytes: self.small.bytes + self.large.bytes,
+        }
+    }
+
+    /// The same, with what waits beside, as far as that counts.
+    fn held_in_all(&self) -> Share {
+        let (own, most) = (self.held(), self.most_beside);
+        let commands = self.beside.commands.load(Ordering::Relaxed);
+        let bytes = self.beside.bytes.load(Ordering::Relaxed);
+        Share {
+            commands: own.commands + commands.min(most.commands),
+            bytes: own.bytes + bytes.min(most.bytes),
+        }
+    }
+
+    /// Tells the queue beside this one what waits here, after each change.
+    fn tell(&self) {
+        let Share { commands, bytes } = self.held();
+        self.held.commands.store(commands, Ordering::Relaxed);
+        self.held.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn line(&mut self, size: Size) -> &mut Line {
+        match size {
+            Size::Small => &mut self.small,
+            Size::Large => &mut self.large,
+        }
+    }
+}
+
+impl Line {
+    fn push(&mut self, place: Place) {
+        self.taken += 1;
+        self.bytes += place.bytes;
+        self.places.push_back(place);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiting> {
+        let index = self.places.binary_search_by_key(&number, |it| it.number);
+        let place = &mut self.places[index.ok()?];
+        let waiting = place.waiting.take()?;
+        self.taken -= 1;
+        self.bytes -= place.bytes;
+        self.tidy();
+        Some(waiting)
+    }
+
+    /// Keeps the places that were left fewer than those that are taken, about.
+    fn tidy(&mut self) {
+        if self.places.len() > 2 * self.taken + SPARE {
+            self.places.retain(|place| place.waiting.is_some());
+        }
+    }
+
+    fn take(&mut self, load: Load) -> Vec<Waiting> {
+        let mut taken = Vec::with_capacity(self.taken.min(load.commands));
+        let mut bytes = 0_usize;
+        while taken.len() < load.commands
+            && let Some(place) = self.places.front()
+        {
+            if let Some(waiting) = &place.waiting {
+                let replies = waiting.ask.keys().saturating_mul(load.reply);
+                bytes = bytes.saturating_add(place.bytes).saturating_add(replies);
+                if bytes > load.bytes && !taken.is_empty() {
+                    break;
+                }
+            }
+            let Some(place) = self.places.pop_front() else {
+                break;
+            };
+            if let Some(waiting) = place.waiting {
+                self.taken -= 1;
+                self.bytes -= place.bytes;
+                taken.push(waiting);
+            }
+        }
+        self.tidy();
+        taken
+    }
+
+    fn expired(&mut self, at: Instant) -> Vec<Waiting> {
+        let (expired, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.places)
+            .into_iter()
+            .filter(|place| place.waiting.is_some())
+            .partition(|place| place.waiting.as_ref().is_some_and(|it| it.deadline <= at));
+        self.taken = kept.len();
+        self.bytes = kept.iter().map(|place| place.bytes).sum();
+        self.places = kept;
+        expired.into_iter().filter_map(|it| it.waiting).collect()
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+        self.places.iter().filter_map(|it| it.waiting.as_ref())
+    }
+}
+
+pub(crate) fn overloaded(commands: usize, bytes: usize) -> Error {
+    Error::new(
+        ErrorKind::Overloaded,
+        format!(
+            "not sent: {commands} calls with {bytes} bytes wait for {{server}} already; make fewer \
+             at once, or raise ClientBuilder::max_waiting or max_waiting_bytes"
+        ),
+    )
+}
+
+fn too_large(bytes: usize, most: usize) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("not sent: {bytes} bytes in one argument; at most {most} are sent"),
+    )
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            commands: 16_384,
+            bytes: 64 << 20,
+            argument: 512 << 20,
+        }
+    }
+}
+
+/// This part of the limits comes on top of them for what must not be lost in a flood.
+pub(crate) const RESERVE: usize = 8;
+
+/// Large commands leave this part of the limits to small ones.
+const FOR_SMALL: usize = 8;
+
+/// How many places may stand empty in a line, whatever its length.
+const SPARE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::net::pipeline::request::Ask;
+
+    const LOAD: Load = Load {
+        commands: 512,
+        bytes: 1 << 20,
+        reply: 0,
+    };
+
+    fn limits(commands: usize, bytes: usize) -> Limits {
+        Limits {
+            commands,
+            bytes,
+            ..Limits::default()
+        }
+    }
+
+    /// A command whose deadline, in ms from `start`, is its name, with an argument of `bytes`.
+    fn command(start: Instant, name: u64, bytes: usize) -> Waiting {
+        let mut command = Cmd::new();
+        command.arg(vec![b'x'; bytes]);
+        Waiting {
+            ask: Ask::Command(command, oneshot::channel().0),
+            deadline: start + Duration::from_millis(name),
+            settled: None,
+        }
+    }
+
+    #[test]
+    fn small_commands_and_large_ones_take_turns() {
+        let (mut queue, start) = (Queue::new(Limits::default()), Instant::now());
+        for name in 0..4 {
+            let pushed = queue.push(command(start, name, LARGE), Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        for name in 4..8 {
+            let pushed = queue.push(command(start, name, 1), Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        let counts: Vec<usize> = (0..6).map(|_| queue.take(LOAD).len()).collect();
+        assert_eq!(counts, [4, 1, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn queues_of_one_server_share_their_limits() {
+        let (mut one, mut other) = Queue::pair(limits(3, 100));
+        let start = Instant::now();
+        let push = |queue: &mut Queue, bytes| {
+            let pushed = queue.push(command(start, 1, bytes), Priority::Ordinary);
+            pushed.map_err(|error| error.to_string())
+        };
+        push(&mut one, 40).expect("there is room");
+        let second = push(&mut other, 40).expect("there is room");
+        for queue in [&mut one, &mut other] {
+            let refused = push(queue, 40).expect_err("too many bytes");
+            assert!(refused.contains("2 calls with 80 bytes"), "{refused}");
+        }
+        drop(other.remove(second));
+        push(&mut one, 1).expect("there is room");
+        push(&mut other, 1).expect("there is room");
+        for queue in [&mut one, &mut other] {
+            push(queue, 1).expect_err("too many commands");
+        }
+        assert_eq!(one.take(LOAD).len(), 2);
+        assert_eq!(other.drain().len(), 1);
+        push(&mut one, 1_000).expect("one alone is never too much");
+        push(&mut one, 1).expect_err("it is not alone");
+        push(&mut other, 1_000).expect("it is alone in its queue");
+        assert_eq!(one.expired(start + Duration::from_secs(1)).len(), 1);
+        push(&mut one, 6).expect("it is alone again");
+        push(&mut one, 7).expect("the other has no more than its part");
+        push(&mut one, 1).expect_err("too many bytes");
+    }
+
+    #[test]
+    fn however_many_large_commands_wait_there_is_room_for_small_ones() {
+        let (mut all, mut large) = Queue::pair(limits(16, 1 << 20));
+        let start = Instant::now();
+        let push = |queue: &mut Queue, bytes| {
+            let pushed = queue.push(command(start, 1, bytes), Priority::Ordinary);
+            pushed.is_ok()
+        };
+        assert_eq!((0..100).filter(|_| push(&mut large, 1)).count(), 14);
+        assert_eq!((0..100).filter(|_| push(&mut all, 1)).count(), 2);
+        drop((all.drain(), large.drain()));
+        assert_eq!((0..100).filter(|_| push(&mut large, 1 << 17)).count(), 7);
+        assert_eq!((0..100).filter(|_| push(&mut all, 1 << 14)).count(), 8);
+        drop((all.drain(), large.drain()));
+        assert_eq!((0..100).filter(|_| push(&mut all, 1)).count(), 16);
+        assert!(push(&mut large, 1), "the first of its queue");
+        assert!(!push(&mut large, 1));
+    }
+
+    #[test]
+    fn a_pipeline_ends_where_its_bytes_do() {
+        let (mut queue, start) = (Queue::new(Limits::default()), Instant::now());
+        for name in 0..100 {
+            let pushed = queue.push(command(start, name, LARGE - 1), Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        assert_eq!(queue.take(LOAD).len(), 16);
+        let load = Load {
+            commands: 3,
+            ..LOAD
+        };
+        assert_eq!(queue.take(load).len(), 3);
+    }
+
+    #[test]
+    fn reads_count_by_the_replies_that_are_expected() {
+        let mut queue = Queue::new(Limits::default());
+        let space = crate::key::Namespace::new("hr").expect("a good one");
+        for name in 0..100 {
+            let key = space.counter(&format!("{name}")).expect("a good one");
+            let waiting = Waiting {
+                ask: Ask::Read(vec![key], oneshot::channel().0),
+                deadline: Instant::now(),
+                settled: None,
+            };
+            let pushed = queue.push(waiting, Priority::Ordinary);
+            pushed.expect("there is room");
+        }
+        let reply = 256 << 10;
+        assert_eq!(queue.take(Load { reply, ..LOAD }).len(), 3);
+        let reply = 1 << 30;
+        assert_eq!(queue.take(Load { reply, ..LOAD }).len(), 1);
+    }
+
+    #[test]
+    fn a_command_with_an_argument_above_the_limit_is_refused() {
+        let limits = Limits {
+            argument: 10,
+            ..Limits::default()
+        };
+        let mut command = redis::cmd("SET");
+        command.arg("key").arg(vec![b'x'; 10]);
+        limits.admit(&command).expect("it fits");
+        command.arg(vec![b'x'; 11]);
+        let error = limits.admit(&command).expect_err("it does not fit");
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(!error.is_indeterminate());
+    }
+
+    #[test]
+    fn one_command_is_never_too_much() {
+        let (mut queue, start) = (Queue::new(limits(1, 10)), Instant::now());
+        let pushed = queue.push(command(start, 0, 1000), Priority::Ordinary);
+        pushed.expect("it is alone");
+        let error = queue.push(command(start, 1, 1), Priority::Ordinary);
+        let error = error.expect_err("it is full");
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert!(error.is_retryable() && !error.is_indeterminate());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize, bool),
+        Remove(usize),
+        Take(usize),
+        Expire(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = prop_oneof![4 => 0..100_usize, 1 => LARGE..LARGE + 2];
+        prop_oneof![
+            6 => (bytes, any::<bool>()).prop_map(|(bytes, reserved)| Step::Push(bytes, reserved)),
+            3 => any::<usize>().prop_map(Step::Remove),
+            1 => (1..5_usize).prop_map(Step::Take),
+            1 => (0..300_u64).prop_map(Step::Expire),
+        ]
+    }
+
+    proptest! {
+        /// Against a plain list of what waits.
+        #[test]
+        fn what_waits_is_bounded_and_leaves_once(steps in vec(step(), 1..300)) {
+            let limits = limits(40, 3 * LARGE);
+            let (mut queue, start) = (Queue::new(limits), Instant::now());
+            let mut model: Vec<(u64, usize, Number)> = Vec::new();
+            let mut numbers: Vec<Number> = Vec::new();
+            for (name, step) in (0..).zip(steps) {
+                let gone = match step {
+                    Step::Push(bytes, reserved) => {
+                        let priority = match reserved {
+                            true => Priority::Reserved,
+                            false => Priority::Ordinary,
+                        };
+                        let factor = |limit: usize| if reserved { limit + limit / RESERVE } else { limit };
+                        let held: usize = model.iter().map(|it| it.1).sum();
+                        let fits = model.len() < factor(limits.commands)
+                            && held + bytes <= factor(limits.bytes);
+                        let pushed = queue.push(command(start, name, bytes), priority);
+                        prop_assert_eq!(pushed.is_ok(), fits || model.is_empty());
+                        if let Ok(number) = pushed {
+                            model.push((name, bytes, number));
+                            numbers.push(number);
+                        }
+                        continue;
+                    }
+                    Step::Remove(which) if !numbers.is_empty() => {
+                        let number = numbers[which % numbers.len()];
+                        let waits = model.iter().any(|it| it.2 == number);
+                        let removed = queue.remove(number);
+                        prop_assert_eq!(removed.is_some(), waits);
+                        removed.into_iter().collect()
+                    }
+                    Step::Remove(_) => continue,
+                    Step::Take(commands) => {
+                        let taken = queue.take(Load { commands, ..LOAD });
+                        prop_assert_eq!(taken.is_empty(), model.is_empty());
+                        taken
+                    }
+                    Step::Expire(ms) => queue.expired(start + Duration::from_millis(ms)),
+                };
+                for waiting in gone {
+                    let name = (waiting.deadline - start).as_millis() as u64;
+                    let place = model.iter().position(|it| it.0 == name);
+                    model.remove(place.expect("it waited"));
+                }
+                let held: usize = model.iter().map(|it| it.1).sum();
+                prop_assert_eq!(queue.held(), Share { commands: model.len(), bytes: held });
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+                let latest = model.iter().map(|it| start + Duration::from_millis(it.0)).max();
+                prop_assert_eq!(queue.latest(), latest);
+                for line in [&queue.small, &queue.large] {
+                    prop_assert!(line.places.len() <= 2 * line.taken + SPARE);
+                }
+            }
+            prop_assert_eq!(queue.drain().len(), model.len());
+            prop_assert!(queue.is_empty());
+            prop_assert_eq!(queue.held(), Share { commands: 0, bytes: 0 });
+        }
+    }
+}

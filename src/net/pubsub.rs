@@ -1,0 +1,400 @@
+//! `Hub`: the push connection. Delivers messages of other processes to local listeners.
+//!
+//! Invariant: a channel counts as heard only while the connection that has subscribed it is in use.
+//! After a loss all channels are subscribed again before [`Missed`] and [`Notice::Missed`] report
+//! it, so whoever re-checks its state then has missed nothing. Pushes are an accelerator: every
+//! waiter has a timer too.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::connection::{Link, OnPush, Route, Signal};
+use crate::background::Background;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::time::Backoff;
+use crate::wire::fault::from_server;
+
+/// Called with what there is to tell of a channel, mostly on the connection's own task: it must not
+/// block.
+pub(crate) type Listener = Arc<dyn Fn(Notice<'_>) + Send + Sync>;
+
+/// What a listener is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Notice<'m> {
+    Message(&'m [u8]),
+    /// Messages may have been missed until now, or another server sends them from now on.
+    Missed,
+}
+
+/// The push connection to one server.
+pub(crate) struct Hub {
+    link: Arc<Link>,
+    shared: Arc<Shared>,
+    /// Keeps the channels subscribed over reconnects; see [`keep`].
+    keeper: Background,
+}
+
+struct Shared {
+    channels: Mutex<Channels>,
+    lost: Notify,
+    /// Moves when a new connection has all channels subscribed again, or a channel has left.
+    missed: watch::Sender<u64>,
+    /// Called when another server serves a channel: whoever knows the servers asks again which.
+    on_trouble: Option<Signal>,
+}
+
+/// Tells that a push may have been missed.
+#[derive(Debug)]
+pub(crate) struct Missed(Option<watch::Receiver<u64>>);
+
+#[derive(Default)]
+struct Channels {
+    listeners: HashMap<String, Listener>,
+    /// The channels that a connection is subscribed to, with the epoch of that connection.
+    confirmed: HashMap<String, u64>,
+    /// How many connections were lost, and after how many of these all channels were subscribed
+    /// again.
+    losses: u64,
+    made_good: u64,
+}
+
+impl Hub {
+    /// The hub of the server that `route` leads to.
+    pub(crate) fn new(route: Route) -> Self {
+        let shared = Arc::new(Shared {
+            channels: Mutex::default(),
+            lost: Notify::new(),
+            missed: watch::Sender::new(0),
+            on_trouble: route.on_trouble.clone(),
+        });
+        let on_push: OnPush = {
+            let shared = Arc::downgrade(&shared);
+            Arc::new(move |info| {
+                if let Some(shared) = shared.upgrade() {
+                    shared.received(info);
+                }
+            })
+        };
+        let link = Link::new(Route {
+            on_push: Some(on_push),
+            ..route
+        });
+        Self {
+            keeper: Background::by(link.spawner()),
+            link,
+            shared,
+        }
+    }
+
+    /// Subscribes `channel`, once; `listener` hears its messages from then on, over reconnects.
+    ///
+    /// Cancel safety: safe; a later call completes what a dropped one began.
+    pub(crate) async fn listen(
+        &self,
+        channel: &Key,
+        listener: Listener,
+        deadline: Instant,
+    ) -> Result<()> {
+        let name = channel.as_str().to_owned();
+        self.link.check();
+        // Asked before the lock is taken: a connection that is found to stand still is reported
+        // here.
+        let live = self.link.live_epoch();
+        let others_listen;
+        {
+            let mut channels = self.shared.channels();
+            if self.keeper.runs() {
+                if channels.is_confirmed(&name, live) {
+                    return Ok(());
+                }
+            } else if !channels.listeners.is_empty() {
+                // The task before may have stopped half way through a loss: the next starts there.
+                channels.losses += 1;
+            }
+            others_listen = channels.listeners.contains_key(&name);
+            channels.listeners.entry(name.clone()).or_insert(listener);
+            self.keeper
+                .ensure(|| keep(Arc::downgrade(&self.link), self.shared.clone()));
+        }
+        let subscribed = subscribe(&self.link, std::slice::from_ref(&name), deadline).await?;
+        let mut channels = self.shared.channels();
+        let left = match subscribed.moved.is_empty() {
+            true => None,
+            false => channels.forget(&name),
+        };
+        let is_confirmed = channels.confirm(name, subscribed.epoch);
+        drop(channels);
+        if !is_confirmed {
+            self.shared.moved();
+        }
+        if others_listen && left.is_some() {
+            // They count on this listener. One that came with this call hears of it by its answer:
+            // told as well, it would come again at once.
+            self.shared.missed(left.into_iter().collect());
+        }
+        match is_confirmed {
+            true => Ok(()),
+            false => Err(elsewhere()),
+        }
+    }
+
+    /// Whether `channel` is subscribed, as far as known without asking.
+    pub(crate) fn hears(&self, channel: &Key) -> bool {
+        self.link.check();
+        let live = self.link.live_epoch();
+        let channels = self.shared.channels();
+        self.keeper.runs() && channels.is_confirmed(channel.as_str(), live)
+    }
+
+    /// Tells, from here on, that a push of this server may have been missed: its connection was
+    /// made anew, or it serves a channel, or a slot, no more.
+    pub(crate) fn missed(&self) -> Missed {
+        Missed(Some(self.shared.missed.subscribe()))
+    }
+
+    /// Makes all listeners re-check their state.
+    pub(crate) fn alert(&self) {
+        self.shared.missed(Vec::new());
+    }
+
+    /// Ends the present connection; the next one subscribes all channels again.
+    pub(crate) fn reset(&self) {
+        self.link.reset();
+    }
+
+    /// The server does not serve these channels any more: nothing is heard from here on, and
+    /// whoever listened is told to look elsewhere.
+    pub(crate) fn retire(&self) {
+        self.link.retire();
+        let mut channels = self.shared.channels();
+        let left = channels.listeners.drain().map(|(_, listener)| listener);
+        let left = left.collect();
+        channels.confirmed.clear();
+        drop(channels);
+        self.shared.missed(left);
+    }
+}
+
+impl Missed {
+    /// There are no pushes, or nobody knows yet where.
+    pub(crate) fn never() -> Self {
+        Self(None)
+    }
+
+    /// Returns when a push may have been missed.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn again(&mut self) {
+        let heard = match &mut self.0 {
+            Some(missed) => missed.changed().await.is_ok(),
+            None => false,
+        };
+        if !heard {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Channels {
+    /// Notes that the connection of `epoch` is subscribed to `channel`, unless the server has taken
+    /// that back already.
+    fn confirm(&mut self, channel: String, epoch: u64) -> bool {
+        let listened = self.listeners.contains_key(&channel);
+        if listened {
+            self.confirmed.insert(channel, epoch);
+        }
+        listened
+    }
+
+    /// Whether the connection in use, that of epoch `live`, is subscribed to `channel`.
+    fn is_confirmed(&self, channel: &str, live: Option<u64>) -> bool {
+        live.is_some() && self.confirmed.get(channel).copied() == live
+    }
+
+    /// The server does not serve `channel` any more. Answers who listened.
+    fn forget(&mut self, channel: &str) -> Option<Listener> {
+        self.confirmed.remove(channel);
+        self.listeners.remove(channel)
+    }
+}
+
+impl Shared {
+    fn received(&self, info: PushInfo) {
+        match info.kind {
+            PushKind::Disconnection => {
+                self.channels().losses += 1;
+                self.lost.notify_one();
+            }
+            PushKind::SMessage | PushKind::Message => {
+                let mut parts = info.data.into_iter();
+                let (Some(Value::BulkString(channel)), Some(Value::BulkString(message))) =
+                    (parts.next(), parts.next())
+                else {
+                    return;
+                };
+                let Ok(channel) = std::str::from_utf8(&channel) else {
+                    return;
+                };
+                let listener = self.channels().listeners.get(channel).cloned();
+                if let Some(listener) = listener {
+                    listener(Notice::Message(&message));
+                }
+            }
+            // The server takes a subscription back when the slot of its channel moves away. The
+            // listeners are told, and subscribe where the channel is served by then.
+            PushKind::SUnsubscribe => {
+                let mut left = None;
+                if let Some(Value::BulkString(channel)) = info.data.first()
+                    && let Ok(channel) = std::str::from_utf8(channel)
+                {
+                    left = self.channels().forget(channel);
+                }
+                self.moved();
+                self.missed(left.into_iter().collect());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether all channels were subscribed again since the last loss.
+    fn is_whole(&self) -> bool {
+        let channels = self.channels();
+        channels.losses == channels.made_good
+    }
+
+    /// All channels, and how many connections were lost so far.
+    fn listened(&self) -> (Vec<String>, u64) {
+        let channels = self.channels();
+        let names = channels.listeners.keys().cloned().collect();
+        (names, channels.losses)
+    }
+
+    /// Makes all listeners re-check their state, also those whose channels have `left`.
+    fn missed(&self, left: Vec<Listener>) {
+        self.missed.send_modify(|missed| *missed += 1);
+        let listeners: Vec<Listener> = self.channels().listeners.values().cloned().collect();
+        for listener in left.into_iter().chain(listeners) {
+            listener(Notice::Missed);
+        }
+    }
+
+    /// Another server serves a channel. Nobody else may find out for long: a holder whose lease is
+    /// long asks nothing meanwhile.
+    fn moved(&self) {
+        if let Some(on_trouble) = &self.on_trouble {
+            on_trouble();
+        }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the channels subscribed: spawned with the first subscription, it ends with the hub (or
+/// with its runtime, after which the next [`Hub::listen`] starts another).
+///
+/// It works by the count of losses: the wake-up may have gone to a task before it that stands
+/// still.
+async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
+    loop {
+        while shared.is_whole() {
+            shared.lost.notified().await;
+        }
+        let mut backoff = Backoff::new(BREATH, LONGEST_BREATH, 0.5..1.0);
+        let mut left = Vec::new();
+        loop {
+            let Some(link) = link.upgrade() else { return };
+            let (names, losses) = shared.listened();
+            if names.is_empty() {
+                shared.channels().made_good = losses;
+                break;
+            }
+            match subscribe(&link, &names, Instant::now() + PATIENCE).await {
+                Ok(subscribed) => {
+                    let any_moved = !subscribed.moved.is_empty();
+                    let mut channels = shared.channels();
+                    for name in subscribed.moved {
+                        left.extend(channels.forget(&name));
+                    }
+                    for name in names {
+                        channels.confirm(name, subscribed.epoch);
+                    }
+                    channels.made_good = losses;
+                    drop(channels);
+                    if any_moved {
+                        shared.moved();
+                    }
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(target: "hedgerow::client", %error, "not subscribed again yet");
+                }
+            }
+            drop(link);
+            tokio::time::sleep(backoff.pause()).await;
+        }
+        shared.missed(left);
+        tracing::info!(target: "hedgerow::client", "subscribed again after a lost push connection");
+    }
+}
+
+/// What came of an attempt to subscribe.
+struct Subscribed {
+    /// Of the connection.
+    epoch: u64,
+    /// The channels that another server serves now.
+    moved: Vec<String>,
+}
+
+/// Subscribes all `names` on one connection.
+async fn subscribe(link: &Arc<Link>, names: &[String], deadline: Instant) -> Result<Subscribed> {
+    let mut pipeline = redis::Pipeline::with_capacity(names.len());
+    for name in names {
+        pipeline.add_command(redis::cmd("SSUBSCRIBE").arg(name).take());
+    }
+    let live = link.live(deadline).await?;
+    let epoch = live.epoch();
+    let (replies, _) = link.send_all_over(live, &pipeline, deadline).await?;
+    let mut moved = Vec::new();
+    for (name, reply) in names.iter().zip(replies) {
+        match reply {
+            Value::ServerError(error) if error.code() == "MOVED" => moved.push(name.clone()),
+            Value::ServerError(error) => return Err(from_server(&error)),
+            _ => {}
+        }
+    }
+    Ok(Subscribed { epoch, moved })
+}
+
+fn elsewhere() -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        "another server serves the channel now",
+    )
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let channels = self.shared.channels();
+        f.debug_struct("Hub")
+            .field("link", &self.link)
+            .field("listening", &channels.listeners.len())
+            .field("confirmed", &channels.confirmed.len())
+            .finish()
+    }
+}
+
+/// How long one attempt to subscribe again may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause between two attempts, about, at first; then twice as long each time.
+const BREATH: Duration = Duration::from_millis(20);
+const LONGEST_BREATH: Duration = Duration::from_secs(1);

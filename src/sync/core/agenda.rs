@@ -1,0 +1,830 @@
+//! `Agenda`: what the keeper has to do, and when.
+//!
+//! Invariant: a duty is on the agenda from the moment it is noted until it is taken off. Taking it
+//! to carry it out only moves it to the time when it is to be tried again, so a duty whose carrier
+//! stands still, or is torn down, is carried out by the next one. Renewals that one script may make
+//! are taken together, and those that are due soon go along. No clock and no I/O here.
+//!
+//! Most duties are taken off long before they are due: a lock is released soon after it is
+//! acquired. So a duty is put in order only when the keeper looks at the agenda, and until then
+//! stands in a list of its own.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::hold::Hold;
+use super::keys::Keys;
+use super::owner::{ByOwner, Owner, Secret};
+use crate::client::Client;
+use crate::key::Key;
+use crate::time::Ttl;
+
+/// What is noted.
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Agenda {
+    duties: ByOwner<Duty>,
+    due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
+    /// The owners of duties that are not in order yet, and of some that were taken off since.
+    unsorted: Vec<Owner>,
+    missed: Missed,
+}
+
+/// Channels on which messages may have been missed. A lost connection has hundreds of them: their
+/// holders are looked for in one pass.
+#[derive(Debug, Default)]
+struct Missed {
+    channels: HashSet<Key>,
+    /// When to look for the holders.
+    at: Option<Instant>,
+}
+
+/// Duties that may be taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::sync) enum Group {
+    /// Each is a call of its own.
+    Releases,
+    /// Renewals of leases that one script may renew: see
+    /// [`Client::together`](crate::client::Client::together).
+    Renewals(usize),
+}
+
+#[derive(Debug)]
+struct Duty {
+    task: Task,
+    group: Group,
+    at: Instant,
+    /// Whether it is in `due`; else its owner is in `unsorted`.
+    sorted: bool,
+}
+
+#[derive(Debug)]
+enum Task {
+    Renew(Renewal),
+    Release(Release),
+}
+
+/// The lease of a live guard.
+#[derive(Debug)]
+struct Renewal {
+    hold: Arc<Hold>,
+    /// When it is to be renewed.
+    at: Instant,
+    listening: Listening,
+    /// How long to wait after an attempt to subscribe that fails.
+    pause: Duration,
+    /// When it was asked for last, if it was.
+    asked: Option<Instant>,
+}
+
+/// Whether a holder is told of `break_lock` by push.
+#[derive(Debug, Clone, Copy)]
+enum Listening {
+    /// It is, as far as known.
+    Told,
+    /// To be seen to at this time.
+    Due(Instant),
+    /// Being seen to. If nothing is heard of that by then, the carrier stands still.
+    UnderWay(Instant),
+}
+
+/// A lease that nobody wants any more, or a place in the queue.
+#[derive(Debug, Clone)]
+pub(in crate::sync) struct Release {
+    pub(in crate::sync) owner: Owner,
+    pub(in crate::sync) keys: Arc<Keys>,
+    /// After this nothing is left to be released.
+    pub(in crate::sync) until: Instant,
+    /// Whether a grant to the owner may still be under way.
+    pub(in crate::sync) answered: Answered,
+    /// The waiter to whom the lock was to be passed under this owner.
+    pub(in crate::sync) successor: Option<Arc<dyn Reclaim>>,
+    /// What the owner held, or what was to be passed to it: the guard's release asks it who was
+    /// first.
+    pub(in crate::sync) hold: Option<Arc<Hold>>,
+    /// What the owner says to whoever has the lock next.
+    pub(in crate::sync) secret: Secret,
+    /// How long to wait before the next try.
+    pause: Duration,
+    /// Whether it was tried.
+    tried: bool,
+}
+
+/// A waiter to whom a lock was to be passed inside the process.
+pub(in crate::sync) trait Reclaim: fmt::Debug + Send + Sync {
+    /// Puts the waiter back in line if nothing was heard of the hand-over.
+    fn reclaim(self: Arc<Self>, client: &Client);
+}
+
+/// Whether the server has answered all questions of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sync) enum Answered {
+    Yes,
+    /// Its only question may still arrive, and be granted.
+    No,
+    /// All but the last, which may still arrive. The answered ones may have left the owner a place
+    /// in the queue, so it may be granted the lock twice: by a hand-over, and by that question.
+    AllButLast,
+}
+
+/// What is to be done now.
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Due {
+    /// Leases to renew, by the script that renews them.
+    pub(in crate::sync) batches: Vec<Vec<Arc<Hold>>>,
+    /// Holds that last, so that their holders want to hear of `break_lock`; by channel.
+    pub(in crate::sync) lasting: Vec<Vec<Arc<Hold>>>,
+    pub(in crate::sync) releases: Vec<Release>,
+}
+
+impl Agenda {
+    pub(in crate::sync) fn is_empty(&self) -> bool {
+        self.duties.is_empty()
+    }
+
+    /// When the first duty is due.
+    pub(in crate::sync) fn first(&mut self) -> Option<Instant> {
+        self.sort();
+        let firsts = self.due.values().filter_map(|queue| queue.first());
+        let missed = self.missed.at.filter(|_| !self.is_empty());
+        firsts.map(|(at, _)| *at).chain(missed).min()
+    }
+
+    /// Notes that `hold` is to be renewed at `at`, and looked after from `listen` on.
+    pub(in crate::sync) fn renew(
+        &mut self,
+        hold: Arc<Hold>,
+        group: usize,
+        at: Instant,
+        listen: Option<Instant>,
+    ) {
+        let (owner, first) = (hold.owner, listen.map_or(at, |listen| listen.min(at)));
+        let renewal = Renewal {
+            hold,
+            at,
+            listening: listen.map_or(Listening::Told, Listening::Due),
+            pause: FIRST_PAUSE_OF_LISTENING,
+            asked: None,
+        };
+        self.note(owner, Task::Renew(renewal), Group::Renewals(group), first);
+    }
+
+    /// Notes that what an owner has is to be released from `at` on, instead of renewed.
+    pub(in crate::sync) fn release(&mut self, release: Release, at: Instant) {
+        let owner = release.owner;
+        self.note(owner, Task::Release(release), Group::Releases, at);
+    }
+
+    fn note(&mut self, owner: Owner, task: Task, group: Group, at: Instant) {
+        let duty = Duty {
+            task,
+            group,
+            at,
+            sorted: false,
+        };
+        match self.duties.insert(owner, duty) {
+            // Its owner is in the list still.
+            Some(before) if !before.sorted => return,
+            Some(before) => self.unschedule(before.group, before.at, owner),
+            None => {}
+        }
+        if self.unsorted.len() >= MOST_UNSORTED.max(2 * self.duties.len()) {
+            let duties = &self.duties;
+            self.unsorted
+                .retain(|owner| duties.get(owner).is_some_and(|duty| !duty.sorted));
+        }
+        self.unsorted.push(owner);
+    }
+
+    /// Puts what was noted since the last time in order.
+    fn sort(&mut self) {
+        for owner in self.unsorted.drain(..) {
+            if let Some(duty) = self.duties.get_mut(&owner)
+                && !std::mem::replace(&mut duty.sorted, true)
+            {
+                let queue = self.due.entry(duty.group).or_default();
+                queue.insert((duty.at, owner));
+            }
+        }
+    }
+
+    /// Takes a duty off; says whether it was on.
+    pub(in crate::sync) fn remove(&mut self, owner: Owner) -> bool {
+        let Some(duty) = self.duties.remove(&owner) else {
+            return false;
+        };
+        if duty.sorted {
+            self.unschedule(duty.group, duty.at, owner);
+        }
+        true
+    }
+
+    /// Whether a release is on and was not tried yet.
+    pub(in crate::sync) fn is_untouched(&self, owner: Owner) -> bool {
+        let task = self.duties.get(&owner).map(|duty| &duty.task);
+        matches!(task, Some(Task::Release(release)) if !release.tried)
+    }
+
+    /// The hold of a guard that is being renewed.
+    pub(in crate::sync) fn hold(&self, owner: Owner) -> Option<Arc<Hold>> {
+        match &self.duties.get(&owner)?.task {
+            Task::Renew(renewal) => Some(renewal.hold.clone()),
+            Task::Release(_) => None,
+        }
+    }
+
+    /// The server has renewed the lease of `owner`, by a question sent at `sent`.
+    pub(in crate::sync) fn renewed(&mut self, owner: Owner, sent: Instant) {
+        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return; // The guard was dropped meanwhile.
+        };
+        if renewal.hold.is_in_doubt() {
+            return; // It is asked for again at once.
+        }
+        let lease = renewal.hold.lease.duration();
+        // A later question may be under way still: it is given its time, too.
+        let next = renewal.asked.map_or(sent, |asked| asked + again(lease));
+        renewal.at = next.max(sent + lease / ROUND);
+        let at = renewal.due();
+        self.move_to(owner, at);
+    }
+
+    /// The lease of `owner` is to be renewed at `at`, if it is not due before.
+    pub(in crate::sync) fn renew_soon(&mut self, owner: Owner, at: Instant) {
+        if let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task) {
+            renewal.at = renewal.at.min(at);
+            let at = renewal.due();
+            self.move_to(owner, at);
+        }
+    }
+
+    /// Messages on `channel` may have been missed: its holders subscribe anew from `at` on.
+    pub(in crate::sync) fn listen_again(&mut self, channel: &Key, at: Instant) {
+        self.missed.channels.insert(channel.clone());
+        let first = self.missed.at.map_or(at, |first| first.min(at));
+        self.missed.at = Some(first);
+    }
+
+    /// Has the holders of all missed channels subscribe `now`; those whose last attempt has failed,
+    /// after a pause.
+    fn find_missed(&mut self, now: Instant) {
+        let missed = std::mem::take(&mut self.missed);
+        let mut owners: Vec<Owner> = Vec::new();
+        for (owner, duty) in &mut self.duties {
+            let Task::Renew(renewal) = &mut duty.task else {
+                continue;
+            };
+            if !missed.channels.contains(&renewal.hold.keys.channel) {
+                continue;
+            }
+            let at = match renewal.listening {
+                Listening::Due(at) => at.min(now + FIRST_PAUSE_OF_LISTENING),
+                // A subscription that is under way may be the one that was lost.
+                Listening::Told | Listening::UnderWay(_) => now,
+            };
+            renewal.listening = Listening::Due(at);
+            owners.push(*owner);
+        }
+        for owner in owners {
+            self.reschedule(owner);
+        }
+    }
+
+    /// The holder of `owner` is told by push.
+    pub(in crate::sync) fn listens(&mut self, owner: Owner) {
+        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return;
+        };
+        renewal.pause = FIRST_PAUSE_OF_LISTENING;
+        // Otherwise messages may have been missed since.
+        if let Listening::UnderWay(_) = renewal.listening {
+            renewal.listening = Listening::Told;
+            self.reschedule(owner);
+        }
+    }
+
+    /// The holder of `owner` could not be subscribed: the next attempt follows, at ever longer
+    /// pauses.
+    pub(in crate::sync) fn listen_later(&mut self, owner: Owner, now: Instant) {
+        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return;
+        };
+        renewal.listening = Listening::Due(now + renewal.pause);
+        renewal.pause = (2 * renewal.pause).min(LONGEST_PAUSE_OF_LISTENING);
+        self.reschedule(owner);
+    }
+
+    /// The lease of `owner` is to be renewed as soon as that makes sense, however often this is
+    /// said. Answers when that is.
+    pub(in crate::sync) fn renew_now(&mut self, owner: Owner, now: Instant) -> Instant {
+        let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) else {
+            return now;
+        };
+        let at = renewal
+            .asked
+            .map_or(now, |asked| now.max(asked + SHORTEST_PAUSE));
+        self.renew_soon(owner, at);
+        at
+    }
+
+    /// A release was tried and is not settled; the pause before the next is not longer than
+    /// `longest`.
+    pub(in crate::sync) fn release_again(&mut self, owner: Owner, now: Instant, longest: Duration) {
+        let Some(Task::Release(release)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return;
+        };
+        let at = (now + release.pause.min(longest)).min(release.until.max(now));
+        let longest = match release.answered {
+            Answered::Yes => LONGEST_PAUSE,
+            Answered::No | Answered::AllButLast => LONGEST_PAUSE_FOR_A_GRANT,
+        };
+        release.pause = (release.pause * 4).min(longest);
+        self.move_to(owner, at);
+    }
+
+    /// What has been due since `since`, which is not after `now`, and what goes along with it. All
+    /// of it stays on the agenda, for the case that nothing is heard of it.
+    pub(in crate::sync) fn take(&mut self, since: Instant, now: Instant) -> Due {
+        if self.missed.at.is_some_and(|at| at <= since) {
+            self.find_missed(now);
+        }
+        self.sort();
+        let mut due = Due::default();
+        let overdue =
+            |queue: &BTreeSet<(Instant, Owner)>| queue.first().is_some_and(|(at, _)| *at <= since);
+        let groups = self.due.iter().filter(|(_, queue)| overdue(queue));
+        let groups: Vec<Group> = groups.map(|(group, _)| *group).collect();
+        let mut lasting = Vec::new();
+        for group in groups {
+            match group {
+                Group::Releases => self.take_releases(now, &mut due),
+                Group::Renewals(_) => self.take_renewals(group, now, &mut lasting, &mut due),
+            }
+        }
+        due.lasting = by_channel(lasting);
+        due
+    }
+
+    fn take_releases(&mut self, now: Instant, due: &mut Due) {
+        let queue = self.due.get(&Group::Releases).into_iter().flatten();
+        let owners: Vec<Owner> = queue
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, owner)| *owner)
+            .collect();
+        for owner in owners {
+            let Some(Task::Release(release)) =
+                self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+            else {
+                continue;
+            };
+            release.tried = true;
+            due.releases.push(release.clone());
+            self.move_to(owner, now + STANDS_STILL);
+        }
+    }
+
+    fn take_renewals(
+        &mut self,
+        group: Group,
+        now: Instant,
+        to_listen: &mut Vec<Arc<Hold>>,
+        due: &mut Due,
+    ) {
+        let (mut taken, mut lasting) = (Vec::new(), Vec::new());
+        let mut soon = now;
+        for (looked_at, (at, owner)) in self.due.get(&group).into_iter().flatten().enumerate() {
+            let Some(Task::Renew(renewal)) = self.duties.get(owner).map(|duty| &duty.task) else {
+                continue;
+            };
+            if *at > now {
+                // Nothing more is due. What is due soon fills the last script up.
+                let full = taken.len() % LARGEST_BATCH == 0;
+                if full || *at > soon || looked_at > taken.len() + 4 * LARGEST_BATCH {
+                    break;
+                }
+                if renewal.goes_along(now) {
+                    taken.push(*owner);
+                }
+            } else if renewal.at <= now || renewal.hold.limit.is_some_and(|limit| limit <= now) {
+                soon = soon.max(now + renewal.hold.lease.duration() / ALONG);
+                taken.push(*owner);
+            } else {
+                lasting.push(*owner);
+            }
+        }
+        for owner in lasting.iter().chain(&taken) {
+            let Some(Task::Renew(renewal)) = self.duties.get_mut(owner).map(|duty| &mut duty.task)
+            else {
+                continue;
+            };
+            if renewal.listening.next().is_some_and(|at| at <= now) {
+                renewal.listening = Listening::UnderWay(now + STANDS_STILL);
+                to_listen.push(renewal.hold.clone());
+            }
+        }
+        for owner in &lasting {
+            self.reschedule(*owner);
+        }
+        for batch in taken.chunks(LARGEST_BATCH) {
+            let holds = batch.iter().filter_map(|owner| self.asked(*owner, now));
+            due.batches.push(holds.collect());
+        }
+    }
+
+    /// Notes that a renewal is asked for now; answers what is to be renewed.
+    fn asked(&mut self, owner: Owner, now: Instant) -> Option<Arc<Hold>> {
+        let Task::Renew(renewal) = &mut self.duties.get_mut(&owner)?.task else {
+            return None;
+        };
+        renewal.asked = Some(now);
+        renewal.at = now + again(renewal.hold.lease.duration());
+        let (hold, at) = (renewal.hold.clone(), renewal.due());
+        self.move_to(owner, at);
+        Some(hold)
+    }
+
+    fn reschedule(&mut self, owner: Owner) {
+        if let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) {
+            let at = renewal.due();
+            self.move_to(owner, at);
+        }
+    }
+
+    fn move_to(&mut self, owner: Owner, at: Instant) {
+        let Some(duty) = self.duties.get_mut(&owner) else {
+            return;
+        };
+        let (group, before) = (duty.group, std::mem::replace(&mut duty.at, at));
+        if duty.sorted {
+            self.unschedule(group, before, owner);
+            self.due.entry(group).or_default().insert((at, owner));
+        }
+    }
+
+    fn unschedule(&mut self, group: Group, at: Instant, owner: Owner) {
+        if let Some(queue) = self.due.get_mut(&group) {
+            queue.remove(&(at, owner));
+        }
+    }
+
+    /// Sorts all renewals into the groups that `group` says.
+    pub(in crate::sync) fn regroup(&mut self, group: impl Fn(&Keys) -> usize) {
+        self.sort();
+        let owners: Vec<Owner> = self.duties.keys().copied().collect();
+        for owner in owners {
+            let Some(duty) = self.duties.get_mut(&owner) else {
+                continue;
+            };
+            let Task::Renew(renewal) = &duty.task else {
+                continue;
+            };
+            let after = Group::Renewals(group(&renewal.hold.keys));
+            let (before, at) = (std::mem::replace(&mut duty.group, after), duty.at);
+            self.unschedule(before, at, owner);
+            self.due.entry(after).or_default().insert((at, owner));
+        }
+        self.due.retain(|_, queue| !queue.is_empty());
+    }
+}
+
+impl Release {
+    fn new(owner: Owner, keys: &Arc<Keys>, until: Instant) -> Self {
+        Self {
+            owner,
+            keys: keys.clone(),
+            until,
+            answered: Answered::Yes,
+            successor: None,
+            hold: None,
+            secret: Secret::Kept,
+            pause: FIRST_PAUSE,
+            tried: false,
+        }
+    }
+
+    /// Of what an owner asked for that has no guard: `lease` at most, by questions of which none
+    /// was sent after `last`.
+    pub(in crate::sync) fn of_question(
+        owner: Owner,
+        keys: &Arc<Keys>,
+        (last, lease): (Instant, Ttl),
+        answered: Answered,
+    ) -> Self {
+        Self {
+            answered,
+            ..Self::new(owner, keys, last + lease.duration())
+        }
+    }
+
+    /// Of what a waiter may come to have, to whom the lock of `hold` is passed `now`.
+    pub(in crate::sync) fn of_successor(
+        hold: &Arc<Hold>,
+        (owner, lease): (Owner, Ttl),
+        successor: Arc<dyn Reclaim>,
+        answered: Answered,
+        now: Instant,
+    ) -> Self {
+        let until = now + lease.duration() + ON_ITS_WAY;
+        Self {
+            successor: Some(successor),
+            hold: Some(hold.clone()),
+            answered,
+            secret: Secret::Said,
+            ..Self::new(owner, &hold.keys, until)
+        }
+    }
+
+    /// Of what a guard holds, as of `now`.
+    pub(in crate::sync) fn of(hold: &Arc<Hold>, now: Instant) -> Self {
+        let until = now + hold.lease.duration();
+        Self {
+            hold: Some(hold.clone()),
+            secret: Secret::Said,
+            ..Self::new(hold.owner, &hold.keys, until)
+        }
+    }
+
+    /// Whether nothing is left to be released once the server has answered that it was released.
+    pub(in crate::sync) fn ends_with_a_release(&self) -> bool {
+        self.answered != Answered::AllButLast
+    }
+
+    /// Whether nothing is left to be released once the server has answered that nothing was held.
+    pub(in crate::sync) fn ends_without_a_release(&self) -> bool {
+        self.answered == Answered::Yes
+    }
+}
+
+impl Renewal {
+    /// When something is to be done for it.
+    fn due(&self) -> Instant {
+        let listen = self.listening.next();
+        let at = listen.map_or(self.at, |listen| listen.min(self.at));
+        self.hold.limit.map_or(at, |limit| limit.min(at))
+    }
+
+    /// Whether it is renewed early, since others are renewed now. One that is under way is not.
+    fn goes_along(&self, now: Instant) -> bool {
+        let lease = self.hold.lease.duration();
+        let under_way = self
+            .asked
+            .is_some_and(|asked| self.at < asked + lease / ALONG);
+        !under_way && self.at <= now + lease / ALONG
+    }
+}
+
+impl Listening {
+    /// When to see to it next.
+    fn next(self) -> Option<Instant> {
+        match self {
+            Self::Told => None,
+            Self::Due(at) | Self::UnderWay(at) => Some(at),
+        }
+    }
+}
+
+/// Sorts holds by the channel on which their holders are told.
+fn by_channel(mut holds: Vec<Arc<Hold>>) -> Vec<Vec<Arc<Hold>>> {
+    holds.sort_unstable_by(|one, other| one.keys.channel.cmp(&other.keys.channel));
+    let channels = holds.chunk_by(|one, other| one.keys.channel == other.keys.channel);
+    channels.map(<[_]>::to_vec).collect()
+}
+
+/// After how long a renewal that was not answered is asked for again, beside the question that is
+/// under way.
+fn again(lease: Duration) -> Duration {
+    (lease / 24).max(SHORTEST_PAUSE)
+}
+
+/// A lease is renewed each `1 / ROUND` of its length ..
+pub(in crate::sync) const ROUND: u32 = 3;
+
+/// .. or up to `1 / ALONG` of its length earlier, when others are renewed.
+const ALONG: u32 = 6;
+
+/// So many owners are in the list of the unsorted before those are dropped that were taken off.
+const MOST_UNSORTED: usize = 64;
+
+/// How many leases one script renews at most.
+const LARGEST_BATCH: usize = 100;
+
+/// The pause between two questions for one lease, at least.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a call that may grant a lease may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
+
+/// A release, or a subscription, that has not ended after this has a carrier that stands still.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+
+/// The pause between two tries to release, at first; then four times longer each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// The same while a grant may still be under way, which keeps the lock from everybody.
+const LONGEST_PAUSE_FOR_A_GRANT: Duration = Duration::from_secs(3);
+
+/// The pause after an attempt to subscribe that failed, at first; then twice as long each time.
+const FIRST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::fence::Fence;
+
+    const LEASE: Duration = Duration::from_secs(6);
+
+    /// A hold of a lock of its own, granted at `now`.
+    fn hold(now: Instant) -> Arc<Hold> {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let lease = Ttl::new("the lease", LEASE).expect("in range");
+        let owner = Owner::random();
+        Hold::new(keys.into(), owner, Fence(1), lease, None, (now, lease), 0)
+    }
+
+    fn sizes(due: &Due) -> Vec<usize> {
+        due.batches.iter().map(Vec::len).collect()
+    }
+
+    #[tokio::test]
+    async fn a_release_is_due_again_and_again_until_it_is_taken_off() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let hold = hold(now);
+        agenda.release(Release::of(&hold, now), now);
+        assert!(agenda.is_untouched(hold.owner));
+        assert_eq!(agenda.take(now, now).releases.len(), 1);
+        assert!(!agenda.is_untouched(hold.owner));
+        assert!(agenda.take(now, now).releases.is_empty(), "it is under way");
+        agenda.release_again(hold.owner, now, Duration::MAX);
+        let later = now + FIRST_PAUSE;
+        assert_eq!(agenda.first(), Some(later));
+        assert_eq!(agenda.take(later, later).releases.len(), 1);
+        // Nothing is heard of that one.
+        let later = later + STANDS_STILL;
+        assert_eq!(agenda.first(), Some(later));
+        assert_eq!(agenda.take(later, later).releases.len(), 1);
+        // Past the end of the lease it is tried once more, at once.
+        agenda.release_again(hold.owner, later, Duration::MAX);
+        assert_eq!(agenda.first(), Some(later));
+        assert!(agenda.remove(hold.owner) && agenda.is_empty());
+        assert_eq!(agenda.first(), None);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_is_asked_for_again_until_it_is_answered() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let hold = hold(now);
+        agenda.renew(hold.clone(), 0, now, None);
+        assert_eq!(sizes(&agenda.take(now, now)), [1]);
+        assert_eq!(agenda.first(), Some(now + again(LEASE)));
+        let later = now + again(LEASE);
+        assert_eq!(sizes(&agenda.take(later, later)), [1]);
+        agenda.renewed(hold.owner, now);
+        // Counted from the question that was answered, and after the time of the one under way.
+        assert_eq!(agenda.first(), Some(now + LEASE / ROUND));
+        agenda.release(Release::of(&hold, now), later);
+        let due = agenda.take(later, later);
+        assert_eq!((sizes(&due), due.releases.len()), (vec![], 1));
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_off_before_a_look_leaves_nothing_behind() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let kept = hold(now);
+        agenda.renew(kept.clone(), 0, now + LEASE, None);
+        for _ in 0..300 {
+            let hold = hold(now);
+            agenda.renew(hold.clone(), 0, now, None);
+            agenda.release(Release::of(&hold, now), now);
+            assert!(agenda.remove(hold.owner));
+        }
+        assert!(agenda.unsorted.len() <= MOST_UNSORTED);
+        assert_eq!(agenda.first(), Some(now + LEASE));
+        assert!(agenda.remove(kept.owner) && agenda.is_empty());
+        assert_eq!(agenda.first(), None);
+    }
+
+    #[tokio::test]
+    async fn holders_of_missed_channels_are_looked_for_once_for_all_channels() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let holds: Vec<_> = (0..20).map(|_| hold(now)).collect();
+        for hold in &holds[1..] {
+            agenda.renew(hold.clone(), 0, now + LEASE, None);
+        }
+        assert_eq!(agenda.first(), Some(now + LEASE));
+        let at = now + LEASE / ALONG;
+        for hold in &holds[..15] {
+            agenda.listen_again(&hold.keys.channel, at);
+        }
+        // Noting a channel goes through no duties.
+        let moved = agenda.duties.values().filter(|duty| duty.at < now + LEASE);
+        assert_eq!(moved.count(), 0);
+        assert_eq!(agenda.first(), Some(at));
+        // Also a hold that comes after the notice.
+        agenda.renew(holds[0].clone(), 0, now + LEASE, None);
+        let due = agenda.take(at, at);
+        assert_eq!((due.lasting.len(), sizes(&due)), (15, vec![]));
+        assert_eq!(agenda.first(), Some(now + LEASE));
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_could_not_be_subscribed_is_tried_again_at_ever_longer_pauses() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let (hold, ages) = (hold(now), now + Duration::from_secs(3600));
+        agenda.renew(hold.clone(), 0, ages, Some(now));
+        let mut at = now;
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            assert_eq!(agenda.take(at, at).lasting.len(), 1);
+            agenda.listen_later(hold.owner, at);
+            at += Duration::from_secs(seconds);
+            assert_eq!(agenda.first(), Some(at));
+        }
+        // That its channel was missed may mean that it can be subscribed now.
+        for _ in 0..2 {
+            assert_eq!(agenda.take(at, at).lasting.len(), 1);
+            agenda.listen_later(hold.owner, at);
+            agenda.listen_again(&hold.keys.channel, at);
+            assert!(agenda.take(at, at).lasting.is_empty());
+            at += FIRST_PAUSE_OF_LISTENING;
+            assert_eq!(agenda.first(), Some(at));
+        }
+        // Nothing is heard of an attempt, and then it succeeds.
+        for _ in 0..2 {
+            assert_eq!(agenda.take(at, at).lasting.len(), 1);
+            at += STANDS_STILL;
+            assert_eq!(agenda.first(), Some(at));
+        }
+        assert_eq!(agenda.take(at, at).lasting.len(), 1);
+        agenda.listens(hold.owner);
+        assert_eq!(agenda.first(), Some(ages));
+        agenda.listen_again(&hold.keys.channel, at);
+        assert_eq!(agenda.take(at, at).lasting.len(), 1);
+        agenda.listen_later(hold.owner, at);
+        assert_eq!(agenda.first(), Some(at + FIRST_PAUSE_OF_LISTENING));
+    }
+
+    #[tokio::test]
+    async fn a_push_that_is_missed_while_its_holder_subscribes_is_not_forgotten() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let hold = hold(now);
+        agenda.renew(hold.clone(), 0, now + LEASE, Some(now));
+        assert_eq!(agenda.take(now, now).lasting.len(), 1);
+        agenda.listen_again(&hold.keys.channel, now);
+        agenda.find_missed(now);
+        agenda.listens(hold.owner);
+        assert_eq!(agenda.first(), Some(now));
+        assert_eq!(agenda.take(now, now).lasting.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn renewals_go_together_a_hundred_at_most() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        for number in 0..150 {
+            let at = now + Duration::from_millis(number);
+            agenda.renew(hold(now), 0, at, None);
+        }
+        // One is due, and those that are due soon go along.
+        assert_eq!(sizes(&agenda.take(now, now)), [100]);
+        let mut agenda = Agenda::default();
+        for number in 0..150 {
+            let at = now + Duration::from_millis(number);
+            agenda.renew(hold(now), 0, at, None);
+        }
+        let later = now + Duration::from_millis(120);
+        assert_eq!(sizes(&agenda.take(later, later)), [100, 50]);
+    }
+
+    #[tokio::test]
+    async fn renewals_of_several_groups_are_scripts_of_their_own() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        for group in [0, 1, 1] {
+            agenda.renew(hold(now), group, now, None);
+        }
+        assert_eq!(sizes(&agenda.take(now, now)), [1, 2]);
+        agenda.regroup(|_| 7);
+        let later = now + again(LEASE);
+        assert_eq!(sizes(&agenda.take(later, later)), [3]);
+    }
+
+    #[tokio::test]
+    async fn what_a_question_may_still_be_granted_is_waited_for() {
+        let (now, hold) = (Instant::now(), hold(Instant::now()));
+        let asked = (now + LEASE, hold.lease);
+        let open = Release::of_question(hold.owner, &hold.keys, asked, Answered::No);
+        assert!(open.ends_with_a_release() && !open.ends_without_a_release());
+        assert_eq!((open.until, open.secret), (now + 2 * LEASE, Secret::Kept));
+        let closed = Release::of_question(hold.owner, &hold.keys, asked, Answered::Yes);
+        assert!(closed.ends_without_a_release());
+        let queued = Release::of_question(hold.owner, &hold.keys, asked, Answered::AllButLast);
+        assert!(!queued.ends_with_a_release() && !queued.ends_without_a_release());
+    }
+}

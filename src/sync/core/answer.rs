@@ -1,0 +1,77 @@
+//! What the server answers to a request.
+//!
+//! Invariant: an answer that cannot be read is an error and was perhaps a grant.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::owner::Seal;
+use super::request::Entry;
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::script::Reply;
+use crate::sync::fence::Fence;
+
+/// What `acquire.lua` answered.
+pub(in crate::sync) enum Answer {
+    /// The fence, and when the question had not been sent yet.
+    Granted(Fence, Instant),
+    Busy {
+        /// What is left of the holder's lease.
+        remaining: Option<Duration>,
+        /// The holder's fence: every later grant is above it.
+        above: Option<Fence>,
+        /// The seal of whoever hands over to the caller, if that is known.
+        after: Option<Seal>,
+        /// The holder, for people.
+        holder: String,
+        /// When the question had not been sent yet.
+        sent: Instant,
+    },
+}
+
+impl Answer {
+    pub(in crate::sync) fn read(reply: &Reply) -> Result<Self> {
+        match reply.status()? {
+            fence if fence.starts_with(|c: char| c.is_ascii_digit()) => {
+                Ok(Self::Granted(Fence::parse(fence)?, reply.sent()))
+            }
+            "BUSY" => Ok(Self::Busy {
+                remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
+                above: Fence::parse(reply.text(2)?).ok(),
+                after: Seal::parse(reply.text(4)?),
+                holder: match (reply.text(2)?, reply.text(3)?) {
+                    (fence, "") => format!("fence {fence}"),
+                    (fence, metadata) => format!("fence {fence}, {metadata:?}"),
+                },
+                sent: reply.sent(),
+            }),
+            _ => Err(reply.unexpected()),
+        }
+    }
+}
+
+/// A place in the queue of the server, as of the last answer.
+#[derive(Debug)]
+pub(in crate::sync) struct Standing {
+    /// Before the question was sent.
+    pub(in crate::sync) sent: Instant,
+    /// The fence of the holder whom the answer named: a grant to us has a greater one.
+    pub(in crate::sync) above: Fence,
+    /// The seal of the owner expected to hand over to us; `None` if that is not known.
+    pub(in crate::sync) after: Option<Seal>,
+    /// What was left of the holder's lease.
+    pub(in crate::sync) remaining: Option<Duration>,
+    /// What was asked for. Only a waiter on the same terms may have what is granted by push.
+    pub(in crate::sync) asked: Entry,
+}
+
+/// Whether a call that ended with `error` has surely changed nothing on the server.
+pub(in crate::sync) fn had_no_effect(error: &Error) -> bool {
+    match error.fate() {
+        Fate::NotExecuted => true,
+        // The server has said so itself. An answer that cannot be read was perhaps a grant.
+        Fate::Refused => error.kind() != ErrorKind::Server,
+        _ => false,
+    }
+}

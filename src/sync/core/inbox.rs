@@ -1,0 +1,181 @@
+//! `Place`: a registration for grants by push. The wake channel of a bucket carries grants to
+//! campaigns and the news of broken locks to their holders.
+//!
+//! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot
+//! be stale (see [`campaign`](super::queue_task)).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use super::keeper::Keeper;
+use super::keys::{Hearing, Keys};
+use super::owner::{ByOwner, Owner, Seal};
+use crate::client::Client;
+use crate::net::pubsub::Notice;
+use crate::sync::fence::{Fence, TOO_LARGE};
+
+/// Campaigns that may be granted a lock by push.
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Places(Mutex<ByOwner<Arc<Hint>>>);
+
+/// An owner that is registered for grants by push, while this lives.
+#[derive(Debug)]
+pub(in crate::sync) struct Place {
+    pub(in crate::sync) owner: Owner,
+    hint: Arc<Hint>,
+    places: Arc<Places>,
+}
+
+/// The push that waits to be heard: of several the one with the greatest fence, so that none that
+/// was sent before the last grant hides it.
+#[derive(Debug, Default)]
+struct Hint {
+    grant: Mutex<Option<Grant>>,
+    came: Notify,
+}
+
+/// What a push claims.
+#[derive(Debug)]
+pub(in crate::sync) struct Grant {
+    pub(in crate::sync) fence: Fence,
+    /// The seal of the former holder, by the secret that the message brings.
+    pub(in crate::sync) seal: Seal,
+}
+
+impl Places {
+    /// Registers `owner` for grants by push.
+    pub(in crate::sync) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
+        let hint: Arc<Hint> = Arc::default();
+        self.map(|places| places.insert(owner, hint.clone()));
+        Place {
+            owner,
+            hint,
+            places: self.clone(),
+        }
+    }
+
+    /// Sees to it that pushes for a bucket are heard; says whether they are.
+    pub(in crate::sync) async fn listen(
+        self: &Arc<Self>,
+        keeper: &Arc<Keeper>,
+        client: &Client,
+        keys: &Keys,
+    ) -> bool {
+        let Some(hub) = client.hub(&keys.channel) else {
+            return false;
+        };
+        if keys.hearing(client) == Hearing::Pushes {
+            return true;
+        }
+        let (places, keeper) = (Arc::downgrade(self), Arc::downgrade(keeper));
+        let channel = keys.channel.clone();
+        let listener = Arc::new(move |notice: Notice<'_>| match notice {
+            Notice::Message(message) => received(&places, &keeper, message),
+            Notice::Missed => {
+                if let Some(keeper) = keeper.upgrade() {
+                    keeper.listen_again(&channel);
+                }
+            }
+        });
+        let heard = hub
+            .listen(&keys.channel, listener, client.deadline().at)
+            .await;
+        if let Err(error) = &heard {
+            tracing::debug!(target: "hedgerow::lock", %error, "no pushes; waiting by timer");
+        }
+        heard.is_ok()
+    }
+
+    fn map<R>(&self, with: impl FnOnce(&mut ByOwner<Arc<Hint>>) -> R) -> R {
+        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Hint {
+    fn push(&self, grant: Grant) {
+        let mut waits = self.waits();
+        if waits.as_ref().is_none_or(|waits| waits.fence < grant.fence) {
+            *waits = Some(grant);
+        }
+        drop(waits);
+        self.came.notify_one();
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Option<Grant>> {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Waits for a push that tells of a grant.
+    ///
+    /// Cancel safety: a push that was not returned is returned by the next call.
+    pub(in crate::sync) async fn grant(&self) -> Grant {
+        loop {
+            if let Some(grant) = self.hint.waits().take() {
+                return grant;
+            }
+            self.hint.came.notified().await;
+        }
+    }
+}
+
+/// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks
+/// whether somebody listens.
+fn received(places: &Weak<Places>, keeper: &Weak<Keeper>, message: &[u8]) {
+    let (Some(places), Ok(message)) = (places.upgrade(), std::str::from_utf8(message)) else {
+        return;
+    };
+    let mut words = message.split(' ');
+    match (words.next(), words.next(), words.next()) {
+        (Some("grant"), Some(owner), Some(fence)) => {
+            let (Ok(fence), Some(owner)) = (fence.parse(), Owner::parse(owner)) else {
+                return;
+            };
+            let hint = places.map(|places| places.get(&owner).cloned());
+            if let Some(hint) = hint.filter(|_| fence < TOO_LARGE) {
+                let seal = Seal::of(words.next().unwrap_or_default().as_bytes());
+                let fence = Fence(fence);
+                hint.push(Grant { fence, seal });
+            }
+        }
+        (Some("broken"), Some(owner), None) => {
+            if let (Some(owner), Some(keeper)) = (Owner::parse(owner), keeper.upgrade()) {
+                keeper.said_to_be_broken(owner);
+            }
+        }
+        _ => {}
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.map(|places| places.remove(&self.owner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(fence: u64) -> Grant {
+        Grant {
+            fence: Fence(fence),
+            seal: Seal::of(b""),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_push_waits_to_be_heard_however_many_there_are() {
+        let place = Arc::<Places>::default().expect(Owner::random());
+        for fence in [7, 9, 8, 9] {
+            place.hint.push(grant(fence));
+        }
+        assert_eq!(place.grant().await.fence, Fence(9));
+        // Those that came before are not heard; a later one is, whatever its fence.
+        place.hint.push(grant(3));
+        assert_eq!(place.grant().await.fence, Fence(3));
+        assert!(place.hint.waits().is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! The tasks of the keeper: what is due becomes calls.
+//!
+//! Invariant: a task keeps the registry alive only while it runs; it ends when there is nothing to
+//! keep.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use super::agenda::Due;
+use super::first_try::take_over;
+use super::jobs::{listen, release, renew};
+use super::keeper::{AtPost, Worker};
+use super::queue_task::Campaign;
+use super::registry::Locks;
+use crate::client::Client;
+
+/// What the locks of `client` share.
+pub(in crate::sync) fn registry(client: &Client) -> Arc<Locks> {
+    let locks = client.room(Locks::default);
+    locks.keeper().employ(|| {
+        let worker: Arc<dyn Worker> = locks.clone();
+        Arc::downgrade(&worker)
+    });
+    locks
+}
+
+impl Worker for Locks {
+    fn keep(self: Arc<Self>, at_post: AtPost) -> BoxFuture<'static, ()> {
+        Box::pin(run(self, at_post))
+    }
+}
+
+/// A task of the keeper. Spawned by the first call in a runtime that may need it, it ends when
+/// there is nothing to keep. If it panics or its runtime ends, those of other runtimes go on, or
+/// the next call that needs one starts another; until then guards expire by their local deadlines,
+/// and what was to be released by its lease.
+async fn run(locks: Arc<Locks>, at_post: AtPost) {
+    let keeper = locks.keeper();
+    let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    loop {
+        let Some(look) = keeper.look(at_post.number, work.is_empty()) else {
+            return;
+        };
+        for keys in look.orphans {
+            Campaign::adopt(&locks, &keys);
+        }
+        if look.look {
+            look_after(&locks, look.client.as_ref());
+        }
+        if let Some(client) = look.client {
+            work.extend(jobs(&locks, &client, look.due));
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(look.next) => {}
+            () = at_post.nudge.notified() => {}
+            Some(()) = work.next(), if !work.is_empty() => {}
+        }
+    }
+}
+
+/// Takes over questions and offers whose callers no longer poll.
+fn look_after(locks: &Arc<Locks>, client: Option<&Client>) {
+    let keeper = locks.keeper();
+    let found = keeper.unpolled();
+    // Wakers may run anything: not under the lock.
+    for question in found.to_wake {
+        question.pulse.knock();
+    }
+    let Some(client) = client else { return };
+    for question in found.questions {
+        take_over(locks, client, &question);
+    }
+    for hold in found.offers {
+        if hold.take_back() {
+            keeper.discard(client, &hold);
+        }
+    }
+    keeper.settle_idle();
+}
+
+/// What is due, as calls.
+fn jobs(locks: &Arc<Locks>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
+    let (keeper, places) = (locks.keeper(), locks.places());
+    let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
+    for holds in due.lasting {
+        jobs.push(Box::pin(listen(
+            places.clone(),
+            keeper.clone(),
+            client.clone(),
+            holds,
+        )));
+    }
+    for mut holds in due.batches {
+        holds.retain(|hold| {
+            let ended = hold.status().is_err();
+            if ended {
+                keeper.retire(client, hold);
+            }
+            !ended
+        });
+        if !holds.is_empty() {
+            jobs.push(Box::pin(renew(keeper.clone(), client.clone(), holds)));
+        }
+    }
+    for it in due.releases {
+        jobs.push(Box::pin(release(keeper.clone(), client.clone(), it)));
+    }
+    jobs
+}

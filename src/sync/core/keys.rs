@@ -1,0 +1,88 @@
+//! `Keys`: the keys of one lock, and the scripts on them.
+//!
+//! Invariant: all keys of one name share a bucket, and so a slot, a fence counter and a channel.
+
+use std::fmt;
+
+use super::owner::{Owner, Secret};
+use crate::client::Client;
+use crate::error::Result;
+use crate::key::{Bucket, Key};
+use crate::name::Name;
+use crate::script::{Call, Script, script};
+
+script!(pub(in crate::sync) ACQUIRE = "acquire.lua" after "prelude.lua");
+script!(RELEASE = "release.lua" after "prelude.lua");
+script!(RELEASE_ALONE = "release_alone.lua");
+script!(pub(in crate::sync) PASS = "pass.lua" after "prelude.lua");
+script!(pub(in crate::sync) RENEW = "renew.lua");
+
+/// The keys of one lock.
+#[derive(Clone)]
+pub(in crate::sync) struct Keys {
+    pub(in crate::sync) name: Name,
+    all: [Key; 3],
+    /// The channel on which this process is told of grants and losses in the bucket.
+    pub(in crate::sync) channel: Key,
+}
+
+impl Keys {
+    pub(in crate::sync) fn of(client: &Client, name: &Name) -> Result<Self> {
+        let space = client.namespace();
+        let bucket = Bucket::of(name.real());
+        let wake = space.bucket_wake(bucket);
+        Ok(Self {
+            all: [
+                space.synchronizer("lock", name.real())?,
+                space.fence(bucket),
+                space.synchronizer("queue", name.real())?,
+            ],
+            channel: wake.ending_in(client.process()),
+            name: name.clone(),
+        })
+    }
+
+    pub(in crate::sync) fn lock(&self) -> &Key {
+        &self.all[0]
+    }
+
+    pub(in crate::sync) fn call(&self, script: &'static Script) -> Call {
+        script.call(&self.all)
+    }
+
+    /// The call that gives up what `owner` has if nobody queues, and says so if it may not be so.
+    pub(in crate::sync) fn release_alone(&self, owner: Owner) -> Call {
+        RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
+    }
+
+    /// The call that gives up what `owner` has.
+    pub(in crate::sync) fn release(&self, owner: Owner, secret: Secret) -> Call {
+        let call = self.call(&RELEASE).arg(&owner.unqueued()[..]);
+        match secret {
+            Secret::Said => call.arg(owner.secret().as_bytes()),
+            Secret::Kept => call.arg(""),
+        }
+    }
+
+    /// What this process hears of the bucket.
+    pub(in crate::sync) fn hearing(&self, client: &Client) -> Hearing {
+        match client.hub(&self.channel) {
+            Some(hub) if hub.hears(&self.channel) => Hearing::Pushes,
+            _ => Hearing::Nothing,
+        }
+    }
+}
+
+impl fmt::Debug for Keys {
+    /// By the name: the keys show it as it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Keys").field(&self.name).finish()
+    }
+}
+
+/// What this process hears of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sync) enum Hearing {
+    Pushes,
+    Nothing,
+}

@@ -1,0 +1,393 @@
+//! A campaign: one task that queues on the server for all waiters of one name in this process.
+//!
+//! Invariant: a guard is delivered only while its lease is surely alive. A grant by push says
+//! nothing of its age (the message may have lain in a socket while this process was stopped), but
+//! it is younger than the last "busy" that was answered to its owner: so its claim is counted from
+//! before that question was sent. The message is believed only when its fence is above that of the
+//! holder whom the answer named, and when it brings the secret to the seal of whoever was to hand
+//! over. Where that is not enough, the server is asked again, and answers the owner that holds
+//! already as it did the first time.
+//!
+//! Pushes wake it; a timer on the holder's lease is for holders that crash, and a heartbeat for
+//! everything else. Without pushes it asks by timer alone, and so keeps its place all the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::agenda::Answered;
+use super::answer::{Answer, Standing, had_no_effect};
+use super::hold::sure_until;
+use super::inbox::Place;
+use super::keeper::Shift;
+use super::keys::Keys;
+use super::owner::Owner;
+use super::registry::{Locks, QueuedBy};
+use super::request::{Entry, Queueing};
+use crate::client::Client;
+use crate::error::Fate;
+use crate::net::pubsub::Missed;
+use crate::sync::fence::Fence;
+use crate::time::{Ttl, jittered};
+
+pub(in crate::sync) struct Campaign {
+    locks: Arc<Locks>,
+    keys: Arc<Keys>,
+    client: Client,
+    number: u64,
+    nudge: Arc<Notify>,
+    place: Place,
+    /// What the owner of `place` was asked for, since the server may know it.
+    open: Option<Open>,
+    /// The last waiter has left, or another campaign has come; until then the line counts on this
+    /// one.
+    over: bool,
+    missed: Missed,
+    /// The subscription, while it is being made.
+    listening: Option<BoxFuture<'static, bool>>,
+    _shift: Shift,
+}
+
+/// What the keeper must know of the questions of one owner.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    /// The longest lease that it asked for.
+    lease: Ttl,
+    /// Until when the last question may be sent.
+    last: Instant,
+    answered: Answered,
+}
+
+/// What came of a question.
+enum Asked {
+    Granted,
+    Waiting(Option<Standing>, Option<Duration>),
+    Failed,
+}
+
+impl Campaign {
+    /// Starts the campaign of a name, unless one is under way or nobody waits. `place` is a place in
+    /// the queue of the server that was taken already.
+    pub(in crate::sync) fn ensure(
+        locks: &Arc<Locks>,
+        keys: &Arc<Keys>,
+        client: Client,
+        place: Option<(Place, Standing)>,
+    ) {
+        let Some((number, nudge)) = locks.begin_campaign(&keys.name) else {
+            if let Some((place, standing)) = place {
+                let (owner, asked) = (place.owner, (client.deadline().at, standing.asked.lease));
+                let keeper = locks.keeper();
+                keeper.discard_owner(&client, keys, owner, asked, Answered::Yes);
+            }
+            return;
+        };
+        let (place, standing) = place.unzip();
+        let asked = standing.as_ref().map(|standing| standing.asked.lease);
+        let spawner = client.spawner().clone();
+        let campaign = Self::new(
+            locks.clone(),
+            keys.clone(),
+            client,
+            number,
+            nudge,
+            place,
+            asked,
+        );
+        let task = spawner.spawn(campaign.run(standing));
+        locks.campaign_runs(&keys.name, number, task.pulse());
+    }
+
+    /// Starts a campaign for `keys` if those who wait have none, or one that stands still with its
+    /// runtime.
+    pub(in crate::sync) fn see_to(locks: &Arc<Locks>, keys: &Arc<Keys>, client: &Client) {
+        match locks.queued_by(&keys.name) {
+            None | Some(QueuedBy::Attempt | QueuedBy::Campaign(None)) => return,
+            Some(QueuedBy::Campaign(Some(pulse))) => {
+                if !pulse.stands_still_when_asked() {
+                    return;
+                }
+                client.spawner().distrust(pulse.runtime());
+            }
+            Some(QueuedBy::Nobody) => {}
+        }
+        Self::ensure(locks, keys, client.clone(), None);
+    }
+
+    /// Starts the campaign of a name whose last one was torn down, if somebody waits.
+    pub(in crate::sync) fn adopt(locks: &Arc<Locks>, keys: &Arc<Keys>) {
+        if let Some(client) = locks.client_of_front(&keys.name) {
+            Self::ensure(locks, keys, client, None);
+        }
+    }
+
+    fn new(
+        locks: Arc<Locks>,
+        keys: Arc<Keys>,
+        client: Client,
+        number: u64,
+        nudge: Arc<Notify>,
+        place: Option<Place>,
+        asked: Option<Ttl>,
+    ) -> Self {
+        Self {
+            open: asked.map(|lease| Open {
+                lease,
+                last: client.deadline().at,
+                answered: Answered::Yes,
+            }),
+            over: false,
+            place: place.unwrap_or_else(|| locks.places().expect(Owner::random())),
+            missed: client.missed(&keys.channel),
+            listening: None,
+            _shift: locks.keeper().shift(&client),
+            locks,
+            keys,
+            client,
+            number,
+            nudge,
+        }
+    }
+
+    /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure); if it panics or
+    /// its runtime ends, the keeper starts another for those who still wait; if it stands still,
+    /// the waiters do.
+    async fn run(mut self, standing: Option<Standing>) {
+        let mut first = standing;
+        while let Some(front) = self.locks.front(&self.keys.name, self.number) {
+            // The place may have been taken by a caller who has left since.
+            let taken = first.take().filter(|it| it.asked.same_terms(&front));
+            let (asked, standing, remaining) = match taken {
+                Some(standing) => {
+                    let remaining = standing.remaining;
+                    (standing.asked.clone(), Some(standing), remaining)
+                }
+                None => match self.ask(&front).await {
+                    Asked::Waiting(standing, remaining) => (front, standing, remaining),
+                    Asked::Granted | Asked::Failed => continue,
+                },
+            };
+            self.wait(&asked, standing, remaining).await;
+        }
+        self.over = true;
+    }
+
+    /// Asks the server for the lock, or for a place in its queue.
+    async fn ask(&mut self, front: &Entry) -> Asked {
+        self.missed = self.client.missed(&self.keys.channel);
+        let hears = self.hears(front).await;
+        self.locks.asked(&self.keys.name);
+        let deadline = self.client.deadline().keep_trying();
+        let before = self.open;
+        self.open = Some(Open {
+            lease: before.map_or(front.lease, |open| open.lease.max(front.lease)),
+            last: deadline.at,
+            answered: match before {
+                Some(_) => Answered::AllButLast,
+                None => Answered::No,
+            },
+        });
+        let queueing = match hears {
+            true => Queueing::Listening,
+            false => Queueing::Asking,
+        };
+        let call = front.acquire(self.place.owner, queueing);
+        let reply = self.client.run(call, deadline).await;
+        match reply.and_then(|reply| Answer::read(&reply)) {
+            Ok(Answer::Granted(fence, sent)) => {
+                self.answered();
+                // If another is first now, it is asked for again on those terms.
+                self.deliver(front, fence, (sent, front.lease));
+                Asked::Granted
+            }
+            Ok(Answer::Busy {
+                remaining,
+                above,
+                after,
+                holder,
+                sent,
+            }) => {
+                self.answered();
+                self.locks.heard(&self.keys.name, Ok(holder));
+                let standing = above.filter(|_| hears).map(|above| Standing {
+                    sent,
+                    above,
+                    after,
+                    remaining,
+                    asked: front.clone(),
+                });
+                Asked::Waiting(standing, remaining)
+            }
+            Err(error) => {
+                self.locks.heard(&self.keys.name, Err(error.clone()));
+                if had_no_effect(&error) {
+                    self.open = before;
+                } else {
+                    // The question may still arrive, and must then be granted to nobody.
+                    self.take_another_place();
+                }
+                if error.fate() == Fate::Refused {
+                    self.locks.fail(&self.keys.name, &error);
+                } else {
+                    tokio::time::sleep(jittered(BREATH, SPREAD)).await;
+                }
+                Asked::Failed
+            }
+        }
+    }
+
+    /// Whether pushes are heard. Making it so may take long when the server takes no connections:
+    /// until then the timer does, and the subscription goes on between its questions.
+    async fn hears(&mut self, front: &Entry) -> bool {
+        let listening = self.listening.get_or_insert_with(|| {
+            let (places, keeper) = (self.locks.places().clone(), self.locks.keeper().clone());
+            let client = self.client.clone();
+            let keys = front.keys.clone();
+            Box::pin(async move { places.listen(&keeper, &client, &keys).await })
+        });
+        match timeout(POLL, listening).await {
+            Ok(hears) => {
+                self.listening = None;
+                hears
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Waits for a grant by push, or for a reason to ask again.
+    async fn wait(
+        &mut self,
+        asked: &Entry,
+        standing: Option<Standing>,
+        remaining: Option<Duration>,
+    ) {
+        let longest = if standing.is_some() {
+            jittered(HEARTBEAT, SPREAD)
+        } else {
+            jittered(POLL, SPREAD)
+        };
+        let until =
+            Instant::now() + remaining.map_or(longest, |lease| longest.min(lease + JUST_AFTER));
+        loop {
+            tokio::select! {
+                grant = self.place.grant() => {
+                    let Some(standing) = &standing else { return };
+                    if grant.fence <= standing.above {
+                        continue; // An old message: that grant has run out since.
+                    }
+                    if Some(grant.seal) != standing.after {
+                        return; // Perhaps forged, or from another than was to be expected.
+                    }
+                    let claim = standing.asked.claim();
+                    if Instant::now() < sure_until(standing.sent, claim) {
+                        self.deliver(&standing.asked, grant.fence, (standing.sent, claim));
+                    }
+                    return;
+                }
+                () = self.missed.again() => return,
+                () = self.nudge.notified() => {
+                    if !self.locks.still_first(&self.keys.name, asked) {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.answered = Answered::Yes;
+        }
+    }
+
+    /// Hands a grant on the terms of `asked` to the first waiter, unless that one has others.
+    fn deliver(&mut self, asked: &Entry, fence: Fence, granted: (Instant, Ttl)) {
+        let owner = self.place.owner;
+        if self.locks.deliver(asked, owner, fence, granted) {
+            self.place = self.locks.places().expect(Owner::random());
+            self.open = None;
+        }
+    }
+
+    /// Leaves the owner of a question that was not answered to the keeper, and takes another.
+    fn take_another_place(&mut self) {
+        self.give_up();
+        self.place = self.locks.places().expect(Owner::random());
+    }
+
+    /// Leaves what the owner has, or may come to have, to the keeper.
+    fn give_up(&mut self) {
+        if let Some(open) = self.open.take() {
+            let (keys, asked) = (&self.keys, (open.last, open.lease));
+            let keeper = self.locks.keeper();
+            keeper.discard_owner(&self.client, keys, self.place.owner, asked, open.answered);
+        }
+    }
+}
+
+impl Drop for Campaign {
+    /// Nobody waits any more, or the task was torn down: gives up the place, and the lock if it was
+    /// granted unheard. Waiters that are left get another campaign.
+    fn drop(&mut self) {
+        self.give_up();
+        if !self.over && self.locks.torn_down(&self.keys.name, self.number) {
+            self.locks.keeper().orphaned(self.keys.clone());
+        }
+    }
+}
+
+/// How often a place in the queue is kept alive while pushes are heard.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How often the server is asked when no pushes are heard.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long after the end of a lease the server is asked: it counts whole milliseconds.
+const JUST_AFTER: Duration = Duration::from_millis(1);
+
+/// The pause after a question that could not be answered.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// What part of a pause is taken, so that processes do not ask in step.
+const SPREAD: std::ops::Range<f64> = 0.8..1.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::core::keeper_task::registry;
+    use crate::sync::core::ticket::Ticket;
+
+    #[tokio::test]
+    async fn a_question_that_was_not_sent_leaves_nothing_to_release() {
+        let client = Client::builder().url("redis://127.0.0.1:1");
+        let client = client.deadline(Duration::from_millis(100)).open();
+        let client = client.expect("a good URL");
+        let locks = registry(&client);
+        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let entry = Entry {
+            client: client.clone(),
+            keys: keys.into(),
+            lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        };
+        let mut ticket = Ticket::join(
+            &locks,
+            entry.clone(),
+            Instant::now() + Duration::from_secs(60),
+        );
+        // Until the server could not be asked.
+        while locks.waited_for(&entry).is_ok() {
+            let _ = timeout(Duration::from_millis(1), ticket.granted()).await;
+        }
+        drop(ticket);
+        while !locks.lines().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(locks.keeper().is_idle());
+    }
+}

@@ -1,0 +1,450 @@
+//! `Locks`: what one client knows of its locks, and the local queue of each contended name.
+//!
+//! Invariant: at most one call of this process asks the server for a name at a time, for itself and
+//! the others, who stand in its [`Line`]; beside it, calls that do not wait may ask for themselves.
+//! As long as a line has waiters, a [`campaign`](super::queue_task) queues for them on the server.
+//! State is kept only while somebody attempts or waits.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::held::Held;
+use super::inbox::Places;
+use super::keeper::Keeper;
+use super::owner::Owner;
+use super::request::Entry;
+use crate::client::Client;
+use crate::error::{Error, Fate, Result};
+use crate::hash::SeededMap;
+use crate::name::Name;
+use crate::pulse::Pulse;
+use crate::sync::fence::Fence;
+use crate::time::Ttl;
+
+/// What the locks of one client share.
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Locks {
+    lines: Mutex<SeededMap<Name, Line>>,
+    /// Campaigns that may be granted a lock by push.
+    places: Arc<Places>,
+    keeper: Arc<Keeper>,
+    /// Tells campaigns apart.
+    campaigns: AtomicU64,
+}
+
+/// The local queue of one name.
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Line {
+    /// The owner whose request is in flight; later calls wait for its answer.
+    attempting: Option<Owner>,
+    /// The campaign for all of them.
+    campaign: Option<Running>,
+    pub(in crate::sync) waiters: VecDeque<Waiting>,
+    /// Made when somebody waits.
+    nudge: Option<Arc<Notify>>,
+    /// The holder in the server's last answer; none before the first.
+    pub(in crate::sync) holder: Option<String>,
+    /// What kept the server from answering, if it did not.
+    trouble: Option<Error>,
+    /// Since when a question is under way.
+    asked: Option<Instant>,
+}
+
+/// A campaign under way.
+#[derive(Debug)]
+struct Running {
+    number: u64,
+    /// Its task's, once it is spawned.
+    pulse: Option<Arc<Pulse>>,
+}
+
+/// Who asks the server for a line.
+#[derive(Debug)]
+pub(in crate::sync) enum QueuedBy {
+    /// A campaign, with the pulse of its task once that is spawned.
+    Campaign(Option<Arc<Pulse>>),
+    /// The caller whose question is under way.
+    Attempt,
+    Nobody,
+}
+
+/// A call that stands in line.
+#[derive(Debug)]
+pub(in crate::sync) struct Waiting {
+    pub(in crate::sync) entry: Entry,
+    /// When its wait is over, whether or not anybody polls it.
+    pub(in crate::sync) until: Instant,
+    pub(in crate::sync) reply: oneshot::Sender<Result<Held>>,
+}
+
+impl Locks {
+    pub(in crate::sync) fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
+    }
+
+    pub(in crate::sync) fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    /// Makes the owner whose question others of this process wait for, asked `now`. `None` if they
+    /// come first.
+    pub(in crate::sync) fn first(&self, name: &Name, now: Instant) -> Option<Owner> {
+        let mut lines = self.lines();
+        let Vacant(vacant) = lines.entry(name.clone()) else {
+            return None;
+        };
+        let owner = Owner::random();
+        vacant.insert(Line {
+            attempting: Some(owner),
+            asked: Some(now),
+            ..Line::default()
+        });
+        Some(owner)
+    }
+
+    /// Puts `waiting` where `place` says. Of a line that is there already others may have heard
+    /// better than `trouble`. Returns what tells the campaign that the waiter has left, and whether
+    /// nobody asks for the line now.
+    pub(in crate::sync) fn push(
+        &self,
+        waiting: Waiting,
+        place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
+        trouble: Option<Error>,
+    ) -> (Arc<Notify>, bool) {
+        let mut lines = self.lines();
+        let line = lines.entry(waiting.entry.keys.name.clone());
+        let line = line.or_insert_with(|| Line {
+            trouble,
+            ..Line::default()
+        });
+        place(&mut line.waiters, waiting);
+        (line.nudge(), line.attempting.is_none())
+    }
+
+    /// Notes that a campaign for `name` begins, unless one is under way or nobody waits. Returns
+    /// its number, and what tells it that somebody has come or left.
+    pub(in crate::sync) fn begin_campaign(&self, name: &Name) -> Option<(u64, Arc<Notify>)> {
+        let mut lines = self.lines();
+        let line = lines
+            .get_mut(name)
+            .filter(|line| !line.is_queued_for() && !line.waiters.is_empty())?;
+        let number = self.campaigns.fetch_add(1, Ordering::Relaxed);
+        line.campaign = Some(Running {
+            number,
+            pulse: None,
+        });
+        Some((number, line.nudge()))
+    }
+
+    /// The task of the campaign with this number was spawned.
+    pub(in crate::sync) fn campaign_runs(&self, name: &Name, number: u64, pulse: &Arc<Pulse>) {
+        if let Some(line) = self.lines().get_mut(name)
+            && let Some(running) = line.campaign.as_mut().filter(|it| it.number == number)
+        {
+            running.pulse = Some(pulse.clone());
+        }
+    }
+
+    /// Who queues for the waiters of `name`; `None` if there is no line.
+    pub(in crate::sync) fn queued_by(&self, name: &Name) -> Option<QueuedBy> {
+        let lines = self.lines();
+        let line = lines.get(name)?;
+        Some(match &line.campaign {
+            Some(running) => QueuedBy::Campaign(running.pulse.clone()),
+            None if line.attempting.is_some() => QueuedBy::Attempt,
+            None => QueuedBy::Nobody,
+        })
+    }
+
+    /// The client of the first waiter of `name`.
+    pub(in crate::sync) fn client_of_front(&self, name: &Name) -> Option<Client> {
+        let lines = self.lines();
+        let front = lines.get(name)?.waiters.front()?;
+        Some(front.entry.client.clone())
+    }
+
+    /// Whether others of this process wait for the lock, as the server has said lately; an error if
+    /// it could not be asked. If it says nothing, the caller had better ask for itself.
+    pub(in crate::sync) fn waited_for(&self, entry: &Entry) -> Result<bool> {
+        let name = &entry.keys.name;
+        let lines = self.lines();
+        let Some(line) = lines.get(name) else {
+            return Ok(false);
+        };
+        match line.trouble() {
+            Some(trouble) => Err(trouble.with_key(name)),
+            None => Ok(!line.waiters.is_empty() && !line.is_unanswered()),
+        }
+    }
+
+    /// Why a call that does not wait out an outage does not stand in line, if that is so.
+    pub(in crate::sync) fn outage(&self, entry: &Entry) -> Option<Error> {
+        let lines = self.lines();
+        let trouble = lines.get(&entry.keys.name).and_then(Line::trouble);
+        drop(lines);
+        let trouble = trouble.filter(|trouble| trouble.kind().is_outage());
+        trouble.or_else(|| entry.client.outage(entry.keys.lock()))
+    }
+
+    /// The attempt of `owner` on `name` is over: if others have come meanwhile, somebody must queue
+    /// for them. Returns whether that is so.
+    pub(in crate::sync) fn attempted(&self, name: &Name, owner: Owner) -> bool {
+        self.tidied(name, |line| {
+            if line.attempting == Some(owner) {
+                line.attempting = None;
+                line.asked = None;
+            }
+        })
+    }
+
+    /// Puts a waiter that was to be the next holder, and is not, back at the head of the line.
+    pub(in crate::sync) fn back_in_line(&self, waiting: Waiting) {
+        let mut lines = self.lines();
+        if waiting.has_left() {
+            return; // Nobody would ever take it out of the line again.
+        }
+        let line = lines.entry(waiting.entry.keys.name.clone()).or_default();
+        line.waiters.push_front(waiting);
+    }
+
+    /// A waiter of `name` has left. The campaign or the attempt forgets it, and else this does: it
+    /// would keep the client alive.
+    pub(in crate::sync) fn left(&self, name: &Name) {
+        let lines = self.lines();
+        let line = lines.get(name);
+        let alone = line.is_some_and(|line| line.campaign.is_none() && line.attempting.is_none());
+        drop(lines);
+        if alone {
+            self.tidied(name, |_| ());
+        }
+    }
+
+    /// The first live waiter of `name`, for the campaign with this number. When there is none, or
+    /// another campaign has taken its place, it is over; and without waiters so is the line.
+    pub(in crate::sync) fn front(&self, name: &Name, number: u64) -> Option<Entry> {
+        let mut lines = self.lines();
+        let line = lines
+            .get_mut(name)
+            .filter(|line| line.is_campaign(number))?;
+        let leavers = line.without_leavers();
+        let front = line.waiters.front().map(|waiting| waiting.entry.clone());
+        if front.is_none() {
+            line.campaign = None;
+            if line.attempting.is_none() {
+                lines.remove(name);
+            }
+        }
+        drop(lines);
+        drop(leavers);
+        front
+    }
+
+    /// The campaign of `name` was torn down; says whether somebody waits for another.
+    pub(in crate::sync) fn torn_down(&self, name: &Name, number: u64) -> bool {
+        self.tidied(name, |line| {
+            if line.is_campaign(number) {
+                line.campaign = None;
+            }
+        })
+    }
+
+    /// Changes a line, and forgets who has left it, and the line if nobody needs it any more.
+    /// Returns whether somebody waits.
+    fn tidied(&self, name: &Name, change: impl FnOnce(&mut Line)) -> bool {
+        let mut lines = self.lines();
+        let Occupied(mut found) = lines.entry(name.clone()) else {
+            return false;
+        };
+        let line = found.get_mut();
+        change(line);
+        let leavers = line.without_leavers();
+        let waited_for = !line.waiters.is_empty();
+        if !waited_for && line.attempting.is_none() && line.campaign.is_none() {
+            found.remove();
+        }
+        drop(lines);
+        drop(leavers);
+        waited_for
+    }
+
+    /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.
+    pub(in crate::sync) fn still_first(&self, name: &Name, front: &Entry) -> bool {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(name) else {
+            return false;
+        };
+        let leavers = line.without_leavers();
+        let is_first = line.is_first(front);
+        drop(lines);
+        drop(leavers);
+        is_first
+    }
+
+    /// Hands a grant on the terms of `asked` to the first waiter of the name. Says whether there is
+    /// one, and on those terms.
+    pub(in crate::sync) fn deliver(
+        &self,
+        asked: &Entry,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+    ) -> bool {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(&asked.keys.name) else {
+            return false;
+        };
+        (line.trouble, line.asked) = (None, None);
+        let leavers = line.without_leavers();
+        // Asked under the same lock under which it is taken: the one before it may leave at any
+        // time.
+        let is_first = line.is_first(asked);
+        let waiting = is_first.then(|| line.waiters.pop_front()).flatten();
+        drop(lines);
+        drop(leavers);
+        let Some(waiting) = waiting else {
+            return false;
+        };
+        self.hand_to(waiting, owner, fence, granted);
+        true
+    }
+
+    /// Gives a grant to the one who waited for it. If they have left, dropping
+    /// it releases the lock.
+    pub(in crate::sync) fn hand_to(
+        &self,
+        waiting: Waiting,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+    ) {
+        let hold = waiting.entry.hold(owner, fence, granted, 0);
+        let client = waiting.entry.client;
+        self.keeper.man(&client);
+        self.keeper.keep_offered(&client, &hold, granted);
+        let held = Held::new(hold, self.keeper.clone(), client);
+        let _ = waiting.reply.send(Ok(held));
+    }
+
+    /// The same for a lock that is passed on inside the process. The waiter comes back if the
+    /// keeper has given that up meanwhile.
+    pub(in crate::sync) fn pass_to(
+        &self,
+        waiting: Waiting,
+        owner: Owner,
+        fence: Fence,
+        granted: (Instant, Ttl),
+        passes: u32,
+    ) -> Option<Waiting> {
+        let hold = waiting.entry.hold(owner, fence, granted, passes);
+        let client = &waiting.entry.client;
+        self.keeper.man(client);
+        if !self.keeper.keep_passed(client, &hold, granted) {
+            return Some(waiting);
+        }
+        let held = Held::new(hold, self.keeper.clone(), waiting.entry.client);
+        let _ = waiting.reply.send(Ok(held));
+        None
+    }
+
+    /// Tells all waiters of `name` that the server refuses.
+    pub(in crate::sync) fn fail(&self, name: &Name, error: &Error) {
+        let waiters = {
+            let mut lines = self.lines();
+            lines
+                .get_mut(name)
+                .map(|line| std::mem::take(&mut line.waiters))
+        };
+        for waiting in waiters.into_iter().flatten() {
+            let _ = waiting.reply.send(Err(error.clone()));
+        }
+    }
+
+    /// The server is being asked.
+    pub(in crate::sync) fn asked(&self, name: &Name) {
+        if let Some(line) = self.lines().get_mut(name) {
+            line.asked = Some(Instant::now());
+        }
+    }
+
+    /// Remembers what the server said last, for those who give up waiting.
+    pub(in crate::sync) fn heard(&self, name: &Name, heard: Result<String, Error>) {
+        if let Some(line) = self.lines().get_mut(name) {
+            line.asked = None;
+            match heard {
+                Ok(holder) => (line.holder, line.trouble) = (Some(holder), None),
+                Err(trouble) => line.trouble = Some(trouble),
+            }
+        }
+    }
+
+    pub(in crate::sync) fn lines(&self) -> MutexGuard<'_, SeededMap<Name, Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    /// What tells the campaign that somebody has come or left.
+    pub(in crate::sync) fn nudge(&mut self) -> Arc<Notify> {
+        self.nudge.get_or_insert_default().clone()
+    }
+
+    /// Whether a campaign is under way that is driven.
+    fn is_queued_for(&self) -> bool {
+        let pulse = self.campaign.as_ref().map(|it| it.pulse.as_ref());
+        pulse.is_some_and(|pulse| !pulse.is_some_and(|pulse| pulse.stands_still()))
+    }
+
+    fn is_campaign(&self, number: u64) -> bool {
+        self.campaign.as_ref().is_some_and(|it| it.number == number)
+    }
+
+    /// Takes out waiters whose calls were dropped, or whose wait is over. To be dropped without the
+    /// lock on the lines: that may wake a task, and a waker may do anything.
+    #[must_use = "drop it when the lines are unlocked"]
+    pub(in crate::sync) fn without_leavers(&mut self) -> VecDeque<Waiting> {
+        if !self.waiters.iter().any(Waiting::has_left) {
+            return VecDeque::new();
+        }
+        let (left, stay) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(Waiting::has_left);
+        self.waiters = stay;
+        left
+    }
+
+    /// Whether the first waiter has the terms of `asked`.
+    fn is_first(&self, asked: &Entry) -> bool {
+        let first = self.waiters.front();
+        first.is_some_and(|first| first.entry.same_terms(asked))
+    }
+
+    /// Whether the server was asked for these waiters and has not answered.
+    pub(in crate::sync) fn is_unanswered(&self) -> bool {
+        let silent = self.asked.is_some_and(|asked| asked.elapsed() >= SILENCE);
+        silent || self.trouble.is_some()
+    }
+
+    /// What kept the server from answering a question of another: nothing of the caller's was sent.
+    pub(in crate::sync) fn trouble(&self) -> Option<Error> {
+        let trouble = self.trouble.clone();
+        trouble.map(|trouble| trouble.with_fate(Fate::NotExecuted))
+    }
+}
+
+impl Waiting {
+    fn has_left(&self) -> bool {
+        self.reply.is_closed() || Instant::now() >= self.until + LATE
+    }
+}
+
+/// How long a question may be under way before a waiter that gives up says that the server is out.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// How much later than it should a waiter may be polled at the end of its wait.
+const LATE: Duration = Duration::from_secs(1);

@@ -1,0 +1,327 @@
+//! Releasing: to a waiter of this process, or to the queue of the server.
+//!
+//! Invariant: however a release ends, the lease of the former holder and that of the successor
+//! are either settled or left to the keeper, and a successor that got nothing is back in line. None
+//! of them depends on the runtime in which the release was called.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
+
+use super::agenda::{Answered, Reclaim};
+use super::held::Held;
+use super::hold::{End, Hold};
+use super::keeper::Shift;
+use super::keys::PASS;
+use super::owner::{Owner, Secret};
+use super::queue_task::Campaign;
+use super::registry::{Locks, Waiting};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::pulse::TICK;
+use crate::script::Call;
+use crate::sync::fence::Fence;
+use crate::sync::loss::LossReason;
+use crate::time::Ttl;
+
+/// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
+/// the server's queue.
+pub(in crate::sync) async fn release(locks: &Arc<Locks>, held: &Held, now: Instant) -> Result<()> {
+    let (client, hold) = (&held.client, &held.hold);
+    match successor(locks, hold) {
+        None => give_back(locks, client, hold, now).await,
+        // In a box, for it is large: a release to the server need not have room for it.
+        Some(waiting) => Box::pin(pass_on(locks, client, hold, waiting, now)).await,
+    }
+}
+
+/// Passes the lock of `hold` to a waiter of this process.
+async fn pass_on(
+    locks: &Arc<Locks>,
+    client: &Client,
+    hold: &Arc<Hold>,
+    waiting: Waiting,
+    now: Instant,
+) -> Result<()> {
+    hold.end(End::Released);
+    let owner = hold.owner.successor();
+    let call = passing_to(&waiting, owner, hold, client);
+    let successor = Arc::new(Successor {
+        owner,
+        lease: waiting.entry.lease,
+        waiting: Mutex::new(Some(waiting)),
+        locks: Arc::downgrade(locks),
+    });
+    let passing = Passing {
+        successor: successor.clone(),
+        hold: hold.clone(),
+        client: client.clone(),
+        open: true,
+        _shift: locks.keeper().shift(client),
+        locks: locks.clone(),
+    };
+    let asked = (successor.owner, successor.lease);
+    let keeper = locks.keeper();
+    keeper.release_unless_passed(client, hold, asked, successor, now);
+    // The successor depends on it: not in the hands of this caller, who may not be polled.
+    let (tell, mut told) = oneshot::channel();
+    let passing = async move {
+        let _ = tell.send(passing.run(call).await);
+    };
+    let task = client.spawner().spawn(passing.in_current_span());
+    loop {
+        match timeout(TICK, &mut told).await {
+            Ok(told) => return told.unwrap_or_else(|_| Err(torn_down(hold))),
+            Err(_) if task.pulse().stands_still_when_asked() => {
+                client.spawner().distrust(task.pulse().runtime());
+                return Err(torn_down(hold));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Releases to the server's queue. The keeper does so by itself when this is not polled.
+async fn give_back(
+    locks: &Arc<Locks>,
+    client: &Client,
+    hold: &Arc<Hold>,
+    now: Instant,
+) -> Result<()> {
+    let mut giving = Giving {
+        locks,
+        client,
+        hold,
+        open: true,
+    };
+    hold.end(End::Released);
+    locks.keeper().release_unless_done(client, hold, now);
+    let mut call = match hold.may_be_queued_for(now) {
+        true => hold.keys.release(hold.owner, Secret::Said),
+        false => hold.keys.release_alone(hold.owner),
+    };
+    let deadline = client.patience().deadline_from(now);
+    let deadline = deadline.keep_trying().reserved();
+    let reply = loop {
+        let reply = client.run(call, deadline).await;
+        let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
+        if reply.status()? != "OTHERWISE" {
+            break reply;
+        }
+        // Somebody has come to queue, or it is not held any more.
+        call = hold.keys.release(hold.owner, Secret::Said);
+    };
+    let held = match reply.status()? {
+        "RELEASED" => true,
+        "NOT_HELD" => false,
+        _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
+    };
+    giving.done();
+    // The keeper may have been there first.
+    match held || hold.may_be_released() {
+        true => Ok(()),
+        false => Err(LossReason::Taken.error(&hold.keys.name)),
+    }
+}
+
+/// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
+/// sooner, for a successor that gets nothing goes on waiting at that place.
+fn passed(locks: &Locks, name: &Name) {
+    if let Some(line) = locks.lines().get_mut(name)
+        && line.waiters.is_empty()
+    {
+        line.nudge().notify_one();
+    }
+}
+
+/// The waiter to whom the lock is passed inside the process: none when it is time to let the
+/// server's queue decide.
+fn successor(locks: &Locks, hold: &Hold) -> Option<Waiting> {
+    if hold.passes >= MOST_PASSES {
+        return None;
+    }
+    let mut lines = locks.lines();
+    let line = lines.get_mut(&hold.keys.name)?;
+    let leavers = line.without_leavers();
+    let next = line.waiters.pop_front();
+    drop(lines);
+    drop(leavers);
+    next
+}
+
+/// A waiter of this process to whom the lock is passed, under an owner of its own.
+#[derive(Debug)]
+struct Successor {
+    owner: Owner,
+    lease: Ttl,
+    /// `None` once it has the lock, or is back in line.
+    waiting: Mutex<Option<Waiting>>,
+    locks: Weak<Locks>,
+}
+
+impl Reclaim for Successor {
+    /// Its task may stand still with its runtime. The keeper releases what both owners have.
+    fn reclaim(self: Arc<Self>, client: &Client) {
+        if let (Some(waiting), Some(locks)) = (self.take(), self.locks.upgrade()) {
+            let keys = waiting.entry.keys.clone();
+            locks.back_in_line(waiting);
+            Campaign::ensure(&locks, &keys, client.clone(), None);
+        }
+    }
+}
+
+impl Successor {
+    fn take(&self) -> Option<Waiting> {
+        self.waiting().take()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A release to the server's queue that is under way. Dropped open, it is left to the keeper.
+struct Giving<'r> {
+    locks: &'r Arc<Locks>,
+    client: &'r Client,
+    hold: &'r Arc<Hold>,
+    open: bool,
+}
+
+impl Giving<'_> {
+    /// The server has answered.
+    fn done(&mut self) {
+        self.open = false;
+        self.locks.keeper().settled(self.hold.owner);
+    }
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.locks.keeper().discard(self.client, self.hold);
+        }
+    }
+}
+
+/// A hand-over inside the process that is under way, in a task of its own. Dropped open, it leaves
+/// both owners to the keeper; and so it does if nothing is heard of it in time.
+struct Passing {
+    hold: Arc<Hold>,
+    successor: Arc<Successor>,
+    client: Client,
+    open: bool,
+    locks: Arc<Locks>,
+    _shift: Shift,
+}
+
+impl Passing {
+    /// Passes the lock on. Spawned by the holder's release, which waits for it; torn down with its
+    /// runtime, or by a panic, it is dropped; should it stand still, the keeper does its work.
+    async fn run(mut self, call: Call) -> Result<()> {
+        let (hold, locks) = (self.hold.clone(), self.locks.clone());
+        let reply = self
+            .client
+            .run(call, self.client.deadline().keep_trying().reserved())
+            .await;
+        let reply = reply.map_err(|error| error.with_key(&hold.keys.name))?;
+        let fence = match reply.status()? {
+            "GRANTED" => Fence::parse(reply.text(1)?)?,
+            "NOT_HELD" => {
+                self.nothing_to_release();
+                // The keeper may have been there first.
+                return match hold.may_be_released() {
+                    true => Ok(()),
+                    false => Err(LossReason::Taken.error(&hold.keys.name)),
+                };
+            }
+            _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
+        };
+        self.open = false;
+        self.hand_over(fence, reply.sent());
+        locks.keeper().settled(hold.owner);
+        passed(&locks, &hold.keys.name);
+        Ok(())
+    }
+
+    /// The server has granted the lock to the successor; unless the keeper has come to release
+    /// that.
+    fn hand_over(&self, fence: Fence, sent: Instant) {
+        let (owner, granted) = (self.successor.owner, (sent, self.successor.lease));
+        let (locks, passes) = (&self.locks, self.hold.passes + 1);
+        let left = match self.successor.take() {
+            Some(waiting) => locks.pass_to(waiting, owner, fence, granted, passes),
+            None => return self.discard_successor(Answered::Yes),
+        };
+        if let Some(waiting) = left {
+            self.discard_successor(Answered::Yes);
+            self.back_in_line(waiting);
+        }
+    }
+
+    /// Leaves what the successor has, or may come to have, to the keeper. That may have asked for
+    /// it before the grant came.
+    fn discard_successor(&self, answered: Answered) {
+        let keeper = self.locks.keeper();
+        let asked = (self.successor.owner, self.successor.lease);
+        keeper.discard_successor(
+            &self.client,
+            &self.hold,
+            asked,
+            self.successor.clone(),
+            answered,
+        );
+    }
+
+    /// The server knew nothing of the lease: only the successor must be put back.
+    fn nothing_to_release(&mut self) {
+        self.open = false;
+        let keeper = self.locks.keeper();
+        keeper.settled(self.hold.owner);
+        if let Some(waiting) = self.successor.take() {
+            keeper.settled(self.successor.owner);
+            self.back_in_line(waiting);
+        }
+    }
+
+    fn back_in_line(&self, waiting: Waiting) {
+        self.locks.back_in_line(waiting);
+        self.locks.keeper().orphaned(self.hold.keys.clone());
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let keeper = self.locks.keeper();
+        keeper.discard(&self.client, &self.hold);
+        if let Some(waiting) = self.successor.take() {
+            self.discard_successor(Answered::No);
+            self.back_in_line(waiting);
+        }
+    }
+}
+
+/// The call that passes the lock of `hold` on.
+fn passing_to(waiting: &Waiting, owner: Owner, hold: &Hold, client: &Client) -> Call {
+    let call = hold.keys.call(&PASS);
+    call.arg(hold.owner.id().as_bytes())
+        .arg(owner.id().as_bytes())
+        .arg(waiting.entry.lease.millis())
+        .arg(format!("2{}", client.process()))
+        .arg(&*waiting.entry.metadata)
+}
+
+fn torn_down(hold: &Hold) -> Error {
+    let message = "the runtime that released the lock has shut down, or stands still; the lock is \
+                   released in the background";
+    Error::new(ErrorKind::Disconnected, message).with_key(&hold.keys.name)
+}
+
+/// How often the lock is passed on inside one process before the server's queue has a say.
+const MOST_PASSES: u32 = 16;

@@ -1,0 +1,221 @@
+//! `Ticket`: a call that waits in the local queue of its name.
+//!
+//! Invariant: a ticket that is dropped leaves the line, and gives up what was granted to it
+//! meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::held::Held;
+use super::queue_task::Campaign;
+use super::registry::{Line, Locks, Waiting};
+use super::request::Entry;
+use crate::error::{Error, ErrorKind, Fate, Result};
+
+/// A place in line. Dropping it gives the place up.
+#[derive(Debug)]
+pub(in crate::sync) struct Ticket {
+    answer: oneshot::Receiver<Result<Held>>,
+    locks: Arc<Locks>,
+    asks: Entry,
+    nudge: Arc<Notify>,
+}
+
+impl Ticket {
+    /// Puts the caller at the end of the line.
+    pub(in crate::sync) fn join(locks: &Arc<Locks>, entry: Entry, until: Instant) -> Self {
+        Self::stand(locks, entry, until, VecDeque::push_back, None)
+    }
+
+    /// The same for a caller whose own question has met `trouble`.
+    pub(in crate::sync) fn join_after(
+        locks: &Arc<Locks>,
+        trouble: Error,
+        entry: Entry,
+        until: Instant,
+    ) -> Self {
+        Self::stand(locks, entry, until, VecDeque::push_back, Some(trouble))
+    }
+
+    /// Puts the caller, who asked the server for those who have come since, at the head of the
+    /// line.
+    pub(in crate::sync) fn lead(locks: &Arc<Locks>, entry: Entry, until: Instant) -> Self {
+        Self::stand(locks, entry, until, VecDeque::push_front, None)
+    }
+
+    fn stand(
+        locks: &Arc<Locks>,
+        entry: Entry,
+        until: Instant,
+        place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
+        trouble: Option<Error>,
+    ) -> Self {
+        let (reply, answer) = oneshot::channel();
+        let asks = entry.clone();
+        let waiting = Waiting {
+            entry,
+            until,
+            reply,
+        };
+        let (nudge, idle) = locks.push(waiting, place, trouble);
+        // Whoever asks or queues for it may stand still, or end, with another runtime.
+        locks.keeper().man(&asks.client);
+        if idle {
+            Campaign::ensure(locks, &asks.keys, asks.client.clone(), None);
+        }
+        Self {
+            answer,
+            locks: locks.clone(),
+            asks,
+            nudge,
+        }
+    }
+
+    /// Waits for the grant. `None` if it was taken back, since nobody polled this when it came.
+    pub(in crate::sync) async fn granted(&mut self) -> Result<Option<Held>> {
+        match (&mut self.answer).await {
+            Ok(Ok(held)) => Ok(held.take().then_some(held)),
+            Ok(Err(error)) => Err(error),
+            // It was taken out of the line: nobody polled this when its wait was over.
+            Err(_) => Err(self.expired()),
+        }
+    }
+
+    /// Starts another campaign if the current one has stalled, and a keeper task if this runtime
+    /// has none.
+    pub(in crate::sync) fn see_to_it(&self) {
+        self.locks.keeper().man(&self.asks.client);
+        Campaign::see_to(&self.locks, &self.asks.keys, &self.asks.client);
+    }
+
+    /// Why the wait ended without a grant.
+    pub(in crate::sync) fn expired(&self) -> Error {
+        let lines = self.locks.lines();
+        let line = lines.get(&self.asks.keys.name);
+        if let Some(trouble) = line.and_then(Line::trouble) {
+            return trouble;
+        }
+        // That others held it a while ago is not the reason when the server does not answer now.
+        let line = line.filter(|line| !line.is_unanswered());
+        if let Some(holder) = line.and_then(|line| line.holder.as_ref()) {
+            return contended(&format!("its holder has {holder}"));
+        }
+        drop(lines);
+        unanswered(&self.asks)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.answer.close();
+        self.nudge.notify_one();
+        self.locks.left(&self.asks.keys.name);
+    }
+}
+
+fn contended(why: &str) -> Error {
+    Error::new(
+        ErrorKind::Contended,
+        format!("the lock was not free in time; {why}"),
+    )
+}
+
+/// The server was asked for others, and says nothing.
+fn unanswered(entry: &Entry) -> Error {
+    let silence = || {
+        Error::new(
+            ErrorKind::Timeout,
+            "the server has not answered who holds the lock",
+        )
+    };
+    let trouble = entry.client.trouble(entry.keys.lock());
+    let trouble = trouble.unwrap_or_else(silence);
+    trouble.with_fate(Fate::NotExecuted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::Client;
+    use crate::sync::core::keeper_task::registry;
+    use crate::sync::core::keys::Keys;
+    use crate::sync::core::owner::Owner;
+    use crate::sync::fence::Fence;
+    use crate::time::Ttl;
+
+    fn entry(client: &Client, millis: u64) -> Entry {
+        let keys = Keys::of(client, &client.name("a"));
+        Entry {
+            client: client.clone(),
+            keys: keys.expect("a good name").into(),
+            lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        }
+    }
+
+    /// The next question is under way, and not for long.
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_is_told_what_the_last_question_has_met() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = registry(&client);
+        let entry = entry(&client, 30_000);
+        let name = entry.keys.name.clone();
+        let ticket = Ticket::join(&locks, entry, Instant::now() + Duration::from_secs(60));
+        locks.heard(&name, Ok("fence 1".to_owned()));
+        assert_eq!(ticket.expired().kind(), ErrorKind::Contended);
+        locks.heard(&name, Err(Error::new(ErrorKind::Busy, "told by the test")));
+        locks.asked(&name);
+        let told = ticket.expired();
+        assert_eq!(told.kind(), ErrorKind::Busy);
+        assert_eq!(told.fate(), Fate::NotExecuted);
+    }
+
+    /// The first has left between the answer to its question and the delivery.
+    #[tokio::test]
+    async fn a_grant_is_not_delivered_to_a_waiter_on_other_terms() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = registry(&client);
+        let (asked, other) = (entry(&client, 30_000), entry(&client, 100));
+        let until = Instant::now() + Duration::from_secs(60);
+        let first = Ticket::join(&locks, asked.clone(), until);
+        let mut second = Ticket::join(&locks, other.clone(), until);
+        drop(first);
+        let (sent, owner) = (Instant::now(), Owner::random());
+        assert!(!locks.deliver(&asked, owner, Fence(1), (sent, asked.lease)));
+        assert!(locks.deliver(&other, owner, Fence(1), (sent, other.lease)));
+        let guard = second.granted().await.expect("granted");
+        assert_eq!(guard.expect("in time").hold.fence, Fence(1));
+    }
+
+    /// The campaign of others may have heard of the server since the caller's question failed.
+    #[tokio::test]
+    async fn what_the_server_has_said_since_is_not_overwritten_by_an_old_failure() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = registry(&client);
+        let name = client.name("a");
+        let entry = Entry {
+            client: client.clone(),
+            keys: Keys::of(&client, &name).expect("a good name").into(),
+            lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
+            max_hold: None,
+            metadata: "".into(),
+        };
+        let until = Instant::now() + Duration::from_secs(60);
+        let failed = || Error::new(ErrorKind::Disconnected, "the server was out");
+        let first = Ticket::join_after(&locks, failed(), entry.clone(), until);
+        let told = locks
+            .waited_for(&entry)
+            .expect_err("nobody was heard since");
+        assert_eq!(told.kind(), ErrorKind::Disconnected);
+        locks.heard(&name, Ok("fence 1".into()));
+        let second = Ticket::join_after(&locks, failed(), entry.clone(), until);
+        assert!(locks.waited_for(&entry).expect("the server has answered"));
+        drop((first, second));
+    }
+}

@@ -1,0 +1,187 @@
+//! `Watch`: callers' futures on which others depend, looked after by the keeper.
+//!
+//! Invariant: what others depend on is never longer in the hands of a future that nobody polls than
+//! a few looks take. There are two such things. A question that a caller asks by itself, which is
+//! what makes an uncontended `acquire` fast: the others of the process wait for its answer, and the
+//! server may have granted the lock to it. And a grant that was handed to a waiter. Each is either
+//! taken off by its caller, who then has it, or by the keeper, which then releases it. When such a
+//! caller is polled again, it joins the end of the line, and sends nothing of its former question.
+//! Other work of theirs runs in tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::hold::Hold;
+use super::owner::{ByOwner, Owner};
+use super::question::Question;
+use crate::pulse::Beat;
+
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Watch {
+    asked: ByOwner<Watched<Question>>,
+    offered: Vec<Watched<Hold>>,
+}
+
+#[derive(Debug)]
+struct Watched<T> {
+    it: Arc<T>,
+    /// How far it had come at the last look.
+    beat: Option<Beat>,
+    /// How many looks in a row have found nobody there.
+    missed: u8,
+}
+
+/// What a look has found.
+#[derive(Debug, Default)]
+pub(in crate::sync) struct Found {
+    /// Questions and offers that nobody polls for.
+    pub(in crate::sync) questions: Vec<Arc<Question>>,
+    pub(in crate::sync) offers: Vec<Arc<Hold>>,
+    /// Questions whose callers are to be polled before the next look.
+    pub(in crate::sync) to_wake: Vec<Arc<Question>>,
+}
+
+impl Watch {
+    pub(in crate::sync) fn is_empty(&self) -> bool {
+        self.asked.is_empty() && self.offered.is_empty()
+    }
+
+    /// A caller asks the server.
+    pub(in crate::sync) fn ask(&mut self, question: Arc<Question>) {
+        let watched = Watched {
+            it: question,
+            beat: None,
+            missed: 0,
+        };
+        self.asked.insert(watched.it.owner, watched);
+    }
+
+    /// The caller has its answer, or has left. `None` if the question was taken from it.
+    pub(in crate::sync) fn answered(&mut self, owner: Owner) -> Option<Arc<Question>> {
+        self.asked.remove(&owner).map(|watched| watched.it)
+    }
+
+    /// A waiter was handed a grant.
+    pub(in crate::sync) fn offer(&mut self, hold: Arc<Hold>) {
+        self.offered.push(Watched {
+            it: hold,
+            beat: None,
+            missed: 0,
+        });
+    }
+
+    /// Looks after all of them, and takes off those that nobody has been there for.
+    pub(in crate::sync) fn look(&mut self) -> Found {
+        for watched in self.asked.values_mut() {
+            let beat = Some(watched.it.pulse.now());
+            let stood = std::mem::replace(&mut watched.beat, beat) == beat;
+            watched.missed = if stood { watched.missed + 1 } else { 0 };
+        }
+        let left = |watched: &Watched<Question>| watched.missed >= MOST_MISSED;
+        let questions = self.asked.extract_if(|_, watched| left(watched));
+        let mut found = Found {
+            questions: questions.map(|(_, watched)| watched.it).collect(),
+            ..Found::default()
+        };
+        for question in &found.questions {
+            question.taken_over.store(true, Ordering::SeqCst);
+        }
+        let asked = self.asked.values();
+        found
+            .to_wake
+            .extend(asked.map(|watched| watched.it.clone()));
+        self.offered.retain_mut(|watched| {
+            if !watched.it.is_offered() {
+                return false;
+            }
+            watched.missed += 1;
+            let left = watched.missed >= MOST_MISSED;
+            if left {
+                found.offers.push(watched.it.clone());
+            }
+            !left
+        });
+        found
+    }
+}
+
+/// More than one: a process that was stopped, or is short of time, is given a chance to answer.
+const MOST_MISSED: u8 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::client::Client;
+    use crate::pulse::Pulse;
+    use crate::sync::core::keys::Keys;
+    use crate::sync::fence::Fence;
+    use crate::time::Ttl;
+
+    fn lease() -> Ttl {
+        Ttl::new("the lease", Duration::from_secs(6)).expect("in range")
+    }
+
+    fn keys() -> Arc<Keys> {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let keys = Keys::of(&client, &client.name("a"));
+        keys.expect("a good name").into()
+    }
+
+    fn question() -> Arc<Question> {
+        Arc::new(Question {
+            owner: Owner::random(),
+            keys: keys(),
+            pulse: Pulse::default(),
+            asked: (Instant::now(), lease()),
+            in_line: true,
+            taken_over: AtomicBool::new(false),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_question_that_nobody_polls_is_found_after_a_few_looks() {
+        let mut watch = Watch::default();
+        let (polled, left) = (question(), question());
+        watch.ask(polled.clone());
+        watch.ask(left.clone());
+        for look in 0..=MOST_MISSED {
+            let polling = polled.pulse.of(async {}).now_or_never();
+            polling.expect("it does not wait");
+            let found = watch.look();
+            let expected = usize::from(look == MOST_MISSED);
+            assert_eq!(found.questions.len(), expected, "look {look}");
+            assert_eq!(found.to_wake.len(), 2 - expected, "look {look}");
+        }
+        assert!(watch.answered(left.owner).is_none(), "it was taken over");
+        assert!(watch.answered(polled.owner).is_some());
+        assert!(watch.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_offer_is_found_unless_it_is_taken() {
+        let mut watch = Watch::default();
+        let offer = || {
+            let granted = (Instant::now(), lease());
+            let owner = Owner::random();
+            let hold = Hold::new(keys(), owner, Fence(1), lease(), None, granted, 0);
+            hold.offer();
+            hold
+        };
+        let (taken, left) = (offer(), offer());
+        watch.offer(taken.clone());
+        watch.offer(left.clone());
+        assert!(taken.take());
+        for _ in 1..MOST_MISSED {
+            assert!(watch.look().offers.is_empty());
+        }
+        let found = watch.look().offers;
+        assert!(found.len() == 1 && found[0].owner == left.owner);
+        assert!(watch.is_empty());
+    }
+}

@@ -1,0 +1,472 @@
+//! Fenced locks.
+//!
+//! Invariant: a [`Guard`] that says it is held is held on the server, as long as the two clocks
+//! run at the same rate within 1 %: its local deadline counts from before the command was sent
+//! that granted or renewed the lease. Whatever becomes of a call, a lease that no guard stands for
+//! is released by the [`keeper`].
+//!
+//! One idea a file: [`guard`] the public face of a grant, [`hold`] what this process knows of it,
+//! [`keeper`] the tasks that renew and release in the background, [`agenda`] what they have to do
+//! and when, [`renewal`] their calls, [`watch`] the callers that they look after, [`attempt`] a
+//! caller's own question to the server, [`line`] the waiters of this process, [`campaign`] their
+//! one place in the queue on the server, [`place`] grants by push, [`release`](mod@release) the
+//! next holder.
+
+pub(crate) mod guard;
+pub(crate) mod inspect;
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use super::fence::Fence;
+use guard::Guard;
+use inspect::{Holder, LockInfo, Waiter};
+
+use crate::client::{Client, Purpose, Written};
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::name::Name;
+use crate::script::script;
+use crate::sync::core::answer::{Answer, Standing};
+use crate::sync::core::first_try::Attempt;
+use crate::sync::core::held::Held;
+use crate::sync::core::keeper_task::registry;
+use crate::sync::core::keys::Keys;
+use crate::sync::core::registry::Locks;
+use crate::sync::core::request::{Entry, Queueing};
+use crate::sync::core::ticket::Ticket;
+use crate::time::{OnOutage, Patience, Ttl, jittered};
+
+script!(BREAK = "break.lua" after "../core/prelude.lua");
+script!(INSPECT = "inspect.lua" after "../core/prelude.lua");
+
+/// A named lock, made by [`Client::lock`]. It does nothing until it is acquired.
+///
+/// Cloning gives another handle on the same name. Locks of one name exclude each other over all
+/// processes that use the same server and namespace.
+#[derive(Clone)]
+#[must_use = "a lock excludes nobody until it is acquired"]
+pub struct Lock {
+    client: Client,
+    locks: Arc<Locks>,
+    name: Name,
+    /// Spelt once. The first call returns `InvalidInput` if the name is invalid.
+    keys: Result<Arc<Keys>>,
+    lease: Duration,
+    wait: Option<Duration>,
+    max_hold: Option<Duration>,
+    metadata: Arc<str>,
+    patience: Patience,
+}
+
+impl Client {
+    /// The lock called `name`. The first call returns `InvalidInput` if the name is invalid.
+    pub fn lock(&self, name: &str) -> Lock {
+        let name = self.name(name);
+        let keys = Keys::of(self, &name).map(Arc::new);
+        Lock {
+            keys: keys.map_err(|error| error.with_key(&name)),
+            client: self.clone(),
+            locks: registry(self),
+            name,
+            lease: Duration::from_secs(30),
+            wait: None,
+            max_hold: None,
+            metadata: "".into(),
+            patience: self.patience(),
+        }
+    }
+}
+
+impl Lock {
+    /// How long the server keeps the lock for a holder it no longer hears from: 30 s by default,
+    /// at least 10 ms. A live guard renews itself at a third of it.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long [`acquire`](Self::acquire) waits for the lock; by default as long as
+    /// [`deadline`](Self::deadline).
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// How long a call may take in all that does not wait for the lock, retries included: by
+    /// default as the client [says](crate::ClientBuilder::deadline). More than 100 years count as
+    /// 100 years.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.patience = self.patience.within(deadline);
+        self
+    }
+
+    /// What calls of this lock do while its server is out: by default as the client
+    /// [says](crate::ClientBuilder::on_outage). Guards go on being renewed, and are released,
+    /// whatever this says; and a call that waits for the lock already goes by [`wait`](Self::wait).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.patience.on_outage = on_outage;
+        self
+    }
+
+    /// Fails at once while the server is out, instead of waiting for it: the same as
+    /// [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
+    }
+
+    /// The longest time that one guard may hold the lock, renewals included; no limit by default.
+    /// Past it the guard is lost and the lock released, so that a hung holder blocks nobody.
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.max_hold = Some(limit);
+        self
+    }
+
+    /// A text for [`inspect`](Self::inspect), to tell people who holds the lock: at most 1 KiB.
+    /// It is stored on the server; keep secrets out of it.
+    pub fn metadata(mut self, text: &str) -> Self {
+        self.metadata = text.into();
+        self
+    }
+
+    /// Acquires the lock, in the order of arrival, waiting up to [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// `Contended` when the server says that it was not free in time; `InvalidInput` for a bad name
+    /// or duration; `WrongType` when another version of hedgerow writes the locks of the namespace
+    /// in another format; else what kept the server from answering. After any error the lock is not
+    /// held: should the server have granted it unheard, it is released behind the scenes.
+    ///
+    /// # Cancel safety
+    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. A
+    /// call that is kept and not polled loses them, too, after about half a second; polled again,
+    /// it joins the end of the line.
+    pub async fn acquire(&self) -> Result<Guard> {
+        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
+        // Pinned here, for it is large: the span around it would hold a copy.
+        let acquired = pin!(self.acquired());
+        acquired.instrument(span).await
+    }
+
+    async fn acquired(&self) -> Result<Guard> {
+        let entry = self.entry()?;
+        let now = Instant::now();
+        let until = match self.wait {
+            Some(wait) => now + Ttl::new("the wait", wait)?.duration(),
+            None => self.patience.deadline_from(now).at,
+        };
+        self.agree(&entry, now, until).await?;
+        let locks = &self.locks;
+        let now = Instant::now();
+        let deadline = self.patience.deadline_from(now).at_most(until);
+        let Some(attempt) = Attempt::begin(locks, &entry, deadline, now) else {
+            if deadline.on_outage == OnOutage::FailFast
+                && let Some(outage) = locks.outage(&entry)
+            {
+                return Err(outage.with_key(&self.name));
+            }
+            return self.waited(locks, entry, until).await;
+        };
+        let call = entry.acquire(attempt.owner(), attempt.queueing());
+        let Some(reply) = attempt.ask(call, deadline).await else {
+            drop(attempt);
+            return self.waited(locks, entry, until).await;
+        };
+        match reply.and_then(|reply| Answer::read(&reply)) {
+            Ok(Answer::Granted(fence, sent)) => match attempt.won(&entry, fence, sent) {
+                Some(held) => Ok(self.guard(held)),
+                // Nobody was there to take it, and so it was given back.
+                None => self.waited(locks, entry, until).await,
+            },
+            Ok(Answer::Busy {
+                remaining,
+                above,
+                after,
+                holder,
+                sent,
+            }) => {
+                let standing = above.map(|above| Standing {
+                    sent,
+                    above,
+                    after,
+                    remaining,
+                    asked: entry.clone(),
+                });
+                let ticket = attempt.queued(entry.clone(), standing, until, holder);
+                self.waiting(locks, ticket, entry, until).await
+            }
+            Err(error) => {
+                attempt.failed(&error);
+                if self.gives_up(&error) || Instant::now() >= until {
+                    return Err(error.with_key(&self.name));
+                }
+                // Another question, under another owner, from the line.
+                let fate = error.fate();
+                let ticket = Ticket::join_after(locks, error, entry.clone(), until);
+                let waited = self.waiting(locks, ticket, entry, until).await;
+                waited.map_err(|error| match error.fate() {
+                    Fate::NotExecuted => error.with_fate(fate),
+                    _ => error,
+                })
+            }
+        }
+    }
+
+    /// Acquires the lock if it is free now; `None` if it is not, or if others wait for it.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), without `Contended`.
+    ///
+    /// # Cancel safety
+    /// Safe, as [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Option<Guard>> {
+        let entry = self.entry()?;
+        let locks = &self.locks;
+        let now = Instant::now();
+        let deadline = self.patience.deadline_from(now);
+        self.agree(&entry, now, deadline.at).await?;
+        loop {
+            let now = Instant::now();
+            let attempt = match Attempt::begin(locks, &entry, deadline, now) {
+                Some(attempt) => attempt,
+                None if locks.waited_for(&entry)? => return Ok(None),
+                None => Attempt::aside(locks, &entry, deadline, now),
+            };
+            let call = entry.acquire(attempt.owner(), Queueing::No);
+            let Some(reply) = attempt.ask(call, deadline).await else {
+                continue;
+            };
+            match reply.and_then(|reply| Answer::read(&reply)) {
+                Ok(Answer::Granted(fence, sent)) => {
+                    if let Some(held) = attempt.won(&entry, fence, sent) {
+                        return Ok(Some(self.guard(held)));
+                    }
+                    // Nobody was there to take it, and so it was given back: asks again.
+                }
+                Ok(Answer::Busy { .. }) => {
+                    attempt.lost();
+                    return Ok(None);
+                }
+                Err(error) => {
+                    attempt.failed(&error);
+                    return Err(error.with_key(&self.name));
+                }
+            }
+        }
+    }
+
+    /// Runs `body` while holding the lock, and drops it in mid-flight if the lock is lost.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire); `Lost` when the lock was lost before `body` ended, also if
+    /// that is found only when it is released. What the body did until then stays done: let the
+    /// resource check the fence.
+    ///
+    /// # Cancel safety
+    /// Safe: the body is dropped and the lock released.
+    pub async fn with<F, B>(&self, body: F) -> Result<B::Output>
+    where
+        F: FnOnce(Fence) -> B,
+        B: Future,
+    {
+        let guard = self.acquire().await?;
+        let output = tokio::select! {
+            biased;
+            reason = guard.lost() => return Err(reason.error(&self.name)),
+            output = body(guard.fence()) => output,
+        };
+        if let Some(reason) = guard.loss() {
+            return Err(reason.error(&self.name));
+        }
+        if let Err(error) = guard.release().await {
+            if error.kind() == ErrorKind::Lost {
+                return Err(error);
+            }
+            // The body ended while the lock was held; the keeper goes on releasing it.
+            tracing::debug!(target: "hedgerow::lock", lock = self.name.shown().as_str(), %error, "release is left to the keeper");
+        }
+        Ok(output)
+    }
+
+    /// Who holds the lock and who waits for it, as the server knows.
+    ///
+    /// # Errors
+    /// What kept the server from answering.
+    ///
+    /// # Cancel safety
+    /// Safe: reads only.
+    pub async fn inspect(&self) -> Result<LockInfo> {
+        let entry = self.entry()?;
+        let reply = self
+            .client
+            .run(entry.call(&INSPECT), self.patience.deadline())
+            .await
+            .map_err(|error| error.with_key(&self.name))?;
+        if reply.status()? != "OK" {
+            return Err(reply.unexpected().with_key(&self.name));
+        }
+        let holder = match reply.text(1)? {
+            "" => None,
+            fence => Some(Holder {
+                fence: Fence::parse(fence)?,
+                remaining: Duration::from_millis(u64::try_from(reply.int(2)?).unwrap_or(0)),
+                metadata: reply.text(3)?.to_owned(),
+            }),
+        };
+        let waiters = (4..reply.len()).step_by(2).map(|index| {
+            Ok(Waiter {
+                waiting: Duration::from_millis(reply.count(index)?),
+                metadata: reply.text(index + 1)?.to_owned(),
+            })
+        });
+        Ok(LockInfo {
+            holder,
+            queue: waiters.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Takes the lock away from whoever holds it; their guard is told at once. Returns whether
+    /// anybody held it. The next waiter gets it.
+    ///
+    /// # Errors
+    /// What kept the server from answering. After an indeterminate error,
+    /// [`inspect`](Self::inspect) before you try again: the next holder may have it by then.
+    ///
+    /// # Cancel safety
+    /// The lock is broken or not.
+    pub async fn break_lock(&self) -> Result<bool> {
+        let entry = self.entry()?;
+        let reply = self
+            .client
+            .run(entry.call(&BREAK), self.patience.deadline())
+            .await;
+        let reply = reply.map_err(|error| error.with_key(&self.name))?;
+        match reply.status()? {
+            "BROKEN" => Ok(true),
+            "FREE" => Ok(false),
+            _ => Err(reply.unexpected().with_key(&self.name)),
+        }
+    }
+
+    /// Sees to it that all clients write locks in one format, trying from `now` until `until`.
+    async fn agree(&self, entry: &Entry, mut now: Instant, until: Instant) -> Result<()> {
+        let mut met = None;
+        loop {
+            let deadline = self.patience.deadline_from(now).at_most(until);
+            let key = entry.keys.lock();
+            let agreed = self
+                .client
+                .agree(Written::Locks, key, Purpose::Write, deadline);
+            let Err(error) = agreed.await else {
+                return Ok(());
+            };
+            let error = match met {
+                // The time was over before it could be asked again: what it has met says more.
+                Some(met) if error.kind() == ErrorKind::Timeout => met,
+                _ => error,
+            };
+            if self.gives_up(&error) || Instant::now() >= until {
+                return Err(error.with_key(&self.name));
+            }
+            met = Some(error);
+            tokio::time::sleep(jittered(BREATH, 0.5..1.0)).await;
+            now = Instant::now();
+        }
+    }
+
+    /// Whether there is no use in waiting for the server after `error`.
+    fn gives_up(&self, error: &Error) -> bool {
+        let fails_fast = self.patience.on_outage == OnOutage::FailFast && error.kind().is_outage();
+        fails_fast || error.fate() == Fate::Refused
+    }
+
+    /// Waits behind others of this process.
+    async fn waited(&self, locks: &Arc<Locks>, entry: Entry, until: Instant) -> Result<Guard> {
+        let ticket = Ticket::join(locks, entry.clone(), until);
+        self.waiting(locks, ticket, entry, until).await
+    }
+
+    /// Waits in line. In a box, for it is large: a lock that is free need not have room for it.
+    fn waiting<'l>(
+        &'l self,
+        locks: &'l Arc<Locks>,
+        mut ticket: Ticket,
+        entry: Entry,
+        until: Instant,
+    ) -> BoxFuture<'l, Result<Guard>> {
+        Box::pin(async move {
+            loop {
+                let look = Instant::now() + LOOK;
+                match timeout_at(until.min(look), ticket.granted()).await {
+                    Ok(Ok(Some(held))) => return Ok(self.guard(held)),
+                    // It was granted while nobody polled this, and taken back.
+                    Ok(Ok(None)) => ticket = Ticket::join(locks, entry.clone(), until),
+                    Ok(Err(error)) => return Err(error.with_key(&self.name)),
+                    Err(_) if Instant::now() < until => ticket.see_to_it(),
+                    Err(_) => return Err(ticket.expired().with_key(&self.name)),
+                }
+            }
+        })
+    }
+
+    fn guard(&self, held: Held) -> Guard {
+        Guard::new(held, self.locks.clone())
+    }
+
+    /// Checks everything that a call needs.
+    fn entry(&self) -> Result<Entry> {
+        let lease = Ttl::new("the lease", self.lease)?;
+        if lease.duration() < SHORTEST_LEASE {
+            return Err(Error::invalid(
+                "the lease is shorter than 10 ms; it must outlast a few round trips",
+            )
+            .with_key(&self.name));
+        }
+        if self.metadata.len() > LONGEST_METADATA {
+            return Err(Error::invalid(
+                "the metadata is longer than 1 KiB; store a reference instead",
+            )
+            .with_key(&self.name));
+        }
+        let max_hold = self
+            .max_hold
+            .map(|limit| Ttl::new("the longest hold", limit))
+            .transpose()?;
+        Ok(Entry {
+            keys: self.keys.clone()?,
+            client: self.client.clone(),
+            lease,
+            max_hold: max_hold.map(Ttl::duration),
+            metadata: self.metadata.clone(),
+        })
+    }
+}
+
+impl fmt::Debug for Lock {
+    /// Without the keys: one of them names the process.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock")
+            .field("client", &self.client)
+            .field("name", &self.name)
+            .field("lease", &self.lease)
+            .field("wait", &self.wait)
+            .field("max_hold", &self.max_hold)
+            .field("metadata", &self.metadata)
+            .field("patience", &self.patience)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The pause after a question about the format that was not answered.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// How often a waiter looks whether its process still queues for it.
+const LOOK: Duration = Duration::from_secs(1);
+
+const SHORTEST_LEASE: Duration = Duration::from_millis(10);
+const LONGEST_METADATA: usize = 1024;

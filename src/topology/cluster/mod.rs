@@ -1,0 +1,301 @@
+//! `Cluster`: a Redis Cluster, each key asked of the primary that serves its slot.
+//!
+//! Invariant: a command is sent to one server at a time, and to another only when the one before
+//! has answered that it did not execute it (MOVED, ASK). Whatever is not answered is told as
+//! unknown; nothing here sends it again.
+
+pub(crate) mod inquiry;
+pub(crate) mod refresh;
+pub(crate) mod slot_map;
+pub(crate) mod verdict;
+pub(crate) mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::future::try_join_all;
+use futures::stream::FuturesUnordered;
+use redis::{Cmd, ServerError, Value};
+use tokio::time::Instant;
+
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::{Key, SLOTS};
+use crate::net::address::Address;
+use crate::net::connection::{Answer, Link};
+use crate::net::endpoint::Endpoint;
+use crate::net::node::{Node, Style};
+use crate::net::pipeline::replies::{Reads, Values, cell};
+use crate::net::pipeline::{PIPELINES_TO_EACH, Pipeline};
+use crate::time::Deadline;
+use crate::wire::command::plain;
+use crate::wire::fault::from_server;
+use refresh::Census;
+use slot_map::{Primary, no_slots};
+use wire::{Redirect, redirect};
+
+/// The primaries of a cluster, by slot.
+pub(crate) struct Cluster(Arc<Census>);
+
+impl Cluster {
+    /// The cluster that `seeds` belong to; it is looked up when it is first needed.
+    pub(crate) fn new(seeds: &[String], style: &Style) -> Result<Self> {
+        let seeds = Endpoint::parse_all(seeds, &style.approach)?;
+        if seeds.is_empty() {
+            return Err(Error::invalid("a cluster needs at least one seed"));
+        }
+        for seed in &seeds {
+            if seed.db != 0 {
+                return Err(Error::invalid(
+                    "a cluster has database 0 only; leave it out of the URL",
+                ));
+            }
+            if !matches!(seed.address, Address::Tcp(..)) {
+                return Err(Error::invalid(
+                    "the servers of a cluster are reached by TCP; use redis://",
+                ));
+            }
+        }
+        let style = Style {
+            reads: Reads::OneByOne,
+            pipelines: PIPELINES_TO_EACH,
+            ..style.clone()
+        };
+        Ok(Self(Census::new(seeds, style)))
+    }
+
+    /// The server of `key`, as far as known without asking.
+    pub(crate) fn node(&self, key: &Key) -> Option<Arc<Node>> {
+        let map = self.0.known();
+        map.primary(key.slot()).map(|primary| primary.node.clone())
+    }
+
+    /// The first of `candidates` that is served where `key` is.
+    pub(crate) fn beside(&self, key: &Key, candidates: impl Iterator<Item = Key>) -> Option<Key> {
+        let map = self.0.known();
+        let home = &map.primary(key.slot())?.address;
+        candidates.take(usize::from(SLOTS)).find(|candidate| {
+            let primary = map.primary(candidate.slot());
+            primary.is_some_and(|primary| primary.address == *home)
+        })
+    }
+
+    /// Sends `command` to the server of `key`, and follows where that sends us.
+    pub(crate) async fn send(
+        &self,
+        command: &Cmd,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        let slot = key.slot();
+        let mut to = self.0.primary(slot, deadline).await?;
+        let mut reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
+        for _ in 0..MOST_REDIRECTS {
+            match self.redirected(&reply.value, &to.address) {
+                None => return Ok(reply),
+                Some(Redirect::Moved(_, address)) => {
+                    to = self.0.moved(slot, &address);
+                    reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
+                }
+                // For this command only; the next is asked of the owner again.
+                Some(Redirect::Ask(address)) => {
+                    to = self.0.at(&address);
+                    reply = self.watched(Box::pin(ask(&to.node, command, deadline.at)).await)?;
+                }
+                Some(Redirect::Nameless) => {
+                    to = self.0.elsewhere(slot, &to.address, deadline.at).await?;
+                    reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
+                }
+            }
+        }
+        match self.redirected(&reply.value, &to.address) {
+            None => Ok(reply),
+            Some(_) => Err(restless()),
+        }
+    }
+
+    /// Sends `command` to every primary; the first error of one is the answer.
+    pub(crate) async fn send_to_all(
+        &self,
+        command: &Cmd,
+        deadline: Deadline,
+    ) -> Result<Option<Answer>> {
+        let map = self.0.map(deadline).await?;
+        let sent = map.primaries.iter().map(|primary| async move {
+            let answer = self.watched(primary.node.pipeline.send(command, deadline).await)?;
+            match &answer.value {
+                Value::ServerError(error) => Err(self.refused(error)),
+                _ => Ok(answer),
+            }
+        });
+        let replies = try_join_all(sent).await?;
+        Ok(replies.into_iter().next())
+    }
+
+    /// Sends `command` to every primary and returns when one of them has served it; fails with a
+    /// refusal, or else with the error of the last, if none does.
+    pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Deadline) -> Result<()> {
+        let map = self.0.map(deadline).await?;
+        let sent = map.primaries.iter().map(|primary| async move {
+            let answer = self.watched(primary.node.pipeline.send(command, deadline).await)?;
+            match &answer.value {
+                Value::ServerError(error) => Err(self.refused(error)),
+                _ => Ok(()),
+            }
+        });
+        let mut answers: FuturesUnordered<_> = sent.collect();
+        let mut worst = no_slots();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    if worst.fate() != Fate::Refused || error.fate() == Fate::Refused {
+                        worst = error;
+                    }
+                }
+            }
+        }
+        Err(worst)
+    }
+
+    /// Reads each of `keys` where it is served, in parallel.
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
+        let map = self.0.map(deadline).await?;
+        let owners = |key: &Key| {
+            map.primary(key.slot()).ok_or_else(|| {
+                self.0.suspect();
+                map.unserved(key.slot())
+            })
+        };
+        let mut asked: Vec<&Primary> = Vec::with_capacity(keys.len());
+        for key in keys {
+            asked.push(owners(key)?);
+        }
+        let pipelines = asked.iter().map(|primary| &primary.node.pipeline);
+        let answer = Pipeline::gather(keys, pipelines, deadline).await;
+        let answer = answer.map_err(|(place, error)| asked[place].node.link.located(error));
+        let cells = self.watched(answer)?;
+        if cells.iter().all(Result::is_ok) {
+            return Ok(cells.into_iter().flatten().collect());
+        }
+        let found = keys.iter().zip(asked).zip(cells);
+        try_join_all(found.map(|((key, asked), cell)| async move {
+            match cell {
+                Ok(value) => Ok(value),
+                Err(error) => {
+                    let read = self.elsewhere(key, error, &asked.address, deadline).await;
+                    read.map_err(|error| asked.node.link.located(error))
+                }
+            }
+        }))
+        .await
+    }
+
+    /// Reads a key that the server at `asked` has refused to read, where that sends us.
+    async fn elsewhere(
+        &self,
+        key: &Key,
+        error: ServerError,
+        asked: &Address,
+        deadline: Deadline,
+    ) -> Result<Option<Bytes>> {
+        match redirect(&error, self.0.asked(asked)) {
+            None => return Err(self.refused(&error)),
+            Some(Redirect::Moved(slot, address)) => drop(self.0.moved(slot, &address)),
+            // The owner says it again, to the command below.
+            Some(Redirect::Ask(_) | Redirect::Nameless) => {}
+        }
+        let reply = self.send(&plain("GET", key), key, deadline).await?.value;
+        cell(reply)?.map_err(|error| self.refused(&error))
+    }
+
+    /// The primaries, asked for if none is known.
+    pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Link>)>> {
+        let map = self.0.map(deadline).await?;
+        let node = |primary: &Primary| (primary.address.to_string(), primary.node.link.clone());
+        Ok(map.primaries.iter().map(node).collect())
+    }
+
+    /// Where the primaries are, as far as known.
+    pub(crate) fn address(&self) -> String {
+        self.0.addresses().join(",")
+    }
+
+    /// Where `reply` sends us, if it does. What else it may say of the cluster is noted.
+    fn redirected(&self, reply: &Value, asked: &Address) -> Option<Redirect> {
+        let Value::ServerError(error) = reply else {
+            return None;
+        };
+        let redirect = redirect(error, self.0.asked(asked));
+        if redirect.is_none() {
+            self.note(error);
+        }
+        redirect
+    }
+
+    fn refused(&self, error: &ServerError) -> Error {
+        self.note(error);
+        from_server(error)
+    }
+
+    /// A server that cannot serve the slot may not be the one to ask.
+    fn note(&self, error: &ServerError) {
+        if matches!(error.code(), "CLUSTERDOWN" | "MASTERDOWN" | "READONLY") {
+            self.0.suspect();
+        }
+    }
+
+    /// A server that does not answer may not be the one to ask.
+    fn watched<T>(&self, outcome: Result<T>) -> Result<T> {
+        if let Err(error) = &outcome
+            && !is_refused_here(error)
+        {
+            self.0.suspect();
+        }
+        outcome
+    }
+}
+
+/// Sends `command` where a slot is on its way to. The permission counts for the next command on
+/// the connection, so both travel in one pipeline, which nothing comes between.
+async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Answer> {
+    let mut pipeline = redis::Pipeline::with_capacity(2);
+    pipeline.add_command(redis::cmd("ASKING"));
+    pipeline.add_command(command.clone());
+    let sent = Instant::now();
+    let replies = node.link.send_all(&pipeline, deadline).await?;
+    let value = replies.into_iter().nth(1);
+    let answer = value.map(|value| Answer { value, sent });
+    answer.ok_or_else(|| restless().with_fate(Fate::Unknown))
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cluster").field(&self.address()).finish()
+    }
+}
+
+/// Whether the call was refused before anything was sent, which says nothing new of the server.
+fn is_refused_here(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::CircuitOpen | ErrorKind::Overloaded | ErrorKind::TooLarge
+    )
+}
+
+fn restless() -> Error {
+    Error::new(
+        ErrorKind::ClusterDown,
+        "the cluster redirected the call 5 times; check whether slots are being moved",
+    )
+}
+
+/// How often one command follows a redirect before it pauses.
+const MOST_REDIRECTS: usize = 5;

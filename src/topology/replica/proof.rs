@@ -1,0 +1,163 @@
+//! How far a replica has come: what servers say of their replication, and what of that is proved.
+//!
+//! Invariant: a replica is proved only against what the same primary said before it was asked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use redis::Value;
+use tokio::time::Instant;
+
+use super::recent_writes::MOST_LAG;
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::connection::Link;
+use crate::wire::fault::from_server;
+
+/// What a server says of its place in the replication.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::topology) struct Standing {
+    pub(in crate::topology) is_primary: bool,
+    /// It is a replica, and in touch with its primary.
+    pub(in crate::topology) follows: bool,
+    /// The history of writes that its offset counts in.
+    pub(in crate::topology) history: String,
+    pub(in crate::topology) offset: u64,
+}
+
+pub(in crate::topology) async fn standing(link: &Arc<Link>, deadline: Instant) -> Result<Standing> {
+    let mut command = redis::cmd("INFO");
+    command.arg("replication");
+    match link.send(&command, deadline).await?.value {
+        Value::ServerError(error) => Err(from_server(&error)),
+        Value::VerbatimString { text, .. } => Ok(Standing::parse(&text)),
+        Value::BulkString(bytes) => Ok(Standing::parse(&String::from_utf8_lossy(&bytes))),
+        _ => Err(Error::new(
+            ErrorKind::Server,
+            "INFO was answered with another type than a string",
+        )),
+    }
+}
+
+impl Standing {
+    pub(in crate::topology) fn parse(info: &str) -> Self {
+        let field = |name: &str| {
+            let mut lines = info.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.unwrap_or_default().trim()
+        };
+        let is_primary = field("role") == "master";
+        // The primary's count of what it has written; the replica's of what it has applied.
+        let offset = match is_primary {
+            true => field("master_repl_offset").parse().ok(),
+            false => field("slave_repl_offset").parse().ok(),
+        };
+        Self {
+            is_primary: is_primary && offset.is_some(),
+            follows: field("role") == "slave"
+                && field("master_link_status") == "up"
+                && field("master_sync_in_progress") == "0"
+                && offset.is_some(),
+            history: field("master_replid").to_owned(),
+            offset: offset.unwrap_or_default(),
+        }
+    }
+}
+
+/// How far the primary was when it was asked lately.
+#[derive(Debug, Default)]
+pub(in crate::topology) struct History {
+    name: String,
+    /// When it was asked, and what it answered.
+    offsets: VecDeque<(Instant, u64)>,
+}
+
+impl History {
+    pub(in crate::topology) fn note(&mut self, asked: Instant, standing: Standing) {
+        if self.name != standing.history {
+            self.offsets.clear();
+            self.name = standing.history;
+        }
+        while self
+            .offsets
+            .front()
+            .is_some_and(|(at, _)| *at + MOST_LAG <= asked)
+        {
+            self.offsets.pop_front();
+        }
+        self.offsets.push_back((asked, standing.offset));
+    }
+
+    /// The latest moment of which a replica has applied everything.
+    pub(in crate::topology) fn reached(&self, standing: &Standing) -> Option<Instant> {
+        if self.name != standing.history {
+            return None;
+        }
+        let reached = |(_, offset): &&(Instant, u64)| *offset <= standing.offset;
+        let (at, _) = self.offsets.iter().rev().find(reached)?;
+        Some(*at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_standing_is_read_from_what_servers_say() {
+        let primary = Standing::parse(
+            "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
+             slave0:ip=127.0.0.1,port=1,state=online,offset=14,lag=0\r\n\
+             master_replid:aa\r\nmaster_replid2:00\r\nmaster_repl_offset:42\r\n",
+        );
+        let expected = Standing {
+            is_primary: true,
+            follows: false,
+            history: "aa".into(),
+            offset: 42,
+        };
+        assert_eq!(primary, expected);
+        let replica = |status: &str, sync: &str| {
+            Standing::parse(&format!(
+                "role:slave\r\nmaster_host:h\r\nmaster_link_status:{status}\r\n\
+                 master_sync_in_progress:{sync}\r\nslave_read_repl_offset:50\r\n\
+                 slave_repl_offset:41\r\nmaster_replid:aa\r\nmaster_repl_offset:41\r\n"
+            ))
+        };
+        assert!(replica("up", "0").follows && replica("up", "0").offset == 41);
+        assert!(!replica("down", "0").follows && !replica("up", "1").follows);
+        assert!(!replica("up", "0").is_primary);
+        for nonsense in ["", "role:master", "role:slave\r\nmaster_link_status:up"] {
+            let standing = Standing::parse(nonsense);
+            assert!(!standing.is_primary && !standing.follows, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_replica_proves_the_latest_moment_that_it_has_reached_in_the_same_history() {
+        let standing = |history: &str, offset| Standing {
+            history: history.into(),
+            offset,
+            ..Standing::default()
+        };
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut history = History::default();
+        assert_eq!(history.reached(&standing("aa", 9)), None);
+        history.note(after(0), standing("aa", 10));
+        history.note(after(100), standing("aa", 20));
+        assert_eq!(history.reached(&standing("aa", 9)), None);
+        assert_eq!(history.reached(&standing("aa", 10)), Some(after(0)));
+        assert_eq!(history.reached(&standing("aa", 19)), Some(after(0)));
+        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
+        assert_eq!(history.reached(&standing("bb", 99)), None);
+        // What is too old to matter is forgotten; another history says nothing of this one.
+        history.note(after(2050), standing("aa", 30));
+        assert_eq!(history.reached(&standing("aa", 10)), None);
+        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
+        history.note(after(2060), standing("bb", 5));
+        assert_eq!(history.reached(&standing("aa", 99)), None);
+        assert_eq!(history.reached(&standing("bb", 5)), Some(after(2060)));
+    }
+}

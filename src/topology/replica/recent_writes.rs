@@ -1,0 +1,153 @@
+//! `Writes`: what this client has written lately, so that it is not told older things by a replica.
+//!
+//! Invariant: from the end of a write on, [`Writes::latest`] of its key is not before that end, for
+//! as long as a replica may be asked whose proof is older than the write. A write that nobody knows
+//! the end of counts as written, and as one that may still be on its way for a while.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Fate, Result};
+use crate::key::Key;
+
+#[derive(Debug, Default)]
+pub(crate) struct Writes(Mutex<Marks>);
+
+/// When keys were written, those that the floor does not stand for.
+#[derive(Debug, Default)]
+struct Marks {
+    marks: HashMap<Key, Instant>,
+    /// Any key may have been written as late as this.
+    floor: Option<Instant>,
+}
+
+/// A write under way. It is over when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    writes: Arc<Writes>,
+    key: Key,
+    /// How much later than its end it may still be applied.
+    late: Duration,
+}
+
+impl Writes {
+    /// Begins a write of `key`.
+    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Writing {
+        Writing {
+            writes: self.clone(),
+            key: key.clone(),
+            late: LATE,
+        }
+    }
+
+    /// When the last of the writes of any of `keys` ended; a replica must have been proved to have
+    /// all that was written before a later moment.
+    pub(in crate::topology) fn latest(&self, keys: &[Key]) -> Option<Instant> {
+        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = keys.iter().filter_map(|key| marks.marks.get(key)).max();
+        written.copied().max(marks.floor)
+    }
+
+    fn mark(&self, key: &Key, at: Instant) {
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if marks.marks.len() >= MOST_MARKS && !marks.marks.contains_key(key) {
+            marks.shrink();
+        }
+        let mark = marks.marks.entry(key.clone()).or_insert(at);
+        *mark = at.max(*mark);
+    }
+}
+
+impl Marks {
+    /// Forgets what no replica needs to prove any more; if that is not enough, has the floor stand
+    /// for all.
+    fn shrink(&mut self) {
+        let now = Instant::now();
+        // No replica is asked whose proof is older than that.
+        self.marks.retain(|_, mark| *mark + MOST_LAG > now);
+        if self.marks.len() >= MOST_MARKS / 2 {
+            self.floor = self.marks.values().max().copied().max(self.floor);
+            self.marks.clear();
+        }
+    }
+}
+
+impl Writing {
+    /// The outcome is known.
+    pub(crate) fn ended<T>(mut self, outcome: &Result<T>) {
+        let unknown = matches!(outcome, Err(error) if error.fate() == Fate::Unknown);
+        if !unknown {
+            self.late = Duration::ZERO;
+        }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.writes.mark(&self.key, Instant::now() + self.late);
+    }
+}
+
+/// How long a command that was not answered may be on its way, for all that is done about it.
+const LATE: Duration = Duration::from_secs(10);
+
+/// How many keys are told apart.
+const MOST_MARKS: usize = 16_384;
+
+/// How old what a replica answers may be at most.
+pub(in crate::topology) const MOST_LAG: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+    use crate::key::Namespace;
+
+    fn key(name: &str) -> Key {
+        let namespace = Namespace::new("hr").expect("a namespace");
+        let cache = namespace.cache("c", 0).expect("a cache");
+        cache.value(name).expect("a key")
+    }
+
+    #[test]
+    fn a_write_is_marked_when_it_ends() {
+        let writes = Arc::new(Writes::default());
+        let begun = Instant::now();
+        let writing = writes.begin(&key("a"));
+        assert_eq!(writes.latest(&[key("a")]), None);
+        writing.ended(&Ok(()));
+        let mark = writes.latest(&[key("b"), key("a")]).expect("a mark");
+        assert!(mark >= begun && mark <= Instant::now());
+        assert_eq!(writes.latest(&[key("b")]), None);
+    }
+
+    #[test]
+    fn a_write_without_an_answer_may_come_late() {
+        let writes = Arc::new(Writes::default());
+        drop(writes.begin(&key("dropped")));
+        let unknown = Err::<(), _>(Error::new(ErrorKind::Disconnected, "gone"));
+        writes.begin(&key("unknown")).ended(&unknown);
+        let refused = Err::<(), _>(Error::new(ErrorKind::ReadOnly, "no"));
+        writes.begin(&key("refused")).ended(&refused);
+        let later = |name| writes.latest(&[key(name)]).expect("a mark") > Instant::now();
+        assert!(later("dropped") && later("unknown") && !later("refused"));
+        // What is written after it does not make it come sooner.
+        writes.begin(&key("unknown")).ended(&Ok(()));
+        assert!(later("unknown"));
+    }
+
+    #[test]
+    fn what_does_not_fit_counts_for_every_key() {
+        let writes = Arc::new(Writes::default());
+        for number in 0..=MOST_MARKS {
+            writes.begin(&key(&number.to_string())).ended(&Ok(()));
+        }
+        let floor = writes.latest(&[key("never written")]).expect("a floor");
+        let marks = writes.0.lock().expect("no panic");
+        assert!(marks.marks.len() < MOST_MARKS);
+        assert!(marks.marks.values().all(|mark| *mark >= floor));
+    }
+}

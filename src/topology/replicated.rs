@@ -1,0 +1,91 @@
+//! `Replicated`: a primary, and replicas that a cache may read from.
+//!
+//! Invariant: everything goes to the primary, but for what a cache peeks at. Which server that is,
+//! is given, or found by sentinels.
+
+use std::sync::Arc;
+
+use redis::Cmd;
+use tokio::time::Instant;
+
+use super::replica::Replicas;
+use super::sentinel::Sentinels;
+use crate::error::Result;
+use crate::key::Key;
+use crate::net::connection::target::Source;
+use crate::net::connection::{Answer, Link};
+use crate::net::endpoint::Endpoint;
+use crate::net::node::{Node, Style};
+use crate::net::pipeline::replies::{Values, values};
+use crate::net::pubsub::Hub;
+use crate::time::Deadline;
+use crate::topology::replica::recent_writes::{Writes, Writing};
+
+#[derive(Debug)]
+pub(crate) struct Replicated {
+    primary: Node,
+    replicas: Arc<Replicas>,
+    writes: Arc<Writes>,
+}
+
+impl Replicated {
+    /// The servers at these URLs.
+    pub(crate) fn at(primary: &str, replicas: &[String], style: &Style) -> Result<Self> {
+        let endpoint = Endpoint::parse(primary, &style.approach)?;
+        let endpoints = Endpoint::parse_all(replicas, &style.approach)?;
+        let replicated = Self::new(Node::new(&endpoint, style), style);
+        replicated.replicas.set(&endpoints);
+        Ok(replicated)
+    }
+
+    /// The servers that `sentinels` find.
+    pub(crate) fn found_by(sentinels: &Arc<Sentinels>, style: &Style) -> Self {
+        let source = Source::Located(sentinels.clone());
+        let replicated = Self::new(Node::from(sentinels.to_string(), source, style), style);
+        sentinels.lead(&replicated.primary, &replicated.replicas);
+        replicated
+    }
+
+    /// The primary, with where it is looked for.
+    pub(in crate::topology) fn node(&self) -> (String, Arc<Link>) {
+        (self.primary.address().to_owned(), self.primary.link.clone())
+    }
+
+    fn new(primary: Node, style: &Style) -> Self {
+        let writes = Arc::new(Writes::default());
+        Self {
+            replicas: Replicas::new(primary.link.clone(), writes.clone(), style),
+            primary,
+            writes,
+        }
+    }
+
+    pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
+        self.primary.hub.clone()
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.primary.address()
+    }
+
+    pub(crate) fn primary(&self) -> &Node {
+        &self.primary
+    }
+
+    pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
+        self.primary.pipeline.send(command, deadline).await
+    }
+
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
+        values(self.primary.pipeline.read(keys, deadline).await?)
+    }
+
+    /// See [`Replicas::read`].
+    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
+        self.replicas.read(keys, deadline).await
+    }
+
+    pub(crate) fn writing(&self, key: &Key) -> Writing {
+        self.writes.begin(key)
+    }
+}

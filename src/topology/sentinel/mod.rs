@@ -1,0 +1,451 @@
+//! `Sentinels`: those who say which server is the primary.
+//!
+//! Invariant: of all answers the one of the highest configuration epoch counts, in which a sentinel
+//! that was cut off when the others failed over is behind. Connections of this client lead to the
+//! server that is known as the primary and to no other: when that changes, those to the old one are
+//! ended, since what it still acknowledges may be lost.
+
+pub(crate) mod primary_view;
+pub(crate) mod wire;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use redis::{PushInfo, PushKind};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::replica::Replicas;
+use crate::background::Background;
+use crate::error::{Error, ErrorKind, Fate, Result, shortened};
+use crate::net::address::Address;
+use crate::net::address_map::Addresses;
+use crate::net::connection::target::{Locate, Source};
+use crate::net::connection::{Link, OnPush, Route};
+use crate::net::credentials::Login;
+use crate::net::endpoint::Endpoint;
+use crate::net::node::{Node, Style};
+use crate::net::pipeline::large::Large;
+use crate::net::pubsub::Hub;
+use crate::time::jittered;
+use primary_view::Known;
+use wire::{Testimony, best, switch};
+
+pub(crate) struct Sentinels {
+    service: String,
+    witnesses: Vec<Witness>,
+    /// How data nodes are reached: everything but their address.
+    data: Endpoint,
+    /// Where they are, as seen from here.
+    addresses: Addresses,
+    /// What is known; moves when that changes.
+    known: watch::Sender<Option<Known>>,
+    /// Whose connections follow the primary.
+    led: OnceLock<Led>,
+    /// Follows announcements; see [`follow`].
+    watcher: Background,
+}
+
+/// One sentinel.
+struct Witness {
+    address: Address,
+    link: Arc<Link>,
+}
+
+struct Led {
+    commands: Weak<Link>,
+    large: Option<Weak<Large>>,
+    pushes: Option<Weak<Hub>>,
+    replicas: Weak<Replicas>,
+}
+
+/// How long answers are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Until most have answered, and a little more.
+    ForMost,
+    ForAll,
+}
+
+impl Sentinels {
+    pub(crate) fn new(urls: &[String], service: &str, style: &Style) -> Result<Arc<Self>> {
+        if service.is_empty() || service.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Error::invalid(
+                "the service that the sentinels know is empty or has blanks",
+            ));
+        }
+        let endpoints = Endpoint::parse_all(urls, &style.approach.as_urls_log_in())?;
+        let Some(first) = endpoints.first() else {
+            return Err(Error::invalid("no sentinel is given"));
+        };
+        let data = Endpoint {
+            login: style.approach.login.clone(),
+            ..first.clone()
+        };
+        if endpoints.iter().any(|endpoint| endpoint.db != 0) {
+            return Err(Error::invalid(
+                "sentinels have no databases; leave it out of their URLs",
+            ));
+        }
+        Ok(Arc::new_cyclic(|sentinels| Self {
+            service: service.to_owned(),
+            witnesses: endpoints
+                .into_iter()
+                .map(|endpoint| Witness::new(endpoint, style, sentinels))
+                .collect(),
+            data,
+            addresses: style.approach.addresses.clone(),
+            known: watch::Sender::new(None),
+            led: OnceLock::new(),
+            watcher: Background::by(&style.spawner),
+        }))
+    }
+
+    /// The connections of `primary` follow the primary, `replicas` those that follow it.
+    pub(in crate::topology) fn lead(&self, primary: &Node, replicas: &Arc<Replicas>) {
+        let led = Led {
+            commands: Arc::downgrade(&primary.link),
+            large: primary.large().map(Arc::downgrade),
+            pushes: primary.hub.as_ref().map(Arc::downgrade),
+            replicas: Arc::downgrade(replicas),
+        };
+        debug_assert!(self.led.get().is_none(), "sentinels lead one client");
+        let _ = self.led.set(led);
+    }
+
+    fn endpoint(&self, address: Address) -> Endpoint {
+        self.data.at(address)
+    }
+
+    /// Asks all sentinels at once, and takes over what they say.
+    async fn ask(self: &Arc<Self>, patience: Patience, deadline: Instant) -> Result<()> {
+        let until = deadline.min(Instant::now() + PATIENCE);
+        let replicas = self.replicas().filter(|replicas| replicas.are_read());
+        let mut open: FuturesUnordered<_> = self
+            .witnesses
+            .iter()
+            .map(|witness| witness.testify(&self.service, replicas.is_some(), until))
+            .collect();
+        let mut heard: Vec<Testimony> = Vec::new();
+        let mut silent: Vec<(&Address, Error)> = Vec::new();
+        let mut end = until;
+        while let Ok(Some((address, outcome))) = timeout_at(end, open.next()).await {
+            match outcome {
+                Ok(testimony) => heard.push(testimony.mapped(&self.addresses)),
+                Err(error) => {
+                    tracing::debug!(target: "hedgerow::client", sentinel = %address, %error, "the sentinel does not answer");
+                    silent.push((address, error));
+                }
+            }
+            if patience == Patience::ForMost && self.is_most(heard.len()) {
+                end = end.min(Instant::now() + GRACE);
+            }
+        }
+        let Some((best, address)) = best(&heard) else {
+            return Err(if self.is_most(heard.len()) {
+                unknown_service(&self.service)
+            } else {
+                nobody_tells(&self.service, &silent)
+            });
+        };
+        if let Some(replicas) = replicas {
+            let followers = best.replicas.iter().filter(|it| *it != address);
+            let followers: Vec<Endpoint> = followers.map(|it| self.endpoint(it.clone())).collect();
+            replicas.set(&followers);
+        }
+        let agree = heard
+            .iter()
+            .filter(|it| it.primary.as_ref() == Some(address));
+        let by_most = self.is_most(agree.count());
+        self.learn(address.clone(), best.epoch, by_most);
+        Ok(())
+    }
+
+    fn is_most(&self, count: usize) -> bool {
+        2 * count > self.witnesses.len()
+    }
+
+    /// Takes over that the primary is at `address`, unless more is known.
+    fn learn(&self, address: Address, epoch: u64, by_most: bool) {
+        let moved = self.known.send_if_modified(|known| {
+            let new = known.as_ref().is_none_or(|known| known.yields_to(&address, epoch, by_most));
+            if new {
+                let same = known.as_ref().is_some_and(|known| known.names(&address));
+                if !same {
+                    tracing::info!(target: "hedgerow::client", service = self.service, %address, epoch, "the sentinels name the primary");
+                }
+                *known = Some(Known::next(known.as_ref(), address, epoch));
+                return !same;
+            }
+            false
+        });
+        if moved {
+            self.leave();
+        }
+    }
+
+    /// A sentinel has announced that the primary is at `old` no more.
+    fn announced(&self, old: &Address) {
+        let left = self.known.send_if_modified(|known| match known {
+            Some(known) if known.names(old) => {
+                known.left = Some(Instant::now());
+                true
+            }
+            _ => false,
+        });
+        if left {
+            tracing::info!(target: "hedgerow::client", service = self.service, address = %old, "the primary is given up");
+            self.leave();
+        }
+    }
+
+    /// Ends the connections to the old primary.
+    fn leave(&self) {
+        let Some(led) = self.led.get() else { return };
+        if let Some(commands) = led.commands.upgrade() {
+            commands.reset();
+        }
+        if let Some(large) = led.large.as_ref().and_then(Weak::upgrade) {
+            large.reset();
+        }
+        if let Some(pushes) = led.pushes.as_ref().and_then(Weak::upgrade) {
+            pushes.reset();
+        }
+    }
+
+    fn replicas(&self) -> Option<Arc<Replicas>> {
+        self.led.get()?.replicas.upgrade()
+    }
+
+    fn be_watched(self: &Arc<Self>) {
+        self.watcher
+            .ensure(|| follow(Arc::downgrade(self), self.known.subscribe()));
+    }
+}
+
+impl Locate for Sentinels {
+    fn primary(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, Result<Endpoint>> {
+        Box::pin(async move {
+            self.be_watched();
+            self.ask(Patience::ForMost, deadline).await?;
+            let known = self.known.borrow().clone();
+            match known {
+                Some(Known {
+                    address,
+                    left: None,
+                    ..
+                }) => Ok(self.endpoint(address)),
+                _ => Err(moving(&self.service)),
+            }
+        })
+    }
+
+    fn names(&self, address: &Address) -> bool {
+        let known = self.known.borrow();
+        known.as_ref().is_some_and(|known| known.names(address))
+    }
+
+    fn left<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut known = self.known.subscribe();
+            let elsewhere =
+                |known: &Option<Known>| known.as_ref().is_some_and(|known| !known.names(address));
+            if known.wait_for(elsewhere).await.is_err() {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn news(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.known.subscribe().changed().await.is_err() {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn login(&self) -> Option<&Login> {
+        self.data.login.as_ref()
+    }
+
+    fn is_readable_on_the_way(&self) -> bool {
+        let known = self.known.borrow().clone();
+        known.is_some_and(|known| self.endpoint(known.address).is_readable_on_the_way())
+    }
+}
+
+impl Witness {
+    fn new(endpoint: Endpoint, style: &Style, sentinels: &Weak<Sentinels>) -> Self {
+        let sentinels = sentinels.clone();
+        let on_push: OnPush = Arc::new(move |info: PushInfo| {
+            if info.kind == PushKind::Message
+                && let Some(sentinels) = sentinels.upgrade()
+                && let Some(old) = switch(&info.data, &sentinels.service)
+            {
+                sentinels.announced(&sentinels.addresses.mapped(old));
+            }
+        });
+        Self {
+            address: endpoint.address.clone(),
+            link: Link::new(Route {
+                source: Source::Server(endpoint),
+                name: format!("{}-sentinel", style.name),
+                connect_timeout: PATIENCE,
+                pace: Arc::default(),
+                spawner: style.spawner.clone(),
+                on_push: Some(on_push),
+                made: None,
+                on_trouble: None,
+                after_demotion: None,
+            }),
+        }
+    }
+
+    /// What the sentinel says of `service`. It is subscribed to announcements, too, each time:
+    /// that costs nothing where it is already, and needs no memory of its connections.
+    async fn testify(
+        &self,
+        service: &str,
+        replicas: bool,
+        until: Instant,
+    ) -> (&Address, Result<Testimony>) {
+        let question = Testimony::question(service, replicas);
+        let replies = self.link.send_all(&question, until).await;
+        let testimony = replies
+            .map_err(Error::of_own_question)
+            .and_then(Testimony::parse);
+        (&self.address, testimony)
+    }
+}
+
+/// Asks again and again, in case an announcement was missed, and at once after one: spawned with
+/// the first connection, it ends with the sentinels (or with its runtime, after which the next
+/// connection starts another).
+async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Known>>) {
+    loop {
+        let pause = jittered(POLL, 0.75..1.25);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = news.changed() => if changed.is_err() { return },
+        }
+        let Some(sentinels) = sentinels.upgrade() else {
+            return;
+        };
+        if let Err(error) = sentinels
+            .ask(Patience::ForAll, Instant::now() + PATIENCE)
+            .await
+        {
+            tracing::debug!(target: "hedgerow::client", service = sentinels.service, %error, "the sentinels do not say where the primary is");
+        }
+    }
+}
+
+fn unknown_service(service: &str) -> Error {
+    Error::invalid(format!(
+        "the sentinels know no service \"{}\"; compare it with their `sentinel monitor`",
+        shortened(service)
+    ))
+    .at_no_address()
+}
+
+/// Why nobody has said where the primary is. That credentials are refused counts only if nobody may
+/// yet answer otherwise.
+fn nobody_tells(service: &str, silent: &[(&Address, Error)]) -> Error {
+    let message = format!(
+        "no sentinel says where the primary of \"{}\" is; check the sentinels, one of them must answer",
+        shortened(service)
+    );
+    let each = silent
+        .iter()
+        .map(|(address, error)| format!("{address} ({})", error.brief()));
+    let each = each.collect::<Vec<_>>().join(", ");
+    let refused = silent
+        .iter()
+        .all(|(_, error)| error.fate() == Fate::Refused);
+    let error = match silent.first() {
+        Some((_, error)) if refused => Error::new(error.kind(), message)
+            .with_fate(Fate::Refused)
+            .because(each),
+        Some(_) => Error::new(ErrorKind::Unreachable, message).because(each),
+        None => Error::new(ErrorKind::Unreachable, message),
+    };
+    error.at_no_address()
+}
+
+fn moving(service: &str) -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        format!(
+            "the primary of \"{}\" has moved, and the sentinels do not say where yet",
+            shortened(service)
+        ),
+    )
+    .at_no_address()
+}
+
+/// Where the sentinels are, without credentials.
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of", self.service)?;
+        for (place, witness) in self.witnesses.iter().enumerate() {
+            let before = if place == 0 { " " } else { "," };
+            write!(f, "{before}{}", witness.address)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sentinels")
+            .field("service", &self.service)
+            .field("known", &*self.known.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long one sentinel may take to answer: a frozen one must not use up a call's deadline.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How much longer the others are waited for when most have answered.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How often the sentinels are asked without cause, about.
+const POLL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::endpoint::Approach;
+    use crate::net::pipeline::replies::Reads;
+
+    #[test]
+    fn what_goes_to_a_primary_elsewhere_can_be_read_on_the_way() {
+        let style = Style {
+            name: "hedgerow".to_owned(),
+            spawner: crate::background::Spawner::default(),
+            connect_timeout: PATIENCE,
+            approach: Approach::default(),
+            reads: Reads::Together,
+            pipelines: 1,
+            limits: crate::net::pipeline::queue::Limits::default(),
+            paces: crate::net::connection::backoff::Paces::default(),
+            on_trouble: None,
+        };
+        let readable = |scheme: &str, host: &str| {
+            let url = format!("{scheme}://127.0.0.1:26379");
+            let sentinels = Sentinels::new(&[url], "main", &style).expect("a good URL");
+            assert!(!sentinels.is_readable_on_the_way(), "nothing is known yet");
+            sentinels.learn(Address::Tcp(host.to_owned(), 6379), 1, true);
+            sentinels.is_readable_on_the_way()
+        };
+        assert!(readable("redis", "10.0.0.1"));
+        assert!(!readable("redis", "127.0.0.1"));
+        #[cfg(feature = "tls")]
+        assert!(!readable("rediss", "10.0.0.1"));
+    }
+}

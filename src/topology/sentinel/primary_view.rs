@@ -1,0 +1,136 @@
+//! What is known of where the primary is, and which answers change it.
+//!
+//! Invariant: a failover that was heard of is not forgotten on the word of a few sentinels that
+//! have not. Everything is pure but for the clock.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::net::address::Address;
+
+/// The primary, as far as known.
+#[derive(Debug, Clone)]
+pub(in crate::topology) struct Known {
+    pub(in crate::topology) address: Address,
+    pub(in crate::topology) epoch: u64,
+    /// When it came in place of another, if it did.
+    since: Option<Instant>,
+    /// When it was announced that it is the primary no more.
+    pub(in crate::topology) left: Option<Instant>,
+}
+
+impl Known {
+    /// What is known once an answer is taken over in place of what was known `before`.
+    pub(in crate::topology) fn next(before: Option<&Self>, address: Address, epoch: u64) -> Self {
+        match before {
+            Some(before) if before.address == address => Self {
+                epoch: epoch.max(before.epoch),
+                since: before.since,
+                left: None,
+                address,
+            },
+            _ => Self {
+                address,
+                epoch,
+                since: before.map(|_| Instant::now()),
+                left: None,
+            },
+        }
+    }
+
+    /// Whether this is the primary's address.
+    pub(in crate::topology) fn names(&self, address: &Address) -> bool {
+        self.left.is_none() && self.address == *address
+    }
+
+    /// Whether this is superseded by an answer. One of an epoch that is not higher says less than
+    /// what is known, unless most sentinels agree in it: then they have been set up anew. Shortly
+    /// after an announcement, or a change, most may not have heard of it, or their answers may have
+    /// been given before it.
+    pub(in crate::topology) fn yields_to(
+        &self,
+        address: &Address,
+        epoch: u64,
+        by_most: bool,
+    ) -> bool {
+        let spreading = self.left.is_some_and(|left| left.elapsed() < SPREADING)
+            || self.since.is_some_and(|since| since.elapsed() < SETTLING);
+        epoch > self.epoch || self.names(address) || by_most && !spreading
+    }
+}
+
+/// How long an announcement may take to reach most sentinels.
+const SPREADING: Duration = Duration::from_secs(1);
+
+/// How long answers of the time before a change may come in: longer than any is waited for.
+const SETTLING: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_yields_to_later_epochs_and_to_most_sentinels() {
+        let at = |port| Address::Tcp("h".into(), port);
+        let known = |left| Known {
+            address: at(1),
+            epoch: 4,
+            since: None,
+            left,
+        };
+        let (alone, by_most) = (false, true);
+        let held = known(None);
+        assert!(held.yields_to(&at(2), 5, alone), "another failover");
+        assert!(held.yields_to(&at(1), 4, alone), "nothing new");
+        assert!(!held.yields_to(&at(2), 3, alone), "it was cut off");
+        assert!(
+            !held.yields_to(&at(2), 4, alone),
+            "it may have been told by hand"
+        );
+        assert!(held.yields_to(&at(2), 0, by_most), "they were set up anew");
+
+        let now = Instant::now();
+        let left = known(Some(now));
+        assert!(!left.names(&at(1)));
+        assert!(
+            left.yields_to(&at(2), 5, alone),
+            "who has announced it says where"
+        );
+        assert!(
+            !left.yields_to(&at(1), 4, by_most),
+            "they have not heard of it yet"
+        );
+        let Some(before) = now.checked_sub(SPREADING) else {
+            return;
+        };
+        let long_left = known(Some(before));
+        assert!(
+            long_left.yields_to(&at(1), 4, by_most),
+            "it came to nothing"
+        );
+        assert!(!long_left.yields_to(&at(1), 4, alone));
+    }
+
+    #[test]
+    fn an_answer_of_the_time_before_a_change_does_not_undo_it() {
+        let at = |port| Address::Tcp("h".into(), port);
+        let by_most = true;
+        let first = Known::next(None, at(1), 4);
+        assert!(first.yields_to(&at(2), 3, by_most), "it is no change");
+
+        let changed = Known::next(Some(&first), at(2), 5);
+        assert!(!changed.yields_to(&at(1), 4, by_most), "most, but earlier");
+        assert!(changed.yields_to(&at(1), 6, false), "another failover");
+
+        let heard_again = Known::next(Some(&changed), at(2), 4);
+        assert_eq!(heard_again.epoch, 5, "what is known is not forgotten");
+        assert!(!heard_again.yields_to(&at(1), 4, by_most));
+
+        let settled = Known {
+            since: Instant::now().checked_sub(SETTLING),
+            ..changed
+        };
+        assert!(settled.since.is_none() || settled.yields_to(&at(1), 0, by_most));
+    }
+}

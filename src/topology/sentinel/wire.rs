@@ -1,0 +1,277 @@
+//! What a sentinel is asked, and what it says.
+//!
+//! Invariant: what is parsed here names only servers that can be dialled. Everything is pure.
+
+use redis::{Pipeline, ServerError, Value};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::address::Address;
+use crate::net::address_map::Addresses;
+use crate::wire::fault::from_server;
+
+/// What one sentinel knows of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::topology) struct Testimony {
+    /// `None` when it does not know the service.
+    pub(in crate::topology) primary: Option<Address>,
+    /// Higher with each failover.
+    pub(in crate::topology) epoch: u64,
+    /// Those in working order, where they were asked for.
+    pub(in crate::topology) replicas: Vec<Address>,
+}
+
+impl Testimony {
+    /// The question. The epoch is asked for before the address: during a failover a sentinel may
+    /// say an epoch that is too low for the address, never one that is too high.
+    pub(in crate::topology) fn question(service: &str, replicas: bool) -> Pipeline {
+        let mut question = Pipeline::with_capacity(4);
+        question.cmd("SUBSCRIBE").arg(SWITCH);
+        question.cmd("SENTINEL").arg("MASTER").arg(service);
+        question
+            .cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(service);
+        if replicas {
+            question.cmd("SENTINEL").arg("REPLICAS").arg(service);
+        }
+        question
+    }
+
+    /// Reads the answer. A user who may not subscribe, or not ask for more than the address, is
+    /// told the address all the same.
+    pub(in crate::topology) fn parse(replies: Vec<Value>) -> Result<Self> {
+        let mut replies = replies.into_iter().skip(1);
+        let (master, address) = (replies.next(), replies.next());
+        let replicas = replies.next();
+        let primary = match address {
+            Some(Value::Nil) => None,
+            Some(Value::Array(parts)) => match parts.as_slice() {
+                [host, port] => Some(addressed(text(host), text(port)).ok_or_else(malformed)?),
+                _ => return Err(malformed()),
+            },
+            Some(Value::ServerError(error)) => return Err(refused(&error)),
+            _ => return Err(malformed()),
+        };
+        let epoch = master.as_ref().and_then(|row| field(row, "config-epoch"));
+        let rows = match &replicas {
+            Some(Value::Array(rows)) => rows.as_slice(),
+            _ => &[],
+        };
+        Ok(Self {
+            primary,
+            epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0),
+            replicas: rows.iter().filter_map(usable).collect(),
+        })
+    }
+
+    /// The same, with the servers where they are reached from here.
+    pub(in crate::topology) fn mapped(self, addresses: &Addresses) -> Self {
+        let reached = |told| addresses.mapped(told);
+        Self {
+            primary: self.primary.map(reached),
+            replicas: self.replicas.into_iter().map(reached).collect(),
+            ..self
+        }
+    }
+}
+
+/// The answer that counts, and the primary that it names: of the highest epoch, since whoever was
+/// cut off during a failover is behind; of several such the one that most agree with.
+pub(in crate::topology) fn best(heard: &[Testimony]) -> Option<(&Testimony, &Address)> {
+    let votes = |address: &Address| {
+        let agree = heard
+            .iter()
+            .filter(|it| it.primary.as_ref() == Some(address));
+        agree.count()
+    };
+    heard
+        .iter()
+        .filter_map(|it| Some((it, it.primary.as_ref()?)))
+        .max_by_key(|(it, address)| (it.epoch, votes(address)))
+}
+
+/// The old address in an announcement that `service` has another primary.
+pub(in crate::topology) fn switch(message: &[Value], service: &str) -> Option<Address> {
+    let [channel, announcement] = message else {
+        return None;
+    };
+    if text(channel) != SWITCH {
+        return None;
+    }
+    let words: Vec<&str> = text(announcement).split(' ').collect();
+    match words.as_slice() {
+        [name, host, port, _, _] if *name == service => addressed(host, port),
+        _ => None,
+    }
+}
+
+/// Where a replica is that a sentinel holds to be in working order.
+fn usable(row: &Value) -> Option<Address> {
+    let flags = field(row, "flags")?;
+    let ill = ["s_down", "o_down", "disconnected"];
+    if flags.split(',').any(|flag| ill.contains(&flag)) {
+        return None;
+    }
+    if field(row, "master-link-status") != Some("ok") {
+        return None;
+    }
+    addressed(field(row, "ip")?, field(row, "port")?)
+}
+
+/// A field of a row: a map, or names and values in turn.
+fn field<'r>(row: &'r Value, name: &str) -> Option<&'r str> {
+    match row {
+        Value::Map(fields) => {
+            let (_, value) = fields.iter().find(|(key, _)| text(key) == name)?;
+            Some(text(value))
+        }
+        Value::Array(parts) => {
+            let pair = parts.chunks_exact(2).find(|pair| text(&pair[0]) == name)?;
+            Some(text(&pair[1]))
+        }
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> &str {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        Value::SimpleString(text) => text,
+        _ => "",
+    }
+}
+
+fn addressed(host: &str, port: &str) -> Option<Address> {
+    let port: u16 = port.parse().ok()?;
+    (!host.is_empty() && port > 0).then(|| Address::Tcp(host.to_owned(), port))
+}
+
+fn refused(error: &ServerError) -> Error {
+    if error.code() == "ERR" {
+        return Error::invalid("the server is not a sentinel; name data nodes with `url`");
+    }
+    from_server(error)
+}
+
+fn malformed() -> Error {
+    Error::new(
+        ErrorKind::Server,
+        "a sentinel answered in a way that this version does not know",
+    )
+}
+
+const SWITCH: &str = "+switch-master";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn row(fields: &[(&str, &str)]) -> Value {
+        let fields = fields.iter().map(|(name, value)| (bulk(name), bulk(value)));
+        Value::Map(fields.collect())
+    }
+
+    fn at(port: u16) -> Address {
+        Address::Tcp("127.0.0.1".into(), port)
+    }
+
+    #[test]
+    fn an_answer_names_the_primary_its_epoch_and_the_replicas_in_working_order() {
+        let replica = |port: &str, flags: &str, link: &str| {
+            row(&[
+                ("ip", "127.0.0.1"),
+                ("port", port),
+                ("flags", flags),
+                ("master-link-status", link),
+            ])
+        };
+        let flat = Value::Array(vec![
+            bulk("ip"),
+            bulk("127.0.0.1"),
+            bulk("port"),
+            bulk("6"),
+            bulk("flags"),
+            bulk("slave"),
+            bulk("master-link-status"),
+            bulk("ok"),
+        ]);
+        let replies = vec![
+            Value::Okay,
+            row(&[("name", "s"), ("config-epoch", "7")]),
+            Value::Array(vec![bulk("127.0.0.1"), bulk("1")]),
+            Value::Array(vec![
+                replica("2", "slave", "ok"),
+                replica("3", "s_down,slave", "ok"),
+                replica("4", "slave,disconnected", "ok"),
+                replica("5", "slave", "err"),
+                flat,
+                Value::Nil,
+            ]),
+        ];
+        let expected = Testimony {
+            primary: Some(at(1)),
+            epoch: 7,
+            replicas: vec![at(2), at(6)],
+        };
+        assert_eq!(Testimony::parse(replies).expect("an answer"), expected);
+    }
+
+    #[test]
+    fn an_answer_to_half_of_the_question_is_one_and_another_type_is_not() {
+        let denied = || match redis::parse_redis_value(b"-NOPERM no\r\n") {
+            Ok(error @ Value::ServerError(_)) => error,
+            other => panic!("{other:?} is no error reply"),
+        };
+        let address = || Value::Array(vec![bulk("127.0.0.1"), bulk("1")]);
+        let half = Testimony::parse(vec![denied(), denied(), address()]);
+        assert_eq!(half.expect("an answer").primary, Some(at(1)));
+        let unknown = Testimony::parse(vec![Value::Okay, denied(), Value::Nil]);
+        assert_eq!(unknown.expect("an answer").primary, None);
+        let bad = |value: Value| Testimony::parse(vec![Value::Okay, Value::Nil, value]);
+        assert!(bad(denied()).is_err_and(|error| error.kind() == ErrorKind::Forbidden));
+        for wrong in [
+            Value::Okay,
+            Value::Array(vec![bulk("h")]),
+            Value::Array(vec![bulk("h"), bulk("70000")]),
+            Value::Array(vec![bulk(""), bulk("1")]),
+        ] {
+            assert!(bad(wrong).is_err_and(|error| error.kind() == ErrorKind::Server));
+        }
+        assert!(Testimony::parse(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_highest_epoch_counts_and_then_the_most_voices() {
+        let heard = |answers: &[(u16, u64)]| -> Option<Address> {
+            let testimony = |&(port, epoch): &(u16, u64)| Testimony {
+                primary: (port > 0).then(|| at(port)),
+                epoch,
+                replicas: Vec::new(),
+            };
+            let heard: Vec<Testimony> = answers.iter().map(testimony).collect();
+            best(&heard).map(|(_, address)| address.clone())
+        };
+        assert_eq!(heard(&[]), None);
+        assert_eq!(heard(&[(0, 9)]), None);
+        assert_eq!(heard(&[(1, 3), (1, 3), (2, 4)]), Some(at(2)));
+        assert_eq!(heard(&[(2, 4), (1, 3), (0, 9)]), Some(at(2)));
+        assert_eq!(heard(&[(1, 3), (2, 3), (1, 3)]), Some(at(1)));
+    }
+
+    #[test]
+    fn an_announcement_is_heard_if_it_is_about_the_service() {
+        let message = |channel: &str, text: &str| [bulk(channel), bulk(text)];
+        let own = message(SWITCH, "s 127.0.0.1 1 127.0.0.1 2");
+        assert_eq!(switch(&own, "s"), Some(at(1)));
+        assert_eq!(switch(&own, "t"), None);
+        let other = message("+sdown", "s 127.0.0.1 1 127.0.0.1 2");
+        assert_eq!(switch(&other, "s"), None);
+        for nonsense in ["", "s", "s 127.0.0.1 x 127.0.0.1 2"] {
+            assert_eq!(switch(&message(SWITCH, nonsense), "s"), None);
+        }
+    }
+}

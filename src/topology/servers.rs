@@ -1,0 +1,86 @@
+//! `Servers`: where the servers are, as the caller says it, and the topology made of that.
+//!
+//! Invariant: what is printed of it holds no URL, which may hold a password.
+
+use std::fmt;
+
+use redis::aio::MultiplexedConnection;
+
+use super::Topology;
+use super::cluster::Cluster;
+use super::replicated::Replicated;
+use super::sentinel::Sentinels;
+use super::shard::{Migration, Shard, Shards};
+use crate::error::{Error, Result};
+use crate::net::endpoint::Endpoint;
+use crate::net::node::{Node, Style};
+
+/// Where the servers are, as the caller says it.
+pub(crate) enum Servers {
+    Url(String),
+    /// What the environment variable `REDIS_URL` says when the client is opened.
+    Environment,
+    Connection(MultiplexedConnection),
+    Cluster(Vec<String>),
+    Shards(Vec<Shard>),
+    Replicas {
+        primary: String,
+        replicas: Vec<String>,
+    },
+    Sentinels {
+        sentinels: Vec<String>,
+        service: String,
+    },
+}
+
+impl Servers {
+    /// The topology of these servers. Only shards take a `migration`.
+    pub(crate) fn topology(
+        &self,
+        migration: Option<&Migration>,
+        style: &Style,
+    ) -> Result<Topology> {
+        match self {
+            Self::Url(url) => one(url, style),
+            Self::Connection(connection) => {
+                Ok(Topology::One(Node::brought(connection.clone(), style)))
+            }
+            Self::Environment => {
+                let url = std::env::var("REDIS_URL").map_err(|_| {
+                    Error::invalid("REDIS_URL is not set; set it to redis://host:port")
+                })?;
+                one(&url, style)
+            }
+            Self::Replicas { primary, replicas } => Ok(Topology::Replicated(Replicated::at(
+                primary, replicas, style,
+            )?)),
+            Self::Sentinels { sentinels, service } => {
+                let sentinels = Sentinels::new(sentinels, service, style)?;
+                Ok(Topology::Replicated(Replicated::found_by(
+                    &sentinels, style,
+                )))
+            }
+            Self::Cluster(seeds) => Ok(Topology::Cluster(Cluster::new(seeds, style)?)),
+            Self::Shards(shards) => Ok(Topology::Shards(Shards::new(shards, migration, style)?)),
+        }
+    }
+}
+
+fn one(url: &str, style: &Style) -> Result<Topology> {
+    let endpoint = Endpoint::parse(url, &style.approach)?;
+    Ok(Topology::One(Node::new(&endpoint, style)))
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(_) => f.write_str("Url(hidden)"),
+            Self::Environment => f.write_str("Environment"),
+            Self::Connection(_) => f.write_str("Connection"),
+            Self::Cluster(_) => f.write_str("Cluster(hidden)"),
+            Self::Shards(_) => f.write_str("Shards(hidden)"),
+            Self::Replicas { .. } => f.write_str("Replicas(hidden)"),
+            Self::Sentinels { service, .. } => write!(f, "Sentinels({service:?}, hidden)"),
+        }
+    }
+}
