@@ -10,7 +10,7 @@ mod servers;
 
 use std::time::{Duration, Instant};
 
-use hedgerow::{Client, ReadFrom};
+use hedgerow::{Client, cache::ReadFrom};
 use servers::{SERVICE, Sentinels};
 
 #[tokio::main]

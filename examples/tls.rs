@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use hedgerow::embedded::Server;
-use hedgerow::{Client, Credentials, ErrorKind, Tls};
+use hedgerow::{Client, ErrorKind, client::Credentials, client::Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,

@@ -143,15 +143,15 @@
 //! TLS by rustls.
 
 mod background;
-mod cache;
-mod client;
+pub mod cache;
+pub mod client;
 mod codec;
-mod counter;
+pub mod counter;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-mod error;
+pub mod error;
 mod hash;
-mod key;
+pub mod key;
 mod name;
 mod net;
 mod ops;
@@ -163,28 +163,18 @@ mod time;
 mod topology;
 mod wire;
 
-pub use crate::client::{Client, ClientBuilder, Request};
-pub use crate::net::address_map::AddressMap;
-pub use crate::net::credentials::Credentials;
-#[cfg(feature = "tls")]
-pub use crate::net::tls::Tls;
-pub use crate::ops::preflight::finding::{Finding, FindingCode, Preflight, Severity};
-pub use crate::sync::fence::Fence;
-pub use crate::sync::lock::Lock;
-pub use crate::sync::lock::guard::Guard;
-pub use crate::sync::lock::inspect::{Holder, LockInfo, Waiter};
-pub use crate::sync::loss::LossReason;
-pub use cache::{Bypassed, Cache, Memoize, Outage, ReadFrom, Set};
+pub use cache::{Cache, Outage};
+pub use client::{Client, ClientBuilder};
 #[doc(hidden)]
 pub use codec::testing::fuzzing;
 pub use codec::{Codec, Compression};
-pub use counter::{Add, Added, Counter};
-pub use error::loader;
+pub use counter::Counter;
 pub use error::{Error, ErrorKind, Result};
-pub use key::slot;
-pub use name::HideKeys;
+pub use ops::preflight;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
+pub use sync::lock;
+pub use sync::lock::{Fence, Guard, Lock};
 pub use time::{FOREVER, OnOutage};
 
 #[cfg(doctest)]

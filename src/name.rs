@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 ///
 /// ```
 /// # fn example(secret: &[u8]) -> hedgerow::Result<()> {
-/// use hedgerow::{Client, HideKeys};
+/// use hedgerow::{Client, client::HideKeys};
 ///
 /// let client = Client::builder()
 ///     .url("redis://127.0.0.1:6379")

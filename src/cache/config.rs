@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flight::Flights;
 use super::foreign::Foreign;
 use super::outage::{Bulkhead, Outage};
-use super::reading::ReadFrom;
-use super::reads::Reads;
-use super::solo::Solos;
-use super::wake::Ears;
+use crate::cache::load::flight::Flights;
+use crate::cache::load::solo::Solos;
+use crate::cache::load::wake::Ears;
+use crate::cache::read::reading::ReadFrom;
+use crate::cache::read::shared::Reads;
 use crate::client::Client;
 use crate::codec::Stack;
 use crate::error::{Error, Result};

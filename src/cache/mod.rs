@@ -1,37 +1,26 @@
-//! The cache: loads shared by the whole fleet, values and tags.
+//! Caching: [`Cache`], whose loads are shared by the whole fleet, and what its calls take and
+//! return.
 //!
 //! Invariant: no read that begins after `remove`, `set`, `invalidate_tags` or `clear` has returned
-//! is given a value that was loaded before it. [`entry`] judges what Redis holds, [`flight`] and
-//! [`load`] what a process shares, [`lease`] who may store.
+//! is given a value that was loaded before it.
 
 mod config;
-mod entry;
 mod entry_keys;
-mod failure;
-mod flight;
 mod foreign;
-mod lease;
 mod load;
-mod memoize;
-mod order;
 mod outage;
-mod reading;
-mod reads;
-mod rounds;
-mod set;
-mod solo;
-mod upload;
+mod read;
+mod store_request;
 mod verbs;
-mod wake;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use memoize::Memoize;
 pub use outage::{Bypassed, Outage};
-pub use reading::ReadFrom;
-pub use set::Set;
+pub use read::reading::ReadFrom;
+pub use verbs::memoize::Memoize;
+pub use verbs::set::Set;
 
 use self::config::{ERROR_TTL, Jitter, MAX_LOAD, Names, Room, Setup, TAKEOVER, Terms};
 use self::entry_keys::Place;

@@ -1,4 +1,4 @@
-//! `Client`: the way to the servers, shared by all primitives.
+//! Connecting: [`Client`], its settings, and how to reach and trust servers.
 //!
 //! Invariant: a client makes at most three connections to a server, one for commands, one for
 //! pushes and one for large values, all lazily and all made anew when they are lost. `preflight`
@@ -19,23 +19,25 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::net::pipeline::replies::Values;
 pub use builder::ClientBuilder;
-
-use crate::net::pubsub::{Hub, Missed};
 pub(crate) use format::{Formats, Purpose, Written};
-
-use crate::topology::Topology;
 pub use request::Request;
-#[cfg(feature = "tls")]
 use tokio::time::Instant;
 
 use crate::background::Spawner;
 use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
-use crate::name::{HideKeys, Name, Shown};
+pub use crate::name::HideKeys;
+use crate::name::{Name, Shown};
+pub use crate::net::address_map::AddressMap;
+pub use crate::net::credentials::Credentials;
+use crate::net::pipeline::replies::Values;
+use crate::net::pubsub::{Hub, Missed};
+#[cfg(feature = "tls")]
+pub use crate::net::tls::Tls;
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
+use crate::topology::Topology;
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///

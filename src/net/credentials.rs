@@ -55,7 +55,7 @@ impl Credentials {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use hedgerow::Credentials;
+    /// # use hedgerow::client::Credentials;
     /// # let token = "secret";
     /// // A token of Microsoft Entra ID is good for an hour or so; it says how long.
     /// let left = Duration::from_secs(3_540);

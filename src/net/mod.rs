@@ -1,4 +1,7 @@
-//! TODO: what it is, its invariant, who calls it.
+//! One server: where it is, the connections to it, and what is sent over them.
+//!
+//! Invariant: nothing here knows of another server, or of what a command means. A topology chooses
+//! a [`node`]; the rest follows.
 
 pub(crate) mod address;
 pub(crate) mod address_map;

@@ -26,7 +26,7 @@ use crate::net::stream::traffic::Traffic;
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use hedgerow::{Client, Tls};
+/// use hedgerow::{Client, client::Tls};
 ///
 /// let tls = Tls::new()
 ///     .roots_pem(std::fs::read("ca.pem")?)

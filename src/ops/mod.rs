@@ -1,4 +1,4 @@
-//! TODO: what it is, its invariant, who calls it.
+//! Operations: what a service asks of its servers before it relies on them.
 
-pub(crate) mod acl;
-pub(crate) mod preflight;
+mod acl;
+pub mod preflight;

@@ -1,6 +1,9 @@
-//! TODO: what it is, its invariant, who calls it.
+//! Synchronizers: what processes agree on by Redis.
+//!
+//! `core` is the mechanism: requests, the queues of this process and of the server, leases and the
+//! keeper that renews and releases them. Each synchronizer is a thin face of it.
 
-pub(crate) mod core;
-pub(crate) mod fence;
-pub(crate) mod lock;
-pub(crate) mod loss;
+mod core;
+mod fence;
+pub mod lock;
+mod loss;

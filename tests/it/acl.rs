@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hedgerow::{Client, ErrorKind, ReadFrom};
+use hedgerow::{Client, ErrorKind, cache::ReadFrom};
 use redis::Value;
 
 use crate::lua;
@@ -108,7 +108,7 @@ async fn a_cluster_with_a_slot_on_its_way_needs_no_more() {
     client.ping().await.expect("all answer");
 
     let key = "hr:c:{views}";
-    let slot = hedgerow::slot(key.as_bytes());
+    let slot = hedgerow::key::slot(key.as_bytes());
     let from = cluster.owner_of(slot).await;
     let counter = client.counter("views");
     counter.add(1).await.expect("counted");
@@ -152,7 +152,7 @@ async fn sentinels_and_replicas_need_no_more() {
     let urls = urls.map(|node| format!("redis://least:privilege@{}", node.address()));
     let client = Client::builder().sentinels(urls, Sentinels::NAME);
     let client = patient(client)
-        .credentials(hedgerow::Credentials::user("least", "privilege"))
+        .credentials(hedgerow::client::Credentials::user("least", "privilege"))
         .open();
     let client = client.expect("good URLs");
     let cache = client.cache("k").read_from(ReadFrom::PreferReplica);

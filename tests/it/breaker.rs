@@ -21,7 +21,7 @@ async fn a_server_that_says_try_again_is_not_out() {
     // Three calls in a row are told to try again until their deadlines.
     let builder = builder.deadline(Duration::from_millis(400));
     let client = builder.connect().await.expect("good seeds");
-    let slot = hedgerow::slot(b"hr:c:{views}");
+    let slot = hedgerow::key::slot(b"hr:c:{views}");
     let target = 1 - cluster.owner_of(slot).await;
     let migration = cluster.migrate(slot, target).await;
 
@@ -30,7 +30,7 @@ async fn a_server_that_says_try_again_is_not_out() {
     for number in 0..64 {
         let key = format!("k{number}");
         if cluster
-            .owner_of(hedgerow::slot(format!("{{c:{key}}}").as_bytes()))
+            .owner_of(hedgerow::key::slot(format!("{{c:{key}}}").as_bytes()))
             .await
             == target
         {

@@ -10,10 +10,11 @@ use std::io;
 use std::time::Duration;
 
 use hedgerow::{
-    Add, Added, AddressMap, Bypassed, Cache, Client, ClientBuilder, Codec, Compression, Counter,
-    Error, ErrorKind, Fence, Finding, FindingCode, Guard, HideKeys, Holder, Lock, LockInfo,
-    LossReason, Memoize, OnOutage, Outage, Preflight, ReadFrom, Request, Set, Severity, Waiter,
-    embedded,
+    Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
+    Lock, OnOutage, Outage, cache::Bypassed, cache::Memoize, cache::ReadFrom, cache::Set,
+    client::AddressMap, client::HideKeys, client::Request, counter::Add, counter::Added, embedded,
+    lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter, preflight::Finding,
+    preflight::FindingCode, preflight::Preflight, preflight::Severity,
 };
 use redis::Value;
 
@@ -58,7 +59,7 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<ClientBuilder>(&replicas);
     shown.add::<Client>(&replicas.open().expect("a good URL"));
     let sentinels = Client::builder().sentinels([&cluster], "service");
-    let sentinels = sentinels.credentials(hedgerow::Credentials::user(USER, PASSWORD));
+    let sentinels = sentinels.credentials(hedgerow::client::Credentials::user(USER, PASSWORD));
     shown.add::<ClientBuilder>(&sentinels);
     shown.add::<Client>(&sentinels.open().expect("a good URL"));
     let cluster = Client::builder().cluster([cluster]);
@@ -107,9 +108,10 @@ async fn no_public_type_shows_a_secret() {
     let error = error.expect_err("no URL");
     shown.add::<ErrorKind>(&error.kind());
     shown.add::<Error>(&error);
-    shown.add::<hedgerow::Credentials>(&hedgerow::Credentials::user(USER, PASSWORD));
+    shown
+        .add::<hedgerow::client::Credentials>(&hedgerow::client::Credentials::user(USER, PASSWORD));
     #[cfg(feature = "tls")]
-    shown.add::<hedgerow::Tls>(&hedgerow::Tls::new().client_pem(USER, PASSWORD));
+    shown.add::<hedgerow::client::Tls>(&hedgerow::client::Tls::new().client_pem(USER, PASSWORD));
     let private = embedded::Server::start_with(&["--requirepass", PASSWORD]).await;
     shown.add::<embedded::Server>(&private.expect("a server"));
 

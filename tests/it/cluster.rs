@@ -236,7 +236,7 @@ async fn a_slot_on_its_way_is_followed_and_every_add_counted_once() {
     let counter = client.counter("views");
     counter.add(1).await.expect("added");
     let key = "hr:c:{views}";
-    let slot = hedgerow::slot(key.as_bytes());
+    let slot = hedgerow::key::slot(key.as_bytes());
     let from = cluster.owner_of(slot).await;
     let migration = cluster.migrate(slot, 1 - from).await;
 
@@ -284,7 +284,7 @@ async fn slots_that_change_hands_at_one_moment_take_those_who_wait_along() {
     let waiting = tokio::spawn(async move { waiter.acquire().await.map(|it| it.fence()) });
     crate::wait::queued(&lock, 1).await;
 
-    let from = cluster.owner_of(hedgerow::slot(b"{invoice}")).await;
+    let from = cluster.owner_of(hedgerow::key::slot(b"{invoice}")).await;
     cluster.hand_over(from, 1 - from).await;
     load.goes_on(1_000).await;
     let target = &cluster.nodes()[1 - from];
@@ -385,7 +385,7 @@ async fn a_crashed_primary_is_replaced_and_the_others_do_not_notice() {
     let mut served_by = Vec::new();
     for number in 0..16 {
         let key = format!("hr:c:{{load:{number}}}");
-        served_by.push(cluster.owner_of(hedgerow::slot(key.as_bytes())).await);
+        served_by.push(cluster.owner_of(hedgerow::key::slot(key.as_bytes())).await);
     }
     cluster.nodes()[0].kill().await;
     cluster.is_primary(cluster.replica_of(0, 0)).await;
@@ -415,7 +415,7 @@ async fn a_lone_call_that_meets_a_crash_is_answered_by_the_replica() {
     let client = patient.open().expect("good seeds");
     let counter = client.counter("views");
     counter.add(1).await.expect("added");
-    let slot = hedgerow::slot(b"{views}");
+    let slot = hedgerow::key::slot(b"{views}");
     let node = cluster.owner_of(slot).await;
     until("the replica has it", async || {
         let replica = &cluster.nodes()[cluster.replica_of(node, 0)];
@@ -436,7 +436,7 @@ async fn a_frozen_primary_is_left_behind_and_its_locks_are_granted_with_greater_
     let name = "invoice:7";
     let guard = one.lock(name).acquire().await.expect("free");
     let fence = guard.fence();
-    let node = cluster.owner_of(hedgerow::slot(b"{b12}")).await;
+    let node = cluster.owner_of(hedgerow::key::slot(b"{b12}")).await;
     cluster.nodes()[node].stop();
     cluster.is_primary(cluster.replica_of(node, 0)).await;
     // Nobody can say what became of a release that the frozen one was asked for: it is repeated
@@ -464,7 +464,7 @@ async fn a_dead_primary_takes_no_values_of_others_along_and_clear_reaches_all_pa
         let name = format!("n{number}");
         let stored = cache(number).set(&name, &number, minute).await;
         stored.expect("stored");
-        let slot = hedgerow::slot(format!("{{c{}:{name}}}", number % 4).as_bytes());
+        let slot = hedgerow::key::slot(format!("{{c{}:{name}}}", number % 4).as_bytes());
         owners.push(cluster.owner_of(slot).await);
     }
     cache(0).clear().await.expect("cleared");
@@ -495,7 +495,7 @@ async fn a_dead_primary_takes_no_counters_of_others_along() {
     let client = client(&cluster).await;
     let in_slots = |slots: std::ops::Range<u16>| {
         let mut names = (0..).map(|number| format!("views:{number}"));
-        let found = names.find(|name| slots.contains(&hedgerow::slot(name.as_bytes())));
+        let found = names.find(|name| slots.contains(&hedgerow::key::slot(name.as_bytes())));
         client.counter(&found.expect("there is no end of names"))
     };
     let (apart, beside) = (in_slots(5120..5460), in_slots(5462..6144));
@@ -515,15 +515,16 @@ async fn a_primary_that_hangs_keeps_counters_of_others_for_moments_only() {
     let client = client(&cluster).await;
     let counter = |slots: std::ops::Range<u16>| {
         let mut names = (0..).map(|number| format!("views:{number}"));
-        let found = names.find(|name| slots.contains(&hedgerow::slot(name.as_bytes())));
+        let found = names.find(|name| slots.contains(&hedgerow::key::slot(name.as_bytes())));
         client.counter(&found.expect("there is no end of names"))
     };
     let apart = counter(5120..5460);
     apart.add(1).await.expect("added");
     let node = &cluster.nodes()[1];
     let mut keys = (0..).map(|number| format!("k{number}"));
-    let served =
-        |key: &String| (5462..10_922).contains(&hedgerow::slot(format!("{{c:{key}}}").as_bytes()));
+    let served = |key: &String| {
+        (5462..10_922).contains(&hedgerow::key::slot(format!("{{c:{key}}}").as_bytes()))
+    };
     let key = keys.find(served).expect("there is no end of names");
     let killed: usize = node
         .run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])

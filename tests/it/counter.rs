@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hedgerow::{Add, Added, Client, Counter, ErrorKind};
+use hedgerow::{Client, Counter, ErrorKind, counter::Add, counter::Added};
 
 use crate::faults::Row;
 use crate::server::Server;

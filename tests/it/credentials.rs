@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow::{Client, ClientBuilder, Credentials, ErrorKind};
+use hedgerow::{Client, ClientBuilder, ErrorKind, client::Credentials};
 
 use crate::server::Server;
 use crate::wait::until;

@@ -330,7 +330,7 @@ async fn a_server_that_speaks_no_tls() {
     let roots = crate::topology::Certificates::make().authority.certificate;
     let client = Client::builder()
         .url(&format!("rediss://{address}"))
-        .tls(hedgerow::Tls::new().roots_pem(roots))
+        .tls(hedgerow::client::Tls::new().roots_pem(roots))
         .deadline(SOON)
         .open();
     assert_eq!(

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow::{Cache, Client, ClientBuilder, ErrorKind, HideKeys, Outage, Result};
+use hedgerow::{Cache, Client, ClientBuilder, ErrorKind, Outage, Result, client::HideKeys};
 use redis::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;

@@ -20,7 +20,7 @@ fn slots_agree_with_the_server_for_all_bytes() {
         let asked: u16 = runtime
             .block_on(command.query_async(&mut connection.clone()))
             .expect("a slot");
-        prop_assert_eq!(hedgerow::slot(&key), asked);
+        prop_assert_eq!(hedgerow::key::slot(&key), asked);
         Ok(())
     };
     for key in [

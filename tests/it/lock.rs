@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hedgerow::{ErrorKind, LossReason};
+use hedgerow::{ErrorKind, lock::LossReason};
 
 use crate::server::Server;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hedgerow::{ErrorKind, Lock, LossReason};
+use hedgerow::{ErrorKind, Lock, lock::LossReason};
 
 use crate::faults::Row;
 use crate::server::{Server, signal};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hedgerow::{ErrorKind, Lock, LossReason};
+use hedgerow::{ErrorKind, Lock, lock::LossReason};
 use tokio::sync::Notify;
 
 use crate::proxy::{Act, Proxy, Request};

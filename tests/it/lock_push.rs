@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::{Client, Fence, LossReason};
+use hedgerow::{Client, Fence, lock::LossReason};
 
 use crate::monitor::Monitor;
 use crate::process::Child;
@@ -157,7 +157,7 @@ async fn a_broken_lock_is_told_by_push_long_before_the_next_renewal() {
     crate::wait::listened(&server, 1).await;
     assert!(two.lock("a").break_lock().await.expect("an answer"));
     let reason = bounded("the holder is told", guard.lost()).await;
-    assert_eq!(reason, hedgerow::LossReason::Broken);
+    assert_eq!(reason, hedgerow::lock::LossReason::Broken);
     assert!(!guard.is_held());
     let error = guard.release().await.expect_err("lost");
     assert_eq!(error.kind(), hedgerow::ErrorKind::Lost);
@@ -190,7 +190,7 @@ async fn a_forged_word_of_a_broken_lock_ends_no_guard() {
     }
     assert!(two.lock("a").break_lock().await.expect("an answer"));
     let reason = bounded("the holder is told", guard.lost()).await;
-    assert_eq!(reason, hedgerow::LossReason::Broken);
+    assert_eq!(reason, hedgerow::lock::LossReason::Broken);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::{Credentials, Guard, LossReason};
+use hedgerow::{Guard, client::Credentials, lock::LossReason};
 
 use crate::monitor::Monitor;
 use crate::server::Server;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hedgerow::{Client, Guard, LossReason};
+use hedgerow::{Client, Guard, lock::LossReason};
 
 use crate::listener::Listener;
 use crate::topology::{Cluster, Migration, Node};
@@ -28,7 +28,7 @@ impl Stage {
         let lock = client(&cluster).lock("invoice").lease(AGES);
         let guard = lock.acquire().await.expect("free");
         let key = key_of(&cluster, "invoice").await;
-        let from = cluster.owner_of(hedgerow::slot(key.as_bytes())).await;
+        let from = cluster.owner_of(hedgerow::key::slot(key.as_bytes())).await;
         let source = &cluster.nodes()[from];
         listened(source, 1).await;
         // It has been renewed since, and so asks nothing for long.
@@ -54,7 +54,7 @@ impl Stage {
 
     /// The slot is on its way, and all its keys are at the target.
     async fn carried(&self) -> Migration<'_> {
-        let slot = hedgerow::slot(self.key.as_bytes());
+        let slot = hedgerow::key::slot(self.key.as_bytes());
         let migration = self.cluster.migrate(slot, 1 - self.from).await;
         assert!(migration.carry_all().await > 0);
         migration
@@ -148,7 +148,7 @@ async fn a_holder_is_told_when_the_subscription_of_another_finds_that_its_channe
     let cluster = Cluster::start(2, 0).await;
     // The client knows one server only, that of the format of locks: it is not told who else is
     // there, so what it does not hear from this server it does not hear at all.
-    let here = cluster.owner_of(hedgerow::slot(b"hr:f:{lock}")).await;
+    let here = cluster.owner_of(hedgerow::key::slot(b"hr:f:{lock}")).await;
     let node = &cluster.nodes()[here];
     let names = names_at(&cluster, here).await;
     let client = patient(Client::builder().url(&node.url())).open();
@@ -173,7 +173,7 @@ async fn a_holder_is_told_when_the_subscription_of_another_finds_that_its_channe
         told.told().contains("no pushes; waiting by timer")
     })
     .await;
-    let slot = hedgerow::slot(names.tag.as_bytes());
+    let slot = hedgerow::key::slot(names.tag.as_bytes());
     let away = cluster.migrate(slot, 1 - here).await;
     away.carry_all().await;
     away.finish().await;
@@ -220,7 +220,7 @@ async fn names_at(cluster: &Cluster, index: usize) -> Names {
             let guard = scout.lock(&name).acquire().await.expect("free");
             let key = key_of(cluster, &name).await;
             guard.release().await.expect("held until now");
-            let slot = hedgerow::slot(key.as_bytes());
+            let slot = hedgerow::key::slot(key.as_bytes());
             let tag = key.split(':').nth(1).expect("its hash tag").to_owned();
             if cluster.owner_of(slot).await != index {
                 continue;

@@ -72,7 +72,7 @@ async fn a_lock_that_was_lost_in_an_outage_is_free_as_soon_as_the_server_is_back
     let guard = client.lock("a").lease(lease).acquire().await.expect("free");
     let silence = proxy.on_reply(Request::every().named("EVALSHA"), Act::Hold);
     let reason = bounded("the local deadline", guard.lost()).await;
-    assert_eq!(reason, hedgerow::LossReason::Expired);
+    assert_eq!(reason, hedgerow::lock::LossReason::Expired);
     let key = &server.keys("hr:{*}:lock:a").await[0];
     // What is left of it is not what frees the lock.
     let _: () = server.run(&["PERSIST", key]).await;

@@ -137,7 +137,7 @@ pub fn scripts() -> Vec<Script> {
         for line in source.lines().filter(|line| line.starts_with("script!(")) {
             let quoted: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
             let file = directory.join(quoted[0]);
-            let prelude = quoted.get(1).map(|prelude| directory.join(prelude));
+            let prelude = quoted.get(1).map(|prelude| plain(&directory.join(prelude)));
             let prelude_text = prelude.as_ref().map_or("", |prelude| &texts[prelude]);
             let name = file.display().to_string();
             found.push(Script::of(
@@ -149,6 +149,18 @@ pub fn scripts() -> Vec<Script> {
         }
     }
     found
+}
+
+/// `path` without `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path {
+        match part == ".." {
+            true => drop(plain.pop()),
+            false => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// All `.lua` files of `src`, by path below it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::poll;
-use hedgerow::{Add, Client, Compression, Counter, ErrorKind};
+use hedgerow::{Client, Compression, Counter, ErrorKind, counter::Add};
 use redis::Value;
 
 use crate::process::Child;

@@ -17,7 +17,7 @@ use crate::wait::until;
 const CALLS: [&str; 6] = ["add", "add once", "set", "try_acquire", "cache set", "get"];
 
 /// A call that waits for the end of a condition.
-type Patient = tokio::task::JoinHandle<hedgerow::Result<hedgerow::Added>>;
+type Patient = tokio::task::JoinHandle<hedgerow::Result<hedgerow::counter::Added>>;
 
 #[tokio::test]
 async fn a_loading_server_is_named_and_waited_for() {

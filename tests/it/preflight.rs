@@ -1,7 +1,9 @@
 //! `preflight` on servers that lack something: each is found, named with its server, and nothing is
 //! written.
 
-use hedgerow::{Client, ErrorKind, FindingCode, Preflight, Severity};
+use hedgerow::{
+    Client, ErrorKind, preflight::FindingCode, preflight::Preflight, preflight::Severity,
+};
 use redis::Value;
 
 use crate::server::{Server, connection};
@@ -358,13 +360,18 @@ async fn connections(server: &Server) -> usize {
     list.lines().count()
 }
 
-fn with(found: &Preflight, code: FindingCode) -> impl Iterator<Item = &hedgerow::Finding> {
+fn with(
+    found: &Preflight,
+    code: FindingCode,
+) -> impl Iterator<Item = &hedgerow::preflight::Finding> {
     let findings = found.findings().iter();
     findings.filter(move |finding| finding.code() == code)
 }
 
 fn severity(found: &Preflight, code: FindingCode) -> Option<Severity> {
-    with(found, code).map(hedgerow::Finding::severity).next()
+    with(found, code)
+        .map(hedgerow::preflight::Finding::severity)
+        .next()
 }
 
 /// What is said under this code, with servers.

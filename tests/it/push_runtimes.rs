@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hedgerow::{Client, Guard, LossReason};
+use hedgerow::{Client, Guard, lock::LossReason};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow::{Client, ClientBuilder, Credentials, ErrorKind, Fence, Guard};
+use hedgerow::{Client, ClientBuilder, ErrorKind, Fence, Guard, client::Credentials};
 use tokio::task::JoinHandle;
 
 use crate::listener::Listener;

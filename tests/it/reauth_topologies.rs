@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::{Client, ClientBuilder, Credentials};
+use hedgerow::{Client, ClientBuilder, client::Credentials};
 
 use crate::topology::{Node, Sentinels, lease_cluster, lease_sentinels};
 use crate::wait::{patient, until};

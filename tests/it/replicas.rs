@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hedgerow::{Cache, Client, ErrorKind, ReadFrom};
+use hedgerow::{Cache, Client, ErrorKind, cache::ReadFrom};
 use rand::RngExt as _;
 
 use crate::faults::Row;

@@ -33,19 +33,19 @@ const READING: [&str; 14] = [
 /// Scripts that write and yet must run on a full server, each with its reason.
 const ALLOWED_WHEN_FULL: [(&str, &str); 5] = [
     (
-        "lock/release.lua",
+        "sync/core/release.lua",
         "a hand-over replaces a lease by one of the same size",
     ),
     (
-        "lock/pass.lua",
+        "sync/core/pass.lua",
         "a hand-over replaces a lease by one of the same size",
     ),
     (
-        "lock/break.lua",
+        "sync/lock/break.lua",
         "a lock that nobody can break would outlive the shortage",
     ),
     (
-        "cache/renew.lua",
+        "cache/load/renew.lua",
         "it writes a number over one of the same length; a load that is taken over brings a herd",
     ),
     (
@@ -470,7 +470,7 @@ fn flags(script: &Script) -> Vec<String> {
     }
     // The channel of a bucket shares the slot of its keys; that of a waiter for a load is in
     // another slot of the same server.
-    if commands.contains("SPUBLISH") && !script.name.starts_with("lock/") {
+    if commands.contains("SPUBLISH") && !script.name.starts_with("sync/") {
         flags.push("allow-cross-slot-keys");
     }
     let wanted = match flags.as_slice() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hedgerow::{Client, ClientBuilder, Credentials, ErrorKind, ReadFrom};
+use hedgerow::{Client, ClientBuilder, ErrorKind, cache::ReadFrom, client::Credentials};
 
 use crate::replicas::read_until_asked;
 use crate::topology::{Node, Sentinels, lease_sentinels};

@@ -85,7 +85,7 @@ async fn a_redirect_to_a_server_without_a_host_name_is_looked_up() {
         .map(|name| {
             (
                 name.clone(),
-                hedgerow::slot(format!("{{{name}}}").as_bytes()),
+                hedgerow::key::slot(format!("{{{name}}}").as_bytes()),
             )
         })
         .find(|(_, slot)| *slot < 8192)
@@ -192,7 +192,7 @@ async fn servers_that_a_cluster_names_are_reached_where_the_address_map_says() {
     assert_eq!(all_counters(&cluster).await, NAMES);
     // A redirect names the same places.
     let counter = client.counter("views:0");
-    let slot = hedgerow::slot(b"{views:0}");
+    let slot = hedgerow::key::slot(b"{views:0}");
     let migration = cluster
         .migrate(slot, 1 - cluster.owner_of(slot).await)
         .await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hedgerow::{Client, ReadFrom};
+use hedgerow::{Client, cache::ReadFrom};
 use redis::Value;
 
 #[cfg(feature = "tls")]
@@ -126,7 +126,7 @@ async fn replicas_have_one_socket_each_while_they_are_read() {
 async fn tls_takes_no_more_sockets() {
     let server = TlsServer::start(Clients::Anyone).await;
     let roots = server.certificates.authority.certificate.clone();
-    let tls = hedgerow::Tls::new().roots_pem(roots);
+    let tls = hedgerow::client::Tls::new().roots_pem(roots);
     let client = Client::builder().url(&server.node.url()).tls(tls);
     let client = client.open().expect("good settings");
     let nodes = [&server.node];

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow::{Client, ClientBuilder, Error, ErrorKind, Tls};
+use hedgerow::{Client, ClientBuilder, Error, ErrorKind, client::Tls};
 
 use crate::server::Server;
 use crate::topology::{Certificates, Clients, Node, Port, Recipe, TlsServer};
@@ -264,7 +264,7 @@ async fn keys_and_passwords_are_not_shown() {
     let server = TlsServer::start(Clients::WithCertificate).await;
     let known = &server.certificates.client;
     let tls = trusting(&server).client_pem(known.certificate.clone(), known.key.clone());
-    let credentials = hedgerow::Credentials::user("canary-user", "canary-81f3");
+    let credentials = hedgerow::client::Credentials::user("canary-user", "canary-81f3");
     let builder = builder(&server, tls.clone()).credentials(credentials.clone());
     let mut told = format!("{tls:?} {credentials:?} {builder:?}");
     let client = builder.open().expect("good settings");

@@ -12,14 +12,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::entry;
-use super::super::failure::Failure;
-use super::super::flight::Outcome;
-use super::super::lease::Grant;
-use super::super::order::Order;
-use super::super::reading::{ReadFrom, Reading};
-use super::super::wake::Hint;
+use super::failure::Failure;
+use super::flight::Outcome;
+use super::lease::Grant;
+use super::wake::Hint;
 use super::{Load, deserted};
+use crate::cache::read::fetch;
+use crate::cache::read::reading::{ReadFrom, Reading};
+use crate::cache::store_request::Order;
 use crate::error::{Error, Result};
 use crate::tags::Generation;
 use crate::time::Backoff;
@@ -160,7 +160,7 @@ impl Load {
         let (tags, question) = (self.order.declared(), self.ask());
         // A replica may not have the new entry yet.
         let (from, deadline) = (ReadFrom::Primary, question.deadline);
-        let reading = entry::read::<V>(cache, &place.value, tags, from, deadline).await;
+        let reading = fetch::read::<V>(cache, &place.value, tags, from, deadline).await;
         drop(question);
         match reading? {
             Reading::Hit(value) => {
@@ -192,7 +192,7 @@ impl Load {
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
         let Order { cache, tags, .. } = &self.order;
         let question = self.ask();
-        let judged = entry::record::<Failure>(cache, record, tags, question.deadline).await?;
+        let judged = fetch::record::<Failure>(cache, record, tags, question.deadline).await?;
         let error = judged.map(|failure| self.order.named(failure.error()));
         if let Some(error) = &error {
             self.open.settle(Outcome::Failed {

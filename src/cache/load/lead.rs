@@ -11,10 +11,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Load;
-use crate::cache::entry;
-use crate::cache::failure::Failure;
-use crate::cache::flight::Outcome;
-use crate::cache::lease::Committed;
+use super::failure::Failure;
+use super::flight::Outcome;
+use super::lease::Committed;
+use crate::cache::read::fetch;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::tags::Generation;
@@ -120,7 +120,7 @@ impl Load {
         }
         let client = &self.order.cache.client;
         let deadline = self.order.cache.deadline_now();
-        let present = entry::generations(client, &self.order.tags, deadline).await;
+        let present = fetch::generations(client, &self.order.tags, deadline).await;
         present.is_ok_and(|present| {
             let all = present.iter().zip(generations);
             all.into_iter()

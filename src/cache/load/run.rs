@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::Load;
 use super::asking::Granted;
-use crate::cache::flight::Outcome;
-use crate::cache::lease::Claim;
+use super::flight::Outcome;
+use super::lease::Claim;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, Result};
 

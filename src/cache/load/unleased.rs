@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::flight::Outcome;
-use super::super::solo::Seat;
+use super::flight::Outcome;
+use super::solo::Seat;
 use super::{Load, deserted};
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, Result};

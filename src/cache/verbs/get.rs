@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::cache::Cache;
-use crate::cache::entry;
-use crate::cache::reading::Reading;
+use crate::cache::read::fetch;
+use crate::cache::read::reading::Reading;
 use crate::client::Request;
 use crate::error::Result;
 use crate::time::Deadline;
@@ -44,7 +44,7 @@ impl Cache {
         let key = &self.client.name(key);
         let value = self.value(key)?;
         let from = self.setup.read_from;
-        match entry::read(self, &value, &[], from, deadline).await {
+        match fetch::read(self, &value, &[], from, deadline).await {
             Ok(Reading::Hit(value)) => Ok(Some(value)),
             Ok(Reading::Miss(_)) => Ok(None),
             Err(error) if self.setup.outage.bypasses(&error) => {

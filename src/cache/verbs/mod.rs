@@ -2,4 +2,6 @@
 
 mod get;
 mod invalidate;
+pub(crate) mod memoize;
 mod remove;
+pub(crate) mod set;

@@ -27,7 +27,7 @@ impl ClientBuilder {
     ///
     /// ```no_run
     /// # async fn example() -> hedgerow::Result<()> {
-    /// use hedgerow::{Client, Credentials};
+    /// use hedgerow::{Client, client::Credentials};
     ///
     /// let client = Client::builder()
     ///     .url("redis://127.0.0.1:6379")

@@ -240,7 +240,7 @@ impl ClientBuilder {
 
     /// What calls of counters and locks do while their server is out: by default they keep trying
     /// until their deadline. Each call can override it, as
-    /// [`Add::fail_fast`](crate::Add::fail_fast) does.
+    /// [`Add::fail_fast`](crate::counter::Add::fail_fast) does.
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.on_outage = on_outage;
         self

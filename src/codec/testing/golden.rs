@@ -41,7 +41,7 @@ fn write_golden() {
     for (name, entry) in entries() {
         text.push_str(&format!("{name} {}\n", hex(&entry)));
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/codec/golden.txt");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/codec/testing/golden.txt");
     std::fs::write(path, text).expect("writable");
 }
 

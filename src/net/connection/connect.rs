@@ -113,7 +113,7 @@ impl Link {
     }
 
     /// Sees to connections that have ended, and to attempts that have, or that stand still.
-    pub(crate) fn tidy(&self, state: &mut State) {
+    pub(super) fn tidy(&self, state: &mut State) {
         if let Some(dead) = state.live.take_if(|live| live.is_dead()) {
             let had = match dead.health.replies() {
                 0 => Use::Nothing,
@@ -162,7 +162,7 @@ impl Link {
     }
 
     /// Begins an attempt; `beside` the connection of that epoch, if it is to replace one in use.
-    pub(crate) fn begin(self: &Arc<Self>, state: &mut State, beside: Option<Beside>) {
+    pub(super) fn begin(self: &Arc<Self>, state: &mut State, beside: Option<Beside>) {
         state.backoff.tries();
         self.route.pace.note();
         let attempt = Arc::new(Attempt::new(

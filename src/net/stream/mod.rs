@@ -1,4 +1,4 @@
-//! TODO: what it is, its invariant, who calls it.
+//! The bytes of a connection: counted, and bounded, on their way to the driver.
 
 pub(crate) mod bounded;
 pub(crate) mod tapped;

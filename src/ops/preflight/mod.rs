@@ -1,18 +1,18 @@
-//! `preflight`: what stands in the way of a client's calls, or will one day, asked before they are
+//! What [`Client::preflight`] finds: what stands in the way of a client's calls, or will one day, asked before they are
 //! made.
 //!
 //! Invariant: nothing is written, and nothing that could not be asked is passed over in silence.
 //! What is found here is advice: no promise of the crate rests on it, least of all on what is found
 //! of clocks.
 
-pub(crate) mod clocks;
-pub(crate) mod facts;
-pub(crate) mod finding;
-pub(crate) mod judge;
+mod clocks;
+mod facts;
+mod finding;
+mod judge;
 
 use futures::future::join_all;
 
-use finding::Preflight;
+pub use finding::{Finding, FindingCode, Preflight, Severity};
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};

@@ -1,21 +1,27 @@
-//! TODO: what it is, its invariant, who calls it.
+//! The mechanism of synchronizers.
+//!
+//! Invariant: whatever becomes of a call, a lease that nobody stands for is released. Files use one
+//! another in one direction, in this order: what is known of an owner and a grant (`owner`, `keys`,
+//! `hold`, `question`), what the keeper has to do (`watch`, `agenda`, `keeper`), requests and the
+//! queues (`request`, `inbox`, `registry`, `queue_task`, `ticket`, `first_try`), then what the tasks
+//! of the keeper carry out (`release`, `jobs`, `keeper_task`).
 
-pub(crate) mod agenda;
-pub(crate) mod answer;
-pub(crate) mod first_try;
-pub(crate) mod held;
-pub(crate) mod hold;
-pub(crate) mod inbox;
-pub(crate) mod jobs;
-pub(crate) mod keeper;
-pub(crate) mod keeper_state;
-pub(crate) mod keeper_task;
-pub(crate) mod keys;
-pub(crate) mod owner;
-pub(crate) mod question;
-pub(crate) mod queue_task;
-pub(crate) mod registry;
-pub(crate) mod release;
-pub(crate) mod request;
-pub(crate) mod ticket;
-pub(crate) mod watch;
+pub(in crate::sync) mod agenda;
+pub(in crate::sync) mod answer;
+pub(in crate::sync) mod first_try;
+pub(in crate::sync) mod held;
+pub(in crate::sync) mod hold;
+pub(in crate::sync) mod inbox;
+pub(in crate::sync) mod jobs;
+pub(in crate::sync) mod keeper;
+pub(in crate::sync) mod keeper_state;
+pub(in crate::sync) mod keeper_task;
+pub(in crate::sync) mod keys;
+pub(in crate::sync) mod owner;
+pub(in crate::sync) mod question;
+pub(in crate::sync) mod queue_task;
+pub(in crate::sync) mod registry;
+pub(in crate::sync) mod release;
+pub(in crate::sync) mod request;
+pub(in crate::sync) mod ticket;
+pub(in crate::sync) mod watch;

@@ -1,19 +1,12 @@
-//! Fenced locks.
+//! Locks with fences: [`Lock`], its [`Guard`], and what [`Lock::inspect`] reports.
 //!
 //! Invariant: a [`Guard`] that says it is held is held on the server, as long as the two clocks
 //! run at the same rate within 1 %: its local deadline counts from before the command was sent
 //! that granted or renewed the lease. Whatever becomes of a call, a lease that no guard stands for
-//! is released by the [`keeper`].
-//!
-//! One idea a file: [`guard`] the public face of a grant, [`hold`] what this process knows of it,
-//! [`keeper`] the tasks that renew and release in the background, [`agenda`] what they have to do
-//! and when, [`renewal`] their calls, [`watch`] the callers that they look after, [`attempt`] a
-//! caller's own question to the server, [`line`] the waiters of this process, [`campaign`] their
-//! one place in the queue on the server, [`place`] grants by push, [`release`](mod@release) the
-//! next holder.
+//! is released by the keeper. The mechanism is in `sync/core`; this is its face.
 
-pub(crate) mod guard;
-pub(crate) mod inspect;
+mod guard;
+mod inspect;
 
 use std::fmt;
 use std::pin::pin;
@@ -24,10 +17,11 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-use super::fence::Fence;
-use guard::Guard;
-use inspect::{Holder, LockInfo, Waiter};
+pub use guard::Guard;
+pub use inspect::{Holder, LockInfo, Waiter};
 
+pub use super::fence::Fence;
+pub use super::loss::LossReason;
 use crate::client::{Client, Purpose, Written};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::name::Name;

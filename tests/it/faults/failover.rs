@@ -31,7 +31,9 @@ async fn hasty(builder: ClientBuilder) -> Client {
 async fn victim(cluster: &Cluster) -> usize {
     let fences: Vec<Vec<String>> = cluster.run_all(&["KEYS", "hr:*:fence"]).await;
     let fence = fences.concat().pop().expect("a lock was granted");
-    cluster.owner_of(hedgerow::slot(fence.as_bytes())).await
+    cluster
+        .owner_of(hedgerow::key::slot(fence.as_bytes()))
+        .await
 }
 
 #[tokio::test]
@@ -71,7 +73,7 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
     let cluster = Cluster::start_hasty(3, 1).await;
     let client = client(&cluster).await;
     let name = "hr:c:{fence:1}";
-    let node = cluster.owner_of(hedgerow::slot(name.as_bytes())).await;
+    let node = cluster.owner_of(hedgerow::key::slot(name.as_bytes())).await;
     let (primary, replica) = (
         &cluster.nodes()[node],
         &cluster.nodes()[cluster.replica_of(node, 0)],
@@ -82,7 +84,7 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
     let lock = (0..)
         .map(|number| format!("lock:{number}"))
         .find(|lock| {
-            let slot = hedgerow::slot(bucket(lock).as_bytes());
+            let slot = hedgerow::key::slot(bucket(lock).as_bytes());
             owner(&cluster, slot) == node
         })
         .expect("one of many");
@@ -94,7 +96,7 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
     let place = |city: &str| format!("{{catalogue:{city}}}");
     let city = (0..)
         .map(|number| format!("city:{number}"))
-        .find(|city| owner(&cluster, hedgerow::slot(place(city).as_bytes())) == node)
+        .find(|city| owner(&cluster, hedgerow::key::slot(place(city).as_bytes())) == node)
         .expect("one of many");
     let cache = client.cache("catalogue");
     let ttl = Duration::from_secs(60);
@@ -242,7 +244,7 @@ async fn fault_27_slots_move_under_load() {
     let mut slots: Vec<u16> = keys
         .concat()
         .iter()
-        .map(|key| hedgerow::slot(key.as_bytes()))
+        .map(|key| hedgerow::key::slot(key.as_bytes()))
         .collect();
     slots.sort_unstable();
     slots.dedup();

@@ -24,7 +24,7 @@ pub(super) fn builder(place: &Place) -> ClientBuilder {
         #[cfg(feature = "tls")]
         Place::Tls(server) => {
             let (authority, known) = (&server.certificates.authority, &server.certificates.client);
-            let tls = hedgerow::Tls::new()
+            let tls = hedgerow::client::Tls::new()
                 .roots_pem(authority.certificate.clone())
                 .client_pem(known.certificate.clone(), known.key.clone());
             Client::builder().url(&server.node.url()).tls(tls)

@@ -148,7 +148,7 @@ impl Cluster {
 
     /// The node that serves a key.
     pub async fn node_of(&self, key: &str) -> &Node {
-        &self.nodes[self.owner_of(hedgerow::slot(key.as_bytes())).await]
+        &self.nodes[self.owner_of(hedgerow::key::slot(key.as_bytes())).await]
     }
 
     /// Runs a command where its keys live, or on some primary if it has none.

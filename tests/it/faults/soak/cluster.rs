@@ -83,7 +83,7 @@ impl Shards {
             Fault::SlotsMoved => {
                 let keys = self.keys("hr:*").await;
                 for key in keys.iter().sample(random, 4) {
-                    let slot = hedgerow::slot(key.as_bytes());
+                    let slot = hedgerow::key::slot(key.as_bytes());
                     let (to, _) = self.roles(random.random_range(0..SHARDS)).await;
                     let from = self.cluster.owner_of(slot).await;
                     if from != to {

@@ -23,7 +23,7 @@ async fn keyed_commands_find_their_node_and_the_rest_goes_to_all() {
 #[tokio::test]
 async fn a_slot_is_moved_and_every_step_shows() {
     let cluster = Cluster::start(2, 0).await;
-    let slot = hedgerow::slot(b"t");
+    let slot = hedgerow::key::slot(b"t");
     let from = cluster.owner_of(slot).await;
     let set: String = cluster.run(&["MSET", "{t}1", "a", "{t}2", "b"]).await;
     assert_eq!(set, "OK");
@@ -66,12 +66,12 @@ async fn replicas_take_over_when_asked_and_when_a_primary_dies() {
     let cluster = Cluster::start_hasty(3, 1).await;
     let key = "a";
     let _: String = cluster.run(&["SET", key, "1"]).await;
-    let old = cluster.owner_of(hedgerow::slot(key.as_bytes())).await;
+    let old = cluster.owner_of(hedgerow::key::slot(key.as_bytes())).await;
     let replica = cluster.replica_of(old, 0);
     let _: usize = cluster.nodes()[old].run(&["WAIT", "1", "10000"]).await;
     cluster.failover(replica).await;
     assert_eq!(
-        cluster.owner_of(hedgerow::slot(key.as_bytes())).await,
+        cluster.owner_of(hedgerow::key::slot(key.as_bytes())).await,
         replica
     );
     let value: String = cluster.run(&["GET", key]).await;
@@ -99,7 +99,7 @@ async fn a_cluster_sends_its_clients_to_the_proxies_before_it() {
     for (port, node) in ports.into_iter().zip(cluster.nodes()) {
         proxies.push(Proxy::on_port(port, node.port()).await);
     }
-    let (key, other) = ("a", 1 - cluster.owner_of(hedgerow::slot(b"a")).await);
+    let (key, other) = ("a", 1 - cluster.owner_of(hedgerow::key::slot(b"a")).await);
     let mut connection = crate::server::connection(proxies[other].url()).await;
     let moved: redis::RedisResult<()> = redis::cmd("GET")
         .arg(key)

@@ -34,7 +34,7 @@ use crate::time::{Deadline, FOREVER, OnOutage, Patience};
 
 /// The open flights of one client.
 #[derive(Debug, Default)]
-pub(super) struct Flights {
+pub(in crate::cache) struct Flights {
     /// At most two flights for a key: one of the calls that keep trying while the server is out,
     /// and one of those that fail at once.
     open: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
@@ -43,7 +43,7 @@ pub(super) struct Flights {
 }
 
 /// One execution, and those who wait for it. Its creator is told apart, by a channel of its own.
-pub(super) struct Flight {
+pub(in crate::cache) struct Flight {
     key: Key,
     /// That of all calls that share it.
     on_outage: OnOutage,
@@ -70,7 +70,7 @@ pub(super) struct Flight {
 
 /// What a flight tells those who joined it.
 #[derive(Clone)]
-pub(super) enum Outcome {
+pub(in crate::cache) enum Outcome {
     /// A value; `proved` fresh for those, too, whose calls began after its load did.
     Value {
         value: Arc<dyn Any + Send + Sync>,
@@ -89,13 +89,13 @@ pub(super) enum Outcome {
 
 /// How a caller came aboard.
 #[derive(Debug)]
-pub(super) enum Boarding {
+pub(in crate::cache) enum Boarding {
     Joined(Passenger),
     Opened(Open),
 }
 
 /// One who waits for a flight that somebody else opened.
-pub(super) struct Passenger {
+pub(in crate::cache) struct Passenger {
     flight: Arc<Flight>,
     outcome: watch::Receiver<Option<Outcome>>,
     joined: Instant,
@@ -108,15 +108,15 @@ pub(super) struct Passenger {
 /// A question to the server is under way. Dropped, it has ended.
 #[derive(Debug)]
 #[must_use = "the question ends when this is dropped"]
-pub(super) struct Question {
+pub(in crate::cache) struct Question {
     flight: Arc<Flight>,
-    pub(super) deadline: Deadline,
+    pub(in crate::cache) deadline: Deadline,
 }
 
 /// The right to settle a flight. Dropped in mid-flight, with its runtime, it closes the flight and
 /// tells those who joined to ask again.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(in crate::cache) struct Open {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
 }
@@ -125,7 +125,7 @@ impl Flights {
     /// Joins the open flight for `key`, if there is one, for a call of this `patience` that began
     /// at `began`. One whose task has been silent for `silence` is none: its runtime is not driven,
     /// or its loader blocks the thread.
-    pub(super) fn join(
+    pub(in crate::cache) fn join(
         &self,
         key: &Key,
         patience: Patience,
@@ -149,7 +149,7 @@ impl Flights {
     }
 
     /// Joins the open flight for `key` as [`join`](Self::join) does, or opens one.
-    pub(super) fn board(
+    pub(in crate::cache) fn board(
         self: &Arc<Self>,
         key: &Key,
         patience: Patience,
@@ -179,7 +179,7 @@ impl Flights {
     }
 
     /// Opens a flight that nobody can join.
-    pub(super) fn alone(self: &Arc<Self>, key: &Key, patience: Patience) -> Open {
+    pub(in crate::cache) fn alone(self: &Arc<Self>, key: &Key, patience: Patience) -> Open {
         let flight = Flight::new(key, patience);
         self.urge(&flight);
         Open {
@@ -189,14 +189,14 @@ impl Flights {
     }
 
     /// Closes the flights for `key`, whoever flies them: who comes now starts anew.
-    pub(super) fn detach(&self, key: &Key) {
+    pub(in crate::cache) fn detach(&self, key: &Key) {
         let mut open = self.open();
         open.remove(key);
         self.count.store(open.len(), Ordering::Relaxed);
     }
 
     /// Closes the flight that `passenger` joined: calls from now on do not wait for it.
-    pub(super) fn give_up(&self, passenger: &Passenger) {
+    pub(in crate::cache) fn give_up(&self, passenger: &Passenger) {
         self.leave(&mut self.open(), &passenger.flight);
     }
 
@@ -262,7 +262,7 @@ impl Flight {
 
     /// A passenger for a call that began at `began`, if that was before the load did, and what came
     /// of it is not known yet.
-    pub(super) fn early(self: &Arc<Self>, began: Instant) -> Option<Passenger> {
+    pub(in crate::cache) fn early(self: &Arc<Self>, began: Instant) -> Option<Passenger> {
         if self.load_began.get().is_some_and(|load| *load <= began) {
             return None;
         }
@@ -278,22 +278,22 @@ impl Flight {
         })
     }
 
-    pub(super) fn key(&self) -> &Key {
+    pub(in crate::cache) fn key(&self) -> &Key {
         &self.key
     }
 
     /// The longest that a call on board gives the server for an answer.
-    pub(super) fn longest(&self) -> Duration {
+    pub(in crate::cache) fn longest(&self) -> Duration {
         Duration::from_millis(self.longest.load(Ordering::Relaxed))
     }
 
     /// How long the server was given for the last answer.
-    pub(super) fn within(&self) -> Duration {
+    pub(in crate::cache) fn within(&self) -> Duration {
         Duration::from_millis(self.within.load(Ordering::Relaxed))
     }
 
     /// The server is asked something, and given `patience` for it; one question at a time.
-    pub(super) fn ask(self: &Arc<Self>, patience: Patience) -> Question {
+    pub(in crate::cache) fn ask(self: &Arc<Self>, patience: Patience) -> Question {
         self.within
             .store(millis(patience.limit()), Ordering::Relaxed);
         let asked = millis(self.opened.elapsed());
@@ -307,7 +307,7 @@ impl Flight {
     /// When a call that has waited since `since`, and gives the server `limit` for an answer, stops
     /// to wait for the one that is due; or looks again, if none is due or the flight itself stops
     /// in time.
-    pub(super) fn look(&self, since: Instant, limit: Duration) -> Instant {
+    pub(in crate::cache) fn look(&self, since: Instant, limit: Duration) -> Instant {
         let limit = limit.max(SHORTEST_LOOK);
         match self.asked.load(Ordering::Relaxed) {
             asked if asked != NOTHING && millis(limit) < millis(self.within()) => {
@@ -318,17 +318,17 @@ impl Flight {
     }
 
     /// Whether a call stops to wait, as of [`look`](Self::look).
-    pub(super) fn is_unanswered(&self, since: Instant, limit: Duration) -> bool {
+    pub(in crate::cache) fn is_unanswered(&self, since: Instant, limit: Duration) -> bool {
         self.look(since, limit) <= Instant::now()
     }
 
     /// Whether the loader runs, or has run.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(in crate::cache) fn has_begun(&self) -> bool {
         self.load_began.get().is_some()
     }
 
     /// What the load came to, before it is stored or recorded.
-    pub(super) fn loaded(&self, outcome: Outcome) {
+    pub(in crate::cache) fn loaded(&self, outcome: Outcome) {
         self.loaded.get_or_init(|| outcome);
     }
 
@@ -338,12 +338,12 @@ impl Flight {
     }
 
     /// Whether its task has not been seen to run for so long.
-    pub(super) fn is_silent(&self, silence: Duration) -> bool {
+    pub(in crate::cache) fn is_silent(&self, silence: Duration) -> bool {
         self.last_beat() + silence <= Instant::now()
     }
 
     /// Shows, for as long as this is polled, that the task of the flight runs.
-    pub(super) async fn beats(&self) -> std::convert::Infallible {
+    pub(in crate::cache) async fn beats(&self) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(BEAT).await;
             let since = self.opened.elapsed().as_millis();
@@ -354,34 +354,34 @@ impl Flight {
 }
 
 impl Open {
-    pub(super) fn flight(&self) -> &Arc<Flight> {
+    pub(in crate::cache) fn flight(&self) -> &Arc<Flight> {
         &self.flight
     }
 
     /// Whether nobody can join any more.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::cache) fn is_closed(&self) -> bool {
         !self.is_among(&self.flights.open())
     }
 
     /// Whether somebody who joined still waits.
-    pub(super) fn has_joined(&self) -> bool {
+    pub(in crate::cache) fn has_joined(&self) -> bool {
         self.flight.outcome.receiver_count() > 0
     }
 
     /// The load begins: calls that begin from now on may have begun after an invalidation that the
     /// load does not know of.
-    pub(super) fn begin_load(&self) {
+    pub(in crate::cache) fn begin_load(&self) {
         let _open = self.flights.open();
         self.flight.load_began.get_or_init(Instant::now);
     }
 
     /// Nobody joins from now on.
-    pub(super) fn close(&self) {
+    pub(in crate::cache) fn close(&self) {
         self.flights.leave(&mut self.flights.open(), &self.flight);
     }
 
     /// Closes the flight if nobody who joined it is left.
-    pub(super) fn close_if_deserted(&self) -> bool {
+    pub(in crate::cache) fn close_if_deserted(&self) -> bool {
         let mut open = self.flights.open();
         let deserted = self.flight.outcome.receiver_count() == 0;
         if deserted {
@@ -397,22 +397,22 @@ impl Open {
     }
 
     /// Returns when nobody who joined is left, for the moment.
-    pub(super) async fn deserted(&self) {
+    pub(in crate::cache) async fn deserted(&self) {
         self.flight.outcome.closed().await;
     }
 
     /// Returns once a load that has a place in the bulkhead waits for this flight.
-    pub(super) async fn urged(&self) {
+    pub(in crate::cache) async fn urged(&self) {
         self.flight.urgent.notified().await;
     }
 
     /// Whether somebody joined whose call began after the load did. The flight is closed.
-    pub(super) fn has_late(&self) -> bool {
+    pub(in crate::cache) fn has_late(&self) -> bool {
         self.flight.has_late.load(Ordering::Relaxed)
     }
 
     /// Tells those who joined; only the first call counts. The flight is closed.
-    pub(super) fn settle(&self, outcome: Outcome) {
+    pub(in crate::cache) fn settle(&self, outcome: Outcome) {
         debug_assert!(self.is_closed(), "a flight is closed before it is settled");
         self.flight.outcome.send_if_modified(|settled| {
             let first = settled.is_none();
@@ -439,7 +439,7 @@ impl Drop for Question {
 
 impl Passenger {
     /// A load that has a place in the bulkhead waits for this one.
-    pub(super) fn urge(&self) {
+    pub(in crate::cache) fn urge(&self) {
         self.flight.urgent.notify_one();
     }
 
@@ -457,7 +457,11 @@ impl Passenger {
     /// `until`. A flight whose task is silent for `silence` comes to nothing.
     ///
     /// Cancel safety: may be asked again.
-    pub(super) async fn outcome(&mut self, silence: Duration, until: Instant) -> Option<Outcome> {
+    pub(in crate::cache) async fn outcome(
+        &mut self,
+        silence: Duration,
+        until: Instant,
+    ) -> Option<Outcome> {
         loop {
             let look = self.flight.look(self.joined, self.limit);
             let until_silent = self.flight.last_beat() + silence;
@@ -496,7 +500,7 @@ tokio::task_local! {
 
 /// One load in a chain of loads, each started by the loader of the one before.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(in crate::cache) struct Running {
     flights: Arc<Flights>,
     key: Key,
     /// It has a place in the bulkhead, or one of those who wait for it has.
@@ -508,7 +512,7 @@ impl Running {
     /// The load of `key`, started from the present task.
     ///
     /// A cycle over tasks that a loader spawns by itself is not seen; `max_load` ends it.
-    pub(super) fn begin(flights: &Arc<Flights>, key: &Key) -> Arc<Self> {
+    pub(in crate::cache) fn begin(flights: &Arc<Flights>, key: &Key) -> Arc<Self> {
         Arc::new(Self {
             flights: flights.clone(),
             key: key.clone(),
@@ -518,7 +522,7 @@ impl Running {
     }
 
     /// It runs without Redis, and was let in.
-    pub(super) fn let_in(&self) {
+    pub(in crate::cache) fn let_in(&self) {
         self.placed.store(true, Ordering::Relaxed);
     }
 
@@ -532,12 +536,12 @@ impl Running {
     }
 
     /// Runs `load` as this one.
-    pub(super) async fn scope<F: Future>(self: Arc<Self>, load: F) -> F::Output {
+    pub(in crate::cache) async fn scope<F: Future>(self: Arc<Self>, load: F) -> F::Output {
         RUNNING.scope(self, load).await
     }
 
     /// Refuses a call for `key` from within its own load: it would wait for itself.
-    pub(super) fn refuse_reentry(flights: &Arc<Flights>, key: &Key) -> Result<()> {
+    pub(in crate::cache) fn refuse_reentry(flights: &Arc<Flights>, key: &Key) -> Result<()> {
         if Self::any(|running| running.key == *key && Arc::ptr_eq(&running.flights, flights)) {
             return Err(Error::new(
                 ErrorKind::Reentrant,
@@ -564,7 +568,7 @@ impl fmt::Debug for Passenger {
 }
 
 /// What a call says that stops to wait for the server before its flight does. Nothing was loaded.
-pub(super) fn unanswered() -> Error {
+pub(in crate::cache) fn unanswered() -> Error {
     Error::new(
         ErrorKind::Timeout,
         "no answer from Redis within the deadline of the call; another call of the key has more \

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::Cache;
 use super::reading::{Miss, ReadFrom, Reading, snapshot};
+use crate::cache::Cache;
 use crate::client::Client;
 use crate::codec::{self, Envelope, HEADER, Stack, Stamp, Unreadable};
 use crate::error::Result;
@@ -37,7 +37,7 @@ script!(DISCARD = "discard.lua");
 /// looked for as the old ring places it, entry and tags: what was stored there was stamped with
 /// the generations there. A miss is told as the present ring sees it, which is where the load
 /// that follows asks for its lease.
-pub(super) async fn read<V: DeserializeOwned>(
+pub(in crate::cache) async fn read<V: DeserializeOwned>(
     cache: &Cache,
     key: &Key,
     tags: &[Tag],
@@ -234,7 +234,7 @@ fn split(found: &[Option<Bytes>]) -> (Option<&[u8]>, &[Option<Bytes>]) {
 
 /// What the record of a failed load says, if it is valid: it is judged as an entry is, by the
 /// generations that `tags` have from now on. One that cannot be read says nothing.
-pub(super) async fn record<V: DeserializeOwned>(
+pub(in crate::cache) async fn record<V: DeserializeOwned>(
     cache: &Cache,
     record: Bytes,
     tags: &[Tag],
@@ -259,7 +259,7 @@ pub(super) async fn record<V: DeserializeOwned>(
 }
 
 /// Reads the present generations of `tags`.
-pub(super) async fn generations(
+pub(in crate::cache) async fn generations(
     client: &Client,
     tags: &[Tag],
     deadline: Deadline,

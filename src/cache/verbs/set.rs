@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Cache;
-use super::order::Order;
-use super::upload::{self, Upload};
+use crate::cache::Cache;
+use crate::cache::load::upload;
+use crate::cache::load::upload::Upload;
+use crate::cache::store_request::Order;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::script::script;
 use crate::tags::Tag;
 use crate::time::{Deadline, OnOutage, Ttl};
 
-script!(SET = "set.lua" after "entry.lua");
+script!(SET = "set.lua" after "../entry.lua");
 
 /// A value about to be stored, made by [`Cache::set`]; await it.
 #[must_use = "nothing is stored until it is awaited"]

@@ -18,7 +18,7 @@ use crate::time::Deadline;
 
 /// The ears of one client, by the value's key.
 #[derive(Debug, Default)]
-pub(super) struct Ears {
+pub(in crate::cache) struct Ears {
     ears: Mutex<HashMap<Box<str>, watch::Sender<Hint>>>,
     /// Where no attempt to listen is made before when: the last one failed.
     deaf: Mutex<Vec<(Weak<Hub>, Instant)>>,
@@ -26,7 +26,7 @@ pub(super) struct Ears {
 
 /// What the latest message said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hint {
+pub(in crate::cache) enum Hint {
     /// A value was stored: read it.
     Stored,
     /// The load ended without one, or nothing was said yet: ask for the lease.
@@ -35,14 +35,14 @@ pub(super) enum Hint {
 
 /// Hears of one key while it lives.
 #[derive(Debug)]
-pub(super) struct Ear {
+pub(in crate::cache) struct Ear {
     ears: Arc<Ears>,
     key: Key,
     hints: watch::Receiver<Hint>,
 }
 
 impl Ears {
-    pub(super) fn open(self: &Arc<Self>, key: &Key) -> Ear {
+    pub(in crate::cache) fn open(self: &Arc<Self>, key: &Key) -> Ear {
         let mut ears = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = ears
             .entry(key.as_str().into())
@@ -56,7 +56,7 @@ impl Ears {
 
     /// The channel on which this process hears of loads of `value`, once it does; `None` when it
     /// cannot.
-    pub(super) async fn channel(
+    pub(in crate::cache) async fn channel(
         self: &Arc<Self>,
         client: &Client,
         value: &Key,
@@ -119,12 +119,12 @@ impl Ears {
 
 impl Ear {
     /// Forgets what was said so far: what is asked next is newer.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::cache) fn clear(&mut self) {
         self.hints.mark_unchanged();
     }
 
     /// The next message.
-    pub(super) async fn hint(&mut self) -> Hint {
+    pub(in crate::cache) async fn hint(&mut self) -> Hint {
         match self.hints.changed().await {
             Ok(()) => *self.hints.borrow_and_update(),
             // The sender lives in `ears`, as long as this ear does.

@@ -17,9 +17,16 @@
 //! when they began. Spawned by `memoize`.
 
 mod asking;
+pub(crate) mod failure;
+pub(crate) mod flight;
 mod lead;
+pub(crate) mod lease;
+pub(crate) mod rounds;
 mod run;
+pub(crate) mod solo;
 mod unleased;
+pub(crate) mod upload;
+pub(crate) mod wake;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -28,15 +35,15 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
-use super::flight::{Open, Outcome, Question, Running};
-use super::lease::Claim;
-use super::order::Order;
 use super::outage::Outage;
-use super::reading::Miss;
-use super::rounds::Rounds;
+use super::store_request::Order;
+use crate::cache::read::reading::Miss;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Snapshot;
+use flight::{Open, Outcome, Question, Running};
+use lease::Claim;
+use rounds::Rounds;
 
 /// A flight under way.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use crate::time::OnOutage;
 
 /// The reads of one client that are under way.
 #[derive(Debug)]
-pub(super) struct Reads {
+pub(in crate::cache) struct Reads {
     /// By the hash of the key: callers of different keys do not wait for one lock.
     stripes: [Mutex<Vec<UnderWay>>; STRIPES],
 }
@@ -45,17 +45,17 @@ struct UnderWay {
 
 /// What two calls must have in common to share a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct How {
-    pub(super) from: ReadFrom,
-    pub(super) max_decoded: usize,
-    pub(super) on_outage: OnOutage,
+pub(in crate::cache) struct How {
+    pub(in crate::cache) from: ReadFrom,
+    pub(in crate::cache) max_decoded: usize,
+    pub(in crate::cache) on_outage: OnOutage,
 }
 
 /// What a read has found, of a type that only its callers know.
 type Told = Arc<dyn Any + Send + Sync>;
 
 /// What a read has found, and for which tags.
-pub(super) struct Shared<V> {
+pub(in crate::cache) struct Shared<V> {
     found: Result<Found<V>>,
     tags: Vec<TagId>,
     /// How long the call that read could take.
@@ -63,13 +63,13 @@ pub(super) struct Shared<V> {
 }
 
 /// What a read has found, to be handed to several.
-pub(super) enum Found<V> {
+pub(in crate::cache) enum Found<V> {
     Hit(Arc<V>),
     Miss(Miss),
 }
 
 /// What a call has to do.
-pub(super) enum Turn<'r> {
+pub(in crate::cache) enum Turn<'r> {
     /// To read; with the others who come meanwhile, if there is a reader.
     Read(Option<Reader<'r>>),
     /// To wait for a read under way.
@@ -78,7 +78,7 @@ pub(super) enum Turn<'r> {
 
 /// A read that others may wait for; dropped, it has ended.
 #[derive(Debug)]
-pub(super) struct Reader<'r> {
+pub(in crate::cache) struct Reader<'r> {
     stripe: &'r Mutex<Vec<UnderWay>>,
     key: &'r Key,
     began: Instant,
@@ -87,7 +87,7 @@ pub(super) struct Reader<'r> {
 
 /// Waits for a read of another.
 #[derive(Debug)]
-pub(super) struct Wait<'r> {
+pub(in crate::cache) struct Wait<'r> {
     stripe: &'r Mutex<Vec<UnderWay>>,
     key: &'r Key,
     told: watch::Receiver<Option<Told>>,
@@ -107,7 +107,7 @@ impl Default for Reads {
 impl Reads {
     /// What a call for `key` that began at `called` has to do; if it has to read, it begins so
     /// `now` or later.
-    pub(super) fn turn<'r>(
+    pub(in crate::cache) fn turn<'r>(
         &'r self,
         key: &'r Key,
         how: How,
@@ -149,7 +149,10 @@ impl Reads {
 impl Reader<'_> {
     /// The read has ended: tells those who wait what it has found. What a flight does for them has
     /// been seen to before.
-    pub(super) fn end<V: Send + Sync + 'static>(mut self, found: impl FnOnce() -> Shared<V>) {
+    pub(in crate::cache) fn end<V: Send + Sync + 'static>(
+        mut self,
+        found: impl FnOnce() -> Shared<V>,
+    ) {
         self.has_ended = true;
         if let Some(told) = self.take() {
             told.send_replace(Some(Arc::new(found())));
@@ -180,7 +183,7 @@ impl Wait<'_> {
     /// The call has until `over`, and may have to read by itself.
     ///
     /// Cancel safety: safe.
-    pub(super) async fn ended<V: Send + Sync + 'static>(
+    pub(in crate::cache) async fn ended<V: Send + Sync + 'static>(
         mut self,
         over: Instant,
     ) -> std::result::Result<Option<Arc<Shared<V>>>, Slow> {
@@ -204,11 +207,11 @@ impl Wait<'_> {
 
 /// A read takes longer than others wait for it.
 #[derive(Debug)]
-pub(super) struct Slow;
+pub(in crate::cache) struct Slow;
 
 impl<V> Shared<V> {
     /// What a call that declares `tags` and gives the server `limit` has found.
-    pub(super) fn new(found: Result<Found<V>>, tags: &[Tag], limit: Duration) -> Self {
+    pub(in crate::cache) fn new(found: Result<Found<V>>, tags: &[Tag], limit: Duration) -> Self {
         Self {
             found,
             limit,
@@ -218,7 +221,11 @@ impl<V> Shared<V> {
 
     /// As if a call that declares `tags` and gives the server `limit` had read it, if it could
     /// have.
-    pub(super) fn reading(&self, tags: &[Tag], limit: Duration) -> Option<Result<Reading<V>>> {
+    pub(in crate::cache) fn reading(
+        &self,
+        tags: &[Tag],
+        limit: Duration,
+    ) -> Option<Result<Reading<V>>> {
         match &self.found {
             Ok(Found::Hit(value)) => Some(Ok(Reading::Hit(value.clone()))),
             // What a load is stamped with are the generations of its own tags.

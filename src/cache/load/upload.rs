@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rand::random;
 
-use super::entry_keys::Place;
+use crate::cache::entry_keys::Place;
 use crate::client::Client;
 use crate::codec::HEADER;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -20,10 +20,10 @@ use crate::script::{Call, Retry, script};
 use crate::time::{Deadline, Ttl};
 use crate::wire::command::plain;
 
-script!(ADOPT = "adopt.lua" after "entry.lua");
+script!(ADOPT = "adopt.lua" after "../entry.lua");
 
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(in crate::cache) struct Upload {
     key: Key,
 }
 
@@ -31,7 +31,7 @@ impl Upload {
     /// Brings `entry` to the server of `place`, if it is large.
     ///
     /// Cancel safety: safe; what has arrived is removed by its TTL.
-    pub(super) async fn of(
+    pub(in crate::cache) async fn of(
         client: &Client,
         place: &Place,
         entry: &[u8],
@@ -52,7 +52,7 @@ impl Upload {
 
     /// The call that makes `entry`, which this holds, the value for `ttl`: under the lease of this
     /// token and fence, or under none.
-    pub(super) fn adopt(
+    pub(in crate::cache) fn adopt(
         &self,
         place: &Place,
         entry: &[u8],
@@ -73,7 +73,7 @@ impl Upload {
 }
 
 /// The upload was not there when it was to be stored.
-pub(super) fn gone() -> Error {
+pub(in crate::cache) fn gone() -> Error {
     Error::new(
         ErrorKind::Server,
         "{server} no longer had the value when it was to be stored, since it evicts keys or has \

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::Terms;
+use crate::cache::config::Terms;
 use crate::error::{Error, ErrorKind};
 
 /// What one call of `memoize` has been through.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rounds {
+pub(in crate::cache) struct Rounds {
     began: Instant,
     terms: Terms,
     /// What the call may take beside a load.
@@ -28,7 +28,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// A call that begins now.
-    pub(super) fn begin(terms: Terms, deadline: Duration) -> Self {
+    pub(in crate::cache) fn begin(terms: Terms, deadline: Duration) -> Self {
         Self {
             began: Instant::now(),
             terms,
@@ -38,48 +38,48 @@ impl Rounds {
         }
     }
 
-    pub(super) fn began(&self) -> Instant {
+    pub(in crate::cache) fn began(&self) -> Instant {
         self.began
     }
 
     /// How many loads of others were of no use.
-    pub(super) fn used(&self) -> u32 {
+    pub(in crate::cache) fn used(&self) -> u32 {
         self.used
     }
 
     /// A load of another was of no use.
-    pub(super) fn another(&mut self) {
+    pub(in crate::cache) fn another(&mut self) {
         self.used += 1;
         self.again = true;
     }
 
     /// The call has to ask again, though no load has ended.
-    pub(super) fn again(&mut self) {
+    pub(in crate::cache) fn again(&mut self) {
         self.again = true;
     }
 
     /// Whether the call asks for the first time.
-    pub(super) fn is_first(&self) -> bool {
+    pub(in crate::cache) fn is_first(&self) -> bool {
         !self.again
     }
 
     /// When the call ends, whatever others do.
-    pub(super) fn over(&self) -> Instant {
+    pub(in crate::cache) fn over(&self) -> Instant {
         self.began + self.terms.max_load.duration() + self.deadline
     }
 
     /// When a call that has waited for a load in vain stops to wait for others.
-    pub(super) fn alone_at(&self) -> Instant {
+    pub(in crate::cache) fn alone_at(&self) -> Instant {
         self.began + self.terms.max_load.duration() / 2
     }
 
     /// Whether the call loads by itself now.
-    pub(super) fn alone(&self) -> bool {
+    pub(in crate::cache) fn alone(&self) -> bool {
         self.used >= MOST || (self.used > 0 && Instant::now() >= self.alone_at())
     }
 
     /// Until when the call waits for the next load of another.
-    pub(super) fn patience(&self) -> Instant {
+    pub(in crate::cache) fn patience(&self) -> Instant {
         match self.used {
             0 => self.over(),
             _ => self.alone_at().min(self.over()),
@@ -88,13 +88,13 @@ impl Rounds {
 
     /// How long a flight may show no sign of life before the call no longer waits for it. A
     /// leader elsewhere may be superseded after the same silence.
-    pub(super) fn silence(&self) -> Duration {
+    pub(in crate::cache) fn silence(&self) -> Duration {
         let half = self.terms.max_load.duration() / 2;
         self.terms.takeover.duration().min(half).max(SHORTEST)
     }
 
     /// The error of a call that has waited to its end.
-    pub(super) fn out_of_time() -> Error {
+    pub(in crate::cache) fn out_of_time() -> Error {
         Error::new(
             ErrorKind::LoaderTimeout,
             "no load of the key ended within max_load and the cache deadline; \

@@ -11,24 +11,25 @@ use bytes::Bytes;
 use rand::random;
 use tokio::time::Instant;
 
-use super::config::{LONGEST_LOAD, Terms};
-use super::entry_keys::Place;
-use super::upload::{self, Upload};
+use super::upload;
+use super::upload::Upload;
+use crate::cache::config::{LONGEST_LOAD, Terms};
+use crate::cache::entry_keys::Place;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::{Reply, script};
 use crate::time::{Backoff, Deadline, Patience, Ttl};
 
-script!(LEASE = "lease.lua" after "entry.lua");
-script!(RENEW = "renew.lua" after "entry.lua");
-script!(COMMIT = "commit.lua" after "entry.lua");
-script!(ABANDON = "abandon.lua" after "entry.lua");
-script!(FAIL = "fail.lua" after "entry.lua");
+script!(LEASE = "lease.lua" after "../entry.lua");
+script!(RENEW = "renew.lua" after "../entry.lua");
+script!(COMMIT = "commit.lua" after "../entry.lua");
+script!(ABANDON = "abandon.lua" after "../entry.lua");
+script!(FAIL = "fail.lua" after "../entry.lua");
 
 /// One flight's claim to a load: granted or not, it goes by its token.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(in crate::cache) struct Claim {
     client: Client,
     place: Place,
     token: [u8; 16],
@@ -43,7 +44,7 @@ pub(super) struct Claim {
 
 /// What the server answered to a claim.
 #[derive(Debug)]
-pub(super) enum Grant {
+pub(in crate::cache) enum Grant {
     /// The caller leads.
     Lead { fence: i64 },
     /// There is an entry that the caller has not judged yet.
@@ -60,7 +61,7 @@ pub(super) enum Grant {
 
 /// What became of a loaded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Committed {
+pub(in crate::cache) enum Committed {
     /// It is in the cache.
     Stored,
     /// The lease was gone: removed, set, superseded or out of time.
@@ -68,7 +69,12 @@ pub(super) enum Committed {
 }
 
 impl Claim {
-    pub(super) fn new(client: Client, place: Place, terms: Terms, patience: Patience) -> Self {
+    pub(in crate::cache) fn new(
+        client: Client,
+        place: Place,
+        terms: Terms,
+        patience: Patience,
+    ) -> Self {
         Self {
             client,
             patience,
@@ -82,7 +88,7 @@ impl Claim {
 
     /// Asks for the lease. `seen` is the head of the entry that was judged invalid, `dead` the
     /// fence of the failed load whose record was; `channel` is where this process hears.
-    pub(super) async fn stake(
+    pub(in crate::cache) async fn stake(
         &self,
         seen: &[u8],
         dead: Option<i64>,
@@ -130,7 +136,7 @@ impl Claim {
 
     /// Moves the takeover deadline, again and again; returns when the lease is lost. A question
     /// that is not answered is given up in time for the next, however long calls may take.
-    pub(super) async fn renewed_until_lost(&self) {
+    pub(in crate::cache) async fn renewed_until_lost(&self) {
         let pause = self.terms.takeover.duration() / 3;
         let mut asked = Instant::now();
         loop {
@@ -154,7 +160,7 @@ impl Claim {
     }
 
     /// Stores `entry` if the lease is still this claim's.
-    pub(super) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
+    pub(in crate::cache) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
         let deadline = self.patience.deadline();
         let fence = self.fence.load(Ordering::Relaxed);
         let upload = Upload::of(&self.client, &self.place, entry, deadline).await?;
@@ -181,7 +187,7 @@ impl Claim {
     /// Ends the lease with a load that has failed, and leaves `record` in its place for `ttl`.
     /// Whether the lease was still this claim's: if not, the load was superseded or invalidated,
     /// and nothing is left of it.
-    pub(super) async fn fail(&self, record: &[u8], ttl: Ttl) -> Result<bool> {
+    pub(in crate::cache) async fn fail(&self, record: &[u8], ttl: Ttl) -> Result<bool> {
         let call = FAIL
             .call(self.place.keys())
             .arg(&self.token)
@@ -199,7 +205,7 @@ impl Claim {
     }
 
     /// Gives the lease up, if it is this claim's, and says whether it was. The call waits for that.
-    pub(super) async fn abandon(&self) -> bool {
+    pub(in crate::cache) async fn abandon(&self) -> bool {
         self.abandoned(self.patience.deadline()).await
     }
 
@@ -223,7 +229,7 @@ impl Claim {
     /// Once nobody loads under it any more: gives up what is left of the lease, so that nobody
     /// waits for a load that is over. While the server is out this is tried again, until the lease
     /// may be taken over anyway.
-    pub(super) async fn end(&self) {
+    pub(in crate::cache) async fn end(&self) {
         let until = Instant::now() + self.terms.takeover.duration();
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         while self.open.load(Ordering::Relaxed) {

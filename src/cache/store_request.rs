@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Cache;
 use super::config::{Jitter, Room, Terms};
 use super::entry_keys::Place;
-use super::failure::Failure;
-use super::{Cache, entry};
+use super::read::fetch;
+use crate::cache::load::failure::Failure;
 use crate::codec::{Stack, Stamp};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -54,7 +55,7 @@ impl Order {
 
     /// The present generations of the tags, each made to outlive the entry.
     pub(super) async fn generations(&self, deadline: Deadline) -> Result<Vec<Generation>> {
-        let snapshot = entry::generations(&self.cache.client, &self.tags, deadline).await;
+        let snapshot = fetch::generations(&self.cache.client, &self.tags, deadline).await;
         let snapshot = snapshot.map_err(|error| self.named(error))?;
         self.settled(&snapshot, deadline).await
     }

@@ -18,7 +18,7 @@ use crate::key::Key;
 
 /// The solo loads of one client.
 #[derive(Debug, Default)]
-pub(super) struct Solos {
+pub(in crate::cache) struct Solos {
     keys: Mutex<HashMap<Key, Queue>>,
 }
 
@@ -37,7 +37,7 @@ struct Queue {
 
 /// How a flight that goes solo came in.
 #[derive(Debug)]
-pub(super) enum Seat {
+pub(in crate::cache) enum Seat {
     /// It shares a load that began after the calls that wait for the flight, or has not begun.
     Shared(Passenger),
     /// Its load is the next.
@@ -46,7 +46,7 @@ pub(super) enum Seat {
 
 /// The place of a solo load, from before it begins to its end.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(in crate::cache) struct Turn {
     solos: Arc<Solos>,
     flight: Arc<Flight>,
     turn: Arc<Semaphore>,
@@ -56,7 +56,12 @@ impl Solos {
     /// Shares a solo load of the flight's key that began after `began`, or has not begun; or makes
     /// the flight's the next one. By `began` all calls that wait for the flight have begun. A load
     /// whose task has been silent for `silence` is not waited for.
-    pub(super) fn board(self: &Arc<Self>, open: &Open, began: Instant, silence: Duration) -> Seat {
+    pub(in crate::cache) fn board(
+        self: &Arc<Self>,
+        open: &Open,
+        began: Instant,
+        silence: Duration,
+    ) -> Seat {
         let flight = open.flight();
         let mut keys = self.keys();
         let queue = keys.entry(flight.key().clone()).or_insert_with(|| Queue {
@@ -92,12 +97,12 @@ impl Turn {
     /// Waits until no other solo load of the key runs.
     ///
     /// Cancel safety: a dropped wait gives its place up.
-    pub(super) async fn comes(&self) -> Option<OwnedSemaphorePermit> {
+    pub(in crate::cache) async fn comes(&self) -> Option<OwnedSemaphorePermit> {
         self.turn.clone().acquire_owned().await.ok()
     }
 
     /// The load begins, as `open` is told: calls that begin from now on do not share it.
-    pub(super) fn begin(&self, open: &Open) {
+    pub(in crate::cache) fn begin(&self, open: &Open) {
         let mut keys = self.solos.keys();
         open.begin_load();
         if let Some(queue) = keys.get_mut(self.flight.key()) {
@@ -131,8 +136,8 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use super::super::flight::{Boarding, Flights};
     use super::*;
+    use crate::cache::load::flight::{Boarding, Flights};
     use crate::client::Client;
     use crate::time::{OnOutage, Patience};
 

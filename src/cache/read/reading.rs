@@ -9,18 +9,18 @@ use crate::tags::{Generation, Snapshot};
 
 /// What a read came to.
 #[derive(Debug)]
-pub(super) enum Reading<V> {
+pub(in crate::cache) enum Reading<V> {
     Hit(Arc<V>),
     Miss(Miss),
 }
 
 /// Nothing valid was there.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Miss {
+pub(in crate::cache) struct Miss {
     /// The first bytes of the entry that was judged invalid; empty when there was none.
-    pub(super) seen: Bytes,
+    pub(in crate::cache) seen: Bytes,
     /// The present generations of the tags that were asked for.
-    pub(super) snapshot: Snapshot,
+    pub(in crate::cache) snapshot: Snapshot,
 }
 
 /// Where a cache may read values that it finds.
@@ -39,7 +39,7 @@ pub enum ReadFrom {
 }
 
 impl Miss {
-    pub(super) fn of(entry: &[u8], present: &[Option<Bytes>]) -> Self {
+    pub(in crate::cache) fn of(entry: &[u8], present: &[Option<Bytes>]) -> Self {
         Self {
             seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),
             snapshot: snapshot(present),
@@ -47,7 +47,7 @@ impl Miss {
     }
 }
 
-pub(super) fn snapshot(present: &[Option<Bytes>]) -> Snapshot {
+pub(in crate::cache) fn snapshot(present: &[Option<Bytes>]) -> Snapshot {
     present
         .iter()
         .map(|value| Generation::of(value.as_ref()))

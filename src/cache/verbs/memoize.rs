@@ -16,15 +16,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-use super::Cache;
-use super::entry;
-use super::flight::{self, Boarding, Open, Outcome, Passenger, Running};
-use super::load::Load;
-use super::order::Order;
-use super::outage::Outage;
-use super::reading::{Miss, ReadFrom, Reading};
-use super::reads::{Found, How, Reader, Shared, Slow, Turn};
-use super::rounds::Rounds;
+use crate::cache::Cache;
+use crate::cache::load::Load;
+use crate::cache::load::flight;
+use crate::cache::load::flight::{Boarding, Open, Outcome, Passenger, Running};
+use crate::cache::load::rounds::Rounds;
+use crate::cache::outage::Outage;
+use crate::cache::read::fetch;
+use crate::cache::read::reading::{Miss, ReadFrom, Reading};
+use crate::cache::read::shared::{Found, How, Reader, Shared, Slow, Turn};
+use crate::cache::store_request::Order;
 use crate::error::loader::{Captured, Loader, LoaderError};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -366,7 +367,7 @@ impl Call {
         }
         let deadline = deadline.at_most(rounds.over());
         // In a box: two of a size that the allocator keeps at hand are cheaper than a larger one.
-        let reading = Box::pin(entry::read(cache, value, &self.tags, from, deadline)).await;
+        let reading = Box::pin(fetch::read(cache, value, &self.tags, from, deadline)).await;
         Approach::Read(reader, reading)
     }
 
@@ -477,7 +478,7 @@ mod tests {
         } = memoize;
         let call = Call::parsed(cache.clone(), key, ttl, tags).expect("a good call");
         let (value, within) = (call.value.clone(), Deadline::after(Duration::from_secs(1)));
-        let read = size_of_val(&entry::read::<u8>(
+        let read = size_of_val(&fetch::read::<u8>(
             &cache,
             &value,
             &[],

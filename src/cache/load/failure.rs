@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, displayed};
 
 /// How a load has failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(in crate::cache) struct Failure {
     kind: ErrorKind,
     text: String,
 }
@@ -23,7 +23,7 @@ impl Failure {
     /// What is recorded of `error`; `None` where another caller may well succeed: a cycle, a call
     /// of the loader's own key, or what was refused because too many loads or calls were under way
     /// in this process.
-    pub(super) fn of(error: &Error) -> Option<Self> {
+    pub(in crate::cache) fn of(error: &Error) -> Option<Self> {
         // The error of a loader is asked for its text and its causes, and may panic.
         let told = catch_unwind(AssertUnwindSafe(|| Self::told(error)));
         told.unwrap_or_else(|_panic| {
@@ -56,7 +56,7 @@ impl Failure {
     }
 
     /// The error for callers that did not load.
-    pub(super) fn error(self) -> Error {
+    pub(in crate::cache) fn error(self) -> Error {
         let Self { kind, text } = self;
         let message = match kind {
             ErrorKind::LoaderPanicked => "the loader panicked, in another call".into(),

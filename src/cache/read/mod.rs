@@ -1,0 +1,5 @@
+//! Reading: an entry is fetched and judged, and calls for one key share that.
+
+pub(super) mod fetch;
+pub(super) mod reading;
+pub(super) mod shared;
