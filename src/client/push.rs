@@ -14,7 +14,7 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::link::{Link, OnPush, Route};
+use super::link::{Link, OnPush, Route, Signal};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -46,6 +46,8 @@ struct Shared {
     lost: Notify,
     /// Moves when a new connection has all channels subscribed again, or a channel has left.
     missed: watch::Sender<u64>,
+    /// Called when another server serves a channel: whoever knows the servers asks again which.
+    on_trouble: Option<Signal>,
 }
 
 /// Tells that a push may have been missed.
@@ -70,6 +72,7 @@ impl Hub {
             channels: Mutex::default(),
             lost: Notify::new(),
             missed: watch::Sender::new(0),
+            on_trouble: route.on_trouble.clone(),
         });
         let on_push: OnPush = {
             let shared = Arc::downgrade(&shared);
@@ -128,6 +131,9 @@ impl Hub {
         };
         let is_confirmed = channels.confirm(name, subscribed.epoch);
         drop(channels);
+        if !is_confirmed {
+            self.shared.moved();
+        }
         if others_listen && left.is_some() {
             // They count on this listener. One that came with this call hears of it by its answer:
             // told as well, it would come again at once.
@@ -241,8 +247,8 @@ impl Shared {
                     listener(Notice::Message(&message));
                 }
             }
-            // The server takes a subscription back when the slot of its channel moves away. Who
-            // listened is told, asks where to listen now, and listens there.
+            // The server takes a subscription back when the slot of its channel moves away. The
+            // listeners are told, and subscribe where the channel is served by then.
             PushKind::SUnsubscribe => {
                 let mut left = None;
                 if let Some(Value::BulkString(channel)) = info.data.first()
@@ -250,6 +256,7 @@ impl Shared {
                 {
                     left = self.channels().forget(channel);
                 }
+                self.moved();
                 self.missed(left.into_iter().collect());
             }
             _ => {}
@@ -275,6 +282,14 @@ impl Shared {
         let listeners: Vec<Listener> = self.channels().listeners.values().cloned().collect();
         for listener in left.into_iter().chain(listeners) {
             listener(Notice::Missed);
+        }
+    }
+
+    /// Another server serves a channel. Nobody else may find out for long: a holder whose lease is
+    /// long asks nothing meanwhile.
+    fn moved(&self) {
+        if let Some(on_trouble) = &self.on_trouble {
+            on_trouble();
         }
     }
 
@@ -304,6 +319,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
             }
             match subscribe(&link, &names, Instant::now() + PATIENCE).await {
                 Ok(subscribed) => {
+                    let any_moved = !subscribed.moved.is_empty();
                     let mut channels = shared.channels();
                     for name in subscribed.moved {
                         left.extend(channels.forget(&name));
@@ -312,6 +328,10 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
                         channels.confirm(name, subscribed.epoch);
                     }
                     channels.made_good = losses;
+                    drop(channels);
+                    if any_moved {
+                        shared.moved();
+                    }
                     break;
                 }
                 Err(error) => {

@@ -9,7 +9,7 @@
 //! acquired. So a duty is put in order only when the keeper looks at the agenda, and until then
 //! stands in a list of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,16 @@ pub(super) struct Agenda {
     due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
     /// The owners of duties that are not in order yet, and of some that were taken off since.
     unsorted: Vec<Owner>,
+    missed: Missed,
+}
+
+/// Channels on which messages may have been missed. A lost connection has hundreds of them: their
+/// holders are looked for in one pass.
+#[derive(Debug, Default)]
+struct Missed {
+    channels: HashSet<Key>,
+    /// When to look for the holders.
+    at: Option<Instant>,
 }
 
 /// Duties that may be taken together.
@@ -61,10 +71,22 @@ struct Renewal {
     hold: Arc<Hold>,
     /// When it is to be renewed.
     at: Instant,
-    /// When to see to it that the holder is told of `break_lock`, until that is done.
-    listen: Option<Instant>,
+    listening: Listening,
+    /// How long to wait after an attempt to subscribe that fails.
+    pause: Duration,
     /// When it was asked for last, if it was.
     asked: Option<Instant>,
+}
+
+/// Whether a holder is told of `break_lock` by push.
+#[derive(Debug, Clone, Copy)]
+enum Listening {
+    /// It is, as far as known.
+    Told,
+    /// To be seen to at this time.
+    Due(Instant),
+    /// Being seen to. If nothing is heard of that by then, the carrier stands still.
+    UnderWay(Instant),
 }
 
 /// A lease that nobody wants any more, or a place in the queue.
@@ -114,8 +136,8 @@ pub(super) enum Secret {
 pub(super) struct Due {
     /// Leases to renew, by the script that renews them.
     pub(super) batches: Vec<Vec<Arc<Hold>>>,
-    /// Holds that last, so that their holders want to hear of `break_lock`.
-    pub(super) lasting: Vec<Arc<Hold>>,
+    /// Holds that last, so that their holders want to hear of `break_lock`; by channel.
+    pub(super) lasting: Vec<Vec<Arc<Hold>>>,
     pub(super) releases: Vec<Release>,
 }
 
@@ -128,7 +150,8 @@ impl Agenda {
     pub(super) fn first(&mut self) -> Option<Instant> {
         self.sort();
         let firsts = self.due.values().filter_map(|queue| queue.first());
-        firsts.map(|(at, _)| *at).min()
+        let missed = self.missed.at.filter(|_| !self.is_empty());
+        firsts.map(|(at, _)| *at).chain(missed).min()
     }
 
     /// Notes that `hold` is to be renewed at `at`, and looked after from `listen` on.
@@ -143,7 +166,8 @@ impl Agenda {
         let renewal = Renewal {
             hold,
             at,
-            listen,
+            listening: listen.map_or(Listening::Told, Listening::Due),
+            pause: FIRST_PAUSE_OF_LISTENING,
             asked: None,
         };
         self.note(owner, Task::Renew(renewal), Group::Renewals(group), first);
@@ -239,20 +263,62 @@ impl Agenda {
         }
     }
 
-    /// Holders who are told on `channel` are to be told anew, from `at` on.
+    /// Messages on `channel` may have been missed: its holders subscribe anew from `at` on.
     pub(super) fn listen_again(&mut self, channel: &Key, at: Instant) {
+        self.missed.channels.insert(channel.clone());
+        let first = self.missed.at.map_or(at, |first| first.min(at));
+        self.missed.at = Some(first);
+    }
+
+    /// Has the holders of all missed channels subscribe `now`; those whose last attempt has failed,
+    /// after a pause.
+    fn find_missed(&mut self, now: Instant) {
+        let missed = std::mem::take(&mut self.missed);
         let mut owners: Vec<Owner> = Vec::new();
         for (owner, duty) in &mut self.duties {
-            if let Task::Renew(renewal) = &mut duty.task
-                && renewal.hold.keys.channel == *channel
-            {
-                renewal.listen = Some(at);
-                owners.push(*owner);
+            let Task::Renew(renewal) = &mut duty.task else {
+                continue;
+            };
+            if !missed.channels.contains(&renewal.hold.keys.channel) {
+                continue;
             }
+            let at = match renewal.listening {
+                Listening::Due(at) => at.min(now + FIRST_PAUSE_OF_LISTENING),
+                // A subscription that is under way may be the one that was lost.
+                Listening::Told | Listening::UnderWay(_) => now,
+            };
+            renewal.listening = Listening::Due(at);
+            owners.push(*owner);
         }
         for owner in owners {
             self.reschedule(owner);
         }
+    }
+
+    /// The holder of `owner` is told by push.
+    pub(super) fn listens(&mut self, owner: Owner) {
+        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return;
+        };
+        renewal.pause = FIRST_PAUSE_OF_LISTENING;
+        // Otherwise messages may have been missed since.
+        if let Listening::UnderWay(_) = renewal.listening {
+            renewal.listening = Listening::Told;
+            self.reschedule(owner);
+        }
+    }
+
+    /// The holder of `owner` could not be subscribed: the next attempt follows, at ever longer
+    /// pauses.
+    pub(super) fn listen_later(&mut self, owner: Owner, now: Instant) {
+        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        else {
+            return;
+        };
+        renewal.listening = Listening::Due(now + renewal.pause);
+        renewal.pause = (2 * renewal.pause).min(LONGEST_PAUSE_OF_LISTENING);
+        self.reschedule(owner);
     }
 
     /// The lease of `owner` is to be renewed as soon as that makes sense, however often this is
@@ -287,18 +353,23 @@ impl Agenda {
     /// What has been due since `since`, which is not after `now`, and what goes along with it. All
     /// of it stays on the agenda, for the case that nothing is heard of it.
     pub(super) fn take(&mut self, since: Instant, now: Instant) -> Due {
+        if self.missed.at.is_some_and(|at| at <= since) {
+            self.find_missed(now);
+        }
         self.sort();
         let mut due = Due::default();
         let overdue =
             |queue: &BTreeSet<(Instant, Owner)>| queue.first().is_some_and(|(at, _)| *at <= since);
         let groups = self.due.iter().filter(|(_, queue)| overdue(queue));
         let groups: Vec<Group> = groups.map(|(group, _)| *group).collect();
+        let mut lasting = Vec::new();
         for group in groups {
             match group {
                 Group::Releases => self.take_releases(now, &mut due),
-                Group::Renewals(_) => self.take_renewals(group, now, &mut due),
+                Group::Renewals(_) => self.take_renewals(group, now, &mut lasting, &mut due),
             }
         }
+        due.lasting = by_channel(lasting);
         due
     }
 
@@ -320,7 +391,13 @@ impl Agenda {
         }
     }
 
-    fn take_renewals(&mut self, group: Group, now: Instant, due: &mut Due) {
+    fn take_renewals(
+        &mut self,
+        group: Group,
+        now: Instant,
+        to_listen: &mut Vec<Arc<Hold>>,
+        due: &mut Due,
+    ) {
         let (mut taken, mut lasting) = (Vec::new(), Vec::new());
         let mut soon = now;
         for (looked_at, (at, owner)) in self.due.get(&group).into_iter().flatten().enumerate() {
@@ -348,8 +425,9 @@ impl Agenda {
             else {
                 continue;
             };
-            if renewal.listen.take().is_some() {
-                due.lasting.push(renewal.hold.clone());
+            if renewal.listening.next().is_some_and(|at| at <= now) {
+                renewal.listening = Listening::UnderWay(now + STANDS_STILL);
+                to_listen.push(renewal.hold.clone());
             }
         }
         for owner in &lasting {
@@ -487,7 +565,8 @@ impl Release {
 impl Renewal {
     /// When something is to be done for it.
     fn due(&self) -> Instant {
-        let at = self.listen.map_or(self.at, |listen| listen.min(self.at));
+        let listen = self.listening.next();
+        let at = listen.map_or(self.at, |listen| listen.min(self.at));
         self.hold.limit.map_or(at, |limit| limit.min(at))
     }
 
@@ -499,6 +578,23 @@ impl Renewal {
             .is_some_and(|asked| self.at < asked + lease / ALONG);
         !under_way && self.at <= now + lease / ALONG
     }
+}
+
+impl Listening {
+    /// When to see to it next.
+    fn next(self) -> Option<Instant> {
+        match self {
+            Self::Told => None,
+            Self::Due(at) | Self::UnderWay(at) => Some(at),
+        }
+    }
+}
+
+/// Sorts holds by the channel on which their holders are told.
+fn by_channel(mut holds: Vec<Arc<Hold>>) -> Vec<Vec<Arc<Hold>>> {
+    holds.sort_unstable_by(|one, other| one.keys.channel.cmp(&other.keys.channel));
+    let channels = holds.chunk_by(|one, other| one.keys.channel == other.keys.channel);
+    channels.map(<[_]>::to_vec).collect()
 }
 
 /// After how long a renewal that was not answered is asked for again, beside the question that is
@@ -525,7 +621,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// How long a call that may grant a lease may be on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
-/// A release that has not ended after this has a carrier that stands still.
+/// A release, or a subscription, that has not ended after this has a carrier that stands still.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
 /// The pause between two tries to release, at first; then four times longer each time.
@@ -534,6 +630,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// The same while a grant may still be under way, which keeps the lock from everybody.
 const LONGEST_PAUSE_FOR_A_GRANT: Duration = Duration::from_secs(3);
+
+/// The pause after an attempt to subscribe that failed, at first; then twice as long each time.
+const FIRST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -612,6 +712,78 @@ mod tests {
         assert_eq!(agenda.first(), Some(now + LEASE));
         assert!(agenda.remove(kept.owner) && agenda.is_empty());
         assert_eq!(agenda.first(), None);
+    }
+
+    #[tokio::test]
+    async fn holders_of_missed_channels_are_looked_for_once_for_all_channels() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let holds: Vec<_> = (0..20).map(|_| hold(now)).collect();
+        for hold in &holds[1..] {
+            agenda.renew(hold.clone(), 0, now + LEASE, None);
+        }
+        assert_eq!(agenda.first(), Some(now + LEASE));
+        let at = now + LEASE / ALONG;
+        for hold in &holds[..15] {
+            agenda.listen_again(&hold.keys.channel, at);
+        }
+        // Noting a channel goes through no duties.
+        let moved = agenda.duties.values().filter(|duty| duty.at < now + LEASE);
+        assert_eq!(moved.count(), 0);
+        assert_eq!(agenda.first(), Some(at));
+        // Also a hold that comes after the notice.
+        agenda.renew(holds[0].clone(), 0, now + LEASE, None);
+        let due = agenda.take(at, at);
+        assert_eq!((due.lasting.len(), sizes(&due)), (15, vec![]));
+        assert_eq!(agenda.first(), Some(now + LEASE));
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_could_not_be_subscribed_is_tried_again_at_ever_longer_pauses() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let (hold, ages) = (hold(now), now + Duration::from_secs(3600));
+        agenda.renew(hold.clone(), 0, ages, Some(now));
+        let mut at = now;
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            assert_eq!(agenda.take(at, at).lasting.len(), 1);
+            agenda.listen_later(hold.owner, at);
+            at += Duration::from_secs(seconds);
+            assert_eq!(agenda.first(), Some(at));
+        }
+        // That its channel was missed may mean that it can be subscribed now.
+        for _ in 0..2 {
+            assert_eq!(agenda.take(at, at).lasting.len(), 1);
+            agenda.listen_later(hold.owner, at);
+            agenda.listen_again(&hold.keys.channel, at);
+            assert!(agenda.take(at, at).lasting.is_empty());
+            at += FIRST_PAUSE_OF_LISTENING;
+            assert_eq!(agenda.first(), Some(at));
+        }
+        // Nothing is heard of an attempt, and then it succeeds.
+        for _ in 0..2 {
+            assert_eq!(agenda.take(at, at).lasting.len(), 1);
+            at += STANDS_STILL;
+            assert_eq!(agenda.first(), Some(at));
+        }
+        assert_eq!(agenda.take(at, at).lasting.len(), 1);
+        agenda.listens(hold.owner);
+        assert_eq!(agenda.first(), Some(ages));
+        agenda.listen_again(&hold.keys.channel, at);
+        assert_eq!(agenda.take(at, at).lasting.len(), 1);
+        agenda.listen_later(hold.owner, at);
+        assert_eq!(agenda.first(), Some(at + FIRST_PAUSE_OF_LISTENING));
+    }
+
+    #[tokio::test]
+    async fn a_push_that_is_missed_while_its_holder_subscribes_is_not_forgotten() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let hold = hold(now);
+        agenda.renew(hold.clone(), 0, now + LEASE, Some(now));
+        assert_eq!(agenda.take(now, now).lasting.len(), 1);
+        agenda.listen_again(&hold.keys.channel, now);
+        agenda.find_missed(now);
+        agenda.listens(hold.owner);
+        assert_eq!(agenda.first(), Some(now));
+        assert_eq!(agenda.take(now, now).lasting.len(), 1);
     }
 
     #[tokio::test]

@@ -263,13 +263,27 @@ impl Keeper {
         self.state().agenda.renewed(owner, sent);
     }
 
-    /// What was pushed to the holder of `owner` until now was not heard. A renewal tells whether it
-    /// was broken; those of others that have come to be heard go along.
-    pub(super) fn heard_from_now_on(&self, client: &Client, owner: Owner) {
+    /// What was pushed to these holders until now was not heard. A renewal tells whether their
+    /// locks were broken; those of others that have come to be heard go along.
+    pub(super) fn heard_from_now_on(&self, client: &Client, holds: &[Arc<Hold>]) {
         let at = Instant::now() + GATHERING;
         let mut state = self.state();
-        state.agenda.renew_soon(owner, at);
+        for hold in holds {
+            state.agenda.listens(hold.owner);
+            state.agenda.renew_soon(hold.owner, at);
+        }
         Self::noted(state, client, at);
+    }
+
+    /// These holders could not be subscribed. They are tried again; until then their renewals tell
+    /// whether their locks were broken.
+    pub(super) fn listen_later(&self, holds: &[Arc<Hold>]) {
+        let now = Instant::now();
+        let mut state = self.state();
+        for hold in holds {
+            state.agenda.listen_later(hold.owner, now);
+        }
+        // Wakes no task: one was busy with this, and looks at the agenda next.
     }
 
     /// Messages on `channel` may have been missed: its holders are told anew, at whichever server
@@ -654,8 +668,8 @@ fn patience(ahead: u32) -> Duration {
 /// What is due, as calls.
 fn jobs(locks: &Arc<Locks>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
     let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
-    for hold in due.lasting {
-        jobs.push(Box::pin(listen(locks.clone(), client.clone(), hold)));
+    for holds in due.lasting {
+        jobs.push(Box::pin(listen(locks.clone(), client.clone(), holds)));
     }
     for mut holds in due.batches {
         holds.retain(|hold| {

@@ -83,12 +83,15 @@ fn renew_one(locks: &Arc<Locks>, client: &Client, hold: Arc<Hold>) -> BoxFuture<
     Box::pin(renew(locks.clone(), client.clone(), vec![hold]))
 }
 
-/// Sees to it that the holder of a lease is told of `break_lock` by push. Beside the renewals,
-/// which must not wait for it.
-pub(super) async fn listen(locks: Arc<Locks>, client: Client, hold: Arc<Hold>) {
-    let patience = hold.lease.duration().max(SHORTEST_LISTEN);
-    if let Ok(true) = timeout(patience, locks.listen(&client, &hold.keys)).await {
-        locks.keeper().heard_from_now_on(&client, hold.owner);
+/// Sees to it that the holders of leases, which are told on one channel, are told of `break_lock`
+/// by push. Beside the renewals, which must not wait for it.
+pub(super) async fn listen(locks: Arc<Locks>, client: Client, holds: Vec<Arc<Hold>>) {
+    let leases = holds.iter().map(|hold| hold.lease.duration());
+    let patience = leases.max().unwrap_or_default();
+    let patience = patience.clamp(SHORTEST_LISTEN, LONGEST_LISTEN);
+    match timeout(patience, locks.listen(&client, &holds[0].keys)).await {
+        Ok(true) => locks.keeper().heard_from_now_on(&client, &holds),
+        Ok(false) | Err(_) => locks.keeper().listen_later(&holds),
     }
 }
 
@@ -108,6 +111,9 @@ pub(super) async fn release(locks: Arc<Locks>, client: Client, release: Release)
         && !matches!(outcome, Outcome::Released | Outcome::Unknown)
     {
         hold.was_not_released();
+    }
+    if let Outcome::Released = outcome {
+        tracing::debug!(target: "hedgerow::lock", lock = release.keys.name.shown().as_str(), "released in the background");
     }
     let settled = match outcome {
         Outcome::Released => release.ends_with_a_release(),
@@ -162,8 +168,9 @@ const DIALS: u32 = 20;
 /// How long a release waits at most for a server that is out.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a subscription may take at least.
+/// How long an attempt to subscribe may take: as long as the lease, within these.
 const SHORTEST_LISTEN: Duration = Duration::from_secs(1);
+const LONGEST_LISTEN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

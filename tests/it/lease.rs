@@ -1,5 +1,5 @@
-//! The load lease, when a copy of the question for it arrives late: after the lease it was granted
-//! has ended, and with it the leader's right to store.
+//! The load lease on a bad network: a copy of the question for it arrives late, after the lease it
+//! was granted has ended, and with it the leader's right to store; or a renewal is not answered.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use hedgerow::Cache;
 use crate::gate::Gate;
 use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::{bounded, until};
+use crate::wait::{bounded, until, waiting};
 
 #[tokio::test]
 async fn a_late_copy_of_the_question_for_the_lease_does_not_let_a_superseded_load_be_stored() {
@@ -39,6 +39,35 @@ async fn a_lease_that_a_late_copy_took_is_renewed_by_nobody() {
     let value = bounded("the load ends", load).await.expect("no panic");
     assert_eq!(value.expect("its own load"), "old");
     assert_eq!(stage.stored().await.as_deref(), Some("new"));
+}
+
+#[tokio::test]
+async fn a_load_whose_renewal_was_not_heard_to_be_answered_goes_on_and_is_stored() {
+    let takeover = Duration::from_millis(900);
+    let stage = Stage::set(|cache| cache.takeover(takeover)).await;
+    let (gate, quick) = (Gate::closed(), Gate::closed());
+    quick.open();
+    let load = stage.leader.memoize("ulm", AGES, loader(&gate, "slow"));
+    let load = tokio::spawn(async move { load.await.map(|value| value.as_ref().clone()) });
+    gate.begun(1).await;
+    // From here on nothing but renewals names the lease.
+    let lease = "hr:l:{cities:ulm}";
+    let lost = stage.proxy.on_reply(Request::any().with(lease), Act::Reset);
+    lost.hit().await;
+    // Without them others might take the load over by now.
+    let renewals = Request::every().with(lease);
+    let renewals = stage.proxy.on(renewals, Act::Delay(Duration::ZERO));
+    until("it is renewed as before", async || renewals.hits() >= 6).await;
+    let call = stage.cache.memoize("ulm", AGES, loader(&quick, "quick"));
+    let other = tokio::spawn(async move { call.await.map(|value| value.as_ref().clone()) });
+    waiting(&stage.server, lease, 1).await;
+    gate.open();
+    for load in [load, other] {
+        let value = bounded("the load ends", load).await.expect("no panic");
+        assert_eq!(value.expect("loaded"), "slow");
+    }
+    assert_eq!(stage.stored().await.as_deref(), Some("slow"));
+    assert_eq!(quick.loads(), 0, "nobody has taken it over");
 }
 
 /// A cache of two processes; one of them has a way to the server on which things arrive late.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use hedgerow::{ErrorKind, Lock, LossReason};
 use tokio::sync::Notify;
 
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::Server;
-use crate::wait::{bounded, queued, renewed};
+use crate::wait::{bounded, patient, queued, renewed, until};
 
 #[tokio::test]
 async fn a_short_lease_is_kept_alive_over_many_of_its_lengths() {
@@ -51,6 +52,38 @@ async fn many_leases_are_all_renewed() {
     }
     assert!(guards.iter().all(hedgerow::Guard::is_held));
     assert_eq!(server.keys("hr:{*}:lock:*").await.len(), 600);
+}
+
+/// The guard comes with its loss, and what was granted stands in nobody's way.
+#[tokio::test]
+async fn a_grant_that_is_answered_after_its_lease_is_not_held() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let lock = client.lock("a").lease(Duration::from_millis(300));
+    // From here on the server knows the scripts, and a question is one request.
+    let first = lock.acquire().await.expect("free");
+    let (fence, key) = (first.fence(), server.keys("hr:{*}:lock:a").await.remove(0));
+    first.release().await.expect("held until now");
+    let answer = proxy.on_reply(Request::any().with(&key), Act::Hold);
+    let late = tokio::spawn(async move { lock.acquire().await });
+    answer.hit().await;
+    until("the lease is over", async || {
+        server.keys("hr:{*}:lock:a").await.is_empty()
+    })
+    .await;
+    answer.deliver();
+    let guard = bounded("the answer", late).await.expect("no panic");
+    let guard = guard.expect("it was granted");
+    assert!(guard.fence() > fence);
+    assert!(!guard.is_held());
+    assert_eq!(guard.remaining(), Duration::ZERO);
+    assert_eq!(guard.loss(), Some(LossReason::Expired));
+    let other = server.client().await.lock("a");
+    let other = bounded("it is free", other.acquire()).await.expect("free");
+    let error = guard.release().await.expect_err("lost");
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    assert!(other.is_held());
 }
 
 #[tokio::test]

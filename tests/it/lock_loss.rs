@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use futures::poll;
 use hedgerow::ErrorKind;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
+use crate::halted::{AGES, begun_release, contended, halted};
 use crate::server::Server;
-use crate::wait::{bounded, calls, queued, renewed, until};
-
-const AGES: Duration = Duration::from_secs(600);
+use crate::wait::{bounded, calls, renewed, until};
 
 /// Deletes the lock "a".
 async fn delete(server: &Server) {
@@ -75,22 +74,9 @@ async fn a_release_that_the_keeper_has_tried_too_tells_of_the_loss() {
 #[test]
 fn a_release_that_was_to_pass_the_lock_on_tells_of_the_loss_though_the_keeper_has_tried_too() {
     let driven = Runtime::new().expect("a runtime");
-    let (server, client) = driven.block_on(async {
-        let server = Server::start().await;
-        let client = server.client().await;
-        client.ping().await.expect("an answer");
-        (server, client)
-    });
-    let halted = Builder::new_current_thread().enable_all().build();
-    let halted = halted.expect("a runtime");
-    let lock = client.lock("a").wait(AGES).lease(AGES);
-    let held = halted.block_on(lock.acquire()).expect("free");
-    let waits = lock.clone();
-    let waiter = driven.spawn(async move { waits.acquire().await });
-    driven.block_on(queued(&lock, 1));
-    // The lock is passed on by a task that is spawned here, and is not polled.
-    let mut release = Box::pin(held.release());
-    halted.block_on(async { assert!(poll!(&mut release).is_pending()) });
+    let (server, client, halted) = halted(&driven);
+    let (held, waiter) = contended(&driven, &halted, &client);
+    let release = begun_release(&halted, held);
     driven.block_on(async {
         delete(&server).await;
         let guard = bounded("the waiter has it", waiter).await;

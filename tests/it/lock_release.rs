@@ -1,8 +1,13 @@
-//! What the release of a lock asks the server.
+//! What the release of a lock asks the server, and what it tells of it.
 
+use std::time::Duration;
+
+use futures::poll;
+
+use crate::listener::Listener;
 use crate::monitor::Monitor;
 use crate::server::Server;
-use crate::wait::{bounded, queued};
+use crate::wait::{bounded, queued, until};
 
 /// How often a test tries to release a lock soon after it was granted: later a release is another.
 const TRIES: usize = 50;
@@ -45,6 +50,30 @@ async fn whoever_comes_to_queue_behind_a_fresh_holder_is_handed_the_lock() {
         }
     }
     panic!("no release has come soon enough");
+}
+
+/// A caller that has left learns of it nowhere else.
+#[tokio::test]
+async fn a_release_whose_caller_has_left_tells_when_the_lock_is_released() {
+    let told = Listener::start();
+    let server = Server::start().await;
+    let client = server.client().await;
+    let lock = client.lock("a").lease(Duration::from_secs(600));
+    let in_the_background = || {
+        let told = told.told();
+        let lines = told.lines();
+        let mut lines = lines.filter(|line| line.contains("message=released in the background"));
+        lines.any(|line| line.contains("lock=\"a\""))
+    };
+    let guard = lock.acquire().await.expect("free");
+    // From here on there is no connection over which it could be sent before its caller leaves.
+    server.kill_connections("hedgerow").await;
+    let mut release = Box::pin(guard.release());
+    assert!(poll!(&mut release).is_pending());
+    assert!(!in_the_background());
+    drop(release);
+    until("it is told", async || in_the_background()).await;
+    assert!(server.keys("hr:{*}:lock:a").await.is_empty(), "it is free");
 }
 
 /// How often the script with one key was asked: its only argument ends in a blank.

@@ -4,37 +4,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures::poll;
-use hedgerow::{Client, ErrorKind};
-use tokio::runtime::{Builder, Runtime};
+use hedgerow::ErrorKind;
+use tokio::runtime::Runtime;
 
+use crate::halted::{AGES, Ending, begun_release, contended, end, halted, single};
 use crate::monitor::Monitor;
-use crate::proxy::{Act, Proxy, Request};
-use crate::server::Server;
-use crate::wait::{bounded, calls, patient, queued, renewed, until};
+use crate::wait::{bounded, calls, queued, renewed, until};
 
 /// Short enough to see it renewed several times.
 const SHORT: Duration = Duration::from_millis(900);
-
-/// Longer than any test takes.
-const AGES: Duration = Duration::from_secs(600);
-
-/// A server, a client whose connections live where they are driven, and a runtime that is not
-/// driven any more, in which the client took its first lock.
-fn halted(driven: &Runtime) -> (Server, Client, Runtime) {
-    let (server, client) = driven.block_on(async {
-        let server = Server::start().await;
-        let client = server.client().await;
-        client.ping().await.expect("an answer");
-        (server, client)
-    });
-    let halted = Builder::new_current_thread().enable_all().build();
-    let halted = halted.expect("a runtime");
-    halted.block_on(async {
-        let guard = client.lock("first").acquire().await.expect("free");
-        guard.release().await.expect("held");
-    });
-    (server, client, halted)
-}
 
 #[test]
 fn a_lock_is_renewed_though_the_first_was_taken_in_a_runtime_that_stands_still() {
@@ -130,14 +108,8 @@ fn a_waiter_is_queued_for_though_the_first_waited_in_a_runtime_that_stands_still
 fn a_waiter_gets_what_is_released_in_a_runtime_that_stands_still() {
     let driven = Runtime::new().expect("a runtime");
     let (server, client, halted) = halted(&driven);
-    let lock = client.lock("a").wait(AGES).lease(AGES);
-    let held = halted.block_on(lock.acquire()).expect("free");
-    let waits = lock.clone();
-    let waiter = driven.spawn(async move { waits.acquire().await });
-    driven.block_on(queued(&lock, 1));
-    // The lock is passed on by a task that is spawned here, and is not polled.
-    let mut release = Box::pin(held.release());
-    halted.block_on(async { assert!(poll!(&mut release).is_pending()) });
+    let (held, waiter) = contended(&driven, &halted, &client);
+    let release = begun_release(&halted, held);
     driven.block_on(async {
         let guard = bounded("the waiter has it", waiter).await;
         let guard = guard.expect("no panic").expect("granted");
@@ -158,14 +130,9 @@ fn a_waiter_gets_what_is_released_in_a_runtime_that_stands_still() {
 fn a_release_that_stood_still_tells_of_the_loss_that_was_proved_meanwhile() {
     let driven = Runtime::new().expect("a runtime");
     let (server, client, halted) = halted(&driven);
-    let lock = client.lock("a").wait(AGES).lease(AGES);
-    let held = halted.block_on(lock.acquire()).expect("free");
-    let waits = lock.clone();
-    let waiter = driven.spawn(async move { waits.acquire().await });
-    driven.block_on(queued(&lock, 1));
+    let (held, waiter) = contended(&driven, &halted, &client);
     let monitor = driven.block_on(Monitor::start(&server));
-    let mut release = Box::pin(held.release());
-    halted.block_on(async { assert!(poll!(&mut release).is_pending()) });
+    let release = begun_release(&halted, held);
     let guard = driven.block_on(async {
         let key = server.keys("hr:{*}:lock:a").await.remove(0);
         let deleted: usize = server.run(&["DEL", &key]).await;
@@ -265,51 +232,28 @@ fn a_waiter_is_queued_for_when_the_runtime_that_queued_for_it_has_ended() {
 #[test]
 fn a_question_of_a_campaign_whose_runtime_has_ended_leaves_no_lease() {
     let driven = Runtime::new().expect("a runtime");
-    let (server, other, proxy) = driven.block_on(async {
-        let server = Server::start_single().await;
-        let other = server.client().await;
-        let proxy = Proxy::before(&server);
-        (server, other, proxy)
-    });
-    let lock = other.lock("a").lease(AGES);
-    let held = driven.block_on(lock.acquire()).expect("free");
-    let ending = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build();
-    let ending = ending.expect("a runtime");
-    let client = patient(proxy.builder()).open().expect("a good URL");
-    ending.block_on(client.ping()).expect("an answer");
-    // There is something to keep in the other runtime.
-    let kept = driven.block_on(client.lock("kept").lease(AGES).acquire());
-    let kept = kept.expect("free");
-    let waits = client.lock("a").wait(AGES).lease(AGES);
-    ending.spawn(async move { waits.acquire().await });
-    driven.block_on(async {
-        queued(&lock, 1).await;
-        let key = &server.keys("hr:{*}:lock:a").await[0];
-        let question = Request::every().named("EVALSHA").with(key);
-        let question = proxy.on(question, Act::Hold);
-        question.hit().await;
-        tokio::task::spawn_blocking(move || drop(ending))
-            .await
-            .expect("no panic");
-        proxy.clear();
-        queued(&lock, 0).await;
-        held.release().await.expect("held until now");
+    let stage = Ending::set(&driven);
+    let rest = driven.block_on(async {
+        let (_, question) = stage.question().await;
+        end(stage.ending).await;
+        stage.proxy.clear();
+        queued(&stage.lock, 0).await;
+        stage.held.release().await.expect("held until now");
         question.deliver();
         // It is granted to nobody, and released.
         until("the lock was granted", async || {
-            let guard = lock.try_acquire().await.expect("an answer");
+            let guard = stage.lock.try_acquire().await.expect("an answer");
             guard.is_none()
         })
         .await;
-        let guard = bounded("it is released", lock.clone().wait(AGES).acquire()).await;
+        let next = stage.lock.clone().wait(AGES);
+        let guard = bounded("it is released", next.acquire()).await;
         let released = guard.expect("granted").release().await;
         released.expect("held until now");
+        (stage.kept, stage.lock, stage.server, stage.proxy)
     });
     let _inside = driven.enter();
-    drop((kept, client, other, server, proxy));
+    drop(rest);
 }
 
 /// It is handed the lock while its last question is on its way: the keeper releases the one, and
@@ -317,56 +261,34 @@ fn a_question_of_a_campaign_whose_runtime_has_ended_leaves_no_lease() {
 #[test]
 fn a_question_of_a_campaign_that_was_handed_the_lock_already_leaves_no_lease() {
     let driven = Runtime::new().expect("a runtime");
-    let (server, other, proxy) = driven.block_on(async {
-        let server = Server::start_single().await;
-        let other = server.client().await;
-        let proxy = Proxy::before(&server);
-        (server, other, proxy)
-    });
-    let lock = other.lock("a").lease(AGES);
-    let held = driven.block_on(lock.acquire()).expect("free");
-    let ending = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build();
-    let ending = ending.expect("a runtime");
-    let client = patient(proxy.builder()).open().expect("a good URL");
-    ending.block_on(client.ping()).expect("an answer");
-    // There is something to keep in the other runtime.
-    let kept = driven.block_on(client.lock("kept").lease(AGES).acquire());
-    let kept = kept.expect("free");
-    let waits = client.lock("a").wait(AGES).lease(AGES);
-    ending.spawn(async move { waits.acquire().await });
-    driven.block_on(async {
-        queued(&lock, 1).await;
-        let key = &server.keys("hr:{*}:lock:a").await[0];
-        let question = Request::every().named("EVALSHA").with(key);
-        let question = proxy.on(question, Act::Hold);
-        question.hit().await;
-        held.release().await.expect("held until now");
-        let value: String = server.run(&["GET", key]).await;
+    let stage = Ending::set(&driven);
+    let rest = driven.block_on(async {
+        let (key, question) = stage.question().await;
+        let server = &stage.server;
+        stage.held.release().await.expect("held until now");
+        let value: String = server.run(&["GET", &key]).await;
         assert!(!value.is_empty(), "it was handed over");
-        tokio::task::spawn_blocking(move || drop(ending))
-            .await
-            .expect("no panic");
-        proxy.clear();
+        end(stage.ending).await;
+        stage.proxy.clear();
         until("the lock is released", async || {
             server.keys("hr:{*}:lock:a").await.is_empty()
         })
         .await;
         // A grant writes the lock and the counter of fences.
-        let before = calls(&server, &["set"]).await;
+        let before = calls(server, &["set"]).await;
         question.deliver();
         until("the question is granted", async || {
-            calls(&server, &["set"]).await > before
+            calls(server, &["set"]).await > before
         })
         .await;
-        let guard = bounded("it is released", lock.clone().wait(AGES).acquire()).await;
+        let next = stage.lock.clone().wait(AGES);
+        let guard = bounded("it is released", next.acquire()).await;
         let released = guard.expect("granted").release().await;
         released.expect("held until now");
+        (stage.kept, stage.lock, stage.server, stage.proxy)
     });
     let _inside = driven.enter();
-    drop((kept, client, other, server, proxy));
+    drop(rest);
 }
 
 #[test]
@@ -375,12 +297,7 @@ fn a_short_lease_is_renewed_in_time_however_many_runtimes_stand_still() {
     let (server, client, halted) = halted(&driven);
     let mut still = vec![halted];
     for _ in 0..40 {
-        let halted = Builder::new_current_thread().enable_all().build();
-        let halted = halted.expect("a runtime");
-        let guard = halted.block_on(client.lock("first").acquire());
-        let released = halted.block_on(guard.expect("free").release());
-        released.expect("held until now");
-        still.push(halted);
+        still.push(single(&client));
     }
     driven.block_on(async {
         let lease = Duration::from_millis(500);

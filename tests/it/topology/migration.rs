@@ -76,6 +76,13 @@ impl<'a> Migration<'a> {
         self.cluster.agrees().await;
     }
 
+    /// The source says that the target serves the slot, which does not know that: each sends
+    /// clients to the other.
+    pub async fn leave(&self) {
+        let owner = self.cluster.id(self.to);
+        self.set_slot(self.source(), &["NODE", owner]).await;
+    }
+
     /// Gives up: the slot stays with the source. Keys that have gone are not brought back.
     pub async fn abandon(self) {
         self.set_slot(self.target(), &["STABLE"]).await;
