@@ -21,8 +21,8 @@ async fn one_invalidation_during_a_slow_load_costs_two_loads_however_many_calls_
     let listener = Listener::start();
     let server = Server::start_single().await;
     let client = patient(server.builder()).connect().await;
-    let max_load = Duration::from_secs(10);
-    let cache = client.expect("connected").cache("c").max_load(max_load);
+    let client = client.expect("connected");
+    let cache = client.cache("c").max_load(Duration::from_secs(10));
     let (gate, mut calls) = (Gate::closed(), tokio::task::JoinSet::new());
     let call = || {
         let load = gate.clone();
@@ -47,6 +47,8 @@ async fn one_invalidation_during_a_slow_load_costs_two_loads_however_many_calls_
         listener.told().lines().filter(alone).count() == CALLS - 2
     })
     .await;
+    // Their tasks, all of them spawned by now, are polled before the answer is.
+    client.ping().await.expect("an answer");
     for _ in 0..CALLS {
         gate.open();
     }
