@@ -41,6 +41,7 @@ use super::rounds::Rounds;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::tags::{Generation, Snapshot};
+use crate::time::{Deadline, Patience};
 
 /// A flight under way.
 #[derive(Debug)]
@@ -72,12 +73,7 @@ impl Load {
         };
         Self {
             out,
-            claim: Claim::new(
-                order.cache.client.clone(),
-                order.place.clone(),
-                order.terms,
-                order.cache.setup.patience,
-            ),
+            claim: Claim::new(order.cache.client.clone(), order.place.clone(), order.terms),
             running: Running::begin(&order.room.flights, &order.place.value),
             order,
             open,
@@ -162,20 +158,25 @@ impl Load {
     /// they can do without the server, they do so once it is late for the opener.
     fn ask(&self) -> Question {
         let setup = &self.order.cache.setup;
-        let flight = self.open.flight();
-        let limit = match setup.outage {
-            Outage::Fail => setup.patience.limit().max(flight.longest()),
-            Outage::Bypass => setup.patience.limit(),
-        };
-        flight.ask(setup.patience.within(limit))
+        self.open.flight().ask(match setup.outage {
+            Outage::Fail => self.longest(),
+            Outage::Bypass => setup.patience,
+        })
     }
 
-    /// The load has ended, and is stored or recorded: calls on board with less time than the opener
-    /// do not wait for that.
+    /// The load has ended, and is stored or recorded, however little time the opener has: what the
+    /// cache holds then concerns all on board, and whoever calls later. Each call, the opener too,
+    /// waits for that within its own time, and then takes `loaded` if it may.
     fn stores(&self, loaded: Outcome) -> Question {
         let flight = self.open.flight();
         flight.loaded(loaded);
-        flight.ask(self.order.cache.setup.patience)
+        flight.ask(self.longest())
+    }
+
+    /// What the call on board with the most time gives the server for an answer.
+    fn longest(&self) -> Patience {
+        let patience = self.order.cache.setup.patience;
+        patience.within(patience.limit().max(self.open.flight().longest()))
     }
 
     /// The load has failed: tells those who wait, here and elsewhere. The lease is held.
@@ -184,27 +185,30 @@ impl Load {
         let record = match Failure::of(error) {
             Some(failure) => self.order.record(&failure, generations),
             None => {
-                // It says more of who asked than of the key: each must ask by himself.
-                self.claim.abandon().await;
+                // It says more of who asked than of the key: each must ask by himself. The opener
+                // waits for this; what is not given up in its time is given up after it.
+                let question = self.open.flight().ask(self.order.cache.setup.patience);
+                self.claim.abandon(question.deadline).await;
                 return self.open.settle(Outcome::Again);
             }
         };
-        let _question = self.stores(Outcome::Failed {
+        let question = self.stores(Outcome::Failed {
             error: error.clone(),
             proved: false,
         });
+        let deadline = question.deadline;
         let ended = async {
             let Some((record, ttl)) = record else {
-                return self.claim.abandon().await;
+                return self.claim.abandon(deadline).await;
             };
-            match self.claim.fail(&record, ttl).await {
+            match self.claim.fail(&record, ttl, deadline).await {
                 Ok(ours) => ours,
                 // A full server takes no record.
-                Err(error) if error.fate() == Fate::Refused => self.claim.abandon().await,
+                Err(error) if error.fate() == Fate::Refused => self.claim.abandon(deadline).await,
                 Err(_) => false,
             }
         };
-        let (ours, verified) = futures::join!(ended, self.verified(generations));
+        let (ours, verified) = futures::join!(ended, self.verified(generations, deadline));
         self.open.settle(Outcome::Failed {
             error: error.clone(),
             proved: ours && verified,
@@ -243,11 +247,11 @@ impl Load {
         };
         let value = Arc::new(value);
         self.open.close();
-        let _question = self.stores(Outcome::Value {
+        let question = self.stores(Outcome::Value {
             value: value.clone(),
             proved: false,
         });
-        let proved = self.commit(&entry, generations).await;
+        let proved = self.commit(&entry, generations, question.deadline).await;
         self.open.settle(Outcome::Value {
             value: value.clone(),
             proved,
@@ -308,11 +312,12 @@ impl Load {
 
     /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
     /// is closed.
-    async fn commit(&self, entry: &[u8], generations: &[Generation]) -> bool {
+    async fn commit(&self, entry: &[u8], generations: &[Generation], deadline: Deadline) -> bool {
         let place = &self.order.place;
         let ttl = self.order.jittered_ttl();
-        let committed = self.claim.commit(entry, ttl);
-        let (committed, verified) = futures::join!(committed, self.verified(generations));
+        let committed = self.claim.commit(entry, ttl, deadline);
+        let verified = self.verified(generations, deadline);
+        let (committed, verified) = futures::join!(committed, verified);
         match committed {
             Ok(Committed::Stored) => {
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
@@ -326,7 +331,7 @@ impl Load {
                 tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
                 // A server that answers hears of it before the caller does.
                 if error.fate() == Fate::Refused {
-                    self.claim.abandon().await;
+                    self.claim.abandon(deadline).await;
                 }
                 false
             }
@@ -335,12 +340,11 @@ impl Load {
 
     /// Whether `generations` are still the present ones, if anybody has joined who must know. The
     /// flight is closed.
-    async fn verified(&self, generations: &[Generation]) -> bool {
+    async fn verified(&self, generations: &[Generation], deadline: Deadline) -> bool {
         if !self.open.has_late() {
             return true;
         }
         let client = &self.order.cache.client;
-        let deadline = self.order.cache.deadline_now();
         let present = entry::generations(client, &self.order.tags, deadline).await;
         present.is_ok_and(|present| {
             let all = present.iter().zip(generations);

@@ -179,10 +179,11 @@ impl ClientBuilder {
     ///
     /// So no argument that is sent is larger, but for the few bytes around a value. Beyond 512 MiB
     /// no argument is sent whatever this says, since a server takes none by default. One whose
-    /// `proto-max-bulk-len` is lower refuses a larger value as `TooLarge`, too, and ends the
-    /// connection that it came by. That is one for large values only, unless none could be made or
-    /// the slot of the key is moving, and no value was refused yet; over a connection of your own,
-    /// it is that one.
+    /// `proto-max-bulk-len` is lower ends the connection on which a larger value comes. That is one
+    /// for large values only, unless none could be made or the slot of the key is moving, and no
+    /// value as large was lost yet; over a connection of your own, it is that one. The value is
+    /// sent again over connections that nobody else uses, and when those end, too, it fails as
+    /// `TooLarge`.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
         self
@@ -209,8 +210,8 @@ impl ClientBuilder {
     /// Renewals and releases of locks, and removals and invalidations of caches, have an eighth
     /// more room, so that a flood of other calls does not keep them out.
     ///
-    /// Reads and writes of values of 64 KiB and more wait in a queue of their own, and count as
-    /// well.
+    /// Reads and writes of values of 64 KiB and more wait in a queue of their own. They count as
+    /// well, but may have seven eighths only, so that there is room for others however many wait.
     pub fn max_waiting(mut self, calls: usize) -> Self {
         self.limits.commands = calls;
         self
@@ -218,7 +219,7 @@ impl ClientBuilder {
 
     /// How many bytes of arguments the calls that wait for one server may have in all: 64 MiB by
     /// default. A call that would exceed it fails like one beyond
-    /// [`max_waiting`](Self::max_waiting), unless no other call waits.
+    /// [`max_waiting`](Self::max_waiting), unless no other waits in its queue.
     pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
         self

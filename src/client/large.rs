@@ -10,7 +10,7 @@
 //! What is written here takes no effect before the shared connection commits it; see
 //! [`Priority::Apart`](crate::time::Priority::Apart).
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cells::{Cell, Cells, Reads, size};
 use super::lane::Lane;
 use super::link::{Answer, Link};
-use super::queue::{LARGE, Limits, Queue};
+use super::queue::{LARGE, Limits, Queue, RESERVE, arguments, overloaded};
+use super::trials::{Trials, Way};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -37,9 +38,10 @@ pub(crate) struct Large {
     shared: Arc<Link>,
     keys: LargeKeys,
     standing: Mutex<Standing>,
-    uploads: Uploads,
-    /// How large the smallest value was that the server refused, until it takes one of that size.
-    refused: AtomicUsize,
+    /// Which values may be larger than the server takes.
+    trials: Trials,
+    /// Where these are sent, each over a connection of its own.
+    alone: Arc<Link>,
     /// Makes the connection and proves where it leads; see [`prove`].
     prover: Background,
 }
@@ -60,19 +62,13 @@ pub(super) struct Proof {
     own: u64,
 }
 
-/// The values that are being sent.
-#[derive(Debug, Default)]
-struct Uploads {
-    /// How many have begun, times 2^32, and how many are under way: in one, so that two that begin
-    /// at once both know of each other.
-    both: AtomicU64,
-}
-
-/// One of them.
-struct Upload<'l> {
-    uploads: &'l Uploads,
-    /// Its number, if no other was under way when it began.
-    alone: Option<u64>,
+/// What has become of a value.
+enum Sent {
+    Ended(Result<Answer>),
+    /// It was not sent.
+    Not,
+    /// The server, or somebody on the way, has ended its connection.
+    Lost,
 }
 
 /// Which keys were large when they were last seen, as far as there is room to remember: a key that
@@ -96,8 +92,8 @@ impl Large {
             shared: shared.clone(),
             keys: LargeKeys::default(),
             standing: Mutex::new(Standing::Unproved),
-            uploads: Uploads::default(),
-            refused: AtomicUsize::new(usize::MAX),
+            trials: Trials::new(limits.bytes / RESERVE),
+            alone: shared.for_large_values(),
         })
     }
 
@@ -170,23 +166,33 @@ impl Large {
     ) -> Option<Result<Answer>> {
         // If the connection leads elsewhere, it is replaced.
         self.proof();
-        let bytes = super::queue::arguments(command).max().unwrap_or_default();
-        let half = Instant::now() + deadline.remaining() / 2;
-        let sent = match self.link.live(half).await {
-            Ok(_) => self.sent(command, bytes, deadline).await,
-            Err(_) => None,
-        };
-        // Where the server would not take it, it would end the shared connection for all.
-        let is_refused = sent.is_none() && bytes >= self.refused.load(Ordering::Relaxed);
-        is_refused.then(|| Err(self.too_long(bytes))).or(sent)
+        let bytes = arguments(command).max().unwrap_or_default();
+        loop {
+            let sent = match self.trials.way(bytes, deadline.at).await {
+                Way::Shared => self.beside_others(command, bytes, deadline).await,
+                Way::Alone(_turn) => Sent::Ended(self.alone(command, bytes, deadline).await),
+                Way::Refused => Sent::Ended(Err(self.too_long(bytes))),
+                Way::Late => Sent::Ended(Err(untried())),
+                Way::Crowded(calls, bytes) => Sent::Ended(Err(overloaded(calls, bytes))),
+            };
+            match sent {
+                Sent::Ended(outcome) => return Some(outcome),
+                Sent::Lost => {}
+                // Where the server would not take it, it would end the shared connection for all.
+                Sent::Not if self.trials.doubt(bytes) => {}
+                Sent::Not => return None,
+            }
+        }
     }
 
-    async fn sent(
-        &self,
-        command: &Cmd,
-        bytes: usize,
-        deadline: Deadline,
-    ) -> Option<Result<Answer>> {
+    /// Sends a value on the connection of all large ones.
+    async fn beside_others(&self, command: &Cmd, bytes: usize, deadline: Deadline) -> Sent {
+        let half = Instant::now() + deadline.remaining() / 2;
+        let Ok(live) = self.link.live(half).await else {
+            return Sent::Not;
+        };
+        let epoch = live.epoch();
+        drop(live);
         // The breaker of this connection says nothing of the server: a value that is too large ends
         // it.
         let deadline = Deadline {
@@ -194,39 +200,81 @@ impl Large {
             ..deadline.keep_trying()
         };
         for attempt in 0_u8.. {
-            let upload = self.uploads.begin();
+            let given_up = self.link.given_up();
             match self.lane.send(command, deadline).await {
-                Ok(Answer {
-                    value: Value::ServerError(error),
-                    ..
-                }) if says_too_long(&error) => return Some(Err(self.too_long(bytes))),
-                Ok(answer) => {
-                    if bytes >= self.refused.load(Ordering::Relaxed) {
-                        self.refused.store(usize::MAX, Ordering::Relaxed);
-                    }
-                    return Some(Ok(answer));
-                }
-                // The server closes the connection at once when a value is too large, so its answer
-                // is often lost. But others may have been too large, and lost this one.
+                Ok(answer) => return Sent::Ended(self.judged(bytes, answer)),
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
+                    // The server closes the connection at once when a value is too large, so its
+                    // answer is often lost, and with it whatever else was on its way.
+                    let by_us = self.link.given_up() != given_up;
+                    // Where it is up, only who carried the command is gone.
+                    let is_up = self.link.live_epoch() == Some(epoch);
+                    if bytes >= LEAST_LIMIT && !by_us && !is_up {
+                        self.trials.lost(bytes);
+                        return Sent::Lost;
+                    }
                     if attempt > 0 {
-                        return Some(Err(match bytes >= LEAST_LIMIT && upload.was_alone() {
-                            true => self.too_long(bytes),
-                            false => error,
-                        }));
+                        return Sent::Ended(Err(error));
                     }
                 }
                 Err(error) if error.fate() == Fate::NotExecuted && !is_final(&error) => {
-                    return None;
+                    return Sent::Not;
                 }
-                Err(error) => return Some(Err(error)),
+                Err(error) => return Sent::Ended(Err(error)),
             }
         }
         unreachable!("it returns at the second attempt")
     }
 
+    /// Sends a value that may be too large, on connections that nobody else uses.
+    ///
+    /// Cancel safety: the command may still be executed. A connection that is left here is let go
+    /// before the next is made.
+    async fn alone(&self, command: &Cmd, bytes: usize, deadline: Deadline) -> Result<Answer> {
+        let link = &self.alone;
+        for _ in 0..TRIALS {
+            // One whose turn has lapsed keeps its connection, and gets its answer.
+            link.rest();
+            // What serves a small command and ends with the large one is not ended by chance,
+            // time after time.
+            let greeted = link.send(&redis::cmd("PING"), deadline.at).await;
+            greeted.map_err(Error::of_own_question)?;
+            let (epoch, given_up) = (link.epoch(), link.given_up());
+            match link.send(command, deadline.at).await {
+                Ok(answer) => {
+                    if link.epoch() == epoch {
+                        link.rest();
+                    }
+                    return self.judged(bytes, answer);
+                }
+                Err(error) => {
+                    let is_lost = error.kind() == ErrorKind::Disconnected;
+                    if !is_lost || link.given_up() != given_up || link.epoch() != epoch {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Err(self.refused(bytes))
+    }
+
+    /// Notes what an answer says of values of so many bytes.
+    fn judged(&self, bytes: usize, answer: Answer) -> Result<Answer> {
+        match &answer.value {
+            Value::ServerError(error) if says_too_long(error) => Err(self.refused(bytes)),
+            _ => {
+                self.trials.taken(bytes);
+                Ok(answer)
+            }
+        }
+    }
+
+    fn refused(&self, bytes: usize) -> Error {
+        self.trials.refused(bytes);
+        self.too_long(bytes)
+    }
+
     fn too_long(&self, bytes: usize) -> Error {
-        self.refused.fetch_min(bytes, Ordering::Relaxed);
         self.link.located(
             Error::new(
                 ErrorKind::TooLarge,
@@ -239,14 +287,16 @@ impl Large {
         )
     }
 
-    /// Ends the connection: it may lead to another server than the shared one.
+    /// Ends the connections: they may lead to another server than the shared one.
     pub(crate) fn reset(&self) {
         self.link.reset();
+        self.alone.reset();
     }
 
     /// Makes no connection any more: see [`Link::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
+        self.alone.retire();
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
@@ -257,6 +307,15 @@ impl Large {
 /// Whether the shared connection need not be asked after this.
 pub(super) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Timeout)
+}
+
+fn untried() -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        "not sent before the deadline: values that may be larger than {server} takes are tried one \
+         at a time",
+    )
+    .with_fate(Fate::NotExecuted)
 }
 
 /// Makes the connection and asks both which process they lead to. Spawned by the first read that
@@ -333,30 +392,6 @@ fn says_too_long(error: &ServerError) -> bool {
         .is_some_and(|text| text.contains("invalid bulk length"))
 }
 
-impl Uploads {
-    fn begin(&self) -> Upload<'_> {
-        let before = self.both.fetch_add(BEGUN + 1, Ordering::SeqCst);
-        let (begun, under_way) = (before / BEGUN, before % BEGUN);
-        Upload {
-            uploads: self,
-            alone: (under_way == 0).then_some(begun + 1),
-        }
-    }
-}
-
-impl Upload<'_> {
-    /// Whether no other was under way at any time since this began.
-    fn was_alone(&self) -> bool {
-        self.alone == Some(self.uploads.both.load(Ordering::SeqCst) / BEGUN)
-    }
-}
-
-impl Drop for Upload<'_> {
-    fn drop(&mut self) {
-        self.uploads.both.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 impl LargeKeys {
     fn contains(table: &[AtomicU32], key: &Key) -> bool {
         let (place, mark) = Self::place(key);
@@ -385,11 +420,11 @@ impl LargeKeys {
     }
 }
 
-/// What one that has begun counts for in [`Uploads`].
-const BEGUN: u64 = 1 << 32;
-
 /// Redis takes no lower limit for `proto-max-bulk-len`: no server refuses less.
 const LEAST_LIMIT: usize = 1 << 20;
+
+/// How often a value that was lost is sent by itself before it counts as refused.
+const TRIALS: u8 = 2;
 
 /// How many large keys of one server are remembered: the table is as large as one such value.
 const REMEMBERED: usize = LARGE / size_of::<AtomicU32>();
@@ -418,19 +453,6 @@ mod tests {
             }
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-    }
-
-    #[test]
-    fn an_upload_is_alone_if_no_other_was_under_way_meanwhile() {
-        let uploads = Uploads::default();
-        let first = uploads.begin();
-        assert!(first.was_alone());
-        let second = uploads.begin();
-        assert!(!first.was_alone() && !second.was_alone());
-        drop(first);
-        assert!(!second.was_alone(), "it was not at first");
-        drop(second);
-        assert!(uploads.begin().was_alone());
     }
 
     #[test]

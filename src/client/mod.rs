@@ -42,6 +42,7 @@ mod tapped;
 mod tls;
 mod topology;
 mod traffic;
+mod trials;
 mod url;
 
 use std::any::{Any, TypeId};

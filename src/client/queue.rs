@@ -1,8 +1,9 @@
 //! `Queue`: what waits to be sent to one server.
 //!
 //! Invariant: what waits is bounded, in number and in bytes of arguments, for all connections to
-//! one server together, and a command that is refused for that was not sent. A caller that leaves
-//! takes its command along. Commands leave in the order in which they came, but small ones do not
+//! one server together, and a command that is refused for that was not sent. However many large
+//! values wait for theirs, there is room for what goes by the other. A caller that leaves takes its
+//! command along. Commands leave in the order in which they came, but small ones do not
 //! wait behind large ones: the two take turns. (Any two that wait are concurrent, since neither is
 //! answered, so their order is free.)
 
@@ -65,6 +66,9 @@ enum Size {
 #[derive(Debug)]
 pub(super) struct Queue {
     limits: Limits,
+    /// How much of the limits may wait here, and how much of what waits beside counts.
+    most: Share,
+    most_beside: Share,
     small: Line,
     large: Line,
     next: u64,
@@ -82,6 +86,13 @@ pub(super) struct Queue {
 struct Held {
     commands: AtomicUsize,
     bytes: AtomicUsize,
+}
+
+/// So many commands, and bytes of arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    commands: usize,
+    bytes: usize,
 }
 
 /// Commands in the order of their numbers.
@@ -119,12 +130,31 @@ impl Limits {
             None => Ok(()),
         }
     }
+
+    fn share(&self) -> Share {
+        Share {
+            commands: self.commands,
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl Share {
+    /// What large commands may have of it.
+    fn of_large(self) -> Self {
+        Self {
+            commands: (self.commands - self.commands.div_ceil(FOR_SMALL)).max(1),
+            bytes: self.bytes - self.bytes.div_ceil(FOR_SMALL),
+        }
+    }
 }
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
+            most: limits.share(),
+            most_beside: limits.share(),
             small: Line::default(),
             large: Line::default(),
             next: 0,
@@ -134,11 +164,14 @@ impl Queue {
         }
     }
 
-    /// The queues of two connections to one server, which share the limits.
+    /// The queues of two connections to one server, which share the limits: one for all commands,
+    /// and one for large ones, which leave a part of the limits to all others.
     pub(super) fn pair(limits: Limits) -> (Self, Self) {
-        let (mut one, mut other) = (Self::new(limits), Self::new(limits));
-        (one.beside, other.beside) = (other.held.clone(), one.held.clone());
-        (one, other)
+        let (mut all, mut large) = (Self::new(limits), Self::new(limits));
+        (all.beside, large.beside) = (large.held.clone(), all.held.clone());
+        large.most = limits.share().of_large();
+        all.most_beside = large.most;
+        (all, large)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -157,16 +190,19 @@ impl Queue {
     /// Puts a command at the end, or says that too much waits already.
     pub(super) fn push(&mut self, waiting: Waiting, priority: Priority) -> Result<Number, Error> {
         let bytes = waiting.ask.bytes();
-        let (commands, held) = self.held_in_all();
+        let (own, all) = (self.held(), self.held_in_all());
         let reserve = |limit: usize| match priority {
             Priority::Ordinary | Priority::Apart => limit,
             Priority::Reserved | Priority::Timely => limit.saturating_add((limit / RESERVE).max(1)),
         };
+        let is_above = |held: Share, most: Share| {
+            held.commands >= reserve(most.commands)
+                || held.bytes.saturating_add(bytes) > reserve(most.bytes)
+        };
+        let full = is_above(own, self.most) || is_above(all, self.limits.share());
         // One alone is never too much.
-        let full = commands >= reserve(self.limits.commands)
-            || held.saturating_add(bytes) > reserve(self.limits.bytes);
-        if full && commands > 0 {
-            return Err(overloaded(commands, held));
+        if full && own.commands > 0 {
+            return Err(overloaded(all.commands, all.bytes));
         }
         let (size, line) = match bytes >= LARGE {
             true => (Size::Large, &mut self.large),
@@ -229,26 +265,28 @@ impl Queue {
         expired
     }
 
-    /// How many commands wait here, and how many bytes they have.
-    fn held(&self) -> (usize, usize) {
-        (
-            self.small.taken + self.large.taken,
-            self.small.bytes + self.large.bytes,
-        )
+    /// What waits here.
+    fn held(&self) -> Share {
+        Share {
+            commands: self.small.taken + self.large.taken,
+            bytes: self.small.bytes + self.large.bytes,
+        }
     }
 
-    /// The same, with what waits beside.
-    fn held_in_all(&self) -> (usize, usize) {
-        let (commands, bytes) = self.held();
-        (
-            commands + self.beside.commands.load(Ordering::Relaxed),
-            bytes + self.beside.bytes.load(Ordering::Relaxed),
-        )
+    /// The same, with what waits beside, as far as that counts.
+    fn held_in_all(&self) -> Share {
+        let (own, most) = (self.held(), self.most_beside);
+        let commands = self.beside.commands.load(Ordering::Relaxed);
+        let bytes = self.beside.bytes.load(Ordering::Relaxed);
+        Share {
+            commands: own.commands + commands.min(most.commands),
+            bytes: own.bytes + bytes.min(most.bytes),
+        }
     }
 
     /// Tells the queue beside this one what waits here, after each change.
     fn tell(&self) {
-        let (commands, bytes) = self.held();
+        let Share { commands, bytes } = self.held();
         self.held.commands.store(commands, Ordering::Relaxed);
         self.held.bytes.store(bytes, Ordering::Relaxed);
     }
@@ -370,7 +408,7 @@ pub(super) fn arguments(command: &Cmd) -> impl Iterator<Item = usize> {
     })
 }
 
-fn overloaded(commands: usize, bytes: usize) -> Error {
+pub(super) fn overloaded(commands: usize, bytes: usize) -> Error {
     Error::new(
         ErrorKind::Overloaded,
         format!(
@@ -401,7 +439,10 @@ impl Default for Limits {
 pub(crate) const LARGE: usize = 64 << 10;
 
 /// This part of the limits comes on top of them for what must not be lost in a flood.
-const RESERVE: usize = 8;
+pub(super) const RESERVE: usize = 8;
+
+/// Large commands leave this part of the limits to small ones.
+const FOR_SMALL: usize = 8;
 
 /// How many places may stand empty in a line, whatever its length.
 const SPARE: usize = 64;
@@ -479,9 +520,31 @@ mod tests {
         assert_eq!(one.take(LOAD).len(), 2);
         assert_eq!(other.drain().len(), 1);
         push(&mut one, 1_000).expect("one alone is never too much");
-        push(&mut other, 1_000).expect_err("it is not alone");
+        push(&mut one, 1).expect_err("it is not alone");
+        push(&mut other, 1_000).expect("it is alone in its queue");
         assert_eq!(one.expired(start + Duration::from_secs(1)).len(), 1);
-        push(&mut other, 1_000).expect("it is alone now");
+        push(&mut one, 6).expect("it is alone again");
+        push(&mut one, 7).expect("the other has no more than its part");
+        push(&mut one, 1).expect_err("too many bytes");
+    }
+
+    #[test]
+    fn however_many_large_commands_wait_there_is_room_for_small_ones() {
+        let (mut all, mut large) = Queue::pair(limits(16, 1 << 20));
+        let start = Instant::now();
+        let push = |queue: &mut Queue, bytes| {
+            let pushed = queue.push(command(start, 1, bytes), Priority::Ordinary);
+            pushed.is_ok()
+        };
+        assert_eq!((0..100).filter(|_| push(&mut large, 1)).count(), 14);
+        assert_eq!((0..100).filter(|_| push(&mut all, 1)).count(), 2);
+        drop((all.drain(), large.drain()));
+        assert_eq!((0..100).filter(|_| push(&mut large, 1 << 17)).count(), 7);
+        assert_eq!((0..100).filter(|_| push(&mut all, 1 << 14)).count(), 8);
+        drop((all.drain(), large.drain()));
+        assert_eq!((0..100).filter(|_| push(&mut all, 1)).count(), 16);
+        assert!(push(&mut large, 1), "the first of its queue");
+        assert!(!push(&mut large, 1));
     }
 
     #[test]
@@ -611,7 +674,7 @@ mod tests {
                     model.remove(place.expect("it waited"));
                 }
                 let held: usize = model.iter().map(|it| it.1).sum();
-                prop_assert_eq!(queue.held(), (model.len(), held));
+                prop_assert_eq!(queue.held(), Share { commands: model.len(), bytes: held });
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
                 let latest = model.iter().map(|it| start + Duration::from_millis(it.0)).max();
                 prop_assert_eq!(queue.latest(), latest);
@@ -620,7 +683,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(queue.drain().len(), model.len());
-            prop_assert!(queue.is_empty() && queue.held() == (0, 0));
+            prop_assert!(queue.is_empty());
+            prop_assert_eq!(queue.held(), Share { commands: 0, bytes: 0 });
         }
     }
 }

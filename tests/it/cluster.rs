@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::proxy::{Act, Proxy, Request};
-use crate::topology::{Cluster, Node, Port, not_here};
+use crate::topology::{Cluster, Node, Port, Recipe, not_here};
 use crate::wait::{bounded, patient, until};
 
 async fn client(cluster: &Cluster) -> Client {
@@ -506,6 +506,63 @@ async fn a_dead_primary_takes_no_counters_of_others_along() {
     assert!(hasty.is_err(), "its server is gone");
     let added = apart.add(1).await.expect("its server is well");
     assert_eq!(added.value, 2);
+}
+
+/// As above; the second primary hangs, after a connection on which nobody has asked for the format.
+#[tokio::test]
+async fn a_primary_that_hangs_keeps_counters_of_others_for_moments_only() {
+    let cluster = Cluster::start(3, 0).await;
+    let partial = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+    let _: Vec<String> = cluster.run_all(&partial).await;
+    let client = client(&cluster).await;
+    let counter = |slots: std::ops::Range<u16>| {
+        let mut names = (0..).map(|number| format!("views:{number}"));
+        let found = names.find(|name| slots.contains(&hedgerow::slot(name.as_bytes())));
+        client.counter(&found.expect("there is no end of names"))
+    };
+    let apart = counter(5120..5460);
+    apart.add(1).await.expect("added");
+    let node = &cluster.nodes()[1];
+    let mut keys = (0..).map(|number| format!("k{number}"));
+    let served =
+        |key: &String| (5462..10_922).contains(&hedgerow::slot(format!("{{c:{key}}}").as_bytes()));
+    let key = keys.find(served).expect("there is no end of names");
+    let killed: usize = node
+        .run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .await;
+    assert!(killed > 0, "it was connected");
+    let found = client.cache("c").get::<i32>(&key).await;
+    assert_eq!(found.expect("connected anew"), None);
+    node.stop();
+    // Half of the time of each would be more than a minute.
+    let adds = async {
+        for number in 2..=10 {
+            let added = apart.add(1).await.expect("its server is well");
+            assert_eq!(added.value, number);
+        }
+    };
+    bounded("they are added", adds).await;
+    node.resume();
+    apart.add(1).await.expect("added");
+}
+
+/// One of the seeds is no part of the cluster any more, and refuses; the other greets slowly.
+#[tokio::test]
+async fn a_seed_that_refuses_does_not_speak_for_those_that_have_not_answered() {
+    let cluster = Cluster::start(1, 0).await;
+    let stale = Recipe::new().on(Port::free()).password("another");
+    let stale = stale.start().await;
+    let slow = Proxy::before_node(&cluster.nodes()[0]).await;
+    let greeting = slow.on(Request::every().named("HELLO"), Act::Hold);
+    let seeds = [stale.url(), slow.url().to_owned()];
+    let client = patient(Client::builder().cluster(seeds)).open();
+    let counter = client.expect("good seeds").counter("views");
+    let hasty = counter.add(1).deadline(Duration::from_millis(600)).await;
+    let error = hasty.expect_err("nobody has told the slots");
+    assert!(error.is_retryable(), "{error}");
+    assert!(greeting.hits() > 0, "it was asked");
+    greeting.deliver();
+    counter.add(1).await.expect("the seed has greeted");
 }
 
 #[tokio::test]

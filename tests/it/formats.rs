@@ -121,6 +121,24 @@ async fn where_the_format_cannot_be_said_it_is_heard() {
 }
 
 #[tokio::test]
+async fn a_read_after_a_write_that_could_not_say_the_format_hears_it() {
+    let server = Server::start_single().await;
+    let may = async |right: &str| {
+        let rule = ["ACL", "SETUSER", "default", right];
+        server.run::<()>(&rule).await;
+    };
+    may("-set").await;
+    let client = server.client().await;
+    client.counter("views").add(1).await.expect("added");
+    assert_eq!(client.counter("views").get().await.expect("read"), 1);
+    may("+set").await;
+    server.run::<()>(&["SET", COUNTERS, "7"]).await;
+    may("-set").await;
+    let error = client.counter("views").get().await.expect_err("refused");
+    is_of_another_format(&error, "\"7\"", "\"1\"");
+}
+
+#[tokio::test]
 async fn a_read_that_found_no_format_does_not_trust_that_there_will_be_none() {
     let server = Server::start_single().await;
     let client = server.client().await;

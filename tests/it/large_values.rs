@@ -76,22 +76,6 @@ async fn a_value_above_what_the_server_takes_takes_no_other_large_value_along() 
 }
 
 #[tokio::test]
-async fn values_that_are_refused_one_after_the_other_open_no_breaker() {
-    let server = Server::start_with(&["--proto-max-bulk-len", "1mb"]).await;
-    let client = server.client().await;
-    let cache = plain(&client);
-    cache.set("k", &large(b'a'), MINUTE).await.expect("stored");
-    let huge = Bytes::from(vec![b'b'; 2 << 20]);
-    // The breaker looks at failures of half a second.
-    for _ in 0..4 {
-        let error = cache.set("k", &huge, MINUTE).await.expect_err("refused");
-        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    cache.set("k", &large(b'c'), MINUTE).await.expect("stored");
-}
-
-#[tokio::test]
 async fn a_small_call_does_not_wait_for_a_large_reply() {
     let server = Server::start_single().await;
     let way = Way::to(&server).await;

@@ -37,6 +37,8 @@ mod hide_keys;
 mod house;
 mod keyslot;
 mod lane;
+mod large_topologies;
+mod large_trials;
 mod large_values;
 mod lease;
 mod listener;

@@ -3,15 +3,18 @@
 
 use std::future::IntoFuture as _;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::join_all;
 use futures::poll;
-use hedgerow::{Add, Client, Counter, ErrorKind};
+use hedgerow::{Add, Client, Compression, Counter, ErrorKind};
 use redis::Value;
 
 use crate::process::Child;
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, signal};
 use crate::wait::{bounded, patient, renewed};
 
@@ -144,6 +147,44 @@ async fn releases_and_invalidations_have_room_in_a_flood() {
     invalidate.await.expect("invalidated");
     release.await.expect("released");
     assert_eq!(cache.get::<i32>("k").await.expect("read"), None);
+}
+
+#[tokio::test]
+async fn small_calls_have_room_however_many_large_values_wait() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).max_waiting(80).open();
+    let client = client.expect("good settings");
+    let cache = client.cache("c").compression(Compression::None);
+    let (counter, large) = (client.counter("views"), vec![b'a'; 70 << 10]);
+    cache.set("k", &large, MINUTE).await.expect("stored");
+    counter.add(1).await.expect("added");
+    let held = proxy.on(Request::every().above(64 << 10), Act::Hold);
+    let (mut waiting, refused) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
+    let flood = async {
+        while refused.load(Ordering::SeqCst) < 20 {
+            let (cache, large, refused) = (cache.clone(), large.clone(), refused.clone());
+            waiting.push(tokio::spawn(async move {
+                let Err(error) = cache.set("k", &large, MINUTE).await else {
+                    return;
+                };
+                assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+                refused.fetch_add(1, Ordering::SeqCst);
+            }));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    bounded("no more are taken", flood).await;
+    assert!(waiting.len() > 40, "only {} are taken", waiting.len());
+    // The first goes at once, the others must wait.
+    let adds = join_all((0..8).map(|_| counter.add(1).into_future()));
+    for added in bounded("there is room", adds).await {
+        added.expect("small calls do not wait for large ones");
+    }
+    held.deliver();
+    for set in bounded("the others are served", join_all(waiting)).await {
+        set.expect("no panic");
+    }
 }
 
 #[tokio::test]

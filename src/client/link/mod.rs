@@ -83,6 +83,8 @@ struct State {
     urgent: Option<Urgent>,
     /// The last connection led to a server that has become a replica.
     demoted: bool,
+    /// How many connections were given up here, and not ended by the server or on the way.
+    given_up: u64,
     retired: bool,
 }
 
@@ -138,6 +140,7 @@ impl Link {
                 failed_in_a_row: 0,
                 urgent: None,
                 demoted: false,
+                given_up: 0,
                 retired: false,
             }),
             changed: Notify::new(),
@@ -283,6 +286,12 @@ impl Link {
         self.current().map(|live| live.epoch)
     }
 
+    /// How many connections were given up here: what was lost with one of them says nothing of the
+    /// server.
+    pub(super) fn given_up(&self) -> u64 {
+        self.state().given_up
+    }
+
     /// Whether a connection is in use now.
     pub(crate) fn is_up(&self) -> bool {
         self.current().is_some()
@@ -395,6 +404,7 @@ impl Link {
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
             self.counts();
             state.live = None;
+            state.given_up += 1;
             if why.is_some() {
                 // What answers there may be the same server again.
                 state.backoff.demoted();
@@ -423,6 +433,7 @@ impl Link {
         }
         self.counts();
         state.live = None;
+        state.given_up += 1;
         drop(state);
         tracing::warn!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "the runtime of the connection stands still; making another");
         self.route.spawner.distrust(live.health.runtime());
@@ -440,7 +451,10 @@ impl Link {
 
     /// Ends the present connection: nobody gets an answer on it any more.
     pub(crate) fn reset(&self) {
-        let live = self.state().live.take();
+        let mut state = self.state();
+        let live = state.live.take();
+        state.given_up += u64::from(live.is_some());
+        drop(state);
         if let Some(live) = live {
             live.health.end();
         }

@@ -66,11 +66,16 @@ async fn watch(link: Weak<Link>, mut watched: Watched) {
         if alive || traffic.has_progressed_since(seen) {
             continue;
         }
+        let link = link.upgrade();
+        if let Some(link) = &link {
+            tracing::warn!(target: "hedgerow::client", connection = link.route.name, address = link.address().as_deref(), epoch = watched.epoch, "the connection is silent; giving it up");
+            // Before those who wait for answers hear of its end: they ask who has ended it.
+            link.abandon(watched.epoch, None);
+        }
         health.end();
-        let Some(link) = link.upgrade() else { return };
-        tracing::warn!(target: "hedgerow::client", connection = link.route.name, address = link.address().as_deref(), epoch = watched.epoch, "the connection is silent; giving it up");
-        link.abandon(watched.epoch, None);
-        link.trouble();
+        if let Some(link) = link {
+            link.trouble();
+        }
         return;
     }
 }

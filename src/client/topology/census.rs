@@ -287,21 +287,24 @@ impl Census {
 
     /// Nobody has told the slots in time: what a server that was asked has met so far, if anything.
     /// An attempt to connect that is refused goes on until its deadline, which may be the caller's.
+    /// A refusal counts as one only if none of the others may yet answer.
     fn nobody_knows(&self) -> Error {
         let state = self.state();
         let primaries = state.map.primaries.iter().map(|it| &it.node);
         let asked = state.witnesses.values().chain(primaries);
-        let met = asked.filter_map(|node| Some(node.link.located(node.link.last_error()?)));
-        let worst = met.max_by_key(|error| error.fate() == Fate::Refused);
-        worst.map_or_else(
-            || {
-                Error::new(
-                    ErrorKind::Unreachable,
-                    "no server of the cluster reported its slots; check that the seeds are up",
-                )
-            },
-            Error::of_own_question,
-        )
+        let met = asked.map(|node| Some(node.link.located(node.link.last_error()?)));
+        let met: Vec<Option<Error>> = met.collect();
+        let is_refusal = |error: &Error| error.fate() == Fate::Refused;
+        let all_refuse = met.iter().all(|it| it.as_ref().is_some_and(is_refusal));
+        let worst = met.into_iter().flatten().min_by_key(is_refusal);
+        match worst {
+            Some(error) if all_refuse => error,
+            Some(error) => error.with_fate(Fate::NotExecuted),
+            None => Error::new(
+                ErrorKind::Unreachable,
+                "no server of the cluster reported its slots; check that the seeds are up",
+            ),
+        }
     }
 
     /// A few of the primaries that were named and have not been asked, if too few of those that

@@ -30,6 +30,7 @@ pub enum Act {
 pub struct Request {
     name: Option<String>,
     words: Vec<String>,
+    above: Option<usize>,
     from: usize,
     until: usize,
 }
@@ -40,6 +41,7 @@ impl Request {
         Self {
             name: None,
             words: Vec::new(),
+            above: None,
             from: 1,
             until: 1,
         }
@@ -74,11 +76,20 @@ impl Request {
         self
     }
 
+    /// Only those that have a word of more bytes than this.
+    pub fn above(mut self, bytes: usize) -> Self {
+        self.above = Some(bytes);
+        self
+    }
+
     fn matches(&self, words: &[String]) -> bool {
         let name = self.name.as_ref();
         let first = words.first();
         name.is_none_or(|name| first.is_some_and(|first| first.eq_ignore_ascii_case(name)))
             && self.words.iter().all(|word| words.contains(word))
+            && self
+                .above
+                .is_none_or(|least| words.iter().any(|word| word.len() > least))
     }
 }
 

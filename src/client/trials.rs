@@ -1,0 +1,355 @@
+//! `Trials`: which values may be larger than the server takes, and whose turn it is to find out.
+//!
+//! Invariant: a value is in doubt from the moment on when the server has ended a connection on
+//! which it was sent, or has refused it, until the server takes one as large. A value in doubt is
+//! sent over a connection that nobody else uses, so that it can end no call but its own; and of
+//! those values one at a time, so that there are not many such connections. What waits for its turn
+//! is bounded. A turn lapses: a future that is kept and not polled stops nobody for long.
+//!
+//! [`Large`](super::large::Large) sends the values.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+#[derive(Debug)]
+pub(super) struct Trials {
+    /// How many bytes may wait.
+    most: usize,
+    state: Mutex<State>,
+}
+
+/// The machine, apart from the clock.
+#[derive(Debug, Default)]
+struct State {
+    doubt: Option<Doubt>,
+    /// The smallest value that the server has refused lately, and when.
+    refused: Option<(usize, Instant)>,
+    /// The value that is being tried, and when its turn lapses.
+    turn: Option<(u64, Instant)>,
+    /// The values that wait: until when, and how many bytes they have.
+    waiting: Vec<(u64, Instant, usize)>,
+    /// How many turns, and waits for one, there have been: tells them apart.
+    count: u64,
+}
+
+/// From which size on values may be too large, and up to which that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Doubt {
+    from: usize,
+    to: usize,
+}
+
+/// How a value is to be sent.
+#[derive(Debug)]
+pub(super) enum Way<'t> {
+    /// Beside others: the server takes it, as far as known.
+    Shared,
+    /// By itself.
+    Alone(Turn<'t>),
+    /// Not at all: the server has refused one that was no larger, a moment ago.
+    Refused,
+    /// Others were tried until the deadline.
+    Late,
+    /// So many calls with so many bytes wait for their turn already.
+    Crowded(usize, usize),
+}
+
+/// The right to send a value in doubt.
+#[derive(Debug)]
+pub(super) struct Turn<'t> {
+    trials: &'t Trials,
+    number: u64,
+}
+
+/// A place among those that wait; it counts until its deadline at most.
+#[derive(Debug)]
+struct Wait<'t> {
+    trials: &'t Trials,
+    number: u64,
+}
+
+impl Trials {
+    /// Of which so many bytes may wait.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            state: Mutex::default(),
+        }
+    }
+
+    /// How to send a value of so many bytes. Waits for its turn, if it takes one.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn way(&self, bytes: usize, deadline: Instant) -> Way<'_> {
+        let mut wait = None;
+        loop {
+            let now = Instant::now();
+            if let Some(way) = self.way_now(bytes, deadline, now) {
+                return way;
+            }
+            if now >= deadline {
+                return Way::Late;
+            }
+            if wait.is_none() {
+                match self.state().wait(bytes, self.most, deadline, now) {
+                    Ok(number) => {
+                        wait = Some(Wait {
+                            trials: self,
+                            number,
+                        });
+                    }
+                    Err((calls, bytes)) => return Way::Crowded(calls, bytes),
+                }
+            }
+            sleep_until(deadline.min(now + LOOK)).await;
+        }
+    }
+
+    /// The same; `None` while it is the turn of another.
+    fn way_now(&self, bytes: usize, deadline: Instant, now: Instant) -> Option<Way<'_>> {
+        let mut state = self.state();
+        if !state.doubts(bytes) {
+            return Some(Way::Shared);
+        }
+        if state.has_refused(bytes, now) {
+            return Some(Way::Refused);
+        }
+        let number = state.begin(deadline, now)?;
+        Some(Way::Alone(Turn {
+            trials: self,
+            number,
+        }))
+    }
+
+    /// Whether a value of so many bytes may be too large.
+    pub(super) fn doubt(&self, bytes: usize) -> bool {
+        self.state().doubts(bytes)
+    }
+
+    /// A connection was lost while a value of so many bytes was sent on it.
+    pub(super) fn lost(&self, bytes: usize) {
+        self.state().lost(bytes);
+    }
+
+    /// The server has refused a value of so many bytes.
+    pub(super) fn refused(&self, bytes: usize) {
+        self.state().refused(bytes, Instant::now());
+    }
+
+    /// The server has taken a value of so many bytes.
+    pub(super) fn taken(&self, bytes: usize) {
+        self.state().taken(bytes);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let mut state = self.trials.state();
+        state.waiting.retain(|(number, ..)| *number != self.number);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.trials.state();
+        state.turn.take_if(|(number, _)| *number == self.number);
+    }
+}
+
+impl State {
+    fn doubts(&self, bytes: usize) -> bool {
+        self.doubt.is_some_and(|doubt| bytes >= doubt.from)
+    }
+
+    fn has_refused(&self, bytes: usize, now: Instant) -> bool {
+        self.refused
+            .is_some_and(|(least, at)| bytes >= least && now < at + LATELY)
+    }
+
+    /// The number of a turn that begins now, if it is nobody's.
+    fn begin(&mut self, deadline: Instant, now: Instant) -> Option<u64> {
+        if self.turn.is_some_and(|(_, lapses)| now < lapses) {
+            return None;
+        }
+        self.count += 1;
+        self.turn = Some((self.count, deadline.min(now + LONGEST_TURN)));
+        Some(self.count)
+    }
+
+    /// The number of a wait that begins now; or how many wait already, with how many bytes, if
+    /// that is too much. One alone never is.
+    fn wait(
+        &mut self,
+        bytes: usize,
+        most: usize,
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<u64, (usize, usize)> {
+        self.waiting.retain(|(_, until, _)| *until > now);
+        let held: usize = self.waiting.iter().map(|(.., bytes)| bytes).sum();
+        if !self.waiting.is_empty() && held.saturating_add(bytes) > most {
+            return Err((self.waiting.len(), held));
+        }
+        self.count += 1;
+        self.waiting.push((self.count, deadline, bytes));
+        Ok(self.count)
+    }
+
+    fn lost(&mut self, bytes: usize) {
+        let before = self.doubt.unwrap_or(Doubt {
+            from: bytes,
+            to: bytes,
+        });
+        self.doubt = Some(Doubt {
+            from: before.from.min(bytes),
+            to: before.to.max(bytes),
+        });
+    }
+
+    fn refused(&mut self, bytes: usize, now: Instant) {
+        self.lost(bytes);
+        if !self.has_refused(bytes, now) {
+            self.refused = Some((bytes, now));
+        }
+    }
+
+    fn taken(&mut self, bytes: usize) {
+        self.refused.take_if(|(least, _)| bytes >= *least);
+        if let Some(doubt) = &mut self.doubt {
+            // One that is larger has been lost, too.
+            doubt.from = doubt.from.max(bytes + 1);
+        }
+        self.doubt.take_if(|doubt| doubt.from > doubt.to);
+    }
+}
+
+/// How long a refusal answers for other values, which would cost a few connections each.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// How long a turn lasts at most. A transfer that takes longer goes on beside the next.
+const LONGEST_TURN: Duration = Duration::from_secs(3);
+
+/// How often a caller looks whether it is its turn.
+const LOOK: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Lost(usize),
+        Taken(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = 1..30_usize;
+        prop_oneof![
+            bytes.clone().prop_map(Step::Lost),
+            bytes.prop_map(Step::Taken),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_size_that_was_lost_is_in_doubt_until_one_as_large_is_taken(
+            steps in vec(step(), 0..40),
+        ) {
+            let mut state = State::default();
+            // Sizes that were lost and, since, none as large was taken.
+            let mut lost: Vec<usize> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Lost(bytes) => {
+                        state.lost(bytes);
+                        lost.push(bytes);
+                    }
+                    Step::Taken(bytes) => {
+                        state.taken(bytes);
+                        lost.retain(|it| *it > bytes);
+                        prop_assert!(!state.doubts(bytes), "it was just taken");
+                    }
+                }
+                for bytes in 1..30 {
+                    let as_large = lost.iter().any(|it| bytes >= *it);
+                    prop_assert!(!as_large || state.doubts(bytes), "{bytes} of {lost:?}");
+                }
+                prop_assert_eq!(state.doubt.is_some(), !lost.is_empty());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn values_in_doubt_take_turns_and_a_turn_that_is_kept_lapses() {
+        let trials = Trials::new(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let way = |bytes| trials.way(bytes, deadline);
+        assert!(matches!(way(5).await, Way::Shared));
+        trials.lost(5);
+        assert!(matches!(way(4).await, Way::Shared));
+        let Way::Alone(kept) = way(5).await else {
+            panic!("it is nobody's turn");
+        };
+        let soon = Instant::now() + LONGEST_TURN / 2;
+        assert!(matches!(trials.way(6, soon).await, Way::Late));
+        let Way::Alone(next) = way(6).await else {
+            panic!("the turn has lapsed");
+        };
+        drop(kept);
+        let soon = Instant::now() + LONGEST_TURN / 2;
+        assert!(
+            matches!(trials.way(6, soon).await, Way::Late),
+            "not its own"
+        );
+        drop(next);
+        assert!(matches!(way(6).await, Way::Alone(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_its_turn_is_bounded() {
+        let trials = Trials::new(20);
+        let deadline = Instant::now() + LONGEST_TURN / 2;
+        trials.lost(5);
+        let turn = trials.way(5, deadline).await;
+        let mut waiting: Vec<_> = [15, 5].map(|it| Box::pin(trials.way(it, deadline))).into();
+        for wait in &mut waiting {
+            assert!(futures::poll!(wait).is_pending());
+        }
+        assert!(matches!(trials.way(5, deadline).await, Way::Crowded(2, 20)));
+        waiting.pop();
+        let mut last = Box::pin(trials.way(5, deadline));
+        assert!(futures::poll!(&mut last).is_pending(), "there is room");
+        // They are kept and not polled; their time is over.
+        tokio::time::advance(LONGEST_TURN).await;
+        let deadline = Instant::now() + LONGEST_TURN;
+        let Way::Alone(_next) = trials.way(5, deadline).await else {
+            panic!("the turn has lapsed");
+        };
+        let mut alone = Box::pin(trials.way(30, deadline));
+        assert!(futures::poll!(&mut alone).is_pending(), "it is alone");
+        drop(turn);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_answers_for_others_for_a_moment() {
+        let trials = Trials::new(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        trials.refused(5);
+        assert!(matches!(trials.way(6, deadline).await, Way::Refused));
+        assert!(matches!(trials.way(4, deadline).await, Way::Shared));
+        tokio::time::advance(LATELY).await;
+        assert!(matches!(trials.way(6, deadline).await, Way::Alone(_)));
+        trials.refused(5);
+        trials.taken(7);
+        assert!(matches!(trials.way(6, deadline).await, Way::Shared));
+    }
+}
