@@ -4,9 +4,8 @@ use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use futures::poll;
-use hedgerow::{Client, Compression, ErrorKind};
+use hedgerow::{Client, ErrorKind};
 
-use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, signal};
 use crate::topology::Cluster;
 use crate::wait::{bounded, until};
@@ -90,47 +89,4 @@ async fn a_probe_that_is_kept_and_not_polled_stands_in_nobodys_way() {
     signal(pid, "CONT");
     until("another is let through", async || asked().await.is_ok()).await;
     drop(probe);
-}
-
-#[tokio::test]
-async fn a_large_value_does_not_find_out_whether_the_server_is_back() {
-    let server = Server::start_single().await;
-    let proxy = Proxy::before(&server);
-    let builder = proxy.builder().cache_deadline(Duration::from_millis(300));
-    let client = builder.open().expect("a good URL");
-    let cache = client.cache("c").compression(Compression::None);
-    let large = vec![b'a'; 200 << 10];
-    until("stored", async || {
-        cache.set("k", &large, MINUTE).await.is_ok()
-    })
-    .await;
-    let pid = server.pid().await;
-    signal(pid, "STOP");
-    let asked = async || {
-        cache
-            .get::<i32>("small")
-            .await
-            .map_err(|error| error.kind())
-    };
-    until("the breaker opens", async || {
-        asked().await == Err(ErrorKind::CircuitOpen)
-    })
-    .await;
-    signal(pid, "CONT");
-    let sent = proxy.on(Request::every().above(64 << 10), Act::Delay(Duration::ZERO));
-    until("a call may find out", async || {
-        let error = cache
-            .set("k", &large, MINUTE)
-            .await
-            .expect_err("it is open");
-        assert_eq!(error.kind(), ErrorKind::CircuitOpen, "{error}");
-        error.to_string().contains("next probe in 0.0 s")
-    })
-    .await;
-    assert_eq!(sent.hits(), 0);
-    until("a small call finds out", async || asked().await.is_ok()).await;
-    until("stored", async || {
-        cache.set("k", &large, MINUTE).await.is_ok()
-    })
-    .await;
 }

@@ -10,7 +10,7 @@ use hedgerow::Compression;
 use crate::server::Server;
 use crate::wait::until;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
 async fn large_values_are_stored_and_read_on_a_cluster() {
@@ -36,7 +36,7 @@ async fn are_stored_and_read(server: Server, servers: usize) {
     let tags = |number: usize| [format!("parity {}", number % 2), "all".to_owned()];
     for (number, name) in names.iter().enumerate() {
         let value = value(number);
-        let set = cache.set(name, &value, MINUTE).tags(tags(number));
+        let set = cache.set(name, &value, HOUR).tags(tags(number));
         set.await.expect("stored");
     }
     let found = async || {

@@ -74,7 +74,7 @@ async fn a_value_that_was_lost_does_not_go_by_the_shared_connection() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
     let builder = proxy.builder().deadline(MINUTE);
-    let client = builder.cache_deadline(Duration::from_secs(2)).open();
+    let client = builder.cache_deadline(Duration::from_secs(4)).open();
     let client = client.expect("a good URL");
     let cache = plain(&client);
     cache
@@ -129,23 +129,20 @@ async fn two_lost_connections_do_not_make_a_value_too_large() {
 async fn connections_that_were_given_up_as_silent_do_not_make_a_value_too_large() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
-    let builder = proxy.builder().deadline(MINUTE);
-    let client = builder.cache_deadline(Duration::from_secs(9)).open();
-    let cache = plain(&client.expect("a good URL"));
+    let builder = proxy.builder().deadline(MINUTE).cache_deadline(MINUTE);
+    let cache = plain(&builder.open().expect("a good URL"));
     cache
         .set("k", &value(200 << 10), MINUTE)
         .await
         .expect("stored");
-    let lost = proxy.on(Request::every().above(LIMIT), Act::Vanish);
-    let set = cache.set("huge", &value(LIMIT + 1), MINUTE).await;
-    let error = set.expect_err("nothing is answered");
-    assert!(lost.hits() > 1, "{error}");
-    assert_ne!(error.kind(), ErrorKind::TooLarge, "{error}");
-    proxy.clear();
-    cache
-        .set("huge", &value(LIMIT + 1), MINUTE)
-        .await
-        .expect("the server takes it");
+    // As small as may be in doubt: how long a sign of life may take is measured by what is sent.
+    let least = 1 << 20;
+    let lost = [1, 2, 3].map(|nth| proxy.on(Request::nth(nth).above(least), Act::Vanish));
+    let set = cache.set("huge", &value(least), MINUTE).await;
+    set.expect("the server takes it");
+    for rule in lost {
+        assert_eq!(rule.hits(), 1);
+    }
 }
 
 #[tokio::test]
@@ -186,6 +183,10 @@ async fn a_trial_that_is_kept_and_not_polled_stands_in_nobodys_way() {
 #[tokio::test]
 async fn values_that_are_refused_one_after_the_other_open_no_breaker() {
     let server = Server::start_single().await;
+    // Else questions of where the connection leads would be answered in between.
+    server
+        .run::<()>(&["ACL", "SETUSER", "default", "-info"])
+        .await;
     let proxy = Proxy::before(&server);
     let lost = limited(&proxy);
     let client = patient(proxy.builder()).open().expect("a good URL");

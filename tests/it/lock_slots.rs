@@ -157,8 +157,15 @@ async fn a_holder_is_told_when_the_subscription_of_another_finds_that_its_channe
         let guard = client.lock(name).lease(AGES).acquire().await;
         guard.expect("free")
     };
+    let renewals = async || calls(node, "pexpire", "calls=").await;
+    let before = renewals().await;
     let (first, _apart) = (acquire(&names.first).await, acquire(&names.apart).await);
     let channels = listened(node, 2).await;
+    until(
+        "both know that they listen, and have asked since",
+        async || renewals().await >= before + 2,
+    )
+    .await;
     let shared = channels.iter().find(|it| it.contains(&names.tag));
     let shared = format!("&{}", shared.expect("it listens"));
     let allow = async |channels: &[&str]| {

@@ -1,12 +1,14 @@
 //! How long a call of `memoize` waits, whatever others do, and in how many loads it takes part.
 
 use std::convert::Infallible;
+use std::future::IntoFuture as _;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use hedgerow::ErrorKind;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::gate::Gate;
 use crate::proxy::{Act, Proxy, Request};
@@ -118,6 +120,36 @@ async fn a_call_with_a_deadline_of_its_own_waits_no_longer_than_that_and_its_max
     }
     gate.open();
     assert_eq!(*first.await.expect("no panic").expect("loaded"), 1);
+}
+
+#[test]
+fn a_call_waits_no_longer_than_its_max_load_and_the_cache_deadline_for_a_loader_that_blocks() {
+    let driven = Runtime::new().expect("a runtime");
+    let blocked = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let blocked = blocked.expect("a runtime");
+    let server = driven.block_on(Server::start_single());
+    let builder = server.builder().runtime(blocked.handle().clone());
+    let client = builder.cache_deadline(Duration::from_secs(2)).open();
+    let cache = client.expect("a good URL").cache("c");
+    let cache = cache.max_load(Duration::from_millis(500));
+    let (go, gone) = mpsc::channel::<()>();
+    let outcome = driven.block_on(async {
+        let load = async move || {
+            let _ = gone.recv();
+            Ok::<_, Infallible>(1u8)
+        };
+        let call = cache.memoize("k", MINUTE, load).into_future();
+        bounded("the call ends", call).await
+    });
+    let error = outcome.expect_err("the loader blocks the thread of its task");
+    assert_eq!(error.kind(), ErrorKind::LoaderTimeout, "{error}");
+    assert_eq!(error.key(), Some("k"));
+    drop(go);
+    let _inside = driven.enter();
+    drop(server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

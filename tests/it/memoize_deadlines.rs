@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::IntoFuture as _;
+use std::io;
 use std::time::{Duration, Instant};
 
 use futures::poll;
@@ -11,11 +12,12 @@ use redis::Value;
 use tokio::task::JoinSet;
 
 use crate::gate::Gate;
-use crate::proxy::{Act, Proxy, Request};
+use crate::proxy::{Act, Proxy, Request, Rule};
 use crate::server::Server;
 use crate::wait::{bounded, calls, patient, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 const HURRY: Duration = Duration::from_millis(300);
 const CALLERS: u64 = 200;
 
@@ -52,12 +54,20 @@ async fn callers_of_different_deadlines_share_a_load_without_redis() {
     let cache = cache.outage(Outage::Bypass);
     server.kill().await;
     let (gate, mut callers) = (Gate::closed(), JoinSet::new());
+    let mut begun = Vec::new();
     for number in 0..CALLERS {
         let load = gate.clone();
         let call = cache.memoize("k", MINUTE, move || load.load(1u8));
         let deadline = HURRY + Duration::from_micros(number);
-        callers.spawn(call.deadline(deadline).into_future());
+        // All have begun before the read of the first fails: each waits for that, and none finds
+        // a load.
+        let mut call = Box::pin(call.deadline(deadline).into_future());
+        assert!(poll!(&mut call).is_pending());
+        begun.push(call);
     }
+    begun.into_iter().for_each(|call| {
+        callers.spawn(call);
+    });
     until("all have found that Redis is out", async || {
         cache.bypassed().reads >= CALLERS
     })
@@ -144,6 +154,106 @@ async fn a_call_in_a_hurry_takes_what_was_loaded_though_it_is_not_stored_yet() {
     assert!(!first.is_finished());
     stored.deliver();
     let value = bounded("the first is served", first).await;
+    assert_eq!(*value.expect("no panic").expect("loaded"), 1);
+}
+
+/// Loses the next script about the load of `k`, the one that ends it, and keeps the client from
+/// connecting again until it is delivered.
+fn lost_at_its_end(proxy: &Proxy) -> Rule {
+    proxy.on(
+        Request::any().named("EVALSHA").with("hr:l:{c:k}"),
+        Act::Reset,
+    );
+    proxy.on(Request::every().named("HELLO"), Act::Hold)
+}
+
+#[tokio::test]
+async fn what_a_call_in_a_hurry_has_loaded_is_stored_for_those_with_more_time() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).connect().await;
+    let (cache, gate) = (client.expect("connected").cache("c"), Gate::closed());
+    cache.get::<u8>("k").await.expect("connected");
+    let load = gate.clone();
+    let hasty = cache.memoize("k", MINUTE, move || load.load(1u8));
+    let hasty = tokio::spawn(hasty.deadline(SECOND).into_future());
+    gate.begun(1).await;
+    // It began after the load, and so may have the value only if that is stored.
+    let load = gate.clone();
+    let late = cache.memoize("k", MINUTE, move || load.load(2u8));
+    let mut late = Box::pin(late.into_future());
+    assert!(poll!(&mut late).is_pending());
+    let late = tokio::spawn(late);
+    let connecting = lost_at_its_end(&proxy);
+    gate.open();
+    gate.open();
+    connecting.hit().await;
+    let value = bounded("the first waits no longer than it may", hasty).await;
+    assert_eq!(*value.expect("no panic").expect("loaded"), 1);
+    assert!(!late.is_finished());
+    connecting.deliver();
+    let value = bounded("the other is served", late).await;
+    assert_eq!(*value.expect("no panic").expect("loaded"), 1);
+    assert_eq!(gate.loads(), 1);
+    let found = cache.get::<u8>("k").await.expect("an answer");
+    assert_eq!(found.as_deref(), Some(&1));
+}
+
+#[tokio::test]
+async fn the_failure_of_a_load_of_a_call_in_a_hurry_is_recorded_for_those_with_more_time() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).connect().await;
+    let (cache, gate) = (client.expect("connected").cache("c"), Gate::closed());
+    let cache = cache.error_ttl(MINUTE);
+    cache.get::<u8>("k").await.expect("connected");
+    let call = || {
+        let load = gate.clone();
+        cache.memoize("k", MINUTE, async move || {
+            let _ = load.load(()).await;
+            Err::<u8, _>(io::Error::other("no such row"))
+        })
+    };
+    let hasty = tokio::spawn(call().deadline(SECOND).into_future());
+    gate.begun(1).await;
+    let mut late = Box::pin(call().into_future());
+    assert!(poll!(&mut late).is_pending());
+    let late = tokio::spawn(late);
+    let connecting = lost_at_its_end(&proxy);
+    gate.open();
+    gate.open();
+    connecting.hit().await;
+    let error = bounded("the first waits no longer than it may", hasty).await;
+    let error = error.expect("no panic").expect_err("no such row");
+    assert_eq!(error.kind(), ErrorKind::Loader, "{error}");
+    assert_eq!(error.key(), Some("k"));
+    assert!(!late.is_finished());
+    connecting.deliver();
+    let error = bounded("the other is served", late).await;
+    let error = error.expect("no panic").expect_err("no such row");
+    assert_eq!(error.kind(), ErrorKind::Loader, "{error}");
+    assert_eq!(gate.loads(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_can_do_without_the_server_has_a_value_though_its_runtime_stood_still() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).connect().await;
+    let cache = client.expect("connected").cache("c");
+    let cache = cache.outage(Outage::Bypass);
+    cache.get::<u8>("k").await.expect("connected");
+    let lease = Request::any().named("EVALSHA").with("hr:l:{c:k}");
+    let asked = proxy.on(lease, Act::Hold);
+    let load = async || Ok::<_, Infallible>(1u8);
+    // No whole number of ms, as what is left of a request never is.
+    let hurry = Duration::from_micros(300_400);
+    let call = cache.memoize("k", MINUTE, load).deadline(hurry);
+    let call = tokio::spawn(call.into_future());
+    asked.hit().await;
+    // When it goes on, the call and its flight are late at once.
+    std::thread::sleep(hurry * 3);
+    let value = bounded("the call is served", call).await;
     assert_eq!(*value.expect("no panic").expect("loaded"), 1);
 }
 

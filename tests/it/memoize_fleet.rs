@@ -2,6 +2,7 @@
 //! it.
 
 use std::convert::Infallible;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::faults::Row;
 use crate::gate::Gate;
 use crate::monitor::Monitor;
+use crate::proxy::{Act, Proxy, Request};
 use crate::server::{Server, connection};
-use crate::wait::{bounded, until, waiting};
+use crate::wait::{bounded, patient, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -132,6 +134,43 @@ async fn a_waiter_that_loses_its_push_connection_still_gets_the_value() {
         assert_eq!(*caller.await.expect("no panic").expect("a value"), 1);
     }
     assert_eq!(gate.loads(), 1);
+}
+
+#[tokio::test]
+async fn a_process_that_has_not_subscribed_again_yet_is_not_noted_for_a_wake_up() {
+    let server = Server::start_single().await;
+    let (gate, leader) = (Gate::closed(), server.client().await.cache("c"));
+    let mut calls = tokio::task::JoinSet::new();
+    for key in ["k1", "k2"] {
+        let load = gate.clone();
+        let call = leader.memoize(key, MINUTE, move || load.load(1u8));
+        calls.spawn(call.into_future());
+    }
+    gate.begun(2).await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).connect().await;
+    let cache = client.expect("connected").cache("c");
+    let load = async || Ok::<_, Infallible>(2u8);
+    calls.spawn(cache.memoize("k1", MINUTE, load).into_future());
+    waiting(&server, "hr:l:{c:k1}", 1).await;
+    let subscribing = proxy.on(Request::every().named("SSUBSCRIBE"), Act::Hold);
+    let killed: i64 = server.run(&["CLIENT", "KILL", "TYPE", "PUBSUB"]).await;
+    assert!(killed >= 1);
+    subscribing.hit().await;
+    // The next push connection is there, and hears nothing yet.
+    let lease = Request::every().named("EVALSHA").with("hr:l:{c:k2}");
+    let asked = proxy.on(lease, Act::Delay(Duration::ZERO));
+    calls.spawn(cache.memoize("k2", MINUTE, load).into_future());
+    until("it asks again, by timer", async || asked.hits() >= 2).await;
+    let fields: Vec<String> = server.run(&["HKEYS", "hr:l:{c:k2}"]).await;
+    let noted = fields.iter().any(|field| field.starts_with("w:"));
+    assert!(!noted, "a wake-up would be lost: {fields:?}");
+    subscribing.deliver();
+    gate.open();
+    gate.open();
+    for value in bounded("all are served", calls.join_all()).await {
+        assert_eq!(*value.expect("loaded"), 1);
+    }
 }
 
 #[tokio::test]

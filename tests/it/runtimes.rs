@@ -1,11 +1,11 @@
 //! One client on several runtimes: one that ends harms no call of another.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures::future::join_all;
-use futures::poll;
-use hedgerow::Client;
+use futures::{FutureExt as _, poll};
+use hedgerow::{Client, OnOutage};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::server::{Server, signal};
@@ -22,6 +22,45 @@ fn calls_that_wait_for_the_pipelines_of_a_runtime_that_ends_are_served() {
 #[test]
 fn calls_that_wait_for_the_pipelines_of_a_runtime_that_stands_still_are_served() {
     served_beside(single(), Some);
+}
+
+#[test]
+fn a_call_with_little_time_is_served_though_the_runtime_that_was_to_carry_it_ends() {
+    // Of one thread: no answer comes within a poll.
+    let here = single();
+    let (server, client) = here.block_on(served());
+    let cache = client.cache("c").on_outage(OnOutage::KeepTrying);
+    // On a busy machine that may be too little, but not each time. With more, a call in the queue
+    // sees by itself that nobody carries it.
+    let hasty = cache.clone().deadline(Duration::from_millis(150));
+    for _ in 0..20 {
+        let outcome = here.block_on(async {
+            let (_first, other) = (begun(cache.get::<u8>("first")), single());
+            // The first goes by itself. Behind it the other runtime carries, by as many tasks as
+            // there may be.
+            let _carried = {
+                let _inside = other.enter();
+                [begun(cache.get::<u8>("a")), begun(cache.get::<u8>("b"))]
+            };
+            let mut call = pin!(hasty.get::<u8>("c"));
+            assert!(poll!(&mut call).is_pending());
+            other.shutdown_background();
+            call.await
+        });
+        if outcome.is_ok() {
+            let _inside = here.enter();
+            drop(server);
+            return;
+        }
+    }
+    panic!("a call waits to its end for a task that has ended");
+}
+
+/// `call`, polled once.
+fn begun<F: Future>(call: F) -> Pin<Box<F>> {
+    let mut call = Box::pin(call);
+    assert!(call.as_mut().now_or_never().is_none());
+    call
 }
 
 /// Calls that wait for pipelines of the runtime `other` are served, though `leave` leaves it.

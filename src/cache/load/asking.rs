@@ -74,7 +74,7 @@ impl Load {
             let (channel, deadline) = (channel.as_ref(), question.deadline);
             let grant = self
                 .claim
-                .stake(&self.seen, self.dead, channel, deadline)
+                .stake(&self.seen, self.dead, channel, deadline, self.longest())
                 .await;
             drop(question);
             let (takeover, noted, fence) = match grant {
@@ -219,7 +219,9 @@ impl Load {
         {
             // Closed first, or a caller woken by it could join a flight that has failed.
             self.open.close();
-            self.claim.abandon().await;
+            drop(question);
+            let question = self.ask();
+            self.claim.abandon(question.deadline).await;
         }
         generations
     }

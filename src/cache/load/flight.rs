@@ -327,9 +327,14 @@ impl Flight {
         self.load_began.get().is_some()
     }
 
-    /// What the load came to, before it is stored or recorded.
+    /// The load came to this, which is stored or recorded from now on.
     pub(in crate::cache) fn loaded(&self, outcome: Outcome) {
         self.loaded.get_or_init(|| outcome);
+    }
+
+    /// What the load came to, once it has ended, for its opener: stored or not.
+    pub(in crate::cache) fn has_loaded(&self) -> Option<Outcome> {
+        self.loaded.get().cloned()
     }
 
     /// When its task was last seen to run.

@@ -18,6 +18,7 @@ use crate::cache::read::fetch;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::tags::Generation;
+use crate::time::Deadline;
 
 impl Load {
     /// Loads, stores and shares the value. The lease is held.
@@ -52,11 +53,11 @@ impl Load {
         };
         let value = Arc::new(value);
         self.open.close();
-        let _question = self.stores(Outcome::Value {
+        let question = self.stores(Outcome::Value {
             value: value.clone(),
             proved: false,
         });
-        let proved = self.commit(&entry, generations).await;
+        let proved = self.commit(&entry, generations, question.deadline).await;
         self.open.settle(Outcome::Value {
             value: value.clone(),
             proved,
@@ -87,11 +88,12 @@ impl Load {
 
     /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
     /// is closed.
-    async fn commit(&self, entry: &[u8], generations: &[Generation]) -> bool {
+    async fn commit(&self, entry: &[u8], generations: &[Generation], deadline: Deadline) -> bool {
         let place = &self.order.place;
         let ttl = self.order.jittered_ttl();
-        let committed = self.claim.commit(entry, ttl);
-        let (committed, verified) = futures::join!(committed, self.verified(generations));
+        let committed = self.claim.commit(entry, ttl, deadline);
+        let verified = self.verified(generations, deadline);
+        let (committed, verified) = futures::join!(committed, verified);
         match committed {
             Ok(Committed::Stored) => {
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
@@ -105,7 +107,7 @@ impl Load {
                 tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
                 // A server that answers hears of it before the caller does.
                 if error.fate() == Fate::Refused {
-                    self.claim.abandon().await;
+                    self.claim.abandon(deadline).await;
                 }
                 false
             }
@@ -114,12 +116,11 @@ impl Load {
 
     /// Whether `generations` are still the present ones, if anybody has joined who must know. The
     /// flight is closed.
-    async fn verified(&self, generations: &[Generation]) -> bool {
+    async fn verified(&self, generations: &[Generation], deadline: Deadline) -> bool {
         if !self.open.has_late() {
             return true;
         }
         let client = &self.order.cache.client;
-        let deadline = self.order.cache.deadline_now();
         let present = fetch::generations(client, &self.order.tags, deadline).await;
         present.is_ok_and(|present| {
             let all = present.iter().zip(generations);
@@ -134,27 +135,30 @@ impl Load {
         let record = match Failure::of(error) {
             Some(failure) => self.order.record(&failure, generations),
             None => {
-                // It says more of who asked than of the key: each must ask by himself.
-                self.claim.abandon().await;
+                // It says more of who asked than of the key: each must ask by himself. The opener
+                // waits for this; what is not given up in its time is given up after it.
+                let question = self.open.flight().ask(self.order.cache.setup.patience);
+                self.claim.abandon(question.deadline).await;
                 return self.open.settle(Outcome::Again);
             }
         };
-        let _question = self.stores(Outcome::Failed {
+        let question = self.stores(Outcome::Failed {
             error: error.clone(),
             proved: false,
         });
+        let deadline = question.deadline;
         let ended = async {
             let Some((record, ttl)) = record else {
-                return self.claim.abandon().await;
+                return self.claim.abandon(deadline).await;
             };
-            match self.claim.fail(&record, ttl).await {
+            match self.claim.fail(&record, ttl, deadline).await {
                 Ok(ours) => ours,
                 // A full server takes no record.
-                Err(error) if error.fate() == Fate::Refused => self.claim.abandon().await,
+                Err(error) if error.fate() == Fate::Refused => self.claim.abandon(deadline).await,
                 Err(_) => false,
             }
         };
-        let (ours, verified) = futures::join!(ended, self.verified(generations));
+        let (ours, verified) = futures::join!(ended, self.verified(generations, deadline));
         self.open.settle(Outcome::Failed {
             error: error.clone(),
             proved: ours && verified,

@@ -38,8 +38,6 @@ pub(in crate::cache) struct Claim {
     /// The server may hold the lease for this claim.
     open: AtomicBool,
     terms: Terms,
-    /// That of the call: it waits for what becomes of its load.
-    patience: Patience,
 }
 
 /// What the server answered to a claim.
@@ -69,15 +67,9 @@ pub(in crate::cache) enum Committed {
 }
 
 impl Claim {
-    pub(in crate::cache) fn new(
-        client: Client,
-        place: Place,
-        terms: Terms,
-        patience: Patience,
-    ) -> Self {
+    pub(in crate::cache) fn new(client: Client, place: Place, terms: Terms) -> Self {
         Self {
             client,
-            patience,
             place,
             token: random(),
             fence: AtomicI64::new(0),
@@ -87,16 +79,18 @@ impl Claim {
     }
 
     /// Asks for the lease. `seen` is the head of the entry that was judged invalid, `dead` the
-    /// fence of the failed load whose record was; `channel` is where this process hears.
+    /// fence of the failed load whose record was; `channel` is where this process hears. The lease
+    /// lasts for a load that is stored within `storing` after it.
     pub(in crate::cache) async fn stake(
         &self,
         seen: &[u8],
         dead: Option<i64>,
         channel: Option<&Key>,
         deadline: Deadline,
+        storing: Patience,
     ) -> Result<Grant> {
         // The load begins once this is answered and the tags are known; then its value is stored.
-        let beside = deadline.remaining() * 2 + self.patience.limit();
+        let beside = deadline.remaining() * 2 + storing.limit();
         let life = beside.min(LONGEST_LOAD) + self.terms.max_load.duration() + GRACE;
         let call = LEASE
             .call(self.place.keys())
@@ -160,8 +154,12 @@ impl Claim {
     }
 
     /// Stores `entry` if the lease is still this claim's.
-    pub(in crate::cache) async fn commit(&self, entry: &[u8], ttl: Ttl) -> Result<Committed> {
-        let deadline = self.patience.deadline();
+    pub(in crate::cache) async fn commit(
+        &self,
+        entry: &[u8],
+        ttl: Ttl,
+        deadline: Deadline,
+    ) -> Result<Committed> {
         let fence = self.fence.load(Ordering::Relaxed);
         let upload = Upload::of(&self.client, &self.place, entry, deadline).await?;
         let call = match &upload {
@@ -187,14 +185,19 @@ impl Claim {
     /// Ends the lease with a load that has failed, and leaves `record` in its place for `ttl`.
     /// Whether the lease was still this claim's: if not, the load was superseded or invalidated,
     /// and nothing is left of it.
-    pub(in crate::cache) async fn fail(&self, record: &[u8], ttl: Ttl) -> Result<bool> {
+    pub(in crate::cache) async fn fail(
+        &self,
+        record: &[u8],
+        ttl: Ttl,
+        deadline: Deadline,
+    ) -> Result<bool> {
         let call = FAIL
             .call(self.place.keys())
             .arg(&self.token)
             .arg(self.fence.load(Ordering::Relaxed))
             .arg(record)
             .arg(ttl.millis());
-        let reply = self.client.run(call, self.patience.deadline()).await?;
+        let reply = self.client.run(call, deadline).await?;
         let ours = match reply.status()? {
             "OK" => true,
             "LOST" => false,
@@ -204,12 +207,9 @@ impl Claim {
         Ok(ours)
     }
 
-    /// Gives the lease up, if it is this claim's, and says whether it was. The call waits for that.
-    pub(in crate::cache) async fn abandon(&self) -> bool {
-        self.abandoned(self.patience.deadline()).await
-    }
-
-    async fn abandoned(&self, deadline: Deadline) -> bool {
+    /// Gives the lease up, if it is this claim's, and says whether it was. What is not given up by
+    /// `deadline` is left to [`end`](Self::end).
+    pub(in crate::cache) async fn abandon(&self, deadline: Deadline) -> bool {
         let call = ABANDON
             .call(self.place.keys())
             .arg(&self.token)
@@ -234,7 +234,7 @@ impl Claim {
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         while self.open.load(Ordering::Relaxed) {
             // Nobody waits for this.
-            self.abandoned(self.client.cache_deadline()).await;
+            self.abandon(self.client.cache_deadline()).await;
             if Instant::now() >= until {
                 break;
             }

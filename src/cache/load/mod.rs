@@ -41,6 +41,7 @@ use crate::cache::read::reading::Miss;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Snapshot;
+use crate::time::Patience;
 use flight::{Open, Outcome, Question, Running};
 use lease::Claim;
 use rounds::Rounds;
@@ -75,12 +76,7 @@ impl Load {
         };
         Self {
             out,
-            claim: Claim::new(
-                order.cache.client.clone(),
-                order.place.clone(),
-                order.terms,
-                order.cache.setup.patience,
-            ),
+            claim: Claim::new(order.cache.client.clone(), order.place.clone(), order.terms),
             running: Running::begin(&order.room.flights, &order.place.value),
             order,
             open,
@@ -96,20 +92,25 @@ impl Load {
     /// they can do without the server, they do so once it is late for the opener.
     pub(super) fn ask(&self) -> Question {
         let setup = &self.order.cache.setup;
-        let flight = self.open.flight();
-        let limit = match setup.outage {
-            Outage::Fail => setup.patience.limit().max(flight.longest()),
-            Outage::Bypass => setup.patience.limit(),
-        };
-        flight.ask(setup.patience.within(limit))
+        self.open.flight().ask(match setup.outage {
+            Outage::Fail => self.longest(),
+            Outage::Bypass => setup.patience,
+        })
     }
 
-    /// The load has ended, and is stored or recorded: calls on board with less time than the opener
-    /// do not wait for that.
+    /// The load has ended, and is stored or recorded, however little time the opener has: what the
+    /// cache holds then concerns all on board, and whoever calls later. Each call, the opener too,
+    /// waits for that within its own time, and then takes `loaded` if it may.
     pub(super) fn stores(&self, loaded: Outcome) -> Question {
         let flight = self.open.flight();
         flight.loaded(loaded);
-        flight.ask(self.order.cache.setup.patience)
+        flight.ask(self.longest())
+    }
+
+    /// What the call on board with the most time gives the server for an answer.
+    fn longest(&self) -> Patience {
+        let patience = self.order.cache.setup.patience;
+        patience.within(patience.limit().max(self.open.flight().longest()))
     }
 
     /// The call that opened the flight has waited long enough. Those who joined may have more time.

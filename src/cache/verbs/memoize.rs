@@ -424,7 +424,7 @@ where
     let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
     let mut value = pin!(value);
     loop {
-        let look = Instant::now() + TICK;
+        let look = flight.look(since, limit).min(Instant::now() + TICK);
         match timeout_at(rounds.over().min(look), &mut value).await {
             Ok(Ok(outcome)) => return outcome,
             Ok(Err(_)) => {
@@ -440,11 +440,18 @@ where
             Err(_) if look >= rounds.over() => {
                 return Err(Rounds::out_of_time().with_key(&name));
             }
-            // The flight waits on, for those with more time. Once it loads, its opener has the
-            // value, and nothing that is asked then takes longer than the opener has.
-            Err(_) if !flight.has_begun() && flight.is_unanswered(since, limit) => {
-                return Err(flight::unanswered().with_key(&name));
-            }
+            // The flight waits on, for those with more time, and stores what it has loaded.
+            Err(_) if flight.is_unanswered(since, limit) => match flight.has_loaded() {
+                Some(Outcome::Value { value, .. }) => match value.downcast() {
+                    Ok(value) => return Ok(value),
+                    Err(_) => unreachable!("the opener has loaded this"),
+                },
+                Some(Outcome::Failed { error, .. }) => return Err(error.about(&name)),
+                None if !flight.has_begun() => {
+                    return Err(flight::unanswered().with_key(&name));
+                }
+                _ => launched.look(),
+            },
             Err(_) => launched.look(),
         }
     }

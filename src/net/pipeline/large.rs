@@ -40,6 +40,8 @@ pub(crate) struct Large {
     standing: Mutex<Standing>,
     /// Which values may be larger than the server takes.
     trials: Trials,
+    /// Where these are sent, each over a connection of its own.
+    alone: Arc<Link>,
     /// Makes the connection and proves where it leads; see [`prove`].
     prover: Background,
 }
@@ -87,6 +89,7 @@ impl Large {
             keys,
             standing: Mutex::new(Standing::Unproved),
             trials: Trials::new(limits.bytes / RESERVE),
+            alone: shared.for_large_values(),
         })
     }
 
@@ -207,20 +210,29 @@ impl Large {
     }
 
     /// Sends a value that may be too large, on connections that nobody else uses.
+    ///
+    /// Cancel safety: the command may still be executed. A connection that is left here is let go
+    /// before the next is made.
     async fn alone(&self, command: &Cmd, bytes: usize, deadline: Deadline) -> Result<Answer> {
+        let link = &self.alone;
         for _ in 0..TRIALS {
-            let link = self.shared.for_large_values();
-            let half = Instant::now() + deadline.remaining() / 2;
+            // One whose turn has lapsed keeps its connection, and gets its answer.
+            link.rest();
             // What serves a small command and ends with the large one is not ended by chance,
             // time after time.
-            let greeted = link.send(&redis::cmd("PING"), half).await;
+            let greeted = link.send(&redis::cmd("PING"), deadline.at).await;
             greeted.map_err(Error::of_own_question)?;
-            let epoch = link.epoch();
+            let (epoch, given_up) = (link.epoch(), link.given_up());
             match link.send(command, deadline.at).await {
-                Ok(answer) => return self.judged(bytes, answer),
+                Ok(answer) => {
+                    if link.epoch() == epoch {
+                        link.rest();
+                    }
+                    return self.judged(bytes, answer);
+                }
                 Err(error) => {
                     let is_lost = error.kind() == ErrorKind::Disconnected;
-                    if !is_lost || link.given_up() > 0 || link.epoch() != epoch {
+                    if !is_lost || link.given_up() != given_up || link.epoch() != epoch {
                         return Err(error);
                     }
                 }
@@ -258,14 +270,16 @@ impl Large {
         )
     }
 
-    /// Ends the connection: it may lead to another server than the shared one.
+    /// Ends the connections: they may lead to another server than the shared one.
     pub(crate) fn reset(&self) {
         self.link.reset();
+        self.alone.reset();
     }
 
     /// Makes no connection any more: see [`Link::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
+        self.alone.retire();
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
