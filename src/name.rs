@@ -181,11 +181,19 @@ impl<'n> Shown<'n> {
         }
     }
 
-    /// Several names, one after the other: hidden if one of them is.
-    pub(crate) fn list(text: String, hidden: bool) -> Self {
+    /// Several names, one after the other, none of which is hidden.
+    pub(crate) fn plain_list(text: String) -> Self {
         Self {
             text: text.into(),
-            hidden,
+            hidden: false,
+        }
+    }
+
+    /// The same where at least one is hidden.
+    pub(crate) fn hidden_list(text: String) -> Self {
+        Self {
+            text: text.into(),
+            hidden: true,
         }
     }
 

@@ -191,11 +191,11 @@ impl<'r, S> Checking<'r, S> {
 
     fn number<R, E: ser::Error>(
         self,
-        is_finite: bool,
+        value: f64,
         write: impl FnOnce(S) -> Result<R, E>,
     ) -> Result<R, E> {
         match self.rules.not_finite {
-            Some(how) if !is_finite => Err(self.rules.refuse(how)),
+            Some(how) if !value.is_finite() => Err(self.rules.refuse(how)),
             _ => write(self.inner),
         }
     }
@@ -241,12 +241,12 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
 
     fn serialize_f32(mut self, value: f32) -> Result<S::Ok, S::Error> {
         self.charge(size_of::<f32>())?;
-        self.number(value.is_finite(), |inner| inner.serialize_f32(value))
+        self.number(value.into(), |inner| inner.serialize_f32(value))
     }
 
     fn serialize_f64(mut self, value: f64) -> Result<S::Ok, S::Error> {
         self.charge(size_of::<f64>())?;
-        self.number(value.is_finite(), |inner| inner.serialize_f64(value))
+        self.number(value, |inner| inner.serialize_f64(value))
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(mut self, value: &T) -> Result<S::Ok, S::Error> {

@@ -66,7 +66,7 @@ impl Stack {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<Vec<u8>> {
-        if option::is_none(value, self.codec.is_human_readable()) {
+        if option::is_none(value, self.codec) {
             let mut entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
             envelope::seal(&mut entry, Compression::None, Outcome::None);
             return Ok(entry);
@@ -115,7 +115,7 @@ pub(crate) fn decode<V: DeserializeOwned>(
     match envelope.outcome {
         Outcome::Value => {}
         Outcome::None => {
-            let none = option::none(envelope.codec.is_human_readable());
+            let none = option::none(envelope.codec);
             return none.ok_or_else(|| {
                 let name = std::any::type_name::<V>();
                 Unreadable::Foreign(misfit("no value", &format!("it does not fit `{name}`")))

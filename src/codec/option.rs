@@ -12,16 +12,17 @@ use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use serde::ser::{self, Serializer};
 
 use super::budget::Budget;
+use super::options::Codec;
 use super::reject::refuse;
 
 /// Whether `value` serializes as `None`. Looks at the first call that `value` makes, no further.
-pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, human_readable: bool) -> bool {
-    value.serialize(Probe { human_readable }).is_ok()
+pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, codec: Codec) -> bool {
+    value.serialize(Probe { codec }).is_ok()
 }
 
 /// The `V` that stands for "no value", if it has one.
-pub(super) fn none<V: DeserializeOwned>(human_readable: bool) -> Option<V> {
-    V::deserialize(Absent { human_readable }).ok()
+pub(super) fn none<V: DeserializeOwned>(codec: Codec) -> Option<V> {
+    V::deserialize(Absent { codec }).ok()
 }
 
 /// A `V` from an entry that says it holds a value: an option at its top is `Some`.
@@ -91,7 +92,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
 
 /// A deserializer that knows nothing but `None`.
 struct Absent {
-    human_readable: bool,
+    codec: Codec,
 }
 
 impl<'de> Deserializer<'de> for Absent {
@@ -110,7 +111,7 @@ impl<'de> Deserializer<'de> for Absent {
     }
 
     fn is_human_readable(&self) -> bool {
-        self.human_readable
+        self.codec.is_human_readable()
     }
 
     serde::forward_to_deserialize_any! {
@@ -121,7 +122,7 @@ impl<'de> Deserializer<'de> for Absent {
 
 /// A serializer that succeeds for `None` only.
 struct Probe {
-    human_readable: bool,
+    codec: Codec,
 }
 
 impl Serializer for Probe {
@@ -141,7 +142,7 @@ impl Serializer for Probe {
     }
 
     fn is_human_readable(&self) -> bool {
-        self.human_readable
+        self.codec.is_human_readable()
     }
 
     refuse! { Wordless; bool u8 numbers char str bytes some unit variants seq tuple fields }
@@ -189,28 +190,28 @@ mod tests {
 
     #[test]
     fn only_none_is_none() {
-        assert!(is_none(&None::<u8>, true));
-        assert!(is_none(&Box::new(&None::<u8>), true));
-        assert!(is_none(&Wrapped(None), true));
-        assert!(is_none(&Either::Maybe(None), true));
-        assert!(!is_none(&Some(None::<u8>), true));
-        assert!(!is_none(&Wrapped(Some(None)), true));
-        assert!(!is_none(&(), true));
-        assert!(!is_none(&serde_json::Value::Null, true));
-        assert!(!is_none(&[None::<u8>], true));
-        assert!(!is_none("", true));
-        assert!(!is_none(&format_args!("{}", 1), true));
+        assert!(is_none(&None::<u8>, Codec::Json));
+        assert!(is_none(&Box::new(&None::<u8>), Codec::Json));
+        assert!(is_none(&Wrapped(None), Codec::Json));
+        assert!(is_none(&Either::Maybe(None), Codec::Json));
+        assert!(!is_none(&Some(None::<u8>), Codec::Json));
+        assert!(!is_none(&Wrapped(Some(None)), Codec::Json));
+        assert!(!is_none(&(), Codec::Json));
+        assert!(!is_none(&serde_json::Value::Null, Codec::Json));
+        assert!(!is_none(&[None::<u8>], Codec::Json));
+        assert!(!is_none("", Codec::Json));
+        assert!(!is_none(&format_args!("{}", 1), Codec::Json));
     }
 
     #[test]
     fn none_is_built_where_the_type_has_one() {
-        assert_eq!(none::<Option<u8>>(true), Some(None));
-        assert_eq!(none::<Option<Option<u8>>>(true), Some(None));
-        assert_eq!(none::<Wrapped>(true), Some(Wrapped(None)));
-        assert_eq!(none::<Either>(true), Some(Either::Maybe(None)));
-        assert_eq!(none::<u8>(true), None);
-        assert_eq!(none::<()>(true), None);
-        assert_eq!(none::<Vec<u8>>(true), None);
+        assert_eq!(none::<Option<u8>>(Codec::Json), Some(None));
+        assert_eq!(none::<Option<Option<u8>>>(Codec::Json), Some(None));
+        assert_eq!(none::<Wrapped>(Codec::Json), Some(Wrapped(None)));
+        assert_eq!(none::<Either>(Codec::Json), Some(Either::Maybe(None)));
+        assert_eq!(none::<u8>(Codec::Json), None);
+        assert_eq!(none::<()>(Codec::Json), None);
+        assert_eq!(none::<Vec<u8>>(Codec::Json), None);
     }
 
     #[test]
@@ -246,10 +247,10 @@ mod tests {
                 de::IgnoredAny::deserialize(deserializer).map(|_| seen)
             }
         }
-        assert!(is_none(&Readable, true));
-        assert!(!is_none(&Readable, false));
-        assert_eq!(none(false), Some(Seen(false)));
-        assert_eq!(none(true), Some(Seen(true)));
+        assert!(is_none(&Readable, Codec::Json));
+        assert!(!is_none(&Readable, Codec::Cbor));
+        assert_eq!(none(Codec::Cbor), Some(Seen(false)));
+        assert_eq!(none(Codec::Json), Some(Seen(true)));
         let read: Present<Seen> = ciborium::from_reader(&[0x01][..]).expect("one");
         assert_eq!(read.0, Seen(false));
     }

@@ -158,8 +158,8 @@ impl CacheKeys {
     }
 }
 
-/// Where shards keep a key, also while keys move from one ring of them to another. A key carries it,
-/// since only its owner knows.
+/// Where shards keep a key, also while keys move from one ring of them to another. A key carries
+/// it, since only its owner knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Placement {
     /// A counter's or a lock's: it stays on the old ring until the end.

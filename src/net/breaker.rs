@@ -5,8 +5,8 @@
 //! probe makes the pause longer: failures of calls that do not heed the breaker say nothing new. A
 //! probe lapses when it should long have ended: a future that is kept and not polled stops nobody.
 //!
-//! Every outcome on a [`Link`](super::connection::Link) is reported here. While nothing is wrong, that
-//! costs one atomic load.
+//! Every outcome on a [`Link`](super::connection::Link) is reported here. While nothing is wrong,
+//! that costs one atomic load.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -73,7 +73,7 @@ impl Endpoint {
             db: url.db.unwrap_or_default(),
             login,
             #[cfg(feature = "tls")]
-            tls: approach.channel(asks_for_tls)?,
+            tls: approach.channel(url.encryption)?,
         })
     }
 
@@ -128,20 +128,20 @@ impl Approach {
 
     /// How a server is reached whose URL asks for TLS, or does not.
     #[cfg(feature = "tls")]
-    fn channel(&self, asked: bool) -> Result<Option<Channel>> {
+    fn channel(&self, asked: Encryption) -> Result<Option<Channel>> {
         match (&self.tls, asked) {
-            (given, true) => {
+            (given, Encryption::Tls) => {
                 if let Some(channel) = given.as_ref().or_else(|| self.usual.get()) {
                     return Ok(Some(channel.clone()));
                 }
                 let channel = Tls::new().channel()?;
                 Ok(Some(self.usual.get_or_init(|| channel).clone()))
             }
-            (Some(_), false) => Err(Error::invalid(
+            (Some(_), Encryption::None) => Err(Error::invalid(
                 "TLS is set up, but the URL does not ask for it; use rediss:// instead of redis:// \
                  (a Unix socket has no TLS)",
             )),
-            (None, false) => Ok(None),
+            (None, Encryption::None) => Ok(None),
         }
     }
 }

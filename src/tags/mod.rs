@@ -281,7 +281,10 @@ impl Failed {
             0 => self.names,
             more => format!("{} and {more} more", self.names),
         };
-        Shown::list(text, self.hidden)
+        match self.hidden {
+            true => Shown::hidden_list(text),
+            false => Shown::plain_list(text),
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 //! Names of keys, locks, tags and servers are no secrets, nor is a lock's metadata, which is there
 //! to be told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hedgerow::{
@@ -189,22 +190,64 @@ async fn admit(server: &Server, rule: &str) -> String {
     format!("{}?user={USER}&pass={PASSWORD}", server.url())
 }
 
-/// What `lib.rs` exports, but for the alias of `Result`; `Server` for the module `embedded`.
+/// The types that the crate exports: at its root, and in its public modules.
 fn public_types() -> BTreeSet<String> {
-    let sources = lua::sources();
-    let text = &sources[std::path::Path::new("lib.rs")];
+    let mut names = exported(&lua::sources(), Path::new("lib.rs"));
+    // Of these there is nothing to show: an alias, constants, functions and traits.
+    names.retain(|name| name.contains(char::is_lowercase) && name.starts_with(char::is_uppercase));
+    for name in ["Result", "Loader", "LoaderError"] {
+        names.remove(name);
+    }
+    names
+}
+
+/// What a file offers, and what its public modules do.
+fn exported(sources: &BTreeMap<PathBuf, String>, path: &Path) -> BTreeSet<String> {
+    let file = syn::parse_file(&sources[path]).expect("it compiles");
     let mut names = BTreeSet::new();
-    for statement in text.split("\npub use ").skip(1) {
-        let statement = statement.split(';').next().unwrap_or_default();
-        let words = statement.split(|c: char| !c.is_alphanumeric() && c != '_');
-        let types = words.filter(|word| word.starts_with(char::is_uppercase));
-        names.extend(types.map(str::to_owned));
-        if statement.ends_with("::embedded") {
-            names.insert("Server".to_owned());
+    let below = |module: &str| {
+        let directory = path.parent().expect("a file");
+        let (file, folder) = (format!("{module}.rs"), format!("{module}/mod.rs"));
+        let candidates = [directory.join(file), directory.join(folder)];
+        let found = candidates.into_iter().find(|it| sources.contains_key(it));
+        found.expect("a module")
+    };
+    let is_public = |visibility: &syn::Visibility| matches!(visibility, syn::Visibility::Public(_));
+    for item in file.items {
+        match item {
+            syn::Item::Mod(it) if is_public(&it.vis) && it.content.is_none() => {
+                names.extend(exported(sources, &below(&it.ident.to_string())));
+            }
+            syn::Item::Use(it) if is_public(&it.vis) => {
+                for path in named(&it.tree) {
+                    let module = Path::new("").join(path.join("/"));
+                    let file = [module.with_extension("rs"), module.join("mod.rs")];
+                    match file.into_iter().find(|it| sources.contains_key(it)) {
+                        Some(file) => names.extend(exported(sources, &file)),
+                        None => names.extend(path.last().cloned()),
+                    }
+                }
+            }
+            syn::Item::Struct(it) if is_public(&it.vis) => drop(names.insert(it.ident.to_string())),
+            syn::Item::Enum(it) if is_public(&it.vis) => drop(names.insert(it.ident.to_string())),
+            _ => {}
         }
     }
-    names.remove("Result");
-    // Constants have nothing to show.
-    names.retain(|name| name.contains(char::is_lowercase));
     names
+}
+
+/// The paths of a `use`.
+fn named(tree: &syn::UseTree) -> Vec<Vec<String>> {
+    match tree {
+        syn::UseTree::Path(it) => {
+            let first = it.ident.to_string();
+            let rest = named(&it.tree).into_iter();
+            rest.map(|rest| [vec![first.clone()], rest].concat())
+                .collect()
+        }
+        syn::UseTree::Name(it) => vec![vec![it.ident.to_string()]],
+        syn::UseTree::Rename(it) => vec![vec![it.rename.to_string()]],
+        syn::UseTree::Group(it) => it.items.iter().flat_map(named).collect(),
+        syn::UseTree::Glob(_) => Vec::new(),
+    }
 }

@@ -34,6 +34,14 @@ pub(super) enum Granted<V> {
     Deserted,
 }
 
+/// How old the snapshot of a flight is.
+#[derive(Debug, Clone, Copy)]
+enum Age {
+    Fresh,
+    /// As old as the wait for the lease.
+    Waited,
+}
+
 /// Why a flight that waits for another leader stops to wait.
 enum Woken {
     ByStore,
@@ -80,7 +88,12 @@ impl Load {
             let (takeover, noted, fence) = match grant {
                 Ok(Grant::Lead { fence }) => {
                     tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
-                    let generations = self.stamps(attempt > 0).await?;
+                    let generations = self
+                        .stamps(match attempt {
+                            0 => Age::Fresh,
+                            _ => Age::Waited,
+                        })
+                        .await?;
                     return Ok(Granted::Lead(generations));
                 }
                 Ok(Grant::Changed) => match self.take().await? {
@@ -204,15 +217,14 @@ impl Load {
     }
 
     /// What the value will be stamped with. The lease is held, and is given up when the flight
-    /// fails for want of that. `waited` says that the snapshot is as old as the wait for the lease.
-    async fn stamps(&self, waited: bool) -> Result<Vec<Generation>> {
+    /// fails for want of that.
+    async fn stamps(&self, snapshot: Age) -> Result<Vec<Generation>> {
         let question = self.ask();
         let deadline = question.deadline;
-        let generations = if waited {
+        let generations = match snapshot {
             // An entry stamped with what was read before the wait could be dead on arrival.
-            self.order.generations(deadline).await
-        } else {
-            self.order.settled(&self.snapshot, deadline).await
+            Age::Waited => self.order.generations(deadline).await,
+            Age::Fresh => self.order.settled(&self.snapshot, deadline).await,
         };
         if let Err(error) = &generations
             && !self.order.cache.setup.outage.bypasses(error)

@@ -288,7 +288,8 @@ impl ClientBuilder {
     /// It does not cover:
     /// - the keys in Redis: whoever may read the server, its `MONITOR` or its slow log sees names;
     /// - namespaces, and the names of caches;
-    /// - a lock's [`metadata`](crate::sync::lock::Lock::metadata), and what a loader's own error says.
+    /// - a lock's [`metadata`](crate::sync::lock::Lock::metadata), and what a loader's own error
+    ///   says.
     pub fn hide_keys(mut self, hide: HideKeys) -> Self {
         self.hide_keys = hide;
         self

@@ -21,8 +21,9 @@ impl ClientBuilder {
         self
     }
 
-    /// A connection that the caller has made, instead of a URL: see [`Client::from_connection`](crate::Client::from_connection) for
-    /// what such a client does not do.
+    /// A connection that the caller has made, instead of a URL: see
+    /// [`Client::from_connection`](crate::Client::from_connection) for what such a client does not
+    /// do.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

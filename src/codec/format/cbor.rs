@@ -1,7 +1,8 @@
 //! CBOR (RFC 8949), by ciborium.
 //!
 //! Invariant: one value and nothing behind it; no claimed length and no nesting of hostile bytes
-//! costs more memory or stack than the bytes themselves. Called by the [`Stack`](crate::codec::Stack).
+//! costs more memory or stack than the bytes themselves. Called by the
+//! [`Stack`](crate::codec::Stack).
 
 use std::any::type_name;
 

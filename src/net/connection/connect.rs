@@ -34,6 +34,13 @@ struct Opened {
     primary: Option<(Arc<dyn Locate>, Address)>,
 }
 
+/// Whether a connection was made before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Try {
+    First,
+    Again,
+}
+
 /// What whoever needs a connection does next.
 enum Next {
     Use(Live),
@@ -169,7 +176,10 @@ impl Link {
             self.route.connect_timeout,
             state.failed_in_a_row,
         ));
-        let first = state.epoch == 0;
+        let turn = match state.epoch {
+            0 => Try::First,
+            _ => Try::Again,
+        };
         let ends = Ends {
             link: Arc::downgrade(self),
             attempt: attempt.clone(),
@@ -179,7 +189,7 @@ impl Link {
             let attempt = attempt.clone();
             async move {
                 let _ends = ends;
-                attempted(link, route, attempt, first, beside).await;
+                attempted(link, route, attempt, turn, beside).await;
             }
         };
         state
@@ -287,10 +297,10 @@ async fn attempted(
     link: Weak<Link>,
     route: Arc<Route>,
     attempt: Arc<Attempt>,
-    first: bool,
+    turn: Try,
     beside: Option<Beside>,
 ) {
-    let opened = route.connect(&attempt, first).await;
+    let opened = route.connect(&attempt, turn).await;
     let is_wanted = match (&opened, beside) {
         (Ok(_), Some(beside)) => Link::is_to_be_replaced(&link, beside).await,
         _ => true,
@@ -331,14 +341,16 @@ impl Drop for Ends {
 }
 
 impl Route {
-    async fn connect(&self, attempt: &Attempt, first: bool) -> Result<Opened> {
+    async fn connect(&self, attempt: &Attempt, turn: Try) -> Result<Opened> {
         let locator = match &self.source {
             Source::Server(endpoint) => {
                 let opened = self.opened(endpoint, attempt).await;
                 return opened
                     .map_err(|error| error.at_address(&endpoint.address.to_string().into()));
             }
-            Source::Brought(connection) if first => return Ok(Opened::from(connection.clone())),
+            Source::Brought(connection) if turn == Try::First => {
+                return Ok(Opened::from(connection.clone()));
+            }
             Source::Brought(_) => return Err(brought_and_gone()),
             Source::Located(locator) => locator,
         };

@@ -4,8 +4,8 @@
 //! Invariant: what is read here is what the shared connection would have answered. It is proved
 //! that both connections lead to one process, by the id of its run, and a proof holds for the two
 //! connections on which it was given: if either has changed when the answer comes, the answer is
-//! not used. A [`Pipeline`](super::Pipeline) reads here what was large when it was last seen, and asks the shared
-//! connection where nothing is proved.
+//! not used. A [`Pipeline`](super::Pipeline) reads here what was large when it was last seen, and
+//! asks the shared connection where nothing is proved.
 //!
 //! What is written here takes no effect before the shared connection commits it; see
 //! [`Priority::Apart`](crate::time::Priority::Apart).

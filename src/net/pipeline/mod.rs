@@ -117,8 +117,8 @@ impl Pipeline {
         self.large.as_ref()
     }
 
-    /// Reads keys that several servers may hold: each from the pipeline in its place, and all or none.
-    /// It heeds the breaker of each server.
+    /// Reads keys that several servers may hold: each from the pipeline in its place, and all or
+    /// none. It heeds the breaker of each server.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn gather<'l>(

@@ -374,8 +374,8 @@ impl Shared {
         self.state().carriers.spawned(number, &task);
     }
 
-    /// Waits for the answer to what was put in the queue of `pipeliners`, and sees to it meanwhile that
-    /// somebody carries it, whatever becomes of the runtimes of others.
+    /// Waits for the answer to what was put in the queue of `pipeliners`, and sees to it meanwhile
+    /// that somebody carries it, whatever becomes of the runtimes of others.
     async fn answered<T>(
         pipeliners: &[Arc<Self>],
         answer: oneshot::Receiver<T>,

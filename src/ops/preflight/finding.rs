@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-/// What [`Client::preflight`](crate::Client::preflight) found, the worst first. Its `Display` is one line for each finding.
+/// What [`Client::preflight`](crate::Client::preflight) found, the worst first. Its `Display` is
+/// one line for each finding.
 #[derive(Debug, Clone)]
 #[must_use = "findings are to be read"]
 pub struct Preflight(pub(crate) Vec<Finding>);

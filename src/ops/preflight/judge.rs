@@ -9,18 +9,25 @@ use crate::key::Namespace;
 use crate::ops::acl::{pattern, right};
 use crate::wire::fault::from_server;
 
+/// What the caller has named a server as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    Cluster,
+    Server,
+}
+
 /// The address of one server, to which findings are added.
 struct Report<'f> {
     facts: &'f Facts,
-    is_cluster: bool,
+    named: Named,
     findings: Vec<Finding>,
 }
 
 /// What is to be said of one server.
-pub(crate) fn server(facts: &Facts, is_cluster: bool, namespace: &Namespace) -> Vec<Finding> {
+pub(super) fn server(facts: &Facts, named: Named, namespace: &Namespace) -> Vec<Finding> {
     let mut report = Report {
         facts,
-        is_cluster,
+        named,
         findings: Vec::new(),
     };
     if report.identity() {
@@ -59,7 +66,7 @@ impl Report<'_> {
     fn identity(&mut self) -> bool {
         use FindingCode::{ClusterAsSingle, NotACluster, OldServer, Replica, Sentinel};
         use Severity::{Blocker, Note};
-        let (facts, is_cluster) = (self.facts, self.is_cluster);
+        let (facts, named) = (self.facts, self.named);
         let said = |field: &str| facts.hello.get(field).map(String::as_str);
         match said("mode") {
             Some("sentinel") => {
@@ -70,12 +77,12 @@ impl Report<'_> {
                 );
                 return false;
             }
-            Some("cluster") if !is_cluster => self.add(
+            Some("cluster") if named == Named::Server => self.add(
                 Blocker,
                 ClusterAsSingle,
                 "the server is part of a cluster and serves some slots only; name it with `cluster`, not with `url`",
             ),
-            Some("standalone") if is_cluster => self.add(
+            Some("standalone") if named == Named::Cluster => self.add(
                 Blocker,
                 NotACluster,
                 "the server is not part of a cluster; name it with `url`, not with `cluster`",
@@ -151,7 +158,7 @@ impl Report<'_> {
     /// Whether the command of a trial is sent to such a server. Managed services block commands
     /// that only a cluster is asked.
     fn is_sent(&self, trial: &str) -> bool {
-        self.is_cluster || !FOR_CLUSTERS.iter().any(|start| trial.starts_with(start))
+        self.named == Named::Cluster || !FOR_CLUSTERS.iter().any(|start| trial.starts_with(start))
     }
 
     fn missing(&mut self, what: String) {

@@ -1,5 +1,5 @@
-//! What [`Client::preflight`] finds: what stands in the way of a client's calls, or will one day, asked before they are
-//! made.
+//! What [`Client::preflight`] finds: what stands in the way of a client's calls, or will one day,
+//! asked before they are made.
 //!
 //! Invariant: nothing is written, and nothing that could not be asked is passed over in silence.
 //! What is found here is advice: no promise of the crate rests on it, least of all on what is found
@@ -13,6 +13,8 @@ mod judge;
 use futures::future::join_all;
 
 pub use finding::{Finding, FindingCode, Preflight, Severity};
+
+use judge::Named;
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,7 +82,10 @@ impl Client {
         for facts in &known {
             findings.extend(judge::server(
                 facts,
-                topology.is_cluster(),
+                match topology.is_cluster() {
+                    true => Named::Cluster,
+                    false => Named::Server,
+                },
                 self.namespace(),
             ));
         }

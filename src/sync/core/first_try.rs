@@ -19,7 +19,7 @@ use super::held::Held;
 use super::inbox::Place;
 use super::keys::Hearing;
 use super::owner::Owner;
-use super::question::Question;
+use super::question::{Question, Stands};
 use super::queue_task::Campaign;
 use super::registry::Locks;
 use super::request::{Entry, Queueing};
@@ -51,7 +51,14 @@ impl Attempt {
         now: Instant,
     ) -> Option<Self> {
         let owner = locks.first(&entry.keys.name, now)?;
-        Some(Self::new(locks, entry, owner, deadline, true, now))
+        Some(Self::new(
+            locks,
+            entry,
+            owner,
+            deadline,
+            Stands::InLine,
+            now,
+        ))
     }
 
     /// An attempt beside another one of this process, for a caller that does not wait.
@@ -61,7 +68,7 @@ impl Attempt {
         deadline: Deadline,
         now: Instant,
     ) -> Self {
-        Self::new(locks, entry, Owner::random(), deadline, false, now)
+        Self::new(locks, entry, Owner::random(), deadline, Stands::Aside, now)
     }
 
     fn new(
@@ -69,7 +76,7 @@ impl Attempt {
         entry: &Entry,
         owner: Owner,
         deadline: Deadline,
-        in_line: bool,
+        stands: Stands,
         now: Instant,
     ) -> Self {
         let hears = entry.keys.hearing(&entry.client) == Hearing::Pushes;
@@ -78,7 +85,7 @@ impl Attempt {
             keys: entry.keys.clone(),
             pulse: Pulse::default(),
             asked: (deadline.at, entry.lease),
-            in_line,
+            stands,
             taken_over: AtomicBool::new(false),
         });
         let attempt = Self {
@@ -198,7 +205,7 @@ impl Attempt {
         if !own {
             return;
         }
-        if self.question.in_line {
+        if self.question.stands == Stands::InLine {
             let name = &self.question.keys.name;
             self.locks.heard(name, Err(error.clone()));
         }
@@ -233,7 +240,9 @@ impl Drop for Attempt {
         self.abandon(Answered::No);
         if own {
             let question = &self.question;
-            if question.in_line && self.locks.attempted(&question.keys.name, question.owner) {
+            if question.stands == Stands::InLine
+                && self.locks.attempted(&question.keys.name, question.owner)
+            {
                 self.locks.keeper().orphaned(question.keys.clone());
             }
         }
@@ -249,7 +258,7 @@ pub(in crate::sync) fn take_over(locks: &Arc<Locks>, client: &Client, question: 
 
 /// Nobody waits for this question any more: those who have come meanwhile queue for themselves.
 fn leave_line(locks: &Arc<Locks>, client: &Client, question: &Question) {
-    if question.in_line && locks.attempted(&question.keys.name, question.owner) {
+    if question.stands == Stands::InLine && locks.attempted(&question.keys.name, question.owner) {
         Campaign::ensure(locks, &question.keys, client.clone(), None);
     }
 }

@@ -38,6 +38,13 @@ pub(in crate::sync) struct Keeper {
     worker: OnceLock<Weak<dyn Worker>>,
 }
 
+/// Whether a task of the keeper carries something out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sync) enum Work {
+    UnderWay,
+    Done,
+}
+
 /// What the tasks of the keeper do. They need all that locks consist of; the keeper does not.
 pub(in crate::sync) trait Worker: fmt::Debug + Send + Sync {
     /// Carries out what the keeper notes, until there is nothing to keep.
@@ -463,7 +470,7 @@ impl Keeper {
     }
 
     /// What the task at this post is to do now; `None` when it is not needed any more.
-    pub(in crate::sync) fn look(&self, number: u64, idle: bool) -> Option<Look> {
+    pub(in crate::sync) fn look(&self, number: u64, work: Work) -> Option<Look> {
         let now = Instant::now();
         let mut state = self.state();
         let place = state.posts.iter().position(|post| post.number == number)?;
@@ -475,7 +482,7 @@ impl Keeper {
             None => Due::default(),
         };
         let orphans = std::mem::take(&mut state.orphans);
-        if idle && state.is_idle() && state.shifts == 0 && orphans.is_empty() {
+        if work == Work::Done && state.is_idle() && state.shifts == 0 && orphans.is_empty() {
             let since = *state.posts[place].quiet_since.get_or_insert(now);
             if now.duration_since(since) >= QUIET {
                 // What is noted from here on starts another task. There is no client to let go.

@@ -11,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use super::agenda::Due;
 use super::first_try::take_over;
 use super::jobs::{listen, release, renew};
-use super::keeper::{AtPost, Worker};
+use super::keeper::{AtPost, Work, Worker};
 use super::queue_task::Campaign;
 use super::registry::Locks;
 use crate::client::Client;
@@ -40,7 +40,11 @@ async fn run(locks: Arc<Locks>, at_post: AtPost) {
     let keeper = locks.keeper();
     let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {
-        let Some(look) = keeper.look(at_post.number, work.is_empty()) else {
+        let under_way = match work.is_empty() {
+            true => Work::Done,
+            false => Work::UnderWay,
+        };
+        let Some(look) = keeper.look(at_post.number, under_way) else {
             return;
         };
         for keys in look.orphans {

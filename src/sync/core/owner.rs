@@ -1,7 +1,8 @@
 //! `Owner`: who holds, or asks, as the server knows it.
 //!
-//! Invariant: nothing that can be read in Redis forges a grant. The server holds the id of an owner,
-//! which is the digest of a secret; the secret is said once, at a hand-over, to the next holder.
+//! Invariant: nothing that can be read in Redis forges a grant. The server holds the id of an
+//! owner, which is the digest of a secret; the secret is said once, at a hand-over, to the next
+//! holder.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;

@@ -21,10 +21,18 @@ pub(in crate::sync) struct Question {
     pub(in crate::sync) pulse: Pulse,
     /// When the question is sent at the latest, and the lease that it asks for.
     pub(in crate::sync) asked: (Instant, Ttl),
-    /// Whether others of this process leave the question to this one.
-    pub(in crate::sync) in_line: bool,
+    pub(in crate::sync) stands: Stands,
     /// Whether the keeper has taken it from its caller.
     pub(in crate::sync) taken_over: AtomicBool,
+}
+
+/// Where the caller of a question stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sync) enum Stands {
+    /// Others of this process leave the question to this one.
+    InLine,
+    /// Beside them: it does not wait.
+    Aside,
 }
 
 impl Question {

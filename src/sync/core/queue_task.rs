@@ -69,8 +69,8 @@ enum Asked {
 }
 
 impl Campaign {
-    /// Starts the campaign of a name, unless one is under way or nobody waits. `place` is a place in
-    /// the queue of the server that was taken already.
+    /// Starts the campaign of a name, unless one is under way or nobody waits. `place` is a place
+    /// in the queue of the server that was taken already.
     pub(in crate::sync) fn ensure(
         locks: &Arc<Locks>,
         keys: &Arc<Keys>,
@@ -152,8 +152,8 @@ impl Campaign {
         }
     }
 
-    /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure); if it panics or
-    /// its runtime ends, the keeper starts another for those who still wait; if it stands still,
+    /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure); if it panics
+    /// or its runtime ends, the keeper starts another for those who still wait; if it stands still,
     /// the waiters do.
     async fn run(mut self, standing: Option<Standing>) {
         let mut first = standing;

@@ -110,6 +110,7 @@ const MOST_MISSED: u8 = 3;
 
 #[cfg(test)]
 mod tests {
+    use crate::sync::core::question::Stands;
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
@@ -139,7 +140,7 @@ mod tests {
             keys: keys(),
             pulse: Pulse::default(),
             asked: (Instant::now(), lease()),
-            in_line: true,
+            stands: Stands::InLine,
             taken_over: AtomicBool::new(false),
         })
     }

@@ -32,8 +32,8 @@ use crate::net::node::{Node, Style};
 use crate::net::pipeline::large::Large;
 use crate::net::pubsub::Hub;
 use crate::time::jittered;
-use primary_view::Known;
-use wire::{Testimony, best, switch};
+use primary_view::{Known, Said};
+use wire::{About, Testimony, best, switch};
 
 pub(crate) struct Sentinels {
     service: String,
@@ -125,10 +125,14 @@ impl Sentinels {
     async fn ask(self: &Arc<Self>, patience: Patience, deadline: Instant) -> Result<()> {
         let until = deadline.min(Instant::now() + PATIENCE);
         let replicas = self.replicas().filter(|replicas| replicas.are_read());
+        let about = match replicas {
+            Some(_) => About::Replicas,
+            None => About::Primary,
+        };
         let mut open: FuturesUnordered<_> = self
             .witnesses
             .iter()
-            .map(|witness| witness.testify(&self.service, replicas.is_some(), until))
+            .map(|witness| witness.testify(&self.service, about, until))
             .collect();
         let mut heard: Vec<Testimony> = Vec::new();
         let mut silent: Vec<(&Address, Error)> = Vec::new();
@@ -160,8 +164,11 @@ impl Sentinels {
         let agree = heard
             .iter()
             .filter(|it| it.primary.as_ref() == Some(address));
-        let by_most = self.is_most(agree.count());
-        self.learn(address.clone(), best.epoch, by_most);
+        let said = match self.is_most(agree.count()) {
+            true => Said::ByMost,
+            false => Said::BySome,
+        };
+        self.learn(address.clone(), best.epoch, said);
         Ok(())
     }
 
@@ -170,9 +177,9 @@ impl Sentinels {
     }
 
     /// Takes over that the primary is at `address`, unless more is known.
-    fn learn(&self, address: Address, epoch: u64, by_most: bool) {
+    fn learn(&self, address: Address, epoch: u64, said: Said) {
         let moved = self.known.send_if_modified(|known| {
-            let new = known.as_ref().is_none_or(|known| known.yields_to(&address, epoch, by_most));
+            let new = known.as_ref().is_none_or(|known| known.yields_to(&address, epoch, said));
             if new {
                 let same = known.as_ref().is_some_and(|known| known.names(&address));
                 if !same {
@@ -310,10 +317,10 @@ impl Witness {
     async fn testify(
         &self,
         service: &str,
-        replicas: bool,
+        about: About,
         until: Instant,
     ) -> (&Address, Result<Testimony>) {
-        let question = Testimony::question(service, replicas);
+        let question = Testimony::question(service, about);
         let replies = self.link.send_all(&question, until).await;
         let testimony = replies
             .map_err(Error::of_own_question)

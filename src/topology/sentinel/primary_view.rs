@@ -20,6 +20,13 @@ pub(in crate::topology) struct Known {
     pub(in crate::topology) left: Option<Instant>,
 }
 
+/// How many sentinels agree in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::topology) enum Said {
+    ByMost,
+    BySome,
+}
+
 impl Known {
     /// What is known once an answer is taken over in place of what was known `before`.
     pub(in crate::topology) fn next(before: Option<&Self>, address: Address, epoch: u64) -> Self {
@@ -48,15 +55,10 @@ impl Known {
     /// what is known, unless most sentinels agree in it: then they have been set up anew. Shortly
     /// after an announcement, or a change, most may not have heard of it, or their answers may have
     /// been given before it.
-    pub(in crate::topology) fn yields_to(
-        &self,
-        address: &Address,
-        epoch: u64,
-        by_most: bool,
-    ) -> bool {
+    pub(in crate::topology) fn yields_to(&self, address: &Address, epoch: u64, said: Said) -> bool {
         let spreading = self.left.is_some_and(|left| left.elapsed() < SPREADING)
             || self.since.is_some_and(|since| since.elapsed() < SETTLING);
-        epoch > self.epoch || self.names(address) || by_most && !spreading
+        epoch > self.epoch || self.names(address) || said == Said::ByMost && !spreading
     }
 }
 
@@ -79,7 +81,7 @@ mod tests {
             since: None,
             left,
         };
-        let (alone, by_most) = (false, true);
+        let (alone, by_most) = (Said::BySome, Said::ByMost);
         let held = known(None);
         assert!(held.yields_to(&at(2), 5, alone), "another failover");
         assert!(held.yields_to(&at(1), 4, alone), "nothing new");
@@ -115,13 +117,16 @@ mod tests {
     #[test]
     fn an_answer_of_the_time_before_a_change_does_not_undo_it() {
         let at = |port| Address::Tcp("h".into(), port);
-        let by_most = true;
+        let by_most = Said::ByMost;
         let first = Known::next(None, at(1), 4);
         assert!(first.yields_to(&at(2), 3, by_most), "it is no change");
 
         let changed = Known::next(Some(&first), at(2), 5);
         assert!(!changed.yields_to(&at(1), 4, by_most), "most, but earlier");
-        assert!(changed.yields_to(&at(1), 6, false), "another failover");
+        assert!(
+            changed.yields_to(&at(1), 6, Said::BySome),
+            "another failover"
+        );
 
         let heard_again = Known::next(Some(&changed), at(2), 4);
         assert_eq!(heard_again.epoch, 5, "what is known is not forgotten");

@@ -20,10 +20,18 @@ pub(in crate::topology) struct Testimony {
     pub(in crate::topology) replicas: Vec<Address>,
 }
 
+/// What a sentinel is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::topology) enum About {
+    Primary,
+    /// The primary and its replicas.
+    Replicas,
+}
+
 impl Testimony {
     /// The question. The epoch is asked for before the address: during a failover a sentinel may
     /// say an epoch that is too low for the address, never one that is too high.
-    pub(in crate::topology) fn question(service: &str, replicas: bool) -> Pipeline {
+    pub(in crate::topology) fn question(service: &str, about: About) -> Pipeline {
         let mut question = Pipeline::with_capacity(4);
         question.cmd("SUBSCRIBE").arg(SWITCH);
         question.cmd("SENTINEL").arg("MASTER").arg(service);
@@ -31,7 +39,7 @@ impl Testimony {
             .cmd("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(service);
-        if replicas {
+        if about == About::Replicas {
             question.cmd("SENTINEL").arg("REPLICAS").arg(service);
         }
         question
