@@ -206,7 +206,11 @@ fn exported(sources: &BTreeMap<PathBuf, String>, path: &Path) -> BTreeSet<String
     let file = syn::parse_file(&sources[path]).expect("it compiles");
     let mut names = BTreeSet::new();
     let below = |module: &str| {
-        let directory = path.parent().expect("a file");
+        let is_root = path.ends_with("lib.rs") || path.ends_with("mod.rs");
+        let directory = match is_root {
+            true => path.parent().expect("a file").to_owned(),
+            false => path.with_extension(""),
+        };
         let (file, folder) = (format!("{module}.rs"), format!("{module}/mod.rs"));
         let candidates = [directory.join(file), directory.join(folder)];
         let found = candidates.into_iter().find(|it| sources.contains_key(it));

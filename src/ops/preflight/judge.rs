@@ -417,7 +417,7 @@ mod tests {
 
     fn codes(facts: &Facts) -> Vec<FindingCode> {
         let namespace = Namespace::new("hr").expect("a good namespace");
-        let findings = server(facts, false, &namespace);
+        let findings = server(facts, Named::Server, &namespace);
         findings.iter().map(|finding| finding.code).collect()
     }
 

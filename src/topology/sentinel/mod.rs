@@ -447,7 +447,7 @@ mod tests {
             let url = format!("{scheme}://127.0.0.1:26379");
             let sentinels = Sentinels::new(&[url], "main", &style).expect("a good URL");
             assert!(!sentinels.is_readable_on_the_way(), "nothing is known yet");
-            sentinels.learn(Address::Tcp(host.to_owned(), 6379), 1, true);
+            sentinels.learn(Address::Tcp(host.to_owned(), 6379), 1, Said::ByMost);
             sentinels.is_readable_on_the_way()
         };
         assert!(readable("redis", "10.0.0.1"));
