@@ -30,13 +30,15 @@ async fn main() -> Result<()> {
     pass("two shards", &before).await?;
 
     // Each step goes to every process before the next one begins; two may run side by side.
-    let first = Client::builder().shards(old.clone()).moving_to(new.clone());
+    let first = Client::builder()
+        .shards(old.clone())
+        .migrate_to(new.clone());
     let first = catalogue(first).await?;
     pass("step 1, as before", &first).await?;
 
     let second = Client::builder()
         .shards(new.clone())
-        .moving_from(old.clone());
+        .migrate_from(old.clone());
     let second = catalogue(second).await?;
     let begun = Instant::now();
     let hits = pass("step 2, three shards", &second).await?;

@@ -10,26 +10,26 @@ use super::foreign::Foreign;
 use super::outage::{Bulkhead, Outage};
 use crate::cache::load::flight::Flights;
 use crate::cache::load::solo::Solos;
-use crate::cache::load::wake::Ears;
+use crate::cache::load::wake::WakeListeners;
 use crate::cache::read::reading::ReadFrom;
-use crate::cache::read::shared::Reads;
+use crate::cache::read::shared::SharedReads;
 use crate::client::Client;
 use crate::codec::Stack;
 use crate::error::{Error, Result};
 use crate::key::CacheKeys;
-use crate::tags::{Horizon, RecentTags, Tag};
+use crate::tags::{RecentTags, Tag, TagTtls};
 use crate::time::{Patience, Ttl};
 
 /// What the handles of one cache share.
 #[derive(Clone)]
-pub(super) struct Setup {
+pub(super) struct Config {
     pub(super) name: Box<str>,
     pub(super) names: Result<Names>,
     pub(super) stack: Stack,
     pub(super) max_load: Duration,
     pub(super) takeover: Duration,
     /// Both, checked when they were set.
-    pub(super) terms: Result<Terms>,
+    pub(super) terms: Result<LeaseTimes>,
     /// How long the failure of a load is kept; `None` for not at all.
     pub(super) error_ttl: Result<Option<Ttl>>,
     pub(super) jitter: Jitter,
@@ -38,7 +38,7 @@ pub(super) struct Setup {
     pub(super) read_from: ReadFrom,
     pub(super) outage: Outage,
     pub(super) patience: Patience,
-    pub(super) room: Arc<Room>,
+    pub(super) state: Arc<CacheState>,
 }
 
 /// What is spelt once per cache.
@@ -50,26 +50,26 @@ pub(super) struct Names {
 
 /// What all caches of one client share.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct CacheState {
     pub(super) flights: Arc<Flights>,
     pub(super) solos: Arc<Solos>,
-    pub(super) reads: Reads,
-    pub(super) ears: Arc<Ears>,
+    pub(super) reads: SharedReads,
+    pub(super) listeners: Arc<WakeListeners>,
     pub(super) tags: RecentTags,
-    pub(super) horizon: Horizon,
+    pub(super) tag_ttls: TagTtls,
     pub(super) bulkhead: Bulkhead,
     pub(super) foreign: Foreign,
 }
 
-impl Room {
+impl CacheState {
     pub(super) fn of(client: &Client) -> Self {
         Self {
             flights: Arc::default(),
             solos: Arc::default(),
-            reads: Reads::default(),
-            ears: Arc::default(),
+            reads: SharedReads::default(),
+            listeners: Arc::default(),
             tags: RecentTags::default(),
-            horizon: Horizon::default(),
+            tag_ttls: TagTtls::default(),
             bulkhead: Bulkhead::new(client.loads_without_redis()),
             foreign: Foreign::default(),
         }
@@ -78,14 +78,14 @@ impl Room {
 
 /// How long a lease lasts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct LeaseTimes {
     /// After this the loader is dropped.
     pub(super) max_load: Ttl,
     /// A leader that is not heard of for so long may be superseded.
     pub(super) takeover: Ttl,
 }
 
-impl Terms {
+impl LeaseTimes {
     /// Checks what a cache was given.
     pub(super) fn new(max_load: Duration, takeover: Duration) -> Result<Self> {
         if max_load > LONGEST_LOAD {

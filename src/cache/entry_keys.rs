@@ -13,22 +13,22 @@ script!(REMOVE = "remove.lua" after "entry.lua");
 
 /// The two keys of one cached value, and what its user calls it.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct EntryKeys {
     pub(super) value: Key,
     pub(super) lease: Key,
     pub(super) name: Name,
 }
 
-impl Place {
+impl EntryKeys {
     pub(super) fn keys(&self) -> [&Key; 2] {
         [&self.value, &self.lease]
     }
 
     /// The same place on the other ring of shards, while keys move and if that is another server.
-    pub(super) fn twin(&self, client: &Client) -> Option<Self> {
+    pub(super) fn on_other_ring(&self, client: &Client) -> Option<Self> {
         Some(Self {
-            value: client.twin(&self.value)?,
-            lease: self.lease.elsewhere(),
+            value: client.on_other_ring(&self.value)?,
+            lease: self.lease.on_other_ring(),
             name: self.name.clone(),
         })
     }

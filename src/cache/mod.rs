@@ -22,8 +22,8 @@ pub use read::reading::ReadFrom;
 pub use verbs::memoize::Memoize;
 pub use verbs::set::Set;
 
-use self::config::{ERROR_TTL, Jitter, MAX_LOAD, Names, Room, Setup, TAKEOVER, Terms};
-use self::entry_keys::Place;
+use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
+use self::entry_keys::EntryKeys;
 use crate::client::Client;
 use crate::codec::{Codec, Compression, Stack};
 use crate::error::Result;
@@ -48,7 +48,7 @@ impl Client {
         };
         Cache {
             client: self.clone(),
-            setup: Arc::new(Setup {
+            setup: Arc::new(Config {
                 name: name.into(),
                 names,
                 stack: Stack {
@@ -57,14 +57,14 @@ impl Client {
                 },
                 max_load: MAX_LOAD,
                 takeover: TAKEOVER,
-                terms: Terms::new(MAX_LOAD, TAKEOVER),
+                terms: LeaseTimes::new(MAX_LOAD, TAKEOVER),
                 error_ttl: Ttl::new("error_ttl", ERROR_TTL).map(Some),
                 jitter: Jitter::default(),
                 refused: None,
                 outage: Outage::default(),
                 patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
-                room: self.room(|| Room::of(self)),
+                state: self.shared(|| CacheState::of(self)),
             }),
         }
     }
@@ -99,7 +99,7 @@ impl Client {
 #[derive(Clone)]
 pub struct Cache {
     client: Client,
-    setup: Arc<Setup>,
+    setup: Arc<Config>,
 }
 
 impl Cache {
@@ -151,7 +151,7 @@ impl Cache {
     pub fn max_load(mut self, max_load: Duration) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         setup.max_load = max_load;
-        setup.terms = Terms::new(max_load, setup.takeover);
+        setup.terms = LeaseTimes::new(max_load, setup.takeover);
         self
     }
 
@@ -194,7 +194,7 @@ impl Cache {
     pub fn takeover(mut self, takeover: Duration) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         setup.takeover = takeover;
-        setup.terms = Terms::new(setup.max_load, takeover);
+        setup.terms = LeaseTimes::new(setup.max_load, takeover);
         self
     }
 
@@ -247,7 +247,7 @@ impl Cache {
 
     /// What all caches of this client have done without Redis so far, under [`Outage::Bypass`].
     pub fn bypassed(&self) -> Bypassed {
-        self.room().bulkhead.counted()
+        self.state().bulkhead.counted()
     }
 
     /// How often reads of all caches of this client have met an entry that is whole, but of another
@@ -257,7 +257,7 @@ impl Cache {
     /// While two builds with different types run side by side this counts how often one undoes the
     /// work of the other: see [`version`](Self::version).
     pub fn foreign(&self) -> u64 {
-        self.room().foreign.met()
+        self.state().foreign.met()
     }
 
     /// The deadline of a call that starts now.
@@ -276,7 +276,7 @@ impl Cache {
         self.setup.names.as_ref().map_err(Clone::clone)
     }
 
-    fn terms(&self) -> Result<Terms> {
+    fn terms(&self) -> Result<LeaseTimes> {
         self.setup.terms.clone()
     }
 
@@ -284,8 +284,8 @@ impl Cache {
         Ok(&self.names()?.keys)
     }
 
-    fn room(&self) -> &Arc<Room> {
-        &self.setup.room
+    fn state(&self) -> &Arc<CacheState> {
+        &self.setup.state
     }
 
     /// The Redis key of the value of `key`.
@@ -294,9 +294,9 @@ impl Cache {
         value.map_err(|error| error.with_key(key))
     }
 
-    fn place(&self, key: Name) -> Result<Place> {
+    fn place(&self, key: Name) -> Result<EntryKeys> {
         let lease = self.keys()?.load_lease(key.real());
-        Ok(Place {
+        Ok(EntryKeys {
             value: self.value(&key)?,
             lease: lease.map_err(|error| error.with_key(&key))?,
             name: key,

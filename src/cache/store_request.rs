@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Cache;
-use super::config::{Jitter, Room, Terms};
-use super::entry_keys::Place;
+use super::config::{CacheState, Jitter, LeaseTimes};
+use super::entry_keys::EntryKeys;
 use super::read::fetch;
 use crate::cache::load::failure::Failure;
 use crate::codec::{Stack, Stamp};
@@ -21,26 +21,26 @@ use crate::time::{Deadline, Ttl};
 
 /// What one call asks for, beside its value or its loader.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct StoreRequest {
     pub(super) cache: Cache,
-    pub(super) room: Arc<Room>,
-    pub(super) place: Place,
+    pub(super) state: Arc<CacheState>,
+    pub(super) place: EntryKeys,
     /// The whole cache's first.
     pub(super) tags: Vec<Tag>,
     pub(super) ttl: Ttl,
-    pub(super) terms: Terms,
+    pub(super) terms: LeaseTimes,
 }
 
-impl Order {
+impl StoreRequest {
     /// An order of a value that carries `tags` and the tag of the whole cache.
     pub(super) fn new(cache: Cache, key: Name, ttl: Ttl, tags: &[Tag]) -> Result<Self> {
         let terms = cache.terms()?;
         let place = cache.place(key)?;
-        let whole = cache.names()?.whole.beside(&cache.client, &place.value);
+        let whole = cache.names()?.whole.colocated(&cache.client, &place.value);
         let tags = std::iter::once(whole).chain(tags.iter().cloned()).collect();
         Ok(Self {
             place,
-            room: cache.room().clone(),
+            state: cache.state().clone(),
             cache,
             tags,
             ttl,
@@ -68,8 +68,8 @@ impl Order {
     ) -> Result<Vec<Generation>> {
         // The load, then the longest that the entry may live.
         let need = self.terms.max_load.duration() + self.jitter().longest(self.ttl).duration();
-        let horizon = &self.room.horizon;
-        let settled = horizon.settle(&self.cache.client, &self.tags, snapshot, need, deadline);
+        let tag_ttls = &self.state.tag_ttls;
+        let settled = tag_ttls.settle(&self.cache.client, &self.tags, snapshot, need, deadline);
         settled.await.map_err(|error| self.named(error))
     }
 

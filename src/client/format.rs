@@ -44,13 +44,13 @@ pub(crate) enum Purpose {
 
 #[derive(Debug)]
 pub(crate) struct Formats {
-    locks: Vec<Part>,
-    counters: Vec<Part>,
+    locks: Vec<GroupFormat>,
+    counters: Vec<GroupFormat>,
 }
 
 /// The format of the keys of one part, which are mostly on one server.
 #[derive(Debug)]
-struct Part {
+struct GroupFormat {
     key: Key,
     /// When it was found to be ours.
     read: Heard,
@@ -97,8 +97,8 @@ impl Written {
 impl Formats {
     pub(super) fn new(namespace: &Namespace, topology: &Topology) -> Self {
         let parts = |written: Written| {
-            let keys = topology.for_parts(&namespace.format(written.name()));
-            let part = |key| Part {
+            let keys = topology.for_slot_groups(&namespace.format(written.name()));
+            let part = |key| GroupFormat {
                 key,
                 read: Heard::default(),
                 written: Heard::default(),
@@ -129,7 +129,7 @@ impl Formats {
         };
         let part = match &parts[..] {
             [part] => part,
-            parts => &parts[topology.part(key)],
+            parts => &parts[topology.slot_group(key)],
         };
         let now = topology.made(&part.key);
         let heard = part.heard(purpose);
@@ -166,7 +166,7 @@ impl Formats {
     }
 }
 
-impl Part {
+impl GroupFormat {
     fn heard(&self, purpose: Purpose) -> &Heard {
         match purpose {
             Purpose::Read => &self.read,

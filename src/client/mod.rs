@@ -9,17 +9,17 @@
 //! their code.
 
 mod builder;
+mod extensions;
 mod format;
 mod request;
 mod retry;
 
-use std::any::{Any, TypeId};
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use builder::ClientBuilder;
+use extensions::Extensions;
 pub(crate) use format::{Formats, Purpose, Written};
 pub use request::Request;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ use crate::name::{Name, Shown};
 pub use crate::net::address_map::AddressMap;
 pub use crate::net::credentials::Credentials;
 use crate::net::pipeline::replies::Values;
-use crate::net::pubsub::{Hub, Missed};
+use crate::net::pubsub::{PubSub, Resync};
 #[cfg(feature = "tls")]
 pub use crate::net::tls::Tls;
 use crate::script::{Call, Reply, Retry};
@@ -69,8 +69,7 @@ struct Core {
     spawner: Spawner,
     topology: Topology,
     formats: Formats,
-    /// What the primitives share among all handles of this client, one value a type.
-    rooms: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    extensions: Extensions,
     #[cfg(feature = "embedded")]
     server: Option<crate::embedded::Server>,
 }
@@ -256,37 +255,37 @@ impl Client {
     /// Reads string keys at a replica: all of them at one moment, which is before no
     /// [`change`](Self::change) of theirs by this client, but may be before one by another. `None`
     /// where no replica can be asked.
-    pub(crate) async fn peek(&self, keys: &[Key], deadline: Deadline) -> Option<Values> {
-        self.core.topology.peek(keys, deadline.at).await
+    pub(crate) async fn read_replica(&self, keys: &[Key], deadline: Deadline) -> Option<Values> {
+        self.core.topology.read_replica(keys, deadline.at).await
     }
 
     /// The pushes of the server that serves `key` now; a client over a brought connection has none.
-    pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
-        self.core.topology.hub(key)
+    pub(crate) fn pubsub(&self, key: &Key) -> Option<Arc<PubSub>> {
+        self.core.topology.pubsub(key)
     }
 
     /// While keys move from one ring of shards to another: the key of a cache as the other ring
     /// places it, if that is another server. Whatever invalidates does so there, too.
-    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
-        self.core.topology.twin(key)
+    pub(crate) fn on_other_ring(&self, key: &Key) -> Option<Key> {
+        self.core.topology.on_other_ring(key)
     }
 
-    /// A key like `key` for each [`part`](Self::part) of the keys, also while keys move from one
+    /// A key like `key` for each [`part`](Self::slot_group) of the keys, also while keys move from one
     /// ring of shards to another. The key of a part is usually on the server of the part's other
     /// keys, so both are out together.
-    pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
-        self.core.topology.for_parts(key)
+    pub(crate) fn for_slot_groups(&self, key: &Key) -> Vec<Key> {
+        self.core.topology.for_slot_groups(key)
     }
 
     /// The part that `key` is in.
-    pub(crate) fn part(&self, key: &Key) -> usize {
-        self.core.topology.part(key)
+    pub(crate) fn slot_group(&self, key: &Key) -> usize {
+        self.core.topology.slot_group(key)
     }
 
     /// Keys for which this is the same number may stand in one script, though they are of several
     /// slots: the same server serves them. In a cluster, the slot.
-    pub(crate) fn together(&self, key: &Key) -> usize {
-        self.core.topology.together(key)
+    pub(crate) fn script_group(&self, key: &Key) -> usize {
+        self.core.topology.script_group(key)
     }
 
     /// What keeps the server that serves `key` from being connected, as far as known.
@@ -301,8 +300,8 @@ impl Client {
     }
 
     /// Whether a missing value may still be where it was before keys began to move.
-    pub(crate) fn looks_back(&self) -> bool {
-        self.core.topology.looks_back()
+    pub(crate) fn reads_old_ring(&self) -> bool {
+        self.core.topology.reads_old_ring()
     }
 
     /// The channel on which this client hears of the ends of loads of `value`; `None` while the
@@ -316,24 +315,14 @@ impl Client {
     /// Reports, from now on, that a push of the server that serves `key` may have been missed: its
     /// push connection was made anew, or channels have moved to another server. The waiter then
     /// re-checks, and subscribes where its key is served by then.
-    pub(crate) fn missed(&self, key: &Key) -> Missed {
-        self.hub(key).map_or_else(Missed::never, |hub| hub.missed())
+    pub(crate) fn resync(&self, key: &Key) -> Resync {
+        self.pubsub(key)
+            .map_or_else(Resync::never, |pubsub| pubsub.resync())
     }
 
     /// The value of type `T` that all handles of this client share, made on first use.
-    pub(crate) fn room<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut rooms = self
-            .core
-            .rooms
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let room = rooms
-            .entry(TypeId::of::<T>())
-            .or_insert_with(|| Arc::new(make()));
-        match room.clone().downcast() {
-            Ok(room) => room,
-            Err(_) => unreachable!("rooms are filed under their own type"),
-        }
+    pub(crate) fn shared<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        self.core.extensions.shared(make)
     }
 }
 

@@ -96,7 +96,7 @@ async fn retried<T, F: Future<Output = Result<T>>>(
     };
     // In a box: nearly every call is answered at once, and need not be as large as one that is not.
     Box::pin(async move {
-        let mut attempts = Attempts::new(retry, deadline, began);
+        let mut attempts = RetryState::new(retry, deadline, began);
         loop {
             attempts.pause_after(topology.located(error, key)).await?;
             match attempt().await {
@@ -144,11 +144,11 @@ async fn answered(
 
 /// What is known of the attempts of one call so far.
 #[derive(Debug)]
-struct Attempts {
+struct RetryState {
     retry: Retry,
     deadline: Deadline,
     /// What is kept for the answer to the last attempt: a tenth of the whole.
-    room: Duration,
+    reserve: Duration,
     backoff: Backoff,
     may_have_run: bool,
     /// What the attempt before failed with.
@@ -157,13 +157,13 @@ struct Attempts {
     began: Instant,
 }
 
-impl Attempts {
+impl RetryState {
     /// Of a call whose first attempt began at `began`.
     fn new(retry: Retry, deadline: Deadline, began: Instant) -> Self {
         Self {
             retry,
             deadline,
-            room: deadline.at.saturating_duration_since(began) / 10,
+            reserve: deadline.at.saturating_duration_since(began) / 10,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, 0.25..1.0),
             may_have_run: false,
             last: None,
@@ -210,7 +210,7 @@ impl Attempts {
         let answer = if self.may_have_run {
             Duration::ZERO
         } else {
-            pause.max(2 * self.began.elapsed()).max(self.room)
+            pause.max(2 * self.began.elapsed()).max(self.reserve)
         };
         if !again || Instant::now() + pause + answer >= self.deadline.at {
             return Err(if self.may_have_run {
@@ -247,7 +247,7 @@ mod tests {
 
     /// What a call ends with whose first attempt fails with `first`, and whose second is not sent.
     async fn ended(first: Error) -> Error {
-        let mut attempts = Attempts::new(Retry::Safe, Deadline::after(MINUTE), Instant::now());
+        let mut attempts = RetryState::new(Retry::Safe, Deadline::after(MINUTE), Instant::now());
         let again = attempts.pause_after(first).await;
         again.expect("there is time for another attempt");
         let unsent = error(ErrorKind::Timeout, Fate::NotExecuted);
@@ -258,7 +258,7 @@ mod tests {
     /// The kind of error of a call that meets MASTERDOWN, then READONLY shortly before its
     /// deadline.
     async fn told_after_a_demotion(retry: Retry) -> ErrorKind {
-        let mut attempts = Attempts::new(retry, Deadline::after(MINUTE), Instant::now());
+        let mut attempts = RetryState::new(retry, Deadline::after(MINUTE), Instant::now());
         let first = attempts.pause_after(error(ErrorKind::MasterDown, Fate::NotExecuted));
         first.await.expect("there is time for another attempt");
         tokio::time::advance(Duration::from_secs(59)).await;

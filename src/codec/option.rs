@@ -96,9 +96,9 @@ struct Absent {
 }
 
 impl<'de> Deserializer<'de> for Absent {
-    type Error = Wordless;
+    type Error = NoDetail;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wordless> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoDetail> {
         visitor.visit_none()
     }
 
@@ -106,7 +106,7 @@ impl<'de> Deserializer<'de> for Absent {
         self,
         _name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Wordless> {
+    ) -> Result<V::Value, NoDetail> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -127,9 +127,9 @@ struct Probe {
 
 impl Serializer for Probe {
     type Ok = ();
-    type Error = Wordless;
+    type Error = NoDetail;
 
-    fn serialize_none(self) -> Result<(), Wordless> {
+    fn serialize_none(self) -> Result<(), NoDetail> {
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Serializer for Probe {
         self,
         _name: &'static str,
         value: &T,
-    ) -> Result<(), Wordless> {
+    ) -> Result<(), NoDetail> {
         value.serialize(self)
     }
 
@@ -145,28 +145,28 @@ impl Serializer for Probe {
         self.codec.is_human_readable()
     }
 
-    refuse! { Wordless; bool u8 numbers char str bytes some unit variants seq tuple fields }
+    refuse! { NoDetail; bool u8 numbers char str bytes some unit variants seq tuple fields }
 }
 
 /// An error that costs nothing and repeats nothing: serde's messages quote the value.
 #[derive(Debug)]
-struct Wordless;
+struct NoDetail;
 
-impl fmt::Display for Wordless {
+impl fmt::Display for NoDetail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the value has another form")
     }
 }
 
-impl std::error::Error for Wordless {}
+impl std::error::Error for NoDetail {}
 
-impl ser::Error for Wordless {
+impl ser::Error for NoDetail {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self
     }
 }
 
-impl de::Error for Wordless {
+impl de::Error for NoDetail {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self
     }

@@ -183,7 +183,7 @@ impl Key {
     }
 
     /// The same key of a cache, as the other ring of shards places it.
-    pub(crate) fn elsewhere(&self) -> Self {
+    pub(crate) fn on_other_ring(&self) -> Self {
         debug_assert_eq!(self.1, Placement::Cached, "only what is cached moves");
         self.clone().of(Placement::Elsewhere)
     }
@@ -195,7 +195,7 @@ impl Key {
 
     /// This key, which ends with its hash tag, as a key of its own for each part of the slots. One
     /// of a part is on the server of most keys of that part.
-    pub(crate) fn of_parts(&self) -> Vec<Self> {
+    pub(crate) fn of_slot_groups(&self) -> Vec<Self> {
         let (before, tag) = self.0.split_once('{').unwrap_or((&self.0, ""));
         let tag = tag.trim_end_matches('}');
         let of = |part| Self::new(format!("{before}{{{part}}}:{tag}")).of(self.1);
@@ -203,7 +203,7 @@ impl Key {
     }
 
     /// The part of the slots that this key is in.
-    pub(crate) fn part(&self) -> usize {
+    pub(crate) fn slot_group(&self) -> usize {
         usize::from(self.slot()) * SLOT_GROUPS.len() / usize::from(SLOTS)
     }
 
@@ -318,14 +318,14 @@ mod tests {
     fn each_sixteenth_of_the_slots_has_a_key_of_its_own_for_a_tag() {
         let ns = Namespace::new("hr").expect("a good name");
         let tag = ns.tag(TagId::whole_cache("catalogue"));
-        let parts = tag.of_parts();
+        let parts = tag.of_slot_groups();
         assert_eq!(
             parts[5].as_str(),
             "hr:t:{2}:fabebc23528ba7347a4cbbfb167b2abc"
         );
         assert_eq!(parts.len(), 16);
         for (number, part) in parts.iter().enumerate() {
-            assert_eq!(part.part(), number, "{part}");
+            assert_eq!(part.slot_group(), number, "{part}");
             assert_eq!(usize::from(part.slot()) / 1024, number, "{part}");
         }
     }
@@ -403,14 +403,14 @@ mod tests {
             ("whole", TagId::whole_cache(a)),
         ] {
             let tag = space.tag(id);
-            for (part, key) in tag.of_parts().into_iter().enumerate() {
+            for (part, key) in tag.of_slot_groups().into_iter().enumerate() {
                 all.push((format!("tag/{kind}/{a:?}/{part}"), key));
             }
             all.push((format!("tag/{kind}/{a:?}"), tag));
         }
         for kind in ["lock", "counter"] {
             let format = space.format(kind);
-            for (part, key) in format.of_parts().into_iter().enumerate() {
+            for (part, key) in format.of_slot_groups().into_iter().enumerate() {
                 all.push((format!("format/{kind}/{part}"), key));
             }
             all.push((format!("format/{kind}"), format));

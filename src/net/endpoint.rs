@@ -31,7 +31,7 @@ pub(crate) struct Endpoint {
 
 /// What the caller has said beside the URLs of how servers are reached.
 #[derive(Clone, Default)]
-pub(crate) struct Approach {
+pub(crate) struct Access {
     /// Instead of what URLs say.
     pub(crate) login: Option<Login>,
     /// Where the servers are that others name.
@@ -46,7 +46,7 @@ pub(crate) struct Approach {
 
 impl Endpoint {
     /// Parses a URL: see [`Url`].
-    pub(crate) fn parse(url: &str, approach: &Approach) -> Result<Self> {
+    pub(crate) fn parse(url: &str, approach: &Access) -> Result<Self> {
         let url = Url::parse(url)?;
         let asks_for_tls = url.encryption == Encryption::Tls;
         // Refused before anything else, lest what is wrong about the rest be said first.
@@ -78,7 +78,7 @@ impl Endpoint {
     }
 
     /// Parses several, which are all reached in one way, so that any of them may stand for others.
-    pub(crate) fn parse_all(urls: &[String], approach: &Approach) -> Result<Vec<Self>> {
+    pub(crate) fn parse_all(urls: &[String], approach: &Access) -> Result<Vec<Self>> {
         let parsed = urls.iter().map(|url| Self::parse(url, approach));
         let endpoints: Vec<Self> = parsed.collect::<Result<_>>()?;
         #[cfg(feature = "tls")]
@@ -118,7 +118,7 @@ impl Endpoint {
     }
 }
 
-impl Approach {
+impl Access {
     /// The same, but with the credentials that URLs give.
     pub(crate) fn as_urls_log_in(&self) -> Self {
         let mut same = self.clone();
@@ -171,7 +171,7 @@ mod tests {
             ("redis://[2001:db8::1]", true),
             ("redis://localhost.example", true),
         ] {
-            let endpoint = Endpoint::parse(url, &Approach::default()).expect("a good URL");
+            let endpoint = Endpoint::parse(url, &Access::default()).expect("a good URL");
             assert_eq!(endpoint.is_readable_on_the_way(), readable, "{url}");
         }
     }

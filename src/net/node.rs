@@ -8,32 +8,32 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::connection::{Link, Route, Signal};
-use super::endpoint::{Approach, Endpoint};
+use super::connection::{Connection, ConnectionConfig, Signal};
+use super::endpoint::{Access, Endpoint};
 use super::pipeline::Pipeline;
-use super::pubsub::Hub;
+use super::pubsub::PubSub;
 use crate::background::Spawner;
-use crate::net::connection::backoff::{Pace, Paces};
-use crate::net::connection::target::Source;
+use crate::net::connection::backoff::{ConnectRate, ConnectRates};
+use crate::net::connection::target::Target;
 use crate::net::pipeline::large::Large;
 use crate::net::pipeline::queue::Limits;
-use crate::net::pipeline::replies::Reads;
+use crate::net::pipeline::replies::MultiGet;
 
 /// How the nodes of one client are reached.
 #[derive(Clone)]
-pub(crate) struct Style {
+pub(crate) struct NodeConfig {
     /// The name that `CLIENT LIST` shows for connections.
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) spawner: Spawner,
-    pub(crate) approach: Approach,
-    pub(crate) reads: Reads,
+    pub(crate) approach: Access,
+    pub(crate) reads: MultiGet,
     /// How many pipelines to a server may be under way at once.
     pub(crate) pipelines: usize,
     /// How much may wait for a server.
     pub(crate) limits: Limits,
     /// One for each address, whatever it is connected to for.
-    pub(crate) paces: Paces,
+    pub(crate) paces: ConnectRates,
     pub(crate) on_trouble: Option<Signal>,
 }
 
@@ -41,26 +41,26 @@ pub(crate) struct Style {
 pub(crate) struct Node {
     /// Where it is, without credentials.
     address: String,
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<Connection>,
     pub(crate) pipeline: Pipeline,
     /// A brought connection has none.
-    pub(crate) hub: Option<Arc<Hub>>,
+    pub(crate) pubsub: Option<Arc<PubSub>>,
 }
 
 impl Node {
     /// A server that is dialled as needed.
-    pub(crate) fn new(endpoint: &Endpoint, style: &Style) -> Self {
+    pub(crate) fn new(endpoint: &Endpoint, style: &NodeConfig) -> Self {
         Self::from(
             endpoint.address.to_string(),
-            Source::Server(endpoint.clone()),
+            Target::Server(endpoint.clone()),
             style,
         )
     }
 
     /// A server that is found, and dialled, as `source` says.
-    pub(crate) fn from(address: String, source: Source, style: &Style) -> Self {
+    pub(crate) fn from(address: String, source: Target, style: &NodeConfig) -> Self {
         let pace = style.paces.of(&address);
-        let pushes = Route {
+        let pushes = ConnectionConfig {
             source: source.clone(),
             name: format!("{}-push", style.name),
             connect_timeout: style.connect_timeout,
@@ -71,38 +71,38 @@ impl Node {
             on_trouble: style.on_trouble.clone(),
             after_demotion: None,
         };
-        let hub = Arc::new(Hub::new(pushes));
-        let listens = Arc::downgrade(&hub);
+        let pubsub = Arc::new(PubSub::new(pushes));
+        let listens = Arc::downgrade(&pubsub);
         let after_demotion: Signal = Arc::new(move || {
-            if let Some(hub) = listens.upgrade() {
-                hub.reset();
+            if let Some(pubsub) = listens.upgrade() {
+                pubsub.reset();
             }
         });
-        Self::asked(address, source, style, pace, Some((hub, after_demotion)))
+        Self::asked(address, source, style, pace, Some((pubsub, after_demotion)))
     }
 
     /// The server behind a connection that the caller made: no pushes are heard.
-    pub(crate) fn brought(connection: MultiplexedConnection, style: &Style) -> Self {
+    pub(crate) fn brought(connection: MultiplexedConnection, style: &NodeConfig) -> Self {
         let address = "a connection of the caller's".to_owned();
-        let source = Source::Brought(connection);
+        let source = Target::Brought(connection);
         Self::asked(address, source, style, Arc::default(), None)
     }
 
     /// A server that is only asked.
-    pub(crate) fn mute(address: String, source: Source, style: &Style) -> Self {
+    pub(crate) fn mute(address: String, source: Target, style: &NodeConfig) -> Self {
         let pace = style.paces.of(&address);
         Self::asked(address, source, style, pace, None)
     }
 
     fn asked(
         address: String,
-        source: Source,
-        style: &Style,
-        pace: Arc<Pace>,
-        pushes: Option<(Arc<Hub>, Signal)>,
+        source: Target,
+        style: &NodeConfig,
+        pace: Arc<ConnectRate>,
+        pushes: Option<(Arc<PubSub>, Signal)>,
     ) -> Self {
-        let (hub, after_demotion) = pushes.unzip();
-        let link = Link::new(Route {
+        let (pubsub, after_demotion) = pushes.unzip();
+        let link = Connection::new(ConnectionConfig {
             source,
             name: style.name.clone(),
             connect_timeout: style.connect_timeout,
@@ -116,13 +116,13 @@ impl Node {
         let (reads, pipelines, limits) = (style.reads, style.pipelines, style.limits);
         Self {
             address,
-            pipeline: match hub {
+            pipeline: match pubsub {
                 Some(_) => Pipeline::without_large_values(link.clone(), reads, pipelines, limits),
                 // Nothing but reads of caches goes to a replica, and a brought connection is one.
                 None => Pipeline::new(link.clone(), reads, pipelines, limits),
             },
             link,
-            hub,
+            pubsub,
         }
     }
 
@@ -135,14 +135,14 @@ impl Node {
         self.pipeline.large()
     }
 
-    /// Makes no connection any more: see [`Link::retire`].
+    /// Makes no connection any more: see [`Connection::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
         if let Some(large) = self.large() {
             large.retire();
         }
-        if let Some(hub) = &self.hub {
-            hub.retire();
+        if let Some(pubsub) = &self.pubsub {
+            pubsub.retire();
         }
     }
 }

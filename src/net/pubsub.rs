@@ -1,7 +1,7 @@
-//! `Hub`: the push connection. Delivers messages of other processes to local listeners.
+//! `PubSub`: the push connection. Delivers messages of other processes to local listeners.
 //!
 //! Invariant: a channel counts as heard only while the connection that has subscribed it is in use.
-//! After a loss all channels are subscribed again before [`Missed`] and [`Notice::Missed`] report
+//! After a loss all channels are subscribed again before [`Resync`] and [`Notice::Resync`] report
 //! it, so whoever re-checks its state then has missed nothing. Pushes are an accelerator: every
 //! waiter has a timer too.
 
@@ -14,7 +14,7 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::connection::{Link, OnPush, Route, Signal};
+use super::connection::{Connection, ConnectionConfig, OnPush, Signal};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -30,12 +30,12 @@ pub(crate) type Listener = Arc<dyn Fn(Notice<'_>) + Send + Sync>;
 pub(crate) enum Notice<'m> {
     Message(&'m [u8]),
     /// Messages may have been missed until now, or another server sends them from now on.
-    Missed,
+    Resync,
 }
 
 /// The push connection to one server.
-pub(crate) struct Hub {
-    link: Arc<Link>,
+pub(crate) struct PubSub {
+    link: Arc<Connection>,
     shared: Arc<Shared>,
     /// Keeps the channels subscribed over reconnects; see [`keep`].
     keeper: Background,
@@ -52,7 +52,7 @@ struct Shared {
 
 /// Tells that a push may have been missed.
 #[derive(Debug)]
-pub(crate) struct Missed(Option<watch::Receiver<u64>>);
+pub(crate) struct Resync(Option<watch::Receiver<u64>>);
 
 #[derive(Default)]
 struct Channels {
@@ -65,9 +65,9 @@ struct Channels {
     made_good: u64,
 }
 
-impl Hub {
+impl PubSub {
     /// The hub of the server that `route` leads to.
-    pub(crate) fn new(route: Route) -> Self {
+    pub(crate) fn new(route: ConnectionConfig) -> Self {
         let shared = Arc::new(Shared {
             channels: Mutex::default(),
             lost: Notify::new(),
@@ -82,7 +82,7 @@ impl Hub {
                 }
             })
         };
-        let link = Link::new(Route {
+        let link = Connection::new(ConnectionConfig {
             on_push: Some(on_push),
             ..route
         });
@@ -137,7 +137,7 @@ impl Hub {
         if others_listen && left.is_some() {
             // They count on this listener. One that came with this call hears of it by its answer:
             // told as well, it would come again at once.
-            self.shared.missed(left.into_iter().collect());
+            self.shared.resync(left.into_iter().collect());
         }
         match is_confirmed {
             true => Ok(()),
@@ -155,13 +155,13 @@ impl Hub {
 
     /// Tells, from here on, that a push of this server may have been missed: its connection was
     /// made anew, or it serves a channel, or a slot, no more.
-    pub(crate) fn missed(&self) -> Missed {
-        Missed(Some(self.shared.missed.subscribe()))
+    pub(crate) fn resync(&self) -> Resync {
+        Resync(Some(self.shared.missed.subscribe()))
     }
 
     /// Makes all listeners re-check their state.
     pub(crate) fn alert(&self) {
-        self.shared.missed(Vec::new());
+        self.shared.resync(Vec::new());
     }
 
     /// Ends the present connection; the next one subscribes all channels again.
@@ -178,11 +178,11 @@ impl Hub {
         let left = left.collect();
         channels.confirmed.clear();
         drop(channels);
-        self.shared.missed(left);
+        self.shared.resync(left);
     }
 }
 
-impl Missed {
+impl Resync {
     /// There are no pushes, or nobody knows yet where.
     pub(crate) fn never() -> Self {
         Self(None)
@@ -191,7 +191,7 @@ impl Missed {
     /// Returns when a push may have been missed.
     ///
     /// Cancel safety: safe.
-    pub(crate) async fn again(&mut self) {
+    pub(crate) async fn needed(&mut self) {
         let heard = match &mut self.0 {
             Some(missed) => missed.changed().await.is_ok(),
             None => false,
@@ -257,7 +257,7 @@ impl Shared {
                     left = self.channels().forget(channel);
                 }
                 self.moved();
-                self.missed(left.into_iter().collect());
+                self.resync(left.into_iter().collect());
             }
             _ => {}
         }
@@ -277,11 +277,11 @@ impl Shared {
     }
 
     /// Makes all listeners re-check their state, also those whose channels have `left`.
-    fn missed(&self, left: Vec<Listener>) {
+    fn resync(&self, left: Vec<Listener>) {
         self.missed.send_modify(|missed| *missed += 1);
         let listeners: Vec<Listener> = self.channels().listeners.values().cloned().collect();
         for listener in left.into_iter().chain(listeners) {
-            listener(Notice::Missed);
+            listener(Notice::Resync);
         }
     }
 
@@ -299,11 +299,11 @@ impl Shared {
 }
 
 /// Keeps the channels subscribed: spawned with the first subscription, it ends with the hub (or
-/// with its runtime, after which the next [`Hub::listen`] starts another).
+/// with its runtime, after which the next [`PubSub::listen`] starts another).
 ///
 /// It works by the count of losses: the wake-up may have gone to a task before it that stands
 /// still.
-async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
+async fn keep(link: Weak<Connection>, shared: Arc<Shared>) {
     loop {
         while shared.is_whole() {
             shared.lost.notified().await;
@@ -317,7 +317,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
                 shared.channels().made_good = losses;
                 break;
             }
-            match subscribe(&link, &names, Instant::now() + PATIENCE).await {
+            match subscribe(&link, &names, Instant::now() + SUBSCRIBE_TIMEOUT).await {
                 Ok(subscribed) => {
                     let any_moved = !subscribed.moved.is_empty();
                     let mut channels = shared.channels();
@@ -341,7 +341,7 @@ async fn keep(link: Weak<Link>, shared: Arc<Shared>) {
             drop(link);
             tokio::time::sleep(backoff.pause()).await;
         }
-        shared.missed(left);
+        shared.resync(left);
         tracing::info!(target: "hedgerow::client", "subscribed again after a lost push connection");
     }
 }
@@ -355,7 +355,11 @@ struct Subscribed {
 }
 
 /// Subscribes all `names` on one connection.
-async fn subscribe(link: &Arc<Link>, names: &[String], deadline: Instant) -> Result<Subscribed> {
+async fn subscribe(
+    link: &Arc<Connection>,
+    names: &[String],
+    deadline: Instant,
+) -> Result<Subscribed> {
     let mut pipeline = redis::Pipeline::with_capacity(names.len());
     for name in names {
         pipeline.add_command(redis::cmd("SSUBSCRIBE").arg(name).take());
@@ -381,7 +385,7 @@ fn elsewhere() -> Error {
     )
 }
 
-impl fmt::Debug for Hub {
+impl fmt::Debug for PubSub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let channels = self.shared.channels();
         f.debug_struct("Hub")
@@ -393,7 +397,7 @@ impl fmt::Debug for Hub {
 }
 
 /// How long one attempt to subscribe again may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two attempts, about, at first; then twice as long each time.
 const BREATH: Duration = Duration::from_millis(20);

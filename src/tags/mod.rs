@@ -70,24 +70,24 @@ impl Tag {
         let key = client.namespace().tag(id);
         Self {
             id,
-            parts: Some(client.for_parts(&key).into()),
+            parts: Some(client.for_slot_groups(&key).into()),
             key,
             name: Name::new(&format!("(all of {cache})"), &HideKeys::off()),
         }
     }
 
     /// This tag as the entry at `value` carries it.
-    pub(crate) fn beside(&self, client: &Client, value: &Key) -> Self {
+    pub(crate) fn colocated(&self, client: &Client, value: &Key) -> Self {
         Self {
-            key: self.key_beside(client, value),
+            key: self.colocated_key(client, value),
             ..self.clone()
         }
     }
 
     /// Its key as of [`beside`](Self::beside).
-    pub(crate) fn key_beside(&self, client: &Client, value: &Key) -> Key {
+    pub(crate) fn colocated_key(&self, client: &Client, value: &Key) -> Key {
         match &self.parts {
-            Some(parts) => parts[client.part(value)].clone(),
+            Some(parts) => parts[client.slot_group(value)].clone(),
             None => self.key.clone(),
         }
     }
@@ -97,15 +97,17 @@ impl Tag {
         match &self.parts {
             Some(parts) => parts.to_vec(),
             None => {
-                let twin = client.twin(&self.key);
-                std::iter::once(self.key.clone()).chain(twin).collect()
+                let on_other_ring = client.on_other_ring(&self.key);
+                std::iter::once(self.key.clone())
+                    .chain(on_other_ring)
+                    .collect()
             }
         }
     }
 
     /// What stands behind the generation: mode 0 (hard), no hold, the name for human readers, as it
     /// may be shown.
-    fn rest(&self) -> Vec<u8> {
+    fn value_suffix(&self) -> Vec<u8> {
         let shown = self.name.shown();
         let name = shown.as_str();
         let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
@@ -139,9 +141,9 @@ impl fmt::Debug for Generation {
 
 /// What a client knows of the TTLs of tags: a room of the client, shared by its caches.
 #[derive(Debug, Default)]
-pub(crate) struct Horizon(Mutex<HashMap<Key, Instant>>);
+pub(crate) struct TagTtls(Mutex<HashMap<Key, Instant>>);
 
-impl Horizon {
+impl TagTtls {
     /// Completes a snapshot, so that each tag has a generation and outlives an entry that lives
     /// `need`. In the steady state this sends nothing: a tag's TTL is extended to twice the need,
     /// hence at most once per need.
@@ -181,7 +183,7 @@ impl Horizon {
         let call = ENSURE
             .call([&tag.key])
             .arg(&seed())
-            .arg(tag.rest())
+            .arg(tag.value_suffix())
             .arg(life.as_millis() as u64);
         let mut reply = client.change(call, deadline).await?;
         if reply.status()? != "OK" {
@@ -299,7 +301,7 @@ async fn renewed(
     let call = INVALIDATE
         .call([&key])
         .arg(&seed())
-        .arg(tag.rest())
+        .arg(tag.value_suffix())
         .arg(keep.as_millis() as u64);
     let reply = client
         .change(call, deadline.keep_trying().reserved())

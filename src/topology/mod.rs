@@ -18,17 +18,17 @@ use cluster::Cluster;
 use redis::{Cmd, Value};
 use replicated::Replicated;
 
-use replica::recent_writes::Writing;
+use replica::recent_writes::PendingWrite;
 use shard::Shards;
 use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::net::connection::changes::{Count, Made};
-use crate::net::connection::{Answer, Link};
+use crate::net::connection::changes::{ConnectionChanges, Count};
+use crate::net::connection::{Answer, Connection};
 use crate::net::node::Node;
 use crate::net::pipeline::replies::{Values, values};
-use crate::net::pubsub::Hub;
+use crate::net::pubsub::PubSub;
 use crate::time::Deadline;
 use crate::wire::fault::from_server;
 
@@ -44,16 +44,16 @@ pub(crate) enum Topology {
 
 impl Topology {
     /// The pushes of the server that serves `key`, as far as known without asking.
-    pub(crate) fn hub(&self, key: &Key) -> Option<Arc<Hub>> {
+    pub(crate) fn pubsub(&self, key: &Key) -> Option<Arc<PubSub>> {
         match self {
-            Self::One(node) => node.hub.clone(),
-            Self::Replicated(replicated) => replicated.hub(),
-            Self::Cluster(cluster) => cluster.node(key)?.hub.clone(),
-            Self::Shards(shards) => shards.node(key).hub.clone(),
+            Self::One(node) => node.pubsub.clone(),
+            Self::Replicated(replicated) => replicated.pubsub(),
+            Self::Cluster(cluster) => cluster.node(key)?.pubsub.clone(),
+            Self::Shards(shards) => shards.node(key).pubsub.clone(),
         }
     }
 
-    /// The server that serves `key` must be reached in time: see [`Link::urgent`]. Nothing where it
+    /// The server that serves `key` must be reached in time: see [`Connection::urgent`]. Nothing where it
     /// is not known which that is.
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
         match self {
@@ -82,34 +82,34 @@ impl Topology {
 
     /// While keys move from one ring of shards to another: the key of a cache as the other ring
     /// places it, if that is another server.
-    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+    pub(crate) fn on_other_ring(&self, key: &Key) -> Option<Key> {
         match self {
             Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => None,
-            Self::Shards(shards) => shards.twin(key),
+            Self::Shards(shards) => shards.on_other_ring(key),
         }
     }
 
-    /// A key like `key` for each [`part`](Self::part) of the keys. That of a part is on the server
+    /// A key like `key` for each [`part`](Self::slot_group) of the keys. That of a part is on the server
     /// of all its keys; in a cluster, of most.
-    pub(crate) fn for_parts(&self, key: &Key) -> Vec<Key> {
+    pub(crate) fn for_slot_groups(&self, key: &Key) -> Vec<Key> {
         match self {
             Self::One(_) | Self::Replicated(_) => vec![key.clone()],
-            Self::Cluster(_) => key.of_parts(),
+            Self::Cluster(_) => key.of_slot_groups(),
             Self::Shards(shards) => shards.everywhere(key),
         }
     }
 
     /// The part that `key` is in.
-    pub(crate) fn part(&self, key: &Key) -> usize {
+    pub(crate) fn slot_group(&self, key: &Key) -> usize {
         match self {
             Self::One(_) | Self::Replicated(_) => 0,
-            Self::Cluster(_) => key.part(),
+            Self::Cluster(_) => key.slot_group(),
             Self::Shards(shards) => shards.place(key),
         }
     }
 
     /// Keys for which this is the same number may stand in one script.
-    pub(crate) fn together(&self, key: &Key) -> usize {
+    pub(crate) fn script_group(&self, key: &Key) -> usize {
         match self {
             Self::One(_) | Self::Replicated(_) => 0,
             Self::Cluster(_) => usize::from(key.slot()),
@@ -130,10 +130,10 @@ impl Topology {
 
     /// The connections to the server of `key`, as far as that is known.
     pub(crate) fn made(&self, key: &Key) -> Option<Count> {
-        self.at_server_of(key, |link| link.counted().map(Made::count))
+        self.at_server_of(key, |link| link.counted().map(ConnectionChanges::count))
     }
 
-    /// The same, for a question about `key` that was sent at `sent`: see [`Made::before`].
+    /// The same, for a question about `key` that was sent at `sent`: see [`ConnectionChanges::before`].
     pub(crate) fn made_before(&self, key: &Key, sent: Instant) -> Option<Count> {
         self.at_server_of(key, |link| link.counted()?.before(sent))
     }
@@ -149,7 +149,7 @@ impl Topology {
         }
     }
 
-    fn at_server_of<T>(&self, key: &Key, ask: impl FnOnce(&Link) -> Option<T>) -> Option<T> {
+    fn at_server_of<T>(&self, key: &Key, ask: impl FnOnce(&Connection) -> Option<T>) -> Option<T> {
         match self {
             Self::One(node) => ask(&node.link),
             Self::Replicated(replicated) => ask(&replicated.primary().link),
@@ -159,12 +159,12 @@ impl Topology {
     }
 
     /// Whether what a cache does not find may be where it was before keys began to move.
-    pub(crate) fn looks_back(&self) -> bool {
-        matches!(self, Self::Shards(shards) if shards.looks_back())
+    pub(crate) fn reads_old_ring(&self) -> bool {
+        matches!(self, Self::Shards(shards) if shards.reads_old_ring())
     }
 
     /// All servers that are written to, with their addresses.
-    pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Link>)>> {
+    pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Connection>)>> {
         match self {
             Self::One(node) => Ok(vec![(node.address().to_owned(), node.link.clone())]),
             Self::Replicated(replicated) => Ok(vec![replicated.node()]),
@@ -190,15 +190,15 @@ impl Topology {
 
     /// What a replica answers to a read of `keys`, where one may be asked: all of it at one moment,
     /// which is before no write of this client's that [`writing`](Self::writing) was told of.
-    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
+    pub(crate) async fn read_replica(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
         match self {
-            Self::Replicated(replicated) => replicated.peek(keys, deadline).await,
+            Self::Replicated(replicated) => replicated.read_replica(keys, deadline).await,
             Self::One(_) | Self::Cluster(_) | Self::Shards(_) => None,
         }
     }
 
     /// Notes that `key` is being written, where a replica may be asked about it.
-    pub(crate) fn writing(&self, key: &Key) -> Option<Writing> {
+    pub(crate) fn writing(&self, key: &Key) -> Option<PendingWrite> {
         match self {
             Self::Replicated(replicated) => Some(replicated.writing(key)),
             Self::One(_) | Self::Cluster(_) | Self::Shards(_) => None,

@@ -12,25 +12,25 @@ use super::replica::Replicas;
 use super::sentinel::Sentinels;
 use crate::error::Result;
 use crate::key::Key;
-use crate::net::connection::target::Source;
-use crate::net::connection::{Answer, Link};
+use crate::net::connection::target::Target;
+use crate::net::connection::{Answer, Connection};
 use crate::net::endpoint::Endpoint;
-use crate::net::node::{Node, Style};
+use crate::net::node::{Node, NodeConfig};
 use crate::net::pipeline::replies::{Values, values};
-use crate::net::pubsub::Hub;
+use crate::net::pubsub::PubSub;
 use crate::time::Deadline;
-use crate::topology::replica::recent_writes::{Writes, Writing};
+use crate::topology::replica::recent_writes::{PendingWrite, RecentWrites};
 
 #[derive(Debug)]
 pub(crate) struct Replicated {
     primary: Node,
     replicas: Arc<Replicas>,
-    writes: Arc<Writes>,
+    writes: Arc<RecentWrites>,
 }
 
 impl Replicated {
     /// The servers at these URLs.
-    pub(crate) fn at(primary: &str, replicas: &[String], style: &Style) -> Result<Self> {
+    pub(crate) fn at(primary: &str, replicas: &[String], style: &NodeConfig) -> Result<Self> {
         let endpoint = Endpoint::parse(primary, &style.approach)?;
         let endpoints = Endpoint::parse_all(replicas, &style.approach)?;
         let replicated = Self::new(Node::new(&endpoint, style), style);
@@ -39,20 +39,20 @@ impl Replicated {
     }
 
     /// The servers that `sentinels` find.
-    pub(crate) fn found_by(sentinels: &Arc<Sentinels>, style: &Style) -> Self {
-        let source = Source::Located(sentinels.clone());
+    pub(crate) fn found_by(sentinels: &Arc<Sentinels>, style: &NodeConfig) -> Self {
+        let source = Target::Located(sentinels.clone());
         let replicated = Self::new(Node::from(sentinels.to_string(), source, style), style);
         sentinels.lead(&replicated.primary, &replicated.replicas);
         replicated
     }
 
     /// The primary, with where it is looked for.
-    pub(in crate::topology) fn node(&self) -> (String, Arc<Link>) {
+    pub(in crate::topology) fn node(&self) -> (String, Arc<Connection>) {
         (self.primary.address().to_owned(), self.primary.link.clone())
     }
 
-    fn new(primary: Node, style: &Style) -> Self {
-        let writes = Arc::new(Writes::default());
+    fn new(primary: Node, style: &NodeConfig) -> Self {
+        let writes = Arc::new(RecentWrites::default());
         Self {
             replicas: Replicas::new(primary.link.clone(), writes.clone(), style),
             primary,
@@ -60,8 +60,8 @@ impl Replicated {
         }
     }
 
-    pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
-        self.primary.hub.clone()
+    pub(crate) fn pubsub(&self) -> Option<Arc<PubSub>> {
+        self.primary.pubsub.clone()
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -81,11 +81,11 @@ impl Replicated {
     }
 
     /// See [`Replicas::read`].
-    pub(crate) async fn peek(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
+    pub(crate) async fn read_replica(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
         self.replicas.read(keys, deadline).await
     }
 
-    pub(crate) fn writing(&self, key: &Key) -> Writing {
+    pub(crate) fn writing(&self, key: &Key) -> PendingWrite {
         self.writes.begin(key)
     }
 }

@@ -13,7 +13,7 @@ use super::sentinel::Sentinels;
 use super::shard::{Migration, Shard, Shards};
 use crate::error::{Error, Result};
 use crate::net::endpoint::Endpoint;
-use crate::net::node::{Node, Style};
+use crate::net::node::{Node, NodeConfig};
 
 /// Where the servers are, as the caller says it.
 pub(crate) enum Servers {
@@ -38,7 +38,7 @@ impl Servers {
     pub(crate) fn topology(
         &self,
         migration: Option<&Migration>,
-        style: &Style,
+        style: &NodeConfig,
     ) -> Result<Topology> {
         match self {
             Self::Url(url) => one(url, style),
@@ -66,7 +66,7 @@ impl Servers {
     }
 }
 
-fn one(url: &str, style: &Style) -> Result<Topology> {
+fn one(url: &str, style: &NodeConfig) -> Result<Topology> {
     let endpoint = Endpoint::parse(url, &style.approach)?;
     Ok(Topology::One(Node::new(&endpoint, style)))
 }

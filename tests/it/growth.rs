@@ -52,10 +52,12 @@ impl Move {
         let builder = Client::builder();
         match step {
             0 => builder.shards(self.old.clone()),
-            1 => builder.shards(self.old.clone()).moving_to(self.new.clone()),
+            1 => builder
+                .shards(self.old.clone())
+                .migrate_to(self.new.clone()),
             2 => builder
                 .shards(self.new.clone())
-                .moving_from(self.old.clone()),
+                .migrate_from(self.old.clone()),
             _ => builder.shards(self.new.clone()),
         }
     }
@@ -245,15 +247,15 @@ async fn moves_that_cannot_be_are_refused() {
         error.to_string()
     };
     let shards = |port| [("a", url(port), 1)];
-    let told = refused(Client::builder().url(&url(1)).moving_to(shards(1))).await;
+    let told = refused(Client::builder().url(&url(1)).migrate_to(shards(1))).await;
     assert!(told.contains("only shards move"), "{told}");
     let builder = Client::builder().shards(shards(1));
-    let told = refused(builder.moving_from(shards(2))).await;
+    let told = refused(builder.migrate_from(shards(2))).await;
     assert!(
         told.contains("shard \"a\"") && told.contains("two places"),
         "{told}"
     );
     let builder = Client::builder().shards(shards(1));
-    let told = refused(builder.moving_to([("a", url(1), 0)])).await;
+    let told = refused(builder.migrate_to([("a", url(1), 0)])).await;
     assert!(told.contains("weight"), "{told}");
 }

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use super::failure::Failure;
 use super::flight::Outcome;
 use super::lease::Grant;
-use super::wake::Hint;
+use super::wake::WakeUp;
 use super::{Load, deserted};
 use crate::cache::read::fetch;
 use crate::cache::read::reading::{ReadFrom, Reading};
-use crate::cache::store_request::Order;
+use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, Result};
 use crate::tags::Generation;
 use crate::time::Backoff;
@@ -59,7 +59,7 @@ impl Load {
     ) -> Result<Granted<V>> {
         let client = self.order.cache.client.clone();
         let key = self.order.place.name.clone();
-        let mut ear = self.order.room.ears.open(&self.order.place.value);
+        let mut listener = self.order.state.listeners.open(&self.order.place.value);
         let mut promised = Backoff::new(SHORTEST_PROMISED, LONGEST_PROMISED, SPREAD);
         let mut unheard = Backoff::new(SHORTEST_UNHEARD, LONGEST_UNHEARD, SPREAD);
         for attempt in 0u32.. {
@@ -71,18 +71,18 @@ impl Load {
             }
             // Listen first: whatever ends the lease after it was asked for is heard.
             let value = &self.order.place.value;
-            let mut missed = client.missed(value);
-            let ears = &self.order.room.ears;
+            let mut missed = client.resync(value);
+            let listeners = &self.order.state.listeners;
             let question = self.ask();
-            let channel = ears.channel(&client, value, question.deadline).await;
+            let channel = listeners.channel(&client, value, question.deadline).await;
             drop(question);
-            ear.clear();
+            listener.clear();
             let closed = self.open.is_closed();
             let question = self.ask();
             let (channel, deadline) = (channel.as_ref(), question.deadline);
             let grant = self
                 .claim
-                .stake(&self.seen, self.dead, channel, deadline, self.longest())
+                .acquire(&self.seen, self.dead, channel, deadline, self.longest())
                 .await;
             drop(question);
             let (takeover, noted, fence) = match grant {
@@ -141,12 +141,12 @@ impl Load {
             let until = until.min(self.rounds.patience());
             let woken = async {
                 tokio::select! {
-                    hint = ear.hint() => match hint {
-                        Hint::Stored => Woken::ByStore,
-                        Hint::Ended => Woken::Otherwise,
+                    hint = listener.hint() => match hint {
+                        WakeUp::Stored => Woken::ByStore,
+                        WakeUp::Ended => Woken::Otherwise,
                     },
                     () = tokio::time::sleep_until(until) => Woken::Otherwise,
-                    () = missed.again() => Woken::Otherwise,
+                    () = missed.needed() => Woken::Otherwise,
                     () = deserted(creator, &self.open) => Woken::Deserted,
                 }
             };
@@ -169,7 +169,7 @@ impl Load {
         &mut self,
     ) -> Result<Option<Arc<V>>> {
         self.open.close();
-        let Order { cache, place, .. } = &self.order;
+        let StoreRequest { cache, place, .. } = &self.order;
         let (tags, question) = (self.order.declared(), self.ask());
         // A replica may not have the new entry yet.
         let (from, deadline) = (ReadFrom::Primary, question.deadline);
@@ -203,7 +203,7 @@ impl Load {
     /// The error that `record` tells of, if it is still valid; those who joined have it then, too.
     /// The flight is closed, and was when the record was asked for, unless nobody had joined.
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
-        let Order { cache, tags, .. } = &self.order;
+        let StoreRequest { cache, tags, .. } = &self.order;
         let question = self.ask();
         let judged = fetch::record::<Failure>(cache, record, tags, question.deadline).await?;
         let error = judged.map(|failure| self.order.named(failure.error()));

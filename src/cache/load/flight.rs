@@ -89,13 +89,13 @@ pub(in crate::cache) enum Outcome {
 
 /// How a caller came aboard.
 #[derive(Debug)]
-pub(in crate::cache) enum Boarding {
-    Joined(Passenger),
-    Opened(Open),
+pub(in crate::cache) enum Role {
+    Joined(Follower),
+    Opened(Leader),
 }
 
 /// One who waits for a flight that somebody else opened.
-pub(in crate::cache) struct Passenger {
+pub(in crate::cache) struct Follower {
     flight: Arc<Flight>,
     outcome: watch::Receiver<Option<Outcome>>,
     joined: Instant,
@@ -116,7 +116,7 @@ pub(in crate::cache) struct Question {
 /// The right to settle a flight. Dropped in mid-flight, with its runtime, it closes the flight and
 /// tells those who joined to ask again.
 #[derive(Debug)]
-pub(in crate::cache) struct Open {
+pub(in crate::cache) struct Leader {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
 }
@@ -131,7 +131,7 @@ impl Flights {
         patience: Patience,
         began: Instant,
         silence: Duration,
-    ) -> Option<Passenger> {
+    ) -> Option<Follower> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -155,7 +155,7 @@ impl Flights {
         patience: Patience,
         began: Instant,
         silence: Duration,
-    ) -> Boarding {
+    ) -> Role {
         let mut open = self.open();
         let flights = open.entry(key.clone()).or_default();
         if let Some(at) = flights
@@ -164,7 +164,7 @@ impl Flights {
         {
             if !flights[at].is_silent(silence) {
                 self.urge(&flights[at]);
-                return Boarding::Joined(flights[at].joined(began, patience.limit()));
+                return Role::Joined(flights[at].joined(began, patience.limit()));
             }
             flights.swap_remove(at);
         }
@@ -172,17 +172,17 @@ impl Flights {
         self.urge(&flight);
         flights.push(flight.clone());
         self.count.store(open.len(), Ordering::Relaxed);
-        Boarding::Opened(Open {
+        Role::Opened(Leader {
             flights: self.clone(),
             flight,
         })
     }
 
     /// Opens a flight that nobody can join.
-    pub(in crate::cache) fn alone(self: &Arc<Self>, key: &Key, patience: Patience) -> Open {
+    pub(in crate::cache) fn alone(self: &Arc<Self>, key: &Key, patience: Patience) -> Leader {
         let flight = Flight::new(key, patience);
         self.urge(&flight);
-        Open {
+        Leader {
             flights: self.clone(),
             flight,
         }
@@ -196,7 +196,7 @@ impl Flights {
     }
 
     /// Closes the flight that `passenger` joined: calls from now on do not wait for it.
-    pub(in crate::cache) fn give_up(&self, passenger: &Passenger) {
+    pub(in crate::cache) fn give_up(&self, passenger: &Follower) {
         self.leave(&mut self.open(), &passenger.flight);
     }
 
@@ -214,7 +214,7 @@ impl Flights {
     /// If the present task runs a load that has a place in the bulkhead, which it keeps while it
     /// waits, `flight` must not wait for one: all places could be those of loads that wait for it.
     fn urge(&self, flight: &Flight) {
-        if Running::any(|running| {
+        if LoadChain::any(|running| {
             running.placed.load(Ordering::Relaxed) && std::ptr::eq(&*running.flights, self)
         }) {
             flight.urgent.notify_one();
@@ -245,13 +245,13 @@ impl Flight {
     }
 
     /// The caller holds the lock of the open flights.
-    fn joined(self: &Arc<Self>, began: Instant, limit: Duration) -> Passenger {
+    fn joined(self: &Arc<Self>, began: Instant, limit: Duration) -> Follower {
         self.longest.fetch_max(millis(limit), Ordering::Relaxed);
         let late = self.load_began.get().is_some_and(|load| *load <= began);
         if late {
             self.has_late.store(true, Ordering::Relaxed);
         }
-        Passenger {
+        Follower {
             flight: self.clone(),
             outcome: self.outcome.subscribe(),
             joined: Instant::now(),
@@ -262,13 +262,13 @@ impl Flight {
 
     /// A passenger for a call that began at `began`, if that was before the load did, and what came
     /// of it is not known yet.
-    pub(in crate::cache) fn early(self: &Arc<Self>, began: Instant) -> Option<Passenger> {
+    pub(in crate::cache) fn early(self: &Arc<Self>, began: Instant) -> Option<Follower> {
         if self.load_began.get().is_some_and(|load| *load <= began) {
             return None;
         }
         let outcome = self.outcome.subscribe();
         let settled = outcome.borrow().is_some();
-        (!settled).then(|| Passenger {
+        (!settled).then(|| Follower {
             flight: self.clone(),
             outcome,
             joined: Instant::now(),
@@ -358,7 +358,7 @@ impl Flight {
     }
 }
 
-impl Open {
+impl Leader {
     pub(in crate::cache) fn flight(&self) -> &Arc<Flight> {
         &self.flight
     }
@@ -429,7 +429,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for Leader {
     fn drop(&mut self) {
         self.close();
         self.settle(Outcome::Again);
@@ -442,7 +442,7 @@ impl Drop for Question {
     }
 }
 
-impl Passenger {
+impl Follower {
     /// A load that has a place in the bulkhead waits for this one.
     pub(in crate::cache) fn urge(&self) {
         self.flight.urgent.notify_one();
@@ -500,20 +500,20 @@ impl Passenger {
 
 tokio::task_local! {
     /// The load that the present task runs, and the loads that led to it.
-    static RUNNING: Arc<Running>;
+    static RUNNING: Arc<LoadChain>;
 }
 
 /// One load in a chain of loads, each started by the loader of the one before.
 #[derive(Debug)]
-pub(in crate::cache) struct Running {
+pub(in crate::cache) struct LoadChain {
     flights: Arc<Flights>,
     key: Key,
     /// It has a place in the bulkhead, or one of those who wait for it has.
     placed: AtomicBool,
-    outer: Option<Arc<Running>>,
+    outer: Option<Arc<LoadChain>>,
 }
 
-impl Running {
+impl LoadChain {
     /// The load of `key`, started from the present task.
     ///
     /// A cycle over tasks that a loader spawns by itself is not seen; `max_load` ends it.
@@ -566,7 +566,7 @@ impl fmt::Debug for Flight {
     }
 }
 
-impl fmt::Debug for Passenger {
+impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Passenger")
     }

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::upload;
 use super::upload::Upload;
-use crate::cache::config::{LONGEST_LOAD, Terms};
-use crate::cache::entry_keys::Place;
+use crate::cache::config::{LONGEST_LOAD, LeaseTimes};
+use crate::cache::entry_keys::EntryKeys;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -29,15 +29,15 @@ script!(FAIL = "fail.lua" after "../entry.lua");
 
 /// One flight's claim to a load: granted or not, it goes by its token.
 #[derive(Debug)]
-pub(in crate::cache) struct Claim {
+pub(in crate::cache) struct LoadLease {
     client: Client,
-    place: Place,
+    place: EntryKeys,
     token: [u8; 16],
     /// That of the grant: a later one to the same token is not this claim's.
     fence: AtomicI64,
     /// The server may hold the lease for this claim.
     open: AtomicBool,
-    terms: Terms,
+    terms: LeaseTimes,
 }
 
 /// What the server answered to a claim.
@@ -66,8 +66,8 @@ pub(in crate::cache) enum Committed {
     Refused,
 }
 
-impl Claim {
-    pub(in crate::cache) fn new(client: Client, place: Place, terms: Terms) -> Self {
+impl LoadLease {
+    pub(in crate::cache) fn new(client: Client, place: EntryKeys, terms: LeaseTimes) -> Self {
         Self {
             client,
             place,
@@ -81,7 +81,7 @@ impl Claim {
     /// Asks for the lease. `seen` is the head of the entry that was judged invalid, `dead` the
     /// fence of the failed load whose record was; `channel` is where this process hears. The lease
     /// lasts for a load that is stored within `storing` after it.
-    pub(in crate::cache) async fn stake(
+    pub(in crate::cache) async fn acquire(
         &self,
         seen: &[u8],
         dead: Option<i64>,

@@ -36,23 +36,23 @@ use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::outage::Outage;
-use super::store_request::Order;
+use super::store_request::StoreRequest;
 use crate::cache::read::reading::Miss;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Snapshot;
 use crate::time::Patience;
-use flight::{Open, Outcome, Question, Running};
-use lease::Claim;
+use flight::{Leader, LoadChain, Outcome, Question};
+use lease::LoadLease;
 use rounds::Rounds;
 
 /// A flight under way.
 #[derive(Debug)]
 pub(super) struct Load {
-    order: Order,
-    open: Open,
-    claim: Claim,
-    running: Arc<Running>,
+    order: StoreRequest,
+    open: Leader,
+    claim: LoadLease,
+    running: Arc<LoadChain>,
     /// Why Redis is done without from the start.
     out: Option<Error>,
     /// The head of the entry that was judged invalid last.
@@ -69,15 +69,20 @@ pub(super) struct Load {
 
 impl Load {
     /// A flight that `read` has made necessary: a miss, or an outage that is bypassed.
-    pub(super) fn new(order: Order, open: Open, read: Result<Miss>, rounds: Rounds) -> Self {
+    pub(super) fn new(
+        order: StoreRequest,
+        open: Leader,
+        read: Result<Miss>,
+        rounds: Rounds,
+    ) -> Self {
         let (miss, out) = match read {
             Ok(miss) => (miss, None),
             Err(error) => (Miss::default(), Some(error)),
         };
         Self {
             out,
-            claim: Claim::new(order.cache.client.clone(), order.place.clone(), order.terms),
-            running: Running::begin(&order.room.flights, &order.place.value),
+            claim: LoadLease::new(order.cache.client.clone(), order.place.clone(), order.terms),
+            running: LoadChain::begin(&order.state.flights, &order.place.value),
             order,
             open,
             seen: miss.seen,
@@ -145,7 +150,7 @@ impl Load {
 }
 
 /// Returns, with the flight closed, when nobody waits for it any more.
-async fn deserted<V>(creator: &mut oneshot::Sender<Result<Arc<V>>>, open: &Open) {
+async fn deserted<V>(creator: &mut oneshot::Sender<Result<Arc<V>>>, open: &Leader) {
     creator.closed().await;
     loop {
         open.deserted().await;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cache::config::Terms;
+use crate::cache::config::LeaseTimes;
 use crate::error::{Error, ErrorKind};
 
 /// What one call of `memoize` has been through.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cache) struct Rounds {
     began: Instant,
-    terms: Terms,
+    terms: LeaseTimes,
     /// What the call may take beside a load.
     deadline: Duration,
     /// How many loads of others were of no use to it.
@@ -28,7 +28,7 @@ pub(in crate::cache) struct Rounds {
 
 impl Rounds {
     /// A call that begins now.
-    pub(in crate::cache) fn begin(terms: Terms, deadline: Duration) -> Self {
+    pub(in crate::cache) fn begin(terms: LeaseTimes, deadline: Duration) -> Self {
         Self {
             began: Instant::now(),
             terms,

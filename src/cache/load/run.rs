@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::Load;
 use super::asking::Granted;
 use super::flight::Outcome;
-use super::lease::Claim;
+use super::lease::LoadLease;
 use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, Result};
 
@@ -42,7 +42,7 @@ impl Load {
         self.into_claim().end().await;
     }
 
-    fn into_claim(self) -> Claim {
+    fn into_claim(self) -> LoadLease {
         self.claim
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::flight::{Flight, Open, Passenger};
+use super::flight::{Flight, Follower, Leader};
 use crate::key::Key;
 
 /// The solo loads of one client.
@@ -39,7 +39,7 @@ struct Queue {
 #[derive(Debug)]
 pub(in crate::cache) enum Seat {
     /// It shares a load that began after the calls that wait for the flight, or has not begun.
-    Shared(Passenger),
+    Shared(Follower),
     /// Its load is the next.
     Own(Turn),
 }
@@ -58,7 +58,7 @@ impl Solos {
     /// whose task has been silent for `silence` is not waited for.
     pub(in crate::cache) fn board(
         self: &Arc<Self>,
-        open: &Open,
+        open: &Leader,
         began: Instant,
         silence: Duration,
     ) -> Seat {
@@ -102,7 +102,7 @@ impl Turn {
     }
 
     /// The load begins, as `open` is told: calls that begin from now on do not share it.
-    pub(in crate::cache) fn begin(&self, open: &Open) {
+    pub(in crate::cache) fn begin(&self, open: &Leader) {
         let mut keys = self.solos.keys();
         open.begin_load();
         if let Some(queue) = keys.get_mut(self.flight.key()) {
@@ -149,7 +149,7 @@ mod tests {
         cache.value(&client.name("k")).expect("a good key")
     }
 
-    fn flight(flights: &Arc<Flights>) -> Open {
+    fn flight(flights: &Arc<Flights>) -> Leader {
         flights.alone(&key(), Patience::new(SILENCE, OnOutage::FailFast))
     }
 

@@ -32,7 +32,7 @@ impl Load {
         V: Send + Sync + 'static,
         L: Loader<Value = V, Error = Captured>,
     {
-        let bulkhead = &self.order.room.bulkhead;
+        let bulkhead = &self.order.state.bulkhead;
         let until = Instant::now() + self.max_load();
         let _place = tokio::select! {
             place = bulkhead.enter(until) => Some(place?),
@@ -57,7 +57,7 @@ impl Load {
         V: Send + Sync + 'static,
         L: Loader<Value = V, Error = Captured>,
     {
-        let (room, silence) = (&self.order.room, self.rounds.silence());
+        let (state, silence) = (&self.order.state, self.rounds.silence());
         // Calls that have joined began before any load that begins from now on; what runs already
         // may have begun before they did.
         self.open.close();
@@ -67,7 +67,7 @@ impl Load {
                 true => Instant::now(),
                 false => self.rounds.began(),
             };
-            let mut shared = match room.solos.board(&self.open, began, silence) {
+            let mut shared = match state.solos.board(&self.open, began, silence) {
                 Seat::Own(turn) => break turn,
                 Seat::Shared(passenger) => passenger,
             };
@@ -100,7 +100,7 @@ impl Load {
         };
         let in_turn = async {
             let turn = turn.comes().await;
-            (turn, room.bulkhead.place().await)
+            (turn, state.bulkhead.place().await)
         };
         let _places = tokio::select! {
             biased;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rand::random;
 
-use crate::cache::entry_keys::Place;
+use crate::cache::entry_keys::EntryKeys;
 use crate::client::Client;
 use crate::codec::HEADER;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -33,7 +33,7 @@ impl Upload {
     /// Cancel safety: safe; what has arrived is removed by its TTL.
     pub(in crate::cache) async fn of(
         client: &Client,
-        place: &Place,
+        place: &EntryKeys,
         entry: &[u8],
         deadline: Deadline,
     ) -> Result<Option<Self>> {
@@ -54,7 +54,7 @@ impl Upload {
     /// token and fence, or under none.
     pub(in crate::cache) fn adopt(
         &self,
-        place: &Place,
+        place: &EntryKeys,
         entry: &[u8],
         ttl: Ttl,
         lease: Option<(&[u8; 16], i64)>,

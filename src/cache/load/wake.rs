@@ -1,6 +1,6 @@
 //! Callers of this process that wait for loads led by other processes.
 //!
-//! Invariant: an [`Ear`] that was made before the lease was asked for hears of every end of that
+//! Invariant: an [`WakeListener`] that was made before the lease was asked for hears of every end of that
 //! lease which is published afterwards. Messages are hints: whoever is woken asks again, and
 //! whoever is not has a timer.
 
@@ -13,20 +13,20 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::key::Key;
-use crate::net::pubsub::{Hub, Notice};
+use crate::net::pubsub::{Notice, PubSub};
 use crate::time::Deadline;
 
-/// The ears of one client, by the value's key.
+/// The listeners of one client, by the value's key.
 #[derive(Debug, Default)]
-pub(in crate::cache) struct Ears {
-    ears: Mutex<HashMap<Box<str>, watch::Sender<Hint>>>,
+pub(in crate::cache) struct WakeListeners {
+    listeners: Mutex<HashMap<Box<str>, watch::Sender<WakeUp>>>,
     /// Where no attempt to listen is made before when: the last one failed.
-    deaf: Mutex<Vec<(Weak<Hub>, Instant)>>,
+    push_unavailable: Mutex<Vec<(Weak<PubSub>, Instant)>>,
 }
 
 /// What the latest message said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cache) enum Hint {
+pub(in crate::cache) enum WakeUp {
     /// A value was stored: read it.
     Stored,
     /// The load ended without one, or nothing was said yet: ask for the lease.
@@ -35,21 +35,24 @@ pub(in crate::cache) enum Hint {
 
 /// Hears of one key while it lives.
 #[derive(Debug)]
-pub(in crate::cache) struct Ear {
-    ears: Arc<Ears>,
+pub(in crate::cache) struct WakeListener {
+    listeners: Arc<WakeListeners>,
     key: Key,
-    hints: watch::Receiver<Hint>,
+    hints: watch::Receiver<WakeUp>,
 }
 
-impl Ears {
-    pub(in crate::cache) fn open(self: &Arc<Self>, key: &Key) -> Ear {
-        let mut ears = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = ears
+impl WakeListeners {
+    pub(in crate::cache) fn open(self: &Arc<Self>, key: &Key) -> WakeListener {
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let sender = listeners
             .entry(key.as_str().into())
-            .or_insert_with(|| watch::Sender::new(Hint::Ended));
-        Ear {
+            .or_insert_with(|| watch::Sender::new(WakeUp::Ended));
+        WakeListener {
             hints: sender.subscribe(),
-            ears: self.clone(),
+            listeners: self.clone(),
             key: key.clone(),
         }
     }
@@ -62,28 +65,29 @@ impl Ears {
         value: &Key,
         deadline: Deadline,
     ) -> Option<Key> {
-        let hub = client.hub(value)?;
+        let pubsub = client.pubsub(value)?;
         let channel = client.load_wake(value)?;
-        if hub.hears(&channel) {
+        if pubsub.hears(&channel) {
             return Some(channel);
         }
-        if self.is_deaf(&hub) {
+        if self.is_push_unavailable(&pubsub) {
             return None;
         }
-        let ears = self.clone();
+        let listeners = self.clone();
         // Who waits for a load hears by itself that messages were missed.
         let listener = Arc::new(move |notice: Notice<'_>| {
             if let Notice::Message(message) = notice {
-                ears.heard(message);
+                listeners.heard(message);
             }
         });
-        let deadline = deadline.at.min(Instant::now() + PATIENCE);
-        match hub.listen(&channel, listener, deadline).await {
+        let deadline = deadline.at.min(Instant::now() + SUBSCRIBE_TIMEOUT);
+        match pubsub.listen(&channel, listener, deadline).await {
             Ok(()) => Some(channel),
             Err(error) => {
                 tracing::debug!(target: "hedgerow::cache", %error, "no pushes; waiting by timer");
-                let until = Instant::now() + DEAFNESS;
-                self.deaf().push((Arc::downgrade(&hub), until));
+                let until = Instant::now() + PUSH_RETRY;
+                self.push_unavailable()
+                    .push((Arc::downgrade(&pubsub), until));
                 None
             }
         }
@@ -95,62 +99,71 @@ impl Ears {
             return;
         };
         let hint = match mark {
-            b'+' => Hint::Stored,
-            _ => Hint::Ended,
+            b'+' => WakeUp::Stored,
+            _ => WakeUp::Ended,
         };
-        let ears = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = std::str::from_utf8(key).ok().and_then(|key| ears.get(key));
+        let listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let sender = std::str::from_utf8(key)
+            .ok()
+            .and_then(|key| listeners.get(key));
         if let Some(sender) = sender {
             sender.send_replace(hint);
         }
     }
 
-    fn is_deaf(&self, hub: &Arc<Hub>) -> bool {
-        let mut deaf = self.deaf();
+    fn is_push_unavailable(&self, pubsub: &Arc<PubSub>) -> bool {
+        let mut push_unavailable = self.push_unavailable();
         let now = Instant::now();
-        deaf.retain(|(_, until)| now < *until);
-        deaf.iter().any(|(to, _)| to.as_ptr() == Arc::as_ptr(hub))
+        push_unavailable.retain(|(_, until)| now < *until);
+        push_unavailable
+            .iter()
+            .any(|(to, _)| to.as_ptr() == Arc::as_ptr(pubsub))
     }
 
-    fn deaf(&self) -> MutexGuard<'_, Vec<(Weak<Hub>, Instant)>> {
-        self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn push_unavailable(&self) -> MutexGuard<'_, Vec<(Weak<PubSub>, Instant)>> {
+        self.push_unavailable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ear {
+impl WakeListener {
     /// Forgets what was said so far: what is asked next is newer.
     pub(in crate::cache) fn clear(&mut self) {
         self.hints.mark_unchanged();
     }
 
     /// The next message.
-    pub(in crate::cache) async fn hint(&mut self) -> Hint {
+    pub(in crate::cache) async fn hint(&mut self) -> WakeUp {
         match self.hints.changed().await {
             Ok(()) => *self.hints.borrow_and_update(),
-            // The sender lives in `ears`, as long as this ear does.
+            // The sender lives in `listeners`, as long as this listener does.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-impl Drop for Ear {
+impl Drop for WakeListener {
     fn drop(&mut self) {
-        let mut ears = self
-            .ears
-            .ears
+        let mut listeners = self
+            .listeners
+            .listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if ears
+        if listeners
             .get(self.key.as_str())
             .is_some_and(|sender| sender.receiver_count() <= 1)
         {
-            ears.remove(self.key.as_str());
+            listeners.remove(self.key.as_str());
         }
     }
 }
 
 /// How long a flight lets the push connection keep it from asking for the lease.
-const PATIENCE: Duration = Duration::from_millis(250);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long flights wait by timer after listening has failed.
-const DEAFNESS: Duration = Duration::from_secs(1);
+const PUSH_RETRY: Duration = Duration::from_secs(1);

@@ -58,11 +58,11 @@ pub(in crate::cache) async fn read<V: DeserializeOwned>(
     let Reading::Miss(miss) = &here else {
         return Ok(here);
     };
-    let nothing = miss.seen.is_empty() && client.twin(key).is_none();
-    if nothing || !client.looks_back() {
+    let nothing = miss.seen.is_empty() && client.on_other_ring(key).is_none();
+    if nothing || !client.reads_old_ring() {
         return Ok(here);
     }
-    match Box::pin(look.at(key, from, Key::elsewhere)).await? {
+    match Box::pin(look.at(key, from, Key::on_other_ring)).await? {
         Reading::Miss(_) => Ok(here),
         hit => Ok(hit),
     }
@@ -110,11 +110,11 @@ impl Look<'_> {
         let key = place(key);
         let Asked { whole, declared } = self.tags;
         let mut keys = Vec::with_capacity(2 + declared.len());
-        let whole = whole.key_beside(client, &key);
+        let whole = whole.colocated_key(client, &key);
         keys.extend([key, whole]);
         keys.extend(declared.iter().map(|tag| place(&tag.key)));
         if from == ReadFrom::PreferReplica
-            && let Some(found) = Box::pin(client.peek(&keys, deadline)).await
+            && let Some(found) = Box::pin(client.read_replica(&keys, deadline)).await
             && let Some(Verdict::Valid(value)) = self.judged(&found, place).await?
         {
             return Ok(Reading::Hit(value));
@@ -135,7 +135,7 @@ impl Look<'_> {
                 Box::pin(discard(client, key, entry.unwrap_or_default(), deadline)).await;
             }
             Some(Verdict::Unreadable(Unreadable::Foreign(error))) => {
-                let (foreign, shown) = (&self.cache.room().foreign, key.shown(client.hide_keys()));
+                let (foreign, shown) = (&self.cache.state().foreign, key.shown(client.hide_keys()));
                 foreign.meet(&self.cache.setup.name, &shown, &error);
             }
         }

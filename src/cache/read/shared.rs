@@ -1,4 +1,4 @@
-//! `Reads`: calls of `memoize` for one key share the reads of it.
+//! `SharedReads`: calls of `memoize` for one key share the reads of it.
 //!
 //! Invariant: a call uses what a read has found only if that read began after the call did, so that
 //! it sees every invalidation that had returned by then. A call that finds an earlier read under
@@ -6,8 +6,8 @@
 //! with all who have waited. So a herd costs a process one read, or two, and not one for each.
 //!
 //! A read is made by the task of a caller, who may leave it unpolled. So nobody waits for one long:
-//! after [`PATIENCE`], or half of what is left of its deadline, a call reads by itself. Later ones
-//! do not wait for a read that has taken as long as [`PATIENCE`].
+//! after [`LONGEST_WAIT_FOR_A_READ`], or half of what is left of its deadline, a call reads by itself. Later ones
+//! do not wait for a read that has taken as long as [`LONGEST_WAIT_FOR_A_READ`].
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ use crate::time::OnOutage;
 
 /// The reads of one client that are under way.
 #[derive(Debug)]
-pub(in crate::cache) struct Reads {
+pub(in crate::cache) struct SharedReads {
     /// By the hash of the key: callers of different keys do not wait for one lock.
     stripes: [Mutex<Vec<UnderWay>>; STRIPES],
 }
@@ -96,7 +96,7 @@ pub(in crate::cache) struct Wait<'r> {
     shares: bool,
 }
 
-impl Default for Reads {
+impl Default for SharedReads {
     fn default() -> Self {
         Self {
             stripes: std::array::from_fn(|_| Mutex::default()),
@@ -104,7 +104,7 @@ impl Default for Reads {
     }
 }
 
-impl Reads {
+impl SharedReads {
     /// What a call for `key` that began at `called` has to do; if it has to read, it begins so
     /// `now` or later.
     pub(in crate::cache) fn turn<'r>(
@@ -188,13 +188,17 @@ impl Wait<'_> {
         over: Instant,
     ) -> std::result::Result<Option<Arc<Shared<V>>>, Slow> {
         let half = over.saturating_duration_since(Instant::now()) / 2;
-        let told = timeout(PATIENCE.min(half), self.told.wait_for(Option::is_some)).await;
+        let told = timeout(
+            LONGEST_WAIT_FOR_A_READ.min(half),
+            self.told.wait_for(Option::is_some),
+        )
+        .await;
         let Ok(told) = told else {
             let mut reads = lock(self.stripe);
             let waited = |read: &&mut UnderWay| read.began == self.began && read.key == *self.key;
             if let Some(read) = reads.iter_mut().find(waited) {
                 // A call in a hurry says nothing of the read.
-                read.slow |= read.began.elapsed() >= PATIENCE;
+                read.slow |= read.began.elapsed() >= LONGEST_WAIT_FOR_A_READ;
             }
             return Err(Slow);
         };
@@ -249,4 +253,4 @@ const STRIPES: usize = 64;
 
 /// How long a call waits for a read of another, if it has the time: longer than a busy process
 /// takes to get to a reply, and a small part of the usual deadline.
-const PATIENCE: Duration = Duration::from_millis(100);
+const LONGEST_WAIT_FOR_A_READ: Duration = Duration::from_millis(100);

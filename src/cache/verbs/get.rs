@@ -48,7 +48,7 @@ impl Cache {
             Ok(Reading::Hit(value)) => Ok(Some(value)),
             Ok(Reading::Miss(_)) => Ok(None),
             Err(error) if self.setup.outage.bypasses(&error) => {
-                self.room().bulkhead.read(&self.setup.name, &error);
+                self.state().bulkhead.read(&self.setup.name, &error);
                 Ok(None)
             }
             Err(error) => Err(error.with_key(key)),

@@ -82,7 +82,7 @@ impl Cache {
                     "over {count} names of tags on one value; name each of them once"
                 )));
             }
-            let tag = self.room().tags.named(&self.client, name.as_ref())?;
+            let tag = self.state().tags.named(&self.client, name.as_ref())?;
             let known = match tags.len() {
                 0..FEW => tags.iter().any(|known| known.id == tag.id),
                 FEW => {

@@ -19,13 +19,13 @@ use tracing::Instrument as _;
 use crate::cache::Cache;
 use crate::cache::load::Load;
 use crate::cache::load::flight;
-use crate::cache::load::flight::{Boarding, Open, Outcome, Passenger, Running};
+use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
 use crate::cache::load::rounds::Rounds;
 use crate::cache::outage::Outage;
 use crate::cache::read::fetch;
 use crate::cache::read::reading::{Miss, ReadFrom, Reading};
 use crate::cache::read::shared::{Found, How, Reader, Shared, Slow, Turn};
-use crate::cache::store_request::Order;
+use crate::cache::store_request::StoreRequest;
 use crate::error::loader::{Captured, Loader, LoaderError};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -198,11 +198,11 @@ where
         Err(error) => return Err(error.clone()),
     };
     let Call { cache, key, .. } = call;
-    let flights = &cache.room().flights;
-    Running::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
+    let flights = &cache.state().flights;
+    LoadChain::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
     let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
     match call.approach::<V>(&rounds).await {
-        Approach::Read(reader, Ok(Reading::Hit(value))) => {
+        Arrival::Read(reader, Ok(Reading::Hit(value))) => {
             call.hit(reader, &value);
             Ok(value)
         }
@@ -230,7 +230,7 @@ impl Call {
     /// Sees to it that the value is loaded, here or by others.
     async fn missed<'r, V, L>(
         &'r self,
-        mut approach: Approach<'r, V>,
+        mut approach: Arrival<'r, V>,
         mut rounds: Rounds,
         loader: L,
     ) -> Result<Arc<V>>
@@ -239,14 +239,14 @@ impl Call {
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let Self { cache, key, .. } = self;
-        let (room, patience) = (cache.room(), self.patience());
+        let (state, patience) = (cache.state(), self.patience());
         loop {
             // A call that has been sent back often enough loads by itself; its load begins after
             // the call, so its value is always valid for it.
             let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
             let mut passenger = match approach {
-                Approach::Joined(passenger) => passenger,
-                Approach::Read(reader, reading) => {
+                Arrival::Joined(passenger) => passenger,
+                Arrival::Read(reader, reading) => {
                     let miss = match reading {
                         Ok(Reading::Hit(value)) => {
                             self.hit(reader, &value);
@@ -254,7 +254,7 @@ impl Call {
                         }
                         Ok(Reading::Miss(miss)) => Ok(miss),
                         Err(error) if cache.setup.outage.bypasses(&error) => {
-                            room.bulkhead.read(&cache.setup.name, &error);
+                            state.bulkhead.read(&cache.setup.name, &error);
                             Err(error)
                         }
                         Err(error) => {
@@ -264,18 +264,18 @@ impl Call {
                     };
                     tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
                     let boarding = if rounds.alone() {
-                        Boarding::Opened(room.flights.alone(&self.value, patience))
+                        Role::Opened(state.flights.alone(&self.value, patience))
                     } else {
-                        room.flights.board(&self.value, patience, began, silence)
+                        state.flights.board(&self.value, patience, began, silence)
                     };
                     // Those who have waited for the read find the flight.
                     self.end::<V>(reader, || miss.clone().map(Found::Miss));
                     match boarding {
-                        Boarding::Joined(passenger) => passenger,
-                        Boarding::Opened(open) => {
+                        Role::Joined(passenger) => passenger,
+                        Role::Opened(open) => {
                             let (cache, tags) = (cache.clone(), &self.tags);
-                            let order = Order::new(cache, key.clone(), self.ttl, tags)?;
-                            return fly(order, open, miss, rounds, loader).await;
+                            let order = StoreRequest::new(cache, key.clone(), self.ttl, tags)?;
+                            return run_flight(order, open, miss, rounds, loader).await;
                         }
                     }
                 }
@@ -299,9 +299,9 @@ impl Call {
                         return Err(error.about(key));
                     }
                     // It does without, together with the others that find no answer.
-                    room.flights.give_up(&passenger);
+                    state.flights.give_up(&passenger);
                     rounds.again();
-                    approach = Approach::Read(None, Err(error));
+                    approach = Arrival::Read(None, Err(error));
                     continue;
                 }
                 Some(Outcome::NoLoad) => {
@@ -317,12 +317,12 @@ impl Call {
     }
 
     /// Joins the flight for the key, or reads the entry, together with others who call for it.
-    async fn approach<V>(&self, rounds: &Rounds) -> Approach<'_, V>
+    async fn approach<V>(&self, rounds: &Rounds) -> Arrival<'_, V>
     where
         V: DeserializeOwned + Send + Sync + 'static,
     {
         let Self { cache, value, .. } = self;
-        let (room, began) = (cache.room(), rounds.began());
+        let (state, began) = (cache.state(), rounds.began());
         let patience = cache.setup.patience;
         let (from, deadline) = match rounds.is_first() {
             true => (cache.setup.read_from, patience.deadline_from(began)),
@@ -338,12 +338,13 @@ impl Call {
         for _ in 0..MOST_WAITS {
             if !rounds.alone()
                 && let Some(passenger) =
-                    room.flights
+                    state
+                        .flights
                         .join(value, self.patience(), began, rounds.silence())
             {
-                return Approach::Joined(passenger);
+                return Arrival::Joined(passenger);
             }
-            let wait = match room.reads.turn(value, how, began, now) {
+            let wait = match state.reads.turn(value, how, began, now) {
                 Turn::Read(turn) => {
                     reader = turn;
                     break;
@@ -357,7 +358,7 @@ impl Call {
                     if let Some(reading) = shared.reading(&self.tags, patience.limit()) {
                         // The call that read may show names, and this one not.
                         let reading = reading.map_err(|error| cache.client.told(error));
-                        return Approach::Read(None, reading);
+                        return Arrival::Read(None, reading);
                     }
                 }
                 Ok(None) => {}
@@ -368,7 +369,7 @@ impl Call {
         let deadline = deadline.at_most(rounds.over());
         // In a box: two of a size that the allocator keeps at hand are cheaper than a larger one.
         let reading = Box::pin(fetch::read(cache, value, &self.tags, from, deadline)).await;
-        Approach::Read(reader, reading)
+        Arrival::Read(reader, reading)
     }
 
     /// Tells those who have waited for a read what it has found.
@@ -395,15 +396,15 @@ impl Call {
 }
 
 /// How a call comes to a flight, or to what Redis holds.
-enum Approach<'r, V> {
-    Joined(Passenger),
+enum Arrival<'r, V> {
+    Joined(Follower),
     Read(Option<Reader<'r>>, Result<Reading<V>>),
 }
 
 /// Sends a flight off and waits for it. `read` is what the read came to, or why it is done without.
-async fn fly<V, L>(
-    order: Order,
-    open: Open,
+async fn run_flight<V, L>(
+    order: StoreRequest,
+    open: Leader,
     read: Result<Miss>,
     rounds: Rounds,
     loader: L,

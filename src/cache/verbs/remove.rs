@@ -22,12 +22,12 @@ impl Cache {
     async fn removed(&self, key: &str, deadline: Deadline) -> Result<()> {
         let place = self.place(self.client.name(key))?;
         // Calls from now on must not join a load that is about to be ended.
-        self.room().flights.detach(&place.value);
+        self.state().flights.detach(&place.value);
         let here = place.clear(&self.client, deadline);
-        let Some(twin) = place.twin(&self.client) else {
+        let Some(on_other_ring) = place.on_other_ring(&self.client) else {
             return here.await;
         };
-        let (here, there) = futures::join!(here, twin.clear(&self.client, deadline));
+        let (here, there) = futures::join!(here, on_other_ring.clear(&self.client, deadline));
         here.and(there).map_err(Error::in_part)
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cache::Cache;
 use crate::cache::load::upload;
 use crate::cache::load::upload::Upload;
-use crate::cache::store_request::Order;
+use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::script::script;
@@ -128,20 +128,20 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
 impl<V: Serialize + ?Sized> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
-        let order = Order::new(self.cache, self.key, ttl, &self.tags?)?;
+        let order = StoreRequest::new(self.cache, self.key, ttl, &self.tags?)?;
         let deadline = order.cache.deadline_now();
         match Self::stored(self.value, &order, deadline).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
                 let removed = cleared(&order, deadline).await;
                 tracing::debug!(target: "hedgerow::cache", key = order.place.name.shown().as_str(), %error, removed, "bypassed a set");
-                order.room.bulkhead.write(&order.cache.setup.name, &error);
+                order.state.bulkhead.write(&order.cache.setup.name, &error);
                 Ok(())
             }
             outcome => outcome,
         }
     }
 
-    async fn stored(value: &V, order: &Order, deadline: Deadline) -> Result<()> {
+    async fn stored(value: &V, order: &StoreRequest, deadline: Deadline) -> Result<()> {
         let generations = order.generations(deadline).await;
         let generations = generations.map_err(|error| order.named(error))?;
         let entry = order.encode(value, &generations, Duration::ZERO)?;
@@ -150,13 +150,13 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
 }
 
 /// Removes what is there now, which is older than what was to be stored, if the server takes that.
-async fn cleared(order: &Order, deadline: Deadline) -> bool {
-    order.room.flights.detach(&order.place.value);
+async fn cleared(order: &StoreRequest, deadline: Deadline) -> bool {
+    order.state.flights.detach(&order.place.value);
     let client = &order.cache.client;
     let here = order.place.clear_if_served(client, deadline);
     let there = async {
-        match order.place.twin(client) {
-            Some(twin) => twin.clear_if_served(client, deadline).await,
+        match order.place.on_other_ring(client) {
+            Some(on_other_ring) => on_other_ring.clear_if_served(client, deadline).await,
             None => Ok(()),
         }
     };
@@ -164,12 +164,12 @@ async fn cleared(order: &Order, deadline: Deadline) -> bool {
     here.and(there).is_ok()
 }
 
-async fn store(order: &Order, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
+async fn store(order: &StoreRequest, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
     let (client, ttl) = (&order.cache.client, order.jittered_ttl());
     let upload = Upload::of(client, &order.place, &entry, deadline).await;
     let upload = upload.map_err(|error| order.named(error))?;
     // Calls from now on must not join a load that is about to be ended.
-    order.room.flights.detach(&order.place.value);
+    order.state.flights.detach(&order.place.value);
     let call = match &upload {
         Some(upload) => upload.adopt(&order.place, &entry, ttl, None),
         None => SET.call(order.place.keys()).arg(entry).arg(ttl.millis()),
@@ -182,9 +182,9 @@ async fn store(order: &Order, entry: Vec<u8>, deadline: Deadline) -> Result<()> 
         _ => return Err(order.named(reply.unexpected())),
     }
     // Stored first, then cleared elsewhere: of two such calls on two rings one stays, or none.
-    match order.place.twin(&order.cache.client) {
-        Some(twin) => {
-            let cleared = twin.clear(&order.cache.client, deadline).await;
+    match order.place.on_other_ring(&order.cache.client) {
+        Some(on_other_ring) => {
+            let cleared = on_other_ring.clear(&order.cache.client, deadline).await;
             cleared.map_err(Error::in_part)
         }
         None => Ok(()),

@@ -6,13 +6,13 @@
 mod access;
 mod servers;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::extensions::Extensions;
 use super::format::Formats;
 use super::{Client, Core, Deadlines};
 use crate::background::Spawner;
@@ -20,13 +20,13 @@ use crate::error::{Error, Result};
 use crate::key::Namespace;
 use crate::name::HideKeys;
 use crate::net::address_map::AddressMap;
-use crate::net::connection::backoff::Paces;
+use crate::net::connection::backoff::ConnectRates;
 use crate::net::credentials::Login;
-use crate::net::endpoint::Approach;
-use crate::net::node::Style;
+use crate::net::endpoint::Access;
+use crate::net::node::NodeConfig;
 use crate::net::pipeline::PIPELINES_TO_ONE;
 use crate::net::pipeline::queue::Limits;
-use crate::net::pipeline::replies::Reads;
+use crate::net::pipeline::replies::MultiGet;
 use crate::time::{OnOutage, Patience, Ttl};
 use crate::topology::Topology;
 use crate::topology::servers::Servers;
@@ -389,7 +389,7 @@ impl ClientBuilder {
             spawner: self.spawner,
             topology,
             formats,
-            rooms: Mutex::new(HashMap::new()),
+            extensions: Extensions::default(),
             #[cfg(feature = "embedded")]
             server: self.server,
         };
@@ -399,7 +399,7 @@ impl ClientBuilder {
         }
     }
 
-    fn style(&self) -> Result<Style> {
+    fn style(&self) -> Result<NodeConfig> {
         if self.name.len() > LONGEST_NAME {
             return Err(Error::invalid(format!(
                 "the client name is longer than {LONGEST_NAME} bytes; give a shorter one"
@@ -419,27 +419,27 @@ impl ClientBuilder {
                 "max_waiting or max_waiting_bytes is zero; let at least one call wait",
             ));
         }
-        Ok(Style {
+        Ok(NodeConfig {
             name: self.name.clone(),
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
             spawner: self.spawner.clone(),
             approach: self.approach()?,
-            reads: Reads::Together,
+            reads: MultiGet::Together,
             pipelines: PIPELINES_TO_ONE,
             limits: self.limits,
-            paces: Paces::default(),
+            paces: ConnectRates::default(),
             on_trouble: None,
         })
     }
 
     /// What is said of the way to servers beside their URLs.
-    fn approach(&self) -> Result<Approach> {
+    fn approach(&self) -> Result<Access> {
         if self.login.as_ref().is_some_and(Login::runs_out) {
             return Err(Error::invalid(
                 "the credentials expire and cannot be renewed; use `credentials_from`",
             ));
         }
-        let mut approach = Approach::default();
+        let mut approach = Access::default();
         approach.login.clone_from(&self.login);
         if let Some(map) = &self.address_map {
             if !matches!(

@@ -97,7 +97,7 @@ impl ClientBuilder {
     /// only, and what a shard had that is left out goes to the others. **What is stored does not
     /// move along.** Processes that disagree on names or weights do not exclude each other with
     /// locks, and do not see each other's invalidations. So change the set in the steps of
-    /// [`moving_to`](Self::moving_to), or stop all processes and flush all servers, or begin with
+    /// [`migrate_to`](Self::migrate_to), or stop all processes and flush all servers, or begin with
     /// another [`namespace`](Self::namespace).
     ///
     /// ```no_run
@@ -126,10 +126,10 @@ impl ClientBuilder {
     /// The first of three steps from one set of [`shards`](Self::shards) to another, with the old
     /// set in `shards` and the new one here, such that caches are not emptied:
     ///
-    /// 1. every process is given `.shards(old).moving_to(new)`: as before, but whatever is
+    /// 1. every process is given `.shards(old).migrate_to(new)`: as before, but whatever is
     ///    removed, set or invalidated is removed or invalidated at its new place, too;
-    /// 2. every process is given `.shards(new).moving_from(old)`: see
-    ///    [`moving_from`](Self::moving_from);
+    /// 2. every process is given `.shards(new).migrate_from(old)`: see
+    ///    [`migrate_from`](Self::migrate_from);
     /// 3. every process is given `.shards(new)`.
     ///
     /// Processes of two steps that follow each other may run side by side; a step may begin when
@@ -146,7 +146,7 @@ impl ClientBuilder {
     ///
     /// A shard is a server of one name: where both sets have it, its URL must lead to the same
     /// place.
-    pub fn moving_to<N: Into<String>, U: Into<String>>(
+    pub fn migrate_to<N: Into<String>, U: Into<String>>(
         mut self,
         shards: impl IntoIterator<Item = (N, U, u32)>,
     ) -> Self {
@@ -155,12 +155,12 @@ impl ClientBuilder {
     }
 
     /// The second of three steps from one set of [`shards`](Self::shards) to another, with the new
-    /// set in `shards` and the old one here: [`moving_to`](Self::moving_to) has them all.
+    /// set in `shards` and the old one here: [`migrate_to`](Self::migrate_to) has them all.
     ///
     /// Caches load and store at the new places. What is not found there is read where it was
     /// before, in a second trip. Whatever is removed, set or invalidated is removed or invalidated
     /// at its old place, too; so all servers of both sets must be up.
-    pub fn moving_from<N: Into<String>, U: Into<String>>(
+    pub fn migrate_from<N: Into<String>, U: Into<String>>(
         mut self,
         shards: impl IntoIterator<Item = (N, U, u32)>,
     ) -> Self {

@@ -27,7 +27,7 @@ pub(in crate::codec) fn encode<V: Serialize + ?Sized>(
 pub(in crate::codec) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
     match de::Deserialize::deserialize(Bytes(payload)) {
         Ok(Present(value)) => Ok(value),
-        Err(Misfit(how)) => Err(misfit(NAME, how)),
+        Err(RawError(how)) => Err(misfit(NAME, how)),
     }
 }
 
@@ -36,19 +36,19 @@ struct Verbatim<'a>(Payload<'a>);
 
 impl<'a> Serializer for Verbatim<'a> {
     type Ok = ();
-    type Error = Misfit;
+    type Error = RawError;
     type SerializeSeq = Self;
     type SerializeTuple = Self;
 
-    fn serialize_str(self, text: &str) -> Result<(), Misfit> {
+    fn serialize_str(self, text: &str) -> Result<(), RawError> {
         self.serialize_bytes(text.as_bytes())
     }
 
-    fn serialize_bytes(mut self, bytes: &[u8]) -> Result<(), Misfit> {
+    fn serialize_bytes(mut self, bytes: &[u8]) -> Result<(), RawError> {
         self.0.write_all(bytes).map_err(|_| FULL)
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Misfit> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), RawError> {
         value.serialize(self)
     }
 
@@ -56,15 +56,15 @@ impl<'a> Serializer for Verbatim<'a> {
         self,
         _name: &'static str,
         value: &T,
-    ) -> Result<(), Misfit> {
+    ) -> Result<(), RawError> {
         value.serialize(self)
     }
 
-    fn serialize_seq(self, _len: Option<usize>) -> Result<Self, Misfit> {
+    fn serialize_seq(self, _len: Option<usize>) -> Result<Self, RawError> {
         Ok(self)
     }
 
-    fn serialize_tuple(self, _len: usize) -> Result<Self, Misfit> {
+    fn serialize_tuple(self, _len: usize) -> Result<Self, RawError> {
         Ok(self)
     }
 
@@ -73,27 +73,27 @@ impl<'a> Serializer for Verbatim<'a> {
 
 impl ser::SerializeSeq for Verbatim<'_> {
     type Ok = ();
-    type Error = Misfit;
+    type Error = RawError;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Misfit> {
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), RawError> {
         let byte = value.serialize(Byte)?;
         self.0.write_all(&[byte]).map_err(|_| FULL)
     }
 
-    fn end(self) -> Result<(), Misfit> {
+    fn end(self) -> Result<(), RawError> {
         Ok(())
     }
 }
 
 impl ser::SerializeTuple for Verbatim<'_> {
     type Ok = ();
-    type Error = Misfit;
+    type Error = RawError;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Misfit> {
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), RawError> {
         ser::SerializeSeq::serialize_element(self, value)
     }
 
-    fn end(self) -> Result<(), Misfit> {
+    fn end(self) -> Result<(), RawError> {
         Ok(())
     }
 }
@@ -103,9 +103,9 @@ struct Byte;
 
 impl Serializer for Byte {
     type Ok = u8;
-    type Error = Misfit;
+    type Error = RawError;
 
-    fn serialize_u8(self, byte: u8) -> Result<u8, Misfit> {
+    fn serialize_u8(self, byte: u8) -> Result<u8, RawError> {
         Ok(byte)
     }
 
@@ -119,42 +119,42 @@ impl Serializer for Byte {
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn text(&self) -> Result<&'a str, Misfit> {
-        std::str::from_utf8(self.0).map_err(|_| Misfit("it is not UTF-8"))
+    fn text(&self) -> Result<&'a str, RawError> {
+        std::str::from_utf8(self.0).map_err(|_| RawError("it is not UTF-8"))
     }
 }
 
 impl<'de> Deserializer<'de> for Bytes<'_> {
-    type Error = Misfit;
+    type Error = RawError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         match self.text() {
             Ok(text) => visitor.visit_str(text),
             Err(_) => visitor.visit_bytes(self.0),
         }
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         visitor.visit_str(self.text()?)
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         visitor.visit_bytes(self.0)
     }
 
-    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         self.deserialize_bytes(visitor)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         let mut run = Run(self.0);
         let value = visitor.visit_seq(&mut run)?;
         if !run.0.is_empty() {
-            return Err(Misfit("bytes left over"));
+            return Err(RawError("bytes left over"));
         }
         Ok(value)
     }
@@ -163,11 +163,11 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
         self,
         _len: usize,
         visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    ) -> Result<V::Value, RawError> {
         self.deserialize_seq(visitor)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         visitor.visit_some(self)
     }
 
@@ -175,11 +175,11 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
         self,
         _name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    ) -> Result<V::Value, RawError> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         visitor.visit_unit()
     }
 
@@ -193,12 +193,12 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
 struct Run<'a>(&'a [u8]);
 
 impl<'de> SeqAccess<'de> for &mut Run<'_> {
-    type Error = Misfit;
+    type Error = RawError;
 
     fn next_element_seed<T: de::DeserializeSeed<'de>>(
         &mut self,
         seed: T,
-    ) -> Result<Option<T::Value>, Misfit> {
+    ) -> Result<Option<T::Value>, RawError> {
         let Some((byte, rest)) = self.0.split_first() else {
             return Ok(None);
         };
@@ -214,31 +214,31 @@ impl<'de> SeqAccess<'de> for &mut Run<'_> {
 
 /// What does not fit. Texts of serde are dropped: they may quote the value.
 #[derive(Debug)]
-struct Misfit(&'static str);
+struct RawError(&'static str);
 
-impl fmt::Display for Misfit {
+impl fmt::Display for RawError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-impl std::error::Error for Misfit {}
+impl std::error::Error for RawError {}
 
-impl ser::Error for Misfit {
+impl ser::Error for RawError {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        Misfit("its `Serialize` refused")
+        RawError("its `Serialize` refused")
     }
 }
 
-impl de::Error for Misfit {
+impl de::Error for RawError {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        Misfit("its type is neither string nor bytes, or refused them")
+        RawError("its type is neither string nor bytes, or refused them")
     }
 }
 
 const NAME: &str = "raw";
-const OTHER: Misfit = Misfit("raw stores only strings and bytes");
-const FULL: Misfit = Misfit("it could not be written");
+const OTHER: RawError = RawError("raw stores only strings and bytes");
+const FULL: RawError = RawError("it could not be written");
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! `Backoff`, `Pace` and `Paces`: when a link may try to connect again.
+//! `ReconnectBackoff`, `ConnectRate` and `ConnectRates`: when a link may try to connect again.
 //!
 //! Invariant: attempts that fail one after the other come at ever longer distances, and those of
 //! many clients not at the same time. A connection that was of no use is a failed attempt: to a
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// When the next attempt to connect may start: 10 ms doubling to 1 s, with full jitter above a
 /// quarter.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct ReconnectBackoff {
     pause: Duration,
     pub(crate) not_before: Option<Instant>,
     /// When the last connection was made.
@@ -31,7 +31,7 @@ pub(crate) enum Use {
     Nothing,
 }
 
-impl Default for Backoff {
+impl Default for ReconnectBackoff {
     fn default() -> Self {
         Self {
             pause: SHORTEST,
@@ -42,7 +42,7 @@ impl Default for Backoff {
     }
 }
 
-impl Backoff {
+impl ReconnectBackoff {
     /// An attempt begins.
     pub(crate) fn tries(&mut self) {
         self.tried = Some(Instant::now());
@@ -107,27 +107,27 @@ impl Backoff {
 
 /// How often one server is connected to, by all connections of a client together.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<VecDeque<Instant>>);
+pub(crate) struct ConnectRate(Mutex<VecDeque<Instant>>);
 
 /// The paces of one client: a server that is both asked for the slots and used has one for both.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Paces(Arc<Mutex<HashMap<Box<str>, Weak<Pace>>>>);
+pub(crate) struct ConnectRates(Arc<Mutex<HashMap<Box<str>, Weak<ConnectRate>>>>);
 
-impl Paces {
+impl ConnectRates {
     /// That of the server at `address`.
-    pub(crate) fn of(&self, address: &str) -> Arc<Pace> {
+    pub(crate) fn of(&self, address: &str) -> Arc<ConnectRate> {
         let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pace) = paces.get(address).and_then(Weak::upgrade) {
             return pace;
         }
         paces.retain(|_, pace| pace.strong_count() > 0);
-        let pace = Arc::<Pace>::default();
+        let pace = Arc::<ConnectRate>::default();
         paces.insert(address.into(), Arc::downgrade(&pace));
         pace
     }
 }
 
-impl Pace {
+impl ConnectRate {
     /// When the next attempt may be begun. It may need a second connection, to find out why the
     /// first was closed: there is always room for that.
     pub(crate) fn not_before(&self) -> Option<Instant> {
@@ -162,7 +162,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_second_sees_more_than_ten_connections() {
-        let pace = Pace::default();
+        let pace = ConnectRate::default();
         let mut made: Vec<Instant> = Vec::new();
         for step in 0..500_u64 {
             if pace.not_before().is_none_or(|at| at <= Instant::now()) {
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_used_in_two_ways_has_one_pace() {
-        let paces = Paces::default();
+        let paces = ConnectRates::default();
         let pace = paces.of("10.0.0.1:6379");
         assert!(Arc::ptr_eq(&pace, &paces.clone().of("10.0.0.1:6379")));
         assert!(!Arc::ptr_eq(&pace, &paces.of("10.0.0.2:6379")));
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_of_use_is_made_again_at_once_and_others_ever_later() {
-        let mut backoff = Backoff::default();
+        let mut backoff = ReconnectBackoff::default();
         let mut longest = Duration::ZERO;
         for _ in 0..20 {
             backoff.made();

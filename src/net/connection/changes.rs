@@ -1,4 +1,4 @@
-//! `Made`: which connections to one server were made and lost.
+//! `ConnectionChanges`: which connections to one server were made and lost.
 //!
 //! Invariant: numbers only rise, and no two servers have one in common. So what was heard as of a
 //! number is true of one connection and of no other.
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// Numbers the connections for commands to one server. No two servers have a number in common.
 #[derive(Debug, Default)]
-pub(crate) struct Made {
+pub(crate) struct ConnectionChanges {
     /// Moves when a connection is made; 0 before the first.
     made: AtomicU64,
     /// Moves also when one is not used any more.
@@ -25,7 +25,7 @@ pub(crate) struct Count {
     pub(crate) changed: u64,
 }
 
-impl Made {
+impl ConnectionChanges {
     /// A connection was made, and nothing sent on it yet.
     pub(crate) fn begins(&self) {
         let mut last = self.last();

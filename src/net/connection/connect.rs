@@ -13,12 +13,12 @@ use redis::{AsyncConnectionConfig, PushInfo, PushKind};
 use tokio::time::{Instant, sleep_until};
 
 use super::dial::{dial, no_answer};
-use super::in_flight::Health;
-use super::target::{Locate, Source};
+use super::in_flight::InFlight;
+use super::target::{Locate, Target};
 use super::urgent::Beside;
 use super::{
-    Attempt, Link, Live, Route, Running, State, Use, disconnection, not_connected_in_time, reauth,
-    watch,
+    ConnectTask, Connecting, Connection, ConnectionConfig, Session, State, Use, disconnection,
+    not_connected_in_time, reauth, watch,
 };
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::net::address::Address;
@@ -29,7 +29,7 @@ use crate::wire::fault::from_driver;
 /// A connection that is not in use yet.
 struct Opened {
     connection: MultiplexedConnection,
-    health: Arc<Health>,
+    health: Arc<InFlight>,
     /// Who knows whether it still leads to the primary, and where that was.
     primary: Option<(Arc<dyn Locate>, Address)>,
 }
@@ -43,7 +43,7 @@ enum Try {
 
 /// What whoever needs a connection does next.
 enum Next {
-    Use(Live),
+    Use(Session),
     GiveUp(Error),
     /// Waits for the attempt under way, but looks again then.
     Await(Instant),
@@ -51,8 +51,8 @@ enum Next {
     Pause(Instant),
 }
 
-impl Link {
-    pub(crate) async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
+impl Connection {
+    pub(crate) async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Session> {
         let seen = self.state().failures;
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -172,7 +172,7 @@ impl Link {
     pub(super) fn begin(self: &Arc<Self>, state: &mut State, beside: Option<Beside>) {
         state.backoff.tries();
         self.route.pace.note();
-        let attempt = Arc::new(Attempt::new(
+        let attempt = Arc::new(Connecting::new(
             self.route.connect_timeout,
             state.failed_in_a_row,
         ));
@@ -194,14 +194,14 @@ impl Link {
         };
         state
             .attempts
-            .push(Running::start(attempt, self.spawner(), work));
+            .push(ConnectTask::start(attempt, self.spawner(), work));
     }
 
     /// Puts a connection into use.
     fn install(
         self: &Arc<Self>,
         opened: Opened,
-        attempt: &Arc<Attempt>,
+        attempt: &Arc<Connecting>,
         beside: Option<Beside>,
     ) -> Result<()> {
         let mut state = self.state();
@@ -215,7 +215,7 @@ impl Link {
         }
         let replaced = state.live.take();
         state.epoch += 1;
-        let live = Live {
+        let live = Session {
             connection: opened.connection,
             epoch: state.epoch,
             health: opened.health,
@@ -236,7 +236,7 @@ impl Link {
             .partition(|it| Arc::ptr_eq(&it.attempt, attempt));
         state.attempts = own;
         drop(state);
-        drop::<Vec<Running>>(others);
+        drop::<Vec<ConnectTask>>(others);
         // Callers that wait for answers on the connection before may still get them: perhaps it is
         // only slow. Its watchdog ends it if it is not.
         drop(replaced);
@@ -280,29 +280,29 @@ impl Link {
     }
 
     /// Takes an attempt out of those under way, and tells those who wait for it.
-    fn is_over(&self, attempt: &Arc<Attempt>) {
+    fn is_over(&self, attempt: &Arc<Connecting>) {
         let mut state = self.state();
         let (own, others) = std::mem::take(&mut state.attempts)
             .into_iter()
             .partition(|it| Arc::ptr_eq(&it.attempt, attempt));
         state.attempts = others;
         drop(state);
-        drop::<Vec<Running>>(own);
+        drop::<Vec<ConnectTask>>(own);
         self.changed.notify_waiters();
     }
 }
 
 /// Makes an attempt for `link`, without keeping it.
 async fn attempted(
-    link: Weak<Link>,
-    route: Arc<Route>,
-    attempt: Arc<Attempt>,
+    link: Weak<Connection>,
+    route: Arc<ConnectionConfig>,
+    attempt: Arc<Connecting>,
     turn: Try,
     beside: Option<Beside>,
 ) {
     let opened = route.connect(&attempt, turn).await;
     let is_wanted = match (&opened, beside) {
-        (Ok(_), Some(beside)) => Link::is_to_be_replaced(&link, beside).await,
+        (Ok(_), Some(beside)) => Connection::is_to_be_replaced(&link, beside).await,
         _ => true,
     };
     let Some(link) = link.upgrade() else { return };
@@ -322,8 +322,8 @@ async fn attempted(
 /// Notes that the task of an attempt is gone, be it with its runtime. Whoever spawns it may hold
 /// the state of the link, so this must not.
 struct Ends {
-    link: Weak<Link>,
-    attempt: Arc<Attempt>,
+    link: Weak<Connection>,
+    attempt: Arc<Connecting>,
 }
 
 impl Drop for Ends {
@@ -340,19 +340,19 @@ impl Drop for Ends {
     }
 }
 
-impl Route {
-    async fn connect(&self, attempt: &Attempt, turn: Try) -> Result<Opened> {
+impl ConnectionConfig {
+    async fn connect(&self, attempt: &Connecting, turn: Try) -> Result<Opened> {
         let locator = match &self.source {
-            Source::Server(endpoint) => {
+            Target::Server(endpoint) => {
                 let opened = self.opened(endpoint, attempt).await;
                 return opened
                     .map_err(|error| error.at_address(&endpoint.address.to_string().into()));
             }
-            Source::Brought(connection) if turn == Try::First => {
+            Target::Brought(connection) if turn == Try::First => {
                 return Ok(Opened::from(connection.clone()));
             }
-            Source::Brought(_) => return Err(brought_and_gone()),
-            Source::Located(locator) => locator,
+            Target::Brought(_) => return Err(brought_and_gone()),
+            Target::Located(locator) => locator,
         };
         let endpoint = locator.clone().primary(attempt.until()).await?;
         let opened = tokio::select! {
@@ -368,10 +368,10 @@ impl Route {
     }
 
     /// Opens a connection to `endpoint`.
-    async fn opened(&self, endpoint: &Endpoint, attempt: &Attempt) -> Result<Opened> {
+    async fn opened(&self, endpoint: &Endpoint, attempt: &Connecting) -> Result<Opened> {
         let health = Arc::new(match self.on_push.clone() {
-            Some(on_push) => Health::reported(Box::new(move || on_push(disconnection()))),
-            None => Health::default(),
+            Some(on_push) => InFlight::reported(Box::new(move || on_push(disconnection()))),
+            None => InFlight::default(),
         });
         let (mut connection, wire) =
             dial(endpoint, self.config(&health), &health, &self.pace, attempt).await?;
@@ -384,7 +384,7 @@ impl Route {
         })
     }
 
-    fn config(&self, health: &Arc<Health>) -> AsyncConnectionConfig {
+    fn config(&self, health: &Arc<InFlight>) -> AsyncConnectionConfig {
         let on_push = self.on_push.clone();
         let health = Arc::downgrade(health);
         AsyncConnectionConfig::new()
@@ -408,7 +408,7 @@ impl Route {
     async fn introduce(
         &self,
         connection: &mut MultiplexedConnection,
-        attempt: &Attempt,
+        attempt: &Connecting,
     ) -> Result<()> {
         let Some(hello) = self.source.hello(&self.name) else {
             return Ok(());

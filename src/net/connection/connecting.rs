@@ -1,4 +1,4 @@
-//! `Attempt`: one try to get a connection.
+//! `Connecting`: one try to get a connection.
 //!
 //! Invariant: it belongs to the link that wants the connection, not to a caller. Callers wait for
 //! it together, each as long as its own deadline allows. A caller that leaves does not cancel the
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How far a try has come.
 #[derive(Debug)]
-pub(crate) struct Attempt {
+pub(crate) struct Connecting {
     begun: Instant,
     /// When it is given up.
     until: Instant,
@@ -30,12 +30,12 @@ pub(crate) struct Attempt {
 
 /// An attempt under way; dropping this gives it up.
 #[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) attempt: Arc<Attempt>,
+pub(crate) struct ConnectTask {
+    pub(crate) attempt: Arc<Connecting>,
     task: Task,
 }
 
-impl Attempt {
+impl Connecting {
     pub(crate) fn new(timeout: Duration, failed_before: u32) -> Self {
         let begun = Instant::now();
         Self {
@@ -81,10 +81,10 @@ impl Attempt {
     }
 }
 
-impl Running {
+impl ConnectTask {
     /// Has `attempt` made by a task of its own, which notes what comes of it.
     pub(crate) fn start(
-        attempt: Arc<Attempt>,
+        attempt: Arc<Connecting>,
         spawner: &Spawner,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
@@ -107,7 +107,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ConnectTask {
     fn drop(&mut self) {
         self.task.abort();
     }

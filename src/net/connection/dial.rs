@@ -1,7 +1,7 @@
 //! Dialling: from an [`Endpoint`] to a connection that has said `HELLO 3`.
 //!
 //! Invariant: what fails here was not executed, since a handshake is no command of a caller's. The
-//! task that reads and writes the socket ends with its [`Wire`], so that a connection which was
+//! task that reads and writes the socket ends with its [`SocketTask`], so that a connection which was
 //! given up leaves no socket behind.
 
 use std::sync::{Arc, Weak};
@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::backoff::Pace;
-use super::connecting::Attempt;
-use super::in_flight::{Health, Wire};
+use super::backoff::ConnectRate;
+use super::connecting::Connecting;
+use super::in_flight::{InFlight, SocketTask};
 use super::race;
 use crate::background::Spawner;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -27,7 +27,7 @@ use crate::net::stream::tapped::Tapped;
 use crate::wire::fault::{from_driver, too_many_clients};
 
 /// Notes the end of the connection when its task ends, be it with its runtime.
-struct Ends(Weak<Health>);
+struct Ends(Weak<InFlight>);
 
 /// Opens a connection to `endpoint`. `health` is told when it ends, and of the bytes it moves.
 ///
@@ -35,10 +35,10 @@ struct Ends(Weak<Health>);
 pub(crate) async fn dial(
     endpoint: &Endpoint,
     config: AsyncConnectionConfig,
-    health: &Arc<Health>,
-    pace: &Pace,
-    attempt: &Attempt,
-) -> Result<(MultiplexedConnection, Wire)> {
+    health: &Arc<InFlight>,
+    pace: &ConnectRate,
+    attempt: &Connecting,
+) -> Result<(MultiplexedConnection, SocketTask)> {
     match &endpoint.address {
         Address::Tcp(host, port) => {
             let found = attempt.step(not_resolved, race::found(host, *port));
@@ -93,10 +93,10 @@ async fn greeted(
     endpoint: &Endpoint,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
-    health: &Arc<Health>,
-    pace: &Pace,
-    attempt: &Attempt,
-) -> Result<(MultiplexedConnection, Wire)> {
+    health: &Arc<InFlight>,
+    pace: &ConnectRate,
+    attempt: &Connecting,
+) -> Result<(MultiplexedConnection, SocketTask)> {
     let mut info = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_skip_set_lib_name()
@@ -126,9 +126,9 @@ async fn said_hello(
     info: &RedisConnectionInfo,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     config: AsyncConnectionConfig,
-    health: &Arc<Health>,
-    pace: &Pace,
-) -> Result<(MultiplexedConnection, Wire)> {
+    health: &Arc<InFlight>,
+    pace: &ConnectRate,
+) -> Result<(MultiplexedConnection, SocketTask)> {
     match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
             let ends = Ends(Arc::downgrade(health));
@@ -137,14 +137,14 @@ async fn said_hello(
                 let _ends = ends;
                 wire.await
             });
-            Ok((connection, Wire::new(wire)))
+            Ok((connection, SocketTask::new(wire)))
         }
         Err(error) => Err(refused(endpoint, pace, error).await),
     }
 }
 
 /// Explains why there was no handshake.
-async fn refused(endpoint: &Endpoint, pace: &Pace, error: RedisError) -> Error {
+async fn refused(endpoint: &Endpoint, pace: &ConnectRate, error: RedisError) -> Error {
     // The handshake was answered, be it by the greeting of a server that is full.
     if let Some(code) = error.code() {
         if code == "ERR" && !error.detail().unwrap_or_default().contains("max number") {

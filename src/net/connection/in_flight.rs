@@ -1,4 +1,4 @@
-//! `Health`: what is known of one connection, and the wait for an answer on it.
+//! `InFlight`: what is known of one connection, and the wait for an answer on it.
 //!
 //! Invariant: nobody waits on a connection that was given up, or whose task stands still, and
 //! nothing is sent after its deadline. What was handed over and not answered is `Unknown`, unless
@@ -14,7 +14,7 @@ use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::changes::Made;
+use super::changes::ConnectionChanges;
 use crate::background::{Background, Task};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::net::stream::traffic::Traffic;
@@ -23,7 +23,7 @@ use crate::wire::fault::from_driver;
 
 /// What the watchdog looks at, and those who wait for answers.
 #[derive(Default)]
-pub(crate) struct Health {
+pub(crate) struct InFlight {
     dead: AtomicBool,
     /// Called once, when the connection ends in whatever way, be it with its runtime.
     on_end: Option<OnEnd>,
@@ -37,10 +37,10 @@ pub(crate) struct Health {
     /// Of the task that moves the bytes. Of a brought connection nothing is known of that.
     pulse: OnceLock<Arc<Pulse>>,
     /// Of a connection that we have dialled: taken, and so closed, when the connection ends.
-    wire: Mutex<Option<Wire>>,
+    wire: Mutex<Option<SocketTask>>,
     renewal: Background,
     /// Counts the connection, if somebody must know.
-    made: OnceLock<Arc<Made>>,
+    made: OnceLock<Arc<ConnectionChanges>>,
 }
 
 /// Called from any task, so it must not block.
@@ -54,7 +54,7 @@ enum Ended<T> {
     Late,
 }
 
-impl Health {
+impl InFlight {
     /// The health of a connection whose end is reported to `on_end`.
     pub(crate) fn reported(on_end: OnEnd) -> Self {
         Self {
@@ -198,7 +198,7 @@ impl Health {
     }
 
     /// Ties the life of the socket to this.
-    pub(crate) fn hold(&self, wire: Wire) {
+    pub(crate) fn hold(&self, wire: SocketTask) {
         let _ = self.pulse.set(wire.pulse().clone());
         *self.wire() = Some(wire);
     }
@@ -219,7 +219,7 @@ impl Health {
     }
 
     /// The connection is about to be used, and `made` counts it; and once more when it ends.
-    pub(crate) fn counted_by(&self, made: &Arc<Made>) {
+    pub(crate) fn counted_by(&self, made: &Arc<ConnectionChanges>) {
         made.begins();
         let _ = self.made.set(made.clone());
     }
@@ -239,7 +239,7 @@ impl Health {
         }
     }
 
-    fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
+    fn wire(&self) -> MutexGuard<'_, Option<SocketTask>> {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -297,16 +297,16 @@ impl Health {
         self.enter()
     }
 
-    fn enter(&self) -> InFlight<'_> {
+    fn enter(&self) -> PendingReply<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight {
+        PendingReply {
             health: self,
             answered: false,
         }
     }
 }
 
-impl fmt::Debug for Health {
+impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Health")
             .field("dead", &self.dead)
@@ -316,12 +316,12 @@ impl fmt::Debug for Health {
 }
 
 /// Counts a command as in flight while somebody waits for its reply.
-struct InFlight<'h> {
-    health: &'h Health,
+struct PendingReply<'h> {
+    health: &'h InFlight,
     answered: bool,
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.health.owes.store(true, Ordering::Relaxed);
@@ -332,13 +332,13 @@ impl Drop for InFlight<'_> {
 
 /// The task that moves the bytes of one connection; dropping this ends it and closes the socket.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct SocketTask {
     task: Task,
     /// When the credentials expire that the server was shown, if they do.
     expires: Option<Instant>,
 }
 
-impl Wire {
+impl SocketTask {
     pub(crate) fn new(task: Task) -> Self {
         Self {
             task,
@@ -362,7 +362,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for SocketTask {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -404,7 +404,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_command_that_could_be_taken_until_its_caller_left_may_have_been_sent() {
         let pulse = Arc::<Pulse>::default();
-        let health = Health::default();
+        let health = InFlight::default();
         health.pulse.set(pulse.clone()).expect("it has none");
         let deadline = || Instant::now() + Duration::from_millis(50);
 

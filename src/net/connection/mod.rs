@@ -1,4 +1,4 @@
-//! `Link`: one supervised connection to one server.
+//! `Connection`: one supervised connection to one server.
 //!
 //! Invariant: a command is handed to a connection that is not known to be dead, at most once, and
 //! never after its deadline. A connection gets an epoch, so that whoever depends on it can tell
@@ -31,11 +31,11 @@ use super::breaker::{Breaker, is_out, says_out};
 use crate::background::{Background, Spawner};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::wire::fault::from_server;
-use backoff::{Backoff, Pace, Use};
-use changes::Made;
-use connecting::{Attempt, Running, not_connected_in_time};
-use in_flight::Health;
-use target::Source;
+use backoff::{ConnectRate, ReconnectBackoff, Use};
+use changes::ConnectionChanges;
+use connecting::{ConnectTask, Connecting, not_connected_in_time};
+use in_flight::InFlight;
+use target::Target;
 
 /// What is done with a push message; called on the connection's own task, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -44,25 +44,25 @@ pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 pub(crate) type Signal = Arc<dyn Fn() + Send + Sync>;
 
 /// How a link gets its connection, and what it does while it has one.
-pub(crate) struct Route {
-    pub(crate) source: Source,
+pub(crate) struct ConnectionConfig {
+    pub(crate) source: Target,
     /// The name that `CLIENT LIST` shows.
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
     /// Shared by all connections of the client to the server.
-    pub(crate) pace: Arc<Pace>,
+    pub(crate) pace: Arc<ConnectRate>,
     pub(crate) spawner: Spawner,
     pub(crate) on_push: Option<OnPush>,
     /// Numbers the connections, if somebody must know.
-    pub(crate) made: Option<Arc<Made>>,
+    pub(crate) made: Option<Arc<ConnectionChanges>>,
     /// The server cannot be reached or is not what it should be: somebody may know of another.
     pub(crate) on_trouble: Option<Signal>,
     /// There is a connection again, after the last had led to a server that has become a replica.
     pub(crate) after_demotion: Option<Signal>,
 }
 
-pub(crate) struct Link {
-    route: Arc<Route>,
+pub(crate) struct Connection {
+    route: Arc<ConnectionConfig>,
     state: Mutex<State>,
     /// Wakes those who wait for a connection: there is one, an attempt is over, or none will be
     /// made.
@@ -73,11 +73,11 @@ pub(crate) struct Link {
 }
 
 struct State {
-    live: Option<Live>,
+    live: Option<Session>,
     /// Attempts under way, the oldest first: one, unless it is urgent.
-    attempts: Vec<Running>,
+    attempts: Vec<ConnectTask>,
     epoch: u64,
-    backoff: Backoff,
+    backoff: ReconnectBackoff,
     last_error: Option<Error>,
     /// The primary that the sentinels named last.
     primary: Option<Arc<str>>,
@@ -116,14 +116,14 @@ pub(crate) struct Answer {
 
 /// A connection in use.
 #[derive(Clone)]
-pub(crate) struct Live {
+pub(crate) struct Session {
     connection: MultiplexedConnection,
     epoch: u64,
-    health: Arc<Health>,
+    health: Arc<InFlight>,
 }
 
-impl Link {
-    pub(crate) fn new(route: Route) -> Arc<Self> {
+impl Connection {
+    pub(crate) fn new(route: ConnectionConfig) -> Arc<Self> {
         let breaker = match route.on_push {
             // The connection for commands to the same server reports.
             Some(_) => Breaker::silent(),
@@ -132,7 +132,7 @@ impl Link {
         Self::with(route, breaker)
     }
 
-    fn with(route: Route, breaker: Breaker) -> Arc<Self> {
+    fn with(route: ConnectionConfig, breaker: Breaker) -> Arc<Self> {
         let urging = Background::by(&route.spawner);
         Arc::new(Self {
             route: Arc::new(route),
@@ -140,7 +140,7 @@ impl Link {
                 live: None,
                 attempts: Vec::new(),
                 epoch: 0,
-                backoff: Backoff::default(),
+                backoff: ReconnectBackoff::default(),
                 last_error: None,
                 primary: None,
                 failures: 0,
@@ -168,8 +168,8 @@ impl Link {
     }
 
     /// The route of another connection, whose name has this ending.
-    fn beside(&self, ending: &str) -> Route {
-        Route {
+    fn beside(&self, ending: &str) -> ConnectionConfig {
+        ConnectionConfig {
             source: self.route.source.clone(),
             name: format!("{}{ending}", self.route.name),
             connect_timeout: self.route.connect_timeout,
@@ -184,15 +184,15 @@ impl Link {
 
     /// Whether nobody else uses the connection.
     pub(crate) fn is_ours(&self) -> bool {
-        !matches!(self.route.source, Source::Brought(_))
+        !matches!(self.route.source, Target::Brought(_))
     }
 
     /// Whether what is sent can be read on the way, as far as known.
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         match &self.route.source {
-            Source::Server(endpoint) => endpoint.is_readable_on_the_way(),
-            Source::Located(locator) => locator.is_readable_on_the_way(),
-            Source::Brought(_) => false,
+            Target::Server(endpoint) => endpoint.is_readable_on_the_way(),
+            Target::Located(locator) => locator.is_readable_on_the_way(),
+            Target::Brought(_) => false,
         }
     }
 
@@ -225,7 +225,7 @@ impl Link {
     /// before that.
     pub(crate) async fn send_all_over(
         &self,
-        mut live: Live,
+        mut live: Session,
         pipeline: &Pipeline,
         deadline: Instant,
     ) -> Result<(Vec<Value>, Instant)> {
@@ -248,7 +248,7 @@ impl Link {
     }
 
     /// The connection in use, made first if there is none. Nothing has been sent when this fails.
-    pub(crate) async fn live(self: &Arc<Self>, deadline: Instant) -> Result<Live> {
+    pub(crate) async fn live(self: &Arc<Self>, deadline: Instant) -> Result<Session> {
         match self.current() {
             Some(live) => Ok(live),
             // Seldom needed, and large: callers in a queue are many.
@@ -313,7 +313,7 @@ impl Link {
         }
     }
 
-    fn current(&self) -> Option<Live> {
+    fn current(&self) -> Option<Session> {
         let state = self.state();
         let live = state.live.as_ref().filter(|live| !live.is_dead())?;
         if live.health.stands_still() {
@@ -328,14 +328,14 @@ impl Link {
     /// Where the server is that the connections lead to, as far as known.
     pub(crate) fn address(&self) -> Option<Arc<str>> {
         match &self.route.source {
-            Source::Server(endpoint) => Some(endpoint.address.to_string().into()),
-            Source::Located(_) => self.state().primary.clone(),
-            Source::Brought(_) => None,
+            Target::Server(endpoint) => Some(endpoint.address.to_string().into()),
+            Target::Located(_) => self.state().primary.clone(),
+            Target::Brought(_) => None,
         }
     }
 
     /// The numbers of its connections, if they have any.
-    pub(crate) fn counted(&self) -> Option<&Made> {
+    pub(crate) fn counted(&self) -> Option<&ConnectionChanges> {
         self.route.made.as_deref()
     }
 
@@ -348,7 +348,7 @@ impl Link {
     }
 
     /// Notes that an answer never came.
-    fn observed<T>(&self, live: &Live, outcome: Result<T>) -> Result<T> {
+    fn observed<T>(&self, live: &Session, outcome: Result<T>) -> Result<T> {
         let outcome = outcome.map_err(|error| self.located(error));
         if let Err(error) = &outcome {
             if live.health.stands_still() {
@@ -383,7 +383,7 @@ impl Link {
             let Value::ServerError(error) = reply else {
                 continue;
             };
-            if error.code() == "READONLY" && !matches!(self.route.source, Source::Brought(_)) {
+            if error.code() == "READONLY" && !matches!(self.route.source, Target::Brought(_)) {
                 self.abandon(epoch, Some(from_server(error)));
                 self.trouble();
             }
@@ -433,7 +433,7 @@ impl Link {
 
     /// Gives up a connection whose task stands still, with its runtime. Should that go on, those
     /// who wait for answers there get them.
-    fn leave(&self, live: &Live) {
+    fn leave(&self, live: &Session) {
         let mut state = self.state();
         if state.live.as_ref().is_none_or(|it| it.epoch != live.epoch) {
             return;
@@ -485,7 +485,7 @@ impl Link {
     }
 }
 
-impl Live {
+impl Session {
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -509,7 +509,7 @@ fn retired_error() -> Error {
     )
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
         f.debug_struct("Link")

@@ -12,8 +12,8 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::in_flight::Health;
-use super::{Link, Live};
+use super::in_flight::InFlight;
+use super::{Connection, Session};
 use crate::net::credentials::{Credentials, Login};
 use crate::time::{Backoff, jittered};
 
@@ -21,7 +21,7 @@ use crate::time::{Backoff, jittered};
 struct Expiring {
     connection: MultiplexedConnection,
     epoch: u64,
-    health: Weak<Health>,
+    health: Weak<InFlight>,
     login: Login,
     name: String,
 }
@@ -31,7 +31,7 @@ struct Expired;
 
 /// Has `live` re-authenticated, if the credentials that the server was shown on it expire. The task
 /// ends with the connection; if it panics, the server closes the connection when they expire.
-pub(crate) fn start(link: &Arc<Link>, live: &Live) {
+pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
     let source = &link.route.source;
     let (Some(expires), Some(login)) = (live.health.expires(), source.login()) else {
         return;
@@ -49,7 +49,7 @@ pub(crate) fn start(link: &Arc<Link>, live: &Live) {
         .ensure(|| renew(link, expiring, expires));
 }
 
-async fn renew(link: Weak<Link>, mut expiring: Expiring, mut expires: Instant) {
+async fn renew(link: Weak<Connection>, mut expiring: Expiring, mut expires: Instant) {
     loop {
         let left = expires.saturating_duration_since(Instant::now());
         tokio::time::sleep(jittered(left, WHEN).max(SHORTEST)).await;
@@ -102,7 +102,7 @@ impl Expiring {
             return Err("the connection is closed".to_owned());
         };
         let sent = pin!(Some(self.connection.send_packed_command(&auth)));
-        let reply = health.answer(sent, Instant::now() + PATIENCE).await;
+        let reply = health.answer(sent, Instant::now() + AUTH_TIMEOUT).await;
         let reply = reply.map(|(reply, _)| reply);
         match reply.map_err(|error| error.to_string())? {
             // No more than its code: a server that does not know a command repeats its arguments.
@@ -112,7 +112,7 @@ impl Expiring {
     }
 }
 
-impl Link {
+impl Connection {
     /// Gives up the connection of `epoch`, which the server is about to close. Calls that wait for
     /// an answer on it may still get it.
     fn expire(&self, epoch: u64) {
@@ -136,4 +136,4 @@ const LONGEST: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// How long the server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const AUTH_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! `Source`: where the connections of a link come from, and what each is told and asked before it
+//! `Target`: where the connections of a link come from, and what each is told and asked before it
 //! is used.
 //!
 //! Invariant: a connection that was looked up leads to a server that takes itself for a primary.
@@ -18,7 +18,7 @@ use crate::wire::fault::from_server;
 
 /// Where connections come from.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum Target {
     /// Opened as needed.
     Server(Endpoint),
     /// The primary, looked up for each connection.
@@ -51,7 +51,7 @@ pub(crate) trait Locate: Send + Sync {
     fn is_readable_on_the_way(&self) -> bool;
 }
 
-impl Source {
+impl Target {
     /// Who we are there, if the server is told.
     pub(crate) fn login(&self) -> Option<&Login> {
         match self {

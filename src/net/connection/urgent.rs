@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Link, Live, Urgent};
+use super::{Connection, Session, Urgent};
 use crate::net::stream::traffic::Moved;
 
 /// The connection in use that an attempt is made beside.
@@ -28,7 +28,7 @@ struct Quiet {
     since: Instant,
 }
 
-impl Link {
+impl Connection {
     /// Until `until` the server must be reached in time: while there is no connection that answers,
     /// one is tried for every `every`, but never within 10 ms of the last. What several ask for at
     /// a time counts together: the latest end and the shortest pause. Call it with each request
@@ -119,7 +119,7 @@ impl Link {
     }
 }
 
-impl Live {
+impl Session {
     fn beside(&self) -> Beside {
         Beside {
             epoch: self.epoch,
@@ -137,7 +137,7 @@ impl Live {
 
 /// Looks after the way to the server of `link`, without keeping it, until it is not urgent any
 /// more.
-async fn urge(link: Weak<Link>) {
+async fn urge(link: Weak<Connection>) {
     let mut quiet = None;
     while let Some(link) = link.upgrade() {
         let Some(pause) = link.press(&mut quiet) else {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     /// A server that leaves its first `silent` connections unanswered, and counts all.
-    async fn server(silent: usize) -> (Arc<Link>, Arc<AtomicUsize>) {
+    async fn server(silent: usize) -> (Arc<Connection>, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("it is bound").port();
         let count = Arc::new(AtomicUsize::new(0));
@@ -207,7 +207,7 @@ mod tests {
         });
         let url = format!("redis://127.0.0.1:{port}");
         let endpoint = Endpoint::parse(&url, &Approach::default()).expect("a good URL");
-        let link = Link::new(Route {
+        let link = Connection::new(Route {
             source: Source::Server(endpoint),
             name: "test".to_owned(),
             connect_timeout: Duration::from_secs(3600),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
-use super::in_flight::Health;
-use super::{Link, Live};
+use super::in_flight::InFlight;
+use super::{Connection, Session};
 use crate::background::Spawner;
 use crate::net::stream::traffic::{Moved, Traffic};
 
@@ -17,7 +17,7 @@ use crate::net::stream::traffic::{Moved, Traffic};
 struct Watched {
     connection: MultiplexedConnection,
     epoch: u64,
-    health: Weak<Health>,
+    health: Weak<InFlight>,
 }
 
 /// Starts the watchdog of `live`, which ends when nobody uses this connection any more, be it that
@@ -26,7 +26,7 @@ struct Watched {
 /// alone does not notice a peer that is frozen and still acknowledges.) A push connection owes
 /// nothing and is asked every round. One that the caller brought is the caller's to judge: it
 /// cannot be made again, and what it moves is not seen.
-pub(crate) fn start(link: &Arc<Link>, live: &Live) {
+pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
     if live.health.is_brought() {
         return;
     }
@@ -39,7 +39,7 @@ pub(crate) fn start(link: &Arc<Link>, live: &Live) {
     Spawner::default().spawn(watch(Arc::downgrade(link), watched));
 }
 
-async fn watch(link: Weak<Link>, mut watched: Watched) {
+async fn watch(link: Weak<Connection>, mut watched: Watched) {
     let mut seen = Moved::default();
     loop {
         tokio::time::sleep(WATCH_ROUND).await;

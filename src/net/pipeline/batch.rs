@@ -8,13 +8,13 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
-use super::replies::{Cell, Cells, Reads, Reply, cells, gets, mget, short, together};
-use super::request::{Ask, Waiting};
-use super::scatter_read::Gather;
+use super::replies::{KeyReplies, KeyReply, MultiGet, Reply, cells, gets, mget, short, together};
+use super::request::{Operation, Queued};
+use super::scatter_read::ScatterRead;
 use crate::error::{Error, Result};
 use crate::hash::SeededMap;
 use crate::key::Key;
-use crate::net::connection::{Answer, Link, Live};
+use crate::net::connection::{Answer, Connection, Session};
 
 /// Commands that travel together.
 #[derive(Default)]
@@ -37,17 +37,17 @@ struct Reader {
 
 /// Where the answer to a reader goes.
 enum To {
-    Whole(Reply<Cells>),
+    Whole(Reply<KeyReplies>),
     /// To a read that asks other servers, too: this part of it.
-    Part(Arc<Gather>, usize),
+    Part(Arc<ScatterRead>, usize),
 }
 
 impl Batch {
     /// What the carrier of this number has taken.
-    pub(crate) fn of(taken: Vec<Waiting>, carrier: u64) -> Self {
+    pub(crate) fn of(taken: Vec<Queued>, carrier: u64) -> Self {
         let now = Instant::now();
         let mut batch = Self::default();
-        for Waiting {
+        for Queued {
             ask,
             deadline,
             settled,
@@ -59,13 +59,13 @@ impl Batch {
             }
             batch.deadline = batch.deadline.max(Some(deadline));
             match ask {
-                Ask::Command(command, reply) => batch.commands.push((command, reply)),
-                Ask::Read(keys, reply) => {
+                Operation::Command(command, reply) => batch.commands.push((command, reply)),
+                Operation::Read(keys, reply) => {
                     let places = keys.into_iter().map(|key| batch.place(&key)).collect();
                     let to = To::Whole(reply);
                     batch.readers.push(Reader { places, to });
                 }
-                Ask::Part(read, part) => {
+                Operation::Part(read, part) => {
                     let places = read.keys(part).map(|key| batch.place(key)).collect();
                     let to = To::Part(read, part);
                     batch.readers.push(Reader { places, to });
@@ -99,19 +99,19 @@ impl Batch {
     /// It waits for no other connection: not all in it may wait as long.
     pub(crate) async fn send(
         self,
-        link: &Arc<Link>,
-        reads: Reads,
-        live: Live,
-        learn: impl FnOnce(&[Key], &Cells),
+        link: &Arc<Connection>,
+        reads: MultiGet,
+        live: Session,
+        learn: impl FnOnce(&[Key], &KeyReplies),
     ) {
         let Some(deadline) = self.deadline else {
             return;
         };
         let mut pipeline = match reads {
-            Reads::Together => Pipeline::with_capacity(self.commands.len() + 1),
-            Reads::OneByOne => gets(&self.keys),
+            MultiGet::Together => Pipeline::with_capacity(self.commands.len() + 1),
+            MultiGet::OneByOne => gets(&self.keys),
         };
-        if reads == Reads::Together && !self.keys.is_empty() {
+        if reads == MultiGet::Together && !self.keys.is_empty() {
             pipeline.add_command(mget(&self.keys));
         }
         let reading = pipeline.len();
@@ -144,16 +144,16 @@ impl Batch {
         let count = self.keys.len();
         let all = match (reads, &read[..]) {
             // Nobody may fail for what another has asked for, such as a forbidden key.
-            (Reads::Together, [Value::ServerError(_)]) if self.readers.len() > 1 => {
+            (MultiGet::Together, [Value::ServerError(_)]) if self.readers.len() > 1 => {
                 let gets = gets(&self.keys);
                 let replies = link.send_all_over(live, &gets, deadline).await;
                 replies.and_then(|(replies, _)| cells(replies, count))
             }
-            (Reads::Together, _) => {
+            (MultiGet::Together, _) => {
                 let reply = read.into_iter().next().ok_or_else(short);
                 reply.and_then(|value| together(value, count))
             }
-            (Reads::OneByOne, _) => cells(read, count),
+            (MultiGet::OneByOne, _) => cells(read, count),
         };
         if let Ok(all) = &all {
             learn(&self.keys, all);
@@ -163,7 +163,7 @@ impl Batch {
 }
 
 /// Gives each reader the cells at its places.
-fn hand_out(all: Result<Cells>, readers: Vec<Reader>, mut wanted: Vec<u32>) {
+fn hand_out(all: Result<KeyReplies>, readers: Vec<Reader>, mut wanted: Vec<u32>) {
     let mut all = match all {
         Ok(all) => all,
         Err(error) => {
@@ -173,7 +173,7 @@ fn hand_out(all: Result<Cells>, readers: Vec<Reader>, mut wanted: Vec<u32>) {
             return;
         }
     };
-    let mut take = |place: usize| -> Cell {
+    let mut take = |place: usize| -> KeyReply {
         // The last who wants it gets it without a copy.
         wanted[place] -= 1;
         match wanted[place] {

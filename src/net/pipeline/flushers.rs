@@ -1,4 +1,4 @@
-//! `Carriers`: which tasks send what waits in a lane.
+//! `Flushers`: which tasks send what waits in a lane.
 //!
 //! Invariant: a carrier that stands still with its runtime does not count, so that callers on other
 //! runtimes start another in its place. What it has taken is not taken again.
@@ -10,22 +10,22 @@ use crate::pulse::Pulse;
 
 /// The carriers of one lane.
 #[derive(Debug, Default)]
-pub(crate) struct Carriers {
-    at_work: Vec<Carrier>,
+pub(crate) struct Flushers {
+    at_work: Vec<KnownFlusher>,
     /// Those that stand still. Should they go on, they find nothing to do and end.
-    dismissed: Vec<Carrier>,
+    dismissed: Vec<KnownFlusher>,
     /// The number of the next.
     next: u64,
 }
 
 #[derive(Debug)]
-struct Carrier {
+struct KnownFlusher {
     number: u64,
     /// None while it is being spawned.
     pulse: Option<Arc<Pulse>>,
 }
 
-impl Carriers {
+impl Flushers {
     pub(crate) fn len(&self) -> usize {
         self.at_work.len()
     }
@@ -35,7 +35,7 @@ impl Carriers {
         let number = self.next;
         self.next += 1;
         let pulse = None;
-        self.at_work.push(Carrier { number, pulse });
+        self.at_work.push(KnownFlusher { number, pulse });
         number
     }
 
@@ -54,7 +54,7 @@ impl Carriers {
 
     /// Dismisses those that stand still; `spawner` learns where they lived.
     pub(crate) fn dismiss(&mut self, spawner: &Spawner) {
-        let is_still = |it: &mut Carrier| {
+        let is_still = |it: &mut KnownFlusher| {
             let pulse = it.pulse.as_ref();
             pulse.is_some_and(|pulse| pulse.stands_still_when_asked())
         };

@@ -19,13 +19,13 @@ use tokio::time::Instant;
 use super::large_keys::LargeKeys;
 use super::pipeliner::Pipeliner;
 use super::queue::{Limits, Queue, RESERVE, overloaded};
-use super::replies::{Cells, Reads};
+use super::replies::{KeyReplies, MultiGet};
 use super::request::arguments;
 use super::trials::{Trials, Way};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
-use crate::net::connection::{Answer, Link};
+use crate::net::connection::{Answer, Connection};
 use crate::time::{Deadline, Priority};
 use crate::wire::fault::from_server;
 
@@ -33,22 +33,22 @@ use crate::wire::fault::from_server;
 pub(crate) struct Large {
     /// Of the connection for large values.
     pub(crate) pipeliner: Pipeliner,
-    link: Arc<Link>,
+    link: Arc<Connection>,
     /// The connection that everything else goes by.
-    shared: Arc<Link>,
+    shared: Arc<Connection>,
     keys: Arc<LargeKeys>,
-    standing: Mutex<Standing>,
+    standing: Mutex<ProofState>,
     /// Which values may be larger than the server takes.
     trials: Trials,
     /// Where these are sent, each over a connection of its own.
-    alone: Arc<Link>,
+    alone: Arc<Connection>,
     /// Makes the connection and proves where it leads; see [`prove`].
     prover: Background,
 }
 
 /// What is known of where the connection leads.
 #[derive(Debug, Clone, Copy)]
-enum Standing {
+enum ProofState {
     Unproved,
     Proved(Proof),
     /// There was no proof; the next is sought at this moment at the earliest, after this pause.
@@ -74,9 +74,9 @@ enum Sent {
 impl Large {
     /// Beside the connection of `shared`; made when it is first needed.
     pub(crate) fn beside(
-        shared: &Arc<Link>,
+        shared: &Arc<Connection>,
         keys: Arc<LargeKeys>,
-        reads: Reads,
+        reads: MultiGet,
         limits: Limits,
         waiting: Queue,
     ) -> Arc<Self> {
@@ -87,7 +87,7 @@ impl Large {
             link,
             shared: shared.clone(),
             keys,
-            standing: Mutex::new(Standing::Unproved),
+            standing: Mutex::new(ProofState::Unproved),
             trials: Trials::new(limits.bytes / RESERVE),
             alone: shared.for_large_values(),
         })
@@ -103,8 +103,8 @@ impl Large {
     pub(crate) fn proof(self: &Arc<Self>) -> Option<Proof> {
         let standing = *self.standing();
         match standing {
-            Standing::Proved(proof) if self.stands(proof) => return Some(proof),
-            Standing::Failed(until, _) if Instant::now() < until => return None,
+            ProofState::Proved(proof) if self.stands(proof) => return Some(proof),
+            ProofState::Failed(until, _) if Instant::now() < until => return None,
             _ => {}
         }
         let (shared, own) = (self.shared.clone(), self.link.clone());
@@ -115,7 +115,7 @@ impl Large {
 
     /// Whether both connections are still those of `proof`.
     pub(crate) fn stands(&self, proof: Proof) -> bool {
-        let is = |link: &Link, epoch| link.epoch() == epoch && link.is_up();
+        let is = |link: &Connection, epoch| link.epoch() == epoch && link.is_up();
         is(&self.shared, proof.shared) && is(&self.link, proof.own)
     }
 
@@ -126,7 +126,7 @@ impl Large {
         self: &Arc<Self>,
         keys: &[Key],
         deadline: Deadline,
-    ) -> Option<Result<Cells>> {
+    ) -> Option<Result<KeyReplies>> {
         let proof = self.proof()?;
         match self.pipeliner.read(keys, deadline).await {
             Ok(cells) => self.stands(proof).then(|| {
@@ -276,13 +276,13 @@ impl Large {
         self.alone.reset();
     }
 
-    /// Makes no connection any more: see [`Link::retire`].
+    /// Makes no connection any more: see [`Connection::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
         self.alone.retire();
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
+    fn standing(&self) -> MutexGuard<'_, ProofState> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -304,14 +304,14 @@ fn untried() -> Error {
 /// Makes the connection and asks both which process they lead to. Spawned by the first read that
 /// has use for it, and ends with the answer; aborted with its owner. After a panic the next read
 /// starts another.
-async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
-    let deadline = Instant::now() + PATIENCE;
+async fn prove(large: Weak<Large>, shared: Arc<Connection>, own: Arc<Connection>) {
+    let deadline = Instant::now() + PROOF_TIMEOUT;
     let asked = async { tokio::try_join!(run(&shared, deadline), run(&own, deadline)) };
     let outcome = asked.await;
     let Some(large) = large.upgrade() else { return };
     let standing = match outcome {
         Ok(((shared, one), (own, other))) if one == other => {
-            Standing::Proved(Proof { shared, own })
+            ProofState::Proved(Proof { shared, own })
         }
         Ok(_) => {
             tracing::info!(target: "hedgerow::client", address = shared.address().as_deref(), "the connection for large values leads to another server; making another");
@@ -325,13 +325,13 @@ async fn prove(large: Weak<Large>, shared: Arc<Link>, own: Arc<Link>) {
                 Fate::Refused => LONG_PAUSE,
                 _ => PAUSE,
             };
-            Standing::failed(pause)
+            ProofState::failed(pause)
         }
     };
     *large.standing() = standing;
 }
 
-impl Standing {
+impl ProofState {
     fn failed(pause: Duration) -> Self {
         Self::Failed(Instant::now() + pause, pause)
     }
@@ -346,7 +346,7 @@ impl Standing {
 }
 
 /// Which process the connection of `link` leads to, and the epoch of that connection.
-async fn run(link: &Arc<Link>, deadline: Instant) -> Result<(u64, String)> {
+async fn run(link: &Arc<Connection>, deadline: Instant) -> Result<(u64, String)> {
     let live = link.live(deadline).await?;
     let epoch = live.epoch();
     let mut question = Pipeline::with_capacity(1);
@@ -382,7 +382,7 @@ const LEAST_LIMIT: usize = 1 << 20;
 const TRIALS: u8 = 2;
 
 /// How long making the connection and proving where it leads may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PROOF_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long nothing is tried after that has failed, and at most, as after the server has refused to
 /// say.
@@ -395,11 +395,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_pauses_between_proofs_that_fail_double_up_to_a_minute() {
-        let mut standing = Standing::Unproved;
+        let mut standing = ProofState::Unproved;
         let mut pauses = Vec::new();
         for _ in 0..8 {
             standing = standing.failed_again();
-            if let Standing::Failed(until, _) = standing {
+            if let ProofState::Failed(until, _) = standing {
                 pauses.push((until - Instant::now()).as_secs());
             }
         }

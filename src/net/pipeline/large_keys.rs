@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::replies::{Cell, size};
+use super::replies::{KeyReply, size};
 use super::request::LARGE;
 use crate::key::Key;
 
@@ -27,7 +27,7 @@ impl LargeKeys {
     }
 
     /// Notes which keys are large, and which are no longer.
-    pub(crate) fn learn<'k>(&self, cells: impl Iterator<Item = (&'k Key, &'k Cell)>) {
+    pub(crate) fn learn<'k>(&self, cells: impl Iterator<Item = (&'k Key, &'k KeyReply)>) {
         for (key, cell) in cells {
             match size(cell) >= LARGE {
                 true => self.insert(key),

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use redis::Cmd;
 
 use super::breaker::Probe;
-use super::connection::{Answer, Link};
+use super::connection::{Answer, Connection};
 use crate::error::Result;
 use crate::key::Key;
 use crate::time::{Deadline, OnOutage, Priority};
@@ -28,8 +28,8 @@ use large::Large;
 use large_keys::LargeKeys;
 use pipeliner::Pipeliner;
 use queue::{Limits, Queue};
-use replies::{Cells, Reads};
-use scatter_read::PlaceError;
+use replies::{KeyReplies, MultiGet};
+use scatter_read::KeyError;
 
 /// Where commands for one server go.
 #[derive(Debug)]
@@ -37,12 +37,17 @@ pub(crate) struct Pipeline {
     shared: Pipeliner,
     /// Where large values go, if not by the shared connection.
     large: Option<Arc<Large>>,
-    link: Arc<Link>,
+    link: Arc<Connection>,
     limits: Limits,
 }
 
 impl Pipeline {
-    pub(crate) fn new(link: Arc<Link>, reads: Reads, pipelines: usize, limits: Limits) -> Self {
+    pub(crate) fn new(
+        link: Arc<Connection>,
+        reads: MultiGet,
+        pipelines: usize,
+        limits: Limits,
+    ) -> Self {
         let waiting = Queue::new(limits);
         Self {
             shared: Pipeliner::new(link.clone(), reads, pipelines, limits, waiting, None),
@@ -54,8 +59,8 @@ impl Pipeline {
 
     /// One that leaves large values to a connection of their own.
     pub(crate) fn without_large_values(
-        link: Arc<Link>,
-        reads: Reads,
+        link: Arc<Connection>,
+        reads: MultiGet,
         pipelines: usize,
         limits: Limits,
     ) -> Self {
@@ -96,7 +101,7 @@ impl Pipeline {
     /// Reads string keys; one of another type counts as missing.
     ///
     /// Cancel safety: safe.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<KeyReplies> {
         let probe = self.shared.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
         if let Some(large) = self.for_large(keys)
@@ -125,7 +130,7 @@ impl Pipeline {
         keys: &[Key],
         pipelines: impl Iterator<Item = &'l Self> + Clone,
         deadline: Deadline,
-    ) -> Result<Cells, PlaceError> {
+    ) -> Result<KeyReplies, KeyError> {
         let mut places = keys.chunks(1).zip(pipelines.clone());
         if places.any(|(key, pipeline)| pipeline.for_large(key).is_some()) {
             let pipelines: Vec<&Self> = pipelines.clone().collect();
@@ -142,7 +147,7 @@ impl Pipeline {
         keys: &[Key],
         pipelines: &[&Self],
         deadline: Deadline,
-    ) -> Option<Result<Cells, PlaceError>> {
+    ) -> Option<Result<KeyReplies, KeyError>> {
         let mut ways = Vec::with_capacity(pipelines.len());
         let mut proofs = Vec::with_capacity(1);
         for (key, pipeline) in keys.chunks(1).zip(pipelines) {

@@ -19,16 +19,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::batch::Batch;
-use super::flushers::Carriers;
+use super::flushers::Flushers;
 use super::large_keys::LargeKeys;
-use super::queue::{Limits, Load, Number, Queue};
-use super::replies::{Cells, Reads, Reply, cells, gets, mget, size, together};
-use super::request::{Ask, LARGE, Settled, Waiting};
-use super::scatter_read::{Gather, PlaceError};
+use super::queue::{BatchLimits, Limits, Position, Queue};
+use super::replies::{KeyReplies, MultiGet, Reply, cells, gets, mget, size, together};
+use super::request::{LARGE, Operation, Queued, Settled};
+use super::scatter_read::{KeyError, ScatterRead};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
 use crate::net::breaker::Probe;
-use crate::net::connection::{Answer, Link};
+use crate::net::connection::{Answer, Connection};
 use crate::pulse::TICK;
 use crate::time::{Deadline, OnOutage, Priority};
 
@@ -37,8 +37,8 @@ pub(crate) struct Pipeliner(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    link: Arc<Link>,
-    reads: Reads,
+    link: Arc<Connection>,
+    reads: MultiGet,
     /// How many carriers may be under way at once.
     pipelines: usize,
     limits: Limits,
@@ -55,22 +55,22 @@ struct State {
     direct: usize,
     /// Carrier tasks under way. There is at least one while anything waits, or one that stands
     /// still.
-    carriers: Carriers,
+    carriers: Flushers,
     waiting: Queue,
 }
 
 /// A command that waits; dropping this takes it out of the queue, unless it was taken before.
 #[derive(Debug)]
-struct Ticket<'l> {
+struct QueueGuard<'l> {
     pipeliner: &'l Shared,
-    number: Option<Number>,
+    number: Option<Position>,
 }
 
 impl Pipeliner {
     /// One for all commands, but for large values if `large` is given.
     pub(crate) fn new(
-        link: Arc<Link>,
-        reads: Reads,
+        link: Arc<Connection>,
+        reads: MultiGet,
         pipelines: usize,
         limits: Limits,
         waiting: Queue,
@@ -82,8 +82,8 @@ impl Pipeliner {
     /// One for large values: few replies are under way at once, so that the server has time for
     /// others between them.
     pub(crate) fn of_large_values(
-        link: Arc<Link>,
-        reads: Reads,
+        link: Arc<Connection>,
+        reads: MultiGet,
         limits: Limits,
         waiting: Queue,
     ) -> Self {
@@ -99,8 +99,8 @@ impl Pipeliner {
     }
 
     fn with(
-        link: Arc<Link>,
-        reads: Reads,
+        link: Arc<Connection>,
+        reads: MultiGet,
         pipelines: usize,
         limits: Limits,
         waiting: Queue,
@@ -116,7 +116,7 @@ impl Pipeliner {
             large,
             state: Mutex::new(State {
                 direct: 0,
-                carriers: Carriers::default(),
+                carriers: Flushers::default(),
                 waiting,
             }),
         }))
@@ -145,7 +145,7 @@ impl Pipeliner {
         let direct = self.0.direct();
         // What must be in time waits for nobody, and not for the answers to others either.
         if direct.is_none() && deadline.priority != Priority::Timely {
-            let ask = |reply| Ask::Command(command.clone(), reply);
+            let ask = |reply| Operation::Command(command.clone(), reply);
             return Box::pin(self.queued(deadline, ask)).await;
         }
         // Either in a box: what is allocated for a call at once is small enough to be cheap.
@@ -155,15 +155,19 @@ impl Pipeliner {
     /// Reads string keys; one of another type counts as missing.
     ///
     /// Cancel safety: safe.
-    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
+    pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<KeyReplies> {
         let probe = self.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
         self.read_admitted(keys, deadline).await
     }
 
-    pub(crate) async fn read_admitted(&self, keys: &[Key], deadline: Deadline) -> Result<Cells> {
+    pub(crate) async fn read_admitted(
+        &self,
+        keys: &[Key],
+        deadline: Deadline,
+    ) -> Result<KeyReplies> {
         let Some(_direct) = self.0.direct() else {
-            let ask = |reply| Ask::Read(keys.to_vec(), reply);
+            let ask = |reply| Operation::Read(keys.to_vec(), reply);
             return Box::pin(self.queued(deadline, ask)).await;
         };
         Box::pin(self.0.read(keys, deadline.at)).await
@@ -174,7 +178,7 @@ impl Pipeliner {
         pipeliners: &[&Self],
         parts: &[usize],
         deadline: Instant,
-    ) -> Result<Cells, PlaceError> {
+    ) -> Result<KeyReplies, KeyError> {
         let answers = pipeliners
             .iter()
             .enumerate()
@@ -186,17 +190,21 @@ impl Pipeliner {
                     Err(error) => Err((places().next().unwrap_or_default(), error)),
                 }
             });
-        let mut found: Cells = vec![Ok(None); keys.len()];
+        let mut found: KeyReplies = vec![Ok(None); keys.len()];
         for (place, cell) in try_join_all(answers).await?.into_iter().flatten() {
             found[place] = cell;
         }
         Ok(found)
     }
 
-    async fn queued<T>(&self, deadline: Deadline, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
+    async fn queued<T>(
+        &self,
+        deadline: Deadline,
+        ask: impl FnOnce(Reply<T>) -> Operation,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let settled = Arc::new(Settled::default());
-        let waiting = Waiting {
+        let waiting = Queued {
             ask: ask(reply),
             deadline: deadline.at,
             settled: Some(settled.clone()),
@@ -227,7 +235,7 @@ impl Pipeliner {
         keys: &[Key],
         pipeliners: impl Iterator<Item = &'l Self>,
         deadline: Deadline,
-    ) -> Result<Cells, PlaceError> {
+    ) -> Result<KeyReplies, KeyError> {
         // Each server once, and which of them has each key.
         let mut asked: Vec<&Self> = Vec::with_capacity(2);
         let mut parts = Vec::with_capacity(keys.len());
@@ -255,13 +263,13 @@ impl Pipeliner {
             return Box::pin(Self::gather_directly(keys, &asked, &parts, deadline.at)).await;
         }
         let (reply, answer) = oneshot::channel();
-        let read = Arc::new(Gather::new(keys.to_vec(), parts, reply));
+        let read = Arc::new(ScatterRead::new(keys.to_vec(), parts, reply));
         let pipeliners: Vec<Arc<Shared>> =
             asked.iter().map(|pipeliner| pipeliner.0.clone()).collect();
         let mut tickets = Vec::with_capacity(asked.len());
         for (part, pipeliner) in asked.into_iter().enumerate() {
-            let waiting = Waiting {
-                ask: Ask::Part(read.clone(), part),
+            let waiting = Queued {
+                ask: Operation::Part(read.clone(), part),
                 deadline: deadline.at,
                 settled: None,
             };
@@ -271,7 +279,7 @@ impl Pipeliner {
         match Shared::answered(&pipeliners, answer, None, deadline.at).await {
             Waited::Answered(outcome) => {
                 if outcome.is_ok() {
-                    tickets.into_iter().for_each(Ticket::answered);
+                    tickets.into_iter().for_each(QueueGuard::answered);
                 }
                 outcome
             }
@@ -289,14 +297,14 @@ enum Waited<T> {
     Late,
 }
 
-impl Ticket<'_> {
+impl QueueGuard<'_> {
     /// The command was taken, and so is not in the queue any more.
     fn answered(mut self) {
         self.number = None;
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             let left = self.pipeliner.state().waiting.remove(number);
@@ -308,8 +316,8 @@ impl Drop for Ticket<'_> {
 
 impl Shared {
     /// Reads `keys` by themselves.
-    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<Cells> {
-        let cells = if self.reads == Reads::OneByOne && keys.len() > 1 {
+    async fn read(&self, keys: &[Key], deadline: Instant) -> Result<KeyReplies> {
+        let cells = if self.reads == MultiGet::OneByOne && keys.len() > 1 {
             let replies = self.link.send_all(&gets(keys), deadline).await?;
             cells(replies, keys.len())
         } else {
@@ -321,7 +329,7 @@ impl Shared {
     }
 
     /// Notes how much a read has found.
-    fn learn(&self, keys: &[Key], cells: &Cells) {
+    fn learn(&self, keys: &[Key], cells: &KeyReplies) {
         let bytes: usize = cells.iter().map(size).sum();
         if bytes >= LARGE
             && let Some(large) = &self.large
@@ -337,19 +345,19 @@ impl Shared {
     }
 
     /// A place to send one command directly, if few are under way and none waits.
-    fn direct(&self) -> Option<Direct<'_>> {
+    fn direct(&self) -> Option<DirectPermit<'_>> {
         let mut state = self.state();
         if state.direct >= MOST_DIRECT || state.carriers.len() > 0 || !state.waiting.is_empty() {
             return None;
         }
         state.direct += 1;
-        Some(Direct(self))
+        Some(DirectPermit(self))
     }
 
-    fn enqueue(self: &Arc<Self>, waiting: Waiting, priority: Priority) -> Result<Ticket<'_>> {
+    fn enqueue(self: &Arc<Self>, waiting: Queued, priority: Priority) -> Result<QueueGuard<'_>> {
         let mut state = self.state();
         let number = state.waiting.push(waiting, priority)?;
-        let ticket = Ticket {
+        let ticket = QueueGuard {
             pipeliner: self,
             number: Some(number),
         };
@@ -366,7 +374,7 @@ impl Shared {
         let number = state.carriers.add();
         // A runtime that is shutting down drops the task at once, and that takes the lock.
         drop(state);
-        let carrier = Carrier {
+        let carrier = Flusher {
             pipeliner: self.clone(),
             number,
         };
@@ -422,9 +430,9 @@ impl Shared {
     }
 }
 
-struct Direct<'l>(&'l Shared);
+struct DirectPermit<'l>(&'l Shared);
 
-impl Drop for Direct<'_> {
+impl Drop for DirectPermit<'_> {
     fn drop(&mut self) {
         self.0.state().direct -= 1;
     }
@@ -432,12 +440,12 @@ impl Drop for Direct<'_> {
 
 /// A task that sends what waits until nothing waits. Spawned by a caller that has to queue; if it
 /// is torn down with its runtime, the callers it carried are told that their fate is unknown.
-struct Carrier {
+struct Flusher {
     pipeliner: Arc<Shared>,
     number: u64,
 }
 
-impl Carrier {
+impl Flusher {
     async fn run(self) {
         let mut carried = MANY;
         loop {
@@ -456,7 +464,7 @@ impl Carrier {
                     let batch = self.take();
                     carried = batch.len();
                     let pipeliner = &self.pipeliner;
-                    let learn = |keys: &[Key], cells: &Cells| pipeliner.learn(keys, cells);
+                    let learn = |keys: &[Key], cells: &KeyReplies| pipeliner.learn(keys, cells);
                     batch
                         .send(&pipeliner.link, pipeliner.reads, live, learn)
                         .await;
@@ -479,7 +487,7 @@ impl Carrier {
     }
 
     fn take(&self) -> Batch {
-        let load = Load {
+        let load = BatchLimits {
             commands: LARGEST_BATCH,
             bytes: LARGEST_BYTES,
             reply: self.pipeliner.reply.load(Ordering::Relaxed),
@@ -499,7 +507,7 @@ impl Carrier {
     }
 }
 
-impl Drop for Carrier {
+impl Drop for Flusher {
     /// Torn down with its runtime: the place is free again. If no other carrier is left, what waits
     /// is refused as not executed, so that callers on other runtimes send it again and start a
     /// carrier of their own.

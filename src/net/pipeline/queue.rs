@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use redis::Cmd;
 use tokio::time::Instant;
 
-use super::request::{LARGE, Waiting, arguments};
+use super::request::{LARGE, Queued, arguments};
 use crate::error::{Error, ErrorKind};
 use crate::time::Priority;
 
@@ -30,7 +30,7 @@ pub(crate) struct Limits {
 
 /// Where a command stands in its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Number {
+pub(crate) struct Position {
     size: Size,
     number: u64,
 }
@@ -48,8 +48,8 @@ pub(crate) struct Queue {
     /// How much of the limits may wait here, and how much of what waits beside counts.
     most: Share,
     most_beside: Share,
-    small: Line,
-    large: Line,
+    small: Fifo,
+    large: Fifo,
     next: u64,
     /// Whose turn it is when both lines have something.
     turn: Size,
@@ -76,23 +76,23 @@ struct Share {
 
 /// Commands in the order of their numbers.
 #[derive(Debug, Default)]
-struct Line {
-    places: VecDeque<Place>,
+struct Fifo {
+    places: VecDeque<Element>,
     /// How many places are taken: not all are, since callers leave from the middle.
     taken: usize,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Element {
     number: u64,
     bytes: usize,
-    waiting: Option<Waiting>,
+    waiting: Option<Queued>,
 }
 
 /// How much one pipeline carries.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Load {
+pub(crate) struct BatchLimits {
     pub(crate) commands: usize,
     /// Bytes of arguments, and of the replies that are expected.
     pub(crate) bytes: usize,
@@ -134,8 +134,8 @@ impl Queue {
             limits,
             most: limits.share(),
             most_beside: limits.share(),
-            small: Line::default(),
-            large: Line::default(),
+            small: Fifo::default(),
+            large: Fifo::default(),
             next: 0,
             turn: Size::Small,
             held: Arc::default(),
@@ -158,7 +158,7 @@ impl Queue {
     }
 
     /// Takes all.
-    pub(crate) fn drain(&mut self) -> Vec<Waiting> {
+    pub(crate) fn drain(&mut self) -> Vec<Queued> {
         let small = std::mem::take(&mut self.small).places;
         let large = std::mem::take(&mut self.large).places;
         self.tell();
@@ -167,7 +167,7 @@ impl Queue {
     }
 
     /// Puts a command at the end, or says that too much waits already.
-    pub(crate) fn push(&mut self, waiting: Waiting, priority: Priority) -> Result<Number, Error> {
+    pub(crate) fn push(&mut self, waiting: Queued, priority: Priority) -> Result<Position, Error> {
         let bytes = waiting.ask.bytes();
         let (own, all) = (self.held(), self.held_in_all());
         let reserve = |limit: usize| match priority {
@@ -189,17 +189,17 @@ impl Queue {
         };
         let number = self.next;
         self.next += 1;
-        line.push(Place {
+        line.push(Element {
             number,
             bytes,
             waiting: Some(waiting),
         });
         self.tell();
-        Ok(Number { size, number })
+        Ok(Position { size, number })
     }
 
     /// Takes a command out whose caller has left, unless it was taken before.
-    pub(crate) fn remove(&mut self, place: Number) -> Option<Waiting> {
+    pub(crate) fn remove(&mut self, place: Position) -> Option<Queued> {
         let removed = self.line(place.size).remove(place.number);
         self.tell();
         removed
@@ -207,7 +207,7 @@ impl Queue {
 
     /// Takes what goes into the next pipeline: at least one command, if any waits. A large one
     /// goes alone, so that nobody waits for its transfer who does not stand behind it.
-    pub(crate) fn take(&mut self, load: Load) -> Vec<Waiting> {
+    pub(crate) fn take(&mut self, load: BatchLimits) -> Vec<Queued> {
         let size = match (self.small.taken, self.large.taken) {
             (_, 0) => Size::Small,
             (0, _) => Size::Large,
@@ -220,7 +220,7 @@ impl Queue {
             }
             Size::Large => {
                 self.turn = Size::Small;
-                self.large.take(Load {
+                self.large.take(BatchLimits {
                     commands: 1,
                     ..load
                 })
@@ -237,7 +237,7 @@ impl Queue {
     }
 
     /// Takes what would not wait longer than until `at`.
-    pub(crate) fn expired(&mut self, at: Instant) -> Vec<Waiting> {
+    pub(crate) fn expired(&mut self, at: Instant) -> Vec<Queued> {
         let mut expired = self.small.expired(at);
         expired.append(&mut self.large.expired(at));
         self.tell();
@@ -270,7 +270,7 @@ impl Queue {
         self.held.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    fn line(&mut self, size: Size) -> &mut Line {
+    fn line(&mut self, size: Size) -> &mut Fifo {
         match size {
             Size::Small => &mut self.small,
             Size::Large => &mut self.large,
@@ -278,14 +278,14 @@ impl Queue {
     }
 }
 
-impl Line {
-    fn push(&mut self, place: Place) {
+impl Fifo {
+    fn push(&mut self, place: Element) {
         self.taken += 1;
         self.bytes += place.bytes;
         self.places.push_back(place);
     }
 
-    fn remove(&mut self, number: u64) -> Option<Waiting> {
+    fn remove(&mut self, number: u64) -> Option<Queued> {
         let index = self.places.binary_search_by_key(&number, |it| it.number);
         let place = &mut self.places[index.ok()?];
         let waiting = place.waiting.take()?;
@@ -302,7 +302,7 @@ impl Line {
         }
     }
 
-    fn take(&mut self, load: Load) -> Vec<Waiting> {
+    fn take(&mut self, load: BatchLimits) -> Vec<Queued> {
         let mut taken = Vec::with_capacity(self.taken.min(load.commands));
         let mut bytes = 0_usize;
         while taken.len() < load.commands
@@ -328,7 +328,7 @@ impl Line {
         taken
     }
 
-    fn expired(&mut self, at: Instant) -> Vec<Waiting> {
+    fn expired(&mut self, at: Instant) -> Vec<Queued> {
         let (expired, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.places)
             .into_iter()
             .filter(|place| place.waiting.is_some())
@@ -339,7 +339,7 @@ impl Line {
         expired.into_iter().filter_map(|it| it.waiting).collect()
     }
 
-    fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+    fn waiting(&self) -> impl Iterator<Item = &Queued> {
         self.places.iter().filter_map(|it| it.waiting.as_ref())
     }
 }
@@ -391,7 +391,7 @@ mod tests {
     use super::*;
     use crate::net::pipeline::request::Ask;
 
-    const LOAD: Load = Load {
+    const LOAD: BatchLimits = BatchLimits {
         commands: 512,
         bytes: 1 << 20,
         reply: 0,
@@ -406,10 +406,10 @@ mod tests {
     }
 
     /// A command whose deadline, in ms from `start`, is its name, with an argument of `bytes`.
-    fn command(start: Instant, name: u64, bytes: usize) -> Waiting {
+    fn command(start: Instant, name: u64, bytes: usize) -> Queued {
         let mut command = Cmd::new();
         command.arg(vec![b'x'; bytes]);
-        Waiting {
+        Queued {
             ask: Ask::Command(command, oneshot::channel().0),
             deadline: start + Duration::from_millis(name),
             settled: None,
@@ -489,7 +489,7 @@ mod tests {
             pushed.expect("there is room");
         }
         assert_eq!(queue.take(LOAD).len(), 16);
-        let load = Load {
+        let load = BatchLimits {
             commands: 3,
             ..LOAD
         };
@@ -502,7 +502,7 @@ mod tests {
         let space = crate::key::Namespace::new("hr").expect("a good one");
         for name in 0..100 {
             let key = space.counter(&format!("{name}")).expect("a good one");
-            let waiting = Waiting {
+            let waiting = Queued {
                 ask: Ask::Read(vec![key], oneshot::channel().0),
                 deadline: Instant::now(),
                 settled: None,
@@ -511,9 +511,9 @@ mod tests {
             pushed.expect("there is room");
         }
         let reply = 256 << 10;
-        assert_eq!(queue.take(Load { reply, ..LOAD }).len(), 3);
+        assert_eq!(queue.take(BatchLimits { reply, ..LOAD }).len(), 3);
         let reply = 1 << 30;
-        assert_eq!(queue.take(Load { reply, ..LOAD }).len(), 1);
+        assert_eq!(queue.take(BatchLimits { reply, ..LOAD }).len(), 1);
     }
 
     #[test]
@@ -566,8 +566,8 @@ mod tests {
         fn what_waits_is_bounded_and_leaves_once(steps in vec(step(), 1..300)) {
             let limits = limits(40, 3 * LARGE);
             let (mut queue, start) = (Queue::new(limits), Instant::now());
-            let mut model: Vec<(u64, usize, Number)> = Vec::new();
-            let mut numbers: Vec<Number> = Vec::new();
+            let mut model: Vec<(u64, usize, Position)> = Vec::new();
+            let mut numbers: Vec<Position> = Vec::new();
             for (name, step) in (0..).zip(steps) {
                 let gone = match step {
                     Step::Push(bytes, reserved) => {
@@ -596,7 +596,7 @@ mod tests {
                     }
                     Step::Remove(_) => continue,
                     Step::Take(commands) => {
-                        let taken = queue.take(Load { commands, ..LOAD });
+                        let taken = queue.take(BatchLimits { commands, ..LOAD });
                         prop_assert_eq!(taken.is_empty(), model.is_empty());
                         taken
                     }

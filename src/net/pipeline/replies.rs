@@ -13,8 +13,8 @@ use crate::wire::fault::from_server;
 
 /// What a read found, in the order of its keys: a value, nothing, or what the server has against
 /// reading this key here.
-pub(crate) type Cells = Vec<Cell>;
-pub(crate) type Cell = Result<Option<Bytes>, ServerError>;
+pub(crate) type KeyReplies = Vec<KeyReply>;
+pub(crate) type KeyReply = Result<Option<Bytes>, ServerError>;
 
 /// What a read found, in the order of its keys, when the server has nothing against it.
 pub(crate) type Values = Vec<Option<Bytes>>;
@@ -24,7 +24,7 @@ pub(crate) type Reply<T, E = Error> = oneshot::Sender<Result<T, E>>;
 
 /// How reads of several keys travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reads {
+pub(crate) enum MultiGet {
     /// As one command: the server holds all keys.
     Together,
     /// As one command for each key: the server takes no command on keys of several slots.
@@ -49,7 +49,7 @@ pub(crate) fn gets(keys: &[Key]) -> Pipeline {
 }
 
 /// The cells of a `GET` or `MGET` of `count` keys.
-pub(crate) fn together(value: Value, count: usize) -> Result<Cells> {
+pub(crate) fn together(value: Value, count: usize) -> Result<KeyReplies> {
     match value {
         Value::Array(values) => cells(values, count),
         // What the server has against the command it has against each key.
@@ -58,15 +58,15 @@ pub(crate) fn together(value: Value, count: usize) -> Result<Cells> {
     }
 }
 
-pub(crate) fn cells(values: impl IntoIterator<Item = Value>, count: usize) -> Result<Cells> {
-    let cells: Cells = values.into_iter().map(cell).collect::<Result<_>>()?;
+pub(crate) fn cells(values: impl IntoIterator<Item = Value>, count: usize) -> Result<KeyReplies> {
+    let cells: KeyReplies = values.into_iter().map(cell).collect::<Result<_>>()?;
     match cells.len() == count {
         true => Ok(cells),
         false => Err(short()),
     }
 }
 
-pub(crate) fn cell(value: Value) -> Result<Cell> {
+pub(crate) fn cell(value: Value) -> Result<KeyReply> {
     match value {
         Value::BulkString(bytes) => Ok(Ok(Some(bytes.into()))),
         Value::Nil => Ok(Ok(None)),
@@ -81,13 +81,13 @@ pub(crate) fn cell(value: Value) -> Result<Cell> {
 }
 
 /// The values of cells, none of which may be a refusal.
-pub(crate) fn values(cells: Cells) -> Result<Values> {
-    let read = |cell: Cell| cell.map_err(|error| from_server(&error));
+pub(crate) fn values(cells: KeyReplies) -> Result<Values> {
+    let read = |cell: KeyReply| cell.map_err(|error| from_server(&error));
     cells.into_iter().map(read).collect()
 }
 
 /// How many bytes a cell has.
-pub(crate) fn size(cell: &Cell) -> usize {
+pub(crate) fn size(cell: &KeyReply) -> usize {
     match cell {
         Ok(Some(bytes)) => bytes.len(),
         _ => 0,

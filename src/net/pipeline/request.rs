@@ -8,30 +8,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use redis::{Arg, Cmd};
 use tokio::time::Instant;
 
-use super::replies::{Cells, Reply};
-use super::scatter_read::Gather;
+use super::replies::{KeyReplies, Reply};
+use super::scatter_read::ScatterRead;
 use crate::error::Error;
 use crate::key::Key;
 use crate::net::connection::Answer;
 
 /// A command in the queue.
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) ask: Ask,
+pub(crate) struct Queued {
+    pub(crate) ask: Operation,
     pub(crate) deadline: Instant,
     /// Part of a read has none: whether it was sent is of no interest to anybody.
     pub(crate) settled: Option<Arc<Settled>>,
 }
 
 #[derive(Debug)]
-pub(crate) enum Ask {
+pub(crate) enum Operation {
     Command(Cmd, Reply<Answer>),
-    Read(Vec<Key>, Reply<Cells>),
+    Read(Vec<Key>, Reply<KeyReplies>),
     /// This part of a read.
-    Part(Arc<Gather>, usize),
+    Part(Arc<ScatterRead>, usize),
 }
 
-impl Ask {
+impl Operation {
     pub(crate) fn refuse(self, error: Error) {
         match self {
             Self::Command(_, reply) => drop(reply.send(Err(error))),

@@ -1,16 +1,16 @@
-//! `Gather`: one read whose keys several servers hold.
+//! `ScatterRead`: one read whose keys several servers hold.
 //!
 //! Invariant: the reader is woken once, when the last server has answered or the first has failed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::replies::{Cell, Cells, Reply};
+use super::replies::{KeyReplies, KeyReply, Reply};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
 /// What is known so far.
 #[derive(Debug)]
-pub(crate) struct Gather {
+pub(crate) struct ScatterRead {
     keys: Vec<Key>,
     /// Which part of the read each key belongs to; a part is what one server is asked for.
     parts: Vec<usize>,
@@ -20,17 +20,21 @@ pub(crate) struct Gather {
 #[derive(Debug)]
 struct State {
     /// `None` where no answer has come.
-    cells: Vec<Option<Cell>>,
+    cells: Vec<Option<KeyReply>>,
     missing: usize,
     /// Taken by whoever completes the read, or ends it.
-    reply: Option<Reply<Cells, PlaceError>>,
+    reply: Option<Reply<KeyReplies, KeyError>>,
 }
 
 /// A place of the read that could not be read, and why.
-pub(crate) type PlaceError = (usize, Error);
+pub(crate) type KeyError = (usize, Error);
 
-impl Gather {
-    pub(crate) fn new(keys: Vec<Key>, parts: Vec<usize>, reply: Reply<Cells, PlaceError>) -> Self {
+impl ScatterRead {
+    pub(crate) fn new(
+        keys: Vec<Key>,
+        parts: Vec<usize>,
+        reply: Reply<KeyReplies, KeyError>,
+    ) -> Self {
         let state = State {
             cells: vec![None; keys.len()],
             missing: keys.len(),
@@ -50,7 +54,7 @@ impl Gather {
     }
 
     /// Takes the answer of one server: the cells of its keys.
-    pub(crate) fn answered(&self, part: usize, cells: impl Iterator<Item = Cell>) {
+    pub(crate) fn answered(&self, part: usize, cells: impl Iterator<Item = KeyReply>) {
         let mut state = self.state();
         let State {
             cells: all,
@@ -90,7 +94,7 @@ impl Gather {
         self.state().reply.as_ref().is_none_or(Reply::is_closed)
     }
 
-    fn end(mut state: MutexGuard<'_, State>, outcome: Result<Cells, PlaceError>) {
+    fn end(mut state: MutexGuard<'_, State>, outcome: Result<KeyReplies, KeyError>) {
         let reply = state.reply.take();
         drop(state);
         if let Some(reply) = reply {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, FindingCode, Severity};
 use crate::error::Result;
-use crate::net::connection::Link;
+use crate::net::connection::Connection;
 use crate::wire::value::parsed;
 
 /// How far the server's clock is ahead of this machine's, in seconds: between two bounds, since
@@ -22,7 +22,7 @@ pub(crate) struct Offset {
 }
 
 /// Asks the server behind `link` for the time; `None` when it does not tell.
-pub(crate) async fn ask(link: &Arc<Link>, deadline: Instant) -> Result<Option<Offset>> {
+pub(crate) async fn ask(link: &Arc<Connection>, deadline: Instant) -> Result<Option<Offset>> {
     let before = seconds();
     let reply = link.send(&redis::cmd("TIME"), deadline).await?.value;
     let after = seconds();

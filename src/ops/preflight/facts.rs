@@ -14,7 +14,7 @@ use super::clocks::Offset;
 use crate::client::{Formats, Written};
 use crate::error::Result;
 use crate::key::Key;
-use crate::net::connection::Link;
+use crate::net::connection::Connection;
 use crate::ops::acl::{TRIALS, trial_call};
 use crate::wire::command::plain;
 use crate::wire::value::parsed;
@@ -39,7 +39,7 @@ pub(crate) struct Facts {
 /// asked what is written in which format.
 pub(crate) async fn gather(
     address: String,
-    link: &Arc<Link>,
+    link: &Arc<Connection>,
     key: &Key,
     formats: &Formats,
     deadline: Instant,

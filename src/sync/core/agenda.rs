@@ -26,7 +26,7 @@ use crate::time::Ttl;
 /// What is noted.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Agenda {
-    duties: ByOwner<Duty>,
+    duties: ByOwner<Job>,
     due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
     /// The owners of duties that are not in order yet, and of some that were taken off since.
     unsorted: Vec<Owner>,
@@ -53,7 +53,7 @@ pub(in crate::sync) enum Group {
 }
 
 #[derive(Debug)]
-struct Duty {
+struct Job {
     task: Task,
     group: Group,
     at: Instant,
@@ -179,7 +179,7 @@ impl Agenda {
     }
 
     fn note(&mut self, owner: Owner, task: Task, group: Group, at: Instant) {
-        let duty = Duty {
+        let duty = Job {
             task,
             group,
             at,

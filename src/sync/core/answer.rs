@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::owner::Seal;
-use super::request::Entry;
+use super::request::AcquireRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::Reply;
 use crate::sync::fence::Fence;
 
 /// What `acquire.lua` answered.
-pub(in crate::sync) enum Answer {
+pub(in crate::sync) enum AcquireReply {
     /// The fence, and when the question had not been sent yet.
     Granted(Fence, Instant),
     Busy {
@@ -30,7 +30,7 @@ pub(in crate::sync) enum Answer {
     },
 }
 
-impl Answer {
+impl AcquireReply {
     pub(in crate::sync) fn read(reply: &Reply) -> Result<Self> {
         match reply.status()? {
             fence if fence.starts_with(|c: char| c.is_ascii_digit()) => {
@@ -53,7 +53,7 @@ impl Answer {
 
 /// A place in the queue of the server, as of the last answer.
 #[derive(Debug)]
-pub(in crate::sync) struct Standing {
+pub(in crate::sync) struct LastBusy {
     /// Before the question was sent.
     pub(in crate::sync) sent: Instant,
     /// The fence of the holder whom the answer named: a grant to us has a greater one.
@@ -63,7 +63,7 @@ pub(in crate::sync) struct Standing {
     /// What was left of the holder's lease.
     pub(in crate::sync) remaining: Option<Duration>,
     /// What was asked for. Only a waiter on the same terms may have what is granted by push.
-    pub(in crate::sync) asked: Entry,
+    pub(in crate::sync) asked: AcquireRequest,
 }
 
 /// Whether a call that ended with `error` has surely changed nothing on the server.

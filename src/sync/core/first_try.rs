@@ -1,4 +1,4 @@
-//! `Attempt`: a caller's own question to the server, before it stands in line.
+//! `FirstTry`: a caller's own question to the server, before it stands in line.
 //!
 //! Invariant: an attempt that ends in any other way than by its reply leaves its owner to the
 //! keeper, so that a lock granted to nobody is released. One whose caller does not poll it is taken
@@ -14,15 +14,15 @@ use futures::future::poll_fn;
 use tokio::time::Instant;
 
 use super::agenda::Answered;
-use super::answer::{Standing, had_no_effect};
+use super::answer::{LastBusy, had_no_effect};
 use super::held::Held;
-use super::inbox::Place;
+use super::inbox::GrantInbox;
 use super::keys::Hearing;
 use super::owner::Owner;
 use super::question::{Question, Stands};
-use super::queue_task::Campaign;
-use super::registry::Locks;
-use super::request::{Entry, Queueing};
+use super::queue_task::QueueTask;
+use super::registry::Registry;
+use super::request::{AcquireRequest, Queueing};
 use super::ticket::Ticket;
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -33,20 +33,20 @@ use crate::time::Deadline;
 
 /// The right to ask the server for one name; one at a time in a process.
 #[derive(Debug)]
-pub(in crate::sync) struct Attempt {
+pub(in crate::sync) struct FirstTry {
     question: Arc<Question>,
     /// Registered before the question is sent, since a grant by push may come before its answer.
-    place: Option<Place>,
+    place: Option<GrantInbox>,
     client: Client,
     open: bool,
-    locks: Arc<Locks>,
+    locks: Arc<Registry>,
 }
 
-impl Attempt {
+impl FirstTry {
     /// Lets the caller ask the server `now`, or says that others of this process come first.
     pub(in crate::sync) fn begin(
-        locks: &Arc<Locks>,
-        entry: &Entry,
+        locks: &Arc<Registry>,
+        entry: &AcquireRequest,
         deadline: Deadline,
         now: Instant,
     ) -> Option<Self> {
@@ -63,8 +63,8 @@ impl Attempt {
 
     /// An attempt beside another one of this process, for a caller that does not wait.
     pub(in crate::sync) fn aside(
-        locks: &Arc<Locks>,
-        entry: &Entry,
+        locks: &Arc<Registry>,
+        entry: &AcquireRequest,
         deadline: Deadline,
         now: Instant,
     ) -> Self {
@@ -72,8 +72,8 @@ impl Attempt {
     }
 
     fn new(
-        locks: &Arc<Locks>,
-        entry: &Entry,
+        locks: &Arc<Registry>,
+        entry: &AcquireRequest,
         owner: Owner,
         deadline: Deadline,
         stands: Stands,
@@ -128,7 +128,7 @@ impl Attempt {
     /// over meanwhile, and gives the lock back.
     pub(in crate::sync) fn won(
         mut self,
-        entry: &Entry,
+        entry: &AcquireRequest,
         fence: Fence,
         sent: Instant,
     ) -> Option<Held> {
@@ -163,8 +163,8 @@ impl Attempt {
     /// The lock is held. The caller stands in line, and at `standing` in the queue of the server.
     pub(in crate::sync) fn queued(
         mut self,
-        entry: Entry,
-        standing: Option<Standing>,
+        entry: AcquireRequest,
+        standing: Option<LastBusy>,
         until: Instant,
         holder: String,
     ) -> Ticket {
@@ -181,7 +181,7 @@ impl Attempt {
             self.abandon(Answered::Yes);
         }
         let (keys, client) = (&self.question.keys, self.client.clone());
-        Campaign::ensure(&self.locks, keys, client, place.zip(standing));
+        QueueTask::ensure(&self.locks, keys, client, place.zip(standing));
         ticket
     }
 
@@ -230,7 +230,7 @@ impl Attempt {
     }
 }
 
-impl Drop for Attempt {
+impl Drop for FirstTry {
     /// Dropped in mid-flight: the command may be under way.
     fn drop(&mut self) {
         if !self.open {
@@ -243,28 +243,28 @@ impl Drop for Attempt {
             if question.stands == Stands::InLine
                 && self.locks.attempted(&question.keys.name, question.owner)
             {
-                self.locks.keeper().orphaned(question.keys.clone());
+                self.locks.keeper().unattended(question.keys.clone());
             }
         }
     }
 }
 
 /// Takes a question over whose caller does not poll it.
-pub(in crate::sync) fn take_over(locks: &Arc<Locks>, client: &Client, question: &Question) {
+pub(in crate::sync) fn take_over(locks: &Arc<Registry>, client: &Client, question: &Question) {
     tracing::debug!(target: "hedgerow::lock", lock = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
     abandon(locks, client, question, Answered::No);
     leave_line(locks, client, question);
 }
 
 /// Nobody waits for this question any more: those who have come meanwhile queue for themselves.
-fn leave_line(locks: &Arc<Locks>, client: &Client, question: &Question) {
+fn leave_line(locks: &Arc<Registry>, client: &Client, question: &Question) {
     if question.stands == Stands::InLine && locks.attempted(&question.keys.name, question.owner) {
-        Campaign::ensure(locks, &question.keys, client.clone(), None);
+        QueueTask::ensure(locks, &question.keys, client.clone(), None);
     }
 }
 
 /// Leaves whatever the owner of `question` has, or may come to have, to the keeper.
-fn abandon(locks: &Locks, client: &Client, question: &Question, answered: Answered) {
+fn abandon(locks: &Registry, client: &Client, question: &Question, answered: Answered) {
     let Question {
         owner, keys, asked, ..
     } = question;

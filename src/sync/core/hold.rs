@@ -25,7 +25,7 @@ pub(in crate::sync) struct Hold {
     pub(in crate::sync) lease: Ttl,
     /// How often the lock has been passed on inside the process to get here, since the server's
     /// queue last had a say. It travels with the lock, for the line may be empty in between.
-    pub(in crate::sync) passes: u32,
+    pub(in crate::sync) local_handovers: u32,
     /// When `max_hold` ends it.
     pub(in crate::sync) limit: Option<Instant>,
     /// When the command was sent that granted it, or that granted the first part of it.
@@ -73,7 +73,7 @@ impl Hold {
         lease: Ttl,
         limit: Option<Duration>,
         (sent, granted): (Instant, Ttl),
-        passes: u32,
+        local_handovers: u32,
     ) -> Arc<Self> {
         let limit = limit.map(|limit| Instant::now() + limit);
         let granted = granted.min(lease);
@@ -82,7 +82,7 @@ impl Hold {
             owner,
             fence,
             lease,
-            passes,
+            local_handovers,
             limit,
             since: sent,
             state: Mutex::new(State {

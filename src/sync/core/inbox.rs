@@ -1,4 +1,4 @@
-//! `Place`: a registration for grants by push. The wake channel of a bucket carries grants to
+//! `GrantInbox`: a registration for grants by push. The wake channel of a bucket carries grants to
 //! campaigns and the news of broken locks to their holders.
 //!
 //! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot
@@ -17,20 +17,20 @@ use crate::sync::fence::{Fence, TOO_LARGE};
 
 /// Campaigns that may be granted a lock by push.
 #[derive(Debug, Default)]
-pub(in crate::sync) struct Places(Mutex<ByOwner<Arc<Hint>>>);
+pub(in crate::sync) struct Inboxes(Mutex<ByOwner<Arc<Mailbox>>>);
 
 /// An owner that is registered for grants by push, while this lives.
 #[derive(Debug)]
-pub(in crate::sync) struct Place {
+pub(in crate::sync) struct GrantInbox {
     pub(in crate::sync) owner: Owner,
-    hint: Arc<Hint>,
-    places: Arc<Places>,
+    hint: Arc<Mailbox>,
+    places: Arc<Inboxes>,
 }
 
 /// The push that waits to be heard: of several the one with the greatest fence, so that none that
 /// was sent before the last grant hides it.
 #[derive(Debug, Default)]
-struct Hint {
+struct Mailbox {
     grant: Mutex<Option<Grant>>,
     came: Notify,
 }
@@ -43,12 +43,12 @@ pub(in crate::sync) struct Grant {
     pub(in crate::sync) seal: Seal,
 }
 
-impl Places {
+impl Inboxes {
     /// Registers `owner` for grants by push.
-    pub(in crate::sync) fn expect(self: &Arc<Self>, owner: Owner) -> Place {
-        let hint: Arc<Hint> = Arc::default();
+    pub(in crate::sync) fn expect(self: &Arc<Self>, owner: Owner) -> GrantInbox {
+        let hint: Arc<Mailbox> = Arc::default();
         self.map(|places| places.insert(owner, hint.clone()));
-        Place {
+        GrantInbox {
             owner,
             hint,
             places: self.clone(),
@@ -62,7 +62,7 @@ impl Places {
         client: &Client,
         keys: &Keys,
     ) -> bool {
-        let Some(hub) = client.hub(&keys.channel) else {
+        let Some(pubsub) = client.pubsub(&keys.channel) else {
             return false;
         };
         if keys.hearing(client) == Hearing::Pushes {
@@ -72,13 +72,13 @@ impl Places {
         let channel = keys.channel.clone();
         let listener = Arc::new(move |notice: Notice<'_>| match notice {
             Notice::Message(message) => received(&places, &keeper, message),
-            Notice::Missed => {
+            Notice::Resync => {
                 if let Some(keeper) = keeper.upgrade() {
                     keeper.listen_again(&channel);
                 }
             }
         });
-        let heard = hub
+        let heard = pubsub
             .listen(&keys.channel, listener, client.deadline().at)
             .await;
         if let Err(error) = &heard {
@@ -87,12 +87,12 @@ impl Places {
         heard.is_ok()
     }
 
-    fn map<R>(&self, with: impl FnOnce(&mut ByOwner<Arc<Hint>>) -> R) -> R {
+    fn map<R>(&self, with: impl FnOnce(&mut ByOwner<Arc<Mailbox>>) -> R) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Hint {
+impl Mailbox {
     fn push(&self, grant: Grant) {
         let mut waits = self.waits();
         if waits.as_ref().is_none_or(|waits| waits.fence < grant.fence) {
@@ -107,7 +107,7 @@ impl Hint {
     }
 }
 
-impl Place {
+impl GrantInbox {
     /// Waits for a push that tells of a grant.
     ///
     /// Cancel safety: a push that was not returned is returned by the next call.
@@ -123,7 +123,7 @@ impl Place {
 
 /// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks
 /// whether somebody listens.
-fn received(places: &Weak<Places>, keeper: &Weak<Keeper>, message: &[u8]) {
+fn received(places: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
     let (Some(places), Ok(message)) = (places.upgrade(), std::str::from_utf8(message)) else {
         return;
     };
@@ -149,7 +149,7 @@ fn received(places: &Weak<Places>, keeper: &Weak<Keeper>, message: &[u8]) {
     }
 }
 
-impl Drop for Place {
+impl Drop for GrantInbox {
     fn drop(&mut self) {
         self.places.map(|places| places.remove(&self.owner));
     }
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_push_waits_to_be_heard_however_many_there_are() {
-        let place = Arc::<Places>::default().expect(Owner::random());
+        let place = Arc::<Inboxes>::default().expect(Owner::random());
         for fence in [7, 9, 8, 9] {
             place.hint.push(grant(fence));
         }

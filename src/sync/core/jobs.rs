@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::agenda::Release;
 use super::answer::had_no_effect;
 use super::hold::Hold;
-use super::inbox::Places;
+use super::inbox::Inboxes;
 use super::keeper::Keeper;
 use super::keys::RENEW;
 use crate::client::Client;
@@ -87,7 +87,7 @@ fn renew_one(keeper: &Arc<Keeper>, client: &Client, hold: Arc<Hold>) -> BoxFutur
 /// Sees to it that the holders of leases, which are told on one channel, are told of `break_lock`
 /// by push. Beside the renewals, which must not wait for it.
 pub(in crate::sync) async fn listen(
-    places: Arc<Places>,
+    places: Arc<Inboxes>,
     keeper: Arc<Keeper>,
     client: Client,
     holds: Vec<Arc<Hold>>,

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::agenda::{Answered, Due, ROUND, Reclaim, Release};
 use super::hold::{End, Hold};
-use super::keeper_state::{IDLE, LOOK, Look, OVERDUE, Post, QUIET, State, by_slot, patience};
+use super::keeper_state::{IDLE, KeeperTask, LOOK, Look, OVERDUE, QUIET, State, by_slot, patience};
 use super::keys::{Hearing, Keys};
 use super::owner::Owner;
 use super::question::Question;
@@ -48,25 +48,25 @@ pub(in crate::sync) enum Work {
 /// What the tasks of the keeper do. They need all that locks consist of; the keeper does not.
 pub(in crate::sync) trait Worker: fmt::Debug + Send + Sync {
     /// Carries out what the keeper notes, until there is nothing to keep.
-    fn keep(self: Arc<Self>, at_post: AtPost) -> BoxFuture<'static, ()>;
+    fn keep(self: Arc<Self>, at_post: TaskGuard) -> BoxFuture<'static, ()>;
 }
 
 /// Keeps the tasks of the keeper at their posts while it lives.
 #[derive(Debug)]
-pub(in crate::sync) struct Shift(Arc<Keeper>);
+pub(in crate::sync) struct KeeperHandle(Arc<Keeper>);
 
-impl Drop for Shift {
+impl Drop for KeeperHandle {
     fn drop(&mut self) {
-        self.0.state().shifts -= 1;
+        self.0.state().handles -= 1;
     }
 }
 
 impl Keeper {
     /// Makes sure that this runtime has a task, for a call that may have to leave a note when it
     /// is dropped.
-    pub(in crate::sync) fn shift(self: &Arc<Self>, client: &Client) -> Shift {
-        self.state().shifts += 1;
-        let shift = Shift(self.clone());
+    pub(in crate::sync) fn handle(self: &Arc<Self>, client: &Client) -> KeeperHandle {
+        self.state().handles += 1;
+        let shift = KeeperHandle(self.clone());
         self.man(client);
         shift
     }
@@ -98,12 +98,12 @@ impl Keeper {
             }
         }
         state.numbers += 1;
-        let at_post = AtPost {
+        let at_post = TaskGuard {
             keeper: self.clone(),
             number: state.numbers,
             nudge: Arc::default(),
         };
-        state.posts.push(Post {
+        state.posts.push(KeeperTask {
             number: at_post.number,
             runtime,
             wakes_at: Instant::now(),
@@ -393,9 +393,9 @@ impl Keeper {
     }
 
     /// The waiters of a name need somebody to queue for them, and the caller cannot spawn.
-    pub(in crate::sync) fn orphaned(&self, keys: Arc<Keys>) {
+    pub(in crate::sync) fn unattended(&self, keys: Arc<Keys>) {
         let mut state = self.state();
-        state.orphans.push(keys);
+        state.unattended.push(keys);
         let nudges = state.late_for(Instant::now());
         drop(state);
         nudged(nudges);
@@ -411,13 +411,13 @@ impl Keeper {
 
     /// Whether the server of `keys` knows the script that renews.
     pub(in crate::sync) fn script_is_known_at(&self, client: &Client, keys: &Keys) -> bool {
-        let place = client.together(keys.lock());
+        let place = client.script_group(keys.lock());
         self.state().script_is_known_at.contains(&place)
     }
 
     /// The server of `keys` has renewed leases.
     pub(in crate::sync) fn script_is_known_now(&self, client: &Client, keys: &Keys) {
-        let place = client.together(keys.lock());
+        let place = client.script_group(keys.lock());
         self.state().script_is_known_at.insert(place);
     }
 
@@ -481,8 +481,8 @@ impl Keeper {
             Some(_) => state.agenda.take(since, now),
             None => Due::default(),
         };
-        let orphans = std::mem::take(&mut state.orphans);
-        if work == Work::Done && state.is_idle() && state.shifts == 0 && orphans.is_empty() {
+        let unattended = std::mem::take(&mut state.unattended);
+        if work == Work::Done && state.is_idle() && state.handles == 0 && unattended.is_empty() {
             let since = *state.posts[place].quiet_since.get_or_insert(now);
             if now.duration_since(since) >= QUIET {
                 // What is noted from here on starts another task. There is no client to let go.
@@ -503,7 +503,7 @@ impl Keeper {
         Some(Look {
             due,
             look,
-            orphans,
+            unattended,
             client: state.client.clone(),
             next,
         })
@@ -512,13 +512,13 @@ impl Keeper {
 
 /// A task at its post, also before it is polled for the first time. Torn down, it leaves the post,
 /// and lets the client go if it was the last.
-pub(in crate::sync) struct AtPost {
+pub(in crate::sync) struct TaskGuard {
     pub(in crate::sync) keeper: Arc<Keeper>,
     pub(in crate::sync) number: u64,
     pub(in crate::sync) nudge: Arc<Notify>,
 }
 
-impl Drop for AtPost {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
         let mut state = self.keeper.state();
         state.posts.retain(|post| post.number != self.number);

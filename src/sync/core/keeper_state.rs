@@ -24,11 +24,11 @@ pub(in crate::sync) struct State {
     /// When to look after what is watched.
     pub(in crate::sync) look_at: Option<Instant>,
     /// Calls under way that may leave a note when they are dropped: the tasks stay for them.
-    pub(in crate::sync) shifts: usize,
+    pub(in crate::sync) handles: usize,
     /// Names whose waiters have nobody who queues for them.
-    pub(in crate::sync) orphans: Vec<Arc<Keys>>,
+    pub(in crate::sync) unattended: Vec<Arc<Keys>>,
     /// The tasks: from before they are spawned until they are dropped.
-    pub(in crate::sync) posts: Vec<Post>,
+    pub(in crate::sync) posts: Vec<KeeperTask>,
     /// Tells posts apart.
     pub(in crate::sync) numbers: u64,
     /// Kept alive while there are notes and a task to carry them out. At any other time this
@@ -43,7 +43,7 @@ pub(in crate::sync) struct State {
 
 /// A task of the keeper, as the others know it.
 #[derive(Debug)]
-pub(in crate::sync) struct Post {
+pub(in crate::sync) struct KeeperTask {
     pub(in crate::sync) number: u64,
     pub(in crate::sync) runtime: runtime::Id,
     /// When it looks at the agenda again without being nudged.
@@ -53,7 +53,7 @@ pub(in crate::sync) struct Post {
     pub(in crate::sync) nudge: Arc<Notify>,
 }
 
-impl Post {
+impl KeeperTask {
     /// Whether the task is so late that it stands still: nobody waits for it.
     pub(in crate::sync) fn is_overdue(&self) -> bool {
         self.wakes_at.elapsed() >= OVERDUE
@@ -65,7 +65,7 @@ pub(in crate::sync) struct Look {
     pub(in crate::sync) due: Due,
     /// Whether to look after what is watched.
     pub(in crate::sync) look: bool,
-    pub(in crate::sync) orphans: Vec<Arc<Keys>>,
+    pub(in crate::sync) unattended: Vec<Arc<Keys>>,
     pub(in crate::sync) client: Option<Client>,
     /// When to look again.
     pub(in crate::sync) next: Instant,
@@ -99,7 +99,7 @@ impl State {
     pub(in crate::sync) fn group(&self, client: &Client, keys: &Keys) -> usize {
         match self.slot_by_slot {
             true => by_slot(keys),
-            false => client.together(keys.lock()),
+            false => client.script_group(keys.lock()),
         }
     }
 

@@ -11,14 +11,14 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use super::agenda::Due;
 use super::first_try::take_over;
 use super::jobs::{listen, release, renew};
-use super::keeper::{AtPost, Work, Worker};
-use super::queue_task::Campaign;
-use super::registry::Locks;
+use super::keeper::{TaskGuard, Work, Worker};
+use super::queue_task::QueueTask;
+use super::registry::Registry;
 use crate::client::Client;
 
 /// What the locks of `client` share.
-pub(in crate::sync) fn registry(client: &Client) -> Arc<Locks> {
-    let locks = client.room(Locks::default);
+pub(in crate::sync) fn registry(client: &Client) -> Arc<Registry> {
+    let locks = client.shared(Registry::default);
     locks.keeper().employ(|| {
         let worker: Arc<dyn Worker> = locks.clone();
         Arc::downgrade(&worker)
@@ -26,8 +26,8 @@ pub(in crate::sync) fn registry(client: &Client) -> Arc<Locks> {
     locks
 }
 
-impl Worker for Locks {
-    fn keep(self: Arc<Self>, at_post: AtPost) -> BoxFuture<'static, ()> {
+impl Worker for Registry {
+    fn keep(self: Arc<Self>, at_post: TaskGuard) -> BoxFuture<'static, ()> {
         Box::pin(run(self, at_post))
     }
 }
@@ -36,7 +36,7 @@ impl Worker for Locks {
 /// there is nothing to keep. If it panics or its runtime ends, those of other runtimes go on, or
 /// the next call that needs one starts another; until then guards expire by their local deadlines,
 /// and what was to be released by its lease.
-async fn run(locks: Arc<Locks>, at_post: AtPost) {
+async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
     let keeper = locks.keeper();
     let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {
@@ -47,8 +47,8 @@ async fn run(locks: Arc<Locks>, at_post: AtPost) {
         let Some(look) = keeper.look(at_post.number, under_way) else {
             return;
         };
-        for keys in look.orphans {
-            Campaign::adopt(&locks, &keys);
+        for keys in look.unattended {
+            QueueTask::adopt(&locks, &keys);
         }
         if look.look {
             look_after(&locks, look.client.as_ref());
@@ -65,7 +65,7 @@ async fn run(locks: Arc<Locks>, at_post: AtPost) {
 }
 
 /// Takes over questions and offers whose callers no longer poll.
-fn look_after(locks: &Arc<Locks>, client: Option<&Client>) {
+fn look_after(locks: &Arc<Registry>, client: Option<&Client>) {
     let keeper = locks.keeper();
     let found = keeper.unpolled();
     // Wakers may run anything: not under the lock.
@@ -85,7 +85,7 @@ fn look_after(locks: &Arc<Locks>, client: Option<&Client>) {
 }
 
 /// What is due, as calls.
-fn jobs(locks: &Arc<Locks>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
+fn jobs(locks: &Arc<Registry>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
     let (keeper, places) = (locks.keeper(), locks.places());
     let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
     for holds in due.lasting {

@@ -14,7 +14,7 @@ use crate::script::{Call, Script, script};
 script!(pub(in crate::sync) ACQUIRE = "acquire.lua" after "prelude.lua");
 script!(RELEASE = "release.lua" after "prelude.lua");
 script!(RELEASE_ALONE = "release_alone.lua");
-script!(pub(in crate::sync) PASS = "pass.lua" after "prelude.lua");
+script!(pub(in crate::sync) HAND_OVER_LOCAL = "pass.lua" after "prelude.lua");
 script!(pub(in crate::sync) RENEW = "renew.lua");
 
 /// The keys of one lock.
@@ -66,8 +66,8 @@ impl Keys {
 
     /// What this process hears of the bucket.
     pub(in crate::sync) fn hearing(&self, client: &Client) -> Hearing {
-        match client.hub(&self.channel) {
-            Some(hub) if hub.hears(&self.channel) => Hearing::Pushes,
+        match client.pubsub(&self.channel) {
+            Some(pubsub) if pubsub.hears(&self.channel) => Hearing::Pushes,
             _ => Hearing::Nothing,
         }
     }

@@ -19,36 +19,36 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::agenda::Answered;
-use super::answer::{Answer, Standing, had_no_effect};
+use super::answer::{AcquireReply, LastBusy, had_no_effect};
 use super::hold::sure_until;
-use super::inbox::Place;
-use super::keeper::Shift;
+use super::inbox::GrantInbox;
+use super::keeper::KeeperHandle;
 use super::keys::Keys;
 use super::owner::Owner;
-use super::registry::{Locks, QueuedBy};
-use super::request::{Entry, Queueing};
+use super::registry::{QueuedBy, Registry};
+use super::request::{AcquireRequest, Queueing};
 use crate::client::Client;
 use crate::error::Fate;
-use crate::net::pubsub::Missed;
+use crate::net::pubsub::Resync;
 use crate::sync::fence::Fence;
 use crate::time::{Ttl, jittered};
 
-pub(in crate::sync) struct Campaign {
-    locks: Arc<Locks>,
+pub(in crate::sync) struct QueueTask {
+    locks: Arc<Registry>,
     keys: Arc<Keys>,
     client: Client,
     number: u64,
     nudge: Arc<Notify>,
-    place: Place,
+    place: GrantInbox,
     /// What the owner of `place` was asked for, since the server may know it.
     open: Option<Open>,
     /// The last waiter has left, or another campaign has come; until then the line counts on this
     /// one.
     over: bool,
-    missed: Missed,
+    missed: Resync,
     /// The subscription, while it is being made.
     listening: Option<BoxFuture<'static, bool>>,
-    _shift: Shift,
+    _keeper: KeeperHandle,
 }
 
 /// What the keeper must know of the questions of one owner.
@@ -64,18 +64,18 @@ struct Open {
 /// What came of a question.
 enum Asked {
     Granted,
-    Waiting(Option<Standing>, Option<Duration>),
+    Waiting(Option<LastBusy>, Option<Duration>),
     Failed,
 }
 
-impl Campaign {
+impl QueueTask {
     /// Starts the campaign of a name, unless one is under way or nobody waits. `place` is a place
     /// in the queue of the server that was taken already.
     pub(in crate::sync) fn ensure(
-        locks: &Arc<Locks>,
+        locks: &Arc<Registry>,
         keys: &Arc<Keys>,
         client: Client,
-        place: Option<(Place, Standing)>,
+        place: Option<(GrantInbox, LastBusy)>,
     ) {
         let Some((number, nudge)) = locks.begin_campaign(&keys.name) else {
             if let Some((place, standing)) = place {
@@ -103,10 +103,10 @@ impl Campaign {
 
     /// Starts a campaign for `keys` if those who wait have none, or one that stands still with its
     /// runtime.
-    pub(in crate::sync) fn see_to(locks: &Arc<Locks>, keys: &Arc<Keys>, client: &Client) {
+    pub(in crate::sync) fn see_to(locks: &Arc<Registry>, keys: &Arc<Keys>, client: &Client) {
         match locks.queued_by(&keys.name) {
-            None | Some(QueuedBy::Attempt | QueuedBy::Campaign(None)) => return,
-            Some(QueuedBy::Campaign(Some(pulse))) => {
+            None | Some(QueuedBy::FirstTry | QueuedBy::Task(None)) => return,
+            Some(QueuedBy::Task(Some(pulse))) => {
                 if !pulse.stands_still_when_asked() {
                     return;
                 }
@@ -118,19 +118,19 @@ impl Campaign {
     }
 
     /// Starts the campaign of a name whose last one was torn down, if somebody waits.
-    pub(in crate::sync) fn adopt(locks: &Arc<Locks>, keys: &Arc<Keys>) {
+    pub(in crate::sync) fn adopt(locks: &Arc<Registry>, keys: &Arc<Keys>) {
         if let Some(client) = locks.client_of_front(&keys.name) {
             Self::ensure(locks, keys, client, None);
         }
     }
 
     fn new(
-        locks: Arc<Locks>,
+        locks: Arc<Registry>,
         keys: Arc<Keys>,
         client: Client,
         number: u64,
         nudge: Arc<Notify>,
-        place: Option<Place>,
+        place: Option<GrantInbox>,
         asked: Option<Ttl>,
     ) -> Self {
         Self {
@@ -141,9 +141,9 @@ impl Campaign {
             }),
             over: false,
             place: place.unwrap_or_else(|| locks.places().expect(Owner::random())),
-            missed: client.missed(&keys.channel),
+            missed: client.resync(&keys.channel),
             listening: None,
-            _shift: locks.keeper().shift(&client),
+            _keeper: locks.keeper().handle(&client),
             locks,
             keys,
             client,
@@ -155,7 +155,7 @@ impl Campaign {
     /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure); if it panics
     /// or its runtime ends, the keeper starts another for those who still wait; if it stands still,
     /// the waiters do.
-    async fn run(mut self, standing: Option<Standing>) {
+    async fn run(mut self, standing: Option<LastBusy>) {
         let mut first = standing;
         while let Some(front) = self.locks.front(&self.keys.name, self.number) {
             // The place may have been taken by a caller who has left since.
@@ -176,8 +176,8 @@ impl Campaign {
     }
 
     /// Asks the server for the lock, or for a place in its queue.
-    async fn ask(&mut self, front: &Entry) -> Asked {
-        self.missed = self.client.missed(&self.keys.channel);
+    async fn ask(&mut self, front: &AcquireRequest) -> Asked {
+        self.missed = self.client.resync(&self.keys.channel);
         let hears = self.hears(front).await;
         self.locks.asked(&self.keys.name);
         let deadline = self.client.deadline().keep_trying();
@@ -196,14 +196,14 @@ impl Campaign {
         };
         let call = front.acquire(self.place.owner, queueing);
         let reply = self.client.run(call, deadline).await;
-        match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence, sent)) => {
+        match reply.and_then(|reply| AcquireReply::read(&reply)) {
+            Ok(AcquireReply::Granted(fence, sent)) => {
                 self.answered();
                 // If another is first now, it is asked for again on those terms.
                 self.deliver(front, fence, (sent, front.lease));
                 Asked::Granted
             }
-            Ok(Answer::Busy {
+            Ok(AcquireReply::Busy {
                 remaining,
                 above,
                 after,
@@ -212,7 +212,7 @@ impl Campaign {
             }) => {
                 self.answered();
                 self.locks.heard(&self.keys.name, Ok(holder));
-                let standing = above.filter(|_| hears).map(|above| Standing {
+                let standing = above.filter(|_| hears).map(|above| LastBusy {
                     sent,
                     above,
                     after,
@@ -241,7 +241,7 @@ impl Campaign {
 
     /// Whether pushes are heard. Making it so may take long when the server takes no connections:
     /// until then the timer does, and the subscription goes on between its questions.
-    async fn hears(&mut self, front: &Entry) -> bool {
+    async fn hears(&mut self, front: &AcquireRequest) -> bool {
         let listening = self.listening.get_or_insert_with(|| {
             let (places, keeper) = (self.locks.places().clone(), self.locks.keeper().clone());
             let client = self.client.clone();
@@ -260,8 +260,8 @@ impl Campaign {
     /// Waits for a grant by push, or for a reason to ask again.
     async fn wait(
         &mut self,
-        asked: &Entry,
-        standing: Option<Standing>,
+        asked: &AcquireRequest,
+        standing: Option<LastBusy>,
         remaining: Option<Duration>,
     ) {
         let longest = if standing.is_some() {
@@ -287,7 +287,7 @@ impl Campaign {
                     }
                     return;
                 }
-                () = self.missed.again() => return,
+                () = self.missed.needed() => return,
                 () = self.nudge.notified() => {
                     if !self.locks.still_first(&self.keys.name, asked) {
                         return;
@@ -305,7 +305,7 @@ impl Campaign {
     }
 
     /// Hands a grant on the terms of `asked` to the first waiter, unless that one has others.
-    fn deliver(&mut self, asked: &Entry, fence: Fence, granted: (Instant, Ttl)) {
+    fn deliver(&mut self, asked: &AcquireRequest, fence: Fence, granted: (Instant, Ttl)) {
         let owner = self.place.owner;
         if self.locks.deliver(asked, owner, fence, granted) {
             self.place = self.locks.places().expect(Owner::random());
@@ -329,13 +329,13 @@ impl Campaign {
     }
 }
 
-impl Drop for Campaign {
+impl Drop for QueueTask {
     /// Nobody waits any more, or the task was torn down: gives up the place, and the lock if it was
     /// granted unheard. Waiters that are left get another campaign.
     fn drop(&mut self) {
         self.give_up();
         if !self.over && self.locks.torn_down(&self.keys.name, self.number) {
-            self.locks.keeper().orphaned(self.keys.clone());
+            self.locks.keeper().unattended(self.keys.clone());
         }
     }
 }
@@ -368,7 +368,7 @@ mod tests {
         let client = client.expect("a good URL");
         let locks = registry(&client);
         let keys = Keys::of(&client, &client.name("a")).expect("a good name");
-        let entry = Entry {
+        let entry = AcquireRequest {
             client: client.clone(),
             keys: keys.into(),
             lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),

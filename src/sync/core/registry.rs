@@ -1,12 +1,12 @@
-//! `Locks`: what one client knows of its locks, and the local queue of each contended name.
+//! `Registry`: what one client knows of its locks, and the local queue of each contended name.
 //!
 //! Invariant: at most one call of this process asks the server for a name at a time, for itself and
-//! the others, who stand in its [`Line`]; beside it, calls that do not wait may ask for themselves.
+//! the others, who stand in its [`LocalQueue`]; beside it, calls that do not wait may ask for themselves.
 //! As long as a line has waiters, a [`campaign`](super::queue_task) queues for them on the server.
 //! State is kept only while somebody attempts or waits.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::collections::hash_map;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::held::Held;
-use super::inbox::Places;
+use super::inbox::Inboxes;
 use super::keeper::Keeper;
 use super::owner::Owner;
-use super::request::Entry;
+use super::request::AcquireRequest;
 use crate::client::Client;
 use crate::error::{Error, Fate, Result};
 use crate::hash::SeededMap;
@@ -29,10 +29,10 @@ use crate::time::Ttl;
 
 /// What the locks of one client share.
 #[derive(Debug, Default)]
-pub(in crate::sync) struct Locks {
-    lines: Mutex<SeededMap<Name, Line>>,
+pub(in crate::sync) struct Registry {
+    lines: Mutex<SeededMap<Name, LocalQueue>>,
     /// Campaigns that may be granted a lock by push.
-    places: Arc<Places>,
+    places: Arc<Inboxes>,
     keeper: Arc<Keeper>,
     /// Tells campaigns apart.
     campaigns: AtomicU64,
@@ -40,12 +40,12 @@ pub(in crate::sync) struct Locks {
 
 /// The local queue of one name.
 #[derive(Debug, Default)]
-pub(in crate::sync) struct Line {
+pub(in crate::sync) struct LocalQueue {
     /// The owner whose request is in flight; later calls wait for its answer.
     attempting: Option<Owner>,
     /// The campaign for all of them.
-    campaign: Option<Running>,
-    pub(in crate::sync) waiters: VecDeque<Waiting>,
+    campaign: Option<RunningTask>,
+    pub(in crate::sync) waiters: VecDeque<LocalWaiter>,
     /// Made when somebody waits.
     nudge: Option<Arc<Notify>>,
     /// The holder in the server's last answer; none before the first.
@@ -58,7 +58,7 @@ pub(in crate::sync) struct Line {
 
 /// A campaign under way.
 #[derive(Debug)]
-struct Running {
+struct RunningTask {
     number: u64,
     /// Its task's, once it is spawned.
     pulse: Option<Arc<Pulse>>,
@@ -67,28 +67,28 @@ struct Running {
 /// Who asks the server for a line.
 #[derive(Debug)]
 pub(in crate::sync) enum QueuedBy {
-    /// A campaign, with the pulse of its task once that is spawned.
-    Campaign(Option<Arc<Pulse>>),
+    /// A task, with its pulse once it is spawned.
+    Task(Option<Arc<Pulse>>),
     /// The caller whose question is under way.
-    Attempt,
+    FirstTry,
     Nobody,
 }
 
 /// A call that stands in line.
 #[derive(Debug)]
-pub(in crate::sync) struct Waiting {
-    pub(in crate::sync) entry: Entry,
+pub(in crate::sync) struct LocalWaiter {
+    pub(in crate::sync) entry: AcquireRequest,
     /// When its wait is over, whether or not anybody polls it.
     pub(in crate::sync) until: Instant,
     pub(in crate::sync) reply: oneshot::Sender<Result<Held>>,
 }
 
-impl Locks {
+impl Registry {
     pub(in crate::sync) fn keeper(&self) -> &Arc<Keeper> {
         &self.keeper
     }
 
-    pub(in crate::sync) fn places(&self) -> &Arc<Places> {
+    pub(in crate::sync) fn places(&self) -> &Arc<Inboxes> {
         &self.places
     }
 
@@ -96,14 +96,14 @@ impl Locks {
     /// come first.
     pub(in crate::sync) fn first(&self, name: &Name, now: Instant) -> Option<Owner> {
         let mut lines = self.lines();
-        let Vacant(vacant) = lines.entry(name.clone()) else {
+        let hash_map::Entry::Vacant(vacant) = lines.entry(name.clone()) else {
             return None;
         };
         let owner = Owner::random();
-        vacant.insert(Line {
+        vacant.insert(LocalQueue {
             attempting: Some(owner),
             asked: Some(now),
-            ..Line::default()
+            ..LocalQueue::default()
         });
         Some(owner)
     }
@@ -113,15 +113,15 @@ impl Locks {
     /// nobody asks for the line now.
     pub(in crate::sync) fn push(
         &self,
-        waiting: Waiting,
-        place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
+        waiting: LocalWaiter,
+        place: impl FnOnce(&mut VecDeque<LocalWaiter>, LocalWaiter),
         trouble: Option<Error>,
     ) -> (Arc<Notify>, bool) {
         let mut lines = self.lines();
         let line = lines.entry(waiting.entry.keys.name.clone());
-        let line = line.or_insert_with(|| Line {
+        let line = line.or_insert_with(|| LocalQueue {
             trouble,
-            ..Line::default()
+            ..LocalQueue::default()
         });
         place(&mut line.waiters, waiting);
         (line.nudge(), line.attempting.is_none())
@@ -135,7 +135,7 @@ impl Locks {
             .get_mut(name)
             .filter(|line| !line.is_queued_for() && !line.waiters.is_empty())?;
         let number = self.campaigns.fetch_add(1, Ordering::Relaxed);
-        line.campaign = Some(Running {
+        line.campaign = Some(RunningTask {
             number,
             pulse: None,
         });
@@ -156,8 +156,8 @@ impl Locks {
         let lines = self.lines();
         let line = lines.get(name)?;
         Some(match &line.campaign {
-            Some(running) => QueuedBy::Campaign(running.pulse.clone()),
-            None if line.attempting.is_some() => QueuedBy::Attempt,
+            Some(running) => QueuedBy::Task(running.pulse.clone()),
+            None if line.attempting.is_some() => QueuedBy::FirstTry,
             None => QueuedBy::Nobody,
         })
     }
@@ -171,7 +171,7 @@ impl Locks {
 
     /// Whether others of this process wait for the lock, as the server has said lately; an error if
     /// it could not be asked. If it says nothing, the caller had better ask for itself.
-    pub(in crate::sync) fn waited_for(&self, entry: &Entry) -> Result<bool> {
+    pub(in crate::sync) fn waited_for(&self, entry: &AcquireRequest) -> Result<bool> {
         let name = &entry.keys.name;
         let lines = self.lines();
         let Some(line) = lines.get(name) else {
@@ -184,9 +184,9 @@ impl Locks {
     }
 
     /// Why a call that does not wait out an outage does not stand in line, if that is so.
-    pub(in crate::sync) fn outage(&self, entry: &Entry) -> Option<Error> {
+    pub(in crate::sync) fn outage(&self, entry: &AcquireRequest) -> Option<Error> {
         let lines = self.lines();
-        let trouble = lines.get(&entry.keys.name).and_then(Line::trouble);
+        let trouble = lines.get(&entry.keys.name).and_then(LocalQueue::trouble);
         drop(lines);
         let trouble = trouble.filter(|trouble| trouble.kind().is_outage());
         trouble.or_else(|| entry.client.outage(entry.keys.lock()))
@@ -204,7 +204,7 @@ impl Locks {
     }
 
     /// Puts a waiter that was to be the next holder, and is not, back at the head of the line.
-    pub(in crate::sync) fn back_in_line(&self, waiting: Waiting) {
+    pub(in crate::sync) fn back_in_line(&self, waiting: LocalWaiter) {
         let mut lines = self.lines();
         if waiting.has_left() {
             return; // Nobody would ever take it out of the line again.
@@ -227,7 +227,7 @@ impl Locks {
 
     /// The first live waiter of `name`, for the campaign with this number. When there is none, or
     /// another campaign has taken its place, it is over; and without waiters so is the line.
-    pub(in crate::sync) fn front(&self, name: &Name, number: u64) -> Option<Entry> {
+    pub(in crate::sync) fn front(&self, name: &Name, number: u64) -> Option<AcquireRequest> {
         let mut lines = self.lines();
         let line = lines
             .get_mut(name)
@@ -256,9 +256,9 @@ impl Locks {
 
     /// Changes a line, and forgets who has left it, and the line if nobody needs it any more.
     /// Returns whether somebody waits.
-    fn tidied(&self, name: &Name, change: impl FnOnce(&mut Line)) -> bool {
+    fn tidied(&self, name: &Name, change: impl FnOnce(&mut LocalQueue)) -> bool {
         let mut lines = self.lines();
-        let Occupied(mut found) = lines.entry(name.clone()) else {
+        let hash_map::Entry::Occupied(mut found) = lines.entry(name.clone()) else {
             return false;
         };
         let line = found.get_mut();
@@ -274,7 +274,7 @@ impl Locks {
     }
 
     /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.
-    pub(in crate::sync) fn still_first(&self, name: &Name, front: &Entry) -> bool {
+    pub(in crate::sync) fn still_first(&self, name: &Name, front: &AcquireRequest) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
             return false;
@@ -290,7 +290,7 @@ impl Locks {
     /// one, and on those terms.
     pub(in crate::sync) fn deliver(
         &self,
-        asked: &Entry,
+        asked: &AcquireRequest,
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
@@ -318,7 +318,7 @@ impl Locks {
     /// it releases the lock.
     pub(in crate::sync) fn hand_to(
         &self,
-        waiting: Waiting,
+        waiting: LocalWaiter,
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
@@ -335,13 +335,13 @@ impl Locks {
     /// keeper has given that up meanwhile.
     pub(in crate::sync) fn pass_to(
         &self,
-        waiting: Waiting,
+        waiting: LocalWaiter,
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
-        passes: u32,
-    ) -> Option<Waiting> {
-        let hold = waiting.entry.hold(owner, fence, granted, passes);
+        local_handovers: u32,
+    ) -> Option<LocalWaiter> {
+        let hold = waiting.entry.hold(owner, fence, granted, local_handovers);
         let client = &waiting.entry.client;
         self.keeper.man(client);
         if !self.keeper.keep_passed(client, &hold, granted) {
@@ -383,12 +383,12 @@ impl Locks {
         }
     }
 
-    pub(in crate::sync) fn lines(&self) -> MutexGuard<'_, SeededMap<Name, Line>> {
+    pub(in crate::sync) fn lines(&self) -> MutexGuard<'_, SeededMap<Name, LocalQueue>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Line {
+impl LocalQueue {
     /// What tells the campaign that somebody has come or left.
     pub(in crate::sync) fn nudge(&mut self) -> Arc<Notify> {
         self.nudge.get_or_insert_default().clone()
@@ -407,19 +407,19 @@ impl Line {
     /// Takes out waiters whose calls were dropped, or whose wait is over. To be dropped without the
     /// lock on the lines: that may wake a task, and a waker may do anything.
     #[must_use = "drop it when the lines are unlocked"]
-    pub(in crate::sync) fn without_leavers(&mut self) -> VecDeque<Waiting> {
-        if !self.waiters.iter().any(Waiting::has_left) {
+    pub(in crate::sync) fn without_leavers(&mut self) -> VecDeque<LocalWaiter> {
+        if !self.waiters.iter().any(LocalWaiter::has_left) {
             return VecDeque::new();
         }
         let (left, stay) = std::mem::take(&mut self.waiters)
             .into_iter()
-            .partition(Waiting::has_left);
+            .partition(LocalWaiter::has_left);
         self.waiters = stay;
         left
     }
 
     /// Whether the first waiter has the terms of `asked`.
-    fn is_first(&self, asked: &Entry) -> bool {
+    fn is_first(&self, asked: &AcquireRequest) -> bool {
         let first = self.waiters.front();
         first.is_some_and(|first| first.entry.same_terms(asked))
     }
@@ -437,7 +437,7 @@ impl Line {
     }
 }
 
-impl Waiting {
+impl LocalWaiter {
     fn has_left(&self) -> bool {
         self.reply.is_closed() || Instant::now() >= self.until + LATE
     }

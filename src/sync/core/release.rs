@@ -13,11 +13,11 @@ use tracing::Instrument as _;
 use super::agenda::{Answered, Reclaim};
 use super::held::Held;
 use super::hold::{End, Hold};
-use super::keeper::Shift;
-use super::keys::PASS;
+use super::keeper::KeeperHandle;
+use super::keys::HAND_OVER_LOCAL;
 use super::owner::{Owner, Secret};
-use super::queue_task::Campaign;
-use super::registry::{Locks, Waiting};
+use super::queue_task::QueueTask;
+use super::registry::{LocalWaiter, Registry};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
@@ -29,7 +29,11 @@ use crate::time::Ttl;
 
 /// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
 /// the server's queue.
-pub(in crate::sync) async fn release(locks: &Arc<Locks>, held: &Held, now: Instant) -> Result<()> {
+pub(in crate::sync) async fn release(
+    locks: &Arc<Registry>,
+    held: &Held,
+    now: Instant,
+) -> Result<()> {
     let (client, hold) = (&held.client, &held.hold);
     match successor(locks, hold) {
         None => give_back(locks, client, hold, now).await,
@@ -40,10 +44,10 @@ pub(in crate::sync) async fn release(locks: &Arc<Locks>, held: &Held, now: Insta
 
 /// Passes the lock of `hold` to a waiter of this process.
 async fn pass_on(
-    locks: &Arc<Locks>,
+    locks: &Arc<Registry>,
     client: &Client,
     hold: &Arc<Hold>,
-    waiting: Waiting,
+    waiting: LocalWaiter,
     now: Instant,
 ) -> Result<()> {
     hold.end(End::Released);
@@ -55,12 +59,12 @@ async fn pass_on(
         waiting: Mutex::new(Some(waiting)),
         locks: Arc::downgrade(locks),
     });
-    let passing = Passing {
+    let passing = LocalHandOver {
         successor: successor.clone(),
         hold: hold.clone(),
         client: client.clone(),
         open: true,
-        _shift: locks.keeper().shift(client),
+        _keeper: locks.keeper().handle(client),
         locks: locks.clone(),
     };
     let asked = (successor.owner, successor.lease);
@@ -86,12 +90,12 @@ async fn pass_on(
 
 /// Releases to the server's queue. The keeper does so by itself when this is not polled.
 async fn give_back(
-    locks: &Arc<Locks>,
+    locks: &Arc<Registry>,
     client: &Client,
     hold: &Arc<Hold>,
     now: Instant,
 ) -> Result<()> {
-    let mut giving = Giving {
+    let mut giving = ServerRelease {
         locks,
         client,
         hold,
@@ -129,7 +133,7 @@ async fn give_back(
 
 /// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
 /// sooner, for a successor that gets nothing goes on waiting at that place.
-fn passed(locks: &Locks, name: &Name) {
+fn passed(locks: &Registry, name: &Name) {
     if let Some(line) = locks.lines().get_mut(name)
         && line.waiters.is_empty()
     {
@@ -139,8 +143,8 @@ fn passed(locks: &Locks, name: &Name) {
 
 /// The waiter to whom the lock is passed inside the process: none when it is time to let the
 /// server's queue decide.
-fn successor(locks: &Locks, hold: &Hold) -> Option<Waiting> {
-    if hold.passes >= MOST_PASSES {
+fn successor(locks: &Registry, hold: &Hold) -> Option<LocalWaiter> {
+    if hold.local_handovers >= MOST_LOCAL_HANDOVERS {
         return None;
     }
     let mut lines = locks.lines();
@@ -158,8 +162,8 @@ struct Successor {
     owner: Owner,
     lease: Ttl,
     /// `None` once it has the lock, or is back in line.
-    waiting: Mutex<Option<Waiting>>,
-    locks: Weak<Locks>,
+    waiting: Mutex<Option<LocalWaiter>>,
+    locks: Weak<Registry>,
 }
 
 impl Reclaim for Successor {
@@ -168,30 +172,30 @@ impl Reclaim for Successor {
         if let (Some(waiting), Some(locks)) = (self.take(), self.locks.upgrade()) {
             let keys = waiting.entry.keys.clone();
             locks.back_in_line(waiting);
-            Campaign::ensure(&locks, &keys, client.clone(), None);
+            QueueTask::ensure(&locks, &keys, client.clone(), None);
         }
     }
 }
 
 impl Successor {
-    fn take(&self) -> Option<Waiting> {
+    fn take(&self) -> Option<LocalWaiter> {
         self.waiting().take()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<LocalWaiter>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A release to the server's queue that is under way. Dropped open, it is left to the keeper.
-struct Giving<'r> {
-    locks: &'r Arc<Locks>,
+struct ServerRelease<'r> {
+    locks: &'r Arc<Registry>,
     client: &'r Client,
     hold: &'r Arc<Hold>,
     open: bool,
 }
 
-impl Giving<'_> {
+impl ServerRelease<'_> {
     /// The server has answered.
     fn done(&mut self) {
         self.open = false;
@@ -199,7 +203,7 @@ impl Giving<'_> {
     }
 }
 
-impl Drop for Giving<'_> {
+impl Drop for ServerRelease<'_> {
     fn drop(&mut self) {
         if self.open {
             self.locks.keeper().discard(self.client, self.hold);
@@ -209,16 +213,16 @@ impl Drop for Giving<'_> {
 
 /// A hand-over inside the process that is under way, in a task of its own. Dropped open, it leaves
 /// both owners to the keeper; and so it does if nothing is heard of it in time.
-struct Passing {
+struct LocalHandOver {
     hold: Arc<Hold>,
     successor: Arc<Successor>,
     client: Client,
     open: bool,
-    locks: Arc<Locks>,
-    _shift: Shift,
+    locks: Arc<Registry>,
+    _keeper: KeeperHandle,
 }
 
-impl Passing {
+impl LocalHandOver {
     /// Passes the lock on. Spawned by the holder's release, which waits for it; torn down with its
     /// runtime, or by a panic, it is dropped; should it stand still, the keeper does its work.
     async fn run(mut self, call: Call) -> Result<()> {
@@ -251,9 +255,9 @@ impl Passing {
     /// that.
     fn hand_over(&self, fence: Fence, sent: Instant) {
         let (owner, granted) = (self.successor.owner, (sent, self.successor.lease));
-        let (locks, passes) = (&self.locks, self.hold.passes + 1);
+        let (locks, local_handovers) = (&self.locks, self.hold.local_handovers + 1);
         let left = match self.successor.take() {
-            Some(waiting) => locks.pass_to(waiting, owner, fence, granted, passes),
+            Some(waiting) => locks.pass_to(waiting, owner, fence, granted, local_handovers),
             None => return self.discard_successor(Answered::Yes),
         };
         if let Some(waiting) = left {
@@ -287,13 +291,13 @@ impl Passing {
         }
     }
 
-    fn back_in_line(&self, waiting: Waiting) {
+    fn back_in_line(&self, waiting: LocalWaiter) {
         self.locks.back_in_line(waiting);
-        self.locks.keeper().orphaned(self.hold.keys.clone());
+        self.locks.keeper().unattended(self.hold.keys.clone());
     }
 }
 
-impl Drop for Passing {
+impl Drop for LocalHandOver {
     fn drop(&mut self) {
         if !self.open {
             return;
@@ -307,9 +311,9 @@ impl Drop for Passing {
     }
 }
 
-/// The call that passes the lock of `hold` on.
-fn passing_to(waiting: &Waiting, owner: Owner, hold: &Hold, client: &Client) -> Call {
-    let call = hold.keys.call(&PASS);
+/// The call that local_handovers the lock of `hold` on.
+fn passing_to(waiting: &LocalWaiter, owner: Owner, hold: &Hold, client: &Client) -> Call {
+    let call = hold.keys.call(&HAND_OVER_LOCAL);
     call.arg(hold.owner.id().as_bytes())
         .arg(owner.id().as_bytes())
         .arg(waiting.entry.lease.millis())
@@ -324,4 +328,4 @@ fn torn_down(hold: &Hold) -> Error {
 }
 
 /// How often the lock is passed on inside one process before the server's queue has a say.
-const MOST_PASSES: u32 = 16;
+const MOST_LOCAL_HANDOVERS: u32 = 16;

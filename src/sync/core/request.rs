@@ -1,4 +1,4 @@
-//! `Entry`: what one call needs to acquire a lock, and how it asks the server.
+//! `AcquireRequest`: what one call needs to acquire a lock, and how it asks the server.
 //!
 //! Invariant: what a grant of a request is known as here is what the script was asked for.
 
@@ -17,7 +17,7 @@ use crate::time::Ttl;
 
 /// What one call needs to acquire a lock.
 #[derive(Debug, Clone)]
-pub(in crate::sync) struct Entry {
+pub(in crate::sync) struct AcquireRequest {
     pub(in crate::sync) client: Client,
     pub(in crate::sync) keys: Arc<Keys>,
     pub(in crate::sync) lease: Ttl,
@@ -36,7 +36,7 @@ pub(in crate::sync) enum Queueing {
     Listening,
 }
 
-impl Entry {
+impl AcquireRequest {
     pub(in crate::sync) fn call(&self, script: &'static Script) -> Call {
         self.keys.call(script)
     }
@@ -76,10 +76,10 @@ impl Entry {
         owner: Owner,
         fence: Fence,
         granted: (Instant, Ttl),
-        passes: u32,
+        local_handovers: u32,
     ) -> Arc<Hold> {
         let (keys, lease, limit) = (self.keys.clone(), self.lease, self.max_hold);
-        Hold::new(keys, owner, fence, lease, limit, granted, passes)
+        Hold::new(keys, owner, fence, lease, limit, granted, local_handovers)
     }
 
     /// Whether a grant made for `other` fits this call as it is.

@@ -10,31 +10,35 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::held::Held;
-use super::queue_task::Campaign;
-use super::registry::{Line, Locks, Waiting};
-use super::request::Entry;
+use super::queue_task::QueueTask;
+use super::registry::{LocalQueue, LocalWaiter, Registry};
+use super::request::AcquireRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 
 /// A place in line. Dropping it gives the place up.
 #[derive(Debug)]
 pub(in crate::sync) struct Ticket {
     answer: oneshot::Receiver<Result<Held>>,
-    locks: Arc<Locks>,
-    asks: Entry,
+    locks: Arc<Registry>,
+    asks: AcquireRequest,
     nudge: Arc<Notify>,
 }
 
 impl Ticket {
     /// Puts the caller at the end of the line.
-    pub(in crate::sync) fn join(locks: &Arc<Locks>, entry: Entry, until: Instant) -> Self {
+    pub(in crate::sync) fn join(
+        locks: &Arc<Registry>,
+        entry: AcquireRequest,
+        until: Instant,
+    ) -> Self {
         Self::stand(locks, entry, until, VecDeque::push_back, None)
     }
 
     /// The same for a caller whose own question has met `trouble`.
     pub(in crate::sync) fn join_after(
-        locks: &Arc<Locks>,
+        locks: &Arc<Registry>,
         trouble: Error,
-        entry: Entry,
+        entry: AcquireRequest,
         until: Instant,
     ) -> Self {
         Self::stand(locks, entry, until, VecDeque::push_back, Some(trouble))
@@ -42,20 +46,24 @@ impl Ticket {
 
     /// Puts the caller, who asked the server for those who have come since, at the head of the
     /// line.
-    pub(in crate::sync) fn lead(locks: &Arc<Locks>, entry: Entry, until: Instant) -> Self {
+    pub(in crate::sync) fn lead(
+        locks: &Arc<Registry>,
+        entry: AcquireRequest,
+        until: Instant,
+    ) -> Self {
         Self::stand(locks, entry, until, VecDeque::push_front, None)
     }
 
     fn stand(
-        locks: &Arc<Locks>,
-        entry: Entry,
+        locks: &Arc<Registry>,
+        entry: AcquireRequest,
         until: Instant,
-        place: impl FnOnce(&mut VecDeque<Waiting>, Waiting),
+        place: impl FnOnce(&mut VecDeque<LocalWaiter>, LocalWaiter),
         trouble: Option<Error>,
     ) -> Self {
         let (reply, answer) = oneshot::channel();
         let asks = entry.clone();
-        let waiting = Waiting {
+        let waiting = LocalWaiter {
             entry,
             until,
             reply,
@@ -64,7 +72,7 @@ impl Ticket {
         // Whoever asks or queues for it may stand still, or end, with another runtime.
         locks.keeper().man(&asks.client);
         if idle {
-            Campaign::ensure(locks, &asks.keys, asks.client.clone(), None);
+            QueueTask::ensure(locks, &asks.keys, asks.client.clone(), None);
         }
         Self {
             answer,
@@ -88,14 +96,14 @@ impl Ticket {
     /// has none.
     pub(in crate::sync) fn see_to_it(&self) {
         self.locks.keeper().man(&self.asks.client);
-        Campaign::see_to(&self.locks, &self.asks.keys, &self.asks.client);
+        QueueTask::see_to(&self.locks, &self.asks.keys, &self.asks.client);
     }
 
     /// Why the wait ended without a grant.
     pub(in crate::sync) fn expired(&self) -> Error {
         let lines = self.locks.lines();
         let line = lines.get(&self.asks.keys.name);
-        if let Some(trouble) = line.and_then(Line::trouble) {
+        if let Some(trouble) = line.and_then(LocalQueue::trouble) {
             return trouble;
         }
         // That others held it a while ago is not the reason when the server does not answer now.
@@ -124,7 +132,7 @@ fn contended(why: &str) -> Error {
 }
 
 /// The server was asked for others, and says nothing.
-fn unanswered(entry: &Entry) -> Error {
+fn unanswered(entry: &AcquireRequest) -> Error {
     let silence = || {
         Error::new(
             ErrorKind::Timeout,
@@ -148,9 +156,9 @@ mod tests {
     use crate::sync::fence::Fence;
     use crate::time::Ttl;
 
-    fn entry(client: &Client, millis: u64) -> Entry {
+    fn entry(client: &Client, millis: u64) -> AcquireRequest {
         let keys = Keys::of(client, &client.name("a"));
-        Entry {
+        AcquireRequest {
             client: client.clone(),
             keys: keys.expect("a good name").into(),
             lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
@@ -199,7 +207,7 @@ mod tests {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
         let locks = registry(&client);
         let name = client.name("a");
-        let entry = Entry {
+        let entry = AcquireRequest {
             client: client.clone(),
             keys: Keys::of(&client, &name).expect("a good name").into(),
             lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),

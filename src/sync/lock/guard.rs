@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 use crate::error::Result;
 use crate::sync::core::held::Held;
 use crate::sync::core::hold::End;
-use crate::sync::core::registry::Locks;
+use crate::sync::core::registry::Registry;
 use crate::sync::core::release::release;
 use crate::sync::fence::Fence;
 use crate::sync::loss::LossReason;
@@ -25,11 +25,11 @@ use crate::sync::loss::LossReason;
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
     held: Held,
-    locks: Arc<Locks>,
+    locks: Arc<Registry>,
 }
 
 impl Guard {
-    pub(in crate::sync) fn new(held: Held, locks: Arc<Locks>) -> Self {
+    pub(in crate::sync) fn new(held: Held, locks: Arc<Registry>) -> Self {
         Self { held, locks }
     }
     /// The fence of this grant: pass it to what the lock protects.

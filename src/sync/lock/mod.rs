@@ -26,13 +26,13 @@ use crate::client::{Client, Purpose, Written};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::name::Name;
 use crate::script::script;
-use crate::sync::core::answer::{Answer, Standing};
-use crate::sync::core::first_try::Attempt;
+use crate::sync::core::answer::{AcquireReply, LastBusy};
+use crate::sync::core::first_try::FirstTry;
 use crate::sync::core::held::Held;
 use crate::sync::core::keeper_task::registry;
 use crate::sync::core::keys::Keys;
-use crate::sync::core::registry::Locks;
-use crate::sync::core::request::{Entry, Queueing};
+use crate::sync::core::registry::Registry;
+use crate::sync::core::request::{AcquireRequest, Queueing};
 use crate::sync::core::ticket::Ticket;
 use crate::time::{OnOutage, Patience, Ttl, jittered};
 
@@ -47,7 +47,7 @@ script!(INSPECT = "inspect.lua" after "../core/prelude.lua");
 #[must_use = "a lock excludes nobody until it is acquired"]
 pub struct Lock {
     client: Client,
-    locks: Arc<Locks>,
+    locks: Arc<Registry>,
     name: Name,
     /// Spelt once. The first call returns `InvalidInput` if the name is invalid.
     keys: Result<Arc<Keys>>,
@@ -158,7 +158,7 @@ impl Lock {
         let locks = &self.locks;
         let now = Instant::now();
         let deadline = self.patience.deadline_from(now).at_most(until);
-        let Some(attempt) = Attempt::begin(locks, &entry, deadline, now) else {
+        let Some(attempt) = FirstTry::begin(locks, &entry, deadline, now) else {
             if deadline.on_outage == OnOutage::FailFast
                 && let Some(outage) = locks.outage(&entry)
             {
@@ -171,20 +171,20 @@ impl Lock {
             drop(attempt);
             return self.waited(locks, entry, until).await;
         };
-        match reply.and_then(|reply| Answer::read(&reply)) {
-            Ok(Answer::Granted(fence, sent)) => match attempt.won(&entry, fence, sent) {
+        match reply.and_then(|reply| AcquireReply::read(&reply)) {
+            Ok(AcquireReply::Granted(fence, sent)) => match attempt.won(&entry, fence, sent) {
                 Some(held) => Ok(self.guard(held)),
                 // Nobody was there to take it, and so it was given back.
                 None => self.waited(locks, entry, until).await,
             },
-            Ok(Answer::Busy {
+            Ok(AcquireReply::Busy {
                 remaining,
                 above,
                 after,
                 holder,
                 sent,
             }) => {
-                let standing = above.map(|above| Standing {
+                let standing = above.map(|above| LastBusy {
                     sent,
                     above,
                     after,
@@ -226,23 +226,23 @@ impl Lock {
         self.agree(&entry, now, deadline.at).await?;
         loop {
             let now = Instant::now();
-            let attempt = match Attempt::begin(locks, &entry, deadline, now) {
+            let attempt = match FirstTry::begin(locks, &entry, deadline, now) {
                 Some(attempt) => attempt,
                 None if locks.waited_for(&entry)? => return Ok(None),
-                None => Attempt::aside(locks, &entry, deadline, now),
+                None => FirstTry::aside(locks, &entry, deadline, now),
             };
             let call = entry.acquire(attempt.owner(), Queueing::No);
             let Some(reply) = attempt.ask(call, deadline).await else {
                 continue;
             };
-            match reply.and_then(|reply| Answer::read(&reply)) {
-                Ok(Answer::Granted(fence, sent)) => {
+            match reply.and_then(|reply| AcquireReply::read(&reply)) {
+                Ok(AcquireReply::Granted(fence, sent)) => {
                     if let Some(held) = attempt.won(&entry, fence, sent) {
                         return Ok(Some(self.guard(held)));
                     }
                     // Nobody was there to take it, and so it was given back: asks again.
                 }
-                Ok(Answer::Busy { .. }) => {
+                Ok(AcquireReply::Busy { .. }) => {
                     attempt.lost();
                     return Ok(None);
                 }
@@ -348,7 +348,7 @@ impl Lock {
     }
 
     /// Sees to it that all clients write locks in one format, trying from `now` until `until`.
-    async fn agree(&self, entry: &Entry, mut now: Instant, until: Instant) -> Result<()> {
+    async fn agree(&self, entry: &AcquireRequest, mut now: Instant, until: Instant) -> Result<()> {
         let mut met = None;
         loop {
             let deadline = self.patience.deadline_from(now).at_most(until);
@@ -380,7 +380,12 @@ impl Lock {
     }
 
     /// Waits behind others of this process.
-    async fn waited(&self, locks: &Arc<Locks>, entry: Entry, until: Instant) -> Result<Guard> {
+    async fn waited(
+        &self,
+        locks: &Arc<Registry>,
+        entry: AcquireRequest,
+        until: Instant,
+    ) -> Result<Guard> {
         let ticket = Ticket::join(locks, entry.clone(), until);
         self.waiting(locks, ticket, entry, until).await
     }
@@ -388,9 +393,9 @@ impl Lock {
     /// Waits in line. In a box, for it is large: a lock that is free need not have room for it.
     fn waiting<'l>(
         &'l self,
-        locks: &'l Arc<Locks>,
+        locks: &'l Arc<Registry>,
         mut ticket: Ticket,
-        entry: Entry,
+        entry: AcquireRequest,
         until: Instant,
     ) -> BoxFuture<'l, Result<Guard>> {
         Box::pin(async move {
@@ -413,7 +418,7 @@ impl Lock {
     }
 
     /// Checks everything that a call needs.
-    fn entry(&self) -> Result<Entry> {
+    fn entry(&self) -> Result<AcquireRequest> {
         let lease = Ttl::new("the lease", self.lease)?;
         if lease.duration() < SHORTEST_LEASE {
             return Err(Error::invalid(
@@ -431,7 +436,7 @@ impl Lock {
             .max_hold
             .map(|limit| Ttl::new("the longest hold", limit))
             .transpose()?;
-        Ok(Entry {
+        Ok(AcquireRequest {
             keys: self.keys.clone()?,
             client: self.client.clone(),
             lease,

@@ -1,4 +1,4 @@
-//! `Hearing`: several servers are asked for the slots at once. `Inquiry`: the task that does so.
+//! `SlotQuery`: several servers are asked for the slots at once. `RefreshTask`: the task that does so.
 //!
 //! Invariant: the inquiry belongs to the census, not to a caller. Callers wait for it together,
 //! each with its own timer, and one that stands still with its runtime is replaced. All of them get
@@ -14,7 +14,7 @@ use redis::{Pipeline, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::slot_map::{Map, Primary, no_slots};
+use super::slot_map::{Primary, SlotMap, no_slots};
 use super::wire::{Asked, Range, ranges};
 use crate::background::Task;
 use crate::error::{Error, Fate, Result};
@@ -24,12 +24,12 @@ use crate::pulse::TICK;
 use crate::wire::fault::from_server;
 
 /// An inquiry under way, or over.
-pub(in crate::topology) struct Inquiry {
-    outcome: watch::Sender<Option<Result<Arc<Map>>>>,
+pub(in crate::topology) struct RefreshTask {
+    outcome: watch::Sender<Option<Result<Arc<SlotMap>>>>,
     task: OnceLock<Task>,
 }
 
-impl Inquiry {
+impl RefreshTask {
     pub(in crate::topology) fn new() -> Arc<Self> {
         Arc::new(Self {
             outcome: watch::Sender::new(None),
@@ -41,7 +41,7 @@ impl Inquiry {
         let _ = self.task.set(task);
     }
 
-    pub(in crate::topology) fn ends(&self, outcome: Result<Arc<Map>>) {
+    pub(in crate::topology) fn ends(&self, outcome: Result<Arc<SlotMap>>) {
         self.outcome.send_replace(Some(outcome));
     }
 
@@ -59,7 +59,10 @@ impl Inquiry {
     /// Waits a moment for the outcome.
     ///
     /// Cancel safety: safe.
-    pub(in crate::topology) async fn outcome(&self, deadline: Instant) -> Option<Result<Arc<Map>>> {
+    pub(in crate::topology) async fn outcome(
+        &self,
+        deadline: Instant,
+    ) -> Option<Result<Arc<SlotMap>>> {
         let mut outcome = self.outcome.subscribe();
         let until = deadline.min(Instant::now() + TICK);
         let outcome = timeout_at(until, outcome.wait_for(Option::is_some)).await;
@@ -67,7 +70,7 @@ impl Inquiry {
     }
 }
 
-impl Drop for Inquiry {
+impl Drop for RefreshTask {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
             task.abort();
@@ -76,26 +79,26 @@ impl Drop for Inquiry {
 }
 
 /// What several servers say of the slots.
-pub(in crate::topology) struct Hearing<'c> {
+pub(in crate::topology) struct SlotQuery<'c> {
     open: FuturesUnordered<BoxFuture<'c, Result<Vec<Range>>>>,
     pub(in crate::topology) deadline: Instant,
     /// Who was asked.
     pub(in crate::topology) asked: Vec<Arc<Address>>,
     /// Servers that were asked because others named them; they may be in use soon.
-    pub(in crate::topology) named: Map,
+    pub(in crate::topology) named: SlotMap,
     pub(in crate::topology) heard: Vec<Vec<Range>>,
     /// Why one of those who said nothing did not: one that refuses before one that is silent, since
     /// a refusal is not over by waiting.
     pub(in crate::topology) worst: Option<Error>,
 }
 
-impl<'c> Hearing<'c> {
+impl<'c> SlotQuery<'c> {
     pub(in crate::topology) fn new(deadline: Instant) -> Self {
         Self {
             open: FuturesUnordered::new(),
             deadline,
             asked: Vec::new(),
-            named: Map::default(),
+            named: SlotMap::default(),
             heard: Vec::new(),
             worst: None,
         }
@@ -104,7 +107,7 @@ impl<'c> Hearing<'c> {
     pub(in crate::topology) fn ask(&mut self, addresses: &'c Addresses, witnesses: Vec<Primary>) {
         for witness in witnesses {
             self.asked.push(witness.address.clone());
-            let said = testimony(witness, addresses, self.deadline);
+            let said = fetch_slots(witness, addresses, self.deadline);
             self.open.push(said.boxed());
         }
     }
@@ -132,7 +135,7 @@ impl<'c> Hearing<'c> {
 }
 
 /// Asks one server for the slots, and how new what it knows is. Nothing of a caller's is sent.
-async fn testimony(
+async fn fetch_slots(
     witness: Primary,
     addresses: &Addresses,
     deadline: Instant,
@@ -140,7 +143,7 @@ async fn testimony(
     let mut questions = Pipeline::with_capacity(2);
     questions.cmd("CLUSTER").arg("SLOTS");
     questions.cmd("CLUSTER").arg("NODES");
-    let deadline = deadline.min(Instant::now() + PATIENCE);
+    let deadline = deadline.min(Instant::now() + SLOTS_TIMEOUT);
     let replies = witness.node.link.send_all(&questions, deadline).await;
     let replies = replies.map_err(Error::of_own_question)?;
     let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
@@ -169,4 +172,4 @@ pub(in crate::topology) const HEAD_START: Duration = Duration::from_millis(200);
 pub(in crate::topology) const GRACE: Duration = Duration::from_millis(50);
 
 /// How long a server may take to tell the slots.
-pub(in crate::topology) const PATIENCE: Duration = Duration::from_secs(1);
+pub(in crate::topology) const SLOTS_TIMEOUT: Duration = Duration::from_secs(1);

@@ -23,24 +23,24 @@ use tokio::time::Instant;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, SLOTS};
 use crate::net::address::Address;
-use crate::net::connection::{Answer, Link};
+use crate::net::connection::{Answer, Connection};
 use crate::net::endpoint::Endpoint;
-use crate::net::node::{Node, Style};
-use crate::net::pipeline::replies::{Reads, Values, cell};
+use crate::net::node::{Node, NodeConfig};
+use crate::net::pipeline::replies::{MultiGet, Values, cell};
 use crate::net::pipeline::{PIPELINES_TO_EACH, Pipeline};
 use crate::time::Deadline;
 use crate::wire::command::plain;
 use crate::wire::fault::from_server;
-use refresh::Census;
+use refresh::Refresher;
 use slot_map::{Primary, no_slots};
 use wire::{Redirect, redirect};
 
 /// The primaries of a cluster, by slot.
-pub(crate) struct Cluster(Arc<Census>);
+pub(crate) struct Cluster(Arc<Refresher>);
 
 impl Cluster {
     /// The cluster that `seeds` belong to; it is looked up when it is first needed.
-    pub(crate) fn new(seeds: &[String], style: &Style) -> Result<Self> {
+    pub(crate) fn new(seeds: &[String], style: &NodeConfig) -> Result<Self> {
         let seeds = Endpoint::parse_all(seeds, &style.approach)?;
         if seeds.is_empty() {
             return Err(Error::invalid("a cluster needs at least one seed"));
@@ -57,12 +57,12 @@ impl Cluster {
                 ));
             }
         }
-        let style = Style {
-            reads: Reads::OneByOne,
+        let style = NodeConfig {
+            reads: MultiGet::OneByOne,
             pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
-        Ok(Self(Census::new(seeds, style)))
+        Ok(Self(Refresher::new(seeds, style)))
     }
 
     /// The server of `key`, as far as known without asking.
@@ -211,7 +211,7 @@ impl Cluster {
     }
 
     /// The primaries, asked for if none is known.
-    pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Link>)>> {
+    pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Connection>)>> {
         let map = self.0.map(deadline).await?;
         let node = |primary: &Primary| (primary.address.to_string(), primary.node.link.clone());
         Ok(map.primaries.iter().map(node).collect())

@@ -1,4 +1,4 @@
-//! `Census`: which primary serves which slot, as far as known.
+//! `Refresher`: which primary serves which slot, as far as known.
 //!
 //! Invariant: what is known is a hint; whoever follows it is corrected by the servers, and what
 //! they say is taken over at once. Primaries that no longer serve a slot are retired, and calls
@@ -14,26 +14,26 @@ use rand::seq::SliceRandom as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::inquiry::{HEAD_START, Hearing, Inquiry, PATIENCE};
-use super::slot_map::{Map, NAMELESS, Primary, nameless};
+use super::inquiry::{HEAD_START, RefreshTask, SLOTS_TIMEOUT, SlotQuery};
+use super::slot_map::{NAMELESS, Primary, SlotMap, nameless};
 use super::verdict::verdict;
 use super::wire::Asked;
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::net::address::Address;
 use crate::net::breaker::{Breaker, Probe, is_out};
-use crate::net::connection::target::Source;
+use crate::net::connection::target::Target;
 use crate::net::endpoint::Endpoint;
-use crate::net::node::{Node, Style};
+use crate::net::node::{Node, NodeConfig};
 use crate::time::Backoff;
 use crate::time::{Deadline, OnOutage};
 
-pub(in crate::topology) struct Census {
+pub(in crate::topology) struct Refresher {
     seeds: Vec<Endpoint>,
-    style: Style,
+    style: NodeConfig,
     trouble: Arc<Notify>,
-    /// Renews the map while a server is in trouble; see [`steward`].
-    steward: Background,
+    /// Renews the map while a server is in trouble; see [`refresh`].
+    refresh: Background,
     state: Mutex<State>,
     /// Of those who are asked for the slots.
     breaker: Breaker,
@@ -41,9 +41,9 @@ pub(in crate::topology) struct Census {
 
 #[derive(Default)]
 struct State {
-    map: Arc<Map>,
+    map: Arc<SlotMap>,
     /// The last that was begun.
-    inquiry: Option<Arc<Inquiry>>,
+    inquiry: Option<Arc<RefreshTask>>,
     /// Seeds and replicas that were asked, by address: how often they are connected to, and what
     /// they refused, counts over all inquiries.
     witnesses: HashMap<Address, Arc<Node>>,
@@ -51,8 +51,8 @@ struct State {
     importing: Vec<(Arc<Address>, Instant)>,
 }
 
-impl Census {
-    pub(in crate::topology) fn new(seeds: Vec<Endpoint>, style: Style) -> Arc<Self> {
+impl Refresher {
+    pub(in crate::topology) fn new(seeds: Vec<Endpoint>, style: NodeConfig) -> Arc<Self> {
         Arc::new_cyclic(|census: &Weak<Self>| {
             let census = census.clone();
             let on_trouble = Arc::new(move || {
@@ -60,14 +60,14 @@ impl Census {
                     census.suspect();
                 }
             });
-            let steward = Background::by(&style.spawner);
+            let refresh = Background::by(&style.spawner);
             Self {
                 seeds,
-                style: Style {
+                style: NodeConfig {
                     on_trouble: Some(on_trouble),
                     ..style
                 },
-                steward,
+                refresh,
                 trouble: Arc::default(),
                 state: Mutex::default(),
                 breaker: Breaker::default(),
@@ -76,12 +76,15 @@ impl Census {
     }
 
     /// What is known without asking; at first, nothing.
-    pub(in crate::topology) fn known(&self) -> Arc<Map> {
+    pub(in crate::topology) fn known(&self) -> Arc<SlotMap> {
         self.state().map.clone()
     }
 
     /// What is known of the slots, asked for first if that is nothing.
-    pub(in crate::topology) async fn map(self: &Arc<Self>, deadline: Deadline) -> Result<Arc<Map>> {
+    pub(in crate::topology) async fn map(
+        self: &Arc<Self>,
+        deadline: Deadline,
+    ) -> Result<Arc<SlotMap>> {
         let known = self.known();
         if !known.primaries.is_empty() {
             return Ok(known);
@@ -138,7 +141,7 @@ impl Census {
         {
             return known.clone();
         }
-        let mut map = Map::clone(&state.map);
+        let mut map = SlotMap::clone(&state.map);
         let place = map.place(address, [&*state.map], |it| self.node(it));
         map.owners[usize::from(slot)] = place;
         let primary = map.primaries[usize::from(place)].clone();
@@ -157,7 +160,7 @@ impl Census {
         if let Some(place) = state.map.find(address) {
             return state.map.primaries[place].clone();
         }
-        let mut map = Map::clone(&state.map);
+        let mut map = SlotMap::clone(&state.map);
         let place = map.place(address, [&*state.map], |it| self.node(it));
         let primary = map.primaries[usize::from(place)].clone();
         state.map = Arc::new(map);
@@ -167,13 +170,13 @@ impl Census {
     /// What is known may be wrong: has somebody ask.
     pub(in crate::topology) fn suspect(self: &Arc<Self>) {
         self.trouble.notify_one();
-        self.steward
-            .ensure(|| steward(Arc::downgrade(self), self.trouble.clone()));
+        self.refresh
+            .ensure(|| refresh(Arc::downgrade(self), self.trouble.clone()));
     }
 
     /// Nobody uses this any more.
     pub(in crate::topology) fn close(&self) {
-        self.steward.end();
+        self.refresh.end();
         let inquiry = self.state().inquiry.take();
         drop(inquiry);
     }
@@ -188,7 +191,7 @@ impl Census {
     }
 
     /// Has the servers asked for the slots, and waits for what comes of it.
-    async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Map>> {
+    async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<SlotMap>> {
         let mut inquiry = self.inquiry();
         loop {
             if let Some(outcome) = inquiry.outcome(deadline).await {
@@ -207,14 +210,14 @@ impl Census {
     /// The inquiry under way, begun if there is none. It takes as long as servers may need, however
     /// soon its first caller must leave: else callers in a hurry would keep all others from an
     /// answer.
-    fn inquiry(self: &Arc<Self>) -> Arc<Inquiry> {
+    fn inquiry(self: &Arc<Self>) -> Arc<RefreshTask> {
         let mut state = self.state();
         let known = state.inquiry.as_ref();
         if let Some(known) = known.filter(|it| !it.is_over() && it.failed().is_none()) {
             return known.clone();
         }
-        let inquiry = Inquiry::new();
-        let until = Instant::now() + HEAD_START + PATIENCE + HEAD_START;
+        let inquiry = RefreshTask::new();
+        let until = Instant::now() + HEAD_START + SLOTS_TIMEOUT + HEAD_START;
         let (census, told) = (self.clone(), Arc::downgrade(&inquiry));
         // Before anybody can wait for it: outside of a runtime this panics. Ends by itself, soon;
         // if it panics, or its runtime does not go on, callers begin another.
@@ -230,9 +233,9 @@ impl Census {
         inquiry
     }
 
-    async fn inquire(&self, until: Instant) -> Result<Arc<Map>> {
+    async fn inquire(&self, until: Instant) -> Result<Arc<SlotMap>> {
         let present = self.known();
-        let mut hearing = Hearing::new(until);
+        let mut hearing = SlotQuery::new(until);
         let outcome = self.ask(&mut hearing, &present).await;
         match &outcome {
             Ok(()) => self.breaker.succeeded(),
@@ -251,7 +254,7 @@ impl Census {
     /// Asks a few of the primaries that are known, and where none answers soon, others. What seeds
     /// and replicas say is compared with what the primaries say that they name: they may have left
     /// the cluster, or be cut off from it.
-    async fn ask<'c>(&'c self, hearing: &mut Hearing<'c>, known: &Map) -> Result<()> {
+    async fn ask<'c>(&'c self, hearing: &mut SlotQuery<'c>, known: &SlotMap) -> Result<()> {
         let now = Instant::now();
         let addresses = &self.style.approach.addresses;
         hearing.ask(addresses, Self::primaries(known));
@@ -294,14 +297,14 @@ impl Census {
 
     /// A few of the primaries that were named and have not been asked, if too few of those that
     /// were asked are primaries themselves.
-    fn named(&self, hearing: &Hearing<'_>, known: &Map) -> Vec<Primary> {
-        let mut map = Map::default();
+    fn named(&self, hearing: &SlotQuery<'_>, known: &SlotMap) -> Vec<Primary> {
+        let mut map = SlotMap::default();
         for range in verdict(&hearing.heard) {
             if let Some(address) = &range.primary {
                 map.place(address, [known], |it| self.node(it));
             }
         }
-        let enough = map.primaries.len().min(WITNESSES);
+        let enough = map.primaries.len().min(PEERS);
         let all = map.primaries.len();
         let mut named = map.primaries;
         named.retain(|it| !hearing.asked.contains(&it.address));
@@ -312,25 +315,25 @@ impl Census {
     }
 
     /// A few of the primaries that are known.
-    fn primaries(map: &Map) -> Vec<Primary> {
+    fn primaries(map: &SlotMap) -> Vec<Primary> {
         let mut primaries = map.primaries.clone();
         primaries.shuffle(&mut rand::rng());
-        primaries.truncate(WITNESSES);
+        primaries.truncate(PEERS);
         primaries
     }
 
     /// A few of the seeds, and of the replicas, which may be primaries by now.
-    fn others(&self, known: &Map) -> Vec<Primary> {
-        let style = Style {
+    fn others(&self, known: &SlotMap) -> Vec<Primary> {
+        let style = NodeConfig {
             on_trouble: None,
             ..self.style.clone()
         };
         let replica = |address: &Address| self.seeds[0].at(address.clone());
         let replicas = known.replicas.iter().map(replica).collect();
-        let mut witnesses = Vec::with_capacity(2 * WITNESSES);
+        let mut witnesses = Vec::with_capacity(2 * PEERS);
         for mut kind in [self.seeds.clone(), replicas] {
             kind.shuffle(&mut rand::rng());
-            kind.truncate(WITNESSES);
+            kind.truncate(PEERS);
             witnesses.append(&mut kind);
         }
         let mut state = self.state();
@@ -341,7 +344,7 @@ impl Census {
         let witness = |endpoint: Endpoint| {
             let address = endpoint.address.clone();
             let new = || {
-                let source = Source::Server(endpoint);
+                let source = Target::Server(endpoint);
                 Arc::new(Node::mute(address.to_string(), source, &style))
             };
             let node = state.witnesses.entry(address.clone()).or_insert_with(new);
@@ -354,10 +357,10 @@ impl Census {
     }
 
     /// Takes over what was said of the slots.
-    fn learn(&self, hearing: &Hearing<'_>) -> Arc<Map> {
+    fn learn(&self, hearing: &SlotQuery<'_>) -> Arc<SlotMap> {
         let mut state = self.state();
         let before = state.map.clone();
-        let mut map = Map::default();
+        let mut map = SlotMap::default();
         for range in &verdict(&hearing.heard) {
             let place = match &range.primary {
                 Some(primary) => map.place(primary, [&*before, &hearing.named], |it| self.node(it)),
@@ -366,7 +369,7 @@ impl Census {
             map.owners[usize::from(range.first)..=usize::from(range.last)].fill(place);
             map.replicas.extend_from_slice(&range.replicas);
         }
-        state.importing.retain(|(_, at)| at.elapsed() < VIGIL);
+        state.importing.retain(|(_, at)| at.elapsed() < REFRESH_FOR);
         for (address, _) in &state.importing {
             if before.find(address).is_some() {
                 map.place(address, [&*before], |it| self.node(it));
@@ -386,8 +389,8 @@ impl Census {
         if !losers.is_empty() {
             tracing::info!(target: "hedgerow::client", primaries = map.primaries.len(), "slots have moved");
         }
-        for hub in losers.into_iter().filter_map(|it| it.node.hub.as_ref()) {
-            hub.alert();
+        for pubsub in losers.into_iter().filter_map(|it| it.node.pubsub.as_ref()) {
+            pubsub.alert();
         }
         map
     }
@@ -405,16 +408,16 @@ impl Census {
 
 /// Renews what is known while a server is in trouble: spawned with the first trouble, it ends with
 /// the census (or with its runtime, after which the next trouble starts another).
-async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
+async fn refresh(census: Weak<Refresher>, trouble: Arc<Notify>) {
     loop {
         trouble.notified().await;
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
-        let until = Instant::now() + VIGIL;
+        let until = Instant::now() + REFRESH_FOR;
         loop {
             let Some(census) = census.upgrade() else {
                 return;
             };
-            if let Err(error) = census.renew(Instant::now() + PATIENCE).await {
+            if let Err(error) = census.renew(Instant::now() + SLOTS_TIMEOUT).await {
                 tracing::debug!(target: "hedgerow::client", %error, "nobody tells the slots");
             }
             let known = census.known();
@@ -429,9 +432,9 @@ async fn steward(census: Weak<Census>, trouble: Arc<Notify>) {
 }
 
 /// How many servers of a kind are asked for the slots at once.
-const WITNESSES: usize = 3;
+const PEERS: usize = 3;
 
 /// The pauses between two questions while a server is in trouble, and how long that goes on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-const VIGIL: Duration = Duration::from_secs(10);
+const REFRESH_FOR: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! `Map`: which primary serves which slot, as last heard.
+//! `SlotMap`: which primary serves which slot, as last heard.
 //!
 //! Invariant: a map does not change once it is in use; another takes its place. Every primary of it
 //! has one [`Node`], which the next map takes over, so that a server keeps its connections.
@@ -12,7 +12,7 @@ use crate::net::node::Node;
 
 /// What is known of the slots; another takes its place when that changes.
 #[derive(Clone)]
-pub(in crate::topology) struct Map {
+pub(in crate::topology) struct SlotMap {
     /// The place in `primaries` of each slot's server; `NOBODY` where none is known, `NAMELESS`
     /// where no address of it is.
     pub(in crate::topology) owners: Box<[u16]>,
@@ -26,7 +26,7 @@ pub(in crate::topology) struct Primary {
     pub(in crate::topology) node: Arc<Node>,
 }
 
-impl Map {
+impl SlotMap {
     pub(in crate::topology) fn primary(&self, slot: u16) -> Option<&Primary> {
         let place = self.owners[usize::from(slot)];
         self.primaries.get(usize::from(place))
@@ -90,7 +90,7 @@ impl Map {
     }
 }
 
-impl Default for Map {
+impl Default for SlotMap {
     fn default() -> Self {
         Self {
             owners: vec![NOBODY; usize::from(SLOTS)].into(),

@@ -19,20 +19,20 @@ use tokio::time::Instant;
 
 use crate::background::Background;
 use crate::key::Key;
-use crate::net::connection::Link;
-use crate::net::connection::target::Source;
+use crate::net::connection::Connection;
+use crate::net::connection::target::Target;
 use crate::net::endpoint::Endpoint;
-use crate::net::node::{Node, Style};
+use crate::net::node::{Node, NodeConfig};
 use crate::net::pipeline::replies::Values;
 use crate::time::Deadline;
 use crate::time::jittered;
-use proof::{History, standing};
-use recent_writes::{MOST_LAG, Writes};
+use proof::{History, replication_state};
+use recent_writes::{MOST_LAG, RecentWrites};
 
 pub(crate) struct Replicas {
-    primary: Arc<Link>,
-    writes: Arc<Writes>,
-    style: Style,
+    primary: Arc<Connection>,
+    writes: Arc<RecentWrites>,
+    style: NodeConfig,
     /// Gives the replicas occasion to prove themselves; see [`probe`].
     prober: Background,
     state: Mutex<State>,
@@ -59,11 +59,15 @@ struct Proof {
 impl Replicas {
     /// The replicas of the server behind `primary`; `writes` is told of all that this client
     /// writes there.
-    pub(crate) fn new(primary: Arc<Link>, writes: Arc<Writes>, style: &Style) -> Arc<Self> {
+    pub(crate) fn new(
+        primary: Arc<Connection>,
+        writes: Arc<RecentWrites>,
+        style: &NodeConfig,
+    ) -> Arc<Self> {
         Arc::new(Self {
             primary,
             writes,
-            style: Style {
+            style: NodeConfig {
                 name: format!("{}-replica", style.name),
                 on_trouble: None,
                 ..style.clone()
@@ -84,7 +88,7 @@ impl Replicas {
             let address = endpoint.address.to_string();
             let known = before.iter().find(|known| known.node.address() == address);
             let member = known.cloned().unwrap_or_else(|| {
-                let source = Source::Server(endpoint.clone());
+                let source = Target::Server(endpoint.clone());
                 Arc::new(Member {
                     node: Node::mute(address, source, &self.style),
                     proof: Mutex::new(None),
@@ -155,8 +159,10 @@ impl Replicas {
     /// Asks the primary how far it is, and the replicas whether they have come that far.
     async fn round(&self, history: &mut History) {
         let asked = Instant::now();
-        match standing(&self.primary, asked + PATIENCE).await {
-            Ok(standing) if standing.is_primary => history.note(asked, standing),
+        match replication_state(&self.primary, asked + REPLICATION_TIMEOUT).await {
+            Ok(replication_state) if replication_state.is_primary => {
+                history.note(asked, replication_state)
+            }
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(target: "hedgerow::client", %error, "the primary does not say how far it is");
@@ -177,10 +183,10 @@ impl Member {
     async fn examine(&self, history: &History) {
         let link = &self.node.link;
         let epoch = link.epoch();
-        match standing(link, Instant::now() + PATIENCE).await {
+        match replication_state(link, Instant::now() + REPLICATION_TIMEOUT).await {
             // The answer is of the connection whose epoch it was before and after.
-            Ok(standing) if standing.follows && link.epoch() == epoch => {
-                if let Some(at) = history.reached(&standing) {
+            Ok(replication_state) if replication_state.follows && link.epoch() == epoch => {
+                if let Some(at) = history.reached(&replication_state) {
                     *self.lock() = Some(Proof { at, epoch });
                 }
             }
@@ -243,7 +249,7 @@ impl fmt::Debug for Replicas {
 const ROUND: Duration = Duration::from_millis(250);
 
 /// How long a server may take to say how far it is.
-const PATIENCE: Duration = Duration::from_millis(500);
+const REPLICATION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long replicas are asked to prove themselves after the last read.
 const IDLE: Duration = Duration::from_secs(10);

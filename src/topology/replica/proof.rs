@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::recent_writes::MOST_LAG;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::connection::Link;
+use crate::net::connection::Connection;
 use crate::wire::fault::from_server;
 
 /// What a server says of its place in the replication.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::topology) struct Standing {
+pub(in crate::topology) struct ReplicationState {
     pub(in crate::topology) is_primary: bool,
     /// It is a replica, and in touch with its primary.
     pub(in crate::topology) follows: bool,
@@ -24,13 +24,16 @@ pub(in crate::topology) struct Standing {
     pub(in crate::topology) offset: u64,
 }
 
-pub(in crate::topology) async fn standing(link: &Arc<Link>, deadline: Instant) -> Result<Standing> {
+pub(in crate::topology) async fn replication_state(
+    link: &Arc<Connection>,
+    deadline: Instant,
+) -> Result<ReplicationState> {
     let mut command = redis::cmd("INFO");
     command.arg("replication");
     match link.send(&command, deadline).await?.value {
         Value::ServerError(error) => Err(from_server(&error)),
-        Value::VerbatimString { text, .. } => Ok(Standing::parse(&text)),
-        Value::BulkString(bytes) => Ok(Standing::parse(&String::from_utf8_lossy(&bytes))),
+        Value::VerbatimString { text, .. } => Ok(ReplicationState::parse(&text)),
+        Value::BulkString(bytes) => Ok(ReplicationState::parse(&String::from_utf8_lossy(&bytes))),
         _ => Err(Error::new(
             ErrorKind::Server,
             "INFO was answered with another type than a string",
@@ -38,7 +41,7 @@ pub(in crate::topology) async fn standing(link: &Arc<Link>, deadline: Instant) -
     }
 }
 
-impl Standing {
+impl ReplicationState {
     pub(in crate::topology) fn parse(info: &str) -> Self {
         let field = |name: &str| {
             let mut lines = info.lines();
@@ -72,10 +75,14 @@ pub(in crate::topology) struct History {
 }
 
 impl History {
-    pub(in crate::topology) fn note(&mut self, asked: Instant, standing: Standing) {
-        if self.name != standing.history {
+    pub(in crate::topology) fn note(
+        &mut self,
+        asked: Instant,
+        replication_state: ReplicationState,
+    ) {
+        if self.name != replication_state.history {
             self.offsets.clear();
-            self.name = standing.history;
+            self.name = replication_state.history;
         }
         while self
             .offsets
@@ -84,15 +91,18 @@ impl History {
         {
             self.offsets.pop_front();
         }
-        self.offsets.push_back((asked, standing.offset));
+        self.offsets.push_back((asked, replication_state.offset));
     }
 
     /// The latest moment of which a replica has applied everything.
-    pub(in crate::topology) fn reached(&self, standing: &Standing) -> Option<Instant> {
-        if self.name != standing.history {
+    pub(in crate::topology) fn reached(
+        &self,
+        replication_state: &ReplicationState,
+    ) -> Option<Instant> {
+        if self.name != replication_state.history {
             return None;
         }
-        let reached = |(_, offset): &&(Instant, u64)| *offset <= standing.offset;
+        let reached = |(_, offset): &&(Instant, u64)| *offset <= replication_state.offset;
         let (at, _) = self.offsets.iter().rev().find(reached)?;
         Some(*at)
     }
@@ -106,12 +116,12 @@ mod tests {
 
     #[test]
     fn a_standing_is_read_from_what_servers_say() {
-        let primary = Standing::parse(
+        let primary = ReplicationState::parse(
             "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
              slave0:ip=127.0.0.1,port=1,state=online,offset=14,lag=0\r\n\
              master_replid:aa\r\nmaster_replid2:00\r\nmaster_repl_offset:42\r\n",
         );
-        let expected = Standing {
+        let expected = ReplicationState {
             is_primary: true,
             follows: false,
             history: "aa".into(),
@@ -119,7 +129,7 @@ mod tests {
         };
         assert_eq!(primary, expected);
         let replica = |status: &str, sync: &str| {
-            Standing::parse(&format!(
+            ReplicationState::parse(&format!(
                 "role:slave\r\nmaster_host:h\r\nmaster_link_status:{status}\r\n\
                  master_sync_in_progress:{sync}\r\nslave_read_repl_offset:50\r\n\
                  slave_repl_offset:41\r\nmaster_replid:aa\r\nmaster_repl_offset:41\r\n"
@@ -129,35 +139,53 @@ mod tests {
         assert!(!replica("down", "0").follows && !replica("up", "1").follows);
         assert!(!replica("up", "0").is_primary);
         for nonsense in ["", "role:master", "role:slave\r\nmaster_link_status:up"] {
-            let standing = Standing::parse(nonsense);
-            assert!(!standing.is_primary && !standing.follows, "{nonsense}");
+            let replication_state = ReplicationState::parse(nonsense);
+            assert!(
+                !replication_state.is_primary && !replication_state.follows,
+                "{nonsense}"
+            );
         }
     }
 
     #[test]
     fn a_replica_proves_the_latest_moment_that_it_has_reached_in_the_same_history() {
-        let standing = |history: &str, offset| Standing {
+        let replication_state = |history: &str, offset| ReplicationState {
             history: history.into(),
             offset,
-            ..Standing::default()
+            ..ReplicationState::default()
         };
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let mut history = History::default();
-        assert_eq!(history.reached(&standing("aa", 9)), None);
-        history.note(after(0), standing("aa", 10));
-        history.note(after(100), standing("aa", 20));
-        assert_eq!(history.reached(&standing("aa", 9)), None);
-        assert_eq!(history.reached(&standing("aa", 10)), Some(after(0)));
-        assert_eq!(history.reached(&standing("aa", 19)), Some(after(0)));
-        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
-        assert_eq!(history.reached(&standing("bb", 99)), None);
+        assert_eq!(history.reached(&replication_state("aa", 9)), None);
+        history.note(after(0), replication_state("aa", 10));
+        history.note(after(100), replication_state("aa", 20));
+        assert_eq!(history.reached(&replication_state("aa", 9)), None);
+        assert_eq!(
+            history.reached(&replication_state("aa", 10)),
+            Some(after(0))
+        );
+        assert_eq!(
+            history.reached(&replication_state("aa", 19)),
+            Some(after(0))
+        );
+        assert_eq!(
+            history.reached(&replication_state("aa", 20)),
+            Some(after(100))
+        );
+        assert_eq!(history.reached(&replication_state("bb", 99)), None);
         // What is too old to matter is forgotten; another history says nothing of this one.
-        history.note(after(2050), standing("aa", 30));
-        assert_eq!(history.reached(&standing("aa", 10)), None);
-        assert_eq!(history.reached(&standing("aa", 20)), Some(after(100)));
-        history.note(after(2060), standing("bb", 5));
-        assert_eq!(history.reached(&standing("aa", 99)), None);
-        assert_eq!(history.reached(&standing("bb", 5)), Some(after(2060)));
+        history.note(after(2050), replication_state("aa", 30));
+        assert_eq!(history.reached(&replication_state("aa", 10)), None);
+        assert_eq!(
+            history.reached(&replication_state("aa", 20)),
+            Some(after(100))
+        );
+        history.note(after(2060), replication_state("bb", 5));
+        assert_eq!(history.reached(&replication_state("aa", 99)), None);
+        assert_eq!(
+            history.reached(&replication_state("bb", 5)),
+            Some(after(2060))
+        );
     }
 }

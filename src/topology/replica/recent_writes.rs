@@ -1,6 +1,6 @@
-//! `Writes`: what this client has written lately, so that it is not told older things by a replica.
+//! `RecentWrites`: what this client has written lately, so that it is not told older things by a replica.
 //!
-//! Invariant: from the end of a write on, [`Writes::latest`] of its key is not before that end, for
+//! Invariant: from the end of a write on, [`RecentWrites::latest`] of its key is not before that end, for
 //! as long as a replica may be asked whose proof is older than the write. A write that nobody knows
 //! the end of counts as written, and as one that may still be on its way for a while.
 
@@ -14,7 +14,7 @@ use crate::error::{Fate, Result};
 use crate::key::Key;
 
 #[derive(Debug, Default)]
-pub(crate) struct Writes(Mutex<Marks>);
+pub(crate) struct RecentWrites(Mutex<Marks>);
 
 /// When keys were written, those that the floor does not stand for.
 #[derive(Debug, Default)]
@@ -26,17 +26,17 @@ struct Marks {
 
 /// A write under way. It is over when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Writing {
-    writes: Arc<Writes>,
+pub(crate) struct PendingWrite {
+    writes: Arc<RecentWrites>,
     key: Key,
     /// How much later than its end it may still be applied.
     late: Duration,
 }
 
-impl Writes {
+impl RecentWrites {
     /// Begins a write of `key`.
-    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Writing {
-        Writing {
+    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> PendingWrite {
+        PendingWrite {
             writes: self.clone(),
             key: key.clone(),
             late: LATE,
@@ -75,7 +75,7 @@ impl Marks {
     }
 }
 
-impl Writing {
+impl PendingWrite {
     /// The outcome is known.
     pub(crate) fn ended<T>(mut self, outcome: &Result<T>) {
         let unknown = matches!(outcome, Err(error) if error.fate() == Fate::Unknown);
@@ -85,7 +85,7 @@ impl Writing {
     }
 }
 
-impl Drop for Writing {
+impl Drop for PendingWrite {
     fn drop(&mut self) {
         self.writes.mark(&self.key, Instant::now() + self.late);
     }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_write_is_marked_when_it_ends() {
-        let writes = Arc::new(Writes::default());
+        let writes = Arc::new(RecentWrites::default());
         let begun = Instant::now();
         let writing = writes.begin(&key("a"));
         assert_eq!(writes.latest(&[key("a")]), None);
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_write_without_an_answer_may_come_late() {
-        let writes = Arc::new(Writes::default());
+        let writes = Arc::new(RecentWrites::default());
         drop(writes.begin(&key("dropped")));
         let unknown = Err::<(), _>(Error::new(ErrorKind::Disconnected, "gone"));
         writes.begin(&key("unknown")).ended(&unknown);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_counts_for_every_key() {
-        let writes = Arc::new(Writes::default());
+        let writes = Arc::new(RecentWrites::default());
         for number in 0..=MOST_MARKS {
             writes.begin(&key(&number.to_string())).ended(&Ok(()));
         }

@@ -24,55 +24,55 @@ use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result, shortened};
 use crate::net::address::Address;
 use crate::net::address_map::Addresses;
-use crate::net::connection::target::{Locate, Source};
-use crate::net::connection::{Link, OnPush, Route};
+use crate::net::connection::target::{Locate, Target};
+use crate::net::connection::{Connection, ConnectionConfig, OnPush};
 use crate::net::credentials::Login;
 use crate::net::endpoint::Endpoint;
-use crate::net::node::{Node, Style};
+use crate::net::node::{Node, NodeConfig};
 use crate::net::pipeline::large::Large;
-use crate::net::pubsub::Hub;
+use crate::net::pubsub::PubSub;
 use crate::time::jittered;
-use primary_view::{Known, Said};
-use wire::{About, Testimony, best, switch};
+use primary_view::{PrimaryView, Said};
+use wire::{About, SentinelReply, best, switch};
 
 pub(crate) struct Sentinels {
     service: String,
-    witnesses: Vec<Witness>,
+    witnesses: Vec<SentinelPeer>,
     /// How data nodes are reached: everything but their address.
     data: Endpoint,
     /// Where they are, as seen from here.
     addresses: Addresses,
     /// What is known; moves when that changes.
-    known: watch::Sender<Option<Known>>,
+    known: watch::Sender<Option<PrimaryView>>,
     /// Whose connections follow the primary.
-    led: OnceLock<Led>,
+    led: OnceLock<Followers>,
     /// Follows announcements; see [`follow`].
     watcher: Background,
 }
 
 /// One sentinel.
-struct Witness {
+struct SentinelPeer {
     address: Address,
-    link: Arc<Link>,
+    link: Arc<Connection>,
 }
 
-struct Led {
-    commands: Weak<Link>,
+struct Followers {
+    commands: Weak<Connection>,
     large: Option<Weak<Large>>,
-    pushes: Option<Weak<Hub>>,
+    pushes: Option<Weak<PubSub>>,
     replicas: Weak<Replicas>,
 }
 
 /// How long answers are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Patience {
+enum Quorum {
     /// Until most have answered, and a little more.
     ForMost,
     ForAll,
 }
 
 impl Sentinels {
-    pub(crate) fn new(urls: &[String], service: &str, style: &Style) -> Result<Arc<Self>> {
+    pub(crate) fn new(urls: &[String], service: &str, style: &NodeConfig) -> Result<Arc<Self>> {
         if service.is_empty() || service.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(Error::invalid(
                 "the service that the sentinels know is empty or has blanks",
@@ -95,7 +95,7 @@ impl Sentinels {
             service: service.to_owned(),
             witnesses: endpoints
                 .into_iter()
-                .map(|endpoint| Witness::new(endpoint, style, sentinels))
+                .map(|endpoint| SentinelPeer::new(endpoint, style, sentinels))
                 .collect(),
             data,
             addresses: style.approach.addresses.clone(),
@@ -107,10 +107,10 @@ impl Sentinels {
 
     /// The connections of `primary` follow the primary, `replicas` those that follow it.
     pub(in crate::topology) fn lead(&self, primary: &Node, replicas: &Arc<Replicas>) {
-        let led = Led {
+        let led = Followers {
             commands: Arc::downgrade(&primary.link),
             large: primary.large().map(Arc::downgrade),
-            pushes: primary.hub.as_ref().map(Arc::downgrade),
+            pushes: primary.pubsub.as_ref().map(Arc::downgrade),
             replicas: Arc::downgrade(replicas),
         };
         debug_assert!(self.led.get().is_none(), "sentinels lead one client");
@@ -122,8 +122,8 @@ impl Sentinels {
     }
 
     /// Asks all sentinels at once, and takes over what they say.
-    async fn ask(self: &Arc<Self>, patience: Patience, deadline: Instant) -> Result<()> {
-        let until = deadline.min(Instant::now() + PATIENCE);
+    async fn ask(self: &Arc<Self>, patience: Quorum, deadline: Instant) -> Result<()> {
+        let until = deadline.min(Instant::now() + SENTINEL_TIMEOUT);
         let replicas = self.replicas().filter(|replicas| replicas.are_read());
         let about = match replicas {
             Some(_) => About::Replicas,
@@ -134,7 +134,7 @@ impl Sentinels {
             .iter()
             .map(|witness| witness.testify(&self.service, about, until))
             .collect();
-        let mut heard: Vec<Testimony> = Vec::new();
+        let mut heard: Vec<SentinelReply> = Vec::new();
         let mut silent: Vec<(&Address, Error)> = Vec::new();
         let mut end = until;
         while let Ok(Some((address, outcome))) = timeout_at(end, open.next()).await {
@@ -145,7 +145,7 @@ impl Sentinels {
                     silent.push((address, error));
                 }
             }
-            if patience == Patience::ForMost && self.is_most(heard.len()) {
+            if patience == Quorum::ForMost && self.is_most(heard.len()) {
                 end = end.min(Instant::now() + GRACE);
             }
         }
@@ -185,7 +185,7 @@ impl Sentinels {
                 if !same {
                     tracing::info!(target: "hedgerow::client", service = self.service, %address, epoch, "the sentinels name the primary");
                 }
-                *known = Some(Known::next(known.as_ref(), address, epoch));
+                *known = Some(PrimaryView::next(known.as_ref(), address, epoch));
                 return !same;
             }
             false
@@ -238,10 +238,10 @@ impl Locate for Sentinels {
     fn primary(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, Result<Endpoint>> {
         Box::pin(async move {
             self.be_watched();
-            self.ask(Patience::ForMost, deadline).await?;
+            self.ask(Quorum::ForMost, deadline).await?;
             let known = self.known.borrow().clone();
             match known {
-                Some(Known {
+                Some(PrimaryView {
                     address,
                     left: None,
                     ..
@@ -259,8 +259,9 @@ impl Locate for Sentinels {
     fn left<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let mut known = self.known.subscribe();
-            let elsewhere =
-                |known: &Option<Known>| known.as_ref().is_some_and(|known| !known.names(address));
+            let elsewhere = |known: &Option<PrimaryView>| {
+                known.as_ref().is_some_and(|known| !known.names(address))
+            };
             if known.wait_for(elsewhere).await.is_err() {
                 std::future::pending().await
             }
@@ -285,8 +286,8 @@ impl Locate for Sentinels {
     }
 }
 
-impl Witness {
-    fn new(endpoint: Endpoint, style: &Style, sentinels: &Weak<Sentinels>) -> Self {
+impl SentinelPeer {
+    fn new(endpoint: Endpoint, style: &NodeConfig, sentinels: &Weak<Sentinels>) -> Self {
         let sentinels = sentinels.clone();
         let on_push: OnPush = Arc::new(move |info: PushInfo| {
             if info.kind == PushKind::Message
@@ -298,10 +299,10 @@ impl Witness {
         });
         Self {
             address: endpoint.address.clone(),
-            link: Link::new(Route {
-                source: Source::Server(endpoint),
+            link: Connection::new(ConnectionConfig {
+                source: Target::Server(endpoint),
                 name: format!("{}-sentinel", style.name),
-                connect_timeout: PATIENCE,
+                connect_timeout: SENTINEL_TIMEOUT,
                 pace: Arc::default(),
                 spawner: style.spawner.clone(),
                 on_push: Some(on_push),
@@ -319,12 +320,12 @@ impl Witness {
         service: &str,
         about: About,
         until: Instant,
-    ) -> (&Address, Result<Testimony>) {
-        let question = Testimony::question(service, about);
+    ) -> (&Address, Result<SentinelReply>) {
+        let question = SentinelReply::question(service, about);
         let replies = self.link.send_all(&question, until).await;
         let testimony = replies
             .map_err(Error::of_own_question)
-            .and_then(Testimony::parse);
+            .and_then(SentinelReply::parse);
         (&self.address, testimony)
     }
 }
@@ -332,7 +333,7 @@ impl Witness {
 /// Asks again and again, in case an announcement was missed, and at once after one: spawned with
 /// the first connection, it ends with the sentinels (or with its runtime, after which the next
 /// connection starts another).
-async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Known>>) {
+async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<PrimaryView>>) {
     loop {
         let pause = jittered(POLL, 0.75..1.25);
         tokio::select! {
@@ -343,7 +344,7 @@ async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Kno
             return;
         };
         if let Err(error) = sentinels
-            .ask(Patience::ForAll, Instant::now() + PATIENCE)
+            .ask(Quorum::ForAll, Instant::now() + SENTINEL_TIMEOUT)
             .await
         {
             tracing::debug!(target: "hedgerow::client", service = sentinels.service, %error, "the sentinels do not say where the primary is");
@@ -416,7 +417,7 @@ impl fmt::Debug for Sentinels {
 }
 
 /// How long one sentinel may take to answer: a frozen one must not use up a call's deadline.
-const PATIENCE: Duration = Duration::from_millis(500);
+const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How much longer the others are waited for when most have answered.
 const GRACE: Duration = Duration::from_millis(50);
@@ -432,10 +433,10 @@ mod tests {
 
     #[test]
     fn what_goes_to_a_primary_elsewhere_can_be_read_on_the_way() {
-        let style = Style {
+        let style = NodeConfig {
             name: "hedgerow".to_owned(),
             spawner: crate::background::Spawner::default(),
-            connect_timeout: PATIENCE,
+            connect_timeout: SENTINEL_TIMEOUT,
             approach: Approach::default(),
             reads: Reads::Together,
             pipelines: 1,

@@ -11,7 +11,7 @@ use crate::net::address::Address;
 
 /// The primary, as far as known.
 #[derive(Debug, Clone)]
-pub(in crate::topology) struct Known {
+pub(in crate::topology) struct PrimaryView {
     pub(in crate::topology) address: Address,
     pub(in crate::topology) epoch: u64,
     /// When it came in place of another, if it did.
@@ -27,7 +27,7 @@ pub(in crate::topology) enum Said {
     BySome,
 }
 
-impl Known {
+impl PrimaryView {
     /// What is known once an answer is taken over in place of what was known `before`.
     pub(in crate::topology) fn next(before: Option<&Self>, address: Address, epoch: u64) -> Self {
         match before {
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn what_is_known_yields_to_later_epochs_and_to_most_sentinels() {
         let at = |port| Address::Tcp("h".into(), port);
-        let known = |left| Known {
+        let known = |left| PrimaryView {
             address: at(1),
             epoch: 4,
             since: None,
@@ -118,21 +118,21 @@ mod tests {
     fn an_answer_of_the_time_before_a_change_does_not_undo_it() {
         let at = |port| Address::Tcp("h".into(), port);
         let by_most = Said::ByMost;
-        let first = Known::next(None, at(1), 4);
+        let first = PrimaryView::next(None, at(1), 4);
         assert!(first.yields_to(&at(2), 3, by_most), "it is no change");
 
-        let changed = Known::next(Some(&first), at(2), 5);
+        let changed = PrimaryView::next(Some(&first), at(2), 5);
         assert!(!changed.yields_to(&at(1), 4, by_most), "most, but earlier");
         assert!(
             changed.yields_to(&at(1), 6, Said::BySome),
             "another failover"
         );
 
-        let heard_again = Known::next(Some(&changed), at(2), 4);
+        let heard_again = PrimaryView::next(Some(&changed), at(2), 4);
         assert_eq!(heard_again.epoch, 5, "what is known is not forgotten");
         assert!(!heard_again.yields_to(&at(1), 4, by_most));
 
-        let settled = Known {
+        let settled = PrimaryView {
             since: Instant::now().checked_sub(SETTLING),
             ..changed
         };

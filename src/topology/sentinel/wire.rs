@@ -11,7 +11,7 @@ use crate::wire::fault::from_server;
 
 /// What one sentinel knows of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::topology) struct Testimony {
+pub(in crate::topology) struct SentinelReply {
     /// `None` when it does not know the service.
     pub(in crate::topology) primary: Option<Address>,
     /// Higher with each failover.
@@ -28,7 +28,7 @@ pub(in crate::topology) enum About {
     Replicas,
 }
 
-impl Testimony {
+impl SentinelReply {
     /// The question. The epoch is asked for before the address: during a failover a sentinel may
     /// say an epoch that is too low for the address, never one that is too high.
     pub(in crate::topology) fn question(service: &str, about: About) -> Pipeline {
@@ -85,7 +85,7 @@ impl Testimony {
 
 /// The answer that counts, and the primary that it names: of the highest epoch, since whoever was
 /// cut off during a failover is behind; of several such the one that most agree with.
-pub(in crate::topology) fn best(heard: &[Testimony]) -> Option<(&Testimony, &Address)> {
+pub(in crate::topology) fn best(heard: &[SentinelReply]) -> Option<(&SentinelReply, &Address)> {
     let votes = |address: &Address| {
         let agree = heard
             .iter()
@@ -220,12 +220,12 @@ mod tests {
                 Value::Nil,
             ]),
         ];
-        let expected = Testimony {
+        let expected = SentinelReply {
             primary: Some(at(1)),
             epoch: 7,
             replicas: vec![at(2), at(6)],
         };
-        assert_eq!(Testimony::parse(replies).expect("an answer"), expected);
+        assert_eq!(SentinelReply::parse(replies).expect("an answer"), expected);
     }
 
     #[test]
@@ -235,11 +235,11 @@ mod tests {
             other => panic!("{other:?} is no error reply"),
         };
         let address = || Value::Array(vec![bulk("127.0.0.1"), bulk("1")]);
-        let half = Testimony::parse(vec![denied(), denied(), address()]);
+        let half = SentinelReply::parse(vec![denied(), denied(), address()]);
         assert_eq!(half.expect("an answer").primary, Some(at(1)));
-        let unknown = Testimony::parse(vec![Value::Okay, denied(), Value::Nil]);
+        let unknown = SentinelReply::parse(vec![Value::Okay, denied(), Value::Nil]);
         assert_eq!(unknown.expect("an answer").primary, None);
-        let bad = |value: Value| Testimony::parse(vec![Value::Okay, Value::Nil, value]);
+        let bad = |value: Value| SentinelReply::parse(vec![Value::Okay, Value::Nil, value]);
         assert!(bad(denied()).is_err_and(|error| error.kind() == ErrorKind::Forbidden));
         for wrong in [
             Value::Okay,
@@ -249,18 +249,18 @@ mod tests {
         ] {
             assert!(bad(wrong).is_err_and(|error| error.kind() == ErrorKind::Server));
         }
-        assert!(Testimony::parse(Vec::new()).is_err());
+        assert!(SentinelReply::parse(Vec::new()).is_err());
     }
 
     #[test]
     fn the_highest_epoch_counts_and_then_the_most_voices() {
         let heard = |answers: &[(u16, u64)]| -> Option<Address> {
-            let testimony = |&(port, epoch): &(u16, u64)| Testimony {
+            let testimony = |&(port, epoch): &(u16, u64)| SentinelReply {
                 primary: (port > 0).then(|| at(port)),
                 epoch,
                 replicas: Vec::new(),
             };
-            let heard: Vec<Testimony> = answers.iter().map(testimony).collect();
+            let heard: Vec<SentinelReply> = answers.iter().map(testimony).collect();
             best(&heard).map(|(_, address)| address.clone())
         };
         assert_eq!(heard(&[]), None);

@@ -14,9 +14,9 @@ use redis::{Cmd, Value};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, Placement};
-use crate::net::connection::{Answer, Link};
-use crate::net::endpoint::{Approach, Endpoint};
-use crate::net::node::{Node, Style};
+use crate::net::connection::{Answer, Connection};
+use crate::net::endpoint::{Access, Endpoint};
+use crate::net::node::{Node, NodeConfig};
 use crate::net::pipeline::replies::Values;
 use crate::net::pipeline::{PIPELINES_TO_EACH, Pipeline};
 use crate::time::Deadline;
@@ -60,7 +60,11 @@ struct Named {
 }
 
 impl Shards {
-    pub(crate) fn new(shards: &[Shard], moving: Option<&Migration>, style: &Style) -> Result<Self> {
+    pub(crate) fn new(
+        shards: &[Shard],
+        moving: Option<&Migration>,
+        style: &NodeConfig,
+    ) -> Result<Self> {
         let mut known: Vec<(&str, Endpoint)> = Vec::new();
         let (ring, _) = gathered(shards, &style.approach, &mut known)?;
         let other = match moving {
@@ -75,7 +79,7 @@ impl Shards {
                 })
             }
         };
-        let style = Style {
+        let style = NodeConfig {
             pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
@@ -116,14 +120,14 @@ impl Shards {
     }
 
     /// The key of a cache as the other ring places it, if that is another server.
-    pub(crate) fn twin(&self, key: &Key) -> Option<Key> {
+    pub(crate) fn on_other_ring(&self, key: &Key) -> Option<Key> {
         self.other.as_ref()?;
-        let twin = key.elsewhere();
-        (self.place(&twin) != self.place(key)).then_some(twin)
+        let on_other_ring = key.on_other_ring();
+        (self.place(&on_other_ring) != self.place(key)).then_some(on_other_ring)
     }
 
     /// Whether what a cache does not find may be where the other ring places it.
-    pub(crate) fn looks_back(&self) -> bool {
+    pub(crate) fn reads_old_ring(&self) -> bool {
         self.other.as_ref().is_some_and(|other| other.is_old)
     }
 
@@ -167,7 +171,7 @@ impl Shards {
     }
 
     /// All servers, by their names.
-    pub(crate) fn nodes(&self) -> Vec<(String, Arc<Link>)> {
+    pub(crate) fn nodes(&self) -> Vec<(String, Arc<Connection>)> {
         let named = |shard: &Named| (shard.name.to_string(), shard.node.link.clone());
         self.nodes.iter().map(named).collect()
     }
@@ -183,7 +187,7 @@ impl Shards {
 /// The ring of `shards`, and which of `known` each is; those that were not known are added.
 fn gathered<'s>(
     shards: &'s [Shard],
-    approach: &Approach,
+    approach: &Access,
     known: &mut Vec<(&'s str, Endpoint)>,
 ) -> Result<(Ring, Vec<usize>)> {
     let ring = Ring::new(shards.iter().map(|shard| (&*shard.name, shard.weight)))?;
