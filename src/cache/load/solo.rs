@@ -137,7 +137,7 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::load::flight::{Boarding, Flights};
+    use crate::cache::load::flight::{Flights, Role};
     use crate::client::Client;
     use crate::time::{OnOutage, Patience};
 
@@ -191,10 +191,10 @@ mod tests {
         let flights = Arc::<Flights>::default();
         let patience = Patience::new(SILENCE, OnOutage::FailFast);
         let board = || flights.board(&key(), patience, Instant::now(), SILENCE);
-        let Boarding::Opened(open) = board() else {
+        let Role::Opened(open) = board() else {
             panic!("nobody was there");
         };
-        let Boarding::Joined(passenger) = board() else {
+        let Role::Joined(passenger) = board() else {
             panic!("the flight is open");
         };
         open.close();

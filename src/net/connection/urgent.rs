@@ -170,9 +170,9 @@ mod tests {
 
     use super::*;
     use crate::background::Spawner;
-    use crate::net::connection::Route;
-    use crate::net::connection::target::Source;
-    use crate::net::endpoint::{Approach, Endpoint};
+    use crate::net::connection::ConnectionConfig;
+    use crate::net::connection::target::Target;
+    use crate::net::endpoint::{Access, Endpoint};
 
     /// Answers the handshake and whatever else is asked.
     async fn serve(mut stream: TcpStream) {
@@ -206,9 +206,9 @@ mod tests {
             }
         });
         let url = format!("redis://127.0.0.1:{port}");
-        let endpoint = Endpoint::parse(&url, &Approach::default()).expect("a good URL");
-        let link = Connection::new(Route {
-            source: Source::Server(endpoint),
+        let endpoint = Endpoint::parse(&url, &Access::default()).expect("a good URL");
+        let link = Connection::new(ConnectionConfig {
+            source: Target::Server(endpoint),
             name: "test".to_owned(),
             connect_timeout: Duration::from_secs(3600),
             pace: Arc::default(),

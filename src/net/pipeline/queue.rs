@@ -389,7 +389,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::net::pipeline::request::Ask;
+    use crate::net::pipeline::request::Operation;
 
     const LOAD: BatchLimits = BatchLimits {
         commands: 512,
@@ -410,7 +410,7 @@ mod tests {
         let mut command = Cmd::new();
         command.arg(vec![b'x'; bytes]);
         Queued {
-            ask: Ask::Command(command, oneshot::channel().0),
+            ask: Operation::Command(command, oneshot::channel().0),
             deadline: start + Duration::from_millis(name),
             settled: None,
         }
@@ -503,7 +503,7 @@ mod tests {
         for name in 0..100 {
             let key = space.counter(&format!("{name}")).expect("a good one");
             let waiting = Queued {
-                ask: Ask::Read(vec![key], oneshot::channel().0),
+                ask: Operation::Read(vec![key], oneshot::channel().0),
                 deadline: Instant::now(),
                 settled: None,
             };

@@ -428,8 +428,8 @@ const POLL: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::endpoint::Approach;
-    use crate::net::pipeline::replies::Reads;
+    use crate::net::endpoint::Access;
+    use crate::net::pipeline::replies::MultiGet;
 
     #[test]
     fn what_goes_to_a_primary_elsewhere_can_be_read_on_the_way() {
@@ -437,11 +437,11 @@ mod tests {
             name: "hedgerow".to_owned(),
             spawner: crate::background::Spawner::default(),
             connect_timeout: SENTINEL_TIMEOUT,
-            approach: Approach::default(),
-            reads: Reads::Together,
+            approach: Access::default(),
+            reads: MultiGet::Together,
             pipelines: 1,
             limits: crate::net::pipeline::queue::Limits::default(),
-            paces: crate::net::connection::backoff::Paces::default(),
+            paces: crate::net::connection::backoff::ConnectRates::default(),
             on_trouble: None,
         };
         let readable = |scheme: &str, host: &str| {
