@@ -9,6 +9,7 @@ mod breaker;
 mod brought;
 mod bulkhead;
 mod cache;
+mod cache_many;
 mod cache_model;
 mod cache_terms;
 mod canary;

@@ -1,26 +1,25 @@
-//! Reading an entry and judging it: the hit path, and the only way in which a value leaves Redis.
+//! Fetching: entries are read with the generations of their tags, and judged. This is the hit path,
+//! and the only way in which a value leaves Redis.
 //!
-//! Invariant: an entry is valid only if each generation stamped on it equals the present one, and
-//! the present ones are read together with the entry or after it. So an entry that was loaded
-//! before an invalidation is not valid for any read that began after the invalidation returned.
-//! Every verb of the cache reads through here.
+//! Invariant: the generations that an entry is judged by were read together with it or after it. So
+//! an entry that was loaded before an invalidation is no hit for any read that began after the
+//! invalidation returned. Every verb of the cache reads through here.
 //!
-//! What cannot be read is a miss. A damaged entry is of no use to anybody and removes itself; a
-//! foreign one is another build's or another type's, and stays.
+//! What cannot be read is a miss. A damaged entry is of no use to anybody and is removed; a foreign
+//! one is another build's or another type's, and stays.
 //!
-//! A replica may be behind. So what it answers counts only when it is a hit, judged by what it
-//! holds itself at the same moment; that something is missing, and which generations a load is
-//! stamped with, is asked of the primary.
-
-use std::sync::Arc;
+//! A replica may be behind. So its answer counts only when it is a hit, judged by the generations
+//! that it holds itself at the same moment. Everything else is asked of the primary: whether
+//! something is missing, and which generations a load is stamped with.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
+use super::judge::{Judged, Why, judge};
 use super::reading::{Miss, ReadFrom, Reading, snapshot};
 use crate::cache::Cache;
 use crate::client::Client;
-use crate::codec::{self, Envelope, HEADER, Stack, Stamp, Unreadable};
+use crate::codec::{HEADER, Stack, Unreadable};
 use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::script::script;
@@ -29,14 +28,7 @@ use crate::time::Deadline;
 
 script!(DISCARD = "discard.lua");
 
-/// Reads the entry at `key` in one trip, with the generations of the whole cache's tag and of
-/// `tags`. An entry stamped with other tags too costs a second trip, and so does one that a
-/// replica has not.
-///
-/// While keys move from one ring of shards to another, what is a miss on the present ring is
-/// looked for as the old ring places it, entry and tags: what was stored there was stamped with
-/// the generations there. A miss is told as the present ring sees it, which is where the load
-/// that follows asks for its lease.
+/// Reads one entry: see [`read_many`].
 pub(in crate::cache) async fn read<V: DeserializeOwned>(
     cache: &Cache,
     key: &Key,
@@ -44,8 +36,31 @@ pub(in crate::cache) async fn read<V: DeserializeOwned>(
     from: ReadFrom,
     deadline: Deadline,
 ) -> Result<Reading<V>> {
+    let keys = std::slice::from_ref(key);
+    let mut readings = read_many(cache, keys, tags, from, deadline).await?;
+    match readings.pop() {
+        Some(reading) => Ok(reading),
+        None => unreachable!("there is a reading for each key"),
+    }
+}
+
+/// Reads the entries at `keys` in one trip, with the generations of the whole cache's tag and of
+/// `tags`. Entries stamped with other tags too cost a second trip for all of them together, and so
+/// do entries that a replica has not.
+///
+/// While keys move from one ring of shards to another, an entry that is a miss on the present ring
+/// is looked for as the old ring places it, entry and tags: it was stamped with the generations
+/// there. A miss is reported as the present ring sees it, which is where the load that follows asks
+/// for its lease.
+pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
+    cache: &Cache,
+    keys: &[Key],
+    tags: &[Tag],
+    from: ReadFrom,
+    deadline: Deadline,
+) -> Result<Vec<Reading<V>>> {
     let client = &cache.client;
-    let look = Look {
+    let fetch = Fetch {
         cache,
         tags: Asked {
             whole: &cache.names()?.whole,
@@ -54,17 +69,46 @@ pub(in crate::cache) async fn read<V: DeserializeOwned>(
         stack: &cache.setup.stack,
         deadline,
     };
-    let here = look.at(key, from, Key::clone).await?;
-    let Reading::Miss(miss) = &here else {
-        return Ok(here);
-    };
-    let nothing = miss.seen.is_empty() && client.on_other_ring(key).is_none();
-    if nothing || !client.reads_old_ring() {
-        return Ok(here);
+    let mut readings = fetch.on(Ring::Own, keys, from).await?;
+    if !client.reads_old_ring() {
+        return Ok(readings);
     }
-    match Box::pin(look.at(key, from, Key::on_other_ring)).await? {
-        Reading::Miss(_) => Ok(here),
-        hit => Ok(hit),
+    let may_be_there = |(key, reading): (&Key, &Reading<V>)| match reading {
+        Reading::Hit(_) => false,
+        Reading::Miss(miss) => !miss.seen.is_empty() || client.on_other_ring(key).is_some(),
+    };
+    let missing = keys.iter().zip(&readings).map(may_be_there);
+    let missing: Vec<usize> = missing
+        .enumerate()
+        .filter(|it| it.1)
+        .map(|it| it.0)
+        .collect();
+    if missing.is_empty() {
+        return Ok(readings);
+    }
+    let there: Vec<Key> = missing.iter().map(|at| keys[*at].clone()).collect();
+    let found = Box::pin(fetch.on(Ring::Other, &there, from)).await?;
+    for (at, reading) in missing.into_iter().zip(found) {
+        if let hit @ Reading::Hit(_) = reading {
+            readings[at] = hit;
+        }
+    }
+    Ok(readings)
+}
+
+/// By which ring of shards a key is placed, while keys move from one to another.
+#[derive(Debug, Clone, Copy)]
+enum Ring {
+    Own,
+    Other,
+}
+
+impl Ring {
+    fn place(self, key: &Key) -> Key {
+        match self {
+            Self::Own => key.clone(),
+            Self::Other => key.on_other_ring(),
+        }
     }
 }
 
@@ -75,161 +119,221 @@ struct Asked<'t> {
     declared: &'t [Tag],
 }
 
-/// Where and how an entry is looked for.
+/// Where and how entries are looked for.
 #[derive(Clone, Copy)]
-struct Look<'l> {
-    cache: &'l Cache,
-    tags: Asked<'l>,
-    stack: &'l Stack,
+struct Fetch<'f> {
+    cache: &'f Cache,
+    tags: Asked<'f>,
+    stack: &'f Stack,
     deadline: Deadline,
 }
 
-impl<'l> Asked<'l> {
-    /// The tags of an order, the first of which is the whole cache's.
-    fn all(tags: &'l [Tag]) -> Option<Self> {
-        let (whole, declared) = tags.split_first()?;
-        Some(Self { whole, declared })
+/// The keys of one read: entries, then the tag of the whole cache, then the declared tags.
+struct Wanted {
+    keys: Vec<Key>,
+    entries: usize,
+    /// The tag of the whole cache has a key in each slot group: how many of them are read, and
+    /// which is whose. Empty where all entries have the same.
+    wholes: usize,
+    whole_of: Vec<usize>,
+}
+
+impl Wanted {
+    fn new(fetch: &Fetch<'_>, keys: &[Key], ring: Ring) -> Self {
+        let (client, Asked { whole, declared }) = (&fetch.cache.client, fetch.tags);
+        let entries = keys.len();
+        let mut all = Vec::with_capacity(entries + 1 + declared.len());
+        all.extend(keys.iter().map(|key| ring.place(key)));
+        let mut whole_of = Vec::new();
+        for at in 0..entries {
+            let own = whole.colocated_key(client, &all[at]);
+            let known = all[entries..].iter().position(|known| *known == own);
+            let place = known.unwrap_or(all.len() - entries);
+            if known.is_none() {
+                all.push(own);
+            }
+            if place > 0 && whole_of.is_empty() {
+                whole_of.resize(at, 0);
+            }
+            if place > 0 || !whole_of.is_empty() {
+                whole_of.push(place);
+            }
+        }
+        let wholes = all.len() - entries;
+        all.extend(declared.iter().map(|tag| ring.place(&tag.key)));
+        Self {
+            keys: all,
+            entries,
+            wholes,
+            whole_of,
+        }
     }
 
-    /// Where the generation of `tag` stands among those that were read.
-    fn position(&self, tag: u128) -> Option<usize> {
-        let all = std::iter::once(self.whole).chain(self.declared);
-        all.into_iter().position(|asked| asked.id.0 == tag)
+    /// The present generation of the whole cache's tag beside the entry `at`, in what was found.
+    fn whole<'f>(&self, at: usize, found: &'f [Option<Bytes>]) -> Option<&'f Bytes> {
+        let whole = self.whole_of.get(at).copied().unwrap_or_default();
+        found[self.entries + whole].as_ref()
+    }
+
+    fn declared<'f>(&self, found: &'f [Option<Bytes>]) -> &'f [Option<Bytes>] {
+        &found[self.entries + self.wholes..]
     }
 }
 
-impl Look<'_> {
-    /// Reads and judges on one ring: `place` places a key there.
-    async fn at<V: DeserializeOwned>(
+impl Fetch<'_> {
+    /// Reads and judges on one ring.
+    async fn on<V: DeserializeOwned>(
         &self,
-        key: &Key,
+        ring: Ring,
+        keys: &[Key],
         from: ReadFrom,
-        place: fn(&Key) -> Key,
-    ) -> Result<Reading<V>> {
-        let (client, deadline) = (&self.cache.client, self.deadline);
-        let key = place(key);
-        let Asked { whole, declared } = self.tags;
-        let mut keys = Vec::with_capacity(2 + declared.len());
-        let whole = whole.colocated_key(client, &key);
-        keys.extend([key, whole]);
-        keys.extend(declared.iter().map(|tag| place(&tag.key)));
+    ) -> Result<Vec<Reading<V>>> {
         if from == ReadFrom::PreferReplica
-            && let Some(found) = Box::pin(client.read_replica(&keys, deadline)).await
-            && let Some(Verdict::Valid(value)) = self.judged(&found, place).await?
+            && let Some(readings) = Box::pin(self.on_replica(ring, keys)).await?
         {
-            return Ok(Reading::Hit(value));
+            return Ok(readings);
         }
-        let found = client.read(&keys, deadline).await?;
-        let verdict = match self.judged(&found, place).await? {
-            Some(Verdict::Valid(value)) => return Ok(Reading::Hit(value)),
-            verdict => verdict,
-        };
-        let (key, (entry, present)) = (&keys[0], split(&found));
-        match verdict {
-            None | Some(Verdict::Valid(_)) => {}
-            Some(Verdict::Invalidated) => {
-                tracing::debug!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), "invalidated");
-            }
-            Some(Verdict::Unreadable(Unreadable::Damaged(error))) => {
-                tracing::warn!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "damaged");
-                Box::pin(discard(client, key, entry.unwrap_or_default(), deadline)).await;
-            }
-            Some(Verdict::Unreadable(Unreadable::Foreign(error))) => {
-                let (foreign, shown) = (&self.cache.state().foreign, key.shown(client.hide_keys()));
-                foreign.meet(&self.cache.setup.name, &shown, &error);
-            }
+        let client = &self.cache.client;
+        let wanted = Wanted::new(self, keys, ring);
+        let found = client.read(&wanted.keys, self.deadline).await?;
+        let judged = self.judged(&wanted, &found, ring).await?;
+        let mut readings = Vec::with_capacity(judged.len());
+        for (at, judged) in judged.into_iter().enumerate() {
+            let why = match judged {
+                Judged::Hit(value) => {
+                    readings.push(Reading::Hit(value));
+                    continue;
+                }
+                Judged::Miss(why) => why,
+                Judged::Needs(_) => unreachable!("all that an entry needs was read"),
+            };
+            let entry = found[at].as_deref().unwrap_or_default();
+            self.missed(&wanted.keys[at], entry, why).await;
+            let whole = Generation::of(wanted.whole(at, &found));
+            let declared = snapshot(wanted.declared(&found));
+            readings.push(Reading::Miss(Miss::of(entry, whole, declared)));
         }
-        Ok(Reading::Miss(Miss::of(entry.unwrap_or_default(), present)))
+        Ok(readings)
     }
 
-    /// Judges what was found: an entry and the generations of the tags; `None` when there is no
-    /// entry.
-    async fn judged<V: DeserializeOwned>(
+    /// The same with what a replica has; what it has not is read from the primary. `None` where no
+    /// replica can be asked.
+    async fn on_replica<V: DeserializeOwned>(
         &self,
-        found: &[Option<Bytes>],
-        place: fn(&Key) -> Key,
-    ) -> Result<Option<Verdict<V>>> {
-        let (entry, present) = split(found);
-        let Some(entry) = entry else {
+        ring: Ring,
+        keys: &[Key],
+    ) -> Result<Option<Vec<Reading<V>>>> {
+        let wanted = Wanted::new(self, keys, ring);
+        let found = self.cache.client.read_replica(&wanted.keys, self.deadline);
+        let Some(found) = found.await else {
             return Ok(None);
         };
-        let envelope = match Envelope::parse(entry) {
-            Ok(envelope) => envelope,
-            Err(error) => return Ok(Some(Verdict::Unreadable(error))),
+        let judged = self.judged(&wanted, &found, ring).await?;
+        let hit = |judged: &Judged<V>| matches!(judged, Judged::Hit(_));
+        let missing = keys.iter().zip(&judged).filter(|(_, judged)| !hit(judged));
+        let missing: Vec<Key> = missing.map(|(key, _)| key.clone()).collect();
+        let rest = match missing.is_empty() {
+            true => Vec::new(),
+            false => Box::pin(self.on(ring, &missing, ReadFrom::Primary)).await?,
         };
-        let valid = match compared(&envelope, self.tags, present) {
-            Stamps::Equal => true,
-            Stamps::Differ => false,
-            Stamps::EqualBut(others) => Box::pin(self.equal(others, place)).await?,
-        };
-        Ok(Some(match valid {
-            false => Verdict::Invalidated,
-            true => match codec::decode(&envelope, self.stack.max_decoded) {
-                Ok(value) => Verdict::Valid(Arc::new(value)),
-                Err(error) => Verdict::Unreadable(error),
-            },
-        }))
+        let mut rest = rest.into_iter();
+        let readings = judged.into_iter().map(|judged| match judged {
+            Judged::Hit(value) => Some(Reading::Hit(value)),
+            _ => rest.next(),
+        });
+        Ok(readings.collect())
     }
 
-    /// Whether the generations of `others`, which were not read together with the entry, are the
-    /// present ones.
-    async fn equal(&self, others: Vec<Stamp>, place: fn(&Key) -> Key) -> Result<bool> {
-        let namespace = self.cache.client.namespace();
-        let keys = others
-            .iter()
-            .map(|stamp| place(&namespace.tag(TagId(stamp.tag))));
-        let keys: Vec<_> = keys.collect();
-        let present = self.cache.client.read(&keys, self.deadline).await?;
-        let mut all = others.iter().zip(&present);
-        Ok(all.all(|(stamp, present)| {
-            Generation::of(present.as_ref()) == Some(Generation::from_stamp(stamp.generation))
-        }))
-    }
-}
-
-/// What an entry comes to.
-enum Verdict<V> {
-    Valid(Arc<V>),
-    Invalidated,
-    Unreadable(Unreadable),
-}
-
-/// What the stamps of an entry come to beside the present generations.
-enum Stamps {
-    Equal,
-    Differ,
-    /// These are of tags that were not asked for; the others are equal.
-    EqualBut(Vec<Stamp>),
-}
-
-/// Compares the stamps of an entry with the `present` generations of `tags`.
-fn compared(envelope: &Envelope<'_>, tags: Asked<'_>, present: &[Option<Bytes>]) -> Stamps {
-    let mut others = Vec::new();
-    let mut clearable = false;
-    for stamp in envelope.stamps() {
-        let Some(place) = tags.position(stamp.tag) else {
-            others.push(stamp);
-            continue;
-        };
-        let stamped = Generation::from_stamp(stamp.generation);
-        if Generation::of(present[place].as_ref()) != Some(stamped) {
-            return Stamps::Differ;
+    /// Judges what was found, and reads what is needed for that: at most once more, since an entry
+    /// says all that it needs.
+    async fn judged<V: DeserializeOwned>(
+        &self,
+        wanted: &Wanted,
+        found: &[Option<Bytes>],
+        ring: Ring,
+    ) -> Result<Vec<Judged<V>>> {
+        let judge = |at, others: &[_]| self.judge(at, wanted, found, others);
+        let mut judged: Vec<Judged<V>> = (0..wanted.entries).map(|at| judge(at, &[])).collect();
+        let mut needed: Vec<TagId> = Vec::new();
+        for it in &judged {
+            if let Judged::Needs(tags) = it {
+                needed.extend(tags);
+            }
         }
-        clearable |= place == 0;
+        if needed.is_empty() {
+            return Ok(judged);
+        }
+        needed.sort_unstable();
+        needed.dedup();
+        let others = Box::pin(self.present(needed, ring)).await?;
+        for (at, it) in judged.iter_mut().enumerate() {
+            if let Judged::Needs(_) = it {
+                *it = judge(at, &others);
+            }
+        }
+        Ok(judged)
     }
-    match others.is_empty() {
-        _ if !clearable => Stamps::Differ,
-        true => Stamps::Equal,
-        false => Stamps::EqualBut(others),
-    }
-}
 
-/// The entry, and what stands for the tags.
-fn split(found: &[Option<Bytes>]) -> (Option<&[u8]>, &[Option<Bytes>]) {
-    let Some((entry, present)) = found.split_first() else {
-        unreachable!("a read answers each key");
-    };
-    (entry.as_deref(), present)
+    /// The present generations of tags that were not read together with the entries.
+    async fn present(
+        &self,
+        tags: Vec<TagId>,
+        ring: Ring,
+    ) -> Result<Vec<(TagId, Option<Generation>)>> {
+        let client = &self.cache.client;
+        let spelt = tags
+            .iter()
+            .map(|tag| ring.place(&client.namespace().tag(*tag)));
+        let keys: Vec<Key> = spelt.collect();
+        let found = client.read(&keys, self.deadline).await?;
+        Ok(tags.into_iter().zip(snapshot(&found)).collect())
+    }
+
+    fn judge<V: DeserializeOwned>(
+        &self,
+        at: usize,
+        wanted: &Wanted,
+        found: &[Option<Bytes>],
+        others: &[(TagId, Option<Generation>)],
+    ) -> Judged<V> {
+        let Asked { whole, declared } = self.tags;
+        let known = |tag: TagId| {
+            if tag == whole.id {
+                return Some(Generation::of(wanted.whole(at, found)));
+            }
+            if let Some(place) = declared.iter().position(|it| it.id == tag) {
+                return Some(Generation::of(wanted.declared(found)[place].as_ref()));
+            }
+            let other = others.iter().find(|(id, _)| *id == tag);
+            other.map(|(_, generation)| *generation)
+        };
+        judge(
+            found[at].as_deref(),
+            whole.id,
+            known,
+            self.stack.max_decoded,
+        )
+    }
+
+    /// Tells of an entry that is no hit, and removes one that is damaged.
+    async fn missed(&self, key: &Key, entry: &[u8], why: Why) {
+        let client = &self.cache.client;
+        let shown = || key.shown(client.hide_keys());
+        match why {
+            Why::Absent => {}
+            Why::Invalidated => {
+                tracing::debug!(target: "hedgerow::cache", redis_key = &*shown(), "invalidated");
+            }
+            Why::Unreadable(Unreadable::Damaged(error)) => {
+                tracing::warn!(target: "hedgerow::cache", redis_key = &*shown(), %error, "damaged");
+                Box::pin(discard(client, key, entry, self.deadline)).await;
+            }
+            Why::Unreadable(Unreadable::Foreign(error)) => {
+                let foreign = &self.cache.state().foreign;
+                foreign.meet(&self.cache.setup.name, &shown(), &error);
+            }
+        }
+    }
 }
 
 /// What the record of a failed load says, if it is valid: it is judged as an entry is, by the
@@ -243,17 +347,25 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
     let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
     let mut found = cache.client.read(&keys, deadline).await?;
     found.insert(0, Some(record));
-    let Some(tags) = Asked::all(tags) else {
+    // The first tag of a store request is the whole cache's.
+    let Some((whole, declared)) = tags.split_first() else {
         return Ok(None);
     };
-    let look = Look {
+    let fetch = Fetch {
         cache,
-        tags,
+        tags: Asked { whole, declared },
         stack: &Stack::default(),
         deadline,
     };
-    Ok(match look.judged(&found, Key::clone).await? {
-        Some(Verdict::Valid(value)) => Arc::into_inner(value),
+    let wanted = Wanted {
+        keys: Vec::new(),
+        entries: 1,
+        wholes: 1,
+        whole_of: Vec::new(),
+    };
+    let mut judged = fetch.judged(&wanted, &found, Ring::Own).await?;
+    Ok(match judged.pop() {
+        Some(Judged::Hit(value)) => std::sync::Arc::into_inner(value),
         _ => None,
     })
 }

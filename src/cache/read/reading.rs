@@ -39,10 +39,16 @@ pub enum ReadFrom {
 }
 
 impl Miss {
-    pub(in crate::cache) fn of(entry: &[u8], present: &[Option<Bytes>]) -> Self {
+    /// A miss beside the generation of the whole cache's tag and those of the declared tags.
+    pub(in crate::cache) fn of(
+        entry: &[u8],
+        whole: Option<Generation>,
+        mut declared: Snapshot,
+    ) -> Self {
+        declared.insert(0, whole);
         Self {
             seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),
-            snapshot: snapshot(present),
+            snapshot: declared,
         }
     }
 }

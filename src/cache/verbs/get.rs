@@ -1,5 +1,8 @@
-//! `get`: a value that is there.
+//! `get` and `get_many`: values that are there.
+//!
+//! Invariant: `get` is `get_many` of one key.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -9,6 +12,8 @@ use crate::cache::read::fetch;
 use crate::cache::read::reading::Reading;
 use crate::client::Request;
 use crate::error::Result;
+use crate::key::Key;
+use crate::name::Name;
 use crate::time::Deadline;
 
 impl Cache {
@@ -36,22 +41,97 @@ impl Cache {
         })
     }
 
+    /// The values of `keys`, in their order: `None` for each that has no valid one.
+    ///
+    /// Up to 500 keys cost one trip to each server that holds any of them, and one more if some
+    /// entries carry tags. A key that is named twice is read once. Without keys nothing is sent.
+    ///
+    /// ```no_run
+    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+    /// let cities = cache.get_many::<String>(["city:1", "city:2", "city:3"]).await?;
+    /// let found = cities.iter().flatten().count();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get). The call fails as a whole if a server that holds one of the keys
+    /// cannot be read; under [`Outage::Bypass`] nothing is found then.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    ///
+    /// [`Outage::Bypass`]: crate::Outage::Bypass
+    pub fn get_many<'c, V>(
+        &'c self,
+        keys: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Request<'c, Vec<Option<Arc<V>>>>
+    where
+        V: DeserializeOwned + Send + Sync + 'c,
+    {
+        let keys: Vec<Name> = keys
+            .into_iter()
+            .map(|key| self.client.name(key.as_ref()))
+            .collect();
+        Request::new(self.setup.patience, move |patience| async move {
+            self.all_found(&keys, patience.deadline()).await
+        })
+    }
+
     async fn found<V: DeserializeOwned>(
         &self,
         key: &str,
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
-        let key = &self.client.name(key);
-        let value = self.value(key)?;
-        let from = self.setup.read_from;
-        match fetch::read(self, &value, &[], from, deadline).await {
-            Ok(Reading::Hit(value)) => Ok(Some(value)),
-            Ok(Reading::Miss(_)) => Ok(None),
-            Err(error) if self.setup.outage.bypasses(&error) => {
-                self.state().bulkhead.read(&self.setup.name, &error);
-                Ok(None)
+        let key = self.client.name(key);
+        let found = self.all_found(std::slice::from_ref(&key), deadline).await;
+        let found = found.map_err(|error| error.about(&key))?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    async fn all_found<V: DeserializeOwned>(
+        &self,
+        keys: &[Name],
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Arc<V>>>> {
+        // Spelt first: a bad name is an error before anything is sent.
+        let mut spelt: Vec<Key> = Vec::with_capacity(keys.len());
+        let mut places = Vec::with_capacity(keys.len());
+        let mut known = HashMap::new();
+        for key in keys {
+            let value = self.value(key)?;
+            let place = match keys.len() {
+                1 => 0,
+                _ => *known.entry(value.clone()).or_insert(spelt.len()),
+            };
+            if place == spelt.len() {
+                spelt.push(value);
             }
-            Err(error) => Err(error.with_key(key)),
+            places.push(place);
         }
+        let mut found: Vec<Option<Arc<V>>> = Vec::with_capacity(spelt.len());
+        for part in spelt.chunks(MOST_AT_ONCE) {
+            match fetch::read_many(self, part, &[], self.setup.read_from, deadline).await {
+                Ok(readings) => found.extend(readings.into_iter().map(|reading| match reading {
+                    Reading::Hit(value) => Some(value),
+                    Reading::Miss(_) => None,
+                })),
+                Err(error) if self.setup.outage.bypasses(&error) => {
+                    self.state().bulkhead.read(&self.setup.name, &error);
+                    return Ok(vec![None; keys.len()]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if spelt.len() == keys.len() {
+            return Ok(found);
+        }
+        Ok(places
+            .into_iter()
+            .map(|place| found[place].clone())
+            .collect())
     }
 }
+
+/// How many entries one read asks a server for, so that others do not wait long behind it.
+const MOST_AT_ONCE: usize = 500;
