@@ -27,7 +27,7 @@ impl EntryKeys {
     /// The same place on the other ring of shards, while keys move and if that is another server.
     pub(super) fn on_other_ring(&self, client: &Client) -> Option<Self> {
         Some(Self {
-            value: client.on_other_ring(&self.value)?,
+            value: client.copies(&self.value).other?,
             lease: self.lease.on_other_ring(),
             name: self.name.clone(),
         })

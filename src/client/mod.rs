@@ -38,6 +38,7 @@ pub use crate::net::tls::Tls;
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
 use crate::topology::Topology;
+use crate::topology::placement::Copies;
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
@@ -264,10 +265,10 @@ impl Client {
         self.core.topology.pubsub(key)
     }
 
-    /// While keys move from one ring of shards to another: the key of a cache as the other ring
-    /// places it, if that is another server. Whatever invalidates does so there, too.
-    pub(crate) fn on_other_ring(&self, key: &Key) -> Option<Key> {
-        self.core.topology.on_other_ring(key)
+    /// Where a cached key lives while keys move from one ring of shards to another. Whatever
+    /// invalidates it does so at each place.
+    pub(crate) fn copies(&self, key: &Key) -> Copies {
+        self.core.topology.copies(key)
     }
 
     /// A key like `key` for each [`part`](Self::slot_group) of the keys, also while keys move from one
@@ -297,11 +298,6 @@ impl Client {
     /// breaker of its server is open. Sends nothing.
     pub(crate) fn outage(&self, key: &Key) -> Option<Error> {
         self.core.topology.outage(key)
-    }
-
-    /// Whether a missing value may still be where it was before keys began to move.
-    pub(crate) fn reads_old_ring(&self) -> bool {
-        self.core.topology.reads_old_ring()
     }
 
     /// The channel on which this client hears of the ends of loads of `value`; `None` while the

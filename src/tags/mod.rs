@@ -97,7 +97,7 @@ impl Tag {
         match &self.parts {
             Some(parts) => parts.to_vec(),
             None => {
-                let on_other_ring = client.on_other_ring(&self.key);
+                let on_other_ring = client.copies(&self.key).other;
                 std::iter::once(self.key.clone())
                     .chain(on_other_ring)
                     .collect()

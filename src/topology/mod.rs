@@ -5,6 +5,7 @@
 //! that an attempt after a change of topology goes to the right server.
 
 pub(crate) mod cluster;
+pub(crate) mod placement;
 pub(crate) mod replica;
 pub(crate) mod replicated;
 pub(crate) mod sentinel;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::Cluster;
+use placement::Copies;
 use redis::{Cmd, Value};
 use replicated::Replicated;
 
@@ -80,12 +82,12 @@ impl Topology {
         }
     }
 
-    /// While keys move from one ring of shards to another: the key of a cache as the other ring
-    /// places it, if that is another server.
-    pub(crate) fn on_other_ring(&self, key: &Key) -> Option<Key> {
+    /// Where a cached key lives while keys move from one ring of shards to another. At any other
+    /// time, and for all other topologies, in one place.
+    pub(crate) fn copies(&self, key: &Key) -> Copies {
         match self {
-            Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => None,
-            Self::Shards(shards) => shards.on_other_ring(key),
+            Self::One(_) | Self::Replicated(_) | Self::Cluster(_) => Copies::none(),
+            Self::Shards(shards) => shards.copies(key),
         }
     }
 
@@ -156,11 +158,6 @@ impl Topology {
             Self::Cluster(cluster) => ask(&cluster.node(key)?.link),
             Self::Shards(shards) => ask(&shards.node(key).link),
         }
-    }
-
-    /// Whether what a cache does not find may be where it was before keys began to move.
-    pub(crate) fn reads_old_ring(&self) -> bool {
-        matches!(self, Self::Shards(shards) if shards.reads_old_ring())
     }
 
     /// All servers that are written to, with their addresses.

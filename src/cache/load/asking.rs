@@ -168,7 +168,7 @@ impl Load {
     async fn take<V: DeserializeOwned + Send + Sync + 'static>(
         &mut self,
     ) -> Result<Option<Arc<V>>> {
-        self.open.close();
+        let closed = self.open.close();
         let StoreRequest { cache, place, .. } = &self.order;
         let (tags, question) = (self.order.declared(), self.ask());
         // A replica may not have the new entry yet.
@@ -177,7 +177,7 @@ impl Load {
         drop(question);
         match reading? {
             Reading::Hit(value) => {
-                self.open.settle(Outcome::Value {
+                closed.settle(Outcome::Value {
                     value: value.clone(),
                     proved: true,
                 });
@@ -187,9 +187,9 @@ impl Load {
                 // Anybody may publish a wake-up: a load has ended only if the entry shows it. Of
                 // one that was removed at once the next fence tells.
                 if miss.seen == self.seen {
-                    self.open.settle(Outcome::NoLoad);
+                    closed.settle(Outcome::NoLoad);
                 } else {
-                    self.open.settle(Outcome::Again);
+                    closed.settle(Outcome::Again);
                     self.rounds.another();
                     self.awaited = None;
                 }
@@ -208,7 +208,7 @@ impl Load {
         let judged = fetch::record::<Failure>(cache, record, tags, question.deadline).await?;
         let error = judged.map(|failure| self.order.named(failure.error()));
         if let Some(error) = &error {
-            self.open.settle(Outcome::Failed {
+            self.open.close().settle(Outcome::Failed {
                 error: error.clone(),
                 proved: true,
             });

@@ -358,6 +358,11 @@ impl Flight {
     }
 }
 
+/// A flight that nobody can join any more. Only such a flight has an outcome: a call that joined
+/// one that is settled already would get an outcome that began before it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cache) struct Closed<'l>(&'l Leader);
+
 impl Leader {
     pub(in crate::cache) fn flight(&self) -> &Arc<Flight> {
         &self.flight
@@ -381,8 +386,9 @@ impl Leader {
     }
 
     /// Nobody joins from now on.
-    pub(in crate::cache) fn close(&self) {
+    pub(in crate::cache) fn close(&self) -> Closed<'_> {
         self.flights.leave(&mut self.flights.open(), &self.flight);
+        Closed(self)
     }
 
     /// Closes the flight if nobody who joined it is left.
@@ -410,16 +416,17 @@ impl Leader {
     pub(in crate::cache) async fn urged(&self) {
         self.flight.urgent.notified().await;
     }
+}
 
-    /// Whether somebody joined whose call began after the load did. The flight is closed.
+impl Closed<'_> {
+    /// Whether somebody joined whose call began after the load did.
     pub(in crate::cache) fn has_late(&self) -> bool {
-        self.flight.has_late.load(Ordering::Relaxed)
+        self.0.flight.has_late.load(Ordering::Relaxed)
     }
 
-    /// Tells those who joined; only the first call counts. The flight is closed.
+    /// Tells those who joined; only the first call counts.
     pub(in crate::cache) fn settle(&self, outcome: Outcome) {
-        debug_assert!(self.is_closed(), "a flight is closed before it is settled");
-        self.flight.outcome.send_if_modified(|settled| {
+        self.0.flight.outcome.send_if_modified(|settled| {
             let first = settled.is_none();
             if first {
                 *settled = Some(outcome);
@@ -431,8 +438,7 @@ impl Leader {
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        self.close();
-        self.settle(Outcome::Again);
+        self.close().settle(Outcome::Again);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Load;
 use super::failure::Failure;
-use super::flight::Outcome;
+use super::flight::{Closed, Outcome};
 use super::lease::Committed;
 use crate::cache::read::fetch;
 use crate::error::loader::{Captured, Loader};
@@ -52,13 +52,15 @@ impl Load {
             }
         };
         let value = Arc::new(value);
-        self.open.close();
+        let closed = self.open.close();
         let question = self.stores(Outcome::Value {
             value: value.clone(),
             proved: false,
         });
-        let proved = self.commit(&entry, generations, question.deadline).await;
-        self.open.settle(Outcome::Value {
+        let proved = self
+            .commit(closed, &entry, generations, question.deadline)
+            .await;
+        closed.settle(Outcome::Value {
             value: value.clone(),
             proved,
         });
@@ -86,13 +88,18 @@ impl Load {
         std::future::pending().await
     }
 
-    /// Stores the entry; whether it is proved fresh for all who joined, however late. The flight
-    /// is closed.
-    async fn commit(&self, entry: &[u8], generations: &[Generation], deadline: Deadline) -> bool {
+    /// Stores the entry; whether it is proved fresh for all who joined, however late.
+    async fn commit(
+        &self,
+        closed: Closed<'_>,
+        entry: &[u8],
+        generations: &[Generation],
+        deadline: Deadline,
+    ) -> bool {
         let place = &self.order.place;
         let ttl = self.order.jittered_ttl();
         let committed = self.claim.commit(entry, ttl, deadline);
-        let verified = self.verified(generations, deadline);
+        let verified = self.verified(closed, generations, deadline);
         let (committed, verified) = futures::join!(committed, verified);
         match committed {
             Ok(Committed::Stored) => {
@@ -114,10 +121,15 @@ impl Load {
         }
     }
 
-    /// Whether `generations` are still the present ones, if anybody has joined who must know. The
-    /// flight is closed.
-    async fn verified(&self, generations: &[Generation], deadline: Deadline) -> bool {
-        if !self.open.has_late() {
+    /// Whether `generations` are still the present ones, if anybody has joined who must know. Read
+    /// after the flight was closed, so that it holds for all who have joined.
+    async fn verified(
+        &self,
+        closed: Closed<'_>,
+        generations: &[Generation],
+        deadline: Deadline,
+    ) -> bool {
+        if !closed.has_late() {
             return true;
         }
         let client = &self.order.cache.client;
@@ -131,7 +143,7 @@ impl Load {
 
     /// The load has failed: tells those who wait, here and elsewhere. The lease is held.
     async fn fail(&self, error: &Error, generations: &[Generation]) {
-        self.open.close();
+        let closed = self.open.close();
         let record = match Failure::of(error) {
             Some(failure) => self.order.record(&failure, generations),
             None => {
@@ -139,7 +151,7 @@ impl Load {
                 // waits for this; what is not given up in its time is given up after it.
                 let question = self.open.flight().ask(self.order.cache.setup.patience);
                 self.claim.abandon(question.deadline).await;
-                return self.open.settle(Outcome::Again);
+                return closed.settle(Outcome::Again);
             }
         };
         let question = self.stores(Outcome::Failed {
@@ -158,8 +170,8 @@ impl Load {
                 Err(_) => false,
             }
         };
-        let (ours, verified) = futures::join!(ended, self.verified(generations, deadline));
-        self.open.settle(Outcome::Failed {
+        let (ours, verified) = futures::join!(ended, self.verified(closed, generations, deadline));
+        closed.settle(Outcome::Failed {
             error: error.clone(),
             proved: ours && verified,
         });

@@ -120,8 +120,7 @@ impl Load {
 
     /// The call that opened the flight has waited long enough. Those who joined may have more time.
     pub(super) fn out_of_time<T>(&self) -> Result<T> {
-        self.open.close();
-        self.open.settle(Outcome::NoLoad);
+        self.open.close().settle(Outcome::NoLoad);
         Err(Rounds::out_of_time())
     }
 

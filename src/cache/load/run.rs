@@ -66,8 +66,7 @@ impl Load {
             Err(error) => {
                 let error = self.order.named(error);
                 let within = self.open.flight().within();
-                self.open.close();
-                self.open.settle(Outcome::Unanswered {
+                self.open.close().settle(Outcome::Unanswered {
                     error: error.clone(),
                     within,
                 });
@@ -80,8 +79,7 @@ impl Load {
         };
         let result = result.map_err(|error| self.order.named(error));
         if let Err(error) = &result {
-            self.open.close();
-            self.open.settle(Outcome::Failed {
+            self.open.close().settle(Outcome::Failed {
                 error: error.clone(),
                 proved: false,
             });

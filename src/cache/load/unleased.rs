@@ -60,7 +60,7 @@ impl Load {
         let (state, silence) = (&self.order.state, self.rounds.silence());
         // Calls that have joined began before any load that begins from now on; what runs already
         // may have begun before they did.
-        self.open.close();
+        let closed = self.open.close();
         let mut urged = false;
         let turn = loop {
             let began = match self.open.has_joined() {
@@ -87,7 +87,7 @@ impl Load {
                     // A load of another type is no use here.
                     if let Ok(typed) = value.clone().downcast() {
                         let proved = false;
-                        self.open.settle(Outcome::Value { value, proved });
+                        closed.settle(Outcome::Value { value, proved });
                         return Ok(Some(typed));
                     }
                 }
@@ -130,8 +130,7 @@ impl Load {
         self.open.begin_load();
         let until = Instant::now() + self.max_load();
         let value = Arc::new(self.finished(loader, until).await?);
-        self.open.close();
-        self.open.settle(Outcome::Value {
+        self.open.close().settle(Outcome::Value {
             value: value.clone(),
             proved: false,
         });

@@ -25,6 +25,7 @@ use crate::key::{Key, TagId};
 use crate::script::script;
 use crate::tags::{Generation, Snapshot, Tag};
 use crate::time::Deadline;
+use crate::topology::placement::ReadOther;
 
 script!(DISCARD = "discard.lua");
 
@@ -70,19 +71,18 @@ pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
         deadline,
     };
     let mut readings = fetch.on(Ring::Own, keys, from).await?;
-    if !client.reads_old_ring() {
-        return Ok(readings);
+    let mut missing: Vec<usize> = Vec::new();
+    for (at, (key, reading)) in keys.iter().zip(&readings).enumerate() {
+        let Reading::Miss(miss) = reading else {
+            continue;
+        };
+        let copies = client.copies(key);
+        // An entry that was judged here was perhaps stamped with the generations there.
+        let may_be_there = copies.other.is_some() || !miss.seen.is_empty();
+        if copies.read == ReadOther::WhenMissing && may_be_there {
+            missing.push(at);
+        }
     }
-    let may_be_there = |(key, reading): (&Key, &Reading<V>)| match reading {
-        Reading::Hit(_) => false,
-        Reading::Miss(miss) => !miss.seen.is_empty() || client.on_other_ring(key).is_some(),
-    };
-    let missing = keys.iter().zip(&readings).map(may_be_there);
-    let missing: Vec<usize> = missing
-        .enumerate()
-        .filter(|it| it.1)
-        .map(|it| it.0)
-        .collect();
     if missing.is_empty() {
         return Ok(readings);
     }

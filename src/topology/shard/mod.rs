@@ -20,6 +20,7 @@ use crate::net::node::{Node, NodeConfig};
 use crate::net::pipeline::replies::Values;
 use crate::net::pipeline::{PIPELINES_TO_EACH, Pipeline};
 use crate::time::Deadline;
+use crate::topology::placement::{Copies, ReadOther};
 use crate::wire::fault::from_server;
 use ring::Ring;
 
@@ -119,16 +120,19 @@ impl Shards {
         (0..self.nodes.len()).map(|shard| key.on(shard)).collect()
     }
 
-    /// The key of a cache as the other ring places it, if that is another server.
-    pub(crate) fn on_other_ring(&self, key: &Key) -> Option<Key> {
-        self.other.as_ref()?;
-        let on_other_ring = key.on_other_ring();
-        (self.place(&on_other_ring) != self.place(key)).then_some(on_other_ring)
-    }
-
-    /// Whether what a cache does not find may be where the other ring places it.
-    pub(crate) fn reads_old_ring(&self) -> bool {
-        self.other.as_ref().is_some_and(|other| other.is_old)
+    /// Where a cached key lives, by both rings.
+    pub(crate) fn copies(&self, key: &Key) -> Copies {
+        let Some(other) = &self.other else {
+            return Copies::none();
+        };
+        let there = key.on_other_ring();
+        Copies {
+            other: (self.place(&there) != self.place(key)).then_some(there),
+            read: match other.is_old {
+                true => ReadOther::WhenMissing,
+                false => ReadOther::Never,
+            },
+        }
     }
 
     pub(crate) async fn send(
