@@ -11,8 +11,8 @@ use std::time::Duration;
 use hedgerow::Client;
 
 use super::{Loss, Traffic};
-use crate::topology::{Node, Recipe};
-use crate::wait::{bounded, queued, until};
+use crate::support::topology::{Node, Recipe};
+use crate::support::wait::{bounded, queued, until};
 
 /// A server whose clock can be stepped.
 struct Stepped {

@@ -9,8 +9,8 @@ use hedgerow::Client;
 use redis::Value;
 
 use super::{Loss, Traffic};
-use crate::server::Server;
-use crate::wait::until;
+use crate::support::server::Server;
+use crate::support::wait::until;
 
 const ONE: &str = "one server";
 
@@ -94,7 +94,7 @@ async fn fault_16_the_server_evicts() {
     let mut traffic = traffic(&server, Loss::Data).await;
     traffic.strike().await;
     set(&server, "maxmemory-policy", "allkeys-lru").await;
-    let evicted = async || crate::wait::figure(&server, "stats", "evicted_keys:").await;
+    let evicted = async || crate::support::wait::figure(&server, "stats", "evicted_keys:").await;
     for _ in 0..20 {
         set(&server, "maxmemory", "1").await;
         set(&server, "maxmemory", "0").await;
@@ -150,7 +150,7 @@ async fn fault_21_the_server_loads() {
     // Saved while calls go on: what is acknowledged meanwhile is saved, or the reload has not
     // begun.
     set(&server, "key-load-delay", "2000").await;
-    let mut admin = crate::server::connection(server.url()).await;
+    let mut admin = crate::support::server::connection(server.url()).await;
     let reload = tokio::spawn(async move {
         let _: redis::RedisResult<Value> = redis::cmd("DEBUG")
             .arg("RELOAD")
@@ -172,7 +172,7 @@ async fn fault_22_somebodys_script_does_not_end() {
     let server = Server::start_with(&["--busy-reply-threshold", "50"]).await;
     let mut traffic = traffic(&server, Loss::None).await;
     traffic.strike().await;
-    let mut other = crate::server::connection(server.url()).await;
+    let mut other = crate::support::server::connection(server.url()).await;
     let endless = tokio::spawn(async move {
         let mut script = redis::cmd("EVAL");
         script.arg("while true do end").arg(0);

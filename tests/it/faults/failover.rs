@@ -5,8 +5,8 @@ use std::time::Duration;
 use hedgerow::{Client, ClientBuilder};
 
 use super::{Loss, Row, Traffic};
-use crate::topology::{Cluster, Sentinels};
-use crate::wait::until;
+use crate::support::topology::{Cluster, Sentinels};
+use crate::support::wait::until;
 
 const CLUSTER: &str = "cluster 3+3";
 const SENTINELS: &str = "3 sentinels, 1+2";
@@ -130,7 +130,7 @@ async fn fault_24_a_failover_loses_what_was_acknowledged() {
     let value = counter.get().await.expect("read");
     assert_eq!(value, 1, "a prefix of what was acknowledged");
     // The grant is lost with the rest, so two guards are possible; their fences tell them apart.
-    let next = crate::wait::bounded("the lock is granted", lock.acquire()).await;
+    let next = crate::support::wait::bounded("the lock is granted", lock.acquire()).await;
     let third = next.expect("granted").fence();
     assert!(third > second, "{third} after {second}");
     // The removal is lost, too: what was removed is served for what is left of its TTL.

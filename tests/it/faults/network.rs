@@ -10,10 +10,10 @@ use hedgerow::{Cache, Client, ClientBuilder, Outage};
 use redis::FromRedisValue;
 
 use super::Row;
-use crate::proxy::{Act, Proxy, Request, Rule};
-use crate::server::Server;
-use crate::topology::{Cluster, Port};
-use crate::wait::{bounded, queued, until};
+use crate::support::proxy::{Act, Proxy, Request, Rule};
+use crate::support::server::Server;
+use crate::support::topology::{Cluster, Port};
+use crate::support::wait::{bounded, queued, until};
 
 /// Servers behind a proxy, and a client that comes through it.
 struct Scene {

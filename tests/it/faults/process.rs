@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::{Loss, Row, Traffic};
-use crate::server::{Server, signal};
-use crate::wait::bounded;
+use crate::support::server::{Server, signal};
+use crate::support::wait::bounded;
 
 const ONE: &str = "one server";
 

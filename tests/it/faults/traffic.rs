@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::Row;
 use super::report::ms;
-use crate::wait::{bounded, until};
+use crate::support::wait::{bounded, until};
 
 /// Uses of each primitive, side by side, until it is stopped.
 pub struct Traffic {

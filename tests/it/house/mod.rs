@@ -4,7 +4,13 @@
 
 mod arguments;
 mod circles;
+mod glossary;
 mod layers;
+mod lua_digits;
+mod observability;
+mod readme;
+mod script_texts;
+mod scripts;
 mod text;
 
 use std::collections::BTreeMap;

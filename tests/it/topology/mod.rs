@@ -1,28 +1,13 @@
-//! More than one server: pairs, clusters, sentinels, and what stands before them.
-//!
-//! Invariant: every server ends with the value that holds it, and with this process, however that
-//! ends. A piece a file; `checks` holds the tests of the pieces themselves.
+//! Several servers: clusters, sentinels, replicas, shards.
 
-mod binary;
-mod checks;
 mod cluster;
-mod migration;
-mod node;
-mod pool;
-mod port;
-mod replicated;
-mod sentinels;
-mod shards;
-mod tls;
-
-pub use binary::{binary, knows_shards, not_here};
-pub use checks::own;
-pub use cluster::Cluster;
-pub use migration::Migration;
-pub use node::{Node, Recipe, command};
-pub use pool::{Lease, lease_cluster, lease_sentinels, lease_shards};
-pub use port::Port;
-pub use replicated::Replicated;
-pub use sentinels::Sentinels;
-pub use shards::Shards;
-pub use tls::{Certificates, Clients, Identity, TlsServer, with_tls};
+mod cluster_runtimes;
+mod keyslot;
+mod large_topologies;
+mod reauth_topologies;
+mod replicas;
+mod resharding;
+mod sentinel;
+mod sentinel_runtimes;
+pub mod shards;
+mod slot_map;

@@ -11,8 +11,8 @@ use redis::Value;
 
 use super::{Ground, soak};
 use crate::faults::{Loss, Traffic};
-use crate::topology::Cluster;
-use crate::wait::until;
+use crate::support::topology::Cluster;
+use crate::support::wait::until;
 
 /// What happens to a cluster while it is in use.
 #[derive(Debug, Clone, Copy)]

@@ -16,7 +16,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::{Loss, Traffic};
-use crate::wait::until;
+use crate::support::wait::until;
 
 /// How many faults a lap has.
 const LAP: usize = 8;

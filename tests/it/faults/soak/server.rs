@@ -10,8 +10,8 @@ use redis::Value;
 
 use super::{Ground, soak};
 use crate::faults::{Loss, Traffic};
-use crate::proxy::{Act, Proxy, Request};
-use crate::server::{Server, signal};
+use crate::support::proxy::{Act, Proxy, Request};
+use crate::support::server::{Server, signal};
 
 /// What happens to a server, or on the way to it, while it is in use.
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +144,7 @@ impl OneServer {
     }
 
     async fn busy(&self, traffic: &Traffic) {
-        let mut other = crate::server::connection(self.server.url()).await;
+        let mut other = crate::support::server::connection(self.server.url()).await;
         let endless = tokio::spawn(async move {
             let mut script = redis::cmd("EVAL");
             script.arg("while true do end").arg(0);

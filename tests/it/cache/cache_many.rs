@@ -1,0 +1,110 @@
+//! `get_many`: many values in few trips, each judged by itself.
+
+use std::time::Duration;
+
+use hedgerow::{Cache, Client, ErrorKind, Outage};
+
+use crate::support::server::Server;
+use crate::support::topology::Cluster;
+use crate::support::wait::{bounded, calls, patient};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn texts(cache: &Cache, keys: &[&str]) -> Vec<Option<String>> {
+    let found = bounded("values", cache.get_many::<String>(keys)).await;
+    let found = found.expect("an answer").into_iter();
+    found
+        .map(|text| text.map(|text| text.as_ref().clone()))
+        .collect()
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+#[tokio::test]
+async fn values_come_in_the_order_of_their_keys() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    for key in ["a", "b"] {
+        cache.set(key, key, MINUTE).await.expect("stored");
+    }
+    cache.set("n", &7_u64, MINUTE).await.expect("stored");
+    let keys = ["b", "missing", "a", "n", "b"];
+    // The value of `n` is no text, which harms no other.
+    let expected = [some("b"), None, some("a"), None, some("b")];
+    assert_eq!(texts(&cache, &keys).await, expected);
+    assert_eq!(texts(&cache, &[]).await, []);
+}
+
+#[tokio::test]
+async fn a_bad_name_among_them_is_refused_before_anything_is_sent() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    let before = calls(&server, &["get", "mget"]).await;
+    let error = cache
+        .get_many::<String>(["a", ""])
+        .await
+        .expect_err("a bad name");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(calls(&server, &["get", "mget"]).await, before);
+}
+
+#[tokio::test]
+async fn only_what_was_invalidated_is_missing() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    for (key, tag) in [("a", "odd"), ("b", "even"), ("c", "odd")] {
+        let set = cache.set(key, key, MINUTE).tags([tag]);
+        set.await.expect("stored");
+    }
+    cache.invalidate_tags(["odd"]).await.expect("an answer");
+    let keys = ["a", "b", "c"];
+    assert_eq!(texts(&cache, &keys).await, [None, some("b"), None]);
+    cache.clear().await.expect("an answer");
+    assert_eq!(texts(&cache, &keys).await, [None, None, None]);
+}
+
+#[tokio::test]
+async fn however_many_entries_of_however_many_tags_cost_two_reads() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    for key in &keys {
+        let tags = [format!("one:{key}"), format!("other:{key}")];
+        let set = cache.set(key, key, MINUTE).tags(tags);
+        set.await.expect("stored");
+    }
+    let before = calls(&server, &["get", "mget"]).await;
+    let found = cache.get_many::<String>(&keys).await.expect("an answer");
+    assert_eq!(found.iter().flatten().count(), 100);
+    assert_eq!(calls(&server, &["get", "mget"]).await - before, 2);
+}
+
+#[tokio::test]
+async fn values_of_all_slots_of_a_cluster_are_found_and_cleared() {
+    let cluster = Cluster::start(2, 0).await;
+    let seeds = cluster.nodes().iter().map(|node| node.url().to_owned());
+    let client = patient(Client::builder().cluster(seeds)).open();
+    let cache = client.expect("good URLs").cache("c");
+    let keys: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+    for key in &keys {
+        cache.set(key, key, MINUTE).await.expect("stored");
+    }
+    let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let expected: Vec<Option<String>> = names.iter().map(|name| some(name)).collect();
+    assert_eq!(texts(&cache, &names).await, expected);
+    cache.clear().await.expect("an answer");
+    assert!(texts(&cache, &names).await.iter().all(Option::is_none));
+}
+
+#[tokio::test]
+async fn while_redis_is_out_nothing_is_found_or_the_call_fails() {
+    let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+    let cache = client.cache("c");
+    let keys = ["a", "b"];
+    let error = cache.get_many::<String>(keys).await.expect_err("it is out");
+    assert!(error.kind().is_outage(), "{error}");
+    let cache = cache.outage(Outage::Bypass);
+    assert_eq!(texts(&cache, &keys).await, [None, None]);
+}

@@ -1,0 +1,24 @@
+//! The cache: verbs, memoize, tags, outages.
+
+mod bulkhead;
+mod cache_many;
+mod cache_model;
+mod cache_terms;
+mod foreign;
+pub mod freshness;
+mod herd;
+mod lease;
+mod load_errors;
+mod loader_errors;
+mod memoize;
+mod memoize_bounds;
+mod memoize_deadlines;
+mod memoize_fleet;
+mod memoize_patience;
+mod memoize_process;
+mod memoize_runtimes;
+mod memoize_solo;
+mod outage;
+mod tag_ids;
+mod tags;
+mod verbs;

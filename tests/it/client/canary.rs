@@ -1,0 +1,258 @@
+//! No public type shows a secret. Each is made of canaries, and shown; one that has no line here
+//! fails the test, so that a new type cannot be forgotten. What errors, spans and events tell when
+//! calls fail is looked at in `secrets`; here, what they tell a user who may do nothing.
+//!
+//! Names of keys, locks, tags and servers are no secrets, nor is a lock's metadata, which is there
+//! to be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hedgerow::{
+    Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
+    Lock, OnOutage, Outage, cache::Bypassed, cache::Memoize, cache::ReadFrom, cache::Set,
+    client::AddressMap, client::HideKeys, client::Request, counter::Add, counter::Added, embedded,
+    lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter, preflight::Finding,
+    preflight::FindingCode, preflight::Preflight, preflight::Severity,
+};
+use redis::Value;
+
+use crate::client::secrets::{misfortunes, refuse, told};
+use crate::support::listener::Listener;
+use crate::support::lua;
+use crate::support::server::Server;
+use crate::support::wait::{bounded, queued};
+
+const USER: &str = "canary-user-5b1e";
+const PASSWORD: &str = "canary-password-93d0";
+const VALUE: &str = "canary-value-c4a8";
+const CANARIES: [&str; 3] = [USER, PASSWORD, VALUE];
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How a type is shown, filed under its name.
+struct Shown(Vec<(String, String)>);
+
+impl Shown {
+    /// `T` is named so that the compiler holds the line to the type.
+    fn add<T: std::fmt::Debug>(&mut self, value: &T) {
+        let name = std::any::type_name::<T>();
+        let name = name.split('<').next().unwrap_or_default();
+        let name = name.rsplit("::").next().unwrap_or_default();
+        self.0
+            .push((name.to_owned(), format!("{value:?} {value:#?}")));
+    }
+}
+
+#[tokio::test]
+async fn no_public_type_shows_a_secret() {
+    let listener = Listener::start();
+    let server = Server::start_single().await;
+    let mut shown = Shown(Vec::new());
+    let url = admit(&server, "~* &* +@all").await;
+
+    let builder = Client::builder().url(&url);
+    shown.add::<ClientBuilder>(&builder);
+    let cluster = format!("redis://{USER}:{PASSWORD}@127.0.0.1:1");
+    let replicas = Client::builder().replicas(&cluster, [&cluster]);
+    shown.add::<ClientBuilder>(&replicas);
+    shown.add::<Client>(&replicas.open().expect("a good URL"));
+    let sentinels = Client::builder().sentinels([&cluster], "service");
+    let sentinels = sentinels.credentials(hedgerow::client::Credentials::user(USER, PASSWORD));
+    shown.add::<ClientBuilder>(&sentinels);
+    shown.add::<Client>(&sentinels.open().expect("a good URL"));
+    let cluster = Client::builder().cluster([cluster]);
+    shown.add::<ClientBuilder>(&cluster);
+    shown.add::<Client>(&cluster.open().expect("a good URL"));
+    let client = builder.open().expect("a good URL");
+    client.ping().await.expect("admitted");
+    shown.add::<Client>(&client);
+    let preflight = client.preflight().await.expect("an answer");
+    shown.add::<Finding>(&preflight.findings()[0]);
+    shown.add::<FindingCode>(&preflight.findings()[0].code());
+    shown.add::<Severity>(&preflight.findings()[0].severity());
+    shown.add::<Preflight>(&preflight);
+
+    let counter = client.counter("c");
+    shown.add::<Counter>(&counter);
+    let add = counter.add(1).once("request-1", MINUTE);
+    shown.add::<Add>(&add);
+    shown.add::<Added>(&add.await.expect("added"));
+
+    locks(&client, &mut shown).await;
+
+    let cache = client.cache("k").codec(Codec::Json);
+    shown.add::<Cache>(&cache);
+    shown.add::<Codec>(&Codec::Json);
+    shown.add::<Outage>(&Outage::Bypass);
+    shown.add::<OnOutage>(&OnOutage::FailFast);
+    shown.add::<AddressMap>(&AddressMap::from([("10.0.0.1:1", "10.0.0.2:1")]));
+    shown.add::<Request<'_, i64>>(&client.counter("c").get());
+    shown.add::<HideKeys>(&HideKeys::keyed(PASSWORD));
+    shown.add::<Bypassed>(&cache.bypassed());
+    shown.add::<ReadFrom>(&ReadFrom::Primary);
+    shown.add::<Compression>(&Compression::Lz4);
+    let set = cache.set("v", &VALUE, MINUTE);
+    shown.add::<Set<'_, &str>>(&set);
+    set.await.expect("stored");
+    let secret = VALUE.to_owned();
+    let loader = async move || Ok::<_, io::Error>(secret);
+    let loader = || loader();
+    let memoize = cache.memoize::<String, io::Error, _, _>("w", MINUTE, loader);
+    shown.add::<Memoize<_>>(&memoize);
+    memoize.await.expect("loaded");
+    let error = cache.get::<u64>("v").await;
+    assert!(error.expect("a miss").is_none());
+    let error = Client::open(&format!("redis://{USER}:{PASSWORD}@[::1"));
+    let error = error.expect_err("no URL");
+    shown.add::<ErrorKind>(&error.kind());
+    shown.add::<Error>(&error);
+    shown
+        .add::<hedgerow::client::Credentials>(&hedgerow::client::Credentials::user(USER, PASSWORD));
+    #[cfg(feature = "tls")]
+    shown.add::<hedgerow::client::Tls>(&hedgerow::client::Tls::new().client_pem(USER, PASSWORD));
+    let private = embedded::Server::start_with(&["--requirepass", PASSWORD]).await;
+    shown.add::<embedded::Server>(&private.expect("a server"));
+
+    let mut seen = listener.told();
+    for (_, text) in &shown.0 {
+        seen += text;
+    }
+    assert!(seen.contains("acquire"), "it is listened to: {seen}");
+    refuse(&seen, &CANARIES);
+    let names: BTreeSet<String> = shown.0.into_iter().map(|(name, _)| name).collect();
+    let mut expected = public_types();
+    if cfg!(not(feature = "tls")) {
+        expected.remove("Tls");
+    }
+    assert_eq!(names, expected);
+}
+
+async fn locks(client: &Client, shown: &mut Shown) {
+    let lock = client.lock("l").wait(MINUTE).metadata("who holds");
+    shown.add::<Lock>(&lock);
+    let guard = lock.acquire().await.expect("free");
+    shown.add::<Guard>(&guard);
+    shown.add::<Fence>(&guard.fence());
+    let patient = lock.clone();
+    let waiting = tokio::spawn(async move { patient.acquire().await });
+    queued(&lock, 1).await;
+    let info = lock.inspect().await.expect("an answer");
+    shown.add::<Waiter>(&info.queue[0]);
+    shown.add::<Holder>(info.holder.as_ref().expect("held"));
+    shown.add::<LockInfo>(&info);
+    lock.break_lock().await.expect("held");
+    shown.add::<LossReason>(&bounded("it is told", guard.lost()).await);
+    shown.add::<Guard>(&guard);
+    let second = bounded("the next has it", waiting).await;
+    let second = second.expect("no panic").expect("granted");
+    second.release().await.expect("held");
+}
+
+#[tokio::test]
+async fn a_user_who_may_do_nothing_is_told_nowhere() {
+    let listener = Listener::start();
+    let server = Server::start_single().await;
+    let mut seen = String::new();
+    for rule in ["-@all", "~other:* &other:* +@all", "~* &* +@all -get -set"] {
+        let url = admit(&server, rule).await;
+        let client = Client::builder().url(&url).deadline(MINUTE).open();
+        let client = client.expect("a good URL");
+        seen += &misfortunes(&client).await;
+        let preflight = client.preflight().await.expect("an answer");
+        seen += &format!("{preflight} {preflight:?}");
+    }
+    let gone = format!("{}?user={USER}&pass=wrong", server.url());
+    let client = Client::builder().url(&gone).open();
+    let client = client.expect("a good URL");
+    seen += &told(&client.preflight().await.expect_err("turned away"));
+    seen += &listener.told();
+    for wanted in ["NOPERM", "missing", "WRONGPASS"] {
+        let found = seen.to_lowercase().contains(&wanted.to_lowercase());
+        assert!(found, "{wanted} was told: {seen}");
+    }
+    refuse(&seen, &CANARIES);
+}
+
+#[test]
+#[should_panic(expected = "was told")]
+fn a_canary_that_is_told_is_heard() {
+    refuse(&format!("Client {{ user: {USER:?} }}"), &CANARIES);
+}
+
+/// A URL for a user with these rights, who is made.
+async fn admit(server: &Server, rule: &str) -> String {
+    let line = format!("ACL SETUSER {USER} reset on >{PASSWORD} {rule}");
+    let words: Vec<&str> = line.split(' ').collect();
+    let _: Value = server.run(&words).await;
+    format!("{}?user={USER}&pass={PASSWORD}", server.url())
+}
+
+/// The types that the crate exports: at its root, and in its public modules.
+fn public_types() -> BTreeSet<String> {
+    let mut names = exported(&lua::sources(), Path::new("lib.rs"));
+    // Of these there is nothing to show: an alias, what a loader has failed with (see `secrets`),
+    // constants and functions.
+    names.retain(|name| name.contains(char::is_lowercase) && name.starts_with(char::is_uppercase));
+    for name in ["Result", "Captured"] {
+        names.remove(name);
+    }
+    names
+}
+
+/// What a file offers, and what its public modules do.
+fn exported(sources: &BTreeMap<PathBuf, String>, path: &Path) -> BTreeSet<String> {
+    let file = syn::parse_file(&sources[path]).expect("it compiles");
+    let mut names = BTreeSet::new();
+    let below = |module: &str| {
+        let is_root = path.ends_with("lib.rs") || path.ends_with("mod.rs");
+        let directory = match is_root {
+            true => path.parent().expect("a file").to_owned(),
+            false => path.with_extension(""),
+        };
+        let (file, folder) = (format!("{module}.rs"), format!("{module}/mod.rs"));
+        let candidates = [directory.join(file), directory.join(folder)];
+        let found = candidates.into_iter().find(|it| sources.contains_key(it));
+        found.expect("a module")
+    };
+    let is_public = |visibility: &syn::Visibility| matches!(visibility, syn::Visibility::Public(_));
+    for item in file.items {
+        match item {
+            syn::Item::Mod(it) if is_public(&it.vis) && it.content.is_none() => {
+                names.extend(exported(sources, &below(&it.ident.to_string())));
+            }
+            syn::Item::Use(it) if is_public(&it.vis) => {
+                for path in named(&it.tree) {
+                    let module = Path::new("").join(path.join("/"));
+                    let file = [module.with_extension("rs"), module.join("mod.rs")];
+                    match file.into_iter().find(|it| sources.contains_key(it)) {
+                        Some(file) => names.extend(exported(sources, &file)),
+                        None => names.extend(path.last().cloned()),
+                    }
+                }
+            }
+            syn::Item::Struct(it) if is_public(&it.vis) => drop(names.insert(it.ident.to_string())),
+            syn::Item::Enum(it) if is_public(&it.vis) => drop(names.insert(it.ident.to_string())),
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The paths of a `use`.
+fn named(tree: &syn::UseTree) -> Vec<Vec<String>> {
+    match tree {
+        syn::UseTree::Path(it) => {
+            let first = it.ident.to_string();
+            let rest = named(&it.tree).into_iter();
+            rest.map(|rest| [vec![first.clone()], rest].concat())
+                .collect()
+        }
+        syn::UseTree::Name(it) => vec![vec![it.ident.to_string()]],
+        syn::UseTree::Rename(it) => vec![vec![it.rename.to_string()]],
+        syn::UseTree::Group(it) => it.items.iter().flat_map(named).collect(),
+        syn::UseTree::Glob(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,3 @@
+//! What is stored, read back.
+
+mod corpora;

@@ -1,0 +1,6 @@
+//! Counters.
+
+mod counter_loss;
+mod counter_model;
+mod counter_terms;
+mod values;

@@ -1,0 +1,4 @@
+//! What a service asks before it relies on its servers.
+
+mod acl;
+mod preflight;

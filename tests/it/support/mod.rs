@@ -1,0 +1,12 @@
+//! Helpers: servers, topologies, proxies, waits. What they do is tested beside them.
+
+pub mod gate;
+pub mod halted;
+pub mod listener;
+pub mod lua;
+pub mod monitor;
+pub mod process;
+pub mod proxy;
+pub mod server;
+pub mod topology;
+pub mod wait;

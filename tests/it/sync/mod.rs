@@ -1,0 +1,22 @@
+//! Locks.
+
+mod lock;
+mod lock_cancel;
+mod lock_faults;
+mod lock_format;
+mod lock_hold;
+mod lock_loss;
+mod lock_model;
+mod lock_outage;
+mod lock_process;
+mod lock_push;
+mod lock_queue;
+mod lock_release;
+mod lock_renewals;
+mod lock_runtimes;
+mod lock_slots;
+mod lock_storm;
+mod lock_terms;
+mod lock_truth;
+mod lock_turns;
+mod lock_unpolled;
