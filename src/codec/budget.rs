@@ -84,6 +84,7 @@ impl Budget {
 
     /// Counts `bytes`, and uses up `paid` first.
     fn charge<E: de::Error>(&self, bytes: usize, paid: &mut usize) -> Result<(), E> {
+        // A paid byte is free once: all parts of one value share its size.
         let free = bytes.min(*paid);
         *paid -= free;
         let left = self.0.get().checked_sub(bytes - free);
@@ -145,8 +146,10 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         self.deserialize_byte_buf(visitor)
     }
 
+    // Each of these may build a list or a map, whose items lie on the heap.
     counted! { ELSEWHERE; deserialize_any() deserialize_seq() deserialize_map() }
 
+    // The parts of these are fields of the value itself.
     counted! {
         WITHIN;
         deserialize_tuple(len: usize)
@@ -168,6 +171,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
+        // A newtype has the size of its content, so `paid` passes on to that.
         let visitor = self.budget.around(visitor, self.paid);
         self.inner.deserialize_newtype_struct(name, visitor)
     }
@@ -179,6 +183,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         self.budget.charge_boxed::<V::Value, D::Error>(self.paid)?;
+        // The names are read as items of the same map, and must not use up the room of the fields.
         let parts = size_of::<V::Value>() + names(fields);
         let visitor = self.budget.around(visitor, parts);
         self.inner.deserialize_struct(name, fields, visitor)
@@ -229,6 +234,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<'_, V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        // The content of an option lies within the option.
         self.inner.visit_some(self.budget.around(inner, self.paid))
     }
 
@@ -317,6 +323,7 @@ impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Within<'b, A> {
         self,
         seed: T,
     ) -> Result<(T::Value, Self::Variant), A::Error> {
+        // The name is read as an identifier, which counts nothing.
         let (name, variant) = self.inner.variant_seed(self.budget.around(seed, 0))?;
         Ok((name, self.budget.around(variant, self.paid)))
     }
@@ -333,6 +340,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Within<'_, A> {
         mut self,
         seed: T,
     ) -> Result<T::Value, A::Error> {
+        // The content lies within the enum, which is counted: the charge uses up `paid` first.
         let size = size_of::<T::Value>();
         self.budget.charge::<A::Error>(size, &mut self.paid)?;
         self.inner

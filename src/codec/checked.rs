@@ -162,6 +162,7 @@ impl<'r, S> Checking<'r, S> {
         open: impl FnOnce(S) -> Result<I, E>,
     ) -> Result<Checking<'r, I>, E> {
         let depth = self.depth + levels;
+        // The formats have no limit of their own when they write.
         if depth > self.rules.deepest {
             return Err(self.rules.refuse("it is nested too deep to be read back"));
         }
@@ -190,6 +191,7 @@ impl<'r, S> Checking<'r, S> {
             Place::Some => Err(self.rules.refuse(
                 "an option holds a value that is written like none, and would be read back as none",
             )),
+            // At the top, the envelope records whether the value is none.
             Place::Top | Place::Within => write(self.inner),
         }
     }
@@ -210,6 +212,7 @@ impl<'r, S> Checking<'r, S> {
 macro_rules! forward {
     ($($method:ident($value:ty))*) => {
         $(fn $method(mut self, value: $value) -> Result<S::Ok, S::Error> {
+            // Free where it was counted as a part. An item that serde shows by reference was not.
             self.charge(size_of::<$value>())?;
             self.inner.$method(value)
         })*
@@ -235,6 +238,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn serialize_str(mut self, text: &str) -> Result<S::Ok, S::Error> {
+        // The reader owns the string, also where the writer has borrowed it.
         self.charge(OWNER)?;
         self.inner.serialize_str(text)
     }
@@ -256,6 +260,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
 
     fn collect_str<T: fmt::Display + ?Sized>(mut self, value: &T) -> Result<S::Ok, S::Error> {
         self.charge(OWNER)?;
+        // Forwarded, since serde's default would build a `String` first.
         self.inner.collect_str(value)
     }
 
@@ -296,6 +301,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         index: u32,
         variant: &'static str,
     ) -> Result<S::Ok, S::Error> {
+        // The readers count a variant as one level, even if it holds nothing.
         let nest = self.nest(1, Ok::<_, S::Error>)?;
         nest.inner.serialize_unit_variant(name, index, variant)
     }
@@ -318,6 +324,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn collect_seq<I: IntoIterator<Item: Serialize>>(self, items: I) -> Result<S::Ok, S::Error> {
+        // serde's default shows each item as a reference, which would count as a pointer.
         let mut items = items.into_iter();
         let mut list = self.serialize_seq(length(&items))?;
         items.try_for_each(|item| {
@@ -387,6 +394,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
+        // Two levels: the variant, and its fields.
         self.nest(2, |inner| {
             inner.serialize_struct_variant(name, index, variant, len)
         })
@@ -438,6 +446,7 @@ macro_rules! fields {
             }
 
             fn skip_field(&mut self, name: &'static str) -> Result<(), S::Error> {
+                // A skipped field is not seen here, so it is not counted.
                 self.inner.skip_field(name)
             }
 

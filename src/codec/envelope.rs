@@ -105,11 +105,13 @@ impl<'a> Envelope<'a> {
             .ok_or_else(|| unknown("codec", header[FORMAT_AT] >> 4))?;
         let compression = Compression::from_id(header[FORMAT_AT] & 0x0f)
             .ok_or_else(|| unknown("compressor", header[FORMAT_AT] & 0x0f))?;
+        // This build has no keys, so an encrypted payload belongs to another build.
         if header[KEY_ID] != [0; 4] {
             return Err(unknown("encryption key", number(&header[KEY_ID])));
         }
         let outcome = match header[OUTCOME_AT] {
             OUTCOME_VALUE => Outcome::Value,
+            // Nothing to compress: each entry has one spelling only.
             OUTCOME_NONE if payload.is_empty() && compression == Compression::None => Outcome::None,
             OUTCOME_NONE => return Err(damaged("it says no value and carries one")),
             OUTCOME_FAILED => Outcome::Failed,
@@ -180,6 +182,7 @@ pub(super) fn begin(
         )));
     };
     let mut entry = Vec::with_capacity(HEADER + stamps.len() * STAMP + payload);
+    // Deadlines and key id stay zero: the server fills in the first, and nothing is encrypted.
     entry.resize(HEADER, 0);
     entry[VERSION_AT] = VERSION;
     entry[FORMAT_AT] = codec.id() << 4;
@@ -197,6 +200,7 @@ pub(super) fn begin(
 
 /// Completes an entry that [`begin`] started. Its payload follows the stamps already.
 pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome) {
+    // `begin` has written the codec, before it was known whether compression pays.
     entry[FORMAT_AT] |= compression.id();
     entry[OUTCOME_AT] = match outcome {
         Outcome::Value => OUTCOME_VALUE,
@@ -284,6 +288,7 @@ const VERSION_AT: usize = 0;
 const FORMAT_AT: usize = 1;
 const OUTCOME_AT: usize = 2;
 const TAGS_AT: usize = 3;
+// The low six bits are flags. None is defined, so an entry with one is foreign.
 const OUTCOME_VALUE: u8 = 0 << 6;
 const OUTCOME_NONE: u8 = 1 << 6;
 const OUTCOME_FAILED: u8 = 2 << 6;

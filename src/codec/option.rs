@@ -33,6 +33,7 @@ pub(super) struct Present<V>(pub(super) V);
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Present<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let budget = Budget::allowed();
+        // Room for the value itself is there before it is read: only what it points to counts.
         let within = budget.around(deserializer, size_of::<V>());
         V::deserialize(Top(within)).map(Present)
     }
@@ -70,6 +71,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
         if name.starts_with('$') {
             return self.0.deserialize_newtype_struct(name, visitor);
         }
+        // The content of a newtype is still at the top.
         visitor.visit_newtype_struct(self)
     }
 
@@ -101,6 +103,7 @@ impl<'de> Deserializer<'de> for Absent {
     type Error = NoDetail;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoDetail> {
+        // A visitor without a `None` refuses this, and so the type has none.
         visitor.visit_none()
     }
 
@@ -143,6 +146,7 @@ impl Serializer for Probe {
         value.serialize(self)
     }
 
+    // Some types serialize otherwise in text formats. The probe must see what the codec will see.
     fn is_human_readable(&self) -> bool {
         self.codec.is_human_readable()
     }
@@ -163,6 +167,7 @@ impl fmt::Display for NoDetail {
 impl std::error::Error for NoDetail {}
 
 impl ser::Error for NoDetail {
+    // The text is not even formatted, since it may be as long as the value.
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self
     }

@@ -58,6 +58,7 @@ pub enum Compression {
 }
 
 impl Codec {
+    // Part of the format: entries in Redis hold these numbers.
     pub(super) fn id(self) -> u8 {
         match self {
             Self::Cbor => 0,
@@ -72,12 +73,14 @@ impl Codec {
             .find(|codec| codec.id() == id)
     }
 
+    // Types choose their form by this, so a change would be a change of the format.
     pub(super) fn is_human_readable(self) -> bool {
         self != Self::Cbor
     }
 }
 
 impl Compression {
+    // Part of the format: entries in Redis hold these numbers.
     pub(super) fn id(self) -> u8 {
         match self {
             Self::None => 0,

@@ -26,7 +26,9 @@ impl io::Write for Payload<'_> {
 
     #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // Compares the difference, since a sum could overflow.
         if bytes.len() > self.end - self.entry.len() {
+            // The serializers drop the kind of this error, so the flag reports it.
             *self.full = true;
             return Err(io::ErrorKind::FileTooLarge.into());
         }

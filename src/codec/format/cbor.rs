@@ -46,6 +46,7 @@ pub(in crate::codec) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Resul
         };
         misfit(NAME, &how)
     })?;
+    // ciborium stops after one value.
     if !payload.is_empty() {
         let how = format!("{} bytes left over", payload.len());
         return Err(misfit(NAME, &how));
@@ -58,6 +59,7 @@ pub(in crate::codec) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Resul
 /// has too few lists, maps and tags to be nested too deep. The small buffer pays off: most of the
 /// time that a small value takes is spent on clearing the 4 KiB buffer of the other reader.
 fn is_small_and_flat(payload: &[u8]) -> bool {
+    // A byte within a string may look like one. Then the other reader is used, which reads it, too.
     let opens = |byte: &&u8| (LIST..AFTER_TAG).contains(*byte);
     payload.len() <= SMALL && payload.iter().filter(opens).count() < DEEPEST - 1
 }

@@ -60,6 +60,7 @@ impl<'a> Serializer for Verbatim<'a> {
         value.serialize(self)
     }
 
+    // serde writes `Vec<u8>` as a list of numbers, and `[u8; N]` as a tuple of them.
     fn serialize_seq(self, _len: Option<usize>) -> Result<Self, RawError> {
         Ok(self)
     }
@@ -154,6 +155,7 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         let mut run = Run(self.0);
         let value = visitor.visit_seq(&mut run)?;
+        // A `[u8; N]` stops after N bytes: a longer payload is of another type.
         if !run.0.is_empty() {
             return Err(RawError("bytes left over"));
         }
@@ -169,6 +171,7 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
+        // Raw bytes cannot say none. The envelope has said that there is a value.
         visitor.visit_some(self)
     }
 
@@ -239,6 +242,7 @@ impl de::Error for RawError {
 
 const NAME: &str = "raw";
 const OTHER: RawError = RawError("raw stores only strings and bytes");
+/// The payload refused to grow. The stack then reports the limit instead of this.
 const FULL: RawError = RawError("it could not be written");
 
 #[cfg(test)]
