@@ -17,7 +17,7 @@ use super::options::Codec;
 use super::reject::refuse;
 
 /// Whether `value` serializes as `None`. The first call that `value` makes to its serializer
-/// decides, so nothing is serialized twice.
+/// decides; the rest of the value is not visited.
 pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, codec: Codec) -> bool {
     value.serialize(Probe { codec }).is_ok()
 }
