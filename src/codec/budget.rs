@@ -1,14 +1,15 @@
-//! The deserializer in front of CBOR and JSON: bounds what hostile bytes may build.
+//! The deserializer in front of CBOR and JSON: it bounds the memory that hostile bytes can build.
 //!
-//! Invariant: a value takes at most about [`MOST_BUILT`] bytes of memory, or eight times the
-//! longest payload that the reader allows if that is more, whatever its bytes say. Without that one
-//! byte of an empty list becomes the 24 bytes of a `Vec`, or as many as the type of the items has.
+//! Invariant: whatever its bytes are, a value takes at most about [`MOST_BUILT`] bytes of memory,
+//! or eight times the longest payload that the reader allows if that is more. Without this bound,
+//! the one byte of an empty list becomes the 24 bytes of a `Vec`, or as many bytes as the type of
+//! the items has.
 //!
-//! Each item of a list or map counts by its size. What lies within an item, the fields of a struct
-//! above all, has been counted with it; what is larger than the place that it stands in lies behind
-//! a pointer and counts beside it. Strings and bytes do not count: they take what they take in
-//! the entry. [`Rules`](super::checked::Rules) counts the same way while a value is written. Called
-//! by [`Present`](super::option::Present).
+//! Each item of a list or map counts with its size. Parts that lie within an item, such as the
+//! fields of a struct, are already counted with it. A value that is larger than the bytes counted
+//! for its position lies behind a pointer, and counts in addition. Strings and bytes do not count:
+//! they take as much memory as in the entry. [`Rules`](super::checked::Rules) counts the same way
+//! while a value is written. [`Present`](super::option::Present) calls this module.
 
 use std::cell::Cell;
 use std::fmt;
@@ -22,23 +23,23 @@ use super::payload::MAX_DECODED;
 /// How many bytes may still be built.
 pub(super) struct Budget(Cell<usize>);
 
-/// A deserializer, a visitor, or what either hands to the other, within a budget.
+/// A deserializer, a visitor, or an object that one passes to the other, within a budget.
 pub(super) struct Within<'b, T> {
     inner: T,
     budget: &'b Budget,
-    /// How many bytes of what follows have been counted already.
+    /// How many bytes of the value that follows are counted already.
     paid: usize,
 }
 
-/// The budget of a value whose payload has at most `max_decoded` bytes.
+/// The budget in bytes of a value whose payload has at most `max_decoded` bytes.
 pub(super) fn most_built(max_decoded: usize) -> usize {
     max_decoded.saturating_mul(GROWTH).max(MOST_BUILT)
 }
 
-/// Runs `read` with `bytes` as the budget of the value that it reads. The formats read a type,
-/// which cannot be handed a number.
+/// Runs `read` with `bytes` as the budget of the value that it reads. The budget travels in a
+/// thread-local variable: the formats construct a type by themselves, and take no argument for it.
 pub(super) fn allowing<R>(bytes: usize, read: impl FnOnce() -> R) -> R {
-    /// Sets it back, even when a type panics while it is read.
+    /// Restores the budget, even if a type panics while it is read.
     struct Before(usize);
     impl Drop for Before {
         fn drop(&mut self) {
@@ -54,7 +55,7 @@ thread_local! {
 }
 
 impl Budget {
-    /// What is [allowed](allowing) to the value that is read now.
+    /// The budget of the value that is read now, as [`allowing`] has set it.
     pub(super) fn allowed() -> Self {
         Self::new(ALLOWED.get())
     }
@@ -63,7 +64,7 @@ impl Budget {
         Self(Cell::new(bytes))
     }
 
-    /// For a value that stands where `paid` bytes have been counted.
+    /// Wraps the reader of a value whose position has `paid` bytes counted already.
     pub(super) fn around<T>(&self, inner: T, paid: usize) -> Within<'_, T> {
         Within {
             inner,
@@ -72,8 +73,8 @@ impl Budget {
         }
     }
 
-    /// Counts a value of type `T` where `paid` bytes have been counted: if it is larger than that,
-    /// it lies elsewhere, behind a pointer.
+    /// Counts a value of type `T` at a position with `paid` bytes counted already. A larger value
+    /// lies elsewhere, behind a pointer, and counts in full.
     fn charge_boxed<T, E: de::Error>(&self, paid: usize) -> Result<(), E> {
         match size_of::<T>() <= paid {
             true => Ok(()),
@@ -81,8 +82,9 @@ impl Budget {
         }
     }
 
-    /// Counts `bytes`, those that are paid first.
+    /// Counts `bytes`, and uses up `paid` first.
     fn charge<E: de::Error>(&self, bytes: usize, paid: &mut usize) -> Result<(), E> {
+        // A paid byte is free once: all parts of one value share its size.
         let free = bytes.min(*paid);
         *paid -= free;
         let left = self.0.get().checked_sub(bytes - free);
@@ -91,7 +93,7 @@ impl Budget {
     }
 }
 
-/// Hands a request for a plain value on.
+/// Forwards a request for a plain value.
 macro_rules! plain {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -100,7 +102,8 @@ macro_rules! plain {
     };
 }
 
-/// Hands a request for a value with parts on, and counts it. Its parts lie where `$parts` says.
+/// Forwards a request for a value with parts, and counts the value. `$parts` says where its parts
+/// lie.
 macro_rules! counted {
     ($parts:expr; $($method:ident($($name:ident: $arg:ty),*))*) => {
         $(fn $method<V: Visitor<'de>>(
@@ -115,9 +118,9 @@ macro_rules! counted {
     };
 }
 
-/// The parts lie within the value, which has been counted.
+/// The parts lie within the value, which is counted already.
 const WITHIN: fn(usize) -> usize = |size| size;
-/// They lie elsewhere.
+/// The parts lie elsewhere, so each of them counts.
 const ELSEWHERE: fn(usize) -> usize = |_| 0;
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
@@ -132,18 +135,21 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         deserialize_ignored_any
     }
 
-    /// For a visitor the two are the same, but ciborium has 4 KiB for what is borrowed.
+    /// Asks for an owned string: ciborium refuses a borrowed one that is longer than its 4 KiB
+    /// buffer. A visitor accepts either.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.deserialize_string(visitor)
     }
 
-    /// As for strings.
+    /// Asks for owned bytes, for the same reason.
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.deserialize_byte_buf(visitor)
     }
 
+    // Each of these may build a list or a map, whose items lie on the heap.
     counted! { ELSEWHERE; deserialize_any() deserialize_seq() deserialize_map() }
 
+    // The parts of these are fields of the value itself.
     counted! {
         WITHIN;
         deserialize_tuple(len: usize)
@@ -165,6 +171,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
+        // A newtype has the size of its content, so `paid` passes on to that.
         let visitor = self.budget.around(visitor, self.paid);
         self.inner.deserialize_newtype_struct(name, visitor)
     }
@@ -176,6 +183,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         self.budget.charge_boxed::<V::Value, D::Error>(self.paid)?;
+        // The names are read as items of the same map, and must not use up the room of the fields.
         let parts = size_of::<V::Value>() + names(fields);
         let visitor = self.budget.around(visitor, parts);
         self.inner.deserialize_struct(name, fields, visitor)
@@ -186,13 +194,13 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
     }
 }
 
-/// What the names of fields become while they are read. Each is an item of its own, which serde
-/// makes a number of.
+/// The bytes that the names of fields become while they are read. Each name is an item of the map,
+/// and serde turns it into a number.
 fn names(fields: &[&str]) -> usize {
     fields.len() * size_of::<u16>()
 }
 
-/// Hands a plain value on.
+/// Forwards a plain value.
 macro_rules! visit {
     ($($method:ident($value:ty))*) => {
         $(fn $method<E: de::Error>(self, value: $value) -> Result<V::Value, E> {
@@ -226,6 +234,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<'_, V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        // The content of an option lies within the option.
         self.inner.visit_some(self.budget.around(inner, self.paid))
     }
 
@@ -267,6 +276,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Within<'_, A> {
         let item = self
             .inner
             .next_element_seed(self.budget.around(seed, size))?;
+        // The end of a list is no item, so a list of exactly the budget is read.
         if item.is_some() {
             self.budget.charge::<A::Error>(size, &mut self.paid)?;
         }
@@ -313,6 +323,7 @@ impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Within<'b, A> {
         self,
         seed: T,
     ) -> Result<(T::Value, Self::Variant), A::Error> {
+        // The name is read as an identifier, which counts nothing.
         let (name, variant) = self.inner.variant_seed(self.budget.around(seed, 0))?;
         Ok((name, self.budget.around(variant, self.paid)))
     }
@@ -329,6 +340,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Within<'_, A> {
         mut self,
         seed: T,
     ) -> Result<T::Value, A::Error> {
+        // The content lies within the enum, which is counted: the charge uses up `paid` first.
         let size = size_of::<T::Value>();
         self.budget.charge::<A::Error>(size, &mut self.paid)?;
         self.inner
@@ -350,13 +362,13 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Within<'_, A> {
     }
 }
 
-/// A small number of one byte becomes one of eight.
+/// How much a payload may grow in memory: a number of one byte becomes one of eight.
 const GROWTH: usize = 8;
 
-/// 512 MiB.
+/// The least budget: 512 MiB.
 pub(super) const MOST_BUILT: usize = GROWTH * MAX_DECODED;
 
-/// The text of the error, of whatever format.
+/// The text of the error, in every format. The codecs recognise the error by it.
 pub(super) const EXHAUSTED: &str = "the value would take too much memory";
 
 #[cfg(test)]
@@ -369,7 +381,7 @@ mod tests {
     use super::super::checked::Rules;
     use super::*;
 
-    /// 256 bytes, out of two.
+    /// Two bytes in an entry, 256 bytes in memory.
     #[derive(Debug, Default, Deserialize)]
     #[serde(default)]
     struct Fat {
@@ -400,7 +412,7 @@ mod tests {
         exhausts::<BTreeMap<String, Fat>>(map, 4 * (24 + size_of::<Fat>()) - 1);
     }
 
-    /// The least budget that `value` can be written with, and the least that it can be read with.
+    /// The least budgets with which `value` can be written and read.
     fn costs<T: Serialize + DeserializeOwned>(value: &T) -> [usize; 2] {
         let json = serde_json::to_string(value).expect("JSON");
         let write = |bytes: usize| {
@@ -422,7 +434,8 @@ mod tests {
         [least(&write), least(&read)]
     }
 
-    /// The reader allows twice of what the writer does, and a payload its length times [`GROWTH`].
+    /// The reader allows twice as much as the writer, and at least [`GROWTH`] times the payload's
+    /// length.
     fn is_read_if_written<T: Serialize + DeserializeOwned>(value: &T) {
         let mut payload = Vec::new();
         ciborium::into_writer(value, &mut payload).expect("CBOR");

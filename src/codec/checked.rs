@@ -1,8 +1,8 @@
-//! The serializer in front of CBOR and JSON: refuses what could not be read back.
+//! The serializer in front of CBOR and JSON: it refuses values that could not be read back.
 //!
-//! Invariant: what it lets through reads back as it was written. The formats themselves would write
-//! more: JSON makes `null` of NaN, both make `null` of `Some(None)`, and neither minds a nesting
-//! that its reader refuses. Called by the codecs.
+//! Invariant: a value that passes reads back as it was written. The formats alone write more: JSON
+//! writes NaN as `null`, both write `Some(None)` as `null`, and both write deeper nesting than
+//! their readers accept. The codecs call this module.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,54 +13,58 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-/// What a format cannot spell.
+/// The limits of one format, and what one value has used of them.
 pub(super) struct Rules {
-    /// As deep as its reader goes.
+    /// The deepest nesting that the format's reader accepts.
     pub(super) deepest: usize,
-    /// What it says of NaN and infinities, if it has none.
+    /// The error text for NaN and infinities, if the format cannot write them.
     pub(super) not_finite: Option<&'static str>,
     /// How many bytes of memory the value may still take.
     left: Cell<usize>,
+    /// The rule that was broken. It is kept here, since the formats return the text within their
+    /// own error, where it looks like a text that quotes the value.
     broken: Cell<Option<&'static str>>,
 }
 
-/// Where a value stands.
+/// The position of a value, which decides how an option there is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// At the top: the envelope tells an option there from what it holds.
+    /// At the top, where the envelope records whether an option is `None`.
     Top,
+    /// Below the top, and not directly in an option.
     Within,
-    /// In an option, where `null` would be read as no value.
+    /// Directly in an option, where `null` would be read back as `None`.
     Some,
 }
 
-/// A value that is serialized by these rules.
+/// A value that is serialized under these rules.
 pub(super) struct Checked<'r, T: ?Sized> {
     value: &'r T,
     rules: &'r Rules,
     depth: usize,
     place: Place,
-    /// How many bytes of what follows have been counted already.
+    /// How many bytes of the value that follows are counted already.
     paid: usize,
 }
 
-/// A format's serializer, and its parts, by these rules.
+/// A format's serializer, or one of its parts, under these rules.
 struct Checking<'r, S> {
     inner: S,
     rules: &'r Rules,
     depth: usize,
     place: Place,
-    /// How many bytes of what follows have been counted already.
+    /// How many bytes of the value that follows are counted already.
     paid: usize,
 }
 
 impl Rules {
-    /// `built` is what the reader lets the value take.
+    /// `built` is the memory that the reader allows the value, in bytes.
     pub(super) fn new(deepest: usize, not_finite: Option<&'static str>, built: usize) -> Self {
         Self {
             deepest,
             not_finite,
-            // Half of it: the reader knows of gaps in what is boxed, and owns what was borrowed.
+            // Half of it: the reader also counts padding in boxed values, and owns what the writer
+            // has borrowed.
             left: Cell::new(built / 2),
             broken: Cell::new(None),
         }
@@ -76,7 +80,7 @@ impl Rules {
         }
     }
 
-    /// Which rule the value has broken.
+    /// The rule that the value has broken, if any.
     pub(super) fn broken(&self) -> Option<&'static str> {
         self.broken.get()
     }
@@ -100,7 +104,7 @@ impl<T: Serialize + ?Sized> Serialize for Checked<'_, T> {
 }
 
 impl<'r, S> Checking<'r, S> {
-    /// What stands in the very place of this value.
+    /// A value at the same depth, with the same bytes counted.
     fn within<'v, T: ?Sized>(&self, value: &'v T, place: Place) -> Checked<'v, T>
     where
         'r: 'v,
@@ -114,7 +118,7 @@ impl<'r, S> Checking<'r, S> {
         }
     }
 
-    /// Counts `bytes`, those that are paid first.
+    /// Counts `bytes`, and uses up `paid` first.
     fn charge<E: ser::Error>(&mut self, bytes: usize) -> Result<(), E> {
         let free = bytes.min(self.paid);
         self.paid -= free;
@@ -126,7 +130,7 @@ impl<'r, S> Checking<'r, S> {
         Ok(())
     }
 
-    /// One part of this value, of known size.
+    /// One part of this value. Its size is known, so it is counted here.
     fn part<'v, T: ?Sized, E: ser::Error>(
         &mut self,
         value: &'v T,
@@ -141,7 +145,8 @@ impl<'r, S> Checking<'r, S> {
         Ok(Checked { paid, ..part })
     }
 
-    /// One part of this value, which may be a reference: it counts by what is seen of it.
+    /// One part of this value that may be a reference. Its own size says little, so its contents
+    /// are counted as they are serialized.
     fn seen<'v, T>(&self, value: &'v T) -> Checked<'v, T>
     where
         'r: 'v,
@@ -150,13 +155,14 @@ impl<'r, S> Checking<'r, S> {
         Checked { paid: 0, ..part }
     }
 
-    /// Steps into a nest of `levels`, whose parts lie within the value.
+    /// Steps `levels` deeper, into parts that lie within the value.
     fn nest<I, E: ser::Error>(
         self,
         levels: usize,
         open: impl FnOnce(S) -> Result<I, E>,
     ) -> Result<Checking<'r, I>, E> {
         let depth = self.depth + levels;
+        // The formats have no limit of their own when they write.
         if depth > self.rules.deepest {
             return Err(self.rules.refuse("it is nested too deep to be read back"));
         }
@@ -169,7 +175,7 @@ impl<'r, S> Checking<'r, S> {
         })
     }
 
-    /// Steps into a list or a map, whose parts lie elsewhere.
+    /// Steps into a list or a map, whose parts lie elsewhere in memory.
     fn nest_elsewhere<I, E: ser::Error>(
         mut self,
         open: impl FnOnce(S) -> Result<I, E>,
@@ -179,12 +185,13 @@ impl<'r, S> Checking<'r, S> {
         Ok(Checking { paid: 0, ..nest })
     }
 
-    /// Writes what the formats spell `null`.
+    /// Writes a value that the formats write as `null`.
     fn null<R, E: ser::Error>(self, write: impl FnOnce(S) -> Result<R, E>) -> Result<R, E> {
         match self.place {
             Place::Some => Err(self.rules.refuse(
                 "an option holds a value that is written like none, and would be read back as none",
             )),
+            // At the top, the envelope records whether the value is none.
             Place::Top | Place::Within => write(self.inner),
         }
     }
@@ -201,10 +208,11 @@ impl<'r, S> Checking<'r, S> {
     }
 }
 
-/// Hands plain values on.
+/// Counts and forwards plain values.
 macro_rules! forward {
     ($($method:ident($value:ty))*) => {
         $(fn $method(mut self, value: $value) -> Result<S::Ok, S::Error> {
+            // Free where it was counted as a part. An item that serde shows by reference was not.
             self.charge(size_of::<$value>())?;
             self.inner.$method(value)
         })*
@@ -230,6 +238,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn serialize_str(mut self, text: &str) -> Result<S::Ok, S::Error> {
+        // The reader owns the string, also where the writer has borrowed it.
         self.charge(OWNER)?;
         self.inner.serialize_str(text)
     }
@@ -251,6 +260,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
 
     fn collect_str<T: fmt::Display + ?Sized>(mut self, value: &T) -> Result<S::Ok, S::Error> {
         self.charge(OWNER)?;
+        // Forwarded, since serde's default would build a `String` first.
         self.inner.collect_str(value)
     }
 
@@ -267,6 +277,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn serialize_some<T: Serialize + ?Sized>(mut self, value: &T) -> Result<S::Ok, S::Error> {
+        // The envelope has recorded `Some` for an option at the top, so it counts as no level.
         let place = match self.place {
             Place::Top => Place::Within,
             Place::Within | Place::Some => Place::Some,
@@ -290,6 +301,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         index: u32,
         variant: &'static str,
     ) -> Result<S::Ok, S::Error> {
+        // The readers count a variant as one level, even if it holds nothing.
         let nest = self.nest(1, Ok::<_, S::Error>)?;
         nest.inner.serialize_unit_variant(name, index, variant)
     }
@@ -312,6 +324,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn collect_seq<I: IntoIterator<Item: Serialize>>(self, items: I) -> Result<S::Ok, S::Error> {
+        // serde's default shows each item as a reference, which would count as a pointer.
         let mut items = items.into_iter();
         let mut list = self.serialize_seq(length(&items))?;
         items.try_for_each(|item| {
@@ -355,7 +368,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        // ciborium writes a tag of CBOR as such a variant, which is one nest.
+        // ciborium uses this name to write a CBOR tag, which is one level of nesting.
         let levels = if name == "@@TAG@@" { 1 } else { 2 };
         self.nest(levels, |inner| {
             inner.serialize_tuple_variant(name, index, variant, len)
@@ -381,6 +394,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
+        // Two levels: the variant, and its fields.
         self.nest(2, |inner| {
             inner.serialize_struct_variant(name, index, variant, len)
         })
@@ -391,7 +405,7 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 }
 
-/// The parts of what has items without names.
+/// The parts of a compound without field names.
 macro_rules! items {
     ($($compound:ident::$method:ident)*) => {
         $(impl<S: $compound> $compound for Checking<'_, S> {
@@ -415,7 +429,7 @@ items! {
     SerializeTupleStruct::serialize_field SerializeTupleVariant::serialize_field
 }
 
-/// The parts of what has items with names of ours.
+/// The parts of a compound with static field names.
 macro_rules! fields {
     ($($compound:ident)*) => {
         $(impl<S: $compound> $compound for Checking<'_, S> {
@@ -432,6 +446,7 @@ macro_rules! fields {
             }
 
             fn skip_field(&mut self, name: &'static str) -> Result<(), S::Error> {
+                // A skipped field is not seen here, so it is not counted.
                 self.inner.skip_field(name)
             }
 
@@ -463,7 +478,7 @@ impl<S: SerializeMap> SerializeMap for Checking<'_, S> {
     }
 }
 
-/// How many items there are, where the iterator knows that.
+/// The number of items, if the iterator knows it exactly.
 fn length(items: &impl Iterator) -> Option<usize> {
     match items.size_hint() {
         (least, Some(most)) if least == most => Some(least),
@@ -474,7 +489,7 @@ fn length(items: &impl Iterator) -> Option<usize> {
 const TOO_MUCH: &str =
     "it would take too much memory when it is read; raise ClientBuilder::max_value_size";
 
-/// What a string or a list takes at the place where it stands, when it is read.
+/// Bytes that a string or a list takes at its own position when it is read, without its contents.
 const OWNER: usize = size_of::<Vec<u8>>();
-/// What is said of a value that refuses by itself.
+/// The error text for a value whose own `Serialize` refuses.
 pub(super) const REFUSED: &str = "its `Serialize` refused";

@@ -1,9 +1,9 @@
-//! The envelope: what stands in Redis around an encoded value.
+//! The envelope: the bytes in Redis around an encoded value.
 //!
 //! Invariant: [`Envelope::parse`] accepts exactly what [`begin`] and [`seal`] write. One changed,
-//! missing or added byte is an error, save in the two deadlines, which the server's script fills
-//! in from its own clock when it stores the entry and which the checksum therefore leaves out.
-//! Called by the [`Stack`](super::Stack) and, for the deadlines and stamps, by the cache.
+//! missing or added byte is an error, except in the two deadlines. The script that stores the entry
+//! fills those in from the server's clock, so the checksum leaves them out. The
+//! [`Stack`](super::Stack) calls this module, and the cache reads deadlines and stamps through it.
 //!
 //! Version 2, big-endian, 36 bytes + 24 per tag, then the payload:
 //!
@@ -16,14 +16,15 @@
 //! | 4..8 | low 32 bits of XXH3-64 over the whole entry without bytes 4..20 |
 //! | 8..14 | fresh until, server time in ms |
 //! | 14..20 | stale until, server time in ms |
-//! | 20..24 | what the load cost, in µs, saturating |
-//! | 24..32 | revision: random, another one for each entry that is written |
-//! | 32..36 | key id: which key the payload is encrypted with; 0 when it is not encrypted |
+//! | 20..24 | duration of the load in µs, saturating |
+//! | 24..32 | revision: random, drawn anew for each entry that is written |
+//! | 32..36 | key id: the key that the payload is encrypted with; 0 if it is not encrypted |
 //! | 24 each | tag id (16), generation (8) |
 //!
-//! An entry that cannot be read is either *damaged* or *foreign*. Damage is what no writer has
-//! meant: lengths that do not fit, a checksum that does not match. Foreign is what is whole and
-//! beyond this build: another version, codec, compressor or key. Somebody else reads it.
+//! An entry that cannot be read is either *damaged* or *foreign*. A damaged entry is one that no
+//! writer has produced: its lengths do not fit, or its checksum does not match. A foreign entry is
+//! whole, but this build cannot read it: it names another version, codec, compressor or key.
+//! Another process can read it.
 
 use std::fmt;
 use std::ops::Range;
@@ -34,7 +35,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::options::{Codec, Compression};
 use crate::error::{Error, ErrorKind, Result};
 
-/// An entry as read: header fields by value, the rest borrowed.
+/// An entry as read. Header fields are copied, the rest is borrowed.
 #[derive(Clone, Copy)]
 pub(crate) struct Envelope<'a> {
     pub(crate) codec: Codec,
@@ -44,35 +45,36 @@ pub(crate) struct Envelope<'a> {
     pub(crate) fresh_until: u64,
     /// Server time in ms until which the entry may be served stale.
     pub(crate) stale_until: u64,
-    /// What the load took, up to 71 minutes.
+    /// How long the load took, at most 71 minutes (2^32 µs).
     pub(crate) cost: Duration,
-    /// Tells this entry from every other that was written at the same key.
+    /// Distinguishes this entry from every other one that was written at the same key.
     pub(crate) revision: u64,
     stamps: &'a [u8],
     payload: &'a [u8],
 }
 
-/// What the load came to.
+/// The result of the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A value, in the payload.
     Value,
     /// The load found nothing; the payload is empty.
     None,
-    /// The load failed; the payload says how. Reserved: this build writes no such entry.
+    /// The load failed; the payload says how. Reserved: this build writes no such entry, and reads
+    /// it as foreign.
     Failed,
 }
 
 /// Why an entry cannot be read.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
-    /// Nobody can read it: bytes were changed, lost or added.
+    /// No build can read it: bytes were changed, lost or added.
     Damaged(Error),
-    /// It is whole, and this build, or this type, cannot read it. Others can.
+    /// It is whole, but this build, or this type, cannot read it. Another can.
     Foreign(Error),
 }
 
-/// One tag of an entry with the generation that it had before the load.
+/// One tag of an entry, with the generation that the tag had before the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) tag: u128,
@@ -80,9 +82,9 @@ pub(crate) struct Stamp {
 }
 
 impl<'a> Envelope<'a> {
-    /// Checks the whole entry; nothing but the payload's own form is left to find out.
+    /// Checks the whole entry. Only the form of the payload remains to be checked.
     pub(crate) fn parse(entry: &'a [u8]) -> Result<Self, Unreadable> {
-        // First of all: where another version keeps its lengths and its checksum is not known.
+        // The version comes first: another version may keep lengths and checksum elsewhere.
         match entry.first() {
             None => return Err(damaged("it is empty")),
             Some(&VERSION) => {}
@@ -95,7 +97,7 @@ impl<'a> Envelope<'a> {
         let Some((stamps, payload)) = rest.split_at_checked(stamps) else {
             return Err(damaged("it is shorter than its tags"));
         };
-        // Before any field is believed: a damaged entry is called damaged, not foreign.
+        // Before any other field is used: a damaged entry must not pass as foreign.
         if header[CHECKSUM] != checksum(entry) {
             return Err(damaged("its checksum does not match"));
         }
@@ -103,11 +105,13 @@ impl<'a> Envelope<'a> {
             .ok_or_else(|| unknown("codec", header[FORMAT_AT] >> 4))?;
         let compression = Compression::from_id(header[FORMAT_AT] & 0x0f)
             .ok_or_else(|| unknown("compressor", header[FORMAT_AT] & 0x0f))?;
+        // This build has no keys, so an encrypted payload belongs to another build.
         if header[KEY_ID] != [0; 4] {
             return Err(unknown("encryption key", number(&header[KEY_ID])));
         }
         let outcome = match header[OUTCOME_AT] {
             OUTCOME_VALUE => Outcome::Value,
+            // Nothing to compress: each entry has one spelling only.
             OUTCOME_NONE if payload.is_empty() && compression == Compression::None => Outcome::None,
             OUTCOME_NONE => return Err(damaged("it says no value and carries one")),
             OUTCOME_FAILED => Outcome::Failed,
@@ -126,7 +130,7 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// The tags of the entry, in the order in which they were given.
+    /// The stamps of the entry, in the order in which they were given.
     pub(crate) fn stamps(&self) -> impl ExactSizeIterator<Item = Stamp> + use<'a> {
         let (stamps, rest) = self.stamps.as_chunks::<STAMP>();
         debug_assert!(rest.is_empty(), "whole stamps");
@@ -140,13 +144,13 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// The value as the codec and the compressor left it.
+    /// The encoded, and perhaps compressed, value.
     pub(crate) fn payload(&self) -> &'a [u8] {
         self.payload
     }
 }
 
-/// Shows the header only: the payload is the user's.
+/// Shows the header only, since the payload is the user's.
 impl fmt::Debug for Envelope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Envelope")
@@ -163,7 +167,7 @@ impl fmt::Debug for Envelope<'_> {
     }
 }
 
-/// Starts an entry with room for `payload` bytes more. The deadlines are zero.
+/// Starts an entry, with room for `payload` more bytes. Both deadlines are zero.
 pub(super) fn begin(
     codec: Codec,
     stamps: &[Stamp],
@@ -178,10 +182,12 @@ pub(super) fn begin(
         )));
     };
     let mut entry = Vec::with_capacity(HEADER + stamps.len() * STAMP + payload);
+    // Deadlines and key id stay zero: the server fills in the first, and nothing is encrypted.
     entry.resize(HEADER, 0);
     entry[VERSION_AT] = VERSION;
     entry[FORMAT_AT] = codec.id() << 4;
     entry[TAGS_AT] = tags;
+    // A longer load counts as the longest: the cost is information, nothing is refused for it.
     let micros = u32::try_from(cost.as_micros()).unwrap_or(u32::MAX);
     entry[COST].copy_from_slice(&micros.to_be_bytes());
     entry[REVISION].copy_from_slice(&revision.to_be_bytes());
@@ -192,8 +198,9 @@ pub(super) fn begin(
     Ok(entry)
 }
 
-/// Ends an entry that [`begin`] started and whose payload stands behind the stamps.
+/// Completes an entry that [`begin`] started. Its payload follows the stamps already.
 pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome) {
+    // `begin` has written the codec, before it was known whether compression pays.
     entry[FORMAT_AT] |= compression.id();
     entry[OUTCOME_AT] = match outcome {
         Outcome::Value => OUTCOME_VALUE,
@@ -203,7 +210,7 @@ pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome)
     rewrite_checksum(entry);
 }
 
-/// Writes the checksum that the entry should have. Does nothing to less than a header.
+/// Writes the right checksum into the entry. Does nothing if `entry` is shorter than a header.
 pub(super) fn rewrite_checksum(entry: &mut [u8]) {
     if entry.len() < HEADER {
         return;
@@ -212,11 +219,12 @@ pub(super) fn rewrite_checksum(entry: &mut [u8]) {
     entry[CHECKSUM].copy_from_slice(&sum);
 }
 
-/// `entry` holds at least a header.
+/// The checksum of `entry`, which must hold at least a header. Deadlines do not count.
 fn checksum(entry: &[u8]) -> [u8; 4] {
     let (head, tail) = (&entry[..CHECKSUM.start], &entry[COST.start..]);
     let len = head.len() + tail.len();
-    // The streaming state is over half a kilobyte to set up: not for an entry of that size.
+    // The streaming state takes over half a kilobyte to set up. For a small entry, a copy of its
+    // bytes into one buffer is cheaper.
     let sum = if len <= SMALL {
         let mut joined = [0; SMALL];
         joined[..head.len()].copy_from_slice(head);
@@ -257,21 +265,22 @@ fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
     ))
 }
 
-/// Where the fields stand, counted from 0. A Lua script counts from 1.
+/// The positions of the fields, counted from 0. The Lua scripts count from 1.
 const CHECKSUM: Range<usize> = 4..8;
 pub(crate) const FRESH_UNTIL: Range<usize> = 8..14;
 pub(crate) const STALE_UNTIL: Range<usize> = 14..20;
-/// Both deadlines: all that may change after an entry was encoded.
+/// Both deadlines, the only bytes that may change after an entry is encoded.
 pub(crate) const DEADLINES: Range<usize> = FRESH_UNTIL.start..STALE_UNTIL.end;
 const COST: Range<usize> = 20..24;
 const REVISION: Range<usize> = 24..32;
 const KEY_ID: Range<usize> = 32..36;
-/// Bytes before the first stamp. With them, and its length, an entry is told from any other.
+/// Bytes before the first stamp. These bytes and the length of an entry identify it: they hold the
+/// revision and the checksum.
 pub(crate) const HEADER: usize = 36;
 /// Bytes of one stamp.
 const STAMP: usize = TAG_ID + 8;
 const TAG_ID: usize = 16;
-/// Their number is one byte.
+/// The most stamps of one entry: their number is one byte.
 pub(crate) const MOST_STAMPS: usize = u8::MAX as usize;
 
 pub(crate) const VERSION: u8 = 2;
@@ -279,9 +288,11 @@ const VERSION_AT: usize = 0;
 const FORMAT_AT: usize = 1;
 const OUTCOME_AT: usize = 2;
 const TAGS_AT: usize = 3;
+// The low six bits are flags. None is defined, so an entry with one is foreign.
 const OUTCOME_VALUE: u8 = 0 << 6;
 const OUTCOME_NONE: u8 = 1 << 6;
 const OUTCOME_FAILED: u8 = 2 << 6;
+/// The most bytes that [`checksum`] copies instead of streaming.
 const SMALL: usize = 512;
 
 #[cfg(test)]
@@ -396,7 +407,7 @@ mod tests {
             assert!(refused.contains(name), "{at} {byte:#x}: {refused}");
         }
         assert!(foreign(b"hello").contains("version"), "no entry at all");
-        // What the version says is where the rest stands, so nothing else is looked at.
+        // The version says where the other fields are, so nothing else is looked at.
         assert!(foreign(&[VERSION + 1]).contains("version"));
     }
 
@@ -405,7 +416,7 @@ mod tests {
         assert!(damage(b"").contains("empty"));
         assert!(damage(&entry(&[], b"")[..HEADER - 1]).contains("header"));
         let mut flipped = entry(&[], b"x");
-        // The codec does not exist, and the checksum says that it was not written so.
+        // No such codec exists, but the checksum shows that no writer has named it.
         flipped[FORMAT_AT] = 0xf0;
         assert!(damage(&flipped).contains("checksum"));
     }

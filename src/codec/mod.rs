@@ -1,9 +1,9 @@
-//! The codec stack: serializer, then compressor, then envelope.
+//! The codec stack: a value passes a serializer, then a compressor, then the envelope.
 //!
-//! Invariant: an entry says itself how it is to be read, so [`decode`] needs no configuration but
-//! a size limit, and processes with different codecs share one cache. Bytes from the server are
-//! hostile: every length is checked before it is believed, and no error quotes a value.
-//! Called by the cache.
+//! Invariant: each entry names its codec and its compressor. So [`decode`] needs no configuration
+//! except a size limit, and processes with different codecs share one cache. Bytes from the server
+//! count as hostile: every length is checked before it is used, and no error quotes a value. The
+//! cache calls this module.
 
 mod budget;
 mod checked;
@@ -29,7 +29,7 @@ use payload::{MAX_DECODED, Payload, misfit, too_large, too_large_to_store};
 
 use crate::error::{ErrorKind, Result};
 
-/// What a cache writes with.
+/// The settings that a cache writes entries with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stack {
     pub(crate) codec: Codec,
@@ -49,7 +49,8 @@ impl Default for Stack {
 }
 
 impl Stack {
-    /// The entry for `value`, its deadlines still zero: the server's script writes them.
+    /// Returns the entry for `value`. Both deadlines in it are zero: the script that stores the
+    /// entry fills them in from the server's clock.
     pub(crate) fn encode<V: Serialize + ?Sized>(
         &self,
         value: &V,
@@ -66,6 +67,7 @@ impl Stack {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<Vec<u8>> {
+        // CBOR and JSON write `None` and `Some(None)` alike. So the envelope records "no value".
         if option::is_none(value, self.codec) {
             let mut entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
             envelope::seal(&mut entry, Compression::None, Outcome::None);
@@ -73,6 +75,7 @@ impl Stack {
         }
         let mut entry = envelope::begin(self.codec, stamps, cost, revision, USUAL)?;
         let start = entry.len();
+        // The serializers hide the cause of a failed write, so the payload reports it here.
         let mut full = false;
         let payload = Payload {
             end: start.saturating_add(self.max_decoded),
@@ -102,12 +105,13 @@ impl Stack {
     }
 }
 
-/// The value of an entry, whatever it was written with.
+/// Returns the value of an entry, whichever codec and compressor wrote it.
 ///
 /// # Errors
 ///
-/// `Damaged` when no type could be read from the payload. `Foreign` when it holds no `V`, when it
-/// would decode to more than `max_decoded` bytes, or when it is no value but a failure.
+/// `Damaged` if the payload is not one well-formed value of its codec. `Foreign` if the payload
+/// holds no `V`, if it would decode to more than `max_decoded` bytes, or if the entry holds a
+/// failure instead of a value.
 pub(crate) fn decode<V: DeserializeOwned>(
     envelope: &Envelope<'_>,
     max_decoded: usize,
@@ -130,13 +134,13 @@ pub(crate) fn decode<V: DeserializeOwned>(
     let payload = match envelope.compression {
         Compression::None => envelope.payload(),
         Compression::Lz4 => {
-            unpacked =
-                lz4::decompress(envelope.payload(), max_decoded).map_err(|error| {
-                    match error.kind() {
-                        ErrorKind::TooLarge => Unreadable::Foreign(error),
-                        _ => Unreadable::Damaged(error),
-                    }
-                })?;
+            unpacked = lz4::decompress(envelope.payload(), max_decoded).map_err(|error| {
+                match error.kind() {
+                    // A reader with a higher limit can read it, so it must not be removed.
+                    ErrorKind::TooLarge => Unreadable::Foreign(error),
+                    _ => Unreadable::Damaged(error),
+                }
+            })?;
             unpacked.as_slice()
         }
     };
@@ -148,22 +152,25 @@ pub(crate) fn decode<V: DeserializeOwned>(
         Codec::Json => json::decode(payload),
         Codec::Raw => raw::decode(payload),
     });
+    // A second pass, after a failure only: damage removes itself, another type's entry stays.
     value.map_err(|error| match is_whole(envelope.codec, payload) {
         true => Unreadable::Foreign(error),
         false => Unreadable::Damaged(error),
     })
 }
 
-/// Whether `payload` is one value of `codec`, of whatever type.
+/// Whether `payload` is one value of `codec`, of any type.
 fn is_whole(codec: Codec, payload: &[u8]) -> bool {
     match codec {
         Codec::Cbor => cbor::is_whole(payload),
         Codec::Json => json::is_whole(payload),
+        // Any bytes are a raw value.
         Codec::Raw => true,
     }
 }
 
-/// Below this LZ4 gains about a tenth and costs more than it saves.
+/// The shortest payload that is compressed, in bytes. Below this, LZ4 gains about a tenth and costs
+/// more than it saves.
 const WORTH_COMPRESSING: usize = 4 << 10;
-/// Room for the payload of most entries.
+/// Bytes reserved for a payload. Most payloads fit, so the buffer seldom grows.
 const USUAL: usize = 512;

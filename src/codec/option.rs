@@ -1,9 +1,10 @@
-//! "No value" at the top of a value: told by the envelope, never by the codec.
+//! An option at the top of a value: the envelope records whether it is `None`, not the codec.
 //!
-//! Invariant: a value is stored as "none" exactly when it serializes as `None`, seen through
-//! newtypes; so `Some(None)`, which CBOR and JSON spell like `None`, is read back as `Some(None)`.
-//! One level is told apart, no more: what stands below it is the codec's, for which
-//! `Some(Some(None))` is `Some(None)`. Called by the [`Stack`](super::Stack) and the codecs.
+//! Invariant: a value is stored as "none" exactly if it serializes as `None`, directly or within
+//! newtypes. So `Some(None)`, which CBOR and JSON write like `None`, is read back as `Some(None)`.
+//! This distinguishes one level only. The levels below it belong to the codec, which would write
+//! `Some(Some(None))` like `Some(None)`; [`Rules`](super::checked::Rules) refuses such a value. The
+//! [`Stack`](super::Stack) and the codecs call this module.
 
 use std::fmt;
 
@@ -15,31 +16,33 @@ use super::budget::Budget;
 use super::options::Codec;
 use super::reject::refuse;
 
-/// Whether `value` serializes as `None`. Looks at the first call that `value` makes, no further.
+/// Whether `value` serializes as `None`. The first call that `value` makes to its serializer
+/// decides; the rest of the value is not visited.
 pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, codec: Codec) -> bool {
     value.serialize(Probe { codec }).is_ok()
 }
 
-/// The `V` that stands for "no value", if it has one.
+/// The `V` that means "no value", if the type has one.
 pub(super) fn none<V: DeserializeOwned>(codec: Codec) -> Option<V> {
     V::deserialize(Absent { codec }).ok()
 }
 
-/// A `V` from an entry that says it holds a value: an option at its top is `Some`.
+/// A `V` from an entry that holds a value. An option at its top is therefore `Some`.
 pub(super) struct Present<V>(pub(super) V);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Present<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let budget = Budget::allowed();
+        // Room for the value itself is there before it is read: only what it points to counts.
         let within = budget.around(deserializer, size_of::<V>());
         V::deserialize(Top(within)).map(Present)
     }
 }
 
-/// A codec's deserializer, with the answer about the option at the top already known.
+/// A codec's deserializer, for a value whose option at the top is known to be `Some`.
 struct Top<D>(D);
 
-/// Forwards methods as they are.
+/// Forwards methods unchanged.
 macro_rules! forward {
     ($($method:ident($($name:ident: $arg:ty),*))*) => {
         $(fn $method<V: Visitor<'de>>(
@@ -64,10 +67,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        // serde_json tells its own types (`RawValue`) by such a name: those are its to read.
+        // serde_json marks its own types (`RawValue`) by such a name, and must read them itself.
         if name.starts_with('$') {
             return self.0.deserialize_newtype_struct(name, visitor);
         }
+        // The content of a newtype is still at the top.
         visitor.visit_newtype_struct(self)
     }
 
@@ -90,7 +94,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
     }
 }
 
-/// A deserializer that knows nothing but `None`.
+/// A deserializer that answers every request with `None`.
 struct Absent {
     codec: Codec,
 }
@@ -99,6 +103,7 @@ impl<'de> Deserializer<'de> for Absent {
     type Error = NoDetail;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoDetail> {
+        // A visitor without a `None` refuses this, and so the type has none.
         visitor.visit_none()
     }
 
@@ -120,7 +125,7 @@ impl<'de> Deserializer<'de> for Absent {
     }
 }
 
-/// A serializer that succeeds for `None` only.
+/// A serializer that accepts `None` only.
 struct Probe {
     codec: Codec,
 }
@@ -141,6 +146,7 @@ impl Serializer for Probe {
         value.serialize(self)
     }
 
+    // Some types serialize otherwise in text formats. The probe must see what the codec will see.
     fn is_human_readable(&self) -> bool {
         self.codec.is_human_readable()
     }
@@ -148,7 +154,7 @@ impl Serializer for Probe {
     refuse! { NoDetail; bool u8 numbers char str bytes some unit variants seq tuple fields }
 }
 
-/// An error that costs nothing and repeats nothing: serde's messages quote the value.
+/// An error that allocates nothing and quotes nothing. The messages of serde quote the value.
 #[derive(Debug)]
 struct NoDetail;
 
@@ -161,6 +167,7 @@ impl fmt::Display for NoDetail {
 impl std::error::Error for NoDetail {}
 
 impl ser::Error for NoDetail {
+    // The text is not even formatted, since it may be as long as the value.
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self
     }

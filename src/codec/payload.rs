@@ -1,17 +1,20 @@
-//! The payload of an entry: the bytes that a codec writes and reads, and the errors that all share.
+//! The payload of an entry: the bytes that a codec writes and reads, and the errors of all codecs.
 //!
-//! Invariant: a payload that is being written never grows past its limit, and no error quotes it.
+//! Invariant: a payload never grows past its limit while it is written, and no error quotes it. The
+//! codecs, the compressors and the [`Stack`](super::Stack) use it.
 
 use std::io;
 
 use crate::error::{Error, ErrorKind};
 
-/// The end of an entry being written, which refuses to grow past the limit.
+/// The tail of an entry that is being written. It refuses to grow past the limit.
 pub(super) struct Payload<'a> {
     pub(super) entry: &'a mut Vec<u8>,
+    /// The most bytes that the whole entry may have.
     pub(super) end: usize,
-    /// How many bytes of memory the value may take when it is read.
+    /// The most bytes of memory that the value may take when it is read.
     pub(super) built: usize,
+    /// Set when a write would pass the limit: the error of the serializer no longer shows it.
     pub(super) full: &'a mut bool,
 }
 
@@ -23,7 +26,9 @@ impl io::Write for Payload<'_> {
 
     #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // Compares the difference, since a sum could overflow.
         if bytes.len() > self.end - self.entry.len() {
+            // The serializers drop the kind of this error, so the flag reports it.
             *self.full = true;
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -72,5 +77,5 @@ pub(super) fn misfit(what: &str, how: &str) -> Error {
     )
 }
 
-/// 64 MiB.
+/// The default of the longest payload: 64 MiB.
 pub(super) const MAX_DECODED: usize = 64 << 20;

@@ -1,9 +1,9 @@
-//! `refuse!`: the part of a `Serializer` that says no.
+//! `refuse!`: writes the methods of a `Serializer` that refuse a kind of value.
 //!
-//! Invariant: each word stands for one kind of serde's data model, and refusing it costs nothing.
-//! Called by the serializers of this crate, which take only few kinds of value.
+//! Invariant: each word names one kind of serde's data model, and refusing it costs nothing. The
+//! serializers of this crate that accept only a few kinds of value call it.
 
-/// Writes the methods of [`serde::Serializer`] for the kinds named, each returning the error.
+/// Writes the methods of [`serde::Serializer`] for the named kinds. Each returns the error.
 macro_rules! refuse {
     (@ bool $e:expr) => { refuse!(# $e; serialize_bool(bool)); };
     (@ u8 $e:expr) => { refuse!(# $e; serialize_u8(u8)); };
@@ -62,7 +62,7 @@ macro_rules! refuse {
         fn $method(self, $(_: $arg),*) -> Result<Self::$compound, Self::Error> { Err($e) }
     };
 
-    // Last: `#` and `!` would start an expression.
+    // This arm comes last: `#` and `!` would be read as the start of an expression.
     ($error:expr; $($kind:ident)*) => { $(refuse!(@ $kind $error);)* };
 }
 

@@ -1,13 +1,14 @@
-//! LZ4 blocks with the decoded length in front (`u32`, big-endian).
+//! LZ4 blocks, each preceded by its decoded length (`u32`, big-endian).
 //!
-//! Invariant: nothing is allocated for a length that was only claimed: it is held against the
-//! limit and against what a block of that size can hold at all, and must be what comes out.
-//! Called by the [`Stack`](crate::codec::Stack).
+//! Invariant: no memory is allocated for a length that is only claimed. The claimed length is
+//! checked against the limit and against the most that a block of that size can hold. The decoded
+//! block must have exactly that length. The [`Stack`](crate::codec::Stack) calls this module.
 
 use crate::codec::payload::too_large;
 use crate::error::{Error, ErrorKind, Result};
 
-/// `entry` with everything from `start` on compressed; `None` when that would not be smaller.
+/// Returns `entry` with everything from `start` on compressed, or `None` if the result would not be
+/// smaller.
 pub(in crate::codec) fn compress(entry: &[u8], start: usize) -> Option<Vec<u8>> {
     let (head, payload) = entry.split_at(start);
     if payload.len() > LONGEST {
@@ -19,13 +20,14 @@ pub(in crate::codec) fn compress(entry: &[u8], start: usize) -> Option<Vec<u8>> 
         Vec::with_capacity(block + lz4_flex::block::get_maximum_output_size(payload.len()));
     smaller.extend_from_slice(head);
     smaller.extend_from_slice(&length.to_be_bytes());
+    // `compress_into` writes into a slice, so the room must be part of the vector.
     smaller.resize(smaller.capacity(), 0);
     let written = lz4_flex::block::compress_into(payload, &mut smaller[block..]).ok()?;
     smaller.truncate(block + written);
     (smaller.len() < entry.len()).then_some(smaller)
 }
 
-/// The payload as it was before [`compress`]; at most `max_decoded` bytes.
+/// Returns the payload as it was before [`compress`], at most `max_decoded` bytes.
 pub(in crate::codec) fn decompress(payload: &[u8], max_decoded: usize) -> Result<Vec<u8>> {
     let (length, block) = decoded_length(payload, max_decoded)?;
     let mut decoded = vec![0; length];
@@ -36,7 +38,7 @@ pub(in crate::codec) fn decompress(payload: &[u8], max_decoded: usize) -> Result
     }
 }
 
-/// The length that the payload claims, once it is believable, and the block.
+/// The length that the payload claims, checked, and the block.
 fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<(usize, &[u8])> {
     let Some((length, block)) = payload.split_first_chunk::<LENGTH>() else {
         return Err(damaged("its length is missing".to_owned()));
@@ -45,6 +47,7 @@ fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<(usize, &[u8])> 
     if length > max_decoded {
         return Err(too_large(length, max_decoded));
     }
+    // Before anything is allocated: a few bytes could claim 4 GiB.
     if length > block.len().saturating_mul(EXPANSION) {
         return Err(damaged(format!(
             "{} bytes cannot hold {length}",
@@ -64,9 +67,9 @@ fn damaged(how: String) -> Error {
     )
 }
 
-/// Bytes of the length.
+/// Bytes that the length takes.
 const LENGTH: usize = 4;
-/// No byte of a block stands for more than 255 decoded bytes.
+/// One byte of a block stands for at most 255 decoded bytes.
 const EXPANSION: usize = 255;
 /// The longest input of an LZ4 block (`LZ4_MAX_INPUT_SIZE`).
 const LONGEST: usize = 0x7e00_0000;

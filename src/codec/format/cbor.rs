@@ -1,8 +1,8 @@
 //! CBOR (RFC 8949), by ciborium.
 //!
-//! Invariant: one value and nothing behind it; no claimed length and no nesting of hostile bytes
-//! costs more memory or stack than the bytes themselves. Called by the
-//! [`Stack`](crate::codec::Stack).
+//! Invariant: a payload is one value with nothing behind it. Whatever length or nesting hostile
+//! bytes claim, reading it costs no more memory or stack than the bytes themselves. The
+//! [`Stack`](crate::codec::Stack) calls this module.
 
 use std::any::type_name;
 
@@ -23,7 +23,7 @@ pub(in crate::codec) fn encode<V: Serialize + ?Sized>(
     let rules = Rules::new(DEEPEST, None, payload.built);
     ciborium::into_writer(&rules.check(value), payload).map_err(|cause| match cause {
         ser::Error::Io(_) => unencodable(NAME, "it could not be written"),
-        // The text is not repeated: it may quote the value.
+        // The error text of ciborium is left out, since it may quote the value.
         ser::Error::Value(_) => unencodable(NAME, rules.broken().unwrap_or(REFUSED)),
     })
 }
@@ -46,6 +46,7 @@ pub(in crate::codec) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Resul
         };
         misfit(NAME, &how)
     })?;
+    // ciborium stops after one value.
     if !payload.is_empty() {
         let how = format!("{} bytes left over", payload.len());
         return Err(misfit(NAME, &how));
@@ -53,15 +54,18 @@ pub(in crate::codec) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Resul
     Ok(value)
 }
 
-/// Whether a reader with little room, and without our limit, reads `payload` as the other does: it
-/// is too short for a longer name, and has too few lists, maps and tags to be nested too deep. Of
-/// the time that a small value takes, most goes into clearing the 4 KiB of the other.
+/// Whether the reader with the small buffer, which has no depth limit of ours, reads `payload` like
+/// the other reader. It does if the payload is too short to hold a name longer than the buffer, and
+/// has too few lists, maps and tags to be nested too deep. The small buffer pays off: most of the
+/// time that a small value takes is spent on clearing the 4 KiB buffer of the other reader.
 fn is_small_and_flat(payload: &[u8]) -> bool {
+    // A byte within a string may look like one. Then the other reader is used, which reads it, too.
     let opens = |byte: &&u8| (LIST..AFTER_TAG).contains(*byte);
     payload.len() <= SMALL && payload.iter().filter(opens).count() < DEEPEST - 1
 }
 
-/// Whether `payload` is one well-formed value, nested however deep.
+/// Whether `payload` is one well-formed value. A value that is nested too deep counts as one: the
+/// rest of it is not looked at.
 pub(in crate::codec) fn is_whole(mut payload: &[u8]) -> bool {
     match de::from_reader_with_recursion_limit::<IgnoredAny, _>(&mut payload, DEEPEST) {
         Ok(_) => payload.is_empty(),
@@ -70,13 +74,13 @@ pub(in crate::codec) fn is_whole(mut payload: &[u8]) -> bool {
 }
 
 const NAME: &str = "cbor";
-/// As deep as serde_json goes.
+/// The deepest nesting that is written and read. serde_json reads one level less.
 const DEEPEST: usize = 128;
 
-/// Bytes of a small value.
+/// The most bytes of a small payload.
 const SMALL: usize = 512;
 
-/// Lists, maps and tags begin with a byte from the first to below the second (major types 4 to 6).
+/// A list, a map or a tag begins with a byte in `LIST..AFTER_TAG` (major types 4 to 6).
 const LIST: u8 = 4 << 5;
 const AFTER_TAG: u8 = 7 << 5;
 
@@ -137,7 +141,7 @@ mod tests {
     fn values_of_all_lengths_and_depths_around_what_is_small_are_read_alike() {
         for depth in [1, 125, 126, 127, 128, 129, 200] {
             for padding in [0, 100, SMALL, 4096, 5000] {
-                // Within as many lists, a map of a long name.
+                // A map with a long name, within `depth - 1` lists.
                 let name = "n".repeat(padding);
                 let map = Value::Map(vec![(Value::Text(name), Value::Bool(true))]);
                 let list = |value, _| Value::Array(vec![value]);

@@ -1,7 +1,7 @@
-//! JSON, by serde_json.
+//! JSON (RFC 8259), by serde_json.
 //!
-//! Invariant: one value and nothing but white space behind it, nested at most 128 deep.
-//! Called by the [`Stack`](crate::codec::Stack).
+//! Invariant: a payload is one value, nested at most 127 deep, with nothing but white space behind
+//! it. The [`Stack`](crate::codec::Stack) calls this module.
 
 use std::any::type_name;
 
@@ -36,7 +36,8 @@ pub(in crate::codec) fn encode<V: Serialize + ?Sized>(
 pub(in crate::codec) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V> {
     match serde_json::from_slice(payload) {
         Ok(Present(value)) => Ok(value),
-        // The text is not repeated: it may quote the value.
+        // The text of a data error is left out, since it may quote the value. Whether the budget is
+        // exhausted shows only in that text: serde_json has no other way to return it.
         Err(cause) if cause.is_data() && cause.to_string().starts_with(EXHAUSTED) => {
             Err(misfit(NAME, EXHAUSTED))
         }
@@ -50,13 +51,14 @@ pub(in crate::codec) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V>
     }
 }
 
-/// Whether `payload` is one well-formed value, nested however deep.
+/// Whether `payload` is one well-formed value, at any depth: serde_json skips a value without
+/// recursion.
 pub(in crate::codec) fn is_whole(payload: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(payload).is_ok()
 }
 
 const NAME: &str = "json";
-/// serde_json refuses the 128th level.
+/// The deepest nesting that is written and read: serde_json refuses the 128th level.
 const DEEPEST: usize = 127;
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The formats that a value is written in, one file each.
 //!
-//! Each has `encode` into a payload with a limit, `decode` from one, and, where bytes can be
-//! damaged unnoticed, `is_whole`. Only the stack calls them.
+//! Invariant: a format never writes past the limit of its payload, and its errors never quote the
+//! value. Each format has `encode` into a payload and `decode` from one. Each format with a syntax
+//! also has `is_whole`, which distinguishes a damaged payload from one of another type. Only the
+//! [`Stack`](crate::codec::Stack) calls them.
 
 pub(super) mod cbor;
 pub(super) mod json;

@@ -1,7 +1,7 @@
-//! Strings and bytes as they are, so that other programs can read them.
+//! Raw strings and bytes, so that other programs can read them.
 //!
-//! Invariant: the payload is the string or the bytes, nothing added; whatever else a type asks for
-//! is refused. Called by the [`Stack`](crate::codec::Stack).
+//! Invariant: the payload is the string or the bytes, with nothing added. A type that asks for
+//! anything else is refused. The [`Stack`](crate::codec::Stack) calls this module.
 
 use std::fmt;
 use std::io::Write as _;
@@ -31,7 +31,7 @@ pub(in crate::codec) fn decode<V: DeserializeOwned>(payload: &[u8]) -> Result<V>
     }
 }
 
-/// Takes one string or one run of bytes.
+/// A serializer that accepts one string or one run of bytes.
 struct Verbatim<'a>(Payload<'a>);
 
 impl<'a> Serializer for Verbatim<'a> {
@@ -60,6 +60,7 @@ impl<'a> Serializer for Verbatim<'a> {
         value.serialize(self)
     }
 
+    // serde writes `Vec<u8>` as a list of numbers, and `[u8; N]` as a tuple of them.
     fn serialize_seq(self, _len: Option<usize>) -> Result<Self, RawError> {
         Ok(self)
     }
@@ -98,7 +99,7 @@ impl ser::SerializeTuple for Verbatim<'_> {
     }
 }
 
-/// Takes one element of a run of bytes.
+/// A serializer that accepts one byte, an element of a run.
 struct Byte;
 
 impl Serializer for Byte {
@@ -115,7 +116,7 @@ impl Serializer for Byte {
     }
 }
 
-/// Gives the payload as a string or as bytes, whichever is asked for.
+/// A deserializer that returns the payload as a string or as bytes, as the type asks.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -128,6 +129,7 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
     type Error = RawError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
+        // The payload does not record which of the two it was.
         match self.text() {
             Ok(text) => visitor.visit_str(text),
             Err(_) => visitor.visit_bytes(self.0),
@@ -153,6 +155,7 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
         let mut run = Run(self.0);
         let value = visitor.visit_seq(&mut run)?;
+        // A `[u8; N]` stops after N bytes: a longer payload is of another type.
         if !run.0.is_empty() {
             return Err(RawError("bytes left over"));
         }
@@ -168,6 +171,7 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RawError> {
+        // Raw bytes cannot say none. The envelope has said that there is a value.
         visitor.visit_some(self)
     }
 
@@ -189,7 +193,7 @@ impl<'de> Deserializer<'de> for Bytes<'_> {
     }
 }
 
-/// The bytes not yet taken.
+/// The bytes that are not read yet.
 struct Run<'a>(&'a [u8]);
 
 impl<'de> SeqAccess<'de> for &mut Run<'_> {
@@ -212,7 +216,7 @@ impl<'de> SeqAccess<'de> for &mut Run<'_> {
     }
 }
 
-/// What does not fit. Texts of serde are dropped: they may quote the value.
+/// An error with a fixed text. The texts of serde are dropped, since they may quote the value.
 #[derive(Debug)]
 struct RawError(&'static str);
 
@@ -238,6 +242,7 @@ impl de::Error for RawError {
 
 const NAME: &str = "raw";
 const OTHER: RawError = RawError("raw stores only strings and bytes");
+/// The payload refused to grow. The stack then reports the limit instead of this.
 const FULL: RawError = RawError("it could not be written");
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Entry points for the fuzzers and for the replay of their corpora; not part of the interface.
+//! Entry points for the fuzzers and for the replay of their corpora. Not part of the public API.
 //!
-//! Invariant: each takes any bytes and panics only when a promise of the stack is broken.
-//! Called by `fuzz/fuzz_targets/` and `tests/it/fuzz_corpora.rs`.
+//! Invariant: each function takes any bytes, and panics only if a promise of the stack is broken.
+//! `fuzz/fuzz_targets/` and `tests/it/fuzz_corpora.rs` call them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::codec::format::{cbor, json, raw};
 use crate::codec::{Codec, Compression, Envelope, Outcome, Stack};
 use crate::codec::{decode, envelope as format};
 
-/// An entry as found in Redis: parsed, decoded, and written again byte for byte.
+/// Parses and decodes an entry as found in Redis, and writes it again byte for byte.
 pub fn envelope(data: &[u8]) {
     entry(data);
-    // Most inputs fail at the checksum; what stands behind it wants to be reached as well.
+    // Most inputs fail at the checksum. With a right one, the code behind it is reached as well.
     let mut mended = data.to_vec();
     format::rewrite_checksum(&mut mended);
     entry(&mended);
@@ -45,7 +45,7 @@ pub fn raw(data: &[u8]) {
     stable(Codec::Raw, Some(bytes));
 }
 
-/// A compressed payload, and the same bytes as something to compress.
+/// A compressed payload. The same bytes also serve as a payload to compress.
 pub fn lz4(data: &[u8]) {
     let Some(plain) = lz4::decompress(data, CAP).ok() else {
         return packed(data);
@@ -57,7 +57,7 @@ pub fn lz4(data: &[u8]) {
     packed(&plain);
 }
 
-/// A type with a place for most of what serde knows.
+/// A type that has most kinds of serde's data model.
 type Typed = BTreeMap<String, Vec<Option<(i128, f64, u8, String, Option<bool>)>>>;
 
 fn entry(data: &[u8]) {
@@ -87,7 +87,7 @@ fn entry(data: &[u8]) {
     stable(envelope.codec, decode::<Typed>(&envelope, CAP).ok());
 }
 
-/// What was read once can be written, read again, and is then the same.
+/// Checks that a value that was read can be written and read again, and is then the same.
 fn stable<V: Serialize + DeserializeOwned>(codec: Codec, value: Option<V>) {
     let Some(value) = value else { return };
     let stack = Stack {
@@ -98,7 +98,7 @@ fn stable<V: Serialize + DeserializeOwned>(codec: Codec, value: Option<V>) {
     let first = write(&value).expect("what was read can be written");
     let parsed = Envelope::parse(&first).expect("what was written can be parsed");
     let again: V = decode(&parsed, stack.max_decoded).expect("what was written can be read");
-    // Bytes, not values, are compared: NaN is not equal to itself.
+    // Compares bytes, not values, since NaN is not equal to itself.
     assert_eq!(
         write(&again).expect("as before"),
         first,
@@ -118,5 +118,5 @@ fn packed(plain: &[u8]) {
     }
 }
 
-/// The most bytes that anything here may decode to.
+/// The most bytes that any input here may decode to.
 const CAP: usize = 1 << 20;

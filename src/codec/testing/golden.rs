@@ -1,6 +1,8 @@
-//! Golden vectors: entries of version 2 as they were on the day that it was fixed.
+//! Golden vectors: entries of version 2 as they were when that version was frozen.
 //!
-//! A change here is a change of format: it needs a new version byte, not new vectors.
+//! Invariant: every build reads these entries, and writes all but the compressed ones byte for
+//! byte. A change of a vector is a change of the format: it needs a new version byte, not new
+//! vectors. The fuzzers' [seeds](super::seeds) start from the same entries.
 
 use crate::codec::*;
 
@@ -14,7 +16,7 @@ fn entries_are_written_and_read_as_they_always_were() {
             .and_then(|line| line.rsplit_once(' '))
             .expect("a vector for each entry");
         assert_eq!(frozen_name, name);
-        // What LZ4 makes of a block is its own affair, as long as it can be read.
+        // LZ4 may choose another block for the same bytes, as long as it can be read.
         if !name.contains("lz4") {
             assert_eq!(hex(&written), frozen, "{name}");
         }
@@ -33,7 +35,7 @@ fn entries_are_written_and_read_as_they_always_were() {
     assert_eq!(vectors.next(), None, "a vector that nothing writes");
 }
 
-/// After a change of format: `cargo test --lib write_golden -- --ignored`.
+/// Run after a change of the format: `cargo test --lib write_golden -- --ignored`.
 #[test]
 #[ignore = "writes golden.txt"]
 fn write_golden() {

@@ -1,4 +1,6 @@
-//! What tests of the stack share, and what the fuzzers call. No code of a user runs through here.
+//! Tests of the stack, and the entry points of the fuzzers.
+//!
+//! Invariant: no call of a user runs through here. Only tests and `fuzz/fuzz_targets/` do.
 
 pub mod fuzzing;
 #[cfg(test)]

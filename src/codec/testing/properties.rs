@@ -1,4 +1,7 @@
 //! Properties of the stack over arbitrary values, and over arbitrary damage.
+//!
+//! Invariant: a value that is written is read back, and bytes of any kind are read or refused,
+//! without a panic.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -71,7 +74,7 @@ proptest! {
             let Ok(entry) = stack.encode(&value, &[], Duration::ZERO) else { continue };
             let envelope = Envelope::parse(&entry).expect("ours");
             let read: Option<Anything> = decode(&envelope, MAX_DECODED).expect("ours");
-            // NaN does not equal itself, but looks the same.
+            // Compares the text, since NaN does not equal itself.
             prop_assert_eq!(format!("{:?}", read), format!("{:?}", value));
         }
     }
@@ -166,7 +169,7 @@ fn compression() -> impl Strategy<Value = Compression> {
     prop_oneof![Just(Compression::None), Just(Compression::Lz4)]
 }
 
-/// What codecs have no, or the same, spelling for, in any combination.
+/// Values that codecs cannot write, or write alike, in any combination.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Anything {
     Unit,
@@ -216,7 +219,7 @@ fn anything() -> impl Strategy<Value = Anything> {
             btree_map("[a-c]", prop::option::of(inner), 0..3).prop_map(Anything::Keyed),
         ]
     });
-    // Around the depth at which readers stop.
+    // Depths around the limit of the readers.
     (tree, prop_oneof![Just(0), 30..140_usize]).prop_map(|(tree, depth)| {
         (0..depth).fold(tree, |tree, level| match level % 3 {
             0 => Anything::List([tree].into()),
@@ -294,7 +297,7 @@ fn shape() -> impl Strategy<Value = Shape> {
     })
 }
 
-/// Finite: JSON has no others.
+/// Finite floats only, since JSON has no others.
 fn float() -> impl Strategy<Value = f64> {
     use prop::num::f64::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
     prop_oneof![

@@ -1,4 +1,7 @@
 //! Writes the fuzzers' first inputs: `cargo test --lib write_seeds -- --ignored`.
+//!
+//! Invariant: the same sources write the same files, and the name of a seed says what it holds. To
+//! add a seed, extend this file, run it, and commit both it and `fuzz/corpus`.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The stack as a whole: what the cache relies on.
+//! Tests of the stack as a whole: the promises that the cache relies on.
 
 use std::collections::BTreeMap;
 
@@ -96,7 +96,7 @@ fn some_of_none_is_not_none_at_the_top_and_refused_below() {
         ] {
             assert!(how.contains("read back as none"), "{how}");
         }
-        // Which is not what these are.
+        // These values hold no such option.
         encoded(codec, &(None::<u8>, (), Some([(); 1])));
     }
 }
@@ -128,7 +128,7 @@ fn numbers_that_json_has_not_are_refused_by_it_and_kept_by_cbor() {
     }
 }
 
-/// A nest of lists, or of variants, `depth` deep.
+/// Nested variants, of one level (`Lined`) or of two (`Twig`).
 #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
 enum Nest {
     Egg,
@@ -139,7 +139,7 @@ enum Nest {
 #[test]
 fn what_is_nested_too_deep_to_be_read_back_is_refused() {
     let lined = |depth| (1..depth).fold(Nest::Egg, |nest, _| Nest::Lined(Box::new(nest)));
-    // Each is two: the variant, and its fields.
+    // Each twig counts as two levels: the variant, and its fields.
     let twigs = |number| {
         let twig = |nest, _| Nest::Twig {
             inner: Box::new(nest),
@@ -205,7 +205,7 @@ fn an_entry_that_would_take_too_much_memory_is_foreign() {
     struct Fat {
         _padding: [u64; 32],
     }
-    /// Drops what it reads, so that the test itself takes none.
+    /// Drops the items that it reads, so that the test itself takes no memory for them.
     struct Sieve;
     impl<'de> serde::Deserialize<'de> for Sieve {
         fn deserialize<D: serde::Deserializer<'de>>(
@@ -266,7 +266,7 @@ fn a_list_of_bytes_is_small_only_as_bytes() {
     let bytes = bytes::Bytes::from(noise.clone());
     assert!(length(encoded(Codec::Cbor, &bytes)) < 100_100);
     assert!(length(encoded(Codec::Raw, &noise)) < 100_100);
-    // Who changes the type of such a value need not change its version.
+    // So a change of the type between the two needs no change of the version.
     let read: Vec<u8> = decoded(&encoded(Codec::Cbor, &bytes)).expect("a list of bytes");
     assert_eq!(read, noise);
     let read: bytes::Bytes = decoded(&encoded(Codec::Cbor, &noise)).expect("bytes");
@@ -284,7 +284,7 @@ fn a_type_that_became_optional_reads_its_old_entries() {
 #[test]
 fn an_entry_of_another_type_is_foreign_and_one_of_no_type_is_damaged() {
     for codec in [Codec::Cbor, Codec::Json] {
-        // Also where a tuple has become shorter, though bytes are left over then.
+        // A tuple that has become shorter is foreign too, although bytes are left over then.
         foreign::<(u8, u8)>(&encoded(codec, &(1_u8, 2_u8, 3_u8)), MAX_DECODED);
         foreign::<u8>(&encoded(codec, "text"), MAX_DECODED);
         let mut entry = encoded(codec, &7_u8);
@@ -359,7 +359,7 @@ fn an_entry_over_the_limit_is_refused_compressed_or_not() {
     }
 }
 
-/// In a process of its own: what other tests map meanwhile would count as well.
+/// Runs in a separate process, since memory that other tests map would count as well.
 #[cfg(target_os = "linux")]
 #[test]
 fn claimed_lengths_are_not_mapped() {
@@ -378,7 +378,7 @@ fn claimed_lengths_are_not_mapped() {
     );
 }
 
-/// A claim of 4 GiB in front of a few bytes must not be believed by anything on the way.
+/// No step of reading may allocate for a claim of 4 GiB in front of a few bytes.
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "run alone, by the test above"]
