@@ -196,7 +196,7 @@ fn public_types() -> BTreeSet<String> {
     // Of these there is nothing to show: an alias, what a loader has failed with (see `secrets`),
     // constants and functions.
     names.retain(|name| name.contains(char::is_lowercase) && name.starts_with(char::is_uppercase));
-    for name in ["Result", "Captured"] {
+    for name in ["Result", "Captured", "Itself", "Text"] {
         names.remove(name);
     }
     names
