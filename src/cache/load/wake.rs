@@ -1,8 +1,8 @@
 //! Callers of this process that wait for loads led by other processes.
 //!
-//! Invariant: an [`WakeListener`] that was made before the lease was asked for hears of every end of that
-//! lease which is published afterwards. Messages are hints: whoever is woken asks again, and
-//! whoever is not has a timer.
+//! Invariant: an [`WakeListener`] that was made before the lease was asked for hears of every end
+//! of that lease which is published afterwards. Messages are hints: whoever is woken asks again,
+//! and whoever is not has a timer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

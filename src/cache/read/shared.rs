@@ -6,8 +6,8 @@
 //! with all who have waited. So a herd costs a process one read, or two, and not one for each.
 //!
 //! A read is made by the task of a caller, who may leave it unpolled. So nobody waits for one long:
-//! after [`LONGEST_WAIT_FOR_A_READ`], or half of what is left of its deadline, a call reads by itself. Later ones
-//! do not wait for a read that has taken as long as [`LONGEST_WAIT_FOR_A_READ`].
+//! after [`LONGEST_WAIT_FOR_A_READ`], or half of what is left of its deadline, a call reads by
+//! itself. Later ones do not wait for a read that has taken as long as [`LONGEST_WAIT_FOR_A_READ`].
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

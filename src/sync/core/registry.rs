@@ -1,9 +1,9 @@
 //! `Registry`: what one client knows of its locks, and the local queue of each contended name.
 //!
 //! Invariant: at most one call of this process asks the server for a name at a time, for itself and
-//! the others, who stand in its [`LocalQueue`]; beside it, calls that do not wait may ask for themselves.
-//! As long as a line has waiters, a [`campaign`](super::queue_task) queues for them on the server.
-//! State is kept only while somebody attempts or waits.
+//! the others, who stand in its [`LocalQueue`]; beside it, calls that do not wait may ask for
+//! themselves. As long as a line has waiters, a [`campaign`](super::queue_task) queues for them on
+//! the server. State is kept only while somebody attempts or waits.
 
 use std::collections::VecDeque;
 use std::collections::hash_map;
