@@ -177,6 +177,28 @@ pub use sync::lock;
 pub use sync::lock::{Fence, Guard, Lock};
 pub use time::{FOREVER, OnOutage};
 
+// What users read outside of the crate's documentation: compiled with the tests, so that its
+// examples keep up with the code.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/README.md")]
+struct GuideIndex;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/which-primitive.md")]
+struct GuideWhichPrimitive;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/first-steps.md")]
+struct GuideFirstSteps;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/production.md")]
+struct GuideProduction;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/trouble.md")]
+struct GuideTrouble;
