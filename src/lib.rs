@@ -119,7 +119,7 @@
 //! # Cancel safety
 //!
 //! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a
-//! position in a queue: a task of the client, the keeper, releases a lock that is granted after the
+//! position in a queue. A task of the client, the keeper, releases a lock that is granted after the
 //! drop. A dropped `memoize` leaves its load to complete and be stored. A dropped write was applied
 //! or not, as the documentation of each function says.
 //!

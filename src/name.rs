@@ -40,6 +40,7 @@ enum Hiding {
     Keyed(Arc<Secret>),
 }
 
+// No `Debug`: the secret must not reach a log.
 struct Secret(Box<[u8]>);
 
 impl HideKeys {

@@ -243,6 +243,8 @@ impl Client {
         let writing = call.key().and_then(|key| topology.writing(key));
         let outcome = self.run(call, deadline).await;
         if let Some(writing) = writing {
+            // Not reached if the call is dropped: the write then counts as one that may still be
+            // applied.
             writing.ended(&outcome);
         }
         outcome
@@ -319,10 +321,12 @@ impl Client {
         self.core.topology.reads_old_ring()
     }
 
-    /// Returns the channel on which this client is told that a load of `value` has ended. `None`
+    /// Returns the channel for the messages to this client that a load of `value` has ended. `None`
     /// while the server of `value` is not known.
     pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
         let core = &self.core;
+        // In a cluster, a script may publish only on its own server. The number changes the slot of
+        // the channel until one fits.
         let channels = (0..).map(|number| core.namespace.load_wake(number, &core.process));
         core.topology.channel(value, channels)
     }

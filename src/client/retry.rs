@@ -177,8 +177,8 @@ impl RetryState {
     /// Pauses before the next attempt. Fails if no other attempt may follow.
     ///
     /// Once an attempt may have run, a call that fails stays indeterminate, whatever a later
-    /// attempt reports: that one was refused, but the first may have been applied. A call that only
-    /// reads applies nothing, and may be called again in any case.
+    /// attempt reports. The later one was refused, but the first may have been applied. A call that
+    /// only reads applies nothing, and may be called again in any case.
     async fn pause_after(&mut self, error: Error) -> Result<()> {
         let outcome = self.pause_unless_last(error).await;
         outcome.map_err(|error| match self.retry {

@@ -154,6 +154,7 @@ impl Counter {
                 ErrorKind::Overflow,
                 "the counter would pass the end of i64; it is unchanged",
             )),
+            // As text: this value only becomes part of a message.
             Ok("OUT_OF_RANGE") => {
                 let value = reply.text(1).unwrap_or("unknown");
                 self.named(Error::new(

@@ -83,9 +83,9 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Returns whether Redis does not serve this client at present, whatever the call: during an
-    /// outage, if the server is full, misconfigured or too slow for the load, or if rights are
-    /// missing. It is false for errors in the input, in stored data, and in the caller's own code.
+    /// Returns whether Redis does not serve this client at present, whatever the call. The reason
+    /// is an outage, missing rights, or a server that is full, misconfigured or too slow for the
+    /// load. False for errors in the input, in stored data, and in the caller's own code.
     pub fn is_outage(self) -> bool {
         match self {
             Self::Unreachable
@@ -151,9 +151,9 @@ impl Fate {
             | ErrorKind::Busy
             | ErrorKind::MasterDown
             | ErrorKind::ClusterDown => Self::NotExecuted,
-            // A connection is lost after sending: otherwise the error is `Unreachable`.
+            // The command was sent: otherwise the error is `Unreachable`.
             ErrorKind::Disconnected => Self::Unknown,
-            // Also `Timeout`: callers that can tell set its fate, since only they know whether it
+            // A `Timeout` gets its fate where it is made: only there it is known whether the call
             // was sent.
             _ => Self::Refused,
         }

@@ -35,6 +35,7 @@ impl fmt::Display for Error {
         let outcome = self.outcome();
         let key = self.0.key.as_deref().map(shortened);
         let key = key.map_or_else(String::new, |key| format!(" (key \"{key}\")"));
+        // The key is never cut here, since `shortened` has bounded it.
         let mut room = LONGEST_TEXT - key.len();
         if !outcome.is_empty() {
             end = format!("; {outcome}");

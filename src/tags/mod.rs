@@ -2,8 +2,9 @@
 //!
 //! Invariant: a generation is never used twice, and a tag that is missing has none. So an entry
 //! whose stamps all equal the present generations was loaded after the last invalidation of each
-//! tag, whatever was evicted, expired or restarted in between, and whatever any clock says. The
-//! cache takes a snapshot of the generations before a load, stamps the entry with it, and compares.
+//! tag. That holds whatever was evicted, expired or restarted in between, and whatever any clock
+//! says. The cache takes a snapshot of the generations before a load, stamps the entry with it, and
+//! compares.
 
 mod recent;
 

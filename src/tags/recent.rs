@@ -34,6 +34,7 @@ impl RecentTags {
     pub(crate) fn named(&self, client: &Client, name: &str) -> Result<Tag> {
         let place = &self.places[xxh3_64(name.as_bytes()) as usize % PLACES];
         let mut known = place.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names are compared, since another may have the same hash.
         if let Some(tag) = known.as_ref().filter(|tag| tag.name.real() == name) {
             return Ok(Tag {
                 name: tag.name.shown_as(client.hide_keys()),

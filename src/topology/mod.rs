@@ -78,6 +78,7 @@ impl Topology {
         mut channels: impl Iterator<Item = Key>,
     ) -> Option<Key> {
         match self {
+            // Without slots a script may publish to any channel.
             Self::One(_) | Self::Replicated(_) | Self::Shards(_) => channels.next(),
             Self::Cluster(cluster) => cluster.beside(key, channels),
         }
@@ -149,6 +150,8 @@ impl Topology {
             Self::One(_) | Self::Replicated(_) | Self::Shards(_) => true,
             Self::Cluster(cluster) => match (cluster.node(key), cluster.node(other)) {
                 (Some(one), Some(other)) => Arc::ptr_eq(&one, &other),
+                // Not known. The caller then asks the server of the other key, which is the strict
+                // answer.
                 _ => true,
             },
         }
@@ -223,8 +226,8 @@ impl Topology {
         match (self, key) {
             (Self::One(node), _) => node.pipeline.send(command, deadline).await,
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
-            // Boxed, so that the future of a call on one server need not have room for the larger
-            // ones.
+            // Boxed, so that the future of a call on one server need not have room for several
+            // servers.
             (Self::Cluster(cluster), Some(key)) => {
                 Box::pin(cluster.send(command, key, deadline)).await
             }
@@ -244,6 +247,7 @@ impl Topology {
             (Self::One(node), _) => node.link.located(error),
             (Self::Replicated(replicated), _) => replicated.primary().link.located(error),
             (Self::Shards(shards), Some(key)) => shards.node(key).link.located(error),
+            // Each shard has named itself in the error.
             (Self::Shards(_), None) => error,
             (Self::Cluster(cluster), key) => match key.and_then(|key| cluster.node(key)) {
                 Some(node) => node.link.located(error),

@@ -49,6 +49,7 @@ impl Servers {
                 Ok(Topology::One(Node::brought(connection.clone(), style)))
             }
             Self::Environment => {
+                // Read here and not by the builder's method, which cannot fail.
                 let url = std::env::var("REDIS_URL").map_err(|_| {
                     Error::invalid("REDIS_URL is not set; set it to redis://host:port")
                 })?;

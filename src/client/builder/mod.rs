@@ -159,8 +159,11 @@ impl Default for ClientBuilder {
             migration: None,
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
+            // Callers of locks and counters have nothing else to turn to, so these calls may take
+            // long.
             deadline: Duration::from_secs(5),
             on_outage: OnOutage::KeepTrying,
+            // A cache exists to make things fast, and its callers have a source to ask.
             cache_deadline: Duration::from_secs(1),
             cache_on_outage: OnOutage::FailFast,
             connect_timeout: Duration::from_secs(2),
@@ -303,9 +306,9 @@ impl ClientBuilder {
     /// of the call that first needs it.
     ///
     /// Set a runtime that lives as long as the client if calls come from several runtimes that come
-    /// and go, or that are not always driven: a `current_thread` runtime per worker, or one per
-    /// test. While that runtime stands still, or after it has ended, tasks live where they are
-    /// needed. It must have time and I/O enabled.
+    /// and go, or that are not always driven. Examples are a `current_thread` runtime per worker,
+    /// or one per test. While that runtime stands still, or after it has ended, tasks live where
+    /// they are needed. It must have time and I/O enabled.
     ///
     /// ```
     /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -430,7 +433,9 @@ impl ClientBuilder {
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
             spawner: self.spawner.clone(),
             approach: self.approach()?,
+            // A cluster changes this, since the keys of an `MGET` may lie in several slots.
             reads: MultiGet::Together,
+            // Two, so that the server works on one while the client unpacks the other.
             pipelines: PIPELINES_TO_ONE,
             limits: self.limits,
             paces: ConnectRates::default(),

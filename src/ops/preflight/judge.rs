@@ -135,6 +135,8 @@ impl Report<'_> {
             };
             list.push(right(trial));
         }
+        // For a namespace with blanks there is no pattern, but the finding must still say what is
+        // missing.
         let pattern = pattern(namespace).unwrap_or_else(|_| format!("{}:*", namespace.as_str()));
         if !commands.is_empty() {
             let added = commands.iter().map(|right| format!("+{right}"));
@@ -189,6 +191,7 @@ impl Report<'_> {
                         from_server(error)
                     ),
                 );
+            // Once for each code: such a server refuses most trials for the same reason.
             } else if REFUSALS.contains(&code) && !said.contains(&code) {
                 said.push(code);
                 self.add(
@@ -263,6 +266,7 @@ impl Report<'_> {
         let Some(policy) = self.known("maxmemory-policy", "maxmemory_policy") else {
             return;
         };
+        // Without a limit nothing is evicted, whatever the policy.
         if limit.as_deref() == Some("0") {
             return;
         }
@@ -300,6 +304,7 @@ impl Report<'_> {
     fn durability(&mut self) {
         let snapshots = self.known("save", "");
         let log = self.known("appendonly", "");
+        // An empty `save` means that snapshots are off.
         if snapshots.as_deref() == Some("") && log.as_deref() == Some("no") {
             self.add(
                 Severity::Warning,
@@ -321,6 +326,7 @@ impl Report<'_> {
             );
         }
         if self.known("cluster-require-full-coverage", "").as_deref() == Some("yes")
+            // Other servers report the setting, too; it has no effect there.
             && self.facts.hello.get("mode").map(String::as_str) == Some("cluster")
         {
             self.add(

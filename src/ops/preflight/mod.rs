@@ -58,6 +58,7 @@ impl Client {
             }
             Err(error) => return Err(error),
         };
+        // Unique to this client, so that no other caller uses the key.
         let key = self.namespace().trial(self.process());
         let asked = nodes.iter().map(|(address, link)| async {
             let formats = self.formats();
@@ -93,6 +94,7 @@ impl Client {
         let clocks = known.iter();
         let clocks = clocks.filter_map(|facts| Some((facts.address.as_str(), facts.clock?)));
         findings.extend(clocks::judged(&clocks.collect::<Vec<_>>()));
+        // A stable sort: findings of one severity stay in the order of the servers.
         findings.sort_by_key(|finding| finding.severity);
         Ok(Preflight(findings))
     }

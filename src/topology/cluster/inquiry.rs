@@ -77,6 +77,7 @@ impl RefreshTask {
 impl Drop for RefreshTask {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
+            // The task owns the refresher, which would otherwise live until the query ends.
             task.abort();
         }
     }
@@ -158,6 +159,7 @@ async fn fetch_slots(
     let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
     if let Value::ServerError(error) = &slots {
         let is_none = error.details().unwrap_or_default();
+        // The server says so if it runs with `cluster-enabled no`.
         return Err(match is_none.contains("cluster support") {
             true => Error::invalid("the server is not part of a cluster; name it with `url`"),
             false => from_server(error),

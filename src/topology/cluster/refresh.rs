@@ -266,8 +266,8 @@ impl Refresher {
     }
 
     /// Asks a few of the known primaries and, if none answers soon, others. Answers of seeds and
-    /// replicas are compared with those of the primaries that they name, since a seed or a replica
-    /// may have left the cluster or be cut off from it.
+    /// replicas are compared with those of the primaries that they name. A seed or a replica may
+    /// have left the cluster, or be cut off from it.
     async fn ask<'c>(&'c self, hearing: &mut SlotQuery<'c>, known: &SlotMap) -> Result<()> {
         let now = Instant::now();
         let addresses = &self.style.approach.addresses;

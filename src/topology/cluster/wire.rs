@@ -51,6 +51,7 @@ pub(in crate::topology) struct Asked<'a> {
 impl Range {
     /// Returns whether both name the same server.
     pub(in crate::topology) fn is_by_same(&self, other: &Self) -> bool {
+        // Addresses may differ from view to view, node IDs do not.
         match self.id.is_empty() {
             true => self.primary == other.primary,
             false => self.id == other.id,

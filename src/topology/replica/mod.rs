@@ -62,7 +62,7 @@ struct Proof {
 }
 
 impl Replicas {
-    /// Makes the replicas of the server behind `primary`. `writes` must be told of everything that
+    /// Makes the replicas of the server behind `primary`. `writes` must record everything that
     /// this client writes there.
     pub(crate) fn new(
         primary: Arc<Connection>,

@@ -167,6 +167,7 @@ impl Sentinels {
             });
         };
         if let Some(replicas) = replicas {
+            // A list from shortly after a failover may still hold the new primary.
             let followers = best.replicas.iter().filter(|it| *it != address);
             let followers: Vec<Endpoint> = followers.map(|it| self.endpoint(it.clone())).collect();
             replicas.set(&followers);
@@ -200,6 +201,7 @@ impl Sentinels {
             }
             false
         });
+        // The same address again, with a higher epoch, leaves the connections alone.
         if moved {
             self.leave();
         }
@@ -210,6 +212,7 @@ impl Sentinels {
     fn announced(&self, old: &Address) {
         let left = self.known.send_if_modified(|known| match known {
             Some(known) if known.names(old) => {
+                // The view stays, so that late answers with the old address do not bring it back.
                 known.left = Some(Instant::now());
                 true
             }
@@ -276,6 +279,7 @@ impl Locate for Sentinels {
             let elsewhere = |known: &Option<PrimaryView>| {
                 known.as_ref().is_some_and(|known| !known.names(address))
             };
+            // An error cannot occur here: `self` holds the sender.
             if known.wait_for(elsewhere).await.is_err() {
                 std::future::pending().await
             }
@@ -359,6 +363,7 @@ async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Pri
             return;
         };
         if let Err(error) = sentinels
+            // No call waits for this, so slow sentinels may answer, too.
             .ask(Quorum::ForAll, Instant::now() + SENTINEL_TIMEOUT)
             .await
         {

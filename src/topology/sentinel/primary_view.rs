@@ -43,6 +43,7 @@ impl PrimaryView {
             _ => Self {
                 address,
                 epoch,
+                // The first view replaces none, so no answer is older than it.
                 since: before.map(|_| Instant::now()),
                 left: None,
             },
@@ -56,7 +57,7 @@ impl PrimaryView {
 
     /// Returns whether an answer replaces this view. An answer whose epoch is not higher counts
     /// less than what is known, unless most sentinels agree with it: then the sentinels have been
-    /// set up anew. Shortly after an announcement or a change, agreement does not count: most
+    /// set up anew. Shortly after an announcement or a change, agreement does not count. Most
     /// sentinels may not have heard of it yet, or their answers may be older than it.
     pub(in crate::topology) fn yields_to(&self, address: &Address, epoch: u64, said: Said) -> bool {
         let spreading = self.left.is_some_and(|left| left.elapsed() < SPREADING)

@@ -81,6 +81,7 @@ impl Shards {
             }
         };
         let style = NodeConfig {
+            // One pipeline to each server is enough: the other servers work meanwhile.
             pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
@@ -200,6 +201,7 @@ fn gathered<'s>(
         let place = known.iter().position(|(known, _)| known == name);
         if let Some(place) = place {
             let (_, there) = &known[place];
+            // Both rings share the node of a name, so its URL must lead to one place.
             if (&there.address, there.db) != (&endpoint.address, endpoint.db) {
                 return Err(Error::invalid("two URLs of one name lead to two places").at(name));
             }

@@ -94,6 +94,7 @@ impl Ring {
         };
         scores
             .then(one.1.cmp(&other.1))
+            // Of equal draws the smaller name wins, whatever the order of the members.
             .then_with(|| b.name.cmp(&a.name))
     }
 }
