@@ -135,6 +135,7 @@ fn supervised(binary: &Path, directory: &Path) -> Command {
         .arg(directory)
         .arg(binary)
         .args([
+            // No TCP port: the socket is in a directory that no other user may enter.
             "--port",
             "0",
             "--save",
@@ -156,7 +157,8 @@ fn supervised(binary: &Path, directory: &Path) -> Command {
 /// others, including a zero at the end.
 const LONGEST_SOCKET: usize = 103;
 
-/// The server runs in the background; `read` returns when the pipe is closed.
+/// The server runs in the background; `read` returns when the pipe is closed. The shell ignores
+/// signals, so that one to the whole process group does not end it before it has cleaned up.
 const SUPERVISOR: &str = r#"
 directory=$1; shift
 "$@" </dev/null >/dev/null 2>&1 &

@@ -41,6 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// cannot connect to the server at 10.0.0.1:6379: connection refused; nothing was sent; check that it runs and listens there (key "views:42")
 /// ```
 #[derive(Clone)]
+// One pointer, so that every `Result` stays small and the followers of a flight share the error.
 pub struct Error(Arc<Repr>);
 
 #[derive(Clone)]
@@ -187,6 +188,7 @@ impl Error {
             false => self,
         };
         let text = key.as_str();
+        // A name that was refused as too long may have any length.
         let text = match text.len() <= LONGEST_KEY {
             true => text.into(),
             false => shortened(text).into(),
@@ -228,6 +230,7 @@ impl Error {
 
     /// Adds the cause in the words of the server: its error code, and the text behind it.
     pub(crate) fn because_server_says(self, code: &str, words: &str) -> Self {
+        // Apart from the code, so that the text can be hidden while the code stays.
         let words = cut(words, LONGEST_CAUSE).into();
         let error = self.because(code.to_owned());
         error.changed(|repr| repr.words = Some(words))
@@ -294,6 +297,7 @@ impl Source {
     fn without_quotes(self) -> Option<Self> {
         match self {
             Self::Quoting(_) => None,
+            // An error of this crate may quote a name as well.
             Self::Error(source) => Some(match source.downcast_ref::<Error>() {
                 Some(error) => Self::Error(Arc::new(error.clone().without_quotes())),
                 None => Self::Error(source),

@@ -37,6 +37,7 @@ enum Hiding {
     #[default]
     Off,
     Digest,
+    // Shared, since each name keeps the setting.
     Keyed(Arc<Secret>),
 }
 
@@ -107,6 +108,7 @@ impl fmt::Debug for HideKeys {
 pub(crate) struct Name {
     /// Shared by all clones of a handle.
     real: Arc<str>,
+    // Kept with the name, so that code that shows it need not know the client.
     hide: HideKeys,
 }
 

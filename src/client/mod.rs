@@ -61,6 +61,7 @@ pub struct Client {
     hide: HideKeys,
 }
 
+/// What all clones of a client share.
 struct Core {
     namespace: Namespace,
     /// See [`Client::process`].
@@ -351,6 +352,7 @@ impl fmt::Debug for Client {
         let core = &self.core;
         let mut debug = f.debug_struct("Client");
         debug
+            // Holds no credentials.
             .field("address", &core.topology.address())
             .field("namespace", &core.namespace)
             .field("deadlines", &core.deadlines)

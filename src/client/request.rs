@@ -75,6 +75,7 @@ impl<T> Future for Request<'_, T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // `Ended` stays behind if the call panics, so that it is not polled again.
         let mut call = match std::mem::replace(&mut self.state, State::Ended) {
             State::Unsent(make) => make(self.patience),
             State::UnderWay(call) => call,

@@ -137,6 +137,7 @@ impl Add {
     }
 
     async fn run(self) -> Result<Added> {
+        // The usual case costs one command and no script.
         if self.range.is_none() && !self.saturating && self.ttl.is_none() && self.once.is_none() {
             return self.plain().await;
         }

@@ -131,6 +131,7 @@ impl Counter {
             .await
             .map_err(|error| self.named(error))?;
         let status = reply.status()?;
+        // The status only: values are never logged.
         tracing::debug!(target: "hedgerow::counter", counter = self.name.shown().as_str(), status, "answered");
         Ok(reply)
     }

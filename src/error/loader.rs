@@ -49,6 +49,7 @@ pub trait LoaderError<How>: Send + Sync + Sized + 'static {
 /// The error of a loader, whatever its type.
 #[doc(hidden)]
 #[derive(Debug, Clone)]
+// In an `Arc`, since all followers of a flight get the same error.
 pub struct Captured(pub(super) Arc<dyn Failure>);
 
 impl fmt::Display for Captured {
@@ -121,6 +122,7 @@ impl LoaderError<Text> for std::borrow::Cow<'static, str> {
     }
 }
 
+// The wrappers show the `Debug` and `Display` of what they hold, as if they were not there.
 struct OfItself<E>(E);
 
 struct Held<E>(E);

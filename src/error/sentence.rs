@@ -135,6 +135,7 @@ fn stand_ins(what: &str) -> String {
 }
 
 /// Stands for the server in a message.
+// Placeholders, since the address is known only after the message was made.
 const SERVER: &str = "{server}";
 
 /// Stands for the address, in a sentence about something other than the server.

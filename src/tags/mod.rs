@@ -171,6 +171,7 @@ impl TagTtls {
                 }
             });
         }
+        // In parallel, since the tags may be on several servers.
         join_all(settled).await.into_iter().collect()
     }
 
@@ -190,6 +191,7 @@ impl TagTtls {
             .arg(&seed())
             .arg(tag.value_suffix())
             .arg(life.as_millis() as u64);
+        // `change`, so that a replica is not read before it has this generation.
         let mut reply = client.change(call, deadline).await?;
         if reply.status()? != "OK" {
             return Err(reply.unexpected().with_key(&tag.name));

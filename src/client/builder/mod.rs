@@ -148,6 +148,7 @@ impl Client {
     pub async fn embedded() -> Result<Self> {
         let server = crate::embedded::Server::start().await?;
         let url = server.url().to_owned();
+        // Without a ping: the server has answered already.
         Self::builder().url(&url).owning(server).open()
     }
 }

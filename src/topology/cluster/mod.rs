@@ -81,6 +81,7 @@ impl Cluster {
     pub(crate) fn beside(&self, key: &Key, candidates: impl Iterator<Item = Key>) -> Option<Key> {
         let map = self.0.known();
         let home = &map.primary(key.slot())?.address;
+        // Bounded, since the candidates are endless and a server may own few slots.
         candidates.take(usize::from(SLOTS)).find(|candidate| {
             let primary = map.primary(candidate.slot());
             primary.is_some_and(|primary| primary.address == *home)
@@ -288,6 +289,7 @@ async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Answer> {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // A running query owns the refresher and would keep it alive.
         self.0.close();
     }
 }

@@ -62,6 +62,7 @@ impl Refresher {
     pub(in crate::topology) fn new(seeds: Vec<Endpoint>, style: NodeConfig) -> Arc<Self> {
         Arc::new_cyclic(|census: &Weak<Self>| {
             let census = census.clone();
+            // Weak: the refresher owns the map, and the map the nodes that call this.
             let on_trouble = Arc::new(move || {
                 if let Some(census) = census.upgrade() {
                     census.suspect();
@@ -393,6 +394,7 @@ impl Refresher {
                 map.place(address, [&*before], |it| self.node(it));
             }
         }
+        // A replica is reported once for each range of its primary.
         map.replicas.sort_unstable();
         map.replicas.dedup();
         let map = Arc::new(map);

@@ -17,6 +17,7 @@ use crate::net::node::Node;
 pub(in crate::topology) struct SlotMap {
     /// For each slot, the index of its server in `primaries`. `NOBODY` means that no server is
     /// known, `NAMELESS` that the cluster reports a server without an address.
+    // Indices and not pointers: each change copies all 16,384.
     pub(in crate::topology) owners: Box<[u16]>,
     /// Also holds servers that own no slot yet: those that a call was redirected to by `ASK`.
     pub(in crate::topology) primaries: Vec<Primary>,

@@ -59,6 +59,7 @@ impl ReplicationState {
         };
         Self {
             is_primary: is_primary && offset.is_some(),
+            // A replica that is disconnected or in a full sync proves nothing about its data.
             follows: field("role") == "slave"
                 && field("master_link_status") == "up"
                 && field("master_sync_in_progress") == "0"
@@ -89,6 +90,7 @@ impl History {
             self.offsets.clear();
             self.name = replication_state.history;
         }
+        // An older offset cannot prove data that is recent enough.
         while self
             .offsets
             .front()

@@ -91,6 +91,7 @@ impl PendingWrite {
 
 impl Drop for PendingWrite {
     fn drop(&mut self) {
+        // Also if the call was dropped, since it may have been sent.
         self.writes.mark(&self.key, Instant::now() + self.late);
     }
 }

@@ -189,6 +189,7 @@ impl Sentinels {
 
     /// Records that the primary is at `address`, unless what is known counts more.
     fn learn(&self, address: Address, epoch: u64, said: Said) {
+        // Compared and replaced under one lock, so that concurrent answers cannot undo each other.
         let moved = self.known.send_if_modified(|known| {
             let new = known.as_ref().is_none_or(|known| known.yields_to(&address, epoch, said));
             if new {

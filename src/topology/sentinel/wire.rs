@@ -69,6 +69,7 @@ impl SentinelReply {
         };
         Ok(Self {
             primary,
+            // Without the right to ask for it, the epoch counts as the lowest.
             epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0),
             replicas: rows.iter().filter_map(usable).collect(),
         })
@@ -124,6 +125,7 @@ fn usable(row: &Value) -> Option<Address> {
     if flags.split(',').any(|flag| ill.contains(&flag)) {
         return None;
     }
+    // A replica without its primary falls behind.
     if field(row, "master-link-status") != Some("ok") {
         return None;
     }

@@ -119,6 +119,7 @@ impl Member {
 /// descent. Floating point is not used because `ln` differs from one mathematical library to
 /// another.
 fn descent(draw: u64) -> u64 {
+    // There is no logarithm of 0.
     let draw = draw.max(1);
     let zeros = draw.leading_zeros();
     // From 1 to 2, with 63 binary digits behind the point.
