@@ -1,9 +1,9 @@
 //! A private server for examples, tests and local development.
 //!
 //! Invariant: the server never outlives its [`Server`] value, nor the process that holds it,
-//! however that process ends. A shell between the two waits for the end of its standard input,
-//! which the operating system closes with the last holder, and then kills the server and removes
-//! its directory.
+//! however that process ends. A shell between the two waits for the end of its standard input. The
+//! operating system closes that pipe with its last holder. The shell then kills the server and
+//! removes its directory. `Client::embedded` and the tests call this.
 
 use std::env;
 use std::fs::Permissions;
@@ -16,22 +16,23 @@ use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A running private server; it ends when this is dropped or when the process ends.
+/// A private server. It ends when this is dropped or when the process ends.
 #[derive(Debug)]
 pub struct Server {
     url: String,
-    /// Holds the pipe whose closing ends the server.
+    /// The shell that ends the server. Its standard input is the pipe.
     supervisor: Child,
-    /// Removed by the supervisor, too, when this process is killed.
+    /// Removed when this is dropped, or by the shell if this process is killed.
     directory: tempfile::TempDir,
 }
 
 impl Server {
-    /// Starts `redis-server` or `valkey-server`, whichever is found first in `HEDGEROW_SERVER`
-    /// (a path) or on `PATH`, on a Unix socket in a temporary directory, without persistence.
+    /// Starts `redis-server` or `valkey-server` on a Unix socket in a temporary directory, without
+    /// persistence. Uses the path in `HEDGEROW_SERVER` if it is set, and otherwise the first that
+    /// is found on `PATH`.
     ///
     /// # Errors
-    /// `Embedded` when none is found (the message says how to install one) or it does not answer
+    /// `Embedded` if none is found (the message says how to install one), or if it does not answer
     /// within ten seconds.
     ///
     /// # Cancel safety
@@ -40,16 +41,18 @@ impl Server {
         Self::start_with(&[]).await
     }
 
-    /// As [`start`](Self::start), with more arguments for the server, for example
-    /// `["--maxmemory", "64mb"]`.
+    /// As [`start`](Self::start), with more arguments for the server, for example `["--maxmemory",
+    /// "64mb"]`.
     ///
     /// # Errors
-    /// As [`start`](Self::start); an argument that the server refuses shows as no answer.
+    /// As [`start`](Self::start). If the server refuses an argument, it does not answer.
     ///
     /// # Cancel safety
     /// Dropping the future ends the server.
     pub async fn start_with(arguments: &[&str]) -> Result<Self> {
         let binary = binary()?;
+        // The output of the server itself is discarded, so a binary that cannot run is found out
+        // here.
         let version = Command::new(&binary)
             .arg("--version")
             .stdin(Stdio::null())
@@ -65,6 +68,7 @@ impl Server {
             .args(arguments)
             .spawn()
             .map_err(|error| failed("the server could not be started").with_source(error))?;
+        // Made before the first await, so that dropping the future ends the server.
         let server = Self {
             url: format!("unix://{}", socket.display()),
             supervisor,
@@ -74,7 +78,7 @@ impl Server {
         Ok(server)
     }
 
-    /// The URL to connect to: `unix:///..`.
+    /// Returns the URL to connect to: `unix:///..`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -94,8 +98,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Closing the pipe ends the server; the supervisor needs a few milliseconds for it and is
-        // reaped then, so that no zombie stays.
+        // Closing the pipe ends the server. The shell takes a few milliseconds for that, and is
+        // waited for so that no zombie process stays.
         drop(self.supervisor.stdin.take());
         let _ = self.supervisor.wait();
         debug_assert!(
@@ -105,7 +109,8 @@ impl Drop for Server {
     }
 }
 
-/// A directory in `parent` that nobody else may enter, whose name leaves room for a socket's.
+/// Makes a directory in `parent` that no other user may enter. Its path leaves room for the name of
+/// a socket.
 fn private_directory(parent: &Path) -> Result<tempfile::TempDir> {
     let directory = tempfile::Builder::new()
         .prefix("hedgerow-")
@@ -121,8 +126,8 @@ fn private_directory(parent: &Path) -> Result<tempfile::TempDir> {
     Ok(directory)
 }
 
-/// The command that runs `binary` under a shell that outlives this process just long enough to
-/// clean up after it.
+/// Returns the command that runs `binary` under a shell. The shell outlives this process just long
+/// enough to clean up after it.
 fn supervised(binary: &Path, directory: &Path) -> Command {
     let mut command = Command::new("/bin/sh");
     command
@@ -130,6 +135,7 @@ fn supervised(binary: &Path, directory: &Path) -> Command {
         .arg(directory)
         .arg(binary)
         .args([
+            // No TCP port: the socket is in a directory that no other user may enter.
             "--port",
             "0",
             "--save",
@@ -147,11 +153,12 @@ fn supervised(binary: &Path, directory: &Path) -> Command {
     command
 }
 
-/// How long the path of a Unix socket may be, in bytes: `sun_path` has 104 on some systems, 108 on
-/// others, and ends with a zero.
+/// The most bytes in the path of a Unix socket. `sun_path` has 104 on some systems and 108 on
+/// others, including a zero at the end.
 const LONGEST_SOCKET: usize = 103;
 
-/// The server runs behind; `read` returns when the pipe closes.
+/// The server runs in the background; `read` returns when the pipe is closed. The shell ignores
+/// signals, so that one to the whole process group does not end it before it has cleaned up.
 const SUPERVISOR: &str = r#"
 directory=$1; shift
 "$@" </dev/null >/dev/null 2>&1 &

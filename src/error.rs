@@ -1,10 +1,13 @@
-//! `Error`: what went wrong, and what became of the call.
+//! `Error`: why a call failed, and what became of it.
 //!
 //! Invariant: a transport error never looks like an answer. Every error says whether the call was
 //! not executed, was refused, or may have been applied. Texts are bounded:
 //! [`Display`](fmt::Display) writes at most [`LONGEST_TEXT`] bytes, whatever a caller, a loader or
-//! a server has said. An error whose key is hidden repeats no name: not in its text, its `Debug` or
-//! its sources.
+//! a server has said. An error whose key is hidden repeats no name, neither in its text nor in its
+//! `Debug` nor in its sources.
+//!
+//! Every module makes these errors. The methods here add what the caller of a module knows: key,
+//! address, shard.
 
 mod kind;
 pub mod loader;
@@ -30,85 +33,86 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a call failed.
 ///
 /// [`kind`](Error::kind) classifies it, and [`source`](StdError::source) gives the cause. The text
-/// is one sentence of at most 512 bytes: what happened and at which server, the cause as far as it
-/// is known, what became of the call, what to do, and the [`key`](Error::key), quoted. Cloning is
+/// is one sentence of at most 512 bytes: what happened and at which server, the cause if it is
+/// known, what became of the call, what to do, and the [`key`](Error::key), quoted. Cloning is
 /// cheap: callers that shared one flight share its error.
 ///
 /// ```text
 /// cannot connect to the server at 10.0.0.1:6379: connection refused; nothing was sent; check that it runs and listens there (key "views:42")
 /// ```
 #[derive(Clone)]
+// One pointer, so that every `Result` stays small and the followers of a flight share the error.
 pub struct Error(Arc<Repr>);
 
 #[derive(Clone)]
 struct Repr {
     kind: ErrorKind,
     fate: Fate,
-    /// The name that the call was about, as it is shown.
+    /// The name that the call was about, as it may be shown.
     key: Option<Box<str>>,
-    /// Names are hidden: so is all that may quote one.
+    /// Names are hidden, and with them everything that may quote one.
     hidden: bool,
-    /// What happened, and behind the first `"; "` what to do. `{server}` stands for the server and
+    /// What happened and, behind the first `"; "`, what to do. `{server}` stands for the server and
     /// its address, `{address}` for the address alone.
     message: Cow<'static, str>,
-    /// Why it happened, where that is known in a few words.
+    /// The cause, if a few words can say it.
     cause: Option<Cow<'static, str>>,
-    /// What the server said behind the code that is the cause. It may quote a name.
+    /// The text of the server behind its error code, which is in `cause`. It may quote a name.
     words: Option<Box<str>>,
     place: Place,
-    /// The name of that server among shards.
+    /// The name of the server among shards.
     shard: Option<Arc<str>>,
     source: Option<Source>,
 }
 
-/// Where it happened.
+/// The server that an error is about.
 #[derive(Clone)]
 enum Place {
-    /// Somebody may say yet.
+    /// Not known here. A caller may add it.
     Unknown,
-    /// At the server with this address.
+    /// The server at this address.
     At(Arc<str>),
-    /// At no server of the data: the address of one would mislead.
+    /// No server that holds data. An address would mislead.
     Nowhere,
 }
 
-/// What an error was made from.
+/// The error that another was made from.
 #[derive(Clone)]
 enum Source {
     Error(Arc<dyn StdError + Send + Sync>),
-    /// The driver's, which may quote what was sent or answered.
+    /// An error of the driver, which may quote what was sent or answered.
     Quoting(Arc<dyn StdError + Send + Sync>),
-    /// What a loader returned.
+    /// The error that a loader returned.
     Loader(Arc<dyn Failure>),
 }
 
 impl Error {
-    /// The class of the error.
+    /// Returns the class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether the same call may succeed later and has had no effect: it provably did not run, or
-    /// it only reads.
+    /// Returns whether the same call may succeed later and has had no effect: either it provably
+    /// did not run, or it only reads.
     pub fn is_retryable(&self) -> bool {
         matches!(self.0.fate, Fate::NotExecuted | Fate::Unanswered)
     }
 
-    /// Whether the call was sent and its effect is unknown: it ran once or not at all. A call that
-    /// only reads has no effect, so its errors are never indeterminate.
+    /// Returns whether the call was sent and its effect is unknown: it ran once or not at all. A
+    /// call that only reads has no effect, so its errors are never indeterminate.
     pub fn is_indeterminate(&self) -> bool {
         self.0.fate == Fate::Unknown
     }
 
-    /// The name that the call was about, as the caller spelt it; cut in the middle if it is longer
-    /// than any name may be. Where names are hidden
-    /// ([`ClientBuilder::hide_keys`](crate::ClientBuilder::hide_keys)), their digits.
+    /// Returns the name that the call was about, as the caller spelt it. It is cut in the middle if
+    /// it is longer than any valid name. If names are hidden
+    /// ([`ClientBuilder::hide_keys`](crate::ClientBuilder::hide_keys)), returns their digits.
     pub fn key(&self) -> Option<&str> {
         self.0.key.as_deref()
     }
 
-    /// The loader's own error, when it is one of type `E`: the value itself that the loader
-    /// returned, be it an [`std::error::Error`] or an `anyhow::Error`.
+    /// Returns the loader's own error if it has the type `E`: the value that the loader returned,
+    /// for example an [`std::error::Error`] or an `anyhow::Error`.
     pub fn loader_error<E: 'static>(&self) -> Option<&E> {
         match &self.0.source {
             Some(Source::Loader(failure)) => failure.value().downcast_ref(),
@@ -116,8 +120,8 @@ impl Error {
         }
     }
 
-    /// An error of a fate that follows from its kind. `message` says what happened and, behind the
-    /// first `"; "`, what to do; `{server}` in it stands for the server and its address.
+    /// Makes an error whose fate follows from its kind. `message` says what happened and, behind
+    /// the first `"; "`, what to do. `{server}` in it stands for the server and its address.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Arc::new(Repr {
             kind,
@@ -133,13 +137,13 @@ impl Error {
         }))
     }
 
-    /// The error of a load whose loader failed.
+    /// Makes the error of a load whose loader failed.
     pub(crate) fn of_loader(cause: Captured) -> Self {
         let error = Self::new(ErrorKind::Loader, "the loader failed");
         error.changed(|repr| repr.source = Some(Source::Loader(cause.0)))
     }
 
-    /// What the caller gave was refused before anything was sent.
+    /// Makes the error for input that was refused before anything was sent.
     pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::InvalidInput, message)
     }
@@ -148,7 +152,7 @@ impl Error {
         self.changed(|repr| repr.fate = fate)
     }
 
-    /// The error of one of several commands: that it was not executed is not true of all.
+    /// The error of one of several commands. Another of them may have been executed.
     pub(crate) fn in_part(self) -> Self {
         match self.is_retryable() {
             true => self.with_fate(Fate::Unknown),
@@ -156,7 +160,7 @@ impl Error {
         }
     }
 
-    /// The error of a call that only reads: whether it was executed makes no difference.
+    /// The error of a call that only reads: it makes no difference whether it was executed.
     pub(crate) fn of_a_read(self) -> Self {
         match self.fate() {
             Fate::Unknown => self.with_fate(Fate::Unanswered),
@@ -164,8 +168,8 @@ impl Error {
         }
     }
 
-    /// The error of a question that the crate asked ahead of a call: whatever became of the
-    /// question, the call was not sent. A refusal stays one.
+    /// The error of a query that the crate sent before a call. Whatever became of the query, the
+    /// call was not sent. A refusal stays a refusal.
     pub(crate) fn of_own_question(self) -> Self {
         match self.fate() {
             Fate::Refused => self,
@@ -175,7 +179,8 @@ impl Error {
         }
     }
 
-    /// Says which name the call was about. Where that is hidden, so is all that may quote it.
+    /// Adds the name that the call was about. If it is hidden, removes everything that may quote
+    /// it.
     pub(crate) fn with_key<'n>(self, key: impl Into<Shown<'n>>) -> Self {
         let key = key.into();
         let error = match key.is_hidden() {
@@ -183,6 +188,7 @@ impl Error {
             false => self,
         };
         let text = key.as_str();
+        // A name that was refused as too long may have any length.
         let text = match text.len() <= LONGEST_KEY {
             true => text.into(),
             false => shortened(text).into(),
@@ -191,8 +197,8 @@ impl Error {
     }
 
     /// As [`with_key`](Self::with_key), unless the error names something already, such as a tag. A
-    /// name that is shown gives way to one that is hidden: the error comes from a call that others
-    /// share, and was made for one of them.
+    /// hidden name replaces one that is shown: the error is of a flight that several callers share,
+    /// and was made for one of them.
     pub(crate) fn about<'n>(self, key: impl Into<Shown<'n>>) -> Self {
         let key = key.into();
         match self.0.key {
@@ -201,7 +207,7 @@ impl Error {
         }
     }
 
-    /// The same error without what may quote a name: the words of the server and of the driver.
+    /// Removes everything that may quote a name: the texts of the server and of the driver.
     pub(crate) fn without_quotes(self) -> Self {
         if self.0.hidden {
             return self;
@@ -216,20 +222,21 @@ impl Error {
         })
     }
 
-    /// Says why, in a few words that stand in the text.
+    /// Adds the cause, in a few words that become part of the text.
     pub(crate) fn because(self, cause: impl Into<Cow<'static, str>>) -> Self {
         let cause = bounded(cause.into(), LONGEST_CAUSE);
         self.changed(|repr| repr.cause = Some(cause))
     }
 
-    /// Says why, in the words of the server: its code, and what follows that.
+    /// Adds the cause in the words of the server: its error code, and the text behind it.
     pub(crate) fn because_server_says(self, code: &str, words: &str) -> Self {
+        // Apart from the code, so that the text can be hidden while the code stays.
         let words = cut(words, LONGEST_CAUSE).into();
         let error = self.because(code.to_owned());
         error.changed(|repr| repr.words = Some(words))
     }
 
-    /// Says at which address the server is, unless that is known.
+    /// Adds the address of the server, unless the error has one or is about no server.
     pub(crate) fn at_address(self, address: &Arc<str>) -> Self {
         match self.0.place {
             Place::At(_) | Place::Nowhere => self,
@@ -237,13 +244,13 @@ impl Error {
         }
     }
 
-    /// Says that no server has to do with it: nobody knows which is the one, so that the address of
-    /// the one before is not added.
+    /// Marks the error as about no server, so that no address is added later. It is not known which
+    /// server is responsible.
     pub(crate) fn at_no_address(self) -> Self {
         self.changed(|repr| repr.place = Place::Nowhere)
     }
 
-    /// Says at which of several servers it happened.
+    /// Adds the name of the shard.
     pub(crate) fn at(self, shard: &str) -> Self {
         self.changed(|repr| repr.shard = Some(shard.into()))
     }
@@ -259,7 +266,7 @@ impl Error {
         self.changed(|repr| repr.source = Some(Source::Quoting(Arc::new(source))))
     }
 
-    /// What it says, without the key.
+    /// Returns what happened and what to do, without the key.
     pub(crate) fn text(&self) -> &str {
         &self.0.message
     }
@@ -268,7 +275,7 @@ impl Error {
         self.0.fate
     }
 
-    /// Where the server is that it happened at, as far as known.
+    /// Returns the address of the server, if it is known.
     pub(crate) fn address(&self) -> Option<&str> {
         match &self.0.place {
             Place::At(address) => Some(address),
@@ -277,6 +284,7 @@ impl Error {
     }
 
     fn changed(self, change: impl FnOnce(&mut Repr)) -> Self {
+        // Clones only if the error is shared, for example by the followers of a flight.
         let mut repr = Arc::unwrap_or_clone(self.0);
         change(&mut repr);
         Self(Arc::new(repr))
@@ -284,10 +292,12 @@ impl Error {
 }
 
 impl Source {
-    /// What is left of it where names are hidden. What a loader says is its author's business.
+    /// Returns what may be kept of the source when names are hidden. The text of a loader's error
+    /// is left alone: its author decides what it says.
     fn without_quotes(self) -> Option<Self> {
         match self {
             Self::Quoting(_) => None,
+            // An error of this crate may quote a name as well.
             Self::Error(source) => Some(match source.downcast_ref::<Error>() {
                 Some(error) => Self::Error(Arc::new(error.clone().without_quotes())),
                 None => Self::Error(source),
@@ -325,7 +335,7 @@ impl StdError for Error {
     }
 }
 
-/// `text`, cut if it is longer than `most` bytes.
+/// Returns `text`, cut if it is longer than `most` bytes.
 fn bounded(text: Cow<'static, str>, most: usize) -> Cow<'static, str> {
     match text.len() <= most {
         true => text,
@@ -333,11 +343,11 @@ fn bounded(text: Cow<'static, str>, most: usize) -> Cow<'static, str> {
     }
 }
 
-/// The most bytes of a text.
+/// The most bytes of the text of an error.
 const LONGEST_TEXT: usize = 512;
 
-/// The most bytes of a cause that stands in a text.
+/// The most bytes of a cause within a text.
 const LONGEST_CAUSE: usize = 200;
 
-/// The most bytes of a name that is kept whole; no valid name is longer.
+/// The most bytes of a key that is kept whole; no valid name is longer.
 const LONGEST_KEY: usize = 1024;

@@ -6,29 +6,30 @@
 //! **A [`Client`] is the way to the servers**: one, the primary that
 //! [sentinels](ClientBuilder::sentinels) name, a [cluster](ClientBuilder::cluster), or independent
 //! [shards](ClientBuilder::shards). It is cheap to clone, connects when it is first needed, and
-//! connects again when a connection is lost. [`Client::open`] makes one without I/O;
-//! [`Client::connect`] also waits for the servers' answer. Everything else is a handle made from
-//! it, which costs nothing to make and does nothing until it is awaited: [`Counter`], [`Lock`],
-//! [`Cache`].
+//! reconnects when a connection is lost. [`Client::open`] makes one without I/O;
+//! [`Client::connect`] also waits for the servers to answer. Everything else is a handle made from
+//! it: [`Counter`], [`Lock`], [`Cache`]. A handle costs nothing to make, and does nothing until it
+//! is awaited.
 //!
-//! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and go with the server.
-//! So each primitive is built so that what is missing is safe: no generation, no hit; no lease, no
-//! commit; no fence counter, the clock. What then still holds, and what does not, stands in
-//! [`docs/guarantees.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guarantees.md).
+//! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and are lost with the
+//! server. So each primitive is built so that a missing key is safe: no generation, no hit; no
+//! lease, no commit; no fence counter, the clock.
+//! [`docs/guarantees.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guarantees.md)
+//! says what then still holds, and what does not.
 //!
 //! **A right ends by itself.** A lock, and the right to load a value, are *leases*: the server ends
-//! them at a deadline. Whoever has one renews it while it lives, and knows by its own clock,
-//! without I/O, until when it surely has it.
+//! them at a deadline. The holder renews its lease while it lives. Its own clock tells it, without
+//! I/O, until when it surely has the lease.
 //!
 //! **A paused process cannot know that it is late.** Therefore each grant of a lock has a
-//! [`Fence`], a number that rises. Hand it to what the lock protects, and let that refuse a smaller
-//! one than it has seen.
+//! [`Fence`], a number that rises. Pass it to the resource that the lock protects, and let the
+//! resource refuse a fence smaller than one that it has seen.
 //!
-//! **Pushes are hints, timers are the rule.** Whoever waits is woken by a message, and has a timer
-//! in case there is none.
+//! **Pushes are hints, timers are the rule.** A waiter is woken by a message, and has a timer in
+//! case no message comes.
 //!
-//! **Waiting is shared.** A hundred tasks that wait for one lock, or for one load, are one question
-//! to the server for each process.
+//! **Waiting is shared.** In each process, a hundred tasks that wait for one lock, or for one load,
+//! send one query to the server.
 //!
 //! # Counters
 //!
@@ -77,16 +78,16 @@
 //! # }
 //! ```
 //!
-//! A cache's settings say what it does while Redis is out ([`Outage`]: it fails, or does without),
-//! how values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]: LZ4 or none), how
-//! much TTLs differ ([`Cache::jitter`]), and how long a load may take ([`Cache::max_load`]). A
-//! value that is to stay until it is removed lives for [`FOREVER`].
+//! The settings of a cache say what it does while Redis is unavailable ([`Outage`]: it fails, or
+//! bypasses Redis), how values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]:
+//! LZ4 or none), how much TTLs differ ([`Cache::jitter`]), and how long a load may take
+//! ([`Cache::max_load`]). A value that must stay until it is removed lives for [`FOREVER`].
 //!
 //! # Errors
 //!
-//! There is one type, [`Error`]. Its [`kind`](Error::kind) says why, its text (one sentence of at
-//! most 512 bytes) what happened, at which server and what to do, and two methods report what
-//! became of the call:
+//! There is one type, [`Error`]. Its [`kind`](Error::kind) gives the reason. Its text (one sentence
+//! of at most 512 bytes) says what happened, at which server, and what to do. Two methods report
+//! what became of the call:
 //!
 //! | fate | asked by | what to do |
 //! |---|---|---|
@@ -94,7 +95,7 @@
 //! | refused | neither | change something first |
 //! | unknown | [`is_indeterminate`](Error::is_indeterminate) | it ran once or not at all: find out, or repeat it if it may be repeated |
 //!
-//! What may be sent again harmlessly is sent again by the crate itself, until the deadline.
+//! If a call may be sent again without harm, the crate sends it again itself, until the deadline.
 //!
 //! ```no_run
 //! # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
@@ -111,22 +112,23 @@
 //!
 //! A call ends by its deadline, retries and reconnecting included: [5 s](ClientBuilder::deadline),
 //! for calls of a cache [1 s](ClientBuilder::cache_deadline). Nothing is sent after it. Two calls
-//! wait for more than the server: [`Lock::acquire`] for the holder, as long as [`wait`](Lock::wait)
-//! says, and [`Cache::memoize`] for a loader, as long as [`max_load`](Cache::max_load) says.
+//! wait for more than the server: [`Lock::acquire`] waits for the holder, as long as
+//! [`wait`](Lock::wait) says, and [`Cache::memoize`] waits for a loader, as long as
+//! [`max_load`](Cache::max_load) says.
 //!
 //! # Cancel safety
 //!
-//! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a place
-//! in a queue: a task of the client, the keeper, releases what was granted unheard. A dropped
-//! `memoize` leaves its load to complete and be stored. A dropped write was applied or not, as each
-//! function says.
+//! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a
+//! position in a queue. A task of the client, the keeper, releases a lock that is granted after the
+//! drop. A dropped `memoize` leaves its load to complete and be stored. A dropped write was applied
+//! or not, as the documentation of each function says.
 //!
 //! # Tracing
 //!
 //! Spans and events go to the targets below. Names of keys, locks and scripts appear in them,
-//! unless [`ClientBuilder::hide_keys`] hides them; values, passwords and tokens never do. The table
-//! of all of them with their fields is
-//! [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md).
+//! unless [`ClientBuilder::hide_keys`] hides them. Values, passwords and tokens never do.
+//! [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md)
+//! lists all of them with their fields.
 //!
 //! | target | spans | events worth an alert |
 //! |---|---|---|

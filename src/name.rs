@@ -1,9 +1,9 @@
-//! A name that a caller gave, as it is used and as it is shown.
+//! `Name`: a name that a caller gave, as it is used and as it is shown.
 //!
 //! Invariant: the real name of a [`Name`] reaches a text only through [`Name::real`], which spells
-//! keys. `Debug`, errors, spans and events take a [`Shown`], which is digits where names are
-//! hidden. The digits are calculated when something is shown, so calls that succeed do not pay for
-//! them.
+//! keys. `Debug`, errors, spans and events take a [`Shown`], which holds digits if names are
+//! hidden. The digits are calculated when something is shown, so that calls that succeed do not pay
+//! for them. All primitives use it.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
-/// Whether errors, `Debug`, spans and events show names as they are: see
+/// How errors, `Debug`, spans and events show names: see
 /// [`ClientBuilder::hide_keys`](crate::ClientBuilder::hide_keys).
 ///
 /// ```
@@ -37,22 +37,24 @@ enum Hiding {
     #[default]
     Off,
     Digest,
+    // Shared, since each name keeps the setting.
     Keyed(Arc<Secret>),
 }
 
+// No `Debug`: the secret must not reach a log.
 struct Secret(Box<[u8]>);
 
 impl HideKeys {
-    /// Names are shown as they are: the default.
+    /// Names are shown unchanged: the default.
     pub const fn off() -> Self {
         Self(Hiding::Off)
     }
 
-    /// Names are shown as the first eight hexadecimal digits of their SHA-256, which
-    /// `printf %s NAME | sha256sum` prints, too.
+    /// Names are shown as the first eight hexadecimal digits of their SHA-256, which `printf %s
+    /// NAME | sha256sum` prints, too.
     ///
-    /// Anyone can calculate them. Somebody who reads the digits and can list likely names (user
-    /// numbers, e-mail addresses) finds out which one it is. [`keyed`](Self::keyed) prevents that.
+    /// Anyone can calculate them. A reader of the digits who can list likely names (user numbers,
+    /// e-mail addresses) finds out which name it is. [`keyed`](Self::keyed) prevents that.
     pub const fn digest() -> Self {
         Self(Hiding::Digest)
     }
@@ -66,7 +68,7 @@ impl HideKeys {
         Self(Hiding::Keyed(Arc::new(Secret(secret.as_ref().into()))))
     }
 
-    /// `name` as it may be shown. There is nothing to hide of an empty one.
+    /// Returns `name` as it may be shown. An empty name has nothing to hide.
     pub(crate) fn show<'n>(&self, name: &'n str) -> Shown<'n> {
         match &self.0 {
             Hiding::Off => Shown::plain(name),
@@ -82,7 +84,7 @@ impl HideKeys {
 }
 
 impl Secret {
-    /// The HMAC-SHA-256 of `name` under this secret.
+    /// Returns the HMAC-SHA-256 of `name` under this secret.
     fn of(&self, name: &str) -> [u8; 32] {
         let mac = Hmac::<Sha256>::new_from_slice(&self.0);
         let mac = mac.expect("HMAC takes keys of any length");
@@ -101,10 +103,12 @@ impl fmt::Debug for HideKeys {
     }
 }
 
-/// A name that a caller gave. Names are equal if the real ones are, however they are shown.
+/// A name that a caller gave. Names are equal if the real names are, however they are shown.
 #[derive(Clone)]
 pub(crate) struct Name {
+    /// Shared by all clones of a handle.
     real: Arc<str>,
+    // Kept with the name, so that code that shows it need not know the client.
     hide: HideKeys,
 }
 
@@ -116,7 +120,7 @@ impl Name {
         }
     }
 
-    /// The same name, to be shown as `hide` says.
+    /// Returns the same name, to be shown as `hide` says.
     pub(crate) fn shown_as(&self, hide: &HideKeys) -> Self {
         Self {
             real: self.real.clone(),
@@ -124,12 +128,12 @@ impl Name {
         }
     }
 
-    /// The name itself. It spells keys, and goes into no text.
+    /// Returns the name itself. It spells keys and must not become part of a text.
     pub(crate) fn real(&self) -> &str {
         &self.real
     }
 
-    /// The name as it may be shown.
+    /// Returns the name as it may be shown.
     pub(crate) fn shown(&self) -> Shown<'_> {
         self.hide.show(&self.real)
     }
@@ -181,7 +185,7 @@ impl<'n> Shown<'n> {
         }
     }
 
-    /// Several names, one after the other, none of which is hidden.
+    /// Several names in one text, none of which is hidden.
     pub(crate) fn plain_list(text: String) -> Self {
         Self {
             text: text.into(),
@@ -189,7 +193,7 @@ impl<'n> Shown<'n> {
         }
     }
 
-    /// The same where at least one is hidden.
+    /// Several names in one text, at least one of which is hidden.
     pub(crate) fn hidden_list(text: String) -> Self {
         Self {
             text: text.into(),
@@ -201,7 +205,7 @@ impl<'n> Shown<'n> {
         &self.text
     }
 
-    /// Whether digits stand in the place of the name.
+    /// Returns whether digits replace the name.
     pub(crate) fn is_hidden(&self) -> bool {
         self.hidden
     }

@@ -1,7 +1,8 @@
-//! `Extensions`: what the primitives share among all handles of a client, one value of a type.
+//! `Extensions`: what the primitives share among all handles of a client, one value of each type.
 //!
-//! Invariant: the value of a type is made once and lives as long as the client. So `client` needs
-//! to know none of the primitives.
+//! Invariant: the value of a type is made once and lives as long as the client. With this, the
+//! client need not know any of the primitives. Locks, caches and others call it through
+//! `Client::shared`.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -12,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Extensions(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 impl Extensions {
-    /// The value of type `T`, made on first use.
+    /// Returns the value of type `T`. `make` makes it on first use.
     pub(super) fn shared<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        // `make` runs under the lock, so that no type gets two values.
         let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let value = values
             .entry(TypeId::of::<T>())

@@ -1,17 +1,18 @@
-//! `Formats`: whether all clients of a namespace write its keys in one way.
+//! `Formats`: checks that all clients of a namespace write its keys in the same format.
 //!
-//! Invariant: a lock is not asked for, and a counter is not touched, before this client has heard
-//! in which format such keys are written. A key of the namespace says so for each kind; the first
-//! write sets it. Where that is refused to this user, it is only read. Caches need none: each entry
-//! carries its version.
+//! Invariant: no lock is asked for, and no counter touched, before this client knows the format of
+//! such keys. For each kind, a key of the namespace holds the format. The first write sets that
+//! key; a user who is not permitted to set it only reads it. Caches need none: each entry carries
+//! its version.
 //!
-//! What was heard counts while the connection to the server of the format key is the same, and is
-//! asked for again before a call begins, not when the call is sent again. In a cluster that key may
-//! be on another server than the caller's: while that one cannot be reached, what was heard before
+//! An answer counts while the connection to the server of the format key stays the same. It is
+//! renewed before a call starts, not when a call is sent again. In a cluster the format key may be
+//! on another server than the caller's key. While that server cannot be reached, the last answer
 //! still counts.
 //!
-//! What is known is found by a few atomic loads. Callers who do not know yet ask for themselves, so
-//! that none depends on the future of another: after a new connection each of them sends a `GET`.
+//! A known format is found by a few atomic loads. Callers that do not know it yet ask by
+//! themselves, so that none depends on the future of another. After a new connection each of them
+//! sends a `GET`. `Client::agree` is the only caller.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,14 +29,14 @@ use crate::time::Deadline;
 use crate::topology::Topology;
 use crate::wire::command::plain;
 
-/// What is written in a format that clients must agree on.
+/// A kind of key whose format clients must agree on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Written {
     Locks,
     Counters,
 }
 
-/// What a caller is about to do.
+/// What a call is about to do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
     Read,
@@ -44,23 +45,25 @@ pub(crate) enum Purpose {
 
 #[derive(Debug)]
 pub(crate) struct Formats {
+    /// One for each slot group.
     locks: Vec<GroupFormat>,
     counters: Vec<GroupFormat>,
 }
 
-/// The format of the keys of one part, which are mostly on one server.
+/// The format of the keys of one slot group, which are mostly on one server.
 #[derive(Debug)]
 struct GroupFormat {
     key: Key,
-    /// When it was found to be ours.
+    /// When the format was found to be ours.
     read: Heard,
-    /// When it was found to be ours, or this client may not set it.
+    /// When the format was found to be ours, or this client was found not permitted to set it.
     written: Heard,
 }
 
-/// As of which connections to the server of the format key something was heard.
+/// When something was found out, as counts of the connections to the server of the format key.
 #[derive(Debug, Default)]
 struct Heard {
+    /// 0: never.
     made: AtomicU64,
     changed: AtomicU64,
 }
@@ -80,7 +83,7 @@ impl Written {
         }
     }
 
-    /// What is to be said where `theirs` is the format that is found; nothing if it is ours.
+    /// Returns the text of the error if `theirs`, the format that was found, is not ours.
     pub(crate) fn difference(self, theirs: &str) -> Option<String> {
         let (what, ours) = (self.name(), self.format());
         let theirs: String = theirs.chars().take(LONGEST).collect();
@@ -111,8 +114,9 @@ impl Formats {
         }
     }
 
-    /// Returns when it is known that what `key` stands for is written in our format: at once, but
-    /// for the first calls after a connection was made, and reads where nothing is written yet.
+    /// Returns once it is known that keys such as `key` are written in our format. Returns at once,
+    /// except for the first calls after a connection was made, and for reads while nothing is
+    /// written yet.
     ///
     /// Cancel safety: safe.
     pub(super) async fn agree(
@@ -136,6 +140,8 @@ impl Formats {
         if now.is_some_and(|now| heard.is_as_of(now)) {
             return Ok(());
         }
+        // The caller does not need the server of the format key, so an outage there must not fail
+        // the call.
         let elsewhere = !topology.share_server(key, &part.key);
         if elsewhere && now.is_some_and(|now| heard.is_as_of_last_made(now)) {
             return Ok(());
@@ -147,7 +153,8 @@ impl Formats {
                     let moment = (deadline.remaining() / 2).min(MOMENT);
                     let soon = deadline.at_most(Instant::now() + moment).fail_fast();
                     let asked = part.ask(topology, written, purpose, soon).await;
-                    // That server is out, or loads, and the caller needs another.
+                    // The server of the format key is out or still loading, and the caller needs
+                    // another one.
                     asked.or_else(|error| match error.fate() {
                         Fate::Refused => Err(error),
                         _ => Ok(()),
@@ -158,7 +165,7 @@ impl Formats {
         Box::pin(asked).await
     }
 
-    /// The keys that say a format, and of what.
+    /// Returns the keys that hold a format, and the kind that each is about.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (Written, &Key)> {
         let locks = self.locks.iter().map(|part| (Written::Locks, &part.key));
         let counters = self.counters.iter();
@@ -174,7 +181,7 @@ impl GroupFormat {
         }
     }
 
-    /// Asks the server of the format key, and sets it where nobody has.
+    /// Reads the format key. A write sets it if no client has.
     async fn ask(
         &self,
         topology: &Topology,
@@ -191,6 +198,7 @@ impl GroupFormat {
         let mut is_said = found.is_some();
         if let (None, Purpose::Write) = (&found, purpose) {
             let mut set = plain("SET", &self.key);
+            // `GET` returns what another client has set in the meantime.
             set.arg(ours).arg("NX").arg("GET");
             let set = retry::answer(topology, set, &self.key, Retry::Safe, deadline).await;
             match set {
@@ -199,25 +207,29 @@ impl GroupFormat {
                     answer = before;
                     is_said = true;
                 }
-                // It cannot be set by this user; what others say was heard.
+                // This user may not set it. Formats that others set are still read.
                 Err(error) if may_not(&error) => {}
-                // Nor now, by anyone, as on a full server: the next call tries again.
+                // Refused to everyone for now, for example by a full server. The next call tries
+                // again.
                 Err(error) if error.fate() == Fate::Refused => return Ok(()),
                 Err(error) => return Err(error.of_own_question()),
             }
         }
         if let Some(difference) = found.as_deref().and_then(|it| written.difference(it)) {
+            // Both, so that no call after this one relies on an older answer.
             self.read.forget();
             self.written.forget();
             let message = format!("not sent: {difference}");
             return Err(Error::new(ErrorKind::WrongType, message));
         }
         if let (None, Purpose::Read) = (&found, purpose) {
-            // The first write sets it, in whatever format.
+            // Nothing is written yet, and the first write may set any format. So nothing is
+            // recorded.
             return Ok(());
         }
         if let Some(as_of) = topology.made_before(&self.key, answer.sent) {
-            // Where this user may not say it, another may come to, in another format.
+            // If this user may not set it, another may set another format later. Reads must ask
+            // again then.
             if is_said {
                 self.read.note(as_of);
             }
@@ -228,12 +240,12 @@ impl GroupFormat {
 }
 
 impl Heard {
-    /// Whether nothing has become of the connections since.
+    /// Returns whether no connection was made or lost since.
     fn is_as_of(&self, now: Count) -> bool {
         now.changed != 0 && self.changed.load(Ordering::Relaxed) == now.changed
     }
 
-    /// Whether no connection was made since, though one may have been lost.
+    /// Returns whether no connection was made since. One may have been lost.
     fn is_as_of_last_made(&self, now: Count) -> bool {
         now.made != 0 && self.made.load(Ordering::Relaxed) == now.made
     }
@@ -253,7 +265,7 @@ impl Heard {
     }
 }
 
-/// The text of a string; `None` if there is none.
+/// Returns the text of a string reply; `None` for a nil reply.
 fn text(value: &Value) -> Result<Option<String>> {
     match value {
         Value::Nil => Ok(None),
@@ -265,9 +277,9 @@ fn text(value: &Value) -> Result<Option<String>> {
     }
 }
 
-/// How long a call waits for the server of the format key where that is not its own and the format
-/// was heard before.
+/// How long a call waits for the server of the format key, if that is not its own server and the
+/// format is known from before.
 const MOMENT: Duration = Duration::from_millis(250);
 
-/// How much of a format is shown that we have not written.
+/// How many characters of an unknown format an error shows.
 const LONGEST: usize = 16;

@@ -1,12 +1,13 @@
-//! Connecting: [`Client`], its settings, and how to reach and trust servers.
+//! The client: [`Client`], its settings, and how it reaches and trusts servers.
 //!
-//! Invariant: a client makes at most three connections to a server, one for commands, one for
-//! pushes and one for large values, all lazily and all made anew when they are lost. `preflight`
-//! has one more while it runs, a seed that is a primary has one more while it is asked for the
-//! slots, and a connection that is replaced lives until its callers are answered. While a lease is
-//! at stake up to 24 attempts to connect run beside each other. The primitives reach Redis through
-//! the few `pub(crate)` calls here; they add their own constructors (`client.lock(..)`) beside
-//! their code.
+//! Invariant: a client has at most three connections to a server: one for commands, one for pushes
+//! and one for large values. All are made when first needed, and again after they are lost. There
+//! are exceptions. `preflight` has one more while it runs. A seed that is a primary has one more
+//! while it is asked for the slots. A connection that is replaced lives until its callers are
+//! answered. While a lease is at stake, up to 24 attempts to connect run at once.
+//!
+//! The primitives reach Redis through the few `pub(crate)` calls here. Their constructors
+//! (`client.lock(..)`) are beside their own code.
 
 mod builder;
 mod extensions;
@@ -42,8 +43,8 @@ use crate::topology::placement::Copies;
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
-/// Cheap to clone; all clones share its connections, three to each server at most. They are made
-/// when first needed and made again when they are lost, so a service starts while Redis is down and
+/// Cheap to clone. All clones share its connections, at most three to each server. They are made
+/// when first needed, and again after they are lost. So a service starts while Redis is down, and
 /// recovers when it comes back. Every call has a total deadline.
 ///
 /// ```no_run
@@ -57,28 +58,36 @@ use crate::topology::placement::Copies;
 #[derive(Clone)]
 pub struct Client {
     core: Arc<Core>,
-    /// How names are shown: the client's setting, or the one of a cache.
+    /// How names are shown: the setting of the client, or that of a cache.
     hide: HideKeys,
 }
 
+/// What all clones of a client share.
 struct Core {
     namespace: Namespace,
+    /// See [`Client::process`].
     process: String,
     deadlines: Deadlines,
     loads_without_redis: usize,
     max_value_size: usize,
+    /// Where tasks are spawned: on the runtime of the builder, or on that of the call that needs
+    /// one.
     spawner: Spawner,
     topology: Topology,
     formats: Formats,
+    /// What the primitives share, so that this module need not know them.
     extensions: Extensions,
     #[cfg(feature = "embedded")]
+    /// Held for its drop, which ends the embedded server with the last clone of the client.
     server: Option<crate::embedded::Server>,
 }
 
-/// How long a whole call may take, retries included.
+/// How long a whole call may take, retries included, and what it does during an outage.
 #[derive(Debug, Clone, Copy)]
 struct Deadlines {
     command: Patience,
+    /// Apart from `command`: the caller of a cache has a source to ask, so a slow answer is of no
+    /// use.
     cache: Patience,
 }
 
@@ -98,13 +107,15 @@ impl Client {
             .map(drop)
     }
 
-    /// Returns when the servers have answered: the primary of each shard, any primary of a cluster.
+    /// Returns once the servers have answered: every shard, one primary of a cluster, or the only
+    /// server.
     async fn answered(self) -> Result<Self> {
         retry::greet(&self.core.topology, self.deadline()).await?;
         Ok(self)
     }
 
-    /// The servers. For what asks each of them; calls on keys have their own methods here.
+    /// Returns the servers, for code that asks each of them. Calls on keys have their own methods
+    /// here.
     pub(crate) fn topology(&self) -> &Topology {
         &self.core.topology
     }
@@ -117,22 +128,22 @@ impl Client {
         &self.core.namespace
     }
 
-    /// The name that a caller gave to something of this client.
+    /// Wraps a name that a caller gave to something of this client.
     pub(crate) fn name(&self, real: &str) -> Name {
         Name::new(real, &self.hide)
     }
 
-    /// `name` as it may be shown.
+    /// Returns `name` as it may be shown.
     pub(crate) fn shown<'n>(&self, name: &'n str) -> Shown<'n> {
         self.hide.show(name)
     }
 
-    /// How names are shown.
+    /// Returns how names are shown.
     pub(crate) fn hide_keys(&self) -> &HideKeys {
         &self.hide
     }
 
-    /// The same client with names shown in another way.
+    /// Returns the same client with names shown in another way.
     pub(crate) fn hiding(&self, hide: HideKeys) -> Self {
         Self {
             core: self.core.clone(),
@@ -140,7 +151,8 @@ impl Client {
         }
     }
 
-    /// `error` as the caller gets it: without what may quote a name, where names are hidden.
+    /// Returns `error` as the caller gets it. If names are hidden, it holds no text that may quote
+    /// one.
     pub(crate) fn told(&self, error: Error) -> Error {
         match self.hide.is_off() {
             true => error,
@@ -148,55 +160,56 @@ impl Client {
         }
     }
 
-    /// 128 random bits in hex, this client's own: its wake channels end in them.
+    /// Returns 128 random bits in hex that identify this client. The names of its wake channels end
+    /// in them.
     pub(crate) fn process(&self) -> &str {
         &self.core.process
     }
 
-    /// How long calls may take, those of caches excepted.
+    /// Returns how long calls may take, except for those of caches.
     pub(crate) fn patience(&self) -> Patience {
         self.core.deadlines.command
     }
 
-    /// The deadline of a call that starts now.
+    /// Returns the deadline of a call that starts now.
     pub(crate) fn deadline(&self) -> Deadline {
         self.patience().deadline()
     }
 
-    /// How long calls of caches may take. `remove`, `clear` and invalidations keep trying for as
-    /// long as there is time.
+    /// Returns how long calls of caches may take. Until then `remove`, `clear` and invalidations
+    /// keep trying, whatever the setting for outages.
     pub(crate) fn cache_patience(&self) -> Patience {
         self.core.deadlines.cache
     }
 
-    /// The deadline of a cache call that starts now.
+    /// Returns the deadline of a cache call that starts now.
     pub(crate) fn cache_deadline(&self) -> Deadline {
         self.cache_patience().deadline()
     }
 
-    /// How many loads run at once while caches do without Redis.
+    /// Returns how many loads may run at once while caches bypass Redis.
     pub(crate) fn loads_without_redis(&self) -> usize {
         self.core.loads_without_redis
     }
 
-    /// The most bytes that a value of a cache may have.
+    /// Returns the most bytes that a value of a cache may have.
     pub(crate) fn max_value_size(&self) -> usize {
         self.core.max_value_size
     }
 
-    /// Where the tasks of this client live.
+    /// Returns the spawner for the tasks of this client.
     pub(crate) fn spawner(&self) -> &Spawner {
         &self.core.spawner
     }
 
-    /// Until `until`, the server that serves `key` must be reached in time: while there is no
-    /// connection to it that answers, one is tried for every `every`, but never within 10 ms of the
-    /// last. The limit of ten connections a second does not hold then.
+    /// Until `until`, the server that serves `key` must be reached in time. While no connection to
+    /// it answers, one is tried for every `every`, but never within 10 ms of the last. The limit of
+    /// ten connections a second does not apply then.
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
         self.core.topology.urgent(key, until, every);
     }
 
-    /// Returns when it is known that what `key` stands for is written in our format: see
+    /// Returns once it is known that keys such as `key` are written in our format: see
     /// [`Formats::agree`].
     ///
     /// Cancel safety: safe.
@@ -221,15 +234,19 @@ impl Client {
         reply.map_err(|error| self.told(error))
     }
 
-    /// Runs a call that changes what caches read at its first key: what this client reads there
-    /// afterwards is not older.
+    /// Runs a call that changes what caches read at its first key. Later reads of this client at a
+    /// replica return nothing older.
     ///
-    /// Cancel safety: as [`run`](Self::run); a dropped call counts as one that may be applied yet.
+    /// Cancel safety: as [`run`](Self::run). A call that is dropped counts as one that may still be
+    /// applied.
     pub(crate) async fn change(&self, call: Call, deadline: Deadline) -> Result<Reply> {
         let topology = &self.core.topology;
+        // Announced before the call is sent: a replica must not be read while the write is running.
         let writing = call.key().and_then(|key| topology.writing(key));
         let outcome = self.run(call, deadline).await;
         if let Some(writing) = writing {
+            // Not reached if the call is dropped: the write then counts as one that may still be
+            // applied.
             writing.ended(&outcome);
         }
         outcome
@@ -247,20 +264,21 @@ impl Client {
         value.map_err(|error| self.told(error))
     }
 
-    /// Reads string keys; a missing key, or one of another type, is `None`.
+    /// Reads string keys. A missing key, or a key of another type, gives `None`.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         let values = retry::read(&self.core.topology, keys, deadline).await;
         values.map_err(|error| self.told(error))
     }
 
-    /// Reads string keys at a replica: all of them at one moment, which is before no
-    /// [`change`](Self::change) of theirs by this client, but may be before one by another. `None`
-    /// where no replica can be asked.
+    /// Reads string keys at a replica. All values are of one moment. That moment is not before any
+    /// [`change`](Self::change) of the keys by this client, but may be before a change by another.
+    /// `None` if no replica may be asked, or it does not answer.
     pub(crate) async fn read_replica(&self, keys: &[Key], deadline: Deadline) -> Option<Values> {
         self.core.topology.read_replica(keys, deadline.at).await
     }
 
-    /// The pushes of the server that serves `key` now; a client over a brought connection has none.
+    /// Returns the pub/sub connection to the server that serves `key` now. A client over a
+    /// connection that the caller made has none.
     pub(crate) fn pubsub(&self, key: &Key) -> Option<Arc<PubSub>> {
         self.core.topology.pubsub(key)
     }
@@ -271,52 +289,55 @@ impl Client {
         self.core.topology.copies(key)
     }
 
-    /// A key like `key` for each [`part`](Self::slot_group) of the keys, also while keys move from one
-    /// ring of shards to another. The key of a part is usually on the server of the part's other
-    /// keys, so both are out together.
+    /// Returns one copy of `key` per [slot group](Self::slot_group), on both rings during a
+    /// migration. A copy is usually on the server of the other keys of its group, so both are
+    /// unavailable together.
     pub(crate) fn for_slot_groups(&self, key: &Key) -> Vec<Key> {
         self.core.topology.for_slot_groups(key)
     }
 
-    /// The part that `key` is in.
+    /// Returns the slot group of `key`.
     pub(crate) fn slot_group(&self, key: &Key) -> usize {
         self.core.topology.slot_group(key)
     }
 
-    /// Keys for which this is the same number may stand in one script, though they are of several
-    /// slots: the same server serves them. In a cluster, the slot.
+    /// Keys with the same number may be used in one script although their slots differ, since one
+    /// server serves them. In a cluster, the number is the slot.
     pub(crate) fn script_group(&self, key: &Key) -> usize {
         self.core.topology.script_group(key)
     }
 
-    /// What keeps the server that serves `key` from being connected, as far as known.
+    /// Returns why there is no connection to the server that serves `key`, if that is known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
         self.core.topology.trouble(key)
     }
 
-    /// Why a call on `key` that does not wait out an outage fails now, while that is known: the
-    /// breaker of its server is open. Sends nothing.
+    /// Returns the error of fail-fast calls on `key` while the breaker of its server is open. Sends
+    /// nothing.
     pub(crate) fn outage(&self, key: &Key) -> Option<Error> {
         self.core.topology.outage(key)
     }
 
-    /// The channel on which this client hears of the ends of loads of `value`; `None` while the
-    /// server of `value` is not known.
+    /// Returns the channel for the messages to this client that a load of `value` has ended. `None`
+    /// while the server of `value` is not known.
     pub(crate) fn load_wake(&self, value: &Key) -> Option<Key> {
         let core = &self.core;
+        // In a cluster, a script may publish only on its own server. The number changes the slot of
+        // the channel until one fits.
         let channels = (0..).map(|number| core.namespace.load_wake(number, &core.process));
         core.topology.channel(value, channels)
     }
 
-    /// Reports, from now on, that a push of the server that serves `key` may have been missed: its
-    /// push connection was made anew, or channels have moved to another server. The waiter then
-    /// re-checks, and subscribes where its key is served by then.
+    /// Signals that a push for `key` may have been lost, because the pub/sub connection was
+    /// replaced or its channels moved. After the signal, re-check the state and subscribe again at
+    /// the server that serves `key` by then.
     pub(crate) fn resync(&self, key: &Key) -> Resync {
         self.pubsub(key)
             .map_or_else(Resync::never, |pubsub| pubsub.resync())
     }
 
-    /// The value of type `T` that all handles of this client share, made on first use.
+    /// Returns the value of type `T` that all handles of this client share. `make` makes it on
+    /// first use.
     pub(crate) fn shared<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
         self.core.extensions.shared(make)
     }
@@ -327,6 +348,7 @@ impl fmt::Debug for Client {
         let core = &self.core;
         let mut debug = f.debug_struct("Client");
         debug
+            // Holds no credentials.
             .field("address", &core.topology.address())
             .field("namespace", &core.namespace)
             .field("deadlines", &core.deadlines)

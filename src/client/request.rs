@@ -1,7 +1,7 @@
-//! `Request`: a call that has not been made yet, and may be told how long it may take.
+//! `Request`: a call that was not made yet, whose deadline can still be set.
 //!
-//! Invariant: nothing happens before the first poll, and the deadline counts from there. Made by
-//! the verbs of counters and caches that have no refinements of their own.
+//! Invariant: nothing happens before the first poll, and the deadline counts from there. The verbs
+//! of counters and caches that have no other settings return it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -32,13 +32,15 @@ pub struct Request<'a, T> {
 }
 
 enum State<'a, T> {
+    // A closure, so that neither the future nor the deadline exists before the first poll.
     Unsent(Box<dyn FnOnce(Patience) -> BoxFuture<'a, Result<T>> + Send + 'a>),
     UnderWay(BoxFuture<'a, Result<T>>),
     Ended,
 }
 
 impl<'a, T> Request<'a, T> {
-    /// A call that `make` makes within the patience that it is given.
+    /// Makes a request. `make` makes the call, with the deadline and outage setting that are valid
+    /// at the first poll.
     pub(crate) fn new<F>(patience: Patience, make: impl FnOnce(Patience) -> F + Send + 'a) -> Self
     where
         F: Future<Output = Result<T>> + Send + 'a,
@@ -49,15 +51,15 @@ impl<'a, T> Request<'a, T> {
         }
     }
 
-    /// How long this call may take in all, retries included. More than 100 years count as 100
+    /// Sets how long this call may take in all, retries included. More than 100 years count as 100
     /// years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.patience = self.patience.within(deadline);
         self
     }
 
-    /// What this call does while its server is out. What takes something out of a cache (`remove`,
-    /// `clear`, `invalidate_tags`) keeps trying whatever this says.
+    /// Sets what this call does while its server is out. Calls that take something out of a cache
+    /// (`remove`, `clear`, `invalidate_tags`) keep trying in any case.
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.patience.on_outage = on_outage;
         self
@@ -73,6 +75,7 @@ impl<T> Future for Request<'_, T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // `Ended` stays behind if the call panics, so that it is not polled again.
         let mut call = match std::mem::replace(&mut self.state, State::Ended) {
             State::Unsent(make) => make(self.patience),
             State::UnderWay(call) => call,

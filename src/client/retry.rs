@@ -1,8 +1,8 @@
 //! Retry: sends a call, and sends it again only where that is proved harmless.
 //!
-//! Invariant: a call is sent a second time only when the first was proved not executed, or when
-//! a second run answers as the first did ([`Retry::Safe`]). Nothing is sent after its deadline. The
-//! primitives reach Redis through here, by the calls of [`Client`](super::Client).
+//! Invariant: a call is sent a second time only if the first was proved not executed, or if a
+//! second run answers as the first did ([`Retry::Safe`]). Nothing is sent after its deadline.
+//! [`Client`](super::Client) calls this for all primitives.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::wire::fault::from_server;
 /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply discarded.
 pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> Result<Reply> {
     let (name, retry) = (call.script().name(), call.script().retry());
+    // One span for the whole call, so that its retries are seen together.
     let span = tracing::debug_span!(target: "hedgerow::script", "script", script = name);
     let (key, call) = (call.key(), &call);
     let answered = pin!(retried(topology, key, retry, deadline, || attempt(
@@ -46,7 +47,7 @@ pub(super) async fn command(
     answer.map(|answer| answer.value)
 }
 
-/// The same on a key, for a caller that wants to know when the command was sent.
+/// As [`command`] on a key, for a caller that needs to know when the command was sent.
 pub(super) async fn answer(
     topology: &Topology,
     command: Cmd,
@@ -69,7 +70,7 @@ async fn plainly(
     retried(topology, key, retry, deadline, send).await
 }
 
-/// Waits for a sign of life of the servers.
+/// Returns once the servers have answered a `PING`.
 pub(super) async fn greet(topology: &Topology, deadline: Deadline) -> Result<()> {
     let greet = || topology.greet(deadline);
     retried(topology, None, Retry::Reads, deadline, greet).await
@@ -81,7 +82,7 @@ pub(super) async fn read(topology: &Topology, keys: &[Key], deadline: Deadline) 
     retried(topology, keys.first(), Retry::Reads, deadline, read).await
 }
 
-/// Attempts a call on `key` until an attempt succeeds, or there must be no other.
+/// Attempts a call on `key` until an attempt succeeds, or no other may follow.
 async fn retried<T, F: Future<Output = Result<T>>>(
     topology: &Topology,
     key: Option<&Key>,
@@ -94,7 +95,7 @@ async fn retried<T, F: Future<Output = Result<T>>>(
         Ok(done) => return Ok(done),
         Err(error) => error,
     };
-    // In a box: nearly every call is answered at once, and need not be as large as one that is not.
+    // Boxed: nearly every call is answered at once, and its future need not have room for a retry.
     Box::pin(async move {
         let mut attempts = RetryState::new(retry, deadline, began);
         loop {
@@ -108,7 +109,8 @@ async fn retried<T, F: Future<Output = Result<T>>>(
     .await
 }
 
-/// EVALSHA; where the server does not know the script, or may not, EVAL.
+/// Sends `EVALSHA`, and `EVAL` if the server does not know the script or the call is to be sent in
+/// full.
 async fn attempt(topology: &Topology, call: &Call, deadline: Deadline) -> Result<Answer> {
     if call.is_in_full() {
         return Box::pin(in_full(topology, call, deadline)).await;
@@ -124,7 +126,7 @@ async fn attempt(topology: &Topology, call: &Call, deadline: Deadline) -> Result
     }
 }
 
-/// EVAL.
+/// Sends `EVAL`.
 async fn in_full(topology: &Topology, call: &Call, deadline: Deadline) -> Result<Answer> {
     answered(topology, &call.by_source(), call.key(), deadline).await
 }
@@ -147,18 +149,19 @@ async fn answered(
 struct RetryState {
     retry: Retry,
     deadline: Deadline,
-    /// What is kept for the answer to the last attempt: a tenth of the whole.
+    /// Time that is kept for the answer to the last attempt: a tenth of the whole.
     reserve: Duration,
     backoff: Backoff,
+    /// Whether an attempt so far may have been executed. Never set back.
     may_have_run: bool,
-    /// What the attempt before failed with.
+    /// The error of the attempt before.
     last: Option<Error>,
-    /// When the present attempt began: the next may take as long.
+    /// When the present attempt started. The next may take as long.
     began: Instant,
 }
 
 impl RetryState {
-    /// Of a call whose first attempt began at `began`.
+    /// Makes the state of a call whose first attempt started at `began`.
     fn new(retry: Retry, deadline: Deadline, began: Instant) -> Self {
         Self {
             retry,
@@ -171,11 +174,11 @@ impl RetryState {
         }
     }
 
-    /// Pauses before the next attempt, or says that there must be none.
+    /// Pauses before the next attempt. Fails if no other attempt may follow.
     ///
-    /// Once an attempt may have run, the fate of the whole call stays unknown if it fails, whatever
-    /// a later attempt says of itself: that one was refused, the first may have been applied. What
-    /// only reads applies nothing, and may be called again whatever became of it.
+    /// Once an attempt may have run, a call that fails stays indeterminate, whatever a later
+    /// attempt reports. The later one was refused, but the first may have been applied. A call that
+    /// only reads applies nothing, and may be called again in any case.
     async fn pause_after(&mut self, error: Error) -> Result<()> {
         let outcome = self.pause_unless_last(error).await;
         outcome.map_err(|error| match self.retry {
@@ -188,12 +191,13 @@ impl RetryState {
         let unsent = error.kind() == ErrorKind::Timeout && error.fate() == Fate::NotExecuted;
         let refused = matches!(error.kind(), ErrorKind::CircuitOpen | ErrorKind::Overloaded);
         if unsent || refused {
-            // The deadline came, the breaker opened or too much waits, before the call was sent
-            // again: what it has met itself says more.
+            // The deadline came, the breaker opened or the queue is full, before the call was sent
+            // again. The error of the attempt before says more.
             return Err(self.last.take().unwrap_or(error));
         }
         let error = match self.retry {
-            // A write of another call was refused so, and there is no connection since. No read is.
+            // A write of another call got READONLY, and the connection was given up for it. No read
+            // is refused so.
             Retry::Reads if error.kind() == ErrorKind::ReadOnly => {
                 self.last.take().unwrap_or(error)
             }
@@ -206,12 +210,14 @@ impl RetryState {
             Fate::Refused => false,
         };
         let pause = self.backoff.pause();
-        // An attempt that the deadline cuts short would turn a clear refusal into an unknown fate.
+        // An attempt that the deadline cuts short would turn a clear refusal into an indeterminate
+        // error.
         let answer = if self.may_have_run {
             Duration::ZERO
         } else {
             pause.max(2 * self.began.elapsed()).max(self.reserve)
         };
+        // Rather the present error now than a timeout at the deadline, which says less.
         if !again || Instant::now() + pause + answer >= self.deadline.at {
             return Err(if self.may_have_run {
                 error.with_fate(Fate::Unknown)
@@ -231,7 +237,7 @@ impl RetryState {
     }
 }
 
-/// The pauses between attempts.
+/// The shortest and longest pause between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -245,7 +251,7 @@ mod tests {
         Error::new(kind, "told by the test").with_fate(fate)
     }
 
-    /// What a call ends with whose first attempt fails with `first`, and whose second is not sent.
+    /// The error of a call whose first attempt fails with `first`, and whose second is not sent.
     async fn ended(first: Error) -> Error {
         let mut attempts = RetryState::new(Retry::Safe, Deadline::after(MINUTE), Instant::now());
         let again = attempts.pause_after(first).await;

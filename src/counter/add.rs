@@ -1,6 +1,7 @@
-//! `Add`: one addition, with its refinements.
+//! `Add`: one addition, with its settings.
 //!
-//! Invariant: without refinements it is the server's own `INCRBY`, one command and no script.
+//! Invariant: without settings it is the server's own `INCRBY`, one command and no script.
+//! [`Counter::add`] makes it.
 
 use std::future::IntoFuture;
 use std::ops::RangeInclusive;
@@ -20,12 +21,12 @@ use crate::wire::{command::plain, value::integer};
 /// An addition that happens when it is awaited; made by [`Counter::add`].
 ///
 /// # Errors
-/// `Overflow` when the value would pass an end of `i64`, `OutOfRange` when it would leave
-/// [`within`](Self::within): nothing is changed then. `WrongType` when something else is in the
-/// counter's place. After an indeterminate error the delta was applied once or not at all.
+/// `Overflow` if the value would pass an end of `i64`, `OutOfRange` if it would leave
+/// [`within`](Self::within): nothing is changed then. `WrongType` if the key of the counter holds
+/// something else. After an indeterminate error the delta was applied once or not at all.
 ///
 /// # Cancel safety
-/// A dropped addition was applied once or not at all; with [`once`](Self::once) it can be made
+/// A dropped addition was applied once or not at all. With [`once`](Self::once) it can be made
 /// again.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is added until it is awaited"]
@@ -39,24 +40,24 @@ pub struct Add {
     patience: Patience,
 }
 
-/// What an addition did.
+/// The result of an addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Added {
-    /// The value after it.
+    /// The value after the addition.
     pub value: i64,
-    /// What was added: less than asked for only when saturating.
+    /// The delta that was added: less than was asked for only with [`saturating`](Add::saturating).
     pub applied: i64,
-    /// Whether another call had added for this [`once`](Add::once) id before: nothing was added
-    /// now, and `value` and `applied` are those of the first.
+    /// Whether another call has added for this [`once`](Add::once) id before. Then nothing was
+    /// added now, and `value` and `applied` are those of the first call.
     pub repeated: bool,
-    /// What is left of the counter's life; `None` if it has no end. A plain add does not ask, so
-    /// that it costs no more than `INCRBY`: it answers `None`.
+    /// The remaining time to live of the counter; `None` if it does not expire. A plain add does
+    /// not ask for it, so that it costs no more than `INCRBY`: it returns `None`.
     pub expires_in: Option<Duration>,
 }
 
 impl Counter {
-    /// Adds `delta`, which may be negative. Await it, or refine it first.
+    /// Adds `delta`, which may be negative. Await the result, or change its settings first.
     ///
     /// ```no_run
     /// # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
@@ -90,39 +91,39 @@ impl Add {
     }
 
     /// Adds as much as the range (by default all of `i64`) allows, instead of refusing. A counter
-    /// that is outside the range already is not pulled in against the sign of the delta.
+    /// that is outside the range already is not moved against the sign of the delta.
     pub fn saturating(mut self) -> Self {
         self.saturating = true;
         self
     }
 
-    /// Lets the counter expire after `ttl`: from its creation, or from this call if it has no TTL
-    /// yet (because it was [`set`](Counter::set), or created without one). Later adds do not
-    /// prolong it: this makes fixed windows. The TTL is given even when the addition is refused, so
-    /// a counter that is full does not stay full for ever.
+    /// Lets the counter expire after `ttl`: counted from its creation, or from this call if it has
+    /// no TTL yet (because it was [`set`](Counter::set), or created without one). Later adds do not
+    /// extend the TTL; this makes fixed windows. The TTL is set even if the addition is refused, so
+    /// that a full counter does not stay full for ever.
     pub fn expire(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Applies the addition at most once for `id` within `window`: a repeat answers what the first
-    /// answered, but for what is left of the counter's life, and says that it is a
+    /// Applies the addition at most once for `id` within `window`. A repeat returns the result of
+    /// the first call, except for the remaining time to live, and says that it is a
     /// [repeat](Added::repeated). Choose an id that names the event, such as a request id. A
-    /// refused addition is not recorded: a repeat may be applied. Such an addition takes an hour at
-    /// most, whatever its deadline.
+    /// refused addition is not recorded: a repeat may be applied. Such an addition takes at most
+    /// one hour, whatever its deadline.
     pub fn once(mut self, id: &str, window: Duration) -> Self {
         self.once = Some((self.counter.client.name(id), window));
         self
     }
 
-    /// How long this addition may take in all, retries included: by default as the client
+    /// Sets how long this addition may take in all, retries included: by default as the client
     /// [says](crate::ClientBuilder::deadline). More than 100 years count as 100 years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.patience = self.patience.within(deadline);
         self
     }
 
-    /// What this addition does while its server is out: by default as the client
+    /// Sets what this addition does while its server is out: by default as the client
     /// [says](crate::ClientBuilder::on_outage).
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.patience.on_outage = on_outage;
@@ -136,10 +137,11 @@ impl Add {
     }
 
     async fn run(self) -> Result<Added> {
+        // The usual case costs one command and no script.
         if self.range.is_none() && !self.saturating && self.ttl.is_none() && self.once.is_none() {
             return self.plain().await;
         }
-        // In a box, for it is large: a plain addition need not have room for it.
+        // Boxed: it is large, and the future of a plain addition need not have room for it.
         Box::pin(self.scripted()).await
     }
 
@@ -157,7 +159,7 @@ impl Add {
         }
     }
 
-    /// The server's own INCRBY: exact, and it refuses to overflow.
+    /// Sends the server's own `INCRBY`: it is exact, and refuses to overflow.
     async fn plain(&self) -> Result<Added> {
         let key = self.counter.key()?;
         let mut command = plain("INCRBY", key);
@@ -165,6 +167,7 @@ impl Add {
         let deadline = self.patience.deadline();
         self.counter.agree(Purpose::Write, deadline).await?;
         let client = &self.counter.client;
+        // Not sent again without proof that it did not run: a second `INCRBY` would count twice.
         let value = client.command(command, key, Retry::Unsafe, deadline).await;
         let value = value
             .and_then(integer)
@@ -178,7 +181,7 @@ impl Add {
         })
     }
 
-    /// How long this may take. What keeps a record for as long has an end to it.
+    /// Returns how long this may take. Bounded with `once`, since its record must outlive the call.
     fn bounded(&self) -> Patience {
         match self.once {
             Some(_) => self
@@ -188,7 +191,7 @@ impl Add {
         }
     }
 
-    /// Checks everything and puts the script call together.
+    /// Checks the settings and builds the script call.
     fn call(&self) -> Result<Call> {
         let range = self.range.clone().unwrap_or(i64::MIN..=i64::MAX);
         if range.is_empty() {
@@ -205,6 +208,8 @@ impl Add {
         let call = match &self.once {
             None => ADD.call([key]),
             Some((id, _)) => {
+                // Made once for the call: a retry finds its own token in the record, and answers as
+                // the first run did.
                 token = format!("{:016x}", rand::random::<u64>());
                 let (space, name) = (self.counter.client.namespace(), self.counter.name.real());
                 let record = space.counter_once(name, id.real())?;
@@ -226,7 +231,7 @@ impl Add {
             return Ok(call);
         };
         let window = Ttl::new("the window", *window)?;
-        // As long as this call may be sent again it must find what it has done, however short the
+        // While this call may be sent again, it must find what it has done, however short the
         // window is.
         let resent = self.bounded().limit() + GRACE;
         let kept = match window.duration() < resent {
@@ -246,7 +251,7 @@ impl IntoFuture for Add {
     }
 }
 
-/// PTTL's answer: -1 for no end, -2 for an absent key.
+/// Converts the reply of `PTTL`: -1 means no expiry, -2 an absent key.
 fn remaining(millis: i64) -> Option<Duration> {
     u64::try_from(millis).ok().map(Duration::from_millis)
 }

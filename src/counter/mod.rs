@@ -1,11 +1,11 @@
 //! Atomic counters.
 //!
-//! Invariant: exact over all of `i64`. No value passes through a Lua number: a plain add is the
-//! server's own `INCRBY`, and the scripts calculate on pairs of smaller numbers. A refused add
-//! leaves the value as it is.
+//! Invariant: counters are exact over all of `i64`. No value passes through a Lua number: a plain
+//! add is the server's own `INCRBY`, and the scripts calculate with pairs of smaller numbers. A
+//! refused add leaves the value unchanged.
 //!
-//! Scripted calls are logged at debug level with the target `hedgerow::counter`: `counter` is the
-//! name, `status` the word that the script answered. Values are never logged.
+//! Scripted calls are logged at debug level with the target `hedgerow::counter`. The field
+//! `counter` is the name, `status` the word that the script answered. Values are never logged.
 
 mod add;
 
@@ -30,20 +30,21 @@ script!(TAKE = "take.lua" after "prelude.lua");
 /// A named counter, made by [`Client::counter`]: an `i64` on the server, 0 while it is absent.
 ///
 /// Every acknowledged add is counted exactly once. An add whose reply was lost says so
-/// ([`Error::is_indeterminate`]); with [`Add::once`] it can simply be made again.
+/// ([`Error::is_indeterminate`]). With [`Add::once`] it can simply be made again.
 ///
-/// Where another version of hedgerow writes the counters of the namespace in another format, all
-/// calls fail with `WrongType`, and nothing is changed.
+/// If another version of hedgerow writes the counters of the namespace in another format, all calls
+/// fail with `WrongType`, and nothing is changed.
 #[derive(Clone)]
 pub struct Counter {
     client: Client,
     name: Name,
-    /// Spelt once; the first call returns `InvalidInput` if the name is invalid.
+    /// Built once. The first call returns `InvalidInput` if the name is invalid.
     key: Result<Key>,
 }
 
 impl Client {
-    /// The counter called `name`. A bad name is an error of the first call that uses the counter.
+    /// Returns the counter called `name`. If the name is invalid, the first call that uses the
+    /// counter fails with `InvalidInput`.
     pub fn counter(&self, name: &str) -> Counter {
         Counter {
             client: self.clone(),
@@ -54,10 +55,11 @@ impl Client {
 }
 
 impl Counter {
-    /// The value; 0 if the counter is absent.
+    /// Returns the value; 0 if the counter is absent.
     ///
     /// # Errors
-    /// `WrongType` when something else is in its place; else what kept the server from answering.
+    /// `WrongType` if the key of the counter holds something else. Otherwise the reason why the
+    /// server did not answer.
     ///
     /// # Cancel safety
     /// Safe: reads only.
@@ -81,8 +83,9 @@ impl Counter {
     /// Sets the value. A TTL stays as it is; a counter that is created has none.
     ///
     /// # Errors
-    /// `WrongType` when something else is in its place; else what kept the server from answering.
-    /// Not sent again after an indeterminate error: it could undo what others did since.
+    /// `WrongType` if the key of the counter holds something else. Otherwise the reason why the
+    /// server did not answer. After an indeterminate error the call is not sent again, since it
+    /// could undo what others did meanwhile.
     ///
     /// # Cancel safety
     /// The value is set or not.
@@ -97,11 +100,12 @@ impl Counter {
         })
     }
 
-    /// Reads the value and removes the counter: nothing that others add is lost between the two.
+    /// Reads the value and removes the counter in one step. Nothing that others add is lost in
+    /// between.
     ///
     /// # Errors
-    /// `WrongType` when something else is in its place; else what kept the server from answering.
-    /// After an indeterminate error the value may be gone, unread.
+    /// `WrongType` if the key of the counter holds something else. Otherwise the reason why the
+    /// server did not answer. After an indeterminate error the value may be gone, unread.
     ///
     /// # Cancel safety
     /// Not safe: a dropped call may have removed the counter.
@@ -119,6 +123,7 @@ impl Counter {
     /// Runs a script on this counter.
     async fn run(&self, call: Call, patience: Patience) -> Result<Reply> {
         let deadline = patience.deadline();
+        // Before the call: a counter in another format must not be touched.
         self.agree(Purpose::Write, deadline).await?;
         let reply = self
             .client
@@ -126,11 +131,12 @@ impl Counter {
             .await
             .map_err(|error| self.named(error))?;
         let status = reply.status()?;
+        // The status only: values are never logged.
         tracing::debug!(target: "hedgerow::counter", counter = self.name.shown().as_str(), status, "answered");
         Ok(reply)
     }
 
-    /// Sees to it that all clients write counters in one format.
+    /// Makes sure that all clients write counters in the same format.
     async fn agree(&self, purpose: Purpose, deadline: Deadline) -> Result<()> {
         let agreed = self
             .client
@@ -142,13 +148,14 @@ impl Counter {
         self.key.as_ref().map_err(|error| self.named(error.clone()))
     }
 
-    /// The error of a refusal that the scripts share.
+    /// Returns the error for a refusal, the same for all scripts.
     fn refused(&self, reply: &Reply) -> Error {
         match reply.status() {
             Ok("OVERFLOW") => self.named(Error::new(
                 ErrorKind::Overflow,
                 "the counter would pass the end of i64; it is unchanged",
             )),
+            // As text: this value only becomes part of a message.
             Ok("OUT_OF_RANGE") => {
                 let value = reply.text(1).unwrap_or("unknown");
                 self.named(Error::new(
@@ -167,7 +174,7 @@ impl Counter {
 }
 
 impl fmt::Debug for Counter {
-    /// Without the key, which shows the name.
+    /// Without the key, which would show the name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Counter")
             .field("client", &self.client)

@@ -1,7 +1,7 @@
-//! `ErrorKind`: the class of an error; `Fate`: what became of the call.
+//! `ErrorKind`: the class of an error. `Fate`: what became of the call.
 //!
-//! Invariant: a fate says `NotExecuted` only where that is proved. Used by [`Error`](super::Error),
-//! which has one of each.
+//! Invariant: a fate is `NotExecuted` only if that is proved. [`Error`](super::Error) has one of
+//! each.
 
 /// The class of an [`Error`](super::Error).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,16 +11,16 @@ pub enum ErrorKind {
     InvalidInput,
     /// No connection could be made: nothing was sent.
     Unreachable,
-    /// The deadline passed. [`Error::is_indeterminate`](super::Error::is_indeterminate) tells
+    /// The deadline passed. [`Error::is_indeterminate`](super::Error::is_indeterminate) says
     /// whether something may have been applied.
     Timeout,
     /// The connection was lost after the command was sent and before its reply came.
     Disconnected,
-    /// The server is out, and the circuit breaker did not let the call through: nothing was sent.
+    /// The server is unavailable, and its circuit breaker refused the call: nothing was sent.
     CircuitOpen,
-    /// Too much waits to be sent to the server already
+    /// Too many calls, or too many bytes, wait to be sent to the server
     /// ([`ClientBuilder::max_waiting`](crate::ClientBuilder::max_waiting)): nothing was sent. The
-    /// call fails at once and is not retried inside.
+    /// call fails at once, and the crate does not retry it.
     Overloaded,
     /// `maxclients` is reached: the server takes no more connections.
     MaxClients,
@@ -36,8 +36,8 @@ pub enum ErrorKind {
     Busy,
     /// `NOAUTH` or `WRONGPASS`: credentials are missing or wrong.
     Unauthenticated,
-    /// TLS: the server's certificate was not accepted, or the server did not accept the client's;
-    /// no call was sent.
+    /// TLS: the server's certificate was not accepted, or the server did not accept the client's.
+    /// No call was sent.
     Tls,
     /// `NOPERM`: the ACL user may not run the command or touch the key.
     Forbidden,
@@ -67,13 +67,14 @@ pub enum ErrorKind {
     Decode,
     /// The value is larger than the limit.
     TooLarge,
-    /// The loader returned an error: [`Error::loader_error`](super::Error::loader_error) gives it
-    /// back as it is, and it is the [`source`](std::error::Error::source).
+    /// The loader returned an error. [`Error::loader_error`](super::Error::loader_error) returns it
+    /// unchanged, and it is the [`source`](std::error::Error::source).
     Loader,
     /// The loader panicked.
     LoaderPanicked,
-    /// The loader took longer than `max_load`, or could not begin within it because too many loads
-    /// ran without Redis; or no load of another ended within `max_load` and the cache deadline.
+    /// The loader took longer than `max_load`, or could not start within it because too many loads
+    /// ran without Redis. Or no load of another caller ended within `max_load` and the cache
+    /// deadline.
     LoaderTimeout,
     /// The loader of a key called `memoize` for the same key.
     Reentrant,
@@ -82,9 +83,9 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether Redis does not serve this client at present, whatever the call: an outage, a server
-    /// that is full, misconfigured or too slow for the load, or missing rights. It is false for
-    /// faults of the input, of what is stored, and of the caller's own code.
+    /// Returns whether Redis does not serve this client at present, whatever the call. The reason
+    /// is an outage, missing rights, or a server that is full, misconfigured or too slow for the
+    /// load. False for errors in the input, in stored data, and in the caller's own code.
     pub fn is_outage(self) -> bool {
         match self {
             Self::Unreachable
@@ -127,18 +128,18 @@ impl ErrorKind {
 /// What became of the call on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Proved not to have run: may be sent again.
+    /// Proved not to have run. It may be sent again.
     NotExecuted,
-    /// The server or the crate said no: sending it again changes nothing.
+    /// The server or the crate refused it. Sending it again changes nothing.
     Refused,
-    /// Sent, no reply: it ran once or not at all.
+    /// Sent without a reply. It ran once or not at all.
     Unknown,
-    /// Sent, no reply, but it only reads: whether it ran makes no difference.
+    /// Sent without a reply, but it only reads. Whether it ran makes no difference.
     Unanswered,
 }
 
 impl Fate {
-    /// What became of a call that failed with `kind`, unless more is known of it.
+    /// Returns the fate of a call that failed with `kind`, unless more is known.
     pub(super) fn of(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::Unreachable
@@ -150,7 +151,10 @@ impl Fate {
             | ErrorKind::Busy
             | ErrorKind::MasterDown
             | ErrorKind::ClusterDown => Self::NotExecuted,
+            // The command was sent: otherwise the error is `Unreachable`.
             ErrorKind::Disconnected => Self::Unknown,
+            // A `Timeout` gets its fate where it is made: only there it is known whether the call
+            // was sent.
             _ => Self::Refused,
         }
     }

@@ -1,22 +1,23 @@
 //! What [`Cache::memoize`](crate::Cache::memoize) takes: a [`Loader`], which may fail with any
-//! [`LoaderError`]. Both are implemented for all types that qualify, so they are seldom named.
+//! [`LoaderError`]. Both traits are implemented for all types that qualify, so they are seldom
+//! named.
 //!
-//! The error that a loader returned is kept as it is, and
-//! [`Error::loader_error`](crate::Error::loader_error) gives it back.
+//! Invariant: the error that a loader returned is kept unchanged.
+//! [`Error::loader_error`](crate::Error::loader_error) returns it.
 
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-/// What [`Cache::memoize`](crate::Cache::memoize) calls to load a value: any `FnOnce` without
-/// arguments that returns a future of a `Result`. It is implemented for all of them.
+/// The function that [`Cache::memoize`](crate::Cache::memoize) calls to load a value: any `FnOnce`
+/// without arguments that returns a future of a `Result`. It is implemented for all such functions.
 pub trait Loader: FnOnce() -> Self::Future + Send + 'static {
     /// The value that is loaded.
     type Value;
-    /// What loading fails with: see [`LoaderError`].
+    /// The type of its errors: see [`LoaderError`].
     type Error;
-    /// One load under way.
+    /// The future of one load.
     type Future: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static;
 }
 
@@ -30,24 +31,25 @@ where
     type Future = Fut;
 }
 
-/// What a loader may fail with: any [`std::error::Error`], an error of `anyhow` or `eyre`, a boxed
-/// error, or a text.
+/// The error of a loader: any [`std::error::Error`], an error of `anyhow` or `eyre`, a boxed error,
+/// or a text.
 ///
-/// `How` says by which of these ways; the compiler finds it out. It is implemented for all types
+/// `How` says which of these it is; the compiler infers it. The trait is implemented for all types
 /// that qualify.
 #[diagnostic::on_unimplemented(
     message = "a loader cannot fail with `{Self}`",
     note = "use a type that implements `std::error::Error + Send + Sync + 'static`, `anyhow::Error`, a boxed error, or a text"
 )]
 pub trait LoaderError<How>: Send + Sync + Sized + 'static {
-    /// Keeps it for those who wait for the load.
+    /// Keeps the error for all callers that wait for the load.
     #[doc(hidden)]
     fn captured(self) -> Captured;
 }
 
-/// A loader's error, whatever its type.
+/// The error of a loader, whatever its type.
 #[doc(hidden)]
 #[derive(Debug, Clone)]
+// In an `Arc`, since all followers of a flight get the same error.
 pub struct Captured(pub(super) Arc<dyn Failure>);
 
 impl fmt::Display for Captured {
@@ -62,12 +64,13 @@ impl StdError for Captured {
     }
 }
 
+// Three marker types. Without them the implementations below would overlap.
 /// A type that is an error itself.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Itself {}
 
-/// A type that holds an error, as those of `anyhow` and boxes do.
+/// A type that holds an error, as `anyhow::Error` and boxes do.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Holder {}
@@ -77,12 +80,12 @@ pub enum Holder {}
 #[derive(Debug)]
 pub enum Text {}
 
-/// What is kept of a loader's error.
+/// A loader's error, as the value that it is and as an error.
 pub(super) trait Failure: fmt::Debug + Send + Sync {
-    /// The value that the loader returned.
+    /// Returns the value that the loader returned.
     fn value(&self) -> &(dyn Any + Send + Sync);
 
-    /// The same as an error.
+    /// Returns the same as an error.
     fn error(&self) -> &(dyn StdError + 'static);
 }
 
@@ -119,6 +122,7 @@ impl LoaderError<Text> for std::borrow::Cow<'static, str> {
     }
 }
 
+// The wrappers show the `Debug` and `Display` of what they hold, as if they were not there.
 struct OfItself<E>(E);
 
 struct Held<E>(E);

@@ -1,7 +1,8 @@
 //! The sentence that an [`Error`] is displayed as.
 //!
 //! Invariant: the parts have one order (what happened and where, why, what became of the call, what
-//! to do, the key), and what became of the call is never cut away.
+//! to do, the key). The part that says what became of the call is never cut away. Errors that quote
+//! another error use [`brief`](Error::brief).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,11 +35,13 @@ impl fmt::Display for Error {
         let outcome = self.outcome();
         let key = self.0.key.as_deref().map(shortened);
         let key = key.map_or_else(String::new, |key| format!(" (key \"{key}\")"));
+        // The key is never cut here, since `shortened` has bounded it.
         let mut room = LONGEST_TEXT - key.len();
         if !outcome.is_empty() {
             end = format!("; {outcome}");
         }
         if let Some(advice) = advice {
+            // Half of the room, so that long advice leaves space for what happened.
             end = cut(&format!("{end}; {advice}"), room / 2);
         }
         room -= end.len();
@@ -47,7 +50,7 @@ impl fmt::Display for Error {
 }
 
 impl Error {
-    /// Why, in a few words, without address and advice.
+    /// Returns the cause in a few words, without address and advice.
     pub(crate) fn brief(&self) -> Cow<'_, str> {
         if let Some(cause) = self.why() {
             return cause;
@@ -65,7 +68,7 @@ impl Error {
         }
     }
 
-    /// Why it happened, where that is known in a few words.
+    /// Returns the cause, if a few words can say it.
     pub(super) fn why(&self) -> Option<Cow<'_, str>> {
         let cause = self.0.cause.as_deref()?;
         Some(match &self.0.words {
@@ -74,7 +77,7 @@ impl Error {
         })
     }
 
-    /// What happened, and what to do.
+    /// Returns what happened, and what to do.
     fn parts(&self) -> (&str, Option<&str>) {
         match self.0.message.split_once("; ") {
             Some((what, advice)) => (what, Some(advice)),
@@ -82,7 +85,7 @@ impl Error {
         }
     }
 
-    /// The server: its name among shards and its address, as far as known.
+    /// Returns the server: its name among shards and its address, as far as known.
     pub(super) fn place(&self) -> Option<String> {
         match (&self.0.shard, self.address()) {
             (None, None) => None,
@@ -96,12 +99,12 @@ impl Error {
         }
     }
 
-    /// What became of the call.
+    /// Returns what became of the call.
     fn outcome(&self) -> &'static str {
         match (self.0.fate, self.0.kind) {
             (Fate::Unknown, _) => "sent, no reply: it was applied once or not at all",
             (Fate::Unanswered, _) => "it was a read: nothing was changed",
-            // Their texts begin with that.
+            // Their messages begin with it.
             (Fate::NotExecuted, ErrorKind::CircuitOpen | ErrorKind::Overloaded) => "",
             (
                 Fate::NotExecuted,
@@ -125,16 +128,17 @@ impl Error {
     }
 }
 
-/// `what` for a server whose address is not known, or not to be said.
+/// Returns `what` for a server whose address is not known, or must not be shown.
 fn stand_ins(what: &str) -> String {
     what.replace(SERVER, "the server")
         .replace(ADDRESS, "the server")
 }
 
 /// Stands for the server in a message.
+// Placeholders, since the address is known only after the message was made.
 const SERVER: &str = "{server}";
 
-/// Stands for its address, where the sentence speaks of something else.
+/// Stands for the address, in a sentence about something other than the server.
 const ADDRESS: &str = "{address}";
 
 #[cfg(test)]
@@ -178,7 +182,7 @@ mod tests {
             }
             let text = error.to_string();
             prop_assert!(text.len() <= LONGEST_TEXT, "{} bytes: {text}", text.len());
-            // What became of the call is never what is cut away.
+            // What became of the call is never cut away.
             prop_assert!(text.contains(error.outcome()), "{text}");
             prop_assert!(text.ends_with("\")"), "{text}");
         }

@@ -1,12 +1,14 @@
 //! Texts of a bounded length.
 //!
-//! Invariant: nothing here writes more than it says, and a text is never cut inside a character.
+//! Invariant: no function writes more than its limit, and no text is cut inside a character. Errors
+//! call this for everything that a caller, a loader or a server has written.
 
 use std::fmt::{self, Write as _};
 
-/// `name` as errors quote it: escaped, and cut in the middle where it is longer than 64 characters.
+/// Returns `name` as errors quote it: escaped, and cut in the middle if it is longer than 64
+/// characters.
 pub(crate) fn shortened(name: &str) -> String {
-    // What is cut away need not be looked at, however long it is.
+    // A long name is not escaped as a whole, since most of it is cut away.
     if name.len() <= 8 * CHARACTERS {
         let whole: String = name.escape_debug().collect();
         if whole.chars().count() <= CHARACTERS {
@@ -40,7 +42,8 @@ pub(crate) fn shortened(name: &str) -> String {
     head + GAP + &tail
 }
 
-/// The beginning of `text`, at most `most` bytes with what says that the rest is missing.
+/// Returns the beginning of `text`: at most `most` bytes, including a sign that the rest is
+/// missing.
 pub(super) fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
@@ -48,7 +51,7 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     format!("{}{GAP}", beginning(text, most.saturating_sub(GAP.len())))
 }
 
-/// At most `most` bytes of `text`.
+/// Returns at most `most` bytes of `text`.
 fn beginning(text: &str, most: usize) -> &str {
     let mut end = most.min(text.len());
     while !text.is_char_boundary(end) {
@@ -57,18 +60,18 @@ fn beginning(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// What `shown` displays, at most `most` bytes of it; the rest is not even asked for.
+/// Returns what `shown` displays, at most `most` bytes of it. The rest is not even formatted.
 pub(crate) fn displayed(shown: &dyn fmt::Display, most: usize) -> String {
     let mut limited = Limited {
         text: String::new(),
         most,
     };
-    // It stops with an error when there is no room.
+    // `write!` stops with an error when there is no room left.
     let _ = write!(limited, "{shown}");
     cut(&limited.text, most)
 }
 
-/// Takes no more than a little beyond its limit.
+/// A writer that takes only a little more than its limit.
 struct Limited {
     text: String,
     most: usize,
@@ -76,7 +79,7 @@ struct Limited {
 
 impl fmt::Write for Limited {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        // A character more than there is room for says that something is missing.
+        // One character beyond the limit shows `cut` that something is missing.
         let room = (self.most + 4).saturating_sub(self.text.len());
         let taken = beginning(more, room);
         self.text.push_str(taken);

@@ -1,23 +1,24 @@
-//! What an ACL user needs: the rule, and harmless calls that show whether it is granted.
+//! The rights that an ACL user needs: the rule, and harmless calls that show whether they are
+//! granted.
 //!
-//! Invariant: the rule is derived from the list of those calls, so what is asked for and what is
-//! tried is the same. A test holds the list against every command in the sources, so that the rule
-//! is neither too small nor too large.
+//! Invariant: the rule is derived from the list of those calls, so that the rights that are asked
+//! for are the rights that are tried. A test compares the list with every command in the sources,
+//! so that the rule is neither too small nor too large. `preflight` makes the calls.
 
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::{Key, Namespace};
 
 impl Client {
-    /// The least that a client of `namespace` needs of its ACL user, as the rule of
-    /// `ACL SETUSER name on >password <rule>`.
+    /// Returns the fewest rights that a client of `namespace` needs, as the rule of `ACL SETUSER
+    /// name on >password <rule>`.
     ///
-    /// It takes back what the user could do before, except for its passwords. The commands are
-    /// those that the crate sends, by themselves or inside scripts, to one server or to a cluster:
-    /// one rule for all topologies, and for all primitives. Sentinels have [their
+    /// The rule takes back what the user could do before, except for its passwords. The commands
+    /// are those that the crate sends, by themselves or inside scripts, to one server or to a
+    /// cluster. It is one rule for all topologies and for all primitives. Sentinels have [their
     /// own](Self::required_sentinel_acl). `HELLO` and `AUTH` need no right.
     ///
-    /// [`preflight`](Self::preflight) tells what a user lacks.
+    /// [`preflight`](Self::preflight) reports which rights a user lacks.
     ///
     /// ```
     /// let rule = hedgerow::Client::required_acl("shop")?;
@@ -26,7 +27,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// `InvalidInput` when `namespace` is none, or has blanks, which no ACL pattern can spell.
+    /// `InvalidInput` if `namespace` is invalid, or has blanks, which no ACL pattern can spell.
     pub fn required_acl(namespace: &str) -> Result<String> {
         let namespace = Namespace::new(namespace)?;
         let pattern = pattern(&namespace)?;
@@ -37,20 +38,22 @@ impl Client {
         ))
     }
 
-    /// The least that a client needs of its user on sentinels, as a rule for `ACL SETUSER` there.
+    /// Returns the fewest rights that a client needs on sentinels, as a rule for `ACL SETUSER`
+    /// there.
     pub fn required_sentinel_acl() -> &'static str {
         "clearselectors resetkeys resetchannels -@all &+switch-master +ping +client|setname +subscribe \
          +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas"
     }
 
-    /// What [`preflight`](Self::preflight) asks beyond [`required_acl`](Self::required_acl), as
-    /// more of the same rule. A user without it is told less about the server, and told so.
+    /// Returns the rights that [`preflight`](Self::preflight) needs beyond
+    /// [`required_acl`](Self::required_acl), to be appended to that rule. Without them `preflight`
+    /// checks less, and reports what it did not check.
     pub fn preflight_acl() -> &'static str {
         "+config|get"
     }
 }
 
-/// The glob that matches what begins with the namespace, and nothing else.
+/// Returns the glob that matches what begins with the namespace, and nothing else.
 pub(crate) fn pattern(namespace: &Namespace) -> Result<String> {
     let prefix = namespace.as_str();
     if prefix.contains(' ') {
@@ -60,6 +63,7 @@ pub(crate) fn pattern(namespace: &Namespace) -> Result<String> {
     }
     let mut pattern = String::with_capacity(prefix.len() + 2);
     for character in prefix.chars() {
+        // Otherwise a namespace with a wildcard would open the keys of others.
         if ['*', '?', '[', ']', '\\'].contains(&character) {
             pattern.push('\\');
         }
@@ -68,11 +72,12 @@ pub(crate) fn pattern(namespace: &Namespace) -> Result<String> {
     Ok(pattern + ":*")
 }
 
-/// What a trial needs, as an ACL rule spells it.
+/// Returns the right that a trial needs, in the syntax of ACL rules.
 pub(crate) fn right(trial: &str) -> String {
     let mut words = trial.split(' ');
     let command = words.next().unwrap_or_default().to_lowercase();
     match words.next() {
+        // Only these are granted by subcommand; the second word of other trials is an argument.
         Some(sub) if ["client", "cluster"].contains(&command.as_str()) => {
             format!("{command}|{}", sub.to_lowercase())
         }
@@ -80,7 +85,7 @@ pub(crate) fn right(trial: &str) -> String {
     }
 }
 
-/// A trial as a command, on a key and channel that nobody uses.
+/// Builds the command of a trial, on a key and channel that nobody uses.
 pub(crate) fn trial_call(trial: &str, key: &Key) -> redis::Cmd {
     let mut call = redis::Cmd::new();
     for word in trial.split(' ') {
@@ -93,11 +98,11 @@ pub(crate) fn trial_call(trial: &str, key: &Key) -> redis::Cmd {
     call
 }
 
-/// A call of each command, which changes nothing where `KEY` does not exist, nobody listens to
-/// `CHANNEL`, and `LUA` writes nothing: the server looks at the rights before it finds that there
-/// is nothing to do, or that the arguments are none.
+/// One call of each command. It changes nothing if `KEY` does not exist, nobody listens to
+/// `CHANNEL`, and `LUA` writes nothing. The server checks the rights before it finds that there is
+/// nothing to do, or that the arguments are invalid.
 pub(crate) const TRIALS: &[&str] = &[
-    // Of connections and topologies.
+    // For connections and topologies.
     "PING",
     "SELECT none",
     "CLIENT SETNAME no\tname",

@@ -1,4 +1,6 @@
-//! Operations: what a service asks of its servers before it relies on them.
+//! Operations: checks of the servers before a service relies on them.
+//!
+//! Invariant: nothing here changes data on a server. Users call it directly; no primitive does.
 
 mod acl;
 pub mod preflight;

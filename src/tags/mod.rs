@@ -1,9 +1,10 @@
 //! Tags: labels on entries, each with a random generation that an invalidation replaces.
 //!
-//! Invariant: a generation is never used twice, and a tag that is missing has none; so an entry
-//! whose stamps all equal the present generations was loaded after the last invalidation of each,
-//! whatever was evicted, expired or restarted in between, and whatever any clock says. The cache
-//! takes a snapshot of the generations before a load, stamps the entry with it, and compares.
+//! Invariant: a generation is never used twice, and a tag that is missing has none. So an entry
+//! whose stamps all equal the present generations was loaded after the last invalidation of each
+//! tag. That holds whatever was evicted, expired or restarted in between, and whatever any clock
+//! says. The cache takes a snapshot of the generations before a load, stamps the entry with it, and
+//! compares.
 
 mod recent;
 
@@ -33,27 +34,27 @@ pub(crate) struct Tag {
     pub(crate) id: TagId,
     pub(crate) key: Key,
     name: Name,
-    /// Of a whole cache: what it has for each part of the keys, so that a server that is out takes
-    /// no others with it, and a read of an entry asks one server.
+    /// The tag of a whole cache has one key per slot group. So a server that is down affects only
+    /// its own entries, and a read of an entry asks one server.
     parts: Option<Arc<[Key]>>,
 }
 
-/// The value of a tag that an invalidation replaces. Compared, never ordered.
+/// The value of a tag that an invalidation replaces. It is compared, never ordered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
-/// One generation per tag, in the tags' order; `None` for a tag that has none.
+/// One generation per tag, in the order of the tags; `None` for a tag without one.
 pub(crate) type Snapshot = Vec<Option<Generation>>;
 
 impl fmt::Debug for Tag {
-    /// By its name: the rest looks like a token to a reader, and follows from it.
+    /// Shows only the name: the rest follows from it, and looks like a token to a reader.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Tag").field(&self.name).finish()
     }
 }
 
 impl Tag {
-    /// The tag that a user calls `name`; [`RecentTags`] has those of late.
+    /// Makes the tag that a user calls `name`. [`RecentTags`] keeps those of recent calls.
     fn named(client: &Client, name: &str) -> Result<Self> {
         let id = TagId::named(name).map_err(|error| error.with_key(client.shown(name)))?;
         Ok(Self {
@@ -64,7 +65,7 @@ impl Tag {
         })
     }
 
-    /// The tag that every entry of a cache carries.
+    /// Makes the tag that every entry of a cache carries.
     pub(crate) fn whole_cache(client: &Client, cache: &str) -> Self {
         let id = TagId::whole_cache(cache);
         let key = client.namespace().tag(id);
@@ -72,11 +73,12 @@ impl Tag {
             id,
             parts: Some(client.for_slot_groups(&key).into()),
             key,
+            // Never hidden: the names of caches are shown in any case.
             name: Name::new(&format!("(all of {cache})"), &HideKeys::off()),
         }
     }
 
-    /// This tag as the entry at `value` carries it.
+    /// Returns this tag as the entry at `value` carries it.
     pub(crate) fn colocated(&self, client: &Client, value: &Key) -> Self {
         Self {
             key: self.colocated_key(client, value),
@@ -84,7 +86,7 @@ impl Tag {
         }
     }
 
-    /// Its key as of [`beside`](Self::beside).
+    /// Returns its key for the entry at `value`, as in [`colocated`](Self::colocated).
     pub(crate) fn colocated_key(&self, client: &Client, value: &Key) -> Key {
         match &self.parts {
             Some(parts) => parts[client.slot_group(value)].clone(),
@@ -92,7 +94,7 @@ impl Tag {
         }
     }
 
-    /// All places where it has a generation.
+    /// Returns all keys where the tag has a generation.
     fn places(&self, client: &Client) -> Vec<Key> {
         match &self.parts {
             Some(parts) => parts.to_vec(),
@@ -105,19 +107,20 @@ impl Tag {
         }
     }
 
-    /// What stands behind the generation: mode 0 (hard), no hold, the name for human readers, as it
-    /// may be shown.
+    /// Returns what follows the generation in a tag's value: mode 0 (hard), no hold, and the name
+    /// for human readers, as it may be shown.
     fn value_suffix(&self) -> Vec<u8> {
         let shown = self.name.shown();
         let name = shown.as_str();
         let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
+        // Cut at the end of a character.
         let end = ends.take_while(|end| *end <= SHOWN).last().unwrap_or(0);
         [&[0; MODE + HOLD], &name.as_bytes()[..end]].concat()
     }
 }
 
 impl Generation {
-    /// The generation in a tag's value. What is no tag's value has none.
+    /// Returns the generation in the value of a tag. A value that no tag has gives none.
     pub(crate) fn of(value: Option<&Bytes>) -> Option<Self> {
         let (generation, _) = value?.split_first_chunk::<8>()?;
         Some(Self(u64::from_be_bytes(*generation)))
@@ -132,23 +135,23 @@ impl Generation {
     }
 }
 
-/// Not a secret, but noise.
+/// Shows the number: it is random, but no secret.
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
-/// What a client knows of the TTLs of tags: a room of the client, shared by its caches.
+/// The TTLs of tags, as far as this client knows them. All caches of the client share it.
 #[derive(Debug, Default)]
 pub(crate) struct TagTtls(Mutex<HashMap<Key, Instant>>);
 
 impl TagTtls {
-    /// Completes a snapshot, so that each tag has a generation and outlives an entry that lives
-    /// `need`. In the steady state this sends nothing: a tag's TTL is extended to twice the need,
-    /// hence at most once per need.
+    /// Completes a snapshot, so that each tag has a generation and outlives an entry that lives for
+    /// `need`. In the steady state this sends nothing. The TTL of a tag is extended to twice the
+    /// need, hence at most once per need.
     ///
-    /// Each generation is read before this returns, so a load that begins afterwards is newer.
+    /// Each generation is read before this returns, so a load that starts afterwards is newer.
     pub(crate) async fn settle(
         &self,
         client: &Client,
@@ -168,6 +171,7 @@ impl TagTtls {
                 }
             });
         }
+        // In parallel, since the tags may be on several servers.
         join_all(settled).await.into_iter().collect()
     }
 
@@ -179,12 +183,15 @@ impl TagTtls {
         deadline: Deadline,
     ) -> Result<Generation> {
         let life = need * 2;
+        // Taken before the call: the TTL on the server starts later, so the tag lives at least
+        // until then.
         let until = Instant::now() + life;
         let call = ENSURE
             .call([&tag.key])
             .arg(&seed())
             .arg(tag.value_suffix())
             .arg(life.as_millis() as u64);
+        // `change`, so that a replica is not read before it has this generation.
         let mut reply = client.change(call, deadline).await?;
         if reply.status()? != "OK" {
             return Err(reply.unexpected().with_key(&tag.name));
@@ -207,7 +214,7 @@ impl TagTtls {
             let now = Instant::now();
             known.retain(|_, until| *until > now);
             if known.len() >= MOST_KNOWN {
-                // Forgetting costs one command a tag.
+                // To forget a tag costs one command.
                 known.clear();
             }
         }
@@ -215,12 +222,13 @@ impl TagTtls {
     }
 }
 
-/// Gives each tag a new generation, in parallel: one command a tag, however many entries carry it.
+/// Gives each tag a new generation, in parallel. That is one command per tag, however many entries
+/// carry it.
 ///
-/// While keys move from one ring of shards to another, a tag that is on two servers is renewed on
-/// both; that of a whole cache is renewed for each part of the keys. When some fail, the error is
-/// that of the first of them and names them all; the others are invalidated. It says that nothing
-/// was executed only if that is true of all.
+/// During a migration between two rings of shards, a tag that is on two servers is renewed on both.
+/// The tag of a whole cache is renewed for each slot group. If some tags fail, all others are still
+/// invalidated. The error is that of the first that failed, and names all that failed. It says that
+/// nothing was executed only if that is true of all of them.
 pub(crate) async fn invalidate(
     client: &Client,
     tags: &[Tag],
@@ -230,13 +238,13 @@ pub(crate) async fn invalidate(
     let mut first = None;
     let mut nothing_ran = true;
     let mut failed = Failed::default();
-    // A few at a time: others use the connection, too, and this task gives way in between.
+    // In chunks: other calls use the connection, too, and this task yields in between.
     for some in tags.chunks(AT_ONCE) {
         let mut all = Vec::with_capacity(some.len());
         for tag in some {
             let places = tag.places(client).into_iter();
             let renewed = places.map(|key| renewed(client, tag, key, keep, deadline));
-            // All of them, whatever comes of the others.
+            // `join_all` and not `try_join_all`: one failure must not cancel the others.
             all.push(join_all(renewed));
         }
         for (tag, outcomes) in some.iter().zip(join_all(all).await) {
@@ -256,7 +264,7 @@ pub(crate) async fn invalidate(
     }
 }
 
-/// The names of tags that could not be renewed, as many as a reader can use.
+/// The names of tags that could not be renewed, as many as fit in an error.
 #[derive(Debug, Default)]
 struct Failed {
     names: String,
@@ -304,6 +312,8 @@ async fn renewed(
         .arg(tag.value_suffix())
         .arg(keep.as_millis() as u64);
     let reply = client
+        // Keeps trying, in the reserved part of the queue: an invalidation that is dropped leaves
+        // stale values to be served.
         .change(call, deadline.keep_trying().reserved())
         .await?;
     match reply.status()? {
@@ -312,7 +322,7 @@ async fn renewed(
     }
 }
 
-/// What the server makes a generation from.
+/// Random bytes from which the server makes a generation.
 fn seed() -> [u8; 16] {
     rand::random()
 }
@@ -320,20 +330,20 @@ fn seed() -> [u8; 16] {
 /// How many tags are renewed at once.
 const AT_ONCE: usize = 256;
 
-/// The longest list of names in an error, in bytes, unless the first alone is longer.
+/// The most bytes in the list of names in an error, unless the first name alone is longer.
 const LONGEST_LIST: usize = 256;
 
-/// Bytes of the mode of a tag.
+/// The bytes of the mode in a tag's value.
 const MODE: usize = 1;
 
-/// Bytes of the hold-until of a tag.
+/// The bytes of the hold time in a tag's value.
 const HOLD: usize = 6;
 
-/// Bytes of its name that a tag shows.
+/// The most bytes of the name in a tag's value.
 const SHOWN: usize = 200;
 
 /// How many tags a client remembers at most.
 const MOST_KNOWN: usize = 1 << 16;
 
-/// The longest that a tag outlives what needs it, beyond the load itself.
+/// How much longer than its need a tag lives at most, in addition to the load itself.
 pub(crate) const SLACK: Duration = Duration::from_secs(60);

@@ -1,9 +1,9 @@
-//! `RecentTags`: the tags that a client has named lately, so that a hit does not compute the ids of
-//! its tags anew.
+//! `RecentTags`: the tags that a client has named recently, so that a cache hit need not compute
+//! the ids of its tags again.
 //!
-//! Invariant: a name gets the tag that [`Tag::named`] makes of it. What is kept is bounded: a name
-//! takes the place of an earlier one with the same hash, so that names chosen to collide cost what
-//! each name costs without this. A room of the client, asked by the cache.
+//! Invariant: a name gets the tag that [`Tag::named`] makes of it. The memory is bounded: a name
+//! replaces an earlier one with the same hash. Names that are chosen to collide therefore cost as
+//! much as without this. All caches of a client share it.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +16,7 @@ use crate::error::Result;
 /// Tags by the hash of their names.
 #[derive(Debug)]
 pub(crate) struct RecentTags {
+    /// One lock each, so that hits on different tags do not wait for each other.
     places: Box<[Mutex<Option<Tag>>]>,
 }
 
@@ -28,11 +29,12 @@ impl Default for RecentTags {
 }
 
 impl RecentTags {
-    /// The tag that a user calls `name`, shown as the handle of the client says: those that share
-    /// this may differ in that.
+    /// Returns the tag that a user calls `name`. Its name is shown as the handle `client` says,
+    /// since handles that share this may differ in that.
     pub(crate) fn named(&self, client: &Client, name: &str) -> Result<Tag> {
         let place = &self.places[xxh3_64(name.as_bytes()) as usize % PLACES];
         let mut known = place.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names are compared, since another may have the same hash.
         if let Some(tag) = known.as_ref().filter(|tag| tag.name.real() == name) {
             return Ok(Tag {
                 name: tag.name.shown_as(client.hide_keys()),
@@ -45,7 +47,7 @@ impl RecentTags {
     }
 }
 
-/// How many tags are kept at most: with names of 1 KiB, the longest, they take about 1.3 MB.
+/// How many tags are kept at most. With names of 1 KiB, the longest, they take about 1.3 MB.
 const PLACES: usize = 1 << 10;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! `Topology`: which server is asked about a key.
+//! `Topology`: decides which server gets a call for a key.
 //!
-//! Invariant: everything that shares a hash tag is asked of one server, so that a script finds all
-//! of its keys there. The primitives know keys only; the client asks here, once an attempt, so
-//! that an attempt after a change of topology goes to the right server.
+//! Invariant: all keys that share a hash tag go to one server, so that a script finds all of its
+//! keys there. The primitives know only keys. The client asks this module for each try of a call,
+//! so that a retry after a change of topology goes to the right server.
 
 pub(crate) mod cluster;
 pub(crate) mod placement;
@@ -34,18 +34,20 @@ use crate::net::pubsub::PubSub;
 use crate::time::Deadline;
 use crate::wire::fault::from_server;
 
-/// Where the servers are.
+/// The servers of one client.
 #[derive(Debug)]
 pub(crate) enum Topology {
+    /// One server, given by its URL or as a connection.
     One(Node),
     /// A primary, given or found by sentinels, and its replicas.
     Replicated(Replicated),
     Cluster(Cluster),
+    /// Independent servers, which share the keys.
     Shards(Shards),
 }
 
 impl Topology {
-    /// The pushes of the server that serves `key`, as far as known without asking.
+    /// Returns the pub/sub connection to the server that serves `key`, if that server is known.
     pub(crate) fn pubsub(&self, key: &Key) -> Option<Arc<PubSub>> {
         match self {
             Self::One(node) => node.pubsub.clone(),
@@ -55,8 +57,8 @@ impl Topology {
         }
     }
 
-    /// The server that serves `key` must be reached in time: see [`Connection::urgent`]. Nothing where it
-    /// is not known which that is.
+    /// Requires a connection to the server that serves `key` by `until`: see
+    /// [`Connection::urgent`]. Does nothing if that server is not known.
     pub(crate) fn urgent(&self, key: &Key, until: Instant, every: Duration) {
         match self {
             Self::One(node) => node.link.urgent(until, every),
@@ -70,13 +72,15 @@ impl Topology {
         }
     }
 
-    /// Which of `channels` a script on `key` may publish to.
+    /// Returns the first of `channels` that a script on `key` may publish to. `None` if the server
+    /// of `key` is not known.
     pub(crate) fn channel(
         &self,
         key: &Key,
         mut channels: impl Iterator<Item = Key>,
     ) -> Option<Key> {
         match self {
+            // Without slots a script may publish to any channel.
             Self::One(_) | Self::Replicated(_) | Self::Shards(_) => channels.next(),
             Self::Cluster(cluster) => cluster.beside(key, channels),
         }
@@ -91,8 +95,8 @@ impl Topology {
         }
     }
 
-    /// A key like `key` for each [`part`](Self::slot_group) of the keys. That of a part is on the server
-    /// of all its keys; in a cluster, of most.
+    /// Returns one copy of `key` per [slot group](Self::slot_group). The copy is on the server that
+    /// holds all keys of the group or, in a cluster, most of them.
     pub(crate) fn for_slot_groups(&self, key: &Key) -> Vec<Key> {
         match self {
             Self::One(_) | Self::Replicated(_) => vec![key.clone()],
@@ -101,7 +105,7 @@ impl Topology {
         }
     }
 
-    /// The part that `key` is in.
+    /// Returns the slot group of `key`.
     pub(crate) fn slot_group(&self, key: &Key) -> usize {
         match self {
             Self::One(_) | Self::Replicated(_) => 0,
@@ -110,7 +114,7 @@ impl Topology {
         }
     }
 
-    /// Keys for which this is the same number may stand in one script.
+    /// Keys with the same number may be used in one script.
     pub(crate) fn script_group(&self, key: &Key) -> usize {
         match self {
             Self::One(_) | Self::Replicated(_) => 0,
@@ -119,33 +123,37 @@ impl Topology {
         }
     }
 
-    /// Why there is no connection to the server of `key`, as far as known.
+    /// Returns why there is no connection to the server of `key`, if that is known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
         self.at_server_of(key, |link| link.last_error())
     }
 
-    /// Why calls that heed the breaker of the server of `key` are refused, while it is open.
+    /// Returns the error of fail-fast calls for `key` while the breaker of its server is open.
     pub(crate) fn outage(&self, key: &Key) -> Option<Error> {
         let refusal = self.at_server_of(key, |link| link.breaker().outage())?;
         Some(self.located(refusal, Some(key)))
     }
 
-    /// The connections to the server of `key`, as far as that is known.
+    /// Returns how many connections to the server of `key` were made, if that server is known.
     pub(crate) fn made(&self, key: &Key) -> Option<Count> {
         self.at_server_of(key, |link| link.counted().map(ConnectionChanges::count))
     }
 
-    /// The same, for a question about `key` that was sent at `sent`: see [`ConnectionChanges::before`].
+    /// As [`made`](Self::made), for a query about `key` that was sent at `sent`: see
+    /// [`ConnectionChanges::before`].
     pub(crate) fn made_before(&self, key: &Key, sent: Instant) -> Option<Count> {
         self.at_server_of(key, |link| link.counted()?.before(sent))
     }
 
-    /// Whether one server serves both keys of one part, or it is not known which do.
+    /// Returns whether one server serves both keys, which are of one slot group. True also if the
+    /// server of either is not known.
     pub(crate) fn share_server(&self, key: &Key, other: &Key) -> bool {
         match self {
             Self::One(_) | Self::Replicated(_) | Self::Shards(_) => true,
             Self::Cluster(cluster) => match (cluster.node(key), cluster.node(other)) {
                 (Some(one), Some(other)) => Arc::ptr_eq(&one, &other),
+                // Not known. The caller then asks the server of the other key, which is the strict
+                // answer.
                 _ => true,
             },
         }
@@ -160,7 +168,7 @@ impl Topology {
         }
     }
 
-    /// All servers that are written to, with their addresses.
+    /// Returns the connections to all servers that are written to, with their addresses.
     pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Connection>)>> {
         match self {
             Self::One(node) => Ok(vec![(node.address().to_owned(), node.link.clone())]),
@@ -170,12 +178,12 @@ impl Topology {
         }
     }
 
-    /// Whether the servers are to be parts of a cluster.
+    /// Returns whether the servers should be parts of a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 
-    /// Where the servers are, without credentials.
+    /// Returns the addresses of the servers, without credentials.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::One(node) => node.address().to_owned(),
@@ -185,8 +193,8 @@ impl Topology {
         }
     }
 
-    /// What a replica answers to a read of `keys`, where one may be asked: all of it at one moment,
-    /// which is before no write of this client's that [`writing`](Self::writing) was told of.
+    /// Reads `keys` at a replica, if one may be asked. All values are of one moment, which is not
+    /// before any write of this client that was announced by [`writing`](Self::writing).
     pub(crate) async fn read_replica(&self, keys: &[Key], deadline: Instant) -> Option<Values> {
         match self {
             Self::Replicated(replicated) => replicated.read_replica(keys, deadline).await,
@@ -194,7 +202,8 @@ impl Topology {
         }
     }
 
-    /// Notes that `key` is being written, where a replica may be asked about it.
+    /// Announces a write of `key`, if replicas are read. The write lasts until the value is
+    /// dropped.
     pub(crate) fn writing(&self, key: &Key) -> Option<PendingWrite> {
         match self {
             Self::Replicated(replicated) => Some(replicated.writing(key)),
@@ -202,8 +211,9 @@ impl Topology {
         }
     }
 
-    /// Sends `command` to the server that serves `key`, any where there is none, and waits for
-    /// its reply until `deadline`. The fate of an `Err` says whether the command was sent.
+    /// Sends `command` to the server that serves `key` and waits for the reply until `deadline`.
+    /// Without a key it goes to the only server, or to every primary or shard; the first reply is
+    /// returned. The fate of an error says whether the command was sent.
     pub(crate) async fn send(
         &self,
         command: &Cmd,
@@ -213,7 +223,8 @@ impl Topology {
         match (self, key) {
             (Self::One(node), _) => node.pipeline.send(command, deadline).await,
             (Self::Replicated(replicated), _) => replicated.send(command, deadline).await,
-            // In boxes: a call of one server need not have room for what several take.
+            // Boxed, so that the future of a call on one server need not have room for several
+            // servers.
             (Self::Cluster(cluster), Some(key)) => {
                 Box::pin(cluster.send(command, key, deadline)).await
             }
@@ -227,12 +238,13 @@ impl Topology {
         }
     }
 
-    /// Says in `error` where the server of `key` is, unless that is said already.
+    /// Adds the address of the server of `key` to `error`, unless it has one.
     pub(crate) fn located(&self, error: Error, key: Option<&Key>) -> Error {
         match (self, key) {
             (Self::One(node), _) => node.link.located(error),
             (Self::Replicated(replicated), _) => replicated.primary().link.located(error),
             (Self::Shards(shards), Some(key)) => shards.node(key).link.located(error),
+            // Each shard has named itself in the error.
             (Self::Shards(_), None) => error,
             (Self::Cluster(cluster), key) => match key.and_then(|key| cluster.node(key)) {
                 Some(node) => node.link.located(error),
@@ -241,8 +253,8 @@ impl Topology {
         }
     }
 
-    /// Returns when the servers have given a sign of life: as many of them as must be there for
-    /// calls to be served.
+    /// Returns once the servers have answered a `PING`: one of the primaries of a cluster, every
+    /// shard, or the only server.
     pub(crate) async fn greet(&self, deadline: Deadline) -> Result<()> {
         let ping = redis::cmd("PING");
         if let Self::Cluster(cluster) = self {
@@ -254,11 +266,13 @@ impl Topology {
         }
     }
 
-    /// Reads string keys, in their order; a missing key, or one of another type, is `None`.
+    /// Reads string keys. The values are in the order of the keys; a missing key, or a key of
+    /// another type, gives `None`.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         match self {
             Self::One(node) => values(node.pipeline.read(keys, deadline).await?),
-            // In a box: a read of one server need not be as large as one of several.
+            // Boxed, so that the future of a read on one server need not be as large as that on
+            // several.
             Self::Replicated(replicated) => Box::pin(replicated.read(keys, deadline)).await,
             Self::Cluster(cluster) => Box::pin(cluster.read(keys, deadline)).await,
             Self::Shards(shards) => Box::pin(shards.read(keys, deadline)).await,
@@ -266,7 +280,7 @@ impl Topology {
     }
 }
 
-/// What the first of several servers has answered.
+/// Returns the reply of the first of several servers.
 fn said(answer: Option<Answer>) -> Result<Answer> {
     answer.ok_or_else(|| Error::new(ErrorKind::Unreachable, "no server is known"))
 }

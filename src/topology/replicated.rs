@@ -1,7 +1,7 @@
 //! `Replicated`: a primary, and replicas that a cache may read from.
 //!
-//! Invariant: everything goes to the primary, but for what a cache peeks at. Which server that is,
-//! is given, or found by sentinels.
+//! Invariant: every call goes to the primary, except for reads of a cache that allows replicas. The
+//! addresses are given, or sentinels find them. `Topology` calls this.
 
 use std::sync::Arc;
 
@@ -25,11 +25,12 @@ use crate::topology::replica::recent_writes::{PendingWrite, RecentWrites};
 pub(crate) struct Replicated {
     primary: Node,
     replicas: Arc<Replicas>,
+    /// Shared with the replicas, which must not answer with values from before these writes.
     writes: Arc<RecentWrites>,
 }
 
 impl Replicated {
-    /// The servers at these URLs.
+    /// Makes it from the URLs of the servers.
     pub(crate) fn at(primary: &str, replicas: &[String], style: &NodeConfig) -> Result<Self> {
         let endpoint = Endpoint::parse(primary, &style.approach)?;
         let endpoints = Endpoint::parse_all(replicas, &style.approach)?;
@@ -38,7 +39,7 @@ impl Replicated {
         Ok(replicated)
     }
 
-    /// The servers that `sentinels` find.
+    /// Makes it with servers that `sentinels` find.
     pub(crate) fn found_by(sentinels: &Arc<Sentinels>, style: &NodeConfig) -> Self {
         let source = Target::Located(sentinels.clone());
         let replicated = Self::new(Node::from(sentinels.to_string(), source, style), style);
@@ -46,7 +47,7 @@ impl Replicated {
         replicated
     }
 
-    /// The primary, with where it is looked for.
+    /// Returns the connection to the primary, with the address or the sentinels that lead to it.
     pub(in crate::topology) fn node(&self) -> (String, Arc<Connection>) {
         (self.primary.address().to_owned(), self.primary.link.clone())
     }

@@ -1,6 +1,8 @@
-//! `Servers`: where the servers are, as the caller says it, and the topology made of that.
+//! `Servers`: the servers as the caller of the builder names them, and the topology that is made of
+//! them.
 //!
-//! Invariant: what is printed of it holds no URL, which may hold a password.
+//! Invariant: its `Debug` output holds no URL, since a URL may hold a password. `ClientBuilder`
+//! fills it in and asks it for the topology.
 
 use std::fmt;
 
@@ -15,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::net::endpoint::Endpoint;
 use crate::net::node::{Node, NodeConfig};
 
-/// Where the servers are, as the caller says it.
+/// The servers, as the caller of the builder names them.
 pub(crate) enum Servers {
     Url(String),
-    /// What the environment variable `REDIS_URL` says when the client is opened.
+    /// The URL in the environment variable `REDIS_URL`, read when the client is opened.
     Environment,
     Connection(MultiplexedConnection),
     Cluster(Vec<String>),
@@ -34,7 +36,8 @@ pub(crate) enum Servers {
 }
 
 impl Servers {
-    /// The topology of these servers. Only shards take a `migration`.
+    /// Builds the topology of these servers. Only shards use `migration`; the builder refuses one
+    /// for any other servers.
     pub(crate) fn topology(
         &self,
         migration: Option<&Migration>,
@@ -46,6 +49,7 @@ impl Servers {
                 Ok(Topology::One(Node::brought(connection.clone(), style)))
             }
             Self::Environment => {
+                // Read here and not by the builder's method, which cannot fail.
                 let url = std::env::var("REDIS_URL").map_err(|_| {
                     Error::invalid("REDIS_URL is not set; set it to redis://host:port")
                 })?;

@@ -1,4 +1,8 @@
-//! Who the client is at a server, and which servers it trusts.
+//! Login and trust: the settings of [`ClientBuilder`] that say who the client is, and which servers
+//! it trusts.
+//!
+//! Invariant: nothing is sent from here. `open` checks these settings, and each connection uses
+//! them.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -9,21 +13,22 @@ use crate::net::credentials::{Credentials, Login};
 use crate::net::tls::Tls;
 
 impl ClientBuilder {
-    /// User and password of the servers that hold the data, instead of what their URLs say. The
-    /// URLs of sentinels keep their own.
+    /// The user and password for the servers that hold the data. They replace those in their URLs.
+    /// The URLs of sentinels keep their own.
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.login = Some(Login::Fixed(credentials));
         self
     }
 
-    /// As [`credentials`](Self::credentials), asked of `provider` for each new connection, so that
-    /// a password may be rotated, or be valid for minutes only. For an open connection it is asked
-    /// again before what it answered [expires](Credentials::expires_in).
+    /// As [`credentials`](Self::credentials), but `provider` is asked for each new connection. So a
+    /// password may be rotated, or be valid for minutes only. For an open connection the provider
+    /// is asked again before its answer [expires](Credentials::expires_in).
     ///
-    /// The provider has what is left of the connect timeout, and its answer is used once. While a
-    /// rotation is under way it may be behind the server: `WRONGPASS` is answered by asking again,
-    /// until the deadline of the call. An error of the provider ends the call with
-    /// [`ErrorKind::Unauthenticated`](crate::ErrorKind::Unauthenticated), and is its `source()`.
+    /// The provider has what is left of the connect timeout, and its answer is used once. During a
+    /// rotation the provider may be behind the server. So after `WRONGPASS` it is asked again,
+    /// until the deadline of the call. If the provider fails, the call fails with
+    /// [`ErrorKind::Unauthenticated`](crate::ErrorKind::Unauthenticated); the provider's error is
+    /// its `source()`.
     ///
     /// ```no_run
     /// # async fn example() -> hedgerow::Result<()> {
@@ -49,8 +54,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How servers at `rediss://` are verified; with a URL of another scheme it is refused, lest
-    /// anybody think that connection encrypted.
+    /// How servers at `rediss://` are verified. With a URL of another scheme the client is refused:
+    /// otherwise that connection could be taken for an encrypted one.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);

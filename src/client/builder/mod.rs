@@ -1,7 +1,7 @@
 //! `ClientBuilder`: the settings of a client.
 //!
-//! Invariant: everything is checked before a client exists, and an error never repeats the URL,
-//! which may hold a password.
+//! Invariant: everything is checked before a client exists. An error never repeats the URL, which
+//! may hold a password. `access` and `servers` hold the settings about login and servers.
 
 mod access;
 mod servers;
@@ -49,6 +49,7 @@ pub struct ClientBuilder {
     limits: Limits,
     hide_keys: HideKeys,
     spawner: Spawner,
+    /// Replaces the login in the URLs of data nodes.
     login: Option<Login>,
     address_map: Option<AddressMap>,
     #[cfg(feature = "tls")]
@@ -58,19 +59,19 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client of the server at `url`: `redis://[[user]:password@]host[:port][/db]` or
-    /// `unix:///path/to/socket`; with the feature `tls` also `rediss://..`, which trusts the roots
+    /// Makes a client of the server at `url`: `redis://[[user]:password@]host[:port][/db]` or
+    /// `unix:///path/to/socket`. With the feature `tls` also `rediss://..`, which trusts the roots
     /// of the system (see [`ClientBuilder::tls`](ClientBuilder) for others).
     ///
-    /// Behind a `?` any of them takes `db=3`, `user=` (or `username=`), `password=` (or `pass=`),
-    /// and `tls=true` (or `tls=required`, `ssl=true`), which is what `rediss://` says. Other
-    /// parameters are refused, since they would have no effect; so is a user without a password.
-    /// Percent-encode characters with a meaning in URLs in users and passwords: `%40` for `@`,
-    /// `%2F` for `/`, `%3F` for `?`.
+    /// Each form takes these parameters behind a `?`: `db=3`, `user=` (or `username=`), `password=`
+    /// (or `pass=`), and `tls=true` (or `tls=required`, `ssl=true`), which means the same as
+    /// `rediss://`. Other parameters are refused, since they would have no effect. A user without a
+    /// password is refused, too. In users and passwords, percent-encode characters that have a
+    /// meaning in URLs: `%40` for `@`, `%2F` for `/`, `%3F` for `?`.
     ///
-    /// Does no I/O and needs no runtime: the client connects with the first call that needs the
-    /// server, so a service may start while Redis is down, and the client may live in a `static`.
-    /// [`connect`](Self::connect) also asks whether the server answers.
+    /// Does no I/O and needs no runtime. The client connects with the first call that needs the
+    /// server. So a service may start while Redis is down, and the client may live in a `static`.
+    /// [`connect`](Self::connect) also checks that the server answers.
     ///
     /// ```no_run
     /// use std::sync::LazyLock;
@@ -82,19 +83,19 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// `InvalidInput` when the URL is not understood. An unreachable server is no error here.
+    /// `InvalidInput` if the URL is invalid. An unreachable server is not an error here.
     pub fn open(url: &str) -> Result<Self> {
         Self::builder().url(url).open()
     }
 
-    /// [`open`](Self::open), then a [`ping`](Self::ping): the client is returned when the server
-    /// has answered. For services that must not start without Redis.
+    /// Calls [`open`](Self::open), then [`ping`](Self::ping), and returns the client once the
+    /// server has answered. For services that must not start without Redis.
     ///
     /// # Errors
-    /// `InvalidInput` when the URL is not understood. Otherwise the reason why the server did not
-    /// answer within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials
-    /// in the URL fail at once; those of a provider
-    /// ([`ClientBuilder::credentials_from`]) are asked for again until the deadline.
+    /// `InvalidInput` if the URL is invalid. Otherwise the reason why the server did not answer
+    /// within the [deadline](ClientBuilder::deadline), 5 s by default. Wrong credentials in the URL
+    /// fail at once. Those of a provider ([`ClientBuilder::credentials_from`]) are asked for again
+    /// until the deadline.
     ///
     /// # Cancel safety
     /// Safe: dropping the future closes the connection.
@@ -102,12 +103,12 @@ impl Client {
         Self::builder().url(url).connect().await
     }
 
-    /// [`connect`](Self::connect) to the server that the environment variable `REDIS_URL` names.
-    /// For a client that does not ask the server first, use
+    /// As [`connect`](Self::connect), for the server in the environment variable `REDIS_URL`. For a
+    /// client that does not ask the server first, use
     /// `Client::builder().`[`url_from_env()`](ClientBuilder::url_from_env)`.open()`.
     ///
     /// # Errors
-    /// `InvalidInput` when the variable is missing or its value is not understood; else as
+    /// `InvalidInput` if the variable is missing or its value is invalid. Otherwise as
     /// [`connect`](Self::connect).
     ///
     /// # Cancel safety
@@ -116,17 +117,17 @@ impl Client {
         Self::builder().url_from_env().connect().await
     }
 
-    /// Sets a client up step by step.
+    /// Returns a builder, which sets up a client step by step.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
 
-    /// A client over a connection that the caller made, with all settings at their defaults;
-    /// [`ClientBuilder::connection`] takes others.
+    /// Makes a client over a connection that the caller made, with all settings at their defaults.
+    /// Use [`ClientBuilder::connection`] for other settings.
     ///
-    /// Such a client has no push connection, so that waiting for locks and for loads in other
-    /// processes falls back to timers, and it does not reconnect: when the connection is gone,
-    /// every call fails and says so.
+    /// Such a client has no push connection: it waits for locks, and for loads in other processes,
+    /// by timer. It does not reconnect either. When the connection is gone, every call fails and
+    /// says so.
     pub fn from_connection(connection: redis::aio::MultiplexedConnection) -> Self {
         match Self::builder().connection(connection).open() {
             Ok(client) => client,
@@ -134,12 +135,12 @@ impl Client {
         }
     }
 
-    /// A client of a private server that is started for it and ends with its last clone.
+    /// Makes a client of a private server, which is started for it and ends with its last clone.
     ///
     /// For examples, tests and local development.
     ///
     /// # Errors
-    /// `Embedded` when no `redis-server` or `valkey-server` is found, or it does not start.
+    /// `Embedded` if no `redis-server` or `valkey-server` is found, or it does not start.
     ///
     /// # Cancel safety
     /// Dropping the future ends the server.
@@ -147,6 +148,7 @@ impl Client {
     pub async fn embedded() -> Result<Self> {
         let server = crate::embedded::Server::start().await?;
         let url = server.url().to_owned();
+        // Without a ping: the server has answered already.
         Self::builder().url(&url).owning(server).open()
     }
 }
@@ -158,8 +160,11 @@ impl Default for ClientBuilder {
             migration: None,
             namespace: "hr".to_owned(),
             name: "hedgerow".to_owned(),
+            // Callers of locks and counters have nothing else to turn to, so these calls may take
+            // long.
             deadline: Duration::from_secs(5),
             on_outage: OnOutage::KeepTrying,
+            // A cache exists to make things fast, and its callers have a source to ask.
             cache_deadline: Duration::from_secs(1),
             cache_on_outage: OnOutage::FailFast,
             connect_timeout: Duration::from_secs(2),
@@ -179,42 +184,42 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The prefix of every key, `hr` by default: any text without `:`. Clients of different
+    /// Sets the prefix of every key, `hr` by default: any text without `:`. Clients of different
     /// namespaces share nothing.
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         self
     }
 
-    /// The name that `CLIENT LIST` shows for the connections, `hedgerow` by default: at most 64
-    /// bytes, without blanks and control characters.
+    /// Sets the name that `CLIENT LIST` shows for the connections, `hedgerow` by default: at most
+    /// 64 bytes, without blanks and control characters.
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
     }
 
-    /// How long a call may take in all, retries included: 5 s by default. Cache calls have their
-    /// own, see [`cache_deadline`](Self::cache_deadline).
+    /// Sets how long a call may take in all, retries included: 5 s by default. Cache calls have a
+    /// deadline of their own, see [`cache_deadline`](Self::cache_deadline).
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long a cache call may take in all, its loader not counted: 1 s by default.
+    /// Sets how long a cache call may take in all, without its loader: 1 s by default.
     pub fn cache_deadline(mut self, deadline: Duration) -> Self {
         self.cache_deadline = deadline;
         self
     }
 
-    /// How long one attempt to connect may take: 2 s by default. Calls wait for it within their
-    /// own deadlines; it goes on when they have left, for those that come later.
+    /// Sets how long one attempt to connect may take: 2 s by default. Calls wait for it within
+    /// their own deadlines. The attempt goes on after they have left, for later calls.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How many loads the caches of the client run at once while they do without Redis, under
-    /// [`Outage::Bypass`]: 64 by default. Set it to what the source behind the cache can bear.
+    /// Sets how many loads the caches of the client may run at once while they bypass Redis
+    /// ([`Outage::Bypass`]): 64 by default. Choose what the source behind the cache can bear.
     ///
     /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn loads_without_redis(mut self, most: usize) -> Self {
@@ -222,86 +227,89 @@ impl ClientBuilder {
         self
     }
 
-    /// The most bytes that a value of a cache may have before it is compressed, and after it is
-    /// decompressed: 64 MiB by default. A larger one is refused with
-    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and is a miss where it is found.
+    /// Sets the most bytes that a value of a cache may have before it is compressed, and after it
+    /// is decompressed: 64 MiB by default. A larger value is refused with
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge). If one is found in Redis, it is a miss.
     ///
-    /// So no argument that is sent is larger, but for the few bytes around a value. Beyond 512 MiB
-    /// no argument is sent whatever this says, since a server takes none by default. One whose
-    /// `proto-max-bulk-len` is lower ends the connection on which a larger value comes. That is one
-    /// for large values only, unless none could be made or the slot of the key is moving, and no
-    /// value as large was lost yet; over a connection of your own, it is that one. The value is
-    /// sent again over connections that nobody else uses, and when those end, too, it fails as
+    /// So no argument that is sent is larger, except for the few bytes around a value. An argument
+    /// beyond 512 MiB is never sent, since no server takes one by default.
+    ///
+    /// A server whose `proto-max-bulk-len` is lower closes the connection on which a larger value
+    /// arrives. That is the connection for large values. It is the shared connection only if no
+    /// other could be made or the slot of the key is moving, and if no value of that size was lost
+    /// yet. With a connection that you made, it is that one. The value is then sent again over
+    /// connections that no other call uses. If those are closed as well, the call fails with
     /// `TooLarge`.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.max_value_size = bytes;
         self
     }
 
-    /// What calls of counters and locks do while their server is out: by default they keep trying
-    /// until their deadline. Each call can override it, as
-    /// [`Add::fail_fast`](crate::counter::Add::fail_fast) does.
+    /// Sets what calls of counters and locks do while their server is out: by default they keep
+    /// trying until their deadline. Each call can override it, for example by
+    /// [`Add::fail_fast`](crate::counter::Add::fail_fast).
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.on_outage = on_outage;
         self
     }
 
-    /// What calls of caches do while their server is out: by default they fail fast, and what takes
-    /// something out of a cache keeps trying. Each cache and each call can override it, as
-    /// [`Cache::on_outage`](crate::Cache::on_outage) does.
+    /// Sets what calls of caches do while their server is out. By default they fail fast, except
+    /// that calls that take something out of a cache keep trying. Each cache and each call can
+    /// override it, for example by [`Cache::on_outage`](crate::Cache::on_outage).
     pub fn cache_on_outage(mut self, on_outage: OnOutage) -> Self {
         self.cache_on_outage = on_outage;
         self
     }
 
-    /// How many calls may wait to be sent to one server: 16,384 by default. Further calls fail at
-    /// once with [`Overloaded`](crate::ErrorKind::Overloaded), and nothing of them was sent.
-    /// Renewals and releases of locks, and removals and invalidations of caches, have an eighth
-    /// more room, so that a flood of other calls does not keep them out.
+    /// Sets how many calls may wait to be sent to one server: 16,384 by default. Further calls are
+    /// not sent and fail at once with [`Overloaded`](crate::ErrorKind::Overloaded). Renewals and
+    /// releases of locks, and removals and invalidations of caches, have an eighth more room, so
+    /// that a flood of other calls does not keep them out.
     ///
     /// Reads and writes of values of 64 KiB and more wait in a queue of their own. They count as
-    /// well, but may have seven eighths only, so that there is room for others however many wait.
+    /// well, but may use seven eighths only, so that small calls always have room.
     pub fn max_waiting(mut self, calls: usize) -> Self {
         self.limits.commands = calls;
         self
     }
 
-    /// How many bytes of arguments the calls that wait for one server may have in all: 64 MiB by
-    /// default. A call that would exceed it fails like one beyond
-    /// [`max_waiting`](Self::max_waiting), unless no other waits in its queue.
+    /// Sets how many bytes of arguments the calls that wait for one server may have in all: 64 MiB
+    /// by default. A call that would exceed the limit fails as one beyond
+    /// [`max_waiting`](Self::max_waiting) does, unless no other call waits in its queue.
     pub fn max_waiting_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
         self
     }
 
-    /// How errors, `Debug`, spans and events show the names that callers give to keys, tags, locks
-    /// and counters: as they are, by default. With [`HideKeys::digest`] or [`HideKeys::keyed`]
-    /// eight hexadecimal digits stand in their place, so that personal data and session ids stay
-    /// out of logs and of answers to users. Each cache can override it
+    /// Sets how errors, `Debug`, spans and events show the names that callers give to keys, tags,
+    /// locks and counters: unchanged by default. With [`HideKeys::digest`] or [`HideKeys::keyed`]
+    /// they show eight hexadecimal digits instead. So personal data and session ids stay out of
+    /// logs and of answers to users. Each cache can override it
     /// ([`Cache::hide_keys`](crate::Cache::hide_keys)).
     ///
     /// This covers `Display` and `Debug` of errors and of every type of this crate,
     /// [`Error::key`](crate::Error::key), the [`source`](std::error::Error::source) chain, spans
-    /// and events, and the readable name in the value of a tag in Redis. Where the server or the
-    /// driver could quote a name, the error tells only the server's error code.
+    /// and events, and the readable name in the value of a tag in Redis. If the server or the
+    /// driver could quote a name, the error holds only the error code of the server.
     ///
     /// It does not cover:
-    /// - the keys in Redis: whoever may read the server, its `MONITOR` or its slow log sees names;
+    /// - the keys in Redis: a user who may read the server, its `MONITOR` or its slow log sees
+    ///   names;
     /// - namespaces, and the names of caches;
-    /// - a lock's [`metadata`](crate::sync::lock::Lock::metadata), and what a loader's own error
-    ///   says.
+    /// - the [`metadata`](crate::sync::lock::Lock::metadata) of a lock, and the text of a loader's
+    ///   own error.
     pub fn hide_keys(mut self, hide: HideKeys) -> Self {
         self.hide_keys = hide;
         self
     }
 
-    /// The runtime that connections and background tasks live on. Without it, each lives on the
-    /// runtime of the call that first needs it.
+    /// Sets the runtime for connections and background tasks. Without it, each lives on the runtime
+    /// of the call that first needs it.
     ///
-    /// Give one that lives as long as the client if calls come from several runtimes that come and
-    /// go, or that are not always driven: a `current_thread` runtime per worker, or one per test.
-    /// While that runtime stands still, or when it has ended, tasks live where they are needed. It
-    /// must have time and I/O enabled.
+    /// Set a runtime that lives as long as the client if calls come from several runtimes that come
+    /// and go, or that are not always driven. Examples are a `current_thread` runtime per worker,
+    /// or one per test. While that runtime stands still, or after it has ended, tasks live where
+    /// they are needed. It must have time and I/O enabled.
     ///
     /// ```
     /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -325,11 +333,11 @@ impl ClientBuilder {
 
     /// Checks the settings and makes the client. The first call that needs the server connects.
     ///
-    /// Asks no server and needs no runtime. For TLS without roots of its own it reads those of the
+    /// Asks no server and needs no runtime. For TLS without roots of its own, it reads those of the
     /// system.
     ///
     /// # Errors
-    /// `InvalidInput` when a setting is not understood.
+    /// `InvalidInput` if a setting is invalid.
     pub fn open(self) -> Result<Client> {
         if self.loads_without_redis == 0 {
             return Err(Error::invalid(
@@ -341,6 +349,7 @@ impl ClientBuilder {
                 "the largest value size is zero; give at least 1 byte",
             ));
         }
+        // The order decides which of several invalid settings is reported.
         let style = self.style()?;
         let topology = self.servers()?.topology(self.migration.as_ref(), &style)?;
         let deadlines = self.deadlines()?;
@@ -349,14 +358,15 @@ impl ClientBuilder {
         Ok(self.core(namespace, deadlines, topology, formats))
     }
 
-    /// [`open`](Self::open), then a ping: returns the client when the server has answered. Of
-    /// [`shards`](Self::shards) each must answer, of a [`cluster`](Self::cluster) any primary;
-    /// behind [`sentinels`](Self::sentinels), and beside [`replicas`](Self::replicas), the primary.
+    /// Calls [`open`](Self::open), then sends a `PING`, and returns the client once the servers
+    /// have answered: every one of the [`shards`](Self::shards), any primary of a
+    /// [`cluster`](Self::cluster), or the primary behind [`sentinels`](Self::sentinels) or with
+    /// [`replicas`](Self::replicas).
     ///
     /// # Errors
     /// As [`open`](Self::open). Otherwise the reason why a server did not answer within the
     /// [`deadline`](Self::deadline). Wrong credentials fail at once, except with
-    /// [`credentials_from`](Self::credentials_from): while they are rotated, the next may be right.
+    /// [`credentials_from`](Self::credentials_from): during a rotation, the next ones may be right.
     ///
     /// # Cancel safety
     /// Safe: dropping the future closes the connections.
@@ -424,7 +434,9 @@ impl ClientBuilder {
             connect_timeout: Ttl::new("the connect timeout", self.connect_timeout)?.duration(),
             spawner: self.spawner.clone(),
             approach: self.approach()?,
+            // A cluster changes this, since the keys of an `MGET` may lie in several slots.
             reads: MultiGet::Together,
+            // Two, so that the server works on one while the client unpacks the other.
             pipelines: PIPELINES_TO_ONE,
             limits: self.limits,
             paces: ConnectRates::default(),
@@ -432,8 +444,9 @@ impl ClientBuilder {
         })
     }
 
-    /// What is said of the way to servers beside their URLs.
+    /// Returns how servers are reached, as far as their URLs leave that open.
     fn approach(&self) -> Result<Access> {
+        // The client would work until the credentials expire and then fail, so it is refused now.
         if self.login.as_ref().is_some_and(Login::runs_out) {
             return Err(Error::invalid(
                 "the credentials expire and cannot be renewed; use `credentials_from`",
@@ -442,6 +455,7 @@ impl ClientBuilder {
         let mut approach = Access::default();
         approach.login.clone_from(&self.login);
         if let Some(map) = &self.address_map {
+            // Without effect elsewhere, and a setting without effect hides a mistake.
             if !matches!(
                 self.servers,
                 Some(Servers::Cluster(_) | Servers::Sentinels { .. })
@@ -480,7 +494,7 @@ impl ClientBuilder {
     }
 }
 
-/// The most bytes of a client's name: servers show it in each line of `CLIENT LIST`.
+/// The most bytes in the name of a client: servers show it in each line of `CLIENT LIST`.
 const LONGEST_NAME: usize = 64;
 
 impl fmt::Debug for ClientBuilder {

@@ -1,4 +1,7 @@
-//! Where the servers are: what a caller says of them, one server or many.
+//! The servers: the settings of [`ClientBuilder`] that say where one server or many are.
+//!
+//! Invariant: what is given here is kept as it is. [`open`](ClientBuilder::open) parses and checks
+//! it, together with the other settings.
 
 use redis::aio::MultiplexedConnection;
 
@@ -8,21 +11,21 @@ use crate::topology::servers::Servers;
 use crate::topology::shard::{Migration, Shard};
 
 impl ClientBuilder {
-    /// The server: see [`Client::open`](crate::Client::open) for the forms.
+    /// Sets the URL of the server: see [`Client::open`](crate::Client::open) for the forms.
     pub fn url(mut self, url: &str) -> Self {
         self.servers = Some(Servers::Url(url.to_owned()));
         self
     }
 
-    /// The server that the environment variable `REDIS_URL` names. The variable is read by
-    /// [`open`](Self::open) and [`connect`](Self::connect), which fail if it is missing.
+    /// Uses the server in the environment variable `REDIS_URL`. [`open`](Self::open) and
+    /// [`connect`](Self::connect) read the variable, and fail if it is missing.
     pub fn url_from_env(mut self) -> Self {
         self.servers = Some(Servers::Environment);
         self
     }
 
-    /// A connection that the caller has made, instead of a URL: see
-    /// [`Client::from_connection`](crate::Client::from_connection) for what such a client does not
+    /// Uses a connection that the caller made, instead of a URL: see
+    /// [`Client::from_connection`](crate::Client::from_connection) for what such a client cannot
     /// do.
     ///
     /// ```no_run
@@ -40,23 +43,24 @@ impl ClientBuilder {
         self
     }
 
-    /// A Redis Cluster, found by any of `seeds`: `redis://[[user]:password@]host[:port]`. All of
-    /// its servers are reached with the credentials of the first seed.
+    /// Uses a Redis Cluster, which is found by any of `seeds`:
+    /// `redis://[[user]:password@]host[:port]`. All of its servers are reached with the credentials
+    /// of the first seed.
     ///
-    /// The slots are asked for with the first call; when servers fail over or slots are moved, the
-    /// client finds out, within the deadline of the calls that meet it.
+    /// The first call asks for the slots. When servers fail over or slots are moved, the client
+    /// finds out within the deadline of the calls that are affected.
     pub fn cluster<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
         self.servers = Some(Servers::Cluster(seeds.into_iter().map(S::into).collect()));
         self
     }
 
-    /// The primary that sentinels know as `service`. `sentinels` are their URLs,
-    /// `redis://[[user]:password@]host[:port]`, with the credentials of the sentinels themselves;
-    /// those of the data nodes are given by [`credentials`](Self::credentials). With `rediss://`
-    /// the data nodes are reached by TLS, too.
+    /// Uses the primary that sentinels know as `service`. `sentinels` are their URLs,
+    /// `redis://[[user]:password@]host[:port]`, with the credentials of the sentinels. Give those
+    /// of the data nodes by [`credentials`](Self::credentials). With `rediss://` the data nodes are
+    /// reached by TLS, too.
     ///
-    /// The client holds a connection to each of them, asks them whenever it connects, and leaves
-    /// the old primary as soon as one announces another.
+    /// The client holds a connection to each sentinel and asks all of them whenever it connects. It
+    /// leaves the old primary as soon as one of them announces another.
     pub fn sentinels<S: Into<String>>(
         mut self,
         sentinels: impl IntoIterator<Item = S>,
@@ -69,10 +73,10 @@ impl ClientBuilder {
         self
     }
 
-    /// A primary and its replicas, for caches that may
-    /// [read from replicas](crate::Cache::read_from). Everything else goes to the primary. When
-    /// another server becomes the primary this client does not follow:
-    /// [`sentinels`](Self::sentinels) does.
+    /// Uses a primary and its replicas, for caches that may [read from
+    /// replicas](crate::Cache::read_from). Everything else goes to the primary. This client does
+    /// not follow when another server becomes the primary; with [`sentinels`](Self::sentinels) it
+    /// does.
     pub fn replicas<S: Into<String>>(
         mut self,
         primary: &str,
@@ -85,16 +89,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Several independent servers, each with a name, a URL (see [`Client::connect`] for the forms)
-    /// and a weight from 1 to 1,000: keys are spread over them in proportion to the weights.
+    /// Uses several independent servers, each with a name, a URL (see [`Client::connect`] for the
+    /// forms) and a weight from 1 to 1,000. Keys are spread over them in proportion to the weights.
     ///
-    /// The name is what a shard is: clients that are given the same names and weights find the same
-    /// keys at the same shards, whatever the order. Another host, password or order moves nothing;
-    /// another name moves all that the shard has. A shard that is down fails the calls for its own
-    /// keys only.
+    /// The name identifies a shard. Clients with the same names and weights find the same keys at
+    /// the same shards, in whatever order these are given. Another host, password or order moves
+    /// nothing. Another name moves all keys of the shard. A shard that is down fails the calls for
+    /// its own keys only.
     ///
-    /// One more shard of equal weight takes its share from all others, about 1/N; keys move to it
-    /// only, and what a shard had that is left out goes to the others. **What is stored does not
+    /// A new shard of equal weight takes its share, about 1/N, from all others. Keys move to the
+    /// new shard only. If a shard is left out, its keys go to the others. **What is stored does not
     /// move along.** Processes that disagree on names or weights do not exclude each other with
     /// locks, and do not see each other's invalidations. So change the set in the steps of
     /// [`migrate_to`](Self::migrate_to), or stop all processes and flush all servers, or begin with
@@ -123,8 +127,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The first of three steps from one set of [`shards`](Self::shards) to another, with the old
-    /// set in `shards` and the new one here, such that caches are not emptied:
+    /// The first of three steps from one set of [`shards`](Self::shards) to another that do not
+    /// empty the caches. The old set is in `shards` and the new one here:
     ///
     /// 1. every process is given `.shards(old).migrate_to(new)`: as before, but whatever is
     ///    removed, set or invalidated is removed or invalidated at its new place, too;
@@ -132,20 +136,21 @@ impl ClientBuilder {
     ///    [`migrate_from`](Self::migrate_from);
     /// 3. every process is given `.shards(new)`.
     ///
-    /// Processes of two steps that follow each other may run side by side; a step may begin when
-    /// no process is two steps behind it. **Step 3 must not begin before all that was stored in
-    /// step 1 or earlier has expired:** 1.1 times the longest TTL in use, counted from the end of
-    /// the last process of step 1. A server that joins must hold nothing of this namespace. A move
-    /// that was called off after step 2 had begun may be begun again when what was stored in step 2
+    /// Processes of two consecutive steps may run side by side. A step may begin when no process is
+    /// two steps behind it. **Step 3 must not begin before everything that was stored in step 1 or
+    /// earlier has expired:** 1.1 times the longest TTL in use, counted from the end of the last
+    /// process of step 1. A server that joins must hold nothing of this namespace. A migration that
+    /// was called off after step 2 had begun may be started again when what was stored in step 2
     /// has expired.
     ///
-    /// **This is for caches.** Counters and locks stay with the old set through steps 1 and 2, and
-    /// change places with step 3, where counters start again, and where processes of steps 2
-    /// and 3 do not exclude each other with locks. Give those that matter a client of their own,
-    /// whose shards do not change, or let no process of step 2 run when the first of step 3 starts.
+    /// **This is for caches.** Counters and locks stay with the old set through steps 1 and 2 and
+    /// move to the new set with step 3. There counters start again, and processes of steps 2 and 3
+    /// do not exclude each other with locks. Give counters and locks that matter a client of their
+    /// own whose shards do not change, or let no process of step 2 run when the first of step 3
+    /// starts.
     ///
-    /// A shard is a server of one name: where both sets have it, its URL must lead to the same
-    /// place.
+    /// A name identifies a shard: if both sets have it, both URLs must lead to the same server and
+    /// database.
     pub fn migrate_to<N: Into<String>, U: Into<String>>(
         mut self,
         shards: impl IntoIterator<Item = (N, U, u32)>,
@@ -155,11 +160,11 @@ impl ClientBuilder {
     }
 
     /// The second of three steps from one set of [`shards`](Self::shards) to another, with the new
-    /// set in `shards` and the old one here: [`migrate_to`](Self::migrate_to) has them all.
+    /// set in `shards` and the old one here: see [`migrate_to`](Self::migrate_to) for all steps.
     ///
-    /// Caches load and store at the new places. What is not found there is read where it was
-    /// before, in a second trip. Whatever is removed, set or invalidated is removed or invalidated
-    /// at its old place, too; so all servers of both sets must be up.
+    /// Caches load and store on the new shards. A value that is not found there is read on its old
+    /// shard, in a second trip. Whatever is removed, set or invalidated is removed or invalidated
+    /// on its old shard, too. So all servers of both sets must be up.
     pub fn migrate_from<N: Into<String>, U: Into<String>>(
         mut self,
         shards: impl IntoIterator<Item = (N, U, u32)>,
@@ -168,11 +173,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Where the servers that a cluster or sentinels name are reached from here. `map` is a table,
-    /// or a closure that answers `None` for what stays as it is. The addresses of seeds and of
-    /// sentinels themselves are not mapped: they are written as they are reached.
+    /// Maps the addresses that a cluster or sentinels report to those that are reached from here.
+    /// `map` is a table, or a closure that returns `None` for an address that does not change. The
+    /// addresses of seeds and of sentinels themselves are not mapped, since you write them as they
+    /// are reached.
     ///
-    /// A table has `host:port` on both sides, or a host on both, which leaves ports as they are.
+    /// A table has `host:port` on both sides, or a host on both, which leaves the ports unchanged.
     ///
     /// ```
     /// # fn example() -> hedgerow::Result<()> {
@@ -196,7 +202,7 @@ impl ClientBuilder {
     /// # }
     /// ```
     ///
-    /// With TLS, a certificate must be good for the mapped name, or for that of
+    /// With TLS, a certificate must be valid for the mapped name, or for that of
     /// [`Tls::server_name`](crate::net::tls::Tls::server_name).
     pub fn address_map(mut self, map: impl Into<AddressMap>) -> Self {
         self.address_map = Some(map.into());

@@ -1,7 +1,7 @@
-//! Clocks: how far a server's is from this machine's, as far as that is sure.
+//! Clocks: how far the clock of a server is from that of this machine, as far as that is certain.
 //!
-//! Invariant: only what a question and its answer prove is told. No promise of the crate rests on
-//! it.
+//! Invariant: only what a query and its answer prove is reported. No promise of the crate depends
+//! on it. `preflight` calls this.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,15 +13,15 @@ use crate::error::Result;
 use crate::net::connection::Connection;
 use crate::wire::value::parsed;
 
-/// How far the server's clock is ahead of this machine's, in seconds: between two bounds, since
-/// nobody knows when exactly between question and answer it was read.
+/// How far the server's clock is ahead of this machine's, in seconds. Two bounds, since it is not
+/// known when exactly between query and answer the server read its clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Offset {
     pub(crate) least: f64,
     pub(crate) most: f64,
 }
 
-/// Asks the server behind `link` for the time; `None` when it does not tell.
+/// Asks the server behind `link` for its time. `None` if it does not report it.
 pub(crate) async fn ask(link: &Arc<Connection>, deadline: Instant) -> Result<Option<Offset>> {
     let before = seconds();
     let reply = link.send(&redis::cmd("TIME"), deadline).await?.value;
@@ -36,16 +36,17 @@ pub(crate) async fn ask(link: &Arc<Connection>, deadline: Instant) -> Result<Opt
     }))
 }
 
-/// The wall clock of this machine.
+/// Returns the wall clock of this machine.
 fn seconds() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs_f64()
 }
 
-/// Clocks that differ from this machine's, and from each other.
+/// Returns findings for clocks that differ from this machine's, and from each other.
 pub(crate) fn judged(servers: &[(&str, Offset)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (address, offset) in servers {
+        // The bound that is nearer to zero: the difference is at least that.
         let (ahead, word) = if offset.least > 0.0 {
             (offset.least, "ahead of")
         } else {
@@ -68,6 +69,7 @@ pub(crate) fn judged(servers: &[(&str, Offset)]) -> Vec<Finding> {
         .iter()
         .min_by(|one, two| one.1.most.total_cmp(&two.1.most));
     if let (Some((first, ahead)), Some((last, behind))) = (first, last) {
+        // The least difference that the bounds allow.
         let apart = ahead.least - behind.most;
         if apart > SKEW {
             findings.push(skewed(
@@ -98,7 +100,7 @@ const SKEW: f64 = 0.5;
 mod tests {
     use super::*;
 
-    /// As found by a question that took 20 ms.
+    /// An offset as measured by a query that took 20 ms.
     fn offset(ahead: f64) -> Offset {
         Offset {
             least: ahead - 0.01,

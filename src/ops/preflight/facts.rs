@@ -1,7 +1,8 @@
-//! What one server tells of itself, and which calls it refuses.
+//! `Facts`: what one server reports about itself, and which calls it refuses.
 //!
-//! Invariant: a fact is what the server said, or what it said instead; only a lost connection is an
-//! error. Everything goes over a connection of its own, so that no caller's is touched.
+//! Invariant: a fact is what the server said, or what it said instead. Only a lost connection is an
+//! error. Everything is sent over a separate connection, so that callers are not disturbed.
+//! `preflight` gathers the facts, and `judge` reads them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,24 +20,24 @@ use crate::ops::acl::{TRIALS, trial_call};
 use crate::wire::command::plain;
 use crate::wire::value::parsed;
 
-/// What is known of one server.
+/// What is known about one server.
 pub(crate) struct Facts {
     pub(crate) address: String,
-    /// What it says of itself to everybody.
+    /// The reply of `HELLO`, which needs no right.
     pub(crate) hello: BTreeMap<String, String>,
     pub(crate) info: Result<BTreeMap<String, String>>,
     pub(crate) config: Result<BTreeMap<String, String>>,
-    /// In which formats the namespace is written there, as far as it was said.
+    /// The formats of the namespace that are recorded there, as far as the server reported them.
     pub(crate) formats: Vec<(Written, String)>,
-    /// Trials that were answered with an error, and the error.
+    /// The trials that failed, with their errors.
     pub(crate) refused: Vec<(&'static str, ServerError)>,
     pub(crate) clock: Option<Offset>,
-    /// Whether what is sent there can be read on the way.
+    /// Whether data on the way to the server can be read by others.
     pub(crate) is_readable: bool,
 }
 
-/// Asks the server behind `link`; `key` is a key and a channel that nobody uses, and `formats` is
-/// asked what is written in which format.
+/// Asks the server behind `link`. `key` is a key and a channel that nobody uses; `formats` has the
+/// format keys to read.
 pub(crate) async fn gather(
     address: String,
     link: &Arc<Connection>,
@@ -61,14 +62,15 @@ pub(crate) async fn gather(
         questions.add_command(plain("GET", key));
     }
     let replies = own.send_all(&questions, deadline).await?;
-    // A server of a cluster is not asked about the slots of others: it refuses, and they answer.
+    // A server of a cluster refuses the keys of other slots. The servers of those slots answer.
     let formats = formats.keys().zip(replies);
     let formats = formats.filter_map(|((written, _), reply)| match reply {
         Value::BulkString(text) => Some((written, String::from_utf8_lossy(&text).into_owned())),
         _ => None,
     });
 
-    // A connection that somebody else uses must not be told to listen, nor to read what is old.
+    // Not on a connection that others use: it would get their pushes, and `ASKING` would count for
+    // a command of theirs.
     let trials = TRIALS
         .iter()
         .filter(|trial| own.is_ours() || !["SSUBSCRIBE CHANNEL", "ASKING"].contains(trial));
@@ -101,7 +103,7 @@ fn text((name, value): (String, Value)) -> Option<(String, String)> {
     Some((name, from_redis_value(value).ok()?))
 }
 
-/// The `name:value` lines of `INFO`.
+/// Returns the `name:value` lines of `INFO`.
 fn fields(info: &str) -> BTreeMap<String, String> {
     let lines = info.lines().filter_map(|line| line.split_once(':'));
     lines
@@ -109,7 +111,7 @@ fn fields(info: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The settings that are looked at.
+/// The settings that are checked.
 const SETTINGS: [&str; 7] = [
     "save",
     "appendonly",

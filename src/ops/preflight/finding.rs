@@ -1,17 +1,18 @@
-//! What a preflight finds.
+//! `Preflight`, `Finding`: the result of a preflight.
 //!
-//! Invariant: a finding names its server and says what to do.
+//! Invariant: a finding names its server and says what to do. `judge` and `clocks` make the
+//! findings.
 
 use std::fmt;
 
-/// What [`Client::preflight`](crate::Client::preflight) found, the worst first. Its `Display` is
-/// one line for each finding.
+/// The findings of [`Client::preflight`](crate::Client::preflight), the worst first. Its `Display`
+/// is one line for each finding.
 #[derive(Debug, Clone)]
 #[must_use = "findings are to be read"]
 pub struct Preflight(pub(crate) Vec<Finding>);
 
 impl Preflight {
-    /// Whether nothing was found that makes calls fail or break promises: no
+    /// Returns whether nothing was found that makes calls fail or breaks promises: no
     /// [`Blocker`](Severity::Blocker).
     pub fn is_ok(&self) -> bool {
         self.0
@@ -19,7 +20,7 @@ impl Preflight {
             .all(|finding| finding.severity != Severity::Blocker)
     }
 
-    /// All findings, the worst first.
+    /// Returns all findings, the worst first.
     pub fn findings(&self) -> &[Finding] {
         &self.0
     }
@@ -33,7 +34,7 @@ impl fmt::Display for Preflight {
     }
 }
 
-/// One thing that [`Client::preflight`](crate::Client::preflight) found.
+/// One finding of [`Client::preflight`](crate::Client::preflight).
 #[derive(Debug, Clone)]
 pub struct Finding {
     pub(crate) severity: Severity,
@@ -43,22 +44,22 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// How bad it is.
+    /// Returns how serious it is.
     pub fn severity(&self) -> Severity {
         self.severity
     }
 
-    /// What it is about.
+    /// Returns what it is about.
     pub fn code(&self) -> FindingCode {
         self.code
     }
 
-    /// Where the server is, or both servers are, without credentials.
+    /// Returns the address of the server, or of both servers, without credentials.
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// What was found, whom it concerns, and what to do.
+    /// Returns what was found, what it affects, and what to do.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -76,14 +77,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// How bad a [`Finding`] is.
+/// How serious a [`Finding`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(
     clippy::exhaustive_enums,
     reason = "there is nothing worse than what blocks, and nothing below a note"
 )]
 pub enum Severity {
-    /// Calls fail, or promises do not hold: to be mended first.
+    /// Calls fail, or promises do not hold. Fix this first.
     Blocker,
     /// Data or time may be lost one day.
     Warning,
@@ -109,39 +110,39 @@ pub enum FindingCode {
     Unreachable,
     /// The ACL user lacks a right of [`Client::required_acl`](crate::Client::required_acl).
     MissingRight,
-    /// The server has no such command: it is another product, or it was renamed.
+    /// The server does not know a command: it is another product, or the command was renamed.
     MissingCommand,
-    /// Scripts do not run; Valkey 9 has Lua in a module that may be absent.
+    /// Scripts do not run. Valkey 9 has Lua in a module that may be absent.
     NoScripts,
-    /// The server refuses to write, or to serve anything, at present.
+    /// The server at present refuses to write, or to serve anything.
     Refuses,
     /// The server is older than Redis 7.0.
     OldServer,
     /// The server is a replica.
     Replica,
-    /// The server is part of a cluster and was named alone.
+    /// The server is part of a cluster but was named as a single server.
     ClusterAsSingle,
-    /// The server is not part of a cluster and was named as such.
+    /// The server was named as part of a cluster but is not.
     NotACluster,
     /// The server is a sentinel, which keeps no data.
     Sentinel,
-    /// The server evicts what must not be lost, or fills up.
+    /// The server evicts keys that must not be lost, or fills up.
     Eviction,
     /// The server forgets everything when it restarts.
     NoPersistence,
-    /// A primary that is cut off from its replicas goes on to take writes.
+    /// A primary that is cut off from its replicas continues to accept writes.
     NoMinReplicas,
     /// A clock differs from another, or from that of this machine.
     ClockSkew,
     /// The server closes idle connections.
     IdleTimeout,
-    /// One part of the cluster that is down stops all of it.
+    /// If one part of the cluster is down, the whole cluster refuses calls.
     FullCoverage,
-    /// What is sent can be read on the way.
+    /// Data on the way to the server can be read by others.
     PlainText,
     /// Another version of hedgerow writes locks or counters of the namespace in another format, so
-    /// that this one refuses to lock or to count there.
+    /// this version refuses to lock or to count there.
     ForeignFormat,
-    /// Something could not be asked.
+    /// Something could not be checked.
     NotAsked,
 }

@@ -1,6 +1,7 @@
-//! From facts to findings: what each fact means to whom, and what to do about it.
+//! Turns facts into findings: what each fact means, for which primitives, and what to do about it.
 //!
-//! Invariant: pure. A fact that is not known gives a finding that says so, once for each source.
+//! Invariant: everything is pure. A fact that is not known gives a finding that says so, once for
+//! each source. `preflight` calls this.
 
 use super::facts::Facts;
 use super::finding::{Finding, FindingCode, Severity};
@@ -9,27 +10,28 @@ use crate::key::Namespace;
 use crate::ops::acl::{pattern, right};
 use crate::wire::fault::from_server;
 
-/// What the caller has named a server as.
+/// How the caller named a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
     Cluster,
     Server,
 }
 
-/// The address of one server, to which findings are added.
+/// The findings about one server, as they are collected.
 struct Report<'f> {
     facts: &'f Facts,
     named: Named,
     findings: Vec<Finding>,
 }
 
-/// What is to be said of one server.
+/// Returns all findings about one server.
 pub(super) fn server(facts: &Facts, named: Named, namespace: &Namespace) -> Vec<Finding> {
     let mut report = Report {
         facts,
         named,
         findings: Vec::new(),
     };
+    // A sentinel has no data, so all other checks would be misleading.
     if report.identity() {
         report.rights(namespace);
         report.refusals();
@@ -62,7 +64,7 @@ pub(crate) fn no_cluster(server: String) -> Finding {
 }
 
 impl Report<'_> {
-    /// What kind of server it is; whether it is one to look at further.
+    /// Checks what kind of server it is. Returns whether to check it further.
     fn identity(&mut self) -> bool {
         use FindingCode::{ClusterAsSingle, NotACluster, OldServer, Replica, Sentinel};
         use Severity::{Blocker, Note};
@@ -116,7 +118,7 @@ impl Report<'_> {
         true
     }
 
-    /// Which rights the user lacks.
+    /// Checks which rights the user lacks.
     fn rights(&mut self, namespace: &Namespace) {
         let (mut commands, mut keys, mut channels) = (Vec::new(), Vec::new(), Vec::new());
         for (trial, error) in &self.facts.refused {
@@ -124,7 +126,7 @@ impl Report<'_> {
             if error.code() != "NOPERM" {
                 continue;
             }
-            // The name of the user, which may stand before, says nothing.
+            // The text may begin with the name of the user, which could contain any word.
             let wanted = text.rsplit("no permissions to ").next().unwrap_or(text);
             let list = match wanted {
                 run if run.starts_with("run") => &mut commands,
@@ -133,6 +135,8 @@ impl Report<'_> {
             };
             list.push(right(trial));
         }
+        // For a namespace with blanks there is no pattern, but the finding must still say what is
+        // missing.
         let pattern = pattern(namespace).unwrap_or_else(|_| format!("{}:*", namespace.as_str()));
         if !commands.is_empty() {
             let added = commands.iter().map(|right| format!("+{right}"));
@@ -155,8 +159,8 @@ impl Report<'_> {
         }
     }
 
-    /// Whether the command of a trial is sent to such a server. Managed services block commands
-    /// that only a cluster is asked.
+    /// Returns whether the command of a trial is sent to such a server. Managed services block
+    /// commands that are sent to clusters only.
     fn is_sent(&self, trial: &str) -> bool {
         self.named == Named::Cluster || !FOR_CLUSTERS.iter().any(|start| trial.starts_with(start))
     }
@@ -166,7 +170,7 @@ impl Report<'_> {
         self.add(Severity::Blocker, FindingCode::MissingRight, message);
     }
 
-    /// What the server refuses whoever asks.
+    /// Checks what the server refuses to every user.
     fn refusals(&mut self) {
         let facts = self.facts;
         let mut missing: Vec<String> = Vec::new();
@@ -177,6 +181,7 @@ impl Report<'_> {
                 if self.is_sent(trial) {
                     missing.push(right(trial));
                 }
+            // The trial script is valid, so an error means that the server runs no Lua.
             } else if *trial == "EVAL LUA 0" && code == "ERR" {
                 self.add(
                     Severity::Blocker,
@@ -186,6 +191,7 @@ impl Report<'_> {
                         from_server(error)
                     ),
                 );
+            // Once for each code: such a server refuses most trials for the same reason.
             } else if REFUSALS.contains(&code) && !said.contains(&code) {
                 said.push(code);
                 self.add(
@@ -207,7 +213,7 @@ impl Report<'_> {
         }
     }
 
-    /// Whether other versions write the namespace in another way; once for each kind.
+    /// Checks whether other versions write the namespace in another format, once for each kind.
     fn formats(&mut self) {
         let facts = self.facts;
         let mut said: Vec<String> = Vec::new();
@@ -221,7 +227,8 @@ impl Report<'_> {
         }
     }
 
-    /// What the user, or the provider of the server, keeps from us.
+    /// Reports what could not be checked, since the user or the provider of the server does not
+    /// permit it.
     fn not_asked(&mut self) {
         let facts = self.facts;
         for (right, failed, what) in [
@@ -253,12 +260,13 @@ impl Report<'_> {
         }
     }
 
-    /// What happens when memory ends.
+    /// Checks what happens when the memory limit is reached.
     fn memory(&mut self) {
         let limit = self.known("maxmemory", "maxmemory");
         let Some(policy) = self.known("maxmemory-policy", "maxmemory_policy") else {
             return;
         };
+        // Without a limit nothing is evicted, whatever the policy.
         if limit.as_deref() == Some("0") {
             return;
         }
@@ -292,10 +300,11 @@ impl Report<'_> {
         }
     }
 
-    /// What is lost with a process, or with a primary.
+    /// Checks what is lost when a process or a primary is lost.
     fn durability(&mut self) {
         let snapshots = self.known("save", "");
         let log = self.known("appendonly", "");
+        // An empty `save` means that snapshots are off.
         if snapshots.as_deref() == Some("") && log.as_deref() == Some("no") {
             self.add(
                 Severity::Warning,
@@ -317,6 +326,7 @@ impl Report<'_> {
             );
         }
         if self.known("cluster-require-full-coverage", "").as_deref() == Some("yes")
+            // Other servers report the setting, too; it has no effect there.
             && self.facts.hello.get("mode").map(String::as_str) == Some("cluster")
         {
             self.add(
@@ -349,7 +359,7 @@ impl Report<'_> {
         }
     }
 
-    /// A setting, by its name in `CONFIG`, or in `INFO`.
+    /// Returns a setting by its name in `CONFIG`, or else by its name in `INFO`.
     fn known(&self, config: &str, info: &str) -> Option<String> {
         let facts = self.facts;
         let setting = facts.config.as_ref().ok().and_then(|all| all.get(config));
@@ -367,13 +377,13 @@ impl Report<'_> {
     }
 }
 
-/// The oldest server that will do: sharded pub/sub and script flags came with it.
+/// The oldest major version that is supported: it brought sharded pub/sub and script flags.
 const FLOOR: u32 = 7;
 
-/// The trials of commands that only clusters are sent begin so.
+/// The beginnings of trials whose commands are sent to clusters only.
 const FOR_CLUSTERS: [&str; 2] = ["CLUSTER ", "ASKING"];
 
-/// Errors by which a server refuses everybody.
+/// Error codes with which a server refuses every user.
 const REFUSALS: [&str; 7] = [
     "OOM",
     "MISCONF",

@@ -1,9 +1,8 @@
-//! What [`Client::preflight`] finds: what stands in the way of a client's calls, or will one day,
-//! asked before they are made.
+//! [`Client::preflight`]: checks the servers before the first calls, and reports what makes calls
+//! fail now or may do so later.
 //!
-//! Invariant: nothing is written, and nothing that could not be asked is passed over in silence.
-//! What is found here is advice: no promise of the crate rests on it, least of all on what is found
-//! of clocks.
+//! Invariant: nothing is written, and everything that could not be asked is reported. The findings
+//! are advice. No promise of the crate depends on them, and least of all on those about clocks.
 
 mod clocks;
 mod facts;
@@ -20,8 +19,8 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 
 impl Client {
-    /// Looks at every server that this client writes to, and tells what is wrong with it: missing
-    /// rights of the ACL user, a version that is too old, a replica in a primary's place, settings
+    /// Checks every server that this client writes to, and reports what is wrong with it: missing
+    /// rights of the ACL user, a version that is too old, a replica instead of a primary, settings
     /// that lose or evict data, clocks that differ, another version of hedgerow that writes the
     /// namespace in another format.
     ///
@@ -38,13 +37,13 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// Rights are found out by calls that change nothing; those refused show in the server's `ACL
-    /// LOG`, as its `CONFIG GET` does for a user with no more than
-    /// [`required_acl`](Self::required_acl). It takes one more connection to each server while it
-    /// runs.
+    /// Rights are checked by calls that change nothing. Calls that are refused appear in the
+    /// server's `ACL LOG`. So does `CONFIG GET` if the user has no more rights than
+    /// [`required_acl`](Self::required_acl). While it runs, it uses one more connection to each
+    /// server.
     ///
     /// # Errors
-    /// When no server answers at all: says why.
+    /// If no server answers at all: the reason.
     ///
     /// # Cancel safety
     /// Safe: nothing is written.
@@ -53,11 +52,13 @@ impl Client {
         let topology = self.topology();
         let nodes = match topology.nodes(deadline).await {
             Ok(nodes) => nodes,
+            // The servers answered, but are no cluster. That is a finding, not an error.
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
                 return Ok(Preflight(vec![judge::no_cluster(topology.address())]));
             }
             Err(error) => return Err(error),
         };
+        // Unique to this client, so that no other caller uses the key.
         let key = self.namespace().trial(self.process());
         let asked = nodes.iter().map(|(address, link)| async {
             let formats = self.formats();
@@ -76,6 +77,7 @@ impl Client {
                 }
             }
         }
+        // With no server there is nothing to report on, so the caller gets the reason.
         if let (Some(error), true) = (silent, known.is_empty()) {
             return Err(error);
         }
@@ -92,6 +94,7 @@ impl Client {
         let clocks = known.iter();
         let clocks = clocks.filter_map(|facts| Some((facts.address.as_str(), facts.clock?)));
         findings.extend(clocks::judged(&clocks.collect::<Vec<_>>()));
+        // A stable sort: findings of one severity stay in the order of the servers.
         findings.sort_by_key(|finding| finding.severity);
         Ok(Preflight(findings))
     }

@@ -1,8 +1,9 @@
-//! `SlotQuery`: several servers are asked for the slots at once. `RefreshTask`: the task that does so.
+//! `SlotQuery`: asks several servers for the slots at once. `RefreshTask`: the task that runs one
+//! such query.
 //!
-//! Invariant: the inquiry belongs to the census, not to a caller. Callers wait for it together,
-//! each with its own timer, and one that stands still with its runtime is replaced. All of them get
-//! its outcome, also if it has failed.
+//! Invariant: the task belongs to the [`Refresher`](super::refresh::Refresher), not to a caller.
+//! Callers wait for it together, each with its own timer. A task that stands still with its runtime
+//! is replaced. All callers get its outcome, also if it has failed.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,9 +24,11 @@ use crate::net::address_map::Addresses;
 use crate::pulse::TICK;
 use crate::wire::fault::from_server;
 
-/// An inquiry under way, or over.
+/// A query that is running or has ended.
 pub(in crate::topology) struct RefreshTask {
+    /// A `watch` channel and not a oneshot: any number of callers read the same outcome.
     outcome: watch::Sender<Option<Result<Arc<SlotMap>>>>,
+    /// Set after this struct is shared, since the task needs a reference to the struct.
     task: OnceLock<Task>,
 }
 
@@ -49,14 +52,15 @@ impl RefreshTask {
         self.outcome.borrow().is_some()
     }
 
-    /// The task, if it has ended without an outcome, or stands still.
+    /// Returns the task if it has ended without an outcome, or stands still.
     pub(in crate::topology) fn failed(&self) -> Option<&Task> {
         let task = self.task.get()?;
         let is_lost = task.is_finished() || task.pulse().stands_still_when_asked();
         (is_lost && !self.is_over()).then_some(task)
     }
 
-    /// Waits a moment for the outcome.
+    /// Waits for the outcome, for one `TICK` at most. The caller checks in between whether the task
+    /// stands still.
     ///
     /// Cancel safety: safe.
     pub(in crate::topology) async fn outcome(
@@ -73,22 +77,26 @@ impl RefreshTask {
 impl Drop for RefreshTask {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
+            // The task owns the refresher, which would otherwise live until the query ends.
             task.abort();
         }
     }
 }
 
-/// What several servers say of the slots.
+/// The answers of several servers to the question which slots they know.
 pub(in crate::topology) struct SlotQuery<'c> {
+    /// The questions that have no answer yet.
     open: FuturesUnordered<BoxFuture<'c, Result<Vec<Range>>>>,
     pub(in crate::topology) deadline: Instant,
-    /// Who was asked.
+    /// The servers that were asked.
     pub(in crate::topology) asked: Vec<Arc<Address>>,
-    /// Servers that were asked because others named them; they may be in use soon.
+    /// Servers that were asked because others named them as primaries. Their nodes are kept, since
+    /// the next slot map probably uses them.
     pub(in crate::topology) named: SlotMap,
+    /// One entry for each answer.
     pub(in crate::topology) heard: Vec<Vec<Range>>,
-    /// Why one of those who said nothing did not: one that refuses before one that is silent, since
-    /// a refusal is not over by waiting.
+    /// The error of one of the servers that gave no answer. A refusal is preferred to silence,
+    /// since waiting does not end a refusal.
     pub(in crate::topology) worst: Option<Error>,
 }
 
@@ -112,7 +120,7 @@ impl<'c> SlotQuery<'c> {
         }
     }
 
-    /// Waits for a first answer until `until`, and for those of the others a little longer.
+    /// Waits until `until` for a first answer, and then a little longer for the other answers.
     pub(in crate::topology) async fn listen(&mut self, until: Instant) {
         let mut end = until;
         while let Ok(Some(answer)) = timeout_at(end, self.open.next()).await {
@@ -126,6 +134,8 @@ impl<'c> SlotQuery<'c> {
                 }
             }
             if !self.heard.is_empty() {
+                // A server that is slow or out must not delay the refresh. The more servers have
+                // answered, the less can the others change.
                 let most = 2 * self.heard.len() > self.asked.len();
                 let patience = if most { GRACE } else { HEAD_START };
                 end = end.min(Instant::now() + patience);
@@ -134,7 +144,7 @@ impl<'c> SlotQuery<'c> {
     }
 }
 
-/// Asks one server for the slots, and how new what it knows is. Nothing of a caller's is sent.
+/// Asks one server for the slots and for the configuration epochs. Sends nothing of a caller's.
 async fn fetch_slots(
     witness: Primary,
     addresses: &Addresses,
@@ -149,6 +159,7 @@ async fn fetch_slots(
     let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
     if let Value::ServerError(error) = &slots {
         let is_none = error.details().unwrap_or_default();
+        // The server says so if it runs with `cluster-enabled no`.
         return Err(match is_none.contains("cluster support") {
             true => Error::invalid("the server is not part of a cluster; name it with `url`"),
             false => from_server(error),
@@ -164,12 +175,12 @@ async fn fetch_slots(
     }
 }
 
-/// How long the primaries may take before others are asked, too; and the rest, once one has
-/// answered.
+/// How long the primaries have before other servers are asked as well. After the first answer, the
+/// other servers have the same time to answer.
 pub(in crate::topology) const HEAD_START: Duration = Duration::from_millis(200);
 
-/// How long the rest may take once most have answered.
+/// How long the other servers have to answer once most have answered.
 pub(in crate::topology) const GRACE: Duration = Duration::from_millis(50);
 
-/// How long a server may take to tell the slots.
+/// How long one server may take to report the slots.
 pub(in crate::topology) const SLOTS_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,8 +1,11 @@
-//! `Cluster`: a Redis Cluster, each key asked of the primary that serves its slot.
+//! `Cluster`: sends each command to the cluster primary that serves the slot of its key.
 //!
-//! Invariant: a command is sent to one server at a time, and to another only when the one before
-//! has answered that it did not execute it (MOVED, ASK). Whatever is not answered is told as
-//! unknown; nothing here sends it again.
+//! Invariant: a command is sent to one server at a time. It goes to another server only after the
+//! one before has answered that it did not execute it (MOVED, ASK). A command that got no answer
+//! fails as indeterminate; nothing here sends it again.
+//!
+//! `Refresher` keeps the slot map that is used here, and corrects it. `Topology` calls this module
+//! for a client that was given the seeds of a cluster.
 
 pub(crate) mod inquiry;
 pub(crate) mod refresh;
@@ -35,11 +38,12 @@ use refresh::Refresher;
 use slot_map::{Primary, no_slots};
 use wire::{Redirect, redirect};
 
-/// The primaries of a cluster, by slot.
+/// A Redis Cluster: its primaries, found by slot.
 pub(crate) struct Cluster(Arc<Refresher>);
 
 impl Cluster {
-    /// The cluster that `seeds` belong to; it is looked up when it is first needed.
+    /// Returns the cluster that `seeds` belong to. Does no I/O: the first call that needs the slot
+    /// map fetches it.
     pub(crate) fn new(seeds: &[String], style: &NodeConfig) -> Result<Self> {
         let seeds = Endpoint::parse_all(seeds, &style.approach)?;
         if seeds.is_empty() {
@@ -58,30 +62,33 @@ impl Cluster {
             }
         }
         let style = NodeConfig {
+            // An `MGET` whose keys lie in several slots is refused by the server.
             reads: MultiGet::OneByOne,
+            // One pipeline to each server is enough: the other servers work meanwhile.
             pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
         Ok(Self(Refresher::new(seeds, style)))
     }
 
-    /// The server of `key`, as far as known without asking.
+    /// Returns the server of `key` according to the slot map, without asking any server.
     pub(crate) fn node(&self, key: &Key) -> Option<Arc<Node>> {
         let map = self.0.known();
         map.primary(key.slot()).map(|primary| primary.node.clone())
     }
 
-    /// The first of `candidates` that is served where `key` is.
+    /// Returns the first of `candidates` whose slot is served by the primary that serves `key`.
     pub(crate) fn beside(&self, key: &Key, candidates: impl Iterator<Item = Key>) -> Option<Key> {
         let map = self.0.known();
         let home = &map.primary(key.slot())?.address;
+        // Bounded, since the candidates are endless and a server may own few slots.
         candidates.take(usize::from(SLOTS)).find(|candidate| {
             let primary = map.primary(candidate.slot());
             primary.is_some_and(|primary| primary.address == *home)
         })
     }
 
-    /// Sends `command` to the server of `key`, and follows where that sends us.
+    /// Sends `command` to the server of `key`, and follows redirects.
     pub(crate) async fn send(
         &self,
         command: &Cmd,
@@ -91,6 +98,7 @@ impl Cluster {
         let slot = key.slot();
         let mut to = self.0.primary(slot, deadline).await?;
         let mut reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
+        // Bounded: while slots move, servers may redirect to each other for a while.
         for _ in 0..MOST_REDIRECTS {
             match self.redirected(&reply.value, &to.address) {
                 None => return Ok(reply),
@@ -98,7 +106,8 @@ impl Cluster {
                     to = self.0.moved(slot, &address);
                     reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
                 }
-                // For this command only; the next is asked of the owner again.
+                // ASK holds for this command only. The slot still belongs to the old owner, so the
+                // next command goes there again.
                 Some(Redirect::Ask(address)) => {
                     to = self.0.at(&address);
                     reply = self.watched(Box::pin(ask(&to.node, command, deadline.at)).await)?;
@@ -115,7 +124,7 @@ impl Cluster {
         }
     }
 
-    /// Sends `command` to every primary; the first error of one is the answer.
+    /// Sends `command` to every primary. Fails with the first error that any of them reports.
     pub(crate) async fn send_to_all(
         &self,
         command: &Cmd,
@@ -133,8 +142,8 @@ impl Cluster {
         Ok(replies.into_iter().next())
     }
 
-    /// Sends `command` to every primary and returns when one of them has served it; fails with a
-    /// refusal, or else with the error of the last, if none does.
+    /// Sends `command` to every primary and returns as soon as one of them has served it. If none
+    /// does, fails with a refusal if there was one, and else with the last error.
     pub(crate) async fn send_to_any(&self, command: &Cmd, deadline: Deadline) -> Result<()> {
         let map = self.0.map(deadline).await?;
         let sent = map.primaries.iter().map(|primary| async move {
@@ -150,6 +159,8 @@ impl Cluster {
             match answer {
                 Ok(()) => return Ok(()),
                 Err(error) => {
+                    // A refusal is kept: it tells the caller what to mend, and waiting does not end
+                    // it.
                     if worst.fate() != Fate::Refused || error.fate() == Fate::Refused {
                         worst = error;
                     }
@@ -159,7 +170,7 @@ impl Cluster {
         Err(worst)
     }
 
-    /// Reads each of `keys` where it is served, in parallel.
+    /// Reads each of `keys` from its server, in parallel.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         let map = self.0.map(deadline).await?;
         let owners = |key: &Key| {
@@ -168,6 +179,7 @@ impl Cluster {
                 map.unserved(key.slot())
             })
         };
+        // A slot without a server fails the read before anything is sent.
         let mut asked: Vec<&Primary> = Vec::with_capacity(keys.len());
         for key in keys {
             asked.push(owners(key)?);
@@ -176,6 +188,7 @@ impl Cluster {
         let answer = Pipeline::gather(keys, pipelines, deadline).await;
         let answer = answer.map_err(|(place, error)| asked[place].node.link.located(error));
         let cells = self.watched(answer)?;
+        // The usual case: no slot has moved, and no key needs a second trip.
         if cells.iter().all(Result::is_ok) {
             return Ok(cells.into_iter().flatten().collect());
         }
@@ -192,7 +205,7 @@ impl Cluster {
         .await
     }
 
-    /// Reads a key that the server at `asked` has refused to read, where that sends us.
+    /// Follows the redirect after the server at `asked` has refused to read `key` with `error`.
     async fn elsewhere(
         &self,
         key: &Key,
@@ -203,26 +216,27 @@ impl Cluster {
         match redirect(&error, self.0.asked(asked)) {
             None => return Err(self.refused(&error)),
             Some(Redirect::Moved(slot, address)) => drop(self.0.moved(slot, &address)),
-            // The owner says it again, to the command below.
+            // `send` below asks the owner again, gets the same answer and follows it.
             Some(Redirect::Ask(_) | Redirect::Nameless) => {}
         }
         let reply = self.send(&plain("GET", key), key, deadline).await?.value;
         cell(reply)?.map_err(|error| self.refused(&error))
     }
 
-    /// The primaries, asked for if none is known.
+    /// Returns the primaries. Fetches the slot map first if no primary is known.
     pub(crate) async fn nodes(&self, deadline: Deadline) -> Result<Vec<(String, Arc<Connection>)>> {
         let map = self.0.map(deadline).await?;
         let node = |primary: &Primary| (primary.address.to_string(), primary.node.link.clone());
         Ok(map.primaries.iter().map(node).collect())
     }
 
-    /// Where the primaries are, as far as known.
+    /// Returns the addresses of the primaries, or of the seeds if no primary is known.
     pub(crate) fn address(&self) -> String {
         self.0.addresses().join(",")
     }
 
-    /// Where `reply` sends us, if it does. What else it may say of the cluster is noted.
+    /// Returns the redirect in `reply`, if it is one. Any other error that puts the slot map in
+    /// doubt starts a refresh.
     fn redirected(&self, reply: &Value, asked: &Address) -> Option<Redirect> {
         let Value::ServerError(error) = reply else {
             return None;
@@ -239,14 +253,15 @@ impl Cluster {
         from_server(error)
     }
 
-    /// A server that cannot serve the slot may not be the one to ask.
+    /// Starts a refresh after an error that says the server cannot serve the slot: another server
+    /// may serve it now.
     fn note(&self, error: &ServerError) {
         if matches!(error.code(), "CLUSTERDOWN" | "MASTERDOWN" | "READONLY") {
             self.0.suspect();
         }
     }
 
-    /// A server that does not answer may not be the one to ask.
+    /// Starts a refresh if the server did not answer: another server may have taken over its slots.
     fn watched<T>(&self, outcome: Result<T>) -> Result<T> {
         if let Err(error) = &outcome
             && !is_refused_here(error)
@@ -257,8 +272,9 @@ impl Cluster {
     }
 }
 
-/// Sends `command` where a slot is on its way to. The permission counts for the next command on
-/// the connection, so both travel in one pipeline, which nothing comes between.
+/// Sends `command` to a server that is importing its slot. `ASKING` counts only for the next
+/// command on the connection. Both travel in one pipeline, so that no other command comes between
+/// them.
 async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Answer> {
     let mut pipeline = redis::Pipeline::with_capacity(2);
     pipeline.add_command(redis::cmd("ASKING"));
@@ -267,11 +283,13 @@ async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Answer> {
     let replies = node.link.send_all(&pipeline, deadline).await?;
     let value = replies.into_iter().nth(1);
     let answer = value.map(|value| Answer { value, sent });
+    // The pipeline was sent, so the effect of a command whose reply is missing is unknown.
     answer.ok_or_else(|| restless().with_fate(Fate::Unknown))
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // A running query owns the refresher and would keep it alive.
         self.0.close();
     }
 }
@@ -282,7 +300,8 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// Whether the call was refused before anything was sent, which says nothing new of the server.
+/// Returns whether the client itself refused the call. Nothing was sent, so the error says nothing
+/// new about the server.
 fn is_refused_here(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -297,5 +316,6 @@ fn restless() -> Error {
     )
 }
 
-/// How often one command follows a redirect before it pauses.
+/// How many redirects one command follows. After that the call fails, and the retry pauses before
+/// it tries again.
 const MOST_REDIRECTS: usize = 5;

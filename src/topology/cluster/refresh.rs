@@ -1,10 +1,12 @@
-//! `Refresher`: which primary serves which slot, as far as known.
+//! `Refresher`: keeps the slot map of a cluster up to date.
 //!
-//! Invariant: what is known is a hint; whoever follows it is corrected by the servers, and what
-//! they say is taken over at once. Primaries that no longer serve a slot are retired, and calls
-//! that wait for them fail. No server's word counts alone where others may know better: several are
-//! asked, and what is newest, or what most say, is believed (see [`verdict`]). While a server is in
-//! trouble a steward asks again, and until the slots are known a breaker makes that cheap.
+//! Invariant: the slot map is a hint. A server that does not serve a slot redirects the call, and
+//! a `MOVED` changes the map at once. No server is believed alone where others may know better:
+//! several are asked, and the newest claim counts, or else that of most (see [`verdict`]).
+//! Primaries that no longer serve a slot are retired, and calls that wait for them fail.
+//!
+//! While a server is in trouble a background task asks again. Until the slots are known, a breaker
+//! refuses fail-fast calls without a query. `Cluster` is the only caller.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -29,25 +31,30 @@ use crate::time::Backoff;
 use crate::time::{Deadline, OnOutage};
 
 pub(in crate::topology) struct Refresher {
+    /// Also the template for the servers that are found: they are reached with the login and TLS of
+    /// the first seed.
     seeds: Vec<Endpoint>,
     style: NodeConfig,
+    /// Wakes the background task.
     trouble: Arc<Notify>,
-    /// Renews the map while a server is in trouble; see [`refresh`].
+    /// Refreshes the map while a server is in trouble; see [`refresh`].
     refresh: Background,
     state: Mutex<State>,
-    /// Of those who are asked for the slots.
+    /// The breaker for slot queries. It matters only while no primary is known: after that, each
+    /// server has a breaker.
     breaker: Breaker,
 }
 
 #[derive(Default)]
 struct State {
     map: Arc<SlotMap>,
-    /// The last that was begun.
+    /// The last query that was started.
     inquiry: Option<Arc<RefreshTask>>,
-    /// Seeds and replicas that were asked, by address: how often they are connected to, and what
-    /// they refused, counts over all inquiries.
+    /// The seeds and replicas that were asked, by address. Their nodes are kept between queries, so
+    /// that the pace of connecting and their last refusal count over all queries.
     witnesses: HashMap<Address, Arc<Node>>,
-    /// Servers that calls were sent to by `ASK`, and when: they need not have a slot yet.
+    /// Servers that calls were sent to by `ASK`, and when. They may own no slot yet, so no query
+    /// names them; they are kept in the map for `REFRESH_FOR`.
     importing: Vec<(Arc<Address>, Instant)>,
 }
 
@@ -55,6 +62,7 @@ impl Refresher {
     pub(in crate::topology) fn new(seeds: Vec<Endpoint>, style: NodeConfig) -> Arc<Self> {
         Arc::new_cyclic(|census: &Weak<Self>| {
             let census = census.clone();
+            // Weak: the refresher owns the map, and the map the nodes that call this.
             let on_trouble = Arc::new(move || {
                 if let Some(census) = census.upgrade() {
                     census.suspect();
@@ -75,12 +83,12 @@ impl Refresher {
         })
     }
 
-    /// What is known without asking; at first, nothing.
+    /// Returns the map without asking any server. At first it is empty.
     pub(in crate::topology) fn known(&self) -> Arc<SlotMap> {
         self.state().map.clone()
     }
 
-    /// What is known of the slots, asked for first if that is nothing.
+    /// Returns the map. If no primary is known, the servers are asked first.
     pub(in crate::topology) async fn map(
         self: &Arc<Self>,
         deadline: Deadline,
@@ -90,13 +98,14 @@ impl Refresher {
             return Ok(known);
         }
         let probe = match deadline.on_outage {
+            // A call that waits out an outage does not heed the breaker.
             OnOutage::KeepTrying => None,
             OnOutage::FailFast => self.breaker.admit()?,
         };
         self.renew(Probe::limit(probe.as_ref(), deadline).at).await
     }
 
-    /// The server of `slot`.
+    /// Returns the server of `slot`.
     pub(in crate::topology) async fn primary(
         self: &Arc<Self>,
         slot: u16,
@@ -109,7 +118,8 @@ impl Refresher {
         })
     }
 
-    /// The server of `slot`, when the one at `asked` serves it no more and does not say which does.
+    /// Returns the server of `slot` after the server at `asked` has redirected a call without
+    /// saying where to. Asks the servers for the slots.
     pub(in crate::topology) async fn elsewhere(
         self: &Arc<Self>,
         slot: u16,
@@ -125,7 +135,7 @@ impl Refresher {
         })
     }
 
-    /// How what the server at `address` tells is read.
+    /// How to read what the server at `address` reports.
     pub(in crate::topology) fn asked<'a>(&'a self, address: &'a Address) -> Asked<'a> {
         Asked {
             address,
@@ -133,7 +143,7 @@ impl Refresher {
         }
     }
 
-    /// Notes that `slot` is served at `address`, on the word of the server that served it before.
+    /// Records that `slot` is served at `address`. Its former owner has said so with `MOVED`.
     pub(in crate::topology) fn moved(self: &Arc<Self>, slot: u16, address: &Address) -> Primary {
         let mut state = self.state();
         if let Some(known) = state.map.primary(slot)
@@ -151,7 +161,7 @@ impl Refresher {
         primary
     }
 
-    /// The server at `address`, which is asked now and may serve no slot yet.
+    /// Returns the server at `address`, which an `ASK` has named. It may own no slot yet.
     pub(in crate::topology) fn at(&self, address: &Address) -> Primary {
         let mut state = self.state();
         state.importing.retain(|(it, _)| **it != *address);
@@ -167,21 +177,22 @@ impl Refresher {
         primary
     }
 
-    /// What is known may be wrong: has somebody ask.
+    /// Reports that the map may be wrong, and has the background task ask the servers.
     pub(in crate::topology) fn suspect(self: &Arc<Self>) {
         self.trouble.notify_one();
         self.refresh
             .ensure(|| refresh(Arc::downgrade(self), self.trouble.clone()));
     }
 
-    /// Nobody uses this any more.
+    /// Ends the tasks. The cluster is being dropped.
     pub(in crate::topology) fn close(&self) {
         self.refresh.end();
+        // Dropped without the lock: its drop aborts the task.
         let inquiry = self.state().inquiry.take();
         drop(inquiry);
     }
 
-    /// Where the primaries are, or the seeds as long as no primary is known.
+    /// Returns the addresses of the primaries, or of the seeds while no primary is known.
     pub(in crate::topology) fn addresses(&self) -> Vec<String> {
         let known = self.known();
         if known.primaries.is_empty() {
@@ -190,7 +201,7 @@ impl Refresher {
         known.addresses().map(Address::to_string).collect()
     }
 
-    /// Has the servers asked for the slots, and waits for what comes of it.
+    /// Asks the servers for the slots, and waits for the outcome until `deadline`.
     async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<SlotMap>> {
         let mut inquiry = self.inquiry();
         loop {
@@ -201,15 +212,17 @@ impl Refresher {
                 return Err(self.nobody_knows());
             }
             if let Some(task) = inquiry.failed() {
+                // The runtime of the task stands still or has ended. Other tasks must not go there
+                // either.
                 self.style.spawner.distrust(task.pulse().runtime());
                 inquiry = self.inquiry();
             }
         }
     }
 
-    /// The inquiry under way, begun if there is none. It takes as long as servers may need, however
-    /// soon its first caller must leave: else callers in a hurry would keep all others from an
-    /// answer.
+    /// Returns the running query, or starts one. A query takes as long as servers may need, also if
+    /// its first caller leaves earlier. Otherwise callers with short deadlines would keep all
+    /// others from an answer.
     fn inquiry(self: &Arc<Self>) -> Arc<RefreshTask> {
         let mut state = self.state();
         let known = state.inquiry.as_ref();
@@ -219,8 +232,9 @@ impl Refresher {
         let inquiry = RefreshTask::new();
         let until = Instant::now() + HEAD_START + SLOTS_TIMEOUT + HEAD_START;
         let (census, told) = (self.clone(), Arc::downgrade(&inquiry));
-        // Before anybody can wait for it: outside of a runtime this panics. Ends by itself, soon;
-        // if it panics, or its runtime does not go on, callers begin another.
+        // Spawned before another caller can see the query, since spawning panics outside of a
+        // runtime. The task ends by itself at `until`. If it panics, or its runtime stands still,
+        // callers start another.
         inquiry.spawned(self.style.spawner.spawn(async move {
             let outcome = census.inquire(until).await;
             if let Some(told) = told.upgrade() {
@@ -239,11 +253,12 @@ impl Refresher {
         let outcome = self.ask(&mut hearing, &present).await;
         match &outcome {
             Ok(()) => self.breaker.succeeded(),
+            // Any other error is an answer, so the servers are there.
             Err(error) if is_out(error) => self.breaker.failed(error),
             Err(_) => {}
         }
         let outcome = outcome.map(|()| self.learn(&hearing));
-        // The connections to witnesses end with the question.
+        // The connections to seeds and replicas are closed after the query. They serve no calls.
         let witnesses: Vec<_> = self.state().witnesses.values().cloned().collect();
         for witness in witnesses {
             witness.link.rest();
@@ -251,9 +266,9 @@ impl Refresher {
         outcome
     }
 
-    /// Asks a few of the primaries that are known, and where none answers soon, others. What seeds
-    /// and replicas say is compared with what the primaries say that they name: they may have left
-    /// the cluster, or be cut off from it.
+    /// Asks a few of the known primaries and, if none answers soon, others. Answers of seeds and
+    /// replicas are compared with those of the primaries that they name. A seed or a replica may
+    /// have left the cluster, or be cut off from it.
     async fn ask<'c>(&'c self, hearing: &mut SlotQuery<'c>, known: &SlotMap) -> Result<()> {
         let now = Instant::now();
         let addresses = &self.style.approach.addresses;
@@ -273,9 +288,10 @@ impl Refresher {
         }
     }
 
-    /// Nobody has told the slots in time: what a server that was asked has met so far, if anything.
-    /// An attempt to connect that is refused goes on until its deadline, which may be the caller's.
-    /// A refusal counts as one only if none of the others may yet answer.
+    /// The error if no server has reported the slots in time: what one of the servers has run into
+    /// so far, if anything. An attempt to connect that is refused is repeated until its deadline,
+    /// which may be the caller's, so it may still be running. The error counts
+    /// as a refusal only if all servers refuse: otherwise one of them may yet answer.
     fn nobody_knows(&self) -> Error {
         let state = self.state();
         let primaries = state.map.primaries.iter().map(|it| &it.node);
@@ -295,8 +311,8 @@ impl Refresher {
         }
     }
 
-    /// A few of the primaries that were named and have not been asked, if too few of those that
-    /// were asked are primaries themselves.
+    /// Returns a few of the primaries that the answers name and that were not asked yet. Returns
+    /// none if enough of the servers that were asked are primaries themselves.
     fn named(&self, hearing: &SlotQuery<'_>, known: &SlotMap) -> Vec<Primary> {
         let mut map = SlotMap::default();
         for range in verdict(&hearing.heard) {
@@ -314,7 +330,7 @@ impl Refresher {
         named
     }
 
-    /// A few of the primaries that are known.
+    /// Returns a few of the known primaries.
     fn primaries(map: &SlotMap) -> Vec<Primary> {
         let mut primaries = map.primaries.clone();
         primaries.shuffle(&mut rand::rng());
@@ -322,9 +338,10 @@ impl Refresher {
         primaries
     }
 
-    /// A few of the seeds, and of the replicas, which may be primaries by now.
+    /// Returns a few of the seeds and a few of the replicas, which may have been promoted.
     fn others(&self, known: &SlotMap) -> Vec<Primary> {
         let style = NodeConfig {
+            // A seed that is out must not start another refresh: it serves no slot of the map.
             on_trouble: None,
             ..self.style.clone()
         };
@@ -356,7 +373,7 @@ impl Refresher {
         witnesses.into_iter().map(witness).collect()
     }
 
-    /// Takes over what was said of the slots.
+    /// Makes the new map from the answers, and retires the servers that are no longer in it.
     fn learn(&self, hearing: &SlotQuery<'_>) -> Arc<SlotMap> {
         let mut state = self.state();
         let before = state.map.clone();
@@ -370,11 +387,14 @@ impl Refresher {
             map.replicas.extend_from_slice(&range.replicas);
         }
         state.importing.retain(|(_, at)| at.elapsed() < REFRESH_FOR);
+        // A server that imports its first slot is in no answer. It must not be retired while calls
+        // are redirected to it.
         for (address, _) in &state.importing {
             if before.find(address).is_some() {
                 map.place(address, [&*before], |it| self.node(it));
             }
         }
+        // A replica is reported once for each range of its primary.
         map.replicas.sort_unstable();
         map.replicas.dedup();
         let map = Arc::new(map);
@@ -385,6 +405,8 @@ impl Refresher {
                 old.node.retire();
             }
         }
+        // Only the waiters subscribed at these servers re-check. If all did, each migrated slot
+        // would make the whole client query at once.
         let losers = before.losers(&map);
         if !losers.is_empty() {
             tracing::info!(target: "hedgerow::client", primaries = map.primaries.len(), "slots have moved");
@@ -395,7 +417,7 @@ impl Refresher {
         map
     }
 
-    /// A new node for the server at `address`.
+    /// Makes a new node for the server at `address`.
     fn node(&self, address: &Address) -> Arc<Node> {
         let endpoint = self.seeds[0].at(address.clone());
         Arc::new(Node::new(&endpoint, &self.style))
@@ -406,8 +428,8 @@ impl Refresher {
     }
 }
 
-/// Renews what is known while a server is in trouble: spawned with the first trouble, it ends with
-/// the census (or with its runtime, after which the next trouble starts another).
+/// Refreshes the map while a server is in trouble. The first trouble starts this task. It ends with
+/// the refresher, or with its runtime; then the next trouble starts another.
 async fn refresh(census: Weak<Refresher>, trouble: Arc<Notify>) {
     loop {
         trouble.notified().await;
@@ -422,6 +444,7 @@ async fn refresh(census: Weak<Refresher>, trouble: Arc<Notify>) {
             }
             let known = census.known();
             let all_well = known.primaries.iter().all(|it| it.node.link.is_well());
+            // Not kept over the pause: the last owner must be able to drop the refresher.
             drop(census);
             tokio::time::sleep(backoff.pause()).await;
             if all_well || Instant::now() >= until {
@@ -431,10 +454,10 @@ async fn refresh(census: Weak<Refresher>, trouble: Arc<Notify>) {
     }
 }
 
-/// How many servers of a kind are asked for the slots at once.
+/// How many primaries, seeds or replicas are asked for the slots at once.
 const PEERS: usize = 3;
 
-/// The pauses between two questions while a server is in trouble, and how long that goes on.
+/// The pauses between two queries while a server is in trouble, and for how long these go on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const REFRESH_FOR: Duration = Duration::from_secs(10);

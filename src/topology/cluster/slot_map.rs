@@ -1,7 +1,9 @@
-//! `SlotMap`: which primary serves which slot, as last heard.
+//! `SlotMap`: which primary serves which slot, according to the last answers of the servers.
 //!
-//! Invariant: a map does not change once it is in use; another takes its place. Every primary of it
-//! has one [`Node`], which the next map takes over, so that a server keeps its connections.
+//! Invariant: a map that is in use does not change; a new map replaces it. Each primary has one
+//! [`Node`]. The next map takes that node over, so that the connections to the server survive.
+//!
+//! `Refresher` builds the maps. `Cluster` and `SlotQuery` read them.
 
 use std::sync::Arc;
 
@@ -10,13 +12,16 @@ use crate::key::SLOTS;
 use crate::net::address::Address;
 use crate::net::node::Node;
 
-/// What is known of the slots; another takes its place when that changes.
+/// The slots of the cluster as far as they are known. A change makes a new map.
 #[derive(Clone)]
 pub(in crate::topology) struct SlotMap {
-    /// The place in `primaries` of each slot's server; `NOBODY` where none is known, `NAMELESS`
-    /// where no address of it is.
+    /// For each slot, the index of its server in `primaries`. `NOBODY` means that no server is
+    /// known, `NAMELESS` that the cluster reports a server without an address.
+    // Indices and not pointers: each change copies all 16,384.
     pub(in crate::topology) owners: Box<[u16]>,
+    /// Also holds servers that own no slot yet: those that a call was redirected to by `ASK`.
     pub(in crate::topology) primaries: Vec<Primary>,
+    /// Asked for the slots when no primary answers, since one of them may have been promoted.
     pub(in crate::topology) replicas: Vec<Address>,
 }
 
@@ -32,7 +37,7 @@ impl SlotMap {
         self.primaries.get(usize::from(place))
     }
 
-    /// Why no server of `slot` is known.
+    /// The error of a call for `slot`, which no known server serves.
     pub(in crate::topology) fn unserved(&self, slot: u16) -> Error {
         match self.owners[usize::from(slot)] {
             NAMELESS => nameless(),
@@ -48,7 +53,7 @@ impl SlotMap {
         self.primaries.iter().map(|primary| &*primary.address)
     }
 
-    /// The primaries that have lost slots when `later` is the case.
+    /// Returns the primaries that serve a slot in this map and no longer serve it in `later`.
     pub(in crate::topology) fn losers(&self, later: &Self) -> Vec<&Primary> {
         let mut lost = vec![false; self.primaries.len()];
         for slot in 0..SLOTS {
@@ -66,8 +71,8 @@ impl SlotMap {
             .collect()
     }
 
-    /// The place of the server at `address`: known here, or taken over from those of `before`, or
-    /// made.
+    /// Returns the index of the server at `address`. If it is not in this map, adds its entry from
+    /// one of the maps `before`, or one that `make` builds.
     pub(in crate::topology) fn place<'m>(
         &mut self,
         address: &Address,
@@ -107,7 +112,8 @@ pub(in crate::topology) fn no_slots() -> Error {
     )
 }
 
-/// `cluster-preferred-endpoint-type hostname` where a server has no `cluster-announce-hostname`.
+/// The error for a slot whose server is reported without an address. That happens with
+/// `cluster-preferred-endpoint-type hostname` if the server has no `cluster-announce-hostname`.
 pub(in crate::topology) fn nameless() -> Error {
     Error::new(
         ErrorKind::ClusterDown,
@@ -116,7 +122,9 @@ pub(in crate::topology) fn nameless() -> Error {
     )
 }
 
-/// Places that no primary has.
+// Two indices that no primary has: there are at most 16,384 primaries.
+/// No server of the slot is known.
 pub(in crate::topology) const NOBODY: u16 = u16::MAX;
 
+/// The slot has a server, but its address is not known.
 pub(in crate::topology) const NAMELESS: u16 = u16::MAX - 1;

@@ -1,16 +1,18 @@
-//! The verdict: who serves which slot, when several servers of a cluster were heard.
+//! `verdict`: which server serves which slot, when several servers of a cluster have answered.
 //!
-//! Invariant: for each slot the claim of the highest configuration epoch counts, as among the
-//! servers themselves: whoever was cut off during a failover or a migration is behind, however many
-//! they are. Where epochs are not told, or are equal, what most say counts. Everything is pure.
+//! Invariant: for each slot the claim with the highest configuration epoch counts, as it does among
+//! the servers. Servers that were cut off during a failover or a migration are behind, however many
+//! they are. If epochs are equal or not reported, the claim of most servers counts. Everything here
+//! is pure; `Refresher` calls it.
 
 use super::wire::Range;
 use crate::key::SLOTS;
 
-/// Who serves which slots by the word of all that were heard. Each view is what one server said,
-/// sorted by slot.
+/// Merges all answers into one list of slot ranges. Each view is the answer of one server, sorted
+/// by slot.
 pub(in crate::topology) fn verdict(views: &[Vec<Range>]) -> Vec<Range> {
     let all = || views.iter().flatten();
+    // Between two neighbouring bounds no view changes its mind, so one slot stands for all.
     let mut bounds: Vec<u16> = all()
         .flat_map(|range| [range.first, range.last + 1])
         .collect();
@@ -34,18 +36,19 @@ pub(in crate::topology) fn verdict(views: &[Vec<Range>]) -> Vec<Range> {
     ranges
 }
 
-/// What a view says of a slot.
+/// What a view says about a slot.
 fn at(view: &[Range], slot: u16) -> Option<&Range> {
     let place = view.partition_point(|range| range.last < slot);
     view.get(place).filter(|range| range.first <= slot)
 }
 
-/// The claim that counts; of equal ones the one that was heard first.
+/// Returns the claim that counts; of equal claims, the first.
 fn best<'r>(claims: &[&'r Range]) -> Option<&'r Range> {
     let votes = |claim: &Range| {
         let agree = |other: &&&Range| other.epoch == claim.epoch && other.is_by_same(claim);
         claims.iter().filter(agree).count()
     };
+    // Views may report one server under different addresses.
     let spelt = |claim: &Range| {
         let agree = |other: &&&Range| other.primary == claim.primary;
         claims.iter().filter(agree).count()
@@ -54,6 +57,7 @@ fn best<'r>(claims: &[&'r Range]) -> Option<&'r Range> {
         let has_address = claim.primary.is_some();
         (claim.epoch, votes(claim), has_address, spelt(claim))
     };
+    // `max_by_key` returns the last of equal claims, so `rev` makes it the first.
     claims.iter().rev().max_by_key(rank).copied()
 }
 
@@ -91,7 +95,7 @@ mod tests {
         ] {
             assert_eq!(owners(&views), expected, "also against most");
         }
-        // Each is ahead of the other in something.
+        // Each view is newer than the other for some slots.
         let one = vec![range(0, 99, "a", 1), range(100, 199, "d", 5)];
         let two = vec![range(0, 99, "c", 4), range(100, 199, "b", 2)];
         let expected = [(0, 99, "c".to_owned()), (100, 199, "d".to_owned())];

@@ -1,8 +1,9 @@
-//! The slots of a cluster: who serves which, and what a server says when it is not the one.
+//! The wire format of cluster slots: the replies that list them, and the redirects of a server that
+//! does not serve one.
 //!
-//! Invariant: what is parsed here names only servers that can be dialled; one that a client is told
-//! no address of has none, and does not invalidate the others. Everything is pure but for the
-//! address map.
+//! Invariant: every address that is parsed here can be dialled. A server that is reported without a
+//! usable address gets none, and does not invalidate the others. Everything is pure except for the
+//! address map. `SlotQuery` and `Cluster` call this.
 
 use std::collections::HashMap;
 
@@ -12,32 +13,35 @@ use crate::key::SLOTS;
 use crate::net::address::Address;
 use crate::net::address_map::Addresses;
 
-/// Consecutive slots and their servers, as a server tells them.
+/// Consecutive slots and their servers, as one server reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::topology) struct Range {
     pub(in crate::topology) first: u16,
     pub(in crate::topology) last: u16,
-    /// `None` where the server tells no address that a client may use.
+    /// `None` if the server reports no address that a client can use.
     pub(in crate::topology) primary: Option<Address>,
-    /// The name of the primary in the cluster.
+    /// The node ID of the primary.
     pub(in crate::topology) id: String,
     pub(in crate::topology) replicas: Vec<Address>,
-    /// Of the primary's configuration, higher with each failover and migration; 0 if not told.
+    /// The configuration epoch of the primary, which rises with each failover and migration; 0 if
+    /// not reported.
     pub(in crate::topology) epoch: u64,
 }
 
-/// Where a server sends us instead.
+/// Where a server redirects a call to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::topology) enum Redirect {
+    /// MOVED: the slot has another owner, which also gets all later calls.
     /// For good: the slot has another owner.
     Moved(u16, Address),
-    /// For this once: the slot is on its way there.
+    /// ASK: the slot is being migrated there; this call only.
     Ask(Address),
-    /// To a server that it tells no address of. `CLUSTER SLOTS` may tell more.
+    /// To a server without a reported address. `CLUSTER SLOTS` may report more.
     Nameless,
 }
 
-/// How what a server tells is read: what it leaves out is as it was asked.
+/// The server that was asked, and the address map. What a reply leaves out is taken from the
+/// address that was asked.
 #[derive(Clone, Copy)]
 pub(in crate::topology) struct Asked<'a> {
     pub(in crate::topology) address: &'a Address,
@@ -45,22 +49,23 @@ pub(in crate::topology) struct Asked<'a> {
 }
 
 impl Range {
-    /// Whether both name the same server.
+    /// Returns whether both name the same server.
     pub(in crate::topology) fn is_by_same(&self, other: &Self) -> bool {
+        // Addresses may differ from view to view, node IDs do not.
         match self.id.is_empty() {
             true => self.primary == other.primary,
             false => self.id == other.id,
         }
     }
 
-    /// Whether both say the same of their slots.
+    /// Returns whether both say the same about their slots.
     pub(in crate::topology) fn is_of(&self, other: &Self) -> bool {
         self.is_by_same(other) && self.primary == other.primary && self.epoch == other.epoch
     }
 }
 
-/// Reads the replies of `CLUSTER SLOTS` and `CLUSTER NODES`, in the order of the slots; `None` when
-/// the first is not one. Without the right to send the second, epochs are unknown.
+/// Parses the replies of `CLUSTER SLOTS` and `CLUSTER NODES`, sorted by slot. Returns `None` if the
+/// first reply is malformed. If the user is not permitted to send the second, epochs are unknown.
 pub(in crate::topology) fn ranges(
     slots: &Value,
     nodes: &Value,
@@ -105,13 +110,14 @@ fn range(row: &Value, epochs: &HashMap<&str, u64>, asked: Asked<'_>) -> Option<R
     })
 }
 
-/// The configuration epochs of the servers, by their names in the cluster.
+/// Returns the configuration epochs of the servers, by node ID.
 fn epochs(nodes: &Value) -> HashMap<&str, u64> {
     let lines = match nodes {
         Value::VerbatimString { text, .. } => text.as_str(),
         other => text(other).unwrap_or_default(),
     };
     let epoch = |line: &'_ str| -> Option<(usize, u64)> {
+        // The fields: id, address, flags, primary, ping-sent, pong-received, config-epoch.
         let epoch = line.split(' ').nth(6)?.parse().ok()?;
         Some((line.find(' ')?, epoch))
     };
@@ -126,7 +132,8 @@ fn slot(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|slot| *slot < SLOTS)
 }
 
-/// Where a server is that is told by address, port, name and whatever else is known of it.
+/// Returns the address of a server, which is reported as host, port, node ID and possibly more
+/// fields.
 fn address(parts: &[Value], asked: Asked<'_>) -> Option<Address> {
     let [host, Value::Int(port), rest @ ..] = parts else {
         return None;
@@ -135,8 +142,8 @@ fn address(parts: &[Value], asked: Asked<'_>) -> Option<Address> {
         Value::Nil => "",
         host => text(host)?,
     };
-    // It has no host name, where clients are to be told host names: it has an IP address all the
-    // same, but for one that does not know its own.
+    // With `cluster-preferred-endpoint-type hostname`, `?` means that the server has no host name.
+    // Its IP address is a field, unless the server does not know its own.
     let host = match host {
         UNKNOWN => rest.get(1).and_then(|more| field(more, "ip"))?,
         host => host,
@@ -144,7 +151,7 @@ fn address(parts: &[Value], asked: Asked<'_>) -> Option<Address> {
     named(host, u16::try_from(*port).ok()?, asked)
 }
 
-/// A field of a map, or of names and values in turn.
+/// Returns a field of a map, or of a flat list of names and values.
 fn field<'v>(more: &'v Value, name: &str) -> Option<&'v str> {
     let is_it = |key: &Value| text(key) == Some(name);
     match more {
@@ -165,22 +172,23 @@ fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// A server that is told by these. One that does not know its own host says none, or an empty one:
-/// then it means the one that was dialled.
+/// Returns the address for a reported host and port. A server that does not know its own host
+/// reports none or an empty one. It then means the host that was dialled.
 fn named(host: &str, port: u16, asked: Asked<'_>) -> Option<Address> {
     let host = match (host, asked.address) {
         (UNKNOWN, _) | ("", Address::Unix(_)) => return None,
-        // That was mapped already, if it was to be.
+        // The dialled host is mapped already; mapping it twice could lead elsewhere.
         ("", Address::Tcp(host, _)) => return (port > 0).then(|| Address::Tcp(host.clone(), port)),
         (host, _) => host,
     };
     (port > 0).then(|| asked.addresses.reached(host, port))
 }
 
-/// Whether `error`, which a server has answered that was asked so, sends us elsewhere.
+/// Returns the redirect in `error`, which the server that was asked has answered.
 pub(in crate::topology) fn redirect(error: &ServerError, asked: Asked<'_>) -> Option<Redirect> {
     let mut words = error.details()?.split(' ');
     let slot = words.next()?.parse().ok().and_then(slot)?;
+    // From the right: an IPv6 address holds colons, too.
     let (host, port) = words.next()?.rsplit_once(':')?;
     let host = host.trim_matches(['[', ']']);
     let address = named(host, port.parse().ok()?, asked);
@@ -192,7 +200,7 @@ pub(in crate::topology) fn redirect(error: &ServerError, asked: Asked<'_>) -> Op
     }
 }
 
-/// Instead of a host that the cluster does not know.
+/// Stands for a host that the server does not know.
 const UNKNOWN: &str = "?";
 
 #[cfg(test)]
@@ -207,7 +215,7 @@ mod tests {
         Value::Array(vec![host, Value::Int(port), bulk("id")])
     }
 
-    /// One that has no host name.
+    /// A server without a host name.
     fn nameless(more: Value) -> Value {
         Value::Array(vec![bulk("?"), Value::Int(7001), bulk("id"), more])
     }

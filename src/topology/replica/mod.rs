@@ -1,11 +1,13 @@
-//! `Replicas`: servers that follow one primary and may be asked what a cache holds.
+//! `Replicas`: servers that follow one primary and may answer reads of a cache.
 //!
-//! Invariant: a replica is asked only if it is proved to have applied all that its primary had at
-//! some moment, not longer ago than [`MOST_LAG`] and later than the end of each of this client's
-//! writes of the keys. The proof: the primary said its replication offset after that moment, and
-//! the replica, of the same history, has reached it. A proof belongs to a connection: what answers
-//! on the next one may be a process that has started again with older data. Without proof nobody
-//! is asked, and the primary answers.
+//! Invariant: a replica is asked only if it is proved to have applied everything that its primary
+//! had at some moment. That moment is not longer ago than [`MOST_LAG`], and later than the end of
+//! each write of the keys by this client. The proof: after that moment the primary reported its
+//! replication offset, and the replica, with the same history, has reached that offset. A proof
+//! belongs to a connection, since the process behind the next connection may have restarted with
+//! older data. Without a proof no replica is asked, and the primary answers.
+//!
+//! `Replicated` calls this for caches that read from replicas.
 
 pub(crate) mod proof;
 pub(crate) mod recent_writes;
@@ -30,16 +32,19 @@ use proof::{History, replication_state};
 use recent_writes::{MOST_LAG, RecentWrites};
 
 pub(crate) struct Replicas {
+    /// Asked for its replication offset, which the replicas are compared with.
     primary: Arc<Connection>,
+    /// The recent writes of this client: a replica must have applied them before it is read.
     writes: Arc<RecentWrites>,
     style: NodeConfig,
-    /// Gives the replicas occasion to prove themselves; see [`probe`].
+    /// The task that compares the replicas with the primary; see [`probe`].
     prober: Background,
     state: Mutex<State>,
 }
 
 struct State {
     members: Vec<Arc<Member>>,
+    /// Without reads for a while, replicas are not probed.
     last_read: Option<Instant>,
 }
 
@@ -48,17 +53,17 @@ struct Member {
     proof: Mutex<Option<Proof>>,
 }
 
-/// That a replica has applied all that its primary had at this moment.
+/// Proves that a replica has applied everything that its primary had at this moment.
 #[derive(Debug, Clone, Copy)]
 struct Proof {
     at: Instant,
-    /// The connection on which it was given.
+    /// The connection on which the replica answered.
     epoch: u64,
 }
 
 impl Replicas {
-    /// The replicas of the server behind `primary`; `writes` is told of all that this client
-    /// writes there.
+    /// Makes the replicas of the server behind `primary`. `writes` must record everything that
+    /// this client writes there.
     pub(crate) fn new(
         primary: Arc<Connection>,
         writes: Arc<RecentWrites>,
@@ -69,6 +74,8 @@ impl Replicas {
             writes,
             style: NodeConfig {
                 name: format!("{}-replica", style.name),
+                // A replica that is out is no reason to look for another primary: the primary
+                // answers instead.
                 on_trouble: None,
                 ..style.clone()
             },
@@ -80,7 +87,7 @@ impl Replicas {
         })
     }
 
-    /// These are the replicas from now on.
+    /// Replaces the list of replicas. Replicas that stay keep their connections and proofs.
     pub(crate) fn set(&self, endpoints: &[Endpoint]) {
         let mut state = self.state();
         let before = std::mem::take(&mut state.members);
@@ -104,20 +111,21 @@ impl Replicas {
         }
     }
 
-    /// Whether anybody has read from here lately.
+    /// Returns whether any cache has read from here in the last 10 s.
     pub(crate) fn are_read(&self) -> bool {
         let last = self.state().last_read;
         last.is_some_and(|last| last.elapsed() < IDLE)
     }
 
-    /// What one of the replicas finds, at one moment that is not before any write of this client
-    /// nor longer ago than [`MOST_LAG`]; `None` when nobody can be asked, or does not answer.
+    /// Reads `keys` at one of the replicas. All values are of one moment, which is not before any
+    /// write of the keys by this client, and not longer ago than [`MOST_LAG`]. `None` if no replica
+    /// may be asked, or the one that was asked does not answer.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn read(self: &Arc<Self>, keys: &[Key], deadline: Instant) -> Option<Values> {
         let (member, proof) = self.choose(self.writes.latest(keys))?;
         let now = Instant::now();
-        // The primary must have time to answer in its place.
+        // If the replica does not answer, the primary must still have time to.
         let patience = deadline.saturating_duration_since(now) / 4;
         let cells = member
             .node
@@ -128,7 +136,7 @@ impl Replicas {
             Ok(cells) => cells.into_iter().map(Result::ok).collect(),
             Err(_) => None,
         };
-        // Nobody may have come in the place of the one that gave the proof.
+        // After a reconnect, another process may have answered than the one that gave the proof.
         let found = found.filter(|_| member.node.link.epoch() == proof.epoch);
         if found.is_none() {
             tracing::debug!(target: "hedgerow::client", replica = member.node.address(), "the replica does not answer; asking the primary");
@@ -137,7 +145,7 @@ impl Replicas {
         found
     }
 
-    /// One that is proved to have all that was written up to `written`.
+    /// Chooses a replica at random among those that are proved to have everything up to `written`.
     fn choose(self: &Arc<Self>, written: Option<Instant>) -> Option<(Arc<Member>, Proof)> {
         let now = Instant::now();
         let mut state = self.state();
@@ -156,8 +164,10 @@ impl Replicas {
         }
     }
 
-    /// Asks the primary how far it is, and the replicas whether they have come that far.
+    /// Asks the primary for its offset, and then the replicas whether they have reached it.
     async fn round(&self, history: &mut History) {
+        // Taken before the query: the answer includes everything that was written before this
+        // moment.
         let asked = Instant::now();
         match replication_state(&self.primary, asked + REPLICATION_TIMEOUT).await {
             Ok(replication_state) if replication_state.is_primary => {
@@ -179,12 +189,12 @@ impl Replicas {
 }
 
 impl Member {
-    /// Asks the replica how far it is, and notes what that proves.
+    /// Asks the replica for its offset, and records what that proves.
     async fn examine(&self, history: &History) {
         let link = &self.node.link;
         let epoch = link.epoch();
         match replication_state(link, Instant::now() + REPLICATION_TIMEOUT).await {
-            // The answer is of the connection whose epoch it was before and after.
+            // The epoch was the same before and after, so the answer came on that connection.
             Ok(replication_state) if replication_state.follows && link.epoch() == epoch => {
                 if let Some(at) = history.reached(&replication_state) {
                     *self.lock() = Some(Proof { at, epoch });
@@ -198,7 +208,7 @@ impl Member {
         }
     }
 
-    /// Whether the connection that a proof was given on is still in use.
+    /// Returns whether the connection that a proof was given on is still in use.
     fn stands(&self, proof: Proof) -> bool {
         self.node.link.is_up() && self.node.link.epoch() == proof.epoch
     }
@@ -207,7 +217,7 @@ impl Member {
         *self.lock()
     }
 
-    /// It must prove itself again.
+    /// Forgets the proof. The replica must be probed again.
     fn doubt(&self) {
         *self.lock() = None;
     }
@@ -217,9 +227,8 @@ impl Member {
     }
 }
 
-/// Gives the replicas occasion to prove themselves: spawned by the first read, it ends when nobody
-/// has read for a while, or with the client (or with its runtime, after which the next read starts
-/// another).
+/// Probes the replicas at intervals. The first read spawns this task. It ends when nothing was read
+/// for a while, with the client, or with its runtime; after that, the next read starts another.
 async fn probe(replicas: Weak<Replicas>) {
     let mut history = History::default();
     loop {
@@ -230,6 +239,7 @@ async fn probe(replicas: Weak<Replicas>) {
             return;
         }
         replicas.round(&mut history).await;
+        // Not kept over the pause: the client must be able to end.
         drop(replicas);
         tokio::time::sleep(jittered(ROUND, 0.75..1.25)).await;
     }
@@ -244,12 +254,12 @@ impl fmt::Debug for Replicas {
     }
 }
 
-/// How often replicas prove themselves, about: until then what this client has written is asked of
-/// the primary.
+/// The mean time between two probes. Until the next probe, keys that this client has written are
+/// read at the primary.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// How long a server may take to say how far it is.
+/// How long a server may take to report its offset.
 const REPLICATION_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long replicas are asked to prove themselves after the last read.
+/// How long replicas are probed after the last read.
 const IDLE: Duration = Duration::from_secs(10);

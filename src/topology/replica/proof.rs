@@ -1,6 +1,8 @@
-//! How far a replica has come: what servers say of their replication, and what of that is proved.
+//! `ReplicationState` and `History`: how far servers report to be in the replication, and what that
+//! proves.
 //!
-//! Invariant: a replica is proved only against what the same primary said before it was asked.
+//! Invariant: a replica is proved only against an offset that the same primary reported before the
+//! replica was asked. `Replicas` calls this.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +15,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::net::connection::Connection;
 use crate::wire::fault::from_server;
 
-/// What a server says of its place in the replication.
+/// What a server reports about its replication.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::topology) struct ReplicationState {
     pub(in crate::topology) is_primary: bool,
-    /// It is a replica, and in touch with its primary.
+    /// The server is a replica, and connected to its primary.
     pub(in crate::topology) follows: bool,
-    /// The history of writes that its offset counts in.
+    /// The replication ID: offsets can be compared only within one history of writes.
     pub(in crate::topology) history: String,
     pub(in crate::topology) offset: u64,
 }
@@ -49,13 +51,15 @@ impl ReplicationState {
             value.unwrap_or_default().trim()
         };
         let is_primary = field("role") == "master";
-        // The primary's count of what it has written; the replica's of what it has applied.
+        // The offset of the primary counts what it has written, that of the replica what it has
+        // applied.
         let offset = match is_primary {
             true => field("master_repl_offset").parse().ok(),
             false => field("slave_repl_offset").parse().ok(),
         };
         Self {
             is_primary: is_primary && offset.is_some(),
+            // A replica that is disconnected or in a full sync proves nothing about its data.
             follows: field("role") == "slave"
                 && field("master_link_status") == "up"
                 && field("master_sync_in_progress") == "0"
@@ -66,11 +70,12 @@ impl ReplicationState {
     }
 }
 
-/// How far the primary was when it was asked lately.
+/// The offsets that the primary reported lately.
 #[derive(Debug, Default)]
 pub(in crate::topology) struct History {
+    /// The replication ID that the offsets belong to.
     name: String,
-    /// When it was asked, and what it answered.
+    /// When the primary was asked, and the offset that it reported; oldest first.
     offsets: VecDeque<(Instant, u64)>,
 }
 
@@ -81,9 +86,11 @@ impl History {
         replication_state: ReplicationState,
     ) {
         if self.name != replication_state.history {
+            // After a failover offsets count another history, so the old ones prove nothing.
             self.offsets.clear();
             self.name = replication_state.history;
         }
+        // An older offset cannot prove data that is recent enough.
         while self
             .offsets
             .front()
@@ -94,7 +101,7 @@ impl History {
         self.offsets.push_back((asked, replication_state.offset));
     }
 
-    /// The latest moment of which a replica has applied everything.
+    /// Returns the latest moment up to which the replica has applied everything.
     pub(in crate::topology) fn reached(
         &self,
         replication_state: &ReplicationState,
@@ -174,7 +181,7 @@ mod tests {
             Some(after(100))
         );
         assert_eq!(history.reached(&replication_state("bb", 99)), None);
-        // What is too old to matter is forgotten; another history says nothing of this one.
+        // Offsets that are too old are forgotten, and those of another history prove nothing.
         history.note(after(2050), replication_state("aa", 30));
         assert_eq!(history.reached(&replication_state("aa", 10)), None);
         assert_eq!(

@@ -1,8 +1,10 @@
-//! `RecentWrites`: what this client has written lately, so that it is not told older things by a replica.
+//! `RecentWrites`: the recent writes of this client, so that a replica does not answer it with
+//! older values.
 //!
-//! Invariant: from the end of a write on, [`RecentWrites::latest`] of its key is not before that end, for
-//! as long as a replica may be asked whose proof is older than the write. A write that nobody knows
-//! the end of counts as written, and as one that may still be on its way for a while.
+//! Invariant: after a write of `key` ends at time T, [`RecentWrites::latest`] of the key is at
+//! least T, for as long as a replica with a proof older than the write could be read. A write with
+//! an unknown outcome counts as written, and may still be applied for up to [`LATE`]. `Replicated`
+//! records the writes, and `Replicas` reads them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +18,7 @@ use crate::key::Key;
 #[derive(Debug, Default)]
 pub(crate) struct RecentWrites(Mutex<Marks>);
 
-/// When keys were written, those that the floor does not stand for.
+/// The times of the last writes, by key. The floor stands for all keys that are not listed.
 #[derive(Debug, Default)]
 struct Marks {
     marks: HashMap<Key, Instant>,
@@ -24,27 +26,28 @@ struct Marks {
     floor: Option<Instant>,
 }
 
-/// A write under way. It is over when this is dropped.
+/// A write that is running. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct PendingWrite {
     writes: Arc<RecentWrites>,
     key: Key,
-    /// How much later than its end it may still be applied.
+    /// How long after its end the write may still be applied.
     late: Duration,
 }
 
 impl RecentWrites {
-    /// Begins a write of `key`.
+    /// Starts a write of `key`.
     pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> PendingWrite {
         PendingWrite {
             writes: self.clone(),
             key: key.clone(),
+            // Until the outcome is known: a call that is dropped may still be applied.
             late: LATE,
         }
     }
 
-    /// When the last of the writes of any of `keys` ended; a replica must have been proved to have
-    /// all that was written before a later moment.
+    /// Returns when the last write of any of `keys` ended. A replica may be read only with a proof
+    /// of a later moment.
     pub(in crate::topology) fn latest(&self, keys: &[Key]) -> Option<Instant> {
         let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let written = keys.iter().filter_map(|key| marks.marks.get(key)).max();
@@ -62,12 +65,13 @@ impl RecentWrites {
 }
 
 impl Marks {
-    /// Forgets what no replica needs to prove any more; if that is not enough, has the floor stand
-    /// for all.
+    /// Drops the marks that no replica must prove any more. If that is not enough, the floor
+    /// replaces all marks.
     fn shrink(&mut self) {
         let now = Instant::now();
-        // No replica is asked whose proof is older than that.
+        // No replica is read with an older proof, so older marks change nothing.
         self.marks.retain(|_, mark| *mark + MOST_LAG > now);
+        // Half, so that the marks are not gone through again for each of the next writes.
         if self.marks.len() >= MOST_MARKS / 2 {
             self.floor = self.marks.values().max().copied().max(self.floor);
             self.marks.clear();
@@ -76,7 +80,7 @@ impl Marks {
 }
 
 impl PendingWrite {
-    /// The outcome is known.
+    /// Ends the write with a known outcome.
     pub(crate) fn ended<T>(mut self, outcome: &Result<T>) {
         let unknown = matches!(outcome, Err(error) if error.fate() == Fate::Unknown);
         if !unknown {
@@ -87,17 +91,18 @@ impl PendingWrite {
 
 impl Drop for PendingWrite {
     fn drop(&mut self) {
+        // Also if the call was dropped, since it may have been sent.
         self.writes.mark(&self.key, Instant::now() + self.late);
     }
 }
 
-/// How long a command that was not answered may be on its way, for all that is done about it.
+/// How long a command without an answer may still be on its way.
 const LATE: Duration = Duration::from_secs(10);
 
-/// How many keys are told apart.
+/// How many keys have a mark of their own.
 const MOST_MARKS: usize = 16_384;
 
-/// How old what a replica answers may be at most.
+/// The greatest age of what a replica answers.
 pub(in crate::topology) const MOST_LAG: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -134,7 +139,7 @@ mod tests {
         writes.begin(&key("refused")).ended(&refused);
         let later = |name| writes.latest(&[key(name)]).expect("a mark") > Instant::now();
         assert!(later("dropped") && later("unknown") && !later("refused"));
-        // What is written after it does not make it come sooner.
+        // A later write does not bring the end of this one forward.
         writes.begin(&key("unknown")).ended(&Ok(()));
         assert!(later("unknown"));
     }

@@ -1,9 +1,12 @@
-//! `Sentinels`: those who say which server is the primary.
+//! `Sentinels`: asks Redis Sentinels which server is the primary of a service.
 //!
-//! Invariant: of all answers the one of the highest configuration epoch counts, in which a sentinel
-//! that was cut off when the others failed over is behind. Connections of this client lead to the
-//! server that is known as the primary and to no other: when that changes, those to the old one are
-//! ended, since what it still acknowledges may be lost.
+//! Invariant: of all answers the one with the highest configuration epoch counts; a sentinel that
+//! was cut off while the others failed over has a lower one. Connections of this client lead to the
+//! server that is known as the primary, and to no other. When the primary changes, the connections
+//! to the old one are ended, since writes that it still acknowledges may be lost.
+//!
+//! A [`Connection`] calls this through [`Locate`] whenever it connects; `Replicated` sets up which
+//! connections follow.
 
 pub(crate) mod primary_view;
 pub(crate) mod wire;
@@ -38,24 +41,26 @@ use wire::{About, SentinelReply, best, switch};
 pub(crate) struct Sentinels {
     service: String,
     witnesses: Vec<SentinelPeer>,
-    /// How data nodes are reached: everything but their address.
+    /// How data nodes are reached: everything except the address.
     data: Endpoint,
-    /// Where they are, as seen from here.
+    /// Maps the addresses that sentinels report to those that are reached from here.
     addresses: Addresses,
-    /// What is known; moves when that changes.
+    /// What is known of the primary. A `watch`, since connections wait for it to change.
     known: watch::Sender<Option<PrimaryView>>,
-    /// Whose connections follow the primary.
+    /// The connections that follow the primary. Set after this struct is shared, since they refer
+    /// to it.
     led: OnceLock<Followers>,
-    /// Follows announcements; see [`follow`].
+    /// The task that polls the sentinels and asks after an announcement; see [`follow`].
     watcher: Background,
 }
 
-/// One sentinel.
+/// One sentinel and the connection to it.
 struct SentinelPeer {
     address: Address,
     link: Arc<Connection>,
 }
 
+/// Held weakly: these own the sentinels, not the other way round.
 struct Followers {
     commands: Weak<Connection>,
     large: Option<Weak<Large>>,
@@ -63,10 +68,10 @@ struct Followers {
     replicas: Weak<Replicas>,
 }
 
-/// How long answers are waited for.
+/// How many answers a query waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quorum {
-    /// Until most have answered, and a little more.
+    /// Most of them, and those that come within `GRACE` after that.
     ForMost,
     ForAll,
 }
@@ -82,6 +87,7 @@ impl Sentinels {
         let Some(first) = endpoints.first() else {
             return Err(Error::invalid("no sentinel is given"));
         };
+        // The login of a URL here is that of the sentinel, not that of the data nodes.
         let data = Endpoint {
             login: style.approach.login.clone(),
             ..first.clone()
@@ -105,7 +111,8 @@ impl Sentinels {
         }))
     }
 
-    /// The connections of `primary` follow the primary, `replicas` those that follow it.
+    /// Sets which connections follow: those of `primary` lead to the primary that is known, and
+    /// `replicas` to its replicas. Called once.
     pub(in crate::topology) fn lead(&self, primary: &Node, replicas: &Arc<Replicas>) {
         let led = Followers {
             commands: Arc::downgrade(&primary.link),
@@ -121,9 +128,10 @@ impl Sentinels {
         self.data.at(address)
     }
 
-    /// Asks all sentinels at once, and takes over what they say.
+    /// Asks all sentinels at once, and takes over the answer that counts.
     async fn ask(self: &Arc<Self>, patience: Quorum, deadline: Instant) -> Result<()> {
         let until = deadline.min(Instant::now() + SENTINEL_TIMEOUT);
+        // Only a client that has read from replicas lately asks for them.
         let replicas = self.replicas().filter(|replicas| replicas.are_read());
         let about = match replicas {
             Some(_) => About::Replicas,
@@ -145,11 +153,13 @@ impl Sentinels {
                     silent.push((address, error));
                 }
             }
+            // A sentinel that is slow or out must not delay the connection that waits for this.
             if patience == Quorum::ForMost && self.is_most(heard.len()) {
                 end = end.min(Instant::now() + GRACE);
             }
         }
         let Some((best, address)) = best(&heard) else {
+            // Most have answered and none knows the service: that is a wrong name, not an outage.
             return Err(if self.is_most(heard.len()) {
                 unknown_service(&self.service)
             } else {
@@ -157,6 +167,7 @@ impl Sentinels {
             });
         };
         if let Some(replicas) = replicas {
+            // A list from shortly after a failover may still hold the new primary.
             let followers = best.replicas.iter().filter(|it| *it != address);
             let followers: Vec<Endpoint> = followers.map(|it| self.endpoint(it.clone())).collect();
             replicas.set(&followers);
@@ -176,8 +187,9 @@ impl Sentinels {
         2 * count > self.witnesses.len()
     }
 
-    /// Takes over that the primary is at `address`, unless more is known.
+    /// Records that the primary is at `address`, unless what is known counts more.
     fn learn(&self, address: Address, epoch: u64, said: Said) {
+        // Compared and replaced under one lock, so that concurrent answers cannot undo each other.
         let moved = self.known.send_if_modified(|known| {
             let new = known.as_ref().is_none_or(|known| known.yields_to(&address, epoch, said));
             if new {
@@ -190,15 +202,18 @@ impl Sentinels {
             }
             false
         });
+        // The same address again, with a higher epoch, leaves the connections alone.
         if moved {
             self.leave();
         }
     }
 
-    /// A sentinel has announced that the primary is at `old` no more.
+    /// Records the announcement of a sentinel that the primary is at `old` no longer. The new
+    /// address is taken from the answers only, by epoch.
     fn announced(&self, old: &Address) {
         let left = self.known.send_if_modified(|known| match known {
             Some(known) if known.names(old) => {
+                // The view stays, so that late answers with the old address do not bring it back.
                 known.left = Some(Instant::now());
                 true
             }
@@ -238,6 +253,8 @@ impl Locate for Sentinels {
     fn primary(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, Result<Endpoint>> {
         Box::pin(async move {
             self.be_watched();
+            // Asked before each connection, also when a primary is known: an announcement may have
+            // been missed.
             self.ask(Quorum::ForMost, deadline).await?;
             let known = self.known.borrow().clone();
             match known {
@@ -246,6 +263,7 @@ impl Locate for Sentinels {
                     left: None,
                     ..
                 }) => Ok(self.endpoint(address)),
+                // The old primary was announced to be gone, and no answer names a newer one yet.
                 _ => Err(moving(&self.service)),
             }
         })
@@ -262,6 +280,7 @@ impl Locate for Sentinels {
             let elsewhere = |known: &Option<PrimaryView>| {
                 known.as_ref().is_some_and(|known| !known.names(address))
             };
+            // An error cannot occur here: `self` holds the sender.
             if known.wait_for(elsewhere).await.is_err() {
                 std::future::pending().await
             }
@@ -313,8 +332,9 @@ impl SentinelPeer {
         }
     }
 
-    /// What the sentinel says of `service`. It is subscribed to announcements, too, each time:
-    /// that costs nothing where it is already, and needs no memory of its connections.
+    /// Asks the sentinel about `service`. The query also subscribes to announcements, each time.
+    /// That costs nothing on a connection that is subscribed already, and so nothing needs to
+    /// remember which connections are.
     async fn testify(
         &self,
         service: &str,
@@ -330,9 +350,9 @@ impl SentinelPeer {
     }
 }
 
-/// Asks again and again, in case an announcement was missed, and at once after one: spawned with
-/// the first connection, it ends with the sentinels (or with its runtime, after which the next
-/// connection starts another).
+/// Polls the sentinels, in case an announcement was missed, and asks at once after one. The first
+/// connection spawns this task. It ends with the sentinels, or with its runtime; then the next
+/// connection starts another.
 async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<PrimaryView>>) {
     loop {
         let pause = jittered(POLL, 0.75..1.25);
@@ -344,6 +364,7 @@ async fn follow(sentinels: Weak<Sentinels>, mut news: watch::Receiver<Option<Pri
             return;
         };
         if let Err(error) = sentinels
+            // No call waits for this, so slow sentinels may answer, too.
             .ask(Quorum::ForAll, Instant::now() + SENTINEL_TIMEOUT)
             .await
         {
@@ -360,8 +381,8 @@ fn unknown_service(service: &str) -> Error {
     .at_no_address()
 }
 
-/// Why nobody has said where the primary is. That credentials are refused counts only if nobody may
-/// yet answer otherwise.
+/// The error if no sentinel has said where the primary is. It counts as a refusal of credentials
+/// only if all sentinels refuse: otherwise one of them may yet answer.
 fn nobody_tells(service: &str, silent: &[(&Address, Error)]) -> Error {
     let message = format!(
         "no sentinel says where the primary of \"{}\" is; check the sentinels, one of them must answer",
@@ -395,7 +416,7 @@ fn moving(service: &str) -> Error {
     .at_no_address()
 }
 
-/// Where the sentinels are, without credentials.
+/// Shows the service and the addresses of the sentinels, without credentials.
 impl fmt::Display for Sentinels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of", self.service)?;
@@ -416,13 +437,14 @@ impl fmt::Debug for Sentinels {
     }
 }
 
-/// How long one sentinel may take to answer: a frozen one must not use up a call's deadline.
+/// How long one sentinel may take to answer. A sentinel that stands still must not use up the
+/// deadline of a call.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How much longer the others are waited for when most have answered.
+/// How long the other sentinels are waited for once most have answered.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How often the sentinels are asked without cause, about.
+/// The mean time between two polls.
 const POLL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What is known of where the primary is, and which answers change it.
+//! `PrimaryView`: what is known of the primary, and which answers of sentinels change it.
 //!
-//! Invariant: a failover that was heard of is not forgotten on the word of a few sentinels that
-//! have not. Everything is pure but for the clock.
+//! Invariant: a failover that was heard of is not undone by the answers of a few sentinels that
+//! have not heard of it. Everything is pure except for the clock. `Sentinels` is the only caller.
 
 use std::time::Duration;
 
@@ -9,18 +9,19 @@ use tokio::time::Instant;
 
 use crate::net::address::Address;
 
-/// The primary, as far as known.
+/// The primary of a service, as far as known.
 #[derive(Debug, Clone)]
 pub(in crate::topology) struct PrimaryView {
     pub(in crate::topology) address: Address,
+    /// The highest configuration epoch that this address was reported with.
     pub(in crate::topology) epoch: u64,
-    /// When it came in place of another, if it did.
+    /// When this address replaced another; `None` for the first.
     since: Option<Instant>,
-    /// When it was announced that it is the primary no more.
+    /// When a sentinel announced that this is the primary no longer.
     pub(in crate::topology) left: Option<Instant>,
 }
 
-/// How many sentinels agree in an answer.
+/// How many sentinels agree with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::topology) enum Said {
     ByMost,
@@ -28,10 +29,12 @@ pub(in crate::topology) enum Said {
 }
 
 impl PrimaryView {
-    /// What is known once an answer is taken over in place of what was known `before`.
+    /// The view after an answer that replaces what was known `before`.
     pub(in crate::topology) fn next(before: Option<&Self>, address: Address, epoch: u64) -> Self {
         match before {
             Some(before) if before.address == address => Self {
+                // An answer by most may have a lower epoch. It does not lower the bar for later
+                // answers.
                 epoch: epoch.max(before.epoch),
                 since: before.since,
                 left: None,
@@ -40,21 +43,22 @@ impl PrimaryView {
             _ => Self {
                 address,
                 epoch,
+                // The first view replaces none, so no answer is older than it.
                 since: before.map(|_| Instant::now()),
                 left: None,
             },
         }
     }
 
-    /// Whether this is the primary's address.
+    /// Returns whether the primary is known to be at `address`.
     pub(in crate::topology) fn names(&self, address: &Address) -> bool {
         self.left.is_none() && self.address == *address
     }
 
-    /// Whether this is superseded by an answer. One of an epoch that is not higher says less than
-    /// what is known, unless most sentinels agree in it: then they have been set up anew. Shortly
-    /// after an announcement, or a change, most may not have heard of it, or their answers may have
-    /// been given before it.
+    /// Returns whether an answer replaces this view. An answer whose epoch is not higher counts
+    /// less than what is known, unless most sentinels agree with it: then the sentinels have been
+    /// set up anew. Shortly after an announcement or a change, agreement does not count. Most
+    /// sentinels may not have heard of it yet, or their answers may be older than it.
     pub(in crate::topology) fn yields_to(&self, address: &Address, epoch: u64, said: Said) -> bool {
         let spreading = self.left.is_some_and(|left| left.elapsed() < SPREADING)
             || self.since.is_some_and(|since| since.elapsed() < SETTLING);
@@ -65,7 +69,7 @@ impl PrimaryView {
 /// How long an announcement may take to reach most sentinels.
 const SPREADING: Duration = Duration::from_secs(1);
 
-/// How long answers of the time before a change may come in: longer than any is waited for.
+/// How long answers from before a change may still come in. Longer than any answer is waited for.
 const SETTLING: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

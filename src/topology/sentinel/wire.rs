@@ -1,6 +1,7 @@
-//! What a sentinel is asked, and what it says.
+//! The wire format of sentinels: the query, the replies and the announcements.
 //!
-//! Invariant: what is parsed here names only servers that can be dialled. Everything is pure.
+//! Invariant: every address that is parsed here can be dialled. Everything is pure. `Sentinels` is
+//! the only caller.
 
 use redis::{Pipeline, ServerError, Value};
 
@@ -9,18 +10,18 @@ use crate::net::address::Address;
 use crate::net::address_map::Addresses;
 use crate::wire::fault::from_server;
 
-/// What one sentinel knows of a service.
+/// What one sentinel knows about a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::topology) struct SentinelReply {
-    /// `None` when it does not know the service.
+    /// `None` if the sentinel does not know the service.
     pub(in crate::topology) primary: Option<Address>,
-    /// Higher with each failover.
+    /// The configuration epoch, which rises with each failover; 0 if not reported.
     pub(in crate::topology) epoch: u64,
-    /// Those in working order, where they were asked for.
+    /// The replicas in working order, if the query was about them.
     pub(in crate::topology) replicas: Vec<Address>,
 }
 
-/// What a sentinel is asked about.
+/// What a query is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::topology) enum About {
     Primary,
@@ -29,8 +30,8 @@ pub(in crate::topology) enum About {
 }
 
 impl SentinelReply {
-    /// The question. The epoch is asked for before the address: during a failover a sentinel may
-    /// say an epoch that is too low for the address, never one that is too high.
+    /// Builds the query. It asks for the epoch before the address. During a failover a sentinel may
+    /// therefore report an epoch that is too low for the address, but never one that is too high.
     pub(in crate::topology) fn question(service: &str, about: About) -> Pipeline {
         let mut question = Pipeline::with_capacity(4);
         question.cmd("SUBSCRIBE").arg(SWITCH);
@@ -45,9 +46,10 @@ impl SentinelReply {
         question
     }
 
-    /// Reads the answer. A user who may not subscribe, or not ask for more than the address, is
-    /// told the address all the same.
+    /// Parses the replies. A user who may not subscribe, or not ask for more than the address,
+    /// still gets the address.
     pub(in crate::topology) fn parse(replies: Vec<Value>) -> Result<Self> {
+        // The first reply is that of `SUBSCRIBE`. If it was refused, the poll finds the primary.
         let mut replies = replies.into_iter().skip(1);
         let (master, address) = (replies.next(), replies.next());
         let replicas = replies.next();
@@ -67,12 +69,13 @@ impl SentinelReply {
         };
         Ok(Self {
             primary,
+            // Without the right to ask for it, the epoch counts as the lowest.
             epoch: epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0),
             replicas: rows.iter().filter_map(usable).collect(),
         })
     }
 
-    /// The same, with the servers where they are reached from here.
+    /// Returns the same reply with the addresses that are reached from here.
     pub(in crate::topology) fn mapped(self, addresses: &Addresses) -> Self {
         let reached = |told| addresses.mapped(told);
         Self {
@@ -83,8 +86,9 @@ impl SentinelReply {
     }
 }
 
-/// The answer that counts, and the primary that it names: of the highest epoch, since whoever was
-/// cut off during a failover is behind; of several such the one that most agree with.
+/// Returns the answer that counts and the primary that it names: the one with the highest epoch,
+/// since a sentinel that was cut off during a failover is behind. Of several with that epoch, the
+/// address that most sentinels agree with.
 pub(in crate::topology) fn best(heard: &[SentinelReply]) -> Option<(&SentinelReply, &Address)> {
     let votes = |address: &Address| {
         let agree = heard
@@ -98,7 +102,7 @@ pub(in crate::topology) fn best(heard: &[SentinelReply]) -> Option<(&SentinelRep
         .max_by_key(|(it, address)| (it.epoch, votes(address)))
 }
 
-/// The old address in an announcement that `service` has another primary.
+/// Returns the old address from an announcement that `service` has another primary.
 pub(in crate::topology) fn switch(message: &[Value], service: &str) -> Option<Address> {
     let [channel, announcement] = message else {
         return None;
@@ -108,25 +112,27 @@ pub(in crate::topology) fn switch(message: &[Value], service: &str) -> Option<Ad
     }
     let words: Vec<&str> = text(announcement).split(' ').collect();
     match words.as_slice() {
+        // The new address is left out: only answers, which have an epoch, say where the primary is.
         [name, host, port, _, _] if *name == service => addressed(host, port),
         _ => None,
     }
 }
 
-/// Where a replica is that a sentinel holds to be in working order.
+/// Returns the address of a replica that the sentinel considers to be in working order.
 fn usable(row: &Value) -> Option<Address> {
     let flags = field(row, "flags")?;
     let ill = ["s_down", "o_down", "disconnected"];
     if flags.split(',').any(|flag| ill.contains(&flag)) {
         return None;
     }
+    // A replica without its primary falls behind.
     if field(row, "master-link-status") != Some("ok") {
         return None;
     }
     addressed(field(row, "ip")?, field(row, "port")?)
 }
 
-/// A field of a row: a map, or names and values in turn.
+/// Returns a field of a row, which is a map or a flat list of names and values.
 fn field<'r>(row: &'r Value, name: &str) -> Option<&'r str> {
     match row {
         Value::Map(fields) => {
@@ -155,6 +161,7 @@ fn addressed(host: &str, port: &str) -> Option<Address> {
 }
 
 fn refused(error: &ServerError) -> Error {
+    // An unknown command: a data node does not know `SENTINEL`.
     if error.code() == "ERR" {
         return Error::invalid("the server is not a sentinel; name data nodes with `url`");
     }

@@ -1,8 +1,8 @@
-//! `Shards`: independent servers, each key asked of the one that its hash tag falls to.
+//! `Shards`: several independent servers; the hash tag of a key decides which one has it.
 //!
-//! Invariant: who has a key follows from the names and weights alone ([`Ring`]). The servers know
-//! nothing of each other, so one that is down harms nobody but its own keys, and its errors name
-//! it.
+//! Invariant: the owner of a key depends on the names and weights of the shards alone ([`Ring`]).
+//! The servers know nothing of each other. A server that is down affects its own keys only, and its
+//! errors name it. `Topology` calls this.
 
 pub(crate) mod ring;
 
@@ -24,14 +24,14 @@ use crate::topology::placement::{Copies, ReadOther};
 use crate::wire::fault::from_server;
 use ring::Ring;
 
-/// One server of several, as the caller says it.
+/// One shard, as the caller of the builder names it.
 pub(crate) struct Shard {
     pub(crate) name: String,
     pub(crate) url: String,
     pub(crate) weight: u32,
 }
 
-/// The other set of shards, as the caller says it, while keys move.
+/// The other set of shards during a migration, as the caller of the builder names it.
 pub(crate) enum Migration {
     To(Vec<Shard>),
     From(Vec<Shard>),
@@ -39,22 +39,23 @@ pub(crate) enum Migration {
 
 /// Several independent servers.
 pub(crate) struct Shards {
-    /// Those of this ring first, in its order.
+    /// The shards of this ring first, in its order.
     nodes: Vec<Named>,
     ring: Ring,
+    /// The other ring, during a migration.
     other: Option<Other>,
 }
 
-/// The other ring, while keys move.
+/// The other ring, during a migration.
 struct Other {
     ring: Ring,
-    /// Which node each member of the ring is.
+    /// For each member of the ring, the index of its node.
     nodes: Vec<usize>,
-    /// This is the ring from which keys move.
+    /// Whether keys move away from this ring.
     is_old: bool,
 }
 
-/// A server, and what its errors call it.
+/// A server and the name of its shard, which its errors carry.
 struct Named {
     name: Box<str>,
     node: Node,
@@ -81,6 +82,7 @@ impl Shards {
             }
         };
         let style = NodeConfig {
+            // One pipeline to each server is enough: the other servers work meanwhile.
             pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
@@ -95,17 +97,19 @@ impl Shards {
         })
     }
 
-    /// The server of `key`.
+    /// Returns the server of `key`.
     pub(crate) fn node(&self, key: &Key) -> &Node {
         &self.nodes[self.place(key)].node
     }
 
-    /// The number of the server of `key`.
+    /// Returns the index of the server of `key`.
     pub(crate) fn place(&self, key: &Key) -> usize {
         let tag = key.hash_tag();
         let other = match (key.placement(), &self.other) {
             (Placement::On(shard), _) => return shard as usize,
             (Placement::Elsewhere, Some(other)) => Some(other),
+            // Locks and counters stay with the old ring until the migration ends: two rings in use
+            // at once would let two holders in.
             (Placement::Kept, Some(other)) if other.is_old => Some(other),
             _ => None,
         };
@@ -115,7 +119,7 @@ impl Shards {
         }
     }
 
-    /// The `key` of each shard, of both rings.
+    /// Returns one copy of `key` for each shard of both rings.
     pub(crate) fn everywhere(&self, key: &Key) -> Vec<Key> {
         (0..self.nodes.len()).map(|shard| key.on(shard)).collect()
     }
@@ -145,7 +149,7 @@ impl Shards {
         shard.send(command, deadline).await
     }
 
-    /// Sends `command` to every shard; the first error of one is the answer.
+    /// Sends `command` to every shard. Fails with the first error that any of them reports.
     pub(crate) async fn send_to_all(
         &self,
         command: &Cmd,
@@ -158,8 +162,8 @@ impl Shards {
         Ok(replies.into_iter().next())
     }
 
-    /// Reads each of `keys` where it is, in parallel. What one shard does not answer is an error of
-    /// the whole.
+    /// Reads each of `keys` from its shard, in parallel. If one shard does not answer, the whole
+    /// read fails.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<Values> {
         let shards: Vec<&Named> = keys
             .iter()
@@ -174,13 +178,13 @@ impl Shards {
         values.collect()
     }
 
-    /// All servers, by their names.
+    /// Returns the connections to all servers, with the names of the shards.
     pub(crate) fn nodes(&self) -> Vec<(String, Arc<Connection>)> {
         let named = |shard: &Named| (shard.name.to_string(), shard.node.link.clone());
         self.nodes.iter().map(named).collect()
     }
 
-    /// Where the servers are, without credentials.
+    /// Returns the names and addresses of the servers, without credentials.
     pub(crate) fn address(&self) -> String {
         let shown = |shard: &Named| format!("{}={}", shard.name, shard.node.address());
         let all: Vec<String> = self.nodes.iter().map(shown).collect();
@@ -188,7 +192,7 @@ impl Shards {
     }
 }
 
-/// The ring of `shards`, and which of `known` each is; those that were not known are added.
+/// Returns the ring of `shards` and the index of each in `known`, to which new shards are added.
 fn gathered<'s>(
     shards: &'s [Shard],
     approach: &Access,
@@ -201,6 +205,7 @@ fn gathered<'s>(
         let place = known.iter().position(|(known, _)| known == name);
         if let Some(place) = place {
             let (_, there) = &known[place];
+            // Both rings share the node of a name, so its URL must lead to one place.
             if (&there.address, there.db) != (&endpoint.address, endpoint.db) {
                 return Err(Error::invalid("two URLs of one name lead to two places").at(name));
             }
@@ -214,8 +219,8 @@ fn gathered<'s>(
 }
 
 impl Named {
-    /// As the lane does, but with the shard's name on whatever goes wrong. `NOSCRIPT` does not: it
-    /// is answered by sending the script.
+    /// Sends by the pipeline, and adds the shard's name to any error. `NOSCRIPT` stays an answer:
+    /// the retry follows it with the script's source.
     async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         match self.node.pipeline.send(command, deadline).await {
             Ok(Answer {
@@ -226,7 +231,7 @@ impl Named {
         }
     }
 
-    /// Says in `error` which shard it is about, and where that is.
+    /// Adds the name and the address of the shard to `error`.
     fn named(&self, error: Error) -> Error {
         self.node.link.located(error).at(&self.name)
     }

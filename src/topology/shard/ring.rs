@@ -1,15 +1,15 @@
-//! `Ring`: which of several named, weighted servers has a key.
+//! `Ring`: decides which of several named, weighted servers has a key.
 //!
-//! Invariant: two processes that were given the same names and weights agree about every key,
-//! whatever the order of the names, the machine, or the version of this crate; those that
-//! disagreed would not exclude each other. So everything here is whole numbers, and all of it is
-//! pure and frozen by a test.
+//! Invariant: two processes with the same names and weights agree about every key. The order of the
+//! names, the machine and the version of this crate make no difference. Processes that disagreed
+//! would not exclude each other. So everything here is integer arithmetic, pure, and frozen by a
+//! test. `Shards` calls it.
 //!
 //! Rendezvous hashing (Thaler and Ravishankar 1996): each member draws a number for the key, and
 //! the best draw wins. With weights it is the logarithmic method (Schindelhauer and Schomaker,
 //! "Weighted Distributed Hash Tables", SPAA 2005; Resch, "New Hashing Algorithms for Data Storage",
 //! SDC 2015): a member that drew `u` from (0, 1) scores `weight / -ln(u)`, and the highest score
-//! wins. A member's score depends on nothing but itself, so whoever joins takes keys from others
+//! wins. The score of a member depends only on that member. So a new member takes keys from others,
 //! and moves none between them.
 
 use std::cmp::Ordering;
@@ -18,24 +18,24 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 
-/// The servers that keys are spread over.
+/// The members that keys are spread over.
 #[derive(Debug, Clone)]
 pub(crate) struct Ring {
     members: Vec<Member>,
-    /// All weights are the same: no score is calculated, the greatest draw wins.
+    /// All weights are equal. Then no score is calculated, and the greatest draw wins.
     even: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Member {
     name: Box<str>,
-    /// What its draws depend on.
+    /// The hash of the name, which makes its draws different from those of other members.
     seed: u64,
     weight: u32,
 }
 
 impl Ring {
-    /// A ring of members of these names and weights.
+    /// Makes a ring of members with these names and weights.
     pub(crate) fn new<'n>(members: impl IntoIterator<Item = (&'n str, u32)>) -> Result<Self> {
         let mut ring = Self {
             members: Vec::new(),
@@ -68,7 +68,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// The place of the member that has the keys of `hash_tag`.
+    /// Returns the index of the member that has the keys of `hash_tag`.
     pub(crate) fn owner(&self, hash_tag: &[u8]) -> usize {
         if self.members.len() == 1 {
             return 0;
@@ -80,12 +80,12 @@ impl Ring {
         winner.map_or(0, |(place, _)| place)
     }
 
-    /// Who of two comes nearer to having the key: by score, then draw, then name, so that there is
-    /// always one.
+    /// Compares two members by score, then draw, then name, so that there is always one winner.
     fn compare(&self, one: (usize, u64), other: (usize, u64)) -> Ordering {
         let (a, b) = (&self.members[one.0], &self.members[other.0]);
         let scores = if self.even {
-            // The score rises with the draw, and where it does not, the draw decides anyway.
+            // With equal weights the score rises with the draw. Where rounding makes two scores
+            // equal, the draw decides anyway.
             Ordering::Equal
         } else {
             // a.weight / -log(draw) > b.weight / -log(draw), without dividing.
@@ -94,13 +94,15 @@ impl Ring {
         };
         scores
             .then(one.1.cmp(&other.1))
+            // Of equal draws the smaller name wins, whatever the order of the members.
             .then_with(|| b.name.cmp(&a.name))
     }
 }
 
 impl Member {
-    /// 64 random bits, always the same for this name and hash tag. The hash tag was hashed once for
-    /// all members: two hash tags of one hash are on the same shard, which harms nobody.
+    /// Returns 64 random bits, always the same for this name and hash tag. The hash tag is hashed
+    /// once for all members. Two hash tags with equal hashes are on the same shard, which does no
+    /// harm.
     fn draw(&self, tag: u64) -> u64 {
         let mut both = [0; 16];
         both[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -109,12 +111,15 @@ impl Member {
     }
 }
 
-/// `-log2(draw / 2^64)` with [`DIGITS`] binary digits behind the point; at least one in the last.
+/// Returns `-log2(draw / 2^64)` with [`DIGITS`] binary digits behind the point, and at least one in
+/// the last.
 ///
-/// The mantissa is squared again and again; each square of at least 2 is a digit 1 of its
-/// logarithm. Each step is monotone, hence so is the whole: a greater draw never descends more.
-/// Floating point was not used because `ln` differs from one mathematical library to another.
+/// The mantissa is squared again and again. Each square of at least 2 is a digit 1 of the
+/// logarithm. Each step is monotone, hence so is the whole: a greater draw never has a greater
+/// descent. Floating point is not used because `ln` differs from one mathematical library to
+/// another.
 fn descent(draw: u64) -> u64 {
+    // There is no logarithm of 0.
     let draw = draw.max(1);
     let zeros = draw.leading_zeros();
     // From 1 to 2, with 63 binary digits behind the point.
@@ -129,10 +134,10 @@ fn descent(draw: u64) -> u64 {
     ((u64::from(zeros) + 1) << DIGITS) - log
 }
 
-/// The greatest weight: a product of weight and descent stays below 2^64.
+/// The greatest weight. The product of weight and descent stays below 2^64.
 const HEAVIEST: u32 = 1000;
 
-/// How many binary digits a descent has behind the point.
+/// The number of binary digits of a descent behind the point.
 const DIGITS: u32 = 40;
 
 #[cfg(test)]
@@ -175,8 +180,8 @@ mod tests {
         odd.into_iter().chain(long).chain(tags(2000))
     }
 
-    /// Frozen: a change of any owner splits running fleets in two. Calculated by another program,
-    /// with logarithms of 40 decimal digits.
+    /// Frozen: a change of any owner splits running fleets in two. The values were calculated by
+    /// another program, with logarithms of 40 decimal digits.
     #[test]
     fn owners_are_frozen() {
         let rings = golden_rings();
