@@ -7,6 +7,8 @@ OUTSIDE = lock_process:: memoize_process:: ten_thousand callers_cancelled lost_i
 
 # Passed on to the demo, or the tests: make demo ARGS='--kill --seconds 30'
 ARGS ?=
+# Tests wait more than they compute: on a small machine more of them run at once.
+export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 4 ? 4 : n)))
 SOAK_SECONDS ?= 1800
 TOPOLOGIES ?= cluster shards sentinel tls acl
 

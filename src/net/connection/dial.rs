@@ -1,8 +1,8 @@
 //! Dialling: from an [`Endpoint`] to a connection that has said `HELLO 3`.
 //!
 //! Invariant: what fails here was not executed, since a handshake is no command of a caller's. The
-//! task that reads and writes the socket ends with its [`SocketTask`], so that a connection which was
-//! given up leaves no socket behind.
+//! task that reads and writes the socket ends with its [`SocketTask`], so that a connection which
+//! was given up leaves no socket behind.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

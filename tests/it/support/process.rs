@@ -38,8 +38,11 @@ impl Child {
     pub fn start_where(role: &str, arguments: &[&str], change: impl Fn(&mut Command)) -> Self {
         let mut process = Command::new(std::env::current_exe().expect("this binary has a path"));
         change(&mut process);
+        // Tests are named without the crate.
+        let module = module_path!().split_once("::").map(|(_, module)| module);
+        let child = format!("{}::child", module.expect("it is no root"));
         let mut process = process
-            .args(["--exact", "process::child", "--nocapture"])
+            .args(["--exact", &child, "--nocapture"])
             .env(ROLE, role)
             .env(ARGUMENTS, arguments.join("\n"))
             .stdin(Stdio::piped())
