@@ -1,4 +1,8 @@
-//! `Address`: where a server listens. Equal addresses are one server.
+//! `Address`: where a server listens.
+//!
+//! Invariant: equal addresses are one server.
+//!
+//! Every layer that names a server uses it.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,7 +1,9 @@
-//! `Url`: what a caller's URL says, part by part.
+//! `Url`: the parts of a URL that the caller gave.
 //!
-//! Invariant: everything in a URL is heeded or refused, and no error repeats a part that may be a
-//! password. Used by [`Endpoint`](super::endpoint::Endpoint), which knows what follows from it.
+//! Invariant: every part of a URL is either used or refused, and no error repeats a part that may
+//! be a password.
+//!
+//! [`Endpoint`](super::endpoint::Endpoint) parses each URL with it.
 
 use std::str::Utf8Error;
 
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 /// The parts of a URL.
 #[derive(Default)]
 pub(crate) struct Url {
-    /// Scheme and place of the server alone, for the driver to parse.
+    /// The scheme and the server alone, for the driver to parse.
     pub(crate) server: String,
     pub(crate) encryption: Encryption,
     pub(crate) db: Option<i64>,
@@ -52,6 +54,8 @@ impl Url {
             let (authority, path) = place.split_once('/').unwrap_or((place, ""));
             let (login, host) = match authority.rsplit_once('@') {
                 Some((login, host)) => (Some(login), host),
+                // A password with an unescaped `/` or `?` ends the authority early. Without this
+                // check the client would connect to a part of the user name.
                 None if place.contains('@') || query.contains('@') => {
                     return Err(Error::invalid(
                         "the URL has an @ behind its host; a / in a user or password is written %2F, \
@@ -81,7 +85,7 @@ impl Url {
         Ok(url)
     }
 
-    /// What stands behind the `?`.
+    /// Parses the parameters after the `?`.
     fn parameters(&mut self, query: &str) -> Result<()> {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -117,7 +121,7 @@ impl Url {
         }
     }
 
-    /// Who logs in, if the URL says so.
+    /// The credentials in the URL, if there are any.
     pub(crate) fn credentials(&self) -> Result<Option<Credentials>> {
         match (&self.user, &self.password) {
             (None, None) => Ok(None),
@@ -132,14 +136,14 @@ impl Url {
     }
 }
 
-/// The URL itself is not repeated: it may hold a password.
+/// The error does not repeat the URL, which may hold a password.
 pub(crate) fn not_understood() -> Error {
     Error::invalid(
         "the URL is not understood; use redis://[[user]:password@]host[:port][/db], rediss:// with TLS, or unix:///path",
     )
 }
 
-/// Takes a value that the URL must give only once.
+/// Sets a value that the URL may give only once, or twice with the same value.
 fn once<T: PartialEq>(name: &str, place: &mut Option<T>, value: T) -> Result<()> {
     match place.replace(value) {
         None => Ok(()),
@@ -155,7 +159,8 @@ fn database(text: &str) -> Result<i64> {
     number.filter(|db| *db >= 0).ok_or_else(not_understood)
 }
 
-/// A parameter that means nothing here. It is named unless it may be a piece of a password.
+/// The error for an unknown parameter. It names the parameter, unless that may be a piece of a
+/// password.
 fn unknown(name: &str) -> Error {
     let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match name.len() <= 32 && name.chars().all(harmless) {

@@ -86,8 +86,8 @@ impl Pipeline {
             && let Some(large) = &self.large
         {
             self.limits.admit(command)?;
-            // A large value is not used as a probe of the breaker: all other calls would wait until
-            // its transfer has ended.
+            // A large value is not used as a probe: its transfer takes long, and until the probe
+            // has ended, the breaker lets no other call through that heeds it.
             let outage = match deadline.on_outage {
                 OnOutage::FailFast => self.link.breaker().outage(),
                 OnOutage::KeepTrying => None,
