@@ -96,7 +96,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a call through. While the breaker is open, the call is a probe, and only after the
+    /// Lets a call through. While the breaker is open, only a probe gets through, after the
     /// pause.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! `Tls`: the trusted roots and the client certificate of encrypted connections.
 //!
 //! Invariant: a server is accepted only if a trusted root vouches for its certificate, and the
-//! certificate names the intended server. No option turns either check off. No command is sent to a
-//! server before it is accepted. Nothing here prints key material.
+//! certificate names the intended server. No option turns either check off. Nothing but the
+//! handshake is sent to a server before it is accepted. Nothing here prints key material.
 //!
 //! [`Endpoint`](super::endpoint::Endpoint) checks the settings, and
 //! [`dial`](super::connection::dial) makes the handshake.

@@ -54,8 +54,8 @@ impl Url {
             let (authority, path) = place.split_once('/').unwrap_or((place, ""));
             let (login, host) = match authority.rsplit_once('@') {
                 Some((login, host)) => (Some(login), host),
-                // A password with an unescaped `/` or `?` ends the authority early. Without this
-                // check the client would connect to a part of the user name.
+                // A `/` or `?` in a password ends the authority early. Without this
+                // check a part of the password would be taken for the host.
                 None if place.contains('@') || query.contains('@') => {
                     return Err(Error::invalid(
                         "the URL has an @ behind its host; a / in a user or password is written %2F, \

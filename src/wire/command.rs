@@ -1,7 +1,7 @@
 //! Plain commands, as the driver takes them.
 //!
-//! Invariant: the first argument of a command is its one key, which routes it. Counters and caches
-//! send their plain commands through it.
+//! Invariant: the first argument of a command is its one key, which routes it. Counters,
+//! uploads of large entries, format checks and preflight build their plain commands with it.
 
 use crate::key::Key;
 

@@ -1,7 +1,8 @@
 //! Replies of plain commands, read as Rust values.
 //!
 //! Invariant: a reply of an unexpected shape is an error, never a default. The error does not quote
-//! the reply, which may be a value of the user. Counters and topologies use it.
+//! the reply, which may be a value of the user. Counters, scripts and preflight
+//! use it.
 
 use redis::{FromRedisValue, Value, from_redis_value};
 
