@@ -34,6 +34,7 @@ struct Home {
     /// ends with the client.
     canary: Task,
     /// When a task on the runtime was last seen to stand still, or to have ended with it.
+    // Kept besides the canary, which needs half a second to find out.
     distrusted: Mutex<Option<Instant>>,
 }
 
@@ -84,6 +85,7 @@ impl Spawner {
     /// [`Launched::look`] now and then.
     pub(crate) fn launch(&self, task: impl Future<Output = ()> + Send + 'static) -> Launched {
         let (task, unbegun) = match &self.0 {
+            // Without a given runtime, the task runs on that of the caller, which has no other.
             None => (self.spawn(task), None),
             Some(_) => {
                 let unbegun: Unbegun = Arc::new(Mutex::new(Some(task.boxed())));
@@ -148,6 +150,7 @@ impl Launched {
     /// not started it.
     pub(crate) fn look(&mut self) {
         let Some(unbegun) = &self.unbegun else { return };
+        // A task that has started may have had effects, so it must not start again.
         if self.task.pulse.has_begun() {
             return;
         }

@@ -25,6 +25,7 @@ pub(crate) struct Xxh3(u64);
 
 impl Default for Seeded {
     fn default() -> Self {
+        // One seed for the process: `RandomState` is the random source of the standard library.
         static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
         Self(*SEED)
     }

@@ -80,6 +80,7 @@ impl Pulse {
         // Pairs with the fence in `begin`: either this sees the beat of a poll, or that poll sees
         // what the caller dropped.
         fence(Ordering::SeqCst);
+        // A poll that was under way at `then` may have done anything since.
         let was_idle = then.0.is_multiple_of(2);
         was_idle && self.now() == then
     }

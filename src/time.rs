@@ -34,6 +34,7 @@ impl Ttl {
                 "{what} is longer than hedgerow::FOREVER (100 years); use that instead"
             )));
         }
+        // Rounded up, so that a positive duration never becomes 0.
         let millis = duration.as_nanos().div_ceil(1_000_000);
         Ok(Self(u64::try_from(millis).unwrap_or(u64::MAX)))
     }
@@ -117,6 +118,7 @@ pub(crate) struct Patience {
 impl Patience {
     pub(crate) fn new(limit: Duration, on_outage: OnOutage) -> Self {
         Self {
+            // Bounded, so that adding it to an instant does not overflow.
             limit: limit.min(FOREVER),
             on_outage,
         }

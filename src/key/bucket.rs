@@ -21,6 +21,7 @@ pub(crate) struct Bucket(u8);
 
 impl Bucket {
     pub(crate) fn of(name: &str) -> Self {
+        // Unseeded, because all processes must agree.
         Self((xxh3_64(name.as_bytes()) & 0xff) as u8)
     }
 }

@@ -62,12 +62,15 @@ impl Namespace {
     /// The keys of one version of the cache named `cache`. Version 0 is the default.
     pub(crate) fn cache(&self, cache: &str, version: u32) -> Result<CacheKeys> {
         checked("cache name", cache)?;
+        // Inner, because the key of the entry follows after a `:`.
         let cache = escaped(cache, Part::Inner);
         let version = match version {
             0 => String::new(),
             version => version.to_string(),
         };
         Ok(CacheKeys {
+            // The brace closes after the key, so value and lease of one key share a slot, and the
+            // keys of one cache are spread over all slots.
             value: format!("{}:v{version}:{{{cache}:", self.0).into(),
             lease: format!("{}:l{version}:{{{cache}:", self.0).into(),
         })
@@ -75,6 +78,7 @@ impl Namespace {
 
     /// The generation of a tag, addressed by the tag's id (entries carry ids, not names).
     pub(crate) fn tag(&self, id: TagId) -> Key {
+        // Invalidations must reach the entries that readers find, so a tag is placed as they are.
         Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Placement::Cached)
     }
 
@@ -108,6 +112,7 @@ impl Namespace {
     /// A key of the synchronizer `name`. `kind` tells the keys of one synchronizer apart.
     pub(crate) fn synchronizer(&self, kind: &str, name: &str) -> Result<Key> {
         checked("lock name", name)?;
+        // The bucket is the hash tag, so all keys of a synchronizer and the fence share a slot.
         let bucket = Bucket::of(name);
         Ok(Key::new(format!(
             "{}:{{{bucket}}}:{kind}:{}",
@@ -155,6 +160,7 @@ impl CacheKeys {
 
     fn entry(prefix: &str, key: &str) -> Result<Key> {
         checked("cache key", key)?;
+        // A little more than the key, for a few escaped characters.
         let mut text = String::with_capacity(prefix.len() + key.len() + 8);
         text.push_str(prefix);
         escape_into(&mut text, key, Part::Last);
@@ -204,6 +210,7 @@ impl Key {
     pub(crate) fn of_slot_groups(&self) -> Vec<Self> {
         let (before, tag) = self.0.split_once('{').unwrap_or((&self.0, ""));
         let tag = tag.trim_end_matches('}');
+        // The old tag becomes the end of the key, so copies of different keys stay different.
         let of = |part| Self::new(format!("{before}{{{part}}}:{tag}")).of(self.1);
         SLOT_GROUPS.into_iter().map(of).collect()
     }

@@ -29,6 +29,7 @@ pub(super) fn tagged(key: &[u8]) -> &[u8] {
     let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|&byte| byte == b'}')?;
+        // An empty tag does not count, by the specification.
         (close > 0).then(|| &rest[..close])
     });
     tag.unwrap_or(key)

@@ -98,6 +98,7 @@ pub(crate) struct Addresses(Option<By>);
 impl Addresses {
     /// The reachable address of the server that announces `host` and `port`.
     pub(crate) fn reached(&self, host: &str, port: u16) -> Address {
+        // Asked at each use: a closure may answer differently later.
         let mapped = self.0.as_ref().and_then(|by| by(host, port));
         // If a closure returns no valid address, the announced one is used.
         let mapped = mapped.filter(|(host, port)| !host.is_empty() && *port > 0);
@@ -109,6 +110,7 @@ impl Addresses {
     pub(crate) fn mapped(&self, told: Address) -> Address {
         match told {
             Address::Tcp(host, port) => self.reached(&host, port),
+            // A path has no host that could be mapped.
             Address::Unix(_) => told,
         }
     }

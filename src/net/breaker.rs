@@ -27,6 +27,7 @@ pub(crate) struct Breaker {
     // Read without the lock, so that the usual case stays cheap.
     troubled: AtomicBool,
     /// Another breaker logs the outages of this server.
+    // A client has several connections to a server, and one outage is one event.
     silent: bool,
     state: Mutex<State>,
 }
@@ -165,6 +166,7 @@ impl State {
         let Some(open) = &mut self.open else {
             return Admission::Free;
         };
+        // A future that is kept and not polled would otherwise hold the permit for ever.
         let lapse = LAPSES * open.patience();
         let under_way = open.probing.as_ref();
         if now < open.until || under_way.is_some_and(|it| now < it.since + lapse) {
@@ -225,6 +227,7 @@ impl State {
         let since = *self.since.get_or_insert(now);
         self.cause = Some(error.clone());
         if let Some(open) = &mut self.open {
+            // It is open already, and only a probe makes the pause longer.
             if let Some(probing) = &mut open.probing {
                 probing.failed = true;
             }
@@ -321,6 +324,7 @@ fn spread() -> f64 {
 }
 
 /// The breaker opens after this many failures in a row ..
+// One lost connection makes all calls in flight on it fail, and is no outage.
 const FAILURES: u32 = 3;
 
 /// .. if the last came at least this long after the first. A reconnect alone is no outage.

@@ -65,6 +65,7 @@ impl Credentials {
     /// let credentials = Credentials::user("object-id", token).expires_in(left);
     /// ```
     pub fn expires_in(mut self, time: Duration) -> Self {
+        // A time that overflows never comes, so the credentials do not expire.
         self.expires = Instant::now().checked_add(time);
         self
     }

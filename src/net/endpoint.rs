@@ -68,6 +68,7 @@ impl Endpoint {
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             _ => return Err(not_understood()),
         };
+        // The credentials that the caller set win over those in the URL.
         let login = match &approach.login {
             Some(login) => Some(login.clone()),
             None => url.credentials()?.map(Login::Fixed),
@@ -108,6 +109,7 @@ impl Endpoint {
             Address::Unix(_) => false,
             Address::Tcp(host, _) => match host.parse::<IpAddr>() {
                 Ok(address) => !address.is_loopback(),
+                // Only this name: any other may resolve to another machine.
                 Err(_) => host != "localhost",
             },
         }
@@ -141,6 +143,8 @@ impl Access {
                 let channel = Tls::new().channel()?;
                 Ok(Some(self.usual.get_or_init(|| channel).clone()))
             }
+            // A caller that sets TLS up believes that it is used. Silence would send the password
+            // in the clear.
             (Some(_), Encryption::None) => Err(Error::invalid(
                 "TLS is set up, but the URL does not ask for it; use rediss:// instead of redis:// \
                  (a Unix socket has no TLS)",

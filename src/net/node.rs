@@ -114,6 +114,7 @@ impl Node {
             pace,
             spawner: style.spawner.clone(),
             on_push: None,
+            // The format of a namespace is asked for again when the session to its server changes.
             made: Some(Arc::default()),
             on_trouble: style.on_trouble.clone(),
             after_demotion,
@@ -123,8 +124,8 @@ impl Node {
             address,
             pipeline: match pubsub {
                 Some(_) => Pipeline::without_large_values(link.clone(), reads, pipelines, limits),
-                // A replica serves only reads of caches, and a brought connection cannot be opened
-                // twice.
+                // A replica serves only reads of caches, whose proofs belong to one connection. A
+                // brought connection cannot be opened twice.
                 None => Pipeline::new(link.clone(), reads, pipelines, limits),
             },
             link,

@@ -81,6 +81,7 @@ impl PubSub {
             on_trouble: route.on_trouble.clone(),
         });
         let on_push: OnPush = {
+            // Weak, because the connection holds this, and `PubSub` holds the connection.
             let shared = Arc::downgrade(&shared);
             Arc::new(move |info| {
                 if let Some(shared) = shared.upgrade() {
@@ -88,6 +89,7 @@ impl PubSub {
                 }
             })
         };
+        // Of its own, so that a wake-up does not queue behind large values.
         let link = Connection::new(ConnectionConfig {
             on_push: Some(on_push),
             ..route
@@ -130,6 +132,7 @@ impl PubSub {
                 channels.losses += 1;
             }
             others_listen = channels.listeners.contains_key(&name);
+            // Before the subscription is sent: the first message may come with its reply.
             channels.listeners.entry(name.clone()).or_insert(listener);
             self.keeper
                 .ensure(|| keep(Arc::downgrade(&self.link), self.shared.clone()));
@@ -141,6 +144,7 @@ impl PubSub {
             false => channels.forget(&name),
         };
         let is_confirmed = channels.confirm(name, subscribed.epoch);
+        // Unlocked, because `moved` and `resync` call other code.
         drop(channels);
         if !is_confirmed {
             self.shared.moved();
@@ -254,6 +258,7 @@ impl Shared {
                 let Ok(channel) = std::str::from_utf8(&channel) else {
                     return;
                 };
+                // Cloned, so that the listener does not run under the lock.
                 let listener = self.channels().listeners.get(channel).cloned();
                 if let Some(listener) = listener {
                     listener(Notice::Message(&message));
@@ -326,6 +331,7 @@ async fn keep(link: Weak<Connection>, shared: Arc<Shared>) {
         let mut left = Vec::new();
         loop {
             let Some(link) = link.upgrade() else { return };
+            // The count from before the subscription: a loss during it makes one more round.
             let (names, losses) = shared.listened();
             if names.is_empty() {
                 shared.channels().made_good = losses;
@@ -352,6 +358,7 @@ async fn keep(link: Weak<Connection>, shared: Arc<Shared>) {
                     tracing::debug!(target: "hedgerow::client", %error, "not subscribed again yet");
                 }
             }
+            // Not held over the pause, so that a dropped client closes its connection at once.
             drop(link);
             tokio::time::sleep(backoff.pause()).await;
         }
@@ -384,6 +391,7 @@ async fn subscribe(
     let mut moved = Vec::new();
     for (name, reply) in names.iter().zip(replies) {
         match reply {
+            // One channel that has moved must not keep the others from being heard.
             Value::ServerError(error) if error.code() == "MOVED" => moved.push(name.clone()),
             Value::ServerError(error) => return Err(from_server(&error)),
             _ => {}

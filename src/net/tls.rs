@@ -82,6 +82,7 @@ impl Tls {
                     .with_source(error)
             })?),
         };
+        // Named here, so that no default of the process that another crate installs is used.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -159,6 +160,7 @@ impl Channel {
         host: &str,
         stream: Tapped<TcpStream, Arc<Traffic>>,
     ) -> Result<TlsStream<Tapped<TcpStream, Arc<Traffic>>>> {
+        // Checked against the announced address, unless the caller set one name for all servers.
         let name = match &self.0.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned()).map_err(|error| {

@@ -52,6 +52,7 @@ impl Url {
             url.server = format!("{plain}://{place}");
         } else {
             let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+            // The last `@` separates: a password may hold one.
             let (login, host) = match authority.rsplit_once('@') {
                 Some((login, host)) => (Some(login), host),
                 // A `/` or `?` in a password ends the authority early. Without this
@@ -102,6 +103,7 @@ impl Url {
                          `protocol` out",
                     ));
                 }
+                // A parameter that is ignored would be a silent fault: another database, or no TLS.
                 _ => return Err(unknown(name)),
             }
         }
@@ -128,6 +130,7 @@ impl Url {
             (None, Some(password)) if password.is_empty() => Ok(None),
             (None, Some(password)) => Ok(Some(Credentials::password(password))),
             (Some(user), Some(password)) => Ok(Some(Credentials::user(user, password))),
+            // As often as not this is a password in the position of the user.
             (Some(_), None) => Err(Error::invalid(
                 "the URL names a user and no password; use redis://user:password@host, \
                  redis://:password@host for the default user, or ClientBuilder::credentials",
@@ -162,6 +165,7 @@ fn database(text: &str) -> Result<i64> {
 /// The error for an unknown parameter. It names the parameter, unless that may be a piece of a
 /// password.
 fn unknown(name: &str) -> Error {
+    // A `?` in a password would make its rest look like parameters.
     let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match name.len() <= 32 && name.chars().all(harmless) {
         true => Error::invalid(format!(

@@ -68,6 +68,7 @@ impl Script {
         assert!(shebang.starts_with("#!lua"), "{name} opens with #!lua");
         let (ahead, rest) = body.split_once(PRELUDE).unwrap_or(("", body));
         let source = stripped(&format!("{shebang}\n{ahead}{prelude}{rest}"));
+        // The server hashes the text that it is sent, so the stripped one is hashed here.
         let mut sha = String::with_capacity(40);
         for byte in Sha1::digest(source.as_bytes()) {
             let _ = write!(sha, "{byte:02x}");
@@ -76,6 +77,7 @@ impl Script {
             .next()
             .and_then(|line| line.split(' ').next())
         {
+            // The flag makes the server refuse writes, so it proves that the script only reads.
             Some("safe") if shebang.contains("no-writes") => Retry::Reads,
             Some("safe") => Retry::Safe,
             Some("unsafe") => Retry::Unsafe,
@@ -139,6 +141,7 @@ impl Script {
             })
             .arg(&self.sha)
             .arg(keys.len());
+        // Any of the keys would do: one server serves all of them.
         let mut first: Option<Key> = None;
         for key in keys {
             command.arg(key.as_str());

@@ -88,6 +88,7 @@ impl Reply {
             Value::Array(parts) => parts.get_mut(index),
             word => Some(word).filter(|_| index == 0),
         };
+        // Taken and not copied: a value may be large.
         match part.map(std::mem::take) {
             Some(Value::BulkString(bytes)) => Ok(Some(bytes.into())),
             Some(Value::Nil) => Ok(None),

@@ -50,6 +50,7 @@ impl At {
                 (Self::Quoted(_), [b'\\']) => return at,
                 (Self::Quoted(_), [b'\\', _, rest @ ..]) => (at, rest),
                 (Self::Quoted(quote), [byte, rest @ ..]) if *byte == quote => (Self::Code, rest),
+                // Only a bracket of the same level closes it.
                 (Self::Long(level), [b']', rest @ ..]) => match bracket(rest, b']') {
                     Some(closed) if closed == level => (Self::Code, &rest[level + 1..]),
                     _ => (at, rest),

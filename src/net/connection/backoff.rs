@@ -91,6 +91,7 @@ impl ReconnectBackoff {
         self.not_before = None;
     }
 
+    /// Starts over if the session was open for long.
     fn settle(&mut self) {
         if self.made.is_some_and(|at| at.elapsed() >= SETTLED) {
             self.start_over();
@@ -138,6 +139,7 @@ impl ConnectRate {
     /// the first was closed, so this always leaves room for one more.
     pub(crate) fn not_before(&self) -> Option<Instant> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One less than the limit: room for the second connection of the attempt.
         let place = last.len().checked_sub(MOST_A_SECOND - 1)?;
         last.get(place).map(|first| *first + SECOND)
     }
@@ -152,6 +154,7 @@ impl ConnectRate {
     }
 }
 
+/// The first and the longest pause.
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 /// The longest pause while the server takes no writes but may serve reads.
@@ -160,6 +163,7 @@ const LONGEST_DEMOTED: Duration = Duration::from_millis(250);
 /// A session that was open for this long was of use, even if it answered nothing.
 const SETTLED: Duration = Duration::from_secs(10);
 
+/// How many connects to one server a client may make in one second.
 const MOST_A_SECOND: usize = 10;
 const SECOND: Duration = Duration::from_secs(1);
 

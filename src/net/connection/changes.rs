@@ -36,6 +36,7 @@ impl ConnectionChanges {
         let mut last = self.last();
         *last = Some(Instant::now());
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // A new session is also a change, so both numbers move.
         self.made.store(number, Ordering::SeqCst);
         self.changed.store(number, Ordering::SeqCst);
     }

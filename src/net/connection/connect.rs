@@ -150,6 +150,7 @@ impl Connection {
 
     /// When the next attempt may start, or `None` if it may start now.
     fn not_before(&self, state: &State, now: Instant) -> Option<Instant> {
+        // The backoff belongs to this connection, the rate to all connections to the server.
         let at = state.backoff.not_before.max(self.route.pace.not_before());
         let at = match state.urgent.filter(|urgent| urgent.until > now) {
             Some(urgent) => at
@@ -168,12 +169,14 @@ impl Connection {
                 .clone()
                 .unwrap_or_else(not_connected_in_time);
         };
+        // The oldest attempt has had the most time, so it says the most about the server.
         let (late, is_slow) = (oldest.attempt.late(), oldest.attempt.is_slow());
         let last_error = state.last_error.clone();
         drop(state);
         if is_slow {
             self.breaker.failed(&late);
         }
+        // The error of the last attempt has a cause; the deadline alone says only that time is up.
         last_error.unwrap_or(late)
     }
 
@@ -230,12 +233,14 @@ impl Connection {
             health: opened.health,
         };
         let demoted = std::mem::take(&mut state.demoted);
+        // The backoff is not reset: a session may turn out to be of no use.
         state.backoff.made();
         state.failed_in_a_row = 0;
         state.last_error = None;
         if let Some((_, address)) = &opened.primary {
             state.primary = Some(address.to_string().into());
         }
+        // Counted before it can be used, so that no answer of it carries an old number.
         if let Some(made) = &self.route.made {
             live.health.counted_by(made);
         }
@@ -310,6 +315,7 @@ async fn attempted(
     turn: Try,
     beside: Option<Beside>,
 ) {
+    // Only a `Weak` of the connection is held here, so a dropped client ends its attempts.
     let opened = route.connect(&attempt, turn).await;
     let is_wanted = match (&opened, beside) {
         (Ok(_), Some(beside)) => Connection::is_to_be_replaced(&link, beside).await,
@@ -321,6 +327,7 @@ async fn attempted(
         return;
     }
     let outcome = opened.and_then(|opened| link.install(opened, &attempt, beside));
+    // An attempt beside a session in use says nothing about the server: that session may answer.
     if let Err(error) = &outcome
         && beside.is_none()
     {
@@ -360,6 +367,7 @@ impl ConnectionConfig {
                 return opened
                     .map_err(|error| error.at_address(&endpoint.address.to_string().into()));
             }
+            // A brought connection is the first session. Nothing here can open it again.
             Target::Brought(connection) if turn == Try::First => {
                 return Ok(Opened::from(connection.clone()));
             }

@@ -110,6 +110,7 @@ impl ConnectTask {
     }
 }
 
+// An attempt that lost the race must not leave a second socket behind.
 impl Drop for ConnectTask {
     fn drop(&mut self) {
         self.task.abort();

@@ -48,6 +48,7 @@ pub(crate) async fn dial(
 ) -> Result<(MultiplexedConnection, SocketTask)> {
     match &endpoint.address {
         Address::Tcp(host, port) => {
+            // Resolved at each attempt: after a failover the name may lead elsewhere.
             let found = attempt.step(not_resolved, race::found(host, *port));
             let found = found.await?.map_err(no_connection)?;
             let stream = race::connected(found, attempt.failed_before());
@@ -171,6 +172,7 @@ async fn refused(endpoint: &Endpoint, pace: &ConnectRate, error: RedisError) -> 
         }
         return perhaps_rotated(endpoint, from_driver(error));
     }
+    // From here on there is no error reply of the server, and only the driver's error tells more.
     if error.kind() == redis::ErrorKind::RESP3NotSupported {
         return no_hello();
     }

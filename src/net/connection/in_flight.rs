@@ -93,6 +93,7 @@ impl InFlight {
                 "the connection to {server} was lost before the command was sent",
             ));
         }
+        // Checked here and not by the caller: waiting for a session may have used up the time.
         let now = Instant::now();
         if now >= deadline {
             return Err(Error::new(
@@ -103,6 +104,7 @@ impl InFlight {
         }
         let mut flight = self.enter();
         let pulse = self.pulse.get();
+        // Taken before the first poll of `sent`: a beat after this may be the one that takes it.
         let before = pulse.map(|pulse| pulse.now());
         let ended = match sent.as_mut().as_pin_mut() {
             Some(sent) => self.wait(sent, before, gone.as_mut(), now, deadline).await,
@@ -171,11 +173,13 @@ impl InFlight {
         now: Instant,
         deadline: Instant,
     ) -> Ended<T> {
+        // A timer of its own, because the runtime of the socket task may not wake this caller.
         let mut timer = pin!(sleep_until(deadline.min(now + TICK)));
         let pulse = self.pulse.get();
         let (mut seen, mut still) = (before, 0);
         loop {
             tokio::select! {
+                // An answer that has come counts, even if the session was given up by now.
                 biased;
                 answer = &mut sent => return Ended::Answered(answer),
                 () = &mut gone => return Ended::GivenUp,
@@ -244,12 +248,14 @@ impl InFlight {
 
     /// Ends the session: callers that wait get no answer, and the socket closes.
     pub(crate) fn end(&self) {
+        // Several sides may end the session; only the first one reports it.
         let was_dead = self.dead.swap(true, Ordering::AcqRel);
         if let (false, Some(made)) = (was_dead, self.made.get()) {
             made.ends();
         }
         self.gone.notify_waiters();
         self.renewal.end();
+        // Taken first, so that the socket task is not dropped under the lock.
         let wire = self.wire().take();
         drop(wire);
         if let Some(on_end) = self.on_end.as_ref().filter(|_| !was_dead) {

@@ -49,6 +49,7 @@ pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 pub(crate) type Signal = Arc<dyn Fn() + Send + Sync>;
 
 /// Where a connection leads, how its sessions are opened, and which events it reports.
+// Owned by an `Arc` of its own, so that a connect attempt holds it without the connection.
 pub(crate) struct ConnectionConfig {
     pub(crate) source: Target,
     /// The name that `CLIENT LIST` shows.
@@ -102,6 +103,7 @@ struct State {
     /// clears it, or [`Connection::retire`].
     urgent: Option<Urgent>,
     /// The last session led to a server that has become a replica.
+    // The connection for pushes notices no refusal, so it is reset when this one is open again.
     demoted: bool,
     /// How many sessions this side gave up. Sessions ended by the server or by the network do not
     /// count.
@@ -222,6 +224,7 @@ impl Connection {
             let sent = pin!(Some(live.connection.send_packed_command(command)));
             health.answer(sent, deadline).await
         };
+        // `observed` sees what did not come, and `judge` what came.
         let (value, sent) = self.observed(&live, reply)?;
         self.judge(std::slice::from_ref(&value), live.epoch);
         Ok(Answer { value, sent })
@@ -334,10 +337,12 @@ impl Connection {
         }
     }
 
+    /// The session in use, unless it is dead or stands still.
     fn current(&self) -> Option<Session> {
         let state = self.state();
         let live = state.live.as_ref().filter(|live| !live.is_dead())?;
         if live.health.stands_still() {
+            // `leave` takes the lock itself.
             let live = live.clone();
             drop(state);
             self.leave(&live);
@@ -382,6 +387,7 @@ impl Connection {
             }
             if matches!(
                 error.kind(),
+                // Not for a timeout: the server may only be slow.
                 ErrorKind::Disconnected | ErrorKind::Unreachable
             ) {
                 self.trouble();
@@ -449,6 +455,7 @@ impl Connection {
         let mut state = self.state();
         let live = state.live.take();
         let attempts = std::mem::take(&mut state.attempts);
+        // Dropped outside the lock: this ends tasks and closes sockets.
         drop(state);
         drop((live, attempts));
     }
@@ -485,6 +492,7 @@ impl Connection {
         let live = state.live.take();
         state.given_up += u64::from(live.is_some());
         drop(state);
+        // Outside the lock: `end` calls `on_end`, which takes locks of its owner.
         if let Some(live) = live {
             live.health.end();
         }

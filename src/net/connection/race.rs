@@ -37,6 +37,7 @@ pub(crate) async fn connected(found: Vec<SocketAddr>, failed: u32) -> io::Result
             None => {}
         }
         tokio::select! {
+            // A result counts before the timer: no further address is tried after a success.
             biased;
             Some(outcome) = racing.next() => match outcome {
                 Ok(stream) => return Ok(stream),
@@ -56,6 +57,7 @@ fn in_order(found: Vec<SocketAddr>, skip: usize) -> Vec<SocketAddr> {
             distinct.push(address);
         }
     }
+    // The resolver prefers the family of its first address, so that family goes first here, too.
     let first_is_v6 = distinct.first().is_some_and(SocketAddr::is_ipv6);
     let (one, other): (Vec<_>, Vec<_>) = distinct
         .into_iter()

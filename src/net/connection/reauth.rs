@@ -23,6 +23,7 @@ use crate::time::{Backoff, jittered};
 struct Expiring {
     connection: MultiplexedConnection,
     epoch: u64,
+    // Weak, so that this task does not keep the session alive.
     health: Weak<InFlight>,
     login: Login,
     name: String,
@@ -131,6 +132,7 @@ impl Connection {
 
 /// When the server is shown fresh credentials, as a part of the time that the old ones last. The
 /// rest of the time is for retries while the provider is out.
+// A range, so that the connections of a client do not all ask at once.
 const WHEN: Range<f64> = 0.7..0.8;
 
 /// The shortest and the longest pause between retries while the provider, or the server, fails.

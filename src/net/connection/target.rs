@@ -91,6 +91,7 @@ impl Target {
                 _ => {}
             }
         }
+        // Sentinels may still name a server that was demoted, so its own word counts.
         match (self, replies.last()) {
             (Self::Located(_), Some(role)) if !is_primary(role) => Err(Error::new(
                 ErrorKind::ReadOnly,

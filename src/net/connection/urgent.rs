@@ -39,6 +39,7 @@ impl Connection {
     /// starts every `every`, but at least 10 ms after the last. Concurrent requests combine: the
     /// latest end and the shortest pause count. Call it with each request that must not be late.
     pub(crate) fn urgent(self: &Arc<Self>, until: Instant, every: Duration) {
+        // A brought connection cannot be opened a second time.
         if !self.is_ours() {
             return;
         }
@@ -88,6 +89,7 @@ impl Connection {
                 state.urgent = None;
                 return None;
             }
+            // Any progress starts the count again: a slow answer is not silence.
             let known = quiet.filter(|quiet| live.is_quiet_since(quiet.at));
             let quiet = quiet.insert(known.unwrap_or_else(|| Quiet {
                 at: live.beside(),
@@ -148,6 +150,7 @@ async fn urge(link: Weak<Connection>) {
         let Some(pause) = link.press(&mut quiet) else {
             return;
         };
+        // Not held over the pause, or a dropped client would keep its connection that long.
         drop(link);
         sleep(pause).await;
     }

@@ -55,6 +55,7 @@ async fn watch(link: Weak<Connection>, mut watched: Watched) {
         };
         let traffic = health.traffic().clone();
         let owes = health.owes();
+        // Not held over the PING, or the watchdog would keep the session open.
         drop(health);
         let listens = link
             .upgrade()
@@ -70,6 +71,7 @@ async fn watch(link: Weak<Connection>, mut watched: Watched) {
         let Some(health) = watched.health.upgrade() else {
             return;
         };
+        // A large value on a slow network delays the reply, and its bytes are a sign of life, too.
         if alive || traffic.has_progressed_since(seen) {
             continue;
         }

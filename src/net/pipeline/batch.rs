@@ -129,6 +129,7 @@ impl Batch {
             pipeline.add_command(command);
             singles.push(reply);
         }
+        // Reads come first and together, so that their replies are the first `reading` ones.
         let sent = link.send_all_over(live.clone(), &pipeline, deadline);
         let (mut replies, sent) = match sent.await {
             Ok((replies, sent)) => (replies.into_iter(), sent),

@@ -39,6 +39,7 @@ pub(crate) struct Large {
     keys: Arc<LargeKeys>,
     standing: Mutex<ProofState>,
     /// Knows which values may be larger than the server takes.
+    // Learned by trying, because most users may not ask the server for its limit (`CONFIG GET`).
     trials: Trials,
     /// Sends these, each over a session of its own.
     // The server closes a connection on which a value is too large, and all calls on it would fail.
@@ -92,6 +93,7 @@ impl Large {
             shared: shared.clone(),
             keys,
             standing: Mutex::new(ProofState::Unproved),
+            // What waits for a trial is not in a queue, so it has a bound of its own.
             trials: Trials::new(limits.bytes / RESERVE),
             alone: shared.for_large_values(),
         })
@@ -177,6 +179,7 @@ impl Large {
 
     /// Sends a value over the connection that all large values share.
     async fn beside_others(&self, command: &Cmd, bytes: usize, deadline: Deadline) -> Sent {
+        // Half of the time, so that the other half is left for the shared connection.
         let half = Instant::now() + deadline.remaining() / 2;
         let Ok(live) = self.link.live(half).await else {
             return Sent::Not;
@@ -203,6 +206,8 @@ impl Large {
                         self.trials.lost(bytes);
                         return Sent::Lost;
                     }
+                    // Sent a second time: an upload has no effect by itself, so a repeat does no
+                    // harm.
                     if attempt > 0 {
                         return Sent::Ended(Err(error));
                     }
@@ -296,7 +301,6 @@ impl Large {
 }
 
 /// Whether a call ends with this error, so that the shared connection is not asked.
-
 pub(crate) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Timeout)
 }
@@ -390,6 +394,7 @@ fn says_too_long(error: &ServerError) -> bool {
 const LEAST_LIMIT: usize = 1 << 20;
 
 /// How often a value is lost on a session of its own before it counts as refused.
+// Two, because a `CLIENT KILL` or a failover may close one by chance.
 const TRIALS: u8 = 2;
 
 /// How long it may take to open the connection and prove where it leads.

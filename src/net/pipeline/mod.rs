@@ -109,6 +109,7 @@ impl Pipeline {
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<KeyReplies> {
         let probe = self.shared.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
+        // A probe goes over the shared connection, whose breaker it may close.
         if let Some(large) = self.for_large(keys)
             && probe.is_none()
             && let Some(outcome) = Box::pin(large.read(keys, deadline)).await
@@ -165,6 +166,7 @@ impl Pipeline {
             }
         }
         match Pipeliner::gather(keys, ways.into_iter(), deadline).await {
+            // All proofs must still stand, or a part may come from another server process.
             Ok(cells) if proofs.iter().all(|(large, proof)| large.stands(*proof)) => {
                 for ((key, cell), pipeline) in keys.iter().zip(&cells).zip(pipelines) {
                     if let Some(large) = pipeline.large() {

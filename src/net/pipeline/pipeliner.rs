@@ -44,6 +44,8 @@ struct Shared {
     link: Arc<Connection>,
     reads: MultiGet,
     /// How many flushers may be at work at once.
+    // With two, the server works on one pipeline while the client unpacks the other. More would
+    // only cut the pipelines smaller.
     pipelines: usize,
     limits: Limits,
     /// About how many bytes reads have found lately for each key.
@@ -153,7 +155,8 @@ impl Pipeliner {
             let ask = |reply| Operation::Command(command.clone(), reply);
             return Box::pin(self.queued(deadline, ask)).await;
         }
-        // Both ways are boxed, so that only the memory of the way that is taken is allocated.
+        // Boxed on both ways: what one call allocates then stays below the size from which the
+        // allocator of the C library is slow.
         Box::pin(self.0.link.send(command, deadline.at)).await
     }
 
@@ -267,6 +270,8 @@ impl Pipeliner {
             let cells = pipeliner.read_admitted(keys, deadline).await;
             return cells.map_err(|error| (0, error));
         }
+        // Direct only if every server has a permit. Otherwise the permits that were taken are
+        // returned.
         let direct: Option<Vec<_>> = asked.iter().map(|pipeliner| pipeliner.0.direct()).collect();
         if direct.is_some() {
             return Box::pin(Self::gather_directly(keys, &asked, &parts, deadline.at)).await;
@@ -292,6 +297,7 @@ impl Pipeliner {
                 }
                 outcome
             }
+            // A part that waits elsewhere is removed from its queue by its dropped `QueueGuard`.
             Waited::Gone => Err((read.missing(), torn_down())),
             Waited::Late => Err((read.missing(), unanswered())),
         }
@@ -346,6 +352,7 @@ impl Shared {
         {
             large.learn(keys.iter().zip(cells));
         }
+        // Per key, because the next read may have another number of keys.
         let each = bytes / cells.len().max(1);
         let before = self.reply.load(Ordering::Relaxed);
         // The mean of about the last eight reads. A concurrent update may be lost, which is
@@ -357,6 +364,7 @@ impl Shared {
     /// A permit to send one command without the queue, if few are under way and none waits.
     fn direct(&self) -> Option<DirectPermit<'_>> {
         let mut state = self.state();
+        // While a flusher is at work, or anything waits, the command joins the next pipeline.
         if state.direct >= MOST_DIRECT || state.carriers.len() > 0 || !state.waiting.is_empty() {
             return None;
         }
@@ -568,6 +576,7 @@ fn late(message: &'static str) -> Error {
 }
 
 /// How long a flusher waits for a session before it looks at the queue again.
+// The connect attempt goes on meanwhile, so a slice costs nothing.
 const SLICE: Duration = Duration::from_secs(1);
 
 /// How often a queued caller checks whether its flusher stands still.
@@ -578,6 +587,7 @@ const LOOK: Duration = TICK.saturating_mul(2);
 const MANY: usize = 2;
 
 /// How many commands may be sent without the queue at the same time.
+// One: a lone caller pays neither for a task nor for a wait, and all others gain by a pipeline.
 const MOST_DIRECT: usize = 1;
 
 /// How many pipelines of large values may be under way at once: the next one starts when the last

@@ -157,6 +157,8 @@ impl Queue {
         let (mut all, mut large) = (Self::new(limits), Self::new(limits));
         (all.beside, large.beside) = (large.held.clone(), all.held.clone());
         large.most = limits.share().of_large();
+        // One large command alone may exceed its part. It counts no more than that, so that it
+        // leaves room here.
         all.most_beside = large.most;
         (all, large)
     }
@@ -181,6 +183,7 @@ impl Queue {
     pub(crate) fn push(&mut self, waiting: Queued, priority: Priority) -> Result<Position, Error> {
         let bytes = waiting.ask.bytes();
         let (own, all) = (self.held(), self.held_in_all());
+        // A flood of calls must not lose a lock or leave a stale value in a cache.
         let reserve = |limit: usize| match priority {
             Priority::Ordinary | Priority::Apart => limit,
             Priority::Reserved | Priority::Timely => limit.saturating_add((limit / RESERVE).max(1)),
@@ -297,6 +300,7 @@ impl Fifo {
     }
 
     fn remove(&mut self, number: u64) -> Option<Queued> {
+        // Numbers rise and elements only leave, so the elements stay sorted.
         let index = self.places.binary_search_by_key(&number, |it| it.number);
         let place = &mut self.places[index.ok()?];
         let waiting = place.waiting.take()?;
@@ -323,6 +327,7 @@ impl Fifo {
             if let Some(waiting) = &place.waiting {
                 let replies = waiting.ask.keys().saturating_mul(load.reply);
                 bytes = bytes.saturating_add(place.bytes).saturating_add(replies);
+                // The first one always goes, or one above the limit would never leave.
                 if bytes > load.bytes && !taken.is_empty() {
                     break;
                 }
@@ -378,6 +383,7 @@ impl Default for Limits {
         Self {
             commands: 16_384,
             bytes: 64 << 20,
+            // The default `proto-max-bulk-len` of Redis.
             argument: 512 << 20,
         }
     }

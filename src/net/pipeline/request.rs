@@ -79,6 +79,7 @@ pub(crate) struct Settled(AtomicU64);
 impl Settled {
     /// Settles it for a caller that leaves. Returns whether it was settled before.
     pub(crate) fn settle(&self) -> bool {
+        // One exchange decides the race with `take`, without a lock between caller and flusher.
         let settled = self
             .0
             .compare_exchange(OPEN, LEFT, Ordering::AcqRel, Ordering::Acquire);
@@ -110,6 +111,7 @@ pub(crate) fn arguments(command: &Cmd) -> impl Iterator<Item = usize> {
 
 /// A command with at least this many bytes of arguments, or a value of at least this size, is
 /// large.
+// Such a value goes over a connection of its own, so that small calls do not wait for its transfer.
 pub(crate) const LARGE: usize = 64 << 10;
 
 /// The states of [`Settled`]: not settled, left by its caller, or taken by flusher `n` (`TAKEN +

@@ -19,6 +19,7 @@ pub(crate) struct ScatterRead {
     keys: Vec<Key>,
     /// The part that each key belongs to.
     parts: Vec<usize>,
+    // The servers answer at the same time, on different tasks.
     state: Mutex<State>,
 }
 

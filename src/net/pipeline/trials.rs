@@ -104,6 +104,7 @@ impl Trials {
                     Err((calls, bytes)) => return Way::Crowded(calls, bytes),
                 }
             }
+            // By timer: the turn of a caller that is kept and not polled lapses without a wake-up.
             sleep_until(deadline.min(now + LOOK)).await;
         }
     }
@@ -192,6 +193,7 @@ impl State {
         deadline: Instant,
         now: Instant,
     ) -> Result<u64, (usize, usize)> {
+        // A caller that is not polled does not remove itself, so its deadline ends its wait.
         self.waiting.retain(|(_, until, _)| *until > now);
         let held: usize = self.waiting.iter().map(|(.., bytes)| bytes).sum();
         if !self.waiting.is_empty() && held.saturating_add(bytes) > most {
@@ -215,6 +217,7 @@ impl State {
 
     fn refused(&mut self, bytes: usize, now: Instant) {
         self.lost(bytes);
+        // The time of a refusal that stands is kept, or repeated calls would extend it for ever.
         if !self.has_refused(bytes, now) {
             self.refused = Some((bytes, now));
         }
@@ -231,6 +234,7 @@ impl State {
 }
 
 /// How long a refusal holds for other values, without a trial. Each trial costs a few connects.
+// Without this, a caller that repeats its call would use up all connects that the client may make.
 const LATELY: Duration = Duration::from_secs(1);
 
 /// How long a turn lasts at most. A transfer that takes longer goes on beside the next one.

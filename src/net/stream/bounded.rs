@@ -62,6 +62,7 @@ impl Bounded {
     /// Follows the bytes that belong to the present string, of `bytes` that are there. Returns how
     /// many they are.
     fn part_of_string(&mut self, bytes: usize) -> Result<usize, &'static str> {
+        // A string is skipped by its length, since its bytes may look like frames.
         let taken = self.string.min(bytes as u64);
         self.string -= taken;
         self.grow(taken)?;
@@ -80,6 +81,7 @@ impl Bounded {
                 b'-' => self.negative = true,
                 b'0'..=b'9' => {
                     let digit = u64::from(byte - b'0');
+                    // Saturating: a huge announced length must be refused, not wrap to a small one.
                     self.number = self.number.saturating_mul(10).saturating_add(digit);
                 }
                 _ => {}
@@ -100,6 +102,7 @@ impl Bounded {
         let follow = match kind {
             _ if is_null => 0,
             b'$' | b'=' | b'!' => {
+                // Refused by its announcement, before the driver reserves memory for it.
                 if number > MOST_IN_A_STRING {
                     return Err("the server announces a value that is larger than any it may hold");
                 }
@@ -107,6 +110,7 @@ impl Bounded {
                 return Ok(());
             }
             b'*' | b'~' | b'>' => number,
+            // A map has a key and a value for each entry.
             b'%' => number.saturating_mul(2),
             // Attributes come before the reply that they describe, so that is one part more.
             b'|' => number.saturating_mul(2).saturating_add(1),

@@ -62,6 +62,7 @@ impl<S: AsyncRead + Unpin, T: Tap> AsyncRead for Tapped<S, T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        // Only the new bytes: the caller's buffer may hold others already.
         match &buffer.filled()[before..] {
             [] => outcome,
             read => match self.tap.read(read) {

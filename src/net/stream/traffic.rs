@@ -56,6 +56,7 @@ impl Traffic {
 impl Tap for Arc<Traffic> {
     fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // An answer proves that the peer has read what came before it, so that is not under way.
         let written = self.written.load(Ordering::Relaxed);
         self.answered.store(written, Ordering::Relaxed);
         Ok(())
@@ -67,6 +68,7 @@ impl Tap for Arc<Traffic> {
                 self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
             }
             Poll::Ready(Err(_)) => {}
+            // The kernel takes no more: a later write proves that the peer has read.
             Poll::Pending => self.full.store(true, Ordering::Relaxed),
         }
     }
