@@ -54,6 +54,7 @@ pub(crate) struct Launched {
     unbegun: Option<Unbegun>,
 }
 
+/// A task before its first poll. It is empty once one side has taken it.
 type Unbegun = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
 
 /// The handle of a background task. It is a field of the struct that the task works for.
@@ -128,6 +129,7 @@ impl Spawner {
     }
 }
 
+/// Spawns `task` on `runtime`, with a pulse that counts its polls.
 fn spawn_on(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> Task {
     let pulse = Arc::new(Pulse::on(runtime.id()));
     let counted = {
@@ -140,6 +142,7 @@ fn spawn_on(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -
     Task { handle, pulse }
 }
 
+/// Takes the task, unless the other side has taken it.
 fn taken(unbegun: &Unbegun) -> Option<BoxFuture<'static, ()>> {
     let mut unbegun = unbegun.lock().unwrap_or_else(PoisonError::into_inner);
     unbegun.take()
@@ -167,6 +170,7 @@ impl Launched {
 }
 
 impl Home {
+    /// Whether tasks may be spawned on the runtime.
     fn is_trusted(&self) -> bool {
         let distrusted = *self.distrusted();
         distrusted.is_none_or(|at| at.elapsed() >= DISTRUST)

@@ -50,6 +50,7 @@ impl Pulse {
         }
     }
 
+    /// The runtime of the task, if it is known.
     pub(crate) fn runtime(&self) -> Option<runtime::Id> {
         self.runtime
     }

@@ -116,6 +116,7 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// Settings for calls that may take `limit`.
     pub(crate) fn new(limit: Duration, on_outage: OnOutage) -> Self {
         Self {
             // Bounded, so that adding it to an instant does not overflow.

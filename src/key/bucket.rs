@@ -20,6 +20,7 @@ use crate::error::Result;
 pub(crate) struct Bucket(u8);
 
 impl Bucket {
+    /// The bucket of a name.
     pub(crate) fn of(name: &str) -> Self {
         // Unseeded, because all processes must agree.
         Self((xxh3_64(name.as_bytes()) & 0xff) as u8)
@@ -40,6 +41,7 @@ impl fmt::Display for Bucket {
 pub(crate) struct TagId(pub(crate) u128);
 
 impl TagId {
+    /// The id of a tag that a user names.
     pub(crate) fn named(tag: &str) -> Result<Self> {
         checked("tag", tag)?;
         Ok(Self::digest(b"tag:", tag))

@@ -40,6 +40,7 @@ pub(super) fn escaped(name: &str, part: Part) -> String {
     text
 }
 
+/// Appends the escaped name to `text`; see [`escaped`].
 pub(super) fn escape_into(text: &mut String, name: &str, part: Part) {
     let inner = part == Part::Inner;
     // Nearly all names have nothing to escape, and every hit spells one, so this path is fast. Only
@@ -61,6 +62,7 @@ pub(super) fn escape_into(text: &mut String, name: &str, part: Part) {
 
 /// Undoes [`escape_into`].
 pub(super) fn unescaped(text: &str) -> String {
+    // Escaped text holds `%` only before two digits, since `%` itself is escaped.
     let mut parts = text.split('%');
     let mut name = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -88,4 +90,5 @@ fn escape(text: &mut String, character: char) {
 }
 
 /// The longest name that a user may give, in bytes.
+// A name stands in every key and in errors, so it must stay short.
 const LONGEST: usize = 1024;

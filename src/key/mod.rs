@@ -82,6 +82,7 @@ impl Namespace {
         Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Placement::Cached)
     }
 
+    /// The value of the counter `name`.
     pub(crate) fn counter(&self, name: &str) -> Result<Key> {
         self.named("c", "counter name", name)
     }
@@ -100,6 +101,7 @@ impl Namespace {
         Ok(Key::new(format!("{counter}:{token}")))
     }
 
+    /// A key of the kind `room`, whose hash tag is the whole name. `what` names it in errors.
     fn named(&self, room: &str, what: &str, name: &str) -> Result<Key> {
         checked(what, name)?;
         Ok(Key::new(format!(

@@ -25,6 +25,7 @@ enum Form {
     By(By),
 }
 
+/// Maps a host and a port. `None` keeps them.
 type By = Arc<dyn Fn(&str, u16) -> Option<(String, u16)> + Send + Sync>;
 
 impl<F> From<F> for AddressMap
@@ -98,7 +99,6 @@ pub(crate) struct Addresses(Option<By>);
 impl Addresses {
     /// The reachable address of the server that announces `host` and `port`.
     pub(crate) fn reached(&self, host: &str, port: u16) -> Address {
-        // Asked at each use: a closure may answer differently later.
         let mapped = self.0.as_ref().and_then(|by| by(host, port));
         // If a closure returns no valid address, the announced one is used.
         let mapped = mapped.filter(|(host, port)| !host.is_empty() && *port > 0);

@@ -162,6 +162,7 @@ impl Breaker {
 }
 
 impl State {
+    /// Decides about a call that heeds the breaker.
     fn admit(&mut self, now: Instant) -> Admission {
         let Some(open) = &mut self.open else {
             return Admission::Free;

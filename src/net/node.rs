@@ -99,6 +99,7 @@ impl Node {
         Self::asked(address, source, style, pace, None)
     }
 
+    /// A node with a connection for commands, and with `pushes` if there are any.
     fn asked(
         address: String,
         source: Target,

@@ -45,6 +45,7 @@ pub(crate) struct PubSub {
     keeper: Background,
 }
 
+/// What the handles, the keeper and the socket task share.
 struct Shared {
     channels: Mutex<Channels>,
     /// Wakes the keeper when a session was lost.
@@ -242,9 +243,11 @@ impl Channels {
 }
 
 impl Shared {
+    /// Handles one push message. It runs on the socket task, so it must not block.
     fn received(&self, info: PushInfo) {
         match info.kind {
             PushKind::Disconnection => {
+                // Counted and not only signalled: the keeper may be busy, or stand still.
                 self.channels().losses += 1;
                 self.lost.notify_one();
             }

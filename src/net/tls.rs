@@ -113,6 +113,7 @@ impl Tls {
         })))
     }
 
+    /// The roots that the caller gave, or those of the system.
     fn trusted(&self) -> Result<RootCertStore> {
         let mut store = RootCertStore::empty();
         match &self.roots {
@@ -210,6 +211,7 @@ pub(crate) fn explained(error: &(dyn StdError + 'static)) -> Option<Error> {
     None
 }
 
+/// Translates a TLS error, and adds what to do.
 fn reason(error: &rustls::Error) -> Error {
     match error {
         rustls::Error::InvalidCertificate(error) => failed(match error {
@@ -250,6 +252,7 @@ fn failed(why: &str) -> Error {
     Error::new(ErrorKind::Tls, format!("TLS with {{server}} failed: {why}"))
 }
 
+/// Parses at least one certificate. `bad` is the error if there is none.
 fn certificates(pem: &[u8], bad: &'static str) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {

@@ -30,6 +30,10 @@ pub(crate) enum Encryption {
 }
 
 impl Url {
+    /// Splits a URL into its parts.
+    ///
+    /// # Errors
+    /// `InvalidInput` for anything that would not be used. It does not repeat the URL.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if text.contains('#') {
             return Err(Error::invalid(
@@ -110,6 +114,8 @@ impl Url {
         Ok(())
     }
 
+    /// Parses the value of `tls` or `ssl`.
+    // No value may turn the encryption of `rediss://` off unnoticed.
     fn encryption(&self, name: &str, value: &str) -> Result<Encryption> {
         match (value, self.encryption) {
             ("true" | "required", _) => Ok(Encryption::Tls),

@@ -183,6 +183,7 @@ impl Call {
         self
     }
 
+    /// Whether the source is sent at once.
     pub(crate) fn is_in_full(&self) -> bool {
         self.in_full
     }
@@ -251,6 +252,7 @@ impl Arity {
         arity
     }
 
+    /// Whether a call may have this many.
     fn admits(self, count: usize) -> bool {
         count == self.least || (self.open && count > self.least)
     }

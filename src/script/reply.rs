@@ -72,6 +72,7 @@ impl Reply {
         u64::try_from(self.int(index)?).map_err(|_| self.malformed(index))
     }
 
+    /// The text at `index`.
     pub(crate) fn text(&self, index: usize) -> Result<&str> {
         match self.parts().get(index) {
             Some(Value::BulkString(bytes)) => {
@@ -96,6 +97,7 @@ impl Reply {
         }
     }
 
+    /// How many parts the answer has, with the status word.
     pub(crate) fn len(&self) -> usize {
         self.parts().len()
     }

@@ -56,6 +56,7 @@ impl ReconnectBackoff {
         self.tried
     }
 
+    /// Notes that an attempt has failed.
     pub(crate) fn failed(&mut self) {
         self.wait(LONGEST);
     }
@@ -98,12 +99,16 @@ impl ReconnectBackoff {
         }
     }
 
+    /// Sets the pauses back to the shortest, and ends the wait.
     fn start_over(&mut self) {
         self.pause = SHORTEST;
         self.not_before = None;
     }
 
+    /// Starts a pause of at most `longest`, and doubles the next one.
     fn wait(&mut self, longest: Duration) {
+        // `longest` bounds this pause only. If the server becomes unreachable, the pauses go on
+        // from where they were.
         let pause = self.pause.min(longest);
         self.not_before = Some(Instant::now() + pause.mul_f64(rand::random_range(0.25..1.0)));
         self.pause = (self.pause * 2).min(LONGEST);
@@ -154,7 +159,7 @@ impl ConnectRate {
     }
 }
 
-/// The first and the longest pause.
+/// The first and the longest pause between failed attempts.
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 /// The longest pause while the server takes no writes but may serve reads.

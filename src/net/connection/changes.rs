@@ -49,6 +49,7 @@ impl ConnectionChanges {
         self.changed.store(number, Ordering::SeqCst);
     }
 
+    /// The numbers now.
     pub(crate) fn count(&self) -> Count {
         Count {
             made: self.made.load(Ordering::Relaxed),

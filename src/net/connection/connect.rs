@@ -58,6 +58,10 @@ enum Next {
 }
 
 impl Connection {
+    /// Waits until a session is open, and starts an attempt when none is under way. Fails at the
+    /// deadline, or as soon as the server refuses the client.
+    ///
+    /// Cancel safety: safe; the attempt goes on.
     pub(crate) async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Session> {
         let seen = self.state().failures;
         loop {
@@ -83,6 +87,7 @@ impl Connection {
                     () = self.route.source.news() => true,
                 },
             };
+            // The primary may be elsewhere now, so the pause for the old address does not count.
             if news {
                 self.state().backoff.skip();
             }
@@ -182,12 +187,14 @@ impl Connection {
 
     /// Starts an attempt. `beside` names the session in use that it is to replace, if there is one.
     pub(super) fn begin(self: &Arc<Self>, state: &mut State, beside: Option<Beside>) {
+        // Both count when an attempt starts: one that hangs must delay the next one, too.
         state.backoff.tries();
         self.route.pace.note();
         let attempt = Arc::new(Connecting::new(
             self.route.connect_timeout,
             state.failed_in_a_row,
         ));
+        // Only the first session may use a connection that the caller brought.
         let turn = match state.epoch {
             0 => Try::First,
             _ => Try::Again,
@@ -360,6 +367,7 @@ impl Drop for Ends {
 }
 
 impl ConnectionConfig {
+    /// Opens a session to the target.
     async fn connect(&self, attempt: &Connecting, turn: Try) -> Result<Opened> {
         let locator = match &self.source {
             Target::Server(endpoint) => {
@@ -396,6 +404,7 @@ impl ConnectionConfig {
         });
         let (mut connection, wire) =
             dial(endpoint, self.config(&health), &health, &self.pace, attempt).await?;
+        // Before the next await: if the attempt is dropped there, the socket task must end with it.
         health.hold(wire);
         self.introduce(&mut connection, attempt).await?;
         Ok(Opened {
@@ -405,6 +414,7 @@ impl ConnectionConfig {
         })
     }
 
+    /// The settings of the driver.
     fn config(&self, health: &Arc<InFlight>) -> AsyncConnectionConfig {
         let on_push = self.on_push.clone();
         let health = Arc::downgrade(health);

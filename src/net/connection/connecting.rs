@@ -38,6 +38,7 @@ pub(crate) struct ConnectTask {
 }
 
 impl Connecting {
+    /// An attempt that starts now and is given up after `timeout`.
     pub(crate) fn new(timeout: Duration, failed_before: u32) -> Self {
         let begun = Instant::now();
         Self {
@@ -45,6 +46,7 @@ impl Connecting {
             until: begun + timeout,
             failed_before,
             over: AtomicBool::new(false),
+            // Before the first step there is nothing better to say.
             late: Mutex::new(not_connected_in_time),
         }
     }
@@ -95,6 +97,7 @@ impl ConnectTask {
         Self { attempt, task }
     }
 
+    /// Whether its task is gone.
     pub(crate) fn is_over(&self) -> bool {
         self.attempt.over.load(Ordering::Acquire)
     }

@@ -130,6 +130,7 @@ async fn greeted(
     Ok((connection, wire.expiring(shown_until)))
 }
 
+/// Lets the driver make the handshake, and spawns the socket task.
 async fn said_hello(
     endpoint: &Endpoint,
     info: &RedisConnectionInfo,

@@ -165,6 +165,8 @@ impl InFlight {
         }
     }
 
+    /// Polls `sent` until it answers, the session is given up, its socket task stands still, or the
+    /// deadline comes. `before` is the beat of the socket task before `sent` was first polled.
     async fn wait<T>(
         &self,
         mut sent: Pin<&mut impl Future<Output = RedisResult<T>>>,
@@ -197,6 +199,7 @@ impl InFlight {
                     true => UNTAKEN,
                     false => TAKEN,
                 };
+                // A busy task is polled often, so a moved beat is progress, whoever caused it.
                 if seen.replace(beat) != Some(beat) {
                     still = 0;
                 } else if still >= patience {
@@ -267,6 +270,7 @@ impl InFlight {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the session has ended.
     pub(crate) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
     }
@@ -321,6 +325,7 @@ impl InFlight {
         self.enter()
     }
 
+    /// Counts one more command in flight.
     fn enter(&self) -> PendingReply<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         PendingReply {
@@ -392,6 +397,8 @@ impl Drop for SocketTask {
     }
 }
 
+/// The error of a command that the socket task has not taken. It is not executed, so it may be sent
+/// elsewhere.
 fn lost_unsent() -> Error {
     Error::new(
         ErrorKind::Unreachable,

@@ -58,7 +58,8 @@ pub(crate) struct ConnectionConfig {
     /// Limits how often the server is connected to. All connections of the client to it share this.
     pub(crate) pace: Arc<ConnectRate>,
     pub(crate) spawner: Spawner,
-    /// Set on the connection for pub/sub only.
+    /// Set on subscriber connections only.
+    // Such a connection owes no replies, so its watchdog sends a `PING` whenever it is quiet.
     pub(crate) on_push: Option<OnPush>,
     /// Numbers the sessions, if a caller must know which session an answer belongs to.
     pub(crate) made: Option<Arc<ConnectionChanges>>,
@@ -70,6 +71,7 @@ pub(crate) struct ConnectionConfig {
     pub(crate) after_demotion: Option<Signal>,
 }
 
+/// One supervised connection to one server.
 pub(crate) struct Connection {
     route: Arc<ConnectionConfig>,
     state: Mutex<State>,
@@ -81,6 +83,7 @@ pub(crate) struct Connection {
     urging: Background,
 }
 
+/// The state of a connection, behind one lock.
 struct State {
     /// The session in use. It may have died since; `tidy` removes it then.
     live: Option<Session>,
@@ -410,6 +413,7 @@ impl Connection {
             let Value::ServerError(error) = reply else {
                 continue;
             };
+            // A brought connection is kept: it cannot be opened again, and reads still work.
             if error.code() == "READONLY" && !matches!(self.route.source, Target::Brought(_)) {
                 self.abandon(epoch, Some(from_server(error)));
                 self.trouble();
@@ -424,6 +428,7 @@ impl Connection {
         }
     }
 
+    /// Tells the owner that another server may be the one to ask.
     fn trouble(&self) {
         if let Some(on_trouble) = &self.route.on_trouble {
             on_trouble();
@@ -435,6 +440,7 @@ impl Connection {
     /// no session is opened in time, callers then fail with it.
     fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
+        // The answer may be late, and the session in use another one by now.
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
             self.counts();
             state.live = None;
@@ -472,6 +478,7 @@ impl Connection {
         state.given_up += 1;
         drop(state);
         tracing::warn!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "the runtime of the connection stands still; making another");
+        // The next session must not be opened on the same runtime.
         self.route.spawner.distrust(live.health.runtime());
         if let Some(on_push) = &self.route.on_push {
             // The socket task would report its end itself, but it stands still.
@@ -533,6 +540,7 @@ fn disconnection() -> PushInfo {
     }
 }
 
+/// The error of a caller that waits for a session of a retired connection.
 fn retired_error() -> Error {
     Error::new(
         ErrorKind::Unreachable,

@@ -53,6 +53,7 @@ pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
         .ensure(|| renew(link, expiring, expires));
 }
 
+/// Re-authenticates the session until it ends, or until its credentials have expired.
 async fn renew(link: Weak<Connection>, mut expiring: Expiring, mut expires: Instant) {
     loop {
         let left = expires.saturating_duration_since(Instant::now());
@@ -106,6 +107,7 @@ impl Expiring {
         let Some(health) = self.health.upgrade() else {
             return Err("the connection is closed".to_owned());
         };
+        // Through `answer`, so that the watchdog sees that a reply is due.
         let sent = pin!(Some(self.connection.send_packed_command(&auth)));
         let reply = health.answer(sent, Instant::now() + AUTH_TIMEOUT).await;
         let reply = reply.map(|(reply, _)| reply);

@@ -101,6 +101,7 @@ impl Connection {
             beside = Some(quiet.at);
         }
         let last = state.backoff.last_try();
+        // The pace of attempts counts from the last start, also if a caller started that one.
         let is_time = last.is_none_or(|last| now - last >= urgent.every);
         if is_time && state.attempts.len() < MOST_ATTEMPTS {
             self.begin(&mut state, beside);
@@ -127,6 +128,7 @@ impl Connection {
 }
 
 impl Session {
+    /// This session, with what it has moved until now.
     fn beside(&self) -> Beside {
         Beside {
             epoch: self.epoch,

@@ -46,6 +46,7 @@ pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
     Spawner::default().spawn(watch(Arc::downgrade(link), watched));
 }
 
+/// Looks once each round until the session has ended, or gives it up.
 async fn watch(link: Weak<Connection>, mut watched: Watched) {
     let mut seen = Moved::default();
     loop {

@@ -21,6 +21,7 @@ pub(crate) struct Flushers {
     next: u64,
 }
 
+/// One flusher.
 #[derive(Debug)]
 struct KnownFlusher {
     number: u64,
@@ -30,6 +31,7 @@ struct KnownFlusher {
 }
 
 impl Flushers {
+    /// How many flushers are at work. Those that stand still do not count.
     pub(crate) fn len(&self) -> usize {
         self.at_work.len()
     }
@@ -51,6 +53,7 @@ impl Flushers {
         }
     }
 
+    /// Removes a flusher that ends.
     pub(crate) fn remove(&mut self, number: u64) {
         self.at_work.retain(|it| it.number != number);
         self.dismissed.retain(|it| it.number != number);

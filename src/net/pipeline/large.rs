@@ -29,6 +29,7 @@ use crate::net::connection::{Answer, Connection};
 use crate::time::{Deadline, Priority};
 use crate::wire::fault::from_server;
 
+/// The connection for large values of one server, and what is known about it.
 #[derive(Debug)]
 pub(crate) struct Large {
     /// The pipeliner of the connection for large values.
@@ -346,6 +347,7 @@ async fn prove(large: Weak<Large>, shared: Arc<Connection>, own: Arc<Connection>
 }
 
 impl ProofState {
+    /// No proof, and no other try for `pause`.
     fn failed(pause: Duration) -> Self {
         Self::Failed(Instant::now() + pause, pause)
     }

@@ -57,6 +57,7 @@ impl LargeKeys {
     fn remove(&self, key: &Key) {
         let Some(table) = self.0.get() else { return };
         let (place, mark) = Self::place(key);
+        // Only its own mark: another key may share the index.
         let _ = table[place].compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 

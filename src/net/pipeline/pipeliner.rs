@@ -36,6 +36,7 @@ use crate::net::connection::{Answer, Connection};
 use crate::pulse::TICK;
 use crate::time::{Deadline, OnOutage, Priority};
 
+/// A handle. Its flushers share the state.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeliner(Arc<Shared>);
 
@@ -169,6 +170,7 @@ impl Pipeliner {
         self.read_admitted(keys, deadline).await
     }
 
+    /// Like [`read`](Self::read), for a call that the breaker has let through.
     pub(crate) async fn read_admitted(
         &self,
         keys: &[Key],
@@ -181,6 +183,8 @@ impl Pipeliner {
         Box::pin(self.0.read(keys, deadline.at)).await
     }
 
+    /// Reads the keys of each server by one command of its own, without the queues. `parts` has the
+    /// index of the pipeliner of each key.
     async fn gather_directly(
         keys: &[Key],
         pipeliners: &[&Self],
@@ -205,6 +209,9 @@ impl Pipeliner {
         Ok(found)
     }
 
+    /// Puts a command into the queue, and waits for its answer. `ask` makes the command.
+    ///
+    /// Cancel safety: if the caller leaves before the command was taken, it is not sent.
     async fn queued<T>(
         &self,
         deadline: Deadline,
@@ -372,6 +379,7 @@ impl Shared {
         Some(DirectPermit(self))
     }
 
+    /// Puts a command into the queue, and starts a flusher if there are too few.
     fn enqueue(self: &Arc<Self>, waiting: Queued, priority: Priority) -> Result<QueueGuard<'_>> {
         let mut state = self.state();
         let number = state.waiting.push(waiting, priority)?;
@@ -469,6 +477,7 @@ struct Flusher {
 }
 
 impl Flusher {
+    /// Sends pipelines until nothing waits.
     async fn run(self) {
         let mut carried = MANY;
         loop {
@@ -478,6 +487,7 @@ impl Flusher {
                 // caller the yield would only cost time.
                 tokio::task::yield_now().await;
             }
+            // The latest deadline: as long as any caller waits, a session is still of use.
             let Some(latest) = self.latest() else { return };
             // Nothing is taken before there is a session to send it on, so a caller that gives up
             // meanwhile knows that its command was not sent. The wait is cut into slices: when all
@@ -512,6 +522,7 @@ impl Flusher {
         latest
     }
 
+    /// Takes the next pipeline from the queue.
     fn take(&self) -> Batch {
         let load = BatchLimits {
             commands: LARGEST_BATCH,
@@ -553,6 +564,7 @@ impl Drop for Flusher {
     }
 }
 
+/// The error of a command that was not taken from the queue. It is not executed.
 fn not_carried() -> Error {
     Error::new(
         ErrorKind::Unreachable,
@@ -560,6 +572,7 @@ fn not_carried() -> Error {
     )
 }
 
+/// The error of a command that a flusher had taken. Its fate is unknown.
 fn torn_down() -> Error {
     Error::new(
         ErrorKind::Disconnected,
@@ -571,6 +584,7 @@ fn unanswered() -> Error {
     late("{server} did not answer before the deadline").with_fate(Fate::Unknown)
 }
 
+/// The error of a command that was not sent before its deadline.
 fn late(message: &'static str) -> Error {
     Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
 }

@@ -284,6 +284,7 @@ impl Queue {
         self.held.bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// The FIFO of a size class.
     fn line(&mut self, size: Size) -> &mut Fifo {
         match size {
             Size::Small => &mut self.small,

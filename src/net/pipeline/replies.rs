@@ -33,6 +33,7 @@ pub(crate) enum MultiGet {
     OneByOne,
 }
 
+/// One command that reads `keys`.
 pub(crate) fn mget(keys: &[Key]) -> Cmd {
     let mut command = Cmd::with_capacity(keys.len() + 1, keys.len() * 40 + 4);
     command.arg(if keys.len() == 1 { "GET" } else { "MGET" });
@@ -42,6 +43,7 @@ pub(crate) fn mget(keys: &[Key]) -> Cmd {
     command
 }
 
+/// One command for each of `keys`.
 pub(crate) fn gets(keys: &[Key]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(keys.len());
     for key in keys {
@@ -60,6 +62,7 @@ pub(crate) fn together(value: Value, count: usize) -> Result<KeyReplies> {
     }
 }
 
+/// The replies by key of `count` values.
 pub(crate) fn cells(values: impl IntoIterator<Item = Value>, count: usize) -> Result<KeyReplies> {
     let cells: KeyReplies = values.into_iter().map(cell).collect::<Result<_>>()?;
     match cells.len() == count {
@@ -68,6 +71,7 @@ pub(crate) fn cells(values: impl IntoIterator<Item = Value>, count: usize) -> Re
     }
 }
 
+/// The reply for one key.
 pub(crate) fn cell(value: Value) -> Result<KeyReply> {
     match value {
         Value::BulkString(bytes) => Ok(Ok(Some(bytes.into()))),
@@ -96,6 +100,7 @@ pub(crate) fn size(cell: &KeyReply) -> usize {
     }
 }
 
+/// The error if replies are missing. The commands may have been executed.
 pub(crate) fn short() -> Error {
     Error::new(
         ErrorKind::Server,

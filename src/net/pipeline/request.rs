@@ -38,6 +38,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
+    /// Answers the caller with `error`.
     pub(crate) fn refuse(self, error: Error) {
         match self {
             Self::Command(_, reply) => drop(reply.send(Err(error))),
@@ -46,6 +47,7 @@ impl Operation {
         }
     }
 
+    /// Whether no caller waits for the answer any more.
     pub(crate) fn caller_left(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),
@@ -54,6 +56,7 @@ impl Operation {
         }
     }
 
+    /// How many bytes of arguments it has.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Command(command, _) => arguments(command).sum(),

@@ -80,6 +80,7 @@ impl ScatterRead {
         }
     }
 
+    /// Fails the read, because a part failed.
     pub(crate) fn refuse(&self, part: usize, error: Error) {
         Self::end(self.state(), Err((self.first(part), error)));
     }
@@ -101,6 +102,7 @@ impl ScatterRead {
         self.state().reply.as_ref().is_none_or(Reply::is_closed)
     }
 
+    /// Answers the reader, unless it has an answer already.
     fn end(mut state: MutexGuard<'_, State>, outcome: Result<KeyReplies, KeyError>) {
         let reply = state.reply.take();
         // Sending wakes the reader, which must not find the lock taken.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+/// Keeps account of the sizes that are in doubt, and hands out turns.
 #[derive(Debug)]
 pub(crate) struct Trials {
     /// How many bytes of values may wait for their turn.

@@ -93,6 +93,7 @@ impl Bounded {
         }
     }
 
+    /// Handles the end of a line of this kind: it may announce a string, or more parts.
     fn line_ended(&mut self, kind: u8) -> Result<(), &'static str> {
         let number = std::mem::take(&mut self.number);
         let is_null = std::mem::take(&mut self.negative);
@@ -131,6 +132,7 @@ impl Bounded {
         }
     }
 
+    /// Counts bytes of the present reply.
     fn grow(&mut self, bytes: u64) -> Result<(), &'static str> {
         self.reply += bytes;
         match self.reply > MOST_IN_A_REPLY {

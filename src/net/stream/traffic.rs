@@ -31,6 +31,7 @@ pub(crate) struct Moved {
 }
 
 impl Traffic {
+    /// How many bytes were moved until now.
     pub(crate) fn moved(&self) -> Moved {
         Moved {
             read: self.read.load(Ordering::Relaxed),
