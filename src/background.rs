@@ -3,9 +3,9 @@
 //!
 //! Invariant: a task is spawned on the runtime that the client was given. If the client was given
 //! none, or that one has ended or stands still, the task is spawned on the runtime of the call that
-//! needs it. A `Background` has at most one task at a time. It starts the task when it is needed,
-//! and again after a panic or when the runtime has ended or stands still. It aborts the task when
-//! the owner is dropped.
+//! needs it. At most one task of a `Background` works for its owner. It starts the task when it is
+//! needed, and again after a panic or when the runtime has ended or stands still. It aborts the
+//! task when the owner is dropped.
 //!
 //! Such tasks keep the knowledge about servers up to date: slot map, sentinels, replicas,
 //! subscriptions.

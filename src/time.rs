@@ -1,4 +1,4 @@
-//! Times as every layer uses them: how long a key lives (`Ttl`), how long a call may take
+//! Times as every layer uses them: how long something lives (`Ttl`), how long a call may take
 //! (`Deadline`), and how long to pause between tries (`Backoff`).
 //!
 //! Invariant: a `Ttl` is at least 1 ms and at most 100 years. So no key with one is dead from the
@@ -93,7 +93,7 @@ pub(crate) enum Priority {
 /// What a call does while its server is out. A server is out while its circuit breaker is open,
 /// because it has not answered lately.
 ///
-/// With either choice, calls are sent again as soon as the server answers. A call that removes
+/// With either choice, calls go through as soon as the server answers again. A call that removes
 /// something from a cache always keeps trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -90,5 +90,4 @@ fn escape(text: &mut String, character: char) {
 }
 
 /// The longest name that a user may give, in bytes.
-// A name stands in every key and in errors, so it must stay short.
 const LONGEST: usize = 1024;

@@ -289,7 +289,7 @@ impl Shared {
         channels.losses == channels.made_good
     }
 
-    /// All channels, and how many connections were lost so far.
+    /// All channels, and how many sessions were lost so far.
     fn listened(&self) -> (Vec<String>, u64) {
         let channels = self.channels();
         let names = channels.listeners.keys().cloned().collect();

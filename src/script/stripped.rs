@@ -1,7 +1,7 @@
 //! Strips comments and indentation from the text of a script.
 //!
-//! Lines that hold only a comment are removed, and so are leading blanks. A comment after code
-//! stays.
+//! Empty lines and lines that hold only a comment are removed, and so are leading blanks. A comment
+//! after code stays.
 //!
 //! Invariant: the stripped text runs exactly as the whole text would. Nothing inside a string is
 //! touched, also in a string that continues over several lines.

@@ -107,8 +107,7 @@ impl ReconnectBackoff {
 
     /// Starts a pause of at most `longest`, and doubles the next one.
     fn wait(&mut self, longest: Duration) {
-        // `longest` bounds this pause only. If the server becomes unreachable, the pauses go on
-        // from where they were.
+        // `longest` bounds this pause only; the doubling goes on.
         let pause = self.pause.min(longest);
         self.not_before = Some(Instant::now() + pause.mul_f64(rand::random_range(0.25..1.0)));
         self.pause = (self.pause * 2).min(LONGEST);

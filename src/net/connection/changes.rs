@@ -4,7 +4,7 @@
 //! a number belongs to exactly one session.
 //!
 //! Only connections for commands are counted. [`InFlight`](super::in_flight::InFlight) reports
-//! their beginning and end.
+//! their beginning and end, and the check of the namespace format reads the numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -404,7 +404,6 @@ impl ConnectionConfig {
         });
         let (mut connection, wire) =
             dial(endpoint, self.config(&health), &health, &self.pace, attempt).await?;
-        // Before the next await: if the attempt is dropped there, the socket task must end with it.
         health.hold(wire);
         self.introduce(&mut connection, attempt).await?;
         Ok(Opened {

@@ -199,7 +199,7 @@ impl InFlight {
                     true => UNTAKEN,
                     false => TAKEN,
                 };
-                // A busy task is polled often, so a moved beat is progress, whoever caused it.
+                // Any poll counts as progress, also one for another command.
                 if seen.replace(beat) != Some(beat) {
                     still = 0;
                 } else if still >= patience {

@@ -413,7 +413,7 @@ impl Connection {
             let Value::ServerError(error) = reply else {
                 continue;
             };
-            // A brought connection is kept: it cannot be opened again, and reads still work.
+            // A brought connection is kept, because it cannot be opened again.
             if error.code() == "READONLY" && !matches!(self.route.source, Target::Brought(_)) {
                 self.abandon(epoch, Some(from_server(error)));
                 self.trouble();

@@ -125,7 +125,7 @@ impl Connection {
     /// answer on a session for commands may still get it.
     fn expire(&self, epoch: u64) {
         match &self.route.on_push {
-            // It serves only pushes. Ending it makes `PubSub` subscribe again on the next session.
+            // It serves only pushes. Its end makes its owner subscribe again on the next session.
             Some(_) if self.epoch() == epoch => self.reset(),
             _ => self.abandon(epoch, None),
         }

@@ -34,7 +34,7 @@ use queue::{Limits, Queue};
 use replies::{KeyReplies, MultiGet};
 use scatter_read::KeyError;
 
-/// Sends what is meant for one server.
+/// Sends the commands and reads for one server.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     shared: Pipeliner,

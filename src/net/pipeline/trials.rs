@@ -22,7 +22,7 @@ pub(crate) struct Trials {
     state: Mutex<State>,
 }
 
-/// The machine, apart from the clock.
+/// The state machine. The clock is passed in.
 #[derive(Debug, Default)]
 struct State {
     doubt: Option<Doubt>,
@@ -58,7 +58,7 @@ pub(crate) enum Way<'t> {
     Crowded(usize, usize),
 }
 
-/// The right to send a value in doubt.
+/// The permit to send a value in doubt. Dropping this ends the turn.
 #[derive(Debug)]
 pub(crate) struct Turn<'t> {
     trials: &'t Trials,
