@@ -57,7 +57,7 @@ impl Traffic {
 impl Tap for Arc<Traffic> {
     fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        // An answer proves that the peer has read what came before it, so that is not under way.
+        // An estimate: a peer that answers reads, so what was written before counts as arrived.
         let written = self.written.load(Ordering::Relaxed);
         self.answered.store(written, Ordering::Relaxed);
         Ok(())
