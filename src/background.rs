@@ -1,11 +1,14 @@
-//! `Spawner` and `Background`: where the tasks of a client live, and tasks that work for one owner.
+//! `Spawner` and `Background`: on which runtime the tasks of a client run, and tasks that work for
+//! one owner.
 //!
-//! Invariant: a task is spawned on the runtime that the client was given, or on that of the call
-//! that needs it; and on the latter while the former has ended or stands still, as a task on it
-//! shows. At most one task of a `Background` works for its owner; it is started when it is needed,
-//! started again when its runtime has ended or stands still (or when it panicked), and aborted when
-//! its owner is dropped. Caches of what servers are like (slot map, sentinels, replicas,
-//! subscriptions) are kept by such tasks.
+//! Invariant: a task is spawned on the runtime that the client was given. If the client was given
+//! none, or that one has ended or stands still, the task is spawned on the runtime of the call that
+//! needs it. At most one task of a `Background` works for its owner. It starts the task when it is
+//! needed, and again after a panic or when the runtime has ended or stands still. It aborts the
+//! task when the owner is dropped.
+//!
+//! Such tasks keep the knowledge about servers up to date: slot map, sentinels, replicas,
+//! subscriptions.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,39 +21,43 @@ use tokio::task::JoinHandle;
 
 use crate::pulse::Pulse;
 
-/// Spawns the tasks of one client.
+/// Spawns the tasks of one client. Without a given runtime, each task goes to the runtime of the
+/// call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Spawner(Option<Arc<Home>>);
 
-/// The runtime that a client was given.
+/// The runtime that a client was given, and whether it can be used.
 #[derive(Debug)]
 struct Home {
     runtime: Handle,
-    /// Does nothing, and so shows whether the runtime has ended or stands still. Ends with the
-    /// client.
+    /// A task that does nothing: its pulse shows whether the runtime has ended or stands still. It
+    /// ends with the client.
     canary: Task,
-    /// When something of it was last seen to stand still, or to have ended.
+    /// When a task on the runtime was last seen to stand still, or to have ended with it.
+    // Kept besides the canary, which needs half a second to find out.
     distrusted: Mutex<Option<Instant>>,
 }
 
-/// A task that was spawned. Dropping this leaves it alone.
+/// A task that was spawned. Dropping this does not end the task.
 #[derive(Debug)]
 pub(crate) struct Task {
     handle: JoinHandle<()>,
     pulse: Arc<Pulse>,
 }
 
-/// A task that is begun elsewhere if the given runtime does not begin it; see [`Spawner::launch`].
+/// A task that starts elsewhere if the given runtime does not start it; see [`Spawner::launch`].
 pub(crate) struct Launched {
     task: Task,
     spawner: Spawner,
-    /// Empty once somebody has begun it.
+    /// The task before its first poll, shared with the given runtime. The side that takes it first
+    /// runs it.
     unbegun: Option<Unbegun>,
 }
 
+/// A task before its first poll. It is empty once one side has taken it.
 type Unbegun = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
 
-/// The handle of a background task; lives in the struct that the task works for.
+/// The handle of a background task. It is a field of the struct that the task works for.
 #[derive(Debug, Default)]
 pub(crate) struct Background {
     spawner: Spawner,
@@ -58,7 +65,7 @@ pub(crate) struct Background {
 }
 
 impl Spawner {
-    /// Spawns on `runtime`, whoever asks.
+    /// A spawner that uses `runtime` for every call.
     pub(crate) fn on(runtime: Handle) -> Self {
         Self(Some(Arc::new(Home {
             canary: spawn_on(&runtime, pending()),
@@ -75,10 +82,11 @@ impl Spawner {
         }
     }
 
-    /// Spawns `task`, for a caller that waits for what it does, and looks at it now and then by
-    /// [`Launched::look`].
+    /// Spawns `task` for a caller that waits for its outcome. The caller must call
+    /// [`Launched::look`] now and then.
     pub(crate) fn launch(&self, task: impl Future<Output = ()> + Send + 'static) -> Launched {
         let (task, unbegun) = match &self.0 {
+            // Without a given runtime, the task runs on that of the caller, which has no other.
             None => (self.spawn(task), None),
             Some(_) => {
                 let unbegun: Unbegun = Arc::new(Mutex::new(Some(task.boxed())));
@@ -106,25 +114,27 @@ impl Spawner {
         }
     }
 
-    /// Something that was spawned on `runtime` has ended with it, or stands still. If that is the
-    /// runtime that was given, tasks are spawned where they are needed, for a while, and for as
-    /// long as it stands still.
+    /// Notes that a task on `runtime` has ended with it, or stands still. If that is the given
+    /// runtime, tasks are spawned on the runtimes of the calls for a while (10 s), and for as long
+    /// as it stands still.
     pub(crate) fn distrust(&self, runtime: Option<runtime::Id>) {
         if let Some(home) = &self.0
             && runtime == Some(home.runtime.id())
         {
             *home.distrusted() = Some(Instant::now());
-            // By the time that it would be trusted again, this is answered or not.
+            // So that the canary has answered, or not, by the time the runtime would be trusted
+            // again.
             home.canary.pulse.knock();
         }
     }
 }
 
+/// Spawns `task` on `runtime`, with a pulse that counts its polls.
 fn spawn_on(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> Task {
     let pulse = Arc::new(Pulse::on(runtime.id()));
     let counted = {
         let pulse = pulse.clone();
-        // In a box: the runtime moves what it spawns several times, and these tasks are large.
+        // Boxed because these tasks are large, and the runtime moves what it spawns several times.
         let task = Box::pin(task);
         async move { pulse.of(task).await }
     };
@@ -132,21 +142,25 @@ fn spawn_on(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -
     Task { handle, pulse }
 }
 
+/// Takes the task, unless the other side has taken it.
 fn taken(unbegun: &Unbegun) -> Option<BoxFuture<'static, ()>> {
     let mut unbegun = unbegun.lock().unwrap_or_else(PoisonError::into_inner);
     unbegun.take()
 }
 
 impl Launched {
-    /// Begins the task on this runtime if the given one has ended, or stands still, before it did.
+    /// Starts the task on the current runtime if the given one has ended, or stands still, and has
+    /// not started it.
     pub(crate) fn look(&mut self) {
         let Some(unbegun) = &self.unbegun else { return };
+        // A task that has started may have had effects, so it must not start again.
         if self.task.pulse.has_begun() {
             return;
         }
         if !self.task.is_finished() && !self.task.pulse.stands_still_when_asked() {
             return;
         }
+        // Taken under a lock, so the task never runs twice, even if the given runtime resumes now.
         if let Some(task) = taken(unbegun) {
             self.spawner.distrust(self.task.pulse.runtime());
             self.task = spawn_on(&Handle::current(), task);
@@ -156,6 +170,7 @@ impl Launched {
 }
 
 impl Home {
+    /// Whether tasks may be spawned on the runtime.
     fn is_trusted(&self) -> bool {
         let distrusted = *self.distrusted();
         distrusted.is_none_or(|at| at.elapsed() >= DISTRUST)
@@ -181,7 +196,7 @@ impl Task {
         self.handle.abort();
     }
 
-    /// Whether it has ended, be it by a panic or with its runtime.
+    /// Whether it has ended, also by a panic or with its runtime.
     pub(crate) fn is_finished(&self) -> bool {
         self.handle.is_finished()
     }
@@ -192,7 +207,7 @@ impl Task {
 }
 
 impl Background {
-    /// The same, for the tasks of a client.
+    /// A handle whose task is spawned by `spawner`.
     pub(crate) fn by(spawner: &Spawner) -> Self {
         Self {
             spawner: spawner.clone(),
@@ -200,8 +215,8 @@ impl Background {
         }
     }
 
-    /// Starts the task that `make` makes, unless one runs. The task must not keep its owner alive:
-    /// it holds a `Weak` of it.
+    /// Starts the task that `make` makes, unless one runs. The task must not keep its owner alive,
+    /// so it holds a `Weak` of it.
     pub(crate) fn ensure<F>(&self, make: impl FnOnce() -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -211,12 +226,13 @@ impl Background {
             if !old.pulse.stands_still_when_asked() {
                 return;
             }
-            // Should its runtime go on, it is dropped after the poll that it is in, if it is in
-            // one.
+            // If its runtime resumes, the task is dropped, at the latest after the poll that it is
+            // in.
             old.abort();
             self.spawner.distrust(old.pulse.runtime());
         }
         let started = self.spawner.spawn(make());
+        // A runtime that is shutting down drops a new task at once.
         if started.is_finished() {
             self.spawner.distrust(started.pulse.runtime());
         }
@@ -232,14 +248,14 @@ impl Background {
         self.ensure(make);
     }
 
-    /// Whether the task runs, as far as can be told without waiting.
+    /// Whether the task runs, as far as is known without waiting.
     pub(crate) fn runs(&self) -> bool {
         let task = self.task();
         task.as_ref()
             .is_some_and(|task| !task.is_finished() && !task.pulse.stands_still_when_asked())
     }
 
-    /// Ends the task: nobody needs it any more.
+    /// Ends the task, because it is not needed any more.
     pub(crate) fn end(&self) {
         if let Some(task) = self.task().take() {
             task.abort();
@@ -257,7 +273,7 @@ impl Drop for Background {
     }
 }
 
-/// For how long a runtime is not used after something of it stood still.
+/// How long a runtime is not used after a task on it stood still.
 const DISTRUST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

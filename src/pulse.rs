@@ -1,8 +1,12 @@
-//! `Pulse`: whether a task that has been woken is polled.
+//! `Pulse`: whether a task that was woken is polled.
 //!
-//! Invariant: the check works without the task's runtime, so that a caller on another
-//! runtime can tell a task that waits from one that stands still: its runtime is not driven, or a
-//! thread is blocked in it. Whoever depends on a task has a timer of its own and asks here.
+//! A task stands still if its runtime is not driven, or if a thread is blocked in it. A knock wakes
+//! the task; if no poll follows for [`STANDSTILL`], the task stands still.
+//!
+//! Invariant: the check works without the runtime of the task. So a caller on another runtime can
+//! tell a task that only waits from one that stands still.
+//!
+//! Callers that depend on a task have a timer of their own, and ask the pulse at each tick.
 
 use std::pin::pin;
 use std::sync::LazyLock;
@@ -17,17 +21,19 @@ use tokio::runtime;
 /// Counts the polls of one task.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
-    /// Moves when a poll begins, and when it ends: odd while the task is being polled.
+    /// Rises when a poll begins and when it ends, so it is odd while the task is polled.
     beats: AtomicU64,
-    /// When the first knock came that no poll has answered, in ms; 0 if there is none.
+    /// When the first knock that no poll has answered came, in ms; 0 if there is none.
     unanswered: AtomicU64,
-    /// The knock that somebody first saw unheeded for long, and how long, in ms: 32 bits each; 0 if
-    /// nobody has. In one, so that what was seen of a knock says nothing of a later one.
+    /// The first look that found a knock unanswered for long: the time of the knock in the upper 32
+    /// bits, and for how long it was unanswered in the lower 32, both in ms; 0 if there is none.
+    // Both in one atomic, so that a look at one knock never counts for a later one.
     suspected: AtomicU64,
     /// When the last knock was, in ms.
     knocked: AtomicU64,
+    /// The waker of the task, from its last poll.
     task: AtomicWaker,
-    /// Where the task lives, if that is known.
+    /// The runtime of the task, if it is known.
     runtime: Option<runtime::Id>,
 }
 
@@ -36,7 +42,7 @@ pub(crate) struct Pulse {
 pub(crate) struct Beat(u64);
 
 impl Pulse {
-    /// Of a task on `runtime`.
+    /// The pulse of a task on `runtime`.
     pub(crate) fn on(runtime: runtime::Id) -> Self {
         Self {
             runtime: Some(runtime),
@@ -44,6 +50,7 @@ impl Pulse {
         }
     }
 
+    /// The runtime of the task, if it is known.
     pub(crate) fn runtime(&self) -> Option<runtime::Id> {
         self.runtime
     }
@@ -53,7 +60,7 @@ impl Pulse {
         self.now() != Beat(0)
     }
 
-    /// `task`, with its polls counted here.
+    /// Runs `task`, and counts its polls.
     pub(crate) async fn of<F: Future>(&self, task: F) -> F::Output {
         let mut task = pin!(task);
         poll_fn(|context| {
@@ -63,19 +70,23 @@ impl Pulse {
         .await
     }
 
+    /// How far the task has come now.
     pub(crate) fn now(&self) -> Beat {
         Beat(self.beats.load(Ordering::SeqCst))
     }
 
-    /// Whether the task has not been polled at all since `then`. What was dropped before this was
-    /// asked is not there any more for a poll that comes later.
+    /// Whether the task has not been polled at all since `then`. A poll that comes after this call
+    /// sees everything that the caller dropped before it.
     pub(crate) fn has_stood_since(&self, then: Beat) -> bool {
+        // Pairs with the fence in `begin`: either this sees the beat of a poll, or that poll sees
+        // what the caller dropped.
         fence(Ordering::SeqCst);
+        // A poll that was under way at `then` may have done anything since.
         let was_idle = then.0.is_multiple_of(2);
         was_idle && self.now() == then
     }
 
-    /// Wakes the task, to see whether it is polled then.
+    /// Wakes the task, so that a later look can tell whether it is polled.
     pub(crate) fn knock(&self) {
         let now = millis();
         self.knocked.store(now, Ordering::Relaxed);
@@ -84,15 +95,18 @@ impl Pulse {
             .compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
         match first {
             Ok(_) => self.task.wake(),
+            // A knock is open already; this look may be the first that finds it suspicious.
             Err(since) => {
                 self.is_suspected(since, now);
             }
         }
     }
 
-    /// Whether a knock has not been answered for [`STANDSTILL`]. Asks no clock while none is open.
-    /// Two looks must find it so: if this process was stopped, the first finds the clock far ahead,
-    /// and the task is polled before the second.
+    /// Whether a knock has been unanswered for [`STANDSTILL`]. Reads no clock while no knock is
+    /// open.
+    ///
+    /// Two looks must agree. If the whole process was stopped, the first look finds the clock far
+    /// ahead, and the task is polled before the second.
     pub(crate) fn stands_still(&self) -> bool {
         let since = self.unanswered.load(Ordering::SeqCst);
         if since == 0 {
@@ -102,8 +116,8 @@ impl Pulse {
         self.is_suspected(since, now) && now.saturating_sub(since) >= STANDSTILL.as_millis() as u64
     }
 
-    /// Whether a look some time ago has found a knock of `since` unanswered for almost long enough;
-    /// notes that this one has.
+    /// Whether an earlier look, some time ago, found the knock of `since` unanswered for almost
+    /// long enough. If there was no such look, this one is recorded.
     fn is_suspected(&self, since: u64, now: u64) -> bool {
         let elapsed = now.saturating_sub(since);
         if elapsed < SUSPICIOUS.as_millis() as u64 {
@@ -115,7 +129,7 @@ impl Pulse {
             return elapsed.saturating_sub(first) >= BETWEEN_LOOKS.as_millis() as u64;
         }
         let first = elapsed.min(u64::from(u32::MAX));
-        // Where another look was first, that one counts.
+        // If this fails, another look was recorded first, and that one counts.
         let _ = self.suspected.compare_exchange(
             noted,
             (since << 32) | first,
@@ -125,15 +139,15 @@ impl Pulse {
         false
     }
 
-    /// Whether it has stood still for so long that those leave it whose work it has taken, and who
-    /// do not know what has become of that.
+    /// Whether the task has stood still for three times [`STANDSTILL`]. After that, callers whose
+    /// work it has taken leave, although the fate of the work is unknown.
     pub(crate) fn is_given_up(&self) -> bool {
         let since = self.unanswered.load(Ordering::SeqCst);
         self.stands_still() && millis().saturating_sub(since) >= 3 * STANDSTILL.as_millis() as u64
     }
 
-    /// As [`stands_still`](Self::stands_still). Also wakes the task at most every 100 ms, so that
-    /// callers without a timer notice a stall by polling this.
+    /// Like [`stands_still`](Self::stands_still), but also wakes the task, at most every 100 ms. So
+    /// callers that send the task no work notice a stall by calling this repeatedly.
     pub(crate) fn stands_still_when_asked(&self) -> bool {
         if self.stands_still() {
             return true;
@@ -145,12 +159,14 @@ impl Pulse {
         false
     }
 
+    /// Notes that a poll begins, which answers an open knock.
     fn begin(&self, context: &Context<'_>) -> Poll<'_> {
         self.task.register(context.waker());
         self.beats.fetch_add(1, Ordering::SeqCst);
-        // A caller that leaves either sees this poll, or has closed its reply before it: see
-        // `has_stood_since`.
+        // Pairs with the fence in `has_stood_since`: a caller that leaves either sees this poll, or
+        // has closed its reply channel before it.
         fence(Ordering::SeqCst);
+        // Read first: it is nearly always 0, and a store at each poll would cost more.
         if self.unanswered.load(Ordering::Relaxed) != 0 {
             self.unanswered.store(0, Ordering::SeqCst);
         }
@@ -167,20 +183,21 @@ impl Drop for Poll<'_> {
     }
 }
 
-/// Milliseconds of a clock that goes on while runtimes stand still; never 0.
+/// Milliseconds of a clock that runs on while runtimes stand still. Never 0, which means none.
 fn millis() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_millis() as u64 + 1
 }
 
-/// A task that was woken and is not polled for so long stands still.
+/// A task that was woken and is not polled for this long stands still.
 pub(crate) const STANDSTILL: Duration = Duration::from_millis(500);
 
-/// Unanswered for so long, a knock is suspicious; and how much later another look must find it so.
+/// How long a knock must be unanswered for the first look to count, and how much later the second
+/// look must come.
 const SUSPICIOUS: Duration = Duration::from_millis(350);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(80);
 
-/// How often those who wait for a task look whether it stands still.
+/// How often callers that wait for a task check whether it stands still.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -226,7 +243,7 @@ mod tests {
     #[test]
     fn what_was_seen_of_a_knock_says_nothing_of_a_later_one() {
         let pulse = Pulse::default();
-        // A look that has found the first knock open notes that after the task has answered it.
+        // A look that found the first knock open records that after the task has answered it.
         assert!(!pulse.is_suspected(1, 500));
         assert!(!pulse.is_suspected(10_000, 10_500), "it is the first look");
         assert!(pulse.is_suspected(10_000, 10_600));

@@ -1,10 +1,11 @@
-//! Time as every layer uses it: how long something lives (`Ttl`), how long a call may take
+//! Times as every layer uses them: how long something lives (`Ttl`), how long a call may take
 //! (`Deadline`), and how long to pause between tries (`Backoff`).
 //!
-//! Invariant: a `Ttl` is at least 1 ms and at most 100 years, so no key that carries one is born
-//! dead (Redis deletes a key whose `PX` is 0) and no sum of two overflows. Every primitive that
-//! takes a `Duration` turns it into a `Ttl` here and nowhere else. A `Deadline` belongs to one call
-//! and is never extended. A `Backoff` never pauses in step with that of another process.
+//! Invariant: a `Ttl` is at least 1 ms and at most 100 years. So no key with one is dead from the
+//! start (Redis deletes a key whose `PX` is 0), and no sum of two overflows. A `Deadline` belongs
+//! to one call and is never extended. A `Backoff` is jittered, so processes do not retry in step.
+//!
+//! Every primitive that takes a `Duration` turns it into a `Ttl` here and nowhere else.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,12 +14,15 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
-/// A checked time to live. Sub-millisecond parts are rounded up.
+/// A checked time to live in whole milliseconds. Parts of a millisecond are rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ttl(u64);
 
 impl Ttl {
-    /// Parses `duration`; `what` names it in the error.
+    /// Parses `duration`. `what` names it in the error.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is zero, or longer than 100 years.
     pub(crate) fn new(what: &str, duration: Duration) -> Result<Self> {
         if duration.is_zero() {
             return Err(Error::invalid(format!(
@@ -30,22 +34,23 @@ impl Ttl {
                 "{what} is longer than hedgerow::FOREVER (100 years); use that instead"
             )));
         }
+        // Rounded up, so that a positive duration never becomes 0.
         let millis = duration.as_nanos().div_ceil(1_000_000);
         Ok(Self(u64::try_from(millis).unwrap_or(u64::MAX)))
     }
 
-    /// Whole milliseconds, as Redis wants them.
+    /// Whole milliseconds, as Redis expects them.
     pub(crate) fn millis(self) -> u64 {
         self.0
     }
 
-    /// The same times `factor`, which is about 1.
+    /// The same, multiplied by `factor`, which is from 0.5 to 2; at least 1 ms.
     pub(crate) fn spread(self, factor: f64) -> Self {
         debug_assert!((0.5..=2.0).contains(&factor), "a spread, not another TTL");
         Self(((self.0 as f64 * factor) as u64).max(1))
     }
 
-    /// The shorter of this and `longest`, which is at least 1 ms.
+    /// The shorter of this and `longest`; at least 1 ms.
     pub(crate) fn at_most(self, longest: Duration) -> Self {
         Self(
             self.0
@@ -59,49 +64,51 @@ impl Ttl {
     }
 }
 
-/// When a call ends at the latest, and what it does while its server is out or has too much to do.
+/// When a call ends at the latest, and what it does while its server is out or overloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
-    /// Nothing is sent after this, and nobody waits longer.
+    /// Nothing is sent after this, and the caller does not wait longer.
     pub(crate) at: Instant,
     pub(crate) on_outage: OnOutage,
     pub(crate) priority: Priority,
 }
 
-/// What a call may do that others may not.
+/// What a call may do that ordinary calls may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
     /// Nothing.
     Ordinary,
-    /// Use the reserve of its queue, once the rest is full: a release, an invalidation. What is
-    /// lost with it is more than a call.
+    /// Use the reserve of its queue when the rest is full. It is for releases and invalidations: if
+    /// one is lost, more is lost than the call.
     Reserved,
-    /// Travel by itself, past the queue: a renewal, which is worth nothing when it is late. There
-    /// are few.
+    /// Be sent past the queue. It is for renewals, which are worth nothing when they are late.
+    /// There are few of them.
     Timely,
-    /// Wait in another queue, and go by the connection for large values, where there is one. So it
-    /// may be executed before or after whatever is sent besides: it must not matter until a call of
-    /// another kind refers to it.
+    /// Wait in another queue, and use the connection for large values, if there is one. So it may
+    /// be executed before or after any other call, and it must have no effect until a call of
+    /// another priority refers to it.
     Apart,
 }
 
-/// What a call does while its server is out: while the circuit breaker of the server is open, since
-/// it has not answered lately.
+/// What a call does while its server is out. A server is out while its circuit breaker is open,
+/// because it has not answered lately.
 ///
-/// Whatever is chosen, a call is made once the server answers again, and a call that takes
-/// something out of a cache keeps trying.
+/// With either choice, calls go through as soon as the server answers again. A call that removes
+/// something from a cache always keeps trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnOutage {
-    /// It fails at once, as not executed
-    /// ([`CircuitOpen`](crate::ErrorKind::CircuitOpen)). Calls of caches do so by default. One call
-    /// at a time is let through to find out whether the server is back.
+    /// The call fails at once, as not executed ([`CircuitOpen`](crate::ErrorKind::CircuitOpen)).
+    /// This is the default of calls of caches. One call at a time is let through to find out
+    /// whether the server is back.
     FailFast,
-    /// It goes on trying until its deadline. Calls of counters and locks do so by default.
+    /// The call keeps trying until its deadline. This is the default of calls of counters and
+    /// locks.
     KeepTrying,
 }
 
-/// How long a call that has not begun may take, and what it does while its server is out.
+/// The settings from which the deadline of a call is made: how long it may take, and what it does
+/// while its server is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Patience {
     limit: Duration,
@@ -109,14 +116,16 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// Settings for calls that may take `limit`.
     pub(crate) fn new(limit: Duration, on_outage: OnOutage) -> Self {
         Self {
+            // Bounded, so that adding it to an instant does not overflow.
             limit: limit.min(FOREVER),
             on_outage,
         }
     }
 
-    /// The same, for `limit`.
+    /// The same, with another `limit`.
     pub(crate) fn within(self, limit: Duration) -> Self {
         Self::new(limit, self.on_outage)
     }
@@ -142,7 +151,7 @@ impl Patience {
 }
 
 impl Deadline {
-    /// Ends `patience` from now, and keeps trying until then.
+    /// A deadline that is `patience` from now, for a call that keeps trying until then.
     pub(crate) fn after(patience: Duration) -> Self {
         Self {
             at: Instant::now() + patience,
@@ -159,7 +168,7 @@ impl Deadline {
         }
     }
 
-    /// The same, for a call that must not be given up while there is time.
+    /// The same, for a call that must not be given up before its deadline.
     pub(crate) fn keep_trying(self) -> Self {
         Self {
             on_outage: OnOutage::KeepTrying,
@@ -175,7 +184,7 @@ impl Deadline {
         }
     }
 
-    /// The same, for a call that goes by the connection for large values.
+    /// The same, for a call that uses the connection for large values.
     pub(crate) fn apart(self) -> Self {
         Self {
             priority: Priority::Apart,
@@ -191,14 +200,14 @@ impl Deadline {
         }
     }
 
-    /// What is left of it.
+    /// How much time is left.
     pub(crate) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 }
 
-/// The pauses between tries: from the first, each twice as long as the one before, up to the
-/// longest; each is a random part of that.
+/// The pauses between tries. Each is twice as long as the one before, up to the longest, and is
+/// then multiplied by a random factor.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     longest: Duration,
@@ -231,7 +240,8 @@ pub(crate) fn jittered(pause: Duration, spread: Range<f64>) -> Duration {
     pause.mul_f64(rand::random_range(spread))
 }
 
-/// The longest time to live: 100 years of 365 days. For what is to stay until it is removed.
+/// The longest time to live: 100 years of 365 days. Use it for values that stay until they are
+/// removed.
 ///
 /// ```no_run
 /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
@@ -239,7 +249,7 @@ pub(crate) fn jittered(pause: Duration, spread: Range<f64>) -> Duration {
 /// # Ok(())
 /// # }
 /// ```
-// Far below what Redis accepts (it refuses what overflows an `i64` of ms).
+// Far below the limit of Redis, which refuses a time that overflows an `i64` of ms.
 pub const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! `Bucket` and `TagId`: numbers that stand for names, the same in all processes.
+//! `Bucket` and `TagId`: numbers that stand for names, and are the same in all processes.
 //!
-//! Invariant: both are part of the format. Processes that disagreed on one would not exclude each
-//! other, or would not see each other's invalidations.
+//! Invariant: both are part of the format. Processes that disagreed on a bucket would not exclude
+//! each other, and processes that disagreed on a tag id would not see each other's invalidations.
+//!
+//! [`Namespace`](super::Namespace) spells keys with them.
 
 use std::fmt;
 
@@ -18,7 +20,9 @@ use crate::error::Result;
 pub(crate) struct Bucket(u8);
 
 impl Bucket {
+    /// The bucket of a name.
     pub(crate) fn of(name: &str) -> Self {
+        // Unseeded, because all processes must agree.
         Self((xxh3_64(name.as_bytes()) & 0xff) as u8)
     }
 }
@@ -29,13 +33,15 @@ impl fmt::Display for Bucket {
     }
 }
 
-/// The identity of a tag: what entries carry, 128 bits of a SHA-256. Nobody who may choose names
-/// can find two of one id, or one of the id of a cache: such a tag would be invalidated in the
-/// place of another.
+/// The identity of a tag, which entries carry: 128 bits of a SHA-256.
+///
+/// A cryptographic hash, so that a user who chooses names cannot find two tags with one id, or a
+/// tag with the id of a cache. Invalidating one would invalidate the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TagId(pub(crate) u128);
 
 impl TagId {
+    /// The id of a tag that a user names.
     pub(crate) fn named(tag: &str) -> Result<Self> {
         checked("tag", tag)?;
         Ok(Self::digest(b"tag:", tag))
@@ -46,7 +52,8 @@ impl TagId {
         Self::digest(b"cache:", cache)
     }
 
-    /// Neither of the two kinds begins with the other.
+    /// Hashes a name of one kind. The kinds differ from the first byte on, so no tag and no cache
+    /// hash the same text.
     fn digest(kind: &[u8], name: &str) -> Self {
         let mut digest = Sha256::new();
         digest.update(kind);
@@ -63,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// Frozen: a change of any of these numbers splits running fleets in two.
+    /// Frozen: a change of any of these numbers would split running fleets in two.
     #[test]
     fn buckets_and_tag_ids_are_frozen() {
         let buckets: Vec<String> = ["invoice:7", "a", "", "naïve", "x".repeat(300).as_str()]

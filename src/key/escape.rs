@@ -1,6 +1,9 @@
-//! Names as they stand in a key: checked, and escaped where they could change its routing.
+//! Names in keys: checked, and escaped where they could change the routing of a key.
 //!
-//! Invariant: escaping is injective, and what is escaped holds no `{`, `}` or control character.
+//! Invariant: escaping is injective, and escaped text holds no `{`, no `}` and no ASCII control
+//! character.
+//!
+//! [`Namespace`](super::Namespace) and [`CacheKeys`](super::CacheKeys) escape every name with it.
 
 use crate::error::{Error, Result};
 
@@ -13,8 +16,8 @@ pub(super) enum Part {
     Inner,
 }
 
-/// Refuses what cannot be a name. `what` says whose it is; the caller says which one, as it may be
-/// shown.
+/// Refuses text that cannot be a name. `what` says in the error what is named. The error does not
+/// hold the name: the caller adds it if it may be shown.
 pub(super) fn checked(what: &str, name: &str) -> Result<()> {
     if name.is_empty() {
         return Err(Error::invalid(format!(
@@ -29,21 +32,22 @@ pub(super) fn checked(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Percent-escapes what could change routing or run parts together; the rest stays readable.
-/// An inner part also loses `:`.
+/// Percent-escapes the characters that could change routing or merge two parts. The rest stays
+/// readable. In an inner part `:` is escaped, too.
 pub(super) fn escaped(name: &str, part: Part) -> String {
     let mut text = String::with_capacity(name.len());
     escape_into(&mut text, name, part);
     text
 }
 
+/// Appends the escaped name to `text`; see [`escaped`].
 pub(super) fn escape_into(text: &mut String, name: &str, part: Part) {
     let inner = part == Part::Inner;
-    // Nearly all names have nothing to escape, and a hit spells one: what may be escaped is ASCII,
-    // so bytes are looked at.
+    // Nearly all names have nothing to escape, and every hit spells one, so this path is fast. Only
+    // ASCII is escaped, so it is enough to look at bytes.
     let escapes =
         |byte: u8| matches!(byte, b'%' | b'{' | b'}' | 0..=0x1f | 0x7f) | (inner && byte == b':');
-    // Without an early end this is a few instructions for many bytes.
+    // A fold without an early exit compiles to a few instructions for many bytes.
     if !name.bytes().fold(false, |any, byte| any | escapes(byte)) {
         return text.push_str(name);
     }
@@ -56,8 +60,9 @@ pub(super) fn escape_into(text: &mut String, name: &str, part: Part) {
     }
 }
 
-/// What was escaped by [`escape_into`].
+/// Undoes [`escape_into`].
 pub(super) fn unescaped(text: &str) -> String {
+    // Escaped text holds `%` only before two digits, since `%` itself is escaped.
     let mut parts = text.split('%');
     let mut name = parts.next().unwrap_or_default().to_owned();
     for part in parts {

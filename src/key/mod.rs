@@ -1,10 +1,11 @@
-//! Redis keys: the only place where one is spelt.
+//! Redis keys. This is the only module that spells one.
 //!
-//! Invariant: spelling is injective and user text cannot choose its slot. Every key holds exactly
-//! one `{..}` pair, which is ours, so all keys of one primitive share a slot and two different
-//! (namespace, kind, name) triples never share a key. What stands before the first `:` is the
-//! namespace, so `namespace:*` matches the keys of one namespace and of no other. Every primitive
-//! builds its keys through [`Namespace`].
+//! Invariant: spelling is injective, and user text cannot choose its slot. Every key holds exactly
+//! one `{..}` pair, which this module writes. So all keys of one primitive share a slot, and two
+//! different (namespace, kind, name) triples never share a key. The text before the first `:` is
+//! the namespace, so `namespace:*` matches the keys of one namespace and of no other.
+//!
+//! Every primitive builds its keys through [`Namespace`].
 
 mod bucket;
 mod escape;
@@ -28,8 +29,9 @@ use slot::{SLOT_GROUPS, tagged};
 pub(crate) struct Namespace(Arc<str>);
 
 impl Namespace {
-    /// Refuses `:`, which ends the namespace of a key: with it, `a` and `a:b` could spell the same
-    /// key, and a rule for the keys of `a` would let in those of `a:b`.
+    /// Parses a namespace. It refuses `:`, which ends the namespace in a key: with it, `a` and
+    /// `a:b` could spell the same key, and an ACL rule for the keys of `a` would admit those of
+    /// `a:b`.
     pub(crate) fn new(name: &str) -> Result<Self> {
         checked("namespace", name)?;
         if name.contains(':') {
@@ -41,12 +43,13 @@ impl Namespace {
         Ok(Self(escaped(name, Part::Last).into()))
     }
 
-    /// What every key and channel begins with, up to the first `:`.
+    /// The text that every key and channel begins with, up to the first `:`.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A key, or channel, of no primitive, to try whether we may use such.
+    /// A key, or channel, of no primitive, to test whether the ACL user may use keys of the
+    /// namespace.
     pub(crate) fn trial(&self, process: &str) -> Key {
         Key::new(format!("{}:{{trial}}:{process}", self.0))
     }
@@ -56,15 +59,18 @@ impl Namespace {
         Key::new(format!("{}:f:{{{kind}}}", self.0))
     }
 
-    /// The keys of one version of the cache named `cache`; 0 is the usual one.
+    /// The keys of one version of the cache named `cache`. Version 0 is the default.
     pub(crate) fn cache(&self, cache: &str, version: u32) -> Result<CacheKeys> {
         checked("cache name", cache)?;
+        // Inner, because the key of the entry follows after a `:`.
         let cache = escaped(cache, Part::Inner);
         let version = match version {
             0 => String::new(),
             version => version.to_string(),
         };
         Ok(CacheKeys {
+            // The brace closes after the key, so value and lease of one key share a slot, and the
+            // keys of one cache are spread over all slots.
             value: format!("{}:v{version}:{{{cache}:", self.0).into(),
             lease: format!("{}:l{version}:{{{cache}:", self.0).into(),
         })
@@ -72,26 +78,30 @@ impl Namespace {
 
     /// The generation of a tag, addressed by the tag's id (entries carry ids, not names).
     pub(crate) fn tag(&self, id: TagId) -> Key {
+        // Invalidations must reach the entries that readers find, so a tag is placed as they are.
         Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Placement::Cached)
     }
 
+    /// The value of the counter `name`.
     pub(crate) fn counter(&self, name: &str) -> Result<Key> {
         self.named("c", "counter name", name)
     }
 
-    /// The record that one `once` id of a counter was applied. Same slot as the counter.
+    /// The record that a `once` id of a counter was applied. It shares the slot of the counter.
     pub(crate) fn counter_once(&self, name: &str, id: &str) -> Result<Key> {
         checked("once id", id)?;
         let counter = self.named("o", "counter name", name)?;
         Ok(Key::new(format!("{counter}:{}", escaped(id, Part::Last))))
     }
 
-    /// The record that one call with a `once` id has added, by its token. Same slot as the counter.
+    /// The record, by its token, that one call with a `once` id has added. It shares the slot of
+    /// the counter.
     pub(crate) fn counter_sent(&self, name: &str, token: &str) -> Result<Key> {
         let counter = self.named("a", "counter name", name)?;
         Ok(Key::new(format!("{counter}:{token}")))
     }
 
+    /// A key of the kind `room`, whose hash tag is the whole name. `what` names it in errors.
     fn named(&self, room: &str, what: &str, name: &str) -> Result<Key> {
         checked(what, name)?;
         Ok(Key::new(format!(
@@ -101,9 +111,10 @@ impl Namespace {
         )))
     }
 
-    /// A key of the synchronizer `name`: `kind` tells the parts of one synchronizer apart.
+    /// A key of the synchronizer `name`. `kind` tells the keys of one synchronizer apart.
     pub(crate) fn synchronizer(&self, kind: &str, name: &str) -> Result<Key> {
         checked("lock name", name)?;
+        // The bucket is the hash tag, so all keys of a synchronizer and the fence share a slot.
         let bucket = Bucket::of(name);
         Ok(Key::new(format!(
             "{}:{{{bucket}}}:{kind}:{}",
@@ -117,20 +128,21 @@ impl Namespace {
         Key::new(format!("{}:{{{bucket}}}:fence", self.0))
     }
 
-    /// What the wake channels of `bucket` begin with; a process id completes one.
+    /// The text that the wake channels of `bucket` begin with. A process id completes it.
     pub(crate) fn bucket_wake(&self, bucket: Bucket) -> Key {
         Key::new(format!("{}:{{{bucket}}}:wake:", self.0))
     }
 
-    /// A channel on which `process` is told that loads it waits for have ended. Each number gives
-    /// one in another slot: whoever publishes must serve the slot of the channel.
+    /// A channel on which `process` learns that loads that it waits for have ended. Each number
+    /// gives a channel in another slot, because a server publishes only to channels of its own
+    /// slots.
     pub(crate) fn load_wake(&self, number: u32, process: &str) -> Key {
         Key::new(format!("{}:{{wake{number}}}:{process}", self.0))
     }
 }
 
-/// Spells the keys of one cache: the part that all of them share is put together once, because
-/// every hit spells one.
+/// Spells the keys of one cache. The part that all of them share is built once, because every hit
+/// spells one.
 #[derive(Debug, Clone)]
 pub(crate) struct CacheKeys {
     value: Arc<str>,
@@ -143,13 +155,14 @@ impl CacheKeys {
         Self::entry(&self.value, key)
     }
 
-    /// The load lease of `key`: same slot as its value, another prefix.
+    /// The load lease of `key`. It shares the slot of the value, with another prefix.
     pub(crate) fn load_lease(&self, key: &str) -> Result<Key> {
         Self::entry(&self.lease, key)
     }
 
     fn entry(prefix: &str, key: &str) -> Result<Key> {
         checked("cache key", key)?;
+        // A little more than the key, for a few escaped characters.
         let mut text = String::with_capacity(prefix.len() + key.len() + 8);
         text.push_str(prefix);
         escape_into(&mut text, key, Part::Last);
@@ -158,21 +171,22 @@ impl CacheKeys {
     }
 }
 
-/// Where shards keep a key, also while keys move from one ring of them to another. A key carries
-/// it, since only its owner knows.
+/// Which shard keeps a key, also while keys move from one ring of shards to another. A key carries
+/// this, because only the code that spells it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Placement {
-    /// A counter's or a lock's: it stays on the old ring until the end.
+    /// A key of a counter or a lock. It stays on the old ring until the migration ends.
+    // A copy on each ring would count, or lock, separately.
     Kept,
-    /// A cache's: it is where the client's own ring says.
+    /// A key of a cache, on the shard that the client's own ring names.
     Cached,
-    /// The same, where the other ring says.
+    /// A key of a cache, on the shard that the other ring names.
     Elsewhere,
-    /// On this shard, whatever rings say: what each of them has for itself.
+    /// A key that each shard has for itself: on this shard, whatever the rings say.
     On(u32),
 }
 
-/// One Redis key (or channel), right by construction.
+/// One Redis key (or channel), valid by construction.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key(Arc<str>, Placement);
 
@@ -182,7 +196,7 @@ impl Key {
         Self(text.into(), Placement::Kept)
     }
 
-    /// The same key of a cache, as the other ring of shards places it.
+    /// The same key of a cache, on the shard that the other ring names.
     pub(crate) fn on_other_ring(&self) -> Self {
         debug_assert_eq!(self.1, Placement::Cached, "only what is cached moves");
         self.clone().of(Placement::Elsewhere)
@@ -193,16 +207,17 @@ impl Key {
         self.clone().of(Placement::On(shard as u32))
     }
 
-    /// This key, which ends with its hash tag, as a key of its own for each part of the slots. One
-    /// of a part is on the server of most keys of that part.
+    /// One copy of this key for each slot group; the key must end with its hash tag. A copy is
+    /// placed on the server that holds most keys of its group.
     pub(crate) fn of_slot_groups(&self) -> Vec<Self> {
         let (before, tag) = self.0.split_once('{').unwrap_or((&self.0, ""));
         let tag = tag.trim_end_matches('}');
+        // The old tag becomes the end of the key, so copies of different keys stay different.
         let of = |part| Self::new(format!("{before}{{{part}}}:{tag}")).of(self.1);
         SLOT_GROUPS.into_iter().map(of).collect()
     }
 
-    /// The part of the slots that this key is in.
+    /// The slot group that this key is in.
     pub(crate) fn slot_group(&self) -> usize {
         usize::from(self.slot()) * SLOT_GROUPS.len() / usize::from(SLOTS)
     }
@@ -219,12 +234,13 @@ impl Key {
         &self.0
     }
 
-    /// This key of a cache's value, with the user's name in it as it may be shown.
+    /// The text of this key of a cached value, with the user's name in it shown or hidden as `hide`
+    /// says.
     pub(crate) fn shown(&self, hide: &HideKeys) -> Cow<'_, str> {
         if hide.is_off() {
             return self.as_str().into();
         }
-        // A cache's own name has no `:` in a key.
+        // The name of a cache is escaped as an inner part, so the first `:` ends it.
         let (cache, name) = self.0[..].rsplit_once('{').unwrap_or_default();
         let (own, name) = name.split_once(':').unwrap_or_default();
         let name = unescaped(name.trim_end_matches('}'));
@@ -236,19 +252,20 @@ impl Key {
         slot(self.0.as_bytes())
     }
 
-    /// What decides where this key is served: keys that share it are served together.
+    /// The part of the key that decides its slot. Keys that share it are served together.
     pub(crate) fn hash_tag(&self) -> &[u8] {
         tagged(self.0.as_bytes())
     }
 
-    /// Where a large entry for this key of a cache is put before it is stored, by its token: beside
-    /// the value, and no value of any cache, since those end with their hash tag.
+    /// The key that holds a large entry, by its token, before it is stored as the value of this
+    /// key. It shares the slot of the value. It is not the value of any cache, because those keys
+    /// end with their hash tag.
     pub(crate) fn upload(&self, token: u64) -> Self {
         debug_assert!(self.0.ends_with('}'), "a value of a cache");
         self.ending_in(&format!(":{token:016x}")).of(self.1)
     }
 
-    /// This key with `ending`, which is ours, at its end.
+    /// This key with `ending`, which is not user text, at its end.
     pub(crate) fn ending_in(&self, ending: &str) -> Self {
         Self::new(format!("{}{ending}", self.0))
     }
@@ -374,8 +391,8 @@ mod tests {
         name().prop_map(|text| text.replace(':', "."))
     }
 
-    /// Every key and channel that the crate can spell from a namespace and two names, beside what
-    /// it stands for.
+    /// Every key and channel that the crate can spell from a namespace and two names, each with its
+    /// meaning.
     fn all(ns: &str, a: &str, b: &str) -> Vec<(String, Key)> {
         let space = Namespace::new(ns).expect("a good namespace");
         let ok = |key: Result<Key>| key.expect("not empty");

@@ -1,4 +1,9 @@
-//! Cluster slots: which a key falls to, and the sixteen groups that all slots are in.
+//! Cluster slots: the slot of a key, and the sixteen slot groups.
+//!
+//! Invariant: [`slot`] agrees with `CLUSTER KEYSLOT`, and each slot group has a fixed hash tag in
+//! its own sixteenth of the slots.
+//!
+//! [`Key`](super::Key) uses it; callers may use [`slot`] to predict where a key is served.
 
 /// The cluster slot of a key, as `CLUSTER KEYSLOT` computes it (CRC16/XMODEM of the hash tag,
 /// modulo 16,384; Redis Cluster specification, "Keys distribution model").
@@ -12,18 +17,19 @@ pub fn slot(key: &[u8]) -> u16 {
 /// How many slots a cluster has.
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// A hash tag from the middle of each sixteenth of the slots. Part of the format: processes that
-/// disagreed on it would not see each other's invalidations.
+/// A hash tag from the middle of each sixteenth of the slots. It is part of the format: processes
+/// that disagreed on it would not see each other's invalidations.
 pub(super) const SLOT_GROUPS: [&str; 16] = [
     "18", "3", "65", "223", "19", "2", "64", "222", "265", "23", "218", "49", "264", "22", "219",
     "48",
 ];
 
-/// The hash tag of a key; the key itself where it has none.
+/// The hash tag of a key, or the key itself if it has none.
 pub(super) fn tagged(key: &[u8]) -> &[u8] {
     let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|&byte| byte == b'}')?;
+        // An empty tag does not count, by the specification.
         (close > 0).then(|| &rest[..close])
     });
     tag.unwrap_or(key)

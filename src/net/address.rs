@@ -1,4 +1,8 @@
-//! `Address`: where a server listens. Equal addresses are one server.
+//! `Address`: where a server listens.
+//!
+//! Invariant: equal addresses are one server.
+//!
+//! Every layer that names a server uses it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +17,7 @@ pub(crate) enum Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // An IPv6 address: without brackets its last group and the port could be confused.
             Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),

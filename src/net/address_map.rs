@@ -1,7 +1,10 @@
-//! `AddressMap`: where the servers are, as seen from here, that a cluster or sentinels name.
+//! `AddressMap`: translates the addresses that a cluster or sentinels announce into those that this
+//! machine can reach.
 //!
-//! Invariant: what is not in the map stays as it was told. Only what servers tell is mapped, never
-//! what the caller gave.
+//! Invariant: an address that is not in the map stays as announced. Only announced addresses are
+//! mapped, never those that the caller gave.
+//!
+//! The topologies map every address that a server announces.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,18 +13,19 @@ use std::sync::Arc;
 use super::address::Address;
 use crate::error::{Error, Result};
 
-/// From the addresses that servers tell to those that this machine reaches them at: behind NAT, in
-/// containers, through a tunnel. See [`ClientBuilder::address_map`].
+/// Maps the addresses that servers announce to those at which this machine reaches them: behind
+/// NAT, in containers, or through a tunnel. See [`ClientBuilder::address_map`].
 #[derive(Clone)]
 pub struct AddressMap(Form);
 
 #[derive(Clone)]
 enum Form {
-    /// As the caller spells it; checked when the client is made.
+    /// As the caller wrote it. It is checked when the client is built.
     Table(Vec<(String, String)>),
     By(By),
 }
 
+/// Maps a host and a port. `None` keeps them.
 type By = Arc<dyn Fn(&str, u16) -> Option<(String, u16)> + Send + Sync>;
 
 impl<F> From<F> for AddressMap
@@ -54,7 +58,7 @@ impl<A: Into<String>, B: Into<String>, S> From<HashMap<A, B, S>> for AddressMap 
 }
 
 impl AddressMap {
-    /// Checks a table.
+    /// Checks the map.
     pub(crate) fn addresses(self) -> Result<Addresses> {
         let table = match self.0 {
             Form::By(by) => return Ok(Addresses(Some(by))),
@@ -80,6 +84,7 @@ impl AddressMap {
             }
         }
         let by = move |host: &str, port: u16| {
+            // A row with a port is more specific, so it wins over one for the whole host.
             let server = servers.get(&(host.to_owned(), port)).cloned();
             server.or_else(|| Some((hosts.get(host)?.clone(), port)))
         };
@@ -92,25 +97,26 @@ impl AddressMap {
 pub(crate) struct Addresses(Option<By>);
 
 impl Addresses {
-    /// Where the server is reached that tells clients to come to `host` and `port`.
+    /// The reachable address of the server that announces `host` and `port`.
     pub(crate) fn reached(&self, host: &str, port: u16) -> Address {
         let mapped = self.0.as_ref().and_then(|by| by(host, port));
-        // A closure may answer what is no address: then the server's word stands.
+        // If a closure returns no valid address, the announced one is used.
         let mapped = mapped.filter(|(host, port)| !host.is_empty() && *port > 0);
         let (host, port) = mapped.unwrap_or_else(|| (host.to_owned(), port));
         Address::Tcp(host, port)
     }
 
-    /// Where the server is reached that tells clients to come to `told`.
+    /// The reachable address of the server that announces `told`.
     pub(crate) fn mapped(&self, told: Address) -> Address {
         match told {
             Address::Tcp(host, port) => self.reached(&host, port),
+            // A path has no host that could be mapped.
             Address::Unix(_) => told,
         }
     }
 }
 
-/// A host, and a port if there is one. IPv6 addresses have brackets before a port.
+/// Parses a host, and a port if there is one. An IPv6 address needs brackets before a port.
 fn place(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, _)) if host.contains(':') && !host.starts_with('[') => (text, None),

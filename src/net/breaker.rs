@@ -1,12 +1,13 @@
-//! `Breaker`: makes an outage cost microseconds instead of deadlines.
+//! `Breaker`: a circuit breaker, which makes an outage cost microseconds instead of deadlines.
 //!
-//! Invariant: while it is open, at most one call at a time that heeds it gets through, to find out
-//! whether the server is back. Any answer of the server, to any caller, closes it. Only such a
-//! probe makes the pause longer: failures of calls that do not heed the breaker say nothing new. A
-//! probe lapses when it should long have ended: a future that is kept and not polled stops nobody.
+//! Invariant: while it is open, at most one call at a time that heeds it gets through, as a probe,
+//! to find out whether the server is back. Any answer of the server, to any caller, closes the
+//! breaker. Only a probe makes the pause longer, because failures of calls that do not heed the
+//! breaker say nothing new. A probe lapses when it should have ended long ago, so a future that is
+//! kept and not polled blocks no caller.
 //!
-//! Every outcome on a [`Link`](super::connection::Link) is reported here. While nothing is wrong,
-//! that costs one atomic load.
+//! A [`Connection`](super::connection::Connection) reports every outcome here. While nothing is
+//! wrong, that costs one atomic load.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,35 +20,41 @@ use crate::error::{Error, ErrorKind, Fate};
 use crate::time::Deadline;
 use crate::wire::fault::from_server;
 
-/// What is known of the health of one server.
+/// Whether one server answers, as far as known.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
-    /// Something has failed since the last success.
+    /// A call has failed since the last success.
+    // Read without the lock, so that the usual case stays cheap.
     troubled: AtomicBool,
-    /// Another breaker reports the outages of this server to the log.
+    /// Another breaker logs the outages of this server.
+    // A client has several connections to a server, and one outage is one event.
     silent: bool,
     state: Mutex<State>,
 }
 
-/// The machine, apart from clock and chance.
+/// The state machine. The clock and the random factors are passed in, so that tests control them.
 #[derive(Debug, Default)]
 struct State {
+    /// How many failures there were since the last success.
     failures: u32,
-    /// The first of these failures.
+    /// When the first of these failures was.
     since: Option<Instant>,
     open: Option<Open>,
+    /// The last of these failures.
     cause: Option<Error>,
-    /// How many probes there have been: tells them apart.
+    /// How many probes there have been. It numbers them.
     probes: u64,
 }
 
+/// The breaker is open.
 #[derive(Debug)]
 struct Open {
-    /// Nobody is let through before this.
+    /// No call is let through before this.
     until: Instant,
     pause: Duration,
     probing: Option<Probing>,
-    /// How long probes have waited in vain since `until`.
+    /// How long probes have waited in vain since `until`, in sum.
+    // Callers with short deadlines end their probes early. Together they count as one full probe.
     waited: Duration,
 }
 
@@ -56,20 +63,23 @@ struct Open {
 struct Probing {
     number: u64,
     since: Instant,
-    /// The server has failed meanwhile.
+    /// A call to the server has failed since the probe began.
     failed: bool,
 }
 
-/// What becomes of a call that heeds the breaker.
+/// What a call that heeds the breaker may do.
 #[derive(Debug, PartialEq)]
 enum Admission {
+    /// Go on: the breaker is closed.
     Free,
+    /// Go on as the probe, for this long at most.
     Probe { number: u64, patience: Duration },
+    /// Fail at once.
     Refused,
 }
 
-/// The right to find out whether the server is back. If it is dropped without an outcome, the
-/// next caller probes.
+/// The permit to find out whether the server is back. If it is dropped without an outcome, the next
+/// caller may probe.
 #[derive(Debug)]
 pub(crate) struct Probe<'b> {
     breaker: &'b Breaker,
@@ -78,7 +88,8 @@ pub(crate) struct Probe<'b> {
 }
 
 impl Breaker {
-    /// One that logs nothing: of a second connection to a server whose outages are logged already.
+    /// A breaker that logs nothing, for a second connection to a server whose outages are logged
+    /// already.
     pub(crate) fn silent() -> Self {
         Self {
             silent: true,
@@ -86,7 +97,11 @@ impl Breaker {
         }
     }
 
-    /// Lets a call through, as a probe when the server was in trouble; or says why not.
+    /// Lets a call through. While the breaker is open, only a probe gets through, after the
+    /// pause.
+    ///
+    /// # Errors
+    /// `CircuitOpen`, as not executed, with the cause and the time of the next probe.
     pub(crate) fn admit(&self) -> Result<Option<Probe<'_>>, Error> {
         if !self.troubled.load(Ordering::Relaxed) {
             return Ok(None);
@@ -104,7 +119,7 @@ impl Breaker {
         }
     }
 
-    /// Why calls that heed the breaker are refused, while it is open. Lets no call through.
+    /// The error of calls that heed the breaker while it is open. This lets no call through.
     pub(crate) fn outage(&self) -> Option<Error> {
         if !self.troubled.load(Ordering::Relaxed) {
             return None;
@@ -113,7 +128,7 @@ impl Breaker {
         state.open.is_some().then(|| state.refusal(Instant::now()))
     }
 
-    /// The server has answered.
+    /// Notes that the server has answered.
     pub(crate) fn succeeded(&self) {
         if !self.troubled.load(Ordering::Relaxed) {
             return;
@@ -129,7 +144,7 @@ impl Breaker {
         }
     }
 
-    /// The server could not be reached, did not answer, or cannot serve at all.
+    /// Notes that the server could not be reached, did not answer, or cannot serve any call.
     pub(crate) fn failed(&self, error: &Error) {
         let mut state = self.state();
         self.troubled.store(true, Ordering::Relaxed);
@@ -147,10 +162,12 @@ impl Breaker {
 }
 
 impl State {
+    /// Decides about a call that heeds the breaker.
     fn admit(&mut self, now: Instant) -> Admission {
         let Some(open) = &mut self.open else {
             return Admission::Free;
         };
+        // A future that is kept and not polled would otherwise hold the permit for ever.
         let lapse = LAPSES * open.patience();
         let under_way = open.probing.as_ref();
         if now < open.until || under_way.is_some_and(|it| now < it.since + lapse) {
@@ -191,25 +208,27 @@ impl State {
             ),
         );
         match &self.cause {
-            // What became of the call that failed says nothing about this one.
+            // The call that failed may have been executed; this one was not sent.
             Some(cause) => error.with_source(cause.clone().with_fate(Fate::NotExecuted)),
             None => error,
         }
     }
 
-    /// Whether it was open.
+    /// Closes the breaker. Returns whether it was open.
     fn succeeded(&mut self) -> bool {
         let before = std::mem::take(self);
+        // The numbers go on, so that a probe that ends later is not mistaken for a new one.
         self.probes = before.probes;
         before.open.is_some()
     }
 
-    /// Whether it opens.
+    /// Counts a failure. Returns whether that opens the breaker.
     fn failed(&mut self, error: &Error, now: Instant, spread: f64) -> bool {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
         self.cause = Some(error.clone());
         if let Some(open) = &mut self.open {
+            // It is open already, and only a probe makes the pause longer.
             if let Some(probing) = &mut open.probing {
                 probing.failed = true;
             }
@@ -227,9 +246,9 @@ impl State {
         true
     }
 
-    /// A probe has ended without an answer, which would have closed the breaker. The next pause is
-    /// longer if the server has failed meanwhile, or if this probe, together with those before it
-    /// that were given up early, has waited as long as one probe may.
+    /// Notes that a probe has ended without an answer (an answer would have closed the breaker).
+    /// The next pause is longer if the server failed meanwhile. It is also longer if this probe has
+    /// waited as long as a probe may, counted together with earlier ones that were given up early.
     fn left(&mut self, number: u64, now: Instant, spread: f64) {
         let Some(open) = &mut self.open else {
             return;
@@ -254,9 +273,10 @@ impl Open {
 }
 
 impl Probe<'_> {
-    /// The deadline of a call that was let through: a probe is given up soon, since its caller has
-    /// something better to do than to wait for a server that is out. It has the longer the longer
-    /// nobody was let through before it, or a server that is slow to greet would stay out for ever.
+    /// The deadline of a call that was let through. A probe is given up soon, so that its caller
+    /// does not wait long for a server that is out. A probe may take as long as the pause before
+    /// it, and at least 300 ms. Otherwise a server that is slow to accept connections would never
+    /// be found healthy.
     pub(crate) fn limit(probe: Option<&Self>, deadline: Deadline) -> Deadline {
         match probe {
             Some(probe) => deadline.at_most(Instant::now() + probe.patience),
@@ -272,7 +292,7 @@ impl Drop for Probe<'_> {
     }
 }
 
-/// Whether an error says that the server is out, and not only that one call failed.
+/// Whether an error means that the server is out, and not only that one call failed.
 pub(crate) fn is_out(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Unreachable
@@ -282,14 +302,14 @@ pub(crate) fn is_out(error: &Error) -> bool {
         | ErrorKind::Busy
         | ErrorKind::MasterDown
         | ErrorKind::ClusterDown => true,
-        // A caller in a hurry is no outage.
+        // A deadline that passed before the command was sent says nothing about the server.
         ErrorKind::Timeout => error.fate() == Fate::Unknown,
         _ => false,
     }
 }
 
-/// Whether an error reply says that the server is out. A slot that is on its way to another server,
-/// or that nobody serves, says nothing of the other slots.
+/// Whether an error reply means that the server is out. A slot that moves to another server, or
+/// that no server serves, says nothing about the other slots.
 pub(crate) fn says_out(error: &ServerError) -> bool {
     let of_one_slot = match error.code() {
         "TRYAGAIN" => true,
@@ -299,28 +319,30 @@ pub(crate) fn says_out(error: &ServerError) -> bool {
     !of_one_slot && is_out(&from_server(error))
 }
 
-/// Pauses differ, so that many processes do not knock at once.
+/// A random factor for a pause, so that many processes do not probe at the same time.
 fn spread() -> f64 {
     rand::random_range(SPREAD)
 }
 
-/// The breaker opens after so many failures in a row ..
+/// The breaker opens after this many failures in a row ..
+// One lost connection makes all calls in flight on it fail, and is no outage.
 const FAILURES: u32 = 3;
 
-/// .. the last of which came so long after the first: a connection made anew is no outage.
+/// .. if the last came at least this long after the first. A reconnect alone is no outage.
 const LEAST: Duration = Duration::from_millis(500);
 
-/// How long nobody is let through: at first, and at most.
+/// The pause in which no call is let through: the first, and the longest.
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// By how much pauses differ.
+/// The range of the random factor of a pause.
 const SPREAD: std::ops::Range<f64> = 0.75..1.25;
 
-/// How long the one who is let through may wait at least.
+/// How long a probe may take at least.
 const PROBE: Duration = Duration::from_millis(300);
 
-/// After so many times as long as it may wait, a probe is not polled any more.
+/// A probe lapses after this many times the time that it may take: its future is kept and not
+/// polled.
 const LAPSES: u32 = 2;
 
 #[cfg(test)]
@@ -466,7 +488,7 @@ mod tests {
     enum Step {
         Passes(u64),
         Asked,
-        /// Somebody, who need not be a probe, is not answered.
+        /// A call, which need not be a probe, gets no answer.
         Failed(f64),
         Answered,
         /// One of the probes ends, perhaps long after another has begun.
@@ -492,7 +514,8 @@ mod tests {
             let mut opened = None;
             // The probe, and whether the server has failed since it began.
             let mut under_way: Option<(u64, bool)> = None;
-            // Nobody is let through between the end of a probe that failed and this.
+            // When the last probe that failed has ended: after that, no call is let through for a
+            // pause.
             let (mut longer_since, mut waited) = (None::<Instant>, Duration::ZERO);
             let (mut began, mut patient) = (now, PROBE);
             let mut all: Vec<u64> = Vec::new();
@@ -535,8 +558,8 @@ mod tests {
                         Admission::Free => prop_assert!(opened.is_none()),
                         Admission::Refused => {
                             let opened = opened.expect("it is open");
-                            // Never for longer than the longest pause, unless somebody finds out,
-                            // whatever calls fail meanwhile that do not heed it.
+                            // Never for longer than the longest pause, unless a probe is under way,
+                            // even if calls that do not heed the breaker fail meanwhile.
                             let last = longer_since.unwrap_or(opened);
                             let longest = LONGEST.mul_f64(SPREAD.end);
                             prop_assert!(under_way.is_some() || now < last + longest);

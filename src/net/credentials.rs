@@ -1,7 +1,10 @@
-//! `Credentials`: who we are at a server, known at the start or asked for at each connection.
+//! `Credentials`: user and password for a server, fixed at the start or asked for at each connect.
 //!
-//! Invariant: nothing here prints a user or a password, and what a provider answers is shown to the
-//! server once and kept by nobody.
+//! Invariant: nothing here prints a user or a password. What a provider returns is shown to the
+//! server once, and is not kept.
+//!
+//! [`dial`](super::connection::dial) asks for them at each connect, and
+//! [`reauth`](super::connection::reauth) before they expire.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -13,12 +16,12 @@ use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A user of the server, and the proof of it.
+/// A user of the server, and its password or token.
 #[derive(Clone)]
 pub struct Credentials {
     pub(crate) user: Option<String>,
     pub(crate) password: String,
-    /// When the server ends what they have opened, if it does.
+    /// When the server closes a connection that was opened with them, if it does.
     pub(crate) expires: Option<Instant>,
 }
 
@@ -41,17 +44,17 @@ impl Credentials {
         }
     }
 
-    /// The server closes a connection this long after it was shown these credentials, as managed
-    /// services do with tokens. The time counts from this call.
+    /// Sets how long these credentials last: the server closes a connection this long after it was
+    /// shown them, as managed services do with tokens. The time counts from this call.
     ///
-    /// A connection that stays open is shown fresh credentials before that: the provider is asked
-    /// again when about three quarters of the time have passed, and the server gets `AUTH` on the
-    /// open connection, so that no call notices. If the provider fails, or the server refuses, both
-    /// are asked again at growing pauses while the old credentials last; then the connection is
-    /// given up, and the next call connects anew.
+    /// An open connection gets fresh credentials before that. The provider is asked again when
+    /// about three quarters of the time have passed, and the server gets `AUTH` on the open
+    /// connection, so no call notices. If the provider fails, or the server refuses, both are asked
+    /// again at growing pauses while the old credentials last. Then the connection is given up, and
+    /// the next call connects anew.
     ///
-    /// This is for [`ClientBuilder::credentials_from`]; for
-    /// [`ClientBuilder::credentials`] it is refused, since nobody could be asked for fresh ones.
+    /// Use this with [`ClientBuilder::credentials_from`]. [`ClientBuilder::credentials`] refuses
+    /// it, because it has no provider to ask for fresh ones.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -62,6 +65,7 @@ impl Credentials {
     /// let credentials = Credentials::user("object-id", token).expires_in(left);
     /// ```
     pub fn expires_in(mut self, time: Duration) -> Self {
+        // A time that overflows never comes, so the credentials do not expire.
         self.expires = Instant::now().checked_add(time);
         self
     }
@@ -81,9 +85,9 @@ type Provider = Arc<
 >;
 
 impl Login {
-    /// The credentials for a connection that is made now.
+    /// The credentials for a connect that happens now.
     ///
-    /// Cancel safety: as that of the provider.
+    /// Cancel safety: that of the provider.
     pub(crate) async fn credentials(&self) -> Result<Credentials> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),
@@ -97,12 +101,12 @@ impl Login {
         }
     }
 
-    /// Whether they expire, and nobody can be asked for others.
+    /// Whether they expire and there is no provider to ask for others.
     pub(crate) fn runs_out(&self) -> bool {
         matches!(self, Self::Fixed(credentials) if credentials.expires.is_some())
     }
 
-    /// Whether other credentials may be told the next time.
+    /// Whether the next connect may get other credentials.
     pub(crate) fn may_change(&self) -> bool {
         matches!(self, Self::Asked(_))
     }

@@ -1,7 +1,9 @@
-//! `Endpoint`: where one server is, and how to introduce oneself there.
+//! `Endpoint`: where one server is, and the credentials and encryption to use there.
 //!
-//! Invariant: nothing here prints a password. An endpoint that was parsed can be dialled: what is
-//! wrong with a URL is said before a client exists, and without repeating the URL.
+//! Invariant: nothing here prints a password. An endpoint that was parsed can be dialled: a bad URL
+//! is reported before a client exists, and the error does not repeat the URL.
+//!
+//! `ClientBuilder` parses the URLs; [`dial`](super::connection::dial) connects.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,38 +20,40 @@ use super::tls::{Channel, Tls};
 use super::url::{Encryption, Url, not_understood};
 use crate::error::{Error, Result};
 
-/// One server, as a client is told of it.
+/// One server: its address, and how to connect and log in.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
     pub(crate) db: i64,
     pub(crate) login: Option<Login>,
-    /// Encrypted, if there is one.
+    /// How the connection is encrypted, if it is.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Channel>,
 }
 
-/// What the caller has said beside the URLs of how servers are reached.
+/// How the caller wants servers to be reached, apart from their URLs.
 #[derive(Clone, Default)]
 pub(crate) struct Access {
-    /// Instead of what URLs say.
+    /// Replaces the credentials in URLs.
     pub(crate) login: Option<Login>,
-    /// Where the servers are that others name.
+    /// Maps the addresses that servers announce.
     pub(crate) addresses: Addresses,
-    /// For all servers, which therefore must be reached by TLS.
+    /// TLS for all servers. If it is set, every URL must ask for TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Channel>,
-    /// For URLs that ask for TLS and say no more of it; made by the first.
+    /// TLS with default settings, for URLs that ask for TLS while `tls` is not set. The first such
+    /// URL makes it.
+    // Made once, because it loads the trusted roots of the system.
     #[cfg(feature = "tls")]
     usual: Arc<OnceLock<Channel>>,
 }
 
 impl Endpoint {
-    /// Parses a URL: see [`Url`].
+    /// Parses a URL; see [`Url`].
     pub(crate) fn parse(url: &str, approach: &Access) -> Result<Self> {
         let url = Url::parse(url)?;
         let asks_for_tls = url.encryption == Encryption::Tls;
-        // Refused before anything else, lest what is wrong about the rest be said first.
+        // Checked first, so that this error comes before any about the rest of the URL.
         #[cfg(not(feature = "tls"))]
         if asks_for_tls {
             return Err(Error::invalid(
@@ -64,6 +68,7 @@ impl Endpoint {
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             _ => return Err(not_understood()),
         };
+        // The credentials that the caller set win over those in the URL.
         let login = match &approach.login {
             Some(login) => Some(login.clone()),
             None => url.credentials()?.map(Login::Fixed),
@@ -77,7 +82,7 @@ impl Endpoint {
         })
     }
 
-    /// Parses several, which are all reached in one way, so that any of them may stand for others.
+    /// Parses several URLs, which must agree on TLS, so that any of them can stand for others.
     pub(crate) fn parse_all(urls: &[String], approach: &Access) -> Result<Vec<Self>> {
         let parsed = urls.iter().map(|url| Self::parse(url, approach));
         let endpoints: Vec<Self> = parsed.collect::<Result<_>>()?;
@@ -94,7 +99,7 @@ impl Endpoint {
         Ok(endpoints)
     }
 
-    /// Whether what is sent there leaves the machine, and nothing hides it.
+    /// Whether commands leave this machine unencrypted.
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
@@ -104,12 +109,13 @@ impl Endpoint {
             Address::Unix(_) => false,
             Address::Tcp(host, _) => match host.parse::<IpAddr>() {
                 Ok(address) => !address.is_loopback(),
+                // Only this name: any other may resolve to another machine.
                 Err(_) => host != "localhost",
             },
         }
     }
 
-    /// Another server of the same installation: reached and logged into in the same way.
+    /// Another server of the same installation, with the same credentials and encryption.
     pub(crate) fn at(&self, address: Address) -> Self {
         Self {
             address,
@@ -119,14 +125,14 @@ impl Endpoint {
 }
 
 impl Access {
-    /// The same, but with the credentials that URLs give.
+    /// The same, but with the credentials in the URLs.
     pub(crate) fn as_urls_log_in(&self) -> Self {
         let mut same = self.clone();
         same.login = None;
         same
     }
 
-    /// How a server is reached whose URL asks for TLS, or does not.
+    /// The TLS of a server, by what its URL asks for; `None` for a plain connection.
     #[cfg(feature = "tls")]
     fn channel(&self, asked: Encryption) -> Result<Option<Channel>> {
         match (&self.tls, asked) {
@@ -137,6 +143,8 @@ impl Access {
                 let channel = Tls::new().channel()?;
                 Ok(Some(self.usual.get_or_init(|| channel).clone()))
             }
+            // A caller that sets TLS up believes that it is used. Silence would send the password
+            // in the clear.
             (Some(_), Encryption::None) => Err(Error::invalid(
                 "TLS is set up, but the URL does not ask for it; use rediss:// instead of redis:// \
                  (a Unix socket has no TLS)",

@@ -1,7 +1,8 @@
 //! One server: where it is, the connections to it, and what is sent over them.
 //!
-//! Invariant: nothing here knows of another server, or of what a command means. A topology chooses
-//! a [`node`]; the rest follows.
+//! Invariant: nothing here knows another server, or what a command means.
+//!
+//! A topology chooses a [`node`], which owns the pipeline and the connections of one server.
 
 pub(crate) mod address;
 pub(crate) mod address_map;

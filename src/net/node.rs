@@ -1,7 +1,9 @@
 //! `Node`: one server as a client uses it, with a connection for commands and one for pushes.
 //!
-//! Invariant: both connections lead to the same place, are made when first needed, and are made
-//! anew when lost. Topologies choose a node; they never touch a connection.
+//! Invariant: all connections of a node have the same target. Their sockets are opened when they
+//! are first needed, and again when they are lost.
+//!
+//! The topologies make nodes and choose one for each call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,22 +30,23 @@ pub(crate) struct NodeConfig {
     pub(crate) spawner: Spawner,
     pub(crate) approach: Access,
     pub(crate) reads: MultiGet,
-    /// How many pipelines to a server may be under way at once.
+    /// How many pipelines to one server may be under way at once.
     pub(crate) pipelines: usize,
-    /// How much may wait for a server.
+    /// How much may wait for one server.
     pub(crate) limits: Limits,
-    /// One for each address, whatever it is connected to for.
+    /// One connect rate for each address, shared by all connections to it.
     pub(crate) paces: ConnectRates,
     pub(crate) on_trouble: Option<Signal>,
 }
 
+/// One server, with its connections.
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// Where it is, without credentials.
+    /// Its address, without credentials.
     address: String,
     pub(crate) link: Arc<Connection>,
     pub(crate) pipeline: Pipeline,
-    /// A brought connection has none.
+    /// `None` for a node without pushes, such as a connection that the caller brought.
     pub(crate) pubsub: Option<Arc<PubSub>>,
 }
 
@@ -57,7 +60,7 @@ impl Node {
         )
     }
 
-    /// A server that is found, and dialled, as `source` says.
+    /// A server that is found and dialled as `source` says.
     pub(crate) fn from(address: String, source: Target, style: &NodeConfig) -> Self {
         let pace = style.paces.of(&address);
         let pushes = ConnectionConfig {
@@ -73,6 +76,8 @@ impl Node {
         };
         let pubsub = Arc::new(PubSub::new(pushes));
         let listens = Arc::downgrade(&pubsub);
+        // The connection for commands notices a demotion, and the one for pushes must follow it to
+        // the new primary.
         let after_demotion: Signal = Arc::new(move || {
             if let Some(pubsub) = listens.upgrade() {
                 pubsub.reset();
@@ -81,19 +86,20 @@ impl Node {
         Self::asked(address, source, style, pace, Some((pubsub, after_demotion)))
     }
 
-    /// The server behind a connection that the caller made: no pushes are heard.
+    /// The server behind a connection that the caller brought. It has no pushes.
     pub(crate) fn brought(connection: MultiplexedConnection, style: &NodeConfig) -> Self {
         let address = "a connection of the caller's".to_owned();
         let source = Target::Brought(connection);
         Self::asked(address, source, style, Arc::default(), None)
     }
 
-    /// A server that is only asked.
+    /// A server that is only asked, without pushes.
     pub(crate) fn mute(address: String, source: Target, style: &NodeConfig) -> Self {
         let pace = style.paces.of(&address);
         Self::asked(address, source, style, pace, None)
     }
 
+    /// A node with a connection for commands, and with `pushes` if there are any.
     fn asked(
         address: String,
         source: Target,
@@ -109,6 +115,7 @@ impl Node {
             pace,
             spawner: style.spawner.clone(),
             on_push: None,
+            // The format of a namespace is asked for again when the session to its server changes.
             made: Some(Arc::default()),
             on_trouble: style.on_trouble.clone(),
             after_demotion,
@@ -118,7 +125,8 @@ impl Node {
             address,
             pipeline: match pubsub {
                 Some(_) => Pipeline::without_large_values(link.clone(), reads, pipelines, limits),
-                // Nothing but reads of caches goes to a replica, and a brought connection is one.
+                // A replica serves only reads of caches, whose proofs belong to one connection. A
+                // brought connection cannot be opened twice.
                 None => Pipeline::new(link.clone(), reads, pipelines, limits),
             },
             link,
@@ -130,12 +138,12 @@ impl Node {
         &self.address
     }
 
-    /// The way of large values, if they have one of their own.
+    /// The connection for large values, if there is one.
     pub(crate) fn large(&self) -> Option<&Arc<Large>> {
         self.pipeline.large()
     }
 
-    /// Makes no connection any more: see [`Connection::retire`].
+    /// Opens no session any more; see [`Connection::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
         if let Some(large) = self.large() {

@@ -1,9 +1,12 @@
-//! `PubSub`: the push connection. Delivers messages of other processes to local listeners.
+//! `PubSub`: the subscriber connection to one server. It delivers messages of other processes to
+//! local listeners.
 //!
-//! Invariant: a channel counts as heard only while the connection that has subscribed it is in use.
+//! Invariant: a channel counts as subscribed only while the session that subscribed it is in use.
 //! After a loss all channels are subscribed again before [`Resync`] and [`Notice::Resync`] report
-//! it, so whoever re-checks its state then has missed nothing. Pushes are an accelerator: every
-//! waiter has a timer too.
+//! it, so a listener that re-checks its state then has missed nothing. Pushes only make waiters
+//! faster: every waiter has a timer, too.
+//!
+//! A [`Node`](super::node::Node) has one. Locks and loads listen through their client.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,52 +24,56 @@ use crate::key::Key;
 use crate::time::Backoff;
 use crate::wire::fault::from_server;
 
-/// Called with what there is to tell of a channel, mostly on the connection's own task: it must not
+/// Receives the notices of one channel. It is mostly called on the socket task, so it must not
 /// block.
 pub(crate) type Listener = Arc<dyn Fn(Notice<'_>) + Send + Sync>;
 
-/// What a listener is told.
+/// What a listener receives.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Notice<'m> {
+    /// A message on its channel.
     Message(&'m [u8]),
     /// Messages may have been missed until now, or another server sends them from now on.
     Resync,
 }
 
-/// The push connection to one server.
+/// The subscriber connection to one server.
 pub(crate) struct PubSub {
     link: Arc<Connection>,
     shared: Arc<Shared>,
-    /// Keeps the channels subscribed over reconnects; see [`keep`].
+    /// The task that keeps the channels subscribed over reconnects; see [`keep`].
     keeper: Background,
 }
 
+/// What the handles, the keeper and the socket task share.
 struct Shared {
     channels: Mutex<Channels>,
+    /// Wakes the keeper when a session was lost.
     lost: Notify,
-    /// Moves when a new connection has all channels subscribed again, or a channel has left.
+    /// Rises when a new session has all channels subscribed again, or when a channel has moved to
+    /// another server.
     missed: watch::Sender<u64>,
-    /// Called when another server serves a channel: whoever knows the servers asks again which.
+    /// Called when another server serves a channel, so that the topology asks again which.
     on_trouble: Option<Signal>,
 }
 
-/// Tells that a push may have been missed.
+/// Signals that a push may have been missed.
 #[derive(Debug)]
 pub(crate) struct Resync(Option<watch::Receiver<u64>>);
 
 #[derive(Default)]
 struct Channels {
     listeners: HashMap<String, Listener>,
-    /// The channels that a connection is subscribed to, with the epoch of that connection.
+    /// The channels that a session is subscribed to, with the epoch of that session.
     confirmed: HashMap<String, u64>,
-    /// How many connections were lost, and after how many of these all channels were subscribed
-    /// again.
+    /// How many sessions were lost.
     losses: u64,
+    /// After how many of these losses all channels were subscribed again.
     made_good: u64,
 }
 
 impl PubSub {
-    /// The hub of the server that `route` leads to.
+    /// The pub/sub of the server that `route` leads to.
     pub(crate) fn new(route: ConnectionConfig) -> Self {
         let shared = Arc::new(Shared {
             channels: Mutex::default(),
@@ -75,6 +82,7 @@ impl PubSub {
             on_trouble: route.on_trouble.clone(),
         });
         let on_push: OnPush = {
+            // Weak, because the connection holds this, and `PubSub` holds the connection.
             let shared = Arc::downgrade(&shared);
             Arc::new(move |info| {
                 if let Some(shared) = shared.upgrade() {
@@ -82,6 +90,7 @@ impl PubSub {
                 }
             })
         };
+        // Of its own, so that a wake-up does not queue behind large values.
         let link = Connection::new(ConnectionConfig {
             on_push: Some(on_push),
             ..route
@@ -93,7 +102,11 @@ impl PubSub {
         }
     }
 
-    /// Subscribes `channel`, once; `listener` hears its messages from then on, over reconnects.
+    /// Subscribes `channel` once. From then on `listener` receives its messages, also over
+    /// reconnects.
+    ///
+    /// # Errors
+    /// `Unreachable` if another server serves the channel now, or any error of the subscription.
     ///
     /// Cancel safety: safe; a later call completes what a dropped one began.
     pub(crate) async fn listen(
@@ -104,8 +117,8 @@ impl PubSub {
     ) -> Result<()> {
         let name = channel.as_str().to_owned();
         self.link.check();
-        // Asked before the lock is taken: a connection that is found to stand still is reported
-        // here.
+        // Read before the lock is taken: if this finds that the session stands still, it reports
+        // the loss to `received`, which takes the lock.
         let live = self.link.live_epoch();
         let others_listen;
         {
@@ -115,10 +128,12 @@ impl PubSub {
                     return Ok(());
                 }
             } else if !channels.listeners.is_empty() {
-                // The task before may have stopped half way through a loss: the next starts there.
+                // The previous keeper may have stopped while it handled a loss. One more loss makes
+                // the next keeper subscribe all channels again.
                 channels.losses += 1;
             }
             others_listen = channels.listeners.contains_key(&name);
+            // Before the subscription is sent: the first message may come with its reply.
             channels.listeners.entry(name.clone()).or_insert(listener);
             self.keeper
                 .ensure(|| keep(Arc::downgrade(&self.link), self.shared.clone()));
@@ -130,13 +145,14 @@ impl PubSub {
             false => channels.forget(&name),
         };
         let is_confirmed = channels.confirm(name, subscribed.epoch);
+        // Unlocked, because `moved` and `resync` call other code.
         drop(channels);
         if !is_confirmed {
             self.shared.moved();
         }
         if others_listen && left.is_some() {
-            // They count on this listener. One that came with this call hears of it by its answer:
-            // told as well, it would come again at once.
+            // Earlier callers rely on this listener, so it gets the notice. The caller of this call
+            // gets the error instead: with the notice as well, it would subscribe again at once.
             self.shared.resync(left.into_iter().collect());
         }
         match is_confirmed {
@@ -145,7 +161,7 @@ impl PubSub {
         }
     }
 
-    /// Whether `channel` is subscribed, as far as known without asking.
+    /// Whether `channel` is subscribed, as far as known without asking the server.
     pub(crate) fn hears(&self, channel: &Key) -> bool {
         self.link.check();
         let live = self.link.live_epoch();
@@ -153,8 +169,8 @@ impl PubSub {
         self.keeper.runs() && channels.is_confirmed(channel.as_str(), live)
     }
 
-    /// Tells, from here on, that a push of this server may have been missed: its connection was
-    /// made anew, or it serves a channel, or a slot, no more.
+    /// Signals, from this call on, when a push of this server may have been missed: the session was
+    /// replaced, or the server does not serve a channel, or a slot, any more.
     pub(crate) fn resync(&self) -> Resync {
         Resync(Some(self.shared.missed.subscribe()))
     }
@@ -164,13 +180,13 @@ impl PubSub {
         self.shared.resync(Vec::new());
     }
 
-    /// Ends the present connection; the next one subscribes all channels again.
+    /// Ends the present session; the next one subscribes all channels again.
     pub(crate) fn reset(&self) {
         self.link.reset();
     }
 
-    /// The server does not serve these channels any more: nothing is heard from here on, and
-    /// whoever listened is told to look elsewhere.
+    /// Stops listening, because this server does not serve these channels any more. All listeners
+    /// receive [`Notice::Resync`], so that they subscribe elsewhere.
     pub(crate) fn retire(&self) {
         self.link.retire();
         let mut channels = self.shared.channels();
@@ -183,7 +199,8 @@ impl PubSub {
 }
 
 impl Resync {
-    /// There are no pushes, or nobody knows yet where.
+    /// A signal that never comes: there are no pushes, or it is not known yet which server sends
+    /// them.
     pub(crate) fn never() -> Self {
         Self(None)
     }
@@ -203,8 +220,8 @@ impl Resync {
 }
 
 impl Channels {
-    /// Notes that the connection of `epoch` is subscribed to `channel`, unless the server has taken
-    /// that back already.
+    /// Notes that the session of `epoch` is subscribed to `channel`. Returns `false` if the server
+    /// has already taken the subscription back.
     fn confirm(&mut self, channel: String, epoch: u64) -> bool {
         let listened = self.listeners.contains_key(&channel);
         if listened {
@@ -213,12 +230,12 @@ impl Channels {
         listened
     }
 
-    /// Whether the connection in use, that of epoch `live`, is subscribed to `channel`.
+    /// Whether the session in use, of epoch `live`, is subscribed to `channel`.
     fn is_confirmed(&self, channel: &str, live: Option<u64>) -> bool {
         live.is_some() && self.confirmed.get(channel).copied() == live
     }
 
-    /// The server does not serve `channel` any more. Answers who listened.
+    /// Forgets `channel`, because the server does not serve it any more. Returns its listener.
     fn forget(&mut self, channel: &str) -> Option<Listener> {
         self.confirmed.remove(channel);
         self.listeners.remove(channel)
@@ -226,9 +243,11 @@ impl Channels {
 }
 
 impl Shared {
+    /// Handles one push message. It runs on the socket task, so it must not block.
     fn received(&self, info: PushInfo) {
         match info.kind {
             PushKind::Disconnection => {
+                // Counted and not only signalled: the keeper may be busy, or stand still.
                 self.channels().losses += 1;
                 self.lost.notify_one();
             }
@@ -242,13 +261,14 @@ impl Shared {
                 let Ok(channel) = std::str::from_utf8(&channel) else {
                     return;
                 };
+                // Cloned, so that the listener does not run under the lock.
                 let listener = self.channels().listeners.get(channel).cloned();
                 if let Some(listener) = listener {
                     listener(Notice::Message(&message));
                 }
             }
             // The server takes a subscription back when the slot of its channel moves away. The
-            // listeners are told, and subscribe where the channel is served by then.
+            // listeners re-check, and subscribe at the server that serves the channel by then.
             PushKind::SUnsubscribe => {
                 let mut left = None;
                 if let Some(Value::BulkString(channel)) = info.data.first()
@@ -269,24 +289,26 @@ impl Shared {
         channels.losses == channels.made_good
     }
 
-    /// All channels, and how many connections were lost so far.
+    /// All channels, and how many sessions were lost so far.
     fn listened(&self) -> (Vec<String>, u64) {
         let channels = self.channels();
         let names = channels.listeners.keys().cloned().collect();
         (names, channels.losses)
     }
 
-    /// Makes all listeners re-check their state, also those whose channels have `left`.
+    /// Makes all listeners re-check their state, also those in `left`, whose channels have moved
+    /// away.
     fn resync(&self, left: Vec<Listener>) {
         self.missed.send_modify(|missed| *missed += 1);
+        // Copied out, so that no listener runs under the lock.
         let listeners: Vec<Listener> = self.channels().listeners.values().cloned().collect();
         for listener in left.into_iter().chain(listeners) {
             listener(Notice::Resync);
         }
     }
 
-    /// Another server serves a channel. Nobody else may find out for long: a holder whose lease is
-    /// long asks nothing meanwhile.
+    /// Reports that another server serves a channel. Without this it may stay unnoticed for long,
+    /// because a holder with a long lease sends no commands meanwhile.
     fn moved(&self) {
         if let Some(on_trouble) = &self.on_trouble {
             on_trouble();
@@ -298,11 +320,11 @@ impl Shared {
     }
 }
 
-/// Keeps the channels subscribed: spawned with the first subscription, it ends with the hub (or
-/// with its runtime, after which the next [`PubSub::listen`] starts another).
+/// Keeps the channels subscribed. The first subscription spawns it, and it ends with the `PubSub`.
+/// If it panics, or its runtime ends, the next [`PubSub::listen`] starts another.
 ///
-/// It works by the count of losses: the wake-up may have gone to a task before it that stands
-/// still.
+/// It compares counts of losses and does not rely on wake-ups, because a wake-up may have gone to
+/// an earlier task that stands still.
 async fn keep(link: Weak<Connection>, shared: Arc<Shared>) {
     loop {
         while shared.is_whole() {
@@ -312,6 +334,7 @@ async fn keep(link: Weak<Connection>, shared: Arc<Shared>) {
         let mut left = Vec::new();
         loop {
             let Some(link) = link.upgrade() else { return };
+            // The count from before the subscription: a loss during it makes one more round.
             let (names, losses) = shared.listened();
             if names.is_empty() {
                 shared.channels().made_good = losses;
@@ -338,6 +361,7 @@ async fn keep(link: Weak<Connection>, shared: Arc<Shared>) {
                     tracing::debug!(target: "hedgerow::client", %error, "not subscribed again yet");
                 }
             }
+            // Not held over the pause, so that a dropped client closes its connection at once.
             drop(link);
             tokio::time::sleep(backoff.pause()).await;
         }
@@ -346,15 +370,15 @@ async fn keep(link: Weak<Connection>, shared: Arc<Shared>) {
     }
 }
 
-/// What came of an attempt to subscribe.
+/// The outcome of a subscription.
 struct Subscribed {
-    /// Of the connection.
+    /// The epoch of the session that is subscribed.
     epoch: u64,
     /// The channels that another server serves now.
     moved: Vec<String>,
 }
 
-/// Subscribes all `names` on one connection.
+/// Subscribes all `names` on one session.
 async fn subscribe(
     link: &Arc<Connection>,
     names: &[String],
@@ -370,6 +394,7 @@ async fn subscribe(
     let mut moved = Vec::new();
     for (name, reply) in names.iter().zip(replies) {
         match reply {
+            // One channel that has moved must not keep the others from being heard.
             Value::ServerError(error) if error.code() == "MOVED" => moved.push(name.clone()),
             Value::ServerError(error) => return Err(from_server(&error)),
             _ => {}
@@ -388,7 +413,7 @@ fn elsewhere() -> Error {
 impl fmt::Debug for PubSub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let channels = self.shared.channels();
-        f.debug_struct("Hub")
+        f.debug_struct("PubSub")
             .field("link", &self.link)
             .field("listening", &channels.listeners.len())
             .field("confirmed", &channels.confirmed.len())
@@ -396,9 +421,10 @@ impl fmt::Debug for PubSub {
     }
 }
 
-/// How long one attempt to subscribe again may take.
+/// How long one try to subscribe again may take.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The pause between two attempts, about, at first; then twice as long each time.
+/// The pause between two tries: about this at first, then twice as long each time, up to the
+/// longest.
 const BREATH: Duration = Duration::from_millis(20);
 const LONGEST_BREATH: Duration = Duration::from_secs(1);

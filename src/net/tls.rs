@@ -1,8 +1,11 @@
-//! `Tls`: whom we trust, and who we are, on connections that are encrypted.
+//! `Tls`: the trusted roots and the client certificate of encrypted connections.
 //!
-//! Invariant: a server is believed only if its certificate is vouched for by a trusted root and
-//! names the server that was meant; there is no switch that turns either off. Nothing here prints
-//! key material, and nothing is sent to a server before it is believed.
+//! Invariant: a server is accepted only if a trusted root vouches for its certificate, and the
+//! certificate names the intended server. No option turns either check off. Nothing but the
+//! handshake is sent to a server before it is accepted. Nothing here prints key material.
+//!
+//! [`Endpoint`](super::endpoint::Endpoint) checks the settings, and
+//! [`dial`](super::connection::dial) makes the handshake.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -19,8 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::net::stream::tapped::Tapped;
 use crate::net::stream::traffic::Traffic;
 
-/// How servers at `rediss://` prove who they are, and how the client does; see
-/// [`ClientBuilder::tls`].
+/// How servers at `rediss://` prove their identity to the client, and how the client proves its
+/// own; see [`ClientBuilder::tls`].
 ///
 /// TLS 1.2 and 1.3. Certificates are always verified.
 ///
@@ -45,7 +48,7 @@ pub struct Tls {
 
 impl Tls {
     /// Trusts the roots of the operating system (or of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and
-    /// shows no certificate. This is what `rediss://` means without more.
+    /// shows no certificate. These are the defaults of `rediss://`.
     pub fn new() -> Self {
         Self::default()
     }
@@ -56,21 +59,21 @@ impl Tls {
         self
     }
 
-    /// Shows this certificate chain, leaf first, to a server that asks (mutual TLS). `key` is the
-    /// leaf's, unencrypted; both are PEM.
+    /// Shows this certificate chain, leaf first, to a server that asks for one (mutual TLS). `key`
+    /// is the unencrypted private key of the leaf. Both are PEM.
     pub fn client_pem(mut self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.client = Some((chain.into(), key.into()));
         self
     }
 
-    /// The name that the servers' certificates must carry, instead of the host in the URL: for
-    /// clusters that announce bare addresses, or a tunnel.
+    /// Sets the name that the certificates of the servers must carry, instead of the host in the
+    /// URL. Use it for clusters that announce bare addresses, or for a tunnel.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Checks all of it.
+    /// Checks all settings.
     pub(crate) fn channel(&self) -> Result<Channel> {
         let server_name = match &self.server_name {
             None => None,
@@ -79,6 +82,7 @@ impl Tls {
                     .with_source(error)
             })?),
         };
+        // Named here, so that no default of the process that another crate installs is used.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -93,7 +97,7 @@ impl Tls {
                     chain,
                     "TLS: the client's certificate chain is no PEM with certificates",
                 )?;
-                // What is wrong with it would quote it.
+                // Without the source: its text could quote the key.
                 let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
                     Error::invalid("TLS: the client's key is no unencrypted private key in PEM")
                 })?;
@@ -109,6 +113,7 @@ impl Tls {
         })))
     }
 
+    /// The roots that the caller gave, or those of the system.
     fn trusted(&self) -> Result<RootCertStore> {
         let mut store = RootCertStore::empty();
         match &self.roots {
@@ -121,7 +126,8 @@ impl Tls {
                 }
             }
             None => {
-                // One that cannot be read, or is odd, does not make the others less trusted.
+                // Errors are ignored here: a root that cannot be read does not make the others less
+                // trusted.
                 let found = rustls_native_certs::load_native_certs();
                 store.add_parsable_certificates(found.certs);
                 if store.is_empty() {
@@ -136,7 +142,7 @@ impl Tls {
     }
 }
 
-/// [`Tls`], checked: the way to encrypted connections.
+/// A checked [`Tls`], which opens encrypted connections.
 #[derive(Clone)]
 pub(crate) struct Channel(Arc<Inner>);
 
@@ -146,7 +152,8 @@ struct Inner {
 }
 
 impl Channel {
-    /// Shakes hands with the server that was meant to be `host`.
+    /// Makes the TLS handshake with the server, which must prove that it is `host`, or the name
+    /// that the caller set.
     ///
     /// Cancel safety: dropping the future closes the stream.
     pub(crate) async fn secured(
@@ -154,6 +161,7 @@ impl Channel {
         host: &str,
         stream: Tapped<TcpStream, Arc<Traffic>>,
     ) -> Result<TlsStream<Tapped<TcpStream, Arc<Traffic>>>> {
+        // Checked against the announced address, unless the caller set one name for all servers.
         let name = match &self.0.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned()).map_err(|error| {
@@ -175,12 +183,13 @@ impl Channel {
     }
 }
 
-/// What TLS has to say of a failure, if that is the cause. A server that misses our certificate
-/// says so only when we believe to be connected (TLS 1.3), so whoever reads first asks here.
+/// Extracts the TLS error behind a failure, if there is one. With TLS 1.3 a server reports a
+/// missing client certificate only after the handshake, on the first read. So callers that read
+/// first must check here.
 pub(crate) fn explained(error: &(dyn StdError + 'static)) -> Option<Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        // The driver keeps causes in one of these, whose own source is a step further.
+        // The driver keeps causes in an `Arc`, whose own source would skip the cause itself.
         if let Some(shared) = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
             next = Some(&**shared);
             continue;
@@ -202,6 +211,7 @@ pub(crate) fn explained(error: &(dyn StdError + 'static)) -> Option<Error> {
     None
 }
 
+/// Translates a TLS error, and adds what to do.
 fn reason(error: &rustls::Error) -> Error {
     match error {
         rustls::Error::InvalidCertificate(error) => failed(match error {
@@ -242,12 +252,13 @@ fn failed(why: &str) -> Error {
     Error::new(ErrorKind::Tls, format!("TLS with {{server}} failed: {why}"))
 }
 
+/// Parses at least one certificate. `bad` is the error if there is none.
 fn certificates(pem: &[u8], bad: &'static str) -> Result<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if found.is_empty() => Err(Error::invalid(bad)),
         Ok(found) => Ok(found),
-        // A key in the wrong place would be quoted.
+        // Without the source: if a key was given here by mistake, the text could quote it.
         Err(_) => Err(Error::invalid(bad)),
     }
 }

@@ -1,7 +1,9 @@
-//! `Url`: what a caller's URL says, part by part.
+//! `Url`: the parts of a URL that the caller gave.
 //!
-//! Invariant: everything in a URL is heeded or refused, and no error repeats a part that may be a
-//! password. Used by [`Endpoint`](super::endpoint::Endpoint), which knows what follows from it.
+//! Invariant: every part of a URL is either used or refused, and no error repeats a part that may
+//! be a password.
+//!
+//! [`Endpoint`](super::endpoint::Endpoint) parses each URL with it.
 
 use std::str::Utf8Error;
 
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 /// The parts of a URL.
 #[derive(Default)]
 pub(crate) struct Url {
-    /// Scheme and place of the server alone, for the driver to parse.
+    /// The scheme and the server alone, for the driver to parse.
     pub(crate) server: String,
     pub(crate) encryption: Encryption,
     pub(crate) db: Option<i64>,
@@ -28,6 +30,10 @@ pub(crate) enum Encryption {
 }
 
 impl Url {
+    /// Splits a URL into its parts.
+    ///
+    /// # Errors
+    /// `InvalidInput` for anything that would not be used. It does not repeat the URL.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if text.contains('#') {
             return Err(Error::invalid(
@@ -50,8 +56,11 @@ impl Url {
             url.server = format!("{plain}://{place}");
         } else {
             let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+            // The last `@` separates: a password may hold one.
             let (login, host) = match authority.rsplit_once('@') {
                 Some((login, host)) => (Some(login), host),
+                // A `/` or `?` in a password ends the authority early. Without this
+                // check a part of the password would be taken for the host.
                 None if place.contains('@') || query.contains('@') => {
                     return Err(Error::invalid(
                         "the URL has an @ behind its host; a / in a user or password is written %2F, \
@@ -81,7 +90,7 @@ impl Url {
         Ok(url)
     }
 
-    /// What stands behind the `?`.
+    /// Parses the parameters after the `?`.
     fn parameters(&mut self, query: &str) -> Result<()> {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -98,12 +107,15 @@ impl Url {
                          `protocol` out",
                     ));
                 }
+                // A parameter that is ignored would be a silent fault: another database, or no TLS.
                 _ => return Err(unknown(name)),
             }
         }
         Ok(())
     }
 
+    /// Parses the value of `tls` or `ssl`.
+    // No value may turn the encryption of `rediss://` off unnoticed.
     fn encryption(&self, name: &str, value: &str) -> Result<Encryption> {
         match (value, self.encryption) {
             ("true" | "required", _) => Ok(Encryption::Tls),
@@ -117,13 +129,14 @@ impl Url {
         }
     }
 
-    /// Who logs in, if the URL says so.
+    /// The credentials in the URL, if there are any.
     pub(crate) fn credentials(&self) -> Result<Option<Credentials>> {
         match (&self.user, &self.password) {
             (None, None) => Ok(None),
             (None, Some(password)) if password.is_empty() => Ok(None),
             (None, Some(password)) => Ok(Some(Credentials::password(password))),
             (Some(user), Some(password)) => Ok(Some(Credentials::user(user, password))),
+            // As often as not this is a password in the position of the user.
             (Some(_), None) => Err(Error::invalid(
                 "the URL names a user and no password; use redis://user:password@host, \
                  redis://:password@host for the default user, or ClientBuilder::credentials",
@@ -132,14 +145,14 @@ impl Url {
     }
 }
 
-/// The URL itself is not repeated: it may hold a password.
+/// The error does not repeat the URL, which may hold a password.
 pub(crate) fn not_understood() -> Error {
     Error::invalid(
         "the URL is not understood; use redis://[[user]:password@]host[:port][/db], rediss:// with TLS, or unix:///path",
     )
 }
 
-/// Takes a value that the URL must give only once.
+/// Sets a value that the URL may give only once, or twice with the same value.
 fn once<T: PartialEq>(name: &str, place: &mut Option<T>, value: T) -> Result<()> {
     match place.replace(value) {
         None => Ok(()),
@@ -155,8 +168,10 @@ fn database(text: &str) -> Result<i64> {
     number.filter(|db| *db >= 0).ok_or_else(not_understood)
 }
 
-/// A parameter that means nothing here. It is named unless it may be a piece of a password.
+/// The error for an unknown parameter. It names the parameter, unless that may be a piece of a
+/// password.
 fn unknown(name: &str) -> Error {
+    // A `?` in a password would make its rest look like parameters.
     let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match name.len() <= 32 && name.chars().all(harmless) {
         true => Error::invalid(format!(

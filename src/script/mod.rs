@@ -1,10 +1,10 @@
-//! Lua scripts: what one is, how a call of it is put together, and what it may answer.
+//! Lua scripts: a [`Script`], a [`Call`] of it, and its [`Reply`].
 //!
-//! Invariant: a script's header is the truth about it. Arity and retry class are read from the
-//! header of the `.lua` file, and a call is checked against them. Scripts are constant text: user
-//! input travels in `KEYS` and `ARGV` only.
+//! Invariant: the header of a `.lua` file is the truth about its script. Arity and retry class are
+//! read from the header, and debug builds check each call against them. Scripts are constant text:
+//! user input travels only in `KEYS` and `ARGV`.
 //!
-//! Nothing here does I/O: the client sends a [`Call`]; the primitives own the scripts.
+//! Nothing here does I/O. The primitives own the scripts, and the client sends the calls.
 
 mod reply;
 mod stripped;
@@ -23,49 +23,52 @@ use stripped::stripped;
 #[derive(Debug)]
 pub(crate) struct Script {
     name: &'static str,
-    /// What is sent and hashed: without comments and indentation.
+    /// The text that is sent and hashed, without comments and indentation.
     source: String,
     sha: String,
     keys: Arity,
     args: Arity,
     retry: Retry,
-    /// Sent in its `_RO` form, which replicas take and which cannot write by mistake.
+    /// The script declares that it does not write, so it is sent as `EVALSHA_RO`. Replicas accept
+    /// that form, and it cannot write by mistake.
     read_only: bool,
 }
 
-/// A script in a `static`, parsed when it is first used.
+/// A script in a `static`. It is parsed when it is first used.
 pub(crate) type LazyScript = LazyLock<Script>;
 
 /// How many keys or arguments a script takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Arity {
     least: usize,
+    /// More than `least` are allowed.
     open: bool,
 }
 
-/// Whether a call may be sent again when nobody knows whether it ran.
+/// Whether a call may be sent again when it is unknown whether it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// It changes nothing, so it may always be sent again, and there is no telling whether it was
-    /// applied.
+    /// It changes nothing, so it may always be sent again, and it never leaves in doubt whether it
+    /// was applied.
     Reads,
-    /// A second run answers as the first did and changes nothing more.
+    /// A second run answers as the first did, and changes nothing more.
     Safe,
     /// A second run would change something more.
     Unsafe,
 }
 
 impl Script {
-    /// Parses the text of a `.lua` file; `prelude` is put where the file says that it stands, and
-    /// else between its first line and the rest.
+    /// Parses the text of a `.lua` file. `prelude` is inserted at the line that marks its position,
+    /// or after the first line if there is no such line.
     ///
     /// # Panics
-    /// When the header is malformed, which a test rules out for every file of the crate.
+    /// If the header is malformed. A test rules that out for every file of the crate.
     pub(crate) fn parse(name: &'static str, prelude: &str, text: &str) -> Self {
         let (shebang, body) = text.split_once('\n').expect("a script has a first line");
         assert!(shebang.starts_with("#!lua"), "{name} opens with #!lua");
         let (ahead, rest) = body.split_once(PRELUDE).unwrap_or(("", body));
         let source = stripped(&format!("{shebang}\n{ahead}{prelude}{rest}"));
+        // The server hashes the text that it is sent, so the stripped one is hashed here.
         let mut sha = String::with_capacity(40);
         for byte in Sha1::digest(source.as_bytes()) {
             let _ = write!(sha, "{byte:02x}");
@@ -74,6 +77,7 @@ impl Script {
             .next()
             .and_then(|line| line.split(' ').next())
         {
+            // The flag makes the server refuse writes, so it proves that the script only reads.
             Some("safe") if shebang.contains("no-writes") => Retry::Reads,
             Some("safe") => Retry::Safe,
             Some("unsafe") => Retry::Unsafe,
@@ -95,7 +99,7 @@ impl Script {
         self.name
     }
 
-    /// Whether a call may be sent again when nobody knows whether it ran.
+    /// Whether a call may be sent again when it is unknown whether it ran.
     pub(crate) fn retry(&self) -> Retry {
         self.retry
     }
@@ -117,8 +121,7 @@ impl Script {
         self.call_together(keys)
     }
 
-    /// Starts a call of the script with `keys`, which one server serves, though they may be of
-    /// several slots.
+    /// Starts a call of the script with `keys`, which may be in several slots of one server.
     pub(crate) fn call_together<'k>(
         &'static self,
         keys: impl IntoIterator<Item = &'k Key, IntoIter: ExactSizeIterator>,
@@ -138,6 +141,7 @@ impl Script {
             })
             .arg(&self.sha)
             .arg(keys.len());
+        // Any of the keys would do: one server serves all of them.
         let mut first: Option<Key> = None;
         for key in keys {
             command.arg(key.as_str());
@@ -157,7 +161,7 @@ impl Script {
 #[derive(Debug)]
 pub(crate) struct Call {
     script: &'static Script,
-    /// The first of its keys: says which server is asked. One server serves all of them.
+    /// The first of its keys, which routes the call. One server serves all keys.
     key: Option<Key>,
     command: redis::Cmd,
     args: usize,
@@ -172,13 +176,14 @@ impl Call {
         self
     }
 
-    /// Sends the source at once: for a call that has no time for the answer that its script is not
-    /// known.
+    /// Makes the client send the source at once. It is for a call that has no time to learn first
+    /// that the server does not know the script.
     pub(crate) fn in_full(mut self) -> Self {
         self.in_full = true;
         self
     }
 
+    /// Whether the source is sent at once.
     pub(crate) fn is_in_full(&self) -> bool {
         self.in_full
     }
@@ -193,7 +198,7 @@ impl Call {
         self.script
     }
 
-    /// `EVALSHA sha numkeys ..`: what is sent first.
+    /// The command `EVALSHA sha numkeys ..`, which is sent first.
     pub(crate) fn by_sha(&self) -> &redis::Cmd {
         debug_assert!(
             self.script.args.admits(self.args),
@@ -203,7 +208,8 @@ impl Call {
         &self.command
     }
 
-    /// The same call with the source in place of the hash, for a server that does not know it.
+    /// The same call with the source instead of the hash, for a server that does not know the
+    /// script.
     pub(crate) fn by_source(&self) -> redis::Cmd {
         let mut command = redis::Cmd::with_capacity(16, self.script.source.len() + 256);
         command
@@ -223,7 +229,7 @@ impl Call {
 }
 
 impl Arity {
-    /// Reads `-- KEYS: 1 ..`, `-- KEYS: 2 ..` or, for an open list, `-- KEYS: 2.. ..`.
+    /// Parses `-- KEYS: 1 ..`, `-- KEYS: 2 ..` or, for an open list, `-- KEYS: 2.. ..`.
     fn of(text: &str, what: &str) -> Self {
         let mut arity = Self {
             least: 0,
@@ -246,20 +252,22 @@ impl Arity {
         arity
     }
 
+    /// Whether a call may have this many.
     fn admits(self, count: usize) -> bool {
         count == self.least || (self.open && count > self.least)
     }
 }
 
-/// The lines of the header that start with `-- what: `, without that.
+/// The lines of the header that start with `-- what: `, without that prefix.
 fn header<'t>(text: &'t str, what: &str) -> impl Iterator<Item = &'t str> {
     let prefix = format!("-- {what}: ");
     text.lines()
         .filter_map(move |line| line.strip_prefix(prefix.as_str()))
 }
 
-/// The line of a script behind which its prelude stands. What comes ahead of it runs without the
-/// cost of the prelude, whose functions are made anew in each run.
+/// The line of a script at which its prelude is inserted.
+// Each run creates the functions of the prelude again. A script that may return before this line
+// saves that cost.
 const PRELUDE: &str = "-- The prelude stands here.\n";
 
 /// Declares a script beside its owner: `script!(ACQUIRE = "acquire.lua")`, or with a prelude that

@@ -1,6 +1,8 @@
-//! Typed access to what a script answered.
+//! `Reply`: typed access to the answer of a script.
 //!
 //! Invariant: a reply of an unexpected shape is an error that names the script, never a default.
+//!
+//! The client makes one for each call, and the owner of the script reads it.
 
 use bytes::Bytes;
 use redis::Value;
@@ -9,8 +11,8 @@ use tokio::time::Instant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::value::malformed;
 
-/// A script's answer: an array whose first element is a status word, or that word alone, which is
-/// cheaper for the server.
+/// The answer of a script: an array whose first element is a status word, or that word alone, which
+/// is cheaper for the server.
 #[derive(Debug)]
 pub(crate) struct Reply {
     script: &'static str,
@@ -20,7 +22,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// What came for a call that was sent not before `sent`.
+    /// The answer to a call that was not sent before `sent`.
     pub(crate) fn new(script: &'static str, value: Value, sent: Instant) -> Result<Self> {
         match value {
             Value::Array(_) | Value::BulkString(_) => Ok(Self {
@@ -39,8 +41,8 @@ impl Reply {
         }
     }
 
-    /// When the call had not been sent yet that this answers. What the script grants for a time
-    /// counts from here: how long the call waited to be sent, or for a connection, does not matter.
+    /// An instant at which the call had not been sent yet. What the script grants for a time counts
+    /// from here, so it does not matter how long the call waited to be sent, or for a connection.
     pub(crate) fn sent(&self) -> Instant {
         self.sent
     }
@@ -57,7 +59,7 @@ impl Reply {
         }
     }
 
-    /// A number that fits a Lua number exactly.
+    /// A number that a Lua number represents exactly.
     pub(crate) fn int(&self, index: usize) -> Result<i64> {
         match self.parts().get(index) {
             Some(Value::Int(number)) => Ok(*number),
@@ -70,6 +72,7 @@ impl Reply {
         u64::try_from(self.int(index)?).map_err(|_| self.malformed(index))
     }
 
+    /// The text at `index`.
     pub(crate) fn text(&self, index: usize) -> Result<&str> {
         match self.parts().get(index) {
             Some(Value::BulkString(bytes)) => {
@@ -86,6 +89,7 @@ impl Reply {
             Value::Array(parts) => parts.get_mut(index),
             word => Some(word).filter(|_| index == 0),
         };
+        // Taken and not copied: a value may be large.
         match part.map(std::mem::take) {
             Some(Value::BulkString(bytes)) => Ok(Some(bytes.into())),
             Some(Value::Nil) => Ok(None),
@@ -93,12 +97,13 @@ impl Reply {
         }
     }
 
+    /// How many parts the answer has, with the status word.
     pub(crate) fn len(&self) -> usize {
         self.parts().len()
     }
 
-    /// The error for a status that the caller does not know, or knows as a condition that all
-    /// scripts share.
+    /// The error for a status that the caller does not handle: a condition that all scripts share,
+    /// or an unknown word.
     pub(crate) fn unexpected(&self) -> Error {
         match self.status() {
             Ok("WRONGTYPE") => Error::new(

@@ -1,9 +1,13 @@
-//! What of a script's text is sent: all but the lines that are comments, and the blanks ahead of
-//! code.
+//! Strips comments and indentation from the text of a script.
 //!
-//! Invariant: what is left runs as the whole text would. Nothing inside of a string is touched,
-//! also of one that goes on over lines; a comment behind code stays. [`Script`](super::Script)
-//! hashes and sends this and nothing else, since over a slow line each byte of an upload counts.
+//! Empty lines and lines that hold only a comment are removed, and so are leading blanks. A comment
+//! after code stays.
+//!
+//! Invariant: the stripped text runs exactly as the whole text would. Nothing inside a string is
+//! touched, also in a string that continues over several lines.
+//!
+//! [`Script`](super::Script) hashes and sends only the stripped text, because over a slow network
+//! each byte of an upload counts.
 
 /// `text` without lines that hold nothing but a comment or blanks, and without leading blanks.
 pub(super) fn stripped(text: &str) -> String {
@@ -23,28 +27,30 @@ pub(super) fn stripped(text: &str) -> String {
     left
 }
 
-/// Where a line of Lua begins.
+/// What a line of Lua begins in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Code,
-    /// In a string in these quotes, whose last line ends in a backslash.
+    /// In a string with these quotes, because the line before ends in a backslash.
     Quoted(u8),
-    /// In a string or a comment in long brackets, with so many `=` between the two.
+    /// In a string or a comment in long brackets, with this many `=` in each bracket.
     Long(usize),
 }
 
 impl At {
-    /// Where the line behind `line` begins.
+    /// What the line after `line` begins in.
     fn after(self, line: &str) -> Self {
         let (mut at, mut rest) = (self, line.as_bytes());
         loop {
             (at, rest) = match (at, rest) {
                 (Self::Code | Self::Long(_), []) => return at,
-                // Without a backslash at its end the string ends with the line, as an error.
+                // Without a backslash at its end, the string is a syntax error and ends with the
+                // line.
                 (Self::Quoted(_), []) => return Self::Code,
                 (Self::Quoted(_), [b'\\']) => return at,
                 (Self::Quoted(_), [b'\\', _, rest @ ..]) => (at, rest),
                 (Self::Quoted(quote), [byte, rest @ ..]) if *byte == quote => (Self::Code, rest),
+                // Only a bracket of the same level closes it.
                 (Self::Long(level), [b']', rest @ ..]) => match bracket(rest, b']') {
                     Some(closed) if closed == level => (Self::Code, &rest[level + 1..]),
                     _ => (at, rest),
@@ -64,20 +70,20 @@ impl At {
     }
 }
 
-/// Whether a line of code is nothing but a comment, if that ends with the line.
+/// Whether a line of code is only a comment that ends with the line.
 fn is_comment(code: &str) -> bool {
     code.strip_prefix("--")
         .is_some_and(|comment| opened(comment.as_bytes()).is_none())
 }
 
-/// The level of the long bracket that `text` opens with, and what is behind it.
+/// The level of the long bracket that `text` opens with, and the text after it.
 fn opened(text: &[u8]) -> Option<(usize, &[u8])> {
     let rest = text.strip_prefix(b"[")?;
     let level = bracket(rest, b'[')?;
     Some((level, &rest[level + 1..]))
 }
 
-/// How many `=` stand ahead of the second half of a long bracket.
+/// How many `=` come before the second half of a long bracket, if `text` starts with them.
 fn bracket(text: &[u8], half: u8) -> Option<usize> {
     let level = text.iter().take_while(|byte| **byte == b'=').count();
     (text.get(level) == Some(&half)).then_some(level)

@@ -1,13 +1,13 @@
-//! What the driver and the server report, translated into [`Error`].
+//! Translates errors of the driver and of the server into [`Error`].
 //!
-//! Invariant: `NotExecuted` is said only where it is proved. Everything that was sent and not
-//! answered is `Unknown`.
+//! Invariant: an error has the fate `NotExecuted` only if that is proved. A command that was sent
+//! and not answered is `Unknown`. Every layer that sends a command uses it.
 
 use redis::{RedisError, ServerError};
 
 use crate::error::{Error, ErrorKind, Fate};
 
-/// Translates an error that the driver raised for a command that had been handed to it.
+/// Translates an error that the driver returned for a command that it had been given.
 pub(crate) fn from_driver(error: RedisError) -> Error {
     if let Some(code) = error.code() {
         return explained(code, error.detail().unwrap_or_default());
@@ -24,8 +24,8 @@ pub(crate) fn from_driver(error: RedisError) -> Error {
         )
         .with_source(error);
     }
-    // Of all lines that answer these commands, only an error that quotes what was sent may be other
-    // than UTF-8. The driver reports no more of it, and ends the connection.
+    // The only reply lines that may be invalid UTF-8 are errors that quote our arguments. The
+    // driver reports nothing else about the line, and ends the connection.
     if error.kind() == redis::ErrorKind::Parse && error.to_string().contains("invalid utf-8") {
         return Error::new(
             ErrorKind::Server,
@@ -46,7 +46,7 @@ pub(crate) fn from_server(error: &ServerError) -> Error {
     explained(error.code(), error.details().unwrap_or_default())
 }
 
-/// Recognises a server condition by its code (for `ERR`, by its text) and says what to do.
+/// Recognises a server condition by its code (for `ERR`, by its text), and adds what to do.
 fn explained(code: &str, detail: &str) -> Error {
     let (kind, advice) = match code {
         "OOM" => (
@@ -139,7 +139,8 @@ fn explained(code: &str, detail: &str) -> Error {
     Error::new(kind, advice)
 }
 
-/// Whether the server says that it does not know a command, and nothing else.
+/// Whether the text only says that the server does not know a command.
+// Then it is safe to show: it holds no argument.
 fn names_a_command(detail: &str) -> bool {
     let command = detail.strip_prefix("unknown command ").unwrap_or_default();
     let quoted = |quote| command.strip_prefix(quote)?.strip_suffix(quote);
@@ -150,7 +151,7 @@ fn names_a_command(detail: &str) -> bool {
             .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
-/// A key of ours holds a string that is no `i64`, or not as Redis writes one.
+/// The error if a key holds a string that is not an `i64`, or not in the form that Redis writes.
 pub(crate) fn no_integer() -> Error {
     Error::new(
         ErrorKind::WrongType,
@@ -158,7 +159,8 @@ pub(crate) fn no_integer() -> Error {
     )
 }
 
-/// `maxclients` is reached: said on connect, before anything is executed.
+/// The error if `maxclients` is reached. The server sends it on connect, before it executes
+/// anything.
 pub(crate) fn too_many_clients() -> Error {
     Error::new(
         ErrorKind::MaxClients,

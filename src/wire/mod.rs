@@ -1,6 +1,6 @@
-//! The driver's words in ours: commands, replies and what goes wrong.
+//! Translates between the driver and this crate: commands, replies and errors.
 //!
-//! Nothing here does I/O or knows a server. Every layer above that speaks to Redis uses it.
+//! Invariant: nothing here does I/O or knows a server. Every layer that speaks to Redis uses it.
 
 pub(crate) mod command;
 pub(crate) mod fault;

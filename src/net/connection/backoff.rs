@@ -1,10 +1,12 @@
-//! `ReconnectBackoff`, `ConnectRate` and `ConnectRates`: when a link may try to connect again.
+//! `ReconnectBackoff`, `ConnectRate` and `ConnectRates`: when a connection may try to connect
+//! again.
 //!
-//! Invariant: attempts that fail one after the other come at ever longer distances, and those of
-//! many clients not at the same time. A connection that was of no use is a failed attempt: to a
-//! server that takes no writes, or that hangs up before it has answered anything. And whatever
-//! happens, a client connects to one server no more than ten times in a second, unless a lease is
-//! at stake.
+//! Invariant: consecutive attempts that fail come at growing intervals, and those of many clients
+//! are spread in time. A session that was of no use counts as a failed attempt: its server takes no
+//! writes, or closed it before it answered anything. And a client connects to one server at most
+//! ten times in a second, unless a lease is at stake.
+//!
+//! [`connect`](super::connect) asks both before each attempt.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,19 +14,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When the next attempt to connect may start: 10 ms doubling to 1 s, with full jitter above a
-/// quarter.
+/// When the next connect attempt may start. The pause doubles from 10 ms to 1 s, and each is
+/// multiplied by a random factor from 0.25 to 1.
 #[derive(Debug)]
 pub(crate) struct ReconnectBackoff {
+    /// The next pause, before the random factor.
     pause: Duration,
     pub(crate) not_before: Option<Instant>,
-    /// When the last connection was made.
+    /// When the last session was opened.
     made: Option<Instant>,
-    /// When the last attempt was begun.
+    /// When the last attempt started.
     tried: Option<Instant>,
 }
 
-/// Whether a lost connection had answered anything.
+/// Whether a lost session had answered anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
     Answers,
@@ -43,34 +46,36 @@ impl Default for ReconnectBackoff {
 }
 
 impl ReconnectBackoff {
-    /// An attempt begins.
+    /// Notes that an attempt starts.
     pub(crate) fn tries(&mut self) {
         self.tried = Some(Instant::now());
     }
 
-    /// When the last attempt was begun.
+    /// When the last attempt started.
     pub(crate) fn last_try(&self) -> Option<Instant> {
         self.tried
     }
 
+    /// Notes that an attempt has failed.
     pub(crate) fn failed(&mut self) {
         self.wait(LONGEST);
     }
 
-    /// The server that is connected to takes no writes. Reads it may serve, so that the pauses stay
-    /// short enough for these.
+    /// Notes that the connected server takes no writes. It may still serve reads, so the pauses
+    /// stay short (at most 250 ms).
     pub(crate) fn demoted(&mut self) {
         self.settle();
         self.wait(LONGEST_DEMOTED);
     }
 
-    /// There is a connection. It may yet turn out to be of no use.
+    /// Notes that a session is open.
+    // The pause is kept: the session may still turn out to be of no use.
     pub(crate) fn made(&mut self) {
         self.not_before = None;
         self.made = Some(Instant::now());
     }
 
-    /// The connection is lost. One that was of use is made again at once.
+    /// Notes that the session is lost. If it was of use, the next attempt may start at once.
     pub(crate) fn lost(&mut self, had: Use) {
         let had = match self.made {
             Some(at) if at.elapsed() >= SETTLED => Use::Answers,
@@ -82,44 +87,50 @@ impl ReconnectBackoff {
         }
     }
 
-    /// There is something new to connect to: no need to wait.
+    /// Ends the wait, because there is something new to connect to.
     pub(crate) fn skip(&mut self) {
         self.not_before = None;
     }
 
+    /// Starts over if the session was open for long.
     fn settle(&mut self) {
         if self.made.is_some_and(|at| at.elapsed() >= SETTLED) {
             self.start_over();
         }
     }
 
+    /// Sets the pauses back to the shortest, and ends the wait.
     fn start_over(&mut self) {
         self.pause = SHORTEST;
         self.not_before = None;
     }
 
+    /// Starts a pause of at most `longest`, and doubles the next one.
     fn wait(&mut self, longest: Duration) {
+        // `longest` bounds this pause only; the doubling goes on.
         let pause = self.pause.min(longest);
         self.not_before = Some(Instant::now() + pause.mul_f64(rand::random_range(0.25..1.0)));
         self.pause = (self.pause * 2).min(LONGEST);
     }
 }
 
-/// How often one server is connected to, by all connections of a client together.
+/// Limits how often a client connects to one server, over all of its connections.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectRate(Mutex<VecDeque<Instant>>);
 
-/// The paces of one client: a server that is both asked for the slots and used has one for both.
+/// The connect rates of one client, one for each address. A server that is asked for the slot map
+/// and also used has one for both.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectRates(Arc<Mutex<HashMap<Box<str>, Weak<ConnectRate>>>>);
 
 impl ConnectRates {
-    /// That of the server at `address`.
+    /// The rate of the server at `address`.
     pub(crate) fn of(&self, address: &str) -> Arc<ConnectRate> {
         let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pace) = paces.get(address).and_then(Weak::upgrade) {
             return pace;
         }
+        // Only here, so that the map does not grow with addresses that are gone.
         paces.retain(|_, pace| pace.strong_count() > 0);
         let pace = Arc::<ConnectRate>::default();
         paces.insert(address.into(), Arc::downgrade(&pace));
@@ -128,15 +139,16 @@ impl ConnectRates {
 }
 
 impl ConnectRate {
-    /// When the next attempt may be begun. It may need a second connection, to find out why the
-    /// first was closed: there is always room for that.
+    /// When the next attempt may start. An attempt may need a second connection, to find out why
+    /// the first was closed, so this always leaves room for one more.
     pub(crate) fn not_before(&self) -> Option<Instant> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One less than the limit: room for the second connection of the attempt.
         let place = last.len().checked_sub(MOST_A_SECOND - 1)?;
         last.get(place).map(|first| *first + SECOND)
     }
 
-    /// A connection is being made.
+    /// Notes that a connection is being opened.
     pub(crate) fn note(&self) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.push_back(Instant::now());
@@ -146,13 +158,16 @@ impl ConnectRate {
     }
 }
 
+/// The first and the longest pause between failed attempts.
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
+/// The longest pause while the server takes no writes but may serve reads.
 const LONGEST_DEMOTED: Duration = Duration::from_millis(250);
 
-/// A connection that was there for so long was of use.
+/// A session that was open for this long was of use, even if it answered nothing.
 const SETTLED: Duration = Duration::from_secs(10);
 
+/// How many connects to one server a client may make in one second.
 const MOST_A_SECOND: usize = 10;
 const SECOND: Duration = Duration::from_secs(1);
 

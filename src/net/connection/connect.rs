@@ -1,9 +1,14 @@
-//! How a link gets its connection: by attempts, which all who need it wait for. One at a time,
-//! unless it is urgent.
+//! How a connection opens its session.
 //!
-//! Invariant: nothing has been sent for anybody when this fails, and a connection is introduced,
-//! and still that to the server to ask, before it is used. An attempt that stands still with its
-//! runtime stands in nobody's way.
+//! A connect attempt is a task of its own, and all callers that need the session wait for it. Only
+//! one attempt is under way at a time, unless the connection is urgent.
+//!
+//! Invariant: if this fails, no command of any caller was sent. A session is used only after its
+//! handshake, and only if it still leads to the right server. An attempt that stands still with its
+//! runtime blocks no caller.
+//!
+//! [`Connection::live`] calls this when no session is in use, and [`urgent`](super::urgent) to open
+//! one beside it.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -26,35 +31,41 @@ use crate::net::endpoint::Endpoint;
 use crate::pulse::TICK;
 use crate::wire::fault::from_driver;
 
-/// A connection that is not in use yet.
+/// A session that is not in use yet.
 struct Opened {
     connection: MultiplexedConnection,
     health: Arc<InFlight>,
-    /// Who knows whether it still leads to the primary, and where that was.
+    /// The locator that found the primary, and the address that it gave.
     primary: Option<(Arc<dyn Locate>, Address)>,
 }
 
-/// Whether a connection was made before.
+/// Whether a session was opened before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Try {
     First,
     Again,
 }
 
-/// What whoever needs a connection does next.
+/// What a caller that needs a session does next.
 enum Next {
     Use(Session),
     GiveUp(Error),
-    /// Waits for the attempt under way, but looks again then.
+    /// Wait for the attempt under way, but look again at this instant.
+    // The attempt may stand still with another runtime, which wakes no caller.
     Await(Instant),
-    /// Waits until an attempt may be begun.
+    /// Wait until an attempt may start.
     Pause(Instant),
 }
 
 impl Connection {
+    /// Waits until a session is open, and starts an attempt when none is under way. Fails at the
+    /// deadline, or as soon as the server refuses the client.
+    ///
+    /// Cancel safety: safe; the attempt goes on.
     pub(crate) async fn made(self: &Arc<Self>, deadline: Instant) -> Result<Session> {
         let seen = self.state().failures;
         loop {
+            // Enabled before the state is read, so that no change in between is missed.
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             if let Some(live) = self.current() {
@@ -76,14 +87,15 @@ impl Connection {
                     () = self.route.source.news() => true,
                 },
             };
+            // The primary may be elsewhere now, so the pause for the old address does not count.
             if news {
                 self.state().backoff.skip();
             }
         }
     }
 
-    /// What to do now for somebody who waits until `deadline`, and who came when `seen` attempts
-    /// had failed. Begins an attempt if it is time for one.
+    /// What a caller with this `deadline` does next, if `seen` attempts had failed when it came.
+    /// Starts an attempt if it is time for one.
     fn next(self: &Arc<Self>, seen: u64, deadline: Instant) -> Next {
         let now = Instant::now();
         let mut state = self.state();
@@ -106,7 +118,9 @@ impl Connection {
         if let Some(error) = refused
             && (not_before.is_some() || state.failures > seen)
         {
-            // Waiting would not help: it is told at once, and asked again when it is time.
+            // The server refused the client (such as its credentials), and waiting does not change
+            // that. The caller fails at once, and the next attempt comes when the backoff allows
+            // it.
             return Next::GiveUp(error.clone());
         }
         match not_before {
@@ -119,7 +133,7 @@ impl Connection {
         }
     }
 
-    /// Sees to connections that have ended, and to attempts that have, or that stand still.
+    /// Removes a session that has ended, and attempts that have ended or stand still.
     pub(super) fn tidy(&self, state: &mut State) {
         if let Some(dead) = state.live.take_if(|live| live.is_dead()) {
             let had = match dead.health.replies() {
@@ -131,16 +145,17 @@ impl Connection {
         state.attempts.retain(|it| {
             let goes_on = !it.is_over() && !it.stands_still();
             if !goes_on {
-                // It would have been taken out of here by itself: its runtime has ended, or stands
-                // still.
+                // An attempt removes itself when it ends. It is still here, so its runtime has
+                // ended or stands still.
                 self.route.spawner.distrust(it.runtime());
             }
             goes_on
         });
     }
 
-    /// When the next attempt may be begun, if that is not now.
+    /// When the next attempt may start, or `None` if it may start now.
     fn not_before(&self, state: &State, now: Instant) -> Option<Instant> {
+        // The backoff belongs to this connection, the rate to all connections to the server.
         let at = state.backoff.not_before.max(self.route.pace.not_before());
         let at = match state.urgent.filter(|urgent| urgent.until > now) {
             Some(urgent) => at
@@ -151,7 +166,7 @@ impl Connection {
         at.filter(|at| *at > now)
     }
 
-    /// What to say when the deadline has come.
+    /// The error of a caller whose deadline has come.
     fn late(&self, state: std::sync::MutexGuard<'_, State>) -> Error {
         let Some(oldest) = state.attempts.first() else {
             return state
@@ -159,23 +174,27 @@ impl Connection {
                 .clone()
                 .unwrap_or_else(not_connected_in_time);
         };
+        // The oldest attempt has had the most time, so it says the most about the server.
         let (late, is_slow) = (oldest.attempt.late(), oldest.attempt.is_slow());
         let last_error = state.last_error.clone();
         drop(state);
         if is_slow {
             self.breaker.failed(&late);
         }
+        // The error of the last attempt has a cause; the deadline alone says only that time is up.
         last_error.unwrap_or(late)
     }
 
-    /// Begins an attempt; `beside` the connection of that epoch, if it is to replace one in use.
+    /// Starts an attempt. `beside` names the session in use that it is to replace, if there is one.
     pub(super) fn begin(self: &Arc<Self>, state: &mut State, beside: Option<Beside>) {
+        // Both count when an attempt starts: one that hangs must delay the next one, too.
         state.backoff.tries();
         self.route.pace.note();
         let attempt = Arc::new(Connecting::new(
             self.route.connect_timeout,
             state.failed_in_a_row,
         ));
+        // Only the first session may use a connection that the caller brought.
         let turn = match state.epoch {
             0 => Try::First,
             _ => Try::Again,
@@ -197,7 +216,7 @@ impl Connection {
             .push(ConnectTask::start(attempt, self.spawner(), work));
     }
 
-    /// Puts a connection into use.
+    /// Puts a session into use.
     fn install(
         self: &Arc<Self>,
         opened: Opened,
@@ -210,7 +229,7 @@ impl Connection {
         }
         let used = state.live.as_ref().filter(|live| !live.is_dead());
         if used.is_some_and(|live| beside.is_none_or(|it| it.epoch != live.epoch)) {
-            // Another attempt was faster.
+            // Another attempt was faster; this session is closed.
             return Ok(());
         }
         let replaced = state.live.take();
@@ -221,12 +240,14 @@ impl Connection {
             health: opened.health,
         };
         let demoted = std::mem::take(&mut state.demoted);
+        // The backoff is not reset: a session may turn out to be of no use.
         state.backoff.made();
         state.failed_in_a_row = 0;
         state.last_error = None;
         if let Some((_, address)) = &opened.primary {
             state.primary = Some(address.to_string().into());
         }
+        // Counted before it can be used, so that no answer of it carries an old number.
         if let Some(made) = &self.route.made {
             live.health.counted_by(made);
         }
@@ -237,14 +258,15 @@ impl Connection {
         state.attempts = own;
         drop(state);
         drop::<Vec<ConnectTask>>(others);
-        // Callers that wait for answers on the connection before may still get them: perhaps it is
-        // only slow. Its watchdog ends it if it is not.
+        // The old session is not ended: it may be only slow, and then its callers still get their
+        // answers. Its watchdog ends it otherwise.
         drop(replaced);
         self.changed.notify_waiters();
         tracing::info!(target: "hedgerow::client", connection = self.route.name, address = self.address().as_deref(), epoch = live.epoch, "connected");
         watch::start(self, &live);
         reauth::start(self, &live);
-        // Who learnt of another primary before the connection was in use has not ended it.
+        // A locator that learned of another primary before the session was in use could not end it,
+        // so this asks again.
         if let Some((locator, address)) = opened.primary
             && !locator.names(&address)
         {
@@ -257,12 +279,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Notes why there is no connection.
+    /// Records why an attempt failed.
     fn not_made(&self, error: &Error) {
         let is_outage = error.fate() == Fate::NotExecuted;
         let mut state = self.state();
         if state.live.as_ref().is_some_and(|live| !live.is_dead()) {
-            // Another attempt has made one meanwhile.
+            // Another attempt has succeeded meanwhile.
             return;
         }
         state.backoff.failed();
@@ -270,7 +292,7 @@ impl Connection {
         state.failed_in_a_row = state.failed_in_a_row.saturating_add(1);
         state.last_error = Some(error.clone());
         drop(state);
-        // A password that is being rotated is no outage.
+        // A refused password is not counted: it may be in rotation, and the server is up.
         if is_outage && error.kind() != ErrorKind::Unauthenticated {
             self.breaker.failed(error);
         }
@@ -279,7 +301,7 @@ impl Connection {
         }
     }
 
-    /// Takes an attempt out of those under way, and tells those who wait for it.
+    /// Removes an attempt from those under way, and wakes the callers that wait for it.
     fn is_over(&self, attempt: &Arc<Connecting>) {
         let mut state = self.state();
         let (own, others) = std::mem::take(&mut state.attempts)
@@ -292,7 +314,7 @@ impl Connection {
     }
 }
 
-/// Makes an attempt for `link`, without keeping it.
+/// Makes one attempt for `link`, without keeping that alive.
 async fn attempted(
     link: Weak<Connection>,
     route: Arc<ConnectionConfig>,
@@ -300,6 +322,7 @@ async fn attempted(
     turn: Try,
     beside: Option<Beside>,
 ) {
+    // Only a `Weak` of the connection is held here, so a dropped client ends its attempts.
     let opened = route.connect(&attempt, turn).await;
     let is_wanted = match (&opened, beside) {
         (Ok(_), Some(beside)) => Connection::is_to_be_replaced(&link, beside).await,
@@ -311,6 +334,7 @@ async fn attempted(
         return;
     }
     let outcome = opened.and_then(|opened| link.install(opened, &attempt, beside));
+    // An attempt beside a session in use says nothing about the server: that session may answer.
     if let Err(error) = &outcome
         && beside.is_none()
     {
@@ -319,8 +343,9 @@ async fn attempted(
     link.is_over(&attempt);
 }
 
-/// Notes that the task of an attempt is gone, be it with its runtime. Whoever spawns it may hold
-/// the state of the link, so this must not.
+/// Notes that the task of an attempt is gone, even if its runtime ended it. This must not lock the
+/// state of the connection: the caller that spawns the task may hold it, and a runtime that is
+/// shutting down drops the task at once.
 struct Ends {
     link: Weak<Connection>,
     attempt: Arc<Connecting>,
@@ -330,7 +355,8 @@ impl Drop for Ends {
     fn drop(&mut self) {
         self.attempt.end();
         if let Some(link) = self.link.upgrade() {
-            // A panic comes from inside the task, where nobody holds the state.
+            // A panic comes from inside the task, so the caller that spawned it does not hold the
+            // state here.
             if std::thread::panicking() {
                 link.not_made(&panicked());
                 link.is_over(&self.attempt);
@@ -341,6 +367,7 @@ impl Drop for Ends {
 }
 
 impl ConnectionConfig {
+    /// Opens a session to the target.
     async fn connect(&self, attempt: &Connecting, turn: Try) -> Result<Opened> {
         let locator = match &self.source {
             Target::Server(endpoint) => {
@@ -348,6 +375,7 @@ impl ConnectionConfig {
                 return opened
                     .map_err(|error| error.at_address(&endpoint.address.to_string().into()));
             }
+            // A brought connection is the first session. Nothing here can open it again.
             Target::Brought(connection) if turn == Try::First => {
                 return Ok(Opened::from(connection.clone()));
             }
@@ -355,6 +383,7 @@ impl ConnectionConfig {
             Target::Located(locator) => locator,
         };
         let endpoint = locator.clone().primary(attempt.until()).await?;
+        // A connect to an address that the primary has left would only waste the deadline.
         let opened = tokio::select! {
             opened = self.opened(&endpoint, attempt) => opened,
             () = locator.left(&endpoint.address) => Err(moved_meanwhile()),
@@ -367,7 +396,7 @@ impl ConnectionConfig {
         })
     }
 
-    /// Opens a connection to `endpoint`.
+    /// Opens a session to `endpoint`.
     async fn opened(&self, endpoint: &Endpoint, attempt: &Connecting) -> Result<Opened> {
         let health = Arc::new(match self.on_push.clone() {
             Some(on_push) => InFlight::reported(Box::new(move || on_push(disconnection()))),
@@ -384,16 +413,18 @@ impl ConnectionConfig {
         })
     }
 
+    /// The settings of the driver.
     fn config(&self, health: &Arc<InFlight>) -> AsyncConnectionConfig {
         let on_push = self.on_push.clone();
         let health = Arc::downgrade(health);
+        // No timeouts of the driver: attempts and calls have deadlines of their own.
         AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1024)
             .set_push_sender(move |info: PushInfo| {
                 if info.kind == PushKind::Disconnection {
-                    // That reports it, once.
+                    // `end` calls `on_push` itself, and only once.
                     if let Some(health) = health.upgrade() {
                         health.end();
                     }
@@ -404,7 +435,7 @@ impl ConnectionConfig {
             })
     }
 
-    /// What a new connection is told, and asked, before it is used.
+    /// Sends the opening commands of a new session, and checks their replies, before it is used.
     async fn introduce(
         &self,
         connection: &mut MultiplexedConnection,
@@ -422,7 +453,7 @@ impl ConnectionConfig {
 }
 
 impl From<MultiplexedConnection> for Opened {
-    /// A connection that the caller has opened and introduced.
+    /// A session over a connection that the caller brought, with its handshake done.
     fn from(connection: MultiplexedConnection) -> Self {
         Self {
             connection,
@@ -439,7 +470,7 @@ fn moved_meanwhile() -> Error {
     )
 }
 
-/// Of what runs in an attempt, only a provider of credentials is not ours.
+/// Names the provider of credentials, which is the only foreign code that runs in an attempt.
 fn panicked() -> Error {
     Error::new(
         ErrorKind::Unreachable,

@@ -1,8 +1,10 @@
-//! `Connecting`: one try to get a connection.
+//! `Connecting`: one connect attempt.
 //!
-//! Invariant: it belongs to the link that wants the connection, not to a caller. Callers wait for
-//! it together, each as long as its own deadline allows. A caller that leaves does not cancel the
-//! attempt, so callers in a hurry reach a server that greets slowly, too.
+//! Invariant: an attempt belongs to the connection that needs it, not to a caller. Callers wait for
+//! it together, each until its own deadline. A caller that leaves does not cancel the attempt.
+//! Otherwise callers with short deadlines would never reach a server that is slow to greet.
+//!
+//! [`connect`](super::connect) starts the attempts, and [`dial`](super::dial) reports each step.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,21 +16,21 @@ use tokio::time::{Instant, timeout_at};
 use crate::background::{Spawner, Task};
 use crate::error::{Error, ErrorKind, Result};
 
-/// How far a try has come.
+/// How far a connect attempt has come.
 #[derive(Debug)]
 pub(crate) struct Connecting {
     begun: Instant,
     /// When it is given up.
     until: Instant,
-    /// How many tries before it have failed, since the last that did not.
+    /// How many attempts before it have failed since the last success.
     failed_before: u32,
-    /// Its task is gone, whether it has noted what came of the try or not.
+    /// Its task is gone, whether or not it recorded the outcome.
     over: AtomicBool,
-    /// What it means when the present step does not end in time.
+    /// The error if the present step does not end in time.
     late: Mutex<fn() -> Error>,
 }
 
-/// An attempt under way; dropping this gives it up.
+/// An attempt under way. Dropping this gives it up.
 #[derive(Debug)]
 pub(crate) struct ConnectTask {
     pub(crate) attempt: Arc<Connecting>,
@@ -36,6 +38,7 @@ pub(crate) struct ConnectTask {
 }
 
 impl Connecting {
+    /// An attempt that starts now and is given up after `timeout`.
     pub(crate) fn new(timeout: Duration, failed_before: u32) -> Self {
         let begun = Instant::now();
         Self {
@@ -43,6 +46,7 @@ impl Connecting {
             until: begun + timeout,
             failed_before,
             over: AtomicBool::new(false),
+            // Before the first step there is nothing better to say.
             late: Mutex::new(not_connected_in_time),
         }
     }
@@ -52,37 +56,38 @@ impl Connecting {
         self.until
     }
 
-    /// How many tries before it have failed, since the last that did not.
+    /// How many attempts before it have failed since the last success.
     pub(crate) fn failed_before(&self) -> u32 {
         self.failed_before
     }
 
-    /// Waits for one step; `late` says what it means when that does not end in time.
+    /// Waits for one step until the attempt is given up. `late` makes the error if the step does
+    /// not end in time.
     pub(crate) async fn step<F: Future>(&self, late: fn() -> Error, step: F) -> Result<F::Output> {
         *self.late.lock().unwrap_or_else(PoisonError::into_inner) = late;
         let outcome = timeout_at(self.until, step).await;
         outcome.map_err(|_| late())
     }
 
-    /// What it would mean if the time were up now.
+    /// The error if the time were up now.
     pub(crate) fn late(&self) -> Error {
         let late = *self.late.lock().unwrap_or_else(PoisonError::into_inner);
         late()
     }
 
-    /// Whether a server that is well would have greeted by now.
+    /// Whether a healthy server would have answered by now.
     pub(crate) fn is_slow(&self) -> bool {
         self.begun.elapsed() >= SLOW
     }
 
-    /// Its task is gone.
+    /// Notes that its task is gone.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Release);
     }
 }
 
 impl ConnectTask {
-    /// Has `attempt` made by a task of its own, which notes what comes of it.
+    /// Spawns the task that makes `attempt`. The task `work` records the outcome itself.
     pub(crate) fn start(
         attempt: Arc<Connecting>,
         spawner: &Spawner,
@@ -92,21 +97,23 @@ impl ConnectTask {
         Self { attempt, task }
     }
 
+    /// Whether its task is gone.
     pub(crate) fn is_over(&self) -> bool {
         self.attempt.over.load(Ordering::Acquire)
     }
 
-    /// Where its task lives.
+    /// The runtime of its task.
     pub(crate) fn runtime(&self) -> Option<runtime::Id> {
         self.task.pulse().runtime()
     }
 
-    /// Whether its task is not polled though it is asked for.
+    /// Whether its task is not polled although it was woken.
     pub(crate) fn stands_still(&self) -> bool {
         self.task.pulse().stands_still_when_asked()
     }
 }
 
+// An attempt that lost the race must not leave a second socket behind.
 impl Drop for ConnectTask {
     fn drop(&mut self) {
         self.task.abort();
@@ -120,5 +127,6 @@ pub(crate) fn not_connected_in_time() -> Error {
     )
 }
 
-/// How long a server that is well may take to greet.
+/// How long a healthy server may take to answer the handshake.
+// A caller that gives up earlier says nothing about the server, so the breaker does not count it.
 const SLOW: Duration = Duration::from_millis(250);

@@ -1,8 +1,14 @@
-//! Dialling: from an [`Endpoint`] to a connection that has said `HELLO 3`.
+//! Dialling: from an [`Endpoint`] to a socket that has completed `HELLO 3`.
 //!
-//! Invariant: what fails here was not executed, since a handshake is no command of a caller's. The
-//! task that reads and writes the socket ends with its [`SocketTask`], so that a connection which
-//! was given up leaves no socket behind.
+//! The steps are: resolve the name, connect, the TLS handshake if there is one, ask for
+//! credentials, and the handshake of Redis. Each step has an error of its own for the case that it
+//! does not end.
+//!
+//! Invariant: an error here means that no command of a caller was executed, because a handshake is
+//! not one. The task that reads and writes the socket ends with its [`SocketTask`], so a session
+//! that was given up leaves no socket behind.
+//!
+//! [`connect`](super::connect) calls it for each attempt.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -26,10 +32,11 @@ use crate::net::stream::bounded::Bounded;
 use crate::net::stream::tapped::Tapped;
 use crate::wire::fault::{from_driver, too_many_clients};
 
-/// Notes the end of the connection when its task ends, be it with its runtime.
+/// Ends the session when its socket task ends, also with its runtime.
 struct Ends(Weak<InFlight>);
 
-/// Opens a connection to `endpoint`. `health` is told when it ends, and of the bytes it moves.
+/// Opens a socket to `endpoint` and completes the handshake. `health` learns when the socket ends,
+/// and counts the bytes that it moves.
 ///
 /// Cancel safety: dropping the future closes what it had opened.
 pub(crate) async fn dial(
@@ -41,6 +48,7 @@ pub(crate) async fn dial(
 ) -> Result<(MultiplexedConnection, SocketTask)> {
     match &endpoint.address {
         Address::Tcp(host, port) => {
+            // Resolved at each attempt: after a failover the name may lead elsewhere.
             let found = attempt.step(not_resolved, race::found(host, *port));
             let found = found.await?.map_err(no_connection)?;
             let stream = race::connected(found, attempt.failed_before());
@@ -49,7 +57,8 @@ pub(crate) async fn dial(
             tune(&stream).map_err(no_connection)?;
             #[cfg(feature = "tls")]
             if let Some(tls) = &endpoint.tls {
-                // Its bytes are those of the socket; its replies can be told apart above only.
+                // Progress counts the bytes of the socket, so it is below TLS. Replies can only be
+                // told apart above it.
                 let stream = Tapped::new(stream, health.traffic().clone());
                 let secured = tls.secured(host, stream);
                 let stream = attempt.step(no_tls_handshake, secured).await??;
@@ -75,20 +84,20 @@ pub(crate) async fn dial(
     }
 }
 
-/// Sends what is written at once, and has the kernel find out that a silent peer is gone.
+/// Turns Nagle's algorithm off, and lets the kernel find out that a silent peer is gone.
 fn tune(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5));
     let socket = socket2::SockRef::from(stream);
-    // Keepalive is silent while bytes of ours are not acknowledged.
+    // Keepalive does not probe while sent bytes are unacknowledged; this covers that case.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(Duration::from_secs(10)))?;
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Says hello over an open stream.
+/// Completes the handshake of Redis over an open stream.
 async fn greeted(
     endpoint: &Endpoint,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -102,7 +111,7 @@ async fn greeted(
         .set_skip_set_lib_name()
         .set_db(endpoint.db);
     let mut shown_until = None;
-    // A provider is asked when there is somebody to show its answer to.
+    // The provider is asked only now, when there is a server to show its answer to.
     if let Some(login) = &endpoint.login {
         let credentials = attempt.step(no_credentials_in_time, login.credentials());
         let Credentials {
@@ -121,6 +130,7 @@ async fn greeted(
     Ok((connection, wire.expiring(shown_until)))
 }
 
+/// Lets the driver make the handshake, and spawns the socket task.
 async fn said_hello(
     endpoint: &Endpoint,
     info: &RedisConnectionInfo,
@@ -132,7 +142,7 @@ async fn said_hello(
     match MultiplexedConnection::new_with_config(info, stream, config).await {
         Ok((connection, wire)) => {
             let ends = Ends(Arc::downgrade(health));
-            // Beside the attempt, whose runtime the socket belongs to.
+            // On the runtime of the attempt, because the socket is registered there.
             let wire = Spawner::default().spawn(async move {
                 let _ends = ends;
                 wire.await
@@ -145,10 +155,11 @@ async fn said_hello(
 
 /// Explains why there was no handshake.
 async fn refused(endpoint: &Endpoint, pace: &ConnectRate, error: RedisError) -> Error {
-    // The handshake was answered, be it by the greeting of a server that is full.
+    // The server answered the handshake, perhaps with the greeting of a server that is full.
     if let Some(code) = error.code() {
         if code == "ERR" && !error.detail().unwrap_or_default().contains("max number") {
-            // Not repeated: a server that does not know the command repeats its arguments.
+            // The text is used for `SELECT` only: a server that does not know a command quotes its
+            // arguments, and those of `HELLO` include the password.
             if error.to_string().contains("switch database") {
                 let message = format!(
                     "{{server}} refuses to select database {}; give the number of one that it has, a \
@@ -162,6 +173,7 @@ async fn refused(endpoint: &Endpoint, pace: &ConnectRate, error: RedisError) -> 
         }
         return perhaps_rotated(endpoint, from_driver(error));
     }
+    // From here on there is no error reply of the server, and only the driver's error tells more.
     if error.kind() == redis::ErrorKind::RESP3NotSupported {
         return no_hello();
     }
@@ -185,6 +197,7 @@ async fn refused(endpoint: &Endpoint, pace: &ConnectRate, error: RedisError) -> 
         });
         return explained.with_source(error);
     }
+    // The look below opens a second connection, which counts against the rate, too.
     pace.note();
     if turned_away(&endpoint.address).await {
         return too_many_clients();
@@ -201,8 +214,8 @@ async fn refused(endpoint: &Endpoint, pace: &ConnectRate, error: RedisError) -> 
     no_connection(error)
 }
 
-/// Where credentials are asked for, the next ones may be right: while they are rotated, the server
-/// may know of it before the provider does.
+/// Makes a refusal of credentials retryable if a provider gives them. During a rotation the server
+/// may know the new ones before the provider does, so the next answer may be right.
 fn perhaps_rotated(endpoint: &Endpoint, error: Error) -> Error {
     let asked = endpoint.login.as_ref().is_some_and(Login::may_change);
     match error.kind() {
@@ -219,8 +232,8 @@ fn no_credentials_in_time() -> Error {
     .with_fate(Fate::NotExecuted)
 }
 
-/// Whether the server greets a new connection with the `maxclients` error. It closes at once
-/// after that, so the handshake often fails before the greeting is read.
+/// Whether the server greets a new connection with the `maxclients` error. The server closes the
+/// connection right after the greeting, so the handshake often fails before the greeting is read.
 async fn turned_away(address: &Address) -> bool {
     let mut greeting = Vec::new();
     let patience = Instant::now() + Duration::from_millis(100);
@@ -239,7 +252,8 @@ async fn turned_away(address: &Address) -> bool {
             Address::Unix(_) => Ok(0),
         }
     };
-    // The connection may be reset after the greeting: what was read counts, not how it ended.
+    // The outcome is ignored: the connection may be reset after the greeting, and what was read
+    // counts.
     let _ = timeout_at(patience, read).await;
     greeting.starts_with(b"-ERR max number of clients")
 }
@@ -266,7 +280,7 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     use std::io::ErrorKind as Io;
 
     let error = error.downcast_ref::<std::io::Error>()?;
-    // The name is looked up by the system, which has no kind of its own for that.
+    // `std` has no kind for a failed lookup, so only the text tells.
     if error.to_string().contains("lookup address") {
         return Some(NO_SUCH_NAME);
     }
@@ -286,11 +300,12 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     })
 }
 
-/// The cause where there is no address to connect to.
+/// The cause if the name of the host has no address.
 const NO_SUCH_NAME: &str = "the name cannot be resolved";
 
 fn no_hello() -> Error {
-    // Not repeated: a server that does not know the command repeats its arguments.
+    // Without the server's text: a server that does not know `HELLO` quotes its arguments, which
+    // include the password.
     Error::new(
         ErrorKind::Server,
         "{server} refuses the handshake (HELLO 3); Redis 7.0 or Valkey is needed",

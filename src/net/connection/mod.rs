@@ -1,9 +1,14 @@
 //! `Connection`: one supervised connection to one server.
 //!
-//! Invariant: a command is handed to a connection that is not known to be dead, at most once, and
-//! never after its deadline. A connection gets an epoch, so that whoever depends on it can tell
-//! that it changed. [`Lane`](super::pipeline::Lane) sends commands over one link, the push
-//! [`Hub`](super::pubsub::Hub) listens on another.
+//! It opens a [`Session`] (a socket that has passed the handshake) when a caller first needs one,
+//! and opens another when that session is lost. Each session has an epoch, so code that depends on
+//! the connection can tell that the session changed.
+//!
+//! Invariant: a command is handed to a session at most once, never to one that is known to be dead,
+//! and never after the deadline of the command.
+//!
+//! A [`Pipeliner`](super::pipeline::pipeliner::Pipeliner) sends commands over one connection, and
+//! [`PubSub`](super::pubsub::PubSub) listens on another.
 
 pub(crate) mod backoff;
 pub(crate) mod changes;
@@ -37,84 +42,100 @@ use connecting::{ConnectTask, Connecting, not_connected_in_time};
 use in_flight::InFlight;
 use target::Target;
 
-/// What is done with a push message; called on the connection's own task, so it must not block.
+/// Receives a push message. It is called on the socket task of the session, so it must not block.
 pub(crate) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
-/// Tells somebody of something; called from any task, so it must not block.
+/// Notifies the code that set it. It is called from any task, so it must not block.
 pub(crate) type Signal = Arc<dyn Fn() + Send + Sync>;
 
-/// How a link gets its connection, and what it does while it has one.
+/// Where a connection leads, how its sessions are opened, and which events it reports.
+// Owned by an `Arc` of its own, so that a connect attempt holds it without the connection.
 pub(crate) struct ConnectionConfig {
     pub(crate) source: Target,
     /// The name that `CLIENT LIST` shows.
     pub(crate) name: String,
     pub(crate) connect_timeout: Duration,
-    /// Shared by all connections of the client to the server.
+    /// Limits how often the server is connected to. All connections of the client to it share this.
     pub(crate) pace: Arc<ConnectRate>,
     pub(crate) spawner: Spawner,
+    /// Set on subscriber connections only.
+    // Such a connection owes no replies, so its watchdog sends a `PING` whenever it is quiet.
     pub(crate) on_push: Option<OnPush>,
-    /// Numbers the connections, if somebody must know.
+    /// Numbers the sessions, if a caller must know which session an answer belongs to.
     pub(crate) made: Option<Arc<ConnectionChanges>>,
-    /// The server cannot be reached or is not what it should be: somebody may know of another.
+    /// Called when the server cannot be reached, or is not what it should be. The owner may know
+    /// another server.
     pub(crate) on_trouble: Option<Signal>,
-    /// There is a connection again, after the last had led to a server that has become a replica.
+    /// Called when a session is open again and the previous one led to a server that has become a
+    /// replica.
     pub(crate) after_demotion: Option<Signal>,
 }
 
+/// One supervised connection to one server.
 pub(crate) struct Connection {
     route: Arc<ConnectionConfig>,
     state: Mutex<State>,
-    /// Wakes those who wait for a connection: there is one, an attempt is over, or none will be
-    /// made.
+    /// Wakes the callers that wait for a session: one is open, a connect attempt is over, or none
+    /// will be made any more.
     changed: Notify,
     breaker: Breaker,
-    /// Sees to the way to the server while a lease is at stake.
+    /// The task that keeps the server reachable while a lease is at stake; see [`urgent`].
     urging: Background,
 }
 
+/// The state of a connection, behind one lock.
 struct State {
+    /// The session in use. It may have died since; `tidy` removes it then.
     live: Option<Session>,
-    /// Attempts under way, the oldest first: one, unless it is urgent.
+    /// Connect attempts under way, the oldest first. There is at most one, unless the connection is
+    /// urgent.
     attempts: Vec<ConnectTask>,
+    /// The epoch of the last session; 0 before the first.
     epoch: u64,
     backoff: ReconnectBackoff,
     last_error: Option<Error>,
     /// The primary that the sentinels named last.
     primary: Option<Arc<str>>,
-    /// How many attempts have failed.
+    /// How many connect attempts have failed so far.
+    // A caller compares this with what it saw on arrival: if it rose, an attempt failed meanwhile.
     failures: u64,
-    /// The same since the last that did not.
+    /// How many connect attempts have failed since the last success.
+    // The next attempt starts at another address of the host by this number; see `race`.
     failed_in_a_row: u32,
-    /// While this is set, a task sees to it: who sets it starts one, and who clears it is that
-    /// task.
+    /// Set while a lease is at stake. The caller that sets this starts the task, and only that task
+    /// clears it, or [`Connection::retire`].
     urgent: Option<Urgent>,
-    /// The last connection led to a server that has become a replica.
+    /// The last session led to a server that has become a replica.
+    // The connection for pushes notices no refusal, so it is reset when this one is open again.
     demoted: bool,
-    /// How many connections were given up here, and not ended by the server or on the way.
+    /// How many sessions this side gave up. Sessions ended by the server or by the network do not
+    /// count.
     given_up: u64,
+    /// No session is opened any more.
     retired: bool,
 }
 
-/// A lease is at stake.
+/// Until when, and how eagerly, the server must be reached because a lease is at stake.
 #[derive(Debug, Clone, Copy)]
 struct Urgent {
     until: Instant,
-    /// How soon after one attempt to connect comes the next.
+    /// How long after one connect attempt the next may start.
     every: Duration,
-    /// When somebody last said so.
+    /// When a caller last asked for this.
     asked: Instant,
 }
 
-/// What a server has answered to one command.
+/// What a server answered to one command.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// An error reply is a `Value::ServerError`.
     pub(crate) value: Value,
-    /// When the command had not been sent yet: what it grants for a time is not older than this.
+    /// An instant at which the command had not been sent yet. What the reply grants for a time was
+    /// granted no earlier than this.
     pub(crate) sent: Instant,
 }
 
-/// A connection in use.
+/// One socket that has passed the handshake, while the connection uses it.
 #[derive(Clone)]
 pub(crate) struct Session {
     connection: MultiplexedConnection,
@@ -125,7 +146,7 @@ pub(crate) struct Session {
 impl Connection {
     pub(crate) fn new(route: ConnectionConfig) -> Arc<Self> {
         let breaker = match route.on_push {
-            // The connection for commands to the same server reports.
+            // The connection for commands to the same server logs its outages already.
             Some(_) => Breaker::silent(),
             None => Breaker::default(),
         };
@@ -156,18 +177,19 @@ impl Connection {
         })
     }
 
-    /// Another connection to the same server, which hears no pushes. A connection that the caller
-    /// brought is used again.
+    /// Another connection to the same server, without pushes. If the caller brought the connection,
+    /// the new one uses the same.
     pub(crate) fn another(&self) -> Arc<Self> {
         Self::new(self.beside(""))
     }
 
-    /// The same for large values. The outages of the server are reported by this one.
+    /// Another connection to the same server, for large values. It does not log outages of the
+    /// server, because this one does.
     pub(crate) fn for_large_values(&self) -> Arc<Self> {
         Self::with(self.beside("-large"), Breaker::silent())
     }
 
-    /// The route of another connection, whose name has this ending.
+    /// The configuration of another connection, whose name has this ending.
     fn beside(&self, ending: &str) -> ConnectionConfig {
         ConnectionConfig {
             source: self.route.source.clone(),
@@ -182,12 +204,12 @@ impl Connection {
         }
     }
 
-    /// Whether nobody else uses the connection.
+    /// Whether this client opened the connection, so that nothing else uses it.
     pub(crate) fn is_ours(&self) -> bool {
         !matches!(self.route.source, Target::Brought(_))
     }
 
-    /// Whether what is sent can be read on the way, as far as known.
+    /// Whether commands travel unencrypted to another machine, as far as known.
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         match &self.route.source {
             Target::Server(endpoint) => endpoint.is_readable_on_the_way(),
@@ -201,10 +223,11 @@ impl Connection {
         let mut live = self.live(deadline).await?;
         let health = live.health.clone();
         let reply = {
-            // Pinned here: each callee that takes it by value would hold a copy of its own.
+            // Pinned here: each callee that took the future by value would hold a copy of it.
             let sent = pin!(Some(live.connection.send_packed_command(command)));
             health.answer(sent, deadline).await
         };
+        // `observed` sees what did not come, and `judge` what came.
         let (value, sent) = self.observed(&live, reply)?;
         self.judge(std::slice::from_ref(&value), live.epoch);
         Ok(Answer { value, sent })
@@ -221,8 +244,8 @@ impl Connection {
         answered.map(|(replies, _)| replies)
     }
 
-    /// The same over this connection; if it is gone, nothing is sent. Answers also an instant right
-    /// before that.
+    /// Sends all commands of a pipeline over the session `live`; sends nothing if that is gone.
+    /// Also returns an instant right before they were sent.
     pub(crate) async fn send_all_over(
         &self,
         mut live: Session,
@@ -237,7 +260,8 @@ impl Connection {
             ));
             health.answer(sent, deadline).await
         };
-        // One refusal that the driver does not understand stands for all of them.
+        // The driver reports one refusal that it does not understand for the whole pipeline, so the
+        // other commands may have been executed.
         let answer = answer.map_err(|error| match error.fate() {
             Fate::Refused => error.with_fate(Fate::Unknown),
             _ => error,
@@ -247,22 +271,24 @@ impl Connection {
         Ok((replies, sent))
     }
 
-    /// The connection in use, made first if there is none. Nothing has been sent when this fails.
+    /// Returns the session in use, and opens one first if there is none. If this fails, nothing was
+    /// sent.
     pub(crate) async fn live(self: &Arc<Self>, deadline: Instant) -> Result<Session> {
         match self.current() {
             Some(live) => Ok(live),
-            // Seldom needed, and large: callers in a queue are many.
+            // Boxed because it is large and rarely needed, and many queued callers hold this
+            // future.
             None => Box::pin(self.made(deadline)).await,
         }
     }
 
-    /// Where the tasks live that need the connection.
+    /// Spawns the tasks that use the connection.
     pub(crate) fn spawner(&self) -> &Spawner {
         &self.route.spawner
     }
 
-    /// Gives the connection up if its task stands still. For those who wait for pushes: others find
-    /// out by the answers that they miss.
+    /// Gives the session up if its socket task stands still. Callers that wait for pushes need
+    /// this; callers that wait for a reply notice by themselves.
     pub(crate) fn check(&self) {
         let live = self.current();
         if let Some(live) = live.filter(|live| live.health.stands_still_when_asked()) {
@@ -270,41 +296,42 @@ impl Connection {
         }
     }
 
-    /// Wakes the task of the connection in use, to see whether it is polled then.
+    /// Wakes the socket task of the session in use, so that a later look can tell whether it is
+    /// polled.
     pub(crate) fn knock(&self) {
         if let Some(live) = &self.state().live {
             live.health.knock();
         }
     }
 
-    /// What the last attempt to connect failed with, or why the last connection was left, until an
-    /// attempt succeeds.
+    /// The error of the last connect attempt, or why the last session was given up. It is cleared
+    /// when an attempt succeeds.
     pub(crate) fn last_error(&self) -> Option<Error> {
         self.state().last_error.clone()
     }
 
-    /// The number of the connection that was made last; 0 when none ever was.
+    /// The epoch of the session that was opened last; 0 if none ever was.
     pub(crate) fn epoch(&self) -> u64 {
         self.state().epoch
     }
 
-    /// The epoch of the connection in use, if there is one.
+    /// The epoch of the session in use, if there is one.
     pub(crate) fn live_epoch(&self) -> Option<u64> {
         self.current().map(|live| live.epoch)
     }
 
-    /// How many connections were given up here: what was lost with one of them says nothing of the
-    /// server.
+    /// How many sessions this side gave up. A command that was lost with one of them says nothing
+    /// about the server.
     pub(crate) fn given_up(&self) -> u64 {
         self.state().given_up
     }
 
-    /// Whether a connection is in use now.
+    /// Whether a session is in use now.
     pub(crate) fn is_up(&self) -> bool {
         self.current().is_some()
     }
 
-    /// Whether nothing is known against the server: it is connected, or was never needed.
+    /// Whether there is no known problem: a session is in use, or none was ever needed.
     pub(crate) fn is_well(&self) -> bool {
         let state = self.state();
         match &state.live {
@@ -313,10 +340,12 @@ impl Connection {
         }
     }
 
+    /// The session in use, unless it is dead or stands still.
     fn current(&self) -> Option<Session> {
         let state = self.state();
         let live = state.live.as_ref().filter(|live| !live.is_dead())?;
         if live.health.stands_still() {
+            // `leave` takes the lock itself.
             let live = live.clone();
             drop(state);
             self.leave(&live);
@@ -325,7 +354,7 @@ impl Connection {
         Some(live.clone())
     }
 
-    /// Where the server is that the connections lead to, as far as known.
+    /// The address of the server that this leads to, as far as known.
     pub(crate) fn address(&self) -> Option<Arc<str>> {
         match &self.route.source {
             Target::Server(endpoint) => Some(endpoint.address.to_string().into()),
@@ -334,12 +363,12 @@ impl Connection {
         }
     }
 
-    /// The numbers of its connections, if they have any.
+    /// The numbers of its sessions, if they are numbered.
     pub(crate) fn counted(&self) -> Option<&ConnectionChanges> {
         self.route.made.as_deref()
     }
 
-    /// Says in `error` where the server is.
+    /// Adds the address of the server to `error`.
     pub(crate) fn located(&self, error: Error) -> Error {
         match self.address() {
             Some(address) => error.at_address(&address),
@@ -347,12 +376,12 @@ impl Connection {
         }
     }
 
-    /// Notes that an answer never came.
+    /// Reports a missing answer to the breaker and to the owner.
     fn observed<T>(&self, live: &Session, outcome: Result<T>) -> Result<T> {
         let outcome = outcome.map_err(|error| self.located(error));
         if let Err(error) = &outcome {
             if live.health.stands_still() {
-                // That says nothing about the server.
+                // The error comes from a runtime of this process, so the breaker must not count it.
                 self.leave(live);
                 return outcome;
             }
@@ -361,6 +390,7 @@ impl Connection {
             }
             if matches!(
                 error.kind(),
+                // Not for a timeout: the server may only be slow.
                 ErrorKind::Disconnected | ErrorKind::Unreachable
             ) {
                 self.trouble();
@@ -369,20 +399,21 @@ impl Connection {
         outcome
     }
 
-    /// What is known of the health of the server.
+    /// The circuit breaker of the server.
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.breaker
     }
 
-    /// Notes what answers say of the server itself. One that has become a replica keeps its
-    /// connections, so it is left by us: what is at this address now, or is the primary now, is
-    /// found out when we connect again.
+    /// Notes what answers say about the server itself. A server that becomes a replica keeps its
+    /// connections open, so this gives the session up. The next connect finds out what is at this
+    /// address now, or where the primary is.
     fn judge(&self, replies: &[Value], epoch: u64) {
         let mut out = None;
         for reply in replies {
             let Value::ServerError(error) = reply else {
                 continue;
             };
+            // A brought connection is kept, because it cannot be opened again.
             if error.code() == "READONLY" && !matches!(self.route.source, Target::Brought(_)) {
                 self.abandon(epoch, Some(from_server(error)));
                 self.trouble();
@@ -397,23 +428,26 @@ impl Connection {
         }
     }
 
+    /// Tells the owner that another server may be the one to ask.
     fn trouble(&self) {
         if let Some(on_trouble) = &self.route.on_trouble {
             on_trouble();
         }
     }
 
-    /// Gives up the connection of `epoch`; the next caller makes a new one. Those who wait for an
-    /// answer on it may still get it; if no connection is made in time, callers fail with `why`, if
-    /// it was a refusal to write.
+    /// Gives up the session of `epoch`; the next caller opens a new one. Callers that wait for an
+    /// answer on the old session may still get it. `why` is set if the server refused to write: if
+    /// no session is opened in time, callers then fail with it.
     fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
+        // The answer may be late, and the session in use another one by now.
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {
             self.counts();
             state.live = None;
             state.given_up += 1;
             if why.is_some() {
-                // What answers there may be the same server again.
+                // The next connect may reach the same server again, so it must not happen in a
+                // loop.
                 state.backoff.demoted();
                 state.demoted = true;
             }
@@ -421,18 +455,19 @@ impl Connection {
         }
     }
 
-    /// Lets the connection go, and attempts to get one: nothing is needed of it for now. Callers
-    /// that wait for answers on it still get them.
+    /// Drops the session and all connect attempts, because nothing needs them for now. Callers that
+    /// wait for answers on the session still get them.
     pub(crate) fn rest(&self) {
         let mut state = self.state();
         let live = state.live.take();
         let attempts = std::mem::take(&mut state.attempts);
+        // Dropped outside the lock: this ends tasks and closes sockets.
         drop(state);
         drop((live, attempts));
     }
 
-    /// Gives up a connection whose task stands still, with its runtime. Should that go on, those
-    /// who wait for answers there get them.
+    /// Gives up a session whose socket task stands still together with its runtime. If that runtime
+    /// resumes, callers that wait for answers on the session get them.
     fn leave(&self, live: &Session) {
         let mut state = self.state();
         if state.live.as_ref().is_none_or(|it| it.epoch != live.epoch) {
@@ -443,32 +478,35 @@ impl Connection {
         state.given_up += 1;
         drop(state);
         tracing::warn!(target: "hedgerow::client", connection = self.route.name, epoch = live.epoch, "the runtime of the connection stands still; making another");
+        // The next session must not be opened on the same runtime.
         self.route.spawner.distrust(live.health.runtime());
         if let Some(on_push) = &self.route.on_push {
+            // The socket task would report its end itself, but it stands still.
             on_push(disconnection());
         }
     }
 
-    /// The connection in use changes.
+    /// Counts that the session in use is not used any more.
     fn counts(&self) {
         if let Some(made) = &self.route.made {
             made.ends();
         }
     }
 
-    /// Ends the present connection: nobody gets an answer on it any more.
+    /// Ends the present session. Callers that wait on it get no answer any more.
     pub(crate) fn reset(&self) {
         let mut state = self.state();
         let live = state.live.take();
         state.given_up += u64::from(live.is_some());
         drop(state);
+        // Outside the lock: `end` calls `on_end`, which takes locks of its owner.
         if let Some(live) = live {
             live.health.end();
         }
     }
 
-    /// Makes no connection any more: the server is not the one to ask. Callers that wait for a
-    /// connection fail; replies under way may still arrive.
+    /// Opens no session any more, because this is no longer the server to ask. Callers that wait
+    /// for a session fail; replies under way may still arrive.
     pub(crate) fn retire(&self) {
         let mut state = self.state();
         state.retired = true;
@@ -502,6 +540,7 @@ fn disconnection() -> PushInfo {
     }
 }
 
+/// The error of a caller that waits for a session of a retired connection.
 fn retired_error() -> Error {
     Error::new(
         ErrorKind::Unreachable,
@@ -512,7 +551,7 @@ fn retired_error() -> Error {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        f.debug_struct("Link")
+        f.debug_struct("Connection")
             .field("name", &self.route.name)
             .field("epoch", &state.epoch)
             .field("connected", &state.live.is_some())

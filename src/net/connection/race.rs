@@ -1,7 +1,9 @@
 //! A race of the addresses of one host ("happy eyeballs", after RFC 8305).
 //!
-//! Invariant: one address that swallows packets costs a fraction of a second, not the connect
-//! timeout, and a host whose first address never answers is reached all the same.
+//! Invariant: an address that swallows packets costs a fraction of a second and not the connect
+//! timeout. A host whose first address never answers is still reached.
+//!
+//! [`dial`](super::dial) calls it for each TCP connect.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,14 +13,17 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::net::{TcpStream, lookup_host};
 
-/// The addresses of `host`.
+/// Resolves `host` to its addresses.
 pub(crate) async fn found(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(lookup_host((host, port)).await?.collect())
 }
 
-/// Connects to a host: to each address `found` a little after the one before, or at once if that
-/// has failed. The first that accepts wins. What accepts may not answer, so the order is another
-/// after each of the `failed` attempts before.
+/// Connects to a host. It tries each address in `found` a little after the one before, or at once
+/// if that one has failed, and the first that accepts wins. An address that accepts may still not
+/// answer, so the order is rotated by `failed`, the number of attempts that failed before.
+///
+/// # Errors
+/// The error of the last address that failed, if all have failed.
 ///
 /// Cancel safety: dropping the future closes what it had opened.
 pub(crate) async fn connected(found: Vec<SocketAddr>, failed: u32) -> io::Result<TcpStream> {
@@ -32,6 +37,7 @@ pub(crate) async fn connected(found: Vec<SocketAddr>, failed: u32) -> io::Result
             None => {}
         }
         tokio::select! {
+            // A result counts before the timer: no further address is tried after a success.
             biased;
             Some(outcome) = racing.next() => match outcome {
                 Ok(stream) => return Ok(stream),
@@ -42,8 +48,8 @@ pub(crate) async fn connected(found: Vec<SocketAddr>, failed: u32) -> io::Result
     }
 }
 
-/// The addresses with families in turn, the family of the first at the head, and begun `skip`
-/// places further on. Each once.
+/// The distinct addresses in the order in which they are tried: the two families take turns,
+/// beginning with the family of the first, and the result is rotated left by `skip`.
 fn in_order(found: Vec<SocketAddr>, skip: usize) -> Vec<SocketAddr> {
     let mut distinct: Vec<SocketAddr> = Vec::with_capacity(found.len());
     for address in found {
@@ -51,6 +57,7 @@ fn in_order(found: Vec<SocketAddr>, skip: usize) -> Vec<SocketAddr> {
             distinct.push(address);
         }
     }
+    // The resolver prefers the family of its first address, so that family goes first here, too.
     let first_is_v6 = distinct.first().is_some_and(SocketAddr::is_ipv6);
     let (one, other): (Vec<_>, Vec<_>) = distinct
         .into_iter()
@@ -73,7 +80,7 @@ fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the host has no address")
 }
 
-/// How long an address may take before the next is tried beside it.
+/// How long one address is tried before the next joins it.
 const STAGGER: Duration = Duration::from_millis(150);
 
 #[cfg(test)]
@@ -87,15 +94,15 @@ mod tests {
     use tokio::net::TcpSocket;
     use tokio::time::timeout;
 
-    /// Longer than the race may take, and shorter than the system tries an address that is silent.
+    /// Longer than the race may take, and shorter than the system tries a silent address.
     const SOON: Duration = Duration::from_secs(30);
 
     fn local() -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
     }
 
-    /// An address that neither accepts nor refuses: its queue is full. With what keeps it so. Other
-    /// systems refuse then.
+    /// An address that neither accepts nor refuses, because its accept queue is full, and what
+    /// keeps the queue full. Other systems refuse in that case.
     #[cfg(target_os = "linux")]
     async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().expect("a socket");

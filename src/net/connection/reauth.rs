@@ -1,7 +1,9 @@
-//! Re-authentication: a connection whose credentials expire is shown fresh ones while they last.
+//! Re-authentication: shows the server fresh credentials on a session before the old ones expire.
 //!
-//! Invariant: a connection is not used for long past the end of the credentials that the server was
-//! last shown on it. Credentials are never logged.
+//! Invariant: a session is not used for long after the credentials that the server was last shown
+//! on it have expired. Credentials are never logged.
+//!
+//! [`connect`](super::connect) starts the task for a session whose credentials expire.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -17,10 +19,11 @@ use super::{Connection, Session};
 use crate::net::credentials::{Credentials, Login};
 use crate::time::{Backoff, jittered};
 
-/// A connection whose credentials expire, without keeping it open.
+/// A session whose credentials expire, without keeping it open.
 struct Expiring {
     connection: MultiplexedConnection,
     epoch: u64,
+    // Weak, so that this task does not keep the session alive.
     health: Weak<InFlight>,
     login: Login,
     name: String,
@@ -29,8 +32,9 @@ struct Expiring {
 /// The credentials were not replaced in time, or the connection is closed.
 struct Expired;
 
-/// Has `live` re-authenticated, if the credentials that the server was shown on it expire. The task
-/// ends with the connection; if it panics, the server closes the connection when they expire.
+/// Starts the task that re-authenticates `live`, if the credentials that the server was shown on it
+/// expire. The task ends with the session. If it panics, the server closes the session when the
+/// credentials expire.
 pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
     let source = &link.route.source;
     let (Some(expires), Some(login)) = (live.health.expires(), source.login()) else {
@@ -49,11 +53,13 @@ pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
         .ensure(|| renew(link, expiring, expires));
 }
 
+/// Re-authenticates the session until it ends, or until its credentials have expired.
 async fn renew(link: Weak<Connection>, mut expiring: Expiring, mut expires: Instant) {
     loop {
         let left = expires.saturating_duration_since(Instant::now());
         tokio::time::sleep(jittered(left, WHEN).max(SHORTEST)).await;
-        // Calls under way are answered before the server closes the connection.
+        // The session is given up a little before the end, so that calls under way are answered
+        // before the server closes it.
         let end = expires.checked_sub(MARGIN.min(left / 20));
         match expiring.renewed(end.unwrap_or(expires)).await {
             Ok(Some(next)) => expires = next,
@@ -67,7 +73,7 @@ async fn renew(link: Weak<Connection>, mut expiring: Expiring, mut expires: Inst
 }
 
 impl Expiring {
-    /// Shows the server fresh credentials, again and again until `end`; tells when these expire.
+    /// Shows the server fresh credentials, and retries until `end`. Returns when they expire.
     async fn renewed(&mut self, end: Instant) -> Result<Option<Instant>, Expired> {
         let mut backoff = Backoff::new(SHORTEST, LONGEST, 0.5..1.0);
         while Instant::now() < end {
@@ -85,7 +91,7 @@ impl Expiring {
         Err(Expired)
     }
 
-    /// Shows the server fresh credentials; tells when these expire.
+    /// Shows the server fresh credentials once. Returns when they expire.
     async fn shown(&mut self) -> Result<Option<Instant>, String> {
         let fresh = self.login.credentials().await;
         let Credentials {
@@ -101,11 +107,13 @@ impl Expiring {
         let Some(health) = self.health.upgrade() else {
             return Err("the connection is closed".to_owned());
         };
+        // Through `answer`, so that the watchdog sees that a reply is due.
         let sent = pin!(Some(self.connection.send_packed_command(&auth)));
         let reply = health.answer(sent, Instant::now() + AUTH_TIMEOUT).await;
         let reply = reply.map(|(reply, _)| reply);
         match reply.map_err(|error| error.to_string())? {
-            // No more than its code: a server that does not know a command repeats its arguments.
+            // Only the code of the error: a server that does not know a command quotes its
+            // arguments, and here one is the password.
             Value::ServerError(error) => Err(format!("the server answers {}", error.code())),
             _ => Ok(expires),
         }
@@ -113,26 +121,28 @@ impl Expiring {
 }
 
 impl Connection {
-    /// Gives up the connection of `epoch`, which the server is about to close. Calls that wait for
-    /// an answer on it may still get it.
+    /// Gives up the session of `epoch`, which the server is about to close. Calls that wait for an
+    /// answer on a session for commands may still get it.
     fn expire(&self, epoch: u64) {
         match &self.route.on_push {
-            // It serves nothing but pushes, which must be asked for anew.
+            // It serves only pushes. Its end makes its owner subscribe again on the next session.
             Some(_) if self.epoch() == epoch => self.reset(),
             _ => self.abandon(epoch, None),
         }
     }
 }
 
-/// When the server is shown fresh credentials, as a part of the time that the old ones last. What
-/// is left is for a provider that is out.
+/// When the server is shown fresh credentials, as a part of the time that the old ones last. The
+/// rest of the time is for retries while the provider is out.
+// A range, so that the connections of a client do not all ask at once.
 const WHEN: Range<f64> = 0.7..0.8;
 
-/// The pauses between two questions to a provider that fails, or answers with what has expired.
+/// The shortest and the longest pause between retries while the provider, or the server, fails.
+// Also the shortest wait before a renewal, for a provider whose credentials have already expired.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// How long before the end a connection is given up, at most.
+/// How long before its credentials expire a session is given up, at most.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// How long the server may take to answer.

@@ -1,7 +1,10 @@
-//! `Target`: where the connections of a link come from, and what each is told and asked before it
+//! `Target`: where the sessions of a connection lead, and how each is opened and checked before it
 //! is used.
 //!
-//! Invariant: a connection that was looked up leads to a server that takes itself for a primary.
+//! Invariant: if the server was looked up, a session is used only if that server says that it is a
+//! primary.
+//!
+//! [`connect`](super::connect) follows it; the topologies make it.
 
 use std::sync::Arc;
 
@@ -16,21 +19,21 @@ use crate::net::credentials::Login;
 use crate::net::endpoint::Endpoint;
 use crate::wire::fault::from_server;
 
-/// Where connections come from.
+/// Where sessions lead.
 #[derive(Clone)]
 pub(crate) enum Target {
-    /// Opened as needed.
+    /// To one server, dialled as needed.
     Server(Endpoint),
-    /// The primary, looked up for each connection.
+    /// To the primary, looked up for each session.
     Located(Arc<dyn Locate>),
-    /// Brought by the caller: when it is gone, it is gone.
+    /// Over the connection that the caller brought. It cannot be opened again.
     Brought(MultiplexedConnection),
 }
 
-/// Finds the primary for a connection, and says when it has moved. What watches the sentinels
+/// Finds the primary for a session, and reports when it has moved. The watcher of the sentinels
 /// implements it.
 pub(crate) trait Locate: Send + Sync {
-    /// Where the primary is now, by those who answer before `deadline`.
+    /// Where the primary is now, as answered before `deadline`.
     ///
     /// Cancel safety: safe.
     fn primary(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, Result<Endpoint>>;
@@ -38,21 +41,21 @@ pub(crate) trait Locate: Send + Sync {
     /// Whether the primary is at `address`, as far as known.
     fn names(&self, address: &Address) -> bool;
 
-    /// Returns when the primary is known to be elsewhere than at `address`.
+    /// Returns when the primary is known not to be at `address`.
     fn left<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, ()>;
 
-    /// Returns when something new is known.
+    /// Returns when there is new information about the primary.
     fn news(&self) -> BoxFuture<'_, ()>;
 
-    /// Who the client is at the primary.
+    /// The credentials for the primary, if there are any.
     fn login(&self) -> Option<&Login>;
 
-    /// Whether what is sent to the primary can be read on the way, as far as known.
+    /// Whether commands to the primary travel unencrypted to another machine, as far as known.
     fn is_readable_on_the_way(&self) -> bool;
 }
 
 impl Target {
-    /// Who we are there, if the server is told.
+    /// The credentials that the server is shown, if there are any.
     pub(crate) fn login(&self) -> Option<&Login> {
         match self {
             Self::Server(endpoint) => endpoint.login.as_ref(),
@@ -61,10 +64,12 @@ impl Target {
         }
     }
 
-    /// What a new connection named `name` is told and asked; nothing if it was brought.
+    /// The opening commands of a new session named `name`, or `None` if the caller brought the
+    /// connection.
     pub(crate) fn hello(&self, name: &str) -> Option<Pipeline> {
         let mut hello = Pipeline::with_capacity(2);
-        // A user without the right to name the connection is served all the same.
+        // `accept` ignores an error of this one (except `NOAUTH`): a user without the right to name
+        // the connection is still served.
         hello.cmd("CLIENT").arg("SETNAME").arg(name);
         match self {
             Self::Server(_) => {}
@@ -76,7 +81,7 @@ impl Target {
         Some(hello)
     }
 
-    /// Whether a connection that has answered so may be used.
+    /// Checks whether a session with these replies may be used.
     pub(crate) fn accept(&self, replies: &[Value]) -> Result<()> {
         for (place, reply) in replies.iter().enumerate() {
             match reply {
@@ -86,6 +91,7 @@ impl Target {
                 _ => {}
             }
         }
+        // Sentinels may still name a server that was demoted, so its own word counts.
         match (self, replies.last()) {
             (Self::Located(_), Some(role)) if !is_primary(role) => Err(Error::new(
                 ErrorKind::ReadOnly,
@@ -104,7 +110,7 @@ impl Target {
     }
 }
 
-/// Whether `ROLE` was answered by a primary.
+/// Whether this reply to `ROLE` comes from a primary.
 fn is_primary(role: &Value) -> bool {
     let Value::Array(parts) = role else {
         return false;

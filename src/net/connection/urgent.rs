@@ -1,9 +1,14 @@
-//! The way to a server while a lease is at stake.
+//! Urgent connects, while a lease is at stake.
 //!
-//! Invariant: as long as somebody must reach the server in time, neither a pause nor an attempt
-//! that hangs nor a connection that has fallen silent stands in the way: another attempt is made
-//! beside it, and the first that says hello is used. A connection that answers is never given up
-//! for another; callers on one that is replaced still get their answers, should these come.
+//! The backoff, an attempt that hangs, or a session that has fallen silent may each cost more time
+//! than the lease has left. So while the connection is urgent, more attempts are made beside what
+//! hangs, and the first that completes its handshake is used.
+//!
+//! Invariant: none of these three blocks a caller that must reach the server in time. A session
+//! that answers is never replaced. Callers on a replaced session still get their answers, if these
+//! come.
+//!
+//! Requests that must not be late, such as renewals of locks, call [`Connection::urgent`].
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,15 +18,16 @@ use tokio::time::{Instant, sleep};
 use super::{Connection, Session, Urgent};
 use crate::net::stream::traffic::Moved;
 
-/// The connection in use that an attempt is made beside.
+/// The session in use that an attempt is made beside.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beside {
     pub(crate) epoch: u64,
-    /// What that had moved by then.
+    /// What it had moved by then.
+    // If it moves more before the attempt completes, it is not replaced.
     moved: Moved,
 }
 
-/// Since when the connection in use owes replies and has given nothing.
+/// Since when the session in use owes replies and has shown no progress.
 #[derive(Debug, Clone, Copy)]
 struct Quiet {
     at: Beside,
@@ -29,17 +35,17 @@ struct Quiet {
 }
 
 impl Connection {
-    /// Until `until` the server must be reached in time: while there is no connection that answers,
-    /// one is tried for every `every`, but never within 10 ms of the last. What several ask for at
-    /// a time counts together: the latest end and the shortest pause. Call it with each request
-    /// that must not be late.
+    /// Makes the connection urgent until `until`: while no session answers, a connect attempt
+    /// starts every `every`, but at least 10 ms after the last. Concurrent requests combine: the
+    /// latest end and the shortest pause count. Call it with each request that must not be late.
     pub(crate) fn urgent(self: &Arc<Self>, until: Instant, every: Duration) {
+        // A brought connection cannot be opened a second time.
         if !self.is_ours() {
             return;
         }
         let (now, every) = (Instant::now(), every.max(LEAST));
         let mut state = self.state();
-        // The task that sees to it clears this under the same lock when it ends.
+        // The task clears this under the same lock when it ends, so a set value means that it runs.
         let is_seen_to = state.urgent.is_some();
         let known = state.urgent.filter(|urgent| urgent.until > now);
         let new = Urgent {
@@ -55,7 +61,7 @@ impl Connection {
         let is_up = state.live.as_ref().is_some_and(|live| !live.is_dead());
         drop(state);
         if !is_up {
-            // Pauses are shorter now.
+            // Callers that wait out the backoff must see that it is shorter now.
             self.changed.notify_waiters();
         }
         let urging = || urge(Arc::downgrade(self));
@@ -65,8 +71,8 @@ impl Connection {
         }
     }
 
-    /// Begins an attempt if the server cannot be reached as things are. Answers when to look again;
-    /// nothing when it is not urgent any more.
+    /// Starts an attempt if no session answers. Returns when to look again, or `None` when the
+    /// connection is not urgent any more.
     fn press(self: &Arc<Self>, quiet: &mut Option<Quiet>) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.state();
@@ -79,10 +85,11 @@ impl Connection {
         let mut beside = None;
         if let Some(live) = &state.live {
             if !live.health.owes_now() && now - urgent.asked >= urgent.every {
-                // It has answered.
+                // The session has answered everything, and no caller asked lately.
                 state.urgent = None;
                 return None;
             }
+            // Any progress starts the count again: a slow answer is not silence.
             let known = quiet.filter(|quiet| live.is_quiet_since(quiet.at));
             let quiet = quiet.insert(known.unwrap_or_else(|| Quiet {
                 at: live.beside(),
@@ -94,6 +101,7 @@ impl Connection {
             beside = Some(quiet.at);
         }
         let last = state.backoff.last_try();
+        // The pace of attempts counts from the last start, also if a caller started that one.
         let is_time = last.is_none_or(|last| now - last >= urgent.every);
         if is_time && state.attempts.len() < MOST_ATTEMPTS {
             self.begin(&mut state, beside);
@@ -101,8 +109,8 @@ impl Connection {
         Some(urgent.every)
     }
 
-    /// Whether a connection that has said hello takes the place of the one in use. That has a
-    /// moment more: what held it up may have held up the hello, too.
+    /// Whether a new session replaces the one in use. The one in use gets a moment more to answer:
+    /// what delayed it may have delayed the new handshake, too.
     pub(crate) async fn is_to_be_replaced(link: &Weak<Self>, beside: Beside) -> bool {
         let in_use = || {
             let link = link.upgrade()?;
@@ -120,6 +128,7 @@ impl Connection {
 }
 
 impl Session {
+    /// This session, with what it has moved until now.
     fn beside(&self) -> Beside {
         Beside {
             epoch: self.epoch,
@@ -127,7 +136,7 @@ impl Session {
         }
     }
 
-    /// Whether it is the same connection, owes replies, and has shown no progress since.
+    /// Whether it is the same session, owes replies, and has shown no progress since `then`.
     fn is_quiet_since(&self, then: Beside) -> bool {
         self.epoch == then.epoch
             && self.health.owes_now()
@@ -135,30 +144,33 @@ impl Session {
     }
 }
 
-/// Looks after the way to the server of `link`, without keeping it, until it is not urgent any
-/// more.
+/// Starts attempts for `link` until it is not urgent any more. It does not keep `link` alive, ends
+/// with it, and the next urgent request starts another after a panic.
 async fn urge(link: Weak<Connection>) {
     let mut quiet = None;
     while let Some(link) = link.upgrade() {
         let Some(pause) = link.press(&mut quiet) else {
             return;
         };
+        // Not held over the pause, or a dropped client would keep its connection that long.
         drop(link);
         sleep(pause).await;
     }
 }
 
 /// The shortest time from one attempt to the next.
+// A lease of a few ms must not turn into a flood of connects.
 const LEAST: Duration = Duration::from_millis(10);
 
-/// A connection is silent when it owes replies for so many of these times.
+/// A session is silent when it owes replies for this many times `every`.
 const SILENT: u32 = 3;
 
-/// The connection in use has this part of that time to answer once another has said hello. An
-/// attempt may be as late as the whole of it, and the lease has no more than a few of these left.
+/// Once a new session has completed its handshake, the session in use has `every` divided by this
+/// to answer. It is a small part because the attempt itself may have taken all of `every`, and the
+/// lease has only a few times `every` left.
 const MOMENT: u32 = 4;
 
-/// How many attempts may hang beside each other.
+/// How many attempts may hang at the same time.
 const MOST_ATTEMPTS: usize = 24;
 
 #[cfg(test)]
@@ -190,7 +202,7 @@ mod tests {
         }
     }
 
-    /// A server that leaves its first `silent` connections unanswered, and counts all.
+    /// A server that leaves its first `silent` connections unanswered, and counts all connections.
     async fn server(silent: usize) -> (Arc<Connection>, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("it is bound").port();

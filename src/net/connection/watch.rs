@@ -1,6 +1,12 @@
-//! The watchdog of a connection.
+//! The watchdog of a session.
 //!
-//! Invariant: a connection that is silent is given up, and one that nobody uses is not kept open.
+//! A session that owes replies and has moved no bytes for a whole round gets a `PING`. If it moves
+//! nothing after that either, it is given up. TCP alone does not notice a peer that is frozen and
+//! still acknowledges.
+//!
+//! Invariant: a silent session is given up, and the watchdog keeps no session open.
+//!
+//! [`connect`](super::connect) starts one for each session.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,19 +19,19 @@ use super::{Connection, Session};
 use crate::background::Spawner;
 use crate::net::stream::traffic::{Moved, Traffic};
 
-/// A connection as its watchdog knows it: without keeping it open.
+/// A session as its watchdog knows it, without keeping it open.
 struct Watched {
     connection: MultiplexedConnection,
     epoch: u64,
     health: Weak<InFlight>,
 }
 
-/// Starts the watchdog of `live`, which ends when nobody uses this connection any more, be it that
-/// the link has another by now. A connection that owes replies and has moved nothing for a whole
-/// round is asked for a PING; if it moves nothing within a round then either, it is given up. (TCP
-/// alone does not notice a peer that is frozen and still acknowledges.) A push connection owes
-/// nothing and is asked every round. One that the caller brought is the caller's to judge: it
-/// cannot be made again, and what it moves is not seen.
+/// Starts the watchdog of `live`. It ends when nothing uses this session any more, also if the
+/// connection has another by now. If it panics, a frozen peer of this session is not noticed.
+///
+/// A session for pushes owes no replies, so it gets a `PING` in each round in which it moves
+/// nothing. A connection that the caller brought has no watchdog: it cannot be opened again, and
+/// the bytes that it moves are not seen.
 pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
     if live.health.is_brought() {
         return;
@@ -35,10 +41,12 @@ pub(crate) fn start(link: &Arc<Connection>, live: &Session) {
         epoch: live.epoch,
         health: Arc::downgrade(&live.health),
     };
-    // Beside the connection, whose progress it judges: if both stand still, callers notice.
+    // On the runtime of the session that it judges: if that stands still, both do, and callers
+    // notice by the pulse of the socket task.
     Spawner::default().spawn(watch(Arc::downgrade(link), watched));
 }
 
+/// Looks once each round until the session has ended, or gives it up.
 async fn watch(link: Weak<Connection>, mut watched: Watched) {
     let mut seen = Moved::default();
     loop {
@@ -48,6 +56,7 @@ async fn watch(link: Weak<Connection>, mut watched: Watched) {
         };
         let traffic = health.traffic().clone();
         let owes = health.owes();
+        // Not held over the PING, or the watchdog would keep the session open.
         drop(health);
         let listens = link
             .upgrade()
@@ -63,13 +72,14 @@ async fn watch(link: Weak<Connection>, mut watched: Watched) {
         let Some(health) = watched.health.upgrade() else {
             return;
         };
+        // A large value on a slow network delays the reply, and its bytes are a sign of life, too.
         if alive || traffic.has_progressed_since(seen) {
             continue;
         }
         let link = link.upgrade();
         if let Some(link) = &link {
             tracing::warn!(target: "hedgerow::client", connection = link.route.name, address = link.address().as_deref(), epoch = watched.epoch, "the connection is silent; giving it up");
-            // Before those who wait for answers hear of its end: they ask who has ended it.
+            // Before `end` wakes the callers: they ask whether this side gave the session up.
             link.abandon(watched.epoch, None);
         }
         health.end();
@@ -80,16 +90,16 @@ async fn watch(link: Weak<Connection>, mut watched: Watched) {
     }
 }
 
-/// How long a sign of life may take. It comes behind all that was written before, of which buffers
-/// on the way may hold some MB.
+/// How long the reply to the `PING` may take. The `PING` travels behind all that was written before
+/// it, and buffers on the way may hold some MB of that.
 fn patience(traffic: &Traffic) -> Duration {
     let before = traffic.under_way().min(MOST_BUFFERED);
     WATCH_ROUND + Duration::from_millis(before / SLOWEST_BYTES_A_MS)
 }
 
-/// As much as buffers on the way hold, about, and how fast they empty at least, in bytes a ms.
+/// About how many bytes buffers on the way hold, and how fast they empty at least, in bytes per ms.
 const MOST_BUFFERED: u64 = 8 << 20;
 const SLOWEST_BYTES_A_MS: u64 = 1 << 10;
 
-/// How long a connection may owe a reply before it is asked for a sign of life.
+/// How long a session may owe a reply and move nothing before it gets a `PING`.
 const WATCH_ROUND: Duration = Duration::from_secs(1);

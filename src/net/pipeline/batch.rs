@@ -1,7 +1,9 @@
 //! `Batch`: commands and reads that travel together in one pipeline.
 //!
-//! Invariant: what is in a batch is sent, and everybody in it is told what became of it. Reads
-//! share: a key that several ask for is read once.
+//! Invariant: everything in a batch is sent, or fails as a whole, and every caller in it gets an
+//! answer. Reads are shared: a key that several callers ask for is read once.
+//!
+//! A flusher of the [`Pipeliner`](super::pipeliner::Pipeliner) builds and sends it.
 
 use std::sync::Arc;
 
@@ -21,15 +23,19 @@ use crate::net::connection::{Answer, Connection, Session};
 pub(crate) struct Batch {
     commands: Vec<(Cmd, Reply<Answer>)>,
     readers: Vec<Reader>,
+    /// The distinct keys of all readers.
     keys: Vec<Key>,
-    /// Where each key is in `keys`.
+    /// The index of each key in `keys`.
     places: SeededMap<Key, usize>,
-    /// How many readers want each key.
+    /// How many readers still want each key, by its index.
     wanted: Vec<u32>,
+    /// The latest deadline of all callers; `None` while the batch is empty.
+    // The latest, because the server may answer in time for that caller. The others leave by
+    // themselves.
     deadline: Option<Instant>,
 }
 
-/// Who asked for the keys at `places` of the batch.
+/// A caller that reads, and the indexes of its keys in the batch.
 struct Reader {
     places: Vec<usize>,
     to: To,
@@ -37,13 +43,14 @@ struct Reader {
 
 /// Where the answer to a reader goes.
 enum To {
+    /// To a read of this server alone.
     Whole(Reply<KeyReplies>),
-    /// To a read that asks other servers, too: this part of it.
+    /// To this part of a read that asks other servers, too.
     Part(Arc<ScatterRead>, usize),
 }
 
 impl Batch {
-    /// What the carrier of this number has taken.
+    /// Builds a batch from what the flusher of this number has taken from the queue.
     pub(crate) fn of(taken: Vec<Queued>, carrier: u64) -> Self {
         let now = Instant::now();
         let mut batch = Self::default();
@@ -53,7 +60,8 @@ impl Batch {
             settled,
         } in taken
         {
-            // Past its deadline the caller gives up by itself, and says that nothing was sent.
+            // Past its deadline the caller gives up by itself, and reports that nothing was sent. A
+            // command whose caller has settled it in the meantime must not be sent.
             if deadline <= now || ask.caller_left() || settled.is_some_and(|it| it.take(carrier)) {
                 continue;
             }
@@ -75,7 +83,7 @@ impl Batch {
         batch
     }
 
-    /// The place of `key` in the batch, for one more reader.
+    /// The index of `key` in the batch, counted for one more reader.
     fn place(&mut self, key: &Key) -> usize {
         let place = match self.places.get(key) {
             Some(place) => *place,
@@ -90,13 +98,14 @@ impl Batch {
         place
     }
 
-    /// How many calls are in it.
+    /// How many calls are in the batch.
     pub(crate) fn len(&self) -> usize {
         self.commands.len() + self.readers.len()
     }
 
-    /// Sends it over `live`, a connection of `link`, and tells `learn` what its reads have found.
-    /// It waits for no other connection: not all in it may wait as long.
+    /// Sends the batch over `live`, a session of `link`, and passes what its reads found to
+    /// `learn`. If `live` is gone it fails, and waits for no other session: the callers have
+    /// different deadlines.
     pub(crate) async fn send(
         self,
         link: &Arc<Connection>,
@@ -120,6 +129,7 @@ impl Batch {
             pipeline.add_command(command);
             singles.push(reply);
         }
+        // Reads come first and together, so that their replies are the first `reading` ones.
         let sent = link.send_all_over(live.clone(), &pipeline, deadline);
         let (mut replies, sent) = match sent.await {
             Ok((replies, sent)) => (replies.into_iter(), sent),
@@ -143,7 +153,8 @@ impl Batch {
         }
         let count = self.keys.len();
         let all = match (reads, &read[..]) {
-            // Nobody may fail for what another has asked for, such as a forbidden key.
+            // The one `MGET` serves several callers. No caller may fail because of the key of
+            // another, such as a forbidden one, so each key is read by its own `GET`.
             (MultiGet::Together, [Value::ServerError(_)]) if self.readers.len() > 1 => {
                 let gets = gets(&self.keys);
                 let replies = link.send_all_over(live, &gets, deadline).await;
@@ -162,7 +173,7 @@ impl Batch {
     }
 }
 
-/// Gives each reader the cells at its places.
+/// Gives each reader the replies for its keys.
 fn hand_out(all: Result<KeyReplies>, readers: Vec<Reader>, mut wanted: Vec<u32>) {
     let mut all = match all {
         Ok(all) => all,
@@ -174,7 +185,7 @@ fn hand_out(all: Result<KeyReplies>, readers: Vec<Reader>, mut wanted: Vec<u32>)
         }
     };
     let mut take = |place: usize| -> KeyReply {
-        // The last who wants it gets it without a copy.
+        // The last reader of a key gets the reply itself, without a copy.
         wanted[place] -= 1;
         match wanted[place] {
             0 => std::mem::replace(&mut all[place], Ok(None)),

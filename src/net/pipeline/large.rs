@@ -1,14 +1,14 @@
-//! `Large`: large values have a connection of their own, so that small calls do not wait for their
-//! transfer.
+//! `Large`: sends large values over a connection of their own, so that small calls do not wait for
+//! their transfer.
 //!
-//! Invariant: what is read here is what the shared connection would have answered. It is proved
-//! that both connections lead to one process, by the id of its run, and a proof holds for the two
-//! connections on which it was given: if either has changed when the answer comes, the answer is
-//! not used. A [`Pipeline`](super::Pipeline) reads here what was large when it was last seen, and
-//! asks the shared connection where nothing is proved.
-//!
-//! What is written here takes no effect before the shared connection commits it; see
+//! Invariant: a read here returns what the shared connection would have returned. It needs a proof
+//! that both connections lead to the same server process: both report the same `run_id`. The proof
+//! holds for the two sessions that gave it. If either has changed when the answer comes, the answer
+//! is not used. A write here takes no effect before the shared connection commits it; see
 //! [`Priority::Apart`](crate::time::Priority::Apart).
+//!
+//! A [`Pipeline`](super::Pipeline) reads keys here that were large when they were last seen, and
+//! asks the shared connection while there is no proof.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -29,50 +29,56 @@ use crate::net::connection::{Answer, Connection};
 use crate::time::{Deadline, Priority};
 use crate::wire::fault::from_server;
 
+/// The connection for large values of one server, and what is known about it.
 #[derive(Debug)]
 pub(crate) struct Large {
-    /// Of the connection for large values.
+    /// The pipeliner of the connection for large values.
     pub(crate) pipeliner: Pipeliner,
     link: Arc<Connection>,
-    /// The connection that everything else goes by.
+    /// The connection for everything else.
     shared: Arc<Connection>,
     keys: Arc<LargeKeys>,
     standing: Mutex<ProofState>,
-    /// Which values may be larger than the server takes.
+    /// Knows which values may be larger than the server takes.
+    // Learned by trying, because most users may not ask the server for its limit (`CONFIG GET`).
     trials: Trials,
-    /// Where these are sent, each over a connection of its own.
+    /// Sends these, each over a session of its own.
+    // The server closes a connection on which a value is too large, and all calls on it would fail.
     alone: Arc<Connection>,
-    /// Makes the connection and proves where it leads; see [`prove`].
+    /// Opens the connection and proves where it leads; see [`prove`].
     prover: Background,
 }
 
-/// What is known of where the connection leads.
+/// Whether it is proved where the connection leads.
 #[derive(Debug, Clone, Copy)]
 enum ProofState {
     Unproved,
     Proved(Proof),
-    /// There was no proof; the next is sought at this moment at the earliest, after this pause.
+    /// The last proof failed. The next one starts at this instant at the earliest, after this
+    /// pause.
     Failed(Instant, Duration),
 }
 
-/// Both connections led to one process: those of these epochs.
+/// The epochs of two sessions that led to one server process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Proof {
     shared: u64,
     own: u64,
 }
 
-/// What has become of a value.
+/// What became of a value that was to be sent.
 enum Sent {
+    /// The call is over.
     Ended(Result<Answer>),
-    /// It was not sent.
+    /// The value was not sent.
     Not,
-    /// The server, or somebody on the way, has ended its connection.
+    /// The server, or a peer on the way, closed the connection while the value was sent.
     Lost,
 }
 
 impl Large {
-    /// Beside the connection of `shared`; made when it is first needed.
+    /// Makes the connection for large values beside `shared`. Its socket is opened when it is first
+    /// needed.
     pub(crate) fn beside(
         shared: &Arc<Connection>,
         keys: Arc<LargeKeys>,
@@ -88,6 +94,7 @@ impl Large {
             shared: shared.clone(),
             keys,
             standing: Mutex::new(ProofState::Unproved),
+            // What waits for a trial is not in a queue, so it has a bound of its own.
             trials: Trials::new(limits.bytes / RESERVE),
             alone: shared.for_large_values(),
         })
@@ -98,8 +105,8 @@ impl Large {
         &self.keys
     }
 
-    /// That what is asked here is answered by the server behind the shared connection. `None` while
-    /// that is not proved; then the proof is sought in the background.
+    /// The proof that the server behind the shared connection answers here, too. Returns `None`
+    /// while there is none; then a background task tries to prove it.
     pub(crate) fn proof(self: &Arc<Self>) -> Option<Proof> {
         let standing = *self.standing();
         match standing {
@@ -113,13 +120,13 @@ impl Large {
         None
     }
 
-    /// Whether both connections are still those of `proof`.
+    /// Whether both sessions of `proof` are still in use.
     pub(crate) fn stands(&self, proof: Proof) -> bool {
         let is = |link: &Connection, epoch| link.epoch() == epoch && link.is_up();
         is(&self.shared, proof.shared) && is(&self.link, proof.own)
     }
 
-    /// Reads `keys`; `None` where the shared connection must be asked.
+    /// Reads `keys`. Returns `None` if the shared connection must be asked instead.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn read(
@@ -129,6 +136,7 @@ impl Large {
     ) -> Option<Result<KeyReplies>> {
         let proof = self.proof()?;
         match self.pipeliner.read(keys, deadline).await {
+            // Checked after the answer: the session may have been replaced while this waited.
             Ok(cells) => self.stands(proof).then(|| {
                 self.keys.learn(keys.iter().zip(&cells));
                 Ok(cells)
@@ -137,9 +145,10 @@ impl Large {
         }
     }
 
-    /// Sends a command with a large argument, which must not matter until the shared connection
-    /// commits it: nothing proves here which server takes it. `None` where it was not sent and the
-    /// shared connection may take it, as when no connection is made in half of the time.
+    /// Sends a command with a large argument. The command must take no effect until the shared
+    /// connection commits it, because nothing proves here which server receives it. Returns `None`
+    /// if it was not sent and the shared connection may send it, such as when no session was opened
+    /// in half of the time.
     ///
     /// Cancel safety: the command may still be executed.
     pub(crate) async fn send(
@@ -147,7 +156,7 @@ impl Large {
         command: &Cmd,
         deadline: Deadline,
     ) -> Option<Result<Answer>> {
-        // If the connection leads elsewhere, it is replaced.
+        // The result is not needed: the task replaces the connection if it leads to another server.
         self.proof();
         let bytes = arguments(command).max().unwrap_or_default();
         loop {
@@ -161,23 +170,25 @@ impl Large {
             match sent {
                 Sent::Ended(outcome) => return Some(outcome),
                 Sent::Lost => {}
-                // Where the server would not take it, it would end the shared connection for all.
+                // Not over the shared connection while in doubt: if the value is too large, the
+                // server would close that connection for all callers. So this tries again.
                 Sent::Not if self.trials.doubt(bytes) => {}
                 Sent::Not => return None,
             }
         }
     }
 
-    /// Sends a value on the connection of all large ones.
+    /// Sends a value over the connection that all large values share.
     async fn beside_others(&self, command: &Cmd, bytes: usize, deadline: Deadline) -> Sent {
+        // Half of the time, so that the other half is left for the shared connection.
         let half = Instant::now() + deadline.remaining() / 2;
         let Ok(live) = self.link.live(half).await else {
             return Sent::Not;
         };
         let epoch = live.epoch();
         drop(live);
-        // The breaker of this connection says nothing of the server: a value that is too large ends
-        // it.
+        // The breaker of this connection is not heeded: a value that is too large makes this
+        // connection fail, which says nothing about the server.
         let deadline = Deadline {
             priority: Priority::Ordinary,
             ..deadline.keep_trying()
@@ -187,15 +198,17 @@ impl Large {
             match self.pipeliner.send(command, deadline).await {
                 Ok(answer) => return Sent::Ended(self.judged(bytes, answer)),
                 Err(error) if error.kind() == ErrorKind::Disconnected => {
-                    // The server closes the connection at once when a value is too large, so its
-                    // answer is often lost, and with it whatever else was on its way.
+                    // If a value is too large, the server closes the connection at once. Its answer
+                    // is then often lost, together with all other calls on the connection.
                     let by_us = self.link.given_up() != given_up;
-                    // Where it is up, only who carried the command is gone.
+                    // If the session is still in use, only the flusher of this command is gone.
                     let is_up = self.link.live_epoch() == Some(epoch);
                     if bytes >= LEAST_LIMIT && !by_us && !is_up {
                         self.trials.lost(bytes);
                         return Sent::Lost;
                     }
+                    // Sent a second time: an upload has no effect by itself, so a repeat does no
+                    // harm.
                     if attempt > 0 {
                         return Sent::Ended(Err(error));
                     }
@@ -209,17 +222,18 @@ impl Large {
         unreachable!("it returns at the second attempt")
     }
 
-    /// Sends a value that may be too large, on connections that nobody else uses.
+    /// Sends a value that may be too large, over sessions that no other call uses.
     ///
-    /// Cancel safety: the command may still be executed. A connection that is left here is let go
-    /// before the next is made.
+    /// Cancel safety: the command may still be executed. A session that a dropped call leaves
+    /// behind is closed before the next one is opened.
     async fn alone(&self, command: &Cmd, bytes: usize, deadline: Deadline) -> Result<Answer> {
         let link = &self.alone;
         for _ in 0..TRIALS {
-            // One whose turn has lapsed keeps its connection, and gets its answer.
+            // A session of its own for each trial. A caller whose turn has lapsed keeps the session
+            // before this one, and still gets its answer there.
             link.rest();
-            // What serves a small command and ends with the large one is not ended by chance,
-            // time after time.
+            // A session that serves a small command and is then closed by the large one, several
+            // times in a row, is not closed by chance.
             let greeted = link.send(&redis::cmd("PING"), deadline.at).await;
             greeted.map_err(Error::of_own_question)?;
             let (epoch, given_up) = (link.epoch(), link.given_up());
@@ -241,7 +255,7 @@ impl Large {
         Err(self.refused(bytes))
     }
 
-    /// Notes what an answer says of values of so many bytes.
+    /// Learns from the answer to a value of this many bytes.
     fn judged(&self, bytes: usize, answer: Answer) -> Result<Answer> {
         match &answer.value {
             Value::ServerError(error) if says_too_long(error) => Err(self.refused(bytes)),
@@ -270,13 +284,13 @@ impl Large {
         )
     }
 
-    /// Ends the connections: they may lead to another server than the shared one.
+    /// Ends the sessions, because they may lead to another server than the shared connection.
     pub(crate) fn reset(&self) {
         self.link.reset();
         self.alone.reset();
     }
 
-    /// Makes no connection any more: see [`Connection::retire`].
+    /// Opens no session any more; see [`Connection::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
         self.alone.retire();
@@ -287,7 +301,7 @@ impl Large {
     }
 }
 
-/// Whether the shared connection need not be asked after this.
+/// Whether a call ends with this error, so that the shared connection is not asked.
 pub(crate) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Timeout)
 }
@@ -301,9 +315,9 @@ fn untried() -> Error {
     .with_fate(Fate::NotExecuted)
 }
 
-/// Makes the connection and asks both which process they lead to. Spawned by the first read that
-/// has use for it, and ends with the answer; aborted with its owner. After a panic the next read
-/// starts another.
+/// Opens the connection for large values, and asks both connections which server process they lead
+/// to. The first call that needs a proof spawns this task. It ends with the answers, and is aborted
+/// with its owner. After a panic the next call starts another.
 async fn prove(large: Weak<Large>, shared: Arc<Connection>, own: Arc<Connection>) {
     let deadline = Instant::now() + PROOF_TIMEOUT;
     let asked = async { tokio::try_join!(run(&shared, deadline), run(&own, deadline)) };
@@ -316,7 +330,8 @@ async fn prove(large: Weak<Large>, shared: Arc<Connection>, own: Arc<Connection>
         Ok(_) => {
             tracing::info!(target: "hedgerow::client", address = shared.address().as_deref(), "the connection for large values leads to another server; making another");
             own.reset();
-            // Behind a balancer that goes on, and ends what is under way there each time.
+            // Behind a load balancer this happens again and again, and each time it ends the calls
+            // under way there. So the pause grows.
             large.standing().failed_again()
         }
         Err(error) => {
@@ -332,11 +347,12 @@ async fn prove(large: Weak<Large>, shared: Arc<Connection>, own: Arc<Connection>
 }
 
 impl ProofState {
+    /// No proof, and no other try for `pause`.
     fn failed(pause: Duration) -> Self {
         Self::Failed(Instant::now() + pause, pause)
     }
 
-    /// There was no proof again, so the pause is twice as long.
+    /// The state after one more proof that failed: the pause is twice as long.
     fn failed_again(self) -> Self {
         Self::failed(match self {
             Self::Failed(_, pause) => (2 * pause).min(LONG_PAUSE),
@@ -345,7 +361,7 @@ impl ProofState {
     }
 }
 
-/// Which process the connection of `link` leads to, and the epoch of that connection.
+/// The epoch of the session of `link`, and the `run_id` of the server process behind it.
 async fn run(link: &Arc<Connection>, deadline: Instant) -> Result<(u64, String)> {
     let live = link.live(deadline).await?;
     let epoch = live.epoch();
@@ -368,24 +384,26 @@ async fn run(link: &Arc<Connection>, deadline: Instant) -> Result<(u64, String)>
     }
 }
 
-/// Whether the server has read a length above its `proto-max-bulk-len`.
+/// Whether the server reports a value above its `proto-max-bulk-len`.
 fn says_too_long(error: &ServerError) -> bool {
     error
         .details()
         .is_some_and(|text| text.contains("invalid bulk length"))
 }
 
-/// Redis takes no lower limit for `proto-max-bulk-len`: no server refuses less.
+/// Redis accepts no lower limit than this for `proto-max-bulk-len`, so no server refuses a smaller
+/// value.
 const LEAST_LIMIT: usize = 1 << 20;
 
-/// How often a value that was lost is sent by itself before it counts as refused.
+/// How often a value is lost on a session of its own before it counts as refused.
+// Two, because a `CLIENT KILL` or a failover may close one by chance.
 const TRIALS: u8 = 2;
 
-/// How long making the connection and proving where it leads may take.
+/// How long it may take to open the connection and prove where it leads.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long nothing is tried after that has failed, and at most, as after the server has refused to
-/// say.
+/// How long no proof is tried after one has failed: at first, and at most. The longest pause is
+/// also used when the server refused to answer.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 

@@ -1,7 +1,10 @@
 //! `LargeKeys`: which keys were large when they were last seen.
 //!
-//! Invariant: this is a hint. A key that is forgotten, or taken for another, is read over a
-//! connection that would not have been chosen for it, and is answered all the same.
+//! Invariant: this is only a hint. If a key was forgotten, or is mistaken for another, it is read
+//! over the less suitable connection, and the answer is still right.
+//!
+//! [`Pipeline`](super::Pipeline) asks it to choose the connection of a read; the pipeliners fill
+//! it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +15,9 @@ use super::replies::{KeyReply, size};
 use super::request::LARGE;
 use crate::key::Key;
 
-/// Which keys were large when they were last seen, as far as there is room to remember: a key that
-/// is forgotten is read once over the shared connection.
+/// A fixed table of hashes of large keys. A key that was overwritten is read once over the shared
+/// connection, and is known again then.
+// Empty until the first large value, so that a server without any costs no memory.
 #[derive(Debug, Default)]
 pub(crate) struct LargeKeys(OnceLock<Box<[AtomicU32]>>);
 
@@ -53,17 +57,20 @@ impl LargeKeys {
     fn remove(&self, key: &Key) {
         let Some(table) = self.0.get() else { return };
         let (place, mark) = Self::place(key);
+        // Only its own mark: another key may share the index.
         let _ = table[place].compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The place of a key, and what stands there if it is remembered: never 0.
+    /// The index of a key in the table, and the mark that stands there if the key is remembered. A
+    /// mark is never 0, which means empty.
     fn place(key: &Key) -> (usize, u32) {
         let hash = xxh3_64(key.as_str().as_bytes());
         (hash as usize % REMEMBERED, (hash >> 32) as u32 | 1)
     }
 }
 
-/// How many large keys of one server are remembered: the table is as large as one such value.
+/// How many large keys of one server are remembered at most. The table takes as much memory as one
+/// large value.
 const REMEMBERED: usize = LARGE / size_of::<AtomicU32>();
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
-//! `Pipeline`: the way of commands and reads to one server: by the connection that all share, or by
-//! one for large values.
+//! `Pipeline`: sends the commands and reads for one server, over the connection that all callers
+//! share, or over one for large values.
 //!
-//! Invariant: what goes by the connection for large values is what the shared one would have
-//! answered, or takes no effect before the shared one commits it (see [`Large`]).
+//! Invariant: a read over the connection for large values returns what the shared connection would
+//! have returned. A write over it takes no effect before the shared connection commits it (see
+//! [`Large`]).
+//!
+//! A [`Node`](super::node::Node) has one. The topologies send and read through it.
 
 pub(crate) mod batch;
 pub(crate) mod flushers;
@@ -31,11 +34,11 @@ use queue::{Limits, Queue};
 use replies::{KeyReplies, MultiGet};
 use scatter_read::KeyError;
 
-/// Where commands for one server go.
+/// Sends the commands and reads for one server.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     shared: Pipeliner,
-    /// Where large values go, if not by the shared connection.
+    /// Sends large values over a connection of their own, if there is one.
     large: Option<Arc<Large>>,
     link: Arc<Connection>,
     limits: Limits,
@@ -57,7 +60,7 @@ impl Pipeline {
         }
     }
 
-    /// One that leaves large values to a connection of their own.
+    /// A pipeline that sends large values over a connection of their own.
     pub(crate) fn without_large_values(
         link: Arc<Connection>,
         reads: MultiGet,
@@ -77,13 +80,14 @@ impl Pipeline {
 
     /// Sends one command and returns its reply.
     ///
-    /// Cancel safety: a command whose caller has left before it was taken is not sent.
+    /// Cancel safety: if the caller leaves before the command was taken, it is not sent.
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         if deadline.priority == Priority::Apart
             && let Some(large) = &self.large
         {
             self.limits.admit(command)?;
-            // A large value is no probe: what comes after it would wait for its transfer.
+            // A large value is not used as a probe: its transfer takes long, and until the probe
+            // has ended, the breaker lets no other call through that heeds it.
             let outage = match deadline.on_outage {
                 OnOutage::FailFast => self.link.breaker().outage(),
                 OnOutage::KeepTrying => None,
@@ -94,16 +98,18 @@ impl Pipeline {
             if let Some(outcome) = Box::pin(large.send(command, deadline)).await {
                 return outcome;
             }
+            // It was not sent there, and the shared connection may take it.
         }
         self.shared.send(command, deadline).await
     }
 
-    /// Reads string keys; one of another type counts as missing.
+    /// Reads string keys. A key of another type counts as missing.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<KeyReplies> {
         let probe = self.shared.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
+        // A probe goes over the shared connection, whose breaker it may close.
         if let Some(large) = self.for_large(keys)
             && probe.is_none()
             && let Some(outcome) = Box::pin(large.read(keys, deadline)).await
@@ -113,7 +119,7 @@ impl Pipeline {
         self.shared.read_admitted(keys, deadline).await
     }
 
-    /// Where to read `keys`, if any of them is known to be large.
+    /// The connection for large values, if there is one and any of `keys` is known to be large.
     fn for_large(&self, keys: &[Key]) -> Option<&Arc<Large>> {
         self.large.as_ref().filter(|large| large.keys().knows(keys))
     }
@@ -122,8 +128,8 @@ impl Pipeline {
         self.large.as_ref()
     }
 
-    /// Reads keys that several servers may hold: each from the pipeline in its place, and all or
-    /// none. It heeds the breaker of each server.
+    /// Reads keys that several servers may hold: each key through the pipeline of the same index.
+    /// Either all keys are read, or the call fails. It heeds the breaker of each server.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn gather<'l>(
@@ -141,8 +147,8 @@ impl Pipeline {
         Pipeliner::gather(keys, pipelines.map(|it| &it.shared), deadline).await
     }
 
-    /// The same, with large values by connections of their own; `None` where they cannot be read
-    /// there.
+    /// Like [`gather`](Self::gather), with large values over connections of their own. Returns
+    /// `None` if they cannot be read there.
     async fn gather_large(
         keys: &[Key],
         pipelines: &[&Self],
@@ -160,6 +166,7 @@ impl Pipeline {
             }
         }
         match Pipeliner::gather(keys, ways.into_iter(), deadline).await {
+            // All proofs must still stand, or a part may come from another server process.
             Ok(cells) if proofs.iter().all(|(large, proof)| large.stands(*proof)) => {
                 for ((key, cell), pipeline) in keys.iter().zip(&cells).zip(pipelines) {
                     if let Some(large) = pipeline.large() {
@@ -174,10 +181,10 @@ impl Pipeline {
     }
 }
 
-/// How many pipelines to one server may be under way at once: it works on one while the client
-/// unpacks the other.
+/// How many pipelines may be under way at once to a server that is the only one. The server works
+/// on one while the client unpacks the other.
 pub(crate) const PIPELINES_TO_ONE: usize = 2;
 
-/// The same where there are several servers: others work while the client unpacks. Fewer pipelines
-/// hold more each, which is cheaper.
+/// How many pipelines may be under way at once to each of several servers. The other servers work
+/// while the client unpacks, and fewer pipelines carry more commands each, which is cheaper.
 pub(crate) const PIPELINES_TO_EACH: usize = 1;

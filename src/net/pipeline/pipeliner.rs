@@ -1,12 +1,16 @@
 //! `Pipeliner`: gathers the commands of concurrent callers into pipelines over one connection.
 //!
-//! Invariant: every command is sent at most once, and a command whose caller has left, or whose
-//! deadline has passed, before it was taken is not sent at all. What waits is bounded; the excess
-//! is refused at once. A lone caller's command goes straight to the connection; when several are
-//! under way, the rest wait in a [`Queue`] and a carrier task sends all of them as one pipeline,
-//! which costs the client a fraction of the CPU that single commands do. Reads that wait together
-//! travel as one `MGET` of their distinct keys, or where keys have slots, or the server refuses the
-//! `MGET`, as one `GET` for each.
+//! The command of a lone caller goes straight to the connection. When several are under way, the
+//! rest wait in a [`Queue`], and a task, the flusher, sends them as one pipeline. That costs the
+//! client a fraction of the CPU of single commands. Reads that wait together travel as one `MGET`
+//! of their distinct keys. They travel as one `GET` for each key if the keys have slots, or if the
+//! server refuses the `MGET`.
+//!
+//! Invariant: every command is sent at most once. If its caller leaves, or its deadline passes,
+//! before it was taken from the queue, it is not sent at all. The queue is bounded, and the excess
+//! is refused at once.
+//!
+//! A [`Pipeline`](super::Pipeline) has one for all commands, and perhaps one for large values.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +36,7 @@ use crate::net::connection::{Answer, Connection};
 use crate::pulse::TICK;
 use crate::time::{Deadline, OnOutage, Priority};
 
+/// A handle. Its flushers share the state.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeliner(Arc<Shared>);
 
@@ -39,27 +44,29 @@ pub(crate) struct Pipeliner(Arc<Shared>);
 struct Shared {
     link: Arc<Connection>,
     reads: MultiGet,
-    /// How many carriers may be under way at once.
+    /// How many flushers may be at work at once.
+    // With two, the server works on one pipeline while the client unpacks the other. More would
+    // only cut the pipelines smaller.
     pipelines: usize,
     limits: Limits,
-    /// How many bytes a read has found lately for each key.
+    /// About how many bytes reads have found lately for each key.
+    // An estimate of the size of the next replies, so that a pipeline of reads stays small enough.
     reply: AtomicUsize,
-    /// Notes which keys are large, where those have a connection of their own.
+    /// Learns which keys are large, if those have a connection of their own.
     large: Option<Arc<LargeKeys>>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Commands that callers are sending by themselves.
+    /// How many callers are sending a command by themselves.
     direct: usize,
-    /// Carrier tasks under way. There is at least one while anything waits, or one that stands
-    /// still.
+    /// The flushers. While anything waits, there is at least one, though it may stand still.
     carriers: Flushers,
     waiting: Queue,
 }
 
-/// A command that waits; dropping this takes it out of the queue, unless it was taken before.
+/// A command that waits. Dropping this removes it from the queue, unless it was taken before.
 #[derive(Debug)]
 struct QueueGuard<'l> {
     pipeliner: &'l Shared,
@@ -67,7 +74,7 @@ struct QueueGuard<'l> {
 }
 
 impl Pipeliner {
-    /// One for all commands, but for large values if `large` is given.
+    /// A pipeliner for all commands, or for all but large values if `large` is given.
     pub(crate) fn new(
         link: Arc<Connection>,
         reads: MultiGet,
@@ -79,8 +86,8 @@ impl Pipeliner {
         Self::with(link, reads, pipelines, limits, waiting, 0, large)
     }
 
-    /// One for large values: few replies are under way at once, so that the server has time for
-    /// others between them.
+    /// A pipeliner for large values. Few replies are under way at once, so that the server has time
+    /// for other calls between them.
     pub(crate) fn of_large_values(
         link: Arc<Connection>,
         reads: MultiGet,
@@ -122,7 +129,7 @@ impl Pipeliner {
         }))
     }
 
-    /// Lets a call through, or says why not: see [`Breaker::admit`].
+    /// Lets a call through, or fails if the breaker is open; see [`Breaker::admit`].
     ///
     /// [`Breaker::admit`]: crate::net::breaker::Breaker::admit
     pub(crate) fn admit(&self, on_outage: OnOutage) -> Result<Option<Probe<'_>>> {
@@ -137,22 +144,24 @@ impl Pipeliner {
 
     /// Sends one command and returns its reply.
     ///
-    /// Cancel safety: a command whose caller has left before it was taken is not sent.
+    /// Cancel safety: if the caller leaves before the command was taken, it is not sent.
     pub(crate) async fn send(&self, command: &Cmd, deadline: Deadline) -> Result<Answer> {
         self.0.limits.admit(command)?;
         let probe = self.admit(deadline.on_outage)?;
         let deadline = Probe::limit(probe.as_ref(), deadline);
         let direct = self.0.direct();
-        // What must be in time waits for nobody, and not for the answers to others either.
+        // A renewal is worth nothing when it is late, so it passes the queue. It also waits for no
+        // pipeline that is under way.
         if direct.is_none() && deadline.priority != Priority::Timely {
             let ask = |reply| Operation::Command(command.clone(), reply);
             return Box::pin(self.queued(deadline, ask)).await;
         }
-        // Either in a box: what is allocated for a call at once is small enough to be cheap.
+        // Boxed on both ways: what one call allocates then stays below the size from which the
+        // allocator of the C library is slow.
         Box::pin(self.0.link.send(command, deadline.at)).await
     }
 
-    /// Reads string keys; one of another type counts as missing.
+    /// Reads string keys. A key of another type counts as missing.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn read(&self, keys: &[Key], deadline: Deadline) -> Result<KeyReplies> {
@@ -161,6 +170,7 @@ impl Pipeliner {
         self.read_admitted(keys, deadline).await
     }
 
+    /// Like [`read`](Self::read), for a call that the breaker has let through.
     pub(crate) async fn read_admitted(
         &self,
         keys: &[Key],
@@ -173,6 +183,8 @@ impl Pipeliner {
         Box::pin(self.0.read(keys, deadline.at)).await
     }
 
+    /// Reads the keys of each server by one command of its own, without the queues. `parts` has the
+    /// index of the pipeliner of each key.
     async fn gather_directly(
         keys: &[Key],
         pipeliners: &[&Self],
@@ -197,6 +209,9 @@ impl Pipeliner {
         Ok(found)
     }
 
+    /// Puts a command into the queue, and waits for its answer. `ask` makes the command.
+    ///
+    /// Cancel safety: if the caller leaves before the command was taken, it is not sent.
     async fn queued<T>(
         &self,
         deadline: Deadline,
@@ -209,6 +224,7 @@ impl Pipeliner {
             deadline: deadline.at,
             settled: Some(settled.clone()),
         };
+        // Dropped with this future: a caller that leaves takes its command out of the queue.
         let ticket = self.0.enqueue(waiting, deadline.priority)?;
         let pipeliner = std::slice::from_ref(&self.0);
         let outcome = Shared::answered(pipeliner, answer, Some(&settled), deadline.at).await;
@@ -216,6 +232,8 @@ impl Pipeliner {
             ticket.answered();
             return result;
         }
+        // From here on no flusher can take the command. If none had, it was not sent, and the error
+        // may say so.
         let taken = settled.settle();
         Err(match outcome {
             _ if !taken => {
@@ -227,8 +245,8 @@ impl Pipeliner {
         })
     }
 
-    /// Reads keys that several servers may hold: each by the pipeliner in its place, and all or
-    /// none. It heeds the breaker of each server.
+    /// Reads keys that several servers may hold: each key through the pipeliner of the same index.
+    /// Either all keys are read, or the call fails. It heeds the breaker of each server.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn gather<'l>(
@@ -236,7 +254,7 @@ impl Pipeliner {
         pipeliners: impl Iterator<Item = &'l Self>,
         deadline: Deadline,
     ) -> Result<KeyReplies, KeyError> {
-        // Each server once, and which of them has each key.
+        // `asked` has each server once; `parts` says which of them holds each key.
         let mut asked: Vec<&Self> = Vec::with_capacity(2);
         let mut parts = Vec::with_capacity(keys.len());
         let mut probes = Vec::new();
@@ -254,10 +272,13 @@ impl Pipeliner {
         let deadline = probes.iter().fold(deadline, |deadline, probe| {
             Probe::limit(Some(probe), deadline)
         });
+        // One server holds all keys, so no scatter is needed.
         if let [pipeliner] = asked[..] {
             let cells = pipeliner.read_admitted(keys, deadline).await;
             return cells.map_err(|error| (0, error));
         }
+        // Direct only if every server has a permit. Otherwise the permits that were taken are
+        // returned.
         let direct: Option<Vec<_>> = asked.iter().map(|pipeliner| pipeliner.0.direct()).collect();
         if direct.is_some() {
             return Box::pin(Self::gather_directly(keys, &asked, &parts, deadline.at)).await;
@@ -283,6 +304,7 @@ impl Pipeliner {
                 }
                 outcome
             }
+            // A part that waits elsewhere is removed from its queue by its dropped `QueueGuard`.
             Waited::Gone => Err((read.missing(), torn_down())),
             Waited::Late => Err((read.missing(), unanswered())),
         }
@@ -292,13 +314,14 @@ impl Pipeliner {
 /// How a wait for an answer has ended.
 enum Waited<T> {
     Answered(T),
-    /// Whoever was to answer is gone, or stands still.
+    /// The flusher that was to answer is gone, or stands still.
     Gone,
+    /// The deadline has come.
     Late,
 }
 
 impl QueueGuard<'_> {
-    /// The command was taken, and so is not in the queue any more.
+    /// Notes that the command was taken, so it is not in the queue any more.
     fn answered(mut self) {
         self.number = None;
     }
@@ -308,14 +331,14 @@ impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             let left = self.pipeliner.state().waiting.remove(number);
-            // Not while the queue is locked.
+            // Freed only here, when the queue is not locked any more.
             drop(left);
         }
     }
 }
 
 impl Shared {
-    /// Reads `keys` by themselves.
+    /// Reads `keys` without the queue.
     async fn read(&self, keys: &[Key], deadline: Instant) -> Result<KeyReplies> {
         let cells = if self.reads == MultiGet::OneByOne && keys.len() > 1 {
             let replies = self.link.send_all(&gets(keys), deadline).await?;
@@ -328,7 +351,7 @@ impl Shared {
         Ok(cells)
     }
 
-    /// Notes how much a read has found.
+    /// Learns from the sizes of what a read has found.
     fn learn(&self, keys: &[Key], cells: &KeyReplies) {
         let bytes: usize = cells.iter().map(size).sum();
         if bytes >= LARGE
@@ -336,17 +359,19 @@ impl Shared {
         {
             large.learn(keys.iter().zip(cells));
         }
+        // Per key, because the next read may have another number of keys.
         let each = bytes / cells.len().max(1);
         let before = self.reply.load(Ordering::Relaxed);
-        // The mean of about the last eight reads. Concurrent updates may be lost; this is an
-        // estimate.
+        // The mean of about the last eight reads. A concurrent update may be lost, which is
+        // harmless for an estimate.
         self.reply
             .store(before - before / 8 + each / 8, Ordering::Relaxed);
     }
 
-    /// A place to send one command directly, if few are under way and none waits.
+    /// A permit to send one command without the queue, if few are under way and none waits.
     fn direct(&self) -> Option<DirectPermit<'_>> {
         let mut state = self.state();
+        // While a flusher is at work, or anything waits, the command joins the next pipeline.
         if state.direct >= MOST_DIRECT || state.carriers.len() > 0 || !state.waiting.is_empty() {
             return None;
         }
@@ -354,6 +379,7 @@ impl Shared {
         Some(DirectPermit(self))
     }
 
+    /// Puts a command into the queue, and starts a flusher if there are too few.
     fn enqueue(self: &Arc<Self>, waiting: Queued, priority: Priority) -> Result<QueueGuard<'_>> {
         let mut state = self.state();
         let number = state.waiting.push(waiting, priority)?;
@@ -365,14 +391,15 @@ impl Shared {
         Ok(ticket)
     }
 
-    /// Starts a carrier if something waits and there are too few. While anything waits, there is a
-    /// carrier, possibly a stalled one.
+    /// Starts a flusher if something waits and there are too few. So while anything waits, there is
+    /// a flusher, possibly a stalled one.
     fn be_carried(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.waiting.is_empty() || state.carriers.len() >= self.pipelines {
             return;
         }
         let number = state.carriers.add();
-        // A runtime that is shutting down drops the task at once, and that takes the lock.
+        // Unlocked before the spawn: a runtime that is shutting down drops the task at once, and
+        // its `drop` takes the lock.
         drop(state);
         let carrier = Flusher {
             pipeliner: self.clone(),
@@ -382,8 +409,9 @@ impl Shared {
         self.state().carriers.spawned(number, &task);
     }
 
-    /// Waits for the answer to what was put in the queue of `pipeliners`, and sees to it meanwhile
-    /// that somebody carries it, whatever becomes of the runtimes of others.
+    /// Waits for the answer to what was put in the queues of `pipeliners`. Meanwhile it makes sure
+    /// that a flusher works on each queue, even if the runtimes of other callers end or stand
+    /// still.
     async fn answered<T>(
         pipeliners: &[Arc<Self>],
         answer: oneshot::Receiver<T>,
@@ -408,10 +436,11 @@ impl Shared {
             for pipeliner in pipeliners {
                 let mut state = pipeliner.state();
                 state.carriers.dismiss(pipeliner.link.spawner());
-                // The connection may stand still as well: asked at the same time, it costs no more.
+                // The socket task may stand still as well. Waking both now finds that out in the
+                // time that one takes.
                 pipeliner.link.knock();
                 let has_left = match settled.map(Settled::carrier) {
-                    // It waits yet.
+                    // No flusher has taken it yet.
                     Some(None) => false,
                     Some(taker) => state.carriers.has_left(taker),
                     None => state.carriers.has_left(None),
@@ -430,6 +459,7 @@ impl Shared {
     }
 }
 
+/// A permit to send one command without the queue. Dropping this returns it.
 struct DirectPermit<'l>(&'l Shared);
 
 impl Drop for DirectPermit<'_> {
@@ -438,27 +468,31 @@ impl Drop for DirectPermit<'_> {
     }
 }
 
-/// A task that sends what waits until nothing waits. Spawned by a caller that has to queue; if it
-/// is torn down with its runtime, the callers it carried are told that their fate is unknown.
+/// A task that sends what waits in the queue, until nothing waits. A caller that has to queue
+/// spawns it. If it is torn down with its runtime, or panics, the fate of the commands that it had
+/// taken is unknown, and their callers get that error.
 struct Flusher {
     pipeliner: Arc<Shared>,
     number: u64,
 }
 
 impl Flusher {
+    /// Sends pipelines until nothing waits.
     async fn run(self) {
         let mut carried = MANY;
         loop {
             if carried >= MANY {
-                // Lets callers that are ready to run join the pipeline: those that have come with
-                // the first one, then those that were just answered. A lone caller does better
-                // without us.
+                // Callers that are ready to run can join the pipeline now: at first those that came
+                // together with the first one, later those that were just answered. For a lone
+                // caller the yield would only cost time.
                 tokio::task::yield_now().await;
             }
+            // The latest deadline: as long as any caller waits, a session is still of use.
             let Some(latest) = self.latest() else { return };
-            // Nothing is taken before there is a connection to send it on: a caller that gives up
-            // meanwhile knows that its command was not sent. In slices: when all callers have left,
-            // nobody needs the connection any more, however far their deadlines are.
+            // Nothing is taken before there is a session to send it on, so a caller that gives up
+            // meanwhile knows that its command was not sent. The wait is cut into slices: when all
+            // callers have left, the session is not needed any more, even if their deadlines were
+            // far.
             match timeout(SLICE, self.pipeliner.link.live(latest)).await {
                 Ok(Ok(live)) => {
                     let batch = self.take();
@@ -475,17 +509,20 @@ impl Flusher {
         }
     }
 
-    /// The latest deadline of what waits, or `None`, after which this carrier no longer counts.
+    /// The latest deadline of what waits. If nothing waits, returns `None`, and this flusher does
+    /// not count any more.
     fn latest(&self) -> Option<Instant> {
         let mut state = self.pipeliner.state();
         let latest = state.waiting.latest();
         if latest.is_none() {
-            // Under the same lock: whoever enqueues next sees that it must start a carrier.
+            // Under the same lock, so the next caller that enqueues sees that it must start a
+            // flusher.
             state.carriers.remove(self.number);
         }
         latest
     }
 
+    /// Takes the next pipeline from the queue.
     fn take(&self) -> Batch {
         let load = BatchLimits {
             commands: LARGEST_BATCH,
@@ -496,7 +533,7 @@ impl Flusher {
         Batch::of(taken, self.number)
     }
 
-    /// There is no connection before `latest`: tells those who would not wait longer.
+    /// No session was opened before `latest`: refuses the commands that would not wait longer.
     fn refuse(&self, latest: Instant, error: &Error) {
         let refused = self.pipeliner.state().waiting.expired(latest);
         for waiting in refused {
@@ -508,9 +545,9 @@ impl Flusher {
 }
 
 impl Drop for Flusher {
-    /// Torn down with its runtime: the place is free again. If no other carrier is left, what waits
-    /// is refused as not executed, so that callers on other runtimes send it again and start a
-    /// carrier of their own.
+    /// Frees the slot of a flusher that was torn down with its runtime. If no other flusher is
+    /// left, what waits is refused as not executed, so that callers on other runtimes send it again
+    /// and start a flusher of their own.
     fn drop(&mut self) {
         let mut state = self.pipeliner.state();
         state.carriers.remove(self.number);
@@ -527,6 +564,7 @@ impl Drop for Flusher {
     }
 }
 
+/// The error of a command that was not taken from the queue. It is not executed.
 fn not_carried() -> Error {
     Error::new(
         ErrorKind::Unreachable,
@@ -534,6 +572,7 @@ fn not_carried() -> Error {
     )
 }
 
+/// The error of a command that a flusher had taken. Its fate is unknown.
 fn torn_down() -> Error {
     Error::new(
         ErrorKind::Disconnected,
@@ -545,27 +584,31 @@ fn unanswered() -> Error {
     late("{server} did not answer before the deadline").with_fate(Fate::Unknown)
 }
 
+/// The error of a command that was not sent before its deadline.
 fn late(message: &'static str) -> Error {
     Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
 }
 
-/// For how long a carrier waits for a connection before it looks at the queue again.
+/// How long a flusher waits for a session before it looks at the queue again.
+// The connect attempt goes on meanwhile, so a slice costs nothing.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// How often a caller in the queue looks whether its carrier stands still.
+/// How often a queued caller checks whether its flusher stands still.
 const LOOK: Duration = TICK.saturating_mul(2);
 
-/// How many calls of a pipeline were made at once, so that those who made them may come together
+/// After a pipeline of at least this many calls the flusher yields: their callers may come together
 /// again.
 const MANY: usize = 2;
 
-/// How many commands may travel by themselves before others are gathered.
+/// How many commands may be sent without the queue at the same time.
+// One: a lone caller pays neither for a task nor for a wait, and all others gain by a pipeline.
 const MOST_DIRECT: usize = 1;
 
-/// The same for large values: the next is asked for when the last has come.
+/// How many pipelines of large values may be under way at once: the next one starts when the last
+/// has ended.
 const PIPELINES_OF_LARGE: usize = 1;
 
-/// How many commands one pipeline carries at most, and how many bytes of arguments and of replies
-/// that are expected: a caller waits for its whole pipeline.
+/// The most commands in one pipeline, and the most bytes of arguments and expected replies.
+// A caller waits for its whole pipeline, so a pipeline must not grow without bound.
 const LARGEST_BATCH: usize = 512;
 const LARGEST_BYTES: usize = 1 << 20;

@@ -1,11 +1,14 @@
-//! `Queue`: what waits to be sent to one server.
+//! `Queue`: the commands that wait to be sent to one server.
+//!
+//! Commands leave in the order in which they came, but small ones do not wait behind large ones:
+//! the two take turns. (Any two that wait are concurrent, because neither is answered, so their
+//! order is free.) A caller that leaves takes its command out.
 //!
 //! Invariant: what waits is bounded, in number and in bytes of arguments, for all connections to
-//! one server together, and a command that is refused for that was not sent. However many large
-//! values wait for theirs, there is room for what goes by the other. A caller that leaves takes its
-//! command along. Commands leave in the order in which they came, but small ones do not
-//! wait behind large ones: the two take turns. (Any two that wait are concurrent, since neither is
-//! answered, so their order is free.)
+//! one server together. A command that is refused because of that was not sent. However many large
+//! values wait for their connection, there is room for commands of the shared one.
+//!
+//! Each [`Pipeliner`](super::pipeliner::Pipeliner) has one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,20 +25,20 @@ use crate::time::Priority;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) commands: usize,
-    /// Bytes of arguments, of all commands that wait.
+    /// Bytes of arguments of all commands that wait.
     pub(crate) bytes: usize,
     /// Bytes of one argument.
     pub(crate) argument: usize,
 }
 
-/// Where a command stands in its queue.
+/// The position of a command in its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
     size: Size,
     number: u64,
 }
 
-/// Whether a command is kept apart from others for its size.
+/// The size class of a command. Each class has a FIFO of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Size {
     Small,
@@ -45,29 +48,32 @@ enum Size {
 #[derive(Debug)]
 pub(crate) struct Queue {
     limits: Limits,
-    /// How much of the limits may wait here, and how much of what waits beside counts.
+    /// How much may wait here.
     most: Share,
+    /// How much of what waits in the other queue counts against the limits at most.
     most_beside: Share,
     small: Fifo,
     large: Fifo,
+    /// The number of the next command.
     next: u64,
-    /// Whose turn it is when both lines have something.
+    /// The size class whose turn it is when commands of both wait.
     turn: Size,
-    /// What waits here, for the queue beside this one.
+    /// How much waits here, published for the other queue of the server.
     held: Arc<Held>,
-    /// What waits in the queue of another connection to the server.
+    /// How much waits in the queue of the other connection to the server.
     beside: Arc<Held>,
 }
 
-/// How much waits in a queue. Two queues that look at each other at the same moment may each let
-/// one command in where there was room for one.
+/// How much waits in a queue, as the other queue of the server sees it.
+// The queues share no lock, so two that look at the same moment may each let one command in where
+// there was room for one.
 #[derive(Debug, Default)]
 struct Held {
     commands: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-/// So many commands, and bytes of arguments.
+/// A number of commands, and of bytes of arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share {
     commands: usize,
@@ -78,8 +84,9 @@ struct Share {
 #[derive(Debug, Default)]
 struct Fifo {
     places: VecDeque<Element>,
-    /// How many places are taken: not all are, since callers leave from the middle.
+    /// How many elements hold a command. Callers leave from the middle, so some are empty.
     taken: usize,
+    /// The bytes of arguments of these commands.
     bytes: usize,
 }
 
@@ -87,10 +94,11 @@ struct Fifo {
 struct Element {
     number: u64,
     bytes: usize,
+    /// `None` if the caller has left.
     waiting: Option<Queued>,
 }
 
-/// How much one pipeline carries.
+/// How much one pipeline carries at most.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
     pub(crate) commands: usize,
@@ -101,8 +109,8 @@ pub(crate) struct BatchLimits {
 }
 
 impl Limits {
-    /// Refuses a command with an argument that the server may not take: it would end the
-    /// connection, and everybody's calls with it.
+    /// Refuses a command with an argument that is too large for the server. Such an argument makes
+    /// the server close the connection, and all calls on it would fail.
     pub(crate) fn admit(&self, command: &Cmd) -> Result<(), Error> {
         match arguments(command).find(|bytes| *bytes > self.argument) {
             Some(bytes) => Err(too_large(bytes, self.argument)),
@@ -119,7 +127,7 @@ impl Limits {
 }
 
 impl Share {
-    /// What large commands may have of it.
+    /// The part of it that large commands may use.
     fn of_large(self) -> Self {
         Self {
             commands: (self.commands - self.commands.div_ceil(FOR_SMALL)).max(1),
@@ -143,12 +151,14 @@ impl Queue {
         }
     }
 
-    /// The queues of two connections to one server, which share the limits: one for all commands,
-    /// and one for large ones, which leave a part of the limits to all others.
+    /// The queues of two connections to one server, which share the limits. The first is for all
+    /// commands; the second is for large ones, which leave a part of the limits to all others.
     pub(crate) fn pair(limits: Limits) -> (Self, Self) {
         let (mut all, mut large) = (Self::new(limits), Self::new(limits));
         (all.beside, large.beside) = (large.held.clone(), all.held.clone());
         large.most = limits.share().of_large();
+        // One large command alone may exceed its part. It counts no more than that, so that it
+        // leaves room here.
         all.most_beside = large.most;
         (all, large)
     }
@@ -157,7 +167,7 @@ impl Queue {
         self.small.taken + self.large.taken == 0
     }
 
-    /// Takes all.
+    /// Takes all commands out.
     pub(crate) fn drain(&mut self) -> Vec<Queued> {
         let small = std::mem::take(&mut self.small).places;
         let large = std::mem::take(&mut self.large).places;
@@ -166,10 +176,14 @@ impl Queue {
         all.filter_map(|place| place.waiting).collect()
     }
 
-    /// Puts a command at the end, or says that too much waits already.
+    /// Puts a command at the end.
+    ///
+    /// # Errors
+    /// `Overloaded`, as not executed, if too much waits already.
     pub(crate) fn push(&mut self, waiting: Queued, priority: Priority) -> Result<Position, Error> {
         let bytes = waiting.ask.bytes();
         let (own, all) = (self.held(), self.held_in_all());
+        // A flood of calls must not lose a lock or leave a stale value in a cache.
         let reserve = |limit: usize| match priority {
             Priority::Ordinary | Priority::Apart => limit,
             Priority::Reserved | Priority::Timely => limit.saturating_add((limit / RESERVE).max(1)),
@@ -179,7 +193,7 @@ impl Queue {
                 || held.bytes.saturating_add(bytes) > reserve(most.bytes)
         };
         let full = is_above(own, self.most) || is_above(all, self.limits.share());
-        // One alone is never too much.
+        // A command that waits alone is never refused, or one above the limit could never be sent.
         if full && own.commands > 0 {
             return Err(overloaded(all.commands, all.bytes));
         }
@@ -198,15 +212,15 @@ impl Queue {
         Ok(Position { size, number })
     }
 
-    /// Takes a command out whose caller has left, unless it was taken before.
+    /// Takes out the command of a caller that has left, unless it was taken before.
     pub(crate) fn remove(&mut self, place: Position) -> Option<Queued> {
         let removed = self.line(place.size).remove(place.number);
         self.tell();
         removed
     }
 
-    /// Takes what goes into the next pipeline: at least one command, if any waits. A large one
-    /// goes alone, so that nobody waits for its transfer who does not stand behind it.
+    /// Takes what goes into the next pipeline: at least one command, if any waits. A large command
+    /// goes alone, so that no other caller in its pipeline waits for its transfer.
     pub(crate) fn take(&mut self, load: BatchLimits) -> Vec<Queued> {
         let size = match (self.small.taken, self.large.taken) {
             (_, 0) => Size::Small,
@@ -236,7 +250,7 @@ impl Queue {
         all.map(|waiting| waiting.deadline).max()
     }
 
-    /// Takes what would not wait longer than until `at`.
+    /// Takes out the commands whose deadline is at or before `at`.
     pub(crate) fn expired(&mut self, at: Instant) -> Vec<Queued> {
         let mut expired = self.small.expired(at);
         expired.append(&mut self.large.expired(at));
@@ -244,7 +258,7 @@ impl Queue {
         expired
     }
 
-    /// What waits here.
+    /// How much waits here.
     fn held(&self) -> Share {
         Share {
             commands: self.small.taken + self.large.taken,
@@ -252,7 +266,7 @@ impl Queue {
         }
     }
 
-    /// The same, with what waits beside, as far as that counts.
+    /// How much waits here and in the other queue, as far as that counts.
     fn held_in_all(&self) -> Share {
         let (own, most) = (self.held(), self.most_beside);
         let commands = self.beside.commands.load(Ordering::Relaxed);
@@ -263,13 +277,14 @@ impl Queue {
         }
     }
 
-    /// Tells the queue beside this one what waits here, after each change.
+    /// Publishes how much waits here for the other queue. Call it after each change.
     fn tell(&self) {
         let Share { commands, bytes } = self.held();
         self.held.commands.store(commands, Ordering::Relaxed);
         self.held.bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// The FIFO of a size class.
     fn line(&mut self, size: Size) -> &mut Fifo {
         match size {
             Size::Small => &mut self.small,
@@ -286,6 +301,7 @@ impl Fifo {
     }
 
     fn remove(&mut self, number: u64) -> Option<Queued> {
+        // Numbers rise and elements only leave, so the elements stay sorted.
         let index = self.places.binary_search_by_key(&number, |it| it.number);
         let place = &mut self.places[index.ok()?];
         let waiting = place.waiting.take()?;
@@ -295,7 +311,8 @@ impl Fifo {
         Some(waiting)
     }
 
-    /// Keeps the places that were left fewer than those that are taken, about.
+    /// Removes empty elements when there are more of them than commands, about.
+    // Not at each departure: that would make each one as expensive as the queue is long.
     fn tidy(&mut self) {
         if self.places.len() > 2 * self.taken + SPARE {
             self.places.retain(|place| place.waiting.is_some());
@@ -311,6 +328,7 @@ impl Fifo {
             if let Some(waiting) = &place.waiting {
                 let replies = waiting.ask.keys().saturating_mul(load.reply);
                 bytes = bytes.saturating_add(place.bytes).saturating_add(replies);
+                // The first one always goes, or one above the limit would never leave.
                 if bytes > load.bytes && !taken.is_empty() {
                     break;
                 }
@@ -366,18 +384,20 @@ impl Default for Limits {
         Self {
             commands: 16_384,
             bytes: 64 << 20,
+            // The default `proto-max-bulk-len` of Redis.
             argument: 512 << 20,
         }
     }
 }
 
-/// This part of the limits comes on top of them for what must not be lost in a flood.
+/// Calls of reserved and timely priority may use one part in this many on top of the limits.
+// A release or an invalidation that is lost in a flood costs more than the call itself.
 pub(crate) const RESERVE: usize = 8;
 
-/// Large commands leave this part of the limits to small ones.
+/// Large commands leave one part in this many of the limits to all others.
 const FOR_SMALL: usize = 8;
 
-/// How many places may stand empty in a line, whatever its length.
+/// How many empty elements are always tolerated.
 const SPARE: usize = 64;
 
 #[cfg(test)]
@@ -561,7 +581,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list of what waits.
+        /// Compares the queue with a plain list of what waits.
         #[test]
         fn what_waits_is_bounded_and_leaves_once(steps in vec(step(), 1..300)) {
             let limits = limits(40, 3 * LARGE);

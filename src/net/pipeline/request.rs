@@ -1,6 +1,10 @@
-//! A command or a read that waits to be sent, and what becomes of it.
+//! A command or a read that waits to be sent.
 //!
-//! Invariant: it is settled once: by the task that takes it, or by the caller that leaves.
+//! Invariant: a command is settled once: either by the flusher that takes it, or by the caller that
+//! leaves. So a caller that leaves knows for sure whether its command can still be sent.
+//!
+//! The [`Pipeliner`](super::pipeliner::Pipeliner) queues it, and [`Batch`](super::batch::Batch)
+//! takes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,19 +23,22 @@ use crate::net::connection::Answer;
 pub(crate) struct Queued {
     pub(crate) ask: Operation,
     pub(crate) deadline: Instant,
-    /// Part of a read has none: whether it was sent is of no interest to anybody.
+    /// `None` for a part of a scatter read: a read changes nothing, so no caller needs to know
+    /// whether it was sent.
     pub(crate) settled: Option<Arc<Settled>>,
 }
 
+/// What is to be sent, and where the answer goes.
 #[derive(Debug)]
 pub(crate) enum Operation {
     Command(Cmd, Reply<Answer>),
     Read(Vec<Key>, Reply<KeyReplies>),
-    /// This part of a read.
+    /// This part of a read that asks several servers.
     Part(Arc<ScatterRead>, usize),
 }
 
 impl Operation {
+    /// Answers the caller with `error`.
     pub(crate) fn refuse(self, error: Error) {
         match self {
             Self::Command(_, reply) => drop(reply.send(Err(error))),
@@ -40,6 +47,7 @@ impl Operation {
         }
     }
 
+    /// Whether no caller waits for the answer any more.
     pub(crate) fn caller_left(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),
@@ -48,6 +56,7 @@ impl Operation {
         }
     }
 
+    /// How many bytes of arguments it has.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Command(command, _) => arguments(command).sum(),
@@ -56,7 +65,7 @@ impl Operation {
         }
     }
 
-    /// How many keys are read.
+    /// How many keys it reads.
     pub(crate) fn keys(&self) -> usize {
         match self {
             Self::Command(..) => 0,
@@ -66,21 +75,21 @@ impl Operation {
     }
 }
 
-/// Settled by whoever decides what becomes of a command: the carrier that takes it, or the caller
-/// whose deadline has passed.
+/// Decides between the flusher that takes a command and the caller that leaves, without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Settled(AtomicU64);
 
 impl Settled {
-    /// The caller leaves. Whether it was settled before.
+    /// Settles it for a caller that leaves. Returns whether it was settled before.
     pub(crate) fn settle(&self) -> bool {
+        // One exchange decides the race with `take`, without a lock between caller and flusher.
         let settled = self
             .0
             .compare_exchange(OPEN, LEFT, Ordering::AcqRel, Ordering::Acquire);
         settled.is_err()
     }
 
-    /// This carrier takes it. Whether it was settled before.
+    /// Settles it for the flusher that takes it. Returns whether it was settled before.
     pub(crate) fn take(&self, carrier: u64) -> bool {
         let taken = TAKEN + carrier;
         let settled = self
@@ -89,7 +98,7 @@ impl Settled {
         settled.is_err()
     }
 
-    /// Who has taken it.
+    /// The number of the flusher that has taken it.
     pub(crate) fn carrier(&self) -> Option<u64> {
         self.0.load(Ordering::Acquire).checked_sub(TAKEN)
     }
@@ -103,11 +112,13 @@ pub(crate) fn arguments(command: &Cmd) -> impl Iterator<Item = usize> {
     })
 }
 
-/// From this size on a command is large.
+/// A command with at least this many bytes of arguments, or a value of at least this size, is
+/// large.
+// Such a value goes over a connection of its own, so that small calls do not wait for its transfer.
 pub(crate) const LARGE: usize = 64 << 10;
 
-/// What is stored of a command that nobody has settled, whose caller has left, or that a carrier
-/// has taken: its number, after that.
+/// The states of [`Settled`]: not settled, left by its caller, or taken by flusher `n` (`TAKEN +
+/// n`).
 const OPEN: u64 = 0;
 const LEFT: u64 = 1;
 const TAKEN: u64 = 2;

@@ -1,6 +1,11 @@
 //! `ScatterRead`: one read whose keys several servers hold.
 //!
+//! A part is what one server is asked for. Each part waits in the queue of its server, and the
+//! batches there report to this.
+//!
 //! Invariant: the reader is woken once, when the last server has answered or the first has failed.
+//!
+//! [`Pipeliner::gather`](super::pipeliner::Pipeliner::gather) makes it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,25 +13,27 @@ use super::replies::{KeyReplies, KeyReply, Reply};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
-/// What is known so far.
+/// The keys of the read, and the answers so far.
 #[derive(Debug)]
 pub(crate) struct ScatterRead {
     keys: Vec<Key>,
-    /// Which part of the read each key belongs to; a part is what one server is asked for.
+    /// The part that each key belongs to.
     parts: Vec<usize>,
+    // The servers answer at the same time, on different tasks.
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// `None` where no answer has come.
+    /// The answers by key; `None` where none has come.
     cells: Vec<Option<KeyReply>>,
+    /// How many answers have not come.
     missing: usize,
-    /// Taken by whoever completes the read, or ends it.
+    /// Taken by the part that completes the read, or that fails first.
     reply: Option<Reply<KeyReplies, KeyError>>,
 }
 
-/// A place of the read that could not be read, and why.
+/// The index of a key that could not be read, and why.
 pub(crate) type KeyError = (usize, Error);
 
 impl ScatterRead {
@@ -53,7 +60,7 @@ impl ScatterRead {
         keys.filter_map(move |(key, of)| (*of == part).then_some(key))
     }
 
-    /// Takes the answer of one server: the cells of its keys.
+    /// Takes the answer of one server: the replies for the keys of its part.
     pub(crate) fn answered(&self, part: usize, cells: impl Iterator<Item = KeyReply>) {
         let mut state = self.state();
         let State {
@@ -73,29 +80,32 @@ impl ScatterRead {
         }
     }
 
+    /// Fails the read, because a part failed.
     pub(crate) fn refuse(&self, part: usize, error: Error) {
         Self::end(self.state(), Err((self.first(part), error)));
     }
 
-    /// The first place of a part.
+    /// The index of the first key of a part.
     pub(crate) fn first(&self, part: usize) -> usize {
         let place = self.parts.iter().position(|of| *of == part);
         place.unwrap_or_default()
     }
 
-    /// A place that has not been answered.
+    /// The index of a key that has no answer.
     pub(crate) fn missing(&self) -> usize {
         let missing = self.state().cells.iter().position(Option::is_none);
         missing.unwrap_or_default()
     }
 
-    /// Nobody waits for the outcome any more, or it is known already.
+    /// Whether the reader has left, or has its outcome already.
     pub(crate) fn is_over(&self) -> bool {
         self.state().reply.as_ref().is_none_or(Reply::is_closed)
     }
 
+    /// Answers the reader, unless it has an answer already.
     fn end(mut state: MutexGuard<'_, State>, outcome: Result<KeyReplies, KeyError>) {
         let reply = state.reply.take();
+        // Sending wakes the reader, which must not find the lock taken.
         drop(state);
         if let Some(reply) = reply {
             let _ = reply.send(outcome);

@@ -1,40 +1,42 @@
-//! `Trials`: which values may be larger than the server takes, and whose turn it is to find out.
+//! `Trials`: which values may be larger than the server takes, and which call may find out.
 //!
-//! Invariant: a value is in doubt from the moment on when the server has ended a connection on
-//! which it was sent, or has refused it, until the server takes one as large. A value in doubt is
-//! sent over a connection that nobody else uses, so that it can end no call but its own; and of
-//! those values one at a time, so that there are not many such connections. What waits for its turn
-//! is bounded. A turn lapses: a future that is kept and not polled stops nobody for long.
+//! Invariant: a value is in doubt if the server refused it, or closed a connection on which it was
+//! sent. It stays in doubt until the server takes a value that is at least as large. A value in
+//! doubt is sent over a session that no other call uses, so that it can only make its own call
+//! fail. Only one such value is sent at a time, so that there are not many such sessions. What
+//! waits for its turn is bounded. A turn lapses, so a future that is kept and not polled blocks no
+//! caller for long.
 //!
-//! [`Large`](super::large::Large) sends the values.
+//! [`Large`](super::large::Large) asks before it sends a value.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+/// Keeps account of the sizes that are in doubt, and hands out turns.
 #[derive(Debug)]
 pub(crate) struct Trials {
-    /// How many bytes may wait.
+    /// How many bytes of values may wait for their turn.
     most: usize,
     state: Mutex<State>,
 }
 
-/// The machine, apart from the clock.
+/// The state machine. The clock is passed in.
 #[derive(Debug, Default)]
 struct State {
     doubt: Option<Doubt>,
-    /// The smallest value that the server has refused lately, and when.
+    /// The smallest size that the server has refused lately, and when.
     refused: Option<(usize, Instant)>,
-    /// The value that is being tried, and when its turn lapses.
+    /// The turn under way: its number, and when it lapses.
     turn: Option<(u64, Instant)>,
-    /// The values that wait: until when, and how many bytes they have.
+    /// The values that wait: the number of the wait, its deadline, and the size of the value.
     waiting: Vec<(u64, Instant, usize)>,
-    /// How many turns, and waits for one, there have been: tells them apart.
+    /// How many turns and waits there have been. It numbers them.
     count: u64,
 }
 
-/// From which size on values may be too large, and up to which that was seen.
+/// Values of `from` bytes and more may be too large. The largest that was lost has `to` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Doubt {
     from: usize,
@@ -44,26 +46,26 @@ struct Doubt {
 /// How a value is to be sent.
 #[derive(Debug)]
 pub(crate) enum Way<'t> {
-    /// Beside others: the server takes it, as far as known.
+    /// Over the connection that all large values share: as far as known, the server takes it.
     Shared,
-    /// By itself.
+    /// Over a session of its own.
     Alone(Turn<'t>),
-    /// Not at all: the server has refused one that was no larger, a moment ago.
+    /// Not at all: the server refused a value that was not larger a moment ago.
     Refused,
-    /// Others were tried until the deadline.
+    /// Not at all: other values had their turn until the deadline.
     Late,
-    /// So many calls with so many bytes wait for their turn already.
+    /// Not at all: this many calls, with this many bytes, wait for their turn already.
     Crowded(usize, usize),
 }
 
-/// The right to send a value in doubt.
+/// The permit to send a value in doubt. Dropping this ends the turn.
 #[derive(Debug)]
 pub(crate) struct Turn<'t> {
     trials: &'t Trials,
     number: u64,
 }
 
-/// A place among those that wait; it counts until its deadline at most.
+/// A wait for a turn. It counts against the bound until it is dropped, or until its deadline.
 #[derive(Debug)]
 struct Wait<'t> {
     trials: &'t Trials,
@@ -71,7 +73,7 @@ struct Wait<'t> {
 }
 
 impl Trials {
-    /// Of which so many bytes may wait.
+    /// No value is in doubt, and at most `most` bytes of values may wait for their turn.
     pub(crate) fn new(most: usize) -> Self {
         Self {
             most,
@@ -79,7 +81,7 @@ impl Trials {
         }
     }
 
-    /// How to send a value of so many bytes. Waits for its turn, if it takes one.
+    /// How to send a value of this many bytes. Waits for its turn if the value is in doubt.
     ///
     /// Cancel safety: safe.
     pub(crate) async fn way(&self, bytes: usize, deadline: Instant) -> Way<'_> {
@@ -103,11 +105,12 @@ impl Trials {
                     Err((calls, bytes)) => return Way::Crowded(calls, bytes),
                 }
             }
+            // By timer: the turn of a caller that is kept and not polled lapses without a wake-up.
             sleep_until(deadline.min(now + LOOK)).await;
         }
     }
 
-    /// The same; `None` while it is the turn of another.
+    /// How to send the value now; `None` while another value has its turn.
     fn way_now(&self, bytes: usize, deadline: Instant, now: Instant) -> Option<Way<'_>> {
         let mut state = self.state();
         if !state.doubts(bytes) {
@@ -123,22 +126,22 @@ impl Trials {
         }))
     }
 
-    /// Whether a value of so many bytes may be too large.
+    /// Whether a value of this many bytes may be too large.
     pub(crate) fn doubt(&self, bytes: usize) -> bool {
         self.state().doubts(bytes)
     }
 
-    /// A connection was lost while a value of so many bytes was sent on it.
+    /// Notes that a connection was lost while a value of this many bytes was sent on it.
     pub(crate) fn lost(&self, bytes: usize) {
         self.state().lost(bytes);
     }
 
-    /// The server has refused a value of so many bytes.
+    /// Notes that the server has refused a value of this many bytes.
     pub(crate) fn refused(&self, bytes: usize) {
         self.state().refused(bytes, Instant::now());
     }
 
-    /// The server has taken a value of so many bytes.
+    /// Notes that the server has taken a value of this many bytes.
     pub(crate) fn taken(&self, bytes: usize) {
         self.state().taken(bytes);
     }
@@ -172,7 +175,7 @@ impl State {
             .is_some_and(|(least, at)| bytes >= least && now < at + LATELY)
     }
 
-    /// The number of a turn that begins now, if it is nobody's.
+    /// Begins a turn and returns its number, unless another is under way.
     fn begin(&mut self, deadline: Instant, now: Instant) -> Option<u64> {
         if self.turn.is_some_and(|(_, lapses)| now < lapses) {
             return None;
@@ -182,8 +185,8 @@ impl State {
         Some(self.count)
     }
 
-    /// The number of a wait that begins now; or how many wait already, with how many bytes, if
-    /// that is too much. One alone never is.
+    /// Begins a wait and returns its number. If too much waits already, fails with how many values
+    /// wait and with how many bytes. A value that waits alone is never too much.
     fn wait(
         &mut self,
         bytes: usize,
@@ -191,6 +194,7 @@ impl State {
         deadline: Instant,
         now: Instant,
     ) -> Result<u64, (usize, usize)> {
+        // A caller that is not polled does not remove itself, so its deadline ends its wait.
         self.waiting.retain(|(_, until, _)| *until > now);
         let held: usize = self.waiting.iter().map(|(.., bytes)| bytes).sum();
         if !self.waiting.is_empty() && held.saturating_add(bytes) > most {
@@ -214,6 +218,7 @@ impl State {
 
     fn refused(&mut self, bytes: usize, now: Instant) {
         self.lost(bytes);
+        // The time of a refusal that stands is kept, or repeated calls would extend it for ever.
         if !self.has_refused(bytes, now) {
             self.refused = Some((bytes, now));
         }
@@ -222,20 +227,21 @@ impl State {
     fn taken(&mut self, bytes: usize) {
         self.refused.take_if(|(least, _)| bytes >= *least);
         if let Some(doubt) = &mut self.doubt {
-            // One that is larger has been lost, too.
+            // Values between this one and the largest that was lost stay in doubt.
             doubt.from = doubt.from.max(bytes + 1);
         }
         self.doubt.take_if(|doubt| doubt.from > doubt.to);
     }
 }
 
-/// How long a refusal answers for other values, which would cost a few connections each.
+/// How long a refusal holds for other values, without a trial. Each trial costs a few connects.
+// Without this, a caller that repeats its call would use up all connects that the client may make.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// How long a turn lasts at most. A transfer that takes longer goes on beside the next.
+/// How long a turn lasts at most. A transfer that takes longer goes on beside the next one.
 const LONGEST_TURN: Duration = Duration::from_secs(3);
 
-/// How often a caller looks whether it is its turn.
+/// How often a waiting caller checks whether it has a turn.
 const LOOK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
@@ -265,7 +271,7 @@ mod tests {
             steps in vec(step(), 0..40),
         ) {
             let mut state = State::default();
-            // Sizes that were lost and, since, none as large was taken.
+            // Sizes that were lost, while no value as large was taken since.
             let mut lost: Vec<usize> = Vec::new();
             for step in steps {
                 match step {

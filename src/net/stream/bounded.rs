@@ -1,35 +1,40 @@
-//! `Bounded`: ends a stream rather than carry a reply without bound.
+//! `Bounded`: ends a stream when a reply grows without bound.
 //!
-//! Invariant: what the driver is given of one reply is at most [`MOST_IN_A_REPLY`], and a string
-//! that is announced as longer than [`MOST_IN_A_STRING`] is not begun. The driver keeps the whole
-//! of a reply in memory, so that whoever answers without end would fill it.
+//! The driver keeps the whole of a reply in memory, so a peer that answers without end would fill
+//! it. This follows the frames of RESP without looking into them: lines, and strings whose length a
+//! line has announced.
 //!
-//! It follows the frames of RESP without looking into them: lines, and strings whose length a line
-//! has announced. Used by [`dial`](crate::net::connection::dial).
+//! Invariant: the driver gets at most [`MOST_IN_A_REPLY`] bytes of one reply, and no byte of a
+//! string that is announced as longer than [`MOST_IN_A_STRING`].
+//!
+//! [`dial`](crate::net::connection::dial) puts it around each socket.
 
 use super::tapped::Tap;
 
-/// How far a stream of replies has come.
+/// The position in a stream of replies.
 #[derive(Debug, Default)]
 pub(crate) struct Bounded {
     /// The first byte of the present line; `None` between frames.
     kind: Option<u8>,
-    /// The number that the line has told so far, and whether it is below zero.
+    /// The digits of the present line, as a number.
+    // Only a length uses it. In other lines it means nothing.
     number: u64,
+    /// The present line has a minus sign, which means null for a length.
     negative: bool,
-    /// Bytes of a string, with its end, that are still to come.
+    /// How many bytes of a string are still to come, with its line end.
     string: u64,
-    /// Bytes of the present line.
+    /// How many bytes the present line has so far.
     line: usize,
-    /// Parts of the present reply that are still to come, and that have come.
+    /// How many parts of the present reply are still to come.
     parts: u64,
+    /// How many parts of the present reply have come.
     taken: u64,
     /// Bytes of the present reply so far.
     reply: u64,
 }
 
 impl Bounded {
-    /// Takes what was read.
+    /// Follows the bytes that were read.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
         while let Some(first) = bytes.first() {
             let taken = match self.kind {
@@ -54,8 +59,10 @@ impl Bounded {
         Ok(())
     }
 
-    /// Takes as many of so many bytes as belong to the present string; answers how many.
+    /// Follows the bytes that belong to the present string, of `bytes` that are there. Returns how
+    /// many they are.
     fn part_of_string(&mut self, bytes: usize) -> Result<usize, &'static str> {
+        // A string is skipped by its length, since its bytes may look like frames.
         let taken = self.string.min(bytes as u64);
         self.string -= taken;
         self.grow(taken)?;
@@ -65,7 +72,7 @@ impl Bounded {
         Ok(taken as usize)
     }
 
-    /// Takes the next bytes of a line.
+    /// Follows the next bytes of a line.
     fn part_of_line(&mut self, part: &[u8]) -> Result<(), &'static str> {
         self.grow(part.len() as u64)?;
         self.line += part.len();
@@ -74,6 +81,7 @@ impl Bounded {
                 b'-' => self.negative = true,
                 b'0'..=b'9' => {
                     let digit = u64::from(byte - b'0');
+                    // Saturating: a huge announced length must be refused, not wrap to a small one.
                     self.number = self.number.saturating_mul(10).saturating_add(digit);
                 }
                 _ => {}
@@ -85,6 +93,7 @@ impl Bounded {
         }
     }
 
+    /// Handles the end of a line of this kind: it may announce a string, or more parts.
     fn line_ended(&mut self, kind: u8) -> Result<(), &'static str> {
         let number = std::mem::take(&mut self.number);
         let is_null = std::mem::take(&mut self.negative);
@@ -94,6 +103,7 @@ impl Bounded {
         let follow = match kind {
             _ if is_null => 0,
             b'$' | b'=' | b'!' => {
+                // Refused by its announcement, before the driver reserves memory for it.
                 if number > MOST_IN_A_STRING {
                     return Err("the server announces a value that is larger than any it may hold");
                 }
@@ -101,8 +111,9 @@ impl Bounded {
                 return Ok(());
             }
             b'*' | b'~' | b'>' => number,
+            // A map has a key and a value for each entry.
             b'%' => number.saturating_mul(2),
-            // What is said of a reply comes before it.
+            // Attributes come before the reply that they describe, so that is one part more.
             b'|' => number.saturating_mul(2).saturating_add(1),
             _ => 0,
         };
@@ -114,13 +125,14 @@ impl Bounded {
         Ok(())
     }
 
-    /// After the last frame of a reply, another begins.
+    /// Starts the next reply if this frame was the last of the present one.
     fn frame_ended(&mut self) {
         if self.parts == 0 {
             (self.reply, self.taken) = (0, 0);
         }
     }
 
+    /// Counts bytes of the present reply.
     fn grow(&mut self, bytes: u64) -> Result<(), &'static str> {
         self.reply += bytes;
         match self.reply > MOST_IN_A_REPLY {
@@ -142,13 +154,14 @@ const MOST_IN_A_STRING: u64 = 512 << 20;
 /// The most bytes of one reply, such as that of `MGET`.
 const MOST_IN_A_REPLY: u64 = 1 << 30;
 
-/// The most parts of one reply: the driver keeps each in many times the bytes that it may have.
+/// The most parts of one reply.
+// The driver needs many times the bytes of a short part to keep it, so bytes alone are no bound.
 const MOST_PARTS: u64 = 1 << 20;
 
 /// The most bytes of a line. Lines that answer our commands are short.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// What follows a string.
+/// The bytes of the line end after a string.
 const LINE_END: u64 = 2;
 
 #[cfg(test)]
@@ -218,7 +231,7 @@ mod tests {
         }
     }
 
-    /// What a peer that says `said` is told of, read to the end.
+    /// Reads all that a peer sends, which is `said`. Returns how many bytes came.
     async fn read(said: Vec<u8>) -> io::Result<usize> {
         let (mut peer, ours) = tokio::io::duplex(1 << 10);
         let saying = tokio::spawn(async move {

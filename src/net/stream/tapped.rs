@@ -1,7 +1,9 @@
-//! `Tapped`: a stream whose bytes somebody looks at as they pass.
+//! `Tapped`: a stream that shows its bytes to a [`Tap`] as they pass.
 //!
-//! Invariant: nothing is changed, held back or copied; what a [`Tap`] objects to ends the stream.
-//! Used by [`dial`](crate::net::connection::dial): one stream, whatever looks at it.
+//! Invariant: no byte is changed, held back or copied. If the tap returns an error, the stream ends
+//! with it.
+//!
+//! [`dial`](crate::net::connection::dial) wraps each socket in one.
 
 use std::io;
 use std::pin::Pin;
@@ -9,19 +11,19 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What looks at the bytes of a stream.
+/// Observes the bytes of a stream.
 pub(crate) trait Tap: Unpin {
-    /// These bytes were read, at least one. An error ends the stream, and says why.
+    /// Observes bytes that were read, at least one. An error ends the stream, and is its reason.
     fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str>;
 
-    /// Something was written, or could not be.
+    /// Observes the outcome of a write.
     fn written(&mut self, _outcome: &Poll<io::Result<usize>>) {}
 
-    /// All that was written is with the kernel.
+    /// Observes that the kernel has taken all that was written.
     fn flushed(&mut self) {}
 }
 
-/// A stream, and what looks at it.
+/// A stream and its tap.
 #[derive(Debug)]
 pub(crate) struct Tapped<S, T> {
     stream: S,
@@ -34,7 +36,7 @@ impl<S, T: Tap> Tapped<S, T> {
     }
 }
 
-/// Both look.
+/// Both observe, the first one first.
 impl<A: Tap, B: Tap> Tap for (A, B) {
     fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         self.0.read(bytes)?;
@@ -60,6 +62,7 @@ impl<S: AsyncRead + Unpin, T: Tap> AsyncRead for Tapped<S, T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        // Only the new bytes: the caller's buffer may hold others already.
         match &buffer.filled()[before..] {
             [] => outcome,
             read => match self.tap.read(read) {

@@ -1,7 +1,9 @@
-//! `Traffic`: the bytes that a connection moves.
+//! `Traffic`: counts the bytes that a session moves.
 //!
-//! Invariant: bytes are counted where they leave for the socket or come from it, so that a large
-//! value on its way shows as progress long before its reply is whole.
+//! Invariant: bytes are counted at the socket, so a large value on its way counts as progress long
+//! before its reply is complete.
+//!
+//! The watchdog ([`watch`](crate::net::connection::watch)) judges a session by it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,18 +12,18 @@ use std::task::Poll;
 
 use super::tapped::Tap;
 
-/// How many bytes one connection has moved.
+/// How many bytes one session has moved.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
-    /// How many were written when the last ones were read.
+    /// How many bytes were written when the last ones were read.
     answered: AtomicU64,
-    /// The socket has not taken all that it was given.
+    /// The socket has not taken all bytes that it was given.
     full: AtomicBool,
 }
 
-/// What was moved up to some moment.
+/// How many bytes were moved up to some moment.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Moved {
     read: u64,
@@ -29,6 +31,7 @@ pub(crate) struct Moved {
 }
 
 impl Traffic {
+    /// How many bytes were moved until now.
     pub(crate) fn moved(&self) -> Moved {
         Moved {
             read: self.read.load(Ordering::Relaxed),
@@ -43,7 +46,7 @@ impl Traffic {
         now.read != then.read || (now.written != then.written && self.full.load(Ordering::Relaxed))
     }
 
-    /// How many bytes may be on their way to the peer, in buffers that nobody can see into.
+    /// How many bytes may still be on their way to the peer, in buffers that cannot be observed.
     pub(crate) fn under_way(&self) -> u64 {
         let answered = self.answered.load(Ordering::Relaxed);
         let written = self.written.load(Ordering::Relaxed);
@@ -54,6 +57,7 @@ impl Traffic {
 impl Tap for Arc<Traffic> {
     fn read(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // An estimate: a peer that answers reads, so what was written before counts as arrived.
         let written = self.written.load(Ordering::Relaxed);
         self.answered.store(written, Ordering::Relaxed);
         Ok(())
@@ -65,12 +69,13 @@ impl Tap for Arc<Traffic> {
                 self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
             }
             Poll::Ready(Err(_)) => {}
+            // The kernel takes no more: a later write proves that the peer has read.
             Poll::Pending => self.full.store(true, Ordering::Relaxed),
         }
     }
 
     fn flushed(&mut self) {
-        // Nearly always false already: other cores need not fetch it anew then.
+        // It is nearly always false already. Without a store, other cores keep their cached copy.
         if self.full.load(Ordering::Relaxed) {
             self.full.store(false, Ordering::Relaxed);
         }
