@@ -2,7 +2,7 @@
 //!
 //! Invariant: a transport error never looks like an answer. Every error says whether the call was
 //! not executed, was refused, or may have been applied. Texts are bounded:
-//! [`Display`](fmt::Display) writes at most [`LONGEST_TEXT`] bytes, whatever a caller, a loader or
+//! [`Display`](fmt::Display) writes at most 512 bytes, whatever a caller, a loader or
 //! a server has said. An error whose key is hidden repeats no name, neither in its text nor in its
 //! `Debug` nor in its sources.
 //!

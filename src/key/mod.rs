@@ -5,7 +5,7 @@
 //! different (namespace, kind, name) triples never share a key. The text before the first `:` is
 //! the namespace, so `namespace:*` matches the keys of one namespace and of no other.
 //!
-//! Every primitive builds its keys through [`Namespace`].
+//! Every primitive builds its keys through `Namespace`.
 
 mod bucket;
 mod escape;

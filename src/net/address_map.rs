@@ -14,7 +14,8 @@ use super::address::Address;
 use crate::error::{Error, Result};
 
 /// Maps the addresses that servers announce to those at which this machine reaches them: behind
-/// NAT, in containers, or through a tunnel. See [`ClientBuilder::address_map`].
+/// NAT, in containers, or through a tunnel. See
+/// [`ClientBuilder::address_map`](crate::ClientBuilder::address_map).
 #[derive(Clone)]
 pub struct AddressMap(Form);
 

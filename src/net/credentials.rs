@@ -53,8 +53,9 @@ impl Credentials {
     /// again at growing pauses while the old credentials last. Then the connection is given up, and
     /// the next call connects anew.
     ///
-    /// Use this with [`ClientBuilder::credentials_from`]. [`ClientBuilder::credentials`] refuses
-    /// it, because it has no provider to ask for fresh ones.
+    /// Use this with [`ClientBuilder::credentials_from`](crate::ClientBuilder::credentials_from).
+    /// [`ClientBuilder::credentials`](crate::ClientBuilder::credentials) refuses it, because it has
+    /// no provider to ask for fresh ones.
     ///
     /// ```
     /// # use std::time::Duration;

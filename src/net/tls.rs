@@ -23,7 +23,7 @@ use crate::net::stream::tapped::Tapped;
 use crate::net::stream::traffic::Traffic;
 
 /// How servers at `rediss://` prove their identity to the client, and how the client proves its
-/// own; see [`ClientBuilder::tls`].
+/// own; see [`ClientBuilder::tls`](crate::ClientBuilder::tls).
 ///
 /// TLS 1.2 and 1.3. Certificates are always verified.
 ///

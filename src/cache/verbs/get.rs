@@ -21,7 +21,7 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, and what Redis refuses or does not answer; under
-    /// [`Outage::Bypass`] that is `None`.
+    /// [`Outage::Bypass`](crate::Outage::Bypass) that is `None`.
     ///
     /// What cannot be read is `None` too. A damaged entry is removed. An entry that is whole but
     /// does not hold a `V`, or was written in a way that this build does not know, is left alone:

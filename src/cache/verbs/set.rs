@@ -61,9 +61,9 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` for a bad key, tag or duration; `Encode` or `TooLarge` when the value cannot
-    /// be stored; what Redis refuses or does not answer, but not under [`Outage::Bypass`]. An
-    /// error that [is indeterminate](crate::Error::is_indeterminate) leaves open whether it was
-    /// stored.
+    /// be stored; what Redis refuses or does not answer, but not under
+    /// [`Outage::Bypass`](crate::Outage::Bypass). An error that [is
+    /// indeterminate](crate::Error::is_indeterminate) leaves open whether it was stored.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value stored or not.
