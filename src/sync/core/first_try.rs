@@ -182,8 +182,11 @@ impl FirstTry {
         }
         let ticket = Ticket::lead(&self.locks, entry, until);
         self.locks.heard(&name, Ok(holder));
+        // The ticket joins the queue before the first try ends, or the local queue would be removed
+        // in between.
         self.locks.attempted(&name, self.question.owner);
         let place = self.place.take();
+        // The server took a position for the owner, and its answer does not say enough to use it.
         if place.is_some() && standing.is_none() {
             self.abandon(Answered::Yes);
         }
@@ -204,8 +207,8 @@ impl FirstTry {
     pub(in crate::sync) fn failed(mut self, error: &Error) {
         let own = self.close();
         match had_no_effect(error) {
-            // The keeper noted a release when it took this over. It waits for a grant that cannot
-            // come any more, so it is told.
+            // The release that the keeper noted at the take-over waits for a grant that cannot come
+            // any more. This one does not wait.
             true if !own => self.abandon(Answered::Yes),
             true => {}
             false => self.abandon(Answered::No),

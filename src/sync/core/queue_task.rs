@@ -374,7 +374,7 @@ const JUST_AFTER: Duration = Duration::from_millis(1);
 /// The pause after a question that the server did not answer.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// The jitter of a pause, so that processes do not ask in step.
+/// The random factor of a pause, so that processes do not ask in step.
 const SPREAD: std::ops::Range<f64> = 0.8..1.0;
 
 #[cfg(test)]
