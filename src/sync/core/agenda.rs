@@ -282,6 +282,7 @@ impl Agenda {
     /// Makes the subscriptions of the holders of all missed channels due `now`. A holder whose last
     /// try failed waits for a pause first.
     fn find_missed(&mut self, now: Instant) {
+        // In one pass over all jobs, however many channels were missed.
         let missed = std::mem::take(&mut self.missed);
         let mut owners: Vec<Owner> = Vec::new();
         for (owner, duty) in &mut self.duties {
@@ -397,8 +398,11 @@ impl Agenda {
             else {
                 continue;
             };
+            // From here on it may reach the server, so a local hand-over may no longer count on the
+            // lease.
             release.tried = true;
             due.releases.push(release.clone());
+            // Not taken off: the task that carries it out may stop half way.
             self.move_to(owner, now + STANDS_STILL);
         }
     }
@@ -418,6 +422,8 @@ impl Agenda {
             };
             if *at > now {
                 // Nothing more is due. Renewals that are due soon fill the last script up.
+                // The pass ends when the last script is full, or after a bounded number of looks in
+                // vain.
                 let full = taken.len() % LARGEST_BATCH == 0;
                 if full || *at > soon || looked_at > taken.len() + 4 * LARGEST_BATCH {
                     break;
@@ -458,6 +464,7 @@ impl Agenda {
             return None;
         };
         renewal.asked = Some(now);
+        // An answer moves it later. Without one, this is when it is sent again.
         renewal.at = now + again(renewal.hold.lease.duration());
         let (hold, at) = (renewal.hold.clone(), renewal.due());
         self.move_to(owner, at);
@@ -504,6 +511,7 @@ impl Agenda {
             self.unschedule(before, at, owner);
             self.due.entry(after).or_default().insert((at, owner));
         }
+        // Most of the old groups are empty now.
         self.due.retain(|_, queue| !queue.is_empty());
     }
 }
@@ -545,6 +553,7 @@ impl Release {
         answered: Answered,
         now: Instant,
     ) -> Self {
+        // The hand-over is sent after `now`, and may be in flight for a while.
         let until = now + lease.duration() + ON_ITS_WAY;
         Self {
             successor: Some(successor),

@@ -38,6 +38,7 @@ impl AcquireReply {
                 Ok(Self::Granted(Fence::parse(fence)?, reply.sent()))
             }
             "BUSY" => Ok(Self::Busy {
+                // Negative if there is no lease.
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
                 above: Fence::parse(reply.text(2)?).ok(),
                 after: Seal::parse(reply.text(4)?),

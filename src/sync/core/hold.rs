@@ -80,6 +80,7 @@ impl Hold {
         local_handovers: u32,
     ) -> Arc<Self> {
         let limit = limit.map(|limit| Instant::now() + limit);
+        // A renewal may shorten the lease on the server to `lease` at any time.
         let granted = granted.min(lease);
         Arc::new(Self {
             keys,
@@ -154,6 +155,7 @@ impl Hold {
         let offer = std::mem::replace(&mut state.offer, Offer::Over);
         let offered = offer == Offer::Open && state.end.is_none();
         if offered {
+            // As if the waiter had dropped it: the keeper then releases the lease.
             state.end = Some(End::Released);
         }
         offered
@@ -174,6 +176,7 @@ impl Hold {
         }
         state.end = Some(end);
         drop(state);
+        // All of them: any number of callers may wait for the loss of one guard.
         self.changed.notify_waiters();
         let fence = self.fence;
         match end {
@@ -202,6 +205,7 @@ impl Hold {
         if now < state.deadline {
             return Ok(state.deadline);
         }
+        // The deadline is the earlier of the two, so equality means that `max_hold` came first.
         let reason = match self.limit {
             Some(limit) if limit <= state.deadline => LossReason::MaxHold,
             _ => LossReason::Expired,

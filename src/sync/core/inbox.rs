@@ -67,6 +67,7 @@ impl Inboxes {
         let Some(pubsub) = client.pubsub(&keys.channel) else {
             return false;
         };
+        // One subscription serves all names of a bucket.
         if keys.hearing(client) == Hearing::Pushes {
             return true;
         }
@@ -99,6 +100,7 @@ impl Inboxes {
 impl Mailbox {
     fn push(&self, grant: Grant) {
         let mut waits = self.waits();
+        // Messages may arrive late. The newest grant is the only one that can still count.
         if waits.as_ref().is_none_or(|waits| waits.fence < grant.fence) {
             *waits = Some(grant);
         }
@@ -140,6 +142,7 @@ fn received(places: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
             let hint = places.map(|places| places.get(&owner).cloned());
             // A forged fence of any size would hide the true grants after it.
             if let Some(hint) = hint.filter(|_| fence < TOO_LARGE) {
+                // A message without a secret gets a seal that no answer names.
                 let seal = Seal::of(words.next().unwrap_or_default().as_bytes());
                 let fence = Fence(fence);
                 hint.push(Grant { fence, seal });

@@ -92,6 +92,7 @@ impl State {
     /// last client takes the keeper along.
     pub(in crate::sync) fn rest(&mut self) -> Option<Client> {
         match self.is_idle() {
+            // Nothing to do: a client that is kept now would never be dropped.
             true => self.client.take(),
             false => None,
         }
@@ -115,9 +116,11 @@ impl State {
         let mut ahead = 0;
         let mut late = Vec::new();
         for post in &self.posts {
+            // Only those: a task that looks in time need not be woken.
             if post.wakes_at > at + patience(ahead) {
                 late.push(post.nudge.clone());
             }
+            // A task that stands still takes nothing, so nobody waits for it.
             ahead += u32::from(!post.is_overdue());
         }
         late

@@ -44,6 +44,7 @@ async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
             true => Work::Done,
             false => Work::UnderWay,
         };
+        // A task with work in flight must not end: nobody else polls that work.
         let Some(look) = keeper.look(at_post.number, under_way) else {
             return;
         };
@@ -58,6 +59,7 @@ async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
         }
         tokio::select! {
             () = tokio::time::sleep_until(look.next) => {}
+            // Woken for a note that is due before the next look.
             () = at_post.nudge.notified() => {}
             Some(()) = work.next(), if !work.is_empty() => {}
         }

@@ -31,6 +31,7 @@ pub(in crate::sync) struct Keys {
 impl Keys {
     pub(in crate::sync) fn of(client: &Client, name: &Name) -> Result<Self> {
         let space = client.namespace();
+        // The bucket is the unit of routing: what shares it can be granted and told in one script.
         let bucket = Bucket::of(name.real());
         let wake = space.bucket_wake(bucket);
         Ok(Self {
@@ -55,6 +56,7 @@ impl Keys {
     /// Returns the call that gives up what `owner` has if no waiter is in the queue. It answers
     /// `OTHERWISE` if that may not be so.
     pub(in crate::sync) fn release_alone(&self, owner: Owner) -> Call {
+        // One key instead of three: each costs the server time.
         RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
     }
 
@@ -63,6 +65,7 @@ impl Keys {
         let call = self.call(&RELEASE).arg(&owner.unqueued()[..]);
         match secret {
             Secret::Said => call.arg(owner.secret().as_bytes()),
+            // An empty secret matches no seal, so the next holder asks the server.
             Secret::Kept => call.arg(""),
         }
     }
@@ -70,6 +73,7 @@ impl Keys {
     /// Returns whether this process receives the pushes of the bucket now.
     pub(in crate::sync) fn hearing(&self, client: &Client) -> Hearing {
         match client.pubsub(&self.channel) {
+            // Looked up, not asked: no I/O on the way of an uncontended acquire.
             Some(pubsub) if pubsub.hears(&self.channel) => Hearing::Pushes,
             _ => Hearing::Nothing,
         }

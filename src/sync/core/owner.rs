@@ -45,6 +45,7 @@ impl Owner {
     /// Parses the id of an owner, as a message spells it. The owner that is returned has no secret.
     pub(in crate::sync) fn parse(hex: &str) -> Option<Self> {
         let id = Hex::parse(hex)?;
+        // Enough to look it up: owners are compared by their ids.
         Some(Self { id, secret: 0 })
     }
 
@@ -58,6 +59,7 @@ impl Owner {
 
     /// Returns what the value of a lock has behind the fence while no waiter is in the queue.
     pub(in crate::sync) fn unqueued(self) -> [u8; 35] {
+        // 2 is the format. The last blank becomes a `+` once a waiter queues.
         let mut text = *b"2                                  ";
         text[2..34].copy_from_slice(self.id().as_bytes());
         text
@@ -97,6 +99,7 @@ impl Hex {
     /// Parses the number.
     fn parse(hex: &str) -> Option<u128> {
         let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        // Checked digit by digit, because `from_str_radix` also accepts a sign.
         u128::from_str_radix(hex, 16).ok().filter(|_| digits)
     }
 

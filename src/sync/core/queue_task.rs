@@ -86,8 +86,7 @@ impl QueueTask {
         place: Option<(GrantInbox, LastBusy)>,
     ) {
         let Some((number, nudge)) = locks.begin_campaign(&keys.name) else {
-            // The running task has a position of its own. This one would be granted the lock for no
-            // waiter.
+            // No task uses this position, so it would be granted the lock for no waiter.
             if let Some((place, standing)) = place {
                 let (owner, asked) = (place.owner, (client.deadline().at, standing.asked.lease));
                 let keeper = locks.keeper();
@@ -225,7 +224,7 @@ impl QueueTask {
             }) => {
                 self.answered();
                 self.locks.heard(&self.keys.name, Ok(holder));
-                // Without pushes no grant is told, so there is nothing to check one against.
+                // Without pushes no grant is told, so there is none to check.
                 let standing = above.filter(|_| hears).map(|above| LastBusy {
                     sent,
                     above,

@@ -35,6 +35,7 @@ pub(in crate::sync) struct Registry {
     lines: Mutex<SeededMap<Name, LocalQueue>>,
     /// The owners that may be granted a lock by push.
     places: Arc<Inboxes>,
+    /// Shared with guards and handles, which leave notes when they are dropped.
     keeper: Arc<Keeper>,
     /// The number of the next queue task. With it, a task that was replaced cannot end the queue of
     /// its successor.
@@ -183,6 +184,7 @@ impl Registry {
         };
         match line.trouble() {
             Some(trouble) => Err(trouble.with_key(name)),
+            // Without a recent answer, nothing says that the lock is still held.
             None => Ok(!line.waiters.is_empty() && !line.is_unanswered()),
         }
     }
@@ -192,6 +194,7 @@ impl Registry {
         let lines = self.lines();
         let trouble = lines.get(&entry.keys.name).and_then(LocalQueue::trouble);
         drop(lines);
+        // What others met lately saves this call from finding the same out by its own question.
         let trouble = trouble.filter(|trouble| trouble.kind().is_outage());
         trouble.or_else(|| entry.client.outage(entry.keys.lock()))
     }
@@ -240,6 +243,8 @@ impl Registry {
             .filter(|line| line.is_campaign(number))?;
         let leavers = line.without_leavers();
         let front = line.waiters.front().map(|waiting| waiting.entry.clone());
+        // Decided under the lock that also admits waiters: a later one finds no task, and starts
+        // one.
         if front.is_none() {
             line.campaign = None;
             if line.attempting.is_none() {
@@ -306,6 +311,7 @@ impl Registry {
         let Some(line) = lines.get_mut(&asked.keys.name) else {
             return false;
         };
+        // A grant is an answer: the server is there.
         (line.trouble, line.asked) = (None, None);
         let leavers = line.without_leavers();
         // Checked under the same lock under which the waiter is taken: the one before it may leave
@@ -332,6 +338,7 @@ impl Registry {
         let hold = waiting.entry.hold(owner, fence, granted, 0);
         let client = waiting.entry.client;
         self.keeper.man(&client);
+        // Watched before it is sent: the keeper takes it back from a waiter that does not take it.
         self.keeper.keep_offered(&client, &hold, granted);
         let held = Held::new(hold, self.keeper.clone(), client);
         let _ = waiting.reply.send(Ok(held));
@@ -350,6 +357,7 @@ impl Registry {
         let hold = waiting.entry.hold(owner, fence, granted, local_handovers);
         let client = &waiting.entry.client;
         self.keeper.man(client);
+        // If the keeper has tried to release the successor, the grant may be gone at the server.
         if !self.keeper.keep_passed(client, &hold, granted) {
             return Some(waiting);
         }
@@ -366,6 +374,7 @@ impl Registry {
                 .get_mut(name)
                 .map(|line| std::mem::take(&mut line.waiters))
         };
+        // Answered after unlocking: a reply wakes its caller, and a waker may run anything.
         for waiting in waiters.into_iter().flatten() {
             let _ = waiting.reply.send(Err(error.clone()));
         }
@@ -384,6 +393,8 @@ impl Registry {
             line.asked = None;
             match heard {
                 Ok(holder) => (line.holder, line.trouble) = (Some(holder), None),
+                // The last known holder stays, but is not the reason of a failure while this is
+                // set.
                 Err(trouble) => line.trouble = Some(trouble),
             }
         }

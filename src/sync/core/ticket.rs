@@ -68,8 +68,8 @@ impl Ticket {
             reply,
         };
         let (nudge, idle) = locks.push(waiting, place, trouble);
-        // The task that asks for this caller may stand still, or end, with another runtime. A
-        // keeper task of this runtime then starts another.
+        // The caller or the task that asks for this waiter may stand still, or end, with another
+        // runtime. A keeper task on this runtime then takes over.
         locks.keeper().man(&asks.client);
         if idle {
             QueueTask::ensure(locks, &asks.keys, asks.client.clone(), None);

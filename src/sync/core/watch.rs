@@ -76,6 +76,7 @@ impl Watch {
     pub(in crate::sync) fn look(&mut self) -> Found {
         for watched in self.asked.values_mut() {
             let beat = Some(watched.it.pulse.now());
+            // The same count as at the last look: it was not polled since.
             let stood = std::mem::replace(&mut watched.beat, beat) == beat;
             watched.missed = if stood { watched.missed + 1 } else { 0 };
         }
@@ -86,6 +87,7 @@ impl Watch {
             ..Found::default()
         };
         for question in &found.questions {
+            // Set under the keeper's lock: from here on, the caller's `answered` finds nothing.
             question.taken_over.store(true, Ordering::SeqCst);
         }
         let asked = self.asked.values();
@@ -93,9 +95,12 @@ impl Watch {
             .to_wake
             .extend(asked.map(|watched| watched.it.clone()));
         self.offered.retain_mut(|watched| {
+            // Taken, or ended. Nobody takes an offer off when it is taken, so the look does.
             if !watched.it.is_offered() {
                 return false;
             }
+            // A waiter takes its grant at its next poll, so an offer that is still open was not
+            // polled.
             watched.missed += 1;
             let left = watched.missed >= MOST_MISSED;
             if left {

@@ -56,6 +56,7 @@ impl Guard {
     pub fn loss(&self) -> Option<LossReason> {
         match self.held.hold.status() {
             Err(End::Lost(reason)) => Some(reason),
+            // A hold that was released is not lost.
             _ => None,
         }
     }
