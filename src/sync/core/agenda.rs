@@ -697,7 +697,7 @@ mod tests {
         let later = now + FIRST_PAUSE;
         assert_eq!(agenda.first(), Some(later));
         assert_eq!(agenda.take(later, later).releases.len(), 1);
-        // Nothing is heard of that one.
+        // No outcome of that one is reported.
         let later = later + STANDS_STILL;
         assert_eq!(agenda.first(), Some(later));
         assert_eq!(agenda.take(later, later).releases.len(), 1);
@@ -718,7 +718,7 @@ mod tests {
         let later = now + again(LEASE);
         assert_eq!(sizes(&agenda.take(later, later)), [1]);
         agenda.renewed(hold.owner, now);
-        // Counted from the question that was answered, and after the time of the one under way.
+        // Counted from the question that was answered, and after the time of the one in flight.
         assert_eq!(agenda.first(), Some(now + LEASE / ROUND));
         agenda.release(Release::of(&hold, now), later);
         let due = agenda.take(later, later);
@@ -754,7 +754,7 @@ mod tests {
         for hold in &holds[..15] {
             agenda.listen_again(&hold.keys.channel, at);
         }
-        // Noting a channel goes through no duties.
+        // Noting a channel goes through no jobs.
         let moved = agenda.duties.values().filter(|duty| duty.at < now + LEASE);
         assert_eq!(moved.count(), 0);
         assert_eq!(agenda.first(), Some(at));
@@ -786,7 +786,7 @@ mod tests {
             at += FIRST_PAUSE_OF_LISTENING;
             assert_eq!(agenda.first(), Some(at));
         }
-        // Nothing is heard of an attempt, and then it succeeds.
+        // A subscription has no outcome, and then one succeeds.
         for _ in 0..2 {
             assert_eq!(agenda.take(at, at).lasting.len(), 1);
             at += STANDS_STILL;

@@ -126,7 +126,8 @@ impl Hold {
         self.state().said_to_be_broken = Some(Instant::now());
     }
 
-    /// Returns whether a push says that the lock was broken, and the server was not asked since.
+    /// Returns whether a push says that the lock was broken, and the server has not denied it
+    /// since.
     pub(in crate::sync) fn is_in_doubt(&self) -> bool {
         self.state().said_to_be_broken.is_some()
     }

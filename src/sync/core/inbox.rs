@@ -181,7 +181,7 @@ mod tests {
             place.hint.push(grant(fence));
         }
         assert_eq!(place.grant().await.fence, Fence(9));
-        // Those that came before are not heard; a later one is, whatever its fence.
+        // Earlier ones are not read. A later one is, whatever its fence.
         place.hint.push(grant(3));
         assert_eq!(place.grant().await.fence, Fence(3));
         assert!(place.hint.waits().is_none());

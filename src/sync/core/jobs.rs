@@ -74,7 +74,7 @@ pub(in crate::sync) async fn renew(keeper: Arc<Keeper>, client: Client, holds: V
                 keeper.renewed(hold.owner, sent);
             }
             Ok(_) => {
-                // The server has said so, and thus nothing is left to release.
+                // The server reports no lease, so nothing is left to release.
                 hold.is_gone();
                 keeper.forget(hold.owner);
             }

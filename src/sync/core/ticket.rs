@@ -170,7 +170,7 @@ mod tests {
         }
     }
 
-    /// The next question is under way, and not for long.
+    /// The next question is in flight, and not for long.
     #[tokio::test]
     async fn a_waiter_that_gives_up_is_told_what_the_last_question_has_met() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(told.fate(), Fate::NotExecuted);
     }
 
-    /// The first has left between the answer to its question and the delivery.
+    /// The first waiter has left between the answer to its question and the delivery.
     #[tokio::test]
     async fn a_grant_is_not_delivered_to_a_waiter_on_other_terms() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(guard.expect("in time").hold.fence, Fence(1));
     }
 
-    /// The campaign of others may have heard of the server since the caller's question failed.
+    /// The queue task of others may have had an answer since the caller's question failed.
     #[tokio::test]
     async fn what_the_server_has_said_since_is_not_overwritten_by_an_old_failure() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");

@@ -3,8 +3,8 @@
 //! Invariant: while a [`Guard`] reports that it is held, it is held on the server, as long as the
 //! two clocks run at the same rate within 1 %. Its local deadline counts from before the command
 //! was sent that granted or renewed the lease. Whatever becomes of a call, the keeper releases a
-//! lease that no guard stands for. The mechanism is in `sync/core`, and this is its face.
-//! [`Client::lock`] makes locks.
+//! lease that has no guard. The mechanism is in `sync/core`, and this is its face. [`Client::lock`]
+//! makes locks.
 
 mod guard;
 mod inspect;
