@@ -35,7 +35,7 @@ pub(in crate::sync) struct Agenda {
     missed: Missed,
 }
 
-/// Channels on which messages may have been missed. A lost connection had hundreds of them, so one
+/// Channels on which messages may have been missed. A lost connection may have had hundreds, so one
 /// pass finds the holders of all.
 #[derive(Debug, Default)]
 struct Missed {
@@ -50,7 +50,7 @@ pub(in crate::sync) enum Group {
     /// Each release is a separate call.
     Releases,
     /// Renewals of leases that one script may renew: see
-    /// [`Client::together`](crate::client::Client::together).
+    /// [`Client::script_group`](crate::client::Client::script_group).
     Renewals(usize),
 }
 

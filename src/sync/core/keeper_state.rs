@@ -40,7 +40,7 @@ pub(in crate::sync) struct State {
     /// Whether one script may not renew leases of several slots, even on one server.
     pub(in crate::sync) slot_by_slot: bool,
     /// The servers that know the script that renews, as far as known. It need not be sent to them.
-    /// The numbers are those of [`Client::together`].
+    /// The numbers are those of [`Client::script_group`].
     pub(in crate::sync) script_is_known_at: BTreeSet<usize>,
 }
 
