@@ -39,8 +39,8 @@ pub(in crate::sync) struct State {
     pub(in crate::sync) client: Option<Client>,
     /// Whether one script may not renew leases of several slots, even on one server.
     pub(in crate::sync) slot_by_slot: bool,
-    /// The servers that know the script that renews, as far as known. It need not be sent to them.
-    /// The numbers are those of [`Client::script_group`].
+    /// The groups of keys whose server knows the script that renews, as far as known, so that the
+    /// script need not be sent. The numbers are those of [`Client::script_group`].
     pub(in crate::sync) script_is_known_at: BTreeSet<usize>,
 }
 
