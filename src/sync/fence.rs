@@ -1,6 +1,7 @@
-//! `Fence`: the number of a grant.
+//! `Fence`: the number of a grant. Guards have it, and users pass it on to what a lock protects.
 //!
-//! Invariant: of two grants of one name the later has the greater fence.
+//! Invariant: of two grants of one name, the later has the greater fence. `docs/guarantees.md` says
+//! when data loss can break this.
 
 use std::fmt;
 
@@ -8,9 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A number that rises with every grant of a lock.
 ///
-/// Send it along with every write that the lock protects, and let the resource refuse a fence
-/// smaller than one it has seen: that is what makes a holder harmless that was stopped past its
-/// lease (Kleppmann, "How to do distributed locking", 2016). It fits an `i64`.
+/// Send it along with every write that the lock protects. Let the resource refuse a fence that is
+/// smaller than one it has seen. A holder that was stopped past its lease then does no harm
+/// (Kleppmann, "How to do distributed locking", 2016). A fence fits an `i64`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub(in crate::sync) u64);
 
@@ -20,7 +21,7 @@ impl Fence {
         self.0
     }
 
-    /// The fence that a script spells so.
+    /// Parses the fence that a script returns.
     pub(in crate::sync) fn parse(text: &str) -> Result<Self> {
         let fence = text.parse().map_err(|_| {
             Error::new(
@@ -45,5 +46,5 @@ impl From<Fence> for i64 {
     }
 }
 
-/// What no fence reaches: from here on, Lua numbers skip integers.
+/// No fence reaches this number. From here on, Lua numbers skip integers.
 pub(in crate::sync) const TOO_LARGE: u64 = 1 << 53;

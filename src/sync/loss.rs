@@ -1,4 +1,7 @@
-//! `LossReason`: why something that was held is held no more.
+//! `LossReason`: why a guard no longer holds its lock. [`Guard::loss`](super::lock::Guard::loss)
+//! and [`Guard::lost`](super::lock::Guard::lost) return it.
+//!
+//! Invariant: a loss has one reason, and the first one stays.
 
 use crate::error::{Error, ErrorKind};
 use crate::name::Name;
@@ -7,10 +10,10 @@ use crate::name::Name;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// The lease could not be renewed in time: the server was out of reach, or this process stood
-    /// still. Somebody else may hold the lock.
+    /// The lease could not be renewed in time: the server could not be reached, or this process
+    /// stood still. Another client may hold the lock.
     Expired,
-    /// The server says that the lease is gone: it expired, was deleted, or the data was lost.
+    /// The server reports that the lease is gone: it expired, was deleted, or the data was lost.
     Taken,
     /// [`Lock::break_lock`](super::lock::Lock::break_lock) took it away.
     Broken,

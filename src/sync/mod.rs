@@ -1,7 +1,8 @@
-//! Synchronizers: what processes agree on by Redis.
+//! Synchronizers: what processes agree on through Redis.
 //!
-//! `core` is the mechanism: requests, the queues of this process and of the server, leases and the
-//! keeper that renews and releases them. Each synchronizer is a thin face of it.
+//! Invariant: imports run one way, from a synchronizer to `core`. `core` is the mechanism:
+//! requests, the queues of this process and of the server, leases, and the keeper that renews and
+//! releases them. Each synchronizer is a thin face of it. Today there is one, `lock`.
 
 mod core;
 mod fence;

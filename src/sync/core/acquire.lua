@@ -1,18 +1,18 @@
 #!lua
--- Purpose: take the lock if it is free, else take or keep a place in the queue.
+-- Purpose: take the lock if it is free, otherwise take or keep a position in the queue.
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
--- ARGV: 1 what the lock says behind the fence: ' 2 id seal process metadata'; the process says whether to
---   take a place, and how it is told of a hand-over
+-- ARGV: 1 the value of the lock behind the fence: ' 2 id seal process metadata'; the digit ahead of the
+--   process says whether to take a position, and how the process learns of a hand-over
 -- ARGV: 2 lease (ms)
--- Returns: fence | {BUSY, remaining lease (ms, -1 if none), fence and metadata of the holder, seal of who
---   hands over next, '' if unknown} | {WRONGTYPE} | {FORMAT, format of the lock}
+-- Returns: fence | {BUSY, remaining lease (ms, -1 if none), fence and metadata of the holder, seal of the
+--   owner that hands over to the caller, '' if unknown} | {WRONGTYPE} | {FORMAT, format of the lock}
 -- Retry: unsafe - a second run answers as the first, but a copy that arrives after the release
---   would take the lock for nobody: who gets no answer gives its owner up and asks as another
+--   would take the lock for an owner that nobody uses; a caller without an answer asks as another
 local time = redis.call('TIME')
 if redis.call('EXISTS', KEYS[1], KEYS[3]) == 0 then
-  -- The usual case, which everything else must not slow down. Seconds have ten digits until 2286.
+  -- The usual case runs ahead of the prelude, which costs time. Seconds have ten digits until 2286.
   local fence = time[1] .. time[2]
   if #fence < 16 then fence = string.format('%010.0f%06.0f', time[1], time[2]) end
   local before = redis.call('SET', KEYS[2], fence, 'GET')
@@ -48,10 +48,11 @@ if not held.id then
     grant(held.fence, mine, seal, ARGV[2], process, meta)
     return held.fence
   end
-  -- More dead places than one script passes over: the caller asks again at once, and that goes on.
+  -- More dead positions than one script skips: the caller asks again at once, which continues here.
   if not held.id then return {'BUSY', 0, string.format('%.0f', last), '', ''} end
 end
--- Who hands over next: the next waiter ahead; the holder, if there is surely none; else nobody knows.
+-- The owner that hands over to the caller: the next waiter ahead, or the holder if there is surely
+-- no waiter ahead. Otherwise it is unknown.
 local ahead, least = nil, math.max(queue.head, (number or 0) - 8)
 for before = (number or 0) - 1, least, -1 do
   ahead = ahead or (place(before) or {}).id

@@ -1,13 +1,13 @@
-//! `Agenda`: what the keeper has to do, and when.
+//! `Agenda`: what the keeper has to do, and when. The keeper, and nothing else, calls it.
 //!
-//! Invariant: a duty is on the agenda from the moment it is noted until it is taken off. Taking it
-//! to carry it out only moves it to the time when it is to be tried again, so a duty whose carrier
-//! stands still, or is torn down, is carried out by the next one. Renewals that one script may make
-//! are taken together, and those that are due soon go along. No clock and no I/O here.
+//! Invariant: a job is on the agenda from the moment it is noted until it is taken off. Taking a
+//! job to carry it out only moves it to the time of its next try. So if the task that took it
+//! stands still, or is torn down, another task carries it out. Renewals that one script can make
+//! are taken together, with others that are due soon. No clock and no I/O here.
 //!
-//! Most duties are taken off long before they are due: a lock is released soon after it is
-//! acquired. So a duty is put in order only when the keeper looks at the agenda, and until then
-//! stands in a list of its own.
+//! Most jobs are taken off long before they are due, because a lock is released soon after it is
+//! acquired. So a job is sorted only when the keeper looks at the agenda. Until then it is in a
+//! list of unsorted jobs.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -23,32 +23,34 @@ use crate::client::Client;
 use crate::key::Key;
 use crate::time::Ttl;
 
-/// What is noted.
+/// The jobs of the keeper, and the channels to subscribe again.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Agenda {
+    // Every job. `due` and `unsorted` only say where to look.
     duties: ByOwner<Job>,
+    // By group, so that one script takes its renewals without a pass over all others.
     due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
-    /// The owners of duties that are not in order yet, and of some that were taken off since.
+    /// The owners of jobs that are not sorted yet, and of some jobs that were taken off since.
     unsorted: Vec<Owner>,
     missed: Missed,
 }
 
-/// Channels on which messages may have been missed. A lost connection has hundreds of them: their
-/// holders are looked for in one pass.
+/// Channels on which messages may have been missed. A lost connection may have had hundreds, so one
+/// pass finds the holders of all.
 #[derive(Debug, Default)]
 struct Missed {
     channels: HashSet<Key>,
-    /// When to look for the holders.
+    /// When to look for the holders. `None` if no channel is noted.
     at: Option<Instant>,
 }
 
-/// Duties that may be taken together.
+/// Jobs that may be taken together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sync) enum Group {
-    /// Each is a call of its own.
+    /// Each release is a separate call.
     Releases,
     /// Renewals of leases that one script may renew: see
-    /// [`Client::together`](crate::client::Client::together).
+    /// [`Client::script_group`](crate::client::Client::script_group).
     Renewals(usize),
 }
 
@@ -57,7 +59,7 @@ struct Job {
     task: Task,
     group: Group,
     at: Instant,
-    /// Whether it is in `due`; else its owner is in `unsorted`.
+    /// Whether the job is in `due`. Otherwise its owner is in `unsorted`.
     sorted: bool,
 }
 
@@ -71,51 +73,52 @@ enum Task {
 #[derive(Debug)]
 struct Renewal {
     hold: Arc<Hold>,
-    /// When it is to be renewed.
+    /// When to renew the lease.
     at: Instant,
     listening: Listening,
-    /// How long to wait after an attempt to subscribe that fails.
+    /// How long to wait after the next failed subscription.
     pause: Duration,
-    /// When it was asked for last, if it was.
+    /// When the renewal was last taken to be sent. `None` before the first time.
     asked: Option<Instant>,
 }
 
-/// Whether a holder is told of `break_lock` by push.
+/// Whether a holder learns of `break_lock` by push.
 #[derive(Debug, Clone, Copy)]
 enum Listening {
-    /// It is, as far as known.
+    /// It does, as far as known.
     Told,
-    /// To be seen to at this time.
+    /// Its channel is to be subscribed at this time.
     Due(Instant),
-    /// Being seen to. If nothing is heard of that by then, the carrier stands still.
+    /// Its channel is being subscribed. If there is no outcome by this time, the task that does it
+    /// stands still.
     UnderWay(Instant),
 }
 
-/// A lease that nobody wants any more, or a place in the queue.
+/// The release of a lease, or of a position in the server's queue, that no caller uses any more.
 #[derive(Debug, Clone)]
 pub(in crate::sync) struct Release {
     pub(in crate::sync) owner: Owner,
     pub(in crate::sync) keys: Arc<Keys>,
-    /// After this nothing is left to be released.
+    /// When everything that the owner could have has run out by itself.
     pub(in crate::sync) until: Instant,
-    /// Whether a grant to the owner may still be under way.
+    /// Whether a grant to the owner may still be in flight.
     pub(in crate::sync) answered: Answered,
-    /// The waiter to whom the lock was to be passed under this owner.
+    /// The waiter to which the lock was to be passed under this owner.
     pub(in crate::sync) successor: Option<Arc<dyn Reclaim>>,
-    /// What the owner held, or what was to be passed to it: the guard's release asks it who was
-    /// first.
+    /// What the owner held, or what was to be passed to it. It counts the releases in the
+    /// background, so that the guard's own release can tell whether one of them came first.
     pub(in crate::sync) hold: Option<Arc<Hold>>,
-    /// What the owner says to whoever has the lock next.
+    /// Whether the release tells the owner's secret to the next holder.
     pub(in crate::sync) secret: Secret,
     /// How long to wait before the next try.
     pause: Duration,
-    /// Whether it was tried.
+    /// Whether the release was taken to be sent.
     tried: bool,
 }
 
-/// A waiter to whom a lock was to be passed inside the process.
+/// A waiter to which a lock was to be passed inside the process.
 pub(in crate::sync) trait Reclaim: fmt::Debug + Send + Sync {
-    /// Puts the waiter back in line if nothing was heard of the hand-over.
+    /// Puts the waiter back into the local queue, if the hand-over has not reported its outcome.
     fn reclaim(self: Arc<Self>, client: &Client);
 }
 
@@ -123,19 +126,21 @@ pub(in crate::sync) trait Reclaim: fmt::Debug + Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Answered {
     Yes,
-    /// Its only question may still arrive, and be granted.
+    /// Its only question may still arrive and be granted.
     No,
-    /// All but the last, which may still arrive. The answered ones may have left the owner a place
-    /// in the queue, so it may be granted the lock twice: by a hand-over, and by that question.
+    /// All but the last, which may still arrive. The answered ones may have left the owner a
+    /// position in the server's queue. So it may be granted the lock twice: by a hand-over, and by
+    /// that question.
     AllButLast,
 }
 
 /// What is to be done now.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Due {
-    /// Leases to renew, by the script that renews them.
+    /// Leases to renew: one batch for each script call.
     pub(in crate::sync) batches: Vec<Vec<Arc<Hold>>>,
-    /// Holds that last, so that their holders want to hear of `break_lock`; by channel.
+    /// Holds that have lasted, by channel. Their holders are subscribed, to learn of `break_lock`
+    /// by push.
     pub(in crate::sync) lasting: Vec<Vec<Arc<Hold>>>,
     pub(in crate::sync) releases: Vec<Release>,
 }
@@ -145,7 +150,7 @@ impl Agenda {
         self.duties.is_empty()
     }
 
-    /// When the first duty is due.
+    /// Returns when the first job is due.
     pub(in crate::sync) fn first(&mut self) -> Option<Instant> {
         self.sort();
         let firsts = self.due.values().filter_map(|queue| queue.first());
@@ -153,7 +158,7 @@ impl Agenda {
         firsts.map(|(at, _)| *at).chain(missed).min()
     }
 
-    /// Notes that `hold` is to be renewed at `at`, and looked after from `listen` on.
+    /// Notes that `hold` is renewed at `at`, and subscribed from `listen` on.
     pub(in crate::sync) fn renew(
         &mut self,
         hold: Arc<Hold>,
@@ -172,7 +177,8 @@ impl Agenda {
         self.note(owner, Task::Renew(renewal), Group::Renewals(group), first);
     }
 
-    /// Notes that what an owner has is to be released from `at` on, instead of renewed.
+    /// Notes that what an owner has is released from `at` on. This replaces its renewal, if there
+    /// is one.
     pub(in crate::sync) fn release(&mut self, release: Release, at: Instant) {
         let owner = release.owner;
         self.note(owner, Task::Release(release), Group::Releases, at);
@@ -186,11 +192,13 @@ impl Agenda {
             sorted: false,
         };
         match self.duties.insert(owner, duty) {
-            // Its owner is in the list still.
+            // Its owner is still in `unsorted`.
             Some(before) if !before.sorted => return,
             Some(before) => self.unschedule(before.group, before.at, owner),
             None => {}
         }
+        // Without a look of the keeper nothing drains the list, so owners of jobs that were taken
+        // off would pile up.
         if self.unsorted.len() >= MOST_UNSORTED.max(2 * self.duties.len()) {
             let duties = &self.duties;
             self.unsorted
@@ -199,7 +207,7 @@ impl Agenda {
         self.unsorted.push(owner);
     }
 
-    /// Puts what was noted since the last time in order.
+    /// Sorts what was noted since the last time.
     fn sort(&mut self) {
         for owner in self.unsorted.drain(..) {
             if let Some(duty) = self.duties.get_mut(&owner)
@@ -211,7 +219,7 @@ impl Agenda {
         }
     }
 
-    /// Takes a duty off; says whether it was on.
+    /// Takes a job off. Returns whether there was one.
     pub(in crate::sync) fn remove(&mut self, owner: Owner) -> bool {
         let Some(duty) = self.duties.remove(&owner) else {
             return false;
@@ -222,13 +230,13 @@ impl Agenda {
         true
     }
 
-    /// Whether a release is on and was not tried yet.
+    /// Returns whether the release of `owner` is noted and was not tried yet.
     pub(in crate::sync) fn is_untouched(&self, owner: Owner) -> bool {
         let task = self.duties.get(&owner).map(|duty| &duty.task);
         matches!(task, Some(Task::Release(release)) if !release.tried)
     }
 
-    /// The hold of a guard that is being renewed.
+    /// Returns the hold of `owner` if its lease is being renewed.
     pub(in crate::sync) fn hold(&self, owner: Owner) -> Option<Arc<Hold>> {
         match &self.duties.get(&owner)?.task {
             Task::Renew(renewal) => Some(renewal.hold.clone()),
@@ -236,7 +244,8 @@ impl Agenda {
         }
     }
 
-    /// The server has renewed the lease of `owner`, by a question sent at `sent`.
+    /// Notes that the server has renewed the lease of `owner`, by a question that was sent at
+    /// `sent`.
     pub(in crate::sync) fn renewed(&mut self, owner: Owner, sent: Instant) {
         let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
         else {
@@ -246,14 +255,14 @@ impl Agenda {
             return; // It is asked for again at once.
         }
         let lease = renewal.hold.lease.duration();
-        // A later question may be under way still: it is given its time, too.
+        // A later question may still be in flight. It is given its time, too.
         let next = renewal.asked.map_or(sent, |asked| asked + again(lease));
         renewal.at = next.max(sent + lease / ROUND);
         let at = renewal.due();
         self.move_to(owner, at);
     }
 
-    /// The lease of `owner` is to be renewed at `at`, if it is not due before.
+    /// Moves the renewal of `owner` to `at`, unless it is due before.
     pub(in crate::sync) fn renew_soon(&mut self, owner: Owner, at: Instant) {
         if let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task) {
             renewal.at = renewal.at.min(at);
@@ -262,16 +271,18 @@ impl Agenda {
         }
     }
 
-    /// Messages on `channel` may have been missed: its holders subscribe anew from `at` on.
+    /// Notes that messages on `channel` may have been missed. Its holders subscribe again from `at`
+    /// on.
     pub(in crate::sync) fn listen_again(&mut self, channel: &Key, at: Instant) {
         self.missed.channels.insert(channel.clone());
         let first = self.missed.at.map_or(at, |first| first.min(at));
         self.missed.at = Some(first);
     }
 
-    /// Has the holders of all missed channels subscribe `now`; those whose last attempt has failed,
-    /// after a pause.
+    /// Makes the subscriptions of the holders of all missed channels due `now`. A holder whose last
+    /// try failed waits for a pause first.
     fn find_missed(&mut self, now: Instant) {
+        // In one pass over all jobs, however many channels were missed.
         let missed = std::mem::take(&mut self.missed);
         let mut owners: Vec<Owner> = Vec::new();
         for (owner, duty) in &mut self.duties {
@@ -283,7 +294,7 @@ impl Agenda {
             }
             let at = match renewal.listening {
                 Listening::Due(at) => at.min(now + FIRST_PAUSE_OF_LISTENING),
-                // A subscription that is under way may be the one that was lost.
+                // A subscription in flight may be the one that was lost.
                 Listening::Told | Listening::UnderWay(_) => now,
             };
             renewal.listening = Listening::Due(at);
@@ -294,22 +305,23 @@ impl Agenda {
         }
     }
 
-    /// The holder of `owner` is told by push.
+    /// Notes that the holder of `owner` is subscribed.
     pub(in crate::sync) fn listens(&mut self, owner: Owner) {
         let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
         else {
             return;
         };
         renewal.pause = FIRST_PAUSE_OF_LISTENING;
-        // Otherwise messages may have been missed since.
+        // In any other state, messages may have been missed since, and the subscription is due
+        // again.
         if let Listening::UnderWay(_) = renewal.listening {
             renewal.listening = Listening::Told;
             self.reschedule(owner);
         }
     }
 
-    /// The holder of `owner` could not be subscribed: the next attempt follows, at ever longer
-    /// pauses.
+    /// Notes that the holder of `owner` could not be subscribed. The next try follows, after ever
+    /// longer pauses.
     pub(in crate::sync) fn listen_later(&mut self, owner: Owner, now: Instant) {
         let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
         else {
@@ -320,12 +332,13 @@ impl Agenda {
         self.reschedule(owner);
     }
 
-    /// The lease of `owner` is to be renewed as soon as that makes sense, however often this is
-    /// said. Answers when that is.
+    /// Moves the renewal of `owner` to the earliest moment that makes sense, however often this is
+    /// called. Returns that moment.
     pub(in crate::sync) fn renew_now(&mut self, owner: Owner, now: Instant) -> Instant {
         let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) else {
             return now;
         };
+        // A flood of forged pushes must not become a flood of questions to the server.
         let at = renewal
             .asked
             .map_or(now, |asked| now.max(asked + SHORTEST_PAUSE));
@@ -333,13 +346,14 @@ impl Agenda {
         at
     }
 
-    /// A release was tried and is not settled; the pause before the next is not longer than
-    /// `longest`.
+    /// Notes that a release was tried and is not settled. The pause before the next try is
+    /// `longest` at most.
     pub(in crate::sync) fn release_again(&mut self, owner: Owner, now: Instant, longest: Duration) {
         let Some(Task::Release(release)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
         else {
             return;
         };
+        // The last try is at `until`, when nothing can be left.
         let at = (now + release.pause.min(longest)).min(release.until.max(now));
         let longest = match release.answered {
             Answered::Yes => LONGEST_PAUSE,
@@ -349,8 +363,8 @@ impl Agenda {
         self.move_to(owner, at);
     }
 
-    /// What has been due since `since`, which is not after `now`, and what goes along with it. All
-    /// of it stays on the agenda, for the case that nothing is heard of it.
+    /// Returns what has been due since `since`, which is not after `now`, and what is taken along
+    /// with it. All of it stays on the agenda, in case its outcome is never reported.
     pub(in crate::sync) fn take(&mut self, since: Instant, now: Instant) -> Due {
         if self.missed.at.is_some_and(|at| at <= since) {
             self.find_missed(now);
@@ -384,8 +398,11 @@ impl Agenda {
             else {
                 continue;
             };
+            // From here on it may reach the server, so a local hand-over may no longer count on the
+            // lease.
             release.tried = true;
             due.releases.push(release.clone());
+            // Not taken off: the task that carries it out may stop half way.
             self.move_to(owner, now + STANDS_STILL);
         }
     }
@@ -404,7 +421,9 @@ impl Agenda {
                 continue;
             };
             if *at > now {
-                // Nothing more is due. What is due soon fills the last script up.
+                // Nothing more is due. Renewals that are due soon fill the last script up.
+                // The pass ends when the last script is full, or after a bounded number of looks in
+                // vain.
                 let full = taken.len() % LARGEST_BATCH == 0;
                 if full || *at > soon || looked_at > taken.len() + 4 * LARGEST_BATCH {
                     break;
@@ -429,6 +448,7 @@ impl Agenda {
                 to_listen.push(renewal.hold.clone());
             }
         }
+        // Only their subscriptions were due, so their renewals keep their time.
         for owner in &lasting {
             self.reschedule(*owner);
         }
@@ -438,12 +458,13 @@ impl Agenda {
         }
     }
 
-    /// Notes that a renewal is asked for now; answers what is to be renewed.
+    /// Notes that a renewal is sent now. Returns the hold to renew.
     fn asked(&mut self, owner: Owner, now: Instant) -> Option<Arc<Hold>> {
         let Task::Renew(renewal) = &mut self.duties.get_mut(&owner)?.task else {
             return None;
         };
         renewal.asked = Some(now);
+        // An answer moves it later. Without one, this is when it is sent again.
         renewal.at = now + again(renewal.hold.lease.duration());
         let (hold, at) = (renewal.hold.clone(), renewal.due());
         self.move_to(owner, at);
@@ -474,7 +495,7 @@ impl Agenda {
         }
     }
 
-    /// Sorts all renewals into the groups that `group` says.
+    /// Sorts all renewals into the groups that `group` returns.
     pub(in crate::sync) fn regroup(&mut self, group: impl Fn(&Keys) -> usize) {
         self.sort();
         let owners: Vec<Owner> = self.duties.keys().copied().collect();
@@ -490,6 +511,7 @@ impl Agenda {
             self.unschedule(before, at, owner);
             self.due.entry(after).or_default().insert((at, owner));
         }
+        // Most of the old groups are empty now.
         self.due.retain(|_, queue| !queue.is_empty());
     }
 }
@@ -509,8 +531,8 @@ impl Release {
         }
     }
 
-    /// Of what an owner asked for that has no guard: `lease` at most, by questions of which none
-    /// was sent after `last`.
+    /// The release of what an owner without a guard asked for: `lease` at most, by questions of
+    /// which none was sent after `last`.
     pub(in crate::sync) fn of_question(
         owner: Owner,
         keys: &Arc<Keys>,
@@ -523,7 +545,7 @@ impl Release {
         }
     }
 
-    /// Of what a waiter may come to have, to whom the lock of `hold` is passed `now`.
+    /// The release of what a waiter may come to have, to which the lock of `hold` is passed `now`.
     pub(in crate::sync) fn of_successor(
         hold: &Arc<Hold>,
         (owner, lease): (Owner, Ttl),
@@ -531,6 +553,7 @@ impl Release {
         answered: Answered,
         now: Instant,
     ) -> Self {
+        // The hand-over is sent after `now`, and may be in flight for a while.
         let until = now + lease.duration() + ON_ITS_WAY;
         Self {
             successor: Some(successor),
@@ -541,7 +564,7 @@ impl Release {
         }
     }
 
-    /// Of what a guard holds, as of `now`.
+    /// The release of what a guard holds, as of `now`.
     pub(in crate::sync) fn of(hold: &Arc<Hold>, now: Instant) -> Self {
         let until = now + hold.lease.duration();
         Self {
@@ -551,26 +574,28 @@ impl Release {
         }
     }
 
-    /// Whether nothing is left to be released once the server has answered that it was released.
+    /// Returns whether nothing is left to be released once the server has answered `RELEASED`.
     pub(in crate::sync) fn ends_with_a_release(&self) -> bool {
         self.answered != Answered::AllButLast
     }
 
-    /// Whether nothing is left to be released once the server has answered that nothing was held.
+    /// Returns whether nothing is left to be released once the server has answered `NOT_HELD`.
     pub(in crate::sync) fn ends_without_a_release(&self) -> bool {
         self.answered == Answered::Yes
     }
 }
 
 impl Renewal {
-    /// When something is to be done for it.
+    /// Returns when the first of these is due: the renewal, the subscription, or the end by
+    /// `max_hold`.
     fn due(&self) -> Instant {
         let listen = self.listening.next();
         let at = listen.map_or(self.at, |listen| listen.min(self.at));
         self.hold.limit.map_or(at, |limit| limit.min(at))
     }
 
-    /// Whether it is renewed early, since others are renewed now. One that is under way is not.
+    /// Returns whether the lease is renewed early, because others are renewed now. One whose
+    /// renewal is in flight is not.
     fn goes_along(&self, now: Instant) -> bool {
         let lease = self.hold.lease.duration();
         let under_way = self
@@ -581,7 +606,7 @@ impl Renewal {
 }
 
 impl Listening {
-    /// When to see to it next.
+    /// Returns when to subscribe next.
     fn next(self) -> Option<Instant> {
         match self {
             Self::Told => None,
@@ -590,48 +615,52 @@ impl Listening {
     }
 }
 
-/// Sorts holds by the channel on which their holders are told.
+/// Groups holds by the channel on which their holders are told.
 fn by_channel(mut holds: Vec<Arc<Hold>>) -> Vec<Vec<Arc<Hold>>> {
     holds.sort_unstable_by(|one, other| one.keys.channel.cmp(&other.keys.channel));
     let channels = holds.chunk_by(|one, other| one.keys.channel == other.keys.channel);
     channels.map(<[_]>::to_vec).collect()
 }
 
-/// After how long a renewal that was not answered is asked for again, beside the question that is
-/// under way.
+/// After how long a renewal that was not answered is sent again, beside the question in flight. The
+/// first is not given up: its answer counts, however late it comes.
 fn again(lease: Duration) -> Duration {
     (lease / 24).max(SHORTEST_PAUSE)
 }
 
-/// A lease is renewed each `1 / ROUND` of its length ..
+/// A lease is renewed after each `1 / ROUND` of its length ..
 pub(in crate::sync) const ROUND: u32 = 3;
 
-/// .. or up to `1 / ALONG` of its length earlier, when others are renewed.
+/// .. or up to `1 / ALONG` of its length earlier, together with others.
 const ALONG: u32 = 6;
 
-/// So many owners are in the list of the unsorted before those are dropped that were taken off.
+/// How many owners the list of the unsorted has at least, before those are dropped whose jobs were
+/// taken off.
 const MOST_UNSORTED: usize = 64;
 
 /// How many leases one script renews at most.
 const LARGEST_BATCH: usize = 100;
 
-/// The pause between two questions for one lease, at least.
+/// The shortest pause between two questions for one lease.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long a call that may grant a lease may be on its way.
+/// How long a call that may grant a lease may be in flight.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
-/// A release, or a subscription, that has not ended after this has a carrier that stands still.
+/// How long a release or a subscription may take. After that, the task that carries it out stands
+/// still.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
-/// The pause between two tries to release, at first; then four times longer each time.
+/// The first pause between two tries to release. Each pause is four times as long as the one
+/// before.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// The same while a grant may still be under way, which keeps the lock from everybody.
+/// The longest pause while a grant may still be in flight. It is short, because such a grant would
+/// keep the lock from everybody.
 const LONGEST_PAUSE_FOR_A_GRANT: Duration = Duration::from_secs(3);
 
-/// The pause after an attempt to subscribe that failed, at first; then twice as long each time.
+/// The first pause after a subscription that failed. Each pause is twice as long as the one before.
 const FIRST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(30);
 
@@ -668,7 +697,7 @@ mod tests {
         let later = now + FIRST_PAUSE;
         assert_eq!(agenda.first(), Some(later));
         assert_eq!(agenda.take(later, later).releases.len(), 1);
-        // Nothing is heard of that one.
+        // No outcome of that one is reported.
         let later = later + STANDS_STILL;
         assert_eq!(agenda.first(), Some(later));
         assert_eq!(agenda.take(later, later).releases.len(), 1);
@@ -689,7 +718,7 @@ mod tests {
         let later = now + again(LEASE);
         assert_eq!(sizes(&agenda.take(later, later)), [1]);
         agenda.renewed(hold.owner, now);
-        // Counted from the question that was answered, and after the time of the one under way.
+        // Counted from the question that was answered, and after the time of the one in flight.
         assert_eq!(agenda.first(), Some(now + LEASE / ROUND));
         agenda.release(Release::of(&hold, now), later);
         let due = agenda.take(later, later);
@@ -725,7 +754,7 @@ mod tests {
         for hold in &holds[..15] {
             agenda.listen_again(&hold.keys.channel, at);
         }
-        // Noting a channel goes through no duties.
+        // Noting a channel goes through no jobs.
         let moved = agenda.duties.values().filter(|duty| duty.at < now + LEASE);
         assert_eq!(moved.count(), 0);
         assert_eq!(agenda.first(), Some(at));
@@ -757,7 +786,7 @@ mod tests {
             at += FIRST_PAUSE_OF_LISTENING;
             assert_eq!(agenda.first(), Some(at));
         }
-        // Nothing is heard of an attempt, and then it succeeds.
+        // A subscription has no outcome, and then one succeeds.
         for _ in 0..2 {
             assert_eq!(agenda.take(at, at).lasting.len(), 1);
             at += STANDS_STILL;

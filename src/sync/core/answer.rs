@@ -1,6 +1,7 @@
-//! What the server answers to a request.
+//! `AcquireReply`: what the server answers to an acquire request.
 //!
-//! Invariant: an answer that cannot be read is an error and was perhaps a grant.
+//! Invariant: an answer that cannot be read is an error, and was perhaps a grant. `Lock`, first
+//! tries and queue tasks read it, and the keeper judges errors here.
 
 use std::time::Duration;
 
@@ -14,18 +15,18 @@ use crate::sync::fence::Fence;
 
 /// What `acquire.lua` answered.
 pub(in crate::sync) enum AcquireReply {
-    /// The fence, and when the question had not been sent yet.
+    /// The fence, and a moment before the question was sent.
     Granted(Fence, Instant),
     Busy {
         /// What is left of the holder's lease.
         remaining: Option<Duration>,
-        /// The holder's fence: every later grant is above it.
+        /// The holder's fence. Every later grant is above it.
         above: Option<Fence>,
-        /// The seal of whoever hands over to the caller, if that is known.
+        /// The seal of the owner that hands over to the caller. `None` if that is not known.
         after: Option<Seal>,
-        /// The holder, for people.
+        /// The holder, as a text for people.
         holder: String,
-        /// When the question had not been sent yet.
+        /// A moment before the question was sent. Claims count from it.
         sent: Instant,
     },
 }
@@ -37,6 +38,7 @@ impl AcquireReply {
                 Ok(Self::Granted(Fence::parse(fence)?, reply.sent()))
             }
             "BUSY" => Ok(Self::Busy {
+                // Negative if there is no lease.
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
                 above: Fence::parse(reply.text(2)?).ok(),
                 after: Seal::parse(reply.text(4)?),
@@ -51,14 +53,15 @@ impl AcquireReply {
     }
 }
 
-/// A place in the queue of the server, as of the last answer.
+/// A position in the server's queue, as of the last "busy".
 #[derive(Debug)]
 pub(in crate::sync) struct LastBusy {
-    /// Before the question was sent.
+    /// A moment before the question was sent.
     pub(in crate::sync) sent: Instant,
-    /// The fence of the holder whom the answer named: a grant to us has a greater one.
+    /// The fence of the holder that the answer named. A grant to this process has a greater one.
     pub(in crate::sync) above: Fence,
-    /// The seal of the owner expected to hand over to us; `None` if that is not known.
+    /// The seal of the owner that is expected to hand over to this process. `None` if that is not
+    /// known.
     pub(in crate::sync) after: Option<Seal>,
     /// What was left of the holder's lease.
     pub(in crate::sync) remaining: Option<Duration>,
@@ -66,11 +69,11 @@ pub(in crate::sync) struct LastBusy {
     pub(in crate::sync) asked: AcquireRequest,
 }
 
-/// Whether a call that ended with `error` has surely changed nothing on the server.
+/// Returns whether a call that ended with `error` has surely changed nothing on the server.
 pub(in crate::sync) fn had_no_effect(error: &Error) -> bool {
     match error.fate() {
         Fate::NotExecuted => true,
-        // The server has said so itself. An answer that cannot be read was perhaps a grant.
+        // The server itself has refused. An answer that cannot be read was perhaps a grant.
         Fate::Refused => error.kind() != ErrorKind::Server,
         _ => false,
     }

@@ -1,9 +1,11 @@
-//! `FirstTry`: a caller's own question to the server, before it stands in line.
+//! `FirstTry`: a caller's own question to the server, before it joins the local queue.
 //!
-//! Invariant: an attempt that ends in any other way than by its reply leaves its owner to the
-//! keeper, so that a lock granted to nobody is released. One whose caller does not poll it is taken
-//! over by the keeper (see [`watch`](super::watch)). Its reply then counts no more, and a question
-//! that was not sent by then is not sent: the keeper has asked for its owner, perhaps long before.
+//! Invariant: a first try that ends without using its reply leaves its owner to the keeper, so that
+//! a lock granted to no caller is released. If the caller does not poll it, the keeper takes it
+//! over (see [`watch`](super::watch)). Then its reply no longer counts, and a question that was not
+//! sent by then is not sent. The keeper may have released that owner long before.
+//!
+//! `Lock::acquire` and `Lock::try_acquire` make first tries.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,19 +33,22 @@ use crate::script::{Call, Reply};
 use crate::sync::fence::Fence;
 use crate::time::Deadline;
 
-/// The right to ask the server for one name; one at a time in a process.
+/// The right to ask the server for one name. One caller of a process has it at a time, beside
+/// callers that do not wait.
 #[derive(Debug)]
 pub(in crate::sync) struct FirstTry {
     question: Arc<Question>,
     /// Registered before the question is sent, since a grant by push may come before its answer.
+    /// `None` if this process receives no pushes of the bucket.
     place: Option<GrantInbox>,
     client: Client,
+    /// Whether the outcome of the question is still to come.
     open: bool,
     locks: Arc<Registry>,
 }
 
 impl FirstTry {
-    /// Lets the caller ask the server `now`, or says that others of this process come first.
+    /// Lets the caller ask the server `now`. `None` if others of this process come first.
     pub(in crate::sync) fn begin(
         locks: &Arc<Registry>,
         entry: &AcquireRequest,
@@ -61,7 +66,7 @@ impl FirstTry {
         ))
     }
 
-    /// An attempt beside another one of this process, for a caller that does not wait.
+    /// Makes a first try beside others of this process, for a caller that does not wait.
     pub(in crate::sync) fn aside(
         locks: &Arc<Registry>,
         entry: &AcquireRequest,
@@ -95,24 +100,25 @@ impl FirstTry {
             open: true,
             locks: locks.clone(),
         };
-        // Outside of a runtime this panics, and the attempt is dropped.
+        // Outside of a runtime this panics. The first try exists by then, so its drop cleans up.
         locks
             .keeper()
             .watch(&entry.client, attempt.question.clone(), now);
         attempt
     }
 
-    /// Asks for the lock. `None` if the keeper has taken the attempt over before the answer came.
+    /// Asks for the lock. `None` if the keeper has taken the first try over before the answer came.
     ///
-    /// Cancel safety: dropping the future is dropping the attempt's chance of an answer; drop the
-    /// attempt, too.
+    /// Cancel safety: a dropped future never gets its answer. Drop the first try, too.
     pub(in crate::sync) async fn ask(
         &self,
         call: Call,
         deadline: Deadline,
     ) -> Option<Result<Reply>> {
-        // Pinned here, for it is large: each layer that takes it by value would copy it.
+        // Pinned here, because it is large: each layer that takes it by value would copy it.
         let mut answer = pin!(self.client.run(call, deadline));
+        // Checked at each poll, ahead of the call: a call that is taken over must not send its
+        // question.
         let own = poll_fn(|context| match self.question.is_taken_over() {
             true => Poll::Ready(None),
             false => answer.as_mut().poll(context).map(Some),
@@ -124,8 +130,8 @@ impl FirstTry {
         self.question.owner
     }
 
-    /// The lock was granted by a command sent at `sent`. `None` if the keeper has taken the attempt
-    /// over meanwhile, and gives the lock back.
+    /// Ends a first try that was granted the lock by a command sent at `sent`. `None` if the keeper
+    /// has taken the first try over meanwhile. The keeper then gives the lock back.
     pub(in crate::sync) fn won(
         mut self,
         entry: &AcquireRequest,
@@ -134,8 +140,8 @@ impl FirstTry {
     ) -> Option<Held> {
         let (owner, granted) = (self.question.owner, (sent, entry.lease));
         let hold = entry.hold(owner, fence, granted, 0);
-        // If nothing was heard when the question was asked, it is not looked up again: should the
-        // process have subscribed since, the keeper finds that out.
+        // If no pushes were received when the question was asked, this is not looked up again.
+        // Should the process have subscribed since, the keeper finds out.
         let hearing = match self.place {
             Some(_) => self.question.keys.hearing(&self.client),
             None => Hearing::Nothing,
@@ -151,8 +157,8 @@ impl FirstTry {
         held
     }
 
-    /// A place in the queue is kept only where a grant by push would be heard: else the campaign
-    /// takes one of its own.
+    /// Returns how the question queues. It takes a position only if a grant by push would be
+    /// received. Otherwise the queue task takes a position of its own.
     pub(in crate::sync) fn queueing(&self) -> Queueing {
         match self.place {
             Some(_) => Queueing::Listening,
@@ -160,7 +166,8 @@ impl FirstTry {
         }
     }
 
-    /// The lock is held. The caller stands in line, and at `standing` in the queue of the server.
+    /// Ends a first try that found the lock held. The caller joins the local queue. `standing` is
+    /// its position in the server's queue.
     pub(in crate::sync) fn queued(
         mut self,
         entry: AcquireRequest,
@@ -175,8 +182,11 @@ impl FirstTry {
         }
         let ticket = Ticket::lead(&self.locks, entry, until);
         self.locks.heard(&name, Ok(holder));
+        // The ticket joins the queue before the first try ends, or the local queue would be removed
+        // in between.
         self.locks.attempted(&name, self.question.owner);
         let place = self.place.take();
+        // The server took a position for the owner, and its answer does not say enough to use it.
         if place.is_some() && standing.is_none() {
             self.abandon(Answered::Yes);
         }
@@ -185,7 +195,7 @@ impl FirstTry {
         ticket
     }
 
-    /// The lock is held, and the caller does not wait.
+    /// Ends a first try that found the lock held, for a caller that does not wait.
     pub(in crate::sync) fn lost(mut self) {
         match self.close() {
             true => self.leave_line(),
@@ -193,11 +203,12 @@ impl FirstTry {
         }
     }
 
-    /// The server did not answer, or refused.
+    /// Ends a first try that the server did not answer, or refused.
     pub(in crate::sync) fn failed(mut self, error: &Error) {
         let own = self.close();
         match had_no_effect(error) {
-            // What the keeper has noted when it took this over waits for a grant that cannot come.
+            // The release that the keeper noted at the take-over waits for a grant that cannot come
+            // any more. This one does not wait.
             true if !own => self.abandon(Answered::Yes),
             true => {}
             false => self.abandon(Answered::No),
@@ -212,26 +223,28 @@ impl FirstTry {
         self.leave_line();
     }
 
-    /// The caller has its answer. Says whether the attempt was still its own.
+    /// Closes the first try, because the caller has its answer or has left. Returns whether it was
+    /// still the caller's own.
     fn close(&mut self) -> bool {
         self.open = false;
         self.locks.keeper().answered(self.question.owner)
     }
 
-    /// Lets others ask, and sees to those who have come meanwhile.
+    /// Lets others ask, and starts a queue task for calls that have come meanwhile.
     fn leave_line(&self) {
         leave_line(&self.locks, &self.client, &self.question);
     }
 
-    /// Leaves whatever the owner has, or may come to have, to the keeper: also where that has taken
-    /// the attempt over, for it may have asked before the question arrived.
+    /// Leaves whatever the owner has, or may come to have, to the keeper. This is also needed where
+    /// the keeper has taken the first try over: its release may have reached the server before the
+    /// question did.
     fn abandon(&self, answered: Answered) {
         abandon(&self.locks, &self.client, &self.question, answered);
     }
 }
 
 impl Drop for FirstTry {
-    /// Dropped in mid-flight: the command may be under way.
+    /// Runs when the caller drops the first try before its outcome. The command may be in flight.
     fn drop(&mut self) {
         if !self.open {
             return;
@@ -243,20 +256,22 @@ impl Drop for FirstTry {
             if question.stands == Stands::InLine
                 && self.locks.attempted(&question.keys.name, question.owner)
             {
+                // A drop must not spawn: there may be no runtime.
                 self.locks.keeper().unattended(question.keys.clone());
             }
         }
     }
 }
 
-/// Takes a question over whose caller does not poll it.
+/// Takes over a question whose caller does not poll it. The keeper calls this.
 pub(in crate::sync) fn take_over(locks: &Arc<Registry>, client: &Client, question: &Question) {
     tracing::debug!(target: "hedgerow::lock", lock = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
     abandon(locks, client, question, Answered::No);
     leave_line(locks, client, question);
 }
 
-/// Nobody waits for this question any more: those who have come meanwhile queue for themselves.
+/// Ends the wait of others for this question. If calls have come meanwhile, a queue task queues for
+/// them.
 fn leave_line(locks: &Arc<Registry>, client: &Client, question: &Question) {
     if question.stands == Stands::InLine && locks.attempted(&question.keys.name, question.owner) {
         QueueTask::ensure(locks, &question.keys, client.clone(), None);

@@ -1,6 +1,7 @@
-//! `Held`: one grant, as whoever got it holds it.
+//! `Held`: one grant, as the call that received it has it.
 //!
-//! Invariant: dropping it never blocks, spawns or waits: it leaves a note for the keeper.
+//! Invariant: its drop never blocks, spawns or waits. It leaves a note for the keeper. The registry
+//! and first tries make it, and a guard wraps it.
 
 use std::sync::Arc;
 
@@ -26,8 +27,8 @@ impl Held {
         }
     }
 
-    /// Whether a waiter that was handed this may keep it: the keeper takes back what is not taken
-    /// in time.
+    /// Takes the grant for the waiter to which it was handed. Returns whether the waiter may keep
+    /// it: the keeper takes back what is not taken in time.
     pub(in crate::sync) fn take(&self) -> bool {
         self.hold.take()
     }
@@ -35,6 +36,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // Only the first end counts: a guard that was released or lost has nothing left to give up.
         if self.hold.end(End::Released) {
             self.keeper.discard(&self.client, &self.hold);
         }

@@ -1,8 +1,10 @@
-//! `GrantInbox`: a registration for grants by push. The wake channel of a bucket carries grants to
-//! campaigns and the news of broken locks to their holders.
+//! `GrantInbox`: the registration of one owner for grants by push. The wake channel of a bucket
+//! carries two kinds of messages: grants to queue tasks, and the news of broken locks to their
+//! holders.
 //!
-//! Invariant: a message is a hint that names an owner; what it claims is used only where it cannot
-//! be stale (see [`campaign`](super::queue_task)).
+//! Invariant: a message is a hint that names an owner. What it claims is used only where it cannot
+//! be stale (see [`QueueTask`](super::queue_task)). First tries and queue tasks register, and the
+//! keeper subscribes for its holders.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -15,11 +17,11 @@ use crate::client::Client;
 use crate::net::pubsub::Notice;
 use crate::sync::fence::{Fence, TOO_LARGE};
 
-/// Campaigns that may be granted a lock by push.
+/// The owners that may be granted a lock by push.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Inboxes(Mutex<ByOwner<Arc<Mailbox>>>);
 
-/// An owner that is registered for grants by push, while this lives.
+/// An owner that is registered for grants by push while this lives.
 #[derive(Debug)]
 pub(in crate::sync) struct GrantInbox {
     pub(in crate::sync) owner: Owner,
@@ -27,8 +29,8 @@ pub(in crate::sync) struct GrantInbox {
     places: Arc<Inboxes>,
 }
 
-/// The push that waits to be heard: of several the one with the greatest fence, so that none that
-/// was sent before the last grant hides it.
+/// The push that waits to be read. Of several it is the one with the greatest fence, so that a
+/// message from before the last grant never hides that grant.
 #[derive(Debug, Default)]
 struct Mailbox {
     grant: Mutex<Option<Grant>>,
@@ -39,7 +41,7 @@ struct Mailbox {
 #[derive(Debug)]
 pub(in crate::sync) struct Grant {
     pub(in crate::sync) fence: Fence,
-    /// The seal of the former holder, by the secret that the message brings.
+    /// The seal of the former holder: the digest of the secret in the message.
     pub(in crate::sync) seal: Seal,
 }
 
@@ -55,7 +57,7 @@ impl Inboxes {
         }
     }
 
-    /// Sees to it that pushes for a bucket are heard; says whether they are.
+    /// Subscribes to the pushes of a bucket. Returns whether they are received.
     pub(in crate::sync) async fn listen(
         self: &Arc<Self>,
         keeper: &Arc<Keeper>,
@@ -65,9 +67,12 @@ impl Inboxes {
         let Some(pubsub) = client.pubsub(&keys.channel) else {
             return false;
         };
+        // One subscription serves all names of a bucket.
         if keys.hearing(client) == Hearing::Pushes {
             return true;
         }
+        // Weak: the pub/sub connection keeps the listener, and must not keep the client's locks
+        // alive.
         let (places, keeper) = (Arc::downgrade(self), Arc::downgrade(keeper));
         let channel = keys.channel.clone();
         let listener = Arc::new(move |notice: Notice<'_>| match notice {
@@ -95,6 +100,7 @@ impl Inboxes {
 impl Mailbox {
     fn push(&self, grant: Grant) {
         let mut waits = self.waits();
+        // Messages may arrive late. The newest grant is the only one that can still count.
         if waits.as_ref().is_none_or(|waits| waits.fence < grant.fence) {
             *waits = Some(grant);
         }
@@ -108,7 +114,7 @@ impl Mailbox {
 }
 
 impl GrantInbox {
-    /// Waits for a push that tells of a grant.
+    /// Waits for a push that claims a grant.
     ///
     /// Cancel safety: a push that was not returned is returned by the next call.
     pub(in crate::sync) async fn grant(&self) -> Grant {
@@ -121,8 +127,8 @@ impl GrantInbox {
     }
 }
 
-/// A message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`; `there` only asks
-/// whether somebody listens.
+/// Handles a message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`. A third
+/// one, `there`, only asks whether a process listens, and is ignored.
 fn received(places: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
     let (Some(places), Ok(message)) = (places.upgrade(), std::str::from_utf8(message)) else {
         return;
@@ -134,7 +140,9 @@ fn received(places: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
                 return;
             };
             let hint = places.map(|places| places.get(&owner).cloned());
+            // A forged fence of any size would hide the true grants after it.
             if let Some(hint) = hint.filter(|_| fence < TOO_LARGE) {
+                // A message without a secret gets a seal that no answer names.
                 let seal = Seal::of(words.next().unwrap_or_default().as_bytes());
                 let fence = Fence(fence);
                 hint.push(Grant { fence, seal });
@@ -173,7 +181,7 @@ mod tests {
             place.hint.push(grant(fence));
         }
         assert_eq!(place.grant().await.fence, Fence(9));
-        // Those that came before are not heard; a later one is, whatever its fence.
+        // Earlier ones are not read. A later one is, whatever its fence.
         place.hint.push(grant(3));
         assert_eq!(place.grant().await.fence, Fence(3));
         assert!(place.hint.waits().is_none());

@@ -1,8 +1,8 @@
-//! The calls of the keeper: leases are renewed, and released in the background.
+//! The calls of the keeper: they renew leases, subscribe holders, and release in the background.
 //!
 //! Invariant: an answer counts from when its question was sent, however late it comes, and until
 //! the local deadline. A question that is not answered blocks no other: the agenda has it asked
-//! again meanwhile.
+//! again meanwhile. The tasks in `keeper_task` make these calls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,10 @@ pub(in crate::sync) async fn renew(keeper: Arc<Keeper>, client: Client, holds: V
     let leases = holds.iter().map(|hold| hold.lease.duration());
     let shortest = leases.min().unwrap_or_default();
     let keys = holds[0].keys.clone();
+    // While a lease is at stake, the connection is not left to the usual pauses of its backoff.
     client.urgent(keys.lock(), until, shortest / DIALS);
     let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
+    // A server without the script would cost a renewal one more round trip.
     if !keeper.script_is_known_at(&client, &keys) {
         call = call.in_full();
     }
@@ -52,7 +54,7 @@ pub(in crate::sync) async fn renew(keeper: Arc<Keeper>, client: Client, holds: V
                 keeper.slot_by_slot();
             }
             if error.kind() == ErrorKind::Forbidden && holds.len() > 1 {
-                // It may be about one of the locks.
+                // It may be about one of the locks only. The others must not be lost with it.
                 join_all(
                     holds
                         .into_iter()
@@ -72,9 +74,11 @@ pub(in crate::sync) async fn renew(keeper: Arc<Keeper>, client: Client, holds: V
                 keeper.renewed(hold.owner, sent);
             }
             Ok(_) => {
+                // The server reports no lease, so nothing is left to release.
                 hold.is_gone();
                 keeper.forget(hold.owner);
             }
+            // The agenda asks again.
             Err(_) => {}
         }
     }
@@ -84,8 +88,8 @@ fn renew_one(keeper: &Arc<Keeper>, client: &Client, hold: Arc<Hold>) -> BoxFutur
     Box::pin(renew(keeper.clone(), client.clone(), vec![hold]))
 }
 
-/// Sees to it that the holders of leases, which are told on one channel, are told of `break_lock`
-/// by push. Beside the renewals, which must not wait for it.
+/// Subscribes the holders of leases to their common channel, so that they learn of `break_lock` by
+/// push. A job beside the renewals, which must not wait for it.
 pub(in crate::sync) async fn listen(
     places: Arc<Inboxes>,
     keeper: Arc<Keeper>,
@@ -101,12 +105,15 @@ pub(in crate::sync) async fn listen(
     }
 }
 
-/// Releases what an owner has, and leaves it on the agenda until it is surely gone.
+/// Releases what an owner has. The release stays on the agenda until nothing of the owner can be
+/// left.
 pub(in crate::sync) async fn release(keeper: Arc<Keeper>, client: Client, release: Release) {
     if let Some(successor) = &release.successor {
         successor.clone().reclaim(&client);
     }
     if let Some(hold) = &release.hold {
+        // Counted before it is sent: the guard's own release may find nothing left, and asks for
+        // the reason.
         hold.releasing();
     }
     let call = release.keys.release(release.owner, release.secret);
@@ -129,7 +136,7 @@ pub(in crate::sync) async fn release(keeper: Arc<Keeper>, client: Client, releas
     if settled || Instant::now() >= release.until {
         keeper.settled(release.owner);
     } else {
-        // A server that was out may be back soon. A grant that is under way is rarely on its way
+        // A server that was out may be back soon. A grant in flight rarely stays in flight for
         // long.
         let longest = match &reply {
             Ok(_) => Duration::MAX,
@@ -139,11 +146,12 @@ pub(in crate::sync) async fn release(keeper: Arc<Keeper>, client: Client, releas
     }
 }
 
-/// What has come of a release.
+/// The outcome of a release.
 #[derive(Clone, Copy)]
 enum Outcome {
     Released,
-    /// The owner has nothing. Another may have the lock, also one that is no client of this format.
+    /// The owner has nothing. Another owner may have the lock, also one that is not a client of
+    /// this format.
     NotHeld,
     /// The owner may still have what it had.
     NoEffect,
@@ -156,11 +164,13 @@ impl Outcome {
             Ok(reply) => match (reply.status(), reply.text(1)) {
                 (Ok("RELEASED"), _) => Self::Released,
                 (Ok("NOT_HELD" | "FORMAT"), _) | (Ok("WRONGTYPE"), Ok("lock")) => Self::NotHeld,
-                // Said ahead of the first write: of the counter, or the queue.
+                // The script says so ahead of its first write, about the fence counter or the
+                // queue.
                 (Ok("WRONGTYPE"), _) => Self::NoEffect,
                 _ => Self::Unknown,
             },
-            // Said of the key of the lock, which the script reads before all others.
+            // The server says so about the key of the lock, which the script reads before all
+            // others.
             Err(error) if error.kind() == ErrorKind::WrongType => Self::NotHeld,
             Err(error) if had_no_effect(error) => Self::NoEffect,
             Err(_) => Self::Unknown,
@@ -168,13 +178,13 @@ impl Outcome {
     }
 }
 
-/// While a lease is at stake its server is dialled each `1 / DIALS` of its length.
+/// While a lease is at stake, its server is dialled each `1 / DIALS` of the length of the lease.
 const DIALS: u32 = 20;
 
-/// How long a release waits at most for a server that is out.
+/// The longest pause of a release whose server does not answer.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long an attempt to subscribe may take: as long as the lease, within these.
+/// How long a subscription may take: as long as the lease, within these limits.
 const SHORTEST_LISTEN: Duration = Duration::from_secs(1);
 const LONGEST_LISTEN: Duration = Duration::from_secs(5);
 

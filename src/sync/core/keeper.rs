@@ -1,15 +1,20 @@
-//! `Keeper`: sees to it that leases are renewed, and that what nobody wants any more is released.
+//! `Keeper`: the part of a client that renews leases, releases in the background, and takes over
+//! futures that nobody polls.
 //!
-//! Invariant: every lease that this process may hold on the server is either in a live guard's name
-//! here, being renewed, or on its way to be released; until the lease has run out by itself. Guards
-//! and dropped calls leave notes; nothing here needs a caller to be polled. Notes outlive the
-//! runtimes of the tasks that carry them out, and keep no client alive by themselves.
+//! Invariant: every lease that this process may hold on the server is in one of two states, until
+//! the lease has run out by itself. Either a live guard has it, and it is noted here for renewal,
+//! or it is on its way to be released. Guards and dropped calls leave notes. Nothing here needs a
+//! caller to be polled. Notes outlive the runtimes of the tasks that carry them out, and keep no
+//! client alive by themselves.
 //!
-//! Each runtime in which locks of the client are called has one such task, at its *post*. All of
-//! them look at the one agenda, and each takes what is due, a little after those before it. So
-//! while one runtime is driven, whatever is noted is carried out, and twice only if a task stops in
-//! between, which does no harm: a lease renewed twice is a lease renewed, and an owner is never
-//! used again.
+//! Each runtime in which locks of the client are called has one keeper task. All of them look at
+//! one agenda, and each takes what is due a little later than the tasks before it. So while one
+//! runtime is driven, every note is carried out. Work is done twice only if a task stops in
+//! between. That does no harm: a second renewal renews the same lease, and an owner is never used
+//! again.
+//!
+//! The calls in `first_try`, `registry`, `queue_task`, `release` and `held` leave the notes. The
+//! tasks in `keeper_task` carry them out.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -34,24 +39,26 @@ use crate::time::Ttl;
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Keeper {
     state: Mutex<State>,
-    /// Set before anything is noted. Gone, the client is gone, and leases end by themselves.
+    /// Set before anything is noted. If it is gone, the client is gone, and leases end by
+    /// themselves.
     worker: OnceLock<Weak<dyn Worker>>,
 }
 
-/// Whether a task of the keeper carries something out.
+/// Whether a task of the keeper is carrying something out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Work {
     UnderWay,
     Done,
 }
 
-/// What the tasks of the keeper do. They need all that locks consist of; the keeper does not.
+/// What the tasks of the keeper do. The tasks need every part of the locks. The keeper needs none
+/// of them, so it knows its tasks only by this trait.
 pub(in crate::sync) trait Worker: fmt::Debug + Send + Sync {
-    /// Carries out what the keeper notes, until there is nothing to keep.
+    /// Carries out what is noted at the keeper, until there is nothing to keep.
     fn keep(self: Arc<Self>, at_post: TaskGuard) -> BoxFuture<'static, ()>;
 }
 
-/// Keeps the tasks of the keeper at their posts while it lives.
+/// Keeps the tasks of the keeper running while it lives.
 #[derive(Debug)]
 pub(in crate::sync) struct KeeperHandle(Arc<Keeper>);
 
@@ -62,8 +69,8 @@ impl Drop for KeeperHandle {
 }
 
 impl Keeper {
-    /// Makes sure that this runtime has a task, for a call that may have to leave a note when it
-    /// is dropped.
+    /// Makes sure that this runtime has a keeper task, for a call that may leave a note when it is
+    /// dropped.
     pub(in crate::sync) fn handle(self: &Arc<Self>, client: &Client) -> KeeperHandle {
         self.state().handles += 1;
         let shift = KeeperHandle(self.clone());
@@ -77,7 +84,7 @@ impl Keeper {
         drop(self.manned(state, client, Instant::now()));
     }
 
-    /// The same for a caller that has just noted something, and looked at the clock at `now`.
+    /// Does the same for a caller that read the clock at `now`, and may have just noted something.
     fn manned<'s>(
         self: &'s Arc<Self>,
         mut state: MutexGuard<'s, State>,
@@ -90,7 +97,8 @@ impl Keeper {
             if now.saturating_duration_since(post.wakes_at) < OVERDUE {
                 return state;
             }
-            // It stands still, and is not the caller's own, or it would not be late for long.
+            // The task there stands still. That is not the caller's own runtime, or the task would
+            // not be late for long. So the task belongs on another one.
             spawner.distrust(Some(runtime));
             runtime = spawner.runtime();
             if state.posts.iter().any(|post| post.runtime == runtime) {
@@ -110,10 +118,13 @@ impl Keeper {
             quiet_since: None,
             nudge: at_post.nudge.clone(),
         });
+        // Notes may have waited without a task. From now on a task carries them out, and needs the
+        // client.
         if !state.is_idle() && state.client.is_none() {
             state.client = Some(client.clone());
         }
-        // A runtime that is shutting down drops the task at once, and that takes the lock.
+        // Unlocked first: a runtime that is shutting down drops the task at once, and that drop
+        // takes the lock.
         drop(state);
         if let Some(worker) = self.worker.get().and_then(Weak::upgrade) {
             spawner.spawn(worker.keep(at_post));
@@ -121,8 +132,8 @@ impl Keeper {
         self.state()
     }
 
-    /// Looks after a question that a caller is about to ask, as of `now`, so that it blocks nobody
-    /// when the caller is not polled any more.
+    /// Watches a question that a caller is about to ask, as of `now`, so that the question blocks
+    /// nobody if the caller is not polled any more.
     pub(in crate::sync) fn watch(
         self: &Arc<Self>,
         client: &Client,
@@ -130,14 +141,15 @@ impl Keeper {
         now: Instant,
     ) {
         let mut state = self.state();
-        // Noted first: a task that finds nothing to do leaves its post.
+        // Noted before the task is ensured: a task that finds nothing to do ends.
         state.watch.ask(question);
         let look_at = state.look_at();
         let state = self.manned(state, client, now);
         Self::noted(state, client, look_at);
     }
 
-    /// The caller has its answer, or has left. Says whether the question was still its own.
+    /// Ends the watch of a question, because the caller has its answer or has left. Returns whether
+    /// the question was still the caller's own.
     pub(in crate::sync) fn answered(&self, owner: Owner) -> bool {
         let mut state = self.state();
         let question = state.watch.answered(owner);
@@ -147,8 +159,8 @@ impl Keeper {
         question.is_some()
     }
 
-    /// Renews `hold` from now on, which answers the question of its owner. Says whether that is
-    /// still the caller's: nothing is kept if not.
+    /// Renews `hold` from now on. `hold` is the answer to the question of its owner. Returns
+    /// whether that question is still the caller's. If it is not, nothing is kept.
     pub(in crate::sync) fn keep_asked(
         &self,
         client: &Client,
@@ -164,8 +176,8 @@ impl Keeper {
         question.is_some()
     }
 
-    /// Renews `hold` from now on, which is handed to a waiter; takes it back if the waiter does not
-    /// take it.
+    /// Renews `hold` from now on, which is handed to a waiter. The keeper takes it back if the
+    /// waiter does not take it in time.
     pub(in crate::sync) fn keep_offered(
         &self,
         client: &Client,
@@ -181,8 +193,8 @@ impl Keeper {
         nudged(nudges);
     }
 
-    /// The same for what is passed on inside the process, unless the keeper has given it up
-    /// meanwhile. Says whether it is kept.
+    /// Does the same for a lock that is passed on inside the process, unless the keeper has tried
+    /// to release it meanwhile. Returns whether `hold` is kept.
     pub(in crate::sync) fn keep_passed(
         &self,
         client: &Client,
@@ -191,6 +203,8 @@ impl Keeper {
     ) -> bool {
         hold.offer();
         let mut state = self.state();
+        // A tried release may have reached the server, so the successor's lease may be gone
+        // already.
         if !state.agenda.is_untouched(hold.owner) {
             return false;
         }
@@ -202,7 +216,7 @@ impl Keeper {
         true
     }
 
-    /// Renews `hold`, whose lease of `granted` was set by a command sent at `sent`.
+    /// Renews `hold`, whose lease of `granted` was set by a command that was sent at `sent`.
     fn keep(
         mut state: MutexGuard<'_, State>,
         client: &Client,
@@ -210,22 +224,24 @@ impl Keeper {
         (sent, granted): (Instant, Ttl),
         hearing: Hearing,
     ) {
-        // One that has only a claim needs the rest of its lease at once.
+        // A hold that has only a claim needs the rest of its lease at once.
         let at = match granted < hold.lease {
             true => Instant::now(),
             false => sent + hold.lease.duration() / ROUND,
         };
-        // A hold that lasts wants to hear of `break_lock`.
+        // A hold that lasts is subscribed, so that it learns of `break_lock` by push. Most holds
+        // are released before, and are not worth a subscription.
         let listen = (hearing == Hearing::Nothing).then(|| sent + LASTING);
         let group = state.group(client, &hold.keys);
         state.agenda.renew(hold.clone(), group, at, listen);
-        // Listening wakes no task; the next look carries it out.
+        // A subscription wakes no task by itself: the next look carries it out.
         let first = listen.map_or(at, |listen| at.min(listen + LOOK));
         Self::noted(state, client, first);
     }
 
     /// Stops renewing, because the holder is releasing or has lost the lock. A release in the
-    /// background stays: the guard may have been dropped while its renewal was under way.
+    /// background stays on the agenda: the guard may have been dropped while its renewal was in
+    /// flight.
     pub(in crate::sync) fn forget(&self, owner: Owner) {
         let mut state = self.state();
         let renewed = state.agenda.hold(owner).is_some();
@@ -234,13 +250,15 @@ impl Keeper {
         drop(client);
     }
 
-    /// The server has renewed the lease of `owner`, by a question sent at `sent`.
+    /// Notes that the server has renewed the lease of `owner`, by a question that was sent at
+    /// `sent`.
     pub(in crate::sync) fn renewed(&self, owner: Owner, sent: Instant) {
         self.state().agenda.renewed(owner, sent);
     }
 
-    /// What was pushed to these holders until now was not heard. A renewal tells whether their
-    /// locks were broken; those of others that have come to be heard go along.
+    /// Notes that these holders are subscribed from now on. Earlier pushes to them were not
+    /// received, so a renewal asks whether their locks were broken. Holders that are subscribed at
+    /// about the same time share that renewal.
     pub(in crate::sync) fn heard_from_now_on(&self, client: &Client, holds: &[Arc<Hold>]) {
         let at = Instant::now() + GATHERING;
         let mut state = self.state();
@@ -251,19 +269,19 @@ impl Keeper {
         Self::noted(state, client, at);
     }
 
-    /// These holders could not be subscribed. They are tried again; until then their renewals tell
-    /// whether their locks were broken.
+    /// Notes that these holders could not be subscribed. The subscription is tried again. Until it
+    /// succeeds, renewals tell whether their locks were broken.
     pub(in crate::sync) fn listen_later(&self, holds: &[Arc<Hold>]) {
         let now = Instant::now();
         let mut state = self.state();
         for hold in holds {
             state.agenda.listen_later(hold.owner, now);
         }
-        // Wakes no task: one was busy with this, and looks at the agenda next.
+        // Wakes no task: the task that tried this looks at the agenda next.
     }
 
-    /// Messages on `channel` may have been missed: its holders are told anew, at whichever server
-    /// sends them now, and then ask whether their locks were broken.
+    /// Notes that messages on `channel` may have been missed. Its holders subscribe again, at the
+    /// server that sends the messages now. Then they ask whether their locks were broken.
     pub(in crate::sync) fn listen_again(&self, channel: &Key) {
         let at = Instant::now() + BREATH;
         let mut state = self.state();
@@ -273,9 +291,10 @@ impl Keeper {
         nudged(nudges);
     }
 
-    /// A hold has ended otherwise than by the server's word. Its lease may live on there: one that
-    /// lasted too long still has it, and a renewal may have arrived whose answer did not. Nobody
-    /// else gives it up.
+    /// Stops keeping a hold that has ended. If `max_hold` or the local deadline ended it, the
+    /// server did not, and its lease may live on there. After `max_hold` the lease is still there.
+    /// After an expiry, a renewal may have arrived whose answer did not. No other code would
+    /// release that lease.
     pub(in crate::sync) fn retire(&self, client: &Client, hold: &Arc<Hold>) {
         match hold.status() {
             Err(End::Lost(LossReason::MaxHold | LossReason::Expired)) => self.discard(client, hold),
@@ -283,8 +302,8 @@ impl Keeper {
         }
     }
 
-    /// The holder of `hold` is about to release it, `now`; the keeper does so if nothing is heard
-    /// of that.
+    /// Notes that the holder of `hold` releases it `now`. The keeper releases it if no outcome is
+    /// reported in time.
     pub(in crate::sync) fn release_unless_done(
         self: &Arc<Self>,
         client: &Client,
@@ -293,16 +312,18 @@ impl Keeper {
     ) {
         let at = now + 3 * LOOK;
         let mut state = self.state();
-        // Noted first: a task that finds nothing to do leaves its post.
+        // Noted before the task is ensured: a task that finds nothing to do ends.
         state.agenda.release(Release::of(hold, now), at);
         let state = self.manned(state, client, now);
-        // Wakes no task; the next look carries it out.
+        // Wakes no task: most releases are settled before the next look, which carries out the
+        // others.
         let first = at + LOOK;
         Self::noted(state, client, first);
     }
 
-    /// The lock of `hold` is about to be passed on to `successor`. If nothing is heard of that, the
-    /// keeper releases what both have, and puts the successor back in line.
+    /// Notes that the lock of `hold` is about to be passed on to `successor`. If no outcome is
+    /// reported in time, the keeper releases what both owners have, and puts the successor back
+    /// into the local queue.
     pub(in crate::sync) fn release_unless_passed(
         &self,
         client: &Client,
@@ -322,13 +343,13 @@ impl Keeper {
         Self::noted(state, client, first);
     }
 
-    /// A release has come to its end.
+    /// Takes a release off: nothing is left to be released.
     pub(in crate::sync) fn settled(&self, owner: Owner) {
         let client = self.state().remove(owner);
         drop(client);
     }
 
-    /// A release in the background has not come to its end.
+    /// Notes that a release in the background was tried and is not settled.
     pub(in crate::sync) fn unsettled(&self, owner: Owner, longest: Duration) {
         let mut state = self.state();
         state.agenda.release_again(owner, Instant::now(), longest);
@@ -340,8 +361,9 @@ impl Keeper {
         self.release(client, Release::of(hold, now), now);
     }
 
-    /// Releases whatever `owner` has that asked for `lease` at most, by questions of which none is
-    /// sent after `last`; or may come to have, if not all of them were answered.
+    /// Releases whatever `owner` has, or may come to have if not all of its questions were
+    /// answered. `asked` holds the moment after which none of its questions is sent, and the
+    /// longest lease that it asked for.
     pub(in crate::sync) fn discard_owner(
         &self,
         client: &Client,
@@ -354,7 +376,7 @@ impl Keeper {
         self.release(client, release, Instant::now());
     }
 
-    /// Releases whatever a waiter has, or may come to have, to whom the lock of `hold` was to be
+    /// Releases whatever a waiter has, or may come to have, to which the lock of `hold` was to be
     /// passed.
     pub(in crate::sync) fn discard_successor(
         &self,
@@ -378,8 +400,8 @@ impl Keeper {
         Self::noted(state, client, now);
     }
 
-    /// A push says that `break_lock` took the lock of `owner` away. Anybody who may publish can say
-    /// so: the server is asked at once, and its answer counts.
+    /// Handles a push that says that `break_lock` took the lock of `owner` away. Any client that
+    /// may publish can send it. So the server is asked at once, and its answer counts.
     pub(in crate::sync) fn said_to_be_broken(&self, owner: Owner) {
         let mut state = self.state();
         let Some(hold) = state.agenda.hold(owner) else {
@@ -392,7 +414,7 @@ impl Keeper {
         nudged(nudges);
     }
 
-    /// The waiters of a name need somebody to queue for them, and the caller cannot spawn.
+    /// Notes that the waiters of a name have no queue task, for a caller that cannot spawn one.
     pub(in crate::sync) fn unattended(&self, keys: Arc<Keys>) {
         let mut state = self.state();
         state.unattended.push(keys);
@@ -401,7 +423,7 @@ impl Keeper {
         nudged(nudges);
     }
 
-    /// Leases of several slots cannot be renewed by one script here.
+    /// Notes that leases of several slots cannot be renewed by one script here.
     pub(in crate::sync) fn slot_by_slot(&self) {
         let mut state = self.state();
         if !std::mem::replace(&mut state.slot_by_slot, true) {
@@ -409,25 +431,28 @@ impl Keeper {
         }
     }
 
-    /// Whether the server of `keys` knows the script that renews.
+    /// Returns whether the server of `keys` knows the script that renews.
     pub(in crate::sync) fn script_is_known_at(&self, client: &Client, keys: &Keys) -> bool {
         let place = client.script_group(keys.lock());
         self.state().script_is_known_at.contains(&place)
     }
 
-    /// The server of `keys` has renewed leases.
+    /// Notes that the server of `keys` has renewed leases, and so knows the script.
     pub(in crate::sync) fn script_is_known_now(&self, client: &Client, keys: &Keys) {
         let place = client.script_group(keys.lock());
         self.state().script_is_known_at.insert(place);
     }
 
-    /// A server has not answered: it may be another that does, or have forgotten what it knew.
+    /// Forgets which servers know the script, because one has not answered. Another server may
+    /// answer next, or the same one without its scripts.
     pub(in crate::sync) fn script_may_be_unknown(&self) {
         self.state().script_is_known_at.clear();
     }
 
-    /// Something was noted that is due at `at`.
+    /// Wakes the tasks that would be late for what was just noted, which is due at `at`.
     fn noted(mut state: MutexGuard<'_, State>, client: &Client, at: Instant) {
+        // Only while there is a task: without one, the client and its keeper would own each other
+        // for ever.
         if !state.posts.is_empty() && state.client.is_none() {
             state.client = Some(client.clone());
         }
@@ -436,7 +461,7 @@ impl Keeper {
         nudged(nudges);
     }
 
-    /// Whether there is nothing to do, now or later.
+    /// Returns whether there is nothing to do, now or later.
     #[cfg(test)]
     pub(in crate::sync) fn is_idle(&self) -> bool {
         self.state().is_idle()
@@ -448,12 +473,12 @@ impl Keeper {
 }
 
 impl Keeper {
-    /// Has `worker` do what is noted here.
+    /// Sets the worker whose tasks carry out what is noted here. Only the first call counts.
     pub(in crate::sync) fn employ(&self, worker: impl FnOnce() -> Weak<dyn Worker>) {
         self.worker.get_or_init(worker);
     }
 
-    /// Questions and offers whose callers no longer poll, and those to be woken.
+    /// Returns the questions and offers whose callers no longer poll, and the callers to be woken.
     pub(in crate::sync) fn unpolled(&self) -> Found {
         let mut state = self.state();
         let found = state.watch.look();
@@ -463,18 +488,19 @@ impl Keeper {
         found
     }
 
-    /// Lets the client go if there is nothing to do.
+    /// Drops the client if there is nothing to do.
     pub(in crate::sync) fn settle_idle(&self) {
         let client = self.state().rest();
         drop(client);
     }
 
-    /// What the task at this post is to do now; `None` when it is not needed any more.
+    /// Returns what the task with this number does now. `None` if the task is not needed any more.
     pub(in crate::sync) fn look(&self, number: u64, work: Work) -> Option<Look> {
         let now = Instant::now();
         let mut state = self.state();
         let place = state.posts.iter().position(|post| post.number == number)?;
         let patience = patience(state.ahead_of(place));
+        // A task that has others before it takes only what they have left undone for a while.
         let since = now.checked_sub(patience).unwrap_or(now);
         let look = state.look_at.is_some_and(|at| at <= since);
         let due = match state.client {
@@ -485,7 +511,8 @@ impl Keeper {
         if work == Work::Done && state.is_idle() && state.handles == 0 && unattended.is_empty() {
             let since = *state.posts[place].quiet_since.get_or_insert(now);
             if now.duration_since(since) >= QUIET {
-                // What is noted from here on starts another task. There is no client to let go.
+                // Whatever is noted from here on starts another task. The client need not be
+                // dropped here: an idle keeper has none.
                 state.posts.remove(place);
                 return None;
             }
@@ -494,7 +521,7 @@ impl Keeper {
         }
         let rest = now + IDLE;
         if look {
-            // The next look, until which those who are woken now have time.
+            // The callers that are woken now have until the next look to be polled.
             state.look_at = Some(now + LOOK);
         }
         let first = state.agenda.first().into_iter().chain(state.look_at).min();
@@ -510,8 +537,8 @@ impl Keeper {
     }
 }
 
-/// A task at its post, also before it is polled for the first time. Torn down, it leaves the post,
-/// and lets the client go if it was the last.
+/// Registers a task with the keeper, also before the task is polled for the first time. When it is
+/// dropped, the task is off the list, and the client is dropped with the last task.
 pub(in crate::sync) struct TaskGuard {
     pub(in crate::sync) keeper: Arc<Keeper>,
     pub(in crate::sync) number: u64,
@@ -537,15 +564,16 @@ fn nudged(nudges: Vec<Arc<Notify>>) {
     }
 }
 
-/// After how long a hold is worth a subscription.
+/// How old a hold must be before it is worth a subscription.
 const LASTING: Duration = Duration::from_millis(50);
 
-/// How long those who have come to be heard wait for each other.
+/// How long newly subscribed holders wait for each other, so that one script renews them.
 const GATHERING: Duration = Duration::from_millis(10);
 
-/// How long after messages may have been missed their holders listen again: while a slot moves, the
-/// server to listen at may be named wrongly for a while, and is asked no more often than this.
+/// How long after a missed message its holders subscribe again. While a slot moves, the server of a
+/// channel may be named wrongly for a while. It is asked no more often than this.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// After this the keeper releases a hand-over that has not reported back.
+/// How long after its start the keeper releases a local hand-over that has not reported its
+/// outcome.
 const PASSED: Duration = Duration::from_secs(1);

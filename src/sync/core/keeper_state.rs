@@ -1,7 +1,8 @@
-//! What the tasks of the keeper share: the agenda, what is watched, and which tasks there are.
+//! `State`: what the tasks of the keeper share. That is the agenda, what is watched, and the list
+//! of the tasks.
 //!
 //! Invariant: the client is kept alive only while there are notes and a task to carry them out. No
-//! I/O here, and nothing is spawned.
+//! I/O here, and nothing is spawned. `keeper` has it behind its lock.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,23 +22,25 @@ use crate::client::Client;
 pub(in crate::sync) struct State {
     pub(in crate::sync) agenda: Agenda,
     pub(in crate::sync) watch: Watch,
-    /// When to look after what is watched.
+    /// When to look at what is watched. `None` if nothing is.
     pub(in crate::sync) look_at: Option<Instant>,
-    /// Calls under way that may leave a note when they are dropped: the tasks stay for them.
+    /// How many calls in flight may leave a note when they are dropped. The tasks stay for them,
+    /// because a drop cannot spawn one.
     pub(in crate::sync) handles: usize,
-    /// Names whose waiters have nobody who queues for them.
+    /// Names whose waiters have no queue task.
     pub(in crate::sync) unattended: Vec<Arc<Keys>>,
-    /// The tasks: from before they are spawned until they are dropped.
+    /// The tasks, from before they are spawned until they are dropped. A task stands in for those
+    /// before it.
     pub(in crate::sync) posts: Vec<KeeperTask>,
-    /// Tells posts apart.
+    /// The number of the latest task.
     pub(in crate::sync) numbers: u64,
-    /// Kept alive while there are notes and a task to carry them out. At any other time this
-    /// would be a circle: the client owns the keeper.
+    /// Kept alive while there are notes and a task to carry them out. At any other time this would
+    /// be a circle, because the client owns the keeper.
     pub(in crate::sync) client: Option<Client>,
-    /// One script may not renew leases of several slots, though they are on one server.
+    /// Whether one script may not renew leases of several slots, even on one server.
     pub(in crate::sync) slot_by_slot: bool,
-    /// Where the script that renews is known, as far as is known, and need not be sent: by
-    /// [`Client::together`].
+    /// The groups of keys whose server knows the script that renews, as far as known, so that the
+    /// script need not be sent. The numbers are those of [`Client::script_group`].
     pub(in crate::sync) script_is_known_at: BTreeSet<usize>,
 }
 
@@ -46,15 +49,16 @@ pub(in crate::sync) struct State {
 pub(in crate::sync) struct KeeperTask {
     pub(in crate::sync) number: u64,
     pub(in crate::sync) runtime: runtime::Id,
-    /// When it looks at the agenda again without being nudged.
+    /// When the task looks at the agenda again if nothing wakes it.
     pub(in crate::sync) wakes_at: Instant,
-    /// Since when it has found nothing to do.
+    /// Since when the task has found nothing to do.
     pub(in crate::sync) quiet_since: Option<Instant>,
     pub(in crate::sync) nudge: Arc<Notify>,
 }
 
 impl KeeperTask {
-    /// Whether the task is so late that it stands still: nobody waits for it.
+    /// Returns whether the task is so late that it stands still. The others do not wait for such a
+    /// task.
     pub(in crate::sync) fn is_overdue(&self) -> bool {
         self.wakes_at.elapsed() >= OVERDUE
     }
@@ -63,7 +67,7 @@ impl KeeperTask {
 /// What a task finds when it looks at the agenda.
 pub(in crate::sync) struct Look {
     pub(in crate::sync) due: Due,
-    /// Whether to look after what is watched.
+    /// Whether to look at what is watched.
     pub(in crate::sync) look: bool,
     pub(in crate::sync) unattended: Vec<Arc<Keys>>,
     pub(in crate::sync) client: Option<Client>,
@@ -72,30 +76,34 @@ pub(in crate::sync) struct Look {
 }
 
 impl State {
-    /// Whether there is nothing to do, now or later.
+    /// Returns whether there is nothing to do, now or later.
     pub(in crate::sync) fn is_idle(&self) -> bool {
         self.agenda.is_empty() && self.watch.is_empty()
     }
 
-    /// Takes a note off. The client comes back with the last one, to be dropped without the lock.
+    /// Takes a note off. With the last note it returns the client, which is dropped after
+    /// unlocking.
     pub(in crate::sync) fn remove(&mut self, owner: Owner) -> Option<Client> {
         self.agenda.remove(owner);
         self.rest()
     }
 
-    /// The client, when there is nothing to do, to be dropped without the lock.
+    /// Returns the client if there is nothing to do. It is dropped after unlocking, because the
+    /// last client takes the keeper along.
     pub(in crate::sync) fn rest(&mut self) -> Option<Client> {
         match self.is_idle() {
+            // Nothing to do: a client that is kept now would never be dropped.
             true => self.client.take(),
             false => None,
         }
     }
 
-    /// When what is watched is looked after.
+    /// Returns when to look at what is watched, and sets that moment if there is none.
     pub(in crate::sync) fn look_at(&mut self) -> Instant {
         *self.look_at.get_or_insert_with(|| Instant::now() + LOOK)
     }
 
+    /// Returns the number of the leases that one script may renew together with `keys`.
     pub(in crate::sync) fn group(&self, client: &Client, keys: &Keys) -> usize {
         match self.slot_by_slot {
             true => by_slot(keys),
@@ -103,20 +111,22 @@ impl State {
         }
     }
 
-    /// Those of the tasks that would be late for what is due at `at`.
+    /// Returns the tasks that would be late for what is due at `at`.
     pub(in crate::sync) fn late_for(&self, at: Instant) -> Vec<Arc<Notify>> {
         let mut ahead = 0;
         let mut late = Vec::new();
         for post in &self.posts {
+            // Only those: a task that looks in time need not be woken.
             if post.wakes_at > at + patience(ahead) {
                 late.push(post.nudge.clone());
             }
+            // A task that stands still takes nothing, so nobody waits for it.
             ahead += u32::from(!post.is_overdue());
         }
         late
     }
 
-    /// How many of the first `place` tasks may take what is due before the next one does.
+    /// Returns how many of the first `place` tasks may take what is due before the next one does.
     pub(in crate::sync) fn ahead_of(&self, place: usize) -> u32 {
         let ahead = self.posts.iter().take(place);
         let ahead = ahead.filter(|post| !post.is_overdue()).count();
@@ -124,30 +134,31 @@ impl State {
     }
 }
 
+/// Returns the group of `keys` where one script may renew the leases of one slot only.
 pub(in crate::sync) fn by_slot(keys: &Keys) -> usize {
     usize::from(keys.lock().slot())
 }
 
-/// How much later than due a task takes what the `ahead` tasks before it have not taken.
+/// Returns how long after it is due a task takes what the `ahead` tasks before it have left.
 pub(in crate::sync) fn patience(ahead: u32) -> Duration {
     STAND_IN * ahead.min(MOST_AHEAD)
 }
 
-/// How often callers are looked after on whom others depend.
+/// How often the keeper looks at the callers on which others depend.
 pub(in crate::sync) const LOOK: Duration = Duration::from_millis(100);
 
-/// How long the keeper stays without anything to do ..
+/// How long a task stays without anything to do ..
 pub(in crate::sync) const QUIET: Duration = Duration::from_secs(5);
 
-/// .. which it finds out when it looks again after this.
+/// .. and the longest pause between two looks, so that it finds out.
 pub(in crate::sync) const IDLE: Duration = Duration::from_secs(10);
 
-/// How long the task of a runtime may be late before that of the next takes its work.
+/// How late the task of a runtime may be before the task of the next takes its work.
 const STAND_IN: Duration = Duration::from_millis(10);
 
-/// For so many tasks does another one wait at most. All of them may stand still, which is not known
+/// How many tasks another one waits for at most. All of them may stand still, which is not known
 /// yet of those that should have looked a moment ago.
 const MOST_AHEAD: u32 = 3;
 
-/// A task that is so late stands still.
+/// A task that is this late stands still.
 pub(in crate::sync) const OVERDUE: Duration = Duration::from_secs(1);

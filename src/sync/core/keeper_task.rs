@@ -1,7 +1,7 @@
 //! The tasks of the keeper: what is due becomes calls.
 //!
-//! Invariant: a task keeps the registry alive only while it runs; it ends when there is nothing to
-//! keep.
+//! Invariant: a task keeps the registry alive only while it runs. It ends when there is nothing to
+//! keep. The keeper spawns the tasks, and `Client::lock` gets its registry here.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::queue_task::QueueTask;
 use super::registry::Registry;
 use crate::client::Client;
 
-/// What the locks of `client` share.
+/// Returns what the locks of `client` share.
 pub(in crate::sync) fn registry(client: &Client) -> Arc<Registry> {
     let locks = client.shared(Registry::default);
     locks.keeper().employ(|| {
@@ -33,9 +33,9 @@ impl Worker for Registry {
 }
 
 /// A task of the keeper. Spawned by the first call in a runtime that may need it, it ends when
-/// there is nothing to keep. If it panics or its runtime ends, those of other runtimes go on, or
-/// the next call that needs one starts another; until then guards expire by their local deadlines,
-/// and what was to be released by its lease.
+/// there is nothing to keep. If it panics or its runtime ends, the tasks of other runtimes go on,
+/// or the next call that needs a task starts one. Without any task, guards expire by their local
+/// deadlines, and what was to be released expires by its lease.
 async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
     let keeper = locks.keeper();
     let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
@@ -44,6 +44,7 @@ async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
             true => Work::Done,
             false => Work::UnderWay,
         };
+        // A task with work in flight must not end: nobody else polls that work.
         let Some(look) = keeper.look(at_post.number, under_way) else {
             return;
         };
@@ -58,6 +59,7 @@ async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
         }
         tokio::select! {
             () = tokio::time::sleep_until(look.next) => {}
+            // Woken for a note that is due before the next look.
             () = at_post.nudge.notified() => {}
             Some(()) = work.next(), if !work.is_empty() => {}
         }
@@ -68,7 +70,7 @@ async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
 fn look_after(locks: &Arc<Registry>, client: Option<&Client>) {
     let keeper = locks.keeper();
     let found = keeper.unpolled();
-    // Wakers may run anything: not under the lock.
+    // Woken after unlocking, because a waker may run anything.
     for question in found.to_wake {
         question.pulse.knock();
     }
@@ -84,7 +86,7 @@ fn look_after(locks: &Arc<Registry>, client: Option<&Client>) {
     keeper.settle_idle();
 }
 
-/// What is due, as calls.
+/// Returns what is due, as calls.
 fn jobs(locks: &Arc<Registry>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
     let (keeper, places) = (locks.keeper(), locks.places());
     let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
@@ -98,6 +100,8 @@ fn jobs(locks: &Arc<Registry>, client: &Client, due: Due) -> Vec<BoxFuture<'stat
     }
     for mut holds in due.batches {
         holds.retain(|hold| {
+            // An ended hold must not be renewed: its guard has reported the loss, and the lock must
+            // become free.
             let ended = hold.status().is_err();
             if ended {
                 keeper.retire(client, hold);

@@ -1,6 +1,7 @@
 //! `Keys`: the keys of one lock, and the scripts on them.
 //!
-//! Invariant: all keys of one name share a bucket, and so a slot, a fence counter and a channel.
+//! Invariant: all keys of one name share a bucket, and so a slot, a fence counter and a wake
+//! channel. Requests, releases and renewals use it.
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ script!(pub(in crate::sync) RENEW = "renew.lua");
 #[derive(Clone)]
 pub(in crate::sync) struct Keys {
     pub(in crate::sync) name: Name,
+    /// The lock, the fence counter and the queue, in the order that the scripts declare.
     all: [Key; 3],
     /// The channel on which this process is told of grants and losses in the bucket.
     pub(in crate::sync) channel: Key,
@@ -29,6 +31,7 @@ pub(in crate::sync) struct Keys {
 impl Keys {
     pub(in crate::sync) fn of(client: &Client, name: &Name) -> Result<Self> {
         let space = client.namespace();
+        // The bucket is the unit of routing: what shares it can be granted and told in one script.
         let bucket = Bucket::of(name.real());
         let wake = space.bucket_wake(bucket);
         Ok(Self {
@@ -50,23 +53,27 @@ impl Keys {
         script.call(&self.all)
     }
 
-    /// The call that gives up what `owner` has if nobody queues, and says so if it may not be so.
+    /// Returns the call that gives up what `owner` has if no waiter is in the queue. It answers
+    /// `OTHERWISE` if that may not be so.
     pub(in crate::sync) fn release_alone(&self, owner: Owner) -> Call {
+        // One key instead of three: each costs the server time.
         RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
     }
 
-    /// The call that gives up what `owner` has.
+    /// Returns the call that gives up what `owner` has.
     pub(in crate::sync) fn release(&self, owner: Owner, secret: Secret) -> Call {
         let call = self.call(&RELEASE).arg(&owner.unqueued()[..]);
         match secret {
             Secret::Said => call.arg(owner.secret().as_bytes()),
+            // An empty secret matches no seal, so the next holder asks the server.
             Secret::Kept => call.arg(""),
         }
     }
 
-    /// What this process hears of the bucket.
+    /// Returns whether this process receives the pushes of the bucket now.
     pub(in crate::sync) fn hearing(&self, client: &Client) -> Hearing {
         match client.pubsub(&self.channel) {
+            // Looked up, not asked: no I/O on the way of an uncontended acquire.
             Some(pubsub) if pubsub.hears(&self.channel) => Hearing::Pushes,
             _ => Hearing::Nothing,
         }
@@ -74,13 +81,13 @@ impl Keys {
 }
 
 impl fmt::Debug for Keys {
-    /// By the name: the keys show it as it is.
+    /// Shows the name only: the keys contain it as it is, even where it must be hidden.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Keys").field(&self.name).finish()
     }
 }
 
-/// What this process hears of a bucket.
+/// Whether this process receives the pushes of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Hearing {
     Pushes,

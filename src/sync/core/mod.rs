@@ -1,10 +1,13 @@
-//! The mechanism of synchronizers.
+//! The mechanism of synchronizers. `lock` is built on it.
 //!
-//! Invariant: whatever becomes of a call, a lease that nobody stands for is released. Files use one
-//! another in one direction, in this order: what is known of an owner and a grant (`owner`, `keys`,
-//! `hold`, `question`), what the keeper has to do (`watch`, `agenda`, `keeper`), requests and the
-//! queues (`request`, `inbox`, `registry`, `queue_task`, `ticket`, `first_try`), then what the
-//! tasks of the keeper carry out (`release`, `jobs`, `keeper_task`).
+//! Invariant: whatever becomes of a call, a lease without a guard is released. Files use one
+//! another in one direction, in this order:
+//!
+//! - what is known of an owner and a grant: `owner`, `keys`, `hold`, `question`;
+//! - what the keeper has to do: `watch`, `agenda`, `keeper_state`, `keeper`, `held`;
+//! - requests and the queues: `request`, `answer`, `inbox`, `registry`, `queue_task`, `ticket`,
+//!   `first_try`;
+//! - what the tasks of the keeper carry out: `release`, `jobs`, `keeper_task`.
 
 pub(in crate::sync) mod agenda;
 pub(in crate::sync) mod answer;

@@ -1,8 +1,8 @@
-//! `Owner`: who holds, or asks, as the server knows it.
+//! `Owner`: the identity under which the server grants a lock, or queues for one.
 //!
 //! Invariant: nothing that can be read in Redis forges a grant. The server holds the id of an
-//! owner, which is the digest of a secret; the secret is said once, at a hand-over, to the next
-//! holder.
+//! owner, which is the digest of a secret. The secret is told once, at a hand-over, to the next
+//! holder. All of `core` names owners by this type.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -11,19 +11,19 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use sha1::{Digest as _, Sha1};
 
-/// An owner: the id that the server knows, and a secret that it learns only at a hand-over. Never
-/// shown.
+/// An owner: the id that the server knows, and a secret that the server learns only at a hand-over.
+/// Never shown.
 ///
 /// The id of a fresh owner is its *seal*, the digest of its secret. Redis holds ids and seals, so
-/// that what can be read there forges no grant: a waiter believes a push that brings the secret to
-/// the seal of whoever was to hand over to it.
+/// what can be read there forges no grant. A waiter believes a push that brings the secret to the
+/// seal of the owner that was to hand over to it.
 #[derive(Clone, Copy)]
 pub(in crate::sync) struct Owner {
     id: u128,
     secret: u128,
 }
 
-/// 128 bits as scripts and pushes spell them.
+/// 128 bits, as scripts and pushes spell them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) struct Hex([u8; 32]);
 
@@ -34,16 +34,18 @@ impl Owner {
         Self { id, secret }
     }
 
-    /// An owner of the same process to whom the lock is passed: with an id of its own, under the
-    /// same seal, by which the waiters of other processes know whom to believe.
+    /// Returns an owner of the same process, to which the lock is passed. It has an id of its own,
+    /// under the same seal. From the seal, the waiters of other processes know which push to
+    /// believe.
     pub(in crate::sync) fn successor(self) -> Self {
         let (id, secret) = (rand::random(), self.secret);
         Self { id, secret }
     }
 
-    /// The owner with the id that is spelt so, as far as a message can tell: without its secret.
+    /// Parses the id of an owner, as a message spells it. The owner that is returned has no secret.
     pub(in crate::sync) fn parse(hex: &str) -> Option<Self> {
         let id = Hex::parse(hex)?;
+        // Enough to look it up: owners are compared by their ids.
         Some(Self { id, secret: 0 })
     }
 
@@ -55,8 +57,9 @@ impl Owner {
         Hex::of(self.secret)
     }
 
-    /// What the value of a lock has behind the fence while nobody queues behind this holder.
+    /// Returns what the value of a lock has behind the fence while no waiter is in the queue.
     pub(in crate::sync) fn unqueued(self) -> [u8; 35] {
+        // 2 is the format. The last blank becomes a `+` once a waiter queues.
         let mut text = *b"2                                  ";
         text[2..34].copy_from_slice(self.id().as_bytes());
         text
@@ -68,14 +71,14 @@ impl Owner {
 pub(in crate::sync) struct Seal(u128);
 
 impl Seal {
-    /// Of a secret as it is spelt.
+    /// Returns the seal of a secret, as it is spelt.
     pub(in crate::sync) fn of(secret: &[u8]) -> Self {
         let digest = Sha1::digest(secret);
         let head = digest.iter().take(16);
         Self(head.fold(0, |number, byte| number << 8 | u128::from(*byte)))
     }
 
-    /// The seal that is spelt so.
+    /// Parses a seal.
     pub(in crate::sync) fn parse(hex: &str) -> Option<Self> {
         Hex::parse(hex).map(Self)
     }
@@ -83,7 +86,7 @@ impl Seal {
 
 impl Hex {
     fn of(number: u128) -> Self {
-        // Calculated, not looked up: so all digits at once, as processors can.
+        // Calculated, not looked up, so that a processor can make all digits at once.
         let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
         let mut hex = [0; 32];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(number.to_be_bytes()) {
@@ -93,9 +96,10 @@ impl Hex {
         Self(hex)
     }
 
-    /// The number that is spelt so.
+    /// Parses the number.
     fn parse(hex: &str) -> Option<u128> {
         let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        // Checked digit by digit, because `from_str_radix` also accepts a sign.
         u128::from_str_radix(hex, 16).ok().filter(|_| digits)
     }
 
@@ -104,7 +108,7 @@ impl Hex {
     }
 }
 
-/// By its id: no two owners share one.
+/// By the id: no two owners share one.
 impl PartialEq for Owner {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
@@ -115,16 +119,16 @@ impl Eq for Owner {}
 
 impl Hash for Owner {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Random bits already: those of a digest, or drawn as they are.
+        // The id has random bits already: it is a digest, or was drawn at random.
         state.write_u64(self.id as u64);
     }
 }
 
-/// What is known of owners. Only ids that this process has made are put in, so nobody else chooses
-/// where they go, and they need no hashing.
+/// A map by owner. Only ids that this process has made are put in. So no other client chooses where
+/// they go, and they need no hashing.
 pub(in crate::sync) type ByOwner<T> = HashMap<Owner, T, BuildHasherDefault<AsItIs>>;
 
-/// The hash of what is random is itself.
+/// A hasher for random numbers: the hash is the number itself.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct AsItIs(u64);
 
@@ -168,12 +172,13 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// Whether a release says the owner's secret, which proves a grant to the next in the queue.
+/// Whether a release tells the owner's secret, which proves a grant to the next in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Secret {
-    /// The owner was told that it had the lock, so it may hand it over.
+    /// The owner knew that it had the lock, so it may hand it over.
     Said,
-    /// It was not, and others may stand behind it: the next asks the server.
+    /// The owner did not know of a grant, and others may be queued behind it. The next one asks the
+    /// server.
     Kept,
 }
 

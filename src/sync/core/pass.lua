@@ -4,12 +4,12 @@
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue
 -- ARGV: 1 id of the holder
--- ARGV: 2 id of the successor, who keeps the seal
+-- ARGV: 2 id of the successor, which keeps the seal
 -- ARGV: 3 lease (ms)
 -- ARGV: 4 process
 -- ARGV: 5 metadata
 -- Returns: {GRANTED, fence} | {NOT_HELD} | {WRONGTYPE} | {FORMAT, format of the lock}
--- Retry: safe - a successor that already holds is answered with its fence
+-- Retry: safe - a successor that already holds gets the same fence
 local time = redis.call('TIME')
 -- The prelude stands here.
 local refused = unreadable()

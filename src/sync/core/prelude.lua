@@ -1,16 +1,18 @@
 -- Shared by the scripts of the lock, which read the server's TIME into `time` ahead of it.
 -- KEYS: 1 the lock, a string: 'fence 2 id seal process metadata'. Its TTL is the lease, 2 is the
---   format. The blank behind the id is a '+' once somebody queues, so that a release need not look.
--- 2 the fence counter of the bucket: 16 digits. 3 the queue, a hash of numbered places: number to
+--   format. The blank behind the id is a '+' once a waiter queues, so that a release need not look.
+-- 2 the fence counter of the bucket: 16 digits. 3 the queue, a hash of numbered positions: number to
 --   'deadline since lease id process metadata' and id to number; 'head', 'tail': the first and the
 --   last number; 'clock', 'at': below.
--- Processes have a digit ahead: 0 takes no place, 1 asks whether it was granted the lock, 2 is told.
-local CLAIM = 3000 -- What a hand-over grants at most until the new holder is heard of (ms).
+-- A process has a digit ahead: 0 takes no position, 1 asks whether it was granted the lock, 2 is
+-- told of a grant by push.
+local CLAIM = 3000 -- The most that a hand-over grants until the new holder renews (ms).
 local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
 local held, queue, last, FOREIGN = {}, {}, 0, {'WRONGTYPE'}
 
--- Reads all keys ahead of the first write, for a script that fails half way is not rolled back; returns
--- what the script answers if one is foreign, or cannot be read by this user. Some scripts go by offsets.
+-- Reads all keys ahead of the first write, because a script that fails half way is not rolled back.
+-- Returns the script's answer if a key is foreign, or this user may not read it. The fixed lengths are
+-- checked here, because some scripts read the lock by offsets.
 local function unreadable()
   local lock, counter = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2])
   local places = redis.pcall('HMGET', KEYS[3], 'head', 'tail', 'clock', 'at')
@@ -30,15 +32,15 @@ local function unreadable()
     queue[name] = tonumber(places[index] or ({1, 0, 0, now_ms})[index])
     if not queue[name] then return FOREIGN end
   end
-  -- The queue's own clock, in ms, by which places lapse. It goes on by what has passed since somebody
-  -- last asked, but never by more than a live waiter leaves between two questions, so that no step
-  -- of the server's clock lapses the places of all.
+  -- The queue's own clock, in ms, by which positions lapse. It advances by the time since a waiter
+  -- last asked, but never by more than a live waiter leaves between two questions. So no step of the
+  -- server's clock makes all positions lapse.
   local passed = math.max(0, now_ms - queue.at)
   queue.real = queue.clock + passed
   queue.clock, queue.at = queue.clock + math.min(passed, 1500), now_ms
 end
 
--- The place at a number; nil if nobody has it, without an id if it is foreign.
+-- Returns the position with a number: nil if there is none, without an id if it is foreign.
 local function place(number)
   local text, found = redis.call('HGET', KEYS[3], number), {}
   if not text then return nil end
@@ -48,7 +50,7 @@ local function place(number)
   return found
 end
 
--- Takes a place out of the queue; a queue without places is no more.
+-- Removes a position from the queue. A queue without positions is deleted.
 local function vacate(number, id)
   redis.call('HDEL', KEYS[3], number, id or number)
   if number == queue.head then queue.head = queue.head + 1 end
@@ -58,8 +60,8 @@ local function vacate(number, id)
   end
 end
 
--- Drops lapsed places at the head, `most` of them; answers the first one that lives. The hole that a
--- waiter leaves behind counts as a 16th of a place.
+-- Drops at most `most` lapsed positions at the head. Returns the first one that is alive. The hole
+-- that a waiter leaves behind counts as a 16th of a position.
 local function first(most)
   while most > 0 and queue.head <= queue.tail do
     local found = place(queue.head)
@@ -84,15 +86,15 @@ local function grant(fence, id, seal, lease, process, meta)
   held = {fence = fence, id = id, seal = seal, process = process, meta = meta}
 end
 
--- Tells a process; says whether it listens. A user who may not publish reaches nobody.
+-- Publishes to a process. Returns whether it listens. A user that may not publish reaches no process.
 local function heard(process, message)
   local listeners = redis.pcall('SPUBLISH', string.match(KEYS[1], '^.-}') .. ':wake:' .. string.sub(process, 2), message)
   return type(listeners) == 'number' and listeners > 0
 end
 
--- Grants the lock to the first waiter that lives and listens, or asks, for its claim time; `mine` is
--- the caller's own id, which needs no message; `secret` is what the seal of the former holder is the
--- digest of, if that is who hands over. Passes 64 places over at most: the next request continues.
+-- Grants the lock to the first waiter that is alive and listens, or asks, for its claim time. `mine`
+-- is the caller's own id, which needs no message. `secret` is that of the former holder, if the
+-- former holder hands over. Skips at most 64 positions: the next request continues.
 local function hand_over(mine, secret)
   for _ = 1, queue.head <= queue.tail and 64 or 0 do
     local next = first(1)
@@ -100,7 +102,7 @@ local function hand_over(mine, secret)
       vacate(queue.head, next.id)
       if next.id == mine or heard(next.process, 'there') or string.sub(next.process, 1, 1) == '1' then
         grant(next_fence(), next.id, next.id, math.min(next.lease, CLAIM), next.process, next.meta)
-        -- Only what is granted is told: a replica passes on what nobody has heard here.
+        -- Published once it is granted: a replica passes it on to waiters that no longer listen here.
         if next.id ~= mine then heard(next.process, 'grant ' .. next.id .. ' ' .. held.fence .. ' ' .. (secret or '-')) end
         break
       end

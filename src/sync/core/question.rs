@@ -1,7 +1,8 @@
-//! `Question`: what a caller asks by itself, as the keeper knows it.
+//! `Question`: a first try, as the keeper knows it.
 //!
-//! Invariant: a question is its caller's or the keeper's. The keeper takes it from a caller that is
-//! not polled, and from then on its answer counts no more.
+//! Invariant: a question belongs to its caller or to the keeper. The keeper takes it from a caller
+//! that is not polled. From then on, the answer no longer counts. `FirstTry` makes it, and `Watch`
+//! looks at it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,30 +14,31 @@ use super::owner::Owner;
 use crate::pulse::Pulse;
 use crate::time::Ttl;
 
-/// What a caller asks, as the keeper knows it.
+/// A first try, as the keeper knows it.
 #[derive(Debug)]
 pub(in crate::sync) struct Question {
     pub(in crate::sync) owner: Owner,
     pub(in crate::sync) keys: Arc<Keys>,
+    /// The polls of the caller's future. The keeper sees from them whether it is polled.
     pub(in crate::sync) pulse: Pulse,
-    /// When the question is sent at the latest, and the lease that it asks for.
+    /// The moment after which the question is not sent, and the lease that it asks for.
     pub(in crate::sync) asked: (Instant, Ttl),
     pub(in crate::sync) stands: Stands,
-    /// Whether the keeper has taken it from its caller.
+    /// Whether the keeper has taken the question from its caller.
     pub(in crate::sync) taken_over: AtomicBool,
 }
 
-/// Where the caller of a question stands.
+/// Whether other calls of the process depend on a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Stands {
-    /// Others of this process leave the question to this one.
+    /// They do: others of this process wait for its answer.
     InLine,
-    /// Beside them: it does not wait.
+    /// They do not: its caller asks beside them, and does not wait.
     Aside,
 }
 
 impl Question {
-    /// Whether the keeper has taken it from its caller.
+    /// Returns whether the keeper has taken the question from its caller.
     pub(in crate::sync) fn is_taken_over(&self) -> bool {
         self.taken_over.load(Ordering::SeqCst)
     }

@@ -1,15 +1,18 @@
-//! A campaign: one task that queues on the server for all waiters of one name in this process.
+//! `QueueTask`: the task that queues on the server for all waiters of one name in this process.
 //!
-//! Invariant: a guard is delivered only while its lease is surely alive. A grant by push says
-//! nothing of its age (the message may have lain in a socket while this process was stopped), but
-//! it is younger than the last "busy" that was answered to its owner: so its claim is counted from
-//! before that question was sent. The message is believed only when its fence is above that of the
-//! holder whom the answer named, and when it brings the secret to the seal of whoever was to hand
-//! over. Where that is not enough, the server is asked again, and answers the owner that holds
-//! already as it did the first time.
+//! Invariant: a guard is delivered only while its lease is surely alive. A grant by push does not
+//! say how old it is: the message may have lain in a socket while this process was stopped. But the
+//! grant is younger than the last "busy" that was answered to its owner. So its claim counts from
+//! before that question was sent. The message is believed only under two conditions. Its fence is
+//! above that of the holder in that answer, and it brings the secret to the seal of the client that
+//! was to hand over. Otherwise the task asks the server again. The server answers an owner that
+//! already holds as it did the first time.
 //!
-//! Pushes wake it; a timer on the holder's lease is for holders that crash, and a heartbeat for
-//! everything else. Without pushes it asks by timer alone, and so keeps its place all the same.
+//! Pushes wake the task. A timer on the holder's lease covers holders that crash, and a heartbeat
+//! covers everything else. Without pushes the task asks by timer alone, and keeps its position in
+//! the queue all the same.
+//!
+//! Tickets, first tries, releases and the keeper start it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +36,7 @@ use crate::net::pubsub::Resync;
 use crate::sync::fence::Fence;
 use crate::time::{Ttl, jittered};
 
+/// The state of one such task.
 pub(in crate::sync) struct QueueTask {
     locks: Arc<Registry>,
     keys: Arc<Keys>,
@@ -40,28 +44,32 @@ pub(in crate::sync) struct QueueTask {
     number: u64,
     nudge: Arc<Notify>,
     place: GrantInbox,
-    /// What the owner of `place` was asked for, since the server may know it.
+    /// What was asked for under the owner of `place`. `None` if the server cannot know that owner.
     open: Option<Open>,
-    /// The last waiter has left, or another campaign has come; until then the line counts on this
-    /// one.
+    /// Whether the task has ended as it should: no waiter is left, or another task has replaced it.
+    /// If it is dropped before, the waiters still need a task.
     over: bool,
+    /// A signal that a grant by push may have been missed. Taken before each question, so that the
+    /// answer covers what was missed before.
     missed: Resync,
-    /// The subscription, while it is being made.
+    /// The subscription, while it is being made. It outlives one question, since it may take
+    /// longer.
     listening: Option<BoxFuture<'static, bool>>,
     _keeper: KeeperHandle,
 }
 
-/// What the keeper must know of the questions of one owner.
+/// What the keeper must know of the questions of one owner, to release what they may still be
+/// granted.
 #[derive(Debug, Clone, Copy)]
 struct Open {
-    /// The longest lease that it asked for.
+    /// The longest lease that the owner asked for.
     lease: Ttl,
     /// Until when the last question may be sent.
     last: Instant,
     answered: Answered,
 }
 
-/// What came of a question.
+/// The outcome of a question.
 enum Asked {
     Granted,
     Waiting(Option<LastBusy>, Option<Duration>),
@@ -69,8 +77,8 @@ enum Asked {
 }
 
 impl QueueTask {
-    /// Starts the campaign of a name, unless one is under way or nobody waits. `place` is a place
-    /// in the queue of the server that was taken already.
+    /// Starts the queue task of a name, unless one runs or no call waits. `place` is a position in
+    /// the server's queue that is taken already.
     pub(in crate::sync) fn ensure(
         locks: &Arc<Registry>,
         keys: &Arc<Keys>,
@@ -78,6 +86,7 @@ impl QueueTask {
         place: Option<(GrantInbox, LastBusy)>,
     ) {
         let Some((number, nudge)) = locks.begin_campaign(&keys.name) else {
+            // No task uses this position, so it would be granted the lock for no waiter.
             if let Some((place, standing)) = place {
                 let (owner, asked) = (place.owner, (client.deadline().at, standing.asked.lease));
                 let keeper = locks.keeper();
@@ -101,7 +110,7 @@ impl QueueTask {
         locks.campaign_runs(&keys.name, number, task.pulse());
     }
 
-    /// Starts a campaign for `keys` if those who wait have none, or one that stands still with its
+    /// Starts a queue task for `keys` if calls wait without one, or if theirs stands still with its
     /// runtime.
     pub(in crate::sync) fn see_to(locks: &Arc<Registry>, keys: &Arc<Keys>, client: &Client) {
         match locks.queued_by(&keys.name) {
@@ -117,7 +126,7 @@ impl QueueTask {
         Self::ensure(locks, keys, client.clone(), None);
     }
 
-    /// Starts the campaign of a name whose last one was torn down, if somebody waits.
+    /// Starts the queue task of a name whose last one was torn down, if a call waits.
     pub(in crate::sync) fn adopt(locks: &Arc<Registry>, keys: &Arc<Keys>) {
         if let Some(client) = locks.client_of_front(&keys.name) {
             Self::ensure(locks, keys, client, None);
@@ -152,13 +161,13 @@ impl QueueTask {
         }
     }
 
-    /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure); if it panics
-    /// or its runtime ends, the keeper starts another for those who still wait; if it stands still,
-    /// the waiters do.
+    /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure). If it panics
+    /// or its runtime ends, the keeper starts another task for the calls that still wait. If it
+    /// stands still, the waiters start another.
     async fn run(mut self, standing: Option<LastBusy>) {
         let mut first = standing;
         while let Some(front) = self.locks.front(&self.keys.name, self.number) {
-            // The place may have been taken by a caller who has left since.
+            // The position may have been taken by a caller that has left since.
             let taken = first.take().filter(|it| it.asked.same_terms(&front));
             let (asked, standing, remaining) = match taken {
                 Some(standing) => {
@@ -175,12 +184,14 @@ impl QueueTask {
         self.over = true;
     }
 
-    /// Asks the server for the lock, or for a place in its queue.
+    /// Asks the server for the lock, or for a position in its queue.
     async fn ask(&mut self, front: &AcquireRequest) -> Asked {
         self.missed = self.client.resync(&self.keys.channel);
         let hears = self.hears(front).await;
         self.locks.asked(&self.keys.name);
         let deadline = self.client.deadline().keep_trying();
+        // Noted before the question is sent: if this task is dropped meanwhile, the keeper knows
+        // what may still be granted.
         let before = self.open;
         self.open = Some(Open {
             lease: before.map_or(front.lease, |open| open.lease.max(front.lease)),
@@ -199,7 +210,8 @@ impl QueueTask {
         match reply.and_then(|reply| AcquireReply::read(&reply)) {
             Ok(AcquireReply::Granted(fence, sent)) => {
                 self.answered();
-                // If another is first now, it is asked for again on those terms.
+                // If another waiter is first now and has other terms, the next round asks again on
+                // those.
                 self.deliver(front, fence, (sent, front.lease));
                 Asked::Granted
             }
@@ -212,6 +224,7 @@ impl QueueTask {
             }) => {
                 self.answered();
                 self.locks.heard(&self.keys.name, Ok(holder));
+                // Without pushes no grant is told, so there is none to check.
                 let standing = above.filter(|_| hears).map(|above| LastBusy {
                     sent,
                     above,
@@ -226,7 +239,7 @@ impl QueueTask {
                 if had_no_effect(&error) {
                     self.open = before;
                 } else {
-                    // The question may still arrive, and must then be granted to nobody.
+                    // The question may still arrive. No waiter may then use its grant.
                     self.take_another_place();
                 }
                 if error.fate() == Fate::Refused {
@@ -239,8 +252,9 @@ impl QueueTask {
         }
     }
 
-    /// Whether pushes are heard. Making it so may take long when the server takes no connections:
-    /// until then the timer does, and the subscription goes on between its questions.
+    /// Returns whether pushes are received. A subscription may take long when the server accepts no
+    /// connections. Until it is made, the task asks by timer, and the subscription goes on between
+    /// the questions.
     async fn hears(&mut self, front: &AcquireRequest) -> bool {
         let listening = self.listening.get_or_insert_with(|| {
             let (places, keeper) = (self.locks.places().clone(), self.locks.keeper().clone());
@@ -282,11 +296,14 @@ impl QueueTask {
                         return; // Perhaps forged, or from another than was to be expected.
                     }
                     let claim = standing.asked.claim();
+                    // The message may be so old that its claim has run out. Then only the server
+                    // knows.
                     if Instant::now() < sure_until(standing.sent, claim) {
                         self.deliver(&standing.asked, grant.fence, (standing.sent, claim));
                     }
                     return;
                 }
+                // Messages may have been lost: only the server knows.
                 () = self.missed.needed() => return,
                 () = self.nudge.notified() => {
                     if !self.locks.still_first(&self.keys.name, asked) {
@@ -304,10 +321,12 @@ impl QueueTask {
         }
     }
 
-    /// Hands a grant on the terms of `asked` to the first waiter, unless that one has others.
+    /// Hands a grant on the terms of `asked` to the first waiter, unless that waiter has other
+    /// terms.
     fn deliver(&mut self, asked: &AcquireRequest, fence: Fence, granted: (Instant, Ttl)) {
         let owner = self.place.owner;
         if self.locks.deliver(asked, owner, fence, granted) {
+            // The owner is the guard's from now on, and is never used again.
             self.place = self.locks.places().expect(Owner::random());
             self.open = None;
         }
@@ -330,8 +349,9 @@ impl QueueTask {
 }
 
 impl Drop for QueueTask {
-    /// Nobody waits any more, or the task was torn down: gives up the place, and the lock if it was
-    /// granted unheard. Waiters that are left get another campaign.
+    /// Runs when no call waits any more, or the task was torn down. Gives up the position in the
+    /// queue, and the lock if it was granted without the task knowing. Waiters that are left get
+    /// another task.
     fn drop(&mut self) {
         self.give_up();
         if !self.over && self.locks.torn_down(&self.keys.name, self.number) {
@@ -340,19 +360,20 @@ impl Drop for QueueTask {
     }
 }
 
-/// How often a place in the queue is kept alive while pushes are heard.
+/// How often the position in the queue is kept alive while pushes are received. It would lapse
+/// after 3 s.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How often the server is asked when no pushes are heard.
+/// How often the server is asked when no pushes are received.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long after the end of a lease the server is asked: it counts whole milliseconds.
+/// How long after the end of a lease the server is asked. The server counts whole milliseconds.
 const JUST_AFTER: Duration = Duration::from_millis(1);
 
-/// The pause after a question that could not be answered.
+/// The pause after a question that the server did not answer.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// What part of a pause is taken, so that processes do not ask in step.
+/// The random factor of a pause, so that processes do not ask in step.
 const SPREAD: std::ops::Range<f64> = 0.8..1.0;
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! `Registry`: what one client knows of its locks, and the local queue of each contended name.
 //!
-//! Invariant: at most one call of this process asks the server for a name at a time, for itself and
-//! the others, who stand in its [`LocalQueue`]; beside it, calls that do not wait may ask for
-//! themselves. As long as a line has waiters, a [`campaign`](super::queue_task) queues for them on
-//! the server. State is kept only while somebody attempts or waits.
+//! Invariant: for each name, at most one call of this process asks the server for itself and the
+//! others. The others wait in its [`LocalQueue`]. Beside it, calls that do not wait may ask for
+//! themselves. While a local queue has waiters, a [queue task](super::queue_task) queues for them
+//! on the server. State is kept only while a call asks or waits.
+//!
+//! First tries, tickets, queue tasks and releases use it.
 
 use std::collections::VecDeque;
 use std::collections::hash_map;
@@ -31,54 +33,56 @@ use crate::time::Ttl;
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Registry {
     lines: Mutex<SeededMap<Name, LocalQueue>>,
-    /// Campaigns that may be granted a lock by push.
+    /// The owners that may be granted a lock by push.
     places: Arc<Inboxes>,
+    /// Shared with guards and handles, which leave notes when they are dropped.
     keeper: Arc<Keeper>,
-    /// Tells campaigns apart.
+    /// The number of the next queue task. With it, a task that was replaced cannot end the queue of
+    /// its successor.
     campaigns: AtomicU64,
 }
 
 /// The local queue of one name.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct LocalQueue {
-    /// The owner whose request is in flight; later calls wait for its answer.
+    /// The owner whose first try is in flight. Later calls wait for its answer.
     attempting: Option<Owner>,
-    /// The campaign for all of them.
+    /// The queue task for all waiters.
     campaign: Option<RunningTask>,
     pub(in crate::sync) waiters: VecDeque<LocalWaiter>,
-    /// Made when somebody waits.
+    /// Tells the queue task that a waiter has come or left. Made with the first waiter.
     nudge: Option<Arc<Notify>>,
-    /// The holder in the server's last answer; none before the first.
+    /// The holder in the server's last answer. `None` before the first.
     pub(in crate::sync) holder: Option<String>,
-    /// What kept the server from answering, if it did not.
+    /// The error of the last question, if the server did not answer it.
     trouble: Option<Error>,
-    /// Since when a question is under way.
+    /// Since when a question is in flight.
     asked: Option<Instant>,
 }
 
-/// A campaign under way.
+/// A queue task that runs.
 #[derive(Debug)]
 struct RunningTask {
     number: u64,
-    /// Its task's, once it is spawned.
+    /// The pulse of its task, once that is spawned.
     pulse: Option<Arc<Pulse>>,
 }
 
-/// Who asks the server for a line.
+/// What asks the server for the waiters of a name.
 #[derive(Debug)]
 pub(in crate::sync) enum QueuedBy {
-    /// A task, with its pulse once it is spawned.
+    /// A queue task, with its pulse once it is spawned.
     Task(Option<Arc<Pulse>>),
-    /// The caller whose question is under way.
+    /// A caller, whose first try is in flight.
     FirstTry,
     Nobody,
 }
 
-/// A call that stands in line.
+/// A call in the local queue.
 #[derive(Debug)]
 pub(in crate::sync) struct LocalWaiter {
     pub(in crate::sync) entry: AcquireRequest,
-    /// When its wait is over, whether or not anybody polls it.
+    /// When its wait is over, even if the call is not polled then.
     pub(in crate::sync) until: Instant,
     pub(in crate::sync) reply: oneshot::Sender<Result<Held>>,
 }
@@ -92,8 +96,8 @@ impl Registry {
         &self.places
     }
 
-    /// Makes the owner whose question others of this process wait for, asked `now`. `None` if they
-    /// come first.
+    /// Returns a new owner for a caller that asks `now`. Later calls of this process wait for its
+    /// answer. `None` if others of this process come first.
     pub(in crate::sync) fn first(&self, name: &Name, now: Instant) -> Option<Owner> {
         let mut lines = self.lines();
         let hash_map::Entry::Vacant(vacant) = lines.entry(name.clone()) else {
@@ -108,9 +112,9 @@ impl Registry {
         Some(owner)
     }
 
-    /// Puts `waiting` where `place` says. Of a line that is there already others may have heard
-    /// better than `trouble`. Returns what tells the campaign that the waiter has left, and whether
-    /// nobody asks for the line now.
+    /// Puts `waiting` into the local queue, where `place` says. `trouble` counts only for a new
+    /// local queue: the waiters of an existing one may have a newer answer. Returns what tells the
+    /// queue task that the waiter has left, and whether no first try is in flight.
     pub(in crate::sync) fn push(
         &self,
         waiting: LocalWaiter,
@@ -127,8 +131,8 @@ impl Registry {
         (line.nudge(), line.attempting.is_none())
     }
 
-    /// Notes that a campaign for `name` begins, unless one is under way or nobody waits. Returns
-    /// its number, and what tells it that somebody has come or left.
+    /// Notes that a queue task for `name` begins, unless one runs already or no call waits. Returns
+    /// its number, and what tells it that a waiter has come or left.
     pub(in crate::sync) fn begin_campaign(&self, name: &Name) -> Option<(u64, Arc<Notify>)> {
         let mut lines = self.lines();
         let line = lines
@@ -142,7 +146,7 @@ impl Registry {
         Some((number, line.nudge()))
     }
 
-    /// The task of the campaign with this number was spawned.
+    /// Notes that the queue task with this number was spawned.
     pub(in crate::sync) fn campaign_runs(&self, name: &Name, number: u64, pulse: &Arc<Pulse>) {
         if let Some(line) = self.lines().get_mut(name)
             && let Some(running) = line.campaign.as_mut().filter(|it| it.number == number)
@@ -151,7 +155,7 @@ impl Registry {
         }
     }
 
-    /// Who queues for the waiters of `name`; `None` if there is no line.
+    /// Returns what queues for the waiters of `name`. `None` if there is no local queue.
     pub(in crate::sync) fn queued_by(&self, name: &Name) -> Option<QueuedBy> {
         let lines = self.lines();
         let line = lines.get(name)?;
@@ -162,15 +166,16 @@ impl Registry {
         })
     }
 
-    /// The client of the first waiter of `name`.
+    /// Returns the client of the first waiter of `name`.
     pub(in crate::sync) fn client_of_front(&self, name: &Name) -> Option<Client> {
         let lines = self.lines();
         let front = lines.get(name)?.waiters.front()?;
         Some(front.entry.client.clone())
     }
 
-    /// Whether others of this process wait for the lock, as the server has said lately; an error if
-    /// it could not be asked. If it says nothing, the caller had better ask for itself.
+    /// Returns whether others of this process wait for the lock, by a recent answer of the server.
+    /// Returns an error if the server could not be asked for them. If the server has not answered
+    /// for a while, returns `false`, and the caller asks for itself.
     pub(in crate::sync) fn waited_for(&self, entry: &AcquireRequest) -> Result<bool> {
         let name = &entry.keys.name;
         let lines = self.lines();
@@ -179,21 +184,23 @@ impl Registry {
         };
         match line.trouble() {
             Some(trouble) => Err(trouble.with_key(name)),
+            // Without a recent answer, nothing says that the lock is still held.
             None => Ok(!line.waiters.is_empty() && !line.is_unanswered()),
         }
     }
 
-    /// Why a call that does not wait out an outage does not stand in line, if that is so.
+    /// Returns the reason why a call that fails fast does not wait here, if there is one.
     pub(in crate::sync) fn outage(&self, entry: &AcquireRequest) -> Option<Error> {
         let lines = self.lines();
         let trouble = lines.get(&entry.keys.name).and_then(LocalQueue::trouble);
         drop(lines);
+        // What others met lately saves this call from finding the same out by its own question.
         let trouble = trouble.filter(|trouble| trouble.kind().is_outage());
         trouble.or_else(|| entry.client.outage(entry.keys.lock()))
     }
 
-    /// The attempt of `owner` on `name` is over: if others have come meanwhile, somebody must queue
-    /// for them. Returns whether that is so.
+    /// Ends the first try of `owner` for `name`. Returns whether other calls wait. If they do, a
+    /// queue task must be started for them.
     pub(in crate::sync) fn attempted(&self, name: &Name, owner: Owner) -> bool {
         self.tidied(name, |line| {
             if line.attempting == Some(owner) {
@@ -203,7 +210,8 @@ impl Registry {
         })
     }
 
-    /// Puts a waiter that was to be the next holder, and is not, back at the head of the line.
+    /// Puts a waiter that was to be the next holder, and is not, back at the head of the local
+    /// queue.
     pub(in crate::sync) fn back_in_line(&self, waiting: LocalWaiter) {
         let mut lines = self.lines();
         if waiting.has_left() {
@@ -213,8 +221,8 @@ impl Registry {
         line.waiters.push_front(waiting);
     }
 
-    /// A waiter of `name` has left. The campaign or the attempt forgets it, and else this does: it
-    /// would keep the client alive.
+    /// Handles the departure of a waiter of `name`. The queue task or the first try removes the
+    /// waiter. Without either, this does, because the waiter would keep the client alive.
     pub(in crate::sync) fn left(&self, name: &Name) {
         let lines = self.lines();
         let line = lines.get(name);
@@ -225,8 +233,9 @@ impl Registry {
         }
     }
 
-    /// The first live waiter of `name`, for the campaign with this number. When there is none, or
-    /// another campaign has taken its place, it is over; and without waiters so is the line.
+    /// Returns the first live waiter of `name`, for the queue task with this number. `None` ends
+    /// that task: no waiter is left, or another task has replaced it. A local queue without waiters
+    /// is removed, unless a first try is in flight.
     pub(in crate::sync) fn front(&self, name: &Name, number: u64) -> Option<AcquireRequest> {
         let mut lines = self.lines();
         let line = lines
@@ -234,6 +243,8 @@ impl Registry {
             .filter(|line| line.is_campaign(number))?;
         let leavers = line.without_leavers();
         let front = line.waiters.front().map(|waiting| waiting.entry.clone());
+        // Decided under the lock that also admits waiters: a later one finds no task, and starts
+        // one.
         if front.is_none() {
             line.campaign = None;
             if line.attempting.is_none() {
@@ -245,7 +256,8 @@ impl Registry {
         front
     }
 
-    /// The campaign of `name` was torn down; says whether somebody waits for another.
+    /// Notes that the queue task of `name` was torn down. Returns whether a call waits for another
+    /// task.
     pub(in crate::sync) fn torn_down(&self, name: &Name, number: u64) -> bool {
         self.tidied(name, |line| {
             if line.is_campaign(number) {
@@ -254,8 +266,8 @@ impl Registry {
         })
     }
 
-    /// Changes a line, and forgets who has left it, and the line if nobody needs it any more.
-    /// Returns whether somebody waits.
+    /// Changes a local queue, then removes the waiters that have left, and the queue if it is not
+    /// needed any more. Returns whether a call waits.
     fn tidied(&self, name: &Name, change: impl FnOnce(&mut LocalQueue)) -> bool {
         let mut lines = self.lines();
         let hash_map::Entry::Occupied(mut found) = lines.entry(name.clone()) else {
@@ -273,7 +285,7 @@ impl Registry {
         waited_for
     }
 
-    /// Whether a live waiter of `name` is left, and whether it is still `front`'s turn.
+    /// Returns whether the first live waiter of `name` has the terms of `front`.
     pub(in crate::sync) fn still_first(&self, name: &Name, front: &AcquireRequest) -> bool {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(name) else {
@@ -286,8 +298,8 @@ impl Registry {
         is_first
     }
 
-    /// Hands a grant on the terms of `asked` to the first waiter of the name. Says whether there is
-    /// one, and on those terms.
+    /// Hands a grant on the terms of `asked` to the first waiter of the name. Returns whether there
+    /// is a first waiter with those terms.
     pub(in crate::sync) fn deliver(
         &self,
         asked: &AcquireRequest,
@@ -299,10 +311,11 @@ impl Registry {
         let Some(line) = lines.get_mut(&asked.keys.name) else {
             return false;
         };
+        // A grant is an answer: the server is there.
         (line.trouble, line.asked) = (None, None);
         let leavers = line.without_leavers();
-        // Asked under the same lock under which it is taken: the one before it may leave at any
-        // time.
+        // Checked under the same lock under which the waiter is taken: the one before it may leave
+        // at any time.
         let is_first = line.is_first(asked);
         let waiting = is_first.then(|| line.waiters.pop_front()).flatten();
         drop(lines);
@@ -314,8 +327,7 @@ impl Registry {
         true
     }
 
-    /// Gives a grant to the one who waited for it. If they have left, dropping
-    /// it releases the lock.
+    /// Hands a grant to its waiter. If the waiter has left, the dropped grant releases the lock.
     pub(in crate::sync) fn hand_to(
         &self,
         waiting: LocalWaiter,
@@ -326,13 +338,14 @@ impl Registry {
         let hold = waiting.entry.hold(owner, fence, granted, 0);
         let client = waiting.entry.client;
         self.keeper.man(&client);
+        // Watched before it is sent: the keeper takes it back from a waiter that does not take it.
         self.keeper.keep_offered(&client, &hold, granted);
         let held = Held::new(hold, self.keeper.clone(), client);
         let _ = waiting.reply.send(Ok(held));
     }
 
-    /// The same for a lock that is passed on inside the process. The waiter comes back if the
-    /// keeper has given that up meanwhile.
+    /// Does the same for a lock that is passed on inside the process. Returns the waiter if the
+    /// keeper has given up the hand-over meanwhile.
     pub(in crate::sync) fn pass_to(
         &self,
         waiting: LocalWaiter,
@@ -344,6 +357,7 @@ impl Registry {
         let hold = waiting.entry.hold(owner, fence, granted, local_handovers);
         let client = &waiting.entry.client;
         self.keeper.man(client);
+        // If the keeper has tried to release the successor, the grant may be gone at the server.
         if !self.keeper.keep_passed(client, &hold, granted) {
             return Some(waiting);
         }
@@ -352,7 +366,7 @@ impl Registry {
         None
     }
 
-    /// Tells all waiters of `name` that the server refuses.
+    /// Fails all waiters of `name`, because the server refuses.
     pub(in crate::sync) fn fail(&self, name: &Name, error: &Error) {
         let waiters = {
             let mut lines = self.lines();
@@ -360,24 +374,27 @@ impl Registry {
                 .get_mut(name)
                 .map(|line| std::mem::take(&mut line.waiters))
         };
+        // Answered after unlocking: a reply wakes its caller, and a waker may run anything.
         for waiting in waiters.into_iter().flatten() {
             let _ = waiting.reply.send(Err(error.clone()));
         }
     }
 
-    /// The server is being asked.
+    /// Notes that the server is being asked.
     pub(in crate::sync) fn asked(&self, name: &Name) {
         if let Some(line) = self.lines().get_mut(name) {
             line.asked = Some(Instant::now());
         }
     }
 
-    /// Remembers what the server said last, for those who give up waiting.
+    /// Stores the last answer of the server, for the error of waiters that give up.
     pub(in crate::sync) fn heard(&self, name: &Name, heard: Result<String, Error>) {
         if let Some(line) = self.lines().get_mut(name) {
             line.asked = None;
             match heard {
                 Ok(holder) => (line.holder, line.trouble) = (Some(holder), None),
+                // The last known holder stays, but is not the reason of a failure while this is
+                // set.
                 Err(trouble) => line.trouble = Some(trouble),
             }
         }
@@ -389,13 +406,14 @@ impl Registry {
 }
 
 impl LocalQueue {
-    /// What tells the campaign that somebody has come or left.
+    /// Returns what tells the queue task that a waiter has come or left.
     pub(in crate::sync) fn nudge(&mut self) -> Arc<Notify> {
         self.nudge.get_or_insert_default().clone()
     }
 
-    /// Whether a campaign is under way that is driven.
+    /// Returns whether a queue task runs, and does not stand still.
     fn is_queued_for(&self) -> bool {
+        // A task that is not spawned yet counts: its caller is about to spawn it.
         let pulse = self.campaign.as_ref().map(|it| it.pulse.as_ref());
         pulse.is_some_and(|pulse| !pulse.is_some_and(|pulse| pulse.stands_still()))
     }
@@ -404,8 +422,9 @@ impl LocalQueue {
         self.campaign.as_ref().is_some_and(|it| it.number == number)
     }
 
-    /// Takes out waiters whose calls were dropped, or whose wait is over. To be dropped without the
-    /// lock on the lines: that may wake a task, and a waker may do anything.
+    /// Takes out waiters whose calls were dropped, or whose wait is over. The caller drops them
+    /// after it has unlocked the queues, because that may wake a task, and a waker may run
+    /// anything.
     #[must_use = "drop it when the lines are unlocked"]
     pub(in crate::sync) fn without_leavers(&mut self) -> VecDeque<LocalWaiter> {
         if !self.waiters.iter().any(LocalWaiter::has_left) {
@@ -418,19 +437,21 @@ impl LocalQueue {
         left
     }
 
-    /// Whether the first waiter has the terms of `asked`.
+    /// Returns whether the first waiter has the terms of `asked`.
     fn is_first(&self, asked: &AcquireRequest) -> bool {
         let first = self.waiters.front();
         first.is_some_and(|first| first.entry.same_terms(asked))
     }
 
-    /// Whether the server was asked for these waiters and has not answered.
+    /// Returns whether the server was asked for these waiters and has not answered, or could not be
+    /// asked.
     pub(in crate::sync) fn is_unanswered(&self) -> bool {
         let silent = self.asked.is_some_and(|asked| asked.elapsed() >= SILENCE);
         silent || self.trouble.is_some()
     }
 
-    /// What kept the server from answering a question of another: nothing of the caller's was sent.
+    /// Returns why the server did not answer the question of another call. Its fate is "not
+    /// executed": nothing of this caller was sent.
     pub(in crate::sync) fn trouble(&self) -> Option<Error> {
         let trouble = self.trouble.clone();
         trouble.map(|trouble| trouble.with_fate(Fate::NotExecuted))
@@ -443,8 +464,9 @@ impl LocalWaiter {
     }
 }
 
-/// How long a question may be under way before a waiter that gives up says that the server is out.
+/// How long a question may be in flight before it counts as unanswered. A waiter that gives up then
+/// reports that the server does not answer.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// How much later than it should a waiter may be polled at the end of its wait.
+/// How late a waiter may be polled at the end of its wait, before it counts as gone.
 const LATE: Duration = Duration::from_secs(1);

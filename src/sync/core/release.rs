@@ -1,8 +1,10 @@
-//! Releasing: to a waiter of this process, or to the queue of the server.
+//! Releasing a lock: to a waiter of this process, or to the server's queue.
 //!
-//! Invariant: however a release ends, the lease of the former holder and that of the successor
-//! are either settled or left to the keeper, and a successor that got nothing is back in line. None
-//! of them depends on the runtime in which the release was called.
+//! Invariant: however a release ends, the lease of the former holder and that of the successor are
+//! either settled or left to the keeper. A successor that was not granted the lock is back in the
+//! local queue. Neither depends on the runtime in which the release was called.
+//!
+//! `Guard::release` calls it. A dropped guard leaves its release to the keeper instead.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -27,7 +29,7 @@ use crate::sync::fence::Fence;
 use crate::sync::loss::LossReason;
 use crate::time::Ttl;
 
-/// Releases `hold`: to a waiter of this process if there is one and it is its turn, else to
+/// Releases `held`: to a waiter of this process if there is one and it is its turn, otherwise to
 /// the server's queue.
 pub(in crate::sync) async fn release(
     locks: &Arc<Registry>,
@@ -37,7 +39,7 @@ pub(in crate::sync) async fn release(
     let (client, hold) = (&held.client, &held.hold);
     match successor(locks, hold) {
         None => give_back(locks, client, hold, now).await,
-        // In a box, for it is large: a release to the server need not have room for it.
+        // In a box, because it is large: a release to the server need not have room for it.
         Some(waiting) => Box::pin(pass_on(locks, client, hold, waiting, now)).await,
     }
 }
@@ -51,6 +53,7 @@ async fn pass_on(
     now: Instant,
 ) -> Result<()> {
     hold.end(End::Released);
+    // The keeper releases each owner by its id, so the successor needs one of its own.
     let owner = hold.owner.successor();
     let call = passing_to(&waiting, owner, hold, client);
     let successor = Arc::new(Successor {
@@ -69,8 +72,9 @@ async fn pass_on(
     };
     let asked = (successor.owner, successor.lease);
     let keeper = locks.keeper();
+    // Noted before the task is spawned: if its runtime never polls it, the keeper does the work.
     keeper.release_unless_passed(client, hold, asked, successor, now);
-    // The successor depends on it: not in the hands of this caller, who may not be polled.
+    // In a task, because the successor depends on it, and this caller may not be polled.
     let (tell, mut told) = oneshot::channel();
     let passing = async move {
         let _ = tell.send(passing.run(call).await);
@@ -88,7 +92,7 @@ async fn pass_on(
     }
 }
 
-/// Releases to the server's queue. The keeper does so by itself when this is not polled.
+/// Releases to the server's queue. If this is not polled, the keeper does it by itself.
 async fn give_back(
     locks: &Arc<Registry>,
     client: &Client,
@@ -103,6 +107,8 @@ async fn give_back(
     };
     hold.end(End::Released);
     locks.keeper().release_unless_done(client, hold, now);
+    // `release_alone` costs the server much less, but a second call follows if a waiter is in the
+    // queue.
     let mut call = match hold.may_be_queued_for(now) {
         true => hold.keys.release(hold.owner, Secret::Said),
         false => hold.keys.release_alone(hold.owner),
@@ -115,7 +121,8 @@ async fn give_back(
         if reply.status()? != "OTHERWISE" {
             break reply;
         }
-        // Somebody has come to queue, or it is not held any more.
+        // A waiter is in the queue, or the lock is not held any more. The full script finds out
+        // which.
         call = hold.keys.release(hold.owner, Secret::Said);
     };
     let held = match reply.status()? {
@@ -124,15 +131,16 @@ async fn give_back(
         _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
     };
     giving.done();
-    // The keeper may have been there first.
+    // The keeper may have released it first, and then the server knows nothing of it.
     match held || hold.may_be_released() {
         true => Ok(()),
         false => Err(LossReason::Taken.error(&hold.keys.name)),
     }
 }
 
-/// The lock was passed on inside the process: a campaign for nobody gives up its place. Not
-/// sooner, for a successor that gets nothing goes on waiting at that place.
+/// Wakes the queue task after a local hand-over. A task without waiters then gives up its position.
+/// This does not happen sooner, because a successor that is not granted the lock goes on waiting at
+/// that position.
 fn passed(locks: &Registry, name: &Name) {
     if let Some(line) = locks.lines().get_mut(name)
         && line.waiters.is_empty()
@@ -141,8 +149,8 @@ fn passed(locks: &Registry, name: &Name) {
     }
 }
 
-/// The waiter to whom the lock is passed inside the process: none when it is time to let the
-/// server's queue decide.
+/// Takes the waiter to which the lock is passed inside the process. `None` when the server's queue
+/// must decide.
 fn successor(locks: &Registry, hold: &Hold) -> Option<LocalWaiter> {
     if hold.local_handovers >= MOST_LOCAL_HANDOVERS {
         return None;
@@ -156,18 +164,20 @@ fn successor(locks: &Registry, hold: &Hold) -> Option<LocalWaiter> {
     next
 }
 
-/// A waiter of this process to whom the lock is passed, under an owner of its own.
+/// A waiter of this process to which the lock is passed, under an owner of its own.
 #[derive(Debug)]
 struct Successor {
     owner: Owner,
     lease: Ttl,
-    /// `None` once it has the lock, or is back in line.
+    /// `None` once the waiter has the lock, or is back in the local queue.
     waiting: Mutex<Option<LocalWaiter>>,
+    /// Weak: the keeper, which the registry owns, keeps this on its agenda.
     locks: Weak<Registry>,
 }
 
 impl Reclaim for Successor {
-    /// Its task may stand still with its runtime. The keeper releases what both owners have.
+    /// Puts the waiter back. The task of the hand-over may stand still with its runtime. The keeper
+    /// releases what both owners have.
     fn reclaim(self: Arc<Self>, client: &Client) {
         if let (Some(waiting), Some(locks)) = (self.take(), self.locks.upgrade()) {
             let keys = waiting.entry.keys.clone();
@@ -187,7 +197,7 @@ impl Successor {
     }
 }
 
-/// A release to the server's queue that is under way. Dropped open, it is left to the keeper.
+/// A release to the server's queue that is in flight. If it is dropped open, the keeper releases.
 struct ServerRelease<'r> {
     locks: &'r Arc<Registry>,
     client: &'r Client,
@@ -196,7 +206,7 @@ struct ServerRelease<'r> {
 }
 
 impl ServerRelease<'_> {
-    /// The server has answered.
+    /// Ends the release, because the server has answered.
     fn done(&mut self) {
         self.open = false;
         self.locks.keeper().settled(self.hold.owner);
@@ -211,8 +221,8 @@ impl Drop for ServerRelease<'_> {
     }
 }
 
-/// A hand-over inside the process that is under way, in a task of its own. Dropped open, it leaves
-/// both owners to the keeper; and so it does if nothing is heard of it in time.
+/// A hand-over inside the process that is in flight, in a task of its own. If it is dropped open,
+/// or reports no outcome in time, the keeper releases what both owners have.
 struct LocalHandOver {
     hold: Arc<Hold>,
     successor: Arc<Successor>,
@@ -223,8 +233,8 @@ struct LocalHandOver {
 }
 
 impl LocalHandOver {
-    /// Passes the lock on. Spawned by the holder's release, which waits for it; torn down with its
-    /// runtime, or by a panic, it is dropped; should it stand still, the keeper does its work.
+    /// Passes the lock on. Spawned by the holder's release, which waits for it. If its runtime
+    /// ends, or it panics, it is dropped. If it stands still, the keeper does its work.
     async fn run(mut self, call: Call) -> Result<()> {
         let (hold, locks) = (self.hold.clone(), self.locks.clone());
         let reply = self
@@ -236,7 +246,7 @@ impl LocalHandOver {
             "GRANTED" => Fence::parse(reply.text(1)?)?,
             "NOT_HELD" => {
                 self.nothing_to_release();
-                // The keeper may have been there first.
+                // The keeper may have released it first.
                 return match hold.may_be_released() {
                     true => Ok(()),
                     false => Err(LossReason::Taken.error(&hold.keys.name)),
@@ -251,8 +261,7 @@ impl LocalHandOver {
         Ok(())
     }
 
-    /// The server has granted the lock to the successor; unless the keeper has come to release
-    /// that.
+    /// Hands the grant of the server to the successor, unless the keeper has come to release it.
     fn hand_over(&self, fence: Fence, sent: Instant) {
         let (owner, granted) = (self.successor.owner, (sent, self.successor.lease));
         let (locks, local_handovers) = (&self.locks, self.hold.local_handovers + 1);
@@ -266,8 +275,8 @@ impl LocalHandOver {
         }
     }
 
-    /// Leaves what the successor has, or may come to have, to the keeper. That may have asked for
-    /// it before the grant came.
+    /// Leaves what the successor has, or may come to have, to the keeper. A release by the keeper
+    /// may have reached the server before the grant was made.
     fn discard_successor(&self, answered: Answered) {
         let keeper = self.locks.keeper();
         let asked = (self.successor.owner, self.successor.lease);
@@ -280,7 +289,8 @@ impl LocalHandOver {
         );
     }
 
-    /// The server knew nothing of the lease: only the successor must be put back.
+    /// Ends a hand-over of a lease that the server did not know. Only the successor must be put
+    /// back.
     fn nothing_to_release(&mut self) {
         self.open = false;
         let keeper = self.locks.keeper();
@@ -311,7 +321,7 @@ impl Drop for LocalHandOver {
     }
 }
 
-/// The call that local_handovers the lock of `hold` on.
+/// Returns the call that passes the lock of `hold` to `waiting`.
 fn passing_to(waiting: &LocalWaiter, owner: Owner, hold: &Hold, client: &Client) -> Call {
     let call = hold.keys.call(&HAND_OVER_LOCAL);
     call.arg(hold.owner.id().as_bytes())
@@ -327,5 +337,6 @@ fn torn_down(hold: &Hold) -> Error {
     Error::new(ErrorKind::Disconnected, message).with_key(&hold.keys.name)
 }
 
-/// How often the lock is passed on inside one process before the server's queue has a say.
+/// How often the lock is passed on inside one process before the server's queue decides, so that
+/// other processes get their turn.
 const MOST_LOCAL_HANDOVERS: u32 = 16;

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Purpose: renew the leases of several locks; an expired one is never made again.
+-- Purpose: renew the leases of several locks; an expired lease is never restored.
 -- KEYS: 1.. locks
 -- ARGV: 1.. per lock: id, lease (ms)
 -- Returns: {OK, 1 renewed or 0 lost per lock}

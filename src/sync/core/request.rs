@@ -1,6 +1,7 @@
 //! `AcquireRequest`: what one call needs to acquire a lock, and how it asks the server.
 //!
-//! Invariant: what a grant of a request is known as here is what the script was asked for.
+//! Invariant: this process counts on no more from a grant than the script was asked for. `Lock`
+//! makes requests. First tries and queue tasks send them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +29,12 @@ pub(in crate::sync) struct AcquireRequest {
 /// What an owner does in the queue of the server.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::sync) enum Queueing {
-    /// It takes no place.
+    /// It takes no position.
     No,
-    /// It is granted the lock unheard, and asks every now and then whether it was.
+    /// It takes a position and receives no pushes. It asks every now and then whether it was
+    /// granted the lock.
     Asking,
-    /// It is told of its grant by push.
+    /// It takes a position, and is told of its grant by push.
     Listening,
 }
 
@@ -41,15 +43,18 @@ impl AcquireRequest {
         self.keys.call(script)
     }
 
-    /// The call that asks the server for the lock, and for a place in its queue.
+    /// Returns the call that asks the server for the lock, and for a position in its queue if
+    /// `queueing` says so.
     pub(in crate::sync) fn acquire(&self, owner: Owner, queueing: Queueing) -> Call {
         let told = match queueing {
             Queueing::No => b" 0",
             Queueing::Asking => b" 1",
             Queueing::Listening => b" 2",
         };
-        // Also its seal.
+        // The id of a fresh owner is also its seal.
         let id = owner.id();
+        // In one argument, as the value of the lock has it, because each argument costs the server
+        // time.
         let holder = [
             &b" 2 "[..],
             id.as_bytes(),
@@ -65,12 +70,13 @@ impl AcquireRequest {
             .arg(self.lease.millis())
     }
 
-    /// The lease that a hand-over grants at first; the keeper then renews it to its full length.
+    /// Returns the lease that a hand-over grants at first. The keeper then renews it to its full
+    /// length.
     pub(in crate::sync) fn claim(&self) -> Ttl {
         self.lease.at_most(CLAIM)
     }
 
-    /// What is known of a grant to `owner`.
+    /// Returns the hold of a grant to `owner`.
     pub(in crate::sync) fn hold(
         &self,
         owner: Owner,
@@ -82,14 +88,14 @@ impl AcquireRequest {
         Hold::new(keys, owner, fence, lease, limit, granted, local_handovers)
     }
 
-    /// Whether a grant made for `other` fits this call as it is.
+    /// Returns whether a grant made for `other` fits this call unchanged.
     pub(in crate::sync) fn same_terms(&self, other: &Self) -> bool {
+        // What the server stores. `max_hold` is kept by this process alone.
         self.lease == other.lease && self.metadata == other.metadata
     }
 }
 
-/// The longest lease that a hand-over grants before the new holder is heard of, as in
-/// `prelude.lua`.
+/// The longest lease that a hand-over grants before the new holder renews it, as in `prelude.lua`.
 const CLAIM: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! `Ticket`: a call that waits in the local queue of its name.
+//! `Ticket`: the handle of a call on its position in the local queue.
 //!
-//! Invariant: a ticket that is dropped leaves the line, and gives up what was granted to it
-//! meanwhile.
+//! Invariant: a ticket that is dropped leaves the queue, and gives up what was granted to it
+//! meanwhile. `Lock::acquire` waits on it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::registry::{LocalQueue, LocalWaiter, Registry};
 use super::request::AcquireRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 
-/// A place in line. Dropping it gives the place up.
+/// A position in the local queue. Dropping it leaves the queue.
 #[derive(Debug)]
 pub(in crate::sync) struct Ticket {
     answer: oneshot::Receiver<Result<Held>>,
@@ -25,7 +25,7 @@ pub(in crate::sync) struct Ticket {
 }
 
 impl Ticket {
-    /// Puts the caller at the end of the line.
+    /// Puts the caller at the end of the local queue.
     pub(in crate::sync) fn join(
         locks: &Arc<Registry>,
         entry: AcquireRequest,
@@ -34,7 +34,7 @@ impl Ticket {
         Self::stand(locks, entry, until, VecDeque::push_back, None)
     }
 
-    /// The same for a caller whose own question has met `trouble`.
+    /// Does the same for a caller whose own question failed with `trouble`.
     pub(in crate::sync) fn join_after(
         locks: &Arc<Registry>,
         trouble: Error,
@@ -44,8 +44,7 @@ impl Ticket {
         Self::stand(locks, entry, until, VecDeque::push_back, Some(trouble))
     }
 
-    /// Puts the caller, who asked the server for those who have come since, at the head of the
-    /// line.
+    /// Puts the caller at the head of the local queue: it asked the server while the others came.
     pub(in crate::sync) fn lead(
         locks: &Arc<Registry>,
         entry: AcquireRequest,
@@ -69,7 +68,8 @@ impl Ticket {
             reply,
         };
         let (nudge, idle) = locks.push(waiting, place, trouble);
-        // Whoever asks or queues for it may stand still, or end, with another runtime.
+        // The caller or the task that asks for this waiter may stand still, or end, with another
+        // runtime. A keeper task on this runtime then takes over.
         locks.keeper().man(&asks.client);
         if idle {
             QueueTask::ensure(locks, &asks.keys, asks.client.clone(), None);
@@ -82,31 +82,33 @@ impl Ticket {
         }
     }
 
-    /// Waits for the grant. `None` if it was taken back, since nobody polled this when it came.
+    /// Waits for the grant. `None` if it was taken back, because this was not polled when it came.
     pub(in crate::sync) async fn granted(&mut self) -> Result<Option<Held>> {
         match (&mut self.answer).await {
             Ok(Ok(held)) => Ok(held.take().then_some(held)),
             Ok(Err(error)) => Err(error),
-            // It was taken out of the line: nobody polled this when its wait was over.
+            // The waiter was taken out of the queue, because this was not polled when its wait was
+            // over.
             Err(_) => Err(self.expired()),
         }
     }
 
-    /// Starts another campaign if the current one has stalled, and a keeper task if this runtime
+    /// Starts another queue task if the current one stands still, and a keeper task if this runtime
     /// has none.
     pub(in crate::sync) fn see_to_it(&self) {
         self.locks.keeper().man(&self.asks.client);
         QueueTask::see_to(&self.locks, &self.asks.keys, &self.asks.client);
     }
 
-    /// Why the wait ended without a grant.
+    /// Returns why the wait ended without a grant.
     pub(in crate::sync) fn expired(&self) -> Error {
         let lines = self.locks.lines();
         let line = lines.get(&self.asks.keys.name);
         if let Some(trouble) = line.and_then(LocalQueue::trouble) {
             return trouble;
         }
-        // That others held it a while ago is not the reason when the server does not answer now.
+        // If the server does not answer now, the cause is not that another client held the lock a
+        // while ago.
         let line = line.filter(|line| !line.is_unanswered());
         if let Some(holder) = line.and_then(|line| line.holder.as_ref()) {
             return contended(&format!("its holder has {holder}"));
@@ -118,6 +120,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        // Closed before the queue task looks: it removes waiters by that.
         self.answer.close();
         self.nudge.notify_one();
         self.locks.left(&self.asks.keys.name);
@@ -131,7 +134,7 @@ fn contended(why: &str) -> Error {
     )
 }
 
-/// The server was asked for others, and says nothing.
+/// Returns the error for a wait in which the server did not answer.
 fn unanswered(entry: &AcquireRequest) -> Error {
     let silence = || {
         Error::new(
@@ -167,7 +170,7 @@ mod tests {
         }
     }
 
-    /// The next question is under way, and not for long.
+    /// The next question is in flight, and not for long.
     #[tokio::test]
     async fn a_waiter_that_gives_up_is_told_what_the_last_question_has_met() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
@@ -184,7 +187,7 @@ mod tests {
         assert_eq!(told.fate(), Fate::NotExecuted);
     }
 
-    /// The first has left between the answer to its question and the delivery.
+    /// The first waiter has left between the answer to its question and the delivery.
     #[tokio::test]
     async fn a_grant_is_not_delivered_to_a_waiter_on_other_terms() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
@@ -201,7 +204,7 @@ mod tests {
         assert_eq!(guard.expect("in time").hold.fence, Fence(1));
     }
 
-    /// The campaign of others may have heard of the server since the caller's question failed.
+    /// The queue task of others may have had an answer since the caller's question failed.
     #[tokio::test]
     async fn what_the_server_has_said_since_is_not_overwritten_by_an_old_failure() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");

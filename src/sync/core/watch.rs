@@ -1,12 +1,12 @@
-//! `Watch`: callers' futures on which others depend, looked after by the keeper.
+//! `Watch`: callers' futures on which others depend. The keeper looks at them.
 //!
-//! Invariant: what others depend on is never longer in the hands of a future that nobody polls than
-//! a few looks take. There are two such things. A question that a caller asks by itself, which is
-//! what makes an uncontended `acquire` fast: the others of the process wait for its answer, and the
-//! server may have granted the lock to it. And a grant that was handed to a waiter. Each is either
-//! taken off by its caller, who then has it, or by the keeper, which then releases it. When such a
-//! caller is polled again, it joins the end of the line, and sends nothing of its former question.
-//! Other work of theirs runs in tasks.
+//! Invariant: a future that nobody polls keeps nothing that others depend on for longer than a few
+//! looks take. Two such things exist. The first is a question that a caller asks by itself, which
+//! makes an uncontended `acquire` fast. The others of the process wait for its answer, and the
+//! server may have granted it the lock. The second is a grant that was handed to a waiter. Each is
+//! taken off either by its caller, who then has it, or by the keeper, which then releases it. When
+//! such a caller is polled again, it joins the end of the local queue, and sends nothing of its
+//! former question. All other work of callers runs in tasks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,19 +25,20 @@ pub(in crate::sync) struct Watch {
 #[derive(Debug)]
 struct Watched<T> {
     it: Arc<T>,
-    /// How far it had come at the last look.
+    /// How far the caller's task had come at the last look. `None` before the first.
     beat: Option<Beat>,
-    /// How many looks in a row have found nobody there.
+    /// How many looks in a row have found that it was not polled.
     missed: u8,
 }
 
 /// What a look has found.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Found {
-    /// Questions and offers that nobody polls for.
+    /// Questions and offers whose callers are not polled.
     pub(in crate::sync) questions: Vec<Arc<Question>>,
     pub(in crate::sync) offers: Vec<Arc<Hold>>,
-    /// Questions whose callers are to be polled before the next look.
+    /// Questions whose callers are woken. If they are polled before the next look, they are only
+    /// slow.
     pub(in crate::sync) to_wake: Vec<Arc<Question>>,
 }
 
@@ -46,7 +47,7 @@ impl Watch {
         self.asked.is_empty() && self.offered.is_empty()
     }
 
-    /// A caller asks the server.
+    /// Watches a question that a caller asks.
     pub(in crate::sync) fn ask(&mut self, question: Arc<Question>) {
         let watched = Watched {
             it: question,
@@ -56,12 +57,13 @@ impl Watch {
         self.asked.insert(watched.it.owner, watched);
     }
 
-    /// The caller has its answer, or has left. `None` if the question was taken from it.
+    /// Takes a question off, because its caller has its answer or has left. `None` if the keeper
+    /// has taken it.
     pub(in crate::sync) fn answered(&mut self, owner: Owner) -> Option<Arc<Question>> {
         self.asked.remove(&owner).map(|watched| watched.it)
     }
 
-    /// A waiter was handed a grant.
+    /// Watches a grant that was handed to a waiter.
     pub(in crate::sync) fn offer(&mut self, hold: Arc<Hold>) {
         self.offered.push(Watched {
             it: hold,
@@ -70,10 +72,11 @@ impl Watch {
         });
     }
 
-    /// Looks after all of them, and takes off those that nobody has been there for.
+    /// Looks at all of them, and takes off those whose callers were not polled for some looks.
     pub(in crate::sync) fn look(&mut self) -> Found {
         for watched in self.asked.values_mut() {
             let beat = Some(watched.it.pulse.now());
+            // The same count as at the last look: it was not polled since.
             let stood = std::mem::replace(&mut watched.beat, beat) == beat;
             watched.missed = if stood { watched.missed + 1 } else { 0 };
         }
@@ -84,6 +87,7 @@ impl Watch {
             ..Found::default()
         };
         for question in &found.questions {
+            // Set under the keeper's lock: from here on, the caller's `answered` finds nothing.
             question.taken_over.store(true, Ordering::SeqCst);
         }
         let asked = self.asked.values();
@@ -91,9 +95,12 @@ impl Watch {
             .to_wake
             .extend(asked.map(|watched| watched.it.clone()));
         self.offered.retain_mut(|watched| {
+            // Taken, or ended. Nobody takes an offer off when it is taken, so the look does.
             if !watched.it.is_offered() {
                 return false;
             }
+            // A waiter takes its grant at its next poll, so an offer that is still open was not
+            // polled.
             watched.missed += 1;
             let left = watched.missed >= MOST_MISSED;
             if left {
@@ -105,7 +112,8 @@ impl Watch {
     }
 }
 
-/// More than one: a process that was stopped, or is short of time, is given a chance to answer.
+/// How many looks a caller may miss. More than one, so that a process that was stopped, or is short
+/// of time, has a chance to answer.
 const MOST_MISSED: u8 = 3;
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Purpose: take the lock away from its holder, tell it so, and hand the lock to the next waiter.
+-- Purpose: take the lock away from its holder, notify the holder, and hand the lock to the next waiter.
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue

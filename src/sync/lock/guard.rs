@@ -1,6 +1,7 @@
-//! `Guard`: a held lock.
+//! `Guard`: a held lock, as the user has it.
 //!
-//! Invariant: dropping a guard never blocks, spawns or waits: it leaves a note for the keeper.
+//! Invariant: the drop of a guard never blocks, spawns or waits. It leaves a note for the keeper.
+//! `Lock` makes guards.
 
 use std::fmt;
 use std::pin::pin;
@@ -18,10 +19,10 @@ use crate::sync::core::release::release;
 use crate::sync::fence::Fence;
 use crate::sync::loss::LossReason;
 
-/// A lock that is held; made by [`Lock::acquire`](super::Lock::acquire).
+/// A lock that is held, made by [`Lock::acquire`](super::Lock::acquire).
 ///
-/// It renews its lease by itself, as long as it lives. [`release`](Self::release) gives the lock
-/// up; dropping the guard does so too, in the background.
+/// As long as it lives, it renews its lease by itself. [`release`](Self::release) gives the lock
+/// up. Dropping the guard does so too, in the background.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
     held: Held,
@@ -32,17 +33,18 @@ impl Guard {
     pub(in crate::sync) fn new(held: Held, locks: Arc<Registry>) -> Self {
         Self { held, locks }
     }
-    /// The fence of this grant: pass it to what the lock protects.
+    /// Returns the fence of this grant. Pass it to what the lock protects.
     pub fn fence(&self) -> Fence {
         self.held.hold.fence
     }
 
-    /// Whether the lock is still held, as far as this process can prove. No I/O.
+    /// Returns whether the lock is still held, as far as this process can prove. No I/O.
     pub fn is_held(&self) -> bool {
         self.held.hold.status().is_ok()
     }
 
-    /// How long the lock is surely held without another renewal; zero once it is lost. No I/O.
+    /// Returns how long the lock is surely held without another renewal. Zero once it is lost. No
+    /// I/O.
     pub fn remaining(&self) -> Duration {
         match self.held.hold.status() {
             Ok(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -50,16 +52,17 @@ impl Guard {
         }
     }
 
-    /// Why the lock was lost; `None` while it is held. No I/O.
+    /// Returns why the lock was lost. `None` while it is held. No I/O.
     pub fn loss(&self) -> Option<LossReason> {
         match self.held.hold.status() {
             Err(End::Lost(reason)) => Some(reason),
+            // A hold that was released is not lost.
             _ => None,
         }
     }
 
-    /// Waits until the lock is lost, and says why. No I/O: it fires at the local deadline even
-    /// when the server never answers.
+    /// Waits until the lock is lost, and returns the reason. No I/O: it returns at the local
+    /// deadline even if the server never answers.
     ///
     /// # Cancel safety
     /// Safe.
@@ -67,13 +70,13 @@ impl Guard {
         self.held.hold.lost().await
     }
 
-    /// Releases the lock; the next waiter gets it at once.
+    /// Releases the lock. The next waiter gets it at once.
     ///
     /// # Errors
-    /// `Lost` when it was no longer held. `WrongType` when something else, or a client of another
+    /// `Lost` if the lock was no longer held. `WrongType` if something else, or a client of another
     /// format, has written to the keys of the lock. Any other error means that the server could not
-    /// be asked: the release is tried again in the background until the lease has run out. How long
-    /// this takes is limited by the deadline of the client, not by
+    /// be asked. The release is then tried again in the background until the lease has run out. The
+    /// deadline of the client limits how long this call takes, not
     /// [`Lock::deadline`](super::Lock::deadline).
     ///
     /// # Cancel safety
@@ -84,6 +87,7 @@ impl Guard {
             return Err(reason.error(&self.held.hold.keys.name));
         }
         let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = self.held.hold.keys.name.shown().as_str(), fence = %self.held.hold.fence);
+        // Pinned here, because it is large: the span around it would hold a copy.
         let released = pin!(release(&self.locks, &self.held, now));
         released.instrument(span).await
     }

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Purpose: tell who holds the lock and who waits for it.
+-- Purpose: report who holds the lock and who waits for it.
 -- KEYS: 1 lock
 -- KEYS: 2 fence counter of the bucket
 -- KEYS: 3 queue

@@ -1,16 +1,18 @@
 //! What `Lock::inspect` reports.
+//!
+//! Invariant: it is as the server knows it at one moment, in one script. `Lock::inspect` makes it.
 
 use std::time::Duration;
 
 use crate::sync::fence::Fence;
 
-/// What [`Lock::inspect`](super::Lock::inspect) tells.
+/// What [`Lock::inspect`](super::Lock::inspect) reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockInfo {
-    /// Who holds the lock; `None` when it is free.
+    /// The holder of the lock. `None` if it is free.
     pub holder: Option<Holder>,
-    /// Who waits, in order: one entry for each process, not for each task; at most 100.
+    /// The waiters in their order: one entry for each process, not for each task. At most 100.
     pub queue: Vec<Waiter>,
 }
 
@@ -20,9 +22,9 @@ pub struct LockInfo {
 pub struct Holder {
     /// The fence of its grant.
     pub fence: Fence,
-    /// What is left of its lease, unless it renews it.
+    /// How long its lease lasts if it is not renewed.
     pub remaining: Duration,
-    /// What it says of itself.
+    /// The text that it gave as [`Lock::metadata`](super::Lock::metadata).
     pub metadata: String,
 }
 
@@ -32,6 +34,6 @@ pub struct Holder {
 pub struct Waiter {
     /// How long it has waited.
     pub waiting: Duration,
-    /// What its first waiter says of itself.
+    /// The text that its first waiter gave as [`Lock::metadata`](super::Lock::metadata).
     pub metadata: String,
 }

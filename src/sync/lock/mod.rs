@@ -1,9 +1,10 @@
 //! Locks with fences: [`Lock`], its [`Guard`], and what [`Lock::inspect`] reports.
 //!
-//! Invariant: a [`Guard`] that says it is held is held on the server, as long as the two clocks
-//! run at the same rate within 1 %: its local deadline counts from before the command was sent
-//! that granted or renewed the lease. Whatever becomes of a call, a lease that no guard stands for
-//! is released by the keeper. The mechanism is in `sync/core`; this is its face.
+//! Invariant: while a [`Guard`] reports that it is held, it is held on the server, as long as the
+//! two clocks run at the same rate within 1 %. Its local deadline counts from before the command
+//! was sent that granted or renewed the lease. Whatever becomes of a call, the keeper releases a
+//! lease that has no guard. The mechanism is in `sync/core`, and this is its face. [`Client::lock`]
+//! makes locks.
 
 mod guard;
 mod inspect;
@@ -41,7 +42,7 @@ script!(INSPECT = "inspect.lua" after "../core/prelude.lua");
 
 /// A named lock, made by [`Client::lock`]. It does nothing until it is acquired.
 ///
-/// Cloning gives another handle on the same name. Locks of one name exclude each other over all
+/// A clone is another handle on the same name. Locks of one name exclude each other over all
 /// processes that use the same server and namespace.
 #[derive(Clone)]
 #[must_use = "a lock excludes nobody until it is acquired"]
@@ -59,7 +60,8 @@ pub struct Lock {
 }
 
 impl Client {
-    /// The lock called `name`. The first call returns `InvalidInput` if the name is invalid.
+    /// Returns the lock with this name. The first call returns `InvalidInput` if the name is
+    /// invalid.
     pub fn lock(&self, name: &str) -> Lock {
         let name = self.name(name);
         let keys = Keys::of(self, &name).map(Arc::new);
@@ -78,71 +80,73 @@ impl Client {
 }
 
 impl Lock {
-    /// How long the server keeps the lock for a holder it no longer hears from: 30 s by default,
-    /// at least 10 ms. A live guard renews itself at a third of it.
+    /// Sets how long the server keeps the lock for a holder that no longer renews it: 30 s by
+    /// default, at least 10 ms. A live guard renews the lease at a third of it.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How long [`acquire`](Self::acquire) waits for the lock; by default as long as
+    /// Sets how long [`acquire`](Self::acquire) waits for the lock. The default is
     /// [`deadline`](Self::deadline).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// How long a call may take in all that does not wait for the lock, retries included: by
-    /// default as the client [says](crate::ClientBuilder::deadline). More than 100 years count as
-    /// 100 years.
+    /// Sets how long a call may take for everything except the wait for the lock, retries included.
+    /// The default is that of the [client](crate::ClientBuilder::deadline). More than 100 years
+    /// count as 100 years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.patience = self.patience.within(deadline);
         self
     }
 
-    /// What calls of this lock do while its server is out: by default as the client
-    /// [says](crate::ClientBuilder::on_outage). Guards go on being renewed, and are released,
-    /// whatever this says; and a call that waits for the lock already goes by [`wait`](Self::wait).
+    /// Sets what calls of this lock do while its server is out. The default is that of the
+    /// [client](crate::ClientBuilder::on_outage). Guards are renewed and released in any case. A
+    /// call that waits for the lock already is limited by [`wait`](Self::wait) instead.
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.patience.on_outage = on_outage;
         self
     }
 
-    /// Fails at once while the server is out, instead of waiting for it: the same as
+    /// Fails at once while the server is out, instead of waiting for it. Short for
     /// [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
     pub fn fail_fast(self) -> Self {
         self.on_outage(OnOutage::FailFast)
     }
 
-    /// The longest time that one guard may hold the lock, renewals included; no limit by default.
-    /// Past it the guard is lost and the lock released, so that a hung holder blocks nobody.
+    /// Sets the longest time that one guard may hold the lock, renewals included. No limit by
+    /// default. After it, the guard is lost and the lock is released, so a hung holder blocks no
+    /// other.
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.max_hold = Some(limit);
         self
     }
 
-    /// A text for [`inspect`](Self::inspect), to tell people who holds the lock: at most 1 KiB.
-    /// It is stored on the server; keep secrets out of it.
+    /// Sets a text of at most 1 KiB, with which [`inspect`](Self::inspect) tells people who holds
+    /// the lock. The server stores it, so keep secrets out of it.
     pub fn metadata(mut self, text: &str) -> Self {
         self.metadata = text.into();
         self
     }
 
-    /// Acquires the lock, in the order of arrival, waiting up to [`wait`](Self::wait).
+    /// Acquires the lock, in the order of arrival. Waits up to [`wait`](Self::wait).
     ///
     /// # Errors
-    /// `Contended` when the server says that it was not free in time; `InvalidInput` for a bad name
-    /// or duration; `WrongType` when another version of hedgerow writes the locks of the namespace
-    /// in another format; else what kept the server from answering. After any error the lock is not
-    /// held: should the server have granted it unheard, it is released behind the scenes.
+    /// `Contended` if the server says that the lock was not free in time. `InvalidInput` if the
+    /// name or a duration is invalid. `WrongType` if another version of hedgerow writes the locks
+    /// of the namespace in another format. Otherwise, what kept the server from answering. After
+    /// any error the lock is not held. If the server has granted it and the answer was lost, it is
+    /// released in the background.
     ///
     /// # Cancel safety
-    /// Safe: a dropped call gives up its place in the queue and, if it was granted, the lock. A
-    /// call that is kept and not polled loses them, too, after about half a second; polled again,
-    /// it joins the end of the line.
+    /// Safe: a dropped call gives up its position in the queue and, if the lock was granted, the
+    /// lock. A call that is kept and not polled loses them, too, after about half a second. When it
+    /// is polled again, it joins the end of the local queue.
     pub async fn acquire(&self) -> Result<Guard> {
         let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
-        // Pinned here, for it is large: the span around it would hold a copy.
+        // Pinned here, because it is large: the span around it would hold a copy.
         let acquired = pin!(self.acquired());
         acquired.instrument(span).await
     }
@@ -158,7 +162,9 @@ impl Lock {
         let locks = &self.locks;
         let now = Instant::now();
         let deadline = self.patience.deadline_from(now).at_most(until);
+        // The uncontended case: the caller asks by itself, without a task.
         let Some(attempt) = FirstTry::begin(locks, &entry, deadline, now) else {
+            // The local queue waits out an outage, which this call must not do.
             if deadline.on_outage == OnOutage::FailFast
                 && let Some(outage) = locks.outage(&entry)
             {
@@ -174,7 +180,7 @@ impl Lock {
         match reply.and_then(|reply| AcquireReply::read(&reply)) {
             Ok(AcquireReply::Granted(fence, sent)) => match attempt.won(&entry, fence, sent) {
                 Some(held) => Ok(self.guard(held)),
-                // Nobody was there to take it, and so it was given back.
+                // The keeper had taken the question over, and has given the lock back.
                 None => self.waited(locks, entry, until).await,
             },
             Ok(AcquireReply::Busy {
@@ -199,11 +205,13 @@ impl Lock {
                 if self.gives_up(&error) || Instant::now() >= until {
                     return Err(error.with_key(&self.name));
                 }
-                // Another question, under another owner, from the line.
+                // Another question, under another owner, from the local queue. The first owner may
+                // still be granted the lock, and is left to the keeper.
                 let fate = error.fate();
                 let ticket = Ticket::join_after(locks, error, entry.clone(), until);
                 let waited = self.waiting(locks, ticket, entry, until).await;
                 waited.map_err(|error| match error.fate() {
+                    // The wait has sent nothing, but the first question may have been executed.
                     Fate::NotExecuted => error.with_fate(fate),
                     _ => error,
                 })
@@ -211,7 +219,7 @@ impl Lock {
         }
     }
 
-    /// Acquires the lock if it is free now; `None` if it is not, or if others wait for it.
+    /// Acquires the lock if it is free now. Returns `None` if it is not, or if others wait for it.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without `Contended`.
@@ -229,6 +237,8 @@ impl Lock {
             let attempt = match FirstTry::begin(locks, &entry, deadline, now) {
                 Some(attempt) => attempt,
                 None if locks.waited_for(&entry)? => return Ok(None),
+                // No recent answer says that others wait for the lock, so this call asks for
+                // itself.
                 None => FirstTry::aside(locks, &entry, deadline, now),
             };
             let call = entry.acquire(attempt.owner(), Queueing::No);
@@ -240,7 +250,8 @@ impl Lock {
                     if let Some(held) = attempt.won(&entry, fence, sent) {
                         return Ok(Some(self.guard(held)));
                     }
-                    // Nobody was there to take it, and so it was given back: asks again.
+                    // The keeper had taken the question over, and has given the lock back: asks
+                    // again.
                 }
                 Ok(AcquireReply::Busy { .. }) => {
                     attempt.lost();
@@ -254,12 +265,13 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock, and drops it in mid-flight if the lock is lost.
+    /// Runs `body` while holding the lock. If the lock is lost, drops `body` at its next await
+    /// point.
     ///
     /// # Errors
-    /// As [`acquire`](Self::acquire); `Lost` when the lock was lost before `body` ended, also if
-    /// that is found only when it is released. What the body did until then stays done: let the
-    /// resource check the fence.
+    /// As [`acquire`](Self::acquire). `Lost` if the lock was lost before `body` ended, also if that
+    /// is found only by the release. What the body has done until then stays done: let the resource
+    /// check the fence.
     ///
     /// # Cancel safety
     /// Safe: the body is dropped and the lock released.
@@ -270,6 +282,7 @@ impl Lock {
     {
         let guard = self.acquire().await?;
         let output = tokio::select! {
+            // The loss comes first: once it is known, the body must not be polled again.
             biased;
             reason = guard.lost() => return Err(reason.error(&self.name)),
             output = body(guard.fence()) => output,
@@ -281,13 +294,14 @@ impl Lock {
             if error.kind() == ErrorKind::Lost {
                 return Err(error);
             }
-            // The body ended while the lock was held; the keeper goes on releasing it.
+            // The body ended while the lock was held, so its output counts. The keeper goes on
+            // releasing.
             tracing::debug!(target: "hedgerow::lock", lock = self.name.shown().as_str(), %error, "release is left to the keeper");
         }
         Ok(output)
     }
 
-    /// Who holds the lock and who waits for it, as the server knows.
+    /// Returns who holds the lock and who waits for it, as the server reports.
     ///
     /// # Errors
     /// What kept the server from answering.
@@ -324,15 +338,15 @@ impl Lock {
         })
     }
 
-    /// Takes the lock away from whoever holds it; their guard is told at once. Returns whether
-    /// anybody held it. The next waiter gets it.
+    /// Takes the lock away from its holder. The holder's guard is told at once. Returns whether the
+    /// lock was held. The next waiter gets it.
     ///
     /// # Errors
-    /// What kept the server from answering. After an indeterminate error,
-    /// [`inspect`](Self::inspect) before you try again: the next holder may have it by then.
+    /// What kept the server from answering. After an indeterminate error, call
+    /// [`inspect`](Self::inspect) before you try again: the next holder may have the lock by then.
     ///
     /// # Cancel safety
-    /// The lock is broken or not.
+    /// If the call is dropped, the lock is broken or not.
     pub async fn break_lock(&self) -> Result<bool> {
         let entry = self.entry()?;
         let reply = self
@@ -347,7 +361,7 @@ impl Lock {
         }
     }
 
-    /// Sees to it that all clients write locks in one format, trying from `now` until `until`.
+    /// Agrees with all other clients on one format of locks. Tries from `now` until `until`.
     async fn agree(&self, entry: &AcquireRequest, mut now: Instant, until: Instant) -> Result<()> {
         let mut met = None;
         loop {
@@ -360,7 +374,8 @@ impl Lock {
                 return Ok(());
             };
             let error = match met {
-                // The time was over before it could be asked again: what it has met says more.
+                // The time was over before the server could be asked again. The earlier error says
+                // more.
                 Some(met) if error.kind() == ErrorKind::Timeout => met,
                 _ => error,
             };
@@ -373,13 +388,13 @@ impl Lock {
         }
     }
 
-    /// Whether there is no use in waiting for the server after `error`.
+    /// Returns whether it is useless to wait for the server after `error`.
     fn gives_up(&self, error: &Error) -> bool {
         let fails_fast = self.patience.on_outage == OnOutage::FailFast && error.kind().is_outage();
         fails_fast || error.fate() == Fate::Refused
     }
 
-    /// Waits behind others of this process.
+    /// Waits in the local queue, behind others of this process.
     async fn waited(
         &self,
         locks: &Arc<Registry>,
@@ -390,7 +405,8 @@ impl Lock {
         self.waiting(locks, ticket, entry, until).await
     }
 
-    /// Waits in line. In a box, for it is large: a lock that is free need not have room for it.
+    /// Waits for `ticket`. In a box, because it is large: the acquire of a free lock need not have
+    /// room for it.
     fn waiting<'l>(
         &'l self,
         locks: &'l Arc<Registry>,
@@ -403,7 +419,7 @@ impl Lock {
                 let look = Instant::now() + LOOK;
                 match timeout_at(until.min(look), ticket.granted()).await {
                     Ok(Ok(Some(held))) => return Ok(self.guard(held)),
-                    // It was granted while nobody polled this, and taken back.
+                    // The lock was granted while this was not polled, and taken back.
                     Ok(Ok(None)) => ticket = Ticket::join(locks, entry.clone(), until),
                     Ok(Err(error)) => return Err(error.with_key(&self.name)),
                     Err(_) if Instant::now() < until => ticket.see_to_it(),
@@ -464,8 +480,10 @@ impl fmt::Debug for Lock {
 /// The pause after a question about the format that was not answered.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// How often a waiter looks whether its process still queues for it.
+/// How often a waiter checks that a task of its process still queues for it.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A lease must outlast a few round trips.
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);
+/// In bytes.
 const LONGEST_METADATA: usize = 1024;
