@@ -1,4 +1,6 @@
-//! What a caller can do with a cache, one verb a file. Only these use what is below them together.
+//! What a caller can do with a cache, one verb per file.
+//!
+//! Invariant: only the verbs use reading and loading together. Users call them on a `Cache`.
 
 mod get;
 mod invalidate;
