@@ -64,6 +64,7 @@ impl Load {
     ) -> Result<Granted<V>> {
         let client = self.order.cache.client.clone();
         let key = self.order.place.name.clone();
+        // Opened before the first request, so that no end of the lease is missed.
         let mut listener = self.order.state.listeners.open(&self.order.place.value);
         let mut promised = Backoff::new(SHORTEST_PROMISED, LONGEST_PROMISED, SPREAD);
         let mut unheard = Backoff::new(SHORTEST_UNHEARD, LONGEST_UNHEARD, SPREAD);

@@ -47,8 +47,10 @@ impl Failure {
                 causes.collect::<Vec<_>>().join(": ")
             }
             ErrorKind::Encode | ErrorKind::TooLarge => error.text().to_owned(),
+            // For the other kinds, `error` has the text.
             _ => String::new(),
         };
+        // An error of a kind without a code is not recorded.
         CODES.iter().find(|(_, kind)| *kind == error.kind())?;
         Some(Self {
             kind: error.kind(),

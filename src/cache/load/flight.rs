@@ -141,6 +141,7 @@ impl Flights {
         began: Instant,
         silence: Duration,
     ) -> Option<Follower> {
+        // A count that is out of date costs a read at most: `board` looks again, under the lock.
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -228,6 +229,7 @@ impl Flights {
         if LoadChain::any(|running| {
             running.placed.load(Ordering::Relaxed) && std::ptr::eq(&*running.flights, self)
         }) {
+            // The notification is kept if the flight does not wait for a permit yet.
             flight.urgent.notify_one();
         }
     }
@@ -369,6 +371,8 @@ impl Flight {
     /// Shows, for as long as this is polled, that the task of the flight runs.
     pub(in crate::cache) async fn beats(&self) -> std::convert::Infallible {
         loop {
+            // Polled by the task of the flight: there is no beat while its runtime is not driven,
+            // or its loader blocks the thread.
             tokio::time::sleep(BEAT).await;
             let since = self.opened.elapsed().as_millis();
             let since = u64::try_from(since).unwrap_or(u64::MAX);
@@ -400,6 +404,7 @@ impl Leader {
     /// Notes that the load begins. A call that begins from now on may begin after an invalidation
     /// that the load does not know of.
     pub(in crate::cache) fn begin_load(&self) {
+        // Under the lock, so that each call that joins is known to be early or late.
         let _open = self.flights.open();
         self.flight.load_began.get_or_init(Instant::now);
     }
@@ -448,6 +453,7 @@ impl Closed<'_> {
     /// Gives the followers an outcome. Only the first call counts.
     pub(in crate::cache) fn settle(&self, outcome: Outcome) {
         self.0.flight.outcome.send_if_modified(|settled| {
+            // A later outcome is that of a load that went on after the followers had theirs.
             let first = settled.is_none();
             if first {
                 *settled = Some(outcome);
@@ -459,6 +465,7 @@ impl Closed<'_> {
 
 impl Drop for Leader {
     fn drop(&mut self) {
+        // Without effect if the flight is settled: only the first outcome counts.
         self.close().settle(Outcome::Again);
     }
 }
@@ -506,6 +513,7 @@ impl Follower {
             let outcome = match settled {
                 Ok(outcome) => outcome,
                 Err(_) if Instant::now() >= until => return None,
+                // Its runtime may not be driven any more: an outcome might never come.
                 Err(_) if self.flight.is_silent(silence) => return Some(Outcome::Again),
                 Err(_) if self.flight.is_unanswered(self.joined, self.limit) => {
                     return Some(self.unanswered());
@@ -555,6 +563,8 @@ impl LoadChain {
             flights: flights.clone(),
             key: key.clone(),
             placed: AtomicBool::new(false),
+            // Taken in the task of the caller: the task of the flight, spawned later, does not
+            // inherit it.
             outer: RUNNING.try_with(Arc::clone).ok(),
         })
     }

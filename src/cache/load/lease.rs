@@ -138,6 +138,7 @@ impl LoadLease {
     /// Moves the takeover deadline again and again. Returns when the lease is lost. A renewal that
     /// is not answered is given up in time for the next one, however long calls may take.
     pub(in crate::cache) async fn renewed_until_lost(&self) {
+        // A third, so that one renewal may fail and no other process takes over.
         let pause = self.terms.takeover.duration() / 3;
         let mut asked = Instant::now();
         loop {
@@ -153,6 +154,7 @@ impl LoadLease {
             let deadline = deadline.at_most(asked + pause);
             match self.client.run(call, deadline).await {
                 Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
+                // The lease is gone, and does not come back.
                 Ok(_) => return,
                 Err(error) => {
                     tracing::debug!(target: "hedgerow::cache", key = self.place.name.shown().as_str(), %error, "lease not renewed");
@@ -205,6 +207,7 @@ impl LoadLease {
             .arg(self.fence.load(Ordering::Relaxed))
             .arg(record)
             .arg(ttl.millis());
+        // Not a `change`: the value stays as it is, and the record is never read from a replica.
         let reply = self.client.run(call, deadline).await?;
         let ours = match reply.status()? {
             "OK" => true,
@@ -222,6 +225,8 @@ impl LoadLease {
             .call(self.place.keys())
             .arg(&self.token)
             .arg(self.fence.load(Ordering::Relaxed));
+        // May use the reserve of the queue: as long as the lease stays, other callers wait for a
+        // load that is over.
         match self.client.run(call, deadline.reserved()).await {
             Ok(reply) => {
                 self.open.store(false, Ordering::Relaxed);

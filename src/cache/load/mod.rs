@@ -126,6 +126,7 @@ impl Load {
     /// Ends the flight because the call that opened it has waited long enough. The calls that
     /// joined may have more time, so they ask again.
     pub(super) fn out_of_time<T>(&self) -> Result<T> {
+        // No load has ended, so this must not count as one of the followers' rounds.
         self.open.close().settle(Outcome::NoLoad);
         Err(Rounds::out_of_time())
     }
@@ -135,6 +136,7 @@ impl Load {
     where
         L: Loader<Value = V, Error = Captured>,
     {
+        // So that calls of the cache within the loader know which load they are part of.
         let load = self.running.clone().scope(async move { loader().await });
         // A panic must end as an error, or the followers would learn nothing of the load.
         let load = AssertUnwindSafe(load).catch_unwind();

@@ -70,20 +70,23 @@ impl Rounds {
         self.began + self.terms.max_load.duration() + self.deadline
     }
 
-    /// When a call that has waited in vain for a load stops waiting for others. The other half of
-    /// `max_load` is left for its own load.
+    /// When a call that has waited in vain for a load stops waiting for others: half of `max_load`
+    /// after the call began.
     pub(in crate::cache) fn alone_at(&self) -> Instant {
         self.began + self.terms.max_load.duration() / 2
     }
 
     /// Whether the call loads by itself now.
     pub(in crate::cache) fn alone(&self) -> bool {
+        // A call that has met no useless load yet goes on waiting: a load of others may still serve
+        // it.
         self.used >= MOST || (self.used > 0 && Instant::now() >= self.alone_at())
     }
 
     /// Until when the call waits for the next load of another.
     pub(in crate::cache) fn patience(&self) -> Instant {
         match self.used {
+            // The first wait may last to the end, since a first load may take all of `max_load`.
             0 => self.over(),
             _ => self.alone_at().min(self.over()),
         }

@@ -82,6 +82,7 @@ impl Solos {
         if let Some(passenger) = shared {
             return Seat::Shared(passenger);
         }
+        // Replaces only a load that cannot be shared any more.
         queue.next = Some(flight.clone());
         queue.turns += 1;
         Seat::Own(Turn {
@@ -132,6 +133,7 @@ impl Drop for Turn {
         };
         queue.forget(&self.flight);
         queue.turns -= 1;
+        // Waiting and running loads are all gone, so nothing is left to share.
         if queue.turns == 0 {
             keys.remove(self.flight.key());
         }

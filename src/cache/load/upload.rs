@@ -38,6 +38,7 @@ impl Upload {
         entry: &[u8],
         deadline: Deadline,
     ) -> Result<Option<Self>> {
+        // Small entries travel in the script itself, which saves a command.
         if entry.len() < LARGE {
             return Ok(None);
         }
@@ -46,6 +47,7 @@ impl Upload {
         let mut command = plain("SET", &key);
         let life = deadline.remaining() + GRACE;
         command.arg(entry).arg("PX").arg(life.as_millis() as u64);
+        // Safe to repeat: it writes the same bytes to a key that only this call knows.
         let sent = client.command(command, &key, Retry::Safe, deadline.apart());
         // Whatever became of the upload, nothing is stored.
         sent.await.map_err(Error::of_own_question)?;

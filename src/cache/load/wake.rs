@@ -69,6 +69,7 @@ impl WakeListeners {
     ) -> Option<Key> {
         let pubsub = client.pubsub(value)?;
         let channel = client.load_wake(value)?;
+        // The usual case: one channel serves all loads of this process on that server.
         if pubsub.hears(&channel) {
             return Some(channel);
         }
@@ -114,6 +115,7 @@ impl WakeListeners {
             .ok()
             .and_then(|key| listeners.get(key));
         if let Some(sender) = sender {
+            // Only the latest message counts: a woken flight asks the server in any case.
             sender.send_replace(hint);
         }
     }

@@ -198,6 +198,7 @@ impl Fetch<'_> {
         }
         let client = &self.cache.client;
         let wanted = Wanted::new(self, keys, ring);
+        // Entries and tags in one read, so that a hit costs one trip.
         let found = client.read(&wanted.keys, self.deadline).await?;
         let judged = self.judged(&wanted, &found, ring).await?;
         let mut readings = Vec::with_capacity(judged.len());
@@ -237,6 +238,7 @@ impl Fetch<'_> {
         let missing: Vec<Key> = missing.map(|(key, _)| key.clone()).collect();
         let rest = match missing.is_empty() {
             true => Vec::new(),
+            // Also what is invalid there: the replica may only be behind.
             false => Box::pin(self.on(ring, &missing, ReadFrom::Primary)).await?,
         };
         let mut rest = rest.into_iter();
@@ -266,6 +268,7 @@ impl Fetch<'_> {
         if needed.is_empty() {
             return Ok(judged);
         }
+        // Entries often share their tags. Each is read once.
         needed.sort_unstable();
         needed.dedup();
         // Read after the entries, so these generations may judge them.
@@ -358,6 +361,7 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
     let fetch = Fetch {
         cache,
         tags: Asked { whole, declared },
+        // As the record was written, whatever the values are written in.
         stack: &Stack::default(),
         deadline,
     };

@@ -158,6 +158,7 @@ impl Reader<'_> {
         found: impl FnOnce() -> Shared<V>,
     ) {
         self.has_ended = true;
+        // Removed first: a call that comes now must not wait for a read that is over.
         if let Some(told) = self.take() {
             told.send_replace(Some(Arc::new(found())));
         }
@@ -209,6 +210,7 @@ impl Wait<'_> {
             return Err(Slow);
         };
         let told = told.ok().and_then(|told| Option::clone(&told));
+        // Calls of another type cannot use what was read, and read by themselves.
         let shared = told.and_then(|told| told.downcast::<Shared<V>>().ok());
         let shares = self.shares;
         Ok(shared.filter(|shared| shares || shared.found.is_err()))

@@ -102,6 +102,7 @@ impl Cache {
         for key in keys {
             let value = self.value(key)?;
             let place = match keys.len() {
+                // The usual call needs no map.
                 1 => 0,
                 _ => *known.entry(value.clone()).or_insert(spelt.len()),
             };
@@ -119,6 +120,7 @@ impl Cache {
                 })),
                 Err(error) if self.setup.outage.bypasses(&error) => {
                     self.state().bulkhead.read(&self.setup.name, &error);
+                    // The call finds nothing as a whole, just as it fails as a whole.
                     return Ok(vec![None; keys.len()]);
                 }
                 Err(error) => return Err(error),

@@ -1,7 +1,7 @@
 //! `memoize`: what the caller's own task does.
 //!
 //! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
-//! flight, which outlives its callers. A caller only waits, so dropping its future harms no other.
+//! flight, which outlives its callers. A caller only waits, so dropping it harms no other call.
 //! Users call this.
 
 use std::any::Any;
@@ -71,9 +71,10 @@ impl Cache {
     ///   within `max_load`.
     ///
     /// All calls that wait for a load that fails get its error, and so do calls within
-    /// [`error_ttl`](Self::error_ttl) of it. This does not hold for errors that concern only the
-    /// caller: `Reentrant`, and loads that failed because this process ran too many loads or calls.
-    /// If only storing fails, the loaded value is returned.
+    /// [`error_ttl`](Self::error_ttl) of its end. The error of a loader that made a `Reentrant`
+    /// call, or met too many loads or calls in its process, is not kept: another caller may
+    /// succeed, so the waiting calls ask again. Only the calls that share a load without Redis get
+    /// such an error together. If only storing fails, the loaded value is returned.
     ///
     /// # Cancel safety
     /// Safe. A load that has begun goes on and is stored, if Redis is there to store it.
