@@ -2,7 +2,7 @@
 //! return.
 //!
 //! Invariant: no read that begins after `remove`, `set`, `invalidate_tags` or `clear` has returned
-//! is given a value that was loaded before it.
+//! is given a value that was loaded before it. Users get a `Cache` from [`Client::cache`].
 
 mod config;
 mod entry_keys;

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::tags::Generation;
 use crate::time::Backoff;
 
-/// What came of asking for the lease.
+/// The result of asking for the lease.
 pub(super) enum Granted<V> {
     /// The lease is held. The value must be stamped with these generations.
     Lead(Vec<Generation>),
@@ -196,7 +196,7 @@ impl Load {
                 Ok(Some(value))
             }
             Reading::Miss(miss) => {
-                // Anybody may publish a wake-up, so a load has ended only if the entry shows it. If
+                // Any client may publish a wake-up, so a load has ended only if the entry shows it. If
                 // the entry was removed at once, the next fence shows that the load has ended.
                 if miss.seen == self.seen {
                     closed.settle(Outcome::NoLoad);

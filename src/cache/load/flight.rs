@@ -3,9 +3,8 @@
 //! Invariant: a call that began before the load may take whatever the flight loads. The call that
 //! opened the flight began before it. A call that began later still began before the flight was
 //! closed. It gets a value only if commands that were sent *after* the flight was closed prove the
-//! value.
-//! So no call gets a value that was loaded before an invalidation which had returned when the call
-//! began.
+//! value. So no call gets a value that was loaded before an invalidation which had returned when
+//! the call began.
 //!
 //! Calls share a flight whatever their deadlines. The flight gives the server the longest time that
 //! any of its calls gives it, and each call keeps its own time. A call leaves its flight in one of
@@ -526,8 +525,8 @@ impl Follower {
                 Some(
                     Outcome::Value { proved: false, .. } | Outcome::Failed { proved: false, .. },
                 ) if self.late => Outcome::Again,
-                // An eighth, or calls whose deadlines differ by the time they took to get here
-                // would ask the same again.
+                // An eighth of tolerance: otherwise, calls whose deadlines differ only by the time
+                // they took to get here would ask the same again.
                 Some(Outcome::Unanswered { within, .. }) if self.limit > within + within / 8 => {
                     Outcome::NoLoad
                 }

@@ -181,7 +181,7 @@ mod tests {
             matches!(running, Seat::Shared(_)),
             "it began after the call"
         );
-        // Of a call that begins in the same instant nobody knows.
+        // A call of the same instant may have begun before or after the load.
         let next = own(solos.board(&second, Instant::now(), SILENCE));
         let waiting = solos.board(&third, Instant::now(), SILENCE);
         assert!(

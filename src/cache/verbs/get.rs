@@ -126,7 +126,7 @@ impl Cache {
                 Err(error) => return Err(error),
             }
         }
-        // No key was given twice, so each value already stands at its place.
+        // No key was given twice, so each value is already at its position.
         if spelt.len() == keys.len() {
             return Ok(found);
         }

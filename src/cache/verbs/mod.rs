@@ -1,6 +1,7 @@
 //! What a caller can do with a cache, one verb per file.
 //!
-//! Invariant: only the verbs use reading and loading together. Users call them on a `Cache`.
+//! Invariant: reading and loading know no verb. The verbs put them together. Users call them on a
+//! `Cache`.
 
 mod get;
 mod invalidate;
