@@ -277,6 +277,7 @@ impl Cache {
 
     /// The names of this cache, or the error of a setting that was refused.
     fn names(&self) -> Result<&Names> {
+        // A refused setting fails every call before anything is sent.
         self.terms()?;
         if let Err(error) = &self.setup.error_ttl {
             return Err(error.clone());

@@ -196,8 +196,8 @@ impl Load {
                 Ok(Some(value))
             }
             Reading::Miss(miss) => {
-                // Any client may publish a wake-up, so a load has ended only if the entry shows it. If
-                // the entry was removed at once, the next fence shows that the load has ended.
+                // Any client may publish a wake-up, so a load has ended only if the entry shows it.
+                // If the entry was removed at once, the next fence shows that the load has ended.
                 if miss.seen == self.seen {
                     closed.settle(Outcome::NoLoad);
                 } else {

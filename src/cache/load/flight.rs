@@ -47,7 +47,7 @@ pub(in crate::cache) struct Flights {
 }
 
 /// One execution, and the calls that wait for it. The call that opened it receives its result over
-/// a channel of its own, not from here.
+/// a channel of its own.
 pub(in crate::cache) struct Flight {
     key: Key,
     /// What all calls that share it want of an outage. Calls that fail at once must not wait with
@@ -68,7 +68,8 @@ pub(in crate::cache) struct Flight {
     /// When the load began. It is set and read under the lock of the open flights, or of the solo
     /// loads, so that each call that joins is known to be early or late.
     load_began: OnceLock<Instant>,
-    /// Some call that joined began after the load. Only then the end of the load needs a proof.
+    /// Some call that joined began after the load. Only then the end of the load reads the tags
+    /// again.
     has_late: AtomicBool,
     /// Notified when a load that has a permit of the bulkhead waits for this one.
     urgent: Notify,

@@ -148,6 +148,7 @@ impl Wanted {
         let mut all = Vec::with_capacity(entries + 1 + declared.len());
         all.extend(keys.iter().map(|key| ring.place(key)));
         let mut whole_of = Vec::new();
+        // The keys of the whole cache's tag follow the entries, each of them once.
         for at in 0..entries {
             let own = whole.colocated_key(client, &all[at]);
             let known = all[entries..].iter().position(|known| *known == own);
@@ -333,9 +334,12 @@ impl Fetch<'_> {
             }
             Why::Unreadable(Unreadable::Damaged(error)) => {
                 tracing::warn!(target: "hedgerow::cache", redis_key = &*shown(), %error, "damaged");
+                // In a box: damage is rare, and the future of a hit stays small.
                 Box::pin(discard(client, key, entry, self.deadline)).await;
             }
             Why::Unreadable(Unreadable::Foreign(error)) => {
+                // Not removed: another build, or a caller with another type, may be able to read
+                // it.
                 let foreign = &self.cache.state().foreign;
                 foreign.meet(&self.cache.setup.name, &shown(), &error);
             }

@@ -29,6 +29,7 @@ impl Cache {
     ) -> Request<'_, ()> {
         let tags = self.tags(tags);
         Request::new(self.setup.patience, move |patience| async move {
+            // An invalid tag is reported here, when the request is awaited, and nothing is sent.
             self.invalidate(&tags?, patience.deadline()).await
         })
     }

@@ -71,10 +71,10 @@ impl Cache {
     ///   within `max_load`.
     ///
     /// All calls that wait for a load that fails get its error, and so do calls within
-    /// [`error_ttl`](Self::error_ttl) of its end. The error of a loader that made a `Reentrant`
-    /// call, or met too many loads or calls in its process, is not kept: another caller may
-    /// succeed, so the waiting calls ask again. Only the calls that share a load without Redis get
-    /// such an error together. If only storing fails, the loaded value is returned.
+    /// [`error_ttl`](Self::error_ttl) of its end. If the loader failed because of `Reentrant`, or
+    /// because too many loads or calls ran in its process, its error is not kept: another caller
+    /// may succeed, so the waiting calls ask again. Only calls that share a load which is not
+    /// stored get such an error together. If only storing fails, the loaded value is returned.
     ///
     /// # Cancel safety
     /// Safe. A load that has begun goes on and is stored, if Redis is there to store it.
