@@ -1,7 +1,7 @@
 //! What the handles of one cache share: its settings, and the state of all caches of a client.
 //!
-//! Invariant: a setting is checked when it is made. One that is refused is an error of the first
-//! call.
+//! Invariant: a setting is checked when it is made. A setting that is refused is the error of the
+//! first call. `Cache` builds the settings; all parts of the cache read them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,25 +26,30 @@ pub(super) struct Config {
     pub(super) name: Box<str>,
     pub(super) names: Result<Names>,
     pub(super) stack: Stack,
+    /// As given. Each of the two setters checks both values again.
     pub(super) max_load: Duration,
     pub(super) takeover: Duration,
-    /// Both, checked when they were set.
+    /// Both of them, checked when they were set.
     pub(super) terms: Result<LeaseTimes>,
-    /// How long the failure of a load is kept; `None` for not at all.
+    /// How long the failure of a load is kept. `None` if it is not kept at all.
     pub(super) error_ttl: Result<Option<Ttl>>,
     pub(super) jitter: Jitter,
-    /// A setting that is refused by the first call.
+    /// The error of a setting that was refused. Setters return no error, so the first call returns
+    /// it.
     pub(super) refused: Option<Error>,
     pub(super) read_from: ReadFrom,
     pub(super) outage: Outage,
+    /// The deadline and the behaviour in an outage of each call.
     pub(super) patience: Patience,
+    /// Kept here, so that a call needs no lookup in the client.
     pub(super) state: Arc<CacheState>,
 }
 
-/// What is spelt once per cache.
+/// What is spelt once per cache, and not by each call.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     pub(super) keys: CacheKeys,
+    /// The tag that every entry of the cache carries. `clear` invalidates it.
     pub(super) whole: Tag,
 }
 
@@ -79,9 +84,9 @@ impl CacheState {
 /// How long a lease lasts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeaseTimes {
-    /// After this the loader is dropped.
+    /// After this time the loader is dropped.
     pub(super) max_load: Ttl,
-    /// A leader that is not heard of for so long may be superseded.
+    /// After so much silence, another process may supersede the leader.
     pub(super) takeover: Ttl,
 }
 
@@ -121,7 +126,7 @@ impl Jitter {
         }
     }
 
-    /// The longest that [`spread`](Self::spread) makes of `ttl`.
+    /// The longest TTL that [`spread`](Self::spread) makes of `ttl`.
     pub(super) fn longest(self, ttl: Ttl) -> Ttl {
         match self.0 > 0.0 {
             true => ttl.spread(1.0 + self.0),
@@ -136,17 +141,18 @@ impl Default for Jitter {
     }
 }
 
-/// The longest that a loader may run, unless said otherwise.
+/// How long a loader may run by default.
 pub(super) const MAX_LOAD: Duration = Duration::from_secs(30);
 
-/// How long a leader may be silent, unless said otherwise.
+/// How long a leader may be silent by default.
 pub(super) const TAKEOVER: Duration = Duration::from_secs(10);
 
-/// How long a failed load is remembered, unless said otherwise.
+/// How long a failed load is remembered by default.
 pub(super) const ERROR_TTL: Duration = Duration::from_secs(1);
 
-/// The longest `max_load`: whoever waits for longer does not wait for a cache.
+/// The longest `max_load`. A value that takes longer is better loaded ahead of time and stored with
+/// `set`.
 pub(super) const LONGEST_LOAD: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// More is no jitter, but another TTL.
+/// More would be no jitter, but another TTL.
 const MOST_JITTER: f64 = 0.5;

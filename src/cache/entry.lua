@@ -1,6 +1,6 @@
--- KEYS are, in each script that includes this: the value, then its load lease (a hash: token,
--- fence, takeover, and a field `w:<channel>` for each process that waits; or, in the place of a
--- lease, what a failed load has left: fence, and failed, its record).
+-- KEYS are, in each script that includes this: the value, then its load lease. The lease is a hash:
+-- token, fence, takeover, and a field `w:<channel>` for each process that waits. After a failed
+-- load, the hash holds instead what the load has left: fence, and failed, its record.
 
 -- Whether a key holds a type that the cache does not write.
 local function foreign()
@@ -22,8 +22,8 @@ local function store(entry, ttl)
   redis.call('SET', KEYS[1], stamped, 'PX', ttl)
 end
 
--- Ends the lease and tells the processes that wait for it: '+' and the value's key when a value
--- was stored, '-' when they had better try themselves. Who does not hear it has a timer.
+-- Ends the lease and wakes the processes that wait for it: '+' and the value's key if a value was
+-- stored, '-' if they must ask for the lease themselves. A process that misses this has a timer.
 local function finish(mark)
   local fields = redis.call('HKEYS', KEYS[2])
   redis.call('DEL', KEYS[2])

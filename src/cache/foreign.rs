@@ -1,7 +1,7 @@
-//! Foreign entries: those that are whole, but not readable by this build or as this type.
+//! Foreign entries: entries that are whole, but not readable by this build or as this type.
 //!
-//! Invariant: each that is met is counted, and told of at most once a minute: under a hot key every
-//! call meets one. Met by reads of entries.
+//! Invariant: each foreign entry that is met is counted, and an event reports them at most once a
+//! minute: under a hot key, every call meets one. Reads of entries call this.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +26,7 @@ struct Told {
 }
 
 impl Foreign {
-    /// One was met in `cache`, at `redis_key`, which cannot be read because of `error`.
+    /// Counts one that was met in `cache`, at `redis_key`, and cannot be read because of `error`.
     pub(super) fn meet(&self, cache: &str, redis_key: &str, error: &Error) {
         self.met.fetch_add(1, Ordering::Relaxed);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,6 +35,7 @@ impl Foreign {
         }
         let all = self.met();
         let met = all - std::mem::replace(&mut told.met, all);
+        // Released before the event: a subscriber is the user's code.
         drop(told);
         tracing::info!(target: "hedgerow::cache", cache, redis_key, met, %error, "foreign");
     }

@@ -2,7 +2,7 @@
 //! return.
 //!
 //! Invariant: no read that begins after `remove`, `set`, `invalidate_tags` or `clear` has returned
-//! is given a value that was loaded before it.
+//! is given a value that was loaded before it. Users get a `Cache` from [`Client::cache`].
 
 mod config;
 mod entry_keys;
@@ -33,17 +33,17 @@ use crate::tags::Tag;
 use crate::time::{Deadline, OnOutage, Ttl};
 
 impl Client {
-    /// The cache called `name`. Caches of different names share nothing but tags: invalidating a
-    /// tag reaches every cache of the namespace.
+    /// Returns a handle on the cache called `name`. Caches of different names share nothing but
+    /// tags: invalidating a tag reaches every cache of the namespace.
     ///
-    /// A name that is empty or too long is told by the first call.
+    /// If the name is empty or too long, the first call fails with `InvalidInput`.
     pub fn cache(&self, name: &str) -> Cache {
         let names = match self.namespace().cache(name, 0) {
             Ok(keys) => Ok(Names {
                 keys,
                 whole: Tag::whole_cache(self, name),
             }),
-            // The name of a cache is not hidden.
+            // Never hidden: the names of caches are shown in any case.
             Err(error) => Err(error.with_key(HideKeys::off().show(name))),
         };
         Cache {
@@ -64,6 +64,8 @@ impl Client {
                 outage: Outage::default(),
                 patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
+                // Shared by all handles, so that calls through different handles share flights and
+                // reads.
                 state: self.shared(|| CacheState::of(self)),
             }),
         }
@@ -73,7 +75,7 @@ impl Client {
 /// A cache in Redis whose loads are shared, whose values can be invalidated by tag, and which is
 /// never stale after an invalidation.
 ///
-/// Made by [`Client::cache`]. Cheap to clone; make one and keep it.
+/// [`Client::cache`] makes it. It is cheap to clone: make one and keep it.
 ///
 /// ```no_run
 /// # use std::{io, time::Duration};
@@ -91,11 +93,14 @@ impl Client {
 /// ```
 ///
 /// # What is promised
-/// On one primary that loses no data: no read that begins after [`remove`](Self::remove),
-/// [`set`](Self::set), [`invalidate_tags`](Self::invalidate_tags) or [`clear`](Self::clear) has
-/// returned is given a value that was loaded before it; and there is one load per key in the whole
-/// fleet at a time, while no leader stalls past its [`takeover`](Self::takeover). A caller whose
-/// key is invalidated during three loads of others loads alone then, and that load is not stored.
+/// On one primary that loses no data:
+///
+/// - No read that begins after [`remove`](Self::remove), [`set`](Self::set),
+///   [`invalidate_tags`](Self::invalidate_tags) or [`clear`](Self::clear) has returned is given a
+///   value that was loaded before it.
+/// - One load per key runs in the whole fleet at a time, while no leader stalls past its
+///   [`takeover`](Self::takeover). A caller whose key is invalidated during three loads of others
+///   then loads alone, and that load is not stored.
 #[derive(Clone)]
 pub struct Cache {
     client: Client,
@@ -103,46 +108,48 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// How values are written from now on: CBOR by default. Readers decode whatever they find.
+    /// Sets how values are written from now on: CBOR by default. Readers decode entries of any
+    /// codec, whatever is set here.
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         Arc::make_mut(&mut self.setup).stack.codec = codec;
         self
     }
 
-    /// A cache of the same name whose values are kept apart from those of every other version: 0
-    /// by default.
+    /// Keeps the values of this handle apart from those of every other version. The version is 0 by
+    /// default.
     ///
-    /// Entries say how they were encoded, but not of which type they are. If two builds of a
-    /// service store different types under one key, each finds the other's values unreadable,
-    /// loads its own and stores it over the other's, for as long as both run. So give the cache
-    /// a new version when the type of its values changes in a way that the old build cannot
-    /// read, or the new one: a field that was renamed, removed or changed its type, an enum
-    /// with a new variant. What `#[serde(default)]` or [`Option`] makes readable needs none.
+    /// Entries state how they were encoded, but not their type. If two builds of a service store
+    /// different types under one key, each finds the other's values unreadable, loads its own and
+    /// stores it over the other's, for as long as both run. So give the cache a new version when
+    /// the type of its values changes in a way that the old or the new build cannot read: a field
+    /// that was renamed, removed or changed its type, or an enum with a new variant. Changes that
+    /// `#[serde(default)]` or [`Option`] makes readable need no new version.
     ///
     /// [`get`](Self::get), [`set`](Self::set), [`memoize`](Self::memoize) and
-    /// [`remove`](Self::remove) see this version only. While two versions run side by side,
+    /// [`remove`](Self::remove) use this version only. While two versions run side by side,
     /// invalidate by tags: [`invalidate_tags`](Self::invalidate_tags) and [`clear`](Self::clear)
     /// reach all versions.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         let keys = self.client.namespace().cache(&setup.name, version);
+        // The tag of the whole cache stays the same, so that `clear` reaches all versions.
         if let (Ok(names), Ok(keys)) = (&mut setup.names, keys) {
             names.keys = keys;
         }
         self
     }
 
-    /// How values are compressed from now on: LZ4 from 4 KiB up by default.
+    /// Sets how values are compressed from now on: LZ4 from 4 KiB up by default.
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
         Arc::make_mut(&mut self.setup).stack.compression = compression;
         self
     }
 
-    /// The longest that a loader may run, 30 s by default and a day at most. It is dropped then,
-    /// and no lease of it is left.
+    /// Sets how long a loader may run at the longest: 30 s by default, and a day at most. After
+    /// that, the loader is dropped, and no lease of it is left.
     ///
     /// A call of [`memoize`](Self::memoize) waits no longer than this and its
     /// [deadline](Self::deadline), also for loads of others. The first call fails with
@@ -155,16 +162,16 @@ impl Cache {
         self
     }
 
-    /// How long a failed load is remembered, 1 s by default, give or take the
+    /// Sets how long a failed load is remembered: 1 s by default, give or take the
     /// [`jitter`](Self::jitter).
     ///
-    /// The calls that waited for the load fail with it, in other processes too, and so do the
-    /// calls that come within this time: a database that is down is not asked again by each of
-    /// them in turn. What is kept in Redis is the kind of the error and at most 200 bytes of its
-    /// text; [`remove`](Self::remove), [`set`](Self::set) and invalidations end it.
+    /// The calls that waited for the load fail with its error, also in other processes, and so do
+    /// the calls that come within this time. So a database that is down is not asked again by each
+    /// of them in turn. Redis keeps the kind of the error and at most 200 bytes of its text.
+    /// [`remove`](Self::remove), [`set`](Self::set) and invalidations end that record.
     ///
-    /// Zero turns this off, and keeps the text of the loader's error out of Redis; only callers of
-    /// the process that loads share the error then.
+    /// Zero turns this off, and keeps the text of the loader's error out of Redis. Then only
+    /// callers of the process that loads share the error.
     #[must_use]
     pub fn error_ttl(mut self, ttl: Duration) -> Self {
         let checked = match ttl.is_zero() {
@@ -175,8 +182,8 @@ impl Cache {
         self
     }
 
-    /// By which part of itself the TTL of an entry differs, at random: 0.1 by default, so that
-    /// values which are stored together do not expire together. From 0 to 0.5. With 0 an entry
+    /// Sets by which part of itself the TTL of an entry differs at random: 0.1 by default, from 0
+    /// to 0.5. It keeps values that are stored together from expiring together. With 0, an entry
     /// never outlives the TTL that it was given.
     #[must_use]
     pub fn jitter(mut self, part: f64) -> Self {
@@ -188,8 +195,8 @@ impl Cache {
         self
     }
 
-    /// How long a leader may be silent before another process loads in its place, 10 s by
-    /// default: what the crash of a loading process costs those who wait for it.
+    /// Sets how long a leader may be silent before another process loads in its place: 10 s by
+    /// default. This is what the crash of a loading process costs the callers that wait for it.
     #[must_use]
     pub fn takeover(mut self, takeover: Duration) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
@@ -198,9 +205,9 @@ impl Cache {
         self
     }
 
-    /// Where values are looked for: at the primary by default. With a client that knows of
-    /// replicas ([`replicas`](crate::ClientBuilder::replicas),
-    /// [`sentinels`](crate::ClientBuilder::sentinels)) they may be found at one of those; see
+    /// Sets where values are read: at the primary by default. With a client that knows replicas
+    /// ([`replicas`](crate::ClientBuilder::replicas),
+    /// [`sentinels`](crate::ClientBuilder::sentinels)), values may be read at one of those. See
     /// [`ReadFrom`] for the price.
     #[must_use]
     pub fn read_from(mut self, from: ReadFrom) -> Self {
@@ -208,8 +215,9 @@ impl Cache {
         self
     }
 
-    /// How long a call of this cache may take in all, its loader not counted: by default as the
-    /// client [says](crate::ClientBuilder::cache_deadline). More than 100 years count as 100 years.
+    /// Sets how long a call of this cache may take in all, its loader not counted. By default, the
+    /// client [decides](crate::ClientBuilder::cache_deadline). More than 100 years count as 100
+    /// years.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
@@ -217,44 +225,46 @@ impl Cache {
         self
     }
 
-    /// Whether calls of this cache keep trying while Redis is out, until their deadline, or fail at
-    /// once: by default as the client [says](crate::ClientBuilder::cache_on_outage). What becomes
-    /// of a call that has failed [`outage`](Self::outage) says.
+    /// Sets whether calls of this cache keep trying until their deadline while Redis is out, or
+    /// fail at once. By default, the client [decides](crate::ClientBuilder::cache_on_outage). What
+    /// happens after a call has failed is set by [`outage`](Self::outage).
     #[must_use]
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         Arc::make_mut(&mut self.setup).patience.on_outage = on_outage;
         self
     }
 
-    /// What this cache does while Redis is out: [`Outage::Fail`] by default.
+    /// Sets what this cache does while Redis is out: [`Outage::Fail`] by default.
     #[must_use]
     pub fn outage(mut self, outage: Outage) -> Self {
         Arc::make_mut(&mut self.setup).outage = outage;
         self
     }
 
-    /// How errors, `Debug`, spans and events show the names of this cache's keys and tags: by
-    /// default as the client [says](crate::ClientBuilder::hide_keys), which tells what is covered.
+    /// Sets how errors, `Debug`, spans and events show the names of this cache's keys and tags. By
+    /// default, the client [decides](crate::ClientBuilder::hide_keys); see there for what is
+    /// covered.
     ///
-    /// Set it before [`Memoize::tags`] or [`Set::tags`] name anything. Calls of other handles that
-    /// wait for one load with this one are each told the error as their own handle shows it, but
-    /// for what was hidden by the handle that loads: that stays hidden.
+    /// Set it before [`Memoize::tags`] or [`Set::tags`] name anything. Calls of several handles may
+    /// wait for one load. Each gets the error as its own handle shows it, but a name that the
+    /// loading handle hid stays hidden.
     #[must_use]
     pub fn hide_keys(mut self, hide: HideKeys) -> Self {
         self.client = self.client.hiding(hide);
         self
     }
 
-    /// What all caches of this client have done without Redis so far, under [`Outage::Bypass`].
+    /// Returns what all caches of this client have done without Redis so far, under
+    /// [`Outage::Bypass`].
     pub fn bypassed(&self) -> Bypassed {
         self.state().bulkhead.counted()
     }
 
-    /// How often reads of all caches of this client have met an entry that is whole, but of another
-    /// type, too large, or of a format that this build does not know. Each is a miss. The event
-    /// `foreign` tells of it: at the first, then at most once a minute.
+    /// Returns how often reads of all caches of this client have met an entry that is whole, but of
+    /// another type, too large, or of a format that this build does not know. Each is a miss. The
+    /// event `foreign` reports it: at the first, then at most once a minute.
     ///
-    /// While two builds with different types run side by side this counts how often one undoes the
+    /// While two builds with different types run side by side, this counts how often one undoes the
     /// work of the other: see [`version`](Self::version).
     pub fn foreign(&self) -> u64 {
         self.state().foreign.met()
@@ -265,7 +275,9 @@ impl Cache {
         self.setup.patience.deadline()
     }
 
+    /// The names of this cache, or the error of a setting that was refused.
     fn names(&self) -> Result<&Names> {
+        // A refused setting fails every call before anything is sent.
         self.terms()?;
         if let Err(error) = &self.setup.error_ttl {
             return Err(error.clone());

@@ -1,8 +1,8 @@
 //! What a cache does while Redis cannot serve it.
 //!
-//! Invariant: what takes something out of the cache (`remove`, `invalidate_tags`, `clear`) never
-//! fails silently, since a stale value would be served later. What only makes things faster may be
-//! done without. Asked by the verbs of the cache and by the load of a flight.
+//! Invariant: calls that take something out of the cache (`remove`, `invalidate_tags`, `clear`)
+//! never fail silently, since a stale value would be served later. Calls that only make things
+//! faster may do without Redis. The verbs of the cache and the load of a flight ask here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,25 +16,28 @@ use crate::error::{Error, ErrorKind, Fate, Result};
 /// What a cache does when Redis is out, refuses, or does not answer in time.
 ///
 /// Whatever the policy, [`remove`](super::Cache::remove), [`clear`](super::Cache::clear) and
-/// [`invalidate_tags`](super::Cache::invalidate_tags) tell their errors: an invalidation that was
+/// [`invalidate_tags`](super::Cache::invalidate_tags) return their errors: an invalidation that was
 /// dropped would be a stale value later.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outage {
-    /// Every call says what went wrong.
+    /// Every call reports what went wrong.
     #[default]
     Fail,
-    /// The cache is done without: reads find nothing; `memoize` loads, one load for each key,
-    /// client and [policy for outages](super::Cache::on_outage), at most
-    /// [64](crate::ClientBuilder::loads_without_redis) at once for each client, and stores nothing;
-    /// `set` removes the old value where it can, stores nothing, and returns `Ok`.
-    /// [`Cache::bypassed`] counts all of that, and the event `caches do without Redis` warns of it:
-    /// with the first such call of a client, then at most once a minute.
+    /// The cache does without Redis:
     ///
-    /// A load that runs within a load needs no place of its own.
+    /// - Reads find nothing.
+    /// - `memoize` loads, and stores nothing. It runs one load for each key, client and [policy for
+    ///   outages](super::Cache::on_outage), and at most
+    ///   [64](crate::ClientBuilder::loads_without_redis) at once for each client. A load that runs
+    ///   within a load needs no permit.
+    /// - `set` removes the old value where it can, stores nothing, and returns `Ok`.
     ///
-    /// A `set` that reaches nobody leaves an older value where it is, to be found when Redis is
-    /// back: where that matters, call [`remove`](super::Cache::remove) and heed its error.
+    /// [`Cache::bypassed`] counts all of that. The event `caches do without Redis` warns of it: at
+    /// the first such call of a client, then at most once a minute.
+    ///
+    /// If a `set` reaches no server, an older value stays where it is, and is found when Redis is
+    /// back. Where that matters, call [`remove`](super::Cache::remove) and check its error.
     ///
     /// [`Cache::bypassed`]: super::Cache::bypassed
     Bypass,
@@ -46,23 +49,27 @@ pub enum Outage {
 pub struct Bypassed {
     /// Reads that found nothing because Redis was out.
     pub reads: u64,
-    /// Values that were not stored because Redis was out, those of loads not counted.
+    /// Values that were not stored because Redis was out. Those of loads are not counted.
     pub writes: u64,
-    /// Loads that were run without asking anybody, and whose values were not stored.
+    /// Loads that ran without Redis, and whose values were not stored.
     pub loads: u64,
 }
 
 impl Outage {
-    /// Whether the cache is to be done without, after `error`.
+    /// Whether the cache does without Redis after `error`.
     pub(super) fn bypasses(self, error: &Error) -> bool {
+        // What is no outage, such as a key of another type, does not pass by itself. Someone must
+        // look.
         self == Self::Bypass && error.kind().is_outage()
     }
 }
 
-/// Keeps loads without Redis from running all at once, counts what is done without it, and warns of
+/// Limits how many loads without Redis run at once, counts what is done without it, and warns of
 /// that: at once, then at most once a minute.
 #[derive(Debug)]
 pub(super) struct Bulkhead {
+    /// One permit for each load that may run. What is behind a cache is rarely built to bear all
+    /// that the cache has borne.
     places: Semaphore,
     reads: AtomicU64,
     writes: AtomicU64,
@@ -70,7 +77,7 @@ pub(super) struct Bulkhead {
     warned: Mutex<Warned>,
 }
 
-/// When the last warning was written, and what had been counted by then. It has no timer: calls
+/// When the last warning was written, and what had been counted by then. There is no timer: calls
 /// within a minute of a warning are counted in the next one.
 #[derive(Debug, Default)]
 struct Warned {
@@ -85,7 +92,7 @@ pub(super) struct Seldom {
 }
 
 impl Seldom {
-    /// Whether it may happen now; then it does.
+    /// Whether it may happen now. If so, it counts as done.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let due = self.last.is_none_or(|last| now >= last + BETWEEN_WARNINGS);
         if due {
@@ -98,6 +105,7 @@ impl Seldom {
 impl Bulkhead {
     pub(super) fn new(places: usize) -> Self {
         Self {
+            // The semaphore panics above its maximum.
             places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
             reads: AtomicU64::default(),
             writes: AtomicU64::default(),
@@ -106,7 +114,7 @@ impl Bulkhead {
         }
     }
 
-    /// Waits for a place to load, until `until`.
+    /// Waits for a permit to load, until `until`.
     pub(super) async fn enter(&self, until: Instant) -> Result<SemaphorePermit<'_>> {
         match timeout_at(until, self.places.acquire()).await {
             Ok(Ok(place)) => Ok(place),
@@ -114,30 +122,31 @@ impl Bulkhead {
                 ErrorKind::LoaderTimeout,
                 "Redis is out, and too many loads ran without it for longer than max_load",
             )
+            // No loader has run, so the caller may try again.
             .with_fate(Fate::NotExecuted)),
         }
     }
 
-    /// Waits for a place to load, for as long as it takes.
+    /// Waits for a permit to load, for as long as it takes.
     ///
-    /// Cancel safety: a dropped wait gives its turn up.
+    /// Cancel safety: safe. A dropped wait gives up its position in the queue.
     pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
         self.places.acquire().await.ok()
     }
 
-    /// A load of `cache` runs without Redis, because of `error`.
+    /// Counts a load of `cache` that runs without Redis, because of `error`.
     pub(super) fn load(&self, cache: &str, error: &Error) {
         self.loads.fetch_add(1, Ordering::Relaxed);
         self.warn(cache, error);
     }
 
-    /// A read of `cache` finds nothing, because of `error`.
+    /// Counts a read of `cache` that finds nothing, because of `error`.
     pub(super) fn read(&self, cache: &str, error: &Error) {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.warn(cache, error);
     }
 
-    /// A value is not stored in `cache`, because of `error`.
+    /// Counts a value that is not stored in `cache`, because of `error`.
     pub(super) fn write(&self, cache: &str, error: &Error) {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.warn(cache, error);
@@ -146,6 +155,7 @@ impl Bulkhead {
     fn warn(&self, cache: &str, error: &Error) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         let since = warned.due(Instant::now(), self.counted());
+        // Released before the event: a subscriber is the user's code.
         drop(warned);
         if let Some(Bypassed {
             reads,
@@ -167,7 +177,7 @@ impl Bulkhead {
 }
 
 impl Warned {
-    /// What was bypassed since the last warning, if it is time for another.
+    /// Returns what was bypassed since the last warning, if another is due.
     fn due(&mut self, now: Instant, counted: Bypassed) -> Option<Bypassed> {
         if !self.seldom.is_due(now) {
             return None;

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
--- Purpose: removes a value, and ends a load under way, which may be older than the removal.
+-- Purpose: removes a value, and ends a load under way, which may have begun before the removal.
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: none

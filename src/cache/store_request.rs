@@ -1,7 +1,8 @@
 //! What a call that stores something asks for, parsed.
 //!
-//! Invariant: an order is right by construction, and whatever is stored for it is stamped with
-//! generations that were read before this module returned them.
+//! Invariant: a `StoreRequest` is valid by construction. What is stored for it is stamped with
+//! generations that this module returned, and they were read before that. `set` and `memoize` make
+//! store requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,17 +26,18 @@ pub(super) struct StoreRequest {
     pub(super) cache: Cache,
     pub(super) state: Arc<CacheState>,
     pub(super) place: EntryKeys,
-    /// The whole cache's first.
+    /// The tag of the whole cache comes first.
     pub(super) tags: Vec<Tag>,
     pub(super) ttl: Ttl,
     pub(super) terms: LeaseTimes,
 }
 
 impl StoreRequest {
-    /// An order of a value that carries `tags` and the tag of the whole cache.
+    /// Makes the request for a value that carries `tags` and the tag of the whole cache.
     pub(super) fn new(cache: Cache, key: Name, ttl: Ttl, tags: &[Tag]) -> Result<Self> {
         let terms = cache.terms()?;
         let place = cache.place(key)?;
+        // The copy beside the value, so that a read of the entry asks one server.
         let whole = cache.names()?.whole.colocated(&cache.client, &place.value);
         let tags = std::iter::once(whole).chain(tags.iter().cloned()).collect();
         Ok(Self {
@@ -48,25 +50,25 @@ impl StoreRequest {
         })
     }
 
-    /// The tags beside that of the whole cache.
+    /// The tags except that of the whole cache.
     pub(super) fn declared(&self) -> &[Tag] {
         &self.tags[1..]
     }
 
-    /// The present generations of the tags, each made to outlive the entry.
+    /// Reads the present generations of the tags. Each tag is made to outlive the entry.
     pub(super) async fn generations(&self, deadline: Deadline) -> Result<Vec<Generation>> {
         let snapshot = fetch::generations(&self.cache.client, &self.tags, deadline).await;
         let snapshot = snapshot.map_err(|error| self.named(error))?;
         self.settled(&snapshot, deadline).await
     }
 
-    /// Completes a snapshot of the tags; each is made to outlive the entry.
+    /// Completes a snapshot of the tags. Each tag is made to outlive the entry.
     pub(super) async fn settled(
         &self,
         snapshot: &Snapshot,
         deadline: Deadline,
     ) -> Result<Vec<Generation>> {
-        // The load, then the longest that the entry may live.
+        // The load, then the longest time that the entry may live.
         let need = self.terms.max_load.duration() + self.jitter().longest(self.ttl).duration();
         let tag_ttls = &self.state.tag_ttls;
         let settled = tag_ttls.settle(&self.cache.client, &self.tags, snapshot, need, deadline);
@@ -86,7 +88,7 @@ impl StoreRequest {
     }
 
     /// The record of a load that has failed, stamped as its value would have been, and how long it
-    /// is kept; `None` where there is to be none.
+    /// is kept. `None` if there is to be no record.
     pub(super) fn record(
         &self,
         failure: &Failure,
@@ -101,7 +103,7 @@ impl StoreRequest {
             .copied()
             .flatten()?;
         let stamps = self.stamps(generations);
-        // In a codec that takes it, whatever the values are written in.
+        // In the default codec, which takes it, whatever codec the values are written in.
         let record = Stack::default().encode(failure, &stamps, Duration::ZERO);
         Some((record.ok()?, self.jitter().spread(ttl)))
     }
@@ -116,7 +118,8 @@ impl StoreRequest {
         .collect()
     }
 
-    /// The TTL, give or take the jitter: what is stored together does not expire together.
+    /// The TTL, give or take the jitter, so that values which are stored together do not expire
+    /// together.
     pub(super) fn jittered_ttl(&self) -> Ttl {
         self.jitter().spread(self.ttl)
     }
@@ -125,7 +128,7 @@ impl StoreRequest {
         self.cache.setup.jitter
     }
 
-    /// `error`, about the key of this order unless it is about a tag.
+    /// `error`, about the key of this request unless it is about a tag.
     pub(super) fn named(&self, error: Error) -> Error {
         error.about(&self.place.name)
     }

@@ -1,12 +1,12 @@
 #!lua
--- Purpose: answers a tag's generation, and gives it one if it has none, so that it outlives an
---   entry about to be stamped with it. A TTL is only ever extended.
+-- Purpose: returns a tag's generation, and gives the tag one if it has none, so that it outlives
+--   an entry about to be stamped with it. A TTL is only ever extended.
 -- KEYS: 1 tag
 -- ARGV: 1 16 random bytes
 -- ARGV: 2 the tag behind its generation: mode, hold-until, readable name
 -- ARGV: 3 ms that the tag must still live
 -- Returns: {'OK', tag value} or {'WRONGTYPE'}
--- Retry: safe - a second run finds what the first wrote and answers it
+-- Retry: safe - a second run finds what the first wrote and returns it
 if foreign() then return {'WRONGTYPE'} end
 local value = redis.call('GET', KEYS[1])
 if not value or #value < 8 then

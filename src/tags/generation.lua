@@ -1,5 +1,5 @@
--- Eight bytes that no tag has ever had. The clock is mixed in so that a call which runs twice
--- never writes a generation again that somebody has replaced in between.
+-- Eight bytes that no tag has ever had. The clock is mixed in, so that a call which runs twice
+-- never writes a generation again that another call has replaced in between.
 local function generation(seed)
   local now = redis.call('TIME')
   local hex = redis.sha1hex(seed .. now[1] .. '.' .. now[2])
@@ -8,7 +8,7 @@ local function generation(seed)
   end))
 end
 
--- Whether the key holds something that is no tag.
+-- Whether the key holds another type than a tag does.
 local function foreign()
   local kind = redis.call('TYPE', KEYS[1]).ok
   return kind ~= 'none' and kind ~= 'string'

@@ -10,8 +10,8 @@
 -- ARGV: 4 token of the leader, or '' when the caller has the value
 -- ARGV: 5 fence of the lease, or ''
 -- Returns: {'STORED'} or {'REFUSED'} or {'GONE'} when there is no upload, or {'WRONGTYPE'}
--- Retry: safe - the first run takes the upload away, so a second stores nothing; it meets the very
---   entry, but for the deadlines, or answers GONE, which does not say whether the first has run
+-- Retry: safe - the first run takes the upload away, so a second stores nothing; it meets the same
+--   entry, except for the deadlines, or answers GONE, which does not say whether the first has run
 if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
 local leads = held[1] == ARGV[4] and held[2] == ARGV[5]
@@ -23,7 +23,7 @@ if (leads or ARGV[4] == '') and redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[3
   return {'STORED'}
 end
 if held[1] == ARGV[4] and not leads then
-  -- The lease had ended; a late copy of the leader's question has taken it again.
+  -- The lease had ended; a late copy of the leader's request has taken it again.
   finish('-')
 end
 redis.call('DEL', KEYS[3])

@@ -1,7 +1,7 @@
-//! How a flight comes by the lease: it asks until the lease is granted, or a value is found.
+//! How a flight gets the lease: it asks until the lease is granted, or a value is found.
 //!
 //! Invariant: what a flight takes from Redis, a value or the record of a failure, was read after
-//! the flight was closed, so that all who have joined may have it. First step of a [`Load`].
+//! the flight was closed, so that all who joined may have it. First step of a [`Load`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,41 +24,47 @@ use crate::error::{Error, Result};
 use crate::tags::Generation;
 use crate::time::Backoff;
 
-/// What came of asking for the lease.
+/// The result of asking for the lease.
 pub(super) enum Granted<V> {
-    /// The lease is held; the value is to be stamped with these.
+    /// The lease is held. The value must be stamped with these generations.
     Lead(Vec<Generation>),
+    /// A valid value was found in Redis.
     Found(Arc<V>),
-    /// The loads of others were of no use, or took too long to be.
+    /// The loads of others were of no use, or took too long.
     Alone,
+    /// No call waits for this flight any more.
     Deserted,
 }
 
 /// How old the snapshot of a flight is.
 #[derive(Debug, Clone, Copy)]
 enum Age {
+    /// From the read that led to this request for the lease.
     Fresh,
     /// As old as the wait for the lease.
     Waited,
 }
 
-/// Why a flight that waits for another leader stops to wait.
+/// Why a flight that waits for another leader stops waiting.
 enum Woken {
+    /// A wake-up says that a value was stored.
     ByStore,
+    /// The load may have ended, a wake-up may have been missed, or a timer has run out.
     Otherwise,
-    /// Nobody waits for this flight any more.
+    /// No call waits for this flight any more.
     Deserted,
 }
 
 impl Load {
-    /// Asks for the lease until it is granted, a value or the record of a failure is found, or
-    /// nobody wants either.
+    /// Asks for the lease until it is granted, a value or the record of a failure is found, or no
+    /// call wants either.
     pub(super) async fn lease<V: DeserializeOwned + Send + Sync + 'static>(
         &mut self,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Granted<V>> {
         let client = self.order.cache.client.clone();
         let key = self.order.place.name.clone();
+        // Opened before the first request, so that no end of the lease is missed.
         let mut listener = self.order.state.listeners.open(&self.order.place.value);
         let mut promised = Backoff::new(SHORTEST_PROMISED, LONGEST_PROMISED, SPREAD);
         let mut unheard = Backoff::new(SHORTEST_UNHEARD, LONGEST_UNHEARD, SPREAD);
@@ -69,14 +75,18 @@ impl Load {
             if Instant::now() >= self.rounds.over() {
                 return self.out_of_time();
             }
-            // Listen first: whatever ends the lease after it was asked for is heard.
+            // Subscribe first: then whatever ends the lease after the request is heard.
             let value = &self.order.place.value;
             let mut missed = client.resync(value);
             let listeners = &self.order.state.listeners;
             let question = self.ask();
             let channel = listeners.channel(&client, value, question.deadline).await;
             drop(question);
+            // Older messages say nothing: the request that follows sees the state that they
+            // announced.
             listener.clear();
+            // Read before the request: a record proves something for all followers only if the
+            // flight was closed by then.
             let closed = self.open.is_closed();
             let question = self.ask();
             let (channel, deadline) = (channel.as_ref(), question.deadline);
@@ -103,7 +113,8 @@ impl Load {
                 Ok(Grant::Failed { fence, record }) => {
                     if !closed {
                         self.open.close();
-                        // What was recorded before is not proved for the last who joined.
+                        // This record was read before the flight was closed, so it proves nothing
+                        // for the last calls that joined. It is asked for again.
                         if self.open.has_joined() {
                             continue;
                         }
@@ -126,13 +137,14 @@ impl Load {
                 .replace(fence)
                 .is_some_and(|before| before != fence)
             {
-                // The load before has ended without a value.
+                // A new fence shows that the load before has ended, and without a value.
                 self.rounds.another();
                 if self.rounds.alone() {
                     return Ok(Granted::Alone);
                 }
             }
             tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), attempt, noted, "wait");
+            // With a wake-up promised, the timer only covers lost messages and can be slow.
             let pause = match noted {
                 true => promised.pause(),
                 false => unheard.pause(),
@@ -163,8 +175,8 @@ impl Load {
         unreachable!("a flight asks until it is answered")
     }
 
-    /// Takes what another leader has stored. From here on nobody joins: the value is read after
-    /// all who joined began.
+    /// Takes what another leader has stored. The flight is closed first, so the value is read after
+    /// all calls that joined began.
     async fn take<V: DeserializeOwned + Send + Sync + 'static>(
         &mut self,
     ) -> Result<Option<Arc<V>>> {
@@ -184,8 +196,8 @@ impl Load {
                 Ok(Some(value))
             }
             Reading::Miss(miss) => {
-                // Anybody may publish a wake-up: a load has ended only if the entry shows it. Of
-                // one that was removed at once the next fence tells.
+                // Any client may publish a wake-up, so a load has ended only if the entry shows it.
+                // If the entry was removed at once, the next fence shows that the load has ended.
                 if miss.seen == self.seen {
                     closed.settle(Outcome::NoLoad);
                 } else {
@@ -200,8 +212,9 @@ impl Load {
         }
     }
 
-    /// The error that `record` tells of, if it is still valid; those who joined have it then, too.
-    /// The flight is closed, and was when the record was asked for, unless nobody had joined.
+    /// Returns the error that `record` describes, if the record is still valid. Then the followers
+    /// get the error, too. The flight is closed. It was closed when the record was asked for, too,
+    /// or no call had joined.
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
         let StoreRequest { cache, tags, .. } = &self.order;
         let question = self.ask();
@@ -216,20 +229,22 @@ impl Load {
         Ok(error)
     }
 
-    /// What the value will be stamped with. The lease is held, and is given up when the flight
-    /// fails for want of that.
+    /// Returns the generations that the value will be stamped with. The lease is held. If this
+    /// fails and the cache does not bypass the error, the flight is closed and the lease is given
+    /// up.
     async fn stamps(&self, snapshot: Age) -> Result<Vec<Generation>> {
         let question = self.ask();
         let deadline = question.deadline;
         let generations = match snapshot {
-            // An entry stamped with what was read before the wait could be dead on arrival.
+            // An entry that is stamped with generations from before the wait could be invalid on
+            // arrival.
             Age::Waited => self.order.generations(deadline).await,
             Age::Fresh => self.order.settled(&self.snapshot, deadline).await,
         };
         if let Err(error) = &generations
             && !self.order.cache.setup.outage.bypasses(error)
         {
-            // Closed first, or a caller woken by it could join a flight that has failed.
+            // Closed first: a call that this wakes must not join a flight that has failed.
             self.open.close();
             drop(question);
             let question = self.ask();
@@ -239,13 +254,13 @@ impl Load {
     }
 }
 
-/// The pauses of a flight that was promised a wake-up, which may be lost.
+/// The pauses of a flight that was promised a wake-up. The wake-up may be lost.
 const SHORTEST_PROMISED: Duration = Duration::from_secs(1);
 const LONGEST_PROMISED: Duration = Duration::from_secs(10);
 
-/// The pauses of a flight that hears nothing.
+/// The pauses of a flight that gets no wake-up.
 const SHORTEST_UNHEARD: Duration = Duration::from_millis(50);
 const LONGEST_UNHEARD: Duration = Duration::from_secs(1);
 
-/// So that processes do not ask in step.
+/// Spreads the pauses so that processes do not ask in step.
 const SPREAD: Range<f64> = 0.75..1.25;

@@ -1,5 +1,6 @@
 #!lua flags=allow-cross-slot-keys
--- Purpose: stores what the leader loaded, if nobody removed, set or took over meanwhile.
+-- Purpose: stores what the leader loaded, unless the value was removed or set, or the lease taken
+--   over, meanwhile.
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: 1 token of the leader
@@ -7,8 +8,8 @@
 -- ARGV: 3 ttl, ms
 -- ARGV: 4 fence of the lease
 -- Returns: {'STORED'} or {'REFUSED'} or {'WRONGTYPE'}
--- Retry: safe - a second run meets no lease of its own but the very entry, but for the deadlines;
---   whoever wrote it, these bytes are valid now
+-- Retry: safe - a second run finds its lease gone and the same entry, except for the deadlines;
+--   whichever call wrote it, these bytes are valid now
 if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
 if held[1] == ARGV[1] and held[2] == ARGV[4] then
@@ -17,7 +18,7 @@ if held[1] == ARGV[1] and held[2] == ARGV[4] then
   return {'STORED'}
 end
 if held[1] == ARGV[1] then
-  -- The lease had ended; a late copy of the leader's question has taken it again.
+  -- The lease had ended; a late copy of the leader's request has taken it again.
   finish('-')
   return {'REFUSED'}
 end

@@ -1,6 +1,7 @@
 #!lua flags=allow-cross-slot-keys
--- Purpose: the load has failed; ends its lease and leaves a record in its place, for those who
---   wait and for who asks soon. Nothing is left of a load that was invalidated or superseded.
+-- Purpose: ends the lease of a load that has failed, and leaves a record in its place, for the
+--   callers that wait and for those that ask soon. Nothing is left of a load that was invalidated
+--   or superseded.
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: 1 token of the leader
@@ -15,7 +16,7 @@ if held[1] ~= ARGV[1] then
   return {held[2] == ARGV[2] and held[3] == ARGV[3] and 'OK' or 'LOST'}
 end
 finish('-')
--- The lease had ended; a late copy of the leader's question has taken it again.
+-- The lease had ended; a late copy of the leader's request has taken it again.
 if held[2] ~= ARGV[2] then return {'LOST'} end
 redis.call('HSET', KEYS[2], 'fence', ARGV[2], 'failed', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])

@@ -1,9 +1,9 @@
 //! `Failure`: what the record of a failed load says to other processes.
 //!
-//! Invariant: a record holds the kind of the error and a text of at most 200 bytes, never its
-//! type. It is stamped and judged as an entry is, so nobody is told of a failure from before an
-//! invalidation. Errors that say more of the caller than of the key are not recorded. Made and
-//! read by the load of a flight.
+//! Invariant: a record holds the kind of the error and a text of at most 200 bytes, never its type.
+//! It is stamped and judged as an entry is, so no caller gets a failure from before an
+//! invalidation. Errors that say more of the caller than of the key are not recorded. The load of a
+//! flight makes and reads records.
 
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,11 +20,11 @@ pub(in crate::cache) struct Failure {
 }
 
 impl Failure {
-    /// What is recorded of `error`; `None` where another caller may well succeed: a cycle, a call
-    /// of the loader's own key, or what was refused because too many loads or calls were under way
-    /// in this process.
+    /// Returns what is recorded of `error`. `None` if another caller may well succeed: after a
+    /// cycle, a call of the loader's own key, or a refusal because too many loads or calls were
+    /// under way in this process.
     pub(in crate::cache) fn of(error: &Error) -> Option<Self> {
-        // The error of a loader is asked for its text and its causes, and may panic.
+        // The text and the causes come from the loader's own error type, which may panic.
         let told = catch_unwind(AssertUnwindSafe(|| Self::told(error)));
         told.unwrap_or_else(|_panic| {
             Some(Self {
@@ -36,6 +36,7 @@ impl Failure {
 
     fn told(error: &Error) -> Option<Self> {
         let mut ours = causes(error).filter_map(|cause| cause.downcast_ref::<Error>());
+        // At any depth: a loader that calls the cache wraps such an error in its own.
         if ours.any(is_of_the_caller) {
             return None;
         }
@@ -46,8 +47,10 @@ impl Failure {
                 causes.collect::<Vec<_>>().join(": ")
             }
             ErrorKind::Encode | ErrorKind::TooLarge => error.text().to_owned(),
+            // For the other kinds, `error` has the text.
             _ => String::new(),
         };
+        // An error of a kind without a code is not recorded.
         CODES.iter().find(|(_, kind)| *kind == error.kind())?;
         Some(Self {
             kind: error.kind(),
@@ -72,7 +75,8 @@ impl Failure {
     }
 }
 
-/// `error`, then what caused it, and so on: not for ever, where an error is its own cause.
+/// `error`, then its cause, and so on. The number is limited, because an error may be its own
+/// cause.
 fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     let mut next = Some(error as &(dyn StdError + 'static));
     std::iter::from_fn(move || {
@@ -83,12 +87,12 @@ fn causes(error: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     .take(MOST_CAUSES)
 }
 
-/// Whether an error says more of who asked than of the key.
+/// Whether an error says more of the caller than of the key.
 fn is_of_the_caller(error: &Error) -> bool {
     match error.kind() {
-        // A process that calls too much at once says nothing of the key.
+        // A process that makes too many calls at once says nothing of the key.
         ErrorKind::Reentrant | ErrorKind::Overloaded => true,
-        // Loads without Redis that found no place; a loader that was too slow has run.
+        // Retryable are loads without Redis that got no permit. A loader that was too slow has run.
         ErrorKind::LoaderTimeout => error.is_retryable(),
         _ => false,
     }
@@ -126,7 +130,7 @@ impl<'de> Deserialize<'de> for Failure {
     }
 }
 
-/// What stands for each kind. Part of the format.
+/// The number that stands for each kind. Part of the format.
 const CODES: [(u8, ErrorKind); 5] = [
     (1, ErrorKind::Loader),
     (2, ErrorKind::LoaderPanicked),

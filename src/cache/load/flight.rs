@@ -1,22 +1,26 @@
 //! Flights: one shared execution in this process for one key, by calls of any deadline.
 //!
-//! Invariant: a call may take whatever a flight loads if the call began before the load; so may the
-//! opener. A call that began later began before the flight was closed, and gets a value only if
-//! that was proved by commands that were sent after it was closed. So nobody gets a value that was
-//! loaded before an invalidation which had returned when its call began.
+//! Invariant: a call that began before the load may take whatever the flight loads. The call that
+//! opened the flight began before it. A call that began later still began before the flight was
+//! closed. It gets a value only if commands that were sent *after* the flight was closed prove the
+//! value. So no call gets a value that was loaded before an invalidation which had returned when
+//! the call began.
 //!
 //! Calls share a flight whatever their deadlines. The flight gives the server the longest time that
-//! anybody on board gives it, and each call keeps its own time. It ends in one of these ways:
+//! any of its calls gives it, and each call keeps its own time. A call leaves its flight in one of
+//! these ways:
 //!
 //! - with what the flight came to: a value, or the error of the load;
-//! - with a timeout of its own, once the server has left a question of the flight unanswered for as
-//!   long as the call gives it. If the load has ended by then, the call takes what was loaded if it
-//!   may, and else asks again;
-//! - with the error of a question that was not answered, unless the call has notably more time than
-//!   the question had: then it asks again;
+//! - when the server has left a question of the flight unanswered for as long as the call gives it:
+//!   with a timeout, or, if the load has ended by then, with what was loaded if the call may take
+//!   it; otherwise the call asks again;
+//! - with the error of a question that was not answered. A call with notably more time than the
+//!   question had (an eighth more) asks again instead;
+//! - without an outcome, because nothing is proved for it or the task of the flight is silent: the
+//!   call asks again;
 //! - as out of time, once it has waited for `max_load` and its deadline.
 //!
-//! Opened and joined by `memoize`, closed by the load.
+//! `memoize` opens and joins flights. The load closes and settles them.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -38,74 +42,79 @@ pub(in crate::cache) struct Flights {
     /// At most two flights for a key: one of the calls that keep trying while the server is out,
     /// and one of those that fail at once.
     open: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
-    /// As many as the map has, so that a hit, which usually meets none, takes no lock.
+    /// The number of keys in `open`. A hit usually meets no flight, and so takes no lock.
     count: AtomicUsize,
 }
 
-/// One execution, and those who wait for it. Its creator is told apart, by a channel of its own.
+/// One execution, and the calls that wait for it. The call that opened it receives its result over
+/// a channel of its own.
 pub(in crate::cache) struct Flight {
     key: Key,
-    /// That of all calls that share it.
+    /// What all calls that share it want of an outage. Calls that fail at once must not wait with
+    /// calls that keep trying.
     on_outage: OnOutage,
-    /// The longest that a call on board gives the server for an answer, in ms.
+    /// The longest time that one of its calls gives the server for an answer, in ms.
     longest: AtomicU64,
-    /// When the server was asked what it has not answered yet, in ms since the flight was opened;
-    /// [`NOTHING`] if nothing is asked.
+    /// When the question was asked that the server has not answered yet, in ms since the flight was
+    /// opened; [`NOTHING`] if no question is under way.
     asked: AtomicU64,
-    /// How long the server is given for that, in ms.
+    /// How long the server has for that answer, in ms.
     within: AtomicU64,
-    /// What the load came to, for calls that began before it and do not wait until it is stored.
+    /// What the load came to, for calls that began before it and cannot wait until it is stored.
     loaded: OnceLock<Outcome>,
     opened: Instant,
-    /// When its task was last seen to run, in ms since it was opened.
+    /// When its task was last seen to run, in ms since the flight was opened.
     beat: AtomicU64,
-    /// When the load began. Set and read under the lock of the open flights, or of the solo loads.
+    /// When the load began. It is set and read under the lock of the open flights, or of the solo
+    /// loads, so that each call that joins is known to be early or late.
     load_began: OnceLock<Instant>,
-    /// Somebody joined whose call began after that.
+    /// Some call that joined began after the load. Only then the end of the load reads the tags
+    /// again.
     has_late: AtomicBool,
-    /// A load that has a place in the bulkhead waits for this one.
+    /// Notified when a load that has a permit of the bulkhead waits for this one.
     urgent: Notify,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
-/// What a flight tells those who joined it.
+/// What a flight tells its followers.
 #[derive(Clone)]
 pub(in crate::cache) enum Outcome {
-    /// A value; `proved` fresh for those, too, whose calls began after its load did.
+    /// A value. If `proved`, it is also fresh for calls that began after its load.
     Value {
         value: Arc<dyn Any + Send + Sync>,
         proved: bool,
     },
-    /// The load failed; `proved` fresh in the same sense.
+    /// The load failed. `proved` means the same as for a value.
     Failed { error: Error, proved: bool },
-    /// Nothing was loaded: the server was asked, and given so long. It says nothing to a call that
-    /// has more time.
+    /// Nothing was loaded: the server was asked, and had so much time. This says nothing to a call
+    /// that has more time.
     Unanswered { error: Error, within: Duration },
-    /// Nothing is proved: each must ask again.
+    /// Nothing is proved. Each follower must ask again.
     Again,
-    /// As [`Again`](Self::Again), and no load has ended: it does not count as one.
+    /// As [`Again`](Self::Again), but no load has ended, so it does not count as one in
+    /// [`Rounds`](super::rounds::Rounds).
     NoLoad,
 }
 
-/// How a caller came aboard.
+/// How a call came to a flight.
 #[derive(Debug)]
 pub(in crate::cache) enum Role {
     Joined(Follower),
     Opened(Leader),
 }
 
-/// One who waits for a flight that somebody else opened.
+/// A call that waits for a flight which another call opened.
 pub(in crate::cache) struct Follower {
     flight: Arc<Flight>,
     outcome: watch::Receiver<Option<Outcome>>,
     joined: Instant,
     /// How long the call gives the server for an answer.
     limit: Duration,
-    /// The call began after the load did.
+    /// The call began after the load.
     late: bool,
 }
 
-/// A question to the server is under way. Dropped, it has ended.
+/// A question to the server that is under way. Dropping it ends the question.
 #[derive(Debug)]
 #[must_use = "the question ends when this is dropped"]
 pub(in crate::cache) struct Question {
@@ -113,8 +122,8 @@ pub(in crate::cache) struct Question {
     pub(in crate::cache) deadline: Deadline,
 }
 
-/// The right to settle a flight. Dropped in mid-flight, with its runtime, it closes the flight and
-/// tells those who joined to ask again.
+/// The right to settle a flight. If it is dropped in mid-flight, with its runtime, it closes the
+/// flight and its followers ask again.
 #[derive(Debug)]
 pub(in crate::cache) struct Leader {
     flights: Arc<Flights>,
@@ -123,8 +132,8 @@ pub(in crate::cache) struct Leader {
 
 impl Flights {
     /// Joins the open flight for `key`, if there is one, for a call of this `patience` that began
-    /// at `began`. One whose task has been silent for `silence` is none: its runtime is not driven,
-    /// or its loader blocks the thread.
+    /// at `began`. A flight whose task has been silent for `silence` does not count: its runtime is
+    /// not driven, or its loader blocks the thread.
     pub(in crate::cache) fn join(
         &self,
         key: &Key,
@@ -132,6 +141,7 @@ impl Flights {
         began: Instant,
         silence: Duration,
     ) -> Option<Follower> {
+        // A count that is out of date costs a read at most: `board` looks again, under the lock.
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -166,6 +176,7 @@ impl Flights {
                 self.urge(&flights[at]);
                 return Role::Joined(flights[at].joined(began, patience.limit()));
             }
+            // A silent flight is replaced. Its followers find out by themselves that it is silent.
             flights.swap_remove(at);
         }
         let flight = Flight::new(key, patience);
@@ -178,7 +189,7 @@ impl Flights {
         })
     }
 
-    /// Opens a flight that nobody can join.
+    /// Opens a flight that no other call can join.
     pub(in crate::cache) fn alone(self: &Arc<Self>, key: &Key, patience: Patience) -> Leader {
         let flight = Flight::new(key, patience);
         self.urge(&flight);
@@ -188,14 +199,14 @@ impl Flights {
         }
     }
 
-    /// Closes the flights for `key`, whoever flies them: who comes now starts anew.
+    /// Closes all flights for `key`. A call that comes now starts anew.
     pub(in crate::cache) fn detach(&self, key: &Key) {
         let mut open = self.open();
         open.remove(key);
         self.count.store(open.len(), Ordering::Relaxed);
     }
 
-    /// Closes the flight that `passenger` joined: calls from now on do not wait for it.
+    /// Closes the flight that `passenger` joined. Calls that come now do not wait for it.
     pub(in crate::cache) fn give_up(&self, passenger: &Follower) {
         self.leave(&mut self.open(), &passenger.flight);
     }
@@ -211,12 +222,14 @@ impl Flights {
         }
     }
 
-    /// If the present task runs a load that has a place in the bulkhead, which it keeps while it
-    /// waits, `flight` must not wait for one: all places could be those of loads that wait for it.
+    /// Urges `flight` if the present task runs a load that has a permit of the bulkhead. That load
+    /// keeps its permit while it waits. If `flight` had to wait for a permit, too, all permits
+    /// could be held by loads that wait for it.
     fn urge(&self, flight: &Flight) {
         if LoadChain::any(|running| {
             running.placed.load(Ordering::Relaxed) && std::ptr::eq(&*running.flights, self)
         }) {
+            // The notification is kept if the flight does not wait for a permit yet.
             flight.urgent.notify_one();
         }
     }
@@ -244,9 +257,12 @@ impl Flight {
         })
     }
 
-    /// The caller holds the lock of the open flights.
+    /// Makes a follower for a call that began at `began`. The caller holds the lock of the open
+    /// flights.
     fn joined(self: &Arc<Self>, began: Instant, limit: Duration) -> Follower {
+        // A question that is under way keeps its time. The next one gets the new maximum.
         self.longest.fetch_max(millis(limit), Ordering::Relaxed);
+        // The same instant counts as late: which of the two came first is not known.
         let late = self.load_began.get().is_some_and(|load| *load <= began);
         if late {
             self.has_late.store(true, Ordering::Relaxed);
@@ -260,8 +276,8 @@ impl Flight {
         }
     }
 
-    /// A passenger for a call that began at `began`, if that was before the load did, and what came
-    /// of it is not known yet.
+    /// Makes a follower for a call that began at `began`. `None` if the load began no later than
+    /// that, or the outcome is known already.
     pub(in crate::cache) fn early(self: &Arc<Self>, began: Instant) -> Option<Follower> {
         if self.load_began.get().is_some_and(|load| *load <= began) {
             return None;
@@ -282,17 +298,18 @@ impl Flight {
         &self.key
     }
 
-    /// The longest that a call on board gives the server for an answer.
+    /// The longest time that one of its calls gives the server for an answer.
     pub(in crate::cache) fn longest(&self) -> Duration {
         Duration::from_millis(self.longest.load(Ordering::Relaxed))
     }
 
-    /// How long the server was given for the last answer.
+    /// How long the server had for the last answer.
     pub(in crate::cache) fn within(&self) -> Duration {
         Duration::from_millis(self.within.load(Ordering::Relaxed))
     }
 
-    /// The server is asked something, and given `patience` for it; one question at a time.
+    /// Notes that the server is asked something and has `patience` for it. One question is asked at
+    /// a time.
     pub(in crate::cache) fn ask(self: &Arc<Self>, patience: Patience) -> Question {
         self.within
             .store(millis(patience.limit()), Ordering::Relaxed);
@@ -304,12 +321,15 @@ impl Flight {
         }
     }
 
-    /// When a call that has waited since `since`, and gives the server `limit` for an answer, stops
-    /// to wait for the one that is due; or looks again, if none is due or the flight itself stops
-    /// in time.
+    /// Returns when a call must look at the flight again. The call has waited since `since` and
+    /// gives the server `limit` for an answer. If an answer is due that the flight waits for longer
+    /// than the call does, this is when the call stops waiting. Otherwise the call only looks again
+    /// then, because no answer is due or the flight itself stops in time.
     pub(in crate::cache) fn look(&self, since: Instant, limit: Duration) -> Instant {
         let limit = limit.max(SHORTEST_LOOK);
         match self.asked.load(Ordering::Relaxed) {
+            // A question may be older than the call's wait. The server still gets the call's whole
+            // limit.
             asked if asked != NOTHING && millis(limit) < millis(self.within()) => {
                 (self.opened + Duration::from_millis(asked)).max(since) + limit
             }
@@ -317,7 +337,7 @@ impl Flight {
         }
     }
 
-    /// Whether a call stops to wait, as of [`look`](Self::look).
+    /// Whether a call stops waiting now, as [`look`](Self::look) says.
     pub(in crate::cache) fn is_unanswered(&self, since: Instant, limit: Duration) -> bool {
         self.look(since, limit) <= Instant::now()
     }
@@ -327,22 +347,23 @@ impl Flight {
         self.load_began.get().is_some()
     }
 
-    /// The load came to this, which is stored or recorded from now on.
+    /// Notes what the load came to. It is stored or recorded from now on.
     pub(in crate::cache) fn loaded(&self, outcome: Outcome) {
         self.loaded.get_or_init(|| outcome);
     }
 
-    /// What the load came to, once it has ended, for its opener: stored or not.
+    /// Returns what the load came to, once it has ended, for the call that opened the flight. It
+    /// may not be stored yet.
     pub(in crate::cache) fn has_loaded(&self) -> Option<Outcome> {
         self.loaded.get().cloned()
     }
 
-    /// When its task was last seen to run.
+    /// Returns when the task was last seen to run.
     fn last_beat(&self) -> Instant {
         self.opened + Duration::from_millis(self.beat.load(Ordering::Relaxed))
     }
 
-    /// Whether its task has not been seen to run for so long.
+    /// Whether the task has not been seen to run for `silence`.
     pub(in crate::cache) fn is_silent(&self, silence: Duration) -> bool {
         self.last_beat() + silence <= Instant::now()
     }
@@ -350,6 +371,8 @@ impl Flight {
     /// Shows, for as long as this is polled, that the task of the flight runs.
     pub(in crate::cache) async fn beats(&self) -> std::convert::Infallible {
         loop {
+            // Polled by the task of the flight: there is no beat while its runtime is not driven,
+            // or its loader blocks the thread.
             tokio::time::sleep(BEAT).await;
             let since = self.opened.elapsed().as_millis();
             let since = u64::try_from(since).unwrap_or(u64::MAX);
@@ -358,8 +381,8 @@ impl Flight {
     }
 }
 
-/// A flight that nobody can join any more. Only such a flight has an outcome: a call that joined
-/// one that is settled already would get an outcome that began before it.
+/// A flight that no call can join any more. Only such a flight has an outcome: a call that joined a
+/// settled flight would get an outcome from before its own beginning.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cache) struct Closed<'l>(&'l Leader);
 
@@ -368,32 +391,34 @@ impl Leader {
         &self.flight
     }
 
-    /// Whether nobody can join any more.
+    /// Whether no call can join any more.
     pub(in crate::cache) fn is_closed(&self) -> bool {
         !self.is_among(&self.flights.open())
     }
 
-    /// Whether somebody who joined still waits.
+    /// Whether a call that joined still waits.
     pub(in crate::cache) fn has_joined(&self) -> bool {
         self.flight.outcome.receiver_count() > 0
     }
 
-    /// The load begins: calls that begin from now on may have begun after an invalidation that the
-    /// load does not know of.
+    /// Notes that the load begins. A call that begins from now on may begin after an invalidation
+    /// that the load does not know of.
     pub(in crate::cache) fn begin_load(&self) {
+        // Under the lock, so that each call that joins is known to be early or late.
         let _open = self.flights.open();
         self.flight.load_began.get_or_init(Instant::now);
     }
 
-    /// Nobody joins from now on.
+    /// Closes the flight: no call joins from now on.
     pub(in crate::cache) fn close(&self) -> Closed<'_> {
         self.flights.leave(&mut self.flights.open(), &self.flight);
         Closed(self)
     }
 
-    /// Closes the flight if nobody who joined it is left.
+    /// Closes the flight if no follower is left.
     pub(in crate::cache) fn close_if_deserted(&self) -> bool {
         let mut open = self.flights.open();
+        // Counted under the lock: no call can join between the count and the close.
         let deserted = self.flight.outcome.receiver_count() == 0;
         if deserted {
             self.flights.leave(&mut open, &self.flight);
@@ -401,32 +426,34 @@ impl Leader {
         deserted
     }
 
-    /// Another flight may have taken the place of one that was detached.
+    /// Whether this flight is among the open ones. After a detach, another flight may be open for
+    /// the same key.
     fn is_among(&self, open: &HashMap<Key, Vec<Arc<Flight>>>) -> bool {
         let flights = open.get(&self.flight.key);
         flights.is_some_and(|all| all.iter().any(|flight| Arc::ptr_eq(flight, &self.flight)))
     }
 
-    /// Returns when nobody who joined is left, for the moment.
+    /// Returns when no follower is left, for the moment: another call may still join.
     pub(in crate::cache) async fn deserted(&self) {
         self.flight.outcome.closed().await;
     }
 
-    /// Returns once a load that has a place in the bulkhead waits for this flight.
+    /// Returns once a load that has a permit of the bulkhead waits for this flight.
     pub(in crate::cache) async fn urged(&self) {
         self.flight.urgent.notified().await;
     }
 }
 
 impl Closed<'_> {
-    /// Whether somebody joined whose call began after the load did.
+    /// Whether a call joined that began after the load.
     pub(in crate::cache) fn has_late(&self) -> bool {
         self.0.flight.has_late.load(Ordering::Relaxed)
     }
 
-    /// Tells those who joined; only the first call counts.
+    /// Gives the followers an outcome. Only the first call counts.
     pub(in crate::cache) fn settle(&self, outcome: Outcome) {
         self.0.flight.outcome.send_if_modified(|settled| {
+            // A later outcome is that of a load that went on after the followers had theirs.
             let first = settled.is_none();
             if first {
                 *settled = Some(outcome);
@@ -438,6 +465,7 @@ impl Closed<'_> {
 
 impl Drop for Leader {
     fn drop(&mut self) {
+        // Without effect if the flight is settled: only the first outcome counts.
         self.close().settle(Outcome::Again);
     }
 }
@@ -449,25 +477,28 @@ impl Drop for Question {
 }
 
 impl Follower {
-    /// A load that has a place in the bulkhead waits for this one.
+    /// Tells the flight that a load with a permit of the bulkhead waits for it.
     pub(in crate::cache) fn urge(&self) {
         self.flight.urgent.notify_one();
     }
 
-    /// The server has left a question of the flight unanswered for as long as the call gives it.
+    /// The outcome for this call when the server has left a question of the flight unanswered for
+    /// as long as the call gives it.
     fn unanswered(&self) -> Outcome {
         if self.flight.load_began.get().is_none() {
             let (error, within) = (unanswered(), self.limit);
             return Outcome::Unanswered { error, within };
         }
+        // A late call needs the proof that is still under way, so it asks again.
         let loaded = self.flight.loaded.get().filter(|_| !self.late);
         loaded.cloned().unwrap_or(Outcome::Again)
     }
 
-    /// What the flight came to, for this caller; `None` when it has not come to anything by
-    /// `until`. A flight whose task is silent for `silence` comes to nothing.
+    /// Returns what the flight came to, for this caller. `None` if it has come to nothing by
+    /// `until`. If the task of the flight is silent for `silence`, the outcome is
+    /// [`Outcome::Again`].
     ///
-    /// Cancel safety: may be asked again.
+    /// Cancel safety: safe. The outcome can be asked for again.
     pub(in crate::cache) async fn outcome(
         &mut self,
         silence: Duration,
@@ -482,6 +513,7 @@ impl Follower {
             let outcome = match settled {
                 Ok(outcome) => outcome,
                 Err(_) if Instant::now() >= until => return None,
+                // Its runtime may not be driven any more: an outcome might never come.
                 Err(_) if self.flight.is_silent(silence) => return Some(Outcome::Again),
                 Err(_) if self.flight.is_unanswered(self.joined, self.limit) => {
                     return Some(self.unanswered());
@@ -489,11 +521,13 @@ impl Follower {
                 Err(_) => continue,
             };
             return Some(match outcome {
-                // "No such row", too, may be the answer of a load that began before the row was
-                // there.
+                // Errors need the proof, too: "no such row" may come from a load that began before
+                // the row was there.
                 Some(
                     Outcome::Value { proved: false, .. } | Outcome::Failed { proved: false, .. },
                 ) if self.late => Outcome::Again,
+                // An eighth of tolerance: otherwise, calls whose deadlines differ only by the time
+                // they took to get here would ask the same again.
                 Some(Outcome::Unanswered { within, .. }) if self.limit > within + within / 8 => {
                     Outcome::NoLoad
                 }
@@ -514,30 +548,33 @@ tokio::task_local! {
 pub(in crate::cache) struct LoadChain {
     flights: Arc<Flights>,
     key: Key,
-    /// It has a place in the bulkhead, or one of those who wait for it has.
+    /// It counts as a load with a permit of the bulkhead: it has one, or a load that waits for it
+    /// has one, or it could wait for a permit no longer.
     placed: AtomicBool,
     outer: Option<Arc<LoadChain>>,
 }
 
 impl LoadChain {
-    /// The load of `key`, started from the present task.
+    /// Makes the load of `key`, started from the present task.
     ///
-    /// A cycle over tasks that a loader spawns by itself is not seen; `max_load` ends it.
+    /// A cycle over tasks that a loader spawns by itself is not detected; `max_load` ends it.
     pub(in crate::cache) fn begin(flights: &Arc<Flights>, key: &Key) -> Arc<Self> {
         Arc::new(Self {
             flights: flights.clone(),
             key: key.clone(),
             placed: AtomicBool::new(false),
+            // Taken in the task of the caller: the task of the flight, spawned later, does not
+            // inherit it.
             outer: RUNNING.try_with(Arc::clone).ok(),
         })
     }
 
-    /// It runs without Redis, and was let in.
+    /// Notes that the load runs without a lease and was let in. Loads within it need no permit.
     pub(in crate::cache) fn let_in(&self) {
         self.placed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether one of the loads that led to the present task is such.
+    /// Whether the load of the present task, or one that led to it, satisfies `is_such`.
     fn any(is_such: impl Fn(&Self) -> bool) -> bool {
         let any = |running: &Arc<Self>| {
             std::iter::successors(Some(running), |running| running.outer.as_ref())
@@ -551,7 +588,7 @@ impl LoadChain {
         RUNNING.scope(self, load).await
     }
 
-    /// Refuses a call for `key` from within its own load: it would wait for itself.
+    /// Refuses a call for `key` from within its own load, which would wait for itself.
     pub(in crate::cache) fn refuse_reentry(flights: &Arc<Flights>, key: &Key) -> Result<()> {
         if Self::any(|running| running.key == *key && Arc::ptr_eq(&running.flights, flights)) {
             return Err(Error::new(
@@ -578,7 +615,8 @@ impl fmt::Debug for Follower {
     }
 }
 
-/// What a call says that stops to wait for the server before its flight does. Nothing was loaded.
+/// The error of a call that stops waiting for the server before its flight does. Nothing was
+/// loaded.
 pub(in crate::cache) fn unanswered() -> Error {
     Error::new(
         ErrorKind::Timeout,
@@ -588,6 +626,7 @@ pub(in crate::cache) fn unanswered() -> Error {
     .with_fate(Fate::Unanswered)
 }
 
+// Rounded up, so that the flight's time is never shorter than that of the call that set it.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(NOTHING - 1)
 }
@@ -595,7 +634,7 @@ fn millis(duration: Duration) -> u64 {
 /// No question is under way.
 const NOTHING: u64 = u64::MAX;
 
-/// A waiting call does not look more often than this whether the server is late.
+/// A waiting call checks no more often than this whether the server is late.
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 
 /// How often the task of a flight shows that it runs.
@@ -612,7 +651,7 @@ mod tests {
         let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
         let cache = client.cache("c");
         let key = cache.value(&client.name("k")).expect("a good key");
-        // No whole number of ms, as what is left of a request never is.
+        // Not a whole number of ms: what is left of a request never is one.
         let limit = Duration::from_micros(300_400);
         let patience = Patience::new(limit, OnOutage::FailFast);
         let open = Arc::<Flights>::default().alone(&key, patience);

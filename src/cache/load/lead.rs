@@ -1,7 +1,7 @@
-//! The load of a flight that has the lease: the loader runs, its value is stored and shared.
+//! The load of a flight that has the lease: the loader runs, and its value is stored and shared.
 //!
-//! Invariant: a value is proved for those who joined late only by commands that are sent after the
-//! flight was closed.
+//! Invariant: only commands that are sent after the flight was closed prove a value for late calls.
+//! Second step of a [`Load`] that leads.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -36,7 +36,8 @@ impl Load {
             let entry = self.order.encode(&value, generations, cost)?;
             Ok((value, entry))
         };
-        // The value's own code runs in there too: what panics must not leave the lease behind.
+        // The value's own code runs in there, too. If it panics, it must not leave the lease
+        // behind.
         let prepared = AssertUnwindSafe(prepared).catch_unwind().await;
         let prepared = prepared.unwrap_or_else(|_panic| {
             Err(self.order.named(Error::new(
@@ -67,20 +68,22 @@ impl Load {
         Ok(value)
     }
 
-    /// Runs the loader, and tells the server meanwhile that its leader is alive.
+    /// Runs the loader. Meanwhile, shows the server that the leader is alive.
     async fn loaded<V, L>(&self, loader: L, until: Instant) -> Result<V>
     where
         L: Loader<Value = V, Error = Captured>,
     {
         tokio::select! {
+            // A load that has ended needs no renewal.
             biased;
             outcome = self.finished(loader, until) => outcome,
             never = self.renewals() => match never {},
         }
     }
 
-    /// Tells the server, for as long as this is polled, that the leader is alive. A lease that is
-    /// lost is not renewed: the load goes on for those who wait for it, and nobody joins them.
+    /// Shows the server, for as long as this is polled, that the leader is alive. A lease that is
+    /// lost is not renewed. The load then goes on for the calls that wait for it, but no further
+    /// call may join: its commit will be refused, so nothing can be proved for late calls.
     async fn renewals(&self) -> std::convert::Infallible {
         self.claim.renewed_until_lost().await;
         tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), "lease lost");
@@ -88,7 +91,8 @@ impl Load {
         std::future::pending().await
     }
 
-    /// Stores the entry; whether it is proved fresh for all who joined, however late.
+    /// Stores the entry. Returns whether it is proved fresh for all calls that joined, however
+    /// late.
     async fn commit(
         &self,
         closed: Closed<'_>,
@@ -100,6 +104,7 @@ impl Load {
         let ttl = self.order.jittered_ttl();
         let committed = self.claim.commit(entry, ttl, deadline);
         let verified = self.verified(closed, generations, deadline);
+        // Both are sent after the flight was closed, so neither has to wait for the other.
         let (committed, verified) = futures::join!(committed, verified);
         match committed {
             Ok(Committed::Stored) => {
@@ -112,7 +117,8 @@ impl Load {
             }
             Err(error) => {
                 tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
-                // A server that answers hears of it before the caller does.
+                // A server that answers learns that the lease is free before the caller goes on.
+                // Other failures are left to the end of the task.
                 if error.fate() == Fate::Refused {
                     self.claim.abandon(deadline).await;
                 }
@@ -121,8 +127,8 @@ impl Load {
         }
     }
 
-    /// Whether `generations` are still the present ones, if anybody has joined who must know. Read
-    /// after the flight was closed, so that it holds for all who have joined.
+    /// Whether `generations` are still the present ones. This is read only if a late call has
+    /// joined, and after the flight was closed, so that it holds for all calls that joined.
     async fn verified(
         &self,
         closed: Closed<'_>,
@@ -141,14 +147,16 @@ impl Load {
         })
     }
 
-    /// The load has failed: tells those who wait, here and elsewhere. The lease is held.
+    /// Ends a load that has failed: reports it to the calls that wait, here and elsewhere. The
+    /// lease is held.
     async fn fail(&self, error: &Error, generations: &[Generation]) {
         let closed = self.open.close();
         let record = match Failure::of(error) {
             Some(failure) => self.order.record(&failure, generations),
             None => {
-                // It says more of who asked than of the key: each must ask by himself. The opener
-                // waits for this; what is not given up in its time is given up after it.
+                // Such an error concerns the caller, not the key, so each follower must ask again.
+                // The call that opened the flight waits for this. If the lease is not given up in
+                // the time of that call, it is given up afterwards.
                 let question = self.open.flight().ask(self.order.cache.setup.patience);
                 self.claim.abandon(question.deadline).await;
                 return closed.settle(Outcome::Again);

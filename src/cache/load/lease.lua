@@ -1,14 +1,14 @@
 #!lua
 -- Purpose: grants the right to load a value, unless the value has changed since the caller judged
---   it, or somebody is loading it. The lease outlives its takeover deadline on purpose: at commit,
---   an absent or foreign lease means that the load was invalidated or superseded.
+--   it, or another caller is loading it. The lease outlives its takeover deadline on purpose: at
+--   commit, an absent or foreign lease means that the load was invalidated or superseded.
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: 1 token of the caller
 -- ARGV: 2 the longest that the lease may live, ms
 -- ARGV: 3 takeover, ms
 -- ARGV: 4 first 36 bytes of the entry that the caller judged invalid, or ''
--- ARGV: 5 wake channel of the caller's process, or '' when it hears nothing
+-- ARGV: 5 wake channel of the caller's process, or '' when it has none
 -- ARGV: 6 fence of the failed load whose record the caller judged invalid, or ''
 -- Returns: {'LEAD', fence} or {'CHANGED'} or {'FAILED', fence, record of a failed load} or
 --   {'BUSY', ms until takeover, 1 when the channel is noted, fence} or {'WRONGTYPE'}
@@ -31,7 +31,7 @@ if takeover > now then
   end
   return {'BUSY', takeover - now, noted, held[2]}
 end
--- Never below the server's clock, so fences rise even when the lease before this one is forgotten.
+-- Never below the server's clock, so fences rise even if the lease before this one was lost.
 local fence = math.max(tonumber(held[2] or 0) + 1, time[1] * 1000000 + time[2])
 fence = string.format('%.0f', fence)
 if held[4] then redis.call('DEL', KEYS[2]) end

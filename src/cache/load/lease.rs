@@ -1,8 +1,8 @@
 //! The load lease: the exclusive right, in the whole fleet, to load one key.
 //!
 //! Invariant: a value is committed only under the lease that was granted before its load began.
-//! `set` and `remove` end the lease in the same script in which they touch the value, so a load
-//! that began before them can never be stored after them. Called by the load of a flight.
+//! `set` and `remove` end the lease in the same script in which they touch the value. So a load
+//! that began before them is never stored after them. The load of a flight calls this.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -27,15 +27,19 @@ script!(COMMIT = "commit.lua" after "../entry.lua");
 script!(ABANDON = "abandon.lua" after "../entry.lua");
 script!(FAIL = "fail.lua" after "../entry.lua");
 
-/// One flight's claim to a load: granted or not, it goes by its token.
+/// One flight's claim to a load. Whether the lease is granted or not, the token identifies the
+/// claim.
 #[derive(Debug)]
 pub(in crate::cache) struct LoadLease {
     client: Client,
     place: EntryKeys,
+    /// A second request with the same token is answered as the first, so a lost reply costs
+    /// nothing.
     token: [u8; 16],
-    /// That of the grant: a later one to the same token is not this claim's.
+    /// The fence of the grant. A late copy of the request may take the lease again with the same
+    /// token and a later fence; such a lease does not belong to this claim.
     fence: AtomicI64,
-    /// The server may hold the lease for this claim.
+    /// Whether the server may hold the lease for this claim.
     open: AtomicBool,
     terms: LeaseTimes,
 }
@@ -49,7 +53,8 @@ pub(in crate::cache) enum Grant {
     Changed,
     /// A load has failed and left this record.
     Failed { fence: i64, record: Bytes },
-    /// Somebody leads, and may be superseded after `takeover`. Whether a wake-up will be sent.
+    /// Another caller leads, and may be superseded after `takeover`. `noted` says whether a wake-up
+    /// will be sent.
     Busy {
         takeover: Duration,
         noted: bool,
@@ -62,7 +67,7 @@ pub(in crate::cache) enum Grant {
 pub(in crate::cache) enum Committed {
     /// It is in the cache.
     Stored,
-    /// The lease was gone: removed, set, superseded or out of time.
+    /// The lease was gone: the key was removed or set, or the load was superseded or out of time.
     Refused,
 }
 
@@ -78,9 +83,10 @@ impl LoadLease {
         }
     }
 
-    /// Asks for the lease. `seen` is the head of the entry that was judged invalid, `dead` the
-    /// fence of the failed load whose record was; `channel` is where this process hears. The lease
-    /// lasts for a load that is stored within `storing` after it.
+    /// Asks for the lease. `seen` is the head of the entry that was judged invalid. `dead` is the
+    /// fence of the failed load whose record was judged invalid. `channel` is where this process
+    /// receives wake-ups. The lease lasts long enough for a load that is stored within `storing`
+    /// after its end.
     pub(in crate::cache) async fn acquire(
         &self,
         seen: &[u8],
@@ -89,7 +95,8 @@ impl LoadLease {
         deadline: Deadline,
         storing: Patience,
     ) -> Result<Grant> {
-        // The load begins once this is answered and the tags are known; then its value is stored.
+        // The load begins once this is answered and the generations of the tags are read, which may
+        // each take the deadline. Then its value is stored.
         let beside = deadline.remaining() * 2 + storing.limit();
         let life = beside.min(LONGEST_LOAD) + self.terms.max_load.duration() + GRACE;
         let call = LEASE
@@ -128,9 +135,10 @@ impl LoadLease {
         }
     }
 
-    /// Moves the takeover deadline, again and again; returns when the lease is lost. A question
-    /// that is not answered is given up in time for the next, however long calls may take.
+    /// Moves the takeover deadline again and again. Returns when the lease is lost. A renewal that
+    /// is not answered is given up in time for the next one, however long calls may take.
     pub(in crate::cache) async fn renewed_until_lost(&self) {
+        // A third, so that one renewal may fail and no other process takes over.
         let pause = self.terms.takeover.duration() / 3;
         let mut asked = Instant::now();
         loop {
@@ -141,10 +149,12 @@ impl LoadLease {
                 .arg(&self.token)
                 .arg(self.terms.takeover.millis())
                 .arg(self.fence.load(Ordering::Relaxed));
+            // A renewal must not be refused because the queue is full: a second load would follow.
             let deadline = self.client.cache_deadline().reserved();
             let deadline = deadline.at_most(asked + pause);
             match self.client.run(call, deadline).await {
                 Ok(reply) if reply.status().is_ok_and(|status| status == "OK") => {}
+                // The lease is gone, and does not come back.
                 Ok(_) => return,
                 Err(error) => {
                     tracing::debug!(target: "hedgerow::cache", key = self.place.name.shown().as_str(), %error, "lease not renewed");
@@ -182,9 +192,9 @@ impl LoadLease {
         Ok(committed)
     }
 
-    /// Ends the lease with a load that has failed, and leaves `record` in its place for `ttl`.
-    /// Whether the lease was still this claim's: if not, the load was superseded or invalidated,
-    /// and nothing is left of it.
+    /// Ends the lease of a load that has failed, and leaves `record` in its place for `ttl`.
+    /// Returns whether the lease was still this claim's. If not, the load was superseded or
+    /// invalidated, and nothing of it is left.
     pub(in crate::cache) async fn fail(
         &self,
         record: &[u8],
@@ -197,6 +207,7 @@ impl LoadLease {
             .arg(self.fence.load(Ordering::Relaxed))
             .arg(record)
             .arg(ttl.millis());
+        // Not a `change`: the value stays as it is, and the record is never read from a replica.
         let reply = self.client.run(call, deadline).await?;
         let ours = match reply.status()? {
             "OK" => true,
@@ -207,13 +218,15 @@ impl LoadLease {
         Ok(ours)
     }
 
-    /// Gives the lease up, if it is this claim's, and says whether it was. What is not given up by
-    /// `deadline` is left to [`end`](Self::end).
+    /// Gives the lease up, if it is this claim's, and returns whether it was. A lease that is not
+    /// given up by `deadline` is left to [`end`](Self::end).
     pub(in crate::cache) async fn abandon(&self, deadline: Deadline) -> bool {
         let call = ABANDON
             .call(self.place.keys())
             .arg(&self.token)
             .arg(self.fence.load(Ordering::Relaxed));
+        // May use the reserve of the queue: as long as the lease stays, other callers wait for a
+        // load that is over.
         match self.client.run(call, deadline.reserved()).await {
             Ok(reply) => {
                 self.open.store(false, Ordering::Relaxed);
@@ -226,14 +239,14 @@ impl LoadLease {
         }
     }
 
-    /// Once nobody loads under it any more: gives up what is left of the lease, so that nobody
+    /// Gives up what is left of the lease once nothing loads under it any more, so that no caller
     /// waits for a load that is over. While the server is out this is tried again, until the lease
     /// may be taken over anyway.
     pub(in crate::cache) async fn end(&self) {
         let until = Instant::now() + self.terms.takeover.duration();
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         while self.open.load(Ordering::Relaxed) {
-            // Nobody waits for this.
+            // No caller waits for this, so each try takes the client's own deadline.
             self.abandon(self.client.cache_deadline()).await;
             if Instant::now() >= until {
                 break;
@@ -249,8 +262,8 @@ impl LoadLease {
     }
 }
 
-/// How much longer than `max_load` a lease lives: a loader that is dropped then still has the
-/// lease, and the failure can be recorded in its place.
+/// Added to the life of a lease. A loader that is dropped at `max_load` still has the lease then,
+/// and the failure can be recorded in its place.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The pauses between two tries to give a lease up.

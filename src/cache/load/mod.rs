@@ -1,20 +1,21 @@
-//! The life of a flight: ask for the lease, wait for whoever has it, or load and commit.
+//! The life of a flight: ask for the lease, then wait for the process that has it, or load and
+//! commit.
 //!
-//! Invariant: a flight may give what it finds to whoever began before the load did; to those who
-//! joined later only what was proved after the flight was closed:
+//! Invariant: a flight may give what it finds to every call that began before the load. A call that
+//! joined later gets only what was proved after the flight was closed:
 //!
 //! - A value loaded here: the generations in its stamps were read before the loader began. After
-//!   closing, the commit and a read of the tags are sent. `remove` or `set` between the grant of
-//!   the lease and the commit ends the lease, so the commit is refused; an invalidation between
-//!   the stamps and the read changes a generation. If neither happened, every invalidation that
-//!   had returned when a joiner began took effect before the load did.
-//! - A value taken from Redis is read and judged after closing. So is the record of a load that
-//!   has failed elsewhere.
-//! - The error of a load that failed here is proved as a value is, with the record in the place of
-//!   the commit.
+//!   the flight is closed, the commit and a read of the tags are sent. A `remove` or `set` between
+//!   the grant of the lease and the commit ends the lease, so the commit is refused. An
+//!   invalidation between the stamps and the read changes a generation. If neither happened, every
+//!   invalidation that had returned when a follower's call began took effect before the load.
+//! - A value taken from Redis is read and judged after the flight is closed. So is the record of a
+//!   load that failed elsewhere.
+//! - The error of a load that failed here is proved as a value is, with the record instead of the
+//!   commit.
 //!
-//! Otherwise they ask again. An invalidation that takes effect after that proof has not returned
-//! when they began. Spawned by `memoize`.
+//! Otherwise the follower asks again. An invalidation that takes effect after that proof had not
+//! returned when the follower's call began. `memoize` spawns the task of a flight.
 
 mod asking;
 pub(crate) mod failure;
@@ -53,22 +54,24 @@ pub(super) struct Load {
     open: Leader,
     claim: LoadLease,
     running: Arc<LoadChain>,
-    /// Why Redis is done without from the start.
+    /// Why the flight does without Redis from the start.
     out: Option<Error>,
-    /// The head of the entry that was judged invalid last.
+    /// The head of the entry that was judged invalid last. The server grants the lease only if the
+    /// entry is still that one, or gone.
     seen: Bytes,
-    /// Generations as they were before the lease was asked for.
+    /// The generations as they were before the lease was asked for.
     snapshot: Snapshot,
     /// What the call that opened the flight has been through.
     rounds: Rounds,
-    /// The fence of the load elsewhere that is waited for.
+    /// The fence of the load elsewhere that the flight waits for. A change shows that this load has
+    /// ended.
     awaited: Option<i64>,
     /// The fence of a failed load whose record is no longer valid.
     dead: Option<i64>,
 }
 
 impl Load {
-    /// A flight that `read` has made necessary: a miss, or an outage that is bypassed.
+    /// Makes the flight that `read` has made necessary: a miss, or an outage that is bypassed.
     pub(super) fn new(
         order: StoreRequest,
         open: Leader,
@@ -93,8 +96,9 @@ impl Load {
         }
     }
 
-    /// Asks the server something: the calls on board with the most time wait for the answer. Where
-    /// they can do without the server, they do so once it is late for the opener.
+    /// Asks the server something. The flight waits for the answer as long as the call with the most
+    /// time does. If the calls can do without the server, they do so as soon as the answer is late
+    /// for the call that opened the flight.
     pub(super) fn ask(&self) -> Question {
         let setup = &self.order.cache.setup;
         self.open.flight().ask(match setup.outage {
@@ -103,23 +107,26 @@ impl Load {
         })
     }
 
-    /// The load has ended, and is stored or recorded, however little time the opener has: what the
-    /// cache holds then concerns all on board, and whoever calls later. Each call, the opener too,
-    /// waits for that within its own time, and then takes `loaded` if it may.
+    /// Notes that the load has ended with `loaded`, and asks the server to store or record it. This
+    /// takes as long as the call with the most time allows: what the cache holds then concerns all
+    /// calls of the flight, and later ones. Each call waits for it within its own time, also the
+    /// call that opened the flight, and then takes `loaded` if it may.
     pub(super) fn stores(&self, loaded: Outcome) -> Question {
         let flight = self.open.flight();
         flight.loaded(loaded);
         flight.ask(self.longest())
     }
 
-    /// What the call on board with the most time gives the server for an answer.
+    /// The time that the call with the most time gives the server for an answer.
     fn longest(&self) -> Patience {
         let patience = self.order.cache.setup.patience;
         patience.within(patience.limit().max(self.open.flight().longest()))
     }
 
-    /// The call that opened the flight has waited long enough. Those who joined may have more time.
+    /// Ends the flight because the call that opened it has waited long enough. The calls that
+    /// joined may have more time, so they ask again.
     pub(super) fn out_of_time<T>(&self) -> Result<T> {
+        // No load has ended, so this must not count as one of the followers' rounds.
         self.open.close().settle(Outcome::NoLoad);
         Err(Rounds::out_of_time())
     }
@@ -129,7 +136,9 @@ impl Load {
     where
         L: Loader<Value = V, Error = Captured>,
     {
+        // So that calls of the cache within the loader know which load they are part of.
         let load = self.running.clone().scope(async move { loader().await });
+        // A panic must end as an error, or the followers would learn nothing of the load.
         let load = AssertUnwindSafe(load).catch_unwind();
         match tokio::time::timeout_at(until, load).await {
             Ok(Ok(Ok(value))) => Ok(value),
@@ -148,9 +157,10 @@ impl Load {
     }
 }
 
-/// Returns, with the flight closed, when nobody waits for it any more.
+/// Returns, with the flight closed, when no call waits for it any more.
 async fn deserted<V>(creator: &mut oneshot::Sender<Result<Arc<V>>>, open: &Leader) {
     creator.closed().await;
+    // A call may join between the two checks, so the second check is made under the lock.
     loop {
         open.deserted().await;
         if open.close_if_deserted() {

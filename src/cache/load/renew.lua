@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Purpose: the leader is still loading; moves the moment at which others may take over.
+-- Purpose: moves the moment at which others may take over, while the leader is still loading.
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: 1 token of the leader

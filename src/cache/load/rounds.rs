@@ -1,10 +1,12 @@
 //! `Rounds`: how long one call of `memoize` waits for the loads of others, and for how many.
 //!
-//! Invariant: a call waits until [`over`](Rounds::over) at the latest, whatever others do, and
-//! takes part in at most four loads: three of others, then one without a lease, its own or one that
-//! began after the call. Its own begins no later than half of `max_load` after the call, unless the
-//! call waits for a first load then. Kept by `memoize` for the caller, and by the load of a flight
-//! for the call that opened it.
+//! Invariant: a call waits until [`over`](Rounds::over) at the latest, whatever others do. It takes
+//! part in at most four loads: three of others, then one without a lease, which is its own or began
+//! after the call. Its own load begins no later than half of `max_load` after the call, unless the
+//! call is still waiting for its first load then.
+//!
+//! `memoize` keeps one for the caller, and the load of a flight keeps one for the call that opened
+//! the flight.
 
 use std::time::Duration;
 
@@ -20,14 +22,14 @@ pub(in crate::cache) struct Rounds {
     terms: LeaseTimes,
     /// What the call may take beside a load.
     deadline: Duration,
-    /// How many loads of others were of no use to it.
+    /// The number of loads of others that were of no use to it.
     used: u32,
-    /// It was told to ask again.
+    /// The call had to ask again. It then reads from the primary only.
     again: bool,
 }
 
 impl Rounds {
-    /// A call that begins now.
+    /// Starts counting for a call that begins now.
     pub(in crate::cache) fn begin(terms: LeaseTimes, deadline: Duration) -> Self {
         Self {
             began: Instant::now(),
@@ -42,18 +44,18 @@ impl Rounds {
         self.began
     }
 
-    /// How many loads of others were of no use.
+    /// The number of loads of others that were of no use.
     pub(in crate::cache) fn used(&self) -> u32 {
         self.used
     }
 
-    /// A load of another was of no use.
+    /// Counts a load of another call that was of no use.
     pub(in crate::cache) fn another(&mut self) {
         self.used += 1;
         self.again = true;
     }
 
-    /// The call has to ask again, though no load has ended.
+    /// Notes that the call has to ask again, although no load has ended.
     pub(in crate::cache) fn again(&mut self) {
         self.again = true;
     }
@@ -68,32 +70,36 @@ impl Rounds {
         self.began + self.terms.max_load.duration() + self.deadline
     }
 
-    /// When a call that has waited for a load in vain stops to wait for others.
+    /// When a call that has waited in vain for a load stops waiting for others: half of `max_load`
+    /// after the call began.
     pub(in crate::cache) fn alone_at(&self) -> Instant {
         self.began + self.terms.max_load.duration() / 2
     }
 
     /// Whether the call loads by itself now.
     pub(in crate::cache) fn alone(&self) -> bool {
+        // A call that has met no useless load yet goes on waiting: a load of others may still serve
+        // it.
         self.used >= MOST || (self.used > 0 && Instant::now() >= self.alone_at())
     }
 
     /// Until when the call waits for the next load of another.
     pub(in crate::cache) fn patience(&self) -> Instant {
         match self.used {
+            // The first wait may last to the end, since a first load may take all of `max_load`.
             0 => self.over(),
             _ => self.alone_at().min(self.over()),
         }
     }
 
-    /// How long a flight may show no sign of life before the call no longer waits for it. A
-    /// leader elsewhere may be superseded after the same silence.
+    /// How long a flight may show no sign of life before the call no longer waits for it. After the
+    /// same silence, another process may take over from a leader elsewhere.
     pub(in crate::cache) fn silence(&self) -> Duration {
         let half = self.terms.max_load.duration() / 2;
         self.terms.takeover.duration().min(half).max(SHORTEST)
     }
 
-    /// The error of a call that has waited to its end.
+    /// The error of a call that has waited until its end.
     pub(in crate::cache) fn out_of_time() -> Error {
         Error::new(
             ErrorKind::LoaderTimeout,
@@ -106,5 +112,5 @@ impl Rounds {
 /// How many loads of others a call waits for.
 const MOST: u32 = 3;
 
-/// A flight is not called silent sooner: a machine may be busy.
+/// A flight counts as silent no sooner than this, because a machine may be busy.
 const SHORTEST: Duration = Duration::from_millis(500);

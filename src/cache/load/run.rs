@@ -1,6 +1,7 @@
 //! The task of a flight: from the lease to an outcome, whatever it is.
 //!
-//! Invariant: a flight is closed before it is settled, so nobody joins one that has an outcome.
+//! Invariant: a flight is closed before it is settled, so no call joins a flight that has an
+//! outcome. `memoize` spawns this task.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,11 +18,13 @@ use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, Result};
 
 impl Load {
-    /// The task of a flight, spawned by the caller that opened it. It ends by itself: while it
-    /// waits, when nobody waits for it; once it loads, at `max_load` and the deadline of the
-    /// commit; and where the server may still hold the lease, once that is given up. A panic of the
-    /// loader is caught and told as an error; if the task itself is torn down, the creator is told
-    /// so and those who joined ask again.
+    /// The task of a flight, spawned by the call that opened it.
+    ///
+    /// It ends by itself. While it waits, it ends when no call waits for it any more. Once it
+    /// loads, it ends by `max_load` and the deadline of the commit. Where the server may still hold
+    /// the lease, it ends once the lease is given up, or may be taken over anyway. A panic of the
+    /// loader is caught and becomes an error. If the task itself is torn down, the call that opened
+    /// the flight gets an error, and the calls that joined ask again.
     pub(in crate::cache) async fn run<V, L>(
         mut self,
         loader: L,
@@ -34,11 +37,13 @@ impl Load {
         {
             let mut beats = pin!(flight.beats());
             tokio::select! {
+                // The flight comes first: once it has an outcome, its beat no longer matters.
                 biased;
                 () = self.fly(loader, creator) => {}
                 never = &mut beats => match never {},
             }
         }
+        // The outcome is out, so this costs no caller any time.
         self.into_claim().end().await;
     }
 
@@ -52,7 +57,7 @@ impl Load {
         L: Loader<Value = V, Error = Captured>,
     {
         let granted = match self.out.take() {
-            // Whatever has become of a script, no loader has begun.
+            // Whatever became of a script, no loader has begun: for the caller this is a read.
             None => self.lease(&mut creator).await.map_err(Error::of_a_read),
             Some(error) => Err(error),
         };
@@ -74,10 +79,11 @@ impl Load {
             }
         };
         let Some(result) = result.transpose() else {
-            // Nobody waits for it any more.
+            // No call waits for it any more.
             return;
         };
         let result = result.map_err(|error| self.order.named(error));
+        // Where the flight is settled already, this changes nothing: the first outcome counts.
         if let Err(error) = &result {
             self.open.close().settle(Outcome::Failed {
                 error: error.clone(),

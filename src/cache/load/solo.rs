@@ -1,10 +1,12 @@
 //! Solo loads: loads without a lease, for calls that the loads of others did not help.
 //!
-//! Invariant: in one process at most one solo load of a key waits to begin. A flight shares it,
-//! also while it runs, if all calls that wait for the flight began before the load did. While one
-//! runs, the next waits until its opener's patience ends. So however many calls can wait no longer,
-//! one load begins for all of them. A solo load needs no lease and is not stored. Boarded by the
-//! load of a flight.
+//! Invariant: at most one solo load of a key waits to begin in one client, silent ones not counted.
+//! A flight shares a solo load, also while it runs, if all calls that wait for the flight began
+//! before the load. While one runs, the next waits for it, at most until half of `max_load` has
+//! passed for the call that opened the next. So however many calls can wait no longer, one load
+//! begins for all of them. A solo load needs no lease and is not stored.
+//!
+//! The load of a flight comes here when its call must load alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,26 +27,27 @@ pub(in crate::cache) struct Solos {
 /// The solo loads of one key.
 #[derive(Debug)]
 struct Queue {
-    /// The one that has not begun.
+    /// The load that has not begun.
     next: Option<Arc<Flight>>,
-    /// Those that run: more than one only where an opener could not wait for the one before.
+    /// The loads that run. There is more than one only where a call could not wait for the load
+    /// before.
     running: Vec<Arc<Flight>>,
-    /// Held by the one that runs.
+    /// Its one permit belongs to the load that runs.
     turn: Arc<Semaphore>,
-    /// How many [`Turn`]s there are.
+    /// The number of [`Turn`]s. With the last one, the queue of the key is removed.
     turns: usize,
 }
 
-/// How a flight that goes solo came in.
+/// How a flight that goes solo gets its value.
 #[derive(Debug)]
 pub(in crate::cache) enum Seat {
     /// It shares a load that began after the calls that wait for the flight, or has not begun.
     Shared(Follower),
-    /// Its load is the next.
+    /// Its own load is the next.
     Own(Turn),
 }
 
-/// The place of a solo load, from before it begins to its end.
+/// The position of a solo load, from before it begins to its end.
 #[derive(Debug)]
 pub(in crate::cache) struct Turn {
     solos: Arc<Solos>,
@@ -53,9 +56,9 @@ pub(in crate::cache) struct Turn {
 }
 
 impl Solos {
-    /// Shares a solo load of the flight's key that began after `began`, or has not begun; or makes
-    /// the flight's the next one. By `began` all calls that wait for the flight have begun. A load
-    /// whose task has been silent for `silence` is not waited for.
+    /// Shares a solo load of the flight's key that began after `began`, or has not begun. If there
+    /// is none, makes the flight's load the next. All calls that wait for the flight have begun by
+    /// `began`. A load whose task has been silent for `silence` is not shared.
     pub(in crate::cache) fn board(
         self: &Arc<Self>,
         open: &Leader,
@@ -70,7 +73,7 @@ impl Solos {
             turn: Arc::new(Semaphore::new(1)),
             turns: 0,
         });
-        // What runs ends sooner than what has to wait for it.
+        // Running loads come first: they end sooner than the load that waits for them.
         let mut loads = queue.running.iter().chain(&queue.next);
         let shared = loads.find_map(|load| match load.is_silent(silence) {
             true => None,
@@ -79,6 +82,7 @@ impl Solos {
         if let Some(passenger) = shared {
             return Seat::Shared(passenger);
         }
+        // Replaces only a load that cannot be shared any more.
         queue.next = Some(flight.clone());
         queue.turns += 1;
         Seat::Own(Turn {
@@ -96,14 +100,15 @@ impl Solos {
 impl Turn {
     /// Waits until no other solo load of the key runs.
     ///
-    /// Cancel safety: a dropped wait gives its place up.
+    /// Cancel safety: safe. A dropped wait gives up its position in the queue of the semaphore.
     pub(in crate::cache) async fn comes(&self) -> Option<OwnedSemaphorePermit> {
         self.turn.clone().acquire_owned().await.ok()
     }
 
-    /// The load begins, as `open` is told: calls that begin from now on do not share it.
+    /// Begins the load, and notes that in `open`. Calls that begin from now on do not share it.
     pub(in crate::cache) fn begin(&self, open: &Leader) {
         let mut keys = self.solos.keys();
+        // Under the lock, so that each call either finds the load not begun or sees when it began.
         open.begin_load();
         if let Some(queue) = keys.get_mut(self.flight.key()) {
             queue.forget(&self.flight);
@@ -128,6 +133,7 @@ impl Drop for Turn {
         };
         queue.forget(&self.flight);
         queue.turns -= 1;
+        // Waiting and running loads are all gone, so nothing is left to share.
         if queue.turns == 0 {
             keys.remove(self.flight.key());
         }
@@ -175,7 +181,7 @@ mod tests {
             matches!(running, Seat::Shared(_)),
             "it began after the call"
         );
-        // Of a call that begins in the same instant nobody knows.
+        // A call of the same instant may have begun before or after the load.
         let next = own(solos.board(&second, Instant::now(), SILENCE));
         let waiting = solos.board(&third, Instant::now(), SILENCE);
         assert!(

@@ -1,10 +1,11 @@
 //! Loads without the lease: while Redis is out, and where the loads of others are of no use.
 //!
-//! Invariant: what is loaded here is not stored, and only calls that began before the load did
-//! share it. So a flight with passengers shares only a solo load that begins after the flight is
-//! closed: of one that runs already nobody knows whether it began after the calls of the
-//! passengers. A load begins when there is a place for it. Last step of a [`Load`] that does not
-//! lead.
+//! Invariant: what is loaded here is not stored, and only calls that began before the load share
+//! it. So a flight with followers shares only a solo load that begins after the flight was closed:
+//! of a load that runs already, it is not known whether it began after the calls of the followers.
+//! A load begins with a permit of the bulkhead. It needs none if a load that has a permit waits for
+//! it, or if a call that loads alone has waited for half of `max_load`. Last step of a [`Load`]
+//! that does not lead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,9 @@ use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, Result};
 
 impl Load {
-    /// Loads without Redis, because of `error`, and shares the value with those whose calls began
-    /// before the load. It is not stored, and other processes are not told. `None` when nobody
-    /// waits for it any more before it has begun.
+    /// Loads without Redis, because of `error`, and shares the value with the calls that began
+    /// before the load. The value is not stored, and other processes learn nothing of it. `None` if
+    /// no call waits for the load any more before it has begun.
     pub(super) async fn without<V, L>(
         &self,
         loader: L,
@@ -36,7 +37,7 @@ impl Load {
         let until = Instant::now() + self.max_load();
         let _place = tokio::select! {
             place = bulkhead.enter(until) => Some(place?),
-            // A caller that waits for this load keeps its own place, which counts for both.
+            // The load that waits for this one keeps its own permit, which counts for both.
             () = self.open.urged() => None,
             () = deserted(creator, &self.open) => return Ok(None),
         };
@@ -45,9 +46,10 @@ impl Load {
         self.begun(loader).await.map(Some)
     }
 
-    /// Loads by itself, because the loads of others were of no use to the caller: in its turn, but
-    /// no later than the caller can wait. The value is not stored; calls that began before the load
-    /// share it. `None` when nobody waits for it any more before it has begun.
+    /// Loads alone, because the loads of others were of no use to the caller. The load waits for
+    /// its turn, but no longer than the caller can wait. The value is not stored, and calls that
+    /// began before the load share it. `None` if no call waits for the load any more before it has
+    /// begun.
     pub(super) async fn alone<V, L>(
         &self,
         loader: L,
@@ -58,11 +60,12 @@ impl Load {
         L: Loader<Value = V, Error = Captured>,
     {
         let (state, silence) = (&self.order.state, self.rounds.silence());
-        // Calls that have joined began before any load that begins from now on; what runs already
-        // may have begun before they did.
+        // Closed first: the calls that have joined began before any load that begins from now on. A
+        // load that runs already may have begun before they did.
         let closed = self.open.close();
         let mut urged = false;
         let turn = loop {
+            // When each follower began is not known, only that it was before now.
             let began = match self.open.has_joined() {
                 true => Instant::now(),
                 false => self.rounds.began(),
@@ -77,14 +80,14 @@ impl Load {
                 }
                 tokio::select! {
                     outcome = shared.outcome(silence, self.rounds.over()) => break outcome,
-                    // Callers that hold a place and wait for this load now wait for the shared one.
+                    // Loads that hold a permit and wait for this load now wait for the shared one.
                     () = self.open.urged(), if !urged => urged = true,
                     () = deserted(creator, &self.open) => return Ok(None),
                 }
             };
             match outcome {
                 Some(Outcome::Value { value, .. }) => {
-                    // A load of another type is no use here.
+                    // A load of another type is of no use here.
                     if let Ok(typed) = value.clone().downcast() {
                         let proved = false;
                         closed.settle(Outcome::Value { value, proved });
@@ -105,9 +108,9 @@ impl Load {
         let _places = tokio::select! {
             biased;
             () = deserted(creator, &self.open) => return Ok(None),
-            // A place that is free is taken, however late it is.
+            // A permit that is free is taken, however late it is.
             places = in_turn => Some(places),
-            // A caller that waits for this load keeps its own place, which counts for both.
+            // The load that waits for this one keeps its own permit, which counts for both.
             () = async { if !urged { self.open.urged().await } } => None,
             () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
         };
@@ -120,7 +123,7 @@ impl Load {
         self.order.terms.max_load.duration()
     }
 
-    /// Loads, and shares the value with those whose calls began before this.
+    /// Loads, and shares the value with the calls that began before this.
     async fn begun<V, L>(&self, loader: L) -> Result<Arc<V>>
     where
         V: Send + Sync + 'static,

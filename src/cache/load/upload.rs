@@ -1,10 +1,10 @@
 //! `Upload`: a large entry that is in Redis and not yet the value of its key.
 //!
-//! Invariant: an upload lies under a key of its own, which nobody reads, until one script makes it
-//! the value, at most once. So it may travel on another connection than everything else: what a
-//! caller who has left had sent there is an upload that nobody adopts, and its TTL ends it.
+//! Invariant: an upload has a key of its own, which nothing reads, until one script makes it the
+//! value, at most once. So it may travel on another connection than all other commands. If the
+//! caller has left, its upload is never adopted, and the TTL removes it.
 //!
-//! Called by `set` and by the commit of a load.
+//! `set` and the commit of a load call this.
 
 use std::time::Duration;
 
@@ -22,36 +22,40 @@ use crate::wire::command::plain;
 
 script!(ADOPT = "adopt.lua" after "../entry.lua");
 
+/// An entry that was uploaded.
 #[derive(Debug)]
 pub(in crate::cache) struct Upload {
     key: Key,
 }
 
 impl Upload {
-    /// Brings `entry` to the server of `place`, if it is large.
+    /// Uploads `entry` to the server of `place`, if it is large.
     ///
-    /// Cancel safety: safe; what has arrived is removed by its TTL.
+    /// Cancel safety: safe. What has arrived is removed by its TTL.
     pub(in crate::cache) async fn of(
         client: &Client,
         place: &EntryKeys,
         entry: &[u8],
         deadline: Deadline,
     ) -> Result<Option<Self>> {
+        // Small entries travel in the script itself, which saves a command.
         if entry.len() < LARGE {
             return Ok(None);
         }
+        // A random key: two uploads of one value must not meet.
         let key = place.value.upload(random());
         let mut command = plain("SET", &key);
         let life = deadline.remaining() + GRACE;
         command.arg(entry).arg("PX").arg(life.as_millis() as u64);
+        // Safe to repeat: it writes the same bytes to a key that only this call knows.
         let sent = client.command(command, &key, Retry::Safe, deadline.apart());
-        // Whatever has become of it, nothing is stored.
+        // Whatever became of the upload, nothing is stored.
         sent.await.map_err(Error::of_own_question)?;
         Ok(Some(Self { key }))
     }
 
-    /// The call that makes `entry`, which this holds, the value for `ttl`: under the lease of this
-    /// token and fence, or under none.
+    /// Makes the call that turns `entry`, which this holds, into the value for `ttl`: under the
+    /// lease of this token and fence, or under none.
     pub(in crate::cache) fn adopt(
         &self,
         place: &EntryKeys,
@@ -72,7 +76,7 @@ impl Upload {
     }
 }
 
-/// The upload was not there when it was to be stored.
+/// The error if the upload was not there when it was to be stored.
 pub(in crate::cache) fn gone() -> Error {
     Error::new(
         ErrorKind::Server,

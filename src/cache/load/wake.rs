@@ -1,8 +1,9 @@
 //! Callers of this process that wait for loads led by other processes.
 //!
-//! Invariant: an [`WakeListener`] that was made before the lease was asked for hears of every end
-//! of that lease which is published afterwards. Messages are hints: whoever is woken asks again,
-//! and whoever is not has a timer.
+//! Invariant: a [`WakeListener`] that was made before the lease was asked for receives every end of
+//! that lease which is published to this process afterwards. Messages are hints: a waiter that is
+//! woken asks again, and a waiter that is not woken has a timer. A flight that waits for the lease
+//! uses this.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,7 +21,8 @@ use crate::time::Deadline;
 #[derive(Debug, Default)]
 pub(in crate::cache) struct WakeListeners {
     listeners: Mutex<HashMap<Box<str>, watch::Sender<WakeUp>>>,
-    /// Where no attempt to listen is made before when: the last one failed.
+    /// The pub/sub connections where the last subscribe failed. Before the given moment, no other
+    /// subscribe is tried there.
     push_unavailable: Mutex<Vec<(Weak<PubSub>, Instant)>>,
 }
 
@@ -29,11 +31,11 @@ pub(in crate::cache) struct WakeListeners {
 pub(in crate::cache) enum WakeUp {
     /// A value was stored: read it.
     Stored,
-    /// The load ended without one, or nothing was said yet: ask for the lease.
+    /// The load ended without a value, or there was no message yet: ask for the lease.
     Ended,
 }
 
-/// Hears of one key while it lives.
+/// Receives the messages for one key while it lives.
 #[derive(Debug)]
 pub(in crate::cache) struct WakeListener {
     listeners: Arc<WakeListeners>,
@@ -57,8 +59,8 @@ impl WakeListeners {
         }
     }
 
-    /// The channel on which this process hears of loads of `value`, once it does; `None` when it
-    /// cannot.
+    /// Returns the channel on which this process receives the ends of loads of `value`, once it is
+    /// subscribed. `None` if it cannot be subscribed.
     pub(in crate::cache) async fn channel(
         self: &Arc<Self>,
         client: &Client,
@@ -67,14 +69,17 @@ impl WakeListeners {
     ) -> Option<Key> {
         let pubsub = client.pubsub(value)?;
         let channel = client.load_wake(value)?;
+        // The usual case: one channel serves all loads of this process on that server.
         if pubsub.hears(&channel) {
             return Some(channel);
         }
+        // Another flight has just waited for this in vain. Each one that did so would be late for
+        // the lease.
         if self.is_push_unavailable(&pubsub) {
             return None;
         }
         let listeners = self.clone();
-        // Who waits for a load hears by itself that messages were missed.
+        // A resync is not handled here: each flight that waits for a load watches for it by itself.
         let listener = Arc::new(move |notice: Notice<'_>| {
             if let Notice::Message(message) = notice {
                 listeners.heard(message);
@@ -93,7 +98,7 @@ impl WakeListeners {
         }
     }
 
-    /// A message: `+` or `-`, then the value's key.
+    /// Takes a message: `+` or `-`, then the value's key.
     fn heard(&self, message: &[u8]) {
         let Some((mark, key)) = message.split_first() else {
             return;
@@ -110,6 +115,7 @@ impl WakeListeners {
             .ok()
             .and_then(|key| listeners.get(key));
         if let Some(sender) = sender {
+            // Only the latest message counts: a woken flight asks the server in any case.
             sender.send_replace(hint);
         }
     }
@@ -131,16 +137,16 @@ impl WakeListeners {
 }
 
 impl WakeListener {
-    /// Forgets what was said so far: what is asked next is newer.
+    /// Forgets the messages so far. What is asked next is newer.
     pub(in crate::cache) fn clear(&mut self) {
         self.hints.mark_unchanged();
     }
 
-    /// The next message.
+    /// Returns the next message.
     pub(in crate::cache) async fn hint(&mut self) -> WakeUp {
         match self.hints.changed().await {
             Ok(()) => *self.hints.borrow_and_update(),
-            // The sender lives in `listeners`, as long as this listener does.
+            // Does not happen: the sender lives in `listeners` as long as this listener does.
             Err(_) => std::future::pending().await,
         }
     }
@@ -155,6 +161,7 @@ impl Drop for WakeListener {
             .unwrap_or_else(PoisonError::into_inner);
         if listeners
             .get(self.key.as_str())
+            // The last receiver is this one, which is dropped after this.
             .is_some_and(|sender| sender.receiver_count() <= 1)
         {
             listeners.remove(self.key.as_str());
@@ -162,8 +169,8 @@ impl Drop for WakeListener {
     }
 }
 
-/// How long a flight lets the push connection keep it from asking for the lease.
+/// How long a flight waits for the push connection before it asks for the lease without it.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// How long flights wait by timer after listening has failed.
+/// How long flights wait by timer after a subscribe has failed.
 const PUSH_RETRY: Duration = Duration::from_secs(1);

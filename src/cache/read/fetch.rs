@@ -1,16 +1,16 @@
 //! Fetching: entries are read with the generations of their tags, and judged. This is the hit path,
 //! and the only way in which a value leaves Redis.
 //!
-//! Invariant: the generations that an entry is judged by were read together with it or after it. So
-//! an entry that was loaded before an invalidation is no hit for any read that began after the
+//! Invariant: the generations by which an entry is judged were read together with it or after it.
+//! So an entry that was loaded before an invalidation is no hit for any read that began after the
 //! invalidation returned. Every verb of the cache reads through here.
 //!
-//! What cannot be read is a miss. A damaged entry is of no use to anybody and is removed; a foreign
-//! one is another build's or another type's, and stays.
+//! An entry that cannot be read is a miss. A damaged entry is of no use to any reader and is
+//! removed. A foreign entry belongs to another build or another type, and stays.
 //!
-//! A replica may be behind. So its answer counts only when it is a hit, judged by the generations
-//! that it holds itself at the same moment. Everything else is asked of the primary: whether
-//! something is missing, and which generations a load is stamped with.
+//! A replica may be behind. So its answer counts only if it is a hit, judged by the generations
+//! that the replica itself holds at the same moment. Everything else is asked of the primary:
+//! whether something is missing, and which generations a load is stamped with.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -29,7 +29,7 @@ use crate::topology::placement::ReadOther;
 
 script!(DISCARD = "discard.lua");
 
-/// Reads one entry: see [`read_many`].
+/// Reads one entry; see [`read_many`].
 pub(in crate::cache) async fn read<V: DeserializeOwned>(
     cache: &Cache,
     key: &Key,
@@ -46,13 +46,13 @@ pub(in crate::cache) async fn read<V: DeserializeOwned>(
 }
 
 /// Reads the entries at `keys` in one trip, with the generations of the whole cache's tag and of
-/// `tags`. Entries stamped with other tags too cost a second trip for all of them together, and so
-/// do entries that a replica has not.
+/// `tags`. If entries carry other tags, too, a second trip reads those of all entries together.
+/// Another trip reads the entries that a replica does not have.
 ///
 /// While keys move from one ring of shards to another, an entry that is a miss on the present ring
 /// is looked for as the old ring places it, entry and tags: it was stamped with the generations
-/// there. A miss is reported as the present ring sees it, which is where the load that follows asks
-/// for its lease.
+/// there. A miss is reported as the present ring sees it, because the load that follows asks for
+/// its lease there.
 pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
     cache: &Cache,
     keys: &[Key],
@@ -77,7 +77,7 @@ pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
             continue;
         };
         let copies = client.copies(key);
-        // An entry that was judged here was perhaps stamped with the generations there.
+        // An entry that was judged here may have been stamped with the generations there.
         let may_be_there = copies.other.is_some() || !miss.seen.is_empty();
         if copies.read == ReadOther::WhenMissing && may_be_there {
             missing.push(at);
@@ -87,6 +87,7 @@ pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
         return Ok(readings);
     }
     let there: Vec<Key> = missing.iter().map(|at| keys[*at].clone()).collect();
+    // In a box, so that the future of a hit stays small.
     let found = Box::pin(fetch.on(Ring::Other, &there, from)).await?;
     for (at, reading) in missing.into_iter().zip(found) {
         if let hit @ Reading::Hit(_) = reading {
@@ -96,7 +97,7 @@ pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
     Ok(readings)
 }
 
-/// By which ring of shards a key is placed, while keys move from one to another.
+/// The ring of shards that places a key, while keys move from one ring to another.
 #[derive(Debug, Clone, Copy)]
 enum Ring {
     Own,
@@ -132,9 +133,11 @@ struct Fetch<'f> {
 struct Wanted {
     keys: Vec<Key>,
     entries: usize,
-    /// The tag of the whole cache has a key in each slot group: how many of them are read, and
-    /// which is whose. Empty where all entries have the same.
+    /// The tag of the whole cache has one key in each slot group. This is how many of these keys
+    /// are read.
     wholes: usize,
+    /// Which of these keys belongs to which entry. Empty if all entries have the same, as on one
+    /// server, so that the usual read needs no memory for it.
     whole_of: Vec<usize>,
 }
 
@@ -145,6 +148,7 @@ impl Wanted {
         let mut all = Vec::with_capacity(entries + 1 + declared.len());
         all.extend(keys.iter().map(|key| ring.place(key)));
         let mut whole_of = Vec::new();
+        // The keys of the whole cache's tag follow the entries, each of them once.
         for at in 0..entries {
             let own = whole.colocated_key(client, &all[at]);
             let known = all[entries..].iter().position(|known| *known == own);
@@ -169,7 +173,7 @@ impl Wanted {
         }
     }
 
-    /// The present generation of the whole cache's tag beside the entry `at`, in what was found.
+    /// The present generation of the whole cache's tag for the entry `at`, in what was found.
     fn whole<'f>(&self, at: usize, found: &'f [Option<Bytes>]) -> Option<&'f Bytes> {
         let whole = self.whole_of.get(at).copied().unwrap_or_default();
         found[self.entries + whole].as_ref()
@@ -195,6 +199,7 @@ impl Fetch<'_> {
         }
         let client = &self.cache.client;
         let wanted = Wanted::new(self, keys, ring);
+        // Entries and tags in one read, so that a hit costs one trip.
         let found = client.read(&wanted.keys, self.deadline).await?;
         let judged = self.judged(&wanted, &found, ring).await?;
         let mut readings = Vec::with_capacity(judged.len());
@@ -216,8 +221,8 @@ impl Fetch<'_> {
         Ok(readings)
     }
 
-    /// The same with what a replica has; what it has not is read from the primary. `None` where no
-    /// replica can be asked.
+    /// As [`on`](Self::on), with what a replica has. What the replica does not have is read from
+    /// the primary. `None` if no replica can be asked.
     async fn on_replica<V: DeserializeOwned>(
         &self,
         ring: Ring,
@@ -234,6 +239,7 @@ impl Fetch<'_> {
         let missing: Vec<Key> = missing.map(|(key, _)| key.clone()).collect();
         let rest = match missing.is_empty() {
             true => Vec::new(),
+            // Also what is invalid there: the replica may only be behind.
             false => Box::pin(self.on(ring, &missing, ReadFrom::Primary)).await?,
         };
         let mut rest = rest.into_iter();
@@ -244,8 +250,8 @@ impl Fetch<'_> {
         Ok(readings.collect())
     }
 
-    /// Judges what was found, and reads what is needed for that: at most once more, since an entry
-    /// says all that it needs.
+    /// Judges what was found, and reads the generations that are still needed for that: at most
+    /// once, since an entry names all its tags.
     async fn judged<V: DeserializeOwned>(
         &self,
         wanted: &Wanted,
@@ -263,8 +269,10 @@ impl Fetch<'_> {
         if needed.is_empty() {
             return Ok(judged);
         }
+        // Entries often share their tags. Each is read once.
         needed.sort_unstable();
         needed.dedup();
+        // Read after the entries, so these generations may judge them.
         let others = Box::pin(self.present(needed, ring)).await?;
         for (at, it) in judged.iter_mut().enumerate() {
             if let Judged::Needs(_) = it {
@@ -315,7 +323,7 @@ impl Fetch<'_> {
         )
     }
 
-    /// Tells of an entry that is no hit, and removes one that is damaged.
+    /// Reports an entry that is no hit, and removes it if it is damaged.
     async fn missed(&self, key: &Key, entry: &[u8], why: Why) {
         let client = &self.cache.client;
         let shown = || key.shown(client.hide_keys());
@@ -326,9 +334,12 @@ impl Fetch<'_> {
             }
             Why::Unreadable(Unreadable::Damaged(error)) => {
                 tracing::warn!(target: "hedgerow::cache", redis_key = &*shown(), %error, "damaged");
+                // In a box: damage is rare, and the future of a hit stays small.
                 Box::pin(discard(client, key, entry, self.deadline)).await;
             }
             Why::Unreadable(Unreadable::Foreign(error)) => {
+                // Not removed: another build, or a caller with another type, may be able to read
+                // it.
                 let foreign = &self.cache.state().foreign;
                 foreign.meet(&self.cache.setup.name, &shown(), &error);
             }
@@ -336,8 +347,8 @@ impl Fetch<'_> {
     }
 }
 
-/// What the record of a failed load says, if it is valid: it is judged as an entry is, by the
-/// generations that `tags` have from now on. One that cannot be read says nothing.
+/// Returns what the record of a failed load says, if it is valid. It is judged as an entry is, by
+/// the generations that `tags` have from now on. A record that cannot be read says nothing.
 pub(in crate::cache) async fn record<V: DeserializeOwned>(
     cache: &Cache,
     record: Bytes,
@@ -347,13 +358,14 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
     let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
     let mut found = cache.client.read(&keys, deadline).await?;
     found.insert(0, Some(record));
-    // The first tag of a store request is the whole cache's.
+    // The first tag of a store request is that of the whole cache.
     let Some((whole, declared)) = tags.split_first() else {
         return Ok(None);
     };
     let fetch = Fetch {
         cache,
         tags: Asked { whole, declared },
+        // As the record was written, whatever the values are written in.
         stack: &Stack::default(),
         deadline,
     };
@@ -381,8 +393,8 @@ pub(in crate::cache) async fn generations(
     Ok(snapshot(&found))
 }
 
-/// Removes a damaged entry, unless it was replaced meanwhile. Best effort: the
-/// load that follows overwrites it.
+/// Removes a damaged entry, unless it was replaced meanwhile. A failure is only logged: the load
+/// that follows overwrites the entry.
 async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Deadline) {
     let call = DISCARD
         .call([key])

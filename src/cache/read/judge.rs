@@ -1,7 +1,8 @@
 //! Judging: whether an entry is a hit, decided from its bytes and the generations that are known.
 //!
 //! Invariant: an entry is a hit only if each generation stamped on it equals the present one. This
-//! is a pure function: it reads nothing. If it must know more, it says which tags.
+//! is a pure function: it reads nothing. If it needs more generations, it names their tags. `fetch`
+//! calls it.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ pub(in crate::cache) enum Why {
     Unreadable(Unreadable),
 }
 
-/// Judges `entry`. `known` answers the present generation of a tag, or `None` if that was not read.
+/// Judges `entry`. `known` returns the present generation of a tag, or `None` if that was not read.
 ///
 /// An entry that does not carry the tag `whole` of its cache could not be cleared, so it is never a
 /// hit.
@@ -51,7 +52,7 @@ pub(in crate::cache) fn judge<V: DeserializeOwned>(
         let tag = TagId(stamp.tag);
         match known(tag) {
             None => unknown.push(tag),
-            // One that differs decides, whatever the others are.
+            // One stamp that differs decides, whatever the others are: no further read is needed.
             Some(present) if present != Some(Generation::from_stamp(stamp.generation)) => {
                 return Judged::Miss(Why::Invalidated);
             }
@@ -64,6 +65,7 @@ pub(in crate::cache) fn judge<V: DeserializeOwned>(
     if !unknown.is_empty() {
         return Judged::Needs(unknown);
     }
+    // Decoded last: an entry that is not valid need not be decoded.
     match codec::decode(&envelope, max_decoded) {
         Ok(value) => Judged::Hit(Arc::new(value)),
         Err(error) => Judged::Miss(Why::Unreadable(error)),

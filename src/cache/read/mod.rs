@@ -1,4 +1,7 @@
 //! Reading: an entry is fetched and judged, and calls for one key share that.
+//!
+//! Invariant: an entry is a hit only if all its generations are the present ones, read with the
+//! entry or after it. The verbs and the loads of the cache read through here.
 
 pub(super) mod fetch;
 mod judge;

@@ -1,4 +1,7 @@
-//! What a read of an entry comes to, and where it may be read.
+//! What a read of an entry comes to, and where a cache may read.
+//!
+//! Invariant: a miss says which entry was judged, so that the lease is asked for against that
+//! entry. `fetch` makes readings; the verbs and the loads take them.
 
 use std::sync::Arc;
 
@@ -14,37 +17,39 @@ pub(in crate::cache) enum Reading<V> {
     Miss(Miss),
 }
 
-/// Nothing valid was there.
+/// Nothing valid was found.
 #[derive(Debug, Default, Clone)]
 pub(in crate::cache) struct Miss {
-    /// The first bytes of the entry that was judged invalid; empty when there was none.
+    /// The first bytes of the entry that was judged invalid. Empty if there was no entry.
     pub(in crate::cache) seen: Bytes,
     /// The present generations of the tags that were asked for.
     pub(in crate::cache) snapshot: Snapshot,
 }
 
-/// Where a cache may read values that it finds.
+/// Where a cache may read values.
 ///
-/// Everything else is asked of the primary: what is missing, loads, tags, locks and counters.
+/// This concerns only values that are found. For everything else the primary is asked: for missing
+/// values, loads, tags, locks and counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadFrom {
-    /// At the primary: nothing that was removed or invalidated is found.
+    /// At the primary. Nothing that was removed or invalidated is found.
     #[default]
     Primary,
-    /// At a replica that is proved to have applied all that this client has written and that the
-    /// primary had 2 s ago; at the primary when there is none. So what *other* clients remove, set
-    /// or invalidate may be seen up to 2 s late.
+    /// At a replica that is proved to have applied all that this client has written, and all that
+    /// the primary had 2 s ago. At the primary if there is no such replica. So what *other* clients
+    /// remove, set or invalidate may be seen up to 2 s late.
     PreferReplica,
 }
 
 impl Miss {
-    /// A miss beside the generation of the whole cache's tag and those of the declared tags.
+    /// Makes a miss from the generation of the whole cache's tag and those of the declared tags.
     pub(in crate::cache) fn of(
         entry: &[u8],
         whole: Option<Generation>,
         mut declared: Snapshot,
     ) -> Self {
+        // In the order of a store request: the tag of the whole cache comes first.
         declared.insert(0, whole);
         Self {
             seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),

@@ -1,13 +1,15 @@
 //! `SharedReads`: calls of `memoize` for one key share the reads of it.
 //!
 //! Invariant: a call uses what a read has found only if that read began after the call did, so that
-//! it sees every invalidation that had returned by then. A call that finds an earlier read under
-//! way waits for its end; then it joins the flight that this has opened, or shares the next read
-//! with all who have waited. So a herd costs a process one read, or two, and not one for each.
+//! the read sees every invalidation that had returned by then. A call that meets an earlier read
+//! waits for its end. Then it joins the flight that this read has opened, or shares the next read
+//! with all calls that have waited. So a herd costs a process one read, or two, and not one for
+//! each call.
 //!
-//! A read is made by the task of a caller, who may leave it unpolled. So nobody waits for one long:
-//! after [`LONGEST_WAIT_FOR_A_READ`], or half of what is left of its deadline, a call reads by
-//! itself. Later ones do not wait for a read that has taken as long as [`LONGEST_WAIT_FOR_A_READ`].
+//! A read is made by the task of a caller, which may not be polled. So no call waits for a read for
+//! long: after [`LONGEST_WAIT_FOR_A_READ`], or half of what is left of its deadline, a call reads
+//! by itself. Once a call has given up a read that has taken as long as
+//! [`LONGEST_WAIT_FOR_A_READ`], later calls do not wait for that read.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +28,7 @@ use crate::time::OnOutage;
 /// The reads of one client that are under way.
 #[derive(Debug)]
 pub(in crate::cache) struct SharedReads {
-    /// By the hash of the key: callers of different keys do not wait for one lock.
+    /// By the hash of the key, so that callers of different keys do not wait for one lock.
     stripes: [Mutex<Vec<UnderWay>>; STRIPES],
 }
 
@@ -35,11 +37,11 @@ pub(in crate::cache) struct SharedReads {
 struct UnderWay {
     key: Key,
     how: How,
-    /// It was sent after this.
+    /// The read was sent after this moment.
     began: Instant,
-    /// Made when somebody waits.
+    /// Made when another call waits. A lone read needs no channel.
     told: Option<watch::Sender<Option<Told>>>,
-    /// Somebody has waited for it too long.
+    /// A call has waited for it too long.
     slow: bool,
 }
 
@@ -62,7 +64,7 @@ pub(in crate::cache) struct Shared<V> {
     limit: Duration,
 }
 
-/// What a read has found, to be handed to several.
+/// What a read has found, in a form that several calls can have.
 pub(in crate::cache) enum Found<V> {
     Hit(Arc<V>),
     Miss(Miss),
@@ -70,13 +72,13 @@ pub(in crate::cache) enum Found<V> {
 
 /// What a call has to do.
 pub(in crate::cache) enum Turn<'r> {
-    /// To read; with the others who come meanwhile, if there is a reader.
+    /// Read. With a reader, calls that come meanwhile share the read.
     Read(Option<Reader<'r>>),
-    /// To wait for a read under way.
+    /// Wait for a read that is under way.
     Wait(Wait<'r>),
 }
 
-/// A read that others may wait for; dropped, it has ended.
+/// A read that others may wait for. Dropping it ends the read.
 #[derive(Debug)]
 pub(in crate::cache) struct Reader<'r> {
     stripe: &'r Mutex<Vec<UnderWay>>,
@@ -85,7 +87,7 @@ pub(in crate::cache) struct Reader<'r> {
     has_ended: bool,
 }
 
-/// Waits for a read of another.
+/// Waits for the read of another call.
 #[derive(Debug)]
 pub(in crate::cache) struct Wait<'r> {
     stripe: &'r Mutex<Vec<UnderWay>>,
@@ -105,8 +107,8 @@ impl Default for SharedReads {
 }
 
 impl SharedReads {
-    /// What a call for `key` that began at `called` has to do; if it has to read, it begins so
-    /// `now` or later.
+    /// Returns what a call for `key` that began at `called` has to do. If the call has to read, its
+    /// read begins at `now` or later.
     pub(in crate::cache) fn turn<'r>(
         &'r self,
         key: &'r Key,
@@ -132,6 +134,8 @@ impl SharedReads {
                 has_ended: false,
             }));
         };
+        // It reads beside the other, and shares with no call: one read of a key is registered at a
+        // time.
         if read.slow || read.how != how {
             return Turn::Read(None);
         }
@@ -147,19 +151,21 @@ impl SharedReads {
 }
 
 impl Reader<'_> {
-    /// The read has ended: tells those who wait what it has found. What a flight does for them has
-    /// been seen to before.
+    /// Ends the read, and hands what it has found to the calls that wait. If a flight serves them,
+    /// it has been opened before.
     pub(in crate::cache) fn end<V: Send + Sync + 'static>(
         mut self,
         found: impl FnOnce() -> Shared<V>,
     ) {
         self.has_ended = true;
+        // Removed first: a call that comes now must not wait for a read that is over.
         if let Some(told) = self.take() {
             told.send_replace(Some(Arc::new(found())));
         }
     }
 
-    /// Ends the read for those who come from now on; the way to tell those who wait.
+    /// Ends the read for calls that come from now on. Returns the channel to those that wait, if
+    /// there are any.
     fn take(&self) -> Option<watch::Sender<Option<Told>>> {
         let mut reads = lock(self.stripe);
         let own = |read: &UnderWay| read.began == self.began && read.key == *self.key;
@@ -178,15 +184,16 @@ impl Drop for Reader<'_> {
 }
 
 impl Wait<'_> {
-    /// What the read has found, if this call may use it: any failure, and else what was read after
-    /// the call began. `Ok(None)` when it has ended without that, an error when it has not ended.
-    /// The call has until `over`, and may have to read by itself.
+    /// Returns what the read has found, if this call may use it: any failure, and otherwise what
+    /// was read after the call began. `Ok(None)` if the read has ended without that, an error if it
+    /// has not ended. The call has until `over`, and may have to read by itself.
     ///
     /// Cancel safety: safe.
     pub(in crate::cache) async fn ended<V: Send + Sync + 'static>(
         mut self,
         over: Instant,
     ) -> std::result::Result<Option<Arc<Shared<V>>>, Slow> {
+        // The other half is for the call's own read.
         let half = over.saturating_duration_since(Instant::now()) / 2;
         let told = timeout(
             LONGEST_WAIT_FOR_A_READ.min(half),
@@ -197,12 +204,13 @@ impl Wait<'_> {
             let mut reads = lock(self.stripe);
             let waited = |read: &&mut UnderWay| read.began == self.began && read.key == *self.key;
             if let Some(read) = reads.iter_mut().find(waited) {
-                // A call in a hurry says nothing of the read.
+                // That a call with little time gives up says nothing of the read.
                 read.slow |= read.began.elapsed() >= LONGEST_WAIT_FOR_A_READ;
             }
             return Err(Slow);
         };
         let told = told.ok().and_then(|told| Option::clone(&told));
+        // Calls of another type cannot use what was read, and read by themselves.
         let shared = told.and_then(|told| told.downcast::<Shared<V>>().ok());
         let shares = self.shares;
         Ok(shared.filter(|shared| shares || shared.found.is_err()))
@@ -223,8 +231,8 @@ impl<V> Shared<V> {
         }
     }
 
-    /// As if a call that declares `tags` and gives the server `limit` had read it, if it could
-    /// have.
+    /// Returns what a call that declares `tags` and gives the server `limit` would have read.
+    /// `None` if it could have read something else.
     pub(in crate::cache) fn reading(
         &self,
         tags: &[Tag],
@@ -232,12 +240,12 @@ impl<V> Shared<V> {
     ) -> Option<Result<Reading<V>>> {
         match &self.found {
             Ok(Found::Hit(value)) => Some(Ok(Reading::Hit(value.clone()))),
-            // What a load is stamped with are the generations of its own tags.
+            // A load is stamped with the generations of its own tags, so these must be the same.
             Ok(Found::Miss(miss)) => {
                 let same = self.tags.iter().eq(tags.iter().map(|tag| &tag.id));
                 same.then(|| Ok(Reading::Miss(miss.clone())))
             }
-            // The other had less time, if only by what had passed of it.
+            // The call that read had less time, if only by the time that had passed of it.
             Err(error) if error.kind() == ErrorKind::Timeout => None,
             Err(_) if limit > self.limit + self.limit / 8 => None,
             Err(error) => Some(Err(error.clone())),
@@ -249,8 +257,9 @@ fn lock(stripe: &Mutex<Vec<UnderWay>>) -> MutexGuard<'_, Vec<UnderWay>> {
     stripe.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The number of locks over which the keys are spread.
 const STRIPES: usize = 64;
 
-/// How long a call waits for a read of another, if it has the time: longer than a busy process
-/// takes to get to a reply, and a small part of the usual deadline.
+/// How long a call waits for the read of another, if it has the time. This is longer than a busy
+/// process takes to get to a reply, and a small part of the usual deadline.
 const LONGEST_WAIT_FOR_A_READ: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
-//! `get` and `get_many`: values that are there.
+//! `get` and `get_many`: read values, and load nothing.
 //!
-//! Invariant: `get` is `get_many` of one key.
+//! Invariant: `get` is `get_many` of one key. Users call both.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,21 +17,22 @@ use crate::name::Name;
 use crate::time::Deadline;
 
 impl Cache {
-    /// The value of `key`, if there is a valid one.
+    /// Returns the value of `key`, if there is a valid one.
     ///
     /// # Errors
-    /// `InvalidInput` for a bad key, and what Redis refuses or does not answer; under
-    /// [`Outage::Bypass`](crate::Outage::Bypass) that is `None`.
+    /// `InvalidInput` if the key is invalid, and whatever Redis refuses or does not answer. Under
+    /// [`Outage::Bypass`] the latter is `None`.
     ///
-    /// What cannot be read is `None` too. A damaged entry is removed. An entry that is whole but
-    /// does not hold a `V`, or was written in a way that this build does not know, is left alone:
-    /// another version of the service may read it (see [`version`](Self::version)). If the key
-    /// holds another type of Redis, only the calls that write report that as `WrongType`
-    /// ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set),
-    /// [`remove`](Self::remove)).
+    /// A value that cannot be read is `None`, too. A damaged entry is removed. An entry that is
+    /// whole but does not hold a `V`, or was written in a way that this build does not know, is
+    /// left alone: another version of the service may read it (see [`version`](Self::version)). If
+    /// the key holds another Redis type, only the calls that write report that, as `WrongType`
+    /// ([`memoize`](Self::memoize) of a missing key, [`set`](Self::set), [`remove`](Self::remove)).
     ///
     /// # Cancel safety
     /// Safe.
+    ///
+    /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn get<'c, V>(&'c self, key: &'c str) -> Request<'c, Option<Arc<V>>>
     where
         V: DeserializeOwned + Send + Sync + 'c,
@@ -41,10 +42,10 @@ impl Cache {
         })
     }
 
-    /// The values of `keys`, in their order: `None` for each that has no valid one.
+    /// Returns the values of `keys`, in their order: `None` for each key without a valid value.
     ///
     /// Up to 500 keys cost one trip to each server that holds any of them, and one more if some
-    /// entries carry tags. A key that is named twice is read once. Without keys nothing is sent.
+    /// entries carry tags. A key that is given twice is read once. Without keys, nothing is sent.
     ///
     /// ```no_run
     /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
@@ -56,7 +57,7 @@ impl Cache {
     ///
     /// # Errors
     /// As [`get`](Self::get). The call fails as a whole if a server that holds one of the keys
-    /// cannot be read; under [`Outage::Bypass`] nothing is found then.
+    /// cannot be read. Under [`Outage::Bypass`], nothing is found then.
     ///
     /// # Cancel safety
     /// Safe.
@@ -94,13 +95,14 @@ impl Cache {
         keys: &[Name],
         deadline: Deadline,
     ) -> Result<Vec<Option<Arc<V>>>> {
-        // Spelt first: a bad name is an error before anything is sent.
+        // Spelt first, so that an invalid name is an error before anything is sent.
         let mut spelt: Vec<Key> = Vec::with_capacity(keys.len());
         let mut places = Vec::with_capacity(keys.len());
         let mut known = HashMap::new();
         for key in keys {
             let value = self.value(key)?;
             let place = match keys.len() {
+                // The usual call needs no map.
                 1 => 0,
                 _ => *known.entry(value.clone()).or_insert(spelt.len()),
             };
@@ -118,11 +120,13 @@ impl Cache {
                 })),
                 Err(error) if self.setup.outage.bypasses(&error) => {
                     self.state().bulkhead.read(&self.setup.name, &error);
+                    // The call finds nothing as a whole, just as it fails as a whole.
                     return Ok(vec![None; keys.len()]);
                 }
                 Err(error) => return Err(error),
             }
         }
+        // No key was given twice, so each value is already at its position.
         if spelt.len() == keys.len() {
             return Ok(found);
         }
@@ -133,5 +137,5 @@ impl Cache {
     }
 }
 
-/// How many entries one read asks a server for, so that others do not wait long behind it.
+/// How many entries one read asks a server for, so that other calls do not wait long behind it.
 const MOST_AT_ONCE: usize = 500;

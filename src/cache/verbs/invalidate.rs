@@ -1,4 +1,7 @@
-//! `invalidate_tags` and `clear`: many values at once.
+//! `invalidate_tags` and `clear`: invalidate many values at once.
+//!
+//! Invariant: both send one command per key of a tag, however many values carry the tag. All tag
+//! names of a cache are checked and made distinct here. Users call this.
 
 use std::collections::HashSet;
 
@@ -10,35 +13,36 @@ use crate::tags::{self, SLACK, Tag};
 use crate::time::Deadline;
 
 impl Cache {
-    /// Invalidates every value that carries any of `tags`, in any cache of the namespace: one
-    /// command a tag, sent in parallel, however many values carry it.
+    /// Invalidates every value that carries any of `tags`, in any cache of the namespace. This
+    /// sends one command per tag, in parallel, however many values carry the tag.
     ///
     /// # Errors
-    /// `InvalidInput` for a bad tag, before anything is sent. What Redis refuses or does not
-    /// answer: [`Error::key`](crate::Error::key) names the tags that failed, the others are
-    /// invalidated, and calling again with all of them is safe.
+    /// `InvalidInput` if a tag is invalid; nothing is sent then. Also whatever Redis refuses or
+    /// does not answer: [`Error::key`](crate::Error::key) names the tags that failed, and the
+    /// others are invalidated. It is safe to call again with all of them.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves some of the tags invalidated; calling again is safe.
+    /// Dropping the future leaves some of the tags invalidated. It is safe to call again.
     pub fn invalidate_tags(
         &self,
         tags: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Request<'_, ()> {
         let tags = self.tags(tags);
         Request::new(self.setup.patience, move |patience| async move {
+            // An invalid tag is reported here, when the request is awaited, and nothing is sent.
             self.invalidate(&tags?, patience.deadline()).await
         })
     }
 
-    /// Invalidates every value of this cache, with one command; with one for each shard, and with
-    /// 16 in a cluster.
+    /// Invalidates every value of this cache, with one command, or one per shard, or 16 in a
+    /// cluster.
     ///
     /// # Errors
-    /// What Redis refuses or does not answer. Where there are several servers, values on those that
-    /// were reached are invalidated, and calling again is safe.
+    /// Whatever Redis refuses or does not answer. If there are several servers, the values on those
+    /// that were reached are invalidated, and it is safe to call again.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the cache cleared or not, or cleared in part.
+    /// Dropping the future leaves the cache cleared, not cleared, or cleared in part.
     pub fn clear(&self) -> Request<'_, ()> {
         Request::new(self.setup.patience, move |patience| async move {
             let whole = [self.names()?.whole.clone()];
@@ -51,13 +55,13 @@ impl Cache {
         tags::invalidate(&self.client, tags, keep, deadline).await
     }
 
-    /// The tags that `names` names, each once.
+    /// The tags called `names`, each once.
     fn tags(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<Tag>> {
         self.distinct(names, usize::MAX)
     }
 
-    /// The tags of a value that is to be stored: as [`tags`](Self::tags), and as many as fit beside
-    /// that of the whole cache.
+    /// The tags of a value that is to be stored: as [`tags`](Self::tags), and no more than fit
+    /// beside the tag of the whole cache.
     pub(in crate::cache) fn labels(
         &self,
         names: impl IntoIterator<Item = impl AsRef<str>>,
@@ -65,7 +69,7 @@ impl Cache {
         self.distinct(names, MOST_STAMPS - 1)
     }
 
-    /// As [`tags`](Self::tags); stops at one more than `most` that `names` names.
+    /// As [`tags`](Self::tags). Fails as soon as `names` gives more than `most` different ones.
     fn distinct(
         &self,
         names: impl IntoIterator<Item = impl AsRef<str>>,
@@ -73,10 +77,10 @@ impl Cache {
     ) -> Result<Vec<Tag>> {
         let names = names.into_iter();
         let mut tags: Vec<Tag> = Vec::with_capacity(names.size_hint().0.min(FEW));
-        // Only once there are too many to look at each.
+        // Used only once there are too many tags to look at each.
         let mut seen = HashSet::new();
         for (count, name) in names.enumerate() {
-            // A list that names the same few over and over has no end otherwise.
+            // Without this, an endless list that repeats the same few names would never end.
             if count / 16 > most {
                 return Err(Error::invalid(format!(
                     "over {count} names of tags on one value; name each of them once"
@@ -106,5 +110,5 @@ impl Cache {
     }
 }
 
-/// Among so many tags one is looked for by looking at each.
+/// Up to this many tags, a search looks at each of them.
 const FEW: usize = 16;

@@ -1,7 +1,8 @@
 //! `memoize`: what the caller's own task does.
 //!
 //! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
-//! flight, which outlives its callers; a caller only waits, so dropping it harms nobody.
+//! flight, which outlives its callers. A caller only waits, so dropping it harms no other call.
+//! Users call this.
 
 use std::any::Any;
 use std::fmt;
@@ -34,13 +35,13 @@ use crate::pulse::TICK;
 use crate::tags::Tag;
 use crate::time::{OnOutage, Patience, Ttl};
 
-/// A cached load, made by [`Cache::memoize`]; await it.
+/// A cached load, made by [`Cache::memoize`]. Await it to get the value.
 #[must_use = "nothing is read or loaded until it is awaited"]
 pub struct Memoize<L> {
     cache: Cache,
     key: Name,
     ttl: Duration,
-    /// Those that are declared.
+    /// The declared tags. If one is invalid, the error is returned when this is awaited.
     tags: Result<Vec<Tag>>,
     loader: L,
     /// Keeps the loader's error, whose type is known where the call is made.
@@ -48,30 +49,38 @@ pub struct Memoize<L> {
 }
 
 impl Cache {
-    /// The value of `key`; if there is none, what `loader` loads, which is then kept for `ttl`.
+    /// Returns the value of `key`. If there is none, `loader` loads it, and the value is kept for
+    /// `ttl`.
     ///
-    /// However many callers ask for a missing key, in however many processes, one of them loads
-    /// and all get its value. The load runs in a task of its own: it is completed and stored even
-    /// if every caller is dropped. The value is kept for `ttl`, give or take the
+    /// However many callers ask for a missing key, in however many processes, one of them loads and
+    /// all get its value. The load runs in a task of its own: it is completed and stored even if
+    /// every caller is dropped. The value is kept for `ttl`, give or take the
     /// [`jitter`](Self::jitter).
     ///
     /// # Errors
-    /// `InvalidInput` for a bad key, tag or duration; `Loader` when the loader fails: with the text
-    /// of its error, and where it ran with the error itself (see
-    /// [`Error::loader_error`](crate::Error::loader_error)); `LoaderPanicked`; `LoaderTimeout` when
-    /// the loader runs longer than [`max_load`](Self::max_load), or no load of another comes to an
-    /// end by then; `Reentrant` when the loader asks for its own key; `Encode` or `TooLarge` when
-    /// the value cannot be stored. All who wait for a load that fails are told so, and who asks
-    /// within [`error_ttl`](Self::error_ttl), except of `Reentrant`. What Redis refuses or does not
-    /// answer before the load is an error too, unless [`outage`](Self::outage) says that it is to
-    /// be done without: then it is `LoaderTimeout` when no place to load becomes free within
-    /// `max_load`. When only storing fails, the loaded value is returned.
+    /// - `InvalidInput` if the key, a tag or a duration is invalid.
+    /// - `Loader` if the loader fails. It has the text of the loader's error, and, where the loader
+    ///   ran, the error itself (see [`Error::loader_error`](crate::Error::loader_error)).
+    /// - `LoaderPanicked` if the loader panics.
+    /// - `LoaderTimeout` if the loader runs longer than [`max_load`](Self::max_load), or no load of
+    ///   another caller ends in time: within `max_load` and the [deadline](Self::deadline).
+    /// - `Reentrant` if the loader asks for its own key.
+    /// - `Encode` or `TooLarge` if the value cannot be stored.
+    /// - Whatever Redis refuses or does not answer before the load, unless [`outage`](Self::outage)
+    ///   says to do without Redis. Then it is `LoaderTimeout` if no permit to load becomes free
+    ///   within `max_load`.
+    ///
+    /// All calls that wait for a load that fails get its error, and so do calls within
+    /// [`error_ttl`](Self::error_ttl) of its end. If the loader failed because of `Reentrant`, or
+    /// because too many loads or calls ran in its process, its error is not kept: another caller
+    /// may succeed, so the waiting calls ask again. Only calls that share a load which is not
+    /// stored get such an error together. If only storing fails, the loaded value is returned.
     ///
     /// # Cancel safety
-    /// Safe: a load that has begun goes on and is stored, if Redis is there to store it.
+    /// Safe. A load that has begun goes on and is stored, if Redis is there to store it.
     ///
     /// # Panics
-    /// When it is first polled outside a tokio runtime.
+    /// If it is first polled outside a tokio runtime.
     pub fn memoize<V, E, L, How>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<L>
     where
         L: Loader<Value = V, Error = E>,
@@ -95,7 +104,7 @@ fn capture<How, E: LoaderError<How>>(error: Box<dyn Any + Send + Sync>) -> Captu
 }
 
 impl<L> fmt::Debug for Memoize<L> {
-    /// Without the loader, which may hold anything.
+    /// Leaves out the loader, which may hold anything.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memoize")
             .field("cache", &self.cache)
@@ -120,22 +129,23 @@ impl<L> Memoize<L> {
 
     /// Labels what the loader loads: invalidating any of the tags invalidates the value.
     ///
-    /// The tags belong to the value. A call that finds a value which another call has loaded
-    /// gets it, whichever tags the two declare. At most 254; one that is named twice counts once.
+    /// The tags belong to the value. A call that finds a value which another call has loaded gets
+    /// that value, whichever tags the two calls declare. At most 254 tags; one that is named twice
+    /// counts once.
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.tags = self.cache.labels(tags);
         self
     }
 
-    /// How long this call, its loader not counted, may take in all: by default as the cache
-    /// [says](Cache::deadline). More than 100 years count as 100 years.
+    /// Sets how long this call may take in all, its loader not counted. By default, the cache
+    /// [decides](Cache::deadline). More than 100 years count as 100 years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.cache = self.cache.deadline(deadline);
         self
     }
 
-    /// Whether this call keeps trying while Redis is out: by default as the cache
-    /// [says](Cache::on_outage).
+    /// Sets whether this call keeps trying while Redis is out. By default, the cache
+    /// [decides](Cache::on_outage).
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.cache = self.cache.on_outage(on_outage);
         self
@@ -171,7 +181,7 @@ where
             let loading = loader();
             async move { loading.await.map_err(|error| captured(Box::new(error))) }
         };
-        // Here, and not in the future, which would hold what it is made of twice.
+        // Parsed here, and not in the future, which would then hold the parts twice.
         let call = Call::parsed(cache, key, ttl, tags);
         Box::pin(run(call, loader))
     }
@@ -199,6 +209,7 @@ where
     };
     let Call { cache, key, .. } = call;
     let flights = &cache.state().flights;
+    // Checked before anything else: the call would wait for the load that waits for it.
     LoadChain::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
     let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
     match call.approach::<V>(&rounds).await {
@@ -227,7 +238,7 @@ impl Call {
         self.end(reader, || Ok(Found::Hit(value.clone())));
     }
 
-    /// Sees to it that the value is loaded, here or by others.
+    /// Gets the value loaded, here or by others.
     async fn missed<'r, V, L>(
         &'r self,
         mut approach: Arrival<'r, V>,
@@ -268,7 +279,7 @@ impl Call {
                     } else {
                         state.flights.board(&self.value, patience, began, silence)
                     };
-                    // Those who have waited for the read find the flight.
+                    // After the flight is open: the calls that have waited for the read find it.
                     self.end::<V>(reader, || miss.clone().map(Found::Miss));
                     match boarding {
                         Role::Joined(passenger) => passenger,
@@ -283,12 +294,13 @@ impl Call {
             let outcome = passenger.outcome(silence, rounds.patience()).await;
             match outcome {
                 Some(Outcome::Value { value, .. }) => {
-                    // A flight for another type is no use here.
+                    // A flight for another type is of no use here.
                     if let Ok(value) = value.downcast() {
                         return Ok(value);
                     }
                 }
-                // Of a flight that heeds another policy.
+                // The error of a flight under another policy for outages: this call asks again
+                // under its own.
                 Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
                 Some(Outcome::Failed { error, .. }) => return Err(error.about(key)),
                 None if Instant::now() >= rounds.over() => {
@@ -298,7 +310,8 @@ impl Call {
                     if !cache.setup.outage.bypasses(&error) {
                         return Err(error.about(key));
                     }
-                    // It does without, together with the others that find no answer.
+                    // The call does without the server, together with the others that get no
+                    // answer.
                     state.flights.give_up(&passenger);
                     rounds.again();
                     approach = Arrival::Read(None, Err(error));
@@ -316,7 +329,7 @@ impl Call {
         }
     }
 
-    /// Joins the flight for the key, or reads the entry, together with others who call for it.
+    /// Joins the flight for the key, or reads the entry, together with other calls for it.
     async fn approach<V>(&self, rounds: &Rounds) -> Arrival<'_, V>
     where
         V: DeserializeOwned + Send + Sync + 'static,
@@ -326,7 +339,7 @@ impl Call {
         let patience = cache.setup.patience;
         let (from, deadline) = match rounds.is_first() {
             true => (cache.setup.read_from, patience.deadline_from(began)),
-            // A retry reads from the primary only.
+            // A retry reads from the primary only: a replica may not have what ended the last load.
             false => (ReadFrom::Primary, patience.deadline()),
         };
         let how = How {
@@ -356,7 +369,7 @@ impl Call {
             match Box::pin(wait.ended::<V>(over)).await {
                 Ok(Some(shared)) => {
                     if let Some(reading) = shared.reading(&self.tags, patience.limit()) {
-                        // The call that read may show names, and this one not.
+                        // The call that read may show names that this one hides.
                         let reading = reading.map_err(|error| cache.client.told(error));
                         return Arrival::Read(None, reading);
                     }
@@ -367,12 +380,13 @@ impl Call {
             now = Instant::now();
         }
         let deadline = deadline.at_most(rounds.over());
-        // In a box: two of a size that the allocator keeps at hand are cheaper than a larger one.
+        // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
+        // larger.
         let reading = Box::pin(fetch::read(cache, value, &self.tags, from, deadline)).await;
         Arrival::Read(reader, reading)
     }
 
-    /// Tells those who have waited for a read what it has found.
+    /// Hands what a read has found to the calls that have waited for it.
     fn end<V: Send + Sync + 'static>(
         &self,
         reader: Option<Reader<'_>>,
@@ -385,7 +399,7 @@ impl Call {
     }
 
     /// How long the call gives the server in a flight of others. A call that can do without the
-    /// server gives an eighth more: the flight of such calls goes without it for all of them.
+    /// server gives an eighth more: the flight of such calls does without it for all of them.
     fn patience(&self) -> Patience {
         let patience = self.cache.setup.patience;
         match self.cache.setup.outage {
@@ -401,7 +415,8 @@ enum Arrival<'r, V> {
     Read(Option<Reader<'r>>, Result<Reading<V>>),
 }
 
-/// Sends a flight off and waits for it. `read` is what the read came to, or why it is done without.
+/// Starts a flight and waits for it. `read` is what the read came to, or why the flight does
+/// without Redis.
 async fn run_flight<V, L>(
     order: StoreRequest,
     open: Leader,
@@ -437,11 +452,11 @@ where
                 .with_fate(Fate::Unanswered)
                 .with_key(&name));
             }
-            // The load goes on, for those who come later.
+            // The load goes on, for calls that come later.
             Err(_) if look >= rounds.over() => {
                 return Err(Rounds::out_of_time().with_key(&name));
             }
-            // The flight waits on, for those with more time, and stores what it has loaded.
+            // The flight waits on, for calls with more time, and stores what it has loaded.
             Err(_) if flight.is_unanswered(since, limit) => match flight.has_loaded() {
                 Some(Outcome::Value { value, .. }) => match value.downcast() {
                     Ok(value) => return Ok(value),
@@ -458,8 +473,8 @@ where
     }
 }
 
-/// How often a call waits for reads of others: one that began before it, and one that began after.
-/// Once more if one of them came to nothing.
+/// How often a call waits for reads of others: for one that began before it, and one that began
+/// after. Once more if one of them came to nothing.
 const MOST_WAITS: usize = 3;
 
 #[cfg(test)]
@@ -494,7 +509,7 @@ mod tests {
             within,
         ));
         let call = size_of_val(&run::<u8, _>(Ok(call), loader));
-        // What is larger the allocator of the GNU C library does not keep at hand.
+        // The allocator of the GNU C library does not keep larger blocks at hand.
         assert!(read.max(call) <= 1032, "{read} and {call} bytes");
     }
 }

@@ -1,4 +1,7 @@
-//! What a caller can do with a cache, one verb a file. Only these use what is below them together.
+//! What a caller can do with a cache, one verb per file.
+//!
+//! Invariant: reading and loading know no verb. The verbs put them together. Users call them on a
+//! `Cache`.
 
 mod get;
 mod invalidate;

@@ -1,7 +1,7 @@
 //! `set`: stores a value that the caller has.
 //!
-//! Invariant: a load under way is ended in the same script, so it is never stored over what was
-//! set.
+//! Invariant: a load under way is ended in the script that stores the value, so it is never stored
+//! over what was set. Users call this.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -22,19 +22,19 @@ use crate::time::{Deadline, OnOutage, Ttl};
 
 script!(SET = "set.lua" after "../entry.lua");
 
-/// A value about to be stored, made by [`Cache::set`]; await it.
+/// A value about to be stored, made by [`Cache::set`]. Await it to store the value.
 #[must_use = "nothing is stored until it is awaited"]
 pub struct Set<'v, V: ?Sized> {
     cache: Cache,
     key: Name,
     value: &'v V,
     ttl: Duration,
-    /// Those that are declared.
+    /// The declared tags. If one is invalid, the error is returned when this is awaited.
     tags: Result<Vec<Tag>>,
 }
 
 impl<V: ?Sized> fmt::Debug for Set<'_, V> {
-    /// Without the value, which may be secret.
+    /// Leaves out the value, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Set")
             .field("cache", &self.cache)
@@ -46,9 +46,9 @@ impl<V: ?Sized> fmt::Debug for Set<'_, V> {
 }
 
 impl Cache {
-    /// Stores `value` for `ttl`, give or take the [`jitter`](Self::jitter); for
-    /// [`FOREVER`](crate::FOREVER) if it is to stay until it is removed. A load of `key` that is
-    /// under way is not stored.
+    /// Stores `value` for `ttl`, give or take the [`jitter`](Self::jitter). With
+    /// [`FOREVER`](crate::FOREVER) it stays until it is removed. A load of `key` that is under way
+    /// is not stored.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -60,13 +60,15 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// `InvalidInput` for a bad key, tag or duration; `Encode` or `TooLarge` when the value cannot
-    /// be stored; what Redis refuses or does not answer, but not under
-    /// [`Outage::Bypass`](crate::Outage::Bypass). An error that [is
-    /// indeterminate](crate::Error::is_indeterminate) leaves open whether it was stored.
+    /// `InvalidInput` if the key, a tag or the duration is invalid. `Encode` or `TooLarge` if the
+    /// value cannot be stored. Whatever Redis refuses or does not answer; under
+    /// [`Outage::Bypass`] that is no error. After an error that
+    /// [is indeterminate](crate::Error::is_indeterminate), the value may be stored or not.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value stored or not.
+    ///
+    /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn set<'v, V: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -88,22 +90,22 @@ impl<'v, V: ?Sized> Set<'v, V> {
         }
     }
 
-    /// Labels the value: invalidating any of the tags invalidates it. At most 254;
-    /// one that is named twice counts once.
+    /// Labels the value: invalidating any of the tags invalidates it. At most 254 tags; one that is
+    /// named twice counts once.
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.tags = self.cache.labels(tags);
         self
     }
 
-    /// How long this call may take in all: by default as the cache
-    /// [says](Cache::deadline). More than 100 years count as 100 years.
+    /// Sets how long this call may take in all. By default, the cache [decides](Cache::deadline).
+    /// More than 100 years count as 100 years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.cache = self.cache.deadline(deadline);
         self
     }
 
-    /// Whether this call keeps trying while Redis is out: by default as the cache
-    /// [says](Cache::on_outage).
+    /// Sets whether this call keeps trying while Redis is out. By default, the cache
+    /// [decides](Cache::on_outage).
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.cache = self.cache.on_outage(on_outage);
         self
@@ -132,6 +134,8 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
         let deadline = order.cache.deadline_now();
         match Self::stored(self.value, &order, deadline).await {
             Err(error) if order.cache.setup.outage.bypasses(&error) => {
+                // What is there now is older than the value. Left there, it would be served when
+                // Redis is back.
                 let removed = cleared(&order, deadline).await;
                 tracing::debug!(target: "hedgerow::cache", key = order.place.name.shown().as_str(), %error, removed, "bypassed a set");
                 order.state.bulkhead.write(&order.cache.setup.name, &error);
@@ -149,7 +153,8 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
     }
 }
 
-/// Removes what is there now, which is older than what was to be stored, if the server takes that.
+/// Removes what is stored now, which is older than the value that was to be stored, if the server
+/// accepts a removal.
 async fn cleared(order: &StoreRequest, deadline: Deadline) -> bool {
     order.state.flights.detach(&order.place.value);
     let client = &order.cache.client;
@@ -166,9 +171,10 @@ async fn cleared(order: &StoreRequest, deadline: Deadline) -> bool {
 
 async fn store(order: &StoreRequest, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
     let (client, ttl) = (&order.cache.client, order.jittered_ttl());
+    // An upload changes nothing yet, so flights may go on meanwhile.
     let upload = Upload::of(client, &order.place, &entry, deadline).await;
     let upload = upload.map_err(|error| order.named(error))?;
-    // Calls from now on must not join a load that is about to be ended.
+    // Calls that come from now on must not join a load that is about to be ended.
     order.state.flights.detach(&order.place.value);
     let call = match &upload {
         Some(upload) => upload.adopt(&order.place, &entry, ttl, None),
@@ -181,7 +187,8 @@ async fn store(order: &StoreRequest, entry: Vec<u8>, deadline: Deadline) -> Resu
         "GONE" => return Err(order.named(upload::gone())),
         _ => return Err(order.named(reply.unexpected())),
     }
-    // Stored first, then cleared elsewhere: of two such calls on two rings one stays, or none.
+    // Stored here first, then cleared on the other ring: of two such calls on two rings, one value
+    // stays, or none.
     match order.place.on_other_ring(&order.cache.client) {
         Some(on_other_ring) => {
             let cleared = on_other_ring.clear(&order.cache.client, deadline).await;
