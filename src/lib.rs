@@ -55,8 +55,8 @@
 //!     () = charge(7, guard.fence()) => guard.release().await?,
 //!     reason = guard.lost() => println!("stopped half way: {reason:?}"),
 //! }
-//! // The same in one call:
-//! lock.with(|fence| charge(7, fence)).await?;
+//! // Shorter. A release that is left to the background is no error here:
+//! client.lock("invoice:8").with(|fence| charge(8, fence)).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -119,9 +119,9 @@
 //! # Cancel safety
 //!
 //! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a
-//! position in a queue. A task of the client, the keeper, releases a lock that is granted after the
-//! drop. A dropped `memoize` leaves its load to complete and be stored. A dropped write was applied
-//! or not, as the documentation of each function says.
+//! position in a queue. A task of the client, the keeper, releases a lock that was granted to the
+//! dropped call, before or after the drop. A dropped `memoize` leaves its load to complete and be
+//! stored. A dropped write was applied or not, as the documentation of each function says.
 //!
 //! # Tracing
 //!

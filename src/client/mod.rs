@@ -2,9 +2,10 @@
 //!
 //! Invariant: a client has at most three connections to a server: one for commands, one for pushes
 //! and one for large values. All are made when first needed, and again after they are lost. There
-//! are exceptions. `preflight` has one more while it runs. A seed that is a primary has one more
-//! while it is asked for the slots. A connection that is replaced lives until its callers are
-//! answered. While a lease is at stake, up to 24 attempts to connect run at once.
+//! are exceptions. A value that may be too large for the server is tried over one more. `preflight`
+//! has one more while it runs. A seed that is a primary has one more while it is asked for the
+//! slots. A connection that is replaced lives until its callers are answered. While a lease is at
+//! stake, up to 24 attempts to connect run at once.
 //!
 //! The primitives reach Redis through the few `pub(crate)` calls here. Their constructors
 //! (`client.lock(..)`) are beside their own code.
@@ -43,7 +44,8 @@ use crate::topology::placement::Copies;
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
-/// Cheap to clone. All clones share its connections, at most three to each server. They are made
+/// Cheap to clone. All clones share its connections: at most three to each server, and one more
+/// while a value is tried that may be too large for the server. They are made
 /// when first needed, and again after they are lost. So a service starts while Redis is down, and
 /// recovers when it comes back. Every call has a total deadline.
 ///

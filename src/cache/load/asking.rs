@@ -62,10 +62,10 @@ impl Load {
         &mut self,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Granted<V>> {
-        let client = self.order.cache.client.clone();
-        let key = self.order.place.name.clone();
+        let client = self.request.cache.client.clone();
+        let key = self.request.place.name.clone();
         // Opened before the first request, so that no end of the lease is missed.
-        let mut listener = self.order.state.listeners.open(&self.order.place.value);
+        let mut listener = self.request.state.listeners.open(&self.request.place.value);
         let mut promised = Backoff::new(SHORTEST_PROMISED, LONGEST_PROMISED, SPREAD);
         let mut unheard = Backoff::new(SHORTEST_UNHEARD, LONGEST_UNHEARD, SPREAD);
         for attempt in 0u32.. {
@@ -76,9 +76,9 @@ impl Load {
                 return self.out_of_time();
             }
             // Subscribe first: then whatever ends the lease after the request is heard.
-            let value = &self.order.place.value;
+            let value = &self.request.place.value;
             let mut missed = client.resync(value);
-            let listeners = &self.order.state.listeners;
+            let listeners = &self.request.state.listeners;
             let question = self.ask();
             let channel = listeners.channel(&client, value, question.deadline).await;
             drop(question);
@@ -87,11 +87,11 @@ impl Load {
             listener.clear();
             // Read before the request: a record proves something for all followers only if the
             // flight was closed by then.
-            let closed = self.open.is_closed();
+            let closed = self.leader.is_closed();
             let question = self.ask();
             let (channel, deadline) = (channel.as_ref(), question.deadline);
             let grant = self
-                .claim
+                .lease
                 .acquire(&self.seen, self.dead, channel, deadline, self.longest())
                 .await;
             drop(question);
@@ -112,10 +112,10 @@ impl Load {
                 },
                 Ok(Grant::Failed { fence, record }) => {
                     if !closed {
-                        self.open.close();
+                        self.leader.close();
                         // This record was read before the flight was closed, so it proves nothing
                         // for the last calls that joined. It is asked for again.
-                        if self.open.has_joined() {
+                        if self.leader.has_joined() {
                             continue;
                         }
                     }
@@ -159,7 +159,7 @@ impl Load {
                     },
                     () = tokio::time::sleep_until(until) => Woken::Otherwise,
                     () = missed.needed() => Woken::Otherwise,
-                    () = deserted(creator, &self.open) => Woken::Deserted,
+                    () = deserted(creator, &self.leader) => Woken::Deserted,
                 }
             };
             match woken.await {
@@ -180,9 +180,9 @@ impl Load {
     async fn take<V: DeserializeOwned + Send + Sync + 'static>(
         &mut self,
     ) -> Result<Option<Arc<V>>> {
-        let closed = self.open.close();
-        let StoreRequest { cache, place, .. } = &self.order;
-        let (tags, question) = (self.order.declared(), self.ask());
+        let closed = self.leader.close();
+        let StoreRequest { cache, place, .. } = &self.request;
+        let (tags, question) = (self.request.declared(), self.ask());
         // A replica may not have the new entry yet.
         let (from, deadline) = (ReadFrom::Primary, question.deadline);
         let reading = fetch::read::<V>(cache, &place.value, tags, from, deadline).await;
@@ -216,12 +216,12 @@ impl Load {
     /// get the error, too. The flight is closed. It was closed when the record was asked for, too,
     /// or no call had joined.
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
-        let StoreRequest { cache, tags, .. } = &self.order;
+        let StoreRequest { cache, tags, .. } = &self.request;
         let question = self.ask();
         let judged = fetch::record::<Failure>(cache, record, tags, question.deadline).await?;
-        let error = judged.map(|failure| self.order.named(failure.error()));
+        let error = judged.map(|failure| self.request.named(failure.error()));
         if let Some(error) = &error {
-            self.open.close().settle(Outcome::Failed {
+            self.leader.close().settle(Outcome::Failed {
                 error: error.clone(),
                 proved: true,
             });
@@ -238,17 +238,17 @@ impl Load {
         let generations = match snapshot {
             // An entry that is stamped with generations from before the wait could be invalid on
             // arrival.
-            Age::Waited => self.order.generations(deadline).await,
-            Age::Fresh => self.order.settled(&self.snapshot, deadline).await,
+            Age::Waited => self.request.generations(deadline).await,
+            Age::Fresh => self.request.settled(&self.snapshot, deadline).await,
         };
         if let Err(error) = &generations
-            && !self.order.cache.setup.outage.bypasses(error)
+            && !self.request.cache.setup.outage.bypasses(error)
         {
             // Closed first: a call that this wakes must not join a flight that has failed.
-            self.open.close();
+            self.leader.close();
             drop(question);
             let question = self.ask();
-            self.claim.abandon(question.deadline).await;
+            self.lease.abandon(question.deadline).await;
         }
         generations
     }

@@ -206,9 +206,9 @@ impl Flights {
         self.count.store(open.len(), Ordering::Relaxed);
     }
 
-    /// Closes the flight that `passenger` joined. Calls that come now do not wait for it.
-    pub(in crate::cache) fn give_up(&self, passenger: &Follower) {
-        self.leave(&mut self.open(), &passenger.flight);
+    /// Closes the flight that `follower` joined. Calls that come now do not wait for it.
+    pub(in crate::cache) fn give_up(&self, follower: &Follower) {
+        self.leave(&mut self.open(), &follower.flight);
     }
 
     fn leave(&self, open: &mut HashMap<Key, Vec<Arc<Flight>>>, flight: &Arc<Flight>) {
@@ -611,7 +611,7 @@ impl fmt::Debug for Flight {
 
 impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Passenger")
+        f.write_str("Follower")
     }
 }
 
@@ -641,24 +641,4 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 const BEAT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::Client;
-    use crate::time::OnOutage;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_whose_own_time_the_flight_gives_the_server_does_not_stop_before_it() {
-        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
-        let cache = client.cache("c");
-        let key = cache.value(&client.name("k")).expect("a good key");
-        // Not a whole number of ms: what is left of a request never is one.
-        let limit = Duration::from_micros(300_400);
-        let patience = Patience::new(limit, OnOutage::FailFast);
-        let open = Arc::<Flights>::default().alone(&key, patience);
-        let since = Instant::now();
-        let _question = open.flight().ask(patience);
-        tokio::time::advance(limit).await;
-        assert!(!open.flight().is_unanswered(since, limit));
-        assert!(open.flight().is_unanswered(since, limit / 2));
-    }
-}
+mod tests;

@@ -28,19 +28,19 @@ impl Load {
         L: Loader<Value = V, Error = Captured>,
     {
         let prepared = async {
-            self.open.begin_load();
+            self.leader.begin_load();
             let begun = Instant::now();
-            let until = begun + self.order.terms.max_load.duration();
+            let until = begun + self.request.terms.max_load.duration();
             let value = self.loaded(loader, until).await?;
             let cost = begun.elapsed();
-            let entry = self.order.encode(&value, generations, cost)?;
+            let entry = self.request.encode(&value, generations, cost)?;
             Ok((value, entry))
         };
         // The value's own code runs in there, too. If it panics, it must not leave the lease
         // behind.
         let prepared = AssertUnwindSafe(prepared).catch_unwind().await;
         let prepared = prepared.unwrap_or_else(|_panic| {
-            Err(self.order.named(Error::new(
+            Err(self.request.named(Error::new(
                 ErrorKind::LoaderPanicked,
                 "encoding the value panicked; the panic hook has reported where",
             )))
@@ -53,7 +53,7 @@ impl Load {
             }
         };
         let value = Arc::new(value);
-        let closed = self.open.close();
+        let closed = self.leader.close();
         let question = self.stores(Outcome::Value {
             value: value.clone(),
             proved: false,
@@ -85,9 +85,9 @@ impl Load {
     /// lost is not renewed. The load then goes on for the calls that wait for it, but no further
     /// call may join: its commit will be refused, so nothing can be proved for late calls.
     async fn renewals(&self) -> std::convert::Infallible {
-        self.claim.renewed_until_lost().await;
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), "lease lost");
-        self.open.close();
+        self.lease.renewed_until_lost().await;
+        tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), "lease lost");
+        self.leader.close();
         std::future::pending().await
     }
 
@@ -100,9 +100,9 @@ impl Load {
         generations: &[Generation],
         deadline: Deadline,
     ) -> bool {
-        let place = &self.order.place;
-        let ttl = self.order.jittered_ttl();
-        let committed = self.claim.commit(entry, ttl, deadline);
+        let place = &self.request.place;
+        let ttl = self.request.jittered_ttl();
+        let committed = self.lease.commit(entry, ttl, deadline);
         let verified = self.verified(closed, generations, deadline);
         // Both are sent after the flight was closed, so neither has to wait for the other.
         let (committed, verified) = futures::join!(committed, verified);
@@ -120,7 +120,7 @@ impl Load {
                 // A server that answers learns that the lease is free before the caller goes on.
                 // Other failures are left to the end of the task.
                 if error.fate() == Fate::Refused {
-                    self.claim.abandon(deadline).await;
+                    self.lease.abandon(deadline).await;
                 }
                 false
             }
@@ -138,8 +138,8 @@ impl Load {
         if !closed.has_late() {
             return true;
         }
-        let client = &self.order.cache.client;
-        let present = fetch::generations(client, &self.order.tags, deadline).await;
+        let client = &self.request.cache.client;
+        let present = fetch::generations(client, &self.request.tags, deadline).await;
         present.is_ok_and(|present| {
             let all = present.iter().zip(generations);
             all.into_iter()
@@ -150,15 +150,15 @@ impl Load {
     /// Ends a load that has failed: reports it to the calls that wait, here and elsewhere. The
     /// lease is held.
     async fn fail(&self, error: &Error, generations: &[Generation]) {
-        let closed = self.open.close();
+        let closed = self.leader.close();
         let record = match Failure::of(error) {
-            Some(failure) => self.order.record(&failure, generations),
+            Some(failure) => self.request.record(&failure, generations),
             None => {
                 // Such an error concerns the caller, not the key, so each follower must ask again.
                 // The call that opened the flight waits for this. If the lease is not given up in
                 // the time of that call, it is given up afterwards.
-                let question = self.open.flight().ask(self.order.cache.setup.patience);
-                self.claim.abandon(question.deadline).await;
+                let question = self.leader.flight().ask(self.request.cache.setup.patience);
+                self.lease.abandon(question.deadline).await;
                 return closed.settle(Outcome::Again);
             }
         };
@@ -169,12 +169,12 @@ impl Load {
         let deadline = question.deadline;
         let ended = async {
             let Some((record, ttl)) = record else {
-                return self.claim.abandon(deadline).await;
+                return self.lease.abandon(deadline).await;
             };
-            match self.claim.fail(&record, ttl, deadline).await {
+            match self.lease.fail(&record, ttl, deadline).await {
                 Ok(ours) => ours,
                 // A full server takes no record.
-                Err(error) if error.fate() == Fate::Refused => self.claim.abandon(deadline).await,
+                Err(error) if error.fate() == Fate::Refused => self.lease.abandon(deadline).await,
                 Err(_) => false,
             }
         };

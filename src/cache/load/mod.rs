@@ -50,9 +50,9 @@ use rounds::Rounds;
 /// A flight under way.
 #[derive(Debug)]
 pub(super) struct Load {
-    order: StoreRequest,
-    open: Leader,
-    claim: LoadLease,
+    request: StoreRequest,
+    leader: Leader,
+    lease: LoadLease,
     running: Arc<LoadChain>,
     /// Why the flight does without Redis from the start.
     out: Option<Error>,
@@ -73,8 +73,8 @@ pub(super) struct Load {
 impl Load {
     /// Makes the flight that `read` has made necessary: a miss, or an outage that is bypassed.
     pub(super) fn new(
-        order: StoreRequest,
-        open: Leader,
+        request: StoreRequest,
+        leader: Leader,
         read: Result<Miss>,
         rounds: Rounds,
     ) -> Self {
@@ -84,10 +84,14 @@ impl Load {
         };
         Self {
             out,
-            claim: LoadLease::new(order.cache.client.clone(), order.place.clone(), order.terms),
-            running: LoadChain::begin(&order.state.flights, &order.place.value),
-            order,
-            open,
+            lease: LoadLease::new(
+                request.cache.client.clone(),
+                request.place.clone(),
+                request.terms,
+            ),
+            running: LoadChain::begin(&request.state.flights, &request.place.value),
+            request,
+            leader,
             seen: miss.seen,
             snapshot: miss.snapshot,
             rounds,
@@ -100,8 +104,8 @@ impl Load {
     /// time does. If the calls can do without the server, they do so as soon as the answer is late
     /// for the call that opened the flight.
     pub(super) fn ask(&self) -> Question {
-        let setup = &self.order.cache.setup;
-        self.open.flight().ask(match setup.outage {
+        let setup = &self.request.cache.setup;
+        self.leader.flight().ask(match setup.outage {
             Outage::Fail => self.longest(),
             Outage::Bypass => setup.patience,
         })
@@ -112,22 +116,22 @@ impl Load {
     /// calls of the flight, and later ones. Each call waits for it within its own time, also the
     /// call that opened the flight, and then takes `loaded` if it may.
     pub(super) fn stores(&self, loaded: Outcome) -> Question {
-        let flight = self.open.flight();
+        let flight = self.leader.flight();
         flight.loaded(loaded);
         flight.ask(self.longest())
     }
 
     /// The time that the call with the most time gives the server for an answer.
     fn longest(&self) -> Patience {
-        let patience = self.order.cache.setup.patience;
-        patience.within(patience.limit().max(self.open.flight().longest()))
+        let patience = self.request.cache.setup.patience;
+        patience.within(patience.limit().max(self.leader.flight().longest()))
     }
 
     /// Ends the flight because the call that opened it has waited long enough. The calls that
     /// joined may have more time, so they ask again.
     pub(super) fn out_of_time<T>(&self) -> Result<T> {
         // No load has ended, so this must not count as one of the followers' rounds.
-        self.open.close().settle(Outcome::NoLoad);
+        self.leader.close().settle(Outcome::NoLoad);
         Err(Rounds::out_of_time())
     }
 
@@ -153,7 +157,7 @@ impl Load {
                  raise max_load or make it faster",
             )),
         }
-        .map_err(|error| self.order.named(error))
+        .map_err(|error| self.request.named(error))
     }
 }
 

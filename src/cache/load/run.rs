@@ -33,7 +33,7 @@ impl Load {
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
         L: Loader<Value = V, Error = Captured>,
     {
-        let flight = self.open.flight().clone();
+        let flight = self.leader.flight().clone();
         {
             let mut beats = pin!(flight.beats());
             tokio::select! {
@@ -44,11 +44,11 @@ impl Load {
             }
         }
         // The outcome is out, so this costs no caller any time.
-        self.into_claim().end().await;
+        self.into_lease().end().await;
     }
 
-    fn into_claim(self) -> LoadLease {
-        self.claim
+    fn into_lease(self) -> LoadLease {
+        self.lease
     }
 
     async fn fly<V, L>(&mut self, loader: L, mut creator: oneshot::Sender<Result<Arc<V>>>)
@@ -61,7 +61,7 @@ impl Load {
             None => self.lease(&mut creator).await.map_err(Error::of_a_read),
             Some(error) => Err(error),
         };
-        let bypasses = |error: &Error| self.order.cache.setup.outage.bypasses(error);
+        let bypasses = |error: &Error| self.request.cache.setup.outage.bypasses(error);
         let result = match granted {
             Ok(Granted::Lead(generations)) => self.lead(loader, &generations).await.map(Some),
             Ok(Granted::Found(value)) => Ok(Some(value)),
@@ -69,9 +69,9 @@ impl Load {
             Ok(Granted::Deserted) => Ok(None),
             Err(error) if bypasses(&error) => self.without(loader, error, &mut creator).await,
             Err(error) => {
-                let error = self.order.named(error);
-                let within = self.open.flight().within();
-                self.open.close().settle(Outcome::Unanswered {
+                let error = self.request.named(error);
+                let within = self.leader.flight().within();
+                self.leader.close().settle(Outcome::Unanswered {
                     error: error.clone(),
                     within,
                 });
@@ -82,10 +82,10 @@ impl Load {
             // No call waits for it any more.
             return;
         };
-        let result = result.map_err(|error| self.order.named(error));
+        let result = result.map_err(|error| self.request.named(error));
         // Where the flight is settled already, this changes nothing: the first outcome counts.
         if let Err(error) = &result {
-            self.open.close().settle(Outcome::Failed {
+            self.leader.close().settle(Outcome::Failed {
                 error: error.clone(),
                 proved: false,
             });

@@ -79,8 +79,8 @@ impl Solos {
             true => None,
             false => load.early(began),
         });
-        if let Some(passenger) = shared {
-            return Seat::Shared(passenger);
+        if let Some(follower) = shared {
+            return Seat::Shared(follower);
         }
         // Replaces only a load that cannot be shared any more.
         queue.next = Some(flight.clone());
@@ -200,12 +200,12 @@ mod tests {
         let Role::Opened(open) = board() else {
             panic!("nobody was there");
         };
-        let Role::Joined(passenger) = board() else {
+        let Role::Joined(follower) = board() else {
             panic!("the flight is open");
         };
         open.close();
         assert!(open.has_joined());
-        drop(passenger);
+        drop(follower);
         assert!(!open.has_joined());
     }
 }

@@ -33,16 +33,16 @@ impl Load {
         V: Send + Sync + 'static,
         L: Loader<Value = V, Error = Captured>,
     {
-        let bulkhead = &self.order.state.bulkhead;
+        let bulkhead = &self.request.state.bulkhead;
         let until = Instant::now() + self.max_load();
         let _place = tokio::select! {
             place = bulkhead.enter(until) => Some(place?),
             // The load that waits for this one keeps its own permit, which counts for both.
-            () = self.open.urged() => None,
-            () = deserted(creator, &self.open) => return Ok(None),
+            () = self.leader.urged() => None,
+            () = deserted(creator, &self.leader) => return Ok(None),
         };
-        bulkhead.load(&self.order.cache.setup.name, &error);
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), %error, "loading without Redis");
+        bulkhead.load(&self.request.cache.setup.name, &error);
+        tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), %error, "loading without Redis");
         self.begun(loader).await.map(Some)
     }
 
@@ -59,20 +59,20 @@ impl Load {
         V: Send + Sync + 'static,
         L: Loader<Value = V, Error = Captured>,
     {
-        let (state, silence) = (&self.order.state, self.rounds.silence());
+        let (state, silence) = (&self.request.state, self.rounds.silence());
         // Closed first: the calls that have joined began before any load that begins from now on. A
         // load that runs already may have begun before they did.
-        let closed = self.open.close();
+        let closed = self.leader.close();
         let mut urged = false;
         let turn = loop {
             // When each follower began is not known, only that it was before now.
-            let began = match self.open.has_joined() {
+            let began = match self.leader.has_joined() {
                 true => Instant::now(),
                 false => self.rounds.began(),
             };
-            let mut shared = match state.solos.board(&self.open, began, silence) {
+            let mut shared = match state.solos.board(&self.leader, began, silence) {
                 Seat::Own(turn) => break turn,
-                Seat::Shared(passenger) => passenger,
+                Seat::Shared(follower) => follower,
             };
             let outcome = loop {
                 if urged {
@@ -81,8 +81,8 @@ impl Load {
                 tokio::select! {
                     outcome = shared.outcome(silence, self.rounds.over()) => break outcome,
                     // Loads that hold a permit and wait for this load now wait for the shared one.
-                    () = self.open.urged(), if !urged => urged = true,
-                    () = deserted(creator, &self.open) => return Ok(None),
+                    () = self.leader.urged(), if !urged => urged = true,
+                    () = deserted(creator, &self.leader) => return Ok(None),
                 }
             };
             match outcome {
@@ -107,20 +107,20 @@ impl Load {
         };
         let _places = tokio::select! {
             biased;
-            () = deserted(creator, &self.open) => return Ok(None),
+            () = deserted(creator, &self.leader) => return Ok(None),
             // A permit that is free is taken, however late it is.
             places = in_turn => Some(places),
             // The load that waits for this one keeps its own permit, which counts for both.
-            () = async { if !urged { self.open.urged().await } } => None,
+            () = async { if !urged { self.leader.urged().await } } => None,
             () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
         };
-        tracing::debug!(target: "hedgerow::cache", key = self.order.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");
-        turn.begin(&self.open);
+        tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");
+        turn.begin(&self.leader);
         self.begun(loader).await.map(Some)
     }
 
     fn max_load(&self) -> Duration {
-        self.order.terms.max_load.duration()
+        self.request.terms.max_load.duration()
     }
 
     /// Loads, and shares the value with the calls that began before this.
@@ -130,10 +130,10 @@ impl Load {
         L: Loader<Value = V, Error = Captured>,
     {
         self.running.let_in();
-        self.open.begin_load();
+        self.leader.begin_load();
         let until = Instant::now() + self.max_load();
         let value = Arc::new(self.finished(loader, until).await?);
-        self.open.close().settle(Outcome::Value {
+        self.leader.close().settle(Outcome::Value {
             value: value.clone(),
             proved: false,
         });

@@ -13,6 +13,7 @@
 //! whether something is missing, and which generations a load is stamped with.
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
 use serde::de::DeserializeOwned;
 
 use super::judge::{Judged, Why, judge};
@@ -203,6 +204,7 @@ impl Fetch<'_> {
         let found = client.read(&wanted.keys, self.deadline).await?;
         let judged = self.judged(&wanted, &found, ring).await?;
         let mut readings = Vec::with_capacity(judged.len());
+        let mut discards = Vec::new();
         for (at, judged) in judged.into_iter().enumerate() {
             let why = match judged {
                 Judged::Hit(value) => {
@@ -213,10 +215,15 @@ impl Fetch<'_> {
                 Judged::Needs(_) => unreachable!("all that an entry needs was read"),
             };
             let entry = found[at].as_deref().unwrap_or_default();
-            self.missed(&wanted.keys[at], entry, why).await;
+            discards.extend(self.missed(&wanted.keys[at], entry, why));
             let whole = Generation::of(wanted.whole(at, &found));
             let declared = snapshot(wanted.declared(&found));
             readings.push(Reading::Miss(Miss::of(entry, whole, declared)));
+        }
+        // Together: one after the other they could use up the time that other entries need. In a
+        // box: damage is rare, and the future of a hit stays small.
+        if !discards.is_empty() {
+            Box::pin(join_all(discards)).await;
         }
         Ok(readings)
     }
@@ -289,12 +296,18 @@ impl Fetch<'_> {
         ring: Ring,
     ) -> Result<Vec<(TagId, Option<Generation>)>> {
         let client = &self.cache.client;
-        let spelt = tags
-            .iter()
-            .map(|tag| ring.place(&client.namespace().tag(*tag)));
-        let keys: Vec<Key> = spelt.collect();
-        let found = client.read(&keys, self.deadline).await?;
-        Ok(tags.into_iter().zip(snapshot(&found)).collect())
+        let mut present = Vec::with_capacity(tags.len());
+        // One entry may carry 255 tags, so many entries need many. Each part is read after the
+        // entries, so it proves as much as all of them together would.
+        for part in tags.chunks(MOST_TAGS_AT_ONCE) {
+            let spelt = part
+                .iter()
+                .map(|tag| ring.place(&client.namespace().tag(*tag)));
+            let keys: Vec<Key> = spelt.collect();
+            let found = client.read(&keys, self.deadline).await?;
+            present.extend(part.iter().copied().zip(snapshot(&found)));
+        }
+        Ok(present)
     }
 
     fn judge<V: DeserializeOwned>(
@@ -312,8 +325,9 @@ impl Fetch<'_> {
             if let Some(place) = declared.iter().position(|it| it.id == tag) {
                 return Some(Generation::of(wanted.declared(found)[place].as_ref()));
             }
-            let other = others.iter().find(|(id, _)| *id == tag);
-            other.map(|(_, generation)| *generation)
+            // They are in order, since each was asked for once.
+            let other = others.binary_search_by_key(&tag, |(id, _)| *id).ok()?;
+            Some(others[other].1)
         };
         judge(
             found[at].as_deref(),
@@ -323,8 +337,8 @@ impl Fetch<'_> {
         )
     }
 
-    /// Reports an entry that is no hit, and removes it if it is damaged.
-    async fn missed(&self, key: &Key, entry: &[u8], why: Why) {
+    /// Reports an entry that is no hit. Returns what removes it, if it is damaged.
+    fn missed<'m>(&'m self, key: &'m Key, entry: &'m [u8], why: Why) -> Option<BoxFuture<'m, ()>> {
         let client = &self.cache.client;
         let shown = || key.shown(client.hide_keys());
         match why {
@@ -334,8 +348,7 @@ impl Fetch<'_> {
             }
             Why::Unreadable(Unreadable::Damaged(error)) => {
                 tracing::warn!(target: "hedgerow::cache", redis_key = &*shown(), %error, "damaged");
-                // In a box: damage is rare, and the future of a hit stays small.
-                Box::pin(discard(client, key, entry, self.deadline)).await;
+                return Some(Box::pin(discard(client, key, entry, self.deadline)));
             }
             Why::Unreadable(Unreadable::Foreign(error)) => {
                 // Not removed: another build, or a caller with another type, may be able to read
@@ -344,6 +357,7 @@ impl Fetch<'_> {
                 foreign.meet(&self.cache.setup.name, &shown(), &error);
             }
         }
+        None
     }
 }
 
@@ -404,3 +418,6 @@ async fn discard(client: &Client, key: &Key, entry: &[u8], deadline: Deadline) {
         tracing::debug!(target: "hedgerow::cache", redis_key = &*key.shown(client.hide_keys()), %error, "not discarded");
     }
 }
+
+/// How many tags that were not read with the entries one read asks for.
+const MOST_TAGS_AT_ONCE: usize = 500;

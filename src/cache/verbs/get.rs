@@ -44,7 +44,7 @@ impl Cache {
 
     /// Returns the values of `keys`, in their order: `None` for each key without a valid value.
     ///
-    /// Up to 500 keys cost one trip to each server that holds any of them, and one more if some
+    /// Up to 100 keys cost one trip to each server that holds any of them, and one more if some
     /// entries carry tags. A key that is given twice is read once. Without keys, nothing is sent.
     ///
     /// ```no_run
@@ -85,8 +85,7 @@ impl Cache {
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
         let key = self.client.name(key);
-        let found = self.all_found(std::slice::from_ref(&key), deadline).await;
-        let found = found.map_err(|error| error.about(&key))?;
+        let found = self.all_found(std::slice::from_ref(&key), deadline).await?;
         Ok(found.into_iter().next().flatten())
     }
 
@@ -96,6 +95,7 @@ impl Cache {
         deadline: Deadline,
     ) -> Result<Vec<Option<Arc<V>>>> {
         // Spelt first, so that an invalid name is an error before anything is sent.
+        self.names()?;
         let mut spelt: Vec<Key> = Vec::with_capacity(keys.len());
         let mut places = Vec::with_capacity(keys.len());
         let mut known = HashMap::new();
@@ -123,7 +123,12 @@ impl Cache {
                     // The call finds nothing as a whole, just as it fails as a whole.
                     return Ok(vec![None; keys.len()]);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    return Err(match keys {
+                        [key] => error.about(key),
+                        _ => error,
+                    });
+                }
             }
         }
         // No key was given twice, so each value is already at its position.
@@ -138,4 +143,4 @@ impl Cache {
 }
 
 /// How many entries one read asks a server for, so that other calls do not wait long behind it.
-const MOST_AT_ONCE: usize = 500;
+const MOST_AT_ONCE: usize = 100;

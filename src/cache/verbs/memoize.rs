@@ -60,7 +60,8 @@ impl Cache {
     /// # Errors
     /// - `InvalidInput` if the key, a tag or a duration is invalid.
     /// - `Loader` if the loader fails. It has the text of the loader's error, and, where the loader
-    ///   ran, the error itself (see [`Error::loader_error`](crate::Error::loader_error)).
+    ///   ran, for the calls that shared the load, the error itself (see
+    ///   [`Error::loader_error`](crate::Error::loader_error)).
     /// - `LoaderPanicked` if the loader panics.
     /// - `LoaderTimeout` if the loader runs longer than [`max_load`](Self::max_load), or no load of
     ///   another caller ends in time: within `max_load` and the [deadline](Self::deadline).
@@ -255,8 +256,8 @@ impl Call {
             // A call that has been sent back often enough loads by itself; its load begins after
             // the call, so its value is always valid for it.
             let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
-            let mut passenger = match approach {
-                Arrival::Joined(passenger) => passenger,
+            let mut follower = match approach {
+                Arrival::Joined(follower) => follower,
                 Arrival::Read(reader, reading) => {
                     let miss = match reading {
                         Ok(Reading::Hit(value)) => {
@@ -274,24 +275,24 @@ impl Call {
                         }
                     };
                     tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
-                    let boarding = if rounds.alone() {
+                    let role = if rounds.alone() {
                         Role::Opened(state.flights.alone(&self.value, patience))
                     } else {
                         state.flights.board(&self.value, patience, began, silence)
                     };
                     // After the flight is open: the calls that have waited for the read find it.
                     self.end::<V>(reader, || miss.clone().map(Found::Miss));
-                    match boarding {
-                        Role::Joined(passenger) => passenger,
+                    match role {
+                        Role::Joined(follower) => follower,
                         Role::Opened(open) => {
                             let (cache, tags) = (cache.clone(), &self.tags);
-                            let order = StoreRequest::new(cache, key.clone(), self.ttl, tags)?;
-                            return run_flight(order, open, miss, rounds, loader).await;
+                            let request = StoreRequest::new(cache, key.clone(), self.ttl, tags)?;
+                            return run_flight(request, open, miss, rounds, loader).await;
                         }
                     }
                 }
             };
-            let outcome = passenger.outcome(silence, rounds.patience()).await;
+            let outcome = follower.outcome(silence, rounds.patience()).await;
             match outcome {
                 Some(Outcome::Value { value, .. }) => {
                     // A flight for another type is of no use here.
@@ -312,7 +313,7 @@ impl Call {
                     }
                     // The call does without the server, together with the others that get no
                     // answer.
-                    state.flights.give_up(&passenger);
+                    state.flights.give_up(&follower);
                     rounds.again();
                     approach = Arrival::Read(None, Err(error));
                     continue;
@@ -350,12 +351,12 @@ impl Call {
         let (mut reader, mut now) = (None, began);
         for _ in 0..MOST_WAITS {
             if !rounds.alone()
-                && let Some(passenger) =
+                && let Some(follower) =
                     state
                         .flights
                         .join(value, self.patience(), began, rounds.silence())
             {
-                return Arrival::Joined(passenger);
+                return Arrival::Joined(follower);
             }
             let wait = match state.reads.turn(value, how, began, now) {
                 Turn::Read(turn) => {
@@ -418,7 +419,7 @@ enum Arrival<'r, V> {
 /// Starts a flight and waits for it. `read` is what the read came to, or why the flight does
 /// without Redis.
 async fn run_flight<V, L>(
-    order: StoreRequest,
+    request: StoreRequest,
     open: Leader,
     read: Result<Miss>,
     rounds: Rounds,
@@ -429,14 +430,14 @@ where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     let (creator, value) = oneshot::channel();
-    let name = order.place.name.clone();
-    let cache = &*order.cache.setup.name;
+    let name = request.place.name.clone();
+    let cache = &*request.cache.setup.name;
     let span =
         tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
-    let spawner = order.cache.client.spawner().clone();
-    let limit = order.cache.setup.patience.limit();
+    let spawner = request.cache.client.spawner().clone();
+    let limit = request.cache.setup.patience.limit();
     let (flight, since) = (open.flight().clone(), Instant::now());
-    let load = Load::new(order, open, read, rounds);
+    let load = Load::new(request, open, read, rounds);
     let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
     let mut value = pin!(value);
     loop {

@@ -130,37 +130,40 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
 impl<V: Serialize + ?Sized> Set<'_, V> {
     async fn run(self) -> Result<()> {
         let ttl = Ttl::new("ttl", self.ttl)?;
-        let order = StoreRequest::new(self.cache, self.key, ttl, &self.tags?)?;
-        let deadline = order.cache.deadline_now();
-        match Self::stored(self.value, &order, deadline).await {
-            Err(error) if order.cache.setup.outage.bypasses(&error) => {
+        let request = StoreRequest::new(self.cache, self.key, ttl, &self.tags?)?;
+        let deadline = request.cache.deadline_now();
+        match Self::stored(self.value, &request, deadline).await {
+            Err(error) if request.cache.setup.outage.bypasses(&error) => {
                 // What is there now is older than the value. Left there, it would be served when
                 // Redis is back.
-                let removed = cleared(&order, deadline).await;
-                tracing::debug!(target: "hedgerow::cache", key = order.place.name.shown().as_str(), %error, removed, "bypassed a set");
-                order.state.bulkhead.write(&order.cache.setup.name, &error);
+                let removed = cleared(&request, deadline).await;
+                tracing::debug!(target: "hedgerow::cache", key = request.place.name.shown().as_str(), %error, removed, "bypassed a set");
+                request
+                    .state
+                    .bulkhead
+                    .write(&request.cache.setup.name, &error);
                 Ok(())
             }
             outcome => outcome,
         }
     }
 
-    async fn stored(value: &V, order: &StoreRequest, deadline: Deadline) -> Result<()> {
-        let generations = order.generations(deadline).await;
-        let generations = generations.map_err(|error| order.named(error))?;
-        let entry = order.encode(value, &generations, Duration::ZERO)?;
-        store(order, entry, deadline).await
+    async fn stored(value: &V, request: &StoreRequest, deadline: Deadline) -> Result<()> {
+        let generations = request.generations(deadline).await;
+        let generations = generations.map_err(|error| request.named(error))?;
+        let entry = request.encode(value, &generations, Duration::ZERO)?;
+        store(request, entry, deadline).await
     }
 }
 
 /// Removes what is stored now, which is older than the value that was to be stored, if the server
 /// accepts a removal.
-async fn cleared(order: &StoreRequest, deadline: Deadline) -> bool {
-    order.state.flights.detach(&order.place.value);
-    let client = &order.cache.client;
-    let here = order.place.clear_if_served(client, deadline);
+async fn cleared(request: &StoreRequest, deadline: Deadline) -> bool {
+    request.state.flights.detach(&request.place.value);
+    let client = &request.cache.client;
+    let here = request.place.clear_if_served(client, deadline);
     let there = async {
-        match order.place.on_other_ring(client) {
+        match request.place.on_other_ring(client) {
             Some(on_other_ring) => on_other_ring.clear_if_served(client, deadline).await,
             None => Ok(()),
         }
@@ -169,29 +172,29 @@ async fn cleared(order: &StoreRequest, deadline: Deadline) -> bool {
     here.and(there).is_ok()
 }
 
-async fn store(order: &StoreRequest, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
-    let (client, ttl) = (&order.cache.client, order.jittered_ttl());
+async fn store(request: &StoreRequest, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
+    let (client, ttl) = (&request.cache.client, request.jittered_ttl());
     // An upload changes nothing yet, so flights may go on meanwhile.
-    let upload = Upload::of(client, &order.place, &entry, deadline).await;
-    let upload = upload.map_err(|error| order.named(error))?;
+    let upload = Upload::of(client, &request.place, &entry, deadline).await;
+    let upload = upload.map_err(|error| request.named(error))?;
     // Calls that come from now on must not join a load that is about to be ended.
-    order.state.flights.detach(&order.place.value);
+    request.state.flights.detach(&request.place.value);
     let call = match &upload {
-        Some(upload) => upload.adopt(&order.place, &entry, ttl, None),
-        None => SET.call(order.place.keys()).arg(entry).arg(ttl.millis()),
+        Some(upload) => upload.adopt(&request.place, &entry, ttl, None),
+        None => SET.call(request.place.keys()).arg(entry).arg(ttl.millis()),
     };
     let reply = client.change(call, deadline).await;
-    let reply = reply.map_err(|error| order.named(error))?;
+    let reply = reply.map_err(|error| request.named(error))?;
     match reply.status()? {
         "OK" | "STORED" => {}
-        "GONE" => return Err(order.named(upload::gone())),
-        _ => return Err(order.named(reply.unexpected())),
+        "GONE" => return Err(request.named(upload::gone())),
+        _ => return Err(request.named(reply.unexpected())),
     }
     // Stored here first, then cleared on the other ring: of two such calls on two rings, one value
     // stays, or none.
-    match order.place.on_other_ring(&order.cache.client) {
+    match request.place.on_other_ring(&request.cache.client) {
         Some(on_other_ring) => {
-            let cleared = on_other_ring.clear(&order.cache.client, deadline).await;
+            let cleared = on_other_ring.clear(&request.cache.client, deadline).await;
             cleared.map_err(Error::in_part)
         }
         None => Ok(()),

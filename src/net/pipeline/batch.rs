@@ -51,7 +51,7 @@ enum To {
 
 impl Batch {
     /// Builds a batch from what the flusher of this number has taken from the queue.
-    pub(crate) fn of(taken: Vec<Queued>, carrier: u64) -> Self {
+    pub(crate) fn of(taken: Vec<Queued>, flusher: u64) -> Self {
         let now = Instant::now();
         let mut batch = Self::default();
         for Queued {
@@ -62,7 +62,7 @@ impl Batch {
         {
             // Past its deadline the caller gives up by itself, and reports that nothing was sent. A
             // command whose caller has settled it in the meantime must not be sent.
-            if deadline <= now || ask.caller_left() || settled.is_some_and(|it| it.take(carrier)) {
+            if deadline <= now || ask.caller_left() || settled.is_some_and(|it| it.take(flusher)) {
                 continue;
             }
             batch.deadline = batch.deadline.max(Some(deadline));

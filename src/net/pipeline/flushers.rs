@@ -48,8 +48,8 @@ impl Flushers {
     /// Notes that the flusher of this number was spawned as `task`. It may have ended already.
     pub(crate) fn spawned(&mut self, number: u64, task: &Task) {
         let all = self.at_work.iter_mut().chain(&mut self.dismissed);
-        if let Some(carrier) = all.into_iter().find(|it| it.number == number) {
-            carrier.pulse = Some(task.pulse().clone());
+        if let Some(flusher) = all.into_iter().find(|it| it.number == number) {
+            flusher.pulse = Some(task.pulse().clone());
         }
     }
 

@@ -62,7 +62,7 @@ struct State {
     /// How many callers are sending a command by themselves.
     direct: usize,
     /// The flushers. While anything waits, there is at least one, though it may stand still.
-    carriers: Flushers,
+    flushers: Flushers,
     waiting: Queue,
 }
 
@@ -123,7 +123,7 @@ impl Pipeliner {
             large,
             state: Mutex::new(State {
                 direct: 0,
-                carriers: Flushers::default(),
+                flushers: Flushers::default(),
                 waiting,
             }),
         }))
@@ -372,7 +372,7 @@ impl Shared {
     fn direct(&self) -> Option<DirectPermit<'_>> {
         let mut state = self.state();
         // While a flusher is at work, or anything waits, the command joins the next pipeline.
-        if state.direct >= MOST_DIRECT || state.carriers.len() > 0 || !state.waiting.is_empty() {
+        if state.direct >= MOST_DIRECT || state.flushers.len() > 0 || !state.waiting.is_empty() {
             return None;
         }
         state.direct += 1;
@@ -394,19 +394,19 @@ impl Shared {
     /// Starts a flusher if something waits and there are too few. So while anything waits, there is
     /// a flusher, possibly a stalled one.
     fn be_carried(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.waiting.is_empty() || state.carriers.len() >= self.pipelines {
+        if state.waiting.is_empty() || state.flushers.len() >= self.pipelines {
             return;
         }
-        let number = state.carriers.add();
+        let number = state.flushers.add();
         // Unlocked before the spawn: a runtime that is shutting down drops the task at once, and
         // its `drop` takes the lock.
         drop(state);
-        let carrier = Flusher {
+        let flusher = Flusher {
             pipeliner: self.clone(),
             number,
         };
-        let task = self.link.spawner().spawn(carrier.run());
-        self.state().carriers.spawned(number, &task);
+        let task = self.link.spawner().spawn(flusher.run());
+        self.state().flushers.spawned(number, &task);
     }
 
     /// Waits for the answer to what was put in the queues of `pipeliners`. Meanwhile it makes sure
@@ -435,15 +435,15 @@ impl Shared {
             }
             for pipeliner in pipeliners {
                 let mut state = pipeliner.state();
-                state.carriers.dismiss(pipeliner.link.spawner());
+                state.flushers.dismiss(pipeliner.link.spawner());
                 // The socket task may stand still as well. Waking both now finds that out in the
                 // time that one takes.
                 pipeliner.link.knock();
-                let has_left = match settled.map(Settled::carrier) {
+                let has_left = match settled.map(Settled::flusher) {
                     // No flusher has taken it yet.
                     Some(None) => false,
-                    Some(taker) => state.carriers.has_left(taker),
-                    None => state.carriers.has_left(None),
+                    Some(taker) => state.flushers.has_left(taker),
+                    None => state.flushers.has_left(None),
                 };
                 pipeliner.be_carried(state);
                 if has_left {
@@ -517,7 +517,7 @@ impl Flusher {
         if latest.is_none() {
             // Under the same lock, so the next caller that enqueues sees that it must start a
             // flusher.
-            state.carriers.remove(self.number);
+            state.flushers.remove(self.number);
         }
         latest
     }
@@ -550,8 +550,8 @@ impl Drop for Flusher {
     /// and start a flusher of their own.
     fn drop(&mut self) {
         let mut state = self.pipeliner.state();
-        state.carriers.remove(self.number);
-        let stranded = match state.carriers.len() {
+        state.flushers.remove(self.number);
+        let stranded = match state.flushers.len() {
             0 => state.waiting.drain(),
             _ => Vec::new(),
         };

@@ -90,8 +90,8 @@ impl Settled {
     }
 
     /// Settles it for the flusher that takes it. Returns whether it was settled before.
-    pub(crate) fn take(&self, carrier: u64) -> bool {
-        let taken = TAKEN + carrier;
+    pub(crate) fn take(&self, flusher: u64) -> bool {
+        let taken = TAKEN + flusher;
         let settled = self
             .0
             .compare_exchange(OPEN, taken, Ordering::AcqRel, Ordering::Acquire);
@@ -99,7 +99,7 @@ impl Settled {
     }
 
     /// The number of the flusher that has taken it.
-    pub(crate) fn carrier(&self) -> Option<u64> {
+    pub(crate) fn flusher(&self) -> Option<u64> {
         self.0.load(Ordering::Acquire).checked_sub(TAKEN)
     }
 }

@@ -138,7 +138,7 @@ pub enum FindingCode {
     IdleTimeout,
     /// If one part of the cluster is down, the whole cluster refuses calls.
     FullCoverage,
-    /// Data on the way to the server can be read by others.
+    /// Data on the way to and from the server can be read by others.
     PlainText,
     /// Another version of hedgerow writes locks or counters of the namespace in another format, so
     /// this version refuses to lock or to count there.

@@ -27,7 +27,7 @@ use crate::time::Ttl;
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Agenda {
     // Every job. `due` and `unsorted` only say where to look.
-    duties: ByOwner<Job>,
+    jobs: ByOwner<Job>,
     // By group, so that one script takes its renewals without a pass over all others.
     due: BTreeMap<Group, BTreeSet<(Instant, Owner)>>,
     /// The owners of jobs that are not sorted yet, and of some jobs that were taken off since.
@@ -147,7 +147,7 @@ pub(in crate::sync) struct Due {
 
 impl Agenda {
     pub(in crate::sync) fn is_empty(&self) -> bool {
-        self.duties.is_empty()
+        self.jobs.is_empty()
     }
 
     /// Returns when the first job is due.
@@ -185,13 +185,13 @@ impl Agenda {
     }
 
     fn note(&mut self, owner: Owner, task: Task, group: Group, at: Instant) {
-        let duty = Job {
+        let job = Job {
             task,
             group,
             at,
             sorted: false,
         };
-        match self.duties.insert(owner, duty) {
+        match self.jobs.insert(owner, job) {
             // Its owner is still in `unsorted`.
             Some(before) if !before.sorted => return,
             Some(before) => self.unschedule(before.group, before.at, owner),
@@ -199,10 +199,10 @@ impl Agenda {
         }
         // Without a look of the keeper nothing drains the list, so owners of jobs that were taken
         // off would pile up.
-        if self.unsorted.len() >= MOST_UNSORTED.max(2 * self.duties.len()) {
-            let duties = &self.duties;
+        if self.unsorted.len() >= MOST_UNSORTED.max(2 * self.jobs.len()) {
+            let jobs = &self.jobs;
             self.unsorted
-                .retain(|owner| duties.get(owner).is_some_and(|duty| !duty.sorted));
+                .retain(|owner| jobs.get(owner).is_some_and(|job| !job.sorted));
         }
         self.unsorted.push(owner);
     }
@@ -210,35 +210,35 @@ impl Agenda {
     /// Sorts what was noted since the last time.
     fn sort(&mut self) {
         for owner in self.unsorted.drain(..) {
-            if let Some(duty) = self.duties.get_mut(&owner)
-                && !std::mem::replace(&mut duty.sorted, true)
+            if let Some(job) = self.jobs.get_mut(&owner)
+                && !std::mem::replace(&mut job.sorted, true)
             {
-                let queue = self.due.entry(duty.group).or_default();
-                queue.insert((duty.at, owner));
+                let queue = self.due.entry(job.group).or_default();
+                queue.insert((job.at, owner));
             }
         }
     }
 
     /// Takes a job off. Returns whether there was one.
     pub(in crate::sync) fn remove(&mut self, owner: Owner) -> bool {
-        let Some(duty) = self.duties.remove(&owner) else {
+        let Some(job) = self.jobs.remove(&owner) else {
             return false;
         };
-        if duty.sorted {
-            self.unschedule(duty.group, duty.at, owner);
+        if job.sorted {
+            self.unschedule(job.group, job.at, owner);
         }
         true
     }
 
     /// Returns whether the release of `owner` is noted and was not tried yet.
     pub(in crate::sync) fn is_untouched(&self, owner: Owner) -> bool {
-        let task = self.duties.get(&owner).map(|duty| &duty.task);
+        let task = self.jobs.get(&owner).map(|job| &job.task);
         matches!(task, Some(Task::Release(release)) if !release.tried)
     }
 
     /// Returns the hold of `owner` if its lease is being renewed.
     pub(in crate::sync) fn hold(&self, owner: Owner) -> Option<Arc<Hold>> {
-        match &self.duties.get(&owner)?.task {
+        match &self.jobs.get(&owner)?.task {
             Task::Renew(renewal) => Some(renewal.hold.clone()),
             Task::Release(_) => None,
         }
@@ -247,8 +247,7 @@ impl Agenda {
     /// Notes that the server has renewed the lease of `owner`, by a question that was sent at
     /// `sent`.
     pub(in crate::sync) fn renewed(&mut self, owner: Owner, sent: Instant) {
-        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
-        else {
+        let Some(Task::Renew(renewal)) = self.jobs.get_mut(&owner).map(|job| &mut job.task) else {
             return; // The guard was dropped meanwhile.
         };
         if renewal.hold.is_in_doubt() {
@@ -264,7 +263,7 @@ impl Agenda {
 
     /// Moves the renewal of `owner` to `at`, unless it is due before.
     pub(in crate::sync) fn renew_soon(&mut self, owner: Owner, at: Instant) {
-        if let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task) {
+        if let Some(Task::Renew(renewal)) = self.jobs.get_mut(&owner).map(|job| &mut job.task) {
             renewal.at = renewal.at.min(at);
             let at = renewal.due();
             self.move_to(owner, at);
@@ -285,8 +284,8 @@ impl Agenda {
         // In one pass over all jobs, however many channels were missed.
         let missed = std::mem::take(&mut self.missed);
         let mut owners: Vec<Owner> = Vec::new();
-        for (owner, duty) in &mut self.duties {
-            let Task::Renew(renewal) = &mut duty.task else {
+        for (owner, job) in &mut self.jobs {
+            let Task::Renew(renewal) = &mut job.task else {
                 continue;
             };
             if !missed.channels.contains(&renewal.hold.keys.channel) {
@@ -307,8 +306,7 @@ impl Agenda {
 
     /// Notes that the holder of `owner` is subscribed.
     pub(in crate::sync) fn listens(&mut self, owner: Owner) {
-        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
-        else {
+        let Some(Task::Renew(renewal)) = self.jobs.get_mut(&owner).map(|job| &mut job.task) else {
             return;
         };
         renewal.pause = FIRST_PAUSE_OF_LISTENING;
@@ -323,8 +321,7 @@ impl Agenda {
     /// Notes that the holder of `owner` could not be subscribed. The next try follows, after ever
     /// longer pauses.
     pub(in crate::sync) fn listen_later(&mut self, owner: Owner, now: Instant) {
-        let Some(Task::Renew(renewal)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
-        else {
+        let Some(Task::Renew(renewal)) = self.jobs.get_mut(&owner).map(|job| &mut job.task) else {
             return;
         };
         renewal.listening = Listening::Due(now + renewal.pause);
@@ -335,7 +332,7 @@ impl Agenda {
     /// Moves the renewal of `owner` to the earliest moment that makes sense, however often this is
     /// called. Returns that moment.
     pub(in crate::sync) fn renew_now(&mut self, owner: Owner, now: Instant) -> Instant {
-        let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) else {
+        let Some(Task::Renew(renewal)) = self.jobs.get(&owner).map(|job| &job.task) else {
             return now;
         };
         // A flood of forged pushes must not become a flood of questions to the server.
@@ -349,7 +346,7 @@ impl Agenda {
     /// Notes that a release was tried and is not settled. The pause before the next try is
     /// `longest` at most.
     pub(in crate::sync) fn release_again(&mut self, owner: Owner, now: Instant, longest: Duration) {
-        let Some(Task::Release(release)) = self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+        let Some(Task::Release(release)) = self.jobs.get_mut(&owner).map(|job| &mut job.task)
         else {
             return;
         };
@@ -393,8 +390,7 @@ impl Agenda {
             .map(|(_, owner)| *owner)
             .collect();
         for owner in owners {
-            let Some(Task::Release(release)) =
-                self.duties.get_mut(&owner).map(|duty| &mut duty.task)
+            let Some(Task::Release(release)) = self.jobs.get_mut(&owner).map(|job| &mut job.task)
             else {
                 continue;
             };
@@ -417,7 +413,7 @@ impl Agenda {
         let (mut taken, mut lasting) = (Vec::new(), Vec::new());
         let mut soon = now;
         for (looked_at, (at, owner)) in self.due.get(&group).into_iter().flatten().enumerate() {
-            let Some(Task::Renew(renewal)) = self.duties.get(owner).map(|duty| &duty.task) else {
+            let Some(Task::Renew(renewal)) = self.jobs.get(owner).map(|job| &job.task) else {
                 continue;
             };
             if *at > now {
@@ -439,7 +435,7 @@ impl Agenda {
             }
         }
         for owner in lasting.iter().chain(&taken) {
-            let Some(Task::Renew(renewal)) = self.duties.get_mut(owner).map(|duty| &mut duty.task)
+            let Some(Task::Renew(renewal)) = self.jobs.get_mut(owner).map(|job| &mut job.task)
             else {
                 continue;
             };
@@ -460,7 +456,7 @@ impl Agenda {
 
     /// Notes that a renewal is sent now. Returns the hold to renew.
     fn asked(&mut self, owner: Owner, now: Instant) -> Option<Arc<Hold>> {
-        let Task::Renew(renewal) = &mut self.duties.get_mut(&owner)?.task else {
+        let Task::Renew(renewal) = &mut self.jobs.get_mut(&owner)?.task else {
             return None;
         };
         renewal.asked = Some(now);
@@ -472,18 +468,18 @@ impl Agenda {
     }
 
     fn reschedule(&mut self, owner: Owner) {
-        if let Some(Task::Renew(renewal)) = self.duties.get(&owner).map(|duty| &duty.task) {
+        if let Some(Task::Renew(renewal)) = self.jobs.get(&owner).map(|job| &job.task) {
             let at = renewal.due();
             self.move_to(owner, at);
         }
     }
 
     fn move_to(&mut self, owner: Owner, at: Instant) {
-        let Some(duty) = self.duties.get_mut(&owner) else {
+        let Some(job) = self.jobs.get_mut(&owner) else {
             return;
         };
-        let (group, before) = (duty.group, std::mem::replace(&mut duty.at, at));
-        if duty.sorted {
+        let (group, before) = (job.group, std::mem::replace(&mut job.at, at));
+        if job.sorted {
             self.unschedule(group, before, owner);
             self.due.entry(group).or_default().insert((at, owner));
         }
@@ -498,16 +494,16 @@ impl Agenda {
     /// Sorts all renewals into the groups that `group` returns.
     pub(in crate::sync) fn regroup(&mut self, group: impl Fn(&Keys) -> usize) {
         self.sort();
-        let owners: Vec<Owner> = self.duties.keys().copied().collect();
+        let owners: Vec<Owner> = self.jobs.keys().copied().collect();
         for owner in owners {
-            let Some(duty) = self.duties.get_mut(&owner) else {
+            let Some(job) = self.jobs.get_mut(&owner) else {
                 continue;
             };
-            let Task::Renew(renewal) = &duty.task else {
+            let Task::Renew(renewal) = &job.task else {
                 continue;
             };
             let after = Group::Renewals(group(&renewal.hold.keys));
-            let (before, at) = (std::mem::replace(&mut duty.group, after), duty.at);
+            let (before, at) = (std::mem::replace(&mut job.group, after), job.at);
             self.unschedule(before, at, owner);
             self.due.entry(after).or_default().insert((at, owner));
         }
@@ -665,195 +661,4 @@ const FIRST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sync::fence::Fence;
-
-    const LEASE: Duration = Duration::from_secs(6);
-
-    /// A hold of a lock of its own, granted at `now`.
-    fn hold(now: Instant) -> Arc<Hold> {
-        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
-        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
-        let lease = Ttl::new("the lease", LEASE).expect("in range");
-        let owner = Owner::random();
-        Hold::new(keys.into(), owner, Fence(1), lease, None, (now, lease), 0)
-    }
-
-    fn sizes(due: &Due) -> Vec<usize> {
-        due.batches.iter().map(Vec::len).collect()
-    }
-
-    #[tokio::test]
-    async fn a_release_is_due_again_and_again_until_it_is_taken_off() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        let hold = hold(now);
-        agenda.release(Release::of(&hold, now), now);
-        assert!(agenda.is_untouched(hold.owner));
-        assert_eq!(agenda.take(now, now).releases.len(), 1);
-        assert!(!agenda.is_untouched(hold.owner));
-        assert!(agenda.take(now, now).releases.is_empty(), "it is under way");
-        agenda.release_again(hold.owner, now, Duration::MAX);
-        let later = now + FIRST_PAUSE;
-        assert_eq!(agenda.first(), Some(later));
-        assert_eq!(agenda.take(later, later).releases.len(), 1);
-        // No outcome of that one is reported.
-        let later = later + STANDS_STILL;
-        assert_eq!(agenda.first(), Some(later));
-        assert_eq!(agenda.take(later, later).releases.len(), 1);
-        // Past the end of the lease it is tried once more, at once.
-        agenda.release_again(hold.owner, later, Duration::MAX);
-        assert_eq!(agenda.first(), Some(later));
-        assert!(agenda.remove(hold.owner) && agenda.is_empty());
-        assert_eq!(agenda.first(), None);
-    }
-
-    #[tokio::test]
-    async fn a_renewal_is_asked_for_again_until_it_is_answered() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        let hold = hold(now);
-        agenda.renew(hold.clone(), 0, now, None);
-        assert_eq!(sizes(&agenda.take(now, now)), [1]);
-        assert_eq!(agenda.first(), Some(now + again(LEASE)));
-        let later = now + again(LEASE);
-        assert_eq!(sizes(&agenda.take(later, later)), [1]);
-        agenda.renewed(hold.owner, now);
-        // Counted from the question that was answered, and after the time of the one in flight.
-        assert_eq!(agenda.first(), Some(now + LEASE / ROUND));
-        agenda.release(Release::of(&hold, now), later);
-        let due = agenda.take(later, later);
-        assert_eq!((sizes(&due), due.releases.len()), (vec![], 1));
-    }
-
-    #[tokio::test]
-    async fn what_is_taken_off_before_a_look_leaves_nothing_behind() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        let kept = hold(now);
-        agenda.renew(kept.clone(), 0, now + LEASE, None);
-        for _ in 0..300 {
-            let hold = hold(now);
-            agenda.renew(hold.clone(), 0, now, None);
-            agenda.release(Release::of(&hold, now), now);
-            assert!(agenda.remove(hold.owner));
-        }
-        assert!(agenda.unsorted.len() <= MOST_UNSORTED);
-        assert_eq!(agenda.first(), Some(now + LEASE));
-        assert!(agenda.remove(kept.owner) && agenda.is_empty());
-        assert_eq!(agenda.first(), None);
-    }
-
-    #[tokio::test]
-    async fn holders_of_missed_channels_are_looked_for_once_for_all_channels() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        let holds: Vec<_> = (0..20).map(|_| hold(now)).collect();
-        for hold in &holds[1..] {
-            agenda.renew(hold.clone(), 0, now + LEASE, None);
-        }
-        assert_eq!(agenda.first(), Some(now + LEASE));
-        let at = now + LEASE / ALONG;
-        for hold in &holds[..15] {
-            agenda.listen_again(&hold.keys.channel, at);
-        }
-        // Noting a channel goes through no jobs.
-        let moved = agenda.duties.values().filter(|duty| duty.at < now + LEASE);
-        assert_eq!(moved.count(), 0);
-        assert_eq!(agenda.first(), Some(at));
-        // Also a hold that comes after the notice.
-        agenda.renew(holds[0].clone(), 0, now + LEASE, None);
-        let due = agenda.take(at, at);
-        assert_eq!((due.lasting.len(), sizes(&due)), (15, vec![]));
-        assert_eq!(agenda.first(), Some(now + LEASE));
-    }
-
-    #[tokio::test]
-    async fn a_holder_that_could_not_be_subscribed_is_tried_again_at_ever_longer_pauses() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        let (hold, ages) = (hold(now), now + Duration::from_secs(3600));
-        agenda.renew(hold.clone(), 0, ages, Some(now));
-        let mut at = now;
-        for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            assert_eq!(agenda.take(at, at).lasting.len(), 1);
-            agenda.listen_later(hold.owner, at);
-            at += Duration::from_secs(seconds);
-            assert_eq!(agenda.first(), Some(at));
-        }
-        // That its channel was missed may mean that it can be subscribed now.
-        for _ in 0..2 {
-            assert_eq!(agenda.take(at, at).lasting.len(), 1);
-            agenda.listen_later(hold.owner, at);
-            agenda.listen_again(&hold.keys.channel, at);
-            assert!(agenda.take(at, at).lasting.is_empty());
-            at += FIRST_PAUSE_OF_LISTENING;
-            assert_eq!(agenda.first(), Some(at));
-        }
-        // A subscription has no outcome, and then one succeeds.
-        for _ in 0..2 {
-            assert_eq!(agenda.take(at, at).lasting.len(), 1);
-            at += STANDS_STILL;
-            assert_eq!(agenda.first(), Some(at));
-        }
-        assert_eq!(agenda.take(at, at).lasting.len(), 1);
-        agenda.listens(hold.owner);
-        assert_eq!(agenda.first(), Some(ages));
-        agenda.listen_again(&hold.keys.channel, at);
-        assert_eq!(agenda.take(at, at).lasting.len(), 1);
-        agenda.listen_later(hold.owner, at);
-        assert_eq!(agenda.first(), Some(at + FIRST_PAUSE_OF_LISTENING));
-    }
-
-    #[tokio::test]
-    async fn a_push_that_is_missed_while_its_holder_subscribes_is_not_forgotten() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        let hold = hold(now);
-        agenda.renew(hold.clone(), 0, now + LEASE, Some(now));
-        assert_eq!(agenda.take(now, now).lasting.len(), 1);
-        agenda.listen_again(&hold.keys.channel, now);
-        agenda.find_missed(now);
-        agenda.listens(hold.owner);
-        assert_eq!(agenda.first(), Some(now));
-        assert_eq!(agenda.take(now, now).lasting.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn renewals_go_together_a_hundred_at_most() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        for number in 0..150 {
-            let at = now + Duration::from_millis(number);
-            agenda.renew(hold(now), 0, at, None);
-        }
-        // One is due, and those that are due soon go along.
-        assert_eq!(sizes(&agenda.take(now, now)), [100]);
-        let mut agenda = Agenda::default();
-        for number in 0..150 {
-            let at = now + Duration::from_millis(number);
-            agenda.renew(hold(now), 0, at, None);
-        }
-        let later = now + Duration::from_millis(120);
-        assert_eq!(sizes(&agenda.take(later, later)), [100, 50]);
-    }
-
-    #[tokio::test]
-    async fn renewals_of_several_groups_are_scripts_of_their_own() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        for group in [0, 1, 1] {
-            agenda.renew(hold(now), group, now, None);
-        }
-        assert_eq!(sizes(&agenda.take(now, now)), [1, 2]);
-        agenda.regroup(|_| 7);
-        let later = now + again(LEASE);
-        assert_eq!(sizes(&agenda.take(later, later)), [3]);
-    }
-
-    #[tokio::test]
-    async fn what_a_question_may_still_be_granted_is_waited_for() {
-        let (now, hold) = (Instant::now(), hold(Instant::now()));
-        let asked = (now + LEASE, hold.lease);
-        let open = Release::of_question(hold.owner, &hold.keys, asked, Answered::No);
-        assert!(open.ends_with_a_release() && !open.ends_without_a_release());
-        assert_eq!((open.until, open.secret), (now + 2 * LEASE, Secret::Kept));
-        let closed = Release::of_question(hold.owner, &hold.keys, asked, Answered::Yes);
-        assert!(closed.ends_without_a_release());
-        let queued = Release::of_question(hold.owner, &hold.keys, asked, Answered::AllButLast);
-        assert!(!queued.ends_with_a_release() && !queued.ends_without_a_release());
-    }
-}
+mod tests;

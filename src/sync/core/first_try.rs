@@ -40,7 +40,7 @@ pub(in crate::sync) struct FirstTry {
     question: Arc<Question>,
     /// Registered before the question is sent, since a grant by push may come before its answer.
     /// `None` if this process receives no pushes of the bucket.
-    place: Option<GrantInbox>,
+    inbox: Option<GrantInbox>,
     client: Client,
     /// Whether the outcome of the question is still to come.
     open: bool,
@@ -51,14 +51,14 @@ impl FirstTry {
     /// Lets the caller ask the server `now`. `None` if others of this process come first.
     pub(in crate::sync) fn begin(
         locks: &Arc<Registry>,
-        entry: &AcquireRequest,
+        request: &AcquireRequest,
         deadline: Deadline,
         now: Instant,
     ) -> Option<Self> {
-        let owner = locks.first(&entry.keys.name, now)?;
+        let owner = locks.first(&request.keys.name, now)?;
         Some(Self::new(
             locks,
-            entry,
+            request,
             owner,
             deadline,
             Stands::InLine,
@@ -69,41 +69,48 @@ impl FirstTry {
     /// Makes a first try beside others of this process, for a caller that does not wait.
     pub(in crate::sync) fn aside(
         locks: &Arc<Registry>,
-        entry: &AcquireRequest,
+        request: &AcquireRequest,
         deadline: Deadline,
         now: Instant,
     ) -> Self {
-        Self::new(locks, entry, Owner::random(), deadline, Stands::Aside, now)
+        Self::new(
+            locks,
+            request,
+            Owner::random(),
+            deadline,
+            Stands::Aside,
+            now,
+        )
     }
 
     fn new(
         locks: &Arc<Registry>,
-        entry: &AcquireRequest,
+        request: &AcquireRequest,
         owner: Owner,
         deadline: Deadline,
         stands: Stands,
         now: Instant,
     ) -> Self {
-        let hears = entry.keys.hearing(&entry.client) == Hearing::Pushes;
+        let hears = request.keys.hearing(&request.client) == Hearing::Pushes;
         let question = Arc::new(Question {
             owner,
-            keys: entry.keys.clone(),
+            keys: request.keys.clone(),
             pulse: Pulse::default(),
-            asked: (deadline.at, entry.lease),
+            asked: (deadline.at, request.lease),
             stands,
             taken_over: AtomicBool::new(false),
         });
         let attempt = Self {
             question,
-            place: hears.then(|| locks.places().expect(owner)),
-            client: entry.client.clone(),
+            inbox: hears.then(|| locks.inboxes().expect(owner)),
+            client: request.client.clone(),
             open: true,
             locks: locks.clone(),
         };
         // Outside of a runtime this panics. The first try exists by then, so its drop cleans up.
         locks
             .keeper()
-            .watch(&entry.client, attempt.question.clone(), now);
+            .watch(&request.client, attempt.question.clone(), now);
         attempt
     }
 
@@ -134,15 +141,15 @@ impl FirstTry {
     /// has taken the first try over meanwhile. The keeper then gives the lock back.
     pub(in crate::sync) fn won(
         mut self,
-        entry: &AcquireRequest,
+        request: &AcquireRequest,
         fence: Fence,
         sent: Instant,
     ) -> Option<Held> {
-        let (owner, granted) = (self.question.owner, (sent, entry.lease));
-        let hold = entry.hold(owner, fence, granted, 0);
+        let (owner, granted) = (self.question.owner, (sent, request.lease));
+        let hold = request.hold(owner, fence, granted, 0);
         // If no pushes were received when the question was asked, this is not looked up again.
         // Should the process have subscribed since, the keeper finds out.
-        let hearing = match self.place {
+        let hearing = match self.inbox {
             Some(_) => self.question.keys.hearing(&self.client),
             None => Hearing::Nothing,
         };
@@ -160,38 +167,38 @@ impl FirstTry {
     /// Returns how the question queues. It takes a position only if a grant by push would be
     /// received. Otherwise the queue task takes a position of its own.
     pub(in crate::sync) fn queueing(&self) -> Queueing {
-        match self.place {
+        match self.inbox {
             Some(_) => Queueing::Listening,
             None => Queueing::No,
         }
     }
 
-    /// Ends a first try that found the lock held. The caller joins the local queue. `standing` is
+    /// Ends a first try that found the lock held. The caller joins the local queue. `last_busy` is
     /// its position in the server's queue.
     pub(in crate::sync) fn queued(
         mut self,
-        entry: AcquireRequest,
-        standing: Option<LastBusy>,
+        request: AcquireRequest,
+        last_busy: Option<LastBusy>,
         until: Instant,
         holder: String,
     ) -> Ticket {
         let name = self.question.keys.name.clone();
         if !self.close() {
             self.abandon(Answered::Yes);
-            return Ticket::join(&self.locks, entry, until);
+            return Ticket::join(&self.locks, request, until);
         }
-        let ticket = Ticket::lead(&self.locks, entry, until);
+        let ticket = Ticket::lead(&self.locks, request, until);
         self.locks.heard(&name, Ok(holder));
         // The ticket joins the queue before the first try ends, or the local queue would be removed
         // in between.
         self.locks.attempted(&name, self.question.owner);
-        let place = self.place.take();
+        let inbox = self.inbox.take();
         // The server took a position for the owner, and its answer does not say enough to use it.
-        if place.is_some() && standing.is_none() {
+        if inbox.is_some() && last_busy.is_none() {
             self.abandon(Answered::Yes);
         }
         let (keys, client) = (&self.question.keys, self.client.clone());
-        QueueTask::ensure(&self.locks, keys, client, place.zip(standing));
+        QueueTask::ensure(&self.locks, keys, client, inbox.zip(last_busy));
         ticket
     }
 

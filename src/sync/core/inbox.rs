@@ -26,7 +26,7 @@ pub(in crate::sync) struct Inboxes(Mutex<ByOwner<Arc<Mailbox>>>);
 pub(in crate::sync) struct GrantInbox {
     pub(in crate::sync) owner: Owner,
     hint: Arc<Mailbox>,
-    places: Arc<Inboxes>,
+    inboxes: Arc<Inboxes>,
 }
 
 /// The push that waits to be read. Of several it is the one with the greatest fence, so that a
@@ -49,11 +49,11 @@ impl Inboxes {
     /// Registers `owner` for grants by push.
     pub(in crate::sync) fn expect(self: &Arc<Self>, owner: Owner) -> GrantInbox {
         let hint: Arc<Mailbox> = Arc::default();
-        self.map(|places| places.insert(owner, hint.clone()));
+        self.map(|inboxes| inboxes.insert(owner, hint.clone()));
         GrantInbox {
             owner,
             hint,
-            places: self.clone(),
+            inboxes: self.clone(),
         }
     }
 
@@ -73,10 +73,10 @@ impl Inboxes {
         }
         // Weak: the pub/sub connection keeps the listener, and must not keep the client's locks
         // alive.
-        let (places, keeper) = (Arc::downgrade(self), Arc::downgrade(keeper));
+        let (inboxes, keeper) = (Arc::downgrade(self), Arc::downgrade(keeper));
         let channel = keys.channel.clone();
         let listener = Arc::new(move |notice: Notice<'_>| match notice {
-            Notice::Message(message) => received(&places, &keeper, message),
+            Notice::Message(message) => received(&inboxes, &keeper, message),
             Notice::Resync => {
                 if let Some(keeper) = keeper.upgrade() {
                     keeper.listen_again(&channel);
@@ -129,8 +129,8 @@ impl GrantInbox {
 
 /// Handles a message on a wake channel: `grant <id> <fence> <secret>` or `broken <id>`. A third
 /// one, `there`, only asks whether a process listens, and is ignored.
-fn received(places: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
-    let (Some(places), Ok(message)) = (places.upgrade(), std::str::from_utf8(message)) else {
+fn received(inboxes: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
+    let (Some(inboxes), Ok(message)) = (inboxes.upgrade(), std::str::from_utf8(message)) else {
         return;
     };
     let mut words = message.split(' ');
@@ -139,7 +139,7 @@ fn received(places: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
             let (Ok(fence), Some(owner)) = (fence.parse(), Owner::parse(owner)) else {
                 return;
             };
-            let hint = places.map(|places| places.get(&owner).cloned());
+            let hint = inboxes.map(|inboxes| inboxes.get(&owner).cloned());
             // A forged fence of any size would hide the true grants after it.
             if let Some(hint) = hint.filter(|_| fence < TOO_LARGE) {
                 // A message without a secret gets a seal that no answer names.
@@ -159,7 +159,7 @@ fn received(places: &Weak<Inboxes>, keeper: &Weak<Keeper>, message: &[u8]) {
 
 impl Drop for GrantInbox {
     fn drop(&mut self) {
-        self.places.map(|places| places.remove(&self.owner));
+        self.inboxes.map(|inboxes| inboxes.remove(&self.owner));
     }
 }
 
@@ -176,14 +176,14 @@ mod tests {
 
     #[tokio::test]
     async fn one_push_waits_to_be_heard_however_many_there_are() {
-        let place = Arc::<Inboxes>::default().expect(Owner::random());
+        let inbox = Arc::<Inboxes>::default().expect(Owner::random());
         for fence in [7, 9, 8, 9] {
-            place.hint.push(grant(fence));
+            inbox.hint.push(grant(fence));
         }
-        assert_eq!(place.grant().await.fence, Fence(9));
+        assert_eq!(inbox.grant().await.fence, Fence(9));
         // Earlier ones are not read. A later one is, whatever its fence.
-        place.hint.push(grant(3));
-        assert_eq!(place.grant().await.fence, Fence(3));
-        assert!(place.hint.waits().is_none());
+        inbox.hint.push(grant(3));
+        assert_eq!(inbox.grant().await.fence, Fence(3));
+        assert!(inbox.hint.waits().is_none());
     }
 }

@@ -91,7 +91,7 @@ fn renew_one(keeper: &Arc<Keeper>, client: &Client, hold: Arc<Hold>) -> BoxFutur
 /// Subscribes the holders of leases to their common channel, so that they learn of `break_lock` by
 /// push. A job beside the renewals, which must not wait for it.
 pub(in crate::sync) async fn listen(
-    places: Arc<Inboxes>,
+    inboxes: Arc<Inboxes>,
     keeper: Arc<Keeper>,
     client: Client,
     holds: Vec<Arc<Hold>>,
@@ -99,7 +99,7 @@ pub(in crate::sync) async fn listen(
     let leases = holds.iter().map(|hold| hold.lease.duration());
     let patience = leases.max().unwrap_or_default();
     let patience = patience.clamp(SHORTEST_LISTEN, LONGEST_LISTEN);
-    match timeout(patience, places.listen(&keeper, &client, &holds[0].keys)).await {
+    match timeout(patience, inboxes.listen(&keeper, &client, &holds[0].keys)).await {
         Ok(true) => keeper.heard_from_now_on(&client, &holds),
         Ok(false) | Err(_) => keeper.listen_later(&holds),
     }

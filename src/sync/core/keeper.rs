@@ -55,7 +55,7 @@ pub(in crate::sync) enum Work {
 /// of them, so it knows its tasks only by this trait.
 pub(in crate::sync) trait Worker: fmt::Debug + Send + Sync {
     /// Carries out what is noted at the keeper, until there is nothing to keep.
-    fn keep(self: Arc<Self>, at_post: TaskGuard) -> BoxFuture<'static, ()>;
+    fn keep(self: Arc<Self>, guard: TaskGuard) -> BoxFuture<'static, ()>;
 }
 
 /// Keeps the tasks of the keeper running while it lives.
@@ -93,30 +93,30 @@ impl Keeper {
     ) -> MutexGuard<'s, State> {
         let spawner = client.spawner();
         let mut runtime = spawner.runtime();
-        if let Some(post) = state.posts.iter().find(|post| post.runtime == runtime) {
-            if now.saturating_duration_since(post.wakes_at) < OVERDUE {
+        if let Some(task) = state.tasks.iter().find(|task| task.runtime == runtime) {
+            if now.saturating_duration_since(task.wakes_at) < OVERDUE {
                 return state;
             }
             // The task there stands still. That is not the caller's own runtime, or the task would
             // not be late for long. So the task belongs on another one.
             spawner.distrust(Some(runtime));
             runtime = spawner.runtime();
-            if state.posts.iter().any(|post| post.runtime == runtime) {
+            if state.tasks.iter().any(|task| task.runtime == runtime) {
                 return state;
             }
         }
         state.numbers += 1;
-        let at_post = TaskGuard {
+        let guard = TaskGuard {
             keeper: self.clone(),
             number: state.numbers,
             nudge: Arc::default(),
         };
-        state.posts.push(KeeperTask {
-            number: at_post.number,
+        state.tasks.push(KeeperTask {
+            number: guard.number,
             runtime,
             wakes_at: Instant::now(),
             quiet_since: None,
-            nudge: at_post.nudge.clone(),
+            nudge: guard.nudge.clone(),
         });
         // Notes may have waited without a task. From now on a task carries them out, and needs the
         // client.
@@ -126,8 +126,10 @@ impl Keeper {
         // Unlocked first: a runtime that is shutting down drops the task at once, and that drop
         // takes the lock.
         drop(state);
-        if let Some(worker) = self.worker.get().and_then(Weak::upgrade) {
-            spawner.spawn(worker.keep(at_post));
+        match self.worker.get().and_then(Weak::upgrade) {
+            Some(worker) => drop(spawner.spawn(worker.keep(guard))),
+            // Nobody is left to keep anything. The drop takes the lock, too.
+            None => drop(guard),
         }
         self.state()
     }
@@ -453,7 +455,7 @@ impl Keeper {
     fn noted(mut state: MutexGuard<'_, State>, client: &Client, at: Instant) {
         // Only while there is a task: without one, the client and its keeper would own each other
         // for ever.
-        if !state.posts.is_empty() && state.client.is_none() {
+        if !state.tasks.is_empty() && state.client.is_none() {
             state.client = Some(client.clone());
         }
         let nudges = state.late_for(at);
@@ -498,7 +500,7 @@ impl Keeper {
     pub(in crate::sync) fn look(&self, number: u64, work: Work) -> Option<Look> {
         let now = Instant::now();
         let mut state = self.state();
-        let place = state.posts.iter().position(|post| post.number == number)?;
+        let place = state.tasks.iter().position(|task| task.number == number)?;
         let patience = patience(state.ahead_of(place));
         // A task that has others before it takes only what they have left undone for a while.
         let since = now.checked_sub(patience).unwrap_or(now);
@@ -509,15 +511,15 @@ impl Keeper {
         };
         let unattended = std::mem::take(&mut state.unattended);
         if work == Work::Done && state.is_idle() && state.handles == 0 && unattended.is_empty() {
-            let since = *state.posts[place].quiet_since.get_or_insert(now);
+            let since = *state.tasks[place].quiet_since.get_or_insert(now);
             if now.duration_since(since) >= QUIET {
                 // Whatever is noted from here on starts another task. The client need not be
                 // dropped here: an idle keeper has none.
-                state.posts.remove(place);
+                state.tasks.remove(place);
                 return None;
             }
         } else {
-            state.posts[place].quiet_since = None;
+            state.tasks[place].quiet_since = None;
         }
         let rest = now + IDLE;
         if look {
@@ -526,7 +528,7 @@ impl Keeper {
         }
         let first = state.agenda.first().into_iter().chain(state.look_at).min();
         let next = first.map_or(rest, |at| rest.min(at + patience));
-        state.posts[place].wakes_at = next;
+        state.tasks[place].wakes_at = next;
         Some(Look {
             due,
             look,
@@ -548,8 +550,8 @@ pub(in crate::sync) struct TaskGuard {
 impl Drop for TaskGuard {
     fn drop(&mut self) {
         let mut state = self.keeper.state();
-        state.posts.retain(|post| post.number != self.number);
-        let client = match state.posts.is_empty() {
+        state.tasks.retain(|task| task.number != self.number);
+        let client = match state.tasks.is_empty() {
             true => state.client.take(),
             false => None,
         };
@@ -577,3 +579,16 @@ const BREATH: Duration = Duration::from_millis(100);
 /// How long after its start the keeper releases a local hand-over that has not reported its
 /// outcome.
 const PASSED: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_keeper_whose_worker_is_gone_has_no_task_and_stops_nobody() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let keeper = Arc::<Keeper>::default();
+        keeper.man(&client);
+        assert!(keeper.state().tasks.is_empty());
+    }
+}

@@ -31,7 +31,7 @@ pub(in crate::sync) struct State {
     pub(in crate::sync) unattended: Vec<Arc<Keys>>,
     /// The tasks, from before they are spawned until they are dropped. A task stands in for those
     /// before it.
-    pub(in crate::sync) posts: Vec<KeeperTask>,
+    pub(in crate::sync) tasks: Vec<KeeperTask>,
     /// The number of the latest task.
     pub(in crate::sync) numbers: u64,
     /// Kept alive while there are notes and a task to carry them out. At any other time this would
@@ -115,21 +115,21 @@ impl State {
     pub(in crate::sync) fn late_for(&self, at: Instant) -> Vec<Arc<Notify>> {
         let mut ahead = 0;
         let mut late = Vec::new();
-        for post in &self.posts {
+        for task in &self.tasks {
             // Only those: a task that looks in time need not be woken.
-            if post.wakes_at > at + patience(ahead) {
-                late.push(post.nudge.clone());
+            if task.wakes_at > at + patience(ahead) {
+                late.push(task.nudge.clone());
             }
             // A task that stands still takes nothing, so nobody waits for it.
-            ahead += u32::from(!post.is_overdue());
+            ahead += u32::from(!task.is_overdue());
         }
         late
     }
 
     /// Returns how many of the first `place` tasks may take what is due before the next one does.
     pub(in crate::sync) fn ahead_of(&self, place: usize) -> u32 {
-        let ahead = self.posts.iter().take(place);
-        let ahead = ahead.filter(|post| !post.is_overdue()).count();
+        let ahead = self.tasks.iter().take(place);
+        let ahead = ahead.filter(|task| !task.is_overdue()).count();
         u32::try_from(ahead).unwrap_or(u32::MAX)
     }
 }

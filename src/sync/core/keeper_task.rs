@@ -27,8 +27,8 @@ pub(in crate::sync) fn registry(client: &Client) -> Arc<Registry> {
 }
 
 impl Worker for Registry {
-    fn keep(self: Arc<Self>, at_post: TaskGuard) -> BoxFuture<'static, ()> {
-        Box::pin(run(self, at_post))
+    fn keep(self: Arc<Self>, guard: TaskGuard) -> BoxFuture<'static, ()> {
+        Box::pin(run(self, guard))
     }
 }
 
@@ -36,7 +36,7 @@ impl Worker for Registry {
 /// there is nothing to keep. If it panics or its runtime ends, the tasks of other runtimes go on,
 /// or the next call that needs a task starts one. Without any task, guards expire by their local
 /// deadlines, and what was to be released expires by its lease.
-async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
+async fn run(locks: Arc<Registry>, guard: TaskGuard) {
     let keeper = locks.keeper();
     let mut work: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {
@@ -45,7 +45,7 @@ async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
             false => Work::UnderWay,
         };
         // A task with work in flight must not end: nobody else polls that work.
-        let Some(look) = keeper.look(at_post.number, under_way) else {
+        let Some(look) = keeper.look(guard.number, under_way) else {
             return;
         };
         for keys in look.unattended {
@@ -60,7 +60,7 @@ async fn run(locks: Arc<Registry>, at_post: TaskGuard) {
         tokio::select! {
             () = tokio::time::sleep_until(look.next) => {}
             // Woken for a note that is due before the next look.
-            () = at_post.nudge.notified() => {}
+            () = guard.nudge.notified() => {}
             Some(()) = work.next(), if !work.is_empty() => {}
         }
     }
@@ -88,11 +88,11 @@ fn look_after(locks: &Arc<Registry>, client: Option<&Client>) {
 
 /// Returns what is due, as calls.
 fn jobs(locks: &Arc<Registry>, client: &Client, due: Due) -> Vec<BoxFuture<'static, ()>> {
-    let (keeper, places) = (locks.keeper(), locks.places());
+    let (keeper, inboxes) = (locks.keeper(), locks.inboxes());
     let mut jobs: Vec<BoxFuture<'static, ()>> = Vec::new();
     for holds in due.lasting {
         jobs.push(Box::pin(listen(
-            places.clone(),
+            inboxes.clone(),
             keeper.clone(),
             client.clone(),
             holds,

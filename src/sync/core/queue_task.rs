@@ -43,8 +43,8 @@ pub(in crate::sync) struct QueueTask {
     client: Client,
     number: u64,
     nudge: Arc<Notify>,
-    place: GrantInbox,
-    /// What was asked for under the owner of `place`. `None` if the server cannot know that owner.
+    inbox: GrantInbox,
+    /// What was asked for under the owner of `inbox`. `None` if the server cannot know that owner.
     open: Option<Open>,
     /// Whether the task has ended as it should: no waiter is left, or another task has replaced it.
     /// If it is dropped before, the waiters still need a task.
@@ -77,37 +77,37 @@ enum Asked {
 }
 
 impl QueueTask {
-    /// Starts the queue task of a name, unless one runs or no call waits. `place` is a position in
+    /// Starts the queue task of a name, unless one runs or no call waits. `inbox` is a position in
     /// the server's queue that is taken already.
     pub(in crate::sync) fn ensure(
         locks: &Arc<Registry>,
         keys: &Arc<Keys>,
         client: Client,
-        place: Option<(GrantInbox, LastBusy)>,
+        inbox: Option<(GrantInbox, LastBusy)>,
     ) {
-        let Some((number, nudge)) = locks.begin_campaign(&keys.name) else {
+        let Some((number, nudge)) = locks.begin_queue_task(&keys.name) else {
             // No task uses this position, so it would be granted the lock for no waiter.
-            if let Some((place, standing)) = place {
-                let (owner, asked) = (place.owner, (client.deadline().at, standing.asked.lease));
+            if let Some((inbox, last_busy)) = inbox {
+                let (owner, asked) = (inbox.owner, (client.deadline().at, last_busy.asked.lease));
                 let keeper = locks.keeper();
                 keeper.discard_owner(&client, keys, owner, asked, Answered::Yes);
             }
             return;
         };
-        let (place, standing) = place.unzip();
-        let asked = standing.as_ref().map(|standing| standing.asked.lease);
+        let (inbox, last_busy) = inbox.unzip();
+        let asked = last_busy.as_ref().map(|last_busy| last_busy.asked.lease);
         let spawner = client.spawner().clone();
-        let campaign = Self::new(
+        let queue_task = Self::new(
             locks.clone(),
             keys.clone(),
             client,
             number,
             nudge,
-            place,
+            inbox,
             asked,
         );
-        let task = spawner.spawn(campaign.run(standing));
-        locks.campaign_runs(&keys.name, number, task.pulse());
+        let task = spawner.spawn(queue_task.run(last_busy));
+        locks.queue_task_runs(&keys.name, number, task.pulse());
     }
 
     /// Starts a queue task for `keys` if calls wait without one, or if theirs stands still with its
@@ -139,7 +139,7 @@ impl QueueTask {
         client: Client,
         number: u64,
         nudge: Arc<Notify>,
-        place: Option<GrantInbox>,
+        inbox: Option<GrantInbox>,
         asked: Option<Ttl>,
     ) -> Self {
         Self {
@@ -149,7 +149,7 @@ impl QueueTask {
                 answered: Answered::Yes,
             }),
             over: false,
-            place: place.unwrap_or_else(|| locks.places().expect(Owner::random())),
+            inbox: inbox.unwrap_or_else(|| locks.inboxes().expect(Owner::random())),
             missed: client.resync(&keys.channel),
             listening: None,
             _keeper: locks.keeper().handle(&client),
@@ -164,22 +164,22 @@ impl QueueTask {
     /// Runs until no waiter of the name is left. Spawned by [`ensure`](Self::ensure). If it panics
     /// or its runtime ends, the keeper starts another task for the calls that still wait. If it
     /// stands still, the waiters start another.
-    async fn run(mut self, standing: Option<LastBusy>) {
-        let mut first = standing;
+    async fn run(mut self, last_busy: Option<LastBusy>) {
+        let mut first = last_busy;
         while let Some(front) = self.locks.front(&self.keys.name, self.number) {
             // The position may have been taken by a caller that has left since.
             let taken = first.take().filter(|it| it.asked.same_terms(&front));
-            let (asked, standing, remaining) = match taken {
-                Some(standing) => {
-                    let remaining = standing.remaining;
-                    (standing.asked.clone(), Some(standing), remaining)
+            let (asked, last_busy, remaining) = match taken {
+                Some(last_busy) => {
+                    let remaining = last_busy.remaining;
+                    (last_busy.asked.clone(), Some(last_busy), remaining)
                 }
                 None => match self.ask(&front).await {
-                    Asked::Waiting(standing, remaining) => (front, standing, remaining),
+                    Asked::Waiting(last_busy, remaining) => (front, last_busy, remaining),
                     Asked::Granted | Asked::Failed => continue,
                 },
             };
-            self.wait(&asked, standing, remaining).await;
+            self.wait(&asked, last_busy, remaining).await;
         }
         self.over = true;
     }
@@ -205,7 +205,7 @@ impl QueueTask {
             true => Queueing::Listening,
             false => Queueing::Asking,
         };
-        let call = front.acquire(self.place.owner, queueing);
+        let call = front.acquire(self.inbox.owner, queueing);
         let reply = self.client.run(call, deadline).await;
         match reply.and_then(|reply| AcquireReply::read(&reply)) {
             Ok(AcquireReply::Granted(fence, sent)) => {
@@ -225,14 +225,14 @@ impl QueueTask {
                 self.answered();
                 self.locks.heard(&self.keys.name, Ok(holder));
                 // Without pushes no grant is told, so there is none to check.
-                let standing = above.filter(|_| hears).map(|above| LastBusy {
+                let last_busy = above.filter(|_| hears).map(|above| LastBusy {
                     sent,
                     above,
                     after,
                     remaining,
                     asked: front.clone(),
                 });
-                Asked::Waiting(standing, remaining)
+                Asked::Waiting(last_busy, remaining)
             }
             Err(error) => {
                 self.locks.heard(&self.keys.name, Err(error.clone()));
@@ -257,10 +257,10 @@ impl QueueTask {
     /// the questions.
     async fn hears(&mut self, front: &AcquireRequest) -> bool {
         let listening = self.listening.get_or_insert_with(|| {
-            let (places, keeper) = (self.locks.places().clone(), self.locks.keeper().clone());
+            let (inboxes, keeper) = (self.locks.inboxes().clone(), self.locks.keeper().clone());
             let client = self.client.clone();
             let keys = front.keys.clone();
-            Box::pin(async move { places.listen(&keeper, &client, &keys).await })
+            Box::pin(async move { inboxes.listen(&keeper, &client, &keys).await })
         });
         match timeout(POLL, listening).await {
             Ok(hears) => {
@@ -275,10 +275,10 @@ impl QueueTask {
     async fn wait(
         &mut self,
         asked: &AcquireRequest,
-        standing: Option<LastBusy>,
+        last_busy: Option<LastBusy>,
         remaining: Option<Duration>,
     ) {
-        let longest = if standing.is_some() {
+        let longest = if last_busy.is_some() {
             jittered(HEARTBEAT, SPREAD)
         } else {
             jittered(POLL, SPREAD)
@@ -287,19 +287,19 @@ impl QueueTask {
             Instant::now() + remaining.map_or(longest, |lease| longest.min(lease + JUST_AFTER));
         loop {
             tokio::select! {
-                grant = self.place.grant() => {
-                    let Some(standing) = &standing else { return };
-                    if grant.fence <= standing.above {
+                grant = self.inbox.grant() => {
+                    let Some(last_busy) = &last_busy else { return };
+                    if grant.fence <= last_busy.above {
                         continue; // An old message: that grant has run out since.
                     }
-                    if Some(grant.seal) != standing.after {
+                    if Some(grant.seal) != last_busy.after {
                         return; // Perhaps forged, or from another than was to be expected.
                     }
-                    let claim = standing.asked.claim();
+                    let claim = last_busy.asked.claim();
                     // The message may be so old that its claim has run out. Then only the server
                     // knows.
-                    if Instant::now() < sure_until(standing.sent, claim) {
-                        self.deliver(&standing.asked, grant.fence, (standing.sent, claim));
+                    if Instant::now() < sure_until(last_busy.sent, claim) {
+                        self.deliver(&last_busy.asked, grant.fence, (last_busy.sent, claim));
                     }
                     return;
                 }
@@ -324,10 +324,10 @@ impl QueueTask {
     /// Hands a grant on the terms of `asked` to the first waiter, unless that waiter has other
     /// terms.
     fn deliver(&mut self, asked: &AcquireRequest, fence: Fence, granted: (Instant, Ttl)) {
-        let owner = self.place.owner;
+        let owner = self.inbox.owner;
         if self.locks.deliver(asked, owner, fence, granted) {
             // The owner is the guard's from now on, and is never used again.
-            self.place = self.locks.places().expect(Owner::random());
+            self.inbox = self.locks.inboxes().expect(Owner::random());
             self.open = None;
         }
     }
@@ -335,7 +335,7 @@ impl QueueTask {
     /// Leaves the owner of a question that was not answered to the keeper, and takes another.
     fn take_another_place(&mut self) {
         self.give_up();
-        self.place = self.locks.places().expect(Owner::random());
+        self.inbox = self.locks.inboxes().expect(Owner::random());
     }
 
     /// Leaves what the owner has, or may come to have, to the keeper.
@@ -343,7 +343,7 @@ impl QueueTask {
         if let Some(open) = self.open.take() {
             let (keys, asked) = (&self.keys, (open.last, open.lease));
             let keeper = self.locks.keeper();
-            keeper.discard_owner(&self.client, keys, self.place.owner, asked, open.answered);
+            keeper.discard_owner(&self.client, keys, self.inbox.owner, asked, open.answered);
         }
     }
 }
@@ -389,7 +389,7 @@ mod tests {
         let client = client.expect("a good URL");
         let locks = registry(&client);
         let keys = Keys::of(&client, &client.name("a")).expect("a good name");
-        let entry = AcquireRequest {
+        let request = AcquireRequest {
             client: client.clone(),
             keys: keys.into(),
             lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
@@ -398,15 +398,15 @@ mod tests {
         };
         let mut ticket = Ticket::join(
             &locks,
-            entry.clone(),
+            request.clone(),
             Instant::now() + Duration::from_secs(60),
         );
         // Until the server could not be asked.
-        while locks.waited_for(&entry).is_ok() {
+        while locks.waited_for(&request).is_ok() {
             let _ = timeout(Duration::from_millis(1), ticket.granted()).await;
         }
         drop(ticket);
-        while !locks.lines().is_empty() {
+        while !locks.queues().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(locks.keeper().is_idle());

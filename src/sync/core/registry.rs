@@ -32,23 +32,23 @@ use crate::time::Ttl;
 /// What the locks of one client share.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Registry {
-    lines: Mutex<SeededMap<Name, LocalQueue>>,
+    queues: Mutex<SeededMap<Name, LocalQueue>>,
     /// The owners that may be granted a lock by push.
-    places: Arc<Inboxes>,
+    inboxes: Arc<Inboxes>,
     /// Shared with guards and handles, which leave notes when they are dropped.
     keeper: Arc<Keeper>,
     /// The number of the next queue task. With it, a task that was replaced cannot end the queue of
     /// its successor.
-    campaigns: AtomicU64,
+    queue_tasks: AtomicU64,
 }
 
 /// The local queue of one name.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct LocalQueue {
     /// The owner whose first try is in flight. Later calls wait for its answer.
-    attempting: Option<Owner>,
+    asking: Option<Owner>,
     /// The queue task for all waiters.
-    campaign: Option<RunningTask>,
+    queue_task: Option<RunningTask>,
     pub(in crate::sync) waiters: VecDeque<LocalWaiter>,
     /// Tells the queue task that a waiter has come or left. Made with the first waiter.
     nudge: Option<Arc<Notify>>,
@@ -81,7 +81,7 @@ pub(in crate::sync) enum QueuedBy {
 /// A call in the local queue.
 #[derive(Debug)]
 pub(in crate::sync) struct LocalWaiter {
-    pub(in crate::sync) entry: AcquireRequest,
+    pub(in crate::sync) request: AcquireRequest,
     /// When its wait is over, even if the call is not polled then.
     pub(in crate::sync) until: Instant,
     pub(in crate::sync) reply: oneshot::Sender<Result<Held>>,
@@ -92,64 +92,64 @@ impl Registry {
         &self.keeper
     }
 
-    pub(in crate::sync) fn places(&self) -> &Arc<Inboxes> {
-        &self.places
+    pub(in crate::sync) fn inboxes(&self) -> &Arc<Inboxes> {
+        &self.inboxes
     }
 
     /// Returns a new owner for a caller that asks `now`. Later calls of this process wait for its
     /// answer. `None` if others of this process come first.
     pub(in crate::sync) fn first(&self, name: &Name, now: Instant) -> Option<Owner> {
-        let mut lines = self.lines();
-        let hash_map::Entry::Vacant(vacant) = lines.entry(name.clone()) else {
+        let mut queues = self.queues();
+        let hash_map::Entry::Vacant(vacant) = queues.entry(name.clone()) else {
             return None;
         };
         let owner = Owner::random();
         vacant.insert(LocalQueue {
-            attempting: Some(owner),
+            asking: Some(owner),
             asked: Some(now),
             ..LocalQueue::default()
         });
         Some(owner)
     }
 
-    /// Puts `waiting` into the local queue, where `place` says. `trouble` counts only for a new
+    /// Puts `waiting` into the local queue, where `inbox` says. `trouble` counts only for a new
     /// local queue: the waiters of an existing one may have a newer answer. Returns what tells the
     /// queue task that the waiter has left, and whether no first try is in flight.
     pub(in crate::sync) fn push(
         &self,
         waiting: LocalWaiter,
-        place: impl FnOnce(&mut VecDeque<LocalWaiter>, LocalWaiter),
+        inbox: impl FnOnce(&mut VecDeque<LocalWaiter>, LocalWaiter),
         trouble: Option<Error>,
     ) -> (Arc<Notify>, bool) {
-        let mut lines = self.lines();
-        let line = lines.entry(waiting.entry.keys.name.clone());
-        let line = line.or_insert_with(|| LocalQueue {
+        let mut queues = self.queues();
+        let queue = queues.entry(waiting.request.keys.name.clone());
+        let queue = queue.or_insert_with(|| LocalQueue {
             trouble,
             ..LocalQueue::default()
         });
-        place(&mut line.waiters, waiting);
-        (line.nudge(), line.attempting.is_none())
+        inbox(&mut queue.waiters, waiting);
+        (queue.nudge(), queue.asking.is_none())
     }
 
     /// Notes that a queue task for `name` begins, unless one runs already or no call waits. Returns
     /// its number, and what tells it that a waiter has come or left.
-    pub(in crate::sync) fn begin_campaign(&self, name: &Name) -> Option<(u64, Arc<Notify>)> {
-        let mut lines = self.lines();
-        let line = lines
+    pub(in crate::sync) fn begin_queue_task(&self, name: &Name) -> Option<(u64, Arc<Notify>)> {
+        let mut queues = self.queues();
+        let queue = queues
             .get_mut(name)
-            .filter(|line| !line.is_queued_for() && !line.waiters.is_empty())?;
-        let number = self.campaigns.fetch_add(1, Ordering::Relaxed);
-        line.campaign = Some(RunningTask {
+            .filter(|queue| !queue.is_queued_for() && !queue.waiters.is_empty())?;
+        let number = self.queue_tasks.fetch_add(1, Ordering::Relaxed);
+        queue.queue_task = Some(RunningTask {
             number,
             pulse: None,
         });
-        Some((number, line.nudge()))
+        Some((number, queue.nudge()))
     }
 
     /// Notes that the queue task with this number was spawned.
-    pub(in crate::sync) fn campaign_runs(&self, name: &Name, number: u64, pulse: &Arc<Pulse>) {
-        if let Some(line) = self.lines().get_mut(name)
-            && let Some(running) = line.campaign.as_mut().filter(|it| it.number == number)
+    pub(in crate::sync) fn queue_task_runs(&self, name: &Name, number: u64, pulse: &Arc<Pulse>) {
+        if let Some(queue) = self.queues().get_mut(name)
+            && let Some(running) = queue.queue_task.as_mut().filter(|it| it.number == number)
         {
             running.pulse = Some(pulse.clone());
         }
@@ -157,55 +157,55 @@ impl Registry {
 
     /// Returns what queues for the waiters of `name`. `None` if there is no local queue.
     pub(in crate::sync) fn queued_by(&self, name: &Name) -> Option<QueuedBy> {
-        let lines = self.lines();
-        let line = lines.get(name)?;
-        Some(match &line.campaign {
+        let queues = self.queues();
+        let queue = queues.get(name)?;
+        Some(match &queue.queue_task {
             Some(running) => QueuedBy::Task(running.pulse.clone()),
-            None if line.attempting.is_some() => QueuedBy::FirstTry,
+            None if queue.asking.is_some() => QueuedBy::FirstTry,
             None => QueuedBy::Nobody,
         })
     }
 
     /// Returns the client of the first waiter of `name`.
     pub(in crate::sync) fn client_of_front(&self, name: &Name) -> Option<Client> {
-        let lines = self.lines();
-        let front = lines.get(name)?.waiters.front()?;
-        Some(front.entry.client.clone())
+        let queues = self.queues();
+        let front = queues.get(name)?.waiters.front()?;
+        Some(front.request.client.clone())
     }
 
     /// Returns whether others of this process wait for the lock, by a recent answer of the server.
     /// Returns an error if the server could not be asked for them. If the server has not answered
     /// for a while, returns `false`, and the caller asks for itself.
-    pub(in crate::sync) fn waited_for(&self, entry: &AcquireRequest) -> Result<bool> {
-        let name = &entry.keys.name;
-        let lines = self.lines();
-        let Some(line) = lines.get(name) else {
+    pub(in crate::sync) fn waited_for(&self, request: &AcquireRequest) -> Result<bool> {
+        let name = &request.keys.name;
+        let queues = self.queues();
+        let Some(queue) = queues.get(name) else {
             return Ok(false);
         };
-        match line.trouble() {
+        match queue.trouble() {
             Some(trouble) => Err(trouble.with_key(name)),
             // Without a recent answer, nothing says that the lock is still held.
-            None => Ok(!line.waiters.is_empty() && !line.is_unanswered()),
+            None => Ok(!queue.waiters.is_empty() && !queue.is_unanswered()),
         }
     }
 
     /// Returns the reason why a call that fails fast does not wait here, if there is one.
-    pub(in crate::sync) fn outage(&self, entry: &AcquireRequest) -> Option<Error> {
-        let lines = self.lines();
-        let trouble = lines.get(&entry.keys.name).and_then(LocalQueue::trouble);
-        drop(lines);
+    pub(in crate::sync) fn outage(&self, request: &AcquireRequest) -> Option<Error> {
+        let queues = self.queues();
+        let trouble = queues.get(&request.keys.name).and_then(LocalQueue::trouble);
+        drop(queues);
         // What others met lately saves this call from finding the same out by its own question.
         let trouble = trouble.filter(|trouble| trouble.kind().is_outage());
-        trouble.or_else(|| entry.client.outage(entry.keys.lock()))
+        trouble.or_else(|| request.client.outage(request.keys.lock()))
     }
 
     /// Ends the first try of `owner` for `name`. Returns whether other calls wait. If they do, a
     /// queue task must be started for them.
     pub(in crate::sync) fn attempted(&self, name: &Name, owner: Owner) -> bool {
-        self.tidied(name, |line| {
-            if line.attempting == Some(owner) {
-                line.attempting = None;
-                line.asked = None;
+        self.tidied(name, |queue| {
+            if queue.asking == Some(owner) {
+                queue.asking = None;
+                queue.asked = None;
             }
         })
     }
@@ -213,21 +213,23 @@ impl Registry {
     /// Puts a waiter that was to be the next holder, and is not, back at the head of the local
     /// queue.
     pub(in crate::sync) fn back_in_line(&self, waiting: LocalWaiter) {
-        let mut lines = self.lines();
+        let mut queues = self.queues();
         if waiting.has_left() {
-            return; // Nobody would ever take it out of the line again.
+            return; // Nobody would ever take it out of the queue again.
         }
-        let line = lines.entry(waiting.entry.keys.name.clone()).or_default();
-        line.waiters.push_front(waiting);
+        let queue = queues
+            .entry(waiting.request.keys.name.clone())
+            .or_default();
+        queue.waiters.push_front(waiting);
     }
 
     /// Handles the departure of a waiter of `name`. The queue task or the first try removes the
     /// waiter. Without either, this does, because the waiter would keep the client alive.
     pub(in crate::sync) fn left(&self, name: &Name) {
-        let lines = self.lines();
-        let line = lines.get(name);
-        let alone = line.is_some_and(|line| line.campaign.is_none() && line.attempting.is_none());
-        drop(lines);
+        let queues = self.queues();
+        let queue = queues.get(name);
+        let alone = queue.is_some_and(|queue| queue.queue_task.is_none() && queue.asking.is_none());
+        drop(queues);
         if alone {
             self.tidied(name, |_| ());
         }
@@ -237,21 +239,21 @@ impl Registry {
     /// that task: no waiter is left, or another task has replaced it. A local queue without waiters
     /// is removed, unless a first try is in flight.
     pub(in crate::sync) fn front(&self, name: &Name, number: u64) -> Option<AcquireRequest> {
-        let mut lines = self.lines();
-        let line = lines
+        let mut queues = self.queues();
+        let queue = queues
             .get_mut(name)
-            .filter(|line| line.is_campaign(number))?;
-        let leavers = line.without_leavers();
-        let front = line.waiters.front().map(|waiting| waiting.entry.clone());
+            .filter(|queue| queue.is_queue_task(number))?;
+        let leavers = queue.without_leavers();
+        let front = queue.waiters.front().map(|waiting| waiting.request.clone());
         // Decided under the lock that also admits waiters: a later one finds no task, and starts
         // one.
         if front.is_none() {
-            line.campaign = None;
-            if line.attempting.is_none() {
-                lines.remove(name);
+            queue.queue_task = None;
+            if queue.asking.is_none() {
+                queues.remove(name);
             }
         }
-        drop(lines);
+        drop(queues);
         drop(leavers);
         front
     }
@@ -259,9 +261,9 @@ impl Registry {
     /// Notes that the queue task of `name` was torn down. Returns whether a call waits for another
     /// task.
     pub(in crate::sync) fn torn_down(&self, name: &Name, number: u64) -> bool {
-        self.tidied(name, |line| {
-            if line.is_campaign(number) {
-                line.campaign = None;
+        self.tidied(name, |queue| {
+            if queue.is_queue_task(number) {
+                queue.queue_task = None;
             }
         })
     }
@@ -269,31 +271,31 @@ impl Registry {
     /// Changes a local queue, then removes the waiters that have left, and the queue if it is not
     /// needed any more. Returns whether a call waits.
     fn tidied(&self, name: &Name, change: impl FnOnce(&mut LocalQueue)) -> bool {
-        let mut lines = self.lines();
-        let hash_map::Entry::Occupied(mut found) = lines.entry(name.clone()) else {
+        let mut queues = self.queues();
+        let hash_map::Entry::Occupied(mut found) = queues.entry(name.clone()) else {
             return false;
         };
-        let line = found.get_mut();
-        change(line);
-        let leavers = line.without_leavers();
-        let waited_for = !line.waiters.is_empty();
-        if !waited_for && line.attempting.is_none() && line.campaign.is_none() {
+        let queue = found.get_mut();
+        change(queue);
+        let leavers = queue.without_leavers();
+        let waited_for = !queue.waiters.is_empty();
+        if !waited_for && queue.asking.is_none() && queue.queue_task.is_none() {
             found.remove();
         }
-        drop(lines);
+        drop(queues);
         drop(leavers);
         waited_for
     }
 
     /// Returns whether the first live waiter of `name` has the terms of `front`.
     pub(in crate::sync) fn still_first(&self, name: &Name, front: &AcquireRequest) -> bool {
-        let mut lines = self.lines();
-        let Some(line) = lines.get_mut(name) else {
+        let mut queues = self.queues();
+        let Some(queue) = queues.get_mut(name) else {
             return false;
         };
-        let leavers = line.without_leavers();
-        let is_first = line.is_first(front);
-        drop(lines);
+        let leavers = queue.without_leavers();
+        let is_first = queue.is_first(front);
+        drop(queues);
         drop(leavers);
         is_first
     }
@@ -307,18 +309,18 @@ impl Registry {
         fence: Fence,
         granted: (Instant, Ttl),
     ) -> bool {
-        let mut lines = self.lines();
-        let Some(line) = lines.get_mut(&asked.keys.name) else {
+        let mut queues = self.queues();
+        let Some(queue) = queues.get_mut(&asked.keys.name) else {
             return false;
         };
         // A grant is an answer: the server is there.
-        (line.trouble, line.asked) = (None, None);
-        let leavers = line.without_leavers();
+        (queue.trouble, queue.asked) = (None, None);
+        let leavers = queue.without_leavers();
         // Checked under the same lock under which the waiter is taken: the one before it may leave
         // at any time.
-        let is_first = line.is_first(asked);
-        let waiting = is_first.then(|| line.waiters.pop_front()).flatten();
-        drop(lines);
+        let is_first = queue.is_first(asked);
+        let waiting = is_first.then(|| queue.waiters.pop_front()).flatten();
+        drop(queues);
         drop(leavers);
         let Some(waiting) = waiting else {
             return false;
@@ -335,8 +337,8 @@ impl Registry {
         fence: Fence,
         granted: (Instant, Ttl),
     ) {
-        let hold = waiting.entry.hold(owner, fence, granted, 0);
-        let client = waiting.entry.client;
+        let hold = waiting.request.hold(owner, fence, granted, 0);
+        let client = waiting.request.client;
         self.keeper.man(&client);
         // Watched before it is sent: the keeper takes it back from a waiter that does not take it.
         self.keeper.keep_offered(&client, &hold, granted);
@@ -354,14 +356,14 @@ impl Registry {
         granted: (Instant, Ttl),
         local_handovers: u32,
     ) -> Option<LocalWaiter> {
-        let hold = waiting.entry.hold(owner, fence, granted, local_handovers);
-        let client = &waiting.entry.client;
+        let hold = waiting.request.hold(owner, fence, granted, local_handovers);
+        let client = &waiting.request.client;
         self.keeper.man(client);
         // If the keeper has tried to release the successor, the grant may be gone at the server.
         if !self.keeper.keep_passed(client, &hold, granted) {
             return Some(waiting);
         }
-        let held = Held::new(hold, self.keeper.clone(), waiting.entry.client);
+        let held = Held::new(hold, self.keeper.clone(), waiting.request.client);
         let _ = waiting.reply.send(Ok(held));
         None
     }
@@ -369,10 +371,10 @@ impl Registry {
     /// Fails all waiters of `name`, because the server refuses.
     pub(in crate::sync) fn fail(&self, name: &Name, error: &Error) {
         let waiters = {
-            let mut lines = self.lines();
-            lines
+            let mut queues = self.queues();
+            queues
                 .get_mut(name)
-                .map(|line| std::mem::take(&mut line.waiters))
+                .map(|queue| std::mem::take(&mut queue.waiters))
         };
         // Answered after unlocking: a reply wakes its caller, and a waker may run anything.
         for waiting in waiters.into_iter().flatten() {
@@ -382,26 +384,26 @@ impl Registry {
 
     /// Notes that the server is being asked.
     pub(in crate::sync) fn asked(&self, name: &Name) {
-        if let Some(line) = self.lines().get_mut(name) {
-            line.asked = Some(Instant::now());
+        if let Some(queue) = self.queues().get_mut(name) {
+            queue.asked = Some(Instant::now());
         }
     }
 
     /// Stores the last answer of the server, for the error of waiters that give up.
     pub(in crate::sync) fn heard(&self, name: &Name, heard: Result<String, Error>) {
-        if let Some(line) = self.lines().get_mut(name) {
-            line.asked = None;
+        if let Some(queue) = self.queues().get_mut(name) {
+            queue.asked = None;
             match heard {
-                Ok(holder) => (line.holder, line.trouble) = (Some(holder), None),
+                Ok(holder) => (queue.holder, queue.trouble) = (Some(holder), None),
                 // The last known holder stays, but is not the reason of a failure while this is
                 // set.
-                Err(trouble) => line.trouble = Some(trouble),
+                Err(trouble) => queue.trouble = Some(trouble),
             }
         }
     }
 
-    pub(in crate::sync) fn lines(&self) -> MutexGuard<'_, SeededMap<Name, LocalQueue>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(in crate::sync) fn queues(&self) -> MutexGuard<'_, SeededMap<Name, LocalQueue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -414,12 +416,14 @@ impl LocalQueue {
     /// Returns whether a queue task runs, and does not stand still.
     fn is_queued_for(&self) -> bool {
         // A task that is not spawned yet counts: its caller is about to spawn it.
-        let pulse = self.campaign.as_ref().map(|it| it.pulse.as_ref());
+        let pulse = self.queue_task.as_ref().map(|it| it.pulse.as_ref());
         pulse.is_some_and(|pulse| !pulse.is_some_and(|pulse| pulse.stands_still()))
     }
 
-    fn is_campaign(&self, number: u64) -> bool {
-        self.campaign.as_ref().is_some_and(|it| it.number == number)
+    fn is_queue_task(&self, number: u64) -> bool {
+        self.queue_task
+            .as_ref()
+            .is_some_and(|it| it.number == number)
     }
 
     /// Takes out waiters whose calls were dropped, or whose wait is over. The caller drops them
@@ -440,7 +444,7 @@ impl LocalQueue {
     /// Returns whether the first waiter has the terms of `asked`.
     fn is_first(&self, asked: &AcquireRequest) -> bool {
         let first = self.waiters.front();
-        first.is_some_and(|first| first.entry.same_terms(asked))
+        first.is_some_and(|first| first.request.same_terms(asked))
     }
 
     /// Returns whether the server was asked for these waiters and has not answered, or could not be

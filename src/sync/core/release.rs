@@ -58,7 +58,7 @@ async fn pass_on(
     let call = passing_to(&waiting, owner, hold, client);
     let successor = Arc::new(Successor {
         owner,
-        lease: waiting.entry.lease,
+        lease: waiting.request.lease,
         waiting: Mutex::new(Some(waiting)),
         locks: Arc::downgrade(locks),
     });
@@ -142,10 +142,10 @@ async fn give_back(
 /// This does not happen sooner, because a successor that is not granted the lock goes on waiting at
 /// that position.
 fn passed(locks: &Registry, name: &Name) {
-    if let Some(line) = locks.lines().get_mut(name)
-        && line.waiters.is_empty()
+    if let Some(queue) = locks.queues().get_mut(name)
+        && queue.waiters.is_empty()
     {
-        line.nudge().notify_one();
+        queue.nudge().notify_one();
     }
 }
 
@@ -155,11 +155,11 @@ fn successor(locks: &Registry, hold: &Hold) -> Option<LocalWaiter> {
     if hold.local_handovers >= MOST_LOCAL_HANDOVERS {
         return None;
     }
-    let mut lines = locks.lines();
-    let line = lines.get_mut(&hold.keys.name)?;
-    let leavers = line.without_leavers();
-    let next = line.waiters.pop_front();
-    drop(lines);
+    let mut queues = locks.queues();
+    let queue = queues.get_mut(&hold.keys.name)?;
+    let leavers = queue.without_leavers();
+    let next = queue.waiters.pop_front();
+    drop(queues);
     drop(leavers);
     next
 }
@@ -180,7 +180,7 @@ impl Reclaim for Successor {
     /// releases what both owners have.
     fn reclaim(self: Arc<Self>, client: &Client) {
         if let (Some(waiting), Some(locks)) = (self.take(), self.locks.upgrade()) {
-            let keys = waiting.entry.keys.clone();
+            let keys = waiting.request.keys.clone();
             locks.back_in_line(waiting);
             QueueTask::ensure(&locks, &keys, client.clone(), None);
         }
@@ -326,9 +326,9 @@ fn passing_to(waiting: &LocalWaiter, owner: Owner, hold: &Hold, client: &Client)
     let call = hold.keys.call(&HAND_OVER_LOCAL);
     call.arg(hold.owner.id().as_bytes())
         .arg(owner.id().as_bytes())
-        .arg(waiting.entry.lease.millis())
+        .arg(waiting.request.lease.millis())
         .arg(format!("2{}", client.process()))
-        .arg(&*waiting.entry.metadata)
+        .arg(&*waiting.request.metadata)
 }
 
 fn torn_down(hold: &Hold) -> Error {

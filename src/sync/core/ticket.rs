@@ -28,42 +28,42 @@ impl Ticket {
     /// Puts the caller at the end of the local queue.
     pub(in crate::sync) fn join(
         locks: &Arc<Registry>,
-        entry: AcquireRequest,
+        request: AcquireRequest,
         until: Instant,
     ) -> Self {
-        Self::stand(locks, entry, until, VecDeque::push_back, None)
+        Self::stand(locks, request, until, VecDeque::push_back, None)
     }
 
     /// Does the same for a caller whose own question failed with `trouble`.
     pub(in crate::sync) fn join_after(
         locks: &Arc<Registry>,
         trouble: Error,
-        entry: AcquireRequest,
+        request: AcquireRequest,
         until: Instant,
     ) -> Self {
-        Self::stand(locks, entry, until, VecDeque::push_back, Some(trouble))
+        Self::stand(locks, request, until, VecDeque::push_back, Some(trouble))
     }
 
     /// Puts the caller at the head of the local queue: it asked the server while the others came.
     pub(in crate::sync) fn lead(
         locks: &Arc<Registry>,
-        entry: AcquireRequest,
+        request: AcquireRequest,
         until: Instant,
     ) -> Self {
-        Self::stand(locks, entry, until, VecDeque::push_front, None)
+        Self::stand(locks, request, until, VecDeque::push_front, None)
     }
 
     fn stand(
         locks: &Arc<Registry>,
-        entry: AcquireRequest,
+        request: AcquireRequest,
         until: Instant,
         place: impl FnOnce(&mut VecDeque<LocalWaiter>, LocalWaiter),
         trouble: Option<Error>,
     ) -> Self {
         let (reply, answer) = oneshot::channel();
-        let asks = entry.clone();
+        let asks = request.clone();
         let waiting = LocalWaiter {
-            entry,
+            request,
             until,
             reply,
         };
@@ -102,18 +102,18 @@ impl Ticket {
 
     /// Returns why the wait ended without a grant.
     pub(in crate::sync) fn expired(&self) -> Error {
-        let lines = self.locks.lines();
-        let line = lines.get(&self.asks.keys.name);
-        if let Some(trouble) = line.and_then(LocalQueue::trouble) {
+        let queues = self.locks.queues();
+        let queue = queues.get(&self.asks.keys.name);
+        if let Some(trouble) = queue.and_then(LocalQueue::trouble) {
             return trouble;
         }
         // If the server does not answer now, the cause is not that another client held the lock a
         // while ago.
-        let line = line.filter(|line| !line.is_unanswered());
-        if let Some(holder) = line.and_then(|line| line.holder.as_ref()) {
+        let queue = queue.filter(|queue| !queue.is_unanswered());
+        if let Some(holder) = queue.and_then(|queue| queue.holder.as_ref()) {
             return contended(&format!("its holder has {holder}"));
         }
-        drop(lines);
+        drop(queues);
         unanswered(&self.asks)
     }
 }
@@ -135,14 +135,14 @@ fn contended(why: &str) -> Error {
 }
 
 /// Returns the error for a wait in which the server did not answer.
-fn unanswered(entry: &AcquireRequest) -> Error {
+fn unanswered(request: &AcquireRequest) -> Error {
     let silence = || {
         Error::new(
             ErrorKind::Timeout,
             "the server has not answered who holds the lock",
         )
     };
-    let trouble = entry.client.trouble(entry.keys.lock());
+    let trouble = request.client.trouble(request.keys.lock());
     let trouble = trouble.unwrap_or_else(silence);
     trouble.with_fate(Fate::NotExecuted)
 }
@@ -159,7 +159,7 @@ mod tests {
     use crate::sync::fence::Fence;
     use crate::time::Ttl;
 
-    fn entry(client: &Client, millis: u64) -> AcquireRequest {
+    fn request(client: &Client, millis: u64) -> AcquireRequest {
         let keys = Keys::of(client, &client.name("a"));
         AcquireRequest {
             client: client.clone(),
@@ -175,9 +175,9 @@ mod tests {
     async fn a_waiter_that_gives_up_is_told_what_the_last_question_has_met() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
         let locks = registry(&client);
-        let entry = entry(&client, 30_000);
-        let name = entry.keys.name.clone();
-        let ticket = Ticket::join(&locks, entry, Instant::now() + Duration::from_secs(60));
+        let request = request(&client, 30_000);
+        let name = request.keys.name.clone();
+        let ticket = Ticket::join(&locks, request, Instant::now() + Duration::from_secs(60));
         locks.heard(&name, Ok("fence 1".to_owned()));
         assert_eq!(ticket.expired().kind(), ErrorKind::Contended);
         locks.heard(&name, Err(Error::new(ErrorKind::Busy, "told by the test")));
@@ -192,7 +192,7 @@ mod tests {
     async fn a_grant_is_not_delivered_to_a_waiter_on_other_terms() {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
         let locks = registry(&client);
-        let (asked, other) = (entry(&client, 30_000), entry(&client, 100));
+        let (asked, other) = (request(&client, 30_000), request(&client, 100));
         let until = Instant::now() + Duration::from_secs(60);
         let first = Ticket::join(&locks, asked.clone(), until);
         let mut second = Ticket::join(&locks, other.clone(), until);
@@ -210,7 +210,7 @@ mod tests {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
         let locks = registry(&client);
         let name = client.name("a");
-        let entry = AcquireRequest {
+        let request = AcquireRequest {
             client: client.clone(),
             keys: Keys::of(&client, &name).expect("a good name").into(),
             lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
@@ -219,14 +219,14 @@ mod tests {
         };
         let until = Instant::now() + Duration::from_secs(60);
         let failed = || Error::new(ErrorKind::Disconnected, "the server was out");
-        let first = Ticket::join_after(&locks, failed(), entry.clone(), until);
+        let first = Ticket::join_after(&locks, failed(), request.clone(), until);
         let told = locks
-            .waited_for(&entry)
+            .waited_for(&request)
             .expect_err("nobody was heard since");
         assert_eq!(told.kind(), ErrorKind::Disconnected);
         locks.heard(&name, Ok("fence 1".into()));
-        let second = Ticket::join_after(&locks, failed(), entry.clone(), until);
-        assert!(locks.waited_for(&entry).expect("the server has answered"));
+        let second = Ticket::join_after(&locks, failed(), request.clone(), until);
+        assert!(locks.waited_for(&request).expect("the server has answered"));
         drop((first, second));
     }
 }

@@ -94,9 +94,11 @@ impl Lock {
         self
     }
 
-    /// Sets how long a call may take for everything except the wait for the lock, retries included.
-    /// The default is that of the [client](crate::ClientBuilder::deadline). More than 100 years
-    /// count as 100 years.
+    /// Sets how long a call that does not wait for the lock may take in all, retries included. The
+    /// default is that of the [client](crate::ClientBuilder::deadline). More than 100 years count
+    /// as 100 years.
+    ///
+    /// [`acquire`](Self::acquire) ends by [`wait`](Self::wait); this limits each of its questions.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.patience = self.patience.within(deadline);
         self
@@ -152,36 +154,36 @@ impl Lock {
     }
 
     async fn acquired(&self) -> Result<Guard> {
-        let entry = self.entry()?;
+        let request = self.request()?;
         let now = Instant::now();
         let until = match self.wait {
             Some(wait) => now + Ttl::new("the wait", wait)?.duration(),
             None => self.patience.deadline_from(now).at,
         };
-        self.agree(&entry, now, until).await?;
+        self.agree(&request, now, until).await?;
         let locks = &self.locks;
         let now = Instant::now();
         let deadline = self.patience.deadline_from(now).at_most(until);
         // The uncontended case: the caller asks by itself, without a task.
-        let Some(attempt) = FirstTry::begin(locks, &entry, deadline, now) else {
+        let Some(attempt) = FirstTry::begin(locks, &request, deadline, now) else {
             // The local queue waits out an outage, which this call must not do.
             if deadline.on_outage == OnOutage::FailFast
-                && let Some(outage) = locks.outage(&entry)
+                && let Some(outage) = locks.outage(&request)
             {
                 return Err(outage.with_key(&self.name));
             }
-            return self.waited(locks, entry, until).await;
+            return self.waited(locks, request, until).await;
         };
-        let call = entry.acquire(attempt.owner(), attempt.queueing());
+        let call = request.acquire(attempt.owner(), attempt.queueing());
         let Some(reply) = attempt.ask(call, deadline).await else {
             drop(attempt);
-            return self.waited(locks, entry, until).await;
+            return self.waited(locks, request, until).await;
         };
         match reply.and_then(|reply| AcquireReply::read(&reply)) {
-            Ok(AcquireReply::Granted(fence, sent)) => match attempt.won(&entry, fence, sent) {
+            Ok(AcquireReply::Granted(fence, sent)) => match attempt.won(&request, fence, sent) {
                 Some(held) => Ok(self.guard(held)),
                 // The keeper had taken the question over, and has given the lock back.
-                None => self.waited(locks, entry, until).await,
+                None => self.waited(locks, request, until).await,
             },
             Ok(AcquireReply::Busy {
                 remaining,
@@ -190,15 +192,15 @@ impl Lock {
                 holder,
                 sent,
             }) => {
-                let standing = above.map(|above| LastBusy {
+                let last_busy = above.map(|above| LastBusy {
                     sent,
                     above,
                     after,
                     remaining,
-                    asked: entry.clone(),
+                    asked: request.clone(),
                 });
-                let ticket = attempt.queued(entry.clone(), standing, until, holder);
-                self.waiting(locks, ticket, entry, until).await
+                let ticket = attempt.queued(request.clone(), last_busy, until, holder);
+                self.waiting(locks, ticket, request, until).await
             }
             Err(error) => {
                 attempt.failed(&error);
@@ -208,8 +210,8 @@ impl Lock {
                 // Another question, under another owner, from the local queue. The first owner may
                 // still be granted the lock, and is left to the keeper.
                 let fate = error.fate();
-                let ticket = Ticket::join_after(locks, error, entry.clone(), until);
-                let waited = self.waiting(locks, ticket, entry, until).await;
+                let ticket = Ticket::join_after(locks, error, request.clone(), until);
+                let waited = self.waiting(locks, ticket, request, until).await;
                 waited.map_err(|error| match error.fate() {
                     // The wait has sent nothing, but the first question may have been executed.
                     Fate::NotExecuted => error.with_fate(fate),
@@ -227,27 +229,27 @@ impl Lock {
     /// # Cancel safety
     /// Safe, as [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        let entry = self.entry()?;
+        let request = self.request()?;
         let locks = &self.locks;
         let now = Instant::now();
         let deadline = self.patience.deadline_from(now);
-        self.agree(&entry, now, deadline.at).await?;
+        self.agree(&request, now, deadline.at).await?;
         loop {
             let now = Instant::now();
-            let attempt = match FirstTry::begin(locks, &entry, deadline, now) {
+            let attempt = match FirstTry::begin(locks, &request, deadline, now) {
                 Some(attempt) => attempt,
-                None if locks.waited_for(&entry)? => return Ok(None),
+                None if locks.waited_for(&request)? => return Ok(None),
                 // No recent answer says that others wait for the lock, so this call asks for
                 // itself.
-                None => FirstTry::aside(locks, &entry, deadline, now),
+                None => FirstTry::aside(locks, &request, deadline, now),
             };
-            let call = entry.acquire(attempt.owner(), Queueing::No);
+            let call = request.acquire(attempt.owner(), Queueing::No);
             let Some(reply) = attempt.ask(call, deadline).await else {
                 continue;
             };
             match reply.and_then(|reply| AcquireReply::read(&reply)) {
                 Ok(AcquireReply::Granted(fence, sent)) => {
-                    if let Some(held) = attempt.won(&entry, fence, sent) {
+                    if let Some(held) = attempt.won(&request, fence, sent) {
                         return Ok(Some(self.guard(held)));
                     }
                     // The keeper had taken the question over, and has given the lock back: asks
@@ -265,8 +267,8 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock. If the lock is lost, drops `body` at its next await
-    /// point.
+    /// Runs `body` while holding the lock. If the lock is lost, drops `body` at once where it waits,
+    /// and otherwise at its next await point.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire). `Lost` if the lock was lost before `body` ended, also if that
@@ -309,10 +311,10 @@ impl Lock {
     /// # Cancel safety
     /// Safe: reads only.
     pub async fn inspect(&self) -> Result<LockInfo> {
-        let entry = self.entry()?;
+        let request = self.request()?;
         let reply = self
             .client
-            .run(entry.call(&INSPECT), self.patience.deadline())
+            .run(request.call(&INSPECT), self.patience.deadline())
             .await
             .map_err(|error| error.with_key(&self.name))?;
         if reply.status()? != "OK" {
@@ -348,10 +350,10 @@ impl Lock {
     /// # Cancel safety
     /// If the call is dropped, the lock is broken or not.
     pub async fn break_lock(&self) -> Result<bool> {
-        let entry = self.entry()?;
+        let request = self.request()?;
         let reply = self
             .client
-            .run(entry.call(&BREAK), self.patience.deadline())
+            .run(request.call(&BREAK), self.patience.deadline())
             .await;
         let reply = reply.map_err(|error| error.with_key(&self.name))?;
         match reply.status()? {
@@ -362,11 +364,16 @@ impl Lock {
     }
 
     /// Agrees with all other clients on one format of locks. Tries from `now` until `until`.
-    async fn agree(&self, entry: &AcquireRequest, mut now: Instant, until: Instant) -> Result<()> {
+    async fn agree(
+        &self,
+        request: &AcquireRequest,
+        mut now: Instant,
+        until: Instant,
+    ) -> Result<()> {
         let mut met = None;
         loop {
             let deadline = self.patience.deadline_from(now).at_most(until);
-            let key = entry.keys.lock();
+            let key = request.keys.lock();
             let agreed = self
                 .client
                 .agree(Written::Locks, key, Purpose::Write, deadline);
@@ -398,11 +405,11 @@ impl Lock {
     async fn waited(
         &self,
         locks: &Arc<Registry>,
-        entry: AcquireRequest,
+        request: AcquireRequest,
         until: Instant,
     ) -> Result<Guard> {
-        let ticket = Ticket::join(locks, entry.clone(), until);
-        self.waiting(locks, ticket, entry, until).await
+        let ticket = Ticket::join(locks, request.clone(), until);
+        self.waiting(locks, ticket, request, until).await
     }
 
     /// Waits for `ticket`. In a box, because it is large: the acquire of a free lock need not have
@@ -411,7 +418,7 @@ impl Lock {
         &'l self,
         locks: &'l Arc<Registry>,
         mut ticket: Ticket,
-        entry: AcquireRequest,
+        request: AcquireRequest,
         until: Instant,
     ) -> BoxFuture<'l, Result<Guard>> {
         Box::pin(async move {
@@ -420,7 +427,7 @@ impl Lock {
                 match timeout_at(until.min(look), ticket.granted()).await {
                     Ok(Ok(Some(held))) => return Ok(self.guard(held)),
                     // The lock was granted while this was not polled, and taken back.
-                    Ok(Ok(None)) => ticket = Ticket::join(locks, entry.clone(), until),
+                    Ok(Ok(None)) => ticket = Ticket::join(locks, request.clone(), until),
                     Ok(Err(error)) => return Err(error.with_key(&self.name)),
                     Err(_) if Instant::now() < until => ticket.see_to_it(),
                     Err(_) => return Err(ticket.expired().with_key(&self.name)),
@@ -434,7 +441,7 @@ impl Lock {
     }
 
     /// Checks everything that a call needs.
-    fn entry(&self) -> Result<AcquireRequest> {
+    fn request(&self) -> Result<AcquireRequest> {
         let lease = Ttl::new("the lease", self.lease)?;
         if lease.duration() < SHORTEST_LEASE {
             return Err(Error::invalid(

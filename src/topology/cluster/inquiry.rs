@@ -112,10 +112,10 @@ impl<'c> SlotQuery<'c> {
         }
     }
 
-    pub(in crate::topology) fn ask(&mut self, addresses: &'c Addresses, witnesses: Vec<Primary>) {
-        for witness in witnesses {
-            self.asked.push(witness.address.clone());
-            let said = fetch_slots(witness, addresses, self.deadline);
+    pub(in crate::topology) fn ask(&mut self, addresses: &'c Addresses, peers: Vec<Primary>) {
+        for peer in peers {
+            self.asked.push(peer.address.clone());
+            let said = fetch_slots(peer, addresses, self.deadline);
             self.open.push(said.boxed());
         }
     }
@@ -146,7 +146,7 @@ impl<'c> SlotQuery<'c> {
 
 /// Asks one server for the slots and for the configuration epochs. Sends nothing of a caller's.
 async fn fetch_slots(
-    witness: Primary,
+    peer: Primary,
     addresses: &Addresses,
     deadline: Instant,
 ) -> Result<Vec<Range>> {
@@ -154,7 +154,7 @@ async fn fetch_slots(
     questions.cmd("CLUSTER").arg("SLOTS");
     questions.cmd("CLUSTER").arg("NODES");
     let deadline = deadline.min(Instant::now() + SLOTS_TIMEOUT);
-    let replies = witness.node.link.send_all(&questions, deadline).await;
+    let replies = peer.node.link.send_all(&questions, deadline).await;
     let replies = replies.map_err(Error::of_own_question)?;
     let [slots, nodes] = replies.try_into().unwrap_or([Value::Nil, Value::Nil]);
     if let Value::ServerError(error) = &slots {
@@ -166,7 +166,7 @@ async fn fetch_slots(
         });
     }
     let asked = Asked {
-        address: &witness.address,
+        address: &peer.address,
         addresses,
     };
     match ranges(&slots, &nodes, asked) {

@@ -52,7 +52,7 @@ struct State {
     inquiry: Option<Arc<RefreshTask>>,
     /// The seeds and replicas that were asked, by address. Their nodes are kept between queries, so
     /// that the pace of connecting and their last refusal count over all queries.
-    witnesses: HashMap<Address, Arc<Node>>,
+    peers: HashMap<Address, Arc<Node>>,
     /// Servers that calls were sent to by `ASK`, and when. They may own no slot yet, so no query
     /// names them; they are kept in the map for `REFRESH_FOR`.
     importing: Vec<(Arc<Address>, Instant)>,
@@ -60,12 +60,12 @@ struct State {
 
 impl Refresher {
     pub(in crate::topology) fn new(seeds: Vec<Endpoint>, style: NodeConfig) -> Arc<Self> {
-        Arc::new_cyclic(|census: &Weak<Self>| {
-            let census = census.clone();
+        Arc::new_cyclic(|refresher: &Weak<Self>| {
+            let refresher = refresher.clone();
             // Weak: the refresher owns the map, and the map the nodes that call this.
             let on_trouble = Arc::new(move || {
-                if let Some(census) = census.upgrade() {
-                    census.suspect();
+                if let Some(refresher) = refresher.upgrade() {
+                    refresher.suspect();
                 }
             });
             let refresh = Background::by(&style.spawner);
@@ -231,12 +231,12 @@ impl Refresher {
         }
         let inquiry = RefreshTask::new();
         let until = Instant::now() + HEAD_START + SLOTS_TIMEOUT + HEAD_START;
-        let (census, told) = (self.clone(), Arc::downgrade(&inquiry));
+        let (refresher, told) = (self.clone(), Arc::downgrade(&inquiry));
         // Spawned before another caller can see the query, since spawning panics outside of a
         // runtime. The task ends by itself at `until`. If it panics, or its runtime stands still,
         // callers start another.
         inquiry.spawned(self.style.spawner.spawn(async move {
-            let outcome = census.inquire(until).await;
+            let outcome = refresher.inquire(until).await;
             if let Some(told) = told.upgrade() {
                 told.ends(outcome);
             }
@@ -249,19 +249,19 @@ impl Refresher {
 
     async fn inquire(&self, until: Instant) -> Result<Arc<SlotMap>> {
         let present = self.known();
-        let mut hearing = SlotQuery::new(until);
-        let outcome = self.ask(&mut hearing, &present).await;
+        let mut query = SlotQuery::new(until);
+        let outcome = self.ask(&mut query, &present).await;
         match &outcome {
             Ok(()) => self.breaker.succeeded(),
             // Any other error is an answer, so the servers are there.
             Err(error) if is_out(error) => self.breaker.failed(error),
             Err(_) => {}
         }
-        let outcome = outcome.map(|()| self.learn(&hearing));
+        let outcome = outcome.map(|()| self.learn(&query));
         // The connections to seeds and replicas are closed after the query. They serve no calls.
-        let witnesses: Vec<_> = self.state().witnesses.values().cloned().collect();
-        for witness in witnesses {
-            witness.link.rest();
+        let peers: Vec<_> = self.state().peers.values().cloned().collect();
+        for peer in peers {
+            peer.link.rest();
         }
         outcome
     }
@@ -269,21 +269,21 @@ impl Refresher {
     /// Asks a few of the known primaries and, if none answers soon, others. Answers of seeds and
     /// replicas are compared with those of the primaries that they name. A seed or a replica may
     /// have left the cluster, or be cut off from it.
-    async fn ask<'c>(&'c self, hearing: &mut SlotQuery<'c>, known: &SlotMap) -> Result<()> {
+    async fn ask<'c>(&'c self, query: &mut SlotQuery<'c>, known: &SlotMap) -> Result<()> {
         let now = Instant::now();
         let addresses = &self.style.approach.addresses;
-        hearing.ask(addresses, Self::primaries(known));
-        hearing.listen(now + HEAD_START).await;
-        if hearing.heard.is_empty() {
-            hearing.ask(addresses, self.others(known));
-            hearing.listen(hearing.deadline).await;
-            let named = self.named(hearing, known);
-            hearing.named.primaries.clone_from(&named);
-            hearing.ask(addresses, named);
-            hearing.listen(Instant::now() + HEAD_START).await;
+        query.ask(addresses, Self::primaries(known));
+        query.listen(now + HEAD_START).await;
+        if query.heard.is_empty() {
+            query.ask(addresses, self.others(known));
+            query.listen(query.deadline).await;
+            let named = self.named(query, known);
+            query.named.primaries.clone_from(&named);
+            query.ask(addresses, named);
+            query.listen(Instant::now() + HEAD_START).await;
         }
-        match hearing.heard.is_empty() {
-            true => Err(hearing.worst.take().unwrap_or_else(|| self.nobody_knows())),
+        match query.heard.is_empty() {
+            true => Err(query.worst.take().unwrap_or_else(|| self.nobody_knows())),
             false => Ok(()),
         }
     }
@@ -295,7 +295,7 @@ impl Refresher {
     fn nobody_knows(&self) -> Error {
         let state = self.state();
         let primaries = state.map.primaries.iter().map(|it| &it.node);
-        let asked = state.witnesses.values().chain(primaries);
+        let asked = state.peers.values().chain(primaries);
         let met = asked.map(|node| Some(node.link.located(node.link.last_error()?)));
         let met: Vec<Option<Error>> = met.collect();
         let is_refusal = |error: &Error| error.fate() == Fate::Refused;
@@ -313,9 +313,9 @@ impl Refresher {
 
     /// Returns a few of the primaries that the answers name and that were not asked yet. Returns
     /// none if enough of the servers that were asked are primaries themselves.
-    fn named(&self, hearing: &SlotQuery<'_>, known: &SlotMap) -> Vec<Primary> {
+    fn named(&self, query: &SlotQuery<'_>, known: &SlotMap) -> Vec<Primary> {
         let mut map = SlotMap::default();
-        for range in verdict(&hearing.heard) {
+        for range in verdict(&query.heard) {
             if let Some(address) = &range.primary {
                 map.place(address, [known], |it| self.node(it));
             }
@@ -323,7 +323,7 @@ impl Refresher {
         let enough = map.primaries.len().min(PEERS);
         let all = map.primaries.len();
         let mut named = map.primaries;
-        named.retain(|it| !hearing.asked.contains(&it.address));
+        named.retain(|it| !query.asked.contains(&it.address));
         let asked = all - named.len();
         named.shuffle(&mut rand::rng());
         named.truncate(enough.saturating_sub(asked));
@@ -347,40 +347,40 @@ impl Refresher {
         };
         let replica = |address: &Address| self.seeds[0].at(address.clone());
         let replicas = known.replicas.iter().map(replica).collect();
-        let mut witnesses = Vec::with_capacity(2 * PEERS);
+        let mut peers = Vec::with_capacity(2 * PEERS);
         for mut kind in [self.seeds.clone(), replicas] {
             kind.shuffle(&mut rand::rng());
             kind.truncate(PEERS);
-            witnesses.append(&mut kind);
+            peers.append(&mut kind);
         }
         let mut state = self.state();
         let seeds: Vec<_> = self.seeds.iter().map(|it| &it.address).collect();
         state
-            .witnesses
+            .peers
             .retain(|it, _| seeds.contains(&it) || known.replicas.contains(it));
-        let witness = |endpoint: Endpoint| {
+        let peer = |endpoint: Endpoint| {
             let address = endpoint.address.clone();
             let new = || {
                 let source = Target::Server(endpoint);
                 Arc::new(Node::mute(address.to_string(), source, &style))
             };
-            let node = state.witnesses.entry(address.clone()).or_insert_with(new);
+            let node = state.peers.entry(address.clone()).or_insert_with(new);
             Primary {
                 node: node.clone(),
                 address: Arc::new(address),
             }
         };
-        witnesses.into_iter().map(witness).collect()
+        peers.into_iter().map(peer).collect()
     }
 
     /// Makes the new map from the answers, and retires the servers that are no longer in it.
-    fn learn(&self, hearing: &SlotQuery<'_>) -> Arc<SlotMap> {
+    fn learn(&self, query: &SlotQuery<'_>) -> Arc<SlotMap> {
         let mut state = self.state();
         let before = state.map.clone();
         let mut map = SlotMap::default();
-        for range in &verdict(&hearing.heard) {
+        for range in &verdict(&query.heard) {
             let place = match &range.primary {
-                Some(primary) => map.place(primary, [&*before, &hearing.named], |it| self.node(it)),
+                Some(primary) => map.place(primary, [&*before, &query.named], |it| self.node(it)),
                 None => NAMELESS,
             };
             map.owners[usize::from(range.first)..=usize::from(range.last)].fill(place);
@@ -430,22 +430,22 @@ impl Refresher {
 
 /// Refreshes the map while a server is in trouble. The first trouble starts this task. It ends with
 /// the refresher, or with its runtime; then the next trouble starts another.
-async fn refresh(census: Weak<Refresher>, trouble: Arc<Notify>) {
+async fn refresh(refresher: Weak<Refresher>, trouble: Arc<Notify>) {
     loop {
         trouble.notified().await;
         let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
         let until = Instant::now() + REFRESH_FOR;
         loop {
-            let Some(census) = census.upgrade() else {
+            let Some(refresher) = refresher.upgrade() else {
                 return;
             };
-            if let Err(error) = census.renew(Instant::now() + SLOTS_TIMEOUT).await {
+            if let Err(error) = refresher.renew(Instant::now() + SLOTS_TIMEOUT).await {
                 tracing::debug!(target: "hedgerow::client", %error, "nobody tells the slots");
             }
-            let known = census.known();
+            let known = refresher.known();
             let all_well = known.primaries.iter().all(|it| it.node.link.is_well());
             // Not kept over the pause: the last owner must be able to drop the refresher.
-            drop(census);
+            drop(refresher);
             tokio::time::sleep(backoff.pause()).await;
             if all_well || Instant::now() >= until {
                 break;

@@ -40,7 +40,7 @@ use wire::{About, SentinelReply, best, switch};
 
 pub(crate) struct Sentinels {
     service: String,
-    witnesses: Vec<SentinelPeer>,
+    peers: Vec<SentinelPeer>,
     /// How data nodes are reached: everything except the address.
     data: Endpoint,
     /// Maps the addresses that sentinels report to those that are reached from here.
@@ -99,7 +99,7 @@ impl Sentinels {
         }
         Ok(Arc::new_cyclic(|sentinels| Self {
             service: service.to_owned(),
-            witnesses: endpoints
+            peers: endpoints
                 .into_iter()
                 .map(|endpoint| SentinelPeer::new(endpoint, style, sentinels))
                 .collect(),
@@ -138,16 +138,16 @@ impl Sentinels {
             None => About::Primary,
         };
         let mut open: FuturesUnordered<_> = self
-            .witnesses
+            .peers
             .iter()
-            .map(|witness| witness.testify(&self.service, about, until))
+            .map(|peer| peer.testify(&self.service, about, until))
             .collect();
         let mut heard: Vec<SentinelReply> = Vec::new();
         let mut silent: Vec<(&Address, Error)> = Vec::new();
         let mut end = until;
         while let Ok(Some((address, outcome))) = timeout_at(end, open.next()).await {
             match outcome {
-                Ok(testimony) => heard.push(testimony.mapped(&self.addresses)),
+                Ok(reply) => heard.push(reply.mapped(&self.addresses)),
                 Err(error) => {
                     tracing::debug!(target: "hedgerow::client", sentinel = %address, %error, "the sentinel does not answer");
                     silent.push((address, error));
@@ -184,7 +184,7 @@ impl Sentinels {
     }
 
     fn is_most(&self, count: usize) -> bool {
-        2 * count > self.witnesses.len()
+        2 * count > self.peers.len()
     }
 
     /// Records that the primary is at `address`, unless what is known counts more.
@@ -343,10 +343,10 @@ impl SentinelPeer {
     ) -> (&Address, Result<SentinelReply>) {
         let question = SentinelReply::question(service, about);
         let replies = self.link.send_all(&question, until).await;
-        let testimony = replies
+        let reply = replies
             .map_err(Error::of_own_question)
             .and_then(SentinelReply::parse);
-        (&self.address, testimony)
+        (&self.address, reply)
     }
 }
 
@@ -420,9 +420,9 @@ fn moving(service: &str) -> Error {
 impl fmt::Display for Sentinels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of", self.service)?;
-        for (place, witness) in self.witnesses.iter().enumerate() {
+        for (place, peer) in self.peers.iter().enumerate() {
             let before = if place == 0 { " " } else { "," };
-            write!(f, "{before}{}", witness.address)?;
+            write!(f, "{before}{}", peer.address)?;
         }
         Ok(())
     }

@@ -262,12 +262,12 @@ mod tests {
     #[test]
     fn the_highest_epoch_counts_and_then_the_most_voices() {
         let heard = |answers: &[(u16, u64)]| -> Option<Address> {
-            let testimony = |&(port, epoch): &(u16, u64)| SentinelReply {
+            let reply = |&(port, epoch): &(u16, u64)| SentinelReply {
                 primary: (port > 0).then(|| at(port)),
                 epoch,
                 replicas: Vec::new(),
             };
-            let heard: Vec<SentinelReply> = answers.iter().map(testimony).collect();
+            let heard: Vec<SentinelReply> = answers.iter().map(reply).collect();
             best(&heard).map(|(_, address)| address.clone())
         };
         assert_eq!(heard(&[]), None);

@@ -25,6 +25,10 @@ fn a_function_that_takes_a_bool_is_seen() {
         ),
         ("impl Debug for A { fn f(&self, a: bool) {} }", vec![]),
         ("trait T { fn f(&self, a: bool); }", vec!["f"]),
+        (
+            "impl Debug for A { fn f(&self) { fn g(a: bool) {} } }",
+            vec!["g"],
+        ),
         ("#[cfg(test)] mod tests { fn f(a: bool) {} }", vec![]),
         (
             "mod inner { fn f(a: Option<bool>, b: impl Fn(bool)) {} }",
@@ -50,8 +54,14 @@ impl<'ast> Visit<'ast> for Found {
     fn visit_item(&mut self, item: &'ast syn::Item) {
         match item {
             syn::Item::Mod(it) if is_of_tests(&it.attrs) => {}
-            // The trait says what its methods take.
-            syn::Item::Impl(it) if it.trait_.is_some() => {}
+            // The trait says what its methods take; what stands in their bodies is looked at.
+            syn::Item::Impl(it) if it.trait_.is_some() => {
+                for item in &it.items {
+                    if let syn::ImplItem::Fn(it) = item {
+                        self.visit_block(&it.block);
+                    }
+                }
+            }
             _ => visit::visit_item(self, item),
         }
     }

@@ -100,12 +100,12 @@ fn a_circle_is_seen() {
     }
 }
 
-type Module = Vec<String>;
+pub(super) type Module = Vec<String>;
 
 /// Which files each file uses, and what of them.
-type Arrows = BTreeMap<PathBuf, BTreeMap<PathBuf, BTreeSet<String>>>;
+pub(super) type Arrows = BTreeMap<PathBuf, BTreeMap<PathBuf, BTreeSet<String>>>;
 
-fn arrows(files: &BTreeMap<PathBuf, String>) -> Arrows {
+pub(super) fn arrows(files: &BTreeMap<PathBuf, String>) -> Arrows {
     let parsed = files.iter().map(|(path, text)| {
         let mut names = Names::new(module(path));
         names.visit_file(&syn::parse_file(text).expect("it compiles"));
@@ -305,6 +305,29 @@ impl<'ast> Visit<'ast> for Names {
                 self.add_tree(&it.tree, &[], is_export);
             }
             _ => visit::visit_item(self, item),
+        }
+    }
+
+    /// The arguments of a macro are no syntax tree: paths are looked for among their words.
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        let text = call.tokens.to_string();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for (at, word) in words.iter().enumerate() {
+            let leads = at == 0 || words[at - 1] != "::";
+            if !leads || words.get(at + 1) != Some(&"::") {
+                continue;
+            }
+            let path = words[at..]
+                .chunks(2)
+                .take_while(|pair| pair.len() == 2 && pair[1] == "::");
+            let mut path: Module = path.map(|pair| pair[0].to_owned()).collect();
+            let last = words.get(at + 2 * path.len()).copied().unwrap_or_default();
+            path.push(last.to_owned());
+            let is_name = |name: &String| name.chars().all(|c| c.is_alphanumeric() || c == '_');
+            if path.iter().all(is_name) {
+                self.words.insert(word.to_string());
+                self.used.push(path);
+            }
         }
     }
 

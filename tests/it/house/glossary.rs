@@ -22,6 +22,7 @@ fn a_row_that_is_wrong_is_seen() {
         ("| lease | a | `Ttl` | `src/nowhere.rs` |", 1),
         ("| lease | a | `Ttl` | |", 1),
         ("| lease | a | | |\n| lease | b | | |", 1),
+        ("| lease | a | b | | |", 1),
     ] {
         let found = wrong(&row(text));
         assert_eq!(found.len(), expected, "{text}: {found:?}");
@@ -38,6 +39,8 @@ fn rows(text: &str) -> Vec<(String, String, String)> {
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [word, _, name, file] = cells[..] else {
+            // Found wrong as a word that defines nothing.
+            rows.push((line.to_owned(), "four cells".to_owned(), String::new()));
             continue;
         };
         if word != "word" && !word.starts_with('-') {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::circles::arrows;
 use super::sources;
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
@@ -33,6 +34,56 @@ const DRIVER: [&str; 7] = [
 fn a_module_uses_only_modules_of_layers_below_it() {
     let broken = violations(&sources(), crossing);
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// As above, but by what is used in whatever form: a path in code, `super::`, through a re-export.
+#[test]
+fn no_file_uses_a_file_of_a_layer_above() {
+    let broken = upward(&sources());
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn a_use_of_a_layer_above_is_seen_in_every_form() {
+    for text in [
+        "pub(crate) use super::cache::X;",
+        "#[cfg(feature = \"x\")] use super::cache;",
+        "fn f() { use super::cache::X; }",
+        "fn f() { super::cache::f() }",
+        "use self::super::cache::X;",
+        "fn f() { join!(crate::cache::f()) }",
+    ] {
+        let files = [
+            ("lib.rs", "mod cache; mod tags;"),
+            ("cache.rs", "pub struct X;"),
+            ("tags.rs", text),
+        ];
+        let files = files.map(|(path, text)| (PathBuf::from(path), text.to_owned()));
+        let broken = upward(&files.into());
+        assert_eq!(broken.len(), 1, "{text}: {broken:?}");
+    }
+}
+
+/// The uses that do not lead to a layer below, or stay in their module.
+fn upward(files: &BTreeMap<PathBuf, String>) -> Vec<String> {
+    let layer = |path: &Path| {
+        let module = module(path);
+        LAYERS
+            .iter()
+            .position(|layer| layer.contains(&module.as_str()))
+    };
+    let mut broken = Vec::new();
+    for (from, uses) in arrows(files) {
+        for (to, what) in uses {
+            let own = from == Path::new("lib.rs") || module(&from) == module(&to);
+            if !own && layer(&to) >= layer(&from) {
+                let what: Vec<String> = what.into_iter().collect();
+                let (from, to) = (from.display(), to.display());
+                broken.push(format!("src/{from} uses {} of src/{to}", what.join(", ")));
+            }
+        }
+    }
+    broken
 }
 
 #[test]
