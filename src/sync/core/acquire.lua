@@ -51,8 +51,7 @@ if not held.id then
   -- More dead positions than one script skips: the caller asks again at once, which continues here.
   if not held.id then return {'BUSY', 0, string.format('%.0f', last), '', ''} end
 end
--- The owner that hands over to the caller: the next waiter ahead, or the holder if there is surely
--- no waiter ahead. Otherwise it is unknown.
+-- Who hands over to the caller: the next waiter ahead, or the holder if surely none is ahead.
 local ahead, least = nil, math.max(queue.head, (number or 0) - 8)
 for before = (number or 0) - 1, least, -1 do
   ahead = ahead or (place(before) or {}).id

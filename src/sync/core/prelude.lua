@@ -4,15 +4,13 @@
 -- 2 the fence counter of the bucket: 16 digits. 3 the queue, a hash of numbered positions: number to
 --   'deadline since lease id process metadata' and id to number; 'head', 'tail': the first and the
 --   last number; 'clock', 'at': below.
--- A process has a digit ahead: 0 takes no position, 1 asks whether it was granted the lock, 2 is
--- told of a grant by push.
+-- A process has a digit ahead: 0 takes no position, 1 asks for its grant, 2 is told of it by push.
 local CLAIM = 3000 -- The most that a hand-over grants until the new holder renews (ms).
 local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
 local held, queue, last, FOREIGN = {}, {}, 0, {'WRONGTYPE'}
 
--- Reads all keys ahead of the first write, because a script that fails half way is not rolled back.
--- Returns the script's answer if a key is foreign, or this user may not read it. The fixed lengths are
--- checked here, because some scripts read the lock by offsets.
+-- Reads all keys ahead of the first write: a script that fails half way is not rolled back. Returns the
+-- script's answer if a key is foreign, or this user may not read it. Some scripts go by offsets.
 local function unreadable()
   local lock, counter = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2])
   local places = redis.pcall('HMGET', KEYS[3], 'head', 'tail', 'clock', 'at')

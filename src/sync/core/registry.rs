@@ -217,9 +217,7 @@ impl Registry {
         if waiting.has_left() {
             return; // Nobody would ever take it out of the queue again.
         }
-        let queue = queues
-            .entry(waiting.request.keys.name.clone())
-            .or_default();
+        let queue = queues.entry(waiting.request.keys.name.clone()).or_default();
         queue.waiters.push_front(waiting);
     }
 

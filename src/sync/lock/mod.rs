@@ -267,8 +267,8 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock. If the lock is lost, drops `body` at once where it waits,
-    /// and otherwise at its next await point.
+    /// Runs `body` while holding the lock. If the lock is lost, drops `body` at once where it
+    /// waits, and otherwise at its next await point.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire). `Lost` if the lock was lost before `body` ended, also if that

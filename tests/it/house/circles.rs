@@ -12,7 +12,7 @@ use super::{is_of_tests, sources};
 
 #[test]
 fn no_files_use_each_other_in_a_circle() {
-    let circles = circles(&arrows(&sources()));
+    let circles = circles(&arrows(&sources(), Exports::IfUsed));
     assert!(circles.is_empty(), "{}", circles.join("\n"));
 }
 
@@ -95,7 +95,7 @@ fn a_circle_is_seen() {
             ],
         ),
     ] {
-        let found = circles(&arrows(&files(&texts)));
+        let found = circles(&arrows(&files(&texts), Exports::IfUsed));
         assert_eq!(found.len(), circle, "{texts:?}: {found:?}");
     }
 }
@@ -105,7 +105,15 @@ pub(super) type Module = Vec<String>;
 /// Which files each file uses, and what of them.
 pub(super) type Arrows = BTreeMap<PathBuf, BTreeMap<PathBuf, BTreeSet<String>>>;
 
-pub(super) fn arrows(files: &BTreeMap<PathBuf, String>) -> Arrows {
+/// Whether what a file only exports anew counts as used by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exports {
+    /// If its own code names it, too.
+    IfUsed,
+    Always,
+}
+
+pub(super) fn arrows(files: &BTreeMap<PathBuf, String>, counted: Exports) -> Arrows {
     let parsed = files.iter().map(|(path, text)| {
         let mut names = Names::new(module(path));
         names.visit_file(&syn::parse_file(text).expect("it compiles"));
@@ -131,7 +139,7 @@ pub(super) fn arrows(files: &BTreeMap<PathBuf, String>) -> Arrows {
         let reused = names
             .exported
             .iter()
-            .filter(|(name, _)| names.words.contains(name));
+            .filter(|(name, _)| counted == Exports::Always || names.words.contains(name));
         for path in used.chain(reused.map(|(_, path)| path)) {
             let path = names.absolute(path, &modules);
             if let Some((to, what)) = defined(path, &modules, &exports)

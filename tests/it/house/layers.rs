@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::circles::arrows;
+use super::circles::{Exports, arrows};
 use super::sources;
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
@@ -73,7 +73,7 @@ fn upward(files: &BTreeMap<PathBuf, String>) -> Vec<String> {
             .position(|layer| layer.contains(&module.as_str()))
     };
     let mut broken = Vec::new();
-    for (from, uses) in arrows(files) {
+    for (from, uses) in arrows(files, Exports::Always) {
         for (to, what) in uses {
             let own = from == Path::new("lib.rs") || module(&from) == module(&to);
             if !own && layer(&to) >= layer(&from) {
