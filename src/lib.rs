@@ -135,7 +135,9 @@
 //! | `hedgerow::client` | | `the server is out; the breaker is open`, `the connection is silent; giving it up`, `connected` more often than servers restart |
 //! | `hedgerow::script` | `script` | |
 //! | `hedgerow::counter` | | |
-//! | `hedgerow::lock` | `acquire`, `release` | `lost` |
+//! | `hedgerow::lock` | `acquire`, `release` | |
+//! | `hedgerow::semaphore` | `acquire` | |
+//! | `hedgerow::sync` | | `lost`, of locks and permits |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
 //!
 //! # Features
@@ -177,6 +179,8 @@ pub use ops::preflight;
 pub use redis;
 pub use sync::lock;
 pub use sync::lock::{Fence, Guard, Lock};
+pub use sync::semaphore;
+pub use sync::semaphore::{Permits, Semaphore};
 pub use time::{FOREVER, OnOutage};
 
 // What users read outside of the crate's documentation: compiled with the tests, so that its

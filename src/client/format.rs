@@ -33,6 +33,7 @@ use crate::wire::command::plain;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Written {
     Locks,
+    Semaphores,
     Counters,
 }
 
@@ -45,9 +46,8 @@ pub(crate) enum Purpose {
 
 #[derive(Debug)]
 pub(crate) struct Formats {
-    /// One for each slot group.
-    locks: Vec<GroupFormat>,
-    counters: Vec<GroupFormat>,
+    /// In the order of [`Written`], and of each kind one for each slot group.
+    groups: [Vec<GroupFormat>; 3],
 }
 
 /// The format of the keys of one slot group, which are mostly on one server.
@@ -69,9 +69,13 @@ struct Heard {
 }
 
 impl Written {
+    /// In the order in which they are declared.
+    const ALL: [Self; 3] = [Self::Locks, Self::Semaphores, Self::Counters];
+
     fn format(self) -> &'static str {
         match self {
             Self::Locks => "2",
+            Self::Semaphores => "1",
             Self::Counters => "1",
         }
     }
@@ -79,6 +83,7 @@ impl Written {
     fn name(self) -> &'static str {
         match self {
             Self::Locks => "lock",
+            Self::Semaphores => "semaphore",
             Self::Counters => "counter",
         }
     }
@@ -109,8 +114,7 @@ impl Formats {
             keys.into_iter().map(part).collect()
         };
         Self {
-            locks: parts(Written::Locks),
-            counters: parts(Written::Counters),
+            groups: Written::ALL.map(parts),
         }
     }
 
@@ -127,10 +131,7 @@ impl Formats {
         purpose: Purpose,
         deadline: Deadline,
     ) -> Result<()> {
-        let parts = match written {
-            Written::Locks => &self.locks,
-            Written::Counters => &self.counters,
-        };
+        let parts = &self.groups[written as usize];
         let part = match &parts[..] {
             [part] => part,
             parts => &parts[topology.slot_group(key)],
@@ -167,9 +168,8 @@ impl Formats {
 
     /// Returns the keys that hold a format, and the kind that each is about.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (Written, &Key)> {
-        let locks = self.locks.iter().map(|part| (Written::Locks, &part.key));
-        let counters = self.counters.iter();
-        locks.chain(counters.map(|part| (Written::Counters, &part.key)))
+        let kinds = Written::ALL.into_iter().zip(&self.groups);
+        kinds.flat_map(|(written, parts)| parts.iter().map(move |part| (written, &part.key)))
     }
 }
 

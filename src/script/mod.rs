@@ -271,16 +271,18 @@ fn header<'t>(text: &'t str, what: &str) -> impl Iterator<Item = &'t str> {
 const PRELUDE: &str = "-- The prelude stands here.\n";
 
 /// Declares a script beside its owner: `script!(ACQUIRE = "acquire.lua")`, or with a prelude that
-/// several scripts share: `script!(ACQUIRE = "acquire.lua" after "prelude.lua")`.
+/// several scripts share: `script!(ADD = "add.lua" after "prelude.lua")`. A prelude may be in
+/// several files, which are given in their order.
 macro_rules! script {
     ($visibility:vis $name:ident = $file:literal) => {
         $visibility static $name: $crate::script::LazyScript = std::sync::LazyLock::new(|| {
             $crate::script::Script::parse($file, "", include_str!($file))
         });
     };
-    ($visibility:vis $name:ident = $file:literal after $prelude:literal) => {
+    ($visibility:vis $name:ident = $file:literal after $($prelude:literal),+) => {
         $visibility static $name: $crate::script::LazyScript = std::sync::LazyLock::new(|| {
-            $crate::script::Script::parse($file, include_str!($prelude), include_str!($file))
+            let prelude = concat!($(include_str!($prelude)),+);
+            $crate::script::Script::parse($file, prelude, include_str!($file))
         });
     };
 }

@@ -22,13 +22,14 @@ pub enum LossReason {
 }
 
 impl LossReason {
-    pub(in crate::sync) fn error(self, name: &Name) -> Error {
-        let message = match self {
-            Self::Expired => "the lock is lost: its lease could not be renewed in time",
-            Self::Taken => "the lock is lost: the server no longer knows its lease",
-            Self::Broken => "the lock is lost: break_lock took it away",
-            Self::MaxHold => "the lock is lost: it was held for max_hold",
+    /// Returns the error about `name`, which `subject` and a verb call "the lock is".
+    pub(in crate::sync) fn error(self, subject: &str, name: &Name) -> Error {
+        let why = match self {
+            Self::Expired => "the lease could not be renewed in time",
+            Self::Taken => "the server no longer knows the lease",
+            Self::Broken => "break_lock took it away",
+            Self::MaxHold => "max_hold was reached",
         };
-        Error::new(ErrorKind::Lost, message).with_key(name)
+        Error::new(ErrorKind::Lost, format!("{subject} lost: {why}")).with_key(name)
     }
 }

@@ -49,9 +49,9 @@ struct Missed {
 pub(in crate::sync) enum Group {
     /// Each release is a separate call.
     Releases,
-    /// Renewals of leases that one script may renew: see
+    /// Renewals of leases that one script may renew: those of one kind, by its name, in one
     /// [`Client::script_group`](crate::client::Client::script_group).
-    Renewals(usize),
+    Renewals(&'static str, usize),
 }
 
 #[derive(Debug)]
@@ -167,6 +167,7 @@ impl Agenda {
         listen: Option<Instant>,
     ) {
         let (owner, first) = (hold.owner, listen.map_or(at, |listen| listen.min(at)));
+        let group = Group::Renewals(hold.keys.kind.name, group);
         let renewal = Renewal {
             hold,
             at,
@@ -174,7 +175,7 @@ impl Agenda {
             pause: FIRST_PAUSE_OF_LISTENING,
             asked: None,
         };
-        self.note(owner, Task::Renew(renewal), Group::Renewals(group), first);
+        self.note(owner, Task::Renew(renewal), group, first);
     }
 
     /// Notes that what an owner has is released from `at` on. This replaces its renewal, if there
@@ -376,7 +377,7 @@ impl Agenda {
         for group in groups {
             match group {
                 Group::Releases => self.take_releases(now, &mut due),
-                Group::Renewals(_) => self.take_renewals(group, now, &mut lasting, &mut due),
+                Group::Renewals(..) => self.take_renewals(group, now, &mut lasting, &mut due),
             }
         }
         due.lasting = by_channel(lasting);
@@ -502,7 +503,8 @@ impl Agenda {
             let Task::Renew(renewal) = &job.task else {
                 continue;
             };
-            let after = Group::Renewals(group(&renewal.hold.keys));
+            let keys = &renewal.hold.keys;
+            let after = Group::Renewals(keys.kind.name, group(keys));
             let (before, at) = (std::mem::replace(&mut job.group, after), job.at);
             self.unschedule(before, at, owner);
             self.due.entry(after).or_default().insert((at, owner));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::kind::Kind;
 use super::owner::Seal;
 use super::request::AcquireRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -32,7 +33,7 @@ pub(in crate::sync) enum AcquireReply {
 }
 
 impl AcquireReply {
-    pub(in crate::sync) fn read(reply: &Reply) -> Result<Self> {
+    pub(in crate::sync) fn read(reply: &Reply, kind: &Kind) -> Result<Self> {
         match reply.status()? {
             fence if fence.starts_with(|c: char| c.is_ascii_digit()) => {
                 Ok(Self::Granted(Fence::parse(fence)?, reply.sent()))
@@ -42,10 +43,7 @@ impl AcquireReply {
                 remaining: u64::try_from(reply.int(1)?).ok().map(Duration::from_millis),
                 above: Fence::parse(reply.text(2)?).ok(),
                 after: Seal::parse(reply.text(4)?),
-                holder: match (reply.text(2)?, reply.text(3)?) {
-                    (fence, "") => format!("fence {fence}"),
-                    (fence, metadata) => format!("fence {fence}, {metadata:?}"),
-                },
+                holder: (kind.held_by)(reply.text(2)?, reply.text(3)?),
                 sent: reply.sent(),
             }),
             _ => Err(reply.unexpected()),

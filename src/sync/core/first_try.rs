@@ -55,7 +55,7 @@ impl FirstTry {
         deadline: Deadline,
         now: Instant,
     ) -> Option<Self> {
-        let owner = locks.first(&request.keys.name, now)?;
+        let owner = locks.first(&request.keys, now)?;
         Some(Self::new(
             locks,
             request,
@@ -66,7 +66,7 @@ impl FirstTry {
         ))
     }
 
-    /// Makes a first try beside others of this process, for a caller that does not wait.
+    /// Makes a first try beside others of this process, on which none of them depends.
     pub(in crate::sync) fn aside(
         locks: &Arc<Registry>,
         request: &AcquireRequest,
@@ -164,12 +164,13 @@ impl FirstTry {
         held
     }
 
-    /// Returns how the question queues. It takes a position only if a grant by push would be
-    /// received. Otherwise the queue task takes a position of its own.
+    /// Returns how the question queues. It takes a position only if others of this process depend
+    /// on it and a grant by push would be received. Otherwise the queue task takes a position of
+    /// its own: a process has one for each name.
     pub(in crate::sync) fn queueing(&self) -> Queueing {
-        match self.inbox {
-            Some(_) => Queueing::Listening,
-            None => Queueing::No,
+        match (self.question.stands, &self.inbox) {
+            (Stands::InLine, Some(_)) => Queueing::Listening,
+            _ => Queueing::No,
         }
     }
 
@@ -182,23 +183,27 @@ impl FirstTry {
         until: Instant,
         holder: String,
     ) -> Ticket {
-        let name = self.question.keys.name.clone();
+        let keys = self.question.keys.clone();
         if !self.close() {
             self.abandon(Answered::Yes);
             return Ticket::join(&self.locks, request, until);
         }
+        // It has taken no position, and nobody waits for its answer.
+        if self.question.stands == Stands::Aside {
+            return Ticket::join(&self.locks, request, until);
+        }
         let ticket = Ticket::lead(&self.locks, request, until);
-        self.locks.heard(&name, Ok(holder));
+        self.locks.heard(&keys, Ok(holder));
         // The ticket joins the queue before the first try ends, or the local queue would be removed
         // in between.
-        self.locks.attempted(&name, self.question.owner);
+        self.locks.attempted(&keys, self.question.owner);
         let inbox = self.inbox.take();
         // The server took a position for the owner, and its answer does not say enough to use it.
         if inbox.is_some() && last_busy.is_none() {
             self.abandon(Answered::Yes);
         }
-        let (keys, client) = (&self.question.keys, self.client.clone());
-        QueueTask::ensure(&self.locks, keys, client, inbox.zip(last_busy));
+        let client = self.client.clone();
+        QueueTask::ensure(&self.locks, &keys, client, inbox.zip(last_busy));
         ticket
     }
 
@@ -224,8 +229,8 @@ impl FirstTry {
             return;
         }
         if self.question.stands == Stands::InLine {
-            let name = &self.question.keys.name;
-            self.locks.heard(name, Err(error.clone()));
+            let keys = &self.question.keys;
+            self.locks.heard(keys, Err(error.clone()));
         }
         self.leave_line();
     }
@@ -261,7 +266,7 @@ impl Drop for FirstTry {
         if own {
             let question = &self.question;
             if question.stands == Stands::InLine
-                && self.locks.attempted(&question.keys.name, question.owner)
+                && self.locks.attempted(&question.keys, question.owner)
             {
                 // A drop must not spawn: there may be no runtime.
                 self.locks.keeper().unattended(question.keys.clone());
@@ -272,7 +277,7 @@ impl Drop for FirstTry {
 
 /// Takes over a question whose caller does not poll it. The keeper calls this.
 pub(in crate::sync) fn take_over(locks: &Arc<Registry>, client: &Client, question: &Question) {
-    tracing::debug!(target: "hedgerow::lock", lock = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
+    tracing::debug!(target: "hedgerow::sync", kind = question.keys.kind.name, name = question.keys.name.shown().as_str(), "acquire is not polled; its question is given up");
     abandon(locks, client, question, Answered::No);
     leave_line(locks, client, question);
 }
@@ -280,7 +285,7 @@ pub(in crate::sync) fn take_over(locks: &Arc<Registry>, client: &Client, questio
 /// Ends the wait of others for this question. If calls have come meanwhile, a queue task queues for
 /// them.
 fn leave_line(locks: &Arc<Registry>, client: &Client, question: &Question) {
-    if question.stands == Stands::InLine && locks.attempted(&question.keys.name, question.owner) {
+    if question.stands == Stands::InLine && locks.attempted(&question.keys, question.owner) {
         QueueTask::ensure(locks, &question.keys, client.clone(), None);
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::keys::Keys;
 use super::owner::Owner;
+use crate::error::Error;
 use crate::sync::fence::Fence;
 use crate::sync::loss::LossReason;
 use crate::time::Ttl;
@@ -169,6 +170,11 @@ impl Hold {
         held >= A_WHILE || self.state().offer != Offer::Never
     }
 
+    /// Returns the error for a loss.
+    pub(in crate::sync) fn error(&self, reason: LossReason) -> Error {
+        reason.error(self.keys.kind.subject, &self.keys.name)
+    }
+
     /// Ends the hold, unless it has ended. Returns whether this call did it.
     pub(in crate::sync) fn end(&self, end: End) -> bool {
         let mut state = self.state();
@@ -182,10 +188,10 @@ impl Hold {
         let fence = self.fence;
         match end {
             End::Released => {
-                tracing::debug!(target: "hedgerow::lock", lock = self.keys.name.shown().as_str(), %fence, "given up");
+                tracing::debug!(target: "hedgerow::sync", kind = self.keys.kind.name, name = self.keys.name.shown().as_str(), %fence, "given up");
             }
             End::Lost(reason) => {
-                tracing::warn!(target: "hedgerow::lock", lock = self.keys.name.shown().as_str(), %fence, ?reason, "lost");
+                tracing::warn!(target: "hedgerow::sync", kind = self.keys.kind.name, name = self.keys.name.shown().as_str(), %fence, ?reason, "lost");
             }
         }
         true
@@ -272,11 +278,12 @@ const A_WHILE: Duration = Duration::from_millis(50);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::lock::LOCK;
 
     #[test]
     fn a_hold_that_was_granted_more_than_its_lease_says_no_more_than_that() {
         let client = crate::client::Client::open("redis://127.0.0.1:1").expect("a good URL");
-        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let keys = Keys::of(&client, &LOCK, &client.name("a")).expect("a good name");
         let ttl = |seconds| Ttl::new("the lease", Duration::from_secs(seconds)).expect("in range");
         let (sent, owner) = (Instant::now(), Owner::random());
         let granted = (sent, ttl(30));

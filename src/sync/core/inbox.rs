@@ -87,7 +87,7 @@ impl Inboxes {
             .listen(&keys.channel, listener, client.deadline().at)
             .await;
         if let Err(error) = &heard {
-            tracing::debug!(target: "hedgerow::lock", %error, "no pushes; waiting by timer");
+            tracing::debug!(target: "hedgerow::sync", %error, "no pushes; waiting by timer");
         }
         heard.is_ok()
     }

@@ -15,7 +15,7 @@ use super::answer::had_no_effect;
 use super::hold::Hold;
 use super::inbox::Inboxes;
 use super::keeper::Keeper;
-use super::keys::RENEW;
+use super::kind::parsed;
 use crate::client::Client;
 use crate::error::{ErrorKind, Result};
 use crate::script::Reply;
@@ -29,8 +29,9 @@ pub(in crate::sync) async fn renew(keeper: Arc<Keeper>, client: Client, holds: V
     let shortest = leases.min().unwrap_or_default();
     let keys = holds[0].keys.clone();
     // While a lease is at stake, the connection is not left to the usual pauses of its backoff.
-    client.urgent(keys.lock(), until, shortest / DIALS);
-    let mut call = RENEW.call_together(holds.iter().map(|hold| hold.keys.lock()));
+    client.urgent(keys.holders(), until, shortest / DIALS);
+    let script = parsed(keys.kind.scripts.renew);
+    let mut call = script.call_together(holds.iter().map(|hold| hold.keys.holders()));
     // A server without the script would cost a renewal one more round trip.
     if !keeper.script_is_known_at(&client, &keys) {
         call = call.in_full();
@@ -48,7 +49,7 @@ pub(in crate::sync) async fn renew(keeper: Arc<Keeper>, client: Client, holds: V
     let reply = match client.run(call, deadline).await {
         Ok(reply) => reply,
         Err(error) => {
-            tracing::debug!(target: "hedgerow::lock", %error, leases = holds.len(), "renewal is tried again");
+            tracing::debug!(target: "hedgerow::sync", %error, leases = holds.len(), "renewal is tried again");
             keeper.script_may_be_unknown();
             if error.kind() == ErrorKind::CrossSlot {
                 keeper.slot_by_slot();
@@ -126,7 +127,7 @@ pub(in crate::sync) async fn release(keeper: Arc<Keeper>, client: Client, releas
         hold.was_not_released();
     }
     if let Outcome::Released = outcome {
-        tracing::debug!(target: "hedgerow::lock", lock = release.keys.name.shown().as_str(), "released in the background");
+        tracing::debug!(target: "hedgerow::sync", kind = release.keys.kind.name, name = release.keys.name.shown().as_str(), "released in the background");
     }
     let settled = match outcome {
         Outcome::Released => release.ends_with_a_release(),
@@ -163,7 +164,7 @@ impl Outcome {
         match reply {
             Ok(reply) => match (reply.status(), reply.text(1)) {
                 (Ok("RELEASED"), _) => Self::Released,
-                (Ok("NOT_HELD" | "FORMAT"), _) | (Ok("WRONGTYPE"), Ok("lock")) => Self::NotHeld,
+                (Ok("NOT_HELD" | "FORMAT"), _) | (Ok("WRONGTYPE"), Ok("holder")) => Self::NotHeld,
                 // The script says so ahead of its first write, about the fence counter or the
                 // queue.
                 (Ok("WRONGTYPE"), _) => Self::NoEffect,
@@ -195,6 +196,7 @@ mod tests {
     use crate::sync::core::keys::Keys;
     use crate::sync::core::owner::Owner;
     use crate::sync::fence::Fence;
+    use crate::sync::lock::LOCK;
     use crate::time::Ttl;
 
     #[tokio::test]
@@ -202,7 +204,7 @@ mod tests {
         let client = Client::builder().url("redis://127.0.0.1:1");
         let client = client.deadline(Duration::from_millis(100)).open();
         let client = client.expect("a good URL");
-        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let keys = Keys::of(&client, &LOCK, &client.name("a")).expect("a good name");
         let lease = Ttl::new("the lease", Duration::from_secs(30)).expect("in range");
         let granted = (Instant::now(), lease);
         let owner = Owner::random();

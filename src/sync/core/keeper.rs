@@ -435,13 +435,13 @@ impl Keeper {
 
     /// Returns whether the server of `keys` knows the script that renews.
     pub(in crate::sync) fn script_is_known_at(&self, client: &Client, keys: &Keys) -> bool {
-        let place = client.script_group(keys.lock());
+        let place = (keys.kind.name, client.script_group(keys.holders()));
         self.state().script_is_known_at.contains(&place)
     }
 
     /// Notes that the server of `keys` has renewed leases, and so knows the script.
     pub(in crate::sync) fn script_is_known_now(&self, client: &Client, keys: &Keys) {
-        let place = client.script_group(keys.lock());
+        let place = (keys.kind.name, client.script_group(keys.holders()));
         self.state().script_is_known_at.insert(place);
     }
 

@@ -39,9 +39,9 @@ pub(in crate::sync) struct State {
     pub(in crate::sync) client: Option<Client>,
     /// Whether one script may not renew leases of several slots, even on one server.
     pub(in crate::sync) slot_by_slot: bool,
-    /// The groups of keys whose server knows the script that renews, as far as known, so that the
-    /// script need not be sent. The numbers are those of [`Client::script_group`].
-    pub(in crate::sync) script_is_known_at: BTreeSet<usize>,
+    /// The groups of keys whose server knows the script that renews a kind, as far as known, so
+    /// that the script need not be sent. The numbers are those of [`Client::script_group`].
+    pub(in crate::sync) script_is_known_at: BTreeSet<(&'static str, usize)>,
 }
 
 /// A task of the keeper, as the others know it.
@@ -107,7 +107,7 @@ impl State {
     pub(in crate::sync) fn group(&self, client: &Client, keys: &Keys) -> usize {
         match self.slot_by_slot {
             true => by_slot(keys),
-            false => client.script_group(keys.lock()),
+            false => client.script_group(keys.holders()),
         }
     }
 
@@ -136,7 +136,7 @@ impl State {
 
 /// Returns the group of `keys` where one script may renew the leases of one slot only.
 pub(in crate::sync) fn by_slot(keys: &Keys) -> usize {
-    usize::from(keys.lock().slot())
+    usize::from(keys.holders().slot())
 }
 
 /// Returns how long after it is due a task takes what the `ahead` tasks before it have left.

@@ -1,68 +1,69 @@
-//! `Keys`: the keys of one lock, and the scripts on them.
+//! `Keys`: the keys of one synchronizer, and the calls of its kind's scripts on them.
 //!
 //! Invariant: all keys of one name share a bucket, and so a slot, a fence counter and a wake
 //! channel. Requests, releases and renewals use it.
 
 use std::fmt;
 
+use super::kind::{Kind, parsed};
 use super::owner::{Owner, Secret};
 use crate::client::Client;
 use crate::error::Result;
 use crate::key::{Bucket, Key};
 use crate::name::Name;
-use crate::script::{Call, Script, script};
+use crate::script::{Call, LazyScript};
 
-script!(pub(in crate::sync) ACQUIRE = "acquire.lua" after "prelude.lua");
-script!(RELEASE = "release.lua" after "prelude.lua");
-script!(RELEASE_ALONE = "release_alone.lua");
-script!(pub(in crate::sync) HAND_OVER_LOCAL = "pass.lua" after "prelude.lua");
-script!(pub(in crate::sync) RENEW = "renew.lua");
-
-/// The keys of one lock.
+/// The keys of one synchronizer.
 #[derive(Clone)]
 pub(in crate::sync) struct Keys {
+    pub(in crate::sync) kind: &'static Kind,
     pub(in crate::sync) name: Name,
-    /// The lock, the fence counter and the queue, in the order that the scripts declare.
+    /// The holders, the fence counter and the queue, in the order that the scripts declare.
     all: [Key; 3],
     /// The channel on which this process is told of grants and losses in the bucket.
     pub(in crate::sync) channel: Key,
 }
 
 impl Keys {
-    pub(in crate::sync) fn of(client: &Client, name: &Name) -> Result<Self> {
+    pub(in crate::sync) fn of(client: &Client, kind: &'static Kind, name: &Name) -> Result<Self> {
         let space = client.namespace();
         // The bucket is the unit of routing: what shares it can be granted and told in one script.
         let bucket = Bucket::of(name.real());
         let wake = space.bucket_wake(bucket);
         Ok(Self {
             all: [
-                space.synchronizer("lock", name.real())?,
+                space.synchronizer(kind.name, name.real())?,
                 space.fence(bucket),
-                space.synchronizer("queue", name.real())?,
+                space.synchronizer(kind.queue, name.real())?,
             ],
             channel: wake.ending_in(client.process()),
             name: name.clone(),
+            kind,
         })
     }
 
-    pub(in crate::sync) fn lock(&self) -> &Key {
+    /// The key of the holders. It also stands for the synchronizer: no other has it.
+    pub(in crate::sync) fn holders(&self) -> &Key {
         &self.all[0]
     }
 
-    pub(in crate::sync) fn call(&self, script: &'static Script) -> Call {
-        script.call(&self.all)
+    pub(in crate::sync) fn call(&self, script: &'static LazyScript) -> Call {
+        parsed(script).call(&self.all)
     }
 
-    /// Returns the call that gives up what `owner` has if no waiter is in the queue. It answers
-    /// `OTHERWISE` if that may not be so.
-    pub(in crate::sync) fn release_alone(&self, owner: Owner) -> Call {
+    /// Returns the call that gives up what `owner` has if no waiter is in the queue. `None` if the
+    /// kind has none.
+    pub(in crate::sync) fn release_alone(&self, owner: Owner) -> Option<Call> {
+        let script = parsed(self.kind.scripts.release_alone?);
         // One key instead of three: each costs the server time.
-        RELEASE_ALONE.call([self.lock()]).arg(&owner.unqueued()[..])
+        Some(script.call([self.holders()]).arg(&owner.unqueued()[..]))
     }
 
     /// Returns the call that gives up what `owner` has.
     pub(in crate::sync) fn release(&self, owner: Owner, secret: Secret) -> Call {
-        let call = self.call(&RELEASE).arg(&owner.unqueued()[..]);
+        let call = self
+            .call(self.kind.scripts.release)
+            .arg(&owner.unqueued()[..]);
         match secret {
             Secret::Said => call.arg(owner.secret().as_bytes()),
             // An empty secret matches no seal, so the next holder asks the server.

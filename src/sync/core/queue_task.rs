@@ -85,7 +85,7 @@ impl QueueTask {
         client: Client,
         inbox: Option<(GrantInbox, LastBusy)>,
     ) {
-        let Some((number, nudge)) = locks.begin_queue_task(&keys.name) else {
+        let Some((number, nudge)) = locks.begin_queue_task(keys) else {
             // No task uses this position, so it would be granted the lock for no waiter.
             if let Some((inbox, last_busy)) = inbox {
                 let (owner, asked) = (inbox.owner, (client.deadline().at, last_busy.asked.lease));
@@ -107,13 +107,13 @@ impl QueueTask {
             asked,
         );
         let task = spawner.spawn(queue_task.run(last_busy));
-        locks.queue_task_runs(&keys.name, number, task.pulse());
+        locks.queue_task_runs(keys, number, task.pulse());
     }
 
     /// Starts a queue task for `keys` if calls wait without one, or if theirs stands still with its
     /// runtime.
     pub(in crate::sync) fn see_to(locks: &Arc<Registry>, keys: &Arc<Keys>, client: &Client) {
-        match locks.queued_by(&keys.name) {
+        match locks.queued_by(keys) {
             None | Some(QueuedBy::FirstTry | QueuedBy::Task(None)) => return,
             Some(QueuedBy::Task(Some(pulse))) => {
                 if !pulse.stands_still_when_asked() {
@@ -128,7 +128,7 @@ impl QueueTask {
 
     /// Starts the queue task of a name whose last one was torn down, if a call waits.
     pub(in crate::sync) fn adopt(locks: &Arc<Registry>, keys: &Arc<Keys>) {
-        if let Some(client) = locks.client_of_front(&keys.name) {
+        if let Some(client) = locks.client_of_front(keys) {
             Self::ensure(locks, keys, client, None);
         }
     }
@@ -166,7 +166,7 @@ impl QueueTask {
     /// stands still, the waiters start another.
     async fn run(mut self, last_busy: Option<LastBusy>) {
         let mut first = last_busy;
-        while let Some(front) = self.locks.front(&self.keys.name, self.number) {
+        while let Some(front) = self.locks.front(&self.keys, self.number) {
             // The position may have been taken by a caller that has left since.
             let taken = first.take().filter(|it| it.asked.same_terms(&front));
             let (asked, last_busy, remaining) = match taken {
@@ -188,7 +188,7 @@ impl QueueTask {
     async fn ask(&mut self, front: &AcquireRequest) -> Asked {
         self.missed = self.client.resync(&self.keys.channel);
         let hears = self.hears(front).await;
-        self.locks.asked(&self.keys.name);
+        self.locks.asked(&self.keys);
         let deadline = self.client.deadline().keep_trying();
         // Noted before the question is sent: if this task is dropped meanwhile, the keeper knows
         // what may still be granted.
@@ -207,7 +207,7 @@ impl QueueTask {
         };
         let call = front.acquire(self.inbox.owner, queueing);
         let reply = self.client.run(call, deadline).await;
-        match reply.and_then(|reply| AcquireReply::read(&reply)) {
+        match reply.and_then(|reply| AcquireReply::read(&reply, self.keys.kind)) {
             Ok(AcquireReply::Granted(fence, sent)) => {
                 self.answered();
                 // If another waiter is first now and has other terms, the next round asks again on
@@ -223,7 +223,7 @@ impl QueueTask {
                 sent,
             }) => {
                 self.answered();
-                self.locks.heard(&self.keys.name, Ok(holder));
+                self.locks.heard(&self.keys, Ok(holder));
                 // Without pushes no grant is told, so there is none to check.
                 let last_busy = above.filter(|_| hears).map(|above| LastBusy {
                     sent,
@@ -235,7 +235,7 @@ impl QueueTask {
                 Asked::Waiting(last_busy, remaining)
             }
             Err(error) => {
-                self.locks.heard(&self.keys.name, Err(error.clone()));
+                self.locks.heard(&self.keys, Err(error.clone()));
                 if had_no_effect(&error) {
                     self.open = before;
                 } else {
@@ -243,7 +243,7 @@ impl QueueTask {
                     self.take_another_place();
                 }
                 if error.fate() == Fate::Refused {
-                    self.locks.fail(&self.keys.name, &error);
+                    self.locks.fail(&self.keys, &error);
                 } else {
                     tokio::time::sleep(jittered(BREATH, SPREAD)).await;
                 }
@@ -306,7 +306,7 @@ impl QueueTask {
                 // Messages may have been lost: only the server knows.
                 () = self.missed.needed() => return,
                 () = self.nudge.notified() => {
-                    if !self.locks.still_first(&self.keys.name, asked) {
+                    if !self.locks.still_first(&self.keys, asked) {
                         return;
                     }
                 }
@@ -354,7 +354,7 @@ impl Drop for QueueTask {
     /// another task.
     fn drop(&mut self) {
         self.give_up();
-        if !self.over && self.locks.torn_down(&self.keys.name, self.number) {
+        if !self.over && self.locks.torn_down(&self.keys, self.number) {
             self.locks.keeper().unattended(self.keys.clone());
         }
     }
@@ -381,6 +381,7 @@ mod tests {
     use super::*;
     use crate::sync::core::keeper_task::registry;
     use crate::sync::core::ticket::Ticket;
+    use crate::sync::lock::LOCK;
 
     #[tokio::test]
     async fn a_question_that_was_not_sent_leaves_nothing_to_release() {
@@ -388,13 +389,13 @@ mod tests {
         let client = client.deadline(Duration::from_millis(100)).open();
         let client = client.expect("a good URL");
         let locks = registry(&client);
-        let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+        let keys = Keys::of(&client, &LOCK, &client.name("a")).expect("a good name");
         let request = AcquireRequest {
             client: client.clone(),
             keys: keys.into(),
             lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
             max_hold: None,
-            metadata: "".into(),
+            detail: "".into(),
         };
         let mut ticket = Ticket::join(
             &locks,

@@ -19,12 +19,13 @@ use tokio::time::Instant;
 use super::held::Held;
 use super::inbox::Inboxes;
 use super::keeper::Keeper;
+use super::keys::Keys;
 use super::owner::Owner;
 use super::request::AcquireRequest;
 use crate::client::Client;
 use crate::error::{Error, Fate, Result};
 use crate::hash::SeededMap;
-use crate::name::Name;
+use crate::key::Key;
 use crate::pulse::Pulse;
 use crate::sync::fence::Fence;
 use crate::time::Ttl;
@@ -32,7 +33,7 @@ use crate::time::Ttl;
 /// What the locks of one client share.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Registry {
-    queues: Mutex<SeededMap<Name, LocalQueue>>,
+    queues: Mutex<SeededMap<Key, LocalQueue>>,
     /// The owners that may be granted a lock by push.
     inboxes: Arc<Inboxes>,
     /// Shared with guards and handles, which leave notes when they are dropped.
@@ -98,9 +99,9 @@ impl Registry {
 
     /// Returns a new owner for a caller that asks `now`. Later calls of this process wait for its
     /// answer. `None` if others of this process come first.
-    pub(in crate::sync) fn first(&self, name: &Name, now: Instant) -> Option<Owner> {
+    pub(in crate::sync) fn first(&self, keys: &Keys, now: Instant) -> Option<Owner> {
         let mut queues = self.queues();
-        let hash_map::Entry::Vacant(vacant) = queues.entry(name.clone()) else {
+        let hash_map::Entry::Vacant(vacant) = queues.entry(keys.holders().clone()) else {
             return None;
         };
         let owner = Owner::random();
@@ -122,7 +123,7 @@ impl Registry {
         trouble: Option<Error>,
     ) -> (Arc<Notify>, bool) {
         let mut queues = self.queues();
-        let queue = queues.entry(waiting.request.keys.name.clone());
+        let queue = queues.entry(waiting.request.keys.holders().clone());
         let queue = queue.or_insert_with(|| LocalQueue {
             trouble,
             ..LocalQueue::default()
@@ -131,12 +132,12 @@ impl Registry {
         (queue.nudge(), queue.asking.is_none())
     }
 
-    /// Notes that a queue task for `name` begins, unless one runs already or no call waits. Returns
+    /// Notes that a queue task for `keys` begins, unless one runs already or no call waits. Returns
     /// its number, and what tells it that a waiter has come or left.
-    pub(in crate::sync) fn begin_queue_task(&self, name: &Name) -> Option<(u64, Arc<Notify>)> {
+    pub(in crate::sync) fn begin_queue_task(&self, keys: &Keys) -> Option<(u64, Arc<Notify>)> {
         let mut queues = self.queues();
         let queue = queues
-            .get_mut(name)
+            .get_mut(keys.holders())
             .filter(|queue| !queue.is_queued_for() && !queue.waiters.is_empty())?;
         let number = self.queue_tasks.fetch_add(1, Ordering::Relaxed);
         queue.queue_task = Some(RunningTask {
@@ -147,18 +148,18 @@ impl Registry {
     }
 
     /// Notes that the queue task with this number was spawned.
-    pub(in crate::sync) fn queue_task_runs(&self, name: &Name, number: u64, pulse: &Arc<Pulse>) {
-        if let Some(queue) = self.queues().get_mut(name)
+    pub(in crate::sync) fn queue_task_runs(&self, keys: &Keys, number: u64, pulse: &Arc<Pulse>) {
+        if let Some(queue) = self.queues().get_mut(keys.holders())
             && let Some(running) = queue.queue_task.as_mut().filter(|it| it.number == number)
         {
             running.pulse = Some(pulse.clone());
         }
     }
 
-    /// Returns what queues for the waiters of `name`. `None` if there is no local queue.
-    pub(in crate::sync) fn queued_by(&self, name: &Name) -> Option<QueuedBy> {
+    /// Returns what queues for the waiters of `keys`. `None` if there is no local queue.
+    pub(in crate::sync) fn queued_by(&self, keys: &Keys) -> Option<QueuedBy> {
         let queues = self.queues();
-        let queue = queues.get(name)?;
+        let queue = queues.get(keys.holders())?;
         Some(match &queue.queue_task {
             Some(running) => QueuedBy::Task(running.pulse.clone()),
             None if queue.asking.is_some() => QueuedBy::FirstTry,
@@ -166,24 +167,32 @@ impl Registry {
         })
     }
 
-    /// Returns the client of the first waiter of `name`.
-    pub(in crate::sync) fn client_of_front(&self, name: &Name) -> Option<Client> {
+    /// Returns the client of the first waiter of `keys`.
+    pub(in crate::sync) fn client_of_front(&self, keys: &Keys) -> Option<Client> {
         let queues = self.queues();
-        let front = queues.get(name)?.waiters.front()?;
+        let front = queues.get(keys.holders())?.waiters.front()?;
         Some(front.request.client.clone())
+    }
+
+    /// Returns whether others of this process wait or have a queue task, so that a call must not go
+    /// ahead of them.
+    pub(in crate::sync) fn is_contended(&self, keys: &Keys) -> bool {
+        let queues = self.queues();
+        let queue = queues.get(keys.holders());
+        queue.is_some_and(|queue| !queue.waiters.is_empty() || queue.queue_task.is_some())
     }
 
     /// Returns whether others of this process wait for the lock, by a recent answer of the server.
     /// Returns an error if the server could not be asked for them. If the server has not answered
     /// for a while, returns `false`, and the caller asks for itself.
     pub(in crate::sync) fn waited_for(&self, request: &AcquireRequest) -> Result<bool> {
-        let name = &request.keys.name;
+        let keys = &request.keys;
         let queues = self.queues();
-        let Some(queue) = queues.get(name) else {
+        let Some(queue) = queues.get(keys.holders()) else {
             return Ok(false);
         };
         match queue.trouble() {
-            Some(trouble) => Err(trouble.with_key(name)),
+            Some(trouble) => Err(trouble.with_key(&keys.name)),
             // Without a recent answer, nothing says that the lock is still held.
             None => Ok(!queue.waiters.is_empty() && !queue.is_unanswered()),
         }
@@ -192,17 +201,19 @@ impl Registry {
     /// Returns the reason why a call that fails fast does not wait here, if there is one.
     pub(in crate::sync) fn outage(&self, request: &AcquireRequest) -> Option<Error> {
         let queues = self.queues();
-        let trouble = queues.get(&request.keys.name).and_then(LocalQueue::trouble);
+        let trouble = queues
+            .get(request.keys.holders())
+            .and_then(LocalQueue::trouble);
         drop(queues);
         // What others met lately saves this call from finding the same out by its own question.
         let trouble = trouble.filter(|trouble| trouble.kind().is_outage());
-        trouble.or_else(|| request.client.outage(request.keys.lock()))
+        trouble.or_else(|| request.client.outage(request.keys.holders()))
     }
 
-    /// Ends the first try of `owner` for `name`. Returns whether other calls wait. If they do, a
+    /// Ends the first try of `owner` for `keys`. Returns whether other calls wait. If they do, a
     /// queue task must be started for them.
-    pub(in crate::sync) fn attempted(&self, name: &Name, owner: Owner) -> bool {
-        self.tidied(name, |queue| {
+    pub(in crate::sync) fn attempted(&self, keys: &Keys, owner: Owner) -> bool {
+        self.tidied(keys, |queue| {
             if queue.asking == Some(owner) {
                 queue.asking = None;
                 queue.asked = None;
@@ -217,29 +228,31 @@ impl Registry {
         if waiting.has_left() {
             return; // Nobody would ever take it out of the queue again.
         }
-        let queue = queues.entry(waiting.request.keys.name.clone()).or_default();
+        let queue = queues
+            .entry(waiting.request.keys.holders().clone())
+            .or_default();
         queue.waiters.push_front(waiting);
     }
 
-    /// Handles the departure of a waiter of `name`. The queue task or the first try removes the
+    /// Handles the departure of a waiter of `keys`. The queue task or the first try removes the
     /// waiter. Without either, this does, because the waiter would keep the client alive.
-    pub(in crate::sync) fn left(&self, name: &Name) {
+    pub(in crate::sync) fn left(&self, keys: &Keys) {
         let queues = self.queues();
-        let queue = queues.get(name);
+        let queue = queues.get(keys.holders());
         let alone = queue.is_some_and(|queue| queue.queue_task.is_none() && queue.asking.is_none());
         drop(queues);
         if alone {
-            self.tidied(name, |_| ());
+            self.tidied(keys, |_| ());
         }
     }
 
-    /// Returns the first live waiter of `name`, for the queue task with this number. `None` ends
+    /// Returns the first live waiter of `keys`, for the queue task with this number. `None` ends
     /// that task: no waiter is left, or another task has replaced it. A local queue without waiters
     /// is removed, unless a first try is in flight.
-    pub(in crate::sync) fn front(&self, name: &Name, number: u64) -> Option<AcquireRequest> {
+    pub(in crate::sync) fn front(&self, keys: &Keys, number: u64) -> Option<AcquireRequest> {
         let mut queues = self.queues();
         let queue = queues
-            .get_mut(name)
+            .get_mut(keys.holders())
             .filter(|queue| queue.is_queue_task(number))?;
         let leavers = queue.without_leavers();
         let front = queue.waiters.front().map(|waiting| waiting.request.clone());
@@ -248,7 +261,7 @@ impl Registry {
         if front.is_none() {
             queue.queue_task = None;
             if queue.asking.is_none() {
-                queues.remove(name);
+                queues.remove(keys.holders());
             }
         }
         drop(queues);
@@ -256,10 +269,10 @@ impl Registry {
         front
     }
 
-    /// Notes that the queue task of `name` was torn down. Returns whether a call waits for another
+    /// Notes that the queue task of `keys` was torn down. Returns whether a call waits for another
     /// task.
-    pub(in crate::sync) fn torn_down(&self, name: &Name, number: u64) -> bool {
-        self.tidied(name, |queue| {
+    pub(in crate::sync) fn torn_down(&self, keys: &Keys, number: u64) -> bool {
+        self.tidied(keys, |queue| {
             if queue.is_queue_task(number) {
                 queue.queue_task = None;
             }
@@ -268,9 +281,9 @@ impl Registry {
 
     /// Changes a local queue, then removes the waiters that have left, and the queue if it is not
     /// needed any more. Returns whether a call waits.
-    fn tidied(&self, name: &Name, change: impl FnOnce(&mut LocalQueue)) -> bool {
+    fn tidied(&self, keys: &Keys, change: impl FnOnce(&mut LocalQueue)) -> bool {
         let mut queues = self.queues();
-        let hash_map::Entry::Occupied(mut found) = queues.entry(name.clone()) else {
+        let hash_map::Entry::Occupied(mut found) = queues.entry(keys.holders().clone()) else {
             return false;
         };
         let queue = found.get_mut();
@@ -285,10 +298,10 @@ impl Registry {
         waited_for
     }
 
-    /// Returns whether the first live waiter of `name` has the terms of `front`.
-    pub(in crate::sync) fn still_first(&self, name: &Name, front: &AcquireRequest) -> bool {
+    /// Returns whether the first live waiter of `keys` has the terms of `front`.
+    pub(in crate::sync) fn still_first(&self, keys: &Keys, front: &AcquireRequest) -> bool {
         let mut queues = self.queues();
-        let Some(queue) = queues.get_mut(name) else {
+        let Some(queue) = queues.get_mut(keys.holders()) else {
             return false;
         };
         let leavers = queue.without_leavers();
@@ -308,7 +321,7 @@ impl Registry {
         granted: (Instant, Ttl),
     ) -> bool {
         let mut queues = self.queues();
-        let Some(queue) = queues.get_mut(&asked.keys.name) else {
+        let Some(queue) = queues.get_mut(asked.keys.holders()) else {
             return false;
         };
         // A grant is an answer: the server is there.
@@ -366,12 +379,12 @@ impl Registry {
         None
     }
 
-    /// Fails all waiters of `name`, because the server refuses.
-    pub(in crate::sync) fn fail(&self, name: &Name, error: &Error) {
+    /// Fails all waiters of `keys`, because the server refuses.
+    pub(in crate::sync) fn fail(&self, keys: &Keys, error: &Error) {
         let waiters = {
             let mut queues = self.queues();
             queues
-                .get_mut(name)
+                .get_mut(keys.holders())
                 .map(|queue| std::mem::take(&mut queue.waiters))
         };
         // Answered after unlocking: a reply wakes its caller, and a waker may run anything.
@@ -381,15 +394,15 @@ impl Registry {
     }
 
     /// Notes that the server is being asked.
-    pub(in crate::sync) fn asked(&self, name: &Name) {
-        if let Some(queue) = self.queues().get_mut(name) {
+    pub(in crate::sync) fn asked(&self, keys: &Keys) {
+        if let Some(queue) = self.queues().get_mut(keys.holders()) {
             queue.asked = Some(Instant::now());
         }
     }
 
     /// Stores the last answer of the server, for the error of waiters that give up.
-    pub(in crate::sync) fn heard(&self, name: &Name, heard: Result<String, Error>) {
-        if let Some(queue) = self.queues().get_mut(name) {
+    pub(in crate::sync) fn heard(&self, keys: &Keys, heard: Result<String, Error>) {
+        if let Some(queue) = self.queues().get_mut(keys.holders()) {
             queue.asked = None;
             match heard {
                 Ok(holder) => (queue.holder, queue.trouble) = (Some(holder), None),
@@ -400,7 +413,7 @@ impl Registry {
         }
     }
 
-    pub(in crate::sync) fn queues(&self) -> MutexGuard<'_, SeededMap<Name, LocalQueue>> {
+    pub(in crate::sync) fn queues(&self) -> MutexGuard<'_, SeededMap<Key, LocalQueue>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,15 +16,14 @@ use super::agenda::{Answered, Reclaim};
 use super::held::Held;
 use super::hold::{End, Hold};
 use super::keeper::KeeperHandle;
-use super::keys::HAND_OVER_LOCAL;
+use super::keys::Keys;
 use super::owner::{Owner, Secret};
 use super::queue_task::QueueTask;
 use super::registry::{LocalWaiter, Registry};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::Name;
 use crate::pulse::TICK;
-use crate::script::Call;
+use crate::script::{Call, LazyScript};
 use crate::sync::fence::Fence;
 use crate::sync::loss::LossReason;
 use crate::time::Ttl;
@@ -33,14 +32,20 @@ use crate::time::Ttl;
 /// the server's queue.
 pub(in crate::sync) async fn release(
     locks: &Arc<Registry>,
-    held: &Held,
+    held: Held,
     now: Instant,
 ) -> Result<()> {
-    let (client, hold) = (&held.client, &held.hold);
+    if let Some(reason) = held.loss_at(now) {
+        return Err(held.error(reason));
+    }
+    let Some(lease) = held.last() else {
+        return Ok(()); // Others share it, and the last of them releases it.
+    };
+    let (client, hold) = (&lease.client, &lease.hold);
     match successor(locks, hold) {
         None => give_back(locks, client, hold, now).await,
         // In a box, because it is large: a release to the server need not have room for it.
-        Some(waiting) => Box::pin(pass_on(locks, client, hold, waiting, now)).await,
+        Some(next) => Box::pin(pass_on(locks, client, hold, next, now)).await,
     }
 }
 
@@ -49,13 +54,13 @@ async fn pass_on(
     locks: &Arc<Registry>,
     client: &Client,
     hold: &Arc<Hold>,
-    waiting: LocalWaiter,
+    (waiting, pass): (LocalWaiter, &'static LazyScript),
     now: Instant,
 ) -> Result<()> {
     hold.end(End::Released);
     // The keeper releases each owner by its id, so the successor needs one of its own.
     let owner = hold.owner.successor();
-    let call = passing_to(&waiting, owner, hold, client);
+    let call = passing_to(&waiting, owner, hold, hold.keys.call(pass));
     let successor = Arc::new(Successor {
         owner,
         lease: waiting.request.lease,
@@ -109,10 +114,11 @@ async fn give_back(
     locks.keeper().release_unless_done(client, hold, now);
     // `release_alone` costs the server much less, but a second call follows if a waiter is in the
     // queue.
-    let mut call = match hold.may_be_queued_for(now) {
-        true => hold.keys.release(hold.owner, Secret::Said),
+    let alone = match hold.may_be_queued_for(now) {
+        true => None,
         false => hold.keys.release_alone(hold.owner),
     };
+    let mut call = alone.unwrap_or_else(|| hold.keys.release(hold.owner, Secret::Said));
     let deadline = client.patience().deadline_from(now);
     let deadline = deadline.keep_trying().reserved();
     let reply = loop {
@@ -134,15 +140,15 @@ async fn give_back(
     // The keeper may have released it first, and then the server knows nothing of it.
     match held || hold.may_be_released() {
         true => Ok(()),
-        false => Err(LossReason::Taken.error(&hold.keys.name)),
+        false => Err(hold.error(LossReason::Taken)),
     }
 }
 
 /// Wakes the queue task after a local hand-over. A task without waiters then gives up its position.
 /// This does not happen sooner, because a successor that is not granted the lock goes on waiting at
 /// that position.
-fn passed(locks: &Registry, name: &Name) {
-    if let Some(queue) = locks.queues().get_mut(name)
+fn passed(locks: &Registry, keys: &Keys) {
+    if let Some(queue) = locks.queues().get_mut(keys.holders())
         && queue.waiters.is_empty()
     {
         queue.nudge().notify_one();
@@ -151,17 +157,19 @@ fn passed(locks: &Registry, name: &Name) {
 
 /// Takes the waiter to which the lock is passed inside the process. `None` when the server's queue
 /// must decide.
-fn successor(locks: &Registry, hold: &Hold) -> Option<LocalWaiter> {
+fn successor(locks: &Registry, hold: &Hold) -> Option<(LocalWaiter, &'static LazyScript)> {
+    // A kind without a script for it passes nothing on.
+    let pass = hold.keys.kind.scripts.pass?;
     if hold.local_handovers >= MOST_LOCAL_HANDOVERS {
         return None;
     }
     let mut queues = locks.queues();
-    let queue = queues.get_mut(&hold.keys.name)?;
+    let queue = queues.get_mut(hold.keys.holders())?;
     let leavers = queue.without_leavers();
     let next = queue.waiters.pop_front();
     drop(queues);
     drop(leavers);
-    next
+    Some((next?, pass))
 }
 
 /// A waiter of this process to which the lock is passed, under an owner of its own.
@@ -249,7 +257,7 @@ impl LocalHandOver {
                 // The keeper may have released it first.
                 return match hold.may_be_released() {
                     true => Ok(()),
-                    false => Err(LossReason::Taken.error(&hold.keys.name)),
+                    false => Err(hold.error(LossReason::Taken)),
                 };
             }
             _ => return Err(reply.unexpected().with_key(&hold.keys.name)),
@@ -257,7 +265,7 @@ impl LocalHandOver {
         self.open = false;
         self.hand_over(fence, reply.sent());
         locks.keeper().settled(hold.owner);
-        passed(&locks, &hold.keys.name);
+        passed(&locks, &hold.keys);
         Ok(())
     }
 
@@ -321,14 +329,14 @@ impl Drop for LocalHandOver {
     }
 }
 
-/// Returns the call that passes the lock of `hold` to `waiting`.
-fn passing_to(waiting: &LocalWaiter, owner: Owner, hold: &Hold, client: &Client) -> Call {
-    let call = hold.keys.call(&HAND_OVER_LOCAL);
+/// Completes the call that passes what `hold` has to `waiting`.
+fn passing_to(waiting: &LocalWaiter, owner: Owner, hold: &Hold, call: Call) -> Call {
+    let process = waiting.request.client.process();
     call.arg(hold.owner.id().as_bytes())
         .arg(owner.id().as_bytes())
         .arg(waiting.request.lease.millis())
-        .arg(format!("2{}", client.process()))
-        .arg(&*waiting.request.metadata)
+        .arg(format!("2{process}"))
+        .arg(&*waiting.request.detail)
 }
 
 fn torn_down(hold: &Hold) -> Error {

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::held::Held;
+use super::kind::Kind;
 use super::queue_task::QueueTask;
 use super::registry::{LocalQueue, LocalWaiter, Registry};
 use super::request::AcquireRequest;
@@ -103,7 +104,7 @@ impl Ticket {
     /// Returns why the wait ended without a grant.
     pub(in crate::sync) fn expired(&self) -> Error {
         let queues = self.locks.queues();
-        let queue = queues.get(&self.asks.keys.name);
+        let queue = queues.get(self.asks.keys.holders());
         if let Some(trouble) = queue.and_then(LocalQueue::trouble) {
             return trouble;
         }
@@ -111,7 +112,7 @@ impl Ticket {
         // while ago.
         let queue = queue.filter(|queue| !queue.is_unanswered());
         if let Some(holder) = queue.and_then(|queue| queue.holder.as_ref()) {
-            return contended(&format!("its holder has {holder}"));
+            return contended(self.asks.keys.kind, holder);
         }
         drop(queues);
         unanswered(&self.asks)
@@ -123,14 +124,15 @@ impl Drop for Ticket {
         // Closed before the queue task looks: it removes waiters by that.
         self.answer.close();
         self.nudge.notify_one();
-        self.locks.left(&self.asks.keys.name);
+        self.locks.left(&self.asks.keys);
     }
 }
 
-fn contended(why: &str) -> Error {
+fn contended(kind: &Kind, why: &str) -> Error {
+    let subject = kind.subject;
     Error::new(
         ErrorKind::Contended,
-        format!("the lock was not free in time; {why}"),
+        format!("{subject} not free in time; {why}"),
     )
 }
 
@@ -142,7 +144,7 @@ fn unanswered(request: &AcquireRequest) -> Error {
             "the server has not answered who holds the lock",
         )
     };
-    let trouble = request.client.trouble(request.keys.lock());
+    let trouble = request.client.trouble(request.keys.holders());
     let trouble = trouble.unwrap_or_else(silence);
     trouble.with_fate(Fate::NotExecuted)
 }
@@ -157,16 +159,17 @@ mod tests {
     use crate::sync::core::keys::Keys;
     use crate::sync::core::owner::Owner;
     use crate::sync::fence::Fence;
+    use crate::sync::lock::LOCK;
     use crate::time::Ttl;
 
     fn request(client: &Client, millis: u64) -> AcquireRequest {
-        let keys = Keys::of(client, &client.name("a"));
+        let keys = Keys::of(client, &LOCK, &client.name("a"));
         AcquireRequest {
             client: client.clone(),
             keys: keys.expect("a good name").into(),
             lease: Ttl::new("the lease", Duration::from_millis(millis)).expect("in range"),
             max_hold: None,
-            metadata: "".into(),
+            detail: "".into(),
         }
     }
 
@@ -176,12 +179,19 @@ mod tests {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
         let locks = registry(&client);
         let request = request(&client, 30_000);
-        let name = request.keys.name.clone();
-        let ticket = Ticket::join(&locks, request, Instant::now() + Duration::from_secs(60));
-        locks.heard(&name, Ok("fence 1".to_owned()));
+        let keys = request.keys.clone();
+        let ticket = Ticket::join(
+            &locks,
+            request.clone(),
+            Instant::now() + Duration::from_secs(60),
+        );
+        locks.heard(&keys, Ok("fence 1".to_owned()));
         assert_eq!(ticket.expired().kind(), ErrorKind::Contended);
-        locks.heard(&name, Err(Error::new(ErrorKind::Busy, "told by the test")));
-        locks.asked(&name);
+        locks.heard(
+            &request.keys,
+            Err(Error::new(ErrorKind::Busy, "told by the test")),
+        );
+        locks.asked(&keys);
         let told = ticket.expired();
         assert_eq!(told.kind(), ErrorKind::Busy);
         assert_eq!(told.fate(), Fate::NotExecuted);
@@ -201,7 +211,7 @@ mod tests {
         assert!(!locks.deliver(&asked, owner, Fence(1), (sent, asked.lease)));
         assert!(locks.deliver(&other, owner, Fence(1), (sent, other.lease)));
         let guard = second.granted().await.expect("granted");
-        assert_eq!(guard.expect("in time").hold.fence, Fence(1));
+        assert_eq!(guard.expect("in time").hold().fence, Fence(1));
     }
 
     /// The queue task of others may have had an answer since the caller's question failed.
@@ -212,10 +222,10 @@ mod tests {
         let name = client.name("a");
         let request = AcquireRequest {
             client: client.clone(),
-            keys: Keys::of(&client, &name).expect("a good name").into(),
+            keys: Keys::of(&client, &LOCK, &name).expect("a good name").into(),
             lease: Ttl::new("the lease", Duration::from_secs(30)).expect("in range"),
             max_hold: None,
-            metadata: "".into(),
+            detail: "".into(),
         };
         let until = Instant::now() + Duration::from_secs(60);
         let failed = || Error::new(ErrorKind::Disconnected, "the server was out");
@@ -224,7 +234,7 @@ mod tests {
             .waited_for(&request)
             .expect_err("nobody was heard since");
         assert_eq!(told.kind(), ErrorKind::Disconnected);
-        locks.heard(&name, Ok("fence 1".into()));
+        locks.heard(&request.keys, Ok("fence 1".into()));
         let second = Ticket::join_after(&locks, failed(), request.clone(), until);
         assert!(locks.waited_for(&request).expect("the server has answered"));
         drop((first, second));

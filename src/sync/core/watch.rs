@@ -130,6 +130,7 @@ mod tests {
     use crate::pulse::Pulse;
     use crate::sync::core::keys::Keys;
     use crate::sync::fence::Fence;
+    use crate::sync::lock::LOCK;
     use crate::time::Ttl;
 
     fn lease() -> Ttl {
@@ -138,7 +139,7 @@ mod tests {
 
     fn keys() -> Arc<Keys> {
         let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
-        let keys = Keys::of(&client, &client.name("a"));
+        let keys = Keys::of(&client, &LOCK, &client.name("a"));
         keys.expect("a good name").into()
     }
 

@@ -10,10 +10,10 @@ local time = redis.call('TIME')
 -- The prelude stands here.
 local refused = unreadable()
 if refused then return refused end
-if not held.id then return {'FREE'} end
+if kind.fits() then return {'FREE'} end
 local fence = held.fence
 heard(held.process, 'broken ' .. held.id)
-held = {}
+kind.drop(held.id)
 hand_over()
-if not held.id then redis.call('DEL', KEYS[1]) end
+kind.settle()
 return {'BROKEN', fence}

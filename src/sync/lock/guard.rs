@@ -11,9 +11,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::core::held::Held;
-use crate::sync::core::hold::End;
 use crate::sync::core::registry::Registry;
 use crate::sync::core::release::release;
 use crate::sync::fence::Fence;
@@ -33,32 +32,31 @@ impl Guard {
     pub(in crate::sync) fn new(held: Held, locks: Arc<Registry>) -> Self {
         Self { held, locks }
     }
+
+    /// Returns the error for a loss.
+    pub(in crate::sync) fn error(&self, reason: LossReason) -> Error {
+        self.held.error(reason)
+    }
+
     /// Returns the fence of this grant. Pass it to what the lock protects.
     pub fn fence(&self) -> Fence {
-        self.held.hold.fence
+        self.held.hold().fence
     }
 
     /// Returns whether the lock is still held, as far as this process can prove. No I/O.
     pub fn is_held(&self) -> bool {
-        self.held.hold.status().is_ok()
+        self.held.hold().status().is_ok()
     }
 
     /// Returns how long the lock is surely held without another renewal. Zero once it is lost. No
     /// I/O.
     pub fn remaining(&self) -> Duration {
-        match self.held.hold.status() {
-            Ok(deadline) => deadline.saturating_duration_since(Instant::now()),
-            Err(_) => Duration::ZERO,
-        }
+        self.held.remaining()
     }
 
     /// Returns why the lock was lost. `None` while it is held. No I/O.
     pub fn loss(&self) -> Option<LossReason> {
-        match self.held.hold.status() {
-            Err(End::Lost(reason)) => Some(reason),
-            // A hold that was released is not lost.
-            _ => None,
-        }
+        self.held.loss()
     }
 
     /// Waits until the lock is lost, and returns the reason. No I/O: it returns at the local
@@ -67,7 +65,7 @@ impl Guard {
     /// # Cancel safety
     /// Safe.
     pub async fn lost(&self) -> LossReason {
-        self.held.hold.lost().await
+        self.held.hold().lost().await
     }
 
     /// Releases the lock. The next waiter gets it at once.
@@ -83,12 +81,10 @@ impl Guard {
     /// Safe: a dropped call is completed in the background.
     pub async fn release(self) -> Result<()> {
         let now = Instant::now();
-        if let Err(End::Lost(reason)) = self.held.hold.status_at(now) {
-            return Err(reason.error(&self.held.hold.keys.name));
-        }
-        let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = self.held.hold.keys.name.shown().as_str(), fence = %self.held.hold.fence);
+        let Self { held, locks } = self;
+        let span = tracing::debug_span!(target: "hedgerow::lock", "release", lock = held.hold().keys.name.shown().as_str(), fence = %held.hold().fence);
         // Pinned here, because it is large: the span around it would hold a copy.
-        let released = pin!(release(&self.locks, &self.held, now));
+        let released = pin!(release(&locks, held, now));
         released.instrument(span).await
     }
 }
@@ -96,8 +92,8 @@ impl Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("lock", &self.held.hold.keys.name)
-            .field("fence", &self.held.hold.fence)
+            .field("lock", &self.held.hold().keys.name)
+            .field("fence", &self.held.hold().fence)
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()
     }

@@ -16,7 +16,7 @@ for number = queue.head, math.min(queue.tail, queue.head + 999) do
   local waiter = place(number)
   if waiter and waiter.id and tonumber(waiter.deadline) > queue.real and #answer < 204 then
     answer[#answer + 1] = math.max(0, queue.real - waiter.since)
-    answer[#answer + 1] = waiter.meta
+    answer[#answer + 1] = waiter.detail
   end
 end
 return answer

@@ -8,37 +8,29 @@
 
 mod guard;
 mod inspect;
+mod kind;
 
 use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 pub use guard::Guard;
 pub use inspect::{Holder, LockInfo, Waiter};
+pub(in crate::sync) use kind::LOCK;
 
 pub use super::fence::Fence;
 pub use super::loss::LossReason;
-use crate::client::{Client, Purpose, Written};
-use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::name::Name;
+use crate::client::Client;
+use crate::error::{ErrorKind, Result};
 use crate::script::script;
-use crate::sync::core::answer::{AcquireReply, LastBusy};
-use crate::sync::core::first_try::FirstTry;
+use crate::sync::core::acquirer::Acquirer;
 use crate::sync::core::held::Held;
-use crate::sync::core::keeper_task::registry;
-use crate::sync::core::keys::Keys;
-use crate::sync::core::registry::Registry;
-use crate::sync::core::request::{AcquireRequest, Queueing};
-use crate::sync::core::ticket::Ticket;
-use crate::time::{OnOutage, Patience, Ttl, jittered};
+use crate::time::OnOutage;
 
-script!(BREAK = "break.lua" after "../core/prelude.lua");
-script!(INSPECT = "inspect.lua" after "../core/prelude.lua");
+script!(BREAK = "break.lua" after "../core/queue.lua", "holder.lua", "../core/grants.lua");
+script!(INSPECT = "inspect.lua" after "../core/queue.lua", "holder.lua");
 
 /// A named lock, made by [`Client::lock`]. It does nothing until it is acquired.
 ///
@@ -46,36 +38,13 @@ script!(INSPECT = "inspect.lua" after "../core/prelude.lua");
 /// processes that use the same server and namespace.
 #[derive(Clone)]
 #[must_use = "a lock excludes nobody until it is acquired"]
-pub struct Lock {
-    client: Client,
-    locks: Arc<Registry>,
-    name: Name,
-    /// Spelt once. The first call returns `InvalidInput` if the name is invalid.
-    keys: Result<Arc<Keys>>,
-    lease: Duration,
-    wait: Option<Duration>,
-    max_hold: Option<Duration>,
-    metadata: Arc<str>,
-    patience: Patience,
-}
+pub struct Lock(Acquirer);
 
 impl Client {
     /// Returns the lock with this name. The first call returns `InvalidInput` if the name is
     /// invalid.
     pub fn lock(&self, name: &str) -> Lock {
-        let name = self.name(name);
-        let keys = Keys::of(self, &name).map(Arc::new);
-        Lock {
-            keys: keys.map_err(|error| error.with_key(&name)),
-            client: self.clone(),
-            locks: registry(self),
-            name,
-            lease: Duration::from_secs(30),
-            wait: None,
-            max_hold: None,
-            metadata: "".into(),
-            patience: self.patience(),
-        }
+        Lock(Acquirer::new(self, &LOCK, name))
     }
 }
 
@@ -83,14 +52,14 @@ impl Lock {
     /// Sets how long the server keeps the lock for a holder that no longer renews it: 30 s by
     /// default, at least 10 ms. A live guard renews the lease at a third of it.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+        self.0.lease = lease;
         self
     }
 
     /// Sets how long [`acquire`](Self::acquire) waits for the lock. The default is
     /// [`deadline`](Self::deadline).
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = Some(wait);
+        self.0.wait = Some(wait);
         self
     }
 
@@ -100,7 +69,7 @@ impl Lock {
     ///
     /// [`acquire`](Self::acquire) ends by [`wait`](Self::wait); this limits each of its questions.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.patience = self.patience.within(deadline);
+        self.0.patience = self.0.patience.within(deadline);
         self
     }
 
@@ -108,7 +77,7 @@ impl Lock {
     /// [client](crate::ClientBuilder::on_outage). Guards are renewed and released in any case. A
     /// call that waits for the lock already is limited by [`wait`](Self::wait) instead.
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.patience.on_outage = on_outage;
+        self.0.patience.on_outage = on_outage;
         self
     }
 
@@ -122,14 +91,14 @@ impl Lock {
     /// default. After it, the guard is lost and the lock is released, so a hung holder blocks no
     /// other.
     pub fn max_hold(mut self, limit: Duration) -> Self {
-        self.max_hold = Some(limit);
+        self.0.max_hold = Some(limit);
         self
     }
 
     /// Sets a text of at most 1 KiB, with which [`inspect`](Self::inspect) tells people who holds
     /// the lock. The server stores it, so keep secrets out of it.
     pub fn metadata(mut self, text: &str) -> Self {
-        self.metadata = text.into();
+        self.0.metadata = text.into();
         self
     }
 
@@ -147,78 +116,15 @@ impl Lock {
     /// lock. A call that is kept and not polled loses them, too, after about half a second. When it
     /// is polled again, it joins the end of the local queue.
     pub async fn acquire(&self) -> Result<Guard> {
-        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.name.shown().as_str());
+        let span = tracing::debug_span!(target: "hedgerow::lock", "acquire", lock = self.0.name.shown().as_str());
         // Pinned here, because it is large: the span around it would hold a copy.
         let acquired = pin!(self.acquired());
         acquired.instrument(span).await
     }
 
     async fn acquired(&self) -> Result<Guard> {
-        let request = self.request()?;
-        let now = Instant::now();
-        let until = match self.wait {
-            Some(wait) => now + Ttl::new("the wait", wait)?.duration(),
-            None => self.patience.deadline_from(now).at,
-        };
-        self.agree(&request, now, until).await?;
-        let locks = &self.locks;
-        let now = Instant::now();
-        let deadline = self.patience.deadline_from(now).at_most(until);
-        // The uncontended case: the caller asks by itself, without a task.
-        let Some(attempt) = FirstTry::begin(locks, &request, deadline, now) else {
-            // The local queue waits out an outage, which this call must not do.
-            if deadline.on_outage == OnOutage::FailFast
-                && let Some(outage) = locks.outage(&request)
-            {
-                return Err(outage.with_key(&self.name));
-            }
-            return self.waited(locks, request, until).await;
-        };
-        let call = request.acquire(attempt.owner(), attempt.queueing());
-        let Some(reply) = attempt.ask(call, deadline).await else {
-            drop(attempt);
-            return self.waited(locks, request, until).await;
-        };
-        match reply.and_then(|reply| AcquireReply::read(&reply)) {
-            Ok(AcquireReply::Granted(fence, sent)) => match attempt.won(&request, fence, sent) {
-                Some(held) => Ok(self.guard(held)),
-                // The keeper had taken the question over, and has given the lock back.
-                None => self.waited(locks, request, until).await,
-            },
-            Ok(AcquireReply::Busy {
-                remaining,
-                above,
-                after,
-                holder,
-                sent,
-            }) => {
-                let last_busy = above.map(|above| LastBusy {
-                    sent,
-                    above,
-                    after,
-                    remaining,
-                    asked: request.clone(),
-                });
-                let ticket = attempt.queued(request.clone(), last_busy, until, holder);
-                self.waiting(locks, ticket, request, until).await
-            }
-            Err(error) => {
-                attempt.failed(&error);
-                if self.gives_up(&error) || Instant::now() >= until {
-                    return Err(error.with_key(&self.name));
-                }
-                // Another question, under another owner, from the local queue. The first owner may
-                // still be granted the lock, and is left to the keeper.
-                let fate = error.fate();
-                let ticket = Ticket::join_after(locks, error, request.clone(), until);
-                let waited = self.waiting(locks, ticket, request, until).await;
-                waited.map_err(|error| match error.fate() {
-                    // The wait has sent nothing, but the first question may have been executed.
-                    Fate::NotExecuted => error.with_fate(fate),
-                    _ => error,
-                })
-            }
-        }
+        let request = self.0.request(self.0.metadata.clone())?;
+        Ok(self.guard(self.0.acquire(request).await?))
     }
 
     /// Acquires the lock if it is free now. Returns `None` if it is not, or if others wait for it.
@@ -229,42 +135,9 @@ impl Lock {
     /// # Cancel safety
     /// Safe, as [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        let request = self.request()?;
-        let locks = &self.locks;
-        let now = Instant::now();
-        let deadline = self.patience.deadline_from(now);
-        self.agree(&request, now, deadline.at).await?;
-        loop {
-            let now = Instant::now();
-            let attempt = match FirstTry::begin(locks, &request, deadline, now) {
-                Some(attempt) => attempt,
-                None if locks.waited_for(&request)? => return Ok(None),
-                // No recent answer says that others wait for the lock, so this call asks for
-                // itself.
-                None => FirstTry::aside(locks, &request, deadline, now),
-            };
-            let call = request.acquire(attempt.owner(), Queueing::No);
-            let Some(reply) = attempt.ask(call, deadline).await else {
-                continue;
-            };
-            match reply.and_then(|reply| AcquireReply::read(&reply)) {
-                Ok(AcquireReply::Granted(fence, sent)) => {
-                    if let Some(held) = attempt.won(&request, fence, sent) {
-                        return Ok(Some(self.guard(held)));
-                    }
-                    // The keeper had taken the question over, and has given the lock back: asks
-                    // again.
-                }
-                Ok(AcquireReply::Busy { .. }) => {
-                    attempt.lost();
-                    return Ok(None);
-                }
-                Err(error) => {
-                    attempt.failed(&error);
-                    return Err(error.with_key(&self.name));
-                }
-            }
-        }
+        let request = self.0.request(self.0.metadata.clone())?;
+        let held = self.0.try_acquire(request).await?;
+        Ok(held.map(|held| self.guard(held)))
     }
 
     /// Runs `body` while holding the lock. If the lock is lost, drops `body` at once where it
@@ -286,11 +159,11 @@ impl Lock {
         let output = tokio::select! {
             // The loss comes first: once it is known, the body must not be polled again.
             biased;
-            reason = guard.lost() => return Err(reason.error(&self.name)),
+            reason = guard.lost() => return Err(guard.error(reason)),
             output = body(guard.fence()) => output,
         };
         if let Some(reason) = guard.loss() {
-            return Err(reason.error(&self.name));
+            return Err(guard.error(reason));
         }
         if let Err(error) = guard.release().await {
             if error.kind() == ErrorKind::Lost {
@@ -298,7 +171,7 @@ impl Lock {
             }
             // The body ended while the lock was held, so its output counts. The keeper goes on
             // releasing.
-            tracing::debug!(target: "hedgerow::lock", lock = self.name.shown().as_str(), %error, "release is left to the keeper");
+            tracing::debug!(target: "hedgerow::lock", lock = self.0.name.shown().as_str(), %error, "release is left to the keeper");
         }
         Ok(output)
     }
@@ -311,14 +184,9 @@ impl Lock {
     /// # Cancel safety
     /// Safe: reads only.
     pub async fn inspect(&self) -> Result<LockInfo> {
-        let request = self.request()?;
-        let reply = self
-            .client
-            .run(request.call(&INSPECT), self.patience.deadline())
-            .await
-            .map_err(|error| error.with_key(&self.name))?;
+        let reply = self.0.run(&INSPECT).await?;
         if reply.status()? != "OK" {
-            return Err(reply.unexpected().with_key(&self.name));
+            return Err(reply.unexpected().with_key(&self.0.name));
         }
         let holder = match reply.text(1)? {
             "" => None,
@@ -350,147 +218,21 @@ impl Lock {
     /// # Cancel safety
     /// If the call is dropped, the lock is broken or not.
     pub async fn break_lock(&self) -> Result<bool> {
-        let request = self.request()?;
-        let reply = self
-            .client
-            .run(request.call(&BREAK), self.patience.deadline())
-            .await;
-        let reply = reply.map_err(|error| error.with_key(&self.name))?;
+        let reply = self.0.run(&BREAK).await?;
         match reply.status()? {
             "BROKEN" => Ok(true),
             "FREE" => Ok(false),
-            _ => Err(reply.unexpected().with_key(&self.name)),
+            _ => Err(reply.unexpected().with_key(&self.0.name)),
         }
-    }
-
-    /// Agrees with all other clients on one format of locks. Tries from `now` until `until`.
-    async fn agree(
-        &self,
-        request: &AcquireRequest,
-        mut now: Instant,
-        until: Instant,
-    ) -> Result<()> {
-        let mut met = None;
-        loop {
-            let deadline = self.patience.deadline_from(now).at_most(until);
-            let key = request.keys.lock();
-            let agreed = self
-                .client
-                .agree(Written::Locks, key, Purpose::Write, deadline);
-            let Err(error) = agreed.await else {
-                return Ok(());
-            };
-            let error = match met {
-                // The time was over before the server could be asked again. The earlier error says
-                // more.
-                Some(met) if error.kind() == ErrorKind::Timeout => met,
-                _ => error,
-            };
-            if self.gives_up(&error) || Instant::now() >= until {
-                return Err(error.with_key(&self.name));
-            }
-            met = Some(error);
-            tokio::time::sleep(jittered(BREATH, 0.5..1.0)).await;
-            now = Instant::now();
-        }
-    }
-
-    /// Returns whether it is useless to wait for the server after `error`.
-    fn gives_up(&self, error: &Error) -> bool {
-        let fails_fast = self.patience.on_outage == OnOutage::FailFast && error.kind().is_outage();
-        fails_fast || error.fate() == Fate::Refused
-    }
-
-    /// Waits in the local queue, behind others of this process.
-    async fn waited(
-        &self,
-        locks: &Arc<Registry>,
-        request: AcquireRequest,
-        until: Instant,
-    ) -> Result<Guard> {
-        let ticket = Ticket::join(locks, request.clone(), until);
-        self.waiting(locks, ticket, request, until).await
-    }
-
-    /// Waits for `ticket`. In a box, because it is large: the acquire of a free lock need not have
-    /// room for it.
-    fn waiting<'l>(
-        &'l self,
-        locks: &'l Arc<Registry>,
-        mut ticket: Ticket,
-        request: AcquireRequest,
-        until: Instant,
-    ) -> BoxFuture<'l, Result<Guard>> {
-        Box::pin(async move {
-            loop {
-                let look = Instant::now() + LOOK;
-                match timeout_at(until.min(look), ticket.granted()).await {
-                    Ok(Ok(Some(held))) => return Ok(self.guard(held)),
-                    // The lock was granted while this was not polled, and taken back.
-                    Ok(Ok(None)) => ticket = Ticket::join(locks, request.clone(), until),
-                    Ok(Err(error)) => return Err(error.with_key(&self.name)),
-                    Err(_) if Instant::now() < until => ticket.see_to_it(),
-                    Err(_) => return Err(ticket.expired().with_key(&self.name)),
-                }
-            }
-        })
     }
 
     fn guard(&self, held: Held) -> Guard {
-        Guard::new(held, self.locks.clone())
-    }
-
-    /// Checks everything that a call needs.
-    fn request(&self) -> Result<AcquireRequest> {
-        let lease = Ttl::new("the lease", self.lease)?;
-        if lease.duration() < SHORTEST_LEASE {
-            return Err(Error::invalid(
-                "the lease is shorter than 10 ms; it must outlast a few round trips",
-            )
-            .with_key(&self.name));
-        }
-        if self.metadata.len() > LONGEST_METADATA {
-            return Err(Error::invalid(
-                "the metadata is longer than 1 KiB; store a reference instead",
-            )
-            .with_key(&self.name));
-        }
-        let max_hold = self
-            .max_hold
-            .map(|limit| Ttl::new("the longest hold", limit))
-            .transpose()?;
-        Ok(AcquireRequest {
-            keys: self.keys.clone()?,
-            client: self.client.clone(),
-            lease,
-            max_hold: max_hold.map(Ttl::duration),
-            metadata: self.metadata.clone(),
-        })
+        Guard::new(held, self.0.registry().clone())
     }
 }
 
 impl fmt::Debug for Lock {
-    /// Without the keys: one of them names the process.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock")
-            .field("client", &self.client)
-            .field("name", &self.name)
-            .field("lease", &self.lease)
-            .field("wait", &self.wait)
-            .field("max_hold", &self.max_hold)
-            .field("metadata", &self.metadata)
-            .field("patience", &self.patience)
-            .finish_non_exhaustive()
+        f.debug_tuple("Lock").field(&self.0).finish()
     }
 }
-
-/// The pause after a question about the format that was not answered.
-const BREATH: Duration = Duration::from_millis(50);
-
-/// How often a waiter checks that a task of its process still queues for it.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// A lease must outlast a few round trips.
-const SHORTEST_LEASE: Duration = Duration::from_millis(10);
-/// In bytes.
-const LONGEST_METADATA: usize = 1024;

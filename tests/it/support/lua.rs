@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 pub struct Script {
     /// The path below `src`.
     pub name: String,
-    pub prelude_name: Option<PathBuf>,
+    /// The paths of the files of its prelude, in their order.
+    pub preludes: Vec<PathBuf>,
     pub shebang: String,
     pub prelude: String,
     pub body: String,
@@ -35,11 +36,11 @@ pub struct Call {
 
 impl Script {
     /// The script at `name`, with the text of its own file and that of its prelude.
-    pub fn of(name: &str, prelude_name: Option<PathBuf>, prelude: &str, text: &str) -> Self {
+    pub fn of(name: &str, preludes: Vec<PathBuf>, prelude: &str, text: &str) -> Self {
         let (shebang, body) = text.split_once('\n').expect("a first line");
         Self {
             name: name.to_owned(),
-            prelude_name,
+            preludes,
             shebang: shebang.to_owned(),
             prelude: prelude.to_owned(),
             body: body.to_owned(),
@@ -92,7 +93,9 @@ impl Script {
         let (mut text, mut functions) = (self.body.clone(), BTreeMap::new());
         let mut inside: Option<(String, String)> = None;
         for line in self.prelude.lines() {
-            if let Some(rest) = line.strip_prefix("local function ") {
+            // A function of a table is called by its full name.
+            let function = line.strip_prefix("local function ");
+            if let Some(rest) = function.or_else(|| line.strip_prefix("function ")) {
                 let name = rest.split('(').next().unwrap_or_default();
                 inside = Some((name.to_owned(), String::new()));
             }
@@ -128,7 +131,7 @@ fn calls_function(code: &str, name: &str) -> bool {
         .any(|(at, _)| !code[..at].ends_with(part_of_word))
 }
 
-/// All scripts that the crate declares by `script!(NAME = "file" after "prelude")`.
+/// All scripts that the crate declares by `script!(NAME = "file" after "prelude", ..)`.
 pub fn scripts() -> Vec<Script> {
     let texts = files();
     let mut found = Vec::new();
@@ -137,15 +140,12 @@ pub fn scripts() -> Vec<Script> {
         for line in source.lines().filter(|line| line.starts_with("script!(")) {
             let quoted: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
             let file = directory.join(quoted[0]);
-            let prelude = quoted.get(1).map(|prelude| plain(&directory.join(prelude)));
-            let prelude_text = prelude.as_ref().map_or("", |prelude| &texts[prelude]);
+            let preludes = quoted[1..].iter();
+            let preludes = preludes.map(|prelude| plain(&directory.join(prelude)));
+            let preludes: Vec<PathBuf> = preludes.collect();
+            let prelude: String = preludes.iter().map(|it| &*texts[it]).collect();
             let name = file.display().to_string();
-            found.push(Script::of(
-                &name,
-                prelude.clone(),
-                prelude_text,
-                &texts[&file],
-            ));
+            found.push(Script::of(&name, preludes, &prelude, &texts[&file]));
         }
     }
     found

@@ -1,4 +1,4 @@
-//! Locks.
+//! Synchronizers.
 
 mod lock;
 mod lock_cancel;
@@ -20,3 +20,4 @@ mod lock_terms;
 mod lock_truth;
 mod lock_turns;
 mod lock_unpolled;
+mod semaphore;

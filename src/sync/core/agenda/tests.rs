@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::sync::fence::Fence;
+use crate::sync::lock::LOCK;
 
 const LEASE: Duration = Duration::from_secs(6);
 
 /// A hold of a lock of its own, granted at `now`.
 fn hold(now: Instant) -> Arc<Hold> {
     let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
-    let keys = Keys::of(&client, &client.name("a")).expect("a good name");
+    let keys = Keys::of(&client, &LOCK, &client.name("a")).expect("a good name");
     let lease = Ttl::new("the lease", LEASE).expect("in range");
     let owner = Owner::random();
     Hold::new(keys.into(), owner, Fence(1), lease, None, (now, lease), 0)

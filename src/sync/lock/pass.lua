@@ -14,10 +14,10 @@ local time = redis.call('TIME')
 -- The prelude stands here.
 local refused = unreadable()
 if refused then return refused end
-local fence = held.fence
-if held.id ~= ARGV[2] then
-  if held.id ~= ARGV[1] then return {'NOT_HELD'} end
+local fence = kind.fence_of(ARGV[2])
+if not fence then
+  if not kind.fence_of(ARGV[1]) then return {'NOT_HELD'} end
   fence = next_fence()
 end
-grant(fence, ARGV[2], held.seal, ARGV[3], ARGV[4], ARGV[5])
+kind.grant(fence, ARGV[2], nil, ARGV[3], ARGV[4], ARGV[5])
 return {'GRANTED', fence}

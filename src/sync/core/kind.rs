@@ -1,0 +1,54 @@
+//! `Kind`: what tells one synchronizer from another: its scripts, its keys and its words.
+//!
+//! Invariant: the mechanism knows no more of a synchronizer than this. What a holder has of it is
+//! the *detail* of a request, a text that the mechanism passes on without reading it. Each face
+//! declares its kind, and `Keys` carry it.
+
+use std::sync::LazyLock;
+
+use crate::client::Written;
+use crate::script::{LazyScript, Script};
+
+/// One kind of synchronizer.
+#[derive(Debug)]
+pub(in crate::sync) struct Kind {
+    /// The word in its keys and events. No two kinds share one.
+    pub(in crate::sync) name: &'static str,
+    /// The word in the keys of its queues.
+    pub(in crate::sync) queue: &'static str,
+    /// What error texts say of it, with a verb: "the lock is".
+    pub(in crate::sync) subject: &'static str,
+    /// What an error text says of the holders that a busy answer names by a fence and a detail.
+    pub(in crate::sync) held_by: fn(&str, &str) -> String,
+    /// The format that all clients of the namespace agree on before they write its keys.
+    pub(in crate::sync) written: Written,
+    pub(in crate::sync) holders: Holders,
+    pub(in crate::sync) scripts: Scripts,
+}
+
+/// How many holders there may be at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sync) enum Holders {
+    One,
+    /// Calls of one process need not wait for each other's answers.
+    Several,
+}
+
+/// The scripts of a kind. All have the arguments and replies of those of the lock.
+#[derive(Debug)]
+pub(in crate::sync) struct Scripts {
+    pub(in crate::sync) acquire: &'static LazyScript,
+    pub(in crate::sync) release: &'static LazyScript,
+    /// Releases if no waiter is in the queue, which costs the server less. It answers `OTHERWISE`
+    /// if that may not be so.
+    pub(in crate::sync) release_alone: Option<&'static LazyScript>,
+    /// Passes what a holder has to a waiter of its own process.
+    pub(in crate::sync) pass: Option<&'static LazyScript>,
+    /// Renews leases of several names.
+    pub(in crate::sync) renew: &'static LazyScript,
+}
+
+/// Returns the script, which is parsed when it is first used.
+pub(in crate::sync) fn parsed(script: &'static LazyScript) -> &'static Script {
+    LazyLock::force(script)
+}

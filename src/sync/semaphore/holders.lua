@@ -1,0 +1,95 @@
+-- The holders of a semaphore: the prelude of its scripts between `queue.lua` and `grants.lua`.
+-- KEYS: 1 the semaphore, a hash: id to 'deadline fence process weight limit metadata', and 'used': the
+--   permits of all ids, 'fence': the last one, 'next': no lease ends before (ms). Its TTL is the longest lease.
+-- A detail is 'weight limit metadata'. Each request is granted by its own limit.
+local MOST_HOLDERS = 10000
+local state, drops = {}, {}
+
+local function parts(detail)
+  local weight, limit = string.match(detail, '^(%d+) (%d+) ')
+  return tonumber(weight), tonumber(limit)
+end
+
+-- Returns the deadline, the fence and the weight of a holder, nil if there is none of that id.
+local function holder(id)
+  local deadline, fence, weight = string.match(redis.call('HGET', KEYS[1], id) or '', '^(%d+) (%d+) %x+ (%d+) ')
+  return tonumber(deadline), fence, tonumber(weight)
+end
+
+local function take_out(id, weight)
+  redis.call('HDEL', KEYS[1], id)
+  state.used, state.changed = state.used - weight, true
+end
+
+-- Takes out the holders whose leases have ended. It looks at all, but only once the first of them may have.
+local function sweep()
+  local fields, soonest = redis.call('HGETALL', KEYS[1]), nil
+  for index = 1, #fields, 2 do
+    local deadline, weight = string.match(fields[index + 1], '^(%d+) %d+ %x+ (%d+) ')
+    if deadline and tonumber(deadline) <= now_ms then
+      take_out(fields[index], tonumber(weight))
+    elseif deadline then
+      soonest = math.min(soonest or tonumber(deadline), tonumber(deadline))
+    end
+  end
+  state.next, state.changed = soonest or 0, true
+end
+
+function kind.read()
+  local read = redis.pcall('HMGET', KEYS[1], 'used', 'fence', 'next')
+  local refused = refusal(read)
+  if refused then return refused end
+  state = {used = tonumber(read[1] or '0'), fence = tonumber(read[2] or '0'), next = tonumber(read[3] or '0')}
+  local foreign = not read[1] and redis.call('EXISTS', KEYS[1]) == 1
+  if foreign or not (state.used and state.fence and state.next) then return {'WRONGTYPE', 'holder'} end
+  return nil, state.fence
+end
+
+function kind.fence_of(id, detail)
+  local deadline, fence, weight = holder(id)
+  if not deadline then return nil end
+  if deadline > now_ms and weight >= parts(detail) then return fence end
+  -- It is over, or asks for more than it has: as if it had nothing.
+  take_out(id, weight)
+end
+
+function kind.fits(detail)
+  if not detail then return true end
+  local weight, limit = parts(detail)
+  if state.used + weight > limit and state.next <= now_ms then sweep() end
+  return state.used + weight <= limit and redis.call('HLEN', KEYS[1]) < MOST_HOLDERS
+end
+
+function kind.grant(fence, id, _, lease, process, detail)
+  local _, _, had = holder(id)
+  local deadline = now_ms + lease
+  state.used = state.used - (had or 0) + parts(detail)
+  state.next = state.used == parts(detail) and deadline or math.min(state.next, deadline)
+  state.fence, state.changed = tonumber(fence), false
+  local text = table.concat({string.format('%.0f', deadline), fence, process, detail}, ' ')
+  redis.call('HSET', KEYS[1], id, text, 'used', string.format('%.0f', state.used), 'fence', fence,
+    'next', string.format('%.0f', state.next))
+  if redis.call('PTTL', KEYS[1]) < tonumber(lease) then redis.call('PEXPIRE', KEYS[1], lease) end
+end
+
+function kind.drop(id)
+  local deadline, _, weight = holder(id)
+  if deadline then take_out(id, weight) end
+  return deadline and deadline > now_ms
+end
+
+function kind.settle()
+  if state.used == 0 then
+    redis.call('DEL', KEYS[1])
+  elseif state.changed then
+    redis.call('HSET', KEYS[1], 'used', string.format('%.0f', state.used), 'next', string.format('%.0f', state.next))
+  end
+end
+
+function kind.queued() end
+
+-- No seal: any holder may hand over, so a waiter asks again once it is told of a grant.
+function kind.busy()
+  local remaining = state.used == 0 and -1 or math.max(1, state.next - now_ms)
+  return {'BUSY', remaining, string.format('%.0f', last), string.format('%.0f', state.used), ''}
+end
