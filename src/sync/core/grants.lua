@@ -55,6 +55,8 @@ local function acquire(request, lease)
   local fence = kind.fence_of(mine, detail)
   if fence then
     kind.grant(fence, mine, nil, lease, process, detail)
+    -- It may have asked for less than it had.
+    if kind.fits() then hand_over() end
     return fence
   end
   local number = stand(mine, lease, process, detail)
