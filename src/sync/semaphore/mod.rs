@@ -6,7 +6,6 @@
 
 mod permits;
 
-use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -23,8 +22,8 @@ use crate::sync::core::kind::{Holders, Kind, Scripts};
 use crate::sync::core::request::AcquireRequest;
 use crate::time::OnOutage;
 
-script!(ACQUIRE = "acquire.lua" after "../core/queue.lua", "holders.lua", "../core/grants.lua");
-script!(RELEASE = "release.lua" after "../core/queue.lua", "holders.lua", "../core/grants.lua");
+script!(ACQUIRE = "../core/acquire.lua" after "../core/queue.lua", "holders.lua", "../core/grants.lua");
+script!(RELEASE = "../core/release.lua" after "../core/queue.lua", "holders.lua", "../core/grants.lua");
 script!(RENEW = "renew.lua");
 
 static SEMAPHORE: Kind = Kind {
@@ -48,7 +47,7 @@ static SEMAPHORE: Kind = Kind {
 ///
 /// A clone is another handle on the same name. All processes that use the same server and namespace
 /// share the permits of a name. At most 10,000 calls hold permits of one name at a time.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 #[must_use = "a semaphore limits nobody until permits are acquired"]
 pub struct Semaphore {
     acquirer: Acquirer,
@@ -179,15 +178,5 @@ impl Semaphore {
         }
         let detail = format!("{weight} {permits} {}", self.acquirer.metadata);
         self.acquirer.request(detail.into())
-    }
-}
-
-impl fmt::Debug for Semaphore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Semaphore")
-            .field("acquirer", &self.acquirer)
-            .field("permits", &self.permits)
-            .field("weight", &self.weight)
-            .finish()
     }
 }

@@ -41,7 +41,7 @@ const ALLOWED_WHEN_FULL: [(&str, &str); 7] = [
         "a hand-over replaces a lease by one of the same size",
     ),
     (
-        "sync/semaphore/release.lua",
+        "sync/core/release.lua",
         "each grant takes the place of a position in the queue",
     ),
     (

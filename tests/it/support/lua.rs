@@ -139,7 +139,7 @@ pub fn scripts() -> Vec<Script> {
         let directory = path.parent().unwrap_or(Path::new(""));
         for line in source.lines().filter(|line| line.starts_with("script!(")) {
             let quoted: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
-            let file = directory.join(quoted[0]);
+            let file = plain(&directory.join(quoted[0]));
             let preludes = quoted[1..].iter();
             let preludes = preludes.map(|prelude| plain(&directory.join(prelude)));
             let preludes: Vec<PathBuf> = preludes.collect();
