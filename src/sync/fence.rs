@@ -12,6 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Send it along with every write that the lock protects. Let the resource refuse a fence that is
 /// smaller than one it has seen. A holder that was stopped past its lease then does no harm
 /// (Kleppmann, "How to do distributed locking", 2016). A fence fits an `i64`.
+///
+/// Permits of a semaphore have such a number, too, which only events show. It protects nothing:
+/// several holders have permits at the same time, in any order of their fences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub(in crate::sync) u64);
 

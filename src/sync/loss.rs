@@ -1,28 +1,30 @@
-//! `LossReason`: why a guard no longer holds its lock. [`Guard::loss`](super::lock::Guard::loss)
-//! and [`Guard::lost`](super::lock::Guard::lost) return it.
+//! `LossReason`: why a grant is no longer held. [`Guard::lost`](super::lock::Guard::lost) and
+//! [`Permits::lost`](super::semaphore::Permits::lost) return it.
 //!
 //! Invariant: a loss has one reason, and the first one stays.
 
 use crate::error::{Error, ErrorKind};
 use crate::name::Name;
 
-/// Why a guard no longer holds its lock.
+/// Why a guard no longer holds its lock, or why permits are no longer held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossReason {
     /// The lease could not be renewed in time: the server could not be reached, or this process
-    /// stood still. Another client may hold the lock.
+    /// stood still. Another client may have been granted the same since.
     Expired,
     /// The server reports that the lease is gone: it expired, was deleted, or the data was lost.
     Taken,
-    /// [`Lock::break_lock`](super::lock::Lock::break_lock) took it away.
+    /// [`Lock::break_lock`](super::lock::Lock::break_lock) took the lock away. Permits cannot be
+    /// broken.
     Broken,
-    /// [`Lock::max_hold`](super::lock::Lock::max_hold) was reached.
+    /// [`Lock::max_hold`](super::lock::Lock::max_hold) or
+    /// [`Semaphore::max_hold`](super::semaphore::Semaphore::max_hold) was reached.
     MaxHold,
 }
 
 impl LossReason {
-    /// Returns the error about `name`, which `subject` and a verb call "the lock is".
+    /// Returns the error about `name`. `subject` says what was lost, with a verb: "the lock is".
     pub(in crate::sync) fn error(self, subject: &str, name: &Name) -> Error {
         let why = match self {
             Self::Expired => "the lease could not be renewed in time",

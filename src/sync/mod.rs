@@ -2,7 +2,7 @@
 //!
 //! Invariant: imports run one way, from a synchronizer to `core`. `core` is the mechanism:
 //! requests, the queues of this process and of the server, leases, and the keeper that renews and
-//! releases them. Each synchronizer is a thin face of it, with scripts of its own: `lock`,
+//! releases them. Each synchronizer is a thin face of it, with a kind of its own: `lock`,
 //! `semaphore`.
 
 mod core;

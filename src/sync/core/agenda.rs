@@ -5,9 +5,9 @@
 //! stands still, or is torn down, another task carries it out. Renewals that one script can make
 //! are taken together, with others that are due soon. No clock and no I/O here.
 //!
-//! Most jobs are taken off long before they are due, because a lock is released soon after it is
-//! acquired. So a job is sorted only when the keeper looks at the agenda. Until then it is in a
-//! list of unsorted jobs.
+//! Most jobs are taken off long before they are due, because most grants are released soon after
+//! they are made. So a job is sorted only when the keeper looks at the agenda. Until then it is in
+//! a list of unsorted jobs.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -103,7 +103,7 @@ pub(in crate::sync) struct Release {
     pub(in crate::sync) until: Instant,
     /// Whether a grant to the owner may still be in flight.
     pub(in crate::sync) answered: Answered,
-    /// The waiter to which the lock was to be passed under this owner.
+    /// The waiter to which the grant was to be passed under this owner.
     pub(in crate::sync) successor: Option<Arc<dyn Reclaim>>,
     /// What the owner held, or what was to be passed to it. It counts the releases in the
     /// background, so that the guard's own release can tell whether one of them came first.
@@ -116,7 +116,7 @@ pub(in crate::sync) struct Release {
     tried: bool,
 }
 
-/// A waiter to which a lock was to be passed inside the process.
+/// A waiter to which a grant was to be passed inside the process.
 pub(in crate::sync) trait Reclaim: fmt::Debug + Send + Sync {
     /// Puts the waiter back into the local queue, if the hand-over has not reported its outcome.
     fn reclaim(self: Arc<Self>, client: &Client);
@@ -129,8 +129,8 @@ pub(in crate::sync) enum Answered {
     /// Its only question may still arrive and be granted.
     No,
     /// All but the last, which may still arrive. The answered ones may have left the owner a
-    /// position in the server's queue. So it may be granted the lock twice: by a hand-over, and by
-    /// that question.
+    /// position in the server's queue. So it may be granted twice: by a hand-over, and by that
+    /// question.
     AllButLast,
 }
 
@@ -543,7 +543,7 @@ impl Release {
         }
     }
 
-    /// The release of what a waiter may come to have, to which the lock of `hold` is passed `now`.
+    /// The release of what a waiter may come to have, to which the grant of `hold` is passed `now`.
     pub(in crate::sync) fn of_successor(
         hold: &Arc<Hold>,
         (owner, lease): (Owner, Ttl),
@@ -654,8 +654,8 @@ const STANDS_STILL: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// The longest pause while a grant may still be in flight. It is short, because such a grant would
-/// keep the lock from everybody.
+/// The longest pause while a grant may still be in flight. It is short, because nobody uses such a
+/// grant, and others wait for it to end.
 const LONGEST_PAUSE_FOR_A_GRANT: Duration = Duration::from_secs(3);
 
 /// The first pause after a subscription that failed. Each pause is twice as long as the one before.

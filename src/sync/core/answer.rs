@@ -1,7 +1,7 @@
 //! `AcquireReply`: what the server answers to an acquire request.
 //!
-//! Invariant: an answer that cannot be read is an error, and was perhaps a grant. `Lock`, first
-//! tries and queue tasks read it, and the keeper judges errors here.
+//! Invariant: an answer that cannot be read is an error, and was perhaps a grant. `Acquirer` and
+//! queue tasks read it. First tries, queue tasks and the keeper judge errors here.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::Reply;
 use crate::sync::fence::Fence;
 
-/// What `acquire.lua` answered.
+/// What the script that acquires answered.
 pub(in crate::sync) enum AcquireReply {
     /// The fence, and a moment before the question was sent.
     Granted(Fence, Instant),
     Busy {
-        /// What is left of the holder's lease.
+        /// How long until the first lease of a holder may end. `None` if there is no lease.
         remaining: Option<Duration>,
-        /// The holder's fence. Every later grant is above it.
+        /// The fence of the holder, or the last one of the bucket. Every later grant is above it.
         above: Option<Fence>,
         /// The seal of the owner that hands over to the caller. `None` if that is not known.
         after: Option<Seal>,
-        /// The holder, as a text for people.
+        /// The holders, as a text for people.
         holder: String,
         /// A moment before the question was sent. Claims count from it.
         sent: Instant,
@@ -56,12 +56,12 @@ impl AcquireReply {
 pub(in crate::sync) struct LastBusy {
     /// A moment before the question was sent.
     pub(in crate::sync) sent: Instant,
-    /// The fence of the holder that the answer named. A grant to this process has a greater one.
+    /// The fence that the answer named. A grant to this process has a greater one.
     pub(in crate::sync) above: Fence,
     /// The seal of the owner that is expected to hand over to this process. `None` if that is not
     /// known.
     pub(in crate::sync) after: Option<Seal>,
-    /// What was left of the holder's lease.
+    /// How long it was until the first lease of a holder may end.
     pub(in crate::sync) remaining: Option<Duration>,
     /// What was asked for. Only a waiter on the same terms may have what is granted by push.
     pub(in crate::sync) asked: AcquireRequest,

@@ -1,11 +1,11 @@
 //! `FirstTry`: a caller's own question to the server, before it joins the local queue.
 //!
 //! Invariant: a first try that ends without using its reply leaves its owner to the keeper, so that
-//! a lock granted to no caller is released. If the caller does not poll it, the keeper takes it
-//! over (see [`watch`](super::watch)). Then its reply no longer counts, and a question that was not
-//! sent by then is not sent. The keeper may have released that owner long before.
+//! a grant without a caller is released. If the caller does not poll it, the keeper takes it over
+//! (see [`watch`](super::watch)). Then its reply no longer counts, and a question that was not sent
+//! by then is not sent. The keeper may have released that owner long before.
 //!
-//! `Lock::acquire` and `Lock::try_acquire` make first tries.
+//! `Acquirer` makes first tries.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use crate::sync::fence::Fence;
 use crate::time::Deadline;
 
 /// The right to ask the server for one name. One caller of a process has it at a time, beside
-/// callers that do not wait.
+/// callers on which no other depends.
 #[derive(Debug)]
 pub(in crate::sync) struct FirstTry {
     question: Arc<Question>,
@@ -114,7 +114,7 @@ impl FirstTry {
         attempt
     }
 
-    /// Asks for the lock. `None` if the keeper has taken the first try over before the answer came.
+    /// Asks the server. `None` if the keeper has taken the first try over before the answer came.
     ///
     /// Cancel safety: a dropped future never gets its answer. Drop the first try, too.
     pub(in crate::sync) async fn ask(
@@ -137,8 +137,8 @@ impl FirstTry {
         self.question.owner
     }
 
-    /// Ends a first try that was granted the lock by a command sent at `sent`. `None` if the keeper
-    /// has taken the first try over meanwhile. The keeper then gives the lock back.
+    /// Ends a first try that was granted by a command sent at `sent`. `None` if the keeper has
+    /// taken the first try over meanwhile. The keeper then gives the grant back.
     pub(in crate::sync) fn won(
         mut self,
         request: &AcquireRequest,
@@ -174,7 +174,7 @@ impl FirstTry {
         }
     }
 
-    /// Ends a first try that found the lock held. The caller joins the local queue. `last_busy` is
+    /// Ends a first try that was answered "busy". The caller joins the local queue. `last_busy` is
     /// its position in the server's queue.
     pub(in crate::sync) fn queued(
         mut self,
@@ -207,7 +207,7 @@ impl FirstTry {
         ticket
     }
 
-    /// Ends a first try that found the lock held, for a caller that does not wait.
+    /// Ends a first try that was answered "busy", for a caller that does not wait.
     pub(in crate::sync) fn lost(mut self) {
         match self.close() {
             true => self.leave_line(),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the local deadline only ever comes from an instant before a command was sent, plus
 //! the lease that the command set, less a margin for clocks of different rate. A hold that has
-//! ended stays ended. Guards read it without I/O. The keeper writes it.
+//! ended stays ended. Guards and permits read it without I/O. The keeper writes it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::sync::fence::Fence;
 use crate::sync::loss::LossReason;
 use crate::time::Ttl;
 
-/// One grant of a lock.
+/// One grant.
 #[derive(Debug)]
 pub(in crate::sync) struct Hold {
     pub(in crate::sync) keys: Arc<Keys>,
     pub(in crate::sync) owner: Owner,
     pub(in crate::sync) fence: Fence,
     pub(in crate::sync) lease: Ttl,
-    /// How often the lock has been passed on inside the process since the server's queue last
-    /// decided. It travels with the lock, because the local queue may be empty in between.
+    /// How often the grant has been passed on inside the process since the server's queue last
+    /// decided. It travels with the grant, because the local queue may be empty in between.
     pub(in crate::sync) local_handovers: u32,
     /// When `max_hold` ends the hold.
     pub(in crate::sync) limit: Option<Instant>,
-    /// When the command was sent that granted the lock, or that granted its claim.
+    /// When the command was sent that granted it, or that granted its claim.
     since: Instant,
     state: Mutex<State>,
     /// Wakes `lost` when the hold ends. A later deadline needs no wake: `lost` reads it again.
@@ -45,8 +45,8 @@ struct State {
     offer: Offer,
     /// When a push said that the lock was broken, if the server has not denied it since.
     said_to_be_broken: Option<Instant>,
-    /// How many releases in the background may have given up the lock, or what it was passed on to,
-    /// as far as known.
+    /// How many releases in the background may have given up the grant, or what it was passed on
+    /// to, as far as known.
     releases: u32,
 }
 
@@ -163,8 +163,8 @@ impl Hold {
         offered
     }
 
-    /// Returns whether others may queue for the lock, as far as can be told without I/O: the lock
-    /// was contended when it was granted, or was held for a while until `now`.
+    /// Returns whether others may queue for the name, as far as can be told without I/O: it was
+    /// contended when this was granted, or this was held for a while until `now`.
     pub(in crate::sync) fn may_be_queued_for(&self, now: Instant) -> bool {
         let held = now.saturating_duration_since(self.since);
         held >= A_WHILE || self.state().offer != Offer::Never
@@ -197,7 +197,7 @@ impl Hold {
         true
     }
 
-    /// Returns until when the lock is surely held, or how the hold ended. A hold past its deadline
+    /// Returns until when the grant is surely held, or how the hold ended. A hold past its deadline
     /// ends here.
     pub(in crate::sync) fn status(&self) -> Result<Instant, End> {
         self.status_at(Instant::now())
@@ -224,7 +224,7 @@ impl Hold {
         Err(self.state().end.unwrap_or(End::Lost(reason)))
     }
 
-    /// Notes that the lock is about to be released in the background.
+    /// Notes that the grant is about to be released in the background.
     pub(in crate::sync) fn releasing(&self) {
         self.state().releases += 1;
     }
@@ -234,7 +234,7 @@ impl Hold {
         self.state().releases -= 1;
     }
 
-    /// Returns whether a release in the background may have given up the lock.
+    /// Returns whether a release in the background may have given up the grant.
     pub(in crate::sync) fn may_be_released(&self) -> bool {
         self.state().releases > 0
     }
@@ -272,7 +272,7 @@ pub(in crate::sync) fn sure_until(sent: Instant, lease: Ttl) -> Instant {
     sent + lease.saturating_sub(lease / 100 + Duration::from_millis(2))
 }
 
-/// How long a lock is held before others may have come to queue for it.
+/// How long a grant is held before others may have come to queue for its name.
 const A_WHILE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

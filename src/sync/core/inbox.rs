@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::net::pubsub::Notice;
 use crate::sync::fence::{Fence, TOO_LARGE};
 
-/// The owners that may be granted a lock by push.
+/// The owners that may receive a grant by push.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Inboxes(Mutex<ByOwner<Arc<Mailbox>>>);
 
@@ -71,7 +71,7 @@ impl Inboxes {
         if keys.hearing(client) == Hearing::Pushes {
             return true;
         }
-        // Weak: the pub/sub connection keeps the listener, and must not keep the client's locks
+        // Weak: the pub/sub connection keeps the listener, and must not keep the client's registry
         // alive.
         let (inboxes, keeper) = (Arc::downgrade(self), Arc::downgrade(keeper));
         let channel = keys.channel.clone();

@@ -55,7 +55,7 @@ pub(in crate::sync) async fn renew(keeper: Arc<Keeper>, client: Client, holds: V
                 keeper.slot_by_slot();
             }
             if error.kind() == ErrorKind::Forbidden && holds.len() > 1 {
-                // It may be about one of the locks only. The others must not be lost with it.
+                // It may be about one of the names only. The other leases must not be lost with it.
                 join_all(
                     holds
                         .into_iter()
@@ -151,7 +151,7 @@ pub(in crate::sync) async fn release(keeper: Arc<Keeper>, client: Client, releas
 #[derive(Clone, Copy)]
 enum Outcome {
     Released,
-    /// The owner has nothing. Another owner may have the lock, also one that is not a client of
+    /// The owner has nothing. Another owner may hold the name, also one that is not a client of
     /// this format.
     NotHeld,
     /// The owner may still have what it had.
@@ -170,7 +170,7 @@ impl Outcome {
                 (Ok("WRONGTYPE"), _) => Self::NoEffect,
                 _ => Self::Unknown,
             },
-            // The server says so about the key of the lock, which the script reads before all
+            // The server says so about the key of the holders, which the script reads before all
             // others.
             Err(error) if error.kind() == ErrorKind::WrongType => Self::NotHeld,
             Err(error) if had_no_effect(error) => Self::NoEffect,

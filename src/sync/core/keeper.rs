@@ -7,9 +7,9 @@
 //! caller to be polled. Notes outlive the runtimes of the tasks that carry them out, and keep no
 //! client alive by themselves.
 //!
-//! Each runtime in which locks of the client are called has one keeper task. All of them look at
-//! one agenda, and each takes what is due a little later than the tasks before it. So while one
-//! runtime is driven, every note is carried out. Work is done twice only if a task stops in
+//! Each runtime in which synchronizers of the client are called has one keeper task. All of them
+//! look at one agenda, and each takes what is due a little later than the tasks before it. So while
+//! one runtime is driven, every note is carried out. Work is done twice only if a task stops in
 //! between. That does no harm: a second renewal renews the same lease, and an owner is never used
 //! again.
 //!
@@ -51,8 +51,8 @@ pub(in crate::sync) enum Work {
     Done,
 }
 
-/// What the tasks of the keeper do. The tasks need every part of the locks. The keeper needs none
-/// of them, so it knows its tasks only by this trait.
+/// What the tasks of the keeper do. The tasks need every part of the mechanism. The keeper needs
+/// none of them, so it knows its tasks only by this trait.
 pub(in crate::sync) trait Worker: fmt::Debug + Send + Sync {
     /// Carries out what is noted at the keeper, until there is nothing to keep.
     fn keep(self: Arc<Self>, guard: TaskGuard) -> BoxFuture<'static, ()>;
@@ -195,7 +195,7 @@ impl Keeper {
         nudged(nudges);
     }
 
-    /// Does the same for a lock that is passed on inside the process, unless the keeper has tried
+    /// Does the same for a grant that is passed on inside the process, unless the keeper has tried
     /// to release it meanwhile. Returns whether `hold` is kept.
     pub(in crate::sync) fn keep_passed(
         &self,
@@ -241,7 +241,7 @@ impl Keeper {
         Self::noted(state, client, first);
     }
 
-    /// Stops renewing, because the holder is releasing or has lost the lock. A release in the
+    /// Stops renewing, because the holder is releasing or has lost its lease. A release in the
     /// background stays on the agenda: the guard may have been dropped while its renewal was in
     /// flight.
     pub(in crate::sync) fn forget(&self, owner: Owner) {
@@ -323,7 +323,7 @@ impl Keeper {
         Self::noted(state, client, first);
     }
 
-    /// Notes that the lock of `hold` is about to be passed on to `successor`. If no outcome is
+    /// Notes that the grant of `hold` is about to be passed on to `successor`. If no outcome is
     /// reported in time, the keeper releases what both owners have, and puts the successor back
     /// into the local queue.
     pub(in crate::sync) fn release_unless_passed(
@@ -378,7 +378,7 @@ impl Keeper {
         self.release(client, release, Instant::now());
     }
 
-    /// Releases whatever a waiter has, or may come to have, to which the lock of `hold` was to be
+    /// Releases whatever a waiter has, or may come to have, to which the grant of `hold` was to be
     /// passed.
     pub(in crate::sync) fn discard_successor(
         &self,

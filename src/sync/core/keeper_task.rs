@@ -1,7 +1,7 @@
 //! The tasks of the keeper: what is due becomes calls.
 //!
 //! Invariant: a task keeps the registry alive only while it runs. It ends when there is nothing to
-//! keep. The keeper spawns the tasks, and `Client::lock` gets its registry here.
+//! keep. The keeper spawns the tasks, and each `Acquirer` gets its registry here.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::queue_task::QueueTask;
 use super::registry::Registry;
 use crate::client::Client;
 
-/// Returns what the locks of `client` share.
+/// Returns what the synchronizers of `client` share.
 pub(in crate::sync) fn registry(client: &Client) -> Arc<Registry> {
     let locks = client.shared(Registry::default);
     locks.keeper().employ(|| {
@@ -100,8 +100,8 @@ fn jobs(locks: &Arc<Registry>, client: &Client, due: Due) -> Vec<BoxFuture<'stat
     }
     for mut holds in due.batches {
         holds.retain(|hold| {
-            // An ended hold must not be renewed: its guard has reported the loss, and the lock must
-            // become free.
+            // An ended hold must not be renewed: its guard has reported the loss, and what it held
+            // must become free.
             let ended = hold.status().is_err();
             if ended {
                 keeper.retire(client, hold);

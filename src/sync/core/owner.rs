@@ -1,4 +1,4 @@
-//! `Owner`: the identity under which the server grants a lock, or queues for one.
+//! `Owner`: the identity to which the server makes a grant, or gives a position in its queue.
 //!
 //! Invariant: nothing that can be read in Redis forges a grant. The server holds the id of an
 //! owner, which is the digest of a secret. The secret is told once, at a hand-over, to the next
@@ -34,7 +34,7 @@ impl Owner {
         Self { id, secret }
     }
 
-    /// Returns an owner of the same process, to which the lock is passed. It has an id of its own,
+    /// Returns an owner of the same process, to which the grant is passed. It has an id of its own,
     /// under the same seal. From the seal, the waiters of other processes know which push to
     /// believe.
     pub(in crate::sync) fn successor(self) -> Self {
@@ -175,7 +175,7 @@ impl fmt::Debug for Owner {
 /// Whether a release tells the owner's secret, which proves a grant to the next in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Secret {
-    /// The owner knew that it had the lock, so it may hand it over.
+    /// The owner knew of its grant, so it may hand over.
     Said,
     /// The owner did not know of a grant, and others may be queued behind it. The next one asks the
     /// server.

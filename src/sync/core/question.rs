@@ -33,7 +33,7 @@ pub(in crate::sync) struct Question {
 pub(in crate::sync) enum Stands {
     /// They do: others of this process wait for its answer.
     InLine,
-    /// They do not: its caller asks beside them, and does not wait.
+    /// They do not: its caller asks beside them.
     Aside,
 }
 

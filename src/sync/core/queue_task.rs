@@ -4,13 +4,14 @@
 //! say how old it is: the message may have lain in a socket while this process was stopped. But the
 //! grant is younger than the last "busy" that was answered to its owner. So its claim counts from
 //! before that question was sent. The message is believed only under two conditions. Its fence is
-//! above that of the holder in that answer, and it brings the secret to the seal of the client that
-//! was to hand over. Otherwise the task asks the server again. The server answers an owner that
-//! already holds as it did the first time.
+//! above the one in that answer, and it brings the secret to the seal of the client that was to
+//! hand over. Otherwise the task asks the server again. The server answers an owner that already
+//! holds as it did the first time. An answer without a seal, as a semaphore gives it, makes the
+//! task ask again after each push.
 //!
-//! Pushes wake the task. A timer on the holder's lease covers holders that crash, and a heartbeat
-//! covers everything else. Without pushes the task asks by timer alone, and keeps its position in
-//! the queue all the same.
+//! Pushes wake the task. A timer on the leases of the holders covers those that crash, and a
+//! heartbeat covers everything else. Without pushes the task asks by timer alone, and keeps its
+//! position in the queue all the same.
 //!
 //! Tickets, first tries, releases and the keeper start it.
 
@@ -86,7 +87,7 @@ impl QueueTask {
         inbox: Option<(GrantInbox, LastBusy)>,
     ) {
         let Some((number, nudge)) = locks.begin_queue_task(keys) else {
-            // No task uses this position, so it would be granted the lock for no waiter.
+            // No task uses this position, so it would receive a grant for no waiter.
             if let Some((inbox, last_busy)) = inbox {
                 let (owner, asked) = (inbox.owner, (client.deadline().at, last_busy.asked.lease));
                 let keeper = locks.keeper();
@@ -184,7 +185,7 @@ impl QueueTask {
         self.over = true;
     }
 
-    /// Asks the server for the lock, or for a position in its queue.
+    /// Asks the server for a grant, or for a position in its queue.
     async fn ask(&mut self, front: &AcquireRequest) -> Asked {
         self.missed = self.client.resync(&self.keys.channel);
         let hears = self.hears(front).await;
@@ -350,8 +351,7 @@ impl QueueTask {
 
 impl Drop for QueueTask {
     /// Runs when no call waits any more, or the task was torn down. Gives up the position in the
-    /// queue, and the lock if it was granted without the task knowing. Waiters that are left get
-    /// another task.
+    /// queue, and a grant of which the task does not know. Waiters that are left get another task.
     fn drop(&mut self) {
         self.give_up();
         if !self.over && self.locks.torn_down(&self.keys, self.number) {

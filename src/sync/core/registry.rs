@@ -1,9 +1,11 @@
-//! `Registry`: what one client knows of its locks, and the local queue of each contended name.
+//! `Registry`: what one client knows of its synchronizers, and the local queue of each contended
+//! name.
 //!
 //! Invariant: for each name, at most one call of this process asks the server for itself and the
 //! others. The others wait in its [`LocalQueue`]. Beside it, calls that do not wait may ask for
-//! themselves. While a local queue has waiters, a [queue task](super::queue_task) queues for them
-//! on the server. State is kept only while a call asks or waits.
+//! themselves, and so may calls for what several may hold, while none of them has to wait. While a
+//! local queue has waiters, a [queue task](super::queue_task) queues for them on the server. State
+//! is kept only while a call asks or waits.
 //!
 //! First tries, tickets, queue tasks and releases use it.
 
@@ -30,11 +32,11 @@ use crate::pulse::Pulse;
 use crate::sync::fence::Fence;
 use crate::time::Ttl;
 
-/// What the locks of one client share.
+/// What the synchronizers of one client share.
 #[derive(Debug, Default)]
 pub(in crate::sync) struct Registry {
     queues: Mutex<SeededMap<Key, LocalQueue>>,
-    /// The owners that may be granted a lock by push.
+    /// The owners that may receive a grant by push.
     inboxes: Arc<Inboxes>,
     /// Shared with guards and handles, which leave notes when they are dropped.
     keeper: Arc<Keeper>,
@@ -53,7 +55,7 @@ pub(in crate::sync) struct LocalQueue {
     pub(in crate::sync) waiters: VecDeque<LocalWaiter>,
     /// Tells the queue task that a waiter has come or left. Made with the first waiter.
     nudge: Option<Arc<Notify>>,
-    /// The holder in the server's last answer. `None` before the first.
+    /// The holders in the server's last answer. `None` before the first.
     pub(in crate::sync) holder: Option<String>,
     /// The error of the last question, if the server did not answer it.
     trouble: Option<Error>,
@@ -182,7 +184,7 @@ impl Registry {
         queue.is_some_and(|queue| !queue.waiters.is_empty() || queue.queue_task.is_some())
     }
 
-    /// Returns whether others of this process wait for the lock, by a recent answer of the server.
+    /// Returns whether others of this process wait for the name, by a recent answer of the server.
     /// Returns an error if the server could not be asked for them. If the server has not answered
     /// for a while, returns `false`, and the caller asks for itself.
     pub(in crate::sync) fn waited_for(&self, request: &AcquireRequest) -> Result<bool> {
@@ -193,7 +195,7 @@ impl Registry {
         };
         match queue.trouble() {
             Some(trouble) => Err(trouble.with_key(&keys.name)),
-            // Without a recent answer, nothing says that the lock is still held.
+            // Without a recent answer, nothing says that the name is not free.
             None => Ok(!queue.waiters.is_empty() && !queue.is_unanswered()),
         }
     }
@@ -340,7 +342,8 @@ impl Registry {
         true
     }
 
-    /// Hands a grant to its waiter. If the waiter has left, the dropped grant releases the lock.
+    /// Hands a grant to its waiter. If the waiter has left, the grant is dropped, which releases
+    /// it.
     pub(in crate::sync) fn hand_to(
         &self,
         waiting: LocalWaiter,
@@ -357,7 +360,7 @@ impl Registry {
         let _ = waiting.reply.send(Ok(held));
     }
 
-    /// Does the same for a lock that is passed on inside the process. Returns the waiter if the
+    /// Does the same for a grant that is passed on inside the process. Returns the waiter if the
     /// keeper has given up the hand-over meanwhile.
     pub(in crate::sync) fn pass_to(
         &self,

@@ -1,10 +1,10 @@
-//! Releasing a lock: to a waiter of this process, or to the server's queue.
+//! Releasing a grant: to a waiter of this process, or to the server's queue.
 //!
 //! Invariant: however a release ends, the lease of the former holder and that of the successor are
-//! either settled or left to the keeper. A successor that was not granted the lock is back in the
+//! either settled or left to the keeper. A successor to which nothing was granted is back in the
 //! local queue. Neither depends on the runtime in which the release was called.
 //!
-//! `Guard::release` calls it. A dropped guard leaves its release to the keeper instead.
+//! `Guard::release` and `Permits::release` call it. What is dropped instead is left to the keeper.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -49,7 +49,7 @@ pub(in crate::sync) async fn release(
     }
 }
 
-/// Passes the lock of `hold` to a waiter of this process.
+/// Passes the grant of `hold` to a waiter of this process.
 async fn pass_on(
     locks: &Arc<Registry>,
     client: &Client,
@@ -127,8 +127,7 @@ async fn give_back(
         if reply.status()? != "OTHERWISE" {
             break reply;
         }
-        // A waiter is in the queue, or the lock is not held any more. The full script finds out
-        // which.
+        // A waiter is in the queue, or nothing is held any more. The full script finds out which.
         call = hold.keys.release(hold.owner, Secret::Said);
     };
     let held = match reply.status()? {
@@ -145,7 +144,7 @@ async fn give_back(
 }
 
 /// Wakes the queue task after a local hand-over. A task without waiters then gives up its position.
-/// This does not happen sooner, because a successor that is not granted the lock goes on waiting at
+/// This does not happen sooner, because a successor to which nothing is granted goes on waiting at
 /// that position.
 fn passed(locks: &Registry, keys: &Keys) {
     if let Some(queue) = locks.queues().get_mut(keys.holders())
@@ -155,7 +154,7 @@ fn passed(locks: &Registry, keys: &Keys) {
     }
 }
 
-/// Takes the waiter to which the lock is passed inside the process. `None` when the server's queue
+/// Takes the waiter to which the grant is passed inside the process. `None` when the server's queue
 /// must decide.
 fn successor(locks: &Registry, hold: &Hold) -> Option<(LocalWaiter, &'static LazyScript)> {
     // A kind without a script for it passes nothing on.
@@ -172,12 +171,12 @@ fn successor(locks: &Registry, hold: &Hold) -> Option<(LocalWaiter, &'static Laz
     Some((next?, pass))
 }
 
-/// A waiter of this process to which the lock is passed, under an owner of its own.
+/// A waiter of this process to which the grant is passed, under an owner of its own.
 #[derive(Debug)]
 struct Successor {
     owner: Owner,
     lease: Ttl,
-    /// `None` once the waiter has the lock, or is back in the local queue.
+    /// `None` once the waiter has its grant, or is back in the local queue.
     waiting: Mutex<Option<LocalWaiter>>,
     /// Weak: the keeper, which the registry owns, keeps this on its agenda.
     locks: Weak<Registry>,
@@ -241,7 +240,7 @@ struct LocalHandOver {
 }
 
 impl LocalHandOver {
-    /// Passes the lock on. Spawned by the holder's release, which waits for it. If its runtime
+    /// Passes the grant on. Spawned by the holder's release, which waits for it. If its runtime
     /// ends, or it panics, it is dropped. If it stands still, the keeper does its work.
     async fn run(mut self, call: Call) -> Result<()> {
         let (hold, locks) = (self.hold.clone(), self.locks.clone());
@@ -345,6 +344,6 @@ fn torn_down(hold: &Hold) -> Error {
     Error::new(ErrorKind::Disconnected, message).with_key(&hold.keys.name)
 }
 
-/// How often the lock is passed on inside one process before the server's queue decides, so that
+/// How often a grant is passed on inside one process before the server's queue decides, so that
 /// other processes get their turn.
 const MOST_LOCAL_HANDOVERS: u32 = 16;

@@ -32,8 +32,8 @@ pub(in crate::sync) struct AcquireRequest {
 pub(in crate::sync) enum Queueing {
     /// It takes no position.
     No,
-    /// It takes a position and receives no pushes. It asks every now and then whether it was
-    /// granted the lock.
+    /// It takes a position and receives no pushes. It asks every now and then whether it has
+    /// received a grant.
     Asking,
     /// It takes a position, and is told of its grant by push.
     Listening,

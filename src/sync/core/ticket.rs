@@ -1,7 +1,7 @@
 //! `Ticket`: the handle of a call on its position in the local queue.
 //!
 //! Invariant: a ticket that is dropped leaves the queue, and gives up what was granted to it
-//! meanwhile. `Lock::acquire` waits on it.
+//! meanwhile. `Acquirer::acquire` waits on it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -108,8 +108,7 @@ impl Ticket {
         if let Some(trouble) = queue.and_then(LocalQueue::trouble) {
             return trouble;
         }
-        // If the server does not answer now, the cause is not that another client held the lock a
-        // while ago.
+        // If the server does not answer now, the cause is not that others were holders a while ago.
         let queue = queue.filter(|queue| !queue.is_unanswered());
         if let Some(holder) = queue.and_then(|queue| queue.holder.as_ref()) {
             return contended(self.asks.keys.kind, holder);

@@ -3,10 +3,10 @@
 //! Invariant: a future that nobody polls keeps nothing that others depend on for longer than a few
 //! looks take. Two such things exist. The first is a question that a caller asks by itself, which
 //! makes an uncontended `acquire` fast. The others of the process wait for its answer, and the
-//! server may have granted it the lock. The second is a grant that was handed to a waiter. Each is
-//! taken off either by its caller, who then has it, or by the keeper, which then releases it. When
-//! such a caller is polled again, it joins the end of the local queue, and sends nothing of its
-//! former question. All other work of callers runs in tasks.
+//! server may have granted what it asks for. The second is a grant that was handed to a waiter.
+//! Each is taken off either by its caller, who then has it, or by the keeper, which then releases
+//! it. When such a caller is polled again, it joins the end of the local queue, and sends nothing
+//! of its former question. All other work of callers runs in tasks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
