@@ -9,19 +9,25 @@
 //! they are made. So a job is sorted only when the keeper looks at the agenda. Until then it is in
 //! a list of unsorted jobs.
 
+mod release;
+mod renewal;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use renewal::{
+    ALONG, FIRST_PAUSE_OF_LISTENING, LONGEST_PAUSE_OF_LISTENING, Listening, Renewal,
+    SHORTEST_PAUSE, again,
+};
 use tokio::time::Instant;
+
+pub(in crate::sync) use release::{Answered, Reclaim, Release};
 
 use super::hold::Hold;
 use super::keys::Keys;
-use super::owner::{ByOwner, Owner, Secret};
-use crate::client::Client;
+use super::owner::{ByOwner, Owner};
 use crate::key::Key;
-use crate::time::Ttl;
 
 /// The jobs of the keeper, and the channels to subscribe again.
 #[derive(Debug, Default)]
@@ -67,71 +73,6 @@ struct Job {
 enum Task {
     Renew(Renewal),
     Release(Release),
-}
-
-/// The lease of a live guard.
-#[derive(Debug)]
-struct Renewal {
-    hold: Arc<Hold>,
-    /// When to renew the lease.
-    at: Instant,
-    listening: Listening,
-    /// How long to wait after the next failed subscription.
-    pause: Duration,
-    /// When the renewal was last taken to be sent. `None` before the first time.
-    asked: Option<Instant>,
-}
-
-/// Whether a holder learns of `break_lock` by push.
-#[derive(Debug, Clone, Copy)]
-enum Listening {
-    /// It does, as far as known.
-    Told,
-    /// Its channel is to be subscribed at this time.
-    Due(Instant),
-    /// Its channel is being subscribed. If there is no outcome by this time, the task that does it
-    /// stands still.
-    UnderWay(Instant),
-}
-
-/// The release of a lease, or of a position in the server's queue, that no caller uses any more.
-#[derive(Debug, Clone)]
-pub(in crate::sync) struct Release {
-    pub(in crate::sync) owner: Owner,
-    pub(in crate::sync) keys: Arc<Keys>,
-    /// When everything that the owner could have has run out by itself.
-    pub(in crate::sync) until: Instant,
-    /// Whether a grant to the owner may still be in flight.
-    pub(in crate::sync) answered: Answered,
-    /// The waiter to which the grant was to be passed under this owner.
-    pub(in crate::sync) successor: Option<Arc<dyn Reclaim>>,
-    /// What the owner held, or what was to be passed to it. It counts the releases in the
-    /// background, so that the guard's own release can tell whether one of them came first.
-    pub(in crate::sync) hold: Option<Arc<Hold>>,
-    /// Whether the release tells the owner's secret to the next holder.
-    pub(in crate::sync) secret: Secret,
-    /// How long to wait before the next try.
-    pause: Duration,
-    /// Whether the release was taken to be sent.
-    tried: bool,
-}
-
-/// A waiter to which a grant was to be passed inside the process.
-pub(in crate::sync) trait Reclaim: fmt::Debug + Send + Sync {
-    /// Puts the waiter back into the local queue, if the hand-over has not reported its outcome.
-    fn reclaim(self: Arc<Self>, client: &Client);
-}
-
-/// Whether the server has answered all questions of an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::sync) enum Answered {
-    Yes,
-    /// Its only question may still arrive and be granted.
-    No,
-    /// All but the last, which may still arrive. The answered ones may have left the owner a
-    /// position in the server's queue. So it may be granted twice: by a hand-over, and by that
-    /// question.
-    AllButLast,
 }
 
 /// What is to be done now.
@@ -353,11 +294,7 @@ impl Agenda {
         };
         // The last try is at `until`, when nothing can be left.
         let at = (now + release.pause.min(longest)).min(release.until.max(now));
-        let longest = match release.answered {
-            Answered::Yes => LONGEST_PAUSE,
-            Answered::No | Answered::AllButLast => LONGEST_PAUSE_FOR_A_GRANT,
-        };
-        release.pause = (release.pause * 4).min(longest);
+        release.pause = (release.pause * 4).min(release.answered.longest_pause());
         self.move_to(owner, at);
     }
 
@@ -514,105 +451,6 @@ impl Agenda {
     }
 }
 
-impl Release {
-    fn new(owner: Owner, keys: &Arc<Keys>, until: Instant) -> Self {
-        Self {
-            owner,
-            keys: keys.clone(),
-            until,
-            answered: Answered::Yes,
-            successor: None,
-            hold: None,
-            secret: Secret::Kept,
-            pause: FIRST_PAUSE,
-            tried: false,
-        }
-    }
-
-    /// The release of what an owner without a guard asked for: `lease` at most, by questions of
-    /// which none was sent after `last`.
-    pub(in crate::sync) fn of_question(
-        owner: Owner,
-        keys: &Arc<Keys>,
-        (last, lease): (Instant, Ttl),
-        answered: Answered,
-    ) -> Self {
-        Self {
-            answered,
-            ..Self::new(owner, keys, last + lease.duration())
-        }
-    }
-
-    /// The release of what a waiter may come to have, to which the grant of `hold` is passed `now`.
-    pub(in crate::sync) fn of_successor(
-        hold: &Arc<Hold>,
-        (owner, lease): (Owner, Ttl),
-        successor: Arc<dyn Reclaim>,
-        answered: Answered,
-        now: Instant,
-    ) -> Self {
-        // The hand-over is sent after `now`, and may be in flight for a while.
-        let until = now + lease.duration() + ON_ITS_WAY;
-        Self {
-            successor: Some(successor),
-            hold: Some(hold.clone()),
-            answered,
-            secret: Secret::Said,
-            ..Self::new(owner, &hold.keys, until)
-        }
-    }
-
-    /// The release of what a guard holds, as of `now`.
-    pub(in crate::sync) fn of(hold: &Arc<Hold>, now: Instant) -> Self {
-        let until = now + hold.lease.duration();
-        Self {
-            hold: Some(hold.clone()),
-            secret: Secret::Said,
-            ..Self::new(hold.owner, &hold.keys, until)
-        }
-    }
-
-    /// Returns whether nothing is left to be released once the server has answered `RELEASED`.
-    pub(in crate::sync) fn ends_with_a_release(&self) -> bool {
-        self.answered != Answered::AllButLast
-    }
-
-    /// Returns whether nothing is left to be released once the server has answered `NOT_HELD`.
-    pub(in crate::sync) fn ends_without_a_release(&self) -> bool {
-        self.answered == Answered::Yes
-    }
-}
-
-impl Renewal {
-    /// Returns when the first of these is due: the renewal, the subscription, or the end by
-    /// `max_hold`.
-    fn due(&self) -> Instant {
-        let listen = self.listening.next();
-        let at = listen.map_or(self.at, |listen| listen.min(self.at));
-        self.hold.limit.map_or(at, |limit| limit.min(at))
-    }
-
-    /// Returns whether the lease is renewed early, because others are renewed now. One whose
-    /// renewal is in flight is not.
-    fn goes_along(&self, now: Instant) -> bool {
-        let lease = self.hold.lease.duration();
-        let under_way = self
-            .asked
-            .is_some_and(|asked| self.at < asked + lease / ALONG);
-        !under_way && self.at <= now + lease / ALONG
-    }
-}
-
-impl Listening {
-    /// Returns when to subscribe next.
-    fn next(self) -> Option<Instant> {
-        match self {
-            Self::Told => None,
-            Self::Due(at) | Self::UnderWay(at) => Some(at),
-        }
-    }
-}
-
 /// Groups holds by the channel on which their holders are told.
 fn by_channel(mut holds: Vec<Arc<Hold>>) -> Vec<Vec<Arc<Hold>>> {
     holds.sort_unstable_by(|one, other| one.keys.channel.cmp(&other.keys.channel));
@@ -620,17 +458,8 @@ fn by_channel(mut holds: Vec<Arc<Hold>>) -> Vec<Vec<Arc<Hold>>> {
     channels.map(<[_]>::to_vec).collect()
 }
 
-/// After how long a renewal that was not answered is sent again, beside the question in flight. The
-/// first is not given up: its answer counts, however late it comes.
-fn again(lease: Duration) -> Duration {
-    (lease / 24).max(SHORTEST_PAUSE)
-}
-
-/// A lease is renewed after each `1 / ROUND` of its length ..
+/// A lease is renewed after each `1 / ROUND` of its length.
 pub(in crate::sync) const ROUND: u32 = 3;
-
-/// .. or up to `1 / ALONG` of its length earlier, together with others.
-const ALONG: u32 = 6;
 
 /// How many owners the list of the unsorted has at least, before those are dropped whose jobs were
 /// taken off.
@@ -639,28 +468,9 @@ const MOST_UNSORTED: usize = 64;
 /// How many leases one script renews at most.
 const LARGEST_BATCH: usize = 100;
 
-/// The shortest pause between two questions for one lease.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-
-/// How long a call that may grant a lease may be in flight.
-const ON_ITS_WAY: Duration = Duration::from_secs(10);
-
 /// How long a release or a subscription may take. After that, the task that carries it out stands
 /// still.
 const STANDS_STILL: Duration = Duration::from_secs(10);
-
-/// The first pause between two tries to release. Each pause is four times as long as the one
-/// before.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
-/// The longest pause while a grant may still be in flight. It is short, because nobody uses such a
-/// grant, and others wait for it to end.
-const LONGEST_PAUSE_FOR_A_GRANT: Duration = Duration::from_secs(3);
-
-/// The first pause after a subscription that failed. Each pause is twice as long as the one before.
-const FIRST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE_OF_LISTENING: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests;

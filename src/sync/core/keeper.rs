@@ -24,9 +24,9 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::agenda::{Answered, Due, ROUND, Reclaim, Release};
+use super::agenda::{Answered, ROUND, Reclaim, Release};
 use super::hold::{End, Hold};
-use super::keeper_state::{IDLE, KeeperTask, LOOK, Look, OVERDUE, QUIET, State, by_slot, patience};
+use super::keeper_state::{KeeperTask, LOOK, Look, OVERDUE, State, Work, by_slot};
 use super::keys::{Hearing, Keys};
 use super::owner::Owner;
 use super::question::Question;
@@ -42,13 +42,6 @@ pub(in crate::sync) struct Keeper {
     /// Set before anything is noted. If it is gone, the client is gone, and leases end by
     /// themselves.
     worker: OnceLock<Weak<dyn Worker>>,
-}
-
-/// Whether a task of the keeper is carrying something out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::sync) enum Work {
-    UnderWay,
-    Done,
 }
 
 /// What the tasks of the keeper do. The tasks need every part of the mechanism. The keeper needs
@@ -498,44 +491,7 @@ impl Keeper {
 
     /// Returns what the task with this number does now. `None` if the task is not needed any more.
     pub(in crate::sync) fn look(&self, number: u64, work: Work) -> Option<Look> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let place = state.tasks.iter().position(|task| task.number == number)?;
-        let patience = patience(state.ahead_of(place));
-        // A task that has others before it takes only what they have left undone for a while.
-        let since = now.checked_sub(patience).unwrap_or(now);
-        let look = state.look_at.is_some_and(|at| at <= since);
-        let due = match state.client {
-            Some(_) => state.agenda.take(since, now),
-            None => Due::default(),
-        };
-        let unattended = std::mem::take(&mut state.unattended);
-        if work == Work::Done && state.is_idle() && state.handles == 0 && unattended.is_empty() {
-            let since = *state.tasks[place].quiet_since.get_or_insert(now);
-            if now.duration_since(since) >= QUIET {
-                // Whatever is noted from here on starts another task. The client need not be
-                // dropped here: an idle keeper has none.
-                state.tasks.remove(place);
-                return None;
-            }
-        } else {
-            state.tasks[place].quiet_since = None;
-        }
-        let rest = now + IDLE;
-        if look {
-            // The callers that are woken now have until the next look to be polled.
-            state.look_at = Some(now + LOOK);
-        }
-        let first = state.agenda.first().into_iter().chain(state.look_at).min();
-        let next = first.map_or(rest, |at| rest.min(at + patience));
-        state.tasks[place].wakes_at = next;
-        Some(Look {
-            due,
-            look,
-            unattended,
-            client: state.client.clone(),
-            next,
-        })
+        self.state().look(number, work, Instant::now())
     }
 }
 

@@ -75,6 +75,13 @@ pub(in crate::sync) struct Look {
     pub(in crate::sync) next: Instant,
 }
 
+/// Whether a task of the keeper is carrying something out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sync) enum Work {
+    UnderWay,
+    Done,
+}
+
 impl State {
     /// Returns whether there is nothing to do, now or later.
     pub(in crate::sync) fn is_idle(&self) -> bool {
@@ -96,6 +103,47 @@ impl State {
             true => self.client.take(),
             false => None,
         }
+    }
+
+    /// Returns what the task with this number does at `now`. `None` if the task is not needed any
+    /// more.
+    pub(in crate::sync) fn look(&mut self, number: u64, work: Work, now: Instant) -> Option<Look> {
+        let place = self.tasks.iter().position(|task| task.number == number)?;
+        let patience = patience(self.ahead_of(place));
+        // A task that has others before it takes only what they have left undone for a while.
+        let since = now.checked_sub(patience).unwrap_or(now);
+        let look = self.look_at.is_some_and(|at| at <= since);
+        let due = match self.client {
+            Some(_) => self.agenda.take(since, now),
+            None => Due::default(),
+        };
+        let unattended = std::mem::take(&mut self.unattended);
+        if work == Work::Done && self.is_idle() && self.handles == 0 && unattended.is_empty() {
+            let since = *self.tasks[place].quiet_since.get_or_insert(now);
+            if now.duration_since(since) >= QUIET {
+                // Whatever is noted from here on starts another task. The client need not be
+                // dropped here: an idle keeper has none.
+                self.tasks.remove(place);
+                return None;
+            }
+        } else {
+            self.tasks[place].quiet_since = None;
+        }
+        let rest = now + IDLE;
+        if look {
+            // The callers that are woken now have until the next look to be polled.
+            self.look_at = Some(now + LOOK);
+        }
+        let first = self.agenda.first().into_iter().chain(self.look_at).min();
+        let next = first.map_or(rest, |at| rest.min(at + patience));
+        self.tasks[place].wakes_at = next;
+        Some(Look {
+            due,
+            look,
+            unattended,
+            client: self.client.clone(),
+            next,
+        })
     }
 
     /// Returns when to look at what is watched, and sets that moment if there is none.
@@ -127,7 +175,7 @@ impl State {
     }
 
     /// Returns how many of the first `place` tasks may take what is due before the next one does.
-    pub(in crate::sync) fn ahead_of(&self, place: usize) -> u32 {
+    fn ahead_of(&self, place: usize) -> u32 {
         let ahead = self.tasks.iter().take(place);
         let ahead = ahead.filter(|task| !task.is_overdue()).count();
         u32::try_from(ahead).unwrap_or(u32::MAX)
@@ -140,7 +188,7 @@ pub(in crate::sync) fn by_slot(keys: &Keys) -> usize {
 }
 
 /// Returns how long after it is due a task takes what the `ahead` tasks before it have left.
-pub(in crate::sync) fn patience(ahead: u32) -> Duration {
+fn patience(ahead: u32) -> Duration {
     STAND_IN * ahead.min(MOST_AHEAD)
 }
 
@@ -148,10 +196,10 @@ pub(in crate::sync) fn patience(ahead: u32) -> Duration {
 pub(in crate::sync) const LOOK: Duration = Duration::from_millis(100);
 
 /// How long a task stays without anything to do ..
-pub(in crate::sync) const QUIET: Duration = Duration::from_secs(5);
+const QUIET: Duration = Duration::from_secs(5);
 
 /// .. and the longest pause between two looks, so that it finds out.
-pub(in crate::sync) const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How late the task of a runtime may be before the task of the next takes its work.
 const STAND_IN: Duration = Duration::from_millis(10);

@@ -1,8 +1,12 @@
 //! Tests of [`agenda`](super).
 
+use super::release::FIRST_PAUSE;
 use super::*;
+use crate::client::Client;
+use crate::sync::core::owner::Secret;
 use crate::sync::fence::Fence;
 use crate::sync::lock::LOCK;
+use crate::time::Ttl;
 
 const LEASE: Duration = Duration::from_secs(6);
 
