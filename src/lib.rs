@@ -1,5 +1,5 @@
-//! Distributed primitives over Redis and Valkey that hold under failure: fenced locks, exact
-//! counters, cached loads that do not stampede, invalidation by tag.
+//! Distributed primitives over Redis and Valkey that hold under failure: fenced locks, weighted
+//! semaphores, exact counters, cached loads that do not stampede, invalidation by tag.
 //!
 //! # The mental model
 //!
@@ -8,8 +8,8 @@
 //! [shards](ClientBuilder::shards). It is cheap to clone, connects when it is first needed, and
 //! reconnects when a connection is lost. [`Client::open`] makes one without I/O;
 //! [`Client::connect`] also waits for the servers to answer. Everything else is a handle made from
-//! it: [`Counter`], [`Lock`], [`Cache`]. A handle costs nothing to make, and does nothing until it
-//! is awaited.
+//! it: [`Counter`], [`Lock`], [`Semaphore`], [`Cache`]. A handle costs nothing to make, and does
+//! nothing until it is awaited.
 //!
 //! **Redis holds the truth, and Redis forgets.** Keys expire, are evicted, and are lost with the
 //! server. So each primitive is built so that a missing key is safe: no generation, no hit; no
@@ -17,9 +17,9 @@
 //! [`docs/guarantees.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guarantees.md)
 //! says what then still holds, and what does not.
 //!
-//! **A right ends by itself.** A lock, and the right to load a value, are *leases*: the server ends
-//! them at a deadline. The holder renews its lease while it lives. Its own clock tells it, without
-//! I/O, until when it surely has the lease.
+//! **A right ends by itself.** A lock, permits, and the right to load a value are *leases*: the
+//! server ends them at a deadline. The holder renews its lease while it lives. Its own clock tells
+//! it, without I/O, until when it surely has the lease.
 //!
 //! **A paused process cannot know that it is late.** Therefore each grant of a lock has a
 //! [`Fence`], a number that rises. Pass it to the resource that the lock protects, and let the
@@ -57,6 +57,18 @@
 //! }
 //! // Shorter. A release that is left to the background is no error here:
 //! client.lock("invoice:8").with(|fence| charge(8, fence)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Semaphores
+//!
+//! ```no_run
+//! # async fn export() {}
+//! # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
+//! let permits = client.semaphore("exports", 20).acquire().await?; // at most 20 in the whole fleet
+//! export().await;
+//! permits.release().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -111,22 +123,22 @@
 //! # Deadlines
 //!
 //! A call ends by its deadline, retries and reconnecting included: [5 s](ClientBuilder::deadline),
-//! for calls of a cache [1 s](ClientBuilder::cache_deadline). Nothing is sent after it. Two calls
-//! wait for more than the server: [`Lock::acquire`] waits for the holder, as long as
-//! [`wait`](Lock::wait) says, and [`Cache::memoize`] waits for a loader, as long as
+//! for calls of a cache [1 s](ClientBuilder::cache_deadline). Nothing is sent after it. Some calls
+//! wait for more than the server: [`Lock::acquire`] and [`Semaphore::acquire`] wait for holders, as
+//! long as [`wait`](Lock::wait) says, and [`Cache::memoize`] waits for a loader, as long as
 //! [`max_load`](Cache::max_load) says.
 //!
 //! # Cancel safety
 //!
 //! Any future may be dropped at any point. A dropped `acquire` leaves neither a lease nor a
-//! position in a queue. A task of the client, the keeper, releases a lock that was granted to the
-//! dropped call, before or after the drop. A dropped `memoize` leaves its load to complete and be
-//! stored. A dropped write was applied or not, as the documentation of each function says.
+//! position in a queue. A task of the client, the keeper, releases what was granted to the dropped
+//! call, before or after the drop. A dropped `memoize` leaves its load to complete and be stored. A
+//! dropped write was applied or not, as the documentation of each function says.
 //!
 //! # Tracing
 //!
-//! Spans and events go to the targets below. Names of keys, locks and scripts appear in them,
-//! unless [`ClientBuilder::hide_keys`] hides them. Values, passwords and tokens never do.
+//! Spans and events go to the targets below. Names of keys, locks, semaphores and scripts appear in
+//! them, unless [`ClientBuilder::hide_keys`] hides them. Values, passwords and tokens never do.
 //! [`docs/observability.md`](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/observability.md)
 //! lists all of them with their fields.
 //!

@@ -57,9 +57,9 @@ pub enum ErrorKind {
     Overflow,
     /// A counter would have left its `within` range; it is unchanged.
     OutOfRange,
-    /// The lock was not free within the wait.
+    /// The lock, or enough permits, were not free within the wait.
     Contended,
-    /// The lock is no longer held by this guard.
+    /// The lock, or the permits, are no longer held.
     Lost,
     /// The value could not be encoded.
     Encode,

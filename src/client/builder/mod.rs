@@ -245,8 +245,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets what calls of counters and locks do while their server is out: by default they keep
-    /// trying until their deadline. Each call can override it, for example by
+    /// Sets what calls of counters, locks and semaphores do while their server is out: by default
+    /// they keep trying until their deadline. Each call can override it, for example by
     /// [`Add::fail_fast`](crate::counter::Add::fail_fast).
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.on_outage = on_outage;
@@ -282,9 +282,9 @@ impl ClientBuilder {
     }
 
     /// Sets how errors, `Debug`, spans and events show the names that callers give to keys, tags,
-    /// locks and counters: unchanged by default. With [`HideKeys::digest`] or [`HideKeys::keyed`]
-    /// they show eight hexadecimal digits instead. So personal data and session ids stay out of
-    /// logs and of answers to users. Each cache can override it
+    /// locks, semaphores and counters: unchanged by default. With [`HideKeys::digest`] or
+    /// [`HideKeys::keyed`] they show eight hexadecimal digits instead. So personal data and session
+    /// ids stay out of logs and of answers to users. Each cache can override it
     /// ([`Cache::hide_keys`](crate::Cache::hide_keys)).
     ///
     /// This covers `Display` and `Debug` of errors and of every type of this crate,
@@ -296,8 +296,8 @@ impl ClientBuilder {
     /// - the keys in Redis: a user who may read the server, its `MONITOR` or its slow log sees
     ///   names;
     /// - namespaces, and the names of caches;
-    /// - the [`metadata`](crate::sync::lock::Lock::metadata) of a lock, and the text of a loader's
-    ///   own error.
+    /// - the [`metadata`](crate::sync::lock::Lock::metadata) of a lock or of permits, and the text
+    ///   of a loader's own error.
     pub fn hide_keys(mut self, hide: HideKeys) -> Self {
         self.hide_keys = hide;
         self
