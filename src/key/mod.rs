@@ -111,9 +111,10 @@ impl Namespace {
         )))
     }
 
-    /// A key of the synchronizer `name`. `kind` tells the keys of one synchronizer apart.
-    pub(crate) fn synchronizer(&self, kind: &str, name: &str) -> Result<Key> {
-        checked("lock name", name)?;
+    /// A key of the synchronizer `name`. `kind` tells the keys of one synchronizer apart. `what`
+    /// names it in errors.
+    pub(crate) fn synchronizer(&self, kind: &str, what: &str, name: &str) -> Result<Key> {
+        checked(what, name)?;
         // The bucket is the hash tag, so all keys of a synchronizer and the fence share a slot.
         let bucket = Bucket::of(name);
         Ok(Key::new(format!(
@@ -315,7 +316,7 @@ mod tests {
             "hr:a:{views:42}:0fe2"
         );
         assert_eq!(
-            spelt(ns.synchronizer("lock", "invoice:7")),
+            spelt(ns.synchronizer("lock", "lock name", "invoice:7")),
             "hr:{b12}:lock:invoice:7"
         );
         let second = ns.cache("catalogue", 2).expect("a good name");
@@ -413,7 +414,7 @@ mod tests {
             ));
         }
         for kind in ["lock", "queue", "waiters", "fence", "wake"] {
-            all.push((format!("{kind}/{a:?}"), ok(space.synchronizer(kind, a))));
+            all.push((format!("{kind}/{a:?}"), ok(space.synchronizer(kind, "lock name", a))));
         }
         for (kind, id) in [
             ("named", TagId::named(a).expect("not empty")),

@@ -126,6 +126,7 @@ pub(crate) const TRIALS: &[&str] = &[
     "GETRANGE KEY 0 0",
     "HDEL KEY field",
     "HGET KEY field",
+    "HGETALL KEY",
     "HKEYS KEY",
     "HLEN KEY",
     "HMGET KEY field",

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::name::Name;
+use crate::sync::core::kind::Words;
 
 /// Why a guard no longer holds its lock, or why permits are no longer held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,14 +25,18 @@ pub enum LossReason {
 }
 
 impl LossReason {
-    /// Returns the error about `name`. `subject` says what was lost, with a verb: "the lock is".
-    pub(in crate::sync) fn error(self, subject: &str, name: &Name) -> Error {
+    /// Returns the error about `name`, of a kind with these words.
+    pub(in crate::sync) fn error(self, words: &Words, name: &Name) -> Error {
         let why = match self {
             Self::Expired => "the lease could not be renewed in time",
             Self::Taken => "the server no longer knows the lease",
             Self::Broken => "break_lock took it away",
             Self::MaxHold => "max_hold was reached",
         };
-        Error::new(ErrorKind::Lost, format!("{subject} lost: {why}")).with_key(name)
+        Error::new(
+            ErrorKind::Lost,
+            format!("{} {} lost: {why}", words.noun, words.is),
+        )
+        .with_key(name)
     }
 }

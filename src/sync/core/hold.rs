@@ -172,7 +172,7 @@ impl Hold {
 
     /// Returns the error for a loss.
     pub(in crate::sync) fn error(&self, reason: LossReason) -> Error {
-        reason.error(self.keys.kind.subject, &self.keys.name)
+        reason.error(&self.keys.kind.words, &self.keys.name)
     }
 
     /// Ends the hold, unless it has ended. Returns whether this call did it.

@@ -28,6 +28,7 @@ use super::agenda::{Answered, ROUND, Reclaim, Release};
 use super::hold::{End, Hold};
 use super::keeper_state::{KeeperTask, LOOK, Look, OVERDUE, State, Work, by_slot};
 use super::keys::{Hearing, Keys};
+use super::kind::Breaking;
 use super::owner::Owner;
 use super::question::Question;
 use super::watch::Found;
@@ -226,7 +227,8 @@ impl Keeper {
         };
         // A hold that lasts is subscribed, so that it learns of `break_lock` by push. Most holds
         // are released before, and are not worth a subscription.
-        let listen = (hearing == Hearing::Nothing).then(|| sent + LASTING);
+        let told = hold.keys.kind.breaking == Breaking::ByPush && hearing == Hearing::Nothing;
+        let listen = told.then(|| sent + LASTING);
         let group = state.group(client, &hold.keys);
         state.agenda.renew(hold.clone(), group, at, listen);
         // A subscription wakes no task by itself: the next look carries it out.
@@ -399,7 +401,9 @@ impl Keeper {
     /// may publish can send it. So the server is asked at once, and its answer counts.
     pub(in crate::sync) fn said_to_be_broken(&self, owner: Owner) {
         let mut state = self.state();
-        let Some(hold) = state.agenda.hold(owner) else {
+        let hold = state.agenda.hold(owner);
+        // Of other kinds nobody says so but a forger.
+        let Some(hold) = hold.filter(|it| it.keys.kind.breaking == Breaking::ByPush) else {
             return;
         };
         hold.doubt();

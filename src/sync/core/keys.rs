@@ -32,9 +32,9 @@ impl Keys {
         let wake = space.bucket_wake(bucket);
         Ok(Self {
             all: [
-                space.synchronizer(kind.name, name.real())?,
+                space.synchronizer(kind.name, kind.words.name, name.real())?,
                 space.fence(bucket),
-                space.synchronizer(kind.queue, name.real())?,
+                space.synchronizer(kind.queue, kind.words.name, name.real())?,
             ],
             channel: wake.ending_in(client.process()),
             name: name.clone(),

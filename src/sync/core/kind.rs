@@ -16,14 +16,49 @@ pub(in crate::sync) struct Kind {
     pub(in crate::sync) name: &'static str,
     /// The word in the keys of its queues.
     pub(in crate::sync) queue: &'static str,
-    /// What error texts say of it, with a verb: "the lock is".
-    pub(in crate::sync) subject: &'static str,
+    pub(in crate::sync) words: Words,
     /// What an error text says of the holders that a busy answer names by a fence and a detail.
     pub(in crate::sync) held_by: fn(&str, &str) -> String,
     /// The format that all clients of the namespace agree on before they write its keys.
     pub(in crate::sync) written: Written,
     pub(in crate::sync) holders: Holders,
+    pub(in crate::sync) breaking: Breaking,
     pub(in crate::sync) scripts: Scripts,
+}
+
+/// What error texts say of a kind.
+#[derive(Debug)]
+pub(in crate::sync) struct Words {
+    /// What is invalid: "lock name".
+    pub(in crate::sync) name: &'static str,
+    /// What is granted: "the lock".
+    pub(in crate::sync) noun: &'static str,
+    /// The verbs that follow the noun: "is" and "was".
+    pub(in crate::sync) is: &'static str,
+    pub(in crate::sync) was: &'static str,
+}
+
+impl Words {
+    pub(in crate::sync) const fn new(
+        name: &'static str,
+        noun: &'static str,
+        [is, was]: [&'static str; 2],
+    ) -> Self {
+        Self {
+            name,
+            noun,
+            is,
+            was,
+        }
+    }
+}
+
+/// Whether what a holder has can be taken away from it by a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sync) enum Breaking {
+    /// It can. Holders that last subscribe, so that they learn of it at once.
+    ByPush,
+    Never,
 }
 
 /// How many holders there may be at a time.

@@ -339,8 +339,11 @@ fn passing_to(waiting: &LocalWaiter, owner: Owner, hold: &Hold, call: Call) -> C
 }
 
 fn torn_down(hold: &Hold) -> Error {
-    let message = "the runtime that released the lock has shut down, or stands still; the lock is \
-                   released in the background";
+    let noun = hold.keys.kind.words.noun;
+    let message = format!(
+        "the runtime that released {noun} has shut down, or stands still; it is released in the \
+         background"
+    );
     Error::new(ErrorKind::Disconnected, message).with_key(&hold.keys.name)
 }
 

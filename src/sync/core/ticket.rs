@@ -128,10 +128,10 @@ impl Drop for Ticket {
 }
 
 fn contended(kind: &Kind, why: &str) -> Error {
-    let subject = kind.subject;
+    let words = &kind.words;
     Error::new(
         ErrorKind::Contended,
-        format!("{subject} not free in time; {why}"),
+        format!("{} {} not free in time; {why}", words.noun, words.was),
     )
 }
 
@@ -140,7 +140,10 @@ fn unanswered(request: &AcquireRequest) -> Error {
     let silence = || {
         Error::new(
             ErrorKind::Timeout,
-            "the server has not answered who holds the lock",
+            format!(
+                "the server has not answered who holds {}",
+                request.keys.kind.words.noun
+            ),
         )
     };
     let trouble = request.client.trouble(request.keys.holders());

@@ -5,7 +5,7 @@
 
 use crate::client::Written;
 use crate::script::script;
-use crate::sync::core::kind::{Holders, Kind, Scripts};
+use crate::sync::core::kind::{Breaking, Holders, Kind, Scripts, Words};
 
 script!(ACQUIRE = "acquire.lua" after "../core/queue.lua", "holder.lua", "../core/grants.lua");
 script!(RELEASE = "release.lua" after "../core/queue.lua", "holder.lua", "../core/grants.lua");
@@ -16,13 +16,14 @@ script!(RENEW = "renew.lua");
 pub(in crate::sync) static LOCK: Kind = Kind {
     name: "lock",
     queue: "queue",
-    subject: "the lock is",
+    words: Words::new("lock name", "the lock", ["is", "was"]),
     held_by: |fence, metadata| match metadata {
         "" => format!("its holder has fence {fence}"),
         _ => format!("its holder has fence {fence}, {metadata:?}"),
     },
     written: Written::Locks,
     holders: Holders::One,
+    breaking: Breaking::ByPush,
     scripts: Scripts {
         acquire: &ACQUIRE,
         release: &RELEASE,

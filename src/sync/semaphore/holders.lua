@@ -2,7 +2,7 @@
 -- KEYS: 1 the semaphore, a hash: id to 'deadline fence process weight limit metadata', and 'used': the
 --   permits of all ids, 'fence': the last one, 'next': no lease ends before (ms). Its TTL is the longest lease.
 -- A detail is 'weight limit metadata'. Each request is granted by its own limit.
-local MOST_HOLDERS = 10000
+local MOST_FIELDS = 10003 -- 10,000 holders, and three fields of the semaphore itself.
 local state, drops = {}, {}
 
 local function parts(detail)
@@ -56,8 +56,9 @@ end
 function kind.fits(detail)
   if not detail then return true end
   local weight, limit = parts(detail)
-  if state.used + weight > limit and state.next <= now_ms then sweep() end
-  return state.used + weight <= limit and redis.call('HLEN', KEYS[1]) < MOST_HOLDERS
+  local function free() return state.used + weight <= limit and redis.call('HLEN', KEYS[1]) < MOST_FIELDS end
+  if not free() and state.next <= now_ms then sweep() end
+  return free()
 end
 
 function kind.grant(fence, id, _, lease, process, detail)
@@ -65,10 +66,10 @@ function kind.grant(fence, id, _, lease, process, detail)
   local deadline = now_ms + lease
   state.used = state.used - (had or 0) + parts(detail)
   state.next = state.used == parts(detail) and deadline or math.min(state.next, deadline)
-  state.fence, state.changed = tonumber(fence), false
+  state.fence, state.changed = math.max(state.fence, tonumber(fence)), false
   local text = table.concat({string.format('%.0f', deadline), fence, process, detail}, ' ')
-  redis.call('HSET', KEYS[1], id, text, 'used', string.format('%.0f', state.used), 'fence', fence,
-    'next', string.format('%.0f', state.next))
+  redis.call('HSET', KEYS[1], id, text, 'used', string.format('%.0f', state.used),
+    'fence', string.format('%.0f', state.fence), 'next', string.format('%.0f', state.next))
   if redis.call('PTTL', KEYS[1]) < tonumber(lease) then redis.call('PEXPIRE', KEYS[1], lease) end
 end
 
@@ -86,7 +87,7 @@ function kind.settle()
   end
 end
 
-function kind.queued() end
+function kind.queued() end -- Nothing is noted for a release, which always looks.
 
 -- No seal: any holder may hand over, so a waiter asks again once it is told of a grant.
 function kind.busy()

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tracing::Instrument as _;
 
+pub use super::loss::LossReason;
 pub use permits::Permits;
 
 use crate::client::{Client, Written};
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::script::script;
 use crate::sync::core::acquirer::Acquirer;
 use crate::sync::core::held::Held;
-use crate::sync::core::kind::{Holders, Kind, Scripts};
+use crate::sync::core::kind::{Breaking, Holders, Kind, Scripts, Words};
 use crate::sync::core::request::AcquireRequest;
 use crate::time::OnOutage;
 
@@ -29,10 +30,14 @@ script!(RENEW = "renew.lua");
 static SEMAPHORE: Kind = Kind {
     name: "semaphore",
     queue: "semaphore-queue",
-    subject: "the permits are",
-    held_by: |_, held| format!("{held} permits are held"),
+    words: Words::new("semaphore name", "the permits", ["are", "were"]),
+    held_by: |_, held| match held {
+        "" => "others wait for them".to_owned(),
+        _ => format!("{held} permits are held"),
+    },
     written: Written::Semaphores,
     holders: Holders::Several,
+    breaking: Breaking::Never,
     scripts: Scripts {
         acquire: &ACQUIRE,
         release: &RELEASE,
@@ -45,8 +50,8 @@ static SEMAPHORE: Kind = Kind {
 /// A named number of permits, made by [`Client::semaphore`]. It does nothing until some are
 /// acquired.
 ///
-/// A clone is another handle on the same name. All processes that use the same server and namespace
-/// share the permits of a name. At most 10,000 calls hold permits of one name at a time.
+/// All processes that use the same server and namespace share the permits of a name. At most 10,000
+/// calls hold permits of one name at a time.
 #[derive(Debug, Clone)]
 #[must_use = "a semaphore limits nobody until permits are acquired"]
 pub struct Semaphore {
@@ -71,7 +76,7 @@ impl Client {
 }
 
 impl Semaphore {
-    /// Sets how many permits one call takes: 1 by default, at most those of the semaphore.
+    /// Sets how many permits one call takes: 1 by default.
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
@@ -98,11 +103,16 @@ impl Semaphore {
         self
     }
 
-    /// Sets what calls of this semaphore do while its server is out. The default is that of the
+    /// Sets what calls do while the server is out. The default is that of the
     /// [client](crate::ClientBuilder::on_outage). Permits are renewed and released in any case.
     pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
         self.acquirer.patience.on_outage = on_outage;
         self
+    }
+
+    /// Short for [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
     }
 
     /// Sets the longest time that permits may be held, renewals included. No limit by default.
@@ -112,8 +122,7 @@ impl Semaphore {
         self
     }
 
-    /// Sets a text of at most 1 KiB that the server stores beside the permits, so that people who
-    /// look there find who holds them. Keep secrets out of it.
+    /// Sets a text of at most 1 KiB that the server stores beside the permits. Keep secrets out.
     pub fn metadata(mut self, text: &str) -> Self {
         self.acquirer.metadata = text.into();
         self
@@ -125,8 +134,7 @@ impl Semaphore {
     /// ```no_run
     /// # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
     /// let exports = client.semaphore("exports", 20);
-    /// let permits = exports.clone().weight(5).acquire().await?; // a large one
-    /// // .. at most 20 of weight 1, or 4 like this one, in the whole fleet
+    /// let permits = exports.clone().weight(5).acquire().await?;
     /// permits.release().await?;
     /// # Ok(())
     /// # }
@@ -135,8 +143,9 @@ impl Semaphore {
     /// # Errors
     /// `Contended` if the server says that the permits were not free in time. `InvalidInput` if the
     /// name or a duration is invalid, or the weight is zero or above the permits of the semaphore.
-    /// Otherwise, what kept the server from answering. After any error nothing is held. If the
-    /// server has granted it and the answer was lost, it is released in the background.
+    /// `WrongType` if another version of hedgerow writes semaphores in another format. Otherwise,
+    /// what kept the server from answering. After any error nothing is held. If the server has
+    /// granted it and the answer was lost, it is released in the background.
     ///
     /// # Cancel safety
     /// Safe: a dropped call gives up its position in the queue and what it was granted. A call that
@@ -147,8 +156,7 @@ impl Semaphore {
         let span = tracing::debug_span!(target: "hedgerow::semaphore", "acquire", semaphore = name.as_str(), weight = self.weight);
         // Pinned here, because it is large: the span around it would hold a copy.
         let acquired = pin!(self.acquirer.acquire(self.request()?));
-        let held = acquired.instrument(span).await?;
-        Ok(self.held(held))
+        Ok(self.held(acquired.instrument(span).await?))
     }
 
     /// Acquires [`weight`](Self::weight) permits if they are free now. Returns `None` if they are

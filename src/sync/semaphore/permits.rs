@@ -1,7 +1,7 @@
 //! `Permits`: permits of a semaphore that are held, as the user has them.
 //!
-//! Invariant: the permits are given back when the last of those that share them ends. `Semaphore`
-//! makes them.
+//! Invariant: the permits are given back when the last of their holders ends. `Semaphore` makes
+//! them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,9 @@ use crate::sync::core::registry::Registry;
 use crate::sync::core::release::release;
 use crate::sync::loss::LossReason;
 
-/// Permits that are held, made by [`Semaphore::acquire`](super::Semaphore::acquire).
-///
-/// As long as they live, they renew their lease by themselves. [`release`](Self::release) gives
-/// them back. Dropping them does so too, in the background.
+/// Permits that are held, made by [`Semaphore::acquire`](super::Semaphore::acquire). They renew
+/// their lease by themselves. [`release`](Self::release) gives them back; dropping them does so,
+/// too, in the background.
 #[must_use = "dropping the permits releases them"]
 pub struct Permits {
     held: Held,
@@ -40,9 +39,8 @@ impl Permits {
         self.weight
     }
 
-    /// Returns another holder of the same permits, for another task of the same work. All share one
-    /// lease, so they are lost together. The permits are given back when the last one is released
-    /// or dropped.
+    /// Returns another holder of the same permits, for another task of the same work. They share
+    /// one lease. The permits are given back when the last holder is released or dropped.
     pub fn share(&self) -> Self {
         Self::new(self.held.share(), self.registry.clone(), self.weight)
     }
@@ -52,8 +50,7 @@ impl Permits {
         self.held.loss().is_none()
     }
 
-    /// Returns how long the permits are surely held without another renewal. Zero once they are
-    /// lost. No I/O.
+    /// Returns how long they are surely held without another renewal. Zero once lost. No I/O.
     pub fn remaining(&self) -> Duration {
         self.held.remaining()
     }
@@ -71,8 +68,7 @@ impl Permits {
         self.held.hold().lost().await
     }
 
-    /// Gives the permits back. Waiters that fit get them at once. If others share them, only this
-    /// holder ends.
+    /// Gives the permits back to waiters that fit. If others share them, only this holder ends.
     ///
     /// # Errors
     /// `Lost` if the permits were no longer held. Any other error means that the server could not

@@ -63,7 +63,7 @@ async fn a_release_whose_caller_has_left_tells_when_the_lock_is_released() {
         let told = told.told();
         let lines = told.lines();
         let mut lines = lines.filter(|line| line.contains("message=released in the background"));
-        lines.any(|line| line.contains("lock=\"a\""))
+        lines.any(|line| line.contains("name=\"a\""))
     };
     let guard = lock.acquire().await.expect("free");
     // From here on there is no connection over which it could be sent before its caller leaves.
