@@ -39,8 +39,8 @@ use crate::net::pubsub::{PubSub, Resync};
 pub use crate::net::tls::Tls;
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
-use crate::topology::Topology;
 use crate::topology::placement::Copies;
+use crate::topology::{Server, Topology};
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
@@ -263,6 +263,25 @@ impl Client {
         deadline: Deadline,
     ) -> Result<redis::Value> {
         let value = retry::command(&self.core.topology, command, Some(key), retry, deadline).await;
+        value.map_err(|error| self.told(error))
+    }
+
+    /// Returns the servers that are written to.
+    pub(crate) async fn servers(&self, deadline: Deadline) -> Result<Vec<Server>> {
+        let servers = self.core.topology.servers(deadline).await;
+        servers.map_err(|error| self.told(error))
+    }
+
+    /// Runs a plain command on one of these servers, whatever keys it names.
+    pub(crate) async fn command_to(
+        &self,
+        server: &Server,
+        command: redis::Cmd,
+        retry: Retry,
+        deadline: Deadline,
+    ) -> Result<redis::Value> {
+        let topology = &self.core.topology;
+        let value = retry::on_server(topology, server, command, retry, deadline).await;
         value.map_err(|error| self.told(error))
     }
 

@@ -17,7 +17,7 @@ use crate::net::connection::Answer;
 use crate::net::pipeline::replies::Values;
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Backoff, Deadline};
-use crate::topology::Topology;
+use crate::topology::{Server, Topology};
 use crate::wire::fault::from_server;
 
 /// Runs `call` and returns its typed reply.
@@ -68,6 +68,25 @@ async fn plainly(
     let command = &command;
     let send = || answered(topology, command, key, deadline);
     retried(topology, key, retry, deadline, send).await
+}
+
+/// Runs one plain command on one server, whatever keys it names.
+pub(super) async fn on_server(
+    topology: &Topology,
+    server: &Server,
+    command: Cmd,
+    retry: Retry,
+    deadline: Deadline,
+) -> Result<Value> {
+    let command = &command;
+    let send = || async move {
+        let answer = topology.send_to(server, command, deadline).await?;
+        match &answer.value {
+            Value::ServerError(error) => Err(from_server(error)),
+            _ => Ok(answer.value),
+        }
+    };
+    retried(topology, None, retry, deadline, send).await
 }
 
 /// Returns once the servers have answered a `PING`.

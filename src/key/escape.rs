@@ -73,6 +73,18 @@ pub(super) fn unescaped(text: &str) -> String {
     name
 }
 
+/// Escapes the characters that have a meaning in a glob of Redis.
+pub(super) fn globbed(text: &str) -> String {
+    let mut glob = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+            glob.push('\\');
+        }
+        glob.push(character);
+    }
+    glob
+}
+
 fn escape(text: &mut String, character: char) {
     let code = u32::from(character);
     debug_assert!(

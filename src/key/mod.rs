@@ -21,7 +21,7 @@ pub use slot::slot;
 
 use crate::error::{Error, Result};
 use crate::name::HideKeys;
-use escape::{Part, checked, escape_into, escaped, unescaped};
+use escape::{Part, checked, escape_into, escaped, globbed, unescaped};
 use slot::{SLOT_GROUPS, tagged};
 
 /// The prefix of every key that a client touches.
@@ -74,6 +74,25 @@ impl Namespace {
             value: format!("{}:v{version}:{{{cache}:", self.0).into(),
             lease: format!("{}:l{version}:{{{cache}:", self.0).into(),
         })
+    }
+
+    /// Returns the version and the escaped name of an entry of `cache`, if `key` is its value.
+    pub(crate) fn cached<'k>(&self, cache: &str, key: &'k str) -> Option<(u32, &'k str)> {
+        let rest = key.strip_prefix(&*self.0)?.strip_prefix(":v")?;
+        let (version, rest) = rest.split_once(":{")?;
+        let version = match version {
+            "" => 0,
+            version => version.parse().ok()?,
+        };
+        let rest = rest.strip_prefix(&*escaped(cache, Part::Inner))?;
+        Some((version, rest.strip_prefix(':')?.strip_suffix('}')?))
+    }
+
+    /// Returns a glob that finds the values of all versions of `cache` whose escaped names match the
+    /// glob `names`.
+    pub(crate) fn cached_like(&self, cache: &str, names: &str) -> String {
+        let (space, cache) = (globbed(&self.0), globbed(&escaped(cache, Part::Inner)));
+        format!("{space}:v*:{{{cache}:{names}}}")
     }
 
     /// The generation of a tag, addressed by the tag's id (entries carry ids, not names).
@@ -140,6 +159,17 @@ impl Namespace {
     pub(crate) fn load_wake(&self, number: u32, process: &str) -> Key {
         Key::new(format!("{}:{{wake{number}}}:{process}", self.0))
     }
+}
+
+/// Returns a glob of Redis that matches exactly the text `name` as it stands in the last part of a
+/// key.
+pub(crate) fn glob_of(name: &str) -> String {
+    globbed(&escaped(name, Part::Last))
+}
+
+/// Returns the name that stands escaped in the last part of a key.
+pub(crate) fn name_of(escaped: &str) -> String {
+    unescaped(escaped)
 }
 
 /// Spells the keys of one cache. The part that all of them share is built once, because every hit
@@ -414,7 +444,10 @@ mod tests {
             ));
         }
         for kind in ["lock", "queue", "waiters", "fence", "wake"] {
-            all.push((format!("{kind}/{a:?}"), ok(space.synchronizer(kind, "lock name", a))));
+            all.push((
+                format!("{kind}/{a:?}"),
+                ok(space.synchronizer(kind, "lock name", a)),
+            ));
         }
         for (kind, id) in [
             ("named", TagId::named(a).expect("not empty")),

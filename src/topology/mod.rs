@@ -238,6 +238,47 @@ impl Topology {
         }
     }
 
+    /// Returns the servers that are written to, also those of the other ring of shards. Fetches the
+    /// slot map of a cluster first if no primary is known.
+    pub(crate) async fn servers(&self, deadline: Deadline) -> Result<Vec<Server>> {
+        Ok(match self {
+            Self::One(_) | Self::Replicated(_) => vec![Server::Only],
+            Self::Cluster(cluster) => {
+                let primaries = cluster.primaries(deadline).await?;
+                primaries.into_iter().map(Server::Primary).collect()
+            }
+            Self::Shards(shards) => (0..shards.len()).map(Server::Shard).collect(),
+        })
+    }
+
+    /// Sends `command` to this server, whatever keys it names.
+    pub(crate) async fn send_to(
+        &self,
+        server: &Server,
+        command: &Cmd,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        match (self, server) {
+            (Self::Shards(shards), Server::Shard(place)) => {
+                shards.send_to(*place, command, deadline).await
+            }
+            (_, Server::Primary(node)) => node.pipeline.send(command, deadline).await,
+            _ => self.send(command, None, deadline).await,
+        }
+    }
+
+    /// Returns how many connections to this server were made, if that is counted.
+    pub(crate) fn made_to(&self, server: &Server) -> Option<Count> {
+        let link = match (self, server) {
+            (Self::One(node), _) => &node.link,
+            (Self::Replicated(replicated), _) => &replicated.primary().link,
+            (Self::Shards(shards), Server::Shard(place)) => shards.link(*place),
+            (_, Server::Primary(node)) => &node.link,
+            _ => return None,
+        };
+        link.counted().map(ConnectionChanges::count)
+    }
+
     /// Adds the address of the server of `key` to `error`, unless it has one.
     pub(crate) fn located(&self, error: Error, key: Option<&Key>) -> Error {
         match (self, key) {
@@ -278,6 +319,14 @@ impl Topology {
             Self::Shards(shards) => Box::pin(shards.read(keys, deadline)).await,
         }
     }
+}
+
+/// One of the servers of a client that are written to.
+#[derive(Debug, Clone)]
+pub(crate) enum Server {
+    Only,
+    Shard(usize),
+    Primary(Arc<Node>),
 }
 
 /// Returns the reply of the first of several servers.

@@ -230,6 +230,13 @@ impl Cluster {
         Ok(map.primaries.iter().map(node).collect())
     }
 
+    /// Returns the primaries, for calls to each of them. Fetches the slot map first if no primary is
+    /// known.
+    pub(crate) async fn primaries(&self, deadline: Deadline) -> Result<Vec<Arc<Node>>> {
+        let map = self.0.map(deadline).await?;
+        Ok(map.primaries.iter().map(|it| it.node.clone()).collect())
+    }
+
     /// Returns the addresses of the primaries, or of the seeds if no primary is known.
     pub(crate) fn address(&self) -> String {
         self.0.addresses().join(",")

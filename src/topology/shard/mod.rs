@@ -149,6 +149,25 @@ impl Shards {
         shard.send(command, deadline).await
     }
 
+    /// The number of shards, with those of the other ring.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Sends `command` to the shard at `place`.
+    pub(crate) async fn send_to(
+        &self,
+        place: usize,
+        command: &Cmd,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        self.nodes[place].send(command, deadline).await
+    }
+
+    pub(crate) fn link(&self, place: usize) -> &Arc<Connection> {
+        &self.nodes[place].node.link
+    }
+
     /// Sends `command` to every shard. Fails with the first error that any of them reports.
     pub(crate) async fn send_to_all(
         &self,
