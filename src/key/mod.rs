@@ -414,7 +414,10 @@ mod tests {
             ));
         }
         for kind in ["lock", "queue", "waiters", "fence", "wake"] {
-            all.push((format!("{kind}/{a:?}"), ok(space.synchronizer(kind, "lock name", a))));
+            all.push((
+                format!("{kind}/{a:?}"),
+                ok(space.synchronizer(kind, "lock name", a)),
+            ));
         }
         for (kind, id) in [
             ("named", TagId::named(a).expect("not empty")),

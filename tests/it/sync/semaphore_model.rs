@@ -5,6 +5,7 @@
 //! outcomes, one of which must come about. Calls are told apart by their metadata.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hedgerow::{Client, ErrorKind, Permits, Semaphore};
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::permits::{AGES, Kept, all_back, expire, granted, key, wait, warm};
 use crate::support::server::Server;
-use crate::support::wait::until;
+use crate::support::wait::until_so;
 
 /// One step. An index picks one of the holders or waiters that there are.
 #[derive(Debug, Clone, Copy)]
@@ -321,9 +322,11 @@ impl<'a> Run<'a> {
     async fn settle(&mut self, what: &str, outcomes: Vec<Model>) {
         let name = |call: &usize| call.to_string();
         let what = format!("in {}, after {what}: {outcomes:?}", self.name);
-        let reached = std::sync::Mutex::new(None);
-        until(&what, async || {
+        let (reached, seen) = (Mutex::new(None), Mutex::new(String::new()));
+        let expected = || format!("{what}, not {}", seen.lock().expect("no panic"));
+        until_so(expected, async || {
             let kept = Kept::of(self.server, self.name).await;
+            *seen.lock().expect("no panic") = format!("{kept:?}");
             let alive = kept.holders.iter().filter(|holder| holder.deadline > 1);
             let holders: BTreeSet<String> = alive.map(|it| it.metadata.clone()).collect();
             let is = |model: &&Model| {
