@@ -12,12 +12,16 @@
 //! that the replica itself holds at the same moment. Everything else is asked of the primary:
 //! whether something is missing, and which generations a load is stamped with.
 
+use std::slice;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use serde::de::DeserializeOwned;
 
 use super::judge::{Judged, Why, judge};
 use super::reading::{Miss, ReadFrom, Reading, snapshot};
+use super::wanted::{Asked, Ring, Wanted};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::codec::{HEADER, Stack, Unreadable};
@@ -38,9 +42,14 @@ pub(in crate::cache) async fn read<V: DeserializeOwned>(
     from: ReadFrom,
     deadline: Deadline,
 ) -> Result<Reading<V>> {
-    let keys = std::slice::from_ref(key);
-    let mut readings = read_many(cache, keys, tags, from, deadline).await?;
-    match readings.pop() {
+    let fetch = Fetch::new(cache, tags, from, deadline)?;
+    // In place of a list: nearly every read is of one entry.
+    let mut reading = None;
+    let place = slice::from_mut(&mut reading);
+    fetch.look(slice::from_ref(key), place).await?;
+    let place = slice::from_mut(&mut reading);
+    fetch.look_elsewhere(slice::from_ref(key), place).await?;
+    match reading {
         Some(reading) => Ok(reading),
         None => unreachable!("there is a reading for each key"),
     }
@@ -61,64 +70,19 @@ pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
     from: ReadFrom,
     deadline: Deadline,
 ) -> Result<Vec<Reading<V>>> {
-    let client = &cache.client;
-    let fetch = Fetch {
-        cache,
-        tags: Asked {
-            whole: &cache.names()?.whole,
-            declared: tags,
-        },
-        stack: &cache.setup.stack,
-        deadline,
-    };
-    let mut readings = fetch.on(Ring::Own, keys, from).await?;
-    let mut missing: Vec<usize> = Vec::new();
-    for (at, (key, reading)) in keys.iter().zip(&readings).enumerate() {
-        let Reading::Miss(miss) = reading else {
-            continue;
-        };
-        let copies = client.copies(key);
-        // An entry that was judged here may have been stamped with the generations there.
-        let may_be_there = copies.other.is_some() || !miss.seen.is_empty();
-        if copies.read == ReadOther::WhenMissing && may_be_there {
-            missing.push(at);
-        }
-    }
-    if missing.is_empty() {
-        return Ok(readings);
-    }
-    let there: Vec<Key> = missing.iter().map(|at| keys[*at].clone()).collect();
-    // In a box, so that the future of a hit stays small.
-    let found = Box::pin(fetch.on(Ring::Other, &there, from)).await?;
-    for (at, reading) in missing.into_iter().zip(found) {
-        if let hit @ Reading::Hit(_) = reading {
-            readings[at] = hit;
-        }
-    }
-    Ok(readings)
-}
-
-/// The ring of shards that places a key, while keys move from one ring to another.
-#[derive(Debug, Clone, Copy)]
-enum Ring {
-    Own,
-    Other,
-}
-
-impl Ring {
-    fn place(self, key: &Key) -> Key {
-        match self {
-            Self::Own => key.clone(),
-            Self::Other => key.on_other_ring(),
-        }
+    let fetch = Fetch::new(cache, tags, from, deadline)?;
+    let mut readings = unread(keys);
+    fetch.look(keys, &mut readings).await?;
+    fetch.look_elsewhere(keys, &mut readings).await?;
+    match readings.into_iter().collect() {
+        Some(readings) => Ok(readings),
+        None => unreachable!("there is a reading for each key"),
     }
 }
 
-/// The tags whose generations are read together with an entry.
-#[derive(Clone, Copy)]
-struct Asked<'t> {
-    whole: &'t Tag,
-    declared: &'t [Tag],
+/// Returns a place for the reading of each key.
+fn unread<V>(keys: &[Key]) -> Vec<Option<Reading<V>>> {
+    keys.iter().map(|_| None).collect()
 }
 
 /// Where and how entries are looked for.
@@ -128,173 +92,214 @@ struct Fetch<'f> {
     tags: Asked<'f>,
     stack: &'f Stack,
     deadline: Deadline,
+    ring: Ring,
+    from: ReadFrom,
 }
 
-/// The keys of one read: entries, then the tag of the whole cache, then the declared tags.
-struct Wanted {
-    keys: Vec<Key>,
-    entries: usize,
-    /// The tag of the whole cache has one key in each slot group. This is how many of these keys
-    /// are read.
-    wholes: usize,
-    /// Which of these keys belongs to which entry. Empty if all entries have the same, as on one
-    /// server, so that the usual read needs no memory for it.
-    whole_of: Vec<usize>,
+/// The entries that are no hit so far, by their positions.
+#[derive(Default)]
+struct Open {
+    missed: Vec<(usize, Why)>,
+    /// With the tags whose generations decide.
+    needing: Vec<(usize, Vec<TagId>)>,
 }
 
-impl Wanted {
-    fn new(fetch: &Fetch<'_>, keys: &[Key], ring: Ring) -> Self {
-        let (client, Asked { whole, declared }) = (&fetch.cache.client, fetch.tags);
-        let entries = keys.len();
-        let mut all = Vec::with_capacity(entries + 1 + declared.len());
-        all.extend(keys.iter().map(|key| ring.place(key)));
-        let mut whole_of = Vec::new();
-        // The keys of the whole cache's tag follow the entries, each of them once.
-        for at in 0..entries {
-            let own = whole.colocated_key(client, &all[at]);
-            let known = all[entries..].iter().position(|known| *known == own);
-            let place = known.unwrap_or(all.len() - entries);
-            if known.is_none() {
-                all.push(own);
-            }
-            if place > 0 && whole_of.is_empty() {
-                whole_of.resize(at, 0);
-            }
-            if place > 0 || !whole_of.is_empty() {
-                whole_of.push(place);
-            }
-        }
-        let wholes = all.len() - entries;
-        all.extend(declared.iter().map(|tag| ring.place(&tag.key)));
-        Self {
-            keys: all,
-            entries,
-            wholes,
-            whole_of,
-        }
-    }
-
-    /// The present generation of the whole cache's tag for the entry `at`, in what was found.
-    fn whole<'f>(&self, at: usize, found: &'f [Option<Bytes>]) -> Option<&'f Bytes> {
-        let whole = self.whole_of.get(at).copied().unwrap_or_default();
-        found[self.entries + whole].as_ref()
-    }
-
-    fn declared<'f>(&self, found: &'f [Option<Bytes>]) -> &'f [Option<Bytes>] {
-        &found[self.entries + self.wholes..]
+impl Open {
+    fn is_empty(&self) -> bool {
+        self.missed.is_empty() && self.needing.is_empty()
     }
 }
 
-impl Fetch<'_> {
-    /// Reads and judges on one ring.
-    async fn on<V: DeserializeOwned>(
-        &self,
-        ring: Ring,
-        keys: &[Key],
+impl<'f> Fetch<'f> {
+    fn new(
+        cache: &'f Cache,
+        declared: &'f [Tag],
         from: ReadFrom,
-    ) -> Result<Vec<Reading<V>>> {
-        if from == ReadFrom::PreferReplica
-            && let Some(readings) = Box::pin(self.on_replica(ring, keys)).await?
-        {
-            return Ok(readings);
+        deadline: Deadline,
+    ) -> Result<Self> {
+        let whole = &cache.names()?.whole;
+        Ok(Self {
+            cache,
+            tags: Asked { whole, declared },
+            stack: &cache.setup.stack,
+            deadline,
+            ring: Ring::Own,
+            from,
+        })
+    }
+
+    /// Reads and judges. There is a place in `readings` for each key.
+    async fn look<V: DeserializeOwned>(
+        &self,
+        keys: &[Key],
+        readings: &mut [Option<Reading<V>>],
+    ) -> Result<()> {
+        // In boxes, this and what follows the read, so that the future of a hit stays small.
+        if self.from == ReadFrom::PreferReplica {
+            return Box::pin(self.look_at_replica(keys, readings)).await;
         }
-        let client = &self.cache.client;
-        let wanted = Wanted::new(self, keys, ring);
+        let wanted = Wanted::new(&self.cache.client, self.tags, keys, self.ring);
         // Entries and tags in one read, so that a hit costs one trip.
-        let found = client.read(&wanted.keys, self.deadline).await?;
-        let judged = self.judged(&wanted, &found, ring).await?;
-        let mut readings = Vec::with_capacity(judged.len());
-        let mut discards = Vec::new();
-        for (at, judged) in judged.into_iter().enumerate() {
-            let why = match judged {
-                Judged::Hit(value) => {
-                    readings.push(Reading::Hit(value));
-                    continue;
-                }
-                Judged::Miss(why) => why,
-                Judged::Needs(_) => unreachable!("all that an entry needs was read"),
-            };
-            let entry = found[at].as_deref().unwrap_or_default();
-            discards.extend(self.missed(&wanted.keys[at], entry, why));
-            let whole = Generation::of(wanted.whole(at, &found));
-            let declared = snapshot(wanted.declared(&found));
-            readings.push(Reading::Miss(Miss::of(entry, whole, declared)));
+        let found = self.cache.client.read(&wanted.keys, self.deadline).await?;
+        let open = self.judged(&wanted, &found, readings);
+        if open.is_empty() {
+            return Ok(());
         }
-        // Together: one after the other they could use up the time that other entries need. In a
-        // box: damage is rare, and the future of a hit stays small.
-        if !discards.is_empty() {
-            Box::pin(join_all(discards)).await;
+        Box::pin(self.settle(open, &wanted, &found, readings)).await
+    }
+
+    /// As [`look`](Self::look), with what a replica has. What no replica has is read from the
+    /// primary.
+    async fn look_at_replica<V: DeserializeOwned>(
+        &self,
+        keys: &[Key],
+        readings: &mut [Option<Reading<V>>],
+    ) -> Result<()> {
+        let client = &self.cache.client;
+        let primary = Self {
+            from: ReadFrom::Primary,
+            ..*self
+        };
+        let wanted = Wanted::new(client, self.tags, keys, self.ring);
+        let found = client.read_replica(&wanted.keys, self.deadline);
+        let Some(found) = found.await else {
+            return Box::pin(primary.look(keys, readings)).await;
+        };
+        let open = self.judged(&wanted, &found, readings);
+        let missed = self.judged_again(open, &wanted, &found, readings).await?;
+        // Also what is invalid there: the replica may only be behind.
+        let missing: Vec<usize> = missed.into_iter().map(|(at, _)| at).collect();
+        let rest = Box::pin(primary.look_for_some(keys, &missing)).await?;
+        for (at, reading) in missing.into_iter().zip(rest) {
+            readings[at] = reading;
+        }
+        Ok(())
+    }
+
+    /// Looks for the misses on the other ring, if it may have them.
+    async fn look_elsewhere<V: DeserializeOwned>(
+        &self,
+        keys: &[Key],
+        readings: &mut [Option<Reading<V>>],
+    ) -> Result<()> {
+        let mut missing = Vec::new();
+        for (at, (key, reading)) in keys.iter().zip(&*readings).enumerate() {
+            let Some(Reading::Miss(miss)) = reading else {
+                continue;
+            };
+            let copies = self.cache.client.copies(key);
+            // An entry that was judged here may have been stamped with the generations there.
+            let may_be_there = copies.other.is_some() || !miss.seen.is_empty();
+            if copies.read == ReadOther::WhenMissing && may_be_there {
+                missing.push(at);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let other = Self {
+            ring: Ring::Other,
+            ..*self
+        };
+        // In a box, so that the future of a hit stays small.
+        let found = Box::pin(other.look_for_some(keys, &missing)).await?;
+        for (at, reading) in missing.into_iter().zip(found) {
+            if let hit @ Some(Reading::Hit(_)) = reading {
+                readings[at] = hit;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and judges the keys at the positions `some`, if there are any.
+    async fn look_for_some<V: DeserializeOwned>(
+        &self,
+        keys: &[Key],
+        some: &[usize],
+    ) -> Result<Vec<Option<Reading<V>>>> {
+        let keys: Vec<Key> = some.iter().map(|at| keys[*at].clone()).collect();
+        let mut readings = unread(&keys);
+        if !keys.is_empty() {
+            self.look(&keys, &mut readings).await?;
         }
         Ok(readings)
     }
 
-    /// As [`on`](Self::on), with what a replica has. What the replica does not have is read from
-    /// the primary. `None` if no replica can be asked.
-    async fn on_replica<V: DeserializeOwned>(
+    /// Fills in the readings of the entries that are no hit so far.
+    async fn settle<V: DeserializeOwned>(
         &self,
-        ring: Ring,
-        keys: &[Key],
-    ) -> Result<Option<Vec<Reading<V>>>> {
-        let wanted = Wanted::new(self, keys, ring);
-        let found = self.cache.client.read_replica(&wanted.keys, self.deadline);
-        let Some(found) = found.await else {
-            return Ok(None);
-        };
-        let judged = self.judged(&wanted, &found, ring).await?;
-        let hit = |judged: &Judged<V>| matches!(judged, Judged::Hit(_));
-        let missing = keys.iter().zip(&judged).filter(|(_, judged)| !hit(judged));
-        let missing: Vec<Key> = missing.map(|(key, _)| key.clone()).collect();
-        let rest = match missing.is_empty() {
-            true => Vec::new(),
-            // Also what is invalid there: the replica may only be behind.
-            false => Box::pin(self.on(ring, &missing, ReadFrom::Primary)).await?,
-        };
-        let mut rest = rest.into_iter();
-        let readings = judged.into_iter().map(|judged| match judged {
-            Judged::Hit(value) => Some(Reading::Hit(value)),
-            _ => rest.next(),
-        });
-        Ok(readings.collect())
+        open: Open,
+        wanted: &Wanted,
+        found: &[Option<Bytes>],
+        readings: &mut [Option<Reading<V>>],
+    ) -> Result<()> {
+        let missed = self.judged_again(open, wanted, found, readings).await?;
+        let mut discards = Vec::new();
+        for (at, why) in missed {
+            let entry = found[at].as_deref().unwrap_or_default();
+            discards.extend(self.missed(&wanted.keys[at], entry, why));
+            let whole = Generation::of(wanted.whole(at, found));
+            let declared = snapshot(wanted.declared(found));
+            readings[at] = Some(Reading::Miss(Miss::of(entry, whole, declared)));
+        }
+        // Together: one after the other they could use up the time that other entries need.
+        join_all(discards).await;
+        Ok(())
     }
 
-    /// Judges what was found, and reads the generations that are still needed for that: at most
-    /// once, since an entry names all its tags.
-    async fn judged<V: DeserializeOwned>(
+    /// Judges what was found, and fills in the hits. Returns the other entries.
+    fn judged<V: DeserializeOwned>(
         &self,
         wanted: &Wanted,
         found: &[Option<Bytes>],
-        ring: Ring,
-    ) -> Result<Vec<Judged<V>>> {
-        let judge = |at, others: &[_]| self.judge(at, wanted, found, others);
-        let mut judged: Vec<Judged<V>> = (0..wanted.entries).map(|at| judge(at, &[])).collect();
-        let mut needed: Vec<TagId> = Vec::new();
-        for it in &judged {
-            if let Judged::Needs(tags) = it {
-                needed.extend(tags);
+        readings: &mut [Option<Reading<V>>],
+    ) -> Open {
+        let mut open = Open::default();
+        for (at, reading) in readings.iter_mut().enumerate() {
+            match self.judge(at, wanted, found, &[]) {
+                Judged::Hit(value) => *reading = Some(Reading::Hit(value)),
+                Judged::Miss(why) => open.missed.push((at, why)),
+                Judged::Needs(tags) => open.needing.push((at, tags)),
             }
         }
-        if needed.is_empty() {
-            return Ok(judged);
-        }
-        // Entries often share their tags. Each is read once.
-        needed.sort_unstable();
-        needed.dedup();
-        // Read after the entries, so these generations may judge them.
-        let others = Box::pin(self.present(needed, ring)).await?;
-        for (at, it) in judged.iter_mut().enumerate() {
-            if let Judged::Needs(_) = it {
-                *it = judge(at, &others);
-            }
-        }
-        Ok(judged)
+        open
     }
 
-    /// The present generations of tags that were not read together with the entries.
-    async fn present(
+    /// Reads the generations that entries still need, and judges these entries again: only once,
+    /// since an entry names all its tags. Fills in the hits, and returns the misses.
+    async fn judged_again<V: DeserializeOwned>(
         &self,
-        tags: Vec<TagId>,
-        ring: Ring,
-    ) -> Result<Vec<(TagId, Option<Generation>)>> {
+        open: Open,
+        wanted: &Wanted,
+        found: &[Option<Bytes>],
+        readings: &mut [Option<Reading<V>>],
+    ) -> Result<Vec<(usize, Why)>> {
+        let Open {
+            mut missed,
+            needing,
+        } = open;
+        if needing.is_empty() {
+            return Ok(missed);
+        }
+        let tags = needing.iter().flat_map(|(_, tags)| tags);
+        let mut tags: Vec<TagId> = tags.copied().collect();
+        // Entries often share their tags. Each is read once.
+        tags.sort_unstable();
+        tags.dedup();
+        // Read after the entries, so these generations may judge them.
+        let others = self.present(&tags).await?;
+        for (at, _) in needing {
+            match self.judge(at, wanted, found, &others) {
+                Judged::Hit(value) => readings[at] = Some(Reading::Hit(value)),
+                Judged::Miss(why) => missed.push((at, why)),
+                Judged::Needs(_) => unreachable!("all that an entry needs was read"),
+            }
+        }
+        Ok(missed)
+    }
+
+    /// Returns the present generations of tags that were not read together with the entries.
+    async fn present(&self, tags: &[TagId]) -> Result<Vec<(TagId, Option<Generation>)>> {
         let client = &self.cache.client;
         let mut present = Vec::with_capacity(tags.len());
         // One entry may carry 255 tags, so many entries need many. Each part is read after the
@@ -302,10 +307,11 @@ impl Fetch<'_> {
         for part in tags.chunks(MOST_TAGS_AT_ONCE) {
             let spelt = part
                 .iter()
-                .map(|tag| ring.place(&client.namespace().tag(*tag)));
+                .map(|tag| self.ring.place(&client.namespace().tag(*tag)));
             let keys: Vec<Key> = spelt.collect();
             let found = client.read(&keys, self.deadline).await?;
-            present.extend(part.iter().copied().zip(snapshot(&found)));
+            let generations = found.iter().map(|it| Generation::of(it.as_ref()));
+            present.extend(part.iter().copied().zip(generations));
         }
         Ok(present)
     }
@@ -382,16 +388,16 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         // As the record was written, whatever the values are written in.
         stack: &Stack::default(),
         deadline,
+        ring: Ring::Own,
+        from: ReadFrom::Primary,
     };
-    let wanted = Wanted {
-        keys: Vec::new(),
-        entries: 1,
-        wholes: 1,
-        whole_of: Vec::new(),
-    };
-    let mut judged = fetch.judged(&wanted, &found, Ring::Own).await?;
-    Ok(match judged.pop() {
-        Some(Judged::Hit(value)) => std::sync::Arc::into_inner(value),
+    let wanted = Wanted::one();
+    let mut reading = None;
+    let place = slice::from_mut(&mut reading);
+    let open = fetch.judged(&wanted, &found, place);
+    fetch.judged_again(open, &wanted, &found, place).await?;
+    Ok(match reading {
+        Some(Reading::Hit(value)) => Arc::into_inner(value),
         _ => None,
     })
 }

@@ -7,3 +7,4 @@ pub(super) mod fetch;
 mod judge;
 pub(super) mod reading;
 pub(super) mod shared;
+mod wanted;

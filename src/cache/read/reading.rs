@@ -42,6 +42,16 @@ pub enum ReadFrom {
     PreferReplica,
 }
 
+impl<V> Reading<V> {
+    /// Returns the value that was found.
+    pub(in crate::cache) fn hit(self) -> Option<Arc<V>> {
+        match self {
+            Self::Hit(value) => Some(value),
+            Self::Miss(_) => None,
+        }
+    }
+}
+
 impl Miss {
     /// Makes a miss from the generation of the whole cache's tag and those of the declared tags.
     pub(in crate::cache) fn of(

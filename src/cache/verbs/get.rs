@@ -84,9 +84,16 @@ impl Cache {
         key: &str,
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
-        let key = self.client.name(key);
-        let found = self.all_found(std::slice::from_ref(&key), deadline).await?;
-        Ok(found.into_iter().next().flatten())
+        let value = self.value(&self.client.name(key))?;
+        match fetch::read(self, &value, &[], self.setup.read_from, deadline).await {
+            Ok(reading) => Ok(reading.hit()),
+            Err(error) if self.setup.outage.bypasses(&error) => {
+                self.state().bulkhead.read(&self.setup.name, &error);
+                Ok(None)
+            }
+            // Made again, so that the future of a hit need not hold it.
+            Err(error) => Err(error.about(&self.client.name(key))),
+        }
     }
 
     async fn all_found<V: DeserializeOwned>(
@@ -101,11 +108,7 @@ impl Cache {
         let mut known = HashMap::new();
         for key in keys {
             let value = self.value(key)?;
-            let place = match keys.len() {
-                // The usual call needs no map.
-                1 => 0,
-                _ => *known.entry(value.clone()).or_insert(spelt.len()),
-            };
+            let place = *known.entry(value.clone()).or_insert(spelt.len());
             if place == spelt.len() {
                 spelt.push(value);
             }
@@ -114,10 +117,7 @@ impl Cache {
         let mut found: Vec<Option<Arc<V>>> = Vec::with_capacity(spelt.len());
         for part in spelt.chunks(MOST_AT_ONCE) {
             match fetch::read_many(self, part, &[], self.setup.read_from, deadline).await {
-                Ok(readings) => found.extend(readings.into_iter().map(|reading| match reading {
-                    Reading::Hit(value) => Some(value),
-                    Reading::Miss(_) => None,
-                })),
+                Ok(readings) => found.extend(readings.into_iter().map(Reading::hit)),
                 Err(error) if self.setup.outage.bypasses(&error) => {
                     self.state().bulkhead.read(&self.setup.name, &error);
                     // The call finds nothing as a whole, just as it fails as a whole.

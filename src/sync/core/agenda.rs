@@ -99,7 +99,8 @@ impl Agenda {
         firsts.map(|(at, _)| *at).chain(missed).min()
     }
 
-    /// Notes that `hold` is renewed at `at`, and subscribed from `listen` on.
+    /// Notes that `hold` is renewed at `at`, and subscribed from `listen` on. Its `max_hold` is due
+    /// in any case.
     pub(in crate::sync) fn renew(
         &mut self,
         hold: Arc<Hold>,
@@ -107,7 +108,7 @@ impl Agenda {
         at: Instant,
         listen: Option<Instant>,
     ) {
-        let (owner, first) = (hold.owner, listen.map_or(at, |listen| listen.min(at)));
+        let owner = hold.owner;
         let group = Group::Renewals(hold.keys.kind.name, group);
         let renewal = Renewal {
             hold,
@@ -116,6 +117,7 @@ impl Agenda {
             pause: FIRST_PAUSE_OF_LISTENING,
             asked: None,
         };
+        let first = renewal.due();
         self.note(owner, Task::Renew(renewal), group, first);
     }
 

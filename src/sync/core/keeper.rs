@@ -233,6 +233,7 @@ impl Keeper {
         state.agenda.renew(hold.clone(), group, at, listen);
         // A subscription wakes no task by itself: the next look carries it out.
         let first = listen.map_or(at, |listen| at.min(listen + LOOK));
+        let first = hold.limit.map_or(first, |limit| first.min(limit));
         Self::noted(state, client, first);
     }
 

@@ -159,6 +159,7 @@ async fn play(role: &str, stage: Stage) {
         "memoize" => memoize(stage).await,
         "own a server" => own_a_server(stage).await,
         "own a topology" => own_a_topology(stage).await,
+        "permits" => permits(stage).await,
         "read the environment" => read_the_environment().await,
         unknown => panic!("no role is called {unknown}"),
     }
@@ -304,6 +305,39 @@ async fn own_a_topology(mut stage: Stage) {
     let pids = [&node, pair.primary(), pair.replica(0)].map(|node| node.pid().to_string());
     say(&pids.join(" "));
     stage.hear().await;
+}
+
+/// Acquires permits and keeps them. Arguments: URL, name, limit, weight, lease (ms), metadata.
+///
+/// Says `held`. Commands: `state` -> `held` or `lost <reason>`; `release` -> `released` or `not
+/// released <kind>`, and ends.
+async fn permits(mut stage: Stage) {
+    let client = Client::builder().url(stage.argument(0)).name("child");
+    let client = client.open().expect("a good URL");
+    let number = |index: usize| stage.argument(index).parse::<u32>().expect("a number");
+    let (limit, weight, lease) = (number(2), number(3), number(4));
+    let semaphore = client.semaphore(stage.argument(1), limit).weight(weight);
+    let semaphore = semaphore.lease(Duration::from_millis(lease.into()));
+    let semaphore = semaphore.metadata(stage.argument(5));
+    let permits = semaphore.wait(Duration::from_secs(60)).acquire().await;
+    let permits = permits.expect("granted");
+    say("held");
+    loop {
+        match stage.hear().await.as_str() {
+            "state" => match permits.loss() {
+                Some(reason) => say(&format!("lost {reason:?}")),
+                None => say(if permits.is_held() { "held" } else { "neither" }),
+            },
+            "release" => {
+                match permits.release().await {
+                    Ok(()) => say("released"),
+                    Err(error) => say(&format!("not released {:?}", error.kind())),
+                }
+                return;
+            }
+            unknown => panic!("not a command: {unknown}"),
+        }
+    }
 }
 
 /// Adds 1 to the counter `views` on the server that the environment names.

@@ -8,21 +8,32 @@ use hedgerow::{ClientBuilder, Lock};
 use crate::support::server::Server;
 
 /// Waits until `condition` holds. What does not come true in a minute never will.
-pub async fn until<C: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> C) {
-    bounded(what, async {
+pub async fn until<C: Future<Output = bool>>(what: &str, condition: impl FnMut() -> C) {
+    until_so(|| what.to_owned(), condition).await;
+}
+
+/// Does the same, and describes at the end what was waited for and what was there instead.
+pub async fn until_so<C: Future<Output = bool>>(
+    what: impl Fn() -> String,
+    mut condition: impl FnMut() -> C,
+) {
+    let reached = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    })
-    .await;
+    };
+    let reached = tokio::time::timeout(A_MINUTE, reached).await;
+    reached.unwrap_or_else(|_| panic!("waited a minute for this: {}", what()));
 }
 
 /// Waits for `future`, which would hang for ever in a crate that is broken.
 pub async fn bounded<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(60), future)
+    tokio::time::timeout(A_MINUTE, future)
         .await
         .unwrap_or_else(|_| panic!("waited a minute for this: {what}"))
 }
+
+const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// For clients of which nobody asks how soon they give up: machines under test are slow at times.
 pub fn patient(builder: ClientBuilder) -> ClientBuilder {

@@ -12,11 +12,23 @@ const LEASE: Duration = Duration::from_secs(6);
 
 /// A hold of a lock of its own, granted at `now`.
 fn hold(now: Instant) -> Arc<Hold> {
+    hold_of_at_most(now, None)
+}
+
+fn hold_of_at_most(now: Instant, max_hold: Option<Duration>) -> Arc<Hold> {
     let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
     let keys = Keys::of(&client, &LOCK, &client.name("a")).expect("a good name");
     let lease = Ttl::new("the lease", LEASE).expect("in range");
     let owner = Owner::random();
-    Hold::new(keys.into(), owner, Fence(1), lease, None, (now, lease), 0)
+    Hold::new(
+        keys.into(),
+        owner,
+        Fence(1),
+        lease,
+        max_hold,
+        (now, lease),
+        0,
+    )
 }
 
 fn sizes(due: &Due) -> Vec<usize> {
@@ -45,6 +57,16 @@ async fn a_release_is_due_again_and_again_until_it_is_taken_off() {
     assert_eq!(agenda.first(), Some(later));
     assert!(agenda.remove(hold.owner) && agenda.is_empty());
     assert_eq!(agenda.first(), None);
+}
+
+#[tokio::test]
+async fn max_hold_is_due_although_nothing_else_is() {
+    let (mut agenda, now) = (Agenda::default(), Instant::now());
+    let hold = hold_of_at_most(now, Some(LEASE / 100));
+    agenda.renew(hold.clone(), 0, now + LEASE, None);
+    assert_eq!(agenda.first(), hold.limit);
+    let later = hold.limit.expect("it has one");
+    assert_eq!(sizes(&agenda.take(later, later)), [1]);
 }
 
 #[tokio::test]

@@ -1,0 +1,98 @@
+//! What one read asks for: the keys of entries and of tags, on one ring, and where each answer is.
+//!
+//! Invariant: each key is asked for once, and the keys of an entry and of its cache's tag are those
+//! of one ring. `fetch` makes a `Wanted` for each read, and finds the answers by it.
+
+use bytes::Bytes;
+
+use crate::client::Client;
+use crate::key::Key;
+use crate::tags::Tag;
+
+/// The ring of shards that places a key, while keys move from one ring to another.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ring {
+    Own,
+    Other,
+}
+
+impl Ring {
+    pub(super) fn place(self, key: &Key) -> Key {
+        match self {
+            Self::Own => key.clone(),
+            Self::Other => key.on_other_ring(),
+        }
+    }
+}
+
+/// The tags whose generations are read together with an entry.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'t> {
+    pub(super) whole: &'t Tag,
+    pub(super) declared: &'t [Tag],
+}
+
+/// The keys of one read: entries, then the tag of the whole cache, then the declared tags.
+pub(super) struct Wanted {
+    pub(super) keys: Vec<Key>,
+    entries: usize,
+    /// The tag of the whole cache has one key in each slot group. This is how many of these keys
+    /// are read.
+    wholes: usize,
+    /// Which of these keys belongs to which entry. Empty if all entries have the same, as on one
+    /// server, so that the usual read needs no memory for it.
+    whole_of: Vec<usize>,
+}
+
+impl Wanted {
+    pub(super) fn new(client: &Client, tags: Asked<'_>, keys: &[Key], ring: Ring) -> Self {
+        let Asked { whole, declared } = tags;
+        let entries = keys.len();
+        let mut all = Vec::with_capacity(entries + 1 + declared.len());
+        all.extend(keys.iter().map(|key| ring.place(key)));
+        let mut whole_of = Vec::new();
+        // The keys of the whole cache's tag follow the entries, each of them once.
+        for at in 0..entries {
+            let own = whole.colocated_key(client, &all[at]);
+            let known = all[entries..].iter().position(|known| *known == own);
+            let place = known.unwrap_or(all.len() - entries);
+            if known.is_none() {
+                all.push(own);
+            }
+            if place > 0 && whole_of.is_empty() {
+                whole_of.resize(at, 0);
+            }
+            if place > 0 || !whole_of.is_empty() {
+                whole_of.push(place);
+            }
+        }
+        let wholes = all.len() - entries;
+        all.extend(declared.iter().map(|tag| ring.place(&tag.key)));
+        Self {
+            keys: all,
+            entries,
+            wholes,
+            whole_of,
+        }
+    }
+
+    /// As if one entry had been read, with the tag of the whole cache, then the declared tags.
+    pub(super) fn one() -> Self {
+        Self {
+            keys: Vec::new(),
+            entries: 1,
+            wholes: 1,
+            whole_of: Vec::new(),
+        }
+    }
+
+    /// The present generation of the whole cache's tag for the entry `at`, in what was found.
+    pub(super) fn whole<'f>(&self, at: usize, found: &'f [Option<Bytes>]) -> Option<&'f Bytes> {
+        let whole = self.whole_of.get(at).copied().unwrap_or_default();
+        found[self.entries + whole].as_ref()
+    }
+
+    pub(super) fn declared<'f>(&self, found: &'f [Option<Bytes>]) -> &'f [Option<Bytes>] {
+        &found[self.entries + self.wholes..]
+    }
+}
