@@ -188,12 +188,16 @@ impl FirstTry {
             self.abandon(Answered::Yes);
             return Ticket::join(&self.locks, request, until);
         }
-        // It has taken no position, and nobody waits for its answer.
-        if self.question.stands == Stands::Aside {
-            return Ticket::join(&self.locks, request, until);
-        }
-        let ticket = Ticket::lead(&self.locks, request, until);
+        let aside = self.question.stands == Stands::Aside;
+        let ticket = match aside {
+            true => Ticket::join(&self.locks, request, until),
+            false => Ticket::lead(&self.locks, request, until),
+        };
         self.locks.heard(&keys, Ok(holder));
+        // It has taken no position, and nobody waits for its answer.
+        if aside {
+            return ticket;
+        }
         // The ticket joins the queue before the first try ends, or the local queue would be removed
         // in between.
         self.locks.attempted(&keys, self.question.owner);

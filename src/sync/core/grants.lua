@@ -57,6 +57,7 @@ local function acquire(request, lease)
     kind.grant(fence, mine, nil, lease, process, detail)
     -- It may have asked for less than it had.
     if kind.fits() then hand_over() end
+    kind.settle()
     return fence
   end
   local number = stand(mine, lease, process, detail)

@@ -10,10 +10,10 @@ local function parts(detail)
   return tonumber(weight), tonumber(limit)
 end
 
--- Returns the deadline, the fence and the weight of a holder, nil if there is none of that id.
+-- Returns the deadline, the fence, the weight and the limit of a holder, nil if there is none of that id.
 local function holder(id)
-  local deadline, fence, weight = string.match(redis.call('HGET', KEYS[1], id) or '', '^(%d+) (%d+) %x+ (%d+) ')
-  return tonumber(deadline), fence, tonumber(weight)
+  local deadline, fence, detail = string.match(redis.call('HGET', KEYS[1], id) or '', '^(%d+) (%d+) %x+ (.*)$')
+  if deadline then return tonumber(deadline), fence, parts(detail) end
 end
 
 local function take_out(id, weight)
@@ -46,10 +46,11 @@ function kind.read()
 end
 
 function kind.fence_of(id, detail)
-  local deadline, fence, weight = holder(id)
+  local deadline, fence, weight, limit = holder(id)
   if not deadline then return nil end
-  if deadline > now_ms and weight >= parts(detail) then return fence end
-  -- It is over, or asks for more than it has: as if it had nothing.
+  local asked, most = parts(detail)
+  if deadline > now_ms and weight >= asked and limit <= most then return fence end
+  -- It is over, or asks for more than it has, or was granted under a larger limit: as if it had nothing.
   take_out(id, weight)
 end
 

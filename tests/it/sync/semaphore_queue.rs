@@ -8,7 +8,7 @@ use hedgerow::{Client, ErrorKind, Permits, Semaphore};
 use tokio::sync::Barrier;
 
 use crate::support::monitor::Monitor;
-use crate::support::permits::{AGES, Kept, all_back, granted, key, queued, wait, warm};
+use crate::support::permits::{AGES, Kept, all_back, expire, granted, key, queued, wait, warm};
 use crate::support::proxy::{Act, Proxy, Request, Rule};
 use crate::support::server::Server;
 use crate::support::wait::{bounded, calls, patient, until};
@@ -399,6 +399,63 @@ async fn a_grant_that_comes_too_late_for_a_wide_call_leaves_the_next_one_its_own
         second.release().await.expect("held until now");
         all_back(&server, "a").await;
     }
+}
+
+#[tokio::test]
+async fn permits_whose_lease_ends_while_a_grant_is_confirmed_come_back() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let (one, three) = (server.client().await, server.client().await);
+    let two = warm(patient(proxy.builder()).open().expect("a good URL")).await;
+    let ended = held(&one, 4, 2).await;
+    let id = Kept::of(&server, "a").await.holders[0].id.clone();
+    let rest = held(&one, 4, 2).await;
+    let confirms = wait(two.semaphore("a", 4).weight(2).metadata("confirms"));
+    listening(&server, 1).await;
+    let head = wait(three.semaphore("a", 4).weight(4).metadata("head"));
+    queued(&server, "a", &["confirms", "head"]).await;
+    let pushes = proxy.on_push(Request::every().named("smessage"), Act::Hold);
+    rest.release().await.expect("held until now");
+    expire(&server, "a", &id).await;
+    pushes.deliver();
+    proxy.clear();
+    let confirms = granted(confirms).await;
+    until("what has ended is swept", async || {
+        Kept::of(&server, "a").await.held_by() == ["confirms"]
+    })
+    .await;
+    confirms.release().await.expect("held until now");
+    granted(head).await.release().await.expect("held until now");
+    ended.release().await.expect_err("its lease has ended");
+    all_back(&server, "a").await;
+}
+
+/// The grant of the first call is on its way when that call leaves.
+#[tokio::test]
+async fn a_grant_under_a_larger_limit_is_not_left_to_a_call_with_a_smaller_one() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let one = server.client().await;
+    let two = warm(patient(proxy.builder()).open().expect("a good URL")).await;
+    let (stays, goes) = (held(&one, 10, 4).await, held(&one, 10, 6).await);
+    let first = wait(two.semaphore("a", 10).weight(2).metadata("first"));
+    let second = wait(two.semaphore("a", 4).weight(2).metadata("second"));
+    listening(&server, 1).await;
+    let pushes = proxy.on_push(Request::every().named("smessage"), Act::Hold);
+    goes.release().await.expect("held until now");
+    pushes.hit().await;
+    first.abort();
+    pushes.deliver();
+    proxy.clear();
+    queued(&server, "a", &["second"]).await;
+    assert_eq!(Kept::of(&server, "a").await.weights(), [4]);
+    stays.release().await.expect("held until now");
+    granted(second)
+        .await
+        .release()
+        .await
+        .expect("held until now");
+    all_back(&server, "a").await;
 }
 
 /// Holds `weight` of `limit` permits for longer than any test runs.
