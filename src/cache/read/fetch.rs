@@ -45,10 +45,9 @@ pub(in crate::cache) async fn read<V: DeserializeOwned>(
     let fetch = Fetch::new(cache, tags, from, deadline)?;
     // In place of a list: nearly every read is of one entry.
     let mut reading = None;
-    let place = slice::from_mut(&mut reading);
-    fetch.look(slice::from_ref(key), place).await?;
-    let place = slice::from_mut(&mut reading);
-    fetch.look_elsewhere(slice::from_ref(key), place).await?;
+    let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
+    fetch.look(keys, place).await?;
+    fetch.look_elsewhere(keys, place).await?;
     match reading {
         Some(reading) => Ok(reading),
         None => unreachable!("there is a reading for each key"),
@@ -134,7 +133,7 @@ impl<'f> Fetch<'f> {
         keys: &[Key],
         readings: &mut [Option<Reading<V>>],
     ) -> Result<()> {
-        // In boxes, this and what follows the read, so that the future of a hit stays small.
+        // This is boxed, and so is what follows the read: the future of a hit stays small.
         if self.from == ReadFrom::PreferReplica {
             return Box::pin(self.look_at_replica(keys, readings)).await;
         }
@@ -169,6 +168,9 @@ impl<'f> Fetch<'f> {
         let missed = self.judged_again(open, &wanted, &found, readings).await?;
         // Also what is invalid there: the replica may only be behind.
         let missing: Vec<usize> = missed.into_iter().map(|(at, _)| at).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
         let rest = Box::pin(primary.look_for_some(keys, &missing)).await?;
         for (at, reading) in missing.into_iter().zip(rest) {
             readings[at] = reading;
@@ -211,7 +213,7 @@ impl<'f> Fetch<'f> {
         Ok(())
     }
 
-    /// Reads and judges the keys at the positions `some`, if there are any.
+    /// Reads and judges the keys at the positions `some`.
     async fn look_for_some<V: DeserializeOwned>(
         &self,
         keys: &[Key],
@@ -219,9 +221,7 @@ impl<'f> Fetch<'f> {
     ) -> Result<Vec<Option<Reading<V>>>> {
         let keys: Vec<Key> = some.iter().map(|at| keys[*at].clone()).collect();
         let mut readings = unread(&keys);
-        if !keys.is_empty() {
-            self.look(&keys, &mut readings).await?;
-        }
+        self.look(&keys, &mut readings).await?;
         Ok(readings)
     }
 
@@ -391,7 +391,7 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         ring: Ring::Own,
         from: ReadFrom::Primary,
     };
-    let wanted = Wanted::one();
+    let wanted = Wanted::answered();
     let mut reading = None;
     let place = slice::from_mut(&mut reading);
     let open = fetch.judged(&wanted, &found, place);

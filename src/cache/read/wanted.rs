@@ -1,7 +1,7 @@
 //! What one read asks for: the keys of entries and of tags, on one ring, and where each answer is.
 //!
-//! Invariant: each key is asked for once, and the keys of an entry and of its cache's tag are those
-//! of one ring. `fetch` makes a `Wanted` for each read, and finds the answers by it.
+//! Invariant: the tag of the whole cache is asked for once in each slot group, and on the ring of
+//! its entries. `fetch` makes one for each read of entries, and finds the answers by it.
 
 use bytes::Bytes;
 
@@ -76,8 +76,9 @@ impl Wanted {
         }
     }
 
-    /// As if one entry had been read, with the tag of the whole cache, then the declared tags.
-    pub(super) fn one() -> Self {
+    /// Returns the order of what was read by other means: one entry, the tag of the whole cache,
+    /// the declared tags. It asks for nothing, so it has no keys.
+    pub(super) fn answered() -> Self {
         Self {
             keys: Vec::new(),
             entries: 1,

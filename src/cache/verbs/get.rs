@@ -1,6 +1,7 @@
 //! `get` and `get_many`: read values, and load nothing.
 //!
-//! Invariant: `get` is `get_many` of one key. Users call both.
+//! Invariant: `get` answers as `get_many` of one key would, errors and outages included. Users call
+//! both.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ impl Cache {
                 self.state().bulkhead.read(&self.setup.name, &error);
                 Ok(None)
             }
-            // Made again, so that the future of a hit need not hold it.
+            // The name is made again, so that the future of a hit does not hold it.
             Err(error) => Err(error.about(&self.client.name(key))),
         }
     }

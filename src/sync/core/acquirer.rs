@@ -1,8 +1,8 @@
 //! `Acquirer`: how a call acquires, for the faces of all synchronizers.
 //!
 //! Invariant: a call that ends without its grant leaves no lease, however it ends. It asks the
-//! server by itself if nobody of its process is ahead of it, and otherwise waits in the local
-//! queue. Each face keeps one, with the settings of its caller.
+//! server by itself if no call of its process has to wait, and otherwise waits in the local queue.
+//! Each face has an `Acquirer`, with the settings of its caller.
 
 use std::fmt;
 use std::sync::Arc;
@@ -182,8 +182,8 @@ impl Acquirer {
                     if let Some(held) = attempt.won(&request, fence, sent) {
                         return Ok(Some(held));
                     }
-                    // The keeper had taken the question over, and has given the grant back: asks
-                    // again.
+                    // The keeper had taken the question over, and has given the grant back. So this
+                    // call asks again.
                 }
                 Ok(AcquireReply::Busy { .. }) => {
                     attempt.lost();

@@ -26,6 +26,7 @@ pub(in crate::sync) use release::{Answered, Reclaim, Release};
 
 use super::hold::Hold;
 use super::keys::Keys;
+use super::kind::Breaking;
 use super::owner::{ByOwner, Owner};
 use crate::key::Key;
 
@@ -232,7 +233,8 @@ impl Agenda {
             let Task::Renew(renewal) = &mut job.task else {
                 continue;
             };
-            if !missed.channels.contains(&renewal.hold.keys.channel) {
+            let keys = &renewal.hold.keys;
+            if keys.kind.breaking == Breaking::Never || !missed.channels.contains(&keys.channel) {
                 continue;
             }
             let at = match renewal.listening {

@@ -43,8 +43,12 @@ local function hand_over(mine, secret)
       end
     end
   end
-  if queue.head > queue.tail then redis.call('DEL', KEYS[3]) else redis.call('HSET', KEYS[3], 'head', queue.head) end
-  return left == 0
+  if queue.head > queue.tail then
+    redis.call('DEL', KEYS[3])
+    return false
+  end
+  redis.call('HSET', KEYS[3], 'head', queue.head, 'clock', queue.clock, 'at', queue.at)
+  return left == 0 and kind.fits()
 end
 
 -- Answers a request: a fence, or BUSY and what a waiter must know. `request` is ' 2 id seal process detail'.

@@ -42,7 +42,8 @@ impl Held {
         &self.0.hold
     }
 
-    /// Returns another holder of the same grant. It shares the lease, also if that is lost already.
+    /// Returns another holder of the same grant. It shares the lease, even if the lease is already
+    /// lost.
     pub(in crate::sync) fn share(&self) -> Self {
         Self(self.0.clone())
     }

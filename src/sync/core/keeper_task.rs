@@ -81,6 +81,7 @@ fn look_after(locks: &Arc<Registry>, client: Option<&Client>) {
     }
     for hold in found.offers {
         if hold.take_back() {
+            tracing::debug!(target: "hedgerow::sync", kind = hold.keys.kind.name, name = hold.keys.name.shown().as_str(), "acquire is not polled; its grant is given back");
             keeper.discard(client, &hold);
         }
     }

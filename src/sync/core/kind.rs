@@ -1,8 +1,8 @@
 //! `Kind`: what tells one synchronizer from another: its scripts, its keys and its words.
 //!
-//! Invariant: the mechanism knows no more of a synchronizer than this. What a holder has of it is
-//! the *detail* of a request, a text that the mechanism passes on without reading it. Each face
-//! declares its kind, and `Keys` carry it.
+//! Invariant: the mechanism knows no more of a synchronizer than this. The *detail* of a request
+//! says what the holder gets. The mechanism passes it on without reading it. Each face declares its
+//! kind, and `Keys` carry it.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,8 @@ pub(in crate::sync) struct Kind {
     /// The word in the keys of its queues.
     pub(in crate::sync) queue: &'static str,
     pub(in crate::sync) words: Words,
-    /// What an error text says of the holders that a busy answer names by a fence and a detail.
+    /// Says in an error text what the holders have. It gets the two texts of a busy answer: a
+    /// fence, and what `kind.busy` says of the holders.
     pub(in crate::sync) held_by: fn(&str, &str) -> String,
     /// The format that all clients of the namespace agree on before they write its keys.
     pub(in crate::sync) written: Written,
@@ -53,10 +54,10 @@ impl Words {
     }
 }
 
-/// Whether what a holder has can be taken away from it by a call.
+/// Whether a call can take away what a holder has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Breaking {
-    /// It can. Holders that last subscribe, so that they learn of it at once.
+    /// A call can. A holder subscribes after 50 ms, to learn of it at once.
     ByPush,
     Never,
 }
@@ -69,7 +70,8 @@ pub(in crate::sync) enum Holders {
     Several,
 }
 
-/// The scripts of a kind. All have the arguments and replies of those of the lock.
+/// The scripts of a kind. All have the arguments and replies of those of the lock, but for what
+/// `kind.busy` answers.
 #[derive(Debug)]
 pub(in crate::sync) struct Scripts {
     pub(in crate::sync) acquire: &'static LazyScript,

@@ -50,8 +50,8 @@ static SEMAPHORE: Kind = Kind {
 /// A named number of permits, made by [`Client::semaphore`]. It does nothing until some are
 /// acquired.
 ///
-/// All processes that use the same server and namespace share the permits of a name. At most 10,000
-/// calls hold permits of one name at a time.
+/// All processes of a namespace share the permits of a name. At most 10,000 calls hold some at a
+/// time.
 #[derive(Debug, Clone)]
 #[must_use = "a semaphore limits nobody until permits are acquired"]
 pub struct Semaphore {
@@ -64,8 +64,8 @@ impl Client {
     /// Returns the semaphore with this name, of which all processes together may hold `permits`.
     /// The first call returns `InvalidInput` if the name is invalid.
     ///
-    /// Give all processes the same number. While they differ, as during a deployment, each call is
-    /// granted by its own number: when no more than that are held with it.
+    /// Give all processes the same number. While they differ, as during a deployment, each call
+    /// gets its permits if no more than its own number are held then, its own permits included.
     pub fn semaphore(&self, name: &str, permits: u32) -> Semaphore {
         Semaphore {
             acquirer: Acquirer::new(self, &SEMAPHORE, name),
@@ -116,7 +116,7 @@ impl Semaphore {
     }
 
     /// Sets the longest time that permits may be held, renewals included. No limit by default.
-    /// After it they are lost and released, so a hung holder blocks no other.
+    /// After that time they are lost and released, so that a hung holder does not block others.
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.acquirer.max_hold = Some(limit);
         self
@@ -145,7 +145,7 @@ impl Semaphore {
     /// name or a duration is invalid, or the weight is zero or above the permits of the semaphore.
     /// `WrongType` if another version of hedgerow writes semaphores in another format. Otherwise,
     /// what kept the server from answering. After any error nothing is held. If the server has
-    /// granted it and the answer was lost, it is released in the background.
+    /// granted the permits and the answer was lost, they are released in the background.
     ///
     /// # Cancel safety
     /// Safe: a dropped call gives up its position in the queue and what it was granted. A call that
@@ -179,10 +179,9 @@ impl Semaphore {
     fn request(&self) -> Result<AcquireRequest> {
         let (weight, permits) = (self.weight, self.permits);
         if weight == 0 || weight > permits {
-            let message = format!(
-                "{weight} permits were asked for; ask for 1 to {permits} of this semaphore"
-            );
-            return Err(Error::invalid(message).with_key(&self.acquirer.name));
+            let asked = format!("{weight} of {permits} permits were asked for");
+            let error = Error::invalid(asked + "; a call takes at least 1, and at most all");
+            return Err(error.with_key(&self.acquirer.name));
         }
         let detail = format!("{weight} {permits} {}", self.acquirer.metadata);
         self.acquirer.request(detail.into())

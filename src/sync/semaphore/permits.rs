@@ -16,8 +16,7 @@ use crate::sync::core::release::release;
 use crate::sync::loss::LossReason;
 
 /// Permits that are held, made by [`Semaphore::acquire`](super::Semaphore::acquire). They renew
-/// their lease by themselves. [`release`](Self::release) gives them back; dropping them does so,
-/// too, in the background.
+/// their lease by themselves. [`release`](Self::release) gives them back, a drop does so later.
 #[must_use = "dropping the permits releases them"]
 pub struct Permits {
     held: Held,
@@ -71,8 +70,9 @@ impl Permits {
     /// Gives the permits back to waiters that fit. If others share them, only this holder ends.
     ///
     /// # Errors
-    /// `Lost` if the permits were no longer held. Any other error means that the server could not
-    /// be asked. The release is then tried again in the background until the lease has run out.
+    /// `Lost` if the permits were no longer held, `WrongType` if something else is at their keys.
+    /// Any other error means that the server did not answer in time, by the deadline of the client.
+    /// The release is then tried again in the background until the lease has run out.
     ///
     /// # Cancel safety
     /// Safe: a dropped call is completed in the background.
@@ -83,10 +83,8 @@ impl Permits {
 
 impl fmt::Debug for Permits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permits")
-            .field("semaphore", &self.held.hold().keys.name)
-            .field("weight", &self.weight)
-            .field("remaining", &self.remaining())
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("Permits");
+        shown.field("semaphore", &self.held.hold().keys.name);
+        shown.field("weight", &self.weight).finish_non_exhaustive()
     }
 }

@@ -8,12 +8,14 @@ local time = redis.call('TIME')
 local now_ms, answer = time[1] * 1000 + math.floor(time[2] / 1000), {'OK'}
 for index = 1, #KEYS do
   local id, lease = ARGV[2 * index - 1], ARGV[2 * index]
-  local value = redis.pcall('HGET', KEYS[index], id)
-  if type(value) == 'table' and not string.find(value.err, '^WRONGTYPE') then return value end
-  local deadline, rest = string.match(type(value) == 'string' and value or '', '^(%d+)( .*)$')
+  local read = redis.pcall('HMGET', KEYS[index], id, 'next')
+  if read.err and not string.find(read.err, '^WRONGTYPE') then return read end
+  local deadline, rest = string.match(not read.err and read[1] or '', '^(%d+)( .*)$')
   local held = deadline and tonumber(deadline) > now_ms
   if held then
-    redis.call('HSET', KEYS[index], id, string.format('%.0f', now_ms + lease) .. rest)
+    -- The clock may have stepped back since `next` was written.
+    local next = string.format('%.0f', math.min(tonumber(read[2] or '0') or 0, now_ms + lease))
+    redis.call('HSET', KEYS[index], id, string.format('%.0f', now_ms + lease) .. rest, 'next', next)
     if redis.call('PTTL', KEYS[index]) < tonumber(lease) then redis.call('PEXPIRE', KEYS[index], lease) end
   end
   answer[index + 1] = held and 1 or 0

@@ -19,7 +19,7 @@ async fn permits_are_granted_up_to_the_limit_and_again_once_they_are_back() {
         .await
         .expect("an answer");
     assert!(third.is_none());
-    let late = two.semaphore("a", 3).wait(Duration::from_millis(50));
+    let late = two.semaphore("a", 3).wait(Duration::from_secs(2));
     let late = late.acquire().await.expect_err("all are held");
     assert_eq!(late.kind(), ErrorKind::Contended);
     assert!(late.to_string().contains("3 permits are held"), "{late}");

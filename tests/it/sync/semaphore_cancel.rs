@@ -11,7 +11,7 @@ use hedgerow::{Client, Permits, Semaphore};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::support::permits::{AGES, Kept, all_back, granted, queued, wait, warm};
+use crate::support::permits::{AGES, Kept, all_back, granted, key, queued, wait, warm};
 use crate::support::server::Server;
 use crate::support::wait::{bounded, figure, until};
 
@@ -233,8 +233,9 @@ async fn an_acquire_of_permits_that_nobody_polls_keeps_them_from_nobody() {
         .poll(&mut Context::from_waker(Waker::noop()));
     assert!(polled.is_pending(), "it has to wait for an answer");
     // The server grants it, and the answer lies there.
+    let fence = key("a").replace(":semaphore:a", ":fence");
     until("it is granted", async || {
-        Kept::of(&server, "a").await.weights() == [2]
+        server.run::<usize>(&["EXISTS", &fence]).await == 1
     })
     .await;
     // Another process, and another task of the same.

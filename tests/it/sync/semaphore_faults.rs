@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use hedgerow::{ErrorKind, Semaphore, lock::LossReason};
 
-use crate::support::permits::{AGES, Kept, all_back, granted, key, queue_key, queued, wait, warm};
+use crate::support::permits::{
+    AGES, Kept, all_back, expire, granted, key, queue_key, queued, wait, warm,
+};
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::{Server, signal};
-use crate::support::wait::{bounded, patient, renewed, until};
+use crate::support::wait::{bounded, calls, patient, renewed, until};
 
 const SHORT: Duration = Duration::from_millis(900);
 
@@ -150,6 +152,98 @@ async fn a_flush_is_learnt_by_all_holders_and_renewals_make_nothing_anew() {
     assert_eq!(Kept::of(&server, "a").await.weights(), [5]);
     all.release().await.expect("held until now");
     all_back(&server, "a").await;
+}
+
+#[tokio::test]
+async fn permits_whose_lease_has_ended_are_not_renewed() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let permits = client.semaphore("a", 2).lease(SHORT);
+    let permits = permits.acquire().await.expect("free");
+    let id = Kept::of(&server, "a").await.holders[0].id.clone();
+    expire(&server, "a", &id).await;
+    let reason = bounded("a renewal tells it", permits.lost()).await;
+    assert_eq!(reason, LossReason::Taken);
+    let all = client.semaphore("a", 2).weight(2).try_acquire().await;
+    let all = all.expect("an answer").expect("both are free");
+    all.release().await.expect("held until now");
+    all_back(&server, "a").await;
+}
+
+/// As after a step of the server's clock back to the present.
+#[tokio::test]
+async fn a_renewal_corrects_when_the_next_lease_may_end() {
+    let server = Server::start().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let permits = one.semaphore("a", 2).lease(SHORT);
+    let permits = permits.acquire().await.expect("free");
+    let far = "99999999999999";
+    let _: usize = server.run(&["HSET", &key("a"), "next", far]).await;
+    renewed(&server, &key("a"), 1).await;
+    let next: u64 = server.run(&["HGET", &key("a"), "next"]).await;
+    assert!(next < 9_999_999_999_999, "{next}");
+    let other = two.semaphore("a", 2).acquire().await.expect("one is free");
+    for permits in [permits, other] {
+        permits.release().await.expect("held until now");
+    }
+    all_back(&server, "a").await;
+}
+
+#[tokio::test]
+async fn forged_pushes_grant_nothing_and_take_nothing_away() {
+    let server = Server::start().await;
+    let (one, two) = (server.client().await, server.client().await);
+    let permits = one.semaphore("a", 1).lease(AGES);
+    let permits = permits.acquire().await.expect("free");
+    let waiter = wait(two.semaphore("a", 1).metadata("waiter"));
+    until("the waiter listens", async || {
+        let kept = Kept::of(&server, "a").await;
+        kept.queue.len() == 1 && kept.queue[0].process.starts_with('2')
+    })
+    .await;
+    let kept = Kept::of(&server, "a").await;
+    let (holder, waits) = (&kept.holders[0], &kept.queue[0]);
+    let channel = key("a").replace("semaphore:a", "wake:") + &waits.process[1..];
+    let before = calls(&server, &["evalsha"]).await;
+    for message in [
+        format!("grant {} {} -", waits.id, holder.fence + 1),
+        format!("broken {}", waits.id),
+        format!("broken {}", holder.id),
+    ] {
+        let listeners: usize = server.run(&["SPUBLISH", &channel, &message]).await;
+        assert_eq!(listeners, 1);
+    }
+    until("the waiter has asked again", async || {
+        calls(&server, &["evalsha"]).await > before
+    })
+    .await;
+    assert!(!waiter.is_finished() && permits.is_held());
+    assert_eq!(Kept::of(&server, "a").await.held_by(), [""]);
+    permits.release().await.expect("held until now");
+    granted(waiter)
+        .await
+        .release()
+        .await
+        .expect("held until now");
+    all_back(&server, "a").await;
+}
+
+#[tokio::test]
+async fn no_more_than_ten_thousand_calls_hold_permits() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let semaphore = client.semaphore("a", 20_000).lease(AGES);
+    let first = semaphore.acquire().await.expect("free");
+    let _: usize = server.run(&["EVAL", OTHERS, "1", &key("a"), "9998"]).await;
+    let last = semaphore.try_acquire().await.expect("an answer");
+    let last = last.expect("it is number 10,000");
+    assert!(semaphore.try_acquire().await.expect("an answer").is_none());
+    first.release().await.expect("held until now");
+    let next = semaphore.try_acquire().await.expect("an answer");
+    for permits in [last, next.expect("one has left")] {
+        permits.release().await.expect("held until now");
+    }
+    assert_eq!(Kept::of(&server, "a").await.holders.len(), 9998);
 }
 
 #[tokio::test]
@@ -300,3 +394,10 @@ async fn refusals(semaphore: &Semaphore) -> [ErrorKind; 2] {
         semaphore.try_acquire().await.expect_err("refused").kind(),
     ]
 }
+
+/// Adds holders of one permit each, as they stand in the hash.
+const OTHERS: &str = r"
+for number = 1, ARGV[1] do
+  redis.call('HSET', KEYS[1], string.format('%032x', number), '99999999999999 1 2a 1 20000 ')
+end
+return redis.call('HINCRBY', KEYS[1], 'used', ARGV[1])";

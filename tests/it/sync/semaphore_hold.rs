@@ -306,7 +306,7 @@ async fn owner_tokens_of_permits_are_never_shown() {
     let waiter = wait(two.semaphore("a", 1).metadata("worker 2"));
     queued(&server, "a", &["worker 2"]).await;
     let kept = Kept::of(&server, "a").await;
-    let late = one.semaphore("a", 1).wait(Duration::from_millis(300));
+    let late = one.semaphore("a", 1).wait(Duration::from_secs(2));
     let error = late.acquire().await.expect_err("held");
     assert_eq!(error.kind(), ErrorKind::Contended);
     let shown =

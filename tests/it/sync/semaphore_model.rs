@@ -355,7 +355,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whoever was robbed learns it, at the latest from its release; all others release in peace.
+    /// A client that was robbed learns it, at the latest from its release. All others release.
     async fn finish(mut self) {
         while !self.held.is_empty() {
             self.step(Op::Release(0)).await;

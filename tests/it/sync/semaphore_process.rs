@@ -52,7 +52,7 @@ async fn the_permits_of_a_killed_holder_come_back_when_its_lease_has_ended_and_n
 async fn a_stopped_holder_learns_on_resume_that_it_lost_its_permits() {
     let server = Server::start_single().await;
     let client = server.client().await;
-    let mut first = holder(&server, "3", "300", "first");
+    let mut first = holder(&server, "3", "900", "first");
     assert_eq!(first.says().await, "held");
     assert_eq!(first.ask("state").await, "held");
     first.signal("STOP");
@@ -73,7 +73,7 @@ async fn a_stopped_holder_learns_on_resume_that_it_lost_its_permits() {
 #[tokio::test]
 async fn a_stopped_holder_whose_permits_nobody_wanted_has_lost_them_too() {
     let server = Server::start_single().await;
-    let mut first = holder(&server, "2", "300", "first");
+    let mut first = holder(&server, "2", "900", "first");
     assert_eq!(first.says().await, "held");
     first.signal("STOP");
     // The key lives as long as the longest lease.
@@ -109,13 +109,35 @@ async fn a_killed_head_of_the_queue_does_not_hold_up_those_behind_it_for_ever() 
 }
 
 #[tokio::test]
+async fn a_killed_head_of_the_queue_does_not_hold_up_those_that_only_try() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let held = client.semaphore("a", 4).weight(2).lease(AGES);
+    let held = held.acquire().await.expect("free");
+    let dead = holder(&server, "4", "60000", "dead");
+    queued(&server, "a", &["dead"]).await;
+    dead.kill().await;
+    until("its position has lapsed", async || {
+        let tried = client.semaphore("a", 4).try_acquire().await;
+        tried.expect("an answer").is_some()
+    })
+    .await;
+    held.release().await.expect("held until now");
+    all_back(&server, "a").await;
+}
+
+#[tokio::test]
 async fn permits_are_not_granted_to_a_process_that_is_gone() {
     let server = Server::start_single().await;
     let client = server.client().await;
     let held = client.semaphore("a", 2).weight(2).lease(AGES);
     let held = held.acquire().await.expect("free");
     let dead = Child::start("permits", &[server.url(), "a", "2", "2", "60000", "dead"]);
-    queued(&server, "a", &["dead"]).await;
+    until("it waits for a push", async || {
+        let kept = Kept::of(&server, "a").await;
+        kept.queue.len() == 1 && kept.queue[0].process.starts_with('2')
+    })
+    .await;
     let behind = server.client().await.semaphore("a", 2).weight(2);
     let behind = wait(behind.metadata("behind"));
     queued(&server, "a", &["dead", "behind"]).await;

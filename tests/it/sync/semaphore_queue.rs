@@ -89,7 +89,7 @@ async fn a_wide_call_at_the_head_is_overtaken_by_nobody() {
     // One permit is free all the while.
     let late = [&one, &two, &three, &four].map(async |client| {
         assert!(tried(client, 4, 1).await.is_none());
-        let late = client.semaphore("a", 4).wait(Duration::from_millis(300));
+        let late = client.semaphore("a", 4).wait(Duration::from_secs(2));
         late.acquire().await.expect_err("others came first")
     });
     for late in join_all(late).await {
@@ -199,7 +199,7 @@ async fn a_head_whose_wait_ends_lets_those_behind_it_go() {
     );
     let holder = held(&one, 4, 2).await;
     let head = two.semaphore("a", 4).weight(3).metadata("head");
-    let head = head.wait(Duration::from_millis(600));
+    let head = head.wait(Duration::from_secs(3));
     let head = tokio::spawn(async move { head.acquire().await });
     queued(&server, "a", &["head"]).await;
     let behind = wait(three.semaphore("a", 4).weight(2).metadata("behind"));
