@@ -25,6 +25,7 @@ use crate::time::{Patience, Ttl};
 pub(super) struct Config {
     pub(super) name: Box<str>,
     pub(super) names: Result<Names>,
+    pub(super) version: u32,
     pub(super) stack: Stack,
     /// As given. Each of the two setters checks both values again.
     pub(super) max_load: Duration,

@@ -16,6 +16,12 @@ local function deadlines(ttl)
   return ends .. ends
 end
 
+-- Whether the entry is the one that begins with these 36 bytes, whatever its deadlines are. '' stands for none.
+local function still(head)
+  local found = redis.call('GETRANGE', KEYS[1], 0, 35)
+  return string.sub(found, 1, 8) == string.sub(head, 1, 8) and string.sub(found, 21) == string.sub(head, 21)
+end
+
 -- Stores an entry for `ttl` ms, with its deadlines.
 local function store(entry, ttl)
   local stamped = string.sub(entry, 1, 8) .. deadlines(ttl) .. string.sub(entry, 21)

@@ -19,8 +19,14 @@ use std::time::Duration;
 
 pub use outage::{Bypassed, Outage};
 pub use read::reading::ReadFrom;
+pub use verbs::keys::Keys;
 pub use verbs::memoize::Memoize;
+pub use verbs::pattern::literal;
+pub use verbs::remove_matching::{RemoveMatching, Removed};
 pub use verbs::set::Set;
+pub use verbs::set_if::SetIf;
+pub use verbs::set_many::SetMany;
+pub use verbs::update::Entry;
 
 use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
 use self::entry_keys::EntryKeys;
@@ -51,6 +57,7 @@ impl Client {
             setup: Arc::new(Config {
                 name: name.into(),
                 names,
+                version: 0,
                 stack: Stack {
                     max_decoded: self.max_value_size(),
                     ..Stack::default()
@@ -133,6 +140,7 @@ impl Cache {
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
+        setup.version = version;
         let keys = self.client.namespace().cache(&setup.name, version);
         // The tag of the whole cache stays the same, so that `clear` reaches all versions.
         if let (Ok(names), Ok(keys)) = (&mut setup.names, keys) {
@@ -292,7 +300,7 @@ impl Cache {
         self.setup.terms.clone()
     }
 
-    fn keys(&self) -> Result<&CacheKeys> {
+    fn spelling(&self) -> Result<&CacheKeys> {
         Ok(&self.names()?.keys)
     }
 
@@ -302,12 +310,12 @@ impl Cache {
 
     /// The Redis key of the value of `key`.
     fn value(&self, key: &Name) -> Result<Key> {
-        let value = self.keys()?.value(key.real());
+        let value = self.spelling()?.value(key.real());
         value.map_err(|error| error.with_key(key))
     }
 
     fn place(&self, key: Name) -> Result<EntryKeys> {
-        let lease = self.keys()?.load_lease(key.real());
+        let lease = self.spelling()?.load_lease(key.real());
         Ok(EntryKeys {
             value: self.value(&key)?,
             lease: lease.map_err(|error| error.with_key(&key))?,

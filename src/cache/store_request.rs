@@ -108,7 +108,8 @@ impl StoreRequest {
         Some((record.ok()?, self.jitter().spread(ttl)))
     }
 
-    fn stamps(&self, generations: &[Generation]) -> Vec<Stamp> {
+    /// The stamps of an entry, one for each tag.
+    pub(super) fn stamps(&self, generations: &[Generation]) -> Vec<Stamp> {
         debug_assert_eq!(self.tags.len(), generations.len(), "one for each tag");
         let tags = self.tags.iter().zip(generations);
         tags.map(|(tag, generation)| Stamp {

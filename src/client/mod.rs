@@ -41,6 +41,7 @@ use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
 use crate::topology::placement::Copies;
 use crate::topology::{Server, Topology};
+use crate::wire::scan::{self, Page};
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
@@ -254,6 +255,22 @@ impl Client {
         outcome
     }
 
+    /// As [`change`](Self::change), for a call that changes what caches read at all of `keys`.
+    pub(crate) async fn change_all<'k>(
+        &self,
+        call: Call,
+        keys: impl Iterator<Item = &'k Key>,
+        deadline: Deadline,
+    ) -> Result<Reply> {
+        let topology = &self.core.topology;
+        let writing: Vec<_> = keys.filter_map(|key| topology.writing(key)).collect();
+        let outcome = self.run(call, deadline).await;
+        for writing in writing {
+            writing.ended(&outcome);
+        }
+        outcome
+    }
+
     /// Runs a plain command on `key`.
     pub(crate) async fn command(
         &self,
@@ -272,17 +289,25 @@ impl Client {
         servers.map_err(|error| self.told(error))
     }
 
-    /// Runs a plain command on one of these servers, whatever keys it names.
-    pub(crate) async fn command_to(
+    /// Makes one step of a walk over all keys of one of these servers. Only keys that match `glob`
+    /// are returned.
+    pub(crate) async fn scan(
         &self,
         server: &Server,
-        command: redis::Cmd,
-        retry: Retry,
+        cursor: u64,
+        glob: &str,
         deadline: Deadline,
-    ) -> Result<redis::Value> {
-        let topology = &self.core.topology;
-        let value = retry::on_server(topology, server, command, retry, deadline).await;
-        value.map_err(|error| self.told(error))
+    ) -> Result<Page> {
+        let (topology, step) = (&self.core.topology, scan::step(cursor, glob));
+        let reply = retry::on_server(topology, server, step, Retry::Reads, deadline).await;
+        let page = reply.and_then(scan::page);
+        page.map_err(|error| self.told(error))
+    }
+
+    /// Returns the number of the last session with this server. A cursor means nothing to another
+    /// session: it may be with another process.
+    pub(crate) fn session_with(&self, server: &Server) -> Option<u64> {
+        self.core.topology.session_with(server)
     }
 
     /// Reads string keys. A missing key, or a key of another type, gives `None`.

@@ -76,23 +76,38 @@ impl Namespace {
         })
     }
 
-    /// Returns the version and the escaped name of an entry of `cache`, if `key` is its value.
-    pub(crate) fn cached<'k>(&self, cache: &str, key: &'k str) -> Option<(u32, &'k str)> {
-        let rest = key.strip_prefix(&*self.0)?.strip_prefix(":v")?;
-        let (version, rest) = rest.split_once(":{")?;
+    /// Returns which entry of `cache` the key belongs to, as its value or its load lease. `None` if
+    /// it belongs to none.
+    pub(crate) fn entry_at(&self, cache: &str, key: &str) -> Option<EntryAt> {
+        let rest = key.strip_prefix(&*self.0)?.strip_prefix(':')?;
+        let (room, rest) = rest.split_once(":{")?;
+        let (is_value, version) = match room.split_at_checked(1)? {
+            ("v", version) => (true, version),
+            ("l", version) => (false, version),
+            _ => return None,
+        };
         let version = match version {
             "" => 0,
             version => version.parse().ok()?,
         };
         let rest = rest.strip_prefix(&*escaped(cache, Part::Inner))?;
-        Some((version, rest.strip_prefix(':')?.strip_suffix('}')?))
+        let name = rest.strip_prefix(':')?.strip_suffix('}')?;
+        Some(EntryAt {
+            version,
+            name: unescaped(name),
+            is_value,
+        })
     }
 
-    /// Returns a glob that finds the values of all versions of `cache` whose escaped names match the
-    /// glob `names`.
-    pub(crate) fn cached_like(&self, cache: &str, names: &str) -> String {
+    /// Returns a glob of Redis that finds the keys of all versions of `cache` whose names, as they
+    /// stand in a key, match the glob `names`.
+    pub(crate) fn entries_like(&self, cache: &str, names: &str, rooms: Rooms) -> String {
         let (space, cache) = (globbed(&self.0), globbed(&escaped(cache, Part::Inner)));
-        format!("{space}:v*:{{{cache}:{names}}}")
+        let room = match rooms {
+            Rooms::Values => "v",
+            Rooms::ValuesAndLeases => "[vl]",
+        };
+        format!("{space}:{room}*:{{{cache}:{names}}}")
     }
 
     /// The generation of a tag, addressed by the tag's id (entries carry ids, not names).
@@ -167,9 +182,20 @@ pub(crate) fn glob_of(name: &str) -> String {
     globbed(&escaped(name, Part::Last))
 }
 
-/// Returns the name that stands escaped in the last part of a key.
-pub(crate) fn name_of(escaped: &str) -> String {
-    unescaped(escaped)
+/// The entry of a cache to which a key belongs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct EntryAt {
+    pub(crate) version: u32,
+    pub(crate) name: String,
+    /// Whether the key is the value. Otherwise it is the load lease.
+    pub(crate) is_value: bool,
+}
+
+/// Which keys of entries are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rooms {
+    Values,
+    ValuesAndLeases,
 }
 
 /// Spells the keys of one cache. The part that all of them share is built once, because every hit
@@ -324,6 +350,28 @@ mod tests {
 
     fn namespace() -> Namespace {
         Namespace::new("hr").expect("a good namespace")
+    }
+
+    proptest! {
+        #[test]
+        fn the_keys_of_an_entry_lead_back_to_it(
+            cache in "[a-z:{}%*é]{1,6}",
+            name in any::<String>(),
+            version in 0_u32..3,
+        ) {
+            let space = namespace();
+            let Ok(keys) = space.cache(&cache, version) else { return Ok(()) };
+            let (Ok(value), Ok(lease)) = (keys.value(&name), keys.load_lease(&name)) else {
+                return Ok(());
+            };
+            for (key, is_value) in [(&value, true), (&lease, false)] {
+                let found = space.entry_at(&cache, key.as_str());
+                let expected = EntryAt { version, name: name.clone(), is_value };
+                prop_assert_eq!(found, Some(expected));
+            }
+            prop_assert_eq!(space.entry_at("another", value.as_str()), None);
+            prop_assert_eq!(space.entry_at(&cache, value.upload(1).as_str()), None);
+        }
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub(crate) const TRIALS: &[&str] = &[
     // Sent by themselves.
     "GET KEY",
     "MGET KEY",
+    "PEXPIREAT KEY none",
+    "SCAN none",
     "INCRBY KEY none",
     "EVAL LUA 0",
     "EVAL_RO LUA 0",
@@ -140,4 +142,5 @@ pub(crate) const TRIALS: &[&str] = &[
     "STRLEN KEY",
     "TIME",
     "TYPE KEY",
+    "UNLINK KEY",
 ];

@@ -9,6 +9,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::fault::another_type;
 use crate::wire::value::malformed;
 
 /// The answer of a script: an array whose first element is a status word, or that word alone, which
@@ -106,13 +107,7 @@ impl Reply {
     /// or an unknown word.
     pub(crate) fn unexpected(&self) -> Error {
         match self.status() {
-            Ok("WRONGTYPE") => Error::new(
-                ErrorKind::WrongType,
-                format!(
-                    "{} found a key of another type; something else writes keys of this namespace",
-                    self.script
-                ),
-            ),
+            Ok("WRONGTYPE") => another_type(self.script),
             Ok("FORMAT") => Error::new(
                 ErrorKind::WrongType,
                 format!(

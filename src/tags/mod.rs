@@ -22,8 +22,9 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::name::{HideKeys, Name, Shown};
-use crate::script::script;
+use crate::script::{Retry, script};
 use crate::time::Deadline;
+use crate::wire::command::plain;
 
 script!(ENSURE = "ensure.lua" after "generation.lua");
 script!(INVALIDATE = "invalidate.lua" after "generation.lua");
@@ -220,6 +221,40 @@ impl TagTtls {
         }
         known.insert(tag.clone(), until);
     }
+}
+
+/// Until when a tag lives at least.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Life {
+    For(Duration),
+    /// Until this moment of the server's clock, in ms since 1970.
+    Until(u64),
+}
+
+/// Makes the tags at `keys` live for so long, in parallel. A tag that lives longer, or is not there,
+/// stays as it is.
+pub(crate) async fn outlive(
+    client: &Client,
+    keys: &[Key],
+    life: Life,
+    deadline: Deadline,
+) -> Result<()> {
+    let calls = keys.iter().map(|key| {
+        let mut command = match life {
+            Life::For(_) => plain("PEXPIRE", key),
+            Life::Until(_) => plain("PEXPIREAT", key),
+        };
+        match life {
+            Life::For(life) => command.arg(life.as_millis() as u64),
+            Life::Until(moment) => command.arg(moment),
+        };
+        command.arg("GT");
+        client.command(command, key, Retry::Safe, deadline)
+    });
+    for outcome in join_all(calls).await {
+        outcome?;
+    }
+    Ok(())
 }
 
 /// Gives each tag a new generation, in parallel. That is one command per tag, however many entries

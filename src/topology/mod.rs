@@ -267,8 +267,8 @@ impl Topology {
         }
     }
 
-    /// Returns how many connections to this server were made, if that is counted.
-    pub(crate) fn made_to(&self, server: &Server) -> Option<Count> {
+    /// Returns the number of the last session with this server, if they are numbered.
+    pub(crate) fn session_with(&self, server: &Server) -> Option<u64> {
         let link = match (self, server) {
             (Self::One(node), _) => &node.link,
             (Self::Replicated(replicated), _) => &replicated.primary().link,
@@ -276,7 +276,7 @@ impl Topology {
             (_, Server::Primary(node)) => &node.link,
             _ => return None,
         };
-        link.counted().map(ConnectionChanges::count)
+        link.counted().map(|changes| changes.count().made)
     }
 
     /// Adds the address of the server of `key` to `error`, unless it has one.

@@ -159,6 +159,16 @@ pub(crate) fn no_integer() -> Error {
     )
 }
 
+/// The error if a script found a key of another type, which it has left alone.
+pub(crate) fn another_type(script: &str) -> Error {
+    Error::new(
+        ErrorKind::WrongType,
+        format!(
+            "{script} found a key of another type; something else writes keys of this namespace"
+        ),
+    )
+}
+
 /// The error if `maxclients` is reached. The server sends it on connect, before it executes
 /// anything.
 pub(crate) fn too_many_clients() -> Error {

@@ -4,4 +4,5 @@
 
 pub(crate) mod command;
 pub(crate) mod fault;
+pub(crate) mod scan;
 pub(crate) mod value;

@@ -4,20 +4,26 @@
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- KEYS: 3 upload
--- ARGV: 1 ttl, ms
+-- ARGV: 1 ttl, ms, or '' to keep that of the entry
 -- ARGV: 2 first 36 bytes of the entry, its deadlines still zero
 -- ARGV: 3 its length in bytes
 -- ARGV: 4 token of the leader, or '' when the caller has the value
 -- ARGV: 5 fence of the lease, or ''
--- Returns: {'STORED'} or {'REFUSED'} or {'GONE'} when there is no upload, or {'WRONGTYPE'}
+-- ARGV: 6 first 36 bytes of the entry that must be there, '' if none may be, '*' if any may be
+-- Returns: {'STORED'} or {'REFUSED'} or {'CHANGED'} or {'GONE'} when there is no upload, or {'WRONGTYPE'}
 -- Retry: safe - the first run takes the upload away, so a second stores nothing; it meets the same
 --   entry, except for the deadlines, or answers GONE, which does not say whether the first has run
 if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
 local leads = held[1] == ARGV[4] and held[2] == ARGV[5]
 if (leads or ARGV[4] == '') and redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[3]) then
-  redis.call('SETRANGE', KEYS[3], 8, deadlines(ARGV[1]))
-  redis.call('PEXPIRE', KEYS[3], ARGV[1])
+  if ARGV[6] ~= '*' and not still(ARGV[6]) then
+    redis.call('DEL', KEYS[3])
+    return {'CHANGED'}
+  end
+  local kept = ARGV[1] == ''
+  redis.call('SETRANGE', KEYS[3], 8, kept and redis.call('GETRANGE', KEYS[1], 8, 19) or deadlines(ARGV[1]))
+  redis.call('PEXPIRE', KEYS[3], kept and redis.call('PTTL', KEYS[1]) or ARGV[1])
   redis.call('RENAME', KEYS[3], KEYS[1])
   finish('+')
   return {'STORED'}
@@ -27,11 +33,5 @@ if held[1] == ARGV[4] and not leads then
   finish('-')
 end
 redis.call('DEL', KEYS[3])
-if redis.call('STRLEN', KEYS[1]) == tonumber(ARGV[3]) then
-  local head = redis.call('GETRANGE', KEYS[1], 0, 35)
-  if string.sub(head, 1, 8) == string.sub(ARGV[2], 1, 8)
-      and string.sub(head, 21) == string.sub(ARGV[2], 21) then
-    return {'STORED'}
-  end
-end
+if redis.call('STRLEN', KEYS[1]) == tonumber(ARGV[3]) and still(ARGV[2]) then return {'STORED'} end
 return {(leads or ARGV[4] == '') and 'GONE' or 'REFUSED'}

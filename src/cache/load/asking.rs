@@ -185,7 +185,7 @@ impl Load {
         let (tags, question) = (self.request.declared(), self.ask());
         // A replica may not have the new entry yet.
         let (from, deadline) = (ReadFrom::Primary, question.deadline);
-        let reading = fetch::read::<V>(cache, &place.value, tags, from, deadline).await;
+        let reading = fetch::read::<Arc<V>>(cache, &place.value, tags, from, deadline).await;
         drop(question);
         match reading? {
             Reading::Hit(value) => {

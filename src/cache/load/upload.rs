@@ -69,10 +69,32 @@ impl Upload {
             .arg(ttl.millis())
             .arg(&entry[..entry.len().min(HEADER)])
             .arg(entry.len());
-        match lease {
+        let call = match lease {
             Some((token, fence)) => call.arg(token).arg(fence),
             None => call.arg("").arg(""),
-        }
+        };
+        // Over whatever is there.
+        call.arg("*")
+    }
+
+    /// Makes the call that turns `entry`, which this holds, into the value, if the entry there begins
+    /// with `head`. `ttl` is in ms, or empty to keep the end of that entry.
+    pub(in crate::cache) fn adopt_over(
+        &self,
+        place: &EntryKeys,
+        entry: &[u8],
+        ttl: &str,
+        head: &[u8],
+    ) -> Call {
+        let [value, load_lease] = place.keys();
+        ADOPT
+            .call([value, load_lease, &self.key])
+            .arg(ttl)
+            .arg(&entry[..entry.len().min(HEADER)])
+            .arg(entry.len())
+            .arg("")
+            .arg("")
+            .arg(head)
     }
 }
 

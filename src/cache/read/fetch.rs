@@ -19,8 +19,8 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use serde::de::DeserializeOwned;
 
-use super::judge::{Judged, Why, judge};
-use super::reading::{Miss, ReadFrom, Reading, snapshot};
+use super::judge::{Judged, Taken, Why, judge};
+use super::reading::{Gone, Miss, ReadFrom, Reading, snapshot};
 use super::wanted::{Asked, Ring, Wanted};
 use crate::cache::Cache;
 use crate::client::Client;
@@ -35,19 +35,37 @@ use crate::topology::placement::ReadOther;
 script!(DISCARD = "discard.lua");
 
 /// Reads one entry; see [`read_many`].
-pub(in crate::cache) async fn read<V: DeserializeOwned>(
+pub(in crate::cache) async fn read<T: Taken>(
     cache: &Cache,
     key: &Key,
     tags: &[Tag],
     from: ReadFrom,
     deadline: Deadline,
-) -> Result<Reading<V>> {
+) -> Result<Reading<T>> {
     let fetch = Fetch::new(cache, tags, from, deadline)?;
     // In place of a list: nearly every read is of one entry.
     let mut reading = None;
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
     fetch.look(keys, place).await?;
     fetch.look_elsewhere(keys, place).await?;
+    match reading {
+        Some(reading) => Ok(reading),
+        None => unreachable!("there is a reading for each key"),
+    }
+}
+
+/// Does the same without tags, and only where the client's own ring places the entry, for a verb that
+/// changes it there.
+pub(in crate::cache) async fn read_here<T: Taken>(
+    cache: &Cache,
+    key: &Key,
+    deadline: Deadline,
+) -> Result<Reading<T>> {
+    let fetch = Fetch::new(cache, &[], ReadFrom::Primary, deadline)?;
+    let mut reading = None;
+    fetch
+        .look(slice::from_ref(key), slice::from_mut(&mut reading))
+        .await?;
     match reading {
         Some(reading) => Ok(reading),
         None => unreachable!("there is a reading for each key"),
@@ -62,13 +80,13 @@ pub(in crate::cache) async fn read<V: DeserializeOwned>(
 /// is looked for as the old ring places it, entry and tags: it was stamped with the generations
 /// there. A miss is reported as the present ring sees it, because the load that follows asks for
 /// its lease there.
-pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
+pub(in crate::cache) async fn read_many<T: Taken>(
     cache: &Cache,
     keys: &[Key],
     tags: &[Tag],
     from: ReadFrom,
     deadline: Deadline,
-) -> Result<Vec<Reading<V>>> {
+) -> Result<Vec<Reading<T>>> {
     let fetch = Fetch::new(cache, tags, from, deadline)?;
     let mut readings = unread(keys);
     fetch.look(keys, &mut readings).await?;
@@ -80,7 +98,7 @@ pub(in crate::cache) async fn read_many<V: DeserializeOwned>(
 }
 
 /// Returns a place for the reading of each key.
-fn unread<V>(keys: &[Key]) -> Vec<Option<Reading<V>>> {
+fn unread<T>(keys: &[Key]) -> Vec<Option<Reading<T>>> {
     keys.iter().map(|_| None).collect()
 }
 
@@ -128,10 +146,10 @@ impl<'f> Fetch<'f> {
     }
 
     /// Reads and judges. There is a place in `readings` for each key.
-    async fn look<V: DeserializeOwned>(
+    async fn look<T: Taken>(
         &self,
         keys: &[Key],
-        readings: &mut [Option<Reading<V>>],
+        readings: &mut [Option<Reading<T>>],
     ) -> Result<()> {
         // This is boxed, and so is what follows the read: the future of a hit stays small.
         if self.from == ReadFrom::PreferReplica {
@@ -149,10 +167,10 @@ impl<'f> Fetch<'f> {
 
     /// As [`look`](Self::look), with what a replica has. What no replica has is read from the
     /// primary.
-    async fn look_at_replica<V: DeserializeOwned>(
+    async fn look_at_replica<T: Taken>(
         &self,
         keys: &[Key],
-        readings: &mut [Option<Reading<V>>],
+        readings: &mut [Option<Reading<T>>],
     ) -> Result<()> {
         let client = &self.cache.client;
         let primary = Self {
@@ -179,10 +197,10 @@ impl<'f> Fetch<'f> {
     }
 
     /// Looks for the misses on the other ring, if it may have them.
-    async fn look_elsewhere<V: DeserializeOwned>(
+    async fn look_elsewhere<T: Taken>(
         &self,
         keys: &[Key],
-        readings: &mut [Option<Reading<V>>],
+        readings: &mut [Option<Reading<T>>],
     ) -> Result<()> {
         let mut missing = Vec::new();
         for (at, (key, reading)) in keys.iter().zip(&*readings).enumerate() {
@@ -214,11 +232,11 @@ impl<'f> Fetch<'f> {
     }
 
     /// Reads and judges the keys at the positions `some`.
-    async fn look_for_some<V: DeserializeOwned>(
+    async fn look_for_some<T: Taken>(
         &self,
         keys: &[Key],
         some: &[usize],
-    ) -> Result<Vec<Option<Reading<V>>>> {
+    ) -> Result<Vec<Option<Reading<T>>>> {
         let keys: Vec<Key> = some.iter().map(|at| keys[*at].clone()).collect();
         let mut readings = unread(&keys);
         self.look(&keys, &mut readings).await?;
@@ -226,21 +244,21 @@ impl<'f> Fetch<'f> {
     }
 
     /// Fills in the readings of the entries that are no hit so far.
-    async fn settle<V: DeserializeOwned>(
+    async fn settle<T: Taken>(
         &self,
         open: Open,
         wanted: &Wanted,
         found: &[Option<Bytes>],
-        readings: &mut [Option<Reading<V>>],
+        readings: &mut [Option<Reading<T>>],
     ) -> Result<()> {
         let missed = self.judged_again(open, wanted, found, readings).await?;
         let mut discards = Vec::new();
         for (at, why) in missed {
-            let entry = found[at].as_deref().unwrap_or_default();
+            let (gone, entry) = (Gone::of(&why), found[at].as_deref().unwrap_or_default());
             discards.extend(self.missed(&wanted.keys[at], entry, why));
             let whole = Generation::of(wanted.whole(at, found));
             let declared = snapshot(wanted.declared(found));
-            readings[at] = Some(Reading::Miss(Miss::of(entry, whole, declared)));
+            readings[at] = Some(Reading::Miss(Miss::of(gone, entry, whole, declared)));
         }
         // Together: one after the other they could use up the time that other entries need.
         join_all(discards).await;
@@ -248,11 +266,11 @@ impl<'f> Fetch<'f> {
     }
 
     /// Judges what was found, and fills in the hits. Returns the other entries.
-    fn judged<V: DeserializeOwned>(
+    fn judged<T: Taken>(
         &self,
         wanted: &Wanted,
         found: &[Option<Bytes>],
-        readings: &mut [Option<Reading<V>>],
+        readings: &mut [Option<Reading<T>>],
     ) -> Open {
         let mut open = Open::default();
         for (at, reading) in readings.iter_mut().enumerate() {
@@ -267,12 +285,12 @@ impl<'f> Fetch<'f> {
 
     /// Reads the generations that entries still need, and judges these entries again: only once,
     /// since an entry names all its tags. Fills in the hits, and returns the misses.
-    async fn judged_again<V: DeserializeOwned>(
+    async fn judged_again<T: Taken>(
         &self,
         open: Open,
         wanted: &Wanted,
         found: &[Option<Bytes>],
-        readings: &mut [Option<Reading<V>>],
+        readings: &mut [Option<Reading<T>>],
     ) -> Result<Vec<(usize, Why)>> {
         let Open {
             mut missed,
@@ -316,13 +334,13 @@ impl<'f> Fetch<'f> {
         Ok(present)
     }
 
-    fn judge<V: DeserializeOwned>(
+    fn judge<T: Taken>(
         &self,
         at: usize,
         wanted: &Wanted,
         found: &[Option<Bytes>],
         others: &[(TagId, Option<Generation>)],
-    ) -> Judged<V> {
+    ) -> Judged<T> {
         let Asked { whole, declared } = self.tags;
         let known = |tag: TagId| {
             if tag == whole.id {
@@ -392,7 +410,7 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         from: ReadFrom::Primary,
     };
     let wanted = Wanted::answered();
-    let mut reading = None;
+    let mut reading: Option<Reading<Arc<V>>> = None;
     let place = slice::from_mut(&mut reading);
     let open = fetch.judged(&wanted, &found, place);
     fetch.judged_again(open, &wanted, &found, place).await?;

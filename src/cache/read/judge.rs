@@ -12,10 +12,22 @@ use crate::codec::{self, Envelope, Unreadable};
 use crate::key::TagId;
 use crate::tags::Generation;
 
+/// What a read takes from a valid entry.
+pub(in crate::cache) trait Taken: Sized {
+    /// Takes it from `entry`, whose envelope is parsed.
+    fn of(entry: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable>;
+}
+
+impl<V: DeserializeOwned> Taken for Arc<V> {
+    fn of(_: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable> {
+        codec::decode(envelope, max_decoded).map(Self::new)
+    }
+}
+
 /// What an entry comes to.
 #[derive(Debug)]
-pub(in crate::cache) enum Judged<V> {
-    Hit(Arc<V>),
+pub(in crate::cache) enum Judged<T> {
+    Hit(T),
     Miss(Why),
     /// The entry is valid if these tags have the generations stamped on it.
     Needs(Vec<TagId>),
@@ -33,12 +45,12 @@ pub(in crate::cache) enum Why {
 ///
 /// An entry that does not carry the tag `whole` of its cache could not be cleared, so it is never a
 /// hit.
-pub(in crate::cache) fn judge<V: DeserializeOwned>(
+pub(in crate::cache) fn judge<T: Taken>(
     entry: Option<&[u8]>,
     whole: TagId,
     known: impl Fn(TagId) -> Option<Option<Generation>>,
     max_decoded: usize,
-) -> Judged<V> {
+) -> Judged<T> {
     let Some(entry) = entry else {
         return Judged::Miss(Why::Absent);
     };
@@ -66,8 +78,8 @@ pub(in crate::cache) fn judge<V: DeserializeOwned>(
         return Judged::Needs(unknown);
     }
     // Decoded last: an entry that is not valid need not be decoded.
-    match codec::decode(&envelope, max_decoded) {
-        Ok(value) => Judged::Hit(Arc::new(value)),
+    match T::of(entry, &envelope, max_decoded) {
+        Ok(taken) => Judged::Hit(taken),
         Err(error) => Judged::Miss(Why::Unreadable(error)),
     }
 }
@@ -93,7 +105,7 @@ mod tests {
         entry.expect("it can be written")
     }
 
-    fn judged(entry: &[u8], known: &[(TagId, Option<u64>)]) -> Judged<u8> {
+    fn judged(entry: &[u8], known: &[(TagId, Option<u64>)]) -> Judged<Arc<u8>> {
         let known = |tag: TagId| {
             let mut known = known.iter().filter(|(id, _)| *id == tag);
             known.next().map(|(_, it)| it.map(Generation::from_stamp))
@@ -137,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_miss_that_says_why() {
-        let nothing: Judged<u8> = judge(None, WHOLE, |_| None, 1 << 20);
+        let nothing: Judged<Arc<u8>> = judge(None, WHOLE, |_| None, 1 << 20);
         assert!(matches!(nothing, Judged::Miss(Why::Absent)));
         let mut damaged = entry(&[(WHOLE, 10)]);
         let last = damaged.len() - 1;
@@ -148,7 +160,7 @@ mod tests {
             why,
             Judged::Miss(Why::Unreadable(Unreadable::Damaged(_)))
         ));
-        let text: Judged<String> = judge(
+        let text: Judged<Arc<String>> = judge(
             Some(&entry(&[(WHOLE, 10)])),
             WHOLE,
             |_| Some(Some(Generation::from_stamp(10))),

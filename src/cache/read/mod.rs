@@ -5,6 +5,7 @@
 
 pub(super) mod fetch;
 mod judge;
+pub(super) mod mark;
 pub(super) mod reading;
 pub(super) mod shared;
 mod wanted;

@@ -3,23 +3,24 @@
 //! Invariant: a miss says which entry was judged, so that the lease is asked for against that
 //! entry. `fetch` makes readings; the verbs and the loads take them.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
-use crate::codec::HEADER;
+use super::judge::Why;
+use crate::codec::{HEADER, Unreadable};
 use crate::tags::{Generation, Snapshot};
 
 /// What a read came to.
 #[derive(Debug)]
-pub(in crate::cache) enum Reading<V> {
-    Hit(Arc<V>),
+pub(in crate::cache) enum Reading<T> {
+    /// What was taken from a valid entry.
+    Hit(T),
     Miss(Miss),
 }
 
 /// Nothing valid was found.
 #[derive(Debug, Default, Clone)]
 pub(in crate::cache) struct Miss {
+    pub(in crate::cache) gone: Gone,
     /// The first bytes of the entry that was judged invalid. Empty if there was no entry.
     pub(in crate::cache) seen: Bytes,
     /// The present generations of the tags that were asked for.
@@ -42,12 +43,33 @@ pub enum ReadFrom {
     PreferReplica,
 }
 
-impl<V> Reading<V> {
-    /// Returns the value that was found.
-    pub(in crate::cache) fn hit(self) -> Option<Arc<V>> {
+impl<T> Reading<T> {
+    /// Returns what was found.
+    pub(in crate::cache) fn hit(self) -> Option<T> {
         match self {
-            Self::Hit(value) => Some(value),
+            Self::Hit(taken) => Some(taken),
             Self::Miss(_) => None,
+        }
+    }
+}
+
+/// What is there instead of a valid entry.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Gone {
+    #[default]
+    Nothing,
+    /// An entry that nobody can use: it was invalidated, or is damaged.
+    Dead,
+    /// An entry that another build, or another type, may be able to read.
+    Foreign,
+}
+
+impl Gone {
+    pub(super) fn of(why: &Why) -> Self {
+        match why {
+            Why::Absent => Self::Nothing,
+            Why::Invalidated | Why::Unreadable(Unreadable::Damaged(_)) => Self::Dead,
+            Why::Unreadable(Unreadable::Foreign(_)) => Self::Foreign,
         }
     }
 }
@@ -55,6 +77,7 @@ impl<V> Reading<V> {
 impl Miss {
     /// Makes a miss from the generation of the whole cache's tag and those of the declared tags.
     pub(in crate::cache) fn of(
+        gone: Gone,
         entry: &[u8],
         whole: Option<Generation>,
         mut declared: Snapshot,
@@ -62,6 +85,7 @@ impl Miss {
         // In the order of a store request: the tag of the whole cache comes first.
         declared.insert(0, whole);
         Self {
+            gone,
             seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),
             snapshot: declared,
         }

@@ -237,7 +237,7 @@ impl<V> Shared<V> {
         &self,
         tags: &[Tag],
         limit: Duration,
-    ) -> Option<Result<Reading<V>>> {
+    ) -> Option<Result<Reading<Arc<V>>>> {
         match &self.found {
             Ok(Found::Hit(value)) => Some(Ok(Reading::Hit(value.clone()))),
             // A load is stamped with the generations of its own tags, so these must be the same.

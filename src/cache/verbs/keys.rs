@@ -1,8 +1,6 @@
 //! `keys` and `count`: which keys a cache has in Redis.
 //!
-//! Invariant: a key that is there from the beginning to the end is returned, as long as its slot
-//! does not move meanwhile. A walk holds a bounded number of keys. Users call this, and
-//! `remove_matching` walks, too.
+//! Invariant: a listing holds a bounded number of keys, however many there are. Users call this.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -10,17 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
-use redis::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::pattern::Pattern;
+use super::walk::{Versions, Walk};
 use crate::cache::Cache;
-use crate::client::Request;
-use crate::error::{Error, ErrorKind, Result};
-use crate::key::name_of;
-use crate::net::connection::changes::Count;
-use crate::script::Retry;
-use crate::topology::Server;
+use crate::error::Result;
+use crate::key::Rooms;
 
 /// The keys of a cache that match a pattern, made by [`Cache::keys`]. A stream.
 #[must_use = "nothing is asked for until it is polled"]
@@ -28,14 +21,13 @@ pub struct Keys(BoxStream<'static, Result<String>>);
 
 impl Cache {
     /// Returns the keys that match `pattern` and have an entry in Redis, in no order. `*` stands for
-    /// any text, `?` for one character, and a backslash takes the meaning of the character behind it
-    /// away.
+    /// any text, `?` for one character, and a backslash takes the meaning away from the character
+    /// behind it.
     ///
-    /// This walks over all keys of all servers (`SCAN`), in steps of about 1,000, and is made for
+    /// This walks over all keys of all servers (`SCAN`), in steps of about 1,000. It is made for
     /// operators and clean-ups. An entry that was invalidated by tag is listed until it is gone. A
-    /// key that comes or goes meanwhile may be listed or not. A key is listed once; after more than
-    /// 262,144 keys one may come again. In a cluster, keys of a slot that moves meanwhile may be
-    /// missed.
+    /// key that comes or goes meanwhile may be listed or not. After more than 262,144 keys, one may
+    /// be listed twice. In a cluster, keys of a slot that moves meanwhile may be missed.
     ///
     /// ```no_run
     /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
@@ -48,45 +40,45 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// The stream yields `InvalidInput` if the pattern is invalid, and what a server refuses or does
-    /// not answer, then ends. The [deadline](Self::deadline) is that of each step.
+    /// The stream returns `InvalidInput` if the pattern is empty, longer than 1 KiB, or ends with a
+    /// lone backslash. It returns what a server refuses or does not answer, and ends after an error.
+    /// Each step has the [deadline](Self::deadline) of the cache.
     pub fn keys(&self, pattern: &str) -> Keys {
-        let walk = Walk::new(self, pattern, Versions::Own);
-        let batches = stream::try_unfold(walk, |walk| async {
-            let mut walk = walk?;
-            let batch = walk.next().await?;
-            Ok(batch.map(|batch| {
-                let names = batch.found.into_iter().map(|found| Ok(found.name));
-                (stream::iter(names), Ok(walk))
-            }))
+        let walk = Walk::new(self, pattern, Rooms::Values, Versions::Own);
+        let listing = walk.map(|walk| (walk, Seen::default()));
+        let steps = stream::try_unfold(listing, |listing| async {
+            let (mut walk, mut seen) = listing?;
+            let Some(found) = walk.next().await? else {
+                return Ok(None);
+            };
+            let new = found.into_iter().filter(|it| seen.is_new(&it.name));
+            let names: Vec<_> = new.map(|it| Ok(it.name)).collect();
+            Ok(Some((stream::iter(names), Ok((walk, seen)))))
         });
-        Keys(batches.try_flatten().boxed())
+        Keys(steps.try_flatten().boxed())
     }
 
-    /// Returns how many entries the cache has in Redis. It walks as [`keys`](Self::keys) does, so
-    /// the number is that of no single moment.
+    /// Returns how many entries the cache has in Redis, about: it walks as [`keys`](Self::keys)
+    /// does, so the number is that of no single moment.
     ///
     /// # Errors
     /// As [`keys`](Self::keys).
     ///
     /// # Cancel safety
     /// Safe.
-    pub fn count(&self) -> Request<'_, u64> {
-        Request::new(self.setup.patience, move |patience| async move {
-            let mut cache = self.clone();
-            cache.set_patience(patience);
-            let mut walk = Walk::new(&cache, "*", Versions::Own)?;
-            let mut count = 0;
-            while let Some(batch) = walk.next().await? {
-                count += batch.found.len() as u64;
-            }
-            Ok(count)
-        })
+    pub async fn count(&self) -> Result<u64> {
+        self.keys("*")
+            .0
+            .try_fold(0, async |count, _| Ok(count + 1))
+            .await
     }
 }
 
 impl Keys {
     /// Returns the next key. `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Cache::keys`] says.
     ///
     /// # Cancel safety
     /// Safe: a key that was not returned is returned by the next call.
@@ -109,134 +101,8 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// Which versions of a cache are walked over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Versions {
-    Own,
-    All,
-}
-
-/// A walk over the entries of a cache, on one server after the other.
-#[derive(Debug)]
-pub(super) struct Walk {
-    cache: Cache,
-    pattern: Pattern,
-    glob: String,
-    versions: Versions,
-    /// The servers that are still to be walked over. `None` before they are known.
-    servers: Option<VecDeque<Server>>,
-    step: Step,
-    seen: Seen,
-}
-
-/// Where a walk is on its server.
-#[derive(Debug, Default)]
-struct Step {
-    /// `0` at the beginning.
-    cursor: u64,
-    /// The connections to the server that had been made when the walk over it began.
-    made: Option<Count>,
-    restarts: u32,
-}
-
-/// What one step has found.
-#[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) server: Server,
-    pub(super) found: Vec<Entry>,
-}
-
-#[derive(Debug)]
-pub(super) struct Entry {
-    /// The Redis key of the value.
-    pub(super) key: String,
-    pub(super) version: u32,
-    pub(super) name: String,
-}
-
-impl Walk {
-    pub(super) fn new(cache: &Cache, pattern: &str, versions: Versions) -> Result<Self> {
-        // The first error of a setting is the error of the walk.
-        cache.names()?;
-        let pattern = Pattern::parse(pattern)?;
-        let space = cache.client.namespace();
-        Ok(Self {
-            glob: space.cached_like(&cache.setup.name, &pattern.glob()),
-            cache: cache.clone(),
-            pattern,
-            versions,
-            servers: None,
-            step: Step::default(),
-            seen: Seen::default(),
-        })
-    }
-
-    /// Returns the entries of the next step. `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
-        let client = self.cache.client.clone();
-        let deadline = self.cache.deadline_now();
-        if self.servers.is_none() {
-            self.servers = Some(client.servers(deadline).await?.into());
-        }
-        let Some(server) = self.servers.as_ref().and_then(VecDeque::front).cloned() else {
-            return Ok(None);
-        };
-        let made = client.made_to(&server);
-        if self.step.cursor == 0 {
-            self.step.made = made;
-        } else if self.step.made != made {
-            // Perhaps another process is there now, to which the cursor means nothing.
-            self.step.restart(made)?;
-        }
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(self.step.cursor)
-            .arg("MATCH")
-            .arg(&self.glob)
-            .arg("COUNT")
-            .arg(STEP)
-            // What is of another type under such a key was not written by a cache.
-            .arg("TYPE")
-            .arg("string");
-        let reply = client.command_to(&server, scan, Retry::Reads, deadline).await?;
-        let (cursor, keys) = parsed(reply)?;
-        self.step.cursor = cursor;
-        if cursor == 0 {
-            self.step = Step::default();
-            self.servers.get_or_insert_default().pop_front();
-        }
-        let found = keys.into_iter().filter_map(|key| self.entry(key)).collect();
-        Ok(Some(Batch { server, found }))
-    }
-
-    /// Returns the entry at `key`, if it is meant and was not returned before.
-    fn entry(&mut self, key: String) -> Option<Entry> {
-        let space = self.cache.client.namespace();
-        let (version, name) = space.cached(&self.cache.setup.name, &key)?;
-        let name = name_of(name);
-        let own = self.versions == Versions::All || version == self.cache.setup.version;
-        let meant = own && self.pattern.matches(&name) && self.seen.is_new(&key);
-        meant.then_some(Entry { key, version, name })
-    }
-}
-
-impl Step {
-    fn restart(&mut self, made: Option<Count>) -> Result<()> {
-        if self.restarts == MOST_RESTARTS {
-            return Err(Error::new(
-                ErrorKind::Disconnected,
-                "the connection was lost again and again while keys were listed; list them again",
-            ));
-        }
-        *self = Self {
-            cursor: 0,
-            made,
-            restarts: self.restarts + 1,
-        };
-        Ok(())
-    }
-}
-
-/// The keys that were returned last, as digests.
+/// The keys that were listed last, as hashes. The server returns a key again after it has resized
+/// its table.
 #[derive(Debug, Default)]
 struct Seen {
     known: HashSet<u128>,
@@ -246,11 +112,11 @@ struct Seen {
 impl Seen {
     /// Notes `key`. Returns whether it is not among the last ones.
     fn is_new(&mut self, key: &str) -> bool {
-        let digest = xxh3_128(key.as_bytes());
-        if !self.known.insert(digest) {
+        let hash = xxh3_128(key.as_bytes());
+        if !self.known.insert(hash) {
             return false;
         }
-        self.order.push_back(digest);
+        self.order.push_back(hash);
         if self.order.len() > MOST_SEEN
             && let Some(oldest) = self.order.pop_front()
         {
@@ -260,26 +126,4 @@ impl Seen {
     }
 }
 
-/// Reads the reply of `SCAN`. Keys that are no text were not written by a cache.
-fn parsed(reply: Value) -> Result<(u64, Vec<String>)> {
-    if let Value::Array(parts) = reply
-        && let [cursor, Value::Array(keys)] = &parts[..]
-        && let Ok(cursor) = redis::from_redis_value_ref::<String>(cursor)
-        && let Ok(cursor) = cursor.parse()
-    {
-        let text = |key: &Value| redis::from_redis_value_ref::<String>(key).ok();
-        return Ok((cursor, keys.iter().filter_map(text).collect()));
-    }
-    Err(Error::new(
-        ErrorKind::Server,
-        "the server answered SCAN in an unknown form",
-    ))
-}
-
-/// How many keys of its server one step looks at, about.
-const STEP: usize = 1000;
-
 const MOST_SEEN: usize = 1 << 18;
-
-/// How often the walk over one server begins anew, because the connection to it was lost.
-const MOST_RESTARTS: u32 = 10;

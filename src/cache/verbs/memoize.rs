@@ -413,7 +413,7 @@ impl Call {
 /// How a call comes to a flight, or to what Redis holds.
 enum Arrival<'r, V> {
     Joined(Follower),
-    Read(Option<Reader<'r>>, Result<Reading<V>>),
+    Read(Option<Reader<'r>>, Result<Reading<Arc<V>>>),
 }
 
 /// Starts a flight and waits for it. `read` is what the read came to, or why the flight does
@@ -502,7 +502,7 @@ mod tests {
         } = memoize;
         let call = Call::parsed(cache.clone(), key, ttl, tags).expect("a good call");
         let (value, within) = (call.value.clone(), Deadline::after(Duration::from_secs(1)));
-        let read = size_of_val(&fetch::read::<u8>(
+        let read = size_of_val(&fetch::read::<Arc<u8>>(
             &cache,
             &value,
             &[],

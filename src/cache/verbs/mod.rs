@@ -3,8 +3,18 @@
 //! Invariant: reading and loading know no verb. The verbs put them together. Users call them on a
 //! `Cache`.
 
+mod conditional;
+mod expiry;
 mod get;
 mod invalidate;
+pub(crate) mod keys;
 pub(crate) mod memoize;
+pub(crate) mod pattern;
 mod remove;
+pub(crate) mod remove_matching;
 pub(crate) mod set;
+pub(crate) mod set_if;
+pub(crate) mod set_many;
+mod take;
+pub(crate) mod update;
+mod walk;

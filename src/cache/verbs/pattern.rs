@@ -35,7 +35,8 @@ impl Pattern {
                 '\\' => match characters.next() {
                     Some(escaped) => Piece::Literal(escaped),
                     None => {
-                        let message = "the pattern ends with a lone backslash; write two to match one";
+                        let message =
+                            "the pattern ends with a lone backslash; write two to match one";
                         return Err(Error::invalid(message));
                     }
                 },
@@ -92,6 +93,26 @@ impl Pattern {
         glob.push_str(&glob_of(&literal));
         glob
     }
+}
+
+/// Returns a pattern that matches exactly the key `text`, for a part of a pattern that stands for
+/// itself.
+///
+/// ```
+/// use hedgerow::cache::literal;
+///
+/// let pattern = format!("{}:*", literal("what?"));
+/// assert_eq!(pattern, "what\\?:*");
+/// ```
+pub fn literal(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
 }
 
 /// In bytes.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::conditional::{Condition, Keeps, stored};
 use crate::cache::Cache;
 use crate::cache::load::upload;
 use crate::cache::load::upload::Upload;
@@ -27,8 +28,9 @@ script!(SET = "set.lua" after "../entry.lua");
 pub struct Set<'v, V: ?Sized> {
     cache: Cache,
     key: Name,
-    value: &'v V,
+    pub(super) value: &'v V,
     ttl: Duration,
+    pub(super) keeps: Keeps,
     /// The declared tags. If one is invalid, the error is returned when this is awaited.
     tags: Result<Vec<Tag>>,
 }
@@ -87,7 +89,15 @@ impl<'v, V: ?Sized> Set<'v, V> {
             cache,
             value,
             ttl,
+            keeps: Keeps::Nothing,
         }
+    }
+
+    /// Keeps the end of the entry that the value replaces, if there is one. Otherwise the value gets
+    /// the TTL that was given.
+    pub fn keep_ttl(mut self) -> Self {
+        self.keeps = Keeps::Ttl;
+        self
     }
 
     /// Labels the value: invalidating any of the tags invalidates it. At most 254 tags; one that is
@@ -127,12 +137,28 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
     }
 }
 
+impl<V: ?Sized> Set<'_, V> {
+    /// Checks everything that the call needs.
+    pub(super) fn request(self) -> Result<StoreRequest> {
+        let ttl = Ttl::new("ttl", self.ttl)?;
+        StoreRequest::new(self.cache, self.key, ttl, &self.tags?)
+    }
+}
+
 impl<V: Serialize + ?Sized> Set<'_, V> {
     async fn run(self) -> Result<()> {
-        let ttl = Ttl::new("ttl", self.ttl)?;
-        let request = StoreRequest::new(self.cache, self.key, ttl, &self.tags?)?;
+        let (value, keeps) = (self.value, self.keeps);
+        let request = self.request()?;
         let deadline = request.cache.deadline_now();
-        match Self::stored(self.value, &request, deadline).await {
+        let stored = match keeps {
+            Keeps::Nothing => Self::stored(value, &request, deadline).await,
+            Keeps::Ttl => {
+                let either = (Condition::Either, keeps);
+                let stored = Box::pin(stored(value, &request, either, deadline)).await;
+                stored.map(drop).map_err(|error| request.named(error))
+            }
+        };
+        match stored {
             Err(error) if request.cache.setup.outage.bypasses(&error) => {
                 // What is there now is older than the value. Left there, it would be served when
                 // Redis is back.
@@ -172,7 +198,11 @@ async fn cleared(request: &StoreRequest, deadline: Deadline) -> bool {
     here.and(there).is_ok()
 }
 
-async fn store(request: &StoreRequest, entry: Vec<u8>, deadline: Deadline) -> Result<()> {
+pub(super) async fn store(
+    request: &StoreRequest,
+    entry: Vec<u8>,
+    deadline: Deadline,
+) -> Result<()> {
     let (client, ttl) = (&request.cache.client, request.jittered_ttl());
     // An upload changes nothing yet, so flights may go on meanwhile.
     let upload = Upload::of(client, &request.place, &entry, deadline).await;

@@ -1,0 +1,39 @@
+//! `Mark`: which entry was judged valid, for a verb that changes it.
+//!
+//! Invariant: a verb changes an entry only if the entry is still the one that was judged. The script
+//! compares the revision and the checksum, which the first bytes hold, and not the deadlines. The
+//! verbs that change entries read marks.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::judge::Taken;
+use crate::codec::{Envelope, HEADER, Stamp, Unreadable};
+
+/// Which valid entry there is.
+#[derive(Debug)]
+pub(in crate::cache) struct Mark {
+    /// Its first bytes.
+    pub(in crate::cache) head: [u8; HEADER],
+    /// Its tags, with their generations.
+    pub(in crate::cache) stamps: Vec<Stamp>,
+}
+
+impl Taken for Mark {
+    fn of(entry: &[u8], envelope: &Envelope<'_>, _: usize) -> Result<Self, Unreadable> {
+        let head = entry.first_chunk().copied();
+        Ok(Self {
+            head: head.unwrap_or([0; HEADER]),
+            stamps: envelope.stamps().collect(),
+        })
+    }
+}
+
+/// A value, and the mark of its entry.
+impl<V: DeserializeOwned> Taken for (Arc<V>, Mark) {
+    fn of(entry: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable> {
+        let value = Taken::of(entry, envelope, max_decoded)?;
+        Ok((value, Taken::of(entry, envelope, max_decoded)?))
+    }
+}

@@ -1,0 +1,127 @@
+//! Storing under a condition, for `set_if`, `set` with `keep_ttl`, and `update`.
+//!
+//! Invariant: what decides is judged first, and the script stores only over exactly that.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::cache::Cache;
+use crate::cache::entry_keys::EntryKeys;
+use crate::cache::load::upload::{self, Upload};
+use crate::cache::read::fetch;
+use crate::cache::read::mark::Mark;
+use crate::cache::read::reading::{Gone, Reading};
+use crate::cache::store_request::StoreRequest;
+use crate::error::{Error, Result};
+use crate::script::script;
+use crate::tags::{Life, SLACK};
+use crate::time::{Deadline, Ttl};
+
+script!(SET_IF = "set_if.lua" after "../entry.lua");
+
+/// What must be there for a value to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    Absent,
+    Present,
+    Either,
+}
+
+/// Whether the end of the entry that is there is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeps {
+    Nothing,
+    Ttl,
+}
+
+/// Over what a value is stored, and for how long.
+#[derive(Debug)]
+pub(super) struct If<'h> {
+    /// The first bytes of what must be there. Empty if nothing may be there.
+    pub(super) head: &'h [u8],
+    /// `None` keeps the end of the entry that is there.
+    pub(super) ttl: Option<Ttl>,
+}
+
+/// Stores `value` if the condition holds. Returns whether it was stored.
+pub(super) async fn stored<V: Serialize + ?Sized>(
+    value: &V,
+    request: &StoreRequest,
+    (condition, keeps): (Condition, Keeps),
+    deadline: Deadline,
+) -> Result<bool> {
+    let (cache, place) = (&request.cache, &request.place);
+    loop {
+        let reading: Reading<Mark> = fetch::read_here(cache, &place.value, deadline).await?;
+        let is_there = match &reading {
+            Reading::Hit(_) => true,
+            Reading::Miss(miss) => miss.gone == Gone::Foreign,
+        };
+        if is_there && condition == Condition::Absent
+            || !is_there && condition == Condition::Present
+        {
+            return Ok(false);
+        }
+        let (head, kept) = match reading {
+            Reading::Hit(mark) if keeps == Keeps::Ttl => {
+                let left = cache.left(place, deadline).await?;
+                (Bytes::copy_from_slice(&mark.head), left)
+            }
+            Reading::Hit(mark) => (Bytes::copy_from_slice(&mark.head), None),
+            Reading::Miss(miss) => (miss.seen, None),
+        };
+        // Read for each round: an invalidation meanwhile must not be missed.
+        let generations = request.generations(deadline).await?;
+        let entry = request.encode(value, &generations, Duration::ZERO)?;
+        if let Some(left) = kept {
+            // What is kept may be longer than the TTL that was given.
+            let (stamps, life) = (request.stamps(&generations), Life::For(left + SLACK));
+            cache.outlive(place, &stamps, life, deadline).await?;
+        }
+        let only = If {
+            head: &head,
+            ttl: match kept {
+                Some(_) => None,
+                None => Some(request.jittered_ttl()),
+            },
+        };
+        if store_if(cache, place, &entry, only, deadline).await? {
+            return Ok(true);
+        }
+    }
+}
+
+/// Stores `entry` at `place` if what is expected is there. Returns whether it was.
+pub(super) async fn store_if(
+    cache: &Cache,
+    place: &EntryKeys,
+    entry: &[u8],
+    only: If<'_>,
+    deadline: Deadline,
+) -> Result<bool> {
+    let client = &cache.client;
+    let upload = Upload::of(client, place, entry, deadline).await?;
+    // Calls that come from now on must not join a load that is about to be ended.
+    cache.state().flights.detach(&place.value);
+    let ttl = only
+        .ttl
+        .map_or_else(String::new, |ttl| ttl.millis().to_string());
+    let call = match &upload {
+        Some(upload) => upload.adopt_over(place, entry, &ttl, only.head),
+        None => SET_IF.call(place.keys()).arg(entry).arg(ttl).arg(only.head),
+    };
+    let reply = client.change(call, deadline).await?;
+    match reply.status()? {
+        "OK" | "STORED" => {}
+        "CHANGED" => return Ok(false),
+        "GONE" => return Err(upload::gone()),
+        _ => return Err(reply.unexpected()),
+    }
+    if let Some(on_other_ring) = place.on_other_ring(client) {
+        let cleared = on_other_ring.clear(client, deadline).await;
+        cleared.map_err(Error::in_part)?;
+    }
+    Ok(true)
+}

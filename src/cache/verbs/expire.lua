@@ -1,0 +1,24 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+-- Purpose: changes how long the entry lives that the caller judged valid.
+-- KEYS: 1 value
+-- KEYS: 2 load lease
+-- ARGV: 1 first 36 bytes of the entry
+-- ARGV: 2 ms
+-- ARGV: 3 'for': so long from now; 'longer': the same, unless it lives longer already; 'until': until that
+--   moment of the server's clock
+-- Returns: {'OK'} or {'CHANGED'} or {'WRONGTYPE'}
+-- Retry: safe - a second run sets about the same end
+if foreign() then return {'WRONGTYPE'} end
+if not still(ARGV[1]) then return {'CHANGED'} end
+local ttl = tonumber(ARGV[2])
+if ARGV[3] == 'until' then
+  local now = redis.call('TIME')
+  ttl = ttl - now[1] * 1000 - math.floor(now[2] / 1000)
+end
+if ttl <= 0 then
+  redis.call('DEL', KEYS[1])
+elseif ARGV[3] ~= 'longer' or redis.call('PTTL', KEYS[1]) < ttl then
+  redis.call('SETRANGE', KEYS[1], 8, deadlines(ttl))
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl))
+end
+return {'OK'}

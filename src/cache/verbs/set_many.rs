@@ -1,0 +1,162 @@
+//! `set_many`: stores several values.
+//!
+//! Invariant: each value is stored as `set` stores it, and has an outcome of its own. Users call
+//! this.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt as _};
+use serde::Serialize;
+
+use super::set::store;
+use crate::cache::Cache;
+use crate::cache::store_request::StoreRequest;
+use crate::error::Result;
+use crate::key::Key;
+use crate::name::Name;
+use crate::tags::{Generation, Tag};
+use crate::time::{Deadline, Ttl};
+
+/// Values about to be stored, made by [`Cache::set_many`]. Await it to store them.
+#[must_use = "nothing is stored until it is awaited"]
+pub struct SetMany<'v, V> {
+    cache: Cache,
+    items: Vec<(Name, &'v V)>,
+    ttl: Duration,
+    tags: Result<Vec<Tag>>,
+}
+
+impl Cache {
+    /// Stores values for `ttl`, each give or take the [`jitter`](Self::jitter), and returns an outcome
+    /// for each, in their order. Loads of their keys that are under way are not stored.
+    ///
+    /// The generations of the tags are read once for each server. Then up to 100 values at a time
+    /// are under way. Of two values with one key, one is stored, and it is not known which.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+    /// let cities = [("city:1", "Ghent"), ("city:2", "Lyon")];
+    /// let cities = cities.iter().map(|(key, city)| (*key, city));
+    /// for outcome in cache.set_many(cities, Duration::from_secs(60)).tags(["cities"]).await? {
+    ///     outcome?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The call returns `InvalidInput` if a key, a tag or the duration is invalid; nothing is stored
+    /// then. The outcome of a value is `Encode` or `TooLarge` if it cannot be stored, and whatever
+    /// Redis refuses or does not answer for it, also under
+    /// [`Outage::Bypass`](crate::Outage::Bypass).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves some of the values stored.
+    pub fn set_many<'v, V: Serialize>(
+        &self,
+        items: impl IntoIterator<Item = (impl AsRef<str>, &'v V)>,
+        ttl: Duration,
+    ) -> SetMany<'v, V> {
+        let items = items.into_iter();
+        let items = items.map(|(key, value)| (self.client.name(key.as_ref()), value));
+        SetMany {
+            cache: self.clone(),
+            items: items.collect(),
+            ttl,
+            tags: Ok(Vec::new()),
+        }
+    }
+}
+
+impl<V> SetMany<'_, V> {
+    /// Labels all of the values: see [`Set::tags`](super::set::Set::tags).
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.tags = self.cache.labels(tags);
+        self
+    }
+
+    /// Sets how long this call may take in all. By default, the cache [decides](Cache::deadline).
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.cache = self.cache.deadline(deadline);
+        self
+    }
+}
+
+impl<'v, V: Serialize + Sync> IntoFuture for SetMany<'v, V> {
+    type Output = Result<Vec<Result<()>>>;
+    type IntoFuture = BoxFuture<'v, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<V: Serialize + Sync> SetMany<'_, V> {
+    async fn run(self) -> Result<Vec<Result<()>>> {
+        let (ttl, tags) = (Ttl::new("ttl", self.ttl)?, self.tags?);
+        let deadline = self.cache.deadline_now();
+        let (names, values): (Vec<Name>, Vec<&V>) = self.items.into_iter().unzip();
+        let requests = names
+            .into_iter()
+            .map(|name| StoreRequest::new(self.cache.clone(), name, ttl, &tags));
+        let requests: Vec<StoreRequest> = requests.collect::<Result<_>>()?;
+        let generations = generations(&requests, deadline).await;
+        let stores = requests.iter().zip(values).map(|(request, value)| {
+            // The copy of the cache's own tag tells the servers apart.
+            let generations = &generations[&request.tags[0].key];
+            stored(request, value, generations, deadline).boxed()
+        });
+        let stores: Vec<BoxFuture<'_, _>> = stores.collect();
+        Ok(stream::iter(stores).buffered(MOST_AT_ONCE).collect().await)
+    }
+}
+
+/// Reads the generations of the tags of all requests, once for each copy of the cache's own tag.
+async fn generations(
+    requests: &[StoreRequest],
+    deadline: Deadline,
+) -> HashMap<Key, Result<Vec<Generation>>> {
+    let mut generations = HashMap::new();
+    for request in requests {
+        let whole = &request.tags[0].key;
+        if !generations.contains_key(whole) {
+            let read = request.generations(deadline).await;
+            generations.insert(whole.clone(), read);
+        }
+    }
+    generations
+}
+
+async fn stored<V: Serialize>(
+    request: &StoreRequest,
+    value: &V,
+    generations: &Result<Vec<Generation>>,
+    deadline: Deadline,
+) -> Result<()> {
+    let generations = generations.as_ref();
+    // Another of the values has met the error, so it bears that name.
+    let generations = generations.map_err(|error| error.clone().with_key(&request.place.name))?;
+    let entry = request.encode(value, generations, Duration::ZERO)?;
+    store(request, entry, deadline).await
+}
+
+impl<V> fmt::Debug for SetMany<'_, V> {
+    /// Leaves out the values, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetMany")
+            .field("cache", &self.cache)
+            .field("values", &self.items.len())
+            .field("ttl", &self.ttl)
+            .field("tags", &self.tags)
+            .finish()
+    }
+}
+
+/// How many values are stored at a time.
+const MOST_AT_ONCE: usize = 100;

@@ -1,0 +1,69 @@
+//! `take`: reads a value and removes it, in one step.
+//!
+//! Invariant: of several callers, one at most gets a value. Users call this.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::cache::Cache;
+use crate::cache::entry_keys::EntryKeys;
+use crate::cache::read::fetch;
+use crate::cache::read::mark::Mark;
+use crate::client::Request;
+use crate::error::{Error, Result};
+use crate::script::script;
+use crate::time::Deadline;
+
+script!(TAKE = "take.lua" after "../entry.lua");
+
+impl Cache {
+    /// Returns the value of `key` and removes it. `None` without a valid value. Of several callers,
+    /// one at most gets the value. A load of `key` that is under way is not stored.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove). After an error that
+    /// [is indeterminate](crate::Error::is_indeterminate), the value may be gone although no caller
+    /// has it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may lose the value.
+    pub fn take<'c, V>(&'c self, key: &'c str) -> Request<'c, Option<Arc<V>>>
+    where
+        V: DeserializeOwned + Send + Sync + 'c,
+    {
+        Request::new(self.setup.patience, move |patience| async move {
+            let place = self.place(self.client.name(key))?;
+            let taken = self.taken(&place, patience.deadline()).await;
+            taken.map_err(|error| error.about(&place.name))
+        })
+    }
+
+    async fn taken<V: DeserializeOwned>(
+        &self,
+        place: &EntryKeys,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<V>>> {
+        let deadline = deadline.keep_trying();
+        loop {
+            let reading = fetch::read_here(self, &place.value, deadline).await?;
+            let Some::<(Arc<V>, Mark)>((value, mark)) = reading.hit() else {
+                return Ok(None);
+            };
+            // Calls that come from now on must not join a load that is about to be ended.
+            self.state().flights.detach(&place.value);
+            let call = TAKE.call(place.keys()).arg(&mark.head[..]);
+            let reply = self.client.change(call, deadline.reserved()).await?;
+            match reply.status()? {
+                "OK" => {}
+                "CHANGED" => continue,
+                _ => return Err(reply.unexpected()),
+            }
+            if let Some(on_other_ring) = place.on_other_ring(&self.client) {
+                let cleared = on_other_ring.clear(&self.client, deadline).await;
+                cleared.map_err(Error::in_part)?;
+            }
+            return Ok(Some(value));
+        }
+    }
+}

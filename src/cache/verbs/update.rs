@@ -1,0 +1,173 @@
+//! `entry`, `update`, `update_with`: changes a value that was read, unless others have changed it.
+//!
+//! Invariant: an update stores only over the entry that was read, with the tags, the generations and
+//! the end of that entry. So no other update is lost, and an entry that was invalidated meanwhile
+//! stays invalid. Users call this.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::conditional::{If, store_if};
+use crate::cache::Cache;
+use crate::cache::entry_keys::EntryKeys;
+use crate::cache::read::fetch;
+use crate::cache::read::mark::Mark;
+use crate::client::Request;
+use crate::error::{Error, ErrorKind, Result};
+use crate::time::Deadline;
+
+/// A value as it was read by [`Cache::entry`], and which entry it was.
+pub struct Entry<V> {
+    place: EntryKeys,
+    value: Arc<V>,
+    mark: Mark,
+}
+
+impl Cache {
+    /// Returns the value of `key` as it is now, for [`update`](Self::update). `None` without a valid
+    /// value. It reads at the primary.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), also under [`Outage::Bypass`](crate::Outage::Bypass).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub fn entry<'c, V>(&'c self, key: &'c str) -> Request<'c, Option<Entry<V>>>
+    where
+        V: DeserializeOwned + Send + Sync + 'c,
+    {
+        Request::new(self.setup.patience, move |patience| async move {
+            let place = self.place(self.client.name(key))?;
+            let read = self.entry_at(&place, patience.deadline()).await;
+            read.map_err(|error| error.about(&place.name))
+        })
+    }
+
+    /// Stores `value` in the place of `entry`, if that is still there. Returns whether it was. The
+    /// new entry has the tags and the end of the old one. If the old one was invalidated meanwhile,
+    /// the new one is invalid, too. A load of the key that is under way is not stored.
+    ///
+    /// ```no_run
+    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+    /// if let Some(stock) = cache.entry::<u32>("stock:7").await? {
+    ///     let is_stored = cache.update(&stock, &(*stock + 1)).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`set`](Self::set), also under [`Outage::Bypass`](crate::Outage::Bypass).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the value stored or not.
+    pub fn update<'c, V>(&'c self, entry: &'c Entry<V>, value: &'c V) -> Request<'c, bool>
+    where
+        V: Serialize + Send + Sync,
+    {
+        Request::new(self.setup.patience, move |patience| async move {
+            let updated = self.updated(entry, value, patience.deadline()).await;
+            updated.map_err(|error| error.about(&entry.place.name))
+        })
+    }
+
+    /// Replaces the value of `key` by what `change` makes of it, and returns the new value. `None`
+    /// without a valid value. If another call changes the value meanwhile, `change` is called again
+    /// with that. The new entry has the tags and the end of the old one.
+    ///
+    /// ```no_run
+    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+    /// let stock = cache.update_with("stock:7", |stock: &u32| stock + 1).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`update`](Self::update). `Contended` if others changed the value each time until the
+    /// deadline; nothing is stored then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the value replaced or not.
+    pub fn update_with<'c, V>(
+        &'c self,
+        key: &'c str,
+        mut change: impl FnMut(&V) -> V + Send + 'c,
+    ) -> Request<'c, Option<Arc<V>>>
+    where
+        V: Serialize + DeserializeOwned + Send + Sync + 'c,
+    {
+        Request::new(self.setup.patience, move |patience| async move {
+            let place = self.place(self.client.name(key))?;
+            let deadline = patience.deadline();
+            let about = |error: Error| error.about(&place.name);
+            while Instant::now() < deadline.at {
+                let Some(entry) = self.entry_at(&place, deadline).await.map_err(about)? else {
+                    return Ok(None);
+                };
+                let value = change(&entry);
+                if self
+                    .updated(&entry, &value, deadline)
+                    .await
+                    .map_err(about)?
+                {
+                    return Ok(Some(Arc::new(value)));
+                }
+            }
+            Err(about(Error::new(
+                ErrorKind::Contended,
+                "others changed the value each time until the deadline; nothing is stored",
+            )))
+        })
+    }
+
+    async fn entry_at<V: DeserializeOwned>(
+        &self,
+        place: &EntryKeys,
+        deadline: Deadline,
+    ) -> Result<Option<Entry<V>>> {
+        let reading = fetch::read_here(self, &place.value, deadline).await?;
+        Ok(reading.hit().map(|(value, mark)| Entry {
+            place: place.clone(),
+            value,
+            mark,
+        }))
+    }
+
+    async fn updated<V: Serialize>(
+        &self,
+        entry: &Entry<V>,
+        value: &V,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let stamps = &entry.mark.stamps;
+        let new = self.setup.stack.encode(value, stamps, Duration::ZERO)?;
+        let only = If {
+            head: &entry.mark.head,
+            ttl: None,
+        };
+        store_if(self, &entry.place, &new, only, deadline).await
+    }
+}
+
+impl<V> Deref for Entry<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.value
+    }
+}
+
+impl<V> fmt::Debug for Entry<V> {
+    /// Leaves out the value, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.place.name)
+            .finish_non_exhaustive()
+    }
+}

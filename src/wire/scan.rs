@@ -1,0 +1,69 @@
+//! `SCAN`: one step of a walk over the keys of a server.
+//!
+//! Invariant: a page that is not understood is an error, never the end of a walk. The client sends
+//! the steps for caches.
+
+use redis::{Cmd, Value};
+
+use super::value::parsed;
+use crate::error::Result;
+
+/// What one step has found.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Where the next step goes on. 0 at the end of the walk.
+    pub(crate) cursor: u64,
+    /// Keys that are no text are left out: hedgerow writes none.
+    pub(crate) keys: Vec<String>,
+}
+
+/// Makes the command for a step that looks at about a thousand keys.
+pub(crate) fn step(cursor: u64, glob: &str) -> Cmd {
+    let mut step = redis::cmd("SCAN");
+    step.arg(cursor)
+        .arg("MATCH")
+        .arg(glob)
+        .arg("COUNT")
+        .arg(STEP);
+    step
+}
+
+pub(crate) fn page(reply: Value) -> Result<Page> {
+    let (cursor, keys): (u64, Vec<Vec<u8>>) = parsed(reply)?;
+    let keys = keys
+        .into_iter()
+        .filter_map(|key| String::from_utf8(key).ok());
+    Ok(Page {
+        cursor,
+        keys: keys.collect(),
+    })
+}
+
+/// So few that a step holds up other calls for well under a millisecond.
+const STEP: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &[u8]) -> Value {
+        Value::BulkString(text.to_vec())
+    }
+
+    #[test]
+    fn a_page_is_a_cursor_and_the_keys_that_are_text() {
+        let keys = Value::Array(vec![bulk(b"a"), bulk(b"\xff")]);
+        let read = page(Value::Array(vec![bulk(b"17"), keys])).expect("a page");
+        assert_eq!((read.cursor, read.keys), (17, vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_no_page_is_an_error() {
+        for reply in [
+            Value::Nil,
+            Value::Array(vec![bulk(b"x"), Value::Array(vec![])]),
+        ] {
+            assert!(page(reply).is_err());
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! `keys`, `count`, `remove_matching`, `purge`: what walks over all keys find and remove.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use hedgerow::cache::{Removed, literal};
+use hedgerow::{Cache, ErrorKind};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::support::gate::Gate;
+use crate::support::proxy::{Act, Proxy, Request};
+use crate::support::server::Server;
+use crate::support::wait::{bounded, calls, patient, until};
+
+const AGES: Duration = Duration::from_secs(600);
+
+/// More than one step of a walk looks at.
+const MANY: usize = 5000;
+
+async fn set(cache: &Cache, keys: impl IntoIterator<Item = impl AsRef<str>>) {
+    for key in keys {
+        let set = cache.set(key.as_ref(), "x", AGES);
+        set.await.expect("stored");
+    }
+}
+
+/// The keys that match, each of them once.
+async fn listed(cache: &Cache, pattern: &str) -> BTreeSet<String> {
+    let mut keys = cache.keys(pattern);
+    let mut listed = BTreeSet::new();
+    while let Some(key) = bounded("the next key", keys.next()).await {
+        let key = key.expect("an answer");
+        assert!(listed.insert(key.clone()), "{key:?} is listed twice");
+    }
+    listed
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+#[tokio::test]
+async fn keys_are_those_of_this_cache_and_version_that_match() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c");
+    set(&cache, ["user:1", "user:2", "user:22", "order:1", "user"]).await;
+    set(&cache.clone().version(2), ["user:3"]).await;
+    set(&client.cache("c:d"), ["user:4"]).await;
+    set(&client.cache("*"), ["user:5"]).await;
+    let other = patient(server.builder().namespace("hr2")).open();
+    set(&other.expect("a good name").cache("c"), ["user:6"]).await;
+    for (pattern, expected) in [
+        ("*", &["user:1", "user:2", "user:22", "order:1", "user"][..]),
+        ("user:*", &["user:1", "user:2", "user:22"]),
+        ("user:?", &["user:1", "user:2"]),
+        ("*:1", &["user:1", "order:1"]),
+        ("user", &["user"]),
+        ("user:\\*", &[]),
+        ("[a-z]*", &[]),
+    ] {
+        assert_eq!(listed(&cache, pattern).await, names(expected), "{pattern}");
+    }
+    assert_eq!(
+        listed(&cache.clone().version(2), "*").await,
+        names(&["user:3"])
+    );
+    assert_eq!(listed(&client.cache("*"), "*").await, names(&["user:5"]));
+    assert_eq!(cache.count().await.expect("an answer"), 5);
+    cache.remove("user").await.expect("removed");
+    assert_eq!(cache.count().await.expect("an answer"), 4);
+}
+
+/// Any text is a key, and each key matches its own literal pattern and no other.
+#[test]
+fn a_literal_pattern_matches_exactly_its_own_key() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let server = runtime.block_on(Server::start());
+    let client = runtime.block_on(server.client());
+    let config = Config {
+        source_file: Some(file!()),
+        cases: 48,
+        ..Config::default()
+    };
+    let texts = prop::collection::btree_set("[a*?\\[\\]\\\\^{}%:é\u{1}\\-]{1,4}|\\PC{1,9}", 2..6);
+    let outcome = TestRunner::new(config).run(&texts, |texts| {
+        runtime.block_on(async {
+            let cache = client.cache("c");
+            set(&cache, &texts).await;
+            for text in &texts {
+                let found = listed(&cache, &literal(text)).await;
+                assert_eq!(found, names(&[text]));
+                let begins = listed(&cache, &format!("{}*", literal(text))).await;
+                let expected = texts.iter().filter(|it| it.starts_with(text.as_str()));
+                assert_eq!(begins, expected.cloned().collect());
+            }
+            assert_eq!(listed(&cache, "*").await, texts);
+            let removed = cache.purge().await.expect("removed");
+            assert_eq!(removed, texts.len() as u64);
+        });
+        Ok(())
+    });
+    let _inside = runtime.enter();
+    drop((server, client));
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_pattern_that_means_nothing_is_refused_before_anything_is_sent() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    let before = calls(&server, &["scan"]).await;
+    for pattern in ["", "a\\", &"a".repeat(1025)] {
+        let mut keys = cache.keys(pattern);
+        let error = keys.next().await.expect("one item").expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{pattern:?}");
+        assert!(keys.next().await.is_none());
+        let error = cache.remove_matching(pattern).await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{pattern:?}");
+    }
+    assert_eq!(calls(&server, &["scan"]).await, before);
+}
+
+#[tokio::test]
+async fn a_walk_goes_on_when_its_connection_is_lost_and_misses_nothing() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let cache = client.cache("c");
+    let all: BTreeSet<String> = (0..MANY).map(|number| format!("key:{number}")).collect();
+    set(&cache, &all).await;
+    let mut keys = cache.keys("*");
+    let mut listed = BTreeSet::new();
+    listed.insert(keys.next().await.expect("many").expect("an answer"));
+    assert!(server.kill_connections("").await > 0);
+    while let Some(key) = bounded("the next key", keys.next()).await {
+        let key = key.expect("an answer");
+        assert!(listed.insert(key), "each key is listed once");
+    }
+    assert_eq!(listed, all);
+}
+
+#[tokio::test]
+async fn what_matches_is_removed_and_nothing_else() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    let users: Vec<String> = (0..MANY).map(|number| format!("user:{number}")).collect();
+    set(&cache, &users).await;
+    set(&cache, ["user", "users:1", "order:1"]).await;
+    set(&cache.clone().version(1), ["user:1"]).await;
+
+    let would = cache.remove_matching("user:*").dry_run().await;
+    assert_eq!(would.expect("an answer"), MANY as u64);
+    assert_eq!(cache.count().await.expect("an answer"), MANY as u64 + 3);
+
+    let seen: Arc<Mutex<Vec<Removed>>> = Arc::default();
+    let told = seen.clone();
+    let removal = cache.remove_matching("user:*");
+    let removal = removal.on_progress(move |removed| told.lock().expect("no panic").push(removed));
+    assert_eq!(removal.await.expect("removed"), MANY as u64);
+    let seen = seen.lock().expect("no panic").clone();
+    assert!(seen.len() >= 10, "two walks of five steps: {seen:?}");
+    assert!(seen.is_sorted_by_key(|it| (it.steps, it.entries)));
+    assert_eq!(seen.last().map(|it| it.entries), Some(MANY as u64));
+
+    assert_eq!(
+        listed(&cache, "*").await,
+        names(&["user", "users:1", "order:1"])
+    );
+    assert_eq!(
+        cache.get::<String>("user:1").await.expect("an answer"),
+        None
+    );
+    let other = cache.version(1).get::<String>("user:1").await;
+    assert!(other.expect("an answer").is_some());
+}
+
+#[tokio::test]
+async fn a_removal_that_is_dropped_half_way_stops() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, (0..MANY).map(|number| number.to_string())).await;
+    let mut steps = cache.remove_matching("*").steps().boxed();
+    let first = steps.next().await.expect("a step").expect("an answer");
+    assert!(first.entries > 0 && first.steps == 1, "{first:?}");
+    drop(steps);
+    let left = cache.count().await.expect("an answer");
+    assert_eq!(left, MANY as u64 - first.entries);
+}
+
+#[tokio::test]
+async fn a_load_that_was_under_way_is_not_stored_after_a_removal_by_pattern() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    // Another process removes.
+    for remover in [server.client().await.cache("c"), client.cache("c")] {
+        let (cache, gate) = (client.cache("c"), Gate::closed());
+        let load = gate.clone();
+        let load = tokio::spawn(
+            cache
+                .memoize("user:1", AGES, move || load.load("old".to_owned()))
+                .into_future(),
+        );
+        until("it loads", async || gate.loads() == 1).await;
+        let removed = remover.remove_matching("user:*").await.expect("removed");
+        assert_eq!(removed, 0, "there was no value");
+        gate.open();
+        let own = load.await.expect("no panic").expect("loaded");
+        assert_eq!(own.as_str(), "old");
+        assert_eq!(
+            cache.get::<String>("user:1").await.expect("an answer"),
+            None
+        );
+    }
+}
+
+/// A load that commits behind the back of the first walk has stored its value before the second.
+#[tokio::test]
+async fn what_is_stored_during_the_first_walk_is_removed_by_the_second() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let cache = client.cache("c").deadline(AGES);
+    cache.set("a", "x", AGES).await.expect("stored");
+    let second = proxy.on(Request::nth(2).named("scan"), Act::Hold);
+    let removal = tokio::spawn(cache.remove_matching("*").into_future());
+    second.hit().await;
+    let other = server.client().await.cache("c");
+    other.set("b", "x", AGES).await.expect("stored");
+    second.deliver();
+    assert_eq!(removal.await.expect("no panic").expect("removed"), 2);
+    assert_eq!(other.count().await.expect("an answer"), 0);
+}
+
+#[tokio::test]
+async fn a_purge_frees_all_versions_of_one_cache() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c");
+    set(&cache, ["a", "b"]).await;
+    set(&cache.clone().version(7), ["a"]).await;
+    set(&client.cache("d"), ["a"]).await;
+    cache.clear().await.expect("cleared");
+    assert_eq!(cache.get::<String>("a").await.expect("an answer"), None);
+    assert_eq!(cache.purge().await.expect("removed"), 3);
+    assert!(server.keys("hr:v*:{c:*}").await.is_empty());
+    assert!(
+        client
+            .cache("d")
+            .get::<String>("a")
+            .await
+            .expect("an answer")
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_left_alone_and_reported_at_the_end() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, (0..MANY).map(|number| format!("k{number}"))).await;
+    let _: usize = server.run(&["RPUSH", "hr:v:{c:k-foreign}", "x"]).await;
+    let error = cache.remove_matching("k*").await.expect_err("it is told");
+    assert_eq!(error.kind(), ErrorKind::WrongType);
+    assert!(error.to_string().contains("k-foreign"), "{error}");
+    assert_eq!(server.keys("hr:v:*").await, ["hr:v:{c:k-foreign}"]);
+}
