@@ -295,7 +295,8 @@ async fn calls_of_one_process_get_permits_in_the_order_of_their_arrival() {
 #[tokio::test]
 async fn a_process_with_many_waiters_comes_after_one_that_came_before_the_second_of_them() {
     let server = Server::start().await;
-    let (crowd, other) = (server.client().await, server.client().await);
+    let crowd = warm(server.client().await).await;
+    let other = server.client().await;
     let first = held(&other, 1, 1).await;
     let crowd: Vec<_> = (0..50)
         .map(|_| wait(crowd.semaphore("a", 1).metadata("crowd")))
