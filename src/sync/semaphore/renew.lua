@@ -13,7 +13,7 @@ for index = 1, #KEYS do
   local deadline, rest = string.match(not read.err and read[1] or '', '^(%d+)( .*)$')
   local held = deadline and tonumber(deadline) > now_ms
   if held then
-    -- The clock may have stepped back since `next` was written.
+    -- The clock may have stepped back since `next` was written, or the lease is shorter than the spacing.
     local next = string.format('%.0f', math.min(tonumber(read[2] or '0') or 0, now_ms + lease))
     redis.call('HSET', KEYS[index], id, string.format('%.0f', now_ms + lease) .. rest, 'next', next)
     if redis.call('PTTL', KEYS[index]) < tonumber(lease) then redis.call('PEXPIRE', KEYS[index], lease) end

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use hedgerow::{
     Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
-    Lock, OnOutage, Outage, cache::Bypassed, cache::Memoize, cache::ReadFrom, cache::Set,
-    client::AddressMap, client::HideKeys, client::Request, counter::Add, counter::Added, embedded,
-    lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter, preflight::Finding,
-    preflight::FindingCode, preflight::Preflight, preflight::Severity,
+    Lock, OnOutage, Outage, Permits, Semaphore, cache::Bypassed, cache::Memoize, cache::ReadFrom,
+    cache::Set, client::AddressMap, client::HideKeys, client::Request, counter::Add,
+    counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter,
+    preflight::Finding, preflight::FindingCode, preflight::Preflight, preflight::Severity,
 };
 use redis::Value;
 
@@ -131,6 +131,11 @@ async fn no_public_type_shows_a_secret() {
 }
 
 async fn locks(client: &Client, shown: &mut Shown) {
+    let semaphore = client.semaphore("s", 2).wait(MINUTE);
+    shown.add::<Semaphore>(&semaphore);
+    let permits = semaphore.acquire().await.expect("free");
+    shown.add::<Permits>(&permits);
+    permits.release().await.expect("held until now");
     let lock = client.lock("l").wait(MINUTE).metadata("who holds");
     shown.add::<Lock>(&lock);
     let guard = lock.acquire().await.expect("free");

@@ -219,7 +219,8 @@ impl Patience {
 
 #[tokio::test]
 async fn an_acquire_of_permits_that_nobody_polls_keeps_them_from_nobody() {
-    let server = Server::start().await;
+    // One poll sends the question only on a connection that is made.
+    let server = Server::start_single().await;
     let (one, two) = (
         warm(server.client().await).await,
         warm(server.client().await).await,

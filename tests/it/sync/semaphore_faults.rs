@@ -191,7 +191,7 @@ async fn a_renewal_corrects_when_the_next_lease_may_end() {
 
 #[tokio::test]
 async fn forged_pushes_grant_nothing_and_take_nothing_away() {
-    let server = Server::start().await;
+    let server = Server::start_single().await;
     let (one, two) = (server.client().await, server.client().await);
     let permits = one.semaphore("a", 1).lease(AGES);
     let permits = permits.acquire().await.expect("free");

@@ -295,7 +295,8 @@ async fn calls_of_one_process_get_permits_in_the_order_of_their_arrival() {
 #[tokio::test]
 async fn a_process_with_many_waiters_comes_after_one_that_came_before_the_second_of_them() {
     let server = Server::start().await;
-    let (crowd, other) = (server.client().await, server.client().await);
+    let crowd = warm(server.client().await).await;
+    let other = server.client().await;
     let first = held(&other, 1, 1).await;
     let crowd: Vec<_> = (0..50)
         .map(|_| wait(crowd.semaphore("a", 1).metadata("crowd")))
@@ -432,30 +433,33 @@ async fn permits_whose_lease_ends_while_a_grant_is_confirmed_come_back() {
 
 /// The grant of the first call is on its way when that call leaves.
 #[tokio::test]
-async fn a_grant_under_a_larger_limit_is_not_left_to_a_call_with_a_smaller_one() {
+async fn a_grant_is_not_left_to_a_call_with_a_smaller_limit_or_a_larger_weight() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
     let one = server.client().await;
     let two = warm(patient(proxy.builder()).open().expect("a good URL")).await;
-    let (stays, goes) = (held(&one, 10, 4).await, held(&one, 10, 6).await);
-    let first = wait(two.semaphore("a", 10).weight(2).metadata("first"));
-    let second = wait(two.semaphore("a", 4).weight(2).metadata("second"));
-    listening(&server, 1).await;
-    let pushes = proxy.on_push(Request::every().named("smessage"), Act::Hold);
-    goes.release().await.expect("held until now");
-    pushes.hit().await;
-    first.abort();
-    pushes.deliver();
-    proxy.clear();
-    queued(&server, "a", &["second"]).await;
-    assert_eq!(Kept::of(&server, "a").await.weights(), [4]);
-    stays.release().await.expect("held until now");
-    granted(second)
-        .await
-        .release()
-        .await
-        .expect("held until now");
-    all_back(&server, "a").await;
+    for (limit, weight) in [(4, 2), (10, 8)] {
+        let (stays, goes) = (held(&one, 10, 4).await, held(&one, 10, 6).await);
+        let first = wait(two.semaphore("a", 10).weight(2).metadata("first"));
+        let second = two.semaphore("a", limit).weight(weight);
+        let second = wait(second.metadata("second"));
+        listening(&server, 1).await;
+        let pushes = proxy.on_push(Request::every().named("smessage"), Act::Hold);
+        goes.release().await.expect("held until now");
+        pushes.hit().await;
+        first.abort();
+        pushes.deliver();
+        proxy.clear();
+        queued(&server, "a", &["second"]).await;
+        assert_eq!(Kept::of(&server, "a").await.weights(), [4]);
+        stays.release().await.expect("held until now");
+        granted(second)
+            .await
+            .release()
+            .await
+            .expect("held until now");
+        all_back(&server, "a").await;
+    }
 }
 
 /// Holds `weight` of `limit` permits for longer than any test runs.
