@@ -8,11 +8,16 @@ local function foreign()
   return (value ~= 'none' and value ~= 'string') or (lease ~= 'none' and lease ~= 'hash')
 end
 
+-- The time of the server, in ms.
+local function server_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+
 -- The bytes 8 to 19 (counted from 0) of an entry that is stored now for `ttl` ms: fresh until,
 -- stale until, in server time.
 local function deadlines(ttl)
-  local now = redis.call('TIME')
-  local ends = struct.pack('>I6', now[1] * 1000 + math.floor(now[2] / 1000) + ttl)
+  local ends = struct.pack('>I6', server_ms() + ttl)
   return ends .. ends
 end
 

@@ -104,8 +104,8 @@ pub(super) async fn clear_all(
     outcomes.into_values().collect()
 }
 
-/// Removes the values at the positions `part`, which one script may name. Returns the outcome of each
-/// by its position.
+/// Removes the values at the positions `part`, which one script may name. Returns the outcome of
+/// each by its position.
 async fn cleared_together(
     client: &Client,
     places: &[EntryKeys],

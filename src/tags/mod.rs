@@ -231,8 +231,8 @@ pub(crate) enum Life {
     Until(u64),
 }
 
-/// Makes the tags at `keys` live for so long, in parallel. A tag that lives longer, or is not there,
-/// stays as it is.
+/// Makes the tags at `keys` live for so long, in parallel. A tag that lives longer, or is not
+/// there, stays as it is.
 pub(crate) async fn outlive(
     client: &Client,
     keys: &[Key],

@@ -77,8 +77,8 @@ impl Upload {
         call.arg("*")
     }
 
-    /// Makes the call that turns `entry`, which this holds, into the value, if the entry there begins
-    /// with `head`. `ttl` is in ms, or empty to keep the end of that entry.
+    /// Makes the call that turns `entry`, which this holds, into the value, if the entry there
+    /// begins with `head`. `ttl` is in ms, or empty to keep the end of that entry.
     pub(in crate::cache) fn adopt_over(
         &self,
         place: &EntryKeys,

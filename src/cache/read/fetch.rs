@@ -54,8 +54,8 @@ pub(in crate::cache) async fn read<T: Taken>(
     }
 }
 
-/// Does the same without tags, and only where the client's own ring places the entry, for a verb that
-/// changes it there.
+/// Does the same without tags, and only where the client's own ring places the entry, for a verb
+/// that changes it there.
 pub(in crate::cache) async fn read_here<T: Taken>(
     cache: &Cache,
     key: &Key,

@@ -1,8 +1,8 @@
 //! `Mark`: which entry was judged valid, for a verb that changes it.
 //!
-//! Invariant: a verb changes an entry only if the entry is still the one that was judged. The script
-//! compares the revision and the checksum, which the first bytes hold, and not the deadlines. The
-//! verbs that change entries read marks.
+//! Invariant: a verb changes an entry only if the entry is still the one that was judged. The
+//! script compares the revision and the checksum, which the first bytes hold, and not the
+//! deadlines. The verbs that change entries read marks.
 
 use std::sync::Arc;
 

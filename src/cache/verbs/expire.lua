@@ -1,4 +1,4 @@
-#!lua flags=allow-oom,allow-cross-slot-keys
+#!lua
 -- Purpose: changes how long the entry lives that the caller judged valid.
 -- KEYS: 1 value
 -- KEYS: 2 load lease
@@ -10,11 +10,7 @@
 -- Retry: safe - a second run sets about the same end
 if foreign() then return {'WRONGTYPE'} end
 if not still(ARGV[1]) then return {'CHANGED'} end
-local ttl = tonumber(ARGV[2])
-if ARGV[3] == 'until' then
-  local now = redis.call('TIME')
-  ttl = ttl - now[1] * 1000 - math.floor(now[2] / 1000)
-end
+local ttl = ARGV[2] - (ARGV[3] == 'until' and server_ms() or 0)
 if ttl <= 0 then
   redis.call('DEL', KEYS[1])
 elseif ARGV[3] ~= 'longer' or redis.call('PTTL', KEYS[1]) < ttl then

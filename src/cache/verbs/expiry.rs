@@ -84,9 +84,9 @@ impl Cache {
     ///
     /// # Errors
     /// `InvalidInput` if the key or the duration is invalid, and whatever Redis refuses or does not
-    /// answer, also under [`Outage::Bypass`](crate::Outage::Bypass). After an error that
-    /// [is indeterminate](crate::Error::is_indeterminate), the TTL is the new one or the old one. It
-    /// is safe to call again.
+    /// answer, also under [`Outage::Bypass`](crate::Outage::Bypass). After an error that [is
+    /// indeterminate](crate::Error::is_indeterminate), the TTL is the new one or the old one. It is
+    /// safe to call again.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the old TTL or the new one.
@@ -97,8 +97,8 @@ impl Cache {
         })
     }
 
-    /// Makes the entry of `key` live until `moment`, by the clock of the server. A moment in the past
-    /// removes it. Returns whether there was a valid entry.
+    /// Makes the entry of `key` live until `moment`, by the clock of the server. A moment in the
+    /// past removes it. Returns whether there was a valid entry.
     ///
     /// # Errors
     /// As [`expire`](Self::expire). `InvalidInput` if the moment is before 1970, or more than 100

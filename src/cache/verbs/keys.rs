@@ -20,9 +20,9 @@ use crate::key::Rooms;
 pub struct Keys(BoxStream<'static, Result<String>>);
 
 impl Cache {
-    /// Returns the keys that match `pattern` and have an entry in Redis, in no order. `*` stands for
-    /// any text, `?` for one character, and a backslash takes the meaning away from the character
-    /// behind it.
+    /// Returns the keys that match `pattern` and have an entry in Redis, in no order. `*` stands
+    /// for any text, `?` for one character, and a backslash takes the meaning away from the
+    /// character behind it.
     ///
     /// This walks over all keys of all servers (`SCAN`), in steps of about 1,000. It is made for
     /// operators and clean-ups. An entry that was invalidated by tag is listed until it is gone. A
@@ -41,8 +41,8 @@ impl Cache {
     ///
     /// # Errors
     /// The stream returns `InvalidInput` if the pattern is empty, longer than 1 KiB, or ends with a
-    /// lone backslash. It returns what a server refuses or does not answer, and ends after an error.
-    /// Each step has the [deadline](Self::deadline) of the cache.
+    /// lone backslash. It returns what a server refuses or does not answer, and ends after an
+    /// error. Each step has the [deadline](Self::deadline) of the cache.
     pub fn keys(&self, pattern: &str) -> Keys {
         let walk = Walk::new(self, pattern, Rooms::Values, Versions::Own);
         let listing = walk.map(|walk| (walk, Seen::default()));

@@ -41,8 +41,8 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// The call returns `InvalidInput` if a key is invalid; nothing is removed then. The outcome of a
-    /// key is whatever Redis refuses or does not answer for it. It is safe to call again with all
+    /// The call returns `InvalidInput` if a key is invalid; nothing is removed then. The outcome of
+    /// a key is whatever Redis refuses or does not answer for it. It is safe to call again with all
     /// keys.
     ///
     /// # Cancel safety

@@ -67,8 +67,8 @@ impl Cache {
     ///
     /// # Promise
     /// No read that begins after this has returned is given a value that was stored, or whose load
-    /// had begun, before the call. A value whose load begins during the call may stay. In a cluster,
-    /// keys of a slot that moves meanwhile may be missed.
+    /// had begun, before the call. A value whose load begins during the call may stay. In a
+    /// cluster, keys of a slot that moves meanwhile may be missed.
     ///
     /// # Errors
     /// As [`keys`](Self::keys), and whatever Redis refuses or does not answer. What was removed
@@ -216,8 +216,8 @@ impl RemoveMatching {
         Walk::new(&self.cache, &self.pattern, rooms, self.versions)
     }
 
-    /// Removes what a step has found. Returns how many entries that were, and the error of a key that
-    /// is not ours.
+    /// Removes what a step has found. Returns how many entries that were, and the error of a key
+    /// that is not ours.
     async fn handle(&self, found: Vec<EntryAt>) -> Result<(u64, Option<Error>)> {
         if self.mode == Mode::DryRun {
             return Ok((found.len() as u64, None));

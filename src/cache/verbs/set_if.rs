@@ -40,8 +40,8 @@ impl<'v, V: ?Sized> Set<'v, V> {
     /// Stores the value only if the key has no entry. Awaiting it returns whether it was stored. Of
     /// several callers, one at most stores its value.
     ///
-    /// An entry that was invalidated counts as absent. One of a format that this build does not know
-    /// counts as there, since another build can read it.
+    /// An entry that was invalidated counts as absent. One of a format that this build does not
+    /// know counts as there, since another build can read it.
     ///
     /// # Errors
     /// As [`Cache::set`], also under [`Outage::Bypass`](crate::Outage::Bypass): the answer says
@@ -56,8 +56,8 @@ impl<'v, V: ?Sized> Set<'v, V> {
         }
     }
 
-    /// Stores the value only if the key has an entry. Awaiting it returns whether it was stored. See
-    /// [`if_absent`](Self::if_absent).
+    /// Stores the value only if the key has an entry. Awaiting it returns whether it was stored.
+    /// See [`if_absent`](Self::if_absent).
     pub fn if_present(self) -> SetIf<'v, V> {
         SetIf {
             set: self,

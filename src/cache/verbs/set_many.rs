@@ -32,8 +32,8 @@ pub struct SetMany<'v, V> {
 }
 
 impl Cache {
-    /// Stores values for `ttl`, each give or take the [`jitter`](Self::jitter), and returns an outcome
-    /// for each, in their order. Loads of their keys that are under way are not stored.
+    /// Stores values for `ttl`, each give or take the [`jitter`](Self::jitter), and returns an
+    /// outcome for each, in their order. Loads of their keys that are under way are not stored.
     ///
     /// The generations of the tags are read once for each server. Then up to 100 values at a time
     /// are under way. Of two values with one key, one is stored, and it is not known which.
@@ -51,9 +51,9 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// The call returns `InvalidInput` if a key, a tag or the duration is invalid; nothing is stored
-    /// then. The outcome of a value is `Encode` or `TooLarge` if it cannot be stored, and whatever
-    /// Redis refuses or does not answer for it, also under
+    /// The call returns `InvalidInput` if a key, a tag or the duration is invalid; nothing is
+    /// stored then. The outcome of a value is `Encode` or `TooLarge` if it cannot be stored, and
+    /// whatever Redis refuses or does not answer for it, also under
     /// [`Outage::Bypass`](crate::Outage::Bypass).
     ///
     /// # Cancel safety

@@ -1,8 +1,8 @@
 //! `entry`, `update`, `update_with`: changes a value that was read, unless others have changed it.
 //!
-//! Invariant: an update stores only over the entry that was read, with the tags, the generations and
-//! the end of that entry. So no other update is lost, and an entry that was invalidated meanwhile
-//! stays invalid. Users call this.
+//! Invariant: an update stores only over the entry that was read, with the tags, the generations
+//! and the end of that entry. So no other update is lost, and an entry that was invalidated
+//! meanwhile stays invalid. Users call this.
 
 use std::fmt;
 use std::ops::Deref;
@@ -30,8 +30,8 @@ pub struct Entry<V> {
 }
 
 impl Cache {
-    /// Returns the value of `key` as it is now, for [`update`](Self::update). `None` without a valid
-    /// value. It reads at the primary.
+    /// Returns the value of `key` as it is now, for [`update`](Self::update). `None` without a
+    /// valid value. It reads at the primary.
     ///
     /// # Errors
     /// As [`get`](Self::get), also under [`Outage::Bypass`](crate::Outage::Bypass).

@@ -230,8 +230,8 @@ impl Cluster {
         Ok(map.primaries.iter().map(node).collect())
     }
 
-    /// Returns the primaries, for calls to each of them. Fetches the slot map first if no primary is
-    /// known.
+    /// Returns the primaries, for calls to each of them. Fetches the slot map first if no primary
+    /// is known.
     pub(crate) async fn primaries(&self, deadline: Deadline) -> Result<Vec<Arc<Node>>> {
         let map = self.0.map(deadline).await?;
         Ok(map.primaries.iter().map(|it| it.node.clone()).collect())

@@ -140,7 +140,7 @@ async fn a_walk_goes_on_when_its_connection_is_lost_and_misses_nothing() {
     let mut keys = cache.keys("*");
     let mut listed = BTreeSet::new();
     listed.insert(keys.next().await.expect("many").expect("an answer"));
-    assert!(server.kill_connections("").await > 0);
+    assert!(server.kill_connections("hedgerow").await > 0);
     while let Some(key) = bounded("the next key", keys.next()).await {
         let key = key.expect("an answer");
         assert!(listed.insert(key), "each key is listed once");
@@ -167,7 +167,10 @@ async fn what_matches_is_removed_and_nothing_else() {
     let removal = removal.on_progress(move |removed| told.lock().expect("no panic").push(removed));
     assert_eq!(removal.await.expect("removed"), MANY as u64);
     let seen = seen.lock().expect("no panic").clone();
-    assert!(seen.len() >= 10, "two walks of five steps: {seen:?}");
+    assert!(
+        seen.len() > 5,
+        "a walk of five steps, and another: {seen:?}"
+    );
     assert!(seen.is_sorted_by_key(|it| (it.steps, it.entries)));
     assert_eq!(seen.last().map(|it| it.entries), Some(MANY as u64));
 

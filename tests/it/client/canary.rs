@@ -10,12 +10,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hedgerow::{
     Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
-    Lock, OnOutage, Outage, Permits, Semaphore, cache::Bypassed, cache::Memoize, cache::ReadFrom,
-    cache::Set, client::AddressMap, client::HideKeys, client::Request, counter::Add,
-    counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter,
-    preflight::Finding, preflight::FindingCode, preflight::Preflight, preflight::Severity,
+    Lock, OnOutage, Outage, Permits, Semaphore, cache::Bypassed, cache::Entry, cache::Keys,
+    cache::Memoize, cache::ReadFrom, cache::RemoveMatching, cache::Removed, cache::Set,
+    cache::SetIf, cache::SetMany, client::AddressMap, client::HideKeys, client::Request,
+    counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason,
+    lock::Waiter, preflight::Finding, preflight::FindingCode, preflight::Preflight,
+    preflight::Severity,
 };
 use redis::Value;
 
@@ -97,6 +100,7 @@ async fn no_public_type_shows_a_secret() {
     let set = cache.set("v", &VALUE, MINUTE);
     shown.add::<Set<'_, &str>>(&set);
     set.await.expect("stored");
+    verbs(&cache, &mut shown).await;
     let secret = VALUE.to_owned();
     let loader = async move || Ok::<_, io::Error>(secret);
     let loader = || loader();
@@ -128,6 +132,22 @@ async fn no_public_type_shows_a_secret() {
         expected.remove("Tls");
     }
     assert_eq!(names, expected);
+}
+
+/// What calls of a cache take and return.
+async fn verbs(cache: &Cache, shown: &mut Shown) {
+    let absent = cache.set("v", &VALUE, MINUTE).if_absent();
+    shown.add::<SetIf<'_, &str>>(&absent);
+    let many = cache.set_many([("v", &VALUE)], MINUTE);
+    shown.add::<SetMany<'_, &str>>(&many);
+    assert!(many.await.expect("outcomes")[0].is_ok());
+    let entry = cache.entry::<String>("v").await.expect("an answer");
+    shown.add::<Entry<String>>(&entry.expect("an entry"));
+    shown.add::<Keys>(&cache.keys("*"));
+    let removal = cache.remove_matching("x*");
+    shown.add::<RemoveMatching>(&removal);
+    let removed = removal.steps().boxed().next().await.expect("a step");
+    shown.add::<Removed>(&removed.expect("an answer"));
 }
 
 async fn locks(client: &Client, shown: &mut Shown) {

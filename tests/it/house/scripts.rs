@@ -20,8 +20,8 @@ const KEYS_ONLY: [&str; 5] = ["DEL", "EXISTS", "MGET", "RENAME", "UNLINK"];
 const KEYLESS: [&str; 3] = ["TIME", "PUBLISH", "SPUBLISH"];
 
 /// Commands that a full server must not refuse: they free memory, or take none.
-const FREEING: [&str; 7] = [
-    "DEL", "HDEL", "ZREM", "ZPOPMIN", "PEXPIRE", "PUBLISH", "SPUBLISH",
+const FREEING: [&str; 8] = [
+    "DEL", "UNLINK", "HDEL", "ZREM", "ZPOPMIN", "PEXPIRE", "PUBLISH", "SPUBLISH",
 ];
 
 /// Commands that only read.
