@@ -214,6 +214,10 @@ struct GuideWhichPrimitive;
 struct GuideFirstSteps;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/guide/cache-verbs.md")]
+struct GuideCacheVerbs;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/guide/production.md")]
 struct GuideProduction;
 
