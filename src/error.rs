@@ -160,6 +160,11 @@ impl Error {
         }
     }
 
+    /// The error of one of several commands, of which another was executed for certain.
+    pub(crate) fn after_a_part(self) -> Self {
+        self.with_fate(Fate::Unknown)
+    }
+
     /// The error of a call that only reads: it makes no difference whether it was executed.
     pub(crate) fn of_a_read(self) -> Self {
         match self.fate() {
@@ -205,6 +210,10 @@ impl Error {
             Some(_) if self.0.hidden || !key.is_hidden() => self,
             _ => self.with_key(key),
         }
+    }
+
+    pub(crate) fn without_key(self) -> Self {
+        self.changed(|repr| repr.key = None)
     }
 
     /// Removes everything that may quote a name: the texts of the server and of the driver.

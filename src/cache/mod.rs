@@ -22,7 +22,7 @@ pub use read::reading::ReadFrom;
 pub use verbs::keys::Keys;
 pub use verbs::memoize::Memoize;
 pub use verbs::pattern::literal;
-pub use verbs::remove_matching::{RemoveMatching, Removed};
+pub use verbs::remove_matching::{RemoveMatching, Removed, Steps};
 pub use verbs::set::Set;
 pub use verbs::set_if::SetIf;
 pub use verbs::set_many::SetMany;

@@ -77,37 +77,45 @@ impl Namespace {
     }
 
     /// Returns which entry of `cache` the key belongs to, as its value or its load lease. `None` if
-    /// it belongs to none.
+    /// it belongs to none, or is spelt as hedgerow never spells it.
     pub(crate) fn entry_at(&self, cache: &str, key: &str) -> Option<EntryAt> {
         let rest = key.strip_prefix(&*self.0)?.strip_prefix(':')?;
         let (room, rest) = rest.split_once(":{")?;
-        let (is_value, version) = match room.split_at_checked(1)? {
-            ("v", version) => (true, version),
-            ("l", version) => (false, version),
+        let version = match room.split_at_checked(1)? {
+            ("v" | "l", "") => 0,
+            ("v" | "l", version) => version.parse().ok()?,
             _ => return None,
         };
-        let version = match version {
-            "" => 0,
-            version => version.parse().ok()?,
-        };
         let rest = rest.strip_prefix(&*escaped(cache, Part::Inner))?;
-        let name = rest.strip_prefix(':')?.strip_suffix('}')?;
-        Some(EntryAt {
-            version,
-            name: unescaped(name),
-            is_value,
-        })
+        let name = unescaped(rest.strip_prefix(':')?.strip_suffix('}')?);
+        let keys = self.cache(cache, version).ok()?;
+        let spelt = match room.starts_with('v') {
+            true => keys.value(&name),
+            false => keys.load_lease(&name),
+        };
+        (spelt.ok()?.as_str() == key).then_some(EntryAt { version, name })
     }
 
-    /// Returns a glob of Redis that finds the keys of all versions of `cache` whose names, as they
-    /// stand in a key, match the glob `names`.
-    pub(crate) fn entries_like(&self, cache: &str, names: &str, rooms: Rooms) -> String {
+    /// Returns a glob of Redis that finds all keys of entries of `cache` whose names, as they stand
+    /// in a key, match the glob `names`: of one version, or of all.
+    pub(crate) fn entries_like(
+        &self,
+        cache: &str,
+        names: &str,
+        rooms: Rooms,
+        version: Option<u32>,
+    ) -> String {
         let (space, cache) = (globbed(&self.0), globbed(&escaped(cache, Part::Inner)));
         let room = match rooms {
             Rooms::Values => "v",
             Rooms::ValuesAndLeases => "[vl]",
         };
-        format!("{space}:{room}*:{{{cache}:{names}}}")
+        let version = match version {
+            Some(0) => String::new(),
+            Some(version) => version.to_string(),
+            None => "*".to_owned(),
+        };
+        format!("{space}:{room}{version}:{{{cache}:{names}}}")
     }
 
     /// The generation of a tag, addressed by the tag's id (entries carry ids, not names).
@@ -183,12 +191,10 @@ pub(crate) fn glob_of(name: &str) -> String {
 }
 
 /// The entry of a cache to which a key belongs.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct EntryAt {
     pub(crate) version: u32,
     pub(crate) name: String,
-    /// Whether the key is the value. Otherwise it is the load lease.
-    pub(crate) is_value: bool,
 }
 
 /// Which keys of entries are looked for.
@@ -364,13 +370,35 @@ mod tests {
             let (Ok(value), Ok(lease)) = (keys.value(&name), keys.load_lease(&name)) else {
                 return Ok(());
             };
-            for (key, is_value) in [(&value, true), (&lease, false)] {
+            for key in [&value, &lease] {
                 let found = space.entry_at(&cache, key.as_str());
-                let expected = EntryAt { version, name: name.clone(), is_value };
+                let expected = EntryAt {
+                    version,
+                    name: name.clone(),
+                };
                 prop_assert_eq!(found, Some(expected));
             }
             prop_assert_eq!(space.entry_at("another", value.as_str()), None);
             prop_assert_eq!(space.entry_at(&cache, value.upload(1).as_str()), None);
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_never_spelt_so_belongs_to_no_entry() {
+        let long = format!("hr:v:{{c:{}}}", "a".repeat(5000));
+        for key in [
+            "hr:v:{c:}",
+            "hr:v0:{c:a}",
+            "hr:v007:{c:a}",
+            "hr:v+7:{c:a}",
+            "hr:v:{c:%7b}",
+            "hr:v:{c:%zz}",
+            "hr:v:{c:a",
+            "hr:x:{c:a}",
+            "hr2:v:{c:a}",
+            &long,
+        ] {
+            assert_eq!(namespace().entry_at("c", key), None, "{key}");
         }
     }
 

@@ -238,8 +238,8 @@ impl Topology {
         }
     }
 
-    /// Returns the servers that are written to, also those of the other ring of shards. Fetches the
-    /// slot map of a cluster first if no primary is known.
+    /// Returns the servers that are written to, also those of the other ring of shards. A cluster
+    /// is asked which they are.
     pub(crate) async fn servers(&self, deadline: Deadline) -> Result<Vec<Server>> {
         Ok(match self {
             Self::One(_) | Self::Replicated(_) => vec![Server::Only],
@@ -262,7 +262,10 @@ impl Topology {
             (Self::Shards(shards), Server::Shard(place)) => {
                 shards.send_to(*place, command, deadline).await
             }
-            (_, Server::Primary(node)) => node.pipeline.send(command, deadline).await,
+            (_, Server::Primary(node)) => {
+                let answer = node.pipeline.send(command, deadline).await;
+                answer.map_err(|error| node.link.located(error))
+            }
             _ => self.send(command, None, deadline).await,
         }
     }
@@ -327,6 +330,17 @@ pub(crate) enum Server {
     Only,
     Shard(usize),
     Primary(Arc<Node>),
+}
+
+impl PartialEq for Server {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Only, Self::Only) => true,
+            (Self::Shard(one), Self::Shard(other)) => one == other,
+            (Self::Primary(one), Self::Primary(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
 }
 
 /// Returns the reply of the first of several servers.

@@ -39,7 +39,8 @@ pub(crate) fn page(reply: Value) -> Result<Page> {
     })
 }
 
-/// So few that a step holds up other calls for well under a millisecond.
+/// So few that a step holds up other calls for about a millisecond: 0.6 ms with keys of 20 bytes, 9
+/// ms with keys of 900 bytes that the glob compares to their end.
 const STEP: usize = 1000;
 
 #[cfg(test)]

@@ -17,13 +17,17 @@ if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
 local leads = held[1] == ARGV[4] and held[2] == ARGV[5]
 if (leads or ARGV[4] == '') and redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[3]) then
-  if ARGV[6] ~= '*' and not still(ARGV[6]) then
-    redis.call('DEL', KEYS[3])
-    return {'CHANGED'}
+  -- The upload stays until its TTL ends, so that a second run judges again.
+  if ARGV[6] ~= '*' and not still(ARGV[6]) then return {'CHANGED'} end
+  local ttl, ends = ARGV[1], nil
+  if ttl == '' then
+    -- Something else may have taken the TTL of the entry away: as good as for ever is 100 years.
+    local left = redis.call('PTTL', KEYS[1])
+    ttl = left < 0 and '3155760000000' or math.max(left, 1)
+    ends = redis.call('GETRANGE', KEYS[1], 8, 19)
   end
-  local kept = ARGV[1] == ''
-  redis.call('SETRANGE', KEYS[3], 8, kept and redis.call('GETRANGE', KEYS[1], 8, 19) or deadlines(ARGV[1]))
-  redis.call('PEXPIRE', KEYS[3], kept and redis.call('PTTL', KEYS[1]) or ARGV[1])
+  redis.call('SETRANGE', KEYS[3], 8, ends or deadlines(ttl))
+  redis.call('PEXPIRE', KEYS[3], ttl)
   redis.call('RENAME', KEYS[3], KEYS[1])
   finish('+')
   return {'STORED'}

@@ -102,8 +102,8 @@ impl Upload {
 pub(in crate::cache) fn gone() -> Error {
     Error::new(
         ErrorKind::Server,
-        "{server} no longer had the value when it was to be stored, since it evicts keys or has \
-         failed over",
+        "{server} no longer had the value when it was to be stored: it evicts keys, has failed over, or \
+         another call has replaced the value since",
     )
     .with_fate(Fate::Unknown)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
@@ -14,7 +15,7 @@ use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{Gone, Reading};
 use crate::cache::store_request::StoreRequest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::script;
 use crate::tags::{Life, SLACK};
 use crate::time::{Deadline, Ttl};
@@ -45,6 +46,35 @@ pub(super) struct If<'h> {
     pub(super) ttl: Option<Ttl>,
 }
 
+/// The rounds of a call that begins anew when others have changed the entry meanwhile.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    deadline: Deadline,
+    begun: bool,
+}
+
+impl Rounds {
+    pub(super) fn until(deadline: Deadline) -> Self {
+        Self {
+            deadline,
+            begun: false,
+        }
+    }
+
+    /// Begins the next round.
+    ///
+    /// # Errors
+    /// `Contended` if the deadline has passed after the first round.
+    pub(super) fn begins(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.begun, true) && Instant::now() >= self.deadline.at {
+            let message =
+                "others changed the entry each time until the deadline; nothing was changed";
+            return Err(Error::new(ErrorKind::Contended, message).with_fate(Fate::NotExecuted));
+        }
+        Ok(())
+    }
+}
+
 /// Stores `value` if the condition holds. Returns whether it was stored.
 pub(super) async fn stored<V: Serialize + ?Sized>(
     value: &V,
@@ -53,7 +83,15 @@ pub(super) async fn stored<V: Serialize + ?Sized>(
     deadline: Deadline,
 ) -> Result<bool> {
     let (cache, place) = (&request.cache, &request.place);
+    let mut round = Rounds::until(deadline);
     loop {
+        round.begins()?;
+        // Read ahead of the entry where one must be there. If that is invalidated meanwhile, what
+        // is stored over it is invalid, too.
+        let early = match condition {
+            Condition::Present => Some(request.generations(deadline).await),
+            Condition::Absent | Condition::Either => None,
+        };
         let reading: Reading<Mark> = fetch::read_here(cache, &place.value, deadline).await?;
         let is_there = match &reading {
             Reading::Hit(_) => true,
@@ -72,13 +110,18 @@ pub(super) async fn stored<V: Serialize + ?Sized>(
             Reading::Hit(mark) => (Bytes::copy_from_slice(&mark.head), None),
             Reading::Miss(miss) => (miss.seen, None),
         };
-        // Read for each round: an invalidation meanwhile must not be missed.
-        let generations = request.generations(deadline).await?;
+        let generations = match early {
+            Some(generations) => generations,
+            None => request.generations(deadline).await,
+        };
+        // Whatever becomes of the tags, nothing is stored.
+        let generations = generations.map_err(Error::of_own_question)?;
         let entry = request.encode(value, &generations, Duration::ZERO)?;
         if let Some(left) = kept {
             // What is kept may be longer than the TTL that was given.
             let (stamps, life) = (request.stamps(&generations), Life::For(left + SLACK));
-            cache.outlive(place, &stamps, life, deadline).await?;
+            let outlived = cache.outlive(place, &stamps, life, deadline).await;
+            outlived.map_err(Error::of_own_question)?;
         }
         let only = If {
             head: &head,
@@ -121,7 +164,7 @@ pub(super) async fn store_if(
     }
     if let Some(on_other_ring) = place.on_other_ring(client) {
         let cleared = on_other_ring.clear(client, deadline).await;
-        cleared.map_err(Error::in_part)?;
+        cleared.map_err(Error::after_a_part)?;
     }
     Ok(true)
 }

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Purpose: changes how long the entry lives that the caller judged valid.
 -- KEYS: 1 value
 -- KEYS: 2 load lease
@@ -6,14 +6,14 @@
 -- ARGV: 2 ms
 -- ARGV: 3 'for': so long from now; 'longer': the same, unless it lives longer already; 'until': until that
 --   moment of the server's clock
--- Returns: {'OK'} or {'CHANGED'} or {'WRONGTYPE'}
+-- Returns: {'OK'} or {'PAST'} when that moment is over, or {'CHANGED'} or {'WRONGTYPE'}
 -- Retry: safe - a second run sets about the same end
 if foreign() then return {'WRONGTYPE'} end
 if not still(ARGV[1]) then return {'CHANGED'} end
 local ttl = ARGV[2] - (ARGV[3] == 'until' and server_ms() or 0)
-if ttl <= 0 then
-  redis.call('DEL', KEYS[1])
-elseif ARGV[3] ~= 'longer' or redis.call('PTTL', KEYS[1]) < ttl then
+if ttl <= 0 then return {'PAST'} end
+local left = redis.call('PTTL', KEYS[1])
+if ARGV[3] ~= 'longer' or (left >= 0 and left < ttl) then
   redis.call('SETRANGE', KEYS[1], 8, deadlines(ttl))
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl))
 end

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::conditional::Rounds;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::read::fetch;
@@ -101,8 +102,7 @@ impl Cache {
     /// past removes it. Returns whether there was a valid entry.
     ///
     /// # Errors
-    /// As [`expire`](Self::expire). `InvalidInput` if the moment is before 1970, or more than 100
-    /// years after the year 2000.
+    /// As [`expire`](Self::expire). `InvalidInput` if the moment is before 1970 or after 2199.
     ///
     /// # Cancel safety
     /// As [`expire`](Self::expire).
@@ -111,7 +111,7 @@ impl Cache {
             let since = moment.duration_since(UNIX_EPOCH).ok();
             let millis = since.and_then(|since| u64::try_from(since.as_millis()).ok());
             let millis = millis.filter(|millis| *millis < LATEST).ok_or_else(|| {
-                Error::invalid("the moment at which the entry ends is before 1970 or after 2099")
+                Error::invalid("the moment at which the entry ends is before 1970 or after 2199")
             })?;
             self.given_end(key, End::At(millis), patience.deadline())
                 .await
@@ -153,7 +153,9 @@ impl Cache {
     }
 
     async fn given_end_at(&self, place: &EntryKeys, end: End, deadline: Deadline) -> Result<bool> {
+        let mut round = Rounds::until(deadline);
         loop {
+            round.begins()?;
             let reading = fetch::read_here(self, &place.value, deadline).await?;
             let Some::<Mark>(mark) = reading.hit() else {
                 return Ok(false);
@@ -163,7 +165,8 @@ impl Cache {
                 End::NotBefore(ttl) => (Life::For(ttl.duration() + SLACK), ttl.millis(), "longer"),
                 End::At(at) => (Life::Until(at + SLACK.as_millis() as u64), at, "until"),
             };
-            self.outlive(place, &mark.stamps, life, deadline).await?;
+            let outlived = self.outlive(place, &mark.stamps, life, deadline).await;
+            outlived.map_err(Error::of_own_question)?;
             let call = EXPIRE
                 .call(place.keys())
                 .arg(&mark.head[..])
@@ -172,6 +175,12 @@ impl Cache {
             let reply = self.client.change(call, deadline).await?;
             match reply.status()? {
                 "OK" => return Ok(true),
+                // A removal in the words of a TTL. It ends loads, too.
+                "PAST" => {
+                    if self.taken_out(place, &mark, deadline).await? {
+                        return Ok(true);
+                    }
+                }
                 // Another entry is there now, or none. The next round judges it.
                 "CHANGED" => {}
                 _ => return Err(reply.unexpected()),
@@ -228,8 +237,8 @@ impl Cache {
     }
 }
 
-/// The end of the year 2099, in ms since 1970.
-const LATEST: u64 = 4_102_444_800_000;
+/// The end of the year 2199, in ms since 1970.
+const LATEST: u64 = 7_258_118_400_000;
 
 /// What `PTTL` answers where there is no key, and for a key without a TTL.
 const GONE: i64 = -2;

@@ -2,18 +2,15 @@
 //!
 //! Invariant: a listing holds a bounded number of keys, however many there are. Users call this.
 
-use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
-use xxhash_rust::xxh3::xxh3_128;
 
-use super::walk::{Versions, Walk};
+use super::walk::{Purpose, Seen, Versions, Walk};
 use crate::cache::Cache;
 use crate::error::Result;
-use crate::key::Rooms;
 
 /// The keys of a cache that match a pattern, made by [`Cache::keys`]. A stream.
 #[must_use = "nothing is asked for until it is polled"]
@@ -25,9 +22,11 @@ impl Cache {
     /// character behind it.
     ///
     /// This walks over all keys of all servers (`SCAN`), in steps of about 1,000. It is made for
-    /// operators and clean-ups. An entry that was invalidated by tag is listed until it is gone. A
-    /// key that comes or goes meanwhile may be listed or not. After more than 262,144 keys, one may
-    /// be listed twice. In a cluster, keys of a slot that moves meanwhile may be missed.
+    /// operators and clean-ups. An entry that was invalidated by tag, or by [`clear`](Self::clear),
+    /// is listed until it is gone from memory. A key that comes or goes meanwhile may be listed or
+    /// not. A key is listed once, as long as the listing has no more than 262,144 keys; after a
+    /// lost connection, earlier ones of a longer listing may come again. In a cluster, keys of a
+    /// slot that moves meanwhile may be missed.
     ///
     /// ```no_run
     /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
@@ -44,14 +43,14 @@ impl Cache {
     /// lone backslash. It returns what a server refuses or does not answer, and ends after an
     /// error. Each step has the [deadline](Self::deadline) of the cache.
     pub fn keys(&self, pattern: &str) -> Keys {
-        let walk = Walk::new(self, pattern, Rooms::Values, Versions::Own);
+        let walk = Walk::new(self, pattern, Versions::Own, Purpose::List);
         let listing = walk.map(|walk| (walk, Seen::default()));
         let steps = stream::try_unfold(listing, |listing| async {
             let (mut walk, mut seen) = listing?;
             let Some(found) = walk.next().await? else {
                 return Ok(None);
             };
-            let new = found.into_iter().filter(|it| seen.is_new(&it.name));
+            let new = found.into_iter().filter(|it| seen.is_new(it));
             let names: Vec<_> = new.map(|it| Ok(it.name)).collect();
             Ok(Some((stream::iter(names), Ok((walk, seen)))))
         });
@@ -100,30 +99,3 @@ impl fmt::Debug for Keys {
         f.write_str("Keys")
     }
 }
-
-/// The keys that were listed last, as hashes. The server returns a key again after it has resized
-/// its table.
-#[derive(Debug, Default)]
-struct Seen {
-    known: HashSet<u128>,
-    order: VecDeque<u128>,
-}
-
-impl Seen {
-    /// Notes `key`. Returns whether it is not among the last ones.
-    fn is_new(&mut self, key: &str) -> bool {
-        let hash = xxh3_128(key.as_bytes());
-        if !self.known.insert(hash) {
-            return false;
-        }
-        self.order.push_back(hash);
-        if self.order.len() > MOST_SEEN
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
-    }
-}
-
-const MOST_SEEN: usize = 1 << 18;

@@ -5,30 +5,39 @@
 //! has its lease during all of the first walk, which ends it, or it has stored its value before the
 //! second walk, which removes it. Users call this.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::IntoFuture;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 
-use super::walk::{Versions, Walk};
+use super::walk::{Purpose, Seen, Versions, Walk};
 use crate::cache::Cache;
 use crate::cache::entry_keys::{Cleared, EntryKeys};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{EntryAt, Rooms};
+use crate::key::EntryAt;
 
 /// The removal of entries by pattern, made by [`Cache::remove_matching`] or [`Cache::purge`]. Await
 /// it to remove them.
 #[must_use = "nothing is removed until it is awaited"]
 pub struct RemoveMatching {
+    what: What,
+    on_progress: Option<OnProgress>,
+}
+
+type OnProgress = Box<dyn FnMut(Removed) + Send>;
+
+/// What is removed.
+#[derive(Clone)]
+struct What {
     cache: Cache,
     pattern: String,
     versions: Versions,
     mode: Mode,
-    on_progress: Option<OnProgress>,
 }
-
-type OnProgress = Box<dyn FnMut(Removed) + Send + Sync>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -73,17 +82,20 @@ impl Cache {
     /// # Errors
     /// As [`keys`](Self::keys), and whatever Redis refuses or does not answer. What was removed
     /// until then stays removed. It is safe to call again. The [deadline](Self::deadline) of the
-    /// cache is that of each step. A key that holds another type is left alone; all others are
-    /// removed, and then the call returns `WrongType`.
+    /// cache is that of each step, and each step keeps trying until then while Redis is out. A key
+    /// that holds another type is left alone; all others are removed, and then the call returns
+    /// `WrongType`.
     ///
     /// # Cancel safety
     /// Dropping the future leaves some of the entries removed.
     pub fn remove_matching(&self, pattern: &str) -> RemoveMatching {
         RemoveMatching {
-            cache: self.clone(),
-            pattern: pattern.to_owned(),
-            versions: Versions::Own,
-            mode: Mode::Remove,
+            what: What {
+                cache: self.clone(),
+                pattern: pattern.to_owned(),
+                versions: Versions::Own,
+                mode: Mode::Remove,
+            },
             on_progress: None,
         }
     }
@@ -97,49 +109,78 @@ impl Cache {
     /// # Cancel safety
     /// As [`remove_matching`](Self::remove_matching).
     pub fn purge(&self) -> RemoveMatching {
-        RemoveMatching {
-            versions: Versions::All,
-            ..self.remove_matching("*")
-        }
+        let mut all = self.remove_matching("*");
+        all.what.versions = Versions::All;
+        all
     }
 }
 
 impl RemoveMatching {
     /// Removes nothing, and counts the entries that match. It walks once. Entries that come or go
-    /// meanwhile may be counted or not.
+    /// meanwhile may be counted or not, and after a lost connection some may be counted twice.
     pub fn dry_run(mut self) -> Self {
-        self.mode = Mode::DryRun;
+        self.what.mode = Mode::DryRun;
         self
     }
 
     /// Sets what is called after each step, on the task of the caller. It must not block.
-    pub fn on_progress(mut self, call: impl FnMut(Removed) + Send + Sync + 'static) -> Self {
+    pub fn on_progress(mut self, call: impl FnMut(Removed) + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(call));
         self
     }
 
-    /// Returns the removal as a stream, which returns how far it has come after each step. The last
-    /// item is the result. Dropping the stream ends the removal.
-    pub fn steps(self) -> impl Stream<Item = Result<Removed>> + Send + 'static {
-        self.stepwise()
-    }
-
-    fn stepwise(self) -> BoxStream<'static, Result<Removed>> {
-        let removal = Removal {
-            removed: Removed::default(),
-            walk: None,
-            foreign: None,
-            walks_left: match self.mode {
-                Mode::Remove => 2,
-                Mode::DryRun => 1,
-            },
-            what: self,
+    /// Returns the removal as a stream, which returns how far it has come after each step. Dropping
+    /// the stream ends the removal.
+    pub fn steps(self) -> Steps {
+        let walks = match self.what.mode {
+            Mode::Remove => 2,
+            Mode::DryRun => 1,
         };
-        stream::try_unfold(removal, |mut removal| async {
+        let removal = Removal {
+            what: self.what,
+            on_progress: self.on_progress,
+            removed: Removed::default(),
+            seen: Seen::default(),
+            walk: None,
+            walks,
+            foreign: None,
+        };
+        let steps = stream::try_unfold(removal, |mut removal| async {
             let step = removal.step().await?;
             Ok(step.then_some((removal.removed, removal)))
-        })
-        .boxed()
+        });
+        Steps(steps.boxed())
+    }
+}
+
+/// The steps of a removal by pattern, made by [`RemoveMatching::steps`]. A stream.
+#[must_use = "nothing is removed until it is polled"]
+pub struct Steps(BoxStream<'static, Result<Removed>>);
+
+impl Steps {
+    /// Makes the next step, and returns how far the removal has come. `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Cache::remove_matching`] says. The stream ends after an error.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call repeats a step that was dropped.
+    pub async fn next(&mut self) -> Option<Result<Removed>> {
+        self.0.next().await
+    }
+}
+
+impl Stream for Steps {
+    type Item = Result<Removed>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(context)
+    }
+}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Steps")
     }
 }
 
@@ -148,7 +189,7 @@ impl IntoFuture for RemoveMatching {
     type IntoFuture = BoxFuture<'static, Result<u64>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let mut steps = self.stepwise();
+        let mut steps = self.steps();
         Box::pin(async move {
             let mut removed = Removed::default();
             while let Some(step) = steps.next().await {
@@ -161,22 +202,28 @@ impl IntoFuture for RemoveMatching {
 
 impl fmt::Debug for RemoveMatching {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = &self.what;
         f.debug_struct("RemoveMatching")
-            .field("cache", &self.cache)
-            .field("pattern", &self.pattern)
-            .field("versions", &self.versions)
-            .field("mode", &self.mode)
+            .field("cache", &what.cache)
+            // It is made of names.
+            .field("pattern", &what.cache.client.shown(&what.pattern).as_str())
+            .field("versions", &what.versions)
+            .field("mode", &what.mode)
             .finish_non_exhaustive()
     }
 }
 
 /// A removal under way.
 struct Removal {
-    what: RemoveMatching,
+    what: What,
+    on_progress: Option<OnProgress>,
     removed: Removed,
+    /// The entries that a dry run has counted.
+    seen: Seen,
     /// `None` before a walk begins.
     walk: Option<Walk>,
-    walks_left: u32,
+    /// The walks that have not ended.
+    walks: u32,
     /// The first key that is not ours. It does not keep the others from being removed.
     foreign: Option<Error>,
 }
@@ -184,56 +231,71 @@ struct Removal {
 impl Removal {
     /// Makes one step. Returns `false` at the end.
     async fn step(&mut self) -> Result<bool> {
-        while self.walks_left > 0 {
+        while self.walks > 0 {
             let walk = match &mut self.walk {
                 Some(walk) => walk,
                 unbegun => unbegun.insert(self.what.walk()?),
             };
-            let Some(found) = walk.next().await? else {
+            let found = walk.next().await.map_err(|error| self.in_part(error))?;
+            let Some(found) = found else {
                 self.walk = None;
-                self.walks_left -= 1;
+                self.walks -= 1;
                 continue;
             };
             self.removed.steps += 1;
-            let (removed, foreign) = self.what.handle(found).await?;
-            self.removed.entries += removed;
-            self.foreign = self.foreign.take().or(foreign);
-            if let Some(call) = &mut self.what.on_progress {
+            self.removed.entries += match self.what.mode {
+                Mode::Remove => self.remove(&found).await?,
+                Mode::DryRun => found.iter().filter(|it| self.seen.is_new(it)).count() as u64,
+            };
+            if let Some(call) = &mut self.on_progress {
                 call(self.removed);
             }
             return Ok(true);
         }
         self.foreign.take().map_or(Ok(false), Err)
     }
-}
 
-impl RemoveMatching {
-    fn walk(&self) -> Result<Walk> {
-        let rooms = match self.mode {
-            Mode::Remove => Rooms::ValuesAndLeases,
-            Mode::DryRun => Rooms::Values,
-        };
-        Walk::new(&self.cache, &self.pattern, rooms, self.versions)
-    }
-
-    /// Removes what a step has found. Returns how many entries that were, and the error of a key
-    /// that is not ours.
-    async fn handle(&self, found: Vec<EntryAt>) -> Result<(u64, Option<Error>)> {
-        if self.mode == Mode::DryRun {
-            return Ok((found.len() as u64, None));
-        }
-        let places: Result<Vec<EntryKeys>> = found.iter().map(|it| self.place(it)).collect();
-        let deadline = self.cache.deadline_now();
-        let (mut removed, mut foreign, mut failed) = (0, None, None);
-        for outcome in self.cache.all_removed(&places?, deadline).await {
+    /// Removes what a step has found. Returns how many entries that were.
+    async fn remove(&mut self, found: &[EntryAt]) -> Result<u64> {
+        // A value and its lease lead to the same entry.
+        let found: BTreeSet<&EntryAt> = found.iter().collect();
+        let places = found.into_iter().map(|entry| self.what.place(entry));
+        let places: Vec<EntryKeys> = places.collect::<Result<_>>()?;
+        let (mut removed, mut failed) = (0, None);
+        let cache = &self.what.cache;
+        for outcome in cache.all_removed(&places, cache.deadline_now()).await {
             match outcome {
                 Ok(Cleared::Removed) => removed += 1,
                 Ok(Cleared::Absent) => {}
-                Err(error) if error.kind() == ErrorKind::WrongType => foreign = Some(error),
-                Err(error) => failed = Some(error),
+                // The others of the step are removed all the same.
+                Err(error) if error.kind() == ErrorKind::WrongType => {
+                    self.foreign.get_or_insert(error);
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
             }
         }
-        failed.map_or(Ok((removed, foreign)), |error| Err(error.in_part()))
+        failed.map_or(Ok(removed), |error| Err(error.after_a_part()))
+    }
+
+    /// The error of a walk. What earlier steps have removed is gone.
+    fn in_part(&self, error: Error) -> Error {
+        let has_removed = self.what.mode == Mode::Remove && self.removed.steps > 0;
+        match has_removed {
+            true => error.after_a_part(),
+            false => error,
+        }
+    }
+}
+
+impl What {
+    fn walk(&self) -> Result<Walk> {
+        let purpose = match self.mode {
+            Mode::Remove => Purpose::Remove,
+            Mode::DryRun => Purpose::List,
+        };
+        Walk::new(&self.cache, &self.pattern, self.versions, purpose)
     }
 
     fn place(&self, entry: &EntryAt) -> Result<EntryKeys> {

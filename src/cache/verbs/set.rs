@@ -93,8 +93,8 @@ impl<'v, V: ?Sized> Set<'v, V> {
         }
     }
 
-    /// Keeps the end of the entry that the value replaces, if there is one. Otherwise the value
-    /// gets the TTL that was given.
+    /// Keeps the end of the entry that the value replaces, if there is a valid one. Otherwise the
+    /// value gets the TTL that was given.
     pub fn keep_ttl(mut self) -> Self {
         self.keeps = Keeps::Ttl;
         self

@@ -14,6 +14,7 @@ use super::conditional::{Condition, stored};
 use super::set::Set;
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::time::OnOutage;
 
 /// A value about to be stored under a condition, made by [`Set::if_absent`] or [`Set::if_present`].
 /// Await it to store the value.
@@ -25,7 +26,14 @@ pub struct SetIf<'v, V: ?Sized> {
 
 impl Cache {
     /// Stores `value` for `ttl`, unless `key` has an entry: the same as
-    /// [`set`](Self::set)`(..).`[`if_absent()`](Set::if_absent).
+    /// [`set`](Self::set)`(..).`[`if_absent()`](Set::if_absent). Awaiting it returns whether the
+    /// value was stored.
+    ///
+    /// # Errors
+    /// As [`if_absent`](Set::if_absent).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the value stored or not.
     pub fn add<'v, V: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -63,6 +71,31 @@ impl<'v, V: ?Sized> Set<'v, V> {
             set: self,
             condition: Condition::Present,
         }
+    }
+}
+
+impl<V: ?Sized> SetIf<'_, V> {
+    /// Labels the value: see [`Set::tags`].
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.set = self.set.tags(tags);
+        self
+    }
+
+    /// Sets how long this call may take in all: see [`Set::deadline`].
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.set = self.set.deadline(deadline);
+        self
+    }
+
+    /// Sets whether this call keeps trying while Redis is out: see [`Set::on_outage`].
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.set = self.set.on_outage(on_outage);
+        self
+    }
+
+    /// Fails at once while Redis is out: see [`Set::fail_fast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
     }
 }
 

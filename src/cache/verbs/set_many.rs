@@ -9,7 +9,7 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use futures::stream::{self, StreamExt as _};
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::name::Name;
 use crate::tags::{Generation, Tag};
-use crate::time::{Deadline, Ttl};
+use crate::time::{Deadline, OnOutage, Ttl};
 
 /// Values about to be stored, made by [`Cache::set_many`]. Await it to store them.
 #[must_use = "nothing is stored until it is awaited"]
@@ -86,6 +86,19 @@ impl<V> SetMany<'_, V> {
         self.cache = self.cache.deadline(deadline);
         self
     }
+
+    /// Sets whether this call keeps trying while Redis is out. By default, the cache
+    /// [decides](Cache::on_outage).
+    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
+        self.cache = self.cache.on_outage(on_outage);
+        self
+    }
+
+    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
+    /// [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
+    }
 }
 
 impl<'v, V: Serialize + Sync> IntoFuture for SetMany<'v, V> {
@@ -122,15 +135,23 @@ async fn generations(
     requests: &[StoreRequest],
     deadline: Deadline,
 ) -> HashMap<Key, Result<Vec<Generation>>> {
-    let mut generations = HashMap::new();
-    for request in requests {
-        let whole = &request.tags[0].key;
-        if !generations.contains_key(whole) {
-            let read = request.generations(deadline).await;
-            generations.insert(whole.clone(), read);
-        }
-    }
-    generations
+    let firsts: HashMap<&Key, &StoreRequest> = requests
+        .iter()
+        .map(|request| (&request.tags[0].key, request))
+        .collect();
+    // In parallel: a server that does not answer must not use up the time of the others.
+    let reads = firsts.into_iter().map(async |(whole, first)| {
+        let read = first.generations(deadline).await.map_err(|error| {
+            let error = error.of_own_question();
+            match error.key() == Some(first.place.name.shown().as_str()) {
+                // What it met concerns all values of the server, and each gives it its own name.
+                true => error.without_key(),
+                false => error,
+            }
+        });
+        (whole.clone(), read)
+    });
+    join_all(reads).await.into_iter().collect()
 }
 
 async fn stored<V: Serialize>(
@@ -140,8 +161,7 @@ async fn stored<V: Serialize>(
     deadline: Deadline,
 ) -> Result<()> {
     let generations = generations.as_ref();
-    // Another of the values has met the error, so it bears that name.
-    let generations = generations.map_err(|error| error.clone().with_key(&request.place.name))?;
+    let generations = generations.map_err(|error| request.named(error.clone()))?;
     let entry = request.encode(value, generations, Duration::ZERO)?;
     store(request, entry, deadline).await
 }

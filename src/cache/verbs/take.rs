@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::conditional::Rounds;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::read::fetch;
@@ -45,25 +46,40 @@ impl Cache {
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
         let deadline = deadline.keep_trying();
+        let mut round = Rounds::until(deadline);
         loop {
+            round.begins()?;
             let reading = fetch::read_here(self, &place.value, deadline).await?;
             let Some::<(Arc<V>, Mark)>((value, mark)) = reading.hit() else {
                 return Ok(None);
             };
-            // Calls that come from now on must not join a load that is about to be ended.
-            self.state().flights.detach(&place.value);
-            let call = TAKE.call(place.keys()).arg(&mark.head[..]);
-            let reply = self.client.change(call, deadline.reserved()).await?;
-            match reply.status()? {
-                "OK" => {}
-                "CHANGED" => continue,
-                _ => return Err(reply.unexpected()),
+            if self.taken_out(place, &mark, deadline).await? {
+                return Ok(Some(value));
             }
-            if let Some(on_other_ring) = place.on_other_ring(&self.client) {
-                let cleared = on_other_ring.clear(&self.client, deadline).await;
-                cleared.map_err(Error::in_part)?;
-            }
-            return Ok(Some(value));
         }
+    }
+
+    /// Removes the entry that was read. Returns whether it was still there.
+    pub(super) async fn taken_out(
+        &self,
+        place: &EntryKeys,
+        mark: &Mark,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        // Calls that come from now on must not join a load that is about to be ended.
+        self.state().flights.detach(&place.value);
+        let call = TAKE.call(place.keys()).arg(&mark.head[..]);
+        let deadline = deadline.keep_trying().reserved();
+        let reply = self.client.change(call, deadline).await?;
+        match reply.status()? {
+            "OK" => {}
+            "CHANGED" => return Ok(false),
+            _ => return Err(reply.unexpected()),
+        }
+        if let Some(on_other_ring) = place.on_other_ring(&self.client) {
+            let cleared = on_other_ring.clear(&self.client, deadline).await;
+            cleared.map_err(Error::after_a_part)?;
+        }
+        Ok(true)
     }
 }

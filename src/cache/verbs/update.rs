@@ -11,15 +11,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
-use super::conditional::{If, store_if};
+use super::conditional::{If, Rounds, store_if};
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::client::Request;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::time::Deadline;
 
 /// A value as it was read by [`Cache::entry`], and which entry it was.
@@ -106,7 +105,9 @@ impl Cache {
             let place = self.place(self.client.name(key))?;
             let deadline = patience.deadline();
             let about = |error: Error| error.about(&place.name);
-            while Instant::now() < deadline.at {
+            let mut round = Rounds::until(deadline);
+            loop {
+                round.begins().map_err(about)?;
                 let Some(entry) = self.entry_at(&place, deadline).await.map_err(about)? else {
                     return Ok(None);
                 };
@@ -119,10 +120,6 @@ impl Cache {
                     return Ok(Some(Arc::new(value)));
                 }
             }
-            Err(about(Error::new(
-                ErrorKind::Contended,
-                "others changed the value each time until the deadline; nothing is stored",
-            )))
         })
     }
 

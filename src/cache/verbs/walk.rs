@@ -1,15 +1,19 @@
 //! `Walk`: a walk over the entries of a cache, on one server after the other.
 //!
 //! Invariant: an entry that is there from the beginning to the end is found, as long as its slot
-//! does not move meanwhile. A walk keeps no list of what it has found. `keys`, `count` and
-//! `remove_matching` walk.
+//! does not move meanwhile. In a cluster, the walk ends only when every present primary was walked
+//! over since it was known as one: a server that is no primary any more answers, too, and may have
+//! nothing. A walk keeps no list of what it has found. `keys`, `count` and `remove_matching` walk.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::pattern::Pattern;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{EntryAt, Rooms};
+use crate::time::Deadline;
 use crate::topology::Server;
 
 /// Which versions of a cache are walked over.
@@ -19,16 +23,26 @@ pub(super) enum Versions {
     All,
 }
 
+/// What a walk is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    List,
+    /// As a removal, it keeps trying while the server is out, whatever the settings are.
+    Remove,
+}
+
 /// A walk that goes on with each [`next`](Self::next).
 #[derive(Debug)]
 pub(super) struct Walk {
     cache: Cache,
     pattern: Pattern,
     glob: String,
-    versions: Versions,
+    purpose: Purpose,
     /// The servers that are still to be walked over. `None` before they are known.
     servers: Option<VecDeque<Server>>,
+    walked: Vec<Server>,
     step: Step,
+    restarts: u32,
 }
 
 /// Where a walk is on its server.
@@ -38,27 +52,36 @@ struct Step {
     cursor: u64,
     /// The session that gave the cursor.
     session: Option<u64>,
-    restarts: u32,
 }
 
 impl Walk {
     pub(super) fn new(
         cache: &Cache,
         pattern: &str,
-        rooms: Rooms,
         versions: Versions,
+        purpose: Purpose,
     ) -> Result<Self> {
         // The first error of a setting is the error of the walk.
         cache.names()?;
         let pattern = Pattern::parse(pattern)?;
-        let space = cache.client.namespace();
+        let (space, setup) = (cache.client.namespace(), &cache.setup);
+        let version = match versions {
+            Versions::Own => Some(setup.version),
+            Versions::All => None,
+        };
+        let rooms = match purpose {
+            Purpose::List => Rooms::Values,
+            Purpose::Remove => Rooms::ValuesAndLeases,
+        };
         Ok(Self {
-            glob: space.entries_like(&cache.setup.name, &pattern.glob(), rooms),
+            glob: space.entries_like(&setup.name, &pattern.glob(), rooms, version),
             cache: cache.clone(),
             pattern,
-            versions,
+            purpose,
             servers: None,
+            walked: Vec::new(),
             step: Step::default(),
+            restarts: 0,
         })
     }
 
@@ -67,23 +90,35 @@ impl Walk {
     ///
     /// Cancel safety: the next call repeats a step that was dropped.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<EntryAt>>> {
-        let client = &self.cache.client;
-        let deadline = self.cache.deadline_now();
-        if self.servers.is_none() {
-            self.servers = Some(client.servers(deadline).await?.into());
-        }
-        let Some(server) = self.servers.as_ref().and_then(VecDeque::front) else {
+        let deadline = self.deadline();
+        let Some(server) = self.server(deadline).await? else {
             return Ok(None);
         };
-        let page = client.scan(server, self.step.cursor, &self.glob, deadline);
-        let page = page.await?;
-        let session = client.session_with(server);
-        if self.step.cursor != 0 && self.step.session != session {
-            // Perhaps another process is there now, to which the cursor means nothing.
-            self.step.restart()?;
+        let client = &self.cache.client;
+        let before = client.session_with(&server);
+        let page = client.scan(&server, self.step.cursor, &self.glob, deadline);
+        let page = match page.await {
+            Ok(page) => page,
+            Err(error) if !self.is_replaced(&server).await => return Err(error),
+            Err(_) => {
+                // The server that has replaced it is found at the end.
+                self.restart()?;
+                self.step = Step::default();
+                self.servers.get_or_insert_default().pop_front();
+                return Ok(Some(Vec::new()));
+            }
+        };
+        let session = client.session_with(&server);
+        let first = self.step.cursor == 0;
+        if before != session || !first && self.step.session != session {
+            // Perhaps another process is there now, to which the cursor means nothing, and it is
+            // not known which of them has answered.
+            self.restart()?;
+            self.step = Step::default();
         } else if page.cursor == 0 {
             self.step = Step::default();
             self.servers.get_or_insert_default().pop_front();
+            self.walked.push(server);
         } else {
             (self.step.cursor, self.step.session) = (page.cursor, session);
         }
@@ -91,29 +126,99 @@ impl Walk {
         Ok(Some(found.collect()))
     }
 
-    fn entry(&self, key: &str) -> Option<EntryAt> {
-        let (space, setup) = (self.cache.client.namespace(), &self.cache.setup);
-        let entry = space.entry_at(&setup.name, key)?;
-        let is_meant = self.versions == Versions::All || entry.version == setup.version;
-        (is_meant && self.pattern.matches(&entry.name)).then_some(entry)
+    /// Returns the server of the next step.
+    async fn server(&mut self, deadline: Deadline) -> Result<Option<Server>> {
+        if self.servers.as_ref().is_none_or(VecDeque::is_empty) {
+            // Asked again at the end: a failover may have made others primaries.
+            let present = self.cache.client.servers(deadline).await?;
+            let is_new = |server: &Server| !self.walked.contains(server);
+            let new: VecDeque<Server> = present.into_iter().filter(is_new).collect();
+            if self.servers.is_some() && !new.is_empty() {
+                self.restart()?;
+            }
+            self.servers = Some(new);
+        }
+        Ok(self.servers.as_ref().and_then(VecDeque::front).cloned())
     }
-}
 
-impl Step {
+    /// Returns whether a server that does not answer is no primary of its cluster any more.
+    async fn is_replaced(&self, server: &Server) -> bool {
+        if !matches!(server, Server::Primary(_)) {
+            return false;
+        }
+        let present = self.cache.client.servers(self.deadline()).await;
+        present.is_ok_and(|present| !present.contains(server))
+    }
+
+    fn entry(&self, key: &str) -> Option<EntryAt> {
+        let space = self.cache.client.namespace();
+        let entry = space.entry_at(&self.cache.setup.name, key)?;
+        self.pattern.matches(&entry.name).then_some(entry)
+    }
+
+    /// The deadline of one step.
+    fn deadline(&self) -> Deadline {
+        let deadline = self.cache.deadline_now();
+        match self.purpose {
+            Purpose::List => deadline,
+            // What stays because a walk has ended would be stale.
+            Purpose::Remove => deadline.keep_trying().reserved(),
+        }
+    }
+
+    /// Counts a part that is walked over anew.
     fn restart(&mut self) -> Result<()> {
         if self.restarts == MOST_RESTARTS {
             return Err(Error::new(
                 ErrorKind::Disconnected,
-                "the connection was lost again and again during a walk over all keys; call again",
+                "servers changed again and again during a walk over all keys; call again",
             ));
         }
-        *self = Self {
-            restarts: self.restarts + 1,
-            ..Self::default()
-        };
+        self.restarts += 1;
         Ok(())
     }
 }
 
-/// How often the walk over one server begins anew, because the connection to it was lost.
-const MOST_RESTARTS: u32 = 10;
+/// The entries that a walk has returned last, as hashes. The server returns a key again after it
+/// has resized its table, and a walk begins anew on a server to which the connection was lost.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// So that nobody can choose keys of equal hashes.
+    seed: u64,
+    known: HashSet<u128>,
+    order: VecDeque<u128>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            seed: rand::random(),
+            known: HashSet::new(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+impl Seen {
+    /// Notes `entry`. Returns whether it is not among the last ones.
+    pub(super) fn is_new(&mut self, entry: &EntryAt) -> bool {
+        let seed = self.seed.wrapping_add(u64::from(entry.version));
+        let hash = xxh3_128_with_seed(entry.name.as_bytes(), seed);
+        if !self.known.insert(hash) {
+            return false;
+        }
+        self.order.push_back(hash);
+        if self.order.len() > MOST_SEEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// About 13 MiB of hashes.
+const MOST_SEEN: usize = 1 << 18;
+
+/// How many parts of a walk begin anew at most, because a connection was lost or a server changed.
+const MOST_RESTARTS: u32 = 20;

@@ -230,10 +230,9 @@ impl Cluster {
         Ok(map.primaries.iter().map(node).collect())
     }
 
-    /// Returns the primaries, for calls to each of them. Fetches the slot map first if no primary
-    /// is known.
+    /// Returns the primaries, as the servers report them now.
     pub(crate) async fn primaries(&self, deadline: Deadline) -> Result<Vec<Arc<Node>>> {
-        let map = self.0.map(deadline).await?;
+        let map = self.0.renew(deadline.at).await?;
         Ok(map.primaries.iter().map(|it| it.node.clone()).collect())
     }
 

@@ -202,7 +202,10 @@ impl Refresher {
     }
 
     /// Asks the servers for the slots, and waits for the outcome until `deadline`.
-    async fn renew(self: &Arc<Self>, deadline: Instant) -> Result<Arc<SlotMap>> {
+    pub(in crate::topology) async fn renew(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<Arc<SlotMap>> {
         let mut inquiry = self.inquiry();
         loop {
             if let Some(outcome) = inquiry.outcome(deadline).await {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use hedgerow::{Cache, Codec, ErrorKind, Outage};
@@ -267,42 +267,156 @@ async fn an_update_does_not_revive_what_was_invalidated_meanwhile() {
     assert!(!cache.contains("a").await.expect("an answer"));
 }
 
+/// The load finds nothing that it can use, and begins before the change.
 #[tokio::test]
 async fn a_load_that_is_under_way_is_not_stored_over_a_change() {
+    type Change = for<'c> fn(&'c Cache) -> futures::future::BoxFuture<'c, bool>;
+    let changes: [(&str, Change, Option<u64>); 6] = [
+        (
+            "add",
+            |cache| Box::pin(async { cache.add("a", &2_u64, MINUTE).await.expect("an answer") }),
+            Some(2),
+        ),
+        (
+            "if_present",
+            |cache| {
+                let set = cache.set("a", &2_u64, MINUTE).if_present();
+                Box::pin(async { set.await.expect("an answer") })
+            },
+            Some(2),
+        ),
+        (
+            "update",
+            |cache| {
+                let updated = cache.update_with("a", |value: &u64| value + 1);
+                Box::pin(async { updated.await.expect("an answer").is_some() })
+            },
+            Some(2),
+        ),
+        (
+            "keep_ttl",
+            |cache| {
+                let set = cache.set("a", &2_u64, MINUTE).keep_ttl();
+                Box::pin(async { set.await.is_ok() })
+            },
+            Some(2),
+        ),
+        (
+            "take",
+            |cache| Box::pin(async { cache.take::<u64>("a").await.expect("an answer").is_some() }),
+            None,
+        ),
+        (
+            "expire_at",
+            |cache| {
+                let past = SystemTime::UNIX_EPOCH + HOUR;
+                Box::pin(async move { cache.expire_at("a", past).await.expect("an answer") })
+            },
+            None,
+        ),
+    ];
     let server = Server::start().await;
     let (one, two) = (
         server.client().await.cache("c"),
         server.client().await.cache("c"),
     );
-    let add = async |_: &Cache| assert!(one.add("a", "new", MINUTE).await.expect("an answer"));
-    let take = async |cache: &Cache| {
-        cache.set("a", "x", MINUTE).await.expect("stored");
-        assert!(
-            cache
-                .take::<String>("a")
-                .await
-                .expect("an answer")
-                .is_some()
-        );
-    };
-    for (change, after) in [(0, some("new")), (1, None)] {
-        one.remove("a").await.expect("removed");
+    for (verb, change, after) in changes {
+        match verb {
+            "add" => one.remove("a").await.expect("removed"),
+            // No text: the load takes it for foreign, and would store over it.
+            _ => one.set("a", &1_u64, MINUTE).await.expect("stored"),
+        }
         let gate = Gate::closed();
         let load = gate.clone();
         let load = two.memoize("a", MINUTE, move || load.load("old".to_owned()));
         let load = tokio::spawn(load.into_future());
         until("it loads", async || gate.loads() == 1).await;
-        match change {
-            0 => add(&one).await,
-            _ => take(&one).await,
-        }
+        assert!(change(&one).await, "{verb}");
         gate.open();
-        bounded("it ends", load)
-            .await
-            .expect("no panic")
-            .expect("loaded");
-        assert_eq!(text(&two).await, after);
+        let loaded = bounded("it ends", load).await.expect("no panic");
+        loaded.expect("loaded");
+        let kept = two.get::<u64>("a").await.expect("an answer");
+        assert_eq!(kept.as_deref().copied(), after, "{verb}");
+        assert_eq!(text(&two).await, None, "{verb}");
     }
+}
+
+/// It is judged, then invalidated, then stored over.
+#[tokio::test]
+async fn a_value_that_replaces_what_is_invalidated_meanwhile_is_invalid_too() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let (cache, other) = (client.cache("c"), server.client().await.cache("c"));
+    for key in ["warm", "a"] {
+        let set = cache.set(key, "old", MINUTE).tags(["t"]);
+        set.await.expect("stored");
+    }
+    let warm = cache.set("warm", "new", MINUTE).tags(["t"]).if_present();
+    assert!(warm.await.expect("an answer"));
+    let script = proxy.on(
+        Request::any().named("evalsha").with("hr:v:{c:a}"),
+        Act::Hold,
+    );
+    let stores = cache.clone();
+    let stored = tokio::spawn(async move {
+        let set = stores.set("a", "new", MINUTE).tags(["t"]).if_present();
+        set.await
+    });
+    script.hit().await;
+    other.invalidate_tags(["t"]).await.expect("invalidated");
+    script.deliver();
+    let stored = bounded("it ends", stored).await.expect("no panic");
+    assert!(
+        stored.expect("an answer"),
+        "it was there when it was judged"
+    );
+    assert_eq!(text(&other).await, None);
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_no_entry() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    for verb in ["add", "if_present", "take", "update", "expire"] {
+        cache.set("a", "x", MINUTE).await.expect("stored");
+        let _: usize = server.run(&["SETRANGE", "hr:v:{c:a}", "5", "!"]).await;
+        let answer = match verb {
+            "add" => cache.add("a", "y", MINUTE).await,
+            "if_present" => cache.set("a", "y", MINUTE).if_present().await,
+            "take" => cache.take::<String>("a").await.map(|it| it.is_some()),
+            "update" => {
+                let updated = cache.update_with("a", |text: &String| text.clone());
+                updated.await.map(|it| it.is_some())
+            }
+            _ => cache.expire("a", HOUR).await,
+        };
+        assert_eq!(answer.expect("an answer"), verb == "add", "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn without_redis_only_a_plain_store_is_bypassed() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c").outage(Outage::Bypass);
+    cache.set("a", "x", MINUTE).await.expect("stored");
+    let entry = cache.entry::<String>("a").await.expect("an answer");
+    let entry = entry.expect("an entry");
+    let killed = server.kill().await;
+    let kept = cache.set("a", "y", MINUTE).keep_ttl().await;
+    kept.expect("bypassed");
+    assert_eq!(cache.bypassed().writes, 1);
+    for error in [
+        cache.add("a", "y", MINUTE).await.map(|_| ()),
+        cache.set("a", "y", MINUTE).if_present().await.map(|_| ()),
+        cache.update(&entry, &"y".to_owned()).await.map(|_| ()),
+        cache.entry::<String>("a").await.map(|_| ()),
+        cache.take::<String>("a").await.map(|_| ()),
+    ] {
+        let error = error.expect_err("no server");
+        assert!(error.kind().is_outage(), "{error}");
+    }
+    drop(killed);
 }
 
 /// Large values travel on another way.
@@ -349,10 +463,14 @@ async fn large_values_obey_the_same_conditions() {
             .as_deref(),
         Some(&b)
     );
-    until("no upload is left", async || {
-        server.keys("hr:v:*").await.is_empty()
-    })
-    .await;
+    // The TTL of an entry may be gone: something else has taken it away.
+    assert!(cache.add("a", &a, HOUR).await.expect("an answer"));
+    let _: usize = server.run(&["PERSIST", "hr:v:{c:a}"]).await;
+    let stored = cache.set("a", &b, MINUTE).keep_ttl().await;
+    stored.expect("stored");
+    assert_eq!(kept().await.as_ref(), Some(&b));
+    let left = cache.ttl("a").await.expect("an answer").expect("an entry");
+    assert!(left > 1000 * HOUR, "{left:?}");
 }
 
 /// Whether it was stored must never be guessed.

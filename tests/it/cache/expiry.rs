@@ -103,7 +103,7 @@ async fn an_entry_ends_at_the_moment_that_it_is_given() {
     let at = UNIX_EPOCH + Duration::from_secs(now[0]) + HOUR;
     assert!(cache.expire_at("a", at).await.expect("an answer"));
     assert!(nearly(left(&cache).await, HOUR));
-    for refused in [UNIX_EPOCH - MINUTE, UNIX_EPOCH + 2 * FOREVER] {
+    for refused in [UNIX_EPOCH - MINUTE, UNIX_EPOCH + 4 * FOREVER] {
         let error = cache
             .expire_at("a", refused)
             .await
@@ -114,6 +114,37 @@ async fn an_entry_ends_at_the_moment_that_it_is_given() {
     assert!(cache.expire_at("a", past).await.expect("an answer"));
     assert!(!cache.contains("a").await.expect("an answer"));
     assert_eq!(server.run::<usize>(&["EXISTS", KEY]).await, 0);
+}
+
+#[tokio::test]
+async fn an_entry_can_end_sooner_on_a_full_server() {
+    let server = Server::start().await;
+    let cache = cache(&server).await;
+    cache.set("a", "x", HOUR).await.expect("stored");
+    assert!(cache.expire("a", HOUR).await.expect("the script is known"));
+    cache.set("b", "x", HOUR).await.expect("stored");
+    cache
+        .take::<String>("b")
+        .await
+        .expect("the script is known");
+    let _: () = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert!(cache.expire("a", MINUTE).await.expect("an answer"));
+    assert!(left(&cache).await <= MINUTE);
+    let past = UNIX_EPOCH + HOUR;
+    assert!(cache.expire_at("a", past).await.expect("an answer"));
+    assert_eq!(server.run::<usize>(&["EXISTS", KEY]).await, 0);
+    let _: () = server.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+}
+
+#[tokio::test]
+async fn a_touch_does_not_shorten_an_entry_whose_ttl_was_taken_away() {
+    let server = Server::start().await;
+    let cache = cache(&server).await;
+    cache.set("a", "x", MINUTE).await.expect("stored");
+    let _: usize = server.run(&["PERSIST", KEY]).await;
+    assert_eq!(left(&cache).await, FOREVER);
+    assert!(cache.touch("a", HOUR).await.expect("an answer"));
+    assert_eq!(left(&cache).await, FOREVER);
 }
 
 /// What invalidates an entry must live as long as the entry: with its tags gone it would be dead.

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use hedgerow::cache::{Removed, literal};
-use hedgerow::{Cache, ErrorKind};
+use hedgerow::{Cache, Client, ErrorKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::gate::Gate;
+use crate::support::monitor::Monitor;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
 use crate::support::wait::{bounded, calls, patient, until};
@@ -137,15 +137,26 @@ async fn a_walk_goes_on_when_its_connection_is_lost_and_misses_nothing() {
     let cache = client.cache("c");
     let all: BTreeSet<String> = (0..MANY).map(|number| format!("key:{number}")).collect();
     set(&cache, &all).await;
+    let monitor = Monitor::start(&server).await;
+    let begun = async || {
+        let scans = monitor.commands(&server, "\"SCAN\"").await;
+        scans
+            .iter()
+            .filter(|it| it.contains("\"SCAN\" \"0\""))
+            .count()
+    };
     let mut keys = cache.keys("*");
     let mut listed = BTreeSet::new();
     listed.insert(keys.next().await.expect("many").expect("an answer"));
+    assert_eq!(begun().await, 1);
     assert!(server.kill_connections("hedgerow").await > 0);
     while let Some(key) = bounded("the next key", keys.next()).await {
         let key = key.expect("an answer");
         assert!(listed.insert(key), "each key is listed once");
     }
     assert_eq!(listed, all);
+    // The cursor means nothing to another process, which may have answered since.
+    assert_eq!(begun().await, 2);
 }
 
 #[tokio::test]
@@ -191,7 +202,7 @@ async fn a_removal_that_is_dropped_half_way_stops() {
     let server = Server::start_single().await;
     let cache = server.client().await.cache("c");
     set(&cache, (0..MANY).map(|number| number.to_string())).await;
-    let mut steps = cache.remove_matching("*").steps().boxed();
+    let mut steps = cache.remove_matching("*").steps();
     let first = steps.next().await.expect("a step").expect("an answer");
     assert!(first.entries > 0 && first.steps == 1, "{first:?}");
     drop(steps);
@@ -275,4 +286,78 @@ async fn a_key_of_another_type_is_left_alone_and_reported_at_the_end() {
     assert_eq!(error.kind(), ErrorKind::WrongType);
     assert!(error.to_string().contains("k-foreign"), "{error}");
     assert_eq!(server.keys("hr:v:*").await, ["hr:v:{c:k-foreign}"]);
+}
+
+/// Something else writes them. They would be removed at another key, or not at all.
+#[tokio::test]
+async fn keys_that_are_never_spelt_so_are_neither_listed_nor_removed() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    cache.set("a", "x", AGES).await.expect("stored");
+    let foreign = ["hr:v:{c:}", "hr:v0:{c:a}", "hr:v+7:{c:a}", "hr:v:{c:%7b}"];
+    for key in foreign {
+        let _: () = server.run(&["SET", key, "x"]).await;
+    }
+    assert_eq!(listed(&cache, "*").await, names(&["a"]));
+    assert_eq!(cache.purge().await.expect("removed"), 1);
+    for key in foreign {
+        assert_eq!(server.run::<usize>(&["EXISTS", key]).await, 1, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_half_way_does_not_say_that_nothing_was_removed() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let cache = client.cache("c").deadline(Duration::from_millis(500));
+    set(&server.client().await.cache("c"), ["a"]).await;
+    let _silent = proxy.on(Request::nth(2).named("scan"), Act::Hold);
+    let error = cache.remove_matching("*").await.expect_err("no answer");
+    assert!(
+        error.is_indeterminate() && !error.is_retryable(),
+        "{error:?}"
+    );
+    assert_eq!(
+        server
+            .client()
+            .await
+            .cache("c")
+            .count()
+            .await
+            .expect("an answer"),
+        0
+    );
+    // Where nothing is removed, nothing is in doubt.
+    let error = cache.remove_matching("*").dry_run().await;
+    assert!(!error.expect_err("still silent").is_indeterminate());
+}
+
+/// By default, caches fail fast while Redis is out. A removal may not.
+#[tokio::test]
+async fn a_removal_waits_for_a_server_that_comes_back() {
+    let mut server = Server::start_single().await;
+    // With the defaults of a user.
+    let client = Client::open(server.url()).expect("a good URL");
+    let cache = client.cache("c").deadline(AGES);
+    set(&cache, ["a"]).await;
+    let killed = server.kill().await;
+    until("the breaker is open", async || {
+        let read = client.cache("c").get::<String>("a").await;
+        read.is_err_and(|error| error.kind() == ErrorKind::CircuitOpen)
+    })
+    .await;
+    let removal = tokio::spawn(cache.purge().into_future());
+    server.start_again(killed).await;
+    let removed = bounded("it is back", removal).await.expect("no panic");
+    // It keeps nothing over its restart.
+    assert_eq!(removed.expect("removed"), 0);
+}
+
+#[test]
+fn walks_can_go_where_tasks_go() {
+    fn checked<T: Send + 'static>() {}
+    checked::<hedgerow::cache::Keys>();
+    checked::<hedgerow::cache::RemoveMatching>();
+    checked::<hedgerow::cache::Steps>();
 }

@@ -10,15 +10,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use hedgerow::{
     Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
     Lock, OnOutage, Outage, Permits, Semaphore, cache::Bypassed, cache::Entry, cache::Keys,
     cache::Memoize, cache::ReadFrom, cache::RemoveMatching, cache::Removed, cache::Set,
-    cache::SetIf, cache::SetMany, client::AddressMap, client::HideKeys, client::Request,
-    counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason,
-    lock::Waiter, preflight::Finding, preflight::FindingCode, preflight::Preflight,
-    preflight::Severity,
+    cache::SetIf, cache::SetMany, cache::Steps, client::AddressMap, client::HideKeys,
+    client::Request, counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo,
+    lock::LossReason, lock::Waiter, preflight::Finding, preflight::FindingCode,
+    preflight::Preflight, preflight::Severity,
 };
 use redis::Value;
 
@@ -146,7 +145,9 @@ async fn verbs(cache: &Cache, shown: &mut Shown) {
     shown.add::<Keys>(&cache.keys("*"));
     let removal = cache.remove_matching("x*");
     shown.add::<RemoveMatching>(&removal);
-    let removed = removal.steps().boxed().next().await.expect("a step");
+    let mut steps = removal.steps();
+    shown.add::<Steps>(&steps);
+    let removed = steps.next().await.expect("a step");
     shown.add::<Removed>(&removed.expect("an answer"));
 }
 
