@@ -21,6 +21,7 @@ mod memoize_process;
 mod memoize_runtimes;
 mod memoize_solo;
 mod outage;
+mod outage_table;
 mod remove_many;
 mod set_many;
 mod tag_ids;
