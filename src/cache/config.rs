@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::foreign::Foreign;
 use super::outage::{Bulkhead, Outage};
+use super::stats::{AllCounts, Counts};
 use crate::cache::load::flight::Flights;
 use crate::cache::load::solo::Solos;
 use crate::cache::load::wake::WakeListeners;
@@ -44,6 +45,7 @@ pub(super) struct Config {
     pub(super) patience: Patience,
     /// Kept here, so that a call needs no lookup in the client.
     pub(super) state: Arc<CacheState>,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// What is spelt once per cache, and not by each call.
@@ -65,6 +67,7 @@ pub(super) struct CacheState {
     pub(super) tag_ttls: TagTtls,
     pub(super) bulkhead: Bulkhead,
     pub(super) foreign: Foreign,
+    pub(super) counts: AllCounts,
 }
 
 impl CacheState {
@@ -78,6 +81,7 @@ impl CacheState {
             tag_ttls: TagTtls::default(),
             bulkhead: Bulkhead::new(client.loads_without_redis()),
             foreign: Foreign::default(),
+            counts: AllCounts::default(),
         }
     }
 }

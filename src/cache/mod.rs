@@ -10,6 +10,7 @@ mod foreign;
 mod load;
 mod outage;
 mod read;
+mod stats;
 mod store_request;
 mod verbs;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use outage::{Bypassed, Outage};
 pub use read::reading::ReadFrom;
+pub use stats::Stats;
 pub use verbs::keys::Keys;
 pub use verbs::memoize::Memoize;
 pub use verbs::pattern::literal;
@@ -52,9 +54,12 @@ impl Client {
             // Never hidden: the names of caches are shown in any case.
             Err(error) => Err(error.with_key(HideKeys::off().show(name))),
         };
+        // Shared by all handles, so that calls through different handles share flights and reads.
+        let state = self.shared(|| CacheState::of(self));
         Cache {
             client: self.clone(),
             setup: Arc::new(Config {
+                counts: state.counts.of(name),
                 name: name.into(),
                 names,
                 version: 0,
@@ -71,9 +76,7 @@ impl Client {
                 outage: Outage::default(),
                 patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
-                // Shared by all handles, so that calls through different handles share flights and
-                // reads.
-                state: self.shared(|| CacheState::of(self)),
+                state,
             }),
         }
     }
@@ -260,6 +263,13 @@ impl Cache {
     pub fn hide_keys(mut self, hide: HideKeys) -> Self {
         self.client = self.client.hiding(hide);
         self
+    }
+
+    /// Returns what this cache has done in this process so far: hits, misses, loads. All handles of
+    /// its name on this client are counted together, also those of other
+    /// [versions](Self::version).
+    pub fn stats(&self) -> Stats {
+        self.setup.counts.so_far()
     }
 
     /// Returns what all caches of this client have done without Redis so far, under

@@ -106,12 +106,15 @@ impl Load {
         let verified = self.verified(closed, generations, deadline);
         // Both are sent after the flight was closed, so neither has to wait for the other.
         let (committed, verified) = futures::join!(committed, verified);
+        let counts = &self.request.cache.setup.counts;
         match committed {
             Ok(Committed::Stored) => {
+                counts.stores.one_more();
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
                 verified
             }
             Ok(Committed::Refused) => {
+                counts.refused_commits.one_more();
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");
                 false
             }

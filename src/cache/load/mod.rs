@@ -144,7 +144,7 @@ impl Load {
         let load = self.running.clone().scope(async move { loader().await });
         // A panic must end as an error, or the followers would learn nothing of the load.
         let load = AssertUnwindSafe(load).catch_unwind();
-        match tokio::time::timeout_at(until, load).await {
+        let loaded = match tokio::time::timeout_at(until, load).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(cause))) => Err(Error::of_loader(cause)),
             Ok(Err(_panic)) => Err(Error::new(
@@ -156,8 +156,13 @@ impl Load {
                 "the loader took longer than max_load and was dropped; \
                  raise max_load or make it faster",
             )),
+        };
+        let counts = &self.request.cache.setup.counts;
+        match &loaded {
+            Ok(_) => counts.loads.one_more(),
+            Err(_) => counts.failed_loads.one_more(),
         }
-        .map_err(|error| self.request.named(error))
+        loaded.map_err(|error| self.request.named(error))
     }
 }
 

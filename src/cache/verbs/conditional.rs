@@ -157,7 +157,7 @@ pub(super) async fn store_if(
     };
     let reply = client.change(call, deadline).await?;
     match reply.status()? {
-        "OK" | "STORED" => {}
+        "OK" | "STORED" => cache.setup.counts.stores.one_more(),
         "CHANGED" => return Ok(false),
         "GONE" => return Err(upload::gone()),
         _ => return Err(reply.unexpected()),

@@ -87,7 +87,15 @@ impl Cache {
     ) -> Result<Option<Arc<V>>> {
         let value = self.value(&self.client.name(key))?;
         match fetch::read(self, &value, &[], self.setup.read_from, deadline).await {
-            Ok(reading) => Ok(reading.hit()),
+            Ok(reading) => {
+                let found = reading.hit();
+                let counts = &self.setup.counts;
+                match found.is_some() {
+                    true => counts.hits.one_more(),
+                    false => counts.misses.one_more(),
+                }
+                Ok(found)
+            }
             Err(error) if self.setup.outage.bypasses(&error) => {
                 self.state().bulkhead.read(&self.setup.name, &error);
                 Ok(None)
@@ -132,6 +140,9 @@ impl Cache {
                 }
             }
         }
+        let hits = found.iter().flatten().count();
+        self.setup.counts.hits.more(hits as u64);
+        self.setup.counts.misses.more((found.len() - hits) as u64);
         // No key was given twice, so each value is already at its position.
         if spelt.len() == keys.len() {
             return Ok(found);

@@ -236,6 +236,7 @@ impl Call {
     fn hit<V: Send + Sync + 'static>(&self, reader: Option<Reader<'_>>, value: &Arc<V>) {
         let Self { cache, key, .. } = self;
         tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
+        cache.setup.counts.hits.one_more();
         self.end(reader, || Ok(Found::Hit(value.clone())));
     }
 
@@ -252,12 +253,19 @@ impl Call {
     {
         let Self { cache, key, .. } = self;
         let (state, patience) = (cache.state(), self.patience());
+        // Once for the call, however often it is sent round.
+        let mut missed = Some(&cache.setup.counts.misses);
         loop {
             // A call that has been sent back often enough loads by itself; its load begins after
             // the call, so its value is always valid for it.
             let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
             let mut follower = match approach {
-                Arrival::Joined(follower) => follower,
+                Arrival::Joined(follower) => {
+                    if let Some(count) = missed.take() {
+                        count.one_more();
+                    }
+                    follower
+                }
                 Arrival::Read(reader, reading) => {
                     let miss = match reading {
                         Ok(Reading::Hit(value)) => {
@@ -275,6 +283,9 @@ impl Call {
                         }
                     };
                     tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
+                    if let Some(count) = missed.take() {
+                        count.one_more();
+                    }
                     let role = if rounds.alone() {
                         Role::Opened(state.flights.alone(&self.value, patience))
                     } else {
@@ -297,6 +308,7 @@ impl Call {
                 Some(Outcome::Value { value, .. }) => {
                     // A flight for another type is of no use here.
                     if let Ok(value) = value.downcast() {
+                        cache.setup.counts.shared_loads.one_more();
                         return Ok(value);
                     }
                 }

@@ -216,7 +216,7 @@ pub(super) async fn store(
     let reply = client.change(call, deadline).await;
     let reply = reply.map_err(|error| request.named(error))?;
     match reply.status()? {
-        "OK" | "STORED" => {}
+        "OK" | "STORED" => request.cache.setup.counts.stores.one_more(),
         "GONE" => return Err(request.named(upload::gone())),
         _ => return Err(request.named(reply.unexpected())),
     }

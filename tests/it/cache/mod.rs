@@ -24,6 +24,7 @@ mod outage;
 mod outage_table;
 mod remove_many;
 mod set_many;
+mod stats;
 mod tag_ids;
 mod tags;
 mod verbs;

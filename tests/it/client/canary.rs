@@ -14,7 +14,7 @@ use hedgerow::{
     Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
     Lock, OnOutage, Outage, Permits, Semaphore, cache::Bypassed, cache::Entry, cache::Keys,
     cache::Memoize, cache::ReadFrom, cache::RemoveMatching, cache::Removed, cache::Set,
-    cache::SetIf, cache::SetMany, cache::Steps, client::AddressMap, client::HideKeys,
+    cache::SetIf, cache::SetMany, cache::Stats, cache::Steps, client::AddressMap, client::HideKeys,
     client::Request, counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo,
     lock::LossReason, lock::Waiter, preflight::Finding, preflight::FindingCode,
     preflight::Preflight, preflight::Severity,
@@ -143,6 +143,7 @@ async fn verbs(cache: &Cache, shown: &mut Shown) {
     let entry = cache.entry::<String>("v").await.expect("an answer");
     shown.add::<Entry<String>>(&entry.expect("an entry"));
     shown.add::<Keys>(&cache.keys("*"));
+    shown.add::<Stats>(&cache.stats());
     let removal = cache.remove_matching("x*");
     shown.add::<RemoveMatching>(&removal);
     let mut steps = removal.steps();
