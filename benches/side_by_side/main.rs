@@ -4,6 +4,7 @@
 //! median of the slices' ratios is printed beside its target. Higher is better for ratios of
 //! throughput; times, counts and CPU are better when they are lower, as their targets say.
 
+mod batches;
 mod cache;
 mod counter;
 mod handoff;
@@ -27,6 +28,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let server = embedded::Server::start().await?;
         cache::run(server.url(), &runs).await?;
+        batches::run(server.url(), &runs).await?;
         counter::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await?;
         handoff::run(server.url(), &runs).await?;

@@ -139,12 +139,16 @@ fn target(name: &str) -> Option<Target> {
 }
 
 /// A row's name is `ours/theirs@tasks`; a longer start stands before a shorter one.
-const TARGETS: [(&str, Target); 22] = [
+const TARGETS: [(&str, Target); 26] = [
     ("memoize_hit/raw_get@500", Target::AtLeast(0.95)),
     ("memoize_hit/raw_get@50", Target::AtLeast(1.2)),
     ("memoize_hit/raw_get@", Target::AtLeast(0.95)),
     ("memoize_hit_1k/raw_get_decode@", Target::AtLeast(0.97)),
     ("memoize_hit_3tags/raw_get@", Target::AtLeast(0.7)),
+    ("get_many_100/mget_100@", Target::AtLeast(0.9)),
+    ("set_many_100/pipelined_set_100@", Target::AtLeast(0.8)),
+    ("remove_matching/scan_unlink@", Target::AtLeast(0.8)),
+    ("remove_matching_longest_pause_ms", Target::AtMost(5.0)),
     ("counter_add/raw_incr@", Target::AtLeast(0.95)),
     ("counter_add/distkit@", Target::AtLeast(1.2)),
     ("counter_add_beside_large/alone@", Target::AtMost(3.0)),

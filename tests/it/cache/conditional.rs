@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
-use hedgerow::{Cache, Codec, ErrorKind, Outage};
+use hedgerow::{Cache, Codec, Compression, ErrorKind, Outage};
 
 use crate::support::gate::Gate;
 use crate::support::proxy::{Act, Proxy, Request};
@@ -436,6 +436,7 @@ async fn large_values_obey_the_same_conditions() {
         .await
         .cache("c")
         .codec(Codec::Raw)
+        .compression(Compression::None)
         .jitter(0.0);
     let large = |letter: u8| vec![letter; 300_000];
     let kept = async || {
