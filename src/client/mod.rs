@@ -41,7 +41,9 @@ use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
 use crate::topology::placement::Copies;
 use crate::topology::{Server, Topology};
-use crate::wire::scan::{self, Page};
+use crate::wire::command::plain;
+use crate::wire::scan::{self, KeyType, Page};
+use crate::wire::value::integer;
 
 /// A client of one Redis or Valkey server, or of several that belong together.
 ///
@@ -289,16 +291,40 @@ impl Client {
         servers.map_err(|error| self.told(error))
     }
 
-    /// Makes one step of a walk over all keys of one of these servers. Only keys that match `glob`
-    /// are returned.
+    /// Removes keys, which one server or, in a cluster, one slot has. Returns how many there were.
+    ///
+    /// Cancel safety: as [`change`](Self::change).
+    pub(crate) async fn unlink(&self, keys: &[&Key], deadline: Deadline) -> Result<u64> {
+        let Some((first, rest)) = keys.split_first() else {
+            return Ok(0);
+        };
+        let mut unlink = plain("UNLINK", first);
+        for key in rest {
+            unlink.arg(key.as_str());
+        }
+        let topology = &self.core.topology;
+        let writing: Vec<_> = keys
+            .iter()
+            .filter_map(|key| topology.writing(key))
+            .collect();
+        let outcome = self.command(unlink, first, Retry::Safe, deadline).await;
+        for writing in writing {
+            writing.ended(&outcome);
+        }
+        let removed = integer(outcome?)?.unwrap_or_default();
+        Ok(u64::try_from(removed).unwrap_or_default())
+    }
+
+    /// Makes one step of a walk over all keys of one of these servers. Only keys of the type `of`
+    /// that match `glob` are returned.
     pub(crate) async fn scan(
         &self,
         server: &Server,
         cursor: u64,
-        glob: &str,
+        (glob, of): (&str, KeyType),
         deadline: Deadline,
     ) -> Result<Page> {
-        let (topology, step) = (&self.core.topology, scan::step(cursor, glob));
+        let (topology, step) = (&self.core.topology, scan::step(cursor, glob, of));
         let reply = retry::on_server(topology, server, step, Retry::Reads, deadline).await;
         let page = reply.and_then(scan::page);
         page.map_err(|error| self.told(error))

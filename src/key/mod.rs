@@ -93,7 +93,12 @@ impl Namespace {
             true => keys.value(&name),
             false => keys.load_lease(&name),
         };
-        (spelt.ok()?.as_str() == key).then_some(EntryAt { version, name })
+        let spelt = spelt.ok()?;
+        (spelt.as_str() == key).then_some(EntryAt {
+            version,
+            name,
+            key: spelt,
+        })
     }
 
     /// Returns a glob of Redis that finds all keys of entries of `cache` whose names, as they stand
@@ -108,7 +113,7 @@ impl Namespace {
         let (space, cache) = (globbed(&self.0), globbed(&escaped(cache, Part::Inner)));
         let room = match rooms {
             Rooms::Values => "v",
-            Rooms::ValuesAndLeases => "[vl]",
+            Rooms::Leases => "l",
         };
         let version = match version {
             Some(0) => String::new(),
@@ -195,13 +200,15 @@ pub(crate) fn glob_of(name: &str) -> String {
 pub(crate) struct EntryAt {
     pub(crate) version: u32,
     pub(crate) name: String,
+    /// The key itself: that of the value, or of the load lease.
+    pub(crate) key: Key,
 }
 
 /// Which keys of entries are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rooms {
     Values,
-    ValuesAndLeases,
+    Leases,
 }
 
 /// Spells the keys of one cache. The part that all of them share is built once, because every hit
@@ -375,6 +382,7 @@ mod tests {
                 let expected = EntryAt {
                     version,
                     name: name.clone(),
+                    key: key.clone(),
                 };
                 prop_assert_eq!(found, Some(expected));
             }

@@ -17,14 +17,22 @@ pub(crate) struct Page {
     pub(crate) keys: Vec<String>,
 }
 
+/// The types of keys that are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyType {
+    Text,
+    Hash,
+}
+
 /// Makes the command for a step that looks at about a thousand keys.
-pub(crate) fn step(cursor: u64, glob: &str) -> Cmd {
+pub(crate) fn step(cursor: u64, glob: &str, of: KeyType) -> Cmd {
+    let of = match of {
+        KeyType::Text => "string",
+        KeyType::Hash => "hash",
+    };
     let mut step = redis::cmd("SCAN");
-    step.arg(cursor)
-        .arg("MATCH")
-        .arg(glob)
-        .arg("COUNT")
-        .arg(STEP);
+    step.arg(cursor).arg("MATCH").arg(glob);
+    step.arg("COUNT").arg(STEP).arg("TYPE").arg(of);
     step
 }
 

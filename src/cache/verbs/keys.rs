@@ -50,7 +50,7 @@ impl Cache {
             let Some(found) = walk.next().await? else {
                 return Ok(None);
             };
-            let new = found.into_iter().filter(|it| seen.is_new(it));
+            let new = found.entries.into_iter().filter(|it| seen.is_new(it));
             let names: Vec<_> = new.map(|it| Ok(it.name)).collect();
             Ok(Some((stream::iter(names), Ok((walk, seen)))))
         });

@@ -1,24 +1,26 @@
 //! `remove_matching` and `purge`: remove entries by the pattern of their keys.
 //!
 //! Invariant: when the call returns, nothing is left that was stored, or whose load had begun,
-//! before the call. Two walks make sure of that. A load that was under way at the beginning either
-//! has its lease during all of the first walk, which ends it, or it has stored its value before the
-//! second walk, which removes it. Users call this.
+//! before the call. Two walks make sure of that: over load leases, then over values. A load that
+//! was under way at the beginning either has its lease during all of the first walk, which ends it,
+//! or it has stored its value before the second walk, which removes it. Users call this.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 
-use super::walk::{Purpose, Seen, Versions, Walk};
+use super::walk::{Found, Purpose, Seen, Versions, Walk};
 use crate::cache::Cache;
 use crate::cache::entry_keys::{Cleared, EntryKeys};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::EntryAt;
+use crate::key::{EntryAt, Key};
+use crate::topology::Server;
 
 /// The removal of entries by pattern, made by [`Cache::remove_matching`] or [`Cache::purge`]. Await
 /// it to remove them.
@@ -60,8 +62,9 @@ impl Cache {
     /// Removes all entries whose keys match `pattern`, and ends loads of such keys that are under
     /// way. Returns how many entries were removed. Patterns are those of [`keys`](Self::keys).
     ///
-    /// This walks twice over all keys of all servers, in steps of about 1,000, and removes what it
-    /// finds step by step. It is made for operators and clean-ups: in the course of requests, use
+    /// This walks twice over all keys of all servers, in steps of about 1,000: first over the
+    /// leases of loads, which it ends, then over the entries, which it removes step by step. It is
+    /// made for operators and clean-ups: in the course of requests, use
     /// [tags](Self::invalidate_tags), whose invalidation costs one command. Reads of other entries
     /// go on meanwhile.
     ///
@@ -82,9 +85,9 @@ impl Cache {
     /// # Errors
     /// As [`keys`](Self::keys), and whatever Redis refuses or does not answer. What was removed
     /// until then stays removed. It is safe to call again. The [deadline](Self::deadline) of the
-    /// cache is that of each step, and each step keeps trying until then while Redis is out. A key
-    /// that holds another type is left alone; all others are removed, and then the call returns
-    /// `WrongType`.
+    /// cache is that of each step, and each step keeps trying until then while Redis is out. A
+    /// value that is no string was not written by a cache, and is left alone. If a load of such a
+    /// key is under way, the call returns `WrongType` when all others are removed.
     ///
     /// # Cancel safety
     /// Dropping the future leaves some of the entries removed.
@@ -132,9 +135,9 @@ impl RemoveMatching {
     /// Returns the removal as a stream, which returns how far it has come after each step. Dropping
     /// the stream ends the removal.
     pub fn steps(self) -> Steps {
-        let walks = match self.what.mode {
-            Mode::Remove => 2,
-            Mode::DryRun => 1,
+        let walks: &[Purpose] = match self.what.mode {
+            Mode::Remove => &[Purpose::EndLoads, Purpose::Remove],
+            Mode::DryRun => &[Purpose::List],
         };
         let removal = Removal {
             what: self.what,
@@ -222,8 +225,8 @@ struct Removal {
     seen: Seen,
     /// `None` before a walk begins.
     walk: Option<Walk>,
-    /// The walks that have not ended.
-    walks: u32,
+    /// What the walks that have not ended are for.
+    walks: &'static [Purpose],
     /// The first key that is not ours. It does not keep the others from being removed.
     foreign: Option<Error>,
 }
@@ -231,21 +234,24 @@ struct Removal {
 impl Removal {
     /// Makes one step. Returns `false` at the end.
     async fn step(&mut self) -> Result<bool> {
-        while self.walks > 0 {
+        while let Some((purpose, rest)) = self.walks.split_first() {
             let walk = match &mut self.walk {
                 Some(walk) => walk,
-                unbegun => unbegun.insert(self.what.walk()?),
+                unbegun => unbegun.insert(self.what.walk(*purpose)?),
             };
             let found = walk.next().await.map_err(|error| self.in_part(error))?;
             let Some(found) = found else {
-                self.walk = None;
-                self.walks -= 1;
+                (self.walk, self.walks) = (None, rest);
                 continue;
             };
             self.removed.steps += 1;
-            self.removed.entries += match self.what.mode {
-                Mode::Remove => self.remove(&found).await?,
-                Mode::DryRun => found.iter().filter(|it| self.seen.is_new(it)).count() as u64,
+            self.removed.entries += match purpose {
+                Purpose::EndLoads => self.end_loads(&found.entries).await?,
+                Purpose::Remove => self.what.remove(&found).await?,
+                Purpose::List => {
+                    let new = found.entries.iter().filter(|it| self.seen.is_new(it));
+                    new.count() as u64
+                }
             };
             if let Some(call) = &mut self.on_progress {
                 call(self.removed);
@@ -255,11 +261,9 @@ impl Removal {
         self.foreign.take().map_or(Ok(false), Err)
     }
 
-    /// Removes what a step has found. Returns how many entries that were.
-    async fn remove(&mut self, found: &[EntryAt]) -> Result<u64> {
-        // A value and its lease lead to the same entry.
-        let found: BTreeSet<&EntryAt> = found.iter().collect();
-        let places = found.into_iter().map(|entry| self.what.place(entry));
+    /// Ends the loads that a step has found. Returns how many values were removed with them.
+    async fn end_loads(&mut self, found: &[EntryAt]) -> Result<u64> {
+        let places = found.iter().map(|entry| self.what.place(entry));
         let places: Vec<EntryKeys> = places.collect::<Result<_>>()?;
         let (mut removed, mut failed) = (0, None);
         let cache = &self.what.cache;
@@ -290,12 +294,42 @@ impl Removal {
 }
 
 impl What {
-    fn walk(&self) -> Result<Walk> {
-        let purpose = match self.mode {
-            Mode::Remove => Purpose::Remove,
-            Mode::DryRun => Purpose::List,
-        };
+    fn walk(&self, purpose: Purpose) -> Result<Walk> {
         Walk::new(&self.cache, &self.pattern, self.versions, purpose)
+    }
+
+    /// Removes the values that a step has found. Returns how many there were.
+    async fn remove(&self, found: &Found) -> Result<u64> {
+        let client = &self.cache.client;
+        let keys = found.entries.iter().map(|entry| match &found.server {
+            // Where it was found, whatever the ring says.
+            Server::Shard(shard) => entry.key.on(*shard),
+            Server::Only | Server::Primary(_) => entry.key.clone(),
+        });
+        let keys: Vec<Key> = keys.collect();
+        let mut groups: BTreeMap<usize, Vec<&Key>> = BTreeMap::new();
+        for key in &keys {
+            groups
+                .entry(client.script_group(key))
+                .or_default()
+                .push(key);
+        }
+        let deadline = self.cache.deadline_now().keep_trying().reserved();
+        let mut calls = Vec::with_capacity(groups.len());
+        for group in groups.values() {
+            calls.push(client.unlink(group, deadline).boxed());
+        }
+        let mut calls = stream::iter(calls).buffer_unordered(MOST_CALLS);
+        let (mut removed, mut failed) = (0, None);
+        while let Some(outcome) = calls.next().await {
+            match outcome {
+                Ok(count) => removed += count,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        failed.map_or(Ok(removed), |error| Err(error.after_a_part()))
     }
 
     fn place(&self, entry: &EntryAt) -> Result<EntryKeys> {
@@ -306,3 +340,6 @@ impl What {
         }
     }
 }
+
+/// How many slots of a cluster are written to at a time.
+const MOST_CALLS: usize = 64;

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{EntryAt, Rooms};
 use crate::time::Deadline;
 use crate::topology::Server;
+use crate::wire::scan::KeyType;
 
 /// Which versions of a cache are walked over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,20 @@ pub(super) enum Versions {
 /// What a walk is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
+    /// To list entries.
     List,
-    /// As a removal, it keeps trying while the server is out, whatever the settings are.
+    /// To remove entries. Such a walk keeps trying while the server is out, whatever the settings
+    /// are.
     Remove,
+    /// To end loads that are under way. It finds their leases, and keeps trying, too.
+    EndLoads,
+}
+
+/// What one step has found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) server: Server,
+    pub(super) entries: Vec<EntryAt>,
 }
 
 /// A walk that goes on with each [`next`](Self::next).
@@ -37,6 +49,7 @@ pub(super) struct Walk {
     cache: Cache,
     pattern: Pattern,
     glob: String,
+    of: KeyType,
     purpose: Purpose,
     /// The servers that are still to be walked over. `None` before they are known.
     servers: Option<VecDeque<Server>>,
@@ -69,11 +82,13 @@ impl Walk {
             Versions::Own => Some(setup.version),
             Versions::All => None,
         };
-        let rooms = match purpose {
-            Purpose::List => Rooms::Values,
-            Purpose::Remove => Rooms::ValuesAndLeases,
+        // A key of another type is not ours.
+        let (rooms, of) = match purpose {
+            Purpose::List | Purpose::Remove => (Rooms::Values, KeyType::Text),
+            Purpose::EndLoads => (Rooms::Leases, KeyType::Hash),
         };
         Ok(Self {
+            of,
             glob: space.entries_like(&setup.name, &pattern.glob(), rooms, version),
             cache: cache.clone(),
             pattern,
@@ -89,14 +104,15 @@ impl Walk {
     /// returned several times.
     ///
     /// Cancel safety: the next call repeats a step that was dropped.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<EntryAt>>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Found>> {
         let deadline = self.deadline();
         let Some(server) = self.server(deadline).await? else {
             return Ok(None);
         };
         let client = &self.cache.client;
         let before = client.session_with(&server);
-        let page = client.scan(&server, self.step.cursor, &self.glob, deadline);
+        let keys = (&*self.glob, self.of);
+        let page = client.scan(&server, self.step.cursor, keys, deadline);
         let page = match page.await {
             Ok(page) => page,
             Err(error) if !self.is_replaced(&server).await => return Err(error),
@@ -105,7 +121,10 @@ impl Walk {
                 self.restart()?;
                 self.step = Step::default();
                 self.servers.get_or_insert_default().pop_front();
-                return Ok(Some(Vec::new()));
+                return Ok(Some(Found {
+                    server,
+                    entries: Vec::new(),
+                }));
             }
         };
         let session = client.session_with(&server);
@@ -118,12 +137,15 @@ impl Walk {
         } else if page.cursor == 0 {
             self.step = Step::default();
             self.servers.get_or_insert_default().pop_front();
-            self.walked.push(server);
+            self.walked.push(server.clone());
         } else {
             (self.step.cursor, self.step.session) = (page.cursor, session);
         }
-        let found = page.keys.iter().filter_map(|key| self.entry(key));
-        Ok(Some(found.collect()))
+        let entries = page.keys.iter().filter_map(|key| self.entry(key));
+        Ok(Some(Found {
+            entries: entries.collect(),
+            server,
+        }))
     }
 
     /// Returns the server of the next step.
@@ -162,7 +184,7 @@ impl Walk {
         match self.purpose {
             Purpose::List => deadline,
             // What stays because a walk has ended would be stale.
-            Purpose::Remove => deadline.keep_trying().reserved(),
+            Purpose::Remove | Purpose::EndLoads => deadline.keep_trying().reserved(),
         }
     }
 

@@ -154,7 +154,9 @@ async fn who_finds_no_place_within_max_load_is_told() {
     let cache = without_redis().await;
     let gate = Gate::closed();
     let calls = fill(&cache, &gate).await;
+    // The call itself has more time than the load, on a slow machine too.
     let hasty = cache.clone().max_load(Duration::from_millis(50));
+    let hasty = hasty.deadline(Duration::from_secs(3));
     let load = async move || Ok::<_, Infallible>(2u8);
     let error = hasty.memoize("late", MINUTE, load).await;
     let error = error.expect_err("no place");

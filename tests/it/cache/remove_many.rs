@@ -5,6 +5,7 @@ use std::time::Duration;
 use hedgerow::{ErrorKind, Result};
 
 use crate::support::gate::Gate;
+use crate::support::monitor::Monitor;
 use crate::support::server::{Server, signal};
 use crate::support::wait::{calls, until};
 
@@ -86,9 +87,15 @@ async fn loads_of_them_are_not_stored_and_those_that_wait_load_anew() {
         fields.iter().any(|field| field.starts_with("w:"))
     })
     .await;
+    let monitor = Monitor::start(&server).await;
     let outcomes = one.remove_many(["a", "b"]).await.expect("an answer");
     assert_eq!(kinds(outcomes), [None, None]);
     // By push: the takeover is ten seconds away.
+    let pushed = monitor.of_scripts(&server).await;
+    let pushed = pushed
+        .iter()
+        .filter(|it| it.to_lowercase().contains("spublish"));
+    assert_eq!(pushed.count(), 1);
     until("the other process loads", async || gate.loads() == 2).await;
     gate.open();
     gate.open();

@@ -203,8 +203,11 @@ async fn a_removal_that_is_dropped_half_way_stops() {
     let cache = server.client().await.cache("c");
     set(&cache, (0..MANY).map(|number| number.to_string())).await;
     let mut steps = cache.remove_matching("*").steps();
-    let first = steps.next().await.expect("a step").expect("an answer");
-    assert!(first.entries > 0 && first.steps == 1, "{first:?}");
+    let mut first = Removed::default();
+    while first.entries == 0 {
+        first = steps.next().await.expect("a step").expect("an answer");
+    }
+    assert!(first.entries < MANY as u64, "{first:?}");
     drop(steps);
     let left = cache.count().await.expect("an answer");
     assert_eq!(left, MANY as u64 - first.entries);
@@ -277,15 +280,24 @@ async fn a_purge_frees_all_versions_of_one_cache() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_is_left_alone_and_reported_at_the_end() {
+async fn a_value_of_another_type_is_left_alone() {
     let server = Server::start().await;
     let cache = server.client().await.cache("c");
     set(&cache, (0..MANY).map(|number| format!("k{number}"))).await;
-    let _: usize = server.run(&["RPUSH", "hr:v:{c:k-foreign}", "x"]).await;
+    let foreign = "hr:v:{c:k-foreign}";
+    let _: usize = server.run(&["RPUSH", foreign, "x"]).await;
+    assert_eq!(listed(&cache, "k-*").await, names(&[]));
+    let removed = cache.remove_matching("k*").await.expect("removed");
+    assert_eq!(removed, MANY as u64);
+    assert_eq!(server.keys("hr:v:*").await, [foreign]);
+    // A load of it is under way, as far as anyone can tell: that is told, when the others are gone.
+    set(&cache, ["k1"]).await;
+    let lease = foreign.replace(":v:", ":l:");
+    let _: usize = server.run(&["HSET", &lease, "token", "x"]).await;
     let error = cache.remove_matching("k*").await.expect_err("it is told");
     assert_eq!(error.kind(), ErrorKind::WrongType);
     assert!(error.to_string().contains("k-foreign"), "{error}");
-    assert_eq!(server.keys("hr:v:*").await, ["hr:v:{c:k-foreign}"]);
+    assert_eq!(server.keys("hr:v:*").await, [foreign]);
 }
 
 /// Something else writes them. They would be removed at another key, or not at all.
@@ -310,24 +322,18 @@ async fn a_removal_that_fails_half_way_does_not_say_that_nothing_was_removed() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
     let client = patient(proxy.builder()).open().expect("a good URL");
-    let cache = client.cache("c").deadline(Duration::from_millis(500));
-    set(&server.client().await.cache("c"), ["a"]).await;
-    let _silent = proxy.on(Request::nth(2).named("scan"), Act::Hold);
+    let cache = client.cache("c").deadline(Duration::from_secs(1));
+    let direct = server.client().await.cache("c");
+    set(&direct, (0..MANY).map(|number| number.to_string())).await;
+    // Behind the walk over leases, and some steps of the walk over values.
+    let _silent = proxy.on(Request::nth(9).named("scan"), Act::Hold);
     let error = cache.remove_matching("*").await.expect_err("no answer");
     assert!(
         error.is_indeterminate() && !error.is_retryable(),
         "{error:?}"
     );
-    assert_eq!(
-        server
-            .client()
-            .await
-            .cache("c")
-            .count()
-            .await
-            .expect("an answer"),
-        0
-    );
+    let left = direct.count().await.expect("an answer");
+    assert!(left > 0 && left < MANY as u64, "{left} are left");
     // Where nothing is removed, nothing is in doubt.
     let error = cache.remove_matching("*").dry_run().await;
     assert!(!error.expect_err("still silent").is_indeterminate());
