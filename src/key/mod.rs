@@ -64,10 +64,7 @@ impl Namespace {
         checked("cache name", cache)?;
         // Inner, because the key of the entry follows after a `:`.
         let cache = escaped(cache, Part::Inner);
-        let version = match version {
-            0 => String::new(),
-            version => version.to_string(),
-        };
+        let version = version_digits(version);
         Ok(CacheKeys {
             // The brace closes after the key, so value and lease of one key share a slot, and the
             // keys of one cache are spread over all slots.
@@ -81,23 +78,20 @@ impl Namespace {
     pub(crate) fn entry_at(&self, cache: &str, key: &str) -> Option<EntryAt> {
         let rest = key.strip_prefix(&*self.0)?.strip_prefix(':')?;
         let (room, rest) = rest.split_once(":{")?;
-        let version = match room.split_at_checked(1)? {
-            ("v" | "l", "") => 0,
-            ("v" | "l", version) => version.parse().ok()?,
-            _ => return None,
+        let digits = room.strip_prefix(['v', 'l'])?;
+        let version: u32 = match digits {
+            "" => 0,
+            digits => digits.parse().ok()?,
         };
         let rest = rest.strip_prefix(&*escaped(cache, Part::Inner))?;
-        let name = unescaped(rest.strip_prefix(':')?.strip_suffix('}')?);
-        let keys = self.cache(cache, version).ok()?;
-        let spelt = match room.starts_with('v') {
-            true => keys.value(&name),
-            false => keys.load_lease(&name),
-        };
-        let spelt = spelt.ok()?;
-        (spelt.as_str() == key).then_some(EntryAt {
+        let spelt = rest.strip_prefix(':')?.strip_suffix('}')?;
+        let name = unescaped(spelt);
+        checked("cache key", &name).ok()?;
+        let is_ours = *escaped(&name, Part::Last) == *spelt && *version_digits(version) == *digits;
+        is_ours.then(|| EntryAt {
             version,
             name,
-            key: spelt,
+            key: Key::new(key.to_owned()).of(Placement::Cached),
         })
     }
 
@@ -115,11 +109,7 @@ impl Namespace {
             Rooms::Values => "v",
             Rooms::Leases => "l",
         };
-        let version = match version {
-            Some(0) => String::new(),
-            Some(version) => version.to_string(),
-            None => "*".to_owned(),
-        };
+        let version = version.map_or_else(|| "*".to_owned(), version_digits);
         format!("{space}:{room}{version}:{{{cache}:{names}}}")
     }
 
@@ -193,6 +183,14 @@ impl Namespace {
 /// key.
 pub(crate) fn glob_of(name: &str) -> String {
     globbed(&escaped(name, Part::Last))
+}
+
+/// How the keys of a cache spell its version.
+fn version_digits(version: u32) -> String {
+    match version {
+        0 => String::new(),
+        version => version.to_string(),
+    }
 }
 
 /// The entry of a cache to which a key belongs.

@@ -48,11 +48,12 @@ impl Pattern {
 
     /// Returns whether `name` is meant.
     pub(in crate::cache) fn matches(&self, name: &str) -> bool {
-        let (pieces, name) = (&self.0, name.chars().collect::<Vec<_>>());
+        let pieces = &self.0;
+        // A place in the pattern, and one in the name, in bytes.
         let (mut at, mut read) = (0, 0);
         // Where to go back to: behind the last `*`, which then takes one character more.
         let mut back = None;
-        while read < name.len() {
+        while let Some(character) = name[read..].chars().next() {
             match pieces.get(at) {
                 Some(Piece::AnyText) => {
                     at += 1;
@@ -60,17 +61,18 @@ impl Pattern {
                     continue;
                 }
                 Some(Piece::AnyCharacter) => {}
-                Some(Piece::Literal(literal)) if *literal == name[read] => {}
+                Some(Piece::Literal(literal)) if *literal == character => {}
                 _ => match &mut back {
                     Some((behind, taken)) => {
-                        *taken += 1;
+                        let more = name[*taken..].chars().next();
+                        *taken += more.map_or(1, char::len_utf8);
                         (at, read) = (*behind, *taken);
                         continue;
                     }
                     None => return false,
                 },
             }
-            (at, read) = (at + 1, read + 1);
+            (at, read) = (at + 1, read + character.len_utf8());
         }
         pieces[at..].iter().all(|piece| *piece == Piece::AnyText)
     }
