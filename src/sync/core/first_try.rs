@@ -42,6 +42,7 @@ pub(in crate::sync) struct FirstTry {
     /// `None` if this process receives no pushes of the bucket.
     inbox: Option<GrantInbox>,
     client: Client,
+    began: Instant,
     /// Whether the outcome of the question is still to come.
     open: bool,
     locks: Arc<Registry>,
@@ -104,6 +105,7 @@ impl FirstTry {
             question,
             inbox: hears.then(|| locks.inboxes().expect(owner)),
             client: request.client.clone(),
+            began: now,
             open: true,
             locks: locks.clone(),
         };
@@ -190,8 +192,8 @@ impl FirstTry {
         }
         let aside = self.question.stands == Stands::Aside;
         let ticket = match aside {
-            true => Ticket::join(&self.locks, request, until),
-            false => Ticket::lead(&self.locks, request, until),
+            true => Ticket::join_called(&self.locks, request, until, self.began),
+            false => Ticket::lead(&self.locks, request, until, self.began),
         };
         self.locks.heard(&keys, Ok(holder));
         // It has taken no position, and nobody waits for its answer.

@@ -85,6 +85,8 @@ pub(in crate::sync) enum QueuedBy {
 #[derive(Debug)]
 pub(in crate::sync) struct LocalWaiter {
     pub(in crate::sync) request: AcquireRequest,
+    /// When it was made, or joined the queue.
+    pub(in crate::sync) called: Instant,
     /// When its wait is over, even if the call is not polled then.
     pub(in crate::sync) until: Instant,
     pub(in crate::sync) reply: oneshot::Sender<Result<Held>>,

@@ -35,7 +35,26 @@ impl Ticket {
         Self::stand(locks, request, until, VecDeque::push_back, None)
     }
 
-    /// Does the same for a caller whose own question failed with `trouble`.
+    /// Puts the caller behind those that called before `called`. Its own question was asked beside
+    /// others, and calls that came later may have joined the local queue before its answer.
+    pub(in crate::sync) fn join_called(
+        locks: &Arc<Registry>,
+        request: AcquireRequest,
+        until: Instant,
+        called: Instant,
+    ) -> Self {
+        let place = |queue: &mut VecDeque<LocalWaiter>, mut waiting: LocalWaiter| {
+            waiting.called = called;
+            let before = queue.iter().rposition(|it| it.called <= called);
+            queue.insert(before.map_or(0, |before| before + 1), waiting);
+        };
+        let ticket = Self::stand(locks, request, until, place, None);
+        // The queue task may be asking for a call that is behind this one now.
+        ticket.nudge.notify_one();
+        ticket
+    }
+
+    /// Puts a caller whose own question failed with `trouble` at the end of the local queue.
     pub(in crate::sync) fn join_after(
         locks: &Arc<Registry>,
         trouble: Error,
@@ -45,13 +64,19 @@ impl Ticket {
         Self::stand(locks, request, until, VecDeque::push_back, Some(trouble))
     }
 
-    /// Puts the caller at the head of the local queue: it asked the server while the others came.
+    /// Puts a caller that called at `called` at the head of the local queue: it asked the server
+    /// while the others came.
     pub(in crate::sync) fn lead(
         locks: &Arc<Registry>,
         request: AcquireRequest,
         until: Instant,
+        called: Instant,
     ) -> Self {
-        Self::stand(locks, request, until, VecDeque::push_front, None)
+        let place = |queue: &mut VecDeque<LocalWaiter>, mut waiting: LocalWaiter| {
+            waiting.called = called;
+            queue.push_front(waiting);
+        };
+        Self::stand(locks, request, until, place, None)
     }
 
     fn stand(
@@ -65,6 +90,7 @@ impl Ticket {
         let asks = request.clone();
         let waiting = LocalWaiter {
             request,
+            called: Instant::now(),
             until,
             reply,
         };

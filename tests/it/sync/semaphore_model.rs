@@ -230,6 +230,9 @@ impl<'a> Run<'a> {
             Op::Wait(call) => {
                 let number = self.number(call);
                 self.waiting.insert(number, wait(self.semaphore(number)));
+                // Answers come in the order of the questions: after this one, the call has its own.
+                let after = self.clients[call.client].semaphore("answered", 1);
+                drop(after.try_acquire().await.expect("an answer"));
                 let mut model = self.model.clone();
                 model.lines[call.client].push_back(number);
                 model.outcomes(&self.calls)

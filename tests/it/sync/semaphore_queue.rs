@@ -292,6 +292,37 @@ async fn calls_of_one_process_get_permits_in_the_order_of_their_arrival() {
     all_back(&server, "a").await;
 }
 
+/// The first two find the semaphore unknown, so each asks for itself. The third one knows that it
+/// has to wait, before the second has heard so.
+#[tokio::test]
+async fn a_call_whose_answer_is_late_keeps_its_place_in_its_process() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let one = server.client().await;
+    let two = warm(patient(proxy.builder()).open().expect("a good URL")).await;
+    let holder = held(&one, 1, 1).await;
+    let call = |name: &str| wait(two.semaphore("a", 1).metadata(name));
+    let late = proxy.on_reply(Request::nth(2).named("evalsha").with(&key("a")), Act::Hold);
+    let (first, second) = (call("first"), call("second"));
+    queued(&server, "a", &["first"]).await;
+    late.hit().await;
+    let third = call("third");
+    late.deliver();
+    holder.release().await.expect("held until now");
+    let first = granted(first).await;
+    queued(&server, "a", &["second"]).await;
+    first.release().await.expect("held until now");
+    let second = granted(second).await;
+    queued(&server, "a", &["third"]).await;
+    second.release().await.expect("held until now");
+    granted(third)
+        .await
+        .release()
+        .await
+        .expect("held until now");
+    all_back(&server, "a").await;
+}
+
 #[tokio::test]
 async fn a_process_with_many_waiters_comes_after_one_that_came_before_the_second_of_them() {
     let server = Server::start().await;
