@@ -119,7 +119,7 @@ impl Cache {
     }
 
     /// Makes the entry of `key` live until it is removed or invalidated: the same as
-    /// [`expire`](Self::expire) with [`FOREVER`](crate::FOREVER).
+    /// [`expire`](Self::expire) with [`FOREVER`].
     ///
     /// # Errors
     /// As [`expire`](Self::expire).
