@@ -5,6 +5,7 @@ pub mod halted;
 pub mod listener;
 pub mod lua;
 pub mod monitor;
+pub mod patience;
 pub mod permits;
 pub mod process;
 pub mod proxy;

@@ -1,10 +1,8 @@
 //! Cancelled calls leave nothing behind.
 
 use std::collections::BTreeSet;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -13,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::faults::Row;
+use crate::support::patience::Patience;
 use crate::support::server::Server;
 use crate::support::wait::{bounded, figure, until};
 
@@ -169,50 +168,6 @@ async fn end(guard: Guard, tally: &Tally, rng: &mut StdRng) {
         None => {
             tally.cancelled.fetch_add(1, Ordering::SeqCst);
         }
-    }
-}
-
-/// When a call is given up: after a number of polls or a time, whichever comes first.
-#[derive(Debug, Clone, Copy)]
-struct Patience {
-    polls: u32,
-    time: Duration,
-}
-
-impl Patience {
-    fn random(rng: &mut StdRng) -> Self {
-        if rng.random_bool(0.7) {
-            Self {
-                polls: rng.random_range(1..4),
-                time: Duration::from_millis(20),
-            }
-        } else {
-            Self {
-                polls: u32::MAX,
-                time: Duration::from_micros(rng.random_range(0..6000)),
-            }
-        }
-    }
-
-    /// Runs `call`; `None` when it was dropped before its end.
-    async fn call<F: Future>(self, call: F) -> Option<F::Output> {
-        let mut call = pin!(call);
-        let mut polls = 0;
-        let limited = std::future::poll_fn(|context| {
-            if polls == self.polls {
-                return Poll::Ready(None);
-            }
-            polls += 1;
-            match call.as_mut().poll(context) {
-                Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if polls == self.polls => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            }
-        });
-        tokio::time::timeout(self.time, limited)
-            .await
-            .ok()
-            .flatten()
     }
 }
 
