@@ -48,10 +48,7 @@ pub(in crate::cache) async fn read<T: Taken>(
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
     fetch.look(keys, place).await?;
     fetch.look_elsewhere(keys, place).await?;
-    match reading {
-        Some(reading) => Ok(reading),
-        None => unreachable!("there is a reading for each key"),
-    }
+    Ok(only(reading))
 }
 
 /// Does the same without tags, and only where the client's own ring places the entry, for a verb
@@ -66,10 +63,7 @@ pub(in crate::cache) async fn read_here<T: Taken>(
     fetch
         .look(slice::from_ref(key), slice::from_mut(&mut reading))
         .await?;
-    match reading {
-        Some(reading) => Ok(reading),
-        None => unreachable!("there is a reading for each key"),
-    }
+    Ok(only(reading))
 }
 
 /// Reads the entries at `keys` in one trip, with the generations of the whole cache's tag and of
@@ -91,10 +85,13 @@ pub(in crate::cache) async fn read_many<T: Taken>(
     let mut readings = unread(keys);
     fetch.look(keys, &mut readings).await?;
     fetch.look_elsewhere(keys, &mut readings).await?;
-    match readings.into_iter().collect() {
-        Some(readings) => Ok(readings),
-        None => unreachable!("there is a reading for each key"),
-    }
+    Ok(readings.into_iter().map(only).collect())
+}
+
+/// Returns the reading in a place that a look has filled in.
+fn only<T>(reading: Option<Reading<T>>) -> Reading<T> {
+    debug_assert!(reading.is_some(), "there is a reading for each key");
+    reading.unwrap_or_else(|| Reading::Miss(Miss::default()))
 }
 
 /// Returns a place for the reading of each key.
@@ -115,13 +112,13 @@ struct Fetch<'f> {
 
 /// The entries that are no hit so far, by their positions.
 #[derive(Default)]
-struct Open {
+struct Undecided {
     missed: Vec<(usize, Why)>,
     /// With the tags whose generations decide.
     needing: Vec<(usize, Vec<TagId>)>,
 }
 
-impl Open {
+impl Undecided {
     fn is_empty(&self) -> bool {
         self.missed.is_empty() && self.needing.is_empty()
     }
@@ -246,7 +243,7 @@ impl<'f> Fetch<'f> {
     /// Fills in the readings of the entries that are no hit so far.
     async fn settle<T: Taken>(
         &self,
-        open: Open,
+        open: Undecided,
         wanted: &Wanted,
         found: &[Option<Bytes>],
         readings: &mut [Option<Reading<T>>],
@@ -271,8 +268,8 @@ impl<'f> Fetch<'f> {
         wanted: &Wanted,
         found: &[Option<Bytes>],
         readings: &mut [Option<Reading<T>>],
-    ) -> Open {
-        let mut open = Open::default();
+    ) -> Undecided {
+        let mut open = Undecided::default();
         for (at, reading) in readings.iter_mut().enumerate() {
             match self.judge(at, wanted, found, &[]) {
                 Judged::Hit(value) => *reading = Some(Reading::Hit(value)),
@@ -287,12 +284,12 @@ impl<'f> Fetch<'f> {
     /// since an entry names all its tags. Fills in the hits, and returns the misses.
     async fn judged_again<T: Taken>(
         &self,
-        open: Open,
+        open: Undecided,
         wanted: &Wanted,
         found: &[Option<Bytes>],
         readings: &mut [Option<Reading<T>>],
     ) -> Result<Vec<(usize, Why)>> {
-        let Open {
+        let Undecided {
             mut missed,
             needing,
         } = open;
@@ -310,7 +307,10 @@ impl<'f> Fetch<'f> {
             match self.judge(at, wanted, found, &others) {
                 Judged::Hit(value) => readings[at] = Some(Reading::Hit(value)),
                 Judged::Miss(why) => missed.push((at, why)),
-                Judged::Needs(_) => unreachable!("all that an entry needs was read"),
+                Judged::Needs(_) => {
+                    debug_assert!(false, "all that an entry needs was read");
+                    missed.push((at, Why::Invalidated));
+                }
             }
         }
         Ok(missed)

@@ -46,14 +46,14 @@ pub(super) struct If<'h> {
     pub(super) ttl: Option<Ttl>,
 }
 
-/// The rounds of a call that begins anew when others have changed the entry meanwhile.
+/// The attempts of a call that begins anew when others have changed the entry meanwhile.
 #[derive(Debug)]
-pub(super) struct Rounds {
+pub(super) struct Attempts {
     deadline: Deadline,
     begun: bool,
 }
 
-impl Rounds {
+impl Attempts {
     pub(super) fn until(deadline: Deadline) -> Self {
         Self {
             deadline,
@@ -61,10 +61,10 @@ impl Rounds {
         }
     }
 
-    /// Begins the next round.
+    /// Begins the next attempt.
     ///
     /// # Errors
-    /// `Contended` if the deadline has passed after the first round.
+    /// `Contended` if the deadline has passed after the first attempt.
     pub(super) fn begins(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.begun, true) && Instant::now() >= self.deadline.at {
             let message =
@@ -83,9 +83,9 @@ pub(super) async fn stored<V: Serialize + ?Sized>(
     deadline: Deadline,
 ) -> Result<bool> {
     let (cache, place) = (&request.cache, &request.place);
-    let mut round = Rounds::until(deadline);
+    let mut attempt = Attempts::until(deadline);
     loop {
-        round.begins()?;
+        attempt.begins()?;
         // Read ahead of the entry where one must be there. If that is invalidated meanwhile, what
         // is stored over it is invalid, too.
         let early = match condition {

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::conditional::Rounds;
+use super::conditional::Attempts;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::read::fetch;
@@ -153,9 +153,9 @@ impl Cache {
     }
 
     async fn given_end_at(&self, place: &EntryKeys, end: End, deadline: Deadline) -> Result<bool> {
-        let mut round = Rounds::until(deadline);
+        let mut attempt = Attempts::until(deadline);
         loop {
-            round.begins()?;
+            attempt.begins()?;
             let reading = fetch::read_here(self, &place.value, deadline).await?;
             let Some::<Mark>(mark) = reading.hit() else {
                 return Ok(false);
@@ -181,7 +181,7 @@ impl Cache {
                         return Ok(true);
                     }
                 }
-                // Another entry is there now, or none. The next round judges it.
+                // Another entry is there now, or none. The next attempt judges it.
                 "CHANGED" => {}
                 _ => return Err(reply.unexpected()),
             }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 
-use super::walk::{Purpose, Seen, Versions, Walk};
+use super::walk::{Aim, Seen, Versions, Walk};
 use crate::cache::Cache;
 use crate::error::Result;
 
@@ -43,7 +43,7 @@ impl Cache {
     /// lone backslash. It returns what a server refuses or does not answer, and ends after an
     /// error. Each step has the [deadline](Self::deadline) of the cache.
     pub fn keys(&self, pattern: &str) -> Keys {
-        let walk = Walk::new(self, pattern, Versions::Own, Purpose::List);
+        let walk = Walk::new(self, pattern, Versions::Own, Aim::List);
         let listing = walk.map(|walk| (walk, Seen::default()));
         let steps = stream::try_unfold(listing, |listing| async {
             let (mut walk, mut seen) = listing?;

@@ -15,7 +15,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 
-use super::walk::{Found, Purpose, Seen, Versions, Walk};
+use super::walk::{Aim, Batch, Seen, Versions, Walk};
 use crate::cache::Cache;
 use crate::cache::entry_keys::{Cleared, EntryKeys};
 use crate::error::{Error, ErrorKind, Result};
@@ -135,9 +135,9 @@ impl RemoveMatching {
     /// Returns the removal as a stream, which returns how far it has come after each step. Dropping
     /// the stream ends the removal.
     pub fn steps(self) -> Steps {
-        let walks: &[Purpose] = match self.what.mode {
-            Mode::Remove => &[Purpose::EndLoads, Purpose::Remove],
-            Mode::DryRun => &[Purpose::List],
+        let walks: &[Aim] = match self.what.mode {
+            Mode::Remove => &[Aim::EndLoads, Aim::Remove],
+            Mode::DryRun => &[Aim::List],
         };
         let removal = Removal {
             what: self.what,
@@ -226,7 +226,7 @@ struct Removal {
     /// `None` before a walk begins.
     walk: Option<Walk>,
     /// What the walks that have not ended are for.
-    walks: &'static [Purpose],
+    walks: &'static [Aim],
     /// The first key that is not ours. It does not keep the others from being removed.
     foreign: Option<Error>,
 }
@@ -234,10 +234,10 @@ struct Removal {
 impl Removal {
     /// Makes one step. Returns `false` at the end.
     async fn step(&mut self) -> Result<bool> {
-        while let Some((purpose, rest)) = self.walks.split_first() {
+        while let Some((aim, rest)) = self.walks.split_first() {
             let walk = match &mut self.walk {
                 Some(walk) => walk,
-                unbegun => unbegun.insert(self.what.walk(*purpose)?),
+                unbegun => unbegun.insert(self.what.walk(*aim)?),
             };
             let found = walk.next().await.map_err(|error| self.in_part(error))?;
             let Some(found) = found else {
@@ -245,10 +245,10 @@ impl Removal {
                 continue;
             };
             self.removed.steps += 1;
-            self.removed.entries += match purpose {
-                Purpose::EndLoads => self.end_loads(&found.entries).await?,
-                Purpose::Remove => self.what.remove(&found).await?,
-                Purpose::List => {
+            self.removed.entries += match aim {
+                Aim::EndLoads => self.end_loads(&found.entries).await?,
+                Aim::Remove => self.what.remove(&found).await?,
+                Aim::List => {
                     let new = found.entries.iter().filter(|it| self.seen.is_new(it));
                     new.count() as u64
                 }
@@ -294,12 +294,12 @@ impl Removal {
 }
 
 impl What {
-    fn walk(&self, purpose: Purpose) -> Result<Walk> {
-        Walk::new(&self.cache, &self.pattern, self.versions, purpose)
+    fn walk(&self, aim: Aim) -> Result<Walk> {
+        Walk::new(&self.cache, &self.pattern, self.versions, aim)
     }
 
     /// Removes the values that a step has found. Returns how many there were.
-    async fn remove(&self, found: &Found) -> Result<u64> {
+    async fn remove(&self, found: &Batch) -> Result<u64> {
         let client = &self.cache.client;
         let keys = found.entries.iter().map(|entry| match &found.server {
             // Where it was found, whatever the ring says.

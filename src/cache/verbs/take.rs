@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::conditional::Rounds;
+use super::conditional::Attempts;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::read::fetch;
@@ -46,9 +46,9 @@ impl Cache {
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
         let deadline = deadline.keep_trying();
-        let mut round = Rounds::until(deadline);
+        let mut attempt = Attempts::until(deadline);
         loop {
-            round.begins()?;
+            attempt.begins()?;
             let reading = fetch::read_here(self, &place.value, deadline).await?;
             let Some::<(Arc<V>, Mark)>((value, mark)) = reading.hit() else {
                 return Ok(None);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::conditional::{If, Rounds, store_if};
+use super::conditional::{Attempts, If, store_if};
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::read::fetch;
@@ -105,9 +105,9 @@ impl Cache {
             let place = self.place(self.client.name(key))?;
             let deadline = patience.deadline();
             let about = |error: Error| error.about(&place.name);
-            let mut round = Rounds::until(deadline);
+            let mut attempt = Attempts::until(deadline);
             loop {
-                round.begins().map_err(about)?;
+                attempt.begins().map_err(about)?;
                 let Some(entry) = self.entry_at(&place, deadline).await.map_err(about)? else {
                     return Ok(None);
                 };

@@ -26,7 +26,7 @@ pub(super) enum Versions {
 
 /// What a walk is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum Aim {
     /// To list entries.
     List,
     /// To remove entries. Such a walk keeps trying while the server is out, whatever the settings
@@ -38,7 +38,7 @@ pub(super) enum Purpose {
 
 /// What one step has found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct Batch {
     pub(super) server: Server,
     pub(super) entries: Vec<EntryAt>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Walk {
     pattern: Pattern,
     glob: String,
     of: KeyType,
-    purpose: Purpose,
+    aim: Aim,
     /// The servers that are still to be walked over. `None` before they are known.
     servers: Option<VecDeque<Server>>,
     walked: Vec<Server>,
@@ -68,12 +68,7 @@ struct Step {
 }
 
 impl Walk {
-    pub(super) fn new(
-        cache: &Cache,
-        pattern: &str,
-        versions: Versions,
-        purpose: Purpose,
-    ) -> Result<Self> {
+    pub(super) fn new(cache: &Cache, pattern: &str, versions: Versions, aim: Aim) -> Result<Self> {
         // The first error of a setting is the error of the walk.
         cache.names()?;
         let pattern = Pattern::parse(pattern)?;
@@ -83,16 +78,16 @@ impl Walk {
             Versions::All => None,
         };
         // A key of another type is not ours.
-        let (rooms, of) = match purpose {
-            Purpose::List | Purpose::Remove => (Rooms::Values, KeyType::Text),
-            Purpose::EndLoads => (Rooms::Leases, KeyType::Hash),
+        let (rooms, of) = match aim {
+            Aim::List | Aim::Remove => (Rooms::Values, KeyType::Text),
+            Aim::EndLoads => (Rooms::Leases, KeyType::Hash),
         };
         Ok(Self {
             of,
             glob: space.entries_like(&setup.name, &pattern.glob(), rooms, version),
             cache: cache.clone(),
             pattern,
-            purpose,
+            aim,
             servers: None,
             walked: Vec::new(),
             step: Step::default(),
@@ -104,7 +99,7 @@ impl Walk {
     /// returned several times.
     ///
     /// Cancel safety: the next call repeats a step that was dropped.
-    pub(super) async fn next(&mut self) -> Result<Option<Found>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         let deadline = self.deadline();
         let Some(server) = self.server(deadline).await? else {
             return Ok(None);
@@ -121,7 +116,7 @@ impl Walk {
                 self.restart()?;
                 self.step = Step::default();
                 self.servers.get_or_insert_default().pop_front();
-                return Ok(Some(Found {
+                return Ok(Some(Batch {
                     server,
                     entries: Vec::new(),
                 }));
@@ -142,7 +137,7 @@ impl Walk {
             (self.step.cursor, self.step.session) = (page.cursor, session);
         }
         let entries = page.keys.iter().filter_map(|key| self.entry(key));
-        Ok(Some(Found {
+        Ok(Some(Batch {
             entries: entries.collect(),
             server,
         }))
@@ -181,10 +176,10 @@ impl Walk {
     /// The deadline of one step.
     fn deadline(&self) -> Deadline {
         let deadline = self.cache.deadline_now();
-        match self.purpose {
-            Purpose::List => deadline,
+        match self.aim {
+            Aim::List => deadline,
             // What stays because a walk has ended would be stale.
-            Purpose::Remove | Purpose::EndLoads => deadline.keep_trying().reserved(),
+            Aim::Remove | Aim::EndLoads => deadline.keep_trying().reserved(),
         }
     }
 

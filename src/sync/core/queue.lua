@@ -3,7 +3,7 @@
 -- KEYS: 1 the holders, as the kind keeps them. 2 the fence counter of the bucket: 16 digits. 3 the queue,
 --   a hash of numbered positions: number to 'deadline since lease id process detail' and id to number;
 --   'head', 'tail': the first and the last number; 'clock', 'at': below.
--- A process has a digit ahead: 0 takes no position, 1 asks for its grant, 2 is told of it by push.
+-- A process has a digit ahead: 0 takes no position, 1 asks for its grant, 2 receives it by push.
 -- A detail is what the kind stores with a holder: the queue passes it on as it is.
 local now, now_ms = time[1] * 1000000 + time[2], time[1] * 1000 + math.floor(time[2] / 1000)
 local kind, queue, last, FOREIGN = {}, {}, 0, {'WRONGTYPE'}
