@@ -67,6 +67,18 @@ impl Sentinels {
         Ok(port)
     }
 
+    /// The port of the primary that was promoted after the one at `old`. The sentinels learn of it
+    /// one after the other, so the first may still name `old` when the client has moved on.
+    pub(crate) async fn promoted_after(&self, old: u16) -> Result<u16> {
+        loop {
+            let port = self.primary().await?;
+            if port != old {
+                return Ok(port);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Ends a data node as a crash would.
     pub(crate) fn kill(&mut self, port: u16) {
         self.data.retain(|(other, _)| *other != port);
