@@ -10,6 +10,7 @@ use super::foreign::Foreign;
 use super::outage::{Bulkhead, Outage};
 use super::stats::{AllCounts, Counts};
 use crate::cache::load::flight::Flights;
+use crate::cache::load::refreshing::Refreshing;
 use crate::cache::load::solo::Solos;
 use crate::cache::load::wake::WakeListeners;
 use crate::cache::read::reading::ReadFrom;
@@ -61,6 +62,7 @@ pub(super) struct Names {
 pub(super) struct CacheState {
     pub(super) flights: Arc<Flights>,
     pub(super) solos: Arc<Solos>,
+    pub(super) refreshing: Arc<Refreshing>,
     pub(super) reads: SharedReads,
     pub(super) listeners: Arc<WakeListeners>,
     pub(super) tags: RecentTags,
@@ -75,6 +77,7 @@ impl CacheState {
         Self {
             flights: Arc::default(),
             solos: Arc::default(),
+            refreshing: Arc::default(),
             reads: SharedReads::default(),
             listeners: Arc::default(),
             tags: RecentTags::default(),

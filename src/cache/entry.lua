@@ -14,11 +14,18 @@ local function server_ms()
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end
 
--- The bytes 8 to 19 (counted from 0) of an entry that is stored now for `ttl` ms: fresh until,
--- stale until, in server time.
-local function deadlines(ttl)
-  local ends = struct.pack('>I6', server_ms() + ttl)
-  return ends .. ends
+-- The bytes 8 to 19 (counted from 0) of an entry that is fresh for `ttl` ms from now, and may be
+-- served stale for `window` ms more: fresh until, stale until, in server time.
+local function deadlines(ttl, window)
+  local fresh = server_ms() + ttl
+  return struct.pack('>I6', fresh) .. struct.pack('>I6', fresh + window)
+end
+
+-- For how many ms the entry at a key may be served stale once it is no longer fresh.
+local function window(key)
+  local ends = redis.call('GETRANGE', key, 8, 19)
+  if #ends < 12 then return 0 end
+  return struct.unpack('>I6', string.sub(ends, 7)) - struct.unpack('>I6', ends)
 end
 
 -- Whether the entry is the one that begins with these 36 bytes, whatever its deadlines are. '' stands for none.
@@ -27,10 +34,10 @@ local function still(head)
   return string.sub(found, 1, 8) == string.sub(head, 1, 8) and string.sub(found, 21) == string.sub(head, 21)
 end
 
--- Stores an entry for `ttl` ms, with its deadlines.
-local function store(entry, ttl)
-  local stamped = string.sub(entry, 1, 8) .. deadlines(ttl) .. string.sub(entry, 21)
-  redis.call('SET', KEYS[1], stamped, 'PX', ttl)
+-- Stores an entry with its deadlines.
+local function store(entry, ttl, window)
+  local stamped = string.sub(entry, 1, 8) .. deadlines(ttl, window) .. string.sub(entry, 21)
+  redis.call('SET', KEYS[1], stamped, 'PX', string.format('%.0f', ttl + window))
 end
 
 -- Ends the lease and wakes the processes that wait for it: '+' and the value's key if a value was

@@ -4,7 +4,7 @@
 //! verbs and the loads count.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a cache has done in this process since its client was made.
@@ -31,6 +31,10 @@ pub struct Stats {
     pub refused_commits: u64,
     /// Values that were stored: loaded ones, and those of `set`, `set_many`, `add` and `update`.
     pub stores: u64,
+    /// Calls of `memoize` that were given a stale value.
+    pub stale_served: u64,
+    /// Loads that were started behind a value: a stale one, or one whose early refresh was due.
+    pub refreshes: u64,
 }
 
 /// The counts of one cache.
@@ -43,6 +47,11 @@ pub(super) struct Counts {
     pub(super) shared_loads: Count,
     pub(super) refused_commits: Count,
     pub(super) stores: Count,
+    pub(super) stale_served: Count,
+    pub(super) refreshes: Count,
+    /// Whether an entry with a stale window was read. If so, reads ask for the time at once, and
+    /// not only when they meet such an entry.
+    windows: AtomicBool,
 }
 
 /// A number that only rises.
@@ -68,6 +77,14 @@ impl Count {
 }
 
 impl Counts {
+    pub(super) fn met_a_window(&self) -> bool {
+        self.windows.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn meet_a_window(&self) {
+        self.windows.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn so_far(&self) -> Stats {
         Stats {
             hits: self.hits.so_far(),
@@ -77,6 +94,8 @@ impl Counts {
             shared_loads: self.shared_loads.so_far(),
             refused_commits: self.refused_commits.so_far(),
             stores: self.stores.so_far(),
+            stale_served: self.stale_served.so_far(),
+            refreshes: self.refreshes.so_far(),
         }
     }
 }

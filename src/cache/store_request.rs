@@ -12,13 +12,14 @@ use serde::Serialize;
 use super::Cache;
 use super::config::{CacheState, Jitter, LeaseTimes};
 use super::entry_keys::EntryKeys;
+use super::load_options::Kept;
 use super::read::fetch;
 use crate::cache::load::failure::Failure;
-use crate::codec::{Stack, Stamp};
+use crate::codec::{self, Stack, Stamp};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::tags::{Generation, Snapshot, Tag};
-use crate::time::{Deadline, Ttl};
+use crate::tags::{Snapshot, Tag, TagState};
+use crate::time::{Deadline, FOREVER, Ttl};
 
 /// What one call asks for, beside its value or its loader.
 #[derive(Debug)]
@@ -28,13 +29,18 @@ pub(super) struct StoreRequest {
     pub(super) place: EntryKeys,
     /// The tag of the whole cache comes first.
     pub(super) tags: Vec<Tag>,
-    pub(super) ttl: Ttl,
+    pub(super) kept: Kept,
     pub(super) terms: LeaseTimes,
 }
 
 impl StoreRequest {
     /// Makes the request for a value that carries `tags` and the tag of the whole cache.
     pub(super) fn new(cache: Cache, key: Name, ttl: Ttl, tags: &[Tag]) -> Result<Self> {
+        Self::keeping(cache, key, Kept::fresh(ttl), tags)
+    }
+
+    /// As [`new`](Self::new), for a value that is kept in this way.
+    pub(super) fn keeping(cache: Cache, key: Name, kept: Kept, tags: &[Tag]) -> Result<Self> {
         let terms = cache.terms()?;
         let place = cache.place(key)?;
         // The copy beside the value, so that a read of the entry asks one server.
@@ -45,7 +51,7 @@ impl StoreRequest {
             state: cache.state().clone(),
             cache,
             tags,
-            ttl,
+            kept,
             terms,
         })
     }
@@ -56,7 +62,7 @@ impl StoreRequest {
     }
 
     /// Reads the present generations of the tags. Each tag is made to outlive the entry.
-    pub(super) async fn generations(&self, deadline: Deadline) -> Result<Vec<Generation>> {
+    pub(super) async fn generations(&self, deadline: Deadline) -> Result<Vec<TagState>> {
         let snapshot = fetch::generations(&self.cache.client, &self.tags, deadline).await;
         let snapshot = snapshot.map_err(|error| self.named(error))?;
         self.settled(&snapshot, deadline).await
@@ -67,19 +73,41 @@ impl StoreRequest {
         &self,
         snapshot: &Snapshot,
         deadline: Deadline,
-    ) -> Result<Vec<Generation>> {
+    ) -> Result<Vec<TagState>> {
+        let tags = &self.tags;
+        self.settled_for(self.kept.longest(), tags, snapshot, deadline)
+            .await
+    }
+
+    /// As [`settled`](Self::settled), for these tags and an entry that is fresh for `ttl`.
+    pub(super) async fn settled_for(
+        &self,
+        ttl: Ttl,
+        tags: &[Tag],
+        snapshot: &Snapshot,
+        deadline: Deadline,
+    ) -> Result<Vec<TagState>> {
         // The load, then the longest time that the entry may live.
-        let need = self.terms.max_load.duration() + self.jitter().longest(self.ttl).duration();
+        let life = self.jitter().longest(ttl).duration() + self.kept.window;
+        let need = self.terms.max_load.duration() + life;
         let tag_ttls = &self.state.tag_ttls;
-        let settled = tag_ttls.settle(&self.cache.client, &self.tags, snapshot, need, deadline);
+        let settled = tag_ttls.settle(&self.cache.client, tags, snapshot, need, deadline);
         settled.await.map_err(|error| self.named(error))
+    }
+
+    /// How long a loaded `value` is fresh, before the jitter.
+    pub(super) fn ttl_of<V: Serialize + ?Sized>(&self, value: &V) -> Ttl {
+        match self.kept.none_ttl {
+            Some(ttl) if codec::is_none(value, self.cache.setup.stack.codec) => ttl,
+            _ => self.kept.ttl,
+        }
     }
 
     /// The entry for `value`, stamped with `generations`.
     pub(super) fn encode<V: Serialize + ?Sized>(
         &self,
         value: &V,
-        generations: &[Generation],
+        generations: &[TagState],
         cost: Duration,
     ) -> Result<Vec<u8>> {
         let stamps = self.stamps(generations);
@@ -87,21 +115,19 @@ impl StoreRequest {
         entry.map_err(|error| self.named(error))
     }
 
-    /// The record of a load that has failed, stamped as its value would have been, and how long it
+    /// The record of a load that has failed with `error`, stamped as its value would have been, and how long it
     /// is kept. `None` if there is to be no record.
     pub(super) fn record(
         &self,
+        error: &Error,
         failure: &Failure,
-        generations: &[Generation],
+        generations: &[TagState],
     ) -> Option<(Vec<u8>, Ttl)> {
-        let ttl = self
-            .cache
-            .setup
-            .error_ttl
-            .as_ref()
-            .ok()
-            .copied()
-            .flatten()?;
+        let by = self.kept.error_ttl_by.as_ref();
+        let ttl = match by.and_then(|by| by.of(error)) {
+            Some(ttl) => Ttl::new("error_ttl", ttl.min(FOREVER)).ok(),
+            None => self.cache.setup.error_ttl.as_ref().ok().copied().flatten(),
+        }?;
         let stamps = self.stamps(generations);
         // In the default codec, which takes it, whatever codec the values are written in.
         let record = Stack::default().encode(failure, &stamps, Duration::ZERO);
@@ -109,12 +135,12 @@ impl StoreRequest {
     }
 
     /// The stamps of an entry, one for each tag.
-    pub(super) fn stamps(&self, generations: &[Generation]) -> Vec<Stamp> {
+    pub(super) fn stamps(&self, generations: &[TagState]) -> Vec<Stamp> {
         debug_assert_eq!(self.tags.len(), generations.len(), "one for each tag");
         let tags = self.tags.iter().zip(generations);
         tags.map(|(tag, generation)| Stamp {
             tag: tag.id.0,
-            generation: generation.stamp(),
+            generation: generation.generation.stamp(),
         })
         .collect()
     }
@@ -122,7 +148,12 @@ impl StoreRequest {
     /// The TTL, give or take the jitter, so that values which are stored together do not expire
     /// together.
     pub(super) fn jittered_ttl(&self) -> Ttl {
-        self.jitter().spread(self.ttl)
+        self.jittered(self.kept.ttl)
+    }
+
+    /// `ttl`, give or take the jitter.
+    pub(super) fn jittered(&self, ttl: Ttl) -> Ttl {
+        self.jitter().spread(ttl)
     }
 
     fn jitter(&self) -> Jitter {

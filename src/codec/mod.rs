@@ -22,8 +22,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use compress::lz4;
+#[cfg(test)]
+pub(crate) use envelope::DEADLINES;
 pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp, Unreadable};
 use format::{cbor, json, raw};
+pub(crate) use option::is_none;
 pub use options::{Codec, Compression};
 use payload::{MAX_DECODED, Payload, misfit, too_large, too_large_to_store};
 

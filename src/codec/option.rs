@@ -18,7 +18,7 @@ use super::reject::refuse;
 
 /// Whether `value` serializes as `None`. The first call that `value` makes to its serializer
 /// decides; the rest of the value is not visited.
-pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, codec: Codec) -> bool {
+pub(crate) fn is_none<V: Serialize + ?Sized>(value: &V, codec: Codec) -> bool {
     value.serialize(Probe { codec }).is_ok()
 }
 

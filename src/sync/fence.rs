@@ -13,6 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// smaller than one it has seen. A holder that was stopped past its lease then does no harm
 /// (Kleppmann, "How to do distributed locking", 2016). A fence fits an `i64`.
 ///
+/// A load of a cache has such a number, too ([`Loading::fence`](crate::cache::Loading::fence)):
+/// the later of two loads of one key has the greater one.
+///
 /// Permits of a semaphore have such a number, too, which only events show. It protects nothing:
 /// several holders have permits at the same time, in any order of their fences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +25,11 @@ impl Fence {
     /// The number.
     pub fn get(self) -> u64 {
         self.0
+    }
+
+    /// The number of the right to load a value.
+    pub(crate) fn of_load(number: u64) -> Self {
+        Self(number)
     }
 
     /// Parses the fence that a script returns.

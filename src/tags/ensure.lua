@@ -3,14 +3,14 @@
 --   an entry about to be stamped with it. A TTL is only ever extended.
 -- KEYS: 1 tag
 -- ARGV: 1 16 random bytes
--- ARGV: 2 the tag behind its generation: mode, hold-until, readable name
+-- ARGV: 2 readable name of the tag
 -- ARGV: 3 ms that the tag must still live
 -- Returns: {'OK', tag value} or {'WRONGTYPE'}
 -- Retry: safe - a second run finds what the first wrote and returns it
 if foreign() then return {'WRONGTYPE'} end
 local value = redis.call('GET', KEYS[1])
 if not value or #value < 8 then
-  value = generation(ARGV[1]) .. ARGV[2]
+  value = generation(ARGV[1]) .. '\0' .. struct.pack('>I6', server_ms()) .. ARGV[2]
   redis.call('SET', KEYS[1], value, 'PX', ARGV[3])
 elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -7,16 +7,17 @@
 //! compares.
 
 mod recent;
+mod value;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
 pub(crate) use recent::RecentTags;
 use tokio::time::Instant;
+pub(crate) use value::{TagState, TagValue};
 
 use crate::client::Client;
 use crate::error::Result;
@@ -44,8 +45,8 @@ pub(crate) struct Tag {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
-/// One generation per tag, in the order of the tags; `None` for a tag without one.
-pub(crate) type Snapshot = Vec<Option<Generation>>;
+/// One state per tag, in the order of the tags; `None` for a tag without a generation.
+pub(crate) type Snapshot = Vec<Option<TagState>>;
 
 impl fmt::Debug for Tag {
     /// Shows only the name: the rest follows from it, and looks like a token to a reader.
@@ -108,25 +109,18 @@ impl Tag {
         }
     }
 
-    /// Returns what follows the generation in a tag's value: mode 0 (hard), no hold, and the name
-    /// for human readers, as it may be shown.
-    fn value_suffix(&self) -> Vec<u8> {
+    /// Returns the name for human readers that a tag's value holds, as it may be shown.
+    fn readable(&self) -> Vec<u8> {
         let shown = self.name.shown();
         let name = shown.as_str();
         let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
         // Cut at the end of a character.
         let end = ends.take_while(|end| *end <= SHOWN).last().unwrap_or(0);
-        [&[0; MODE + HOLD], &name.as_bytes()[..end]].concat()
+        name.as_bytes()[..end].to_vec()
     }
 }
 
 impl Generation {
-    /// Returns the generation in the value of a tag. A value that no tag has gives none.
-    pub(crate) fn of(value: Option<&Bytes>) -> Option<Self> {
-        let (generation, _) = value?.split_first_chunk::<8>()?;
-        Some(Self(u64::from_be_bytes(*generation)))
-    }
-
     pub(crate) fn from_stamp(stamped: u64) -> Self {
         Self(stamped)
     }
@@ -157,17 +151,17 @@ impl TagTtls {
         &self,
         client: &Client,
         tags: &[Tag],
-        snapshot: &[Option<Generation>],
+        snapshot: &[Option<TagState>],
         need: Duration,
         deadline: Deadline,
-    ) -> Result<Vec<Generation>> {
-        debug_assert_eq!(tags.len(), snapshot.len(), "a generation for each tag");
+    ) -> Result<Vec<TagState>> {
+        debug_assert_eq!(tags.len(), snapshot.len(), "a state for each tag");
         let mut settled = Vec::with_capacity(tags.len());
-        for (tag, generation) in tags.iter().zip(snapshot) {
-            let known = generation.filter(|_| self.reaches(&tag.key, need));
+        for (tag, state) in tags.iter().zip(snapshot) {
+            let known = state.filter(|_| self.reaches(&tag.key, need));
             settled.push(async move {
                 match known {
-                    Some(generation) => Ok(generation),
+                    Some(state) => Ok(state),
                     None => self.ensure(client, tag, need, deadline).await,
                 }
             });
@@ -182,7 +176,7 @@ impl TagTtls {
         tag: &Tag,
         need: Duration,
         deadline: Deadline,
-    ) -> Result<Generation> {
+    ) -> Result<TagState> {
         let life = need * 2;
         // Taken before the call: the TTL on the server starts later, so the tag lives at least
         // until then.
@@ -190,7 +184,7 @@ impl TagTtls {
         let call = ENSURE
             .call([&tag.key])
             .arg(&seed())
-            .arg(tag.value_suffix())
+            .arg(tag.readable())
             .arg(life.as_millis() as u64);
         // `change`, so that a replica is not read before it has this generation.
         let mut reply = client.change(call, deadline).await?;
@@ -199,7 +193,8 @@ impl TagTtls {
         }
         let value = reply.take_bytes(1)?;
         self.learn(&tag.key, until);
-        Generation::of(value.as_ref()).ok_or_else(|| reply.unexpected().with_key(&tag.name))
+        let state = TagValue::of(value.as_ref()).map(TagValue::state);
+        state.ok_or_else(|| reply.unexpected().with_key(&tag.name))
     }
 
     fn reaches(&self, tag: &Key, need: Duration) -> bool {
@@ -257,6 +252,25 @@ pub(crate) async fn outlive(
     Ok(())
 }
 
+/// How tags are invalidated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Invalidation {
+    pub(crate) mode: Mode,
+    /// For how long loads that begin from now on are not stored.
+    pub(crate) hold: Duration,
+    /// How long the tags live at least, beside the hold.
+    pub(crate) keep: Duration,
+}
+
+/// What becomes of the entries that an invalidation reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// None is found any more.
+    Hard,
+    /// They are stale, and may be served within their stale window.
+    Soft,
+}
+
 /// Gives each tag a new generation, in parallel. That is one command per tag, however many entries
 /// carry it.
 ///
@@ -267,7 +281,7 @@ pub(crate) async fn outlive(
 pub(crate) async fn invalidate(
     client: &Client,
     tags: &[Tag],
-    keep: Duration,
+    how: Invalidation,
     deadline: Deadline,
 ) -> Result<()> {
     let mut first = None;
@@ -278,7 +292,7 @@ pub(crate) async fn invalidate(
         let mut all = Vec::with_capacity(some.len());
         for tag in some {
             let places = tag.places(client).into_iter();
-            let renewed = places.map(|key| renewed(client, tag, key, keep, deadline));
+            let renewed = places.map(|key| renewed(client, tag, key, how, deadline));
             // `join_all` and not `try_join_all`: one failure must not cancel the others.
             all.push(join_all(renewed));
         }
@@ -338,14 +352,19 @@ async fn renewed(
     client: &Client,
     tag: &Tag,
     key: Key,
-    keep: Duration,
+    how: Invalidation,
     deadline: Deadline,
 ) -> Result<()> {
     let call = INVALIDATE
         .call([&key])
         .arg(&seed())
-        .arg(tag.value_suffix())
-        .arg(keep.as_millis() as u64);
+        .arg(tag.readable())
+        .arg((how.keep + how.hold).as_millis() as u64)
+        .arg(how.hold.as_millis() as u64)
+        .arg(match how.mode {
+            Mode::Hard => "hard",
+            Mode::Soft => "soft",
+        });
     let reply = client
         // Keeps trying, in the reserved part of the queue: an invalidation that is dropped leaves
         // stale values to be served.
@@ -367,12 +386,6 @@ const AT_ONCE: usize = 256;
 
 /// The most bytes in the list of names in an error, unless the first name alone is longer.
 const LONGEST_LIST: usize = 256;
-
-/// The bytes of the mode in a tag's value.
-const MODE: usize = 1;
-
-/// The bytes of the hold time in a tag's value.
-const HOLD: usize = 6;
 
 /// The most bytes of the name in a tag's value.
 const SHOWN: usize = 200;

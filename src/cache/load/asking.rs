@@ -21,13 +21,13 @@ use crate::cache::read::fetch;
 use crate::cache::read::reading::{ReadFrom, Reading};
 use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, Result};
-use crate::tags::Generation;
+use crate::tags::TagState;
 use crate::time::Backoff;
 
 /// The result of asking for the lease.
 pub(super) enum Granted<V> {
     /// The lease is held. The value must be stamped with these generations.
-    Lead(Vec<Generation>),
+    Lead(Vec<TagState>),
     /// A valid value was found in Redis.
     Found(Arc<V>),
     /// The loads of others were of no use, or took too long.
@@ -55,10 +55,10 @@ enum Woken {
     Deserted,
 }
 
-impl Load {
+impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
     /// Asks for the lease until it is granted, a value or the record of a failure is found, or no
     /// call wants either.
-    pub(super) async fn lease<V: DeserializeOwned + Send + Sync + 'static>(
+    pub(super) async fn lease(
         &mut self,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Granted<V>> {
@@ -177,9 +177,7 @@ impl Load {
 
     /// Takes what another leader has stored. The flight is closed first, so the value is read after
     /// all calls that joined began.
-    async fn take<V: DeserializeOwned + Send + Sync + 'static>(
-        &mut self,
-    ) -> Result<Option<Arc<V>>> {
+    async fn take(&mut self) -> Result<Option<Arc<V>>> {
         let closed = self.leader.close();
         let StoreRequest { cache, place, .. } = &self.request;
         let (tags, question) = (self.request.declared(), self.ask());
@@ -195,7 +193,7 @@ impl Load {
                 });
                 Ok(Some(value))
             }
-            Reading::Miss(miss) => {
+            Reading::Old(_, miss) | Reading::Miss(miss) => {
                 // Any client may publish a wake-up, so a load has ended only if the entry shows it.
                 // If the entry was removed at once, the next fence shows that the load has ended.
                 if miss.seen == self.seen {
@@ -232,7 +230,7 @@ impl Load {
     /// Returns the generations that the value will be stamped with. The lease is held. If this
     /// fails and the cache does not bypass the error, the flight is closed and the lease is given
     /// up.
-    async fn stamps(&self, snapshot: Age) -> Result<Vec<Generation>> {
+    async fn stamps(&self, snapshot: Age) -> Result<Vec<TagState>> {
         let question = self.ask();
         let deadline = question.deadline;
         let generations = match snapshot {

@@ -7,13 +7,14 @@
 -- ARGV: 2 entry, its deadlines still zero
 -- ARGV: 3 ttl, ms
 -- ARGV: 4 fence of the lease
+-- ARGV: 5 stale window, ms
 -- Returns: {'STORED'} or {'REFUSED'} or {'WRONGTYPE'}
 -- Retry: safe - a second run finds its lease gone and the same entry, except for the deadlines;
 --   whichever call wrote it, these bytes are valid now
 if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
 if held[1] == ARGV[1] and held[2] == ARGV[4] then
-  store(ARGV[2], ARGV[3])
+  store(ARGV[2], ARGV[3], ARGV[5])
   finish('+')
   return {'STORED'}
 end

@@ -569,6 +569,16 @@ impl LoadChain {
         })
     }
 
+    /// Makes the load of `key` that no call waits for.
+    pub(in crate::cache) fn root(flights: &Arc<Flights>, key: &Key) -> Arc<Self> {
+        Arc::new(Self {
+            flights: flights.clone(),
+            key: key.clone(),
+            placed: AtomicBool::new(false),
+            outer: None,
+        })
+    }
+
     /// Notes that the load runs without a lease and was let in. Loads within it need no permit.
     pub(in crate::cache) fn let_in(&self) {
         self.placed.store(true, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use serde::Serialize;
@@ -14,27 +15,55 @@ use super::Load;
 use super::failure::Failure;
 use super::flight::{Closed, Outcome};
 use super::lease::Committed;
+use super::loading::{RunLoader, Said, Storing};
 use crate::cache::read::fetch;
-use crate::error::loader::{Captured, Loader};
+use crate::codec::MOST_STAMPS;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::tags::Generation;
-use crate::time::Deadline;
+use crate::tags::TagState;
+use crate::time::{Deadline, Ttl};
 
-impl Load {
+/// What is stored of a loaded value.
+#[derive(Debug)]
+enum Plan {
+    Store {
+        entry: Vec<u8>,
+        ttl: Ttl,
+    },
+    /// The entry lives on.
+    Extend {
+        ttl: Ttl,
+    },
+    /// Nothing.
+    Drop(Why),
+}
+
+/// Why a loaded value is not stored.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    /// The loader says so.
+    Said,
+    /// A tag holds loads back, or was invalidated too late.
+    Tag,
+}
+
+impl<V> Load<V>
+where
+    V: Serialize + Send + Sync + 'static,
+{
     /// Loads, stores and shares the value. The lease is held.
-    pub(super) async fn lead<V, L>(&self, loader: L, generations: &[Generation]) -> Result<Arc<V>>
-    where
-        V: Serialize + Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
+    pub(super) async fn lead(
+        &mut self,
+        loader: RunLoader<V>,
+        mut states: Vec<TagState>,
+    ) -> Result<Arc<V>> {
         let prepared = async {
             self.leader.begin_load();
             let begun = Instant::now();
             let until = begun + self.request.terms.max_load.duration();
-            let value = self.loaded(loader, until).await?;
+            let (value, said) = self.loaded(loader, until).await?;
             let cost = begun.elapsed();
-            let entry = self.request.encode(&value, generations, cost)?;
-            Ok((value, entry))
+            let plan = self.plan(&value, said, &mut states, cost).await?;
+            Ok((value, plan))
         };
         // The value's own code runs in there, too. If it panics, it must not leave the lease
         // behind.
@@ -45,22 +74,21 @@ impl Load {
                 "encoding the value panicked; the panic hook has reported where",
             )))
         });
-        let (value, entry) = match prepared {
+        let (value, plan) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.fail(&error, generations).await;
+                // Tags that the loader has named are no part of a failure.
+                self.request.tags.truncate(states.len());
+                self.fail(&error, &states).await;
                 return Err(error);
             }
         };
-        let value = Arc::new(value);
         let closed = self.leader.close();
         let question = self.stores(Outcome::Value {
             value: value.clone(),
             proved: false,
         });
-        let proved = self
-            .commit(closed, &entry, generations, question.deadline)
-            .await;
+        let proved = self.commit(closed, &plan, &states, question.deadline).await;
         closed.settle(Outcome::Value {
             value: value.clone(),
             proved,
@@ -68,11 +96,89 @@ impl Load {
         Ok(value)
     }
 
+    /// Decides what is stored of `value`. Adds the tags that the loader has named.
+    async fn plan(
+        &mut self,
+        value: &Arc<V>,
+        said: Said,
+        states: &mut Vec<TagState>,
+        cost: Duration,
+    ) -> Result<Plan> {
+        let ttl = match said.ttl {
+            Some(ttl) => Ttl::new("ttl", ttl).map_err(|error| self.request.named(error))?,
+            None => self.request.ttl_of(&**value),
+        };
+        let labelled = self.labelled(&said.tags, states, ttl).await?;
+        if said.storing == Storing::NotStored {
+            return Ok(Plan::Drop(Why::Said));
+        }
+        let began = self.lease.granted();
+        if !labelled || !states.iter().all(|state| state.lets_store(began)) {
+            return Ok(Plan::Drop(Why::Tag));
+        }
+        let ttl = self.request.jittered(ttl);
+        if said.storing == Storing::NotModified
+            && let Some(old) = &self.old
+            && old.stamps == self.request.stamps(states)
+        {
+            return Ok(Plan::Extend { ttl });
+        }
+        let entry = self.request.encode(&**value, states, cost)?;
+        Ok(Plan::Store { entry, ttl })
+    }
+
+    /// Adds the tags that the loader has `named`, and makes all tags outlive an entry that is fresh
+    /// for `ttl`. Returns whether the value may be stored with them.
+    async fn labelled(
+        &mut self,
+        named: &[String],
+        states: &mut Vec<TagState>,
+        ttl: Ttl,
+    ) -> Result<bool> {
+        let cache = &self.request.cache;
+        let mut late = cache.labels(named).map_err(|e| self.request.named(e))?;
+        late.retain(|tag| !self.request.tags.iter().any(|known| known.id == tag.id));
+        let is_long = ttl > self.request.kept.longest();
+        if late.is_empty() && !is_long {
+            return Ok(true);
+        }
+        if self.request.tags.len() + late.len() > MOST_STAMPS {
+            return Err(self.request.named(too_many_tags()));
+        }
+        let question = self.ask();
+        let deadline = question.deadline;
+        if is_long {
+            // Only their lives are extended. What the value is stamped with was read before the
+            // load.
+            let (tags, none) = (&self.request.tags, vec![None; self.request.tags.len()]);
+            if let Err(error) = self.request.settled_for(ttl, tags, &none, deadline).await {
+                return self.without_tags(&error);
+            }
+        }
+        let none = vec![None; late.len()];
+        match self.request.settled_for(ttl, &late, &none, deadline).await {
+            Ok(late_states) => {
+                drop(question);
+                let began = self.lease.granted();
+                let older = late_states.iter().all(|state| state.is_older_than(began));
+                self.request.tags.extend(late);
+                states.extend(late_states);
+                Ok(older)
+            }
+            Err(error) => self.without_tags(&error),
+        }
+    }
+
+    /// The value was loaded, so that its tags are out of reach is no failure of the load. It cannot
+    /// be stored.
+    fn without_tags(&self, error: &Error) -> Result<bool> {
+        let key = self.request.place.name.shown();
+        tracing::warn!(target: "hedgerow::cache", key = key.as_str(), %error, "not stored");
+        Ok(false)
+    }
+
     /// Runs the loader. Meanwhile, shows the server that the leader is alive.
-    async fn loaded<V, L>(&self, loader: L, until: Instant) -> Result<V>
-    where
-        L: Loader<Value = V, Error = Captured>,
-    {
+    async fn loaded(&self, loader: RunLoader<V>, until: Instant) -> Result<(Arc<V>, Said)> {
         tokio::select! {
             // A load that has ended needs no renewal.
             biased;
@@ -91,19 +197,43 @@ impl Load {
         std::future::pending().await
     }
 
-    /// Stores the entry. Returns whether it is proved fresh for all calls that joined, however
-    /// late.
+    /// Stores what is planned. Returns whether the value is proved fresh for all calls that joined,
+    /// however late.
     async fn commit(
         &self,
         closed: Closed<'_>,
-        entry: &[u8],
-        generations: &[Generation],
+        plan: &Plan,
+        states: &[TagState],
         deadline: Deadline,
     ) -> bool {
         let place = &self.request.place;
-        let ttl = self.request.jittered_ttl();
-        let committed = self.lease.commit(entry, ttl, deadline);
-        let verified = self.verified(closed, generations, deadline);
+        let window = self.request.kept.window_millis();
+        let head = &self.seen[..];
+        let committed = async {
+            match plan {
+                Plan::Store { entry, ttl } => {
+                    let lives = (*ttl, window);
+                    self.lease.commit(entry, lives, deadline).await.map(Some)
+                }
+                Plan::Extend { ttl } => self.lease.extend(head, (*ttl, window), deadline).await,
+                Plan::Drop(why) => {
+                    tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), ?why, "not to be stored");
+                    Ok(None)
+                }
+            }
+        };
+        // Nothing was stored, and the lease is still held: that proves as much as a commit does.
+        let committed = async {
+            match committed.await {
+                Ok(None) => Ok(match self.lease.abandon(deadline).await {
+                    true => Committed::Dropped,
+                    false => Committed::Refused,
+                }),
+                Ok(Some(committed)) => Ok(committed),
+                Err(error) => Err(error),
+            }
+        };
+        let verified = self.verified(closed, states, deadline);
         // Both are sent after the flight was closed, so neither has to wait for the other.
         let (committed, verified) = futures::join!(committed, verified);
         let counts = &self.request.cache.setup.counts;
@@ -113,6 +243,7 @@ impl Load {
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
                 verified
             }
+            Ok(Committed::Dropped) => verified,
             Ok(Committed::Refused) => {
                 counts.refused_commits.one_more();
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");
@@ -130,32 +261,28 @@ impl Load {
         }
     }
 
-    /// Whether `generations` are still the present ones. This is read only if a late call has
+    /// Whether the generations of `states` are still the present ones. This is read only if a late call has
     /// joined, and after the flight was closed, so that it holds for all calls that joined.
-    async fn verified(
-        &self,
-        closed: Closed<'_>,
-        generations: &[Generation],
-        deadline: Deadline,
-    ) -> bool {
+    async fn verified(&self, closed: Closed<'_>, states: &[TagState], deadline: Deadline) -> bool {
         if !closed.has_late() {
             return true;
         }
         let client = &self.request.cache.client;
         let present = fetch::generations(client, &self.request.tags, deadline).await;
         present.is_ok_and(|present| {
-            let all = present.iter().zip(generations);
-            all.into_iter()
-                .all(|(present, stamped)| *present == Some(*stamped))
+            let mut all = present.iter().zip(states);
+            all.all(|(present, stamped)| {
+                present.is_some_and(|present| present.generation == stamped.generation)
+            })
         })
     }
 
     /// Ends a load that has failed: reports it to the calls that wait, here and elsewhere. The
     /// lease is held.
-    async fn fail(&self, error: &Error, generations: &[Generation]) {
+    async fn fail(&self, error: &Error, states: &[TagState]) {
         let closed = self.leader.close();
         let record = match Failure::of(error) {
-            Some(failure) => self.request.record(&failure, generations),
+            Some(failure) => self.request.record(error, &failure, states),
             None => {
                 // Such an error concerns the caller, not the key, so each follower must ask again.
                 // The call that opened the flight waits for this. If the lease is not given up in
@@ -181,10 +308,17 @@ impl Load {
                 Err(_) => false,
             }
         };
-        let (ours, verified) = futures::join!(ended, self.verified(closed, generations, deadline));
+        let (ours, verified) = futures::join!(ended, self.verified(closed, states, deadline));
         closed.settle(Outcome::Failed {
             error: error.clone(),
             proved: ours && verified,
         });
     }
+}
+
+fn too_many_tags() -> Error {
+    Error::invalid(format!(
+        "the loader has named more tags than a value can have; use at most {} in all",
+        MOST_STAMPS - 1
+    ))
 }

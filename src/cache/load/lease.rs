@@ -4,7 +4,7 @@
 //! `set` and `remove` end the lease in the same script in which they touch the value. So a load
 //! that began before them is never stored after them. The load of a flight calls this.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::{Reply, script};
+use crate::sync::lock::Fence;
 use crate::time::{Backoff, Deadline, Patience, Ttl};
 
 script!(LEASE = "lease.lua" after "../entry.lua");
@@ -26,6 +27,7 @@ script!(RENEW = "renew.lua" after "../entry.lua");
 script!(COMMIT = "commit.lua" after "../entry.lua");
 script!(ABANDON = "abandon.lua" after "../entry.lua");
 script!(FAIL = "fail.lua" after "../entry.lua");
+script!(EXTEND = "extend.lua" after "../entry.lua");
 
 /// One flight's claim to a load. Whether the lease is granted or not, the token identifies the
 /// claim.
@@ -39,6 +41,8 @@ pub(in crate::cache) struct LoadLease {
     /// The fence of the grant. A late copy of the request may take the lease again with the same
     /// token and a later fence; such a lease does not belong to this claim.
     fence: AtomicI64,
+    /// When the lease was granted, in ms of the server's time. Zero before that.
+    granted: AtomicU64,
     /// Whether the server may hold the lease for this claim.
     open: AtomicBool,
     terms: LeaseTimes,
@@ -67,6 +71,8 @@ pub(in crate::cache) enum Grant {
 pub(in crate::cache) enum Committed {
     /// It is in the cache.
     Stored,
+    /// It was not to be stored. The lease was held until its end.
+    Dropped,
     /// The lease was gone: the key was removed or set, or the load was superseded or out of time.
     Refused,
 }
@@ -78,6 +84,7 @@ impl LoadLease {
             place,
             token: random(),
             fence: AtomicI64::new(0),
+            granted: AtomicU64::new(0),
             open: AtomicBool::new(false),
             terms,
         }
@@ -119,6 +126,7 @@ impl LoadLease {
             "LEAD" => {
                 let fence = reply.int(1)?;
                 self.fence.store(fence, Ordering::Relaxed);
+                self.granted.store(reply.count(2)?, Ordering::Relaxed);
                 Ok(Grant::Lead { fence })
             }
             "CHANGED" => Ok(Grant::Changed),
@@ -133,6 +141,17 @@ impl LoadLease {
             }),
             _ => Err(self.unexpected(&reply)),
         }
+    }
+
+    /// The number of the grant, once there is one.
+    pub(in crate::cache) fn fence(&self) -> Option<Fence> {
+        let fence = u64::try_from(self.fence.load(Ordering::Relaxed)).ok();
+        fence.filter(|fence| *fence > 0).map(Fence::of_load)
+    }
+
+    /// When the lease was granted, in ms of the server's time.
+    pub(in crate::cache) fn granted(&self) -> u64 {
+        self.granted.load(Ordering::Relaxed)
     }
 
     /// Moves the takeover deadline again and again. Returns when the lease is lost. A renewal that
@@ -167,19 +186,23 @@ impl LoadLease {
     pub(in crate::cache) async fn commit(
         &self,
         entry: &[u8],
-        ttl: Ttl,
+        (ttl, window): (Ttl, u64),
         deadline: Deadline,
     ) -> Result<Committed> {
         let fence = self.fence.load(Ordering::Relaxed);
         let upload = Upload::of(&self.client, &self.place, entry, deadline).await?;
         let call = match &upload {
-            Some(upload) => upload.adopt(&self.place, entry, ttl, Some((&self.token, fence))),
+            Some(upload) => {
+                let lease = Some((&self.token, fence));
+                upload.adopt(&self.place, entry, (ttl, window), lease)
+            }
             None => COMMIT
                 .call(self.place.keys())
                 .arg(&self.token)
                 .arg(entry)
                 .arg(ttl.millis())
-                .arg(fence),
+                .arg(fence)
+                .arg(window),
         };
         let reply = self.client.change(call, deadline).await?;
         let committed = match reply.status()? {
@@ -190,6 +213,32 @@ impl LoadLease {
         };
         self.open.store(false, Ordering::Relaxed);
         Ok(committed)
+    }
+
+    /// Makes the entry that begins with `head` live on, if the lease is still this claim's. `None`
+    /// if the entry is gone; the lease is still held then.
+    pub(in crate::cache) async fn extend(
+        &self,
+        head: &[u8],
+        (ttl, window): (Ttl, u64),
+        deadline: Deadline,
+    ) -> Result<Option<Committed>> {
+        let call = EXTEND
+            .call(self.place.keys())
+            .arg(&self.token)
+            .arg(self.fence.load(Ordering::Relaxed))
+            .arg(head)
+            .arg(ttl.millis())
+            .arg(window);
+        let reply = self.client.change(call, deadline).await?;
+        let committed = match reply.status()? {
+            "STORED" => Committed::Stored,
+            "REFUSED" => Committed::Refused,
+            "GONE" => return Ok(None),
+            _ => return Err(self.unexpected(&reply)),
+        };
+        self.open.store(false, Ordering::Relaxed);
+        Ok(Some(committed))
     }
 
     /// Ends the lease of a load that has failed, and leaves `record` in its place for `ttl`.

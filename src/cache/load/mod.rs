@@ -22,6 +22,8 @@ pub(crate) mod failure;
 pub(crate) mod flight;
 mod lead;
 pub(crate) mod lease;
+pub(crate) mod loading;
+pub(crate) mod refreshing;
 pub(crate) mod rounds;
 mod run;
 pub(crate) mod solo;
@@ -30,7 +32,7 @@ pub(crate) mod upload;
 pub(crate) mod wake;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -38,18 +40,20 @@ use tokio::sync::oneshot;
 
 use super::outage::Outage;
 use super::store_request::StoreRequest;
+use crate::cache::read::judge::Old;
 use crate::cache::read::reading::Miss;
-use crate::error::loader::{Captured, Loader};
+use crate::codec::Stamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Snapshot;
 use crate::time::Patience;
 use flight::{Leader, LoadChain, Outcome, Question};
 use lease::LoadLease;
+use loading::{Loading, RunLoader, Said, Storing};
 use rounds::Rounds;
 
 /// A flight under way.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(super) struct Load<V> {
     request: StoreRequest,
     leader: Leader,
     lease: LoadLease,
@@ -68,14 +72,33 @@ pub(super) struct Load {
     awaited: Option<i64>,
     /// The fence of a failed load whose record is no longer valid.
     dead: Option<i64>,
+    /// The stale value that this load replaces, if a call was allowed to have it.
+    old: Option<Replaced<V>>,
 }
 
-impl Load {
+/// A stale value that a load replaces.
+#[derive(Debug, Clone)]
+pub(super) struct Replaced<V> {
+    pub(super) value: Arc<V>,
+    /// The tags of its entry, with their generations.
+    pub(super) stamps: Vec<Stamp>,
+}
+
+impl<V> Replaced<V> {
+    pub(super) fn of(old: Old<Arc<V>>) -> Self {
+        Self {
+            value: old.taken,
+            stamps: old.stamps,
+        }
+    }
+}
+
+impl<V> Load<V> {
     /// Makes the flight that `read` has made necessary: a miss, or an outage that is bypassed.
     pub(super) fn new(
         request: StoreRequest,
         leader: Leader,
-        read: Result<Miss>,
+        (read, old): (Result<Miss>, Option<Replaced<V>>),
         rounds: Rounds,
     ) -> Self {
         let (miss, out) = match read {
@@ -97,6 +120,22 @@ impl Load {
             rounds,
             awaited: None,
             dead: None,
+            old,
+        }
+    }
+
+    /// Makes the load of a value that is served meanwhile. No call waits for it, so it is part of no
+    /// other load.
+    pub(super) fn behind(
+        request: StoreRequest,
+        leader: Leader,
+        (miss, old): (Miss, Replaced<V>),
+        rounds: Rounds,
+    ) -> Self {
+        let running = LoadChain::root(&request.state.flights, &request.place.value);
+        Self {
+            running,
+            ..Self::new(request, leader, (Ok(miss), Some(old)), rounds)
         }
     }
 
@@ -135,13 +174,23 @@ impl Load {
         Err(Rounds::out_of_time())
     }
 
-    /// Runs the loader until `until` at the latest.
-    pub(super) async fn finished<V, L>(&self, loader: L, until: tokio::time::Instant) -> Result<V>
+    /// Runs the loader until `until` at the latest. Returns its value, and what it has said of it.
+    pub(super) async fn finished(
+        &self,
+        loader: RunLoader<V>,
+        until: tokio::time::Instant,
+    ) -> Result<(Arc<V>, Said)>
     where
-        L: Loader<Value = V, Error = Captured>,
+        V: Send + Sync + 'static,
     {
+        let old = self.old.as_ref().map(|old| old.value.clone());
+        let loading = Loading::new(self.lease.fence(), old.clone());
+        let said = loading.said();
         // So that calls of the cache within the loader know which load they are part of.
-        let load = self.running.clone().scope(async move { loader().await });
+        let load = self
+            .running
+            .clone()
+            .scope(async move { loader(loading).await });
         // A panic must end as an error, or the followers would learn nothing of the load.
         let load = AssertUnwindSafe(load).catch_unwind();
         let loaded = match tokio::time::timeout_at(until, load).await {
@@ -162,7 +211,14 @@ impl Load {
             Ok(_) => counts.loads.one_more(),
             Err(_) => counts.failed_loads.one_more(),
         }
-        loaded.map_err(|error| self.request.named(error))
+        let value = loaded.map_err(|error| self.request.named(error))?;
+        let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let value = match (said.storing, old) {
+            // What all callers get is what the entry holds.
+            (Storing::NotModified, Some(old)) => old,
+            _ => Arc::new(value),
+        };
+        Ok((value, said))
     }
 }
 

@@ -14,10 +14,13 @@ use super::Load;
 use super::asking::Granted;
 use super::flight::Outcome;
 use super::lease::LoadLease;
-use crate::error::loader::{Captured, Loader};
+use super::loading::RunLoader;
 use crate::error::{Error, Result};
 
-impl Load {
+impl<V> Load<V>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     /// The task of a flight, spawned by the call that opened it.
     ///
     /// It ends by itself. While it waits, it ends when no call waits for it any more. Once it
@@ -25,14 +28,11 @@ impl Load {
     /// the lease, it ends once the lease is given up, or may be taken over anyway. A panic of the
     /// loader is caught and becomes an error. If the task itself is torn down, the call that opened
     /// the flight gets an error, and the calls that joined ask again.
-    pub(in crate::cache) async fn run<V, L>(
+    pub(in crate::cache) async fn run(
         mut self,
-        loader: L,
+        loader: RunLoader<V>,
         creator: oneshot::Sender<Result<Arc<V>>>,
-    ) where
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
+    ) {
         let flight = self.leader.flight().clone();
         {
             let mut beats = pin!(flight.beats());
@@ -51,11 +51,7 @@ impl Load {
         self.lease
     }
 
-    async fn fly<V, L>(&mut self, loader: L, mut creator: oneshot::Sender<Result<Arc<V>>>)
-    where
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
+    async fn fly(&mut self, loader: RunLoader<V>, mut creator: oneshot::Sender<Result<Arc<V>>>) {
         let granted = match self.out.take() {
             // Whatever became of a script, no loader has begun: for the caller this is a read.
             None => self.lease(&mut creator).await.map_err(Error::of_a_read),
@@ -63,7 +59,7 @@ impl Load {
         };
         let bypasses = |error: &Error| self.request.cache.setup.outage.bypasses(error);
         let result = match granted {
-            Ok(Granted::Lead(generations)) => self.lead(loader, &generations).await.map(Some),
+            Ok(Granted::Lead(generations)) => self.lead(loader, generations).await.map(Some),
             Ok(Granted::Found(value)) => Ok(Some(value)),
             Ok(Granted::Alone) => self.alone(loader, &mut creator).await,
             Ok(Granted::Deserted) => Ok(None),

@@ -14,25 +14,21 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::flight::Outcome;
+use super::loading::RunLoader;
 use super::solo::Seat;
 use super::{Load, deserted};
-use crate::error::loader::{Captured, Loader};
 use crate::error::{Error, Result};
 
-impl Load {
+impl<V: Send + Sync + 'static> Load<V> {
     /// Loads without Redis, because of `error`, and shares the value with the calls that began
     /// before the load. The value is not stored, and other processes learn nothing of it. `None` if
     /// no call waits for the load any more before it has begun.
-    pub(super) async fn without<V, L>(
+    pub(super) async fn without(
         &self,
-        loader: L,
+        loader: RunLoader<V>,
         error: Error,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
-    ) -> Result<Option<Arc<V>>>
-    where
-        V: Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
+    ) -> Result<Option<Arc<V>>> {
         let bulkhead = &self.request.state.bulkhead;
         let until = Instant::now() + self.max_load();
         let _place = tokio::select! {
@@ -50,15 +46,11 @@ impl Load {
     /// its turn, but no longer than the caller can wait. The value is not stored, and calls that
     /// began before the load share it. `None` if no call waits for the load any more before it has
     /// begun.
-    pub(super) async fn alone<V, L>(
+    pub(super) async fn alone(
         &self,
-        loader: L,
+        loader: RunLoader<V>,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
-    ) -> Result<Option<Arc<V>>>
-    where
-        V: Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
+    ) -> Result<Option<Arc<V>>> {
         let (state, silence) = (&self.request.state, self.rounds.silence());
         // Closed first: the calls that have joined began before any load that begins from now on. A
         // load that runs already may have begun before they did.
@@ -124,15 +116,11 @@ impl Load {
     }
 
     /// Loads, and shares the value with the calls that began before this.
-    async fn begun<V, L>(&self, loader: L) -> Result<Arc<V>>
-    where
-        V: Send + Sync + 'static,
-        L: Loader<Value = V, Error = Captured>,
-    {
+    async fn begun(&self, loader: RunLoader<V>) -> Result<Arc<V>> {
         self.running.let_in();
         self.leader.begin_load();
         let until = Instant::now() + self.max_load();
-        let value = Arc::new(self.finished(loader, until).await?);
+        let (value, _) = self.finished(loader, until).await?;
         self.leader.close().settle(Outcome::Value {
             value: value.clone(),
             proved: false,

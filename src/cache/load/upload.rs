@@ -54,13 +54,13 @@ impl Upload {
         Ok(Some(Self { key }))
     }
 
-    /// Makes the call that turns `entry`, which this holds, into the value for `ttl`: under the
-    /// lease of this token and fence, or under none.
+    /// Makes the call that turns `entry`, which this holds, into the value: fresh for `ttl`, stale
+    /// for `window` ms more, under the lease of this token and fence, or under none.
     pub(in crate::cache) fn adopt(
         &self,
         place: &EntryKeys,
         entry: &[u8],
-        ttl: Ttl,
+        (ttl, window): (Ttl, u64),
         lease: Option<(&[u8; 16], i64)>,
     ) -> Call {
         let [value, load_lease] = place.keys();
@@ -74,7 +74,7 @@ impl Upload {
             None => call.arg("").arg(""),
         };
         // Over whatever is there.
-        call.arg("*")
+        call.arg("*").arg(window)
     }
 
     /// Makes the call that turns `entry`, which this holds, into the value, if the entry there
@@ -95,6 +95,7 @@ impl Upload {
             .arg("")
             .arg("")
             .arg(head)
+            .arg(0)
     }
 }
 

@@ -16,10 +16,11 @@ use std::slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join, join_all, try_join_all};
 use serde::de::DeserializeOwned;
 
-use super::judge::{Judged, Taken, Why, judge};
+use super::answers::{Answers, Undecided};
+use super::judge::{Left, Taken, Want, Why};
 use super::reading::{Gone, Miss, ReadFrom, Reading, snapshot};
 use super::wanted::{Asked, Ring, Wanted};
 use crate::cache::Cache;
@@ -27,10 +28,13 @@ use crate::client::Client;
 use crate::codec::{HEADER, Stack, Unreadable};
 use crate::error::Result;
 use crate::key::{Key, TagId};
-use crate::script::script;
-use crate::tags::{Generation, Snapshot, Tag};
+use crate::net::pipeline::replies::Values;
+use crate::script::{Retry, script};
+use crate::tags::{Snapshot, Tag};
 use crate::time::Deadline;
 use crate::topology::placement::ReadOther;
+use crate::wire::command::plain;
+use crate::wire::value::integer;
 
 script!(DISCARD = "discard.lua");
 
@@ -44,6 +48,26 @@ pub(in crate::cache) async fn read<T: Taken>(
 ) -> Result<Reading<T>> {
     let fetch = Fetch::new(cache, tags, from, deadline)?;
     // In place of a list: nearly every read is of one entry.
+    let mut reading = None;
+    let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
+    fetch.look(keys, place).await?;
+    fetch.look_elsewhere(keys, place).await?;
+    Ok(only(reading))
+}
+
+/// Reads one entry for a load: also one that is to be loaded anew, as `want` says.
+pub(in crate::cache) async fn read_old<T: Taken>(
+    cache: &Cache,
+    key: &Key,
+    tags: &[Tag],
+    (from, want): (ReadFrom, Want),
+    deadline: Deadline,
+) -> Result<Reading<T>> {
+    let mut fetch = Fetch::new(cache, tags, from, deadline)?;
+    fetch.want = want;
+    if matches!(want, Want::Old { early } if early > 0.0) {
+        fetch.time = Time::Asked;
+    }
     let mut reading = None;
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
     fetch.look(keys, place).await?;
@@ -108,20 +132,15 @@ struct Fetch<'f> {
     deadline: Deadline,
     ring: Ring,
     from: ReadFrom,
+    want: Want,
+    time: Time,
 }
 
-/// The entries that are no hit so far, by their positions.
-#[derive(Default)]
-struct Undecided {
-    missed: Vec<(usize, Why)>,
-    /// With the tags whose generations decide.
-    needing: Vec<(usize, Vec<TagId>)>,
-}
-
-impl Undecided {
-    fn is_empty(&self) -> bool {
-        self.missed.is_empty() && self.needing.is_empty()
-    }
+/// Whether a read also asks how long its entries still live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Time {
+    NotAsked,
+    Asked,
 }
 
 impl<'f> Fetch<'f> {
@@ -139,6 +158,8 @@ impl<'f> Fetch<'f> {
             deadline,
             ring: Ring::Own,
             from,
+            want: Want::Fresh,
+            time: Time::NotAsked,
         })
     }
 
@@ -152,14 +173,66 @@ impl<'f> Fetch<'f> {
         if self.from == ReadFrom::PreferReplica {
             return Box::pin(self.look_at_replica(keys, readings)).await;
         }
+        if self.time == Time::Asked || self.cache.setup.counts.met_a_window() {
+            return Box::pin(self.look_with_time(keys, readings)).await;
+        }
         let wanted = Wanted::new(&self.cache.client, self.tags, keys, self.ring);
         // Entries and tags in one read, so that a hit costs one trip.
         let found = self.cache.client.read(&wanted.keys, self.deadline).await?;
-        let open = self.judged(&wanted, &found, readings);
+        let answers = self.answers(wanted, found, Vec::new());
+        let open = answers.judged(readings);
         if open.is_empty() {
             return Ok(());
         }
-        Box::pin(self.settle(open, &wanted, &found, readings)).await
+        Box::pin(self.settle(open, keys, &answers, readings)).await
+    }
+
+    /// As [`look`](Self::look), and asks how long the entries still live.
+    async fn look_with_time<T: Taken>(
+        &self,
+        keys: &[Key],
+        readings: &mut [Option<Reading<T>>],
+    ) -> Result<()> {
+        let client = &self.cache.client;
+        let wanted = Wanted::new(client, self.tags, keys, self.ring);
+        let lives = wanted.keys[..keys.len()].iter().map(|key| self.left(key));
+        // At the same time. If an entry is replaced between the two, it is served at the most as if
+        // it had been read a moment earlier.
+        let (left, found) = join(
+            try_join_all(lives),
+            client.read(&wanted.keys, self.deadline),
+        )
+        .await;
+        let answers = self.answers(wanted, found?, left?);
+        let open = answers.judged(readings);
+        if open.is_empty() {
+            return Ok(());
+        }
+        Box::pin(self.settle(open, keys, &answers, readings)).await
+    }
+
+    /// Returns how long `key` still lives.
+    async fn left(&self, key: &Key) -> Result<Left> {
+        let command = plain("PTTL", key);
+        let reply = self
+            .cache
+            .client
+            .command(command, key, Retry::Reads, self.deadline)
+            .await?;
+        // Negative: there is no key, or it has no end.
+        let left = integer(reply)?.and_then(|left| u64::try_from(left).ok());
+        Ok(left.map_or(Left::Long, Left::Millis))
+    }
+
+    fn answers(&self, wanted: Wanted, found: Values, left: Vec<Left>) -> Answers<'f> {
+        Answers {
+            wanted,
+            tags: self.tags,
+            found,
+            left,
+            want: self.want,
+            max_decoded: self.stack.max_decoded,
+        }
     }
 
     /// As [`look`](Self::look), with what a replica has. What no replica has is read from the
@@ -179,10 +252,13 @@ impl<'f> Fetch<'f> {
         let Some(found) = found.await else {
             return Box::pin(primary.look(keys, readings)).await;
         };
-        let open = self.judged(&wanted, &found, readings);
-        let missed = self.judged_again(open, &wanted, &found, readings).await?;
-        // Also what is invalid there: the replica may only be behind.
-        let missing: Vec<usize> = missed.into_iter().map(|(at, _)| at).collect();
+        let answers = self.answers(wanted, found, Vec::new());
+        let mut open = answers.judged(readings);
+        self.judge_again(&mut open, &answers, readings).await?;
+        // Also what is invalid there: the replica may only be behind. What has a stale window is
+        // judged by the clock of the primary, which has given it its deadlines.
+        let mut missing: Vec<usize> = open.missed.into_iter().map(|(at, _)| at).collect();
+        missing.extend(open.untimed);
         if missing.is_empty() {
             return Ok(());
         }
@@ -243,81 +319,64 @@ impl<'f> Fetch<'f> {
     /// Fills in the readings of the entries that are no hit so far.
     async fn settle<T: Taken>(
         &self,
-        open: Undecided,
-        wanted: &Wanted,
-        found: &[Option<Bytes>],
+        mut open: Undecided,
+        keys: &[Key],
+        answers: &Answers<'_>,
         readings: &mut [Option<Reading<T>>],
     ) -> Result<()> {
-        let missed = self.judged_again(open, wanted, found, readings).await?;
+        self.judge_again(&mut open, answers, readings).await?;
         let mut discards = Vec::new();
-        for (at, why) in missed {
-            let (gone, entry) = (Gone::of(&why), found[at].as_deref().unwrap_or_default());
-            discards.extend(self.missed(&wanted.keys[at], entry, why));
-            let whole = Generation::of(wanted.whole(at, found));
-            let declared = snapshot(wanted.declared(found));
-            readings[at] = Some(Reading::Miss(Miss::of(gone, entry, whole, declared)));
+        for (at, why) in open.missed {
+            let gone = Gone::of(&why);
+            discards.extend(self.missed(&answers.wanted.keys[at], answers.entry(at), why));
+            readings[at] = Some(Reading::Miss(answers.miss(at, gone)));
+        }
+        for at in open.old {
+            if let Some(Reading::Old(_, miss)) = &mut readings[at] {
+                *miss = answers.miss(at, Gone::Dead);
+            }
         }
         // Together: one after the other they could use up the time that other entries need.
         join_all(discards).await;
+        if open.untimed.is_empty() {
+            return Ok(());
+        }
+        // From now on, reads of this cache ask for the time at once.
+        self.cache.setup.counts.meet_a_window();
+        let timed = Self {
+            time: Time::Asked,
+            ..*self
+        };
+        let rest = Box::pin(timed.look_for_some(keys, &open.untimed)).await?;
+        for (at, reading) in open.untimed.into_iter().zip(rest) {
+            readings[at] = reading;
+        }
         Ok(())
     }
 
-    /// Judges what was found, and fills in the hits. Returns the other entries.
-    fn judged<T: Taken>(
+    /// Reads the generations that entries still need, and judges these entries again.
+    async fn judge_again<T: Taken>(
         &self,
-        wanted: &Wanted,
-        found: &[Option<Bytes>],
+        open: &mut Undecided,
+        answers: &Answers<'_>,
         readings: &mut [Option<Reading<T>>],
-    ) -> Undecided {
-        let mut open = Undecided::default();
-        for (at, reading) in readings.iter_mut().enumerate() {
-            match self.judge(at, wanted, found, &[]) {
-                Judged::Hit(value) => *reading = Some(Reading::Hit(value)),
-                Judged::Miss(why) => open.missed.push((at, why)),
-                Judged::Needs(tags) => open.needing.push((at, tags)),
-            }
+    ) -> Result<()> {
+        if open.needing.is_empty() {
+            return Ok(());
         }
-        open
-    }
-
-    /// Reads the generations that entries still need, and judges these entries again: only once,
-    /// since an entry names all its tags. Fills in the hits, and returns the misses.
-    async fn judged_again<T: Taken>(
-        &self,
-        open: Undecided,
-        wanted: &Wanted,
-        found: &[Option<Bytes>],
-        readings: &mut [Option<Reading<T>>],
-    ) -> Result<Vec<(usize, Why)>> {
-        let Undecided {
-            mut missed,
-            needing,
-        } = open;
-        if needing.is_empty() {
-            return Ok(missed);
-        }
-        let tags = needing.iter().flat_map(|(_, tags)| tags);
+        let tags = open.needing.iter().flat_map(|(_, tags)| tags);
         let mut tags: Vec<TagId> = tags.copied().collect();
         // Entries often share their tags. Each is read once.
         tags.sort_unstable();
         tags.dedup();
         // Read after the entries, so these generations may judge them.
         let others = self.present(&tags).await?;
-        for (at, _) in needing {
-            match self.judge(at, wanted, found, &others) {
-                Judged::Hit(value) => readings[at] = Some(Reading::Hit(value)),
-                Judged::Miss(why) => missed.push((at, why)),
-                Judged::Needs(_) => {
-                    debug_assert!(false, "all that an entry needs was read");
-                    missed.push((at, Why::Invalidated));
-                }
-            }
-        }
-        Ok(missed)
+        answers.judged_again(open, &others, readings);
+        Ok(())
     }
 
-    /// Returns the present generations of tags that were not read together with the entries.
-    async fn present(&self, tags: &[TagId]) -> Result<Vec<(TagId, Option<Generation>)>> {
+    /// Returns what tags hold at present that were not read together with the entries.
+    async fn present(&self, tags: &[TagId]) -> Result<Vec<(TagId, Option<Bytes>)>> {
         let client = &self.cache.client;
         let mut present = Vec::with_capacity(tags.len());
         // One entry may carry 255 tags, so many entries need many. Each part is read after the
@@ -328,37 +387,9 @@ impl<'f> Fetch<'f> {
                 .map(|tag| self.ring.place(&client.namespace().tag(*tag)));
             let keys: Vec<Key> = spelt.collect();
             let found = client.read(&keys, self.deadline).await?;
-            let generations = found.iter().map(|it| Generation::of(it.as_ref()));
-            present.extend(part.iter().copied().zip(generations));
+            present.extend(part.iter().copied().zip(found));
         }
         Ok(present)
-    }
-
-    fn judge<T: Taken>(
-        &self,
-        at: usize,
-        wanted: &Wanted,
-        found: &[Option<Bytes>],
-        others: &[(TagId, Option<Generation>)],
-    ) -> Judged<T> {
-        let Asked { whole, declared } = self.tags;
-        let known = |tag: TagId| {
-            if tag == whole.id {
-                return Some(Generation::of(wanted.whole(at, found)));
-            }
-            if let Some(place) = declared.iter().position(|it| it.id == tag) {
-                return Some(Generation::of(wanted.declared(found)[place].as_ref()));
-            }
-            // They are in order, since each was asked for once.
-            let other = others.binary_search_by_key(&tag, |(id, _)| *id).ok()?;
-            Some(others[other].1)
-        };
-        judge(
-            found[at].as_deref(),
-            whole.id,
-            known,
-            self.stack.max_decoded,
-        )
     }
 
     /// Reports an entry that is no hit. Returns what removes it, if it is damaged.
@@ -366,7 +397,7 @@ impl<'f> Fetch<'f> {
         let client = &self.cache.client;
         let shown = || key.shown(client.hide_keys());
         match why {
-            Why::Absent => {}
+            Why::Absent | Why::Expired => {}
             Why::Invalidated => {
                 tracing::debug!(target: "hedgerow::cache", redis_key = &*shown(), "invalidated");
             }
@@ -408,12 +439,14 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         deadline,
         ring: Ring::Own,
         from: ReadFrom::Primary,
+        want: Want::Fresh,
+        time: Time::NotAsked,
     };
-    let wanted = Wanted::answered();
+    let answers = fetch.answers(Wanted::answered(), found, Vec::new());
     let mut reading: Option<Reading<Arc<V>>> = None;
     let place = slice::from_mut(&mut reading);
-    let open = fetch.judged(&wanted, &found, place);
-    fetch.judged_again(open, &wanted, &found, place).await?;
+    let mut open = answers.judged(place);
+    fetch.judge_again(&mut open, &answers, place).await?;
     Ok(match reading {
         Some(Reading::Hit(value)) => Arc::into_inner(value),
         _ => None,

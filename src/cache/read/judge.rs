@@ -1,16 +1,21 @@
 //! Judging: whether an entry is a hit, decided from its bytes and the generations that are known.
 //!
-//! Invariant: an entry is a hit only if each generation stamped on it equals the present one. This
-//! is a pure function: it reads nothing. If it needs more generations, it names their tags. `fetch`
-//! calls it.
+//! Invariant: an entry is a hit only if each generation stamped on it equals the present one, and it
+//! is fresh. It is old, and never a hit, if it has a stale window and either its time is over or a
+//! tag of it was invalidated softly. This is a pure function: it reads nothing. If it needs more
+//! generations, it names their tags. `fetch` calls it.
+//!
+//! The time is the server's. A key lives until its entry may no longer be served stale. So how long
+//! it still lives (`PTTL`) says what time it is, and no clock of a client is used.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::codec::{self, Envelope, Unreadable};
+use crate::codec::{self, Envelope, Stamp, Unreadable};
 use crate::key::TagId;
-use crate::tags::Generation;
+use crate::tags::{Generation, TagValue};
 
 /// What a read takes from a valid entry.
 pub(in crate::cache) trait Taken: Sized {
@@ -28,9 +33,30 @@ impl<V: DeserializeOwned> Taken for Arc<V> {
 #[derive(Debug)]
 pub(in crate::cache) enum Judged<T> {
     Hit(T),
+    /// Only if the read wants it: an entry that is to be loaded anew.
+    Old(Old<T>),
     Miss(Why),
     /// The entry is valid if these tags have the generations stamped on it.
     Needs(Vec<TagId>),
+    /// How long the key still lives decides.
+    NeedsTime,
+}
+
+/// An entry that is to be loaded anew, and may be served until then.
+#[derive(Debug, Clone)]
+pub(in crate::cache) struct Old<T> {
+    pub(in crate::cache) taken: T,
+    pub(in crate::cache) stamps: Vec<Stamp>,
+    pub(in crate::cache) age: Age,
+}
+
+/// Why an old entry is to be loaded anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Age {
+    /// It is valid and fresh, and its early refresh is due.
+    Due,
+    /// It has been stale for so long.
+    Stale(Duration),
 }
 
 /// Why an entry is no hit.
@@ -38,18 +64,47 @@ pub(in crate::cache) enum Judged<T> {
 pub(in crate::cache) enum Why {
     Absent,
     Invalidated,
+    /// It is stale, and the read wants no stale entries.
+    Expired,
     Unreadable(Unreadable),
 }
 
-/// Judges `entry`. `known` returns the present generation of a tag, or `None` if that was not read.
-///
-/// An entry that does not carry the tag `whole` of its cache could not be cleared, so it is never a
-/// hit.
-pub(in crate::cache) fn judge<T: Taken>(
+/// Which entries a read wants, beside hits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::cache) enum Want {
+    Fresh,
+    /// Also those that are stale, and those whose early refresh is due. `early` is the number by
+    /// which the duration of the load is multiplied; zero for no early refresh.
+    Old {
+        early: f64,
+    },
+}
+
+/// How long a key still lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Left {
+    /// It was not asked for.
+    Unread,
+    /// It has no end, or was stored after the question.
+    Long,
+    Millis(u64),
+}
+
+/// By what an entry is judged, beside the generations of its tags.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cache) struct Rules {
+    /// An entry that does not carry this tag of its cache could not be cleared, so it is no hit.
+    pub(in crate::cache) whole: TagId,
+    pub(in crate::cache) max_decoded: usize,
+    pub(in crate::cache) want: Want,
+    pub(in crate::cache) left: Left,
+}
+
+/// Judges `entry`. `known` returns what a tag holds at present, or `None` if that was not read.
+pub(in crate::cache) fn judge<'v, T: Taken>(
     entry: Option<&[u8]>,
-    whole: TagId,
-    known: impl Fn(TagId) -> Option<Option<Generation>>,
-    max_decoded: usize,
+    rules: Rules,
+    known: impl Fn(TagId) -> Option<Option<TagValue<'v>>>,
 ) -> Judged<T> {
     let Some(entry) = entry else {
         return Judged::Miss(Why::Absent);
@@ -59,37 +114,88 @@ pub(in crate::cache) fn judge<T: Taken>(
         Err(error) => return Judged::Miss(Why::Unreadable(error)),
     };
     let mut unknown = Vec::new();
-    let mut clearable = false;
+    let (mut clearable, mut replaced) = (false, None);
     for stamp in envelope.stamps() {
-        let tag = TagId(stamp.tag);
-        match known(tag) {
-            None => unknown.push(tag),
+        let (tag, stamped) = (TagId(stamp.tag), Generation::from_stamp(stamp.generation));
+        let Some(present) = known(tag) else {
+            unknown.push(tag);
+            continue;
+        };
+        clearable |= tag == rules.whole;
+        if present.is_some_and(|present| present.generation() == stamped) {
+            continue;
+        }
+        match present.and_then(|present| present.replaced_softly(stamped)) {
+            Some(at) => replaced = Some(replaced.map_or(at, |first: u64| first.min(at))),
             // One stamp that differs decides, whatever the others are: no further read is needed.
-            Some(present) if present != Some(Generation::from_stamp(stamp.generation)) => {
-                return Judged::Miss(Why::Invalidated);
-            }
-            Some(_) => clearable |= tag == whole,
+            None => return Judged::Miss(Why::Invalidated),
         }
     }
-    if !clearable {
+    let has_window = envelope.stale_until > envelope.fresh_until;
+    if replaced.is_some() && !has_window {
         return Judged::Miss(Why::Invalidated);
     }
     if !unknown.is_empty() {
         return Judged::Needs(unknown);
     }
-    // Decoded last: an entry that is not valid need not be decoded.
-    match T::of(entry, &envelope, max_decoded) {
-        Ok(taken) => Judged::Hit(taken),
-        Err(error) => Judged::Miss(Why::Unreadable(error)),
+    if !clearable {
+        return Judged::Miss(Why::Invalidated);
     }
+    if replaced.is_some() && rules.want == Want::Fresh {
+        return Judged::Miss(Why::Expired);
+    }
+    if has_window && rules.left == Left::Unread {
+        return Judged::NeedsTime;
+    }
+    let age = age(&envelope, replaced, rules);
+    if matches!(age, Some(Age::Stale(_))) && rules.want == Want::Fresh {
+        return Judged::Miss(Why::Expired);
+    }
+    // Decoded last: an entry that is not valid need not be decoded.
+    let taken = match T::of(entry, &envelope, rules.max_decoded) {
+        Ok(taken) => taken,
+        Err(error) => return Judged::Miss(Why::Unreadable(error)),
+    };
+    match age {
+        None => Judged::Hit(taken),
+        Some(age) => Judged::Old(Old {
+            taken,
+            stamps: envelope.stamps().collect(),
+            age,
+        }),
+    }
+}
+
+/// Returns why the entry is to be loaded anew, if it is. A tag of it was `replaced` softly at that
+/// moment.
+fn age(envelope: &Envelope<'_>, replaced: Option<u64>, rules: Rules) -> Option<Age> {
+    let left = match rules.left {
+        Left::Millis(left) => left,
+        // It was stored a moment ago, or for so long that its time does not matter.
+        Left::Unread | Left::Long => {
+            return replaced.map(|_| Age::Stale(Duration::ZERO));
+        }
+    };
+    let now = envelope.stale_until.saturating_sub(left);
+    let fresh_until = replaced.map_or(envelope.fresh_until, |at| at.min(envelope.fresh_until));
+    if now >= fresh_until {
+        return Some(Age::Stale(Duration::from_millis(now - fresh_until)));
+    }
+    let Want::Old { early } = rules.want else {
+        return None;
+    };
+    // XFetch: Vattani, Chierichetti, Lowenstein, "Optimal probabilistic cache stampede prevention",
+    // PVLDB 8(8), 2015, with its beta = 1.
+    let due = envelope.cost.as_secs_f64() * early * 1000.0 >= (fresh_until - now) as f64;
+    due.then_some(Age::Due)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use bytes::Bytes;
 
     use super::*;
-    use crate::codec::{Stack, Stamp};
+    use crate::codec::{DEADLINES, Stack};
 
     const WHOLE: TagId = TagId(1);
     const ONE: TagId = TagId(2);
@@ -105,12 +211,27 @@ mod tests {
         entry.expect("it can be written")
     }
 
+    const RULES: Rules = Rules {
+        whole: WHOLE,
+        max_decoded: 1 << 20,
+        want: Want::Fresh,
+        left: Left::Unread,
+    };
+
     fn judged(entry: &[u8], known: &[(TagId, Option<u64>)]) -> Judged<Arc<u8>> {
-        let known = |tag: TagId| {
-            let mut known = known.iter().filter(|(id, _)| *id == tag);
-            known.next().map(|(_, it)| it.map(Generation::from_stamp))
-        };
-        judge(Some(entry), WHOLE, known, 1 << 20)
+        judged_by(entry, RULES, known)
+    }
+
+    fn judged_by(entry: &[u8], rules: Rules, known: &[(TagId, Option<u64>)]) -> Judged<Arc<u8>> {
+        let values = known.iter().map(|(tag, generation)| {
+            let value = generation.map(|it| Bytes::copy_from_slice(&it.to_be_bytes()));
+            (*tag, value)
+        });
+        let values: Vec<(TagId, Option<Bytes>)> = values.collect();
+        judge(Some(entry), rules, |tag| {
+            let mut known = values.iter().filter(|(id, _)| *id == tag);
+            known.next().map(|(_, value)| TagValue::of(value.as_ref()))
+        })
     }
 
     #[test]
@@ -131,12 +252,12 @@ mod tests {
     #[test]
     fn what_is_not_known_is_asked_for_unless_the_rest_decides() {
         let three = entry(&[(WHOLE, 10), (ONE, 20), (OTHER, 30)]);
-        let judged_by = |known: &[(TagId, Option<u64>)]| judged(&three, known);
-        let needs = judged_by(&[(WHOLE, Some(10))]);
+        let judged = |known: &[(TagId, Option<u64>)]| judged(&three, known);
+        let needs = judged(&[(WHOLE, Some(10))]);
         assert!(matches!(needs, Judged::Needs(tags) if tags == [ONE, OTHER]));
-        let needs = judged_by(&[(WHOLE, Some(10)), (OTHER, Some(30))]);
+        let needs = judged(&[(WHOLE, Some(10)), (OTHER, Some(30))]);
         assert!(matches!(needs, Judged::Needs(tags) if tags == [ONE]));
-        let over = judged_by(&[(WHOLE, Some(10)), (OTHER, Some(31))]);
+        let over = judged(&[(WHOLE, Some(10)), (OTHER, Some(31))]);
         assert!(matches!(over, Judged::Miss(Why::Invalidated)));
     }
 
@@ -149,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_miss_that_says_why() {
-        let nothing: Judged<Arc<u8>> = judge(None, WHOLE, |_| None, 1 << 20);
+        let nothing: Judged<Arc<u8>> = judge(None, RULES, |_| None);
         assert!(matches!(nothing, Judged::Miss(Why::Absent)));
         let mut damaged = entry(&[(WHOLE, 10)]);
         let last = damaged.len() - 1;
@@ -160,15 +281,110 @@ mod tests {
             why,
             Judged::Miss(Why::Unreadable(Unreadable::Damaged(_)))
         ));
+        let whole = Bytes::copy_from_slice(&10_u64.to_be_bytes());
         let text: Judged<Arc<String>> = judge(
             Some(&entry(&[(WHOLE, 10)])),
-            WHOLE,
-            |_| Some(Some(Generation::from_stamp(10))),
-            9,
+            Rules {
+                max_decoded: 9,
+                ..RULES
+            },
+            |_| Some(TagValue::of(Some(&whole))),
         );
         assert!(matches!(
             text,
             Judged::Miss(Why::Unreadable(Unreadable::Foreign(_)))
         ));
+    }
+
+    /// An entry that is fresh until 1,000 and may be served stale until 1,500.
+    fn with_window() -> Vec<u8> {
+        let mut entry = entry(&[(WHOLE, 10), (ONE, 20)]);
+        let ends = [1000_u64.to_be_bytes(), 1500_u64.to_be_bytes()];
+        let ends: Vec<u8> = ends.iter().flat_map(|end| &end[2..]).copied().collect();
+        entry[DEADLINES].copy_from_slice(&ends);
+        entry
+    }
+
+    fn at(now: u64, want: Want) -> Rules {
+        let left = Left::Millis(1500 - now);
+        Rules {
+            want,
+            left,
+            ..RULES
+        }
+    }
+
+    const OLD: Want = Want::Old { early: 0.0 };
+
+    #[test]
+    fn an_entry_with_a_stale_window_is_judged_by_the_time_of_the_server() {
+        let (entry, known) = (with_window(), [(WHOLE, Some(10)), (ONE, Some(20))]);
+        let judged = |rules| judged_by(&entry, rules, &known);
+        assert!(matches!(judged(RULES), Judged::NeedsTime));
+        assert!(matches!(judged(at(999, Want::Fresh)), Judged::Hit(_)));
+        assert!(matches!(judged(at(999, OLD)), Judged::Hit(_)));
+        let expired = judged(at(1000, Want::Fresh));
+        assert!(matches!(expired, Judged::Miss(Why::Expired)));
+        let Judged::Old(old) = judged(at(1300, OLD)) else {
+            panic!("it is stale");
+        };
+        assert_eq!(old.age, Age::Stale(Duration::from_millis(300)));
+        assert_eq!(old.stamps.len(), 2);
+    }
+
+    #[test]
+    fn an_entry_is_stale_since_a_tag_of_it_was_replaced_softly() {
+        let entry = with_window();
+        let mut value = 21_u64.to_be_bytes().to_vec();
+        value.extend([1, 0, 0, 0, 0, 3, 132]);
+        value.extend(20_u64.to_be_bytes());
+        value.extend(&900_u64.to_be_bytes()[2..]);
+        let (one, whole) = (
+            Bytes::from(value),
+            Bytes::copy_from_slice(&10_u64.to_be_bytes()),
+        );
+        let judged = |rules| {
+            judge::<Arc<u8>>(Some(&entry), rules, |tag| {
+                let value = if tag == ONE { &one } else { &whole };
+                Some(TagValue::of(Some(value)))
+            })
+        };
+        let expired = judged(at(950, Want::Fresh));
+        assert!(matches!(expired, Judged::Miss(Why::Expired)));
+        let Judged::Old(old) = judged(at(950, OLD)) else {
+            panic!("it may be served");
+        };
+        assert_eq!(old.age, Age::Stale(Duration::from_millis(50)));
+        let mut without = entry.clone();
+        without.copy_within(8..14, 14);
+        let judged: Judged<Arc<u8>> = judge(Some(&without), at(950, OLD), |tag| {
+            let value = if tag == ONE { &one } else { &whole };
+            Some(TagValue::of(Some(value)))
+        });
+        assert!(
+            matches!(judged, Judged::Miss(Why::Invalidated)),
+            "it has no window"
+        );
+    }
+
+    #[test]
+    fn an_early_refresh_is_due_when_the_load_may_take_longer_than_is_left() {
+        let stamps = [(WHOLE, 10)].map(|(tag, generation)| Stamp {
+            tag: tag.0,
+            generation,
+        });
+        let cost = Duration::from_millis(100);
+        let entry = Stack::default().encode(&7_u8, &stamps, cost);
+        let mut entry = entry.expect("it can be written");
+        let end = 1500_u64.to_be_bytes();
+        entry[DEADLINES].copy_from_slice(&[&end[2..], &end[2..]].concat());
+        let judged =
+            |now, early| judged_by(&entry, at(now, Want::Old { early }), &[(WHOLE, Some(10))]);
+        assert!(matches!(judged(1299, 2.0), Judged::Hit(_)));
+        assert!(matches!(
+            judged(1300, 2.0),
+            Judged::Old(Old { age: Age::Due, .. })
+        ));
+        assert!(matches!(judged(1499, 0.0), Judged::Hit(_)));
     }
 }

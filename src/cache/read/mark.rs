@@ -5,6 +5,7 @@
 //! deadlines. The verbs that change entries read marks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -18,12 +19,22 @@ pub(in crate::cache) struct Mark {
     pub(in crate::cache) head: [u8; HEADER],
     /// Its tags, with their generations.
     pub(in crate::cache) stamps: Vec<Stamp>,
+    window: Duration,
+}
+
+impl Mark {
+    /// How long the entry may be served stale once it is no longer fresh.
+    pub(in crate::cache) fn window(&self) -> Duration {
+        self.window
+    }
 }
 
 impl Taken for Mark {
     fn of(entry: &[u8], envelope: &Envelope<'_>, _: usize) -> Result<Self, Unreadable> {
         let head = entry.first_chunk().copied();
+        let window = envelope.stale_until.saturating_sub(envelope.fresh_until);
         Ok(Self {
+            window: Duration::from_millis(window),
             head: head.unwrap_or([0; HEADER]),
             stamps: envelope.stamps().collect(),
         })

@@ -3,8 +3,9 @@
 //! Invariant: an entry is a hit only if all its generations are the present ones, read with the
 //! entry or after it. The verbs and the loads of the cache read through here.
 
+mod answers;
 pub(super) mod fetch;
-mod judge;
+pub(super) mod judge;
 pub(super) mod mark;
 pub(super) mod reading;
 pub(super) mod shared;

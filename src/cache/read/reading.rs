@@ -5,15 +5,17 @@
 
 use bytes::Bytes;
 
-use super::judge::Why;
+use super::judge::{Age, Old, Why};
 use crate::codec::{HEADER, Unreadable};
-use crate::tags::{Generation, Snapshot};
+use crate::tags::{Snapshot, TagState, TagValue};
 
 /// What a read came to.
 #[derive(Debug)]
 pub(in crate::cache) enum Reading<T> {
     /// What was taken from a valid entry.
     Hit(T),
+    /// An entry that is to be loaded anew, for a read that wants such, and what the load must know.
+    Old(Old<T>, Miss),
     Miss(Miss),
 }
 
@@ -23,7 +25,7 @@ pub(in crate::cache) struct Miss {
     pub(in crate::cache) gone: Gone,
     /// The first bytes of the entry that was judged invalid. Empty if there was no entry.
     pub(in crate::cache) seen: Bytes,
-    /// The present generations of the tags that were asked for.
+    /// The present states of the tags that were asked for.
     pub(in crate::cache) snapshot: Snapshot,
 }
 
@@ -48,7 +50,8 @@ impl<T> Reading<T> {
     pub(in crate::cache) fn hit(self) -> Option<T> {
         match self {
             Self::Hit(taken) => Some(taken),
-            Self::Miss(_) => None,
+            Self::Old(old, _) if old.age == Age::Due => Some(old.taken),
+            Self::Old(..) | Self::Miss(_) => None,
         }
     }
 }
@@ -58,7 +61,7 @@ impl<T> Reading<T> {
 pub(in crate::cache) enum Gone {
     #[default]
     Nothing,
-    /// An entry that nobody can use: it was invalidated, or is damaged.
+    /// An entry that nobody can use: it was invalidated, is no longer fresh, or is damaged.
     Dead,
     /// An entry that another build, or another type, may be able to read.
     Foreign,
@@ -68,18 +71,18 @@ impl Gone {
     pub(super) fn of(why: &Why) -> Self {
         match why {
             Why::Absent => Self::Nothing,
-            Why::Invalidated | Why::Unreadable(Unreadable::Damaged(_)) => Self::Dead,
+            Why::Invalidated | Why::Expired | Why::Unreadable(Unreadable::Damaged(_)) => Self::Dead,
             Why::Unreadable(Unreadable::Foreign(_)) => Self::Foreign,
         }
     }
 }
 
 impl Miss {
-    /// Makes a miss from the generation of the whole cache's tag and those of the declared tags.
+    /// Makes a miss from the state of the whole cache's tag and those of the declared tags.
     pub(in crate::cache) fn of(
         gone: Gone,
         entry: &[u8],
-        whole: Option<Generation>,
+        whole: Option<TagState>,
         mut declared: Snapshot,
     ) -> Self {
         // In the order of a store request: the tag of the whole cache comes first.
@@ -95,6 +98,6 @@ impl Miss {
 pub(in crate::cache) fn snapshot(present: &[Option<Bytes>]) -> Snapshot {
     present
         .iter()
-        .map(|value| Generation::of(value.as_ref()))
+        .map(|value| TagValue::of(value.as_ref()).map(TagValue::state))
         .collect()
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::judge::Old;
 use super::reading::{Miss, ReadFrom, Reading};
 use crate::error::{ErrorKind, Result};
 use crate::key::{Key, TagId};
@@ -49,6 +50,8 @@ struct UnderWay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache) struct How {
     pub(in crate::cache) from: ReadFrom,
+    /// Whether stale entries are wanted, too.
+    pub(in crate::cache) old: bool,
     pub(in crate::cache) max_decoded: usize,
     pub(in crate::cache) on_outage: OnOutage,
 }
@@ -67,6 +70,7 @@ pub(in crate::cache) struct Shared<V> {
 /// What a read has found, in a form that several calls can have.
 pub(in crate::cache) enum Found<V> {
     Hit(Arc<V>),
+    Old(Old<Arc<V>>, Miss),
     Miss(Miss),
 }
 
@@ -240,16 +244,27 @@ impl<V> Shared<V> {
     ) -> Option<Result<Reading<Arc<V>>>> {
         match &self.found {
             Ok(Found::Hit(value)) => Some(Ok(Reading::Hit(value.clone()))),
-            // A load is stamped with the generations of its own tags, so these must be the same.
+            Ok(Found::Old(old, miss)) => {
+                let reading = || Ok(Reading::Old(old.clone(), miss.clone()));
+                self.has_tags(tags).then(reading)
+            }
             Ok(Found::Miss(miss)) => {
-                let same = self.tags.iter().eq(tags.iter().map(|tag| &tag.id));
-                same.then(|| Ok(Reading::Miss(miss.clone())))
+                let reading = || Ok(Reading::Miss(miss.clone()));
+                self.has_tags(tags).then(reading)
             }
             // The call that read had less time, if only by the time that had passed of it.
             Err(error) if error.kind() == ErrorKind::Timeout => None,
             Err(_) if limit > self.limit + self.limit / 8 => None,
             Err(error) => Some(Err(error.clone())),
         }
+    }
+}
+
+impl<V> Shared<V> {
+    /// Whether the read was one for these tags. A load is stamped with the generations of its own
+    /// tags, so these must be the same.
+    fn has_tags(&self, tags: &[Tag]) -> bool {
+        self.tags.iter().eq(tags.iter().map(|tag| &tag.id))
     }
 }
 

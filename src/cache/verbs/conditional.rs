@@ -95,7 +95,7 @@ pub(super) async fn stored<V: Serialize + ?Sized>(
         let reading: Reading<Mark> = fetch::read_here(cache, &place.value, deadline).await?;
         let is_there = match &reading {
             Reading::Hit(_) => true,
-            Reading::Miss(miss) => miss.gone == Gone::Foreign,
+            Reading::Old(_, miss) | Reading::Miss(miss) => miss.gone == Gone::Foreign,
         };
         if is_there && condition == Condition::Absent
             || !is_there && condition == Condition::Present
@@ -108,7 +108,7 @@ pub(super) async fn stored<V: Serialize + ?Sized>(
                 (Bytes::copy_from_slice(&mark.head), left)
             }
             Reading::Hit(mark) => (Bytes::copy_from_slice(&mark.head), None),
-            Reading::Miss(miss) => (miss.seen, None),
+            Reading::Old(_, miss) | Reading::Miss(miss) => (miss.seen, None),
         };
         let generations = match early {
             Some(generations) => generations,

@@ -12,9 +12,10 @@ if foreign() then return {'WRONGTYPE'} end
 if not still(ARGV[1]) then return {'CHANGED'} end
 local ttl = ARGV[2] - (ARGV[3] == 'until' and server_ms() or 0)
 if ttl <= 0 then return {'PAST'} end
+local stale = window(KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
-if ARGV[3] ~= 'longer' or (left >= 0 and left < ttl) then
-  redis.call('SETRANGE', KEYS[1], 8, deadlines(ttl))
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl))
+if ARGV[3] ~= 'longer' or (left >= 0 and left - stale < ttl) then
+  redis.call('SETRANGE', KEYS[1], 8, deadlines(ttl, stale))
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl + stale))
 end
 return {'OK'}

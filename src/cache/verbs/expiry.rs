@@ -54,7 +54,7 @@ impl Cache {
             let reading = fetch::read::<Mark>(self, &value, &[], from, deadline).await;
             let is_there = reading.map(|reading| match reading {
                 Reading::Hit(_) => true,
-                Reading::Miss(miss) => miss.gone == Gone::Foreign,
+                Reading::Old(_, miss) | Reading::Miss(miss) => miss.gone == Gone::Foreign,
             });
             self.read_or(is_there.map_err(|error| error.about(&name)), false)
         })
@@ -72,8 +72,12 @@ impl Cache {
             let place = self.place(self.client.name(key))?;
             let deadline = patience.deadline();
             let left = match fetch::read_here::<Mark>(self, &place.value, deadline).await {
-                Ok(Reading::Hit(_)) => self.left(&place, deadline).await,
-                Ok(Reading::Miss(_)) => Ok(None),
+                Ok(Reading::Hit(mark)) => {
+                    let left = self.left(&place, deadline).await;
+                    // The entry stays for its stale window, in which no verb finds it.
+                    left.map(|left| left.map(|left| left.saturating_sub(mark.window())))
+                }
+                Ok(Reading::Old(..) | Reading::Miss(_)) => Ok(None),
                 Err(error) => Err(error),
             };
             self.read_or(left.map_err(|error| error.about(&place.name)), None)
@@ -160,10 +164,12 @@ impl Cache {
             let Some::<Mark>(mark) = reading.hit() else {
                 return Ok(false);
             };
+            // The entry keeps its stale window behind the new end.
+            let beside = mark.window() + SLACK;
             let (life, millis, how) = match end {
-                End::After(ttl) => (Life::For(ttl.duration() + SLACK), ttl.millis(), "for"),
-                End::NotBefore(ttl) => (Life::For(ttl.duration() + SLACK), ttl.millis(), "longer"),
-                End::At(at) => (Life::Until(at + SLACK.as_millis() as u64), at, "until"),
+                End::After(ttl) => (Life::For(ttl.duration() + beside), ttl.millis(), "for"),
+                End::NotBefore(ttl) => (Life::For(ttl.duration() + beside), ttl.millis(), "longer"),
+                End::At(at) => (Life::Until(at + beside.as_millis() as u64), at, "until"),
             };
             let outlived = self.outlive(place, &mark.stamps, life, deadline).await;
             outlived.map_err(Error::of_own_question)?;

@@ -4,13 +4,26 @@
 //! names of a cache are checked and made distinct here. Users call this.
 
 use std::collections::HashSet;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 use crate::cache::Cache;
-use crate::client::Request;
 use crate::codec::MOST_STAMPS;
 use crate::error::{Error, Result};
-use crate::tags::{self, SLACK, Tag};
-use crate::time::Deadline;
+use crate::tags::{self, Invalidation, Mode, SLACK, Tag};
+
+/// An invalidation, made by [`Cache::invalidate_tags`] or [`Cache::clear`]. Await it.
+#[derive(Debug)]
+#[must_use = "nothing is invalidated until it is awaited"]
+pub struct Invalidate {
+    cache: Cache,
+    /// If one is invalid, the error is returned when this is awaited.
+    tags: Result<Vec<Tag>>,
+    mode: Mode,
+    hold: Duration,
+}
 
 impl Cache {
     /// Invalidates every value that carries any of `tags`, in any cache of the namespace. This
@@ -23,15 +36,8 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Dropping the future leaves some of the tags invalidated. It is safe to call again.
-    pub fn invalidate_tags(
-        &self,
-        tags: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Request<'_, ()> {
-        let tags = self.tags(tags);
-        Request::new(self.setup.patience, move |patience| async move {
-            // An invalid tag is reported here, when the request is awaited, and nothing is sent.
-            self.invalidate(&tags?, patience.deadline()).await
-        })
+    pub fn invalidate_tags(&self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Invalidate {
+        Invalidate::of(self.clone(), self.tags(tags))
     }
 
     /// Invalidates every value of this cache, with one command, or one per shard, or 16 in a
@@ -43,16 +49,9 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the cache cleared, not cleared, or cleared in part.
-    pub fn clear(&self) -> Request<'_, ()> {
-        Request::new(self.setup.patience, move |patience| async move {
-            let whole = [self.names()?.whole.clone()];
-            self.invalidate(&whole, patience.deadline()).await
-        })
-    }
-
-    async fn invalidate(&self, tags: &[Tag], deadline: Deadline) -> Result<()> {
-        let keep = self.terms()?.max_load.duration() + SLACK;
-        tags::invalidate(&self.client, tags, keep, deadline).await
+    pub fn clear(&self) -> Invalidate {
+        let whole = self.names().map(|names| vec![names.whole.clone()]);
+        Invalidate::of(self.clone(), whole)
     }
 
     /// The tags called `names`, each once.
@@ -109,6 +108,73 @@ impl Cache {
         Ok(tags)
     }
 }
+
+impl Invalidate {
+    fn of(cache: Cache, tags: Result<Vec<Tag>>) -> Self {
+        Self {
+            cache,
+            tags,
+            mode: Mode::Hard,
+            hold: Duration::ZERO,
+        }
+    }
+
+    /// Lets values with a stale window still be served stale, by calls of
+    /// [`memoize`](Cache::memoize) that allow it: as if their TTL had ended now. Values without such
+    /// a window are gone.
+    ///
+    /// Without this, an invalidation is hard: what was loaded before it is never served again. A
+    /// hard invalidation also ends what earlier soft ones have left. A value that was invalidated
+    /// softly by more than eight invalidations of one tag since its load is gone, too.
+    pub fn soft(mut self) -> Self {
+        self.mode = Mode::Soft;
+        self
+    }
+
+    /// Keeps loads that begin within `time` from now from being stored, if their values carry one
+    /// of the tags: the callers get what was loaded, and the next call loads again. It is for
+    /// sources that are behind after a change, such as the replicas of a database. At most a day.
+    ///
+    /// It holds for the loads of [`memoize`](Cache::memoize) and its relatives, and not for
+    /// [`set`](Cache::set).
+    pub fn hold(mut self, time: Duration) -> Self {
+        self.hold = time;
+        self
+    }
+
+    /// Sets how long this call may take in all. By default, the cache [decides](Cache::deadline).
+    /// More than 100 years count as 100 years.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.cache = self.cache.deadline(deadline);
+        self
+    }
+
+    async fn run(self) -> Result<()> {
+        let cache = &self.cache;
+        if self.hold > LONGEST_HOLD {
+            return Err(Error::invalid("loads are held back for longer than a day"));
+        }
+        let how = Invalidation {
+            mode: self.mode,
+            hold: self.hold,
+            keep: cache.terms()?.max_load.duration() + SLACK,
+        };
+        // An invalid tag is reported here, and nothing is sent.
+        tags::invalidate(&cache.client, &self.tags?, how, cache.deadline_now()).await
+    }
+}
+
+impl IntoFuture for Invalidate {
+    type Output = Result<()>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// The longest that loads may be held back.
+const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Up to this many tags, a search looks at each of them.
 const FEW: usize = 16;

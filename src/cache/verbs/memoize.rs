@@ -1,51 +1,93 @@
-//! `memoize`: what the caller's own task does.
+//! `memoize` and `memoize_with`: a value is read, or loaded once and kept.
 //!
-//! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
-//! flight, which outlives its callers. A caller only waits, so dropping it harms no other call.
-//! Users call this.
+//! Invariant: nothing happens before a [`Memoize`] is awaited, and all that it was given is checked
+//! then, before anything is sent. Users call this; [`Call`] does it.
 
 use std::any::Any;
 use std::fmt;
 use std::future::IntoFuture;
-use std::pin::{Pin, pin};
+use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
-use tracing::Instrument as _;
 
+use super::call::{self, Call};
 use crate::cache::Cache;
-use crate::cache::load::Load;
-use crate::cache::load::flight;
-use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
-use crate::cache::load::rounds::Rounds;
-use crate::cache::outage::Outage;
-use crate::cache::read::fetch;
-use crate::cache::read::reading::{Miss, ReadFrom, Reading};
-use crate::cache::read::shared::{Found, How, Reader, Shared, Slow, Turn};
-use crate::cache::store_request::StoreRequest;
+use crate::cache::load::loading::{Loading, RunLoader};
+use crate::cache::load_options::{LoadOptions, load_settings};
+use crate::error::Result;
 use crate::error::loader::{Captured, Loader, LoaderError};
-use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::key::Key;
 use crate::name::Name;
-use crate::pulse::TICK;
 use crate::tags::Tag;
-use crate::time::{OnOutage, Patience, Ttl};
+use crate::time::OnOutage;
 
-/// A cached load, made by [`Cache::memoize`]. Await it to get the value.
+/// A cached load, made by [`Cache::memoize`] or [`Cache::memoize_with`]. Await it to get the value.
 #[must_use = "nothing is read or loaded until it is awaited"]
 pub struct Memoize<L> {
     cache: Cache,
     key: Name,
-    ttl: Duration,
+    options: LoadOptions,
     /// The declared tags. If one is invalid, the error is returned when this is awaited.
     tags: Result<Vec<Tag>>,
     loader: L,
     /// Keeps the loader's error, whose type is known where the call is made.
     captured: Capture,
+}
+
+/// A loader that is told nothing: that of [`Cache::memoize`].
+pub struct Plain<L>(L);
+
+/// A loader that gets a [`Loading`]: that of [`Cache::memoize_with`].
+pub struct Informed<L, V>(L, PhantomData<fn() -> V>);
+
+/// What can be awaited in a [`Memoize`]: [`Plain`] or [`Informed`].
+pub trait AnyLoader: Send + 'static {
+    /// The value that is loaded.
+    type Value: Send + Sync + 'static;
+    /// The type of its errors.
+    type Error: Send + Sync + 'static;
+
+    /// Runs the loader.
+    #[doc(hidden)]
+    fn load(self, loading: Loading<Self::Value>) -> BoxFuture<'static, Loaded<Self>>;
+}
+
+/// What a loader returns.
+type Loaded<L> = std::result::Result<<L as AnyLoader>::Value, <L as AnyLoader>::Error>;
+
+impl<L, Fut, V, E> AnyLoader for Plain<L>
+where
+    L: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = std::result::Result<V, E>> + Send + 'static,
+    V: Send + Sync + 'static,
+    E: Send + Sync + 'static,
+{
+    type Value = V;
+    type Error = E;
+
+    fn load(self, _: Loading<V>) -> BoxFuture<'static, Loaded<Self>> {
+        (self.0)().boxed()
+    }
+}
+
+impl<L, Fut, V, E> AnyLoader for Informed<L, V>
+where
+    L: FnOnce(Loading<V>) -> Fut + Send + 'static,
+    Fut: Future<Output = std::result::Result<V, E>> + Send + 'static,
+    V: Send + Sync + 'static,
+    E: Send + Sync + 'static,
+{
+    type Value = V;
+    type Error = E;
+
+    fn load(self, loading: Loading<V>) -> BoxFuture<'static, Loaded<Self>> {
+        (self.0)(loading).boxed()
+    }
 }
 
 impl Cache {
@@ -82,13 +124,62 @@ impl Cache {
     ///
     /// # Panics
     /// If it is first polled outside a tokio runtime.
-    pub fn memoize<V, E, L, How>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<L>
+    pub fn memoize<V, E, L, How>(&self, key: &str, ttl: Duration, loader: L) -> Memoize<Plain<L>>
     where
         L: Loader<Value = V, Error = E>,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: LoaderError<How>,
     {
         let captured = capture::<How, E>;
+        Memoize::new(self.clone(), key, ttl, Plain(loader), captured)
+    }
+
+    /// As [`memoize`](Self::memoize), with a loader that decides what becomes of its value: it gets
+    /// a [`Loading`], to which it says tags, a TTL, or that nothing is to be stored.
+    ///
+    /// ```no_run
+    /// # use std::{io, time::Duration};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct City { country: String, is_draft: bool }
+    /// # async fn load_city(id: u32) -> io::Result<City> { Err(io::Error::other("")) }
+    /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
+    /// let city = cache
+    ///     .memoize_with("city:42", Duration::from_secs(60), |load| async move {
+    ///         let city = load_city(42).await?;
+    ///         load.tag(format!("country:{}", city.country));
+    ///         if city.is_draft {
+    ///             load.no_store();
+    ///         }
+    ///         io::Result::Ok(city)
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`memoize`](Self::memoize). `InvalidInput` if the loader says an invalid tag or TTL, or
+    /// more tags than fit; the value is not stored then.
+    ///
+    /// # Cancel safety
+    /// As [`memoize`](Self::memoize).
+    ///
+    /// # Panics
+    /// As [`memoize`](Self::memoize).
+    pub fn memoize_with<V, E, L, Fut, How>(
+        &self,
+        key: &str,
+        ttl: Duration,
+        loader: L,
+    ) -> Memoize<Informed<L, V>>
+    where
+        L: FnOnce(Loading<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = std::result::Result<V, E>> + Send + 'static,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: LoaderError<How>,
+    {
+        let captured = capture::<How, E>;
+        let loader = Informed(loader, PhantomData);
         Memoize::new(self.clone(), key, ttl, loader, captured)
     }
 }
@@ -110,7 +201,7 @@ impl<L> fmt::Debug for Memoize<L> {
         f.debug_struct("Memoize")
             .field("cache", &self.cache)
             .field("key", &self.key)
-            .field("ttl", &self.ttl)
+            .field("options", &self.options)
             .field("tags", &self.tags)
             .finish_non_exhaustive()
     }
@@ -122,11 +213,13 @@ impl<L> Memoize<L> {
             tags: Ok(Vec::new()),
             key: cache.client.name(key),
             cache,
-            ttl,
+            options: LoadOptions::new(ttl),
             loader,
             captured,
         }
     }
+
+    load_settings!();
 
     /// Labels what the loader loads: invalidating any of the tags invalidates the value.
     ///
@@ -159,370 +252,44 @@ impl<L> Memoize<L> {
     }
 }
 
-impl<L, Fut, V, E> IntoFuture for Memoize<L>
+impl<L: AnyLoader> IntoFuture for Memoize<L>
 where
-    L: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<V, E>> + Send + 'static,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-    E: Send + Sync + 'static,
+    L::Value: Serialize + DeserializeOwned,
 {
-    type Output = Result<Arc<V>>;
+    type Output = Result<Arc<L::Value>>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let Self {
             cache,
             key,
-            ttl,
+            options,
             tags,
             loader,
             captured,
         } = self;
-        let loader = move || {
-            let loading = loader();
-            async move { loading.await.map_err(|error| captured(Box::new(error))) }
+        // Boxed only when there is something to load.
+        let loader = move || -> RunLoader<L::Value> {
+            Box::new(move |loading| {
+                let loaded = loader.load(loading);
+                let loaded = async move { loaded.await.map_err(|error| captured(Box::new(error))) };
+                loaded.boxed()
+            })
         };
         // Parsed here, and not in the future, which would then hold the parts twice.
-        let call = Call::parsed(cache, key, ttl, tags);
-        Box::pin(run(call, loader))
+        let call = Call::parsed(cache, key, &options, tags);
+        Box::pin(call::run(call, loader))
     }
 }
 
-/// What a call asks for, parsed.
-struct Call {
-    cache: Cache,
-    key: Name,
-    /// The key of the value.
-    value: Key,
-    ttl: Ttl,
-    /// Those that the call declares.
-    tags: Vec<Tag>,
-}
-
-async fn run<V, L>(call: Result<Call>, loader: L) -> Result<Arc<V>>
-where
-    L: Loader<Value = V, Error = Captured>,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    let call = match &call {
-        Ok(call) => call,
-        Err(error) => return Err(error.clone()),
-    };
-    let Call { cache, key, .. } = call;
-    let flights = &cache.state().flights;
-    // Checked before anything else: the call would wait for the load that waits for it.
-    LoadChain::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
-    let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
-    match call.approach::<V>(&rounds).await {
-        Arrival::Read(reader, Ok(Reading::Hit(value))) => {
-            call.hit(reader, &value);
-            Ok(value)
-        }
-        approach => Box::pin(call.missed(approach, rounds, loader)).await,
+impl<L> fmt::Debug for Plain<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Plain")
     }
 }
 
-impl Call {
-    fn parsed(cache: Cache, key: Name, ttl: Duration, tags: Result<Vec<Tag>>) -> Result<Self> {
-        Ok(Self {
-            ttl: Ttl::new("ttl", ttl)?,
-            tags: tags?,
-            value: cache.value(&key)?,
-            cache,
-            key,
-        })
-    }
-
-    fn hit<V: Send + Sync + 'static>(&self, reader: Option<Reader<'_>>, value: &Arc<V>) {
-        let Self { cache, key, .. } = self;
-        tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
-        cache.setup.counts.hits.one_more();
-        self.end(reader, || Ok(Found::Hit(value.clone())));
-    }
-
-    /// Gets the value loaded, here or by others.
-    async fn missed<'r, V, L>(
-        &'r self,
-        mut approach: Arrival<'r, V>,
-        mut rounds: Rounds,
-        loader: L,
-    ) -> Result<Arc<V>>
-    where
-        L: Loader<Value = V, Error = Captured>,
-        V: Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
-        let Self { cache, key, .. } = self;
-        let (state, patience) = (cache.state(), self.patience());
-        // Once for the call, however often it is sent round.
-        let mut missed = Some(&cache.setup.counts.misses);
-        loop {
-            // A call that has been sent back often enough loads by itself; its load begins after
-            // the call, so its value is always valid for it.
-            let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
-            let mut follower = match approach {
-                Arrival::Joined(follower) => {
-                    if let Some(count) = missed.take() {
-                        count.one_more();
-                    }
-                    follower
-                }
-                Arrival::Read(reader, reading) => {
-                    let miss = match reading {
-                        Ok(Reading::Hit(value)) => {
-                            self.hit(reader, &value);
-                            return Ok(value);
-                        }
-                        Ok(Reading::Miss(miss)) => Ok(miss),
-                        Err(error) if cache.setup.outage.bypasses(&error) => {
-                            state.bulkhead.read(&cache.setup.name, &error);
-                            Err(error)
-                        }
-                        Err(error) => {
-                            self.end::<V>(reader, || Err(error.clone()));
-                            return Err(error.with_key(key));
-                        }
-                    };
-                    tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
-                    if let Some(count) = missed.take() {
-                        count.one_more();
-                    }
-                    let role = if rounds.alone() {
-                        Role::Opened(state.flights.alone(&self.value, patience))
-                    } else {
-                        state.flights.board(&self.value, patience, began, silence)
-                    };
-                    // After the flight is open: the calls that have waited for the read find it.
-                    self.end::<V>(reader, || miss.clone().map(Found::Miss));
-                    match role {
-                        Role::Joined(follower) => follower,
-                        Role::Opened(open) => {
-                            let (cache, tags) = (cache.clone(), &self.tags);
-                            let request = StoreRequest::new(cache, key.clone(), self.ttl, tags)?;
-                            return run_flight(request, open, miss, rounds, loader).await;
-                        }
-                    }
-                }
-            };
-            let outcome = follower.outcome(silence, rounds.patience()).await;
-            match outcome {
-                Some(Outcome::Value { value, .. }) => {
-                    // A flight for another type is of no use here.
-                    if let Ok(value) = value.downcast() {
-                        cache.setup.counts.shared_loads.one_more();
-                        return Ok(value);
-                    }
-                }
-                // The error of a flight under another policy for outages: this call asks again
-                // under its own.
-                Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
-                Some(Outcome::Failed { error, .. }) => return Err(error.about(key)),
-                None if Instant::now() >= rounds.over() => {
-                    return Err(Rounds::out_of_time().with_key(key));
-                }
-                Some(Outcome::Unanswered { error, .. }) => {
-                    if !cache.setup.outage.bypasses(&error) {
-                        return Err(error.about(key));
-                    }
-                    // The call does without the server, together with the others that get no
-                    // answer.
-                    state.flights.give_up(&follower);
-                    rounds.again();
-                    approach = Arrival::Read(None, Err(error));
-                    continue;
-                }
-                Some(Outcome::NoLoad) => {
-                    rounds.again();
-                    approach = self.approach(&rounds).await;
-                    continue;
-                }
-                Some(Outcome::Again) | None => {}
-            }
-            rounds.another();
-            approach = self.approach(&rounds).await;
-        }
-    }
-
-    /// Joins the flight for the key, or reads the entry, together with other calls for it.
-    async fn approach<V>(&self, rounds: &Rounds) -> Arrival<'_, V>
-    where
-        V: DeserializeOwned + Send + Sync + 'static,
-    {
-        let Self { cache, value, .. } = self;
-        let (state, began) = (cache.state(), rounds.began());
-        let patience = cache.setup.patience;
-        let (from, deadline) = match rounds.is_first() {
-            true => (cache.setup.read_from, patience.deadline_from(began)),
-            // A retry reads from the primary only: a replica may not have what ended the last load.
-            false => (ReadFrom::Primary, patience.deadline()),
-        };
-        let how = How {
-            from,
-            max_decoded: cache.setup.stack.max_decoded,
-            on_outage: patience.on_outage,
-        };
-        let (mut reader, mut now) = (None, began);
-        for _ in 0..MOST_WAITS {
-            if !rounds.alone()
-                && let Some(follower) =
-                    state
-                        .flights
-                        .join(value, self.patience(), began, rounds.silence())
-            {
-                return Arrival::Joined(follower);
-            }
-            let wait = match state.reads.turn(value, how, began, now) {
-                Turn::Read(turn) => {
-                    reader = turn;
-                    break;
-                }
-                Turn::Wait(wait) => wait,
-            };
-            // In a box: a call that reads by itself need not be as large as one that waits.
-            let over = deadline.at.min(rounds.over());
-            match Box::pin(wait.ended::<V>(over)).await {
-                Ok(Some(shared)) => {
-                    if let Some(reading) = shared.reading(&self.tags, patience.limit()) {
-                        // The call that read may show names that this one hides.
-                        let reading = reading.map_err(|error| cache.client.told(error));
-                        return Arrival::Read(None, reading);
-                    }
-                }
-                Ok(None) => {}
-                Err(Slow) => break,
-            }
-            now = Instant::now();
-        }
-        let deadline = deadline.at_most(rounds.over());
-        // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
-        // larger.
-        let reading = Box::pin(fetch::read(cache, value, &self.tags, from, deadline)).await;
-        Arrival::Read(reader, reading)
-    }
-
-    /// Hands what a read has found to the calls that have waited for it.
-    fn end<V: Send + Sync + 'static>(
-        &self,
-        reader: Option<Reader<'_>>,
-        found: impl FnOnce() -> Result<Found<V>>,
-    ) {
-        if let Some(reader) = reader {
-            let limit = self.cache.setup.patience.limit();
-            reader.end(|| Shared::new(found(), &self.tags, limit));
-        }
-    }
-
-    /// How long the call gives the server in a flight of others. A call that can do without the
-    /// server gives an eighth more: the flight of such calls does without it for all of them.
-    fn patience(&self) -> Patience {
-        let patience = self.cache.setup.patience;
-        match self.cache.setup.outage {
-            Outage::Fail => patience,
-            Outage::Bypass => patience.within(patience.limit() + patience.limit() / 8),
-        }
-    }
-}
-
-/// How a call comes to a flight, or to what Redis holds.
-enum Arrival<'r, V> {
-    Joined(Follower),
-    Read(Option<Reader<'r>>, Result<Reading<Arc<V>>>),
-}
-
-/// Starts a flight and waits for it. `read` is what the read came to, or why the flight does
-/// without Redis.
-async fn run_flight<V, L>(
-    request: StoreRequest,
-    open: Leader,
-    read: Result<Miss>,
-    rounds: Rounds,
-    loader: L,
-) -> Result<Arc<V>>
-where
-    L: Loader<Value = V, Error = Captured>,
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    let (creator, value) = oneshot::channel();
-    let name = request.place.name.clone();
-    let cache = &*request.cache.setup.name;
-    let span =
-        tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
-    let spawner = request.cache.client.spawner().clone();
-    let limit = request.cache.setup.patience.limit();
-    let (flight, since) = (open.flight().clone(), Instant::now());
-    let load = Load::new(request, open, read, rounds);
-    let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
-    let mut value = pin!(value);
-    loop {
-        let look = flight.look(since, limit).min(Instant::now() + TICK);
-        match timeout_at(rounds.over().min(look), &mut value).await {
-            Ok(Ok(outcome)) => return outcome,
-            Ok(Err(_)) => {
-                return Err(Error::new(
-                    ErrorKind::Disconnected,
-                    "the load ended without an answer: its runtime has shut down, or its task has \
-                     panicked; call again",
-                )
-                .with_fate(Fate::Unanswered)
-                .with_key(&name));
-            }
-            // The load goes on, for calls that come later.
-            Err(_) if look >= rounds.over() => {
-                return Err(Rounds::out_of_time().with_key(&name));
-            }
-            // The flight waits on, for calls with more time, and stores what it has loaded.
-            Err(_) if flight.is_unanswered(since, limit) => match flight.has_loaded() {
-                Some(Outcome::Value { value, .. }) => match value.downcast() {
-                    Ok(value) => return Ok(value),
-                    Err(_) => unreachable!("the opener has loaded this"),
-                },
-                Some(Outcome::Failed { error, .. }) => return Err(error.about(&name)),
-                None if !flight.has_begun() => {
-                    return Err(flight::unanswered().with_key(&name));
-                }
-                _ => launched.look(),
-            },
-            Err(_) => launched.look(),
-        }
-    }
-}
-
-/// How often a call waits for reads of others: for one that began before it, and one that began
-/// after. Once more if one of them came to nothing.
-const MOST_WAITS: usize = 3;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::Client;
-    use crate::time::Deadline;
-
-    #[test]
-    fn the_future_of_a_hit_is_small() {
-        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
-        let cache = client.cache("c");
-        let load = || async { Ok::<_, std::convert::Infallible>(1u8) };
-        let loader = move || async move { load().await.map_err(LoaderError::captured) };
-        let captured = |_: Box<dyn Any + Send + Sync>| unreachable!("nothing is loaded");
-        let memoize = Memoize::new(cache, "k", Duration::from_secs(1), loader, captured);
-        let Memoize {
-            cache,
-            key,
-            ttl,
-            tags,
-            loader,
-            ..
-        } = memoize;
-        let call = Call::parsed(cache.clone(), key, ttl, tags).expect("a good call");
-        let (value, within) = (call.value.clone(), Deadline::after(Duration::from_secs(1)));
-        let read = size_of_val(&fetch::read::<Arc<u8>>(
-            &cache,
-            &value,
-            &[],
-            ReadFrom::Primary,
-            within,
-        ));
-        let call = size_of_val(&run::<u8, _>(Ok(call), loader));
-        // The allocator of the GNU C library does not keep larger blocks at hand.
-        assert!(read.max(call) <= 1032, "{read} and {call} bytes");
+impl<L, V> fmt::Debug for Informed<L, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Informed")
     }
 }

@@ -3,10 +3,11 @@
 //! Invariant: reading and loading know no verb. The verbs put them together. Users call them on a
 //! `Cache`.
 
+mod call;
 mod conditional;
 mod expiry;
 mod get;
-mod invalidate;
+pub(crate) mod invalidate;
 pub(crate) mod keys;
 pub(crate) mod memoize;
 pub(crate) mod pattern;

@@ -8,6 +8,6 @@
 -- Returns: {'OK'} or {'WRONGTYPE'}
 -- Retry: unsafe - a second run could overwrite what another caller set after the first
 if foreign() then return {'WRONGTYPE'} end
-store(ARGV[1], ARGV[2])
+store(ARGV[1], ARGV[2], 0)
 finish('+')
 return {'OK'}

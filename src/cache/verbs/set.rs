@@ -210,7 +210,7 @@ pub(super) async fn store(
     // Calls that come from now on must not join a load that is about to be ended.
     request.state.flights.detach(&request.place.value);
     let call = match &upload {
-        Some(upload) => upload.adopt(&request.place, &entry, ttl, None),
+        Some(upload) => upload.adopt(&request.place, &entry, (ttl, 0), None),
         None => SET.call(request.place.keys()).arg(entry).arg(ttl.millis()),
     };
     let reply = client.change(call, deadline).await;

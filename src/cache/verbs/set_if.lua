@@ -13,7 +13,7 @@ if ARGV[2] == '' then
   local kept = redis.call('GETRANGE', KEYS[1], 8, 19)
   redis.call('SET', KEYS[1], string.sub(ARGV[1], 1, 8) .. kept .. string.sub(ARGV[1], 21), 'KEEPTTL')
 else
-  store(ARGV[1], ARGV[2])
+  store(ARGV[1], ARGV[2], 0)
 end
 finish('+')
 return {'OK'}

@@ -19,7 +19,7 @@ use crate::cache::store_request::StoreRequest;
 use crate::error::Result;
 use crate::key::Key;
 use crate::name::Name;
-use crate::tags::{Generation, Tag};
+use crate::tags::{Tag, TagState};
 use crate::time::{Deadline, OnOutage, Ttl};
 
 /// Values about to be stored, made by [`Cache::set_many`]. Await it to store them.
@@ -134,7 +134,7 @@ impl<V: Serialize + Sync> SetMany<'_, V> {
 async fn generations(
     requests: &[StoreRequest],
     deadline: Deadline,
-) -> HashMap<Key, Result<Vec<Generation>>> {
+) -> HashMap<Key, Result<Vec<TagState>>> {
     let firsts: HashMap<&Key, &StoreRequest> = requests
         .iter()
         .map(|request| (&request.tags[0].key, request))
@@ -157,7 +157,7 @@ async fn generations(
 async fn stored<V: Serialize>(
     request: &StoreRequest,
     value: &V,
-    generations: &Result<Vec<Generation>>,
+    generations: &Result<Vec<TagState>>,
     deadline: Deadline,
 ) -> Result<()> {
     let generations = generations.as_ref();

@@ -1,0 +1,128 @@
+//! `Answers`: what the servers have answered to one read of entries, judged entry by entry.
+//!
+//! Invariant: an entry is judged by generations that were read together with it or after it, and by
+//! the life of its key as it was before the entry was read, or when it was. `fetch` reads and fills
+//! in readings.
+
+use bytes::Bytes;
+
+use super::judge::{Judged, Left, Rules, Taken, Want, Why, judge};
+use super::reading::{Gone, Miss, Reading, snapshot};
+use super::wanted::{Asked, Wanted};
+use crate::key::TagId;
+use crate::net::pipeline::replies::Values;
+use crate::tags::TagValue;
+
+/// What was asked, and what was answered.
+pub(super) struct Answers<'t> {
+    pub(super) wanted: Wanted,
+    pub(super) tags: Asked<'t>,
+    pub(super) found: Values,
+    /// How long each entry still lives. Empty if that was not asked.
+    pub(super) left: Vec<Left>,
+    pub(super) want: Want,
+    pub(super) max_decoded: usize,
+}
+
+/// The entries that are no hit so far, by their positions.
+#[derive(Default)]
+pub(super) struct Undecided {
+    pub(super) missed: Vec<(usize, Why)>,
+    /// Entries that are to be loaded anew. Their readings still lack what the load must know.
+    pub(super) old: Vec<usize>,
+    /// How long they still live decides.
+    pub(super) untimed: Vec<usize>,
+    /// With the tags whose generations decide.
+    pub(super) needing: Vec<(usize, Vec<TagId>)>,
+}
+
+/// What tags hold that were not read together with the entries. In the order of the tags.
+pub(super) type Others = [(TagId, Option<Bytes>)];
+
+impl Undecided {
+    pub(super) fn is_empty(&self) -> bool {
+        self.missed.is_empty()
+            && self.old.is_empty()
+            && self.untimed.is_empty()
+            && self.needing.is_empty()
+    }
+
+    /// Fills in `reading`, or notes what is still to be done for it.
+    fn note<T>(&mut self, at: usize, judged: Judged<T>, reading: &mut Option<Reading<T>>) {
+        match judged {
+            Judged::Hit(taken) => *reading = Some(Reading::Hit(taken)),
+            Judged::Old(old) => {
+                *reading = Some(Reading::Old(old, Miss::default()));
+                self.old.push(at);
+            }
+            Judged::Miss(why) => self.missed.push((at, why)),
+            Judged::Needs(tags) => self.needing.push((at, tags)),
+            Judged::NeedsTime => self.untimed.push(at),
+        }
+    }
+}
+
+impl Answers<'_> {
+    /// Judges the entries, and fills in the readings of those that are decided.
+    pub(super) fn judged<T: Taken>(&self, readings: &mut [Option<Reading<T>>]) -> Undecided {
+        let mut open = Undecided::default();
+        for (at, reading) in readings.iter_mut().enumerate() {
+            open.note(at, self.judge(at, &[]), reading);
+        }
+        open
+    }
+
+    /// Judges the entries again that need other tags, which are here now: only once, since an entry
+    /// names all its tags.
+    pub(super) fn judged_again<T: Taken>(
+        &self,
+        open: &mut Undecided,
+        others: &Others,
+        readings: &mut [Option<Reading<T>>],
+    ) {
+        for (at, _) in std::mem::take(&mut open.needing) {
+            match self.judge(at, others) {
+                Judged::Needs(_) => {
+                    debug_assert!(false, "all that an entry needs was read");
+                    open.missed.push((at, Why::Invalidated));
+                }
+                judged => open.note(at, judged, &mut readings[at]),
+            }
+        }
+    }
+
+    fn judge<T: Taken>(&self, at: usize, others: &Others) -> Judged<T> {
+        let Asked { whole, declared } = self.tags;
+        let known = |tag: TagId| {
+            if tag == whole.id {
+                return Some(TagValue::of(self.wanted.whole(at, &self.found)));
+            }
+            if let Some(place) = declared.iter().position(|it| it.id == tag) {
+                let value = self.wanted.declared(&self.found)[place].as_ref();
+                return Some(TagValue::of(value));
+            }
+            // They are in order, since each was asked for once.
+            let other = others.binary_search_by_key(&tag, |(id, _)| *id).ok()?;
+            Some(TagValue::of(others[other].1.as_ref()))
+        };
+        let rules = Rules {
+            whole: whole.id,
+            max_decoded: self.max_decoded,
+            want: self.want,
+            left: self.left.get(at).copied().unwrap_or(Left::Unread),
+        };
+        judge(self.found[at].as_deref(), rules, known)
+    }
+
+    /// The bytes of the entry `at`.
+    pub(super) fn entry(&self, at: usize) -> &[u8] {
+        self.found[at].as_deref().unwrap_or_default()
+    }
+
+    /// What a load of the entry `at` must know.
+    pub(super) fn miss(&self, at: usize, gone: Gone) -> Miss {
+        let whole = TagValue::of(self.wanted.whole(at, &self.found)).map(TagValue::state);
+        let declared = snapshot(self.wanted.declared(&self.found));
+        Miss::of(gone, self.entry(at), whole, declared)
+    }
+}

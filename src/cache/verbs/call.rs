@@ -1,0 +1,561 @@
+//! `Call`: what the task of one call of `memoize` does.
+//!
+//! Invariant: a hit costs one read, no task and no script. On a miss the loader is handed to a
+//! flight, which outlives its callers. A call only waits, so dropping it harms no other call. A
+//! stale value that a call is given was read by that call, so nothing that had been invalidated
+//! when the call began is served. `memoize` and its relatives make calls.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::Instrument as _;
+
+use crate::cache::Cache;
+use crate::cache::load::flight;
+use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
+use crate::cache::load::loading::RunLoader;
+use crate::cache::load::rounds::Rounds;
+use crate::cache::load::{Load, Replaced};
+use crate::cache::load_options::{EarlyRefresh, Kept, LoadOptions, Serves};
+use crate::cache::outage::Outage;
+use crate::cache::read::fetch;
+use crate::cache::read::judge::{Age, Old, Want};
+use crate::cache::read::reading::{Miss, ReadFrom, Reading};
+use crate::cache::read::shared::{Found, How, Reader, Shared, Slow, Turn};
+use crate::cache::store_request::StoreRequest;
+use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::Key;
+use crate::name::Name;
+use crate::pulse::TICK;
+use crate::tags::Tag;
+use crate::time::Patience;
+
+/// What a call asks for, parsed.
+pub(super) struct Call {
+    cache: Cache,
+    key: Name,
+    /// The key of the value.
+    value: Key,
+    kept: Kept,
+    serves: Serves,
+    /// Those that the call declares.
+    tags: Vec<Tag>,
+}
+
+/// How a call comes to a flight, or to what Redis holds.
+enum Arrival<'r, V> {
+    Joined(Follower),
+    Read(Option<Reader<'r>>, Result<Reading<Arc<V>>>),
+}
+
+/// The stale value that a call may fall back on.
+struct Fallback<V>(Mutex<Option<StaleValue<V>>>);
+
+/// A stale value that was read.
+struct StaleValue<V> {
+    value: Arc<V>,
+    /// How long it had been stale when it was read.
+    age: Duration,
+    read: Instant,
+}
+
+/// Returns what `call` asks for. `loader` makes what loads it, if it must be loaded.
+pub(super) async fn run<V, L>(call: Result<Call>, loader: L) -> Result<Arc<V>>
+where
+    L: FnOnce() -> RunLoader<V>,
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let call = match &call {
+        Ok(call) => call,
+        Err(error) => return Err(error.clone()),
+    };
+    let Call { cache, key, .. } = call;
+    let flights = &cache.state().flights;
+    // Checked before anything else: the call would wait for the load that waits for it.
+    LoadChain::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
+    let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
+    match call.approach::<V>(&rounds).await {
+        Arrival::Read(reader, Ok(Reading::Hit(value))) => {
+            call.hit(reader, &value);
+            Ok(value)
+        }
+        approach => Box::pin(call.waited(approach, rounds, loader())).await,
+    }
+}
+
+impl Call {
+    pub(super) fn parsed(
+        cache: Cache,
+        key: Name,
+        options: &LoadOptions,
+        tags: Result<Vec<Tag>>,
+    ) -> Result<Self> {
+        let (kept, serves) = options.parsed()?;
+        Ok(Self {
+            kept,
+            serves,
+            tags: tags?,
+            value: cache.value(&key)?,
+            cache,
+            key,
+        })
+    }
+
+    fn hit<V: Send + Sync + 'static>(&self, reader: Option<Reader<'_>>, value: &Arc<V>) {
+        let Self { cache, key, .. } = self;
+        tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
+        cache.setup.counts.hits.one_more();
+        self.end(reader, || Ok(Found::Hit(value.clone())));
+    }
+
+    /// Gets the value loaded, or a stale value if the load fails or takes too long.
+    async fn waited<'r, V>(
+        &'r self,
+        approach: Arrival<'r, V>,
+        rounds: Rounds,
+        loader: RunLoader<V>,
+    ) -> Result<Arc<V>>
+    where
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let began = rounds.began();
+        let fallback = Fallback(Mutex::new(None));
+        let mut missed = pin!(self.missed(approach, rounds, loader, &fallback));
+        // Dropping `missed` ends this call only: a load that has begun goes on.
+        let limits = [self.serves.soft_timeout, self.serves.hard_timeout];
+        let mut limits: Vec<Instant> = limits.iter().flatten().map(|it| began + *it).collect();
+        limits.sort_unstable();
+        for limit in limits {
+            tokio::select! {
+                biased;
+                outcome = &mut missed => return self.or_stale(outcome, &fallback),
+                () = sleep_until(limit) => {}
+            }
+            if let Some(value) = fallback.value(self.serves.stale_if_error) {
+                return Ok(self.served_stale(value));
+            }
+            let hard = self.serves.hard_timeout.map(|it| began + it);
+            if hard.is_some_and(|hard| limit >= hard) {
+                return Err(out_of_patience().with_key(&self.key));
+            }
+        }
+        let outcome = missed.await;
+        self.or_stale(outcome, &fallback)
+    }
+
+    /// `outcome`, or a stale value in its place if a load, or Redis, has failed.
+    fn or_stale<V>(&self, outcome: Result<Arc<V>>, fallback: &Fallback<V>) -> Result<Arc<V>> {
+        match outcome {
+            Err(error) if may_be_served_over(&error) => {
+                let Some(value) = fallback.value(self.serves.stale_if_error) else {
+                    return Err(error);
+                };
+                let (cache, key) = (&*self.cache.setup.name, self.key.shown());
+                tracing::debug!(target: "hedgerow::cache", cache, key = key.as_str(), %error, "served stale");
+                Ok(self.served_stale(value))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn served_stale<V>(&self, value: Arc<V>) -> Arc<V> {
+        self.cache.setup.counts.stale_served.one_more();
+        value
+    }
+
+    /// Gets the value loaded, here or by others.
+    async fn missed<'r, V>(
+        &'r self,
+        mut approach: Arrival<'r, V>,
+        mut rounds: Rounds,
+        loader: RunLoader<V>,
+        fallback: &Fallback<V>,
+    ) -> Result<Arc<V>>
+    where
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let Self { cache, key, .. } = self;
+        let (state, patience) = (cache.state(), self.patience());
+        // Once for the call, however often it is sent round.
+        let mut missed = Some(&cache.setup.counts.misses);
+        loop {
+            // A call that has been sent back often enough loads by itself; its load begins after
+            // the call, so its value is always valid for it.
+            let (began, silence, round) = (rounds.began(), rounds.silence(), rounds.used());
+            let mut follower = match approach {
+                Arrival::Joined(follower) => {
+                    if let Some(count) = missed.take() {
+                        count.one_more();
+                    }
+                    follower
+                }
+                Arrival::Read(mut reader, reading) => {
+                    let (miss, old) = match reading {
+                        Ok(Reading::Hit(value)) => {
+                            self.hit(reader, &value);
+                            return Ok(value);
+                        }
+                        Ok(Reading::Old(old, miss)) => {
+                            self.end(reader, || Ok(Found::Old(old.clone(), miss.clone())));
+                            reader = None;
+                            if self.serves_now(old.age) {
+                                return Ok(self.refreshed(old, miss, loader));
+                            }
+                            (Ok(miss), fallback.keep(old))
+                        }
+                        Ok(Reading::Miss(miss)) => {
+                            fallback.clear();
+                            (Ok(miss), None)
+                        }
+                        Err(error) if cache.setup.outage.bypasses(&error) => {
+                            state.bulkhead.read(&cache.setup.name, &error);
+                            (Err(error), None)
+                        }
+                        Err(error) => {
+                            self.end::<V>(reader, || Err(error.clone()));
+                            return Err(error.with_key(key));
+                        }
+                    };
+                    tracing::debug!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), round, "miss");
+                    if let Some(count) = missed.take() {
+                        count.one_more();
+                    }
+                    let role = if rounds.alone() {
+                        Role::Opened(state.flights.alone(&self.value, patience))
+                    } else {
+                        state.flights.board(&self.value, patience, began, silence)
+                    };
+                    // After the flight is open: the calls that have waited for the read find it.
+                    self.end::<V>(reader, || miss.clone().map(Found::Miss));
+                    match role {
+                        Role::Joined(follower) => follower,
+                        Role::Opened(open) => {
+                            return run_flight(self.request()?, open, (miss, old), rounds, loader)
+                                .await;
+                        }
+                    }
+                }
+            };
+            let outcome = follower.outcome(silence, rounds.patience()).await;
+            match outcome {
+                Some(Outcome::Value { value, .. }) => {
+                    // A flight for another type is of no use here.
+                    if let Ok(value) = value.downcast() {
+                        cache.setup.counts.shared_loads.one_more();
+                        return Ok(value);
+                    }
+                }
+                // The error of a flight under another policy for outages: this call asks again
+                // under its own.
+                Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
+                Some(Outcome::Failed { error, .. }) => return Err(error.about(key)),
+                None if Instant::now() >= rounds.over() => {
+                    return Err(Rounds::out_of_time().with_key(key));
+                }
+                Some(Outcome::Unanswered { error, .. }) => {
+                    if !cache.setup.outage.bypasses(&error) {
+                        return Err(error.about(key));
+                    }
+                    // The call does without the server, together with the others that get no
+                    // answer.
+                    state.flights.give_up(&follower);
+                    rounds.again();
+                    approach = Arrival::Read(None, Err(error));
+                    continue;
+                }
+                Some(Outcome::NoLoad) => {
+                    rounds.again();
+                    approach = self.approach(&rounds).await;
+                    continue;
+                }
+                Some(Outcome::Again) | None => {}
+            }
+            rounds.another();
+            approach = self.approach(&rounds).await;
+        }
+    }
+
+    /// Joins the flight for the key, or reads the entry, together with other calls for it.
+    async fn approach<V>(&self, rounds: &Rounds) -> Arrival<'_, V>
+    where
+        V: DeserializeOwned + Send + Sync + 'static,
+    {
+        let Self { cache, value, .. } = self;
+        let (state, began) = (cache.state(), rounds.began());
+        let patience = cache.setup.patience;
+        let (from, deadline) = match rounds.is_first() {
+            true => (cache.setup.read_from, patience.deadline_from(began)),
+            // A retry reads from the primary only: a replica may not have what ended the last load.
+            false => (ReadFrom::Primary, patience.deadline()),
+        };
+        let want = self.want();
+        let how = How {
+            from,
+            old: want != Want::Fresh,
+            max_decoded: cache.setup.stack.max_decoded,
+            on_outage: patience.on_outage,
+        };
+        let (mut reader, mut now) = (None, began);
+        for _ in 0..MOST_WAITS {
+            // A call that may be given a stale value reads first: it need not wait for a load.
+            if !rounds.alone()
+                && !self.serves.may_be_stale()
+                && let Some(follower) =
+                    state
+                        .flights
+                        .join(value, self.patience(), began, rounds.silence())
+            {
+                return Arrival::Joined(follower);
+            }
+            let wait = match state.reads.turn(value, how, began, now) {
+                Turn::Read(turn) => {
+                    reader = turn;
+                    break;
+                }
+                Turn::Wait(wait) => wait,
+            };
+            // In a box: a call that reads by itself need not be as large as one that waits.
+            let over = deadline.at.min(rounds.over());
+            match Box::pin(wait.ended::<V>(over)).await {
+                Ok(Some(shared)) => {
+                    if let Some(reading) = shared.reading(&self.tags, patience.limit()) {
+                        // The call that read may show names that this one hides.
+                        let reading = reading.map_err(|error| cache.client.told(error));
+                        return Arrival::Read(None, reading);
+                    }
+                }
+                Ok(None) => {}
+                Err(Slow) => break,
+            }
+            now = Instant::now();
+        }
+        let deadline = deadline.at_most(rounds.over());
+        // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
+        // larger.
+        let how = (from, want);
+        let reading = Box::pin(fetch::read_old(cache, value, &self.tags, how, deadline)).await;
+        Arrival::Read(reader, reading)
+    }
+
+    /// Which entries the call wants, beside hits.
+    fn want(&self) -> Want {
+        match (self.serves.may_be_stale(), self.serves.early_refresh) {
+            (false, EarlyRefresh::Off) => Want::Fresh,
+            (true, EarlyRefresh::Off) => Want::Old { early: 0.0 },
+            // XFetch draws a number for each read.
+            (_, EarlyRefresh::On) => Want::Old {
+                early: -rand::random_range(f64::MIN_POSITIVE..1.0).ln(),
+            },
+        }
+    }
+
+    /// Whether an old value of this age is served at once.
+    fn serves_now(&self, age: Age) -> bool {
+        match age {
+            Age::Due => true,
+            Age::Stale(age) => !self.serves.stale.is_zero() && age <= self.serves.stale,
+        }
+    }
+
+    /// Loads the key anew in the background, unless that is under way, and returns the old value.
+    fn refreshed<V>(&self, old: Old<Arc<V>>, miss: Miss, loader: RunLoader<V>) -> Arc<V>
+    where
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (cache, value) = (&self.cache, old.taken.clone());
+        let counts = &cache.setup.counts;
+        counts.hits.one_more();
+        if let Age::Stale(_) = old.age {
+            counts.stale_served.one_more();
+        }
+        let (state, key) = (cache.state(), self.key.shown());
+        let Some(refresh) = state.refreshing.begin(&self.value) else {
+            return value;
+        };
+        // Whatever was wrong with the request would have failed before the read.
+        if let (Ok(request), Ok(terms)) = (self.request(), cache.terms()) {
+            counts.refreshes.one_more();
+            let (name, key) = (&*cache.setup.name, key.as_str());
+            let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache = name, key);
+            let patience = cache.setup.patience;
+            let open = state.flights.alone(&self.value, patience);
+            let rounds = Rounds::begin(terms, patience.limit());
+            let load = Load::behind(request, open, (miss, Replaced::of(old)), rounds);
+            // No call waits. If another process loads, this ends at once.
+            let (creator, _) = oneshot::channel();
+            let load = async move {
+                load.run(loader, creator).await;
+                drop(refresh);
+            };
+            // It ends by itself, as every load does. A panic of the loader is caught.
+            cache.client.spawner().spawn(load.instrument(span));
+        }
+        value
+    }
+
+    fn request(&self) -> Result<StoreRequest> {
+        let (cache, key) = (self.cache.clone(), self.key.clone());
+        StoreRequest::keeping(cache, key, self.kept.clone(), &self.tags)
+    }
+
+    /// Hands what a read has found to the calls that have waited for it.
+    fn end<V: Send + Sync + 'static>(
+        &self,
+        reader: Option<Reader<'_>>,
+        found: impl FnOnce() -> Result<Found<V>>,
+    ) {
+        if let Some(reader) = reader {
+            let limit = self.cache.setup.patience.limit();
+            reader.end(|| Shared::new(found(), &self.tags, limit));
+        }
+    }
+
+    /// How long the call gives the server in a flight of others. A call that can do without the
+    /// server gives an eighth more: the flight of such calls does without it for all of them.
+    fn patience(&self) -> Patience {
+        let patience = self.cache.setup.patience;
+        match self.cache.setup.outage {
+            Outage::Fail => patience,
+            Outage::Bypass => patience.within(patience.limit() + patience.limit() / 8),
+        }
+    }
+}
+
+impl<V> Fallback<V> {
+    /// Keeps a stale value in case the load fails, and returns it for the loader.
+    fn keep(&self, old: Old<Arc<V>>) -> Option<Replaced<V>> {
+        let Age::Stale(age) = old.age else {
+            return None;
+        };
+        let stale = StaleValue {
+            value: old.taken.clone(),
+            age,
+            read: Instant::now(),
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stale);
+        Some(Replaced::of(old))
+    }
+
+    /// Forgets the value: a later read has not found it.
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Returns the value, if it has been stale for no longer than `limit`.
+    fn value(&self, limit: Duration) -> Option<Arc<V>> {
+        let stale = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stale = stale.as_ref()?;
+        let age = stale.age + stale.read.elapsed();
+        (!limit.is_zero() && age <= limit).then(|| stale.value.clone())
+    }
+}
+
+/// Whether a stale value may be served in place of this error. Errors about the data, or about the
+/// call, are never passed over.
+fn may_be_served_over(error: &Error) -> bool {
+    let kind = error.kind();
+    let of_the_load = matches!(
+        kind,
+        ErrorKind::Loader | ErrorKind::LoaderPanicked | ErrorKind::LoaderTimeout
+    );
+    of_the_load || kind.is_outage()
+}
+
+/// The error of a call whose hard timeout has passed.
+fn out_of_patience() -> Error {
+    Error::new(
+        ErrorKind::LoaderTimeout,
+        "no load of the key ended within hard_timeout; one that is under way goes on",
+    )
+}
+
+/// Starts a flight and waits for it. `read` is what the read came to, or why the flight does
+/// without Redis, and the stale value that was found.
+async fn run_flight<V>(
+    request: StoreRequest,
+    open: Leader,
+    read: (Result<Miss>, Option<Replaced<V>>),
+    rounds: Rounds,
+    loader: RunLoader<V>,
+) -> Result<Arc<V>>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let (creator, value) = oneshot::channel();
+    let name = request.place.name.clone();
+    let cache = &*request.cache.setup.name;
+    let span =
+        tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
+    let spawner = request.cache.client.spawner().clone();
+    let limit = request.cache.setup.patience.limit();
+    let (flight, since) = (open.flight().clone(), Instant::now());
+    let load = Load::new(request, open, read, rounds);
+    let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
+    let mut value = pin!(value);
+    loop {
+        let look = flight.look(since, limit).min(Instant::now() + TICK);
+        match timeout_at(rounds.over().min(look), &mut value).await {
+            Ok(Ok(outcome)) => return outcome,
+            Ok(Err(_)) => {
+                return Err(Error::new(
+                    ErrorKind::Disconnected,
+                    "the load ended without an answer: its runtime has shut down, or its task has \
+                     panicked; call again",
+                )
+                .with_fate(Fate::Unanswered)
+                .with_key(&name));
+            }
+            // The load goes on, for calls that come later.
+            Err(_) if look >= rounds.over() => {
+                return Err(Rounds::out_of_time().with_key(&name));
+            }
+            // The flight waits on, for calls with more time, and stores what it has loaded.
+            Err(_) if flight.is_unanswered(since, limit) => match flight.has_loaded() {
+                Some(Outcome::Value { value, .. }) => match value.downcast() {
+                    Ok(value) => return Ok(value),
+                    Err(_) => unreachable!("the opener has loaded this"),
+                },
+                Some(Outcome::Failed { error, .. }) => return Err(error.about(&name)),
+                None if !flight.has_begun() => {
+                    return Err(flight::unanswered().with_key(&name));
+                }
+                _ => launched.look(),
+            },
+            Err(_) => launched.look(),
+        }
+    }
+}
+
+/// How often a call waits for reads of others: for one that began before it, and one that began
+/// after. Once more if one of them came to nothing.
+const MOST_WAITS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::time::Deadline;
+
+    #[test]
+    fn the_future_of_a_hit_is_small() {
+        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
+        let cache = client.cache("c");
+        let options = LoadOptions::new(Duration::from_secs(1));
+        let call = Call::parsed(cache.clone(), client.name("k"), &options, Ok(Vec::new()));
+        let call = call.expect("a good call");
+        let (value, within) = (call.value.clone(), Deadline::after(Duration::from_secs(1)));
+        let how = (ReadFrom::Primary, Want::Fresh);
+        let read = fetch::read_old::<Arc<u8>>(&cache, &value, &[], how, within);
+        let read = size_of_val(&read);
+        let call = size_of_val(&run::<u8, _>(Ok(call), || {
+            unreachable!("nothing is loaded")
+        }));
+        // The allocator of the GNU C library does not keep larger blocks at hand.
+        assert!(read.max(call) <= 1032, "{read} and {call} bytes");
+    }
+}
