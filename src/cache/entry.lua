@@ -21,13 +21,6 @@ local function deadlines(ttl, window)
   return struct.pack('>I6', fresh) .. struct.pack('>I6', fresh + window)
 end
 
--- For how many ms the entry at a key may be served stale once it is no longer fresh.
-local function window(key)
-  local ends = redis.call('GETRANGE', key, 8, 19)
-  if #ends < 12 then return 0 end
-  return struct.unpack('>I6', string.sub(ends, 7)) - struct.unpack('>I6', ends)
-end
-
 -- Whether the entry is the one that begins with these 36 bytes, whatever its deadlines are. '' stands for none.
 local function still(head)
   local found = redis.call('GETRANGE', KEYS[1], 0, 35)

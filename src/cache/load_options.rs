@@ -173,17 +173,17 @@ macro_rules! load_settings {
             self
         }
 
-        /// Serves a value that has been stale for no longer than `window` at once, and loads it anew
-        /// in the background. Zero by default: a value is not served once its TTL has passed.
+        /// Serves a value that has been stale for no longer than `window` at once, and loads it
+        /// anew in the background. Zero by default: a value is not served once its TTL has passed.
         ///
         /// A value becomes stale at the end of its TTL, or by a soft invalidation of a tag. Entries
         /// are kept for their TTL and the longest stale window of the call that stores them. How
         /// long a value is served is decided by each call for itself. After a removal or a hard
         /// invalidation nothing is served.
         ///
-        /// One background load of a key runs in the fleet at a time. If it fails, the stale value is
-        /// served until the window ends. [`get`](crate::Cache::get) and the other verbs find fresh
-        /// values only.
+        /// One background load of a key runs in the fleet at a time. If it fails, the stale value
+        /// is served until the window ends. [`get`](crate::Cache::get) and the other verbs find
+        /// fresh values only.
         ///
         /// Stale windows need the time of the server, so reads of such a cache cost one more
         /// command in the same trip, and values with a stale window are not read from replicas.
@@ -195,16 +195,16 @@ macro_rules! load_settings {
         /// Serves a value that has been stale for no longer than `window` if the load fails, or
         /// Redis fails during the load. Zero by default: the call fails.
         ///
-        /// Within [`error_ttl`](crate::Cache::error_ttl) of a failed load no other load is tried, so
-        /// the source of the data is asked at most once in that time.
+        /// Within [`error_ttl`](crate::Cache::error_ttl) of a failed load no other load is tried,
+        /// so the source of the data is asked at most once in that time.
         pub fn stale_if_error(mut self, window: Duration) -> Self {
             self.options.stale_if_error = window;
             self
         }
 
         /// Serves a stale value if the load takes longer than `timeout`. The load goes on. How old
-        /// the value may be is set by [`stale_if_error`](Self::stale_if_error), which this needs. If
-        /// there is no such value, the call waits for the load.
+        /// the value may be is set by [`stale_if_error`](Self::stale_if_error), which this needs.
+        /// If there is no such value, the call waits for the load.
         pub fn soft_timeout(mut self, timeout: Duration) -> Self {
             self.options.soft_timeout = Some(timeout);
             self
@@ -251,7 +251,7 @@ macro_rules! load_settings {
         /// ```
         pub fn error_ttl_by(
             mut self,
-            by: impl Fn(&crate::Error) -> Option<Duration> + Send + Sync + 'static,
+            by: impl Fn(&crate::error::Error) -> Option<Duration> + Send + Sync + 'static,
         ) -> Self {
             self.options.error_ttl_by = Some(crate::cache::load_options::ErrorTtls::new(by));
             self

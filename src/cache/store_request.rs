@@ -115,8 +115,8 @@ impl StoreRequest {
         entry.map_err(|error| self.named(error))
     }
 
-    /// The record of a load that has failed with `error`, stamped as its value would have been, and how long it
-    /// is kept. `None` if there is to be no record.
+    /// The record of a load that has failed with `error`, stamped as its value would have been, and
+    /// how long it is kept. `None` if there is to be no record.
     pub(super) fn record(
         &self,
         error: &Error,

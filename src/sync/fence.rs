@@ -13,8 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// smaller than one it has seen. A holder that was stopped past its lease then does no harm
 /// (Kleppmann, "How to do distributed locking", 2016). A fence fits an `i64`.
 ///
-/// A load of a cache has such a number, too ([`Loading::fence`](crate::cache::Loading::fence)):
-/// the later of two loads of one key has the greater one.
+/// A load of a cache has such a number, too: the later of two loads of one key has the greater one.
 ///
 /// Permits of a semaphore have such a number, too, which only events show. It protects nothing:
 /// several holders have permits at the same time, in any order of their fences.

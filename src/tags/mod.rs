@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::future::join_all;
 pub(crate) use recent::RecentTags;
 use tokio::time::Instant;
-pub(crate) use value::{TagState, TagValue};
+pub(crate) use value::{Generation, TagState, TagValue};
 
 use crate::client::Client;
 use crate::error::Result;
@@ -40,10 +40,6 @@ pub(crate) struct Tag {
     /// its own entries, and a read of an entry asks one server.
     parts: Option<Arc<[Key]>>,
 }
-
-/// The value of a tag that an invalidation replaces. It is compared, never ordered.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Generation(u64);
 
 /// One state per tag, in the order of the tags; `None` for a tag without a generation.
 pub(crate) type Snapshot = Vec<Option<TagState>>;
@@ -117,23 +113,6 @@ impl Tag {
         // Cut at the end of a character.
         let end = ends.take_while(|end| *end <= SHOWN).last().unwrap_or(0);
         name.as_bytes()[..end].to_vec()
-    }
-}
-
-impl Generation {
-    pub(crate) fn from_stamp(stamped: u64) -> Self {
-        Self(stamped)
-    }
-
-    pub(crate) fn stamp(self) -> u64 {
-        self.0
-    }
-}
-
-/// Shows the number: it is random, but no secret.
-impl fmt::Debug for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
     }
 }
 

@@ -1,7 +1,8 @@
 //! `TagValue`: what the key of a tag holds, and what a snapshot keeps of it.
 //!
-//! Invariant: any value of at least eight bytes has a generation. The rest only tells more about it,
-//! and a value that ends early tells less. The scripts in this folder write it; the cache reads it.
+//! Invariant: any value of at least eight bytes has a generation. The rest only tells more about
+//! it, and a value that ends early tells less. The scripts in this folder write it; the cache reads
+//! it.
 //!
 //! Big-endian:
 //!
@@ -13,9 +14,13 @@
 //! | 14 each | generation that was replaced softly (8), when, server time in ms (6) |
 //! | the rest | readable name |
 
+use std::fmt;
+
 use bytes::Bytes;
 
-use super::Generation;
+/// The value of a tag that an invalidation replaces. It is compared, never ordered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
 
 /// What the key of a tag holds.
 #[derive(Clone, Copy)]
@@ -39,6 +44,23 @@ pub(crate) struct TagState {
 pub(crate) enum Holds {
     Nothing,
     Loads,
+}
+
+impl Generation {
+    pub(crate) fn from_stamp(stamped: u64) -> Self {
+        Self(stamped)
+    }
+
+    pub(crate) fn stamp(self) -> u64 {
+        self.0
+    }
+}
+
+/// Shows the number: it is random, but no secret.
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
 }
 
 impl<'v> TagValue<'v> {

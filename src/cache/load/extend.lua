@@ -1,4 +1,4 @@
-#!lua flags=allow-oom,allow-cross-slot-keys
+#!lua flags=allow-cross-slot-keys
 -- Purpose: makes the entry live on whose value the leader has found to be still right, unless the
 --   value was removed or set, or the lease taken over, meanwhile.
 -- KEYS: 1 value

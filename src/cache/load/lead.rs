@@ -261,8 +261,9 @@ where
         }
     }
 
-    /// Whether the generations of `states` are still the present ones. This is read only if a late call has
-    /// joined, and after the flight was closed, so that it holds for all calls that joined.
+    /// Whether the generations of `states` are still the present ones. This is read only if a late
+    /// call has joined, and after the flight was closed, so that it holds for all calls that
+    /// joined.
     async fn verified(&self, closed: Closed<'_>, states: &[TagState], deadline: Deadline) -> bool {
         if !closed.has_late() {
             return true;

@@ -1,7 +1,7 @@
 //! `Loading`: a load under way, as its loader sees it.
 //!
-//! Invariant: what a loader says takes effect only once its value is there, and only where the value
-//! is stored. `memoize_with` hands it to the loader; the load reads what was said.
+//! Invariant: what a loader says takes effect only once its value is there, and only where the
+//! value is stored. `memoize_with` hands it to the loader; the load reads what was said.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -124,8 +124,8 @@ impl<V> Load<V> {
         }
     }
 
-    /// Makes the load of a value that is served meanwhile. No call waits for it, so it is part of no
-    /// other load.
+    /// Makes the load of a value that is served meanwhile. No call waits for it, so it is part of
+    /// no other load.
     pub(super) fn behind(
         request: StoreRequest,
         leader: Leader,

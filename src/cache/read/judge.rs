@@ -1,8 +1,8 @@
 //! Judging: whether an entry is a hit, decided from its bytes and the generations that are known.
 //!
-//! Invariant: an entry is a hit only if each generation stamped on it equals the present one, and it
-//! is fresh. It is old, and never a hit, if it has a stale window and either its time is over or a
-//! tag of it was invalidated softly. This is a pure function: it reads nothing. If it needs more
+//! Invariant: an entry is a hit only if each generation stamped on it equals the present one, and
+//! it is fresh. It is old, and never a hit, if it has a stale window and either its time is over or
+//! a tag of it was invalidated softly. This is a pure function: it reads nothing. If it needs more
 //! generations, it names their tags. `fetch` calls it.
 //!
 //! The time is the server's. A key lives until its entry may no longer be served stale. So how long

@@ -12,7 +12,9 @@ if foreign() then return {'WRONGTYPE'} end
 if not still(ARGV[1]) then return {'CHANGED'} end
 local ttl = ARGV[2] - (ARGV[3] == 'until' and server_ms() or 0)
 if ttl <= 0 then return {'PAST'} end
-local stale = window(KEYS[1])
+local ends = redis.call('GETRANGE', KEYS[1], 8, 19)
+-- The entry keeps its stale window.
+local stale = struct.unpack('>I6', string.sub(ends, 7)) - struct.unpack('>I6', ends)
 local left = redis.call('PTTL', KEYS[1])
 if ARGV[3] ~= 'longer' or (left >= 0 and left - stale < ttl) then
   redis.call('SETRANGE', KEYS[1], 8, deadlines(ttl, stale))

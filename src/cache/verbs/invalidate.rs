@@ -120,8 +120,8 @@ impl Invalidate {
     }
 
     /// Lets values with a stale window still be served stale, by calls of
-    /// [`memoize`](Cache::memoize) that allow it: as if their TTL had ended now. Values without such
-    /// a window are gone.
+    /// [`memoize`](Cache::memoize) that allow it: as if their TTL had ended now. Values without
+    /// such a window are gone.
     ///
     /// Without this, an invalidation is hard: what was loaded before it is never served again. A
     /// hard invalidation also ends what earlier soft ones have left. A value that was invalidated

@@ -1,5 +1,6 @@
 //! Helpers: servers, topologies, proxies, waits. What they do is tested beside them.
 
+pub mod aging;
 pub mod gate;
 pub mod halted;
 pub mod listener;
