@@ -12,6 +12,7 @@ use super::stats::{AllCounts, Counts};
 use crate::cache::load::flight::Flights;
 use crate::cache::load::refreshing::Refreshing;
 use crate::cache::load::solo::Solos;
+use crate::cache::load::waits::Waits;
 use crate::cache::load::wake::WakeListeners;
 use crate::cache::read::reading::ReadFrom;
 use crate::cache::read::shared::SharedReads;
@@ -63,6 +64,7 @@ pub(super) struct CacheState {
     pub(super) flights: Arc<Flights>,
     pub(super) solos: Arc<Solos>,
     pub(super) refreshing: Arc<Refreshing>,
+    pub(super) waits: Arc<Waits>,
     pub(super) reads: SharedReads,
     pub(super) listeners: Arc<WakeListeners>,
     pub(super) tags: RecentTags,
@@ -78,6 +80,7 @@ impl CacheState {
             flights: Arc::default(),
             solos: Arc::default(),
             refreshing: Arc::default(),
+            waits: Arc::default(),
             reads: SharedReads::default(),
             listeners: Arc::default(),
             tags: RecentTags::default(),

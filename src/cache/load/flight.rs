@@ -593,6 +593,15 @@ impl LoadChain {
         RUNNING.try_with(any).unwrap_or(false)
     }
 
+    /// The key that the present task loads, for this client. `None` if it runs no load.
+    pub(in crate::cache) fn running(flights: &Arc<Flights>) -> Option<Key> {
+        let running = RUNNING.try_with(|running| {
+            let same = Arc::ptr_eq(&running.flights, flights);
+            same.then(|| running.key.clone())
+        });
+        running.ok().flatten()
+    }
+
     /// Runs `load` as this one.
     pub(in crate::cache) async fn scope<F: Future>(self: Arc<Self>, load: F) -> F::Output {
         RUNNING.scope(self, load).await

@@ -29,6 +29,7 @@ mod run;
 pub(crate) mod solo;
 mod unleased;
 pub(crate) mod upload;
+pub(crate) mod waits;
 pub(crate) mod wake;
 
 use std::panic::AssertUnwindSafe;

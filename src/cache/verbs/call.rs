@@ -20,6 +20,7 @@ use crate::cache::load::flight;
 use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
 use crate::cache::load::loading::RunLoader;
 use crate::cache::load::rounds::Rounds;
+use crate::cache::load::waits::Waiting;
 use crate::cache::load::{Load, Replaced};
 use crate::cache::load_options::{EarlyRefresh, Kept, LoadOptions, Serves};
 use crate::cache::outage::Outage;
@@ -181,6 +182,8 @@ impl Call {
     {
         let Self { cache, key, .. } = self;
         let (state, patience) = (cache.state(), self.patience());
+        // Noted when the call first waits for a load.
+        let mut waiting = None;
         // Once for the call, however often it is sent round.
         let mut missed = Some(&cache.setup.counts.misses);
         loop {
@@ -235,12 +238,14 @@ impl Call {
                     match role {
                         Role::Joined(follower) => follower,
                         Role::Opened(open) => {
+                            self.wait(&mut waiting)?;
                             return run_flight(self.request()?, open, (miss, old), rounds, loader)
                                 .await;
                         }
                     }
                 }
             };
+            self.wait(&mut waiting)?;
             let outcome = follower.outcome(silence, rounds.patience()).await;
             match outcome {
                 Some(Outcome::Value { value, .. }) => {
@@ -340,6 +345,16 @@ impl Call {
         let how = (from, want);
         let reading = Box::pin(fetch::read_old(cache, value, &self.tags, how, deadline)).await;
         Arrival::Read(reader, reading)
+    }
+
+    /// Notes that the load which this call is part of, if it is, waits for the key.
+    fn wait(&self, waiting: &mut Option<Waiting>) -> Result<()> {
+        if waiting.is_none() {
+            let state = self.cache.state();
+            let begun = state.waits.begin(&state.flights, &self.value);
+            *waiting = begun.map_err(|error| error.with_key(&self.key))?;
+        }
+        Ok(())
     }
 
     /// Which entries the call wants, beside hits.

@@ -5,6 +5,7 @@ mod cache_many;
 mod cache_model;
 mod cache_terms;
 mod conditional;
+mod cycles;
 mod expiry;
 mod foreign;
 pub mod freshness;
