@@ -26,6 +26,7 @@ pub use stats::Stats;
 pub use verbs::invalidate::Invalidate;
 pub use verbs::keys::Keys;
 pub use verbs::memoize::{AnyLoader, Informed, Memoize, Plain};
+pub use verbs::memoize_many::MemoizeMany;
 pub use verbs::pattern::literal;
 pub use verbs::remove_matching::{RemoveMatching, Removed, Steps};
 pub use verbs::set::Set;

@@ -95,6 +95,12 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                 .acquire(&self.seen, self.dead, channel, deadline, self.longest())
                 .await;
             drop(question);
+            if !matches!(grant, Ok(Grant::Lead { .. }))
+                && let Some(seat) = &self.seat
+            {
+                // The others of the batch do not wait for it.
+                seat.decide();
+            }
             let (takeover, noted, fence) = match grant {
                 Ok(Grant::Lead { fence }) => {
                     tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");

@@ -548,6 +548,8 @@ tokio::task_local! {
 pub(in crate::cache) struct LoadChain {
     flights: Arc<Flights>,
     key: Key,
+    /// The other keys of a batch that one call of a loader loads.
+    others: Vec<Key>,
     /// It counts as a load with a permit of the bulkhead: it has one, or a load that waits for it
     /// has one, or it could wait for a permit no longer.
     placed: AtomicBool,
@@ -562,6 +564,7 @@ impl LoadChain {
         Arc::new(Self {
             flights: flights.clone(),
             key: key.clone(),
+            others: Vec::new(),
             placed: AtomicBool::new(false),
             // Taken in the task of the caller: the task of the flight, spawned later, does not
             // inherit it.
@@ -574,6 +577,7 @@ impl LoadChain {
         Arc::new(Self {
             flights: flights.clone(),
             key: key.clone(),
+            others: Vec::new(),
             placed: AtomicBool::new(false),
             outer: None,
         })
@@ -593,13 +597,32 @@ impl LoadChain {
         RUNNING.try_with(any).unwrap_or(false)
     }
 
-    /// The key that the present task loads, for this client. `None` if it runs no load.
-    pub(in crate::cache) fn running(flights: &Arc<Flights>) -> Option<Key> {
-        let running = RUNNING.try_with(|running| {
-            let same = Arc::ptr_eq(&running.flights, flights);
-            same.then(|| running.key.clone())
+    /// The keys that the present task loads, for this client. Empty if it runs no load.
+    pub(in crate::cache) fn running(flights: &Arc<Flights>) -> Vec<Key> {
+        let running = RUNNING.try_with(|running| match Arc::ptr_eq(&running.flights, flights) {
+            true => running.keys().cloned().collect(),
+            false => Vec::new(),
         });
-        running.ok().flatten()
+        running.unwrap_or_default()
+    }
+
+    /// Runs `load`, which loads also `others`, within the load that the present task runs.
+    pub(in crate::cache) async fn with_others<F: Future>(others: Vec<Key>, load: F) -> F::Output {
+        let Ok(running) = RUNNING.try_with(Arc::clone) else {
+            return load.await;
+        };
+        let batch = Arc::new(Self {
+            flights: running.flights.clone(),
+            key: running.key.clone(),
+            others,
+            placed: AtomicBool::new(running.placed.load(Ordering::Relaxed)),
+            outer: Some(running),
+        });
+        RUNNING.scope(batch, load).await
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.key).chain(&self.others)
     }
 
     /// Runs `load` as this one.
@@ -609,7 +632,10 @@ impl LoadChain {
 
     /// Refuses a call for `key` from within its own load, which would wait for itself.
     pub(in crate::cache) fn refuse_reentry(flights: &Arc<Flights>, key: &Key) -> Result<()> {
-        if Self::any(|running| running.key == *key && Arc::ptr_eq(&running.flights, flights)) {
+        let is_it = |running: &Self| {
+            running.keys().any(|own| own == key) && Arc::ptr_eq(&running.flights, flights)
+        };
+        if Self::any(is_it) {
             return Err(Error::new(
                 ErrorKind::Reentrant,
                 "the loader of a key asks for the same key; it would wait for itself",

@@ -20,6 +20,7 @@
 mod asking;
 pub(crate) mod failure;
 pub(crate) mod flight;
+pub(crate) mod gather;
 mod lead;
 pub(crate) mod lease;
 pub(crate) mod loading;
@@ -48,6 +49,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Snapshot;
 use crate::time::Patience;
 use flight::{Leader, LoadChain, Outcome, Question};
+use gather::Seat;
 use lease::LoadLease;
 use loading::{Loading, RunLoader, Said, Storing};
 use rounds::Rounds;
@@ -75,6 +77,8 @@ pub(super) struct Load<V> {
     dead: Option<i64>,
     /// The stale value that this load replaces, if a call was allowed to have it.
     old: Option<Replaced<V>>,
+    /// The seat of this load in a batch.
+    seat: Option<Arc<Seat>>,
 }
 
 /// A stale value that a load replaces.
@@ -122,6 +126,7 @@ impl<V> Load<V> {
             awaited: None,
             dead: None,
             old,
+            seat: None,
         }
     }
 
@@ -138,6 +143,11 @@ impl<V> Load<V> {
             running,
             ..Self::new(request, leader, (Ok(miss), Some(old)), rounds)
         }
+    }
+
+    /// The same, as part of a batch.
+    pub(super) fn seated(self, seat: Option<Arc<Seat>>) -> Self {
+        Self { seat, ..self }
     }
 
     /// Asks the server something. The flight waits for the answer as long as the call with the most

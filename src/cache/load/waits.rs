@@ -29,7 +29,8 @@ struct Edge {
 #[must_use = "the wait ends when this is dropped"]
 pub(in crate::cache) struct Waiting {
     all: Arc<Waits>,
-    edge: Edge,
+    /// More than one if a batch waits.
+    own: Vec<Edge>,
 }
 
 impl Waits {
@@ -43,26 +44,28 @@ impl Waits {
         flights: &Arc<Flights>,
         awaited: &Key,
     ) -> Result<Option<Waiting>> {
-        let Some(waits) = LoadChain::running(flights) else {
+        let running = LoadChain::running(flights);
+        if running.is_empty() {
             return Ok(None);
-        };
-        let edge = Edge {
+        }
+        let own = running.into_iter().map(|waits| Edge {
             waits,
             awaited: awaited.clone(),
-        };
+        });
+        let own: Vec<Edge> = own.collect();
         let mut edges = self.edges();
-        if leads(&edges, &edge.awaited, &edge.waits) {
+        if own.iter().any(|edge| leads(&edges, awaited, &edge.waits)) {
             return Err(Error::new(
                 ErrorKind::Reentrant,
                 "the loader of a key asks for a key whose load waits for it, directly or through \
                  others; both would wait for ever",
             ));
         }
-        edges.push(edge.clone());
+        edges.extend_from_slice(&own);
         drop(edges);
         Ok(Some(Waiting {
             all: self.clone(),
-            edge,
+            own,
         }))
     }
 
@@ -92,9 +95,11 @@ fn leads(edges: &[Edge], from: &Key, to: &Key) -> bool {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut edges = self.all.edges();
-        // One of those that are equal: a load may wait for a key in several calls.
-        if let Some(own) = edges.iter().position(|edge| *edge == self.edge) {
-            edges.swap_remove(own);
+        for own in &self.own {
+            // One of those that are equal: a load may wait for a key in several calls.
+            if let Some(at) = edges.iter().position(|edge| edge == own) {
+                edges.swap_remove(at);
+            }
         }
     }
 }

@@ -60,19 +60,30 @@ pub(in crate::cache) async fn read_old<T: Taken>(
     cache: &Cache,
     key: &Key,
     tags: &[Tag],
-    (from, want): (ReadFrom, Want),
+    how: (ReadFrom, Want),
     deadline: Deadline,
 ) -> Result<Reading<T>> {
-    let mut fetch = Fetch::new(cache, tags, from, deadline)?;
-    fetch.want = want;
-    if matches!(want, Want::Old { early } if early > 0.0) {
-        fetch.time = Time::Asked;
-    }
+    let fetch = Fetch::wanting(cache, tags, how, deadline)?;
     let mut reading = None;
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
     fetch.look(keys, place).await?;
     fetch.look_elsewhere(keys, place).await?;
     Ok(only(reading))
+}
+
+/// Reads several entries as [`read_old`] does.
+pub(in crate::cache) async fn read_many_old<T: Taken>(
+    cache: &Cache,
+    keys: &[Key],
+    tags: &[Tag],
+    how: (ReadFrom, Want),
+    deadline: Deadline,
+) -> Result<Vec<Reading<T>>> {
+    let fetch = Fetch::wanting(cache, tags, how, deadline)?;
+    let mut readings = unread(keys);
+    fetch.look(keys, &mut readings).await?;
+    fetch.look_elsewhere(keys, &mut readings).await?;
+    Ok(readings.into_iter().map(only).collect())
 }
 
 /// Does the same without tags, and only where the client's own ring places the entry, for a verb
@@ -160,6 +171,25 @@ impl<'f> Fetch<'f> {
             from,
             want: Want::Fresh,
             time: Time::NotAsked,
+        })
+    }
+
+    /// Asks for the time at once if it is sure to be needed.
+    fn wanting(
+        cache: &'f Cache,
+        declared: &'f [Tag],
+        (from, want): (ReadFrom, Want),
+        deadline: Deadline,
+    ) -> Result<Self> {
+        let time = match want {
+            Want::Old { early } if early > 0.0 => Time::Asked,
+            _ => Time::NotAsked,
+        };
+        let fetch = Self::new(cache, declared, from, deadline)?;
+        Ok(Self {
+            want,
+            time,
+            ..fetch
         })
     }
 

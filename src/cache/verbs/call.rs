@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 use crate::cache::Cache;
 use crate::cache::load::flight;
 use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
+use crate::cache::load::gather::Seat;
 use crate::cache::load::loading::RunLoader;
 use crate::cache::load::rounds::Rounds;
 use crate::cache::load::waits::Waiting;
@@ -46,6 +47,8 @@ pub(super) struct Call {
     serves: Serves,
     /// Those that the call declares.
     tags: Vec<Tag>,
+    /// The seat of the call in a batch.
+    seat: Option<Arc<Seat>>,
 }
 
 /// How a call comes to a flight, or to what Redis holds.
@@ -89,7 +92,35 @@ where
     }
 }
 
+/// Goes on for a call whose entry was read, together with others, at the beginning of `rounds`.
+pub(super) async fn go_on<V>(
+    call: &Call,
+    reading: Result<Reading<Arc<V>>>,
+    rounds: Rounds,
+    loader: RunLoader<V>,
+) -> Result<Arc<V>>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let flights = &call.cache.state().flights;
+    LoadChain::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(&call.key))?;
+    call.waited(Arrival::Read(None, reading), rounds, loader)
+        .await
+}
+
 impl Call {
+    /// The same call, as part of a batch.
+    pub(super) fn seated(self, seat: Arc<Seat>) -> Self {
+        Self {
+            seat: Some(seat),
+            ..self
+        }
+    }
+
+    pub(super) fn place(&self) -> &Key {
+        &self.value
+    }
+
     pub(super) fn parsed(
         cache: Cache,
         key: Name,
@@ -104,6 +135,7 @@ impl Call {
             value: cache.value(&key)?,
             cache,
             key,
+            seat: None,
         })
     }
 
@@ -239,12 +271,16 @@ impl Call {
                         Role::Joined(follower) => follower,
                         Role::Opened(open) => {
                             self.wait(&mut waiting)?;
-                            return run_flight(self.request()?, open, (miss, old), rounds, loader)
-                                .await;
+                            let (request, seat) = (self.request()?, self.seat.clone());
+                            let found = (miss, old);
+                            return run_flight(request, open, found, rounds, (loader, seat)).await;
                         }
                     }
                 }
             };
+            if let Some(seat) = &self.seat {
+                seat.decide();
+            }
             self.wait(&mut waiting)?;
             let outcome = follower.outcome(silence, rounds.patience()).await;
             match outcome {
@@ -358,7 +394,7 @@ impl Call {
     }
 
     /// Which entries the call wants, beside hits.
-    fn want(&self) -> Want {
+    pub(super) fn want(&self) -> Want {
         match (self.serves.may_be_stale(), self.serves.early_refresh) {
             (false, EarlyRefresh::Off) => Want::Fresh,
             (true, EarlyRefresh::Off) => Want::Old { early: 0.0 },
@@ -401,6 +437,7 @@ impl Call {
             let open = state.flights.alone(&self.value, patience);
             let rounds = Rounds::begin(terms, patience.limit());
             let load = Load::behind(request, open, (miss, Replaced::of(old)), rounds);
+            let load = load.seated(self.seat.clone());
             // No call waits. If another process loads, this ends at once.
             let (creator, _) = oneshot::channel();
             let load = async move {
@@ -496,7 +533,7 @@ async fn run_flight<V>(
     open: Leader,
     read: (Result<Miss>, Option<Replaced<V>>),
     rounds: Rounds,
-    loader: RunLoader<V>,
+    (loader, seat): (RunLoader<V>, Option<Arc<Seat>>),
 ) -> Result<Arc<V>>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -509,7 +546,7 @@ where
     let spawner = request.cache.client.spawner().clone();
     let limit = request.cache.setup.patience.limit();
     let (flight, since) = (open.flight().clone(), Instant::now());
-    let load = Load::new(request, open, read, rounds);
+    let load = Load::new(request, open, read, rounds).seated(seat);
     let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
     let mut value = pin!(value);
     loop {

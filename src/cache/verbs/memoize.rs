@@ -185,10 +185,10 @@ impl Cache {
 }
 
 /// Keeps an error of the one type that it is made for.
-type Capture = fn(Box<dyn Any + Send + Sync>) -> Captured;
+pub(super) type Capture = fn(Box<dyn Any + Send + Sync>) -> Captured;
 
 /// Keeps an error of type `E`.
-fn capture<How, E: LoaderError<How>>(error: Box<dyn Any + Send + Sync>) -> Captured {
+pub(super) fn capture<How, E: LoaderError<How>>(error: Box<dyn Any + Send + Sync>) -> Captured {
     match error.downcast::<E>() {
         Ok(error) => error.captured(),
         Err(_) => unreachable!("the loader of this call fails with this type"),

@@ -10,6 +10,7 @@ mod get;
 pub(crate) mod invalidate;
 pub(crate) mod keys;
 pub(crate) mod memoize;
+pub(crate) mod memoize_many;
 pub(crate) mod pattern;
 mod remove;
 pub(crate) mod remove_matching;

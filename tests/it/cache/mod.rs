@@ -17,6 +17,7 @@ mod memoize;
 mod memoize_bounds;
 mod memoize_deadlines;
 mod memoize_fleet;
+mod memoize_many;
 mod memoize_patience;
 mod memoize_process;
 mod memoize_runtimes;
