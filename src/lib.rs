@@ -214,6 +214,10 @@ struct GuideWhichPrimitive;
 struct GuideFirstSteps;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/guide/cache-step-by-step.md")]
+struct GuideCacheStepByStep;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/guide/cache-verbs.md")]
 struct GuideCacheVerbs;
 

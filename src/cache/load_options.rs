@@ -168,6 +168,7 @@ impl fmt::Debug for ErrorTtls {
 macro_rules! load_settings {
     () => {
         /// Sets the TTL of values that are `None`. By default, it is that of other values.
+        #[must_use = "it returns the changed value"]
         pub fn none_ttl(mut self, ttl: Duration) -> Self {
             self.options.none_ttl = Some(ttl);
             self
@@ -187,6 +188,7 @@ macro_rules! load_settings {
         ///
         /// Stale windows need the time of the server, so reads of such a cache cost one more
         /// command in the same trip, and values with a stale window are not read from replicas.
+        #[must_use = "it returns the changed value"]
         pub fn stale(mut self, window: Duration) -> Self {
             self.options.stale = window;
             self
@@ -197,6 +199,7 @@ macro_rules! load_settings {
         ///
         /// Within [`error_ttl`](crate::Cache::error_ttl) of a failed load no other load is tried,
         /// so the source of the data is asked at most once in that time.
+        #[must_use = "it returns the changed value"]
         pub fn stale_if_error(mut self, window: Duration) -> Self {
             self.options.stale_if_error = window;
             self
@@ -205,6 +208,7 @@ macro_rules! load_settings {
         /// Serves a stale value if the load takes longer than `timeout`. The load goes on. How old
         /// the value may be is set by [`stale_if_error`](Self::stale_if_error), which this needs.
         /// If there is no such value, the call waits for the load.
+        #[must_use = "it returns the changed value"]
         pub fn soft_timeout(mut self, timeout: Duration) -> Self {
             self.options.soft_timeout = Some(timeout);
             self
@@ -214,6 +218,7 @@ macro_rules! load_settings {
         /// where [`stale_if_error`](Self::stale_if_error) allows one. The load goes on, and is
         /// stored. Without it, a call waits for [`max_load`](crate::Cache::max_load) and its
         /// deadline.
+        #[must_use = "it returns the changed value"]
         pub fn hard_timeout(mut self, timeout: Duration) -> Self {
             self.options.hard_timeout = Some(timeout);
             self
@@ -226,6 +231,7 @@ macro_rules! load_settings {
         /// for its load. One such load of a key runs in the fleet at a time.
         ///
         /// Reads cost one more command in the same trip.
+        #[must_use = "it returns the changed value"]
         pub fn refresh_early(mut self) -> Self {
             self.options.early_refresh = crate::cache::load_options::EarlyRefresh::On;
             self
@@ -249,6 +255,7 @@ macro_rules! load_settings {
         /// # Ok(())
         /// # }
         /// ```
+        #[must_use = "it returns the changed value"]
         pub fn error_ttl_by(
             mut self,
             by: impl Fn(&crate::error::Error) -> Option<Duration> + Send + Sync + 'static,

@@ -25,6 +25,7 @@ pub use read::reading::ReadFrom;
 pub use stats::Stats;
 pub use verbs::invalidate::Invalidate;
 pub use verbs::keys::Keys;
+pub use verbs::memo::Memo;
 pub use verbs::memoize::{AnyLoader, Informed, Memoize, Plain};
 pub use verbs::memoize_many::MemoizeMany;
 pub use verbs::pattern::literal;

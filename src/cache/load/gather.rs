@@ -1,9 +1,9 @@
 //! `Gather`: the loads of one batch that are granted together are made by one call of its loader.
 //!
-//! Invariant: no load waits here for a load that waits elsewhere. Each load of the batch has a seat.
-//! It decides as soon as its first request for the lease is answered: it leads, or it is left out.
-//! Once all have decided, the loader is called for those that lead. A load that leads later is made
-//! by a call of its own. `memoize_many` makes one for each batch.
+//! Invariant: no load waits here for a load that waits elsewhere. Each load of the batch has a
+//! seat. It decides as soon as its first request for the lease is answered: it leads, or it is left
+//! out. Once all have decided, the loader is called for those that lead. A load that leads later is
+//! made by a call of its own. `memoize_many` makes one for each batch.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

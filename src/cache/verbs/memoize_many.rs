@@ -45,10 +45,11 @@ pub struct MemoizeMany<V> {
 }
 
 /// The user's function, its errors captured.
-type LoadMany<V> = Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Loaded<V>> + Send + Sync>;
+pub(super) type LoadMany<V> =
+    Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Loaded<V>> + Send + Sync>;
 
 /// What one call of it comes to.
-type Loaded<V> = std::result::Result<HashMap<String, V>, Captured>;
+pub(super) type Loaded<V> = std::result::Result<HashMap<String, V>, Captured>;
 
 /// What was found of one key.
 type Outcome<V> = Result<Option<Arc<V>>>;
@@ -134,20 +135,29 @@ impl Cache {
             let loaded = async move { loaded.await.map_err(|error| captured(Box::new(error))) };
             loaded.boxed()
         });
-        MemoizeMany {
-            cache: self.clone(),
-            keys: keys
-                .into_iter()
-                .map(|key| key.as_ref().to_owned())
-                .collect(),
-            options: LoadOptions::new(ttl),
-            tags: Ok(Vec::new()),
-            loader,
-        }
+        let keys = keys.into_iter().map(|key| key.as_ref().to_owned());
+        let (keys, options) = (keys.collect(), LoadOptions::new(ttl));
+        MemoizeMany::new(self.clone(), keys, options, Ok(Vec::new()), loader)
     }
 }
 
 impl<V> MemoizeMany<V> {
+    pub(super) fn new(
+        cache: Cache,
+        keys: Vec<String>,
+        options: LoadOptions,
+        tags: Result<Vec<Tag>>,
+        loader: LoadMany<V>,
+    ) -> Self {
+        Self {
+            cache,
+            keys,
+            options,
+            tags,
+            loader,
+        }
+    }
+
     load_settings!();
 
     /// Labels what the loader loads: invalidating any of the tags invalidates the values. At most

@@ -9,6 +9,7 @@ mod expiry;
 mod get;
 pub(crate) mod invalidate;
 pub(crate) mod keys;
+pub(crate) mod memo;
 pub(crate) mod memoize;
 pub(crate) mod memoize_many;
 pub(crate) mod pattern;

@@ -13,6 +13,7 @@ mod herd;
 mod lease;
 mod load_errors;
 mod loader_errors;
+mod memo;
 mod memoize;
 mod memoize_bounds;
 mod memoize_deadlines;
