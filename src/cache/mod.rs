@@ -6,6 +6,7 @@
 
 mod config;
 mod entry_keys;
+mod explanation;
 mod foreign;
 mod load;
 mod load_options;
@@ -19,6 +20,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use explanation::{
+    EntryInfo, Explanation, FailureInfo, LoadInfo, TagInfo, TagVerdict, Verdict,
+};
 pub use load::loading::Loading;
 pub use outage::{Bypassed, Outage};
 pub use read::reading::ReadFrom;

@@ -90,6 +90,13 @@ impl<'v> TagValue<'v> {
         })
     }
 
+    /// The name for human readers.
+    pub(crate) fn name(self) -> &'v [u8] {
+        let mode = self.rest.first().copied().unwrap_or_default();
+        let before = MODE + SINCE + usize::from(mode) % COUNTED * REPLACED;
+        self.rest.get(before..).unwrap_or_default()
+    }
+
     pub(crate) fn state(self) -> TagState {
         let mode = self.rest.first().copied().unwrap_or_default();
         let since = self.rest.get(MODE..MODE + SINCE);
@@ -170,6 +177,7 @@ mod tests {
         assert_eq!(value.replaced_softly(Generation(5)), Some(800));
         assert_eq!(value.replaced_softly(Generation(6)), Some(900));
         assert_eq!(value.replaced_softly(Generation(4)), None);
+        assert_eq!(value.name(), b"country:FR");
     }
 
     #[test]

@@ -214,7 +214,7 @@ impl<'f> Fetch<'f> {
         if open.is_empty() {
             return Ok(());
         }
-        Box::pin(self.settle(open, keys, &answers, readings)).await
+        Box::pin(self.settle(open, keys, answers, readings)).await
     }
 
     /// As [`look`](Self::look), and asks how long the entries still live.
@@ -238,7 +238,7 @@ impl<'f> Fetch<'f> {
         if open.is_empty() {
             return Ok(());
         }
-        Box::pin(self.settle(open, keys, &answers, readings)).await
+        Box::pin(self.settle(open, keys, answers, readings)).await
     }
 
     /// Returns how long `key` still lives.
@@ -351,10 +351,11 @@ impl<'f> Fetch<'f> {
         &self,
         mut open: Undecided,
         keys: &[Key],
-        answers: &Answers<'_>,
+        // By value, so that the future of a hit has no place for it.
+        answers: Answers<'_>,
         readings: &mut [Option<Reading<T>>],
     ) -> Result<()> {
-        self.judge_again(&mut open, answers, readings).await?;
+        self.judge_again(&mut open, &answers, readings).await?;
         let mut discards = Vec::new();
         for (at, why) in open.missed {
             let gone = Gone::of(&why);

@@ -76,7 +76,7 @@ pub(in crate::cache) enum Want {
     /// Also those that are stale, and those whose early refresh is due. `early` is the number by
     /// which the duration of the load is multiplied; zero for no early refresh.
     Old {
-        early: f64,
+        early: f32,
     },
 }
 
@@ -186,7 +186,7 @@ fn age(envelope: &Envelope<'_>, replaced: Option<u64>, rules: Rules) -> Option<A
     };
     // XFetch: Vattani, Chierichetti, Lowenstein, "Optimal probabilistic cache stampede prevention",
     // PVLDB 8(8), 2015, with its beta = 1.
-    let due = envelope.cost.as_secs_f64() * early * 1000.0 >= (fresh_until - now) as f64;
+    let due = envelope.cost.as_secs_f32() * early * 1000.0 >= (fresh_until - now) as f32;
     due.then_some(Age::Due)
 }
 

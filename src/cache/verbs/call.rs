@@ -400,7 +400,7 @@ impl Call {
             (true, EarlyRefresh::Off) => Want::Old { early: 0.0 },
             // XFetch draws a number for each read.
             (_, EarlyRefresh::On) => Want::Old {
-                early: -rand::random_range(f64::MIN_POSITIVE..1.0).ln(),
+                early: -rand::random_range(f32::MIN_POSITIVE..1.0).ln(),
             },
         }
     }

@@ -6,6 +6,7 @@
 mod call;
 mod conditional;
 mod expiry;
+mod explain;
 mod get;
 pub(crate) mod invalidate;
 pub(crate) mod keys;

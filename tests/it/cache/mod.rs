@@ -7,6 +7,7 @@ mod cache_terms;
 mod conditional;
 mod cycles;
 mod expiry;
+mod explain;
 mod foreign;
 pub mod freshness;
 mod herd;

@@ -83,6 +83,11 @@ const VERBS: &[Verb] = &[
         Some("false"),
     ),
     Verb(
+        "explain",
+        |cache| Box::pin(async move { shown(cache.explain("a").await.map(|it| it.verdict)) }),
+        None,
+    ),
+    Verb(
         "entry",
         |cache| {
             Box::pin(async move { shown(cache.entry::<String>("a").await.map(|it| it.is_some())) })

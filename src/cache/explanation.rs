@@ -1,0 +1,188 @@
+//! `Explanation`: why a read of a key finds what it finds.
+//!
+//! Invariant: it tells of one moment, and holds no value of the user. `explain` makes it.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::codec::{Codec, Compression};
+
+/// Why a read of a key hits, misses, or would be served stale: what [`Cache::explain`] reports.
+///
+/// Its `Display` is meant for people.
+///
+/// [`Cache::explain`]: super::Cache::explain
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The key, as it may be shown.
+    pub key: String,
+    /// What a read comes to.
+    pub verdict: Verdict,
+    /// What is stored. `None` if nothing is, or if it cannot be read.
+    pub entry: Option<EntryInfo>,
+    /// The tags of the entry. That of the whole cache comes first.
+    pub tags: Vec<TagInfo>,
+    /// The load that is under way, in the whole fleet.
+    pub load: Option<LoadInfo>,
+    /// What is remembered of a load that has failed.
+    pub failure: Option<FailureInfo>,
+}
+
+/// What a read of a key comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// There is a valid and fresh entry.
+    Hit,
+    /// The entry is stale since this time. Calls that allow it may be served its value.
+    Stale(Duration),
+    /// There is no entry.
+    Absent,
+    /// A tag of the entry was invalidated after its load, or does not exist any more.
+    Invalidated,
+    /// The entry is damaged: bytes were changed, lost or added.
+    Damaged(String),
+    /// The entry is whole, but this build cannot read it.
+    Foreign(String),
+}
+
+/// An entry, without its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntryInfo {
+    /// The size in Redis, in bytes.
+    pub bytes: usize,
+    /// How the value was encoded.
+    pub codec: Codec,
+    /// How it was compressed.
+    pub compression: Compression,
+    /// Whether the load found nothing: the value is `None`.
+    pub is_none: bool,
+    /// How long the entry is still fresh. Zero if it is stale.
+    pub fresh_for: Duration,
+    /// How long its key still lives. `None` if it has no end.
+    pub left: Option<Duration>,
+    /// How long the load took. Zero for a value that was set.
+    pub load_took: Duration,
+}
+
+/// A tag of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TagInfo {
+    /// The name as the server has it: at most 200 bytes, or the digits of a hidden name. The id of
+    /// the tag if the server does not have the tag.
+    pub name: String,
+    /// What the tag says of the entry.
+    pub state: TagVerdict,
+}
+
+/// What a tag says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TagVerdict {
+    /// The tag was not invalidated since the load.
+    Current,
+    /// The tag was invalidated softly since the load.
+    InvalidatedSoftly,
+    /// The tag was invalidated since the load.
+    Invalidated,
+    /// The server does not have the tag: it has expired, or was evicted.
+    Missing,
+}
+
+/// A load that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadInfo {
+    /// How long ago the right to load was granted.
+    pub since: Duration,
+    /// When another process may take over if the leader stays silent.
+    pub takeover_in: Duration,
+    /// How many other processes wait for it.
+    pub waiting: u64,
+}
+
+/// What is remembered of a failed load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailureInfo {
+    /// The text that callers get, cut at 200 bytes. `None` if it cannot be read.
+    pub text: Option<String>,
+    /// How long it is still remembered.
+    pub left: Duration,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.verdict)?;
+        if let Some(entry) = &self.entry {
+            write!(f, "\n  entry: {entry}")?;
+        }
+        for tag in &self.tags {
+            write!(f, "\n  tag {}: {}", tag.name, tag.state)?;
+        }
+        if let Some(load) = &self.load {
+            write!(
+                f,
+                "\n  a load began {:.1?} ago, {} other processes wait, takeover in {:.1?}",
+                load.since, load.waiting, load.takeover_in
+            )?;
+        }
+        if let Some(failure) = &self.failure {
+            let text = failure.text.as_deref().unwrap_or("unreadable");
+            write!(
+                f,
+                "\n  the last load failed, for {:.1?} more: {text}",
+                failure.left
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hit => f.write_str("a hit"),
+            Self::Stale(age) => write!(f, "stale since {age:.1?}"),
+            Self::Absent => f.write_str("a miss, nothing is stored"),
+            Self::Invalidated => f.write_str("a miss, the entry was invalidated"),
+            Self::Damaged(how) => write!(f, "a miss, {how}"),
+            Self::Foreign(how) => write!(f, "a miss, {how}"),
+        }
+    }
+}
+
+impl fmt::Display for EntryInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, {:?}", self.bytes, self.codec)?;
+        if self.compression != Compression::None {
+            write!(f, " and {:?}", self.compression)?;
+        }
+        if self.is_none {
+            f.write_str(", no value")?;
+        }
+        write!(f, ", fresh for {:.1?}", self.fresh_for)?;
+        match self.left {
+            Some(left) => write!(f, ", kept for {left:.1?}")?,
+            None => f.write_str(", kept for ever")?,
+        }
+        match self.load_took.is_zero() {
+            true => Ok(()),
+            false => write!(f, ", loaded in {:.1?}", self.load_took),
+        }
+    }
+}
+
+impl fmt::Display for TagVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Current => "not invalidated since the load",
+            Self::InvalidatedSoftly => "invalidated softly since the load",
+            Self::Invalidated => "invalidated since the load",
+            Self::Missing => "the server does not have it; it has expired or was evicted",
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! `explain`: each reason that a read may have is told.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use hedgerow::cache::{Explanation, TagVerdict, Verdict};
+use hedgerow::{Cache, ErrorKind};
+
+use crate::support::aging::aged;
+use crate::support::gate::Gate;
+use crate::support::server::Server;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const KEY: &str = "hr:v:{c:k}";
+
+async fn explained(cache: &Cache) -> Explanation {
+    cache.explain("k").await.expect("an answer")
+}
+
+async fn stored(cache: &Cache) {
+    let load = async || Ok::<_, Infallible>("a value".repeat(1000));
+    let call = cache.memoize("k", MINUTE, load).tags(["country:FR"]);
+    call.stale(60 * MINUTE).await.expect("loaded");
+}
+
+fn tags(told: &Explanation) -> Vec<(&str, TagVerdict)> {
+    let tags = told.tags.iter();
+    tags.map(|tag| (tag.name.as_str(), tag.state)).collect()
+}
+
+#[tokio::test]
+async fn a_hit_a_stale_value_and_nothing_at_all() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").jitter(0.0);
+    let told = explained(&cache).await;
+    assert_eq!(told.verdict, Verdict::Absent);
+    assert!(told.entry.is_none() && told.tags.is_empty());
+    assert_eq!(told.to_string(), "k: a miss, nothing is stored");
+    stored(&cache).await;
+    let told = explained(&cache).await;
+    assert_eq!(told.verdict, Verdict::Hit);
+    let current = [
+        ("(all of c)", TagVerdict::Current),
+        ("country:FR", TagVerdict::Current),
+    ];
+    assert_eq!(tags(&told), current);
+    let entry = told.entry.as_ref().expect("it is there");
+    assert!(entry.fresh_for <= MINUTE && entry.fresh_for > MINUTE / 2);
+    assert!(entry.left.is_some_and(|left| left > 60 * MINUTE));
+    assert!(told.to_string().contains("Cbor and Lz4"), "{told}");
+    aged(&server, KEY, 2 * MINUTE).await;
+    let told = explained(&cache).await;
+    assert!(
+        matches!(told.verdict, Verdict::Stale(age) if age >= MINUTE),
+        "{told}"
+    );
+    assert_eq!(told.entry.expect("it is there").fresh_for, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn the_tag_that_invalidates_is_named() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    stored(&cache).await;
+    cache
+        .invalidate_tags(["country:FR"])
+        .soft()
+        .await
+        .expect("invalidated");
+    let told = explained(&cache).await;
+    assert!(matches!(told.verdict, Verdict::Stale(_)), "{told}");
+    assert_eq!(
+        tags(&told)[1],
+        ("country:FR", TagVerdict::InvalidatedSoftly)
+    );
+    cache
+        .invalidate_tags(["country:FR"])
+        .await
+        .expect("invalidated");
+    let told = explained(&cache).await;
+    assert_eq!(told.verdict, Verdict::Invalidated);
+    assert_eq!(tags(&told)[0].1, TagVerdict::Current);
+    assert_eq!(tags(&told)[1], ("country:FR", TagVerdict::Invalidated));
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+    }
+    let told = explained(&cache).await;
+    assert_eq!(told.verdict, Verdict::Invalidated);
+    assert!(
+        tags(&told).iter().all(|tag| tag.1 == TagVerdict::Missing),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told_with_the_reason() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    stored(&cache).await;
+    let _: i64 = server.run(&["SETRANGE", KEY, "100", "x"]).await;
+    let told = explained(&cache).await;
+    assert!(
+        matches!(&told.verdict, Verdict::Damaged(how) if how.contains("checksum")),
+        "{told}"
+    );
+    let _: () = server.run(&["SET", KEY, "\u{7f}of another build"]).await;
+    let told = explained(&cache).await;
+    assert!(
+        matches!(&told.verdict, Verdict::Foreign(how) if how.contains("version")),
+        "{told}"
+    );
+    // Nothing was changed.
+    assert_eq!(server.run::<i64>(&["EXISTS", KEY]).await, 1);
+    let _: i64 = server.run(&["DEL", KEY]).await;
+    let _: i64 = server.run(&["RPUSH", KEY, "x"]).await;
+    let error = cache.explain("k").await.expect_err("a list");
+    assert_eq!(error.kind(), ErrorKind::WrongType);
+}
+
+#[tokio::test]
+async fn a_load_under_way_and_one_that_has_failed_are_told() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").error_ttl(MINUTE);
+    let gate = Gate::closed();
+    let (calls, waits) = (cache.clone(), gate.clone());
+    let call = tokio::spawn(async move {
+        let load = || async move {
+            waits.load(()).await.expect("never fails");
+            Err::<u8, _>(io::Error::other("no such row"))
+        };
+        calls.memoize("k", MINUTE, load).await
+    });
+    gate.begun(1).await;
+    let told = explained(&cache).await;
+    let load = told.load.expect("under way");
+    assert!(
+        load.takeover_in > Duration::ZERO && load.waiting == 0,
+        "{load:?}"
+    );
+    gate.open();
+    call.await.expect("no panic").expect_err("it fails");
+    let told = explained(&cache).await;
+    assert!(told.load.is_none());
+    let failure = told.failure.as_ref().expect("remembered");
+    assert!(
+        failure
+            .text
+            .as_ref()
+            .is_some_and(|text| text.contains("no such row")),
+        "{told}"
+    );
+    assert!(failure.left > Duration::ZERO, "{told}");
+}
