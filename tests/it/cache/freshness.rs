@@ -6,12 +6,14 @@
 //! them. Whatever a read answers must not be older than the last invalidation that had returned
 //! when it began.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow::Client;
+use hedgerow::cache::Loading;
+use hedgerow::{Cache, Client};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use redis::aio::MultiplexedConnection;
@@ -50,6 +52,9 @@ fn stale(history: &[Read]) -> Vec<Read> {
 enum Subject {
     /// Each world has a cache of its own, reached through all of these.
     Cache(Vec<Client>),
+    /// The same, asked in all the ways in which a value can be loaded, with short TTLs and long
+    /// stale windows.
+    InAllWays(Vec<Client>),
     /// GET, load, SET; invalidated by DEL: what the promise is broken by.
     Naive(MultiplexedConnection),
 }
@@ -122,6 +127,10 @@ impl World {
                 let value = call.tags([&self.name]).await;
                 Some(value.map_or_else(|error| failed_at(&error), |value| *value))
             }
+            Subject::InAllWays(clients) => {
+                let cache = clients[random.random_range(0..clients.len())].cache(&self.name);
+                self.read_in_some_way(&cache, load, random).await
+            }
             Subject::Naive(connection) => {
                 let mut connection = connection.clone();
                 let mut get = redis::cmd("GET");
@@ -141,10 +150,82 @@ impl World {
         }
     }
 
+    /// Reads in one of all ways. Most values are stale by the time of the next read.
+    async fn read_in_some_way<Fut>(
+        self: &Arc<Self>,
+        cache: &Cache,
+        load: impl FnOnce() -> Fut + Send + 'static,
+        random: &mut StdRng,
+    ) -> Option<u64>
+    where
+        Fut: Future<Output = Result<u64, io::Error>> + Send + 'static,
+    {
+        let ttl = Duration::from_millis(random.random_range(1..30));
+        let (name, hour) = (self.name.clone(), Duration::from_secs(3600));
+        let value = match random.random_range(0..5) {
+            0 => {
+                let value = cache.get::<u64>(&self.name).await.expect("an answer");
+                return value.map(|version| *version);
+            }
+            1 => {
+                let call = cache.memoize(&self.name, ttl, load).tags([&self.name]);
+                call.stale(hour).refresh_early().await
+            }
+            2 => {
+                let call = cache.memoize(&self.name, ttl, load).tags([&self.name]);
+                let call = call.stale_if_error(hour);
+                call.soft_timeout(Duration::from_millis(2)).await
+            }
+            3 => {
+                let informed = |loading: Loading<u64>| async move {
+                    let old = loading.stale();
+                    let version = load().await?;
+                    loading.tag(&name);
+                    Ok::<_, io::Error>(match old {
+                        Some(old) if *old == version => loading.not_modified(&old),
+                        _ => version,
+                    })
+                };
+                let call = cache.memoize_with(&self.name, ttl, informed);
+                call.stale_if_error(hour).await
+            }
+            _ => {
+                let load = Mutex::new(Some(load));
+                let many = move |keys: Vec<String>| {
+                    let load = load.lock().expect("no panic").take();
+                    async move {
+                        let Some(load) = load else {
+                            // A second call of the loader: a load of others came to nothing.
+                            return Err(io::Error::other(format!("{FAILED_AT}{}", u64::MAX)));
+                        };
+                        let version = load().await?;
+                        Ok(keys
+                            .into_iter()
+                            .map(|key| (key, version))
+                            .collect::<HashMap<_, _>>())
+                    }
+                };
+                let call = cache.memoize_many([&self.name], ttl, many);
+                let found = call
+                    .tags([&self.name])
+                    .stale(hour)
+                    .await
+                    .expect("an answer");
+                let [outcome] = &found[..] else {
+                    panic!("one key");
+                };
+                outcome
+                    .clone()
+                    .map(|value| value.expect("the loader knows it"))
+            }
+        };
+        Some(value.map_or_else(|error| failed_at(&error), |value| *value))
+    }
+
     /// Makes everything loaded before now invalid.
     async fn invalidate(&self, subject: &Subject, by: By, version: u64, random: &mut StdRng) {
         match subject {
-            Subject::Cache(clients) => {
+            Subject::Cache(clients) | Subject::InAllWays(clients) => {
                 let cache = clients[random.random_range(0..clients.len())].cache(&self.name);
                 let done = match (by, random.random_range(0..3)) {
                     (By::Key, 0) => {
@@ -284,6 +365,43 @@ async fn no_read_sees_what_was_loaded_before_its_key_was_removed_or_set() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_read_sees_what_was_loaded_before_its_tag_was_invalidated_or_the_cache_cleared() {
     holds(By::Tag).await;
+}
+
+/// The same with loads of all kinds: behind stale values, early, in batches, with late tags.
+async fn holds_in_all_ways(by: By) {
+    let server = Server::start().await;
+    let Subject::Cache(clients) = three_clients(&server).await else {
+        panic!("a cache");
+    };
+    let caches: Vec<Cache> = clients
+        .iter()
+        .map(|client| client.cache("world-0"))
+        .collect();
+    let story = interleaved(Subject::InAllWays(clients), by, 4000).await;
+    let stale = stale(&story.history);
+    assert!(stale.is_empty(), "{} stale: {:?}", stale.len(), &stale[..1]);
+    // And it was put to the test.
+    let (reads, met) = (story.history.len(), story.interleaved);
+    assert!(reads > 2_000, "only {reads} reads");
+    assert!(met > 500, "only {met} invalidations met a load under way");
+    let stats = caches.iter().map(Cache::stats);
+    let (served, refreshes) = stats.fold((0, 0), |(served, refreshes), stats| {
+        (served + stats.stale_served, refreshes + stats.refreshes)
+    });
+    assert!(
+        served > 20 && refreshes > 20,
+        "only {served} served stale, {refreshes} refreshes"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_read_of_any_kind_sees_what_was_loaded_before_its_key_was_removed_or_set() {
+    holds_in_all_ways(By::Key).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_read_of_any_kind_sees_what_was_loaded_before_its_tag_was_invalidated() {
+    holds_in_all_ways(By::Tag).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
