@@ -37,6 +37,7 @@ pub use verbs::remove_matching::{RemoveMatching, Removed, Steps};
 pub use verbs::set::Set;
 pub use verbs::set_if::SetIf;
 pub use verbs::set_many::SetMany;
+pub use verbs::tag_snapshot::TagSnapshot;
 pub use verbs::update::Entry;
 
 use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};

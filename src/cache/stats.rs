@@ -14,15 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys that `get` and `get_many` found, and calls of `memoize` that found a value without a
-    /// load.
+    /// Keys that `get` and `get_many` found, and keys that `memoize` and its relatives found a
+    /// value for without a load.
     pub hits: u64,
-    /// Keys that `get` and `get_many` did not find, and calls of `memoize` that waited for a load
-    /// or made one.
+    /// Keys that `get` and `get_many` did not find, and keys for which `memoize` and its relatives
+    /// waited for a load or made one.
     pub misses: u64,
-    /// Loaders that returned a value.
+    /// Loads that ended with a value. Each key of a batch is a load.
     pub loads: u64,
-    /// Loaders that returned an error, panicked, or took longer than `max_load`.
+    /// Loads that ended with an error or a panic, or took longer than `max_load`.
     pub failed_loads: u64,
     /// Calls of `memoize` that got the value of a load which another call of this process made.
     pub shared_loads: u64,

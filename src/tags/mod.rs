@@ -84,6 +84,15 @@ impl Tag {
         }
     }
 
+    /// Returns this tag at one of its places.
+    pub(crate) fn one_copy(&self) -> Self {
+        let first = self.parts.as_ref().and_then(|parts| parts.first());
+        Self {
+            key: first.unwrap_or(&self.key).clone(),
+            ..self.clone()
+        }
+    }
+
     /// Returns its key for the entry at `value`, as in [`colocated`](Self::colocated).
     pub(crate) fn colocated_key(&self, client: &Client, value: &Key) -> Key {
         match &self.parts {

@@ -95,11 +95,12 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                 .acquire(&self.seen, self.dead, channel, deadline, self.longest())
                 .await;
             drop(question);
-            if !matches!(grant, Ok(Grant::Lead { .. }))
-                && let Some(seat) = &self.seat
+            // After an error, the load may lead without a lease.
+            if !matches!(grant, Ok(Grant::Lead { .. }) | Err(_))
+                && let Some(member) = &self.member
             {
                 // The others of the batch do not wait for it.
-                seat.decide();
+                member.decide();
             }
             let (takeover, noted, fence) = match grant {
                 Ok(Grant::Lead { fence }) => {

@@ -23,7 +23,7 @@
 //! `memoize` opens and joins flights. The load closes and settles them.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -549,7 +549,7 @@ pub(in crate::cache) struct LoadChain {
     flights: Arc<Flights>,
     key: Key,
     /// The other keys of a batch that one call of a loader loads.
-    others: Vec<Key>,
+    others: HashSet<Key>,
     /// It counts as a load with a permit of the bulkhead: it has one, or a load that waits for it
     /// has one, or it could wait for a permit no longer.
     placed: AtomicBool,
@@ -564,7 +564,7 @@ impl LoadChain {
         Arc::new(Self {
             flights: flights.clone(),
             key: key.clone(),
-            others: Vec::new(),
+            others: HashSet::new(),
             placed: AtomicBool::new(false),
             // Taken in the task of the caller: the task of the flight, spawned later, does not
             // inherit it.
@@ -577,7 +577,7 @@ impl LoadChain {
         Arc::new(Self {
             flights: flights.clone(),
             key: key.clone(),
-            others: Vec::new(),
+            others: HashSet::new(),
             placed: AtomicBool::new(false),
             outer: None,
         })
@@ -597,17 +597,22 @@ impl LoadChain {
         RUNNING.try_with(any).unwrap_or(false)
     }
 
-    /// The keys that the present task loads, for this client. Empty if it runs no load.
-    pub(in crate::cache) fn running(flights: &Arc<Flights>) -> Vec<Key> {
-        let running = RUNNING.try_with(|running| match Arc::ptr_eq(&running.flights, flights) {
-            true => running.keys().cloned().collect(),
-            false => Vec::new(),
-        });
-        running.unwrap_or_default()
+    /// The load of this client that the present task runs.
+    pub(in crate::cache) fn running(flights: &Arc<Flights>) -> Option<Arc<Self>> {
+        let running = RUNNING.try_with(Arc::clone).ok();
+        running.filter(|running| Arc::ptr_eq(&running.flights, flights))
+    }
+
+    /// Whether it loads `key`.
+    pub(in crate::cache) fn loads(&self, key: &Key) -> bool {
+        self.key == *key || self.others.contains(key)
     }
 
     /// Runs `load`, which loads also `others`, within the load that the present task runs.
-    pub(in crate::cache) async fn with_others<F: Future>(others: Vec<Key>, load: F) -> F::Output {
+    pub(in crate::cache) async fn with_others<F: Future>(
+        others: HashSet<Key>,
+        load: F,
+    ) -> F::Output {
         let Ok(running) = RUNNING.try_with(Arc::clone) else {
             return load.await;
         };
@@ -621,10 +626,6 @@ impl LoadChain {
         RUNNING.scope(batch, load).await
     }
 
-    fn keys(&self) -> impl Iterator<Item = &Key> {
-        std::iter::once(&self.key).chain(&self.others)
-    }
-
     /// Runs `load` as this one.
     pub(in crate::cache) async fn scope<F: Future>(self: Arc<Self>, load: F) -> F::Output {
         RUNNING.scope(self, load).await
@@ -632,9 +633,7 @@ impl LoadChain {
 
     /// Refuses a call for `key` from within its own load, which would wait for itself.
     pub(in crate::cache) fn refuse_reentry(flights: &Arc<Flights>, key: &Key) -> Result<()> {
-        let is_it = |running: &Self| {
-            running.keys().any(|own| own == key) && Arc::ptr_eq(&running.flights, flights)
-        };
+        let is_it = |running: &Self| running.loads(key) && Arc::ptr_eq(&running.flights, flights);
         if Self::any(is_it) {
             return Err(Error::new(
                 ErrorKind::Reentrant,

@@ -1,70 +1,84 @@
 //! `Gather`: the loads of one batch that are granted together are made by one call of its loader.
 //!
-//! Invariant: no load waits here for a load that waits elsewhere. Each load of the batch has a
-//! seat. It decides as soon as its first request for the lease is answered: it leads, or it is left
-//! out. Once all have decided, the loader is called for those that lead. A load that leads later is
-//! made by a call of its own. `memoize_many` makes one for each batch.
+//! Invariant: no load waits here for a load that waits elsewhere. Each load of the batch is a
+//! member. It decides as soon as its first request for the lease is answered: it leads, or it is
+//! left out. Once all have decided, the loader is called for those that lead. A load that leads
+//! later is made by a call of its own. `memoize_many` makes one for each batch.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+
+use crate::sync::lock::Fence;
 
 /// The keys of one batch that lead.
 #[derive(Debug)]
 pub(in crate::cache) struct Gather {
     keys: Mutex<Keys>,
     complete: watch::Sender<bool>,
+    /// Notified when a load that has a permit of the bulkhead waits for one of the batch.
+    urgent: Notify,
 }
 
 #[derive(Debug)]
 struct Keys {
     leading: Vec<String>,
-    /// The seats that have not decided.
+    /// Whether any of them leads without a lease.
+    unleased: bool,
+    /// The members that have not decided.
     undecided: usize,
 }
 
 /// One load of a batch, until it has decided. Dropping it leaves the load out.
 #[derive(Debug)]
-pub(in crate::cache) struct Seat {
+pub(in crate::cache) struct Member {
     gather: Arc<Gather>,
     has_decided: AtomicBool,
 }
 
 impl Gather {
-    /// Makes a gathering of so many loads, and their seats.
-    pub(in crate::cache) fn of(loads: usize) -> (Arc<Self>, Vec<Arc<Seat>>) {
+    /// Makes a gathering of so many loads, and their members.
+    pub(in crate::cache) fn of(loads: usize) -> (Arc<Self>, Vec<Arc<Member>>) {
         let gather = Arc::new(Self {
             keys: Mutex::new(Keys {
                 leading: Vec::with_capacity(loads),
+                unleased: false,
                 undecided: loads,
             }),
             complete: watch::Sender::new(loads == 0),
+            urgent: Notify::new(),
         });
-        let seat = |_| {
-            Arc::new(Seat {
+        let member = |_| {
+            Arc::new(Member {
                 gather: gather.clone(),
                 has_decided: AtomicBool::new(false),
             })
         };
-        let seats = (0..loads).map(seat).collect();
-        (gather, seats)
+        let members = (0..loads).map(member).collect();
+        (gather, members)
     }
 
-    /// Waits until all seats have decided, but no longer than `limit`: the tasks of the others may
-    /// stand still. Returns the keys that lead. All callers get the same.
+    /// Waits until all members have decided, but no longer than `limit`: the tasks of the others
+    /// may stand still. Returns the keys that lead, and whether any leads without a lease. All
+    /// callers get the same.
     ///
     /// Cancel safety: safe.
-    pub(in crate::cache) async fn complete(&self, limit: Duration) -> Vec<String> {
+    pub(in crate::cache) async fn complete(&self, limit: Duration) -> (Vec<String>, bool) {
         let mut complete = self.complete.subscribe();
         // The sender is a field of this, so it is not dropped.
         let _ = timeout(limit, complete.wait_for(|complete| *complete)).await;
         let keys = self.keys();
         // Under the lock: no key is added from now on.
         self.complete.send_replace(true);
-        keys.leading.clone()
+        (keys.leading.clone(), keys.unleased)
+    }
+
+    /// Returns once a load that has a permit of the bulkhead waits for one of the batch.
+    pub(in crate::cache) async fn urged(&self) {
+        self.urgent.notified().await;
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
@@ -72,18 +86,24 @@ impl Gather {
     }
 }
 
-impl Seat {
-    /// Leads for `key`. Returns whether the load is part of the batch. If not, the batch is
-    /// complete without it.
-    pub(in crate::cache) fn leads(&self, key: &str) -> bool {
+impl Member {
+    /// Leads for `key`, under a lease with this `fence`, or under none. Returns whether the load is
+    /// part of the batch. If not, the batch is complete without it.
+    pub(in crate::cache) fn leads(&self, key: &str, fence: Option<Fence>) -> bool {
         let mut keys = self.gather.keys();
         let open = !*self.gather.complete.borrow();
         if open {
             keys.leading.push(key.to_owned());
+            keys.unleased |= fence.is_none();
         }
         drop(keys);
         self.decide();
         open
+    }
+
+    /// Notes that a load which has a permit of the bulkhead waits for this one.
+    pub(in crate::cache) fn urge(&self) {
+        self.gather.urgent.notify_one();
     }
 
     /// Notes that the load does not lead now. Does nothing if it has decided.
@@ -99,7 +119,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Member {
     fn drop(&mut self) {
         self.decide();
     }
@@ -113,11 +133,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_is_complete_once_each_seat_has_decided_in_some_way() {
-        let (gather, seats) = Gather::of(3);
-        let [a, b, c] = &seats[..] else {
-            panic!("three seats");
+        let (gather, members) = Gather::of(3);
+        let [a, b, c] = &members[..] else {
+            panic!("three members");
         };
-        assert!(a.leads("a"));
+        assert!(a.leads("a", None));
         b.decide();
         // Once more: it counts once.
         b.decide();
@@ -126,19 +146,19 @@ mod tests {
             async move { gather.complete(LONG).await }
         });
         tokio::task::yield_now().await;
-        assert!(!complete.is_finished(), "one seat has not decided");
-        assert!(c.leads("c"));
-        assert_eq!(complete.await.expect("no panic"), ["a", "c"]);
-        drop(seats);
-        assert_eq!(gather.complete(LONG).await, ["a", "c"]);
+        assert!(!complete.is_finished(), "one member has not decided");
+        assert!(c.leads("c", None));
+        assert_eq!(complete.await.expect("no panic").0, ["a", "c"]);
+        drop(members);
+        assert_eq!(gather.complete(LONG).await.0, ["a", "c"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_seat_that_decides_too_late_is_not_part_of_the_batch() {
-        let (gather, seats) = Gather::of(2);
-        assert!(seats[0].leads("a"));
-        assert_eq!(gather.complete(Duration::from_secs(1)).await, ["a"]);
-        assert!(!seats[1].leads("b"));
-        assert_eq!(gather.complete(LONG).await, ["a"]);
+        let (gather, members) = Gather::of(2);
+        assert!(members[0].leads("a", None));
+        assert_eq!(gather.complete(Duration::from_secs(1)).await.0, ["a"]);
+        assert!(!members[1].leads("b", None));
+        assert_eq!(gather.complete(LONG).await.0, ["a"]);
     }
 }

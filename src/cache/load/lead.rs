@@ -42,8 +42,10 @@ enum Plan {
 enum Why {
     /// The loader says so.
     Said,
-    /// A tag holds loads back, or was invalidated too late.
-    Tag,
+    /// A tag holds loads back.
+    Held,
+    /// A tag that the loader has named may be younger than the load.
+    Late,
 }
 
 impl<V> Load<V>
@@ -109,12 +111,16 @@ where
             None => self.request.ttl_of(&**value),
         };
         let labelled = self.labelled(&said.tags, states, ttl).await?;
+        // First: such a value is proved for nobody, whatever else is said of it.
+        if !labelled {
+            return Ok(Plan::Drop(Why::Late));
+        }
         if said.storing == Storing::NotStored {
             return Ok(Plan::Drop(Why::Said));
         }
         let began = self.lease.granted();
-        if !labelled || !states.iter().all(|state| state.lets_store(began)) {
-            return Ok(Plan::Drop(Why::Tag));
+        if !states.iter().all(|state| state.lets_store(began)) {
+            return Ok(Plan::Drop(Why::Held));
         }
         let ttl = self.request.jittered(ttl);
         if said.storing == Storing::NotModified
@@ -222,7 +228,8 @@ where
                 }
             }
         };
-        // Nothing was stored, and the lease is still held: that proves as much as a commit does.
+        // Nothing was stored, and the lease is still held: that proves as much as a commit does, if
+        // the tags were read before the load.
         let committed = async {
             match committed.await {
                 Ok(None) => Ok(match self.lease.abandon(deadline).await {
@@ -243,7 +250,7 @@ where
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
                 verified
             }
-            Ok(Committed::Dropped) => verified,
+            Ok(Committed::Dropped) => verified && !matches!(plan, Plan::Drop(Why::Late)),
             Ok(Committed::Refused) => {
                 counts.refused_commits.one_more();
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");

@@ -72,6 +72,10 @@ impl<V> Loading<V> {
     /// [`Memoize::tags`](super::super::Memoize::tags). If the servers of a cluster or of shards
     /// have clocks that differ by more than a second, use declared tags only.
     ///
+    /// A loader that fails labels nothing: what is remembered of the failure
+    /// ([`error_ttl`](crate::Cache::error_ttl)) ends with a removal of the key, and with an
+    /// invalidation of declared tags or of the whole cache, and not with one of these tags.
+    ///
     /// If a tag is invalid, the call fails with `InvalidInput`, and nothing is stored.
     pub fn tags(&self, tags: impl IntoIterator<Item = impl AsRef<str>>) {
         let mut said = self.lock();

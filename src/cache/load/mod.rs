@@ -49,7 +49,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Snapshot;
 use crate::time::Patience;
 use flight::{Leader, LoadChain, Outcome, Question};
-use gather::Seat;
+use gather::Member;
 use lease::LoadLease;
 use loading::{Loading, RunLoader, Said, Storing};
 use rounds::Rounds;
@@ -77,8 +77,8 @@ pub(super) struct Load<V> {
     dead: Option<i64>,
     /// The stale value that this load replaces, if a call was allowed to have it.
     old: Option<Replaced<V>>,
-    /// The seat of this load in a batch.
-    seat: Option<Arc<Seat>>,
+    /// The member of this load in a batch.
+    member: Option<Arc<Member>>,
 }
 
 /// A stale value that a load replaces.
@@ -126,7 +126,7 @@ impl<V> Load<V> {
             awaited: None,
             dead: None,
             old,
-            seat: None,
+            member: None,
         }
     }
 
@@ -146,8 +146,8 @@ impl<V> Load<V> {
     }
 
     /// The same, as part of a batch.
-    pub(super) fn seated(self, seat: Option<Arc<Seat>>) -> Self {
-        Self { seat, ..self }
+    pub(super) fn as_member(self, member: Option<Arc<Member>>) -> Self {
+        Self { member, ..self }
     }
 
     /// Asks the server something. The flight waits for the answer as long as the call with the most

@@ -57,10 +57,6 @@ where
             None => self.lease(&mut creator).await.map_err(Error::of_a_read),
             Some(error) => Err(error),
         };
-        if let (Err(_), Some(seat)) = (&granted, &self.seat) {
-            // It may have to wait for a permit.
-            seat.decide();
-        }
         let bypasses = |error: &Error| self.request.cache.setup.outage.bypasses(error);
         let result = match granted {
             Ok(Granted::Lead(generations)) => self.lead(loader, generations).await.map(Some),

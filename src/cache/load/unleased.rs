@@ -7,6 +7,7 @@
 //! it, or if a call that loads alone has waited for half of `max_load`. Last step of a [`Load`]
 //! that does not lead.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::flight::Outcome;
+use super::gather::Member;
 use super::loading::RunLoader;
 use super::solo::Seat;
 use super::{Load, deserted};
@@ -31,6 +33,10 @@ impl<V: Send + Sync + 'static> Load<V> {
     ) -> Result<Option<Arc<V>>> {
         let bulkhead = &self.request.state.bulkhead;
         let until = Instant::now() + self.max_load();
+        if let Some(member) = self.member.clone() {
+            bulkhead.load(&self.request.cache.setup.name, &error);
+            return self.in_batch(loader, &member).await.map(Some);
+        }
         let _place = tokio::select! {
             place = bulkhead.enter(until) => Some(place?),
             // The load that waits for this one keeps its own permit, which counts for both.
@@ -109,6 +115,18 @@ impl<V: Send + Sync + 'static> Load<V> {
         tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");
         turn.begin(&self.leader);
         self.begun(loader).await.map(Some)
+    }
+
+    /// Loads as part of a batch, which takes one permit for all its loads.
+    async fn in_batch(&self, loader: RunLoader<V>, member: &Member) -> Result<Arc<V>> {
+        let mut load = pin!(self.begun(loader));
+        tokio::select! {
+            biased;
+            loaded = &mut load => return loaded,
+            // The load that waits for this one keeps its own permit, which counts for the batch.
+            () = self.leader.urged() => member.urge(),
+        }
+        load.await
     }
 
     fn max_load(&self) -> Duration {

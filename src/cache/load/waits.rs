@@ -7,6 +7,7 @@
 //! A wait is noted by keys. If a key was invalidated during its load, an older and a newer load of
 //! it count as one, and a call may be refused although only the older one waits.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::flight::{Flights, LoadChain};
@@ -17,10 +18,11 @@ use crate::key::Key;
 #[derive(Debug, Default)]
 pub(in crate::cache) struct Waits(Mutex<Vec<Edge>>);
 
-/// The load of one key waits for that of another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A running load waits for that of another key.
+#[derive(Debug, Clone)]
 struct Edge {
-    waits: Key,
+    /// One load, also where it loads many keys.
+    waits: Arc<LoadChain>,
     awaited: Key,
 }
 
@@ -29,8 +31,7 @@ struct Edge {
 #[must_use = "the wait ends when this is dropped"]
 pub(in crate::cache) struct Waiting {
     all: Arc<Waits>,
-    /// More than one if a batch waits.
-    own: Vec<Edge>,
+    edge: Edge,
 }
 
 impl Waits {
@@ -44,28 +45,26 @@ impl Waits {
         flights: &Arc<Flights>,
         awaited: &Key,
     ) -> Result<Option<Waiting>> {
-        let running = LoadChain::running(flights);
-        if running.is_empty() {
+        let Some(waits) = LoadChain::running(flights) else {
             return Ok(None);
-        }
-        let own = running.into_iter().map(|waits| Edge {
+        };
+        let edge = Edge {
             waits,
             awaited: awaited.clone(),
-        });
-        let own: Vec<Edge> = own.collect();
+        };
         let mut edges = self.edges();
-        if own.iter().any(|edge| leads(&edges, awaited, &edge.waits)) {
+        if leads(&edges, &edge.awaited, |key| edge.waits.loads(key)) {
             return Err(Error::new(
                 ErrorKind::Reentrant,
                 "the loader of a key asks for a key whose load waits for it, directly or through \
                  others; both would wait for ever",
             ));
         }
-        edges.extend_from_slice(&own);
+        edges.push(edge.clone());
         drop(edges);
         Ok(Some(Waiting {
             all: self.clone(),
-            own,
+            edge,
         }))
     }
 
@@ -74,20 +73,19 @@ impl Waits {
     }
 }
 
-/// Whether waits lead from one key to another.
-fn leads(edges: &[Edge], from: &Key, to: &Key) -> bool {
+/// Whether waits lead from the load of `from` to one that `is_goal`.
+fn leads(edges: &[Edge], from: &Key, is_goal: impl Fn(&Key) -> bool) -> bool {
     let mut reached = vec![from];
-    let mut at = 0;
-    while let Some(key) = reached.get(at).copied() {
-        if key == to {
+    let mut seen: HashSet<&Key> = HashSet::from([from]);
+    while let Some(key) = reached.pop() {
+        if is_goal(key) {
             return true;
         }
-        for edge in edges.iter().filter(|edge| edge.waits == *key) {
-            if !reached.contains(&&edge.awaited) {
+        for edge in edges.iter().filter(|edge| edge.waits.loads(key)) {
+            if seen.insert(&edge.awaited) {
                 reached.push(&edge.awaited);
             }
         }
-        at += 1;
     }
     false
 }
@@ -95,11 +93,12 @@ fn leads(edges: &[Edge], from: &Key, to: &Key) -> bool {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut edges = self.all.edges();
-        for own in &self.own {
-            // One of those that are equal: a load may wait for a key in several calls.
-            if let Some(at) = edges.iter().position(|edge| edge == own) {
-                edges.swap_remove(at);
-            }
+        let own = edges.iter().rposition(|edge| {
+            Arc::ptr_eq(&edge.waits, &self.edge.waits) && edge.awaited == self.edge.awaited
+        });
+        // One of those that are equal: a load may wait for a key in several calls.
+        if let Some(own) = own {
+            edges.swap_remove(own);
         }
     }
 }
@@ -116,8 +115,9 @@ mod tests {
     }
 
     fn edges(pairs: &[(&str, &str)]) -> Vec<Edge> {
+        let flights = Arc::default();
         let edges = pairs.iter().map(|(waits, awaited)| Edge {
-            waits: key(waits),
+            waits: LoadChain::root(&flights, &key(waits)),
             awaited: key(awaited),
         });
         edges.collect()
@@ -133,7 +133,8 @@ mod tests {
             ("d", "d", true),
             ("x", "a", false),
         ] {
-            assert_eq!(leads(&waits, &key(from), &key(to)), expected, "{from} {to}");
+            let leads = leads(&waits, &key(from), |at| *at == key(to));
+            assert_eq!(leads, expected, "{from} {to}");
         }
     }
 }

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 use crate::cache::Cache;
 use crate::cache::load::flight;
 use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
-use crate::cache::load::gather::Seat;
+use crate::cache::load::gather::Member;
 use crate::cache::load::loading::RunLoader;
 use crate::cache::load::rounds::Rounds;
 use crate::cache::load::waits::Waiting;
@@ -47,8 +47,8 @@ pub(super) struct Call {
     serves: Serves,
     /// Those that the call declares.
     tags: Vec<Tag>,
-    /// The seat of the call in a batch.
-    seat: Option<Arc<Seat>>,
+    /// The member of the call in a batch.
+    member: Option<Arc<Member>>,
 }
 
 /// How a call comes to a flight, or to what Redis holds.
@@ -110,9 +110,9 @@ where
 
 impl Call {
     /// The same call, as part of a batch.
-    pub(super) fn seated(self, seat: Arc<Seat>) -> Self {
+    pub(super) fn as_member(self, member: Arc<Member>) -> Self {
         Self {
-            seat: Some(seat),
+            member: Some(member),
             ..self
         }
     }
@@ -135,7 +135,7 @@ impl Call {
             value: cache.value(&key)?,
             cache,
             key,
-            seat: None,
+            member: None,
         })
     }
 
@@ -271,15 +271,16 @@ impl Call {
                         Role::Joined(follower) => follower,
                         Role::Opened(open) => {
                             self.wait(&mut waiting)?;
-                            let (request, seat) = (self.request()?, self.seat.clone());
+                            let (request, member) = (self.request()?, self.member.clone());
                             let found = (miss, old);
-                            return run_flight(request, open, found, rounds, (loader, seat)).await;
+                            return run_flight(request, open, found, rounds, (loader, member))
+                                .await;
                         }
                     }
                 }
             };
-            if let Some(seat) = &self.seat {
-                seat.decide();
+            if let Some(member) = &self.member {
+                member.decide();
             }
             self.wait(&mut waiting)?;
             let outcome = follower.outcome(silence, rounds.patience()).await;
@@ -437,7 +438,7 @@ impl Call {
             let open = state.flights.alone(&self.value, patience);
             let rounds = Rounds::begin(terms, patience.limit());
             let load = Load::behind(request, open, (miss, Replaced::of(old)), rounds);
-            let load = load.seated(self.seat.clone());
+            let load = load.as_member(self.member.clone());
             // No call waits. If another process loads, this ends at once.
             let (creator, _) = oneshot::channel();
             let load = async move {
@@ -533,7 +534,7 @@ async fn run_flight<V>(
     open: Leader,
     read: (Result<Miss>, Option<Replaced<V>>),
     rounds: Rounds,
-    (loader, seat): (RunLoader<V>, Option<Arc<Seat>>),
+    (loader, member): (RunLoader<V>, Option<Arc<Member>>),
 ) -> Result<Arc<V>>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -546,7 +547,7 @@ where
     let spawner = request.cache.client.spawner().clone();
     let limit = request.cache.setup.patience.limit();
     let (flight, since) = (open.flight().clone(), Instant::now());
-    let load = Load::new(request, open, read, rounds).seated(seat);
+    let load = Load::new(request, open, read, rounds).as_member(member);
     let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
     let mut value = pin!(value);
     loop {

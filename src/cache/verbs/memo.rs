@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -152,11 +153,12 @@ where
 
     /// Returns the values for `arguments`, in their order. With a loader for several
     /// ([`load_many`](Self::load_many)), the missing ones are loaded together, as by
-    /// [`memoize_many`](Cache::memoize_many). Without, each is loaded by itself, all at the same
-    /// time.
+    /// [`memoize_many`](Cache::memoize_many). Without, each is loaded by itself, up to 100 at the
+    /// same time.
     ///
     /// # Errors
-    /// As [`memoize_many`](Cache::memoize_many).
+    /// As [`memoize_many`](Cache::memoize_many). Without a loader for several, each argument has an
+    /// error of its own, also where a tag or a duration is invalid.
     ///
     /// # Cancel safety
     /// As [`memoize`](Cache::memoize).
@@ -165,8 +167,9 @@ where
     /// If it is polled outside a tokio runtime.
     pub async fn get_many(&self, arguments: &[K]) -> Result<Vec<Result<Option<Arc<V>>>>> {
         let Some(load_many) = &self.load_many else {
-            let values = join_all(arguments.iter().map(|argument| self.get(argument))).await;
-            return Ok(values.into_iter().map(|value| value.map(Some)).collect());
+            let values = stream::iter(arguments).map(async |argument| self.get(argument).await);
+            let values = values.buffered(MOST_AT_ONCE);
+            return Ok(values.map(|value| value.map(Some)).collect().await);
         };
         let spelt = arguments.iter().map(|it| ((self.key)(it), it.clone()));
         let spelt: Vec<(String, K)> = spelt.collect();
@@ -227,3 +230,6 @@ impl<K, V> fmt::Debug for Memo<K, V> {
             .finish_non_exhaustive()
     }
 }
+
+/// How many arguments are loaded at a time, each by itself.
+const MOST_AT_ONCE: usize = 100;

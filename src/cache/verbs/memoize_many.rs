@@ -7,27 +7,26 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::IntoFuture;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, Shared, join_all};
+use futures::future::{BoxFuture, join_all};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::batch::{Batch, LoadMany, Together};
 use super::call::{self, Call};
 use super::memoize::{Capture, capture};
 use crate::cache::Cache;
-use crate::cache::load::flight::LoadChain;
-use crate::cache::load::gather::{Gather, Seat};
-use crate::cache::load::loading::RunLoader;
+use crate::cache::load::gather::Gather;
 use crate::cache::load::rounds::Rounds;
 use crate::cache::load_options::{LoadOptions, load_settings};
 use crate::cache::read::fetch;
 use crate::cache::read::reading::Reading;
-use crate::error::loader::{Captured, LoaderError};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::error::loader::LoaderError;
 use crate::key::Key;
 use crate::name::Name;
 use crate::tags::Tag;
@@ -44,13 +43,6 @@ pub struct MemoizeMany<V> {
     loader: LoadMany<V>,
 }
 
-/// The user's function, its errors captured.
-pub(super) type LoadMany<V> =
-    Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Loaded<V>> + Send + Sync>;
-
-/// What one call of it comes to.
-pub(super) type Loaded<V> = std::result::Result<HashMap<String, V>, Captured>;
-
 /// What was found of one key.
 type Outcome<V> = Result<Option<Arc<V>>>;
 
@@ -58,33 +50,22 @@ type Outcome<V> = Result<Option<Arc<V>>>;
 #[derive(Debug)]
 struct Maybe<V>(Option<Arc<V>>);
 
-/// One batch: the loads of a call that are made together.
-struct Batch<V> {
-    gather: Arc<Gather>,
-    loader: LoadMany<V>,
-    /// How long the loads wait for each other.
-    limit: Duration,
-    /// The Redis keys by the names, for the loads that the loader may ask for.
-    places: HashMap<String, Key>,
-    /// What the one call of the loader comes to, once it is called. Each load polls it.
-    loaded: Mutex<Option<SharedLoad<V>>>,
-}
-
-type SharedLoad<V> = Shared<BoxFuture<'static, std::result::Result<Arc<Values<V>>, Captured>>>;
-type Values<V> = HashMap<String, Arc<V>>;
-
 impl Cache {
     /// Returns the values of `keys`, in their order. The missing ones are loaded by one call of
     /// `loader`, which gets their names, and are kept for `ttl` each.
     ///
     /// A key that the loader leaves out has no value: it is `None`, and that is kept, too (see
-    /// [`none_ttl`](MemoizeMany::none_ttl)). Each key is loaded once in the fleet, whoever asks for
-    /// it and however: keys that others load are waited for, and not loaded here. If such a load
-    /// comes to nothing, this call loads the key by another call of `loader`.
+    /// [`none_ttl`](MemoizeMany::none_ttl)). What it returns for other keys is ignored. Each key is
+    /// loaded once in the fleet, whoever asks for it and however: keys that others load are waited
+    /// for, and not loaded here. If such a load comes to nothing, this call loads the key by
+    /// another call of `loader`.
     ///
-    /// Up to 1,000 keys are loaded at a time; with more keys, the loader is called again for the
-    /// next ones. A key that is given twice is loaded once. A value that is found is that of
-    /// [`memoize`](Self::memoize) and [`get`](Self::get), too.
+    /// Up to 1,000 keys are loaded at a time. With more keys, the loader is called again for the
+    /// next ones, and the deadline and the timeouts count anew. A key that is given twice is loaded
+    /// once.
+    ///
+    /// Values are stored as those of [`memoize`](Self::memoize) are, and each finds what the other
+    /// has stored. A key without a value is that of an `Option<V>`: a `get` of a `V` misses it.
     ///
     /// ```no_run
     /// # use std::{collections::HashMap, io, time::Duration};
@@ -180,6 +161,12 @@ impl<V> MemoizeMany<V> {
         self.cache = self.cache.on_outage(on_outage);
         self
     }
+
+    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
+    /// [`OnOutage::FailFast`].
+    pub fn fail_fast(self) -> Self {
+        self.on_outage(OnOutage::FailFast)
+    }
 }
 
 impl<V> IntoFuture for MemoizeMany<V>
@@ -228,165 +215,80 @@ where
     /// Reads some keys, and loads the missing ones.
     async fn loaded(&self, calls: Vec<(String, Call)>, tags: &[Tag]) -> Result<Vec<Outcome<V>>> {
         let cache = &self.cache;
-        let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
-        let readings = match self.read(&calls, tags, rounds.began()).await {
-            Ok(readings) => readings,
-            Err(error) if cache.setup.outage.bypasses(&error) => {
-                cache.state().bulkhead.read(&cache.setup.name, &error);
-                return Ok(self.without(calls, rounds, error).await);
-            }
-            Err(error) => return Ok(calls.iter().map(|_| Err(error.clone())).collect()),
-        };
-        let is_missing = |reading: &&Reading<_>| !matches!(reading, Reading::Hit(_));
-        let missing = readings.iter().filter(is_missing).count();
-        cache.setup.counts.hits.more((calls.len() - missing) as u64);
-        let (gather, seats) = Gather::of(missing);
+        let terms = cache.terms()?;
+        let rounds = Rounds::begin(terms, cache.setup.patience.limit());
+        let readings = self.read(&calls, tags, rounds.began()).await;
+        let is_hit = |reading: &Result<_>| matches!(reading, Ok(Reading::Hit(_)));
+        let hits = readings.iter().filter(|reading| is_hit(reading)).count();
+        cache.setup.counts.hits.more(hits as u64);
+        let (gather, members) = Gather::of(readings.len() - hits);
         let places = calls
             .iter()
             .map(|(key, call)| (key.clone(), call.place().clone()));
         let batch = Arc::new(Batch {
             gather,
             loader: self.loader.clone(),
-            limit: cache.setup.patience.limit(),
+            state: cache.state().clone(),
+            limit: LONGEST_GATHER.min(terms.max_load.duration() / 4),
             places: places.collect(),
-            loaded: Mutex::new(None),
+            together: Mutex::new(Together::NotCalled),
         });
-        let mut seats = seats.into_iter();
-        let waits = calls
-            .into_iter()
-            .zip(readings)
-            .map(|((key, call), reading)| {
-                let seat = match &reading {
-                    Reading::Hit(_) => None,
-                    _ => seats.next(),
-                };
-                let batch = &batch;
-                async move {
-                    let value: Arc<Maybe<V>> = match (reading, seat) {
-                        (Reading::Hit(value), _) => value,
-                        (reading, None) => {
-                            debug_assert!(false, "a seat for each key that is missing");
-                            let loader = batch.loader_of(key, None);
-                            call::go_on(&call, Ok(reading), rounds, loader).await?
-                        }
-                        (reading, Some(seat)) => {
-                            let loader = batch.loader_of(key, Some(seat.clone()));
-                            let call = call.seated(seat);
-                            call::go_on(&call, Ok(reading), rounds, loader).await?
-                        }
-                    };
-                    Ok(value.0.clone())
+        let mut members = members.into_iter();
+        let mut outcomes = Vec::with_capacity(readings.len());
+        let mut waits = Vec::with_capacity(readings.len() - hits);
+        for (at, ((key, call), reading)) in calls.into_iter().zip(readings).enumerate() {
+            let member = match reading {
+                Ok(Reading::Hit(value)) => {
+                    outcomes.push(Ok(value.0.clone()));
+                    continue;
                 }
+                _ => members.next(),
+            };
+            let Some(member) = member else {
+                unreachable!("there is a member for each key that is missing");
+            };
+            // Filled in below.
+            outcomes.push(Ok(None));
+            let loader = batch.loader_of(key, member.clone(), Maybe);
+            let call = call.as_member(member);
+            waits.push(async move {
+                let value = call::go_on(&call, reading, rounds, loader).await;
+                (at, value.map(|value| value.0.clone()))
             });
+        }
+        drop(batch);
         // At the same time: each load is a task of its own, and these only wait.
-        Ok(join_all(waits).await)
+        for (at, outcome) in join_all(waits).await {
+            outcomes[at] = outcome;
+        }
+        Ok(outcomes)
     }
 
+    /// Reads the entries, in parts: other calls use the connection, too. A part that cannot be read
+    /// is an error for each of its keys.
     async fn read(
         &self,
         calls: &[(String, Call)],
         tags: &[Tag],
         began: Instant,
-    ) -> Result<Vec<Reading<Arc<Maybe<V>>>>> {
+    ) -> Vec<Result<Reading<Arc<Maybe<V>>>>> {
         let Some((_, first)) = calls.first() else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let setup = &self.cache.setup;
         let how = (setup.read_from, first.want());
         let deadline = setup.patience.deadline_from(began);
         let keys: Vec<Key> = calls.iter().map(|(_, call)| call.place().clone()).collect();
-        // In parts: other calls use the connection, too.
-        let parts = keys.chunks(MOST_READ_AT_ONCE);
-        let reads = parts.map(|part| fetch::read_many_old(&self.cache, part, tags, how, deadline));
-        let mut readings = Vec::with_capacity(keys.len());
-        for part in join_all(reads).await {
-            readings.extend(part?);
-        }
-        Ok(readings)
-    }
-
-    /// Loads all keys without Redis, because of `error`.
-    async fn without(
-        &self,
-        calls: Vec<(String, Call)>,
-        rounds: Rounds,
-        error: Error,
-    ) -> Vec<Outcome<V>> {
-        let (cache, bulkhead) = (&self.cache, &self.cache.state().bulkhead);
-        let keys: Vec<String> = calls.into_iter().map(|(key, _)| key).collect();
-        let loaded = async {
-            let until = rounds.over();
-            let _place = bulkhead.enter(until).await?;
-            bulkhead.load(&cache.setup.name, &error);
-            let loaded = (self.loader)(keys.clone());
-            match timeout_at(until, loaded).await {
-                Ok(Ok(values)) => Ok(values),
-                Ok(Err(cause)) => Err(Error::of_loader(cause)),
-                Err(_) => Err(Error::new(
-                    ErrorKind::LoaderTimeout,
-                    "the loader took longer than max_load and was dropped; \
-                     raise max_load or make it faster",
-                )),
+        let reads = keys.chunks(MOST_READ_AT_ONCE).map(async |part| {
+            let read = fetch::read_many_old(&self.cache, part, tags, how, deadline).await;
+            match read {
+                Ok(readings) => readings.into_iter().map(Ok).collect(),
+                Err(error) => part.iter().map(|_| Err(error.clone())).collect(),
             }
-        };
-        let loaded = loaded.await;
-        let counts = &cache.setup.counts;
-        counts.misses.more(keys.len() as u64);
-        match loaded {
-            Ok(mut values) => {
-                counts.loads.one_more();
-                let value = |key| Ok(values.remove(key).map(Arc::new));
-                keys.iter().map(value).collect()
-            }
-            Err(error) => {
-                counts.failed_loads.one_more();
-                let failed = |key| Err(error.clone().about(&cache.client.name(key)));
-                keys.iter().map(|key: &String| failed(key)).collect()
-            }
-        }
+        });
+        let readings: Vec<Vec<_>> = join_all(reads).await;
+        readings.into_iter().flatten().collect()
     }
-}
-
-impl<V: Send + Sync + 'static> Batch<V> {
-    /// The loader of one key.
-    fn loader_of(self: &Arc<Self>, key: String, seat: Option<Arc<Seat>>) -> RunLoader<Maybe<V>> {
-        let batch = self.clone();
-        Box::new(move |_| {
-            async move {
-                let values = match seat.is_some_and(|seat| seat.leads(&key)) {
-                    true => batch.together().await?,
-                    // A later load: the batch is complete.
-                    false => shared((batch.loader)(vec![key.clone()]).await?),
-                };
-                Ok(Maybe(values.get(&key).cloned()))
-            }
-            .boxed()
-        })
-    }
-
-    /// What the one call of the loader comes to.
-    async fn together(&self) -> std::result::Result<Arc<Values<V>>, Captured> {
-        let keys = self.gather.complete(self.limit).await;
-        let loaded = {
-            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            let begin = || {
-                let others = keys.iter().filter_map(|key| self.places.get(key).cloned());
-                let (others, load) = (others.collect(), (self.loader)(keys.clone()));
-                LoadChain::with_others(others, load)
-                    .map(|loaded| loaded.map(shared))
-                    .boxed()
-            };
-            loaded.get_or_insert_with(|| begin().shared()).clone()
-        };
-        loaded.await
-    }
-}
-
-fn shared<V>(values: HashMap<String, V>) -> Arc<Values<V>> {
-    let values = values
-        .into_iter()
-        .map(|(key, value)| (key, Arc::new(value)));
-    Arc::new(values.collect())
 }
 
 impl<V: Serialize> Serialize for Maybe<V> {
@@ -412,6 +314,10 @@ impl<V> fmt::Debug for MemoizeMany<V> {
             .finish_non_exhaustive()
     }
 }
+
+/// How long the loads of a batch wait for each other at the longest. A load that comes later is
+/// made by a call of its own.
+const LONGEST_GATHER: Duration = Duration::from_millis(250);
 
 /// How many keys one call of the loader gets at most.
 const MOST_AT_ONCE: usize = 1000;

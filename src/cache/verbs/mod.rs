@@ -3,6 +3,7 @@
 //! Invariant: reading and loading know no verb. The verbs put them together. Users call them on a
 //! `Cache`.
 
+mod batch;
 mod call;
 mod conditional;
 mod expiry;
@@ -19,6 +20,7 @@ pub(crate) mod remove_matching;
 pub(crate) mod set;
 pub(crate) mod set_if;
 pub(crate) mod set_many;
+pub(crate) mod tag_snapshot;
 mod take;
 pub(crate) mod update;
 mod walk;

@@ -78,7 +78,9 @@ async fn loads_that_wait_for_one_other_are_no_cycle() {
     }
     // Nothing is left of the waits.
     let begun = Arc::new(Barrier::new(1));
-    cache.remove("c").await.expect("removed");
+    for key in ["a", "c"] {
+        cache.remove(key).await.expect("removed");
+    }
     let value = asks(&cache, "c", "a", &begun).await.expect("no panic");
-    assert_eq!(*value.expect("loaded"), "c of a of c of d");
+    assert_eq!(*value.expect("loaded"), "c of a");
 }

@@ -160,7 +160,7 @@ impl World {
     where
         Fut: Future<Output = Result<u64, io::Error>> + Send + 'static,
     {
-        let ttl = Duration::from_millis(random.random_range(1..30));
+        let ttl = Duration::from_millis(random.random_range(1..4));
         let (name, hour) = (self.name.clone(), Duration::from_secs(3600));
         let value = match random.random_range(0..5) {
             0 => {
@@ -179,7 +179,9 @@ impl World {
             3 => {
                 let informed = |loading: Loading<u64>| async move {
                     let old = loading.stale();
-                    let version = load().await?;
+                    // It never fails: a loader that fails has named no tags, so no invalidation of
+                    // them ends what is remembered of the failure.
+                    let version = load().await.unwrap_or_else(|error| failed_at(&error));
                     loading.tag(&name);
                     Ok::<_, io::Error>(match old {
                         Some(old) if *old == version => loading.not_modified(&old),
@@ -389,7 +391,7 @@ async fn holds_in_all_ways(by: By) {
         (served + stats.stale_served, refreshes + stats.refreshes)
     });
     assert!(
-        served > 20 && refreshes > 20,
+        served > 5 && refreshes > 5,
         "only {served} served stale, {refreshes} refreshes"
     );
 }

@@ -111,6 +111,44 @@ async fn an_invalidation_of_a_late_tag_during_the_load_keeps_the_value_out() {
 }
 
 #[tokio::test]
+async fn a_call_after_an_invalidation_of_a_late_tag_gets_nothing_of_the_load_before() {
+    let server = Server::start().await;
+    let (cache, other) = (cache(&server).await, cache(&server).await);
+    for is_stored in [true, false] {
+        known_tag(&server, &cache, "late").await;
+        let gate = Gate::closed();
+        let call = |value: u32, gate: Gate| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let load = move |load: Loading<u32>| async move {
+                    let value = gate.load(value).await?;
+                    load.tag("late");
+                    if !is_stored {
+                        load.no_store();
+                    }
+                    Ok::<_, Infallible>(value)
+                };
+                cache.memoize_with("k", MINUTE, load).await
+            })
+        };
+        let first = call(1, gate.clone());
+        gate.begun(1).await;
+        other.invalidate_tags(["late"]).await.expect("invalidated");
+        let before = cache.stats().misses;
+        let late = call(2, gate.clone());
+        until("it has joined", async || cache.stats().misses > before).await;
+        gate.open();
+        gate.open();
+        assert_eq!(*first.await.expect("no panic").expect("loaded"), 1);
+        assert_eq!(
+            *late.await.expect("no panic").expect("loaded"),
+            2,
+            "{is_stored}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn calls_that_wait_for_a_value_that_is_not_stored_get_it_together() {
     let server = Server::start().await;
     let cache = cache(&server).await;

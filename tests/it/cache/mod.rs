@@ -32,6 +32,7 @@ mod set_many;
 mod stale;
 mod stats;
 mod tag_ids;
+mod tag_snapshot;
 mod tags;
 mod verbs;
 mod walks;

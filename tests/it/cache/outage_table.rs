@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::IntoFuture as _;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
+use hedgerow::cache::TagSnapshot;
 use hedgerow::{Cache, ErrorKind, Outage, Result};
 
 use crate::support::server::{Server, signal};
@@ -22,13 +24,17 @@ type Call = fn(Cache) -> BoxFuture<'static, Result<String>>;
 /// the call returns its error under either policy.
 struct Verb(&'static str, Call, Option<&'static str>);
 
+/// A snapshot of the tags of the cache, on any server.
+static SNAPSHOT: OnceLock<TagSnapshot> = OnceLock::new();
+
 const VERBS: &[Verb] = &[
     Verb(
         "memoize",
         |cache| {
             Box::pin(async move {
                 let load = || async { Ok::<_, Infallible>("loaded".to_owned()) };
-                Ok((*cache.memoize("a", MINUTE, load).await?).clone())
+                // Missing: otherwise a full server would do.
+                Ok((*cache.memoize("m", MINUTE, load).await?).clone())
             })
         },
         Some("loaded"),
@@ -38,7 +44,7 @@ const VERBS: &[Verb] = &[
         |cache| {
             Box::pin(async move {
                 let load = |_| async { Ok::<_, Infallible>("loaded".to_owned()) };
-                Ok((*cache.memoize_with("a", MINUTE, load).await?).clone())
+                Ok((*cache.memoize_with("m", MINUTE, load).await?).clone())
             })
         },
         Some("loaded"),
@@ -51,7 +57,7 @@ const VERBS: &[Verb] = &[
                     let loaded = keys.into_iter().map(|key| (key, "loaded".to_owned()));
                     Ok::<_, Infallible>(loaded.collect::<HashMap<_, _>>())
                 };
-                let found = cache.memoize_many(["a"], MINUTE, load).await?;
+                let found = cache.memoize_many(["m"], MINUTE, load).await?;
                 let [outcome] = &found[..] else {
                     panic!("one outcome");
                 };
@@ -81,6 +87,18 @@ const VERBS: &[Verb] = &[
         "ttl",
         |cache| Box::pin(async move { shown(cache.ttl("a").await.map(|left| left.is_some())) }),
         Some("false"),
+    ),
+    Verb(
+        "tag_snapshot",
+        |cache| Box::pin(async move { shown(cache.tag_snapshot(["t"], HOUR).await.map(drop)) }),
+        None,
+    ),
+    Verb(
+        "is_current",
+        |cache| {
+            Box::pin(async move { shown(cache.is_current(SNAPSHOT.get().expect("taken")).await) })
+        },
+        None,
     ),
     Verb(
         "explain",
@@ -325,6 +343,8 @@ fn is_alike(one: ErrorKind, other: ErrorKind) -> bool {
 
 /// An entry, and all scripts on the server.
 async fn prepare(cache: &Cache) {
+    let snapshot = cache.tag_snapshot(["t"], HOUR).await.expect("taken");
+    SNAPSHOT.get_or_init(|| snapshot);
     for Verb(name, call, _) in VERBS {
         let set = cache.set("a", "x", MINUTE).tags(["t"]);
         set.await.expect("stored");

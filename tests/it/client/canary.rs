@@ -5,11 +5,16 @@
 //! Names of keys, locks, tags and servers are no secrets, nor is a lock's metadata, which is there
 //! to be told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hedgerow::cache::{
+    EntryInfo, Explanation, FailureInfo, Informed, Invalidate, Loading, Memo, MemoizeMany, Plain,
+    TagInfo, TagSnapshot, TagVerdict, Verdict,
+};
 use hedgerow::{
     Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
     Lock, OnOutage, Outage, Permits, Semaphore, cache::Bypassed, cache::Entry, cache::Keys,
@@ -100,11 +105,12 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<Set<'_, &str>>(&set);
     set.await.expect("stored");
     verbs(&cache, &mut shown).await;
+    loads(&cache, &mut shown).await;
     let secret = VALUE.to_owned();
     let loader = async move || Ok::<_, io::Error>(secret);
     let loader = || loader();
     let memoize = cache.memoize::<String, io::Error, _, _>("w", MINUTE, loader);
-    shown.add::<Memoize<_>>(&memoize);
+    shown.add::<Memoize<Plain<_>>>(&memoize);
     memoize.await.expect("loaded");
     let error = cache.get::<u64>("v").await;
     assert!(error.expect("a miss").is_none());
@@ -150,6 +156,52 @@ async fn verbs(cache: &Cache, shown: &mut Shown) {
     shown.add::<Steps>(&steps);
     let removed = steps.next().await.expect("a step");
     shown.add::<Removed>(&removed.expect("an answer"));
+}
+
+/// What loads, and what is told of what was loaded.
+async fn loads(cache: &Cache, shown: &mut Shown) {
+    let informed = cache.memoize_with("i", MINUTE, |load: Loading<String>| async move {
+        Ok::<_, Infallible>((VALUE.to_owned(), format!("{load:?} {load:#?}")).1)
+    });
+    shown.add::<Memoize<Informed<_, String>>>(&informed);
+    let loading = informed.await.expect("loaded");
+    shown.0.push(("Loading".to_owned(), loading.to_string()));
+    shown.0.push(("Informed".to_owned(), String::new()));
+    shown.0.push(("Plain".to_owned(), String::new()));
+    let many = cache.memoize_many(["v"], MINUTE, |_| async {
+        Ok::<_, Infallible>(HashMap::from([("v".to_owned(), VALUE.to_owned())]))
+    });
+    shown.add::<MemoizeMany<String>>(&many);
+    let loader = |_, _| async { Ok::<_, Infallible>(VALUE.to_owned()) };
+    shown.add::<Memo<u8, String>>(&cache.memo(MINUTE, |_: &u8| VALUE.to_owned(), loader));
+    let invalidate = cache.invalidate_tags(["t"]);
+    shown.add::<Invalidate>(&invalidate);
+    let snapshot = cache.tag_snapshot(["t"], MINUTE).await;
+    shown.add::<TagSnapshot>(&snapshot.expect("taken"));
+    let fails = async || Err::<u8, _>(io::Error::other("no such row"));
+    cache
+        .memoize("f", MINUTE, fails)
+        .await
+        .expect_err("it fails");
+    let failed = cache.explain("f").await.expect("an answer");
+    shown.add::<FailureInfo>(failed.failure.as_ref().expect("remembered"));
+    let explanation = cache.explain("v").await.expect("an answer");
+    shown
+        .0
+        .push(("Explanation".to_owned(), explanation.to_string()));
+    shown.add::<Explanation>(&explanation);
+    shown.add::<Verdict>(&explanation.verdict);
+    shown.add::<EntryInfo>(explanation.entry.as_ref().expect("it is there"));
+    shown.add::<TagInfo>(&explanation.tags[0]);
+    shown.add::<TagVerdict>(&explanation.tags[0].state);
+    let asks = cache.clone();
+    let explained = cache.memoize("l", MINUTE, move || async move {
+        asks.explain("l").await.map(|it| format!("{:?}", it.load))
+    });
+    shown.0.push((
+        "LoadInfo".to_owned(),
+        explained.await.expect("loaded").to_string(),
+    ));
 }
 
 async fn locks(client: &Client, shown: &mut Shown) {
@@ -220,10 +272,10 @@ async fn admit(server: &Server, rule: &str) -> String {
 /// The types that the crate exports: at its root, and in its public modules.
 fn public_types() -> BTreeSet<String> {
     let mut names = exported(&lua::sources(), Path::new("lib.rs"));
-    // Of these there is nothing to show: an alias, what a loader has failed with (see `secrets`),
-    // constants and functions.
+    // Of these there is nothing to show: an alias, what a loader has failed with (see `secrets`), a
+    // trait, constants and functions.
     names.retain(|name| name.contains(char::is_lowercase) && name.starts_with(char::is_uppercase));
-    for name in ["Result", "Captured", "Itself", "Text"] {
+    for name in ["Result", "Captured", "Itself", "Text", "AnyLoader"] {
         names.remove(name);
     }
     names
