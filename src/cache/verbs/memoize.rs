@@ -107,7 +107,7 @@ impl Cache {
     /// - `LoaderPanicked` if the loader panics.
     /// - `LoaderTimeout` if the loader runs longer than [`max_load`](Self::max_load), or no load of
     ///   another caller ends in time: within `max_load` and the [deadline](Self::deadline).
-    /// - `Reentrant` if the loader asks for its own key, or for a key whose load waits for this one,
+    /// - `Reentrant` if the loader asks for its own key, or for one whose load waits for this load,
     ///   directly or through others.
     /// - `Encode` or `TooLarge` if the value cannot be stored.
     /// - Whatever Redis refuses or does not answer before the load, unless [`outage`](Self::outage)
