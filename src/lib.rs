@@ -183,7 +183,7 @@ pub use cache::{Cache, Outage};
 pub use client::{Client, ClientBuilder};
 #[doc(hidden)]
 pub use codec::testing::fuzzing;
-pub use codec::{Codec, Compression};
+pub use codec::{Codec, Compression, CompressionOptions};
 pub use counter::Counter;
 pub use error::{Error, ErrorKind, Result};
 pub use ops::preflight;

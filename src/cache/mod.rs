@@ -33,7 +33,9 @@ pub use verbs::update::Entry;
 use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
 use self::entry_keys::EntryKeys;
 use crate::client::Client;
-use crate::codec::{Codec, Compression, Stack};
+#[cfg(doc)]
+use crate::codec::Compression;
+use crate::codec::{Codec, CompressionOptions, Stack};
 use crate::error::Result;
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
@@ -152,10 +154,14 @@ impl Cache {
         self
     }
 
-    /// Sets how values are compressed from now on: LZ4 from 4 KiB up by default.
+    /// Sets how values are compressed from now on: LZ4 from 4 KiB up by default. Readers decompress
+    /// entries of any compressor, whatever is set here.
+    ///
+    /// Each call of the cache fails with `InvalidInput` if the compressor has no such
+    /// [level](Compression::level).
     #[must_use]
-    pub fn compression(mut self, compression: Compression) -> Self {
-        Arc::make_mut(&mut self.setup).stack.compression = compression;
+    pub fn compression(mut self, compression: impl Into<CompressionOptions>) -> Self {
+        Arc::make_mut(&mut self.setup).stack.compression = compression.into();
         self
     }
 
@@ -303,6 +309,7 @@ impl Cache {
         if let Some(error) = &self.setup.refused {
             return Err(error.clone());
         }
+        self.setup.stack.check()?;
         self.setup.names.as_ref().map_err(Clone::clone)
     }
 

@@ -32,7 +32,8 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::options::{Codec, Compression};
+use super::compression::Compression;
+use super::options::{ByFeature, Codec};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An entry as read. Header fields are copied, the rest is borrowed.
@@ -102,9 +103,14 @@ impl<'a> Envelope<'a> {
             return Err(damaged("its checksum does not match"));
         }
         let codec = Codec::from_id(header[FORMAT_AT] >> 4)
-            .ok_or_else(|| unknown("codec", header[FORMAT_AT] >> 4))?;
-        let compression = Compression::from_id(header[FORMAT_AT] & 0x0f)
-            .ok_or_else(|| unknown("compressor", header[FORMAT_AT] & 0x0f))?;
+            .ok_or_else(|| missing("codec", header[FORMAT_AT] >> 4, ByFeature::codec))?;
+        let compression = Compression::from_id(header[FORMAT_AT] & 0x0f).ok_or_else(|| {
+            missing(
+                "compressor",
+                header[FORMAT_AT] & 0x0f,
+                ByFeature::compressor,
+            )
+        })?;
         // This build has no keys, so an encrypted payload belongs to another build.
         if header[KEY_ID] != [0; 4] {
             return Err(unknown("encryption key", number(&header[KEY_ID])));
@@ -254,6 +260,24 @@ fn damaged(how: &str) -> Unreadable {
     ))
 }
 
+/// A codec or a compressor that this build does not have.
+fn missing(
+    what: &str,
+    found: u8,
+    by_feature: impl Fn(u8) -> Option<&'static ByFeature>,
+) -> Unreadable {
+    let Some(ByFeature { name, feature, .. }) = by_feature(found) else {
+        return unknown(what, found);
+    };
+    Unreadable::Foreign(Error::new(
+        ErrorKind::Decode,
+        format!(
+            "the entry needs the {what} {name}, which this build has not; \
+             build it with the feature `{feature}`"
+        ),
+    ))
+}
+
 fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
     let found = found.into();
     Unreadable::Foreign(Error::new(
@@ -393,9 +417,9 @@ mod tests {
             (VERSION_AT, 0, "version"),
             (VERSION_AT, 1, "version"),
             (VERSION_AT, 3, "version"),
-            (FORMAT_AT, 0x30, "codec"),
+            (FORMAT_AT, 0x70, "codec"),
             (FORMAT_AT, 0xf0, "codec"),
-            (FORMAT_AT, 0x02, "compressor"),
+            (FORMAT_AT, 0x0e, "compressor"),
             (KEY_ID.start, 0x01, "encryption key"),
             (KEY_ID.end - 1, 0x01, "encryption key"),
             (OUTCOME_AT, 0x01, "flag"),

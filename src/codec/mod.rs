@@ -8,6 +8,7 @@
 mod budget;
 mod checked;
 mod compress;
+mod compression;
 pub(crate) mod envelope;
 mod format;
 mod option;
@@ -21,10 +22,14 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use compress::lz4;
+pub use compression::{Compression, CompressionOptions};
 pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp, Unreadable};
+#[cfg(feature = "msgpack")]
+use format::msgpack;
+#[cfg(feature = "postcard")]
+use format::postcard;
 use format::{cbor, json, raw};
-pub use options::{Codec, Compression};
+pub use options::Codec;
 use payload::{MAX_DECODED, Payload, misfit, too_large, too_large_to_store};
 
 use crate::error::{ErrorKind, Result};
@@ -33,7 +38,7 @@ use crate::error::{ErrorKind, Result};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stack {
     pub(crate) codec: Codec,
-    pub(crate) compression: Compression,
+    pub(crate) compression: CompressionOptions,
     /// The most bytes that an encoded value may have before compression.
     pub(crate) max_decoded: usize,
 }
@@ -42,13 +47,18 @@ impl Default for Stack {
     fn default() -> Self {
         Self {
             codec: Codec::default(),
-            compression: Compression::default(),
+            compression: CompressionOptions::default(),
             max_decoded: MAX_DECODED,
         }
     }
 }
 
 impl Stack {
+    /// Returns the error of a setting that cannot be used.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.compression.check()
+    }
+
     /// Returns the entry for `value`. Both deadlines in it are zero: the script that stores the
     /// entry fills them in from the server's clock.
     pub(crate) fn encode<V: Serialize + ?Sized>(
@@ -87,18 +97,19 @@ impl Stack {
             Codec::Cbor => cbor::encode(value, payload),
             Codec::Json => json::encode(value, payload),
             Codec::Raw => raw::encode(value, payload),
+            #[cfg(feature = "msgpack")]
+            Codec::MessagePack => msgpack::encode(value, payload),
+            #[cfg(feature = "postcard")]
+            Codec::Postcard => postcard::encode(value, payload),
         };
         if full {
             return Err(too_large_to_store(self.max_decoded));
         }
         encoded?;
         let mut compression = Compression::None;
-        if self.compression == Compression::Lz4
-            && entry.len() - start >= WORTH_COMPRESSING
-            && let Some(smaller) = lz4::compress(&entry, start)
-        {
-            entry = smaller;
-            compression = Compression::Lz4;
+        if let Some(compressed) = compress::compress(&self.compression, &entry, start) {
+            entry = compressed;
+            compression = self.compression.compressor;
         }
         envelope::seal(&mut entry, compression, Outcome::Value);
         Ok(entry)
@@ -130,20 +141,13 @@ pub(crate) fn decode<V: DeserializeOwned>(
             return Err(Unreadable::Foreign(misfit("a value", how)));
         }
     }
-    let unpacked;
-    let payload = match envelope.compression {
-        Compression::None => envelope.payload(),
-        Compression::Lz4 => {
-            unpacked = lz4::decompress(envelope.payload(), max_decoded).map_err(|error| {
-                match error.kind() {
-                    // A reader with a higher limit can read it, so it must not be removed.
-                    ErrorKind::TooLarge => Unreadable::Foreign(error),
-                    _ => Unreadable::Damaged(error),
-                }
-            })?;
-            unpacked.as_slice()
-        }
-    };
+    let unpacked = compress::decompress(envelope.compression, envelope.payload(), max_decoded);
+    let unpacked = unpacked.map_err(|error| match error.kind() {
+        // A reader with a higher limit can read it, so it must not be removed.
+        ErrorKind::TooLarge => Unreadable::Foreign(error),
+        _ => Unreadable::Damaged(error),
+    })?;
+    let payload = unpacked.as_deref().unwrap_or(envelope.payload());
     if payload.len() > max_decoded {
         return Err(Unreadable::Foreign(too_large(payload.len(), max_decoded)));
     }
@@ -151,6 +155,10 @@ pub(crate) fn decode<V: DeserializeOwned>(
         Codec::Cbor => cbor::decode(payload),
         Codec::Json => json::decode(payload),
         Codec::Raw => raw::decode(payload),
+        #[cfg(feature = "msgpack")]
+        Codec::MessagePack => msgpack::decode(payload),
+        #[cfg(feature = "postcard")]
+        Codec::Postcard => postcard::decode(payload),
     });
     // A second pass, after a failure only: damage removes itself, another type's entry stays.
     value.map_err(|error| match is_whole(envelope.codec, payload) {
@@ -166,11 +174,13 @@ fn is_whole(codec: Codec, payload: &[u8]) -> bool {
         Codec::Json => json::is_whole(payload),
         // Any bytes are a raw value.
         Codec::Raw => true,
+        #[cfg(feature = "msgpack")]
+        Codec::MessagePack => msgpack::is_whole(payload),
+        // Only the type would tell.
+        #[cfg(feature = "postcard")]
+        Codec::Postcard => true,
     }
 }
 
-/// The shortest payload that is compressed, in bytes. Below this, LZ4 gains about a tenth and costs
-/// more than it saves.
-const WORTH_COMPRESSING: usize = 4 << 10;
 /// Bytes reserved for a payload. Most payloads fit, so the buffer seldom grows.
 const USUAL: usize = 512;

@@ -67,8 +67,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        // serde_json marks its own types (`RawValue`) by such a name, and must read them itself.
-        if name.starts_with('$') {
+        // serde_json marks its own types (`RawValue`) by such a name, and rmp-serde its extensions.
+        // They must read these themselves.
+        if name.starts_with('$') || name == "_ExtStruct" {
             return self.0.deserialize_newtype_struct(name, visitor);
         }
         // The content of a newtype is still at the top.

@@ -9,10 +9,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec::compress::lz4;
 use crate::codec::format::{cbor, json, raw};
 use crate::codec::{Codec, Compression, Envelope, Outcome, Stack};
-use crate::codec::{decode, envelope as format};
+use crate::codec::{compress, decode, envelope as format};
 
 /// Parses and decodes an entry as found in Redis, and writes it again byte for byte.
 pub fn envelope(data: &[u8]) {
@@ -45,16 +44,58 @@ pub fn raw(data: &[u8]) {
     stable(Codec::Raw, Some(bytes));
 }
 
-/// A compressed payload. The same bytes also serve as a payload to compress.
-pub fn lz4(data: &[u8]) {
-    let Some(plain) = lz4::decompress(data, CAP).ok() else {
-        return packed(data);
-    };
-    assert!(
-        plain.len() <= CAP && plain.capacity() <= CAP,
-        "over the cap"
+/// A payload of MessagePack.
+#[cfg(feature = "msgpack")]
+pub fn msgpack(data: &[u8]) {
+    use crate::codec::format::msgpack::decode;
+
+    stable(Codec::MessagePack, decode::<Typed>(data).ok());
+    stable(Codec::MessagePack, decode::<Nested>(data).ok());
+    // The type of any value: it has no 128-bit integers, which MessagePack writes as bytes.
+    let any = decode::<serde_json::Value>(data).ok();
+    stable(Codec::MessagePack, any.filter(|value| !value.is_null()));
+}
+
+/// A payload of Postcard.
+#[cfg(feature = "postcard")]
+pub fn postcard(data: &[u8]) {
+    use crate::codec::format::postcard::decode;
+
+    stable(Codec::Postcard, decode::<Typed>(data).ok());
+    stable(Codec::Postcard, decode::<Nested>(data).ok());
+    stable(
+        Codec::Postcard,
+        decode::<Vec<Option<Option<()>>>>(data).ok(),
     );
-    packed(&plain);
+    stable(Codec::Postcard, decode::<(char, String, i64)>(data).ok());
+}
+
+/// A payload of LZ4. The same bytes also serve as a payload to compress, as in the following two.
+pub fn lz4(data: &[u8]) {
+    compressed(Compression::Lz4, data);
+}
+
+/// A payload of Zstandard.
+#[cfg(feature = "zstd")]
+pub fn zstd(data: &[u8]) {
+    compressed(Compression::Zstd, data);
+}
+
+/// A payload of gzip, or of zlib.
+#[cfg(feature = "deflate")]
+pub fn deflate(data: &[u8]) {
+    compressed(Compression::Gzip, data);
+    compressed(Compression::Zlib, data);
+}
+
+/// A type that nests in itself by options, lists and variants.
+#[cfg(any(feature = "msgpack", feature = "postcard"))]
+#[derive(Serialize, serde::Deserialize)]
+enum Nested {
+    Leaf,
+    Maybe(Option<Box<Nested>>),
+    List(Vec<Nested>),
+    Named { inner: Box<Nested>, more: () },
 }
 
 /// A type that has most kinds of serde's data model.
@@ -106,14 +147,27 @@ fn stable<V: Serialize + DeserializeOwned>(codec: Codec, value: Option<V>) {
     );
 }
 
-fn packed(plain: &[u8]) {
-    if let Some(smaller) = lz4::compress(plain, 0) {
+fn compressed(compressor: Compression, data: &[u8]) {
+    let Ok(plain) = compress::decompress(compressor, data, CAP) else {
+        return packed(compressor, data);
+    };
+    let plain = plain.expect("a compressor");
+    // One byte more tells whether there is more.
+    assert!(
+        plain.len() <= CAP && plain.capacity() <= CAP + 1,
+        "over the cap"
+    );
+    packed(compressor, &plain);
+}
+
+fn packed(compressor: Compression, plain: &[u8]) {
+    if let Some(smaller) = compress::compress(&compressor.min_size(0), plain, 0) {
         assert!(smaller.len() < plain.len(), "kept although not smaller");
-        let again = lz4::decompress(&smaller, plain.len()).expect("ours");
-        assert_eq!(again, plain);
+        let again = compress::decompress(compressor, &smaller, plain.len()).expect("ours");
+        assert_eq!(again.expect("a compressor"), plain);
         let mut sealed = format::begin(Codec::Raw, &[], Duration::ZERO, 0, 0).expect("no tags");
         sealed.extend_from_slice(&smaller);
-        format::seal(&mut sealed, Compression::Lz4, Outcome::Value);
+        format::seal(&mut sealed, compressor, Outcome::Value);
         entry(&sealed);
     }
 }

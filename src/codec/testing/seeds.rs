@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::golden;
+use crate::codec::compress::lz4;
 use crate::codec::envelope::HEADER;
 use crate::codec::*;
 
