@@ -35,7 +35,9 @@ use self::entry_keys::EntryKeys;
 use crate::client::Client;
 #[cfg(doc)]
 use crate::codec::Compression;
-use crate::codec::{Codec, CompressionOptions, Stack};
+#[cfg(feature = "encrypt")]
+use crate::codec::Keyring;
+use crate::codec::{Codec, CompressionOptions, CustomCodec, Stack};
 use crate::error::Result;
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
@@ -125,6 +127,38 @@ impl Cache {
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         Arc::make_mut(&mut self.setup).stack.codec = codec;
+        self
+    }
+
+    /// Adds a format of your own, under a number from 8 to 15. Entries name it by that number, so
+    /// all processes that share the cache must use one number for one format, for ever. See
+    /// [`CustomCodec`] for an example.
+    ///
+    /// The handle then reads such entries. To write them, too, set
+    /// [`codec`](Self::codec)`(Codec::Custom(number))`. A cache that does not know the number leaves
+    /// such entries alone.
+    ///
+    /// Each call of the cache fails with `InvalidInput` if the number is not from 8 to 15.
+    #[must_use]
+    pub fn custom_codec(mut self, number: u8, codec: impl CustomCodec) -> Self {
+        let setup = Arc::make_mut(&mut self.setup);
+        match setup.stack.custom.with(number, codec) {
+            Ok(custom) => setup.stack.custom = custom,
+            Err(error) => setup.refused = Some(error),
+        }
+        self
+    }
+
+    /// Encrypts the values of this handle from now on, and reads only encrypted ones. See
+    /// [`Keyring`] for what is protected.
+    ///
+    /// Entries that are not encrypted, or with a key that the keyring does not have, are foreign:
+    /// reads miss them and leave them alone, and the next store overwrites them. So they are while a
+    /// cache that was in use begins to be encrypted. An entry takes 40 bytes more.
+    #[cfg(feature = "encrypt")]
+    #[must_use]
+    pub fn encrypt(mut self, keyring: Keyring) -> Self {
+        Arc::make_mut(&mut self.setup).stack.keyring = Some(keyring);
         self
     }
 

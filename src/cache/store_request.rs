@@ -14,7 +14,7 @@ use super::config::{CacheState, Jitter, LeaseTimes};
 use super::entry_keys::EntryKeys;
 use super::read::fetch;
 use crate::cache::load::failure::Failure;
-use crate::codec::{Stack, Stamp};
+use crate::codec::Stamp;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::tags::{Generation, Snapshot, Tag};
@@ -83,7 +83,8 @@ impl StoreRequest {
         cost: Duration,
     ) -> Result<Vec<u8>> {
         let stamps = self.stamps(generations);
-        let entry = self.cache.setup.stack.encode(value, &stamps, cost);
+        let stack = &self.cache.setup.stack;
+        let entry = stack.entry(self.place.value.as_str(), value, &stamps, cost);
         entry.map_err(|error| self.named(error))
     }
 
@@ -103,8 +104,8 @@ impl StoreRequest {
             .copied()
             .flatten()?;
         let stamps = self.stamps(generations);
-        // In the default codec, which takes it, whatever codec the values are written in.
-        let record = Stack::default().encode(failure, &stamps, Duration::ZERO);
+        let stack = self.cache.setup.stack.of_records();
+        let record = stack.entry(self.place.lease.as_str(), failure, &stamps, Duration::ZERO);
         Some((record.ok()?, self.jitter().spread(ttl)))
     }
 

@@ -50,6 +50,9 @@ pub(crate) struct Envelope<'a> {
     pub(crate) cost: Duration,
     /// Distinguishes this entry from every other one that was written at the same key.
     pub(crate) revision: u64,
+    /// The key that the payload is encrypted with. 0 if it is not encrypted.
+    pub(super) key_id: u32,
+    head: &'a [u8],
     stamps: &'a [u8],
     payload: &'a [u8],
 }
@@ -111,14 +114,23 @@ impl<'a> Envelope<'a> {
                 ByFeature::compressor,
             )
         })?;
-        // This build has no keys, so an encrypted payload belongs to another build.
-        if header[KEY_ID] != [0; 4] {
-            return Err(unknown("encryption key", number(&header[KEY_ID])));
+        let [a, b, c, d] = header[KEY_ID] else {
+            return Err(damaged("it is shorter than its header"));
+        };
+        let key_id = u32::from_be_bytes([a, b, c, d]);
+        let least = match key_id {
+            0 => 0,
+            id => sealed(id)?,
+        };
+        if payload.len() < least {
+            return Err(damaged("it is shorter than its seal"));
         }
         let outcome = match header[OUTCOME_AT] {
             OUTCOME_VALUE => Outcome::Value,
             // Nothing to compress: each entry has one spelling only.
-            OUTCOME_NONE if payload.is_empty() && compression == Compression::None => Outcome::None,
+            OUTCOME_NONE if payload.len() == least && compression == Compression::None => {
+                Outcome::None
+            }
             OUTCOME_NONE => return Err(damaged("it says no value and carries one")),
             OUTCOME_FAILED => Outcome::Failed,
             other => return Err(unknown("outcome or flag", other)),
@@ -131,6 +143,8 @@ impl<'a> Envelope<'a> {
             stale_until: number(&header[STALE_UNTIL]),
             cost: Duration::from_micros(number(&header[COST])),
             revision: number(&header[REVISION]),
+            key_id,
+            head: &entry[..entry.len() - payload.len()],
             stamps,
             payload,
         })
@@ -150,7 +164,13 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// The encoded, and perhaps compressed, value.
+    /// Header and stamps, as they are in the entry.
+    #[cfg(feature = "encrypt")]
+    pub(super) fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// The encoded, and perhaps compressed and encrypted, value.
     pub(crate) fn payload(&self) -> &'a [u8] {
         self.payload
     }
@@ -188,7 +208,7 @@ pub(super) fn begin(
         )));
     };
     let mut entry = Vec::with_capacity(HEADER + stamps.len() * STAMP + payload);
-    // Deadlines and key id stay zero: the server fills in the first, and nothing is encrypted.
+    // The deadlines stay zero: the server fills them in.
     entry.resize(HEADER, 0);
     entry[VERSION_AT] = VERSION;
     entry[FORMAT_AT] = codec.id() << 4;
@@ -204,8 +224,15 @@ pub(super) fn begin(
     Ok(entry)
 }
 
-/// Completes an entry that [`begin`] started. Its payload follows the stamps already.
+/// Completes an entry that [`begin`] started. Its payload, which is not encrypted, follows the
+/// stamps already.
 pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome) {
+    describe(entry, compression, outcome, 0);
+    rewrite_checksum(entry);
+}
+
+/// Completes the header of an entry that [`begin`] started, except the checksum.
+pub(super) fn describe(entry: &mut [u8], compression: Compression, outcome: Outcome, key_id: u32) {
     // `begin` has written the codec, before it was known whether compression pays.
     entry[FORMAT_AT] |= compression.id();
     entry[OUTCOME_AT] = match outcome {
@@ -213,7 +240,16 @@ pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome)
         Outcome::None => OUTCOME_NONE,
         Outcome::Failed => OUTCOME_FAILED,
     };
-    rewrite_checksum(entry);
+    entry[KEY_ID].copy_from_slice(&key_id.to_be_bytes());
+}
+
+/// What an encrypted payload is bound to: all of the header and the stamps in `head` but the
+/// checksum and the deadlines, and the Redis key.
+#[cfg(feature = "encrypt")]
+pub(super) fn bound(head: &[u8], at: &str) -> Vec<u8> {
+    // Unambiguous: the number of stamps is in the header.
+    let (start, rest) = (&head[..CHECKSUM.start], &head[COST.start..]);
+    [start, rest, at.as_bytes()].concat()
 }
 
 /// Writes the right checksum into the entry. Does nothing if `entry` is shorter than a header.
@@ -253,6 +289,24 @@ fn number(bytes: &[u8]) -> u64 {
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+/// The fewest bytes of a payload that is encrypted with the key `id`.
+#[cfg(feature = "encrypt")]
+fn sealed(_id: u32) -> Result<usize, Unreadable> {
+    Ok(super::encrypt::SEAL)
+}
+
+/// A build without encryption has no keys, so an encrypted payload belongs to another build.
+#[cfg(not(feature = "encrypt"))]
+fn sealed(id: u32) -> Result<usize, Unreadable> {
+    Err(Unreadable::Foreign(Error::new(
+        ErrorKind::Decode,
+        format!(
+            "the entry is encrypted with the encryption key {id}, which this build cannot use; \
+             build it with the feature `encrypt`"
+        ),
+    )))
+}
+
 fn damaged(how: &str) -> Unreadable {
     Unreadable::Damaged(Error::new(
         ErrorKind::Decode,
@@ -278,7 +332,7 @@ fn missing(
     ))
 }
 
-fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
+pub(super) fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
     let found = found.into();
     Unreadable::Foreign(Error::new(
         ErrorKind::Decode,
@@ -418,10 +472,8 @@ mod tests {
             (VERSION_AT, 1, "version"),
             (VERSION_AT, 3, "version"),
             (FORMAT_AT, 0x70, "codec"),
-            (FORMAT_AT, 0xf0, "codec"),
+            (FORMAT_AT, 0x50, "codec"),
             (FORMAT_AT, 0x0e, "compressor"),
-            (KEY_ID.start, 0x01, "encryption key"),
-            (KEY_ID.end - 1, 0x01, "encryption key"),
             (OUTCOME_AT, 0x01, "flag"),
             (OUTCOME_AT, 0x20, "flag"),
             (OUTCOME_AT, 0x41, "flag"),
@@ -429,6 +481,11 @@ mod tests {
         ] {
             let refused = foreign(&with(entry.clone(), at, byte));
             assert!(refused.contains(name), "{at} {byte:#x}: {refused}");
+        }
+        #[cfg(not(feature = "encrypt"))]
+        for at in [KEY_ID.start, KEY_ID.end - 1] {
+            let refused = foreign(&with(entry.clone(), at, 1));
+            assert!(refused.contains("`encrypt`"), "{refused}");
         }
         assert!(foreign(b"hello").contains("version"), "no entry at all");
         // The version says where the other fields are, so nothing else is looked at.

@@ -4,6 +4,8 @@
 //! them. Users choose a codec through the settings of a cache; the [`Stack`](super::Stack) and the
 //! [envelope](super::envelope) read it.
 
+use super::custom;
+
 /// How values become bytes.
 ///
 /// A reader decodes with the codec that an entry names, not with the one that it is configured to
@@ -63,10 +65,13 @@ pub enum Codec {
     /// written, and are foreign to each reader.
     #[cfg(feature = "postcard")]
     Postcard,
+    /// The codec that [`Cache::custom_codec`](crate::Cache::custom_codec) has added under this
+    /// number, from 8 to 15. Each call of the cache fails with `InvalidInput` if there is none.
+    Custom(u8),
 }
 
 impl Codec {
-    /// The codecs of this build.
+    /// The codecs of this build, without custom ones.
     pub(super) const ALL: &[Self] = &[
         Self::Cbor,
         Self::Json,
@@ -87,17 +92,17 @@ impl Codec {
             Self::MessagePack => 3,
             #[cfg(feature = "postcard")]
             Self::Postcard => 4,
+            // 5 to 7 are free, the rest belongs to users.
+            Self::Custom(number) => number,
         }
     }
 
     pub(super) fn from_id(id: u8) -> Option<Self> {
+        if (custom::LEAST..=custom::MOST).contains(&id) {
+            return Some(Self::Custom(id));
+        }
         let mut all = Self::ALL.iter().copied();
         all.find(|codec| codec.id() == id)
-    }
-
-    // Types choose their form by this, so a change would be a change of the format.
-    pub(super) fn is_human_readable(self) -> bool {
-        matches!(self, Self::Json | Self::Raw)
     }
 }
 

@@ -357,7 +357,7 @@ impl<'f> Fetch<'f> {
             found[at].as_deref(),
             whole.id,
             known,
-            self.stack.max_decoded,
+            &self.stack.decoder(wanted.keys[at].as_str()),
         )
     }
 
@@ -389,6 +389,7 @@ impl<'f> Fetch<'f> {
 /// the generations that `tags` have from now on. A record that cannot be read says nothing.
 pub(in crate::cache) async fn record<V: DeserializeOwned>(
     cache: &Cache,
+    lease: &Key,
     record: Bytes,
     tags: &[Tag],
     deadline: Deadline,
@@ -404,12 +405,12 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         cache,
         tags: Asked { whole, declared },
         // As the record was written, whatever the values are written in.
-        stack: &Stack::default(),
+        stack: &cache.setup.stack.of_records(),
         deadline,
         ring: Ring::Own,
         from: ReadFrom::Primary,
     };
-    let wanted = Wanted::answered();
+    let wanted = Wanted::answered(lease);
     let mut reading: Option<Reading<Arc<V>>> = None;
     let place = slice::from_mut(&mut reading);
     let open = fetch.judged(&wanted, &found, place);

@@ -8,19 +8,20 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::codec::{self, Envelope, Unreadable};
+use crate::codec::{Decoder, Envelope, Unreadable};
 use crate::key::TagId;
 use crate::tags::Generation;
 
 /// What a read takes from a valid entry.
 pub(in crate::cache) trait Taken: Sized {
     /// Takes it from `entry`, whose envelope is parsed.
-    fn of(entry: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable>;
+    fn of(entry: &[u8], envelope: &Envelope<'_>, decoder: &Decoder<'_>)
+    -> Result<Self, Unreadable>;
 }
 
 impl<V: DeserializeOwned> Taken for Arc<V> {
-    fn of(_: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable> {
-        codec::decode(envelope, max_decoded).map(Self::new)
+    fn of(_: &[u8], envelope: &Envelope<'_>, decoder: &Decoder<'_>) -> Result<Self, Unreadable> {
+        decoder.decode(envelope).map(Self::new)
     }
 }
 
@@ -49,7 +50,7 @@ pub(in crate::cache) fn judge<T: Taken>(
     entry: Option<&[u8]>,
     whole: TagId,
     known: impl Fn(TagId) -> Option<Option<Generation>>,
-    max_decoded: usize,
+    decoder: &Decoder<'_>,
 ) -> Judged<T> {
     let Some(entry) = entry else {
         return Judged::Miss(Why::Absent);
@@ -78,7 +79,7 @@ pub(in crate::cache) fn judge<T: Taken>(
         return Judged::Needs(unknown);
     }
     // Decoded last: an entry that is not valid need not be decoded.
-    match T::of(entry, &envelope, max_decoded) {
+    match T::of(entry, &envelope, decoder) {
         Ok(taken) => Judged::Hit(taken),
         Err(error) => Judged::Miss(Why::Unreadable(error)),
     }
@@ -110,7 +111,7 @@ mod tests {
             let mut known = known.iter().filter(|(id, _)| *id == tag);
             known.next().map(|(_, it)| it.map(Generation::from_stamp))
         };
-        judge(Some(entry), WHOLE, known, 1 << 20)
+        judge(Some(entry), WHOLE, known, &Stack::default().decoder(""))
     }
 
     #[test]
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_miss_that_says_why() {
-        let nothing: Judged<Arc<u8>> = judge(None, WHOLE, |_| None, 1 << 20);
+        let nothing: Judged<Arc<u8>> = judge(None, WHOLE, |_| None, &Stack::default().decoder(""));
         assert!(matches!(nothing, Judged::Miss(Why::Absent)));
         let mut damaged = entry(&[(WHOLE, 10)]);
         let last = damaged.len() - 1;
@@ -164,7 +165,7 @@ mod tests {
             Some(&entry(&[(WHOLE, 10)])),
             WHOLE,
             |_| Some(Some(Generation::from_stamp(10))),
-            9,
+            &Stack::default().decoder(""),
         );
         assert!(matches!(
             text,

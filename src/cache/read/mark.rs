@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::judge::Taken;
-use crate::codec::{Envelope, HEADER, Stamp, Unreadable};
+use crate::codec::{Decoder, Envelope, HEADER, Stamp, Unreadable};
 
 /// Which valid entry there is.
 #[derive(Debug)]
@@ -21,7 +21,12 @@ pub(in crate::cache) struct Mark {
 }
 
 impl Taken for Mark {
-    fn of(entry: &[u8], envelope: &Envelope<'_>, _: usize) -> Result<Self, Unreadable> {
+    fn of(
+        entry: &[u8],
+        envelope: &Envelope<'_>,
+        decoder: &Decoder<'_>,
+    ) -> Result<Self, Unreadable> {
+        decoder.admits(envelope)?;
         let head = entry.first_chunk().copied();
         Ok(Self {
             head: head.unwrap_or([0; HEADER]),
@@ -32,8 +37,12 @@ impl Taken for Mark {
 
 /// A value, and the mark of its entry.
 impl<V: DeserializeOwned> Taken for (Arc<V>, Mark) {
-    fn of(entry: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable> {
-        let value = Taken::of(entry, envelope, max_decoded)?;
-        Ok((value, Taken::of(entry, envelope, max_decoded)?))
+    fn of(
+        entry: &[u8],
+        envelope: &Envelope<'_>,
+        decoder: &Decoder<'_>,
+    ) -> Result<Self, Unreadable> {
+        let value = Taken::of(entry, envelope, decoder)?;
+        Ok((value, Taken::of(entry, envelope, decoder)?))
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::reading::{Miss, ReadFrom, Reading};
+use crate::codec::DecodesLike;
 use crate::error::{ErrorKind, Result};
 use crate::key::{Key, TagId};
 use crate::tags::Tag;
@@ -49,7 +50,7 @@ struct UnderWay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache) struct How {
     pub(in crate::cache) from: ReadFrom,
-    pub(in crate::cache) max_decoded: usize,
+    pub(in crate::cache) decodes: DecodesLike,
     pub(in crate::cache) on_outage: OnOutage,
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::decode;
 use crate::codec::format::{cbor, json, raw};
 use crate::codec::{Codec, Compression, Envelope, Outcome, Stack};
-use crate::codec::{compress, decode, envelope as format};
+use crate::codec::{compress, envelope as format};
 
 /// Parses and decodes an entry as found in Redis, and writes it again byte for byte.
 pub fn envelope(data: &[u8]) {
@@ -110,7 +111,14 @@ fn entry(data: &[u8]) {
     let mut again = format::begin(envelope.codec, &stamps, envelope.cost, revision, 0)
         .expect("as many tags as were read");
     again.extend_from_slice(envelope.payload());
-    format::seal(&mut again, envelope.compression, envelope.outcome);
+    let Envelope {
+        compression,
+        outcome,
+        key_id,
+        ..
+    } = envelope;
+    format::describe(&mut again, compression, outcome, key_id);
+    format::rewrite_checksum(&mut again);
     again[format::DEADLINES].copy_from_slice(&data[format::DEADLINES]);
     assert_eq!(again, data, "an entry has one spelling");
 
@@ -118,7 +126,7 @@ fn entry(data: &[u8]) {
     if let (Codec::Raw, Ok(Some(bytes))) = (envelope.codec, &bytes) {
         assert!(bytes.len() <= CAP, "over the cap");
     }
-    if envelope.outcome == Outcome::None {
+    if envelope.outcome == Outcome::None && envelope.key_id == 0 {
         assert_eq!(bytes.expect("none fits an option"), None);
     }
     stable(
@@ -135,7 +143,7 @@ fn stable<V: Serialize + DeserializeOwned>(codec: Codec, value: Option<V>) {
         codec,
         ..Stack::default()
     };
-    let write = |value: &V| stack.encode_as(0, value, &[], Duration::ZERO);
+    let write = |value: &V| stack.frozen(0, value, &[], Duration::ZERO);
     let first = write(&value).expect("what was read can be written");
     let parsed = Envelope::parse(&first).expect("what was written can be parsed");
     let again: V = decode(&parsed, stack.max_decoded).expect("what was written can be read");

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::decode;
 use crate::codec::*;
 
 #[test]
@@ -103,7 +104,7 @@ pub(in crate::codec) fn entries() -> Vec<(String, Vec<u8>)> {
                 };
                 let kind = format!("compressor={compressor:?} outcome={outcome}");
                 let cost = Duration::from_micros(if tags == 0 { 0 } else { 1_234_567 });
-                let entry = stack.encode_as(REVISION, value, &stamps[..tags], cost);
+                let entry = stack.frozen(REVISION, value, &stamps[..tags], cost);
                 let name = format!("codec={codec:?} {kind} tags={tags}").to_lowercase();
                 entries.push((name, entry.expect("encodable")));
             }

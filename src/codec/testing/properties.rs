@@ -10,7 +10,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde::Deserialize;
 
-use super::fuzzing;
+use super::{decode, fuzzing};
 use crate::codec::envelope::{DEADLINES, HEADER};
 use crate::codec::*;
 

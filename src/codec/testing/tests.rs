@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::decode;
 use crate::codec::compress::lz4;
 use crate::codec::envelope::{HEADER, VERSION};
 use crate::codec::*;
