@@ -91,9 +91,10 @@
 //! ```
 //!
 //! The settings of a cache say what it does while Redis is unavailable ([`Outage`]: it fails, or
-//! bypasses Redis), how values are written ([`Codec`]: CBOR, JSON, raw bytes, others by feature, or a
-//! [`CustomCodec`]; [`Compression`]: LZ4, others by feature, or none), how much TTLs differ ([`Cache::jitter`]), and how long a load may take
-//! ([`Cache::max_load`]). A value that must stay until it is removed lives for [`FOREVER`].
+//! bypasses Redis), how values are written ([`Codec`]: CBOR, JSON, raw bytes, others by feature, or
+//! a [`CustomCodec`]; [`Compression`]: LZ4, others by feature, or none), how much TTLs differ
+//! ([`Cache::jitter`]), and how long a load may take ([`Cache::max_load`]). A value that must stay
+//! until it is removed lives for [`FOREVER`].
 //!
 //! # Errors
 //!

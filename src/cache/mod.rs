@@ -135,8 +135,8 @@ impl Cache {
     /// [`CustomCodec`] for an example.
     ///
     /// The handle then reads such entries. To write them, too, set
-    /// [`codec`](Self::codec)`(Codec::Custom(number))`. A cache that does not know the number leaves
-    /// such entries alone.
+    /// [`codec`](Self::codec)`(Codec::Custom(number))`. A cache that does not know the number
+    /// leaves such entries alone.
     ///
     /// Each call of the cache fails with `InvalidInput` if the number is not from 8 to 15.
     #[must_use]
@@ -153,8 +153,8 @@ impl Cache {
     /// [`Keyring`] for what is protected.
     ///
     /// Entries that are not encrypted, or with a key that the keyring does not have, are foreign:
-    /// reads miss them and leave them alone, and the next store overwrites them. So they are while a
-    /// cache that was in use begins to be encrypted. An entry takes 40 bytes more.
+    /// reads miss them and leave them alone, and the next store overwrites them. So they are while
+    /// a cache that was in use begins to be encrypted. An entry takes 40 bytes more.
     #[cfg(feature = "encrypt")]
     #[must_use]
     pub fn encrypt(mut self, keyring: Keyring) -> Self {

@@ -11,8 +11,9 @@
 //! they take as much memory as in the entry.
 //!
 //! CBOR and JSON bound the nesting themselves, and each of their items takes a byte. For the other
-//! formats, [`bounded`] bounds the nesting and the number of items without a size. [`Rules`](super::checked::Rules) counts the same way
-//! while a value is written. [`Present`](super::option::Present) calls this module.
+//! formats, [`bounded`] bounds the nesting and the number of items without a size.
+//! [`Rules`](super::checked::Rules) counts the same way while a value is written.
+//! [`Present`](super::option::Present) calls this module.
 
 use std::cell::Cell;
 use std::fmt;

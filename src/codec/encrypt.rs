@@ -19,9 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The keys that a cache encrypts its values with, for [`Cache::encrypt`](crate::Cache::encrypt).
 ///
-/// Entries name their key by its id. To change the key of a running fleet, first give all
-/// processes the new key with [`reading`](Self::reading), then make it the one that they write with,
-/// and leave the old one out once its entries have expired.
+/// Entries name their key by its id. To change the key of a running fleet, first give all processes
+/// the new key with [`reading`](Self::reading), then make it the one that they write with, and
+/// leave the old one out once its entries have expired.
 ///
 /// ```no_run
 /// # fn example(client: hedgerow::Client, old: [u8; 32], new: [u8; 32]) -> hedgerow::Result<()> {

@@ -1,9 +1,9 @@
 //! The codec stack: a value passes a serializer, then a compressor, then the envelope.
 //!
-//! Invariant: each entry names its codec and its compressor. So a [`Decoder`] needs no configuration
-//! except a size limit and what users have added, and processes with different codecs share one cache. Bytes from the server
-//! count as hostile: every length is checked before it is used, and no error quotes a value. The
-//! cache calls this module.
+//! Invariant: each entry names its codec and its compressor. So a [`Decoder`] needs no
+//! configuration except a size limit and what users have added, and processes with different codecs
+//! share one cache. Bytes from the server count as hostile: every length is checked before it is
+//! used, and no error quotes a value. The cache calls this module.
 
 mod budget;
 mod checked;
@@ -250,8 +250,8 @@ impl Decoder<'_> {
     ///
     /// # Errors
     ///
-    /// `Damaged` if the payload is not one well-formed value of its codec. `Foreign` if the entry is
-    /// not [admitted](Self::admits) or cannot be decrypted, if the payload holds no `V` or would
+    /// `Damaged` if the payload is not one well-formed value of its codec. `Foreign` if the entry
+    /// is not [admitted](Self::admits) or cannot be decrypted, if the payload holds no `V` or would
     /// decode to more than `max_decoded` bytes, or if the entry holds a failure instead of a value.
     pub(crate) fn decode<V: DeserializeOwned>(
         &self,

@@ -13,9 +13,9 @@ use super::custom;
 ///
 /// A write fails with `Encode` if the value could not be read back. That is a value that is nested
 /// deeper than 128 levels (127 with JSON). It is also a value with an option below its top that
-/// holds something written like no value (`Some(None)`, `Some(())`), except with Postcard. At the top, "no value" is
-/// stored beside the codec, so `None` and `Some(None)` stay distinct there. This holds for types
-/// whose `Serialize` and `Deserialize` agree.
+/// holds something written like no value (`Some(None)`, `Some(())`), except with Postcard. At the
+/// top, "no value" is stored beside the codec, so `None` and `Some(None)` stay distinct there. This
+/// holds for types whose `Serialize` and `Deserialize` agree.
 ///
 /// A value may be as long as [`max_value_size`](crate::ClientBuilder::max_value_size) before
 /// compression. In memory, its lists and maps may take 512 MiB, or eight times `max_value_size` if
@@ -60,9 +60,9 @@ pub enum Codec {
     /// they may fit and be read as a wrong value.
     ///
     /// Types that find out from the entry what they are cannot be read: `untagged` and internally
-    /// tagged enums, `flatten`, `serde_json::Value`. A write fails where that shows: with `flatten`,
-    /// and where `skip_serializing_if` leaves a field out. Nothing shows with the others: they are
-    /// written, and are foreign to each reader.
+    /// tagged enums, `flatten`, `serde_json::Value`. A write fails where that shows: with
+    /// `flatten`, and where `skip_serializing_if` leaves a field out. Nothing shows with the
+    /// others: they are written, and are foreign to each reader.
     #[cfg(feature = "postcard")]
     Postcard,
     /// The codec that [`Cache::custom_codec`](crate::Cache::custom_codec) has added under this

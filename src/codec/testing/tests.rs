@@ -148,7 +148,14 @@ fn what_is_nested_too_deep_to_be_read_back_is_refused() {
         };
         (0..number).fold(Nest::Egg, twig)
     };
-    for (codec, deepest) in [(Codec::Cbor, 128), (Codec::Json, 127)] {
+    for (codec, deepest) in [
+        (Codec::Cbor, 128),
+        (Codec::Json, 127),
+        #[cfg(feature = "msgpack")]
+        (Codec::MessagePack, 128),
+        #[cfg(feature = "postcard")]
+        (Codec::Postcard, 128),
+    ] {
         for nest in [lined(deepest), twigs((deepest - 1) / 2)] {
             let read = decoded::<Nest>(&encoded(codec, &nest));
             assert_eq!(read.expect("as deep as it goes"), nest, "{codec:?}");
@@ -283,6 +290,49 @@ fn a_type_that_became_optional_reads_its_old_entries() {
     }
 }
 
+#[cfg(feature = "msgpack")]
+#[test]
+fn messagepack_keeps_what_cbor_keeps() {
+    let codec = Codec::MessagePack;
+    for number in [f64::NAN, f64::INFINITY, -0.0] {
+        let read: [Option<f64>; 1] = decoded(&encoded(codec, &[Some(number)])).expect("ours");
+        assert_eq!(read[0].map(f64::to_bits), Some(number.to_bits()));
+    }
+    for value in [None, Some(None), Some(Some(7_u8))] {
+        let read = decoded::<Option<Option<u8>>>(&encoded(codec, &value));
+        assert_eq!(read.expect("ours"), value);
+    }
+    for how in [
+        refused(codec, &Some(Some(None::<u8>))),
+        refused(codec, &[Some(())]),
+        refused(codec, &vec![Some(serde_json::Value::Null)]),
+    ] {
+        assert!(how.contains("read back as none"), "{how}");
+    }
+    foreign::<u8>(&encoded(codec, "text"), MAX_DECODED);
+    let mut entry = encoded(codec, &7_u8);
+    entry.push(1);
+    envelope::rewrite_checksum(&mut entry);
+    let damaged = decoded::<u8>(&entry);
+    assert!(matches!(damaged, Err(Unreadable::Damaged(_))));
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn what_postcard_cannot_read_is_foreign_however_it_came_about() {
+    let codec = Codec::Postcard;
+    foreign::<u8>(&encoded(codec, "text"), MAX_DECODED);
+    foreign::<serde_json::Value>(&encoded(codec, &7_u8), MAX_DECODED);
+    let mut entry = encoded(codec, &7_u8);
+    entry.push(1);
+    envelope::rewrite_checksum(&mut entry);
+    foreign::<u8>(&entry, MAX_DECODED);
+    for value in [None, Some(None), Some(Some(None)), Some(Some(Some(7_u8)))] {
+        let read = decoded::<Option<Option<Option<u8>>>>(&encoded(codec, &value));
+        assert_eq!(read.expect("ours"), value);
+    }
+}
+
 #[test]
 fn an_entry_of_another_type_is_foreign_and_one_of_no_type_is_damaged() {
     for codec in [Codec::Cbor, Codec::Json] {
@@ -302,6 +352,44 @@ fn an_entry_of_another_type_is_foreign_and_one_of_no_type_is_damaged() {
     envelope::rewrite_checksum(&mut cut);
     let damaged = decoded::<String>(&cut);
     assert!(matches!(damaged, Err(Unreadable::Damaged(_))), "lz4");
+}
+
+#[test]
+fn each_flipped_bit_and_each_cut_of_an_entry_is_noticed_and_survived() {
+    type Value = BTreeMap<String, Vec<Option<(i64, String)>>>;
+    let value = |rows: i64| -> Value {
+        let row = |n| (n % 3 > 0).then(|| (n * n, format!("row {n}")));
+        BTreeMap::from([("rows".to_owned(), (0..rows).map(row).collect())])
+    };
+    let structured = |codec: &&Codec| **codec != Codec::Raw;
+    for &codec in Codec::ALL.iter().filter(structured) {
+        for &compressor in Compression::ALL {
+            let stack = Stack {
+                codec,
+                compression: compressor.min_size(0).keep_always(),
+                max_decoded: 1 << 16,
+                ..Stack::default()
+            };
+            let entry = stack.encode(&value(12), &[], Duration::ZERO);
+            let entry = entry.expect("encodable");
+            for at in 0..entry.len() {
+                assert!(decoded::<Value>(&entry[..at]).is_err(), "cut at {at}");
+                let mut cut = entry[..at].to_vec();
+                envelope::rewrite_checksum(&mut cut);
+                drop(decoded::<Value>(&cut));
+                for bit in 0..8 {
+                    let mut flipped = entry.clone();
+                    flipped[at] ^= 1 << bit;
+                    let read = decoded::<Value>(&flipped).is_ok();
+                    assert_eq!(read, envelope::DEADLINES.contains(&at), "{at}");
+                    // What an attacker can do, who computes a right checksum.
+                    envelope::rewrite_checksum(&mut flipped);
+                    drop(decoded::<Value>(&flipped));
+                    drop(decoded::<serde_json::Value>(&flipped));
+                }
+            }
+        }
+    }
 }
 
 #[test]

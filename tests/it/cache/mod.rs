@@ -4,7 +4,10 @@ mod bulkhead;
 mod cache_many;
 mod cache_model;
 mod cache_terms;
+mod codecs;
 mod conditional;
+#[cfg(feature = "encrypt")]
+mod encryption;
 mod expiry;
 mod foreign;
 pub mod freshness;
