@@ -155,6 +155,9 @@ impl Cache {
     /// Entries that are not encrypted, or with a key that the keyring does not have, are foreign:
     /// reads miss them and leave them alone, and the next store overwrites them. So they are while
     /// a cache that was in use begins to be encrypted. An entry takes 40 bytes more.
+    ///
+    /// Calls of several handles of one client may share a load, which is stored as the handle of
+    /// the first of them says. So encrypt all handles of a cache.
     #[cfg(feature = "encrypt")]
     #[must_use]
     pub fn encrypt(mut self, keyring: Keyring) -> Self {

@@ -185,8 +185,6 @@ fn forged(how: &str) -> Error {
 
 const NONCE: usize = 24;
 const TAG: usize = 16;
-/// Bytes that encryption adds to a payload.
-pub(super) const SEAL: usize = NONCE + TAG;
 const TOO_LONG: &str = "the value is too long to be encrypted (256 GiB)";
 
 #[cfg(test)]

@@ -118,19 +118,17 @@ impl<'a> Envelope<'a> {
             return Err(damaged("it is shorter than its header"));
         };
         let key_id = u32::from_be_bytes([a, b, c, d]);
-        let least = match key_id {
-            0 => 0,
-            id => sealed(id)?,
-        };
-        if payload.len() < least {
-            return Err(damaged("it is shorter than its seal"));
+        if key_id != 0 {
+            encryption(key_id)?;
         }
         let outcome = match header[OUTCOME_AT] {
             OUTCOME_VALUE => Outcome::Value,
             // Nothing to compress: each entry has one spelling only.
-            OUTCOME_NONE if payload.len() == least && compression == Compression::None => {
-                Outcome::None
+            OUTCOME_NONE if compression != Compression::None => {
+                return Err(damaged("it says no value and compresses one"));
             }
+            // With a key, the payload is a seal.
+            OUTCOME_NONE if key_id != 0 || payload.is_empty() => Outcome::None,
             OUTCOME_NONE => return Err(damaged("it says no value and carries one")),
             OUTCOME_FAILED => Outcome::Failed,
             other => return Err(unknown("outcome or flag", other)),
@@ -289,15 +287,15 @@ fn number(bytes: &[u8]) -> u64 {
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// The fewest bytes of a payload that is encrypted with the key `id`.
+/// Whether this build can decrypt.
 #[cfg(feature = "encrypt")]
-fn sealed(_id: u32) -> Result<usize, Unreadable> {
-    Ok(super::encrypt::SEAL)
+fn encryption(_id: u32) -> Result<(), Unreadable> {
+    Ok(())
 }
 
 /// A build without encryption has no keys, so an encrypted payload belongs to another build.
 #[cfg(not(feature = "encrypt"))]
-fn sealed(id: u32) -> Result<usize, Unreadable> {
+fn encryption(id: u32) -> Result<(), Unreadable> {
     Err(Unreadable::Foreign(Error::new(
         ErrorKind::Decode,
         format!(

@@ -261,6 +261,9 @@ impl Decoder<'_> {
         let opened = self.opened(envelope)?;
         match envelope.outcome {
             Outcome::Value => {}
+            Outcome::None if opened.is_some_and(|payload| !payload.is_empty()) => {
+                return Err(Unreadable::Foreign(misfit("no value", "it carries one")));
+            }
             Outcome::None => return self.none(envelope.codec),
             Outcome::Failed => {
                 let how = "it tells of a failed load, which this build does not read";

@@ -12,10 +12,11 @@ use super::custom;
 /// write with. So processes may change their codec one after the other.
 ///
 /// A write fails with `Encode` if the value could not be read back. That is a value that is nested
-/// deeper than 128 levels (127 with JSON). It is also a value with an option below its top that
-/// holds something written like no value (`Some(None)`, `Some(())`), except with Postcard. At the
-/// top, "no value" is stored beside the codec, so `None` and `Some(None)` stay distinct there. This
-/// holds for types whose `Serialize` and `Deserialize` agree.
+/// deeper than 128 levels (127 with JSON; options count as levels except with CBOR and JSON). It is
+/// also a value with an option below its top that holds something written like no value
+/// (`Some(None)`, `Some(())`), except with Postcard. At the top, "no value" is stored beside the
+/// codec, so `None` and `Some(None)` stay distinct there. This holds for types whose `Serialize`
+/// and `Deserialize` agree.
 ///
 /// A value may be as long as [`max_value_size`](crate::ClientBuilder::max_value_size) before
 /// compression. In memory, its lists and maps may take 512 MiB, or eight times `max_value_size` if
@@ -44,8 +45,8 @@ pub enum Codec {
     /// It takes `String`, `Vec<u8>`, `[u8; N]`, types that serialize as a string or as bytes, and
     /// newtypes and options of these.
     Raw,
-    /// MessagePack: as compact as CBOR and self-describing, and read about three times as fast.
-    /// Structs are written with the names of their fields.
+    /// MessagePack: as compact as CBOR and self-describing, and faster. Structs are written with
+    /// the names of their fields.
     ///
     /// It keeps every integer and float. 128-bit integers are written as bytes, which types that
     /// serde buffers (`untagged`, `flatten`, internally tagged enums) do not read as numbers.

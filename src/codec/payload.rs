@@ -72,6 +72,16 @@ pub(super) fn too_long(limit: usize) -> Error {
     )
 }
 
+pub(super) fn undecompressible(name: &str, how: impl std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::Decode,
+        format!(
+            "cannot decompress the entry as {name}: {how}; \
+             remove the key and load the value again"
+        ),
+    )
+}
+
 pub(super) fn unencodable(codec: &str, how: &str) -> Error {
     Error::new(
         ErrorKind::Encode,

@@ -9,8 +9,7 @@ use std::io::Write as _;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use flate2::{Compression as Level, Decompress, FlushDecompress, Status};
 
-use super::damaged;
-use crate::codec::payload::too_long;
+use crate::codec::payload::{too_long, undecompressible};
 use crate::error::Result;
 
 /// Returns `entry` with everything from `start` on compressed.
@@ -65,7 +64,8 @@ fn inflated(
     loop {
         let (from, into) = (&payload[read..], &mut decoded[written..]);
         let status = state.decompress(from, into, FlushDecompress::None);
-        let status = status.map_err(|cause| damaged(name, "malformed").with_source(cause))?;
+        let status =
+            status.map_err(|cause| undecompressible(name, "malformed").with_source(cause))?;
         let before = (read, written);
         (read, written) = (count(state.total_in()), count(state.total_out()));
         if written > max_decoded {
@@ -73,7 +73,7 @@ fn inflated(
         }
         match status {
             Status::StreamEnd if read < payload.len() => {
-                return Err(damaged(name, "bytes left over"));
+                return Err(undecompressible(name, "bytes left over"));
             }
             Status::StreamEnd => {
                 decoded.truncate(written);
@@ -86,7 +86,7 @@ fn inflated(
                 decoded.resize(longer, 0);
             }
             Status::Ok | Status::BufError if (read, written) == before => {
-                return Err(damaged(name, "it ends too early"));
+                return Err(undecompressible(name, "it ends too early"));
             }
             Status::Ok | Status::BufError => {}
         }

@@ -4,8 +4,7 @@
 //! checked against the limit and against the most that a block of that size can hold. The decoded
 //! block must have exactly that length. The [`Stack`](crate::codec::Stack) calls this module.
 
-use super::damaged;
-use crate::codec::payload::too_large;
+use crate::codec::payload::{too_large, undecompressible};
 use crate::error::Result;
 
 /// Returns `entry` with everything from `start` on compressed, or `None` if it is too long.
@@ -33,18 +32,18 @@ pub(in crate::codec) fn decompress(payload: &[u8], max_decoded: usize) -> Result
     let mut decoded = vec![0; length];
     match lz4_flex::block::decompress_into(block, &mut decoded) {
         Ok(written) if written == length => Ok(decoded),
-        Ok(written) => Err(damaged(
+        Ok(written) => Err(undecompressible(
             NAME,
             format_args!("{written} bytes instead of {length}"),
         )),
-        Err(cause) => Err(damaged(NAME, "the block is malformed").with_source(cause)),
+        Err(cause) => Err(undecompressible(NAME, "the block is malformed").with_source(cause)),
     }
 }
 
 /// The length that the payload claims, checked, and the block.
 fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<(usize, &[u8])> {
     let Some((length, block)) = payload.split_first_chunk::<LENGTH>() else {
-        return Err(damaged(NAME, "its length is missing"));
+        return Err(undecompressible(NAME, "its length is missing"));
     };
     let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
     if length > max_decoded {
@@ -53,7 +52,7 @@ fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<(usize, &[u8])> 
     // Before anything is allocated: a few bytes could claim 4 GiB.
     if length > block.len().saturating_mul(EXPANSION) {
         let how = format_args!("{} bytes cannot hold {length}", block.len());
-        return Err(damaged(NAME, how));
+        return Err(undecompressible(NAME, how));
     }
     Ok((length, block))
 }

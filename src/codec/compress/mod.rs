@@ -10,7 +10,7 @@ pub(super) mod lz4;
 pub(super) mod zstd;
 
 use super::compression::{Compression, CompressionOptions, Keep};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// Returns `entry` with everything from `start` on compressed, or `None` if it stays as it is.
 pub(super) fn compress(
@@ -57,19 +57,10 @@ pub(super) fn decompress(
     .map(Some)
 }
 
-fn damaged(name: &str, how: impl std::fmt::Display) -> Error {
-    Error::new(
-        ErrorKind::Decode,
-        format!(
-            "cannot decompress the entry as {name}: {how}; \
-             remove the key and load the value again"
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     const MAX: usize = 1 << 20;
 

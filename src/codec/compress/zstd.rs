@@ -10,8 +10,7 @@ use std::cell::RefCell;
 use zstd::bulk::{self, Decompressor};
 use zstd::zstd_safe::{compress_bound, find_frame_compressed_size, get_frame_content_size};
 
-use super::damaged;
-use crate::codec::payload::too_large;
+use crate::codec::payload::{too_large, undecompressible};
 use crate::error::Result;
 
 /// Returns `entry` with everything from `start` on compressed.
@@ -35,15 +34,18 @@ pub(in crate::codec) fn decompress(payload: &[u8], max_decoded: usize) -> Result
     let mut decoded = vec![0; length];
     match with_context(|context| context.decompress_to_buffer(payload, &mut decoded[..])) {
         Ok(written) if written == length => Ok(decoded),
-        Ok(written) => Err(damaged(NAME, format_args!("{written} bytes, not {length}"))),
-        Err(cause) => Err(damaged(NAME, "the frame is malformed").with_source(cause)),
+        Ok(written) => Err(undecompressible(
+            NAME,
+            format_args!("{written} bytes, not {length}"),
+        )),
+        Err(cause) => Err(undecompressible(NAME, "the frame is malformed").with_source(cause)),
     }
 }
 
 /// The length that the frame claims, checked.
 fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<usize> {
     let Ok(Some(length)) = get_frame_content_size(payload) else {
-        return Err(damaged(NAME, "its length is missing"));
+        return Err(undecompressible(NAME, "its length is missing"));
     };
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if length > max_decoded {
@@ -52,12 +54,12 @@ fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<usize> {
     // Before anything is allocated: a few bytes could claim any length.
     if length > (payload.len() / BLOCK).saturating_mul(MOST_IN_A_BLOCK) {
         let how = format_args!("{} bytes cannot hold {length}", payload.len());
-        return Err(damaged(NAME, how));
+        return Err(undecompressible(NAME, how));
     }
     match find_frame_compressed_size(payload) {
         Ok(frame) if frame == payload.len() => Ok(length),
-        Ok(_) => Err(damaged(NAME, "bytes left over")),
-        Err(_) => Err(damaged(NAME, "the frame is malformed")),
+        Ok(_) => Err(undecompressible(NAME, "bytes left over")),
+        Err(_) => Err(undecompressible(NAME, "the frame is malformed")),
     }
 }
 

@@ -209,9 +209,9 @@ fn tags_of_cbor_nest_as_deep_as_lists() {
 
 #[test]
 fn an_entry_that_would_take_too_much_memory_is_foreign() {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
+    #[derive(serde::Deserialize)]
     struct Fat {
+        #[serde(skip)]
         _padding: [u64; 32],
     }
     /// Drops the items that it reads, so that the test itself takes no memory for them.
@@ -245,9 +245,16 @@ fn an_entry_that_would_take_too_much_memory_is_foreign() {
         payload
     };
     let json = |items: u32| format!("[{}{{}}]", "{},".repeat(items as usize - 1)).into_bytes();
+    #[cfg(feature = "msgpack")]
+    let msgpack = |items: u32| {
+        let head = [&[0xdd][..], &items.to_be_bytes()].concat();
+        [head, vec![0x80; items as usize]].concat()
+    };
     for (codec, bomb, usual) in [
         (Codec::Cbor, cbor(most), cbor(9999)),
         (Codec::Json, json(most), json(9999)),
+        #[cfg(feature = "msgpack")]
+        (Codec::MessagePack, msgpack(most), msgpack(9999)),
     ] {
         let entry = |payload: &[u8]| {
             let mut entry = envelope::begin(codec, &[], Duration::ZERO, 0, 0).expect("no tags");
@@ -262,6 +269,24 @@ fn an_entry_that_would_take_too_much_memory_is_foreign() {
         assert!(bomb.len() < 100 << 10, "{} bytes", bomb.len());
         let error = foreign::<Sieve>(&bomb, MAX_DECODED);
         assert!(error.to_string().contains("too much memory"), "{error}");
+    }
+    // With Postcard, such an item takes no byte at all.
+    #[cfg(feature = "postcard")]
+    for (claimed, is_read) in [
+        (&[0xe7, 0x07][..], true),
+        (&[0xff, 0xff, 0xff, 0x7f], false),
+    ] {
+        let codec = Codec::Postcard;
+        let mut entry = envelope::begin(codec, &[], Duration::ZERO, 0, 0).expect("no tags");
+        entry.extend_from_slice(claimed);
+        envelope::seal(&mut entry, Compression::None, Outcome::Value);
+        match is_read {
+            true => drop(decoded::<Sieve>(&entry).expect("999 items")),
+            false => {
+                let error = foreign::<Sieve>(&entry, MAX_DECODED);
+                assert!(error.to_string().contains("too much memory"), "{error}");
+            }
+        }
     }
 }
 
@@ -493,6 +518,25 @@ fn claims_of_4_gib_are_not_mapped() {
         hostile(0x00, &[0x9b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
         hostile(0x00, &[0x7b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
         hostile(0x00, &[0x5b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
+        // MessagePack, then Postcard, then zstd with a frame and a window of 4 GiB.
+        #[cfg(feature = "msgpack")]
+        hostile(0x30, &[0xdd, 0xff, 0xff, 0xff, 0xff, 0x61]),
+        #[cfg(feature = "msgpack")]
+        hostile(0x30, &[0xdb, 0xff, 0xff, 0xff, 0xff, 0x61]),
+        #[cfg(feature = "msgpack")]
+        hostile(0x30, &[0xc6, 0xff, 0xff, 0xff, 0xff, 0x61]),
+        #[cfg(feature = "postcard")]
+        hostile(0x40, &[0xff, 0xff, 0xff, 0xff, 0x0f, 0x61]),
+        #[cfg(feature = "zstd")]
+        hostile(
+            0x22,
+            b"\x28\xb5\x2f\xfd\xe0\0\0\0\0\x01\0\0\0\x23\x03\0\x07",
+        ),
+        #[cfg(feature = "zstd")]
+        hostile(
+            0x22,
+            b"\x28\xb5\x2f\xfd\xc0\xb0\x64\0\0\0\0\0\0\0\x23\x03\0\x00",
+        ),
     ] {
         let envelope = Envelope::parse(&entry).expect("well-formed envelope");
         assert!(decode::<Vec<u8>>(&envelope, MAX_DECODED).is_err());

@@ -46,9 +46,9 @@ async fn values_are_read_by_whoever_has_the_key_and_seen_by_nobody_else() {
     let client = server.client().await;
     let cache = client.cache("c").encrypt(keyring(7, 1));
     for value in ["canary".to_owned(), "canary ".repeat(20_000)] {
-        let load = || async { Ok::<_, Infallible>(value.clone()) };
-        let loaded = cache.memoize("k", MINUTE, || load()).await.expect("loaded");
-        assert_eq!(*loaded, value);
+        let loaded = value.clone();
+        let load = cache.memoize("k", MINUTE, async move || Ok::<_, Infallible>(loaded));
+        assert_eq!(*load.await.expect("loaded"), value);
         let other = server.client().await.cache("c").encrypt(keyring(7, 1));
         assert_eq!(text(&other, "k").await.as_ref(), Some(&value));
         let entry = stored(&server, "hr:v:{c:k}").await;
