@@ -106,6 +106,10 @@ impl Rules {
     }
 
     /// For a format that marks each option, and tells fields apart by their positions.
+    #[cfg_attr(
+        not(feature = "postcard"),
+        expect(dead_code, reason = "only Postcard is such a format")
+    )]
     pub(super) fn positional(self) -> Self {
         Self {
             form: Form::Positional,

@@ -52,6 +52,8 @@ pub(crate) struct Envelope<'a> {
     pub(crate) revision: u64,
     /// The key that the payload is encrypted with. 0 if it is not encrypted.
     pub(super) key_id: u32,
+    /// Header and stamps, as they are in the entry.
+    #[cfg(feature = "encrypt")]
     head: &'a [u8],
     stamps: &'a [u8],
     payload: &'a [u8],
@@ -142,6 +144,7 @@ impl<'a> Envelope<'a> {
             cost: Duration::from_micros(number(&header[COST])),
             revision: number(&header[REVISION]),
             key_id,
+            #[cfg(feature = "encrypt")]
             head: &entry[..entry.len() - payload.len()],
             stamps,
             payload,
