@@ -168,10 +168,9 @@ impl Stack {
         };
         // Most codecs write `None` and `Some(None)` alike. So the envelope records "no value".
         if option::is_none(value, form) {
-            let mut entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
+            let entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
             let start = entry.len();
-            self.seal(&mut entry, start, key, Compression::None, Outcome::None)?;
-            return Ok(entry);
+            return self.sealed(entry, start, key, Compression::None, Outcome::None);
         }
         let mut entry = envelope::begin(self.codec, stamps, cost, revision, USUAL)?;
         let start = entry.len();
@@ -202,30 +201,29 @@ impl Stack {
             entry = compressed;
             compression = self.compression.compressor;
         }
-        self.seal(&mut entry, start, key, compression, Outcome::Value)?;
-        Ok(entry)
+        self.sealed(entry, start, key, compression, Outcome::Value)
     }
 
     /// Completes the entry for the Redis key `key`, whose payload begins at `start`.
     #[cfg_attr(not(feature = "encrypt"), expect(clippy::unnecessary_wraps))]
-    fn seal(
+    fn sealed(
         &self,
-        entry: &mut Vec<u8>,
+        mut entry: Vec<u8>,
         #[cfg_attr(not(feature = "encrypt"), expect(unused))] start: usize,
         #[cfg_attr(not(feature = "encrypt"), expect(unused))] key: &str,
         compression: Compression,
         outcome: Outcome,
-    ) -> Result<()> {
+    ) -> Result<Vec<u8>> {
         #[cfg(feature = "encrypt")]
         if let Some(keyring) = &self.keyring {
             // First the header, since the payload is bound to it.
-            envelope::describe(entry, compression, outcome, keyring.id());
-            keyring.seal(entry, start, key)?;
-            envelope::rewrite_checksum(entry);
-            return Ok(());
+            envelope::describe(&mut entry, compression, outcome, keyring.id());
+            keyring.seal(&mut entry, start, key)?;
+            envelope::rewrite_checksum(&mut entry);
+            return Ok(entry);
         }
-        envelope::seal(entry, compression, outcome);
-        Ok(())
+        envelope::seal(&mut entry, compression, outcome);
+        Ok(entry)
     }
 }
 
