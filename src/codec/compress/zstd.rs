@@ -120,6 +120,16 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_with_an_empty_one_behind_it_is_refused() {
+        let frame = [&[0x28, 0xb5, 0x2f, 0xfd, 0x20, 100][..], &RUN_OF_100].concat();
+        assert_eq!(decompress(&frame, MAX).expect("whole"), [7; 100]);
+        // zstd skips such a frame.
+        let more = [&frame[..], b"\x50\x2a\x4d\x18\0\0\0\0"].concat();
+        let error = decompress(&more, MAX).expect_err("added");
+        assert!(error.to_string().contains("left over"), "{error}");
+    }
+
+    #[test]
     fn a_frame_without_a_length_is_refused() {
         let frame = [&[0x28, 0xb5, 0x2f, 0xfd, 0, 0x58][..], &RUN_OF_100].concat();
         let error = decompress(&frame, MAX).expect_err("no length");
