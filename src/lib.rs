@@ -91,9 +91,10 @@
 //! ```
 //!
 //! The settings of a cache say what it does while Redis is unavailable ([`Outage`]: it fails, or
-//! bypasses Redis), how values are written ([`Codec`]: CBOR, JSON or raw bytes; [`Compression`]:
-//! LZ4 or none), how much TTLs differ ([`Cache::jitter`]), and how long a load may take
-//! ([`Cache::max_load`]). A value that must stay until it is removed lives for [`FOREVER`].
+//! bypasses Redis), how values are written ([`Codec`]: CBOR, JSON, raw bytes, others by feature, or
+//! a [`CustomCodec`]; [`Compression`]: LZ4, others by feature, or none), how much TTLs differ
+//! ([`Cache::jitter`]), and how long a load may take ([`Cache::max_load`]). A value that must stay
+//! until it is removed lives for [`FOREVER`].
 //!
 //! # Errors
 //!
@@ -181,9 +182,11 @@ mod wire;
 
 pub use cache::{Cache, Outage};
 pub use client::{Client, ClientBuilder};
+#[cfg(feature = "encrypt")]
+pub use codec::Keyring;
 #[doc(hidden)]
 pub use codec::testing::fuzzing;
-pub use codec::{Codec, Compression};
+pub use codec::{Codec, Compression, CompressionOptions, CustomCodec, ValueIn, ValueOut};
 pub use counter::Counter;
 pub use error::{Error, ErrorKind, Result};
 pub use ops::preflight;

@@ -43,7 +43,11 @@ pub use verbs::update::Entry;
 use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
 use self::entry_keys::EntryKeys;
 use crate::client::Client;
-use crate::codec::{Codec, Compression, Stack};
+#[cfg(doc)]
+use crate::codec::Compression;
+#[cfg(feature = "encrypt")]
+use crate::codec::Keyring;
+use crate::codec::{Codec, CompressionOptions, CustomCodec, Stack};
 use crate::error::Result;
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
@@ -136,6 +140,41 @@ impl Cache {
         self
     }
 
+    /// Adds a format of your own, under a number from 8 to 15. Entries name it by that number, so
+    /// all processes that share the cache must use one number for one format, for ever. See
+    /// [`CustomCodec`] for an example.
+    ///
+    /// The handle then reads such entries. To write them, too, set
+    /// [`codec`](Self::codec)`(Codec::Custom(number))`. A cache that does not know the number
+    /// leaves such entries alone.
+    ///
+    /// Each call of the cache fails with `InvalidInput` if the number is not from 8 to 15.
+    #[must_use]
+    pub fn custom_codec(mut self, number: u8, codec: impl CustomCodec) -> Self {
+        let setup = Arc::make_mut(&mut self.setup);
+        match setup.stack.custom.with(number, codec) {
+            Ok(custom) => setup.stack.custom = custom,
+            Err(error) => setup.refused = Some(error),
+        }
+        self
+    }
+
+    /// Encrypts the values of this handle from now on, and reads only encrypted ones. See
+    /// [`Keyring`] for what is protected.
+    ///
+    /// Entries that are not encrypted, or with a key that the keyring does not have, are foreign:
+    /// reads miss them and leave them alone, and the next store overwrites them. So they are while
+    /// a cache that was in use begins to be encrypted. An entry takes 40 bytes more.
+    ///
+    /// Calls of several handles of one client may share a load, which is stored as the handle of
+    /// the first of them says. So encrypt all handles of a cache.
+    #[cfg(feature = "encrypt")]
+    #[must_use]
+    pub fn encrypt(mut self, keyring: Keyring) -> Self {
+        Arc::make_mut(&mut self.setup).stack.keyring = Some(keyring);
+        self
+    }
+
     /// Keeps the values of this handle apart from those of every other version. The version is 0 by
     /// default.
     ///
@@ -162,10 +201,14 @@ impl Cache {
         self
     }
 
-    /// Sets how values are compressed from now on: LZ4 from 4 KiB up by default.
+    /// Sets how values are compressed from now on: LZ4 from 4 KiB up by default. Readers decompress
+    /// entries of any compressor, whatever is set here.
+    ///
+    /// Each call of the cache fails with `InvalidInput` if the compressor has no such
+    /// [level](Compression::level).
     #[must_use]
-    pub fn compression(mut self, compression: Compression) -> Self {
-        Arc::make_mut(&mut self.setup).stack.compression = compression;
+    pub fn compression(mut self, compression: impl Into<CompressionOptions>) -> Self {
+        Arc::make_mut(&mut self.setup).stack.compression = compression.into();
         self
     }
 
@@ -313,6 +356,7 @@ impl Cache {
         if let Some(error) = &self.setup.refused {
             return Err(error.clone());
         }
+        self.setup.stack.check()?;
         self.setup.names.as_ref().map_err(Clone::clone)
     }
 

@@ -15,7 +15,7 @@ use super::entry_keys::EntryKeys;
 use super::load_options::Kept;
 use super::read::fetch;
 use crate::cache::load::failure::Failure;
-use crate::codec::{self, Stack, Stamp};
+use crate::codec::Stamp;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::tags::{Snapshot, Tag, TagState};
@@ -98,7 +98,7 @@ impl StoreRequest {
     /// How long a loaded `value` is fresh, before the jitter.
     pub(super) fn ttl_of<V: Serialize + ?Sized>(&self, value: &V) -> Ttl {
         match self.kept.none_ttl {
-            Some(ttl) if codec::is_none(value, self.cache.setup.stack.codec) => ttl,
+            Some(ttl) if self.cache.setup.stack.is_none(value) => ttl,
             _ => self.kept.ttl,
         }
     }
@@ -111,7 +111,8 @@ impl StoreRequest {
         cost: Duration,
     ) -> Result<Vec<u8>> {
         let stamps = self.stamps(generations);
-        let entry = self.cache.setup.stack.encode(value, &stamps, cost);
+        let stack = &self.cache.setup.stack;
+        let entry = stack.entry(self.place.value.as_str(), value, &stamps, cost);
         entry.map_err(|error| self.named(error))
     }
 
@@ -129,8 +130,8 @@ impl StoreRequest {
             None => self.cache.setup.error_ttl.as_ref().ok().copied().flatten(),
         }?;
         let stamps = self.stamps(generations);
-        // In the default codec, which takes it, whatever codec the values are written in.
-        let record = Stack::default().encode(failure, &stamps, Duration::ZERO);
+        let stack = self.cache.setup.stack.of_records();
+        let record = stack.entry(self.place.lease.as_str(), failure, &stamps, Duration::ZERO);
         Some((record.ok()?, self.jitter().spread(ttl)))
     }
 

@@ -1,4 +1,4 @@
-//! The deserializer in front of CBOR and JSON: it bounds the memory that hostile bytes can build.
+//! The deserializer in front of the formats: it bounds the memory that hostile bytes can build.
 //!
 //! Invariant: whatever its bytes are, a value takes at most about [`MOST_BUILT`] bytes of memory,
 //! or eight times the longest payload that the reader allows if that is more. Without this bound,
@@ -8,8 +8,12 @@
 //! Each item of a list or map counts with its size. Parts that lie within an item, such as the
 //! fields of a struct, are already counted with it. A value that is larger than the bytes counted
 //! for its position lies behind a pointer, and counts in addition. Strings and bytes do not count:
-//! they take as much memory as in the entry. [`Rules`](super::checked::Rules) counts the same way
-//! while a value is written. [`Present`](super::option::Present) calls this module.
+//! they take as much memory as in the entry.
+//!
+//! CBOR and JSON bound the nesting themselves, and each of their items takes a byte. For the other
+//! formats, [`bounded`] bounds the nesting and the number of items without a size.
+//! [`Rules`](super::checked::Rules) counts the same way while a value is written.
+//! [`Present`](super::option::Present) calls this module.
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,8 +24,22 @@ use serde::de::{
 
 use super::payload::MAX_DECODED;
 
-/// How many bytes may still be built.
-pub(super) struct Budget(Cell<usize>);
+/// What may still be built.
+pub(super) struct Budget {
+    bytes: Cell<usize>,
+    /// Levels of nesting.
+    levels: Cell<usize>,
+    /// Items without a size.
+    empties: Cell<usize>,
+}
+
+/// The limits of a budget.
+#[derive(Clone, Copy)]
+struct Limits {
+    bytes: usize,
+    levels: usize,
+    empties: usize,
+}
 
 /// A deserializer, a visitor, or an object that one passes to the other, within a budget.
 pub(super) struct Within<'b, T> {
@@ -39,29 +57,56 @@ pub(super) fn most_built(max_decoded: usize) -> usize {
 /// Runs `read` with `bytes` as the budget of the value that it reads. The budget travels in a
 /// thread-local variable: the formats construct a type by themselves, and take no argument for it.
 pub(super) fn allowing<R>(bytes: usize, read: impl FnOnce() -> R) -> R {
-    /// Restores the budget, even if a type panics while it is read.
-    struct Before(usize);
+    within(Limits { bytes, ..UNBOUNDED }, read)
+}
+
+/// Runs `read` for a format that bounds neither the nesting, nor the number of items that take no
+/// bytes. The nesting is at most `levels`, where each list, struct, variant and option is one, as
+/// for [`Rules::bounded`](super::checked::Rules::bounded). Also returns which limit was exceeded,
+/// since not each format hands on the error that says so.
+pub(super) fn bounded<R>(levels: usize, read: impl FnOnce() -> R) -> (R, Option<&'static str>) {
+    let bytes = LIMITS.get().bytes;
+    let limits = Limits {
+        bytes,
+        levels,
+        empties: MOST_EMPTIES,
+    };
+    within(limits, || {
+        EXCEEDED.set(None);
+        (read(), EXCEEDED.take())
+    })
+}
+
+fn within<R>(limits: Limits, read: impl FnOnce() -> R) -> R {
+    /// Restores the limits, even if a type panics while it is read.
+    struct Before(Limits);
     impl Drop for Before {
         fn drop(&mut self) {
-            ALLOWED.set(self.0);
+            LIMITS.set(self.0);
         }
     }
-    let _before = Before(ALLOWED.replace(bytes));
+    let _before = Before(LIMITS.replace(limits));
     read()
 }
 
 thread_local! {
-    static ALLOWED: Cell<usize> = const { Cell::new(MOST_BUILT) };
+    static LIMITS: Cell<Limits> = const { Cell::new(UNBOUNDED) };
+    /// The limit that was exceeded last.
+    static EXCEEDED: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 impl Budget {
-    /// The budget of the value that is read now, as [`allowing`] has set it.
+    /// The budget of the value that is read now, as [`allowing`] and [`bounded`] have set it.
     pub(super) fn allowed() -> Self {
-        Self::new(ALLOWED.get())
+        Self::new(LIMITS.get())
     }
 
-    fn new(bytes: usize) -> Self {
-        Self(Cell::new(bytes))
+    fn new(limits: Limits) -> Self {
+        Self {
+            bytes: Cell::new(limits.bytes),
+            levels: Cell::new(limits.levels),
+            empties: Cell::new(limits.empties),
+        }
     }
 
     /// Wraps the reader of a value whose position has `paid` bytes counted already.
@@ -87,10 +132,38 @@ impl Budget {
         // A paid byte is free once: all parts of one value share its size.
         let free = bytes.min(*paid);
         *paid -= free;
-        let left = self.0.get().checked_sub(bytes - free);
-        self.0.set(left.ok_or_else(|| E::custom(EXHAUSTED))?);
+        let left = self.bytes.get().checked_sub(bytes - free);
+        self.bytes
+            .set(left.ok_or_else(|| exceeded::<E>(EXHAUSTED))?);
         Ok(())
     }
+
+    /// Counts an item of a list or map, of `bytes`.
+    fn charge_item<E: de::Error>(&self, bytes: usize, paid: &mut usize) -> Result<(), E> {
+        if bytes > 0 {
+            return self.charge(bytes, paid);
+        }
+        let left = self.empties.get().checked_sub(1);
+        self.empties
+            .set(left.ok_or_else(|| exceeded::<E>(EXHAUSTED))?);
+        Ok(())
+    }
+
+    /// Runs `visit` one level deeper.
+    fn deeper<R, E: de::Error>(&self, visit: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+        let left = self.levels.get().checked_sub(1);
+        self.levels.set(left.ok_or_else(|| exceeded::<E>(NESTED))?);
+        let visited = visit();
+        // Also after an error, since the type may go on.
+        self.levels.set(self.levels.get() + 1);
+        visited
+    }
+}
+
+#[cold]
+fn exceeded<E: de::Error>(limit: &'static str) -> E {
+    EXCEEDED.set(Some(limit));
+    E::custom(limit)
 }
 
 /// Forwards a request for a plain value.
@@ -235,7 +308,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<'_, V> {
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         // The content of an option lies within the option.
-        self.inner.visit_some(self.budget.around(inner, self.paid))
+        let Self {
+            inner: visitor,
+            budget,
+            paid,
+        } = self;
+        budget.deeper(|| visitor.visit_some(budget.around(inner, paid)))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
@@ -244,16 +322,30 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<'_, V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_seq(self.budget.around(items, self.paid))
+        let Self {
+            inner,
+            budget,
+            paid,
+        } = self;
+        budget.deeper(|| inner.visit_seq(budget.around(items, paid)))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_map(self.budget.around(items, self.paid))
+        let Self {
+            inner,
+            budget,
+            paid,
+        } = self;
+        budget.deeper(|| inner.visit_map(budget.around(items, paid)))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
-        self.inner
-            .visit_enum(self.budget.around(variant, self.paid))
+        let Self {
+            inner,
+            budget,
+            paid,
+        } = self;
+        budget.deeper(|| inner.visit_enum(budget.around(variant, paid)))
     }
 }
 
@@ -278,7 +370,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Within<'_, A> {
             .next_element_seed(self.budget.around(seed, size))?;
         // The end of a list is no item, so a list of exactly the budget is read.
         if item.is_some() {
-            self.budget.charge::<A::Error>(size, &mut self.paid)?;
+            self.budget.charge_item::<A::Error>(size, &mut self.paid)?;
         }
         Ok(item)
     }
@@ -298,7 +390,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Within<'_, A> {
         let size = size_of::<T::Value>();
         let key = self.inner.next_key_seed(self.budget.around(seed, size))?;
         if key.is_some() {
-            self.budget.charge::<A::Error>(size, &mut self.paid)?;
+            self.budget.charge_item::<A::Error>(size, &mut self.paid)?;
         }
         Ok(key)
     }
@@ -367,6 +459,20 @@ const GROWTH: usize = 8;
 
 /// The least budget: 512 MiB.
 pub(super) const MOST_BUILT: usize = GROWTH * MAX_DECODED;
+
+/// The limits where the format has its own, except that of the memory.
+const UNBOUNDED: Limits = Limits {
+    bytes: MOST_BUILT,
+    levels: usize::MAX,
+    empties: usize::MAX,
+};
+
+/// The most items without a size. A format may write such items as no bytes at all, and a few bytes
+/// then claim as many as there are numbers.
+pub(super) const MOST_EMPTIES: usize = 1 << 22;
+
+/// The text of the error for too deep a nesting.
+pub(super) const NESTED: &str = "nested too deep";
 
 /// The text of the error, in every format. The codecs recognise the error by it.
 pub(super) const EXHAUSTED: &str = "the value would take too much memory";

@@ -1,8 +1,8 @@
-//! The serializer in front of CBOR and JSON: it refuses values that could not be read back.
+//! The serializer in front of the formats: it refuses values that could not be read back.
 //!
 //! Invariant: a value that passes reads back as it was written. The formats alone write more: JSON
-//! writes NaN as `null`, both write `Some(None)` as `null`, and both write deeper nesting than
-//! their readers accept. The codecs call this module.
+//! writes NaN as `null`, most write `Some(None)` as `null`, postcard writes structs with fields
+//! left out, and all write deeper nesting than their readers accept. The codecs call this module.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,17 +13,40 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
+use super::budget::MOST_EMPTIES;
+
 /// The limits of one format, and what one value has used of them.
 pub(super) struct Rules {
     /// The deepest nesting that the format's reader accepts.
     pub(super) deepest: usize,
     /// The error text for NaN and infinities, if the format cannot write them.
     pub(super) not_finite: Option<&'static str>,
+    /// Whether an option counts as a level of nesting.
+    options: Options,
+    form: Form,
     /// How many bytes of memory the value may still take.
     left: Cell<usize>,
+    /// How many values without any size it may still hold.
+    empties: Cell<usize>,
     /// The rule that was broken. It is kept here, since the formats return the text within their
     /// own error, where it looks like a text that quotes the value.
     broken: Cell<Option<&'static str>>,
+}
+
+/// Whether an option counts as a level of nesting. It does where the reader counts it, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Options {
+    Free,
+    Level,
+}
+
+/// How a format writes options and structs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `None` is a null, and fields have names.
+    Named,
+    /// Each option has a mark of its own, and fields are told apart by their positions.
+    Positional,
 }
 
 /// The position of a value, which decides how an option there is written.
@@ -63,10 +86,34 @@ impl Rules {
         Self {
             deepest,
             not_finite,
+            options: Options::Free,
+            form: Form::Named,
+            empties: Cell::new(usize::MAX),
             // Half of it: the reader also counts padding in boxed values, and owns what the writer
             // has borrowed.
             left: Cell::new(built / 2),
             broken: Cell::new(None),
+        }
+    }
+
+    /// For a reader that [`budget::bounded`](super::budget::bounded) limits.
+    pub(super) fn bounded(self) -> Self {
+        Self {
+            options: Options::Level,
+            empties: Cell::new(MOST_EMPTIES),
+            ..self
+        }
+    }
+
+    /// For a format that marks each option, and tells fields apart by their positions.
+    #[cfg_attr(
+        not(feature = "postcard"),
+        expect(dead_code, reason = "only Postcard is such a format")
+    )]
+    pub(super) fn positional(self) -> Self {
+        Self {
+            form: Form::Positional,
+            ..self
         }
     }
 
@@ -185,14 +232,22 @@ impl<'r, S> Checking<'r, S> {
         Ok(Checking { paid: 0, ..nest })
     }
 
-    /// Writes a value that the formats write as `null`.
+    /// Counts a value without any size: a format may write it as no byte at all.
+    fn empty<E: ser::Error>(&self) -> Result<(), E> {
+        let left = self.rules.empties.get().checked_sub(1);
+        let left = left.ok_or_else(|| self.rules.refuse(TOO_MANY))?;
+        self.rules.empties.set(left);
+        Ok(())
+    }
+
+    /// Writes a value that most formats write as `null`.
     fn null<R, E: ser::Error>(self, write: impl FnOnce(S) -> Result<R, E>) -> Result<R, E> {
         match self.place {
-            Place::Some => Err(self.rules.refuse(
+            Place::Some if self.rules.form == Form::Named => Err(self.rules.refuse(
                 "an option holds a value that is written like none, and would be read back as none",
             )),
             // At the top, the envelope records whether the value is none.
-            Place::Top | Place::Within => write(self.inner),
+            Place::Top | Place::Within | Place::Some => write(self.inner),
         }
     }
 
@@ -269,10 +324,12 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn serialize_unit(self) -> Result<S::Ok, S::Error> {
+        self.empty()?;
         self.null(S::serialize_unit)
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<S::Ok, S::Error> {
+        self.empty()?;
         self.null(|inner| inner.serialize_unit_struct(name))
     }
 
@@ -283,7 +340,17 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
             Place::Within | Place::Some => Place::Some,
         };
         let value = self.part(value, place)?;
-        self.inner.serialize_some(&value)
+        // Not written: a value at the top whose type has become optional is read as before.
+        if self.place == Place::Top {
+            return value.serialize(self.inner);
+        }
+        let levels = match self.rules.options {
+            Options::Free => 0,
+            Options::Level => 1,
+        };
+        let nest = self.nest(levels, Ok::<_, S::Error>)?;
+        let depth = nest.depth;
+        nest.inner.serialize_some(&Checked { depth, ..value })
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -350,6 +417,9 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
+        if len == 0 {
+            self.empty()?;
+        }
         self.nest(1, |inner| inner.serialize_tuple(len))
     }
 
@@ -384,6 +454,9 @@ impl<'r, S: Serializer> Serializer for Checking<'r, S> {
         name: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStruct, S::Error> {
+        if len == 0 {
+            self.empty()?;
+        }
         self.nest(1, |inner| inner.serialize_struct(name, len))
     }
 
@@ -446,6 +519,9 @@ macro_rules! fields {
             }
 
             fn skip_field(&mut self, name: &'static str) -> Result<(), S::Error> {
+                if self.rules.form == Form::Positional {
+                    return Err(self.rules.refuse(SKIPPED));
+                }
                 // A skipped field is not seen here, so it is not counted.
                 self.inner.skip_field(name)
             }
@@ -488,6 +564,11 @@ fn length(items: &impl Iterator) -> Option<usize> {
 
 const TOO_MUCH: &str =
     "it would take too much memory when it is read; raise ClientBuilder::max_value_size";
+
+const TOO_MANY: &str = "it holds too many values that take no bytes";
+
+const SKIPPED: &str =
+    "it leaves a field out (`skip_serializing_if`), and fields are told apart by their positions";
 
 /// Bytes that a string or a list takes at its own position when it is read, without its contents.
 const OWNER: usize = size_of::<Vec<u8>>();

@@ -32,7 +32,8 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::options::{Codec, Compression};
+use super::compression::Compression;
+use super::options::{ByFeature, Codec};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An entry as read. Header fields are copied, the rest is borrowed.
@@ -49,6 +50,11 @@ pub(crate) struct Envelope<'a> {
     pub(crate) cost: Duration,
     /// Distinguishes this entry from every other one that was written at the same key.
     pub(crate) revision: u64,
+    /// The key that the payload is encrypted with. 0 if it is not encrypted.
+    pub(super) key_id: u32,
+    /// Header and stamps, as they are in the entry.
+    #[cfg(feature = "encrypt")]
+    head: &'a [u8],
     stamps: &'a [u8],
     payload: &'a [u8],
 }
@@ -102,17 +108,29 @@ impl<'a> Envelope<'a> {
             return Err(damaged("its checksum does not match"));
         }
         let codec = Codec::from_id(header[FORMAT_AT] >> 4)
-            .ok_or_else(|| unknown("codec", header[FORMAT_AT] >> 4))?;
-        let compression = Compression::from_id(header[FORMAT_AT] & 0x0f)
-            .ok_or_else(|| unknown("compressor", header[FORMAT_AT] & 0x0f))?;
-        // This build has no keys, so an encrypted payload belongs to another build.
-        if header[KEY_ID] != [0; 4] {
-            return Err(unknown("encryption key", number(&header[KEY_ID])));
+            .ok_or_else(|| missing("codec", header[FORMAT_AT] >> 4, ByFeature::codec))?;
+        let compression = Compression::from_id(header[FORMAT_AT] & 0x0f).ok_or_else(|| {
+            missing(
+                "compressor",
+                header[FORMAT_AT] & 0x0f,
+                ByFeature::compressor,
+            )
+        })?;
+        let [a, b, c, d] = header[KEY_ID] else {
+            return Err(damaged("it is shorter than its header"));
+        };
+        let key_id = u32::from_be_bytes([a, b, c, d]);
+        if key_id != 0 {
+            encryption(key_id)?;
         }
         let outcome = match header[OUTCOME_AT] {
             OUTCOME_VALUE => Outcome::Value,
             // Nothing to compress: each entry has one spelling only.
-            OUTCOME_NONE if payload.is_empty() && compression == Compression::None => Outcome::None,
+            OUTCOME_NONE if compression != Compression::None => {
+                return Err(damaged("it says no value and compresses one"));
+            }
+            // With a key, the payload is a seal.
+            OUTCOME_NONE if key_id != 0 || payload.is_empty() => Outcome::None,
             OUTCOME_NONE => return Err(damaged("it says no value and carries one")),
             OUTCOME_FAILED => Outcome::Failed,
             other => return Err(unknown("outcome or flag", other)),
@@ -125,6 +143,9 @@ impl<'a> Envelope<'a> {
             stale_until: number(&header[STALE_UNTIL]),
             cost: Duration::from_micros(number(&header[COST])),
             revision: number(&header[REVISION]),
+            key_id,
+            #[cfg(feature = "encrypt")]
+            head: &entry[..entry.len() - payload.len()],
             stamps,
             payload,
         })
@@ -144,7 +165,13 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// The encoded, and perhaps compressed, value.
+    /// Header and stamps, as they are in the entry.
+    #[cfg(feature = "encrypt")]
+    pub(super) fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// The encoded, and perhaps compressed and encrypted, value.
     pub(crate) fn payload(&self) -> &'a [u8] {
         self.payload
     }
@@ -182,7 +209,7 @@ pub(super) fn begin(
         )));
     };
     let mut entry = Vec::with_capacity(HEADER + stamps.len() * STAMP + payload);
-    // Deadlines and key id stay zero: the server fills in the first, and nothing is encrypted.
+    // The deadlines stay zero: the server fills them in.
     entry.resize(HEADER, 0);
     entry[VERSION_AT] = VERSION;
     entry[FORMAT_AT] = codec.id() << 4;
@@ -198,8 +225,15 @@ pub(super) fn begin(
     Ok(entry)
 }
 
-/// Completes an entry that [`begin`] started. Its payload follows the stamps already.
+/// Completes an entry that [`begin`] started. Its payload, which is not encrypted, follows the
+/// stamps already.
 pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome) {
+    describe(entry, compression, outcome, 0);
+    rewrite_checksum(entry);
+}
+
+/// Completes the header of an entry that [`begin`] started, except the checksum.
+pub(super) fn describe(entry: &mut [u8], compression: Compression, outcome: Outcome, key_id: u32) {
     // `begin` has written the codec, before it was known whether compression pays.
     entry[FORMAT_AT] |= compression.id();
     entry[OUTCOME_AT] = match outcome {
@@ -207,7 +241,16 @@ pub(super) fn seal(entry: &mut [u8], compression: Compression, outcome: Outcome)
         Outcome::None => OUTCOME_NONE,
         Outcome::Failed => OUTCOME_FAILED,
     };
-    rewrite_checksum(entry);
+    entry[KEY_ID].copy_from_slice(&key_id.to_be_bytes());
+}
+
+/// What an encrypted payload is bound to: all of the header and the stamps in `head` but the
+/// checksum and the deadlines, and the Redis key.
+#[cfg(feature = "encrypt")]
+pub(super) fn bound(head: &[u8], at: &str) -> Vec<u8> {
+    // Unambiguous: the number of stamps is in the header.
+    let (start, rest) = (&head[..CHECKSUM.start], &head[COST.start..]);
+    [start, rest, at.as_bytes()].concat()
 }
 
 /// Writes the right checksum into the entry. Does nothing if `entry` is shorter than a header.
@@ -247,6 +290,24 @@ fn number(bytes: &[u8]) -> u64 {
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+/// Whether this build can decrypt.
+#[cfg(feature = "encrypt")]
+fn encryption(_id: u32) -> Result<(), Unreadable> {
+    Ok(())
+}
+
+/// A build without encryption has no keys, so an encrypted payload belongs to another build.
+#[cfg(not(feature = "encrypt"))]
+fn encryption(id: u32) -> Result<(), Unreadable> {
+    Err(Unreadable::Foreign(Error::new(
+        ErrorKind::Decode,
+        format!(
+            "the entry is encrypted with the encryption key {id}, which this build cannot use; \
+             build it with the feature `encrypt`"
+        ),
+    )))
+}
+
 fn damaged(how: &str) -> Unreadable {
     Unreadable::Damaged(Error::new(
         ErrorKind::Decode,
@@ -254,7 +315,25 @@ fn damaged(how: &str) -> Unreadable {
     ))
 }
 
-fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
+/// A codec or a compressor that this build does not have.
+fn missing(
+    what: &str,
+    found: u8,
+    by_feature: impl Fn(u8) -> Option<&'static ByFeature>,
+) -> Unreadable {
+    let Some(ByFeature { name, feature, .. }) = by_feature(found) else {
+        return unknown(what, found);
+    };
+    Unreadable::Foreign(Error::new(
+        ErrorKind::Decode,
+        format!(
+            "the entry needs the {what} {name}, which this build has not; \
+             build it with the feature `{feature}`"
+        ),
+    ))
+}
+
+pub(super) fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
     let found = found.into();
     Unreadable::Foreign(Error::new(
         ErrorKind::Decode,
@@ -393,11 +472,9 @@ mod tests {
             (VERSION_AT, 0, "version"),
             (VERSION_AT, 1, "version"),
             (VERSION_AT, 3, "version"),
-            (FORMAT_AT, 0x30, "codec"),
-            (FORMAT_AT, 0xf0, "codec"),
-            (FORMAT_AT, 0x02, "compressor"),
-            (KEY_ID.start, 0x01, "encryption key"),
-            (KEY_ID.end - 1, 0x01, "encryption key"),
+            (FORMAT_AT, 0x70, "codec"),
+            (FORMAT_AT, 0x50, "codec"),
+            (FORMAT_AT, 0x0e, "compressor"),
             (OUTCOME_AT, 0x01, "flag"),
             (OUTCOME_AT, 0x20, "flag"),
             (OUTCOME_AT, 0x41, "flag"),
@@ -405,6 +482,11 @@ mod tests {
         ] {
             let refused = foreign(&with(entry.clone(), at, byte));
             assert!(refused.contains(name), "{at} {byte:#x}: {refused}");
+        }
+        #[cfg(not(feature = "encrypt"))]
+        for at in [KEY_ID.start, KEY_ID.end - 1] {
+            let refused = foreign(&with(entry.clone(), at, 1));
+            assert!(refused.contains("`encrypt`"), "{refused}");
         }
         assert!(foreign(b"hello").contains("version"), "no entry at all");
         // The version says where the other fields are, so nothing else is looked at.

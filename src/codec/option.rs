@@ -13,18 +13,26 @@ use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use serde::ser::{self, Serializer};
 
 use super::budget::Budget;
-use super::options::Codec;
 use super::reject::refuse;
+
+/// What a codec calls itself. Types choose by this how they are written, so a change for one codec
+/// would be a change of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Human-readable.
+    Text,
+    Binary,
+}
 
 /// Whether `value` serializes as `None`. The first call that `value` makes to its serializer
 /// decides; the rest of the value is not visited.
-pub(crate) fn is_none<V: Serialize + ?Sized>(value: &V, codec: Codec) -> bool {
-    value.serialize(Probe { codec }).is_ok()
+pub(super) fn is_none<V: Serialize + ?Sized>(value: &V, form: Form) -> bool {
+    value.serialize(Probe { form }).is_ok()
 }
 
 /// The `V` that means "no value", if the type has one.
-pub(super) fn none<V: DeserializeOwned>(codec: Codec) -> Option<V> {
-    V::deserialize(Absent { codec }).ok()
+pub(super) fn none<V: DeserializeOwned>(form: Form) -> Option<V> {
+    V::deserialize(Absent { form }).ok()
 }
 
 /// A `V` from an entry that holds a value. An option at its top is therefore `Some`.
@@ -67,8 +75,9 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        // serde_json marks its own types (`RawValue`) by such a name, and must read them itself.
-        if name.starts_with('$') {
+        // serde_json marks its own types (`RawValue`) by such a name, and rmp-serde its extensions.
+        // They must read these themselves.
+        if name.starts_with('$') || name == "_ExtStruct" {
             return self.0.deserialize_newtype_struct(name, visitor);
         }
         // The content of a newtype is still at the top.
@@ -96,7 +105,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Top<D> {
 
 /// A deserializer that answers every request with `None`.
 struct Absent {
-    codec: Codec,
+    form: Form,
 }
 
 impl<'de> Deserializer<'de> for Absent {
@@ -116,7 +125,7 @@ impl<'de> Deserializer<'de> for Absent {
     }
 
     fn is_human_readable(&self) -> bool {
-        self.codec.is_human_readable()
+        self.form == Form::Text
     }
 
     serde::forward_to_deserialize_any! {
@@ -127,7 +136,7 @@ impl<'de> Deserializer<'de> for Absent {
 
 /// A serializer that accepts `None` only.
 struct Probe {
-    codec: Codec,
+    form: Form,
 }
 
 impl Serializer for Probe {
@@ -148,7 +157,7 @@ impl Serializer for Probe {
 
     // Some types serialize otherwise in text formats. The probe must see what the codec will see.
     fn is_human_readable(&self) -> bool {
-        self.codec.is_human_readable()
+        self.form == Form::Text
     }
 
     refuse! { NoDetail; bool u8 numbers char str bytes some unit variants seq tuple fields }
@@ -197,28 +206,28 @@ mod tests {
 
     #[test]
     fn only_none_is_none() {
-        assert!(is_none(&None::<u8>, Codec::Json));
-        assert!(is_none(&Box::new(&None::<u8>), Codec::Json));
-        assert!(is_none(&Wrapped(None), Codec::Json));
-        assert!(is_none(&Either::Maybe(None), Codec::Json));
-        assert!(!is_none(&Some(None::<u8>), Codec::Json));
-        assert!(!is_none(&Wrapped(Some(None)), Codec::Json));
-        assert!(!is_none(&(), Codec::Json));
-        assert!(!is_none(&serde_json::Value::Null, Codec::Json));
-        assert!(!is_none(&[None::<u8>], Codec::Json));
-        assert!(!is_none("", Codec::Json));
-        assert!(!is_none(&format_args!("{}", 1), Codec::Json));
+        assert!(is_none(&None::<u8>, Form::Text));
+        assert!(is_none(&Box::new(&None::<u8>), Form::Text));
+        assert!(is_none(&Wrapped(None), Form::Text));
+        assert!(is_none(&Either::Maybe(None), Form::Text));
+        assert!(!is_none(&Some(None::<u8>), Form::Text));
+        assert!(!is_none(&Wrapped(Some(None)), Form::Text));
+        assert!(!is_none(&(), Form::Text));
+        assert!(!is_none(&serde_json::Value::Null, Form::Text));
+        assert!(!is_none(&[None::<u8>], Form::Text));
+        assert!(!is_none("", Form::Text));
+        assert!(!is_none(&format_args!("{}", 1), Form::Text));
     }
 
     #[test]
     fn none_is_built_where_the_type_has_one() {
-        assert_eq!(none::<Option<u8>>(Codec::Json), Some(None));
-        assert_eq!(none::<Option<Option<u8>>>(Codec::Json), Some(None));
-        assert_eq!(none::<Wrapped>(Codec::Json), Some(Wrapped(None)));
-        assert_eq!(none::<Either>(Codec::Json), Some(Either::Maybe(None)));
-        assert_eq!(none::<u8>(Codec::Json), None);
-        assert_eq!(none::<()>(Codec::Json), None);
-        assert_eq!(none::<Vec<u8>>(Codec::Json), None);
+        assert_eq!(none::<Option<u8>>(Form::Text), Some(None));
+        assert_eq!(none::<Option<Option<u8>>>(Form::Text), Some(None));
+        assert_eq!(none::<Wrapped>(Form::Text), Some(Wrapped(None)));
+        assert_eq!(none::<Either>(Form::Text), Some(Either::Maybe(None)));
+        assert_eq!(none::<u8>(Form::Text), None);
+        assert_eq!(none::<()>(Form::Text), None);
+        assert_eq!(none::<Vec<u8>>(Form::Text), None);
     }
 
     #[test]
@@ -254,10 +263,10 @@ mod tests {
                 de::IgnoredAny::deserialize(deserializer).map(|_| seen)
             }
         }
-        assert!(is_none(&Readable, Codec::Json));
-        assert!(!is_none(&Readable, Codec::Cbor));
-        assert_eq!(none(Codec::Cbor), Some(Seen(false)));
-        assert_eq!(none(Codec::Json), Some(Seen(true)));
+        assert!(is_none(&Readable, Form::Text));
+        assert!(!is_none(&Readable, Form::Binary));
+        assert_eq!(none(Form::Binary), Some(Seen(false)));
+        assert_eq!(none(Form::Text), Some(Seen(true)));
         let read: Present<Seen> = ciborium::from_reader(&[0x01][..]).expect("one");
         assert_eq!(read.0, Seen(false));
     }

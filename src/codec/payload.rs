@@ -60,6 +60,28 @@ pub(super) fn too_large(length: usize, limit: usize) -> Error {
     )
 }
 
+/// As [`too_large`], where the length is not known.
+#[cfg(feature = "deflate")]
+pub(super) fn too_long(limit: usize) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!(
+            "the entry decodes to more than {limit} bytes; \
+             remove it or raise ClientBuilder::max_value_size"
+        ),
+    )
+}
+
+pub(super) fn undecompressible(name: &str, how: impl std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::Decode,
+        format!(
+            "cannot decompress the entry as {name}: {how}; \
+             remove the key and load the value again"
+        ),
+    )
+}
+
 pub(super) fn unencodable(codec: &str, how: &str) -> Error {
     Error::new(
         ErrorKind::Encode,

@@ -223,7 +223,14 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
     async fn failed_elsewhere(&self, record: Bytes) -> Result<Option<Error>> {
         let StoreRequest { cache, tags, .. } = &self.request;
         let question = self.ask();
-        let judged = fetch::record::<Failure>(cache, record, tags, question.deadline).await?;
+        let judged = fetch::record::<Failure>(
+            cache,
+            &self.request.place.lease,
+            record,
+            tags,
+            question.deadline,
+        )
+        .await?;
         let error = judged.map(|failure| self.request.named(failure.error()));
         if let Some(error) = &error {
             self.leader.close().settle(Outcome::Failed {

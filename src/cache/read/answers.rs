@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::judge::{Judged, Left, Rules, Taken, Want, Why, judge};
 use super::reading::{Gone, Miss, Reading, snapshot};
 use super::wanted::{Asked, Wanted};
+use crate::codec::Stack;
 use crate::key::TagId;
 use crate::net::pipeline::replies::Values;
 use crate::tags::TagValue;
@@ -21,7 +22,7 @@ pub(super) struct Answers<'t> {
     /// How long each entry still lives. Empty if that was not asked.
     pub(super) left: Vec<Left>,
     pub(super) want: Want,
-    pub(super) max_decoded: usize,
+    pub(super) stack: &'t Stack,
 }
 
 /// The entries that are no hit so far, by their positions.
@@ -107,11 +108,11 @@ impl Answers<'_> {
         };
         let rules = Rules {
             whole: whole.id,
-            max_decoded: self.max_decoded,
             want: self.want,
             left: self.left.get(at).copied().unwrap_or(Left::Unread),
         };
-        judge(self.found[at].as_deref(), rules, known)
+        let decoder = self.stack.decoder(self.wanted.keys[at].as_str());
+        judge(self.found[at].as_deref(), rules, known, &decoder)
     }
 
     /// The bytes of the entry `at`.

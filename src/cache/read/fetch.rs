@@ -261,7 +261,7 @@ impl<'f> Fetch<'f> {
             found,
             left,
             want: self.want,
-            max_decoded: self.stack.max_decoded,
+            stack: self.stack,
         }
     }
 
@@ -451,6 +451,7 @@ impl<'f> Fetch<'f> {
 /// the generations that `tags` have from now on. A record that cannot be read says nothing.
 pub(in crate::cache) async fn record<V: DeserializeOwned>(
     cache: &Cache,
+    lease: &Key,
     record: Bytes,
     tags: &[Tag],
     deadline: Deadline,
@@ -466,14 +467,14 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         cache,
         tags: Asked { whole, declared },
         // As the record was written, whatever the values are written in.
-        stack: &Stack::default(),
+        stack: &cache.setup.stack.of_records(),
         deadline,
         ring: Ring::Own,
         from: ReadFrom::Primary,
         want: Want::Fresh,
         time: Time::NotAsked,
     };
-    let answers = fetch.answers(Wanted::answered(), found, Vec::new());
+    let answers = fetch.answers(Wanted::answered(lease), found, Vec::new());
     let mut reading: Option<Reading<Arc<V>>> = None;
     let place = slice::from_mut(&mut reading);
     let mut open = answers.judged(place);

@@ -13,19 +13,20 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::codec::{self, Envelope, Stamp, Unreadable};
+use crate::codec::{Decoder, Envelope, Stamp, Unreadable};
 use crate::key::TagId;
 use crate::tags::{Generation, TagValue};
 
 /// What a read takes from a valid entry.
 pub(in crate::cache) trait Taken: Sized {
     /// Takes it from `entry`, whose envelope is parsed.
-    fn of(entry: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable>;
+    fn of(entry: &[u8], envelope: &Envelope<'_>, decoder: &Decoder<'_>)
+    -> Result<Self, Unreadable>;
 }
 
 impl<V: DeserializeOwned> Taken for Arc<V> {
-    fn of(_: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable> {
-        codec::decode(envelope, max_decoded).map(Self::new)
+    fn of(_: &[u8], envelope: &Envelope<'_>, decoder: &Decoder<'_>) -> Result<Self, Unreadable> {
+        decoder.decode(envelope).map(Self::new)
     }
 }
 
@@ -95,7 +96,6 @@ pub(in crate::cache) enum Left {
 pub(in crate::cache) struct Rules {
     /// An entry that does not carry this tag of its cache could not be cleared, so it is no hit.
     pub(in crate::cache) whole: TagId,
-    pub(in crate::cache) max_decoded: usize,
     pub(in crate::cache) want: Want,
     pub(in crate::cache) left: Left,
 }
@@ -105,6 +105,7 @@ pub(in crate::cache) fn judge<'v, T: Taken>(
     entry: Option<&[u8]>,
     rules: Rules,
     known: impl Fn(TagId) -> Option<Option<TagValue<'v>>>,
+    decoder: &Decoder<'_>,
 ) -> Judged<T> {
     let Some(entry) = entry else {
         return Judged::Miss(Why::Absent);
@@ -152,7 +153,7 @@ pub(in crate::cache) fn judge<'v, T: Taken>(
         return Judged::Miss(Why::Expired);
     }
     // Decoded last: an entry that is not valid need not be decoded.
-    let taken = match T::of(entry, &envelope, rules.max_decoded) {
+    let taken = match T::of(entry, &envelope, decoder) {
         Ok(taken) => taken,
         Err(error) => return Judged::Miss(Why::Unreadable(error)),
     };
@@ -213,7 +214,6 @@ mod tests {
 
     const RULES: Rules = Rules {
         whole: WHOLE,
-        max_decoded: 1 << 20,
         want: Want::Fresh,
         left: Left::Unread,
     };
@@ -228,10 +228,11 @@ mod tests {
             (*tag, value)
         });
         let values: Vec<(TagId, Option<Bytes>)> = values.collect();
-        judge(Some(entry), rules, |tag| {
+        let known = |tag| {
             let mut known = values.iter().filter(|(id, _)| *id == tag);
             known.next().map(|(_, value)| TagValue::of(value.as_ref()))
-        })
+        };
+        judge(Some(entry), rules, known, &Stack::default().decoder(""))
     }
 
     #[test]
@@ -270,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_miss_that_says_why() {
-        let nothing: Judged<Arc<u8>> = judge(None, RULES, |_| None);
+        let nothing: Judged<Arc<u8>> = judge(None, RULES, |_| None, &Stack::default().decoder(""));
         assert!(matches!(nothing, Judged::Miss(Why::Absent)));
         let mut damaged = entry(&[(WHOLE, 10)]);
         let last = damaged.len() - 1;
@@ -284,11 +285,9 @@ mod tests {
         let whole = Bytes::copy_from_slice(&10_u64.to_be_bytes());
         let text: Judged<Arc<String>> = judge(
             Some(&entry(&[(WHOLE, 10)])),
-            Rules {
-                max_decoded: 9,
-                ..RULES
-            },
+            RULES,
             |_| Some(TagValue::of(Some(&whole))),
+            &Stack::default().decoder(""),
         );
         assert!(matches!(
             text,
@@ -343,12 +342,12 @@ mod tests {
             Bytes::from(value),
             Bytes::copy_from_slice(&10_u64.to_be_bytes()),
         );
-        let judged = |rules| {
-            judge::<Arc<u8>>(Some(&entry), rules, |tag| {
-                let value = if tag == ONE { &one } else { &whole };
-                Some(TagValue::of(Some(value)))
-            })
+        let known = |tag| {
+            let value = if tag == ONE { &one } else { &whole };
+            Some(TagValue::of(Some(value)))
         };
+        let stack = Stack::default();
+        let judged = |rules| judge::<Arc<u8>>(Some(&entry), rules, known, &stack.decoder(""));
         let expired = judged(at(950, Want::Fresh));
         assert!(matches!(expired, Judged::Miss(Why::Expired)));
         let Judged::Old(old) = judged(at(950, OLD)) else {
@@ -357,10 +356,8 @@ mod tests {
         assert_eq!(old.age, Age::Stale(Duration::from_millis(50)));
         let mut without = entry.clone();
         without.copy_within(8..14, 14);
-        let judged: Judged<Arc<u8>> = judge(Some(&without), at(950, OLD), |tag| {
-            let value = if tag == ONE { &one } else { &whole };
-            Some(TagValue::of(Some(value)))
-        });
+        let decoder = stack.decoder("");
+        let judged: Judged<Arc<u8>> = judge(Some(&without), at(950, OLD), known, &decoder);
         assert!(
             matches!(judged, Judged::Miss(Why::Invalidated)),
             "it has no window"

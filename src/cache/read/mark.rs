@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::judge::Taken;
-use crate::codec::{Envelope, HEADER, Stamp, Unreadable};
+use crate::codec::{Decoder, Envelope, HEADER, Stamp, Unreadable};
 
 /// Which valid entry there is.
 #[derive(Debug)]
@@ -30,7 +30,12 @@ impl Mark {
 }
 
 impl Taken for Mark {
-    fn of(entry: &[u8], envelope: &Envelope<'_>, _: usize) -> Result<Self, Unreadable> {
+    fn of(
+        entry: &[u8],
+        envelope: &Envelope<'_>,
+        decoder: &Decoder<'_>,
+    ) -> Result<Self, Unreadable> {
+        decoder.admits(envelope)?;
         let head = entry.first_chunk().copied();
         let window = envelope.stale_until.saturating_sub(envelope.fresh_until);
         Ok(Self {
@@ -43,8 +48,12 @@ impl Taken for Mark {
 
 /// A value, and the mark of its entry.
 impl<V: DeserializeOwned> Taken for (Arc<V>, Mark) {
-    fn of(entry: &[u8], envelope: &Envelope<'_>, max_decoded: usize) -> Result<Self, Unreadable> {
-        let value = Taken::of(entry, envelope, max_decoded)?;
-        Ok((value, Taken::of(entry, envelope, max_decoded)?))
+    fn of(
+        entry: &[u8],
+        envelope: &Envelope<'_>,
+        decoder: &Decoder<'_>,
+    ) -> Result<Self, Unreadable> {
+        let value = Taken::of(entry, envelope, decoder)?;
+        Ok((value, Taken::of(entry, envelope, decoder)?))
     }
 }

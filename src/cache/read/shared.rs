@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::judge::Old;
 use super::reading::{Miss, ReadFrom, Reading};
+use crate::codec::DecodesLike;
 use crate::error::{ErrorKind, Result};
 use crate::key::{Key, TagId};
 use crate::tags::Tag;
@@ -52,7 +53,7 @@ pub(in crate::cache) struct How {
     pub(in crate::cache) from: ReadFrom,
     /// Whether stale entries are wanted, too.
     pub(in crate::cache) old: bool,
-    pub(in crate::cache) max_decoded: usize,
+    pub(in crate::cache) decodes: DecodesLike,
     pub(in crate::cache) on_outage: OnOutage,
 }
 

@@ -78,9 +78,9 @@ impl Wanted {
 
     /// Returns the order of what was read by other means: one entry, the tag of the whole cache,
     /// the declared tags. It asks for nothing, so it has no keys.
-    pub(super) fn answered() -> Self {
+    pub(super) fn answered(key: &Key) -> Self {
         Self {
-            keys: Vec::new(),
+            keys: vec![key.clone()],
             entries: 1,
             wholes: 1,
             whole_of: Vec::new(),

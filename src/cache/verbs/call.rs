@@ -339,7 +339,7 @@ impl Call {
         let how = How {
             from,
             old: want != Want::Fresh,
-            max_decoded: cache.setup.stack.max_decoded,
+            decodes: cache.setup.stack.decodes_like(),
             on_outage: patience.on_outage,
         };
         let (mut reader, mut now) = (None, began);

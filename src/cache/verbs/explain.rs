@@ -13,7 +13,7 @@ use crate::cache::load::failure::Failure;
 use crate::cache::read::judge::{Age, Judged, Left, Rules, Want, Why, judge};
 use crate::cache::read::mark::Mark;
 use crate::client::Request;
-use crate::codec::{self, Envelope, Outcome, Stack, Stamp, Unreadable};
+use crate::codec::{Envelope, Outcome, Stamp, Unreadable};
 use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::net::pipeline::replies::Values;
@@ -70,7 +70,7 @@ impl Cache {
         };
         let record = reply.take_bytes(5)?.unwrap_or_default();
         let failure = (!record.is_empty()).then(|| FailureInfo {
-            text: text_of(&record),
+            text: self.failure_text(place, &record),
             left: Duration::from_millis(u64::try_from(reply.int(6).unwrap_or(0)).unwrap_or(0)),
         });
         let parsed = Envelope::parse(&entry).ok();
@@ -86,7 +86,6 @@ impl Cache {
             (!entry.is_empty()).then_some(&entry[..]),
             Rules {
                 whole: self.names()?.whole.id,
-                max_decoded: self.setup.stack.max_decoded,
                 want: Want::Old { early: 0.0 },
                 left: left.map_or(Left::Long, |left| Left::Millis(left.as_millis() as u64)),
             },
@@ -94,6 +93,7 @@ impl Cache {
                 let at = stamps.iter().position(|stamp| stamp.tag == tag.0)?;
                 Some(present(at))
             },
+            &self.setup.stack.decoder(place.value.as_str()),
         );
         let verdict = verdict(judged);
         let tags = stamps.iter().enumerate();
@@ -106,6 +106,14 @@ impl Cache {
             load,
             failure,
         })
+    }
+
+    /// What the record of a failed load says.
+    fn failure_text(&self, place: &EntryKeys, record: &[u8]) -> Option<String> {
+        let envelope = Envelope::parse(record).ok()?;
+        let stack = self.setup.stack.of_records();
+        let failure: Failure = stack.decoder(place.lease.as_str()).decode(&envelope).ok()?;
+        Some(failure.error().to_string())
     }
 
     fn tag_keys(&self, place: &EntryKeys, stamps: &[Stamp]) -> Result<Vec<Key>> {
@@ -177,11 +185,4 @@ fn tag_info(stamp: Stamp, present: Option<TagValue<'_>>) -> TagInfo {
         name: name.unwrap_or_else(|| format!("{:032x}", stamp.tag)),
         state,
     }
-}
-
-/// What the record of a failed load says.
-fn text_of(record: &[u8]) -> Option<String> {
-    let envelope = Envelope::parse(record).ok()?;
-    let failure: Failure = codec::decode(&envelope, Stack::default().max_decoded).ok()?;
-    Some(failure.error().to_string())
 }

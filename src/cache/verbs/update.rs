@@ -143,7 +143,8 @@ impl Cache {
         deadline: Deadline,
     ) -> Result<bool> {
         let stamps = &entry.mark.stamps;
-        let new = self.setup.stack.encode(value, stamps, Duration::ZERO)?;
+        let key = entry.place.value.as_str();
+        let new = self.setup.stack.entry(key, value, stamps, Duration::ZERO)?;
         let only = If {
             head: &entry.mark.head,
             ttl: None,

@@ -16,7 +16,7 @@ struct Fat {
 }
 
 fn read<'de, T: Deserialize<'de>>(json: &'de str, bytes: usize) -> Result<T, String> {
-    let budget = Budget::new(bytes);
+    let budget = Budget::new(Limits { bytes, ..UNBOUNDED });
     let mut json = serde_json::Deserializer::from_str(json);
     T::deserialize(budget.around(&mut json, size_of::<T>())).map_err(|error| error.to_string())
 }

@@ -7,4 +7,8 @@
 
 pub(super) mod cbor;
 pub(super) mod json;
+#[cfg(feature = "msgpack")]
+pub(super) mod msgpack;
+#[cfg(feature = "postcard")]
+pub(super) mod postcard;
 pub(super) mod raw;

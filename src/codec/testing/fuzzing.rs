@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec::compress::lz4;
+use super::decode;
 use crate::codec::format::{cbor, json, raw};
 use crate::codec::{Codec, Compression, Envelope, Outcome, Stack};
-use crate::codec::{decode, envelope as format};
+use crate::codec::{compress, envelope as format};
 
 /// Parses and decodes an entry as found in Redis, and writes it again byte for byte.
 pub fn envelope(data: &[u8]) {
@@ -45,16 +45,58 @@ pub fn raw(data: &[u8]) {
     stable(Codec::Raw, Some(bytes));
 }
 
-/// A compressed payload. The same bytes also serve as a payload to compress.
-pub fn lz4(data: &[u8]) {
-    let Some(plain) = lz4::decompress(data, CAP).ok() else {
-        return packed(data);
-    };
-    assert!(
-        plain.len() <= CAP && plain.capacity() <= CAP,
-        "over the cap"
+/// A payload of MessagePack.
+#[cfg(feature = "msgpack")]
+pub fn msgpack(data: &[u8]) {
+    use crate::codec::format::msgpack::decode;
+
+    stable(Codec::MessagePack, decode::<Typed>(data).ok());
+    stable(Codec::MessagePack, decode::<Nested>(data).ok());
+    // The type of any value: it has no 128-bit integers, which MessagePack writes as bytes.
+    let any = decode::<serde_json::Value>(data).ok();
+    stable(Codec::MessagePack, any.filter(|value| !value.is_null()));
+}
+
+/// A payload of Postcard.
+#[cfg(feature = "postcard")]
+pub fn postcard(data: &[u8]) {
+    use crate::codec::format::postcard::decode;
+
+    stable(Codec::Postcard, decode::<Typed>(data).ok());
+    stable(Codec::Postcard, decode::<Nested>(data).ok());
+    stable(
+        Codec::Postcard,
+        decode::<Vec<Option<Option<()>>>>(data).ok(),
     );
-    packed(&plain);
+    stable(Codec::Postcard, decode::<(char, String, i64)>(data).ok());
+}
+
+/// A payload of LZ4. The same bytes also serve as a payload to compress, as in the following two.
+pub fn lz4(data: &[u8]) {
+    compressed(Compression::Lz4, data);
+}
+
+/// A payload of Zstandard.
+#[cfg(feature = "zstd")]
+pub fn zstd(data: &[u8]) {
+    compressed(Compression::Zstd, data);
+}
+
+/// A payload of gzip, or of zlib.
+#[cfg(feature = "deflate")]
+pub fn deflate(data: &[u8]) {
+    compressed(Compression::Gzip, data);
+    compressed(Compression::Zlib, data);
+}
+
+/// A type that nests in itself by options, lists and variants.
+#[cfg(any(feature = "msgpack", feature = "postcard"))]
+#[derive(Serialize, serde::Deserialize)]
+enum Nested {
+    Leaf,
+    Maybe(Option<Box<Nested>>),
+    List(Vec<Nested>),
+    Named { inner: Box<Nested>, more: () },
 }
 
 /// A type that has most kinds of serde's data model.
@@ -69,7 +111,14 @@ fn entry(data: &[u8]) {
     let mut again = format::begin(envelope.codec, &stamps, envelope.cost, revision, 0)
         .expect("as many tags as were read");
     again.extend_from_slice(envelope.payload());
-    format::seal(&mut again, envelope.compression, envelope.outcome);
+    let Envelope {
+        compression,
+        outcome,
+        key_id,
+        ..
+    } = envelope;
+    format::describe(&mut again, compression, outcome, key_id);
+    format::rewrite_checksum(&mut again);
     again[format::DEADLINES].copy_from_slice(&data[format::DEADLINES]);
     assert_eq!(again, data, "an entry has one spelling");
 
@@ -77,7 +126,7 @@ fn entry(data: &[u8]) {
     if let (Codec::Raw, Ok(Some(bytes))) = (envelope.codec, &bytes) {
         assert!(bytes.len() <= CAP, "over the cap");
     }
-    if envelope.outcome == Outcome::None {
+    if envelope.outcome == Outcome::None && envelope.key_id == 0 {
         assert_eq!(bytes.expect("none fits an option"), None);
     }
     stable(
@@ -94,7 +143,7 @@ fn stable<V: Serialize + DeserializeOwned>(codec: Codec, value: Option<V>) {
         codec,
         ..Stack::default()
     };
-    let write = |value: &V| stack.encode_as(0, value, &[], Duration::ZERO);
+    let write = |value: &V| stack.frozen(0, value, &[], Duration::ZERO);
     let first = write(&value).expect("what was read can be written");
     let parsed = Envelope::parse(&first).expect("what was written can be parsed");
     let again: V = decode(&parsed, stack.max_decoded).expect("what was written can be read");
@@ -106,14 +155,27 @@ fn stable<V: Serialize + DeserializeOwned>(codec: Codec, value: Option<V>) {
     );
 }
 
-fn packed(plain: &[u8]) {
-    if let Some(smaller) = lz4::compress(plain, 0) {
+fn compressed(compressor: Compression, data: &[u8]) {
+    let Ok(plain) = compress::decompress(compressor, data, CAP) else {
+        return packed(compressor, data);
+    };
+    let plain = plain.expect("a compressor");
+    // One byte more tells whether there is more.
+    assert!(
+        plain.len() <= CAP && plain.capacity() <= CAP + 1,
+        "over the cap"
+    );
+    packed(compressor, &plain);
+}
+
+fn packed(compressor: Compression, plain: &[u8]) {
+    if let Some(smaller) = compress::compress(&compressor.min_size(0), plain, 0) {
         assert!(smaller.len() < plain.len(), "kept although not smaller");
-        let again = lz4::decompress(&smaller, plain.len()).expect("ours");
-        assert_eq!(again, plain);
+        let again = compress::decompress(compressor, &smaller, plain.len()).expect("ours");
+        assert_eq!(again.expect("a compressor"), plain);
         let mut sealed = format::begin(Codec::Raw, &[], Duration::ZERO, 0, 0).expect("no tags");
         sealed.extend_from_slice(&smaller);
-        format::seal(&mut sealed, Compression::Lz4, Outcome::Value);
+        format::seal(&mut sealed, compressor, Outcome::Value);
         entry(&sealed);
     }
 }

@@ -2,6 +2,14 @@
 //!
 //! Invariant: no call of a user runs through here. Only tests and `fuzz/fuzz_targets/` do.
 
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Envelope, Stack, Stamp, Unreadable};
+use crate::error::Result;
+
 pub mod fuzzing;
 #[cfg(test)]
 mod golden;
@@ -11,3 +19,39 @@ mod properties;
 mod seeds;
 #[cfg(test)]
 mod tests;
+
+/// Decodes as a cache with default settings does, but for the size limit.
+fn decode<V: DeserializeOwned>(
+    envelope: &Envelope<'_>,
+    max_decoded: usize,
+) -> Result<V, Unreadable> {
+    let stack = Stack {
+        max_decoded,
+        ..Stack::default()
+    };
+    stack.decoder("").decode(envelope)
+}
+
+impl Stack {
+    /// Returns the entry for `value`, at no key.
+    #[cfg(test)]
+    pub(crate) fn encode<V: Serialize + ?Sized>(
+        &self,
+        value: &V,
+        stamps: &[Stamp],
+        cost: Duration,
+    ) -> Result<Vec<u8>> {
+        self.entry("", value, stamps, cost)
+    }
+
+    /// Returns the entry for `value`, at no key, with a revision that does not change.
+    fn frozen<V: Serialize + ?Sized>(
+        &self,
+        revision: u64,
+        value: &V,
+        stamps: &[Stamp],
+        cost: Duration,
+    ) -> Result<Vec<u8>> {
+        self.encode_as("", revision, value, stamps, cost)
+    }
+}

@@ -10,7 +10,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde::Deserialize;
 
-use super::fuzzing;
+use super::{decode, fuzzing};
 use crate::codec::envelope::{DEADLINES, HEADER};
 use crate::codec::*;
 
@@ -50,11 +50,11 @@ proptest! {
     #[test]
     fn what_is_encoded_is_decoded(
         value in nested(),
-        codec in prop_oneof![Just(Codec::Cbor), Just(Codec::Json)],
+        codec in structured(),
         compression in compression(),
         (stamps, cost) in (stamps(), any::<u32>()),
     ) {
-        let stack = Stack { codec, compression, ..Stack::default() };
+        let stack = Stack { codec, compression: compression.into(), ..Stack::default() };
         let entry = encoded(&stack, &value, &stamps, cost);
         let envelope = Envelope::parse(&entry).expect("ours");
         prop_assert_eq!(envelope.stamps().collect::<Vec<_>>(), stamps);
@@ -67,7 +67,7 @@ proptest! {
 
     #[test]
     fn what_could_be_encoded_is_decoded(
-        value in anything(), codec in prop_oneof![Just(Codec::Cbor), Just(Codec::Json)],
+        value in anything(), codec in structured().prop_filter("self-describing", describes_itself),
     ) {
         let stack = Stack { codec, ..Stack::default() };
         for value in [Some(value.clone()), Some(Anything::Maybe(Some(Box::new(value))))] {
@@ -83,7 +83,7 @@ proptest! {
     fn what_is_stored_raw_is_read_back(
         text in "\\PC{0,40}", bytes in long_bytes(), compression in compression(),
     ) {
-        let stack = Stack { codec: Codec::Raw, compression, ..Stack::default() };
+        let stack = Stack { codec: Codec::Raw, compression: compression.into(), ..Stack::default() };
         round_trips(&stack, &Title(text.clone()));
         round_trips(&stack, &Some(text.clone()));
         round_trips(&stack, &text);
@@ -137,6 +137,14 @@ fn everything(data: &[u8]) {
     fuzzing::json(data);
     fuzzing::raw(data);
     fuzzing::lz4(data);
+    #[cfg(feature = "msgpack")]
+    fuzzing::msgpack(data);
+    #[cfg(feature = "postcard")]
+    fuzzing::postcard(data);
+    #[cfg(feature = "zstd")]
+    fuzzing::zstd(data);
+    #[cfg(feature = "deflate")]
+    fuzzing::deflate(data);
 }
 
 fn encoded<V: Serialize>(stack: &Stack, value: &V, stamps: &[Stamp], cost: u32) -> Vec<u8> {
@@ -152,8 +160,9 @@ fn round_trips<V: Serialize + DeserializeOwned + PartialEq + Debug>(stack: &Stac
 }
 
 fn entry() -> impl Strategy<Value = Vec<u8>> {
-    let stack = prop_oneof![Just(Codec::Cbor), Just(Codec::Json)].prop_map(|codec| Stack {
+    let stack = (structured(), compression()).prop_map(|(codec, compression)| Stack {
         codec,
+        compression: compression.into(),
         ..Stack::default()
     });
     let text = prop_oneof![
@@ -166,7 +175,20 @@ fn entry() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn compression() -> impl Strategy<Value = Compression> {
-    prop_oneof![Just(Compression::None), Just(Compression::Lz4)]
+    prop::sample::select(Compression::ALL)
+}
+
+/// The codecs that take more than strings and bytes.
+fn structured() -> impl Strategy<Value = Codec> {
+    prop::sample::select(Codec::ALL).prop_filter("takes all types", |codec| *codec != Codec::Raw)
+}
+
+fn describes_itself(codec: &Codec) -> bool {
+    match codec {
+        #[cfg(feature = "postcard")]
+        Codec::Postcard => false,
+        _ => true,
+    }
 }
 
 /// Values that codecs cannot write, or write alike, in any combination.

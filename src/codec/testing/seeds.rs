@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::golden;
+use crate::codec::compress::lz4;
 use crate::codec::envelope::HEADER;
 use crate::codec::*;
 
@@ -19,6 +20,14 @@ fn write_seeds() {
         ("json", json()),
         ("raw", raw()),
         ("lz4", lz4()),
+        #[cfg(feature = "msgpack")]
+        ("msgpack", msgpack()),
+        #[cfg(feature = "postcard")]
+        ("postcard", postcard()),
+        #[cfg(feature = "zstd")]
+        ("zstd", zstd()),
+        #[cfg(feature = "deflate")]
+        ("deflate", deflate()),
     ];
     for (target, seeds) in [("envelope", envelopes())].into_iter().chain(payloads) {
         let folder = corpus.join(target);
@@ -177,6 +186,116 @@ fn lz4() -> Seeds {
         ("length-only", b"\0\0\0\x01"),
         ("plain", &b"hedge ".repeat(100)),
     ])
+}
+
+#[cfg(feature = "msgpack")]
+fn msgpack() -> Seeds {
+    named(&[
+        (
+            "map",
+            b"\x81\xa1a\x91\x95\x20\xcb\x3f\xf8\0\0\0\0\0\0\xcc\xff\xa1z\xc3",
+        ),
+        (
+            "bytes-as-a-number",
+            &[&b"\xc4\x10"[..], &[0xff; 16]].concat(),
+        ),
+        ("extension", b"\xd4\x05a"),
+        ("reserved", b"\xc1"),
+        ("trailing-byte", b"\x01\x01"),
+        ("array-of-2-32", b"\xdd\xff\xff\xff\xff\x01"),
+        ("map-of-2-32", b"\xdf\xff\xff\xff\xff\x01\x01"),
+        ("text-of-4-gib", b"\xdb\xff\xff\xff\xffabc"),
+        ("bytes-of-4-gib", b"\xc6\xff\xff\xff\xffabc"),
+        ("not-utf-8", b"\xa2\xff\xfe"),
+        ("nan", b"\xcb\x7f\xf8\0\0\0\0\0\x01"),
+        ("deep-arrays", &[0x91; 1000]),
+        (
+            "arrays-as-deep-as-allowed",
+            &[&[0x91; 128][..], &[1]].concat(),
+        ),
+        ("deep-variants", &b"\x81\xa5Maybe".repeat(300)),
+        ("list-of-leaves", b"\x81\xa4List\x92\xa4Leaf\xa4Leaf"),
+    ])
+}
+
+#[cfg(feature = "postcard")]
+fn postcard() -> Seeds {
+    named(&[
+        (
+            "map",
+            b"\x01\x01a\x01\x01\x02\0\0\0\0\0\0\xf8\x3f\xff\x01z\x01\x01",
+        ),
+        ("empty", b""),
+        ("trailing-byte", b"\0\0"),
+        ("list-of-2-63", b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x01"),
+        ("endless-varint", &[0xff; 12]),
+        ("options", b"\x03\0\x01\0\x01\x01"),
+        ("deep-options", &[1; 1000]),
+        ("deep-lists", &[2, 1].repeat(500)),
+        ("named", b"\x03\x03\0"),
+        ("char", b"\x04\xf0\x9f\x8c\xbf\x01a\x7f"),
+        ("not-utf-8", b"\x01a\x02\xff\xfe"),
+    ])
+}
+
+#[cfg(feature = "zstd")]
+fn zstd() -> Seeds {
+    let frame = |claimed: u64| {
+        let mut frame = b"\x28\xb5\x2f\xfd\xe0".to_vec();
+        frame.extend_from_slice(&claimed.to_le_bytes());
+        frame.extend_from_slice(&[0x23, 0x03, 0, 7]);
+        frame
+    };
+    packed(
+        Compression::Zstd,
+        &[
+            ("run-of-100", &frame(100)),
+            ("claims-one-less", &frame(99)),
+            ("claims-one-more", &frame(101)),
+            ("claims-the-cap", &frame(1 << 20)),
+            ("claims-2-63", &frame(1 << 63)),
+            ("no-length", b"\x28\xb5\x2f\xfd\0\x58\x23\x03\0\x07"),
+            ("two-frames", &frame(100).repeat(2)),
+            ("skippable", b"\x50\x2a\x4d\x18\x01\0\0\0a"),
+        ],
+    )
+}
+
+#[cfg(feature = "deflate")]
+fn deflate() -> Seeds {
+    let gzip = packed(
+        Compression::Gzip,
+        &[("gzip-with-a-name", b"\x1f\x8b\x08\x08\0\0\0\0\0\xffname")],
+    );
+    let zlib = packed(
+        Compression::Zlib,
+        &[("zlib-with-a-dictionary", b"\x78\xbb\0\0\0\x01")],
+    );
+    let of = |name: &'static str| {
+        move |(seed, bytes): (String, Vec<u8>)| (format!("{name}-{seed}"), bytes)
+    };
+    let gzip = gzip.into_iter().map(of("gzip"));
+    gzip.chain(zlib.into_iter().map(of("zlib"))).collect()
+}
+
+/// A payload of `compressor`, some damaged ones, and `more`.
+#[cfg(any(feature = "zstd", feature = "deflate"))]
+fn packed(compressor: Compression, more: &[(&str, &[u8])]) -> Seeds {
+    let pack = |plain: &[u8]| {
+        let options = compressor.min_size(0).keep_always();
+        compress::compress(&options, plain, 0).expect("compressed")
+    };
+    let usual = pack(&b"hedge ".repeat(200));
+    let mut seeds = named(&[
+        ("packed", &usual),
+        ("packed-nothing", &pack(b"")),
+        ("cut", &usual[..usual.len() - 1]),
+        ("trailing-byte", &[&usual[..], &[0]].concat()),
+        ("bomb", &pack(&vec![0; (1 << 20) + 1])),
+        ("plain", &b"hedge ".repeat(100)),
+    ]);
+    seeds.extend(named(more));
+    seeds
 }
 
 fn named(seeds: &[(&str, &[u8])]) -> Seeds {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::decode;
+use crate::codec::compress::lz4;
 use crate::codec::envelope::{HEADER, VERSION};
 use crate::codec::*;
 use crate::error::Error;
@@ -30,7 +32,7 @@ fn foreign<V: DeserializeOwned>(entry: &[u8], max_decoded: usize) -> Error {
 
 #[test]
 fn the_entry_names_how_it_is_read() {
-    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+    for &codec in Codec::ALL {
         for text in ["short".to_owned(), "long ".repeat(2000)] {
             let entry = encoded(codec, &text);
             let envelope = Envelope::parse(&entry).expect("ours");
@@ -56,7 +58,7 @@ fn compression_is_tried_from_four_kibibytes_and_kept_when_smaller() {
         .collect();
     assert_eq!(compression(Codec::Raw, &noise), Compression::None);
     let plain = Stack {
-        compression: Compression::None,
+        compression: Compression::None.into(),
         ..Stack::default()
     };
     let entry = plain
@@ -68,7 +70,7 @@ fn compression_is_tried_from_four_kibibytes_and_kept_when_smaller() {
 
 #[test]
 fn no_value_is_an_outcome_without_payload_in_every_codec() {
-    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+    for &codec in Codec::ALL {
         let entry = encoded(codec, &None::<String>);
         let envelope = Envelope::parse(&entry).expect("ours");
         assert_eq!(envelope.outcome, Outcome::None);
@@ -146,7 +148,14 @@ fn what_is_nested_too_deep_to_be_read_back_is_refused() {
         };
         (0..number).fold(Nest::Egg, twig)
     };
-    for (codec, deepest) in [(Codec::Cbor, 128), (Codec::Json, 127)] {
+    for (codec, deepest) in [
+        (Codec::Cbor, 128),
+        (Codec::Json, 127),
+        #[cfg(feature = "msgpack")]
+        (Codec::MessagePack, 128),
+        #[cfg(feature = "postcard")]
+        (Codec::Postcard, 128),
+    ] {
         for nest in [lined(deepest), twigs((deepest - 1) / 2)] {
             let read = decoded::<Nest>(&encoded(codec, &nest));
             assert_eq!(read.expect("as deep as it goes"), nest, "{codec:?}");
@@ -177,7 +186,7 @@ fn long_strings_and_bytes_are_read_by_types_that_borrow_them() {
             Ok(Borrowed(text.len()))
         }
     }
-    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+    for &codec in Codec::ALL {
         let entry = encoded(codec, &"x".repeat(5000));
         assert_eq!(decoded::<Borrowed>(&entry).expect("ours"), Borrowed(5000));
     }
@@ -200,9 +209,9 @@ fn tags_of_cbor_nest_as_deep_as_lists() {
 
 #[test]
 fn an_entry_that_would_take_too_much_memory_is_foreign() {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
+    #[derive(serde::Deserialize)]
     struct Fat {
+        #[serde(skip)]
         _padding: [u64; 32],
     }
     /// Drops the items that it reads, so that the test itself takes no memory for them.
@@ -236,9 +245,16 @@ fn an_entry_that_would_take_too_much_memory_is_foreign() {
         payload
     };
     let json = |items: u32| format!("[{}{{}}]", "{},".repeat(items as usize - 1)).into_bytes();
+    #[cfg(feature = "msgpack")]
+    let msgpack = |items: u32| {
+        let head = [&[0xdd][..], &items.to_be_bytes()].concat();
+        [head, vec![0x80; items as usize]].concat()
+    };
     for (codec, bomb, usual) in [
         (Codec::Cbor, cbor(most), cbor(9999)),
         (Codec::Json, json(most), json(9999)),
+        #[cfg(feature = "msgpack")]
+        (Codec::MessagePack, msgpack(most), msgpack(9999)),
     ] {
         let entry = |payload: &[u8]| {
             let mut entry = envelope::begin(codec, &[], Duration::ZERO, 0, 0).expect("no tags");
@@ -253,6 +269,24 @@ fn an_entry_that_would_take_too_much_memory_is_foreign() {
         assert!(bomb.len() < 100 << 10, "{} bytes", bomb.len());
         let error = foreign::<Sieve>(&bomb, MAX_DECODED);
         assert!(error.to_string().contains("too much memory"), "{error}");
+    }
+    // With Postcard, such an item takes no byte at all.
+    #[cfg(feature = "postcard")]
+    for (claimed, is_read) in [
+        (&[0xe7, 0x07][..], true),
+        (&[0xff, 0xff, 0xff, 0x7f], false),
+    ] {
+        let codec = Codec::Postcard;
+        let mut entry = envelope::begin(codec, &[], Duration::ZERO, 0, 0).expect("no tags");
+        entry.extend_from_slice(claimed);
+        envelope::seal(&mut entry, Compression::None, Outcome::Value);
+        match is_read {
+            true => drop(decoded::<Sieve>(&entry).expect("999 items")),
+            false => {
+                let error = foreign::<Sieve>(&entry, MAX_DECODED);
+                assert!(error.to_string().contains("too much memory"), "{error}");
+            }
+        }
     }
 }
 
@@ -275,9 +309,52 @@ fn a_list_of_bytes_is_small_only_as_bytes() {
 
 #[test]
 fn a_type_that_became_optional_reads_its_old_entries() {
-    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+    for &codec in Codec::ALL {
         let read = decoded::<Option<String>>(&encoded(codec, "old"));
         assert_eq!(read.expect("ours"), Some("old".to_owned()));
+    }
+}
+
+#[cfg(feature = "msgpack")]
+#[test]
+fn messagepack_keeps_what_cbor_keeps() {
+    let codec = Codec::MessagePack;
+    for number in [f64::NAN, f64::INFINITY, -0.0] {
+        let read: [Option<f64>; 1] = decoded(&encoded(codec, &[Some(number)])).expect("ours");
+        assert_eq!(read[0].map(f64::to_bits), Some(number.to_bits()));
+    }
+    for value in [None, Some(None), Some(Some(7_u8))] {
+        let read = decoded::<Option<Option<u8>>>(&encoded(codec, &value));
+        assert_eq!(read.expect("ours"), value);
+    }
+    for how in [
+        refused(codec, &Some(Some(None::<u8>))),
+        refused(codec, &[Some(())]),
+        refused(codec, &vec![Some(serde_json::Value::Null)]),
+    ] {
+        assert!(how.contains("read back as none"), "{how}");
+    }
+    foreign::<u8>(&encoded(codec, "text"), MAX_DECODED);
+    let mut entry = encoded(codec, &7_u8);
+    entry.push(1);
+    envelope::rewrite_checksum(&mut entry);
+    let damaged = decoded::<u8>(&entry);
+    assert!(matches!(damaged, Err(Unreadable::Damaged(_))));
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn what_postcard_cannot_read_is_foreign_however_it_came_about() {
+    let codec = Codec::Postcard;
+    foreign::<u8>(&encoded(codec, "text"), MAX_DECODED);
+    foreign::<serde_json::Value>(&encoded(codec, &7_u8), MAX_DECODED);
+    let mut entry = encoded(codec, &7_u8);
+    entry.push(1);
+    envelope::rewrite_checksum(&mut entry);
+    foreign::<u8>(&entry, MAX_DECODED);
+    for value in [None, Some(None), Some(Some(None)), Some(Some(Some(7_u8)))] {
+        let read = decoded::<Option<Option<Option<u8>>>>(&encoded(codec, &value));
+        assert_eq!(read.expect("ours"), value);
     }
 }
 
@@ -300,6 +377,44 @@ fn an_entry_of_another_type_is_foreign_and_one_of_no_type_is_damaged() {
     envelope::rewrite_checksum(&mut cut);
     let damaged = decoded::<String>(&cut);
     assert!(matches!(damaged, Err(Unreadable::Damaged(_))), "lz4");
+}
+
+#[test]
+fn each_flipped_bit_and_each_cut_of_an_entry_is_noticed_and_survived() {
+    type Value = BTreeMap<String, Vec<Option<(i64, String)>>>;
+    let value = |rows: i64| -> Value {
+        let row = |n| (n % 3 > 0).then(|| (n * n, format!("row {n}")));
+        BTreeMap::from([("rows".to_owned(), (0..rows).map(row).collect())])
+    };
+    let structured = |codec: &&Codec| **codec != Codec::Raw;
+    for &codec in Codec::ALL.iter().filter(structured) {
+        for &compressor in Compression::ALL {
+            let stack = Stack {
+                codec,
+                compression: compressor.min_size(0).keep_always(),
+                max_decoded: 1 << 16,
+                ..Stack::default()
+            };
+            let entry = stack.encode(&value(12), &[], Duration::ZERO);
+            let entry = entry.expect("encodable");
+            for at in 0..entry.len() {
+                assert!(decoded::<Value>(&entry[..at]).is_err(), "cut at {at}");
+                let mut cut = entry[..at].to_vec();
+                envelope::rewrite_checksum(&mut cut);
+                drop(decoded::<Value>(&cut));
+                for bit in 0..8 {
+                    let mut flipped = entry.clone();
+                    flipped[at] ^= 1 << bit;
+                    let read = decoded::<Value>(&flipped).is_ok();
+                    assert_eq!(read, envelope::DEADLINES.contains(&at), "{at}");
+                    // What an attacker can do, who computes a right checksum.
+                    envelope::rewrite_checksum(&mut flipped);
+                    drop(decoded::<Value>(&flipped));
+                    drop(decoded::<serde_json::Value>(&flipped));
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -331,7 +446,7 @@ fn two_entries_of_one_value_are_told_apart_by_their_headers() {
 
 #[test]
 fn a_value_over_the_limit_is_refused_while_it_is_written() {
-    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+    for &codec in Codec::ALL {
         let text = "7".repeat(1000);
         let payload = encoded(codec, &text).len() - HEADER;
         let limited = |max_decoded| Stack {
@@ -403,6 +518,25 @@ fn claims_of_4_gib_are_not_mapped() {
         hostile(0x00, &[0x9b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
         hostile(0x00, &[0x7b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
         hostile(0x00, &[0x5b, 0, 0, 0, 1, 0, 0, 0, 0, 0x61]),
+        // MessagePack, then Postcard, then zstd with a frame and a window of 4 GiB.
+        #[cfg(feature = "msgpack")]
+        hostile(0x30, &[0xdd, 0xff, 0xff, 0xff, 0xff, 0x61]),
+        #[cfg(feature = "msgpack")]
+        hostile(0x30, &[0xdb, 0xff, 0xff, 0xff, 0xff, 0x61]),
+        #[cfg(feature = "msgpack")]
+        hostile(0x30, &[0xc6, 0xff, 0xff, 0xff, 0xff, 0x61]),
+        #[cfg(feature = "postcard")]
+        hostile(0x40, &[0xff, 0xff, 0xff, 0xff, 0x0f, 0x61]),
+        #[cfg(feature = "zstd")]
+        hostile(
+            0x22,
+            b"\x28\xb5\x2f\xfd\xe0\0\0\0\0\x01\0\0\0\x23\x03\0\x07",
+        ),
+        #[cfg(feature = "zstd")]
+        hostile(
+            0x22,
+            b"\x28\xb5\x2f\xfd\xc0\xb0\x64\0\0\0\0\0\0\0\x23\x03\0\x00",
+        ),
     ] {
         let envelope = Envelope::parse(&entry).expect("well-formed envelope");
         assert!(decode::<Vec<u8>>(&envelope, MAX_DECODED).is_err());
@@ -421,7 +555,7 @@ fn errors_of_encoding_do_not_quote_the_value() {
             Err(serde::ser::Error::custom("canary"))
         }
     }
-    for codec in [Codec::Cbor, Codec::Json, Codec::Raw] {
+    for &codec in Codec::ALL {
         let stack = Stack {
             codec,
             ..Stack::default()

@@ -4,8 +4,11 @@ mod bulkhead;
 mod cache_many;
 mod cache_model;
 mod cache_terms;
+mod codecs;
 mod conditional;
 mod cycles;
+#[cfg(feature = "encrypt")]
+mod encryption;
 mod expiry;
 mod explain;
 mod foreign;

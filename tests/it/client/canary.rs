@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow::cache::{
@@ -16,13 +17,13 @@ use hedgerow::cache::{
     TagInfo, TagSnapshot, TagVerdict, Verdict,
 };
 use hedgerow::{
-    Cache, Client, ClientBuilder, Codec, Compression, Counter, Error, ErrorKind, Fence, Guard,
-    Lock, OnOutage, Outage, Permits, Semaphore, cache::Bypassed, cache::Entry, cache::Keys,
-    cache::Memoize, cache::ReadFrom, cache::RemoveMatching, cache::Removed, cache::Set,
-    cache::SetIf, cache::SetMany, cache::Stats, cache::Steps, client::AddressMap, client::HideKeys,
-    client::Request, counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo,
-    lock::LossReason, lock::Waiter, preflight::Finding, preflight::FindingCode,
-    preflight::Preflight, preflight::Severity,
+    Cache, Client, ClientBuilder, Codec, Compression, CompressionOptions, Counter, CustomCodec,
+    Error, ErrorKind, Fence, Guard, Lock, OnOutage, Outage, Permits, Semaphore, ValueIn, ValueOut,
+    cache::Bypassed, cache::Entry, cache::Keys, cache::Memoize, cache::ReadFrom,
+    cache::RemoveMatching, cache::Removed, cache::Set, cache::SetIf, cache::SetMany, cache::Stats,
+    cache::Steps, client::AddressMap, client::HideKeys, client::Request, counter::Add,
+    counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter,
+    preflight::Finding, preflight::FindingCode, preflight::Preflight, preflight::Severity,
 };
 use redis::Value;
 
@@ -40,7 +41,38 @@ const CANARIES: [&str; 3] = [USER, PASSWORD, VALUE];
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How a type is shown, filed under its name.
+#[derive(Debug, Default)]
 struct Shown(Vec<(String, String)>);
+
+/// JSON, and what the codec is shown on the way.
+#[derive(Clone)]
+struct Shows(Arc<Mutex<Shown>>);
+
+impl std::fmt::Debug for Shows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shows")
+    }
+}
+
+impl CustomCodec for Shows {
+    fn encode(
+        &self,
+        value: ValueIn<'_>,
+        payload: &mut dyn io::Write,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.0.lock().expect("no panic").add::<ValueIn<'_>>(&value);
+        Ok(serde_json::to_writer(payload, &value)?)
+    }
+
+    fn decode(
+        &self,
+        payload: &[u8],
+        value: ValueOut<'_>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.0.lock().expect("no panic").add::<ValueOut<'_>>(&value);
+        Ok(value.read_from(&mut serde_json::Deserializer::from_slice(payload))?)
+    }
+}
 
 impl Shown {
     /// `T` is named so that the compiler holds the line to the type.
@@ -101,6 +133,21 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<Bypassed>(&cache.bypassed());
     shown.add::<ReadFrom>(&ReadFrom::Primary);
     shown.add::<Compression>(&Compression::Lz4);
+    shown.add::<CompressionOptions>(&Compression::Lz4.min_size(0));
+    #[cfg(feature = "encrypt")]
+    {
+        let secret: [u8; 32] = *PASSWORD.repeat(32).as_bytes().first_chunk().expect("long");
+        let keyring = hedgerow::Keyring::new(1, &secret).expect("an id");
+        shown.add::<hedgerow::Keyring>(&keyring);
+        shown.add::<Cache>(&cache.clone().encrypt(keyring));
+    }
+    let codec = Shows(Arc::default());
+    let custom = cache.clone().custom_codec(8, codec.clone());
+    let custom = custom.codec(Codec::Custom(8));
+    custom.set("x", &VALUE, MINUTE).await.expect("stored");
+    let found = custom.get::<String>("x").await.expect("an answer");
+    assert_eq!(found.expect("a hit").as_str(), VALUE);
+    shown.0.append(&mut codec.0.lock().expect("no panic").0);
     let set = cache.set("v", &VALUE, MINUTE);
     shown.add::<Set<'_, &str>>(&set);
     set.await.expect("stored");
@@ -133,6 +180,9 @@ async fn no_public_type_shows_a_secret() {
     refuse(&seen, &CANARIES);
     let names: BTreeSet<String> = shown.0.into_iter().map(|(name, _)| name).collect();
     let mut expected = public_types();
+    if cfg!(not(feature = "encrypt")) {
+        expected.remove("Keyring");
+    }
     if cfg!(not(feature = "tls")) {
         expected.remove("Tls");
     }
@@ -272,10 +322,17 @@ async fn admit(server: &Server, rule: &str) -> String {
 /// The types that the crate exports: at its root, and in its public modules.
 fn public_types() -> BTreeSet<String> {
     let mut names = exported(&lua::sources(), Path::new("lib.rs"));
-    // Of these there is nothing to show: an alias, what a loader has failed with (see `secrets`), a
-    // trait, constants and functions.
+    // Of these there is nothing to show: an alias, a trait, what a loader has failed with (see
+    // `secrets`), constants and functions.
     names.retain(|name| name.contains(char::is_lowercase) && name.starts_with(char::is_uppercase));
-    for name in ["Result", "Captured", "Itself", "Text", "AnyLoader"] {
+    for name in [
+        "Result",
+        "CustomCodec",
+        "AnyLoader",
+        "Captured",
+        "Itself",
+        "Text",
+    ] {
         names.remove(name);
     }
     names

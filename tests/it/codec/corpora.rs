@@ -30,6 +30,30 @@ fn lz4_corpus_breaks_no_promise() {
     replay("lz4", fuzzing::lz4);
 }
 
+#[cfg(feature = "msgpack")]
+#[test]
+fn msgpack_corpus_breaks_no_promise() {
+    replay("msgpack", fuzzing::msgpack);
+}
+
+#[cfg(feature = "postcard")]
+#[test]
+fn postcard_corpus_breaks_no_promise() {
+    replay("postcard", fuzzing::postcard);
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn zstd_corpus_breaks_no_promise() {
+    replay("zstd", fuzzing::zstd);
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn deflate_corpus_breaks_no_promise() {
+    replay("deflate", fuzzing::deflate);
+}
+
 fn replay(target: &str, check: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
