@@ -8,6 +8,8 @@ mod config;
 mod entry_keys;
 mod foreign;
 mod load;
+#[cfg(feature = "near")]
+mod near;
 mod outage;
 mod read;
 mod stats;

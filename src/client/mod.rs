@@ -37,6 +37,8 @@ use crate::net::pipeline::replies::Values;
 use crate::net::pubsub::{PubSub, Resync};
 #[cfg(feature = "tls")]
 pub use crate::net::tls::Tls;
+#[cfg(feature = "near")]
+use crate::net::tracking::Tracking;
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
 use crate::topology::placement::Copies;
@@ -353,6 +355,23 @@ impl Client {
     /// connection that the caller made has none.
     pub(crate) fn pubsub(&self, key: &Key) -> Option<Arc<PubSub>> {
         self.core.topology.pubsub(key)
+    }
+
+    /// Calls `with` with the tracking of the server that serves `key` now, if it is known and sends
+    /// pushes.
+    #[cfg(feature = "near")]
+    pub(crate) fn tracking<T>(
+        &self,
+        key: &Key,
+        with: impl FnOnce(&Arc<Tracking>) -> T,
+    ) -> Option<T> {
+        self.core.topology.tracking(key, with)
+    }
+
+    /// How many reads a server has sent to another one so far.
+    #[cfg(feature = "near")]
+    pub(crate) fn detours(&self) -> u64 {
+        self.core.topology.detours()
     }
 
     /// Where a cached key lives while keys move from one ring of shards to another. Whatever

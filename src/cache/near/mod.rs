@@ -1,0 +1,2 @@
+//! The near cache.
+mod table;
