@@ -12,6 +12,8 @@ use super::stats::{AllCounts, Counts};
 use crate::cache::load::flight::Flights;
 use crate::cache::load::solo::Solos;
 use crate::cache::load::wake::WakeListeners;
+#[cfg(feature = "near")]
+use crate::cache::near::held::Near;
 use crate::cache::read::reading::ReadFrom;
 use crate::cache::read::shared::SharedReads;
 use crate::client::Client;
@@ -40,6 +42,8 @@ pub(super) struct Config {
     /// it.
     pub(super) refused: Option<Error>,
     pub(super) read_from: ReadFrom,
+    #[cfg(feature = "near")]
+    pub(super) near: Option<Arc<Near>>,
     pub(super) outage: Outage,
     /// The deadline and the behaviour in an outage of each call.
     pub(super) patience: Patience,

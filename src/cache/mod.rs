@@ -20,6 +20,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "near")]
+pub use near::options::NearCache;
 pub use outage::{Bypassed, Outage};
 pub use read::reading::ReadFrom;
 pub use stats::Stats;
@@ -78,6 +80,8 @@ impl Client {
                 outage: Outage::default(),
                 patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
+                #[cfg(feature = "near")]
+                near: None,
                 state,
             }),
         }

@@ -31,6 +31,12 @@ pub struct Stats {
     pub refused_commits: u64,
     /// Values that were stored: loaded ones, and those of `set`, `set_many`, `add` and `update`.
     pub stores: u64,
+    /// Reads that the near cache answered without a command. Each is also a hit, or, if it answered
+    /// that the key is missing, a miss of `get`. 0 without the feature `near`.
+    pub near_hits: u64,
+    /// Values that were read and not kept in the near cache, because they may have changed while
+    /// they were read.
+    pub near_refused: u64,
 }
 
 /// The counts of one cache.
@@ -43,6 +49,8 @@ pub(super) struct Counts {
     pub(super) shared_loads: Count,
     pub(super) refused_commits: Count,
     pub(super) stores: Count,
+    pub(super) near_hits: Count,
+    pub(super) near_refused: Count,
 }
 
 /// A number that only rises.
@@ -77,6 +85,8 @@ impl Counts {
             shared_loads: self.shared_loads.so_far(),
             refused_commits: self.refused_commits.so_far(),
             stores: self.stores.so_far(),
+            near_hits: self.near_hits.so_far(),
+            near_refused: self.near_refused.so_far(),
         }
     }
 }

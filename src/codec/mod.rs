@@ -105,6 +105,15 @@ impl Stack {
     }
 }
 
+/// Returns how many bytes the payload has, or would have without compression, as it claims.
+#[cfg(feature = "near")]
+pub(crate) fn decoded_length(envelope: &Envelope<'_>) -> usize {
+    match envelope.compression {
+        Compression::None => envelope.payload().len(),
+        Compression::Lz4 => lz4::claimed_length(envelope.payload()),
+    }
+}
+
 /// Returns the value of an entry, whichever codec and compressor wrote it.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 //! entry or after it. The verbs and the loads of the cache read through here.
 
 pub(super) mod fetch;
-mod judge;
+pub(in crate::cache) mod judge;
 pub(super) mod mark;
 pub(super) mod reading;
 pub(super) mod shared;

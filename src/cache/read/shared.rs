@@ -51,6 +51,17 @@ pub(in crate::cache) struct How {
     pub(in crate::cache) from: ReadFrom,
     pub(in crate::cache) max_decoded: usize,
     pub(in crate::cache) on_outage: OnOutage,
+    pub(in crate::cache) freshness: Freshness,
+}
+
+/// By which generations a read judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Freshness {
+    /// By those that it reads.
+    Strict,
+    /// By those that a near cache knows, too. They may be behind by its bound.
+    #[cfg(feature = "near")]
+    Near,
 }
 
 /// What a read has found, of a type that only its callers know.

@@ -22,10 +22,12 @@ use crate::cache::load::Load;
 use crate::cache::load::flight;
 use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
 use crate::cache::load::rounds::Rounds;
+#[cfg(feature = "near")]
+use crate::cache::near::{self, held::NearHit};
 use crate::cache::outage::Outage;
 use crate::cache::read::fetch;
 use crate::cache::read::reading::{Miss, ReadFrom, Reading};
-use crate::cache::read::shared::{Found, How, Reader, Shared, Slow, Turn};
+use crate::cache::read::shared::{Found, Freshness, How, Reader, Shared, Slow, Turn};
 use crate::cache::store_request::StoreRequest;
 use crate::error::loader::{Captured, Loader, LoaderError};
 use crate::error::{Error, ErrorKind, Fate, Result};
@@ -212,6 +214,10 @@ where
     let flights = &cache.state().flights;
     // Checked before anything else: the call would wait for the load that waits for it.
     LoadChain::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
+    #[cfg(feature = "near")]
+    if let Some(value) = call.near_hit() {
+        return Ok(value);
+    }
     let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
     match call.approach::<V>(&rounds).await {
         Arrival::Read(reader, Ok(Reading::Hit(value))) => {
@@ -238,6 +244,21 @@ impl Call {
         tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
         cache.setup.counts.hits.one_more();
         self.end(reader, || Ok(Found::Hit(value.clone())));
+    }
+
+    /// Returns the value that the near cache holds, and counts it.
+    #[cfg(feature = "near")]
+    fn near_hit<V: Send + Sync + 'static>(&self) -> Option<Arc<V>> {
+        let near = self.cache.setup.near.as_ref()?;
+        match near.hit(&self.cache.client, &self.value)? {
+            NearHit::Value(value) => {
+                self.cache.setup.counts.near_hits.one_more();
+                self.hit(None, &value);
+                Some(value)
+            }
+            // Loaded as if it were not known: the lease is asked for in any case.
+            NearHit::Absent => None,
+        }
     }
 
     /// Gets the value loaded, here or by others.
@@ -359,6 +380,7 @@ impl Call {
             from,
             max_decoded: cache.setup.stack.max_decoded,
             on_outage: patience.on_outage,
+            freshness: self.freshness(rounds),
         };
         let (mut reader, mut now) = (None, began);
         for _ in 0..MOST_WAITS {
@@ -393,10 +415,33 @@ impl Call {
             now = Instant::now();
         }
         let deadline = deadline.at_most(rounds.over());
+        // A retry follows a load, which has stored, or removed, what a near cache knows.
+        #[cfg(feature = "near")]
+        if let Freshness::Near = how.freshness
+            && let Some(near) = cache.near_to_fill()
+        {
+            let read = near::read::read(cache, near, value, &self.tags, deadline);
+            return Arrival::Read(reader, Box::pin(read).await);
+        }
         // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
         // larger.
         let reading = Box::pin(fetch::read(cache, value, &self.tags, from, deadline)).await;
         Arrival::Read(reader, reading)
+    }
+
+    /// By which generations the next read judges.
+    #[cfg(feature = "near")]
+    fn freshness(&self, rounds: &Rounds) -> Freshness {
+        match self.cache.near_to_fill().is_some() && rounds.is_first() {
+            true => Freshness::Near,
+            false => Freshness::Strict,
+        }
+    }
+
+    /// By which generations the next read judges.
+    #[cfg(not(feature = "near"))]
+    fn freshness(&self, _: &Rounds) -> Freshness {
+        Freshness::Strict
     }
 
     /// Hands what a read has found to the calls that have waited for it.
