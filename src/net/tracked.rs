@@ -118,14 +118,21 @@ impl Tracked {
             }
             return;
         };
+        self.tell(keys.iter().filter_map(|key| match key {
+            Value::BulkString(key) => std::str::from_utf8(key).ok(),
+            _ => None,
+        }));
+    }
+
+    /// Tells all receivers that these keys have changed.
+    pub(super) fn tell<'k>(&self, keys: impl Iterator<Item = &'k str>) {
         let receivers = self.receivers.read();
         let receivers = receivers.unwrap_or_else(PoisonError::into_inner);
-        for receiver in receivers.iter().filter_map(|it| it.changed.upgrade()) {
-            for key in &keys {
-                if let Value::BulkString(key) = key
-                    && let Ok(key) = std::str::from_utf8(key)
-                {
-                    receiver.changed(key);
+        // No list of those that are alive: there are few, and pushes are many.
+        for key in keys {
+            for receiver in receivers.iter() {
+                if let Some(changed) = receiver.changed.upgrade() {
+                    changed.changed(key);
                 }
             }
         }

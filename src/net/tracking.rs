@@ -21,6 +21,7 @@ use super::server_run::server_run;
 use super::tracked::{Changed, Tracked};
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
 use crate::time::Backoff;
 use crate::wire::fault::from_server;
 
@@ -77,6 +78,11 @@ impl Tracking {
     pub(crate) fn is_live(&self, epoch: u64, now: Instant, bound: Duration) -> bool {
         let changes = self.changes();
         self.tracked.is_verified(epoch, changes, now, bound)
+    }
+
+    /// Tells all near caches that this client may have changed `key`.
+    pub(crate) fn changed_here(&self, key: &Key) {
+        self.tracked.tell(std::iter::once(key.as_str()));
     }
 
     /// The number of the last change of the connection for commands.

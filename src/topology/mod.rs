@@ -76,6 +76,13 @@ impl Topology {
         }
     }
 
+    /// Makes the near caches of this client forget `key`, which a call of this client may have
+    /// changed. The push about it may come after the reply.
+    #[cfg(feature = "near")]
+    pub(crate) fn changed_here(&self, key: &Key) {
+        self.tracking(key, |tracking| tracking.changed_here(key));
+    }
+
     /// How many reads a server has sent to another one so far. What such a read has found comes
     /// from a server that may not track it.
     #[cfg(feature = "near")]

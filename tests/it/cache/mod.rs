@@ -20,6 +20,10 @@ mod memoize_patience;
 mod memoize_process;
 mod memoize_runtimes;
 mod memoize_solo;
+#[cfg(feature = "near")]
+mod near;
+#[cfg(feature = "near")]
+mod near_faults;
 mod outage;
 mod outage_table;
 mod remove_many;
