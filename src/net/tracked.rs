@@ -69,6 +69,12 @@ impl Tracked {
             && self.epoch.load(Ordering::Acquire) == epoch
     }
 
+    /// Whether the epoch began at the last of these `changes`, or there is none.
+    pub(super) fn began_at(&self, changes: u64) -> bool {
+        let began = self.changes.load(Ordering::Acquire);
+        self.epoch().is_none() || began == changes
+    }
+
     /// Notes that a session tracks since `sent`, unless one was lost since there were `losses`.
     pub(super) fn begins(&self, losses: u64, changes: u64, sent: Instant) {
         let lost = self.losses();

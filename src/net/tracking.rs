@@ -71,6 +71,11 @@ impl Tracking {
             keep(Arc::downgrade(self), self.tracked.clone(), prefixes)
         });
         let epoch = self.tracked.epoch()?;
+        if !self.tracked.began_at(self.changes()) {
+            // Calls go over another session, perhaps to another server: the keeper has to find out.
+            self.tracked.loses();
+            return None;
+        }
         self.is_live(epoch, Instant::now(), bound).then_some(epoch)
     }
 

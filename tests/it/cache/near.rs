@@ -8,7 +8,7 @@ use hedgerow::cache::NearCache;
 use hedgerow::{Cache, Client, ErrorKind};
 
 use crate::support::monitor::Monitor;
-use crate::support::server::Server;
+use crate::support::server::{Server, connection};
 use crate::support::topology::Cluster;
 use crate::support::wait::{patient, until};
 
@@ -271,18 +271,23 @@ async fn a_slot_that_moves_leaves_no_value_behind() {
     let from = cluster.owner_of(slot).await;
     let migration = cluster.migrate(slot, 1 - from).await;
     migration.carry_all().await;
-    set(&writer, "k", 2).await;
-    until("the change is seen", async || get(&cache, "k").await == Some(2)).await;
-    // Redirected reads come from a server that may not tell of changes.
-    for number in 3..50 {
-        set(&writer, "k", number).await;
-        assert_eq!(get(&cache, "k").await, Some(number));
+    until("the value is seen to leave", async || !is_near(&cache, "k").await).await;
+    // The reads are redirected to a server that does not tell this client of changes.
+    for _ in 0..50 {
+        assert_eq!(get(&cache, "k").await, Some(1));
     }
+    let mut target = connection(&migration.target().url()).await;
+    let mut removal = redis::pipe();
+    removal.cmd("ASKING").ignore().cmd("DEL").arg(key);
+    let removed: (u64,) = removal.query_async(&mut target).await.expect("removed");
+    assert_eq!(removed, (1,));
+    assert_eq!(get(&cache, "k").await, None);
     migration.finish().await;
-    until("it is held near again", || is_near(&cache, "k")).await;
-    set(&writer, "k", 100).await;
-    until("the change is seen", async || {
-        get(&cache, "k").await == Some(100)
+    set(&writer, "k", 2).await;
+    until("the value is held near", async || {
+        is_near(&cache, "k").await && get(&cache, "k").await == Some(2)
     })
     .await;
+    set(&writer, "k", 3).await;
+    until("the change is seen", async || get(&cache, "k").await == Some(3)).await;
 }
