@@ -16,10 +16,7 @@ use crate::wire::fault::from_server;
 /// Returns the epoch of the session of `link`, and the `run_id` of the server process behind it.
 ///
 /// Cancel safety: safe.
-pub(crate) async fn server_run(
-    link: &Arc<Connection>,
-    deadline: Instant,
-) -> Result<(u64, String)> {
+pub(crate) async fn server_run(link: &Arc<Connection>, deadline: Instant) -> Result<(u64, String)> {
     let live = link.live(deadline).await?;
     let epoch = live.epoch();
     let mut question = Pipeline::with_capacity(1);

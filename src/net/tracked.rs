@@ -149,7 +149,9 @@ impl Tracked {
         let is_known = |receivers: &[Receiver]| {
             let place = |it: &Receiver| it.changed.as_ptr().cast::<()>();
             let this = changed.as_ptr().cast::<()>();
-            receivers.iter().any(|receiver| std::ptr::eq(place(receiver), this))
+            receivers
+                .iter()
+                .any(|receiver| std::ptr::eq(place(receiver), this))
         };
         let known = self.receivers.read();
         if is_known(&known.unwrap_or_else(PoisonError::into_inner)) {
@@ -192,3 +194,54 @@ fn nanos(at: Instant) -> u64 {
 
 /// The moment that atomic instants count from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(2);
+
+    fn tracked(now: Instant) -> (Tracked, u64) {
+        let tracked = Tracked::default();
+        tracked.begins(0, 7, now);
+        let epoch = tracked.epoch().expect("it has begun");
+        (tracked, epoch)
+    }
+
+    #[test]
+    fn an_epoch_is_relied_on_for_the_bound_after_the_last_look() {
+        let now = Instant::now();
+        let (tracked, epoch) = tracked(now);
+        let just_before = BOUND - Duration::from_nanos(1);
+        assert!(tracked.is_verified(epoch, 7, now + just_before, BOUND));
+        assert!(!tracked.is_verified(epoch, 7, now + BOUND, BOUND));
+        tracked.verify(epoch, now + BOUND / 2);
+        assert!(tracked.is_verified(epoch, 7, now + BOUND, BOUND));
+    }
+
+    #[test]
+    fn an_epoch_ends_with_a_loss_or_a_flush_or_another_session_for_commands() {
+        let now = Instant::now();
+        let (tracked, epoch) = tracked(now);
+        assert!(!tracked.is_verified(epoch, 8, now, BOUND));
+        assert!(!tracked.began_at(8));
+        tracked.received(vec![Value::Nil]);
+        assert!(!tracked.is_verified(epoch, 7, now, BOUND));
+        let next = tracked.epoch().expect("the session goes on");
+        assert!(tracked.is_verified(next, 7, now, BOUND));
+        tracked.loses();
+        assert_eq!(tracked.epoch(), None);
+        assert!(!tracked.is_verified(next, 7, now, BOUND));
+        tracked.verify(next, now);
+        assert_eq!(tracked.epoch(), None);
+    }
+
+    #[test]
+    fn a_session_that_was_lost_while_it_began_has_not_begun() {
+        let tracked = Tracked::default();
+        let losses = tracked.lost_so_far();
+        tracked.loses();
+        tracked.begins(losses, 7, Instant::now());
+        assert_eq!(tracked.epoch(), None);
+    }
+}

@@ -243,10 +243,8 @@ fn make_room<O>(stripe: &mut Stripe<O>, kept: &str, most: usize) {
         let mut excess = stripe.len().saturating_sub(most - most / 8);
         stripe.retain(|text, slots| {
             let in_use = slots.tags.iter().any(|tag| Arc::strong_count(tag) > 1);
-            let stays = excess == 0
-                || **text == *kept
-                || !slots.pending.is_empty()
-                || needless && in_use;
+            let stays =
+                excess == 0 || **text == *kept || !slots.pending.is_empty() || needless && in_use;
             if !stays {
                 excess -= 1;
                 slots.tags.iter().for_each(|tag| tag.forget());

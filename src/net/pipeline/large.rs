@@ -320,7 +320,8 @@ fn untried() -> Error {
 /// with its owner. After a panic the next call starts another.
 async fn prove(large: Weak<Large>, shared: Arc<Connection>, own: Arc<Connection>) {
     let deadline = Instant::now() + PROOF_TIMEOUT;
-    let asked = async { tokio::try_join!(server_run(&shared, deadline), server_run(&own, deadline)) };
+    let asked =
+        async { tokio::try_join!(server_run(&shared, deadline), server_run(&own, deadline)) };
     let outcome = asked.await;
     let Some(large) = large.upgrade() else { return };
     let standing = match outcome {

@@ -11,6 +11,8 @@ use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::{Server, signal};
 use crate::support::wait::{patient, until};
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Waits until all pushes about earlier changes have come: those of one server come in order.
 async fn quiet(cache: &Cache, writer: &Cache) {
     set(writer, "mark", 0).await;
@@ -130,7 +132,10 @@ async fn values_are_verified_again_after_the_connection_for_commands_was_lost() 
     warm(&cache, "k").await;
     let writer = server.client().await.cache("c");
     set(&writer, "k", 2).await;
-    until("the change is seen", async || get(&cache, "k").await == Some(2)).await;
+    until("the change is seen", async || {
+        get(&cache, "k").await == Some(2)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -147,7 +152,36 @@ async fn pushes_that_vanish_are_missed_within_the_bound() {
     set(&writer, "k", 2).await;
     until("the push has vanished", async || lost.hits() > 0).await;
     assert_eq!(get(&cache.clone().strict(), "k").await, Some(2));
-    until("the change is seen", async || get(&cache, "k").await == Some(2)).await;
+    until("the change is seen", async || {
+        get(&cache, "k").await == Some(2)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_this_client_changes_is_seen_before_the_push_comes() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    // Another handle, without the near cache, changes what the near cache holds.
+    let (cache, plain) = (near(&client), client.cache("c"));
+    set(&plain, "k", 0).await;
+    warm(&cache, "k").await;
+    let held = proxy.on_push(Request::every().named("invalidate"), Act::Hold);
+    for number in 1..30 {
+        let set = plain.set("k", &number, MINUTE).tags(["t"]);
+        set.await.expect("stored");
+        assert_eq!(get(&cache, "k").await, Some(number));
+        warm(&cache, "k").await;
+        match number % 3 {
+            0 => plain.remove("k").await.expect("removed"),
+            1 => plain.invalidate_tags(["t"]).await.expect("invalidated"),
+            _ => plain.clear().await.expect("cleared"),
+        }
+        assert_eq!(get(&cache, "k").await, None, "round {number}");
+        warm(&cache, "k").await;
+    }
+    assert!(held.hits() > 0, "pushes are held");
 }
 
 #[tokio::test]

@@ -124,7 +124,8 @@ impl World {
             let pushed = |key: Key| self.pushes.contains(&key);
             let is_known = served == self.value || pushed(value_key());
             assert!(is_known, "{served} is served, {} is there", self.value);
-            let is_valid = self.stamp == self.generation || pushed(tag_key()) || pushed(value_key());
+            let is_valid =
+                self.stamp == self.generation || pushed(tag_key()) || pushed(value_key());
             assert!(is_valid, "{served} is served, its tag was invalidated");
         }
     }
