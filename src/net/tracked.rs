@@ -36,8 +36,8 @@ pub(crate) struct Tracked {
     // Locked while the epoch moves, so that a loss and a beginning do not cross.
     losses: Mutex<u64>,
     receivers: RwLock<Vec<Receiver>>,
-    /// Wakes the task that keeps the tracking: a session was lost.
-    lost: Notify,
+    /// Wakes the task that keeps the tracking: a session was lost, or a receiver has come.
+    wake: Notify,
 }
 
 /// Somebody who must know which keys have changed, and how old knowledge may be for it.
@@ -99,7 +99,7 @@ impl Tracked {
         *losses += 1;
         self.epoch.store(0, Ordering::Release);
         drop(losses);
-        self.lost.notify_one();
+        self.wake.notify_one();
     }
 
     /// How many sessions were lost so far.
@@ -107,11 +107,11 @@ impl Tracked {
         *self.losses()
     }
 
-    /// Returns when a session was lost, now or since this was awaited last.
+    /// Returns when a session was lost, or a receiver has come, now or since this was awaited last.
     ///
     /// Cancel safety: safe.
-    pub(super) async fn lost(&self) {
-        self.lost.notified().await;
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
     }
 
     /// Handles a push: a list of keys, or nil if all keys of the server are gone.
@@ -165,6 +165,8 @@ impl Tracked {
                 changed: changed.clone(),
                 every,
             });
+            // It may need looks more often than the others.
+            self.wake.notify_one();
         }
     }
 

@@ -185,7 +185,7 @@ async fn keep(tracking: Weak<Tracking>, tracked: Arc<Tracked>, prefixes: Vec<Str
         let begun = match begun {
             Ok(begun) => begun,
             Err(error) => {
-                tracing::debug!(target: "hedgerow::cache", %error, "no near cache on this server yet");
+                tracing::debug!(target: "hedgerow::client", %error, "no near cache on this server yet");
                 tokio::time::sleep(backoff.pause()).await;
                 continue;
             }
@@ -195,14 +195,14 @@ async fn keep(tracking: Weak<Tracking>, tracked: Arc<Tracked>, prefixes: Vec<Str
             let Some(every) = tracked.every() else {
                 return stop(&tracking, &tracked).await;
             };
-            let rest = timeout(every, tracked.lost()).await;
+            let rest = timeout(every, tracked.woken()).await;
             let Some(tracking) = tracking.upgrade() else {
                 return;
             };
             if rest.is_err()
                 && let Err(error) = tracking.look(&begun, every).await
             {
-                tracing::debug!(target: "hedgerow::cache", %error, "near values are not verified");
+                tracing::debug!(target: "hedgerow::client", %error, "near values are not verified");
                 tracked.loses();
             }
         }
@@ -221,7 +221,7 @@ async fn stop(tracking: &Weak<Tracking>, tracked: &Tracked) {
     if tracking.pushes.is_up()
         && let Err(error) = tracking.pushes.send_all(&off, deadline).await
     {
-        tracing::debug!(target: "hedgerow::cache", %error, "pushes are not ended");
+        tracing::debug!(target: "hedgerow::client", %error, "pushes are not ended");
     }
 }
 

@@ -59,9 +59,9 @@ pub(in crate::cache) struct How {
 pub(in crate::cache) enum Freshness {
     /// By those that it reads.
     Strict,
-    /// By those that a near cache knows, too. They may be behind by its bound.
+    /// By those that the near cache at this address knows, too. They may be behind by its bound.
     #[cfg(feature = "near")]
-    Near,
+    Near(usize),
 }
 
 /// What a read has found, of a type that only its callers know.

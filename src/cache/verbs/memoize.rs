@@ -417,7 +417,7 @@ impl Call {
         let deadline = deadline.at_most(rounds.over());
         // A retry follows a load, which has stored, or removed, what a near cache knows.
         #[cfg(feature = "near")]
-        if let Freshness::Near = how.freshness
+        if let Freshness::Near(_) = how.freshness
             && let Some(near) = cache.near_to_fill()
         {
             let read = near::read::read(cache, near, value, &self.tags, deadline);
@@ -432,9 +432,9 @@ impl Call {
     /// By which generations the next read judges.
     #[cfg(feature = "near")]
     fn freshness(&self, rounds: &Rounds) -> Freshness {
-        match self.cache.near_to_fill().is_some() && rounds.is_first() {
-            true => Freshness::Near,
-            false => Freshness::Strict,
+        match self.cache.near_to_fill() {
+            Some(near) if rounds.is_first() => Freshness::Near(Arc::as_ptr(near).addr()),
+            _ => Freshness::Strict,
         }
     }
 
