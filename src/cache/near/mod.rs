@@ -35,17 +35,17 @@ impl Cache {
     /// A change of a key or of a tag, by whatever process, ends what is held of it when the push of
     /// the server arrives. That is about when the reply to the change arrives. While the network
     /// fails, or this process stands still, nothing older than
-    /// [`max_staleness`](NearCache::max_staleness) is served. So the promise of [`Cache`] holds with
-    /// a delay for reads of such a handle: a read may be given a value that was invalidated at most
-    /// `max_staleness` before. Handles without a near cache, or [`strict`](Self::strict) ones, are
-    /// never late.
+    /// [`max_staleness`](NearCache::max_staleness) is served. So the promise of [`Cache`] holds
+    /// with a delay for reads of such a handle: a read may be given a value that was invalidated at
+    /// most `max_staleness` before. Handles without a near cache, or [`strict`](Self::strict) ones,
+    /// are never late.
     ///
     /// # What it costs
-    /// The server pushes the name of each value and tag of the namespace that changes, of all of its
-    /// caches, over the connection for pushes. A read that is kept costs one command more (`PTTL`).
-    /// The user needs the right `client|tracking`. A client over a
-    /// [connection](crate::ClientBuilder::connection) of the caller's has no near cache. Values that
-    /// are [read at a replica](Self::read_from) are not kept.
+    /// The server pushes the name of each value and tag of the namespace that changes, of all of
+    /// its caches, over the connection for pushes. A read that is kept costs one command more
+    /// (`PTTL`). The user needs the right `client|tracking`. A client over a
+    /// [connection](crate::ClientBuilder::connection) of the caller's has no near cache. Values
+    /// that are [read at a replica](Self::read_from) are not kept.
     #[must_use]
     pub fn near(mut self, near: NearCache) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
