@@ -156,8 +156,9 @@
 //! # Features
 //!
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server
-//! process for examples, tests and development. `tls` adds `rediss://` and `Tls`: TLS and mutual
-//! TLS by rustls.
+//! process for examples, tests and development. `near` adds `Cache::near`: values that were read
+//! are served without a command until the server tells of a change. `tls` adds `rediss://` and
+//! `Tls`: TLS and mutual TLS by rustls.
 
 mod background;
 pub mod cache;

@@ -9,6 +9,8 @@ mod cache;
 mod counter;
 mod handoff;
 mod lock;
+#[cfg(feature = "near")]
+mod near;
 mod renewals;
 mod report;
 mod rivals;
@@ -29,6 +31,8 @@ fn main() -> Result<()> {
         let server = embedded::Server::start().await?;
         cache::run(server.url(), &runs).await?;
         batches::run(server.url(), &runs).await?;
+        #[cfg(feature = "near")]
+        near::run(server.url(), &runs).await?;
         counter::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await?;
         handoff::run(server.url(), &runs).await?;

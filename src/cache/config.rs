@@ -14,6 +14,8 @@ use crate::cache::load::refreshing::Refreshing;
 use crate::cache::load::solo::Solos;
 use crate::cache::load::waits::Waits;
 use crate::cache::load::wake::WakeListeners;
+#[cfg(feature = "near")]
+use crate::cache::near::held::Near;
 use crate::cache::read::reading::ReadFrom;
 use crate::cache::read::shared::SharedReads;
 use crate::client::Client;
@@ -42,6 +44,8 @@ pub(super) struct Config {
     /// it.
     pub(super) refused: Option<Error>,
     pub(super) read_from: ReadFrom,
+    #[cfg(feature = "near")]
+    pub(super) near: Option<Arc<Near>>,
     pub(super) outage: Outage,
     /// The deadline and the behaviour in an outage of each call.
     pub(super) patience: Patience,

@@ -10,6 +10,8 @@ mod explanation;
 mod foreign;
 mod load;
 mod load_options;
+#[cfg(feature = "near")]
+mod near;
 mod outage;
 mod read;
 mod stats;
@@ -24,6 +26,8 @@ pub use explanation::{
     EntryInfo, Explanation, FailureInfo, LoadInfo, TagInfo, TagVerdict, Verdict,
 };
 pub use load::loading::Loading;
+#[cfg(feature = "near")]
+pub use near::options::NearCache;
 pub use outage::{Bypassed, Outage};
 pub use read::reading::ReadFrom;
 pub use stats::Stats;
@@ -90,6 +94,8 @@ impl Client {
                 outage: Outage::default(),
                 patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
+                #[cfg(feature = "near")]
+                near: None,
                 state,
             }),
         }

@@ -35,6 +35,12 @@ pub struct Stats {
     pub stale_served: u64,
     /// Loads that were started behind a value: a stale one, or one whose early refresh was due.
     pub refreshes: u64,
+    /// Reads that the near cache answered without a command. Each is also a hit, or, if it answered
+    /// that the key is missing, a miss of `get`. 0 without the feature `near`.
+    pub near_hits: u64,
+    /// Values that were read and not kept in the near cache, because they may have changed while
+    /// they were read.
+    pub near_refused: u64,
 }
 
 /// The counts of one cache.
@@ -52,6 +58,8 @@ pub(super) struct Counts {
     /// Whether an entry with a stale window was read. If so, reads ask for the time at once, and
     /// not only when they meet such an entry.
     windows: AtomicBool,
+    pub(super) near_hits: Count,
+    pub(super) near_refused: Count,
 }
 
 /// A number that only rises.
@@ -96,6 +104,8 @@ impl Counts {
             stores: self.stores.so_far(),
             stale_served: self.stale_served.so_far(),
             refreshes: self.refreshes.so_far(),
+            near_hits: self.near_hits.so_far(),
+            near_refused: self.near_refused.so_far(),
         }
     }
 }

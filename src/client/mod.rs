@@ -37,6 +37,8 @@ use crate::net::pipeline::replies::Values;
 use crate::net::pubsub::{PubSub, Resync};
 #[cfg(feature = "tls")]
 pub use crate::net::tls::Tls;
+#[cfg(feature = "near")]
+use crate::net::tracking::Tracking;
 use crate::script::{Call, Reply, Retry};
 use crate::time::{Deadline, Patience};
 use crate::topology::placement::Copies;
@@ -248,7 +250,11 @@ impl Client {
         let topology = &self.core.topology;
         // Announced before the call is sent: a replica must not be read while the write is running.
         let writing = call.key().and_then(|key| topology.writing(key));
+        #[cfg(feature = "near")]
+        let key = call.key().cloned();
         let outcome = self.run(call, deadline).await;
+        #[cfg(feature = "near")]
+        key.iter().for_each(|key| topology.changed_here(key));
         if let Some(writing) = writing {
             // Not reached if the call is dropped: the write then counts as one that may still be
             // applied.
@@ -261,12 +267,15 @@ impl Client {
     pub(crate) async fn change_all<'k>(
         &self,
         call: Call,
-        keys: impl Iterator<Item = &'k Key>,
+        keys: impl Iterator<Item = &'k Key> + Clone,
         deadline: Deadline,
     ) -> Result<Reply> {
         let topology = &self.core.topology;
-        let writing: Vec<_> = keys.filter_map(|key| topology.writing(key)).collect();
+        let writing = keys.clone().filter_map(|key| topology.writing(key));
+        let writing: Vec<_> = writing.collect();
         let outcome = self.run(call, deadline).await;
+        #[cfg(feature = "near")]
+        keys.for_each(|key| topology.changed_here(key));
         for writing in writing {
             writing.ended(&outcome);
         }
@@ -308,6 +317,8 @@ impl Client {
             .filter_map(|key| topology.writing(key))
             .collect();
         let outcome = self.command(unlink, first, Retry::Safe, deadline).await;
+        #[cfg(feature = "near")]
+        keys.iter().for_each(|key| topology.changed_here(key));
         for writing in writing {
             writing.ended(&outcome);
         }
@@ -353,6 +364,23 @@ impl Client {
     /// connection that the caller made has none.
     pub(crate) fn pubsub(&self, key: &Key) -> Option<Arc<PubSub>> {
         self.core.topology.pubsub(key)
+    }
+
+    /// Calls `with` with the tracking of the server that serves `key` now, if it is known and sends
+    /// pushes.
+    #[cfg(feature = "near")]
+    pub(crate) fn tracking<T>(
+        &self,
+        key: &Key,
+        with: impl FnOnce(&Arc<Tracking>) -> T,
+    ) -> Option<T> {
+        self.core.topology.tracking(key, with)
+    }
+
+    /// How many reads a server has sent to another one so far.
+    #[cfg(feature = "near")]
+    pub(crate) fn detours(&self) -> u64 {
+        self.core.topology.detours()
     }
 
     /// Where a cached key lives while keys move from one ring of shards to another. Whatever

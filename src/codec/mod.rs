@@ -25,6 +25,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "near")]
+use compress::lz4;
 pub use compression::{Compression, CompressionOptions};
 pub(crate) use custom::CustomCodecs;
 pub use custom::{CustomCodec, ValueIn, ValueOut};
@@ -235,6 +237,19 @@ impl Stack {
         }
         envelope::seal(&mut entry, compression, outcome);
         Ok(entry)
+    }
+}
+
+/// Returns about how many bytes the payload has without compression. What says so in the payload is
+/// not checked, and some formats do not say.
+#[cfg(feature = "near")]
+pub(crate) fn decoded_length(envelope: &Envelope<'_>) -> usize {
+    let stored = envelope.payload().len();
+    match envelope.compression {
+        Compression::None => stored,
+        Compression::Lz4 if envelope.key_id == 0 => lz4::claimed_length(envelope.payload()),
+        // Records of a service are usually compressed to a third or a quarter.
+        _ => stored.saturating_mul(4),
     }
 }
 

@@ -119,6 +119,14 @@ impl Namespace {
         Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Placement::Cached)
     }
 
+    /// What the keys of all cached values and of all tags begin with, and no load lease, lock or
+    /// counter.
+    #[cfg(feature = "near")]
+    pub(crate) fn cached_prefixes(&self) -> [String; 2] {
+        // Without the `:` after the `v`, which in other versions follows after digits.
+        [format!("{}:v", self.0), format!("{}:t:", self.0)]
+    }
+
     /// The value of the counter `name`.
     pub(crate) fn counter(&self, name: &str) -> Result<Key> {
         self.named("c", "counter name", name)
@@ -299,6 +307,12 @@ impl Key {
     }
 
     pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same text, to be kept.
+    #[cfg(feature = "near")]
+    pub(crate) fn text(&self) -> &Arc<str> {
         &self.0
     }
 

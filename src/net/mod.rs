@@ -13,7 +13,12 @@ pub(crate) mod endpoint;
 pub(crate) mod node;
 pub(crate) mod pipeline;
 pub(crate) mod pubsub;
+pub(crate) mod server_run;
 pub(crate) mod stream;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+#[cfg(feature = "near")]
+pub(crate) mod tracked;
+#[cfg(feature = "near")]
+pub(crate) mod tracking;
 pub(crate) mod url;

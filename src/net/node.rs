@@ -14,6 +14,8 @@ use super::connection::{Connection, ConnectionConfig, Signal};
 use super::endpoint::{Access, Endpoint};
 use super::pipeline::Pipeline;
 use super::pubsub::PubSub;
+#[cfg(feature = "near")]
+use super::tracking::Tracking;
 use crate::background::Spawner;
 use crate::net::connection::backoff::{ConnectRate, ConnectRates};
 use crate::net::connection::target::Target;
@@ -48,6 +50,9 @@ pub(crate) struct Node {
     pub(crate) pipeline: Pipeline,
     /// `None` for a node without pushes, such as a connection that the caller brought.
     pub(crate) pubsub: Option<Arc<PubSub>>,
+    /// Which cached keys have changed. `None` for a node without pushes.
+    #[cfg(feature = "near")]
+    pub(crate) tracking: Option<Arc<Tracking>>,
 }
 
 impl Node {
@@ -129,6 +134,11 @@ impl Node {
                 // brought connection cannot be opened twice.
                 None => Pipeline::new(link.clone(), reads, pipelines, limits),
             },
+            #[cfg(feature = "near")]
+            tracking: pubsub.as_ref().map(|pubsub| {
+                let (pushes, tracked) = pubsub.tracked();
+                Tracking::new(pushes, link.clone(), tracked)
+            }),
             link,
             pubsub,
         }

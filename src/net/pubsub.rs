@@ -18,6 +18,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::connection::{Connection, ConnectionConfig, OnPush, Signal};
+#[cfg(feature = "near")]
+use super::tracked::Tracked;
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -55,6 +57,9 @@ struct Shared {
     missed: watch::Sender<u64>,
     /// Called when another server serves a channel, so that the topology asks again which.
     on_trouble: Option<Signal>,
+    /// What near caches know of this server.
+    #[cfg(feature = "near")]
+    tracked: Arc<Tracked>,
 }
 
 /// Signals that a push may have been missed.
@@ -80,6 +85,8 @@ impl PubSub {
             lost: Notify::new(),
             missed: watch::Sender::new(0),
             on_trouble: route.on_trouble.clone(),
+            #[cfg(feature = "near")]
+            tracked: Arc::default(),
         });
         let on_push: OnPush = {
             // Weak, because the connection holds this, and `PubSub` holds the connection.
@@ -175,6 +182,12 @@ impl PubSub {
         Resync(Some(self.shared.missed.subscribe()))
     }
 
+    /// The connection, and what its pushes say about changed keys.
+    #[cfg(feature = "near")]
+    pub(super) fn tracked(&self) -> (Arc<Connection>, Arc<Tracked>) {
+        (self.link.clone(), self.shared.tracked.clone())
+    }
+
     /// Makes all listeners re-check their state.
     pub(crate) fn alert(&self) {
         self.shared.resync(Vec::new());
@@ -189,6 +202,8 @@ impl PubSub {
     /// receive [`Notice::Resync`], so that they subscribe elsewhere.
     pub(crate) fn retire(&self) {
         self.link.retire();
+        #[cfg(feature = "near")]
+        self.shared.tracked.loses();
         let mut channels = self.shared.channels();
         let left = channels.listeners.drain().map(|(_, listener)| listener);
         let left = left.collect();
@@ -247,6 +262,8 @@ impl Shared {
     fn received(&self, info: PushInfo) {
         match info.kind {
             PushKind::Disconnection => {
+                #[cfg(feature = "near")]
+                self.tracked.loses();
                 // Counted and not only signalled: the keeper may be busy, or stand still.
                 self.channels().losses += 1;
                 self.lost.notify_one();
@@ -279,6 +296,8 @@ impl Shared {
                 self.moved();
                 self.resync(left.into_iter().collect());
             }
+            #[cfg(feature = "near")]
+            PushKind::Invalidate => self.tracked.received(info.data),
             _ => {}
         }
     }

@@ -106,6 +106,7 @@ pub(crate) const TRIALS: &[&str] = &[
     "PING",
     "SELECT none",
     "CLIENT SETNAME no\tname",
+    "CLIENT TRACKING none",
     "CLUSTER SLOTS",
     "CLUSTER NODES",
     "ASKING",

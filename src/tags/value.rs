@@ -73,6 +73,15 @@ impl<'v> TagValue<'v> {
         })
     }
 
+    /// A value of which no more than its generation is known.
+    #[cfg(feature = "near")]
+    pub(crate) fn with(generation: Generation) -> Self {
+        Self {
+            generation,
+            rest: &[],
+        }
+    }
+
     pub(crate) fn generation(self) -> Generation {
         self.generation
     }

@@ -31,6 +31,8 @@ use crate::net::connection::{Answer, Connection};
 use crate::net::node::Node;
 use crate::net::pipeline::replies::{Values, values};
 use crate::net::pubsub::PubSub;
+#[cfg(feature = "near")]
+use crate::net::tracking::Tracking;
 use crate::time::Deadline;
 use crate::wire::fault::from_server;
 
@@ -54,6 +56,40 @@ impl Topology {
             Self::Replicated(replicated) => replicated.pubsub(),
             Self::Cluster(cluster) => cluster.node(key)?.pubsub.clone(),
             Self::Shards(shards) => shards.node(key).pubsub.clone(),
+        }
+    }
+
+    /// Calls `with` with the tracking of the server that serves `key`. `None` if that server is not
+    /// known, or sends no pushes.
+    #[cfg(feature = "near")]
+    pub(crate) fn tracking<T>(
+        &self,
+        key: &Key,
+        with: impl FnOnce(&Arc<Tracking>) -> T,
+    ) -> Option<T> {
+        // Lent and not cloned: each hit of a near cache calls this.
+        match self {
+            Self::One(node) => node.tracking.as_ref().map(with),
+            Self::Replicated(replicated) => replicated.primary().tracking.as_ref().map(with),
+            Self::Cluster(cluster) => cluster.node(key)?.tracking.as_ref().map(with),
+            Self::Shards(shards) => shards.node(key).tracking.as_ref().map(with),
+        }
+    }
+
+    /// Makes the near caches of this client forget `key`, which a call of this client may have
+    /// changed. The push about it may come after the reply.
+    #[cfg(feature = "near")]
+    pub(crate) fn changed_here(&self, key: &Key) {
+        self.tracking(key, |tracking| tracking.changed_here(key));
+    }
+
+    /// How many reads a server has sent to another one so far. What such a read has found comes
+    /// from a server that may not track it.
+    #[cfg(feature = "near")]
+    pub(crate) fn detours(&self) -> u64 {
+        match self {
+            Self::One(_) | Self::Replicated(_) | Self::Shards(_) => 0,
+            Self::Cluster(cluster) => cluster.detours(),
         }
     }
 

@@ -167,6 +167,18 @@ pub(in crate::cache) fn judge<'v, T: Taken>(
     }
 }
 
+/// As [`judge`], for a reader that knows generations and no more of the tags.
+#[cfg(feature = "near")]
+pub(in crate::cache) fn judge_by<T: Taken>(
+    entry: Option<&[u8]>,
+    rules: Rules,
+    known: impl Fn(TagId) -> Option<Generation>,
+    decoder: &Decoder<'_>,
+) -> Judged<T> {
+    let known = |tag| known(tag).map(|generation| Some(TagValue::with(generation)));
+    judge(entry, rules, known, decoder)
+}
+
 /// Returns why the entry is to be loaded anew, if it is. A tag of it was `replaced` softly at that
 /// moment.
 fn age(envelope: &Envelope<'_>, replaced: Option<u64>, rules: Rules) -> Option<Age> {

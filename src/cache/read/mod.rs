@@ -5,7 +5,7 @@
 
 mod answers;
 pub(super) mod fetch;
-pub(super) mod judge;
+pub(in crate::cache) mod judge;
 pub(super) mod mark;
 pub(super) mod reading;
 pub(super) mod shared;

@@ -55,6 +55,17 @@ pub(in crate::cache) struct How {
     pub(in crate::cache) old: bool,
     pub(in crate::cache) decodes: DecodesLike,
     pub(in crate::cache) on_outage: OnOutage,
+    pub(in crate::cache) freshness: Freshness,
+}
+
+/// By which generations a read judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Freshness {
+    /// By those that it reads.
+    Strict,
+    /// By those that the near cache at this address knows, too. They may be behind by its bound.
+    #[cfg(feature = "near")]
+    Near(usize),
 }
 
 /// What a read has found, of a type that only its callers know.

@@ -24,11 +24,13 @@ use crate::cache::load::rounds::Rounds;
 use crate::cache::load::waits::Waiting;
 use crate::cache::load::{Load, Replaced};
 use crate::cache::load_options::{EarlyRefresh, Kept, LoadOptions, Serves};
+#[cfg(feature = "near")]
+use crate::cache::near::{self, held::NearHit};
 use crate::cache::outage::Outage;
 use crate::cache::read::fetch;
 use crate::cache::read::judge::{Age, Old, Want};
 use crate::cache::read::reading::{Miss, ReadFrom, Reading};
-use crate::cache::read::shared::{Found, How, Reader, Shared, Slow, Turn};
+use crate::cache::read::shared::{Found, Freshness, How, Reader, Shared, Slow, Turn};
 use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -82,6 +84,10 @@ where
     let flights = &cache.state().flights;
     // Checked before anything else: the call would wait for the load that waits for it.
     LoadChain::refuse_reentry(flights, &call.value).map_err(|e| e.with_key(key))?;
+    #[cfg(feature = "near")]
+    if let Some(value) = call.near_hit() {
+        return Ok(value);
+    }
     let rounds = Rounds::begin(cache.terms()?, cache.setup.patience.limit());
     match call.approach::<V>(&rounds).await {
         Arrival::Read(reader, Ok(Reading::Hit(value))) => {
@@ -144,6 +150,21 @@ impl Call {
         tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
         cache.setup.counts.hits.one_more();
         self.end(reader, || Ok(Found::Hit(value.clone())));
+    }
+
+    /// Returns the value that the near cache holds, and counts it.
+    #[cfg(feature = "near")]
+    fn near_hit<V: Send + Sync + 'static>(&self) -> Option<Arc<V>> {
+        let near = self.cache.setup.near.as_ref()?;
+        match near.hit(&self.cache.client, &self.value)? {
+            NearHit::Value(value) => {
+                self.cache.setup.counts.near_hits.one_more();
+                self.hit(None, &value);
+                Some(value)
+            }
+            // Loaded as if it were not known: the lease is asked for in any case.
+            NearHit::Absent => None,
+        }
     }
 
     /// Gets the value loaded, or a stale value if the load fails or takes too long.
@@ -341,6 +362,7 @@ impl Call {
             old: want != Want::Fresh,
             decodes: cache.setup.stack.decodes_like(),
             on_outage: patience.on_outage,
+            freshness: self.freshness(rounds),
         };
         let (mut reader, mut now) = (None, began);
         for _ in 0..MOST_WAITS {
@@ -377,6 +399,14 @@ impl Call {
             now = Instant::now();
         }
         let deadline = deadline.at_most(rounds.over());
+        // A retry follows a load, which has stored, or removed, what a near cache knows.
+        #[cfg(feature = "near")]
+        if let Freshness::Near(_) = how.freshness
+            && let Some(near) = cache.near_to_fill()
+        {
+            let read = near::read::read(cache, near, value, &self.tags, deadline);
+            return Arrival::Read(reader, Box::pin(read).await);
+        }
         // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
         // larger.
         let how = (from, want);
@@ -454,6 +484,24 @@ impl Call {
     fn request(&self) -> Result<StoreRequest> {
         let (cache, key) = (self.cache.clone(), self.key.clone());
         StoreRequest::keeping(cache, key, self.kept.clone(), &self.tags)
+    }
+
+    /// By which generations the next read judges.
+    #[cfg(feature = "near")]
+    fn freshness(&self, rounds: &Rounds) -> Freshness {
+        match self.cache.near_to_fill() {
+            // What is near is fresh. A call that may be given a stale value reads the entry.
+            Some(near) if rounds.is_first() && self.want() == Want::Fresh => {
+                Freshness::Near(Arc::as_ptr(near).addr())
+            }
+            _ => Freshness::Strict,
+        }
+    }
+
+    /// By which generations the next read judges.
+    #[cfg(not(feature = "near"))]
+    fn freshness(&self, _: &Rounds) -> Freshness {
+        Freshness::Strict
     }
 
     /// Hands what a read has found to the calls that have waited for it.

@@ -9,6 +9,11 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::cache::Cache;
+#[cfg(feature = "near")]
+use crate::cache::near::{
+    self,
+    held::{Near, NearHit},
+};
 use crate::cache::read::fetch;
 use crate::cache::read::reading::Reading;
 use crate::client::Request;
@@ -36,7 +41,7 @@ impl Cache {
     /// [`Outage::Bypass`]: crate::Outage::Bypass
     pub fn get<'c, V>(&'c self, key: &'c str) -> Request<'c, Option<Arc<V>>>
     where
-        V: DeserializeOwned + Send + Sync + 'c,
+        V: DeserializeOwned + Send + Sync + 'static,
     {
         Request::new(self.setup.patience, move |patience| {
             self.found(key, patience.deadline())
@@ -69,7 +74,7 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Request<'c, Vec<Option<Arc<V>>>>
     where
-        V: DeserializeOwned + Send + Sync + 'c,
+        V: DeserializeOwned + Send + Sync + 'static,
     {
         let keys: Vec<Name> = keys
             .into_iter()
@@ -80,13 +85,17 @@ impl Cache {
         })
     }
 
-    async fn found<V: DeserializeOwned>(
+    async fn found<V: DeserializeOwned + Send + Sync + 'static>(
         &self,
         key: &str,
         deadline: Deadline,
     ) -> Result<Option<Arc<V>>> {
         let value = self.value(&self.client.name(key))?;
-        match fetch::read(self, &value, &[], self.setup.read_from, deadline).await {
+        #[cfg(feature = "near")]
+        if let Some(known) = self.known_near(&value) {
+            return Ok(known);
+        }
+        match self.read_one(&value, deadline).await {
             Ok(reading) => {
                 let found = reading.hit();
                 let counts = &self.setup.counts;
@@ -105,7 +114,7 @@ impl Cache {
         }
     }
 
-    async fn all_found<V: DeserializeOwned>(
+    async fn all_found<V: DeserializeOwned + Send + Sync + 'static>(
         &self,
         keys: &[Name],
         deadline: Deadline,
@@ -125,8 +134,8 @@ impl Cache {
         }
         let mut found: Vec<Option<Arc<V>>> = Vec::with_capacity(spelt.len());
         for part in spelt.chunks(MOST_AT_ONCE) {
-            match fetch::read_many(self, part, &[], self.setup.read_from, deadline).await {
-                Ok(readings) => found.extend(readings.into_iter().map(Reading::hit)),
+            match self.read_part(part, deadline).await {
+                Ok(readings) => found.extend(readings),
                 Err(error) if self.setup.outage.bypasses(&error) => {
                     self.state().bulkhead.read(&self.setup.name, &error);
                     // The call finds nothing as a whole, just as it fails as a whole.
@@ -151,6 +160,80 @@ impl Cache {
             .into_iter()
             .map(|place| found[place].clone())
             .collect())
+    }
+
+    /// Reads the entry at `value`.
+    async fn read_one<V: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        value: &Key,
+        deadline: Deadline,
+    ) -> Result<Reading<Arc<V>>> {
+        #[cfg(feature = "near")]
+        if let Some(near) = self.near_to_fill() {
+            let read = near::read::read(self, near, value, &[], deadline);
+            return Box::pin(read).await;
+        }
+        fetch::read(self, value, &[], self.setup.read_from, deadline).await
+    }
+
+    /// Returns the values at `keys`, known or read.
+    async fn read_part<V: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        keys: &[Key],
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Arc<V>>>> {
+        #[cfg(feature = "near")]
+        if let Some(near) = self.near_to_fill() {
+            return Box::pin(self.near_part(near, keys, deadline)).await;
+        }
+        let readings = fetch::read_many(self, keys, &[], self.setup.read_from, deadline).await?;
+        Ok(readings.into_iter().map(Reading::hit).collect())
+    }
+
+    /// Returns what the near cache knows of the entry at `value`, and counts it.
+    #[cfg(feature = "near")]
+    fn known_near<V: Send + Sync + 'static>(&self, value: &Key) -> Option<Option<Arc<V>>> {
+        let known = match self.setup.near.as_ref()?.hit(&self.client, value)? {
+            NearHit::Value(value) => Some(value),
+            NearHit::Absent => None,
+        };
+        let counts = &self.setup.counts;
+        match known.is_some() {
+            true => counts.hits.one_more(),
+            false => counts.misses.one_more(),
+        }
+        counts.near_hits.one_more();
+        Some(known)
+    }
+
+    /// As [`read_part`](Self::read_part), with a near cache.
+    #[cfg(feature = "near")]
+    async fn near_part<V: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        near: &Arc<Near>,
+        keys: &[Key],
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Arc<V>>>> {
+        let mut found = vec![None; keys.len()];
+        let mut missing = Vec::new();
+        for (at, key) in keys.iter().enumerate() {
+            match near.hit(&self.client, key) {
+                Some(NearHit::Value(value)) => found[at] = Some(value),
+                Some(NearHit::Absent) => {}
+                None => missing.push(at),
+            }
+        }
+        let known = keys.len() - missing.len();
+        self.setup.counts.near_hits.more(known as u64);
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let asked: Vec<Key> = missing.iter().map(|at| keys[*at].clone()).collect();
+        let readings = near::read::read_many(self, near, &asked, deadline).await?;
+        for (at, reading) in missing.into_iter().zip(readings) {
+            found[at] = reading.hit();
+        }
+        Ok(found)
     }
 }
 

@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, ServerError, Value};
+use redis::{Cmd, ServerError, Value};
 use tokio::time::Instant;
 
 use super::large_keys::LargeKeys;
@@ -26,8 +26,8 @@ use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
 use crate::net::connection::{Answer, Connection};
+use crate::net::server_run::server_run;
 use crate::time::{Deadline, Priority};
-use crate::wire::fault::from_server;
 
 /// The connection for large values of one server, and what is known about it.
 #[derive(Debug)]
@@ -320,7 +320,8 @@ fn untried() -> Error {
 /// with its owner. After a panic the next call starts another.
 async fn prove(large: Weak<Large>, shared: Arc<Connection>, own: Arc<Connection>) {
     let deadline = Instant::now() + PROOF_TIMEOUT;
-    let asked = async { tokio::try_join!(run(&shared, deadline), run(&own, deadline)) };
+    let asked =
+        async { tokio::try_join!(server_run(&shared, deadline), server_run(&own, deadline)) };
     let outcome = asked.await;
     let Some(large) = large.upgrade() else { return };
     let standing = match outcome {
@@ -358,29 +359,6 @@ impl ProofState {
             Self::Failed(_, pause) => (2 * pause).min(LONG_PAUSE),
             Self::Unproved | Self::Proved(_) => PAUSE,
         })
-    }
-}
-
-/// The epoch of the session of `link`, and the `run_id` of the server process behind it.
-async fn run(link: &Arc<Connection>, deadline: Instant) -> Result<(u64, String)> {
-    let live = link.live(deadline).await?;
-    let epoch = live.epoch();
-    let mut question = Pipeline::with_capacity(1);
-    question.cmd("INFO").arg("server");
-    let (replies, _) = link.send_all_over(live, &question, deadline).await?;
-    let info = match replies.into_iter().next() {
-        Some(Value::ServerError(error)) => return Err(from_server(&error)),
-        Some(Value::VerbatimString { text, .. }) => text,
-        Some(Value::BulkString(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
-        _ => String::new(),
-    };
-    let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-    match id {
-        Some(id) => Ok((epoch, id.trim().to_owned())),
-        None => Err(Error::new(
-            ErrorKind::Server,
-            "{server} does not say which run of the server it is",
-        )),
     }
 }
 

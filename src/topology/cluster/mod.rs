@@ -15,6 +15,8 @@ pub(crate) mod wire;
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "near")]
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -39,7 +41,12 @@ use slot_map::{Primary, no_slots};
 use wire::{Redirect, redirect};
 
 /// A Redis Cluster: its primaries, found by slot.
-pub(crate) struct Cluster(Arc<Refresher>);
+pub(crate) struct Cluster(
+    Arc<Refresher>,
+    /// How many reads were sent to another server than the slot map says.
+    #[cfg(feature = "near")]
+    AtomicU64,
+);
 
 impl Cluster {
     /// Returns the cluster that `seeds` belong to. Does no I/O: the first call that needs the slot
@@ -68,7 +75,17 @@ impl Cluster {
             pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
-        Ok(Self(Refresher::new(seeds, style)))
+        Ok(Self(
+            Refresher::new(seeds, style),
+            #[cfg(feature = "near")]
+            AtomicU64::default(),
+        ))
+    }
+
+    /// How many reads were sent to another server than the slot map says so far.
+    #[cfg(feature = "near")]
+    pub(crate) fn detours(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
     }
 
     /// Returns the server of `key` according to the slot map, without asking any server.
@@ -213,6 +230,8 @@ impl Cluster {
         asked: &Address,
         deadline: Deadline,
     ) -> Result<Option<Bytes>> {
+        #[cfg(feature = "near")]
+        self.1.fetch_add(1, Ordering::Relaxed);
         match redirect(&error, self.0.asked(asked)) {
             None => return Err(self.refused(&error)),
             Some(Redirect::Moved(slot, address)) => drop(self.0.moved(slot, &address)),

@@ -28,6 +28,10 @@ mod memoize_process;
 mod memoize_runtimes;
 mod memoize_solo;
 mod memoize_with;
+#[cfg(feature = "near")]
+mod near;
+#[cfg(feature = "near")]
+mod near_faults;
 mod outage;
 mod outage_table;
 mod remove_many;

@@ -1,0 +1,178 @@
+//! `Near`: the near cache of a handle and its clones: its table, and what may be served from it.
+//!
+//! Invariant: a value is served only if it was read from the primary of its key in a tracked epoch
+//! that began before the read was sent and still goes on, no push about its key or any of its tags
+//! has come since, and the server has shown within the bound that its pushes arrive. So a value is
+//! never served after the push about its change has come, and never more than `max_staleness`
+//! after the change.
+//!
+//! `read` asks it before and after each read.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::options::NearCache;
+use super::table::{Kept, KnownTag, Stored, Table, Ticket};
+use crate::client::Client;
+use crate::key::Key;
+use crate::net::tracked::Changed;
+use crate::net::tracking::Tracking;
+use crate::tags::Generation;
+
+/// The near cache of a handle.
+#[derive(Debug)]
+pub(in crate::cache) struct Near {
+    table: Arc<Table<Origin>>,
+    options: NearCache,
+    /// What the tracked keys begin with.
+    prefixes: [String; 2],
+}
+
+/// Which server told of changes when something was read, and in which epoch.
+#[derive(Clone)]
+pub(super) struct Origin {
+    tracking: Arc<Tracking>,
+    epoch: u64,
+}
+
+/// What a near cache knows of a key.
+pub(in crate::cache) enum NearHit<V> {
+    Value(Arc<V>),
+    /// There is no entry.
+    Absent,
+}
+
+/// A value on its way into the table.
+pub(super) struct Fill {
+    pub(super) value: Option<Arc<dyn Any + Send + Sync>>,
+    pub(super) tags: Box<[Arc<KnownTag<Origin>>]>,
+    /// How long Redis keeps it after `since`; `None` for ever.
+    pub(super) life: Option<Duration>,
+    pub(super) since: Instant,
+    pub(super) bytes: usize,
+}
+
+impl Near {
+    /// An empty one. `options` were checked.
+    pub(super) fn new(client: &Client, options: NearCache) -> Self {
+        Self {
+            table: Table::new(options.max_bytes),
+            options,
+            prefixes: client.namespace().cached_prefixes(),
+        }
+    }
+
+    /// Returns what is known of `key`, as a `V`.
+    pub(in crate::cache) fn hit<V: Send + Sync + 'static>(
+        &self,
+        client: &Client,
+        key: &Key,
+    ) -> Option<NearHit<V>> {
+        let stored = self.table.value(key)?;
+        let now = Instant::now();
+        let is_live = now < stored.until
+            && self.is_live(client, key, &stored.origin, now)
+            && stored.is_current()
+            && stored
+                .tags
+                .iter()
+                .all(|tag| self.is_live(client, &tag.key, &tag.origin, now));
+        if !is_live {
+            self.table.forget(key);
+            return None;
+        }
+        match &stored.value {
+            None => Some(NearHit::Absent),
+            // A call for another type reads the entry, which may suit it.
+            Some(value) => value.clone().downcast().ok().map(NearHit::Value),
+        }
+    }
+
+    /// Returns a ticket for what is about to be read at `key`. `None` if its server does not track
+    /// it yet.
+    pub(super) fn ticket(&self, client: &Client, key: &Key) -> Option<Ticket<Origin>> {
+        let origin = client.tracking(key, |tracking| {
+            let changed = Arc::downgrade(&self.table);
+            let epoch = tracking.epoch(&changed, &self.prefixes, self.options.max_staleness)?;
+            Some(Origin {
+                tracking: tracking.clone(),
+                epoch,
+            })
+        });
+        Some(self.table.ticket(key, origin.flatten()?))
+    }
+
+    /// Returns the generation of the tag at `key`, if it is known and may be relied on.
+    pub(super) fn tag(&self, client: &Client, key: &Key) -> Option<Arc<KnownTag<Origin>>> {
+        let tag = self.table.tag(key)?;
+        let is_live = self.is_live(client, key, &tag.origin, Instant::now());
+        is_live.then_some(tag)
+    }
+
+    /// Keeps the generation of a tag that was read after `ticket` was taken. `None` if it may have
+    /// changed since.
+    pub(super) fn keep_tag(
+        &self,
+        client: &Client,
+        ticket: &Ticket<Origin>,
+        generation: Generation,
+    ) -> Option<Arc<KnownTag<Origin>>> {
+        let is_live = self.is_live(client, &ticket.key, &ticket.origin, Instant::now());
+        is_live.then(|| self.table.keep_tag(ticket, generation))?
+    }
+
+    /// Keeps what was read after `ticket` was taken, unless it may have changed since.
+    pub(super) fn keep(&self, client: &Client, ticket: &Ticket<Origin>, fill: Fill) -> Kept {
+        // Also checks that the same server serves the key, so that the read came from there.
+        if !self.is_live(client, &ticket.key, &ticket.origin, Instant::now()) {
+            return Kept::Refused;
+        }
+        let life = fill.life.unwrap_or(self.options.max_ttl);
+        let stored = Stored {
+            value: fill.value,
+            tags: fill.tags,
+            origin: ticket.origin.clone(),
+            until: fill.since + life.min(self.options.max_ttl),
+            bytes: fill.bytes,
+        };
+        self.table.keep(ticket, stored)
+    }
+
+    /// Whether a value of so many bytes is held.
+    pub(super) fn takes(&self, bytes: usize) -> bool {
+        bytes <= self.options.max_value
+    }
+
+    fn is_live(&self, client: &Client, key: &Key, origin: &Origin, now: Instant) -> bool {
+        // By the server that serves the key now: a slot that has moved has left its values behind.
+        let is_live = client.tracking(key, |tracking| {
+            Arc::ptr_eq(tracking, &origin.tracking)
+                && tracking.is_live(origin.epoch, now, self.options.max_staleness)
+        });
+        is_live.unwrap_or(false)
+    }
+}
+
+impl Changed for Table<Origin> {
+    fn changed(&self, key: &str) {
+        Table::changed(self, key);
+    }
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        self.epoch == other.epoch && Arc::ptr_eq(&self.tracking, &other.tracking)
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}

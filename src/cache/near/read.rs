@@ -1,0 +1,341 @@
+//! Reads that fill the near cache.
+//!
+//! Invariant: a ticket for the entry, and for each tag by which it is judged, is taken before the
+//! entry, or the tag, is read. Only what was read from the primary is kept.
+//!
+//! `get`, `get_many` and `memoize` read here if their handle has a near cache. What it holds they
+//! have looked up before. What they store is not put in: it is read first.
+
+use std::any::Any;
+use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::held::{Fill, Near, Origin};
+use super::table::{Kept, KnownTag, Ticket};
+use crate::cache::Cache;
+use crate::cache::read::fetch;
+use crate::cache::read::judge::{Judged, Left, Rules, Taken, Want, judge_by};
+use crate::cache::read::reading::{Gone, ReadFrom, Reading};
+use crate::cache::stats::Counts;
+use crate::client::Client;
+use crate::codec::{self, Decoder, Envelope, Stamp, Unreadable};
+use crate::error::Result;
+use crate::key::{Key, TagId};
+use crate::script::Retry;
+use crate::tags::{Generation, Tag, TagValue};
+use crate::time::Deadline;
+use crate::topology::placement::ReadOther;
+use crate::wire::command::plain;
+use crate::wire::value::integer;
+
+/// Reads one entry at the primary. It is kept in the background.
+///
+/// If the generations of all its tags are known, one command reads the entry alone.
+pub(in crate::cache) async fn read<V>(
+    cache: &Cache,
+    near: &Arc<Near>,
+    key: &Key,
+    tags: &[Tag],
+    deadline: Deadline,
+) -> Result<Reading<Arc<V>>>
+where
+    V: DeserializeOwned + Send + Sync + 'static,
+{
+    let Some(watch) = Watch::begin(cache, near, key)? else {
+        return fetch::read(cache, key, tags, ReadFrom::Primary, deadline).await;
+    };
+    if let Some(reading) = watch.read_alone(cache, tags, deadline).await? {
+        return Ok(watch.end(cache, Vec::new(), reading, deadline));
+    }
+    let tickets = watch.tickets(tags);
+    let reading = fetch::read(cache, key, tags, ReadFrom::Primary, deadline).await?;
+    Ok(watch.end(cache, tickets, reading, deadline))
+}
+
+/// Reads the entries at `keys` in one trip, as [`fetch::read_many`] does. They are kept in the
+/// background.
+pub(in crate::cache) async fn read_many<V>(
+    cache: &Cache,
+    near: &Arc<Near>,
+    keys: &[Key],
+    deadline: Deadline,
+) -> Result<Vec<Reading<Arc<V>>>>
+where
+    V: DeserializeOwned + Send + Sync + 'static,
+{
+    let mut watches = Vec::with_capacity(keys.len());
+    for key in keys {
+        let watch = Watch::begin(cache, near, key)?;
+        let tickets = watch.as_ref().map(|watch| watch.tickets(&[]));
+        watches.push(watch.zip(tickets));
+    }
+    let readings = fetch::read_many(cache, keys, &[], ReadFrom::Primary, deadline).await?;
+    let readings = readings.into_iter().zip(watches);
+    let ended = readings.map(|(reading, watch)| match watch {
+        Some((watch, tickets)) => watch.end(cache, tickets, reading, deadline),
+        None => value_of(reading),
+    });
+    Ok(ended.collect())
+}
+
+/// What a read takes from an entry that is to be kept.
+struct Traced<V> {
+    value: Arc<V>,
+    stamps: Vec<Stamp>,
+    /// As encoded, without compression.
+    bytes: usize,
+    /// For how long Redis keeps the entry after it is fresh.
+    stale_for: Duration,
+}
+
+impl<V: DeserializeOwned> Taken for Traced<V> {
+    fn of(_: &[u8], envelope: &Envelope<'_>, decoder: &Decoder<'_>) -> Result<Self, Unreadable> {
+        Ok(Self {
+            value: decoder.decode(envelope).map(Arc::new)?,
+            stamps: envelope.stamps().collect(),
+            bytes: codec::decoded_length(envelope),
+            // A difference of two times of the server, so no clock of this process takes part.
+            stale_for: Duration::from_millis(
+                envelope.stale_until.saturating_sub(envelope.fresh_until),
+            ),
+        })
+    }
+}
+
+/// One read whose answer is to be kept.
+struct Watch {
+    near: Arc<Near>,
+    client: Client,
+    ticket: Ticket<Origin>,
+    /// The tag of the whole cache, as the entry carries it.
+    whole: Tag,
+    /// How many reads were sent to another server before this one.
+    detours: u64,
+}
+
+/// The tag tickets of one read.
+type TagTickets = Vec<(TagId, Ticket<Origin>)>;
+
+impl Watch {
+    /// Begins to watch `key`. `None` if it cannot be watched yet.
+    fn begin(cache: &Cache, near: &Arc<Near>, key: &Key) -> Result<Option<Self>> {
+        let client = &cache.client;
+        let whole = &cache.names()?.whole;
+        // An entry of the other ring is judged by the tags there.
+        if client.copies(key).read == ReadOther::WhenMissing {
+            return Ok(None);
+        }
+        let detours = client.detours();
+        Ok(near.ticket(client, key).map(|ticket| Self {
+            near: near.clone(),
+            client: client.clone(),
+            ticket,
+            whole: whole.colocated(client, key),
+            detours,
+        }))
+    }
+
+    /// Takes tickets for the tags that are read together with the entry.
+    fn tickets(&self, declared: &[Tag]) -> TagTickets {
+        let tags = std::iter::once(&self.whole).chain(declared);
+        let ticket = |tag: &Tag| Some((tag.id, self.near.ticket(&self.client, &tag.key)?));
+        tags.filter_map(ticket).collect()
+    }
+
+    /// Reads the entry alone, if the tags that it should have are known. `None` if they do not
+    /// suffice to judge it, or say that it is invalid: they may be behind.
+    async fn read_alone<V: DeserializeOwned>(
+        &self,
+        cache: &Cache,
+        declared: &[Tag],
+        deadline: Deadline,
+    ) -> Result<Option<Reading<Traced<V>>>> {
+        let generation = |tag: &Tag| {
+            let known = self.near.tag(&self.client, &tag.key)?;
+            Some(known.generation)
+        };
+        if generation(&self.whole).is_none() {
+            return Ok(None);
+        }
+        if declared.iter().any(|tag| generation(tag).is_none()) {
+            return Ok(None);
+        }
+        let key = slice::from_ref(&self.ticket.key);
+        let found = self.client.read(key, deadline).await?;
+        let entry = found.first().and_then(Option::as_deref);
+        let known = |tag: TagId| self.known(tag).map(|tag| tag.generation);
+        let decoder = cache.setup.stack.decoder(self.ticket.key.as_str());
+        let rules = Rules {
+            whole: self.whole.id,
+            want: Want::Fresh,
+            left: Left::Unread,
+        };
+        Ok(match judge_by(entry, rules, known, &decoder) {
+            Judged::Hit(traced) => Some(Reading::Hit(traced)),
+            // A load must know more of the tags than is known here, and of a stale window the time.
+            _ => None,
+        })
+    }
+
+    /// The tag of this id, as the entry carries it, if it is known.
+    fn known(&self, tag: TagId) -> Option<Arc<KnownTag<Origin>>> {
+        self.near.tag(&self.client, &self.key_of(tag))
+    }
+
+    fn key_of(&self, tag: TagId) -> Key {
+        match tag == self.whole.id {
+            true => self.whole.key.clone(),
+            false => self.client.namespace().tag(tag),
+        }
+    }
+
+    /// Keeps what was read, in the background, and returns it.
+    fn end<V: Send + Sync + 'static>(
+        self,
+        cache: &Cache,
+        tickets: TagTickets,
+        reading: Reading<Traced<V>>,
+        deadline: Deadline,
+    ) -> Reading<Arc<V>> {
+        let found = match &reading {
+            Reading::Hit(traced) if self.near.takes(traced.bytes) => Found {
+                value: Some(traced.value.clone()),
+                stamps: traced.stamps.clone(),
+                bytes: traced.bytes,
+                stale_for: traced.stale_for,
+            },
+            Reading::Miss(miss) if miss.gone == Gone::Nothing => Found::default(),
+            _ => return value_of(reading),
+        };
+        let mut tags = Vec::with_capacity(found.stamps.len());
+        for stamp in &found.stamps {
+            let generation = Generation::from_stamp(stamp.generation);
+            let ticket = tickets.iter().find(|(id, _)| id.0 == stamp.tag);
+            tags.push(match ticket {
+                // It was read with the entry, and the entry is valid: this is what was read.
+                Some((_, ticket)) => self.near.keep_tag(&self.client, ticket, generation),
+                None => self
+                    .known(TagId(stamp.tag))
+                    .filter(|known| known.generation == generation),
+            });
+        }
+        let counts = cache.setup.counts.clone();
+        let spawner = cache.client.spawner();
+        spawner.spawn(keep(self, found, tags, counts, deadline));
+        value_of(reading)
+    }
+}
+
+/// What was found at a key. By default, nothing.
+#[derive(Default)]
+struct Found {
+    value: Option<Arc<dyn Any + Send + Sync>>,
+    stamps: Vec<Stamp>,
+    bytes: usize,
+    stale_for: Duration,
+}
+
+/// Keeps what a read has found. The read spawns this task. It ends by the deadline of the read, and
+/// if it panics, nothing is kept.
+async fn keep(
+    watch: Watch,
+    found: Found,
+    tags: Vec<Option<Arc<KnownTag<Origin>>>>,
+    counts: Arc<Counts>,
+    deadline: Deadline,
+) {
+    let kept = match fill(&watch, found, tags, deadline).await {
+        Ok(Some(fill)) => watch.near.keep(&watch.client, &watch.ticket, fill),
+        Ok(None) => Kept::Refused,
+        Err(error) => {
+            tracing::debug!(target: "hedgerow::cache", %error, "not kept near");
+            return;
+        }
+    };
+    if kept == Kept::Refused {
+        counts.near_refused.one_more();
+    }
+}
+
+/// Completes what was found by its life in Redis and by the tags that are not known yet. `None` if
+/// it may not be kept.
+async fn fill(
+    watch: &Watch,
+    found: Found,
+    tags: Vec<Option<Arc<KnownTag<Origin>>>>,
+    deadline: Deadline,
+) -> Result<Option<Fill>> {
+    let Watch { near, client, .. } = watch;
+    // Redis keeps the entry for so long after it has said so, hence longer after this.
+    let since = Instant::now();
+    let life = async {
+        if found.value.is_none() {
+            return Ok(Some(-1));
+        }
+        let left = plain("PTTL", &watch.ticket.key);
+        let left = client.command(left, &watch.ticket.key, Retry::Reads, deadline);
+        integer(left.await?)
+    };
+    let mut unknown = Vec::new();
+    for (stamp, known) in found.stamps.iter().zip(&tags) {
+        if known.is_none() {
+            let key = watch.key_of(TagId(stamp.tag));
+            let Some(ticket) = near.ticket(client, &key) else {
+                return Ok(None);
+            };
+            unknown.push((ticket, Generation::from_stamp(stamp.generation)));
+        }
+    }
+    let generations = async {
+        let keys: Vec<Key> = unknown.iter().map(|(it, _)| it.key.clone()).collect();
+        match keys.is_empty() {
+            true => Ok(Vec::new()),
+            false => client.read(&keys, deadline).await,
+        }
+    };
+    let (life, generations) = try_join(life, generations).await?;
+    let mut tags: Vec<_> = tags.into_iter().flatten().collect();
+    for ((ticket, stamped), present) in unknown.iter().zip(generations) {
+        // Read after the entry, so it may judge the entry.
+        if TagValue::of(present.as_ref()).map(TagValue::generation) != Some(*stamped) {
+            return Ok(None);
+        }
+        let Some(tag) = near.keep_tag(client, ticket, *stamped) else {
+            return Ok(None);
+        };
+        tags.push(tag);
+    }
+    // A read that was sent on to another server is not tracked there.
+    if client.detours() != watch.detours {
+        return Ok(None);
+    }
+    let life = match life {
+        Some(-1) => None,
+        Some(left) => match u64::try_from(left) {
+            Ok(left) => Some(Duration::from_millis(left).saturating_sub(found.stale_for)),
+            // It has gone meanwhile.
+            Err(_) => return Ok(None),
+        },
+        None => return Ok(None),
+    };
+    Ok(Some(Fill {
+        value: found.value,
+        tags: tags.into(),
+        life,
+        since,
+        bytes: found.bytes,
+    }))
+}
+
+/// The value alone, as callers get it.
+fn value_of<V>(reading: Reading<Traced<V>>) -> Reading<Arc<V>> {
+    match reading {
+        Reading::Hit(traced) => Reading::Hit(traced.value),
+        Reading::Old(_, miss) | Reading::Miss(miss) => Reading::Miss(miss),
+    }
+}

@@ -1,0 +1,298 @@
+//! The near cache: what it serves, without a command, and what ends that.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow::cache::NearCache;
+use hedgerow::{Cache, Client, ErrorKind};
+
+use crate::support::monitor::Monitor;
+use crate::support::server::{Server, connection};
+use crate::support::topology::Cluster;
+use crate::support::wait::{patient, until};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A near cache that only pushes keep right.
+pub fn near(client: &Client) -> Cache {
+    let hour = Duration::from_secs(3600);
+    client.cache("c").near(NearCache::new().max_staleness(hour))
+}
+
+pub async fn set(cache: &Cache, key: &str, value: u64) {
+    cache.set(key, &value, MINUTE).await.expect("stored");
+}
+
+pub async fn get(cache: &Cache, key: &str) -> Option<u64> {
+    let value = cache.get::<u64>(key).await.expect("an answer");
+    value.map(|value| *value)
+}
+
+/// Reads `key` once. Returns whether that needed no command.
+pub async fn is_near(cache: &Cache, key: &str) -> bool {
+    let before = cache.stats().near_hits;
+    get(cache, key).await;
+    cache.stats().near_hits > before
+}
+
+/// Reads `key` until it is held.
+pub async fn warm(cache: &Cache, key: &str) {
+    until("the value is held near", || is_near(cache, key)).await;
+}
+
+#[tokio::test]
+async fn a_value_that_was_read_is_served_without_a_command_until_it_changes() {
+    let server = Server::start().await;
+    let (client, writer) = (server.client().await, server.client().await.cache("c"));
+    let cache = near(&client);
+    set(&writer, "k", 1).await;
+    warm(&cache, "k").await;
+    let monitor = Monitor::start(&server).await;
+    for _ in 0..100 {
+        assert_eq!(get(&cache, "k").await, Some(1));
+    }
+    assert_eq!(monitor.commands(&server, "{c:k}").await.len(), 0);
+    set(&writer, "k", 2).await;
+    until("the change is seen", async || {
+        get(&cache, "k").await == Some(2)
+    })
+    .await;
+    warm(&cache, "k").await;
+    writer.remove("k").await.expect("removed");
+    until("the removal is seen", async || {
+        get(&cache, "k").await.is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_callers_share_one_decoded_value() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    set(&cache, "k", 1).await;
+    warm(&cache, "k").await;
+    let one: Arc<u64> = cache.get("k").await.expect("an answer").expect("a value");
+    let load = || async { Ok::<_, Infallible>(2_u64) };
+    let other = cache.memoize("k", MINUTE, load).await.expect("a value");
+    assert!(Arc::ptr_eq(&one, &other));
+}
+
+#[tokio::test]
+async fn a_read_as_another_type_asks_redis() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    set(&cache, "k", 1).await;
+    warm(&cache, "k").await;
+    let text = cache.get::<String>("k").await.expect("an answer");
+    assert_eq!(text, None);
+    let narrow = cache.get::<u8>("k").await.expect("an answer");
+    assert_eq!(narrow.as_deref(), Some(&1));
+}
+
+#[tokio::test]
+async fn an_invalidation_of_a_tag_ends_every_value_that_carries_it() {
+    let server = Server::start().await;
+    let (client, writer) = (server.client().await, server.client().await.cache("c"));
+    let cache = near(&client);
+    for (key, tags) in [("a", vec!["t"]), ("b", vec!["u", "t"]), ("z", vec!["u"])] {
+        let set = writer.set(key, &1_u64, MINUTE).tags(tags);
+        set.await.expect("stored");
+        warm(&cache, key).await;
+    }
+    writer.invalidate_tags(["t"]).await.expect("invalidated");
+    for key in ["a", "b"] {
+        until("the invalidation is seen", async || {
+            get(&cache, key).await.is_none()
+        })
+        .await;
+    }
+    assert!(is_near(&cache, "z").await, "its tag was not invalidated");
+    writer.clear().await.expect("cleared");
+    until("the clear is seen", async || {
+        get(&cache, "z").await.is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_whose_tags_are_known_is_read_by_one_command() {
+    let server = Server::start().await;
+    let (client, writer) = (server.client().await, server.client().await.cache("c"));
+    let cache = near(&client);
+    for key in ["a", "b"] {
+        let set = writer.set(key, &1_u64, MINUTE).tags(["t"]);
+        set.await.expect("stored");
+    }
+    warm(&cache, "a").await;
+    // In a cluster, the keys may be in different slot groups, which have a tag of the cache each.
+    warm(&cache, "b").await;
+    let set = writer.set("b", &2_u64, MINUTE).tags(["t"]);
+    set.await.expect("stored");
+    let monitor = Monitor::start(&server).await;
+    until("the change is seen", async || {
+        get(&cache, "b").await == Some(2)
+    })
+    .await;
+    warm(&cache, "b").await;
+    let tags = monitor.commands(&server, ":t:{").await;
+    assert!(tags.is_empty(), "{tags:?}");
+}
+
+#[tokio::test]
+async fn a_memoized_value_is_held_once_it_was_read() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    let memoize = async || {
+        let load = || async { Ok::<_, Infallible>(7_u64) };
+        let value = cache.memoize("k", MINUTE, load).tags(["t"]).await;
+        assert_eq!(*value.expect("loaded"), 7);
+    };
+    until("the value is held near", async || {
+        let before = cache.stats().near_hits;
+        memoize().await;
+        cache.stats().near_hits > before
+    })
+    .await;
+    assert_eq!(cache.stats().loads, 1);
+}
+
+#[tokio::test]
+async fn many_values_are_held_and_served_together() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    let keys: Vec<String> = (0..20).map(|number| format!("k{number}")).collect();
+    for (key, value) in keys.iter().zip(0..) {
+        set(&cache, key, value).await;
+    }
+    let many = async || {
+        let values = cache.get_many::<u64>(&keys).await.expect("an answer");
+        let values = values.into_iter().map(|value| *value.expect("a value"));
+        assert!(values.eq(0..20));
+    };
+    until("all are held near", async || {
+        let before = cache.stats().near_hits;
+        many().await;
+        cache.stats().near_hits - before == 20
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_missing_key_is_remembered_until_it_is_set() {
+    let server = Server::start().await;
+    let (client, writer) = (server.client().await, server.client().await.cache("c"));
+    let cache = near(&client);
+    assert_eq!(get(&cache, "k").await, None);
+    warm(&cache, "k").await;
+    assert_eq!(get(&cache, "k").await, None);
+    set(&writer, "k", 1).await;
+    until("the value is seen", async || {
+        get(&cache, "k").await == Some(1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_strict_handle_asks_redis() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    set(&cache, "k", 1).await;
+    warm(&cache, "k").await;
+    let strict = cache.clone().strict();
+    assert!(!is_near(&strict, "k").await);
+    assert!(is_near(&cache, "k").await);
+}
+
+#[tokio::test]
+async fn flushing_the_server_ends_all() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    for key in ["a", "b"] {
+        set(&cache, key, 1).await;
+        warm(&cache, key).await;
+    }
+    let _: () = server.run(&["FLUSHALL"]).await;
+    for key in ["a", "b"] {
+        until("the flush is seen", async || {
+            get(&cache, key).await.is_none()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_value_larger_than_allowed_is_not_held() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c").near(NearCache::new().max_value(1000));
+    let text = |length| "x".repeat(length);
+    for (key, length) in [("small", 900), ("large", 5000)] {
+        let value = text(length);
+        cache.set(key, &value, MINUTE).await.expect("stored");
+    }
+    let read = async |key: &str| {
+        let before = cache.stats().near_hits;
+        cache.get::<String>(key).await.expect("an answer");
+        cache.stats().near_hits > before
+    };
+    assert!(!read("large").await);
+    until("the small one is held", async || read("small").await).await;
+    assert!(!read("large").await);
+}
+
+#[tokio::test]
+async fn settings_out_of_range_are_refused() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for near in [
+        NearCache::new().max_ttl(Duration::ZERO),
+        NearCache::new().max_staleness(Duration::from_millis(99)),
+        NearCache::new().max_staleness(Duration::from_secs(3601)),
+    ] {
+        let cache = client.cache("c").near(near);
+        let error = cache.get::<u64>("k").await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_leaves_no_value_behind() {
+    let cluster = Cluster::start(2, 0).await;
+    let seeds = || cluster.nodes().iter().map(|node| node.url());
+    let client = || patient(Client::builder().cluster(seeds())).open();
+    let client = || client().expect("good seeds");
+    let (cache, writer) = (near(&client()), client().cache("c"));
+    let key = "hr:v:{c:k}";
+    set(&writer, "k", 1).await;
+    warm(&cache, "k").await;
+    let slot = hedgerow::key::slot(key.as_bytes());
+    let from = cluster.owner_of(slot).await;
+    let migration = cluster.migrate(slot, 1 - from).await;
+    migration.carry_all().await;
+    until("the value is seen to leave", async || {
+        !is_near(&cache, "k").await
+    })
+    .await;
+    // The reads are redirected to a server that does not tell this client of changes.
+    for _ in 0..50 {
+        assert_eq!(get(&cache, "k").await, Some(1));
+    }
+    let mut target = connection(&migration.target().url()).await;
+    let mut removal = redis::pipe();
+    removal.cmd("ASKING").ignore().cmd("DEL").arg(key);
+    let removed: (u64,) = removal.query_async(&mut target).await.expect("removed");
+    assert_eq!(removed, (1,));
+    assert_eq!(get(&cache, "k").await, None);
+    migration.finish().await;
+    set(&writer, "k", 2).await;
+    until("the value is held near", async || {
+        is_near(&cache, "k").await && get(&cache, "k").await == Some(2)
+    })
+    .await;
+    set(&writer, "k", 3).await;
+    until("the change is seen", async || {
+        get(&cache, "k").await == Some(3)
+    })
+    .await;
+}

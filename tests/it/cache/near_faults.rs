@@ -1,0 +1,224 @@
+//! The near cache, when reads and writes race, and when pushes are lost.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use hedgerow::Cache;
+use hedgerow::cache::NearCache;
+
+use super::near::{get, is_near, near, set, warm};
+use crate::support::proxy::{Act, Proxy, Request};
+use crate::support::server::{Server, signal};
+use crate::support::wait::{patient, until};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Waits until all pushes about earlier changes have come: those of one server come in order.
+async fn quiet(cache: &Cache, writer: &Cache) {
+    set(writer, "mark", 0).await;
+    warm(cache, "mark").await;
+    set(writer, "mark", 1).await;
+    until("the mark is seen", async || {
+        get(cache, "mark").await == Some(1)
+    })
+    .await;
+}
+
+/// Lets `readers` reads race one write of the same key in each of many rounds, each with a key of
+/// its own. The write comes `gap` after the reads, or, without one, when they are over. Afterwards
+/// no key may be stale.
+async fn race(readers: usize, gap: Option<Duration>) {
+    let server = Server::start_single().await;
+    let cache = near(&server.client().await);
+    let writer = server.client().await.cache("c");
+    warm(&cache, "first").await;
+    let keys: Vec<String> = (0..ROUNDS).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        set(&writer, key, 1).await;
+    }
+    for key in &keys {
+        let reads = join_all((0..readers).map(|_| get(&cache, key)));
+        match gap {
+            None => {
+                reads.await;
+                set(&writer, key, 2).await;
+            }
+            Some(gap) => {
+                let write = async {
+                    if !gap.is_zero() {
+                        tokio::time::sleep(gap).await;
+                    }
+                    set(&writer, key, 2).await;
+                };
+                tokio::join!(reads, write);
+            }
+        }
+    }
+    quiet(&cache, &writer).await;
+    // Twice: what the first reads have put in is read by the second.
+    for _ in 0..2 {
+        for key in &keys {
+            assert_eq!(get(&cache, key).await, Some(2), "{key}");
+        }
+    }
+    let held = async |key: &String| is_near(&cache, key).await;
+    until("most keys are held", async || {
+        let mut near = 0;
+        for key in &keys {
+            near += usize::from(held(key).await);
+        }
+        near > ROUNDS / 2
+    })
+    .await;
+    for key in &keys {
+        assert_eq!(get(&cache, key).await, Some(2), "{key}");
+    }
+}
+
+const ROUNDS: usize = 2000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_is_stale_after_one_read_has_raced_one_write() {
+    for gap in [
+        Some(Duration::ZERO),
+        Some(Duration::from_micros(50)),
+        Some(Duration::from_millis(1)),
+        None,
+    ] {
+        race(1, gap).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_is_stale_after_three_reads_have_raced_one_write() {
+    for gap in [
+        Some(Duration::ZERO),
+        Some(Duration::from_micros(50)),
+        Some(Duration::from_millis(1)),
+        None,
+    ] {
+        race(3, gap).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_push_connection_ends_what_it_has_told_of() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    let writer = server.client().await.cache("c");
+    for number in 1..=5 {
+        set(&writer, "k", number).await;
+        warm(&cache, "k").await;
+        server.kill_connections("-push").await;
+        set(&writer, "k", number + 100).await;
+        until("the change is seen", async || {
+            get(&cache, "k").await == Some(number + 100)
+        })
+        .await;
+    }
+    warm(&cache, "k").await;
+}
+
+#[tokio::test]
+async fn values_are_verified_again_after_the_connection_for_commands_was_lost() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = near(&client);
+    set(&cache, "k", 1).await;
+    warm(&cache, "k").await;
+    server.kill_connections("hedgerow").await;
+    // The connection may lead to another server from now on.
+    until("the loss is seen", async || !is_near(&cache, "k").await).await;
+    warm(&cache, "k").await;
+    let writer = server.client().await.cache("c");
+    set(&writer, "k", 2).await;
+    until("the change is seen", async || {
+        get(&cache, "k").await == Some(2)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pushes_that_vanish_are_missed_within_the_bound() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let bound = NearCache::new().max_staleness(Duration::from_millis(200));
+    let cache = client.cache("c").near(bound);
+    let writer = server.client().await.cache("c");
+    set(&writer, "k", 1).await;
+    warm(&cache, "k").await;
+    let lost = proxy.on_push(Request::every().named("invalidate"), Act::Vanish);
+    set(&writer, "k", 2).await;
+    until("the push has vanished", async || lost.hits() > 0).await;
+    assert_eq!(get(&cache.clone().strict(), "k").await, Some(2));
+    until("the change is seen", async || {
+        get(&cache, "k").await == Some(2)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_this_client_changes_is_seen_before_the_push_comes() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    // Another handle, without the near cache, changes what the near cache holds.
+    let (cache, plain) = (near(&client), client.cache("c"));
+    set(&plain, "k", 0).await;
+    warm(&cache, "k").await;
+    let held = proxy.on_push(Request::every().named("invalidate"), Act::Hold);
+    for number in 1..30 {
+        let set = plain.set("k", &number, MINUTE).tags(["t"]);
+        set.await.expect("stored");
+        assert_eq!(get(&cache, "k").await, Some(number));
+        warm(&cache, "k").await;
+        match number % 3 {
+            0 => plain.remove("k").await.expect("removed"),
+            1 => plain.invalidate_tags(["t"]).await.expect("invalidated"),
+            _ => plain.clear().await.expect("cleared"),
+        }
+        assert_eq!(get(&cache, "k").await, None, "round {number}");
+    }
+    assert!(held.hits() > 0, "pushes are held");
+}
+
+#[tokio::test]
+async fn a_value_ends_with_its_entry_although_no_push_comes() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let cache = near(&client);
+    let life = Duration::from_secs(2);
+    let writer = server.client().await.cache("c").jitter(0.0);
+    writer.set("k", &1_u64, life).await.expect("stored");
+    warm(&cache, "k").await;
+    let _lost = proxy.on_push(Request::every().named("invalidate"), Act::Vanish);
+    let strict = writer.clone();
+    until("the entry has expired", async || {
+        get(&strict, "k").await.is_none()
+    })
+    .await;
+    assert_eq!(get(&cache, "k").await, None);
+}
+
+#[tokio::test]
+async fn nothing_is_served_once_a_server_has_stood_still_for_the_bound() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let bound = NearCache::new().max_staleness(Duration::from_millis(400));
+    let cache = client.cache("c").near(bound);
+    set(&cache, "k", 1).await;
+    warm(&cache, "k").await;
+    let pid = server.pid().await;
+    signal(pid, "STOP");
+    let read = || cache.get::<u64>("k").deadline(Duration::from_millis(50));
+    until("nothing is served", async || read().await.is_err()).await;
+    // Verified again by nothing but the server's own answer.
+    for _ in 0..20 {
+        assert!(read().await.is_err());
+    }
+    signal(pid, "CONT");
+    until("the server answers", async || read().await.is_ok()).await;
+    warm(&cache, "k").await;
+}
