@@ -216,8 +216,9 @@ macro_rules! load_settings {
 
         /// Ends the wait of this call after `timeout` with `LoaderTimeout`, or with a stale value
         /// where [`stale_if_error`](Self::stale_if_error) allows one. The load goes on, and is
-        /// stored. Without it, a call waits for [`max_load`](crate::Cache::max_load) and its
-        /// deadline.
+        /// stored. The first read has the time that [`deadline`](crate::Cache::deadline) gives it,
+        /// also if that is more. Without this setting, a call waits for
+        /// [`max_load`](crate::Cache::max_load) and its deadline.
         #[must_use = "it returns the changed value"]
         pub fn hard_timeout(mut self, timeout: Duration) -> Self {
             self.options.hard_timeout = Some(timeout);
@@ -230,7 +231,9 @@ macro_rules! load_settings {
         /// PVLDB 8(8), 2015). So a value that is asked for often is always fresh, and nobody waits
         /// for its load. One such load of a key runs in the fleet at a time.
         ///
-        /// Reads cost one more command in the same trip.
+        /// Reads cost one more command in the same trip. Values that are found at a replica
+        /// ([`PreferReplica`](crate::cache::ReadFrom::PreferReplica)), and those of a near cache, are
+        /// not loaded early.
         #[must_use = "it returns the changed value"]
         pub fn refresh_early(mut self) -> Self {
             self.options.early_refresh = crate::cache::load_options::EarlyRefresh::On;

@@ -88,11 +88,15 @@ impl StoreRequest {
         deadline: Deadline,
     ) -> Result<Vec<TagState>> {
         // The load, then the longest time that the entry may live.
-        let life = self.jitter().longest(ttl).duration() + self.kept.window;
-        let need = self.terms.max_load.duration() + life;
+        let need = self.terms.max_load.duration() + self.life(ttl);
         let tag_ttls = &self.state.tag_ttls;
         let settled = tag_ttls.settle(&self.cache.client, tags, snapshot, need, deadline);
         settled.await.map_err(|error| self.named(error))
+    }
+
+    /// The longest that an entry lives which is fresh for `ttl`.
+    pub(super) fn life(&self, ttl: Ttl) -> Duration {
+        self.jitter().longest(ttl).duration() + self.kept.window
     }
 
     /// How long a loaded `value` is fresh, before the jitter.
@@ -110,9 +114,18 @@ impl StoreRequest {
         generations: &[TagState],
         cost: Duration,
     ) -> Result<Vec<u8>> {
-        let stamps = self.stamps(generations);
+        self.encode_stamped(value, &self.stamps(generations), cost)
+    }
+
+    /// As [`encode`](Self::encode), with these stamps.
+    pub(super) fn encode_stamped<V: Serialize + ?Sized>(
+        &self,
+        value: &V,
+        stamps: &[Stamp],
+        cost: Duration,
+    ) -> Result<Vec<u8>> {
         let stack = &self.cache.setup.stack;
-        let entry = stack.entry(self.place.value.as_str(), value, &stamps, cost);
+        let entry = stack.entry(self.place.value.as_str(), value, stamps, cost);
         entry.map_err(|error| self.named(error))
     }
 

@@ -13,16 +13,14 @@
 --   costs a read
 if foreign() then return {'WRONGTYPE'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence')
-local leads = held[1] == ARGV[1] and held[2] == ARGV[2]
-if not still(ARGV[3]) then return {leads and 'GONE' or 'REFUSED'} end
-if leads then
-  redis.call('SETRANGE', KEYS[1], 8, deadlines(ARGV[4], ARGV[5]))
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ARGV[4] + ARGV[5]))
-  finish('+')
-  return {'STORED'}
-end
-if held[1] == ARGV[1] then
+if held[1] ~= ARGV[1] then return {'REFUSED'} end
+if held[2] ~= ARGV[2] then
   -- The lease had ended; a late copy of the leader's request has taken it again.
   finish('-')
+  return {'REFUSED'}
 end
-return {'REFUSED'}
+if ARGV[3] == '' or not still(ARGV[3]) then return {'GONE'} end
+redis.call('SETRANGE', KEYS[1], 8, deadlines(ARGV[4], ARGV[5]))
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ARGV[4] + ARGV[5]))
+finish('+')
+return {'STORED'}

@@ -7,19 +7,24 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Load;
 use super::failure::Failure;
 use super::flight::{Closed, Outcome};
 use super::lease::Committed;
 use super::loading::{RunLoader, Said, Storing};
+use super::{Ended, Load};
 use crate::cache::read::fetch;
-use crate::codec::MOST_STAMPS;
+use crate::cache::read::judge::Want;
+use crate::cache::read::mark::Mark;
+use crate::cache::read::reading::{ReadFrom, Reading};
+use crate::codec::{MOST_STAMPS, Stamp};
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::tags::TagState;
+use crate::key::{Key, TagId};
+use crate::tags::{self, Life, SLACK, TagState};
 use crate::time::{Deadline, Ttl};
 
 /// What is stored of a loaded value.
@@ -32,6 +37,7 @@ enum Plan {
     /// The entry lives on.
     Extend {
         ttl: Ttl,
+        head: Bytes,
     },
     /// Nothing.
     Drop(Why),
@@ -60,6 +66,7 @@ where
     ) -> Result<Arc<V>> {
         let prepared = async {
             self.leader.begin_load();
+            self.look_at_old().await;
             let begun = Instant::now();
             let until = begun + self.request.terms.max_load.duration();
             let (value, said) = self.loaded(loader, until).await?;
@@ -85,6 +92,9 @@ where
                 return Err(error);
             }
         };
+        if !matches!(plan, Plan::Drop(_)) {
+            self.ended = Ended::Committed;
+        }
         let closed = self.leader.close();
         let question = self.stores(Outcome::Value {
             value: value.clone(),
@@ -122,15 +132,72 @@ where
         if !states.iter().all(|state| state.lets_store(began)) {
             return Ok(Plan::Drop(Why::Held));
         }
-        let ttl = self.request.jittered(ttl);
+        let fresh_for = self.request.jittered(ttl);
+        let mut stamps = self.request.stamps(states);
         if said.storing == Storing::NotModified
             && let Some(old) = &self.old
-            && old.stamps == self.request.stamps(states)
         {
-            return Ok(Plan::Extend { ttl });
+            // Its tags stay, with their generations: a loader that finds a value unchanged cannot
+            // say again which tags follow from it.
+            let named = stamps.len();
+            let is_new = |stamp: &&Stamp| !stamps[..named].iter().any(|it| it.tag == stamp.tag);
+            let others: Vec<Stamp> = old.stamps.iter().filter(is_new).copied().collect();
+            if !self.outlive(&others, ttl).await {
+                return Ok(Plan::Drop(Why::Late));
+            }
+            stamps.extend(others);
+            if old.stamps.len() == stamps.len() && old.stamps.iter().all(|it| stamps.contains(it)) {
+                let head = old.head.clone();
+                return Ok(Plan::Extend {
+                    ttl: fresh_for,
+                    head,
+                });
+            }
         }
-        let entry = self.request.encode(&**value, states, cost)?;
-        Ok(Plan::Store { entry, ttl })
+        let entry = self.request.encode_stamped(&**value, &stamps, cost)?;
+        Ok(Plan::Store {
+            entry,
+            ttl: fresh_for,
+        })
+    }
+
+    /// Makes the tags of `stamps` live as long as an entry that is fresh for `ttl`. Returns whether
+    /// they do.
+    async fn outlive(&self, stamps: &[Stamp], ttl: Ttl) -> bool {
+        if stamps.is_empty() {
+            return true;
+        }
+        let namespace = self.request.cache.client.namespace();
+        let keys: Vec<Key> = stamps
+            .iter()
+            .map(|it| namespace.tag(TagId(it.tag)))
+            .collect();
+        let question = self.ask();
+        let life = Life::For(self.request.life(ttl) + SLACK);
+        let client = &self.request.cache.client;
+        match tags::outlive(client, &keys, life, question.deadline).await {
+            Ok(()) => true,
+            Err(error) => self.not_stored(&error),
+        }
+    }
+
+    /// Forgets the old value, unless its entry is still there and may still be served. The load has
+    /// begun, so a call that joins from now on gets nothing that is not proved.
+    async fn look_at_old(&mut self) {
+        let Some(old) = &self.old else { return };
+        let (cache, value) = (&self.request.cache, &self.request.place.value);
+        let question = self.ask();
+        let how = (ReadFrom::Primary, Want::Old { early: 0.0 });
+        let reading = fetch::read_old::<Mark>(cache, value, &[], how, question.deadline).await;
+        let is_still_there = match reading {
+            Ok(Reading::Hit(mark)) => mark.head == old.head[..],
+            Ok(Reading::Old(found, _)) => found.taken.head == old.head[..],
+            Ok(Reading::Miss(_)) | Err(_) => false,
+        };
+        drop(question);
+        if !is_still_there {
+            self.old = None;
+        }
     }
 
     /// Adds the tags that the loader has `named`, and makes all tags outlive an entry that is fresh
@@ -158,7 +225,7 @@ where
             // load.
             let (tags, none) = (&self.request.tags, vec![None; self.request.tags.len()]);
             if let Err(error) = self.request.settled_for(ttl, tags, &none, deadline).await {
-                return self.without_tags(&error);
+                return Ok(self.not_stored(&error));
             }
         }
         let none = vec![None; late.len()];
@@ -171,16 +238,16 @@ where
                 states.extend(late_states);
                 Ok(older)
             }
-            Err(error) => self.without_tags(&error),
+            Err(error) => Ok(self.not_stored(&error)),
         }
     }
 
-    /// The value was loaded, so that its tags are out of reach is no failure of the load. It cannot
-    /// be stored.
-    fn without_tags(&self, error: &Error) -> Result<bool> {
+    /// Reports that the value cannot be stored: its tags are out of reach. It was loaded, so that is
+    /// no failure of the load. Returns `false`.
+    fn not_stored(&self, error: &Error) -> bool {
         let key = self.request.place.name.shown();
         tracing::warn!(target: "hedgerow::cache", key = key.as_str(), %error, "not stored");
-        Ok(false)
+        false
     }
 
     /// Runs the loader. Meanwhile, shows the server that the leader is alive.
@@ -214,14 +281,15 @@ where
     ) -> bool {
         let place = &self.request.place;
         let window = self.request.kept.window_millis();
-        let head = &self.seen[..];
         let committed = async {
             match plan {
                 Plan::Store { entry, ttl } => {
                     let lives = (*ttl, window);
                     self.lease.commit(entry, lives, deadline).await.map(Some)
                 }
-                Plan::Extend { ttl } => self.lease.extend(head, (*ttl, window), deadline).await,
+                Plan::Extend { ttl, head } => {
+                    self.lease.extend(head, (*ttl, window), deadline).await
+                }
                 Plan::Drop(why) => {
                     tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), ?why, "not to be stored");
                     Ok(None)

@@ -78,15 +78,13 @@ impl<V> Loading<V> {
     ///
     /// If a tag is invalid, the call fails with `InvalidInput`, and nothing is stored.
     pub fn tags(&self, tags: impl IntoIterator<Item = impl AsRef<str>>) {
+        // One more than an entry can have, so that too many are an error and not a list without end.
+        let tags = tags.into_iter().take(MOST_TAGS + 1);
+        // Before the lock is taken: the iterator is the user's code.
+        let tags: Vec<String> = tags.map(|tag| tag.as_ref().to_owned()).collect();
         let mut said = self.lock();
-        for tag in tags {
-            // One more than an entry can have, so that too many are an error and not a list without
-            // end.
-            if said.tags.len() > MOST_TAGS {
-                return;
-            }
-            said.tags.push(tag.as_ref().to_owned());
-        }
+        let room = (MOST_TAGS + 1).saturating_sub(said.tags.len());
+        said.tags.extend(tags.into_iter().take(room));
     }
 
     /// Sets how long the value is fresh, in place of the TTL of the call. The last call counts.
@@ -142,7 +140,11 @@ impl<V> Loading<V> {
     where
         V: Clone,
     {
-        self.lock().storing = Storing::NotModified;
+        let mut said = self.lock();
+        if said.storing == Storing::Stored {
+            said.storing = Storing::NotModified;
+        }
+        drop(said);
         V::clone(old)
     }
 

@@ -79,6 +79,17 @@ pub(super) struct Load<V> {
     old: Option<Replaced<V>>,
     /// The member of this load in a batch.
     member: Option<Arc<Member>>,
+    ended: Ended,
+}
+
+/// What a flight came to, for the task that ran it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A loaded value was to be stored, and was stored or refused.
+    Committed,
+    /// Nothing was to be stored: another process loads, or the load has failed, or its value may not
+    /// be stored.
+    Otherwise,
 }
 
 /// A stale value that a load replaces.
@@ -87,13 +98,16 @@ pub(super) struct Replaced<V> {
     pub(super) value: Arc<V>,
     /// The tags of its entry, with their generations.
     pub(super) stamps: Vec<Stamp>,
+    /// The head of its entry.
+    pub(super) head: Bytes,
 }
 
 impl<V> Replaced<V> {
-    pub(super) fn of(old: Old<Arc<V>>) -> Self {
+    pub(super) fn of(old: Old<Arc<V>>, miss: &Miss) -> Self {
         Self {
             value: old.taken,
             stamps: old.stamps,
+            head: miss.seen.clone(),
         }
     }
 }
@@ -127,6 +141,7 @@ impl<V> Load<V> {
             dead: None,
             old,
             member: None,
+            ended: Ended::Otherwise,
         }
     }
 

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::Load;
 use super::asking::Granted;
 use super::flight::Outcome;
 use super::lease::LoadLease;
 use super::loading::RunLoader;
+use super::{Ended, Load};
 use crate::error::{Error, Result};
 
 impl<V> Load<V>
@@ -32,7 +32,7 @@ where
         mut self,
         loader: RunLoader<V>,
         creator: oneshot::Sender<Result<Arc<V>>>,
-    ) {
+    ) -> Ended {
         let flight = self.leader.flight().clone();
         {
             let mut beats = pin!(flight.beats());
@@ -43,8 +43,10 @@ where
                 never = &mut beats => match never {},
             }
         }
+        let ended = self.ended;
         // The outcome is out, so this costs no caller any time.
         self.into_lease().end().await;
+        ended
     }
 
     fn into_lease(self) -> LoadLease {
@@ -57,13 +59,22 @@ where
             None => self.lease(&mut creator).await.map_err(Error::of_a_read),
             Some(error) => Err(error),
         };
-        let bypasses = |error: &Error| self.request.cache.setup.outage.bypasses(error);
+        let outage = self.request.cache.setup.outage;
+        let bypasses = |error: &Error| outage.bypasses(error);
         let result = match granted {
             Ok(Granted::Lead(generations)) => self.lead(loader, generations).await.map(Some),
             Ok(Granted::Found(value)) => Ok(Some(value)),
-            Ok(Granted::Alone) => self.alone(loader, &mut creator).await,
+            Ok(Granted::Alone) => {
+                // Others have loaded since it was read.
+                self.old = None;
+                self.alone(loader, &mut creator).await
+            }
             Ok(Granted::Deserted) => Ok(None),
-            Err(error) if bypasses(&error) => self.without(loader, error, &mut creator).await,
+            Err(error) if bypasses(&error) => {
+                // Whether it may still be served cannot be known.
+                self.old = None;
+                self.without(loader, error, &mut creator).await
+            }
             Err(error) => {
                 let error = self.request.named(error);
                 let within = self.leader.flight().within();

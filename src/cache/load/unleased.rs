@@ -38,10 +38,12 @@ impl<V: Send + Sync + 'static> Load<V> {
             return self.in_batch(loader, &member).await.map(Some);
         }
         let _place = tokio::select! {
+            biased;
+            // A load that no call waits for is not begun: its value would be stored nowhere.
+            () = deserted(creator, &self.leader) => return Ok(None),
             place = bulkhead.enter(until) => Some(place?),
             // The load that waits for this one keeps its own permit, which counts for both.
             () = self.leader.urged() => None,
-            () = deserted(creator, &self.leader) => return Ok(None),
         };
         bulkhead.load(&self.request.cache.setup.name, &error);
         tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), %error, "loading without Redis");

@@ -249,9 +249,12 @@ impl<'f> Fetch<'f> {
             .client
             .command(command, key, Retry::Reads, self.deadline)
             .await?;
-        // Negative: there is no key, or it has no end.
-        let left = integer(reply)?.and_then(|left| u64::try_from(left).ok());
-        Ok(left.map_or(Left::Long, Left::Millis))
+        Ok(match integer(reply)? {
+            // It has no end.
+            Some(-1) => Left::Long,
+            // There is no key. If an entry was read all the same, it may have just ended.
+            left => Left::Millis(left.and_then(|left| u64::try_from(left).ok()).unwrap_or(0)),
+        })
     }
 
     fn answers(&self, wanted: Wanted, found: Values, left: Vec<Left>) -> Answers<'f> {

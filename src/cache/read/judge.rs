@@ -86,7 +86,7 @@ pub(in crate::cache) enum Want {
 pub(in crate::cache) enum Left {
     /// It was not asked for.
     Unread,
-    /// It has no end, or was stored after the question.
+    /// It has no end.
     Long,
     Millis(u64),
 }
@@ -184,15 +184,17 @@ pub(in crate::cache) fn judge_by<T: Taken>(
 fn age(envelope: &Envelope<'_>, replaced: Option<u64>, rules: Rules) -> Option<Age> {
     let left = match rules.left {
         Left::Millis(left) => left,
-        // It was stored a moment ago, or for so long that its time does not matter.
+        // Its time does not matter.
         Left::Unread | Left::Long => {
             return replaced.map(|_| Age::Stale(Duration::ZERO));
         }
     };
     let now = envelope.stale_until.saturating_sub(left);
     let fresh_until = replaced.map_or(envelope.fresh_until, |at| at.min(envelope.fresh_until));
-    if now >= fresh_until {
-        return Some(Age::Stale(Duration::from_millis(now - fresh_until)));
+    // A tag may be on another server, whose clock is ahead: what was replaced is never fresh.
+    if replaced.is_some() || now >= fresh_until {
+        let age = now.saturating_sub(fresh_until);
+        return Some(Age::Stale(Duration::from_millis(age)));
     }
     let Want::Old { early } = rules.want else {
         return None;
@@ -366,6 +368,11 @@ mod tests {
             panic!("it may be served");
         };
         assert_eq!(old.age, Age::Stale(Duration::from_millis(50)));
+        // The clock of the tag's server is ahead of that of the value's server.
+        let Judged::Old(old) = judged(at(850, OLD)) else {
+            panic!("it was invalidated, whatever the clocks say");
+        };
+        assert_eq!(old.age, Age::Stale(Duration::ZERO));
         let mut without = entry.clone();
         without.copy_within(8..14, 14);
         let decoder = stack.decoder("");

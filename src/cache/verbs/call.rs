@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::Instrument as _;
 
@@ -22,7 +22,7 @@ use crate::cache::load::gather::Member;
 use crate::cache::load::loading::RunLoader;
 use crate::cache::load::rounds::Rounds;
 use crate::cache::load::waits::Waiting;
-use crate::cache::load::{Load, Replaced};
+use crate::cache::load::{Ended, Load, Replaced};
 use crate::cache::load_options::{EarlyRefresh, Kept, LoadOptions, Serves};
 #[cfg(feature = "near")]
 use crate::cache::near::{self, held::NearHit};
@@ -60,7 +60,11 @@ enum Arrival<'r, V> {
 }
 
 /// The stale value that a call may fall back on.
-struct Fallback<V>(Mutex<Option<StaleValue<V>>>);
+struct Fallback<V> {
+    stale: Mutex<Option<StaleValue<V>>>,
+    /// Notified when there is one.
+    kept: Notify,
+}
 
 /// A stale value that was read.
 struct StaleValue<V> {
@@ -178,27 +182,34 @@ impl Call {
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let began = rounds.began();
-        let fallback = Fallback(Mutex::new(None));
+        let fallback = Fallback {
+            stale: Mutex::new(None),
+            kept: Notify::new(),
+        };
         let mut missed = pin!(self.missed(approach, rounds, loader, &fallback));
+        let after = |timeout: Option<Duration>| async move {
+            match timeout {
+                Some(timeout) => sleep_until(began + timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let soft = async {
+            after(self.serves.soft_timeout).await;
+            loop {
+                if let Some(value) = fallback.value(self.serves.stale_if_error) {
+                    return value;
+                }
+                // A later read of this call may find one.
+                fallback.kept.notified().await;
+            }
+        };
         // Dropping `missed` ends this call only: a load that has begun goes on.
-        let limits = [self.serves.soft_timeout, self.serves.hard_timeout];
-        let mut limits: Vec<Instant> = limits.iter().flatten().map(|it| began + *it).collect();
-        limits.sort_unstable();
-        for limit in limits {
-            tokio::select! {
-                biased;
-                outcome = &mut missed => return self.or_stale(outcome, &fallback),
-                () = sleep_until(limit) => {}
-            }
-            if let Some(value) = fallback.value(self.serves.stale_if_error) {
-                return Ok(self.served_stale(value));
-            }
-            let hard = self.serves.hard_timeout.map(|it| began + it);
-            if hard.is_some_and(|hard| limit >= hard) {
-                return Err(out_of_patience().with_key(&self.key));
-            }
-        }
-        let outcome = missed.await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut missed => outcome,
+            value = soft => return Ok(self.served_stale(value)),
+            () = after(self.serves.hard_timeout) => Err(out_of_patience().with_key(&self.key)),
+        };
         self.or_stale(outcome, &fallback)
     }
 
@@ -262,7 +273,8 @@ impl Call {
                             if self.serves_now(old.age) {
                                 return Ok(self.refreshed(old, miss, loader));
                             }
-                            (Ok(miss), fallback.keep(old))
+                            let old = fallback.keep(old, &miss);
+                            (Ok(miss), old)
                         }
                         Ok(Reading::Miss(miss)) => {
                             fallback.clear();
@@ -456,23 +468,29 @@ impl Call {
             counts.stale_served.one_more();
         }
         let (state, key) = (cache.state(), self.key.shown());
-        let Some(refresh) = state.refreshing.begin(&self.value) else {
+        // Whatever was wrong with the request would have failed before the read.
+        let (Ok(request), Ok(terms)) = (self.request(), cache.terms()) else {
             return value;
         };
-        // Whatever was wrong with the request would have failed before the read.
-        if let (Ok(request), Ok(terms)) = (self.request(), cache.terms()) {
+        // The load, and what it asks the server before and after it.
+        let longest = terms.max_load.duration() + LONGEST_AROUND_A_LOAD;
+        if let Some(refresh) = state.refreshing.begin(&self.value, longest) {
             counts.refreshes.one_more();
             let (name, key) = (&*cache.setup.name, key.as_str());
             let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache = name, key);
             let patience = cache.setup.patience;
             let open = state.flights.alone(&self.value, patience);
             let rounds = Rounds::begin(terms, patience.limit());
-            let load = Load::behind(request, open, (miss, Replaced::of(old)), rounds);
+            let old = Replaced::of(old, &miss);
+            let load = Load::behind(request, open, (miss, old), rounds);
             let load = load.as_member(self.member.clone());
             // No call waits. If another process loads, this ends at once.
             let (creator, _) = oneshot::channel();
             let load = async move {
-                load.run(loader, creator).await;
+                // Otherwise, the next call would begin another load at once.
+                if load.run(loader, creator).await == Ended::Otherwise {
+                    tokio::time::sleep(BETWEEN_REFRESHES).await;
+                }
                 drop(refresh);
             };
             // It ends by itself, as every load does. A panic of the loader is caught.
@@ -529,7 +547,7 @@ impl Call {
 
 impl<V> Fallback<V> {
     /// Keeps a stale value in case the load fails, and returns it for the loader.
-    fn keep(&self, old: Old<Arc<V>>) -> Option<Replaced<V>> {
+    fn keep(&self, old: Old<Arc<V>>, miss: &Miss) -> Option<Replaced<V>> {
         let Age::Stale(age) = old.age else {
             return None;
         };
@@ -538,18 +556,19 @@ impl<V> Fallback<V> {
             age,
             read: Instant::now(),
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stale);
-        Some(Replaced::of(old))
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(stale);
+        self.kept.notify_one();
+        Some(Replaced::of(old, miss))
     }
 
     /// Forgets the value: a later read has not found it.
     fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Returns the value, if it has been stale for no longer than `limit`.
     fn value(&self, limit: Duration) -> Option<Arc<V>> {
-        let stale = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
         let stale = stale.as_ref()?;
         let age = stale.age + stale.read.elapsed();
         (!limit.is_zero() && age <= limit).then(|| stale.value.clone())
@@ -596,7 +615,10 @@ where
     let limit = request.cache.setup.patience.limit();
     let (flight, since) = (open.flight().clone(), Instant::now());
     let load = Load::new(request, open, read, rounds).as_member(member);
-    let mut launched = spawner.launch(load.run(loader, creator).instrument(span));
+    let load = async move {
+        load.run(loader, creator).await;
+    };
+    let mut launched = spawner.launch(load.instrument(span));
     let mut value = pin!(value);
     loop {
         let look = flight.look(since, limit).min(Instant::now() + TICK);
@@ -631,6 +653,13 @@ where
         }
     }
 }
+
+/// The pause after a load behind a value that has come to nothing: it was left to another process,
+/// has failed, or its value was not to be stored. Calls are served the old value meanwhile.
+const BETWEEN_REFRESHES: Duration = Duration::from_millis(500);
+
+/// What a load behind a value may take beside its loader, before another one may begin.
+const LONGEST_AROUND_A_LOAD: Duration = Duration::from_secs(60);
 
 /// How often a call waits for reads of others: for one that began before it, and one that began
 /// after. Once more if one of them came to nothing.

@@ -10,7 +10,7 @@ use hedgerow::{Cache, Error, ErrorKind, Fence, Result};
 use crate::support::aging::{aged, old_tags};
 use crate::support::gate::Gate;
 use crate::support::server::Server;
-use crate::support::wait::until;
+use crate::support::wait::{until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const KEY: &str = "hr:v:{c:k}";
@@ -309,6 +309,127 @@ async fn a_value_that_was_removed_while_it_was_found_unchanged_does_not_come_bac
         );
         cache.remove("k").await.expect("removed");
     }
+}
+
+#[tokio::test]
+async fn a_value_that_was_not_modified_keeps_the_tags_that_followed_from_it() {
+    let server = Server::start().await;
+    let cache = cache(&server).await;
+    for way in ["live on", "written again"] {
+        known_tag(&server, &cache, "late").await;
+        cache.remove("k").await.expect("removed");
+        let load = |load: Loading<u32>| async move {
+            load.tag("late");
+            Ok::<_, Infallible>(1)
+        };
+        let call = cache.memoize_with("k", MINUTE, load).tags(["declared"]);
+        call.stale_if_error(60 * MINUTE).await.expect("loaded");
+        match way {
+            "live on" => aged(&server, KEY, 2 * MINUTE).await,
+            _ => cache
+                .invalidate_tags(["declared"])
+                .soft()
+                .await
+                .expect("invalidated"),
+        }
+        // As a source that answers "not modified", with nothing else.
+        let unchanged = |load: Loading<u32>| async move {
+            let old = load.stale().expect("it is there");
+            Ok::<_, Infallible>(load.not_modified(&old))
+        };
+        let call = cache
+            .memoize_with("k", 30 * MINUTE, unchanged)
+            .tags(["declared"]);
+        call.stale_if_error(60 * MINUTE).await.expect("loaded");
+        assert_eq!(found(&cache).await, Some(1), "{way}");
+        for (key, left) in server.lives("hr:t:*").await {
+            assert!(
+                left as u128 > (80 * MINUTE).as_millis(),
+                "{key} ends in {left} ms"
+            );
+        }
+        cache.invalidate_tags(["late"]).await.expect("invalidated");
+        assert_eq!(found(&cache).await, None, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_loader_is_not_given_what_was_removed_while_it_waited_for_its_turn() {
+    let server = Server::start().await;
+    let (cache, other) = (cache(&server).await, cache(&server).await);
+    for way in ["remove", "tag", "nothing"] {
+        cache.remove("k").await.expect("removed");
+        let old = async || Ok::<_, Infallible>(7_u32);
+        let call = cache.memoize("k", MINUTE, old).tags(["declared"]);
+        call.stale_if_error(60 * MINUTE).await.expect("loaded");
+        aged(&server, KEY, 2 * MINUTE).await;
+        // Another process loads, and gives up.
+        let gate = Gate::closed();
+        let (calls, waits) = (other.clone(), gate.clone());
+        let first = tokio::spawn(async move {
+            let load = move |load: Loading<u32>| async move {
+                load.no_store();
+                waits.load(1).await
+            };
+            calls.memoize_with("k", MINUTE, load).await
+        });
+        gate.begun(1).await;
+        let calls = cache.clone();
+        let second = tokio::spawn(async move {
+            let load = |load: Loading<u32>| async move {
+                Ok::<_, Infallible>(load.stale().map_or(0, |old| *old))
+            };
+            let call = calls.memoize_with("k", MINUTE, load).tags(["declared"]);
+            call.stale_if_error(60 * MINUTE).await
+        });
+        waiting(&server, "hr:l:{c:k}", 1).await;
+        match way {
+            "remove" => {
+                // As an eviction would: the load under way is not ended.
+                let _: i64 = server.run(&["DEL", KEY]).await;
+            }
+            "tag" => other
+                .invalidate_tags(["declared"])
+                .await
+                .expect("invalidated"),
+            _ => {}
+        }
+        gate.open();
+        first.await.expect("no panic").expect("loaded");
+        let told = *second.await.expect("no panic").expect("loaded");
+        assert_eq!(told, if way == "nothing" { 7 } else { 0 }, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_is_gone_when_it_was_found_unchanged_is_not_made_up() {
+    let server = Server::start().await;
+    let cache = cache(&server).await;
+    let old = async || Ok::<_, Infallible>(7_u32);
+    let call = cache.memoize("k", MINUTE, old);
+    call.stale_if_error(60 * MINUTE).await.expect("loaded");
+    aged(&server, KEY, 2 * MINUTE).await;
+    let gate = Gate::closed();
+    let (calls, waits) = (cache.clone(), gate.clone());
+    let call = tokio::spawn(async move {
+        let load = move |load: Loading<u32>| async move {
+            waits.load(()).await?;
+            let old = load.stale().expect("it was there");
+            Ok::<_, Infallible>(load.not_modified(&old))
+        };
+        calls
+            .memoize_with("k", MINUTE, load)
+            .stale_if_error(60 * MINUTE)
+            .await
+    });
+    gate.begun(1).await;
+    let _: i64 = server.run(&["DEL", KEY]).await;
+    gate.open();
+    assert_eq!(*call.await.expect("no panic").expect("loaded"), 7);
+    assert!(
+        server.keys("hr:[vl]:*").await.is_empty(),
+        "no entry, and no lease"
+    );
 }
 
 #[tokio::test]
