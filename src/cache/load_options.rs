@@ -34,7 +34,10 @@ pub(super) enum EarlyRefresh {
 
 /// How long errors of loads are remembered, by what they are.
 #[derive(Clone)]
-pub(super) struct ErrorTtls(Arc<dyn Fn(&Error) -> Option<Duration> + Send + Sync>);
+pub(super) struct ErrorTtls(Arc<ErrorTtl>);
+
+/// The user's function.
+type ErrorTtl = dyn Fn(&Error) -> Option<Duration> + Send + Sync;
 
 /// Options that were checked.
 #[derive(Debug, Clone)]
@@ -232,8 +235,8 @@ macro_rules! load_settings {
         /// for its load. One such load of a key runs in the fleet at a time.
         ///
         /// Reads cost one more command in the same trip. Values that are found at a replica
-        /// ([`PreferReplica`](crate::cache::ReadFrom::PreferReplica)), and those of a near cache, are
-        /// not loaded early.
+        /// ([`PreferReplica`](crate::cache::ReadFrom::PreferReplica)), and those of a near cache,
+        /// are not loaded early.
         #[must_use = "it returns the changed value"]
         pub fn refresh_early(mut self) -> Self {
             self.options.early_refresh = crate::cache::load_options::EarlyRefresh::On;

@@ -95,13 +95,6 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                 .acquire(&self.seen, self.dead, channel, deadline, self.longest())
                 .await;
             drop(question);
-            // After an error, the load may lead without a lease.
-            if !matches!(grant, Ok(Grant::Lead { .. }) | Err(_))
-                && let Some(member) = &self.member
-            {
-                // The others of the batch do not wait for it.
-                member.decide();
-            }
             let (takeover, noted, fence) = match grant {
                 Ok(Grant::Lead { fence }) => {
                     tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
@@ -136,7 +129,13 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                     takeover,
                     noted,
                     fence,
-                }) => (takeover, noted, fence),
+                }) => {
+                    if let Some(member) = &self.member {
+                        // The others of the batch do not wait for a load elsewhere.
+                        member.decide();
+                    }
+                    (takeover, noted, fence)
+                }
                 Err(error) => return Err(error),
             };
             if self

@@ -5,8 +5,7 @@
 //! left out. Once all have decided, the loader is called for those that lead. A load that leads
 //! later is made by a call of its own. `memoize_many` makes one for each batch.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -32,16 +31,25 @@ struct Keys {
     undecided: usize,
 }
 
-/// One load of a batch, until it has decided. Dropping it leaves the load out.
+/// One load of a batch. Dropping it leaves the load out, unless it has decided.
 #[derive(Debug)]
 pub(in crate::cache) struct Member {
     gather: Arc<Gather>,
-    has_decided: AtomicBool,
+    key: String,
+    decision: OnceLock<Decision>,
+}
+
+/// What a load of a batch has decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Leads,
+    IsLeftOut,
 }
 
 impl Gather {
-    /// Makes a gathering of so many loads, and their members.
-    pub(in crate::cache) fn of(loads: usize) -> (Arc<Self>, Vec<Arc<Member>>) {
+    /// Makes a gathering of the loads of these keys, and its members.
+    pub(in crate::cache) fn of(keys: Vec<String>) -> (Arc<Self>, Vec<Arc<Member>>) {
+        let loads = keys.len();
         let gather = Arc::new(Self {
             keys: Mutex::new(Keys {
                 leading: Vec::with_capacity(loads),
@@ -51,13 +59,14 @@ impl Gather {
             complete: watch::Sender::new(loads == 0),
             urgent: Notify::new(),
         });
-        let member = |_| {
+        let member = |key| {
             Arc::new(Member {
                 gather: gather.clone(),
-                has_decided: AtomicBool::new(false),
+                key,
+                decision: OnceLock::new(),
             })
         };
-        let members = (0..loads).map(member).collect();
+        let members = keys.into_iter().map(member).collect();
         (gather, members)
     }
 
@@ -76,6 +85,14 @@ impl Gather {
         (keys.leading.clone(), keys.unleased)
     }
 
+    /// Counts one load that has decided.
+    fn decided(&self, keys: &mut Keys) {
+        keys.undecided -= 1;
+        if keys.undecided == 0 {
+            self.complete.send_replace(true);
+        }
+    }
+
     /// Returns once a load that has a permit of the bulkhead waits for one of the batch.
     pub(in crate::cache) async fn urged(&self) {
         self.urgent.notified().await;
@@ -87,18 +104,28 @@ impl Gather {
 }
 
 impl Member {
-    /// Leads for `key`, under a lease with this `fence`, or under none. Returns whether the load is
-    /// part of the batch. If not, the batch is complete without it.
-    pub(in crate::cache) fn leads(&self, key: &str, fence: Option<Fence>) -> bool {
+    /// Leads, under a lease with this `fence`, or under none. Returns whether the load is part of
+    /// the batch. If not, it was left out before, or the batch is complete without it. Asked
+    /// again, the answer is the same.
+    pub(in crate::cache) fn leads(&self, fence: Option<Fence>) -> bool {
         let mut keys = self.gather.keys();
-        let open = !*self.gather.complete.borrow();
-        if open {
-            keys.leading.push(key.to_owned());
-            keys.unleased |= fence.is_none();
-        }
-        drop(keys);
-        self.decide();
-        open
+        let decision = *self.decision.get_or_init(|| {
+            let is_open = !*self.gather.complete.borrow();
+            if is_open {
+                keys.leading.push(self.key.clone());
+                keys.unleased |= fence.is_none();
+            }
+            self.gather.decided(&mut keys);
+            match is_open {
+                true => Decision::Leads,
+                false => Decision::IsLeftOut,
+            }
+        });
+        decision == Decision::Leads
+    }
+
+    pub(in crate::cache) fn key(&self) -> &str {
+        &self.key
     }
 
     /// Notes that a load which has a permit of the bulkhead waits for this one.
@@ -108,14 +135,11 @@ impl Member {
 
     /// Notes that the load does not lead now. Does nothing if it has decided.
     pub(in crate::cache) fn decide(&self) {
-        if self.has_decided.swap(true, Ordering::Relaxed) {
-            return;
-        }
         let mut keys = self.gather.keys();
-        keys.undecided -= 1;
-        if keys.undecided == 0 {
-            self.gather.complete.send_replace(true);
-        }
+        self.decision.get_or_init(|| {
+            self.gather.decided(&mut keys);
+            Decision::IsLeftOut
+        });
     }
 }
 
@@ -133,11 +157,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_is_complete_once_each_seat_has_decided_in_some_way() {
-        let (gather, members) = Gather::of(3);
+        let (gather, members) = Gather::of(["a", "b", "c"].map(str::to_owned).to_vec());
         let [a, b, c] = &members[..] else {
             panic!("three members");
         };
-        assert!(a.leads("a", None));
+        assert!(a.leads(None));
         b.decide();
         // Once more: it counts once.
         b.decide();
@@ -147,7 +171,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!complete.is_finished(), "one member has not decided");
-        assert!(c.leads("c", None));
+        assert!(c.leads(None));
         assert_eq!(complete.await.expect("no panic").0, ["a", "c"]);
         drop(members);
         assert_eq!(gather.complete(LONG).await.0, ["a", "c"]);
@@ -155,10 +179,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_seat_that_decides_too_late_is_not_part_of_the_batch() {
-        let (gather, members) = Gather::of(2);
-        assert!(members[0].leads("a", None));
+        let (gather, members) = Gather::of(["a", "b"].map(str::to_owned).to_vec());
+        assert!(members[0].leads(None));
         assert_eq!(gather.complete(Duration::from_secs(1)).await.0, ["a"]);
-        assert!(!members[1].leads("b", None));
+        assert!(!members[1].leads(None));
         assert_eq!(gather.complete(LONG).await.0, ["a"]);
     }
 }

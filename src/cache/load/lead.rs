@@ -242,8 +242,8 @@ where
         }
     }
 
-    /// Reports that the value cannot be stored: its tags are out of reach. It was loaded, so that is
-    /// no failure of the load. Returns `false`.
+    /// Reports that the value cannot be stored: its tags are out of reach. It was loaded, so that
+    /// is no failure of the load. Returns `false`.
     fn not_stored(&self, error: &Error) -> bool {
         let key = self.request.place.name.shown();
         tracing::warn!(target: "hedgerow::cache", key = key.as_str(), %error, "not stored");

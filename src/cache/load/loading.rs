@@ -78,7 +78,8 @@ impl<V> Loading<V> {
     ///
     /// If a tag is invalid, the call fails with `InvalidInput`, and nothing is stored.
     pub fn tags(&self, tags: impl IntoIterator<Item = impl AsRef<str>>) {
-        // One more than an entry can have, so that too many are an error and not a list without end.
+        // One more than an entry can have, so that too many are an error and not a list without
+        // end.
         let tags = tags.into_iter().take(MOST_TAGS + 1);
         // Before the lock is taken: the iterator is the user's code.
         let tags: Vec<String> = tags.map(|tag| tag.as_ref().to_owned()).collect();

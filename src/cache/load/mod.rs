@@ -87,8 +87,8 @@ pub(super) struct Load<V> {
 pub(super) enum Ended {
     /// A loaded value was to be stored, and was stored or refused.
     Committed,
-    /// Nothing was to be stored: another process loads, or the load has failed, or its value may not
-    /// be stored.
+    /// Nothing was to be stored: another process loads, or the load has failed, or its value may
+    /// not be stored.
     Otherwise,
 }
 
@@ -161,7 +161,7 @@ impl<V> Load<V> {
     }
 
     /// The same, as part of a batch.
-    pub(super) fn as_member(self, member: Option<Arc<Member>>) -> Self {
+    pub(super) fn joining(self, member: Option<Arc<Member>>) -> Self {
         Self { member, ..self }
     }
 

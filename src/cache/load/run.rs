@@ -60,6 +60,15 @@ where
             Some(error) => Err(error),
         };
         let outage = self.request.cache.setup.outage;
+        let may_lead = match &granted {
+            Ok(granted) => matches!(granted, Granted::Lead(_)),
+            Err(error) => outage.bypasses(error),
+        };
+        if let Some(member) = &self.member
+            && !may_lead
+        {
+            member.decide();
+        }
         let bypasses = |error: &Error| outage.bypasses(error);
         let result = match granted {
             Ok(Granted::Lead(generations)) => self.lead(loader, generations).await.map(Some),

@@ -33,7 +33,9 @@ impl<V: Send + Sync + 'static> Load<V> {
     ) -> Result<Option<Arc<V>>> {
         let bulkhead = &self.request.state.bulkhead;
         let until = Instant::now() + self.max_load();
-        if let Some(member) = self.member.clone() {
+        if let Some(member) = self.member.clone()
+            && member.leads(None)
+        {
             bulkhead.load(&self.request.cache.setup.name, &error);
             return self.in_batch(loader, &member).await.map(Some);
         }

@@ -54,11 +54,10 @@ type Call<V> = BoxFuture<'static, Option<std::result::Result<Arc<Values<V>>, Cap
 type Values<V> = HashMap<String, Arc<V>>;
 
 impl<V: Send + Sync + 'static> Batch<V> {
-    /// Returns what runs the loader for `key`, whose load has this member. `wrap` makes the value
+    /// Returns what runs the loader for the key of this member. `wrap` makes the value
     /// of the load of what was loaded, which is `None` if the loader has left the key out.
     pub(super) fn loader_of<T: 'static>(
         self: &Arc<Self>,
-        key: String,
         member: Arc<Member>,
         wrap: fn(Option<Arc<V>>) -> T,
     ) -> RunLoader<T> {
@@ -66,7 +65,8 @@ impl<V: Send + Sync + 'static> Batch<V> {
         Box::new(move |loading| {
             let fence = loading.fence();
             async move {
-                let call = match member.leads(&key, fence) {
+                let key = member.key().to_owned();
+                let call = match member.leads(fence) {
                     true => batch.called().await,
                     false => None,
                 };
@@ -78,14 +78,8 @@ impl<V: Send + Sync + 'static> Batch<V> {
                         // load.
                         None => resume_unwind(Box::new("the loader of the batch has panicked")),
                     },
-                    // It leads later than the others.
-                    None => {
-                        let _place = match fence {
-                            Some(_) => None,
-                            None => batch.state.bulkhead.place().await,
-                        };
-                        shared((batch.loader)(vec![key.clone()]).await?)
-                    }
+                    // It leads later than the others. Without a lease it has a permit of its own.
+                    None => shared((batch.loader)(vec![key.clone()]).await?),
                 };
                 Ok(wrap(values.get(&key).cloned()))
             }

@@ -120,7 +120,7 @@ where
 
 impl Call {
     /// The same call, as part of a batch.
-    pub(super) fn as_member(self, member: Arc<Member>) -> Self {
+    pub(super) fn joining(self, member: Arc<Member>) -> Self {
         Self {
             member: Some(member),
             ..self
@@ -483,7 +483,7 @@ impl Call {
             let rounds = Rounds::begin(terms, patience.limit());
             let old = Replaced::of(old, &miss);
             let load = Load::behind(request, open, (miss, old), rounds);
-            let load = load.as_member(self.member.clone());
+            let load = load.joining(self.member.clone());
             // No call waits. If another process loads, this ends at once.
             let (creator, _) = oneshot::channel();
             let load = async move {
@@ -614,7 +614,7 @@ where
     let spawner = request.cache.client.spawner().clone();
     let limit = request.cache.setup.patience.limit();
     let (flight, since) = (open.flight().clone(), Instant::now());
-    let load = Load::new(request, open, read, rounds).as_member(member);
+    let load = Load::new(request, open, read, rounds).joining(member);
     let load = async move {
         load.run(loader, creator).await;
     };

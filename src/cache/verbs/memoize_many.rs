@@ -221,7 +221,12 @@ where
         let is_hit = |reading: &Result<_>| matches!(reading, Ok(Reading::Hit(_)));
         let hits = readings.iter().filter(|reading| is_hit(reading)).count();
         cache.setup.counts.hits.more(hits as u64);
-        let (gather, members) = Gather::of(readings.len() - hits);
+        let missing = calls
+            .iter()
+            .zip(&readings)
+            .filter(|(_, reading)| !is_hit(reading));
+        let missing = missing.map(|((key, _), _)| key.clone());
+        let (gather, members) = Gather::of(missing.collect());
         let places = calls
             .iter()
             .map(|(key, call)| (key.clone(), call.place().clone()));
@@ -236,7 +241,7 @@ where
         let mut members = members.into_iter();
         let mut outcomes = Vec::with_capacity(readings.len());
         let mut waits = Vec::with_capacity(readings.len() - hits);
-        for (at, ((key, call), reading)) in calls.into_iter().zip(readings).enumerate() {
+        for (at, ((_, call), reading)) in calls.into_iter().zip(readings).enumerate() {
             let member = match reading {
                 Ok(Reading::Hit(value)) => {
                     outcomes.push(Ok(value.0.clone()));
@@ -249,8 +254,8 @@ where
             };
             // Filled in below.
             outcomes.push(Ok(None));
-            let loader = batch.loader_of(key, member.clone(), Maybe);
-            let call = call.as_member(member);
+            let loader = batch.loader_of(member.clone(), Maybe);
+            let call = call.joining(member);
             waits.push(async move {
                 let value = call::go_on(&call, reading, rounds, loader).await;
                 (at, value.map(|value| value.0.clone()))

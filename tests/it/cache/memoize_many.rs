@@ -450,6 +450,26 @@ async fn stale_values_of_a_batch_are_served_and_loaded_anew_together() {
 }
 
 #[tokio::test]
+async fn after_a_failure_that_is_no_longer_remembered_the_keys_are_loaded_together() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").error_ttl(HOUR);
+    let fail = |_: Vec<String>| async {
+        Err::<HashMap<String, String>, _>(io::Error::other("no such table"))
+    };
+    let keys = ["a", "b", "c"];
+    let failed = cache.memoize_many(keys, MINUTE, fail).tags(["t"]).await;
+    assert!(failed.expect("an answer").iter().all(Result::is_err));
+    cache.invalidate_tags(["t"]).await.expect("invalidated");
+    let calls = Calls::default();
+    let found = many(&cache, &keys, &calls)
+        .tags(["t"])
+        .await
+        .expect("an answer");
+    assert_eq!(shown(found), [value("a"), value("b"), value("c")]);
+    assert_eq!(calls.all().len(), 1);
+}
+
+#[tokio::test]
 async fn an_invalid_key_fails_the_call_and_nothing_is_loaded() {
     let server = Server::start().await;
     let cache = server.client().await.cache("c");
