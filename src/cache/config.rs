@@ -96,6 +96,17 @@ impl CacheState {
     }
 }
 
+impl Config {
+    /// Gives the handle an empty near cache, if it has one: what others have decoded by other
+    /// settings is not for it.
+    #[cfg(feature = "near")]
+    pub(super) fn forget_near(&mut self, client: &Client) {
+        if let Some(near) = &mut self.near {
+            *near = Arc::new(near.anew(client));
+        }
+    }
+}
+
 /// How long a lease lasts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeaseTimes {

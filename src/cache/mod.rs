@@ -159,7 +159,11 @@ impl Cache {
     pub fn custom_codec(mut self, number: u8, codec: impl CustomCodec) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         match setup.stack.custom.with(number, codec) {
-            Ok(custom) => setup.stack.custom = custom,
+            Ok(custom) => {
+                setup.stack.custom = custom;
+                #[cfg(feature = "near")]
+                setup.forget_near(&self.client);
+            }
             Err(error) => setup.refused = Some(error),
         }
         self
@@ -177,7 +181,10 @@ impl Cache {
     #[cfg(feature = "encrypt")]
     #[must_use]
     pub fn encrypt(mut self, keyring: Keyring) -> Self {
-        Arc::make_mut(&mut self.setup).stack.keyring = Some(keyring);
+        let setup = Arc::make_mut(&mut self.setup);
+        setup.stack.keyring = Some(keyring);
+        #[cfg(feature = "near")]
+        setup.forget_near(&self.client);
         self
     }
 

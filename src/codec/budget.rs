@@ -200,7 +200,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
     type Error = D::Error;
 
     plain! {
-        deserialize_bool deserialize_char deserialize_unit deserialize_option
+        deserialize_bool deserialize_char deserialize_unit
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
         deserialize_f32 deserialize_f64
@@ -225,6 +225,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
     // The parts of these are fields of the value itself.
     counted! {
         WITHIN;
+        deserialize_option()
         deserialize_tuple(len: usize)
         deserialize_tuple_struct(name: &'static str, len: usize)
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
@@ -376,7 +377,8 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Within<'_, A> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        // What the bytes claim. A type may take memory for it before an item is counted.
+        Some(self.inner.size_hint()?.min(MOST_CLAIMED))
     }
 }
 
@@ -403,7 +405,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Within<'_, A> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        // What the bytes claim. A type may take memory for it before an item is counted.
+        Some(self.inner.size_hint()?.min(MOST_CLAIMED))
     }
 }
 
@@ -476,6 +479,8 @@ pub(super) const NESTED: &str = "nested too deep";
 
 /// The text of the error, in every format. The codecs recognise the error by it.
 pub(super) const EXHAUSTED: &str = "the value would take too much memory";
+/// The most items that a list or a map is believed to have before they are read.
+const MOST_CLAIMED: usize = 4096;
 
 #[cfg(test)]
 mod tests;

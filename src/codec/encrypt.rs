@@ -39,10 +39,15 @@ use crate::error::{Error, ErrorKind, Result};
 /// value cannot be changed, moved to another key, cache or namespace, or put under other tags. The
 /// same holds for the records of failed loads.
 ///
+/// The header of an entry is not hidden: its codec and compressor, how long the load took, its tags
+/// by their ids, and whether there is a value. Calls that need no value look at the header only:
+/// `contains`, `ttl`, `touch`, `expire` and `explain` may believe a header that was made up.
+///
 /// Names of keys and the first bytes of tags are not hidden, nor is the size of a value. With
 /// [compression](crate::Compression), the size says something of the value: turn it off where an
-/// attacker chooses parts of a secret value. Whoever can write to Redis can remove entries, and
-/// store an earlier entry of the same key again while its tags have not been invalidated.
+/// attacker chooses parts of a secret value. Whoever can write to Redis can remove entries, keep
+/// them beyond their TTL, and bring an earlier entry of the same key back, also after an
+/// invalidation: TTLs and the generations of tags are not sealed.
 ///
 /// The secrets are erased from memory when the last clone is dropped, and `Debug` does not show
 /// them.
@@ -58,7 +63,8 @@ struct Keys {
 #[derive(Clone)]
 struct Secret {
     id: NonZeroU32,
-    key: Zeroizing<[u8; 32]>,
+    // Boxed: where a value is moved from, its bytes stay.
+    key: Box<Zeroizing<[u8; 32]>>,
 }
 
 impl Keyring {
@@ -164,12 +170,13 @@ impl Secret {
             ));
         };
         let key = Zeroizing::new(*key);
+        let key = Box::new(key);
         Ok(Self { id, key })
     }
 
     /// It erases its own copy of the key when it is dropped.
     fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new((&*self.key).into())
+        XChaCha20Poly1305::new((&**self.key).into())
     }
 }
 

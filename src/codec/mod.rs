@@ -25,8 +25,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-#[cfg(feature = "near")]
-use compress::lz4;
 pub use compression::{Compression, CompressionOptions};
 pub(crate) use custom::CustomCodecs;
 pub use custom::{CustomCodec, ValueIn, ValueOut};
@@ -240,19 +238,6 @@ impl Stack {
     }
 }
 
-/// Returns about how many bytes the payload has without compression. What says so in the payload is
-/// not checked, and some formats do not say.
-#[cfg(feature = "near")]
-pub(crate) fn decoded_length(envelope: &Envelope<'_>) -> usize {
-    let stored = envelope.payload().len();
-    match envelope.compression {
-        Compression::None => stored,
-        Compression::Lz4 if envelope.key_id == 0 => lz4::claimed_length(envelope.payload()),
-        // Records of a service are usually compressed to a third or a quarter.
-        _ => stored.saturating_mul(4),
-    }
-}
-
 impl Decoder<'_> {
     /// Checks that this decoder has the codec and the key that the entry names.
     pub(crate) fn admits(&self, envelope: &Envelope<'_>) -> Result<(), Unreadable> {
@@ -281,6 +266,15 @@ impl Decoder<'_> {
         &self,
         envelope: &Envelope<'_>,
     ) -> Result<V, Unreadable> {
+        self.measured(envelope).map(|(value, _)| value)
+    }
+
+    /// As [`decode`](Self::decode). Also returns how many bytes the value takes without
+    /// compression.
+    pub(crate) fn measured<V: DeserializeOwned>(
+        &self,
+        envelope: &Envelope<'_>,
+    ) -> Result<(V, usize), Unreadable> {
         self.admits(envelope)?;
         let opened = self.opened(envelope)?;
         match envelope.outcome {
@@ -288,7 +282,7 @@ impl Decoder<'_> {
             Outcome::None if opened.is_some_and(|payload| !payload.is_empty()) => {
                 return Err(Unreadable::Foreign(misfit("no value", "it carries one")));
             }
-            Outcome::None => return self.none(envelope.codec),
+            Outcome::None => return self.none(envelope.codec).map(|none| (none, 0)),
             Outcome::Failed => {
                 let how = "it tells of a failed load, which this build does not read";
                 return Err(Unreadable::Foreign(misfit("a value", how)));
@@ -331,7 +325,7 @@ impl Decoder<'_> {
         &self,
         envelope: &Envelope<'_>,
         payload: &[u8],
-    ) -> Result<V, Unreadable> {
+    ) -> Result<(V, usize), Unreadable> {
         let max_decoded = self.max_decoded;
         let unpacked = compress::decompress(envelope.compression, payload, max_decoded);
         let unpacked = unpacked.map_err(|error| match error.kind() {
@@ -361,10 +355,11 @@ impl Decoder<'_> {
             },
         });
         // A second pass, after a failure only: damage removes itself, another type's entry stays.
-        value.map_err(|error| match is_whole(envelope.codec, payload) {
+        let value = value.map_err(|error| match is_whole(envelope.codec, payload) {
             true => Unreadable::Foreign(error),
             false => Unreadable::Damaged(error),
-        })
+        })?;
+        Ok((value, payload.len()))
     }
 
     fn custom_codec(&self, number: u8) -> Result<&dyn CustomCodec, Unreadable> {

@@ -179,7 +179,11 @@ async fn keep(tracking: Weak<Tracking>, tracked: Arc<Tracked>, prefixes: Vec<Str
             return stop(&tracking, &tracked).await;
         };
         let begun = match tracking.upgrade() {
-            Some(tracking) => tracking.begin(&prefixes, every.max(SHORTEST_BEGIN)).await,
+            Some(tracking) => {
+                tracking
+                    .begin(&prefixes, every.clamp(SHORTEST_BEGIN, LONGEST_CALL))
+                    .await
+            }
             None => return,
         };
         let begun = match begun {
@@ -195,12 +199,13 @@ async fn keep(tracking: Weak<Tracking>, tracked: Arc<Tracked>, prefixes: Vec<Str
             let Some(every) = tracked.every() else {
                 return stop(&tracking, &tracked).await;
             };
-            let rest = timeout(every, tracked.woken()).await;
+            // A near cache that is gone must not be told of changes for long.
+            let rest = timeout(every.min(LONGEST_REST), tracked.woken()).await;
             let Some(tracking) = tracking.upgrade() else {
                 return;
             };
             if rest.is_err()
-                && let Err(error) = tracking.look(&begun, every).await
+                && let Err(error) = tracking.look(&begun, every.min(LONGEST_CALL)).await
             {
                 tracing::debug!(target: "hedgerow::client", %error, "near values are not verified");
                 tracked.loses();
@@ -224,6 +229,13 @@ async fn stop(tracking: &Weak<Tracking>, tracked: &Tracked) {
         tracing::debug!(target: "hedgerow::client", %error, "pushes are not ended");
     }
 }
+
+/// The longest pause between two looks.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// How long a question of the keeper waits at the longest. It keeps the connections of a client that
+/// was dropped.
+const LONGEST_CALL: Duration = Duration::from_secs(5);
 
 /// The error of an epoch that cannot begin, or is over, because a session has changed.
 fn changed() -> Error {

@@ -66,6 +66,11 @@ impl Near {
         }
     }
 
+    /// An empty one with the same options.
+    pub(in crate::cache) fn anew(&self, client: &Client) -> Self {
+        Self::new(client, self.options.clone())
+    }
+
     /// Returns what is known of `key`, as a `V`.
     pub(in crate::cache) fn hit<V: Send + Sync + 'static>(
         &self,

@@ -38,7 +38,8 @@ impl Cache {
     /// [`max_staleness`](NearCache::max_staleness) is served. So the promise of [`Cache`] holds
     /// with a delay for reads of such a handle: a read may be given a value that was invalidated at
     /// most `max_staleness` before. Handles without a near cache, or [`strict`](Self::strict) ones,
-    /// are never late.
+    /// are never late. The time in which the whole machine sleeps does not count, and no push tells
+    /// of `SWAPDB`: after either, start with a new client.
     ///
     /// # What it costs
     /// The server pushes the name of each value and tag of the namespace that changes, of all of

@@ -23,7 +23,7 @@ use crate::cache::read::judge::{Judged, Left, Rules, Taken, Want, judge_by};
 use crate::cache::read::reading::{Gone, ReadFrom, Reading};
 use crate::cache::stats::Counts;
 use crate::client::Client;
-use crate::codec::{self, Decoder, Envelope, Stamp, Unreadable};
+use crate::codec::{Decoder, Envelope, Stamp, Unreadable};
 use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::script::Retry;
@@ -95,10 +95,11 @@ struct Traced<V> {
 
 impl<V: DeserializeOwned> Taken for Traced<V> {
     fn of(_: &[u8], envelope: &Envelope<'_>, decoder: &Decoder<'_>) -> Result<Self, Unreadable> {
+        let (value, bytes) = decoder.measured(envelope)?;
         Ok(Self {
-            value: decoder.decode(envelope).map(Arc::new)?,
+            value: Arc::new(value),
             stamps: envelope.stamps().collect(),
-            bytes: codec::decoded_length(envelope),
+            bytes,
             // A difference of two times of the server, so no clock of this process takes part.
             stale_for: Duration::from_millis(
                 envelope.stale_until.saturating_sub(envelope.fresh_until),

@@ -33,6 +33,8 @@ fn items_count_by_what_they_become_and_not_by_how_they_are_written() {
     exhausts::<Vec<Fat>>(&many, 100 * size_of::<Fat>() - 1);
     exhausts::<Vec<Box<Fat>>>(&many, 100 * size_of::<Fat>());
     exhausts::<Vec<Option<Box<Fat>>>>(&many, 100 * size_of::<Fat>());
+    let none = format!("[{}null]", "null,".repeat(99));
+    exhausts::<Vec<Box<Option<Fat>>>>(&none, 100 * size_of::<Option<Fat>>());
     exhausts::<Vec<BTreeMap<u8, u8>>>(&many, 100 * 24 - 1);
     exhausts::<serde_json::Value>(&many, 100 * 24);
     let map = r#"{"a": {}, "b": {}, "c": {}, "d": {}}"#;

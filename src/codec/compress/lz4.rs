@@ -40,15 +40,6 @@ pub(in crate::codec) fn decompress(payload: &[u8], max_decoded: usize) -> Result
     }
 }
 
-/// The decoded length that the payload claims. It is not checked.
-#[cfg(feature = "near")]
-pub(in crate::codec) fn claimed_length(payload: &[u8]) -> usize {
-    let length = payload.split_first_chunk::<LENGTH>();
-    length.map_or(payload.len(), |(length, _)| {
-        u32::from_be_bytes(*length) as usize
-    })
-}
-
 /// The length that the payload claims, checked, and the block.
 fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<(usize, &[u8])> {
     let Some((length, block)) = payload.split_first_chunk::<LENGTH>() else {

@@ -42,8 +42,15 @@ pub(in crate::codec) fn decompress(payload: &[u8], max_decoded: usize) -> Result
     }
 }
 
+/// The first bytes of a frame with content (RFC 8878).
+const FRAME: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+
 /// The length that the frame claims, checked.
 fn decoded_length(payload: &[u8], max_decoded: usize) -> Result<usize> {
+    // Another kind of frame holds no content, and any bytes.
+    if !payload.starts_with(&FRAME) {
+        return Err(undecompressible(NAME, "it is no frame"));
+    }
     let Ok(Some(length)) = get_frame_content_size(payload) else {
         return Err(undecompressible(NAME, "its length is missing"));
     };

@@ -138,3 +138,19 @@ async fn the_record_of_a_failed_load_is_encrypted_and_reaches_whoever_has_the_ke
     assert_eq!(error.kind(), ErrorKind::Loader);
     assert!(error.to_string().contains("canary"), "{error}");
 }
+
+#[cfg(feature = "near")]
+#[tokio::test]
+async fn a_near_cache_of_values_that_are_not_encrypted_is_not_read_by_a_handle_with_a_keyring() {
+    let server = Server::start().await;
+    let plain = server.client().await.cache("c");
+    let plain = plain.near(hedgerow::cache::NearCache::new());
+    set(&plain, "k", "made up").await;
+    crate::support::wait::until("it is held near", async || {
+        text(&plain, "k").await;
+        plain.stats().near_hits > 0
+    })
+    .await;
+    let sealed = plain.clone().encrypt(keyring(7, 1));
+    assert_eq!(text(&sealed, "k").await, None);
+}
