@@ -166,9 +166,9 @@ impl TagTtls {
         deadline: Deadline,
     ) -> Result<TagState> {
         let life = need * 2;
-        // Taken before the call: the TTL on the server starts later, so the tag lives at least
-        // until then.
-        let until = Instant::now() + life;
+        // Taken before the call: the TTL on the server counts from later, so the tag lives at least
+        // as long from here.
+        let asked = Instant::now();
         let call = ENSURE
             .call([&tag.key])
             .arg(&seed())
@@ -180,7 +180,7 @@ impl TagTtls {
             return Err(reply.unexpected().with_key(&tag.name));
         }
         let value = reply.take_bytes(1)?;
-        self.learn(&tag.key, until);
+        self.learn(&tag.key, asked + Duration::from_millis(reply.count(2)?));
         let state = TagValue::of(value.as_ref()).map(TagValue::state);
         state.ok_or_else(|| reply.unexpected().with_key(&tag.name))
     }

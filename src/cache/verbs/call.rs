@@ -6,15 +6,16 @@
 //! when the call began is served. `memoize` and its relatives make calls.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::Instrument as _;
 
+use super::fallback::{Fallback, may_be_served_over, out_of_patience};
 use crate::cache::Cache;
 use crate::cache::load::flight;
 use crate::cache::load::flight::{Follower, Leader, LoadChain, Outcome, Role};
@@ -57,21 +58,6 @@ pub(super) struct Call {
 enum Arrival<'r, V> {
     Joined(Follower),
     Read(Option<Reader<'r>>, Result<Reading<Arc<V>>>),
-}
-
-/// The stale value that a call may fall back on.
-struct Fallback<V> {
-    stale: Mutex<Option<StaleValue<V>>>,
-    /// Notified when there is one.
-    kept: Notify,
-}
-
-/// A stale value that was read.
-struct StaleValue<V> {
-    value: Arc<V>,
-    /// How long it had been stale when it was read.
-    age: Duration,
-    read: Instant,
 }
 
 /// Returns what `call` asks for. `loader` makes what loads it, if it must be loaded.
@@ -182,10 +168,7 @@ impl Call {
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let began = rounds.began();
-        let fallback = Fallback {
-            stale: Mutex::new(None),
-            kept: Notify::new(),
-        };
+        let fallback = Fallback::none();
         let mut missed = pin!(self.missed(approach, rounds, loader, &fallback));
         let after = |timeout: Option<Duration>| async move {
             match timeout {
@@ -200,7 +183,7 @@ impl Call {
                     return value;
                 }
                 // A later read of this call may find one.
-                fallback.kept.notified().await;
+                fallback.kept().await;
             }
         };
         // Dropping `missed` ends this call only: a load that has begun goes on.
@@ -543,55 +526,6 @@ impl Call {
             Outage::Bypass => patience.within(patience.limit() + patience.limit() / 8),
         }
     }
-}
-
-impl<V> Fallback<V> {
-    /// Keeps a stale value in case the load fails, and returns it for the loader.
-    fn keep(&self, old: Old<Arc<V>>, miss: &Miss) -> Option<Replaced<V>> {
-        let Age::Stale(age) = old.age else {
-            return None;
-        };
-        let stale = StaleValue {
-            value: old.taken.clone(),
-            age,
-            read: Instant::now(),
-        };
-        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(stale);
-        self.kept.notify_one();
-        Some(Replaced::of(old, miss))
-    }
-
-    /// Forgets the value: a later read has not found it.
-    fn clear(&self) {
-        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Returns the value, if it has been stale for no longer than `limit`.
-    fn value(&self, limit: Duration) -> Option<Arc<V>> {
-        let stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
-        let stale = stale.as_ref()?;
-        let age = stale.age + stale.read.elapsed();
-        (!limit.is_zero() && age <= limit).then(|| stale.value.clone())
-    }
-}
-
-/// Whether a stale value may be served in place of this error. Errors about the data, or about the
-/// call, are never passed over.
-fn may_be_served_over(error: &Error) -> bool {
-    let kind = error.kind();
-    let of_the_load = matches!(
-        kind,
-        ErrorKind::Loader | ErrorKind::LoaderPanicked | ErrorKind::LoaderTimeout
-    );
-    of_the_load || kind.is_outage()
-}
-
-/// The error of a call whose hard timeout has passed.
-fn out_of_patience() -> Error {
-    Error::new(
-        ErrorKind::LoaderTimeout,
-        "no load of the key ended within hard_timeout; one that is under way goes on",
-    )
 }
 
 /// Starts a flight and waits for it. `read` is what the read came to, or why the flight does

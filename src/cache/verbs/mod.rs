@@ -8,6 +8,7 @@ mod call;
 mod conditional;
 mod expiry;
 mod explain;
+mod fallback;
 mod get;
 pub(crate) mod invalidate;
 pub(crate) mod keys;
