@@ -61,8 +61,8 @@ pub(super) enum Keep {
 
 impl Compression {
     /// Sets the level: how much time is spent to make the result smaller. See the variants for
-    /// their ranges. A level never matters to readers. Values are compressed in the task of the call:
-    /// with a high level, a large value may hold its thread for seconds.
+    /// their ranges. A level never matters to readers. Values are compressed in the task of the
+    /// call: with a high level, a large value may hold its thread for seconds.
     ///
     /// If the compressor has no such level, each call of the cache fails with `InvalidInput`.
     #[must_use]

@@ -233,8 +233,8 @@ async fn stop(tracking: &Weak<Tracking>, tracked: &Tracked) {
 /// The longest pause between two looks.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
-/// How long a question of the keeper waits at the longest. It keeps the connections of a client that
-/// was dropped.
+/// How long a question of the keeper waits at the longest. It keeps the connections of a client
+/// that was dropped.
 const LONGEST_CALL: Duration = Duration::from_secs(5);
 
 /// The error of an epoch that cannot begin, or is over, because a session has changed.
