@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::sync::lock::Fence;
 
@@ -29,6 +29,8 @@ struct Keys {
     unleased: bool,
     /// The members that have not decided.
     undecided: usize,
+    /// When one of them has decided last, or the gathering was made.
+    last_decided: Instant,
 }
 
 /// One load of a batch. Dropping it leaves the load out, unless it has decided.
@@ -55,6 +57,7 @@ impl Gather {
                 leading: Vec::with_capacity(loads),
                 unleased: false,
                 undecided: loads,
+                last_decided: Instant::now(),
             }),
             complete: watch::Sender::new(loads == 0),
             urgent: Notify::new(),
@@ -70,24 +73,39 @@ impl Gather {
         (gather, members)
     }
 
-    /// Waits until all members have decided, but no longer than `limit`: the tasks of the others
-    /// may stand still. Returns the keys that lead, and whether any leads without a lease. All
-    /// callers get the same.
+    /// Waits until all members have decided, or none has for `pause`, but no longer than `longest`:
+    /// the tasks of the others may stand still. Returns the keys that lead, and whether any leads
+    /// without a lease. All callers get the same.
     ///
     /// Cancel safety: safe.
-    pub(in crate::cache) async fn complete(&self, limit: Duration) -> (Vec<String>, bool) {
+    pub(in crate::cache) async fn complete(
+        &self,
+        pause: Duration,
+        longest: Duration,
+    ) -> (Vec<String>, bool) {
+        let until = Instant::now() + longest;
         let mut complete = self.complete.subscribe();
-        // The sender is a field of this, so it is not dropped.
-        let _ = timeout(limit, complete.wait_for(|complete| *complete)).await;
-        let keys = self.keys();
-        // Under the lock: no key is added from now on.
-        self.complete.send_replace(true);
-        (keys.leading.clone(), keys.unleased)
+        loop {
+            let look = until.min(self.keys().last_decided + pause);
+            // The sender is a field of this, so it is not dropped.
+            let decided = timeout_at(look, complete.wait_for(|complete| *complete)).await;
+            // Not kept: it is a lock of the channel.
+            let decided = decided.is_ok();
+            let keys = self.keys();
+            // A busy machine takes its time for many loads.
+            let goes_on = keys.last_decided + pause > look && look < until;
+            if decided || !goes_on {
+                // Under the lock: no key is added from now on.
+                self.complete.send_replace(true);
+                return (keys.leading.clone(), keys.unleased);
+            }
+        }
     }
 
     /// Counts one load that has decided.
     fn decided(&self, keys: &mut Keys) {
         keys.undecided -= 1;
+        keys.last_decided = Instant::now();
         if keys.undecided == 0 {
             self.complete.send_replace(true);
         }
@@ -167,22 +185,44 @@ mod tests {
         b.decide();
         let complete = tokio::spawn({
             let gather = gather.clone();
-            async move { gather.complete(LONG).await }
+            async move { gather.complete(LONG, LONG).await }
         });
         tokio::task::yield_now().await;
         assert!(!complete.is_finished(), "one member has not decided");
         assert!(c.leads(None));
         assert_eq!(complete.await.expect("no panic").0, ["a", "c"]);
         drop(members);
-        assert_eq!(gather.complete(LONG).await.0, ["a", "c"]);
+        assert_eq!(gather.complete(LONG, LONG).await.0, ["a", "c"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_seat_that_decides_too_late_is_not_part_of_the_batch() {
         let (gather, members) = Gather::of(["a", "b"].map(str::to_owned).to_vec());
         assert!(members[0].leads(None));
-        assert_eq!(gather.complete(Duration::from_secs(1)).await.0, ["a"]);
+        assert_eq!(gather.complete(Duration::from_secs(1), LONG).await.0, ["a"]);
         assert!(!members[1].leads(None));
-        assert_eq!(gather.complete(LONG).await.0, ["a"]);
+        assert_eq!(gather.complete(LONG, LONG).await.0, ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_as_long_as_its_members_decide_one_after_the_other() {
+        let keys: Vec<String> = (0..5).map(|at| at.to_string()).collect();
+        let (gather, members) = Gather::of(keys.clone());
+        let slowly = tokio::spawn(async move {
+            for member in members {
+                tokio::time::sleep(Duration::from_millis(900)).await;
+                assert!(member.leads(None));
+            }
+        });
+        assert_eq!(gather.complete(Duration::from_secs(1), LONG).await.0, keys);
+        slowly.await.expect("no panic");
+        let (gather, members) = Gather::of(keys);
+        let waited = gather
+            .complete(Duration::from_secs(2), Duration::from_secs(1))
+            .await;
+        assert!(
+            waited.0.is_empty() && !members[0].leads(None),
+            "it waits no longer"
+        );
     }
 }

@@ -234,7 +234,7 @@ where
             gather,
             loader: self.loader.clone(),
             state: cache.state().clone(),
-            limit: LONGEST_GATHER.min(terms.max_load.duration() / 4),
+            limit: terms.max_load.duration() / 4,
             places: places.collect(),
             together: Mutex::new(Together::NotCalled),
         });
@@ -319,10 +319,6 @@ impl<V> fmt::Debug for MemoizeMany<V> {
             .finish_non_exhaustive()
     }
 }
-
-/// How long the loads of a batch wait for each other at the longest. A load that comes later is
-/// made by a call of its own.
-const LONGEST_GATHER: Duration = Duration::from_millis(250);
 
 /// How many keys one call of the loader gets at most.
 const MOST_AT_ONCE: usize = 1000;
