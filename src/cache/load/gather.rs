@@ -88,9 +88,9 @@ impl Gather {
         loop {
             let look = until.min(self.keys().last_decided + pause);
             // The sender is a field of this, so it is not dropped.
-            let decided = timeout_at(look, complete.wait_for(|complete| *complete)).await;
-            // Not kept: it is a lock of the channel.
-            let decided = decided.is_ok();
+            let decided = complete.wait_for(|complete| *complete);
+            // Only whether: what it returns is a lock of the channel.
+            let decided = timeout_at(look, decided).await.is_ok();
             let keys = self.keys();
             // A busy machine takes its time for many loads.
             let goes_on = keys.last_decided + pause > look && look < until;
