@@ -43,7 +43,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// by their ids, and whether there is a value. Calls that need no value look at the header only:
 /// `contains`, `ttl`, `touch`, `expire` and `explain` may believe a header that was made up.
 ///
-/// Names of keys and the first bytes of tags are not hidden, nor is the size of a value. With
+/// The names of keys, the first bytes of tags and the size of a value are not hidden. With
 /// [compression](crate::Compression), the size says something of the value: turn it off where an
 /// attacker chooses parts of a secret value. Whoever can write to Redis can remove entries, keep
 /// them beyond their TTL, and bring an earlier entry of the same key back, also after an

@@ -15,7 +15,7 @@ if not value or #value < 8 then
   redis.call('SET', KEYS[1], value, 'PX', ARGV[3])
   left = life
 elseif left < life / 2 then
-  -- Seldom: each change of a tag is told to all processes that hold it near.
+  -- Seldom: the server pushes each change of a tag to all processes that hold it near.
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   left = life
 end

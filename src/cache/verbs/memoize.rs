@@ -39,7 +39,7 @@ pub struct Memoize<L> {
     captured: Capture,
 }
 
-/// A loader that is told nothing: that of [`Cache::memoize`].
+/// A loader without parameters: that of [`Cache::memoize`].
 pub struct Plain<L>(L);
 
 /// A loader that gets a [`Loading`]: that of [`Cache::memoize_with`].
