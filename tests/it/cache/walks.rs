@@ -326,7 +326,7 @@ async fn a_removal_that_fails_half_way_does_not_say_that_nothing_was_removed() {
     let direct = server.client().await.cache("c");
     set(&direct, (0..MANY).map(|number| number.to_string())).await;
     // Behind the walk over leases, and some steps of the walk over values.
-    let _silent = proxy.on(Request::nth(9).named("scan"), Act::Hold);
+    let _silent = proxy.on(Request::nth(11).named("scan"), Act::Hold);
     let error = cache.remove_matching("*").await.expect_err("no answer");
     assert!(
         error.is_indeterminate() && !error.is_retryable(),
