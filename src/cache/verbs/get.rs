@@ -112,7 +112,7 @@ impl Cache {
     }
 
     /// Spells `keys`, so that an invalid one is an error before anything is sent.
-    fn asked(&self, keys: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Asked> {
+    fn asked(&self, keys: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Distinct> {
         let spelling = self.spelling()?;
         let mut spelt = Vec::new();
         let mut only = None;
@@ -124,12 +124,12 @@ impl Cache {
             only = (at == 0).then(|| self.client.name(key));
         }
         let (keys, places) = distinct(spelt);
-        Ok(Asked { keys, places, only })
+        Ok(Distinct { keys, places, only })
     }
 
     async fn all_found<V: DeserializeOwned + Send + Sync + 'static>(
         &self,
-        asked: Asked,
+        asked: Distinct,
         deadline: Deadline,
     ) -> Result<Vec<Option<Arc<V>>>> {
         let mut found: Vec<Option<Arc<V>>> = Vec::with_capacity(asked.keys.len());
@@ -236,7 +236,7 @@ impl Cache {
 }
 
 /// The keys of one `get_many`.
-struct Asked {
+struct Distinct {
     /// Each of them once.
     keys: Vec<Key>,
     /// The index of each key that was given. Empty if none was given twice.
