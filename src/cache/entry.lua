@@ -1,11 +1,16 @@
--- KEYS are, in each script that includes this: the value, then its load lease. The lease is a hash:
--- token, fence, takeover, and a field `w:<channel>` for each process that waits. After a failed
--- load, the hash holds instead what the load has left: fence, and failed, its record.
+-- KEYS are, in each script of one entry that includes this: the value, then its load lease. The
+-- lease is a hash: token, fence, takeover, and a field `w:<channel>` for each process that waits.
+-- After a failed load, the hash holds instead what the load has left: fence, and failed, its record.
+
+-- Whether KEYS[at] holds another type than `own`.
+local function other(at, own)
+  local found = redis.call('TYPE', KEYS[at]).ok
+  return found ~= 'none' and found ~= own
+end
 
 -- Whether a key holds a type that the cache does not write.
 local function foreign()
-  local value, lease = redis.call('TYPE', KEYS[1]).ok, redis.call('TYPE', KEYS[2]).ok
-  return (value ~= 'none' and value ~= 'string') or (lease ~= 'none' and lease ~= 'hash')
+  return other(1, 'string') or other(2, 'hash')
 end
 
 -- The time of the server, in ms.
@@ -14,11 +19,10 @@ local function server_ms()
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end
 
--- The bytes 8 to 19 (counted from 0) of an entry that is fresh for `ttl` ms from now, and may be
--- served stale for `window` ms more: fresh until, stale until, in server time.
-local function deadlines(ttl, window)
-  local fresh = server_ms() + ttl
-  return struct.pack('>I6', fresh) .. struct.pack('>I6', fresh + window)
+-- The bytes 8 to 19 (counted from 0) of an entry that is fresh until this moment of the server, and
+-- may be served stale for `window` ms more.
+local function deadlines(fresh, window)
+  return struct.pack('>I6I6', fresh, fresh + window)
 end
 
 -- Whether the entry is the one that begins with these 36 bytes, whatever its deadlines are. '' stands for none.
@@ -29,19 +33,20 @@ end
 
 -- Stores an entry with its deadlines.
 local function store(entry, ttl, window)
-  local stamped = string.sub(entry, 1, 8) .. deadlines(ttl, window) .. string.sub(entry, 21)
+  local stamped = string.sub(entry, 1, 8) .. deadlines(server_ms() + ttl, window) .. string.sub(entry, 21)
   redis.call('SET', KEYS[1], stamped, 'PX', string.format('%.0f', ttl + window))
 end
 
 -- Ends the lease and wakes the processes that wait for it: '+' and the value's key if a value was
 -- stored, '-' if they must ask for the lease themselves. A process that misses this has a timer.
-local function finish(mark)
-  local fields = redis.call('HKEYS', KEYS[2])
-  redis.call('DEL', KEYS[2])
+-- The positions of both keys are 1 and 2, unless a script names others.
+local function finish(mark, value, lease)
+  value, lease = value or 1, lease or 2
+  local fields = redis.call('HKEYS', KEYS[lease])
+  redis.call('DEL', KEYS[lease])
   for _, field in ipairs(fields) do
     if string.sub(field, 1, 2) == 'w:' then
-      redis.pcall('SPUBLISH', string.sub(field, 3), mark .. KEYS[1])
+      redis.pcall('SPUBLISH', string.sub(field, 3), mark .. KEYS[value])
     end
   end
 end
-

@@ -199,9 +199,9 @@ impl Cache {
     /// `#[serde(default)]` or [`Option`] makes readable need no new version.
     ///
     /// [`get`](Self::get), [`set`](Self::set), [`memoize`](Self::memoize) and
-    /// [`remove`](Self::remove) use this version only. While two versions run side by side,
-    /// invalidate by tags: [`invalidate_tags`](Self::invalidate_tags) and [`clear`](Self::clear)
-    /// reach all versions.
+    /// [`remove`](Self::remove) use this version only; [`move_version`](Self::move_version) moves
+    /// an entry to another one. While two versions run side by side, invalidate by tags:
+    /// [`invalidate_tags`](Self::invalidate_tags) and [`clear`](Self::clear) reach all versions.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         let setup = Arc::make_mut(&mut self.setup);

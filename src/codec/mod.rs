@@ -30,9 +30,7 @@ pub(crate) use custom::CustomCodecs;
 pub use custom::{CustomCodec, ValueIn, ValueOut};
 #[cfg(feature = "encrypt")]
 pub use encrypt::Keyring;
-#[cfg(test)]
-pub(crate) use envelope::DEADLINES;
-pub(crate) use envelope::{Envelope, HEADER, MOST_STAMPS, Outcome, Stamp, Unreadable};
+pub(crate) use envelope::{DEADLINES, Envelope, HEADER, MOST_STAMPS, Outcome, Stamp, Unreadable};
 #[cfg(feature = "msgpack")]
 use format::msgpack;
 #[cfg(feature = "postcard")]

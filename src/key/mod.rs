@@ -91,7 +91,7 @@ impl Namespace {
         is_ours.then(|| EntryAt {
             version,
             name,
-            key: Key::new(key.to_owned()).of(Placement::Cached),
+            key: Key::new(key).of(Placement::Cached),
         })
     }
 
@@ -236,14 +236,26 @@ impl CacheKeys {
         Self::entry(&self.lease, key)
     }
 
+    /// As [`value`](Self::value), spelt in `buffer`, for a caller that spells many.
+    pub(crate) fn value_by(&self, buffer: &mut String, key: &str) -> Result<Key> {
+        Self::spell(buffer, &self.value, key)?;
+        Ok(Key::new(buffer.as_str()).of(Placement::Cached))
+    }
+
     fn entry(prefix: &str, key: &str) -> Result<Key> {
-        checked("cache key", key)?;
         // A little more than the key, for a few escaped characters.
         let mut text = String::with_capacity(prefix.len() + key.len() + 8);
-        text.push_str(prefix);
-        escape_into(&mut text, key, Part::Last);
-        text.push('}');
+        Self::spell(&mut text, prefix, key)?;
         Ok(Key::new(text).of(Placement::Cached))
+    }
+
+    fn spell(text: &mut String, prefix: &str, key: &str) -> Result<()> {
+        checked("cache key", key)?;
+        text.clear();
+        text.push_str(prefix);
+        escape_into(text, key, Part::Last);
+        text.push('}');
+        Ok(())
     }
 }
 
@@ -267,9 +279,10 @@ pub(crate) enum Placement {
 pub(crate) struct Key(Arc<str>, Placement);
 
 impl Key {
-    fn new(text: String) -> Self {
+    fn new(text: impl Into<Arc<str>>) -> Self {
+        let text = text.into();
         debug_assert_eq!(text.matches(['{', '}']).count(), 2, "one hash tag, ours");
-        Self(text.into(), Placement::Kept)
+        Self(text, Placement::Kept)
     }
 
     /// The same key of a cache, on the shard that the other ring names.

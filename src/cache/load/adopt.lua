@@ -27,7 +27,7 @@ if (leads or ARGV[4] == '') and redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[3
     ttl, stale = left < 0 and '3155760000000' or math.max(left, 1), 0
     ends = redis.call('GETRANGE', KEYS[1], 8, 19)
   end
-  redis.call('SETRANGE', KEYS[3], 8, ends or deadlines(ttl, stale))
+  redis.call('SETRANGE', KEYS[3], 8, ends or deadlines(server_ms() + ttl, stale))
   redis.call('PEXPIRE', KEYS[3], string.format('%.0f', ttl + stale))
   redis.call('RENAME', KEYS[3], KEYS[1])
   finish('+')

@@ -20,7 +20,7 @@ if held[2] ~= ARGV[2] then
   return {'REFUSED'}
 end
 if ARGV[3] == '' or not still(ARGV[3]) then return {'GONE'} end
-redis.call('SETRANGE', KEYS[1], 8, deadlines(ARGV[4], ARGV[5]))
+redis.call('SETRANGE', KEYS[1], 8, deadlines(server_ms() + ARGV[4], ARGV[5]))
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ARGV[4] + ARGV[5]))
 finish('+')
 return {'STORED'}

@@ -17,7 +17,7 @@ local ends = redis.call('GETRANGE', KEYS[1], 8, 19)
 local stale = struct.unpack('>I6', string.sub(ends, 7)) - struct.unpack('>I6', ends)
 local left = redis.call('PTTL', KEYS[1])
 if ARGV[3] ~= 'longer' or (left >= 0 and left - stale < ttl) then
-  redis.call('SETRANGE', KEYS[1], 8, deadlines(ttl, stale))
+  redis.call('SETRANGE', KEYS[1], 8, deadlines(server_ms() + ttl, stale))
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl + stale))
 end
 return {'OK'}

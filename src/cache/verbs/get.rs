@@ -3,7 +3,6 @@
 //! Invariant: `get` answers as `get_many` of one key would, errors and outages included. Users call
 //! both.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -18,6 +17,7 @@ use crate::cache::read::fetch;
 use crate::cache::read::reading::Reading;
 use crate::client::Request;
 use crate::error::Result;
+use crate::hash::SeededMap;
 use crate::key::Key;
 use crate::name::Name;
 use crate::time::Deadline;
@@ -76,12 +76,9 @@ impl Cache {
     where
         V: DeserializeOwned + Send + Sync + 'static,
     {
-        let keys: Vec<Name> = keys
-            .into_iter()
-            .map(|key| self.client.name(key.as_ref()))
-            .collect();
+        let asked = self.asked(keys);
         Request::new(self.setup.patience, move |patience| async move {
-            self.all_found(&keys, patience.deadline()).await
+            self.all_found(asked?, patience.deadline()).await
         })
     }
 
@@ -114,37 +111,40 @@ impl Cache {
         }
     }
 
+    /// Spells `keys`, so that an invalid one is an error before anything is sent.
+    fn asked(&self, keys: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Distinct> {
+        let spelling = self.spelling()?;
+        let mut spelt = Vec::new();
+        let mut only = None;
+        let mut buffer = String::new();
+        for (at, key) in keys.into_iter().enumerate() {
+            let key = key.as_ref();
+            let value = spelling.value_by(&mut buffer, key);
+            spelt.push(value.map_err(|error| error.with_key(&self.client.name(key)))?);
+            only = (at == 0).then(|| self.client.name(key));
+        }
+        let (keys, places) = distinct(spelt);
+        Ok(Distinct { keys, places, only })
+    }
+
     async fn all_found<V: DeserializeOwned + Send + Sync + 'static>(
         &self,
-        keys: &[Name],
+        asked: Distinct,
         deadline: Deadline,
     ) -> Result<Vec<Option<Arc<V>>>> {
-        // Spelt first, so that an invalid name is an error before anything is sent.
-        self.names()?;
-        let mut spelt: Vec<Key> = Vec::with_capacity(keys.len());
-        let mut places = Vec::with_capacity(keys.len());
-        let mut known = HashMap::new();
-        for key in keys {
-            let value = self.value(key)?;
-            let place = *known.entry(value.clone()).or_insert(spelt.len());
-            if place == spelt.len() {
-                spelt.push(value);
-            }
-            places.push(place);
-        }
-        let mut found: Vec<Option<Arc<V>>> = Vec::with_capacity(spelt.len());
-        for part in spelt.chunks(MOST_AT_ONCE) {
+        let mut found: Vec<Option<Arc<V>>> = Vec::with_capacity(asked.keys.len());
+        for part in asked.keys.chunks(MOST_AT_ONCE) {
             match self.read_part(part, deadline).await {
                 Ok(readings) => found.extend(readings),
                 Err(error) if self.setup.outage.bypasses(&error) => {
                     self.state().bulkhead.read(&self.setup.name, &error);
                     // The call finds nothing as a whole, just as it fails as a whole.
-                    return Ok(vec![None; keys.len()]);
+                    return Ok(vec![None; asked.places.len().max(asked.keys.len())]);
                 }
                 Err(error) => {
-                    return Err(match keys {
-                        [key] => error.about(key),
-                        _ => error,
+                    return Err(match &asked.only {
+                        Some(key) => error.about(key),
+                        None => error,
                     });
                 }
             }
@@ -153,13 +153,11 @@ impl Cache {
         self.setup.counts.hits.more(hits as u64);
         self.setup.counts.misses.more((found.len() - hits) as u64);
         // No key was given twice, so each value is already at its position.
-        if spelt.len() == keys.len() {
+        if asked.places.is_empty() {
             return Ok(found);
         }
-        Ok(places
-            .into_iter()
-            .map(|place| found[place].clone())
-            .collect())
+        let places = asked.places.into_iter();
+        Ok(places.map(|place| found[place].clone()).collect())
     }
 
     /// Reads the entry at `value`.
@@ -237,5 +235,61 @@ impl Cache {
     }
 }
 
+/// The keys of one `get_many`.
+struct Distinct {
+    /// Each of them once.
+    keys: Vec<Key>,
+    /// The index of each key that was given. Empty if none was given twice.
+    places: Vec<usize>,
+    /// The name of the key, if one was given.
+    only: Option<Name>,
+}
+
+/// Returns each of `keys` once, and the index of each that was given, unless none was given twice.
+fn distinct(keys: Vec<Key>) -> (Vec<Key>, Vec<usize>) {
+    let mut known: SeededMap<&Key, usize> = SeededMap::default();
+    known.reserve(keys.len());
+    let mut places = Vec::with_capacity(keys.len());
+    for key in &keys {
+        let next = known.len();
+        places.push(*known.entry(key).or_insert(next));
+    }
+    if known.len() == keys.len() {
+        return (keys, Vec::new());
+    }
+    let mut once: Vec<Key> = Vec::with_capacity(known.len());
+    for (key, place) in keys.iter().zip(&places) {
+        // Indexes are given in order, so the next one is that of a key which is met first.
+        if *place == once.len() {
+            once.push(key.clone());
+        }
+    }
+    (once, places)
+}
+
 /// How many entries one read asks a server for, so that other calls do not wait long behind it.
 const MOST_AT_ONCE: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Namespace;
+
+    #[test]
+    fn each_key_is_asked_for_once_and_found_at_each_of_its_places() {
+        let space = Namespace::new("hr").expect("a good namespace");
+        let spelling = space.cache("c", 0).expect("a good name");
+        let spelt = |names: &str| -> Vec<Key> {
+            let names = names.chars().map(String::from);
+            names
+                .map(|name| spelling.value(&name).expect("a key"))
+                .collect()
+        };
+        assert_eq!(distinct(spelt("abc")), (spelt("abc"), vec![]));
+        assert_eq!(
+            distinct(spelt("abacbd")),
+            (spelt("abcd"), vec![0, 1, 0, 2, 1, 3])
+        );
+        assert_eq!(distinct(Vec::new()), (Vec::new(), Vec::new()));
+    }
+}

@@ -6,6 +6,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures::join;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 
 use super::walk::{Aim, Seen, Versions, Walk};
@@ -50,7 +51,7 @@ impl Cache {
             let Some(found) = walk.next().await? else {
                 return Ok(None);
             };
-            let new = found.entries.into_iter().filter(|it| seen.is_new(it));
+            let new = found.entries().filter(|it| seen.is_new(it));
             let names: Vec<_> = new.map(|it| Ok(it.name)).collect();
             Ok(Some((stream::iter(names), Ok((walk, seen)))))
         });
@@ -66,10 +67,17 @@ impl Cache {
     /// # Cancel safety
     /// Safe.
     pub async fn count(&self) -> Result<u64> {
-        self.keys("*")
-            .0
-            .try_fold(0, async |count, _| Ok(count + 1))
-            .await
+        let mut walk = Walk::new(self, "*", Versions::Own, Aim::List)?;
+        let (mut count, mut seen) = (0, Seen::default());
+        let mut found = walk.next().await?;
+        while let Some(batch) = found {
+            // The server makes the next step while these are counted.
+            let counting = async { batch.entries().filter(|it| seen.is_new(it)).count() };
+            let (next, new) = join!(walk.next(), counting);
+            count += new as u64;
+            found = next?;
+        }
+        Ok(count)
     }
 }
 

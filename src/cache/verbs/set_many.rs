@@ -8,12 +8,10 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use futures::stream::{self, StreamExt as _};
 use serde::Serialize;
 
-use super::set::store;
+use super::store_all::store_all;
 use crate::cache::Cache;
 use crate::cache::store_request::StoreRequest;
 use crate::error::Result;
@@ -35,8 +33,11 @@ impl Cache {
     /// Stores values for `ttl`, each give or take the [`jitter`](Self::jitter), and returns an
     /// outcome for each, in their order. Loads of their keys that are under way are not stored.
     ///
-    /// The generations of the tags are read once for each server. Then up to 100 values at a time
-    /// are under way. Of two values with one key, one is stored, and it is not known which.
+    /// The generations of the tags are read once for each server. Then one command stores up to 100
+    /// values of a server, or 1 MiB of them; in a cluster, those of one slot. Up to four commands
+    /// are under way at a time for a server, and in a cluster for up to 64 slots at a time. Values
+    /// above 64 KiB are sent one by one. Of two values with one key, one is stored, and it is not
+    /// known which.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -54,7 +55,8 @@ impl Cache {
     /// The call returns `InvalidInput` if a key, a tag or the duration is invalid; nothing is
     /// stored then. The outcome of a value is `Encode` or `TooLarge` if it cannot be stored, and
     /// whatever Redis refuses or does not answer for it, also under
-    /// [`Outage::Bypass`](crate::Outage::Bypass).
+    /// [`Outage::Bypass`](crate::Outage::Bypass). If the reply to a command is lost, all of its
+    /// values are [indeterminate](crate::Error::is_indeterminate), and no others.
     ///
     /// # Cancel safety
     /// Dropping the future leaves some of the values stored.
@@ -120,13 +122,14 @@ impl<V: Serialize + Sync> SetMany<'_, V> {
             .map(|name| StoreRequest::new(self.cache.clone(), name, ttl, &tags));
         let requests: Vec<StoreRequest> = requests.collect::<Result<_>>()?;
         let generations = generations(&requests, deadline).await;
-        let stores = requests.iter().zip(values).map(|(request, value)| {
+        let encode = |at: usize| {
+            let request: &StoreRequest = &requests[at];
             // The copy of the cache's own tag tells the servers apart.
-            let generations = &generations[&request.tags[0].key];
-            stored(request, value, generations, deadline).boxed()
-        });
-        let stores: Vec<BoxFuture<'_, _>> = stores.collect();
-        Ok(stream::iter(stores).buffered(MOST_AT_ONCE).collect().await)
+            let generations = generations[&request.tags[0].key].as_ref();
+            let generations = generations.map_err(|error| request.named(error.clone()))?;
+            request.encode(values[at], generations, Duration::ZERO)
+        };
+        Ok(store_all(&self.cache.client, &requests, encode, deadline).await)
     }
 }
 
@@ -154,18 +157,6 @@ async fn generations(
     join_all(reads).await.into_iter().collect()
 }
 
-async fn stored<V: Serialize>(
-    request: &StoreRequest,
-    value: &V,
-    generations: &Result<Vec<TagState>>,
-    deadline: Deadline,
-) -> Result<()> {
-    let generations = generations.as_ref();
-    let generations = generations.map_err(|error| request.named(error.clone()))?;
-    let entry = request.encode(value, generations, Duration::ZERO)?;
-    store(request, entry, deadline).await
-}
-
 impl<V> fmt::Debug for SetMany<'_, V> {
     /// Leaves out the values, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,6 +168,3 @@ impl<V> fmt::Debug for SetMany<'_, V> {
             .finish()
     }
 }
-
-/// How many values are stored at a time.
-const MOST_AT_ONCE: usize = 100;

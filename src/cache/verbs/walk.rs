@@ -6,6 +6,7 @@
 //! nothing. A walk keeps no list of what it has found. `keys`, `count` and `remove_matching` walk.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
@@ -40,14 +41,21 @@ pub(super) enum Aim {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) server: Server,
-    pub(super) entries: Vec<EntryAt>,
+    keys: Vec<String>,
+    sought: Arc<Sought>,
+}
+
+/// What a walk looks for.
+#[derive(Debug)]
+struct Sought {
+    cache: Cache,
+    pattern: Pattern,
 }
 
 /// A walk that goes on with each [`next`](Self::next).
 #[derive(Debug)]
 pub(super) struct Walk {
-    cache: Cache,
-    pattern: Pattern,
+    sought: Arc<Sought>,
     glob: String,
     of: KeyType,
     aim: Aim,
@@ -85,8 +93,10 @@ impl Walk {
         Ok(Self {
             of,
             glob: space.entries_like(&setup.name, &pattern.glob(), rooms, version),
-            cache: cache.clone(),
-            pattern,
+            sought: Arc::new(Sought {
+                cache: cache.clone(),
+                pattern,
+            }),
             aim,
             servers: None,
             walked: Vec::new(),
@@ -95,8 +105,9 @@ impl Walk {
         })
     }
 
-    /// Returns the entries that the next step has found. `None` at the end. An entry may be
-    /// returned several times.
+    /// Returns what the next step has found. `None` at the end. An entry may be found several
+    /// times. Call this again before the entries are dealt with: the server then makes the next
+    /// step meanwhile.
     ///
     /// Cancel safety: the next call repeats a step that was dropped.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
@@ -104,7 +115,7 @@ impl Walk {
         let Some(server) = self.server(deadline).await? else {
             return Ok(None);
         };
-        let client = &self.cache.client;
+        let client = &self.sought.cache.client;
         let before = client.session_with(&server);
         let keys = (&*self.glob, self.of);
         let page = client.scan(&server, self.step.cursor, keys, deadline);
@@ -116,10 +127,7 @@ impl Walk {
                 self.restart()?;
                 self.step = Step::default();
                 self.servers.get_or_insert_default().pop_front();
-                return Ok(Some(Batch {
-                    server,
-                    entries: Vec::new(),
-                }));
+                return Ok(Some(self.batch(server, Vec::new())));
             }
         };
         let session = client.session_with(&server);
@@ -136,18 +144,22 @@ impl Walk {
         } else {
             (self.step.cursor, self.step.session) = (page.cursor, session);
         }
-        let entries = page.keys.iter().filter_map(|key| self.entry(key));
-        Ok(Some(Batch {
-            entries: entries.collect(),
+        Ok(Some(self.batch(server, page.keys)))
+    }
+
+    fn batch(&self, server: Server, keys: Vec<String>) -> Batch {
+        Batch {
             server,
-        }))
+            keys,
+            sought: self.sought.clone(),
+        }
     }
 
     /// Returns the server of the next step.
     async fn server(&mut self, deadline: Deadline) -> Result<Option<Server>> {
         if self.servers.as_ref().is_none_or(VecDeque::is_empty) {
             // Asked again at the end: a failover may have made others primaries.
-            let present = self.cache.client.servers(deadline).await?;
+            let present = self.sought.cache.client.servers(deadline).await?;
             let is_new = |server: &Server| !self.walked.contains(server);
             let new: VecDeque<Server> = present.into_iter().filter(is_new).collect();
             if self.servers.is_some() && !new.is_empty() {
@@ -163,19 +175,13 @@ impl Walk {
         if !matches!(server, Server::Primary(_)) {
             return false;
         }
-        let present = self.cache.client.servers(self.deadline()).await;
+        let present = self.sought.cache.client.servers(self.deadline()).await;
         present.is_ok_and(|present| !present.contains(server))
-    }
-
-    fn entry(&self, key: &str) -> Option<EntryAt> {
-        let space = self.cache.client.namespace();
-        let entry = space.entry_at(&self.cache.setup.name, key)?;
-        self.pattern.matches(&entry.name).then_some(entry)
     }
 
     /// The deadline of one step.
     fn deadline(&self) -> Deadline {
-        let deadline = self.cache.deadline_now();
+        let deadline = self.sought.cache.deadline_now();
         match self.aim {
             Aim::List => deadline,
             // What stays because a walk has ended would be stale.
@@ -193,6 +199,22 @@ impl Walk {
         }
         self.restarts += 1;
         Ok(())
+    }
+}
+
+impl Batch {
+    /// Returns the entries that were found.
+    // Not with the step itself, so that they are made out while the next step is under way.
+    pub(super) fn entries(&self) -> impl Iterator<Item = EntryAt> {
+        self.keys.iter().filter_map(|key| self.sought.entry(key))
+    }
+}
+
+impl Sought {
+    fn entry(&self, key: &str) -> Option<EntryAt> {
+        let space = self.cache.client.namespace();
+        let entry = space.entry_at(&self.cache.setup.name, key)?;
+        self.pattern.matches(&entry.name).then_some(entry)
     }
 }
 

@@ -32,6 +32,7 @@ mod memoize_with;
 mod near;
 #[cfg(feature = "near")]
 mod near_faults;
+mod move_version;
 mod outage;
 mod outage_table;
 mod remove_many;

@@ -180,6 +180,11 @@ const VERBS: &[Verb] = &[
         None,
     ),
     Verb(
+        "move_version",
+        |cache| Box::pin(async move { shown(cache.move_version("a", 1).await) }),
+        None,
+    ),
+    Verb(
         "take",
         |cache| Box::pin(async move { shown(cache.take::<String>("a").await) }),
         None,

@@ -197,6 +197,36 @@ async fn what_matches_is_removed_and_nothing_else() {
     assert!(other.expect("an answer").is_some());
 }
 
+/// The commands of a removal of many values, in the order in which the server has met them.
+async fn of_a_removal() -> Vec<String> {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, (0..MANY).map(|number| number.to_string())).await;
+    let monitor = Monitor::start(&server).await;
+    let removed = cache.remove_matching("*").await.expect("removed");
+    assert_eq!(removed, MANY as u64);
+    monitor.commands(&server, "hr:v:{c:").await
+}
+
+#[tokio::test]
+async fn the_next_page_is_asked_for_before_the_last_one_is_removed() {
+    let commands = of_a_removal().await;
+    let is_scan = |command: &&String| command.contains("\"SCAN\"");
+    let ahead = commands.iter().take_while(is_scan).count();
+    // No more: what was found and is not removed yet is held in memory.
+    assert_eq!(ahead, 2);
+}
+
+#[tokio::test]
+async fn one_command_removes_no_more_than_a_hundred_values() {
+    let commands = of_a_removal().await;
+    let unlinks = commands.iter().filter(|it| it.contains("\"UNLINK\""));
+    let sizes = unlinks.map(|unlink| unlink.matches("hr:v:{c:").count());
+    let sizes: Vec<usize> = sizes.collect();
+    assert_eq!(sizes.iter().sum::<usize>(), MANY);
+    assert_eq!(sizes.iter().max(), Some(&100));
+}
+
 #[tokio::test]
 async fn a_removal_that_is_dropped_half_way_stops() {
     let server = Server::start_single().await;
@@ -326,7 +356,7 @@ async fn a_removal_that_fails_half_way_does_not_say_that_nothing_was_removed() {
     let direct = server.client().await.cache("c");
     set(&direct, (0..MANY).map(|number| number.to_string())).await;
     // Behind the walk over leases, and some steps of the walk over values.
-    let _silent = proxy.on(Request::nth(9).named("scan"), Act::Hold);
+    let _silent = proxy.on(Request::nth(11).named("scan"), Act::Hold);
     let error = cache.remove_matching("*").await.expect_err("no answer");
     assert!(
         error.is_indeterminate() && !error.is_retryable(),
