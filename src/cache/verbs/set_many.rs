@@ -161,6 +161,7 @@ async fn stored<V: Serialize>(
     deadline: Deadline,
 ) -> Result<()> {
     let generations = generations.as_ref();
+    let generations = generations.inspect_err(|_| request.forget_near());
     let generations = generations.map_err(|error| request.named(error.clone()))?;
     let entry = request.encode(value, generations, Duration::ZERO)?;
     store(request, entry, deadline).await
