@@ -106,7 +106,7 @@ counts! {
     /// they were read.
     near_refused,
     /// Values that the near cache served because their server was out. Each is also a hit. 0
-    /// without [`outage_grace`](crate::cache::NearCache::outage_grace).
+    /// without `NearCache::outage_grace`.
     near_grace,
 }
 

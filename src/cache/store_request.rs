@@ -178,8 +178,8 @@ impl StoreRequest {
         self.cache.setup.jitter
     }
 
-    /// Lets near caches serve what is there no more: the caller has asked for another value, whether
-    /// it was stored or not.
+    /// Lets near caches serve what is there no more: the caller has asked for another value,
+    /// whether it was stored or not.
     pub(super) fn forget_near(&self) {
         #[cfg(feature = "near")]
         self.cache.client.changed_here(&self.place.value);
