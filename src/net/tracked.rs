@@ -220,6 +220,11 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(2);
 
+    /// A moment that can be told from those before it.
+    fn some_time() -> Instant {
+        *START + BOUND
+    }
+
     fn tracked(now: Instant) -> (Tracked, u64) {
         let tracked = Tracked::default();
         tracked.begins(0, 7, now);
@@ -229,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_epoch_is_relied_on_for_the_bound_after_the_last_look() {
-        let now = Instant::now();
+        let now = some_time();
         let (tracked, epoch) = tracked(now);
         let just_before = BOUND - Duration::from_nanos(1);
         assert!(tracked.is_verified(epoch, 7, now + just_before, BOUND));
@@ -240,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_epoch_ends_with_a_loss_or_a_flush_or_another_session_for_commands() {
-        let now = Instant::now();
+        let now = some_time();
         let (tracked, epoch) = tracked(now);
         assert!(!tracked.is_verified(epoch, 8, now, BOUND));
         assert!(!tracked.began_at(8));
@@ -257,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_lost_epoch_is_remembered_until_another_begins_or_its_grace_is_over() {
-        let now = Instant::now();
+        let now = some_time();
         let (tracked, epoch) = tracked(now);
         assert!(tracked.was_verified(epoch, now, BOUND), "it goes on");
         tracked.loses();

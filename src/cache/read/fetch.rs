@@ -57,7 +57,8 @@ pub(in crate::cache) async fn read<T: Taken>(
     Ok(only(reading))
 }
 
-/// Reads one entry for a load: also one that is to be loaded anew, as `want` says.
+/// Reads one entry for a load: also one that is to be loaded anew, as `want` says. The caller
+/// measures it: this future is the largest of a hit.
 pub(in crate::cache) async fn read_old<T: Taken>(
     cache: &Cache,
     key: &Key,
@@ -66,7 +67,6 @@ pub(in crate::cache) async fn read_old<T: Taken>(
     deadline: Deadline,
 ) -> Result<Reading<T>> {
     let fetch = Fetch::wanting(cache, tags, how, deadline)?;
-    let _timer = cache.setup.counts.time(Timed::Read);
     let mut reading = None;
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
     fetch.look(keys, place).await?;

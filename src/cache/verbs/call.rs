@@ -32,6 +32,7 @@ use crate::cache::read::fetch;
 use crate::cache::read::judge::{Age, Old, Want};
 use crate::cache::read::reading::{Miss, ReadFrom, Reading};
 use crate::cache::read::shared::{Found, Freshness, How, Reader, Shared, Slow, Turn};
+use crate::cache::stats::Timed;
 use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -438,6 +439,7 @@ impl Call {
         // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
         // larger.
         let how = (from, want);
+        let _timer = cache.setup.counts.time(Timed::Read);
         let reading = Box::pin(fetch::read_old(cache, value, &self.tags, how, deadline)).await;
         Arrival::Read(reader, reading)
     }
