@@ -156,9 +156,10 @@
 //! # Features
 //!
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server
-//! process for examples, tests and development. `near` adds `Cache::near`: values that were read
-//! are served without a command until the server tells of a change. `tls` adds `rediss://` and
-//! `Tls`: TLS and mutual TLS by rustls.
+//! process for examples, tests and development. `metrics` passes what caches count to the recorder
+//! of the `metrics` facade. `near` adds `Cache::near`: values that were read are served without a
+//! command until the server tells of a change. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
+//! by rustls.
 
 mod background;
 pub mod cache;
@@ -170,6 +171,7 @@ pub mod embedded;
 pub mod error;
 mod hash;
 pub mod key;
+mod meters;
 mod name;
 mod net;
 mod ops;

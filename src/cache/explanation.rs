@@ -27,6 +27,8 @@ pub struct Explanation {
     pub load: Option<LoadInfo>,
     /// What is remembered of a load that has failed.
     pub failure: Option<FailureInfo>,
+    /// What the near cache of the handle holds. `None` if the handle has none.
+    pub near: Option<NearInfo>,
 }
 
 /// What a read of a key comes to.
@@ -93,12 +95,18 @@ pub enum TagVerdict {
 }
 
 /// A load that is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadInfo {
+    /// Which leader it is: eight hexadecimal digits of the digest of its token. The token itself is
+    /// a secret.
+    pub owner: String,
+    /// The fence of its lease, as the event `lead` of the process that loads has it.
+    pub fence: u64,
     /// How long ago the right to load was granted.
     pub since: Duration,
-    /// When another process may take over if the leader stays silent.
+    /// When another process may take over if the leader stays silent. Zero if it has been silent
+    /// for so long: then the next call that misses takes over.
     pub takeover_in: Duration,
     /// How many other processes wait for it.
     pub waiting: u64,
@@ -114,6 +122,44 @@ pub struct FailureInfo {
     pub left: Duration,
 }
 
+/// What a near cache holds of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NearInfo {
+    /// Nothing. The next read asks Redis.
+    Absent,
+    /// A read is under way, and what it finds is to be kept.
+    Pending,
+    /// What was read so long ago: a value, or that there is none. The next read is served from
+    /// there, for this time at the longest.
+    Held {
+        /// How long ago it was read.
+        since: Duration,
+        /// How long it is held at the longest.
+        left: Duration,
+    },
+    /// It was read so long ago, and is not served any more.
+    Unserved {
+        /// How long ago it was read.
+        since: Duration,
+        /// Why it is not served.
+        why: NearWhy,
+    },
+}
+
+/// Why what a near cache holds is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NearWhy {
+    /// Its time is over.
+    Expired,
+    /// A tag of it has changed since.
+    Tag,
+    /// It is not sure that the server tells of changes: a connection to it was lost since, or it
+    /// has not shown in time that its pushes arrive.
+    Unverified,
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.key, self.verdict)?;
@@ -124,11 +170,7 @@ impl fmt::Display for Explanation {
             write!(f, "\n  tag {}: {}", tag.name, tag.state)?;
         }
         if let Some(load) = &self.load {
-            write!(
-                f,
-                "\n  a load began {:.1?} ago, {} other processes wait, takeover in {:.1?}",
-                load.since, load.waiting, load.takeover_in
-            )?;
+            write!(f, "\n  {load}")?;
         }
         if let Some(failure) = &self.failure {
             let text = failure.text.as_deref().unwrap_or("unreadable");
@@ -138,7 +180,10 @@ impl fmt::Display for Explanation {
                 failure.left
             )?;
         }
-        Ok(())
+        match &self.near {
+            Some(near) => write!(f, "\n  near cache: {near}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -151,6 +196,47 @@ impl fmt::Display for Verdict {
             Self::Invalidated => f.write_str("a miss, the entry was invalidated"),
             Self::Damaged(how) => write!(f, "a miss, {how}"),
             Self::Foreign(how) => write!(f, "a miss, {how}"),
+        }
+    }
+}
+
+impl fmt::Display for LoadInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            owner,
+            fence,
+            since,
+            takeover_in,
+            waiting,
+        } = self;
+        write!(
+            f,
+            "a load began {since:.1?} ago (owner {owner}, fence {fence}), {waiting} other processes wait, "
+        )?;
+        match takeover_in.is_zero() {
+            true => f.write_str("its leader is silent: the next call takes over"),
+            false => write!(f, "takeover in {takeover_in:.1?} if it stays silent"),
+        }
+    }
+}
+
+impl fmt::Display for NearInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("holds nothing, the next read asks Redis"),
+            Self::Pending => f.write_str("a read is under way, and is to be kept"),
+            Self::Held { since, left } => write!(
+                f,
+                "serves what was read {since:.1?} ago, for {left:.1?} more at the longest"
+            ),
+            Self::Unserved { since, why } => {
+                write!(f, "does not serve what was read {since:.1?} ago: ")?;
+                f.write_str(match why {
+                    NearWhy::Expired => "its time is over",
+                    NearWhy::Tag => "a tag of it has changed",
+                    NearWhy::Unverified => "the server has not shown that its pushes arrive",
+                })
+            }
         }
     }
 }

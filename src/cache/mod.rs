@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use explanation::{
-    EntryInfo, Explanation, FailureInfo, LoadInfo, TagInfo, TagVerdict, Verdict,
+    EntryInfo, Explanation, FailureInfo, LoadInfo, NearInfo, NearWhy, TagInfo, TagVerdict, Verdict,
 };
 pub use load::loading::Loading;
 #[cfg(feature = "near")]
@@ -46,13 +46,14 @@ pub use verbs::update::Entry;
 
 use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
 use self::entry_keys::EntryKeys;
+use self::outage::Did;
 use crate::client::Client;
 #[cfg(doc)]
 use crate::codec::Compression;
 #[cfg(feature = "encrypt")]
 use crate::codec::Keyring;
 use crate::codec::{Codec, CompressionOptions, CustomCodec, Stack};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
 use crate::tags::Tag;
@@ -77,7 +78,7 @@ impl Client {
         Cache {
             client: self.clone(),
             setup: Arc::new(Config {
-                counts: state.counts.of(name),
+                counts: state.counts.of(self.namespace().as_str(), name),
                 name: name.into(),
                 names,
                 version: 0,
@@ -352,6 +353,13 @@ impl Cache {
     /// work of the other: see [`version`](Self::version).
     pub fn foreign(&self) -> u64 {
         self.state().foreign.met()
+    }
+
+    /// Notes that `operation` does without Redis because of `error`.
+    fn does_without(&self, did: Did, operation: &'static str, error: &Error) {
+        self.setup.counts.bypassed.one_more();
+        let (bulkhead, cache) = (&self.state().bulkhead, &*self.setup.name);
+        bulkhead.does_without(did, (operation, cache), error);
     }
 
     /// The deadline of a call that starts now.

@@ -55,6 +55,17 @@ pub struct Bypassed {
     pub loads: u64,
 }
 
+/// What a cache does without Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Did {
+    /// A read finds nothing.
+    FindNothing,
+    /// A value is not stored.
+    NotStore,
+    /// A load runs, and its value is not stored.
+    Load,
+}
+
 impl Outage {
     /// Whether the cache does without Redis after `error`.
     pub(super) fn bypasses(self, error: &Error) -> bool {
@@ -134,25 +145,19 @@ impl Bulkhead {
         self.places.acquire().await.ok()
     }
 
-    /// Counts a load of `cache` that runs without Redis, because of `error`.
-    pub(super) fn load(&self, cache: &str, error: &Error) {
-        self.loads.fetch_add(1, Ordering::Relaxed);
-        self.warn(cache, error);
-    }
-
-    /// Counts a read of `cache` that finds nothing, because of `error`.
-    pub(super) fn read(&self, cache: &str, error: &Error) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.warn(cache, error);
-    }
-
-    /// Counts a value that is not stored in `cache`, because of `error`.
-    pub(super) fn write(&self, cache: &str, error: &Error) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        self.warn(cache, error);
-    }
-
-    fn warn(&self, cache: &str, error: &Error) {
+    /// Counts what an operation of a cache does without Redis, because of `error`.
+    pub(super) fn does_without(
+        &self,
+        did: Did,
+        (operation, cache): (&'static str, &str),
+        error: &Error,
+    ) {
+        let count = match did {
+            Did::FindNothing => &self.reads,
+            Did::NotStore => &self.writes,
+            Did::Load => &self.loads,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         let since = warned.due(Instant::now(), self.counted());
         // Released before the event: a subscriber is the user's code.
@@ -163,7 +168,8 @@ impl Bulkhead {
             loads,
         }) = since
         {
-            tracing::warn!(target: "hedgerow::cache", cache, reads, writes, loads, %error, "caches do without Redis");
+            let (kind, count) = (error.kind(), reads + writes + loads);
+            tracing::warn!(target: "hedgerow::cache", operation, cache, ?kind, count, reads, writes, loads, %error, "caches do without Redis");
         }
     }
 

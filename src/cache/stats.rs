@@ -7,80 +7,163 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a cache has done in this process since its client was made.
-///
-/// Each number only rises. They are read one after the other, so a call that ends meanwhile may be
-/// in one of them and not in another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
+use crate::codec::Sizes;
+use crate::meters::{Described, Labels, Meters, Tally, Timer};
+
+/// Makes `Stats` and `Counts` of one list, in which each count stands once, and names the metric of
+/// each.
+macro_rules! counts {
+    ($($(#[doc = $doc:literal])+ $count:ident,)+) => {
+        /// What a cache has done in this process since its client was made.
+        ///
+        /// Each number only rises. They are read one after the other, so a call that ends meanwhile
+        /// may be in one of them and not in another.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[doc = $doc])+ pub $count: u64,)+
+        }
+
+        /// The counts of one cache.
+        #[derive(Debug)]
+        pub(super) struct Counts {
+            $(pub(super) $count: Count,)+
+            /// Whether an entry with a stale window was read. If so, reads ask for the time at
+            /// once, and not only when they meet such an entry.
+            windows: AtomicBool,
+            meters: Arc<Meters>,
+        }
+
+        const METRICS: &[Described] = &[$(Described {
+            name: concat!("hedgerow_cache_", stringify!($count), "_total"),
+            what: concat!($($doc),+),
+        },)+];
+
+        impl Counts {
+            fn new(labels: Labels<'_>) -> Self {
+                let meters = Meters::new(labels, METRICS, TIMES);
+                let mut positions = 0_usize..;
+                $(let $count = Count::new(meters.tally(positions.next().unwrap_or_default()));)+
+                Self {
+                    $($count,)+
+                    windows: AtomicBool::new(false),
+                    meters,
+                }
+            }
+
+            pub(super) fn so_far(&self) -> Stats {
+                Stats { $($count: self.$count.so_far(),)+ }
+            }
+        }
+    };
+}
+
+counts! {
     /// Keys that `get` and `get_many` found, and keys that `memoize` and its relatives found a
     /// value for without a load.
-    pub hits: u64,
+    hits,
     /// Keys that `get` and `get_many` did not find, and keys for which `memoize` and its relatives
     /// waited for a load or made one.
-    pub misses: u64,
+    misses,
     /// Loads that ended with a value. Each key of a batch is a load.
-    pub loads: u64,
+    loads,
     /// Loads that ended with an error or a panic, or took longer than `max_load`.
-    pub failed_loads: u64,
+    failed_loads,
     /// Calls of `memoize` that got the value of a load which another call of this process made.
-    pub shared_loads: u64,
+    shared_loads,
+    /// Calls of `memoize` that waited, and got the value of a load which another call made, in this
+    /// process or elsewhere. Those of `shared_loads` are among them.
+    saved_loads,
     /// Loaded values that were not stored, because the key was removed, set or taken over
     /// meanwhile.
-    pub refused_commits: u64,
+    refused_commits,
+    /// Loads that were begun in place of a leader which had been silent for the takeover.
+    takeovers,
     /// Values that were stored: loaded ones, and those of `set`, `set_many`, `add` and `update`.
-    pub stores: u64,
+    stores,
     /// Calls of `memoize` that were given a stale value.
-    pub stale_served: u64,
+    stale_served,
     /// Loads that were started behind a value: a stale one, or one whose early refresh was due.
-    pub refreshes: u64,
+    refreshes,
+    /// What was done without Redis under `Outage::Bypass`: reads that found nothing, values of
+    /// `set` that were not stored, and loads whose values were not stored.
+    bypassed,
+    /// Entries that were read and found damaged: bytes were changed, lost or added. Each was a
+    /// miss, and was removed.
+    damaged,
+    /// Entries that were read and are whole, but of another type, too large, or of a format that
+    /// this build does not know. Each was a miss, and was left alone.
+    foreign,
+    /// The bytes of values that were encoded to be stored, before compression.
+    encoded_bytes,
+    /// The bytes of the same values after compression. The head of an entry and its tags do not
+    /// count.
+    compressed_bytes,
     /// Reads that the near cache answered without a command. Each is also a hit, or, if it answered
     /// that the key is missing, a miss of `get`. 0 without the feature `near`.
-    pub near_hits: u64,
+    near_hits,
     /// Values that were read and not kept in the near cache, because they may have changed while
     /// they were read.
-    pub near_refused: u64,
+    near_refused,
+    /// Values that the near cache served because their server was out. Each is also a hit. 0
+    /// without `NearCache::outage_grace`.
+    near_grace,
 }
 
-/// The counts of one cache.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) hits: Count,
-    pub(super) misses: Count,
-    pub(super) loads: Count,
-    pub(super) failed_loads: Count,
-    pub(super) shared_loads: Count,
-    pub(super) refused_commits: Count,
-    pub(super) stores: Count,
-    pub(super) stale_served: Count,
-    pub(super) refreshes: Count,
-    /// Whether an entry with a stale window was read. If so, reads ask for the time at once, and
-    /// not only when they meet such an entry.
-    windows: AtomicBool,
-    pub(super) near_hits: Count,
-    pub(super) near_refused: Count,
+/// What takes its time in a cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Timed {
+    Read,
+    Load,
+    Store,
 }
+
+/// By the order of [`Timed`].
+const TIMES: &[Described] = &[
+    Described {
+        name: "hedgerow_cache_read_duration_seconds",
+        what: "How long a read of entries took, from the call to the judged entries.",
+    },
+    Described {
+        name: "hedgerow_cache_load_duration_seconds",
+        what: "How long a loader ran, whatever it came to.",
+    },
+    Described {
+        name: "hedgerow_cache_store_duration_seconds",
+        what: "How long it took to store an entry that was encoded, whatever became of it.",
+    },
+];
 
 /// A number that only rises.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
+#[derive(Debug)]
+pub(super) struct Count {
+    so_far: AtomicU64,
+    tally: Tally,
+}
 
 /// The counts of all caches of one client, by the name of the cache.
 #[derive(Debug, Default)]
 pub(super) struct AllCounts(Mutex<HashMap<Box<str>, Arc<Counts>>>);
 
 impl Count {
+    fn new(tally: Tally) -> Self {
+        Self {
+            so_far: AtomicU64::new(0),
+            tally,
+        }
+    }
+
     pub(super) fn one_more(&self) {
         self.more(1);
     }
 
     pub(super) fn more(&self, by: u64) {
-        self.0.fetch_add(by, Ordering::Relaxed);
+        self.so_far.fetch_add(by, Ordering::Relaxed);
+        self.tally.more(by);
     }
 
     fn so_far(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.so_far.load(Ordering::Relaxed)
     }
 }
 
@@ -93,38 +176,39 @@ impl Counts {
         self.windows.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn so_far(&self) -> Stats {
-        Stats {
-            hits: self.hits.so_far(),
-            misses: self.misses.so_far(),
-            loads: self.loads.so_far(),
-            failed_loads: self.failed_loads.so_far(),
-            shared_loads: self.shared_loads.so_far(),
-            refused_commits: self.refused_commits.so_far(),
-            stores: self.stores.so_far(),
-            stale_served: self.stale_served.so_far(),
-            refreshes: self.refreshes.so_far(),
-            near_hits: self.near_hits.so_far(),
-            near_refused: self.near_refused.so_far(),
-        }
+    /// Counts the value of an entry that was encoded.
+    pub(super) fn encoded(&self, sizes: Sizes) {
+        self.encoded_bytes.more(sizes.encoded as u64);
+        self.compressed_bytes.more(sizes.compressed as u64);
+    }
+
+    /// Begins to measure. What is measured ends when the timer is dropped, however it ends.
+    pub(super) fn time(&self, timed: Timed) -> Timer<'_> {
+        self.meters.time(timed as usize)
     }
 }
 
 impl AllCounts {
-    /// Returns the counts of the cache called `name`.
-    pub(super) fn of(&self, name: &str) -> Arc<Counts> {
+    /// Returns the counts of the cache called `name`, in this namespace.
+    pub(super) fn of(&self, namespace: &str, name: &str) -> Arc<Counts> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(name) {
             return known.clone();
         }
-        let counts: Arc<Counts> = Arc::default();
-        // Names of caches are few. If they are made from input, each handle counts for itself.
-        if all.len() < MOST_CACHES {
-            all.insert(name.into(), counts.clone());
+        let counts = |cache| Arc::new(Counts::new(&[("namespace", namespace), ("cache", cache)]));
+        // Names of caches are few. If they are made from input, each handle counts for itself, and
+        // the metrics of all these handles are one.
+        if all.len() >= MOST_CACHES {
+            return counts(OTHERS);
         }
+        let counts = counts(name);
+        all.insert(name.into(), counts.clone());
         counts
     }
 }
 
 /// How many names are remembered at most.
 const MOST_CACHES: usize = 1024;
+
+/// What the metrics of all further names are labelled with.
+const OTHERS: &str = "(others)";

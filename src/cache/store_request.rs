@@ -124,9 +124,12 @@ impl StoreRequest {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<Vec<u8>> {
-        let stack = &self.cache.setup.stack;
-        let entry = stack.entry(self.place.value.as_str(), value, stamps, cost);
-        entry.map_err(|error| self.named(error))
+        let setup = &self.cache.setup;
+        let place = self.place.value.as_str();
+        let entry = setup.stack.entry(place, value, stamps, cost);
+        let (entry, sizes) = entry.map_err(|error| self.named(error))?;
+        setup.counts.encoded(sizes);
+        Ok(entry)
     }
 
     /// The record of a load that has failed with `error`, stamped as its value would have been, and
@@ -145,7 +148,8 @@ impl StoreRequest {
         let stamps = self.stamps(generations);
         let stack = self.cache.setup.stack.of_records();
         let record = stack.entry(self.place.lease.as_str(), failure, &stamps, Duration::ZERO);
-        Some((record.ok()?, self.jitter().spread(ttl)))
+        let (record, _) = record.ok()?;
+        Some((record, self.jitter().spread(ttl)))
     }
 
     /// The stamps of an entry, one for each tag.
@@ -172,6 +176,13 @@ impl StoreRequest {
 
     fn jitter(&self) -> Jitter {
         self.cache.setup.jitter
+    }
+
+    /// Lets near caches serve what is there no more: the caller has asked for another value,
+    /// whether it was stored or not.
+    pub(super) fn forget_near(&self) {
+        #[cfg(feature = "near")]
+        self.cache.client.changed_here(&self.place.value);
     }
 
     /// `error`, about the key of this request unless it is about a tag.

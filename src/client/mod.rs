@@ -252,6 +252,10 @@ impl Client {
         let writing = call.key().and_then(|key| topology.writing(key));
         #[cfg(feature = "near")]
         let key = call.key().cloned();
+        // Before it, too: a call that is dropped, or fails in an outage, must not leave the value
+        // to be served.
+        #[cfg(feature = "near")]
+        key.iter().for_each(|key| topology.changed_here(key));
         let outcome = self.run(call, deadline).await;
         #[cfg(feature = "near")]
         key.iter().for_each(|key| topology.changed_here(key));
@@ -273,6 +277,8 @@ impl Client {
         let topology = &self.core.topology;
         let writing = keys.clone().filter_map(|key| topology.writing(key));
         let writing: Vec<_> = writing.collect();
+        #[cfg(feature = "near")]
+        keys.clone().for_each(|key| topology.changed_here(key));
         let outcome = self.run(call, deadline).await;
         #[cfg(feature = "near")]
         keys.for_each(|key| topology.changed_here(key));
@@ -316,6 +322,8 @@ impl Client {
             .iter()
             .filter_map(|key| topology.writing(key))
             .collect();
+        #[cfg(feature = "near")]
+        keys.iter().for_each(|key| topology.changed_here(key));
         let outcome = self.command(unlink, first, Retry::Safe, deadline).await;
         #[cfg(feature = "near")]
         keys.iter().for_each(|key| topology.changed_here(key));
@@ -375,6 +383,12 @@ impl Client {
         with: impl FnOnce(&Arc<Tracking>) -> T,
     ) -> Option<T> {
         self.core.topology.tracking(key, with)
+    }
+
+    /// Makes the near caches of this client forget `key`.
+    #[cfg(feature = "near")]
+    pub(crate) fn changed_here(&self, key: &Key) {
+        self.core.topology.changed_here(key);
     }
 
     /// How many reads a server has sent to another one so far.

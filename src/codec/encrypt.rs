@@ -223,7 +223,7 @@ mod tests {
             generation: 2,
         };
         let entry = stack.entry(AT, value, &[stamp], Duration::ZERO);
-        entry.expect("it can be written")
+        entry.expect("it can be written").0
     }
 
     fn read<V: DeserializeOwned>(stack: &Stack, at: &str, entry: &[u8]) -> Result<V, Unreadable> {

@@ -68,6 +68,13 @@ pub(crate) struct Decoder<'a> {
     at: &'a str,
 }
 
+/// How many bytes a value takes, before and after compression. Both are zero for no value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) encoded: usize,
+    pub(crate) compressed: usize,
+}
+
 /// What two decoders of one key have in common if they read alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DecodesLike {
@@ -136,15 +143,15 @@ impl Stack {
         }
     }
 
-    /// Returns the entry of `value` for the Redis key `key`. Both deadlines in it are zero: the
-    /// script that stores the entry fills them in from the server's clock.
+    /// Returns the entry of `value` for the Redis key `key`, and its sizes. Both deadlines in it
+    /// are zero: the script that stores the entry fills them in from the server's clock.
     pub(crate) fn entry<V: Serialize + ?Sized>(
         &self,
         key: &str,
         value: &V,
         stamps: &[Stamp],
         cost: Duration,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<(Vec<u8>, Sizes)> {
         self.encode_as(key, rand::random(), value, stamps, cost)
     }
 
@@ -173,13 +180,14 @@ impl Stack {
         value: &V,
         stamps: &[Stamp],
         cost: Duration,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<(Vec<u8>, Sizes)> {
         let form = self.form()?;
         // Most codecs write `None` and `Some(None)` alike. So the envelope records "no value".
         if option::is_none(value, form) {
             let entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
             let start = entry.len();
-            return self.sealed(entry, start, key, Compression::None, Outcome::None);
+            let entry = self.sealed(entry, start, key, Compression::None, Outcome::None)?;
+            return Ok((entry, Sizes::default()));
         }
         let mut entry = envelope::begin(self.codec, stamps, cost, revision, USUAL)?;
         let start = entry.len();
@@ -205,12 +213,19 @@ impl Stack {
             return Err(too_large_to_store(self.max_decoded));
         }
         encoded?;
+        let encoded = entry.len() - start;
         let mut compression = Compression::None;
         if let Some(compressed) = compress::compress(&self.compression, &entry, start) {
             entry = compressed;
             compression = self.compression.compressor;
         }
-        self.sealed(entry, start, key, compression, Outcome::Value)
+        let compressed = entry.len() - start;
+        let entry = self.sealed(entry, start, key, compression, Outcome::Value)?;
+        let sizes = Sizes {
+            encoded,
+            compressed,
+        };
+        Ok((entry, sizes))
     }
 
     /// Completes the entry for the Redis key `key`, whose payload begins at `start`.

@@ -17,6 +17,7 @@ use redis::ServerError;
 use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Fate};
+use crate::meters::{Described, Raised};
 use crate::time::Deadline;
 use crate::wire::fault::from_server;
 
@@ -56,6 +57,8 @@ struct Open {
     /// How long probes have waited in vain since `until`, in sum.
     // Callers with short deadlines end their probes early. Together they count as one full probe.
     waited: Duration,
+    /// Counts the breaker as open in the metrics.
+    raised: Option<Raised>,
 }
 
 /// The call that is finding out whether the server is back.
@@ -153,6 +156,11 @@ impl Breaker {
         if opened && !self.silent {
             let address = error.address();
             tracing::warn!(target: "hedgerow::client", address, %error, "the server is out; the breaker is open");
+            let raised = Raised::new(&[("server", address.unwrap_or_default())], OPEN);
+            // It may be closed by now.
+            if let Some(open) = &mut self.state().open {
+                open.raised = Some(raised);
+            }
         }
     }
 
@@ -242,6 +250,7 @@ impl State {
             pause: SHORTEST,
             probing: None,
             waited: Duration::ZERO,
+            raised: None,
         });
         true
     }
@@ -323,6 +332,11 @@ pub(crate) fn says_out(error: &ServerError) -> bool {
 fn spread() -> f64 {
     rand::random_range(SPREAD)
 }
+
+const OPEN: Described = Described {
+    name: "hedgerow_breakers_open",
+    what: "Circuit breakers to this server that are open now, one for each client.",
+};
 
 /// The breaker opens after this many failures in a row ..
 // One lost connection makes all calls in flight on it fail, and is no outage.

@@ -28,6 +28,8 @@ pub(crate) trait Changed: Send + Sync {
 pub(crate) struct Tracked {
     /// 0 while no session tracks.
     epoch: AtomicU64,
+    /// The epoch that was lost last, until another begins.
+    lost: AtomicU64,
     /// In nanoseconds since [`START`].
     verified: AtomicU64,
     /// The number of the last change of the connection for commands, when the epoch began.
@@ -69,6 +71,17 @@ impl Tracked {
             && self.epoch.load(Ordering::Acquire) == epoch
     }
 
+    /// Whether `epoch` is the present one, or was lost and no other has begun since, and was
+    /// verified within `grace` before `now`. All writes before that were pushed and handled.
+    pub(super) fn was_verified(&self, epoch: u64, now: Instant, grace: Duration) -> bool {
+        // No epoch begins meanwhile, so all that is read belongs to this one.
+        let _losses = self.losses();
+        let is_last = self.epoch.load(Ordering::Acquire) == epoch
+            || self.lost.load(Ordering::Acquire) == epoch;
+        let verified = self.verified.load(Ordering::Acquire);
+        is_last && nanos(now).saturating_sub(verified) < grace.as_nanos() as u64
+    }
+
     /// Whether the epoch began at the last of these `changes`, or there is none.
     pub(super) fn began_at(&self, changes: u64) -> bool {
         let began = self.changes.load(Ordering::Acquire);
@@ -81,6 +94,7 @@ impl Tracked {
         if *lost == losses {
             self.verified.store(nanos(sent), Ordering::Release);
             self.changes.store(changes, Ordering::Release);
+            self.lost.store(0, Ordering::Release);
             self.epoch.store(next(), Ordering::Release);
         }
     }
@@ -97,7 +111,10 @@ impl Tracked {
     pub(super) fn loses(&self) {
         let mut losses = self.losses();
         *losses += 1;
-        self.epoch.store(0, Ordering::Release);
+        let lost = self.epoch.swap(0, Ordering::AcqRel);
+        if lost != 0 {
+            self.lost.store(lost, Ordering::Release);
+        }
         drop(losses);
         self.wake.notify_one();
     }
@@ -203,6 +220,11 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(2);
 
+    /// A moment that can be told from those before it.
+    fn some_time() -> Instant {
+        *START + BOUND
+    }
+
     fn tracked(now: Instant) -> (Tracked, u64) {
         let tracked = Tracked::default();
         tracked.begins(0, 7, now);
@@ -212,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_epoch_is_relied_on_for_the_bound_after_the_last_look() {
-        let now = Instant::now();
+        let now = some_time();
         let (tracked, epoch) = tracked(now);
         let just_before = BOUND - Duration::from_nanos(1);
         assert!(tracked.is_verified(epoch, 7, now + just_before, BOUND));
@@ -223,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_epoch_ends_with_a_loss_or_a_flush_or_another_session_for_commands() {
-        let now = Instant::now();
+        let now = some_time();
         let (tracked, epoch) = tracked(now);
         assert!(!tracked.is_verified(epoch, 8, now, BOUND));
         assert!(!tracked.began_at(8));
@@ -236,6 +258,26 @@ mod tests {
         assert!(!tracked.is_verified(next, 7, now, BOUND));
         tracked.verify(next, now);
         assert_eq!(tracked.epoch(), None);
+    }
+
+    #[test]
+    fn a_lost_epoch_is_remembered_until_another_begins_or_its_grace_is_over() {
+        let now = some_time();
+        let (tracked, epoch) = tracked(now);
+        assert!(tracked.was_verified(epoch, now, BOUND), "it goes on");
+        tracked.loses();
+        tracked.loses();
+        let just_before = BOUND - Duration::from_nanos(1);
+        assert!(tracked.was_verified(epoch, now + just_before, BOUND));
+        assert!(!tracked.was_verified(epoch, now + BOUND, BOUND));
+        assert!(!tracked.was_verified(epoch + 1, now, BOUND));
+        tracked.begins(tracked.lost_so_far(), 8, now);
+        assert!(!tracked.was_verified(epoch, now, BOUND), "another goes on");
+        // What a server has flushed is gone, also if the session is lost then.
+        let before = tracked.epoch().expect("it has begun");
+        tracked.received(vec![Value::Nil]);
+        tracked.loses();
+        assert!(!tracked.was_verified(before, now, BOUND));
     }
 
     #[test]

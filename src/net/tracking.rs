@@ -85,6 +85,12 @@ impl Tracking {
         self.tracked.is_verified(epoch, changes, now, bound)
     }
 
+    /// Whether the server was looked at in `epoch` within `grace` before `now`, and pushes may have
+    /// been missed only since. The epoch may be lost, but no other has begun.
+    pub(crate) fn was_live(&self, epoch: u64, now: Instant, grace: Duration) -> bool {
+        self.tracked.was_verified(epoch, now, grace)
+    }
+
     /// Tells all near caches that this client may have changed `key`.
     pub(crate) fn changed_here(&self, key: &Key) {
         self.tracked.tell(std::iter::once(key.as_str()));

@@ -96,8 +96,11 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                 .await;
             drop(question);
             let (takeover, noted, fence) = match grant {
-                Ok(Grant::Lead { fence }) => {
-                    tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
+                Ok(Grant::Lead { fence, takes_over }) => {
+                    tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, takes_over, "lead");
+                    if takes_over {
+                        self.request.cache.setup.counts.takeovers.one_more();
+                    }
                     let generations = self
                         .stamps(match attempt {
                             0 => Age::Fresh,

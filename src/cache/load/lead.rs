@@ -21,6 +21,7 @@ use crate::cache::read::fetch;
 use crate::cache::read::judge::Want;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{ReadFrom, Reading};
+use crate::cache::stats::Timed;
 use crate::codec::{MOST_STAMPS, Stamp};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, TagId};
@@ -281,7 +282,12 @@ where
     ) -> bool {
         let place = &self.request.place;
         let window = self.request.kept.window_millis();
+        let counts = &self.request.cache.setup.counts;
         let committed = async {
+            let _timer = match plan {
+                Plan::Store { .. } | Plan::Extend { .. } => Some(counts.time(Timed::Store)),
+                Plan::Drop(_) => None,
+            };
             match plan {
                 Plan::Store { entry, ttl } => {
                     let lives = (*ttl, window);
@@ -311,7 +317,6 @@ where
         let verified = self.verified(closed, states, deadline);
         // Both are sent after the flight was closed, so neither has to wait for the other.
         let (committed, verified) = futures::join!(committed, verified);
-        let counts = &self.request.cache.setup.counts;
         match committed {
             Ok(Committed::Stored) => {
                 counts.stores.one_more();

@@ -10,7 +10,8 @@
 -- ARGV: 4 first 36 bytes of the entry that the caller judged invalid, or ''
 -- ARGV: 5 wake channel of the caller's process, or '' when it has none
 -- ARGV: 6 fence of the failed load whose record the caller judged invalid, or ''
--- Returns: {'LEAD', fence, server time in ms} or {'CHANGED'} or {'FAILED', fence, record of a failed load} or
+-- Returns: {'LEAD', fence, server time in ms, 1 in place of a leader that was silent} or {'CHANGED'} or
+--   {'FAILED', fence, record of a failed load} or
 --   {'BUSY', ms until takeover, 1 when the channel is noted, fence} or {'WRONGTYPE'}
 -- Retry: safe - a caller that meets its own token is answered as the first time; a copy that
 --   arrives after the lease has ended takes it with another fence, with which nothing is stored
@@ -20,7 +21,7 @@ if head ~= '' and head ~= ARGV[4] then return {'CHANGED'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'takeover', 'failed')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if held[1] == ARGV[1] then return {'LEAD', held[2], now} end
+if held[1] == ARGV[1] then return {'LEAD', held[2], now, 0} end
 if held[4] and held[2] ~= ARGV[6] then return {'FAILED', held[2], held[4]} end
 local takeover = tonumber(held[3] or 0)
 if takeover > now then
@@ -37,4 +38,4 @@ fence = string.format('%.0f', fence)
 if held[4] then redis.call('DEL', KEYS[2]) end
 redis.call('HSET', KEYS[2], 'token', ARGV[1], 'fence', fence, 'takeover', string.format('%.0f', now + ARGV[3]))
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-return {'LEAD', fence, now}
+return {'LEAD', fence, now, held[1] and 1 or 0}

@@ -52,7 +52,11 @@ pub(in crate::cache) struct LoadLease {
 #[derive(Debug)]
 pub(in crate::cache) enum Grant {
     /// The caller leads.
-    Lead { fence: i64 },
+    Lead {
+        fence: i64,
+        /// The leader before was silent for the takeover.
+        takes_over: bool,
+    },
     /// There is an entry that the caller has not judged yet.
     Changed,
     /// A load has failed and left this record.
@@ -127,7 +131,8 @@ impl LoadLease {
                 let fence = reply.int(1)?;
                 self.fence.store(fence, Ordering::Relaxed);
                 self.granted.store(reply.count(2)?, Ordering::Relaxed);
-                Ok(Grant::Lead { fence })
+                let takes_over = reply.int(3)? == 1;
+                Ok(Grant::Lead { fence, takes_over })
             }
             "CHANGED" => Ok(Grant::Changed),
             "FAILED" => Ok(Grant::Failed {

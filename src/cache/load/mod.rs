@@ -41,6 +41,7 @@ use futures::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::outage::Outage;
+use super::stats::Timed;
 use super::store_request::StoreRequest;
 use crate::cache::read::judge::Old;
 use crate::cache::read::reading::Miss;
@@ -219,6 +220,8 @@ impl<V> Load<V> {
             .scope(async move { loader(loading).await });
         // A panic must end as an error, or the followers would learn nothing of the load.
         let load = AssertUnwindSafe(load).catch_unwind();
+        let counts = &self.request.cache.setup.counts;
+        let timer = counts.time(Timed::Load);
         let loaded = match tokio::time::timeout_at(until, load).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(cause))) => Err(Error::of_loader(cause)),
@@ -232,7 +235,7 @@ impl<V> Load<V> {
                  raise max_load or make it faster",
             )),
         };
-        let counts = &self.request.cache.setup.counts;
+        drop(timer);
         match &loaded {
             Ok(_) => counts.loads.one_more(),
             Err(_) => counts.failed_loads.one_more(),

@@ -72,7 +72,10 @@ where
         let bypasses = |error: &Error| outage.bypasses(error);
         let result = match granted {
             Ok(Granted::Lead(generations)) => self.lead(loader, generations).await.map(Some),
-            Ok(Granted::Found(value)) => Ok(Some(value)),
+            Ok(Granted::Found(value)) => {
+                self.request.cache.setup.counts.saved_loads.one_more();
+                Ok(Some(value))
+            }
             Ok(Granted::Alone) => {
                 // Others have loaded since it was read.
                 self.old = None;

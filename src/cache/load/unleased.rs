@@ -19,6 +19,7 @@ use super::gather::Member;
 use super::loading::RunLoader;
 use super::solo::Seat;
 use super::{Load, deserted};
+use crate::cache::outage::Did;
 use crate::error::{Error, Result};
 
 impl<V: Send + Sync + 'static> Load<V> {
@@ -31,12 +32,12 @@ impl<V: Send + Sync + 'static> Load<V> {
         error: Error,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Option<Arc<V>>> {
-        let bulkhead = &self.request.state.bulkhead;
+        let (cache, bulkhead) = (&self.request.cache, &self.request.state.bulkhead);
         let until = Instant::now() + self.max_load();
         if let Some(member) = self.member.clone()
             && member.leads(None)
         {
-            bulkhead.load(&self.request.cache.setup.name, &error);
+            cache.does_without(Did::Load, "memoize", &error);
             return self.in_batch(loader, &member).await.map(Some);
         }
         let _place = tokio::select! {
@@ -47,7 +48,7 @@ impl<V: Send + Sync + 'static> Load<V> {
             // The load that waits for this one keeps its own permit, which counts for both.
             () = self.leader.urged() => None,
         };
-        bulkhead.load(&self.request.cache.setup.name, &error);
+        cache.does_without(Did::Load, "memoize", &error);
         tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), %error, "loading without Redis");
         self.begun(loader).await.map(Some)
     }
@@ -91,6 +92,9 @@ impl<V: Send + Sync + 'static> Load<V> {
                 Some(Outcome::Value { value, .. }) => {
                     // A load of another type is of no use here.
                     if let Ok(typed) = value.clone().downcast() {
+                        let counts = &self.request.cache.setup.counts;
+                        counts.shared_loads.one_more();
+                        counts.saved_loads.one_more();
                         let proved = false;
                         closed.settle(Outcome::Value { value, proved });
                         return Ok(Some(typed));

@@ -4,7 +4,8 @@
 //! that began before the read was sent and still goes on, no push about its key or any of its tags
 //! has come since, and the server has shown within the bound that its pushes arrive. So a value is
 //! never served after the push about its change has come, and never more than `max_staleness`
-//! after the change.
+//! after the change. In an outage, where the user has given a grace, an epoch that was lost counts
+//! until another begins, and the grace takes the place of `max_staleness`.
 //!
 //! `read` asks it before and after each read.
 
@@ -17,8 +18,10 @@ use tokio::time::Instant;
 
 use super::options::NearCache;
 use super::table::{Kept, KnownTag, Stored, Table, Ticket};
+use crate::cache::explanation::{NearInfo, NearWhy};
 use crate::client::Client;
 use crate::key::Key;
+use crate::meters::{Described, Level};
 use crate::net::tracked::Changed;
 use crate::net::tracking::Tracking;
 use crate::tags::Generation;
@@ -30,6 +33,10 @@ pub(in crate::cache) struct Near {
     options: NearCache,
     /// What the tracked keys begin with.
     prefixes: [String; 2],
+    /// The name of the cache, for the metrics.
+    cache: Box<str>,
+    bytes: Level,
+    entries: Level,
 }
 
 /// Which server told of changes when something was read, and in which epoch.
@@ -58,8 +65,12 @@ pub(super) struct Fill {
 
 impl Near {
     /// An empty one. `options` were checked.
-    pub(super) fn new(client: &Client, options: NearCache) -> Self {
+    pub(super) fn new(client: &Client, cache: &str, options: NearCache) -> Self {
+        let labels = [("namespace", client.namespace().as_str()), ("cache", cache)];
         Self {
+            cache: cache.into(),
+            bytes: Level::new(&labels, BYTES),
+            entries: Level::new(&labels, ENTRIES),
             table: Table::new(options.max_bytes),
             options,
             prefixes: client.namespace().cached_prefixes(),
@@ -68,7 +79,7 @@ impl Near {
 
     /// An empty one with the same options.
     pub(in crate::cache) fn anew(&self, client: &Client) -> Self {
-        Self::new(client, self.options.clone())
+        Self::new(client, &self.cache, self.options.clone())
     }
 
     /// Returns what is known of `key`, as a `V`.
@@ -79,21 +90,46 @@ impl Near {
     ) -> Option<NearHit<V>> {
         let stored = self.table.value(key)?;
         let now = Instant::now();
-        let is_live = now < stored.until
-            && self.is_live(client, key, &stored.origin, now)
-            && stored.is_current()
-            && stored
-                .tags
-                .iter()
-                .all(|tag| self.is_live(client, &tag.key, &tag.origin, now));
-        if !is_live {
-            self.table.forget(key);
-            return None;
+        match self.why_not(client, key, &stored, now) {
+            None => taken(&stored),
+            Some(why) => {
+                // It may be of use yet, until another epoch begins.
+                if why != NearWhy::Unverified || !self.was_valid(client, key, &stored, now) {
+                    self.table.forget(key);
+                }
+                None
+            }
         }
-        match &stored.value {
-            None => Some(NearHit::Absent),
-            // A call for another type reads the entry, which may suit it.
-            Some(value) => value.clone().downcast().ok().map(NearHit::Value),
+    }
+
+    /// Returns what was known of `key` when its server was lost, as a `V`, if there is a grace and
+    /// it is not over. The caller has asked the server in vain.
+    pub(in crate::cache) fn in_grace<V: Send + Sync + 'static>(
+        &self,
+        client: &Client,
+        key: &Key,
+    ) -> Option<NearHit<V>> {
+        let stored = self.table.value(key)?;
+        let was_valid = self.was_valid(client, key, &stored, Instant::now());
+        was_valid.then(|| taken(&stored))?
+    }
+
+    /// Describes what is held of `key`.
+    pub(in crate::cache) fn info(&self, client: &Client, key: &Key) -> NearInfo {
+        let Some(stored) = self.table.value(key) else {
+            return match self.table.is_pending(key) {
+                true => NearInfo::Pending,
+                false => NearInfo::Absent,
+            };
+        };
+        let now = Instant::now();
+        let since = now.saturating_duration_since(stored.since);
+        match self.why_not(client, key, &stored, now) {
+            None => NearInfo::Held {
+                since,
+                left: stored.until.saturating_duration_since(now),
+            },
+            Some(why) => NearInfo::Unserved { since, why },
         }
     }
 
@@ -141,15 +177,61 @@ impl Near {
             value: fill.value,
             tags: fill.tags,
             origin: ticket.origin.clone(),
+            since: fill.since,
             until: fill.since + life.min(self.options.max_ttl),
             bytes: fill.bytes,
         };
-        self.table.keep(ticket, stored)
+        let kept = self.table.keep(ticket, stored);
+        if cfg!(feature = "metrics") {
+            let (bytes, entries) = self.table.size();
+            self.bytes.set(bytes);
+            self.entries.set(entries);
+        }
+        kept
     }
 
     /// Whether a value of so many bytes is held.
     pub(super) fn takes(&self, bytes: usize) -> bool {
         bytes <= self.options.max_value
+    }
+
+    /// Returns why what is held of `key` is not served, if it is not.
+    fn why_not(
+        &self,
+        client: &Client,
+        key: &Key,
+        stored: &Stored<Origin>,
+        now: Instant,
+    ) -> Option<NearWhy> {
+        if now >= stored.until {
+            return Some(NearWhy::Expired);
+        }
+        let is_live = |key: &Key, origin: &Origin| self.is_live(client, key, origin, now);
+        // The tags are looked at after the server of the key: a push that has come by then counts.
+        match is_live(key, &stored.origin) {
+            true if !stored.is_current() => Some(NearWhy::Tag),
+            true if stored.tags.iter().all(|it| is_live(&it.key, &it.origin)) => None,
+            _ => Some(NearWhy::Unverified),
+        }
+    }
+
+    /// Whether what is held of `key` was valid when its servers were last looked at, and may be
+    /// served for that reason.
+    fn was_valid(&self, client: &Client, key: &Key, stored: &Stored<Origin>, now: Instant) -> bool {
+        let grace = self.options.outage_grace;
+        if grace.is_zero() || now >= stored.until {
+            return false;
+        }
+        let was_live = |key: &Key, origin: &Origin| {
+            let was_live = client.tracking(key, |tracking| {
+                Arc::ptr_eq(tracking, &origin.tracking)
+                    && tracking.was_live(origin.epoch, now, grace)
+            });
+            was_live.unwrap_or(false)
+        };
+        was_live(key, &stored.origin)
+            && stored.tags.iter().all(|it| was_live(&it.key, &it.origin))
+            && stored.is_current()
     }
 
     fn is_live(&self, client: &Client, key: &Key, origin: &Origin, now: Instant) -> bool {
@@ -167,6 +249,24 @@ impl Changed for Table<Origin> {
         Table::changed(self, key);
     }
 }
+
+/// What was stored, as a `V`. A call for another type reads the entry, which may suit it.
+fn taken<V: Send + Sync + 'static>(stored: &Stored<Origin>) -> Option<NearHit<V>> {
+    match &stored.value {
+        None => Some(NearHit::Absent),
+        Some(value) => value.clone().downcast().ok().map(NearHit::Value),
+    }
+}
+
+const BYTES: Described = Described {
+    name: "hedgerow_near_bytes",
+    what: "The bytes of the values in near caches, when the last of them was kept.",
+};
+
+const ENTRIES: Described = Described {
+    name: "hedgerow_near_entries",
+    what: "The values in near caches, when the last of them was kept.",
+};
 
 impl PartialEq for Origin {
     fn eq(&self, other: &Self) -> bool {

@@ -14,10 +14,12 @@ mod table;
 
 use std::sync::Arc;
 
-use self::held::Near;
+use self::held::{Near, NearHit};
 use self::options::NearCache;
 use super::Cache;
 use super::read::reading::ReadFrom;
+use crate::error::{Error, Fate};
+use crate::key::Key;
 
 impl Cache {
     /// Keeps what this handle and its clones read in the memory of this process, and serves it from
@@ -51,7 +53,7 @@ impl Cache {
     pub fn near(mut self, near: NearCache) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         match near.checked() {
-            Ok(near) => setup.near = Some(Arc::new(Near::new(&self.client, near))),
+            Ok(near) => setup.near = Some(Arc::new(Near::new(&self.client, &setup.name, near))),
             Err(error) => setup.refused = Some(error),
         }
         self
@@ -69,6 +71,20 @@ impl Cache {
     pub fn strict(mut self) -> Self {
         Arc::make_mut(&mut self.setup).near = None;
         self
+    }
+
+    /// Returns what the near cache knows of the entry at `key`, if a read of it has failed with
+    /// `error` because the server is out, and the grace for that is not over.
+    pub(in crate::cache) fn known_in_grace<V: Send + Sync + 'static>(
+        &self,
+        key: &Key,
+        error: &Error,
+    ) -> Option<NearHit<V>> {
+        // A server that refuses the call is not out.
+        if !error.kind().is_outage() || error.fate() == Fate::Refused {
+            return None;
+        }
+        self.setup.near.as_ref()?.in_grace(&self.client, key)
     }
 
     /// The near cache, if it keeps what this handle reads.

@@ -31,6 +31,7 @@ pub struct NearCache {
     pub(super) max_value: usize,
     pub(super) max_ttl: Duration,
     pub(super) max_staleness: Duration,
+    pub(super) outage_grace: Duration,
 }
 
 impl NearCache {
@@ -42,6 +43,7 @@ impl NearCache {
             max_value: 256 << 10,
             max_ttl: Duration::from_secs(5 * 60),
             max_staleness: Duration::from_secs(2),
+            outage_grace: Duration::ZERO,
         }
     }
 
@@ -79,6 +81,25 @@ impl NearCache {
         self
     }
 
+    /// Sets for how long values may be served while their server is out: not at all by default, and
+    /// a day at most.
+    ///
+    /// `get`, `get_many` and `memoize` then ask Redis as ever. If that fails because
+    /// the server cannot be reached, they are served what is held, provided that it was valid when
+    /// the server was last looked at, and that this was within `grace`. So a call may be given a
+    /// value that was invalidated at most `grace` before, and nothing that was invalidated before
+    /// the connection was lost. The servers are looked at each half of
+    /// [`max_staleness`](Self::max_staleness), so a grace below that is of little use.
+    ///
+    /// A value is never served after its TTL, or after [`max_ttl`](Self::max_ttl). What this client
+    /// removes, sets or invalidates during the outage is not served any more, although the call
+    /// fails. Once the server is back, all is read from it. [`Stats`](crate::cache::Stats) counts
+    /// such values as `near_grace`.
+    pub fn outage_grace(mut self, grace: Duration) -> Self {
+        self.outage_grace = grace;
+        self
+    }
+
     /// Checks the settings.
     pub(super) fn checked(self) -> Result<Self> {
         Ttl::new("max_ttl", self.max_ttl)?;
@@ -86,6 +107,12 @@ impl NearCache {
             return Err(Error::invalid(format!(
                 "max_staleness is {:?}; give a duration from 100 ms to an hour",
                 self.max_staleness
+            )));
+        }
+        if self.outage_grace > MOST_GRACE {
+            return Err(Error::invalid(format!(
+                "outage_grace is {:?}; give a day at most",
+                self.outage_grace
             )));
         }
         Ok(self)
@@ -100,6 +127,9 @@ impl Default for NearCache {
 
 /// Less would take a part of the network that the near cache saves.
 const LEAST_STALENESS: Duration = Duration::from_millis(100);
+
+/// The longest grace.
+const MOST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// More is not a bound.
 const MOST_STALENESS: Duration = Duration::from_secs(60 * 60);

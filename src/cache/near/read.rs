@@ -21,7 +21,7 @@ use crate::cache::Cache;
 use crate::cache::read::fetch;
 use crate::cache::read::judge::{Judged, Left, Rules, Taken, Want, judge_by};
 use crate::cache::read::reading::{Gone, ReadFrom, Reading};
-use crate::cache::stats::Counts;
+use crate::cache::stats::{Counts, Timed};
 use crate::client::Client;
 use crate::codec::{Decoder, Envelope, Stamp, Unreadable};
 use crate::error::Result;
@@ -166,6 +166,7 @@ impl Watch {
         if declared.iter().any(|tag| generation(tag).is_none()) {
             return Ok(None);
         }
+        let timer = cache.setup.counts.time(Timed::Read);
         let key = slice::from_ref(&self.ticket.key);
         let found = self.client.read(key, deadline).await?;
         let entry = found.first().and_then(Option::as_deref);
@@ -176,7 +177,9 @@ impl Watch {
             want: Want::Fresh,
             left: Left::Unread,
         };
-        Ok(match judge_by(entry, rules, known, &decoder) {
+        let judged = judge_by(entry, rules, known, &decoder);
+        drop(timer);
+        Ok(match judged {
             Judged::Hit(traced) => Some(Reading::Hit(traced)),
             // A load must know more of the tags than is known here, and of a stale window the time.
             _ => None,

@@ -76,6 +76,8 @@ pub(super) struct Stored<O> {
     pub(super) value: Option<Arc<dyn Any + Send + Sync>>,
     pub(super) tags: Box<[Arc<KnownTag<O>>]>,
     pub(super) origin: O,
+    /// It was read before this.
+    pub(super) since: Instant,
     /// Redis keeps the entry at least until then.
     pub(super) until: Instant,
     pub(super) bytes: usize,
@@ -193,11 +195,25 @@ impl<O: Clone + PartialEq + Send + Sync + 'static> Table<O> {
         self.values.get(key.as_str())
     }
 
+    /// Whether a read of `key` is under way whose answer is to be kept.
+    pub(super) fn is_pending(&self, key: &Key) -> bool {
+        let stripe = self.stripe(key.as_str());
+        let slots = stripe.get(key.as_str());
+        slots.is_some_and(|slots| slots.pending.iter().any(|it| it.key == *key))
+    }
+
     /// The generation of the tag at `key`, if it is known. The caller checks its origin.
     pub(super) fn tag(&self, key: &Key) -> Option<Arc<KnownTag<O>>> {
         let stripe = self.stripe(key.as_str());
         let tags = &stripe.get(key.as_str())?.tags;
         tags.iter().find(|it| it.key == *key).cloned()
+    }
+
+    /// How many bytes and how many values are held.
+    pub(super) fn size(&self) -> (u64, u64) {
+        // What was put in or removed just now is not counted before.
+        self.values.run_pending_tasks();
+        (self.values.weighted_size(), self.values.entry_count())
     }
 
     /// Forgets the value of `key`, because it cannot be served any more.

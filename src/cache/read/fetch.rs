@@ -24,6 +24,7 @@ use super::judge::{Left, Taken, Want, Why};
 use super::reading::{Gone, Miss, ReadFrom, Reading, snapshot};
 use super::wanted::{Asked, Ring, Wanted};
 use crate::cache::Cache;
+use crate::cache::stats::Timed;
 use crate::client::Client;
 use crate::codec::{HEADER, Stack, Unreadable};
 use crate::error::Result;
@@ -47,6 +48,7 @@ pub(in crate::cache) async fn read<T: Taken>(
     deadline: Deadline,
 ) -> Result<Reading<T>> {
     let fetch = Fetch::new(cache, tags, from, deadline)?;
+    let _timer = cache.setup.counts.time(Timed::Read);
     // In place of a list: nearly every read is of one entry.
     let mut reading = None;
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
@@ -55,7 +57,8 @@ pub(in crate::cache) async fn read<T: Taken>(
     Ok(only(reading))
 }
 
-/// Reads one entry for a load: also one that is to be loaded anew, as `want` says.
+/// Reads one entry for a load: also one that is to be loaded anew, as `want` says. The caller
+/// measures it: this future is the largest of a hit.
 pub(in crate::cache) async fn read_old<T: Taken>(
     cache: &Cache,
     key: &Key,
@@ -80,6 +83,7 @@ pub(in crate::cache) async fn read_many_old<T: Taken>(
     deadline: Deadline,
 ) -> Result<Vec<Reading<T>>> {
     let fetch = Fetch::wanting(cache, tags, how, deadline)?;
+    let _timer = cache.setup.counts.time(Timed::Read);
     let mut readings = unread(keys);
     fetch.look(keys, &mut readings).await?;
     fetch.look_elsewhere(keys, &mut readings).await?;
@@ -94,6 +98,7 @@ pub(in crate::cache) async fn read_here<T: Taken>(
     deadline: Deadline,
 ) -> Result<Reading<T>> {
     let fetch = Fetch::new(cache, &[], ReadFrom::Primary, deadline)?;
+    let _timer = cache.setup.counts.time(Timed::Read);
     let mut reading = None;
     fetch
         .look(slice::from_ref(key), slice::from_mut(&mut reading))
@@ -117,6 +122,7 @@ pub(in crate::cache) async fn read_many<T: Taken>(
     deadline: Deadline,
 ) -> Result<Vec<Reading<T>>> {
     let fetch = Fetch::new(cache, tags, from, deadline)?;
+    let _timer = cache.setup.counts.time(Timed::Read);
     let mut readings = unread(keys);
     fetch.look(keys, &mut readings).await?;
     fetch.look_elsewhere(keys, &mut readings).await?;
@@ -437,11 +443,13 @@ impl<'f> Fetch<'f> {
             }
             Why::Unreadable(Unreadable::Damaged(error)) => {
                 tracing::warn!(target: "hedgerow::cache", redis_key = &*shown(), %error, "damaged");
+                self.cache.setup.counts.damaged.one_more();
                 return Some(Box::pin(discard(client, key, entry, self.deadline)));
             }
             Why::Unreadable(Unreadable::Foreign(error)) => {
                 // Not removed: another build, or a caller with another type, may be able to read
                 // it.
+                self.cache.setup.counts.foreign.one_more();
                 let foreign = &self.cache.state().foreign;
                 foreign.meet(&self.cache.setup.name, &shown(), &error);
             }

@@ -27,11 +27,12 @@ use crate::cache::load::{Ended, Load, Replaced};
 use crate::cache::load_options::{EarlyRefresh, Kept, LoadOptions, Serves};
 #[cfg(feature = "near")]
 use crate::cache::near::{self, held::NearHit};
-use crate::cache::outage::Outage;
+use crate::cache::outage::{Did, Outage};
 use crate::cache::read::fetch;
 use crate::cache::read::judge::{Age, Old, Want};
 use crate::cache::read::reading::{Miss, ReadFrom, Reading};
 use crate::cache::read::shared::{Found, Freshness, How, Reader, Shared, Slow, Turn};
+use crate::cache::stats::Timed;
 use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::Key;
@@ -157,6 +158,20 @@ impl Call {
         }
     }
 
+    /// Returns the value that the near cache may serve because the server is out, and counts it.
+    #[cfg(feature = "near")]
+    fn in_grace<V: Send + Sync + 'static>(&self, error: &Error) -> Option<Arc<V>> {
+        match self.cache.known_in_grace(&self.value, error)? {
+            NearHit::Value(value) => {
+                self.cache.setup.counts.near_grace.one_more();
+                self.hit(None, &value);
+                Some(value)
+            }
+            // Loaded, if that is possible.
+            NearHit::Absent => None,
+        }
+    }
+
     /// Gets the value loaded, or a stale value if the load fails or takes too long.
     async fn waited<'r, V>(
         &'r self,
@@ -245,7 +260,21 @@ impl Call {
                     follower
                 }
                 Arrival::Read(mut reader, reading) => {
+                    #[cfg(feature = "near")]
+                    if let Err(error) = &reading
+                        && let Some(value) = self.in_grace(error)
+                    {
+                        // The others may be strict, or have another near cache.
+                        self.end::<V>(reader, || Err(error.clone()));
+                        return Ok(value);
+                    }
                     let (miss, old) = match reading {
+                        // Not a hit: the call has waited for the load of this value.
+                        Ok(Reading::Hit(value)) if missed.is_none() => {
+                            cache.setup.counts.saved_loads.one_more();
+                            self.end(reader, || Ok(Found::Hit(value.clone())));
+                            return Ok(value);
+                        }
                         Ok(Reading::Hit(value)) => {
                             self.hit(reader, &value);
                             return Ok(value);
@@ -264,7 +293,7 @@ impl Call {
                             (Ok(miss), None)
                         }
                         Err(error) if cache.setup.outage.bypasses(&error) => {
-                            state.bulkhead.read(&cache.setup.name, &error);
+                            cache.does_without(Did::FindNothing, "memoize", &error);
                             (Err(error), None)
                         }
                         Err(error) => {
@@ -305,6 +334,7 @@ impl Call {
                     // A flight for another type is of no use here.
                     if let Ok(value) = value.downcast() {
                         cache.setup.counts.shared_loads.one_more();
+                        cache.setup.counts.saved_loads.one_more();
                         return Ok(value);
                     }
                 }
@@ -316,6 +346,10 @@ impl Call {
                     return Err(Rounds::out_of_time().with_key(key));
                 }
                 Some(Outcome::Unanswered { error, .. }) => {
+                    #[cfg(feature = "near")]
+                    if let Some(value) = self.in_grace(&error) {
+                        return Ok(value);
+                    }
                     if !cache.setup.outage.bypasses(&error) {
                         return Err(error.about(key));
                     }
@@ -405,6 +439,7 @@ impl Call {
         // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
         // larger.
         let how = (from, want);
+        let _timer = cache.setup.counts.time(Timed::Read);
         let reading = Box::pin(fetch::read_old(cache, value, &self.tags, how, deadline)).await;
         Arrival::Read(reader, reading)
     }

@@ -14,6 +14,7 @@ use crate::cache::load::upload::{self, Upload};
 use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{Gone, Reading};
+use crate::cache::stats::Timed;
 use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::script;
@@ -144,6 +145,7 @@ pub(super) async fn store_if(
     only: If<'_>,
     deadline: Deadline,
 ) -> Result<bool> {
+    let _timer = cache.setup.counts.time(Timed::Store);
     let client = &cache.client;
     let upload = Upload::of(client, place, entry, deadline).await?;
     // Calls that come from now on must not join a load that is about to be ended.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::conditional::Attempts;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
+use crate::cache::outage::Did;
 use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{Gone, Reading};
@@ -56,7 +57,7 @@ impl Cache {
                 Reading::Hit(_) => true,
                 Reading::Old(_, miss) | Reading::Miss(miss) => miss.gone == Gone::Foreign,
             });
-            self.read_or(is_there.map_err(|error| error.about(&name)), false)
+            self.read_or("contains", is_there.map_err(|e| e.about(&name)), false)
         })
     }
 
@@ -80,7 +81,7 @@ impl Cache {
                 Ok(Reading::Old(..) | Reading::Miss(_)) => Ok(None),
                 Err(error) => Err(error),
             };
-            self.read_or(left.map_err(|error| error.about(&place.name)), None)
+            self.read_or("ttl", left.map_err(|e| e.about(&place.name)), None)
         })
     }
 
@@ -231,11 +232,11 @@ impl Cache {
         })
     }
 
-    /// Returns `instead` for a read that is bypassed.
-    fn read_or<T>(&self, outcome: Result<T>, instead: T) -> Result<T> {
+    /// Returns `instead` for an `operation` that is bypassed.
+    fn read_or<T>(&self, operation: &'static str, outcome: Result<T>, instead: T) -> Result<T> {
         match outcome {
             Err(error) if self.setup.outage.bypasses(&error) => {
-                self.state().bulkhead.read(&self.setup.name, &error);
+                self.does_without(Did::FindNothing, operation, &error);
                 Ok(instead)
             }
             outcome => outcome,

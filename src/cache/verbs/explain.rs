@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::explanation::{
-    EntryInfo, Explanation, FailureInfo, LoadInfo, TagInfo, TagVerdict, Verdict,
+    EntryInfo, Explanation, FailureInfo, LoadInfo, NearInfo, TagInfo, TagVerdict, Verdict,
 };
 use crate::cache::load::failure::Failure;
 use crate::cache::read::judge::{Age, Judged, Left, Rules, Want, Why, judge};
@@ -25,7 +25,8 @@ script!(EXPLAIN = "explain.lua" after "../entry.lua");
 
 impl Cache {
     /// Reports why a read of `key` hits or misses: what is stored, which of its tags was
-    /// invalidated, and who loads. It is for people: print it.
+    /// invalidated, who loads, and what the near cache of this handle holds. It is for people:
+    /// print it.
     ///
     /// It reads at the primary, in two trips, and changes nothing. The value itself is not decoded,
     /// so an entry of another type counts as a hit here.
@@ -62,6 +63,8 @@ impl Cache {
         let left = u64::try_from(reply.int(2)?).ok().map(Duration::from_millis);
         let load = match u64::try_from(reply.int(3)?) {
             Ok(since) => Some(LoadInfo {
+                owner: reply.text(8)?.to_owned(),
+                fence: u64::try_from(reply.int(9)?).unwrap_or_default(),
                 since: Duration::from_millis(since),
                 takeover_in: Duration::from_millis(reply.count(4)?),
                 waiting: reply.count(7)?,
@@ -105,7 +108,21 @@ impl Cache {
             verdict,
             load,
             failure,
+            near: self.near_info(place),
         })
+    }
+
+    /// What the near cache holds of the entry, if the handle has one.
+    #[cfg(feature = "near")]
+    fn near_info(&self, place: &EntryKeys) -> Option<NearInfo> {
+        let near = self.setup.near.as_ref()?;
+        Some(near.info(&self.client, &place.value))
+    }
+
+    #[cfg(not(feature = "near"))]
+    #[expect(clippy::unused_self)]
+    fn near_info(&self, _: &EntryKeys) -> Option<NearInfo> {
+        None
     }
 
     /// What the record of a failed load says.

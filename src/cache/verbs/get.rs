@@ -13,9 +13,12 @@ use crate::cache::near::{
     self,
     held::{Near, NearHit},
 };
+use crate::cache::outage::Did;
 use crate::cache::read::fetch;
 use crate::cache::read::reading::Reading;
 use crate::client::Request;
+#[cfg(feature = "near")]
+use crate::error::Error;
 use crate::error::Result;
 use crate::hash::SeededMap;
 use crate::key::Key;
@@ -92,7 +95,14 @@ impl Cache {
         if let Some(known) = self.known_near(&value) {
             return Ok(known);
         }
-        match self.read_one(&value, deadline).await {
+        let read = self.read_one(&value, deadline).await;
+        #[cfg(feature = "near")]
+        if let Err(error) = &read
+            && let Some(known) = self.known_in_grace(&value, error)
+        {
+            return Ok(self.served_in_grace(known));
+        }
+        match read {
             Ok(reading) => {
                 let found = reading.hit();
                 let counts = &self.setup.counts;
@@ -103,7 +113,7 @@ impl Cache {
                 Ok(found)
             }
             Err(error) if self.setup.outage.bypasses(&error) => {
-                self.state().bulkhead.read(&self.setup.name, &error);
+                self.does_without(Did::FindNothing, "get", &error);
                 Ok(None)
             }
             // The name is made again, so that the future of a hit does not hold it.
@@ -137,7 +147,7 @@ impl Cache {
             match self.read_part(part, deadline).await {
                 Ok(readings) => found.extend(readings),
                 Err(error) if self.setup.outage.bypasses(&error) => {
-                    self.state().bulkhead.read(&self.setup.name, &error);
+                    self.does_without(Did::FindNothing, "get_many", &error);
                     // The call finds nothing as a whole, just as it fails as a whole.
                     return Ok(vec![None; asked.places.len().max(asked.keys.len())]);
                 }
@@ -204,6 +214,42 @@ impl Cache {
         Some(known)
     }
 
+    /// Returns what the near cache knows, and counts it.
+    #[cfg(feature = "near")]
+    fn served_in_grace<V>(&self, known: NearHit<V>) -> Option<Arc<V>> {
+        let counts = &self.setup.counts;
+        match known {
+            NearHit::Value(value) => {
+                counts.hits.one_more();
+                counts.near_grace.one_more();
+                Some(value)
+            }
+            NearHit::Absent => {
+                counts.misses.one_more();
+                None
+            }
+        }
+    }
+
+    /// Returns what the near cache knows of all `keys`, if it knows that of each of them.
+    #[cfg(feature = "near")]
+    fn all_in_grace<V: Send + Sync + 'static>(
+        &self,
+        keys: &[Key],
+        error: &Error,
+    ) -> Option<Vec<Option<Arc<V>>>> {
+        let known = keys.iter().map(|key| self.known_in_grace(key, error));
+        let known: Vec<Option<Arc<V>>> = known
+            .map(|known| match known? {
+                NearHit::Value(value) => Some(Some(value)),
+                NearHit::Absent => Some(None),
+            })
+            .collect::<Option<_>>()?;
+        let values = known.iter().flatten().count();
+        self.setup.counts.near_grace.more(values as u64);
+        Some(known)
+    }
+
     /// As [`read_part`](Self::read_part), with a near cache.
     #[cfg(feature = "near")]
     async fn near_part<V: DeserializeOwned + Send + Sync + 'static>(
@@ -227,7 +273,19 @@ impl Cache {
             return Ok(found);
         }
         let asked: Vec<Key> = missing.iter().map(|at| keys[*at].clone()).collect();
-        let readings = near::read::read_many(self, near, &asked, deadline).await?;
+        let readings = match near::read::read_many(self, near, &asked, deadline).await {
+            Ok(readings) => readings,
+            // The call fails as a whole, so it is also served as a whole.
+            Err(error) => match self.all_in_grace(&asked, &error) {
+                Some(known) => {
+                    for (at, value) in missing.into_iter().zip(known) {
+                        found[at] = value;
+                    }
+                    return Ok(found);
+                }
+                None => return Err(error),
+            },
+        };
         for (at, reading) in missing.into_iter().zip(readings) {
             found[at] = reading.hit();
         }

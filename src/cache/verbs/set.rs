@@ -14,6 +14,8 @@ use super::conditional::{Condition, Keeps, stored};
 use crate::cache::Cache;
 use crate::cache::load::upload;
 use crate::cache::load::upload::Upload;
+use crate::cache::outage::Did;
+use crate::cache::stats::Timed;
 use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -158,16 +160,16 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
                 stored.map(drop).map_err(|error| request.named(error))
             }
         };
+        if stored.is_err() {
+            request.forget_near();
+        }
         match stored {
             Err(error) if request.cache.setup.outage.bypasses(&error) => {
                 // What is there now is older than the value. Left there, it would be served when
                 // Redis is back.
                 let removed = cleared(&request, deadline).await;
                 tracing::debug!(target: "hedgerow::cache", key = request.place.name.shown().as_str(), %error, removed, "bypassed a set");
-                request
-                    .state
-                    .bulkhead
-                    .write(&request.cache.setup.name, &error);
+                request.cache.does_without(Did::NotStore, "set", &error);
                 Ok(())
             }
             outcome => outcome,
@@ -203,6 +205,7 @@ pub(super) async fn store(
     entry: Vec<u8>,
     deadline: Deadline,
 ) -> Result<()> {
+    let _timer = request.cache.setup.counts.time(Timed::Store);
     let (client, ttl) = (&request.cache.client, request.jittered_ttl());
     // An upload changes nothing yet, so flights may go on meanwhile.
     let upload = Upload::of(client, &request.place, &entry, deadline).await;

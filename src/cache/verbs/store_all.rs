@@ -13,6 +13,7 @@ use futures::stream::{self, StreamExt as _};
 
 use super::set::store;
 use crate::cache::entry_keys::{EntryKeys, clear_all};
+use crate::cache::stats::Timed;
 use crate::cache::store_request::StoreRequest;
 use crate::client::Client;
 use crate::codec::DEADLINES;
@@ -51,6 +52,9 @@ pub(super) async fn store_all(
         outcomes.extend(stored);
     }
     debug_assert_eq!(outcomes.len(), requests.len(), "each is in one group");
+    for (at, _) in outcomes.iter().filter(|(_, outcome)| outcome.is_err()) {
+        requests[*at].forget_near();
+    }
     outcomes.into_values().collect()
 }
 
@@ -109,7 +113,9 @@ async fn stored_by_one(
             .arg(&entry[DEADLINES.end..])
             .arg(requests[*at].jittered_ttl().millis());
     }
+    let timer = requests[0].cache.setup.counts.time(Timed::Store);
     let reply = client.change_all(call, values, deadline).await;
+    drop(timer);
     let foreign = reply.and_then(|reply| match reply.status()? {
         "OK" => (1..reply.len()).map(|at| reply.count(at)).collect(),
         _ => Err(reply.unexpected()),

@@ -144,7 +144,8 @@ impl Cache {
     ) -> Result<bool> {
         let stamps = &entry.mark.stamps;
         let key = entry.place.value.as_str();
-        let new = self.setup.stack.entry(key, value, stamps, Duration::ZERO)?;
+        let (new, sizes) = self.setup.stack.entry(key, value, stamps, Duration::ZERO)?;
+        self.setup.counts.encoded(sizes);
         let only = If {
             head: &entry.mark.head,
             ttl: None,

@@ -41,7 +41,7 @@ impl Stack {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<Vec<u8>> {
-        self.entry("", value, stamps, cost)
+        self.entry("", value, stamps, cost).map(|(entry, _)| entry)
     }
 
     /// Returns the entry for `value`, at no key, with a revision that does not change.
@@ -52,6 +52,7 @@ impl Stack {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<Vec<u8>> {
-        self.encode_as("", revision, value, stamps, cost)
+        let entry = self.encode_as("", revision, value, stamps, cost);
+        entry.map(|(entry, _)| entry)
     }
 }

@@ -12,6 +12,8 @@ use crate::support::gate::Gate;
 use crate::support::server::Server;
 
 const MINUTE: Duration = Duration::from_secs(60);
+const LEASE: &str = "hr:l:{c:k}";
+const DIGEST: &str = "return redis.sha1hex(redis.call('HGET', KEYS[1], 'token'))";
 const KEY: &str = "hr:v:{c:k}";
 
 async fn explained(cache: &Cache) -> Explanation {
@@ -133,11 +135,18 @@ async fn a_load_under_way_and_one_that_has_failed_are_told() {
     });
     gate.begun(1).await;
     let told = explained(&cache).await;
-    let load = told.load.expect("under way");
+    let load = told.load.as_ref().expect("under way");
     assert!(
         load.takeover_in > Duration::ZERO && load.waiting == 0,
         "{load:?}"
     );
+    assert!(told.to_string().contains("takeover in"), "{told}");
+    // Which leader it is, but not its secret.
+    let held: Vec<String> = server.run(&["HMGET", LEASE, "fence", "takeover"]).await;
+    assert_eq!(held[0], load.fence.to_string());
+    let digest = server.run::<String>(&["EVAL", DIGEST, "1", LEASE]).await;
+    assert_eq!(load.owner, digest[..8]);
+    assert_eq!(told.near, None, "the handle has no near cache");
     gate.open();
     call.await.expect("no panic").expect_err("it fails");
     let told = explained(&cache).await;
@@ -151,4 +160,109 @@ async fn a_load_under_way_and_one_that_has_failed_are_told() {
         "{told}"
     );
     assert!(failure.left > Duration::ZERO, "{told}");
+}
+
+#[tokio::test]
+async fn a_leader_that_is_silent_is_told() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    let lease = "token 0123456789abcdef fence 1 takeover 1";
+    let mut set = vec!["HSET", LEASE];
+    set.extend(lease.split(' '));
+    let _: i64 = server.run(&set).await;
+    let told = explained(&cache).await;
+    let load = told.load.as_ref().expect("somebody has the lease");
+    assert_eq!(load.takeover_in, Duration::ZERO);
+    assert!(
+        told.to_string().contains("the next call takes over"),
+        "{told}"
+    );
+    assert!(!format!("{told:?} {told}").contains("0123456789abcdef"));
+}
+
+#[cfg(feature = "near")]
+mod near {
+    use hedgerow::cache::{NearCache, NearInfo, NearWhy};
+
+    use super::*;
+    use crate::cache::near::{near, set, warm};
+    use crate::support::server::signal;
+    use crate::support::wait::until;
+
+    async fn told(cache: &Cache) -> NearInfo {
+        let told = explained(cache).await;
+        let near = told.near.expect("the handle has a near cache");
+        assert!(told.to_string().contains("near cache: "), "{told}");
+        near
+    }
+
+    #[tokio::test]
+    async fn what_the_near_cache_holds_is_told() {
+        let server = Server::start().await;
+        let cache = near(&server.client().await);
+        set(&cache, "k", 1).await;
+        assert_eq!(told(&cache).await, NearInfo::Absent);
+        warm(&cache, "k").await;
+        let NearInfo::Held { since, left } = told(&cache).await else {
+            panic!("it is held");
+        };
+        assert!(
+            since < MINUTE && left > since && left < 2 * MINUTE,
+            "{left:?}"
+        );
+        // Also that there is nothing.
+        cache.remove("k").await.expect("removed");
+        warm(&cache, "k").await;
+        assert!(matches!(told(&cache).await, NearInfo::Held { .. }));
+        assert_eq!(explained(&cache.clone().strict()).await.near, None);
+    }
+
+    #[tokio::test]
+    async fn why_what_is_held_is_not_served_is_told() {
+        let server = Server::start_single().await;
+        let client = server.client().await;
+        let soon = NearCache::new().max_staleness(Duration::from_millis(200));
+        let cache = client.cache("c").near(soon);
+        let tagged = cache.set("k", &1_u64, MINUTE).tags(["t"]);
+        tagged.await.expect("stored");
+        warm(&cache, "k").await;
+        cache.invalidate_tags(["t"]).await.expect("invalidated");
+        let tag = NearWhy::Tag;
+        let near = told(&cache).await;
+        assert!(
+            matches!(near, NearInfo::Unserved { why, .. } if why == tag),
+            "{near:?}"
+        );
+
+        // A value that is held only briefly.
+        let brief = client
+            .cache("c")
+            .near(NearCache::new().max_ttl(Duration::from_millis(500)));
+        brief.set("k", &1_u64, MINUTE).await.expect("stored");
+        warm(&brief, "k").await;
+        until("its time is over", async || {
+            let near = told(&brief).await;
+            matches!(
+                near,
+                NearInfo::Unserved {
+                    why: NearWhy::Expired,
+                    ..
+                }
+            )
+        })
+        .await;
+
+        // The server stands still, and does not show in time that its pushes arrive.
+        warm(&cache, "k").await;
+        let pid = server.pid().await;
+        signal(pid, "STOP");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        signal(pid, "CONT");
+        let near = told(&cache).await;
+        let unverified = NearWhy::Unverified;
+        assert!(
+            matches!(near, NearInfo::Unserved { why, .. } if why == unverified),
+            "{near:?}"
+        );
+    }
 }

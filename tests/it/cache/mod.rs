@@ -28,6 +28,8 @@ mod memoize_process;
 mod memoize_runtimes;
 mod memoize_solo;
 mod memoize_with;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "near")]
 mod near;
 #[cfg(feature = "near")]

@@ -1,10 +1,13 @@
 //! The near cache, when reads and writes race, and when pushes are lost.
 
+use std::convert::Infallible;
+use std::future::IntoFuture as _;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::join_all;
-use hedgerow::Cache;
 use hedgerow::cache::NearCache;
+use hedgerow::{Cache, Client, ErrorKind};
 
 use super::near::{get, is_near, near, set, warm};
 use crate::support::proxy::{Act, Proxy, Request};
@@ -221,4 +224,173 @@ async fn nothing_is_served_once_a_server_has_stood_still_for_the_bound() {
     signal(pid, "CONT");
     until("the server answers", async || read().await.is_ok()).await;
     warm(&cache, "k").await;
+}
+
+/// A near cache with this grace, and the client that it belongs to. Its server is looked at often.
+fn with_grace(server: &Server, grace: Duration) -> (Client, Cache) {
+    let soon = Duration::from_millis(300);
+    let builder = server.builder().deadline(soon).cache_deadline(soon);
+    let client = builder.open().expect("a good URL");
+    let bound = Duration::from_millis(200);
+    let near = NearCache::new().max_staleness(bound).outage_grace(grace);
+    let cache = client.cache("c").near(near);
+    (client, cache)
+}
+
+/// Whether a read fails as it must without a grace.
+async fn fails(cache: &Cache, key: &str) -> bool {
+    match cache.get::<u64>(key).await {
+        Ok(_) => false,
+        Err(error) if error.kind().is_outage() => true,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_bridged_by_what_was_valid_before_it() {
+    let mut server = Server::start_single().await;
+    let (client, cache) = with_grace(&server, MINUTE);
+    let writer = server.client().await.cache("c");
+    for (key, value) in [("a", 1), ("b", 2), ("pushed", 3)] {
+        set(&writer, key, value).await;
+        warm(&cache, key).await;
+    }
+    warm(&cache, "nothing").await;
+    writer.remove("pushed").await.expect("removed");
+    until("the removal is seen", async || {
+        get(&cache, "pushed").await.is_none()
+    })
+    .await;
+    let before = cache.stats();
+    let killed = server.kill().await;
+    until("the loss is seen", async || {
+        get(&cache, "a").await;
+        cache.stats().near_grace > 0
+    })
+    .await;
+    let served = cache.stats().near_grace;
+    assert_eq!(get(&cache, "a").await, Some(1));
+    let never = || async { Ok::<u64, Infallible>(99) };
+    let value = cache.memoize("b", MINUTE, never).await.expect("held");
+    assert_eq!(*value, 2);
+    let found = cache.get_many::<u64>(["a", "nothing", "b"]).await;
+    let found = found.expect("all of them are held");
+    assert_eq!(found, [Some(1.into()), None, Some(2.into())]);
+    let counted = cache.stats();
+    assert_eq!(counted.near_grace, served + 4);
+    assert!(counted.hits >= before.hits + 4, "each is a hit");
+    // What is not held, and what was removed before.
+    assert!(fails(&cache, "other").await);
+    assert!(fails(&cache, "pushed").await || get(&cache, "pushed").await.is_none());
+    assert!(cache.get_many::<u64>(["a", "other"]).await.is_err());
+    // Other handles have no grace.
+    assert!(fails(&client.cache("c"), "a").await);
+    assert!(fails(&cache.clone().strict(), "a").await);
+    assert!(
+        cache
+            .clone()
+            .strict()
+            .memoize("b", MINUTE, never)
+            .await
+            .is_err()
+    );
+
+    // The new server is empty, and that is what is read from then on.
+    server.start_again(killed).await;
+    until("the server is read", async || {
+        get(&cache, "a").await.is_none()
+    })
+    .await;
+    let served = cache.stats().near_grace;
+    for key in ["a", "b", "nothing"] {
+        assert_eq!(get(&cache, key).await, None);
+    }
+    assert_eq!(cache.stats().near_grace, served);
+}
+
+#[tokio::test]
+async fn what_is_changed_here_during_an_outage_is_not_served_any_more() {
+    let server = Server::start_single().await;
+    let (client, cache) = with_grace(&server, MINUTE);
+    let keys = ["removed", "set", "tagged", "cleared", "dropped"];
+    for key in keys {
+        let set = cache.set(key, &1_u64, MINUTE).tags([key]);
+        set.await.expect("stored");
+        warm(&cache, key).await;
+    }
+    let _killed = server.kill().await;
+    until("the loss is seen", async || {
+        get(&cache, "cleared").await;
+        cache.stats().near_grace > 0
+    })
+    .await;
+    // Another handle, without the near cache.
+    let plain = client.cache("c");
+    let gone = async |key: &str| {
+        assert_eq!(get(&cache, "cleared").await, Some(1), "the others stay");
+        fails(&cache, key).await
+    };
+    plain.remove("removed").await.expect_err("it is out");
+    assert!(gone("removed").await);
+    plain
+        .set("set", &2_u64, MINUTE)
+        .await
+        .expect_err("it is out");
+    assert!(gone("set").await);
+    let tag = plain.invalidate_tags(["tagged"]);
+    tag.await.expect_err("it is out");
+    assert!(gone("tagged").await);
+    {
+        // Polled once, and given up before it fails.
+        let mut remove = pin!(plain.remove("dropped").into_future());
+        assert!(futures::poll!(&mut remove).is_pending());
+    }
+    assert!(gone("dropped").await);
+    plain.clear().await.expect_err("it is out");
+    for key in keys {
+        assert!(fails(&cache, key).await, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn the_grace_ends_and_none_is_the_default() {
+    let server = Server::start_single().await;
+    let (client, brief) = with_grace(&server, Duration::from_millis(800));
+    let none = client.cache("c").near(NearCache::new());
+    set(&brief, "k", 1).await;
+    for cache in [&brief, &none] {
+        warm(cache, "k").await;
+    }
+    let _killed = server.kill().await;
+    until("the loss is seen", async || fails(&none, "k").await).await;
+    until("the grace is over", async || fails(&brief, "k").await).await;
+    for cache in [&brief, &none] {
+        for _ in 0..3 {
+            assert!(fails(cache, "k").await);
+        }
+    }
+    assert!(brief.stats().near_grace > 0);
+    let long = NearCache::new().outage_grace(Duration::from_secs(24 * 60 * 60 + 1));
+    let error = client.cache("c").near(long).get::<u64>("k").await;
+    assert_eq!(error.expect_err("too long").kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn a_server_that_works_is_asked_whatever_the_grace() {
+    let server = Server::start_single().await;
+    let (_client, cache) = with_grace(&server, MINUTE);
+    let writer = server.client().await.cache("c");
+    set(&writer, "k", 1).await;
+    warm(&cache, "k").await;
+    for number in 2..10 {
+        // Nothing tells of this change, and the epoch is lost.
+        server.kill_connections("-push").await;
+        set(&writer, "k", number).await;
+        until("the change is seen", async || {
+            get(&cache, "k").await == Some(number)
+        })
+        .await;
+        warm(&cache, "k").await;
+    }
+    assert_eq!(cache.stats().near_grace, 0);
 }

@@ -71,6 +71,8 @@ async fn a_cache_that_bypasses_an_outage_loads_and_stores_again_when_it_is_over(
     cache.set("k", &"set", MINUTE).await.expect("bypassed");
     let counted = cache.bypassed();
     assert_eq!((counted.reads, counted.writes, counted.loads), (2, 1, 1));
+    assert_eq!(cache.stats().bypassed, 4);
+    assert_eq!(client.cache("d").stats().bypassed, 0);
     // What would leave a stale value behind is told, whatever the policy.
     for error in [
         cache.remove("k").await.expect_err("told"),
@@ -528,7 +530,11 @@ async fn bypassed_calls_are_warned_of_at_once_and_then_once_a_minute_with_their_
     let [first] = &warnings()[..] else {
         panic!("one warning in the first minute: {:?}", warnings());
     };
-    for part in ["cities", "reads=1 writes=0 loads=0", "connection refused"] {
+    for part in [
+        "operation=\"get\" cache=\"cities\" kind=Unreachable count=1",
+        "reads=1 writes=0 loads=0",
+        "connection refused",
+    ] {
         assert!(first.contains(part), "{part} was told: {first}");
     }
     tokio::time::advance(MINUTE).await;
@@ -537,7 +543,7 @@ async fn bypassed_calls_are_warned_of_at_once_and_then_once_a_minute_with_their_
         panic!("another in the next: {:?}", warnings());
     };
     // Two reads, the read of the load, and the one that is warned of.
-    let counted = second.contains("reads=4 writes=1 loads=1");
+    let counted = second.contains("count=6 reads=4 writes=1 loads=1");
     assert!(counted, "all that came since is counted: {second}");
     let all = cache.bypassed();
     assert_eq!((all.reads, all.writes, all.loads), (5, 1, 1));

@@ -9,7 +9,7 @@ use hedgerow::cache::Stats;
 
 use crate::support::gate::Gate;
 use crate::support::server::Server;
-use crate::support::wait::until;
+use crate::support::wait::{until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -138,6 +138,87 @@ async fn a_load_that_was_overtaken_is_a_refused_commit() {
     assert_eq!(since(&cache, Stats::default()), [0, 1, 1, 0, 0, 1, 0]);
 }
 
+#[tokio::test]
+async fn a_call_that_waits_for_the_load_of_another_process_is_a_saved_load() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    let gate = Gate::closed();
+    let load = gate.clone();
+    let call = cache.memoize("a", MINUTE, move || load.load("x".to_owned()));
+    let leads = tokio::spawn(call.into_future());
+    gate.begun(1).await;
+    // Another client stands for another process: they share no flight.
+    let other = server.client().await.cache("c");
+    let never = gate.clone();
+    let call = other.memoize("a", MINUTE, move || never.load("y".to_owned()));
+    let waits = tokio::spawn(call.into_future());
+    waiting(&server, "hr:l:{c:a}", 1).await;
+    gate.open();
+    for call in [leads, waits] {
+        assert_eq!(*call.await.expect("no panic").expect("loaded"), "x");
+    }
+    let counted = |stats: Stats| (stats.saved_loads, stats.shared_loads, stats.loads);
+    assert_eq!(counted(cache.stats()), (0, 0, 1));
+    assert_eq!(counted(other.stats()), (1, 0, 0));
+    assert_eq!((other.stats().hits, other.stats().misses), (0, 1));
+}
+
+#[tokio::test]
+async fn a_load_in_place_of_a_silent_leader_is_a_takeover() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    loaded(&cache, "a").await;
+    assert_eq!(cache.stats().takeovers, 0);
+    // The lease of a leader that has not been heard of since 1970.
+    let lease = "token 0123456789abcdef fence 1 takeover 1";
+    let mut set = vec!["HSET", "hr:l:{c:b}"];
+    set.extend(lease.split(' '));
+    let _: i64 = server.run(&set).await;
+    loaded(&cache, "b").await;
+    assert_eq!(cache.stats().takeovers, 1);
+    assert_eq!(since(&cache, Stats::default())[2..4], [2, 0], "loads");
+}
+
+#[tokio::test]
+async fn entries_that_cannot_be_read_are_counted_for_each_cache() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c");
+    cache.set("a", "text", MINUTE).await.expect("stored");
+    assert!(cache.get::<u64>("a").await.expect("an answer").is_none());
+    assert_eq!((cache.stats().foreign, cache.stats().damaged), (1, 0));
+    let _: i64 = server.run(&["SETRANGE", "hr:v:{c:a}", "30", "x"]).await;
+    let found = cache.get::<String>("a").await;
+    assert!(found.expect("an answer").is_none());
+    assert_eq!((cache.stats().foreign, cache.stats().damaged), (1, 1));
+    assert_eq!(client.cache("d").stats(), Stats::default());
+}
+
+#[tokio::test]
+async fn the_bytes_of_values_are_counted_before_and_after_compression() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    let bytes = || (cache.stats().encoded_bytes, cache.stats().compressed_bytes);
+    // Too small to be compressed: a head of one byte and the text.
+    cache.set("a", "text", MINUTE).await.expect("stored");
+    assert_eq!(bytes(), (5, 5));
+    let long = "text".repeat(10_000);
+    cache.set("a", &long, MINUTE).await.expect("stored");
+    let (encoded, compressed) = bytes();
+    assert!(
+        encoded > 40_000 && compressed < 1000,
+        "{encoded} {compressed}"
+    );
+    let nothing = None::<String>;
+    cache.set("a", &nothing, MINUTE).await.expect("stored");
+    assert_eq!(bytes(), (encoded, compressed));
+    let load = || async { Ok::<_, Infallible>("text".to_owned()) };
+    cache.memoize("b", MINUTE, load).await.expect("loaded");
+    let updated = cache.update_with("b", |text: &String| text.clone()).await;
+    assert!(updated.expect("an answer").is_some());
+    assert_eq!(bytes(), (encoded + 10, compressed + 10));
+}
+
 #[test]
 fn every_count_stands_in_the_documentation() {
     let text = std::fs::read_to_string("docs/observability.md").expect("it is there");
@@ -149,5 +230,5 @@ fn every_count_stands_in_the_documentation() {
         assert!(text.contains(&format!("| `{name}` |")), "{name} is missing");
         counts += 1;
     }
-    assert_eq!(counts, 11);
+    assert_eq!(counts, 19);
 }

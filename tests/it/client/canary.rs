@@ -249,6 +249,10 @@ async fn loads(cache: &Cache, shown: &mut Shown) {
     shown.add::<EntryInfo>(explanation.entry.as_ref().expect("it is there"));
     shown.add::<TagInfo>(&explanation.tags[0]);
     shown.add::<TagVerdict>(&explanation.tags[0].state);
+    // They hold times, and nothing of the user.
+    for name in ["NearInfo", "NearWhy"] {
+        shown.0.push((name.to_owned(), String::new()));
+    }
     let asks = cache.clone();
     let explained = cache.memoize("l", MINUTE, move || async move {
         asks.explain("l").await.map(|it| format!("{:?}", it.load))

@@ -9,7 +9,7 @@ use super::sources;
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
 const LAYERS: [&[&str]; 11] = [
-    &["hash", "name"],
+    &["hash", "meters", "name"],
     &["error", "pulse"],
     &["background", "embedded", "key", "time"],
     &["codec", "wire"],

@@ -26,6 +26,7 @@ fn stored(value: u64, tags: Vec<Arc<KnownTag<Epoch>>>, origin: Epoch) -> Stored<
         value: Some(Arc::new(value)),
         tags: tags.into(),
         origin,
+        since: Instant::now(),
         until: Instant::now() + Duration::from_secs(60),
         bytes: 8,
     }
@@ -281,4 +282,21 @@ fn a_tag_that_is_forgotten_for_room_takes_its_values_along() {
         let is_known = table.tag(&stored.tags[0].key).is_some();
         assert_eq!(stored.is_current(), is_known);
     }
+}
+
+#[test]
+fn a_key_is_pending_while_there_is_a_ticket_for_it() {
+    let table: Arc<Table<Epoch>> = Table::new(1 << 20);
+    let (one, other) = (table.ticket(&value_key(), 1), table.ticket(&value_key(), 1));
+    assert!(table.is_pending(&value_key()) && !table.is_pending(&tag_key()));
+    drop(one);
+    assert!(table.is_pending(&value_key()));
+    table.changed(value_key().as_str());
+    assert!(!table.is_pending(&value_key()), "the ticket is void");
+    drop(other);
+    let (size, ticket) = (table.size(), table.ticket(&value_key(), 1));
+    assert_eq!(size, (0, 0));
+    assert_eq!(table.keep(&ticket, stored(1, Vec::new(), 1)), Kept::Stored);
+    let (bytes, entries) = table.size();
+    assert!(bytes >= 8 && entries == 1);
 }
