@@ -4,6 +4,7 @@
 //! Invariant: no read that begins after `remove`, `set`, `invalidate_tags` or `clear` has returned
 //! is given a value that was loaded before it. Users get a `Cache` from [`Client::cache`].
 
+mod bare;
 mod config;
 mod entry_keys;
 mod explanation;
@@ -22,6 +23,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bare::memoize::BareMemoize;
+pub use bare::BareCache;
 pub use explanation::{
     EntryInfo, Explanation, FailureInfo, LoadInfo, TagInfo, TagVerdict, Verdict,
 };
@@ -51,7 +54,7 @@ use crate::client::Client;
 use crate::codec::Compression;
 #[cfg(feature = "encrypt")]
 use crate::codec::Keyring;
-use crate::codec::{Codec, CompressionOptions, CustomCodec, Stack};
+use crate::codec::{Codec, CompressionOptions, CustomCodec, Shape, Stack};
 use crate::error::Result;
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
@@ -206,7 +209,11 @@ impl Cache {
     pub fn version(mut self, version: u32) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         setup.version = version;
-        let keys = self.client.namespace().cache(&setup.name, version);
+        let (space, name) = (self.client.namespace(), &setup.name);
+        let keys = match setup.stack.shape {
+            Shape::Enveloped => space.cache(name, version),
+            Shape::Bare => space.bare_cache(name, version),
+        };
         // The tag of the whole cache stays the same, so that `clear` reaches all versions.
         if let (Ok(names), Ok(keys)) = (&mut setup.names, keys) {
             names.keys = keys;
@@ -371,6 +378,15 @@ impl Cache {
         }
         self.setup.stack.check()?;
         self.setup.names.as_ref().map_err(Clone::clone)
+    }
+
+    /// The tag that every entry of this cache carries. `None` if its values are bare.
+    fn whole(&self) -> Result<Option<&Tag>> {
+        let names = self.names()?;
+        Ok(match self.setup.stack.shape {
+            Shape::Enveloped => Some(&names.whole),
+            Shape::Bare => None,
+        })
     }
 
     fn terms(&self) -> Result<LeaseTimes> {

@@ -21,7 +21,7 @@ use crate::cache::read::fetch;
 use crate::cache::read::judge::Want;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{ReadFrom, Reading};
-use crate::codec::{MOST_STAMPS, Stamp};
+use crate::codec::{MOST_STAMPS, Shape, Stamp};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, TagId};
 use crate::tags::{self, Life, SLACK, TagState};
@@ -52,6 +52,8 @@ enum Why {
     Held,
     /// A tag that the loader has named may be younger than the load.
     Late,
+    /// It is `None`, which a bare value cannot be.
+    BareNone,
 }
 
 impl<V> Load<V>
@@ -127,6 +129,10 @@ where
         }
         if said.storing == Storing::NotStored {
             return Ok(Plan::Drop(Why::Said));
+        }
+        let stack = &self.request.cache.setup.stack;
+        if stack.shape == Shape::Bare && stack.is_none(&**value) {
+            return Ok(Plan::Drop(Why::BareNone));
         }
         let began = self.lease.granted();
         if !states.iter().all(|state| state.lets_store(began)) {
@@ -280,15 +286,15 @@ where
         deadline: Deadline,
     ) -> bool {
         let place = &self.request.place;
-        let window = self.request.kept.window_millis();
+        let window = self.request.window();
         let committed = async {
             match plan {
                 Plan::Store { entry, ttl } => {
-                    let lives = (*ttl, window);
+                    let lives = (*ttl, &*window);
                     self.lease.commit(entry, lives, deadline).await.map(Some)
                 }
                 Plan::Extend { ttl, head } => {
-                    self.lease.extend(head, (*ttl, window), deadline).await
+                    self.lease.extend(head, (*ttl, &window), deadline).await
                 }
                 Plan::Drop(why) => {
                     tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), ?why, "not to be stored");

@@ -133,7 +133,10 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'v>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        Box::pin(async move {
+            let deadline = self.cache.deadline_now();
+            self.run(deadline).await
+        })
     }
 }
 
@@ -146,10 +149,9 @@ impl<V: ?Sized> Set<'_, V> {
 }
 
 impl<V: Serialize + ?Sized> Set<'_, V> {
-    async fn run(self) -> Result<()> {
+    pub(in crate::cache) async fn run(self, deadline: Deadline) -> Result<()> {
         let (value, keeps) = (self.value, self.keeps);
         let request = self.request()?;
-        let deadline = request.cache.deadline_now();
         let stored = match keeps {
             Keeps::Nothing => Self::stored(value, &request, deadline).await,
             Keeps::Ttl => {
@@ -210,8 +212,12 @@ pub(super) async fn store(
     // Calls that come from now on must not join a load that is about to be ended.
     request.state.flights.detach(&request.place.value);
     let call = match &upload {
-        Some(upload) => upload.adopt(&request.place, &entry, (ttl, 0), None),
-        None => SET.call(request.place.keys()).arg(entry).arg(ttl.millis()),
+        Some(upload) => upload.adopt(&request.place, &entry, (ttl, &request.window()), None),
+        None => SET
+            .call(request.place.keys())
+            .arg(entry)
+            .arg(ttl.millis())
+            .arg(request.window()),
     };
     let reply = client.change(call, deadline).await;
     let reply = reply.map_err(|error| request.named(error))?;

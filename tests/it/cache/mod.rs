@@ -1,5 +1,6 @@
 //! The cache: verbs, memoize, tags, outages.
 
+mod bare;
 mod bulkhead;
 mod cache_many;
 mod cache_model;
