@@ -49,6 +49,7 @@ pub use verbs::update::Entry;
 
 use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
 use self::entry_keys::EntryKeys;
+use self::load::limit::LoadLimit;
 use crate::client::Client;
 #[cfg(doc)]
 use crate::codec::Compression;
@@ -93,6 +94,7 @@ impl Client {
                 terms: LeaseTimes::new(MAX_LOAD, TAKEOVER),
                 error_ttl: Ttl::new("error_ttl", ERROR_TTL).map(Some),
                 jitter: Jitter::default(),
+                max_loads: None,
                 refused: None,
                 outage: Outage::default(),
                 patience: self.cache_patience(),
@@ -243,6 +245,39 @@ impl Cache {
         let setup = Arc::make_mut(&mut self.setup);
         setup.max_load = max_load;
         setup.terms = LeaseTimes::new(max_load, setup.takeover);
+        self
+    }
+
+    /// Sets how many loaders of this handle and its clones run at once in this process: any number
+    /// by default. Make the handle once and clone it: each call of this makes a limit of its own.
+    ///
+    /// It keeps a burst of missing keys from reaching the source of the data all at once. A load
+    /// that finds no permit waits in the order of the calls, without a lease, so another process may
+    /// load the key meanwhile. A call whose load has not begun within [`max_load`](Self::max_load)
+    /// fails with `LoaderTimeout`, not executed. A load in the background, behind a stale value or
+    /// for an early refresh, begins only if a permit is free.
+    ///
+    /// These loads need no permit:
+    ///
+    /// - a load that the loader of another load has asked for, or waits for: otherwise both could
+    ///   wait for each other;
+    /// - a load of [`memoize_many`](Self::memoize_many) that is part of the call of its loader,
+    ///   which has one permit for all keys;
+    /// - a load of a call whose key was invalidated again and again, once half of `max_load` has
+    ///   passed.
+    ///
+    /// A loader that asks the cache in a task that it spawns is not recognised: there, `max_load`
+    /// ends the wait. Loads without Redis have a [limit](crate::ClientBuilder::loads_without_redis)
+    /// of the whole client beside this one.
+    ///
+    /// Each call of the cache fails with `InvalidInput` if the number is 0.
+    #[must_use]
+    pub fn max_loads(mut self, loads: usize) -> Self {
+        let setup = Arc::make_mut(&mut self.setup);
+        match LoadLimit::new(loads) {
+            Ok(limit) => setup.max_loads = Some(limit),
+            Err(error) => setup.refused = Some(error),
+        }
         self
     }
 

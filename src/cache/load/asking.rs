@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::failure::Failure;
 use super::flight::Outcome;
 use super::lease::Grant;
+use super::admission::Admitted;
 use super::wake::WakeUp;
 use super::{Load, deserted};
 use crate::cache::read::fetch;
@@ -75,6 +76,11 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
             if Instant::now() >= self.rounds.over() {
                 return self.out_of_time();
             }
+            // Before the lease is asked for: a lease that is held meanwhile would stop others.
+            let admitted = self.admitted(creator).await?;
+            if admitted == Admitted::Deserted {
+                return Ok(Granted::Deserted);
+            }
             // Subscribe first: then whatever ends the lease after the request is heard.
             let value = &self.request.place.value;
             let mut missed = client.resync(value);
@@ -99,8 +105,8 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                 Ok(Grant::Lead { fence }) => {
                     tracing::debug!(target: "hedgerow::cache", key = key.shown().as_str(), fence, attempt, "lead");
                     let generations = self
-                        .stamps(match attempt {
-                            0 => Age::Fresh,
+                        .stamps(match (attempt, admitted) {
+                            (0, Admitted::AtOnce) => Age::Fresh,
                             _ => Age::Waited,
                         })
                         .await?;
@@ -134,6 +140,8 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                         // The others of the batch do not wait for a load elsewhere.
                         member.decide();
                     }
+                    // Others may load while this waits.
+                    self.permit = None;
                     (takeover, noted, fence)
                 }
                 Err(error) => return Err(error),

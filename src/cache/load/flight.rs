@@ -73,6 +73,8 @@ pub(in crate::cache) struct Flight {
     has_late: AtomicBool,
     /// Notified when a load that has a permit of the bulkhead waits for this one.
     urgent: Notify,
+    /// Notified when any load waits for this one.
+    nested: Notify,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -226,6 +228,9 @@ impl Flights {
     /// keeps its permit while it waits. If `flight` had to wait for a permit, too, all permits
     /// could be held by loads that wait for it.
     fn urge(&self, flight: &Flight) {
+        if LoadChain::any(|running| std::ptr::eq(&*running.flights, self)) {
+            flight.nested.notify_one();
+        }
         if LoadChain::any(|running| {
             running.placed.load(Ordering::Relaxed) && std::ptr::eq(&*running.flights, self)
         }) {
@@ -253,6 +258,7 @@ impl Flight {
             load_began: OnceLock::new(),
             has_late: AtomicBool::new(false),
             urgent: Notify::new(),
+            nested: Notify::new(),
             outcome: watch::Sender::new(None),
         })
     }
@@ -438,6 +444,11 @@ impl Leader {
         self.flight.outcome.closed().await;
     }
 
+    /// Returns once any load waits for this flight.
+    pub(in crate::cache) async fn joined_within(&self) {
+        self.flight.nested.notified().await;
+    }
+
     /// Returns once a load that has a permit of the bulkhead waits for this flight.
     pub(in crate::cache) async fn urged(&self) {
         self.flight.urgent.notified().await;
@@ -581,6 +592,11 @@ impl LoadChain {
             placed: AtomicBool::new(false),
             outer: None,
         })
+    }
+
+    /// Whether the loader of another load has started this one.
+    pub(in crate::cache) fn is_within(&self) -> bool {
+        self.outer.is_some()
     }
 
     /// Notes that the load runs without a lease and was let in. Loads within it need no permit.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::flight::Outcome;
 use super::gather::Member;
+use super::admission::Admitted;
 use super::loading::RunLoader;
 use super::solo::Seat;
 use super::{Load, deserted};
@@ -26,19 +27,23 @@ impl<V: Send + Sync + 'static> Load<V> {
     /// before the load. The value is not stored, and other processes learn nothing of it. `None` if
     /// no call waits for the load any more before it has begun.
     pub(super) async fn without(
-        &self,
+        &mut self,
         loader: RunLoader<V>,
         error: Error,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Option<Arc<V>>> {
-        let bulkhead = &self.request.state.bulkhead;
         let until = Instant::now() + self.max_load();
         if let Some(member) = self.member.clone()
             && member.leads(None)
         {
+            let bulkhead = &self.request.state.bulkhead;
             bulkhead.load(&self.request.cache.setup.name, &error);
             return self.in_batch(loader, &member).await.map(Some);
         }
+        if self.admitted(creator).await? == Admitted::Deserted {
+            return Ok(None);
+        }
+        let bulkhead = &self.request.state.bulkhead;
         let _place = tokio::select! {
             biased;
             // A load that no call waits for is not begun: its value would be stored nowhere.
@@ -105,7 +110,8 @@ impl<V: Send + Sync + 'static> Load<V> {
         };
         let in_turn = async {
             let turn = turn.comes().await;
-            (turn, state.bulkhead.place().await)
+            let permit = self.permit().await;
+            (turn, permit, state.bulkhead.place().await)
         };
         let _places = tokio::select! {
             biased;
@@ -114,6 +120,7 @@ impl<V: Send + Sync + 'static> Load<V> {
             places = in_turn => Some(places),
             // The load that waits for this one keeps its own permit, which counts for both.
             () = async { if !urged { self.leader.urged().await } } => None,
+            () = self.excused() => None,
             () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
         };
         tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");

@@ -226,7 +226,7 @@ where
             .zip(&readings)
             .filter(|(_, reading)| !is_hit(reading));
         let missing = missing.map(|((key, _), _)| key.clone());
-        let (gather, members) = Gather::of(missing.collect());
+        let (gather, members) = Gather::of(missing.collect(), cache.setup.max_loads.as_ref());
         let places = calls
             .iter()
             .map(|(key, call)| (key.clone(), call.place().clone()));

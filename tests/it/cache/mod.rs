@@ -17,6 +17,7 @@ pub mod freshness;
 mod herd;
 mod lease;
 mod load_errors;
+mod load_limit;
 mod loader_errors;
 mod memo;
 mod memoize;
