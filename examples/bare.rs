@@ -49,7 +49,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(present.as_str(), "11.80");
 
     // Both keys: so that a load that is under way is not stored.
-    command(&["DEL", VALUE, LEASE]).exec_async(&mut other).await?;
+    command(&["DEL", VALUE, LEASE])
+        .exec_async(&mut other)
+        .await?;
     let loaded = price().await?;
     println!("it has removed that, so it is loaded: {loaded:?}");
     assert_eq!(loaded.as_str(), "12.50");

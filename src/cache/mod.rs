@@ -23,8 +23,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use bare::memoize::BareMemoize;
 pub use bare::BareCache;
+pub use bare::memoize::BareMemoize;
 pub use explanation::{
     EntryInfo, Explanation, FailureInfo, LoadInfo, TagInfo, TagVerdict, Verdict,
 };

@@ -46,7 +46,10 @@ impl StoreRequest {
         // The copy beside the value, so that a read of the entry asks one server.
         let whole = cache.whole()?;
         let whole = whole.map(|whole| whole.colocated(&cache.client, &place.value));
-        debug_assert!(whole.is_some() || tags.is_empty(), "bare values have no tags");
+        debug_assert!(
+            whole.is_some() || tags.is_empty(),
+            "bare values have no tags"
+        );
         let tags = whole.into_iter().chain(tags.iter().cloned()).collect();
         Ok(Self {
             place,

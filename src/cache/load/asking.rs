@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::admission::Admitted;
 use super::failure::Failure;
 use super::flight::Outcome;
 use super::lease::Grant;
-use super::admission::Admitted;
 use super::wake::WakeUp;
 use super::{Load, deserted};
 use crate::cache::read::fetch;

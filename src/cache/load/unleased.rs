@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::admission::Admitted;
 use super::flight::Outcome;
 use super::gather::Member;
-use super::admission::Admitted;
 use super::loading::RunLoader;
 use super::solo::Seat;
 use super::{Load, deserted};

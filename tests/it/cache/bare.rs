@@ -294,7 +294,10 @@ async fn values_in_envelopes_and_bare_ones_do_not_meet() {
     let server = Server::start().await;
     let client = server.client().await;
     let cache = client.cache("c");
-    cache.set("k", "in an envelope", MINUTE).await.expect("stored");
+    cache
+        .set("k", "in an envelope", MINUTE)
+        .await
+        .expect("stored");
     let bare = raw(&client);
     assert_eq!(text(&bare, "k").await, None);
     bare.set("k", "bare", MINUTE).await.expect("stored");
@@ -344,7 +347,10 @@ async fn without_redis_it_does_what_its_policy_says() {
     assert_eq!(value.expect("loaded").as_str(), "v");
     lenient.set("k", "v", MINUTE).await.expect("dropped");
     assert_eq!(text(&lenient, "k").await, None);
-    assert!(lenient.remove("k").await.is_err(), "it could be stale later");
+    assert!(
+        lenient.remove("k").await.is_err(),
+        "it could be stale later"
+    );
     let refused = strict.memoize("k", MINUTE, load).fail_fast().await;
     assert!(refused.expect_err("it fails").kind().is_outage());
     assert!(strict.set("k", "v", MINUTE).await.is_err());
