@@ -5,8 +5,11 @@
 //! within a load needs none, and a load that waits for one is let in when a load joins it. So loads
 //! that wait for each other cannot hold all permits. First step of a [`Load`].
 
+use std::pin::pin;
+
+use futures::FutureExt as _;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::flight::Outcome;
 use super::limit::{LoadLimit, LoadPermit};
@@ -37,15 +40,17 @@ impl<V> Load<V> {
         };
         // A batch has one permit for the one call of its loader.
         let of_batch = self.member.as_ref().and_then(|member| member.permit());
-        let began = Instant::now();
-        let permit = async {
+        let mut permit = pin!(async {
             match of_batch {
                 Some(permit) => drop(permit.await),
                 None => self.permit = limit.permit().await,
             }
-        };
+        });
+        // A permit that is free is taken, also for a load that no call waits for.
+        if permit.as_mut().now_or_never().is_some() {
+            return Ok(Admitted::AtOnce);
+        }
         tokio::select! {
-            // A permit that is free is taken, also for a load that no call waits for.
             biased;
             () = permit => {}
             () = deserted(creator, &self.leader) => return Ok(Admitted::Deserted),
@@ -57,10 +62,7 @@ impl<V> Load<V> {
                 return Err(no_permit());
             }
         }
-        Ok(match began == Instant::now() {
-            true => Admitted::AtOnce,
-            false => Admitted::Waited,
-        })
+        Ok(Admitted::Waited)
     }
 
     /// Waits for a permit as long as it takes, if the load needs one. For a load that asks for no

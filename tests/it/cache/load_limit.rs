@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::gate::Gate;
 use crate::support::server::Server;
-use crate::support::wait::{bounded, until};
+use crate::support::wait::{bounded, calls, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -283,6 +283,24 @@ async fn the_limit_holds_without_redis_too() {
     for call in join_all(calls).await {
         assert_eq!(call.expect("no panic").expect("loaded"), 1);
     }
+}
+
+#[tokio::test]
+async fn a_permit_that_is_free_costs_no_command() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let (plain, limited) = (client.cache("plain"), client.cache("limited").max_loads(1));
+    let mut sent = Vec::new();
+    for cache in [plain, limited] {
+        // Once for the tag of the cache and the scripts.
+        for key in ["first", "second"] {
+            let before = calls(&server, &["mget", "evalsha"]).await;
+            let load = cache.memoize(key, MINUTE, async || Ok::<_, Infallible>(1u8));
+            load.await.expect("loaded");
+            sent.push(calls(&server, &["mget", "evalsha"]).await - before);
+        }
+    }
+    assert_eq!(sent[1], sent[3], "{sent:?}");
 }
 
 #[tokio::test]
