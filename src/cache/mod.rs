@@ -252,10 +252,10 @@ impl Cache {
     /// by default. Make the handle once and clone it: each call of this makes a limit of its own.
     ///
     /// It keeps a burst of missing keys from reaching the source of the data all at once. A load
-    /// that finds no permit waits in the order of the calls, without a lease, so another process may
-    /// load the key meanwhile. A call whose load has not begun within [`max_load`](Self::max_load)
-    /// fails with `LoaderTimeout`, not executed. A load in the background, behind a stale value or
-    /// for an early refresh, begins only if a permit is free.
+    /// that finds no permit waits in the order of the calls, without a lease, so another process
+    /// may load the key meanwhile. A call whose load has not begun within
+    /// [`max_load`](Self::max_load) fails with `LoaderTimeout`, not executed. A load in the
+    /// background, behind a stale value or for an early refresh, begins only if a permit is free.
     ///
     /// These loads need no permit:
     ///

@@ -85,8 +85,8 @@ impl Namespace {
     }
 
     /// Returns which entry of `cache` the key belongs to, as its value or its load lease, in an
-    /// envelope or bare: whoever looks for one kind knows which. `None` if it belongs to none, or is
-    /// spelt as hedgerow never spells it.
+    /// envelope or bare: whoever looks for one kind knows which. `None` if it belongs to none, or
+    /// is spelt as hedgerow never spells it.
     pub(crate) fn entry_at(&self, cache: &str, key: &str) -> Option<EntryAt> {
         let rest = key.strip_prefix(&*self.0)?.strip_prefix(':')?;
         let (room, rest) = rest.split_once(":{")?;
