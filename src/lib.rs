@@ -228,6 +228,18 @@ struct GuideCacheStepByStep;
 struct GuideCacheVerbs;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/guide/outages.md")]
+struct GuideOutages;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/codecs.md")]
+struct GuideCodecs;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/migrating.md")]
+struct GuideMigrating;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/guide/production.md")]
 struct GuideProduction;
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::foreign::Foreign;
 use super::outage::{Bulkhead, Outage};
 use super::stats::{AllCounts, Counts};
-use crate::cache::load::flight::Flights;
+use crate::cache::load::flights::Flights;
+use crate::cache::load::limit::LoadLimit;
 use crate::cache::load::refreshing::Refreshing;
 use crate::cache::load::solo::Solos;
 use crate::cache::load::waits::Waits;
@@ -40,6 +41,8 @@ pub(super) struct Config {
     /// How long the failure of a load is kept. `None` if it is not kept at all.
     pub(super) error_ttl: Result<Option<Ttl>>,
     pub(super) jitter: Jitter,
+    /// How many of its loaders may run at once. `None` for any number.
+    pub(super) max_loads: Option<LoadLimit>,
     /// The error of a setting that was refused. Setters return no error, so the first call returns
     /// it.
     pub(super) refused: Option<Error>,

@@ -31,10 +31,13 @@ local function still(head)
   return string.sub(found, 1, 8) == string.sub(head, 1, 8) and string.sub(found, 21) == string.sub(head, 21)
 end
 
--- Stores an entry with its deadlines.
+-- Stores an entry with its deadlines. A bare value has none, and '' in the place of a window.
 local function store(entry, ttl, window)
-  local stamped = string.sub(entry, 1, 8) .. deadlines(server_ms() + ttl, window) .. string.sub(entry, 21)
-  redis.call('SET', KEYS[1], stamped, 'PX', string.format('%.0f', ttl + window))
+  if window ~= '' then
+    entry = string.sub(entry, 1, 8) .. deadlines(server_ms() + ttl, window) .. string.sub(entry, 21)
+    ttl = ttl + window
+  end
+  redis.call('SET', KEYS[1], entry, 'PX', string.format('%.0f', ttl))
 end
 
 -- Ends the lease and wakes the processes that wait for it: '+' and the value's key if a value was

@@ -4,6 +4,7 @@
 //! Invariant: no read that begins after `remove`, `set`, `invalidate_tags` or `clear` has returned
 //! is given a value that was loaded before it. Users get a `Cache` from [`Client::cache`].
 
+mod bare;
 mod config;
 mod entry_keys;
 mod explanation;
@@ -22,6 +23,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bare::BareCache;
+pub use bare::memoize::BareMemoize;
 pub use explanation::{
     EntryInfo, Explanation, FailureInfo, LoadInfo, NearInfo, NearWhy, TagInfo, TagVerdict, Verdict,
 };
@@ -46,13 +49,14 @@ pub use verbs::update::Entry;
 
 use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
 use self::entry_keys::EntryKeys;
+use self::load::limit::LoadLimit;
 use self::outage::Did;
 use crate::client::Client;
 #[cfg(doc)]
 use crate::codec::Compression;
 #[cfg(feature = "encrypt")]
 use crate::codec::Keyring;
-use crate::codec::{Codec, CompressionOptions, CustomCodec, Stack};
+use crate::codec::{Codec, CompressionOptions, CustomCodec, Shape, Stack};
 use crate::error::{Error, Result};
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
@@ -91,6 +95,7 @@ impl Client {
                 terms: LeaseTimes::new(MAX_LOAD, TAKEOVER),
                 error_ttl: Ttl::new("error_ttl", ERROR_TTL).map(Some),
                 jitter: Jitter::default(),
+                max_loads: None,
                 refused: None,
                 outage: Outage::default(),
                 patience: self.cache_patience(),
@@ -207,7 +212,11 @@ impl Cache {
     pub fn version(mut self, version: u32) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         setup.version = version;
-        let keys = self.client.namespace().cache(&setup.name, version);
+        let (space, name) = (self.client.namespace(), &setup.name);
+        let keys = match setup.stack.shape {
+            Shape::Enveloped => space.cache(name, version),
+            Shape::Bare => space.bare_cache(name, version),
+        };
         // The tag of the whole cache stays the same, so that `clear` reaches all versions.
         if let (Ok(names), Ok(keys)) = (&mut setup.names, keys) {
             names.keys = keys;
@@ -237,6 +246,39 @@ impl Cache {
         let setup = Arc::make_mut(&mut self.setup);
         setup.max_load = max_load;
         setup.terms = LeaseTimes::new(max_load, setup.takeover);
+        self
+    }
+
+    /// Sets how many loaders of this handle and its clones run at once in this process: any number
+    /// by default. Make the handle once and clone it: each call of this makes a limit of its own.
+    ///
+    /// It keeps a burst of missing keys from reaching the source of the data all at once. A load
+    /// that finds no permit waits in the order of the calls, without a lease, so another process
+    /// may load the key meanwhile. A call whose load has not begun within
+    /// [`max_load`](Self::max_load) fails with `LoaderTimeout`, not executed. A load in the
+    /// background, behind a stale value or for an early refresh, begins only if a permit is free.
+    ///
+    /// These loads need no permit:
+    ///
+    /// - a load that the loader of another load has asked for, or waits for: otherwise both could
+    ///   wait for each other;
+    /// - a load of [`memoize_many`](Self::memoize_many) that is part of the call of its loader,
+    ///   which has one permit for all keys;
+    /// - a load of a call whose key was invalidated again and again, once half of `max_load` has
+    ///   passed.
+    ///
+    /// A loader that asks the cache in a task that it spawns is not recognised: there, `max_load`
+    /// ends the wait. Loads without Redis have a [limit](crate::ClientBuilder::loads_without_redis)
+    /// of the whole client beside this one.
+    ///
+    /// Each call of the cache fails with `InvalidInput` if the number is 0.
+    #[must_use]
+    pub fn max_loads(mut self, loads: usize) -> Self {
+        let setup = Arc::make_mut(&mut self.setup);
+        match LoadLimit::new(loads) {
+            Ok(limit) => setup.max_loads = Some(limit),
+            Err(error) => setup.refused = Some(error),
+        }
         self
     }
 
@@ -379,6 +421,15 @@ impl Cache {
         }
         self.setup.stack.check()?;
         self.setup.names.as_ref().map_err(Clone::clone)
+    }
+
+    /// The tag that every entry of this cache carries. `None` if its values are bare.
+    fn whole(&self) -> Result<Option<&Tag>> {
+        let names = self.names()?;
+        Ok(match self.setup.stack.shape {
+            Shape::Enveloped => Some(&names.whole),
+            Shape::Bare => None,
+        })
     }
 
     fn terms(&self) -> Result<LeaseTimes> {

@@ -15,7 +15,7 @@ use super::entry_keys::EntryKeys;
 use super::load_options::Kept;
 use super::read::fetch;
 use crate::cache::load::failure::Failure;
-use crate::codec::Stamp;
+use crate::codec::{Shape, Stamp};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::tags::{Snapshot, Tag, TagState};
@@ -27,7 +27,7 @@ pub(super) struct StoreRequest {
     pub(super) cache: Cache,
     pub(super) state: Arc<CacheState>,
     pub(super) place: EntryKeys,
-    /// The tag of the whole cache comes first.
+    /// The tag of the whole cache comes first. None for a bare value.
     pub(super) tags: Vec<Tag>,
     pub(super) kept: Kept,
     pub(super) terms: LeaseTimes,
@@ -44,8 +44,13 @@ impl StoreRequest {
         let terms = cache.terms()?;
         let place = cache.place(key)?;
         // The copy beside the value, so that a read of the entry asks one server.
-        let whole = cache.names()?.whole.colocated(&cache.client, &place.value);
-        let tags = std::iter::once(whole).chain(tags.iter().cloned()).collect();
+        let whole = cache.whole()?;
+        let whole = whole.map(|whole| whole.colocated(&cache.client, &place.value));
+        debug_assert!(
+            whole.is_some() || tags.is_empty(),
+            "bare values have no tags"
+        );
+        let tags = whole.into_iter().chain(tags.iter().cloned()).collect();
         Ok(Self {
             place,
             state: cache.state().clone(),
@@ -58,7 +63,7 @@ impl StoreRequest {
 
     /// The tags except that of the whole cache.
     pub(super) fn declared(&self) -> &[Tag] {
-        &self.tags[1..]
+        self.tags.get(1..).unwrap_or_default()
     }
 
     /// Reads the present generations of the tags. Each tag is made to outlive the entry.
@@ -97,6 +102,15 @@ impl StoreRequest {
     /// The longest that an entry lives which is fresh for `ttl`.
     pub(super) fn life(&self, ttl: Ttl) -> Duration {
         self.jitter().longest(ttl).duration() + self.kept.window
+    }
+
+    /// How long the entry may be served stale, as the scripts that store it take it: in whole
+    /// milliseconds, and empty for a bare value, which has no deadlines.
+    pub(super) fn window(&self) -> String {
+        match self.cache.setup.stack.shape {
+            Shape::Enveloped => self.kept.window_millis().to_string(),
+            Shape::Bare => String::new(),
+        }
     }
 
     /// How long a loaded `value` is fresh, before the jitter.

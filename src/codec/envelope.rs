@@ -87,7 +87,35 @@ pub(crate) struct Stamp {
     pub(crate) generation: u64,
 }
 
+impl Unreadable {
+    /// The same, for bytes that must not be removed.
+    pub(super) fn into_foreign(self) -> Self {
+        match self {
+            Self::Damaged(error) | Self::Foreign(error) => Self::Foreign(error),
+        }
+    }
+}
+
 impl<'a> Envelope<'a> {
+    /// The envelope that a bare value would have: it carries no tags, and its key says how long it
+    /// lives.
+    pub(super) fn around_bare(codec: Codec, payload: &'a [u8]) -> Self {
+        Self {
+            codec,
+            compression: Compression::None,
+            outcome: Outcome::Value,
+            fresh_until: 0,
+            stale_until: 0,
+            cost: Duration::ZERO,
+            revision: 0,
+            key_id: 0,
+            #[cfg(feature = "encrypt")]
+            head: &[],
+            stamps: &[],
+            payload,
+        }
+    }
+
     /// Checks the whole entry. Only the form of the payload remains to be checked.
     pub(crate) fn parse(entry: &'a [u8]) -> Result<Self, Unreadable> {
         // The version comes first: another version may keep lengths and checksum elsewhere.

@@ -1,4 +1,5 @@
-//! The codec stack: a value passes a serializer, then a compressor, then the envelope.
+//! The codec stack: a value passes a serializer, then a compressor, then the envelope. A bare value
+//! passes the serializer only.
 //!
 //! Invariant: each entry names its codec and its compressor. So a [`Decoder`] needs no
 //! configuration except a size limit and what users have added, and processes with different codecs
@@ -40,11 +41,22 @@ use option::Form;
 pub use options::Codec;
 use payload::{MAX_DECODED, Payload, misfit, too_large, too_large_to_store};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How values stand in Redis.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// In an envelope, which says how they are read and by which tags they are judged.
+    #[default]
+    Enveloped,
+    /// As the codec has written them, with nothing added, for other programs.
+    Bare,
+}
 
 /// The settings that a cache writes entries with.
 #[derive(Debug, Clone)]
 pub(crate) struct Stack {
+    pub(crate) shape: Shape,
     pub(crate) codec: Codec,
     pub(crate) compression: CompressionOptions,
     /// The most bytes that an encoded value may have before compression.
@@ -58,6 +70,8 @@ pub(crate) struct Stack {
 /// How the entry at one key is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decoder<'a> {
+    /// The codec of bare values. `None` where envelopes name it.
+    bare: Option<Codec>,
     /// The most bytes that an encoded value may have.
     max_decoded: usize,
     custom: &'a CustomCodecs,
@@ -78,6 +92,7 @@ pub(crate) struct Sizes {
 /// What two decoders of one key have in common if they read alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DecodesLike {
+    bare: Option<Codec>,
     max_decoded: usize,
     custom: usize,
     /// The keyring; 0 if there is none.
@@ -87,6 +102,7 @@ pub(crate) struct DecodesLike {
 impl Default for Stack {
     fn default() -> Self {
         Self {
+            shape: Shape::default(),
             codec: Codec::default(),
             compression: CompressionOptions::default(),
             max_decoded: MAX_DECODED,
@@ -122,6 +138,7 @@ impl Stack {
         #[cfg_attr(not(feature = "encrypt"), expect(unused))] key: &'a str,
     ) -> Decoder<'a> {
         Decoder {
+            bare: self.bare(),
             max_decoded: self.max_decoded,
             custom: &self.custom,
             #[cfg(feature = "encrypt")]
@@ -134,6 +151,7 @@ impl Stack {
     /// See [`DecodesLike`].
     pub(crate) fn decodes_like(&self) -> DecodesLike {
         DecodesLike {
+            bare: self.bare(),
             max_decoded: self.max_decoded,
             custom: self.custom.identity(),
             #[cfg(feature = "encrypt")]
@@ -141,6 +159,11 @@ impl Stack {
             #[cfg(not(feature = "encrypt"))]
             keyring: 0,
         }
+    }
+
+    /// The codec that bare values are read with.
+    fn bare(&self) -> Option<Codec> {
+        (self.shape == Shape::Bare).then_some(self.codec)
     }
 
     /// Returns the entry of `value` for the Redis key `key`, and its sizes. Both deadlines in it
@@ -181,9 +204,21 @@ impl Stack {
         stamps: &[Stamp],
         cost: Duration,
     ) -> Result<(Vec<u8>, Sizes)> {
-        let form = self.form()?;
+        let is_none = option::is_none(value, self.form()?);
+        if self.shape == Shape::Bare {
+            if is_none {
+                return Err(Error::invalid(NO_BARE_NONE));
+            }
+            let mut bare = Vec::with_capacity(USUAL);
+            self.write(value, &mut bare)?;
+            let sizes = Sizes {
+                encoded: bare.len(),
+                compressed: bare.len(),
+            };
+            return Ok((bare, sizes));
+        }
         // Most codecs write `None` and `Some(None)` alike. So the envelope records "no value".
-        if option::is_none(value, form) {
+        if is_none {
             let entry = envelope::begin(self.codec, stamps, cost, revision, 0)?;
             let start = entry.len();
             let entry = self.sealed(entry, start, key, Compression::None, Outcome::None)?;
@@ -191,11 +226,29 @@ impl Stack {
         }
         let mut entry = envelope::begin(self.codec, stamps, cost, revision, USUAL)?;
         let start = entry.len();
+        self.write(value, &mut entry)?;
+        let encoded = entry.len() - start;
+        let mut compression = Compression::None;
+        if let Some(compressed) = compress::compress(&self.compression, &entry, start) {
+            entry = compressed;
+            compression = self.compression.compressor;
+        }
+        let compressed = entry.len() - start;
+        let entry = self.sealed(entry, start, key, compression, Outcome::Value)?;
+        let sizes = Sizes {
+            encoded,
+            compressed,
+        };
+        Ok((entry, sizes))
+    }
+
+    /// Appends `value` to `entry`, as the codec writes it.
+    fn write<V: Serialize + ?Sized>(&self, value: &V, entry: &mut Vec<u8>) -> Result<()> {
         // The serializers hide the cause of a failed write, so the payload reports it here.
         let mut full = false;
         let payload = Payload {
-            end: start.saturating_add(self.max_decoded),
-            entry: &mut entry,
+            end: entry.len().saturating_add(self.max_decoded),
+            entry,
             built: budget::most_built(self.max_decoded),
             full: &mut full,
         };
@@ -212,20 +265,7 @@ impl Stack {
         if full {
             return Err(too_large_to_store(self.max_decoded));
         }
-        encoded?;
-        let encoded = entry.len() - start;
-        let mut compression = Compression::None;
-        if let Some(compressed) = compress::compress(&self.compression, &entry, start) {
-            entry = compressed;
-            compression = self.compression.compressor;
-        }
-        let compressed = entry.len() - start;
-        let entry = self.sealed(entry, start, key, compression, Outcome::Value)?;
-        let sizes = Sizes {
-            encoded,
-            compressed,
-        };
-        Ok((entry, sizes))
+        encoded
     }
 
     /// Completes the entry for the Redis key `key`, whose payload begins at `start`.
@@ -252,6 +292,14 @@ impl Stack {
 }
 
 impl Decoder<'_> {
+    /// Parses what was read from the key. Anything can be a bare value.
+    pub(crate) fn parse<'e>(&self, entry: &'e [u8]) -> Result<Envelope<'e>, Unreadable> {
+        match self.bare {
+            Some(codec) => Ok(Envelope::around_bare(codec, entry)),
+            None => Envelope::parse(entry),
+        }
+    }
+
     /// Checks that this decoder has the codec and the key that the entry names.
     pub(crate) fn admits(&self, envelope: &Envelope<'_>) -> Result<(), Unreadable> {
         if let Codec::Custom(number) = envelope.codec {
@@ -302,7 +350,12 @@ impl Decoder<'_> {
             }
         }
         let payload = opened.as_deref().unwrap_or(envelope.payload());
-        self.value(envelope, payload)
+        let value = self.value(envelope, payload);
+        match self.bare {
+            // Another program may have written it, and can read it.
+            Some(_) => value.map_err(Unreadable::into_foreign),
+            None => value,
+        }
     }
 
     /// The payload as it was before it was encrypted, or `None` if it was not.
@@ -413,6 +466,9 @@ fn is_whole(codec: Codec, payload: &[u8]) -> bool {
     }
 }
 
+/// Nothing in a bare value could say that there is none.
+const NO_BARE_NONE: &str =
+    "a bare value cannot be `None`; remove the key instead, or use a cache with envelopes";
 #[cfg(feature = "encrypt")]
 const NOT_ENCRYPTED: &str = "it is not, and this cache reads only entries that are";
 /// Bytes reserved for a payload. Most payloads fit, so the buffer seldom grows.

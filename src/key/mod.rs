@@ -73,12 +73,25 @@ impl Namespace {
         })
     }
 
-    /// Returns which entry of `cache` the key belongs to, as its value or its load lease. `None` if
-    /// it belongs to none, or is spelt as hedgerow never spells it.
+    /// The keys of one version of the bare values of `cache`. None of them is a key of its entries.
+    pub(crate) fn bare_cache(&self, cache: &str, version: u32) -> Result<CacheKeys> {
+        checked("cache name", cache)?;
+        let cache = escaped(cache, Part::Inner);
+        let version = version_digits(version);
+        Ok(CacheKeys {
+            value: format!("{}:b{version}:{{{cache}:", self.0).into(),
+            lease: format!("{}:bl{version}:{{{cache}:", self.0).into(),
+        })
+    }
+
+    /// Returns which entry of `cache` the key belongs to, as its value or its load lease, in an
+    /// envelope or bare: whoever looks for one kind knows which. `None` if it belongs to none, or
+    /// is spelt as hedgerow never spells it.
     pub(crate) fn entry_at(&self, cache: &str, key: &str) -> Option<EntryAt> {
         let rest = key.strip_prefix(&*self.0)?.strip_prefix(':')?;
         let (room, rest) = rest.split_once(":{")?;
-        let digits = room.strip_prefix(['v', 'l'])?;
+        let bare = room.strip_prefix("bl");
+        let digits = bare.or_else(|| room.strip_prefix(['v', 'l', 'b']))?;
         let version: u32 = match digits {
             "" => 0,
             digits => digits.parse().ok()?,
@@ -108,6 +121,8 @@ impl Namespace {
         let room = match rooms {
             Rooms::Values => "v",
             Rooms::Leases => "l",
+            Rooms::BareValues => "b",
+            Rooms::BareLeases => "bl",
         };
         let version = version.map_or_else(|| "*".to_owned(), version_digits);
         format!("{space}:{room}{version}:{{{cache}:{names}}}")
@@ -215,6 +230,8 @@ pub(crate) struct EntryAt {
 pub(crate) enum Rooms {
     Values,
     Leases,
+    BareValues,
+    BareLeases,
 }
 
 /// Spells the keys of one cache. The part that all of them share is built once, because every hit
@@ -402,7 +419,10 @@ mod tests {
             let (Ok(value), Ok(lease)) = (keys.value(&name), keys.load_lease(&name)) else {
                 return Ok(());
             };
-            for key in [&value, &lease] {
+            let bare = space.bare_cache(&cache, version).expect("a good name");
+            let bare_value = bare.value(&name).expect("a good name");
+            let bare_lease = bare.load_lease(&name).expect("a good name");
+            for key in [&value, &lease, &bare_value, &bare_lease] {
                 let found = space.entry_at(&cache, key.as_str());
                 let expected = EntryAt {
                     version,
@@ -428,6 +448,8 @@ mod tests {
             "hr:v:{c:%zz}",
             "hr:v:{c:a",
             "hr:x:{c:a}",
+            "hr:bb:{c:a}",
+            "hr:bl0:{c:a}",
             "hr2:v:{c:a}",
             &long,
         ] {
@@ -463,6 +485,12 @@ mod tests {
         assert_eq!(
             spelt(second.load_lease("city:42")),
             "hr:l2:{catalogue:city:42}"
+        );
+        let bare = ns.bare_cache("catalogue", 0).expect("a good name");
+        assert_eq!(spelt(bare.value("city:42")), "hr:b:{catalogue:city:42}");
+        assert_eq!(
+            spelt(bare.load_lease("city:42")),
+            "hr:bl:{catalogue:city:42}"
         );
         assert_eq!(
             spelt(ns.cache("a:b", 0).and_then(|cache| cache.value("{x}%\n"))),
@@ -550,6 +578,12 @@ mod tests {
             all.push((
                 format!("lease/{version}/{a:?}/{b:?}"),
                 ok(cache.load_lease(b)),
+            ));
+            let bare = space.bare_cache(a, version).expect("not empty");
+            all.push((format!("bare/{version}/{a:?}/{b:?}"), ok(bare.value(b))));
+            all.push((
+                format!("bare lease/{version}/{a:?}/{b:?}"),
+                ok(bare.load_lease(b)),
             ));
         }
         for kind in ["lock", "queue", "waiters", "fence", "wake"] {

@@ -10,7 +10,7 @@
 -- ARGV: 4 token of the leader, or '' when the caller has the value
 -- ARGV: 5 fence of the lease, or ''
 -- ARGV: 6 first 36 bytes of the entry that must be there, '' if none may be, '*' if any may be
--- ARGV: 7 stale window, ms
+-- ARGV: 7 stale window, ms, or '' for a bare value
 -- Returns: {'STORED'} or {'REFUSED'} or {'CHANGED'} or {'GONE'} when there is no upload, or {'WRONGTYPE'}
 -- Retry: safe - the first run takes the upload away, so a second stores nothing; it meets the same
 --   entry, except for the deadlines, or answers GONE, which does not say whether the first has run
@@ -27,7 +27,11 @@ if (leads or ARGV[4] == '') and redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[3
     ttl, stale = left < 0 and '3155760000000' or math.max(left, 1), 0
     ends = redis.call('GETRANGE', KEYS[1], 8, 19)
   end
-  redis.call('SETRANGE', KEYS[3], 8, ends or deadlines(server_ms() + ttl, stale))
+  if stale == '' then
+    stale = 0
+  else
+    redis.call('SETRANGE', KEYS[3], 8, ends or deadlines(server_ms() + ttl, stale))
+  end
   redis.call('PEXPIRE', KEYS[3], string.format('%.0f', ttl + stale))
   redis.call('RENAME', KEYS[3], KEYS[1])
   finish('+')
@@ -38,5 +42,8 @@ if held[1] == ARGV[4] and not leads then
   finish('-')
 end
 redis.call('DEL', KEYS[3])
-if redis.call('STRLEN', KEYS[1]) == tonumber(ARGV[3]) and still(ARGV[2]) then return {'STORED'} end
+-- The head of a bare value does not identify it.
+if ARGV[7] ~= '' and redis.call('STRLEN', KEYS[1]) == tonumber(ARGV[3]) and still(ARGV[2]) then
+  return {'STORED'}
+end
 return {(leads or ARGV[4] == '') and 'GONE' or 'REFUSED'}

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::admission::Admitted;
 use super::failure::Failure;
 use super::flight::Outcome;
 use super::lease::Grant;
@@ -75,6 +76,11 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
             if Instant::now() >= self.rounds.over() {
                 return self.out_of_time();
             }
+            // Before the lease is asked for: a lease that is held meanwhile would stop others.
+            let admitted = self.admitted(creator).await?;
+            if admitted == Admitted::Deserted {
+                return Ok(Granted::Deserted);
+            }
             // Subscribe first: then whatever ends the lease after the request is heard.
             let value = &self.request.place.value;
             let mut missed = client.resync(value);
@@ -102,8 +108,8 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                         self.request.cache.setup.counts.takeovers.one_more();
                     }
                     let generations = self
-                        .stamps(match attempt {
-                            0 => Age::Fresh,
+                        .stamps(match (attempt, admitted) {
+                            (0, Admitted::AtOnce) => Age::Fresh,
                             _ => Age::Waited,
                         })
                         .await?;
@@ -137,6 +143,8 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                         // The others of the batch do not wait for a load elsewhere.
                         member.decide();
                     }
+                    // Others may load while this waits.
+                    self.permit = None;
                     (takeover, noted, fence)
                 }
                 Err(error) => return Err(error),

@@ -4,10 +4,10 @@
 -- KEYS: 1 value
 -- KEYS: 2 load lease
 -- ARGV: 1 token of the leader
--- ARGV: 2 entry, its deadlines still zero
+-- ARGV: 2 entry, its deadlines still zero, or bare value
 -- ARGV: 3 ttl, ms
 -- ARGV: 4 fence of the lease
--- ARGV: 5 stale window, ms
+-- ARGV: 5 stale window, ms, or '' for a bare value
 -- Returns: {'STORED'} or {'REFUSED'} or {'WRONGTYPE'}
 -- Retry: safe - a second run finds its lease gone and the same entry, except for the deadlines;
 --   whichever call wrote it, these bytes are valid now
@@ -25,6 +25,7 @@ if held[1] == ARGV[1] then
 end
 if redis.call('STRLEN', KEYS[1]) == #ARGV[2] then
   local found = redis.call('GET', KEYS[1])
+  if ARGV[5] == '' then return {found == ARGV[2] and 'STORED' or 'REFUSED'} end
   if string.sub(found, 1, 8) == string.sub(ARGV[2], 1, 8)
       and string.sub(found, 21) == string.sub(ARGV[2], 21) then
     return {'STORED'}

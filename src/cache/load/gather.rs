@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::limit::{LoadLimit, SharedPermit};
 use crate::sync::lock::Fence;
 
 /// The keys of one batch that lead.
@@ -27,6 +28,8 @@ struct Keys {
     leading: Vec<String>,
     /// Whether any of them leads without a lease.
     unleased: bool,
+    /// The permit for the call of the loader, where the cache has a limit. Taken by that call.
+    permit: Option<SharedPermit>,
     /// The members that have not decided.
     undecided: usize,
     /// When one of them has decided last, or the gathering was made.
@@ -49,13 +52,18 @@ enum Decision {
 }
 
 impl Gather {
-    /// Makes a gathering of the loads of these keys, and its members.
-    pub(in crate::cache) fn of(keys: Vec<String>) -> (Arc<Self>, Vec<Arc<Member>>) {
+    /// Makes a gathering of the loads of these keys, and its members. They wait for a permit of
+    /// `limit` together.
+    pub(in crate::cache) fn of(
+        keys: Vec<String>,
+        limit: Option<&LoadLimit>,
+    ) -> (Arc<Self>, Vec<Arc<Member>>) {
         let loads = keys.len();
         let gather = Arc::new(Self {
             keys: Mutex::new(Keys {
                 leading: Vec::with_capacity(loads),
                 unleased: false,
+                permit: limit.map(LoadLimit::shared),
                 undecided: loads,
                 last_decided: Instant::now(),
             }),
@@ -107,8 +115,17 @@ impl Gather {
         keys.undecided -= 1;
         keys.last_decided = Instant::now();
         if keys.undecided == 0 {
+            if keys.leading.is_empty() {
+                // The loader is not called for all of them together.
+                keys.permit = None;
+            }
             self.complete.send_replace(true);
         }
+    }
+
+    /// Takes the permit of the batch, for the call of the loader.
+    pub(in crate::cache) fn take_permit(&self) -> Option<SharedPermit> {
+        self.keys().permit.take()
     }
 
     /// Returns once a load that has a permit of the bulkhead waits for one of the batch.
@@ -140,6 +157,13 @@ impl Member {
             }
         });
         decision == Decision::Leads
+    }
+
+    /// The permit of the batch, for a load that has not decided: it may become part of the batch.
+    pub(in crate::cache) fn permit(&self) -> Option<SharedPermit> {
+        let keys = self.gather.keys();
+        let undecided = self.decision.get().is_none();
+        undecided.then(|| keys.permit.clone()).flatten()
     }
 
     pub(in crate::cache) fn key(&self) -> &str {
@@ -175,7 +199,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_is_complete_once_each_seat_has_decided_in_some_way() {
-        let (gather, members) = Gather::of(["a", "b", "c"].map(str::to_owned).to_vec());
+        let (gather, members) = Gather::of(["a", "b", "c"].map(str::to_owned).to_vec(), None);
         let [a, b, c] = &members[..] else {
             panic!("three members");
         };
@@ -197,7 +221,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_seat_that_decides_too_late_is_not_part_of_the_batch() {
-        let (gather, members) = Gather::of(["a", "b"].map(str::to_owned).to_vec());
+        let (gather, members) = Gather::of(["a", "b"].map(str::to_owned).to_vec(), None);
         assert!(members[0].leads(None));
         assert_eq!(gather.complete(Duration::from_secs(1), LONG).await.0, ["a"]);
         assert!(!members[1].leads(None));
@@ -207,7 +231,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_batch_waits_as_long_as_its_members_decide_one_after_the_other() {
         let keys: Vec<String> = (0..5).map(|at| at.to_string()).collect();
-        let (gather, members) = Gather::of(keys.clone());
+        let (gather, members) = Gather::of(keys.clone(), None);
         let slowly = tokio::spawn(async move {
             for member in members {
                 tokio::time::sleep(Duration::from_millis(900)).await;
@@ -216,7 +240,7 @@ mod tests {
         });
         assert_eq!(gather.complete(Duration::from_secs(1), LONG).await.0, keys);
         slowly.await.expect("no panic");
-        let (gather, members) = Gather::of(keys);
+        let (gather, members) = Gather::of(keys, None);
         let waited = gather
             .complete(Duration::from_secs(2), Duration::from_secs(1))
             .await;

@@ -13,7 +13,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::flight::{Closed, Outcome};
+use super::flight::Outcome;
+use super::flights::Closed;
 use super::lease::Committed;
 use super::loading::{RunLoader, Said, Storing};
 use super::{Ended, Load};
@@ -22,7 +23,7 @@ use crate::cache::read::judge::Want;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{ReadFrom, Reading};
 use crate::cache::stats::Timed;
-use crate::codec::{MOST_STAMPS, Stamp};
+use crate::codec::{MOST_STAMPS, Shape, Stamp};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, TagId};
 use crate::tags::{self, Life, SLACK, TagState};
@@ -53,6 +54,8 @@ enum Why {
     Held,
     /// A tag that the loader has named may be younger than the load.
     Late,
+    /// It is `None`, which a bare value cannot be.
+    BareNone,
 }
 
 impl<V> Load<V>
@@ -128,6 +131,10 @@ where
         }
         if said.storing == Storing::NotStored {
             return Ok(Plan::Drop(Why::Said));
+        }
+        let stack = &self.request.cache.setup.stack;
+        if stack.shape == Shape::Bare && stack.is_none(&**value) {
+            return Ok(Plan::Drop(Why::BareNone));
         }
         let began = self.lease.granted();
         if !states.iter().all(|state| state.lets_store(began)) {
@@ -281,7 +288,7 @@ where
         deadline: Deadline,
     ) -> bool {
         let place = &self.request.place;
-        let window = self.request.kept.window_millis();
+        let window = self.request.window();
         let counts = &self.request.cache.setup.counts;
         let committed = async {
             let _timer = match plan {
@@ -290,11 +297,11 @@ where
             };
             match plan {
                 Plan::Store { entry, ttl } => {
-                    let lives = (*ttl, window);
+                    let lives = (*ttl, &*window);
                     self.lease.commit(entry, lives, deadline).await.map(Some)
                 }
                 Plan::Extend { ttl, head } => {
-                    self.lease.extend(head, (*ttl, window), deadline).await
+                    self.lease.extend(head, (*ttl, &window), deadline).await
                 }
                 Plan::Drop(why) => {
                     tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), ?why, "not to be stored");

@@ -187,11 +187,11 @@ impl LoadLease {
         }
     }
 
-    /// Stores `entry` if the lease is still this claim's.
+    /// Stores `entry` if the lease is still this claim's. `window` is that of the store request.
     pub(in crate::cache) async fn commit(
         &self,
         entry: &[u8],
-        (ttl, window): (Ttl, u64),
+        (ttl, window): (Ttl, &str),
         deadline: Deadline,
     ) -> Result<Committed> {
         let fence = self.fence.load(Ordering::Relaxed);
@@ -225,7 +225,7 @@ impl LoadLease {
     pub(in crate::cache) async fn extend(
         &self,
         head: &[u8],
-        (ttl, window): (Ttl, u64),
+        (ttl, window): (Ttl, &str),
         deadline: Deadline,
     ) -> Result<Option<Committed>> {
         let call = EXTEND

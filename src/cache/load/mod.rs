@@ -17,12 +17,15 @@
 //! Otherwise the follower asks again. An invalidation that takes effect after that proof had not
 //! returned when the follower's call began. `memoize` spawns the task of a flight.
 
+mod admission;
 mod asking;
 pub(crate) mod failure;
 pub(crate) mod flight;
+pub(crate) mod flights;
 pub(crate) mod gather;
 mod lead;
 pub(crate) mod lease;
+pub(crate) mod limit;
 pub(crate) mod loading;
 pub(crate) mod refreshing;
 pub(crate) mod rounds;
@@ -49,9 +52,11 @@ use crate::codec::Stamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tags::Snapshot;
 use crate::time::Patience;
-use flight::{Leader, LoadChain, Outcome, Question};
+use flight::{Outcome, Question};
+use flights::{Leader, LoadChain};
 use gather::Member;
 use lease::LoadLease;
+use limit::LoadPermit;
 use loading::{Loading, RunLoader, Said, Storing};
 use rounds::Rounds;
 
@@ -80,6 +85,10 @@ pub(super) struct Load<V> {
     old: Option<Replaced<V>>,
     /// The member of this load in a batch.
     member: Option<Arc<Member>>,
+    /// The permit of the cache's [`LoadLimit`](limit::LoadLimit).
+    permit: Option<LoadPermit>,
+    /// Another load waits for this one, which therefore needs no permit.
+    excused: bool,
     ended: Ended,
 }
 
@@ -142,6 +151,8 @@ impl<V> Load<V> {
             dead: None,
             old,
             member: None,
+            permit: None,
+            excused: false,
             ended: Ended::Otherwise,
         }
     }
@@ -252,7 +263,7 @@ impl<V> Load<V> {
 }
 
 /// Returns, with the flight closed, when no call waits for it any more.
-async fn deserted<V>(creator: &mut oneshot::Sender<Result<Arc<V>>>, open: &Leader) {
+async fn deserted<T>(creator: &mut oneshot::Sender<T>, open: &Leader) {
     creator.closed().await;
     // A call may join between the two checks, so the second check is made under the lock.
     loop {

@@ -70,6 +70,11 @@ impl Rounds {
         self.began + self.terms.max_load.duration() + self.deadline
     }
 
+    /// Until when the call waits to be admitted as one of the loads of a limit.
+    pub(in crate::cache) fn admitted_by(&self) -> Instant {
+        self.began + self.terms.max_load.duration()
+    }
+
     /// When a call that has waited in vain for a load stops waiting for others: half of `max_load`
     /// after the call began.
     pub(in crate::cache) fn alone_at(&self) -> Instant {

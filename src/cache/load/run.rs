@@ -79,6 +79,8 @@ where
             Ok(Granted::Alone) => {
                 // Others have loaded since it was read.
                 self.old = None;
+                // It may wait for another load, which needs a permit, too.
+                self.permit = None;
                 self.alone(loader, &mut creator).await
             }
             Ok(Granted::Deserted) => Ok(None),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::admission::Admitted;
 use super::flight::Outcome;
 use super::gather::Member;
 use super::loading::RunLoader;
@@ -27,19 +28,22 @@ impl<V: Send + Sync + 'static> Load<V> {
     /// before the load. The value is not stored, and other processes learn nothing of it. `None` if
     /// no call waits for the load any more before it has begun.
     pub(super) async fn without(
-        &self,
+        &mut self,
         loader: RunLoader<V>,
         error: Error,
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Option<Arc<V>>> {
-        let (cache, bulkhead) = (&self.request.cache, &self.request.state.bulkhead);
         let until = Instant::now() + self.max_load();
         if let Some(member) = self.member.clone()
             && member.leads(None)
         {
-            cache.does_without(Did::Load, "memoize", &error);
+            self.request.cache.does_without(Did::Load, "memoize", &error);
             return self.in_batch(loader, &member).await.map(Some);
         }
+        if self.admitted(creator).await? == Admitted::Deserted {
+            return Ok(None);
+        }
+        let bulkhead = &self.request.state.bulkhead;
         let _place = tokio::select! {
             biased;
             // A load that no call waits for is not begun: its value would be stored nowhere.
@@ -48,7 +52,7 @@ impl<V: Send + Sync + 'static> Load<V> {
             // The load that waits for this one keeps its own permit, which counts for both.
             () = self.leader.urged() => None,
         };
-        cache.does_without(Did::Load, "memoize", &error);
+        self.request.cache.does_without(Did::Load, "memoize", &error);
         tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), %error, "loading without Redis");
         self.begun(loader).await.map(Some)
     }
@@ -109,7 +113,8 @@ impl<V: Send + Sync + 'static> Load<V> {
         };
         let in_turn = async {
             let turn = turn.comes().await;
-            (turn, state.bulkhead.place().await)
+            let permit = self.permit().await;
+            (turn, permit, state.bulkhead.place().await)
         };
         let _places = tokio::select! {
             biased;
@@ -118,6 +123,7 @@ impl<V: Send + Sync + 'static> Load<V> {
             places = in_turn => Some(places),
             // The load that waits for this one keeps its own permit, which counts for both.
             () = async { if !urged { self.leader.urged().await } } => None,
+            () = self.excused() => None,
             () = tokio::time::sleep_until(self.rounds.alone_at()) => None,
         };
         tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), rounds = self.rounds.used(), "loading alone");

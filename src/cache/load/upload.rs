@@ -55,12 +55,13 @@ impl Upload {
     }
 
     /// Makes the call that turns `entry`, which this holds, into the value: fresh for `ttl`, stale
-    /// for `window` ms more, under the lease of this token and fence, or under none.
+    /// for `window` ms more (bare if it is empty), under the lease of this token and fence, or
+    /// under none.
     pub(in crate::cache) fn adopt(
         &self,
         place: &EntryKeys,
         entry: &[u8],
-        (ttl, window): (Ttl, u64),
+        (ttl, window): (Ttl, &str),
         lease: Option<(&[u8; 16], i64)>,
     ) -> Call {
         let [value, load_lease] = place.keys();

@@ -173,7 +173,7 @@ impl Watch {
         let known = |tag: TagId| self.known(tag).map(|tag| tag.generation);
         let decoder = cache.setup.stack.decoder(self.ticket.key.as_str());
         let rules = Rules {
-            whole: self.whole.id,
+            whole: Some(self.whole.id),
             want: Want::Fresh,
             left: Left::Unread,
         };

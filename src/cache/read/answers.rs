@@ -95,7 +95,7 @@ impl Answers<'_> {
     fn judge<T: Taken>(&self, at: usize, others: &Others) -> Judged<T> {
         let Asked { whole, declared } = self.tags;
         let known = |tag: TagId| {
-            if tag == whole.id {
+            if whole.is_some_and(|whole| whole.id == tag) {
                 return Some(TagValue::of(self.wanted.whole(at, &self.found)));
             }
             if let Some(place) = declared.iter().position(|it| it.id == tag) {
@@ -107,7 +107,7 @@ impl Answers<'_> {
             Some(TagValue::of(others[other].1.as_ref()))
         };
         let rules = Rules {
-            whole: whole.id,
+            whole: whole.map(|whole| whole.id),
             want: self.want,
             left: self.left.get(at).copied().unwrap_or(Left::Unread),
         };
@@ -122,7 +122,10 @@ impl Answers<'_> {
 
     /// What a load of the entry `at` must know.
     pub(super) fn miss(&self, at: usize, gone: Gone) -> Miss {
-        let whole = TagValue::of(self.wanted.whole(at, &self.found)).map(TagValue::state);
+        let whole = self.tags.whole.map(|_| {
+            let value = self.wanted.whole(at, &self.found);
+            TagValue::of(value).map(TagValue::state)
+        });
         let declared = snapshot(self.wanted.declared(&self.found));
         Miss::of(gone, self.entry(at), whole, declared)
     }

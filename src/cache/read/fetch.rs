@@ -167,7 +167,7 @@ impl<'f> Fetch<'f> {
         from: ReadFrom,
         deadline: Deadline,
     ) -> Result<Self> {
-        let whole = &cache.names()?.whole;
+        let whole = cache.whole()?;
         Ok(Self {
             cache,
             tags: Asked { whole, declared },
@@ -467,16 +467,17 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
     tags: &[Tag],
     deadline: Deadline,
 ) -> Result<Option<V>> {
-    let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
-    let mut found = cache.client.read(&keys, deadline).await?;
+    let mut found = values(&cache.client, tags, deadline).await?;
     found.insert(0, Some(record));
-    // The first tag of a store request is that of the whole cache.
-    let Some((whole, declared)) = tags.split_first() else {
-        return Ok(None);
+    // The first tag of a store request is that of the whole cache, if it has any.
+    let (whole, declared) = match tags.split_first() {
+        Some((whole, declared)) => (Some(whole), declared),
+        None => (None, tags),
     };
+    let tags = Asked { whole, declared };
     let fetch = Fetch {
         cache,
-        tags: Asked { whole, declared },
+        tags,
         // As the record was written, whatever the values are written in.
         stack: &cache.setup.stack.of_records(),
         deadline,
@@ -485,7 +486,7 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         want: Want::Fresh,
         time: Time::NotAsked,
     };
-    let answers = fetch.answers(Wanted::answered(lease), found, Vec::new());
+    let answers = fetch.answers(Wanted::answered(lease, tags), found, Vec::new());
     let mut reading: Option<Reading<Arc<V>>> = None;
     let place = slice::from_mut(&mut reading);
     let mut open = answers.judged(place);
@@ -502,9 +503,17 @@ pub(in crate::cache) async fn generations(
     tags: &[Tag],
     deadline: Deadline,
 ) -> Result<Snapshot> {
+    Ok(snapshot(&values(client, tags, deadline).await?))
+}
+
+/// Reads what `tags` hold at present.
+async fn values(client: &Client, tags: &[Tag], deadline: Deadline) -> Result<Values> {
+    // Bare values have none.
+    if tags.is_empty() {
+        return Ok(Values::new());
+    }
     let keys: Vec<_> = tags.iter().map(|tag| tag.key.clone()).collect();
-    let found = client.read(&keys, deadline).await?;
-    Ok(snapshot(&found))
+    client.read(&keys, deadline).await
 }
 
 /// Removes a damaged entry, unless it was replaced meanwhile. A failure is only logged: the load

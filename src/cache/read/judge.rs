@@ -95,7 +95,8 @@ pub(in crate::cache) enum Left {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cache) struct Rules {
     /// An entry that does not carry this tag of its cache could not be cleared, so it is no hit.
-    pub(in crate::cache) whole: TagId,
+    /// `None` for bare values, which carry no tags.
+    pub(in crate::cache) whole: Option<TagId>,
     pub(in crate::cache) want: Want,
     pub(in crate::cache) left: Left,
 }
@@ -110,19 +111,19 @@ pub(in crate::cache) fn judge<'v, T: Taken>(
     let Some(entry) = entry else {
         return Judged::Miss(Why::Absent);
     };
-    let envelope = match Envelope::parse(entry) {
+    let envelope = match decoder.parse(entry) {
         Ok(envelope) => envelope,
         Err(error) => return Judged::Miss(Why::Unreadable(error)),
     };
     let mut unknown = Vec::new();
-    let (mut clearable, mut replaced) = (false, None);
+    let (mut clearable, mut replaced) = (rules.whole.is_none(), None);
     for stamp in envelope.stamps() {
         let (tag, stamped) = (TagId(stamp.tag), Generation::from_stamp(stamp.generation));
         let Some(present) = known(tag) else {
             unknown.push(tag);
             continue;
         };
-        clearable |= tag == rules.whole;
+        clearable |= rules.whole == Some(tag);
         if present.is_some_and(|present| present.generation() == stamped) {
             continue;
         }
@@ -227,7 +228,7 @@ mod tests {
     }
 
     const RULES: Rules = Rules {
-        whole: WHOLE,
+        whole: Some(WHOLE),
         want: Want::Fresh,
         left: Left::Unread,
     };

@@ -78,15 +78,16 @@ impl Gone {
 }
 
 impl Miss {
-    /// Makes a miss from the state of the whole cache's tag and those of the declared tags.
+    /// Makes a miss from the state of the whole cache's tag, if there is such a tag, and those of
+    /// the declared tags.
     pub(in crate::cache) fn of(
         gone: Gone,
         entry: &[u8],
-        whole: Option<TagState>,
+        whole: Option<Option<TagState>>,
         mut declared: Snapshot,
     ) -> Self {
         // In the order of a store request: the tag of the whole cache comes first.
-        declared.insert(0, whole);
+        declared.splice(0..0, whole);
         Self {
             gone,
             seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),

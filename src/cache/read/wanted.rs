@@ -28,7 +28,8 @@ impl Ring {
 /// The tags whose generations are read together with an entry.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'t> {
-    pub(super) whole: &'t Tag,
+    /// `None` for bare values, which carry no tags.
+    pub(super) whole: Option<&'t Tag>,
     pub(super) declared: &'t [Tag],
 }
 
@@ -52,7 +53,7 @@ impl Wanted {
         all.extend(keys.iter().map(|key| ring.place(key)));
         let mut whole_of = Vec::new();
         // The keys of the whole cache's tag follow the entries, each of them once.
-        for at in 0..entries {
+        for (at, whole) in (0..entries).flat_map(|at| whole.map(|whole| (at, whole))) {
             let own = whole.colocated_key(client, &all[at]);
             let known = all[entries..].iter().position(|known| *known == own);
             let place = known.unwrap_or(all.len() - entries);
@@ -76,13 +77,13 @@ impl Wanted {
         }
     }
 
-    /// Returns the order of what was read by other means: one entry, the tag of the whole cache,
-    /// the declared tags. It asks for nothing, so it has no keys.
-    pub(super) fn answered(key: &Key) -> Self {
+    /// Returns the order of what was read by other means: one entry, the tag of the whole cache if
+    /// it was `asked` for, the declared tags. It asks for nothing, so it has no keys.
+    pub(super) fn answered(key: &Key, asked: Asked<'_>) -> Self {
         Self {
             keys: vec![key.clone()],
             entries: 1,
-            wholes: 1,
+            wholes: usize::from(asked.whole.is_some()),
             whole_of: Vec::new(),
         }
     }

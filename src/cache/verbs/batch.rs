@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 
 use crate::cache::config::CacheState;
-use crate::cache::load::flight::LoadChain;
+use crate::cache::load::flights::LoadChain;
 use crate::cache::load::gather::{Gather, Member};
 use crate::cache::load::loading::RunLoader;
 use crate::error::loader::Captured;
@@ -102,9 +102,11 @@ impl<V: Send + Sync + 'static> Batch<V> {
         let others = keys.iter().filter_map(|key| self.places.get(key).cloned());
         let others: HashSet<Key> = others.collect();
         let (gather, state) = (self.gather.clone(), self.state.clone());
-        let loader = self.loader.clone();
+        let (loader, permit) = (self.loader.clone(), self.gather.take_permit());
         // The user's code runs when this is polled, and no lock is held then.
         let load = async move {
+            // Those that lead have waited for it.
+            let _permit = permit;
             let _place = match unleased {
                 // One permit for all of them. A load that has one may wait for this batch.
                 true => tokio::select! {

@@ -88,7 +88,7 @@ impl Cache {
         let judged = judge::<Mark>(
             (!entry.is_empty()).then_some(&entry[..]),
             Rules {
-                whole: self.names()?.whole.id,
+                whole: Some(self.names()?.whole.id),
                 want: Want::Old { early: 0.0 },
                 left: left.map_or(Left::Long, |left| Left::Millis(left.as_millis() as u64)),
             },

@@ -22,6 +22,7 @@ pub(crate) mod remove_matching;
 pub(crate) mod set;
 pub(crate) mod set_if;
 pub(crate) mod set_many;
+mod settings;
 mod store_all;
 pub(crate) mod tag_snapshot;
 mod take;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::conditional::{Condition, Keeps, stored};
+use super::settings::call_settings;
 use crate::cache::Cache;
 use crate::cache::load::upload;
 use crate::cache::load::upload::Upload;
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::script::script;
 use crate::tags::Tag;
-use crate::time::{Deadline, OnOutage, Ttl};
+use crate::time::{Deadline, Ttl};
 
 script!(SET = "set.lua" after "../entry.lua");
 
@@ -109,25 +110,7 @@ impl<'v, V: ?Sized> Set<'v, V> {
         self
     }
 
-    /// Sets how long this call may take in all. By default, the cache [decides](Cache::deadline).
-    /// More than 100 years count as 100 years.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.cache = self.cache.deadline(deadline);
-        self
-    }
-
-    /// Sets whether this call keeps trying while Redis is out. By default, the cache
-    /// [decides](Cache::on_outage).
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.cache = self.cache.on_outage(on_outage);
-        self
-    }
-
-    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
-    /// [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    call_settings!();
 }
 
 impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
@@ -135,7 +118,10 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'v>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        Box::pin(async move {
+            let deadline = self.cache.deadline_now();
+            self.run(deadline).await
+        })
     }
 }
 
@@ -148,10 +134,9 @@ impl<V: ?Sized> Set<'_, V> {
 }
 
 impl<V: Serialize + ?Sized> Set<'_, V> {
-    async fn run(self) -> Result<()> {
+    pub(in crate::cache) async fn run(self, deadline: Deadline) -> Result<()> {
         let (value, keeps) = (self.value, self.keeps);
         let request = self.request()?;
-        let deadline = request.cache.deadline_now();
         let stored = match keeps {
             Keeps::Nothing => Self::stored(value, &request, deadline).await,
             Keeps::Ttl => {
@@ -213,8 +198,12 @@ pub(super) async fn store(
     // Calls that come from now on must not join a load that is about to be ended.
     request.state.flights.detach(&request.place.value);
     let call = match &upload {
-        Some(upload) => upload.adopt(&request.place, &entry, (ttl, 0), None),
-        None => SET.call(request.place.keys()).arg(entry).arg(ttl.millis()),
+        Some(upload) => upload.adopt(&request.place, &entry, (ttl, &request.window()), None),
+        None => SET
+            .call(request.place.keys())
+            .arg(entry)
+            .arg(ttl.millis())
+            .arg(request.window()),
     };
     let reply = client.change(call, deadline).await;
     let reply = reply.map_err(|error| request.named(error))?;

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::pattern::Pattern;
 use crate::cache::Cache;
+use crate::codec::Shape;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{EntryAt, Rooms};
 use crate::time::Deadline;
@@ -86,9 +87,11 @@ impl Walk {
             Versions::All => None,
         };
         // A key of another type is not ours.
-        let (rooms, of) = match aim {
-            Aim::List | Aim::Remove => (Rooms::Values, KeyType::Text),
-            Aim::EndLoads => (Rooms::Leases, KeyType::Hash),
+        let (rooms, of) = match (aim, setup.stack.shape) {
+            (Aim::List | Aim::Remove, Shape::Enveloped) => (Rooms::Values, KeyType::Text),
+            (Aim::List | Aim::Remove, Shape::Bare) => (Rooms::BareValues, KeyType::Text),
+            (Aim::EndLoads, Shape::Enveloped) => (Rooms::Leases, KeyType::Hash),
+            (Aim::EndLoads, Shape::Bare) => (Rooms::BareLeases, KeyType::Hash),
         };
         Ok(Self {
             of,

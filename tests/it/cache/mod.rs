@@ -1,5 +1,6 @@
 //! The cache: verbs, memoize, tags, outages.
 
+mod bare;
 mod bulkhead;
 mod cache_many;
 mod cache_model;
@@ -16,6 +17,7 @@ pub mod freshness;
 mod herd;
 mod lease;
 mod load_errors;
+mod load_limit;
 mod loader_errors;
 mod memo;
 mod memoize;

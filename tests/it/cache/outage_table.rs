@@ -237,6 +237,43 @@ const VERBS: &[Verb] = &[
         None,
     ),
     Verb(
+        "bare.get",
+        |cache| Box::pin(async move { shown(cache.bare().get::<String>("a").await) }),
+        Some("None"),
+    ),
+    Verb(
+        "bare.ttl",
+        |cache| {
+            Box::pin(async move { shown(cache.bare().ttl("b").await.map(|left| left.is_some())) })
+        },
+        Some("false"),
+    ),
+    Verb(
+        "bare.set",
+        |cache| Box::pin(async move { shown(cache.bare().set("a", "y", MINUTE).await) }),
+        Some("()"),
+    ),
+    Verb(
+        "bare.memoize",
+        |cache| {
+            Box::pin(async move {
+                let load = || async { Ok::<_, Infallible>("loaded".to_owned()) };
+                Ok((*cache.bare().memoize("m", MINUTE, load).await?).clone())
+            })
+        },
+        Some("loaded"),
+    ),
+    Verb(
+        "bare.remove",
+        |cache| Box::pin(async move { shown(cache.bare().remove("a").await) }),
+        None,
+    ),
+    Verb(
+        "bare.purge",
+        |cache| Box::pin(async move { shown(cache.bare().purge().into_future().await) }),
+        None,
+    ),
+    Verb(
         "purge",
         |cache| Box::pin(async move { shown(cache.purge().into_future().await) }),
         None,

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow::cache::{
-    EntryInfo, Explanation, FailureInfo, Informed, Invalidate, Loading, Memo, MemoizeMany, Plain,
-    TagInfo, TagSnapshot, TagVerdict, Verdict,
+    BareCache, BareMemoize, EntryInfo, Explanation, FailureInfo, Informed, Invalidate, Loading,
+    Memo, MemoizeMany, Plain, TagInfo, TagSnapshot, TagVerdict, Verdict,
 };
 use hedgerow::{
     Cache, Client, ClientBuilder, Codec, Compression, CompressionOptions, Counter, CustomCodec,
@@ -229,6 +229,13 @@ async fn loads(cache: &Cache, shown: &mut Shown) {
     shown.add::<MemoizeMany<String>>(&many);
     let loader = |_, _| async { Ok::<_, Infallible>(VALUE.to_owned()) };
     shown.add::<Memo<u8, String>>(&cache.memo(MINUTE, |_: &u8| VALUE.to_owned(), loader));
+    let bare = cache.bare();
+    shown.add::<BareCache>(&bare);
+    bare.set("b", VALUE, MINUTE).await.expect("stored");
+    let load = || async { Ok::<_, Infallible>(VALUE.to_owned()) };
+    shown.add::<BareMemoize<_>>(&bare.memoize("b", MINUTE, load));
+    let error = bare.get::<u64>("b").await;
+    assert!(error.expect("a miss").is_none());
     let invalidate = cache.invalidate_tags(["t"]);
     shown.add::<Invalidate>(&invalidate);
     let snapshot = cache.tag_snapshot(["t"], MINUTE).await;
