@@ -28,11 +28,11 @@ mod memoize_process;
 mod memoize_runtimes;
 mod memoize_solo;
 mod memoize_with;
+mod move_version;
 #[cfg(feature = "near")]
 mod near;
 #[cfg(feature = "near")]
 mod near_faults;
-mod move_version;
 mod outage;
 mod outage_table;
 mod remove_many;
