@@ -35,6 +35,12 @@ impl Cache {
     /// # }
     /// ```
     ///
+    /// A move carries an older value over a newer one, and past a removal from the other version
+    /// only. So while entries are moved, remove a key from the old version first and then from the
+    /// new one, or invalidate by tag. A walk ([`remove_matching`](Self::remove_matching),
+    /// [`purge`](Self::purge)) may miss an entry that is moved meanwhile; [`clear`](Self::clear)
+    /// reaches it.
+    ///
     /// # Errors
     /// `InvalidInput` if the key is invalid, if `to` is the version of this handle, or if the
     /// handle is encrypted: what is encrypted is bound to its version, so read the

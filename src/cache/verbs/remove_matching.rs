@@ -80,7 +80,8 @@ impl Cache {
     /// # Promise
     /// No read that begins after this has returned is given a value that was stored, or whose load
     /// had begun, before the call. A value whose load begins during the call may stay. In a
-    /// cluster, keys of a slot that moves meanwhile may be missed.
+    /// cluster, keys of a slot that moves meanwhile may be missed, and so may entries that
+    /// [`move_version`](Self::move_version) moves meanwhile.
     ///
     /// # Errors
     /// As [`keys`](Self::keys), and whatever Redis refuses or does not answer. What was removed

@@ -56,7 +56,9 @@ impl Cache {
     /// stored then. The outcome of a value is `Encode` or `TooLarge` if it cannot be stored, and
     /// whatever Redis refuses or does not answer for it, also under
     /// [`Outage::Bypass`](crate::Outage::Bypass). If the reply to a command is lost, all of its
-    /// values are [indeterminate](crate::Error::is_indeterminate), and no others.
+    /// values are [indeterminate](crate::Error::is_indeterminate), and no others. What a server
+    /// refuses before the command runs, such as a key that the user may not use, is the outcome of
+    /// all values of the command.
     ///
     /// # Cancel safety
     /// Dropping the future leaves some of the values stored.

@@ -1,9 +1,10 @@
 //! `Walk`: a walk over the entries of a cache, on one server after the other.
 //!
 //! Invariant: an entry that is there from the beginning to the end is found, as long as its slot
-//! does not move meanwhile. In a cluster, the walk ends only when every present primary was walked
-//! over since it was known as one: a server that is no primary any more answers, too, and may have
-//! nothing. A walk keeps no list of what it has found. `keys`, `count` and `remove_matching` walk.
+//! does not move meanwhile, and the entry is not moved to another version. In a cluster, the walk
+//! ends only when every present primary was walked over since it was known as one: a server that is
+//! no primary any more answers, too, and may have nothing. A walk keeps no list of what it has
+//! found. `keys`, `count` and `remove_matching` walk.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -32,11 +32,11 @@ mod memoize_solo;
 mod memoize_with;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod move_version;
 #[cfg(feature = "near")]
 mod near;
 #[cfg(feature = "near")]
 mod near_faults;
-mod move_version;
 mod outage;
 mod outage_table;
 mod remove_many;
