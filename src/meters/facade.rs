@@ -1,7 +1,6 @@
 //! Meters with the feature `metrics`.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -37,14 +36,6 @@ pub(crate) struct Timer<'m> {
     meters: &'m Meters,
     at: usize,
     since: Instant,
-}
-
-/// How much of something there is now. What several owners with the same labels have is added up.
-pub(crate) struct Level {
-    labels: Vec<Label>,
-    described: Described,
-    gauge: OnceLock<Gauge>,
-    told: AtomicU64,
 }
 
 /// One more of something, until it is dropped.
@@ -112,38 +103,6 @@ impl Drop for Timer<'_> {
     }
 }
 
-impl Level {
-    pub(crate) fn new(labels: Labels<'_>, described: Described) -> Self {
-        Self {
-            labels: owned(labels),
-            described,
-            gauge: OnceLock::new(),
-            told: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn set(&self, now: u64) {
-        let before = self.told.swap(now, Ordering::Relaxed);
-        // The differences add up to what there is, in whichever order they come.
-        self.gauge().increment(now as f64 - before as f64);
-    }
-
-    fn gauge(&self) -> &Gauge {
-        self.gauge.get_or_init(|| {
-            metrics::describe_gauge!(self.described.name, self.described.what);
-            metrics::gauge!(self.described.name, self.labels.iter())
-        })
-    }
-}
-
-impl Drop for Level {
-    fn drop(&mut self) {
-        if let Some(gauge) = self.gauge.get() {
-            gauge.decrement(*self.told.get_mut() as f64);
-        }
-    }
-}
-
 impl Raised {
     pub(crate) fn new(labels: Labels<'_>, described: Described) -> Self {
         metrics::describe_gauge!(described.name, described.what);
@@ -160,7 +119,7 @@ impl Drop for Raised {
     }
 }
 
-fn owned(labels: Labels<'_>) -> Vec<Label> {
+pub(super) fn owned(labels: Labels<'_>) -> Vec<Label> {
     let labels = labels.iter();
     labels
         .map(|(name, value)| Label::new(*name, (*value).to_owned()))
@@ -170,12 +129,6 @@ fn owned(labels: Labels<'_>) -> Vec<Label> {
 impl fmt::Debug for Meters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Meters").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Level").field(&self.told).finish()
     }
 }
 

@@ -14,8 +14,8 @@ pub(crate) struct Tally;
 #[derive(Debug)]
 pub(crate) struct Timer<'m>(PhantomData<&'m Meters>);
 
+#[cfg(feature = "near")]
 #[derive(Debug)]
-#[cfg_attr(not(feature = "near"), expect(dead_code))]
 pub(crate) struct Level;
 
 #[derive(Debug)]
