@@ -31,6 +31,9 @@ pub(super) struct Batch<V> {
     pub(super) gather: Arc<Gather>,
     pub(super) loader: LoadMany<V>,
     pub(super) state: Arc<CacheState>,
+    /// How long the loads wait for one that does not decide. A load that comes later is made by a
+    /// call of its own.
+    pub(super) pause: Duration,
     /// How long the loads wait for each other at the longest.
     pub(super) limit: Duration,
     /// The Redis keys by the names, for the loads that the loader may ask for.
@@ -90,7 +93,7 @@ impl<V: Send + Sync + 'static> Batch<V> {
     /// Returns the call of the loader for all loads that lead, once they have decided. Each of them
     /// takes it once.
     async fn called(self: &Arc<Self>) -> Option<Shared<Call<V>>> {
-        let (keys, unleased) = self.gather.complete(LONGEST_PAUSE, self.limit).await;
+        let (keys, unleased) = self.gather.complete(self.pause, self.limit).await;
         let leading = keys.len();
         let mut together = self.together.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(*together, Together::NotCalled) {
@@ -138,10 +141,6 @@ impl<V> Together<V> {
         }
     }
 }
-
-/// How long the loads of a batch wait for one that does not decide. A load that comes later is made
-/// by a call of its own.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 fn shared<V>(values: HashMap<String, V>) -> Arc<Values<V>> {
     let values = values

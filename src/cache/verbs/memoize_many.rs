@@ -234,6 +234,8 @@ where
             gather,
             loader: self.loader.clone(),
             state: cache.state().clone(),
+            // Within this time, a load of the batch asks for its lease, and decides.
+            pause: cache.setup.patience.limit().max(SHORTEST_PAUSE),
             limit: terms.max_load.duration() / 4,
             places: places.collect(),
             together: Mutex::new(Together::NotCalled),
@@ -322,6 +324,9 @@ impl<V> fmt::Debug for MemoizeMany<V> {
 
 /// How many keys one call of the loader gets at most.
 const MOST_AT_ONCE: usize = 1000;
+
+/// The least time that the loads of a batch wait for one that does not decide.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// How many entries one read asks a server for, so that other calls do not wait long behind it.
 const MOST_READ_AT_ONCE: usize = 100;

@@ -75,6 +75,10 @@ fn envelopes() -> Seeds {
     bomb.extend_from_slice(&[0xff; 9]);
     envelope::rewrite_checksum(&mut bomb);
     seeds.push(("lz4-claims-4-gib".to_owned(), bomb));
+    let mut none = entry[..HEADER].to_vec();
+    (none[1], none[2]) = (0xa0, 0x40);
+    envelope::rewrite_checksum(&mut none);
+    seeds.push(("none-of-a-custom-codec".to_owned(), none));
     seeds
 }
 

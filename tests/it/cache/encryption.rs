@@ -1,12 +1,14 @@
 //! Encrypted caches: what Redis sees, and what it takes to be read.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
-use hedgerow::{Cache, ErrorKind, Keyring};
+use hedgerow::{Cache, Compression, ErrorKind, Keyring};
 use redis::Value;
 
+use crate::support::monitor::Monitor;
 use crate::support::server::{Server, connection};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -118,6 +120,68 @@ async fn verbs_that_change_an_entry_work_on_encrypted_ones() {
     assert!(cache.contains("k").await.expect("an answer"));
     let taken = cache.take::<u64>("k").await.expect("an answer");
     assert_eq!(taken.as_deref(), Some(&2));
+}
+
+#[tokio::test]
+async fn no_verb_believes_an_entry_that_was_made_without_the_key() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let cache = client.cache("c").encrypt(keyring(7, 1));
+    set(&client.cache("c"), "plain", "made up").await;
+    set(&cache, "other", "canary").await;
+    let copied = stored(&server, "hr:v:{c:other}").await;
+    for key in ["plain", "copied"] {
+        let place = format!("hr:v:{{c:{key}}}");
+        if key == "copied" {
+            store(&server, &place, &copied).await;
+        }
+        let forged = stored(&server, &place).await;
+        let found = cache.get_many::<String>([key]).await.expect("an answer");
+        assert_eq!(found[0], None, "get_many of {key}");
+        let entry = cache.entry::<String>(key).await.expect("an answer");
+        assert!(entry.is_none(), "entry of {key}");
+        let taken = cache.take::<String>(key).await.expect("an answer");
+        assert_eq!(taken, None, "take of {key}");
+        let change = |_: &String| "changed".to_owned();
+        let updated = cache.update_with(key, change).await.expect("an answer");
+        assert_eq!(updated, None, "update_with of {key}");
+        assert_eq!(stored(&server, &place).await, forged, "{key} is left alone");
+        let load = async |_: Vec<String>| {
+            let loaded = HashMap::from([(key.to_owned(), "loaded".to_owned())]);
+            Ok::<_, Infallible>(loaded)
+        };
+        let loaded = cache.memoize_many([key], MINUTE, load).await;
+        let loaded = loaded.expect("an answer").remove(0).expect("loaded");
+        assert_eq!(*loaded.expect("a value"), "loaded", "memoize_many of {key}");
+    }
+}
+
+#[tokio::test]
+async fn no_command_carries_what_is_encrypted() {
+    let server = Server::start_single().await;
+    let monitor = Monitor::start(&server).await;
+    let client = server.client().await;
+    let cache = client.cache("c").encrypt(keyring(7, 1));
+    let cache = cache.compression(Compression::None);
+    let large = "canary ".repeat(400_000);
+    set(&cache, "large", &large).await;
+    set(&cache, "large", &large).await;
+    let values = ["canary one".to_owned(), "canary two".to_owned()];
+    let pairs = ["one", "two"].into_iter().zip(&values);
+    for outcome in cache.set_many(pairs, MINUTE).await.expect("an answer") {
+        outcome.expect("stored");
+    }
+    let entry = cache.entry::<String>("one").await.expect("an answer");
+    let entry = entry.expect("a hit");
+    let updated = cache.update(&entry, &"canary three".to_owned()).await;
+    assert!(updated.expect("updated"));
+    let load = async || Ok::<_, Infallible>("canary four".to_owned());
+    cache.memoize("four", MINUTE, load).await.expect("loaded");
+    let fails = async || Err::<String, _>(io::Error::other("canary five"));
+    let failed = cache.error_ttl(MINUTE).memoize("five", MINUTE, fails).await;
+    failed.expect_err("failed");
+    assert_eq!(monitor.commands(&server, "canary").await, [""; 0]);
+    assert!(!monitor.commands(&server, "{c:one}").await.is_empty());
 }
 
 #[tokio::test]

@@ -379,21 +379,25 @@ async fn holds_in_all_ways(by: By) {
         .iter()
         .map(|client| client.cache("world-0"))
         .collect();
-    let story = interleaved(Subject::InAllWays(clients), by, 4000).await;
-    let stale = stale(&story.history);
-    assert!(stale.is_empty(), "{} stale: {:?}", stale.len(), &stale[..1]);
-    // And it was put to the test.
-    let (reads, met) = (story.history.len(), story.interleaved);
-    assert!(reads > 2_000, "only {reads} reads");
-    assert!(met > 500, "only {met} invalidations met a load under way");
-    let stats = caches.iter().map(Cache::stats);
-    let (served, refreshes) = stats.fold((0, 0), |(served, refreshes), stats| {
-        (served + stats.stale_served, refreshes + stats.refreshes)
-    });
-    assert!(
-        served > 5 && refreshes > 5,
-        "only {served} served stale, {refreshes} refreshes"
-    );
+    // A busy machine takes more rounds until stale values were served and refreshed, too.
+    for _ in 0..20 {
+        let subject = Subject::InAllWays(clients.clone());
+        let story = interleaved(subject, by, 4000).await;
+        let stale = stale(&story.history);
+        assert!(stale.is_empty(), "{} stale: {:?}", stale.len(), &stale[..1]);
+        // And it was put to the test.
+        let (reads, met) = (story.history.len(), story.interleaved);
+        assert!(reads > 2_000, "only {reads} reads");
+        assert!(met > 500, "only {met} invalidations met a load under way");
+        let stats: Vec<_> = caches.iter().map(Cache::stats).collect();
+        let served: u64 = stats.iter().map(|stats| stats.stale_served).sum();
+        let refreshes: u64 = stats.iter().map(|stats| stats.refreshes).sum();
+        if served > 5 && refreshes > 5 {
+            return;
+        }
+        let _: String = server.run(&["FLUSHALL"]).await;
+    }
+    panic!("too few stale values were served, or refreshed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,7 +117,8 @@ async fn one_call_of_the_loader_loads_what_is_missing() {
 #[tokio::test]
 async fn more_keys_than_fit_in_one_call_are_loaded_by_several() {
     let server = Server::start().await;
-    let cache = server.client().await.cache("c");
+    // The loads of a batch wait for each other as long as they have for their leases.
+    let cache = server.client().await.cache("c").deadline(MINUTE);
     let calls = Calls::default();
     let keys: Vec<String> = (0..2500).map(|at| format!("k{at:04}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
