@@ -50,6 +50,8 @@ pub(super) struct Walk {
     cache: Cache,
     pattern: Pattern,
     glob: String,
+    /// The kind of the keys. The glob for all versions meets other kinds, too.
+    rooms: Rooms,
     of: KeyType,
     aim: Aim,
     /// The servers that are still to be walked over. `None` before they are known.
@@ -88,6 +90,7 @@ impl Walk {
         Ok(Self {
             of,
             glob: space.entries_like(&setup.name, &pattern.glob(), rooms, version),
+            rooms,
             cache: cache.clone(),
             pattern,
             aim,
@@ -172,7 +175,7 @@ impl Walk {
 
     fn entry(&self, key: &str) -> Option<EntryAt> {
         let space = self.cache.client.namespace();
-        let entry = space.entry_at(&self.cache.setup.name, key)?;
+        let entry = space.entry_at(&self.cache.setup.name, key, self.rooms)?;
         self.pattern.matches(&entry.name).then_some(entry)
     }
 
