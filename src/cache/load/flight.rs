@@ -228,7 +228,8 @@ impl Flights {
     /// keeps its permit while it waits. If `flight` had to wait for a permit, too, all permits
     /// could be held by loads that wait for it.
     fn urge(&self, flight: &Flight) {
-        if LoadChain::any(|running| std::ptr::eq(&*running.flights, self)) {
+        // A load of another client may wait for one that has a permit of this client.
+        if LoadChain::any(|_| true) {
             flight.nested.notify_one();
         }
         if LoadChain::any(|running| {
@@ -491,6 +492,11 @@ impl Follower {
     /// Tells the flight that a load with a permit of the bulkhead waits for it.
     pub(in crate::cache) fn urge(&self) {
         self.flight.urgent.notify_one();
+    }
+
+    /// Tells the flight that a load waits for it.
+    pub(in crate::cache) fn excuse(&self) {
+        self.flight.nested.notify_one();
     }
 
     /// The outcome for this call when the server has left a question of the flight unanswered for

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hedgerow::cache::{
-    BareCache, BareMemoize, EntryInfo, Explanation, FailureInfo, Informed, Invalidate, Loading, Memo, MemoizeMany, Plain,
-    TagInfo, TagSnapshot, TagVerdict, Verdict,
+    BareCache, BareMemoize, EntryInfo, Explanation, FailureInfo, Informed, Invalidate, Loading,
+    Memo, MemoizeMany, Plain, TagInfo, TagSnapshot, TagVerdict, Verdict,
 };
 use hedgerow::{
     Cache, Client, ClientBuilder, Codec, Compression, CompressionOptions, Counter, CustomCodec,
