@@ -252,24 +252,23 @@ impl Cache {
     /// Sets how many loaders of this handle and its clones run at once in this process: any number
     /// by default. Make the handle once and clone it: each call of this makes a limit of its own.
     ///
-    /// It keeps a burst of missing keys from reaching the source of the data all at once. A load
-    /// that finds no permit waits in the order of the calls, without a lease, so another process
-    /// may load the key meanwhile. A call whose load has not begun within
-    /// [`max_load`](Self::max_load) fails with `LoaderTimeout`, not executed. A load in the
-    /// background, behind a stale value or for an early refresh, begins only if a permit is free.
+    /// It keeps a burst of missing keys from reaching the source of the data all at once. Each call
+    /// of a loader has a permit until it ends; that of [`memoize_many`](Self::memoize_many) has one
+    /// for all its keys. A load waits for its permit in the order of the calls, without a lease, so
+    /// another process may load the key meanwhile. A load that another load waits for needs no
+    /// permit, because the permit of the other counts for both.
     ///
-    /// These loads need no permit:
+    /// A call whose load has not begun within [`max_load`](Self::max_load) fails with
+    /// `LoaderTimeout`, not executed. If the key was invalidated again and again meanwhile, the load
+    /// begins without a permit once half of `max_load` has passed. A loader that asks the cache in a
+    /// task that it spawns is not recognised as one that waits: there, `max_load` ends the wait.
     ///
-    /// - a load that the loader of another load has asked for, or waits for: otherwise both could
-    ///   wait for each other;
-    /// - a load of [`memoize_many`](Self::memoize_many) that is part of the call of its loader,
-    ///   which has one permit for all keys;
-    /// - a load of a call whose key was invalidated again and again, once half of `max_load` has
-    ///   passed.
+    /// A load in the background, behind a stale value or for an early refresh, begins only if a
+    /// permit is free. Where there hardly ever is one, a value is loaded anew only when its stale
+    /// window has ended, and calls wait for it: raise the limit there.
     ///
-    /// A loader that asks the cache in a task that it spawns is not recognised: there, `max_load`
-    /// ends the wait. Loads without Redis have a [limit](crate::ClientBuilder::loads_without_redis)
-    /// of the whole client beside this one.
+    /// Loads without Redis have a [limit](crate::ClientBuilder::loads_without_redis) of the whole
+    /// client beside this one.
     ///
     /// Each call of the cache fails with `InvalidInput` if the number is 0.
     #[must_use]

@@ -97,15 +97,16 @@ impl Unreadable {
 }
 
 impl<'a> Envelope<'a> {
-    /// The envelope that a bare value would have: it carries no tags, and its key says how long it
-    /// lives.
+    /// The envelope that a bare value would have: it carries no tags, and is fresh for as long as
+    /// its key lives.
     pub(super) fn around_bare(codec: Codec, payload: &'a [u8]) -> Self {
         Self {
             codec,
             compression: Compression::None,
             outcome: Outcome::Value,
-            fresh_until: 0,
-            stale_until: 0,
+            // Later than any moment of a server's clock.
+            fresh_until: u64::MAX,
+            stale_until: u64::MAX,
             cost: Duration::ZERO,
             revision: 0,
             key_id: 0,

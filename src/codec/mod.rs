@@ -23,6 +23,7 @@ pub(crate) mod testing;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -158,6 +159,25 @@ impl Stack {
             keyring: self.keyring.as_ref().map_or(0, Keyring::identity),
             #[cfg(not(feature = "encrypt"))]
             keyring: 0,
+        }
+    }
+
+    /// By what the script that grants the lease recognises the entry that was read. Empty if there
+    /// was none.
+    pub(crate) fn mark(&self, entry: Option<&[u8]>) -> Bytes {
+        let Some(entry) = entry else {
+            return Bytes::new();
+        };
+        let head = &entry[..entry.len().min(HEADER)];
+        match self.shape {
+            // With revision and checksum.
+            Shape::Enveloped => Bytes::copy_from_slice(head),
+            // As `lease.lua` spells it. Never empty, because an empty value is a value.
+            Shape::Bare => {
+                let length = format!("{}:", entry.len());
+                let tail = &entry[entry.len().saturating_sub(HEADER)..];
+                Bytes::from([length.as_bytes(), head, tail].concat())
+            }
         }
     }
 

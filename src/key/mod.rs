@@ -84,14 +84,13 @@ impl Namespace {
         })
     }
 
-    /// Returns which entry of `cache` the key belongs to, as its value or its load lease, in an
-    /// envelope or bare: whoever looks for one kind knows which. `None` if it belongs to none, or
-    /// is spelt as hedgerow never spells it.
-    pub(crate) fn entry_at(&self, cache: &str, key: &str) -> Option<EntryAt> {
+    /// Returns which entry of `cache` the key belongs to, if it is one of `rooms`. `None` if it is of
+    /// another kind, or is spelt as hedgerow never spells it.
+    pub(crate) fn entry_at(&self, cache: &str, key: &str, rooms: Rooms) -> Option<EntryAt> {
         let rest = key.strip_prefix(&*self.0)?.strip_prefix(':')?;
         let (room, rest) = rest.split_once(":{")?;
-        let bare = room.strip_prefix("bl");
-        let digits = bare.or_else(|| room.strip_prefix(['v', 'l', 'b']))?;
+        // `bl` is no version of `b`, because a version has digits only.
+        let digits = room.strip_prefix(rooms.spelt())?;
         let version: u32 = match digits {
             "" => 0,
             digits => digits.parse().ok()?,
@@ -118,12 +117,7 @@ impl Namespace {
         version: Option<u32>,
     ) -> String {
         let (space, cache) = (globbed(&self.0), globbed(&escaped(cache, Part::Inner)));
-        let room = match rooms {
-            Rooms::Values => "v",
-            Rooms::Leases => "l",
-            Rooms::BareValues => "b",
-            Rooms::BareLeases => "bl",
-        };
+        let room = rooms.spelt();
         let version = version.map_or_else(|| "*".to_owned(), version_digits);
         format!("{space}:{room}{version}:{{{cache}:{names}}}")
     }
@@ -232,6 +226,18 @@ pub(crate) enum Rooms {
     Leases,
     BareValues,
     BareLeases,
+}
+
+impl Rooms {
+    /// What stands in such a key before the version.
+    fn spelt(self) -> &'static str {
+        match self {
+            Self::Values => "v",
+            Self::Leases => "l",
+            Self::BareValues => "b",
+            Self::BareLeases => "bl",
+        }
+    }
 }
 
 /// Spells the keys of one cache. The part that all of them share is built once, because every hit
@@ -422,17 +428,27 @@ mod tests {
             let bare = space.bare_cache(&cache, version).expect("a good name");
             let bare_value = bare.value(&name).expect("a good name");
             let bare_lease = bare.load_lease(&name).expect("a good name");
-            for key in [&value, &lease, &bare_value, &bare_lease] {
-                let found = space.entry_at(&cache, key.as_str());
+            let all = [
+                (Rooms::Values, &value),
+                (Rooms::Leases, &lease),
+                (Rooms::BareValues, &bare_value),
+                (Rooms::BareLeases, &bare_lease),
+            ];
+            for (rooms, key) in all {
                 let expected = EntryAt {
                     version,
                     name: name.clone(),
                     key: key.clone(),
                 };
-                prop_assert_eq!(found, Some(expected));
+                for (others, _) in all {
+                    let found = space.entry_at(&cache, key.as_str(), others);
+                    let is_there = others == rooms;
+                    prop_assert_eq!(found, is_there.then(|| expected.clone()));
+                }
             }
-            prop_assert_eq!(space.entry_at("another", value.as_str()), None);
-            prop_assert_eq!(space.entry_at(&cache, value.upload(1).as_str()), None);
+            let found = |cache, key: &Key| space.entry_at(cache, key.as_str(), Rooms::Values);
+            prop_assert_eq!(found("another", &value), None);
+            prop_assert_eq!(found(&cache, &value.upload(1)), None);
         }
     }
 
@@ -453,7 +469,9 @@ mod tests {
             "hr2:v:{c:a}",
             &long,
         ] {
-            assert_eq!(namespace().entry_at("c", key), None, "{key}");
+            for rooms in [Rooms::Values, Rooms::BareValues, Rooms::BareLeases] {
+                assert_eq!(namespace().entry_at("c", key, rooms), None, "{key}");
+            }
         }
     }
 

@@ -78,7 +78,8 @@ impl Cache {
 /// ```
 ///
 /// # What is there, and what is not
-/// Loads are shared by the whole fleet, as those of a [`Cache`] are. No read that begins after
+/// Loads are shared by the whole fleet, as those of a [`Cache`] are, unless they find
+/// [nothing](Self::memoize). No read that begins after
 /// [`remove`](Self::remove) or [`set`](Self::set) has returned is given a value that was loaded
 /// before it. Settings are those of the [`Cache`] that made the handle: TTL with its
 /// [jitter](Cache::jitter), [`max_load`](Cache::max_load), [`outage`](Cache::outage) and the rest.
@@ -165,8 +166,13 @@ impl BareCache {
     /// `ttl`.
     ///
     /// All that [`Cache::memoize`] says holds here, too, but for tags. A value that is not of this
-    /// codec and type is replaced. If the loader returns `None`, the calls that wait for the load
-    /// get it, nothing is stored, and the next call loads again.
+    /// codec and type is replaced. If another of the same length, with the same first and last 36
+    /// bytes, has taken its place meanwhile, that one is replaced, too.
+    ///
+    /// If the loader returns `None`, the calls of this process that wait for the load get it, and
+    /// nothing is stored. Each other process that waits loads for itself, one after the other, and
+    /// so does the next call. If many keys have no value, store one that says so, or use a
+    /// [`Cache`], which keeps `None`.
     ///
     /// # Errors
     /// As [`Cache::memoize`].

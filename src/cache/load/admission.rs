@@ -1,9 +1,10 @@
 //! Admission: a load waits until it may be one of the loads that its cache has at once.
 //!
-//! Invariant: a load that waits for a permit holds neither a load lease nor a permit, so other
-//! processes load meanwhile. A load that has a permit waits for no load that waits for one: a load
-//! within a load needs none, and a load that waits for one is let in when a load joins it. So loads
-//! that wait for each other cannot hold all permits. First step of a [`Load`].
+//! Invariant: a load waits for a permit before it asks for the load lease, and gives it back when
+//! it must wait for another process, so others may load meanwhile. A load that another load waits
+//! for needs none, because the permit of the first counts for both: so loads that wait for each
+//! other cannot hold all permits. A load that gets its lease too late for the one call of its batch
+//! waits for a permit of its own, with the lease, before its loader runs. First step of a [`Load`].
 
 use std::pin::pin;
 
@@ -38,24 +39,32 @@ impl<V> Load<V> {
         let Some(limit) = self.limit().cloned() else {
             return Ok(Admitted::AtOnce);
         };
-        // A batch has one permit for the one call of its loader.
-        let of_batch = self.member.as_ref().and_then(|member| member.permit());
-        let mut permit = pin!(async {
+        let member = self.member.clone();
+        // A batch has one permit for the one call of its loader, which takes it.
+        let of_batch = member.as_ref().and_then(|member| member.permit());
+        let permit = async {
             match of_batch {
-                Some(permit) => drop(permit.await),
-                None => self.permit = limit.permit().await,
+                Some(permit) => permit.await.and(None),
+                None => limit.permit().await,
             }
-        });
-        // A permit that is free is taken, also for a load that no call waits for.
-        if permit.as_mut().now_or_never().is_some() {
+        };
+        let mut permit = pin!(permit);
+        // By the first poll, and not by the clock: a permit that is free must cost no further read.
+        if let Some(permit) = (&mut permit).now_or_never() {
+            self.permit = permit;
             return Ok(Admitted::AtOnce);
         }
         tokio::select! {
             biased;
-            () = permit => {}
+            permit = permit => self.permit = permit,
             () = deserted(creator, &self.leader) => return Ok(Admitted::Deserted),
             // The permit of the load that waits for this one counts for both.
-            () = self.leader.joined_within() => self.excused = true,
+            () = self.leader.joined_within() => {
+                self.excused = true;
+                if let Some(member) = member {
+                    member.excuse();
+                }
+            }
             () = sleep_until(self.rounds.admitted_by()) => {
                 // No load has ended, so this must not count as one of the followers' rounds.
                 self.leader.close().settle(Outcome::NoLoad);
@@ -63,6 +72,26 @@ impl<V> Load<V> {
             }
         }
         Ok(Admitted::Waited)
+    }
+
+    /// Waits for a permit of its own, if the load was to be part of a batch whose loader has been
+    /// called without it. The lease is held, and the load has begun.
+    ///
+    /// # Errors
+    /// `LoaderTimeout` if there is none by `until`.
+    pub(super) async fn late_permit(&self, until: Instant) -> Result<Option<LoadPermit>> {
+        let (Some(limit), Some(member)) = (self.limit(), &self.member) else {
+            return Ok(None);
+        };
+        if member.leads(self.lease.fence()) {
+            return Ok(None);
+        }
+        tokio::select! {
+            biased;
+            permit = limit.permit() => Ok(permit),
+            () = self.leader.joined_within() => Ok(None),
+            () = sleep_until(until) => Err(no_permit()),
+        }
     }
 
     /// Waits for a permit as long as it takes, if the load needs one. For a load that asks for no

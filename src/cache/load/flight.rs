@@ -261,6 +261,11 @@ impl Follower {
         self.flight.urgent.notify_one();
     }
 
+    /// Tells the flight that a load waits for it.
+    pub(in crate::cache) fn excuse(&self) {
+        self.flight.nested.notify_one();
+    }
+
     /// The outcome for this call when the server has left a question of the flight unanswered for
     /// as long as the call gives it.
     fn unanswered(&self) -> Outcome {

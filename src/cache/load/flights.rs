@@ -140,7 +140,8 @@ impl Flights {
     /// keeps its permit while it waits. If `flight` had to wait for a permit, too, all permits
     /// could be held by loads that wait for it.
     fn urge(&self, flight: &Flight) {
-        if LoadChain::any(|running| std::ptr::eq(&*running.flights, self)) {
+        // A load of another client may wait for one that has a permit of this client.
+        if LoadChain::any(|_| true) {
             flight.nested.notify_one();
         }
         if LoadChain::any(|running| {

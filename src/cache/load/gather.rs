@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::limit::{LoadLimit, SharedPermit};
+use super::limit::{LoadLimit, LoadPermit, SharedPermit};
 use crate::sync::lock::Fence;
 
 /// The keys of one batch that lead.
@@ -21,6 +21,8 @@ pub(in crate::cache) struct Gather {
     complete: watch::Sender<bool>,
     /// Notified when a load that has a permit of the bulkhead waits for one of the batch.
     urgent: Notify,
+    /// Notified when any load waits for one of the batch, which therefore needs no permit.
+    excused: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -59,16 +61,18 @@ impl Gather {
         limit: Option<&LoadLimit>,
     ) -> (Arc<Self>, Vec<Arc<Member>>) {
         let loads = keys.len();
+        let excused = Arc::new(Notify::new());
         let gather = Arc::new(Self {
             keys: Mutex::new(Keys {
                 leading: Vec::with_capacity(loads),
                 unleased: false,
-                permit: limit.map(LoadLimit::shared),
+                permit: limit.map(|limit| limit.shared(excused.clone())),
                 undecided: loads,
                 last_decided: Instant::now(),
             }),
             complete: watch::Sender::new(loads == 0),
             urgent: Notify::new(),
+            excused,
         });
         let member = |key| {
             Arc::new(Member {
@@ -123,9 +127,11 @@ impl Gather {
         }
     }
 
-    /// Takes the permit of the batch, for the call of the loader.
-    pub(in crate::cache) fn take_permit(&self) -> Option<SharedPermit> {
-        self.keys().permit.take()
+    /// Takes the permit of the batch, for the call of the loader. The loads that lead have waited
+    /// for it, unless they need none.
+    pub(in crate::cache) fn take_permit(&self) -> Option<Arc<LoadPermit>> {
+        // Only one that is there: a wait that nobody polls would keep its position in the queue.
+        self.keys().permit.take()?.peek().cloned().flatten()
     }
 
     /// Returns once a load that has a permit of the bulkhead waits for one of the batch.
@@ -166,6 +172,13 @@ impl Member {
         undecided.then(|| keys.permit.clone()).flatten()
     }
 
+    /// Notes that another load waits for this one. Then the batch needs no permit: its other loads
+    /// must not wait for one while this load waits for them.
+    pub(in crate::cache) fn excuse(&self) {
+        // The notification is kept if no load waits for the permit yet.
+        self.gather.excused.notify_one();
+    }
+
     pub(in crate::cache) fn key(&self) -> &str {
         &self.key
     }
@@ -193,6 +206,8 @@ impl Drop for Member {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(3600);
@@ -226,6 +241,20 @@ mod tests {
         assert_eq!(gather.complete(Duration::from_secs(1), LONG).await.0, ["a"]);
         assert!(!members[1].leads(None));
         assert_eq!(gather.complete(LONG, LONG).await.0, ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_that_no_load_waits_for_any_more_goes_to_the_next() {
+        let limit = LoadLimit::new(1).expect("a limit");
+        let taken = limit.permit().await;
+        let (gather, members) = Gather::of(vec!["a".to_owned()], Some(&limit));
+        let permit = members[0].permit().expect("the batch waits for one");
+        assert!(permit.now_or_never().is_none(), "it is taken");
+        assert!(members[0].leads(None));
+        assert!(gather.take_permit().is_none());
+        drop(taken);
+        let next = limit.permit().now_or_never();
+        assert!(next.is_some(), "the batch does not wait for it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -73,7 +73,10 @@ where
             self.look_at_old().await;
             let begun = Instant::now();
             let until = begun + self.request.terms.max_load.duration();
-            let (value, said) = self.loaded(loader, until).await?;
+            let loaded = self.loaded(loader, until).await;
+            // The loader has ended. What follows may take as long as the server does.
+            self.permit = None;
+            let (value, said) = loaded?;
             let cost = begun.elapsed();
             let plan = self.plan(&value, said, &mut states, cost).await?;
             Ok((value, plan))
@@ -260,10 +263,14 @@ where
 
     /// Runs the loader. Meanwhile, shows the server that the leader is alive.
     async fn loaded(&self, loader: RunLoader<V>, until: Instant) -> Result<(Arc<V>, Said)> {
+        let finished = async {
+            let _permit = self.late_permit(until).await?;
+            self.finished(loader, until).await
+        };
         tokio::select! {
             // A load that has ended needs no renewal.
             biased;
-            outcome = self.finished(loader, until) => outcome,
+            outcome = finished => outcome,
             never = self.renewals() => match never {},
         }
     }

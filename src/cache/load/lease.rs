@@ -16,6 +16,7 @@ use super::upload::Upload;
 use crate::cache::config::{LONGEST_LOAD, LeaseTimes};
 use crate::cache::entry_keys::EntryKeys;
 use crate::client::Client;
+use crate::codec::Shape;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::{Reply, script};
@@ -35,6 +36,8 @@ script!(EXTEND = "extend.lua" after "../entry.lua");
 pub(in crate::cache) struct LoadLease {
     client: Client,
     place: EntryKeys,
+    /// Decides by what the value at this place is recognised.
+    shape: Shape,
     /// A second request with the same token is answered as the first, so a lost reply costs
     /// nothing.
     token: [u8; 16],
@@ -82,10 +85,15 @@ pub(in crate::cache) enum Committed {
 }
 
 impl LoadLease {
-    pub(in crate::cache) fn new(client: Client, place: EntryKeys, terms: LeaseTimes) -> Self {
+    pub(in crate::cache) fn new(
+        client: Client,
+        (place, shape): (EntryKeys, Shape),
+        terms: LeaseTimes,
+    ) -> Self {
         Self {
             client,
             place,
+            shape,
             token: random(),
             fence: AtomicI64::new(0),
             granted: AtomicU64::new(0),
@@ -94,7 +102,7 @@ impl LoadLease {
         }
     }
 
-    /// Asks for the lease. `seen` is the head of the entry that was judged invalid. `dead` is the
+    /// Asks for the lease. `seen` is the mark of the entry that was judged invalid. `dead` is the
     /// fence of the failed load whose record was judged invalid. `channel` is where this process
     /// receives wake-ups. The lease lasts long enough for a load that is stored within `storing`
     /// after its end.
@@ -117,7 +125,11 @@ impl LoadLease {
             .arg(self.terms.takeover.millis())
             .arg(seen)
             .arg(channel.map_or("", Key::as_str))
-            .arg(dead.map_or_else(String::new, |fence| fence.to_string()));
+            .arg(dead.map_or_else(String::new, |fence| fence.to_string()))
+            .arg(match self.shape {
+                Shape::Enveloped => "",
+                Shape::Bare => "bare",
+            });
         self.open.store(true, Ordering::Relaxed);
         let reply = self.client.run(call, deadline).await;
         let is_open = match &reply {

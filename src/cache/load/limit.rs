@@ -1,13 +1,13 @@
 //! `LoadLimit`: how many loaders of a cache run at once in this process.
 //!
-//! Invariant: each permit belongs to one call of a loader. A load waits for it before it asks for
-//! the load lease (`admission`), and the loads of a batch wait for one together (`gather`).
+//! Invariant: each permit belongs to one call of a loader. Loads wait for permits in `admission`,
+//! and the loads of a batch wait for one together (`gather`).
 
 use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,7 @@ pub(in crate::cache) struct LoadLimit(Arc<Semaphore>);
 pub(in crate::cache) type LoadPermit = OwnedSemaphorePermit;
 
 /// A permit that several loads wait for. It is given back when the last of them has dropped it.
+/// `None` if they need none.
 pub(in crate::cache) type SharedPermit = Shared<BoxFuture<'static, Option<Arc<LoadPermit>>>>;
 
 impl LoadLimit {
@@ -43,10 +44,17 @@ impl LoadLimit {
         self.0.clone().acquire_owned().await.ok()
     }
 
-    /// The same permit for all that wait for clones of what this returns.
-    pub(in crate::cache) fn shared(&self) -> SharedPermit {
+    /// The same permit for all that wait for clones of what this returns. Once `excused` is
+    /// notified, they wait no longer.
+    pub(in crate::cache) fn shared(&self, excused: Arc<Notify>) -> SharedPermit {
         let limit = self.clone();
-        let permit = async move { limit.permit().await.map(Arc::new) };
+        let permit = async move {
+            tokio::select! {
+                biased;
+                permit = limit.permit() => permit.map(Arc::new),
+                () = excused.notified() => None,
+            }
+        };
         permit.boxed().shared()
     }
 }

@@ -69,7 +69,7 @@ pub(super) struct Load<V> {
     running: Arc<LoadChain>,
     /// Why the flight does without Redis from the start.
     out: Option<Error>,
-    /// The head of the entry that was judged invalid last. The server grants the lease only if the
+    /// The mark of the entry that was judged invalid last. The server grants the lease only if the
     /// entry is still that one, or gone.
     seen: Bytes,
     /// The generations as they were before the lease was asked for.
@@ -138,7 +138,7 @@ impl<V> Load<V> {
             out,
             lease: LoadLease::new(
                 request.cache.client.clone(),
-                request.place.clone(),
+                (request.place.clone(), request.cache.setup.stack.shape),
                 request.terms,
             ),
             running: LoadChain::begin(&request.state.flights, &request.place.value),

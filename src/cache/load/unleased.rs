@@ -34,14 +34,18 @@ impl<V: Send + Sync + 'static> Load<V> {
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Option<Arc<V>>> {
         let until = Instant::now() + self.max_load();
-        if let Some(member) = self.member.clone()
-            && member.leads(None)
-        {
-            self.request.cache.does_without(Did::Load, "memoize", &error);
-            return self.in_batch(loader, &member).await.map(Some);
-        }
         if self.admitted(creator).await? == Admitted::Deserted {
             return Ok(None);
+        }
+        if let Some(member) = self.member.clone() {
+            if member.leads(None) {
+                self.request.cache.does_without(Did::Load, "memoize", &error);
+                return self.in_batch(loader, &member).await.map(Some);
+            }
+            // The permit that it has waited for is that of the batch, which goes on without it.
+            if self.admitted(creator).await? == Admitted::Deserted {
+                return Ok(None);
+            }
         }
         let bulkhead = &self.request.state.bulkhead;
         let _place = tokio::select! {
@@ -70,7 +74,7 @@ impl<V: Send + Sync + 'static> Load<V> {
         // Closed first: the calls that have joined began before any load that begins from now on. A
         // load that runs already may have begun before they did.
         let closed = self.leader.close();
-        let mut urged = false;
+        let (mut urged, mut excused) = (false, self.excused);
         let turn = loop {
             // When each follower began is not known, only that it was before now.
             let began = match self.leader.has_joined() {
@@ -85,10 +89,14 @@ impl<V: Send + Sync + 'static> Load<V> {
                 if urged {
                     shared.urge();
                 }
+                if excused {
+                    shared.excuse();
+                }
                 tokio::select! {
                     outcome = shared.outcome(silence, self.rounds.over()) => break outcome,
                     // Loads that hold a permit and wait for this load now wait for the shared one.
                     () = self.leader.urged(), if !urged => urged = true,
+                    () = self.leader.joined_within(), if !excused => excused = true,
                     () = deserted(creator, &self.leader) => return Ok(None),
                 }
             };
@@ -113,7 +121,10 @@ impl<V: Send + Sync + 'static> Load<V> {
         };
         let in_turn = async {
             let turn = turn.comes().await;
-            let permit = self.permit().await;
+            let permit = match excused {
+                true => None,
+                false => self.permit().await,
+            };
             (turn, permit, state.bulkhead.place().await)
         };
         let _places = tokio::select! {

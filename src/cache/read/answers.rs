@@ -115,7 +115,7 @@ impl Answers<'_> {
         judge(self.found[at].as_deref(), rules, known, &decoder)
     }
 
-    /// The bytes of the entry `at`.
+    /// The bytes of the entry `at`. Empty if there is none.
     pub(super) fn entry(&self, at: usize) -> &[u8] {
         self.found[at].as_deref().unwrap_or_default()
     }
@@ -127,6 +127,7 @@ impl Answers<'_> {
             TagValue::of(value).map(TagValue::state)
         });
         let declared = snapshot(self.wanted.declared(&self.found));
-        Miss::of(gone, self.entry(at), whole, declared)
+        let seen = self.stack.mark(self.found[at].as_deref());
+        Miss::of((gone, seen), whole, declared)
     }
 }

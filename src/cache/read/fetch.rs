@@ -209,7 +209,10 @@ impl<'f> Fetch<'f> {
         if self.from == ReadFrom::PreferReplica {
             return Box::pin(self.look_at_replica(keys, readings)).await;
         }
-        if self.time == Time::Asked || self.cache.setup.counts.met_a_window() {
+        // The counts are those of all handles of this name. Bare values have no windows.
+        let may_have_windows = self.tags.whole.is_some();
+        let met_a_window = may_have_windows && self.cache.setup.counts.met_a_window();
+        if self.time == Time::Asked || met_a_window {
             return Box::pin(self.look_with_time(keys, readings)).await;
         }
         let wanted = Wanted::new(&self.cache.client, self.tags, keys, self.ring);

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::judge::{Age, Old, Why};
-use crate::codec::{HEADER, Unreadable};
+use crate::codec::Unreadable;
 use crate::tags::{Snapshot, TagState, TagValue};
 
 /// What a read came to.
@@ -23,7 +23,8 @@ pub(in crate::cache) enum Reading<T> {
 #[derive(Debug, Default, Clone)]
 pub(in crate::cache) struct Miss {
     pub(in crate::cache) gone: Gone,
-    /// The first bytes of the entry that was judged invalid. Empty if there was no entry.
+    /// The [mark](crate::codec::Stack::mark) of the entry that was judged invalid. Empty if there
+    /// was no entry.
     pub(in crate::cache) seen: Bytes,
     /// The present states of the tags that were asked for.
     pub(in crate::cache) snapshot: Snapshot,
@@ -81,8 +82,7 @@ impl Miss {
     /// Makes a miss from the state of the whole cache's tag, if there is such a tag, and those of
     /// the declared tags.
     pub(in crate::cache) fn of(
-        gone: Gone,
-        entry: &[u8],
+        (gone, seen): (Gone, Bytes),
         whole: Option<Option<TagState>>,
         mut declared: Snapshot,
     ) -> Self {
@@ -90,7 +90,7 @@ impl Miss {
         declared.splice(0..0, whole);
         Self {
             gone,
-            seen: Bytes::copy_from_slice(&entry[..entry.len().min(HEADER)]),
+            seen,
             snapshot: declared,
         }
     }

@@ -81,7 +81,7 @@ impl<V: Send + Sync + 'static> Batch<V> {
                         // load.
                         None => resume_unwind(Box::new("the loader of the batch has panicked")),
                     },
-                    // It leads later than the others. Without a lease it has a permit of its own.
+                    // It leads later than the others, with permits of its own.
                     None => shared((batch.loader)(vec![key.clone()]).await?),
                 };
                 Ok(wrap(values.get(&key).cloned()))
@@ -105,7 +105,6 @@ impl<V: Send + Sync + 'static> Batch<V> {
         let (loader, permit) = (self.loader.clone(), self.gather.take_permit());
         // The user's code runs when this is polled, and no lock is held then.
         let load = async move {
-            // Those that lead have waited for it.
             let _permit = permit;
             let _place = match unleased {
                 // One permit for all of them. A load that has one may wait for this batch.

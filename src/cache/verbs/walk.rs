@@ -52,6 +52,8 @@ pub(super) struct Batch {
 struct Sought {
     cache: Cache,
     pattern: Pattern,
+    /// The kind of the keys. The glob for all versions meets other kinds, too.
+    rooms: Rooms,
 }
 
 /// A walk that goes on with each [`next`](Self::next).
@@ -100,6 +102,7 @@ impl Walk {
             sought: Arc::new(Sought {
                 cache: cache.clone(),
                 pattern,
+                rooms,
             }),
             aim,
             servers: None,
@@ -217,7 +220,7 @@ impl Batch {
 impl Sought {
     fn entry(&self, key: &str) -> Option<EntryAt> {
         let space = self.cache.client.namespace();
-        let entry = space.entry_at(&self.cache.setup.name, key)?;
+        let entry = space.entry_at(&self.cache.setup.name, key, self.rooms)?;
         self.pattern.matches(&entry.name).then_some(entry)
     }
 }

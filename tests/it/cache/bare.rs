@@ -8,18 +8,20 @@ use std::time::Duration;
 use futures::future::join_all;
 use hedgerow::cache::BareCache;
 use hedgerow::{Client, Codec, ErrorKind, Outage};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use crate::support::gate::Gate;
+use crate::support::monitor::Monitor;
 use crate::support::server::Server;
-use crate::support::wait::{bounded, waiting};
+use crate::support::wait::{bounded, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const KEY: &str = "hr:b:{c:k}";
 const LEASE: &str = "hr:bl:{c:k}";
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct City {
     name: String,
     people: u64,
@@ -318,6 +320,103 @@ async fn values_in_envelopes_and_bare_ones_do_not_meet() {
     assert_eq!(text(&others, "k").await.as_deref(), Some("theirs"));
     let found = cache.get::<String>("k").await.expect("an answer");
     assert_eq!(found.expect("it stays").as_str(), "once more");
+}
+
+#[tokio::test]
+async fn a_stale_window_of_the_cache_says_nothing_of_its_bare_values() {
+    let server = Server::start_single().await;
+    let monitor = Monitor::start(&server).await;
+    let client = server.client().await;
+    let cache = client.cache("c");
+    let load = async || Ok::<_, Infallible>("windowed".to_owned());
+    let stored = cache.memoize("k", MINUTE, load).stale(MINUTE).await;
+    stored.expect("loaded");
+    let read = cache.get::<String>("k").await.expect("an answer");
+    assert_eq!(read.as_deref().map(String::as_str), Some("windowed"));
+    let bare = raw(&client);
+    bare.set("k", "v", MINUTE).await.expect("stored");
+    assert_eq!(text(&bare, "k").await.as_deref(), Some("v"));
+    let hit = bounded("a hit", loading(&bare, &Gate::closed(), "other")).await;
+    assert_eq!(hit.expect("no panic").expect("a hit"), "v");
+    let sent = monitor.commands(&server, KEY).await;
+    let asks_for_time = |line: &&String| line.contains("\"PTTL\"");
+    assert_eq!(sent.iter().filter(asks_for_time).count(), 0, "{sent:?}");
+    assert!(bare.ttl("k").await.expect("an answer").is_some());
+}
+
+/// A load of `k` that has found what is there of no use, and goes on when the gate is opened. The
+/// key is changed meanwhile.
+async fn overtaken<V>(cache: &BareCache, gate: &Gate) -> JoinHandle<(V, bool)>
+where
+    V: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let (other, busy) = (cache.clone(), gate.clone());
+    tokio::spawn(async move {
+        let load = other.memoize("busy", MINUTE, move || busy.load("v".to_owned()));
+        load.await.map(drop)
+    });
+    gate.begun(1).await;
+    let (cache, own) = (cache.clone(), cache.clone());
+    let call = tokio::spawn(async move {
+        let loads = Gate::closed();
+        loads.open();
+        let load = {
+            let loads = loads.clone();
+            own.memoize("k", MINUTE, move || loads.load(V::default()))
+        };
+        let value = load.await.expect("an answer").as_ref().clone();
+        (value, loads.loads() > 0)
+    });
+    until("both are missed", async || cache.stats().misses >= 2).await;
+    call
+}
+
+#[tokio::test]
+async fn an_empty_value_that_another_process_has_stored_is_not_loaded_again() {
+    let server = Server::start().await;
+    let (ours, theirs) = (server.client().await, server.client().await);
+    let ours = ours.cache("c").max_loads(1).codec(Codec::Raw).bare();
+    let gate = Gate::closed();
+    let call = overtaken::<String>(&ours, &gate).await;
+    raw(&theirs).set("k", "", MINUTE).await.expect("stored");
+    gate.open();
+    let (value, loaded) = bounded("it has an answer", call).await.expect("no panic");
+    assert_eq!((value.as_str(), loaded), ("", false));
+}
+
+#[tokio::test]
+async fn a_document_that_begins_as_the_one_it_replaces_is_not_loaded_again() {
+    let server = Server::start().await;
+    let (ours, theirs) = (server.client().await, server.client().await);
+    let ours = ours.cache("c").max_loads(1).codec(Codec::Json).bare();
+    let theirs = theirs.cache("c").codec(Codec::Json).bare();
+    let gate = Gate::closed();
+    let name = "Saint-Remy-en-Bouzemont-Saint-Genest-et-Isson";
+    // Of the same length, without the number.
+    let old = format!(r#"{{"name":"{name}","folks":"521"}}"#);
+    let _: () = server.run(&["SET", KEY, &old]).await;
+    let call = overtaken::<City>(&ours, &gate).await;
+    let new = City {
+        name: name.to_owned(),
+        people: 5210,
+    };
+    theirs.set("k", &new, MINUTE).await.expect("stored");
+    let length: usize = server.run(&["STRLEN", KEY]).await;
+    assert_eq!(length, old.len());
+    gate.open();
+    let (value, loaded) = bounded("it has an answer", call).await.expect("no panic");
+    assert_eq!((value, loaded), (new, false));
+}
+
+#[tokio::test]
+async fn a_purge_leaves_what_another_program_has_put_in_the_place_of_a_lease() {
+    let server = Server::start().await;
+    let cache = raw(&server.client().await);
+    cache.set("k", "v", MINUTE).await.expect("stored");
+    let _: () = server.run(&["SET", LEASE, "theirs"]).await;
+    assert_eq!(cache.purge().await.expect("purged"), 1);
+    let theirs: Option<String> = server.run(&["GET", LEASE]).await;
+    assert_eq!(theirs.as_deref(), Some("theirs"));
 }
 
 #[tokio::test]

@@ -11,14 +11,16 @@ use futures::future::join_all;
 use hedgerow::{Cache, ErrorKind, Outage};
 use tokio::task::JoinHandle;
 
+use super::load_limit_batches::Shards;
 use crate::support::gate::Gate;
+use crate::support::monitor::Monitor;
 use crate::support::server::Server;
 use crate::support::wait::{bounded, calls, until};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// A load of `key` that runs until the gate is opened.
-fn loading(cache: &Cache, key: &str, gate: &Gate) -> JoinHandle<hedgerow::Result<u8>> {
+pub(super) fn loading(cache: &Cache, key: &str, gate: &Gate) -> JoinHandle<hedgerow::Result<u8>> {
     let (cache, key, gate) = (cache.clone(), key.to_owned(), gate.clone());
     tokio::spawn(async move {
         let call = cache.memoize(&key, MINUTE, move || gate.load(1u8));
@@ -27,17 +29,21 @@ fn loading(cache: &Cache, key: &str, gate: &Gate) -> JoinHandle<hedgerow::Result
 }
 
 /// Waits until so many calls have found that their key is missing.
-async fn missed(cache: &Cache, misses: u64) {
+pub(super) async fn missed(cache: &Cache, misses: u64) {
     until("keys are missed", async || cache.stats().misses >= misses).await;
 }
 
-async fn value(load: JoinHandle<hedgerow::Result<u8>>) -> u8 {
+pub(super) async fn value(load: JoinHandle<hedgerow::Result<u8>>) -> u8 {
     let value = bounded("it is loaded", load).await;
     value.expect("no panic").expect("a value")
 }
 
 /// Opens the gate for one load after the other, and sees that no more than `most` run at once.
-async fn one_by_one(gate: &Gate, calls: &[JoinHandle<hedgerow::Result<u8>>], most: usize) {
+pub(super) async fn one_by_one(
+    gate: &Gate,
+    calls: &[JoinHandle<hedgerow::Result<u8>>],
+    most: usize,
+) {
     for ended in 0..calls.len() {
         gate.begun((ended + most).min(calls.len())).await;
         for _ in 0..100 {
@@ -288,19 +294,37 @@ async fn the_limit_holds_without_redis_too() {
 #[tokio::test]
 async fn a_permit_that_is_free_costs_no_command() {
     let server = Server::start_single().await;
-    let client = server.client().await;
-    let (plain, limited) = (client.cache("plain"), client.cache("limited").max_loads(1));
-    let mut sent = Vec::new();
-    for cache in [plain, limited] {
-        // Once for the tag of the cache and the scripts.
-        for key in ["first", "second"] {
-            let before = calls(&server, &["mget", "evalsha"]).await;
-            let load = cache.memoize(key, MINUTE, async || Ok::<_, Infallible>(1u8));
-            load.await.expect("loaded");
-            sent.push(calls(&server, &["mget", "evalsha"]).await - before);
-        }
-    }
-    assert_eq!(sent[1], sent[3], "{sent:?}");
+    let monitor = Monitor::start(&server).await;
+    let cache = server.client().await.cache("c");
+    let sent = async |cache: &Cache, key: &str| {
+        let before = monitor.commands(&server, "hr:").await.len();
+        let load = cache.memoize(key, MINUTE, async || Ok::<_, Infallible>(1u8));
+        assert_eq!(*load.await.expect("loaded"), 1);
+        monitor.commands(&server, "hr:").await.len() - before
+    };
+    // The first load makes the tag of the cache.
+    sent(&cache, "first").await;
+    let without = sent(&cache, "without").await;
+    let limited = cache.clone().max_loads(1);
+    assert_eq!(sent(&limited, "with").await, without);
+}
+
+#[tokio::test]
+async fn a_permit_is_given_back_before_the_value_is_stored() {
+    let shards = Shards::start().await;
+    let cache = shards.client.cache("c").max_loads(1);
+    let [here, there] = shards.names(&cache).await;
+    let gate = Gate::closed();
+    let first = loading(&cache, &here[0], &gate);
+    gate.begun(1).await;
+    shards.stop(0);
+    gate.open();
+    let second = loading(&cache, &there[0], &gate);
+    gate.begun(2).await;
+    assert!(!first.is_finished(), "its value is not stored yet");
+    shards.resume(0);
+    gate.open();
+    assert_eq!((value(first).await, value(second).await), (1, 1));
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ mod herd;
 mod lease;
 mod load_errors;
 mod load_limit;
+mod load_limit_batches;
+mod load_limit_within;
 mod loader_errors;
 mod memo;
 mod memoize;
