@@ -18,6 +18,7 @@ use crate::cache::load::wake::WakeListeners;
 use crate::cache::near::held::Near;
 use crate::cache::read::reading::ReadFrom;
 use crate::cache::read::shared::SharedReads;
+use crate::cache::retry_queue::RetryQueue;
 use crate::client::Client;
 use crate::codec::Stack;
 use crate::error::{Error, Result};
@@ -76,6 +77,7 @@ pub(super) struct CacheState {
     pub(super) bulkhead: Bulkhead,
     pub(super) foreign: Foreign,
     pub(super) counts: AllCounts,
+    pub(super) undelivered: Arc<RetryQueue>,
 }
 
 impl CacheState {
@@ -92,6 +94,7 @@ impl CacheState {
             bulkhead: Bulkhead::new(client.loads_without_redis()),
             foreign: Foreign::default(),
             counts: AllCounts::default(),
+            undelivered: Arc::new(RetryQueue::by(client.spawner())),
         }
     }
 }

@@ -14,6 +14,7 @@ mod load_options;
 mod near;
 mod outage;
 mod read;
+mod retry_queue;
 mod stats;
 mod store_request;
 mod verbs;
@@ -30,6 +31,7 @@ pub use load::loading::Loading;
 pub use near::options::NearCache;
 pub use outage::{Bypassed, Outage};
 pub use read::reading::ReadFrom;
+pub use retry_queue::Undelivered;
 pub use stats::Stats;
 pub use verbs::invalidate::Invalidate;
 pub use verbs::keys::Keys;
@@ -342,6 +344,13 @@ impl Cache {
     /// [`Outage::Bypass`].
     pub fn bypassed(&self) -> Bypassed {
         self.state().bulkhead.counted()
+    }
+
+    /// Returns how many tags wait to be invalidated in the background, because an invalidation of
+    /// them has failed, and what became of others so far. All caches of this client are counted
+    /// together.
+    pub fn undelivered(&self) -> Undelivered {
+        self.state().undelivered.so_far()
     }
 
     /// Returns how often reads of all caches of this client have met an entry that is whole, but of

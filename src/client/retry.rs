@@ -35,6 +35,32 @@ pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> 
     Reply::new(name, answer.value, answer.sent)
 }
 
+/// As [`run`], with the number of replicas that have acknowledged it: as soon as `replicas` have,
+/// or shortly before the deadline.
+///
+/// Cancel safety: as [`run`].
+pub(super) async fn run_durably(
+    topology: &Topology,
+    call: &Call,
+    replicas: usize,
+    deadline: Deadline,
+) -> Result<(Reply, usize)> {
+    let (key, name) = (call.key(), call.script().name());
+    // In full: it is seldom called, and a script that is not known would need another `WAIT`.
+    let command = &call.by_source();
+    let attempt = || async move {
+        let (answer, count) = topology
+            .send_durably(command, key, replicas, deadline)
+            .await?;
+        match &answer.value {
+            Value::ServerError(error) => Err(from_server(error)),
+            _ => Ok((answer, count)),
+        }
+    };
+    let (answer, count) = retried(topology, key, call.script().retry(), deadline, attempt).await?;
+    Ok((Reply::new(name, answer.value, answer.sent)?, count))
+}
+
 /// Runs one plain command on `key`.
 pub(super) async fn command(
     topology: &Topology,
@@ -226,7 +252,7 @@ impl RetryState {
         let again = match error.fate() {
             Fate::NotExecuted => !self.may_have_run || self.retry != Retry::Unsafe,
             Fate::Unknown | Fate::Unanswered => self.retry != Retry::Unsafe,
-            Fate::Refused => false,
+            Fate::Refused | Fate::Executed => false,
         };
         let pause = self.backoff.pause();
         // An attempt that the deadline cuts short would turn a clear refusal into an indeterminate

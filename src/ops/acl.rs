@@ -112,6 +112,7 @@ pub(crate) const TRIALS: &[&str] = &[
     "ASKING",
     "ROLE",
     "INFO replication",
+    "WAIT none 0",
     "SSUBSCRIBE CHANNEL",
     // Sent by themselves.
     "GET KEY",

@@ -274,6 +274,34 @@ impl Topology {
         }
     }
 
+    /// Sends a write of `key` to its server. Returns the answer and the number of replicas that
+    /// have acknowledged it: see [`Durable::send`](crate::net::durable::Durable::send).
+    pub(crate) async fn send_durably(
+        &self,
+        command: &Cmd,
+        key: Option<&Key>,
+        replicas: usize,
+        deadline: Deadline,
+    ) -> Result<(Answer, usize)> {
+        match (self, key) {
+            (Self::One(node), _) => node.send_durably(command, replicas, deadline.at).await,
+            (Self::Replicated(replicated), _) => {
+                let node = replicated.primary();
+                node.send_durably(command, replicas, deadline.at).await
+            }
+            (Self::Cluster(cluster), Some(key)) => {
+                cluster.send_durably(command, key, replicas, deadline).await
+            }
+            (Self::Shards(shards), Some(key)) => {
+                let node = shards.node(key);
+                node.send_durably(command, replicas, deadline.at).await
+            }
+            (Self::Cluster(_) | Self::Shards(_), None) => Err(Error::invalid(
+                "a write without a key reaches no one server",
+            )),
+        }
+    }
+
     /// Returns the servers that are written to, also those of the other ring of shards. A cluster
     /// is asked which they are.
     pub(crate) async fn servers(&self, deadline: Deadline) -> Result<Vec<Server>> {

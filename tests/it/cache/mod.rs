@@ -7,6 +7,7 @@ mod cache_terms;
 mod codecs;
 mod conditional;
 mod cycles;
+mod durable;
 #[cfg(feature = "encrypt")]
 mod encryption;
 mod expiry;
@@ -41,5 +42,6 @@ mod stats;
 mod tag_ids;
 mod tag_snapshot;
 mod tags;
+mod undelivered;
 mod verbs;
 mod walks;
