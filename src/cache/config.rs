@@ -45,6 +45,7 @@ pub(super) struct Config {
     /// it.
     pub(super) refused: Option<Error>,
     pub(super) read_from: ReadFrom,
+    pub(super) index: TagIndex,
     #[cfg(feature = "near")]
     pub(super) near: Option<Arc<Near>>,
     pub(super) outage: Outage,
@@ -108,6 +109,14 @@ impl Config {
             *near = Arc::new(near.anew(client));
         }
     }
+}
+
+/// Whether a handle keeps an index of its tags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum TagIndex {
+    #[default]
+    Off,
+    On,
 }
 
 /// How long a lease lasts.

@@ -8,6 +8,7 @@ mod config;
 mod entry_keys;
 mod explanation;
 mod foreign;
+mod index;
 mod load;
 mod load_options;
 #[cfg(feature = "near")]
@@ -46,7 +47,9 @@ pub use verbs::set_many::SetMany;
 pub use verbs::tag_snapshot::TagSnapshot;
 pub use verbs::update::Entry;
 
-use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
+use self::config::{
+    CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER, TagIndex,
+};
 use self::entry_keys::EntryKeys;
 use crate::client::Client;
 #[cfg(doc)]
@@ -96,6 +99,7 @@ impl Client {
                 outage: Outage::default(),
                 patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
+                index: TagIndex::default(),
                 #[cfg(feature = "near")]
                 near: None,
                 state,

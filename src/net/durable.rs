@@ -28,11 +28,11 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
-    pub(crate) fn beside(shared: &Arc<Connection>) -> Self {
-        Self {
+    pub(crate) fn beside(shared: &Arc<Connection>) -> Arc<Self> {
+        Arc::new(Self {
             link: shared.for_waiting(),
             shared: shared.clone(),
-        }
+        })
     }
 
     /// Sends a write. Returns its answer, and the number of replicas that have acknowledged it: as
@@ -75,6 +75,11 @@ impl Durable {
         }
         self.prove(epoch, deadline).await?;
         Ok((answer, count))
+    }
+
+    /// Ends the session, because it may lead to another server than the shared connection.
+    pub(crate) fn reset(&self) {
+        self.link.reset();
     }
 
     /// Opens no session any more; see [`Connection::retire`].

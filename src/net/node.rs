@@ -55,7 +55,7 @@ pub(crate) struct Node {
     /// `None` for a node without pushes, such as a connection that the caller brought.
     pub(crate) pubsub: Option<Arc<PubSub>>,
     /// For writes that wait for replicas. `None` for a node without pushes.
-    durable: Option<Durable>,
+    durable: Option<Arc<Durable>>,
     /// Which cached keys have changed. `None` for a node without pushes.
     #[cfg(feature = "near")]
     pub(crate) tracking: Option<Arc<Tracking>>,
@@ -174,6 +174,11 @@ impl Node {
     /// The connection for large values, if there is one.
     pub(crate) fn large(&self) -> Option<&Arc<Large>> {
         self.pipeline.large()
+    }
+
+    /// The connection for writes that wait for replicas, if there is one.
+    pub(crate) fn durable(&self) -> Option<&Arc<Durable>> {
+        self.durable.as_ref()
     }
 
     /// Opens no session any more; see [`Connection::retire`].

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::conditional::Attempts;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
+use crate::cache::index;
 use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{Gone, Reading};
@@ -208,6 +209,8 @@ impl Cache {
             tag => client.namespace().tag(tag),
         });
         let keys: Vec<Key> = keys.collect();
+        let ids = stamps.iter().map(|stamp| TagId(stamp.tag));
+        index::note(self, ids, &[&place.name], life, deadline).await?;
         tags::outlive(client, &keys, life, deadline).await
     }
 

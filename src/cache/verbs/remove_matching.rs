@@ -249,7 +249,10 @@ impl Removal {
                 Aim::EndLoads => self.end_loads(&found.entries).await?,
                 Aim::Remove => self.what.remove(&found).await?,
                 Aim::List => {
-                    let new = found.entries.iter().filter(|it| self.seen.is_new(it));
+                    let new = found
+                        .entries
+                        .iter()
+                        .filter(|it| self.seen.is_new(it.version, &it.name));
                     new.count() as u64
                 }
             };

@@ -40,6 +40,7 @@ mod set_many;
 mod stale;
 mod stats;
 mod tag_ids;
+mod tag_index;
 mod tag_snapshot;
 mod tags;
 mod undelivered;
