@@ -275,9 +275,14 @@ impl Error {
         self.changed(|repr| repr.source = Some(Source::Quoting(Arc::new(source))))
     }
 
-    /// Adds a clause to the end of what the text says to do.
-    pub(crate) fn adding(self, clause: &str) -> Self {
-        let message = bounded(format!("{}; {clause}", self.0.message).into(), LONGEST_TEXT);
+    /// Adds a clause in front of what the text says to do. It comes first because long advice is
+    /// cut at its end.
+    pub(crate) fn advising(self, clause: &str) -> Self {
+        let message = match self.0.message.split_once("; ") {
+            Some((what, advice)) => format!("{what}; {clause}; {advice}"),
+            None => format!("{}; {clause}", self.0.message),
+        };
+        let message = bounded(message.into(), LONGEST_TEXT);
         self.changed(|repr| repr.message = message)
     }
 

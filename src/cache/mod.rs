@@ -24,6 +24,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 pub use explanation::{
     EntryInfo, Explanation, FailureInfo, LoadInfo, TagInfo, TagVerdict, Verdict,
 };
@@ -61,7 +63,7 @@ use crate::error::Result;
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
 use crate::tags::Tag;
-use crate::time::{Deadline, OnOutage, Ttl};
+use crate::time::{Deadline, OnOutage, Patience, Ttl};
 
 impl Client {
     /// Returns a handle on the cache called `name`. Caches of different names share nothing but
@@ -369,7 +371,19 @@ impl Cache {
 
     /// The deadline of a call that starts now.
     fn deadline_now(&self) -> Deadline {
-        self.setup.patience.deadline()
+        self.deadline_by(self.setup.patience)
+    }
+
+    /// The deadline of a call that starts now and has so much patience.
+    fn deadline_by(&self, patience: Patience) -> Deadline {
+        self.deadline_since(Instant::now(), patience)
+    }
+
+    /// The deadline of a call that began at `began` and has so much patience. Nearly each call asks
+    /// here, so here it is seen whether invalidations wait whose task has ended with its runtime.
+    fn deadline_since(&self, began: Instant, patience: Patience) -> Deadline {
+        self.state().undelivered.look(&self.client);
+        patience.deadline_from(began)
     }
 
     /// The names of this cache, or the error of a setting that was refused.

@@ -447,6 +447,12 @@ impl Client {
         self.core.topology.script_group(key)
     }
 
+    /// Returns a number that all keys share which the server of `key` serves now. `None` while that
+    /// server is not known.
+    pub(crate) fn server_number(&self, key: &Key) -> Option<usize> {
+        self.core.topology.server_number(key)
+    }
+
     /// Returns why there is no connection to the server that serves `key`, if that is known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
         self.core.topology.trouble(key)

@@ -24,7 +24,7 @@ use crate::wire::fault::from_server;
 ///
 /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply discarded.
 pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> Result<Reply> {
-    let (name, retry) = (call.script().name(), call.script().retry());
+    let (name, retry) = (call.script().name(), call.retry());
     // One span for the whole call, so that its retries are seen together.
     let span = tracing::debug_span!(target: "hedgerow::script", "script", script = name);
     let (key, call) = (call.key(), &call);
@@ -57,7 +57,7 @@ pub(super) async fn run_durably(
             _ => Ok((answer, count)),
         }
     };
-    let (answer, count) = retried(topology, key, call.script().retry(), deadline, attempt).await?;
+    let (answer, count) = retried(topology, key, call.retry(), deadline, attempt).await?;
     Ok((Reply::new(name, answer.value, answer.sent)?, count))
 }
 

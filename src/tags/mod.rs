@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-pub(crate) use invalidation::{Invalidation, Mode, NotInvalidated, invalidate};
+pub(crate) use invalidation::{
+    Invalidation, Mode, NotInvalidated, invalidate, invalidate_late, may_pass,
+};
 pub(crate) use recent::RecentTags;
 use tokio::time::Instant;
 pub(crate) use value::{Generation, TagState, TagValue};
@@ -102,9 +104,11 @@ impl Tag {
         }
     }
 
-    /// Returns all keys where the tag has a generation.
-    fn places(&self, client: &Client) -> Vec<Key> {
-        match &self.parts {
+    /// Returns this tag at each key where it has a generation. During a migration between two
+    /// rings of shards, a tag may be on two servers. The tag of a whole cache has one key for each
+    /// slot group.
+    pub(crate) fn copies(&self, client: &Client) -> Vec<Self> {
+        let keys = match &self.parts {
             Some(parts) => parts.to_vec(),
             None => {
                 let on_other_ring = client.copies(&self.key).other;
@@ -112,7 +116,13 @@ impl Tag {
                     .chain(on_other_ring)
                     .collect()
             }
-        }
+        };
+        let copy = |key| Self {
+            key,
+            parts: None,
+            ..self.clone()
+        };
+        keys.into_iter().map(copy).collect()
     }
 
     /// Returns the name for human readers that a tag's value holds, as it may be shown.

@@ -159,6 +159,12 @@ impl Topology {
         }
     }
 
+    /// Returns a number that all keys share which the server of `key` serves now, if that server is
+    /// known.
+    pub(crate) fn server_number(&self, key: &Key) -> Option<usize> {
+        self.at_server_of(key, |link| Some(std::ptr::from_ref(link).addr()))
+    }
+
     /// Returns why there is no connection to the server of `key`, if that is known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
         self.at_server_of(key, |link| link.last_error())

@@ -20,7 +20,7 @@ use crate::client::Request;
 use crate::error::Result;
 use crate::key::Key;
 use crate::name::Name;
-use crate::time::Deadline;
+use crate::time::{Deadline, Patience};
 
 impl Cache {
     /// Returns the value of `key`, if there is a valid one.
@@ -44,7 +44,7 @@ impl Cache {
         V: DeserializeOwned + Send + Sync + 'static,
     {
         Request::new(self.setup.patience, move |patience| {
-            self.found(key, patience.deadline())
+            self.found(key, patience)
         })
     }
 
@@ -81,21 +81,21 @@ impl Cache {
             .map(|key| self.client.name(key.as_ref()))
             .collect();
         Request::new(self.setup.patience, move |patience| async move {
-            self.all_found(&keys, patience.deadline()).await
+            self.all_found(&keys, self.deadline_by(patience)).await
         })
     }
 
     async fn found<V: DeserializeOwned + Send + Sync + 'static>(
         &self,
         key: &str,
-        deadline: Deadline,
+        patience: Patience,
     ) -> Result<Option<Arc<V>>> {
         let value = self.value(&self.client.name(key))?;
         #[cfg(feature = "near")]
         if let Some(known) = self.known_near(&value) {
             return Ok(known);
         }
-        match self.read_one(&value, deadline).await {
+        match self.read_one(&value, self.deadline_by(patience)).await {
             Ok(reading) => {
                 let found = reading.hit();
                 let counts = &self.setup.counts;

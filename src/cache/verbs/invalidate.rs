@@ -8,6 +8,7 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use crate::cache::Cache;
 use crate::codec::MOST_STAMPS;
@@ -196,23 +197,22 @@ impl Invalidate {
         }
         let how = Invalidation {
             mode: self.mode,
-            hold: self.hold,
+            hold_until: match self.hold {
+                Duration::ZERO => None,
+                hold => Some(Instant::now() + hold),
+            },
             keep: cache.terms()?.max_load.duration() + SLACK,
             replicas: self.replicas.unwrap_or_default(),
         };
         // An invalid tag is reported here, and nothing is sent.
         let (client, tags) = (&cache.client, self.tags?);
-        let queue = &cache.state().undelivered;
-        let began = queue.begins(client);
+        let copies = tags.iter().flat_map(|tag| tag.copies(client)).collect();
+        // Made before anything is sent: whatever becomes of this future, it is not forgotten.
+        let owed = cache.state().undelivered.owes(client, copies, how);
         // Keeps trying: until it is done, stale values are served.
-        let deadline = cache.deadline_now().keep_trying();
-        match tags::invalidate(client, &tags, how, deadline).await {
-            Ok(()) => {
-                queue.done(&tags, how, began);
-                Ok(())
-            }
-            Err(failed) => Err(queue.keep(client, failed, how)),
-        }
+        let deadline = cache.setup.patience.deadline().keep_trying();
+        let outcome = tags::invalidate(client, owed.copies(), how, deadline).await;
+        owed.settled(outcome)
     }
 }
 
