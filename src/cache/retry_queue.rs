@@ -65,6 +65,17 @@ struct Waiting {
     asked: u64,
 }
 
+/// What a round has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlook {
+    /// Nothing waits.
+    Delivered,
+    /// Some servers are out. To try again costs nothing while their breakers are open.
+    Out,
+    /// The servers answer, and refuse all that waits: rights are missing, or the like.
+    Refused,
+}
+
 /// When a call began, in the order of this queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Began(u64);
@@ -111,11 +122,12 @@ impl RetryQueue {
         let tags = tags.into_iter().filter(|(_, error)| may_pass(error));
         let mut state = self.state();
         let (kept, refused) = state.keep(tags.map(|(tag, _)| tag), how);
-        let (waiting, is_due) = (state.waiting.len(), state.warned.is_due(Instant::now()));
-        drop(state);
         if kept == 0 && refused == 0 {
             return error;
         }
+        let (waiting, is_due) = (state.waiting.len(), state.warned.is_due(Instant::now()));
+        // Released before the event: a subscriber is the user's code.
+        drop(state);
         self.refused.fetch_add(refused, Ordering::Relaxed);
         self.be_delivered(client);
         if is_due {
@@ -145,8 +157,9 @@ impl RetryQueue {
         self.added.notify_one();
     }
 
-    /// Tries each tag that waits once. Returns how many still wait.
-    async fn round(&self, client: &Client) -> usize {
+    /// Tries each tag that waits once.
+    async fn round(&self, client: &Client) -> Outlook {
+        let mut outlook = Outlook::Refused;
         let mut groups: Vec<(Invalidation, Vec<Waiting>)> = Vec::new();
         for waiting in self.state().waiting.values() {
             // There are few ways in which the tags of one client are invalidated.
@@ -162,10 +175,19 @@ impl RetryQueue {
             let tags: Vec<Tag> = group.iter().map(|waiting| waiting.tag.clone()).collect();
             let outcome = tags::invalidate(client, &tags, how, deadline).await;
             let failed = outcome.err().map_or_else(Vec::new, |failed| failed.tags);
+            if failed
+                .iter()
+                .any(|(_, error)| error.fate() != Fate::Refused)
+            {
+                outlook = Outlook::Out;
+            }
             let failed = failed.into_iter().map(|(tag, error)| (tag.id, error));
             self.settle(group, &failed.collect());
         }
-        self.state().waiting.len()
+        match self.state().waiting.is_empty() {
+            true => Outlook::Delivered,
+            false => outlook,
+        }
     }
 
     /// Forgets those of a group that were delivered, and those that never will be.
@@ -233,20 +255,30 @@ impl State {
 
 /// Delivers what waits. It ends when the client has ended, and is aborted with the queue.
 async fn deliver(queue: Weak<RetryQueue>, client: WeakClient, added: Arc<Notify>) {
+    let mut reported = 0;
     loop {
         added.notified().await;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, 0.5..1.0);
+        let mut longer = 1;
         loop {
             // Nothing is held while it sleeps, so that the client may end.
-            sleep(backoff.pause()).await;
+            sleep(backoff.pause() * longer).await;
             let (Some(queue), Some(client)) = (queue.upgrade(), client.upgrade()) else {
                 return;
             };
-            if queue.round(&client).await == 0 {
-                let delivered = queue.delivered.load(Ordering::Relaxed);
-                tracing::info!(target: "hedgerow::cache", delivered, "no invalidation waits any more");
-                break;
-            }
+            longer = match queue.round(&client).await {
+                Outlook::Out => 1,
+                Outlook::Refused => LONGER_IF_REFUSED,
+                Outlook::Delivered => {
+                    let delivered = queue.delivered.load(Ordering::Relaxed);
+                    // It may have been woken for what the last round has delivered.
+                    if delivered > reported {
+                        tracing::info!(target: "hedgerow::cache", delivered, "no invalidation waits any more");
+                    }
+                    reported = delivered;
+                    break;
+                }
+            };
         }
     }
 }
@@ -263,6 +295,10 @@ const MOST_WAITING: usize = 10_000;
 /// The shortest and the longest pause between two rounds.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause is so many times longer after a round that was refused, which costs the servers a
+/// command for each tag.
+const LONGER_IF_REFUSED: u32 = 8;
 
 #[cfg(test)]
 mod tests {
