@@ -4,8 +4,8 @@
 //! and one for large values. All are made when first needed, and again after they are lost. There
 //! are exceptions. A value that may be too large for the server is tried over one more. `preflight`
 //! has one more while it runs. A seed that is a primary has one more while it is asked for the
-//! slots. Calls that wait for replicas use one more. A connection that is replaced lives until its callers are answered. While a lease is at
-//! stake, up to 24 attempts to connect run at once.
+//! slots. Calls that wait for replicas use one more. A connection that is replaced lives until its
+//! callers are answered. While a lease is at stake, up to 24 attempts to connect run at once.
 //!
 //! The primitives reach Redis through the few `pub(crate)` calls here. Their constructors
 //! (`client.lock(..)`) are beside their own code.

@@ -126,8 +126,8 @@ impl Pages {
         let removed = self.purged(&page, deadline).await?;
         // The next page begins behind a name that stays.
         let left = page.iter().zip(&removed).rev();
-        let left = left.filter(|(_, removed)| !**removed).map(|(it, _)| it);
-        self.last = left.cloned().next().or(before);
+        let mut left = left.filter(|(_, removed)| !**removed).map(|(it, _)| it);
+        self.last = left.next().cloned().or(before);
         let gone: Vec<&Noted> = page
             .iter()
             .zip(&removed)

@@ -39,7 +39,8 @@ impl Cache {
     /// # Delivery after an error
     /// If the error is an [outage](crate::ErrorKind::is_outage), the client keeps the tags that
     /// failed, and invalidates them in the background as soon as their servers answer. It tries at
-    /// least every 2 s. Until then values that carry them may be found.
+    /// least every 2 s, and at least every 16 s where the servers answer and refuse it, as for
+    /// missing rights. Until then values that carry the tags may be found.
     /// [`undelivered`](Self::undelivered) counts what waits, and a later call for the same tags
     /// that succeeds ends the wait. A client keeps up to 10,000 tags, each once; the text of the
     /// error says so if there was no room. What waits is lost with the client: it lives in this

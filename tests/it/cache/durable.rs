@@ -4,6 +4,9 @@ use std::future::IntoFuture as _;
 use std::time::Duration;
 
 use hedgerow::{Cache, Client, Error, ErrorKind};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::server::{Server, connection};
 use crate::support::topology::{Cluster, Node, Replicated};
@@ -141,6 +144,55 @@ async fn other_calls_do_not_wait_for_the_replicas() {
     another.expect("acknowledged");
     assert!(!too_many.is_finished());
     too_many.abort();
+}
+
+#[tokio::test]
+async fn sentinels_lead_it_to_the_primary() {
+    let server = Server::start_on("sentinel").await;
+    let client = patient(server.builder()).open().expect("good URLs");
+    let cache = client.cache("c");
+    set(&cache, "k", &["t"]).await;
+    let durable = cache.invalidate_tags(["t"]).durable(1).await;
+    durable.expect("acknowledged");
+    assert!(!is_there(&cache, "k").await);
+}
+
+/// Leads the n-th connection to the n-th of these nodes, and all after them to the last.
+async fn balancer(nodes: &[&Node]) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await;
+    let listener = listener.expect("a free port");
+    let url = format!("redis://{}", listener.local_addr().expect("an address"));
+    let ports: Vec<u16> = nodes.iter().map(|node| node.port()).collect();
+    let accepting = tokio::spawn(async move {
+        // Ends all connections when it is dropped with this future.
+        let mut connections = JoinSet::new();
+        for at in 0.. {
+            let (mut client, _) = listener.accept().await.expect("a connection");
+            let port = ports[at.min(ports.len() - 1)];
+            connections.spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
+                copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    (url, accepting)
+}
+
+#[tokio::test]
+async fn what_the_replicas_of_another_server_acknowledge_does_not_count() {
+    let (one, other) = tokio::join!(Replicated::start(1), Replicated::start(1));
+    let (here, there) = (one.primary(), other.primary());
+    // The second connection is the one that waits for replicas.
+    let (url, accepting) = balancer(&[here, there, here]).await;
+    let client = patient(Client::builder().url(&url)).open();
+    let cache = client.expect("a good URL").cache("c");
+    set(&cache, "k", &["t"]).await;
+    let durable = cache.invalidate_tags(["t"]).durable(1).await;
+    durable.expect("acknowledged");
+    assert_eq!(tags(there).await.len(), 1, "it went there first");
+    assert!(!is_there(&cache, "k").await);
+    assert_eq!(tags(one.replica(0)).await, tags(here).await);
+    accepting.abort();
 }
 
 #[tokio::test]

@@ -21,9 +21,10 @@ use hedgerow::{
     Error, ErrorKind, Fence, Guard, Lock, OnOutage, Outage, Permits, Semaphore, ValueIn, ValueOut,
     cache::Bypassed, cache::Entry, cache::Keys, cache::Memoize, cache::ReadFrom,
     cache::RemoveMatching, cache::Removed, cache::Set, cache::SetIf, cache::SetMany, cache::Stats,
-    cache::Steps, cache::Undelivered, client::AddressMap, client::HideKeys, client::Request, counter::Add,
-    counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter,
-    preflight::Finding, preflight::FindingCode, preflight::Preflight, preflight::Severity,
+    cache::Steps, cache::Undelivered, client::AddressMap, client::HideKeys, client::Request,
+    counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason,
+    lock::Waiter, preflight::Finding, preflight::FindingCode, preflight::Preflight,
+    preflight::Severity,
 };
 use redis::Value;
 
