@@ -1,7 +1,7 @@
 //! `Error`: why a call failed, and what became of it.
 //!
 //! Invariant: a transport error never looks like an answer. Every error says whether the call was
-//! not executed, was refused, or may have been applied. Texts are bounded:
+//! not executed, was refused, was executed, or may have been. Texts are bounded:
 //! [`Display`](fmt::Display) writes at most 512 bytes, whatever a caller, a loader or
 //! a server has said. An error whose key is hidden repeats no name, neither in its text nor in its
 //! `Debug` nor in its sources.
@@ -178,7 +178,7 @@ impl Error {
     pub(crate) fn of_own_question(self) -> Self {
         match self.fate() {
             Fate::Refused => self,
-            Fate::NotExecuted | Fate::Unknown | Fate::Unanswered => {
+            Fate::NotExecuted | Fate::Unknown | Fate::Unanswered | Fate::Executed => {
                 self.with_fate(Fate::NotExecuted)
             }
         }
@@ -273,6 +273,17 @@ impl Error {
     /// answered.
     pub(crate) fn with_quoting_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.changed(|repr| repr.source = Some(Source::Quoting(Arc::new(source))))
+    }
+
+    /// Adds a clause in front of what the text says to do. It comes first because long advice is
+    /// cut at its end.
+    pub(crate) fn advising(self, clause: &str) -> Self {
+        let message = match self.0.message.split_once("; ") {
+            Some((what, advice)) => format!("{what}; {clause}; {advice}"),
+            None => format!("{}; {clause}", self.0.message),
+        };
+        let message = bounded(message.into(), LONGEST_TEXT);
+        self.changed(|repr| repr.message = message)
     }
 
     /// Returns what happened and what to do, without the key.

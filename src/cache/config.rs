@@ -19,6 +19,7 @@ use crate::cache::load::wake::WakeListeners;
 use crate::cache::near::held::Near;
 use crate::cache::read::reading::ReadFrom;
 use crate::cache::read::shared::SharedReads;
+use crate::cache::retry_queue::RetryQueue;
 use crate::client::Client;
 use crate::codec::Stack;
 use crate::error::{Error, Result};
@@ -47,6 +48,7 @@ pub(super) struct Config {
     /// it.
     pub(super) refused: Option<Error>,
     pub(super) read_from: ReadFrom,
+    pub(super) index: TagIndex,
     #[cfg(feature = "near")]
     pub(super) near: Option<Arc<Near>>,
     pub(super) outage: Outage,
@@ -79,6 +81,7 @@ pub(super) struct CacheState {
     pub(super) bulkhead: Bulkhead,
     pub(super) foreign: Foreign,
     pub(super) counts: AllCounts,
+    pub(super) undelivered: Arc<RetryQueue>,
 }
 
 impl CacheState {
@@ -95,6 +98,7 @@ impl CacheState {
             bulkhead: Bulkhead::new(client.loads_without_redis()),
             foreign: Foreign::default(),
             counts: AllCounts::default(),
+            undelivered: Arc::new(RetryQueue::by(client.spawner())),
         }
     }
 }
@@ -108,6 +112,14 @@ impl Config {
             *near = Arc::new(near.anew(client));
         }
     }
+}
+
+/// Whether a handle keeps an index of its tags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum TagIndex {
+    #[default]
+    Off,
+    On,
 }
 
 /// How long a lease lasts.

@@ -9,12 +9,14 @@ mod config;
 mod entry_keys;
 mod explanation;
 mod foreign;
+mod index;
 mod load;
 mod load_options;
 #[cfg(feature = "near")]
 mod near;
 mod outage;
 mod read;
+mod retry_queue;
 mod stats;
 mod store_request;
 mod verbs;
@@ -22,6 +24,8 @@ mod verbs;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use bare::BareCache;
 pub use bare::memoize::BareMemoize;
@@ -33,6 +37,7 @@ pub use load::loading::Loading;
 pub use near::options::NearCache;
 pub use outage::{Bypassed, Outage};
 pub use read::reading::ReadFrom;
+pub use retry_queue::Undelivered;
 pub use stats::Stats;
 pub use verbs::invalidate::Invalidate;
 pub use verbs::keys::Keys;
@@ -47,7 +52,9 @@ pub use verbs::set_many::SetMany;
 pub use verbs::tag_snapshot::TagSnapshot;
 pub use verbs::update::Entry;
 
-use self::config::{CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER};
+use self::config::{
+    CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER, TagIndex,
+};
 use self::entry_keys::EntryKeys;
 use self::load::limit::LoadLimit;
 use self::outage::Did;
@@ -61,7 +68,7 @@ use crate::error::{Error, Result};
 use crate::key::{CacheKeys, Key};
 use crate::name::{HideKeys, Name};
 use crate::tags::Tag;
-use crate::time::{Deadline, OnOutage, Ttl};
+use crate::time::{Deadline, OnOutage, Patience, Ttl};
 
 impl Client {
     /// Returns a handle on the cache called `name`. Caches of different names share nothing but
@@ -100,6 +107,7 @@ impl Client {
                 outage: Outage::default(),
                 patience: self.cache_patience(),
                 read_from: ReadFrom::Primary,
+                index: TagIndex::default(),
                 #[cfg(feature = "near")]
                 near: None,
                 state,
@@ -386,6 +394,13 @@ impl Cache {
         self.state().bulkhead.counted()
     }
 
+    /// Returns how many tags wait to be invalidated in the background, because an invalidation of
+    /// them has failed, and what became of others so far. All caches of this client are counted
+    /// together.
+    pub fn undelivered(&self) -> Undelivered {
+        self.state().undelivered.so_far()
+    }
+
     /// Returns how often reads of all caches of this client have met an entry that is whole, but of
     /// another type, too large, or of a format that this build does not know. Each is a miss. The
     /// event `foreign` reports it: at the first, then at most once a minute.
@@ -405,7 +420,19 @@ impl Cache {
 
     /// The deadline of a call that starts now.
     fn deadline_now(&self) -> Deadline {
-        self.setup.patience.deadline()
+        self.deadline_by(self.setup.patience)
+    }
+
+    /// The deadline of a call that starts now and has so much patience.
+    fn deadline_by(&self, patience: Patience) -> Deadline {
+        self.deadline_since(Instant::now(), patience)
+    }
+
+    /// The deadline of a call that began at `began` and has so much patience. Nearly each call asks
+    /// here, so here it is seen whether invalidations wait whose task has ended with its runtime.
+    fn deadline_since(&self, began: Instant, patience: Patience) -> Deadline {
+        self.state().undelivered.look(&self.client);
+        patience.deadline_from(began)
     }
 
     /// The names of this cache, or the error of a setting that was refused.

@@ -7,18 +7,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join;
 use serde::Serialize;
 
 use super::Cache;
-use super::config::{CacheState, Jitter, LeaseTimes};
+use super::config::{CacheState, Jitter, LeaseTimes, TagIndex};
 use super::entry_keys::EntryKeys;
+use super::index;
 use super::load_options::Kept;
 use super::read::fetch;
 use crate::cache::load::failure::Failure;
 use crate::codec::{Shape, Stamp};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::tags::{Snapshot, Tag, TagState};
+use crate::tags::{Life, Snapshot, Tag, TagState};
 use crate::time::{Deadline, FOREVER, Ttl};
 
 /// What one call asks for, beside its value or its loader.
@@ -92,11 +94,37 @@ impl StoreRequest {
         snapshot: &Snapshot,
         deadline: Deadline,
     ) -> Result<Vec<TagState>> {
-        // The load, then the longest time that the entry may live.
-        let need = self.terms.max_load.duration() + self.life(ttl);
+        let need = self.need(ttl);
         let tag_ttls = &self.state.tag_ttls;
         let settled = tag_ttls.settle(&self.cache.client, tags, snapshot, need, deadline);
-        settled.await.map_err(|error| self.named(error))
+        if self.cache.setup.index == TagIndex::Off {
+            return settled.await.map_err(|error| self.named(error));
+        }
+        // Noted before the entry is stored: an entry that the index misses is not found by tag.
+        let ids = tags.iter().map(|tag| tag.id);
+        let names = [&self.place.name];
+        let noted = index::note(&self.cache, ids, &names, Life::For(need), deadline);
+        let (settled, noted) = Box::pin(join(settled, noted)).await;
+        let settled = noted.and(settled);
+        settled.map_err(|error| self.named(error))
+    }
+
+    /// Notes all of `requests` in the index of their tags, if there is one. They have the same tags
+    /// and the same TTL.
+    pub(super) async fn note_all(requests: &[Self], deadline: Deadline) -> Result<()> {
+        let Some(first) = requests.first() else {
+            return Ok(());
+        };
+        let names: Vec<&Name> = requests.iter().map(|it| &it.place.name).collect();
+        let ids = first.declared().iter().map(|tag| tag.id);
+        let life = Life::For(first.need(first.kept.longest()));
+        index::note(&first.cache, ids, &names, life, deadline).await
+    }
+
+    /// How long the tags of the entry are needed: for the load, and then for as long as an entry
+    /// may live that is fresh for `ttl`.
+    fn need(&self, ttl: Ttl) -> Duration {
+        self.terms.max_load.duration() + self.life(ttl)
     }
 
     /// The longest that an entry lives which is fresh for `ttl`.

@@ -4,8 +4,8 @@
 //! and one for large values. All are made when first needed, and again after they are lost. There
 //! are exceptions. A value that may be too large for the server is tried over one more. `preflight`
 //! has one more while it runs. A seed that is a primary has one more while it is asked for the
-//! slots. A connection that is replaced lives until its callers are answered. While a lease is at
-//! stake, up to 24 attempts to connect run at once.
+//! slots. Calls that wait for replicas use one more. A connection that is replaced lives until its
+//! callers are answered. While a lease is at stake, up to 24 attempts to connect run at once.
 //!
 //! The primitives reach Redis through the few `pub(crate)` calls here. Their constructors
 //! (`client.lock(..)`) are beside their own code.
@@ -17,7 +17,7 @@ mod request;
 mod retry;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use builder::ClientBuilder;
@@ -27,7 +27,7 @@ pub use request::Request;
 use tokio::time::Instant;
 
 use crate::background::Spawner;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Namespace};
 pub use crate::name::HideKeys;
 use crate::name::{Name, Shown};
@@ -66,6 +66,13 @@ use crate::wire::value::integer;
 pub struct Client {
     core: Arc<Core>,
     /// How names are shown: the setting of the client, or that of a cache.
+    hide: HideKeys,
+}
+
+/// A client for a task of its own: it does not keep the client alive.
+#[derive(Clone)]
+pub(crate) struct WeakClient {
+    core: Weak<Core>,
     hide: HideKeys,
 }
 
@@ -267,6 +274,39 @@ impl Client {
         outcome
     }
 
+    /// As [`change`](Self::change), for a call that counts only once `replicas` have acknowledged
+    /// it. Fails as [`NotReplicated`](ErrorKind::NotReplicated) if too few have by the deadline.
+    pub(crate) async fn change_durably(
+        &self,
+        call: Call,
+        replicas: usize,
+        deadline: Deadline,
+    ) -> Result<Reply> {
+        let topology = &self.core.topology;
+        let key = call.key().cloned();
+        let writing = key.as_ref().and_then(|key| topology.writing(key));
+        let ran = retry::run_durably(topology, &call, replicas, deadline).await;
+        let outcome = ran.map_err(|error| self.told(error));
+        #[cfg(feature = "near")]
+        key.iter().for_each(|key| topology.changed_here(key));
+        if let Some(writing) = writing {
+            writing.ended(&outcome);
+        }
+        let (reply, count) = outcome?;
+        // Any other answer has changed nothing.
+        if count >= replicas || reply.status()? != "OK" {
+            return Ok(reply);
+        }
+        let error = Error::new(
+            ErrorKind::NotReplicated,
+            format!(
+                "{count} of {replicas} replicas of {{server}} have acknowledged the call in time; \
+                 a failover may undo it, so check the replicas and call again"
+            ),
+        );
+        Err(topology.located(error, key.as_ref()))
+    }
+
     /// As [`change`](Self::change), for a call that changes what caches read at all of `keys`.
     pub(crate) async fn change_all<'k>(
         &self,
@@ -421,6 +461,12 @@ impl Client {
         self.core.topology.script_group(key)
     }
 
+    /// Returns a number that all keys share which the server of `key` serves now. `None` while that
+    /// server is not known.
+    pub(crate) fn server_number(&self, key: &Key) -> Option<usize> {
+        self.core.topology.server_number(key)
+    }
+
     /// Returns why there is no connection to the server that serves `key`, if that is known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
         self.core.topology.trouble(key)
@@ -450,10 +496,28 @@ impl Client {
             .map_or_else(Resync::never, |pubsub| pubsub.resync())
     }
 
+    /// Returns a handle that does not keep the client alive.
+    pub(crate) fn downgrade(&self) -> WeakClient {
+        WeakClient {
+            core: Arc::downgrade(&self.core),
+            hide: self.hide.clone(),
+        }
+    }
+
     /// Returns the value of type `T` that all handles of this client share. `make` makes it on
     /// first use.
     pub(crate) fn shared<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
         self.core.extensions.shared(make)
+    }
+}
+
+impl WeakClient {
+    /// Returns the client, unless its last handle is gone.
+    pub(crate) fn upgrade(&self) -> Option<Client> {
+        Some(Client {
+            core: self.core.upgrade()?,
+            hide: self.hide.clone(),
+        })
     }
 }
 

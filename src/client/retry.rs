@@ -24,7 +24,7 @@ use crate::wire::fault::from_server;
 ///
 /// Cancel safety: dropping the future leaves the call unsent, or sent with its reply discarded.
 pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> Result<Reply> {
-    let (name, retry) = (call.script().name(), call.script().retry());
+    let (name, retry) = (call.script().name(), call.retry());
     // One span for the whole call, so that its retries are seen together.
     let span = tracing::debug_span!(target: "hedgerow::script", "script", script = name);
     let (key, call) = (call.key(), &call);
@@ -33,6 +33,32 @@ pub(super) async fn run(topology: &Topology, call: Call, deadline: Deadline) -> 
     )));
     let answer = answered.instrument(span).await?;
     Reply::new(name, answer.value, answer.sent)
+}
+
+/// As [`run`], with the number of replicas that have acknowledged it: as soon as `replicas` have,
+/// or shortly before the deadline.
+///
+/// Cancel safety: as [`run`].
+pub(super) async fn run_durably(
+    topology: &Topology,
+    call: &Call,
+    replicas: usize,
+    deadline: Deadline,
+) -> Result<(Reply, usize)> {
+    let (key, name) = (call.key(), call.script().name());
+    // In full: it is seldom called, and a script that is not known would need another `WAIT`.
+    let command = &call.by_source();
+    let attempt = || async move {
+        let (answer, count) = topology
+            .send_durably(command, key, replicas, deadline)
+            .await?;
+        match &answer.value {
+            Value::ServerError(error) => Err(from_server(error)),
+            _ => Ok((answer, count)),
+        }
+    };
+    let (answer, count) = retried(topology, key, call.retry(), deadline, attempt).await?;
+    Ok((Reply::new(name, answer.value, answer.sent)?, count))
 }
 
 /// Runs one plain command on `key`.
@@ -226,7 +252,7 @@ impl RetryState {
         let again = match error.fate() {
             Fate::NotExecuted => !self.may_have_run || self.retry != Retry::Unsafe,
             Fate::Unknown | Fate::Unanswered => self.retry != Retry::Unsafe,
-            Fate::Refused => false,
+            Fate::Refused | Fate::Executed => false,
         };
         let pause = self.backoff.pause();
         // An attempt that the deadline cuts short would turn a clear refusal into an indeterminate

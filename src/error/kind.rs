@@ -51,6 +51,9 @@ pub enum ErrorKind {
     CrossSlot,
     /// Fewer replicas are attached than `min-replicas-to-write` asks for.
     NoReplicas,
+    /// The call was executed on the primary, and fewer replicas than it asked for
+    /// ([`Invalidate::durable`](crate::cache::Invalidate::durable)) have acknowledged it in time.
+    NotReplicated,
     /// The server answered with an error or a reply that the crate does not know.
     Server,
     /// A counter would have passed the end of `i64`; it is unchanged.
@@ -106,6 +109,7 @@ impl ErrorKind {
             | Self::MasterDown
             | Self::ClusterDown
             | Self::NoReplicas
+            | Self::NotReplicated
             | Self::Server => true,
             Self::InvalidInput
             | Self::WrongType
@@ -137,6 +141,8 @@ pub(crate) enum Fate {
     Unknown,
     /// Sent without a reply, but it only reads. Whether it ran makes no difference.
     Unanswered,
+    /// It ran. What failed is what the caller asked for beyond that.
+    Executed,
 }
 
 impl Fate {
@@ -154,6 +160,7 @@ impl Fate {
             | ErrorKind::ClusterDown => Self::NotExecuted,
             // The command was sent: otherwise the error is `Unreachable`.
             ErrorKind::Disconnected => Self::Unknown,
+            ErrorKind::NotReplicated => Self::Executed,
             // A `Timeout` gets its fate where it is made: only there it is known whether the call
             // was sent.
             _ => Self::Refused,

@@ -104,6 +104,7 @@ impl Error {
         match (self.0.fate, self.0.kind) {
             (Fate::Unknown, _) => "sent, no reply: it was applied once or not at all",
             (Fate::Unanswered, _) => "it was a read: nothing was changed",
+            (Fate::Executed, _) => "the call was executed on the primary",
             // Their messages begin with it.
             (Fate::NotExecuted, ErrorKind::CircuitOpen | ErrorKind::Overloaded) => "",
             (
@@ -154,6 +155,7 @@ mod tests {
             Just(Fate::Refused),
             Just(Fate::Unknown),
             Just(Fate::Unanswered),
+            Just(Fate::Executed),
         ]
     }
 

@@ -128,6 +128,14 @@ impl Namespace {
         Key::new(format!("{}:t:{{{:032x}}}", self.0, id.0)).of(Placement::Cached)
     }
 
+    /// The index of a tag: which entries of one version of `cache`, whose name is valid, may carry
+    /// it. It shares the slot of the tag.
+    pub(crate) fn tag_index(&self, cache: &str, version: u32, id: TagId) -> Key {
+        let (version, cache) = (version_digits(version), escaped(cache, Part::Inner));
+        let key = format!("{}:x{version}:{{{:032x}}}:{cache}", self.0, id.0);
+        Key::new(key).of(Placement::Cached)
+    }
+
     /// What the keys of all cached values and of all tags begin with, and no load lease, lock or
     /// counter.
     #[cfg(feature = "near")]

@@ -9,6 +9,7 @@ pub(crate) mod address_map;
 pub(crate) mod breaker;
 pub(crate) mod connection;
 pub(crate) mod credentials;
+pub(crate) mod durable;
 pub(crate) mod endpoint;
 pub(crate) mod node;
 pub(crate) mod pipeline;

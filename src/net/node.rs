@@ -8,15 +8,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::Cmd;
 use redis::aio::MultiplexedConnection;
+use tokio::time::Instant;
 
-use super::connection::{Connection, ConnectionConfig, Signal};
+use super::connection::{Answer, Connection, ConnectionConfig, Signal};
+use super::durable::Durable;
 use super::endpoint::{Access, Endpoint};
 use super::pipeline::Pipeline;
 use super::pubsub::PubSub;
 #[cfg(feature = "near")]
 use super::tracking::Tracking;
 use crate::background::Spawner;
+use crate::error::{Error, Result};
 use crate::net::connection::backoff::{ConnectRate, ConnectRates};
 use crate::net::connection::target::Target;
 use crate::net::pipeline::large::Large;
@@ -50,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) pipeline: Pipeline,
     /// `None` for a node without pushes, such as a connection that the caller brought.
     pub(crate) pubsub: Option<Arc<PubSub>>,
+    /// For writes that wait for replicas. `None` for a node without pushes.
+    durable: Option<Arc<Durable>>,
     /// Which cached keys have changed. `None` for a node without pushes.
     #[cfg(feature = "near")]
     pub(crate) tracking: Option<Arc<Tracking>>,
@@ -139,8 +145,25 @@ impl Node {
                 let (pushes, tracked) = pubsub.tracked();
                 Tracking::new(pushes, link.clone(), tracked)
             }),
+            durable: pubsub.as_ref().map(|_| Durable::beside(&link)),
             link,
             pubsub,
+        }
+    }
+
+    /// Sends a write, and waits for replicas: see [`Durable::send`].
+    pub(crate) async fn send_durably(
+        &self,
+        command: &Cmd,
+        replicas: usize,
+        deadline: Instant,
+    ) -> Result<(Answer, usize)> {
+        match &self.durable {
+            Some(durable) => durable.send(command, replicas, deadline).await,
+            None => Err(Error::invalid(
+                "waiting for replicas needs a connection of its own, and this client was given one; \
+                 make the client by URL",
+            )),
         }
     }
 
@@ -153,11 +176,19 @@ impl Node {
         self.pipeline.large()
     }
 
+    /// The connection for writes that wait for replicas, if there is one.
+    pub(crate) fn durable(&self) -> Option<&Arc<Durable>> {
+        self.durable.as_ref()
+    }
+
     /// Opens no session any more; see [`Connection::retire`].
     pub(crate) fn retire(&self) {
         self.link.retire();
         if let Some(large) = self.large() {
             large.retire();
+        }
+        if let Some(durable) = &self.durable {
+            durable.retire();
         }
         if let Some(pubsub) = &self.pubsub {
             pubsub.retire();

@@ -112,6 +112,7 @@ pub(crate) const TRIALS: &[&str] = &[
     "ASKING",
     "ROLE",
     "INFO replication",
+    "WAIT none 0",
     "SSUBSCRIBE CHANNEL",
     // Sent by themselves.
     "GET KEY",
@@ -144,4 +145,10 @@ pub(crate) const TRIALS: &[&str] = &[
     "TIME",
     "TYPE KEY",
     "UNLINK KEY",
+    "ZADD KEY none member",
+    "ZCOUNT KEY 0 0",
+    "ZRANGE KEY 0 0",
+    "ZRANK KEY member",
+    "ZREM KEY member",
+    "ZSCORE KEY member",
 ];

@@ -100,11 +100,6 @@ impl Script {
         self.name
     }
 
-    /// Whether a call may be sent again when it is unknown whether it ran.
-    pub(crate) fn retry(&self) -> Retry {
-        self.retry
-    }
-
     /// Starts a call of the script with `keys`, which share a slot.
     pub(crate) fn call<'k>(
         &'static self,
@@ -154,6 +149,7 @@ impl Script {
             command,
             args: 0,
             in_full: false,
+            retry: self.retry,
         }
     }
 }
@@ -167,6 +163,7 @@ pub(crate) struct Call {
     command: redis::Cmd,
     args: usize,
     in_full: bool,
+    retry: Retry,
 }
 
 impl Call {
@@ -182,6 +179,18 @@ impl Call {
     pub(crate) fn in_full(mut self) -> Self {
         self.in_full = true;
         self
+    }
+
+    /// Makes the client send the call again only if it was not executed for certain, although a
+    /// second run would be harmless. It is for a caller that repeats it later.
+    pub(crate) fn once(mut self) -> Self {
+        self.retry = Retry::Unsafe;
+        self
+    }
+
+    /// Whether it may be sent again when it is unknown whether it ran.
+    pub(crate) fn retry(&self) -> Retry {
+        self.retry
     }
 
     /// Whether the source is sent at once.

@@ -6,6 +6,7 @@
 //! says. The cache takes a snapshot of the generations before a load, stamps the entry with it, and
 //! compares.
 
+mod invalidation;
 mod recent;
 mod value;
 
@@ -15,6 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+pub(crate) use invalidation::{
+    Invalidation, Mode, NotInvalidated, invalidate, invalidate_late, may_pass,
+};
 pub(crate) use recent::RecentTags;
 use tokio::time::Instant;
 pub(crate) use value::{Generation, TagState, TagValue};
@@ -22,13 +26,12 @@ pub(crate) use value::{Generation, TagState, TagValue};
 use crate::client::Client;
 use crate::error::Result;
 use crate::key::{Key, TagId};
-use crate::name::{HideKeys, Name, Shown};
+use crate::name::{HideKeys, Name};
 use crate::script::{Retry, script};
 use crate::time::Deadline;
 use crate::wire::command::plain;
 
 script!(ENSURE = "ensure.lua" after "generation.lua");
-script!(INVALIDATE = "invalidate.lua" after "generation.lua");
 
 /// A tag, ready to be read, stamped or invalidated.
 #[derive(Clone)]
@@ -101,9 +104,11 @@ impl Tag {
         }
     }
 
-    /// Returns all keys where the tag has a generation.
-    fn places(&self, client: &Client) -> Vec<Key> {
-        match &self.parts {
+    /// Returns this tag at each key where it has a generation. During a migration between two
+    /// rings of shards, a tag may be on two servers. The tag of a whole cache has one key for each
+    /// slot group.
+    pub(crate) fn copies(&self, client: &Client) -> Vec<Self> {
+        let keys = match &self.parts {
             Some(parts) => parts.to_vec(),
             None => {
                 let on_other_ring = client.copies(&self.key).other;
@@ -111,7 +116,13 @@ impl Tag {
                     .chain(on_other_ring)
                     .collect()
             }
-        }
+        };
+        let copy = |key| Self {
+            key,
+            parts: None,
+            ..self.clone()
+        };
+        keys.into_iter().map(copy).collect()
     }
 
     /// Returns the name for human readers that a tag's value holds, as it may be shown.
@@ -240,140 +251,10 @@ pub(crate) async fn outlive(
     Ok(())
 }
 
-/// How tags are invalidated.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Invalidation {
-    pub(crate) mode: Mode,
-    /// For how long loads that begin from now on are not stored.
-    pub(crate) hold: Duration,
-    /// How long the tags live at least, beside the hold.
-    pub(crate) keep: Duration,
-}
-
-/// What becomes of the entries that an invalidation reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// None is found any more.
-    Hard,
-    /// They are stale, and may be served within their stale window.
-    Soft,
-}
-
-/// Gives each tag a new generation, in parallel. That is one command per tag, however many entries
-/// carry it.
-///
-/// During a migration between two rings of shards, a tag that is on two servers is renewed on both.
-/// The tag of a whole cache is renewed for each slot group. If some tags fail, all others are still
-/// invalidated. The error is that of the first that failed, and names all that failed. It says that
-/// nothing was executed only if that is true of all of them.
-pub(crate) async fn invalidate(
-    client: &Client,
-    tags: &[Tag],
-    how: Invalidation,
-    deadline: Deadline,
-) -> Result<()> {
-    let mut first = None;
-    let mut nothing_ran = true;
-    let mut failed = Failed::default();
-    // In chunks: other calls use the connection, too, and this task yields in between.
-    for some in tags.chunks(AT_ONCE) {
-        let mut all = Vec::with_capacity(some.len());
-        for tag in some {
-            let places = tag.places(client).into_iter();
-            let renewed = places.map(|key| renewed(client, tag, key, how, deadline));
-            // `join_all` and not `try_join_all`: one failure must not cancel the others.
-            all.push(join_all(renewed));
-        }
-        for (tag, outcomes) in some.iter().zip(join_all(all).await) {
-            let ran = |outcome: &Result<()>| !matches!(outcome, Err(e) if e.is_retryable());
-            nothing_ran &= !outcomes.iter().any(ran);
-            if let Err(error) = outcomes.into_iter().collect::<Result<()>>() {
-                failed.push(&tag.name.shown());
-                first.get_or_insert(error);
-            }
-        }
-        tokio::task::yield_now().await;
-    }
-    match first {
-        None => Ok(()),
-        Some(error) if nothing_ran => Err(error.with_key(failed.names())),
-        Some(error) => Err(error.in_part().with_key(failed.names())),
-    }
-}
-
-/// The names of tags that could not be renewed, as many as fit in an error.
-#[derive(Debug, Default)]
-struct Failed {
-    names: String,
-    more: usize,
-    hidden: bool,
-}
-
-impl Failed {
-    fn push(&mut self, name: &Shown<'_>) {
-        self.hidden |= name.is_hidden();
-        let name = name.as_str();
-        if !self.names.is_empty() && self.names.len() + name.len() > LONGEST_LIST {
-            self.more += 1;
-            return;
-        }
-        if !self.names.is_empty() {
-            self.names.push_str(", ");
-        }
-        self.names.push_str(name);
-    }
-
-    fn names(self) -> Shown<'static> {
-        let text = match self.more {
-            0 => self.names,
-            more => format!("{} and {more} more", self.names),
-        };
-        match self.hidden {
-            true => Shown::hidden_list(text),
-            false => Shown::plain_list(text),
-        }
-    }
-}
-
-/// Gives `tag` a new generation at `key`.
-async fn renewed(
-    client: &Client,
-    tag: &Tag,
-    key: Key,
-    how: Invalidation,
-    deadline: Deadline,
-) -> Result<()> {
-    let call = INVALIDATE
-        .call([&key])
-        .arg(&seed())
-        .arg(tag.readable())
-        .arg((how.keep + how.hold).as_millis() as u64)
-        .arg(how.hold.as_millis() as u64)
-        .arg(match how.mode {
-            Mode::Hard => "hard",
-            Mode::Soft => "soft",
-        });
-    let reply = client
-        // Keeps trying, in the reserved part of the queue: an invalidation that is dropped leaves
-        // stale values to be served.
-        .change(call, deadline.keep_trying().reserved())
-        .await?;
-    match reply.status()? {
-        "OK" => Ok(()),
-        _ => Err(reply.unexpected()),
-    }
-}
-
 /// Random bytes from which the server makes a generation.
 fn seed() -> [u8; 16] {
     rand::random()
 }
-
-/// How many tags are renewed at once.
-const AT_ONCE: usize = 256;
-
-/// The most bytes in the list of names in an error, unless the first name alone is longer.
-const LONGEST_LIST: usize = 256;
 
 /// The most bytes of the name in a tag's value.
 const SHOWN: usize = 200;

@@ -159,6 +159,12 @@ impl Topology {
         }
     }
 
+    /// Returns a number that all keys share which the server of `key` serves now, if that server is
+    /// known.
+    pub(crate) fn server_number(&self, key: &Key) -> Option<usize> {
+        self.at_server_of(key, |link| Some(std::ptr::from_ref(link).addr()))
+    }
+
     /// Returns why there is no connection to the server of `key`, if that is known.
     pub(crate) fn trouble(&self, key: &Key) -> Option<Error> {
         self.at_server_of(key, |link| link.last_error())
@@ -271,6 +277,34 @@ impl Topology {
             (Self::Shards(shards), None) => {
                 said(Box::pin(shards.send_to_all(command, deadline)).await?)
             }
+        }
+    }
+
+    /// Sends a write of `key` to its server. Returns the answer and the number of replicas that
+    /// have acknowledged it: see [`Durable::send`](crate::net::durable::Durable::send).
+    pub(crate) async fn send_durably(
+        &self,
+        command: &Cmd,
+        key: Option<&Key>,
+        replicas: usize,
+        deadline: Deadline,
+    ) -> Result<(Answer, usize)> {
+        match (self, key) {
+            (Self::One(node), _) => node.send_durably(command, replicas, deadline.at).await,
+            (Self::Replicated(replicated), _) => {
+                let node = replicated.primary();
+                node.send_durably(command, replicas, deadline.at).await
+            }
+            (Self::Cluster(cluster), Some(key)) => {
+                cluster.send_durably(command, key, replicas, deadline).await
+            }
+            (Self::Shards(shards), Some(key)) => {
+                let node = shards.node(key);
+                node.send_durably(command, replicas, deadline.at).await
+            }
+            (Self::Cluster(_) | Self::Shards(_), None) => Err(Error::invalid(
+                "a write without a key reaches no one server",
+            )),
         }
     }
 

@@ -382,9 +382,9 @@ impl Call {
         let (state, began) = (cache.state(), rounds.began());
         let patience = cache.setup.patience;
         let (from, deadline) = match rounds.is_first() {
-            true => (cache.setup.read_from, patience.deadline_from(began)),
+            true => (cache.setup.read_from, cache.deadline_since(began, patience)),
             // A retry reads from the primary only: a replica may not have what ended the last load.
-            false => (ReadFrom::Primary, patience.deadline()),
+            false => (ReadFrom::Primary, cache.deadline_by(patience)),
         };
         let want = self.want();
         let how = How {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::conditional::Attempts;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
+use crate::cache::index;
 use crate::cache::outage::Did;
 use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
@@ -51,7 +52,7 @@ impl Cache {
         Request::new(self.setup.patience, move |patience| async move {
             let name = self.client.name(key);
             let value = self.value(&name)?;
-            let (from, deadline) = (self.setup.read_from, patience.deadline());
+            let (from, deadline) = (self.setup.read_from, self.deadline_by(patience));
             let reading = fetch::read::<Mark>(self, &value, &[], from, deadline).await;
             let is_there = reading.map(|reading| match reading {
                 Reading::Hit(_) => true,
@@ -71,7 +72,7 @@ impl Cache {
     pub fn ttl<'c>(&'c self, key: &'c str) -> Request<'c, Option<Duration>> {
         Request::new(self.setup.patience, move |patience| async move {
             let place = self.place(self.client.name(key))?;
-            let deadline = patience.deadline();
+            let deadline = self.deadline_by(patience);
             let left = match fetch::read_here::<Mark>(self, &place.value, deadline).await {
                 Ok(Reading::Hit(mark)) => {
                     let left = self.left(&place, deadline).await;
@@ -99,7 +100,7 @@ impl Cache {
     pub fn expire<'c>(&'c self, key: &'c str, ttl: Duration) -> Request<'c, bool> {
         Request::new(self.setup.patience, move |patience| async move {
             let end = End::After(Ttl::new("ttl", ttl)?);
-            self.given_end(key, end, patience.deadline()).await
+            self.given_end(key, end, self.deadline_by(patience)).await
         })
     }
 
@@ -118,7 +119,7 @@ impl Cache {
             let millis = millis.filter(|millis| *millis < LATEST).ok_or_else(|| {
                 Error::invalid("the moment at which the entry ends is before 1970 or after 2199")
             })?;
-            self.given_end(key, End::At(millis), patience.deadline())
+            self.given_end(key, End::At(millis), self.deadline_by(patience))
                 .await
         })
     }
@@ -146,7 +147,7 @@ impl Cache {
     pub fn touch<'c>(&'c self, key: &'c str, ttl: Duration) -> Request<'c, bool> {
         Request::new(self.setup.patience, move |patience| async move {
             let end = End::NotBefore(Ttl::new("ttl", ttl)?);
-            self.given_end(key, end, patience.deadline()).await
+            self.given_end(key, end, self.deadline_by(patience)).await
         })
     }
 
@@ -209,6 +210,8 @@ impl Cache {
             tag => client.namespace().tag(tag),
         });
         let keys: Vec<Key> = keys.collect();
+        let ids = stamps.iter().map(|stamp| TagId(stamp.tag));
+        index::note(self, ids, &[&place.name], life, deadline).await?;
         tags::outlive(client, &keys, life, deadline).await
     }
 

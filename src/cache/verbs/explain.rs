@@ -48,7 +48,7 @@ impl Cache {
     pub fn explain<'c>(&'c self, key: &'c str) -> Request<'c, Explanation> {
         Request::new(self.setup.patience, move |patience| async move {
             let place = self.place(self.client.name(key))?;
-            let explained = self.explained(&place, patience.deadline()).await;
+            let explained = self.explained(&place, self.deadline_by(patience)).await;
             explained.map_err(|error| error.about(&place.name))
         })
     }

@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::hash::SeededMap;
 use crate::key::Key;
 use crate::name::Name;
-use crate::time::Deadline;
+use crate::time::{Deadline, Patience};
 
 impl Cache {
     /// Returns the value of `key`, if there is a valid one.
@@ -47,7 +47,7 @@ impl Cache {
         V: DeserializeOwned + Send + Sync + 'static,
     {
         Request::new(self.setup.patience, move |patience| {
-            self.found(key, patience.deadline())
+            self.found(key, patience)
         })
     }
 
@@ -81,21 +81,21 @@ impl Cache {
     {
         let asked = self.asked(keys);
         Request::new(self.setup.patience, move |patience| async move {
-            self.all_found(asked?, patience.deadline()).await
+            self.all_found(asked?, self.deadline_by(patience)).await
         })
     }
 
     async fn found<V: DeserializeOwned + Send + Sync + 'static>(
         &self,
         key: &str,
-        deadline: Deadline,
+        patience: Patience,
     ) -> Result<Option<Arc<V>>> {
         let value = self.value(&self.client.name(key))?;
         #[cfg(feature = "near")]
         if let Some(known) = self.known_near(&value) {
             return Ok(known);
         }
-        let read = self.read_one(&value, deadline).await;
+        let read = self.read_one(&value, self.deadline_by(patience)).await;
         #[cfg(feature = "near")]
         if let Err(error) = &read
             && let Some(known) = self.known_in_grace(&value, error)

@@ -8,6 +8,7 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use crate::cache::Cache;
 use crate::codec::MOST_STAMPS;
@@ -23,6 +24,7 @@ pub struct Invalidate {
     tags: Result<Vec<Tag>>,
     mode: Mode,
     hold: Duration,
+    replicas: Option<usize>,
 }
 
 impl Cache {
@@ -34,8 +36,19 @@ impl Cache {
     /// does not answer: [`Error::key`](crate::Error::key) names the tags that failed, and the
     /// others are invalidated. It is safe to call again with all of them.
     ///
+    /// # Delivery after an error
+    /// If the error is an [outage](crate::ErrorKind::is_outage), the client keeps the tags that
+    /// failed, and invalidates them in the background as soon as their servers answer. It tries at
+    /// least every 2 s, and at least every 16 s where the servers answer and refuse it, as for
+    /// missing rights. Until then values that carry the tags may be found.
+    /// [`undelivered`](Self::undelivered) counts what waits, and a later call for the same tags
+    /// that succeeds ends the wait. A client keeps up to 10,000 tags, each once; the text of the
+    /// error says so if there was no room. What waits is lost with the client: it lives in this
+    /// process only. A [hold](Invalidate::hold) begins with the delivery.
+    ///
     /// # Cancel safety
-    /// Dropping the future leaves some of the tags invalidated. It is safe to call again.
+    /// Dropping the future leaves some of the tags invalidated, and nothing goes on in the
+    /// background. It is safe to call again.
     pub fn invalidate_tags(&self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Invalidate {
         Invalidate::of(self.clone(), self.tags(tags))
     }
@@ -45,10 +58,12 @@ impl Cache {
     ///
     /// # Errors
     /// Whatever Redis refuses or does not answer. If there are several servers, the values on those
-    /// that were reached are invalidated, and it is safe to call again.
+    /// that were reached are invalidated, and it is safe to call again. After an outage, the client
+    /// [goes on in the background](Self::invalidate_tags#delivery-after-an-error).
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the cache cleared, not cleared, or cleared in part.
+    /// Dropping the future leaves the cache cleared, not cleared, or cleared in part, and nothing
+    /// goes on in the background.
     pub fn clear(&self) -> Invalidate {
         let whole = self.names().map(|names| vec![names.whole.clone()]);
         Invalidate::of(self.clone(), whole)
@@ -116,6 +131,7 @@ impl Invalidate {
             tags,
             mode: Mode::Hard,
             hold: Duration::ZERO,
+            replicas: None,
         }
     }
 
@@ -142,6 +158,27 @@ impl Invalidate {
         self
     }
 
+    /// Returns only once `replicas` of the primary have acknowledged the invalidation, so that a
+    /// failover to one of those does not undo it. From 1 on; of several primaries, each of those
+    /// that have a tag needs so many.
+    ///
+    /// The call takes one more round trip to the replicas, and one to the primary, over a
+    /// connection of its own, which is opened when it is first needed. Calls of one client that
+    /// wait for the replicas of one primary do so one after the other, in turns of at most 50 ms.
+    /// A client over a connection that the caller made cannot wait. The primary must be a server
+    /// that acknowledges by `WAIT`, as Redis and Valkey do. A soft invalidation that is tried again
+    /// counts once for each try.
+    ///
+    /// # Errors
+    /// [`NotReplicated`](crate::ErrorKind::NotReplicated) if too few have by the deadline: the
+    /// invalidation was executed on the primary and holds, unless a failover undoes it. The text
+    /// says how many have. Such a call does not go on in the background. `InvalidInput` for 0, or
+    /// for a client that cannot wait.
+    pub fn durable(mut self, replicas: usize) -> Self {
+        self.replicas = Some(replicas);
+        self
+    }
+
     /// Sets how long this call may take in all. By default, the cache [decides](Cache::deadline).
     /// More than 100 years count as 100 years.
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -154,13 +191,29 @@ impl Invalidate {
         if self.hold > LONGEST_HOLD {
             return Err(Error::invalid("loads are held back for longer than a day"));
         }
+        if self.replicas == Some(0) {
+            return Err(Error::invalid(
+                "a durable invalidation waits for no replica; give at least 1, or leave it out",
+            ));
+        }
         let how = Invalidation {
             mode: self.mode,
-            hold: self.hold,
+            hold_until: match self.hold {
+                Duration::ZERO => None,
+                hold => Some(Instant::now() + hold),
+            },
             keep: cache.terms()?.max_load.duration() + SLACK,
+            replicas: self.replicas.unwrap_or_default(),
         };
         // An invalid tag is reported here, and nothing is sent.
-        tags::invalidate(&cache.client, &self.tags?, how, cache.deadline_now()).await
+        let (client, tags) = (&cache.client, self.tags?);
+        let copies = tags.iter().flat_map(|tag| tag.copies(client)).collect();
+        // Made before anything is sent: whatever becomes of this future, it is not forgotten.
+        let owed = cache.state().undelivered.owes(client, copies, how);
+        // Keeps trying: until it is done, stale values are served.
+        let deadline = cache.setup.patience.deadline().keep_trying();
+        let outcome = tags::invalidate(client, owed.copies(), how, deadline).await;
+        owed.settled(outcome)
     }
 }
 

@@ -13,7 +13,7 @@ use super::walk::{Aim, Seen, Versions, Walk};
 use crate::cache::Cache;
 use crate::error::Result;
 
-/// The keys of a cache that match a pattern, made by [`Cache::keys`]. A stream.
+/// Keys of a cache, made by [`Cache::keys`] and [`Cache::keys_by_tag`]. A stream.
 #[must_use = "nothing is asked for until it is polled"]
 pub struct Keys(BoxStream<'static, Result<String>>);
 
@@ -51,7 +51,7 @@ impl Cache {
             let Some(found) = walk.next().await? else {
                 return Ok(None);
             };
-            let new = found.entries().filter(|it| seen.is_new(it));
+            let new = found.entries().filter(|it| seen.is_new(it.version, &it.name));
             let names: Vec<_> = new.map(|it| Ok(it.name)).collect();
             Ok(Some((stream::iter(names), Ok((walk, seen)))))
         });
@@ -72,7 +72,7 @@ impl Cache {
         let mut found = walk.next().await?;
         while let Some(batch) = found {
             // The server makes the next step while these are counted.
-            let counting = async { batch.entries().filter(|it| seen.is_new(it)).count() };
+            let counting = async { batch.entries().filter(|it| seen.is_new(it.version, &it.name)).count() };
             let (next, new) = join!(walk.next(), counting);
             count += new as u64;
             found = next?;
@@ -82,10 +82,14 @@ impl Cache {
 }
 
 impl Keys {
+    pub(super) fn of(keys: BoxStream<'static, Result<String>>) -> Self {
+        Self(keys)
+    }
+
     /// Returns the next key. `None` at the end.
     ///
     /// # Errors
-    /// As [`Cache::keys`] says.
+    /// As the method that made it says.
     ///
     /// # Cancel safety
     /// Safe: a key that was not returned is returned by the next call.

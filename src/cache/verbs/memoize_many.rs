@@ -266,7 +266,7 @@ where
         };
         let setup = &self.cache.setup;
         let how = (setup.read_from, first.want());
-        let deadline = setup.patience.deadline_from(began);
+        let deadline = self.cache.deadline_since(began, setup.patience);
         let keys: Vec<Key> = calls.iter().map(|(_, call)| call.place().clone()).collect();
         let reads = keys.chunks(MOST_READ_AT_ONCE).map(async |part| {
             let read = fetch::read_many_old(&self.cache, part, tags, how, deadline).await;

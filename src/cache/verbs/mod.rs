@@ -4,6 +4,7 @@
 //! `Cache`.
 
 mod batch;
+mod by_tag;
 mod call;
 mod conditional;
 mod expiry;

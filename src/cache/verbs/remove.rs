@@ -21,7 +21,7 @@ impl Cache {
     /// Dropping the future leaves the value removed or not.
     pub fn remove<'c>(&'c self, key: &'c str) -> Request<'c, ()> {
         Request::new(self.setup.patience, move |patience| {
-            self.removed(key, patience.deadline())
+            self.removed(key, self.deadline_by(patience))
         })
     }
 
@@ -56,7 +56,7 @@ impl Cache {
             .map(|key| self.place(self.client.name(key.as_ref())));
         let places: Result<Vec<EntryKeys>> = places.collect();
         Request::new(self.setup.patience, move |patience| async move {
-            let outcomes = self.all_removed(&places?, patience.deadline()).await;
+            let outcomes = self.all_removed(&places?, self.deadline_by(patience)).await;
             Ok(outcomes
                 .into_iter()
                 .map(|outcome| outcome.map(drop))

@@ -123,7 +123,13 @@ impl<V: Serialize + Sync> SetMany<'_, V> {
             .into_iter()
             .map(|name| StoreRequest::new(self.cache.clone(), name, ttl, &tags));
         let requests: Vec<StoreRequest> = requests.collect::<Result<_>>()?;
-        let generations = generations(&requests, deadline).await;
+        let mut generations = generations(&requests, deadline).await;
+        if let Err(error) = StoreRequest::note_all(&requests, deadline).await {
+            let error = error.of_own_question().without_key();
+            generations
+                .values_mut()
+                .for_each(|it| *it = Err(error.clone()));
+        }
         let encode = |at: usize| {
             let request: &StoreRequest = &requests[at];
             // The copy of the cache's own tag tells the servers apart.

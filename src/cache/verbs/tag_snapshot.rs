@@ -75,7 +75,7 @@ impl Cache {
             // An invalidation renews all copies of this tag, so one of them is enough.
             all.insert(0, self.names()?.whole.one_copy());
             let ttl = Ttl::new("ttl", ttl)?.duration();
-            let deadline = patience.deadline();
+            let deadline = self.deadline_by(patience);
             let present = fetch::generations(&self.client, &all, deadline).await?;
             let (tag_ttls, client) = (&self.state().tag_ttls, &self.client);
             let states = tag_ttls
@@ -102,7 +102,7 @@ impl Cache {
     /// Safe.
     pub fn is_current<'c>(&'c self, snapshot: &'c TagSnapshot) -> Request<'c, bool> {
         Request::new(self.setup.patience, move |patience| async move {
-            self.proves(snapshot, patience.deadline()).await
+            self.proves(snapshot, self.deadline_by(patience)).await
         })
     }
 

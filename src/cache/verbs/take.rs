@@ -35,7 +35,7 @@ impl Cache {
     {
         Request::new(self.setup.patience, move |patience| async move {
             let place = self.place(self.client.name(key))?;
-            let taken = self.taken(&place, patience.deadline()).await;
+            let taken = self.taken(&place, self.deadline_by(patience)).await;
             taken.map_err(|error| error.about(&place.name))
         })
     }

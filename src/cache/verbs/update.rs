@@ -43,7 +43,7 @@ impl Cache {
     {
         Request::new(self.setup.patience, move |patience| async move {
             let place = self.place(self.client.name(key))?;
-            let read = self.entry_at(&place, patience.deadline()).await;
+            let read = self.entry_at(&place, self.deadline_by(patience)).await;
             read.map_err(|error| error.about(&place.name))
         })
     }
@@ -71,7 +71,7 @@ impl Cache {
         V: Serialize + Send + Sync,
     {
         Request::new(self.setup.patience, move |patience| async move {
-            let updated = self.updated(entry, value, patience.deadline()).await;
+            let updated = self.updated(entry, value, self.deadline_by(patience)).await;
             updated.map_err(|error| error.about(&entry.place.name))
         })
     }
@@ -103,7 +103,7 @@ impl Cache {
     {
         Request::new(self.setup.patience, move |patience| async move {
             let place = self.place(self.client.name(key))?;
-            let deadline = patience.deadline();
+            let deadline = self.deadline_by(patience);
             let about = |error: Error| error.about(&place.name);
             let mut attempt = Attempts::until(deadline);
             loop {

@@ -246,10 +246,10 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Notes `entry`. Returns whether it is not among the last ones.
-    pub(super) fn is_new(&mut self, entry: &EntryAt) -> bool {
-        let seed = self.seed.wrapping_add(u64::from(entry.version));
-        let hash = xxh3_128_with_seed(entry.name.as_bytes(), seed);
+    /// Notes an entry of a version. Returns whether it is not among the last ones.
+    pub(super) fn is_new(&mut self, version: u32, name: &str) -> bool {
+        let seed = self.seed.wrapping_add(u64::from(version));
+        let hash = xxh3_128_with_seed(name.as_bytes(), seed);
         if !self.known.insert(hash) {
             return false;
         }

@@ -189,6 +189,12 @@ impl Connection {
         Self::with(self.beside("-large"), Breaker::silent())
     }
 
+    /// Another connection to the same server, for writes that wait for replicas. It does not log
+    /// outages of the server, because this one does.
+    pub(crate) fn for_waiting(&self) -> Arc<Self> {
+        Self::with(self.beside("-wait"), Breaker::silent())
+    }
+
     /// The configuration of another connection, whose name has this ending.
     fn beside(&self, ending: &str) -> ConnectionConfig {
         ConnectionConfig {

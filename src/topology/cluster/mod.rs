@@ -141,6 +141,32 @@ impl Cluster {
         }
     }
 
+    /// Sends a write of `key` to its server, and waits for replicas: see
+    /// [`Durable::send`](crate::net::durable::Durable::send). Fails after a redirect, as not
+    /// executed; the next try goes where it led to.
+    pub(crate) async fn send_durably(
+        &self,
+        command: &Cmd,
+        key: &Key,
+        replicas: usize,
+        deadline: Deadline,
+    ) -> Result<(Answer, usize)> {
+        let slot = key.slot();
+        let to = self.0.primary(slot, deadline).await?;
+        let sent = to.node.send_durably(command, replicas, deadline.at).await;
+        let (answer, count) = self.watched(sent)?;
+        match self.redirected(&answer.value, &to.address) {
+            None => return Ok((answer, count)),
+            Some(Redirect::Moved(_, address)) => drop(self.0.moved(slot, &address)),
+            // While a slot moves, it may be asked for again.
+            Some(Redirect::Ask(_)) => {}
+            Some(Redirect::Nameless) => {
+                self.0.elsewhere(slot, &to.address, deadline.at).await?;
+            }
+        }
+        Err(restless())
+    }
+
     /// Sends `command` to every primary. Fails with the first error that any of them reports.
     pub(crate) async fn send_to_all(
         &self,

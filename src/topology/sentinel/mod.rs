@@ -30,6 +30,7 @@ use crate::net::address_map::Addresses;
 use crate::net::connection::target::{Locate, Target};
 use crate::net::connection::{Connection, ConnectionConfig, OnPush};
 use crate::net::credentials::Login;
+use crate::net::durable::Durable;
 use crate::net::endpoint::Endpoint;
 use crate::net::node::{Node, NodeConfig};
 use crate::net::pipeline::large::Large;
@@ -65,6 +66,7 @@ struct Followers {
     commands: Weak<Connection>,
     large: Option<Weak<Large>>,
     pushes: Option<Weak<PubSub>>,
+    durable: Option<Weak<Durable>>,
     replicas: Weak<Replicas>,
 }
 
@@ -118,6 +120,7 @@ impl Sentinels {
             commands: Arc::downgrade(&primary.link),
             large: primary.large().map(Arc::downgrade),
             pushes: primary.pubsub.as_ref().map(Arc::downgrade),
+            durable: primary.durable().map(Arc::downgrade),
             replicas: Arc::downgrade(replicas),
         };
         debug_assert!(self.led.get().is_none(), "sentinels lead one client");
@@ -236,6 +239,9 @@ impl Sentinels {
         }
         if let Some(pushes) = led.pushes.as_ref().and_then(Weak::upgrade) {
             pushes.reset();
+        }
+        if let Some(durable) = led.durable.as_ref().and_then(Weak::upgrade) {
+            durable.reset();
         }
     }
 

@@ -8,6 +8,7 @@ mod cache_terms;
 mod codecs;
 mod conditional;
 mod cycles;
+mod durable;
 #[cfg(feature = "encrypt")]
 mod encryption;
 mod expiry;
@@ -46,7 +47,9 @@ mod set_many;
 mod stale;
 mod stats;
 mod tag_ids;
+mod tag_index;
 mod tag_snapshot;
 mod tags;
+mod undelivered;
 mod verbs;
 mod walks;

@@ -227,6 +227,16 @@ const VERBS: &[Verb] = &[
         None,
     ),
     Verb(
+        "keys_by_tag",
+        |cache| {
+            Box::pin(async move {
+                let first = cache.index_tags().keys_by_tag("t").next().await;
+                shown(first.transpose())
+            })
+        },
+        None,
+    ),
+    Verb(
         "count",
         |cache| Box::pin(async move { shown(cache.count().await) }),
         None,
@@ -271,6 +281,11 @@ const VERBS: &[Verb] = &[
     Verb(
         "bare.purge",
         |cache| Box::pin(async move { shown(cache.bare().purge().into_future().await) }),
+        None,
+    ),
+    Verb(
+        "purge_tag",
+        |cache| Box::pin(async move { shown(cache.index_tags().purge_tag("t").await) }),
         None,
     ),
     Verb(

@@ -8,6 +8,7 @@ use hedgerow::{Cache, ErrorKind};
 use crate::support::gate::Gate;
 use crate::support::monitor::Monitor;
 use crate::support::server::Server;
+use crate::support::wait::calls;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -94,6 +95,27 @@ async fn a_tag_outlives_what_carries_it_and_its_ttl_is_only_extended() {
     assert_eq!(lives.len(), 2, "the whole cache and the tag");
     for (key, left) in lives {
         assert!(left > 3_960_000, "{key} has {left} ms left");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_is_prolonged_only_where_it_could_end_before_an_entry() {
+    let server = Server::start_single().await;
+    // Each client asks for what it does not know yet.
+    let stored_by_many = async || {
+        for _ in 0..4 {
+            set(&server.client().await.cache("c"), "k", &["t"]).await;
+        }
+        calls(&server, &["pexpire"]).await
+    };
+    assert_eq!(stored_by_many().await, 0, "a new tag lives for long enough");
+    // An entry may live for 66 s, and its load for 30 s before that.
+    for (seconds, prolonged) in [("100", 0), ("90", 2)] {
+        for key in server.keys("hr:t:*").await {
+            let _: () = server.run(&["EXPIRE", &key, seconds]).await;
+        }
+        let so_far = stored_by_many().await;
+        assert_eq!(so_far, prolonged, "two tags that live for {seconds} s");
     }
 }
 

@@ -21,9 +21,10 @@ use hedgerow::{
     Error, ErrorKind, Fence, Guard, Lock, OnOutage, Outage, Permits, Semaphore, ValueIn, ValueOut,
     cache::Bypassed, cache::Entry, cache::Keys, cache::Memoize, cache::ReadFrom,
     cache::RemoveMatching, cache::Removed, cache::Set, cache::SetIf, cache::SetMany, cache::Stats,
-    cache::Steps, client::AddressMap, client::HideKeys, client::Request, counter::Add,
-    counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason, lock::Waiter,
-    preflight::Finding, preflight::FindingCode, preflight::Preflight, preflight::Severity,
+    cache::Steps, cache::Undelivered, client::AddressMap, client::HideKeys, client::Request,
+    counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason,
+    lock::Waiter, preflight::Finding, preflight::FindingCode, preflight::Preflight,
+    preflight::Severity,
 };
 use redis::Value;
 
@@ -131,6 +132,7 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<Request<'_, i64>>(&client.counter("c").get());
     shown.add::<HideKeys>(&HideKeys::keyed(PASSWORD));
     shown.add::<Bypassed>(&cache.bypassed());
+    shown.add::<Undelivered>(&cache.undelivered());
     shown.add::<ReadFrom>(&ReadFrom::Primary);
     shown.add::<Compression>(&Compression::Lz4);
     shown.add::<CompressionOptions>(&Compression::Lz4.min_size(0));

@@ -8,9 +8,30 @@ use super::lua_digits::joined_numbers;
 use crate::support::lua::{self, Call, Script};
 
 /// Commands whose first argument is their one key.
-const ONE_KEY: [&str; 16] = [
-    "GET", "GETRANGE", "HDEL", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSET", "PEXPIRE",
-    "PTTL", "SET", "SETRANGE", "STRLEN", "TYPE", "ZCARD",
+const ONE_KEY: [&str; 23] = [
+    "GET",
+    "GETRANGE",
+    "HDEL",
+    "HGET",
+    "HGETALL",
+    "HKEYS",
+    "HLEN",
+    "HMGET",
+    "HSET",
+    "PEXPIRE",
+    "PEXPIREAT",
+    "PTTL",
+    "SET",
+    "SETRANGE",
+    "STRLEN",
+    "TYPE",
+    "ZADD",
+    "ZCARD",
+    "ZCOUNT",
+    "ZRANGE",
+    "ZRANK",
+    "ZREM",
+    "ZSCORE",
 ];
 
 /// Commands whose arguments are all keys.
@@ -25,9 +46,9 @@ const FREEING: [&str; 8] = [
 ];
 
 /// Commands that only read.
-const READING: [&str; 15] = [
+const READING: [&str; 18] = [
     "EXISTS", "GET", "GETRANGE", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "MGET", "PTTL",
-    "STRLEN", "TIME", "TYPE", "ZRANGE", "ZCARD",
+    "STRLEN", "TIME", "TYPE", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANK", "ZSCORE",
 ];
 
 /// Scripts that write and yet must run on a full server, each with its reason.

@@ -1,0 +1,205 @@
+//! `Pages`: a walk over the index of a tag, and what it takes out.
+//!
+//! Invariant: a page has a bounded number of names. A name that was in the index from the beginning
+//! to the end is in at least one page. The walk needs no cursor of the server, so it goes on after
+//! a failover. `keys_by_tag` and `purge_tag` walk.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+
+use crate::cache::Cache;
+use crate::cache::config::TagIndex;
+use crate::cache::index;
+use crate::cache::read::fetch;
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::script::script;
+use crate::tags::Tag;
+use crate::time::Deadline;
+
+script!(PAGE = "page.lua");
+script!(FORGET = "forget.lua");
+script!(PURGE = "purge.lua");
+
+/// A walk over the index of one tag.
+#[derive(Debug)]
+pub(in crate::cache) struct Pages {
+    cache: Cache,
+    tag: Tag,
+    key: Key,
+    /// The name behind which the next page begins. `None` at the beginning.
+    last: Option<Noted>,
+    ended: Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    NotYet,
+    Yes,
+}
+
+/// A name in an index.
+#[derive(Debug, Clone)]
+pub(in crate::cache) struct Noted {
+    pub(in crate::cache) name: String,
+    /// As the server spells it. It identifies the note.
+    score: String,
+}
+
+impl Pages {
+    /// A walk over the index of `tag`.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the handle keeps no index.
+    pub(in crate::cache) fn new(cache: &Cache, tag: Tag) -> Result<Self> {
+        cache.names()?;
+        if cache.setup.index == TagIndex::Off {
+            return Err(Error::invalid(
+                "this handle keeps no index of tags; make it with Cache::index_tags, and all \
+                 handles that write",
+            ));
+        }
+        Ok(Self {
+            key: index::key(cache, tag.id),
+            cache: cache.clone(),
+            tag,
+            last: None,
+            ended: Ended::NotYet,
+        })
+    }
+
+    pub(in crate::cache) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(in crate::cache) fn tag(&self) -> &Tag {
+        &self.tag
+    }
+
+    /// Returns the next names. `None` at the end. A name may be returned several times.
+    ///
+    /// Cancel safety: the next call repeats a step that was dropped.
+    pub(in crate::cache) async fn next(
+        &mut self,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<Noted>>> {
+        if self.ended == Ended::Yes {
+            return Ok(None);
+        }
+        let (score, name) = match &self.last {
+            Some(last) => (&*last.score, &*last.name),
+            None => ("", ""),
+        };
+        let call = PAGE
+            .call([&self.key])
+            .arg(score)
+            .arg(name)
+            .arg(MOST_AT_ONCE);
+        let reply = self.cache.client.run(call, deadline).await?;
+        if reply.status()? != "OK" {
+            return Err(reply.unexpected());
+        }
+        let mut page = Vec::with_capacity(reply.len() / 2);
+        for at in (1..reply.len()).step_by(2) {
+            page.push(Noted {
+                name: reply.text(at)?.to_owned(),
+                score: reply.text(at + 1)?.to_owned(),
+            });
+        }
+        if page.len() < MOST_AT_ONCE {
+            self.ended = Ended::Yes;
+        }
+        self.last = page.last().cloned().or(self.last.take());
+        Ok(Some(page))
+    }
+
+    /// Removes the values of the next page that carry the tag and are invalid, and takes their
+    /// names out of the index. Returns how many were removed. `None` at the end.
+    ///
+    /// Cancel safety: some of the values of a step that was dropped are removed.
+    pub(in crate::cache) async fn purge_next(&mut self, deadline: Deadline) -> Result<Option<u64>> {
+        let before = self.last.clone();
+        let Some(page) = self.next(deadline).await? else {
+            return Ok(None);
+        };
+        let removed = self.purged(&page, deadline).await?;
+        // The next page begins behind a name that stays.
+        let left = page.iter().zip(&removed).rev();
+        let mut left = left.filter(|(_, removed)| !**removed).map(|(it, _)| it);
+        self.last = left.next().cloned().or(before);
+        let gone: Vec<&Noted> = page
+            .iter()
+            .zip(&removed)
+            .filter_map(|(noted, removed)| removed.then_some(noted))
+            .collect();
+        if !gone.is_empty() {
+            let mut call = FORGET.call([&self.key]);
+            for noted in &gone {
+                call = call.arg(&*noted.name).arg(&*noted.score);
+            }
+            let reply = self.cache.client.run(call, deadline).await;
+            let reply = reply.map_err(Error::after_a_part)?;
+            if reply.status()? != "OK" {
+                return Err(reply.unexpected().after_a_part());
+            }
+        }
+        Ok(Some(gone.len() as u64))
+    }
+
+    /// Removes those of these values that are invalid by the tag. Returns which were.
+    async fn purged(&self, page: &[Noted], deadline: Deadline) -> Result<Vec<bool>> {
+        let client = &self.cache.client;
+        // Read for each page: another invalidation may have come in between.
+        let tags = std::slice::from_ref(&self.tag);
+        let present = fetch::generations(client, tags, deadline).await?;
+        let present = present.first().copied().flatten();
+        let present = present.map_or_else(Vec::new, |state| {
+            state.generation.stamp().to_be_bytes().to_vec()
+        });
+        let keys = page
+            .iter()
+            .map(|noted| self.cache.value(&client.name(&noted.name)));
+        let keys: Vec<Key> = keys.collect::<Result<_>>()?;
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (at, key) in keys.iter().enumerate() {
+            groups.entry(client.script_group(key)).or_default().push(at);
+        }
+        let calls = groups.into_values().map(|group| {
+            let (keys, present) = (&keys, &present);
+            async move {
+                let named = group.iter().map(|at| &keys[*at]);
+                let call = PURGE
+                    .call_together(named.clone().collect::<Vec<_>>())
+                    .arg(&self.tag.id.0.to_be_bytes()[..])
+                    .arg(&present[..]);
+                let reply = client.change_all(call, named, deadline).await?;
+                match reply.status()? {
+                    "OK" => {}
+                    _ => return Err(reply.unexpected()),
+                }
+                let outcomes = group.iter().zip(1..);
+                let outcomes = outcomes.map(|(at, answer)| Ok((*at, reply.int(answer)? == 1)));
+                outcomes.collect::<Result<Vec<(usize, bool)>>>()
+            }
+        });
+        let mut removed = vec![false; page.len()];
+        let mut failed = None;
+        for outcome in join_all(calls).await {
+            match outcome {
+                Ok(outcomes) => {
+                    for (at, is_removed) in outcomes {
+                        removed[at] = is_removed;
+                    }
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        failed.map_or(Ok(removed), |error| Err(error.after_a_part()))
+    }
+}
+
+/// How many names a page has at most, so that other calls do not wait long behind a step.
+const MOST_AT_ONCE: usize = 100;

@@ -1,0 +1,346 @@
+//! `WaitingTags`: which copies of tags wait to be invalidated, how, and when each is tried.
+//!
+//! Invariant: a copy waits once, as the strongest of what was asked for, until it was invalidated
+//! after it was last asked for. There are at most 10,000. Nothing here does I/O or knows a clock.
+//! The retry queue calls this.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Fate};
+use crate::key::Key;
+use crate::tags::{Invalidation, Tag, may_pass};
+use crate::time::jittered;
+
+/// The copies of tags that wait, by their keys.
+#[derive(Debug, Default)]
+pub(super) struct WaitingTags {
+    waiting: HashMap<Key, Waiting>,
+    /// Numbers what is kept and the calls that may make it superfluous, in their order.
+    clock: u64,
+}
+
+/// A copy of a tag that waits.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pub(super) copy: Tag,
+    pub(super) how: Invalidation,
+    /// When it was last asked for.
+    asked: u64,
+    /// When it is tried next. `None` while it is tried.
+    due: Option<Instant>,
+    /// How often it was tried since it was last asked for.
+    tries: u32,
+}
+
+/// When a call began, in the order of the queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Began(u64);
+
+/// How many copies were kept, and how many found no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) kept: u64,
+    pub(super) refused: u64,
+}
+
+/// What has become of a copy that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outlook {
+    Delivered,
+    /// It is tried again.
+    Waits,
+    /// It never will be invalidated.
+    GivenUp,
+    /// It does not wait any more, or was asked for again meanwhile.
+    Superseded,
+}
+
+impl WaitingTags {
+    /// Notes that a call begins.
+    pub(super) fn begins(&mut self) -> Began {
+        self.clock += 1;
+        Began(self.clock)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Adds `copies`, which are tried soon after `now`.
+    pub(super) fn keep(
+        &mut self,
+        copies: impl Iterator<Item = Tag>,
+        how: Invalidation,
+        now: Instant,
+    ) -> Kept {
+        self.clock += 1;
+        let mut count = Kept::default();
+        for copy in copies {
+            let known = self.waiting.get(&copy.key).map(|known| known.how);
+            if known.is_none() && self.waiting.len() >= MOST_WAITING {
+                count.refused += 1;
+                continue;
+            }
+            count.kept += 1;
+            let waiting = Waiting {
+                how: known.map_or(how, |known| known.joined(how)),
+                asked: self.clock,
+                due: Some(now + FIRST_PAUSE),
+                tries: 0,
+                copy,
+            };
+            self.waiting.insert(waiting.copy.key.clone(), waiting);
+        }
+        count
+    }
+
+    /// Forgets the copies at `keys` that the call which began at `began` has invalidated, if it did
+    /// as much as they wait for.
+    pub(super) fn done<'k>(
+        &mut self,
+        keys: impl Iterator<Item = &'k Key>,
+        how: Invalidation,
+        began: Began,
+    ) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        for key in keys {
+            let covered = |known: &Waiting| known.asked < began.0 && how == how.joined(known.how);
+            if self.waiting.get(key).is_some_and(covered) {
+                self.waiting.remove(key);
+            }
+        }
+    }
+
+    /// Makes all copies due at `now`, because the task that tried some of them has ended.
+    pub(super) fn all_due(&mut self, now: Instant) {
+        for waiting in self.waiting.values_mut() {
+            waiting.due = Some(now);
+        }
+    }
+
+    /// Returns the copies that are due by `until`. Each of them counts as being tried now.
+    pub(super) fn take_due(&mut self, until: Instant) -> Vec<Key> {
+        let mut taken = Vec::new();
+        for (key, waiting) in &mut self.waiting {
+            if waiting.due.is_some_and(|due| due <= until) {
+                waiting.due = None;
+                taken.push(key.clone());
+            }
+        }
+        taken
+    }
+
+    /// When the next copy is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let waiting = self.waiting.values();
+        waiting.filter_map(|waiting| waiting.due).min()
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Waiting> {
+        self.waiting.get(key).cloned()
+    }
+
+    /// Notes what a try has come to.
+    pub(super) fn tried(
+        &mut self,
+        tried: &Waiting,
+        outcome: Result<(), &Error>,
+        now: Instant,
+    ) -> Outlook {
+        let known = self.waiting.get_mut(&tried.copy.key);
+        // Asked for again since: that is tried by itself.
+        let Some(known) = known.filter(|known| known.asked == tried.asked) else {
+            return Outlook::Superseded;
+        };
+        match outcome {
+            Err(error) if may_pass(error) => {
+                known.due = Some(now + pause(known.tries, error.fate()));
+                known.tries += 1;
+                Outlook::Waits
+            }
+            outcome => {
+                self.waiting.remove(&tried.copy.key);
+                match outcome {
+                    Ok(()) => Outlook::Delivered,
+                    Err(_) => Outlook::GivenUp,
+                }
+            }
+        }
+    }
+}
+
+/// How long a copy waits after so many tries, the last of which ended with this fate.
+fn pause(tries: u32, fate: Fate) -> Duration {
+    let longest = match fate {
+        // To ask whether the server is back costs nothing.
+        Fate::NotExecuted => LONGEST_PAUSE,
+        // It may have been executed, and then the next try ends what was stored since. Or the
+        // server answers and refuses, which costs it a command each time.
+        _ => LONGEST_PAUSE_IF_HEARD,
+    };
+    let whole = FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(longest);
+    jittered(whole, 0.5..1.0)
+}
+
+/// How many copies wait at most.
+const MOST_WAITING: usize = 10_000;
+
+/// The shortest and the longest pause between two tries of one copy.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest pause after a try that may have been executed, or was refused.
+const LONGEST_PAUSE_IF_HEARD: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::error::ErrorKind;
+    use crate::tags::{Mode, RecentTags};
+
+    fn tags(names: impl IntoIterator<Item = String>) -> Vec<Tag> {
+        let client = Client::open("redis://127.0.0.1:6379").expect("a good URL");
+        let recent = RecentTags::default();
+        let tags = names.into_iter().map(|name| recent.named(&client, &name));
+        tags.map(|tag| tag.expect("a good name")).collect()
+    }
+
+    fn one() -> Vec<Tag> {
+        tags(["t".to_owned()])
+    }
+
+    fn how(mode: Mode, hold_until: Option<Instant>) -> Invalidation {
+        Invalidation {
+            mode,
+            hold_until,
+            keep: Duration::from_secs(60),
+            replicas: 0,
+        }
+    }
+
+    fn hard() -> Invalidation {
+        how(Mode::Hard, None)
+    }
+
+    fn keep(state: &mut WaitingTags, tags: Vec<Tag>, how: Invalidation) -> (u64, u64) {
+        let Kept { kept, refused } = state.keep(tags.into_iter(), how, Instant::now());
+        (kept, refused)
+    }
+
+    fn done(state: &mut WaitingTags, how: Invalidation, began: Began) {
+        state.done(one().iter().map(|tag| &tag.key), how, began);
+    }
+
+    fn only(state: &WaitingTags) -> Waiting {
+        state.get(&one()[0].key).expect("it waits")
+    }
+
+    #[test]
+    fn a_tag_is_kept_once_and_as_its_strongest_invalidation() {
+        let mut state = WaitingTags::default();
+        let soon = Some(Instant::now());
+        for how in [how(Mode::Soft, soon), hard(), how(Mode::Soft, None)] {
+            assert_eq!(keep(&mut state, one(), how), (1, 0));
+        }
+        assert_eq!(state.len(), 1);
+        assert_eq!(only(&state).how, how(Mode::Hard, soon));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_what_waits_stays() {
+        let mut state = WaitingTags::default();
+        let many = tags((0..MOST_WAITING + 3).map(|number| number.to_string()));
+        let (most, few) = (MOST_WAITING as u64, many[..5].to_vec());
+        assert_eq!(keep(&mut state, many, hard()), (most, 3));
+        assert_eq!(keep(&mut state, few, hard()), (5, 0));
+        assert_eq!(state.len(), MOST_WAITING);
+    }
+
+    #[test]
+    fn a_later_call_that_does_as_much_makes_what_waits_superfluous_and_no_other() {
+        let soft = how(Mode::Soft, None);
+        let held = how(Mode::Hard, Some(Instant::now()));
+        for (waits, does, is_done) in [
+            (hard(), hard(), true),
+            (soft, hard(), true),
+            (hard(), soft, false),
+            (held, hard(), false),
+            (hard(), held, true),
+        ] {
+            let mut state = WaitingTags::default();
+            let before = state.begins();
+            keep(&mut state, one(), waits);
+            done(&mut state, does, before);
+            assert_eq!(state.len(), 1, "a call that began before");
+            let after = state.begins();
+            done(&mut state, does, after);
+            assert_eq!(state.is_empty(), is_done, "{waits:?}, {does:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_that_is_asked_for_again_while_it_is_delivered_waits_on() {
+        let (mut state, now) = (WaitingTags::default(), Instant::now());
+        keep(&mut state, one(), hard());
+        let tried = only(&state);
+        keep(&mut state, one(), hard());
+        assert_eq!(state.tried(&tried, Ok(()), now), Outlook::Superseded);
+        assert_eq!(state.len(), 1);
+        let tried = only(&state);
+        assert_eq!(state.tried(&tried, Ok(()), now), Outlook::Delivered);
+        assert!(state.is_empty());
+    }
+
+    #[test]
+    fn a_tag_under_way_is_not_taken_again_unless_its_task_has_ended() {
+        let (mut state, now) = (WaitingTags::default(), Instant::now());
+        keep(&mut state, one(), hard());
+        let soon = now + FIRST_PAUSE * 2;
+        assert_eq!(state.take_due(now - FIRST_PAUSE), []);
+        assert_eq!(state.take_due(soon).len(), 1);
+        assert_eq!((state.take_due(soon), state.next_due()), (vec![], None));
+        state.all_due(now);
+        assert_eq!(state.take_due(now).len(), 1);
+    }
+
+    #[test]
+    fn what_may_have_been_executed_or_is_refused_is_tried_seldom() {
+        for (fate, longest) in [
+            (Fate::NotExecuted, LONGEST_PAUSE),
+            (Fate::Unknown, LONGEST_PAUSE_IF_HEARD),
+            (Fate::Refused, LONGEST_PAUSE_IF_HEARD),
+        ] {
+            let (mut state, now) = (WaitingTags::default(), Instant::now());
+            keep(&mut state, one(), hard());
+            let error = Error::new(ErrorKind::Timeout, "told by the test").with_fate(fate);
+            let mut pauses = Vec::new();
+            for _ in 0..20 {
+                let outlook = state.tried(&only(&state), Err(&error), now);
+                assert_eq!(outlook, Outlook::Waits);
+                pauses.push(state.next_due().expect("it waits") - now);
+            }
+            assert!(pauses[0] <= FIRST_PAUSE);
+            let last = pauses[19];
+            assert!(longest / 2 <= last && last <= longest, "{fate:?}: {last:?}");
+        }
+    }
+
+    #[test]
+    fn what_never_will_succeed_is_given_up() {
+        let mut state = WaitingTags::default();
+        keep(&mut state, one(), hard());
+        let error = Error::new(ErrorKind::WrongType, "told by the test");
+        let outlook = state.tried(&only(&state), Err(&error), Instant::now());
+        assert_eq!((outlook, state.len()), (Outlook::GivenUp, 0));
+    }
+}

@@ -1,0 +1,256 @@
+//! The index of a tag: which keys are listed by it, and what a purge removes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use hedgerow::{Cache, ErrorKind};
+
+use crate::support::proxy::{Act, Proxy, Request};
+use crate::support::server::Server;
+use crate::support::wait::until;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn set(cache: &Cache, key: &str, tags: &[&str]) {
+    let set = cache.set(key, &1u8, MINUTE).tags(tags);
+    set.await.expect("stored");
+}
+
+async fn is_there(cache: &Cache, key: &str) -> bool {
+    cache.get::<u8>(key).await.expect("an answer").is_some()
+}
+
+/// What is listed, in order. Nothing is listed twice.
+async fn listed(cache: &Cache, tag: &str) -> Vec<String> {
+    let mut keys = cache.keys_by_tag(tag);
+    let mut listed = BTreeSet::new();
+    while let Some(key) = keys.next().await {
+        let key = key.expect("an answer");
+        assert!(listed.insert(key.clone()), "{key} is listed twice");
+    }
+    listed.into_iter().collect()
+}
+
+#[tokio::test]
+async fn whatever_stores_a_value_its_key_is_listed_by_its_tags() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags();
+    set(&cache, "set", &["t"]).await;
+    set(&cache, "none", &[]).await;
+    set(&cache, "other", &["u"]).await;
+    let large = vec![7_u8; 200_000];
+    let stored = cache.set("large", &large, MINUTE).tags(["t"]).await;
+    stored.expect("stored");
+    let many = ["many 1", "many 2"].map(|key| (key, &1u8));
+    let many = cache.set_many(many, MINUTE).tags(["t"]).await;
+    for outcome in many.expect("outcomes") {
+        outcome.expect("stored");
+    }
+    let added = cache.set("add", &1u8, MINUTE).if_absent().tags(["t"]).await;
+    assert!(added.expect("an answer"));
+    let load = || async { Ok::<_, Infallible>(1u8) };
+    let loaded = cache.memoize("memoize", MINUTE, load).tags(["t"]).await;
+    loaded.expect("loaded");
+    let load = |loading: hedgerow::cache::Loading<u8>| async move {
+        loading.tag("late");
+        Ok::<_, Infallible>(1u8)
+    };
+    // A tag that is made by this load is too young for it, and what is not stored is not listed.
+    set(&cache, "older", &["late"]).await;
+    until("a late tag is old enough", async || {
+        let loaded = cache.memoize_with("late", MINUTE, load).await;
+        loaded.expect("loaded");
+        is_there(&cache, "late").await
+    })
+    .await;
+    let load = |keys: Vec<String>| async {
+        let loaded = keys.into_iter().map(|key| (key, 1u8));
+        Ok::<_, Infallible>(loaded.collect::<HashMap<_, _>>())
+    };
+    let batch = cache.memoize_many(["batch 1", "batch 2"], MINUTE, load);
+    for outcome in batch.tags(["t"]).await.expect("outcomes") {
+        outcome.expect("loaded");
+    }
+    let updated = cache.update_with("set", |it: &u8| it + 1).await;
+    assert!(updated.expect("an answer").is_some());
+    let expected = [
+        "add", "batch 1", "batch 2", "large", "many 1", "many 2", "memoize", "set",
+    ];
+    assert_eq!(listed(&cache, "t").await, expected);
+    assert_eq!(listed(&cache, "late").await, ["late", "older"]);
+    assert_eq!(listed(&cache, "u").await, ["other"]);
+    assert!(listed(&cache, "nobody's").await.is_empty());
+}
+
+#[tokio::test]
+async fn only_valid_values_that_carry_the_tag_now_are_listed() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c").index_tags();
+    for key in ["stays", "removed", "relabelled", "invalidated", "ends"] {
+        set(&cache, key, &["t", key]).await;
+    }
+    set(&client.cache("another").index_tags(), "there", &["t"]).await;
+    set(&cache.clone().version(2), "version", &["t"]).await;
+    cache.remove("removed").await.expect("removed");
+    set(&cache, "relabelled", &["u"]).await;
+    let gone = cache.invalidate_tags(["invalidated"]).await;
+    gone.expect("invalidated");
+    let soon = Duration::from_millis(1);
+    assert!(cache.expire("ends", soon).await.expect("an answer"));
+    until("it has ended", async || !is_there(&cache, "ends").await).await;
+    assert_eq!(listed(&cache, "t").await, ["stays"]);
+    assert_eq!(
+        listed(&cache.clone().version(2), "t").await,
+        ["version"],
+        "each version has an index"
+    );
+    cache.clear().await.expect("cleared");
+    assert!(listed(&cache, "t").await.is_empty());
+}
+
+#[tokio::test]
+async fn ten_thousand_values_are_listed_once_each_and_purged_in_batches() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags();
+    let keys: Vec<String> = (0..10_000).map(|number| format!("k{number}")).collect();
+    let values = keys.iter().map(|key| (key, &1u8));
+    let stored = cache.set_many(values, MINUTE).tags(["t"]).deadline(MINUTE);
+    for outcome in stored.await.expect("outcomes") {
+        outcome.expect("stored");
+    }
+    set(&cache, "untouched", &["u"]).await;
+    assert_eq!(listed(&cache, "t").await.len(), keys.len());
+    let purged = cache.purge_tag("t").await.expect("purged");
+    assert_eq!(purged, keys.len() as u64);
+    assert_eq!(server.keys("hr:v:*").await, ["hr:v:{c:untouched}"]);
+    assert_eq!(server.keys("hr:x:*").await.len(), 1, "that of the other");
+    assert_eq!(cache.purge_tag("t").await.expect("purged"), 0);
+    assert!(is_there(&cache, "untouched").await);
+}
+
+#[tokio::test]
+async fn a_purge_invalidates_what_the_index_does_not_have_and_other_caches_too() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c").index_tags();
+    let (bare, other) = (client.cache("c"), client.cache("other").index_tags());
+    set(&cache, "noted", &["t"]).await;
+    set(&bare, "not noted", &["t"]).await;
+    set(&other, "k", &["t"]).await;
+    assert_eq!(cache.purge_tag("t").await.expect("purged"), 1);
+    assert!(!is_there(&cache, "not noted").await);
+    assert!(!is_there(&other, "k").await);
+    assert_eq!(
+        server.keys("hr:v:*").await.len(),
+        2,
+        "they end by their TTL"
+    );
+}
+
+#[tokio::test]
+async fn a_value_that_is_stored_again_during_a_purge_stays_and_is_listed() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let there = server.client().await.cache("c").index_tags();
+    let here = proxy.builder().cache_deadline(MINUTE).open();
+    let here = here.expect("a good URL").cache("c").index_tags();
+    set(&there, "again", &["t"]).await;
+    set(&there, "gone", &["t"]).await;
+    // Those two keys stand together in the script that removes, and in no other.
+    let request = Request::every().named("EVALSHA");
+    let removal = request.with("hr:v:{c:again}").with("hr:v:{c:gone}");
+    let removal = proxy.on(removal, Act::Hold);
+    let purge = tokio::spawn(async move { here.purge_tag("t").await });
+    removal.hit().await;
+    set(&there, "again", &["t"]).await;
+    removal.deliver();
+    let purged = purge.await.expect("no panic").expect("purged");
+    assert_eq!(purged, 1);
+    assert!(is_there(&there, "again").await);
+    assert_eq!(listed(&there, "t").await, ["again"]);
+}
+
+#[tokio::test]
+async fn an_index_that_is_lost_costs_a_listing_and_nothing_else() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags();
+    set(&cache, "k", &["t"]).await;
+    for key in server.keys("hr:x:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+    }
+    assert!(listed(&cache, "t").await.is_empty());
+    assert!(is_there(&cache, "k").await);
+    cache.invalidate_tags(["t"]).await.expect("invalidated");
+    assert!(!is_there(&cache, "k").await);
+}
+
+#[tokio::test]
+async fn an_index_forgets_what_has_ended_and_ends_with_its_last_entry() {
+    let server = Server::start().await;
+    let (moment, client) = (Duration::from_millis(5), server.client().await);
+    let cache = client.cache("c").index_tags().max_load(moment);
+    for number in 0..50 {
+        let set = cache.set(&format!("k{number}"), &1u8, moment);
+        set.tags(["t"]).await.expect("stored");
+    }
+    let index = async || server.keys("hr:x:*").await;
+    until("the index ends", async || index().await.is_empty()).await;
+    // It keeps the index, so that only notes take the others out.
+    set(&cache, "last", &["t"]).await;
+    for number in 0..50 {
+        let set = cache.set(&format!("k{number}"), &1u8, moment);
+        set.tags(["t"]).await.expect("stored");
+    }
+    until("no more than the last is there", async || {
+        set(&cache, "last", &["t"]).await;
+        let count: usize = server.run(&["ZCARD", &index().await[0]]).await;
+        count == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_entry_that_lives_longer_than_it_was_to_stays_in_the_index() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags();
+    set(&cache, "k", &["t"]).await;
+    assert!(cache.persist("k").await.expect("an answer"));
+    let lives = server.lives("hr:x:*").await;
+    assert_eq!(lives.len(), 1);
+    let year = 365 * 24 * 3_600_000;
+    assert!(lives[0].1 > 99 * year, "{lives:?}");
+    assert_eq!(listed(&cache, "t").await, ["k"]);
+}
+
+#[tokio::test]
+async fn without_an_index_nothing_is_noted_and_nothing_can_be_listed() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, "k", &["t"]).await;
+    assert!(server.keys("hr:x*").await.is_empty());
+    let listed = cache.keys_by_tag("t").next().await.expect("an answer");
+    let purged = cache.purge_tag("t").await;
+    for error in [listed.expect_err("refused"), purged.expect_err("refused")] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert!(is_there(&cache, "k").await);
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_reported_and_nothing_is_stored() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags();
+    set(&cache, "k", &["t"]).await;
+    for key in server.keys("hr:x:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+        let _: () = server.run(&["SET", &key, "x"]).await;
+    }
+    let set = cache.set("k2", &1u8, MINUTE).tags(["t"]).await;
+    let listed = cache.keys_by_tag("t").next().await.expect("an answer");
+    for error in [set.expect_err("refused"), listed.expect_err("refused")] {
+        assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
+    }
+    assert!(!is_there(&cache, "k2").await);
+}
