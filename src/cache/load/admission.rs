@@ -10,7 +10,7 @@ use std::pin::pin;
 
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::flight::Outcome;
 use super::limit::{LoadLimit, LoadPermit};
