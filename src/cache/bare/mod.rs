@@ -85,9 +85,9 @@ impl Cache {
 /// [jitter](Cache::jitter), [`max_load`](Cache::max_load), [`outage`](Cache::outage) and the rest.
 ///
 /// An envelope says what a bare value cannot. So this type has no tags, no `clear`, no stale
-/// windows and no early refresh, and nothing is compressed or encrypted. A value has no checksum. It
-/// does not name its codec, so all handles must use one codec for one key. And there is no `None`:
-/// see [`memoize`](Self::memoize).
+/// windows and no early refresh, and nothing is compressed or encrypted. A value has no checksum.
+/// It does not name its codec, so all handles must use one codec for one key. And there is no
+/// `None`: see [`memoize`](Self::memoize).
 ///
 /// # Other programs
 /// A program that writes a value uses `SET` with a TTL. One that changes what a loader would read

@@ -55,7 +55,8 @@ impl Upload {
     }
 
     /// Makes the call that turns `entry`, which this holds, into the value: fresh for `ttl`, stale
-    /// for `window` ms more (bare if it is empty), under the lease of this token and fence, or under none.
+    /// for `window` ms more (bare if it is empty), under the lease of this token and fence, or
+    /// under none.
     pub(in crate::cache) fn adopt(
         &self,
         place: &EntryKeys,

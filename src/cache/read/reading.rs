@@ -79,8 +79,8 @@ impl Gone {
 }
 
 impl Miss {
-    /// Makes a miss from the state of the whole cache's tag, if there is such a tag, and those of the
-    /// declared tags.
+    /// Makes a miss from the state of the whole cache's tag, if there is such a tag, and those of
+    /// the declared tags.
     pub(in crate::cache) fn of(
         (gone, seen): (Gone, Bytes),
         whole: Option<Option<TagState>>,
