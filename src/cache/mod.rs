@@ -267,9 +267,10 @@ impl Cache {
     /// permit, because the permit of the other counts for both.
     ///
     /// A call whose load has not begun within [`max_load`](Self::max_load) fails with
-    /// `LoaderTimeout`, not executed. If the key was invalidated again and again meanwhile, the load
-    /// begins without a permit once half of `max_load` has passed. A loader that asks the cache in a
-    /// task that it spawns is not recognised as one that waits: there, `max_load` ends the wait.
+    /// `LoaderTimeout`, not executed. If the key was invalidated again and again meanwhile, the
+    /// load begins without a permit once half of `max_load` has passed. A loader that asks the
+    /// cache in a task that it spawns is not recognised as one that waits: there, `max_load` ends
+    /// the wait.
     ///
     /// A load in the background, behind a stale value or for an early refresh, begins only if a
     /// permit is free. Where there hardly ever is one, a value is loaded anew only when its stale

@@ -84,8 +84,8 @@ impl Namespace {
         })
     }
 
-    /// Returns which entry of `cache` the key belongs to, if it is one of `rooms`. `None` if it is of
-    /// another kind, or is spelt as hedgerow never spells it.
+    /// Returns which entry of `cache` the key belongs to, if it is one of `rooms`. `None` if it is
+    /// of another kind, or is spelt as hedgerow never spells it.
     pub(crate) fn entry_at(&self, cache: &str, key: &str, rooms: Rooms) -> Option<EntryAt> {
         let rest = key.strip_prefix(&*self.0)?.strip_prefix(':')?;
         let (room, rest) = rest.split_once(":{")?;

@@ -136,9 +136,9 @@ impl Flights {
         }
     }
 
-    /// Urges `flight` if the present task runs a load that has a permit of the bulkhead. That load
-    /// keeps its permit while it waits. If `flight` had to wait for a permit, too, all permits
-    /// could be held by loads that wait for it.
+    /// Tells `flight` if the present task runs a load, and if that load has a permit of the
+    /// bulkhead. A load keeps its permits while it waits. If `flight` had to wait for one, too, all
+    /// permits could be held by loads that wait for it.
     fn urge(&self, flight: &Flight) {
         // A load of another client may wait for one that has a permit of this client.
         if LoadChain::any(|_| true) {

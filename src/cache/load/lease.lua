@@ -20,7 +20,8 @@
 if foreign() then return {'WRONGTYPE'} end
 local mark = redis.call('GETRANGE', KEYS[1], 0, 35)
 if ARGV[7] == 'bare' and redis.call('EXISTS', KEYS[1]) == 1 then
-  mark = redis.call('STRLEN', KEYS[1]) .. ':' .. mark .. redis.call('GETRANGE', KEYS[1], -36, -1)
+  local length = string.format('%.0f', redis.call('STRLEN', KEYS[1]))
+  mark = length .. ':' .. mark .. redis.call('GETRANGE', KEYS[1], -36, -1)
 end
 if mark ~= '' and mark ~= ARGV[4] then return {'CHANGED'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'takeover', 'failed')
