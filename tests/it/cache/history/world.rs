@@ -120,10 +120,10 @@ pub struct Effort {
 impl Effort {
     /// A second or two.
     pub const SHORT: Self = Self {
-        lasts: Duration::from_millis(1200),
-        reads: 1500,
-        loads: 300,
-        invalidations: 150,
+        lasts: Duration::from_millis(1000),
+        reads: 1000,
+        loads: 200,
+        invalidations: 200,
     };
 }
 
@@ -137,6 +137,8 @@ pub struct Story {
     pub invalidations: usize,
     /// Versions that were raised while a load was running.
     pub met: usize,
+    /// How long the world was busy.
+    pub busy: Duration,
 }
 
 /// A world that is on.
@@ -148,6 +150,8 @@ struct World<'g> {
     children: Vec<(Child, u32)>,
     hits: Hits,
     deeds: Deeds,
+    /// How long it was busy.
+    busy: Duration,
 }
 
 /// Lets a world run until enough has happened, then be quiet, and judges what was written down.
@@ -160,6 +164,7 @@ pub async fn run(ground: &Ground, name: &str, terms: Terms, effort: Effort) -> S
         children: Vec::new(),
         hits: Hits::new(),
         deeds: Deeds::default(),
+        busy: Duration::ZERO,
     };
     for process in 0..PROCESSES {
         let child = world.start(process, process as u32);
@@ -169,8 +174,10 @@ pub async fn run(ground: &Ground, name: &str, terms: Terms, effort: Effort) -> S
         assert_eq!(child.says().await, "ready");
     }
     world.say("go").await;
+    let begun = Instant::now();
     let busy = world.is_busy(effort);
     bounded("all faults of a world have hit", busy).await;
+    world.busy = begun.elapsed();
     world.is_quiet().await;
     world.end().await
 }
@@ -205,14 +212,16 @@ impl World<'_> {
         let mut random = StdRng::seed_from_u64(self.terms.seed);
         let least = least(self.ground, self.terms.network, self.terms.near);
         let begun = Instant::now();
+        let hit = |hits: &Hits, (fault, least): (&Fault, &usize)| hits.get(fault) >= Some(least);
         loop {
             for fault in round(&least, &mut random) {
                 let hits = self.hits.get(&fault).copied().unwrap_or(0);
-                // Each costs the start of a process.
-                if fault == Fault::LeaderKilled && hits >= 2 * least[&fault] {
+                // Whoever waits for such a load, or for a push, does so for long.
+                let is_costly = matches!(fault, Fault::LeaderKilled | Fault::PushesCut);
+                if is_costly && hits >= 2 * least[&fault] {
                     continue;
                 }
-                let pause = Duration::from_millis(random.random_range(0..40));
+                let pause = Duration::from_millis(random.random_range(0..60));
                 tokio::time::sleep(pause).await;
                 let hit = match fault {
                     Fault::LeaderKilled => self.kill(&mut random).await,
@@ -220,8 +229,7 @@ impl World<'_> {
                 };
                 *self.hits.entry(fault).or_default() += usize::from(hit);
             }
-            let hit = |(fault, least): (&Fault, &usize)| self.hits.get(fault) >= Some(least);
-            if least.iter().all(hit)
+            if least.iter().all(|it| hit(&self.hits, it))
                 && begun.elapsed() >= effort.lasts
                 && self.truth.reads() >= effort.reads
                 && self.truth.loads() >= effort.loads
@@ -279,6 +287,7 @@ impl World<'_> {
             met: self.truth.met(),
             hits: self.hits,
             deeds: self.deeds,
+            busy: self.busy,
         }
     }
 }
