@@ -685,4 +685,6 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 const BEAT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
+mod orders;
+#[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use crate::cache::herd_process::Herd;
 use crate::cache::history::part::{Part, Script};
 use crate::support::server::{connection, signal};
 use crate::support::wait::{bounded, until};
@@ -156,6 +157,7 @@ fn child() {
 async fn play(role: &str, stage: Stage) {
     match role {
         "crowd" => crowd(stage).await,
+        "herd" => herd(stage).await,
         "history" => history(stage).await,
         "hold" => hold(stage).await,
         "memoize" => memoize(stage).await,
@@ -213,6 +215,17 @@ fn resident() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let digits = line.and_then(|line| line.trim().split(' ').next());
     digits.and_then(|it| it.parse().ok()).expect("a number")
+}
+
+/// Asks for keys, by many callers. Argument: URL.
+///
+/// Says `ready`. Commands: those of [`Herd::hear`].
+async fn herd(mut stage: Stage) {
+    let herd = Herd::of(stage.argument(0)).await;
+    say("ready");
+    loop {
+        herd.hear(&stage.hear().await, say).await;
+    }
 }
 
 /// Plays its part in a world of the history checker. Arguments: those of a [`Script`].

@@ -419,7 +419,8 @@ impl Actor {
     /// The truth, as it was at some moment of the load.
     async fn load(&self, keys: Vec<KeyNumber>, plan: LoadPlan) -> io::Result<Vec<u64>> {
         let mut line = Line::to(&self.script.truth).await;
-        line.tell(&format!("load {}", self.script.client)).await;
+        let client = self.script.client;
+        line.tell(&format!("load {client} {}", joined(&keys))).await;
         tokio::time::sleep(plan.before).await;
         let versions = line.ask(&format!("see {}", joined(&keys))).await;
         tokio::time::sleep(plan.after).await;
@@ -433,6 +434,9 @@ impl Actor {
 
     async fn write(&self, line: &mut Line, plan: &WritePlan) {
         let process = self.script.process;
+        if plan.waits {
+            line.ask(&format!("meet {}", plan.keys[0])).await;
+        }
         let (raised, seen): (Vec<KeyNumber>, Vec<KeyNumber>) = plan
             .keys
             .iter()

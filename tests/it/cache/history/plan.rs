@@ -62,6 +62,8 @@ pub struct WritePlan {
     pub by: By,
     /// The truth of the keys changes first.
     pub raises: bool,
+    /// It lies in wait for a load of the first key.
+    pub waits: bool,
     pub pause: Duration,
 }
 
@@ -154,7 +156,9 @@ impl Plan {
         let random = &mut self.random;
         let key = random.random_range(0..KEYS);
         let own = (self.process < SETTABLE).then_some(self.process);
-        let (keys, by) = match random.random_range(0..12) {
+        // A `set` that was lost in the network may come late, and then holds.
+        let own = own.filter(|_| !self.terms.network);
+        let (keys, by) = match random.random_range(0..16) {
             0..3 => (vec![key], By::Remove),
             3 => (
                 vec![key, (key + 1) % KEYS, (key + 4) % KEYS],
@@ -167,17 +171,17 @@ impl Plan {
                 (keys.collect(), By::GroupTag(group))
             }
             8 => ((0..KEYS).collect(), By::Clear),
-            9 => (vec![key], By::Softly),
-            // A `set` that was lost in the network may come late, and then holds.
-            _ => match own.filter(|_| !self.terms.network) {
+            9 | 10 => (vec![key], By::Softly),
+            _ => match own {
                 Some(own) => (vec![own], By::Set),
-                None => (vec![key], By::Softly),
+                None => (vec![key], By::Remove),
             },
         };
         WritePlan {
             keys,
             by,
             raises: by == By::Set || random.random_range(0..5) > 0,
+            waits: random.random(),
             pause: 4 * little(random),
         }
     }

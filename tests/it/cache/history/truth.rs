@@ -11,7 +11,8 @@
 //! | `gone <client> <hard or soft> 3=17 4=2` | `noted` |
 //! | `ask <client> <near> <window> <most> 3 4` (ms, or `-`) | the number of the first read |
 //! | `got 812=17 813=2` | none |
-//! | `load <client>`, on a line of its own that closes when the load ends | none |
+//! | `load <client> 3 4`, on a line of its own that closes when the load ends | none |
+//! | `meet 3` | `met`, once a load of the key runs, or after 10 ms |
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -47,10 +48,10 @@ struct Book {
     versions: Vec<u64>,
     reads: u64,
     loads: usize,
-    /// How often a version was raised while some load was running.
+    /// How often a version was raised while a load of its key was running.
     met: usize,
-    /// How many loads of each client run.
-    loading: HashMap<u32, usize>,
+    /// How many loads of each key run.
+    loading: HashMap<KeyNumber, usize>,
     /// How many loads are held up.
     waiting: usize,
 }
@@ -108,7 +109,7 @@ impl Truth {
         self.state.book().loads
     }
 
-    /// How often a version was raised while some load was running.
+    /// How often a version was raised while a load of its key was running.
     pub fn met(&self) -> usize {
         self.state.book().met
     }
@@ -145,14 +146,26 @@ async fn listen(stream: UnixStream, state: Arc<State>) {
     let (from, mut to) = stream.into_split();
     let mut lines = BufReader::new(from).lines();
     let mut loads_for = None;
+    let mut loaded: Vec<KeyNumber> = Vec::new();
     while let Ok(Some(line)) = lines.next_line().await {
         let words: Vec<&str> = line.split_whitespace().collect();
-        if let ["load", client] = words[..] {
+        if let ["load", client, keys @ ..] = &words[..] {
             loads_for = Some(number(client));
+            loaded = keys.iter().map(|key| number(key)).collect();
             let mut book = state.book();
             book.loads += 1;
-            *book.loading.entry(number(client)).or_default() += 1;
+            for key in &loaded {
+                *book.loading.entry(*key).or_default() += 1;
+            }
             continue;
+        }
+        if let ["meet", key] = words[..] {
+            for _ in 0..20 {
+                if state.book().is_loading(number(key)) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_micros(500)).await;
+            }
         }
         if loads_for.is_some() && *state.held_up.borrow() == loads_for {
             state.book().waiting += 1;
@@ -169,9 +182,9 @@ async fn listen(stream: UnixStream, state: Arc<State>) {
             break;
         }
     }
-    if let Some(client) = loads_for {
-        let mut book = state.book();
-        *book.loading.get_mut(&client).expect("it has begun") -= 1;
+    let mut book = state.book();
+    for key in loaded {
+        *book.loading.get_mut(&key).expect("it has begun") -= 1;
     }
 }
 
@@ -186,10 +199,12 @@ impl State {
         let at = self.begun.elapsed();
         match words {
             ["raise", keys @ ..] => {
-                book.met += usize::from(book.loading.values().any(|loads| *loads > 0));
-                let versions = keys.iter().map(|key| book.raise(at, number(key)));
+                let mut keys = keys.iter().map(|key| number(key));
+                book.met += usize::from(keys.clone().any(|key| book.is_loading(key)));
+                let versions = keys.by_ref().map(|key| book.raise(at, key));
                 Some(joined(versions))
             }
+            ["meet", _] => Some("met".to_owned()),
             ["see", keys @ ..] => {
                 let versions = keys.iter().map(|key| book.versions[number::<usize>(key)]);
                 Some(joined(versions))
@@ -244,6 +259,10 @@ impl State {
 impl Book {
     fn note(&mut self, at: Duration, event: Event) {
         self.history.push(Entry { at, event });
+    }
+
+    fn is_loading(&self, key: KeyNumber) -> bool {
+        self.loading.get(&key).is_some_and(|loads| *loads > 0)
     }
 
     fn raise(&mut self, at: Duration, key: KeyNumber) -> u64 {

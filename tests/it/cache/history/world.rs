@@ -135,7 +135,7 @@ pub struct Story {
     pub deeds: Deeds,
     pub loads: usize,
     pub invalidations: usize,
-    /// Versions that were raised while a load was running.
+    /// How often versions were raised while a load of the key was running.
     pub met: usize,
     /// How long the world was busy.
     pub busy: Duration,
