@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 
 root=$PWD
 copy=$root/target/planted
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$root/target}"
+# Of its own: what is built here must not be taken for the crate.
+export CARGO_TARGET_DIR=$copy/target
 promise=cache::history::no_process_is_given_what_another_has_invalidated
 
 # Times are kept, so that only what has changed is built again.

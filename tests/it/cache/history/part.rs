@@ -213,7 +213,8 @@ impl Actor {
         let mut line = Line::to(&self.script.truth).await;
         loop {
             let mut read = plan.read();
-            match *phase.borrow() {
+            let now = *phase.borrow();
+            match now {
                 Phase::Busy | Phase::Last => {}
                 Phase::Quiet => {
                     read.keys.retain(|key| *key < KEYS - COLD);
@@ -222,7 +223,7 @@ impl Actor {
                 Phase::Over => return,
             }
             if !read.keys.is_empty() {
-                self.read(&mut line, &read).await;
+                self.read(&mut line, &read, now).await;
             }
             tokio::time::sleep(read.pause).await;
         }
@@ -255,12 +256,12 @@ impl Actor {
                 },
                 pause: Duration::ZERO,
             };
-            self.read(&mut line, &read).await;
+            self.read(&mut line, &read, Phase::Quiet).await;
         }
     }
 
-    async fn read(self: &Arc<Self>, line: &mut Line, plan: &ReadPlan) {
-        let first = line.ask(&self.question(plan)).await[0];
+    async fn read(self: &Arc<Self>, line: &mut Line, plan: &ReadPlan, phase: Phase) {
+        let first = line.ask(&self.question(plan, phase)).await[0];
         let answers = self.answers(plan);
         let answers = match plan.leaves {
             None => answers.await,
@@ -282,12 +283,14 @@ impl Actor {
     }
 
     /// How a read is announced, with the rule that it is held to.
-    fn question(&self, plan: &ReadPlan) -> String {
+    fn question(&self, plan: &ReadPlan, phase: Phase) -> String {
         let terms = self.script.terms;
         let is_near = terms.near && !plan.strict;
         let window = plan.window.unwrap_or_default();
         let near = if is_near { NEAR } else { Duration::ZERO };
-        let most = match terms.windows && window != LONG && !terms.network {
+        // Only at the end: a load that stands still may store at any time what it has seen.
+        let judges_age = phase == Phase::Last && !terms.network;
+        let most = match terms.windows && window != LONG && judges_age {
             true => (SHORT_TTL + near.max(window) + SLACK)
                 .as_millis()
                 .to_string(),
