@@ -179,6 +179,8 @@ impl Part {
                 self.tasks.spawn(actor.writes(self.phase.subscribe()));
             }
             "warm" => self.actor.warm().await,
+            "soften" => self.actor.soften().await,
+            "read the old" => self.actor.read_the_old().await,
             "quiet" => drop(self.phase.send_replace(Phase::Quiet)),
             "last" => drop(self.phase.send_replace(Phase::Last)),
             "stop" => {
@@ -243,21 +245,31 @@ impl Actor {
     async fn warm(self: &Arc<Self>) {
         let mut line = Line::to(&self.script.truth).await;
         for key in 0..KEYS {
-            let read = ReadPlan {
-                keys: vec![key],
-                way: Way::Memoize,
-                strict: true,
-                window: self.script.terms.windows.then_some(LONG),
-                leaves: None,
-                load: LoadPlan {
-                    before: Duration::ZERO,
-                    after: Duration::ZERO,
-                    fails: false,
-                },
-                pause: Duration::ZERO,
-            };
+            let read = ReadPlan::simple(key, LONG);
             self.read(&mut line, &read, Phase::Quiet).await;
         }
+    }
+
+    /// Reads the cold keys, which have been stale for longer than the reads take.
+    async fn read_the_old(self: &Arc<Self>) {
+        let mut line = Line::to(&self.script.truth).await;
+        for key in KEYS - COLD..KEYS {
+            let read = ReadPlan::simple(key, SHORT);
+            self.read(&mut line, &read, Phase::Last).await;
+        }
+    }
+
+    /// Invalidates the last key softly.
+    async fn soften(&self) {
+        let mut line = Line::to(&self.script.truth).await;
+        let write = WritePlan {
+            keys: vec![KEYS - 1],
+            by: By::Softly,
+            raises: true,
+            waits: false,
+            pause: Duration::ZERO,
+        };
+        self.write(&mut line, &write).await;
     }
 
     async fn read(self: &Arc<Self>, line: &mut Line, plan: &ReadPlan, phase: Phase) {

@@ -81,6 +81,25 @@ pub enum By {
     Softly,
 }
 
+impl ReadPlan {
+    /// A read of one key that takes values which have been stale for as long as `window`.
+    pub fn simple(key: KeyNumber, window: Duration) -> Self {
+        Self {
+            keys: vec![key],
+            way: Way::Memoize,
+            strict: true,
+            window: Some(window),
+            leaves: None,
+            load: LoadPlan {
+                before: Duration::ZERO,
+                after: Duration::ZERO,
+                fails: false,
+            },
+            pause: Duration::ZERO,
+        }
+    }
+}
+
 /// How many keys a world has.
 pub const KEYS: usize = 8;
 /// The keys that only this process changes, by `set`, too: one for each of the first processes.

@@ -258,20 +258,29 @@ impl World<'_> {
 
     /// Nothing is invalidated any more. What was stored too late, or is still held, shows now.
     async fn is_quiet(&mut self) {
-        self.say("quiet").await;
-        let quiet = match (self.terms.windows && !self.terms.network, self.terms.near) {
-            (true, _) => {
-                self.say("warm").await;
-                // Out of date from now on, and no process knows.
-                for key in KEYS - COLD..KEYS {
-                    self.truth.raise(key);
+        if self.terms.near {
+            // The last changes come while pushes are lost again and again.
+            let ground = self.ground;
+            let cut = async {
+                for _ in 0..20 {
+                    ground.cut_pushes().await;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
-                SLACK + Duration::from_millis(400)
-            }
-            (_, true) => Duration::from_millis(600),
-            _ => Duration::from_millis(200),
-        };
-        tokio::time::sleep(quiet).await;
+            };
+            tokio::join!(cut, self.say("quiet"));
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        } else {
+            self.say("quiet").await;
+        }
+        if self.terms.windows && !self.terms.network {
+            self.say("warm").await;
+            // Out of date from now on: one that no process knows of, one that is invalidated.
+            self.truth.raise(KEYS - COLD);
+            let (first, _) = &mut self.children[0];
+            assert_eq!(first.ask("soften").await, "done");
+            tokio::time::sleep(SLACK + Duration::from_millis(400)).await;
+            self.say("read the old").await;
+        }
         self.say("last").await;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
