@@ -10,9 +10,11 @@ ARGS ?=
 # Tests wait more than they compute: on a small machine more of them run at once.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 4 ? 4 : n)))
 SOAK_SECONDS ?= 1800
+HISTORY_SECONDS ?= 600
 TOPOLOGIES ?= cluster shards sentinel tls acl
 
-.PHONY: help setup demo test test-servers test-topologies examples lint doc faults soak bench bench-quick instructions ci clean
+.PHONY: help setup demo test test-servers test-topologies examples lint doc faults soak history planted \
+	bench bench-quick instructions ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +57,13 @@ faults: setup ## Run the fault matrix and write docs/faults.md from it
 soak: export SOAK_SECONDS := $(SOAK_SECONDS)
 soak: setup ## Run random faults for half an hour (SOAK_SECONDS=60, HEDGEROW_SEED=1)
 	$(CARGO) test --all-features --test it -- --ignored --nocapture --test-threads 1 nothing_grows
+
+history: export HISTORY_SECONDS := $(HISTORY_SECONDS)
+history: setup ## Hold reads of caches to their promise under faults for ten minutes (HISTORY_SECONDS, HEDGEROW_SEED)
+	$(CARGO) test --all-features --test it -- --ignored --nocapture has_invalidated_for_long
+
+planted: setup ## Plant mistakes in a copy of the crate, and see that the history checker finds each (ARGS=near)
+	scripts/planted-mistakes.sh $(ARGS)
 
 bench: setup ## Measure against the bare driver, side by side
 	$(CARGO) bench --all-features --bench side_by_side

@@ -363,4 +363,6 @@ impl LoadChain {
 }
 
 #[cfg(test)]
+mod orders;
+#[cfg(test)]
 mod tests;

@@ -16,6 +16,8 @@ mod explain;
 mod foreign;
 pub mod freshness;
 mod herd;
+pub mod herd_process;
+pub mod history;
 mod lease;
 mod load_errors;
 mod load_limit;

@@ -18,6 +18,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use crate::cache::herd_process::Herd;
+use crate::cache::history::part::{Part, Script};
 use crate::support::server::{connection, signal};
 use crate::support::wait::{bounded, until};
 
@@ -155,6 +157,8 @@ fn child() {
 async fn play(role: &str, stage: Stage) {
     match role {
         "crowd" => crowd(stage).await,
+        "herd" => herd(stage).await,
+        "history" => history(stage).await,
         "hold" => hold(stage).await,
         "memoize" => memoize(stage).await,
         "own a server" => own_a_server(stage).await,
@@ -211,6 +215,30 @@ fn resident() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let digits = line.and_then(|line| line.trim().split(' ').next());
     digits.and_then(|it| it.parse().ok()).expect("a number")
+}
+
+/// Asks for keys, by many callers. Argument: URL.
+///
+/// Says `ready`. Commands: those of [`Herd::hear`].
+async fn herd(mut stage: Stage) {
+    let herd = Herd::of(stage.argument(0)).await;
+    say("ready");
+    loop {
+        herd.hear(&stage.hear().await, say).await;
+    }
+}
+
+/// Plays its part in a world of the history checker. Arguments: those of a [`Script`].
+///
+/// Says `ready`. Commands: those of [`Part::hear`], each answered by `done`; the last one by what
+/// the process has done, and the end.
+async fn history(mut stage: Stage) {
+    let mut part = Part::of(Script::of(&stage.arguments)).await;
+    say("ready");
+    while let Some(done) = part.hear(&stage.hear().await).await {
+        say(&done);
+    }
+    say(&part.deeds().words());
 }
 
 /// Acquires a lock and keeps it. Arguments: URL, name, lease (ms).
