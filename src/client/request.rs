@@ -33,9 +33,16 @@ pub struct Request<'a, T> {
 
 enum State<'a, T> {
     // A closure, so that neither the future nor the deadline exists before the first poll.
-    Unsent(Box<dyn FnOnce(Patience) -> BoxFuture<'a, Result<T>> + Send + 'a>),
+    Unsent(Box<dyn FnOnce(Patience) -> Begun<'a, T> + Send + 'a>),
     UnderWay(BoxFuture<'a, Result<T>>),
     Ended,
+}
+
+/// What the first poll finds.
+enum Begun<'a, T> {
+    #[cfg(feature = "near")]
+    Known(Result<T>),
+    UnderWay(BoxFuture<'a, Result<T>>),
 }
 
 impl<'a, T> Request<'a, T> {
@@ -47,7 +54,28 @@ impl<'a, T> Request<'a, T> {
     {
         Self {
             patience,
-            state: State::Unsent(Box::new(move |patience| Box::pin(make(patience)))),
+            state: State::Unsent(Box::new(move |patience| {
+                Begun::UnderWay(Box::pin(make(patience)))
+            })),
+        }
+    }
+
+    /// As [`new`](Self::new). The first poll asks `known`, and no call is made if it answers.
+    #[cfg(feature = "near")]
+    pub(crate) fn unless<F>(
+        patience: Patience,
+        known: impl FnOnce() -> Option<Result<T>> + Send + 'a,
+        make: impl FnOnce(Patience) -> F + Send + 'a,
+    ) -> Self
+    where
+        F: Future<Output = Result<T>> + Send + 'a,
+    {
+        Self {
+            patience,
+            state: State::Unsent(Box::new(move |patience| match known() {
+                Some(outcome) => Begun::Known(outcome),
+                None => Begun::UnderWay(Box::pin(make(patience))),
+            })),
         }
     }
 
@@ -77,7 +105,11 @@ impl<T> Future for Request<'_, T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // `Ended` stays behind if the call panics, so that it is not polled again.
         let mut call = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Unsent(make) => make(self.patience),
+            State::Unsent(make) => match make(self.patience) {
+                #[cfg(feature = "near")]
+                Begun::Known(outcome) => return Poll::Ready(outcome),
+                Begun::UnderWay(call) => call,
+            },
             State::UnderWay(call) => call,
             State::Ended => panic!("a request is polled after its end"),
         };

@@ -71,16 +71,16 @@ impl Near {
         Self::new(client, self.options.clone())
     }
 
-    /// Returns what is known of `key`, as a `V`.
+    /// Returns what is known of the entry whose key has this text, as a `V`.
     pub(in crate::cache) fn hit<V: Send + Sync + 'static>(
         &self,
         client: &Client,
-        key: &Key,
+        key: &str,
     ) -> Option<NearHit<V>> {
         let stored = self.table.value(key)?;
         let now = Instant::now();
         let is_live = now < stored.until
-            && self.is_live(client, key, &stored.origin, now)
+            && self.is_live(client, &stored.key, &stored.origin, now)
             && stored.is_current()
             && stored
                 .tags
@@ -138,6 +138,7 @@ impl Near {
         }
         let life = fill.life.unwrap_or(self.options.max_ttl);
         let stored = Stored {
+            key: ticket.key.clone(),
             value: fill.value,
             tags: fill.tags,
             origin: ticket.origin.clone(),
