@@ -89,9 +89,10 @@ impl Chart {
         X::CoordDescType: ValueFormatter<f64>,
     {
         let count = self.bars.len() as f64;
-        let mut chart = ChartBuilder::on(area)
+        // Between title and bars, there is room for what the lines say.
+        let mut chart = ChartBuilder::on(&area.titled(self.title, ("sans-serif", 20))?)
             .margin(10)
-            .caption(self.title, ("sans-serif", 20))
+            .margin_top(25)
             .x_label_area_size(45)
             .y_label_area_size(LABELS)
             .build_cartesian_2d(x, 0.0..count)?;
@@ -163,6 +164,6 @@ const WIDTH: i32 = 1000;
 /// The room for the labels of the bars.
 const LABELS: u32 = 300;
 const ROW: i32 = 26;
-const ABOVE: i32 = 60;
+const ABOVE: i32 = 70;
 const BELOW: i32 = 55;
 const TARGET: RGBColor = RGBColor(192, 57, 43);

@@ -40,9 +40,12 @@ pub(crate) fn codecs(rows: &[CodecRow]) -> String {
          |---|---|---|---:|---:|---:|---:|\n",
     );
     for row in rows.iter().filter(|row| row.codec != "raw") {
+        let wanted = |least| verdict(Target::AtLeast(least), row.saved());
         let saved = match row.compressor.as_str() {
             "none" => String::new(),
-            _ => format!("{:.0} %", row.saved()),
+            "lz4" => format!("{:.1} % (≥ 55: {})", row.saved(), wanted(55.0)),
+            "zstd" => format!("{:.1} % (≥ 70: {})", row.saved(), wanted(70.0)),
+            _ => format!("{:.1} %", row.saved()),
         };
         let _ = writeln!(
             text,
