@@ -134,3 +134,36 @@ impl<T> fmt::Debug for Request<'_, T> {
             .finish()
     }
 }
+
+#[cfg(all(test, feature = "near"))]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Returns what a request answers, and whether it made its call.
+    async fn asked(known: Option<Result<u64>>) -> (Result<u64>, bool) {
+        let patience = Patience::new(Duration::from_secs(1), OnOutage::KeepTrying);
+        let made = AtomicBool::new(false);
+        let call = |_| async {
+            made.store(true, Ordering::Relaxed);
+            Ok(2)
+        };
+        let answer = Request::unless(patience, || known, call).await;
+        (answer, made.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_answer_is_known_is_not_made() {
+        let (answer, made) = asked(Some(Ok(1))).await;
+        assert_eq!(answer.expect("known"), 1);
+        assert!(!made);
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_answer_is_not_known_is_made() {
+        let (answer, made) = asked(None).await;
+        assert_eq!(answer.expect("called"), 2);
+        assert!(made);
+    }
+}
