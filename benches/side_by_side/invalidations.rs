@@ -68,8 +68,9 @@ async fn filled(cache: &Cache, keys: usize, tags: &[String]) -> Result<()> {
         for outcome in cache.set_many(items, TTL).tags(tags).await? {
             outcome?;
         }
-        hedgerow::Result::Ok(())
+        Ok::<_, hedgerow::Error>(())
     });
     let parts = stream::iter(parts).buffer_unordered(4);
-    Ok(parts.try_collect().await?)
+    parts.try_collect::<()>().await?;
+    Ok(())
 }

@@ -54,7 +54,7 @@ async fn against(name: &str, client: Client, urls: &[String], runs: &Runs) -> Re
         cache.set(key, &"x".repeat(100), TTL).tags(TAGS).await?;
         cache.set(small, "x", TTL).tags(TAGS).await?;
         let text = format!("bare:{key}");
-        let at = usize::from(key::slot(&text)) * urls.len() / 16_384;
+        let at = usize::from(key::slot(text.as_bytes())) * urls.len() / 16_384;
         let mut set = redis::cmd("SET");
         let set = set.arg(&text).arg("x".repeat(100));
         set.exec_async(&mut drivers[at].clone()).await?;
@@ -119,8 +119,8 @@ async fn commands(drivers: &[MultiplexedConnection]) -> Result<u64> {
     let mut calls = 0;
     for driver in drivers {
         let mut info = redis::cmd("INFO");
-        let info = info.arg("commandstats").query_async(&mut driver.clone());
-        let info: String = info.await?;
+        info.arg("commandstats");
+        let info: String = info.query_async(&mut driver.clone()).await?;
         for line in info.lines() {
             let read = ["cmdstat_get:", "cmdstat_mget:", "cmdstat_pttl:"]
                 .iter()

@@ -74,7 +74,7 @@ async fn until_open(cache: &hedgerow::Cache) {
 }
 
 async fn pid(url: &str) -> Result<u32> {
-    let mut info = redis::cmd("INFO");
+    let info = redis::cmd("INFO");
     let info: String = info.query_async(&mut driver(url).await?).await?;
     let id = info
         .lines()
