@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use hedgerow::Cache;
 use hedgerow::embedded::Server;
-use hedgerow::{Cache, Client};
 
-use crate::slices::{Length, Result, Runs, quartiles};
+use crate::slices::{Length, Result, Runs, patient, quartiles};
 
 const TTL: Duration = Duration::from_secs(3600);
 
@@ -24,7 +24,8 @@ pub(crate) async fn run(runs: &Runs) -> Result<()> {
         return Ok(());
     }
     let server = Server::start().await?;
-    let cache = Client::connect(server.url()).await?.cache("tags");
+    let client = patient().url(server.url()).connect().await?;
+    let cache = client.cache("tags");
     let tags = |side: &str| -> Vec<String> {
         let tag = |round| format!("{side}:{round}");
         (0..ROUNDS).map(tag).collect()

@@ -5,9 +5,9 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
-use hedgerow::{Cache, Client};
+use hedgerow::Cache;
 
-use crate::slices::{Length, Result, Runs, quartiles};
+use crate::slices::{Length, Result, Runs, patient, quartiles};
 
 const TTL: Duration = Duration::from_secs(3600);
 const KEYS: usize = 1000;
@@ -19,7 +19,7 @@ const ROWS: [&str; 2] = [
 ];
 
 pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
-    let cache = Client::connect(url).await?.cache("misses");
+    let cache = patient().url(url).connect().await?.cache("misses");
     let rounds = match runs.length {
         Length::Full => 11,
         Length::Quick => 5,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hedgerow::Cache;
 use hedgerow::cache::NearCache;
-use hedgerow::{Cache, Client};
 use moka::sync::Cache as Moka;
 
-use crate::slices::{Result, Runs, driver, spread};
+use crate::slices::{Result, Runs, driver, patient, spread};
 
 const KEYS: usize = 1000;
 const TTL: Duration = Duration::from_secs(3600);
@@ -28,7 +28,7 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
         return Ok(());
     }
     let driver = driver(url).await?;
-    let client = Client::connect(url).await?;
+    let client = patient().url(url).connect().await?;
     let keys: Keys = Arc::new((0..KEYS).map(|key| format!("near:{key}")).collect());
     let small = "x".repeat(100);
     let moka: Moka<String, Arc<String>> = Moka::new(10_000);

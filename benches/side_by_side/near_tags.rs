@@ -10,7 +10,7 @@ use hedgerow::{Cache, Client, key};
 use redis::aio::MultiplexedConnection;
 
 use crate::near::hold;
-use crate::slices::{Length, Result, Runs, driver, spread};
+use crate::slices::{Length, Result, Runs, driver, patient, spread};
 use crate::topologies::servers::Cluster;
 
 const KEYS: usize = 1000;
@@ -21,12 +21,12 @@ pub(crate) async fn run(runs: &Runs) -> Result<()> {
     if runs.wants("near_tags_3/raw_get") {
         let server = Server::start().await?;
         let urls = vec![server.url().to_owned()];
-        let client = Client::connect(server.url()).await?;
+        let client = patient().url(server.url()).connect().await?;
         against("near_tags_3/raw_get", client, &urls, runs).await?;
     }
     if runs.length == Length::Full && runs.wants("cluster_near_tags_3/raw_get") {
         let cluster = Cluster::start(3, false).await?;
-        let client = Client::builder().cluster(cluster.seeds()).connect().await?;
+        let client = patient().cluster(cluster.seeds()).connect().await?;
         against(
             "cluster_near_tags_3/raw_get",
             client,

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hedgerow::{Client, ClientBuilder};
+
 use crate::report::Report;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -16,6 +18,12 @@ pub(crate) async fn driver(url: &str) -> Result<redis::aio::MultiplexedConnectio
     Ok(client
         .get_multiplexed_async_connection_with_config(&config)
         .await?)
+}
+
+/// A client whose calls have deadlines as long as those of [`driver`].
+pub(crate) fn patient() -> ClientBuilder {
+    let builder = Client::builder().deadline(Duration::from_secs(30));
+    builder.cache_deadline(Duration::from_secs(30))
 }
 
 /// How many tasks share a connection.
