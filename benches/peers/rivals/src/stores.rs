@@ -36,7 +36,7 @@ impl Store {
                 let connection = ConnectionMode::single(url);
                 let backend = RedisBackend::builder().connection(connection).build()?;
                 let policy = PolicyConfig::builder().ttl(TTL);
-                let one = ConcurrencyLimit::try_from(1u8)?;
+                let one = ConcurrencyLimit::new(1).ok_or("one is a limit")?;
                 let cache = HitboxCache::builder()
                     .backend(backend)
                     .policy(policy.concurrency(one).build())
