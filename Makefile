@@ -9,12 +9,14 @@ OUTSIDE = lock_process:: memoize_process:: ten_thousand callers_cancelled lost_i
 ARGS ?=
 # Tests wait more than they compute: on a small machine more of them run at once.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 4 ? 4 : n)))
+# What `bench-cache` measures: parts of the names of rows.
+CACHE_ROWS ?= near_ get_many set_many remove_matching memoize_many invalidate_ open_breaker
 SOAK_SECONDS ?= 1800
 HISTORY_SECONDS ?= 600
 TOPOLOGIES ?= cluster shards sentinel tls acl
 
 .PHONY: help setup demo test test-servers test-topologies examples lint doc faults soak history planted \
-	bench bench-quick instructions ci clean
+	bench bench-quick bench-cache bench-codecs bench-rivals bench-report bench-figures instructions ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +72,27 @@ bench: setup ## Measure against the bare driver, side by side
 
 bench-quick: setup ## The same in under 90 seconds: one server, shorter slices
 	$(CARGO) bench --all-features --bench side_by_side -- --quick
+
+bench-cache: setup ## Measure the cache alone: near hits, batches, tags, an open breaker
+	$(CARGO) bench --all-features --bench side_by_side -- --json=cache $(CACHE_ROWS)
+
+bench-codecs: ## Measure codecs and compressors, and those of django-redis (needs python3 and pip)
+	$(CARGO) bench --all-features --bench codecs
+	python3 benches/peers/codecs.py
+
+bench-rivals: export CARGO_TARGET_DIR := $(CURDIR)/target
+bench-rivals: setup ## Measure hits, misses and herds against the crates cached and hitbox
+	$(CARGO) run --release --locked --manifest-path benches/peers/rivals/Cargo.toml -- --json=rivals
+
+bench-report: export CARGO_TARGET_DIR := $(CURDIR)/target
+bench-report: ## Write the tables and charts of docs/performance.md from what was measured
+	$(CARGO) run --quiet --locked --manifest-path benches/report/Cargo.toml
+
+bench-figures: ## All of the four, one after the other: under 10 minutes when they are built
+	$(MAKE) bench-cache
+	$(MAKE) bench-codecs
+	$(MAKE) bench-rivals
+	$(MAKE) bench-report
 
 instructions: setup ## Count the instructions and allocations of single operations (needs valgrind)
 	scripts/instructions.sh

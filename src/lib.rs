@@ -188,7 +188,7 @@ pub use client::{Client, ClientBuilder};
 #[cfg(feature = "encrypt")]
 pub use codec::Keyring;
 #[doc(hidden)]
-pub use codec::testing::fuzzing;
+pub use codec::testing::{fuzzing, measuring};
 pub use codec::{Codec, Compression, CompressionOptions, CustomCodec, ValueIn, ValueOut};
 pub use counter::Counter;
 pub use error::{Error, ErrorKind, Result};

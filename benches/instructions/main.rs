@@ -7,8 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow::cache::NearCache;
 use hedgerow::embedded::Server;
 use hedgerow::{Cache, Client};
+use moka::sync::Cache as Moka;
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -16,7 +18,7 @@ use tokio::task::JoinSet;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What is counted: ours, and what the bare driver does for the same end.
-const OPERATIONS: [&str; 17] = [
+const OPERATIONS: [&str; 20] = [
     "lock_cycle",
     "two_evalsha",
     "counter_add",
@@ -26,6 +28,9 @@ const OPERATIONS: [&str; 17] = [
     "hit_3tags",
     "get_3tags",
     "raw_get",
+    "near_get",
+    "near_get_3tags",
+    "moka_get",
     "lock_cycle@50",
     "two_evalsha@50",
     "counter_add@50",
@@ -94,6 +99,10 @@ struct Work {
     client: Client,
     cache: Cache,
     tagged: Cache,
+    near: Cache,
+    near_tagged: Cache,
+    /// What a near hit is measured by.
+    moka: Moka<String, Arc<String>>,
     driver: MultiplexedConnection,
     acquire: String,
     release: String,
@@ -103,7 +112,9 @@ struct Work {
 impl Work {
     /// Everything is connected, loaded and cached before it is counted.
     async fn new(url: &str) -> Result<Self> {
-        let client = Client::connect(url).await?;
+        // Under callgrind on a busy machine, a call may take longer than the default.
+        let builder = Client::builder().url(url).deadline(PATIENT);
+        let client = builder.cache_deadline(PATIENT).connect().await?;
         let mut driver = redis::Client::open(url)?
             .get_multiplexed_async_connection()
             .await?;
@@ -119,6 +130,9 @@ impl Work {
         let work = Self {
             cache: client.cache("count"),
             tagged: client.cache("tagged"),
+            near: client.cache("count").near(NearCache::new()),
+            near_tagged: client.cache("tagged").near(NearCache::new()),
+            moka: Moka::new(10_000),
             client,
             driver,
             acquire,
@@ -129,14 +143,33 @@ impl Work {
             let value = "x".repeat(100);
             work.cache.set(key, &value, HOUR).await?;
             work.tagged.set(key, &value, HOUR).tags(TAGS).await?;
+            work.moka.insert(key.clone(), Arc::new(value.clone()));
             let mut command = redis::cmd("SET");
             let mut driver = work.driver.clone();
             let _: () = command.arg(key).arg(value).query_async(&mut driver).await?;
+        }
+        for near in [&work.near, &work.near_tagged] {
+            work.hold(near).await?;
         }
         for operation in OPERATIONS.iter().filter(|name| !name.contains('@')) {
             work.each(operation, 0, 10).await?;
         }
         Ok(work)
+    }
+
+    /// Reads until the near cache holds every key.
+    async fn hold(&self, near: &Cache) -> Result<()> {
+        loop {
+            let before = near.stats().near_hits;
+            for key in &self.keys {
+                near.get::<String>(key).await?;
+            }
+            if near.stats().near_hits - before == KEYS as u64 {
+                return Ok(());
+            }
+            // Passes cost instructions, too, so there should be few.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// `operation` `count` times: `name@50` is that of `name`, made by 50 tasks at once.
@@ -186,6 +219,9 @@ impl Work {
                 }
                 "get" => drop(self.cache.get::<String>(key).await?),
                 "get_3tags" => drop(self.tagged.get::<String>(key).await?),
+                "near_get" => drop(self.near.get::<String>(key).await?),
+                "near_get_3tags" => drop(self.near_tagged.get::<String>(key).await?),
+                "moka_get" => drop(self.moka.get(key).ok_or("it was inserted")?),
                 "raw_get" => {
                     let mut command = redis::cmd("GET");
                     let _: Option<Vec<u8>> = command.arg(key).query_async(&mut driver).await?;
@@ -220,6 +256,7 @@ impl Work {
 
 const KEYS: usize = 200;
 const TAGS: [&str; 3] = ["country:AD", "region:02", "kind:city"];
+const PATIENT: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// What a careful engineer writes by hand: a fenced lock in two scripts.

@@ -8,9 +8,14 @@ mod batches;
 mod cache;
 mod counter;
 mod handoff;
+mod invalidations;
 mod lock;
+mod misses;
 #[cfg(feature = "near")]
 mod near;
+#[cfg(feature = "near")]
+mod near_tags;
+mod outage;
 mod renewals;
 mod report;
 mod rivals;
@@ -32,7 +37,13 @@ fn main() -> Result<()> {
         cache::run(server.url(), &runs).await?;
         batches::run(server.url(), &runs).await?;
         #[cfg(feature = "near")]
-        near::run(server.url(), &runs).await?;
+        {
+            near::run(server.url(), &runs).await?;
+            near_tags::run(&runs).await?;
+        }
+        misses::run(server.url(), &runs).await?;
+        invalidations::run(&runs).await?;
+        outage::run(&runs).await?;
         counter::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await?;
         handoff::run(server.url(), &runs).await?;
@@ -41,6 +52,6 @@ fn main() -> Result<()> {
         if runs.length == Length::Full {
             topologies::run(&runs).await?;
         }
-        runs.report.finish()
+        runs.finish(env!("CARGO_MANIFEST_DIR"))
     })
 }

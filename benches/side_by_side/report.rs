@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -23,6 +23,8 @@ struct Row {
     /// The quartiles of the rounds that `value` is the median of; both `value` where there is one.
     low: f64,
     high: f64,
+    /// Operations a second of each side, ours first, where the row compares them.
+    rates: Option<(f64, f64)>,
     target: Option<Target>,
     verdict: Option<Verdict>,
 }
@@ -49,7 +51,16 @@ impl Report {
     }
 
     /// Adds a row that is the median of several rounds, with its quartiles.
-    pub(crate) fn add_spread(&self, name: &str, (low, value, high): (f64, f64, f64)) {
+    pub(crate) fn add_spread(&self, name: &str, spread: (f64, f64, f64)) {
+        self.push(name, spread, None);
+    }
+
+    /// Adds the ratio of two rates: the median of its rounds, with its quartiles.
+    pub(crate) fn add_compared(&self, name: &str, spread: (f64, f64, f64), rates: (f64, f64)) {
+        self.push(name, spread, Some(rates));
+    }
+
+    fn push(&self, name: &str, (low, value, high): (f64, f64, f64), rates: Option<(f64, f64)>) {
         let target = target(name);
         let row = Row {
             name: name.to_owned(),
@@ -57,14 +68,15 @@ impl Report {
             value,
             low,
             high,
+            rates,
             target,
         };
         println!("{row}");
         self.0.borrow_mut().push(row);
     }
 
-    /// Prints all rows as a table and writes them as JSON into the target directory.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Prints all rows as a table and writes them as JSON to `path`.
+    pub(crate) fn finish(self, path: &Path) -> Result<()> {
         let rows = self.0.into_inner();
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
@@ -84,9 +96,11 @@ impl Report {
             }
         }
         println!("{table}");
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/side_by_side.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&rows)?)?;
-        println!("written to target/side_by_side.json");
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(path, serde_json::to_string_pretty(&rows)?)?;
+        println!("written to {}", path.display());
         Ok(())
     }
 }
@@ -139,7 +153,7 @@ fn target(name: &str) -> Option<Target> {
 }
 
 /// A row's name is `ours/theirs@tasks`; a longer start stands before a shorter one.
-const TARGETS: [(&str, Target); 28] = [
+const TARGETS: [(&str, Target); 39] = [
     ("memoize_hit/raw_get@500", Target::AtLeast(0.95)),
     ("memoize_hit/raw_get@50", Target::AtLeast(1.2)),
     ("memoize_hit/raw_get@", Target::AtLeast(0.95)),
@@ -148,6 +162,19 @@ const TARGETS: [(&str, Target); 28] = [
     // At most 1.5 times the time of a bare `moka`.
     ("near_hit/moka_get@", Target::AtLeast(0.67)),
     ("near_hit/raw_get@", Target::AtLeast(50.0)),
+    ("near_tags_3/raw_get@", Target::AtLeast(0.95)),
+    ("near_tags_3_commands_a_hit", Target::AtMost(1.0)),
+    ("cluster_near_tags_3/raw_get@", Target::AtLeast(0.95)),
+    ("cluster_near_tags_3_commands_a_hit", Target::AtMost(1.0)),
+    ("memoize_many_1000/memoize_1000@1000", Target::AtLeast(1.0)),
+    ("memoize_many_1000/memoize_1000@1", Target::AtLeast(20.0)),
+    ("invalidate_", Target::AtMost(1.2)),
+    // The rivals of benches/peers/rivals.
+    ("hit/", Target::AtLeast(1.0)),
+    ("miss/", Target::AtLeast(1.0)),
+    ("herd/", Target::AtLeast(1.0)),
+    // In microseconds.
+    ("open_breaker_", Target::AtMost(50.0)),
     ("get_many_100/mget_100@", Target::AtLeast(0.9)),
     ("set_many_100/pipelined_set_100@", Target::AtLeast(0.8)),
     ("remove_matching/scan_unlink@", Target::AtLeast(0.8)),

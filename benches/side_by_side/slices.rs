@@ -1,6 +1,9 @@
 //! Measuring: slices of throughput, side by side.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use hedgerow::{Client, ClientBuilder};
 
 use crate::report::Report;
 
@@ -17,6 +20,12 @@ pub(crate) async fn driver(url: &str) -> Result<redis::aio::MultiplexedConnectio
         .await?)
 }
 
+/// A client whose calls have deadlines as long as those of [`driver`].
+pub(crate) fn patient() -> ClientBuilder {
+    let builder = Client::builder().deadline(Duration::from_secs(30));
+    builder.cache_deadline(Duration::from_secs(30))
+}
+
 /// How many tasks share a connection.
 pub(crate) const TASKS: [usize; 3] = [1, 50, 500];
 
@@ -25,6 +34,9 @@ pub(crate) struct Runs {
     /// Parts of their names; all by default.
     names: Vec<String>,
     pub(crate) length: Length,
+    /// `--json=NAME`: the rows are written to `target/bench/NAME.json`, where `benches/report`
+    /// finds them.
+    file: String,
     pub(crate) report: Report,
 }
 
@@ -39,6 +51,8 @@ pub(crate) enum Length {
 impl Runs {
     pub(crate) fn from_args() -> Self {
         let args: Vec<String> = std::env::args().skip(1).collect();
+        let file = args.iter().find_map(|arg| arg.strip_prefix("--json="));
+        let file = file.unwrap_or("side_by_side").to_owned();
         let quick = args.iter().any(|arg| arg == "--quick");
         Self {
             names: args
@@ -46,12 +60,19 @@ impl Runs {
                 .filter(|arg| !arg.starts_with("--"))
                 .collect(),
             length: if quick { Length::Quick } else { Length::Full },
+            file,
             report: Report::default(),
         }
     }
 
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()))
+    }
+
+    /// Prints the rows and writes them below `root`, the folder of the crate.
+    pub(crate) fn finish(self, root: &str) -> Result<()> {
+        let path = Path::new(root).join("target/bench").join(self.file);
+        self.report.finish(&path.with_extension("json"))
     }
 
     /// Runs both sides alternately and reports the median ratio of ours to theirs.
@@ -81,12 +102,11 @@ impl Runs {
             rates.0.push(rate[0]);
             rates.1.push(rate[1]);
         }
-        self.report.add_spread(name, quartiles(&mut ratios));
-        eprintln!(
-            "    {tasks} tasks: {:.1} against {:.1} thousand a second",
-            median(&mut rates.0) / 1e3,
-            median(&mut rates.1) / 1e3
-        );
+        let rates = (median(&mut rates.0), median(&mut rates.1));
+        self.report
+            .add_compared(name, quartiles(&mut ratios), rates);
+        let (ours, theirs) = (rates.0 / 1e3, rates.1 / 1e3);
+        eprintln!("    {tasks} tasks: {ours:.1} against {theirs:.1} thousand a second");
     }
 }
 

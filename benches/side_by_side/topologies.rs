@@ -6,7 +6,7 @@
 
 #[allow(dead_code, reason = "nothing is killed here")]
 #[path = "../../examples/servers/cluster.rs"]
-mod servers;
+pub(crate) mod servers;
 
 use std::time::{Duration, Instant};
 

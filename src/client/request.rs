@@ -33,9 +33,16 @@ pub struct Request<'a, T> {
 
 enum State<'a, T> {
     // A closure, so that neither the future nor the deadline exists before the first poll.
-    Unsent(Box<dyn FnOnce(Patience) -> BoxFuture<'a, Result<T>> + Send + 'a>),
+    Unsent(Box<dyn FnOnce(Patience) -> Begun<'a, T> + Send + 'a>),
     UnderWay(BoxFuture<'a, Result<T>>),
     Ended,
+}
+
+/// What the first poll finds.
+enum Begun<'a, T> {
+    #[cfg(feature = "near")]
+    Known(Result<T>),
+    UnderWay(BoxFuture<'a, Result<T>>),
 }
 
 impl<'a, T> Request<'a, T> {
@@ -47,7 +54,28 @@ impl<'a, T> Request<'a, T> {
     {
         Self {
             patience,
-            state: State::Unsent(Box::new(move |patience| Box::pin(make(patience)))),
+            state: State::Unsent(Box::new(move |patience| {
+                Begun::UnderWay(Box::pin(make(patience)))
+            })),
+        }
+    }
+
+    /// As [`new`](Self::new). The first poll asks `known`, and no call is made if it answers.
+    #[cfg(feature = "near")]
+    pub(crate) fn unless<F>(
+        patience: Patience,
+        known: impl FnOnce() -> Option<Result<T>> + Send + 'a,
+        make: impl FnOnce(Patience) -> F + Send + 'a,
+    ) -> Self
+    where
+        F: Future<Output = Result<T>> + Send + 'a,
+    {
+        Self {
+            patience,
+            state: State::Unsent(Box::new(move |patience| match known() {
+                Some(outcome) => Begun::Known(outcome),
+                None => Begun::UnderWay(Box::pin(make(patience))),
+            })),
         }
     }
 
@@ -77,7 +105,11 @@ impl<T> Future for Request<'_, T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // `Ended` stays behind if the call panics, so that it is not polled again.
         let mut call = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Unsent(make) => make(self.patience),
+            State::Unsent(make) => match make(self.patience) {
+                #[cfg(feature = "near")]
+                Begun::Known(outcome) => return Poll::Ready(outcome),
+                Begun::UnderWay(call) => call,
+            },
             State::UnderWay(call) => call,
             State::Ended => panic!("a request is polled after its end"),
         };
@@ -100,5 +132,38 @@ impl<T> fmt::Debug for Request<'_, T> {
             .field("patience", &self.patience)
             .field("state", &state)
             .finish()
+    }
+}
+
+#[cfg(all(test, feature = "near"))]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Returns what a request answers, and whether it made its call.
+    async fn asked(known: Option<Result<u64>>) -> (Result<u64>, bool) {
+        let patience = Patience::new(Duration::from_secs(1), OnOutage::KeepTrying);
+        let made = AtomicBool::new(false);
+        let call = |_| async {
+            made.store(true, Ordering::Relaxed);
+            Ok(2)
+        };
+        let answer = Request::unless(patience, || known, call).await;
+        (answer, made.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_answer_is_known_is_not_made() {
+        let (answer, made) = asked(Some(Ok(1))).await;
+        assert_eq!(answer.expect("known"), 1);
+        assert!(!made);
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_answer_is_not_known_is_made() {
+        let (answer, made) = asked(None).await;
+        assert_eq!(answer.expect("called"), 2);
+        assert!(made);
     }
 }

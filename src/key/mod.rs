@@ -12,6 +12,8 @@ mod escape;
 mod slot;
 
 use std::borrow::Cow;
+#[cfg(feature = "near")]
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -262,6 +264,18 @@ impl CacheKeys {
         Self::entry(&self.value, key)
     }
 
+    /// Calls `with` with the text of the key of the cached value of `key`, which is not kept. A hit
+    /// of a near cache needs no more.
+    #[cfg(feature = "near")]
+    pub(crate) fn with_value<T>(&self, key: &str, with: impl FnOnce(&str) -> T) -> Result<T> {
+        // Taken out and not borrowed: `with` may drop a value of the user's, which may read again.
+        let mut text = SPELT.take();
+        let spelt = Self::spell(&mut text, &self.value, key);
+        let answer = spelt.map(|()| with(&text));
+        SPELT.set(text);
+        answer
+    }
+
     /// The load lease of `key`. It shares the slot of the value, with another prefix.
     pub(crate) fn load_lease(&self, key: &str) -> Result<Key> {
         Self::entry(&self.lease, key)
@@ -288,6 +302,12 @@ impl CacheKeys {
         text.push('}');
         Ok(())
     }
+}
+
+#[cfg(feature = "near")]
+thread_local! {
+    /// The room in which keys are spelt that are not kept.
+    static SPELT: Cell<String> = const { Cell::new(String::new()) };
 }
 
 /// Which shard keeps a key, also while keys move from one ring of shards to another. A key carries

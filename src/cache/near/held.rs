@@ -82,19 +82,19 @@ impl Near {
         Self::new(client, &self.cache, self.options.clone())
     }
 
-    /// Returns what is known of `key`, as a `V`.
+    /// Returns what is known of the entry whose key has this text, as a `V`.
     pub(in crate::cache) fn hit<V: Send + Sync + 'static>(
         &self,
         client: &Client,
-        key: &Key,
+        key: &str,
     ) -> Option<NearHit<V>> {
         let stored = self.table.value(key)?;
         let now = Instant::now();
-        match self.why_not(client, key, &stored, now) {
+        match self.why_not(client, &stored, now) {
             None => taken(&stored),
             Some(why) => {
                 // It may be of use yet, until another epoch begins.
-                if why != NearWhy::Unverified || !self.was_valid(client, key, &stored, now) {
+                if why != NearWhy::Unverified || !self.was_valid(client, &stored, now) {
                     self.table.forget(key);
                 }
                 None
@@ -109,14 +109,14 @@ impl Near {
         client: &Client,
         key: &Key,
     ) -> Option<NearHit<V>> {
-        let stored = self.table.value(key)?;
-        let was_valid = self.was_valid(client, key, &stored, Instant::now());
+        let stored = self.table.value(key.as_str())?;
+        let was_valid = self.was_valid(client, &stored, Instant::now());
         was_valid.then(|| taken(&stored))?
     }
 
     /// Describes what is held of `key`.
     pub(in crate::cache) fn info(&self, client: &Client, key: &Key) -> NearInfo {
-        let Some(stored) = self.table.value(key) else {
+        let Some(stored) = self.table.value(key.as_str()) else {
             return match self.table.is_pending(key) {
                 true => NearInfo::Pending,
                 false => NearInfo::Absent,
@@ -124,7 +124,7 @@ impl Near {
         };
         let now = Instant::now();
         let since = now.saturating_duration_since(stored.since);
-        match self.why_not(client, key, &stored, now) {
+        match self.why_not(client, &stored, now) {
             None => NearInfo::Held {
                 since,
                 left: stored.until.saturating_duration_since(now),
@@ -174,6 +174,7 @@ impl Near {
         }
         let life = fill.life.unwrap_or(self.options.max_ttl);
         let stored = Stored {
+            key: ticket.key.clone(),
             value: fill.value,
             tags: fill.tags,
             origin: ticket.origin.clone(),
@@ -199,7 +200,6 @@ impl Near {
     fn why_not(
         &self,
         client: &Client,
-        key: &Key,
         stored: &Stored<Origin>,
         now: Instant,
     ) -> Option<NearWhy> {
@@ -208,7 +208,7 @@ impl Near {
         }
         let is_live = |key: &Key, origin: &Origin| self.is_live(client, key, origin, now);
         // The tags are looked at after the server of the key: a push that has come by then counts.
-        match is_live(key, &stored.origin) {
+        match is_live(&stored.key, &stored.origin) {
             true if !stored.is_current() => Some(NearWhy::Tag),
             true if stored.tags.iter().all(|it| is_live(&it.key, &it.origin)) => None,
             _ => Some(NearWhy::Unverified),
@@ -217,7 +217,7 @@ impl Near {
 
     /// Whether what is held of `key` was valid when its servers were last looked at, and may be
     /// served for that reason.
-    fn was_valid(&self, client: &Client, key: &Key, stored: &Stored<Origin>, now: Instant) -> bool {
+    fn was_valid(&self, client: &Client, stored: &Stored<Origin>, now: Instant) -> bool {
         let grace = self.options.outage_grace;
         if grace.is_zero() || now >= stored.until {
             return false;
@@ -229,7 +229,7 @@ impl Near {
             });
             was_live.unwrap_or(false)
         };
-        was_live(key, &stored.origin)
+        was_live(&stored.key, &stored.origin)
             && stored.tags.iter().all(|it| was_live(&it.key, &it.origin))
             && stored.is_current()
     }

@@ -72,6 +72,8 @@ pub(super) struct Ticket<O> {
 
 /// A value that may be served.
 pub(super) struct Stored<O> {
+    /// Where it was read. A hit has only the text of its key.
+    pub(super) key: Key,
     /// `None` if it is known that there is none.
     pub(super) value: Option<Arc<dyn Any + Send + Sync>>,
     pub(super) tags: Box<[Arc<KnownTag<O>>]>,
@@ -190,9 +192,9 @@ impl<O: Clone + PartialEq + Send + Sync + 'static> Table<O> {
         Some(tag)
     }
 
-    /// The value of `key`, if one is held. The caller checks its origin.
-    pub(super) fn value(&self, key: &Key) -> Option<Arc<Stored<O>>> {
-        self.values.get(key.as_str())
+    /// The value of the key of this text, if one is held. The caller checks its origin.
+    pub(super) fn value(&self, key: &str) -> Option<Arc<Stored<O>>> {
+        self.values.get(key)
     }
 
     /// Whether a read of `key` is under way whose answer is to be kept.
@@ -216,9 +218,9 @@ impl<O: Clone + PartialEq + Send + Sync + 'static> Table<O> {
         (self.values.weighted_size(), self.values.entry_count())
     }
 
-    /// Forgets the value of `key`, because it cannot be served any more.
-    pub(super) fn forget(&self, key: &Key) {
-        self.values.invalidate(key.as_str());
+    /// Forgets the value of the key of this text, because it cannot be served any more.
+    pub(super) fn forget(&self, key: &str) {
+        self.values.invalidate(key);
     }
 
     /// Forgets all about the key of this text. It was written, has expired or was evicted.

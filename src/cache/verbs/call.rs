@@ -148,7 +148,7 @@ impl Call {
     #[cfg(feature = "near")]
     fn near_hit<V: Send + Sync + 'static>(&self) -> Option<Arc<V>> {
         let near = self.cache.setup.near.as_ref()?;
-        match near.hit(&self.cache.client, &self.value)? {
+        match near.hit(&self.cache.client, self.value.as_str())? {
             NearHit::Value(value) => {
                 self.cache.setup.counts.near_hits.one_more();
                 self.hit(None, &value);

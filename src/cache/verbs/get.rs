@@ -46,9 +46,11 @@ impl Cache {
     where
         V: DeserializeOwned + Send + Sync + 'static,
     {
-        Request::new(self.setup.patience, move |patience| {
-            self.found(key, patience)
-        })
+        let found = move |patience: Patience| self.found(key, patience);
+        #[cfg(feature = "near")]
+        return Request::unless(self.setup.patience, move || self.known(key), found);
+        #[cfg(not(feature = "near"))]
+        Request::new(self.setup.patience, found)
     }
 
     /// Returns the values of `keys`, in their order: `None` for each key without a valid value.
@@ -91,10 +93,6 @@ impl Cache {
         patience: Patience,
     ) -> Result<Option<Arc<V>>> {
         let value = self.value(&self.client.name(key))?;
-        #[cfg(feature = "near")]
-        if let Some(known) = self.known_near(&value) {
-            return Ok(known);
-        }
         let read = self.read_one(&value, self.deadline_by(patience)).await;
         #[cfg(feature = "near")]
         if let Err(error) = &read
@@ -198,10 +196,15 @@ impl Cache {
         Ok(readings.into_iter().map(Reading::hit).collect())
     }
 
-    /// Returns what the near cache knows of the entry at `value`, and counts it.
+    /// Returns what the near cache knows of `key`, and counts it.
+    // Apart from `found`, so that a hit builds neither its future nor a key.
     #[cfg(feature = "near")]
-    fn known_near<V: Send + Sync + 'static>(&self, value: &Key) -> Option<Option<Arc<V>>> {
-        let known = match self.setup.near.as_ref()?.hit(&self.client, value)? {
+    fn known<V: Send + Sync + 'static>(&self, key: &str) -> Option<Result<Option<Arc<V>>>> {
+        let near = self.setup.near.as_ref()?;
+        // An invalid key, or a setting that was refused, is the error of the call.
+        let keys = self.spelling().ok()?;
+        let hit = keys.with_value(key, |key| near.hit(&self.client, key));
+        let known = match hit.ok()?? {
             NearHit::Value(value) => Some(value),
             NearHit::Absent => None,
         };
@@ -211,7 +214,7 @@ impl Cache {
             false => counts.misses.one_more(),
         }
         counts.near_hits.one_more();
-        Some(known)
+        Some(Ok(known))
     }
 
     /// Returns what the near cache knows, and counts it.
@@ -261,7 +264,7 @@ impl Cache {
         let mut found = vec![None; keys.len()];
         let mut missing = Vec::new();
         for (at, key) in keys.iter().enumerate() {
-            match near.hit(&self.client, key) {
+            match near.hit(&self.client, key.as_str()) {
                 Some(NearHit::Value(value)) => found[at] = Some(value),
                 Some(NearHit::Absent) => {}
                 None => missing.push(at),

@@ -1,6 +1,7 @@
-//! Tests of the stack, and the entry points of the fuzzers.
+//! Tests of the stack, and the entry points of the fuzzers and of a benchmark.
 //!
-//! Invariant: no call of a user runs through here. Only tests and `fuzz/fuzz_targets/` do.
+//! Invariant: no call of a user runs through here. Only tests, `benches/codecs` and
+//! `fuzz/fuzz_targets/` do.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::error::Result;
 pub mod fuzzing;
 #[cfg(test)]
 mod golden;
+pub mod measuring;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -79,6 +79,31 @@ async fn all_callers_share_one_decoded_value() {
 }
 
 #[tokio::test]
+async fn keys_that_are_spelt_in_other_letters_are_held_apart() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    let keys = ["{k}", "%7bk%7d", "k", "k:k", "%"];
+    for (key, value) in keys.iter().zip(1..) {
+        set(&cache, key, value).await;
+    }
+    for key in keys {
+        warm(&cache, key).await;
+    }
+    for (key, value) in keys.iter().zip(1..) {
+        assert!(is_near(&cache, key).await, "{key}");
+        assert_eq!(get(&cache, key).await, Some(value), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_key_is_an_error_with_a_near_cache_too() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    let error = cache.get::<u64>("").await.expect_err("no key is empty");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
 async fn a_read_as_another_type_asks_redis() {
     let server = Server::start().await;
     let cache = near(&server.client().await);

@@ -23,6 +23,7 @@ fn tag_key() -> Key {
 
 fn stored(value: u64, tags: Vec<Arc<KnownTag<Epoch>>>, origin: Epoch) -> Stored<Epoch> {
     Stored {
+        key: value_key(),
         value: Some(Arc::new(value)),
         tags: tags.into(),
         origin,
@@ -38,7 +39,7 @@ fn generation(number: u64) -> Generation {
 
 /// What the table would serve.
 fn served(table: &Table<Epoch>, epoch: Epoch) -> Option<u64> {
-    let stored = table.value(&value_key())?;
+    let stored = table.value(value_key().as_str())?;
     let is_live = stored.origin == epoch
         && stored.is_current()
         && stored.tags.iter().all(|tag| tag.origin == epoch);
@@ -118,7 +119,7 @@ impl World {
                 self.pushes.clear();
                 self.epoch += 1;
             }
-            Step::Evict => self.table.forget(&value_key()),
+            Step::Evict => self.table.forget(value_key().as_str()),
         }
         // Nothing is served that a push which has arrived would have removed.
         if let Some(served) = served(&self.table, self.epoch) {
