@@ -28,7 +28,8 @@ pub fn encode<V: Serialize + ?Sized>(
         ..Stack::default()
     };
     stack.check()?;
-    stack.entry("hr:v:{bench:key}", value, &[], Duration::ZERO)
+    let (entry, _) = stack.entry("hr:v:{bench:key}", value, &[], Duration::ZERO)?;
+    Ok(entry)
 }
 
 /// Returns the value of an entry.
