@@ -12,11 +12,15 @@ use crate::slices::{Length, Result, Runs, patient, quartiles};
 const TTL: Duration = Duration::from_secs(3600);
 const KEYS: usize = 1000;
 
-/// One after the other, and all at once.
-const ROWS: [&str; 2] = [
-    "memoize_many_1000/memoize_1000@1",
-    "memoize_many_1000/memoize_1000@1000",
+/// One after the other and all at once, with loaders that cost nothing; one after the other, with
+/// loaders that take as long as a query over a network.
+const ROWS: [(&str, Duration); 3] = [
+    ("memoize_many_1000/memoize_1000@1", Duration::ZERO),
+    ("memoize_many_1000/memoize_1000@1000", Duration::ZERO),
+    ("memoize_many_1000_query/memoize_1000_query@1", QUERY),
 ];
+
+const QUERY: Duration = Duration::from_millis(1);
 
 pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
     let cache = patient().url(url).connect().await?.cache("misses");
@@ -24,7 +28,7 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
         Length::Full => 11,
         Length::Quick => 5,
     };
-    for row in ROWS.iter().filter(|row| runs.wants(row)) {
+    for (row, query) in ROWS.iter().filter(|(row, _)| runs.wants(row)) {
         let mut ratios = Vec::new();
         let mut seen = (Duration::ZERO, Duration::ZERO);
         // The first round connects and loads the scripts.
@@ -35,17 +39,17 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
             };
             let (ours, theirs) = (name("batch"), name("single"));
             let start = Instant::now();
-            batch(&cache, &ours).await?;
+            batch(&cache, &ours, *query).await?;
             let took = start.elapsed();
             let start = Instant::now();
             match row.ends_with("@1") {
                 true => {
                     for key in &theirs {
-                        single(&cache, key).await?;
+                        single(&cache, key, *query).await?;
                     }
                 }
                 false => {
-                    try_join_all(theirs.iter().map(|key| single(&cache, key))).await?;
+                    try_join_all(theirs.iter().map(|key| single(&cache, key, *query))).await?;
                 }
             }
             seen = (took, start.elapsed());
@@ -59,8 +63,9 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
     Ok(())
 }
 
-async fn batch(cache: &Cache, keys: &[String]) -> Result<()> {
-    let load = |keys: Vec<String>| async move {
+async fn batch(cache: &Cache, keys: &[String], query: Duration) -> Result<()> {
+    let load = move |keys: Vec<String>| async move {
+        takes(query).await;
         let values = keys.into_iter().map(|key| (key, "x".repeat(100)));
         Ok::<_, Infallible>(values.collect::<HashMap<_, _>>())
     };
@@ -70,8 +75,18 @@ async fn batch(cache: &Cache, keys: &[String]) -> Result<()> {
     Ok(())
 }
 
-async fn single(cache: &Cache, key: &str) -> Result<()> {
-    let load = || async { Ok::<_, Infallible>("x".repeat(100)) };
+async fn single(cache: &Cache, key: &str, query: Duration) -> Result<()> {
+    let load = move || async move {
+        takes(query).await;
+        Ok::<_, Infallible>("x".repeat(100))
+    };
     assert_eq!(cache.memoize(key, TTL, load).await?.len(), 100);
     Ok(())
+}
+
+/// What the source of the data takes for one query.
+async fn takes(query: Duration) {
+    if !query.is_zero() {
+        tokio::time::sleep(query).await;
+    }
 }

@@ -95,7 +95,7 @@ pub(in crate::cache) struct Follower {
     /// How long the call gives the server for an answer.
     limit: Duration,
     /// The call began after the load.
-    late: bool,
+    pub(super) late: bool,
 }
 
 /// A question to the server that is under way. Dropping it ends the question.

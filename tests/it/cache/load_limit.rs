@@ -15,7 +15,7 @@ use super::load_limit_batches::Shards;
 use crate::support::gate::Gate;
 use crate::support::monitor::Monitor;
 use crate::support::server::Server;
-use crate::support::wait::{bounded, calls, until};
+use crate::support::wait::{bounded, until};
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
