@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::foreign::Foreign;
 use super::outage::{Bulkhead, Outage};
 use super::stats::{AllCounts, Counts};
-use crate::cache::load::flight::Flights;
+use crate::cache::load::flights::Flights;
 use crate::cache::load::limit::LoadLimit;
 use crate::cache::load::refreshing::Refreshing;
 use crate::cache::load::solo::Solos;

@@ -13,7 +13,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::flight::{Closed, Outcome};
+use super::flight::Outcome;
+use super::flights::Closed;
 use super::lease::Committed;
 use super::loading::{RunLoader, Said, Storing};
 use super::{Ended, Load};

@@ -15,7 +15,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::flight::{Flight, Follower, Leader};
+use super::flight::{Flight, Follower};
+use super::flights::Leader;
 use crate::key::Key;
 
 /// The solo loads of one client.
@@ -143,7 +144,7 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::load::flight::{Flights, Role};
+    use crate::cache::load::flights::{Flights, Role};
     use crate::client::Client;
     use crate::time::{OnOutage, Patience};
 

@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::flight::{Flights, LoadChain};
+use super::flights::{Flights, LoadChain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 

@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 
 use crate::cache::config::CacheState;
-use crate::cache::load::flight::LoadChain;
+use crate::cache::load::flights::LoadChain;
 use crate::cache::load::gather::{Gather, Member};
 use crate::cache::load::loading::RunLoader;
 use crate::error::loader::Captured;

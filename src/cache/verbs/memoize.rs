@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::call::{self, Call};
+use super::settings::call_settings;
 use crate::cache::Cache;
 use crate::cache::load::loading::{Loading, RunLoader};
 use crate::cache::load_options::{LoadOptions, load_settings};
@@ -24,7 +25,6 @@ use crate::error::Result;
 use crate::error::loader::{Captured, Loader, LoaderError};
 use crate::name::Name;
 use crate::tags::Tag;
-use crate::time::OnOutage;
 
 /// A cached load, made by [`Cache::memoize`] or [`Cache::memoize_with`]. Await it to get the value.
 #[must_use = "nothing is read or loaded until it is awaited"]
@@ -232,25 +232,7 @@ impl<L> Memoize<L> {
         self
     }
 
-    /// Sets how long this call may take in all, its loader not counted. By default, the cache
-    /// [decides](Cache::deadline). More than 100 years count as 100 years.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.cache = self.cache.deadline(deadline);
-        self
-    }
-
-    /// Sets whether this call keeps trying while Redis is out. By default, the cache
-    /// [decides](Cache::on_outage).
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.cache = self.cache.on_outage(on_outage);
-        self
-    }
-
-    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
-    /// [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    call_settings!();
 }
 
 impl<L: AnyLoader> IntoFuture for Memoize<L>

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::batch::{Batch, LoadMany, Together};
 use super::call::{self, Call};
 use super::memoize::{Capture, capture};
+use super::settings::call_settings;
 use crate::cache::Cache;
 use crate::cache::load::gather::Gather;
 use crate::cache::load::rounds::Rounds;
@@ -30,7 +31,6 @@ use crate::error::loader::LoaderError;
 use crate::key::Key;
 use crate::name::Name;
 use crate::tags::Tag;
-use crate::time::OnOutage;
 
 /// Cached loads of several keys, made by [`Cache::memoize_many`]. Await it to get the values.
 #[must_use = "nothing is read or loaded until it is awaited"]
@@ -148,25 +148,7 @@ impl<V> MemoizeMany<V> {
         self
     }
 
-    /// Sets how long this call may take in all, its loader not counted. By default, the cache
-    /// [decides](Cache::deadline). More than 100 years count as 100 years.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.cache = self.cache.deadline(deadline);
-        self
-    }
-
-    /// Sets whether this call keeps trying while Redis is out. By default, the cache
-    /// [decides](Cache::on_outage).
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.cache = self.cache.on_outage(on_outage);
-        self
-    }
-
-    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
-    /// [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    call_settings!();
 }
 
 impl<V> IntoFuture for MemoizeMany<V>

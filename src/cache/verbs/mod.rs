@@ -21,6 +21,7 @@ pub(crate) mod remove_matching;
 pub(crate) mod set;
 pub(crate) mod set_if;
 pub(crate) mod set_many;
+mod settings;
 pub(crate) mod tag_snapshot;
 mod take;
 pub(crate) mod update;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::conditional::{Condition, Keeps, stored};
+use super::settings::call_settings;
 use crate::cache::Cache;
 use crate::cache::load::upload;
 use crate::cache::load::upload::Upload;
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::script::script;
 use crate::tags::Tag;
-use crate::time::{Deadline, OnOutage, Ttl};
+use crate::time::{Deadline, Ttl};
 
 script!(SET = "set.lua" after "../entry.lua");
 
@@ -107,25 +108,7 @@ impl<'v, V: ?Sized> Set<'v, V> {
         self
     }
 
-    /// Sets how long this call may take in all. By default, the cache [decides](Cache::deadline).
-    /// More than 100 years count as 100 years.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.cache = self.cache.deadline(deadline);
-        self
-    }
-
-    /// Sets whether this call keeps trying while Redis is out. By default, the cache
-    /// [decides](Cache::on_outage).
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.cache = self.cache.on_outage(on_outage);
-        self
-    }
-
-    /// Fails at once while Redis is out: the same as [`on_outage`](Self::on_outage) with
-    /// [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    call_settings!();
 }
 
 impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for Set<'v, V> {

@@ -1,4 +1,4 @@
-//! Tests of [`flight`](super).
+//! Tests of [`flights`](super).
 
 use super::*;
 use crate::client::Client;
