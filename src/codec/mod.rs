@@ -164,7 +164,7 @@ impl Stack {
 
     /// By what the script that grants the lease recognises the entry that was read. Empty if there
     /// was none.
-    pub(crate) fn mark(&self, entry: Option<&[u8]>) -> Bytes {
+    pub(crate) fn recognised_by(&self, entry: Option<&[u8]>) -> Bytes {
         let Some(entry) = entry else {
             return Bytes::new();
         };

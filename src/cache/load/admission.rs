@@ -55,6 +55,7 @@ impl<V> Load<V> {
             return Ok(Admitted::AtOnce);
         }
         tokio::select! {
+            // A permit that comes is taken, also for a load that no call waits for.
             biased;
             permit = permit => self.permit = permit,
             () = deserted(creator, &self.leader) => return Ok(Admitted::Deserted),

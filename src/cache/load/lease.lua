@@ -7,8 +7,8 @@
 -- ARGV: 1 token of the caller
 -- ARGV: 2 the longest that the lease may live, ms
 -- ARGV: 3 takeover, ms
--- ARGV: 4 mark of the entry that the caller judged invalid, or '' when it found none: its first 36
---   bytes; of a bare value its length, a ':', and its first and last 36 bytes
+-- ARGV: 4 first 36 bytes of the entry that the caller judged invalid, or '' when it found none; of a
+--   bare value its length, a ':', and its first and last 36 bytes
 -- ARGV: 5 wake channel of the caller's process, or '' when it has none
 -- ARGV: 6 fence of the failed load whose record the caller judged invalid, or ''
 -- ARGV: 7 'bare' when the value has no envelope
@@ -18,12 +18,12 @@
 -- Retry: safe - a caller that meets its own token is answered as the first time; a copy that
 --   arrives after the lease has ended takes it with another fence, with which nothing is stored
 if foreign() then return {'WRONGTYPE'} end
-local mark = redis.call('GETRANGE', KEYS[1], 0, 35)
+local seen = redis.call('GETRANGE', KEYS[1], 0, 35)
 if ARGV[7] == 'bare' and redis.call('EXISTS', KEYS[1]) == 1 then
   local length = string.format('%.0f', redis.call('STRLEN', KEYS[1]))
-  mark = length .. ':' .. mark .. redis.call('GETRANGE', KEYS[1], -36, -1)
+  seen = length .. ':' .. seen .. redis.call('GETRANGE', KEYS[1], -36, -1)
 end
-if mark ~= '' and mark ~= ARGV[4] then return {'CHANGED'} end
+if seen ~= '' and seen ~= ARGV[4] then return {'CHANGED'} end
 local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'takeover', 'failed')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

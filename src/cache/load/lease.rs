@@ -102,10 +102,10 @@ impl LoadLease {
         }
     }
 
-    /// Asks for the lease. `seen` is the mark of the entry that was judged invalid. `dead` is the
-    /// fence of the failed load whose record was judged invalid. `channel` is where this process
-    /// receives wake-ups. The lease lasts long enough for a load that is stored within `storing`
-    /// after its end.
+    /// Asks for the lease. `seen` is what the entry that was judged invalid is recognised by.
+    /// `dead` is the fence of the failed load whose record was judged invalid. `channel` is where
+    /// this process receives wake-ups. The lease lasts long enough for a load that is stored within
+    /// `storing` after its end.
     pub(in crate::cache) async fn acquire(
         &self,
         seen: &[u8],

@@ -69,8 +69,8 @@ pub(super) struct Load<V> {
     running: Arc<LoadChain>,
     /// Why the flight does without Redis from the start.
     out: Option<Error>,
-    /// The mark of the entry that was judged invalid last. The server grants the lease only if the
-    /// entry is still that one, or gone.
+    /// What the entry that was judged invalid last is recognised by. The server grants the lease
+    /// only if the entry is still that one, or gone.
     seen: Bytes,
     /// The generations as they were before the lease was asked for.
     snapshot: Snapshot,

@@ -127,7 +127,7 @@ impl Answers<'_> {
             TagValue::of(value).map(TagValue::state)
         });
         let declared = snapshot(self.wanted.declared(&self.found));
-        let seen = self.stack.mark(self.found[at].as_deref());
+        let seen = self.stack.recognised_by(self.found[at].as_deref());
         Miss::of((gone, seen), whole, declared)
     }
 }

@@ -23,8 +23,8 @@ pub(in crate::cache) enum Reading<T> {
 #[derive(Debug, Default, Clone)]
 pub(in crate::cache) struct Miss {
     pub(in crate::cache) gone: Gone,
-    /// The [mark](crate::codec::Stack::mark) of the entry that was judged invalid. Empty if there
-    /// was no entry.
+    /// What the entry that was judged invalid is [recognised
+    /// by](crate::codec::Stack::recognised_by). Empty if there was no entry.
     pub(in crate::cache) seen: Bytes,
     /// The present states of the tags that were asked for.
     pub(in crate::cache) snapshot: Snapshot,
