@@ -8,6 +8,7 @@ use hedgerow::cache::Undelivered;
 use hedgerow::{Cache, Client, ClientBuilder, Error, ErrorKind};
 use tokio::runtime::Builder;
 
+use crate::support::listener::Listener;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
 use crate::support::topology::{Node, Shards};
@@ -414,4 +415,26 @@ async fn any_call_goes_on_with_what_a_runtime_that_has_ended_has_left() {
     })
     .await;
     assert!(!is_there(&cache.deadline(MINUTE), "k").await);
+}
+
+#[tokio::test]
+async fn warned_of_is_the_first_that_waits_and_what_is_lost_with_the_client() {
+    let server = Server::start_single().await;
+    let listener = Listener::start();
+    let client = server.builder().cache_deadline(SHORT).open();
+    let client = client.expect("a good URL");
+    let cache = client.cache("c");
+    set(&cache, "k", &["t"]).await;
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+        let _: () = server.run(&["LPUSH", &key, "x"]).await;
+    }
+    cache.invalidate_tags(["t"]).await.expect_err("a list");
+    assert!(!listener.told().contains("invalidations wait"));
+    forbid(&server).await;
+    cache.invalidate_tags(["u"]).await.expect_err("forbidden");
+    assert!(listener.told().contains("invalidations wait"));
+    drop((cache, client));
+    let lost = "invalidations are lost with their client";
+    until(lost, async || listener.told().contains(lost)).await;
 }
