@@ -65,7 +65,7 @@ impl Cache {
     /// # Errors
     /// Whatever Redis refuses or does not answer. If there are several servers, the values on those
     /// that were reached are invalidated, and it is safe to call again. After an outage, the client
-    /// [goes on in the background](Self::invalidate_tags#delivery-after-an-error).
+    /// [goes on in the background](Self::invalidate_tags).
     ///
     /// # Cancel safety
     /// Dropping the future leaves the cache cleared, not cleared, or cleared in part, and the
