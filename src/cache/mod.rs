@@ -396,8 +396,8 @@ impl Cache {
     }
 
     /// Returns how many tags wait to be invalidated in the background, because an invalidation of
-    /// them has failed, and what became of others so far. All caches of this client are counted
-    /// together.
+    /// them has failed or was dropped, and what became of others so far. All caches of this client
+    /// are counted together.
     pub fn undelivered(&self) -> Undelivered {
         self.state().undelivered.so_far()
     }

@@ -94,7 +94,8 @@ impl StoreRequest {
         snapshot: &Snapshot,
         deadline: Deadline,
     ) -> Result<Vec<TagState>> {
-        let need = self.need(ttl);
+        // What is stored may be executed as late as the deadline.
+        let need = self.need(ttl) + deadline.remaining();
         let tag_ttls = &self.state.tag_ttls;
         let settled = tag_ttls.settle(&self.cache.client, tags, snapshot, need, deadline);
         if self.cache.setup.index == TagIndex::Off {

@@ -46,12 +46,14 @@ pub(super) async fn run_durably(
     deadline: Deadline,
 ) -> Result<(Reply, usize)> {
     let (key, name) = (call.key(), call.script().name());
-    // In full: it is seldom called, and a script that is not known would need another `WAIT`.
-    let command = &call.by_source();
     let attempt = || async move {
-        let (answer, count) = topology
-            .send_durably(command, key, replicas, deadline)
-            .await?;
+        let sent = topology.send_durably(call.by_sha(), key, replicas, deadline);
+        let (mut answer, mut count) = sent.await?;
+        if matches!(&answer.value, Value::ServerError(error) if error.code() == "NOSCRIPT") {
+            let in_full = &call.by_source();
+            let sent = topology.send_durably(in_full, key, replicas, deadline);
+            (answer, count) = sent.await?;
+        }
         match &answer.value {
             Value::ServerError(error) => Err(from_server(error)),
             _ => Ok((answer, count)),

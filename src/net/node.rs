@@ -154,12 +154,12 @@ impl Node {
     /// Sends a write, and waits for replicas: see [`Durable::send`].
     pub(crate) async fn send_durably(
         &self,
-        command: &Cmd,
+        commands: Vec<Cmd>,
         replicas: usize,
         deadline: Instant,
     ) -> Result<(Answer, usize)> {
         match &self.durable {
-            Some(durable) => durable.send(command, replicas, deadline).await,
+            Some(durable) => durable.send(commands, replicas, deadline).await,
             None => Err(Error::invalid(
                 "waiting for replicas needs a connection of its own, and this client was given one; \
                  make the client by URL",

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::connection::Connection;
@@ -19,10 +19,22 @@ use crate::wire::fault::from_server;
 pub(crate) async fn server_run(link: &Arc<Connection>, deadline: Instant) -> Result<(u64, String)> {
     let live = link.live(deadline).await?;
     let epoch = live.epoch();
-    let mut question = Pipeline::with_capacity(1);
-    question.cmd("INFO").arg("server");
-    let (replies, _) = link.send_all_over(live, &question, deadline).await?;
-    let info = match replies.into_iter().next() {
+    let mut pipeline = Pipeline::with_capacity(1);
+    pipeline.add_command(question());
+    let (replies, _) = link.send_all_over(live, &pipeline, deadline).await?;
+    Ok((epoch, run_of(replies.into_iter().next())?))
+}
+
+/// The command whose reply names the run of the server.
+pub(crate) fn question() -> Cmd {
+    let mut info = redis::cmd("INFO");
+    info.arg("server");
+    info
+}
+
+/// Returns the `run_id` in the reply to [`question`].
+pub(crate) fn run_of(reply: Option<Value>) -> Result<String> {
+    let info = match reply {
         Some(Value::ServerError(error)) => return Err(from_server(&error)),
         Some(Value::VerbatimString { text, .. }) => text,
         Some(Value::BulkString(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -30,7 +42,7 @@ pub(crate) async fn server_run(link: &Arc<Connection>, deadline: Instant) -> Res
     };
     let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
     match id {
-        Some(id) => Ok((epoch, id.trim().to_owned())),
+        Some(id) => Ok(id.trim().to_owned()),
         None => Err(Error::new(
             ErrorKind::Server,
             "{server} does not say which run of the server it is",

@@ -27,11 +27,11 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::key::{Key, TagId};
 use crate::name::{HideKeys, Name};
-use crate::script::{Retry, script};
+use crate::script::script;
 use crate::time::Deadline;
-use crate::wire::command::plain;
 
 script!(ENSURE = "ensure.lua" after "generation.lua");
+script!(OUTLIVE = "outlive.lua" after "generation.lua");
 
 /// A tag, ready to be read, stamped or invalidated.
 #[derive(Clone)]
@@ -138,7 +138,16 @@ impl Tag {
 
 /// The TTLs of tags, as far as this client knows them. All caches of the client share it.
 #[derive(Debug, Default)]
-pub(crate) struct TagTtls(Mutex<HashMap<Key, Instant>>);
+pub(crate) struct TagTtls(Mutex<HashMap<Key, Lives>>);
+
+/// Until when a tag lives at least, while it has this generation. With another one it may be
+/// another tag by now: a server that lost it, or was replaced, may have made it again with a
+/// shorter TTL.
+#[derive(Debug, Clone, Copy)]
+struct Lives {
+    until: Instant,
+    generation: Generation,
+}
 
 impl TagTtls {
     /// Completes a snapshot, so that each tag has a generation and outlives an entry that lives for
@@ -157,7 +166,7 @@ impl TagTtls {
         debug_assert_eq!(tags.len(), snapshot.len(), "a state for each tag");
         let mut settled = Vec::with_capacity(tags.len());
         for (tag, state) in tags.iter().zip(snapshot) {
-            let known = state.filter(|_| self.reaches(&tag.key, need));
+            let known = state.filter(|state| self.reaches(&tag.key, state.generation, need));
             settled.push(async move {
                 match known {
                     Some(state) => Ok(state),
@@ -191,29 +200,32 @@ impl TagTtls {
             return Err(reply.unexpected().with_key(&tag.name));
         }
         let value = reply.take_bytes(1)?;
-        self.learn(&tag.key, asked + Duration::from_millis(reply.count(2)?));
+        let until = asked + Duration::from_millis(reply.count(2)?);
         let state = TagValue::of(value.as_ref()).map(TagValue::state);
-        state.ok_or_else(|| reply.unexpected().with_key(&tag.name))
+        let state = state.ok_or_else(|| reply.unexpected().with_key(&tag.name))?;
+        let generation = state.generation;
+        self.learn(&tag.key, Lives { until, generation });
+        Ok(state)
     }
 
-    fn reaches(&self, tag: &Key, need: Duration) -> bool {
+    fn reaches(&self, tag: &Key, generation: Generation, need: Duration) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get(tag)
-            .is_some_and(|until| *until >= Instant::now() + need)
+            .is_some_and(|it| it.generation == generation && it.until >= Instant::now() + need)
     }
 
-    fn learn(&self, tag: &Key, until: Instant) {
+    fn learn(&self, tag: &Key, lives: Lives) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_KNOWN && !known.contains_key(tag) {
             let now = Instant::now();
-            known.retain(|_, until| *until > now);
+            known.retain(|_, it| it.until > now);
             if known.len() >= MOST_KNOWN {
                 // To forget a tag costs one command.
                 known.clear();
             }
         }
-        known.insert(tag.clone(), until);
+        known.insert(tag.clone(), lives);
     }
 }
 
@@ -233,20 +245,19 @@ pub(crate) async fn outlive(
     life: Life,
     deadline: Deadline,
 ) -> Result<()> {
+    let (need, how) = match life {
+        Life::For(life) => (life.as_millis() as u64, "for"),
+        Life::Until(moment) => (moment, "until"),
+    };
     let calls = keys.iter().map(|key| {
-        let mut command = match life {
-            Life::For(_) => plain("PEXPIRE", key),
-            Life::Until(_) => plain("PEXPIREAT", key),
-        };
-        match life {
-            Life::For(life) => command.arg(life.as_millis() as u64),
-            Life::Until(moment) => command.arg(moment),
-        };
-        command.arg("GT");
-        client.command(command, key, Retry::Safe, deadline)
+        let call = OUTLIVE.call([key]).arg(need).arg(how);
+        client.run(call, deadline)
     });
     for outcome in join_all(calls).await {
-        outcome?;
+        let reply = outcome?;
+        if reply.status()? != "OK" {
+            return Err(reply.unexpected());
+        }
     }
     Ok(())
 }

@@ -290,17 +290,18 @@ impl Topology {
         deadline: Deadline,
     ) -> Result<(Answer, usize)> {
         match (self, key) {
-            (Self::One(node), _) => node.send_durably(command, replicas, deadline.at).await,
+            (Self::One(node), _) => node.send_durably(one(command), replicas, deadline.at).await,
             (Self::Replicated(replicated), _) => {
                 let node = replicated.primary();
-                node.send_durably(command, replicas, deadline.at).await
+                node.send_durably(one(command), replicas, deadline.at).await
             }
             (Self::Cluster(cluster), Some(key)) => {
                 cluster.send_durably(command, key, replicas, deadline).await
             }
             (Self::Shards(shards), Some(key)) => {
                 let node = shards.node(key);
-                node.send_durably(command, replicas, deadline.at).await
+                let sent = node.send_durably(one(command), replicas, deadline.at).await;
+                sent.map_err(|error| shards.located(error, key))
             }
             (Self::Cluster(_) | Self::Shards(_), None) => Err(Error::invalid(
                 "a write without a key reaches no one server",
@@ -357,7 +358,7 @@ impl Topology {
         match (self, key) {
             (Self::One(node), _) => node.link.located(error),
             (Self::Replicated(replicated), _) => replicated.primary().link.located(error),
-            (Self::Shards(shards), Some(key)) => shards.node(key).link.located(error),
+            (Self::Shards(shards), Some(key)) => shards.located(error, key),
             // Each shard has named itself in the error.
             (Self::Shards(_), None) => error,
             (Self::Cluster(cluster), key) => match key.and_then(|key| cluster.node(key)) {
@@ -411,6 +412,11 @@ impl PartialEq for Server {
             _ => false,
         }
     }
+}
+
+/// A write with nothing in front of it.
+fn one(command: &Cmd) -> Vec<Cmd> {
+    vec![command.clone()]
 }
 
 /// Returns the reply of the first of several servers.

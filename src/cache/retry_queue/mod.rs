@@ -1,10 +1,10 @@
 //! `RetryQueue`: invalidations that could not be delivered, and the task that delivers them.
 //!
 //! Invariant: a copy of a tag that is kept here is invalidated later than its call has failed, or
-//! was dropped, unless the client ends first or its key is in the way. Only what failed is repeated.
-//! It does not matter whether the call that failed was executed all the same: a later invalidation
-//! only invalidates more. `invalidate_tags` and `clear` put here what has failed, and each call of a
-//! cache looks whether the task runs.
+//! was dropped, unless the client ends first or its key is in the way. Only what failed is
+//! repeated. It does not matter whether the call that failed was executed all the same: a later
+//! invalidation only invalidates more. `invalidate_tags` and `clear` put here what has failed, and
+//! each call of a cache looks whether the task runs.
 
 mod waiting;
 

@@ -167,7 +167,7 @@ impl Cache {
                 return Ok(false);
             };
             // The entry keeps its stale window behind the new end.
-            let beside = mark.window() + SLACK;
+            let beside = mark.window() + SLACK + deadline.remaining();
             let (life, millis, how) = match end {
                 End::After(ttl) => (Life::For(ttl.duration() + beside), ttl.millis(), "for"),
                 End::NotBefore(ttl) => (Life::For(ttl.duration() + beside), ttl.millis(), "longer"),

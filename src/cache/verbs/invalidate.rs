@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::future::IntoFuture;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -37,18 +38,23 @@ impl Cache {
     /// others are invalidated. It is safe to call again with all of them.
     ///
     /// # Delivery after an error
-    /// If the error is an [outage](crate::ErrorKind::is_outage), the client keeps the tags that
-    /// failed, and invalidates them in the background as soon as their servers answer. It tries at
-    /// least every 2 s, and at least every 16 s where the servers answer and refuse it, as for
-    /// missing rights. Until then values that carry the tags may be found.
+    /// If the error is an [outage](crate::ErrorKind::is_outage) other than
+    /// [`NotReplicated`](crate::ErrorKind::NotReplicated), and does not say that the call was
+    /// executed, the client keeps the tags that failed, and invalidates them in the background. It
+    /// tries every 2 s or sooner while a server is out, and every 30 s or sooner where the server
+    /// refuses it, as for missing rights, or does not answer. Until then values that carry the tags
+    /// may be found. Servers that were reached are not invalidated again.
+    ///
     /// [`undelivered`](Self::undelivered) counts what waits, and a later call for the same tags
     /// that succeeds ends the wait. A client keeps up to 10,000 tags, each once; the text of the
     /// error says so if there was no room. What waits is lost with the client: it lives in this
-    /// process only. A [hold](Invalidate::hold) begins with the delivery.
+    /// process only. It is delivered by a task on the runtime of the call. If that runtime has
+    /// ended, the next call of any cache of the client starts the task again. The end of a
+    /// [hold](Invalidate::hold) does not move.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves some of the tags invalidated, and nothing goes on in the
-    /// background. It is safe to call again.
+    /// Dropping the future leaves some of the tags invalidated, and the client goes on with all of
+    /// them in the background, as after an outage. A future that was never polled does nothing.
     pub fn invalidate_tags(&self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Invalidate {
         Invalidate::of(self.clone(), self.tags(tags))
     }
@@ -62,8 +68,8 @@ impl Cache {
     /// [goes on in the background](Self::invalidate_tags).
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the cache cleared, not cleared, or cleared in part, and nothing
-    /// goes on in the background.
+    /// Dropping the future leaves the cache cleared, not cleared, or cleared in part, and the
+    /// client goes on in the background.
     pub fn clear(&self) -> Invalidate {
         let whole = self.names().map(|names| vec![names.whole.clone()]);
         Invalidate::of(self.clone(), whole)
@@ -159,21 +165,25 @@ impl Invalidate {
     }
 
     /// Returns only once `replicas` of the primary have acknowledged the invalidation, so that a
-    /// failover to one of those does not undo it. From 1 on; of several primaries, each of those
-    /// that have a tag needs so many.
+    /// failover to one of those does not undo it. From 1 to 1,000; of several primaries, each of
+    /// those that have a tag needs so many.
     ///
     /// The call takes one more round trip to the replicas, and one to the primary, over a
     /// connection of its own, which is opened when it is first needed. Calls of one client that
-    /// wait for the replicas of one primary do so one after the other, in turns of at most 50 ms.
-    /// A client over a connection that the caller made cannot wait. The primary must be a server
-    /// that acknowledges by `WAIT`, as Redis and Valkey do. A soft invalidation that is tried again
-    /// counts once for each try.
+    /// wait for the replicas of one primary do so together; a new one waits up to 50 ms for its
+    /// turn. A client over a connection that the caller made cannot wait. The primary must be a
+    /// server that acknowledges by `WAIT`, as Redis and Valkey do. A soft invalidation that is
+    /// tried again counts once for each try.
     ///
     /// # Errors
     /// [`NotReplicated`](crate::ErrorKind::NotReplicated) if too few have by the deadline: the
     /// invalidation was executed on the primary and holds, unless a failover undoes it. The text
-    /// says how many have. Such a call does not go on in the background. `InvalidInput` for 0, or
-    /// for a client that cannot wait.
+    /// says how many have. Such a call does not go on in the background. The same holds where the
+    /// server does not allow `WAIT` or `INFO`: the error says that the call was executed. After any
+    /// other outage the client goes on in the background, without waiting for replicas.
+    /// [`Overloaded`](crate::ErrorKind::Overloaded) if 4,096 tags of this client wait for their
+    /// turn at a primary. `InvalidInput` for a number out of range, or for a client that cannot
+    /// wait.
     pub fn durable(mut self, replicas: usize) -> Self {
         self.replicas = Some(replicas);
         self
@@ -191,9 +201,9 @@ impl Invalidate {
         if self.hold > LONGEST_HOLD {
             return Err(Error::invalid("loads are held back for longer than a day"));
         }
-        if self.replicas == Some(0) {
+        if self.replicas.is_some_and(|it| !REPLICAS.contains(&it)) {
             return Err(Error::invalid(
-                "a durable invalidation waits for no replica; give at least 1, or leave it out",
+                "a durable invalidation waits for 1 to 1,000 replicas; or leave it out",
             ));
         }
         let how = Invalidation {
@@ -228,6 +238,9 @@ impl IntoFuture for Invalidate {
 
 /// The longest that loads may be held back.
 const LONGEST_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many replicas may be waited for.
+const REPLICAS: RangeInclusive<usize> = 1..=1000;
 
 /// Up to this many tags, a search looks at each of them.
 const FEW: usize = 16;

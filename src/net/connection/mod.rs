@@ -444,7 +444,7 @@ impl Connection {
     /// Gives up the session of `epoch`; the next caller opens a new one. Callers that wait for an
     /// answer on the old session may still get it. `why` is set if the server refused to write: if
     /// no session is opened in time, callers then fail with it.
-    fn abandon(&self, epoch: u64, why: Option<Error>) {
+    pub(crate) fn abandon(&self, epoch: u64, why: Option<Error>) {
         let mut state = self.state();
         // The answer may be late, and the session in use another one by now.
         if state.live.as_ref().is_some_and(|live| live.epoch == epoch) {

@@ -141,9 +141,8 @@ impl Cluster {
         }
     }
 
-    /// Sends a write of `key` to its server, and waits for replicas: see
-    /// [`Durable::send`](crate::net::durable::Durable::send). Fails after a redirect, as not
-    /// executed; the next try goes where it led to.
+    /// Sends a write of `key` to its server, waits for replicas, and follows redirects: see
+    /// [`Durable::send`](crate::net::durable::Durable::send).
     pub(crate) async fn send_durably(
         &self,
         command: &Cmd,
@@ -152,16 +151,22 @@ impl Cluster {
         deadline: Deadline,
     ) -> Result<(Answer, usize)> {
         let slot = key.slot();
-        let to = self.0.primary(slot, deadline).await?;
-        let sent = to.node.send_durably(command, replicas, deadline.at).await;
-        let (answer, count) = self.watched(sent)?;
-        match self.redirected(&answer.value, &to.address) {
-            None => return Ok((answer, count)),
-            Some(Redirect::Moved(_, address)) => drop(self.0.moved(slot, &address)),
-            // While a slot moves, it may be asked for again.
-            Some(Redirect::Ask(_)) => {}
-            Some(Redirect::Nameless) => {
-                self.0.elsewhere(slot, &to.address, deadline.at).await?;
+        let mut to = self.0.primary(slot, deadline).await?;
+        let mut commands = vec![command.clone()];
+        for _ in 0..=MOST_REDIRECTS {
+            let sent = to.node.send_durably(commands, replicas, deadline.at).await;
+            let (answer, count) = self.watched(sent)?;
+            commands = vec![command.clone()];
+            match self.redirected(&answer.value, &to.address) {
+                None => return Ok((answer, count)),
+                Some(Redirect::Moved(_, address)) => to = self.0.moved(slot, &address),
+                Some(Redirect::Ask(address)) => {
+                    to = self.0.at(&address);
+                    commands.insert(0, redis::cmd("ASKING"));
+                }
+                Some(Redirect::Nameless) => {
+                    to = self.0.elsewhere(slot, &to.address, deadline.at).await?;
+                }
             }
         }
         Err(restless())

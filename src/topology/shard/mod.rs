@@ -149,6 +149,11 @@ impl Shards {
         shard.send(command, deadline).await
     }
 
+    /// Adds the name and the address of the shard of `key` to `error`.
+    pub(crate) fn located(&self, error: Error, key: &Key) -> Error {
+        self.nodes[self.place(key)].named(error)
+    }
+
     /// The number of shards, with those of the other ring.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()

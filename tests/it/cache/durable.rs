@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::server::{Server, connection};
-use crate::support::topology::{Cluster, Node, Replicated};
+use crate::support::topology::{Cluster, Node, Replicated, Shards};
 use crate::support::wait::{bounded, patient};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -215,6 +215,7 @@ async fn what_cannot_wait_is_refused_before_anything_is_sent() {
     let brought = brought.open().expect("a client").cache("c");
     for durable in [
         cache.invalidate_tags(["t"]).durable(0),
+        cache.invalidate_tags(["t"]).durable(1001),
         brought.invalidate_tags(["t"]).durable(1),
     ] {
         let error = durable.await.expect_err("refused");
@@ -246,4 +247,157 @@ async fn in_a_cluster_each_primary_waits_for_its_own_replicas() {
     let two = cache.invalidate_tags(["t"]).durable(2).deadline(SHORT);
     let error = two.await.expect_err("each has one");
     assert!(is_executed(&error), "{error:?}");
+}
+
+/// How often a node has run a command.
+async fn calls(node: &Node, command: &str) -> usize {
+    let field = format!("cmdstat_{command}");
+    let stats = node.info("commandstats", &field).await;
+    let calls = stats
+        .strip_prefix("calls=")
+        .and_then(|it| it.split(',').next());
+    calls.map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_wait_executes_it_once_and_says_so() {
+    let servers = Replicated::start(1).await;
+    let primary = servers.primary();
+    let cache = client(&servers).cache("c");
+    set(&cache, "k", &["t"]).await;
+    let durable = cache.invalidate_tags(["u"]).durable(1).await;
+    durable.expect("acknowledged");
+    for right in ["wait", "info"] {
+        // Another client: this one has its proofs.
+        let cache = client(&servers).cache("c");
+        set(&cache, "k", &["t"]).await;
+        let before = calls(primary, "set").await;
+        let taken = format!("-{right}");
+        let _: () = primary.run(&["ACL", "SETUSER", "default", &taken]).await;
+        let error = cache.invalidate_tags(["t"]).durable(1).await;
+        let error = error.expect_err("a right is missing");
+        let given = format!("+{right}");
+        let _: () = primary.run(&["ACL", "SETUSER", "default", &given]).await;
+        assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+        assert!(!error.is_retryable() && !error.is_indeterminate());
+        let text = error.to_string();
+        assert!(text.contains("executed on the primary"), "{text}");
+        assert!(text.contains("WAIT and INFO"), "{text}");
+        assert_eq!(calls(primary, "set").await, before + 1, "{right}");
+        assert_eq!(cache.undelivered().waiting, 0);
+        assert!(!is_there(&cache, "k").await);
+    }
+}
+
+#[tokio::test]
+async fn many_tags_wait_together() {
+    let servers = Replicated::start(1).await;
+    let cache = client(&servers).cache("c");
+    let names: Vec<String> = (0..200).map(|number| format!("t{number}")).collect();
+    let durable = cache.invalidate_tags(&names).durable(1).await;
+    durable.expect("acknowledged");
+    let primary = servers.primary();
+    let waits = calls(primary, "wait").await;
+    assert!(waits < 20, "{waits}");
+    assert_eq!(tags(servers.replica(0)).await, tags(primary).await);
+    // A replica that hangs costs all of them one wait, and not each its own.
+    servers.replica(0).stop();
+    let short = cache.invalidate_tags(&names).durable(1).deadline(SHORT);
+    let error = short.await.expect_err("the replica hangs");
+    assert!(is_executed(&error), "{error:?}");
+    servers.replica(0).resume();
+}
+
+#[tokio::test]
+async fn a_call_that_fails_goes_on_without_its_replicas_and_says_so() {
+    let servers = Replicated::start(1).await;
+    let cache = client(&servers).cache("c");
+    set(&cache, "k", &["t"]).await;
+    let primary = servers.primary();
+    let _: () = primary
+        .run(&["ACL", "SETUSER", "default", "resetkeys", "~other:*"])
+        .await;
+    let durable = cache.invalidate_tags(["t"]).durable(1).await;
+    let error = durable.expect_err("forbidden");
+    let text = error.to_string();
+    assert!(
+        text.contains("in the background, without waiting"),
+        "{text}"
+    );
+    assert_eq!(cache.undelivered().waiting, 1);
+}
+
+#[tokio::test]
+async fn a_shared_connection_that_leads_to_a_former_primary_is_given_up() {
+    let (former, present) = tokio::join!(Replicated::start(1), Replicated::start(1));
+    let (there, here) = (former.primary(), present.primary());
+    // The first connection is the one for all calls.
+    let (url, accepting) = balancer(&[there, here]).await;
+    let client = patient(Client::builder().url(&url)).open();
+    let cache = client.expect("a good URL").cache("c");
+    set(&cache, "k", &["t"]).await;
+    let durable = cache.invalidate_tags(["t"]).durable(1).await;
+    durable.expect("acknowledged");
+    assert_eq!(tags(here).await.len(), 1);
+    assert_eq!(tags(present.replica(0)).await, tags(here).await);
+    assert!(!is_there(&cache, "k").await);
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn a_tag_whose_slot_is_being_moved_is_invalidated_where_it_goes() {
+    let cluster = Cluster::start(3, 1).await;
+    let seeds = cluster.primaries().iter().map(|node| node.url());
+    let client = patient(Client::builder().cluster(seeds)).open();
+    let cache = client.expect("good URLs").cache("c");
+    set(&cache, "k", &["t"]).await;
+    let mut tag = None;
+    for (index, node) in cluster.primaries().iter().enumerate() {
+        let named = tags(node)
+            .await
+            .into_iter()
+            .find(|(_, it)| it.ends_with(b"t"));
+        tag = tag.or(named.map(|(key, _)| (index, key)));
+    }
+    let (from, tag) = tag.expect("the tag");
+    let node = &cluster.primaries()[from];
+    let slot: u16 = node.run(&["CLUSTER", "KEYSLOT", &tag]).await;
+    let migration = cluster.migrate(slot, (from + 1) % 3).await;
+    migration.carry_all().await;
+    let durable = cache.invalidate_tags(["t"]).durable(1).await;
+    durable.expect("acknowledged");
+    assert!(!is_there(&cache, "k").await);
+}
+
+#[tokio::test]
+async fn an_error_names_the_shard() {
+    let shards = Shards::start(2).await;
+    let urls = shards.nodes().iter().map(|node| node.url());
+    let named = ["a", "b"].into_iter().zip(urls);
+    let client = Client::builder().shards(named.map(|(name, url)| (name, url, 1)));
+    let cache = patient(client).open().expect("good URLs").cache("c");
+    let durable = cache.clear().durable(1).deadline(SHORT);
+    let error = durable.await.expect_err("no shard has a replica");
+    assert!(is_executed(&error), "{error:?}");
+    assert!(error.to_string().contains("shard \"a\""), "{error}");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_turn_is_bounded() {
+    let servers = Replicated::start(1).await;
+    let cache = client(&servers).cache("c").deadline(MINUTE);
+    let durable = cache.invalidate_tags(["t"]).durable(1).await;
+    durable.expect("acknowledged");
+    servers.primary().stop();
+    let mut calls = JoinSet::new();
+    for call in 0..30 {
+        let names = (0..256).map(|number| format!("{call}:{number}"));
+        calls.spawn(cache.invalidate_tags(names).durable(1).into_future());
+    }
+    let first = bounded("an end", calls.join_next()).await;
+    let first = first.expect("a call").expect("no panic");
+    let error = first.expect_err("too many");
+    assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+    assert!(error.is_retryable());
+    servers.primary().resume();
 }

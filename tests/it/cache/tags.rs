@@ -109,13 +109,65 @@ async fn a_tag_is_prolonged_only_where_it_could_end_before_an_entry() {
         calls(&server, &["pexpire"]).await
     };
     assert_eq!(stored_by_many().await, 0, "a new tag lives for long enough");
-    // An entry may live for 66 s, and its load for 30 s before that.
-    for (seconds, prolonged) in [("100", 0), ("90", 2)] {
+    // An entry may live for 66 s, and its load for 30 s before that. It may be stored 20 s later.
+    for (seconds, prolonged) in [("120", 0), ("90", 2)] {
         for key in server.keys("hr:t:*").await {
             let _: () = server.run(&["EXPIRE", &key, seconds]).await;
         }
         let so_far = stored_by_many().await;
         assert_eq!(so_far, prolonged, "two tags that live for {seconds} s");
+    }
+}
+
+#[tokio::test]
+async fn touching_an_entry_often_prolongs_its_tags_seldom() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    set(&cache, "k", &["t"]).await;
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["EXPIRE", &key, "90"]).await;
+    }
+    let hour = Duration::from_secs(3600);
+    for _ in 0..10 {
+        assert!(cache.touch("k", hour).await.expect("touched"));
+        assert!(cache.expire("k", hour).await.expect("given an end"));
+    }
+    // Each of the two tags once, and the entry each time.
+    let prolonged = calls(&server, &["pexpire"]).await;
+    assert!(prolonged <= 22, "{prolonged}");
+    for (key, left) in server.lives("hr:t:*").await {
+        assert!(left > 7_200_000, "{key} has {left} ms left");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_another_client_has_made_again_is_prolonged_where_it_must_be() {
+    let server = Server::start().await;
+    let (one, other) = (server.client().await, server.client().await);
+    let (one, other) = (one.cache("c"), other.cache("c"));
+    let hour = Duration::from_secs(3600);
+    let long = async || {
+        let set = one.set("k", &1u8, hour).tags(["t"]);
+        set.await.expect("stored");
+    };
+    long().await;
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+    }
+    set(&other, "k", &["t"]).await;
+    long().await;
+    for (key, left) in server.lives("hr:t:*").await {
+        assert!(left > 3_960_000, "{key} has {left} ms left");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_outlives_an_entry_that_is_stored_as_late_as_the_deadline() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    set(&cache.deadline(30 * MINUTE), "k", &["t"]).await;
+    for (key, left) in server.lives("hr:t:*").await {
+        assert!(left > 1_860_000, "{key} has {left} ms left");
     }
 }
 

@@ -8,9 +8,10 @@ use hedgerow::cache::Undelivered;
 use hedgerow::{Cache, Client, ClientBuilder, Error, ErrorKind};
 use tokio::runtime::Builder;
 
+use crate::support::listener::Listener;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
-use crate::support::topology::{Node, Shards};
+use crate::support::topology::{Cluster, Node, Shards};
 use crate::support::wait::{calls, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -296,35 +297,40 @@ async fn what_will_never_succeed_at_one_server_does_not_hide_what_may_at_another
 }
 
 #[tokio::test]
-async fn tags_of_a_server_that_answers_do_not_wait_for_those_of_one_that_hangs() {
-    let shards = Shards::start(2).await;
-    let client = of_shards(&shards).cache_deadline(SHORT).open();
-    let cache = client.expect("good URLs").cache("c");
-    let patient = cache.clone().deadline(MINUTE);
-    let names: Vec<String> = (0..100).map(|number| format!("t{number}")).collect();
-    for (number, part) in names.chunks(50).enumerate() {
-        let set = patient.set(&format!("k{number}"), &1u8, MINUTE).tags(part);
-        set.await.expect("stored");
+async fn tags_of_slots_that_are_served_do_not_wait_for_those_that_are_not() {
+    let cluster = Cluster::start(3, 0).await;
+    let partial = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+    let _: Vec<String> = cluster.run_all(&partial).await;
+    let seeds = cluster.primaries().iter().map(|node| node.url());
+    let client = Client::builder().cluster(seeds).cache_deadline(SHORT);
+    let cache = client.open().expect("good URLs").cache("c");
+    let _ = cache.get::<u8>("k").await;
+    // All slots of the first but one. A breaker does not open for that.
+    for node in cluster.primaries() {
+        until("the slots are nobody's", async || {
+            let take = ["CLUSTER", "DELSLOTSRANGE", "0", "5459"];
+            let _: Result<(), _> = node.try_run(&take).await;
+            let info: String = node.run(&["CLUSTER", "INFO"]).await;
+            info.contains("cluster_slots_assigned:10924")
+        })
+        .await;
     }
-    let [well, hangs] = shards.nodes() else {
-        panic!("two shards");
-    };
-    let named = |tags: Vec<(String, Vec<u8>)>| {
-        let is_named = |tag: &[u8]| !tag.ends_with(b"(all of c)");
-        tags.iter().filter(|(_, tag)| is_named(tag)).count() as u64
-    };
-    let (here, there) = (named(tags(well).await), named(tags(hangs).await));
-    assert_eq!(here + there, 100);
-    forbid_at(well).await;
-    hangs.stop();
-    let all = cache.invalidate_tags(&names).await;
-    all.expect_err("one forbids it, one hangs");
-    assert_eq!(cache.undelivered().waiting, 100);
-    allow_at(well).await;
-    let left = async || cache.undelivered().waiting == there;
-    until("all of one server are delivered", left).await;
-    hangs.resume();
-    delivered(&cache).await;
+    let names: Vec<String> = (0..300).map(|number| format!("t{number}")).collect();
+    let failed = cache.invalidate_tags(&names).await;
+    failed.expect_err("some are on no server");
+    let unserved = cache.undelivered().waiting;
+    assert!((10..290).contains(&unserved), "{unserved}");
+    for node in &cluster.primaries()[1..] {
+        forbid_at(node).await;
+    }
+    let failed = cache.invalidate_tags(&names).await;
+    failed.expect_err("the others are forbidden");
+    assert_eq!(cache.undelivered().waiting, 300);
+    for node in &cluster.primaries()[1..] {
+        allow_at(node).await;
+    }
+    let left = async || cache.undelivered().waiting == unserved;
+    until("all that are served are delivered", left).await;
 }
 
 #[tokio::test]
@@ -414,4 +420,26 @@ async fn any_call_goes_on_with_what_a_runtime_that_has_ended_has_left() {
     })
     .await;
     assert!(!is_there(&cache.deadline(MINUTE), "k").await);
+}
+
+#[tokio::test]
+async fn warned_of_is_the_first_that_waits_and_what_is_lost_with_the_client() {
+    let server = Server::start_single().await;
+    let listener = Listener::start();
+    let client = server.builder().cache_deadline(SHORT).open();
+    let client = client.expect("a good URL");
+    let cache = client.cache("c");
+    set(&cache, "k", &["t"]).await;
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+        let _: () = server.run(&["LPUSH", &key, "x"]).await;
+    }
+    cache.invalidate_tags(["t"]).await.expect_err("a list");
+    assert!(!listener.told().contains("invalidations wait"));
+    forbid(&server).await;
+    cache.invalidate_tags(["u"]).await.expect_err("forbidden");
+    assert!(listener.told().contains("invalidations wait"));
+    drop((cache, client));
+    let lost = "invalidations are lost with their client";
+    until(lost, async || listener.told().contains(lost)).await;
 }
