@@ -39,7 +39,9 @@ impl<V: Send + Sync + 'static> Load<V> {
         }
         if let Some(member) = self.member.clone() {
             if member.leads(None) {
-                self.request.cache.does_without(Did::Load, "memoize", &error);
+                self.request
+                    .cache
+                    .does_without(Did::Load, "memoize", &error);
                 return self.in_batch(loader, &member).await.map(Some);
             }
             // The permit that it has waited for is that of the batch, which goes on without it.
@@ -56,7 +58,9 @@ impl<V: Send + Sync + 'static> Load<V> {
             // The load that waits for this one keeps its own permit, which counts for both.
             () = self.leader.urged() => None,
         };
-        self.request.cache.does_without(Did::Load, "memoize", &error);
+        self.request
+            .cache
+            .does_without(Did::Load, "memoize", &error);
         tracing::debug!(target: "hedgerow::cache", key = self.request.place.name.shown().as_str(), %error, "loading without Redis");
         self.begun(loader).await.map(Some)
     }

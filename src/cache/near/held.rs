@@ -197,12 +197,7 @@ impl Near {
     }
 
     /// Returns why what is held of `key` is not served, if it is not.
-    fn why_not(
-        &self,
-        client: &Client,
-        stored: &Stored<Origin>,
-        now: Instant,
-    ) -> Option<NearWhy> {
+    fn why_not(&self, client: &Client, stored: &Stored<Origin>, now: Instant) -> Option<NearWhy> {
         if now >= stored.until {
             return Some(NearWhy::Expired);
         }

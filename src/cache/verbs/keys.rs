@@ -51,7 +51,9 @@ impl Cache {
             let Some(found) = walk.next().await? else {
                 return Ok(None);
             };
-            let new = found.entries().filter(|it| seen.is_new(it.version, &it.name));
+            let new = found
+                .entries()
+                .filter(|it| seen.is_new(it.version, &it.name));
             let names: Vec<_> = new.map(|it| Ok(it.name)).collect();
             Ok(Some((stream::iter(names), Ok((walk, seen)))))
         });
@@ -72,7 +74,12 @@ impl Cache {
         let mut found = walk.next().await?;
         while let Some(batch) = found {
             // The server makes the next step while these are counted.
-            let counting = async { batch.entries().filter(|it| seen.is_new(it.version, &it.name)).count() };
+            let counting = async {
+                batch
+                    .entries()
+                    .filter(|it| seen.is_new(it.version, &it.name))
+                    .count()
+            };
             let (next, new) = join!(walk.next(), counting);
             count += new as u64;
             found = next?;

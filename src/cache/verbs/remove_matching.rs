@@ -270,7 +270,9 @@ impl Removal {
             Aim::EndLoads => self.end_loads(found).await,
             Aim::Remove => self.what.remove(found).await,
             Aim::List => {
-                let new = found.entries().filter(|it| self.seen.is_new(it.version, &it.name));
+                let new = found
+                    .entries()
+                    .filter(|it| self.seen.is_new(it.version, &it.name));
                 Ok(new.count() as u64)
             }
         }
