@@ -99,8 +99,8 @@ struct Turns {
 }
 
 impl Turns {
-    /// Whether the server has said which run it is. After a refusal it is asked again: the right may
-    /// have been granted meanwhile.
+    /// Whether the server has said which run it is. After a refusal it is asked again: the right
+    /// may have been granted meanwhile.
     fn is_known(&self) -> bool {
         matches!(self.run, Some(Ok(_)))
     }
