@@ -98,6 +98,14 @@ struct Turns {
     executed: Vec<Executed>,
 }
 
+impl Turns {
+    /// Whether the server has said which run it is. After a refusal it is asked again: the right
+    /// may have been granted meanwhile.
+    fn is_known(&self) -> bool {
+        matches!(self.run, Some(Ok(_)))
+    }
+}
+
 impl Durable {
     pub(crate) fn beside(shared: &Arc<Connection>) -> Arc<Self> {
         Arc::new(Self {
@@ -256,7 +264,7 @@ impl Durable {
         deadline: Instant,
     ) -> Result<(Vec<Value>, Instant)> {
         let mut pipeline = Pipeline::new();
-        if turns.run.is_none() {
+        if !turns.is_known() {
             pipeline.add_command(question());
         }
         for arrival in arrivals {
@@ -278,7 +286,7 @@ impl Durable {
         (replies, sent): (Vec<Value>, Instant),
     ) {
         let mut replies = replies.into_iter();
-        if turns.run.is_none() {
+        if !turns.is_known() {
             turns.run = Some(run_of(replies.next()));
         }
         for Arrival { commands, asks, .. } in arrivals {
