@@ -9,7 +9,7 @@
 local answer = {'OK'}
 for at = 1, #KEYS do
   answer[at + 1] = 0
-  if stamp(KEYS[at], ARGV[1]) == ARGV[at + 1] then
+  if stamp(at, ARGV[1]) == ARGV[at + 1] then
     redis.call('UNLINK', KEYS[at])
     answer[at + 1] = 1
   end

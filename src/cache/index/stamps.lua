@@ -6,6 +6,6 @@
 -- Retry: safe - it only reads
 local answer = {'OK'}
 for at = 1, #KEYS do
-  answer[at + 1] = stamp(KEYS[at], ARGV[1]) or false
+  answer[at + 1] = stamp(at, ARGV[1]) or false
 end
 return answer

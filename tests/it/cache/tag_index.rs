@@ -231,7 +231,8 @@ async fn an_index_forgets_what_has_ended_and_ends_with_its_last_entry() {
         let least = least.to_string();
         server.run(&["ZCOUNT", &index, &least, "+inf"]).await
     };
-    assert_eq!((count(ends).await, count(ends + 1).await), (1, 0));
+    assert!(count(ends).await > 0, "the last end is that of the index");
+    assert_eq!(count(ends + 1).await, 0);
     let ended: usize = server.run(&["EVAL", ENDED, "1", &index]).await;
     assert_eq!(ended, keys.len());
     set(&cache, "last", &["t"]).await;
