@@ -20,7 +20,7 @@ use crate::cache::load::failure::Failure;
 use crate::codec::{Shape, Stamp};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::tags::{Life, Snapshot, Tag, TagState};
+use crate::tags::{Life, SLACK, Snapshot, Tag, TagState};
 use crate::time::{Deadline, FOREVER, Ttl};
 
 /// What one call asks for, beside its value or its loader.
@@ -104,10 +104,27 @@ impl StoreRequest {
         // Noted before the entry is stored: an entry that the index misses is not found by tag.
         let ids = tags.iter().map(|tag| tag.id);
         let names = [&self.place.name];
-        let noted = index::note(&self.cache, ids, &names, Life::For(need), deadline);
+        // A load is stored some time after it has ended: its tags are read, and it is committed.
+        let life = Life::For(need + SLACK);
+        let noted = index::note(&self.cache, ids, &names, life, deadline);
         let (settled, noted) = Box::pin(join(settled, noted)).await;
         let settled = noted.and(settled);
         settled.map_err(|error| self.named(error))
+    }
+
+    /// As [`generations`](Self::generations), for a request that is noted with others, by
+    /// [`note_all`](Self::note_all).
+    pub(super) async fn generations_unnoted(&self, deadline: Deadline) -> Result<Vec<TagState>> {
+        let (client, tags) = (&self.cache.client, &self.tags);
+        let generations = async {
+            let snapshot = fetch::generations(client, tags, deadline).await?;
+            let need = self.need(self.kept.longest()) + deadline.remaining();
+            let tag_ttls = &self.state.tag_ttls;
+            tag_ttls
+                .settle(client, tags, &snapshot, need, deadline)
+                .await
+        };
+        generations.await.map_err(|error| self.named(error))
     }
 
     /// Notes all of `requests` in the index of their tags, if there is one. They have the same tags
@@ -118,7 +135,8 @@ impl StoreRequest {
         };
         let names: Vec<&Name> = requests.iter().map(|it| &it.place.name).collect();
         let ids = first.declared().iter().map(|tag| tag.id);
-        let life = Life::For(first.need(first.kept.longest()));
+        let need = first.need(first.kept.longest()) + deadline.remaining();
+        let life = Life::For(need + SLACK);
         index::note(&first.cache, ids, &names, life, deadline).await
     }
 

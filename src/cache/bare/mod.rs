@@ -133,9 +133,9 @@ impl BareCache {
         value: &'v V,
         ttl: Duration,
     ) -> Request<'v, ()> {
-        let set = self.0.set(key, value, ttl);
+        let (cache, set) = (self.0.clone(), self.0.set(key, value, ttl));
         Request::new(self.0.setup.patience, move |patience| async move {
-            set.run(patience.deadline()).await
+            set.run(cache.deadline_by(patience)).await
         })
     }
 

@@ -5,13 +5,16 @@
 //! a failover. `keys_by_tag` and `purge_tag` walk.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::IntoValues;
 
-use futures::future::join_all;
+use bytes::Bytes;
+use futures::future::{join_all, try_join_all};
 
 use crate::cache::Cache;
 use crate::cache::config::TagIndex;
 use crate::cache::index;
 use crate::cache::read::fetch;
+use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::script;
@@ -20,7 +23,8 @@ use crate::time::Deadline;
 
 script!(PAGE = "page.lua");
 script!(FORGET = "forget.lua");
-script!(PURGE = "purge.lua");
+script!(STAMPS = "stamps.lua" after "stamp.lua");
+script!(PURGE = "purge.lua" after "stamp.lua");
 
 /// A walk over the index of one tag.
 #[derive(Debug)]
@@ -150,36 +154,28 @@ impl Pages {
     /// Removes those of these values that are invalid by the tag. Returns which were.
     async fn purged(&self, page: &[Noted], deadline: Deadline) -> Result<Vec<bool>> {
         let client = &self.cache.client;
-        // Read for each page: another invalidation may have come in between.
-        let tags = std::slice::from_ref(&self.tag);
-        let present = fetch::generations(client, tags, deadline).await?;
-        let present = present.first().copied().flatten();
-        let present = present.map_or_else(Vec::new, |state| {
-            state.generation.stamp().to_be_bytes().to_vec()
-        });
         let keys = page
             .iter()
             .map(|noted| self.cache.value(&client.name(&noted.name)));
         let keys: Vec<Key> = keys.collect::<Result<_>>()?;
-        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (at, key) in keys.iter().enumerate() {
-            groups.entry(client.script_group(key)).or_default().push(at);
-        }
-        let calls = groups.into_values().map(|group| {
-            let (keys, present) = (&keys, &present);
+        let dead = self.dead(&keys, deadline).await?;
+        let calls = groups(client, dead.iter().map(|(at, _)| &keys[*at])).map(|group| {
+            let group = group.into_iter().map(|place| &dead[place]);
+            let group: Vec<&(usize, Bytes)> = group.collect();
+            let keys = &keys;
             async move {
-                let named = group.iter().map(|at| &keys[*at]);
-                let call = PURGE
-                    .call_together(named.clone().collect::<Vec<_>>())
-                    .arg(&self.tag.id.0.to_be_bytes()[..])
-                    .arg(&present[..]);
+                let named = group.iter().map(|(at, _)| &keys[*at]);
+                let call = PURGE.call_together(named.clone());
+                let mut call = call.arg(&self.tag.id.0.to_be_bytes()[..]);
+                for (_, generation) in &group {
+                    call = call.arg(&generation[..]);
+                }
                 let reply = client.change_all(call, named, deadline).await?;
-                match reply.status()? {
-                    "OK" => {}
-                    _ => return Err(reply.unexpected()),
+                if reply.status()? != "OK" {
+                    return Err(reply.unexpected());
                 }
                 let outcomes = group.iter().zip(1..);
-                let outcomes = outcomes.map(|(at, answer)| Ok((*at, reply.int(answer)? == 1)));
+                let outcomes = outcomes.map(|((at, _), answer)| Ok((*at, reply.int(answer)? == 1)));
                 outcomes.collect::<Result<Vec<(usize, bool)>>>()
             }
         });
@@ -199,6 +195,60 @@ impl Pages {
         }
         failed.map_or(Ok(removed), |error| Err(error.after_a_part()))
     }
+
+    /// Returns which of these values are invalid by the tag, each with the generation that it has.
+    ///
+    /// The present generation is read after the values. No generation comes back, so a value that
+    /// has another one is invalid for good. Were it read first, a value could have been stored with
+    /// a newer one in between.
+    async fn dead(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<(usize, Bytes)>> {
+        let client = &self.cache.client;
+        let mut dead = self.stamped(keys, deadline).await?;
+        if dead.is_empty() {
+            return Ok(dead);
+        }
+        // While keys move between rings, a value here may have the generation from there.
+        let places = self.tag.copies(client);
+        let present = fetch::generations(client, &places, deadline).await?;
+        let is_present = |stamp: &[u8]| {
+            let mut states = present.iter().flatten();
+            states.any(|state| state.generation.stamp().to_be_bytes() == stamp)
+        };
+        dead.retain(|(_, generation)| !is_present(generation));
+        Ok(dead)
+    }
+
+    /// Returns which of these values carry the tag, each with the generation that it has.
+    async fn stamped(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<(usize, Bytes)>> {
+        let client = &self.cache.client;
+        let calls = groups(client, keys).map(|group| async move {
+            let call = STAMPS.call_together(group.iter().map(|at| &keys[*at]));
+            let call = call.arg(&self.tag.id.0.to_be_bytes()[..]);
+            let mut reply = client.run(call, deadline).await?;
+            if reply.status()? != "OK" {
+                return Err(reply.unexpected());
+            }
+            let mut stamped = Vec::with_capacity(group.len());
+            for (at, answer) in group.into_iter().zip(1..) {
+                let generation = reply.take_bytes(answer)?;
+                stamped.extend(generation.map(|generation| (at, generation)));
+            }
+            Ok(stamped)
+        });
+        Ok(try_join_all(calls).await?.concat())
+    }
+}
+
+/// Returns the positions of those keys that one script may have together.
+fn groups<'k>(
+    client: &Client,
+    keys: impl IntoIterator<Item = &'k Key>,
+) -> IntoValues<usize, Vec<usize>> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, key) in keys.into_iter().enumerate() {
+        groups.entry(client.script_group(key)).or_default().push(at);
+    }
+    groups.into_values()
 }
 
 /// How many names a page has at most, so that other calls do not wait long behind a step.

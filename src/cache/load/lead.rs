@@ -18,6 +18,7 @@ use super::flights::Closed;
 use super::lease::Committed;
 use super::loading::{RunLoader, Said, Storing};
 use super::{Ended, Load};
+use crate::cache::index;
 use crate::cache::read::fetch;
 use crate::cache::read::judge::Want;
 use crate::cache::read::mark::Mark;
@@ -172,8 +173,8 @@ where
         })
     }
 
-    /// Makes the tags of `stamps` live as long as an entry that is fresh for `ttl`. Returns whether
-    /// they do.
+    /// Makes the tags of `stamps` live as long as an entry that is fresh for `ttl`, and the notes
+    /// of the entry in their indexes, too. Returns whether they do.
     async fn outlive(&self, stamps: &[Stamp], ttl: Ttl) -> bool {
         if stamps.is_empty() {
             return true;
@@ -185,8 +186,14 @@ where
             .collect();
         let question = self.ask();
         let life = Life::For(self.request.life(ttl) + SLACK);
-        let client = &self.request.cache.client;
-        match tags::outlive(client, &keys, life, question.deadline).await {
+        let (cache, names) = (&self.request.cache, [&self.request.place.name]);
+        let outlived = async {
+            let ids = stamps.iter().map(|it| TagId(it.tag));
+            index::note(cache, ids, &names, life, question.deadline).await?;
+            tags::outlive(&cache.client, &keys, life, question.deadline).await
+        };
+        // In a box, so that the future of other loads stays small.
+        match Box::pin(outlived).await {
             Ok(()) => true,
             Err(error) => self.not_stored(&error),
         }

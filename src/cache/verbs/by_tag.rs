@@ -83,8 +83,9 @@ impl Cache {
     /// The invalidation is that of [`invalidate_tags`](Self::invalidate_tags), for all caches: with
     /// it, nothing that carries the tag is found any more. What follows frees the memory of the
     /// values of this cache, in this [version](Self::version), in steps of 100. A value that is
-    /// stored again meanwhile is valid, and stays. So does what the index does not have; it ends by
-    /// its TTL.
+    /// stored again meanwhile is valid, and stays. What the index does not have stays until its TTL
+    /// ends, and so may the value of a load that began before the invalidation, and a value that
+    /// is still at its old place while keys move between shards. They are invalid all the same.
     ///
     /// # Errors
     /// `InvalidInput` if the tag is invalid or the handle keeps no index; nothing is sent then.

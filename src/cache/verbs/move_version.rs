@@ -2,16 +2,20 @@
 //!
 //! Invariant: what is moved is the valid entry that was judged, as it is: its bytes, its end, and
 //! the generations of its tags. So an entry that was invalidated meanwhile is invalid there, too.
-//! Users call this.
+//! It is noted in the indexes there before it is moved. Users call this.
 
 use super::conditional::Attempts;
 use crate::cache::Cache;
+use crate::cache::config::TagIndex;
 use crate::cache::entry_keys::{EntryKeys, clear_all};
+use crate::cache::index;
 use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::client::Request;
 use crate::error::{Error, Result};
+use crate::key::TagId;
 use crate::script::script;
+use crate::tags::{Life, SLACK};
 use crate::time::Deadline;
 
 script!(MOVE_VERSION = "move_version.lua" after "../entry.lua");
@@ -25,6 +29,9 @@ impl Cache {
     /// its end. All versions are [cleared](Self::clear) together, so it is valid there for as long
     /// as it would have been here. Loads of either key that are under way are not stored. Use it
     /// where the new build reads the old values, but does not share them.
+    ///
+    /// If this handle [keeps an index](Self::index_tags) of its tags, the other version finds the
+    /// entry by tag. If it keeps none, that version does not.
     ///
     /// ```no_run
     /// # async fn example(client: hedgerow::Client) -> hedgerow::Result<()> {
@@ -55,7 +62,8 @@ impl Cache {
             self.movable(to)?;
             let place = self.place(self.client.name(key))?;
             let target = self.clone().version(to).place(self.client.name(key))?;
-            let moved = self.moved([&place, &target], patience.deadline()).await;
+            let deadline = self.deadline_by(patience);
+            let moved = self.moved([&place, &target], to, deadline).await;
             moved.map_err(|error| error.about(&place.name))
         })
     }
@@ -77,7 +85,12 @@ impl Cache {
         Ok(())
     }
 
-    async fn moved(&self, [place, target]: [&EntryKeys; 2], deadline: Deadline) -> Result<bool> {
+    async fn moved(
+        &self,
+        [place, target]: [&EntryKeys; 2],
+        to: u32,
+        deadline: Deadline,
+    ) -> Result<bool> {
         let mut attempt = Attempts::until(deadline);
         loop {
             attempt.begins()?;
@@ -85,10 +98,33 @@ impl Cache {
             let Some(mark) = reading.hit() else {
                 return Ok(false);
             };
+            let there = self.clone().version(to);
+            let noted = self.noted_there([place, target], &there, &mark, deadline);
+            noted.await.map_err(Error::of_own_question)?;
             if self.renamed([place, target], &mark, deadline).await? {
                 return Ok(true);
             }
         }
+    }
+
+    /// Notes the entry that was read in the indexes of the version that it is moved to, `there`.
+    async fn noted_there(
+        &self,
+        [place, target]: [&EntryKeys; 2],
+        there: &Self,
+        mark: &Mark,
+        deadline: Deadline,
+    ) -> Result<()> {
+        if self.setup.index == TagIndex::Off {
+            return Ok(());
+        }
+        // Its stale window included. An entry that has gone meanwhile is not moved.
+        let Some(left) = self.left(place, deadline).await? else {
+            return Ok(());
+        };
+        let ids = mark.stamps.iter().map(|stamp| TagId(stamp.tag));
+        let life = Life::For(left + SLACK);
+        index::note(there, ids, &[&target.name], life, deadline).await
     }
 
     /// Moves the entry that was read. Returns whether it was still there.

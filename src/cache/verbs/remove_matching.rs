@@ -106,6 +106,7 @@ impl Cache {
 
     /// Removes all entries of this cache, of all [versions](Self::version), and frees their memory.
     /// [`clear`](Self::clear) is one command and leaves the entries in memory until their TTL ends.
+    /// The [indexes of tags](Self::index_tags) stay until the last entry in them would have ended.
     ///
     /// # Errors
     /// As [`remove_matching`](Self::remove_matching).

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join, join_all};
 use serde::Serialize;
 
 use super::store_all::store_all;
@@ -123,8 +123,10 @@ impl<V: Serialize + Sync> SetMany<'_, V> {
             .into_iter()
             .map(|name| StoreRequest::new(self.cache.clone(), name, ttl, &tags));
         let requests: Vec<StoreRequest> = requests.collect::<Result<_>>()?;
-        let mut generations = generations(&requests, deadline).await;
-        if let Err(error) = StoreRequest::note_all(&requests, deadline).await {
+        // Both before anything is stored.
+        let noted = StoreRequest::note_all(&requests, deadline);
+        let (mut generations, noted) = join(generations(&requests, deadline), noted).await;
+        if let Err(error) = noted {
             let error = error.of_own_question().without_key();
             generations
                 .values_mut()
@@ -152,7 +154,7 @@ async fn generations(
         .collect();
     // In parallel: a server that does not answer must not use up the time of the others.
     let reads = firsts.into_iter().map(async |(whole, first)| {
-        let read = first.generations(deadline).await.map_err(|error| {
+        let read = first.generations_unnoted(deadline).await.map_err(|error| {
             let error = error.of_own_question();
             match error.key() == Some(first.place.name.shown().as_str()) {
                 // What it met concerns all values of the server, and each gives it its own name.

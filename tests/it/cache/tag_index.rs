@@ -4,8 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::time::Duration;
 
+use hedgerow::cache::Loading;
 use hedgerow::{Cache, ErrorKind};
 
+use crate::support::aging::{aged, old_tags};
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
 use crate::support::wait::until;
@@ -52,7 +54,7 @@ async fn whatever_stores_a_value_its_key_is_listed_by_its_tags() {
     let load = || async { Ok::<_, Infallible>(1u8) };
     let loaded = cache.memoize("memoize", MINUTE, load).tags(["t"]).await;
     loaded.expect("loaded");
-    let load = |loading: hedgerow::cache::Loading<u8>| async move {
+    let load = |loading: Loading<u8>| async move {
         loading.tag("late");
         Ok::<_, Infallible>(1u8)
     };
@@ -172,6 +174,33 @@ async fn a_value_that_is_stored_again_during_a_purge_stays_and_is_listed() {
     assert_eq!(listed(&there, "t").await, ["again"]);
 }
 
+/// The script that removes may be executed as late as its deadline.
+#[tokio::test]
+async fn a_value_that_is_stored_after_a_later_invalidation_is_not_purged() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let there = server.client().await.cache("c").index_tags();
+    let here = proxy.builder().cache_deadline(MINUTE).open();
+    let here = here.expect("a good URL").cache("c").index_tags();
+    for key in ["again", "gone"] {
+        set(&there, key, &["t"]).await;
+    }
+    let request = Request::every().named("EVALSHA");
+    let removal = request.with("hr:v:{c:again}").with("hr:v:{c:gone}");
+    let removal = proxy.on(removal, Act::Hold);
+    let purge = tokio::spawn(async move { here.purge_tag("t").await });
+    removal.hit().await;
+    let gone = there.invalidate_tags(["t"]).await;
+    gone.expect("invalidated");
+    set(&there, "again", &["t"]).await;
+    removal.deliver();
+    let purged = purge.await.expect("no panic").expect("purged");
+    assert_eq!(purged, 1);
+    assert!(is_there(&there, "again").await);
+    assert_eq!(listed(&there, "t").await, ["again"]);
+    assert_eq!(server.keys("hr:v:*").await, ["hr:v:{c:again}"]);
+}
+
 #[tokio::test]
 async fn an_index_that_is_lost_costs_a_listing_and_nothing_else() {
     let server = Server::start().await;
@@ -189,26 +218,96 @@ async fn an_index_that_is_lost_costs_a_listing_and_nothing_else() {
 #[tokio::test]
 async fn an_index_forgets_what_has_ended_and_ends_with_its_last_entry() {
     let server = Server::start().await;
-    let (moment, client) = (Duration::from_millis(5), server.client().await);
-    let cache = client.cache("c").index_tags().max_load(moment);
-    for number in 0..50 {
-        let set = cache.set(&format!("k{number}"), &1u8, moment);
-        set.tags(["t"]).await.expect("stored");
+    let cache = server.client().await.cache("c").index_tags();
+    let keys: Vec<String> = (0..50).map(|number| format!("k{number}")).collect();
+    let values = keys.iter().map(|key| (key, &1u8));
+    let stored = cache.set_many(values, MINUTE).tags(["t"]).await;
+    for outcome in stored.expect("outcomes") {
+        outcome.expect("stored");
     }
-    let index = async || server.keys("hr:x:*").await;
-    until("the index ends", async || index().await.is_empty()).await;
-    // It keeps the index, so that only notes take the others out.
+    let index = server.keys("hr:x:*").await.concat();
+    let ends: i64 = server.run(&["PEXPIRETIME", &index]).await;
+    let count = async |least: i64| -> usize {
+        let least = least.to_string();
+        server.run(&["ZCOUNT", &index, &least, "+inf"]).await
+    };
+    assert!(count(ends).await > 0, "the last end is that of the index");
+    assert_eq!(count(ends + 1).await, 0);
+    let ended: usize = server.run(&["EVAL", ENDED, "1", &index]).await;
+    assert_eq!(ended, keys.len());
     set(&cache, "last", &["t"]).await;
-    for number in 0..50 {
-        let set = cache.set(&format!("k{number}"), &1u8, moment);
-        set.tags(["t"]).await.expect("stored");
+    assert_eq!(count(0).await, 1, "the others are forgotten");
+    assert_eq!(listed(&cache, "t").await, ["last"]);
+}
+
+/// Sets the ends of all entries of an index to 1970.
+const ENDED: &str = "
+    local names = redis.call('ZRANGE', KEYS[1], 0, -1)
+    for _, name in ipairs(names) do redis.call('ZADD', KEYS[1], 1, name) end
+    return #names
+";
+
+#[tokio::test]
+async fn a_loaded_value_that_is_not_modified_is_noted_anew_for_all_of_its_tags() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags().jitter(0.0);
+    set(&cache, "older", &["late"]).await;
+    old_tags(&server).await;
+    let load = |loading: Loading<u8>| async move {
+        loading.tag("late");
+        Ok::<_, Infallible>(1u8)
+    };
+    let load = cache.memoize_with("k", MINUTE, load).tags(["declared"]);
+    load.stale_if_error(60 * MINUTE).await.expect("loaded");
+    assert_eq!(listed(&cache, "late").await, ["k", "older"]);
+    aged(&server, "hr:v:{c:k}", 2 * MINUTE).await;
+    // As if the ends that were noted had come.
+    for index in server.keys("hr:x:*").await {
+        let _: usize = server.run(&["DEL", &index]).await;
     }
-    until("no more than the last is there", async || {
-        set(&cache, "last", &["t"]).await;
-        let count: usize = server.run(&["ZCARD", &index().await[0]]).await;
-        count == 1
-    })
-    .await;
+    let unchanged = |loading: Loading<u8>| async move {
+        let old = loading.stale().expect("it is there");
+        Ok::<_, Infallible>(loading.not_modified(&old))
+    };
+    let load = cache.memoize_with("k", MINUTE, unchanged);
+    let load = load.tags(["declared"]).stale_if_error(60 * MINUTE);
+    load.await.expect("loaded");
+    for tag in ["declared", "late"] {
+        assert_eq!(listed(&cache, tag).await, ["k"], "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_moves_to_another_version_is_in_the_index_there() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags();
+    let (old, new) = (cache.clone().version(1), cache.version(2));
+    set(&old, "k", &["t"]).await;
+    assert!(old.move_version("k", 2).await.expect("an answer"));
+    assert!(listed(&old, "t").await.is_empty());
+    assert_eq!(listed(&new, "t").await, ["k"]);
+    assert_eq!(new.purge_tag("t").await.expect("purged"), 1);
+    assert!(server.keys("hr:v*").await.is_empty());
+}
+
+#[tokio::test]
+async fn several_values_are_noted_by_one_command() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let cache = proxy.builder().cache_deadline(MINUTE).open();
+    let cache = cache.expect("a good URL").cache("c").index_tags();
+    // Makes the scripts known.
+    set(&cache, "first", &["t"]).await;
+    let index = server.keys("hr:x:*").await.concat();
+    let notes = Request::every().with(&index);
+    let notes = proxy.on(notes, Act::Delay(Duration::ZERO));
+    let values = ["a", "b", "c"].map(|key| (key, &1u8));
+    let stored = cache.set_many(values, MINUTE).tags(["t"]).await;
+    for outcome in stored.expect("outcomes") {
+        outcome.expect("stored");
+    }
+    assert_eq!(notes.hits(), 1);
+    assert_eq!(listed(&cache, "t").await, ["a", "b", "c", "first"]);
 }
 
 #[tokio::test]
