@@ -285,6 +285,9 @@ impl Client {
         let topology = &self.core.topology;
         let key = call.key().cloned();
         let writing = key.as_ref().and_then(|key| topology.writing(key));
+        // As in `change`.
+        #[cfg(feature = "near")]
+        key.iter().for_each(|key| topology.changed_here(key));
         let ran = retry::run_durably(topology, &call, replicas, deadline).await;
         let outcome = ran.map_err(|error| self.told(error));
         #[cfg(feature = "near")]

@@ -114,6 +114,12 @@ impl Near {
         was_valid.then(|| taken(&stored))?
     }
 
+    /// Forgets what is held of `key`, because its server has answered a read of it that is not to be
+    /// kept. What it said is newer: without this, a grace could bring the older value back.
+    pub(in crate::cache) fn forget(&self, key: &Key) {
+        self.table.forget(key.as_str());
+    }
+
     /// Describes what is held of `key`.
     pub(in crate::cache) fn info(&self, client: &Client, key: &Key) -> NearInfo {
         let Some(stored) = self.table.value(key.as_str()) else {

@@ -18,7 +18,7 @@ use self::held::{Near, NearHit};
 use self::options::NearCache;
 use super::Cache;
 use super::read::reading::ReadFrom;
-use crate::error::{Error, Fate};
+use crate::error::{Error, ErrorKind, Fate};
 use crate::key::Key;
 
 impl Cache {
@@ -80,8 +80,9 @@ impl Cache {
         key: &Key,
         error: &Error,
     ) -> Option<NearHit<V>> {
-        // A server that refuses the call is not out.
-        if !error.kind().is_outage() || error.fate() == Fate::Refused {
+        // A server that refuses the call is not out, nor is one whose queue is full in this process.
+        let is_out = error.kind().is_outage() && error.kind() != ErrorKind::Overloaded;
+        if !is_out || error.fate() == Fate::Refused {
             return None;
         }
         self.setup.near.as_ref()?.in_grace(&self.client, key)

@@ -47,7 +47,9 @@ where
     V: DeserializeOwned + Send + Sync + 'static,
 {
     let Some(watch) = Watch::begin(cache, near, key)? else {
-        return fetch::read(cache, key, tags, ReadFrom::Primary, deadline).await;
+        let reading = fetch::read(cache, key, tags, ReadFrom::Primary, deadline).await?;
+        near.forget(key);
+        return Ok(reading);
     };
     if let Some(reading) = watch.read_alone(cache, tags, deadline).await? {
         return Ok(watch.end(cache, Vec::new(), reading, deadline));
@@ -75,10 +77,13 @@ where
         watches.push(watch.zip(tickets));
     }
     let readings = fetch::read_many(cache, keys, &[], ReadFrom::Primary, deadline).await?;
-    let readings = readings.into_iter().zip(watches);
-    let ended = readings.map(|(reading, watch)| match watch {
+    let readings = readings.into_iter().zip(watches).zip(keys);
+    let ended = readings.map(|((reading, watch), key)| match watch {
         Some((watch, tickets)) => watch.end(cache, tickets, reading, deadline),
-        None => value_of(reading),
+        None => {
+            near.forget(key);
+            value_of(reading)
+        }
     });
     Ok(ended.collect())
 }

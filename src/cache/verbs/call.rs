@@ -165,7 +165,6 @@ impl Call {
         match self.cache.known_in_grace(&self.value, error)? {
             NearHit::Value(value) => {
                 self.cache.setup.counts.near_grace.one_more();
-                self.hit(None, &value);
                 Some(value)
             }
             // Loaded, if that is possible.
@@ -265,6 +264,9 @@ impl Call {
                     if let Err(error) = &reading
                         && let Some(value) = self.in_grace(error)
                     {
+                        if missed.is_some() {
+                            cache.setup.counts.hits.one_more();
+                        }
                         // The others may be strict, or have another near cache.
                         self.end::<V>(reader, || Err(error.clone()));
                         return Ok(value);
@@ -442,6 +444,10 @@ impl Call {
         let how = (from, want);
         let _timer = cache.setup.counts.time(Timed::Read);
         let reading = Box::pin(fetch::read_old(cache, value, &self.tags, how, deadline)).await;
+        #[cfg(feature = "near")]
+        if let (Ok(_), Some(near)) = (&reading, &cache.setup.near) {
+            near.forget(value);
+        }
         Arrival::Read(reader, reading)
     }
 

@@ -137,6 +137,8 @@ impl<V: Serialize + ?Sized> Set<'_, V> {
     pub(in crate::cache) async fn run(self, deadline: Deadline) -> Result<()> {
         let (value, keeps) = (self.value, self.keeps);
         let request = self.request()?;
+        // Before the first wait, too: the call may be dropped in it.
+        request.forget_near();
         let stored = match keeps {
             Keeps::Nothing => Self::stored(value, &request, deadline).await,
             Keeps::Ttl => {

@@ -116,6 +116,8 @@ impl<'v, V: Serialize + Sync + ?Sized> IntoFuture for SetIf<'v, V> {
         Box::pin(async move {
             let (value, keeps) = (self.set.value, self.set.keeps);
             let request = self.set.request()?;
+            // The value that is asked for is not stored in an outage, and nothing older is served.
+            request.forget_near();
             let deadline = request.cache.deadline_now();
             let stored = stored(value, &request, (self.condition, keeps), deadline).await;
             stored.map_err(|error| request.named(error))

@@ -123,6 +123,8 @@ impl<V: Serialize + Sync> SetMany<'_, V> {
             .into_iter()
             .map(|name| StoreRequest::new(self.cache.clone(), name, ttl, &tags));
         let requests: Vec<StoreRequest> = requests.collect::<Result<_>>()?;
+        // Before the first wait, too: the call may be dropped in it.
+        requests.iter().for_each(StoreRequest::forget_near);
         // Both before anything is stored.
         let noted = StoreRequest::note_all(&requests, deadline);
         let (mut generations, noted) = join(generations(&requests, deadline), noted).await;

@@ -434,3 +434,39 @@ async fn a_server_that_works_is_asked_whatever_the_grace() {
     warm(&cache, "k").await;
     assert_eq!(get(&cache, "k").await, Some(3));
 }
+
+#[tokio::test]
+async fn the_grace_does_not_bring_back_what_a_later_read_has_replaced() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let cache = client
+        .cache("c")
+        .near(NearCache::new().outage_grace(MINUTE));
+    let writer = server.client().await.cache("c");
+    for key in ["k", "m", "n"] {
+        set(&writer, key, 1).await;
+        warm(&cache, key).await;
+    }
+    // The pushes are lost before the server is, and other processes write meanwhile.
+    let held = proxy.on(Request::every().named("CLIENT").with("TRACKING"), Act::Hold);
+    server.kill_connections("-push").await;
+    until("no epoch begins", async || {
+        get(&cache, "other").await;
+        held.hits() > 0
+    })
+    .await;
+    for key in ["k", "m", "n"] {
+        set(&writer, key, 2).await;
+    }
+    assert_eq!(get(&cache, "k").await, Some(2));
+    let never = || async { Ok::<u64, Infallible>(99) };
+    let value = cache.memoize("m", MINUTE, never).await.expect("an answer");
+    assert_eq!(*value, 2);
+    let found = cache.get_many::<u64>(["n"]).await.expect("an answer");
+    assert_eq!(found, [Some(2.into())]);
+    let _killed = server.kill().await;
+    for key in ["k", "m", "n"] {
+        assert!(fails(&cache, key).await, "{key} was replaced");
+    }
+}
