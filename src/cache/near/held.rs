@@ -114,8 +114,8 @@ impl Near {
         was_valid.then(|| taken(&stored))?
     }
 
-    /// Forgets what is held of `key`, because its server has answered a read of it that is not to be
-    /// kept. What it said is newer: without this, a grace could bring the older value back.
+    /// Forgets what is held of `key`, because its server has answered a read of it that is not to
+    /// be kept. What it said is newer: without this, a grace could bring the older value back.
     pub(in crate::cache) fn forget(&self, key: &Key) {
         self.table.forget(key.as_str());
     }

@@ -80,7 +80,8 @@ impl Cache {
         key: &Key,
         error: &Error,
     ) -> Option<NearHit<V>> {
-        // A server that refuses the call is not out, nor is one whose queue is full in this process.
+        // A server that refuses the call is not out, nor is one whose queue is full in this
+        // process.
         let is_out = error.kind().is_outage() && error.kind() != ErrorKind::Overloaded;
         if !is_out || error.fate() == Fate::Refused {
             return None;
