@@ -170,13 +170,19 @@ pub mod counter;
 pub mod embedded;
 pub mod error;
 mod hash;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod key;
+#[cfg(feature = "limit")]
+pub mod limit;
 mod meters;
 mod name;
 mod net;
 mod ops;
 mod pulse;
 mod script;
+#[cfg(feature = "session")]
+pub mod session;
 mod sync;
 mod tags;
 mod time;

@@ -8,7 +8,7 @@ use super::circles::{Exports, arrows};
 use super::sources;
 
 /// Modules by layer. A module may use those of layers below its own, and itself.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["hash", "meters", "name"],
     &["error", "pulse"],
     &["background", "embedded", "key", "time"],
@@ -17,9 +17,10 @@ const LAYERS: [&[&str]; 11] = [
     &["net"],
     &["topology"],
     &["client"],
-    &["counter", "sync", "tags"],
+    &["counter", "limit", "sync", "tags"],
     &["cache"],
     &["ops"],
+    &["http", "session"],
 ];
 
 /// Uses inside one layer, each with its reason. None is needed yet.
