@@ -32,6 +32,8 @@ macro_rules! counts {
             /// once, and not only when they meet such an entry.
             windows: AtomicBool,
             meters: Arc<Meters>,
+            /// The label `cache` of the metrics.
+            label: Box<str>,
         }
 
         const METRICS: &[Described] = &[$(Described {
@@ -40,7 +42,8 @@ macro_rules! counts {
         },)+];
 
         impl Counts {
-            fn new(labels: Labels<'_>) -> Self {
+            fn new(namespace: &str, label: &str) -> Self {
+                let labels: Labels<'_> = &[("namespace", namespace), ("cache", label)];
                 let meters = Meters::new(labels, METRICS, TIMES);
                 let mut positions = 0_usize..;
                 $(let $count = Count::new(meters.tally(positions.next().unwrap_or_default()));)+
@@ -48,6 +51,7 @@ macro_rules! counts {
                     $($count,)+
                     windows: AtomicBool::new(false),
                     meters,
+                    label: label.into(),
                 }
             }
 
@@ -69,17 +73,19 @@ counts! {
     loads,
     /// Loads that ended with an error or a panic, or took longer than `max_load`.
     failed_loads,
-    /// Calls of `memoize` that got the value of a load which another call of this process made.
+    /// Calls of `memoize` that got the value of a flight which another call of this process had
+    /// opened: nearly always the value of its load.
     shared_loads,
     /// Calls of `memoize` that waited, and got the value of a load which another call made, in this
     /// process or elsewhere. Those of `shared_loads` are among them.
     saved_loads,
-    /// Loaded values that were not stored, because the key was removed, set or taken over
-    /// meanwhile.
+    /// Loads that had lost their lease when they ended, because the key was removed, set or taken
+    /// over meanwhile. Their values were not stored.
     refused_commits,
     /// Loads that were begun in place of a leader which had been silent for the takeover.
     takeovers,
     /// Values that were stored: loaded ones, and those of `set`, `set_many`, `add` and `update`.
+    /// Entries that a loader found `not_modified` count, too.
     stores,
     /// Calls of `memoize` that were given a stale value.
     stale_served,
@@ -99,8 +105,9 @@ counts! {
     /// The bytes of the same values after compression. The head of an entry and its tags do not
     /// count.
     compressed_bytes,
-    /// Reads that the near cache answered without a command. Each is also a hit, or, if it answered
-    /// that the key is missing, a miss of `get`. 0 without the feature `near`.
+    /// Keys that the near cache answered for without a command. Each is also a hit, or, if it
+    /// answered that the key is missing, a miss of `get`. One of a `get_many` of more than 100 keys
+    /// is neither if the call fails later. 0 without the feature `near`.
     near_hits,
     /// Values that were read and not kept in the near cache, because they may have changed while
     /// they were read.
@@ -182,6 +189,12 @@ impl Counts {
         self.compressed_bytes.more(sizes.compressed as u64);
     }
 
+    /// Returns what the metrics of this cache are labelled with.
+    #[cfg(feature = "near")]
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
     /// Begins to measure. What is measured ends when the timer is dropped, however it ends.
     pub(super) fn time(&self, timed: Timed) -> Timer<'_> {
         self.meters.time(timed as usize)
@@ -195,7 +208,7 @@ impl AllCounts {
         if let Some(known) = all.get(name) {
             return known.clone();
         }
-        let counts = |cache| Arc::new(Counts::new(&[("namespace", namespace), ("cache", cache)]));
+        let counts = |label| Arc::new(Counts::new(namespace, label));
         // Names of caches are few. If they are made from input, each handle counts for itself, and
         // the metrics of all these handles are one.
         if all.len() >= MOST_CACHES {

@@ -73,7 +73,10 @@ where
         let result = match granted {
             Ok(Granted::Lead(generations)) => self.lead(loader, generations).await.map(Some),
             Ok(Granted::Found(value)) => {
-                self.request.cache.setup.counts.saved_loads.one_more();
+                // A refresh has no caller that waits, and one that has left was saved nothing.
+                if !creator.is_closed() {
+                    self.request.cache.setup.counts.saved_loads.one_more();
+                }
                 Ok(Some(value))
             }
             Ok(Granted::Alone) => {

@@ -53,7 +53,13 @@ impl Cache {
     pub fn near(mut self, near: NearCache) -> Self {
         let setup = Arc::make_mut(&mut self.setup);
         match near.checked() {
-            Ok(near) => setup.near = Some(Arc::new(Near::new(&self.client, &setup.name, near))),
+            Ok(near) => {
+                setup.near = Some(Arc::new(Near::new(
+                    &self.client,
+                    setup.counts.label(),
+                    near,
+                )))
+            }
             Err(error) => setup.refused = Some(error),
         }
         self

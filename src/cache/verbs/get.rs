@@ -189,7 +189,7 @@ impl Cache {
         deadline: Deadline,
     ) -> Result<Vec<Option<Arc<V>>>> {
         #[cfg(feature = "near")]
-        if let Some(near) = self.near_to_fill() {
+        if let Some(near) = &self.setup.near {
             return Box::pin(self.near_part(near, keys, deadline)).await;
         }
         let readings = fetch::read_many(self, keys, &[], self.setup.read_from, deadline).await?;
@@ -271,24 +271,34 @@ impl Cache {
             }
         }
         let known = keys.len() - missing.len();
-        self.setup.counts.near_hits.more(known as u64);
+        let near_hits = || self.setup.counts.near_hits.more(known as u64);
         if missing.is_empty() {
+            near_hits();
             return Ok(found);
         }
         let asked: Vec<Key> = missing.iter().map(|at| keys[*at].clone()).collect();
-        let readings = match near::read::read_many(self, near, &asked, deadline).await {
+        let read = async {
+            match self.near_to_fill() {
+                Some(near) => near::read::read_many(self, near, &asked, deadline).await,
+                None => fetch::read_many(self, &asked, &[], self.setup.read_from, deadline).await,
+            }
+        };
+        let readings = match read.await {
             Ok(readings) => readings,
             // The call fails as a whole, so it is also served as a whole.
             Err(error) => match self.all_in_grace(&asked, &error) {
                 Some(known) => {
+                    near_hits();
                     for (at, value) in missing.into_iter().zip(known) {
                         found[at] = value;
                     }
                     return Ok(found);
                 }
+                // What was known is not served, so it is no hit.
                 None => return Err(error),
             },
         };
+        near_hits();
         for (at, reading) in missing.into_iter().zip(readings) {
             found[at] = reading.hit();
         }

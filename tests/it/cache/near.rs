@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow::cache::NearCache;
+use hedgerow::cache::{NearCache, ReadFrom};
 use hedgerow::{Cache, Client, ErrorKind};
 
 use crate::support::monitor::Monitor;
@@ -76,6 +76,23 @@ async fn all_callers_share_one_decoded_value() {
     let load = || async { Ok::<_, Infallible>(2_u64) };
     let other = cache.memoize("k", MINUTE, load).await.expect("a value");
     assert!(Arc::ptr_eq(&one, &other));
+}
+
+#[tokio::test]
+async fn a_handle_that_reads_at_replicas_is_given_what_is_held_by_one_key_and_by_several() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = near(&client);
+    set(&cache, "k", 1).await;
+    warm(&cache, "k").await;
+    let elsewhere = cache.clone().read_from(ReadFrom::PreferReplica);
+    let before = cache.stats().near_hits;
+    assert_eq!(get(&elsewhere, "k").await, Some(1));
+    let values = elsewhere.get_many::<u64>(["k", "other"]).await;
+    assert_eq!(values.expect("an answer"), [Some(Arc::new(1)), None]);
+    assert_eq!(cache.stats().near_hits, before + 2);
+    // What such a handle reads is not kept.
+    assert!(!is_near(&elsewhere, "other").await);
 }
 
 #[tokio::test]
