@@ -31,6 +31,11 @@ for patch in tests/planted/*.patch; do
 	done
 	[ "${chosen:-yes}" = yes ] || continue
 
+	if ! patch --quiet --dry-run --strip 1 --directory "$copy" <"$patch"; then
+		missed=$((missed + 1))
+		echo "MISSED: $name: the sources have changed, and it cannot be planted any more"
+		continue
+	fi
 	patch --quiet --strip 1 --directory "$copy" <"$patch"
 	found=
 	for world in "" _over_a_network_that_fails _while_slots_move; do

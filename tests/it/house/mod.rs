@@ -8,6 +8,7 @@ mod glossary;
 mod layers;
 mod lua_digits;
 mod observability;
+mod planted;
 mod readme;
 mod script_texts;
 mod scripts;
