@@ -13,6 +13,7 @@ use crate::cache::load::flights::Flights;
 use crate::cache::load::limit::LoadLimit;
 use crate::cache::load::refreshing::Refreshing;
 use crate::cache::load::solo::Solos;
+use crate::cache::load::under_way::LoadsUnderWay;
 use crate::cache::load::waits::Waits;
 use crate::cache::load::wake::WakeListeners;
 #[cfg(feature = "near")]
@@ -71,6 +72,7 @@ pub(super) struct Names {
 #[derive(Debug)]
 pub(super) struct CacheState {
     pub(super) flights: Arc<Flights>,
+    pub(super) loads: Arc<LoadsUnderWay>,
     pub(super) solos: Arc<Solos>,
     pub(super) refreshing: Arc<Refreshing>,
     pub(super) waits: Arc<Waits>,
@@ -88,6 +90,7 @@ impl CacheState {
     pub(super) fn of(client: &Client) -> Self {
         Self {
             flights: Arc::default(),
+            loads: Arc::default(),
             solos: Arc::default(),
             refreshing: Arc::default(),
             waits: Arc::default(),

@@ -70,6 +70,12 @@ use crate::name::{HideKeys, Name};
 use crate::tags::Tag;
 use crate::time::{Deadline, OnOutage, Patience, Ttl};
 
+/// How many loads of a client have not ended, and how many tags wait to be invalidated.
+pub(crate) fn work_under_way(client: &Client) -> (usize, u64) {
+    let state = client.shared(|| CacheState::of(client));
+    (state.loads.count(), state.undelivered.so_far().waiting)
+}
+
 impl Client {
     /// Returns a handle on the cache called `name`. Caches of different names share nothing but
     /// tags: invalidating a tag reaches every cache of the namespace.

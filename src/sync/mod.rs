@@ -10,3 +10,10 @@ mod fence;
 pub mod lock;
 mod loss;
 pub mod semaphore;
+
+use crate::client::Client;
+
+/// How many leases of locks and semaphores this client holds, asks for, or has yet to release.
+pub(crate) fn leases_under_way(client: &Client) -> usize {
+    core::keeper_task::registry(client).keeper().notes()
+}

@@ -31,6 +31,7 @@ pub(crate) mod refreshing;
 pub(crate) mod rounds;
 mod run;
 pub(crate) mod solo;
+pub(crate) mod under_way;
 mod unleased;
 pub(crate) mod upload;
 pub(crate) mod waits;
@@ -59,6 +60,7 @@ use lease::LoadLease;
 use limit::LoadPermit;
 use loading::{Loading, RunLoader, Said, Storing};
 use rounds::Rounds;
+use under_way::LoadUnderWay;
 
 /// A flight under way.
 #[derive(Debug)]
@@ -90,6 +92,8 @@ pub(super) struct Load<V> {
     /// Another load waits for this one, which therefore needs no permit.
     excused: bool,
     ended: Ended,
+    /// Dropped after everything else of the load.
+    _under_way: LoadUnderWay,
 }
 
 /// What a flight came to, for the task that ran it.
@@ -142,6 +146,7 @@ impl<V> Load<V> {
                 request.terms,
             ),
             running: LoadChain::begin(&request.state.flights, &request.place.value),
+            _under_way: request.state.loads.begin(),
             request,
             leader,
             seen: miss.seen,

@@ -92,6 +92,11 @@ impl Agenda {
         self.jobs.is_empty()
     }
 
+    /// How many leases are renewed or released.
+    pub(in crate::sync) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Returns when the first job is due.
     pub(in crate::sync) fn first(&mut self) -> Option<Instant> {
         self.sort();

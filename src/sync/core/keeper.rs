@@ -72,6 +72,11 @@ impl Keeper {
         shift
     }
 
+    /// How many leases are held, asked for, or on their way to be released.
+    pub(in crate::sync) fn notes(&self) -> usize {
+        self.state().notes()
+    }
+
     /// Spawns a keeper task on this runtime unless it has one.
     pub(in crate::sync) fn man(self: &Arc<Self>, client: &Client) {
         let state = self.state();

@@ -88,6 +88,11 @@ impl State {
         self.agenda.is_empty() && self.watch.is_empty()
     }
 
+    /// How many leases are held, asked for, or on their way to be released.
+    pub(in crate::sync) fn notes(&self) -> usize {
+        self.agenda.len() + self.watch.len()
+    }
+
     /// Takes a note off. With the last note it returns the client, which is dropped after
     /// unlocking.
     pub(in crate::sync) fn remove(&mut self, owner: Owner) -> Option<Client> {

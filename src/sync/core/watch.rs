@@ -47,6 +47,11 @@ impl Watch {
         self.asked.is_empty() && self.offered.is_empty()
     }
 
+    /// How many calls wait for an answer, or for the guard that was granted to them.
+    pub(in crate::sync) fn len(&self) -> usize {
+        self.asked.len() + self.offered.len()
+    }
+
     /// Watches a question that a caller asks.
     pub(in crate::sync) fn ask(&mut self, question: Arc<Question>) {
         let watched = Watched {

@@ -3,6 +3,7 @@
 mod brought;
 mod calls;
 mod canary;
+mod close;
 mod error_texts;
 mod formats;
 mod given_runtime;
