@@ -43,7 +43,8 @@ pub enum Outage {
     Bypass,
 }
 
-/// What the caches of a client have done without Redis so far.
+/// What the caches of a client have done without Redis so far. A `memoize` that does without Redis
+/// counts as a read, and its load, which others may share, as a load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Bypassed {
