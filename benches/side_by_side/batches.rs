@@ -130,8 +130,9 @@ async fn set_bare(driver: &MultiplexedConnection, keys: &[String], value: &str) 
     done.expect("stored");
 }
 
-/// Entries removed by pattern, against the driver that scans and unlinks what it finds, and the
-/// longest that another client waited for an answer meanwhile.
+/// Entries removed by pattern, against the driver that scans and unlinks what it finds, and against
+/// `redis-cli --scan | xargs redis-cli unlink`; and the longest of all rounds that another client
+/// waited for an answer meanwhile.
 async fn removals(runs: &Runs) -> Result<()> {
     let (entries, rounds) = match runs.length {
         Length::Full => (1_000_000, 3),
@@ -140,29 +141,65 @@ async fn removals(runs: &Runs) -> Result<()> {
     let server = Server::start().await?;
     let driver = driver(server.url()).await?;
     let cache = Client::connect(server.url()).await?.cache("many");
-    let (mut ratios, mut pauses) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        filled(&driver, entries).await;
-        let start = Instant::now();
-        assert_eq!(unlinked(&driver).await, entries);
-        let theirs = start.elapsed();
-        filled(&driver, entries).await;
-        let other = self::driver(server.url()).await?;
-        let watched = tokio::spawn(longest_wait(other));
-        let start = Instant::now();
-        let removed = cache.remove_matching("user:*").await?;
-        let ours = start.elapsed();
-        watched.abort();
-        assert_eq!(removed, entries);
+    let (mut ratios, mut of_shell, mut longest) = (Vec::new(), Vec::new(), 0.0_f64);
+    for round in 0..rounds {
+        let (mut ours, mut theirs, mut shell) = (Duration::ZERO, Duration::ZERO, None);
+        // The order changes, so that no side always meets the memory that another has left.
+        for side in 0..3 {
+            filled(&driver, entries).await;
+            let start = Instant::now();
+            match (round + side) % 3 {
+                0 => {
+                    assert_eq!(unlinked(&driver).await, entries);
+                    theirs = start.elapsed();
+                }
+                1 => {
+                    let watched = tokio::spawn(longest_wait(self::driver(server.url()).await?));
+                    let start = Instant::now();
+                    assert_eq!(cache.remove_matching("user:*").await?, entries);
+                    ours = start.elapsed();
+                    watched.abort();
+                    longest = longest.max(LONGEST.swap(0, Ordering::SeqCst) as f64 / 1e3);
+                }
+                _ => {
+                    shell = unlinked_by_shell(server.url())
+                        .await?
+                        .then(|| start.elapsed())
+                }
+            }
+        }
         ratios.push(theirs.as_secs_f64() / ours.as_secs_f64());
-        pauses.push(LONGEST.swap(0, Ordering::SeqCst) as f64 / 1e3);
-        eprintln!("    {entries} entries: {ours:.1?} against {theirs:.1?}");
+        of_shell.extend(shell.map(|shell| shell.as_secs_f64() / ours.as_secs_f64()));
+        eprintln!("    {entries} entries: {ours:.1?} against {theirs:.1?}, {shell:.1?}");
     }
     let row = format!("remove_matching/scan_unlink@{entries}");
     runs.report.add_spread(&row, quartiles(&mut ratios));
-    runs.report
-        .add_spread("remove_matching_longest_pause_ms", quartiles(&mut pauses));
+    if !of_shell.is_empty() {
+        let row = format!("remove_matching/redis_cli@{entries}");
+        runs.report.add_spread(&row, quartiles(&mut of_shell));
+    }
+    runs.report.add("remove_matching_longest_pause_ms", longest);
     Ok(())
+}
+
+/// Removes the entries as an operator would, by `redis-cli` and `xargs`. Returns whether these are
+/// there.
+async fn unlinked_by_shell(url: &str) -> Result<bool> {
+    let socket = url.trim_start_matches("unix://");
+    let line = format!(
+        "redis-cli -s {socket} --scan --pattern 'hr:v:{{many:user:*}}' --count 1000 \
+         | xargs -n 1000 redis-cli -s {socket} unlink >/dev/null"
+    );
+    let done = tokio::process::Command::new("sh")
+        .args(["-c", &line])
+        .status();
+    let mut left = driver(url).await?;
+    let is_done = done.await.is_ok_and(|status| status.success());
+    let left: u64 = redis::cmd("DBSIZE").query_async(&mut left).await?;
+    if left > 0 {
+        let () = redis::cmd("FLUSHALL").query_async(&mut left).await?;
+    }
+    Ok(is_done && left == 0)
 }
 
 /// Writes entries as strings under the keys of the cache: only their keys count here.

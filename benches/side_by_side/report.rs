@@ -179,6 +179,7 @@ const TARGETS: [(&str, Target); 40] = [
     ("get_many_100/mget_100@", Target::AtLeast(0.9)),
     ("set_many_100/pipelined_set_100@", Target::AtLeast(0.8)),
     ("remove_matching/scan_unlink@", Target::AtLeast(0.8)),
+    ("remove_matching/redis_cli", Target::AtLeast(0.8)),
     ("remove_matching_longest_pause_ms", Target::AtMost(5.0)),
     ("counter_add/raw_incr@", Target::AtLeast(0.95)),
     ("counter_add/distkit@", Target::AtLeast(1.2)),
