@@ -113,7 +113,8 @@ counts! {
     /// they were read.
     near_refused,
     /// Values that the near cache served because their server was out. Each is also a hit, unless
-    /// its call had counted a miss before. 0 without `NearCache::outage_grace`.
+    /// it was counted as a miss before: by a call of `memoize` that had begun to wait for a load
+    /// when the server went out. 0 without `NearCache::outage_grace`.
     near_grace,
 }
 
