@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(_) => Client::from_env().await?,
         None => Client::embedded().await?,
     };
-    let keyring = Keyring::new(1, b"32 bytes from a source of keys..")?;
+    let keyring = Keyring::new(1, b"take 32 bytes that nobody knows!")?;
     let cache = client.cache("memo").codec(Codec::Json).encrypt(keyring);
     cache.purge().await?;
     let queries = || QUERIES.load(Ordering::SeqCst);
