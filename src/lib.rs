@@ -96,6 +96,10 @@
 //! ([`Cache::jitter`]), and how long a load may take ([`Cache::max_load`]). A value that must stay
 //! until it is removed lives for [`FOREVER`].
 //!
+//! Loads of several keys ([`Cache::memoize_many`]), a cached function ([`Cache::memo`]), and
+//! loaders that decide tags and TTL ([`Cache::memoize_with`]) are shared in the same way. Stale
+//! values can be served while a value is loaded anew ([`Memoize::stale`](cache::Memoize::stale)).
+//!
 //! # Errors
 //!
 //! There is one type, [`Error`]. Its [`kind`](Error::kind) gives the reason. Its text (one sentence
@@ -151,15 +155,22 @@
 //! | `hedgerow::lock` | `acquire`, `release` | |
 //! | `hedgerow::semaphore` | `acquire` | |
 //! | `hedgerow::sync` | | `lost`, of locks and permits |
-//! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
+//! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis`, `invalidations wait to be delivered` |
 //!
 //! # Features
 //!
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server
-//! process for examples, tests and development. `metrics` passes what caches count to the recorder
-//! of the `metrics` facade. `near` adds `Cache::near`: values that were read are served without a
-//! command until the server tells of a change. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
-//! by rustls.
+//! process for examples, tests and development. `near` adds `Cache::near`: values that were read
+//! are served without a command until the server tells of a change. `encrypt` adds `Cache::encrypt`
+//! and `Keyring`. `msgpack` and `postcard` add codecs, `zstd` and `deflate` compressors. `metrics`
+//! passes what caches count to the recorder of the `metrics` facade. `tls` adds `rediss://` and
+//! `Tls`: TLS and mutual TLS by rustls.
+//!
+//! # Guide
+//!
+//! [The guide](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guide/README.md) goes from a
+//! first call to production: a cache step by step, every verb with its cost, outages, codecs, and
+//! how to migrate from other caches.
 
 mod background;
 pub mod cache;

@@ -143,7 +143,9 @@ impl Client {
 /// ```
 ///
 /// # What is promised
-/// On one primary that loses no data:
+/// On one primary that loses no data, with the default settings (`Cache::near`,
+/// [`read_from`](Self::read_from) and [soft](Invalidate::soft) invalidations each state a promise
+/// of their own):
 ///
 /// - No read that begins after [`remove`](Self::remove), [`set`](Self::set),
 ///   [`invalidate_tags`](Self::invalidate_tags) or [`clear`](Self::clear) has returned is given a
@@ -218,10 +220,10 @@ impl Cache {
     /// that was renamed, removed or changed its type, or an enum with a new variant. Changes that
     /// `#[serde(default)]` or [`Option`] makes readable need no new version.
     ///
-    /// [`get`](Self::get), [`set`](Self::set), [`memoize`](Self::memoize) and
-    /// [`remove`](Self::remove) use this version only; [`move_version`](Self::move_version) moves
-    /// an entry to another one. While two versions run side by side, invalidate by tags:
-    /// [`invalidate_tags`](Self::invalidate_tags) and [`clear`](Self::clear) reach all versions.
+    /// Every call uses this version only, except [`invalidate_tags`](Self::invalidate_tags),
+    /// [`clear`](Self::clear) and [`purge`](Self::purge), which reach all versions, and
+    /// [`move_version`](Self::move_version), which moves an entry to another one. While two
+    /// versions run side by side, invalidate by tags.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         let setup = Arc::make_mut(&mut self.setup);

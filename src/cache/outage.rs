@@ -27,8 +27,8 @@ pub enum Outage {
     /// The cache does without Redis:
     ///
     /// - Reads find nothing.
-    /// - `memoize` loads, and stores nothing. It runs one load for each key, client and [policy for
-    ///   outages](super::Cache::on_outage), and at most
+    /// - `memoize` loads, and stores nothing. It runs one load for each key, client and setting of
+    ///   [`OnOutage`](super::Cache::on_outage), and at most
     ///   [64](crate::ClientBuilder::loads_without_redis) at once for each client. A load that runs
     ///   within a load needs no permit.
     /// - `set` removes the old value where it can, stores nothing, and returns `Ok`.
@@ -43,7 +43,8 @@ pub enum Outage {
     Bypass,
 }
 
-/// What the caches of a client have done without Redis so far.
+/// What the caches of a client have done without Redis so far. A `memoize` that does without Redis
+/// counts as a read, and its load, which others may share, as a load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Bypassed {

@@ -112,8 +112,9 @@ counts! {
     /// Values that were read and not kept in the near cache, because they may have changed while
     /// they were read.
     near_refused,
-    /// Values that the near cache served because their server was out. Each is also a hit. 0
-    /// without `NearCache::outage_grace`.
+    /// Values that the near cache served because their server was out. Each is also a hit, unless
+    /// it was counted as a miss before: by a call of `memoize` that had begun to wait for a load
+    /// when the server went out. 0 without `NearCache::outage_grace`.
     near_grace,
 }
 

@@ -30,8 +30,8 @@ pub enum Compression {
     /// LZ4: the fastest. It has no levels.
     #[default]
     Lz4,
-    /// Zstandard: about a third smaller than LZ4, and read at about a third of its speed. Levels 1
-    /// to 22, 3 by default. Above 9, each gains little and costs much time and memory.
+    /// Zstandard: a sixth to a third smaller than LZ4, and written more slowly. Levels 1 to 22, 3
+    /// by default. Above 9, each gains little and costs much time and memory.
     #[cfg(feature = "zstd")]
     Zstd,
     /// Gzip (RFC 1952), for other programs. Levels 1 to 9, 6 by default.

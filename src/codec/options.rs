@@ -52,8 +52,8 @@ pub enum Codec {
     /// serde buffers (`untagged`, `flatten`, internally tagged enums) do not read as numbers.
     #[cfg(feature = "msgpack")]
     MessagePack,
-    /// [Postcard](https://postcard.jamesmunns.com): the smallest and the fastest, for types that do
-    /// not change.
+    /// [Postcard](https://postcard.jamesmunns.com): the fastest, and the smallest without
+    /// compression, for types that do not change.
     ///
     /// It writes no names and no types. So it reads only the type that was written, field for
     /// field: after each change of a type, give the cache another

@@ -77,10 +77,12 @@ pub enum ErrorKind {
     /// The loader panicked.
     LoaderPanicked,
     /// The loader took longer than `max_load`, or could not start within it because too many loads
-    /// ran without Redis. Or no load of another caller ended within `max_load` and the cache
-    /// deadline.
+    /// ran ([`max_loads`](crate::Cache::max_loads),
+    /// [`loads_without_redis`](crate::ClientBuilder::loads_without_redis)). Or no load ended in
+    /// time: within `max_load` and the cache deadline, or within the call's `hard_timeout`.
     LoaderTimeout,
-    /// The loader of a key called `memoize` for the same key.
+    /// The loader of a key called `memoize` for the same key, or for one whose load waits for this
+    /// load, directly or through others.
     Reentrant,
     /// No server binary was found, or it did not start.
     Embedded,

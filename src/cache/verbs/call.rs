@@ -341,7 +341,7 @@ impl Call {
                         return Ok(value);
                     }
                 }
-                // The error of a flight under another policy for outages: this call asks again
+                // The error of a flight under another setting of `Outage`: this call asks again
                 // under its own.
                 Some(Outcome::Failed { error, .. }) if cache.setup.outage.bypasses(&error) => {}
                 Some(Outcome::Failed { error, .. }) => return Err(error.about(key)),

@@ -60,9 +60,9 @@ impl Cache {
     /// for, and not loaded here. If such a load comes to nothing, this call loads the key by
     /// another call of `loader`.
     ///
-    /// Up to 1,000 keys are loaded at a time. With more keys, the loader is called again for the
-    /// next ones, and the deadline and the timeouts count anew. A key that is given twice is loaded
-    /// once.
+    /// Up to 1,000 keys are read and loaded at a time. With more keys, the loader is called again
+    /// for the next ones, and the deadline and the timeouts count anew. A key that is given twice
+    /// is loaded once.
     ///
     /// Values are stored as those of [`memoize`](Self::memoize) are, and each finds what the other
     /// has stored. A key without a value is that of an `Option<V>`: a `get` of a `V` misses it.

@@ -36,8 +36,8 @@ impl Cache {
     /// The generations of the tags are read once for each server. Then one command stores up to 100
     /// values of a server, or 1 MiB of them; in a cluster, those of one slot. Up to four commands
     /// are under way at a time for a server, and in a cluster for up to 64 slots at a time. Values
-    /// above 64 KiB are sent one by one. Of two values with one key, one is stored, and it is not
-    /// known which.
+    /// of 64 KiB or more are sent one by one. Of two values with one key, one is stored, and it is
+    /// not known which.
     ///
     /// ```no_run
     /// # use std::time::Duration;
