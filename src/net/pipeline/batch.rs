@@ -116,20 +116,22 @@ impl Batch {
         let Some(deadline) = self.deadline else {
             return;
         };
-        let mut pipeline = match reads {
-            MultiGet::Together => Pipeline::with_capacity(self.commands.len() + 1),
-            MultiGet::OneByOne => gets(&self.keys),
-        };
-        if reads == MultiGet::Together && !self.keys.is_empty() {
-            pipeline.add_command(mget(&self.keys));
-        }
-        let reading = pipeline.len();
-        let mut singles = Vec::with_capacity(self.commands.len());
+        let (mut pipeline, mut singles) =
+            (Pipeline::new(), Vec::with_capacity(self.commands.len()));
         for (command, reply) in self.commands {
             pipeline.add_command(command);
             singles.push(reply);
         }
-        // Reads come first and together, so that their replies are the first `reading` ones.
+        // Reads come last, after what their callers have asked before, and together, so that their
+        // replies are those behind the ones of the commands.
+        let reads_of = match reads {
+            MultiGet::Together => self.keys.chunks(self.keys.len().max(1)),
+            MultiGet::OneByOne => self.keys.chunks(1),
+        };
+        for keys in reads_of {
+            pipeline.add_command(mget(keys));
+        }
+        let reading = pipeline.len() - singles.len();
         let sent = link.send_all_over(live.clone(), &pipeline, deadline);
         let (mut replies, sent) = match sent.await {
             Ok((replies, sent)) => (replies.into_iter(), sent),
@@ -143,11 +145,11 @@ impl Batch {
                 return;
             }
         };
-        let read: Vec<Value> = replies.by_ref().take(reading).collect();
         for reply in singles {
             let answer = replies.next().map(|value| Answer { value, sent });
             let _ = reply.send(answer.ok_or_else(short));
         }
+        let read: Vec<Value> = replies.collect();
         if reading == 0 {
             return;
         }
