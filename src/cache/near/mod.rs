@@ -54,9 +54,10 @@ impl Cache {
     /// # What it costs
     /// The server pushes the name of each value and tag of the namespace that changes, of all of
     /// its caches, over the connection for pushes. A read that is kept costs one command more
-    /// (`PTTL`), also if it is kept that the key is missing. The user needs the right `client|tracking`. A client over a
-    /// [connection](crate::ClientBuilder::connection) of the caller's has no near cache. Values
-    /// that are [read at a replica](Self::read_from) are not kept.
+    /// (`PTTL`), also if it is kept that the key is missing. The user needs the right
+    /// `client|tracking`. A client over a [connection](crate::ClientBuilder::connection) of the
+    /// caller's has no near cache. Values that are [read at a replica](Self::read_from) are not
+    /// kept.
     #[must_use]
     pub fn near(mut self, near: NearCache) -> Self {
         let setup = Arc::make_mut(&mut self.setup);

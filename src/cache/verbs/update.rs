@@ -97,8 +97,8 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// As [`entry`](Self::entry) and [`update`](Self::update). `Contended` if others changed the value each time until the
-    /// deadline; nothing is stored then.
+    /// As [`entry`](Self::entry) and [`update`](Self::update). `Contended` if others changed the
+    /// value each time until the deadline; nothing is stored then.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value replaced or not.
