@@ -27,6 +27,7 @@ pub(in crate::cache) struct Mark {
 
 /// What has a mark.
 pub(in crate::cache) trait Marked: Taken {
+    #[cfg(feature = "near")]
     fn mark(&self) -> &Mark;
 }
 
@@ -69,12 +70,14 @@ impl<V: DeserializeOwned> Taken for (Arc<V>, Mark) {
 }
 
 impl Marked for Mark {
+    #[cfg(feature = "near")]
     fn mark(&self) -> &Mark {
         self
     }
 }
 
 impl<V: DeserializeOwned> Marked for (Arc<V>, Mark) {
+    #[cfg(feature = "near")]
     fn mark(&self) -> &Mark {
         &self.1
     }
