@@ -5,13 +5,17 @@
 //! calls, have nothing to do with each other: values that were stored together are not loaded anew
 //! together. `judge` and the near cache ask here.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The numbers that one call draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cache) struct Draws(u64);
+pub(in crate::cache) struct Draws(
+    // Small, since the future of a hit holds it in several places.
+    NonZeroU32,
+);
 
 impl Draws {
     /// Those of a call that begins now.
@@ -22,7 +26,7 @@ impl Draws {
     /// The number for `key`, by which the duration of its load is multiplied. Its distribution is
     /// exponential, with the mean 1.
     pub(in crate::cache) fn of(self, key: &str) -> f32 {
-        let hash = xxh3_64_with_seed(key.as_bytes(), self.0);
+        let hash = xxh3_64_with_seed(key.as_bytes(), self.0.get().into());
         // In (0, 1]: as many bits as an `f32` holds, and never zero, which has no logarithm.
         let unit = ((hash >> (u64::BITS - f32::MANTISSA_DIGITS)) + 1) as f32;
         -(unit / (1_u32 << f32::MANTISSA_DIGITS) as f32).ln()
