@@ -190,7 +190,8 @@ macro_rules! load_settings {
         /// fresh values only.
         ///
         /// Stale windows need the time of the server, so reads of such a cache cost one more
-        /// command in the same trip, and values with a stale window are not read from replicas.
+        /// command in the same trip, and values with a stale window are not read from replicas. A
+        /// near cache holds such a value while it is fresh.
         #[must_use = "it returns the changed value"]
         pub fn stale(mut self, window: Duration) -> Self {
             self.options.stale = window;
@@ -235,8 +236,8 @@ macro_rules! load_settings {
         /// for its load. One such load of a key runs in the fleet at a time.
         ///
         /// Reads cost one more command in the same trip. Values that are found at a replica
-        /// ([`PreferReplica`](crate::cache::ReadFrom::PreferReplica)), and those of a near cache,
-        /// are not loaded early.
+        /// ([`PreferReplica`](crate::cache::ReadFrom::PreferReplica)) are not loaded early. A near
+        /// cache decides by the same chance: a call that is to load the value reads Redis first.
         #[must_use = "it returns the changed value"]
         pub fn refresh_early(mut self) -> Self {
             self.options.early_refresh = crate::cache::load_options::EarlyRefresh::On;

@@ -26,7 +26,7 @@ pub enum Outage {
     Fail,
     /// The cache does without Redis:
     ///
-    /// - Reads find nothing.
+    /// - Reads find nothing. [`get_many`](super::Cache::get_many) finds what other servers hold.
     /// - `memoize` loads, and stores nothing. It runs one load for each key, client and setting of
     ///   [`OnOutage`](super::Cache::on_outage), and at most
     ///   [64](crate::ClientBuilder::loads_without_redis) at once for each client. A load that runs
@@ -48,7 +48,7 @@ pub enum Outage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Bypassed {
-    /// Reads that found nothing because Redis was out.
+    /// Reads that found nothing because Redis was out, or not all of several keys.
     pub reads: u64,
     /// Values that were not stored because Redis was out. Those of loads are not counted.
     pub writes: u64,

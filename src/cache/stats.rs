@@ -91,8 +91,8 @@ counts! {
     stale_served,
     /// Loads that were started behind a value: a stale one, or one whose early refresh was due.
     refreshes,
-    /// What was done without Redis under `Outage::Bypass`: reads that found nothing, values of
-    /// `set` that were not stored, and loads whose values were not stored.
+    /// What was done without Redis under `Outage::Bypass`: reads that found nothing, or not all of
+    /// several keys, values of `set` that were not stored, and loads whose values were not stored.
     bypassed,
     /// Entries that were read and found damaged: bytes were changed, lost or added. Each was a
     /// miss, and was removed.
@@ -110,7 +110,7 @@ counts! {
     /// is neither if the call fails later. 0 without the feature `near`.
     near_hits,
     /// Values that were read and not kept in the near cache, because they may have changed while
-    /// they were read.
+    /// they were read. So are keys that were read as missing, and are not.
     near_refused,
     /// Values that the near cache served because their server was out. Each is also a hit, unless
     /// it was counted as a miss before: by a call of `memoize` that had begun to wait for a load

@@ -21,8 +21,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use builder::ClientBuilder;
+use bytes::Bytes;
 use extensions::Extensions;
 pub(crate) use format::{Formats, Purpose, Written};
+use futures::future::join_all;
 pub use request::Request;
 use tokio::time::Instant;
 
@@ -343,6 +345,19 @@ impl Client {
         value.map_err(|error| self.told(error))
     }
 
+    /// Sends a plain command on `key` once, whatever becomes of it.
+    ///
+    /// Cancel safety: as [`command`](Self::command).
+    pub(crate) async fn command_once(
+        &self,
+        command: redis::Cmd,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<redis::Value> {
+        let value = retry::once(&self.core.topology, command, key, deadline).await;
+        value.map_err(|error| self.told(error))
+    }
+
     /// Returns the servers that are written to.
     pub(crate) async fn servers(&self, deadline: Deadline) -> Result<Vec<Server>> {
         let servers = self.core.topology.servers(deadline).await;
@@ -404,6 +419,48 @@ impl Client {
         values.map_err(|error| self.told(error))
     }
 
+    /// As [`read`](Self::read), each key for itself: a server that cannot be read is the error of
+    /// its own keys.
+    ///
+    /// Cancel safety: safe.
+    pub(crate) async fn read_each(
+        &self,
+        keys: &[Key],
+        deadline: Deadline,
+    ) -> Vec<Result<Option<Bytes>>> {
+        let reads = self.by_server(keys).into_iter().map(|part| async move {
+            let own: Vec<Key> = part.iter().map(|at| keys[*at].clone()).collect();
+            let found = self.read(&own, deadline).await;
+            (part, found)
+        });
+        let mut found: Vec<_> = keys.iter().map(|_| Ok(None)).collect();
+        for (part, read) in join_all(reads).await {
+            match read {
+                Ok(values) => part.into_iter().zip(values).for_each(|(at, value)| {
+                    found[at] = Ok(value);
+                }),
+                Err(error) => part
+                    .into_iter()
+                    .for_each(|at| found[at] = Err(error.clone())),
+            }
+        }
+        found
+    }
+
+    /// Returns the positions of those `keys` that one server serves now, for each server. Keys
+    /// whose servers are not known count as those of one server.
+    pub(crate) fn by_server(&self, keys: &[Key]) -> Vec<Vec<usize>> {
+        let mut parts: Vec<(Option<usize>, Vec<usize>)> = Vec::with_capacity(1);
+        for (at, key) in keys.iter().enumerate() {
+            let server = self.server_number(key);
+            match parts.iter_mut().find(|(known, _)| *known == server) {
+                Some((_, part)) => part.push(at),
+                None => parts.push((server, vec![at])),
+            }
+        }
+        parts.into_iter().map(|(_, part)| part).collect()
+    }
+
     /// Reads string keys at a replica. All values are of one moment. That moment is not before any
     /// [`change`](Self::change) of the keys by this client, but may be before a change by another.
     /// `None` if no replica may be asked, or it does not answer.
@@ -434,8 +491,7 @@ impl Client {
         self.core.topology.changed_here(key);
     }
 
-    /// How many reads a server has sent to another one so far.
-    #[cfg(feature = "near")]
+    /// How many calls a server has sent on to another one so far.
     pub(crate) fn detours(&self) -> u64 {
         self.core.topology.detours()
     }

@@ -86,6 +86,17 @@ pub(super) async fn answer(
     plainly(topology, command, Some(key), retry, deadline).await
 }
 
+/// Sends one plain command on `key`, and does not send it again.
+pub(super) async fn once(
+    topology: &Topology,
+    command: Cmd,
+    key: &Key,
+    deadline: Deadline,
+) -> Result<Value> {
+    let answer = answered(topology, &command, Some(key), deadline).await;
+    answer.map(|answer| answer.value)
+}
+
 async fn plainly(
     topology: &Topology,
     command: Cmd,

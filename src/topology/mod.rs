@@ -83,9 +83,8 @@ impl Topology {
         self.tracking(key, |tracking| tracking.changed_here(key));
     }
 
-    /// How many reads a server has sent to another one so far. What such a read has found comes
-    /// from a server that may not track it.
-    #[cfg(feature = "near")]
+    /// How many calls a server has sent on to another one so far. What such a read has found comes
+    /// from a server that may not track it, and was sent again, after calls that came later.
     pub(crate) fn detours(&self) -> u64 {
         match self {
             Self::One(_) | Self::Replicated(_) | Self::Shards(_) => 0,

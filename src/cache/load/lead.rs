@@ -205,7 +205,7 @@ where
         let Some(old) = &self.old else { return };
         let (cache, value) = (&self.request.cache, &self.request.place.value);
         let question = self.ask();
-        let how = (ReadFrom::Primary, Want::Old { early: 0.0 });
+        let how = (ReadFrom::Primary, Want::STALE);
         let reading = fetch::read_old::<Mark>(cache, value, &[], how, question.deadline).await;
         let is_still_there = match reading {
             Ok(Reading::Hit(mark)) => mark.head == old.head[..],

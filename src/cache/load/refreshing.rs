@@ -53,6 +53,13 @@ impl Refreshing {
         })
     }
 
+    /// Whether a load of `key` is under way.
+    #[cfg(feature = "near")]
+    pub(in crate::cache) fn is_under_way(&self, key: &Key) -> bool {
+        let keys = self.keys();
+        keys.get(key).is_some_and(|until| Instant::now() < *until)
+    }
+
     fn keys(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,8 +17,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::options::NearCache;
-use super::table::{Kept, KnownTag, Stored, Table, Ticket};
+use super::table::{Kept, KnownTag, Refresh, Stored, Table, Ticket};
 use crate::cache::explanation::{NearInfo, NearWhy};
+use crate::cache::read::early::{Draws, is_due};
 use crate::client::Client;
 use crate::key::Key;
 use crate::meters::{Described, Level};
@@ -57,7 +58,11 @@ pub(in crate::cache) enum NearHit<V> {
 pub(super) struct Fill {
     pub(super) value: Option<Arc<dyn Any + Send + Sync>>,
     pub(super) tags: Box<[Arc<KnownTag<Origin>>]>,
-    /// How long Redis keeps it after `since`; `None` for ever.
+    /// The revision of the entry, if there is one.
+    pub(super) revision: Option<u64>,
+    /// How long its load took.
+    pub(super) cost: Duration,
+    /// How long it is fresh after `since`; `None` for ever.
     pub(super) life: Option<Duration>,
     pub(super) since: Instant,
     pub(super) bytes: usize,
@@ -88,10 +93,35 @@ impl Near {
         client: &Client,
         key: &str,
     ) -> Option<NearHit<V>> {
-        let stored = self.table.value(key)?;
+        let stored = self.served(client, key, Instant::now())?;
+        taken(&stored)
+    }
+
+    /// As [`hit`](Self::hit), for a call that loads values anew before their end, by these
+    /// `draws`. Nothing is returned if that is due, unless the load `is_under_way`.
+    pub(in crate::cache) fn hit_early<V: Send + Sync + 'static>(
+        &self,
+        client: &Client,
+        key: &str,
+        draws: Draws,
+        is_under_way: impl FnOnce() -> bool,
+    ) -> Option<NearHit<V>> {
         let now = Instant::now();
+        let stored = self.served(client, key, now)?;
+        let is_due = stored.refresh.is_some_and(|Refresh { cost, end }| {
+            is_due(cost, draws.of(key), end.saturating_duration_since(now))
+        });
+        if is_due && !is_under_way() {
+            return None;
+        }
+        taken(&stored)
+    }
+
+    /// Returns what is held of the key of this text, if it may be served.
+    fn served(&self, client: &Client, key: &str, now: Instant) -> Option<Arc<Stored<Origin>>> {
+        let stored = self.table.value(key)?;
         match self.why_not(client, &stored, now) {
-            None => taken(&stored),
+            None => Some(stored),
             Some(why) => {
                 // It may be of use yet, until another epoch begins.
                 if why != NearWhy::Unverified || !self.was_valid(client, &stored, now) {
@@ -118,6 +148,15 @@ impl Near {
     /// be kept. What it said is newer: without this, a grace could bring the older value back.
     pub(in crate::cache) fn forget(&self, key: &Key) {
         self.table.forget(key.as_str());
+    }
+
+    /// As [`forget`](Self::forget), unless it is what the server has answered: the entry of this
+    /// revision, or none. So reads of one entry leave it alone, however many there are.
+    pub(in crate::cache) fn forget_older(&self, key: &Key, revision: Option<u64>) {
+        let held = self.table.value(key.as_str());
+        if held.is_some_and(|held| held.revision != revision) {
+            self.forget(key);
+        }
     }
 
     /// Describes what is held of `key`.
@@ -176,16 +215,22 @@ impl Near {
     pub(super) fn keep(&self, client: &Client, ticket: &Ticket<Origin>, fill: Fill) -> Kept {
         // Also checks that the same server serves the key, so that the read came from there.
         if !self.is_live(client, &ticket.key, &ticket.origin, Instant::now()) {
+            // No push has taken away what is held.
+            self.forget(&ticket.key);
             return Kept::Refused;
         }
         let life = fill.life.unwrap_or(self.options.max_ttl);
+        let end = fill.life.and_then(|life| fill.since.checked_add(life));
+        let cost = fill.cost;
         let stored = Stored {
             key: ticket.key.clone(),
             value: fill.value,
             tags: fill.tags,
             origin: ticket.origin.clone(),
+            revision: fill.revision,
             since: fill.since,
             until: fill.since + life.min(self.options.max_ttl),
+            refresh: end.map(|end| Refresh { cost, end }),
             bytes: fill.bytes,
         };
         let kept = self.table.keep(ticket, stored);

@@ -5,7 +5,8 @@
 //! any order. A handle without a near cache, and one that is [`strict`](Cache::strict), never looks
 //! here.
 //!
-//! Users give a handle a near cache by [`Cache::near`]; `get`, `get_many` and `memoize` use it.
+//! Users give a handle a near cache by [`Cache::near`]; `get`, `get_many`, `memoize` and its
+//! relatives use it.
 
 pub(in crate::cache) mod held;
 pub(in crate::cache) mod options;
@@ -29,6 +30,13 @@ impl Cache {
     /// value was read as. A read as another type asks Redis. [`get`](Self::get) also remembers that
     /// a key is missing. What this process stores itself is kept once it was read.
     ///
+    /// `get`, [`get_many`](Self::get_many), [`memoize`](Self::memoize) and its relatives are served
+    /// and keep values. Only fresh values are held: a value leaves the near cache when it becomes
+    /// stale, and a call that allows a stale one reads it from Redis. With `refresh_early`, a
+    /// call whose turn it is to load the value anew reads Redis, too. All others are served what is
+    /// held until the new value is stored. A value that [`memoize_many`](Self::memoize_many) has
+    /// read counts as one of another type for the calls on single keys, and the other way round.
+    ///
     /// Each call of this makes a near cache of its own. Its bytes are shared by this handle and its
     /// clones, so make one handle for each cache and keep it. The first call fails with
     /// `InvalidInput` if a setting is out of its range.
@@ -46,9 +54,10 @@ impl Cache {
     /// # What it costs
     /// The server pushes the name of each value and tag of the namespace that changes, of all of
     /// its caches, over the connection for pushes. A read that is kept costs one command more
-    /// (`PTTL`). The user needs the right `client|tracking`. A client over a
-    /// [connection](crate::ClientBuilder::connection) of the caller's has no near cache. Values
-    /// that are [read at a replica](Self::read_from) are not kept.
+    /// (`PTTL`), also if it is kept that the key is missing. The user needs the right
+    /// `client|tracking`. A client over a [connection](crate::ClientBuilder::connection) of the
+    /// caller's has no near cache. Values that are [read at a replica](Self::read_from) are not
+    /// kept.
     #[must_use]
     pub fn near(mut self, near: NearCache) -> Self {
         let setup = Arc::make_mut(&mut self.setup);

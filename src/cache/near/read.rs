@@ -3,8 +3,10 @@
 //! Invariant: a ticket for the entry, and for each tag by which it is judged, is taken before the
 //! entry, or the tag, is read. Only what was read from the primary is kept.
 //!
-//! `get`, `get_many` and `memoize` read here if their handle has a near cache. What it holds they
-//! have looked up before. What they store is not put in: it is read first.
+//! `get`, `get_many`, `memoize` and `memoize_many` read here if their handle has a near cache. What
+//! it holds they have looked up before. What they store is not put in: it is read first. What is
+//! read and not kept takes its place all the same: an older value of the key is forgotten, or a
+//! grace could bring it back.
 
 use std::any::Any;
 use std::slice;
@@ -19,7 +21,7 @@ use super::held::{Fill, Near, Origin};
 use super::table::{Kept, KnownTag, Ticket};
 use crate::cache::Cache;
 use crate::cache::read::fetch;
-use crate::cache::read::judge::{Judged, Left, Rules, Taken, Want, judge_by};
+use crate::cache::read::judge::{Age, Judged, Left, Old, Rules, Taken, Want, judge_by};
 use crate::cache::read::reading::{Gone, ReadFrom, Reading};
 use crate::cache::stats::{Counts, Timed};
 use crate::client::Client;
@@ -33,29 +35,39 @@ use crate::topology::placement::ReadOther;
 use crate::wire::command::plain;
 use crate::wire::value::integer;
 
-/// Reads one entry at the primary. It is kept in the background.
+/// Reads one entry at the primary, also one that is to be loaded anew, as `want` says. A fresh one
+/// is kept in the background.
 ///
 /// If the generations of all its tags are known, one command reads the entry alone.
 pub(in crate::cache) async fn read<V>(
     cache: &Cache,
     near: &Arc<Near>,
     key: &Key,
-    tags: &[Tag],
+    (tags, want): (&[Tag], Want),
     deadline: Deadline,
 ) -> Result<Reading<Arc<V>>>
 where
     V: DeserializeOwned + Send + Sync + 'static,
 {
+    let counts = &cache.setup.counts;
+    let how = (ReadFrom::Primary, want);
     let Some(watch) = Watch::begin(cache, near, key)? else {
-        let reading = fetch::read(cache, key, tags, ReadFrom::Primary, deadline).await?;
+        let _timer = counts.time(Timed::Read);
+        let reading = fetch::read_old(cache, key, tags, how, deadline).await?;
         near.forget(key);
         return Ok(reading);
     };
-    if let Some(reading) = watch.read_alone(cache, tags, deadline).await? {
+    // Where the time decides, the entry is not read alone.
+    if want.early().is_none()
+        && !counts.met_a_window()
+        && let Some(reading) = watch.read_alone(cache, tags, deadline).await?
+    {
         return Ok(watch.end(cache, Vec::new(), reading, deadline));
     }
     let tickets = watch.tickets(tags);
-    let reading = fetch::read(cache, key, tags, ReadFrom::Primary, deadline).await?;
+    let timer = counts.time(Timed::Read);
+    let reading = fetch::read_old(cache, key, tags, how, deadline).await?;
+    drop(timer);
     Ok(watch.end(cache, tickets, reading, deadline))
 }
 
@@ -70,22 +82,61 @@ pub(in crate::cache) async fn read_many<V>(
 where
     V: DeserializeOwned + Send + Sync + 'static,
 {
-    let mut watches = Vec::with_capacity(keys.len());
-    for key in keys {
-        let watch = Watch::begin(cache, near, key)?;
-        let tickets = watch.as_ref().map(|watch| watch.tickets(&[]));
-        watches.push(watch.zip(tickets));
-    }
+    let watches = watches(cache, near, keys, &[])?;
     let readings = fetch::read_many(cache, keys, &[], ReadFrom::Primary, deadline).await?;
     let readings = readings.into_iter().zip(watches).zip(keys);
     let ended = readings.map(|((reading, watch), key)| match watch {
         Some((watch, tickets)) => watch.end(cache, tickets, reading, deadline),
-        None => {
-            near.forget(key);
-            value_of(reading)
-        }
+        None => unwatched(near, key, reading),
     });
     Ok(ended.collect())
+}
+
+/// Reads the entries at `keys`, each for itself, as [`fetch::read_each`] does. Fresh ones are kept
+/// in the background.
+pub(in crate::cache) async fn read_each<V>(
+    cache: &Cache,
+    near: &Arc<Near>,
+    keys: &[Key],
+    (tags, want): (&[Tag], Want),
+    deadline: Deadline,
+) -> Result<Vec<Result<Reading<Arc<V>>>>>
+where
+    V: DeserializeOwned + Send + Sync + 'static,
+{
+    let watches = watches(cache, near, keys, tags)?;
+    let how = (ReadFrom::Primary, want);
+    let readings = fetch::read_each(cache, keys, tags, how, deadline).await?;
+    let readings = readings.into_iter().zip(watches).zip(keys);
+    let ended = readings.map(|((reading, watch), key)| {
+        let reading = reading?;
+        Ok(match watch {
+            Some((watch, tickets)) => watch.end(cache, tickets, reading, deadline),
+            None => unwatched(near, key, reading),
+        })
+    });
+    Ok(ended.collect())
+}
+
+/// Begins to watch each of `keys`, and the tags that are read together with it.
+fn watches(
+    cache: &Cache,
+    near: &Arc<Near>,
+    keys: &[Key],
+    tags: &[Tag],
+) -> Result<Vec<Option<(Watch, TagTickets)>>> {
+    let watched = keys.iter().map(|key| {
+        let watch = Watch::begin(cache, near, key)?;
+        let tickets = watch.as_ref().map(|watch| watch.tickets(tags));
+        Ok(watch.zip(tickets))
+    });
+    watched.collect()
+}
+
+/// The reading of a key that could not be watched.
+fn unwatched<V>(near: &Near, key: &Key, reading: Reading<Traced<V>>) -> Reading<Arc<V>> {
+    near.forget(key);
+    value_of(reading)
 }
 
 /// What a read takes from an entry that is to be kept.
@@ -96,6 +147,9 @@ struct Traced<V> {
     bytes: usize,
     /// For how long Redis keeps the entry after it is fresh.
     stale_for: Duration,
+    /// How long the load took.
+    cost: Duration,
+    revision: u64,
 }
 
 impl<V: DeserializeOwned> Taken for Traced<V> {
@@ -109,6 +163,8 @@ impl<V: DeserializeOwned> Taken for Traced<V> {
             stale_for: Duration::from_millis(
                 envelope.stale_until.saturating_sub(envelope.fresh_until),
             ),
+            cost: envelope.cost,
+            revision: envelope.revision,
         })
     }
 }
@@ -180,6 +236,7 @@ impl Watch {
         let rules = Rules {
             whole: Some(self.whole.id),
             want: Want::Fresh,
+            draw: None,
             left: Left::Unread,
         };
         let judged = judge_by(entry, rules, known, &decoder);
@@ -211,16 +268,27 @@ impl Watch {
         reading: Reading<Traced<V>>,
         deadline: Deadline,
     ) -> Reading<Arc<V>> {
-        let found = match &reading {
-            Reading::Hit(traced) if self.near.takes(traced.bytes) => Found {
+        let fresh = match &reading {
+            Reading::Hit(traced) => Some(traced),
+            Reading::Old(old, _) if old.age == Age::Due => Some(&old.taken),
+            Reading::Old(..) | Reading::Miss(_) => None,
+        };
+        let found = match (fresh, &reading) {
+            (Some(traced), _) if self.near.takes(traced.bytes) => Found {
                 value: Some(traced.value.clone()),
                 stamps: traced.stamps.clone(),
                 bytes: traced.bytes,
                 stale_for: traced.stale_for,
+                cost: traced.cost,
+                revision: Some(traced.revision),
             },
-            Reading::Miss(miss) if miss.gone == Gone::Nothing => Found::default(),
-            _ => return value_of(reading),
+            (None, Reading::Miss(miss)) if miss.gone == Gone::Nothing => Found::default(),
+            _ => {
+                self.near.forget(&self.ticket.key);
+                return value_of(reading);
+            }
         };
+        self.near.forget_older(&self.ticket.key, found.revision);
         let mut tags = Vec::with_capacity(found.stamps.len());
         for stamp in &found.stamps {
             let generation = Generation::from_stamp(stamp.generation);
@@ -247,6 +315,8 @@ struct Found {
     stamps: Vec<Stamp>,
     bytes: usize,
     stale_for: Duration,
+    cost: Duration,
+    revision: Option<u64>,
 }
 
 /// Keeps what a read has found. The read spawns this task. It ends by the deadline of the read, and
@@ -260,8 +330,12 @@ async fn keep(
 ) {
     let kept = match fill(&watch, found, tags, deadline).await {
         Ok(Some(fill)) => watch.near.keep(&watch.client, &watch.ticket, fill),
-        Ok(None) => Kept::Refused,
+        Ok(None) => {
+            watch.near.forget(&watch.ticket.key);
+            Kept::Refused
+        }
         Err(error) => {
+            watch.near.forget(&watch.ticket.key);
             tracing::debug!(target: "hedgerow::cache", %error, "not kept near");
             return;
         }
@@ -283,9 +357,6 @@ async fn fill(
     // Redis keeps the entry for so long after it has said so, hence longer after this.
     let since = Instant::now();
     let life = async {
-        if found.value.is_none() {
-            return Ok(Some(-1));
-        }
         let left = plain("PTTL", &watch.ticket.key);
         let left = client.command(left, &watch.ticket.key, Retry::Reads, deadline);
         integer(left.await?)
@@ -323,28 +394,40 @@ async fn fill(
     if client.detours() != watch.detours {
         return Ok(None);
     }
-    let life = match life {
-        Some(-1) => None,
-        Some(left) => match u64::try_from(left) {
+    let life = match (&found.value, life) {
+        (None, Some(NO_KEY)) | (Some(_), Some(NO_END)) => None,
+        // It was stored meanwhile, or is of another type, which a read takes for a missing key.
+        (None, _) | (Some(_), None) => return Ok(None),
+        (Some(_), Some(left)) => match u64::try_from(left) {
             Ok(left) => Some(Duration::from_millis(left).saturating_sub(found.stale_for)),
             // It has gone meanwhile.
             Err(_) => return Ok(None),
         },
-        None => return Ok(None),
     };
     Ok(Some(Fill {
         value: found.value,
         tags: tags.into(),
+        revision: found.revision,
+        cost: found.cost,
         life,
         since,
         bytes: found.bytes,
     }))
 }
 
+/// What `PTTL` answers where there is no key, and for a key without a TTL.
+const NO_KEY: i64 = -2;
+const NO_END: i64 = -1;
+
 /// The value alone, as callers get it.
 fn value_of<V>(reading: Reading<Traced<V>>) -> Reading<Arc<V>> {
     match reading {
         Reading::Hit(traced) => Reading::Hit(traced.value),
-        Reading::Old(_, miss) | Reading::Miss(miss) => Reading::Miss(miss),
+        Reading::Old(old, miss) => {
+            let Old { taken, stamps, age } = old;
+            let taken = taken.value;
+            Reading::Old(Old { taken, stamps, age }, miss)
+        }
+        Reading::Miss(miss) => Reading::Miss(miss),
     }
 }

@@ -22,6 +22,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use moka::sync::Cache as Values;
 use tokio::time::Instant;
@@ -34,7 +35,8 @@ use crate::tags::Generation;
 /// The slots of a near cache. `O` says by which server a slot is tracked, and in which epoch.
 pub(super) struct Table<O> {
     /// What is not a value, by the hash of the key. A push and a fill of one key hold its lock, so
-    /// that one of them sees the other. What is held in `values` is changed under it, too.
+    /// that one of them sees the other: a value is put into `values` under it. It may be taken out
+    /// without, which costs a miss at the most.
     stripes: Box<[Mutex<Stripe<O>>]>,
     /// Values are evicted here, by size and use.
     values: Values<Arc<str>, Arc<Stored<O>>, Seeded>,
@@ -78,11 +80,23 @@ pub(super) struct Stored<O> {
     pub(super) value: Option<Arc<dyn Any + Send + Sync>>,
     pub(super) tags: Box<[Arc<KnownTag<O>>]>,
     pub(super) origin: O,
+    /// The revision of its entry. `None` if there is none.
+    pub(super) revision: Option<u64>,
     /// It was read before this.
     pub(super) since: Instant,
-    /// Redis keeps the entry at least until then.
+    /// The entry is fresh at least until then.
     pub(super) until: Instant,
+    pub(super) refresh: Option<Refresh>,
     pub(super) bytes: usize,
+}
+
+/// By what the early refresh of a value is decided.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refresh {
+    /// How long its load took.
+    pub(super) cost: Duration,
+    /// When the entry is no longer fresh. That may be after the value has left the near cache.
+    pub(super) end: Instant,
 }
 
 /// The generation of a tag.

@@ -10,6 +10,7 @@ use super::judge::{Judged, Left, Rules, Taken, Want, Why, judge};
 use super::reading::{Gone, Miss, Reading, snapshot};
 use super::wanted::{Asked, Wanted};
 use crate::codec::Stack;
+use crate::error::{Error, Result};
 use crate::key::TagId;
 use crate::net::pipeline::replies::Values;
 use crate::tags::TagValue;
@@ -19,6 +20,9 @@ pub(super) struct Answers<'t> {
     pub(super) wanted: Wanted,
     pub(super) tags: Asked<'t>,
     pub(super) found: Values,
+    /// The keys that could not be read, by their positions. Empty but for a read that goes on
+    /// without them.
+    pub(super) lost: Vec<(usize, Error)>,
     /// How long each entry still lives. Empty if that was not asked.
     pub(super) left: Vec<Left>,
     pub(super) want: Want,
@@ -37,8 +41,18 @@ pub(super) struct Undecided {
     pub(super) needing: Vec<(usize, Vec<TagId>)>,
 }
 
-/// What tags hold that were not read together with the entries. In the order of the tags.
-pub(super) type Others = [(TagId, Option<Bytes>)];
+/// The place of the reading of an entry. It is an error if the entry could not be read, in a read
+/// that goes on without it.
+pub(super) type Place<T> = Option<Result<Reading<T>>>;
+
+/// What tags hold that were not read together with the entries.
+#[derive(Default)]
+pub(super) struct Others {
+    /// In the order of the tags.
+    pub(super) found: Vec<(TagId, Option<Bytes>)>,
+    /// Those that could not be read, as in [`Answers::lost`].
+    pub(super) lost: Vec<(TagId, Error)>,
+}
 
 impl Undecided {
     pub(super) fn is_empty(&self) -> bool {
@@ -49,11 +63,11 @@ impl Undecided {
     }
 
     /// Fills in `reading`, or notes what is still to be done for it.
-    fn note<T>(&mut self, at: usize, judged: Judged<T>, reading: &mut Option<Reading<T>>) {
+    fn note<T>(&mut self, at: usize, judged: Judged<T>, reading: &mut Place<T>) {
         match judged {
-            Judged::Hit(taken) => *reading = Some(Reading::Hit(taken)),
+            Judged::Hit(taken) => *reading = Some(Ok(Reading::Hit(taken))),
             Judged::Old(old) => {
-                *reading = Some(Reading::Old(old, Miss::default()));
+                *reading = Some(Ok(Reading::Old(old, Miss::default())));
                 self.old.push(at);
             }
             Judged::Miss(why) => self.missed.push((at, why)),
@@ -65,12 +79,23 @@ impl Undecided {
 
 impl Answers<'_> {
     /// Judges the entries, and fills in the readings of those that are decided.
-    pub(super) fn judged<T: Taken>(&self, readings: &mut [Option<Reading<T>>]) -> Undecided {
+    pub(super) fn judged<T: Taken>(&self, readings: &mut [Place<T>]) -> Undecided {
         let mut open = Undecided::default();
         for (at, reading) in readings.iter_mut().enumerate() {
-            open.note(at, self.judge(at, &[]), reading);
+            match self.lost(at) {
+                None => open.note(at, self.judge(at, &[]), reading),
+                Some(error) => *reading = Some(Err(error.clone())),
+            }
         }
         open
+    }
+
+    /// Why the entry `at` cannot be judged, if it or a tag that was asked for with it could not be
+    /// read.
+    fn lost(&self, at: usize) -> Option<&Error> {
+        let mut lost = self.lost.iter();
+        let lost = lost.find(|(place, _)| self.wanted.is_needed(at, *place));
+        lost.map(|(_, error)| error)
     }
 
     /// Judges the entries again that need other tags, which are here now: only once, since an entry
@@ -79,10 +104,15 @@ impl Answers<'_> {
         &self,
         open: &mut Undecided,
         others: &Others,
-        readings: &mut [Option<Reading<T>>],
+        readings: &mut [Place<T>],
     ) {
-        for (at, _) in std::mem::take(&mut open.needing) {
-            match self.judge(at, others) {
+        for (at, tags) in std::mem::take(&mut open.needing) {
+            let mut lost = others.lost.iter();
+            if let Some((_, error)) = lost.find(|(tag, _)| tags.contains(tag)) {
+                readings[at] = Some(Err(error.clone()));
+                continue;
+            }
+            match self.judge(at, &others.found) {
                 Judged::Needs(_) => {
                     debug_assert!(false, "all that an entry needs was read");
                     open.missed.push((at, Why::Invalidated));
@@ -92,7 +122,7 @@ impl Answers<'_> {
         }
     }
 
-    fn judge<T: Taken>(&self, at: usize, others: &Others) -> Judged<T> {
+    fn judge<T: Taken>(&self, at: usize, others: &[(TagId, Option<Bytes>)]) -> Judged<T> {
         let Asked { whole, declared } = self.tags;
         let known = |tag: TagId| {
             if whole.is_some_and(|whole| whole.id == tag) {
@@ -106,12 +136,14 @@ impl Answers<'_> {
             let other = others.binary_search_by_key(&tag, |(id, _)| *id).ok()?;
             Some(TagValue::of(others[other].1.as_ref()))
         };
+        let key = self.wanted.keys[at].as_str();
         let rules = Rules {
             whole: whole.map(|whole| whole.id),
             want: self.want,
+            draw: self.want.early().map(|draws| draws.of(key)),
             left: self.left.get(at).copied().unwrap_or(Left::Unread),
         };
-        let decoder = self.stack.decoder(self.wanted.keys[at].as_str());
+        let decoder = self.stack.decoder(key);
         judge(self.found[at].as_deref(), rules, known, &decoder)
     }
 

@@ -12,14 +12,16 @@
 //! that the replica itself holds at the same moment. Everything else is asked of the primary:
 //! whether something is missing, and which generations a load is stamped with.
 
+use std::pin::pin;
 use std::slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, join, join_all, try_join_all};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Either, join_all, select};
 use serde::de::DeserializeOwned;
 
-use super::answers::{Answers, Undecided};
+use super::answers::{Answers, Others, Place, Undecided};
 use super::judge::{Left, Taken, Want, Why};
 use super::reading::{Gone, Miss, ReadFrom, Reading, snapshot};
 use super::wanted::{Asked, Ring, Wanted};
@@ -27,7 +29,7 @@ use crate::cache::Cache;
 use crate::cache::stats::Timed;
 use crate::client::Client;
 use crate::codec::{HEADER, Stack, Unreadable};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Key, TagId};
 use crate::net::pipeline::replies::Values;
 use crate::script::{Retry, script};
@@ -54,7 +56,7 @@ pub(in crate::cache) async fn read<T: Taken>(
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
     fetch.look(keys, place).await?;
     fetch.look_elsewhere(keys, place).await?;
-    Ok(only(reading))
+    only(reading)
 }
 
 /// Reads one entry for a load: also one that is to be loaded anew, as `want` says. The caller
@@ -71,22 +73,38 @@ pub(in crate::cache) async fn read_old<T: Taken>(
     let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
     fetch.look(keys, place).await?;
     fetch.look_elsewhere(keys, place).await?;
-    Ok(only(reading))
+    only(reading)
 }
 
-/// Reads several entries as [`read_old`] does.
-pub(in crate::cache) async fn read_many_old<T: Taken>(
+/// Reads several entries as [`read_old`] does, each for itself: a server that cannot be read is the
+/// error of those entries that need it.
+pub(in crate::cache) async fn read_each<T: Taken>(
     cache: &Cache,
     keys: &[Key],
     tags: &[Tag],
     how: (ReadFrom, Want),
     deadline: Deadline,
-) -> Result<Vec<Reading<T>>> {
-    let fetch = Fetch::wanting(cache, tags, how, deadline)?;
+) -> Result<Vec<Result<Reading<T>>>> {
+    let fetch = Fetch {
+        failing: Failing::Each,
+        ..Fetch::wanting(cache, tags, how, deadline)?
+    };
     let _timer = cache.setup.counts.time(Timed::Read);
+    // By server, so that none waits for what another one says of its entries.
+    let parts = cache.client.by_server(keys).into_iter().map(|part| async {
+        let own: Vec<Key> = part.iter().map(|at| keys[*at].clone()).collect();
+        let mut readings = unread(&own);
+        fetch.look(&own, &mut readings).await?;
+        fetch.look_elsewhere(&own, &mut readings).await?;
+        Ok((part, readings))
+    });
     let mut readings = unread(keys);
-    fetch.look(keys, &mut readings).await?;
-    fetch.look_elsewhere(keys, &mut readings).await?;
+    for part in join_all(parts).await {
+        let (part, found) = part?;
+        for (at, reading) in part.into_iter().zip(found) {
+            readings[at] = reading;
+        }
+    }
     Ok(readings.into_iter().map(only).collect())
 }
 
@@ -103,7 +121,7 @@ pub(in crate::cache) async fn read_here<T: Taken>(
     fetch
         .look(slice::from_ref(key), slice::from_mut(&mut reading))
         .await?;
-    Ok(only(reading))
+    only(reading)
 }
 
 /// Reads the entries at `keys` in one trip, with the generations of the whole cache's tag and of
@@ -126,17 +144,17 @@ pub(in crate::cache) async fn read_many<T: Taken>(
     let mut readings = unread(keys);
     fetch.look(keys, &mut readings).await?;
     fetch.look_elsewhere(keys, &mut readings).await?;
-    Ok(readings.into_iter().map(only).collect())
+    readings.into_iter().map(only).collect()
 }
 
 /// Returns the reading in a place that a look has filled in.
-fn only<T>(reading: Option<Reading<T>>) -> Reading<T> {
+fn only<T>(reading: Place<T>) -> Result<Reading<T>> {
     debug_assert!(reading.is_some(), "there is a reading for each key");
-    reading.unwrap_or_else(|| Reading::Miss(Miss::default()))
+    reading.unwrap_or_else(|| Ok(Reading::Miss(Miss::default())))
 }
 
 /// Returns a place for the reading of each key.
-fn unread<T>(keys: &[Key]) -> Vec<Option<Reading<T>>> {
+fn unread<T>(keys: &[Key]) -> Vec<Place<T>> {
     keys.iter().map(|_| None).collect()
 }
 
@@ -151,13 +169,26 @@ struct Fetch<'f> {
     from: ReadFrom,
     want: Want,
     time: Time,
+    failing: Failing,
 }
 
 /// Whether a read also asks how long its entries still live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Time {
     NotAsked,
+    /// At the same time.
     Asked,
+    /// Before it reads them.
+    AskedBefore,
+}
+
+/// What it means for a read of several entries that a server cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failing {
+    /// The read fails.
+    All,
+    /// The entries that need the server fail.
+    Each,
 }
 
 impl<'f> Fetch<'f> {
@@ -177,6 +208,7 @@ impl<'f> Fetch<'f> {
             from,
             want: Want::Fresh,
             time: Time::NotAsked,
+            failing: Failing::All,
         })
     }
 
@@ -187,9 +219,9 @@ impl<'f> Fetch<'f> {
         (from, want): (ReadFrom, Want),
         deadline: Deadline,
     ) -> Result<Self> {
-        let time = match want {
-            Want::Old { early } if early > 0.0 => Time::Asked,
-            _ => Time::NotAsked,
+        let time = match want.early() {
+            Some(_) => Time::Asked,
+            None => Time::NotAsked,
         };
         let fetch = Self::new(cache, declared, from, deadline)?;
         Ok(Self {
@@ -200,14 +232,13 @@ impl<'f> Fetch<'f> {
     }
 
     /// Reads and judges. There is a place in `readings` for each key.
-    async fn look<T: Taken>(
-        &self,
-        keys: &[Key],
-        readings: &mut [Option<Reading<T>>],
-    ) -> Result<()> {
+    async fn look<T: Taken>(&self, keys: &[Key], readings: &mut [Place<T>]) -> Result<()> {
         // This is boxed, and so is what follows the read: the future of a hit stays small.
         if self.from == ReadFrom::PreferReplica {
             return Box::pin(self.look_at_replica(keys, readings)).await;
+        }
+        if self.time == Time::AskedBefore {
+            return Box::pin(self.look_with_time_before(keys, readings)).await;
         }
         // The counts are those of all handles of this name. Bare values have no windows.
         let may_have_windows = self.tags.whole.is_some();
@@ -215,10 +246,14 @@ impl<'f> Fetch<'f> {
         if self.time == Time::Asked || met_a_window {
             return Box::pin(self.look_with_time(keys, readings)).await;
         }
-        let wanted = Wanted::new(&self.cache.client, self.tags, keys, self.ring);
+        let client = &self.cache.client;
+        let wanted = Wanted::new(client, self.tags, keys, self.ring);
         // Entries and tags in one read, so that a hit costs one trip.
-        let found = self.cache.client.read(&wanted.keys, self.deadline).await?;
-        let answers = self.answers(wanted, found, Vec::new());
+        let (found, lost) = match self.failing {
+            Failing::All => (client.read(&wanted.keys, self.deadline).await?, Vec::new()),
+            Failing::Each => Box::pin(self.found(&wanted.keys)).await?,
+        };
+        let answers = self.answers(wanted, (found, lost), Vec::new());
         let open = answers.judged(readings);
         if open.is_empty() {
             return Ok(());
@@ -227,22 +262,46 @@ impl<'f> Fetch<'f> {
     }
 
     /// As [`look`](Self::look), and asks how long the entries still live.
+    ///
+    /// That tells the time by which an entry is judged, and does so only if it was said of this
+    /// entry: of one that has taken its place meanwhile, more would be left, and the entry would
+    /// seem to be fresh. So it must have been said before the entry was read. Both are sent over
+    /// one connection, in this order, so it was said before if it was sent once and is answered
+    /// before the read. If that is not sure, no time is known, and an entry that needs it is read
+    /// again.
+    ///
+    /// An entry of 64 KiB or more has a connection of its own, where the order of the answers is
+    /// all that is known. If it is replaced just while both are under way, the replaced entry may
+    /// be judged as if it had been read before it was stale.
     async fn look_with_time<T: Taken>(
         &self,
         keys: &[Key],
-        readings: &mut [Option<Reading<T>>],
+        readings: &mut [Place<T>],
     ) -> Result<()> {
         let client = &self.cache.client;
         let wanted = Wanted::new(client, self.tags, keys, self.ring);
-        let lives = wanted.keys[..keys.len()].iter().map(|key| self.left(key));
-        // At the same time. If an entry is replaced between the two, it is served at the most as if
-        // it had been read a moment earlier.
-        let (left, found) = join(
-            try_join_all(lives),
-            client.read(&wanted.keys, self.deadline),
-        )
-        .await;
-        let answers = self.answers(wanted, found?, left?);
+        let detours = client.detours();
+        let unproved = || vec![Left::Unread; keys.len()];
+        let (left, found) = {
+            let lives = wanted.keys[..keys.len()].iter().map(|key| async move {
+                let left = client.command_once(plain("PTTL", key), key, self.deadline);
+                left.await.and_then(integer).map_or(Left::Unread, left_of)
+            });
+            let (lives, read) = (pin!(join_all(lives)), pin!(self.found(&wanted.keys)));
+            match select(lives, read).await {
+                Either::Left((left, read)) => (left, read.await?),
+                // Both may have come since the times were looked at.
+                Either::Right((found, lives)) => {
+                    (lives.now_or_never().unwrap_or_else(unproved), found?)
+                }
+            }
+        };
+        let left = match client.detours() == detours {
+            true => left,
+            // It may have been sent again, to another server.
+            false => unproved(),
+        };
+        let answers = self.answers(wanted, found, left);
         let open = answers.judged(readings);
         if open.is_empty() {
             return Ok(());
@@ -250,27 +309,68 @@ impl<'f> Fetch<'f> {
         Box::pin(self.settle(open, keys, answers, readings)).await
     }
 
-    /// Returns how long `key` still lives.
-    async fn left(&self, key: &Key) -> Result<Left> {
-        let command = plain("PTTL", key);
-        let reply = self
-            .cache
-            .client
-            .command(command, key, Retry::Reads, self.deadline)
-            .await?;
-        Ok(match integer(reply)? {
-            // It has no end.
-            Some(-1) => Left::Long,
-            // There is no key. If an entry was read all the same, it may have just ended.
-            left => Left::Millis(left.and_then(|left| u64::try_from(left).ok()).unwrap_or(0)),
-        })
+    /// As [`look_with_time`](Self::look_with_time), one after the other.
+    async fn look_with_time_before<T: Taken>(
+        &self,
+        keys: &[Key],
+        readings: &mut [Place<T>],
+    ) -> Result<()> {
+        let client = &self.cache.client;
+        let wanted = Wanted::new(client, self.tags, keys, self.ring);
+        let lives = wanted.keys[..keys.len()].iter().map(|key| async move {
+            let left = client.command(plain("PTTL", key), key, Retry::Reads, self.deadline);
+            left.await.and_then(integer).map(left_of)
+        });
+        let (mut left, mut untimed) = (Vec::with_capacity(keys.len()), Vec::new());
+        for (at, life) in join_all(lives).await.into_iter().enumerate() {
+            match (life, self.failing) {
+                (Ok(life), _) => left.push(life),
+                (Err(error), Failing::All) => return Err(error),
+                (Err(error), Failing::Each) => {
+                    left.push(Left::Unread);
+                    untimed.push((at, error));
+                }
+            }
+        }
+        let (found, mut lost) = self.found(&wanted.keys).await?;
+        lost.append(&mut untimed);
+        let answers = self.answers(wanted, (found, lost), left);
+        let open = answers.judged(readings);
+        if open.is_empty() {
+            return Ok(());
+        }
+        Box::pin(self.settle(open, keys, answers, readings)).await
     }
 
-    fn answers(&self, wanted: Wanted, found: Values, left: Vec<Left>) -> Answers<'f> {
+    /// Reads `keys`. Also returns those that could not be read, with the position of each, if the
+    /// read goes on without them.
+    async fn found(&self, keys: &[Key]) -> Result<(Values, Vec<(usize, Error)>)> {
+        let client = &self.cache.client;
+        if self.failing == Failing::All {
+            return Ok((client.read(keys, self.deadline).await?, Vec::new()));
+        }
+        let mut lost = Vec::new();
+        let found = client.read_each(keys, self.deadline).await;
+        let found = found.into_iter().enumerate().map(|(at, value)| {
+            value.unwrap_or_else(|error| {
+                lost.push((at, error));
+                None
+            })
+        });
+        Ok((found.collect(), lost))
+    }
+
+    fn answers(
+        &self,
+        wanted: Wanted,
+        (found, lost): (Values, Vec<(usize, Error)>),
+        left: Vec<Left>,
+    ) -> Answers<'f> {
         Answers {
             wanted,
             tags: self.tags,
             found,
+            lost,
             left,
             want: self.want,
             stack: self.stack,
@@ -282,7 +382,7 @@ impl<'f> Fetch<'f> {
     async fn look_at_replica<T: Taken>(
         &self,
         keys: &[Key],
-        readings: &mut [Option<Reading<T>>],
+        readings: &mut [Place<T>],
     ) -> Result<()> {
         let client = &self.cache.client;
         let primary = Self {
@@ -294,7 +394,7 @@ impl<'f> Fetch<'f> {
         let Some(found) = found.await else {
             return Box::pin(primary.look(keys, readings)).await;
         };
-        let answers = self.answers(wanted, found, Vec::new());
+        let answers = self.answers(wanted, (found, Vec::new()), Vec::new());
         let mut open = answers.judged(readings);
         self.judge_again(&mut open, &answers, readings).await?;
         // Also what is invalid there: the replica may only be behind. What has a stale window is
@@ -315,11 +415,11 @@ impl<'f> Fetch<'f> {
     async fn look_elsewhere<T: Taken>(
         &self,
         keys: &[Key],
-        readings: &mut [Option<Reading<T>>],
+        readings: &mut [Place<T>],
     ) -> Result<()> {
         let mut missing = Vec::new();
         for (at, (key, reading)) in keys.iter().zip(&*readings).enumerate() {
-            let Some(Reading::Miss(miss)) = reading else {
+            let Some(Ok(Reading::Miss(miss))) = reading else {
                 continue;
             };
             let copies = self.cache.client.copies(key);
@@ -339,7 +439,7 @@ impl<'f> Fetch<'f> {
         // In a box, so that the future of a hit stays small.
         let found = Box::pin(other.look_for_some(keys, &missing)).await?;
         for (at, reading) in missing.into_iter().zip(found) {
-            if let hit @ Some(Reading::Hit(_)) = reading {
+            if let hit @ Some(Ok(Reading::Hit(_)) | Err(_)) = reading {
                 readings[at] = hit;
             }
         }
@@ -347,11 +447,7 @@ impl<'f> Fetch<'f> {
     }
 
     /// Reads and judges the keys at the positions `some`.
-    async fn look_for_some<T: Taken>(
-        &self,
-        keys: &[Key],
-        some: &[usize],
-    ) -> Result<Vec<Option<Reading<T>>>> {
+    async fn look_for_some<T: Taken>(&self, keys: &[Key], some: &[usize]) -> Result<Vec<Place<T>>> {
         let keys: Vec<Key> = some.iter().map(|at| keys[*at].clone()).collect();
         let mut readings = unread(&keys);
         self.look(&keys, &mut readings).await?;
@@ -365,17 +461,17 @@ impl<'f> Fetch<'f> {
         keys: &[Key],
         // By value, so that the future of a hit has no place for it.
         answers: Answers<'_>,
-        readings: &mut [Option<Reading<T>>],
+        readings: &mut [Place<T>],
     ) -> Result<()> {
         self.judge_again(&mut open, &answers, readings).await?;
         let mut discards = Vec::new();
         for (at, why) in open.missed {
             let gone = Gone::of(&why);
             discards.extend(self.missed(&answers.wanted.keys[at], answers.entry(at), why));
-            readings[at] = Some(Reading::Miss(answers.miss(at, gone)));
+            readings[at] = Some(Ok(Reading::Miss(answers.miss(at, gone))));
         }
         for at in open.old {
-            if let Some(Reading::Old(_, miss)) = &mut readings[at] {
+            if let Some(Ok(Reading::Old(_, miss))) = &mut readings[at] {
                 *miss = answers.miss(at, Gone::Dead);
             }
         }
@@ -387,7 +483,11 @@ impl<'f> Fetch<'f> {
         // From now on, reads of this cache ask for the time at once.
         self.cache.setup.counts.meet_a_window();
         let timed = Self {
-            time: Time::Asked,
+            time: match answers.left.is_empty() {
+                true => Time::Asked,
+                // It was asked for, and not answered in time.
+                false => Time::AskedBefore,
+            },
             ..*self
         };
         let rest = Box::pin(timed.look_for_some(keys, &open.untimed)).await?;
@@ -402,7 +502,7 @@ impl<'f> Fetch<'f> {
         &self,
         open: &mut Undecided,
         answers: &Answers<'_>,
-        readings: &mut [Option<Reading<T>>],
+        readings: &mut [Place<T>],
     ) -> Result<()> {
         if open.needing.is_empty() {
             return Ok(());
@@ -419,9 +519,9 @@ impl<'f> Fetch<'f> {
     }
 
     /// Returns what tags hold at present that were not read together with the entries.
-    async fn present(&self, tags: &[TagId]) -> Result<Vec<(TagId, Option<Bytes>)>> {
+    async fn present(&self, tags: &[TagId]) -> Result<Others> {
         let client = &self.cache.client;
-        let mut present = Vec::with_capacity(tags.len());
+        let mut others = Others::default();
         // One entry may carry 255 tags, so many entries need many. Each part is read after the
         // entries, so it proves as much as all of them together would.
         for part in tags.chunks(MOST_TAGS_AT_ONCE) {
@@ -429,10 +529,12 @@ impl<'f> Fetch<'f> {
                 .iter()
                 .map(|tag| self.ring.place(&client.namespace().tag(*tag)));
             let keys: Vec<Key> = spelt.collect();
-            let found = client.read(&keys, self.deadline).await?;
-            present.extend(part.iter().copied().zip(found));
+            let (found, lost) = self.found(&keys).await?;
+            others.found.extend(part.iter().copied().zip(found));
+            let lost = lost.into_iter().map(|(at, error)| (part[at], error));
+            others.lost.extend(lost);
         }
-        Ok(present)
+        Ok(others)
     }
 
     /// Reports an entry that is no hit. Returns what removes it, if it is damaged.
@@ -488,16 +590,28 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         from: ReadFrom::Primary,
         want: Want::Fresh,
         time: Time::NotAsked,
+        failing: Failing::All,
     };
-    let answers = fetch.answers(Wanted::answered(lease, tags), found, Vec::new());
-    let mut reading: Option<Reading<Arc<V>>> = None;
+    let wanted = Wanted::answered(lease, tags);
+    let answers = fetch.answers(wanted, (found, Vec::new()), Vec::new());
+    let mut reading: Place<Arc<V>> = None;
     let place = slice::from_mut(&mut reading);
     let mut open = answers.judged(place);
     fetch.judge_again(&mut open, &answers, place).await?;
     Ok(match reading {
-        Some(Reading::Hit(value)) => Arc::into_inner(value),
+        Some(Ok(Reading::Hit(value))) => Arc::into_inner(value),
         _ => None,
     })
+}
+
+/// How long a key still lives, as `PTTL` says.
+fn left_of(millis: Option<i64>) -> Left {
+    match millis {
+        // It has no end.
+        Some(-1) => Left::Long,
+        // There is no key. If an entry was read all the same, it may have just ended.
+        left => Left::Millis(left.and_then(|left| u64::try_from(left).ok()).unwrap_or(0)),
+    }
 }
 
 /// Reads the present generations of `tags`.

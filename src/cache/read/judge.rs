@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::early::{Draws, is_due};
 use crate::codec::{Decoder, Envelope, Stamp, Unreadable};
 use crate::key::TagId;
 use crate::tags::{Generation, TagValue};
@@ -71,14 +72,26 @@ pub(in crate::cache) enum Why {
 }
 
 /// Which entries a read wants, beside hits.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache) enum Want {
     Fresh,
-    /// Also those that are stale, and those whose early refresh is due. `early` is the number by
-    /// which the duration of the load is multiplied; zero for no early refresh.
+    /// Also those that are stale, and, if any are drawn, those whose early refresh is due.
     Old {
-        early: f32,
+        early: Option<Draws>,
     },
+}
+
+impl Want {
+    /// Also those that are stale, without an early refresh.
+    pub(in crate::cache) const STALE: Self = Self::Old { early: None };
+
+    /// The numbers by which early refreshes are decided, if there are any.
+    pub(in crate::cache) fn early(self) -> Option<Draws> {
+        match self {
+            Self::Fresh => None,
+            Self::Old { early } => early,
+        }
+    }
 }
 
 /// How long a key still lives.
@@ -98,6 +111,8 @@ pub(in crate::cache) struct Rules {
     /// `None` for bare values, which carry no tags.
     pub(in crate::cache) whole: Option<TagId>,
     pub(in crate::cache) want: Want,
+    /// What was drawn for the entry, if it may be refreshed early.
+    pub(in crate::cache) draw: Option<f32>,
     pub(in crate::cache) left: Left,
 }
 
@@ -197,13 +212,9 @@ fn age(envelope: &Envelope<'_>, replaced: Option<u64>, rules: Rules) -> Option<A
         let age = now.saturating_sub(fresh_until);
         return Some(Age::Stale(Duration::from_millis(age)));
     }
-    let Want::Old { early } = rules.want else {
-        return None;
-    };
-    // XFetch: Vattani, Chierichetti, Lowenstein, "Optimal probabilistic cache stampede prevention",
-    // PVLDB 8(8), 2015, with its beta = 1.
-    let due = envelope.cost.as_secs_f32() * early * 1000.0 >= (fresh_until - now) as f32;
-    due.then_some(Age::Due)
+    let left = Duration::from_millis(fresh_until - now);
+    let is_due = |draw| is_due(envelope.cost, draw, left);
+    rules.draw.is_some_and(is_due).then_some(Age::Due)
 }
 
 #[cfg(test)]
@@ -230,6 +241,7 @@ mod tests {
     const RULES: Rules = Rules {
         whole: Some(WHOLE),
         want: Want::Fresh,
+        draw: None,
         left: Left::Unread,
     };
 
@@ -328,7 +340,7 @@ mod tests {
         }
     }
 
-    const OLD: Want = Want::Old { early: 0.0 };
+    const OLD: Want = Want::STALE;
 
     #[test]
     fn an_entry_with_a_stale_window_is_judged_by_the_time_of_the_server() {
@@ -395,8 +407,14 @@ mod tests {
         let mut entry = entry.expect("it can be written");
         let end = 1500_u64.to_be_bytes();
         entry[DEADLINES].copy_from_slice(&[&end[2..], &end[2..]].concat());
-        let judged =
-            |now, early| judged_by(&entry, at(now, Want::Old { early }), &[(WHOLE, Some(10))]);
+        let judged = |now, draw| {
+            let draw = Some(draw);
+            let rules = Rules {
+                draw,
+                ..at(now, OLD)
+            };
+            judged_by(&entry, rules, &[(WHOLE, Some(10))])
+        };
         assert!(matches!(judged(1299, 2.0), Judged::Hit(_)));
         assert!(matches!(
             judged(1300, 2.0),

@@ -19,7 +19,16 @@ pub(in crate::cache) struct Mark {
     pub(in crate::cache) head: [u8; HEADER],
     /// Its tags, with their generations.
     pub(in crate::cache) stamps: Vec<Stamp>,
+    /// Which entry it is, of all that were written at the key.
+    #[cfg(feature = "near")]
+    pub(in crate::cache) revision: u64,
     window: Duration,
+}
+
+/// What has a mark.
+pub(in crate::cache) trait Marked: Taken {
+    #[cfg(feature = "near")]
+    fn mark(&self) -> &Mark;
 }
 
 impl Mark {
@@ -42,6 +51,8 @@ impl Taken for Mark {
             window: Duration::from_millis(window),
             head: head.unwrap_or([0; HEADER]),
             stamps: envelope.stamps().collect(),
+            #[cfg(feature = "near")]
+            revision: envelope.revision,
         })
     }
 }
@@ -55,5 +66,19 @@ impl<V: DeserializeOwned> Taken for (Arc<V>, Mark) {
     ) -> Result<Self, Unreadable> {
         let value = Taken::of(entry, envelope, decoder)?;
         Ok((value, Taken::of(entry, envelope, decoder)?))
+    }
+}
+
+impl Marked for Mark {
+    #[cfg(feature = "near")]
+    fn mark(&self) -> &Mark {
+        self
+    }
+}
+
+impl<V: DeserializeOwned> Marked for (Arc<V>, Mark) {
+    #[cfg(feature = "near")]
+    fn mark(&self) -> &Mark {
+        &self.1
     }
 }

@@ -4,6 +4,7 @@
 //! entry or after it. The verbs and the loads of the cache read through here.
 
 mod answers;
+pub(in crate::cache) mod early;
 pub(super) mod fetch;
 pub(in crate::cache) mod judge;
 pub(super) mod mark;

@@ -94,6 +94,13 @@ impl Wanted {
         found[self.entries + whole].as_ref()
     }
 
+    /// Whether the entry `at` is read at the key `place`, or judged by the tag there.
+    pub(super) fn is_needed(&self, at: usize, place: usize) -> bool {
+        let tags = self.entries + self.wholes;
+        let whole = self.entries + self.whole_of.get(at).copied().unwrap_or_default();
+        place == at || place >= tags || place >= self.entries && place == whole
+    }
+
     pub(super) fn declared<'f>(&self, found: &'f [Option<Bytes>]) -> &'f [Option<Bytes>] {
         &found[self.entries + self.wholes..]
     }

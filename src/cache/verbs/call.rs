@@ -29,6 +29,7 @@ use crate::cache::load_options::{EarlyRefresh, Kept, LoadOptions, Serves};
 #[cfg(feature = "near")]
 use crate::cache::near::{self, held::NearHit};
 use crate::cache::outage::{Did, Outage};
+use crate::cache::read::early::Draws;
 use crate::cache::read::fetch;
 use crate::cache::read::judge::{Age, Old, Want};
 use crate::cache::read::reading::{Miss, ReadFrom, Reading};
@@ -50,6 +51,8 @@ pub(super) struct Call {
     value: Key,
     kept: Kept,
     serves: Serves,
+    /// Which entries it wants, beside hits.
+    want: Want,
     /// Those that the call declares.
     tags: Vec<Tag>,
     /// The member of the call in a batch.
@@ -126,9 +129,17 @@ impl Call {
         tags: Result<Vec<Tag>>,
     ) -> Result<Self> {
         let (kept, serves) = options.parsed()?;
+        let want = match (serves.may_be_stale(), serves.early_refresh) {
+            (false, EarlyRefresh::Off) => Want::Fresh,
+            (true, EarlyRefresh::Off) => Want::STALE,
+            (_, EarlyRefresh::On) => Want::Old {
+                early: Some(Draws::new()),
+            },
+        };
         Ok(Self {
             kept,
             serves,
+            want,
             tags: tags?,
             value: cache.value(&key)?,
             cache,
@@ -147,11 +158,31 @@ impl Call {
     /// Returns the value that the near cache holds, and counts it.
     #[cfg(feature = "near")]
     fn near_hit<V: Send + Sync + 'static>(&self) -> Option<Arc<V>> {
-        let near = self.cache.setup.near.as_ref()?;
-        match near.hit(&self.cache.client, self.value.as_str())? {
+        let value = self.near_value(self.want)?;
+        self.hit(None, &value);
+        Some(value)
+    }
+
+    /// Returns the value that the near cache holds, unless its early refresh is due: then the entry
+    /// is read, which begins it. Counts that no command was needed.
+    #[cfg(feature = "near")]
+    pub(super) fn near_value<V: Send + Sync + 'static>(&self, want: Want) -> Option<Arc<V>> {
+        let setup = &self.cache.setup;
+        let (near, client, key) = (
+            setup.near.as_ref()?,
+            &self.cache.client,
+            self.value.as_str(),
+        );
+        let hit = match want.early() {
+            None => near.hit(client, key),
+            // While this process loads it, nothing is begun by another read.
+            Some(draws) => near.hit_early(client, key, draws, || {
+                self.cache.state().refreshing.is_under_way(&self.value)
+            }),
+        };
+        match hit? {
             NearHit::Value(value) => {
-                self.cache.setup.counts.near_hits.one_more();
-                self.hit(None, &value);
+                setup.counts.near_hits.one_more();
                 Some(value)
             }
             // Loaded as if it were not known: the lease is asked for in any case.
@@ -388,7 +419,7 @@ impl Call {
             // A retry reads from the primary only: a replica may not have what ended the last load.
             false => (ReadFrom::Primary, cache.deadline_by(patience)),
         };
-        let want = self.want();
+        let want = self.want;
         let how = How {
             from,
             old: want != Want::Fresh,
@@ -436,7 +467,7 @@ impl Call {
         if let Freshness::Near(_) = how.freshness
             && let Some(near) = cache.near_to_fill()
         {
-            let read = near::read::read(cache, near, value, &self.tags, deadline);
+            let read = near::read::read(cache, near, value, (&self.tags, want), deadline);
             return Arrival::Read(reader, Box::pin(read).await);
         }
         // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
@@ -463,14 +494,7 @@ impl Call {
 
     /// Which entries the call wants, beside hits.
     pub(super) fn want(&self) -> Want {
-        match (self.serves.may_be_stale(), self.serves.early_refresh) {
-            (false, EarlyRefresh::Off) => Want::Fresh,
-            (true, EarlyRefresh::Off) => Want::Old { early: 0.0 },
-            // XFetch draws a number for each read.
-            (_, EarlyRefresh::On) => Want::Old {
-                early: -rand::random_range(f32::MIN_POSITIVE..1.0).ln(),
-            },
-        }
+        self.want
     }
 
     /// Whether an old value of this age is served at once.
@@ -533,10 +557,7 @@ impl Call {
     #[cfg(feature = "near")]
     fn freshness(&self, rounds: &Rounds) -> Freshness {
         match self.cache.near_to_fill() {
-            // What is near is fresh. A call that may be given a stale value reads the entry.
-            Some(near) if rounds.is_first() && self.want() == Want::Fresh => {
-                Freshness::Near(Arc::as_ptr(near).addr())
-            }
+            Some(near) if rounds.is_first() => Freshness::Near(Arc::as_ptr(near).addr()),
             _ => Freshness::Strict,
         }
     }

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::load::upload::{self, Upload};
-use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::cache::read::reading::{Gone, Reading};
 use crate::cache::stats::Timed;
@@ -19,7 +18,7 @@ use crate::cache::store_request::StoreRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::script::script;
 use crate::tags::{Life, SLACK};
-use crate::time::{Deadline, Ttl};
+use crate::time::{Backoff, Deadline, Ttl};
 
 script!(SET_IF = "set_if.lua" after "../entry.lua");
 
@@ -51,23 +50,34 @@ pub(super) struct If<'h> {
 #[derive(Debug)]
 pub(super) struct Attempts {
     deadline: Deadline,
-    begun: bool,
+    begun: u32,
+    backoff: Backoff,
 }
 
 impl Attempts {
     pub(super) fn until(deadline: Deadline) -> Self {
         Self {
             deadline,
-            begun: false,
+            begun: 0,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, 0.0..1.0),
         }
     }
 
-    /// Begins the next attempt.
+    /// Begins the next attempt. From the third on it pauses before: one other call may have been
+    /// faster by chance, but where there are many, they are in the way of each other.
+    ///
+    /// Cancel safety: safe.
     ///
     /// # Errors
     /// `Contended` if the deadline has passed after the first attempt.
-    pub(super) fn begins(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.begun, true) && Instant::now() >= self.deadline.at {
+    pub(super) async fn begins(&mut self) -> Result<()> {
+        let before = self.begun;
+        self.begun += 1;
+        if before >= 2 {
+            let pause = self.backoff.pause().min(self.deadline.remaining());
+            sleep(pause).await;
+        }
+        if before >= 1 && Instant::now() >= self.deadline.at {
             let message =
                 "others changed the entry each time until the deadline; nothing was changed";
             return Err(Error::new(ErrorKind::Contended, message).with_fate(Fate::NotExecuted));
@@ -86,14 +96,14 @@ pub(super) async fn stored<V: Serialize + ?Sized>(
     let (cache, place) = (&request.cache, &request.place);
     let mut attempt = Attempts::until(deadline);
     loop {
-        attempt.begins()?;
+        attempt.begins().await?;
         // Read ahead of the entry where one must be there. If that is invalidated meanwhile, what
         // is stored over it is invalid, too.
         let early = match condition {
             Condition::Present => Some(request.generations(deadline).await),
             Condition::Absent | Condition::Either => None,
         };
-        let reading: Reading<Mark> = fetch::read_here(cache, &place.value, deadline).await?;
+        let reading: Reading<Mark> = cache.judged(&place.value, deadline).await?;
         let is_there = match &reading {
             Reading::Hit(_) => true,
             Reading::Old(_, miss) | Reading::Miss(miss) => miss.gone == Gone::Foreign,
@@ -169,4 +179,45 @@ pub(super) async fn store_if(
         cleared.map_err(Error::after_a_part)?;
     }
     Ok(true)
+}
+
+/// The shortest and longest pause between attempts, each multiplied by a random factor below 1. An
+/// attempt takes two or three round trips.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_pause_from_the_second_miss_on_for_longer_and_longer() {
+        let mut attempts = Attempts::until(Deadline::after(Duration::from_secs(60)));
+        let mut pauses = Vec::new();
+        for _ in 0..40 {
+            let began = Instant::now();
+            attempts.begins().await.expect("there is time");
+            pauses.push(began.elapsed());
+        }
+        assert_eq!(pauses[..2], [Duration::ZERO; 2]);
+        let sum = |pauses: &[Duration]| pauses.iter().sum::<Duration>();
+        assert!(sum(&pauses[2..]) > Duration::ZERO);
+        assert!(sum(&pauses[2..4]) <= 3 * FIRST_PAUSE + Duration::from_millis(2));
+        let longest = LONGEST_PAUSE + Duration::from_millis(1);
+        assert!(pauses.iter().all(|pause| *pause <= longest));
+        assert_ne!(pauses[38], pauses[39], "they differ at random");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_the_attempts() {
+        let limit = Duration::from_millis(200);
+        let (mut attempts, began) = (Attempts::until(Deadline::after(limit)), Instant::now());
+        let error = loop {
+            if let Err(error) = attempts.begins().await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Contended);
+        assert!(began.elapsed() <= limit + Duration::from_millis(1));
+    }
 }

@@ -41,7 +41,8 @@ impl Cache {
     /// Returns whether `key` has an entry. It reads the entry, and does not decode its value.
     ///
     /// An entry of a format that this build does not know counts as there, as it does for
-    /// [`add`](Self::add): another build can read it.
+    /// [`add`](Self::add): another build can read it. A key of another Redis type has none: see
+    /// [`get`](Self::get).
     ///
     /// # Errors
     /// As [`get`](Self::get). Under [`Outage::Bypass`](crate::Outage::Bypass) an outage is `false`.
@@ -54,6 +55,7 @@ impl Cache {
             let value = self.value(&name)?;
             let (from, deadline) = (self.setup.read_from, self.deadline_by(patience));
             let reading = fetch::read::<Mark>(self, &value, &[], from, deadline).await;
+            let reading = reading.inspect(|reading| self.seen(&value, reading));
             let is_there = reading.map(|reading| match reading {
                 Reading::Hit(_) => true,
                 Reading::Old(_, miss) | Reading::Miss(miss) => miss.gone == Gone::Foreign,
@@ -62,7 +64,8 @@ impl Cache {
         })
     }
 
-    /// Returns how long the entry of `key` still lives. `None` without a valid entry.
+    /// Returns how long the entry of `key` still lives. `None` without a valid entry. A key of
+    /// another Redis type has none: see [`get`](Self::get).
     ///
     /// # Errors
     /// As [`get`](Self::get). Under [`Outage::Bypass`](crate::Outage::Bypass) an outage is `None`.
@@ -73,7 +76,8 @@ impl Cache {
         Request::new(self.setup.patience, move |patience| async move {
             let place = self.place(self.client.name(key))?;
             let deadline = self.deadline_by(patience);
-            let left = match fetch::read_here::<Mark>(self, &place.value, deadline).await {
+            let reading = fetch::read_here::<Mark>(self, &place.value, deadline).await;
+            let left = match reading.inspect(|reading| self.seen(&place.value, reading)) {
                 Ok(Reading::Hit(mark)) => {
                     let left = self.left(&place, deadline).await;
                     // The entry stays for its stale window, in which no verb finds it.
@@ -90,8 +94,9 @@ impl Cache {
     /// whether there was a valid entry.
     ///
     /// # Errors
-    /// `InvalidInput` if the key or the duration is invalid, and whatever Redis refuses or does not
-    /// answer, also under [`Outage::Bypass`](crate::Outage::Bypass). After an error that [is
+    /// `InvalidInput` if the key or the duration is invalid, `WrongType` if the key holds another
+    /// Redis type, and whatever Redis refuses or does not answer, also under
+    /// [`Outage::Bypass`](crate::Outage::Bypass). After an error that [is
     /// indeterminate](crate::Error::is_indeterminate), the TTL is the new one or the old one. It is
     /// safe to call again.
     ///
@@ -161,8 +166,8 @@ impl Cache {
     async fn given_end_at(&self, place: &EntryKeys, end: End, deadline: Deadline) -> Result<bool> {
         let mut attempt = Attempts::until(deadline);
         loop {
-            attempt.begins()?;
-            let reading = fetch::read_here(self, &place.value, deadline).await?;
+            attempt.begins().await?;
+            let reading = self.judged(&place.value, deadline).await?;
             let Some::<Mark>(mark) = reading.hit() else {
                 return Ok(false);
             };

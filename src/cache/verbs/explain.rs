@@ -89,7 +89,8 @@ impl Cache {
             (!entry.is_empty()).then_some(&entry[..]),
             Rules {
                 whole: Some(self.names()?.whole.id),
-                want: Want::Old { early: 0.0 },
+                want: Want::STALE,
+                draw: None,
                 left: left.map_or(Left::Long, |left| Left::Millis(left.as_millis() as u64)),
             },
             |tag| {

@@ -24,13 +24,17 @@ use crate::cache::Cache;
 use crate::cache::load::gather::Gather;
 use crate::cache::load::rounds::Rounds;
 use crate::cache::load_options::{LoadOptions, load_settings};
+#[cfg(feature = "near")]
+use crate::cache::near;
 use crate::cache::read::fetch;
-use crate::cache::read::reading::Reading;
+use crate::cache::read::judge::Want;
+use crate::cache::read::reading::{Miss, Reading};
 use crate::error::Result;
 use crate::error::loader::LoaderError;
 use crate::key::Key;
 use crate::name::Name;
 use crate::tags::Tag;
+use crate::time::Deadline;
 
 /// Cached loads of several keys, made by [`Cache::memoize_many`]. Await it to get the values.
 #[must_use = "nothing is read or loaded until it is awaited"]
@@ -45,6 +49,9 @@ pub struct MemoizeMany<V> {
 
 /// What was found of one key.
 type Outcome<V> = Result<Option<Arc<V>>>;
+
+/// What a read of one key came to.
+type ReadingOf<V> = Result<Reading<Arc<Maybe<V>>>>;
 
 /// A value that may be none: a key that the loader has left out. It is stored as `Option<V>` is.
 #[derive(Debug)]
@@ -65,7 +72,9 @@ impl Cache {
     /// is loaded once.
     ///
     /// Values are stored as those of [`memoize`](Self::memoize) are, and each finds what the other
-    /// has stored. A key without a value is that of an `Option<V>`: a `get` of a `V` misses it.
+    /// has stored. A key without a value is that of an `Option<V>`: a `get` of a `V` misses it. In
+    /// a near cache, what this has read is held for calls of this alone, and what others have read
+    /// for those. A key that both ask for is held as it was read last.
     ///
     /// ```no_run
     /// # use std::{collections::HashMap, io, time::Duration};
@@ -88,7 +97,8 @@ impl Cache {
     /// # Errors
     /// `InvalidInput` for the call as a whole if a key, a tag or a duration is invalid; nothing is
     /// sent then. Otherwise, each key has an outcome of its own, with the errors of
-    /// [`memoize`](Self::memoize). A loader that fails fails for all keys that it was called for.
+    /// [`memoize`](Self::memoize). A server that is out fails the keys that it holds, and those
+    /// whose tags it holds. A loader that fails fails for all keys that it was called for.
     ///
     /// Under [`Outage::Bypass`](crate::Outage::Bypass), while Redis is out, the keys are loaded by
     /// one call of the loader and not stored.
@@ -253,30 +263,69 @@ where
         Ok(outcomes)
     }
 
-    /// Reads the entries, in parts: other calls use the connection, too. A part that cannot be read
-    /// is an error for each of its keys.
+    /// Reads the entries, or finds them near. One that cannot be read is an error of its key.
     async fn read(
         &self,
         calls: &[(String, Call)],
         tags: &[Tag],
         began: Instant,
-    ) -> Vec<Result<Reading<Arc<Maybe<V>>>>> {
+    ) -> Vec<ReadingOf<V>> {
         let Some((_, first)) = calls.first() else {
             return Vec::new();
         };
-        let setup = &self.cache.setup;
-        let how = (setup.read_from, first.want());
-        let deadline = self.cache.deadline_since(began, setup.patience);
-        let keys: Vec<Key> = calls.iter().map(|(_, call)| call.place().clone()).collect();
-        let reads = keys.chunks(MOST_READ_AT_ONCE).map(async |part| {
-            let read = fetch::read_many_old(&self.cache, part, tags, how, deadline).await;
-            match read {
-                Ok(readings) => readings.into_iter().map(Ok).collect(),
-                Err(error) => part.iter().map(|_| Err(error.clone())).collect(),
+        // One for all of them: each key has a number of its own in it.
+        let want = first.want();
+        let mut readings: Vec<Option<ReadingOf<V>>> = calls.iter().map(|_| None).collect();
+        #[cfg(feature = "near")]
+        for ((_, call), reading) in calls.iter().zip(&mut readings) {
+            *reading = call.near_value(want).map(|value| Ok(Reading::Hit(value)));
+        }
+        let unknown = |at: &usize| readings[*at].is_none();
+        let missing: Vec<usize> = (0..calls.len()).filter(unknown).collect();
+        let keys = missing.iter().map(|at| calls[*at].1.place().clone());
+        let keys: Vec<Key> = keys.collect();
+        let deadline = self.cache.deadline_since(began, self.cache.setup.patience);
+        // In parts: other calls use the connection, too.
+        let reads = keys.chunks(MOST_READ_AT_ONCE);
+        let reads = reads.map(|part| self.read_part(part, (tags, want), deadline));
+        let found: Vec<Vec<ReadingOf<V>>> = join_all(reads).await;
+        for (at, reading) in missing.into_iter().zip(found.into_iter().flatten()) {
+            readings[at] = Some(reading);
+        }
+        let unread = || Ok(Reading::Miss(Miss::default()));
+        let readings = readings.into_iter();
+        readings
+            .map(|reading| reading.unwrap_or_else(unread))
+            .collect()
+    }
+
+    async fn read_part(
+        &self,
+        keys: &[Key],
+        (tags, want): (&[Tag], Want),
+        deadline: Deadline,
+    ) -> Vec<ReadingOf<V>> {
+        let cache = &self.cache;
+        #[cfg(feature = "near")]
+        let read = match cache.near_to_fill() {
+            Some(near) => near::read::read_each(cache, near, keys, (tags, want), deadline).await,
+            None => {
+                let how = (cache.setup.read_from, want);
+                let read = fetch::read_each(cache, keys, tags, how, deadline).await;
+                // Found elsewhere, and not kept.
+                if let (Ok(readings), Some(near)) = (&read, &cache.setup.near) {
+                    let read = keys.iter().zip(readings).filter(|(_, it)| it.is_ok());
+                    read.for_each(|(key, _)| near.forget(key));
+                }
+                read
             }
-        });
-        let readings: Vec<Vec<_>> = join_all(reads).await;
-        readings.into_iter().flatten().collect()
+        };
+        #[cfg(not(feature = "near"))]
+        let read = {
+            let how = (cache.setup.read_from, want);
+            fetch::read_each(cache, keys, tags, how, deadline).await
+        };
+        read.unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect())
     }
 }
 

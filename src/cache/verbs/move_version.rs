@@ -9,7 +9,6 @@ use crate::cache::Cache;
 use crate::cache::config::TagIndex;
 use crate::cache::entry_keys::{EntryKeys, clear_all};
 use crate::cache::index;
-use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::client::Request;
 use crate::error::{Error, Result};
@@ -93,8 +92,8 @@ impl Cache {
     ) -> Result<bool> {
         let mut attempt = Attempts::until(deadline);
         loop {
-            attempt.begins()?;
-            let reading = fetch::read_here::<Mark>(self, &place.value, deadline).await?;
+            attempt.begins().await?;
+            let reading = self.judged::<Mark>(&place.value, deadline).await?;
             let Some(mark) = reading.hit() else {
                 return Ok(false);
             };

@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 use super::conditional::Attempts;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
-use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::client::Request;
 use crate::error::{Error, Result};
@@ -48,8 +47,8 @@ impl Cache {
         let deadline = deadline.keep_trying();
         let mut attempt = Attempts::until(deadline);
         loop {
-            attempt.begins()?;
-            let reading = fetch::read_here(self, &place.value, deadline).await?;
+            attempt.begins().await?;
+            let reading = self.judged(&place.value, deadline).await?;
             let Some::<(Arc<V>, Mark)>((value, mark)) = reading.hit() else {
                 return Ok(None);
             };

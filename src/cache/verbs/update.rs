@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use super::conditional::{Attempts, If, store_if};
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
-use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::client::Request;
+use crate::codec::DecodesLike;
 use crate::error::{Error, Result};
 use crate::time::Deadline;
 
@@ -26,6 +26,8 @@ pub struct Entry<V> {
     place: EntryKeys,
     value: Arc<V>,
     mark: Mark,
+    /// How the handle that read it decodes.
+    decodes: DecodesLike,
 }
 
 impl Cache {
@@ -33,7 +35,8 @@ impl Cache {
     /// valid value. It reads at the primary.
     ///
     /// # Errors
-    /// As [`get`](Self::get), also under [`Outage::Bypass`](crate::Outage::Bypass).
+    /// As [`get`](Self::get), also under [`Outage::Bypass`](crate::Outage::Bypass). `WrongType` if
+    /// the key holds another Redis type.
     ///
     /// # Cancel safety
     /// Safe.
@@ -52,6 +55,9 @@ impl Cache {
     /// new entry has the tags and the end of the old one. If the old one was invalidated meanwhile,
     /// the new one is invalid, too. A load of the key that is under way is not stored.
     ///
+    /// The entry must be one that this handle, or a clone of it, has read. Another handle may be
+    /// used if it has the same name, version, custom codecs and keyring.
+    ///
     /// ```no_run
     /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
     /// if let Some(stock) = cache.entry::<u32>("stock:7").await? {
@@ -62,7 +68,8 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// As [`set`](Self::set), also under [`Outage::Bypass`](crate::Outage::Bypass).
+    /// As [`set`](Self::set), also under [`Outage::Bypass`](crate::Outage::Bypass). `InvalidInput`
+    /// if the entry was read by the handle of another cache, version, custom codec or keyring.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value stored or not.
@@ -71,6 +78,7 @@ impl Cache {
         V: Serialize + Send + Sync,
     {
         Request::new(self.setup.patience, move |patience| async move {
+            self.refuse_foreign(entry)?;
             let updated = self.updated(entry, value, self.deadline_by(patience)).await;
             updated.map_err(|error| error.about(&entry.place.name))
         })
@@ -78,7 +86,8 @@ impl Cache {
 
     /// Replaces the value of `key` by what `change` makes of it, and returns the new value. `None`
     /// without a valid value. If another call changes the value meanwhile, `change` is called again
-    /// with that. The new entry has the tags and the end of the old one.
+    /// with that, from the second time on after a short pause of random length. The new entry has
+    /// the tags and the end of the old one.
     ///
     /// ```no_run
     /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
@@ -88,8 +97,8 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// As [`update`](Self::update). `Contended` if others changed the value each time until the
-    /// deadline; nothing is stored then.
+    /// As [`entry`](Self::entry) and [`update`](Self::update). `Contended` if others changed the
+    /// value each time until the deadline; nothing is stored then.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value replaced or not.
@@ -107,7 +116,7 @@ impl Cache {
             let about = |error: Error| error.about(&place.name);
             let mut attempt = Attempts::until(deadline);
             loop {
-                attempt.begins().map_err(about)?;
+                attempt.begins().await.map_err(about)?;
                 let Some(entry) = self.entry_at(&place, deadline).await.map_err(about)? else {
                     return Ok(None);
                 };
@@ -128,12 +137,27 @@ impl Cache {
         place: &EntryKeys,
         deadline: Deadline,
     ) -> Result<Option<Entry<V>>> {
-        let reading = fetch::read_here(self, &place.value, deadline).await?;
+        let reading = self.judged(&place.value, deadline).await?;
         Ok(reading.hit().map(|(value, mark)| Entry {
             place: place.clone(),
             value,
             mark,
+            decodes: self.setup.stack.decodes_like(),
         }))
+    }
+
+    /// Refuses an entry that this handle would not have read: its value would be stored at a key of
+    /// another cache, or without the key that it was encrypted with.
+    fn refuse_foreign<V>(&self, entry: &Entry<V>) -> Result<()> {
+        let own = self.value(&entry.place.name)?;
+        if own.as_str() == entry.place.value.as_str()
+            && self.setup.stack.decodes_like() == entry.decodes
+        {
+            return Ok(());
+        }
+        let message = "the entry was read by a handle of another cache, version, custom codec or \
+                       keyring; update it by the handle that has read it, or by a clone of that";
+        Err(Error::invalid(message).with_key(&entry.place.name))
     }
 
     async fn updated<V: Serialize>(

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Pipeline, Value};
+use redis::{Arg, Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::replies::{KeyReplies, KeyReply, MultiGet, Reply, cells, gets, mget, short, together};
@@ -116,25 +116,38 @@ impl Batch {
         let Some(deadline) = self.deadline else {
             return;
         };
-        let mut pipeline = match reads {
-            MultiGet::Together => Pipeline::with_capacity(self.commands.len() + 1),
-            MultiGet::OneByOne => gets(&self.keys),
-        };
-        if reads == MultiGet::Together && !self.keys.is_empty() {
-            pipeline.add_command(mget(&self.keys));
-        }
-        let reading = pipeline.len();
-        let mut singles = Vec::with_capacity(self.commands.len());
+        // What a caller asks of a key beside reading it, such as how long it still lives, goes just
+        // ahead of the reads, and scripts go behind them. So no write of this client comes between.
+        let mut pipeline = Pipeline::new();
+        let (mut questions, mut behind) = (Vec::new(), Vec::new());
         for (command, reply) in self.commands {
+            if is_script(&command) {
+                behind.push((command, reply));
+                continue;
+            }
             pipeline.add_command(command);
-            singles.push(reply);
+            questions.push(reply);
         }
-        // Reads come first and together, so that their replies are the first `reading` ones.
+        // Together, so that their replies are.
+        let reads_of = match reads {
+            MultiGet::Together => self.keys.chunks(self.keys.len().max(1)),
+            MultiGet::OneByOne => self.keys.chunks(1),
+        };
+        let mut reading = 0;
+        for keys in reads_of {
+            pipeline.add_command(mget(keys));
+            reading += 1;
+        }
+        let mut scripts = Vec::with_capacity(behind.len());
+        for (command, reply) in behind {
+            pipeline.add_command(command);
+            scripts.push(reply);
+        }
         let sent = link.send_all_over(live.clone(), &pipeline, deadline);
         let (mut replies, sent) = match sent.await {
             Ok((replies, sent)) => (replies.into_iter(), sent),
             Err(error) => {
-                for reply in singles {
+                for reply in questions.into_iter().chain(scripts) {
                     let _ = reply.send(Err(error.clone()));
                 }
                 for reader in self.readers {
@@ -143,10 +156,16 @@ impl Batch {
                 return;
             }
         };
-        let read: Vec<Value> = replies.by_ref().take(reading).collect();
-        for reply in singles {
-            let answer = replies.next().map(|value| Answer { value, sent });
+        let answered = |reply: Reply<Answer>, value: Option<Value>| {
+            let answer = value.map(|value| Answer { value, sent });
             let _ = reply.send(answer.ok_or_else(short));
+        };
+        for reply in questions {
+            answered(reply, replies.next());
+        }
+        let read: Vec<Value> = replies.by_ref().take(reading).collect();
+        for reply in scripts {
+            answered(reply, replies.next());
         }
         if reading == 0 {
             return;
@@ -171,6 +190,11 @@ impl Batch {
         }
         hand_out(all, self.readers, self.wanted);
     }
+}
+
+/// Whether a command runs a script. All that caches, locks and limits write is written by scripts.
+fn is_script(command: &Cmd) -> bool {
+    matches!(command.args_iter().next(), Some(Arg::Simple(name)) if name.starts_with(b"EVAL"))
 }
 
 /// Gives each reader the replies for its keys.

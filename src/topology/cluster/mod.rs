@@ -15,7 +15,6 @@ pub(crate) mod wire;
 
 use std::fmt;
 use std::sync::Arc;
-#[cfg(feature = "near")]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -43,8 +42,7 @@ use wire::{Redirect, redirect};
 /// A Redis Cluster: its primaries, found by slot.
 pub(crate) struct Cluster(
     Arc<Refresher>,
-    /// How many reads were sent to another server than the slot map says.
-    #[cfg(feature = "near")]
+    /// How many calls were sent to another server than the slot map says.
     AtomicU64,
 );
 
@@ -75,15 +73,10 @@ impl Cluster {
             pipelines: PIPELINES_TO_EACH,
             ..style.clone()
         };
-        Ok(Self(
-            Refresher::new(seeds, style),
-            #[cfg(feature = "near")]
-            AtomicU64::default(),
-        ))
+        Ok(Self(Refresher::new(seeds, style), AtomicU64::default()))
     }
 
-    /// How many reads were sent to another server than the slot map says so far.
-    #[cfg(feature = "near")]
+    /// How many calls were sent to another server than the slot map says so far.
     pub(crate) fn detours(&self) -> u64 {
         self.1.load(Ordering::Relaxed)
     }
@@ -117,7 +110,11 @@ impl Cluster {
         let mut reply = self.watched(to.node.pipeline.send(command, deadline).await)?;
         // Bounded: while slots move, servers may redirect to each other for a while.
         for _ in 0..MOST_REDIRECTS {
-            match self.redirected(&reply.value, &to.address) {
+            let redirect = self.redirected(&reply.value, &to.address);
+            if redirect.is_some() {
+                self.1.fetch_add(1, Ordering::Relaxed);
+            }
+            match redirect {
                 None => return Ok(reply),
                 Some(Redirect::Moved(_, address)) => {
                     to = self.0.moved(slot, &address);
@@ -261,7 +258,6 @@ impl Cluster {
         asked: &Address,
         deadline: Deadline,
     ) -> Result<Option<Bytes>> {
-        #[cfg(feature = "near")]
         self.1.fetch_add(1, Ordering::Relaxed);
         match redirect(&error, self.0.asked(asked)) {
             None => return Err(self.refused(&error)),

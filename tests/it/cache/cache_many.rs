@@ -5,7 +5,7 @@ use std::time::Duration;
 use hedgerow::{Cache, Client, ErrorKind, Outage};
 
 use crate::support::server::Server;
-use crate::support::topology::Cluster;
+use crate::support::topology::{Cluster, Shards};
 use crate::support::wait::{bounded, calls, patient};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -107,4 +107,75 @@ async fn while_redis_is_out_nothing_is_found_or_the_call_fails() {
     assert!(error.kind().is_outage(), "{error}");
     let cache = cache.outage(Outage::Bypass);
     assert_eq!(texts(&cache, &keys).await, [None, None]);
+}
+
+/// A client of two shards, which gives up soon.
+fn of_shards(shards: &Shards) -> Client {
+    let urls = shards.nodes().iter().map(|node| node.url());
+    let shards = ["a", "b"].into_iter().zip(urls);
+    let client = Client::builder().shards(shards.map(|(name, url)| (name, url, 1)));
+    let client = client.cache_deadline(Duration::from_millis(500));
+    client.open().expect("good URLs")
+}
+
+/// Stores more entries than one read asks for. Returns their keys, and which of them the first
+/// shard has.
+async fn spread(shards: &Shards, cache: &Cache) -> (Vec<String>, Vec<bool>) {
+    let patient = cache.clone().deadline(MINUTE);
+    let keys: Vec<String> = (0..250).map(|number| number.to_string()).collect();
+    let mut here = Vec::new();
+    for key in &keys {
+        patient.set(key, key, MINUTE).await.expect("stored");
+        let redis_key = format!("hr:v:{{c:{key}}}");
+        here.push(shards.nodes()[0].run(&["EXISTS", &redis_key]).await);
+    }
+    assert!(here.contains(&true) && here.contains(&false));
+    (keys, here)
+}
+
+#[tokio::test]
+async fn what_other_servers_have_is_found_and_counted_while_one_is_out() {
+    let shards = Shards::start(2).await;
+    let client = of_shards(&shards);
+    let cache = client.cache("c").outage(Outage::Bypass);
+    let (keys, here) = spread(&shards, &cache).await;
+    shards.nodes()[1].kill().await;
+    let before = (cache.stats(), cache.bypassed());
+    let found = bounded("values", cache.get_many::<String>(&keys)).await;
+    let found = found.expect("bypassed");
+    for ((key, is_here), value) in keys.iter().zip(&here).zip(&found) {
+        let expected = is_here.then_some(key);
+        assert_eq!(value.as_deref(), expected, "{key}");
+    }
+    let (now, hits) = (cache.stats(), found.iter().flatten().count() as u64);
+    assert_eq!(now.hits - before.0.hits, hits);
+    assert_eq!(
+        now.misses, before.0.misses,
+        "what was not read was not missed"
+    );
+    assert_eq!(cache.bypassed().reads - before.1.reads, 1, "one call");
+    // Where outages are told, the call fails as a whole.
+    let error = client.cache("c").get_many::<String>(&keys).await;
+    let error = error.expect_err("one server is out");
+    assert!(error.kind().is_outage(), "{error}");
+}
+
+#[tokio::test]
+async fn an_entry_whose_tag_is_on_a_server_that_is_out_hides_no_other() {
+    let shards = Shards::start(2).await;
+    let cache = of_shards(&shards).cache("c").outage(Outage::Bypass);
+    let (keys, here) = spread(&shards, &cache).await;
+    let key = keys.iter().zip(&here).find(|(_, is_here)| **is_here);
+    let (tagged, _) = key.expect("the first shard has some");
+    let patient = cache.clone().deadline(MINUTE);
+    let tags = (0..30).map(|number| format!("t{number}"));
+    let set = patient.set(tagged, tagged, MINUTE).tags(tags);
+    set.await.expect("stored");
+    shards.nodes()[1].kill().await;
+    let found = bounded("values", cache.get_many::<String>(&keys)).await;
+    let found = found.expect("bypassed");
+    for ((key, is_here), value) in keys.iter().zip(&here).zip(&found) {
+        let is_found = *is_here && key != tagged;
+        assert_eq!(value.is_some(), is_found, "{key}");
+    }
 }

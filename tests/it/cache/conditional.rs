@@ -383,6 +383,26 @@ async fn a_value_that_replaces_what_is_invalidated_meanwhile_is_invalid_too() {
 }
 
 #[tokio::test]
+async fn an_entry_is_updated_only_by_a_handle_of_its_cache_and_version() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c");
+    cache.set("a", "old", MINUTE).await.expect("stored");
+    let entry = cache.entry::<String>("a").await.expect("an answer");
+    let (entry, new) = (entry.expect("an entry"), "new".to_owned());
+    for other in [client.cache("d"), cache.clone().version(1)] {
+        let error = other.update(&entry, &new).await.expect_err("not its own");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert_eq!(error.key(), Some("a"));
+    }
+    assert_eq!(text(&cache).await, some("old"));
+    // How values are written from now on is no part of what a handle is.
+    let json = client.cache("c").codec(Codec::Json);
+    assert!(json.update(&entry, &new).await.expect("an answer"));
+    assert_eq!(text(&cache).await, some("new"));
+}
+
+#[tokio::test]
 async fn what_is_damaged_is_no_entry() {
     let server = Server::start().await;
     let cache = server.client().await.cache("c");

@@ -123,6 +123,24 @@ async fn verbs_that_change_an_entry_work_on_encrypted_ones() {
 }
 
 #[tokio::test]
+async fn an_entry_that_was_read_with_a_key_is_not_updated_without_it() {
+    let server = Server::start().await;
+    let plain = server.client().await.cache("c");
+    let cache = plain.clone().encrypt(keyring(1, 1));
+    set(&cache, "k", "secret").await;
+    let entry = cache.entry::<String>("k").await.expect("an answer");
+    let (entry, new) = (entry.expect("an entry"), "open".to_owned());
+    for other in [plain.clone(), plain.encrypt(keyring(2, 2))] {
+        let error = other.update(&entry, &new).await.expect_err("no key");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert_eq!(text(&cache, "k").await.as_deref(), Some("secret"));
+    let clone = cache.clone();
+    assert!(clone.update(&entry, &new).await.expect("an answer"));
+    assert_eq!(text(&cache, "k").await.as_deref(), Some("open"));
+}
+
+#[tokio::test]
 async fn no_verb_believes_an_entry_that_was_made_without_the_key() {
     let server = Server::start_single().await;
     let client = server.client().await;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::IntoFuture as _;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,11 +10,13 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use hedgerow::cache::MemoizeMany;
-use hedgerow::{Cache, Error, ErrorKind, Outage};
+use hedgerow::{Cache, Client, Error, ErrorKind, Outage};
 use tokio::sync::Barrier;
 
+use crate::support::aging::aged;
 use crate::support::gate::Gate;
 use crate::support::server::Server;
+use crate::support::topology::Shards;
 use crate::support::wait::{bounded, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -448,6 +451,58 @@ async fn stale_values_of_a_batch_are_served_and_loaded_anew_together() {
     assert_eq!(loaded.len(), 2, "{loaded:?}");
     loaded[1].sort();
     assert_eq!(loaded[1], keys);
+}
+
+#[tokio::test]
+async fn the_early_refresh_of_each_value_of_a_batch_is_drawn_for_itself() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").jitter(0.0);
+    let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    let slow = |keys: Vec<String>| async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok::<_, Infallible>(values(keys))
+    };
+    let many = || cache.memoize_many(&keys, MINUTE, slow).refresh_early();
+    many().await.expect("loaded");
+    // Four seconds are left: of those that took two, about one in seven is due.
+    for key in &keys {
+        let key = format!("hr:v:{{c:{key}}}");
+        aged(&server, &key, Duration::from_secs(54)).await;
+    }
+    let before = cache.stats();
+    many().await.expect("an answer");
+    let due = cache.stats().refreshes - before.refreshes;
+    assert!((1..100).contains(&due), "{due} are due");
+}
+
+#[tokio::test]
+async fn a_server_that_is_out_costs_a_batch_only_the_keys_that_it_has() {
+    let shards = Shards::start(2).await;
+    let urls = shards.nodes().iter().map(|node| node.url());
+    let named = ["a", "b"].into_iter().zip(urls);
+    let client = Client::builder().shards(named.map(|(name, url)| (name, url, 1)));
+    let client = client.cache_deadline(Duration::from_millis(500)).open();
+    let cache = client.expect("good URLs").cache("c");
+    let patient = cache.clone().deadline(MINUTE);
+    let (calls, mut keys, mut here) = (Calls::default(), Vec::new(), Vec::new());
+    for number in 0..40 {
+        let key = number.to_string();
+        patient.set(&key, &key, MINUTE).await.expect("stored");
+        let redis_key = format!("hr:v:{{c:{key}}}");
+        let is_here: bool = shards.nodes()[0].run(&["EXISTS", &redis_key]).await;
+        here.push(is_here);
+        keys.push(key);
+    }
+    shards.nodes()[1].kill().await;
+    let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let outcomes = bounded("outcomes", many(&cache, &asked, &calls).into_future()).await;
+    let outcomes = outcomes.expect("each has its own");
+    for ((key, is_here), outcome) in keys.iter().zip(here).zip(outcomes) {
+        match outcome {
+            Ok(value) => assert_eq!((is_here, value.as_deref()), (true, Some(key)), "{key}"),
+            Err(error) => assert!(!is_here && error.kind().is_outage(), "{key}: {error}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The near cache: what it serves, without a command, and what ends that.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use hedgerow::cache::{NearCache, ReadFrom};
 use hedgerow::{Cache, Client, ErrorKind};
 
+use crate::support::aging::aged;
+use crate::support::gate::Gate;
 use crate::support::monitor::Monitor;
 use crate::support::server::{Server, connection};
 use crate::support::topology::Cluster;
@@ -197,6 +200,192 @@ async fn a_memoized_value_is_held_once_it_was_read() {
     })
     .await;
     assert_eq!(cache.stats().loads, 1);
+}
+
+/// Makes a call until it is answered near.
+async fn held(cache: &Cache, what: &str, call: impl AsyncFn() -> u64) {
+    until(what, async || {
+        let before = cache.stats().near_hits;
+        assert_eq!(call().await, 7);
+        cache.stats().near_hits > before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn calls_that_may_be_served_stale_values_hold_fresh_ones_near() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await).jitter(0.0);
+    let load = || async { Ok::<_, Infallible>(7_u64) };
+    let stale = || cache.memoize("stale", MINUTE, load).stale(MINUTE);
+    held(&cache, "stale", async || *stale().await.expect("7")).await;
+    let error = || cache.memoize("error", MINUTE, load).stale_if_error(MINUTE);
+    held(&cache, "stale_if_error", async || {
+        *error().await.expect("7")
+    })
+    .await;
+    let early = || cache.memoize("early", MINUTE, load).refresh_early();
+    held(&cache, "refresh_early", async || *early().await.expect("7")).await;
+    let memo = cache.memo(
+        MINUTE,
+        |_: &u8| "memo".to_owned(),
+        |_, _| async { Ok::<_, Infallible>(7_u64) },
+    );
+    let memo = memo.tags(["t"]).stale(MINUTE).refresh_early();
+    held(&cache, "memo", async || *memo.get(&1).await.expect("7")).await;
+    assert_eq!(cache.stats().loads, 4);
+    assert_eq!(cache.stats().misses, 4);
+}
+
+#[tokio::test]
+async fn a_value_is_not_served_near_as_fresh_once_it_is_stale() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await).jitter(0.0);
+    let strict = cache.clone().strict();
+    let gate = Gate::closed();
+    gate.open();
+    let call = || {
+        let gate = gate.clone();
+        let call = cache.memoize("k", Duration::from_secs(2), move || gate.load(7_u64));
+        call.stale(MINUTE)
+    };
+    held(&cache, "it is held", async || *call().await.expect("7")).await;
+    // No push tells of the end: the entry stays for its stale window.
+    until("it is stale", async || get(&strict, "k").await.is_none()).await;
+    assert_eq!(get(&cache, "k").await, None);
+    let before = cache.stats();
+    assert_eq!(*call().await.expect("served stale"), 7);
+    let now = cache.stats();
+    assert_eq!(now.near_hits, before.near_hits);
+    assert_eq!(now.stale_served - before.stale_served, 1);
+    gate.open();
+    until("it is loaded anew", async || {
+        get(&strict, "k").await.is_some()
+    })
+    .await;
+    held(&cache, "it is held again", async || {
+        *call().await.expect("7")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_soft_invalidation_ends_what_calls_that_may_be_served_stale_values_hold() {
+    let server = Server::start().await;
+    let (client, writer) = (server.client().await, server.client().await.cache("c"));
+    let cache = near(&client);
+    let gate = Gate::closed();
+    gate.open();
+    let call = || {
+        let gate = gate.clone();
+        let call = cache.memoize("k", MINUTE, move || gate.load(7_u64));
+        call.tags(["t"]).stale(MINUTE)
+    };
+    held(&cache, "it is held", async || *call().await.expect("7")).await;
+    let soft = writer.invalidate_tags(["t"]).soft();
+    soft.await.expect("invalidated");
+    until("a stale value is served", async || {
+        call().await.expect("served");
+        cache.stats().stale_served > 0
+    })
+    .await;
+    gate.begun(2).await;
+}
+
+#[tokio::test]
+async fn a_value_that_is_held_near_is_loaded_anew_before_its_end() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await).jitter(0.0);
+    let slow = || async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, Infallible>(7_u64)
+    };
+    cache.memoize("k", MINUTE, slow).await.expect("loaded");
+    // Eight seconds are left, and by the law of XFetch one call in three thousand loads.
+    aged(&server, "hr:v:{c:k}", Duration::from_secs(52)).await;
+    let gate = Gate::closed();
+    let call = || {
+        let gate = gate.clone();
+        let call = cache.memoize("k", MINUTE, move || gate.load(8_u64));
+        call.refresh_early()
+    };
+    held(&cache, "it is held", async || *call().await.expect("7")).await;
+    until("an early refresh", async || {
+        assert_eq!(*call().await.expect("served"), 7);
+        cache.stats().refreshes > 0
+    })
+    .await;
+    gate.begun(1).await;
+    // While it is loaded, what is held is served to all calls.
+    held(&cache, "it is held", async || *call().await.expect("7")).await;
+    let before = cache.stats();
+    for _ in 0..100 {
+        assert_eq!(*call().await.expect("served"), 7);
+    }
+    assert_eq!(cache.stats().near_hits - before.near_hits, 100);
+    gate.open();
+    until("the new value is seen", async || {
+        get(&cache, "k").await == Some(8)
+    })
+    .await;
+    assert_eq!(gate.loads(), 1);
+    assert_eq!(cache.stats().misses, 1, "nobody has waited for it");
+}
+
+#[tokio::test]
+async fn the_values_of_a_batch_are_held_near() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    let keys: Vec<String> = (0..150).map(|number| format!("k{number}")).collect();
+    let load = |keys: Vec<String>| async move {
+        let values = keys.into_iter().map(|key| (key, 7_u64));
+        // One that has no value is held, too.
+        let values = values.filter(|(key, _)| key != "k3");
+        Ok::<_, Infallible>(values.collect::<HashMap<_, _>>())
+    };
+    let many = async || {
+        let call = cache.memoize_many(&keys, MINUTE, load).tags(["t"]);
+        let outcomes = call.stale(MINUTE).await.expect("an answer");
+        let outcomes = outcomes.into_iter().map(|it| it.expect("an outcome"));
+        let values: Vec<Option<u64>> = outcomes.map(|it| it.map(|it| *it)).collect();
+        for (key, value) in keys.iter().zip(&values) {
+            assert_eq!(*value, (key != "k3").then_some(7), "{key}");
+        }
+    };
+    until("all are held near", async || {
+        let before = cache.stats().near_hits;
+        many().await;
+        cache.stats().near_hits - before == 150
+    })
+    .await;
+    let before = cache.stats();
+    assert_eq!((before.loads, before.misses), (150, 150));
+    many().await;
+    assert_eq!(cache.stats().hits - before.hits, 150);
+    // The change of one of them ends that one.
+    cache.remove("k7").await.expect("removed");
+    let before = cache.stats();
+    many().await;
+    let now = cache.stats();
+    assert_eq!(now.near_hits - before.near_hits, 149);
+    assert_eq!(now.loads - before.loads, 1);
+}
+
+#[tokio::test]
+async fn a_key_of_another_redis_type_is_not_remembered_as_missing() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    warm(&cache, "other").await;
+    let _: usize = server.run(&["RPUSH", "hr:v:{c:k}", "theirs"]).await;
+    // What was read is looked at in the background, and not kept.
+    until("it was not kept", async || {
+        assert_eq!(get(&cache, "k").await, None);
+        cache.stats().near_refused >= 5
+    })
+    .await;
+    assert!(!is_near(&cache, "k").await);
+    let error = cache.take::<u64>("k").await.expect_err("another type");
+    assert_eq!(error.kind(), ErrorKind::WrongType);
 }
 
 #[tokio::test]

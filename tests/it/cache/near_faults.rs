@@ -1,5 +1,6 @@
 //! The near cache, when reads and writes race, and when pushes are lost.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::IntoFuture as _;
 use std::pin::pin;
@@ -12,6 +13,7 @@ use hedgerow::{Cache, Client, ErrorKind};
 use super::near::{get, is_near, near, set, warm};
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::{Server, signal};
+use crate::support::topology::{Node, Shards};
 use crate::support::wait::{patient, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -469,4 +471,101 @@ async fn the_grace_does_not_bring_back_what_a_later_read_has_replaced() {
     for key in ["k", "m", "n"] {
         assert!(fails(&cache, key).await, "{key} was replaced");
     }
+}
+
+/// Kills the connections of near caches for pushes at this node.
+async fn kill_pushes(node: &Node) {
+    let list: String = node.run(&["CLIENT", "LIST"]).await;
+    for line in list.lines().filter(|line| line.contains("-push")) {
+        let id = line.split(' ').find_map(|word| word.strip_prefix("id="));
+        let kill = ["CLIENT", "KILL", "ID", id.expect("an id")];
+        let _: usize = node.run(&kill).await;
+    }
+}
+
+/// The value is on one server, and its tag on another one, whose pushes are lost.
+#[tokio::test]
+async fn the_grace_does_not_bring_back_what_a_read_has_found_invalid() {
+    let shards = Shards::start(2).await;
+    let [of_values, of_tags] = shards.nodes() else {
+        panic!("two shards");
+    };
+    let proxy = Proxy::before_node(of_tags).await;
+    let client = |of_tags: &str| {
+        let named = [("a", of_values.url(), 1), ("b", of_tags.to_owned(), 1)];
+        Client::builder().shards(named)
+    };
+    let writer = patient(client(&of_tags.url())).open().expect("good URLs");
+    let writer = writer.cache("c");
+    let soon = Duration::from_secs(2);
+    let client = client(proxy.url()).deadline(soon).cache_deadline(soon);
+    let near = NearCache::new().outage_grace(MINUTE);
+    let cache = client.open().expect("good URLs").cache("c").near(near);
+    let cache = cache.error_ttl(Duration::ZERO);
+    let mut keys = Vec::new();
+    for number in 0..100 {
+        let key = format!("k{number}");
+        set(&writer, &key, 1).await;
+        let redis_key = format!("hr:v:{{c:{key}}}");
+        if of_values.run(&["EXISTS", &redis_key]).await {
+            keys.push(key);
+        }
+    }
+    let tags = async || of_tags.run::<Vec<String>>(&["KEYS", "hr:t:*"]).await.len();
+    let (before, mut tag) = (tags().await, String::new());
+    for number in 0..100 {
+        tag = format!("t{number}");
+        let probe = writer.set("probe", &1_u64, MINUTE).tags([&tag]);
+        probe.await.expect("stored");
+        if tags().await > before {
+            break;
+        }
+    }
+    let fail = || async { Err::<u64, _>(std::io::Error::other("no such row")) };
+    let fail_many = |_| async { Err::<HashMap<_, u64>, _>(std::io::Error::other("no such row")) };
+    // Each reads its own key.
+    let (a, b, c, d, e) = (&keys[0], &keys[1], &keys[2], &keys[3], &keys[4]);
+    let stale = async || cache.memoize(d, MINUTE, fail).stale(MINUTE).await;
+    let many = async || {
+        let call = cache.memoize_many([e], MINUTE, fail_many).stale(MINUTE);
+        let outcomes = call.await.expect("an outcome");
+        outcomes.into_iter().next().expect("of the key")
+    };
+    for key in [a, b, c, d, e] {
+        let set = writer.set(key, &1_u64, MINUTE).tags([&tag]);
+        set.await.expect("stored");
+        until("the value is held near", async || {
+            let before = cache.stats().near_hits;
+            match key {
+                _ if key == d => drop(stale().await.expect("it is there")),
+                _ if key == e => drop(many().await.expect("it is there")),
+                _ => drop(get(&cache, key).await),
+            }
+            cache.stats().near_hits > before
+        })
+        .await;
+    }
+    let held = proxy.on(Request::every().named("CLIENT").with("TRACKING"), Act::Hold);
+    kill_pushes(of_tags).await;
+    until("no epoch begins", async || {
+        get(&cache, a).await;
+        held.hits() > 0
+    })
+    .await;
+    writer.invalidate_tags([&tag]).await.expect("invalidated");
+    assert_eq!(get(&cache, a).await, None);
+    let found = cache.get_many::<u64>([b]).await;
+    assert_eq!(found.expect("an answer"), [None]);
+    assert!(!cache.contains(c).await.expect("an answer"));
+    stale().await.expect_err("it is invalid");
+    many().await.expect_err("it is invalid");
+    for node in shards.nodes() {
+        node.kill().await;
+    }
+    for key in [a, b, c] {
+        assert!(fails(&cache, key).await, "{key} was invalid");
+    }
+    stale().await.expect_err("it was invalid");
+    many().await.expect_err("it was invalid");
+    assert_eq!(cache.stats().near_grace, 0);
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hedgerow::{Cache, Client, Codec, Compression, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -235,6 +235,56 @@ async fn a_key_of_another_type_is_told_and_left_alone() {
         1,
         6,
     );
+}
+
+#[tokio::test]
+async fn verbs_that_judge_before_they_write_tell_of_a_key_of_another_type() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c");
+    // A missing key is none.
+    assert!(
+        cache
+            .take::<String>("k")
+            .await
+            .expect("an answer")
+            .is_none()
+    );
+    assert!(!cache.persist("k").await.expect("an answer"));
+    let _: () = server.run(&["RPUSH", "hr:v:{c:k}", "theirs"]).await;
+    let moment = SystemTime::now() + MINUTE;
+    let outcomes = [
+        ("take", cache.take::<String>("k").await.map(drop)),
+        ("entry", cache.entry::<String>("k").await.map(drop)),
+        (
+            "update_with",
+            cache
+                .update_with("k", |text: &String| text.clone())
+                .await
+                .map(drop),
+        ),
+        ("expire", cache.expire("k", MINUTE).await.map(drop)),
+        ("expire_at", cache.expire_at("k", moment).await.map(drop)),
+        ("touch", cache.touch("k", MINUTE).await.map(drop)),
+        ("persist", cache.persist("k").await.map(drop)),
+        ("add", cache.add("k", "v", MINUTE).await.map(drop)),
+        (
+            "if_present",
+            cache.set("k", "v", MINUTE).if_present().await.map(drop),
+        ),
+        ("keep_ttl", cache.set("k", "v", MINUTE).keep_ttl().await),
+        ("move_version", cache.move_version("k", 7).await.map(drop)),
+    ];
+    for (verb, outcome) in outcomes {
+        let error = outcome.expect_err(verb);
+        assert_eq!(error.kind(), ErrorKind::WrongType, "{verb}: {error}");
+        assert_eq!(error.key(), Some("k"), "{verb}");
+    }
+    // Reads cannot tell it from a missing key.
+    assert_eq!(text(&cache, "k").await, None);
+    assert!(!cache.contains("k").await.expect("an answer"));
+    assert_eq!(cache.ttl("k").await.expect("an answer"), None);
+    let theirs: Vec<String> = server.run(&["LRANGE", "hr:v:{c:k}", "0", "-1"]).await;
+    assert_eq!(theirs, ["theirs"]);
 }
 
 #[tokio::test]

@@ -27,8 +27,10 @@ fn stored(value: u64, tags: Vec<Arc<KnownTag<Epoch>>>, origin: Epoch) -> Stored<
         value: Some(Arc::new(value)),
         tags: tags.into(),
         origin,
+        revision: Some(value),
         since: Instant::now(),
         until: Instant::now() + Duration::from_secs(60),
+        refresh: None,
         bytes: 8,
     }
 }
