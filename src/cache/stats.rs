@@ -82,6 +82,10 @@ counts! {
     /// Loads that had lost their lease when they ended, because the key was removed, set or taken
     /// over meanwhile. Their values were not stored.
     refused_commits,
+    /// Loads that ended with a value which was not stored, although their lease was not lost: the
+    /// loader said so, a tag holds loads back, a tag that the loader named may have been
+    /// invalidated meanwhile, or Redis did not store it. Loads without a lease do not count.
+    not_stored,
     /// Loads that were begun in place of a leader which had been silent for the takeover.
     takeovers,
     /// Values that were stored: loaded ones, and those of `set`, `set_many`, `add` and `update`.
