@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 pub(crate) use invalidation::{
-    Invalidation, Mode, NotInvalidated, invalidate, invalidate_late, may_pass,
+    Invalidation, Mode, NotInvalidated, invalidate, invalidate_late, may_pass, needs_someone,
 };
 pub(crate) use recent::RecentTags;
 use tokio::time::Instant;
-pub(crate) use value::{Generation, TagState, TagValue};
+pub(crate) use value::{Clocks, Generation, TagState, TagValue};
 
 use crate::client::Client;
 use crate::error::Result;

@@ -28,7 +28,7 @@ use crate::cache::stats::Timed;
 use crate::codec::{MOST_STAMPS, Shape, Stamp};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, TagId};
-use crate::tags::{self, Life, SLACK, Snapshot, Tag, TagState};
+use crate::tags::{self, Clocks, Life, SLACK, Snapshot, Tag, TagState};
 use crate::time::{Deadline, Ttl};
 
 /// What is stored of a loaded value.
@@ -178,8 +178,7 @@ where
                 }
             }
         }
-        let began = self.lease.granted();
-        if !states.iter().all(|state| state.lets_store(began)) {
+        if self.is_held(states) {
             return Ok(Plan::Drop(Why::Held));
         }
         let fresh_for = self.request.jittered(ttl);
@@ -206,6 +205,30 @@ where
         Ok(Plan::Store {
             entry,
             ttl: fresh_for,
+        })
+    }
+
+    /// Whether a tag holds loads back, and this load began too early for it.
+    fn is_held(&self, states: &[TagState]) -> bool {
+        let (client, began) = (&self.request.cache.client, self.lease.granted());
+        // Nearly always nothing is held back, and then the servers do not matter.
+        let lets = |state: &TagState, clocks| state.lets_store(began, clocks);
+        if states.iter().all(|state| lets(state, Clocks::Different)) {
+            return false;
+        }
+        let own = client.server_number(&self.request.place.value);
+        let mut tags = self.request.tags.iter().zip(states);
+        !tags.all(|(tag, state)| {
+            // A server that is not known at present may be any.
+            let same = own.is_some() && client.server_number(&tag.key) == own;
+            lets(
+                state,
+                if same {
+                    Clocks::Same
+                } else {
+                    Clocks::Different
+                },
+            )
         })
     }
 

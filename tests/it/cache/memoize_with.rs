@@ -263,6 +263,7 @@ async fn a_tag_that_is_new_costs_the_process_one_load_that_is_not_stored() {
     let cache = cache(&server).await;
     assert_eq!(herd(std::slice::from_ref(&cache), 1).await, 1);
     assert_eq!(found(&cache).await, None);
+    assert_eq!(cache.stats().not_stored, 1);
     // By now the process has seen the tag: before this load, and not only after it.
     assert_eq!(herd(std::slice::from_ref(&cache), 50).await, 1);
     assert_eq!(found(&cache).await, Some(1));
@@ -271,6 +272,8 @@ async fn a_tag_that_is_new_costs_the_process_one_load_that_is_not_stored() {
     cache.remove("k").await.expect("removed");
     assert_eq!(herd(std::slice::from_ref(&cache), 50).await, 2);
     assert_eq!(found(&cache).await, Some(1));
+    let stats = cache.stats();
+    assert_eq!((stats.loads, stats.stores, stats.not_stored), (4, 2, 2));
 }
 
 #[tokio::test]
