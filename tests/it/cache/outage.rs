@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use hedgerow::{Cache, Client, Credentials, ErrorKind, Outage};
+use hedgerow::client::Credentials;
+use hedgerow::{Cache, Client, ErrorKind, Outage};
 use redis::Value;
 use tokio::net::{UnixListener, UnixStream};
 
