@@ -104,8 +104,8 @@ impl Cache {
     /// Those of [`invalidate_tags`](Self::invalidate_tags), before anything is removed. After an
     /// error that [is indeterminate](crate::Error::is_indeterminate), the tag is invalid, or some
     /// of the values are removed. It is safe to call again. Each step has the
-    /// [deadline](Self::deadline) of the cache, and keeps trying until then. There is no deadline of
-    /// one call: set it on a handle of its own, or drop the future.
+    /// [deadline](Self::deadline) of the cache, and keeps trying until then. There is no deadline
+    /// of one call: set it on a handle of its own, or drop the future.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the tag invalidated or not, and some of the values removed.

@@ -43,8 +43,8 @@ impl Cache {
     /// executed, the client keeps the tags that failed, and invalidates them in the background. It
     /// tries every 2 s or sooner while a server is out, and every 30 s or sooner where the server
     /// refuses it or does not answer. What is refused for missing rights, wrong credentials, or an
-    /// error that the crate does not know, is tried for about five minutes. Until then values that carry the tags
-    /// may be found. Servers that were reached are not invalidated again.
+    /// error that the crate does not know, is tried for about five minutes. Until then values that
+    /// carry the tags may be found. Servers that were reached are not invalidated again.
     ///
     /// [`undelivered`](Self::undelivered) counts what waits, and a later call for the same tags
     /// that succeeds ends the wait. A client keeps up to 10,000 tags, each once; the text of the

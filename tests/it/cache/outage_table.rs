@@ -372,7 +372,7 @@ const VERBS: &[Verb] = &[
         |cache| {
             Box::pin(async move {
                 let call = cache.invalidate_tags(["t"]).durable(1);
-                match call.deadline(Duration::from_millis(300)).await {
+                match call.deadline(DURABLE).await {
                     // There is no replica, and it was executed.
                     Err(error) if error.kind() == ErrorKind::NotReplicated => shown(Ok(())),
                     outcome => shown(outcome),
@@ -387,6 +387,9 @@ const VERBS: &[Verb] = &[
 fn shown<T: std::fmt::Debug>(answer: Result<T>) -> Result<String> {
     answer.map(|answer| format!("{answer:?}"))
 }
+
+/// Enough for the answer that no replica has acknowledged it, and less than the slack.
+const DURABLE: Duration = Duration::from_secs(2);
 
 /// What becomes of the server.
 #[derive(Debug, Clone, Copy, PartialEq)]
