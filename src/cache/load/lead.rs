@@ -258,8 +258,8 @@ where
         }
     }
 
-    /// Looks at the entry before, if there is one. Returns what its tags hold that the call does not
-    /// declare: the loader has not begun, so if it names them again, they were read before the
+    /// Looks at the entry before, if there is one. Returns what its tags hold that the call does
+    /// not declare: the loader has not begun, so if it names them again, they were read before the
     /// load. Forgets the old value, unless its entry is still there and may still be served.
     ///
     /// The load has begun for other calls, so a call that joins from now on gets nothing that is
