@@ -265,7 +265,7 @@ impl Owed<'_> {
             (Kept { kept, .. }, _) if kept < all => {
                 error.advising("the client goes on in the background with a part of them")
             }
-            _ if needs_someone(&error) => {
+            (_, 0) if needs_someone(&error) => {
                 error.advising("the client goes on in the background for about five minutes")
             }
             (_, 0) => error.advising("the client goes on in the background until it is delivered"),
