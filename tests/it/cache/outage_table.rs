@@ -593,6 +593,8 @@ fn is_alike(one: ErrorKind, other: ErrorKind) -> bool {
 
 /// An entry, and all scripts on the server.
 async fn prepare(cache: &Cache) {
+    // Here the machine may be slow.
+    let cache = &cache.clone().deadline(MINUTE);
     let snapshot = cache.tag_snapshot(["t"], HOUR).await.expect("taken");
     SNAPSHOT.get_or_init(|| snapshot);
     for Verb(name, call, ..) in VERBS {
