@@ -7,19 +7,17 @@
 
 #[cfg(feature = "metrics")]
 mod facade;
-#[cfg(all(feature = "metrics", feature = "near"))]
+#[cfg(feature = "metrics")]
 mod level;
 #[cfg(not(feature = "metrics"))]
 mod none;
 
 #[cfg(feature = "metrics")]
 pub(crate) use facade::{Meters, Raised, Tally, Timer};
-#[cfg(all(feature = "metrics", feature = "near"))]
+#[cfg(feature = "metrics")]
 pub(crate) use level::Level;
-#[cfg(all(not(feature = "metrics"), feature = "near"))]
-pub(crate) use none::Level;
 #[cfg(not(feature = "metrics"))]
-pub(crate) use none::{Meters, Raised, Tally, Timer};
+pub(crate) use none::{Level, Meters, Raised, Tally, Timer};
 
 /// The labels of a meter.
 pub(crate) type Labels<'l> = &'l [(&'static str, &'l str)];

@@ -101,7 +101,10 @@ impl CacheState {
             bulkhead: Bulkhead::new(client.loads_without_redis()),
             foreign: Foreign::default(),
             counts: AllCounts::default(),
-            undelivered: Arc::new(RetryQueue::by(client.spawner())),
+            undelivered: Arc::new(RetryQueue::by(
+                client.spawner(),
+                client.namespace().as_str(),
+            )),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: it tells of one moment, and holds no value of the user. `explain` makes it.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::codec::{Codec, Compression};
 
@@ -15,6 +15,8 @@ use crate::codec::{Codec, Compression};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Explanation {
+    /// When this was so, by the clock of the server.
+    pub at: SystemTime,
     /// The key, as it may be shown.
     pub key: String,
     /// What a read comes to.
@@ -53,6 +55,13 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntryInfo {
+    /// A random number that this entry has and no other, not even an equal one: two processes that
+    /// see the same number see the same entry.
+    pub revision: u64,
+    /// Until when the entry is fresh if no tag is invalidated, by the clock of the server. `None`
+    /// if its key has no end. When it was stored is not kept: that was its TTL before this moment,
+    /// give or take the jitter.
+    pub fresh_until: Option<SystemTime>,
     /// The size in Redis, in bytes.
     pub bytes: usize,
     /// How the value was encoded.
@@ -78,6 +87,16 @@ pub struct TagInfo {
     pub name: String,
     /// What the tag says of the entry.
     pub state: TagVerdict,
+    /// The generation of the tag that is stamped on the entry: a random number.
+    pub stamped: u64,
+    /// The generation that the tag has now. The entry is valid by this tag if it is the stamped
+    /// one. `None` if the server does not have the tag.
+    pub present: Option<u64>,
+    /// How long the tag has had its present generation: since it was last invalidated, or made.
+    /// Zero while it [holds loads back](super::Invalidate::hold). `None` if that is not known. Two
+    /// servers are involved if the tag is on another one than the entry, and their clocks may
+    /// differ.
+    pub since: Option<Duration>,
 }
 
 /// What a tag says of an entry.
@@ -167,7 +186,7 @@ impl fmt::Display for Explanation {
             write!(f, "\n  entry: {entry}")?;
         }
         for tag in &self.tags {
-            write!(f, "\n  tag {}: {}", tag.name, tag.state)?;
+            write!(f, "\n  tag {tag}")?;
         }
         if let Some(load) = &self.load {
             write!(f, "\n  {load}")?;
@@ -258,6 +277,22 @@ impl fmt::Display for EntryInfo {
         match self.load_took.is_zero() {
             true => Ok(()),
             false => write!(f, ", loaded in {:.1?}", self.load_took),
+        }
+    }
+}
+
+/// Name, verdict, and then the generations, so that two processes can be compared.
+impl fmt::Display for TagInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.state)?;
+        write!(f, " (stamped {:016x}", self.stamped)?;
+        match self.present {
+            Some(present) if present != self.stamped => write!(f, ", now {present:016x}")?,
+            _ => {}
+        }
+        match self.since {
+            Some(since) => write!(f, ", since {since:.1?})"),
+            None => f.write_str(")"),
         }
     }
 }

@@ -423,8 +423,9 @@ impl Cache {
     /// Notes that `operation` does without Redis because of `error`.
     fn does_without(&self, did: Did, operation: &'static str, error: &Error) {
         self.setup.counts.bypassed.one_more();
-        let (bulkhead, cache) = (&self.state().bulkhead, &*self.setup.name);
-        bulkhead.does_without(did, (operation, cache), error);
+        self.state().bulkhead.count(did);
+        let warning = &self.setup.counts.without_redis;
+        warning.does_without(did, (operation, &self.setup.name), error);
     }
 
     /// The deadline of a call that starts now.

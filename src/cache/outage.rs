@@ -1,9 +1,13 @@
 //! What a cache does while Redis cannot serve it.
 //!
+//! What does not pass by itself is never passed over: missing rights, wrong credentials, a
+//! certificate that is not accepted, an error that the crate does not know, wrong data.
+//!
 //! Invariant: calls that take something out of the cache (`remove`, `invalidate_tags`, `clear`)
 //! never fail silently, since a stale value would be served later. Calls that only make things
 //! faster may do without Redis. The verbs of the cache and the load of a flight ask here.
 
+use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +17,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Fate, Result};
 
-/// What a cache does when Redis is out, refuses, or does not answer in time.
+/// What a cache does when Redis is out, full, or does not answer in time.
+///
+/// Whatever the policy, calls return errors about rights and credentials (`Forbidden`,
+/// `Unauthenticated`, `Tls`), about wrong data (`WrongType`), and those that the crate does not
+/// know (`Server`): these do not pass by themselves, so someone must look.
 ///
 /// Whatever the policy, [`remove`](super::Cache::remove), [`clear`](super::Cache::clear) and
 /// [`invalidate_tags`](super::Cache::invalidate_tags) return their errors: an invalidation that was
@@ -34,7 +42,7 @@ pub enum Outage {
     /// - `set` removes the old value where it can, stores nothing, and returns `Ok`.
     ///
     /// [`Cache::bypassed`] counts all of that. The event `caches do without Redis` warns of it: at
-    /// the first such call of a client, then at most once a minute.
+    /// the first such call of a cache, then at most once a minute for each cache.
     ///
     /// If a `set` reaches no server, an older value stays where it is, and is found when Redis is
     /// back. Where that matters, call [`remove`](super::Cache::remove) and check its error.
@@ -70,14 +78,39 @@ pub(super) enum Did {
 impl Outage {
     /// Whether the cache does without Redis after `error`.
     pub(super) fn bypasses(self, error: &Error) -> bool {
-        // What is no outage, such as a key of another type, does not pass by itself. Someone must
-        // look.
-        self == Self::Bypass && error.kind().is_outage()
+        self == Self::Bypass && passes(error)
     }
 }
 
-/// Limits how many loads without Redis run at once, counts what is done without it, and warns of
-/// that: at once, then at most once a minute.
+/// Whether what `error` says passes by itself. Only then may a cache do without Redis, or serve
+/// what it was told earlier. This is less than [`ErrorKind::is_outage`] says: missing rights are a
+/// reason why nobody is served, and someone must look.
+pub(super) fn passes(error: &Error) -> bool {
+    // The breaker speaks for the error that has opened it.
+    let cause = match error.kind() {
+        ErrorKind::CircuitOpen => error.source().and_then(|cause| cause.downcast_ref()),
+        _ => None,
+    };
+    matches!(
+        cause.map_or(error.kind(), Error::kind),
+        ErrorKind::Unreachable
+            | ErrorKind::Timeout
+            | ErrorKind::Disconnected
+            | ErrorKind::CircuitOpen
+            | ErrorKind::Overloaded
+            | ErrorKind::MaxClients
+            | ErrorKind::OutOfMemory
+            | ErrorKind::ReadOnly
+            | ErrorKind::Misconfigured
+            | ErrorKind::Loading
+            | ErrorKind::Busy
+            | ErrorKind::MasterDown
+            | ErrorKind::ClusterDown
+            | ErrorKind::NoReplicas
+    )
+}
+
+/// Limits how many loads without Redis run at once, and counts what is done without it.
 #[derive(Debug)]
 pub(super) struct Bulkhead {
     /// One permit for each load that may run. What is behind a cache is rarely built to bear all
@@ -86,15 +119,18 @@ pub(super) struct Bulkhead {
     reads: AtomicU64,
     writes: AtomicU64,
     loads: AtomicU64,
-    warned: Mutex<Warned>,
 }
 
-/// When the last warning was written, and what had been counted by then. There is no timer: calls
-/// within a minute of a warning are counted in the next one.
+/// Warns of what one cache does without Redis: at once, then at most once a minute.
+#[derive(Debug, Default)]
+pub(super) struct BypassWarning(Mutex<Warned>);
+
+/// When the last warning was written, and what was bypassed since. There is no timer: calls within
+/// a minute of a warning are counted in the next one.
 #[derive(Debug, Default)]
 struct Warned {
     seldom: Seldom,
-    counted: Bypassed,
+    since: Bypassed,
 }
 
 /// Lets something happen at once, then at most once a minute.
@@ -122,7 +158,6 @@ impl Bulkhead {
             reads: AtomicU64::default(),
             writes: AtomicU64::default(),
             loads: AtomicU64::default(),
-            warned: Mutex::default(),
         }
     }
 
@@ -146,21 +181,35 @@ impl Bulkhead {
         self.places.acquire().await.ok()
     }
 
-    /// Counts what an operation of a cache does without Redis, because of `error`.
-    pub(super) fn does_without(
-        &self,
-        did: Did,
-        (operation, cache): (&'static str, &str),
-        error: &Error,
-    ) {
+    /// Counts what a cache does without Redis.
+    pub(super) fn count(&self, did: Did) {
         let count = match did {
             Did::FindNothing => &self.reads,
             Did::NotStore => &self.writes,
             Did::Load => &self.loads,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = warned.due(Instant::now(), self.counted());
+    }
+
+    pub(super) fn counted(&self) -> Bypassed {
+        Bypassed {
+            reads: self.reads.load(Ordering::Relaxed),
+            writes: self.writes.load(Ordering::Relaxed),
+            loads: self.loads.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl BypassWarning {
+    /// Notes what an operation of the cache does without Redis, because of `error`.
+    pub(super) fn does_without(
+        &self,
+        did: Did,
+        (operation, cache): (&'static str, &str),
+        error: &Error,
+    ) {
+        let mut warned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = warned.did(did, Instant::now());
         // Released before the event: a subscriber is the user's code.
         drop(warned);
         if let Some(Bypassed {
@@ -173,30 +222,20 @@ impl Bulkhead {
             tracing::warn!(target: "hedgerow::cache", operation, cache, ?kind, count, reads, writes, loads, %error, "caches do without Redis");
         }
     }
-
-    pub(super) fn counted(&self) -> Bypassed {
-        Bypassed {
-            reads: self.reads.load(Ordering::Relaxed),
-            writes: self.writes.load(Ordering::Relaxed),
-            loads: self.loads.load(Ordering::Relaxed),
-        }
-    }
 }
 
 impl Warned {
-    /// Returns what was bypassed since the last warning, if another is due.
-    fn due(&mut self, now: Instant, counted: Bypassed) -> Option<Bypassed> {
-        if !self.seldom.is_due(now) {
-            return None;
+    /// Counts what was done. Returns what was bypassed since the last warning, if another is due.
+    fn did(&mut self, did: Did, now: Instant) -> Option<Bypassed> {
+        match did {
+            Did::FindNothing => self.since.reads += 1,
+            Did::NotStore => self.since.writes += 1,
+            Did::Load => self.since.loads += 1,
         }
-        let before = std::mem::replace(&mut self.counted, counted);
-        Some(Bypassed {
-            reads: counted.reads - before.reads,
-            writes: counted.writes - before.writes,
-            loads: counted.loads - before.loads,
-        })
+        let is_due = self.seldom.is_due(now);
+        is_due.then(|| std::mem::take(&mut self.since))
     }
 }
 
-/// The least time from one warning of a client to the next.
+/// The least time from one warning of a cache to the next.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::outage::BypassWarning;
 use crate::codec::Sizes;
 use crate::meters::{Described, Labels, Meters, Tally, Timer};
 
@@ -31,6 +32,9 @@ macro_rules! counts {
             /// Whether an entry with a stale window was read. If so, reads ask for the time at
             /// once, and not only when they meet such an entry.
             windows: AtomicBool,
+            /// Warns of what is counted as bypassed. All names beyond [`MOST_CACHES`] have one
+            /// together, so that it cannot write an event for each handle.
+            pub(super) without_redis: Arc<BypassWarning>,
             meters: Arc<Meters>,
             /// The label `cache` of the metrics.
             label: Box<str>,
@@ -42,7 +46,7 @@ macro_rules! counts {
         },)+];
 
         impl Counts {
-            fn new(namespace: &str, label: &str) -> Self {
+            fn new(namespace: &str, label: &str, without_redis: Arc<BypassWarning>) -> Self {
                 let labels: Labels<'_> = &[("namespace", namespace), ("cache", label)];
                 let meters = Meters::new(labels, METRICS, TIMES);
                 let mut positions = 0_usize..;
@@ -50,6 +54,7 @@ macro_rules! counts {
                 Self {
                     $($count,)+
                     windows: AtomicBool::new(false),
+                    without_redis,
                     meters,
                     label: label.into(),
                 }
@@ -82,6 +87,10 @@ counts! {
     /// Loads that had lost their lease when they ended, because the key was removed, set or taken
     /// over meanwhile. Their values were not stored.
     refused_commits,
+    /// Loads that ended with a value which was not stored, although their lease was not lost: the
+    /// loader said so, a tag holds loads back, a tag that the loader named may have been
+    /// invalidated meanwhile, or Redis did not store it. Loads without a lease do not count.
+    not_stored,
     /// Loads that were begun in place of a leader which had been silent for the takeover.
     takeovers,
     /// Values that were stored: loaded ones, and those of `set`, `set_many`, `add` and `update`.
@@ -151,7 +160,11 @@ pub(super) struct Count {
 
 /// The counts of all caches of one client, by the name of the cache.
 #[derive(Debug, Default)]
-pub(super) struct AllCounts(Mutex<HashMap<Box<str>, Arc<Counts>>>);
+pub(super) struct AllCounts {
+    named: Mutex<HashMap<Box<str>, Arc<Counts>>>,
+    /// That of the names that are not remembered.
+    without_redis: Arc<BypassWarning>,
+}
 
 impl Count {
     fn new(tally: Tally) -> Self {
@@ -205,17 +218,17 @@ impl Counts {
 impl AllCounts {
     /// Returns the counts of the cache called `name`, in this namespace.
     pub(super) fn of(&self, namespace: &str, name: &str) -> Arc<Counts> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(name) {
             return known.clone();
         }
-        let counts = |label| Arc::new(Counts::new(namespace, label));
+        let counts = |label, warning| Arc::new(Counts::new(namespace, label, warning));
         // Names of caches are few. If they are made from input, each handle counts for itself, and
         // the metrics of all these handles are one.
         if all.len() >= MOST_CACHES {
-            return counts(OTHERS);
+            return counts(OTHERS, self.without_redis.clone());
         }
-        let counts = counts(name);
+        let counts = counts(name, Arc::default());
         all.insert(name.into(), counts.clone());
         counts
     }

@@ -92,6 +92,10 @@ impl ErrorKind {
     /// Returns whether Redis does not serve this client at present, whatever the call. The reason
     /// is an outage, missing rights, or a server that is full, misconfigured or too slow for the
     /// load. False for errors in the input, in stored data, and in the caller's own code.
+    ///
+    /// A cache does without Redis ([`Outage::Bypass`](crate::Outage::Bypass)) for less than that:
+    /// only where the reason passes by itself. `Forbidden`, `Unauthenticated`, `Tls` and `Server`
+    /// are outages, and are never bypassed.
     pub fn is_outage(self) -> bool {
         match self {
             Self::Unreachable

@@ -1,4 +1,4 @@
-//! `Level`: a gauge of the `metrics` facade, for near caches.
+//! `Level`: a gauge of the `metrics` facade, for near caches and for what waits to be invalidated.
 //!
 //! Invariant: a level adds to the gauge what it was set to last, and takes it back when it is
 //! dropped. So several of them may share the labels of one cache.

@@ -14,7 +14,6 @@ pub(crate) struct Tally;
 #[derive(Debug)]
 pub(crate) struct Timer<'m>(PhantomData<&'m Meters>);
 
-#[cfg(feature = "near")]
 #[derive(Debug)]
 pub(crate) struct Level;
 
@@ -46,7 +45,6 @@ impl Tally {
     pub(crate) fn more(&self, _: u64) {}
 }
 
-#[cfg(feature = "near")]
 impl Level {
     pub(crate) fn new(_: Labels<'_>, _: Described) -> Self {
         Self

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Tag, seed};
 use crate::client::Client;
-use crate::error::{Error, Fate, Result};
+use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::TagId;
 use crate::name::Shown;
 use crate::script::{Call, Reply, Retry, script};
@@ -157,6 +157,15 @@ pub(crate) async fn invalidate_late(
 /// type is in the way, it never will.
 pub(crate) fn may_pass(error: &Error) -> bool {
     error.kind().is_outage() && error.fate() != Fate::Executed
+}
+
+/// Whether the server refuses the call for a reason that someone must look at: missing rights,
+/// credentials, a certificate, or an error that the crate does not know.
+pub(crate) fn needs_someone(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Forbidden | ErrorKind::Unauthenticated | ErrorKind::Tls | ErrorKind::Server
+    )
 }
 
 /// The error with the lowest rank is the one that the caller gets.

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 pub(crate) use invalidation::{
-    Invalidation, Mode, NotInvalidated, invalidate, invalidate_late, may_pass,
+    Invalidation, Mode, NotInvalidated, invalidate, invalidate_late, may_pass, needs_someone,
 };
 pub(crate) use recent::RecentTags;
 use tokio::time::Instant;
-pub(crate) use value::{Generation, TagState, TagValue};
+pub(crate) use value::{Clocks, Generation, TagState, TagValue};
 
 use crate::client::Client;
 use crate::error::Result;
@@ -64,6 +64,16 @@ impl Tag {
             name: client.name(name),
             parts: None,
         })
+    }
+
+    /// Makes a tag of which only the id is known, for reading. It is shown by its id.
+    pub(crate) fn with_id(client: &Client, id: TagId) -> Self {
+        Self {
+            id,
+            key: client.namespace().tag(id),
+            name: Name::new(&format!("{:032x}", id.0), &HideKeys::off()),
+            parts: None,
+        }
     }
 
     /// Makes the tag that every entry of a cache carries.
@@ -147,6 +157,8 @@ pub(crate) struct TagTtls(Mutex<HashMap<Key, Lives>>);
 struct Lives {
     until: Instant,
     generation: Generation,
+    /// When it was first known to have this generation.
+    seen: Instant,
 }
 
 impl TagTtls {
@@ -204,8 +216,24 @@ impl TagTtls {
         let state = TagValue::of(value.as_ref()).map(TagValue::state);
         let state = state.ok_or_else(|| reply.unexpected().with_key(&tag.name))?;
         let generation = state.generation;
-        self.learn(&tag.key, Lives { until, generation });
+        let lives = Lives {
+            until,
+            generation,
+            // Taken after the call: the server had the generation by then.
+            seen: Instant::now(),
+        };
+        self.learn(&tag.key, lives);
         Ok(state)
+    }
+
+    /// Whether the tag is known to have had this generation by `moment`. A generation is never used
+    /// twice. So if the tag has it now, it was not invalidated since that moment, whatever clocks
+    /// say.
+    pub(crate) fn had(&self, tag: &Key, generation: Generation, moment: Instant) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(tag)
+            .is_some_and(|it| it.generation == generation && it.seen <= moment)
     }
 
     fn reaches(&self, tag: &Key, generation: Generation, need: Duration) -> bool {
@@ -215,8 +243,13 @@ impl TagTtls {
             .is_some_and(|it| it.generation == generation && it.until >= Instant::now() + need)
     }
 
-    fn learn(&self, tag: &Key, lives: Lives) {
+    fn learn(&self, tag: &Key, mut lives: Lives) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = known.get(tag)
+            && before.generation == lives.generation
+        {
+            lives.seen = before.seen.min(lives.seen);
+        }
         if known.len() >= MOST_KNOWN && !known.contains_key(tag) {
             let now = Instant::now();
             known.retain(|_, it| it.until > now);

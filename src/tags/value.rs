@@ -39,6 +39,13 @@ pub(crate) struct TagState {
     pub(crate) holds: Holds,
 }
 
+/// Whether two moments are told by one clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clocks {
+    Same,
+    Different,
+}
+
 /// Whether a tag holds loads back that begin before its `since`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holds {
@@ -122,9 +129,14 @@ impl<'v> TagValue<'v> {
 
 impl TagState {
     /// Whether a load that began at `began`, in ms of the server's time, may be stored with this
-    /// tag. The tag was read before the load.
-    pub(crate) fn lets_store(self, began: u64) -> bool {
-        self.holds == Holds::Nothing || began >= self.since
+    /// tag. The tag was read before the load. `clocks` says whether the server of the tag is that
+    /// of the value.
+    pub(crate) fn lets_store(self, began: u64, clocks: Clocks) -> bool {
+        let room = match clocks {
+            Clocks::Same => 0,
+            Clocks::Different => SKEW,
+        };
+        self.holds == Holds::Nothing || began >= self.since + room
     }
 
     /// The same for a tag that was read after the load: whether the generation is certainly older
@@ -218,9 +230,13 @@ mod tests {
     #[test]
     fn a_tag_holds_back_loads_that_began_too_early_and_no_others() {
         let held = parsed(&value(128, 900, &[])).state();
-        assert!(!held.lets_store(899));
-        assert!(held.lets_store(900));
-        assert!(parsed(&value(0, 900, &[])).state().lets_store(899));
+        assert!(!held.lets_store(899, Clocks::Same));
+        assert!(held.lets_store(900, Clocks::Same));
+        // The clock of the value's server may be ahead.
+        assert!(!held.lets_store(899 + SKEW, Clocks::Different));
+        assert!(held.lets_store(900 + SKEW, Clocks::Different));
+        let free = parsed(&value(0, 900, &[])).state();
+        assert!(free.lets_store(899, Clocks::Same) && free.lets_store(899, Clocks::Different));
     }
 
     #[test]

@@ -12,13 +12,14 @@ use futures::future::{join_all, try_join_all};
 
 use crate::cache::Cache;
 use crate::cache::config::TagIndex;
+use crate::cache::entry_keys::EntryKeys;
 use crate::cache::index;
 use crate::cache::read::fetch;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::script::script;
-use crate::tags::Tag;
+use crate::tags::{Life, Tag};
 use crate::time::Deadline;
 
 script!(PAGE = "page.lua");
@@ -49,6 +50,27 @@ pub(in crate::cache) struct Noted {
     pub(in crate::cache) name: String,
     /// As the server spells it. It identifies the note.
     score: String,
+}
+
+/// What the value of a name carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Carried {
+    /// The tag, with this generation.
+    Tag(Bytes),
+    /// Not the tag, but it is being loaded, and may carry it soon.
+    BeingLoaded,
+    /// There is no value, or it does not carry the tag.
+    Nothing,
+}
+
+impl Carried {
+    fn of(stamp: Option<Bytes>) -> Self {
+        match stamp {
+            Some(stamp) if stamp.is_empty() => Self::BeingLoaded,
+            Some(generation) => Self::Tag(generation),
+            None => Self::Nothing,
+        }
+    }
 }
 
 impl Pages {
@@ -118,8 +140,14 @@ impl Pages {
         Ok(Some(page))
     }
 
+    /// The name behind which the next page begins.
+    pub(in crate::cache) fn position(&self) -> Option<Noted> {
+        self.last.clone()
+    }
+
     /// Removes the values of the next page that carry the tag and are invalid, and takes their
-    /// names out of the index. Returns how many were removed. `None` at the end.
+    /// names out of the index, and those of values that are missing or do not carry the tag.
+    /// Returns how many values were removed. `None` at the end.
     ///
     /// Cancel safety: some of the values of a step that was dropped are removed.
     pub(in crate::cache) async fn purge_next(&mut self, deadline: Deadline) -> Result<Option<u64>> {
@@ -127,38 +155,100 @@ impl Pages {
         let Some(page) = self.next(deadline).await? else {
             return Ok(None);
         };
-        let removed = self.purged(&page, deadline).await?;
-        // The next page begins behind a name that stays.
-        let left = page.iter().zip(&removed).rev();
-        let mut left = left.filter(|(_, removed)| !**removed).map(|(it, _)| it);
-        self.last = left.next().cloned().or(before);
-        let gone: Vec<&Noted> = page
-            .iter()
-            .zip(&removed)
-            .filter_map(|(noted, removed)| removed.then_some(noted))
-            .collect();
-        if !gone.is_empty() {
-            let mut call = FORGET.call([&self.key]);
-            for noted in &gone {
-                call = call.arg(&*noted.name).arg(&*noted.score);
-            }
-            let reply = self.cache.client.run(call, deadline).await;
-            let reply = reply.map_err(Error::after_a_part)?;
-            if reply.status()? != "OK" {
-                return Err(reply.unexpected().after_a_part());
-            }
+        let places = self.places(&page)?;
+        let carried = self.carried(&places, deadline).await?;
+        let mut gone: Vec<bool> = carried.iter().map(|it| *it == Carried::Nothing).collect();
+        let removed = self.purged(&places, carried, deadline).await?;
+        for (gone, removed) in gone.iter_mut().zip(&removed) {
+            *gone |= removed;
         }
-        Ok(Some(gone.len() as u64))
+        let forgotten = self.forget((&page, before), &gone, deadline).await;
+        forgotten.map_err(Error::after_a_part)?;
+        Ok(Some(removed.into_iter().filter(|it| *it).count() as u64))
+    }
+
+    /// Takes those of the `candidates` out of the index whose values are missing or do not carry
+    /// the tag. They are of `page`, before which the walk stood at `before`.
+    pub(in crate::cache) async fn tidy(
+        &mut self,
+        (page, before): (&[Noted], Option<Noted>),
+        candidates: &[bool],
+        deadline: Deadline,
+    ) -> Result<()> {
+        let some = page.iter().zip(candidates);
+        let some: Vec<Noted> = some.filter(|it| *it.1).map(|it| it.0.clone()).collect();
+        if some.is_empty() {
+            return Ok(());
+        }
+        let carried = self.carried(&self.places(&some)?, deadline).await?;
+        let mut carried = carried.iter();
+        let gone = candidates.iter().map(|candidate| {
+            *candidate && carried.next().is_some_and(|it| *it == Carried::Nothing)
+        });
+        let gone: Vec<bool> = gone.collect();
+        self.forget((page, before), &gone, deadline).await
+    }
+
+    /// Takes the names of `page` that are `gone` out of the index, unless they were noted again.
+    ///
+    /// An entry is noted before it is stored. So one may have been noted before the page was read,
+    /// and stored after its value was found missing. A load is seen by its lease. Another store is
+    /// found by a second look once the name is forgotten, and noted again.
+    async fn forget(
+        &mut self,
+        (page, before): (&[Noted], Option<Noted>),
+        gone: &[bool],
+        deadline: Deadline,
+    ) -> Result<()> {
+        let forgets = page.iter().zip(gone).filter(|it| *it.1);
+        let forgets: Vec<Noted> = forgets.map(|it| it.0.clone()).collect();
+        if forgets.is_empty() {
+            return Ok(());
+        }
+        let mut call = FORGET.call([&self.key]);
+        for noted in &forgets {
+            call = call.arg(&*noted.name).arg(&*noted.score);
+        }
+        let reply = self.cache.client.run(call, deadline).await?;
+        if reply.status()? != "OK" {
+            return Err(reply.unexpected());
+        }
+        // The next page begins behind a name that stays.
+        let left = page.iter().zip(gone).rev();
+        let mut left = left.filter(|it| !*it.1).map(|it| it.0);
+        self.last = left.next().cloned().or(before);
+        let places = self.places(&forgets)?;
+        let carried = self.carried(&places, deadline).await?;
+        for ((noted, place), carried) in forgets.iter().zip(&places).zip(carried) {
+            if carried == Carried::Nothing {
+                continue;
+            }
+            let ends = noted.score.parse::<f64>().unwrap_or_default();
+            let (ids, names) = (std::iter::once(self.tag.id), [&place.name]);
+            let life = Life::Until(ends as u64);
+            index::note(&self.cache, ids, &names, life, deadline).await?;
+        }
+        Ok(())
+    }
+
+    fn places(&self, page: &[Noted]) -> Result<Vec<EntryKeys>> {
+        let client = &self.cache.client;
+        let places = page
+            .iter()
+            .map(|noted| self.cache.place(client.name(&noted.name)));
+        places.collect()
     }
 
     /// Removes those of these values that are invalid by the tag. Returns which were.
-    async fn purged(&self, page: &[Noted], deadline: Deadline) -> Result<Vec<bool>> {
+    async fn purged(
+        &self,
+        places: &[EntryKeys],
+        carried: Vec<Carried>,
+        deadline: Deadline,
+    ) -> Result<Vec<bool>> {
         let client = &self.cache.client;
-        let keys = page
-            .iter()
-            .map(|noted| self.cache.value(&client.name(&noted.name)));
-        let keys: Vec<Key> = keys.collect::<Result<_>>()?;
-        let dead = self.dead(&keys, deadline).await?;
+        let keys: Vec<Key> = places.iter().map(|place| place.value.clone()).collect();
+        let dead = self.dead(carried, deadline).await?;
         let calls = groups(client, dead.iter().map(|(at, _)| &keys[*at])).map(|group| {
             let group = group.into_iter().map(|place| &dead[place]);
             let group: Vec<&(usize, Bytes)> = group.collect();
@@ -179,7 +269,7 @@ impl Pages {
                 outcomes.collect::<Result<Vec<(usize, bool)>>>()
             }
         });
-        let mut removed = vec![false; page.len()];
+        let mut removed = vec![false; places.len()];
         let mut failed = None;
         for outcome in join_all(calls).await {
             match outcome {
@@ -201,9 +291,14 @@ impl Pages {
     /// The present generation is read after the values. No generation comes back, so a value that
     /// has another one is invalid for good. Were it read first, a value could have been stored with
     /// a newer one in between.
-    async fn dead(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<(usize, Bytes)>> {
+    async fn dead(&self, carried: Vec<Carried>, deadline: Deadline) -> Result<Vec<(usize, Bytes)>> {
         let client = &self.cache.client;
-        let mut dead = self.stamped(keys, deadline).await?;
+        let stamped = carried.into_iter().enumerate();
+        let stamped = stamped.filter_map(|(at, carried)| match carried {
+            Carried::Tag(generation) => Some((at, generation)),
+            Carried::BeingLoaded | Carried::Nothing => None,
+        });
+        let mut dead: Vec<(usize, Bytes)> = stamped.collect();
         if dead.is_empty() {
             return Ok(dead);
         }
@@ -218,24 +313,28 @@ impl Pages {
         Ok(dead)
     }
 
-    /// Returns which of these values carry the tag, each with the generation that it has.
-    async fn stamped(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<(usize, Bytes)>> {
+    /// Returns what each of these values carries.
+    async fn carried(&self, places: &[EntryKeys], deadline: Deadline) -> Result<Vec<Carried>> {
         let client = &self.cache.client;
-        let calls = groups(client, keys).map(|group| async move {
-            let call = STAMPS.call_together(group.iter().map(|at| &keys[*at]));
+        let calls = groups(client, places.iter().map(|place| &place.value));
+        let calls = calls.map(|group| async move {
+            let keys: Vec<&Key> = group.iter().flat_map(|at| places[*at].keys()).collect();
+            let call = STAMPS.call_together(keys);
             let call = call.arg(&self.tag.id.0.to_be_bytes()[..]);
             let mut reply = client.run(call, deadline).await?;
             if reply.status()? != "OK" {
                 return Err(reply.unexpected());
             }
-            let mut stamped = Vec::with_capacity(group.len());
+            let mut carried = Vec::with_capacity(group.len());
             for (at, answer) in group.into_iter().zip(1..) {
-                let generation = reply.take_bytes(answer)?;
-                stamped.extend(generation.map(|generation| (at, generation)));
+                let stamp = reply.take_bytes(answer)?;
+                carried.push((at, Carried::of(stamp)));
             }
-            Ok(stamped)
+            Ok(carried)
         });
-        Ok(try_join_all(calls).await?.concat())
+        let mut all = try_join_all(calls).await?.concat();
+        all.sort_unstable_by_key(|(at, _)| *at);
+        Ok(all.into_iter().map(|(_, carried)| carried).collect())
     }
 }
 

@@ -222,6 +222,7 @@ impl<V: DeserializeOwned + Send + Sync + 'static> Load<V> {
                 }
                 self.seen = miss.seen;
                 self.snapshot = miss.snapshot;
+                self.others = miss.others;
                 Ok(None)
             }
         }

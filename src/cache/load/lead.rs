@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use futures::future::join;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use crate::cache::stats::Timed;
 use crate::codec::{MOST_STAMPS, Shape, Stamp};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::key::{Key, TagId};
-use crate::tags::{self, Life, SLACK, TagState};
+use crate::tags::{self, Clocks, Life, SLACK, Snapshot, Tag, TagState};
 use crate::time::{Deadline, Ttl};
 
 /// What is stored of a loaded value.
@@ -46,6 +47,25 @@ enum Plan {
     Drop(Why),
 }
 
+/// What is known of tags that the call does not declare, from before the loader began.
+#[derive(Debug)]
+struct Known {
+    /// What those of the entry before held then.
+    before: Vec<(Tag, TagState)>,
+    /// When the loader began.
+    begun: Instant,
+}
+
+impl Known {
+    /// Returns what the tag held before the loader began, if it was read then.
+    fn before(&self, id: TagId) -> Option<TagState> {
+        let mut before = self.before.iter();
+        before
+            .find(|(tag, _)| tag.id == id)
+            .map(|(_, state)| *state)
+    }
+}
+
 /// Why a loaded value is not stored.
 #[derive(Debug, Clone, Copy)]
 enum Why {
@@ -53,7 +73,7 @@ enum Why {
     Said,
     /// A tag holds loads back.
     Held,
-    /// A tag that the loader has named may be younger than the load.
+    /// A tag that the loader has named may have been invalidated since the load began.
     Late,
     /// It is `None`, which a bare value cannot be.
     BareNone,
@@ -71,7 +91,7 @@ where
     ) -> Result<Arc<V>> {
         let prepared = async {
             self.leader.begin_load();
-            self.look_at_old().await;
+            let before = self.look_before().await;
             let begun = Instant::now();
             let until = begun + self.request.terms.max_load.duration();
             let loaded = self.loaded(loader, until).await;
@@ -79,7 +99,8 @@ where
             self.permit = None;
             let (value, said) = loaded?;
             let cost = begun.elapsed();
-            let plan = self.plan(&value, said, &mut states, cost).await?;
+            let known = Known { before, begun };
+            let plan = self.plan((&value, cost), said, &mut states, known).await?;
             Ok((value, plan))
         };
         // The value's own code runs in there, too. If it panics, it must not leave the lease
@@ -119,16 +140,16 @@ where
     /// Decides what is stored of `value`. Adds the tags that the loader has named.
     async fn plan(
         &mut self,
-        value: &Arc<V>,
+        (value, cost): (&Arc<V>, Duration),
         said: Said,
         states: &mut Vec<TagState>,
-        cost: Duration,
+        known: Known,
     ) -> Result<Plan> {
         let ttl = match said.ttl {
             Some(ttl) => Ttl::new("ttl", ttl).map_err(|error| self.request.named(error))?,
             None => self.request.ttl_of(&**value),
         };
-        let labelled = self.labelled(&said.tags, states, ttl).await?;
+        let labelled = self.labelled(&said.tags, states, ttl, &known).await?;
         // First: such a value is proved for nobody, whatever else is said of it.
         if !labelled {
             return Ok(Plan::Drop(Why::Late));
@@ -140,8 +161,24 @@ where
         if stack.shape == Shape::Bare && stack.is_none(&**value) {
             return Ok(Plan::Drop(Why::BareNone));
         }
-        let began = self.lease.granted();
-        if !states.iter().all(|state| state.lets_store(began)) {
+        let named = states.len();
+        if said.storing == Storing::NotModified
+            && let Some(old) = &self.old
+        {
+            // Its tags stay: a loader that finds a value unchanged cannot say again which tags
+            // follow from it. They count as declared, so a late call is given nothing that was
+            // found unchanged before one of them was invalidated.
+            for stamp in &old.stamps {
+                let tag = known.before.iter().find(|(tag, _)| tag.id.0 == stamp.tag);
+                if let Some((tag, state)) = tag
+                    && !self.request.tags.iter().any(|it| it.id == tag.id)
+                {
+                    self.request.tags.push(tag.clone());
+                    states.push(*state);
+                }
+            }
+        }
+        if self.is_held(states) {
             return Ok(Plan::Drop(Why::Held));
         }
         let fresh_for = self.request.jittered(ttl);
@@ -149,15 +186,13 @@ where
         if said.storing == Storing::NotModified
             && let Some(old) = &self.old
         {
-            // Its tags stay, with their generations: a loader that finds a value unchanged cannot
-            // say again which tags follow from it.
-            let named = stamps.len();
-            let is_new = |stamp: &&Stamp| !stamps[..named].iter().any(|it| it.tag == stamp.tag);
+            // Of the rest nothing is known: they have no generation, or could not be read.
+            let is_new = |stamp: &&Stamp| !stamps.iter().any(|it| it.tag == stamp.tag);
             let others: Vec<Stamp> = old.stamps.iter().filter(is_new).copied().collect();
-            if !self.outlive(&others, ttl).await {
+            stamps.extend(others);
+            if !self.outlive(&stamps[named..], ttl).await {
                 return Ok(Plan::Drop(Why::Late));
             }
-            stamps.extend(others);
             if old.stamps.len() == stamps.len() && old.stamps.iter().all(|it| stamps.contains(it)) {
                 let head = old.head.clone();
                 return Ok(Plan::Extend {
@@ -170,6 +205,30 @@ where
         Ok(Plan::Store {
             entry,
             ttl: fresh_for,
+        })
+    }
+
+    /// Whether a tag holds loads back, and this load began too early for it.
+    fn is_held(&self, states: &[TagState]) -> bool {
+        let (client, began) = (&self.request.cache.client, self.lease.granted());
+        // Nearly always nothing is held back, and then the servers do not matter.
+        let lets = |state: &TagState, clocks| state.lets_store(began, clocks);
+        if states.iter().all(|state| lets(state, Clocks::Different)) {
+            return false;
+        }
+        let own = client.server_number(&self.request.place.value);
+        let mut tags = self.request.tags.iter().zip(states);
+        !tags.all(|(tag, state)| {
+            // A server that is not known at present may be any.
+            let same = own.is_some() && client.server_number(&tag.key) == own;
+            lets(
+                state,
+                if same {
+                    Clocks::Same
+                } else {
+                    Clocks::Different
+                },
+            )
         })
     }
 
@@ -199,32 +258,83 @@ where
         }
     }
 
-    /// Forgets the old value, unless its entry is still there and may still be served. The load has
-    /// begun, so a call that joins from now on gets nothing that is not proved.
-    async fn look_at_old(&mut self) {
-        let Some(old) = &self.old else { return };
-        let (cache, value) = (&self.request.cache, &self.request.place.value);
+    /// Looks at the entry before, if there is one. Returns what its tags hold that the call does
+    /// not declare: the loader has not begun, so if it names them again, they were read before the
+    /// load. Forgets the old value, unless its entry is still there and may still be served.
+    ///
+    /// The load has begun for other calls, so a call that joins from now on gets nothing that is
+    /// not proved.
+    async fn look_before(&mut self) -> Vec<(Tag, TagState)> {
+        if self.old.is_none() && self.others.is_empty() {
+            return Vec::new();
+        }
         let question = self.ask();
-        let how = (ReadFrom::Primary, Want::STALE);
-        let reading = fetch::read_old::<Mark>(cache, value, &[], how, question.deadline).await;
-        let is_still_there = match reading {
-            Ok(Reading::Hit(mark)) => mark.head == old.head[..],
-            Ok(Reading::Old(found, _)) => found.taken.head == old.head[..],
-            Ok(Reading::Miss(_)) | Err(_) => false,
-        };
+        let deadline = question.deadline;
+        // In a box, so that the future of other loads stays small.
+        let looks = Box::pin(join(
+            self.old_is_there(deadline),
+            self.states_before(deadline),
+        ));
+        let (is_still_there, before) = looks.await;
         drop(question);
         if !is_still_there {
             self.old = None;
         }
+        before
+    }
+
+    /// Whether the entry of the old value is still there, and may still be served.
+    async fn old_is_there(&self, deadline: Deadline) -> bool {
+        let Some(old) = &self.old else { return false };
+        let (cache, value) = (&self.request.cache, &self.request.place.value);
+        let how = (ReadFrom::Primary, Want::STALE);
+        match fetch::read_old::<Mark>(cache, value, &[], how, deadline).await {
+            Ok(Reading::Hit(mark)) => mark.head == old.head[..],
+            Ok(Reading::Old(found, _)) => found.taken.head == old.head[..],
+            Ok(Reading::Miss(_)) | Err(_) => false,
+        }
+    }
+
+    /// Reads what the tags of the entry before hold that the call does not declare. A tag that has
+    /// no generation is left out: if the loader names it, it is a new one.
+    async fn states_before(&self, deadline: Deadline) -> Vec<(Tag, TagState)> {
+        let client = &self.request.cache.client;
+        let is_declared = |id: &TagId| self.request.tags.iter().any(|tag| tag.id == *id);
+        let others = self.others.iter().filter(|id| !is_declared(id));
+        let others: Vec<Tag> = others.map(|id| Tag::with_id(client, *id)).collect();
+        match fetch::generations(client, &others, deadline).await {
+            Ok(states) => {
+                let states = others.into_iter().zip(states);
+                states
+                    .filter_map(|(tag, state)| Some((tag, state?)))
+                    .collect()
+            }
+            // The load does not need them.
+            Err(error) => {
+                let key = self.request.place.name.shown();
+                tracing::debug!(target: "hedgerow::cache", key = key.as_str(), %error, "tags of the entry before not read");
+                Vec::new()
+            }
+        }
     }
 
     /// Adds the tags that the loader has `named`, and makes all tags outlive an entry that is fresh
-    /// for `ttl`. Returns whether the value may be stored with them.
+    /// for `ttl`. Returns whether the value may be stored with them: whether none of them can have
+    /// been invalidated since the loader began, except where the stamp shows it. That is so of a
+    /// tag
+    ///
+    /// - that was read before the loader began: its generation from then is stamped;
+    /// - whose generation this client has met before that, and which has the same one now;
+    /// - whose generation is older than the load, with room for clocks that differ.
+    ///
+    /// Of another tag it is not known. It may have had no key when it was invalidated, and then
+    /// nothing shows that.
     async fn labelled(
         &mut self,
         named: &[String],
         states: &mut Vec<TagState>,
         ttl: Ttl,
+        known: &Known,
     ) -> Result<bool> {
         let cache = &self.request.cache;
         let mut late = cache.labels(named).map_err(|e| self.request.named(e))?;
@@ -246,15 +356,25 @@ where
                 return Ok(self.not_stored(&error));
             }
         }
-        let none = vec![None; late.len()];
-        match self.request.settled_for(ttl, &late, &none, deadline).await {
-            Ok(late_states) => {
+        let before = late.iter().map(|tag| known.before(tag.id));
+        let before: Snapshot = before.collect();
+        match self
+            .request
+            .settled_for(ttl, &late, &before, deadline)
+            .await
+        {
+            Ok(now) => {
                 drop(question);
-                let began = self.lease.granted();
-                let older = late_states.iter().all(|state| state.is_older_than(began));
+                let (began, ttls) = (self.lease.granted(), &self.request.state.tag_ttls);
+                let mut certain = true;
+                for ((tag, before), now) in late.iter().zip(before).zip(now) {
+                    certain &= before.is_some()
+                        || ttls.had(&tag.key, now.generation, known.begun)
+                        || now.is_older_than(began);
+                    states.push(before.unwrap_or(now));
+                }
                 self.request.tags.extend(late);
-                states.extend(late_states);
-                Ok(older)
+                Ok(certain)
             }
             Err(error) => Ok(self.not_stored(&error)),
         }
@@ -344,7 +464,10 @@ where
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), verified, "stored");
                 verified
             }
-            Ok(Committed::Dropped) => verified && !matches!(plan, Plan::Drop(Why::Late)),
+            Ok(Committed::Dropped) => {
+                counts.not_stored.one_more();
+                verified && !matches!(plan, Plan::Drop(Why::Late))
+            }
             Ok(Committed::Refused) => {
                 counts.refused_commits.one_more();
                 tracing::debug!(target: "hedgerow::cache", key = place.name.shown().as_str(), "commit refused");
@@ -352,6 +475,7 @@ where
             }
             Err(error) => {
                 tracing::warn!(target: "hedgerow::cache", key = place.name.shown().as_str(), %error, "not stored");
+                counts.not_stored.one_more();
                 // A server that answers learns that the lease is free before the caller goes on.
                 // Other failures are left to the end of the task.
                 if error.fate() == Fate::Refused {

@@ -114,9 +114,10 @@ impl LoadLease {
         deadline: Deadline,
         storing: Patience,
     ) -> Result<Grant> {
-        // The load begins once this is answered and the generations of the tags are read, which may
-        // each take the deadline. Then its value is stored.
-        let beside = deadline.remaining() * 2 + storing.limit();
+        // The load begins once this is answered, and the generations of the tags are read: first of
+        // those that are declared, then of those that the entry had. Each may take the deadline.
+        // Then its value is stored.
+        let beside = deadline.remaining() * 3 + storing.limit();
         let life = beside.min(LONGEST_LOAD) + self.terms.max_load.duration() + GRACE;
         let call = LEASE
             .call(self.place.keys())

@@ -65,12 +65,24 @@ impl<V> Loading<V> {
     /// Labels the value with more tags, beside those that the call declares. Use it for tags that
     /// follow from what was loaded.
     ///
-    /// A value with such a tag is stored only if the tag was last invalidated, or made, more than a
-    /// second before the load. Otherwise it is not known whether the loader has seen what the
-    /// invalidation was about. So the first load that names a new tag is not stored, and the next
-    /// one is. Tags that are known beforehand are better declared with
-    /// [`Memoize::tags`](super::super::Memoize::tags). If the servers of a cluster or of shards
-    /// have clocks that differ by more than a second, use declared tags only.
+    /// A value is stored only if no tag of it can have been invalidated since its loader began.
+    /// That is known of a tag that
+    ///
+    /// - the entry which the load replaces carries, also if it was invalidated by that tag;
+    /// - this client has stored a value with, or has tried to, since the tag was last invalidated;
+    /// - was last invalidated, or made, more than a second before the load.
+    ///
+    /// Of another tag, such as a new one, it is not known. Then the value is not stored, and calls
+    /// that began after the load do not get it either: one of them loads again, and that value is
+    /// stored. [`Stats::not_stored`](crate::cache::Stats::not_stored) counts such loads: at most
+    /// one for each new tag, key and client, and none any more a second after the tag was made. A
+    /// key that is gone while its tag is invalidated, as after
+    /// [`purge_tag`](crate::Cache::purge_tag), is like one with a new tag.
+    ///
+    /// Tags that are known beforehand are better declared with
+    /// [`Memoize::tags`](super::super::Memoize::tags): they cost no second load. If the servers of
+    /// a cluster or of shards have clocks that differ by more than a second, use declared tags
+    /// only.
     ///
     /// A loader that fails labels nothing: what is remembered of the failure
     /// ([`error_ttl`](crate::Cache::error_ttl)) ends with a removal of the key, and with an

@@ -4,7 +4,8 @@
 //! Invariant: a flight may give what it finds to every call that began before the load. A call that
 //! joined later gets only what was proved after the flight was closed:
 //!
-//! - A value loaded here: the generations in its stamps were read before the loader began. After
+//! - A value loaded here: the generations in its stamps were read before the loader began, or are
+//!   proved not to have changed since before that (the tags that the loader has named). After
 //!   the flight is closed, the commit and a read of the tags are sent. A `remove` or `set` between
 //!   the grant of the lease and the commit ends the lease, so the commit is refused. An
 //!   invalidation between the stamps and the read changes a generation. If neither happened, every
@@ -51,6 +52,7 @@ use crate::cache::read::judge::Old;
 use crate::cache::read::reading::Miss;
 use crate::codec::Stamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::TagId;
 use crate::tags::Snapshot;
 use crate::time::Patience;
 use flight::{Outcome, Question};
@@ -76,6 +78,8 @@ pub(super) struct Load<V> {
     seen: Bytes,
     /// The generations as they were before the lease was asked for.
     snapshot: Snapshot,
+    /// The tags of that entry which the call does not declare.
+    others: Box<[TagId]>,
     /// What the call that opened the flight has been through.
     rounds: Rounds,
     /// The fence of the load elsewhere that the flight waits for. A change shows that this load has
@@ -151,6 +155,7 @@ impl<V> Load<V> {
             leader,
             seen: miss.seen,
             snapshot: miss.snapshot,
+            others: miss.others,
             rounds,
             awaited: None,
             dead: None,

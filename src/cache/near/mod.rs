@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use self::held::{Near, NearHit};
 use self::options::NearCache;
-use super::Cache;
 use super::read::reading::ReadFrom;
+use super::{Cache, outage};
 use crate::error::{Error, ErrorKind, Fate};
 use crate::key::Key;
 
@@ -97,7 +97,7 @@ impl Cache {
     ) -> Option<NearHit<V>> {
         // A server that refuses the call is not out, nor is one whose queue is full in this
         // process.
-        let is_out = error.kind().is_outage() && error.kind() != ErrorKind::Overloaded;
+        let is_out = outage::passes(error) && error.kind() != ErrorKind::Overloaded;
         if !is_out || error.fate() == Fate::Refused {
             return None;
         }

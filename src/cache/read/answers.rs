@@ -160,6 +160,25 @@ impl Answers<'_> {
         });
         let declared = snapshot(self.wanted.declared(&self.found));
         let seen = self.stack.recognised_by(self.found[at].as_deref());
-        Miss::of((gone, seen), whole, declared)
+        Miss::of((gone, seen, self.others(at)), whole, declared)
+    }
+
+    /// The tags of the entry `at` that were not asked for. None of an entry that cannot be read.
+    fn others(&self, at: usize) -> Box<[TagId]> {
+        let decoder = self.stack.decoder(self.wanted.keys[at].as_str());
+        let entry = self.found[at].as_deref();
+        let Some(Ok(envelope)) = entry.map(|entry| decoder.parse(entry)) else {
+            return Box::default();
+        };
+        let Asked { whole, declared } = self.tags;
+        let asked = |tag: &TagId| {
+            whole
+                .iter()
+                .copied()
+                .chain(declared)
+                .any(|it| it.id == *tag)
+        };
+        let tags = envelope.stamps().map(|stamp| TagId(stamp.tag));
+        tags.filter(|tag| !asked(tag)).collect()
     }
 }

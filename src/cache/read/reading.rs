@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::judge::{Age, Old, Why};
 use crate::codec::Unreadable;
+use crate::key::TagId;
 use crate::tags::{Snapshot, TagState, TagValue};
 
 /// What a read came to.
@@ -28,6 +29,9 @@ pub(in crate::cache) struct Miss {
     pub(in crate::cache) seen: Bytes,
     /// The present states of the tags that were asked for.
     pub(in crate::cache) snapshot: Snapshot,
+    /// The tags of that entry which were not asked for, if it can be read. Its loader has named
+    /// them, and may do so again.
+    pub(in crate::cache) others: Box<[TagId]>,
 }
 
 /// Where a cache may read values.
@@ -82,7 +86,7 @@ impl Miss {
     /// Makes a miss from the state of the whole cache's tag, if there is such a tag, and those of
     /// the declared tags.
     pub(in crate::cache) fn of(
-        (gone, seen): (Gone, Bytes),
+        (gone, seen, others): (Gone, Bytes, Box<[TagId]>),
         whole: Option<Option<TagState>>,
         mut declared: Snapshot,
     ) -> Self {
@@ -92,6 +96,7 @@ impl Miss {
             gone,
             seen,
             snapshot: declared,
+            others,
         }
     }
 }

@@ -25,7 +25,8 @@ use crate::background::{Background, Spawner};
 use crate::client::{Client, WeakClient};
 use crate::error::Result;
 use crate::key::Key;
-use crate::tags::{Invalidation, NotInvalidated, Tag, invalidate_late, may_pass};
+use crate::meters::{Described, Level};
+use crate::tags::{Invalidation, NotInvalidated, Tag, invalidate_late, may_pass, needs_someone};
 use crate::time::{Deadline, FOREVER};
 use waiting::{Began, FIRST_PAUSE, Kept, Outlook, WaitingTags};
 
@@ -44,8 +45,9 @@ pub struct Undelivered {
     pub delivered: u64,
     /// Tags that were not kept, because 10,000 waited already. Only rises.
     pub refused: u64,
-    /// Tags that waited and never can be invalidated, such as one whose key holds another type.
-    /// Only rises.
+    /// Tags that waited and are tried no more, because someone must look: one whose key holds
+    /// another type, or one that the servers have refused for about five minutes for missing
+    /// rights or credentials. Only rises.
     pub given_up: u64,
 }
 
@@ -61,6 +63,8 @@ pub(super) struct RetryQueue {
     /// Wakes the task when a tag was added. A field of its own, so that the task can wait for it
     /// without the queue.
     added: Arc<Notify>,
+    /// How many wait, for the metrics.
+    level: Level,
     /// The first tag that is kept starts it, and it ends with the queue, which ends with the
     /// client. After a panic, or when its runtime has ended, the next call of any cache starts
     /// another.
@@ -88,8 +92,8 @@ pub(super) struct Owed<'c> {
 }
 
 impl RetryQueue {
-    /// An empty queue, whose task is spawned by `spawner`.
-    pub(super) fn by(spawner: &Spawner) -> Self {
+    /// An empty queue, whose task is spawned by `spawner`, for caches of this namespace.
+    pub(super) fn by(spawner: &Spawner, namespace: &str) -> Self {
         Self {
             state: Mutex::default(),
             waits: AtomicBool::default(),
@@ -97,6 +101,7 @@ impl RetryQueue {
             refused: AtomicU64::default(),
             given_up: AtomicU64::default(),
             added: Arc::default(),
+            level: Level::new(&[("namespace", namespace)], UNDELIVERED),
             task: Background::by(spawner),
         }
     }
@@ -209,6 +214,7 @@ impl RetryQueue {
     fn note(&self, state: &State) {
         let waits = !state.tags.is_empty();
         self.waits.store(waits, Ordering::Relaxed);
+        self.level.set(state.tags.len() as u64);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -258,6 +264,9 @@ impl Owed<'_> {
             (Kept { kept: 0, .. }, _) => error,
             (Kept { kept, .. }, _) if kept < all => {
                 error.advising("the client goes on in the background with a part of them")
+            }
+            (_, 0) if needs_someone(&error) => {
+                error.advising("the client goes on in the background for about five minutes")
             }
             (_, 0) => error.advising("the client goes on in the background until it is delivered"),
             _ => {
@@ -330,6 +339,11 @@ async fn in_turn(queue: Weak<RetryQueue>, client: WeakClient, key: Key, turns: A
         Box::pin(queue.try_again(&client, &key)).await;
     }
 }
+
+const UNDELIVERED: Described = Described {
+    name: "hedgerow_undelivered_tags",
+    what: "Tags whose invalidation has failed and is tried again in the background.",
+};
 
 /// How long one try takes at most. A client that is dropped lives on for so long.
 const LONGEST_TRY: Duration = Duration::from_secs(2);

@@ -1,7 +1,8 @@
 //! `WaitingTags`: which copies of tags wait to be invalidated, how, and when each is tried.
 //!
 //! Invariant: a copy waits once, as the strongest of what was asked for, until it was invalidated
-//! after it was last asked for. There are at most 10,000. Nothing here does I/O or knows a clock.
+//! after it was last asked for, or until servers have refused it for some minutes. There are at
+//! most 10,000. Nothing here does I/O or knows a clock.
 //! The retry queue calls this.
 
 use std::collections::HashMap;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Fate};
 use crate::key::Key;
-use crate::tags::{Invalidation, Tag, may_pass};
+use crate::tags::{Invalidation, Tag, may_pass, needs_someone};
 use crate::time::jittered;
 
 /// The copies of tags that wait, by their keys.
@@ -33,6 +34,8 @@ pub(super) struct Waiting {
     due: Option<Instant>,
     /// How often it was tried since it was last asked for.
     tries: u32,
+    /// How often of these a server has refused it for a reason that does not pass by itself.
+    refusals: u32,
 }
 
 /// When a call began, in the order of the queue.
@@ -94,6 +97,7 @@ impl WaitingTags {
                 asked: self.clock,
                 due: Some(now + FIRST_PAUSE),
                 tries: 0,
+                refusals: 0,
                 copy,
             };
             self.waiting.insert(waiting.copy.key.clone(), waiting);
@@ -162,7 +166,9 @@ impl WaitingTags {
             return Outlook::Superseded;
         };
         match outcome {
-            Err(error) if may_pass(error) => {
+            // Rights may be on their way, but are not waited for without end.
+            Err(error) if may_pass(error) && known.refusals < MOST_REFUSALS => {
+                known.refusals += u32::from(needs_someone(error));
                 known.due = Some(now + pause(known.tries, error.fate()));
                 known.tries += 1;
                 Outlook::Waits
@@ -190,6 +196,10 @@ fn pause(tries: u32, fate: Fate) -> Duration {
     let whole = FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(longest);
     jittered(whole, 0.5..1.0)
 }
+
+/// After so many tries that a server has refused for a reason that does not pass by itself, a copy
+/// is given up: after about five minutes.
+const MOST_REFUSALS: u32 = 20;
 
 /// How many copies wait at most.
 const MOST_WAITING: usize = 10_000;
@@ -333,6 +343,34 @@ mod tests {
             let last = pauses[19];
             assert!(longest / 2 <= last && last <= longest, "{fate:?}: {last:?}");
         }
+    }
+
+    #[test]
+    fn a_tag_that_is_refused_for_missing_rights_is_tried_for_some_minutes_and_not_for_ever() {
+        let mut state = WaitingTags::default();
+        keep(&mut state, one(), hard());
+        let key = one()[0].key.clone();
+        let forbidden = Error::new(ErrorKind::Forbidden, "no");
+        let out = Error::new(ErrorKind::Unreachable, "no");
+        let mut now = Instant::now();
+        let began = now;
+        let mut refusals = 0;
+        loop {
+            // An outage between them counts for nothing.
+            let tried = state.get(&key).expect("it waits");
+            assert_eq!(state.tried(&tried, Err(&out), now), Outlook::Waits);
+            let tried = state.get(&key).expect("it waits");
+            let outlook = state.tried(&tried, Err(&forbidden), now);
+            if outlook == Outlook::GivenUp {
+                break;
+            }
+            refusals += 1;
+            now = state.next_due().expect("it is tried again");
+        }
+        assert_eq!(refusals, MOST_REFUSALS);
+        let minute = Duration::from_secs(60);
+        assert!(now - began > 2 * minute && now - began < 15 * minute);
+        assert!(state.is_empty());
     }
 
     #[test]

@@ -30,6 +30,10 @@ impl Cache {
     /// bytes in Redis for each tag of a value. Invalidations do not need an index, and cost the
     /// same with it.
     ///
+    /// A name stays in an index until the end that its entry was to have, also if the entry is
+    /// removed earlier. `keys_by_tag` and `purge_tag` take such names out. So where values live for
+    /// long and are removed one by one, call one of them now and then.
+    ///
     /// The index may be lost, as any key of a cache. Then what was stored before is not found by
     /// tag, and is as valid as before.
     #[must_use]
@@ -59,26 +63,34 @@ impl Cache {
     /// # Errors
     /// The stream returns `InvalidInput` if the tag is invalid or the handle keeps no index. It
     /// returns what a server refuses or does not answer, and ends after an error. Each step has the
-    /// [deadline](Self::deadline) of the cache.
+    /// [deadline](Self::deadline) of the cache: set another on a handle of its own.
     pub fn keys_by_tag(&self, tag: &str) -> Keys {
         let walk = self.one_tag(tag).and_then(|tag| Pages::new(self, tag));
         let listing = walk.map(|pages| (pages, Seen::default()));
         let steps = stream::try_unfold(listing, |listing| async {
             let (mut pages, mut seen) = listing?;
             let deadline = pages.cache().deadline_now();
-            let Some(mut page) = pages.next(deadline).await? else {
+            let before = pages.position();
+            let Some(page) = pages.next(deadline).await? else {
                 return Ok(None);
             };
-            page.retain(|noted| seen.is_new(0, &noted.name));
-            let carry = carriers(&pages, page, deadline).await?;
-            let names: Vec<_> = carry.into_iter().map(Ok).collect();
+            let carry = carriers(&pages, &page, deadline).await?;
+            let others: Vec<bool> = carry.iter().map(|carries| !carries).collect();
+            if let Err(error) = pages.tidy((&page, before), &others, deadline).await {
+                // What is listed is right all the same.
+                tracing::debug!(target: "hedgerow::cache", %error, "index not tidied");
+            }
+            let names = page.into_iter().zip(carry);
+            let names = names.filter(|(noted, carries)| *carries && seen.is_new(0, &noted.name));
+            let names: Vec<_> = names.map(|(noted, _)| Ok(noted.name)).collect();
             Ok(Some((stream::iter(names), Ok((pages, seen)))))
         });
         Keys::of(steps.try_flatten().boxed())
     }
 
     /// Invalidates `tag`, and then removes what carries it from memory. Returns how many values
-    /// were removed. The handle must [keep an index](Self::index_tags).
+    /// were removed, or less: if an answer is lost, a step is sent again, and finds what it has
+    /// removed gone. The handle must [keep an index](Self::index_tags).
     ///
     /// The invalidation is that of [`invalidate_tags`](Self::invalidate_tags), for all caches: with
     /// it, nothing that carries the tag is found any more. What follows frees the memory of the
@@ -92,7 +104,8 @@ impl Cache {
     /// Those of [`invalidate_tags`](Self::invalidate_tags), before anything is removed. After an
     /// error that [is indeterminate](crate::Error::is_indeterminate), the tag is invalid, or some
     /// of the values are removed. It is safe to call again. Each step has the
-    /// [deadline](Self::deadline) of the cache, and keeps trying until then.
+    /// [deadline](Self::deadline) of the cache, and keeps trying until then. There is no deadline
+    /// of one call: set it on a handle of its own, or drop the future.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the tag invalidated or not, and some of the values removed.
@@ -115,8 +128,8 @@ impl Cache {
     }
 }
 
-/// Returns the names of those entries that are valid and carry the tag.
-async fn carriers(pages: &Pages, page: Vec<Noted>, deadline: Deadline) -> Result<Vec<String>> {
+/// Returns which of these entries are valid and carry the tag.
+async fn carriers(pages: &Pages, page: &[Noted], deadline: Deadline) -> Result<Vec<bool>> {
     let (cache, tag) = (pages.cache(), pages.tag());
     let keys = page
         .iter()
@@ -128,11 +141,9 @@ async fn carriers(pages: &Pages, page: Vec<Noted>, deadline: Deadline) -> Result
     let tags = std::slice::from_ref(tag);
     let read = fetch::read_many::<Mark>(cache, &keys, tags, ReadFrom::Primary, deadline);
     let readings = read.await.map_err(Error::of_a_read)?;
-    let found = page.into_iter().zip(readings);
-    let found = found.filter_map(|(noted, reading)| {
-        let mark = reading.hit()?;
-        let carries = mark.stamps.iter().any(|stamp| stamp.tag == tag.id.0);
-        carries.then_some(noted.name)
+    let carry = readings.into_iter().map(|reading| {
+        let mark = reading.hit();
+        mark.is_some_and(|mark| mark.stamps.iter().any(|stamp| stamp.tag == tag.id.0))
     });
-    Ok(found.collect())
+    Ok(carry.collect())
 }

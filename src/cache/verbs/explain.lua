@@ -6,7 +6,7 @@
 -- Returns: {'OK', entry or '', ms that the key still lives (-2 no key, -1 no end), ms since the load lease was
 --   granted, or -1 if nobody loads, ms until it may be taken over, record of a failed load or '',
 --   ms that the record still lives, number of processes that wait, digest of the leader's token or
---   '', fence of the lease or ''}
+--   '', fence of the lease or '', time of the server in ms}
 --   or {'WRONGTYPE'}
 -- Retry: safe - reads only
 if foreign() then return {'WRONGTYPE'} end
@@ -26,4 +26,4 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   if string.sub(field, 1, 2) == 'w:' then waiting = waiting + 1 end
 end
 return {'OK', entry, redis.call('PTTL', KEYS[1]), loading, takeover, held[4] or '',
-  redis.call('PTTL', KEYS[2]), waiting, owner, held[2] or ''}
+  redis.call('PTTL', KEYS[2]), waiting, owner, held[2] or '', now}

@@ -2,7 +2,7 @@
 //!
 //! Invariant: it judges as every read does, at the primary, and changes nothing. Users call this.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
@@ -71,6 +71,7 @@ impl Cache {
             }),
             Err(_) => None,
         };
+        let now = reply.count(10)?;
         let record = reply.take_bytes(5)?.unwrap_or_default();
         let failure = (!record.is_empty()).then(|| FailureInfo {
             text: self.failure_text(place, &record),
@@ -101,8 +102,9 @@ impl Cache {
         );
         let verdict = verdict(judged);
         let tags = stamps.iter().enumerate();
-        let tags = tags.map(|(at, stamp)| tag_info(*stamp, present(at)));
+        let tags = tags.map(|(at, stamp)| tag_info(*stamp, present(at), now));
         Ok(Explanation {
+            at: moment(now),
             key: place.name.shown().as_str().to_owned(),
             entry: parsed.map(|parsed| entry_info(&parsed, entry.len(), left, &verdict)),
             tags: tags.collect(),
@@ -175,6 +177,9 @@ fn entry_info(
         left.saturating_sub(Duration::from_millis(window))
     });
     EntryInfo {
+        // Without an end, its deadlines are far away.
+        fresh_until: left.map(|_| moment(parsed.fresh_until)),
+        revision: parsed.revision,
         bytes,
         codec: parsed.codec,
         compression: parsed.compression,
@@ -188,7 +193,11 @@ fn entry_info(
     }
 }
 
-fn tag_info(stamp: Stamp, present: Option<TagValue<'_>>) -> TagInfo {
+fn moment(millis: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+fn tag_info(stamp: Stamp, present: Option<TagValue<'_>>, now: u64) -> TagInfo {
     let stamped = Generation::from_stamp(stamp.generation);
     let state = match present {
         None => TagVerdict::Missing,
@@ -199,7 +208,14 @@ fn tag_info(stamp: Stamp, present: Option<TagValue<'_>>) -> TagInfo {
         Some(_) => TagVerdict::Invalidated,
     };
     let name = present.map(|present| String::from_utf8_lossy(present.name()).into_owned());
+    let since = present.map(|present| present.state().since);
     TagInfo {
+        stamped: stamp.generation,
+        present: present.map(|present| present.generation().stamp()),
+        // Zero if it is not known. While loads are held back, it is to come.
+        since: since
+            .filter(|since| *since > 0)
+            .map(|since| Duration::from_millis(now.saturating_sub(since))),
         name: name.unwrap_or_else(|| format!("{:032x}", stamp.tag)),
         state,
     }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::cache::load::Replaced;
+use crate::cache::outage;
 use crate::cache::read::judge::{Age, Old};
 use crate::cache::read::reading::Miss;
 use crate::error::{Error, ErrorKind};
@@ -79,7 +80,7 @@ pub(super) fn may_be_served_over(error: &Error) -> bool {
         kind,
         ErrorKind::Loader | ErrorKind::LoaderPanicked | ErrorKind::LoaderTimeout
     );
-    of_the_load || kind.is_outage()
+    of_the_load || outage::passes(error)
 }
 
 /// The error of a call whose hard timeout has passed.

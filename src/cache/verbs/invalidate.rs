@@ -42,8 +42,9 @@ impl Cache {
     /// [`NotReplicated`](crate::ErrorKind::NotReplicated), and does not say that the call was
     /// executed, the client keeps the tags that failed, and invalidates them in the background. It
     /// tries every 2 s or sooner while a server is out, and every 30 s or sooner where the server
-    /// refuses it, as for missing rights, or does not answer. Until then values that carry the tags
-    /// may be found. Servers that were reached are not invalidated again.
+    /// refuses it or does not answer. What is refused for missing rights, wrong credentials, or an
+    /// error that the crate does not know, is tried for about five minutes. Until then values that
+    /// carry the tags may be found. Servers that were reached are not invalidated again.
     ///
     /// [`undelivered`](Self::undelivered) counts what waits, and a later call for the same tags
     /// that succeeds ends the wait. A client keeps up to 10,000 tags, each once; the text of the
@@ -156,6 +157,8 @@ impl Invalidate {
     /// Keeps loads that begin within `time` from now from being stored, if their values carry one
     /// of the tags: the callers get what was loaded, and the next call loads again. It is for
     /// sources that are behind after a change, such as the replicas of a database. At most a day.
+    /// Where a value and the tag are on two servers, loads are held back for a second more, since
+    /// the clocks of the servers may differ by so much.
     ///
     /// It holds for the loads of [`memoize`](Cache::memoize) and its relatives, and not for
     /// [`set`](Cache::set).

@@ -85,10 +85,12 @@ impl Cache {
     ///
     /// # Errors
     /// As [`keys`](Self::keys), and whatever Redis refuses or does not answer. What was removed
-    /// until then stays removed. It is safe to call again. The [deadline](Self::deadline) of the
-    /// cache is that of each step, and each step keeps trying until then while Redis is out. A
-    /// value that is no string was not written by a cache, and is left alone. If a load of such a
-    /// key is under way, the call returns `WrongType` when all others are removed.
+    /// until then stays removed. It is safe to call again. The number that is returned may be too
+    /// small: if an answer is lost, the step is sent again, and finds what it has removed gone. The
+    /// [deadline](Self::deadline) of the cache is that of each step, and each step keeps trying
+    /// until then while Redis is out. A value that is no string was not written by a cache, and is
+    /// left alone. If a load of such a key is under way, the call returns `WrongType` when all
+    /// others are removed.
     ///
     /// # Cancel safety
     /// Dropping the future leaves some of the entries removed.

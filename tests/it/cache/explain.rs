@@ -7,7 +7,7 @@ use std::time::Duration;
 use hedgerow::cache::{Explanation, TagVerdict, Verdict};
 use hedgerow::{Cache, ErrorKind};
 
-use crate::support::aging::aged;
+use crate::support::aging::{aged, old_tags};
 use crate::support::gate::Gate;
 use crate::support::server::Server;
 
@@ -24,6 +24,49 @@ async fn stored(cache: &Cache) {
     let load = async || Ok::<_, Infallible>("a value".repeat(1000));
     let call = cache.memoize("k", MINUTE, load).tags(["country:FR"]);
     call.stale(60 * MINUTE).await.expect("loaded");
+}
+
+#[tokio::test]
+async fn the_generations_of_a_tag_are_told_with_their_age() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").jitter(0.0);
+    stored(&cache).await;
+    let told = explained(&cache).await;
+    let tag = told.tags[1].clone();
+    assert_eq!(tag.present, Some(tag.stamped));
+    assert!(tag.since.is_some_and(|since| since < MINUTE), "{tag:?}");
+    let stamped = format!("(stamped {:016x}, since ", tag.stamped);
+    assert!(told.to_string().contains(&stamped), "{told}");
+    // What it says of one entry can be compared, between processes, too.
+    let entry = told.entry.expect("it is there");
+    let fresh_for = entry.fresh_until.expect("it ends").duration_since(told.at);
+    let fresh_for = fresh_for.expect("it is fresh");
+    assert!(fresh_for <= MINUTE && fresh_for > MINUTE / 2);
+    let other = server.client().await.cache("c");
+    let again = explained(&other).await.entry.expect("it is there");
+    assert_eq!(
+        (again.revision, again.fresh_until),
+        (entry.revision, entry.fresh_until)
+    );
+
+    old_tags(&server).await;
+    let told = explained(&cache).await;
+    assert!(told.tags[1].since.is_some_and(|since| since > 60 * MINUTE));
+    let invalidation = cache.invalidate_tags(["country:FR"]);
+    invalidation.await.expect("invalidated");
+    let told = explained(&cache).await;
+    let now = &told.tags[1];
+    assert_eq!(now.stamped, tag.stamped);
+    let present = now.present.expect("it is there");
+    assert_ne!(present, tag.stamped);
+    assert!(now.since.is_some_and(|since| since < MINUTE), "{now:?}");
+    let both = format!("(stamped {:016x}, now {present:016x}, since ", tag.stamped);
+    assert!(told.to_string().contains(&both), "{told}");
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+    }
+    let told = explained(&cache).await;
+    assert_eq!((told.tags[1].present, told.tags[1].since), (None, None));
 }
 
 fn tags(told: &Explanation) -> Vec<(&str, TagVerdict)> {

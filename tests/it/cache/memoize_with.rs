@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hedgerow::cache::Loading;
 use hedgerow::{Cache, Error, ErrorKind, Fence, Result};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 
 use crate::support::aging::{aged, old_tags};
 use crate::support::gate::Gate;
@@ -90,9 +93,29 @@ async fn a_value_whose_late_tag_may_be_younger_than_the_load_is_not_stored() {
 
 #[tokio::test]
 async fn an_invalidation_of_a_late_tag_during_the_load_keeps_the_value_out() {
-    let server = Server::start().await;
-    let (cache, other) = (cache(&server).await, cache(&server).await);
-    known_tag(&server, &cache, "late").await;
+    for before in ["nothing", "a dead entry", "a tag that was seen"] {
+        let server = Server::start().await;
+        invalidated_during_the_load(&server, before).await;
+    }
+}
+
+/// Invalidates a tag during a load whose loader names it afterwards.
+async fn invalidated_during_the_load(server: &Server, before: &str) {
+    let (cache, other) = (cache(server).await, cache(server).await);
+    known_tag(server, &other, "late").await;
+    if before != "nothing" {
+        loaded(&cache, 0, |load| load.tag("late"))
+            .await
+            .expect("loaded");
+        assert_eq!(found(&cache).await, Some(0));
+        other.invalidate_tags(["late"]).await.expect("invalidated");
+    }
+    if before == "a tag that was seen" {
+        cache.remove("k").await.expect("removed");
+        loaded(&cache, 0, |load| load.tag("late"))
+            .await
+            .expect("loaded");
+    }
     let gate = Gate::closed();
     let (calls, waits) = (cache.clone(), gate.clone());
     let call = tokio::spawn(async move {
@@ -107,15 +130,24 @@ async fn an_invalidation_of_a_late_tag_during_the_load_keeps_the_value_out() {
     other.invalidate_tags(["late"]).await.expect("invalidated");
     gate.open();
     assert_eq!(*call.await.expect("no panic").expect("loaded"), 1);
-    assert_eq!(found(&cache).await, None);
+    assert_eq!(found(&cache).await, None, "{before}");
 }
 
 #[tokio::test]
 async fn a_call_after_an_invalidation_of_a_late_tag_gets_nothing_of_the_load_before() {
     let server = Server::start().await;
     let (cache, other) = (cache(&server).await, cache(&server).await);
-    for is_stored in [true, false] {
+    for (is_stored, has_entry) in [(true, false), (false, false), (true, true), (false, true)] {
         known_tag(&server, &cache, "late").await;
+        cache.remove("k").await.expect("removed");
+        if has_entry {
+            let load = |load: Loading<u32>| async move {
+                load.tag("late");
+                Ok::<_, Infallible>(0)
+            };
+            cache.memoize_with("k", MINUTE, load).await.expect("loaded");
+            other.invalidate_tags(["late"]).await.expect("invalidated");
+        }
         let gate = Gate::closed();
         let call = |value: u32, gate: Gate| {
             let cache = cache.clone();
@@ -143,9 +175,110 @@ async fn a_call_after_an_invalidation_of_a_late_tag_gets_nothing_of_the_load_bef
         assert_eq!(
             *late.await.expect("no panic").expect("loaded"),
             2,
-            "{is_stored}"
+            "{is_stored}, {has_entry}"
         );
     }
+}
+
+/// Loads the same value, and names `late`, in all of these calls at once. Returns how many loads
+/// there were.
+async fn herd(caches: &[Cache], callers: usize) -> usize {
+    let loads = Arc::new(AtomicUsize::new(0));
+    let start = Arc::new(Barrier::new(caches.len() * callers));
+    let mut calls = JoinSet::new();
+    for cache in caches {
+        for _ in 0..callers {
+            let (cache, loads, start) = (cache.clone(), loads.clone(), start.clone());
+            calls.spawn(async move {
+                start.wait().await;
+                let load = move |load: Loading<u32>| async move {
+                    loads.fetch_add(1, Ordering::SeqCst);
+                    load.tag("late");
+                    Ok::<_, Infallible>(1)
+                };
+                cache.memoize_with("k", MINUTE, load).await
+            });
+        }
+    }
+    for value in calls.join_all().await {
+        assert_eq!(*value.expect("a value"), 1);
+    }
+    loads.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn after_an_invalidation_of_a_tag_that_its_loader_names_a_herd_makes_one_load() {
+    let server = Server::start().await;
+    let caches = [cache(&server).await, cache(&server).await];
+    known_tag(&server, &caches[0], "late").await;
+    assert_eq!(herd(&caches, 1).await, 1);
+    for way in ["hard", "soft", "twice"] {
+        let invalidate = || caches[0].invalidate_tags(["late"]);
+        match way {
+            "soft" => invalidate().soft().await.expect("invalidated"),
+            "hard" => invalidate().await.expect("invalidated"),
+            _ => {
+                invalidate().await.expect("invalidated");
+                invalidate().await.expect("invalidated");
+            }
+        }
+        assert_eq!(found(&caches[0]).await, None);
+        assert_eq!(herd(&caches, 50).await, 1, "{way}");
+        assert_eq!(found(&caches[1]).await, Some(1), "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_stale_value_whose_late_tag_was_invalidated_is_loaded_anew_once() {
+    let server = Server::start().await;
+    let cache = cache(&server).await;
+    known_tag(&server, &cache, "late").await;
+    let loads = Arc::new(AtomicUsize::new(0));
+    let call = || {
+        let loads = loads.clone();
+        let load = move |load: Loading<usize>| async move {
+            load.tag("late");
+            Ok::<_, Infallible>(loads.fetch_add(1, Ordering::SeqCst))
+        };
+        cache.memoize_with("k", MINUTE, load).stale(MINUTE)
+    };
+    call().await.expect("loaded");
+    cache
+        .invalidate_tags(["late"])
+        .soft()
+        .await
+        .expect("invalidated");
+    assert_eq!(*call().await.expect("stale"), 0);
+    until("it was loaded anew", async || {
+        cache.get::<usize>("k").await.expect("an answer") == Some(Arc::new(1))
+    })
+    .await;
+    assert_eq!(*call().await.expect("a hit"), 1);
+    assert_eq!(loads.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_tag_that_is_new_costs_the_process_one_load_that_is_not_stored() {
+    let server = Server::start().await;
+    let cache = cache(&server).await;
+    assert_eq!(herd(std::slice::from_ref(&cache), 1).await, 1);
+    assert_eq!(found(&cache).await, None);
+    assert_eq!(cache.stats().not_stored, 1);
+    // By now the process has seen the tag: before this load, and not only after it.
+    assert_eq!(herd(std::slice::from_ref(&cache), 50).await, 1);
+    assert_eq!(found(&cache).await, Some(1));
+    // Removed by `purge_tag`, for instance: nothing names the tag any more.
+    cache.invalidate_tags(["late"]).await.expect("invalidated");
+    cache.remove("k").await.expect("removed");
+    // All have called before the first load began, so that its value is for all of them. If some
+    // are late, they make another load, and that is stored.
+    let loads = herd(std::slice::from_ref(&cache), 50).await;
+    assert!((1..=2).contains(&loads), "{loads}");
+    herd(std::slice::from_ref(&cache), 1).await;
+    assert_eq!(found(&cache).await, Some(1));
+    let stats = cache.stats();
+    assert_eq!(stats.stores, 2);
+    assert_eq!(stats.loads, stats.stores + stats.not_stored);
 }
 
 #[tokio::test]

@@ -252,6 +252,26 @@ async fn calls_and_further_handles_register_nothing() {
 }
 
 #[tokio::test]
+async fn tags_that_wait_to_be_invalidated_are_a_gauge() {
+    const WAITING: &str = "hedgerow_undelivered_tags";
+    let kept = Kept::default();
+    let _recorder = metrics::set_default_local_recorder(&kept);
+    let server = Server::start_single().await;
+    let cache = hasty(&server).cache("c");
+    cache.invalidate_tags(["t"]).await.expect("invalidated");
+    assert_eq!(kept.gauge(WAITING), 0.0);
+    let hold: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "1"];
+    let _: () = server.run(hold).await;
+    let set = cache.invalidate_tags(["t", "u"]).hold(MINUTE).await;
+    set.expect_err("there is no replica");
+    assert_eq!(kept.gauge(WAITING), cache.undelivered().waiting as f64);
+    assert_eq!(kept.gauge(WAITING), 2.0);
+    let free: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "0"];
+    let _: () = server.run(free).await;
+    until("they are delivered", async || kept.gauge(WAITING) == 0.0).await;
+}
+
+#[tokio::test]
 async fn a_breaker_is_counted_as_open_until_the_server_answers() {
     const OPEN: &str = "hedgerow_breakers_open";
     let mut server = Server::start_single().await;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use hedgerow::client::Credentials;
 use hedgerow::{Cache, Client, ErrorKind, Outage};
 use redis::Value;
 use tokio::net::{UnixListener, UnixStream};
@@ -245,12 +246,70 @@ async fn a_server_that_refuses_is_bypassed_too_and_opens_no_breaker() {
         let removed = kind == ErrorKind::OutOfMemory;
         assert_eq!(old.is_none(), removed, "{setting}");
     }
+}
+
+#[tokio::test]
+async fn missing_rights_are_told_and_never_bypassed() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let cache = client.cache("c").outage(Outage::Bypass);
+    let load = || async { Ok::<_, Infallible>("v".to_owned()) };
+    let stale = |key| cache.memoize(key, MINUTE, load).stale_if_error(MINUTE);
+    stale("old").await.expect("loaded");
+    // Reads are allowed or not, and writes are not.
+    for rights in [&["-@all", "+acl"][..], &["+@read", "-evalsha", "-eval"][..]] {
+        let rights = [&["ACL", "SETUSER", "default"][..], rights].concat();
+        let _: Value = server.run(&rights).await;
+        for _ in 0..5 {
+            let error = loaded(&cache, "new", "v").await.expect_err("told");
+            assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+            let error = stale("new").await.expect_err("told");
+            assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+            let error = cache.set("old", "new", MINUTE).await.expect_err("told");
+            assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+        }
+    }
+    let error = cache.invalidate_tags(["t"]).await.expect_err("told");
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+    assert!(error.to_string().contains("five minutes"), "{error}");
+    assert_eq!(cache.bypassed(), Default::default());
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_told_and_never_bypassed() {
+    let server = Server::start_single().await;
     let _: Value = server
-        .run(&["ACL", "SETUSER", "default", "-@all", "+acl", "+config"])
+        .run(&["ACL", "SETUSER", "app", "on", ">right", "~*", "&*", "+@all"])
         .await;
-    assert_eq!(loaded(&cache, "forbidden", "v").await.expect("loaded"), "v");
-    let error = loaded(&strict, "forbidden", "v").await.expect_err("told");
-    assert_eq!(error.kind(), ErrorKind::Forbidden);
+    let client = server
+        .builder()
+        .credentials(Credentials::user("app", "wrong"));
+    let cache = client.open().expect("a good URL").cache("c");
+    let cache = cache.outage(Outage::Bypass);
+    for _ in 0..5 {
+        let error = cache.get::<String>("k").await.expect_err("told");
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+        loaded(&cache, "k", "v").await.expect_err("told");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_cache_that_does_without_redis_is_warned_of() {
+    let listener = Listener::start();
+    let nobody = Client::builder().url("redis://127.0.0.1:1");
+    let nobody = nobody.cache_deadline(Duration::from_millis(100));
+    let client = nobody.open().expect("a good URL");
+    for name in ["cities", "prices"] {
+        for _ in 0..3 {
+            let cache = client.cache(name).outage(Outage::Bypass);
+            cache.get::<String>("42").await.expect("bypassed");
+        }
+    }
+    let told = listener.told();
+    for name in ["cities", "prices"] {
+        let warning = format!("cache=\"{name}\" kind=Unreachable count=1");
+        assert_eq!(told.matches(&warning).count(), 1, "{told}");
+    }
 }
 
 #[tokio::test]
@@ -458,12 +517,12 @@ async fn an_entry_whose_generations_cannot_be_read_is_no_hit() {
     let cache = user(&["~hr:v:*", &format!("~{}", whole[0])]).await;
     let plain = cache.get::<String>("plain").await.expect("an answer");
     assert_eq!(plain.as_deref().map(String::as_str), Some("v"));
-    let tagged = cache.get::<String>("tagged").await.expect("bypassed");
-    assert_eq!((tagged, cache.bypassed().reads), (None, 1));
+    let error = cache.get::<String>("tagged").await.expect_err("told");
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
     // That of the whole cache, read with it.
     let cache = user(&["~hr:v:*"]).await;
-    let plain = cache.get::<String>("plain").await.expect("bypassed");
-    assert_eq!((plain, cache.bypassed().reads), (None, 1));
+    let error = cache.get::<String>("plain").await.expect_err("told");
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
 }
 
 #[tokio::test]

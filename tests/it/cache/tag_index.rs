@@ -5,9 +5,10 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use hedgerow::cache::Loading;
-use hedgerow::{Cache, ErrorKind};
+use hedgerow::{Cache, ErrorKind, FOREVER};
 
 use crate::support::aging::{aged, old_tags};
+use crate::support::gate::Gate;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
 use crate::support::wait::until;
@@ -238,6 +239,85 @@ async fn an_index_forgets_what_has_ended_and_ends_with_its_last_entry() {
     set(&cache, "last", &["t"]).await;
     assert_eq!(count(0).await, 1, "the others are forgotten");
     assert_eq!(listed(&cache, "t").await, ["last"]);
+}
+
+/// How many names the only index has.
+async fn names(server: &Server) -> usize {
+    let index = server.keys("hr:x:*").await.concat();
+    server.run(&["ZCARD", &index]).await
+}
+
+#[tokio::test]
+async fn names_whose_values_are_gone_are_forgotten_by_a_listing_and_by_a_purge() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("c").index_tags();
+    let keys: Vec<String> = (0..250).map(|number| format!("k{number:03}")).collect();
+    for way in ["listing", "purge"] {
+        let values = keys.iter().map(|key| (key, &1u8));
+        let stored = cache.set_many(values, FOREVER).tags(["t"]).await;
+        for outcome in stored.expect("outcomes") {
+            outcome.expect("stored");
+        }
+        for outcome in cache.remove_many(&keys[3..]).await.expect("outcomes") {
+            outcome.expect("removed");
+        }
+        // This one does not carry the tag any more.
+        let set = cache.set("k002", &1u8, FOREVER);
+        set.await.expect("stored");
+        assert_eq!(names(&server).await, 250);
+        if way == "listing" {
+            assert_eq!(listed(&cache, "t").await, ["k000", "k001"]);
+            assert_eq!(names(&server).await, 2);
+        } else {
+            assert_eq!(cache.purge_tag("t").await.expect("purged"), 2);
+            assert!(server.keys("hr:x:*").await.is_empty());
+            assert!(is_there(&cache, "k002").await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_loaded_or_stored_while_its_name_is_forgotten_stays_in_the_index() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let cache = async || {
+        let client = proxy.builder().cache_deadline(MINUTE).deadline(MINUTE);
+        client.open().expect("a good URL").cache("c").index_tags()
+    };
+    let (here, there) = (cache().await, cache().await);
+    // So that all scripts are known.
+    set(&here, "k", &["t"]).await;
+    here.remove("k").await.expect("removed");
+    assert!(listed(&there, "t").await.is_empty());
+    let gate = Gate::closed();
+    let (calls, waits) = (here.clone(), gate.clone());
+    let load = tokio::spawn(async move {
+        let call = calls.memoize("k", MINUTE, || waits.load(1u8));
+        call.tags(["t"]).await
+    });
+    gate.begun(1).await;
+    assert!(listed(&there, "t").await.is_empty());
+    gate.open();
+    load.await.expect("no panic").expect("loaded");
+    assert_eq!(listed(&there, "t").await, ["k"]);
+
+    here.remove("k").await.expect("removed");
+    let script = Request::every().named("EVALSHA");
+    let store = proxy.on(script.clone().with("hr:v:{c:k}"), Act::Hold);
+    let calls = here.clone();
+    let stores = tokio::spawn(async move { set(&calls, "k", &["t"]).await });
+    store.hit().await;
+    let index = server.keys("hr:x:*").await.concat();
+    let forget = proxy.on(script.with(&index), Act::Hold);
+    let calls = there.clone();
+    let lists = tokio::spawn(async move { listed(&calls, "t").await });
+    forget.hit().await;
+    store.deliver();
+    stores.await.expect("no panic");
+    forget.deliver();
+    proxy.clear();
+    lists.await.expect("no panic");
+    assert_eq!(listed(&there, "t").await, ["k"]);
 }
 
 /// Sets the ends of all entries of an index to 1970.
