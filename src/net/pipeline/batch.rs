@@ -116,9 +116,15 @@ impl Batch {
         let Some(deadline) = self.deadline else {
             return;
         };
+        // Together, so that their replies are.
+        let reads_of = match reads {
+            MultiGet::Together => self.keys.chunks(self.keys.len().max(1)),
+            MultiGet::OneByOne => self.keys.chunks(1),
+        };
+        let reading = reads_of.len();
         // What a caller asks of a key beside reading it, such as how long it still lives, goes just
         // ahead of the reads, and scripts go behind them. So no write of this client comes between.
-        let mut pipeline = Pipeline::new();
+        let mut pipeline = Pipeline::with_capacity(self.commands.len() + reading);
         let (mut questions, mut behind) = (Vec::new(), Vec::new());
         for (command, reply) in self.commands {
             if is_script(&command) {
@@ -128,15 +134,8 @@ impl Batch {
             pipeline.add_command(command);
             questions.push(reply);
         }
-        // Together, so that their replies are.
-        let reads_of = match reads {
-            MultiGet::Together => self.keys.chunks(self.keys.len().max(1)),
-            MultiGet::OneByOne => self.keys.chunks(1),
-        };
-        let mut reading = 0;
         for keys in reads_of {
             pipeline.add_command(mget(keys));
-            reading += 1;
         }
         let mut scripts = Vec::with_capacity(behind.len());
         for (command, reply) in behind {
