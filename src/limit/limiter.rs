@@ -272,9 +272,13 @@ impl RateLimiter {
         Ok(decision)
     }
 
-    pub(super) fn counted(&self, decision: Decision) -> Decision {
+    fn counted(&self, decision: Decision) -> Decision {
         self.setup.counts.note(&decision);
         decision
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.setup.counts
     }
 
     pub(super) fn client(&self) -> &Client {

@@ -163,7 +163,7 @@ impl UntilReady {
             false => Verdict::Refused,
         };
         let decision = taken.standing.decision(&asked.terms, self.cost, verdict);
-        self.limiter.counted(decision);
+        self.limiter.counts().note(&decision);
         if !taken.allowed {
             return Err(contended(self.wait, decision.retry_after));
         }
@@ -186,19 +186,19 @@ impl UntilReady {
         };
         let Some(local) = local else {
             let is_open = limiter.policy() == LimitOutage::Open;
-            limiter.counted(decided(is_open));
+            limiter.counts().note(&decided(is_open));
             return if is_open { Ok(()) } else { Err(error) };
         };
         let until = Instant::now() + self.wait;
         while let Some(pause) = local.take(self.key.real(), self.cost) {
             let left = until.saturating_duration_since(Instant::now());
             if pause > left {
-                limiter.counted(decided(false));
+                limiter.counts().note(&decided(false));
                 return Err(contended(self.wait, pause));
             }
             sleep(pause).await;
         }
-        limiter.counted(decided(true));
+        limiter.counts().note(&decided(true));
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ fn append(fields: &mut HeaderMap, field: &'static str, value: &str) {
     }
 }
 
-fn seconds(wait: Duration) -> u64 {
+pub(super) fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 

@@ -8,13 +8,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use tower_service::Service;
 
-use super::fields::{describe, retry_after};
+use super::fields::{describe, retry_after, seconds};
 use super::layer::{Setup, Wanted};
 use crate::limit::Decision;
 
@@ -62,7 +63,7 @@ where
             let (key, cost) = match setup.wanted(&parts) {
                 Wanted::Ask(key, cost) => (key, cost),
                 Wanted::Allow => return inner.call(Request::from_parts(parts, body)).await,
-                Wanted::Refuse(status) => return Ok(answer(status, "no client to limit".into())),
+                Wanted::Refuse(status) => return Ok(answer(status, "the request has no client to limit\n".into())),
             };
             let decision = match setup.limiter.check(&key).cost(cost).await {
                 Ok(decision) => decision,
@@ -72,7 +73,7 @@ where
                         StatusCode::SERVICE_UNAVAILABLE,
                         "the service cannot check its limits now; try again\n".into(),
                     );
-                    retry_after(unavailable.headers_mut(), decision_unknown());
+                    retry_after(unavailable.headers_mut(), UNKNOWN);
                     return Ok(unavailable);
                 }
             };
@@ -87,13 +88,8 @@ where
     }
 }
 
-/// How long a client should wait if nothing is known.
-fn decision_unknown() -> std::time::Duration {
-    std::time::Duration::from_secs(1)
-}
-
 fn refusal<R: From<String>>(decision: &Decision) -> Response<R> {
-    let wait = decision.retry_after.as_secs() + 1;
+    let wait = seconds(decision.retry_after).max(1);
     let text = format!("too many requests; try again in {wait} s\n");
     let mut response = answer(StatusCode::TOO_MANY_REQUESTS, text);
     retry_after(response.headers_mut(), decision.retry_after);
@@ -124,3 +120,6 @@ impl<B, E> fmt::Debug for RateLimited<B, E> {
         f.debug_struct("RateLimited").finish_non_exhaustive()
     }
 }
+
+/// How long a client should wait if nothing is known.
+const UNKNOWN: Duration = Duration::from_secs(1);
