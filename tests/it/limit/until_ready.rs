@@ -2,7 +2,7 @@
 //! wait is dropped.
 
 use std::future::IntoFuture as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hedgerow::limit::Quota;
 use hedgerow::{ErrorKind, RateLimiter};
@@ -26,17 +26,20 @@ async fn remaining(limiter: &RateLimiter, key: &str) -> u32 {
 async fn turns_come_one_after_the_other_with_one_command_each() {
     let server = Server::start_single().await;
     let client = server.client().await;
-    for quota in [
-        Quota::new(10, Duration::from_millis(500)).burst(1),
-        Quota::new(3, Duration::from_millis(300)).sliding_window(),
+    let millis = Duration::from_millis;
+    // Each with the least time that five turns take.
+    for (quota, least) in [
+        (Quota::new(10, millis(500)).burst(1), millis(4 * 50)),
+        (Quota::new(3, millis(300)).sliding_window(), millis(300)),
     ] {
         let limiter = client.rate_limiter("api", quota);
         limiter.until_ready("warm").await.expect("a turn");
         let before = calls(&server, &["evalsha", "eval"]).await;
+        let began = Instant::now();
         let turns = (0..5).map(|_| limiter.until_ready("a").wait(MINUTE).into_future());
         let turns = futures::future::join_all(turns);
         let turns = bounded("all have their turn", turns).await;
-        // A window reserves no further than one window ahead.
+        assert!(began.elapsed() >= least, "{quota:?}");
         let came = turns.iter().filter(|turn| turn.is_ok()).count();
         assert!(came == 5, "{quota:?}: {turns:?}");
         assert_eq!(calls(&server, &["evalsha", "eval"]).await, before + 5);
