@@ -1,9 +1,9 @@
 //! `ClientAddress`: which address a request comes from, behind proxies that are named.
 //!
 //! Invariant: nothing that a client can write decides, but for the client's own address. A header
-//! field counts only if the peer is a proxy that is trusted, and then from the right: each entry was
-//! written by the hop before, so the first entry that is no trusted proxy is the client. What stands
-//! left of it is the client's own text. Without I/O. The layer calls it.
+//! field counts only if the peer is a proxy that is trusted, and then from the right: each entry
+//! was written by the hop before, so the first entry that is no trusted proxy is the client. What
+//! stands left of it is the client's own text. Without I/O. The layer calls it.
 
 use std::error::Error;
 use std::fmt;
