@@ -100,6 +100,9 @@
 //! loaders that decide tags and TTL ([`Cache::memoize_with`]) are shared in the same way. Stale
 //! values can be served while a value is loaded anew ([`Memoize::stale`](cache::Memoize::stale)).
 //!
+//! Rate limits (feature `limit`) have a
+//! [guide](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guide/limits.md).
+//!
 //! # Errors
 //!
 //! There is one type, [`Error`]. Its [`kind`](Error::kind) gives the reason. Its text (one sentence
@@ -155,6 +158,7 @@
 //! | `hedgerow::lock` | `acquire`, `release` | |
 //! | `hedgerow::semaphore` | `acquire` | |
 //! | `hedgerow::sync` | | `lost`, of locks and permits |
+//! | `hedgerow::limit` | `until_ready` | `limits do without Redis` |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis`, `invalidations wait to be delivered` |
 //!
 //! # Features
@@ -163,8 +167,10 @@
 //! process for examples, tests and development. `near` adds `Cache::near`: values that were read
 //! are served without a command until the server tells of a change. `encrypt` adds `Cache::encrypt`
 //! and `Keyring`. `msgpack` and `postcard` add codecs, `zstd` and `deflate` compressors. `metrics`
-//! passes what caches count to the recorder of the `metrics` facade. `tls` adds `rediss://` and
-//! `Tls`: TLS and mutual TLS by rustls.
+//! passes what caches count to the recorder of the `metrics` facade. `limit` adds
+//! `Client::rate_limiter` and `Client::rate_limits`: rate limits over all processes. With `http`,
+//! `http::RateLimitLayer` puts them in front of tower services. `tls` adds `rediss://` and `Tls`:
+//! TLS and mutual TLS by rustls.
 //!
 //! # Guide
 //!
@@ -209,6 +215,8 @@ pub use codec::testing::{fuzzing, measuring};
 pub use codec::{Codec, Compression, CompressionOptions, CustomCodec, ValueIn, ValueOut};
 pub use counter::Counter;
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "limit")]
+pub use limit::{RateLimiter, RateLimits};
 pub use ops::preflight;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
@@ -251,6 +259,10 @@ struct GuideOutages;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/codecs.md")]
 struct GuideCodecs;
+
+#[cfg(all(doctest, feature = "limit", feature = "http"))]
+#[doc = include_str!("../docs/guide/limits.md")]
+struct GuideLimits;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/migrating.md")]

@@ -1,0 +1,107 @@
+//! `RateLimitLayer`: its settings.
+//!
+//! Invariant: it only makes the settings that its services share. A router, or whatever takes tower
+//! layers, calls it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+use tower_layer::Layer;
+
+use super::address::ClientAddress;
+use super::keys::{Keyless, NoKey, Setup};
+use super::service::RateLimiting;
+use crate::limit::RateLimiter;
+
+/// A tower layer that asks a [`RateLimiter`] before each request.
+///
+/// - A request that is refused gets `429 Too Many Requests` with `Retry-After` and a line of text.
+/// - Each response has `RateLimit-Policy` and `RateLimit`, as the IETF draft
+///   `draft-ietf-httpapi-ratelimit-headers-10` has them.
+/// - If the limiter fails, as in an outage with the policy
+///   [`Fail`](crate::limit::LimitOutage::Fail), the request gets `503 Service Unavailable`. Choose
+///   another policy with [`RateLimiter::outage`].
+///
+/// The body of the service's responses is made from a `String` for these answers: those of axum and
+/// of `http-body-util` can be.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use hedgerow::http::{ClientAddress, RateLimitLayer};
+/// use hedgerow::limit::{LimitOutage, Quota};
+///
+/// # fn example(client: hedgerow::Client) {
+/// let limiter = client
+///     .rate_limiter("api", Quota::per_second(20))
+///     .outage(LimitOutage::Local { share: 0.25 });
+/// let address = ClientAddress::peer(|extensions| {
+///     extensions.get::<SocketAddr>().map(SocketAddr::ip)
+/// });
+/// let layer = RateLimitLayer::by_address(limiter, address);
+/// # let _ = layer;
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a layer does nothing until a service is wrapped in it"]
+pub struct RateLimitLayer {
+    setup: Arc<Setup>,
+}
+
+impl RateLimitLayer {
+    /// Limits each client by its address.
+    pub fn by_address(limiter: RateLimiter, address: ClientAddress) -> Self {
+        Self::new(limiter, move |request| {
+            address.key(request).map_err(NoKey::Address)
+        })
+    }
+
+    /// Limits by a key that is made from the request, such as an API key or the user of a session.
+    ///
+    /// The layer does not know whether the key is true: authenticate first, or a client limits
+    /// others by their names.
+    pub fn by_key(
+        limiter: RateLimiter,
+        key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(limiter, move |request| key(request).ok_or(NoKey::Key))
+    }
+
+    fn new(
+        limiter: RateLimiter,
+        key: impl Fn(&Parts) -> Result<String, NoKey> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            setup: Arc::new(Setup::new(limiter, key)),
+        }
+    }
+
+    /// Sets what a request costs: 1 by default. A request of cost 0 is not asked about.
+    pub fn cost(mut self, cost: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
+        Arc::make_mut(&mut self.setup).cost = Some(Arc::new(cost));
+        self
+    }
+
+    /// Sets what is done with a request that has no key: it is [refused](Keyless::Refuse) by
+    /// default.
+    pub fn keyless(mut self, keyless: Keyless) -> Self {
+        Arc::make_mut(&mut self.setup).keyless = keyless;
+        self
+    }
+}
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimiting<S>;
+
+    fn layer(&self, inner: S) -> RateLimiting<S> {
+        RateLimiting::new(inner, self.setup.clone())
+    }
+}
+
+impl fmt::Debug for RateLimitLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer")
+            .field("setup", &self.setup)
+            .finish()
+    }
+}

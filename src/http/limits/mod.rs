@@ -1,0 +1,16 @@
+//! Rate limits for tower services: [`RateLimitLayer`], and [`ClientAddress`] to limit by address.
+//!
+//! Invariant: the layer uses the public API of limits only. A request that is refused never reaches
+//! the service. Every answer of a limit is told to the client in the header fields of the IETF
+//! draft.
+
+mod address;
+mod fields;
+mod keys;
+mod layer;
+mod service;
+
+pub use address::{ClientAddress, InvalidProxy};
+pub use keys::Keyless;
+pub use layer::RateLimitLayer;
+pub use service::{RateLimited, RateLimiting};
