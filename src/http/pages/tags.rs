@@ -3,7 +3,7 @@
 //! Invariant: no tag ever leaves the service; the header that names them is taken out of every
 //! response. Handlers put it into their responses, and a render takes it out.
 
-use http::{HeaderName, Response};
+use http::Response;
 
 /// The tags of a page, as an extension of its response: purging any of them purges the page.
 ///
@@ -40,7 +40,7 @@ impl CacheTags {
 }
 
 /// The header in which a handler may name tags.
-pub(super) const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+const CACHE_TAG: &str = "cache-tag";
 
 /// The most tags that a handler may give a page.
 pub(super) const MOST_TAGS: usize = 200;
