@@ -7,5 +7,4 @@ mod pages;
 
 pub use pages::{
     CacheTags, InvalidArgument, PageBody, PageCache, PageService, PageStats, PurgeEndpoint,
-    PurgeFuture,
 };

@@ -43,15 +43,20 @@ impl Known {
     }
 
     /// Notes what was seen of the page at `key`.
-    pub(super) fn note(&self, key: &str, facts: PageFacts) {
+    pub(super) fn note(&self, key: &str, tags: &[String], window: Window) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.young.get(key) == Some(&facts) {
+        if let Some(facts) = known.young.get_mut(key) {
+            if *facts.tags != *tags {
+                facts.tags = tags.into();
+            }
+            facts.window = window;
             return;
         }
-        if known.young.len() >= HALF && !known.young.contains_key(key) {
+        if known.young.len() >= HALF {
             known.old = std::mem::take(&mut known.young);
         }
-        known.young.insert(key.into(), facts);
+        let tags = tags.into();
+        known.young.insert(key.into(), PageFacts { tags, window });
     }
 }
 
@@ -73,7 +78,7 @@ mod tests {
     fn the_latest_pages_are_known_and_their_number_is_bounded() {
         let known = Known::default();
         for page in 0..3 * HALF {
-            known.note(&page.to_string(), facts());
+            known.note(&page.to_string(), &facts().tags, Window::None);
         }
         assert_eq!(known.of("0"), PageFacts::default());
         for page in 2 * HALF..3 * HALF {

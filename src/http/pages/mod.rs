@@ -27,7 +27,7 @@ mod status;
 mod tags;
 
 pub use body::PageBody;
-pub use endpoint::{PurgeEndpoint, PurgeFuture};
+pub use endpoint::PurgeEndpoint;
 pub use page_cache::PageCache;
 pub use purge::InvalidArgument;
 pub use service::PageService;

@@ -45,6 +45,15 @@ impl Selection {
         Some(Self { names, digest })
     }
 
+    /// Returns the selection of a response that does not vary.
+    pub(super) fn of_all() -> Self {
+        let digest = digest(&[], &HeaderMap::new());
+        Self {
+            names: Vec::new(),
+            digest,
+        }
+    }
+
     /// Returns the selection of a response to `request` by the same headers.
     pub(super) fn for_request(&self, request: &HeaderMap) -> Self {
         let digest = digest(&self.names, request);
