@@ -75,7 +75,7 @@ where
     let watch = Watch::begin(cache, near, key)?;
     let tickets = watch.as_ref().map(|watch| watch.tickets(tags));
     let _timer = cache.setup.counts.time(Timed::Read);
-    let reading = fetch::read_old(cache, key, tags, how, deadline).await?;
+    let reading = fetch::read_old::<Traced<V>>(cache, key, tags, how, deadline).await?;
     Ok(match (watch.zip(tickets), &reading) {
         (Some((watch, tickets)), Reading::Hit(traced)) if near.takes(traced.bytes) => {
             watch.end(cache, tickets, reading, deadline)

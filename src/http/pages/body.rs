@@ -84,7 +84,7 @@ impl<R> PageBody<R> {
 pub(super) async fn gather<R>(
     body: R,
     limit: usize,
-    hand_over: impl FnOnce(PageBody<R>) + Send,
+    hand_over: impl FnOnce(PageBody<R>),
 ) -> Gathered
 where
     R: Body<Data = Bytes>,

@@ -88,6 +88,7 @@ impl<B> Service<Request<B>> for PurgeEndpoint {
                 Ok(purges) => purges,
                 Err(refused) => return Ok(refused),
             };
+            let purges = purges.into_iter().map(IntoFuture::into_future);
             Ok(match try_join_all(purges).await {
                 Ok(_) => answer(StatusCode::NO_CONTENT, String::new()),
                 Err(error) => {

@@ -186,7 +186,7 @@ impl Serving {
         loop {
             let (found, own) = match self.attempt(&key, work, serves).await {
                 Tried::Own(response) => {
-                    let own = Own::Response(response);
+                    let own = Own::<S, B, R>::Response(response);
                     return self.with_own(own, forward, &key).await;
                 }
                 Tried::Ended(found, own) => (found, own),
