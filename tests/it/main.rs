@@ -10,6 +10,8 @@ mod codec;
 mod counter;
 mod faults;
 mod house;
+#[cfg(feature = "http")]
+mod http;
 mod net;
 mod ops;
 mod support;

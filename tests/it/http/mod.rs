@@ -1,0 +1,3 @@
+//! Layers for tower services.
+
+mod pages;

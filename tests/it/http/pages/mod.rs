@@ -1,0 +1,12 @@
+//! The page cache, around a service that answers as a test says, and over real HTTP.
+
+mod clients;
+mod herd;
+mod keys;
+mod outage;
+mod over_http;
+mod purge;
+mod serving;
+mod site;
+mod stale;
+mod storing;
