@@ -1,8 +1,9 @@
 //! The page cache, around a service that answers as a test says, and over real HTTP.
 
-mod clients;
 mod herd;
 mod keys;
+#[cfg(feature = "near")]
+mod near;
 mod outage;
 mod over_http;
 mod purge;
