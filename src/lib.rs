@@ -152,6 +152,7 @@
 //! | `hedgerow::semaphore` | `acquire` | |
 //! | `hedgerow::sync` | | `lost`, of locks and permits |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
+//! | `hedgerow::pages` | | `a page cannot be stored`, `not purged` |
 //!
 //! # Features
 //!
@@ -160,6 +161,9 @@
 //! of the `metrics` facade. `near` adds `Cache::near`: values that were read are served without a
 //! command until the server tells of a change. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
 //! by rustls.
+//!
+//! `http` adds the module `http` with `PageCache`, a layer for axum and other tower services that
+//! keeps their pages in Redis.
 
 mod background;
 pub mod cache;
@@ -236,6 +240,10 @@ struct GuideCacheVerbs;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/outages.md")]
 struct GuideOutages;
+
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/guide/pages.md")]
+struct GuidePages;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/codecs.md")]
