@@ -16,7 +16,7 @@ use http::{Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::site::{Site, answer, ask, cached, get, pages};
+use super::site::{Site, answer, ask, cached, get, given_up, pages};
 use crate::support::gate::Gate;
 use crate::support::server::Server;
 use crate::support::wait::{bounded, until};
@@ -229,16 +229,7 @@ async fn a_render_that_takes_too_long_for_the_cache_still_reaches_its_client() {
     let service = pages.layer(site.clone());
     let opened = async {
         gate.begun(1).await;
-        until("the load is given up", async || {
-            let leases: Vec<String> = server.keys("hr:l:*").await;
-            let mut are_records = !leases.is_empty();
-            for lease in leases {
-                let kind: String = server.run(&["TYPE", &lease]).await;
-                are_records &= kind != "hash";
-            }
-            are_records
-        })
-        .await;
+        given_up(&server).await;
         gate.open();
     };
     let (page, ()) = futures::join!(ask(&service, "/", &[]), opened);

@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::support::server::Server;
-use crate::support::wait::bounded;
+use crate::support::wait::{bounded, until};
 
 /// The service.
 #[derive(Clone)]
@@ -157,4 +157,18 @@ pub async fn read(response: Response<PageBody<Body>>) -> Answer {
 pub async fn ask(service: &Cached, target: &str, lines: &[(&str, &str)]) -> Answer {
     let request = lines.iter().fold(get(target), |it, (name, value)| it.header(*name, *value));
     send(service, request).await
+}
+
+/// Waits until no load is under way: each that has begun was given up, and its lease says so.
+pub async fn given_up(server: &Server) {
+    until("the load is given up", async || {
+        for lease in server.keys("hr:l:*").await {
+            let is_over: bool = server.run(&["HEXISTS", &lease, "failed"]).await;
+            if !is_over {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
 }

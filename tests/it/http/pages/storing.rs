@@ -15,9 +15,9 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use tower::Layer as _;
 
-use super::site::{Site, answer, ask, cached, get, pages, read, respond};
+use super::site::{Site, answer, ask, cached, get, given_up, pages, read, respond};
 use crate::support::server::Server;
-use crate::support::wait::{bounded, until};
+use crate::support::wait::bounded;
 
 const FRESH: (&str, &str) = ("cache-control", "public, max-age=60");
 
@@ -197,17 +197,7 @@ async fn a_body_whose_load_is_given_up_still_reaches_its_client() {
     parts.send(Ok(Bytes::from("one"))).await.expect("read");
     let first = response.body_mut().frame().await.expect("a frame");
     assert_eq!(first.expect("no error").into_data().expect("data"), "one");
-    // Its lease ends with the load, in favour of a record that the load has failed.
-    until("the load is given up", async || {
-        let leases: Vec<String> = server.keys("hr:l:*").await;
-        let mut are_records = !leases.is_empty();
-        for lease in leases {
-            let kind: String = server.run(&["TYPE", &lease]).await;
-            are_records &= kind != "hash";
-        }
-        are_records
-    })
-    .await;
+    given_up(&server).await;
     parts.send(Ok(Bytes::from("two"))).await.expect("read");
     drop(parts);
     assert_eq!(read(response).await.text(), "two");
