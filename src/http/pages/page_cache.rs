@@ -235,10 +235,7 @@ impl PageCache {
     /// ([`CacheTags`](super::CacheTags)): the first page with a new tag that the handler has said is
     /// not stored, see [`Loading::tags`](crate::cache::Loading::tags).
     #[must_use]
-    pub fn tags_by(
-        mut self,
-        by: impl Fn(&Parts) -> Vec<String> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn tags_by(mut self, by: impl Fn(&Parts) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.change().tags_by = Some(Arc::new(by));
         self
     }

@@ -314,7 +314,10 @@ where
     if !headers.contains_key(header::DATE) {
         let rendered = SystemTime::UNIX_EPOCH + Duration::from_millis(lives.rendered);
         let date = httpdate::fmt_http_date(rendered);
-        headers.insert(header::DATE, HeaderValue::from_str(&date).expect("a date is a text"));
+        headers.insert(
+            header::DATE,
+            HeaderValue::from_str(&date).expect("a date is a text"),
+        );
     }
     // How old it is is told with each answer.
     headers.remove(header::AGE);

@@ -137,7 +137,9 @@ pub(super) fn place<B>(request: &Request<B>, settings: &Settings) -> Option<Plac
         (None, None) => "",
     };
     let is_host = |it: &str| {
-        it.parse::<Authority>().is_ok_and(|parsed| parsed.as_str() == it) && !it.contains('@')
+        it.parse::<Authority>()
+            .is_ok_and(|parsed| parsed.as_str() == it)
+            && !it.contains('@')
     };
     if !host.is_empty() && !is_host(host) {
         return None;
@@ -284,7 +286,10 @@ mod tests {
         ] {
             assert!(asked(target, lines).is_err(), "{target} {lines:?}");
         }
-        assert_eq!(key("http://A/x", &[("host", "a")]), key("/x", &[("host", "a")]));
+        assert_eq!(
+            key("http://A/x", &[("host", "a")]),
+            key("/x", &[("host", "a")])
+        );
         assert_ne!(key("https://a/x", &[]), key("/x", &[("host", "a")]));
     }
 

@@ -301,7 +301,7 @@ impl Serving {
     }
 
     fn is_newer(&self, lives: &Lives) -> bool {
-        lives.rendered >= millis(self.began)
+        lives.rendered > millis(self.began)
     }
 
     /// The slots in which the variant for this request may be. `found` is another one.
@@ -477,7 +477,9 @@ impl Serving {
         let age = page.lives.age(now).as_secs();
         // What was rendered for this request has no age, unless the service got it from elsewhere.
         if age > 0 || !matches!(status, Status::Rendered(..)) {
-            response.headers_mut().insert(header::AGE, HeaderValue::from(age));
+            response
+                .headers_mut()
+                .insert(header::AGE, HeaderValue::from(age));
         }
         self.tell(status, &mut response, key);
         response
@@ -496,7 +498,12 @@ impl Serving {
 
     fn tell<R>(&self, status: Status, response: &mut Response<PageBody<R>>, key: &str) {
         let settings = &self.pages.settings;
-        status.tell(response.headers_mut(), settings, Some(key), SystemTime::now());
+        status.tell(
+            response.headers_mut(),
+            settings,
+            Some(key),
+            SystemTime::now(),
+        );
     }
 }
 

@@ -42,7 +42,10 @@ async fn two_hundred_requests_of_two_instances_render_a_page_once() {
     let gate = Gate::closed();
     let site = gated(&gate, &[FRESH]);
     let one = pages(&server).await;
-    let services = [one.clone().layer(site.clone()), cached(&server, &site).await];
+    let services = [
+        one.clone().layer(site.clone()),
+        cached(&server, &site).await,
+    ];
     let requests = (0..200).map(|at| ask(&services[at % 2], "/", &[]));
     let opened = async {
         gate.begun(1).await;
@@ -54,9 +57,15 @@ async fn two_hundred_requests_of_two_instances_render_a_page_once() {
         assert_eq!((page.status, page.text()), (StatusCode::OK, "None"));
     }
     let stats = one.stats();
-    assert_eq!(stats.misses + stats.collapsed + stats.hits, 100, "{stats:?}");
+    assert_eq!(
+        stats.misses + stats.collapsed + stats.hits,
+        100,
+        "{stats:?}"
+    );
     assert!(stats.collapsed >= 90, "{stats:?}");
-    let told = answers.iter().filter(|it| it.header("cache-status").ends_with("; collapsed"));
+    let told = answers
+        .iter()
+        .filter(|it| it.header("cache-status").ends_with("; collapsed"));
     assert!(told.count() >= 100);
 }
 
@@ -130,7 +139,10 @@ async fn a_page_that_may_be_stored_by_now_is_stored_again() {
     let marked = pages(&server).await.marker_ttl(Duration::from_millis(1));
     let service = marked.layer(site);
     ask(&service, "/", &[]).await;
-    until("the page is stored", async || ask(&service, "/", &[]).await.is_hit()).await;
+    until("the page is stored", async || {
+        ask(&service, "/", &[]).await.is_hit()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -190,7 +202,9 @@ async fn a_panic_of_the_service_is_one_for_its_client_and_poisons_nothing() {
         }
     });
     let service = cached(&server, &site).await;
-    let panicked = AssertUnwindSafe(ask(&service, "/", &[])).catch_unwind().await;
+    let panicked = AssertUnwindSafe(ask(&service, "/", &[]))
+        .catch_unwind()
+        .await;
     let panicked = panicked.expect_err("it panics");
     let said = panicked.downcast_ref::<&str>().expect("its own words");
     assert!(said.contains("on purpose"), "{said}");
@@ -216,7 +230,11 @@ async fn a_failure_is_answered_with_and_not_stored() {
         assert_eq!((failure.status.as_u16(), failure.text()), (503, page));
         assert_eq!(failure.header("retry-after"), "7");
     }
-    assert_eq!(pages.stats().failed, 1, "the others were not asked for the cache");
+    assert_eq!(
+        pages.stats().failed,
+        1,
+        "the others were not asked for the cache"
+    );
 }
 
 #[tokio::test]
@@ -279,7 +297,10 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
         let Ok(answered) = answered;
         assert_eq!(answered.status(), StatusCode::OK);
     }
-    until("all room is given back", async || room.available_permits() == 1).await;
+    until("all room is given back", async || {
+        room.available_permits() == 1
+    })
+    .await;
 }
 
 /// A service that must be ready before it is called.

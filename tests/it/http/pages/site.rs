@@ -137,7 +137,9 @@ pub async fn send(service: &Cached, request: Builder) -> Answer {
 /// Sends a request, and returns before the body is read.
 pub async fn respond(service: &Cached, request: Request<Body>) -> Response<PageBody<Body>> {
     let answered = service.clone().oneshot(request);
-    bounded("the service answers", answered).await.expect("it cannot fail")
+    bounded("the service answers", answered)
+        .await
+        .expect("it cannot fail")
 }
 
 pub async fn read(response: Response<PageBody<Body>>) -> Answer {
@@ -155,7 +157,9 @@ pub async fn read(response: Response<PageBody<Body>>) -> Answer {
 
 /// Sends a `GET` of `target` with these headers.
 pub async fn ask(service: &Cached, target: &str, lines: &[(&str, &str)]) -> Answer {
-    let request = lines.iter().fold(get(target), |it, (name, value)| it.header(*name, *value));
+    let request = lines
+        .iter()
+        .fold(get(target), |it, (name, value)| it.header(*name, *value));
     send(service, request).await
 }
 
