@@ -1,8 +1,8 @@
 //! Whether a response may be stored, and for how long: RFC 9111.
 //!
-//! Invariant: pure. `http-cache-semantics` decides what may be stored and how long it is fresh; what
-//! it reads differently from RFC 9111, or leaves to its caller, is decided here, and always towards
-//! storing less. Renders call this.
+//! Invariant: pure. `http-cache-semantics` decides what may be stored and how long it is fresh;
+//! what it reads differently from RFC 9111, or leaves to its caller, is decided here, and always
+//! towards storing less. Renders call this.
 
 use std::time::{Duration, SystemTime};
 

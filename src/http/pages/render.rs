@@ -2,8 +2,8 @@
 //!
 //! Invariant: the request whose service is called always hears what came of it, whatever becomes of
 //! the load: the page, a response that is its own, the service's own error or panic, or the future
-//! itself if the load is given up. A request whose service is not called gets it back. Serving hands
-//! a [`Job`] to `memoize`.
+//! itself if the load is given up. A request whose service is not called gets it back. Serving
+//! hands a [`Job`] to `memoize`.
 
 use std::error::Error as StdError;
 use std::fmt;

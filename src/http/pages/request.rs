@@ -1,7 +1,7 @@
 //! `Asked`: what a request asks for, or why it passes.
 //!
-//! Invariant: a request that does not say clearly which page it is for, or asks for less or more than
-//! the page, passes. Serving parses each request once.
+//! Invariant: a request that does not say clearly which page it is for, or asks for less or more
+//! than the page, passes. Serving parses each request once.
 
 use std::time::SystemTime;
 
