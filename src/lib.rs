@@ -160,6 +160,7 @@
 //! | `hedgerow::sync` | | `lost`, of locks and permits |
 //! | `hedgerow::limit` | `until_ready` | `limits do without Redis` |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis`, `invalidations wait to be delivered` |
+//! | `hedgerow::pages` | | `a page cannot be stored`, `not purged` |
 //!
 //! # Features
 //!
@@ -168,9 +169,10 @@
 //! are served without a command until the server tells of a change. `encrypt` adds `Cache::encrypt`
 //! and `Keyring`. `msgpack` and `postcard` add codecs, `zstd` and `deflate` compressors. `metrics`
 //! passes what caches count to the recorder of the `metrics` facade. `limit` adds
-//! `Client::rate_limiter` and `Client::rate_limits`: rate limits over all processes. With `http`,
-//! `http::RateLimitLayer` puts them in front of tower services. `tls` adds `rediss://` and `Tls`:
-//! TLS and mutual TLS by rustls.
+//! `Client::rate_limiter` and `Client::rate_limits`: rate limits over all processes. `http` adds
+//! the module `http` with `PageCache`, a layer for axum and other tower services that keeps their
+//! pages in Redis; with `limit`, `http::RateLimitLayer` puts limits in front of them. `tls` adds
+//! `rediss://` and `Tls`: TLS and mutual TLS by rustls.
 //!
 //! # Guide
 //!
@@ -255,6 +257,10 @@ struct GuideCacheVerbs;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/outages.md")]
 struct GuideOutages;
+
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/guide/pages.md")]
+struct GuidePages;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/codecs.md")]

@@ -20,6 +20,7 @@ use super::lease::Committed;
 use super::loading::{RunLoader, Said, Storing};
 use super::{Ended, Load};
 use crate::cache::index;
+use crate::cache::load_options::checked_window;
 use crate::cache::read::fetch;
 use crate::cache::read::judge::Want;
 use crate::cache::read::mark::Mark;
@@ -149,7 +150,13 @@ where
             Some(ttl) => Ttl::new("ttl", ttl).map_err(|error| self.request.named(error))?,
             None => self.request.ttl_of(&**value),
         };
-        let labelled = self.labelled(&said.tags, states, ttl, &known).await?;
+        let planned = self.request.life(self.request.kept.longest());
+        if let Some(window) = said.keep_stale {
+            let window = checked_window("keep_stale", window);
+            self.request.kept.window = window.map_err(|error| self.request.named(error))?;
+        }
+        let labelled = self.labelled(&said.tags, states, (ttl, planned), &known);
+        let labelled = labelled.await?;
         // First: such a value is proved for nobody, whatever else is said of it.
         if !labelled {
             return Ok(Plan::Drop(Why::Late));
@@ -319,9 +326,9 @@ where
     }
 
     /// Adds the tags that the loader has `named`, and makes all tags outlive an entry that is fresh
-    /// for `ttl`. Returns whether the value may be stored with them: whether none of them can have
-    /// been invalidated since the loader began, except where the stamp shows it. That is so of a
-    /// tag
+    /// for `ttl`: also those that were declared, if the entry lives for longer than was `planned`.
+    /// Returns whether the value may be stored with them: whether none of them can have been
+    /// invalidated since the loader began, except where the stamp shows it. That is so of a tag
     ///
     /// - that was read before the loader began: its generation from then is stamped;
     /// - whose generation this client has met before that, and which has the same one now;
@@ -333,13 +340,13 @@ where
         &mut self,
         named: &[String],
         states: &mut Vec<TagState>,
-        ttl: Ttl,
+        (ttl, planned): (Ttl, Duration),
         known: &Known,
     ) -> Result<bool> {
         let cache = &self.request.cache;
         let mut late = cache.labels(named).map_err(|e| self.request.named(e))?;
         late.retain(|tag| !self.request.tags.iter().any(|known| known.id == tag.id));
-        let is_long = ttl > self.request.kept.longest();
+        let is_long = self.request.life(ttl) > planned;
         if late.is_empty() && !is_long {
             return Ok(true);
         }

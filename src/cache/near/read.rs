@@ -71,6 +71,34 @@ where
     Ok(watch.end(cache, tickets, reading, deadline))
 }
 
+/// Reads one entry for a call that may be given a stale value, as [`fetch::read_old`] does: it is
+/// judged by what the server says, and kept if it is fresh.
+pub(in crate::cache) async fn read_old<V>(
+    cache: &Cache,
+    near: &Arc<Near>,
+    key: &Key,
+    (tags, want): (&[Tag], Want),
+    deadline: Deadline,
+) -> Result<Reading<Arc<V>>>
+where
+    V: DeserializeOwned + Send + Sync + 'static,
+{
+    let how = (ReadFrom::Primary, want);
+    let watch = Watch::begin(cache, near, key)?;
+    let tickets = watch.as_ref().map(|watch| watch.tickets(tags));
+    let _timer = cache.setup.counts.time(Timed::Read);
+    let reading = fetch::read_old::<Traced<V>>(cache, key, tags, how, deadline).await?;
+    Ok(match (watch.zip(tickets), &reading) {
+        (Some((watch, tickets)), Reading::Hit(traced)) if near.takes(traced.bytes) => {
+            watch.end(cache, tickets, reading, deadline)
+        }
+        _ => {
+            near.forget(key);
+            value_of(reading)
+        }
+    })
+}
+
 /// Reads the entries at `keys` in one trip, as [`fetch::read_many`] does. They are kept in the
 /// background.
 pub(in crate::cache) async fn read_many<V>(
