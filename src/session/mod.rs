@@ -24,6 +24,6 @@ mod user;
 pub use base::RESERVED_KEY;
 pub use info::SessionInfo;
 pub use judge::Conflict;
-pub use stats::Stats;
+pub use stats::SessionStats;
 pub use store::SessionStore;
 pub use trouble::Trouble;

@@ -1,4 +1,4 @@
-//! `Stats`: what a store has done so far.
+//! `SessionStats`: what a store has done so far.
 //!
 //! Invariant: all clones of a store count together, and a count only rises.
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Each number only rises. They are read one after the other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct SessionStats {
     /// Sessions that were created.
     pub created: u64,
     /// Sessions that were written anew.
@@ -35,8 +35,8 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn so_far(&self) -> Stats {
-        Stats {
+    pub(super) fn so_far(&self) -> SessionStats {
+        SessionStats {
             created: self.created.so_far(),
             saved: self.saved.so_far(),
             moved: self.moved.so_far(),

@@ -14,7 +14,7 @@ use super::base::{Base, Data};
 use super::departures::{Departures, LONGEST_REQUEST};
 use super::judge::{Conflict, Verdict, judge};
 use super::saving::Saving;
-use super::stats::{Counts, Stats};
+use super::stats::{Counts, SessionStats};
 use super::stored::Stored;
 use super::trouble::{self, of_cache};
 use super::user::{self, UserOf};
@@ -44,7 +44,7 @@ use crate::{Cache, Outage};
 ///
 /// - A session that was deleted, or whose user was logged out everywhere, stays so. A save of a
 ///   request that loaded it before changes nothing, answers `Ok`, and is
-///   [counted](Stats::dropped).
+///   [counted](SessionStats::dropped).
 /// - The id of a session is in no key, value, error, span or event. Redis holds a digest of it.
 /// - `create` draws an id that has no session, whatever id the record has. So no id that a browser
 ///   made up, or had before a logout, becomes that of a session.
@@ -142,7 +142,7 @@ impl SessionStore {
     }
 
     /// Returns what this store and its clones have done in this process so far.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> SessionStats {
         self.shared.counts.so_far()
     }
 
