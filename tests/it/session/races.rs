@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
 use hedgerow::session::{Conflict, SessionStore, Trouble};
-use rand::RngExt as _;
 use serde_json::json;
 use tower_sessions_core::session::Id;
 use tower_sessions_core::{Session, SessionStore as _};
@@ -17,7 +16,7 @@ use crate::support::server::Server;
 async fn use_session(store: SessionStore, id: Id, turn: usize) -> Option<Id> {
     let session = request(&store, id);
     let count: u32 = session.get("count").await.expect("an answer")?;
-    for _ in 0..rand::rng().random_range(0..4) {
+    for _ in 0..rand::random_range(0..4) {
         tokio::task::yield_now().await;
     }
     match turn % 4 {
