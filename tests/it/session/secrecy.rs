@@ -90,7 +90,7 @@ async fn no_id_is_in_redis_nor_in_an_error_nor_in_an_event() {
     drop(killed);
     told += &seen;
     told += &listener.told();
-    for wanted in ["OutOfMemory", "damaged", "unavailable", "too large"] {
+    for wanted in ["maxmemory", "damaged", "unavailable", "too large"] {
         assert!(told.contains(wanted), "{wanted} was told: {told}");
     }
     assert!(ids.len() > 10);
