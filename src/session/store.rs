@@ -104,8 +104,8 @@ impl SessionStore {
     ///
     /// The session carries a tag of its user, and the cache [keeps an index](Cache::index_tags) of
     /// it. In Redis, the user is in the session, which [`Cache::encrypt`] encrypts, and as a digest
-    /// in the tag. A session that changes from one user to another without a new id carries the tags
-    /// of both.
+    /// in the tag. A session that changes from one user to another without a new id carries the
+    /// tags of both.
     #[must_use]
     pub fn user(mut self, user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static) -> Self {
         self.cache = self.cache.index_tags();
@@ -113,8 +113,9 @@ impl SessionStore {
         self
     }
 
-    /// Sets the key of the data that says to whom a session belongs: as [`user`](Self::user). A text
-    /// is the user as it is, `null` is nobody, and anything else is the user as JSON, such as `7`.
+    /// Sets the key of the data that says to whom a session belongs: as [`user`](Self::user). A
+    /// text is the user as it is, `null` is nobody, and anything else is the user as JSON, such as
+    /// `7`.
     #[must_use]
     pub fn user_key(mut self, key: &str) -> Self {
         self.cache = self.cache.index_tags();
@@ -130,8 +131,8 @@ impl SessionStore {
         self
     }
 
-    /// Sets how many bytes the data of a session may have, as JSON: 256 KiB by default. A larger one
-    /// is refused with [`Trouble::TooLarge`](super::Trouble::TooLarge), and nothing is changed.
+    /// Sets how many bytes the data of a session may have, as JSON: 256 KiB by default. A larger
+    /// one is refused with [`Trouble::TooLarge`](super::Trouble::TooLarge), and nothing is changed.
     #[must_use]
     pub fn max_size(mut self, bytes: usize) -> Self {
         self.max_size = bytes;

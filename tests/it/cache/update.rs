@@ -71,7 +71,8 @@ async fn a_tag_that_an_update_adds_invalidates_the_entry_as_those_that_it_had() 
         let set = cache.set("a", &1u32, 1000 * HOUR).tags(["t", "u"]);
         set.await.expect("stored");
         // Without another end, what is added lives as long as the entry does.
-        let update = cache.update(&entry(&cache).await, &2).tags(["u", "v"]);
+        let old = entry(&cache).await;
+        let update = cache.update(&old, &2).tags(["u", "v"]);
         assert!(update.await.expect("an answer"));
         assert!(left(&cache).await > 800 * HOUR);
         assert!(tags_live(&server).await > 800 * HOUR);

@@ -3,7 +3,7 @@
 //!
 //! What a file names by a path is followed from `lib.rs` through public modules and re-exports. The
 //! types of receivers are not known here. So a call of a method is judged by its name: one that
-//! only functions of the crate have which are not public is refused.
+//! public types have for the crate only (`pub(crate)`), and that no public function has, is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -83,16 +83,23 @@ fn a_use_of_what_is_not_public_is_seen() {
 
 fn broken(files: &Files) -> Vec<String> {
     let (mut public, mut hidden) = (BTreeSet::new(), BTreeSet::new());
+    let mut types = BTreeSet::new();
     for (path, text) in files {
+        types.extend(public_types(text));
         let mut functions = Functions::default();
         functions.visit_file(&parsed(text));
-        match face(path) {
-            // What a face has of its own, it may call.
-            Some(_) => public.extend(functions.hidden),
-            None => hidden.extend(functions.hidden),
-        }
         public.extend(functions.public);
+        // What a face has of its own, it may call.
+        match face(path) {
+            Some(_) => public.extend(functions.other),
+            None => hidden.extend(functions.of_the_crate),
+        }
     }
+    let hidden: BTreeSet<String> = hidden
+        .into_iter()
+        .filter(|(of, _)| types.contains(of))
+        .map(|(_, name)| name)
+        .collect();
     public.extend(ALSO_ELSEWHERE.map(str::to_owned));
     let mut broken = Vec::new();
     for (path, text) in files {
@@ -240,36 +247,49 @@ fn leaves(tree: &syn::UseTree, above: &mut Vec<String>, found: &mut Vec<(Vec<Str
     }
 }
 
+/// The types of a file that are public where they are defined.
+fn public_types(text: &str) -> Vec<String> {
+    let types = parsed(text).items.into_iter().filter_map(|item| {
+        let (visibility, ident) = match item {
+            syn::Item::Struct(it) => (it.vis, it.ident),
+            syn::Item::Enum(it) => (it.vis, it.ident),
+            _ => return None,
+        };
+        matches!(visibility, syn::Visibility::Public(_)).then(|| ident.to_string())
+    });
+    types.collect()
+}
+
 /// The functions that a file defines.
 #[derive(Default)]
 struct Functions {
     public: BTreeSet<String>,
-    hidden: BTreeSet<String>,
-}
-
-impl Functions {
-    fn add(&mut self, visibility: &syn::Visibility, name: &syn::Ident) {
-        match visibility {
-            syn::Visibility::Public(_) => self.public.insert(name.to_string()),
-            _ => self.hidden.insert(name.to_string()),
-        };
-    }
+    /// Those that are `pub(crate)`, each with its type.
+    of_the_crate: BTreeSet<(String, String)>,
+    other: BTreeSet<String>,
 }
 
 impl<'ast> Visit<'ast> for Functions {
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        let of = match &*item.self_ty {
+            syn::Type::Path(it) => it.path.segments.last().map(|it| it.ident.to_string()),
+            _ => None,
+        };
         for function in &item.items {
-            if let syn::ImplItem::Fn(it) = function {
-                match item.trait_ {
-                    Some(_) => drop(self.public.insert(it.sig.ident.to_string())),
-                    None => self.add(&it.vis, &it.sig.ident),
+            let syn::ImplItem::Fn(it) = function else {
+                continue;
+            };
+            let name = it.sig.ident.to_string();
+            match (&it.vis, &of) {
+                (syn::Visibility::Public(_), _) => drop(self.public.insert(name)),
+                (syn::Visibility::Restricted(within), Some(of))
+                    if within.path.is_ident("crate") =>
+                {
+                    self.of_the_crate.insert((of.clone(), name));
                 }
+                _ => drop(self.other.insert(name)),
             }
         }
-    }
-
-    fn visit_item_fn(&mut self, it: &'ast syn::ItemFn) {
-        self.add(&it.vis, &it.sig.ident);
     }
 }
 
