@@ -152,14 +152,15 @@
 //! | `hedgerow::semaphore` | `acquire` | |
 //! | `hedgerow::sync` | | `lost`, of locks and permits |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
+//! | `hedgerow::session` | | |
 //!
 //! # Features
 //!
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server
 //! process for examples, tests and development. `metrics` passes what caches count to the recorder
 //! of the `metrics` facade. `near` adds `Cache::near`: values that were read are served without a
-//! command until the server tells of a change. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
-//! by rustls.
+//! command until the server tells of a change. `session` adds `SessionStore`, a store of
+//! tower-sessions. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
 
 mod background;
 pub mod cache;
@@ -242,6 +243,10 @@ struct GuideOutages;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/codecs.md")]
 struct GuideCodecs;
+
+#[cfg(all(doctest, feature = "session"))]
+#[doc = include_str!("../docs/guide/sessions.md")]
+struct GuideSessions;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/migrating.md")]
