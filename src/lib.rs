@@ -161,6 +161,7 @@
 //! | `hedgerow::limit` | `until_ready` | `limits do without Redis` |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis`, `invalidations wait to be delivered` |
 //! | `hedgerow::pages` | | `a page cannot be stored`, `not purged` |
+//! | `hedgerow::session` | | |
 //!
 //! # Features
 //!
@@ -171,8 +172,9 @@
 //! passes what caches count to the recorder of the `metrics` facade. `limit` adds
 //! `Client::rate_limiter` and `Client::rate_limits`: rate limits over all processes. `http` adds
 //! the module `http` with `PageCache`, a layer for axum and other tower services that keeps their
-//! pages in Redis; with `limit`, `http::RateLimitLayer` puts limits in front of them. `tls` adds
-//! `rediss://` and `Tls`: TLS and mutual TLS by rustls.
+//! pages in Redis; with `limit`, `http::RateLimitLayer` puts limits in front of them. `session` adds
+//! `SessionStore`, a store of tower-sessions. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
+//! by rustls.
 //!
 //! # Guide
 //!
@@ -222,6 +224,8 @@ pub use limit::{RateLimiter, RateLimits};
 pub use ops::preflight;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
+#[cfg(feature = "session")]
+pub use session::SessionStore;
 pub use sync::lock;
 pub use sync::lock::{Fence, Guard, Lock};
 pub use sync::semaphore;
@@ -269,6 +273,10 @@ struct GuideCodecs;
 #[cfg(all(doctest, feature = "limit", feature = "http"))]
 #[doc = include_str!("../docs/guide/limits.md")]
 struct GuideLimits;
+
+#[cfg(all(doctest, feature = "session"))]
+#[doc = include_str!("../docs/guide/sessions.md")]
+struct GuideSessions;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/migrating.md")]

@@ -16,6 +16,7 @@ mod http;
 mod limit;
 mod net;
 mod ops;
+mod session;
 mod support;
 mod sync;
 mod topology;
