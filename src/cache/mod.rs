@@ -70,9 +70,11 @@ use crate::name::{HideKeys, Name};
 use crate::tags::Tag;
 use crate::time::{Deadline, OnOutage, Patience, Ttl};
 
-/// How many loads of a client have not ended, and how many tags wait to be invalidated.
+/// How many loads of a client have not ended, and how many tags wait to be invalidated. If some
+/// wait, the task that invalidates them runs.
 pub(crate) fn work_under_way(client: &Client) -> (usize, u64) {
     let state = client.shared(|| CacheState::of(client));
+    state.undelivered.look(client);
     (state.loads.count(), state.undelivered.so_far().waiting)
 }
 

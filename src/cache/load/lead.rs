@@ -189,14 +189,16 @@ where
             return Ok(Plan::Drop(Why::Held));
         }
         let fresh_for = self.request.jittered(ttl);
-        let mut stamps = self.request.stamps(states);
+        let stamps = self.request.stamps(states);
         if said.storing == Storing::NotModified
             && let Some(old) = &self.old
         {
-            // Of the rest nothing is known: they have no generation, or could not be read.
-            let is_new = |stamp: &&Stamp| !stamps.iter().any(|it| it.tag == stamp.tag);
-            let others: Vec<Stamp> = old.stamps.iter().filter(is_new).copied().collect();
-            stamps.extend(others);
+            // Of such a tag nothing is known: it has no generation, or could not be read. So the old
+            // entry is invalid or in doubt, and the value must not be proved for late calls.
+            let is_known = |stamp: &Stamp| stamps.iter().any(|it| it.tag == stamp.tag);
+            if !old.stamps.iter().all(is_known) {
+                return Ok(Plan::Drop(Why::Late));
+            }
             if !self.outlive(&stamps[named..], ttl).await {
                 return Ok(Plan::Drop(Why::Late));
             }

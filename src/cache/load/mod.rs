@@ -96,8 +96,8 @@ pub(super) struct Load<V> {
     /// Another load waits for this one, which therefore needs no permit.
     excused: bool,
     ended: Ended,
-    /// Dropped after everything else of the load.
-    _under_way: LoadUnderWay,
+    /// Dropped after everything else of the load, when its lease is given up.
+    under_way: LoadUnderWay,
 }
 
 /// What a flight came to, for the task that ran it.
@@ -150,7 +150,7 @@ impl<V> Load<V> {
                 request.terms,
             ),
             running: LoadChain::begin(&request.state.flights, &request.place.value),
-            _under_way: request.state.loads.begin(),
+            under_way: request.state.loads.begin(),
             request,
             leader,
             seen: miss.seen,

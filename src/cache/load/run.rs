@@ -14,6 +14,7 @@ use super::asking::Granted;
 use super::flight::Outcome;
 use super::lease::LoadLease;
 use super::loading::RunLoader;
+use super::under_way::LoadUnderWay;
 use super::{Ended, Load};
 use crate::error::{Error, Result};
 
@@ -45,12 +46,13 @@ where
         }
         let ended = self.ended;
         // The outcome is out, so this costs no caller any time.
-        self.into_lease().end().await;
+        let (lease, _under_way) = self.into_lease();
+        lease.end().await;
         ended
     }
 
-    fn into_lease(self) -> LoadLease {
-        self.lease
+    fn into_lease(self) -> (LoadLease, LoadUnderWay) {
+        (self.lease, self.under_way)
     }
 
     async fn fly(&mut self, loader: RunLoader<V>, mut creator: oneshot::Sender<Result<Arc<V>>>) {

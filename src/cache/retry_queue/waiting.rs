@@ -34,8 +34,8 @@ pub(super) struct Waiting {
     due: Option<Instant>,
     /// How often it was tried since it was last asked for.
     tries: u32,
-    /// How often of these a server has refused it for a reason that does not pass by itself.
-    refusals: u32,
+    /// Since when each try was refused by a server for a reason that does not pass by itself.
+    refused_since: Option<Instant>,
 }
 
 /// When a call began, in the order of the queue.
@@ -97,7 +97,7 @@ impl WaitingTags {
                 asked: self.clock,
                 due: Some(now + FIRST_PAUSE),
                 tries: 0,
-                refusals: 0,
+                refused_since: None,
                 copy,
             };
             self.waiting.insert(waiting.copy.key.clone(), waiting);
@@ -167,8 +167,7 @@ impl WaitingTags {
         };
         match outcome {
             // Rights may be on their way, but are not waited for without end.
-            Err(error) if may_pass(error) && known.refusals < MOST_REFUSALS => {
-                known.refusals += u32::from(needs_someone(error));
+            Err(error) if may_pass(error) && !known.is_refused_for_long(error, now) => {
                 known.due = Some(now + pause(known.tries, error.fate()));
                 known.tries += 1;
                 Outlook::Waits
@@ -181,6 +180,19 @@ impl WaitingTags {
                 }
             }
         }
+    }
+}
+
+impl Waiting {
+    /// Notes the error of a try. Returns whether servers have refused it for so long that it is
+    /// given up. An outage refuses nothing, and what was refused before it may be allowed after it.
+    fn is_refused_for_long(&mut self, error: &Error, now: Instant) -> bool {
+        if !needs_someone(error) || error.fate() != Fate::Refused {
+            self.refused_since = None;
+            return false;
+        }
+        let since = *self.refused_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= LONGEST_REFUSED
     }
 }
 
@@ -197,9 +209,9 @@ fn pause(tries: u32, fate: Fate) -> Duration {
     jittered(whole, 0.5..1.0)
 }
 
-/// After so many tries that a server has refused for a reason that does not pass by itself, a copy
-/// is given up: after about five minutes.
-const MOST_REFUSALS: u32 = 20;
+/// A copy is given up once servers have refused it for so long for a reason that does not pass by
+/// itself.
+const LONGEST_REFUSED: Duration = Duration::from_secs(300);
 
 /// How many copies wait at most.
 const MOST_WAITING: usize = 10_000;
@@ -351,25 +363,29 @@ mod tests {
         keep(&mut state, one(), hard());
         let key = one()[0].key.clone();
         let forbidden = Error::new(ErrorKind::Forbidden, "no");
-        let out = Error::new(ErrorKind::Unreachable, "no");
+        // A provider of credentials that does not answer refuses nothing.
+        let out = Error::new(ErrorKind::Unauthenticated, "no").with_fate(Fate::NotExecuted);
         let mut now = Instant::now();
-        let began = now;
-        let mut refusals = 0;
-        loop {
-            // An outage between them counts for nothing.
+        let mut refuse = |error: &Error| {
             let tried = state.get(&key).expect("it waits");
-            assert_eq!(state.tried(&tried, Err(&out), now), Outlook::Waits);
-            let tried = state.get(&key).expect("it waits");
-            let outlook = state.tried(&tried, Err(&forbidden), now);
-            if outlook == Outlook::GivenUp {
-                break;
-            }
-            refusals += 1;
-            now = state.next_due().expect("it is tried again");
+            let outlook = state.tried(&tried, Err(error), now);
+            now = state.next_due().unwrap_or(now);
+            (outlook, now)
+        };
+        for _ in 0..100 {
+            assert_eq!(refuse(&out).0, Outlook::Waits);
         }
-        assert_eq!(refusals, MOST_REFUSALS);
-        let minute = Duration::from_secs(60);
-        assert!(now - began > 2 * minute && now - began < 15 * minute);
+        let (mut outlook, began) = refuse(&forbidden);
+        let mut last = began;
+        while outlook == Outlook::Waits {
+            (outlook, last) = refuse(&forbidden);
+        }
+        assert_eq!(outlook, Outlook::GivenUp);
+        let (least, most) = (
+            LONGEST_REFUSED,
+            LONGEST_REFUSED + 2 * LONGEST_PAUSE_IF_HEARD,
+        );
+        assert!(last - began + FIRST_PAUSE >= least && last - began <= most);
         assert!(state.is_empty());
     }
 

@@ -190,6 +190,14 @@ impl Call {
         }
     }
 
+    /// Returns the value that the near cache holds although the read has failed: one whose early
+    /// refresh is due, or one that it may serve because the server is out. Counts it.
+    #[cfg(feature = "near")]
+    fn held_yet<V: Send + Sync + 'static>(&self, error: &Error) -> Option<Arc<V>> {
+        self.near_value(Want::STALE)
+            .or_else(|| self.in_grace(error))
+    }
+
     /// Returns the value that the near cache may serve because the server is out, and counts it.
     #[cfg(feature = "near")]
     fn in_grace<V: Send + Sync + 'static>(&self, error: &Error) -> Option<Arc<V>> {
@@ -293,7 +301,7 @@ impl Call {
                 Arrival::Read(mut reader, reading) => {
                     #[cfg(feature = "near")]
                     if let Err(error) = &reading
-                        && let Some(value) = self.in_grace(error)
+                        && let Some(value) = self.held_yet(error)
                     {
                         if missed.is_some() {
                             cache.setup.counts.hits.one_more();
@@ -369,6 +377,11 @@ impl Call {
                     if let Ok(value) = value.downcast() {
                         cache.setup.counts.shared_loads.one_more();
                         cache.setup.counts.saved_loads.one_more();
+                        // The flight may be one of a handle without this near cache.
+                        #[cfg(feature = "near")]
+                        if let Some(near) = &cache.setup.near {
+                            near.forget(&self.value);
+                        }
                         return Ok(value);
                     }
                 }
