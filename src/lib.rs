@@ -201,6 +201,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use ops::preflight;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
+#[cfg(feature = "session")]
+pub use session::SessionStore;
 pub use sync::lock;
 pub use sync::lock::{Fence, Guard, Lock};
 pub use sync::semaphore;

@@ -50,7 +50,7 @@ pub use verbs::set::Set;
 pub use verbs::set_if::SetIf;
 pub use verbs::set_many::SetMany;
 pub use verbs::tag_snapshot::TagSnapshot;
-pub use verbs::update::Entry;
+pub use verbs::update::{Entry, Update};
 
 use self::config::{
     CacheState, Config, ERROR_TTL, Jitter, LeaseTimes, MAX_LOAD, Names, TAKEOVER, TagIndex,
@@ -380,6 +380,11 @@ impl Cache {
     pub fn hide_keys(mut self, hide: HideKeys) -> Self {
         self.client = self.client.hiding(hide);
         self
+    }
+
+    /// Returns the name that the cache was given.
+    pub fn name(&self) -> &str {
+        &self.setup.name
     }
 
     /// Returns what this cache has done in this process so far: hits, misses, loads. All handles of

@@ -12,6 +12,7 @@ mod faults;
 mod house;
 mod net;
 mod ops;
+mod session;
 mod support;
 mod sync;
 mod topology;

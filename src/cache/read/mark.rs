@@ -19,10 +19,17 @@ pub(in crate::cache) struct Mark {
     pub(in crate::cache) head: [u8; HEADER],
     /// Its tags, with their generations.
     pub(in crate::cache) stamps: Vec<Stamp>,
+    /// When the entry is no longer fresh, since 1970 by the clock of the server.
+    ends: Duration,
     window: Duration,
 }
 
 impl Mark {
+    /// When the entry is no longer fresh, since 1970 by the clock of the server.
+    pub(in crate::cache) fn ends(&self) -> Duration {
+        self.ends
+    }
+
     /// How long the entry may be served stale once it is no longer fresh.
     pub(in crate::cache) fn window(&self) -> Duration {
         self.window
@@ -39,6 +46,7 @@ impl Taken for Mark {
         let head = entry.first_chunk().copied();
         let window = envelope.stale_until.saturating_sub(envelope.fresh_until);
         Ok(Self {
+            ends: Duration::from_millis(envelope.fresh_until),
             window: Duration::from_millis(window),
             head: head.unwrap_or([0; HEADER]),
             stamps: envelope.stamps().collect(),

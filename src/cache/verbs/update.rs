@@ -1,31 +1,50 @@
 //! `entry`, `update`, `update_with`: changes a value that was read, unless others have changed it.
 //!
-//! Invariant: an update stores only over the entry that was read, with the tags, the generations
-//! and the end of that entry. So no other update is lost, and an entry that was invalidated
-//! meanwhile stays invalid. Users call this.
+//! Invariant: an update stores only over the entry that was read, and keeps the tags of that entry
+//! with their generations. So no other update is lost, and an entry that was invalidated meanwhile
+//! stays invalid. A tag can be added, and its generation is read before the value is stored; none
+//! can be taken away. Users call this.
 
 use std::fmt;
+use std::future::IntoFuture;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::conditional::{Attempts, If, store_if};
+use super::settings::call_settings;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
 use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
+use crate::cache::store_request::StoreRequest;
 use crate::client::Request;
+use crate::codec::{MOST_STAMPS, Stamp};
 use crate::error::{Error, Result};
-use crate::time::Deadline;
+use crate::tags::{Life, SLACK, Tag};
+use crate::time::{Deadline, Ttl};
 
 /// A value as it was read by [`Cache::entry`], and which entry it was.
 pub struct Entry<V> {
     place: EntryKeys,
     value: Arc<V>,
     mark: Mark,
+}
+
+/// A value about to be stored in the place of an entry, made by [`Cache::update`]. Await it to
+/// store the value; it returns whether the entry was still there.
+#[must_use = "nothing is stored until it is awaited"]
+pub struct Update<'e, V> {
+    cache: Cache,
+    entry: &'e Entry<V>,
+    value: &'e V,
+    ttl: Option<Duration>,
+    /// The tags that the entry gets. If one is invalid, the error is returned when this is awaited.
+    tags: Result<Vec<Tag>>,
 }
 
 impl Cache {
@@ -48,9 +67,10 @@ impl Cache {
         })
     }
 
-    /// Stores `value` in the place of `entry`, if that is still there. Returns whether it was. The
-    /// new entry has the tags and the end of the old one. If the old one was invalidated meanwhile,
-    /// the new one is invalid, too. A load of the key that is under way is not stored.
+    /// Stores `value` in the place of `entry`, if that is still there. Awaiting it returns whether
+    /// it was. The new entry has the tags and the end of the old one, unless [`Update::ttl`] or
+    /// [`Update::tags`] say otherwise. If the old one was invalidated meanwhile, the new one is
+    /// invalid, too. A load of the key that is under way is not stored.
     ///
     /// ```no_run
     /// # async fn example(cache: hedgerow::Cache) -> hedgerow::Result<()> {
@@ -66,14 +86,17 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the value stored or not.
-    pub fn update<'c, V>(&'c self, entry: &'c Entry<V>, value: &'c V) -> Request<'c, bool>
+    pub fn update<'e, V>(&self, entry: &'e Entry<V>, value: &'e V) -> Update<'e, V>
     where
         V: Serialize + Send + Sync,
     {
-        Request::new(self.setup.patience, move |patience| async move {
-            let updated = self.updated(entry, value, self.deadline_by(patience)).await;
-            updated.map_err(|error| error.about(&entry.place.name))
-        })
+        Update {
+            cache: self.clone(),
+            entry,
+            value,
+            ttl: None,
+            tags: Ok(Vec::new()),
+        }
     }
 
     /// Replaces the value of `key` by what `change` makes of it, and returns the new value. `None`
@@ -112,11 +135,8 @@ impl Cache {
                     return Ok(None);
                 };
                 let value = change(&entry);
-                if self
-                    .updated(&entry, &value, deadline)
-                    .await
-                    .map_err(about)?
-                {
+                let updated = self.updated(&entry, &value, Changes::default(), deadline);
+                if updated.await.map_err(about)? {
                     return Ok(Some(Arc::new(value)));
                 }
             }
@@ -140,17 +160,134 @@ impl Cache {
         &self,
         entry: &Entry<V>,
         value: &V,
+        changes: Changes,
         deadline: Deadline,
     ) -> Result<bool> {
-        let stamps = &entry.mark.stamps;
-        let key = entry.place.value.as_str();
-        let (new, sizes) = self.setup.stack.entry(key, value, stamps, Duration::ZERO)?;
+        let place = &entry.place;
+        let Some(stamps) = self.stamped(entry, &changes, deadline).await? else {
+            return Ok(false);
+        };
+        let key = place.value.as_str();
+        let (new, sizes) = self
+            .setup
+            .stack
+            .entry(key, value, &stamps, Duration::ZERO)?;
         self.setup.counts.encoded(sizes);
         let only = If {
             head: &entry.mark.head,
-            ttl: None,
+            ttl: changes.ttl.map(|ttl| self.setup.jitter.spread(ttl)),
         };
-        store_if(self, &entry.place, &new, only, deadline).await
+        store_if(self, place, &new, only, deadline).await
+    }
+
+    /// The stamps of the entry that replaces `entry`. All of its tags live as long as it will.
+    /// `None` if `entry` is seen to be gone.
+    async fn stamped<V>(
+        &self,
+        entry: &Entry<V>,
+        changes: &Changes,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<Stamp>>> {
+        let (place, mut stamps) = (&entry.place, entry.mark.stamps.clone());
+        let mut added = changes.tags.clone();
+        added.retain(|tag| stamps.iter().all(|stamp| stamp.tag != tag.id.0));
+        if stamps.len() + added.len() > MOST_STAMPS {
+            let most = MOST_STAMPS - 1;
+            return Err(Error::invalid(format!(
+                "the entry would have more than {most} tags; give it fewer"
+            )));
+        }
+        let ttl = match changes.ttl {
+            Some(ttl) => ttl,
+            None if added.is_empty() => return Ok(Some(stamps)),
+            // It keeps its end, and so must the tags that it gets.
+            None => match self.left(place, deadline).await? {
+                Some(left) => Ttl::new("ttl", left)?,
+                None => return Ok(None),
+            },
+        };
+        let life = self.setup.jitter.longest(ttl).duration() + SLACK + deadline.remaining();
+        // Whatever becomes of the tags, nothing is stored.
+        let outlived = self.outlive(place, &stamps, Life::For(life), deadline);
+        outlived.await.map_err(Error::of_own_question)?;
+        if !added.is_empty() {
+            let request = StoreRequest::new(self.clone(), place.name.clone(), ttl, &added)?;
+            let generations = request.generations(deadline).await;
+            let generations = generations.map_err(Error::of_own_question)?;
+            // The entry has the tag of the whole cache, which comes first, and keeps its stamp.
+            stamps.extend(request.stamps(&generations).into_iter().skip(1));
+        }
+        Ok(Some(stamps))
+    }
+}
+
+/// What an update changes beside the value.
+#[derive(Debug, Default)]
+struct Changes {
+    /// `None` keeps the end of the entry.
+    ttl: Option<Ttl>,
+    /// The tags that the entry gets.
+    tags: Vec<Tag>,
+}
+
+impl<V> Update<'_, V> {
+    /// Makes the value live for `ttl` from now, give or take the [`jitter`](Cache::jitter), without
+    /// a stale window. By default, it keeps the end of the entry.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Labels the value with these tags, too: see [`Set::tags`](super::set::Set::tags). It keeps
+    /// the tags that the entry has.
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.tags = self.cache.labels(tags);
+        self
+    }
+
+    call_settings!();
+}
+
+impl<'e, V: Serialize + Send + Sync> IntoFuture for Update<'e, V> {
+    type Output = Result<bool>;
+    type IntoFuture = BoxFuture<'e, Result<bool>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self {
+            cache,
+            entry,
+            value,
+            ttl,
+            tags,
+        } = self;
+        Box::pin(async move {
+            let deadline = cache.deadline_now();
+            let updated = async {
+                let ttl = ttl.map(|ttl| Ttl::new("ttl", ttl)).transpose()?;
+                let changes = Changes { ttl, tags: tags? };
+                cache.updated(entry, value, changes, deadline).await
+            };
+            updated.await.map_err(|error| error.about(&entry.place.name))
+        })
+    }
+}
+
+impl<V> fmt::Debug for Update<'_, V> {
+    /// Leaves out the value, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Update")
+            .field("cache", &self.cache)
+            .field("entry", &self.entry)
+            .field("ttl", &self.ttl)
+            .field("tags", &self.tags)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V> Entry<V> {
+    /// Returns when the entry ends, by the clock of the server, as it was when it was read.
+    pub fn ends_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.mark.ends()
     }
 }
 

@@ -1,0 +1,77 @@
+//! What a save does to the session that is stored.
+//!
+//! Invariant: this is a pure function of what is stored, what is to be stored, and what the request
+//! had read. It never lets a stale save change to whom a session belongs.
+
+use super::base::Base;
+use super::saving::Saving;
+use super::stored::Stored;
+
+/// What a save does if another request has saved the session after this one had loaded it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Conflict {
+    /// It overwrites what the other has saved, and is counted. The default: a save that fails
+    /// turns the response into an error 500 when the handler has done its work, and a browser that
+    /// repeats the request repeats that work.
+    #[default]
+    LastWriteWins,
+    /// It fails, and nothing is changed. [`Trouble::from`](super::Trouble) recognises the error.
+    Refuse,
+}
+
+/// What a save does to the session that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It moves the end. The value stays as it is.
+    Slide,
+    Write,
+    /// It overwrites what another request has saved meanwhile.
+    Overwrite,
+    Refuse,
+    /// It changes nothing: for this request, the session has ended.
+    Drop,
+}
+
+/// Judges the save of `new`, which lives for `lives` ms, over `stored`, whose id has this digest.
+pub(super) fn judge(
+    stored: &Stored,
+    (new, lives): (&Saving, u64),
+    (session, base): (&str, Option<&Base>),
+    conflict: Conflict,
+) -> Verdict {
+    if base.is_some_and(|base| base.session != session) {
+        return Verdict::Drop;
+    }
+    if stored.data == new.text && stored.user == new.user {
+        // `lives` says when it was last seen, so it is written anew where that has changed.
+        let same_end = stored.expires == new.expires_millis();
+        return match same_end || stored.lives.abs_diff(lives) <= ABOUT_THE_SAME {
+            true => Verdict::Slide,
+            false => Verdict::Write,
+        };
+    }
+    // It was cleared, so what it had is not to stay, whatever that is by now.
+    let Some(base) = base else {
+        return Verdict::Write;
+    };
+    if stored.writer == base.writer {
+        return Verdict::Write;
+    }
+    let has_changed_nothing = base.data == new.digest() && base.user == new.user;
+    if has_changed_nothing {
+        return Verdict::Slide;
+    }
+    if stored.version == base.version {
+        return Verdict::Write;
+    }
+    if stored.user != new.user {
+        return Verdict::Drop;
+    }
+    match conflict {
+        Conflict::LastWriteWins => Verdict::Overwrite,
+        Conflict::Refuse => Verdict::Refuse,
+    }
+}
+
+/// By how much two durations of one setting differ at most, in ms: the clock is read twice.
+const ABOUT_THE_SAME: u64 = 1_000;

@@ -1,0 +1,374 @@
+//! `SessionStore`: the store that tower-sessions is given.
+//!
+//! Invariant: `create` draws the id, so no id from outside ever has a session. `save` changes only
+//! what is there, and only over the entry that it has judged.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use time::OffsetDateTime;
+use tower_sessions_core::session::{Id, Record};
+use tower_sessions_core::session_store::{Result, SessionStore as Store};
+
+use super::base::{Base, Data};
+use super::departures::{Departures, LONGEST_REQUEST};
+use super::judge::{Conflict, Verdict, judge};
+use super::saving::Saving;
+use super::stats::{Counts, SessionStats};
+use super::stored::Stored;
+use super::trouble::{self, of_cache};
+use super::user::{self, UserOf};
+use super::digest;
+use crate::cache::{Explanation, TagSnapshot};
+use crate::{Cache, Outage};
+
+/// A store of tower-sessions that keeps sessions in a [`Cache`].
+///
+/// It is cheap to clone. Give one to the layer, and keep one for
+/// [`log_out_everywhere`](Self::log_out_everywhere):
+///
+/// ```no_run
+/// use hedgerow::session::SessionStore;
+/// use tower_sessions::{Expiry, SessionManagerLayer};
+///
+/// # fn example(client: hedgerow::Client) {
+/// let store = SessionStore::new(client.cache("sessions")).user_key("user_id");
+/// let layer = SessionManagerLayer::new(store.clone())
+///     .with_expiry(Expiry::OnInactivity(time::Duration::days(14)))
+///     .with_always_save(true);
+/// # }
+/// ```
+///
+/// # What is promised
+/// On one primary that loses no data:
+///
+/// - A session that was deleted, or whose user was logged out everywhere, stays so. A save of a
+///   request that loaded it before changes nothing, answers `Ok`, and is
+///   [counted](SessionStats::dropped).
+/// - The id of a session is in no key, value, error, span or event. Redis holds a digest of it.
+/// - `create` draws an id that has no session, whatever id the record has. So no id that a browser
+///   made up, or had before a logout, becomes that of a session.
+/// - A session ends when its record says, without jitter. Only the difference between its end and
+///   the clock of this process is used.
+/// - An outage is an error, never a session that is not there: nobody is logged out by it.
+///
+/// # Two requests at once
+/// tower-sessions loads a session as a whole, and saves it as a whole when the response is there. A
+/// request that changed nothing only moves the end. One that changed something finds out whether
+/// another request has saved the session since it was loaded, and does as [`Conflict`] says. In any
+/// case, a save never changes whose session it is over the save of another request. `clear` forgets
+/// what was loaded, so a session that was cleared overwrites whatever is there.
+#[derive(Debug, Clone)]
+pub struct SessionStore {
+    pub(super) cache: Cache,
+    pub(super) users: Option<UserOf>,
+    conflict: Conflict,
+    max_size: usize,
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a store share.
+#[derive(Debug, Default)]
+struct Shared {
+    counts: Counts,
+    departures: Departures,
+}
+
+impl SessionStore {
+    /// Makes a store that keeps its sessions in `cache`. Use a cache for nothing else.
+    ///
+    /// The codec, the compression, the encryption, the deadline and
+    /// [`on_outage`](Cache::on_outage) are those of the cache. The store sets the
+    /// [jitter](Cache::jitter) to zero, and the policy for outages to [`Outage::Fail`]: an outage
+    /// must not look like a logout. It reads at the primary, whatever
+    /// [`read_from`](Cache::read_from) says, and never in a near cache.
+    ///
+    /// All processes that share sessions need the same settings.
+    #[must_use]
+    pub fn new(cache: Cache) -> Self {
+        Self {
+            cache: cache.jitter(0.0).outage(Outage::Fail),
+            users: None,
+            conflict: Conflict::default(),
+            max_size: MAX_SIZE,
+            shared: Arc::default(),
+        }
+    }
+
+    /// Sets how the store learns to whom a session belongs, from the data of the session. `None`
+    /// stands for nobody, as before a login.
+    ///
+    /// [`log_out_everywhere`](Self::log_out_everywhere), [`sessions_of`](Self::sessions_of) and
+    /// [`revoke`](Self::revoke) need it, and so does the promise that a logout is final also for a
+    /// request that gives the session another id (`cycle_id`) after the logout.
+    ///
+    /// The session carries a tag of its user, and the cache [keeps an index](Cache::index_tags) of
+    /// it. In Redis, the user is in the session, which [`Cache::encrypt`] encrypts, and as a digest
+    /// in the tag. A session that changes from one user to another without a new id carries the tags
+    /// of both.
+    #[must_use]
+    pub fn user(
+        mut self,
+        user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.cache = self.cache.index_tags();
+        self.users = Some(UserOf::new(user));
+        self
+    }
+
+    /// Sets the key of the data that says to whom a session belongs: as [`user`](Self::user). A text
+    /// is the user as it is, `null` is nobody, and anything else is the user as JSON, such as `7`.
+    #[must_use]
+    pub fn user_key(mut self, key: &str) -> Self {
+        self.cache = self.cache.index_tags();
+        self.users = Some(UserOf::key(key));
+        self
+    }
+
+    /// Sets what a save does if another request has saved the session meanwhile:
+    /// [`Conflict::LastWriteWins`] by default.
+    #[must_use]
+    pub fn conflict(mut self, conflict: Conflict) -> Self {
+        self.conflict = conflict;
+        self
+    }
+
+    /// Sets how many bytes the data of a session may have, as JSON: 256 KiB by default. A larger one
+    /// is refused with [`Trouble::TooLarge`](super::Trouble::TooLarge), and nothing is changed.
+    #[must_use]
+    pub fn max_size(mut self, bytes: usize) -> Self {
+        self.max_size = bytes;
+        self
+    }
+
+    /// Returns what this store and its clones have done in this process so far.
+    pub fn stats(&self) -> SessionStats {
+        self.shared.counts.so_far()
+    }
+
+    /// Returns the digest that stands for a session id in Redis, in errors, in events, and in
+    /// [`SessionInfo::digest`](super::SessionInfo::digest).
+    pub fn digest(&self, id: &Id) -> String {
+        digest::of_session(id)
+    }
+
+    /// Reports why the session is found or not: see [`Cache::explain`]. It is for people.
+    ///
+    /// # Errors
+    /// As [`Cache::explain`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn explain(&self, id: &Id) -> crate::Result<Explanation> {
+        self.cache.explain(&digest::of_session(id)).await
+    }
+
+    /// Creates a session for `saving`, and makes `record` that session.
+    async fn created(&self, saving: &Saving, record: &mut Record) -> Result<String> {
+        let writer = rand::random();
+        for _ in 0..MOST_IDS {
+            let Some(life) = saving.life() else {
+                // It has ended already, so nobody will find it.
+                record.id = Id::default();
+                return Ok(digest::of_session(&record.id));
+            };
+            let id = Id::default();
+            let session = digest::of_session(&id);
+            let stored = saving.stored(writer, life, None);
+            let add = self.cache.add(&session, &stored, life).tags(self.tag(saving));
+            if add.await.map_err(of_cache)? {
+                record.id = id;
+                self.base(&session, &stored, writer).note_in(&mut record.data);
+                return Ok(session);
+            }
+        }
+        Err(trouble::no_id())
+    }
+
+    /// Saves over what is there, if the session is there.
+    async fn saved(&self, saving: &Saving, base: Option<&Base>, session: &str) -> Result<()> {
+        let counts = &self.shared.counts;
+        for _ in 0..MOST_ATTEMPTS {
+            let Some(life) = saving.life() else {
+                // The record says that it has ended.
+                return self.cache.remove(session).await.map_err(of_cache);
+            };
+            let entry = self.cache.entry::<Stored>(session).await;
+            let Some(entry) = entry.map_err(of_cache)? else {
+                self.dropped(session);
+                return Ok(());
+            };
+            let new = (saving, life.as_millis() as u64);
+            let verdict = judge(&entry, new, (session, base), self.conflict);
+            match verdict {
+                Verdict::Slide => {
+                    if self.cache.expire(session, life).await.map_err(of_cache)? {
+                        counts.moved.one_more();
+                        return Ok(());
+                    }
+                }
+                Verdict::Write | Verdict::Overwrite => {
+                    let writer = base.map_or_else(rand::random, |base| base.writer);
+                    let stored = saving.stored(writer, life, Some(&entry));
+                    let update = self.cache.update(&entry, &stored).ttl(life);
+                    let update = update.tags(self.tag(saving));
+                    if update.await.map_err(of_cache)? {
+                        if verdict == Verdict::Overwrite {
+                            self.met_another(session);
+                        }
+                        counts.saved.one_more();
+                        return Ok(());
+                    }
+                }
+                Verdict::Refuse => {
+                    self.met_another(session);
+                    return Err(trouble::conflict());
+                }
+                Verdict::Drop => {
+                    self.dropped(session);
+                    return Ok(());
+                }
+            }
+            // It was changed or deleted meanwhile: the next attempt judges what is there now.
+        }
+        Err(trouble::contended())
+    }
+
+    /// Takes the session out, and notes what was found, for a request that goes on under another
+    /// id.
+    async fn departed(&self, session: &str) -> crate::Result<()> {
+        let leave = self.leave(session).await.unwrap_or_default();
+        let found = match leave {
+            Some(leave) => {
+                // Valid after the snapshot was taken, so the snapshot has its generation.
+                let taken = self.cache.take::<Stored>(session).await?;
+                taken.map(|_| leave)
+            }
+            // Not there, or it belongs to nobody, or it could not be read: removed in any case.
+            None => {
+                self.cache.remove(session).await?;
+                None
+            }
+        };
+        self.shared.departures.note(session, found);
+        Ok(())
+    }
+
+    /// Takes a snapshot of the tag of the session's user. `None` if it has none.
+    async fn leave(&self, session: &str) -> crate::Result<Option<TagSnapshot>> {
+        let Some(entry) = self.cache.entry::<Stored>(session).await? else {
+            return Ok(None);
+        };
+        let Some(user) = &entry.user else {
+            return Ok(None);
+        };
+        let tag = [user::tag(&self.cache, user)];
+        self.cache.tag_snapshot(tag, LONGEST_REQUEST).await.map(Some)
+    }
+
+    fn saving(&self, record: &Record) -> Result<Saving> {
+        Saving::of(record, self.users.as_ref(), self.max_size)
+    }
+
+    /// The tag of the user to whom a session is to belong.
+    fn tag(&self, saving: &Saving) -> Option<String> {
+        let user = saving.user.as_deref();
+        user.map(|user| user::tag(&self.cache, user))
+    }
+
+    /// The base of a request that has read `stored`, or has written it, and signs as `writer`.
+    fn base(&self, session: &str, stored: &Stored, writer: u64) -> Base {
+        Base {
+            session: session.to_owned(),
+            version: stored.version,
+            writer,
+            data: digest::of_data(&stored.data),
+            user: stored.user.clone(),
+        }
+    }
+
+    fn dropped(&self, session: &str) {
+        self.shared.counts.dropped.one_more();
+        tracing::debug!(target: "hedgerow::session", session, "the session has ended; not saved");
+    }
+
+    fn met_another(&self, session: &str) {
+        self.shared.counts.conflicts.one_more();
+        tracing::debug!(target: "hedgerow::session", session, conflict = ?self.conflict, "another request has saved the session meanwhile");
+    }
+}
+
+#[async_trait]
+impl Store for SessionStore {
+    /// Creates a session with the data of `record`, under an id that the store draws.
+    async fn create(&self, record: &mut Record) -> Result<()> {
+        let saving = self.saving(record)?;
+        let counts = &self.shared.counts;
+        // Whose session it is was not found out by this request: it knows that from the session
+        // which it has loaded. So that must not have ended otherwise than by its own `delete`.
+        let goes_on = Base::of(&record.data).filter(|base| base.user.is_some() && base.user == saving.user);
+        let departures = &self.shared.departures;
+        let Some(old) = goes_on else {
+            self.created(&saving, record).await?;
+            counts.created.one_more();
+            return Ok(());
+        };
+        let Some(leave) = departures.leave_of(&old.session) else {
+            record.id = Id::default();
+            self.dropped(&old.session);
+            return Ok(());
+        };
+        let session = self.created(&saving, record).await?;
+        // What was invalidated since has ended this session, too. No one else knows its id yet.
+        let is_current = self.cache.is_current(&leave).await;
+        if matches!(is_current, Ok(true)) && departures.leave_of(&old.session).is_some() {
+            counts.created.one_more();
+            return Ok(());
+        }
+        self.cache.remove(&session).await.map_err(of_cache)?;
+        is_current.map_err(of_cache)?;
+        self.dropped(&old.session);
+        Ok(())
+    }
+
+    /// Saves the data and the end of a session that is there. If it is not, nothing is saved, and
+    /// the answer is `Ok`: the session has ended while the request was under way.
+    async fn save(&self, record: &Record) -> Result<()> {
+        let (saving, session) = (self.saving(record)?, digest::of_session(&record.id));
+        let base = Base::of(&record.data);
+        self.saved(&saving, base.as_ref(), &session).await
+    }
+
+    async fn load(&self, id: &Id) -> Result<Option<Record>> {
+        let session = digest::of_session(id);
+        let entry = self.cache.entry::<Stored>(&session).await;
+        let Some(entry) = entry.map_err(of_cache)? else {
+            return Ok(None);
+        };
+        let mut data = entry.data()?;
+        self.base(&session, &entry, rand::random()).note_in(&mut data);
+        Ok(Some(Record {
+            id: *id,
+            data,
+            expiry_date: OffsetDateTime::from(entry.ends_at()),
+        }))
+    }
+
+    async fn delete(&self, id: &Id) -> Result<()> {
+        let session = digest::of_session(id);
+        let departed = match self.users {
+            Some(_) => self.departed(&session).await,
+            None => self.cache.remove(&session).await,
+        };
+        departed.map_err(of_cache)
+    }
+}
+
+/// How many ids are drawn. That one of them has a session already is as likely as guessing an id.
+const MOST_IDS: usize = 4;
+
+/// How often a save judges anew what others have changed meanwhile.
+const MOST_ATTEMPTS: usize = 32;
+
+/// How many bytes the data of a session may have by default.
+const MAX_SIZE: usize = 256 * 1024;
