@@ -151,6 +151,7 @@
 //! | `hedgerow::lock` | `acquire`, `release` | |
 //! | `hedgerow::semaphore` | `acquire` | |
 //! | `hedgerow::sync` | | `lost`, of locks and permits |
+//! | `hedgerow::limit` | `until_ready` | `limits do without Redis` |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
 //!
 //! # Features
@@ -198,6 +199,8 @@ pub use codec::testing::{fuzzing, measuring};
 pub use codec::{Codec, Compression, CompressionOptions, CustomCodec, ValueIn, ValueOut};
 pub use counter::Counter;
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "limit")]
+pub use limit::{RateLimiter, RateLimits};
 pub use ops::preflight;
 /// The driver, in the version whose connections [`ClientBuilder::connection`] takes.
 pub use redis;
@@ -242,6 +245,10 @@ struct GuideOutages;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/codecs.md")]
 struct GuideCodecs;
+
+#[cfg(all(doctest, feature = "limit", feature = "http"))]
+#[doc = include_str!("../docs/guide/limits.md")]
+struct GuideLimits;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/migrating.md")]

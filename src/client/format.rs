@@ -35,6 +35,7 @@ pub(crate) enum Written {
     Locks,
     Semaphores,
     Counters,
+    Limits,
 }
 
 /// What a call is about to do.
@@ -47,7 +48,7 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Formats {
     /// In the order of [`Written`], and of each kind one for each slot group.
-    groups: [Vec<GroupFormat>; 3],
+    groups: [Vec<GroupFormat>; 4],
 }
 
 /// The format of the keys of one slot group, which are mostly on one server.
@@ -70,13 +71,14 @@ struct Heard {
 
 impl Written {
     /// In the order in which they are declared.
-    const ALL: [Self; 3] = [Self::Locks, Self::Semaphores, Self::Counters];
+    const ALL: [Self; 4] = [Self::Locks, Self::Semaphores, Self::Counters, Self::Limits];
 
     fn format(self) -> &'static str {
         match self {
             Self::Locks => "2",
             Self::Semaphores => "1",
             Self::Counters => "1",
+            Self::Limits => "1",
         }
     }
 
@@ -85,6 +87,7 @@ impl Written {
             Self::Locks => "lock",
             Self::Semaphores => "semaphore",
             Self::Counters => "counter",
+            Self::Limits => "limit",
         }
     }
 

@@ -165,6 +165,43 @@ impl Namespace {
         Ok(Key::new(format!("{counter}:{token}")))
     }
 
+    /// The keys of the limiter `name`, which each have a slot of their own. `room` is that of the
+    /// algorithm, since each has its own format.
+    #[cfg(feature = "limit")]
+    pub(crate) fn limiter(&self, name: &str, room: &'static str) -> Result<LimitKeys> {
+        checked("limiter name", name)?;
+        let name = escaped(name, Part::Inner);
+        Ok(LimitKeys {
+            before: format!("{}:{room}:{{{name}:", self.0).into(),
+            after: "}",
+        })
+    }
+
+    /// The keys of one limit of a group, which share a slot with all other limits of the group, or
+    /// of that `part` of it.
+    #[cfg(feature = "limit")]
+    pub(crate) fn grouped_limit(
+        &self,
+        (group, part): (&str, Option<&str>),
+        limit: &str,
+        room: &'static str,
+    ) -> Result<LimitKeys> {
+        checked("group name", group)?;
+        checked("limit name", limit)?;
+        let (group, limit) = (escaped(group, Part::Inner), escaped(limit, Part::Inner));
+        let tag = match part {
+            None => group,
+            Some(part) => {
+                checked("part of a group", part)?;
+                format!("{group}:{}", escaped(part, Part::Last))
+            }
+        };
+        Ok(LimitKeys {
+            before: format!("{}:{room}:{{{tag}}}:{limit}:", self.0).into(),
+            after: "",
+        })
+    }
+
     /// A key of the kind `room`, whose hash tag is the whole name. `what` names it in errors.
     fn named(&self, room: &str, what: &str, name: &str) -> Result<Key> {
         checked(what, name)?;
@@ -301,6 +338,27 @@ impl CacheKeys {
         escape_into(text, key, Part::Last);
         text.push('}');
         Ok(())
+    }
+}
+
+/// Spells the keys of one limit. The part that all of them share is built once.
+#[cfg(feature = "limit")]
+#[derive(Debug, Clone)]
+pub(crate) struct LimitKeys {
+    before: Arc<str>,
+    after: &'static str,
+}
+
+#[cfg(feature = "limit")]
+impl LimitKeys {
+    /// Whatever the limit counts for `key`.
+    pub(crate) fn of(&self, key: &str) -> Result<Key> {
+        checked("limited key", key)?;
+        let mut text = String::with_capacity(self.before.len() + key.len() + 8);
+        text.push_str(&self.before);
+        escape_into(&mut text, key, Part::Last);
+        text.push_str(self.after);
+        Ok(Key::new(text))
     }
 }
 
@@ -526,6 +584,17 @@ mod tests {
             spelt(ns.synchronizer("lock", "lock name", "invoice:7")),
             "hr:{b12}:lock:invoice:7"
         );
+        #[cfg(feature = "limit")]
+        {
+            let limiter = ns.limiter("api", "r").and_then(|keys| keys.of("user:42"));
+            assert_eq!(spelt(limiter), "hr:r:{api:user:42}");
+            let grouped = |part| {
+                let keys = ns.grouped_limit(("login", part), "by-ip", "w");
+                spelt(keys.and_then(|keys| keys.of("::1")))
+            };
+            assert_eq!(grouped(None), "hr:w:{login}:by-ip:::1");
+            assert_eq!(grouped(Some("eu")), "hr:w:{login:eu}:by-ip:::1");
+        }
         let second = ns.cache("catalogue", 2).expect("a good name");
         assert_eq!(spelt(second.value("city:42")), "hr:v2:{catalogue:city:42}");
         assert_eq!(
@@ -631,6 +700,16 @@ mod tests {
                 format!("bare lease/{version}/{a:?}/{b:?}"),
                 ok(bare.load_lease(b)),
             ));
+        }
+        #[cfg(feature = "limit")]
+        for room in ["r", "w"] {
+            let single = space.limiter(a, room).and_then(|keys| keys.of(b));
+            all.push((format!("limit/{room}/{a:?}/{b:?}"), ok(single)));
+            for part in [None, Some("p"), Some(b)] {
+                let keys = space.grouped_limit((a, part), b, room);
+                let key = ok(keys.and_then(|keys| keys.of(a)));
+                all.push((format!("grouped/{room}/{a:?}/{part:?}/{b:?}"), key));
+            }
         }
         for kind in ["lock", "queue", "waiters", "fence", "wake"] {
             all.push((

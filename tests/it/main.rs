@@ -10,6 +10,10 @@ mod codec;
 mod counter;
 mod faults;
 mod house;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "limit")]
+mod limit;
 mod net;
 mod ops;
 mod session;

@@ -160,6 +160,8 @@ async fn play(role: &str, stage: Stage) {
         "herd" => herd(stage).await,
         "history" => history(stage).await,
         "hold" => hold(stage).await,
+        #[cfg(feature = "limit")]
+        "limit" => limit(stage).await,
         "memoize" => memoize(stage).await,
         "own a server" => own_a_server(stage).await,
         "own a topology" => own_a_topology(stage).await,
@@ -239,6 +241,17 @@ async fn history(mut stage: Stage) {
         say(&done);
     }
     say(&part.deeds().words());
+}
+
+/// Asks a limit as often as it is let. Arguments: URL, name of the quota.
+///
+/// Says `ready`. Any command begins: says `going`. The next one ends it: says how many requests
+/// were let through.
+#[cfg(feature = "limit")]
+async fn limit(mut stage: Stage) {
+    let (url, quota) = (stage.argument(0).to_owned(), stage.argument(1).to_owned());
+    crate::limit::processes::ask(&url, &quota, &mut stage.commands, say).await;
+    std::future::pending().await
 }
 
 /// Acquires a lock and keeps it. Arguments: URL, name, lease (ms).

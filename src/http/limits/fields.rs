@@ -1,0 +1,84 @@
+//! The header fields that tell a client of its limit: `RateLimit-Policy` and `RateLimit`, as the
+//! IETF draft `draft-ietf-httpapi-ratelimit-headers-10` has them, and `Retry-After`.
+//!
+//! Invariant: seconds are rounded up, so a client that believes them does not come too early.
+//! Without I/O. The service calls it.
+
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::limit::{DecidedBy, Decision, Quota};
+
+/// Adds the policy and what is left of it.
+pub(super) fn describe(fields: &mut HeaderMap, name: &str, quota: Quota, decision: &Decision) {
+    let name = structured(name);
+    let mut policy = format!("{name};q={}", quota.limit());
+    let window = quota.window();
+    // The draft has whole seconds. Another window is left out, rather than told wrongly.
+    if window.subsec_nanos() == 0 {
+        policy += &format!(";w={}", window.as_secs());
+    }
+    append(fields, POLICY, &policy);
+    // What is left is not known in an outage.
+    if decision.decided_by != DecidedBy::Outage {
+        let (remaining, reset) = (decision.remaining, seconds(decision.reset_after));
+        append(fields, LIMIT, &format!("{name};r={remaining};t={reset}"));
+    }
+}
+
+/// Says when to come again.
+pub(super) fn retry_after(fields: &mut HeaderMap, wait: Duration) {
+    // At least a second: 0 would ask for the same answer again.
+    let seconds = seconds(wait).max(1);
+    fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
+}
+
+/// Appended, because other layers may have limits of their own.
+fn append(fields: &mut HeaderMap, field: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        fields.append(HeaderName::from_static(field), value);
+    }
+}
+
+pub(super) fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// Returns `name` as a string of structured fields (RFC 9651), which has printable ASCII only.
+fn structured(name: &str) -> String {
+    let mut text = String::with_capacity(name.len() + 2);
+    text.push('"');
+    for character in name.chars() {
+        match character {
+            '"' | '\\' => text.extend(['\\', character]),
+            ' '..='~' => text.push(character),
+            _ => text.push('?'),
+        }
+    }
+    text.push('"');
+    text
+}
+
+const POLICY: &str = "ratelimit-policy";
+const LIMIT: &str = "ratelimit";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_becomes_a_string_of_structured_fields() {
+        assert_eq!(structured(r#"a "b" \ é"#), r#""a \"b\" \\ ?""#);
+    }
+
+    #[test]
+    fn parts_of_a_second_round_up_and_a_refusal_waits_at_least_one() {
+        assert_eq!(seconds(Duration::from_millis(1001)), 2);
+        assert_eq!(seconds(Duration::from_secs(2)), 2);
+        let mut fields = HeaderMap::new();
+        retry_after(&mut fields, Duration::ZERO);
+        assert_eq!(fields[RETRY_AFTER], "1");
+    }
+}

@@ -1,0 +1,125 @@
+//! `RateLimiting`: a service behind a limiter.
+//!
+//! Invariant: the wrapped service is called only after the limiter has let the request through, and
+//! only the clone of it that was ready. [`RateLimitLayer`](super::RateLimitLayer) makes it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use tower_service::Service;
+
+use super::fields::{describe, retry_after, seconds};
+use super::layer::{Setup, Wanted};
+use crate::limit::Decision;
+
+/// A service behind a [`RateLimiter`](crate::RateLimiter); made by
+/// [`RateLimitLayer`](super::RateLimitLayer).
+#[derive(Debug, Clone)]
+pub struct RateLimiting<S> {
+    inner: S,
+    setup: Arc<Setup>,
+}
+
+/// The response of a [`RateLimiting`] service.
+#[must_use = "nothing happens until it is polled"]
+pub struct RateLimited<B, E>(BoxFuture<'static, Result<Response<B>, E>>);
+
+impl<S> RateLimiting<S> {
+    pub(super) fn new(inner: S, setup: Arc<Setup>) -> Self {
+        Self { inner, setup }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for RateLimiting<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+    B: Send + 'static,
+    R: From<String> + 'static,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = RateLimited<R, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The one that was made ready; the clone is not.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let setup = self.setup.clone();
+        RateLimited(Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let (key, cost) = match setup.wanted(&parts) {
+                Wanted::Ask(key, cost) => (key, cost),
+                Wanted::Allow => return inner.call(Request::from_parts(parts, body)).await,
+                Wanted::Refuse(status) => return Ok(answer(status, "the request has no client to limit\n".into())),
+            };
+            let decision = match setup.limiter.check(&key).cost(cost).await {
+                Ok(decision) => decision,
+                Err(error) => {
+                    tracing::warn!(target: "hedgerow::limit", limiter = setup.limiter.name(), %error, "a request is answered 503");
+                    let mut unavailable = answer(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "the service cannot check its limits now; try again\n".into(),
+                    );
+                    retry_after(unavailable.headers_mut(), UNKNOWN);
+                    return Ok(unavailable);
+                }
+            };
+            let mut response = match decision.allowed {
+                true => inner.call(Request::from_parts(parts, body)).await?,
+                false => refusal(&decision),
+            };
+            let (name, quota) = (setup.limiter.name(), setup.limiter.quota());
+            describe(response.headers_mut(), name, quota, &decision);
+            Ok(response)
+        }))
+    }
+}
+
+fn refusal<R: From<String>>(decision: &Decision) -> Response<R> {
+    let wait = seconds(decision.retry_after).max(1);
+    let text = format!("too many requests; try again in {wait} s\n");
+    let mut response = answer(StatusCode::TOO_MANY_REQUESTS, text);
+    retry_after(response.headers_mut(), decision.retry_after);
+    response
+}
+
+fn answer<R: From<String>>(status: StatusCode, text: String) -> Response<R> {
+    let mut response = Response::new(R::from(text));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    fields.insert(CONTENT_TYPE, plain);
+    // It is the answer to this client, at this moment.
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+impl<B, E> Future for RateLimited<B, E> {
+    type Output = Result<Response<B>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl<B, E> fmt::Debug for RateLimited<B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimited").finish_non_exhaustive()
+    }
+}
+
+/// How long a client should wait if nothing is known.
+const UNKNOWN: Duration = Duration::from_secs(1);

@@ -1,0 +1,92 @@
+//! `LimitOutage`: what a limiter does while Redis is out.
+//!
+//! Invariant: only an outage is decided by the policy. What is wrong with the input, with the key
+//! or with the rights of the user is an error under every policy: it does not pass by itself.
+//! Checks and waits ask here.
+
+use crate::error::{Error, ErrorKind};
+
+/// What a limiter decides when Redis is out, is overloaded or does not answer in time.
+///
+/// An outage is short of commands, not of requests: while the circuit breaker is open, each of
+/// these decisions is made at once and without a command. The one call that finds out whether the
+/// server is back takes as long as its [`deadline`](super::Check::deadline) allows.
+///
+/// Input that is invalid, a key that holds something else, credentials that are wrong and a right
+/// that is missing (`InvalidInput`, `WrongType`, `Unauthenticated`, `Tls`, `Forbidden`) are no
+/// outage: they are errors under every policy.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub enum LimitOutage {
+    /// The call fails, and the caller decides.
+    #[default]
+    Fail,
+    /// Every request is let through. For limits that share out what there is plenty of.
+    Open,
+    /// Every request is refused, with a `retry_after` of one second. For limits that protect: guesses
+    /// of a password, or something that costs money.
+    Closed,
+    /// A limiter in this process decides, by GCRA, from its share of the limit.
+    ///
+    /// While Redis answers, what it lets through is counted here, too. So the process does not begin
+    /// an outage with a full burst for everybody. It keeps at most 65,536 keys; further ones share.
+    Local {
+        /// The part of the limit that this process lets through on its own, above 0 and at most 1.
+        /// With ten processes behind one balancer, 0.1 keeps the sum at the limit. It is at least
+        /// one request at once.
+        share: f64,
+    },
+}
+
+impl LimitOutage {
+    /// Whether the policy, and not the caller, decides after `error`.
+    pub(super) fn decides(self, error: &Error) -> bool {
+        self != Self::Fail && is_outage(error.kind())
+    }
+}
+
+/// Whether it passes by itself, or by what operators do about the servers.
+fn is_outage(kind: ErrorKind) -> bool {
+    // These are outages for a cache, which must not stand in the way. Here they are mistakes in the
+    // setup, which an open limiter would hide.
+    let is_setup = matches!(
+        kind,
+        ErrorKind::Unauthenticated | ErrorKind::Tls | ErrorKind::Forbidden | ErrorKind::Server
+    );
+    kind.is_outage() && !is_setup
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_an_error_under_every_policy_and_an_outage_only_under_fail() {
+        let open = LimitOutage::Open;
+        for kind in [
+            ErrorKind::InvalidInput,
+            ErrorKind::WrongType,
+            ErrorKind::Forbidden,
+            ErrorKind::Unauthenticated,
+            ErrorKind::Tls,
+            ErrorKind::Server,
+        ] {
+            assert!(!open.decides(&Error::new(kind, "of the test")), "{kind:?}");
+        }
+        for kind in [
+            ErrorKind::Unreachable,
+            ErrorKind::Timeout,
+            ErrorKind::Disconnected,
+            ErrorKind::CircuitOpen,
+            ErrorKind::Overloaded,
+            ErrorKind::OutOfMemory,
+            ErrorKind::ReadOnly,
+            ErrorKind::Loading,
+            ErrorKind::ClusterDown,
+        ] {
+            let error = Error::new(kind, "of the test");
+            assert!(open.decides(&error), "{kind:?}");
+            assert!(!LimitOutage::Fail.decides(&error), "{kind:?}");
+        }
+    }
+}

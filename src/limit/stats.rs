@@ -1,0 +1,138 @@
+//! `LimitStats`: what a limiter has decided so far.
+//!
+//! Invariant: all handles of one name on one client share their counts, and a count only rises.
+//! Each decision is in exactly one count. Checks, waits and groups count.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::decision::{DecidedBy, Decision};
+use crate::meters::{Described, Labels, Meters, Tally};
+
+/// Makes `LimitStats` and `Counts` of one list, in which each count stands once, and names the
+/// metric of each.
+macro_rules! counts {
+    ($($(#[doc = $doc:literal])+ $count:ident,)+) => {
+        /// What a limiter, or a group of limits, has decided in this process since its client was
+        /// made.
+        ///
+        /// Each number only rises.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct LimitStats {
+            $($(#[doc = $doc])+ pub $count: u64,)+
+        }
+
+        /// The counts of one limiter.
+        #[derive(Debug)]
+        pub(super) struct Counts {
+            $($count: Count,)+
+        }
+
+        const METRICS: &[Described] = &[$(Described {
+            name: concat!("hedgerow_limit_", stringify!($count), "_total"),
+            what: concat!($($doc),+),
+        },)+];
+
+        impl Counts {
+            fn new(labels: Labels<'_>) -> Self {
+                let meters = Meters::new(labels, METRICS, &[]);
+                let mut positions = 0_usize..;
+                $(let $count = Count::new(meters.tally(positions.next().unwrap_or_default()));)+
+                Self { $($count,)+ }
+            }
+
+            pub(super) fn so_far(&self) -> LimitStats {
+                LimitStats { $($count: self.$count.so_far(),)+ }
+            }
+        }
+    };
+}
+
+counts! {
+    /// Requests that the server let through.
+    allowed,
+    /// Requests that the server refused.
+    refused,
+    /// Requests that this process refused without a command, because the server had refused the
+    /// key.
+    known_refusals,
+    /// Requests that were let through because of an outage.
+    outage_allowed,
+    /// Requests that were refused because of an outage.
+    outage_refused,
+}
+
+/// A number that only rises.
+#[derive(Debug)]
+struct Count {
+    so_far: AtomicU64,
+    tally: Tally,
+}
+
+impl Count {
+    fn new(tally: Tally) -> Self {
+        Self {
+            so_far: AtomicU64::new(0),
+            tally,
+        }
+    }
+
+    fn one_more(&self) {
+        self.so_far.fetch_add(1, Ordering::Relaxed);
+        self.tally.more(1);
+    }
+
+    fn so_far(&self) -> u64 {
+        self.so_far.load(Ordering::Relaxed)
+    }
+}
+
+impl Counts {
+    /// Counts a decision.
+    pub(super) fn note(&self, decision: &Decision) {
+        let count = match (decision.decided_by, decision.allowed) {
+            (DecidedBy::Server, true) => &self.allowed,
+            (DecidedBy::Server, false) => &self.refused,
+            (DecidedBy::KnownRefusal, _) => &self.known_refusals,
+            (DecidedBy::Outage, true) => &self.outage_allowed,
+            (DecidedBy::Outage, false) => &self.outage_refused,
+        };
+        count.one_more();
+    }
+}
+
+/// The counts of all limiters of one client, by their names.
+#[derive(Debug, Default)]
+pub(super) struct AllCounts(Mutex<HashMap<Box<str>, Arc<Counts>>>);
+
+impl AllCounts {
+    /// Returns the counts of the limiter called `name`, in this namespace.
+    pub(super) fn of(&self, namespace: &str, name: &str) -> Arc<Counts> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(name) {
+            return known.clone();
+        }
+        let counts = |limiter| {
+            Arc::new(Counts::new(&[
+                ("namespace", namespace),
+                ("limiter", limiter),
+            ]))
+        };
+        // Names of limiters are few. If they are made from input, each handle counts for itself,
+        // and the metrics of all these handles are one.
+        if all.len() >= MOST_LIMITERS {
+            return counts(OTHERS);
+        }
+        let counts = counts(name);
+        all.insert(name.into(), counts.clone());
+        counts
+    }
+}
+
+/// How many names are remembered at most.
+const MOST_LIMITERS: usize = 1024;
+
+/// What the metrics of all further names are labelled with.
+const OTHERS: &str = "(others)";

@@ -1,0 +1,4 @@
+//! Layers for tower services.
+
+#[cfg(feature = "limit")]
+mod limits;

@@ -1,0 +1,211 @@
+//! Checks, peeks and refunds through the public API, on every topology.
+
+use std::time::Duration;
+
+use hedgerow::limit::{Algorithm, DecidedBy, Quota};
+use hedgerow::{ErrorKind, RateLimiter};
+
+use crate::support::proxy::{Proxy, Request};
+use crate::support::server::Server;
+
+/// So long that nothing comes back while a test runs.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+const ALGORITHMS: [Algorithm; 2] = [Algorithm::Gcra, Algorithm::SlidingWindow];
+
+/// A quota of `limit` in a day.
+fn daily(limit: u32, algorithm: Algorithm) -> Quota {
+    match algorithm {
+        Algorithm::SlidingWindow => Quota::per_day(limit).sliding_window(),
+        _ => Quota::per_day(limit),
+    }
+}
+
+/// Which of several requests were let through.
+async fn checks(limiter: &RateLimiter, key: &str, costs: &[u32]) -> Vec<bool> {
+    let mut allowed = Vec::new();
+    for cost in costs {
+        let decision = limiter.check(key).cost(*cost).await.expect("answered");
+        allowed.push(decision.allowed);
+    }
+    allowed
+}
+
+#[tokio::test]
+async fn as_many_are_let_through_as_the_quota_says_and_each_key_has_its_own() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for algorithm in ALGORITHMS {
+        let limiter = client.rate_limiter("api", daily(3, algorithm));
+        let allowed = checks(&limiter, "a", &[1, 1, 1, 1]).await;
+        assert_eq!(allowed, [true, true, true, false], "{algorithm:?}");
+        let other = limiter.check("b").cost(2).await.expect("answered");
+        assert!(other.allowed);
+        assert_eq!((other.limit, other.remaining), (3, 1));
+        assert!(other.retry_after.is_zero());
+        assert!(other.reset_after > DAY / 2 && other.reset_after <= DAY);
+        // Another process.
+        let elsewhere = server.client().await;
+        let limiter = elsewhere.rate_limiter("api", daily(3, algorithm));
+        let refused = limiter.check("a").await.expect("answered");
+        assert!(!refused.allowed);
+        assert_eq!(refused.decided_by, DecidedBy::Server);
+        assert!(refused.retry_after > Duration::ZERO && refused.retry_after <= DAY);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_takes_nothing_and_a_smaller_one_still_fits() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for algorithm in ALGORITHMS {
+        let limiter = client.rate_limiter("api", daily(5, algorithm));
+        let allowed = checks(&limiter, "a", &[3, 3, 3, 2, 1]).await;
+        assert_eq!(allowed, [true, false, false, true, false], "{algorithm:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peek_takes_nothing_and_says_whether_one_more_is_let_through() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for algorithm in ALGORITHMS {
+        let limiter = client.rate_limiter("api", daily(2, algorithm));
+        for _ in 0..3 {
+            let peeked = limiter.peek("a").await.expect("answered");
+            assert_eq!((peeked.allowed, peeked.remaining), (true, 2));
+            let nothing = limiter.check("a").cost(0).await.expect("answered");
+            assert_eq!((nothing.allowed, nothing.remaining), (true, 2));
+        }
+        assert_eq!(checks(&limiter, "a", &[2]).await, [true]);
+        let peeked = limiter.peek("a").await.expect("answered");
+        assert_eq!((peeked.allowed, peeked.remaining), (false, 0));
+        assert!(peeked.retry_after > Duration::ZERO);
+    }
+}
+
+#[tokio::test]
+async fn what_is_given_back_can_be_taken_again_and_never_makes_more_than_all() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for algorithm in ALGORITHMS {
+        let limiter = client.rate_limiter("api", daily(4, algorithm));
+        assert_eq!(checks(&limiter, "a", &[4, 1]).await, [true, false]);
+        limiter.refund("a", 3).await.expect("given back");
+        assert_eq!(checks(&limiter, "a", &[3, 1]).await, [true, false]);
+        for _ in 0..3 {
+            limiter.refund("a", 4).await.expect("given back");
+        }
+        assert_eq!(checks(&limiter, "a", &[4, 1]).await, [true, false]);
+    }
+}
+
+#[tokio::test]
+async fn what_can_never_be_is_refused_before_anything_is_sent() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let good = client.rate_limiter("api", Quota::per_second(5));
+    let invalid = async |limiter: &RateLimiter, key: &str, cost| {
+        let error = limiter.check(key).cost(cost).await.expect_err("invalid");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    };
+    invalid(&good, "a", 6).await;
+    invalid(&good, "", 1).await;
+    invalid(&client.rate_limiter("", Quota::per_second(5)), "a", 1).await;
+    invalid(&client.rate_limiter("api", Quota::per_second(0)), "a", 1).await;
+    let ready = good.until_ready("a").cost(6).await.expect_err("never");
+    assert_eq!(ready.kind(), ErrorKind::InvalidInput);
+    assert_eq!(server.keys("*").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_key_lives_no_longer_than_it_counts() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    for quota in [Quota::per_minute(60), Quota::per_minute(60).sliding_window()] {
+        let limiter = client.rate_limiter("api", quota);
+        let decision = limiter.check("a").cost(30).await.expect("answered");
+        let lives = server.lives("hr:[rw]:*").await;
+        for (key, left) in &lives {
+            let left = Duration::from_millis(u64::try_from(*left).expect("it has an end"));
+            assert!(left <= Duration::from_millis(60_001), "{key}: {left:?}");
+            assert!(left <= decision.reset_after + Duration::from_millis(1) || lives.len() > 1);
+        }
+        limiter.refund("a", 30).await.expect("given back");
+        assert_eq!(server.keys("hr:[rw]:*").await, [""; 0], "{quota:?}");
+    }
+}
+
+#[tokio::test]
+async fn something_else_at_the_key_is_an_error_and_is_left_alone() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    for (key, quota) in [
+        ("hr:r:{api:a}", Quota::per_second(5)),
+        ("hr:w:{api:a}", Quota::per_second(5).sliding_window()),
+    ] {
+        let limiter = client.rate_limiter("api", quota);
+        for command in [["SET", key, "other"], ["SADD", key, "other"]] {
+            server.run::<()>(&["DEL", key]).await;
+            server.run::<()>(&command).await;
+            let before = server.digest().await;
+            let errors = [
+                limiter.check("a").await.map(drop),
+                limiter.peek("a").await.map(drop),
+                limiter.refund("a", 1).await,
+                limiter.until_ready("a").await,
+            ];
+            for error in errors {
+                let error = error.expect_err("not a limit");
+                assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
+                assert_eq!(error.key(), Some("a"));
+            }
+            let formats = ["hr:f:{limit}"];
+            server.run::<()>(&["DEL", formats[0]]).await;
+            let _ = before;
+            let kept: String = server.run(&["TYPE", key]).await;
+            assert_ne!(kept, "none");
+        }
+    }
+}
+
+#[tokio::test]
+async fn limits_of_another_format_are_left_alone() {
+    let server = Server::start_single().await;
+    server.run::<()>(&["SET", "hr:f:{limit}", "9"]).await;
+    let limiter = server.client().await.rate_limiter("api", Quota::per_second(5));
+    let error = limiter.check("a").await.expect_err("another format");
+    assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
+    assert_eq!(server.keys("hr:r:*").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_check_whose_reply_is_lost_is_not_sent_again_and_says_so() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = proxy.builder().open().expect("a good URL");
+    let limiter = client.rate_limiter("api", daily(10, Algorithm::Gcra));
+    // The script is known from here on.
+    assert_eq!(checks(&limiter, "a", &[1]).await, [true]);
+    proxy.lose_next_reply();
+    let error = limiter.check("a").await.expect_err("the reply is lost");
+    assert!(error.is_indeterminate(), "{error}");
+    proxy.lose_next_reply();
+    let error = limiter.refund("a", 1).await.expect_err("the reply is lost");
+    assert!(error.is_indeterminate(), "{error}");
+    let _ = Request::any();
+    // Taken once, given back once.
+    assert_eq!(limiter.peek("a").await.expect("answered").remaining, 9);
+}
+
+#[tokio::test]
+async fn each_decision_is_in_one_count_and_handles_of_a_name_share_them() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let limiter = client.rate_limiter("api", daily(2, Algorithm::Gcra));
+    let allowed = checks(&limiter, "a", &[1, 1, 1, 1, 1]).await;
+    assert_eq!(allowed, [true, true, false, false, false]);
+    let stats = client.rate_limiter("api", daily(2, Algorithm::Gcra)).stats();
+    assert_eq!((stats.allowed, stats.refused, stats.known_refusals), (2, 1, 2));
+    assert_eq!(client.rate_limiter("other", daily(2, Algorithm::Gcra)).stats().allowed, 0);
+}

@@ -1,0 +1,130 @@
+//! Groups: several limits of which one call takes all or nothing.
+
+use hedgerow::limit::{DecidedBy, LimitOutage, Quota};
+use hedgerow::{Client, ErrorKind, RateLimits};
+
+use crate::support::server::Server;
+use crate::support::wait::calls;
+
+/// Five of each address in a day, and three of each account, which is a window.
+fn logins(client: &Client) -> RateLimits {
+    let account = Quota::per_day(3).sliding_window();
+    client
+        .rate_limits("login")
+        .limit("address", Quota::per_day(5))
+        .limit("account", account)
+}
+
+async fn remaining(limits: &RateLimits, address: &str, account: &str) -> Vec<(String, u32)> {
+    // A request that never fits shows what is left and takes nothing.
+    let keys = [("address", address), ("account", account)];
+    let decisions = limits.check(keys).cost(3).await.expect("answered");
+    let each = decisions.iter();
+    each.map(|(name, decision)| (name.to_owned(), decision.remaining)).collect()
+}
+
+#[tokio::test]
+async fn a_refused_request_takes_nothing_of_any_limit_and_says_which_has_refused() {
+    let server = Server::start().await;
+    let limits = logins(&server.client().await);
+    let check = async |address: &str, account: &str| {
+        let keys = [("address", address), ("account", account)];
+        limits.check(keys).await.expect("answered")
+    };
+    for _ in 0..3 {
+        let decisions = check("::1", "ada").await;
+        assert!(decisions.allowed());
+        assert_eq!(decisions.refused_by(), None);
+        assert!(decisions.retry_after().is_zero());
+    }
+    // Another process, so that nothing is known of refusals.
+    for _ in 0..5 {
+        let limits = logins(&server.client().await);
+        let keys = [("address", "::1"), ("account", "ada")];
+        let decisions = limits.check(keys).await.expect("answered");
+        assert!(!decisions.allowed());
+        assert_eq!(decisions.refused_by(), Some("account"));
+        assert!(!decisions.retry_after().is_zero());
+        let left: Vec<u32> = decisions.iter().map(|(_, it)| it.remaining).collect();
+        assert_eq!(left, [2, 0], "nothing was taken");
+    }
+    // What the refused requests have not taken of the address is there for another account.
+    assert!(check("::1", "bob").await.allowed());
+    assert!(check("::1", "bob").await.allowed());
+    let refused = check("::1", "bob").await;
+    assert_eq!(refused.refused_by(), Some("address"));
+}
+
+#[tokio::test]
+async fn a_refusal_is_known_for_the_limit_that_refused() {
+    let server = Server::start_single().await;
+    let limits = logins(&server.client().await);
+    let check = async |address: &str, account: &str| {
+        let keys = [("address", address), ("account", account)];
+        limits.check(keys).await.expect("answered")
+    };
+    for _ in 0..3 {
+        assert!(check("::1", "ada").await.allowed());
+    }
+    assert!(!check("::1", "ada").await.allowed());
+    let before = calls(&server, &["evalsha", "eval"]).await;
+    let again = check("::2", "ada").await;
+    assert_eq!(again.refused_by(), Some("account"));
+    let (_, decision) = again.iter().nth(1).expect("two limits");
+    assert_eq!(decision.decided_by, DecidedBy::KnownRefusal);
+    assert_eq!(calls(&server, &["evalsha", "eval"]).await, before);
+    assert_eq!(limits.stats().known_refusals, 1);
+}
+
+#[tokio::test]
+async fn parts_of_a_group_have_limits_of_their_own_and_the_keys_of_each_share_a_slot() {
+    let server = Server::start().await;
+    let limits = logins(&server.client().await);
+    let (one, two) = (limits.part("one"), limits.part("two"));
+    for _ in 0..3 {
+        assert!(one.check_all("ada").await.expect("answered").allowed());
+    }
+    assert_eq!(remaining(&one, "ada", "ada").await[1], ("account".into(), 0));
+    assert_eq!(remaining(&two, "ada", "ada").await[1], ("account".into(), 3 - 3));
+    assert!(!one.check_all("ada").await.expect("answered").allowed());
+}
+
+#[tokio::test]
+async fn a_check_that_cannot_be_is_refused_before_anything_is_sent() {
+    let server = Server::start_single().await;
+    let limits = logins(&server.client().await);
+    let none: [(&str, &str); 0] = [];
+    for (what, check) in [
+        ("nothing", limits.check(none)),
+        ("an unknown limit", limits.check([("page", "a")])),
+        ("twice", limits.check([("account", "a"), ("account", "a")])),
+        ("too much", limits.check_all("a").cost(4)),
+        ("nothing of each", limits.check_all("a").cost(0)),
+        ("an empty key", limits.check([("account", "")])),
+    ] {
+        let error = check.await.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}: {error}");
+    }
+    assert_eq!(server.keys("*").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn one_limit_may_count_several_keys_in_one_call() {
+    let server = Server::start().await;
+    let limits = logins(&server.client().await).outage(LimitOutage::Closed);
+    let both = [("account", "ada"), ("account", "bob")];
+    for _ in 0..3 {
+        assert!(limits.check(both).await.expect("answered").allowed());
+    }
+    assert!(!limits.check(both).await.expect("answered").allowed());
+}
+
+#[tokio::test]
+async fn another_type_at_the_second_key_leaves_the_first_alone() {
+    let server = Server::start_single().await;
+    let limits = logins(&server.client().await);
+    server.run::<()>(&["SADD", "hr:w:{login}:account:ada", "x"]).await;
+    let error = limits.check_all("ada").await.expect_err("no limit");
+    assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
+    assert_eq!(server.keys("hr:r:*").await, [""; 0]);
+}
