@@ -96,6 +96,9 @@
 //! ([`Cache::jitter`]), and how long a load may take ([`Cache::max_load`]). A value that must stay
 //! until it is removed lives for [`FOREVER`].
 //!
+//! Rate limits (feature `limit`) have a
+//! [guide](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guide/limits.md).
+//!
 //! # Errors
 //!
 //! There is one type, [`Error`]. Its [`kind`](Error::kind) gives the reason. Its text (one sentence
@@ -159,7 +162,9 @@
 //! None by default. `embedded` adds `Client::embedded` and the module `embedded`: a private server
 //! process for examples, tests and development. `metrics` passes what caches count to the recorder
 //! of the `metrics` facade. `near` adds `Cache::near`: values that were read are served without a
-//! command until the server tells of a change. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
+//! command until the server tells of a change. `limit` adds `Client::rate_limiter` and
+//! `Client::rate_limits`: rate limits over all processes. With `http`, `http::RateLimitLayer` puts
+//! them in front of tower services. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
 //! by rustls.
 
 mod background;

@@ -60,7 +60,8 @@ pub enum ErrorKind {
     Overflow,
     /// A counter would have left its `within` range; it is unchanged.
     OutOfRange,
-    /// The lock, or enough permits, were not free within the wait. Or others changed a cached value
+    /// The lock, or enough permits, were not free within the wait. Or the turn of a request at a
+    /// rate limiter comes later than it waits. Or others changed a cached value
     /// each time until the deadline.
     Contended,
     /// The lock, or the permits, are no longer held.

@@ -205,7 +205,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how long a cache call may take in all, without its loader: 1 s by default.
+    /// Sets how long a cache call may take in all, without its loader, and a call of a rate
+    /// limiter: 1 s by default.
     pub fn cache_deadline(mut self, deadline: Duration) -> Self {
         self.cache_deadline = deadline;
         self
@@ -253,8 +254,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets what calls of caches do while their server is out. By default they fail fast, except
-    /// that calls that take something out of a cache keep trying. Each cache and each call can
+    /// Sets what calls of caches and of rate limiters do while their server is out. By default they
+    /// fail fast, except that calls that take something out of a cache keep trying. Each cache and each call can
     /// override it, for example by [`Cache::on_outage`](crate::Cache::on_outage).
     pub fn cache_on_outage(mut self, on_outage: OnOutage) -> Self {
         self.cache_on_outage = on_outage;

@@ -78,7 +78,10 @@ async fn a_request_too_many_gets_429_and_never_reaches_the_service() {
     for left in ["1", "0"] {
         let response = site.ask_from("192.0.2.1:1", &[]).await;
         assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(field(&response, "ratelimit-policy"), Some("\"site\";q=2;w=86400"));
+        assert_eq!(
+            field(&response, "ratelimit-policy"),
+            Some("\"site\";q=2;w=86400")
+        );
         let told = field(&response, "ratelimit").expect("told");
         assert!(told.starts_with(&format!("\"site\";r={left};t=")), "{told}");
         assert_eq!(field(&response, "retry-after"), None);
@@ -94,7 +97,10 @@ async fn a_request_too_many_gets_429_and_never_reaches_the_service() {
     assert_eq!(field(&refused, "cache-control"), Some("no-store"));
     let text = to_bytes(refused.into_body(), 1000).await.expect("a body");
     let text = String::from_utf8(text.into()).expect("text");
-    assert!(text.contains(&format!("try again in {retry_after} s")), "{text}");
+    assert!(
+        text.contains(&format!("try again in {retry_after} s")),
+        "{text}"
+    );
     assert_eq!(site.served(), 2);
 
     let other = site.ask_from("192.0.2.2:1", &[]).await;
@@ -105,7 +111,9 @@ async fn a_request_too_many_gets_429_and_never_reaches_the_service() {
 async fn a_client_cannot_choose_whom_it_is_counted_as() {
     let server = Server::start_single().await;
     let limiter = daily(&server.client().await, 1);
-    let behind = address().x_forwarded_for(["10.0.0.0/8"]).expect("a network");
+    let behind = address()
+        .x_forwarded_for(["10.0.0.0/8"])
+        .expect("a network");
     let site = Site::behind(RateLimitLayer::by_address(limiter, behind));
     let status = async |peer: &str, forwarded: &str| {
         let response = site.ask_from(peer, &[("x-forwarded-for", forwarded)]).await;
@@ -114,7 +122,10 @@ async fn a_client_cannot_choose_whom_it_is_counted_as() {
     // Through the proxy, with whatever the client has put in front.
     assert_eq!(status("10.0.0.1:1", "198.51.100.7").await, 200);
     assert_eq!(status("10.0.0.1:1", "1.1.1.1, 198.51.100.7").await, 429);
-    assert_eq!(status("10.0.0.2:1", "2.2.2.2, 198.51.100.7, 10.0.0.1").await, 429);
+    assert_eq!(
+        status("10.0.0.2:1", "2.2.2.2, 198.51.100.7, 10.0.0.1").await,
+        429
+    );
     assert_eq!(status("10.0.0.1:1", "198.51.100.8").await, 200);
     // Around the proxy.
     assert_eq!(status("203.0.113.1:1", "3.3.3.3").await, 200);
@@ -178,7 +189,10 @@ async fn an_outage_is_answered_by_the_policy_of_the_limiter() {
     };
     let [fail, open, closed] =
         [LimitOutage::Fail, LimitOutage::Open, LimitOutage::Closed].map(site);
-    assert_eq!(fail.ask_from("192.0.2.1:1", &[]).await.status(), StatusCode::OK);
+    assert_eq!(
+        fail.ask_from("192.0.2.1:1", &[]).await.status(),
+        StatusCode::OK
+    );
     signal(server.pid().await, "KILL");
 
     let response = fail.ask_from("192.0.2.1:1", &[]).await;

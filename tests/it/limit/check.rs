@@ -122,7 +122,10 @@ async fn what_can_never_be_is_refused_before_anything_is_sent() {
 async fn a_key_lives_no_longer_than_it_counts() {
     let server = Server::start_single().await;
     let client = server.client().await;
-    for quota in [Quota::per_minute(60), Quota::per_minute(60).sliding_window()] {
+    for quota in [
+        Quota::per_minute(60),
+        Quota::per_minute(60).sliding_window(),
+    ] {
         let limiter = client.rate_limiter("api", quota);
         let decision = limiter.check("a").cost(30).await.expect("answered");
         let lives = server.lives("hr:[rw]:*").await;
@@ -173,7 +176,10 @@ async fn something_else_at_the_key_is_an_error_and_is_left_alone() {
 async fn limits_of_another_format_are_left_alone() {
     let server = Server::start_single().await;
     server.run::<()>(&["SET", "hr:f:{limit}", "9"]).await;
-    let limiter = server.client().await.rate_limiter("api", Quota::per_second(5));
+    let limiter = server
+        .client()
+        .await
+        .rate_limiter("api", Quota::per_second(5));
     let error = limiter.check("a").await.expect_err("another format");
     assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
     assert_eq!(server.keys("hr:r:*").await, [""; 0]);
@@ -205,7 +211,18 @@ async fn each_decision_is_in_one_count_and_handles_of_a_name_share_them() {
     let limiter = client.rate_limiter("api", daily(2, Algorithm::Gcra));
     let allowed = checks(&limiter, "a", &[1, 1, 1, 1, 1]).await;
     assert_eq!(allowed, [true, true, false, false, false]);
-    let stats = client.rate_limiter("api", daily(2, Algorithm::Gcra)).stats();
-    assert_eq!((stats.allowed, stats.refused, stats.known_refusals), (2, 1, 2));
-    assert_eq!(client.rate_limiter("other", daily(2, Algorithm::Gcra)).stats().allowed, 0);
+    let stats = client
+        .rate_limiter("api", daily(2, Algorithm::Gcra))
+        .stats();
+    assert_eq!(
+        (stats.allowed, stats.refused, stats.known_refusals),
+        (2, 1, 2)
+    );
+    assert_eq!(
+        client
+            .rate_limiter("other", daily(2, Algorithm::Gcra))
+            .stats()
+            .allowed,
+        0
+    );
 }

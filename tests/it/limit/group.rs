@@ -20,7 +20,8 @@ async fn remaining(limits: &RateLimits, address: &str, account: &str) -> Vec<(St
     let keys = [("address", address), ("account", account)];
     let decisions = limits.check(keys).cost(3).await.expect("answered");
     let each = decisions.iter();
-    each.map(|(name, decision)| (name.to_owned(), decision.remaining)).collect()
+    each.map(|(name, decision)| (name.to_owned(), decision.remaining))
+        .collect()
 }
 
 #[tokio::test]
@@ -84,8 +85,14 @@ async fn parts_of_a_group_have_limits_of_their_own_and_the_keys_of_each_share_a_
     for _ in 0..3 {
         assert!(one.check_all("ada").await.expect("answered").allowed());
     }
-    assert_eq!(remaining(&one, "ada", "ada").await[1], ("account".into(), 0));
-    assert_eq!(remaining(&two, "ada", "ada").await[1], ("account".into(), 3 - 3));
+    assert_eq!(
+        remaining(&one, "ada", "ada").await[1],
+        ("account".into(), 0)
+    );
+    assert_eq!(
+        remaining(&two, "ada", "ada").await[1],
+        ("account".into(), 3 - 3)
+    );
     assert!(!one.check_all("ada").await.expect("answered").allowed());
 }
 
@@ -123,7 +130,9 @@ async fn one_limit_may_count_several_keys_in_one_call() {
 async fn another_type_at_the_second_key_leaves_the_first_alone() {
     let server = Server::start_single().await;
     let limits = logins(&server.client().await);
-    server.run::<()>(&["SADD", "hr:w:{login}:account:ada", "x"]).await;
+    server
+        .run::<()>(&["SADD", "hr:w:{login}:account:ada", "x"])
+        .await;
     let error = limits.check_all("ada").await.expect_err("no limit");
     assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
     assert_eq!(server.keys("hr:r:*").await, [""; 0]);

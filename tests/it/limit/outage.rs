@@ -26,7 +26,9 @@ const LOCAL: LimitOutage = LimitOutage::Local { share: 0.5 };
 
 /// A limiter of 10 in a day under `policy`.
 fn limiter(client: &Client, policy: LimitOutage) -> RateLimiter {
-    client.rate_limiter("api", Quota::per_day(10)).outage(policy)
+    client
+        .rate_limiter("api", Quota::per_day(10))
+        .outage(policy)
 }
 
 async fn check(limiter: &RateLimiter, key: &str) -> Result<Decision> {
@@ -173,7 +175,9 @@ async fn a_local_limiter_knows_what_redis_let_through_before_the_outage() {
     let local = LimitOutage::Local { share: 1.0 };
     for _ in 0..6 {
         // A handle for each request.
-        let decision = check(&limiter(&client, local), "a").await.expect("answered");
+        let decision = check(&limiter(&client, local), "a")
+            .await
+            .expect("answered");
         assert_eq!(decision.decided_by, DecidedBy::Server);
     }
     signal(server.pid().await, "KILL");
@@ -197,7 +201,11 @@ async fn a_group_decides_by_its_policy() {
     assert!(error.kind().is_outage(), "{error}");
     let decisions = group.clone().outage(LimitOutage::Open).check_all("a").await;
     assert!(decisions.expect("decided").allowed());
-    let decisions = group.clone().outage(LimitOutage::Closed).check_all("a").await;
+    let decisions = group
+        .clone()
+        .outage(LimitOutage::Closed)
+        .check_all("a")
+        .await;
     let decisions = decisions.expect("decided");
     assert_eq!(decisions.refused_by(), Some("address"));
     let local = group.outage(LOCAL);
@@ -243,9 +251,15 @@ async fn the_server_decides_again_when_it_is_back() {
     let client = server.builder().cache_deadline(Duration::from_millis(300));
     let client = client.open().expect("a good URL");
     let open = limiter(&client, LimitOutage::Open);
-    assert_eq!(check(&open, "a").await.expect("answered").decided_by, DecidedBy::Server);
+    assert_eq!(
+        check(&open, "a").await.expect("answered").decided_by,
+        DecidedBy::Server
+    );
     let killed = server.kill().await;
-    assert_eq!(check(&open, "a").await.expect("decided").decided_by, DecidedBy::Outage);
+    assert_eq!(
+        check(&open, "a").await.expect("decided").decided_by,
+        DecidedBy::Outage
+    );
     server.start_again(killed).await;
     until("the server decides", async || {
         check(&open, "a").await.expect("decided").decided_by == DecidedBy::Server

@@ -28,13 +28,19 @@ fn quota(name: &str) -> Quota {
 /// One process: asks as often as it is let, until it hears anything. Says `going` after its first
 /// decision, then how many were let through.
 pub async fn ask(url: &str, name: &str, commands: &mut UnboundedReceiver<String>, say: fn(&str)) {
-    let builder = Client::builder().url(url).cache_deadline(Duration::from_secs(60));
+    let builder = Client::builder()
+        .url(url)
+        .cache_deadline(Duration::from_secs(60));
     let client = builder.open().expect("a good URL");
-    let limiter = client.rate_limiter("api", quota(name)).outage(LimitOutage::Fail);
+    let limiter = client
+        .rate_limiter("api", quota(name))
+        .outage(LimitOutage::Fail);
     client.ping().await.expect("an answer");
     say("ready");
     commands.recv().await;
-    let tasks: Vec<_> = (0..TASKS).map(|_| tokio::spawn(take(limiter.clone()))).collect();
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| tokio::spawn(take(limiter.clone())))
+        .collect();
     say("going");
     commands.recv().await;
     for task in tasks {

@@ -15,7 +15,10 @@ async fn scripts(server: &Server) -> usize {
 #[tokio::test]
 async fn a_refused_key_is_refused_again_without_a_command() {
     let server = Server::start_single().await;
-    let limiter = server.client().await.rate_limiter("api", Quota::per_hour(1));
+    let limiter = server
+        .client()
+        .await
+        .rate_limiter("api", Quota::per_hour(1));
     assert!(limiter.check("a").await.expect("answered").allowed);
     let first = limiter.check("a").await.expect("answered");
     assert_eq!(first.decided_by, DecidedBy::Server);
@@ -59,7 +62,10 @@ async fn a_key_is_let_through_as_soon_as_the_server_would() {
 #[tokio::test]
 async fn what_this_process_gives_back_ends_a_known_refusal() {
     let server = Server::start_single().await;
-    let limiter = server.client().await.rate_limiter("api", Quota::per_hour(1));
+    let limiter = server
+        .client()
+        .await
+        .rate_limiter("api", Quota::per_hour(1));
     assert!(limiter.check("a").await.expect("answered").allowed);
     for _ in 0..2 {
         assert!(!limiter.check("a").await.expect("answered").allowed);

@@ -28,7 +28,13 @@ impl Clocked {
     }
 
     /// Runs it on `keys` at `now` (µs).
-    pub async fn run(&self, server: &Server, keys: &[&str], arguments: &[String], now: u64) -> Answer {
+    pub async fn run(
+        &self,
+        server: &Server,
+        keys: &[&str],
+        arguments: &[String],
+        now: u64,
+    ) -> Answer {
         let (count, (seconds, micros)) = (
             keys.len().to_string(),
             ((now / 1_000_000).to_string(), (now % 1_000_000).to_string()),

@@ -15,7 +15,10 @@ const START: u64 = 1_800_000_000_000_000;
 #[derive(Debug, Clone)]
 enum Op {
     /// Takes a cost, if it fits within a wait (µs).
-    Take { cost: u64, wait: u64 },
+    Take {
+        cost: u64,
+        wait: u64,
+    },
     /// Gives back exactly what an earlier operation has taken, if it has.
     GiveBack(usize),
     Peek,
@@ -107,10 +110,7 @@ fn limit() -> impl Strategy<Value = Limit> {
 }
 
 /// A limit, and operations after steps of the clock. Costs are at most `most` of the limit.
-fn case(
-    most: fn(&Limit) -> u64,
-    waits: bool,
-) -> impl Strategy<Value = (Limit, Vec<(u64, Op)>)> {
+fn case(most: fn(&Limit) -> u64, waits: bool) -> impl Strategy<Value = (Limit, Vec<(u64, Op)>)> {
     limit().prop_flat_map(move |limit| {
         let most = most(&limit);
         let cost = prop_oneof![3 => Just(1), 2 => 1..=most, 1 => Just(most)];
@@ -203,7 +203,9 @@ async fn window(run: &Run, limit: Limit, ops: &[(u64, Op)]) -> TestCaseResult {
     let (key, mut now) = (run.key(), START);
     let mut lets: Vec<Let> = Vec::new();
     let (most, span, slice) = (limit.limit, limit.span, limit.slice());
-    let waits = ops.iter().any(|(_, op)| matches!(op, Op::Take { wait: 1.., .. } | Op::GiveBack(_)));
+    let waits = ops
+        .iter()
+        .any(|(_, op)| matches!(op, Op::Take { wait: 1.., .. } | Op::GiveBack(_)));
     // What was let through within `span` before now, or is still to come.
     let taken = |lets: &[Let], now: u64, span: u64| -> u64 {
         let since = (i128::from(now) - i128::from(span)) * 1000;
@@ -215,7 +217,8 @@ async fn window(run: &Run, limit: Limit, ops: &[(u64, Op)]) -> TestCaseResult {
         match *op {
             Op::Take { cost, wait } => {
                 let arguments = words([&cost, &most, &span, &slice, &wait]);
-                let Answer(status, told) = run.slide.run(&run.server, &[&key], &arguments, now).await;
+                let Answer(status, told) =
+                    run.slide.run(&run.server, &[&key], &arguments, now).await;
                 let ready = u64::try_from(told[1]).expect("not before now");
                 if status == "ALLOWED" {
                     prop_assert!(ready <= wait);
@@ -229,10 +232,22 @@ async fn window(run: &Run, limit: Limit, ops: &[(u64, Op)]) -> TestCaseResult {
                     prop_assert!(ready > wait);
                     let longer = taken(&lets, now, span + slice);
                     // With reservations, a request may count for longer.
-                    prop_assert!(waits || longer + cost > most, "{:?} at {}: {}", op, now, longer);
+                    prop_assert!(
+                        waits || longer + cost > most,
+                        "{:?} at {}: {}",
+                        op,
+                        now,
+                        longer
+                    );
                 }
                 if slice == 1 && !waits {
-                    prop_assert_eq!(told[0] as u64, taken(&lets, now, span), "{:?} at {}", op, now);
+                    prop_assert_eq!(
+                        told[0] as u64,
+                        taken(&lets, now, span),
+                        "{:?} at {}",
+                        op,
+                        now
+                    );
                 }
             }
             Op::GiveBack(at) => {
@@ -305,7 +320,11 @@ fn no_window_has_more_than_the_limit_with_reservations_and_what_is_given_back() 
 async fn a_constant_load_uses_98_percent_of_a_sliding_window_of_many() {
     let run = Run::start().await;
     let (key, mut now, mut used) = (run.key(), START, 0_u64);
-    let limit = Limit { limit: 1000, span: 10_000_000, burst: 1 };
+    let limit = Limit {
+        limit: 1000,
+        span: 10_000_000,
+        burst: 1,
+    };
     let windows = 100;
     // A request of 100 each 500 ms, which is twice as many as the limit lets through.
     let arguments = words([&100, &limit.limit, &limit.span, &limit.slice(), &0]);

@@ -57,7 +57,10 @@ async fn a_turn_that_is_too_far_away_is_told_at_once_and_takes_nothing() {
         let again = limiter.until_ready("a").wait(MINUTE / 2).await;
         assert_eq!(again.expect_err("as before").kind(), ErrorKind::Contended);
         let retry_after = limiter.peek("a").await.expect("answered").retry_after;
-        assert!(retry_after <= MINUTE, "nothing was reserved: {retry_after:?}");
+        assert!(
+            retry_after <= MINUTE,
+            "nothing was reserved: {retry_after:?}"
+        );
     }
 }
 
@@ -71,8 +74,8 @@ async fn a_wait_that_is_dropped_while_it_sleeps_gives_its_turn_back() {
         let before = limiter.peek("a").await.expect("answered").retry_after;
         assert!(before <= MINUTE);
         let mut wait = limiter.until_ready("a").wait(MINUTE).into_future();
+        assert!(futures::poll!(&mut wait).is_pending());
         until("the turn is reserved", async || {
-            assert!(futures::poll!(&mut wait).is_pending());
             limiter.peek("a").await.expect("answered").reset_after > MINUTE
         })
         .await;
@@ -90,19 +93,28 @@ async fn a_wait_that_is_dropped_before_its_answer_gives_its_turn_back() {
     let proxy = Proxy::before(&server);
     let client = proxy.builder().open().expect("a good URL");
     let behind = server.client().await;
-    for (key, quota) in ["a", "b"].into_iter().zip([Quota::per_hour(2), Quota::per_hour(2).sliding_window()]) {
-        let (limiter, seen) = (client.rate_limiter("api", quota), behind.rate_limiter("api", quota));
+    for (key, quota) in ["a", "b"]
+        .into_iter()
+        .zip([Quota::per_hour(2), Quota::per_hour(2).sliding_window()])
+    {
+        let (limiter, seen) = (
+            client.rate_limiter("api", quota),
+            behind.rate_limiter("api", quota),
+        );
         limiter.until_ready("warm").await.expect("a turn");
         let held = proxy.on_reply(Request::any().named("EVALSHA"), Act::Hold);
         let mut wait = limiter.until_ready(key).into_future();
+        assert!(futures::poll!(&mut wait).is_pending());
         until("the turn is taken and not answered", async || {
-            assert!(futures::poll!(&mut wait).is_pending());
             remaining(&seen, key).await == 1
         })
         .await;
         drop(wait);
         held.deliver();
-        until("the turn is given back", async || remaining(&seen, key).await == 2).await;
+        until("the turn is given back", async || {
+            remaining(&seen, key).await == 2
+        })
+        .await;
     }
 }
 
@@ -114,7 +126,10 @@ async fn a_wait_whose_reply_is_lost_is_unknown_and_gives_nothing_back() {
     let limiter = client.rate_limiter("api", Quota::per_hour(3));
     limiter.until_ready("a").await.expect("a turn");
     proxy.lose_next_reply();
-    let error = limiter.until_ready("a").await.expect_err("the reply is lost");
+    let error = limiter
+        .until_ready("a")
+        .await
+        .expect_err("the reply is lost");
     assert!(error.is_indeterminate(), "{error}");
     assert_eq!(remaining(&limiter, "a").await, 1, "it was taken once");
 }
@@ -137,15 +152,18 @@ async fn a_turn_that_was_used_is_not_given_back() {
 async fn checks_are_refused_while_turns_are_reserved() {
     let server = Server::start().await;
     let client = server.client().await;
-    for quota in [Quota::per_minute(60).burst(1), Quota::per_minute(2).sliding_window()] {
+    for quota in [
+        Quota::per_minute(60).burst(1),
+        Quota::per_minute(2).sliding_window(),
+    ] {
         let limiter = client.rate_limiter("api", quota);
         let most = quota.limit().min(2);
         for _ in 0..most.min(limiter.peek("a").await.expect("answered").remaining) {
             limiter.until_ready("a").await.expect("a turn");
         }
         let mut wait = limiter.until_ready("a").wait(MINUTE).into_future();
+        assert!(futures::poll!(&mut wait).is_pending());
         until("a turn is reserved", async || {
-            let _ = futures::poll!(&mut wait);
             limiter.peek("a").await.expect("answered").remaining == 0
         })
         .await;
