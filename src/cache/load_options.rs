@@ -19,6 +19,8 @@ pub(super) struct LoadOptions {
     pub(super) none_ttl: Option<Duration>,
     pub(super) stale: Duration,
     pub(super) stale_if_error: Duration,
+    /// How long an entry is kept to be served stale. `None` for as long as the call may serve it.
+    pub(super) keep_stale: Option<Duration>,
     pub(super) soft_timeout: Option<Duration>,
     pub(super) hard_timeout: Option<Duration>,
     pub(super) early_refresh: EarlyRefresh,
@@ -70,6 +72,7 @@ impl LoadOptions {
             none_ttl: None,
             stale: Duration::ZERO,
             stale_if_error: Duration::ZERO,
+            keep_stale: None,
             soft_timeout: None,
             hard_timeout: None,
             early_refresh: EarlyRefresh::Off,
@@ -85,12 +88,9 @@ impl LoadOptions {
         for (name, window) in [
             ("stale", self.stale),
             ("stale_if_error", self.stale_if_error),
+            ("keep_stale", self.keep_stale.unwrap_or_default()),
         ] {
-            if window > FOREVER {
-                return Err(Error::invalid(format!(
-                    "{name} is longer than hedgerow::FOREVER (100 years); use that instead"
-                )));
-            }
+            checked_window(name, window)?;
         }
         if self.soft_timeout.is_some() && self.stale_if_error.is_zero() {
             return Err(Error::invalid(
@@ -104,7 +104,9 @@ impl LoadOptions {
         let kept = Kept {
             ttl: Ttl::new("ttl", self.ttl)?,
             none_ttl: none_ttl?,
-            window: self.stale.max(self.stale_if_error),
+            window: self
+                .keep_stale
+                .unwrap_or(self.stale.max(self.stale_if_error)),
             error_ttl_by: self.error_ttl_by.clone(),
         };
         let serves = Serves {
@@ -115,6 +117,19 @@ impl LoadOptions {
             early_refresh: self.early_refresh,
         };
         Ok((kept, serves))
+    }
+}
+
+/// Returns `window`, the stale window called `name`.
+///
+/// # Errors
+/// `InvalidInput` if it is too long.
+pub(super) fn checked_window(name: &str, window: Duration) -> Result<Duration> {
+    match window > FOREVER {
+        true => Err(Error::invalid(format!(
+            "{name} is longer than hedgerow::FOREVER (100 years); use that instead"
+        ))),
+        false => Ok(window),
     }
 }
 
@@ -208,6 +223,19 @@ macro_rules! load_settings {
             self
         }
 
+        /// Sets how long an entry is kept to be served stale, in place of the longest stale window
+        /// of this call. A loader that knows it better says it:
+        /// [`Loading::keep_stale`](crate::cache::Loading::keep_stale).
+        ///
+        /// Use it where the window follows from the value: let calls serve whatever is there
+        /// (`.stale(FOREVER)`), keep nothing (`.keep_stale(Duration::ZERO)`), and have the loader
+        /// say for how long each value is kept.
+        #[must_use = "it returns the changed value"]
+        pub fn keep_stale(mut self, window: Duration) -> Self {
+            self.options.keep_stale = Some(window);
+            self
+        }
+
         /// Serves a stale value if the load takes longer than `timeout`. The load goes on. How old
         /// the value may be is set by [`stale_if_error`](Self::stale_if_error), which this needs.
         /// If there is no such value, the call waits for the load.
@@ -288,6 +316,18 @@ mod tests {
         options.stale_if_error = SECOND * 3;
         let (kept, _) = options.parsed().expect("good options");
         assert_eq!(kept.window, SECOND * 3);
+    }
+
+    #[test]
+    fn an_entry_is_kept_for_as_long_as_was_said() {
+        let mut options = LoadOptions::new(SECOND);
+        options.stale = FOREVER;
+        options.keep_stale = Some(SECOND);
+        let (kept, serves) = options.parsed().expect("good options");
+        assert_eq!((kept.window, serves.stale), (SECOND, FOREVER));
+        options.keep_stale = Some(FOREVER * 2);
+        let refused = options.parsed().expect_err("too long");
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     }
 
     #[test]

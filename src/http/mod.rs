@@ -1,7 +1,14 @@
-//! Layers for tower services.
+//! Layers for tower services: [`PageCache`] and [`RateLimitLayer`].
+//!
+//! Invariant: only what is public at the root of the crate is used here, so that this module could
+//! be a crate of its own. Users add the layers to their services.
 
 #[cfg(feature = "limit")]
 mod limits;
+mod pages;
 
 #[cfg(feature = "limit")]
 pub use limits::{ClientAddress, InvalidProxy, Keyless, RateLimitLayer, RateLimited, RateLimiting};
+pub use pages::{
+    CacheTags, InvalidArgument, PageBody, PageCache, PageService, PageStats, PurgeEndpoint,
+};

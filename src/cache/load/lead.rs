@@ -19,6 +19,7 @@ use super::lease::Committed;
 use super::loading::{RunLoader, Said, Storing};
 use super::{Ended, Load};
 use crate::cache::index;
+use crate::cache::load_options::checked_window;
 use crate::cache::read::fetch;
 use crate::cache::read::judge::Want;
 use crate::cache::read::mark::Mark;
@@ -128,7 +129,12 @@ where
             Some(ttl) => Ttl::new("ttl", ttl).map_err(|error| self.request.named(error))?,
             None => self.request.ttl_of(&**value),
         };
-        let labelled = self.labelled(&said.tags, states, ttl).await?;
+        let planned = self.request.life(self.request.kept.longest());
+        if let Some(window) = said.keep_stale {
+            let window = checked_window("keep_stale", window);
+            self.request.kept.window = window.map_err(|error| self.request.named(error))?;
+        }
+        let labelled = self.labelled(&said.tags, states, (ttl, planned)).await?;
         // First: such a value is proved for nobody, whatever else is said of it.
         if !labelled {
             return Ok(Plan::Drop(Why::Late));
@@ -219,17 +225,18 @@ where
     }
 
     /// Adds the tags that the loader has `named`, and makes all tags outlive an entry that is fresh
-    /// for `ttl`. Returns whether the value may be stored with them.
+    /// for `ttl`: also those that were declared, if the entry lives for longer than was `planned`.
+    /// Returns whether the value may be stored with them.
     async fn labelled(
         &mut self,
         named: &[String],
         states: &mut Vec<TagState>,
-        ttl: Ttl,
+        (ttl, planned): (Ttl, Duration),
     ) -> Result<bool> {
         let cache = &self.request.cache;
         let mut late = cache.labels(named).map_err(|e| self.request.named(e))?;
         late.retain(|tag| !self.request.tags.iter().any(|known| known.id == tag.id));
-        let is_long = ttl > self.request.kept.longest();
+        let is_long = self.request.life(ttl) > planned;
         if late.is_empty() && !is_long {
             return Ok(true);
         }

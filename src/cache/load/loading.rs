@@ -26,6 +26,7 @@ pub struct Loading<V> {
 pub(in crate::cache) struct Said {
     pub(in crate::cache) tags: Vec<String>,
     pub(in crate::cache) ttl: Option<Duration>,
+    pub(in crate::cache) keep_stale: Option<Duration>,
     pub(in crate::cache) storing: Storing,
 }
 
@@ -94,6 +95,17 @@ impl<V> Loading<V> {
     /// nothing is stored.
     pub fn ttl(&self, ttl: Duration) {
         self.lock().ttl = Some(ttl);
+    }
+
+    /// Sets how long the value is kept behind its TTL to be served stale, in place of the stale
+    /// windows of the call. Zero keeps it for its TTL only. How long it is served is still decided
+    /// by each call for itself, see [`Memoize::stale`](super::super::Memoize::stale). The last call
+    /// counts.
+    ///
+    /// If the duration is more than 100 years, the call fails with `InvalidInput`, and nothing is
+    /// stored. A bare value has no stale window, so this has no effect there.
+    pub fn keep_stale(&self, window: Duration) {
+        self.lock().keep_stale = Some(window);
     }
 
     /// Says that the value is not to be stored. The calls that wait for this load get it all the

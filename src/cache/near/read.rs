@@ -19,7 +19,7 @@ use super::held::{Fill, Near, Origin};
 use super::table::{Kept, KnownTag, Ticket};
 use crate::cache::Cache;
 use crate::cache::read::fetch;
-use crate::cache::read::judge::{Judged, Left, Rules, Taken, Want, judge_by};
+use crate::cache::read::judge::{Judged, Left, Old, Rules, Taken, Want, judge_by};
 use crate::cache::read::reading::{Gone, ReadFrom, Reading};
 use crate::cache::stats::{Counts, Timed};
 use crate::client::Client;
@@ -57,6 +57,34 @@ where
     let tickets = watch.tickets(tags);
     let reading = fetch::read(cache, key, tags, ReadFrom::Primary, deadline).await?;
     Ok(watch.end(cache, tickets, reading, deadline))
+}
+
+/// Reads one entry for a call that may be given a stale value, as [`fetch::read_old`] does: it is
+/// judged by what the server says, and kept if it is fresh.
+pub(in crate::cache) async fn read_old<V>(
+    cache: &Cache,
+    near: &Arc<Near>,
+    key: &Key,
+    (tags, want): (&[Tag], Want),
+    deadline: Deadline,
+) -> Result<Reading<Arc<V>>>
+where
+    V: DeserializeOwned + Send + Sync + 'static,
+{
+    let how = (ReadFrom::Primary, want);
+    let watch = Watch::begin(cache, near, key)?;
+    let tickets = watch.as_ref().map(|watch| watch.tickets(tags));
+    let _timer = cache.setup.counts.time(Timed::Read);
+    let reading = fetch::read_old::<Traced<V>>(cache, key, tags, how, deadline).await?;
+    Ok(match (watch.zip(tickets), &reading) {
+        (Some((watch, tickets)), Reading::Hit(traced)) if near.takes(traced.bytes) => {
+            watch.end(cache, tickets, reading, deadline)
+        }
+        _ => {
+            near.forget(key);
+            value_of(reading)
+        }
+    })
 }
 
 /// Reads the entries at `keys` in one trip, as [`fetch::read_many`] does. They are kept in the
@@ -345,6 +373,10 @@ async fn fill(
 fn value_of<V>(reading: Reading<Traced<V>>) -> Reading<Arc<V>> {
     match reading {
         Reading::Hit(traced) => Reading::Hit(traced.value),
-        Reading::Old(_, miss) | Reading::Miss(miss) => Reading::Miss(miss),
+        Reading::Old(old, miss) => {
+            let (taken, stamps, age) = (old.taken.value, old.stamps, old.age);
+            Reading::Old(Old { taken, stamps, age }, miss)
+        }
+        Reading::Miss(miss) => Reading::Miss(miss),
     }
 }

@@ -439,6 +439,15 @@ impl Call {
             let read = near::read::read(cache, near, value, &self.tags, deadline);
             return Arrival::Read(reader, Box::pin(read).await);
         }
+        #[cfg(feature = "near")]
+        if rounds.is_first()
+            && self.serves.may_be_stale()
+            && let Some(near) = cache.near_to_fill()
+        {
+            let asked = (&*self.tags, want);
+            let read = near::read::read_old(cache, near, value, asked, deadline);
+            return Arrival::Read(reader, Box::pin(read).await);
+        }
         // In a box: two futures of a size that the allocator keeps at hand are cheaper than one
         // larger.
         let how = (from, want);

@@ -1,0 +1,35 @@
+//! Pages of a web service, kept in a [`Cache`](crate::Cache).
+//!
+//! Invariant: a request is given a stored page only if the page was stored for requests like it, and
+//! no purge of it has returned since it was rendered. [`PageCache`] is the layer, and everything
+//! else is a part of it: a file for an idea.
+
+mod body;
+mod conditional;
+mod directives;
+mod endpoint;
+mod freshness;
+mod headers;
+mod key;
+mod known;
+mod page;
+mod page_cache;
+mod purge;
+mod query;
+mod render;
+mod request;
+mod selection;
+mod serve;
+mod service;
+mod settings;
+mod stats;
+mod status;
+mod tags;
+
+pub use body::PageBody;
+pub use endpoint::PurgeEndpoint;
+pub use page_cache::PageCache;
+pub use purge::InvalidArgument;
+pub use service::PageService;
+pub use stats::PageStats;
+pub use tags::CacheTags;
