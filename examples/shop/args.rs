@@ -32,9 +32,17 @@ pub(crate) struct Args {
     #[arg(long, default_value = "A")]
     pub(crate) name: String,
 
-    /// Proxies that say for whom they ask (`Forwarded`, `X-Forwarded-For`), as networks
+    /// Proxies whose `X-Forwarded-For` an instance believes, as addresses or networks
     #[arg(long)]
     pub(crate) trusted_proxy: Vec<String>,
+
+    /// How many logins one address may try in a minute
+    #[arg(long, default_value_t = 20)]
+    pub(crate) logins_per_minute: u32,
+
+    /// End an instance when its standard input is closed, which its parent holds
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
 
     /// After how many seconds an order that was not finished is given up
     #[arg(long, default_value_t = 60)]

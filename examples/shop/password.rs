@@ -30,7 +30,9 @@ fn digest_with(password: &str, salt: &str) -> String {
     let mut sum = last;
     for _ in 1..ROUNDS {
         last = round(&last);
-        sum.iter_mut().zip(last).for_each(|(sum, byte)| *sum ^= byte);
+        sum.iter_mut()
+            .zip(last)
+            .for_each(|(sum, byte)| *sum ^= byte);
     }
     let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{salt}:{hex}")

@@ -14,9 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-pub(crate) use customers::{ADMIN, Customer};
+pub(crate) use customers::ADMIN;
 pub(crate) use orders::{Draft, Opened, Order, OrderState, Settled};
-pub(crate) use products::{Country, Listing, Product, country_name};
+pub(crate) use products::{Listing, Product, country_name};
 
 /// The database, as the handlers use it. Its work runs on threads that may block.
 #[derive(Debug, Clone)]

@@ -88,7 +88,13 @@ impl Store {
             if credit < total {
                 return Ok(Opened::TooLittleCredit);
             }
-            let Draft { token, customer, product, amount, .. } = &draft;
+            let Draft {
+                token,
+                customer,
+                product,
+                amount,
+                ..
+            } = &draft;
             transaction.execute(
                 "INSERT INTO purchase (token, customer, product, amount, cents, state)
                  VALUES (?1, ?2, ?3, ?4, ?5, 'open')",
@@ -162,8 +168,11 @@ impl Store {
 
     /// The last orders of a customer that were placed, the newest first.
     pub(crate) async fn orders_of(&self, customer: String) -> Result<Vec<Order>> {
-        self.orders("WHERE customer = ?1 AND state = 'placed' ORDER BY opened DESC LIMIT 20", customer)
-            .await
+        self.orders(
+            "WHERE customer = ?1 AND state = 'placed' ORDER BY opened DESC LIMIT 20",
+            customer,
+        )
+        .await
     }
 
     /// Orders that have been open for longer than so many seconds.
@@ -179,7 +188,9 @@ impl Store {
     ) -> Result<Vec<Order>> {
         self.read(move |database| {
             let mut query = database.prepare_cached(&select(of))?;
-            Ok(query.query_map([argument], order)?.collect::<Result<_, _>>()?)
+            Ok(query
+                .query_map([argument], order)?
+                .collect::<Result<_, _>>()?)
         })
         .await
     }
@@ -221,6 +232,19 @@ fn order(row: &Row<'_>) -> rusqlite::Result<Order> {
             _ => OrderState::Refused,
         },
     })
+}
+
+impl Draft {
+    /// The form that an order came from.
+    pub(crate) fn of(order: &Order) -> Self {
+        Self {
+            token: order.token.clone(),
+            customer: order.customer.clone(),
+            product: order.product,
+            amount: order.amount,
+            cents: order.cents / order.amount,
+        }
+    }
 }
 
 impl OrderState {

@@ -56,12 +56,16 @@ impl Store {
     }
 
     pub(crate) async fn products_of(&self, country: String) -> Result<Listing> {
-        self.listing("WHERE country = ?1 ORDER BY city", country).await
+        self.listing("WHERE country = ?1 ORDER BY city", country)
+            .await
     }
 
     /// Products whose city begins with `text`, or has it somewhere, those that begin so first.
     pub(crate) async fn products_like(&self, text: &str) -> Result<Listing> {
-        let escaped = text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+        let escaped = text
+            .replace('\\', r"\\")
+            .replace('%', r"\%")
+            .replace('_', r"\_");
         self.listing(
             r"WHERE city LIKE '%' || ?1 || '%' ESCAPE '\'
               ORDER BY city LIKE ?1 || '%' ESCAPE '\' DESC, city LIMIT 24",
@@ -91,7 +95,9 @@ impl Store {
     async fn listing(&self, of: &'static str, argument: String) -> Result<Listing> {
         self.read(move |database| {
             let mut query = database.prepare_cached(&select(of))?;
-            Ok(query.query_map([argument], product)?.collect::<Result<_, _>>()?)
+            Ok(query
+                .query_map([argument], product)?
+                .collect::<Result<_, _>>()?)
         })
         .await
     }
@@ -119,7 +125,9 @@ pub(super) fn stock_up(transaction: &Transaction<'_>) -> Result<()> {
             continue;
         }
         of_country += 1;
-        let mix = city.bytes().fold(7_i64, |mix, byte| (mix * 31 + i64::from(byte)) % 1_000_003);
+        let mix = city
+            .bytes()
+            .fold(7_i64, |mix, byte| (mix * 31 + i64::from(byte)) % 1_000_003);
         let (cents, stock) = (120 + mix % 18 * 10, 5 + mix % 36);
         insert.execute(params![city, region, country, lat, lng, cents, stock])?;
         last = (country, city);
