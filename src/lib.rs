@@ -156,6 +156,7 @@
 //! | `hedgerow::sync` | | `lost`, of locks and permits |
 //! | `hedgerow::limit` | `until_ready` | `limits do without Redis` |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
+//! | `hedgerow::session` | | |
 //!
 //! # Features
 //!
@@ -164,8 +165,8 @@
 //! of the `metrics` facade. `near` adds `Cache::near`: values that were read are served without a
 //! command until the server tells of a change. `limit` adds `Client::rate_limiter` and
 //! `Client::rate_limits`: rate limits over all processes. With `http`, `http::RateLimitLayer` puts
-//! them in front of tower services. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
-//! by rustls.
+//! them in front of tower services. `session` adds `SessionStore`, a store of tower-sessions. `tls`
+//! adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
 
 mod background;
 pub mod cache;
@@ -254,6 +255,10 @@ struct GuideCodecs;
 #[cfg(all(doctest, feature = "limit", feature = "http"))]
 #[doc = include_str!("../docs/guide/limits.md")]
 struct GuideLimits;
+
+#[cfg(all(doctest, feature = "session"))]
+#[doc = include_str!("../docs/guide/sessions.md")]
+struct GuideSessions;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/migrating.md")]

@@ -1,7 +1,7 @@
 //! The digests that stand for session ids and users.
 //!
-//! Invariant: a session id cannot be found from its digest, since it has 128 random bits. A user can
-//! be found by trying all users. Everything that is written or shown is made from a digest.
+//! Invariant: a session id cannot be found from its digest, since it has 128 random bits. A user
+//! can be found by trying all users. Everything that is written or shown is made from a digest.
 
 use sha2::{Digest as _, Sha256};
 use tower_sessions_core::session::Id;

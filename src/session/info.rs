@@ -14,8 +14,8 @@ use super::base::Data;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Names the session for [`revoke`](super::SessionStore::revoke): a digest of its id, with which
-    /// the session cannot be used.
+    /// Names the session for [`revoke`](super::SessionStore::revoke): a digest of its id, with
+    /// which the session cannot be used.
     pub digest: String,
     /// When it was created, by the clock of the process that did.
     pub created: OffsetDateTime,

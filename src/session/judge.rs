@@ -42,28 +42,28 @@ pub(super) fn judge(
     if base.is_some_and(|base| base.session != session) {
         return Verdict::Drop;
     }
-    if stored.data == new.text && stored.user == new.user {
-        // `lives` says when it was last seen, so it is written anew where that has changed.
-        let same_end = stored.expires == new.expires_millis();
-        return match same_end || stored.lives.abs_diff(lives) <= ABOUT_THE_SAME {
-            true => Verdict::Slide,
-            false => Verdict::Write,
-        };
-    }
+    let is_same = stored.data == new.text && stored.user == new.user;
+    // The value says for how long it lives, from which follows when it was last seen. So it is
+    // written anew where that has changed.
+    let same_life =
+        stored.expires == new.expires_millis() || stored.lives.abs_diff(lives) <= ABOUT_THE_SAME;
+    let write = match is_same && same_life {
+        true => Verdict::Slide,
+        false => Verdict::Write,
+    };
     // It was cleared, so what it had is not to stay, whatever that is by now.
     let Some(base) = base else {
-        return Verdict::Write;
+        return write;
     };
-    if stored.writer == base.writer {
-        return Verdict::Write;
+    let is_own = stored.writer == base.writer;
+    let changes_nothing = base.data == new.digest() && base.user == new.user;
+    if is_own || stored.version == base.version || changes_nothing && is_same {
+        return write;
     }
-    let has_changed_nothing = base.data == new.digest() && base.user == new.user;
-    if has_changed_nothing {
+    if changes_nothing {
         return Verdict::Slide;
     }
-    if stored.version == base.version {
-        return Verdict::Write;
-    }
+    // Both have changed it. Even if both have stored the same: two that count up do.
     if stored.user != new.user {
         return Verdict::Drop;
     }

@@ -26,8 +26,8 @@ impl SessionStore {
     /// [goes on in the background](crate::Cache::invalidate_tags).
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the sessions ended or not. If it was polled, the client goes on in
-    /// the background.
+    /// Dropping the future leaves the sessions ended or not. If it was polled, the client goes on
+    /// in the background.
     pub async fn log_out_everywhere(&self, user: &str) -> Result<()> {
         let tag = self.tag_of(user)?;
         let removed = self.cache.purge_tag(&tag).await.map_err(of_cache)?;
@@ -57,8 +57,8 @@ impl SessionStore {
         Ok(infos)
     }
 
-    /// Ends the session of `user` with this [digest](SessionInfo::digest). Returns whether there was
-    /// one. A session of another user is left alone.
+    /// Ends the session of `user` with this [digest](SessionInfo::digest). Returns whether there
+    /// was one. A session of another user is left alone.
     ///
     /// # Errors
     /// As [`log_out_everywhere`](Self::log_out_everywhere).

@@ -51,8 +51,8 @@ impl Saving {
         (!left.is_zero()).then_some(left.min(FOREVER))
     }
 
-    /// The session that is stored for this, written by `writer` to live for `life`. `old` is what it
-    /// replaces.
+    /// The session that is stored for this, written by `writer` to live for `life`. `old` is what
+    /// it replaces.
     pub(super) fn stored(&self, writer: u64, life: Duration, old: Option<&Stored>) -> Stored {
         Stored {
             version: old.map_or(1, |old| old.version + 1),

@@ -12,13 +12,13 @@ use tower_sessions_core::session_store::{Result, SessionStore as Store};
 
 use super::base::{Base, Data};
 use super::departures::{Departures, LONGEST_REQUEST};
+use super::digest;
 use super::judge::{Conflict, Verdict, judge};
 use super::saving::Saving;
 use super::stats::{Counts, SessionStats};
 use super::stored::Stored;
 use super::trouble::{self, of_cache};
 use super::user::{self, UserOf};
-use super::digest;
 use crate::cache::{Explanation, TagSnapshot};
 use crate::{Cache, Outage};
 
@@ -104,20 +104,18 @@ impl SessionStore {
     ///
     /// The session carries a tag of its user, and the cache [keeps an index](Cache::index_tags) of
     /// it. In Redis, the user is in the session, which [`Cache::encrypt`] encrypts, and as a digest
-    /// in the tag. A session that changes from one user to another without a new id carries the tags
-    /// of both.
+    /// in the tag. A session that changes from one user to another without a new id carries the
+    /// tags of both.
     #[must_use]
-    pub fn user(
-        mut self,
-        user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn user(mut self, user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static) -> Self {
         self.cache = self.cache.index_tags();
         self.users = Some(UserOf::new(user));
         self
     }
 
-    /// Sets the key of the data that says to whom a session belongs: as [`user`](Self::user). A text
-    /// is the user as it is, `null` is nobody, and anything else is the user as JSON, such as `7`.
+    /// Sets the key of the data that says to whom a session belongs: as [`user`](Self::user). A
+    /// text is the user as it is, `null` is nobody, and anything else is the user as JSON, such as
+    /// `7`.
     #[must_use]
     pub fn user_key(mut self, key: &str) -> Self {
         self.cache = self.cache.index_tags();
@@ -133,8 +131,8 @@ impl SessionStore {
         self
     }
 
-    /// Sets how many bytes the data of a session may have, as JSON: 256 KiB by default. A larger one
-    /// is refused with [`Trouble::TooLarge`](super::Trouble::TooLarge), and nothing is changed.
+    /// Sets how many bytes the data of a session may have, as JSON: 256 KiB by default. A larger
+    /// one is refused with [`Trouble::TooLarge`](super::Trouble::TooLarge), and nothing is changed.
     #[must_use]
     pub fn max_size(mut self, bytes: usize) -> Self {
         self.max_size = bytes;
@@ -175,10 +173,14 @@ impl SessionStore {
             let id = Id::default();
             let session = digest::of_session(&id);
             let stored = saving.stored(writer, life, None);
-            let add = self.cache.add(&session, &stored, life).tags(self.tag(saving));
+            let add = self
+                .cache
+                .add(&session, &stored, life)
+                .tags(self.tag(saving));
             if add.await.map_err(of_cache)? {
                 record.id = id;
-                self.base(&session, &stored, writer).note_in(&mut record.data);
+                self.base(&session, &stored, writer)
+                    .note_in(&mut record.data);
                 return Ok(session);
             }
         }
@@ -263,7 +265,10 @@ impl SessionStore {
             return Ok(None);
         };
         let tag = [user::tag(&self.cache, user)];
-        self.cache.tag_snapshot(tag, LONGEST_REQUEST).await.map(Some)
+        self.cache
+            .tag_snapshot(tag, LONGEST_REQUEST)
+            .await
+            .map(Some)
     }
 
     fn saving(&self, record: &Record) -> Result<Saving> {
@@ -306,7 +311,8 @@ impl Store for SessionStore {
         let counts = &self.shared.counts;
         // Whose session it is was not found out by this request: it knows that from the session
         // which it has loaded. So that must not have ended otherwise than by its own `delete`.
-        let goes_on = Base::of(&record.data).filter(|base| base.user.is_some() && base.user == saving.user);
+        let goes_on =
+            Base::of(&record.data).filter(|base| base.user.is_some() && base.user == saving.user);
         let departures = &self.shared.departures;
         let Some(old) = goes_on else {
             self.created(&saving, record).await?;
@@ -346,7 +352,8 @@ impl Store for SessionStore {
             return Ok(None);
         };
         let mut data = entry.data()?;
-        self.base(&session, &entry, rand::random()).note_in(&mut data);
+        self.base(&session, &entry, rand::random())
+            .note_in(&mut data);
         Ok(Some(Record {
             id: *id,
             data,

@@ -1,7 +1,7 @@
 //! `Stored`: a session as it is in Redis.
 //!
-//! Invariant: the data is JSON text, so that every codec of the cache can carry it, with the keys in
-//! order, so that equal data has equal text.
+//! Invariant: the data is JSON text, so that every codec of the cache can carry it, with the keys
+//! in order, so that equal data has equal text.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

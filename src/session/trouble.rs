@@ -71,7 +71,9 @@ pub(super) fn of_cache(error: Error) -> session_store::Error {
         ErrorKind::TooLarge => session_store::Error::Encode(format!("{TOO_LARGE}: {error}")),
         ErrorKind::Encode => session_store::Error::Encode(error.to_string()),
         ErrorKind::Decode => session_store::Error::Decode(error.to_string()),
-        kind if kind.is_outage() => session_store::Error::Backend(format!("{UNAVAILABLE}: {error}")),
+        kind if kind.is_outage() => {
+            session_store::Error::Backend(format!("{UNAVAILABLE}: {error}"))
+        }
         _ => session_store::Error::Backend(format!("the session store failed: {error}")),
     }
 }

@@ -1,7 +1,7 @@
 //! `UserOf`: to whom a session belongs.
 //!
-//! Invariant: the tag of a user is made of the digest of the user and the name of the cache, so that
-//! stores of two caches end sessions apart.
+//! Invariant: the tag of a user is made of the digest of the user and the name of the cache, so
+//! that stores of two caches end sessions apart.
 
 use std::fmt;
 use std::sync::Arc;

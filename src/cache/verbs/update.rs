@@ -267,7 +267,9 @@ impl<'e, V: Serialize + Send + Sync> IntoFuture for Update<'e, V> {
                 let changes = Changes { ttl, tags: tags? };
                 cache.updated(entry, value, changes, deadline).await
             };
-            updated.await.map_err(|error| error.about(&entry.place.name))
+            updated
+                .await
+                .map_err(|error| error.about(&entry.place.name))
         })
     }
 }

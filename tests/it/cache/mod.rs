@@ -53,5 +53,6 @@ mod tag_index;
 mod tag_snapshot;
 mod tags;
 mod undelivered;
+mod update;
 mod verbs;
 mod walks;

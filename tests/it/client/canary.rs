@@ -21,10 +21,11 @@ use hedgerow::{
     Error, ErrorKind, Fence, Guard, Lock, OnOutage, Outage, Permits, Semaphore, ValueIn, ValueOut,
     cache::Bypassed, cache::Entry, cache::Keys, cache::Memoize, cache::ReadFrom,
     cache::RemoveMatching, cache::Removed, cache::Set, cache::SetIf, cache::SetMany, cache::Stats,
-    cache::Steps, cache::Undelivered, client::AddressMap, client::HideKeys, client::Request,
-    counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo, lock::LossReason,
-    lock::Waiter, preflight::Finding, preflight::FindingCode, preflight::Preflight,
-    preflight::Severity,
+    cache::Steps, cache::Undelivered, cache::Update, client::AddressMap, client::HideKeys,
+    client::Request, counter::Add, counter::Added, embedded, lock::Holder, lock::LockInfo,
+    lock::LossReason, lock::Waiter, preflight::Finding, preflight::FindingCode,
+    preflight::Preflight, preflight::Severity, session::Conflict, session::SessionInfo,
+    session::SessionStats, session::SessionStore, session::Trouble,
 };
 use redis::Value;
 
@@ -157,6 +158,7 @@ async fn no_public_type_shows_a_secret() {
     set.await.expect("stored");
     verbs(&cache, &mut shown).await;
     loads(&cache, &mut shown).await;
+    sessions(&client.cache("sessions"), &mut shown).await;
     let secret = VALUE.to_owned();
     let loader = async move || Ok::<_, io::Error>(secret);
     let loader = || loader();
@@ -204,7 +206,10 @@ async fn verbs(cache: &Cache, shown: &mut Shown) {
     shown.add::<SetMany<'_, &str>>(&many);
     assert!(many.await.expect("outcomes")[0].is_ok());
     let entry = cache.entry::<String>("v").await.expect("an answer");
-    shown.add::<Entry<String>>(&entry.expect("an entry"));
+    let entry = entry.expect("an entry");
+    shown.add::<Entry<String>>(&entry);
+    let value = VALUE.to_owned();
+    shown.add::<Update<'_, String>>(&cache.update(&entry, &value).tags(["t"]));
     shown.add::<Keys>(&cache.keys("*"));
     shown.add::<Stats>(&cache.stats());
     let removal = cache.remove_matching("x*");
@@ -213,6 +218,33 @@ async fn verbs(cache: &Cache, shown: &mut Shown) {
     shown.add::<Steps>(&steps);
     let removed = steps.next().await.expect("a step");
     shown.add::<Removed>(&removed.expect("an answer"));
+}
+
+/// Sessions, and what is told of them.
+async fn sessions(cache: &Cache, shown: &mut Shown) {
+    let store = SessionStore::new(cache.clone()).user_key("user");
+    shown.add::<SessionStore>(&store);
+    let session = tower_sessions_core::Session::new(None, Arc::new(store.clone()), None);
+    for (key, value) in [("user", "7"), ("a", VALUE)] {
+        session.insert(key, value).await.expect("a new one");
+    }
+    session.save().await.expect("saved");
+    let sessions = store.sessions_of("7").await.expect("an answer");
+    shown.add::<SessionInfo>(&sessions[0]);
+    // It looks as a token does, and is none: it is there to be shown.
+    let (_, text) = shown.0.last_mut().expect("just added");
+    *text = text.replace(&sessions[0].digest, "");
+    shown.add::<SessionStats>(&store.stats());
+    shown.add::<Conflict>(&Conflict::Refuse);
+    session
+        .insert("a", VALUE.repeat(100_000))
+        .await
+        .expect("loaded");
+    let error = session.save().await.expect_err("it is too large");
+    shown.add::<Trouble>(&Trouble::from(&error));
+    shown
+        .0
+        .push(("Trouble".to_owned(), format!("{error} {error:?}")));
 }
 
 /// What loads, and what is told of what was loaded.

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod circles;
+mod faces;
 mod glossary;
 mod layers;
 mod lua_digits;

@@ -42,7 +42,10 @@ async fn what_is_said_after_a_logout_is_said_under_another_id() {
     late.save().await.expect("an answer");
     assert!(!is_there(&store, old).await);
     let new = leaves.id().expect("it was saved");
-    assert_eq!(data(&loaded(&store, new).await), json!({"flash": "goodbye"}));
+    assert_eq!(
+        data(&loaded(&store, new).await),
+        json!({"flash": "goodbye"})
+    );
 }
 
 #[tokio::test]

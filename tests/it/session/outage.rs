@@ -59,7 +59,10 @@ async fn an_outage_is_an_error_of_every_verb_whatever_the_cache_is_told() {
     // It has lost its data: only then the session is gone.
     assert!(!is_there(&stores[0], session.id).await);
     let session = created(&stores[1], json!({"user": "7"})).await;
-    assert_eq!(data(&loaded(&stores[0], session.id).await), json!({"user": "7"}));
+    assert_eq!(
+        data(&loaded(&stores[0], session.id).await),
+        json!({"user": "7"})
+    );
 }
 
 /// What a near cache holds is never a session.

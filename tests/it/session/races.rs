@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
 use hedgerow::session::{Conflict, SessionStore, Trouble};
-use rand::RngExt as _;
 use serde_json::json;
 use tower_sessions_core::session::Id;
 use tower_sessions_core::{Session, SessionStore as _};
@@ -17,13 +16,16 @@ use crate::support::server::Server;
 async fn use_session(store: SessionStore, id: Id, turn: usize) -> Option<Id> {
     let session = request(&store, id);
     let count: u32 = session.get("count").await.expect("an answer")?;
-    for _ in 0..rand::rng().random_range(0..4) {
+    for _ in 0..rand::random_range(0..4) {
         tokio::task::yield_now().await;
     }
     match turn % 4 {
         0 => {}
         1 => session.insert("count", count + 1).await.expect("loaded"),
-        2 => session.insert(&format!("{turn}"), turn).await.expect("loaded"),
+        2 => session
+            .insert(&format!("{turn}"), turn)
+            .await
+            .expect("loaded"),
         _ => session.cycle_id().await.expect("an answer"),
     }
     session.save().await.expect("an answer");
@@ -36,7 +38,9 @@ async fn a_logout_while_requests_are_under_way_is_final() {
     let stores = [store(&server).await, store(&server).await];
     let mut dropped = 0;
     for round in 0..150 {
-        let id = created(&stores[0], json!({"user": "7", "count": 0})).await.id;
+        let id = created(&stores[0], json!({"user": "7", "count": 0}))
+            .await
+            .id;
         // None of them changes the id: that a logout comes behind such a change, and names the old
         // id, is another matter.
         let requests = (0..6).map(|turn| {

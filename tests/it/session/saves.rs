@@ -86,6 +86,21 @@ async fn the_last_of_two_saves_is_refused_if_the_store_says_so() {
     assert_eq!(data(&loaded(&store, id).await), both);
 }
 
+/// Both count up from the same number.
+#[tokio::test]
+async fn two_requests_that_make_the_same_change_are_in_conflict() {
+    let server = Server::start().await;
+    let store = refusing(&server).await;
+    let id = created(&store, json!({"count": 1})).await.id;
+    let (one, two) = (request(&store, id), request(&store, id));
+    for session in [&one, &two] {
+        session.insert("count", 2).await.expect("loaded");
+    }
+    one.save().await.expect("saved");
+    let refused = two.save().await.expect_err("a conflict");
+    assert_eq!(Trouble::from(&refused), Trouble::Conflict, "{refused}");
+}
+
 #[tokio::test]
 async fn a_request_that_changed_nothing_keeps_what_others_have_saved() {
     let server = Server::start().await;

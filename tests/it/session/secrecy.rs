@@ -90,10 +90,10 @@ async fn no_id_is_in_redis_nor_in_an_error_nor_in_an_event() {
     drop(killed);
     told += &seen;
     told += &listener.told();
-    for wanted in ["OutOfMemory", "damaged", "unavailable", "too large"] {
+    for wanted in ["maxmemory", "damaged", "unavailable", "too large"] {
         assert!(told.contains(wanted), "{wanted} was told: {told}");
     }
-    assert!(ids.len() > 10);
+    assert!(ids.len() > 8, "{ids:?}");
     for form in ids.into_iter().flat_map(forms) {
         assert!(!told.contains(&form), "{form} was told");
         assert!(!told.contains(form.trim_start_matches('-')), "{form}");

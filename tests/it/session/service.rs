@@ -82,7 +82,11 @@ fn service(store: &SessionStore, life: Option<Duration>) -> Router {
 }
 
 /// Asks the service with this cookie. Returns the answer and the cookie that it sets.
-async fn ask(service: &Router, path: &str, id: Option<&str>) -> (StatusCode, String, Option<Cookie>) {
+async fn ask(
+    service: &Router,
+    path: &str,
+    id: Option<&str>,
+) -> (StatusCode, String, Option<Cookie>) {
     let mut request = Request::builder().uri(path);
     if let Some(id) = id {
         request = request.header(header::COOKIE, format!("id={id}"));
@@ -132,7 +136,10 @@ async fn a_cookie_that_names_no_session_gets_another_id() {
     assert_eq!(ask(&service, "/shown", Some(bogus)).await.1, "None");
     let new = set(&service, "/set", Some(bogus)).await;
     assert_ne!(new.value, bogus);
-    assert_eq!(ask(&service, "/shown", Some(&new.value)).await.1, "Some(42)");
+    assert_eq!(
+        ask(&service, "/shown", Some(&new.value)).await.1,
+        "Some(42)"
+    );
     assert_eq!(ask(&service, "/shown", Some(bogus)).await.1, "None");
     assert!(set(&service, "/", Some("malformed")).await.removes());
     // Neither a flush nor a change of id takes an id from outside.
@@ -149,7 +156,10 @@ async fn another_id_keeps_the_data_and_the_old_one_is_worth_nothing() {
     assert_eq!(old.max_age(), None);
     let new = set(&service, "/cycled", Some(&old.value)).await;
     assert_ne!(old.value, new.value);
-    assert_eq!(ask(&service, "/shown", Some(&new.value)).await.1, "Some(42)");
+    assert_eq!(
+        ask(&service, "/shown", Some(&new.value)).await.1,
+        "Some(42)"
+    );
     assert_eq!(ask(&service, "/shown", Some(&old.value)).await.1, "None");
 }
 
@@ -179,5 +189,8 @@ async fn a_session_that_is_too_large_is_an_error_and_the_old_one_stays() {
     let cookie = set(&service, "/set", None).await;
     let (status, _, none) = ask(&service, "/large", Some(&cookie.value)).await;
     assert_eq!((status, none), (StatusCode::INTERNAL_SERVER_ERROR, None));
-    assert_eq!(ask(&service, "/shown", Some(&cookie.value)).await.1, "Some(42)");
+    assert_eq!(
+        ask(&service, "/shown", Some(&cookie.value)).await.1,
+        "Some(42)"
+    );
 }

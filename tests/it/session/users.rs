@@ -78,7 +78,10 @@ async fn a_session_that_changed_its_user_ends_with_either() {
         changes.save().await.expect("saved");
         assert_eq!(listed(&store, "7").await, BTreeSet::new());
         assert_eq!(listed(&store, "8").await, digests(&store, &[id]));
-        store.log_out_everywhere(ends_with).await.expect("logged out");
+        store
+            .log_out_everywhere(ends_with)
+            .await
+            .expect("logged out");
         assert!(!is_there(&store, id).await);
     }
 }
@@ -101,7 +104,10 @@ async fn the_sessions_of_a_user_are_listed_without_their_ids() {
     assert_eq!(listed(&store, "7").await, expected);
     for session in &sessions {
         let shown = format!("{session:?}");
-        assert!(!shown.contains("phone") && !shown.contains("laptop"), "{shown}");
+        assert!(
+            !shown.contains("phone") && !shown.contains("laptop"),
+            "{shown}"
+        );
         let (now, minute) = (OffsetDateTime::now_utc(), Duration::MINUTE);
         for (moment, about) in [
             (session.created, now),
@@ -255,7 +261,10 @@ async fn encrypted_sessions_do_all_that_others_do() {
             other => panic!("{key} is a {other}"),
         };
         let shown = String::from_utf8_lossy(&dump);
-        assert!(!shown.contains("canary") && !key.contains("canary"), "{key}: {shown}");
+        assert!(
+            !shown.contains("canary") && !key.contains("canary"),
+            "{key}: {shown}"
+        );
     }
     let plain = super::store(&server).await;
     assert!(!is_there(&plain, session.id).await);
@@ -265,8 +274,14 @@ async fn encrypted_sessions_do_all_that_others_do() {
     writes.cycle_id().await.expect("an answer");
     writes.save().await.expect("saved");
     let id = writes.id().expect("it was saved");
-    assert_eq!(data(&loaded(&store, id).await), json!({"user": "canary-u", "a": 2}));
+    assert_eq!(
+        data(&loaded(&store, id).await),
+        json!({"user": "canary-u", "a": 2})
+    );
     assert_eq!(listed(&store, "canary-u").await, digests(&store, &[id]));
-    store.log_out_everywhere("canary-u").await.expect("logged out");
+    store
+        .log_out_everywhere("canary-u")
+        .await
+        .expect("logged out");
     assert!(!is_there(&store, id).await);
 }
