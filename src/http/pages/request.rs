@@ -203,7 +203,12 @@ fn targets<'s>(
     }
     let mut said = Vec::new();
     for line in headers.get_all(header::FORWARDED) {
-        for hop in rfc7239::parse(line.to_str().ok()?) {
+        let line = line.to_str().ok()?;
+        // What two parsers may read differently could be a page for another.
+        if line.contains('\\') || line.matches('"').count() % 2 != 0 {
+            return None;
+        }
+        for hop in rfc7239::parse(line) {
             let hop = hop.ok()?;
             // Who asks, and through whom, is no part of a page.
             for (what, value) in [("host", hop.host), ("proto", hop.protocol)] {

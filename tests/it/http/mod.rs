@@ -2,3 +2,4 @@
 
 #[cfg(feature = "limit")]
 mod limits;
+mod pages;
