@@ -9,6 +9,8 @@ mod cache;
 mod counter;
 mod handoff;
 mod invalidations;
+#[cfg(feature = "limit")]
+mod limits;
 mod lock;
 mod misses;
 #[cfg(feature = "near")]
@@ -45,6 +47,8 @@ fn main() -> Result<()> {
         invalidations::run(&runs).await?;
         outage::run(&runs).await?;
         counter::run(server.url(), &runs).await?;
+        #[cfg(feature = "limit")]
+        limits::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await?;
         handoff::run(server.url(), &runs).await?;
         renewals::run(&runs).await?;

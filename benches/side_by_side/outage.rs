@@ -73,7 +73,7 @@ async fn until_open(cache: &hedgerow::Cache) {
     }
 }
 
-async fn pid(url: &str) -> Result<u32> {
+pub(crate) async fn pid(url: &str) -> Result<u32> {
     let info = redis::cmd("INFO");
     let info: String = info.query_async(&mut driver(url).await?).await?;
     let id = info
@@ -82,7 +82,7 @@ async fn pid(url: &str) -> Result<u32> {
     Ok(id.ok_or("INFO names no process")?.trim().parse()?)
 }
 
-fn signal(pid: u32, name: &str) -> Result<()> {
+pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
     let status = Command::new("kill")
         .args([name, &pid.to_string()])
         .status()?;

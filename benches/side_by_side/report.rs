@@ -183,6 +183,8 @@ const TARGETS: [(&str, Target); 40] = [
     ("counter_add/raw_incr@", Target::AtLeast(0.95)),
     ("counter_add/distkit@", Target::AtLeast(1.2)),
     ("counter_add_beside_large/alone@", Target::AtMost(3.0)),
+    ("limit_check/bare_evalsha@", Target::AtLeast(0.87)),
+    ("limit_known_refusal/governor@", Target::AtLeast(0.5)),
     ("lock_cycle/two_evalsha@", Target::AtLeast(0.87)),
     ("lock_cycle/rslock@1", Target::AtLeast(0.9)),
     ("lock_cycle/rslock@50", Target::AtLeast(1.0)),

@@ -8,9 +8,9 @@ use crate::error::{Error, ErrorKind};
 
 /// What a limiter decides when Redis is out, is overloaded or does not answer in time.
 ///
-/// An outage is short of commands, not of requests: while the circuit breaker is open, each of
-/// these decisions is made at once and without a command. The one call that finds out whether the
-/// server is back takes as long as its [`deadline`](super::Check::deadline) allows.
+/// While the circuit breaker is open, each of these decisions is made at once and without a
+/// command. One call at a time is let through to find out whether the server is back. It takes up
+/// to its [`deadline`](super::Check::deadline).
 ///
 /// Input that is invalid, a key that holds something else, credentials that are wrong and a right
 /// that is missing (`InvalidInput`, `WrongType`, `Unauthenticated`, `Tls`, `Forbidden`) are no
@@ -23,13 +23,14 @@ pub enum LimitOutage {
     Fail,
     /// Every request is let through. For limits that share out what there is plenty of.
     Open,
-    /// Every request is refused, with a `retry_after` of one second. For limits that protect: guesses
-    /// of a password, or something that costs money.
+    /// Every request is refused, with a `retry_after` of one second. For limits that protect:
+    /// guesses of a password, or something that costs money.
     Closed,
     /// A limiter in this process decides, by GCRA, from its share of the limit.
     ///
-    /// While Redis answers, what it lets through is counted here, too. So the process does not begin
-    /// an outage with a full burst for everybody. It keeps at most 65,536 keys; further ones share.
+    /// While Redis answers, what it lets through is counted here, too. So the process does not
+    /// begin an outage with a full burst for everybody. It keeps at most 65,536 keys; further ones
+    /// share.
     Local {
         /// The part of the limit that this process lets through on its own, above 0 and at most 1.
         /// With ten processes behind one balancer, 0.1 keeps the sum at the limit. It is at least

@@ -6,15 +6,19 @@
 -- ARGV: 3 span of the window (us)
 -- ARGV: 4 when it was taken (us), 0 if that is not known
 -- ARGV: 5 level with it (ns), for gcra
+-- ARGV: 6 capacity (ns), for gcra
 -- Returns: {OK} | {WRONGTYPE}
 -- Retry: unsafe - a second run gives back again, and the limit would be passed
 local amount, span, taken = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if ARGV[1] == 'gcra' then
   local level, refused = level_of(1)
   if not level then return refused end
-  -- What has drained since it was taken is there again already.
-  local undrained = math.max(tonumber(ARGV[5]) - math.max(now - taken, 0) * 1000, 0)
-  if taken > 0 then amount = math.min(amount, undrained) end
+  -- How much of the level, with all that was there before it, has not drained since it was taken.
+  local undrained = tonumber(ARGV[5]) - math.max(now - taken, 0) * 1000
+  if taken > 0 then amount = math.min(amount, math.max(undrained, 0)) end
+  -- Above the capacity, turns are reserved. Those behind it were told when they come, and keep that: a new
+  -- one in between would come together with them.
+  if level > tonumber(ARGV[6]) and level ~= undrained then amount = 0 end
   write_level(1, math.max(level - amount, 0))
   return {'OK'}
 end

@@ -160,7 +160,7 @@ pub(super) async fn give_back(
     let Mark { at, level } = mark.unwrap_or(Mark { at: 0, level: 0 });
     let call = REFUND.call([key]).arg(terms.kind());
     let call = call.arg(terms.amount(*cost)).arg(terms.span().0);
-    let call = call.arg(at).arg(level);
+    let call = call.arg(at).arg(level).arg(terms.capacity());
     let reply = run(client, call, key, Purpose::Write, deadline).await?;
     match reply.status()? {
         "OK" => Ok(()),

@@ -50,7 +50,8 @@ impl LimitState {
         Ok(local)
     }
 
-    /// Tells that the limiter `name` has decided without Redis: at once, then at most once a minute.
+    /// Tells that the limiter `name` has decided without Redis: at once, then at most once a
+    /// minute.
     pub(super) fn does_without(&self, name: &str, error: &Error) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.since += 1;

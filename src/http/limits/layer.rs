@@ -1,16 +1,16 @@
-//! `RateLimitLayer`: which limiter is asked, and for which key.
+//! `RateLimitLayer`: its settings.
 //!
-//! Invariant: a request without a key is decided by [`Keyless`], never forgotten. The service asks
-//! here for the key of each request.
+//! Invariant: it only makes the settings that its services share. A router, or whatever takes tower
+//! layers, calls it.
 
 use std::fmt;
 use std::sync::Arc;
 
-use http::StatusCode;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::address::{ClientAddress, NoAddress};
+use super::address::ClientAddress;
+use super::keys::{Keyless, NoKey, Setup};
 use super::service::RateLimiting;
 use crate::limit::RateLimiter;
 
@@ -45,49 +45,7 @@ use crate::limit::RateLimiter;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until a service is wrapped in it"]
 pub struct RateLimitLayer {
-    pub(super) setup: Arc<Setup>,
-}
-
-#[derive(Clone)]
-pub(super) struct Setup {
-    pub(super) limiter: RateLimiter,
-    key: Arc<KeyOf>,
-    cost: Option<Arc<dyn Fn(&Parts) -> u32 + Send + Sync>>,
-    keyless: Keyless,
-}
-
-type KeyOf = dyn Fn(&Parts) -> Result<String, NoKey> + Send + Sync;
-
-/// What is done with a request that has no key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Keyless {
-    /// It is refused. By address: with `500` if the server does not say who its peer is, and with
-    /// `400` if a trusted proxy names no client. By another key: with `400`.
-    #[default]
-    Refuse,
-    /// All such requests are limited together, as one client.
-    Share,
-    /// It is let through without being asked about.
-    Allow,
-}
-
-/// Why a request has no key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NoKey {
-    Address(NoAddress),
-    Key,
-}
-
-/// What is to be done with a request.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// The limiter is asked for this key and cost.
-    Ask(String, u32),
-    /// The request goes on.
-    Allow,
-    /// It is answered so.
-    Refuse(StatusCode),
+    setup: Arc<Setup>,
 }
 
 impl RateLimitLayer {
@@ -114,12 +72,7 @@ impl RateLimitLayer {
         key: impl Fn(&Parts) -> Result<String, NoKey> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            setup: Arc::new(Setup {
-                limiter,
-                key: Arc::new(key),
-                cost: None,
-                keyless: Keyless::default(),
-            }),
+            setup: Arc::new(Setup::new(limiter, key)),
         }
     }
 
@@ -137,39 +90,6 @@ impl RateLimitLayer {
     }
 }
 
-impl Setup {
-    /// Decides what is to be done with a request.
-    pub(super) fn wanted(&self, request: &Parts) -> Wanted {
-        let cost = self.cost.as_ref().map_or(1, |cost| cost(request));
-        if cost == 0 {
-            return Wanted::Allow;
-        }
-        let why = match (self.key)(request) {
-            Ok(key) => return Wanted::Ask(key, cost),
-            Err(why) => why,
-        };
-        match self.keyless {
-            Keyless::Share => Wanted::Ask(SHARED.to_owned(), cost),
-            Keyless::Allow => Wanted::Allow,
-            Keyless::Refuse => {
-                let status = why.status();
-                tracing::debug!(target: "hedgerow::limit", limiter = self.limiter.name(), status = status.as_u16(), "no key to limit by");
-                Wanted::Refuse(status)
-            }
-        }
-    }
-}
-
-impl NoKey {
-    fn status(self) -> StatusCode {
-        match self {
-            // A mistake in the setup of the server, which the client can do nothing about.
-            Self::Address(NoAddress::NoPeer) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Address(NoAddress::Unreadable) | Self::Key => StatusCode::BAD_REQUEST,
-        }
-    }
-}
-
 impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimiting<S>;
 
@@ -178,35 +98,10 @@ impl<S> Layer<S> for RateLimitLayer {
     }
 }
 
-impl fmt::Debug for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setup")
-            .field("limiter", &self.limiter)
-            .field("keyless", &self.keyless)
-            .finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for RateLimitLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
             .field("setup", &self.setup)
             .finish()
-    }
-}
-
-/// The key of all requests without one. No address is spelt so.
-const SHARED: &str = "(no key)";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn why_there_is_no_key_says_whose_fault_it_is() {
-        let status = |why: NoKey| why.status().as_u16();
-        assert_eq!(status(NoKey::Address(NoAddress::NoPeer)), 500);
-        assert_eq!(status(NoKey::Address(NoAddress::Unreadable)), 400);
-        assert_eq!(status(NoKey::Key), 400);
     }
 }

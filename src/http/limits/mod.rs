@@ -6,9 +6,11 @@
 
 mod address;
 mod fields;
+mod keys;
 mod layer;
 mod service;
 
 pub use address::{ClientAddress, InvalidProxy};
-pub use layer::{Keyless, RateLimitLayer};
+pub use keys::Keyless;
+pub use layer::RateLimitLayer;
 pub use service::{RateLimited, RateLimiting};

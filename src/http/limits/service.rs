@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use tower_service::Service;
 
 use super::fields::{describe, retry_after, seconds};
-use super::layer::{Setup, Wanted};
+use super::keys::{Setup, Wanted};
 use crate::limit::Decision;
 
 /// A service behind a [`RateLimiter`](crate::RateLimiter); made by
@@ -63,7 +63,12 @@ where
             let (key, cost) = match setup.wanted(&parts) {
                 Wanted::Ask(key, cost) => (key, cost),
                 Wanted::Allow => return inner.call(Request::from_parts(parts, body)).await,
-                Wanted::Refuse(status) => return Ok(answer(status, "the request has no client to limit\n".into())),
+                Wanted::Refuse(status) => {
+                    return Ok(answer(
+                        status,
+                        "the request has no client to limit\n".into(),
+                    ));
+                }
             };
             let decision = match setup.limiter.check(&key).cost(cost).await {
                 Ok(decision) => decision,

@@ -156,6 +156,12 @@ async fn all_metrics_and_their_labels_stand_in_the_table() {
     let kept = Kept::default();
     let _recorder = metrics::set_default_local_recorder(&kept);
     use_all(&cache).await;
+    #[cfg(feature = "limit")]
+    {
+        let limiter = client.rate_limiter("c", hedgerow::limit::Quota::per_second(5));
+        let decision = limiter.check("k").await.expect("an answer");
+        assert!(decision.allowed);
+    }
     #[cfg(feature = "near")]
     {
         super::near::set(&cache, "k", 1).await;
@@ -182,6 +188,9 @@ async fn all_metrics_and_their_labels_stand_in_the_table() {
     assert!(documented.len() > 20, "the table is read");
     if cfg!(not(feature = "near")) {
         documented.retain(|(kind, name, _)| kind != "gauge" || !name.contains("near"));
+    }
+    if cfg!(not(feature = "limit")) {
+        documented.retain(|(_, name, _)| !name.contains("limit"));
     }
     let missing: Vec<_> = told.difference(&documented).collect();
     let gone: Vec<_> = documented.difference(&told).collect();

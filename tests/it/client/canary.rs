@@ -123,6 +123,8 @@ async fn no_public_type_shows_a_secret() {
     shown.add::<Added>(&add.await.expect("added"));
 
     locks(&client, &mut shown).await;
+    #[cfg(feature = "limit")]
+    limits(&client, &mut shown).await;
 
     let cache = client.cache("k").codec(Codec::Json);
     shown.add::<Cache>(&cache);
@@ -195,7 +197,98 @@ async fn no_public_type_shows_a_secret() {
     if cfg!(not(feature = "tls")) {
         expected.remove("Tls");
     }
+    if cfg!(not(feature = "limit")) {
+        expected.retain(|name| !LIMITS.contains(&name.as_str()));
+    }
+    if cfg!(not(all(feature = "limit", feature = "http"))) {
+        expected.retain(|name| !LIMIT_LAYERS.contains(&name.as_str()));
+    }
     assert_eq!(names, expected);
+}
+
+/// What is there with the feature `limit`.
+const LIMITS: [&str; 12] = [
+    "Algorithm",
+    "Check",
+    "CheckAll",
+    "DecidedBy",
+    "Decision",
+    "Decisions",
+    "LimitOutage",
+    "LimitStats",
+    "Quota",
+    "RateLimiter",
+    "RateLimits",
+    "UntilReady",
+];
+
+/// What is there with the feature `http`, too.
+const LIMIT_LAYERS: [&str; 6] = [
+    "ClientAddress",
+    "InvalidProxy",
+    "Keyless",
+    "RateLimitLayer",
+    "RateLimited",
+    "RateLimiting",
+];
+
+/// Limiters, groups, and what their calls take and return.
+#[cfg(feature = "limit")]
+async fn limits(client: &Client, shown: &mut Shown) {
+    use hedgerow::limit::{
+        Algorithm, Check, CheckAll, DecidedBy, Decision, Decisions, LimitOutage, LimitStats, Quota,
+        UntilReady,
+    };
+    use hedgerow::{RateLimiter, RateLimits};
+
+    let quota = Quota::per_second(5);
+    shown.add::<Quota>(&quota);
+    shown.add::<Algorithm>(&quota.algorithm());
+    let local = LimitOutage::Local { share: 0.5 };
+    shown.add::<LimitOutage>(&local);
+    let limiter = client.rate_limiter("api", quota).outage(local);
+    shown.add::<RateLimiter>(&limiter);
+    let check = limiter.check("k");
+    shown.add::<Check>(&check);
+    let decision = check.await.expect("an answer");
+    shown.add::<DecidedBy>(&decision.decided_by);
+    shown.add::<Decision>(&decision);
+    let ready = limiter.until_ready("k");
+    shown.add::<UntilReady>(&ready);
+    ready.await.expect("a turn");
+    shown.add::<LimitStats>(&limiter.stats());
+    let limits = client.rate_limits("login").limit("a", quota);
+    shown.add::<RateLimits>(&limits);
+    let check = limits.check_all("k");
+    shown.add::<CheckAll>(&check);
+    shown.add::<Decisions>(&check.await.expect("an answer"));
+    #[cfg(feature = "http")]
+    limit_layers(limiter, shown).await;
+}
+
+/// The layer for limits, and what it is made of.
+#[cfg(all(feature = "limit", feature = "http"))]
+async fn limit_layers(limiter: hedgerow::RateLimiter, shown: &mut Shown) {
+    use axum::body::Body;
+    use axum::http::Request;
+    use hedgerow::http::{
+        ClientAddress, InvalidProxy, Keyless, RateLimitLayer, RateLimited, RateLimiting,
+    };
+    use tower::{Layer as _, Service as _};
+
+    let address = ClientAddress::peer(|_| None);
+    shown.add::<ClientAddress>(&address);
+    let invalid = address.clone().forwarded(["no network"]);
+    shown.add::<InvalidProxy>(&invalid.expect_err("no network"));
+    shown.add::<Keyless>(&Keyless::Share);
+    let layer = RateLimitLayer::by_address(limiter, address).keyless(Keyless::Share);
+    shown.add::<RateLimitLayer>(&layer);
+    let mut service = layer.layer(axum::Router::<()>::new());
+    shown.add::<RateLimiting<axum::Router>>(&service);
+    let request = Request::get("/").header("authorization", PASSWORD);
+    let answer = service.call(request.body(Body::empty()).expect("a good request"));
+    shown.add::<RateLimited<Body, Infallible>>(&answer);
+    let Ok(_) = answer.await;
 }
 
 /// What calls of a cache take and return.

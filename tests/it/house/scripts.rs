@@ -52,7 +52,7 @@ const READING: [&str; 18] = [
 ];
 
 /// Scripts that write and yet must run on a full server, each with its reason.
-const ALLOWED_WHEN_FULL: [(&str, &str); 8] = [
+const ALLOWED_WHEN_FULL: [(&str, &str); 9] = [
     (
         "sync/lock/release.lua",
         "a hand-over replaces a lease by one of the same size",
@@ -81,6 +81,7 @@ const ALLOWED_WHEN_FULL: [(&str, &str); 8] = [
         "cache/verbs/expire.lua",
         "it writes deadlines over others of the same length; a shorter TTL frees memory",
     ),
+    ("limit/refund.lua", "it writes no more than it finds"),
     (
         "tags/invalidate.lua",
         "a stale value must not be served because memory is short",

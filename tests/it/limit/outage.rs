@@ -46,7 +46,7 @@ async fn struck(condition: Condition) -> (Server, Client) {
     let client = client.expect("a good URL");
     let warm = limiter(&client, LimitOutage::Fail);
     assert!(check(&warm, "warm").await.expect("answered").allowed);
-    warm.peek("warm").await.expect("answered");
+    let _ = warm.peek("warm").await.expect("answered");
     let pid = server.pid().await;
     match condition {
         Condition::Dead => signal(pid, "KILL"),

@@ -168,12 +168,16 @@ async fn gcra(run: &Run, limit: Limit, ops: &[(u64, Op)]) -> TestCaseResult {
                 };
                 it.returned = true;
                 let amount = unit * it.cost;
-                let arguments = words([&"gcra", &amount, &0, &it.mark.0, &it.mark.1]);
+                let arguments = words([&"gcra", &amount, &0, &it.mark.0, &it.mark.1, &capacity]);
                 let answer = run.refund.run(&run.server, &[&key], &arguments, now).await;
                 prop_assert_eq!(answer, Answer("OK".into(), vec![]));
                 let end = i128::from(it.mark.0) * 1000 + i128::from(it.mark.1);
                 let undrained = (end - ns).max(0).min(i128::from(amount));
-                arrival = (arrival - undrained).max(ns);
+                // Others have reserved turns behind it.
+                let is_last = arrival == end;
+                if is_last || level <= i128::from(capacity) {
+                    arrival = (arrival - undrained).max(ns);
+                }
             }
             Op::Peek => {
                 let arguments = words([&"gcra", &unit, &capacity, &0]);
@@ -255,7 +259,7 @@ async fn window(run: &Run, limit: Limit, ops: &[(u64, Op)]) -> TestCaseResult {
                     continue;
                 };
                 it.returned = true;
-                let arguments = words([&"window", &it.cost, &span, &it.mark.0, &0]);
+                let arguments = words([&"window", &it.cost, &span, &it.mark.0, &0, &0]);
                 let answer = run.refund.run(&run.server, &[&key], &arguments, now).await;
                 prop_assert_eq!(answer, Answer("OK".into(), vec![]));
             }

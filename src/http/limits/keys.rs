@@ -1,0 +1,126 @@
+//! `Setup`: which limiter is asked, and for which key.
+//!
+//! Invariant: a request without a key is decided by [`Keyless`], never forgotten. The service asks
+//! here for the key of each request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::StatusCode;
+use http::request::Parts;
+
+use super::address::NoAddress;
+use crate::limit::RateLimiter;
+
+/// What all services of one layer share.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) limiter: RateLimiter,
+    key: Arc<KeyOf>,
+    pub(super) cost: Option<Arc<dyn Fn(&Parts) -> u32 + Send + Sync>>,
+    pub(super) keyless: Keyless,
+}
+
+type KeyOf = dyn Fn(&Parts) -> Result<String, NoKey> + Send + Sync;
+
+/// What is done with a request that has no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Keyless {
+    /// It is refused. By address: with `500` if the server does not say who its peer is, and with
+    /// `400` if a trusted proxy names no client. By another key: with `400`.
+    #[default]
+    Refuse,
+    /// All such requests are limited together, as one client.
+    Share,
+    /// It is let through without being asked about.
+    Allow,
+}
+
+/// Why a request has no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoKey {
+    Address(NoAddress),
+    Key,
+}
+
+/// What is to be done with a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The limiter is asked for this key and cost.
+    Ask(String, u32),
+    /// The request goes on.
+    Allow,
+    /// It is answered so.
+    Refuse(StatusCode),
+}
+
+impl Setup {
+    pub(super) fn new(
+        limiter: RateLimiter,
+        key: impl Fn(&Parts) -> Result<String, NoKey> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            limiter,
+            key: Arc::new(key),
+            cost: None,
+            keyless: Keyless::default(),
+        }
+    }
+
+    /// Decides what is to be done with a request.
+    pub(super) fn wanted(&self, request: &Parts) -> Wanted {
+        let cost = self.cost.as_ref().map_or(1, |cost| cost(request));
+        if cost == 0 {
+            return Wanted::Allow;
+        }
+        let why = match (self.key)(request) {
+            Ok(key) => return Wanted::Ask(key, cost),
+            Err(why) => why,
+        };
+        match self.keyless {
+            Keyless::Share => Wanted::Ask(SHARED.to_owned(), cost),
+            Keyless::Allow => Wanted::Allow,
+            Keyless::Refuse => {
+                let status = why.status();
+                tracing::debug!(target: "hedgerow::limit", limiter = self.limiter.name(), status = status.as_u16(), "no key to limit by");
+                Wanted::Refuse(status)
+            }
+        }
+    }
+}
+
+impl NoKey {
+    fn status(self) -> StatusCode {
+        match self {
+            // A mistake in the setup of the server, which the client can do nothing about.
+            Self::Address(NoAddress::NoPeer) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Address(NoAddress::Unreadable) | Self::Key => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("limiter", &self.limiter)
+            .field("keyless", &self.keyless)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The key of all requests without one. No address is spelt so.
+const SHARED: &str = "(no key)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_there_is_no_key_says_whose_fault_it_is() {
+        let status = |why: NoKey| why.status().as_u16();
+        assert_eq!(status(NoKey::Address(NoAddress::NoPeer)), 500);
+        assert_eq!(status(NoKey::Address(NoAddress::Unreadable)), 400);
+        assert_eq!(status(NoKey::Key), 400);
+    }
+}
