@@ -68,11 +68,8 @@ async fn a_customer_sees_where_they_are_logged_in_and_ends_it_there_or_everywher
     let page = desk.get("/account").await;
     assert_eq!(page.text.matches("last seen").count(), 3, "{}", page.text);
     assert_eq!(page.header("cache-control"), "no-store");
-    let ended = desk.post(
-        "/account/end-session",
-        &format!("digest={}", page.field("digest")),
-    );
-    assert_eq!(ended.await.status, 303);
+    let digest = format!("digest={}", page.field("digest"));
+    assert_eq!(desk.post("/account/end-session", &digest).await.status, 303);
     let out = [phone.get("/account").await, kiosk.get("/account").await];
     let out = out.iter().filter(|page| page.asks_for_login()).count();
     assert_eq!(out, 1, "the one that was named");
