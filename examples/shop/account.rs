@@ -144,9 +144,10 @@ async fn sign_up(
 async fn begin(session: &Session, name: &str, headers: &HeaderMap) -> Result<(), Problem> {
     session.flush().await?;
     session.insert(CUSTOMER, name).await?;
-    let browser = headers.get(USER_AGENT).and_then(|it| it.to_str().ok());
-    let browser: String = browser.unwrap_or("unknown").chars().take(80).collect();
-    session.insert(BROWSER, browser).await?;
+    let agent = headers.get(USER_AGENT).and_then(|it| it.to_str().ok());
+    session
+        .insert(BROWSER, browser(agent.unwrap_or_default()))
+        .await?;
     // Here and not only by the layer, so that an outage is seen before the customer is told that all
     // went well.
     Ok(session.save().await?)
@@ -230,6 +231,19 @@ fn local(next: &str) -> &str {
 fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (2..=24).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// What a customer knows a browser by.
+fn browser(agent: &str) -> String {
+    // Most of them also say that they are those below them.
+    let known = |names: &[&'static str]| names.iter().copied().find(|it| agent.contains(it));
+    let name = known(&["Edg", "OPR", "Firefox", "Chrome", "Safari"]);
+    let system = known(&["Android", "iPhone", "iPad", "Windows", "Mac OS", "Linux"]);
+    let (name, system) = (
+        name.unwrap_or("A program"),
+        system.unwrap_or("something else"),
+    );
+    format!("{name} on {system}")
 }
 
 /// A path and query as the value of a parameter.

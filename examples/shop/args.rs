@@ -44,6 +44,10 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
 
+    /// How many seconds a call of Redis may take. A person waits for it
+    #[arg(long, default_value_t = 2)]
+    pub(crate) patience: u64,
+
     /// After how many seconds an order that was not finished is given up
     #[arg(long, default_value_t = 60)]
     pub(crate) give_up_after: u64,

@@ -76,4 +76,4 @@ async fn ask(client: &Client) -> hedgerow::Result<i64> {
 }
 
 const BETWEEN: Duration = Duration::from_millis(300);
-const BRIEF: Duration = Duration::from_millis(500);
+const BRIEF: Duration = Duration::from_secs(1);

@@ -38,11 +38,13 @@ impl Shop {
         // Without one nobody can log in as the administrator.
         let admin_password = std::env::var(ADMIN_PASSWORD);
         let admin_password = admin_password.unwrap_or_else(|_| random_word());
+        let patience = Duration::from_secs(args.patience);
         let client = Client::builder()
             .url(redis)
             .namespace("shop")
             .name(&format!("shop-{}", args.name))
-            .deadline(PATIENCE)
+            .deadline(patience)
+            .cache_deadline(patience)
             .open()?;
         Ok(Self {
             store: Store::open(database, &admin_password)?,
@@ -72,6 +74,3 @@ pub(crate) fn random_word() -> String {
 /// The environment variable with the password of the administrator: a command line can be seen by
 /// every user of the machine.
 pub(crate) const ADMIN_PASSWORD: &str = "SHOP_ADMIN_PASSWORD";
-
-/// How long a call may take. A person waits for it.
-const PATIENCE: Duration = Duration::from_secs(2);

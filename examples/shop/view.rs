@@ -66,11 +66,12 @@ fn picture(product: &Product) -> Value {
     let east = (product.lng + 180.0) / 360.0;
     let hill = |salt: i64| 70 + (product.id * salt) % 60;
     context! {
-        sky => (205.0 - 25.0 * warmth) as i64,
-        horizon => (215.0 - 180.0 * warmth) as i64,
-        land => (170.0 - 110.0 * warmth) as i64,
+        sky => (205.0 + 20.0 * warmth) as i64,
+        // From blue by rose to amber.
+        horizon => (215.0 + 180.0 * warmth) as i64 % 360,
+        land => (165.0 - 135.0 * warmth) as i64,
         sun_x => (30.0 + 240.0 * east) as i64,
-        sun_y => (95.0 - 55.0 * warmth) as i64,
+        sun_y => (112.0 - 28.0 * warmth) as i64,
         hills => [hill(37), hill(53), hill(71), hill(91)],
     }
 }

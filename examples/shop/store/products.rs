@@ -113,24 +113,20 @@ pub(super) fn stock_up(transaction: &Transaction<'_>) -> Result<()> {
         "INSERT INTO product (city, region, country, lat, lng, cents, stock)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
-    let mut last = (String::new(), String::new());
-    let mut of_country = 0;
+    let mut of_country = (String::new(), 0);
     for record in csv::Reader::from_reader(CITIES.as_bytes()).deserialize() {
         let (country, region, city, lat, lng): (String, String, String, f64, f64) = record?;
-        if last.0 != country {
-            of_country = 0;
+        if of_country.0 != country {
+            of_country = (country.clone(), 0);
         }
-        let is_wanted = COUNTRIES.iter().any(|(code, _)| *code == country);
-        if !is_wanted || of_country == OF_EACH_COUNTRY || last == (country.clone(), city.clone()) {
+        of_country.1 += 1;
+        if country_name(&country).is_none() || of_country.1 % ONE_IN != 0 {
             continue;
         }
-        of_country += 1;
-        let mix = city
-            .bytes()
-            .fold(7_i64, |mix, byte| (mix * 31 + i64::from(byte)) % 1_000_003);
-        let (cents, stock) = (120 + mix % 18 * 10, 5 + mix % 36);
+        let mix = |mix: i64, byte: u8| (mix * 31 + i64::from(byte)) % 1_000_003;
+        let mixed = city.bytes().fold(7, mix);
+        let (cents, stock) = (120 + mixed % 18 * 10, 5 + mixed % 36);
         insert.execute(params![city, region, country, lat, lng, cents, stock])?;
-        last = (country, city);
     }
     Ok(())
 }
@@ -159,7 +155,8 @@ fn product(row: &Row<'_>) -> rusqlite::Result<Product> {
 }
 
 const CITIES: &str = include_str!("../../data/cities.csv");
-const OF_EACH_COUNTRY: usize = 15;
+/// Of each country there are up to 60, in the order of their names.
+const ONE_IN: usize = 4;
 
 const COUNTRIES: [(&str, &str); 24] = [
     ("AR", "Argentina"),

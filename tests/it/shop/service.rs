@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::visitor::Visitor;
 use crate::support::server::signal;
 use crate::support::topology::{Node, Recipe};
-use crate::support::wait::{bounded, patient};
+use crate::support::wait::{bounded, patient, until};
 
 /// The shop of one test. It ends with the test, however that ends.
 pub struct Service {
@@ -21,11 +21,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// Its calls wait for long: machines under test are slow at times.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::start_with(&["--patience", "20"]).await
     }
 
-    /// As [`start`](Self::start), with more arguments for both instances.
+    /// As [`start`](Self::start), with these arguments for both instances.
     pub async fn start_with(arguments: &[&str]) -> Self {
         let redis = Recipe::new().with(&["--appendonly", "yes", "--appendfsync", "always"]);
         let redis = redis.start().await;
@@ -65,14 +66,19 @@ impl Service {
         let visitor = self.visitor();
         let form = format!("name={name}&password={PASSWORD}");
         let page = visitor.post("/signup", &form).await;
-        assert_eq!(page.status, 303, "{}", page.text);
+        match page.status {
+            303 => return visitor,
+            // There was no session to be had, so there is an account without one.
+            503 => log_in(&visitor, &form).await,
+            status => panic!("{status} {}", page.text),
+        }
         visitor
     }
 
     pub async fn admin(&self) -> Visitor {
         let visitor = self.visitor();
         let form = format!("name=admin&password={ADMIN_PASSWORD}");
-        assert_eq!(visitor.post("/login", &form).await.status, 303);
+        log_in(&visitor, &form).await;
         visitor
     }
 
@@ -95,6 +101,21 @@ impl Service {
             .query_row(sql, [stock], row)
             .expect("there is one")
     }
+}
+
+/// Logs in, as soon as that is possible.
+async fn log_in(visitor: &Visitor, form: &str) {
+    until("the login succeeds", async || {
+        let page = visitor.post("/login", form).await;
+        assert!(
+            [303, 503].contains(&page.status),
+            "{} {}",
+            page.status,
+            page.text
+        );
+        page.status == 303
+    })
+    .await;
 }
 
 /// A running binary that has said where it listens.

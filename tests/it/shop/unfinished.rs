@@ -8,7 +8,7 @@ use crate::support::wait::until;
 
 #[tokio::test]
 async fn the_stock_of_an_order_that_nobody_finishes_comes_back() {
-    let service = Service::start_with(&["--give-up-after", "1"]).await;
+    let service = Service::start_with(&["--patience", "20", "--give-up-after", "1"]).await;
     let (product, cents) = service.product_with(14);
     let customer = service.customer("barbara").await;
     let form = customer.get(&format!("/buy/{product}")).await;
