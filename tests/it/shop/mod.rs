@@ -4,6 +4,7 @@ mod browser;
 mod ends;
 mod limits;
 mod load;
+mod orders;
 mod outage;
 mod service;
 mod sessions;
