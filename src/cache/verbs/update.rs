@@ -23,7 +23,7 @@ use crate::cache::read::fetch;
 use crate::cache::read::mark::Mark;
 use crate::cache::store_request::StoreRequest;
 use crate::client::Request;
-use crate::codec::{MOST_STAMPS, Stamp};
+use crate::codec::Stamp;
 use crate::error::{Error, Result};
 use crate::tags::{Life, SLACK, Tag};
 use crate::time::{Deadline, Ttl};
@@ -191,12 +191,6 @@ impl Cache {
         let (place, mut stamps) = (&entry.place, entry.mark.stamps.clone());
         let mut added = changes.tags.clone();
         added.retain(|tag| stamps.iter().all(|stamp| stamp.tag != tag.id.0));
-        if stamps.len() + added.len() > MOST_STAMPS {
-            let most = MOST_STAMPS - 1;
-            return Err(Error::invalid(format!(
-                "the entry would have more than {most} tags; give it fewer"
-            )));
-        }
         let ttl = match changes.ttl {
             Some(ttl) => ttl,
             None if added.is_empty() => return Ok(Some(stamps)),

@@ -3,7 +3,8 @@
 //!
 //! What a file names by a path is followed from `lib.rs` through public modules and re-exports. The
 //! types of receivers are not known here. So a call of a method is judged by its name: one that
-//! public types have for the crate only (`pub(crate)`), and that no public function has, is refused.
+//! public types have for the crate only (`pub(crate)`), and that no public function has, is
+//! refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

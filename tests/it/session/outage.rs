@@ -11,6 +11,7 @@ use tower_sessions_core::session_store;
 use super::{created, data, is_there, loaded, record, request};
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
+use crate::support::wait::{patient, until};
 
 fn unavailable<T>(answer: session_store::Result<T>) {
     let error = answer.map(drop).expect_err("Redis is out");
@@ -51,7 +52,7 @@ async fn an_outage_is_an_error_of_every_verb_whatever_the_cache_is_told() {
     }
     server.start_again(killed).await;
     for store in &stores {
-        crate::support::wait::until("the store works again", async || {
+        until("the store works again", async || {
             store.load(&session.id).await.is_ok()
         })
         .await;
@@ -65,21 +66,30 @@ async fn an_outage_is_an_error_of_every_verb_whatever_the_cache_is_told() {
     );
 }
 
-/// What a near cache holds is never a session.
+/// What a near cache holds is never a session, also while it does not hear of a change.
 #[tokio::test]
 async fn a_logout_is_seen_at_once_by_a_store_with_a_near_cache() {
-    let server = Server::start().await;
-    let near = SessionStore::new(bypassing(server.client().await.cache("sessions")));
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let cache = bypassing(client.cache("sessions"));
+    let near = SessionStore::new(cache.clone());
     let other = SessionStore::new(server.client().await.cache("sessions"));
-    let key = near.digest(&created(&near, json!({"a": 1})).await.id);
-    assert_eq!(key.len(), 32);
-    for _ in 0..20 {
-        let id = created(&other, json!({"a": 1})).await.id;
+    let minute = Duration::from_secs(60);
+    cache.set("a", &1u8, minute).await.expect("stored");
+    until("the near cache serves", async || {
+        let _ = cache.get::<u8>("a").await.expect("an answer");
+        cache.stats().near_hits > 0
+    })
+    .await;
+    let id = created(&other, json!({"a": 1})).await.id;
+    for _ in 0..3 {
         assert!(is_there(&near, id).await);
-        assert!(is_there(&near, id).await);
-        other.delete(&id).await.expect("deleted");
-        assert!(!is_there(&near, id).await);
     }
+    let held = proxy.on_push(Request::every(), Act::Hold);
+    other.delete(&id).await.expect("deleted");
+    held.hit().await;
+    assert!(!is_there(&near, id).await);
 }
 
 #[tokio::test]
