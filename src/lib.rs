@@ -157,6 +157,7 @@
 //! | `hedgerow::limit` | `until_ready` | `limits do without Redis` |
 //! | `hedgerow::cache` | `load` | `not stored`, `damaged`, `caches do without Redis` |
 //! | `hedgerow::session` | | |
+//! | `hedgerow::pages` | | `a page cannot be stored`, `not purged` |
 //!
 //! # Features
 //!
@@ -167,6 +168,11 @@
 //! `Client::rate_limits`: rate limits over all processes. With `http`, `http::RateLimitLayer` puts
 //! them in front of tower services. `session` adds `SessionStore`, a store of tower-sessions. `tls`
 //! adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
+//! command until the server tells of a change. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
+//! by rustls.
+//!
+//! `http` adds the module `http` with `PageCache`, a layer for axum and other tower services that
+//! keeps their pages in Redis.
 
 mod background;
 pub mod cache;
@@ -247,6 +253,10 @@ struct GuideCacheVerbs;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/outages.md")]
 struct GuideOutages;
+
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/guide/pages.md")]
+struct GuidePages;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide/codecs.md")]

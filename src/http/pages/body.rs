@@ -1,9 +1,9 @@
 //! `PageBody`: the body of an answer. Gathering: a body is read to be stored, and still reaches the
 //! client that it was rendered for.
 //!
-//! Invariant: whatever becomes of the gathering (too large, trailers, an error, a panic, a load that
-//! is given up), the client gets every frame of the body, once and in order, and no end that the
-//! body has not had. At most `limit` bytes and one frame are held. Renders gather.
+//! Invariant: whatever becomes of the gathering (too large, trailers, an error, a panic, a load
+//! that is given up), the client gets every frame of the body, once and in order, and no end that
+//! the body has not had. At most `limit` bytes and one frame are held. Renders gather.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -80,7 +80,8 @@ impl<R> PageBody<R> {
 /// Gathers `body`. If its client must not wait for the end, or it cannot be stored,
 /// `hand_over` is given what the client reads.
 ///
-/// A body that is there at once is gathered without that: its client gets the page as it was stored.
+/// A body that is there at once is gathered without that: its client gets the page as it was
+/// stored.
 pub(super) async fn gather<R>(
     body: R,
     limit: usize,

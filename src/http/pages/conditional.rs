@@ -114,10 +114,19 @@ mod tests {
         for (asked, has) in [
             (&[("if-modified-since", date)][..], true),
             (&[("if-modified-since", later)], true),
-            (&[("if-modified-since", "Sun, 06 Nov 1994 08:49:36 GMT")], false),
+            (
+                &[("if-modified-since", "Sun, 06 Nov 1994 08:49:36 GMT")],
+                false,
+            ),
             (&[("if-modified-since", "yesterday")], false),
-            (&[("if-modified-since", date), ("if-none-match", "\"b\"")], false),
-            (&[("if-modified-since", "x"), ("if-none-match", "\"a\"")], true),
+            (
+                &[("if-modified-since", date), ("if-none-match", "\"b\"")],
+                false,
+            ),
+            (
+                &[("if-modified-since", "x"), ("if-none-match", "\"a\"")],
+                true,
+            ),
             (&[], false),
         ] {
             assert_eq!(has_already(&headers(asked), &ours), has, "{asked:?}");

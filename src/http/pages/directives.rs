@@ -55,7 +55,13 @@ impl CacheControl {
     /// that say whether a response may be stored, and for how long it is fresh, once.
     pub(super) fn plain(&self) -> HeaderValue {
         let mut parts = Vec::new();
-        for name in ["no-store", "no-cache", "private", "public", "must-revalidate"] {
+        for name in [
+            "no-store",
+            "no-cache",
+            "private",
+            "public",
+            "must-revalidate",
+        ] {
             if self.has(name) {
                 parts.push(name.to_owned());
             }
@@ -128,7 +134,8 @@ fn number(text: &str) -> u64 {
     if text.is_empty() || !text.bytes().all(|it| it.is_ascii_digit()) {
         return 0;
     }
-    text.parse().map_or(MOST_SECONDS, |it: u64| it.min(MOST_SECONDS))
+    text.parse()
+        .map_or(MOST_SECONDS, |it: u64| it.min(MOST_SECONDS))
 }
 
 /// More seconds count as so many (RFC 9111, section 1.2.2).
@@ -178,7 +185,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_counts_as_no_store() {
-        for line in ["max-age=60, a=\"b", "max-age 60", "@", "max-age=60; public", "a=\"b\"c"] {
+        for line in [
+            "max-age=60, a=\"b",
+            "max-age 60",
+            "@",
+            "max-age=60; public",
+            "a=\"b\"c",
+        ] {
             assert!(of(&[line]).has("no-store"), "{line}");
         }
     }

@@ -115,7 +115,9 @@ impl PurgeEndpoint {
         if !self.knows_token(headers) {
             let mut refused = answer(StatusCode::UNAUTHORIZED, String::new());
             let bearer = HeaderValue::from_static("Bearer");
-            refused.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+            refused
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, bearer);
             return Err(refused);
         }
         if method != Method::POST {
@@ -125,7 +127,10 @@ impl PurgeEndpoint {
             return Err(refused);
         }
         let bad = |why: &str| answer(StatusCode::BAD_REQUEST, why.to_owned());
-        let named = query.unwrap_or_default().split('&').filter(|it| !it.is_empty());
+        let named = query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|it| !it.is_empty());
         let named: Vec<&str> = named.collect();
         if named.is_empty() || named.len() > MOST_NAMED {
             return Err(bad("name from 1 to 100 of url=, prefix= and tag="));

@@ -1,8 +1,8 @@
 //! Whether a response may be stored, and for how long: RFC 9111.
 //!
-//! Invariant: pure. `http-cache-semantics` decides what may be stored and how long it is fresh; what
-//! it reads differently from RFC 9111, or leaves to its caller, is decided here, and always towards
-//! storing less. Renders call this.
+//! Invariant: pure. `http-cache-semantics` decides what may be stored and how long it is fresh;
+//! what it reads differently from RFC 9111, or leaves to its caller, is decided here, and always
+//! towards storing less. Renders call this.
 
 use std::time::{Duration, SystemTime};
 
@@ -43,9 +43,8 @@ pub(super) fn judge(
         return Verdict::Unstorable("content-range");
     }
     let control = CacheControl::of_response(headers);
-    let is_explicit = control.has("s-maxage")
-        || control.has("max-age")
-        || headers.contains_key(header::EXPIRES);
+    let is_explicit =
+        control.has("s-maxage") || control.has("max-age") || headers.contains_key(header::EXPIRES);
     if control.has("no-cache") {
         return Verdict::Unstorable("no-cache");
     }
@@ -109,7 +108,9 @@ fn policy(
         }
     }
     let said_age = age_header(headers).as_secs();
-    response.headers_mut().insert(header::AGE, HeaderValue::from(said_age));
+    response
+        .headers_mut()
+        .insert(header::AGE, HeaderValue::from(said_age));
     let options = CacheOptions {
         shared: true,
         cache_heuristic: 0.0,
@@ -132,12 +133,15 @@ fn apparent_age(headers: &HeaderMap, now: SystemTime) -> Duration {
     let date = date.and_then(|it| httpdate::parse_http_date(it).ok());
     let age = date.and_then(|date| now.duration_since(date).ok());
     // `Date` has whole seconds, so a response of this moment looks up to a second old.
-    age.filter(|age| *age >= Duration::from_secs(1)).unwrap_or_default()
+    age.filter(|age| *age >= Duration::from_secs(1))
+        .unwrap_or_default()
 }
 
 fn pragma_forbids(headers: &HeaderMap) -> bool {
     let pragmas = headers.get_all(header::PRAGMA).iter();
-    pragmas.map(HeaderValue::as_bytes).any(|it| it.to_ascii_lowercase().starts_with(b"no-cache"))
+    pragmas
+        .map(HeaderValue::as_bytes)
+        .any(|it| it.to_ascii_lowercase().starts_with(b"no-cache"))
 }
 
 /// Whether a response of this status is stored for the default TTL.
@@ -192,14 +196,23 @@ mod tests {
             (&[("cache-control", "max-age=60, s-maxage=5")], Some(5)),
             (&[("cache-control", "MAX-AGE=60")], Some(60)),
             (&[("cache-control", "max-age=60, max-age=7")], Some(7)),
-            (&[("cache-control", "max-age=60"), ("cache-control", "s-maxage=3")], Some(3)),
+            (
+                &[
+                    ("cache-control", "max-age=60"),
+                    ("cache-control", "s-maxage=3"),
+                ],
+                Some(3),
+            ),
             (&[("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(60)),
             (&[("expires", "0")], None),
             (&[("cache-control", "max-age=5"), ("expires", "0")], Some(5)),
             (&[("cache-control", "max-age=60"), ("age", "20")], Some(40)),
             (&[("cache-control", "max-age=60"), ("age", "60")], None),
             (
-                &[("cache-control", "max-age=60"), ("date", "Sun, 06 Nov 1994 08:49:07 GMT")],
+                &[
+                    ("cache-control", "max-age=60"),
+                    ("date", "Sun, 06 Nov 1994 08:49:07 GMT"),
+                ],
                 Some(30),
             ),
             (
@@ -210,9 +223,18 @@ mod tests {
                 ],
                 Some(10),
             ),
-            (&[("cache-control", "max-age=99999999999999")], Some(365 * 24 * 3600)),
-            (&[("cache-control", "max-age=60, proxy-revalidate")], Some(60)),
-            (&[("cache-control", "max-age=60, must-revalidate")], Some(60)),
+            (
+                &[("cache-control", "max-age=99999999999999")],
+                Some(365 * 24 * 3600),
+            ),
+            (
+                &[("cache-control", "max-age=60, proxy-revalidate")],
+                Some(60),
+            ),
+            (
+                &[("cache-control", "max-age=60, must-revalidate")],
+                Some(60),
+            ),
             (&[("last-modified", "Sun, 06 Nov 1983 08:49:37 GMT")], None),
             (&[("cache-control", "public")], None),
             (&[("cache-control", "immutable")], None),
@@ -236,7 +258,10 @@ mod tests {
             assert_eq!(fresh(&lines), None, "{lines:?}");
         }
         for more in [("set-cookie", "a=b"), ("content-range", "bytes 0-1/2")] {
-            assert_eq!(fresh(&[("cache-control", "public, s-maxage=60"), more]), None);
+            assert_eq!(
+                fresh(&[("cache-control", "public, s-maxage=60"), more]),
+                None
+            );
         }
         assert_eq!(fresh(&[("pragma", "No-Cache"), ("expires", "x")]), None);
     }
@@ -277,20 +302,38 @@ mod tests {
             default_ttl: Some(SECOND * 9),
             ..Settings::default()
         };
-        let fresh = |status, lines: &[(&str, &str)], credentials| {
-            match judged_by(status, lines, credentials, &settings) {
-                Verdict::Store(lives) => Some(lives.fresh_for.as_secs()),
-                _ => None,
-            }
+        let fresh = |status, lines: &[(&str, &str)], credentials| match judged_by(
+            status,
+            lines,
+            credentials,
+            &settings,
+        ) {
+            Verdict::Store(lives) => Some(lives.fresh_for.as_secs()),
+            _ => None,
         };
         assert_eq!(fresh(200, &[], Credentials::None), Some(9));
         assert_eq!(fresh(404, &[], Credentials::None), Some(9));
-        assert_eq!(fresh(200, &[("cache-control", "public")], Credentials::None), Some(9));
-        assert_eq!(fresh(200, &[("cache-control", "max-age=0")], Credentials::None), None);
-        assert_eq!(fresh(200, &[("cache-control", "no-cache")], Credentials::None), None);
-        assert_eq!(fresh(200, &[("cache-control", "private")], Credentials::None), None);
+        assert_eq!(
+            fresh(200, &[("cache-control", "public")], Credentials::None),
+            Some(9)
+        );
+        assert_eq!(
+            fresh(200, &[("cache-control", "max-age=0")], Credentials::None),
+            None
+        );
+        assert_eq!(
+            fresh(200, &[("cache-control", "no-cache")], Credentials::None),
+            None
+        );
+        assert_eq!(
+            fresh(200, &[("cache-control", "private")], Credentials::None),
+            None
+        );
         assert_eq!(fresh(302, &[], Credentials::None), None);
-        assert_eq!(fresh(200, &[("cache-control", "public")], Credentials::Some), None);
+        assert_eq!(
+            fresh(200, &[("cache-control", "public")], Credentials::Some),
+            None
+        );
     }
 
     #[test]
@@ -303,9 +346,10 @@ mod tests {
         let windows = |control: &str| {
             let lines = [("cache-control", control)];
             match judged_by(200, &lines, Credentials::None, &settings) {
-                Verdict::Store(it) => {
-                    Some((it.stale_while_revalidate.as_secs(), it.stale_if_error.as_secs()))
-                }
+                Verdict::Store(it) => Some((
+                    it.stale_while_revalidate.as_secs(),
+                    it.stale_if_error.as_secs(),
+                )),
                 _ => None,
             }
         };

@@ -20,7 +20,8 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
         !OF_A_CONNECTION.contains(&name.as_str()) && !named.iter().any(|it| it == name.as_str())
     };
     let kept = headers.iter().filter(|(name, _)| is_kept(name));
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    kept.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// Takes out of a request what asks for less than the whole page.

@@ -134,7 +134,9 @@ fn spelt(kind: &str, parts: &[&str]) -> String {
         return format!("{kind} {}", parts.join(" "));
     }
     let mut digest = Sha256::new();
-    parts.iter().for_each(|part| feed(&mut digest, part.as_bytes()));
+    parts
+        .iter()
+        .for_each(|part| feed(&mut digest, part.as_bytes()));
     format!("{kind}#{}", hex(&digest.finalize()))
 }
 
@@ -146,7 +148,9 @@ pub(super) fn feed(digest: &mut Sha256, bytes: &[u8]) {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     let digit = |at: u8| char::from(b"0123456789abcdef"[usize::from(at & 15)]);
-    let digits = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]);
+    let digits = bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(*byte)]);
     digits.collect()
 }
 
@@ -229,13 +233,21 @@ mod tests {
     fn an_ordinary_key_can_be_read() {
         let request = (place("Shop.example", "/a?b=1"), true, false, Vec::new());
         assert_eq!(key(&request).first(), "page https shop.example /a ?b=1");
-        assert_eq!(key(&request).variant(7), "page https shop.example /a ?b=1 v7");
+        assert_eq!(
+            key(&request).variant(7),
+            "page https shop.example /a ?b=1 v7"
+        );
     }
 
     #[test]
     fn a_page_carries_the_tags_of_the_prefixes_of_its_path() {
         let tags = place("a", "/x/y//z/?q").tags(2);
-        let expected = ["url a /x/y//z/ ?q", "prefix a /", "prefix a /x", "prefix a /x/y"];
+        let expected = [
+            "url a /x/y//z/ ?q",
+            "prefix a /",
+            "prefix a /x",
+            "prefix a /x/y",
+        ];
         assert_eq!(tags, expected);
     }
 

@@ -1,8 +1,8 @@
 //! Pages of a web service, kept in a [`Cache`](crate::Cache).
 //!
-//! Invariant: a request is given a stored page only if the page was stored for requests like it, and
-//! no purge of it has returned since it was rendered. [`PageCache`] is the layer, and everything
-//! else is a part of it: a file for an idea.
+//! Invariant: a request is given a stored page only if the page was stored for requests like it,
+//! and no purge of it has returned since it was rendered. [`PageCache`] is the layer, and
+//! everything else is a part of it: a file for an idea.
 
 mod body;
 mod conditional;

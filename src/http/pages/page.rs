@@ -83,7 +83,9 @@ impl Lives {
 
 /// The milliseconds from 1970 to `time`.
 pub(super) fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -122,7 +124,10 @@ mod headers {
 
     pub(super) fn serialize<S: Serializer>(it: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(it.iter().map(|(name, value)| {
-            Line(name.as_str().to_owned(), Bytes::copy_from_slice(value.as_bytes()))
+            Line(
+                name.as_str().to_owned(),
+                Bytes::copy_from_slice(value.as_bytes()),
+            )
         }))
     }
 

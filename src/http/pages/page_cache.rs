@@ -13,16 +13,16 @@ use http::request::Parts;
 use super::known::Known;
 use super::settings::{Cookies, Directives, Query, Settings};
 use super::stats::{Counts, PageStats};
-use crate::{Cache, Outage};
+use crate::cache::{Cache, Outage};
 
 /// A layer that keeps the pages of a service in Redis, and renders each of them once.
 ///
 /// It answers `GET` and `HEAD` with a stored page while the page is fresh, as RFC 9111 says for a
 /// shared cache. Whether a page may be stored, and for how long, is said by the `Cache-Control` of
 /// the response. A page without it is not stored, unless there is a
-/// [`default_ttl`](Self::default_ttl). However many requests miss a page, in however many processes,
-/// it is rendered once, and all get it. The render runs in a task of its own and goes on if the
-/// client leaves.
+/// [`default_ttl`](Self::default_ttl). However many requests miss a page, in however many
+/// processes, it is rendered once, and all get it. The render runs in a task of its own and goes on
+/// if the client leaves.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -55,12 +55,12 @@ use crate::{Cache, Outage};
 ///
 /// # What is never stored
 /// - Answers to other methods than `GET`; requests with a body, with `Range`, `Upgrade`, `If-Match`
-///   or `If-Unmodified-Since`; requests whose host is not among the [`hosts`](Self::hosts), is given
-///   twice, or in two ways that differ. They pass: the service is called, and its answer is not
-///   looked at.
-/// - Responses with `Set-Cookie`, `Vary: *`, trailers, `no-store`, `private` or `no-cache`, or a body
-///   above the [`body_limit`](Self::body_limit); errors of the service; the statuses 206, 304, and
-///   5xx except 501.
+///   or `If-Unmodified-Since`; requests whose host is not among the [`hosts`](Self::hosts), is
+///   given twice, or in two ways that differ. They pass: the service is called, and its answer is
+///   not looked at.
+/// - Responses with `Set-Cookie`, `Vary: *`, trailers, `no-store`, `private` or `no-cache`, or a
+///   body above the [`body_limit`](Self::body_limit); errors of the service; the statuses 206, 304,
+///   and 5xx except 501.
 /// - Responses to requests with `Authorization` or a [cookie](Self::login_cookies), unless they say
 ///   `public` or `s-maxage`.
 ///
@@ -69,8 +69,8 @@ use crate::{Cache, Outage};
 ///
 /// # Without Redis
 /// Pages are rendered, once for each process and key and at most
-/// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. No error of Redis ever
-/// becomes an error of a response.
+/// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. No error of Redis
+/// ever becomes an error of a response.
 #[derive(Clone)]
 pub struct PageCache {
     pub(super) cache: Cache,
@@ -80,8 +80,8 @@ pub struct PageCache {
 }
 
 impl PageCache {
-    /// Makes a layer that keeps its pages in `cache`. Give it a cache of its own, whose name nothing
-    /// else uses.
+    /// Makes a layer that keeps its pages in `cache`. Give it a cache of its own, whose name
+    /// nothing else uses.
     ///
     /// The layer turns [jitter](Cache::jitter) off, because a page must not outlive its freshness,
     /// and does without Redis while it is [out](Outage::Bypass). All other settings of the cache
@@ -97,8 +97,8 @@ impl PageCache {
         }
     }
 
-    /// Sets the hosts whose pages are stored, as requests name them (`Host`), with the port if it is
-    /// not the usual one. Requests for others pass. By default, pages of every host are stored,
+    /// Sets the hosts whose pages are stored, as requests name them (`Host`), with the port if it
+    /// is not the usual one. Requests for others pass. By default, pages of every host are stored,
     /// each under its own key.
     ///
     /// Set it: whoever sends requests chooses the host that they name, and can fill Redis with
@@ -112,8 +112,8 @@ impl PageCache {
 
     /// Stores pages without explicit freshness for `ttl`. By default they are not stored.
     ///
-    /// It holds for the statuses 200, 301, 308, 404 and 410, and never for requests with credentials
-    /// (see [`login_cookies`](Self::login_cookies)).
+    /// It holds for the statuses 200, 301, 308, 404 and 410, and never for requests with
+    /// credentials (see [`login_cookies`](Self::login_cookies)).
     #[must_use]
     pub fn default_ttl(mut self, ttl: Duration) -> Self {
         self.change().default_ttl = Some(ttl);
@@ -129,8 +129,8 @@ impl PageCache {
     }
 
     /// Sets how long a page that says nothing of `stale-if-error` is served stale if the service
-    /// fails: with an error, a panic, or one of the statuses 500, 502, 503 and 504. Zero by default.
-    /// `must-revalidate` and `proxy-revalidate` forbid it.
+    /// fails: with an error, a panic, or one of the statuses 500, 502, 503 and 504. Zero by
+    /// default. `must-revalidate` and `proxy-revalidate` forbid it.
     #[must_use]
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.change().stale_if_error = window;
@@ -158,8 +158,8 @@ impl PageCache {
     /// given several times, the order stays. By default, the whole query belongs to it, as it was
     /// sent.
     ///
-    /// When a page is rendered for the cache, the service does not see the other parameters: what is
-    /// not in the key cannot change the page.
+    /// When a page is rendered for the cache, the service does not see the other parameters: what
+    /// is not in the key cannot change the page.
     #[must_use]
     pub fn only_query(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.change().query = Query::Only(names.into_iter().map(Into::into).collect());
@@ -177,8 +177,8 @@ impl PageCache {
     /// Makes the values of more request headers a part of the key, as if every page varied by them.
     ///
     /// Headers that may replace what was asked for are always a part of it, such as
-    /// `X-Forwarded-Host`, `X-Forwarded-Proto` and `X-Original-URL`. Whatever else the service looks
-    /// at must be in `Vary`, or here.
+    /// `X-Forwarded-Host`, `X-Forwarded-Proto` and `X-Original-URL`. Whatever else the service
+    /// looks at must be in `Vary`, or here.
     #[must_use]
     pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.change().key_headers.extend(names);
@@ -232,13 +232,10 @@ impl PageCache {
     /// Sets how tags of a page follow from its request.
     ///
     /// A tag that is known before a page is rendered is better than one that the handler says
-    /// ([`CacheTags`](super::CacheTags)): the first page with a new tag that the handler has said is
-    /// not stored, see [`Loading::tags`](crate::cache::Loading::tags).
+    /// ([`CacheTags`](super::CacheTags)): the first page with a new tag that the handler has said
+    /// is not stored, see [`Loading::tags`](crate::cache::Loading::tags).
     #[must_use]
-    pub fn tags_by(
-        mut self,
-        by: impl Fn(&Parts) -> Vec<String> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn tags_by(mut self, by: impl Fn(&Parts) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.change().tags_by = Some(Arc::new(by));
         self
     }

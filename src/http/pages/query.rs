@@ -40,7 +40,9 @@ impl Query {
 
 /// The name of a parameter, decoded.
 fn name(parameter: &str) -> Cow<'_, [u8]> {
-    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+    let name = parameter
+        .split_once('=')
+        .map_or(parameter, |(name, _)| name);
     decoded(name)
 }
 

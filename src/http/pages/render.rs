@@ -2,8 +2,8 @@
 //!
 //! Invariant: the request whose service is called always hears what came of it, whatever becomes of
 //! the load: the page, a response that is its own, the service's own error or panic, or the future
-//! itself if the load is given up. A request whose service is not called gets it back. Serving hands
-//! a [`Job`] to `memoize`.
+//! itself if the load is given up. A request whose service is not called gets it back. Serving
+//! hands a [`Job`] to `memoize`.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -314,7 +314,10 @@ where
     if !headers.contains_key(header::DATE) {
         let rendered = SystemTime::UNIX_EPOCH + Duration::from_millis(lives.rendered);
         let date = httpdate::fmt_http_date(rendered);
-        headers.insert(header::DATE, HeaderValue::from_str(&date).expect("a date is a text"));
+        headers.insert(
+            header::DATE,
+            HeaderValue::from_str(&date).expect("a date is a text"),
+        );
     }
     // How old it is is told with each answer.
     headers.remove(header::AGE);

@@ -1,7 +1,7 @@
 //! `Asked`: what a request asks for, or why it passes.
 //!
-//! Invariant: a request that does not say clearly which page it is for, or asks for less or more than
-//! the page, passes. Serving parses each request once.
+//! Invariant: a request that does not say clearly which page it is for, or asks for less or more
+//! than the page, passes. Serving parses each request once.
 
 use std::time::SystemTime;
 
@@ -137,7 +137,9 @@ pub(super) fn place<B>(request: &Request<B>, settings: &Settings) -> Option<Plac
         (None, None) => "",
     };
     let is_host = |it: &str| {
-        it.parse::<Authority>().is_ok_and(|parsed| parsed.as_str() == it) && !it.contains('@')
+        it.parse::<Authority>()
+            .is_ok_and(|parsed| parsed.as_str() == it)
+            && !it.contains('@')
     };
     if !host.is_empty() && !is_host(host) {
         return None;
@@ -205,7 +207,10 @@ fn targets<'s>(
     for line in headers.get_all(header::FORWARDED) {
         let line = line.to_str().ok()?;
         // What two parsers may read differently could be a page for another.
-        if line.contains('\\') || line.matches('"').count() % 2 != 0 {
+        let quoted = line.split('"').skip(1).step_by(2);
+        let mut quoted = quoted.flat_map(str::chars);
+        let is_whole = line.matches('"').count() % 2 == 0;
+        if !is_whole || quoted.any(|it| matches!(it, ',' | ';' | '=' | '\\')) {
             return None;
         }
         for hop in rfc7239::parse(line) {
@@ -261,6 +266,7 @@ mod tests {
             (("cache-control", "no-cache"), "no-cache"),
             (("pragma", "no-cache"), "no-cache"),
             (("forwarded", "host=\"a"), "forwarded"),
+            (("forwarded", "for=\"a;host=evil\""), "forwarded"),
         ] {
             let passes = asked("/", &[lines]).expect_err("it passes");
             assert_eq!(passes.1, detail);
@@ -284,7 +290,10 @@ mod tests {
         ] {
             assert!(asked(target, lines).is_err(), "{target} {lines:?}");
         }
-        assert_eq!(key("http://A/x", &[("host", "a")]), key("/x", &[("host", "a")]));
+        assert_eq!(
+            key("http://A/x", &[("host", "a")]),
+            key("/x", &[("host", "a")])
+        );
         assert_ne!(key("https://a/x", &[]), key("/x", &[("host", "a")]));
     }
 

@@ -98,7 +98,9 @@ fn digest(names: &[String], request: &HeaderMap) -> [u8; 32] {
         match LISTS.contains(&name.as_str()) && request.contains_key(name.as_str()) {
             // Several lines are one list, and the spaces in it mean nothing.
             true => {
-                let items = lines.iter().flat_map(|line| line.as_bytes().split(|it| *it == b','));
+                let items = lines
+                    .iter()
+                    .flat_map(|line| line.as_bytes().split(|it| *it == b','));
                 let items = items.map(<[u8]>::trim_ascii).filter(|it| !it.is_empty());
                 let items: Vec<&[u8]> = items.collect();
                 digest.update([1]);
@@ -106,7 +108,9 @@ fn digest(names: &[String], request: &HeaderMap) -> [u8; 32] {
             }
             false => {
                 digest.update((lines.iter().count() as u64).to_be_bytes());
-                lines.iter().for_each(|line| feed(&mut digest, line.as_bytes()));
+                lines
+                    .iter()
+                    .for_each(|line| feed(&mut digest, line.as_bytes()));
             }
         }
     }
@@ -114,7 +118,12 @@ fn digest(names: &[String], request: &HeaderMap) -> [u8; 32] {
 }
 
 /// Headers that are lists of what the client accepts.
-const LISTS: [&str; 4] = ["accept", "accept-charset", "accept-encoding", "accept-language"];
+const LISTS: [&str; 4] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+];
 
 /// The most headers by which a page may vary.
 const MOST_NAMES: usize = 32;
@@ -140,7 +149,11 @@ mod tests {
     #[test]
     fn a_star_anywhere_selects_no_request() {
         for vary in [&["*"][..], &["a, *"], &["a", " * "], &["a b"], &["\u{e9}"]] {
-            assert_eq!(Selection::of(&varying(vary), &HeaderMap::new()), None, "{vary:?}");
+            assert_eq!(
+                Selection::of(&varying(vary), &HeaderMap::new()),
+                None,
+                "{vary:?}"
+            );
         }
     }
 
@@ -150,7 +163,11 @@ mod tests {
         assert!(selection.selects(&headers(&[("x-b", "1")])));
         assert!(!selection.selects(&headers(&[("x-a", "")])));
         let language = Selection::of(&varying(&["accept-language"]), &HeaderMap::new());
-        assert!(!language.expect("selects").selects(&headers(&[("accept-language", "")])));
+        assert!(
+            !language
+                .expect("selects")
+                .selects(&headers(&[("accept-language", "")]))
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::render::{How, Job, Own, Work, render};
 use super::request::{Asked, Want, place};
 use super::status::{Forward, Status};
 use super::tags::CacheTags;
-use crate::{Error, ErrorKind, FOREVER};
+use crate::error::{Error, ErrorKind};
 
 /// Answers a request. `service` is ready.
 pub(super) async fn answer<S, B, R>(
@@ -252,7 +252,9 @@ impl Serving {
             .tags(self.tags.iter().chain(&*facts.tags))
             .keep_stale(Duration::ZERO);
         let call = match (serves, facts.window) {
-            (Serves::Kept, Window::Unknown) => call.stale(FOREVER).stale_if_error(FOREVER),
+            (Serves::Kept, Window::Unknown) => {
+                call.stale(LONGEST_WINDOW).stale_if_error(LONGEST_WINDOW)
+            }
             (Serves::Kept, Window::None) => call,
             (Serves::IfError(window), _) => call.stale_if_error(window),
         };
@@ -301,7 +303,7 @@ impl Serving {
     }
 
     fn is_newer(&self, lives: &Lives) -> bool {
-        lives.rendered >= millis(self.began)
+        lives.rendered > millis(self.began)
     }
 
     /// The slots in which the variant for this request may be. `found` is another one.
@@ -477,7 +479,9 @@ impl Serving {
         let age = page.lives.age(now).as_secs();
         // What was rendered for this request has no age, unless the service got it from elsewhere.
         if age > 0 || !matches!(status, Status::Rendered(..)) {
-            response.headers_mut().insert(header::AGE, HeaderValue::from(age));
+            response
+                .headers_mut()
+                .insert(header::AGE, HeaderValue::from(age));
         }
         self.tell(status, &mut response, key);
         response
@@ -496,7 +500,12 @@ impl Serving {
 
     fn tell<R>(&self, status: Status, response: &mut Response<PageBody<R>>, key: &str) {
         let settings = &self.pages.settings;
-        status.tell(response.headers_mut(), settings, Some(key), SystemTime::now());
+        status.tell(
+            response.headers_mut(),
+            settings,
+            Some(key),
+            SystemTime::now(),
+        );
     }
 }
 
@@ -553,6 +562,9 @@ fn empty<R>(status: StatusCode) -> Response<PageBody<R>> {
 
 /// For how long a page is stored, before its render says it. Tags are made to live so long.
 const PLANNED_TTL: Duration = Duration::from_secs(600);
+
+/// As long as a page may say that it is served stale, or longer.
+const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// How long a request that has changed a page waits for its purge.
 const LONGEST_PURGE: Duration = Duration::from_millis(100);

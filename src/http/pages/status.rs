@@ -119,7 +119,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
         status.tell(&mut headers, settings, Some("a \"b\""), now);
-        let told = headers.get(CACHE_STATUS).map(|it| it.to_str().expect("text").to_owned());
+        let told = headers
+            .get(CACHE_STATUS)
+            .map(|it| it.to_str().expect("text").to_owned());
         told.unwrap_or_default()
     }
 
@@ -143,7 +145,10 @@ mod tests {
                 Status::Rendered(Forward::VaryMiss, Some(lives(10_000))),
                 "hedgerow; fwd=vary-miss; stored; ttl=5",
             ),
-            (Status::Rendered(Forward::Stale, None), "hedgerow; fwd=stale"),
+            (
+                Status::Rendered(Forward::Stale, None),
+                "hedgerow; fwd=stale",
+            ),
             (
                 Status::Collapsed(Forward::UriMiss, lives(10_000)),
                 "hedgerow; fwd=uri-miss; ttl=5; collapsed",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow::cache::Loading;
-use hedgerow::{Cache, Error, ErrorKind, Fence, Result};
+use hedgerow::{Cache, Error, ErrorKind, FOREVER, Fence, Result};
 
 use crate::support::aging::{aged, old_tags};
 use crate::support::gate::Gate;
@@ -497,4 +497,40 @@ async fn a_loader_without_redis_has_no_fence_and_its_value_is_not_stored() {
         *cache.memoize_with("k", MINUTE, load).await.expect("loaded"),
         1
     );
+}
+
+#[tokio::test]
+async fn a_loader_says_for_how_long_its_value_is_kept_stale() {
+    let server = Server::start().await;
+    let cache = cache(&server).await;
+    let call = |value: u32, window: Option<Duration>| {
+        let load = move |load: Loading<u32>| async move {
+            if let Some(window) = window {
+                load.keep_stale(window);
+            }
+            Ok::<_, Infallible>(value)
+        };
+        let call = cache.memoize_with("k", MINUTE, load).tags(["declared"]);
+        call.stale(FOREVER).keep_stale(Duration::ZERO)
+    };
+    let refused = call(4, Some(FOREVER * 2)).await.expect_err("too long");
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    assert_eq!(found(&cache).await, None);
+    cache
+        .remove("k")
+        .await
+        .expect("the record of the failure, too");
+    call(1, None).await.expect("loaded");
+    let lives = server.lives(KEY).await;
+    assert!(lives[0].1 <= 60_000, "{lives:?}");
+    cache.remove("k").await.expect("removed");
+    call(2, Some(60 * MINUTE)).await.expect("loaded");
+    let lives = server.lives(KEY).await;
+    assert!(lives[0].1 > 3_600_000, "{lives:?}");
+    // Its tags live as long, and those of a call with a long reach do not live for ever.
+    for (tag, left) in server.lives("hr:t:*").await {
+        assert!((3_600_000..24 * 3_600_000).contains(&left), "{tag}: {left}");
+    }
+    aged(&server, KEY, 2 * MINUTE).await;
+    assert_eq!(*call(3, None).await.expect("served"), 2);
 }

@@ -321,3 +321,26 @@ async fn a_slot_that_moves_leaves_no_value_behind() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_call_that_may_be_given_a_stale_value_keeps_what_it_reads() {
+    let server = Server::start().await;
+    let cache = near(&server.client().await);
+    let call = |value: u64| {
+        let load = move || async move { Ok::<_, Infallible>(value) };
+        cache.memoize("k", MINUTE, load).stale(MINUTE).tags(["t"])
+    };
+    call(1).await.expect("loaded");
+    until("the value is held near", async || {
+        let before = cache.stats().near_hits;
+        assert_eq!(*call(2).await.expect("a hit"), 1);
+        cache.stats().near_hits > before
+    })
+    .await;
+    let writer = server.client().await.cache("c");
+    writer.invalidate_tags(["t"]).await.expect("invalidated");
+    until("the invalidation is seen", async || {
+        *call(3).await.expect("loaded") == 3
+    })
+    .await;
+}

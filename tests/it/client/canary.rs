@@ -125,6 +125,8 @@ async fn no_public_type_shows_a_secret() {
     locks(&client, &mut shown).await;
     #[cfg(feature = "limit")]
     limits(&client, &mut shown).await;
+    #[cfg(feature = "http")]
+    pages(&client, &mut shown).await;
 
     let cache = client.cache("k").codec(Codec::Json);
     shown.add::<Cache>(&cache);
@@ -202,6 +204,8 @@ async fn no_public_type_shows_a_secret() {
     }
     if cfg!(not(all(feature = "limit", feature = "http"))) {
         expected.retain(|name| !LIMIT_LAYERS.contains(&name.as_str()));
+    if cfg!(not(feature = "http")) {
+        expected.retain(|name| !PAGES.contains(&name.as_str()));
     }
     assert_eq!(names, expected);
 }
@@ -289,6 +293,48 @@ async fn limit_layers(limiter: hedgerow::RateLimiter, shown: &mut Shown) {
     let answer = service.call(request.body(Body::empty()).expect("a good request"));
     shown.add::<RateLimited<Body, Infallible>>(&answer);
     let Ok(_) = answer.await;
+/// What is there with the feature `http`, of pages.
+const PAGES: [&str; 7] = [
+    "CacheTags",
+    "InvalidArgument",
+    "PageBody",
+    "PageCache",
+    "PageService",
+    "PageStats",
+    "PurgeEndpoint",
+];
+
+/// A layer for pages, and what its answers are made of.
+#[cfg(feature = "http")]
+async fn pages(client: &Client, shown: &mut Shown) {
+    use axum::body::Body;
+    use hedgerow::http::{
+        CacheTags, InvalidArgument, PageBody, PageCache, PageService, PageStats, PurgeEndpoint,
+    };
+    use tower::{Layer as _, ServiceExt as _};
+
+    let pages = PageCache::new(client.cache("pages")).hosts(["a"]);
+    shown.add::<PageCache>(&pages);
+    shown.add::<CacheTags>(&CacheTags::new(["t"]));
+    shown.add::<InvalidArgument>(&pages.purge_url("b").expect_err("no URL"));
+    let endpoint = pages.purge_endpoint(&format!("{PASSWORD}{PASSWORD}"));
+    shown.add::<PurgeEndpoint>(&endpoint.expect("long enough"));
+    let handler = tower::service_fn(|_: http::Request<Body>| async {
+        let page = http::Response::builder().header("cache-control", "public, max-age=60");
+        Ok::<_, Infallible>(page.body(Body::from(VALUE)).expect("a response"))
+    });
+    let service = pages.layer(handler);
+    shown.add::<PageService<_>>(&service);
+    for _ in 0..2 {
+        let request = http::Request::builder()
+            .uri("/")
+            .header("host", "a")
+            .header("authorization", PASSWORD);
+        let request = request.body(Body::empty()).expect("a request");
+        let Ok(page) = service.clone().oneshot(request).await;
+        shown.add::<PageBody<Body>>(page.body());
+    }
+    shown.add::<PageStats>(&pages.stats());
 }
 
 /// What calls of a cache take and return.

@@ -16,7 +16,7 @@ use http::{Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::site::{Site, answer, ask, cached, get, pages};
+use super::site::{Site, answer, ask, cached, get, given_up, pages};
 use crate::support::gate::Gate;
 use crate::support::server::Server;
 use crate::support::wait::{bounded, until};
@@ -42,7 +42,10 @@ async fn two_hundred_requests_of_two_instances_render_a_page_once() {
     let gate = Gate::closed();
     let site = gated(&gate, &[FRESH]);
     let one = pages(&server).await;
-    let services = [one.clone().layer(site.clone()), cached(&server, &site).await];
+    let services = [
+        one.clone().layer(site.clone()),
+        cached(&server, &site).await,
+    ];
     let requests = (0..200).map(|at| ask(&services[at % 2], "/", &[]));
     let opened = async {
         gate.begun(1).await;
@@ -54,9 +57,15 @@ async fn two_hundred_requests_of_two_instances_render_a_page_once() {
         assert_eq!((page.status, page.text()), (StatusCode::OK, "None"));
     }
     let stats = one.stats();
-    assert_eq!(stats.misses + stats.collapsed + stats.hits, 100, "{stats:?}");
+    assert_eq!(
+        stats.misses + stats.collapsed + stats.hits,
+        100,
+        "{stats:?}"
+    );
     assert!(stats.collapsed >= 90, "{stats:?}");
-    let told = answers.iter().filter(|it| it.header("cache-status").ends_with("; collapsed"));
+    let told = answers
+        .iter()
+        .filter(|it| it.header("cache-status").ends_with("; collapsed"));
     assert!(told.count() >= 100);
 }
 
@@ -130,7 +139,10 @@ async fn a_page_that_may_be_stored_by_now_is_stored_again() {
     let marked = pages(&server).await.marker_ttl(Duration::from_millis(1));
     let service = marked.layer(site);
     ask(&service, "/", &[]).await;
-    until("the page is stored", async || ask(&service, "/", &[]).await.is_hit()).await;
+    until("the page is stored", async || {
+        ask(&service, "/", &[]).await.is_hit()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -190,7 +202,9 @@ async fn a_panic_of_the_service_is_one_for_its_client_and_poisons_nothing() {
         }
     });
     let service = cached(&server, &site).await;
-    let panicked = AssertUnwindSafe(ask(&service, "/", &[])).catch_unwind().await;
+    let panicked = AssertUnwindSafe(ask(&service, "/", &[]))
+        .catch_unwind()
+        .await;
     let panicked = panicked.expect_err("it panics");
     let said = panicked.downcast_ref::<&str>().expect("its own words");
     assert!(said.contains("on purpose"), "{said}");
@@ -216,7 +230,11 @@ async fn a_failure_is_answered_with_and_not_stored() {
         assert_eq!((failure.status.as_u16(), failure.text()), (503, page));
         assert_eq!(failure.header("retry-after"), "7");
     }
-    assert_eq!(pages.stats().failed, 1, "the others were not asked for the cache");
+    assert_eq!(
+        pages.stats().failed,
+        1,
+        "the others were not asked for the cache"
+    );
 }
 
 #[tokio::test]
@@ -229,16 +247,7 @@ async fn a_render_that_takes_too_long_for_the_cache_still_reaches_its_client() {
     let service = pages.layer(site.clone());
     let opened = async {
         gate.begun(1).await;
-        until("the load is given up", async || {
-            let leases: Vec<String> = server.keys("hr:l:*").await;
-            let mut are_records = !leases.is_empty();
-            for lease in leases {
-                let kind: String = server.run(&["TYPE", &lease]).await;
-                are_records &= kind != "hash";
-            }
-            are_records
-        })
-        .await;
+        given_up(&server).await;
         gate.open();
     };
     let (page, ()) = futures::join!(ask(&service, "/", &[]), opened);
@@ -288,7 +297,10 @@ async fn the_service_that_was_ready_is_the_one_that_is_called() {
         let Ok(answered) = answered;
         assert_eq!(answered.status(), StatusCode::OK);
     }
-    until("all room is given back", async || room.available_permits() == 1).await;
+    until("all room is given back", async || {
+        room.available_permits() == 1
+    })
+    .await;
 }
 
 /// A service that must be ready before it is called.

@@ -27,23 +27,60 @@ async fn nobody_can_put_a_page_in_place_of_another() {
     let service = cached(&server, &site).await;
     let clean = |host: &'static str| Request::builder().uri("/page").header("host", host);
     let poisons: Vec<(&str, http::request::Builder)> = vec![
-        ("x-forwarded-host", clean("a").header("x-forwarded-host", "evil")),
-        ("x-forwarded-proto", clean("a").header("x-forwarded-proto", "evil")),
-        ("x-forwarded-scheme", clean("a").header("x-forwarded-scheme", "evil")),
-        ("x-forwarded-port", clean("a").header("x-forwarded-port", "evil")),
-        ("x-forwarded-prefix", clean("a").header("x-forwarded-prefix", "evil")),
-        ("x-original-url", clean("a").header("x-original-url", "/evil")),
+        (
+            "x-forwarded-host",
+            clean("a").header("x-forwarded-host", "evil"),
+        ),
+        (
+            "x-forwarded-proto",
+            clean("a").header("x-forwarded-proto", "evil"),
+        ),
+        (
+            "x-forwarded-scheme",
+            clean("a").header("x-forwarded-scheme", "evil"),
+        ),
+        (
+            "x-forwarded-port",
+            clean("a").header("x-forwarded-port", "evil"),
+        ),
+        (
+            "x-forwarded-prefix",
+            clean("a").header("x-forwarded-prefix", "evil"),
+        ),
+        (
+            "x-original-url",
+            clean("a").header("x-original-url", "/evil"),
+        ),
         ("x-rewrite-url", clean("a").header("x-rewrite-url", "/evil")),
-        ("x-http-method-override", clean("a").header("x-http-method-override", "evil")),
-        ("forwarded", clean("a").header("forwarded", "for=1.2.3.4;host=evil")),
-        ("a quote", clean("a").header("forwarded", "for=\"x;host=evil")),
+        (
+            "x-http-method-override",
+            clean("a").header("x-http-method-override", "evil"),
+        ),
+        (
+            "forwarded",
+            clean("a").header("forwarded", "for=1.2.3.4;host=evil"),
+        ),
+        (
+            "a quote",
+            clean("a").header("forwarded", "for=\"x;host=evil"),
+        ),
         ("two hosts", clean("a").header("host", "evil")),
         ("two hosts turned", clean("evil").header("host", "a")),
         ("a user", clean("evil@a")),
         ("a port", clean("a:evil")),
         ("a space", clean("a /evil")),
-        ("an absolute target", Request::builder().uri("http://evil/page").header("host", "a")),
-        ("a target of its own", Request::builder().uri("http://a/page").header("host", "evil")),
+        (
+            "an absolute target",
+            Request::builder()
+                .uri("http://evil/page")
+                .header("host", "a"),
+        ),
+        (
+            "a target of its own",
+            Request::builder()
+                .uri("http://a/page")
+                .header("host", "evil"),
+        ),
         ("authorization", clean("a").header("authorization", "evil")),
         ("a cookie", clean("a").header("cookie", "evil")),
         ("a range", clean("a").header("range", "bytes=evil")),
@@ -79,16 +116,37 @@ async fn parameters_that_do_not_belong_to_a_page_are_not_shown_to_the_service() 
     let pages = pages(&server).await;
     let only = pages.clone().only_query(["a", "b"]).layer(site.clone());
     let first = ask(&only, "/only?b=2&evil=1&a=1&a=0", &[]).await;
-    assert!(first.text().starts_with("/only?a=1&a=0&b=2 "), "{}", first.text());
+    assert!(
+        first.text().starts_with("/only?a=1&a=0&b=2 "),
+        "{}",
+        first.text()
+    );
     assert!(ask(&only, "/only?a=1&b=2&a=0", &[]).await.is_hit());
-    assert!(!ask(&only, "/only?a=0&a=1&b=2", &[]).await.is_hit(), "their order counts");
-    let ignoring = pages.clone().ignore_query(["utm_source"]).layer(site.clone());
+    assert!(
+        !ask(&only, "/only?a=0&a=1&b=2", &[]).await.is_hit(),
+        "their order counts"
+    );
+    let ignoring = pages
+        .clone()
+        .ignore_query(["utm_source"])
+        .layer(site.clone());
     let first = ask(&ignoring, "/ignoring?%75tm_source=evil&a=1", &[]).await;
-    assert!(first.text().starts_with("/ignoring?a=1 "), "{}", first.text());
+    assert!(
+        first.text().starts_with("/ignoring?a=1 "),
+        "{}",
+        first.text()
+    );
     assert!(ask(&ignoring, "/ignoring?a=1", &[]).await.is_hit());
     assert!(!ask(&ignoring, "/ignoring", &[]).await.is_hit());
     let whole = pages.layer(site);
-    for target in ["/whole?a&b", "/whole?b&a", "/whole?", "/whole", "/whole/", "//whole"] {
+    for target in [
+        "/whole?a&b",
+        "/whole?b&a",
+        "/whole?",
+        "/whole",
+        "/whole/",
+        "//whole",
+    ] {
         assert!(!ask(&whole, target, &[]).await.is_hit(), "{target}");
     }
 }
@@ -111,7 +169,9 @@ async fn each_variant_is_given_to_those_that_ask_for_it() {
     let server = Server::start().await;
     let site = Site::new(|request| async move {
         let language = request.headers().get("accept-language");
-        let language = language.map_or("none", |it| it.to_str().expect("text")).to_owned();
+        let language = language
+            .map_or("none", |it| it.to_str().expect("text"))
+            .to_owned();
         answer(&[FRESH, ("vary", "Accept-Language")], language)
     });
     let (first, second) = (cached(&server, &site).await, cached(&server, &site).await);
@@ -149,7 +209,11 @@ async fn the_number_of_variants_is_bounded() {
         assert!(page.text().contains(&variant), "{page}");
     }
     let stored: Vec<String> = server.keys("hr:v:{pages:*").await;
-    assert_eq!(stored.len(), 4, "the first one and three others: {stored:?}");
+    assert_eq!(
+        stored.len(),
+        4,
+        "the first one and three others: {stored:?}"
+    );
     let first = ask(&service, "/", &[("x", "0")]).await;
     assert!(first.is_hit());
 }
@@ -162,7 +226,10 @@ async fn pages_for_those_that_say_who_they_are_are_kept_apart() {
             "/public" => "public, max-age=60",
             _ => "max-age=60",
         };
-        answer(&[("cache-control", control)], format!("{:?}", request.headers()))
+        answer(
+            &[("cache-control", control)],
+            format!("{:?}", request.headers()),
+        )
     });
     let service = cached(&server, &site).await;
     for line in [("authorization", "Bearer secret"), ("cookie", "sid=secret")] {
@@ -203,13 +270,21 @@ fn request() -> impl Strategy<Value = (String, Vec<(&'static str, String)>)> {
         Just("cookie"),
         Just("authorization"),
     ];
-    (target, proptest::collection::vec((header, "[ab, ]{1,3}"), 0..3))
+    (
+        target,
+        proptest::collection::vec((header, "[ab, ]{1,3}"), 0..3),
+    )
 }
 
 /// What a page may depend on: all of the request that is in the key, or that it varies by.
 fn seen(target: &str, lines: &[(&'static str, String)]) -> String {
     let mut seen = target.to_owned();
-    for name in ["x-forwarded-host", "x-original-url", "accept-language", "x-vary"] {
+    for name in [
+        "x-forwarded-host",
+        "x-original-url",
+        "accept-language",
+        "x-vary",
+    ] {
         let values = lines.iter().filter(|(it, _)| *it == name);
         let values: Vec<String> = values.map(|(_, value)| value.trim().to_owned()).collect();
         let items = || values.iter().flat_map(|it| it.split(',')).map(str::trim);
@@ -221,7 +296,9 @@ fn seen(target: &str, lines: &[(&'static str, String)]) -> String {
             _ => seen += &format!("|{name}={values:?}"),
         }
     }
-    let is_known = lines.iter().any(|(it, _)| ["cookie", "authorization"].contains(it));
+    let is_known = lines
+        .iter()
+        .any(|(it, _)| ["cookie", "authorization"].contains(it));
     format!("{seen}|{is_known}")
 }
 

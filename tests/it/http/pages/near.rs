@@ -27,8 +27,15 @@ async fn a_page_that_was_read_is_served_without_a_command_until_it_is_purged() {
             cache.stats().near_hits > before
         })
         .await;
-        writer.purge_url("http://a/").expect("a URL").await.expect("purged");
-        until("the purge is seen", async || ask(&service, "/", &[]).await.text() == "2").await;
+        writer
+            .purge_url("http://a/")
+            .expect("a URL")
+            .await
+            .expect("purged");
+        until("the purge is seen", async || {
+            ask(&service, "/", &[]).await.text() == "2"
+        })
+        .await;
         writer.purge_all().await.expect("purged");
     }
 }

@@ -32,7 +32,10 @@ async fn pages_are_rendered_while_redis_is_out_and_stored_when_it_is_back() {
     let head = send(&service, get("/").method(Method::HEAD)).await;
     assert_eq!(head.status, StatusCode::OK);
     server.start_again(killed).await;
-    until("pages are stored again", async || ask(&service, "/", &[]).await.is_hit()).await;
+    until("pages are stored again", async || {
+        ask(&service, "/", &[]).await.is_hit()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -62,9 +65,9 @@ async fn a_herd_without_redis_renders_a_page_once_in_a_process() {
 #[tokio::test]
 async fn a_page_that_redis_does_not_take_is_served() {
     let server = Server::start_with(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
-    let service = pages(&server.await).await.layer(Site::new(|_| async {
-        answer(&[FRESH], vec![1; 900_000])
-    }));
+    let service = pages(&server.await)
+        .await
+        .layer(Site::new(|_| async { answer(&[FRESH], vec![1; 900_000]) }));
     for _ in 0..3 {
         let page = ask(&service, "/", &[]).await;
         assert_eq!((page.status, page.body.len()), (StatusCode::OK, 900_000));
@@ -74,7 +77,11 @@ async fn a_page_that_redis_does_not_take_is_served() {
 #[tokio::test]
 async fn a_page_that_the_codec_cannot_write_is_served() {
     let server = Server::start().await;
-    let cache = server.client().await.cache("pages").codec(hedgerow::Codec::Raw);
+    let cache = server
+        .client()
+        .await
+        .cache("pages")
+        .codec(hedgerow::Codec::Raw);
     let service = PageCache::new(cache).layer(Site::counting(&[FRESH]));
     for page in ["1", "2", "3"] {
         let request = get("/").body(Body::empty()).expect("a request");

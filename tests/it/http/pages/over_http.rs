@@ -16,7 +16,11 @@ use crate::support::wait::until;
 const FRESH: [(&str, &str); 1] = [("cache-control", "public, max-age=60")];
 
 async fn product() -> impl IntoResponse {
-    (FRESH, Extension(CacheTags::new(["product:42"])), "a product")
+    (
+        FRESH,
+        Extension(CacheTags::new(["product:42"])),
+        "a product",
+    )
 }
 
 async fn large() -> impl IntoResponse {
@@ -29,25 +33,33 @@ use futures::StreamExt as _;
 #[tokio::test]
 async fn a_service_of_axum_serves_its_pages_from_the_cache() {
     let server = Server::start().await;
-    let pages = pages(&server).await.tags_by(|_| vec!["product:42".to_owned()]);
+    let pages = pages(&server)
+        .await
+        .tags_by(|_| vec!["product:42".to_owned()]);
     let token = "a token that is long enough";
     let app = Router::new()
         .route("/product", get(product))
         .route("/large", get(large))
         .layer(pages.clone())
         .route_service("/purge", pages.purge_endpoint(token).expect("a good token"));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(async move { axum::serve(listener, app).await });
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
     let url = |path: &str| format!("http://{address}{path}");
     let status = |it: &Response| {
-        let told = it.headers().get("cache-status").map(|it| it.to_str().expect("text"));
+        let told = it
+            .headers()
+            .get("cache-status")
+            .map(|it| it.to_str().expect("text"));
         told.unwrap_or_default().to_owned()
     };
-    let ask = |path: &'static str| async move {
-        client_get(&url_of(address, path)).await
-    };
+    let ask = |path: &'static str| async move { client_get(&url_of(address, path)).await };
 
     let first = ask("/product").await;
     assert!(status(&first).contains("stored"), "{}", status(&first));
@@ -60,7 +72,11 @@ async fn a_service_of_axum_serves_its_pages_from_the_cache() {
     let asked = client.get(url("/product")).header("if-none-match", tag);
     let unchanged = asked.send().await.expect("an answer");
     assert_eq!(unchanged.status(), StatusCode::NOT_MODIFIED);
-    let head = client.head(url("/product")).send().await.expect("an answer");
+    let head = client
+        .head(url("/product"))
+        .send()
+        .await
+        .expect("an answer");
     assert!(status(&head).contains("hit"));
     assert_eq!(head.headers()["content-length"], "9");
 
@@ -73,7 +89,10 @@ async fn a_service_of_axum_serves_its_pages_from_the_cache() {
     let purged = purge.bearer_auth(token).send().await.expect("an answer");
     assert_eq!(purged.status(), StatusCode::NO_CONTENT);
     assert!(!status(&ask("/product").await).contains("hit"));
-    until("it is stored again", async || status(&ask("/product").await).contains("hit")).await;
+    until("it is stored again", async || {
+        status(&ask("/product").await).contains("hit")
+    })
+    .await;
     serving.abort();
 }
 
@@ -82,6 +101,9 @@ fn url_of(address: std::net::SocketAddr, path: &str) -> String {
 }
 
 async fn client_get(url: &str) -> Response {
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
     client.get(url).send().await.expect("an answer")
 }

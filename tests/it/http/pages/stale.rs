@@ -88,7 +88,10 @@ async fn a_client_that_says_how_old_a_page_may_be_gets_no_stale_one() {
     ask(&service, "/", &[]).await;
     (0..9).for_each(|_| gate.open());
     until("it is stale", async || {
-        ask(&service, "/", &[("cache-control", "max-age=60")]).await.text() == "new"
+        ask(&service, "/", &[("cache-control", "max-age=60")])
+            .await
+            .text()
+            == "new"
     })
     .await;
 }
@@ -107,7 +110,11 @@ async fn a_stale_page_is_served_when_the_service_fails_and_only_then() {
         let page = ask(service, "/", &[]).await;
         assert_eq!((page.status, page.text()), (StatusCode::OK, "old"));
     }
-    assert_eq!(site.renders(), 2, "the second instance knows of the failure");
+    assert_eq!(
+        site.renders(),
+        2,
+        "the second instance knows of the failure"
+    );
     fails.store(false, Ordering::SeqCst);
     until("the new page is there", async || {
         ask(&services[1], "/", &[]).await.text() == "new"
@@ -146,7 +153,11 @@ async fn a_page_without_windows_is_kept_no_longer_than_it_is_fresh() {
     for (control, least, most) in [
         ("max-age=60", 50_000, 60_000),
         ("max-age=60, stale-while-revalidate=30", 80_000, 90_000),
-        ("max-age=60, stale-while-revalidate=30, stale-if-error=90", 140_000, 150_000),
+        (
+            "max-age=60, stale-while-revalidate=30, stale-if-error=90",
+            140_000,
+            150_000,
+        ),
     ] {
         let site = Site::counting(&[("cache-control", control)]);
         let pages = pages(&server).await;

@@ -15,9 +15,9 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use tower::Layer as _;
 
-use super::site::{Site, answer, ask, cached, get, pages, read, respond};
+use super::site::{Site, answer, ask, cached, get, given_up, pages, read, respond};
 use crate::support::server::Server;
-use crate::support::wait::{bounded, until};
+use crate::support::wait::bounded;
 
 const FRESH: (&str, &str) = ("cache-control", "public, max-age=60");
 
@@ -99,7 +99,10 @@ async fn a_body_above_the_limit_is_streamed_and_never_held() {
         made.store(0, Ordering::SeqCst);
         let request = get("/").body(Body::empty()).expect("a request");
         let response = respond(&service, request).await;
-        assert!(made.load(Ordering::SeqCst) <= 11, "the rest is not read before its client");
+        assert!(
+            made.load(Ordering::SeqCst) <= 11,
+            "the rest is not read before its client"
+        );
         assert_eq!(read(response).await.body.len(), 100 * 1024);
     }
     assert_eq!(site.renders(), 2);
@@ -119,7 +122,10 @@ async fn a_body_that_is_just_within_the_limit_is_stored() {
 }
 
 /// A page whose body is sent by the test.
-fn streaming() -> (Site, mpsc::UnboundedReceiver<mpsc::Sender<io::Result<Bytes>>>) {
+fn streaming() -> (
+    Site,
+    mpsc::UnboundedReceiver<mpsc::Sender<io::Result<Bytes>>>,
+) {
     let (opened, streams) = mpsc::unbounded();
     let site = Site::new(move |_| {
         let (parts, body) = mpsc::channel(0);
@@ -144,7 +150,11 @@ async fn a_body_that_comes_slowly_reaches_its_client_as_it_comes_and_is_stored()
         assert_eq!(data.expect("data"), part);
     }
     drop(parts);
-    assert!(bounded("the end comes", response.body_mut().frame()).await.is_none());
+    assert!(
+        bounded("the end comes", response.body_mut().frame())
+            .await
+            .is_none()
+    );
     let page = ask(&service, "/", &[]).await;
     assert_eq!((page.text(), site.renders()), ("onetwo", 1));
 }
@@ -174,7 +184,10 @@ async fn a_body_that_fails_is_not_stored_and_its_client_hears_of_it() {
     let mut response = respond(&service, request).await;
     let mut parts = streams.next().await.expect("rendered");
     parts.send(Ok(Bytes::from("one"))).await.expect("read");
-    parts.send(Err(io::Error::other("on purpose"))).await.expect("read");
+    parts
+        .send(Err(io::Error::other("on purpose")))
+        .await
+        .expect("read");
     let first = response.body_mut().frame().await.expect("a frame");
     assert_eq!(first.expect("no error").into_data().expect("data"), "one");
     let second = bounded("the error comes", response.body_mut().frame()).await;
@@ -197,20 +210,12 @@ async fn a_body_whose_load_is_given_up_still_reaches_its_client() {
     parts.send(Ok(Bytes::from("one"))).await.expect("read");
     let first = response.body_mut().frame().await.expect("a frame");
     assert_eq!(first.expect("no error").into_data().expect("data"), "one");
-    // Its lease ends with the load, in favour of a record that the load has failed.
-    until("the load is given up", async || {
-        let leases: Vec<String> = server.keys("hr:l:*").await;
-        let mut are_records = !leases.is_empty();
-        for lease in leases {
-            let kind: String = server.run(&["TYPE", &lease]).await;
-            are_records &= kind != "hash";
-        }
-        are_records
-    })
-    .await;
-    parts.send(Ok(Bytes::from("two"))).await.expect("read");
-    drop(parts);
-    assert_eq!(read(response).await.text(), "two");
+    given_up(&server).await;
+    // Nobody but the client reads it now.
+    let sent = async move { parts.send(Ok(Bytes::from("two"))).await };
+    let (sent, page) = futures::join!(sent, read(response));
+    sent.expect("read");
+    assert_eq!(page.text(), "two");
 }
 
 #[tokio::test]
@@ -221,7 +226,10 @@ async fn tags_of_handlers_stay_in_the_service() {
             "/stored" => "max-age=60",
             _ => "private",
         };
-        let mut page = answer(&[("cache-control", control), ("cache-tag", "one, two")], "x");
+        let mut page = answer(
+            &[("cache-control", control), ("cache-tag", "one, two")],
+            "x",
+        );
         page.extensions_mut().insert(CacheTags::new(["three"]));
         page
     });
@@ -255,7 +263,8 @@ async fn a_page_with_a_tag_that_cannot_be_is_served_and_not_stored() {
     let server = Server::start().await;
     let site = Site::new(|_| async {
         let mut page = answer(&[FRESH], "x");
-        page.extensions_mut().insert(CacheTags::new(["x".repeat(5000)]));
+        page.extensions_mut()
+            .insert(CacheTags::new(["x".repeat(5000)]));
         page
     });
     let service = cached(&server, &site).await;
