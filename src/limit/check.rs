@@ -18,8 +18,8 @@ use crate::time::{OnOutage, Patience};
 /// # Errors
 /// `InvalidInput` if a name or the quota is invalid, or the cost never fits. `WrongType` if the key
 /// holds something else, or another version of hedgerow writes limits in another format. Otherwise
-/// the reason why the server did not answer, unless the [policy](RateLimiter::outage) decides. After
-/// an indeterminate error the cost was taken once or not at all.
+/// the reason why the server did not answer, unless the [policy](RateLimiter::outage) decides.
+/// After an indeterminate error the cost was taken once or not at all.
 ///
 /// # Cancel safety
 /// A dropped check has taken its cost once or not at all. What it has taken comes back with time.

@@ -66,8 +66,8 @@ struct Setup {
 }
 
 impl Client {
-    /// Returns a group of limits called `name`, which has none yet. If a name or a quota is invalid,
-    /// the first call that uses it fails with `InvalidInput`.
+    /// Returns a group of limits called `name`, which has none yet. If a name or a quota is
+    /// invalid, the first call that uses it fails with `InvalidInput`.
     pub fn rate_limits(&self, name: &str) -> RateLimits {
         let state = self.shared(LimitState::default);
         let counts = state.counts.of(self.namespace().as_str(), name);
@@ -288,7 +288,7 @@ impl CheckAll {
                 let (limit, key) = &self.keys[at];
                 let local = setup
                     .state
-                    .local(&self.local_name(limit), &it.terms, share)?;
+                    .local(self.local_name(limit), &it.terms, share)?;
                 local.feed(&self.local_key(key), it.cost);
             }
             each.push((self.keys[at].0.clone(), decision));
@@ -360,7 +360,7 @@ impl CheckAll {
                 LimitOutage::Local { share } => {
                     let local = setup
                         .state
-                        .local(&self.local_name(limit), &it.terms, share)?;
+                        .local(self.local_name(limit), &it.terms, share)?;
                     local.decide(&self.local_key(key), it.cost)
                 }
                 outage => Decision::without_redis(outage, &it.terms),
@@ -390,15 +390,15 @@ impl CheckAll {
         }
     }
 
-    /// The name of the local limit of a limit: no limiter has it, since none has a control
-    /// character that separates.
-    fn local_name(&self, limit: &str) -> String {
-        format!("{}\u{0}{limit}", self.limits.setup.name)
+    /// The names of the local limit of a limit.
+    fn local_name<'n>(&'n self, limit: &'n str) -> (&'n str, Option<&'n str>) {
+        (&self.limits.setup.name, Some(limit))
     }
 
+    /// The key that a local limit counts. The length tells where the part ends.
     fn local_key(&self, key: &Name) -> String {
         let part = self.limits.setup.part.as_ref().map_or("", Name::real);
-        format!("{part}\u{0}{}", key.real())
+        format!("{}:{part}{}", part.len(), key.real())
     }
 
     fn counted(&self, decisions: Decisions) -> Decisions {

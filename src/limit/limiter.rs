@@ -110,7 +110,8 @@ impl RateLimiter {
         setup.outage = outage;
         setup.local = match (outage, &setup.parsed) {
             (LimitOutage::Local { share }, Ok((_, terms))) => {
-                setup.state.local(&setup.name, terms, share).map(Some)
+                let name = (&*setup.name, None);
+                setup.state.local(name, terms, share).map(Some)
             }
             _ => Ok(None),
         };

@@ -25,8 +25,9 @@ pub(super) struct LimitState {
     told: Mutex<Told>,
 }
 
-/// A local limit: the name of its limiter, its terms, and the bits of its share.
-type LocalName = (Box<str>, Terms, u64);
+/// A local limit: the name of its limiter or group, that of the limit in the group, its terms, and
+/// the bits of its share.
+type LocalName = (Box<str>, Option<Box<str>>, Terms, u64);
 
 #[derive(Debug, Default)]
 struct Told {
@@ -35,10 +36,17 @@ struct Told {
 }
 
 impl LimitState {
-    /// Returns the local limit of the limiter called `name`.
-    pub(super) fn local(&self, name: &str, terms: &Terms, share: f64) -> Result<Arc<LocalLimit>> {
+    /// Returns the local limit of a limiter, by its name, or of the limit of a group, by both
+    /// names.
+    pub(super) fn local(
+        &self,
+        (name, limit): (&str, Option<&str>),
+        terms: &Terms,
+        share: f64,
+    ) -> Result<Arc<LocalLimit>> {
         let mut locals = self.locals.lock().unwrap_or_else(PoisonError::into_inner);
-        let by_name: LocalName = (name.into(), *terms, share.to_bits());
+        let limit = limit.map(Box::from);
+        let by_name: LocalName = (name.into(), limit, *terms, share.to_bits());
         if let Some(known) = locals.get(&by_name) {
             return Ok(known.clone());
         }

@@ -81,8 +81,8 @@ impl UntilReady {
     }
 
     /// Sets how long the turn may be away. The default is the client's
-    /// [deadline](crate::ClientBuilder::deadline), 5 s. A turn is never more than 50 days away; with
-    /// a sliding window, never more than one window.
+    /// [deadline](crate::ClientBuilder::deadline), 5 s. A turn is never more than 50 days away;
+    /// with a sliding window, never more than one window.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait.min(FOREVER);
         self

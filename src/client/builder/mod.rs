@@ -255,8 +255,9 @@ impl ClientBuilder {
     }
 
     /// Sets what calls of caches and of rate limiters do while their server is out. By default they
-    /// fail fast, except that calls that take something out of a cache keep trying. Each cache and each call can
-    /// override it, for example by [`Cache::on_outage`](crate::Cache::on_outage).
+    /// fail fast, except that calls that take something out of a cache keep trying. Each cache and
+    /// each call can override it, for example by
+    /// [`Cache::on_outage`](crate::Cache::on_outage).
     pub fn cache_on_outage(mut self, on_outage: OnOutage) -> Self {
         self.cache_on_outage = on_outage;
         self

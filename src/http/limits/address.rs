@@ -1,9 +1,9 @@
 //! `ClientAddress`: which address a request comes from, behind proxies that are named.
 //!
 //! Invariant: nothing that a client can write decides, but for the client's own address. A header
-//! field counts only if the peer is a proxy that is trusted, and then from the right: each entry was
-//! written by the hop before, so the first entry that is no trusted proxy is the client. What stands
-//! left of it is the client's own text. Without I/O. The layer calls it.
+//! field counts only if the peer is a proxy that is trusted, and then from the right: each entry
+//! was written by the hop before, so the first entry that is no trusted proxy is the client. What
+//! stands left of it is the client's own text. Without I/O. The layer calls it.
 
 use std::error::Error;
 use std::fmt;
@@ -39,11 +39,13 @@ use rfc7239::NodeName;
 /// an IPv4 address.
 #[derive(Clone)]
 pub struct ClientAddress {
-    peer: Arc<dyn Fn(&Extensions) -> Option<IpAddr> + Send + Sync>,
+    peer: Arc<PeerOf>,
     source: Source,
     proxies: Arc<[IpNet]>,
     ipv6_prefix: u8,
 }
+
+type PeerOf = dyn Fn(&Extensions) -> Option<IpAddr> + Send + Sync;
 
 /// Where the address of a client behind a proxy stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,7 +333,7 @@ mod tests {
     #[test]
     fn forwarded_is_read_as_rfc_7239_has_it() {
         let address = by_peer().forwarded(PROXIES).expect("good");
-        let of = |line| key(&address, "10.1.1.1", &[(FORWARDED, line)]);
+        let of = |line: &str| key(&address, "10.1.1.1", &[(FORWARDED, line)]);
         assert_eq!(
             of("for=6.6.6.6, For=198.51.100.7;proto=https;by=10.9.9.9, for=10.2.2.2"),
             told("198.51.100.7")
@@ -348,7 +350,7 @@ mod tests {
     #[test]
     fn a_quote_of_the_client_does_not_reach_into_what_the_proxy_has_written() {
         let address = by_peer().forwarded(PROXIES).expect("good");
-        let of = |line| key(&address, "10.1.1.1", &[(FORWARDED, line)]);
+        let of = |line: &str| key(&address, "10.1.1.1", &[(FORWARDED, line)]);
         // The client has opened a quote, and the proxy has appended.
         assert_eq!(
             of("for=6.6.6.6;x=\", for=198.51.100.7"),
@@ -368,7 +370,7 @@ mod tests {
     #[test]
     fn an_ipv6_client_is_its_network_and_a_mapped_address_is_ipv4() {
         let address = by_peer();
-        let of = |peer| key(&address, peer, &[]);
+        let of = |peer: &str| key(&address, peer, &[]);
         assert_eq!(of("2001:db8:1:2:aaaa::1"), of("2001:db8:1:2:bbbb::2"));
         assert_eq!(of("::ffff:192.0.2.1"), told("192.0.2.1"));
         let wider = by_peer().ipv6_prefix(48);

@@ -17,10 +17,11 @@ use crate::limit::RateLimiter;
 pub(super) struct Setup {
     pub(super) limiter: RateLimiter,
     key: Arc<KeyOf>,
-    pub(super) cost: Option<Arc<dyn Fn(&Parts) -> u32 + Send + Sync>>,
+    pub(super) cost: Option<Arc<CostOf>>,
     pub(super) keyless: Keyless,
 }
 
+pub(super) type CostOf = dyn Fn(&Parts) -> u32 + Send + Sync;
 type KeyOf = dyn Fn(&Parts) -> Result<String, NoKey> + Send + Sync;
 
 /// What is done with a request that has no key.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::support::process::Child;
 use crate::support::server::Server;
+use crate::support::wait::until;
 
 const PROCESSES: usize = 8;
 const TASKS: usize = 4;
@@ -21,6 +22,9 @@ fn quota(name: &str) -> Quota {
         "gcra" => Quota::per_second(400).burst(40),
         "exact window" => Quota::new(60, Duration::from_millis(200)).sliding_window(),
         "window" => Quota::new(300, Duration::from_millis(600)).sliding_window(),
+        // Nothing comes back while a test runs.
+        "day" => Quota::per_day(2000),
+        "window of a day" => Quota::per_day(2000).sliding_window(),
         unknown => panic!("no quota is called {unknown}"),
     }
 }
@@ -66,15 +70,21 @@ async fn now(server: &Server) -> u64 {
     seconds * 1_000_000 + micros
 }
 
-/// Runs the processes for a while. Returns how many requests were let through, and readings of the
-/// clock: before the first, once all are going, before they are told to end, after the last.
-async fn race(name: &str, server: &Server) -> (u64, [u64; 4]) {
+/// Processes that are connected.
+async fn ready(name: &str, server: &Server) -> Vec<Child> {
     let mut children: Vec<Child> = (0..PROCESSES)
         .map(|_| Child::start("limit", &[server.url(), name]))
         .collect();
     for child in &mut children {
         assert_eq!(child.says().await, "ready");
     }
+    children
+}
+
+/// Runs the processes for a while. Returns how many requests were let through, and readings of the
+/// clock: before the first, once all are going, before they are told to end, after the last.
+async fn race(name: &str, server: &Server) -> (u64, [u64; 4]) {
+    let mut children = ready(name, server).await;
     let before = now(server).await;
     for child in &mut children {
         assert_eq!(child.ask("go").await, "going");
@@ -122,4 +132,33 @@ async fn eight_processes_use_an_exact_window_up_and_never_more() {
 #[tokio::test]
 async fn eight_processes_use_a_window_of_slices_up_and_never_more() {
     eight_processes_use_a_window("window").await;
+}
+
+/// To the last one: what eight processes take of a limit of which nothing comes back.
+async fn eight_processes_share_out(name: &str) {
+    let server = Server::start_single().await;
+    let limiter = server.client().await.rate_limiter("api", quota(name));
+    let mut children = ready(name, &server).await;
+    for child in &mut children {
+        assert_eq!(child.ask("go").await, "going");
+    }
+    until("the limit is used up", async || {
+        limiter.peek("a").await.expect("answered").remaining == 0
+    })
+    .await;
+    let mut allowed = 0;
+    for child in &mut children {
+        allowed += child.ask("end").await.parse::<u32>().expect("a number");
+    }
+    assert_eq!(allowed, quota(name).limit());
+}
+
+#[tokio::test]
+async fn eight_processes_share_a_gcra_limit_out_to_the_last_request() {
+    eight_processes_share_out("day").await;
+}
+
+#[tokio::test]
+async fn eight_processes_share_a_window_out_to_the_last_request() {
+    eight_processes_share_out("window of a day").await;
 }
