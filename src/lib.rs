@@ -165,14 +165,12 @@
 //! process for examples, tests and development. `metrics` passes what caches count to the recorder
 //! of the `metrics` facade. `near` adds `Cache::near`: values that were read are served without a
 //! command until the server tells of a change. `limit` adds `Client::rate_limiter` and
-//! `Client::rate_limits`: rate limits over all processes. With `http`, `http::RateLimitLayer` puts
-//! them in front of tower services. `session` adds `SessionStore`, a store of tower-sessions. `tls`
-//! adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
-//! command until the server tells of a change. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
-//! by rustls.
+//! `Client::rate_limits`: rate limits over all processes. `session` adds `SessionStore`, a store of
+//! tower-sessions. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS by rustls.
 //!
 //! `http` adds the module `http` with `PageCache`, a layer for axum and other tower services that
-//! keeps their pages in Redis.
+//! keeps their pages in Redis. With `limit`, it has `RateLimitLayer`, which puts limits in front of
+//! them.
 
 mod background;
 pub mod cache;

@@ -204,6 +204,7 @@ async fn no_public_type_shows_a_secret() {
     }
     if cfg!(not(all(feature = "limit", feature = "http"))) {
         expected.retain(|name| !LIMIT_LAYERS.contains(&name.as_str()));
+    }
     if cfg!(not(feature = "http")) {
         expected.retain(|name| !PAGES.contains(&name.as_str()));
     }
@@ -293,6 +294,8 @@ async fn limit_layers(limiter: hedgerow::RateLimiter, shown: &mut Shown) {
     let answer = service.call(request.body(Body::empty()).expect("a good request"));
     shown.add::<RateLimited<Body, Infallible>>(&answer);
     let Ok(_) = answer.await;
+}
+
 /// What is there with the feature `http`, of pages.
 const PAGES: [&str; 7] = [
     "CacheTags",
