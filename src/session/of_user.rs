@@ -46,10 +46,7 @@ impl SessionStore {
     pub async fn sessions_of(&self, user: &str) -> Result<Vec<SessionInfo>> {
         let tag = self.tag_of(user)?;
         let keys = self.cache.keys_by_tag(&tag);
-        let infos = keys.map(|key| async move {
-            let info = self.info(user, key?).await;
-            crate::Result::Ok(info?)
-        });
+        let infos = keys.map(|key| async move { self.info(user, key?).await });
         let infos = infos.buffer_unordered(AT_ONCE);
         let infos = infos.try_filter_map(async |info| Ok(info));
         let mut infos: Vec<SessionInfo> = infos.try_collect().await.map_err(of_cache)?;

@@ -14,7 +14,9 @@ use crate::Cache;
 
 /// How a store learns from the data of a session to whom it belongs.
 #[derive(Clone)]
-pub(super) struct UserOf(Arc<dyn Fn(&Data) -> Option<String> + Send + Sync>);
+pub(super) struct UserOf(Arc<FindUser>);
+
+type FindUser = dyn Fn(&Data) -> Option<String> + Send + Sync;
 
 impl UserOf {
     pub(super) fn new(user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static) -> Self {
