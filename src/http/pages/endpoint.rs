@@ -86,7 +86,7 @@ impl<B> Service<Request<B>> for PurgeEndpoint {
         async move {
             let purges = match purges {
                 Ok(purges) => purges,
-                Err(refused) => return Ok(refused),
+                Err(refused) => return Ok(*refused),
             };
             let purges = purges.into_iter().map(IntoFuture::into_future);
             Ok(match try_join_all(purges).await {
@@ -111,22 +111,22 @@ impl PurgeEndpoint {
         method: &Method,
         headers: &HeaderMap,
         query: Option<&str>,
-    ) -> Result<Vec<Invalidate>, Response<Full<Bytes>>> {
+    ) -> Result<Vec<Invalidate>, Refused> {
         if !self.knows_token(headers) {
             let mut refused = answer(StatusCode::UNAUTHORIZED, String::new());
             let bearer = HeaderValue::from_static("Bearer");
             refused
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, bearer);
-            return Err(refused);
+            return Err(refused.into());
         }
         if method != Method::POST {
             let mut refused = answer(StatusCode::METHOD_NOT_ALLOWED, String::new());
             let post = HeaderValue::from_static("POST");
             refused.headers_mut().insert(header::ALLOW, post);
-            return Err(refused);
+            return Err(refused.into());
         }
-        let bad = |why: &str| answer(StatusCode::BAD_REQUEST, why.to_owned());
+        let bad = |why: &str| -> Refused { answer(StatusCode::BAD_REQUEST, why.to_owned()).into() };
         let named = query
             .unwrap_or_default()
             .split('&')
@@ -183,6 +183,9 @@ impl fmt::Debug for PurgeEndpoint {
             .finish_non_exhaustive()
     }
 }
+
+/// The answer to a request that is refused.
+type Refused = Box<Response<Full<Bytes>>>;
 
 fn answer(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::from(text));

@@ -130,7 +130,7 @@ fn usual(host: &str) -> &str {
 fn spelt(kind: &str, parts: &[&str]) -> String {
     let length: usize = parts.iter().map(|part| part.len() + 1).sum();
     let is_plain = |part: &&str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_graphic());
-    if length <= LONGEST_READABLE && parts.iter().all(|it| is_plain(it)) {
+    if length <= LONGEST_READABLE && parts.iter().all(is_plain) {
         return format!("{kind} {}", parts.join(" "));
     }
     let mut digest = Sha256::new();

@@ -21,6 +21,7 @@ pub(super) struct Stored {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are pages")]
 pub(super) enum Content {
     Page(Page),
     /// The page may not be stored.

@@ -60,11 +60,14 @@ where
 
 /// The right to render a page, on its way to the load. If it is dropped unused, its request gets
 /// back what it has given.
-pub(super) struct Job<S, B, R>(Option<(Work<S, B>, Back<S, B, R>)>)
+pub(super) struct Job<S, B, R>(Option<Idle<S, B, R>>)
 where
     S: Service<Request<B>, Response = Response<R>>;
 
 type Back<S, B, R> = oneshot::Sender<Own<S, B, R>>;
+
+/// What a job holds until it is begun.
+type Idle<S, B, R> = (Work<S, B>, Back<S, B, R>);
 
 /// What a render needs to know.
 #[derive(Clone)]
@@ -205,8 +208,11 @@ where
     Told(NotRendered),
 }
 
+/// The future of a service, and where its request hears of it.
+type Called<S, B, R> = (Pin<Box<<S as Service<Request<B>>>::Future>>, Back<S, B, R>);
+
 /// A service that is called. If it is dropped before it has answered, its request gets its future.
-struct Answering<S, B, R>(Option<(Pin<Box<S::Future>>, Back<S, B, R>)>)
+struct Answering<S, B, R>(Option<Called<S, B, R>>)
 where
     S: Service<Request<B>, Response = Response<R>>;
 

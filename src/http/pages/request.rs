@@ -189,14 +189,14 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// The values of one header.
+type Values = Vec<Box<[u8]>>;
+
 /// The values of the headers that are a part of the key, by their names: of those only that are
 /// there. `None` if `Forwarded` cannot be read.
-fn targets<'s>(
-    headers: &HeaderMap,
-    settings: &'s Settings,
-) -> Option<Vec<(&'s str, Vec<Box<[u8]>>)>> {
+fn targets<'s>(headers: &HeaderMap, settings: &'s Settings) -> Option<Vec<(&'s str, Values)>> {
     let more = settings.key_headers.iter().map(|it| it.as_str());
-    let mut found: Vec<(&str, Vec<Box<[u8]>>)> = Vec::new();
+    let mut found: Vec<(&str, Values)> = Vec::new();
     for name in MAY_REPLACE_THE_TARGET.into_iter().chain(more) {
         if headers.contains_key(name) && !found.iter().any(|(it, _)| *it == name) {
             let values = headers.get_all(name).iter();

@@ -131,6 +131,10 @@ where
 }
 
 /// What a request hears of its own render.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each request, and only while it waits"
+)]
 enum Hears<S, B, R>
 where
     S: Service<Request<B>, Response = Response<R>>,
