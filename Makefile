@@ -15,7 +15,7 @@ SOAK_SECONDS ?= 1800
 HISTORY_SECONDS ?= 600
 TOPOLOGIES ?= cluster shards sentinel tls acl
 
-.PHONY: help setup demo test test-servers test-topologies examples lint doc faults soak history planted \
+.PHONY: help setup browser demo shop test test-servers test-topologies examples lint doc faults soak history planted \
 	bench bench-quick bench-cache bench-codecs bench-rivals bench-report bench-figures instructions ci clean
 
 help: ## Show this list
@@ -24,10 +24,16 @@ help: ## Show this list
 setup: ## Check the tools, and install a Redis server if none is there
 	@scripts/setup.sh
 
+browser: ## Do the same, and install Chromium and its driver on Debian, for one test of the shop
+	@scripts/setup.sh browser
+
 demo: setup ## Run the main job: a city service on real data (ARGS='--kill', ARGS=--help)
 	$(CARGO) run --release --quiet --features embedded --example atlas -- $(ARGS)
 
-test: setup ## Run every test: unit, integration, documentation, examples
+shop: setup ## Run a whole service: a shop as two instances on one Redis (ARGS='--port 8000')
+	$(CARGO) run --release --quiet --all-features --example shop -- $(ARGS)
+
+test: browser ## Run every test: unit, integration, documentation, examples
 	$(CARGO) test --all-features
 	scripts/run-examples.sh
 

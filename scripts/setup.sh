@@ -2,17 +2,22 @@
 # Checks for a Rust toolchain and a C compiler, and installs a Redis server if there is none.
 # Nothing is changed when all three are there. The server is never run as a service: tests and
 # examples start private ones of their own.
+#
+# With `browser` as its argument, it also installs Chromium and its driver on Debian, with which one
+# test looks at the example shop. Without them that test says that it was skipped.
 set -eu
 
 main() {
     check_tools
-    if has_server; then
-        return
+    if ! has_server; then
+        say "no redis-server or valkey-server on PATH: installing one"
+        install_server
+        has_server || fail "the server was installed, but is not on PATH; look for redis-server or valkey-server"
+        say "done"
     fi
-    say "no redis-server or valkey-server on PATH: installing one"
-    install_server
-    has_server || fail "the server was installed, but is not on PATH; look for redis-server or valkey-server"
-    say "done"
+    if [ "${1:-}" = browser ] && ! has_browser; then
+        install_browser || say "chromium and chromedriver were not installed: their test will be skipped"
+    fi
 }
 
 check_tools() {
@@ -24,6 +29,23 @@ check_tools() {
 
 has_server() {
     has redis-server || has valkey-server || [ -x "${HEDGEROW_SERVER:-}" ]
+}
+
+has_browser() {
+    has chromium && has chromedriver
+}
+
+# Only with rights that are there already: nobody is asked for a password for one test.
+install_browser() {
+    has apt-get || return 1
+    [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null || return 1
+    say "no chromium and chromedriver on PATH: installing them"
+    install_browser_packages || { as_root apt-get update && install_browser_packages; }
+}
+
+install_browser_packages() {
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends chromium chromium-driver
 }
 
 install_server() {
@@ -81,4 +103,4 @@ fail() {
     exit 1
 }
 
-main
+main "$@"

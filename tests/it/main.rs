@@ -17,6 +17,13 @@ mod limit;
 mod net;
 mod ops;
 mod session;
+#[cfg(all(
+    feature = "http",
+    feature = "limit",
+    feature = "metrics",
+    feature = "session"
+))]
+mod shop;
 mod support;
 mod sync;
 mod topology;
