@@ -193,11 +193,11 @@ async fn unlinked_by_shell(url: &str) -> Result<bool> {
     let done = tokio::process::Command::new("sh")
         .args(["-c", &line])
         .status();
-    let mut left = driver(url).await?;
     let is_done = done.await.is_ok_and(|status| status.success());
-    let left: u64 = redis::cmd("DBSIZE").query_async(&mut left).await?;
+    let mut driver = driver(url).await?;
+    let left: u64 = redis::cmd("DBSIZE").query_async(&mut driver).await?;
     if left > 0 {
-        let () = redis::cmd("FLUSHALL").query_async(&mut left).await?;
+        let () = redis::cmd("FLUSHALL").query_async(&mut driver).await?;
     }
     Ok(is_done && left == 0)
 }

@@ -199,7 +199,7 @@ mod tests {
         let page = Page {
             status: StatusCode::NOT_FOUND,
             headers,
-            body: Bytes::from(vec![0, 255].repeat(5000)),
+            body: Bytes::from([0, 255].repeat(5000)),
             lives: Lives {
                 rendered: 1,
                 aged: Duration::ZERO,
