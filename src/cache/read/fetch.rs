@@ -61,19 +61,23 @@ pub(in crate::cache) async fn read<T: Taken>(
 
 /// Reads one entry for a load: also one that is to be loaded anew, as `want` says. The caller
 /// measures it: this future is the largest of a hit.
-pub(in crate::cache) async fn read_old<T: Taken>(
-    cache: &Cache,
-    key: &Key,
-    tags: &[Tag],
+pub(in crate::cache) fn read_old<'f, T: Taken>(
+    cache: &'f Cache,
+    key: &'f Key,
+    tags: &'f [Tag],
     how: (ReadFrom, Want),
     deadline: Deadline,
-) -> Result<Reading<T>> {
-    let fetch = Fetch::wanting(cache, tags, how, deadline)?;
-    let mut reading = None;
-    let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
-    fetch.look(keys, place).await?;
-    fetch.look_elsewhere(keys, place).await?;
-    only(reading)
+) -> impl Future<Output = Result<Reading<T>>> + use<'f, T> {
+    // Made here, so that the future need not hold what it is made of, too.
+    let fetch = Fetch::wanting(cache, tags, how, deadline);
+    async move {
+        let fetch = fetch.as_ref().map_err(Clone::clone)?;
+        let mut reading = None;
+        let (keys, place) = (slice::from_ref(key), slice::from_mut(&mut reading));
+        fetch.look(keys, place).await?;
+        fetch.look_elsewhere(keys, place).await?;
+        only(reading)
+    }
 }
 
 /// Reads several entries as [`read_old`] does, each for itself: a server that cannot be read is the
