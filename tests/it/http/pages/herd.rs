@@ -1,7 +1,6 @@
 //! Many requests at once, and renders that end otherwise than with a page.
 
 use std::convert::Infallible;
-use std::error::Error as StdError;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
