@@ -17,7 +17,12 @@ mod limit;
 mod net;
 mod ops;
 mod session;
-#[cfg(all(feature = "http", feature = "limit", feature = "metrics", feature = "session"))]
+#[cfg(all(
+    feature = "http",
+    feature = "limit",
+    feature = "metrics",
+    feature = "session"
+))]
 mod shop;
 mod support;
 mod sync;
