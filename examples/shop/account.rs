@@ -148,8 +148,8 @@ async fn begin(session: &Session, name: &str, headers: &HeaderMap) -> Result<(),
     session
         .insert(BROWSER, browser(agent.unwrap_or_default()))
         .await?;
-    // Here and not only by the layer, so that an outage is seen before the customer is told that all
-    // went well.
+    // Here and not only by the layer, so that an outage is seen before the customer is told that
+    // all went well.
     Ok(session.save().await?)
 }
 

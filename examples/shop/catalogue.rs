@@ -1,7 +1,8 @@
 //! The public pages: the same for everybody, so they are rendered once for all.
 //!
-//! Two caches lie on one another. `shop.data` holds what was queried, `shop.pages` what was rendered
-//! from it. Both carry the same tags, so one invalidation makes both new: see [`make_new`].
+//! Two caches lie on one another. `shop.data` holds what was queried, `shop.pages` what was
+//! rendered from it. Both carry the same tags, so one invalidation makes both new: see
+//! [`make_new`].
 //!
 //! Nothing here looks at a cookie. What is private has pages of its own.
 

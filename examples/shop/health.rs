@@ -68,8 +68,8 @@ impl RedisWatch {
     }
 }
 
-/// A question that costs little. While the breaker is open, it fails at once, and now and then finds
-/// out whether the server is back.
+/// A question that costs little. While the breaker is open, it fails at once. Now and then one of
+/// them goes through, and finds out whether the server is back.
 async fn ask(client: &Client) -> hedgerow::Result<i64> {
     let counter = client.counter("health");
     counter.get().fail_fast().deadline(BRIEF).await

@@ -23,7 +23,7 @@ use axum::routing::get;
 use hedgerow::http::ClientAddress;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::args::Args;
@@ -57,15 +57,16 @@ pub(crate) async fn run(args: &Args, redis: &str) -> Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;
+    let end = End::listen(args)?;
     // The supervisor and the tests wait for this line.
     println!("http://{}", listener.local_addr()?);
-    serve(listener, routes, args).await
+    serve(listener, routes, end).await
 }
 
-async fn serve(listener: TcpListener, routes: Router, args: &Args) -> Result<()> {
+async fn serve(listener: TcpListener, routes: Router, end: End) -> Result<()> {
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
     let ended = Arc::new(Notify::new());
-    let signal = end(args.clone(), ended.clone());
+    let signal = end.came(ended.clone());
     let too_long = async {
         ended.notified().await;
         tokio::time::sleep(LONGEST_REQUEST).await;
@@ -152,15 +153,31 @@ async fn style() -> impl IntoResponse {
     (headers, include_str!("style.css"))
 }
 
-/// Ends with SIGTERM, with ctrl-c, and with the parent, if there is one.
-async fn end(args: Args, ended: Arc<Notify>) {
-    let mut terminated = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated.recv() => {}
-        () = parent_is_gone(), if args.with_parent => {}
+/// What ends an instance: SIGTERM, ctrl-c, and the end of its parent, if there is one.
+struct End {
+    terminated: Signal,
+    interrupted: Signal,
+    args: Args,
+}
+
+impl End {
+    /// From here on, a signal does not end the process at once.
+    fn listen(args: &Args) -> Result<Self> {
+        Ok(Self {
+            terminated: signal(SignalKind::terminate())?,
+            interrupted: signal(SignalKind::interrupt())?,
+            args: args.clone(),
+        })
     }
-    ended.notify_one();
+
+    async fn came(mut self, ended: Arc<Notify>) {
+        tokio::select! {
+            _ = self.terminated.recv() => {}
+            _ = self.interrupted.recv() => {}
+            () = parent_is_gone(), if self.args.with_parent => {}
+        }
+        ended.notify_one();
+    }
 }
 
 /// The parent holds the other end of the standard input.

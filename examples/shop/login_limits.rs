@@ -23,7 +23,8 @@ pub(crate) fn of(client: &Client, per_minute: u32) -> RateLimits {
         .outage(LimitOutage::Local { share: 0.5 })
 }
 
-/// Takes one try, or refuses it.
+/// Takes one try, or refuses it. `address` is that of the connection: behind a proxy, take the one
+/// that the proxy names, or all its clients share one limit.
 pub(crate) async fn take_one(
     limits: &RateLimits,
     address: &str,

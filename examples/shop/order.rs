@@ -1,7 +1,7 @@
 //! How an order is placed once, whatever fails in between.
 //!
-//! An order takes these steps. Each can be repeated without harm, so a form that was sent again goes
-//! on where the first attempt has stopped:
+//! An order takes these steps. Each can be repeated without harm. So a form that was sent again
+//! goes on where the first attempt has stopped:
 //!
 //! 1. Acquire the lock of the customer: two forms of one customer must not spend one credit twice.
 //! 2. Open the order in SQL, under the token of its form.
@@ -105,8 +105,8 @@ pub(crate) async fn give_back_stock(shop: &Shop, order: &Order) -> Result<(), Pr
 }
 
 /// The counter of the free stock. It begins with what the database has left, once for the life of
-/// the data in Redis: if Redis has lost them, the next order begins it anew. An order that was under
-/// way meanwhile may make it too high, and then the database has the last word.
+/// the data in Redis: if Redis has lost them, the next order begins it anew. An order that was
+/// under way meanwhile may make it too high, and then the database has the last word.
 async fn free_stock(shop: &Shop, product: i64) -> Result<Counter, Problem> {
     let found = shop.store.product(product).await?;
     let left = found.ok_or(Problem::NotFound)?.left;

@@ -16,6 +16,9 @@ use crate::args::Args;
 use crate::state::{ADMIN_PASSWORD, random_word};
 
 pub(crate) async fn run(args: &Args) -> Result<()> {
+    // Before anything is started: from here on, a signal lets the instances finish.
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
     let server = Server::start().await?;
     let directory = tempfile::tempdir().context("a directory cannot be made")?;
     let database = directory.path().join("shop.db");
@@ -44,24 +47,22 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     println!("both have the same pages, sessions and stock; log in as admin with {admin_password}");
     println!("ctrl-c ends all of it");
 
-    let ended = wait(&mut instances).await;
+    let ended = tokio::select! {
+        _ = terminated.recv() => Ok(()),
+        _ = interrupted.recv() => Ok(()),
+        ended = any_ends(&mut instances) => ended,
+    };
     for instance in instances {
         instance.end().await?;
     }
     ended
 }
 
-/// Waits for a signal. An instance that ends before is an error.
-async fn wait(instances: &mut [Instance]) -> Result<()> {
-    let mut terminated = signal(SignalKind::terminate())?;
-    let first = instances.iter_mut().map(|it| Box::pin(it.child.wait()));
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-        _ = terminated.recv() => Ok(()),
-        (status, which, _) = futures::future::select_all(first) => {
-            bail!("instance {which} has ended: {}", status?)
-        }
-    }
+/// Returns when an instance has ended by itself, which is an error.
+async fn any_ends(instances: &mut [Instance]) -> Result<()> {
+    let all = instances.iter_mut().map(|it| Box::pin(it.child.wait()));
+    let (status, which, _) = futures::future::select_all(all).await;
+    bail!("instance {which} has ended: {}", status?)
 }
 
 struct Instance {

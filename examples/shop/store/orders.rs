@@ -1,8 +1,8 @@
 //! Orders: opened, and then placed or refused, each step once and under a fence.
 //!
-//! Invariant: an order is one row, found by the token of its form, and leaves the state `open` once.
-//! A step whose fence is older than the newest one seen for its customer changes nothing: the lock
-//! of that step was lost, and another holder has gone on.
+//! Invariant: an order is one row, found by the token of its form, and leaves the state `open`
+//! once. A step whose fence is older than the newest one seen for its customer changes nothing: the
+//! lock of that step was lost, and another holder has gone on.
 
 use anyhow::Result;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
