@@ -14,8 +14,8 @@ use crate::sync::leases_under_way;
 use crate::time::FOREVER;
 
 impl Client {
-    /// Waits until this client has nothing under way in the background: at most for `deadline`. Call
-    /// it when a service ends, after the last call, and before its runtime is dropped.
+    /// Waits until this client has nothing under way in the background: at most for `deadline`.
+    /// Call it when a service ends, after the last call, and before its runtime is dropped.
     ///
     /// These are waited for:
     ///

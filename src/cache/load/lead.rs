@@ -193,8 +193,8 @@ where
         if said.storing == Storing::NotModified
             && let Some(old) = &self.old
         {
-            // Of such a tag nothing is known: it has no generation, or could not be read. So the old
-            // entry is invalid or in doubt, and the value must not be proved for late calls.
+            // Of any other tag nothing is known: it has no generation, or could not be read. So the
+            // old entry is invalid or in doubt, and the value must not be proved for late calls.
             let is_known = |stamp: &Stamp| stamps.iter().any(|it| it.tag == stamp.tag);
             if !old.stamps.iter().all(is_known) {
                 return Ok(Plan::Drop(Why::Late));

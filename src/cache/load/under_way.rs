@@ -1,7 +1,7 @@
 //! `LoadsUnderWay`: how many loads of a client have not ended.
 //!
-//! Invariant: a load counts from before its task is spawned until the task is dropped, so also while
-//! it commits and gives its lease up. `Client::close` waits for them.
+//! Invariant: a load counts from before its task is spawned until the task is dropped, so also
+//! while it commits and gives its lease up. `Client::close` waits for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
