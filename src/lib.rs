@@ -172,9 +172,9 @@
 //! passes what caches count to the recorder of the `metrics` facade. `limit` adds
 //! `Client::rate_limiter` and `Client::rate_limits`: rate limits over all processes. `http` adds
 //! the module `http` with `PageCache`, a layer for axum and other tower services that keeps their
-//! pages in Redis; with `limit`, `http::RateLimitLayer` puts limits in front of them. `session` adds
-//! `SessionStore`, a store of tower-sessions. `tls` adds `rediss://` and `Tls`: TLS and mutual TLS
-//! by rustls.
+//! pages in Redis; with `limit`, `http::RateLimitLayer` puts limits in front of them. `session`
+//! adds `SessionStore`, a store of tower-sessions. `tls` adds `rediss://` and `Tls`: TLS and mutual
+//! TLS by rustls.
 //!
 //! # Guide
 //!

@@ -13,6 +13,7 @@ mod departures;
 mod digest;
 mod info;
 mod judge;
+mod last_saves;
 mod of_user;
 mod saving;
 mod stats;

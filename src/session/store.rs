@@ -14,6 +14,7 @@ use super::base::{Base, Data};
 use super::departures::{Departures, LONGEST_REQUEST};
 use super::digest;
 use super::judge::{Conflict, Verdict, judge};
+use super::last_saves::LastSaves;
 use super::saving::Saving;
 use super::stats::{Counts, SessionStats};
 use super::stored::Stored;
@@ -72,6 +73,7 @@ pub struct SessionStore {
 struct Shared {
     counts: Counts,
     departures: Departures,
+    last_saves: LastSaves,
 }
 
 impl SessionStore {
@@ -215,6 +217,7 @@ impl SessionStore {
                     let update = self.cache.update(&entry, &stored).ttl(life);
                     let update = update.tags(self.tag(saving));
                     if update.await.map_err(of_cache)? {
+                        self.shared.last_saves.note(writer, saving.digest());
                         if verdict == Verdict::Overwrite {
                             self.met_another(session);
                         }
@@ -239,14 +242,16 @@ impl SessionStore {
     /// Takes the session out, and notes what was found, for a request that goes on under another
     /// id.
     async fn departed(&self, session: &str) -> crate::Result<()> {
-        let leave = self.leave(session).await.unwrap_or_default();
+        // An outage is told before anything is removed: a session that may go on under another id
+        // would otherwise end by it.
+        let leave = self.leave(session).await?;
         let found = match leave {
             Some(leave) => {
                 // Valid after the snapshot was taken, so the snapshot has its generation.
                 let taken = self.cache.take::<Stored>(session).await?;
                 taken.map(|_| leave)
             }
-            // Not there, or it belongs to nobody, or it could not be read: removed in any case.
+            // Not there, or it belongs to nobody, or it is of another format: removed in any case.
             None => {
                 self.cache.remove(session).await?;
                 None
@@ -341,7 +346,12 @@ impl Store for SessionStore {
     /// the answer is `Ok`: the session has ended while the request was under way.
     async fn save(&self, record: &Record) -> Result<()> {
         let (saving, session) = (self.saving(record)?, digest::of_session(&record.id));
-        let base = Base::of(&record.data);
+        let mut base = Base::of(&record.data);
+        if let Some(base) = &mut base
+            && let Some(last) = self.shared.last_saves.of(base.writer)
+        {
+            base.data = last;
+        }
         self.saved(&saving, base.as_ref(), &session).await
     }
 

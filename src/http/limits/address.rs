@@ -161,10 +161,9 @@ impl ClientAddress {
 fn x_forwarded_for(fields: &HeaderMap) -> Vec<Option<IpAddr>> {
     let mut entries = Vec::new();
     for line in fields.get_all(X_FORWARDED_FOR) {
-        match line.to_str() {
-            Ok(line) => entries.extend(line.split(',').map(|entry| address(entry.trim()))),
-            Err(_) => entries.push(None),
-        }
+        // Each for itself: what a client has written must not spoil what a proxy has appended.
+        let cut = line.as_bytes().split(|byte| *byte == b',');
+        entries.extend(cut.map(|entry| address(std::str::from_utf8(entry).ok()?.trim())));
     }
     entries
 }
@@ -328,6 +327,13 @@ mod tests {
         // What the client has written is never looked at.
         let fields = [(X_FORWARDED_FOR, "nonsense, 198.51.100.7")];
         assert_eq!(key(&address, "10.1.1.1", &fields), told("198.51.100.7"));
+        let mut fields = HeaderMap::new();
+        let line = http::HeaderValue::from_bytes(b"\xff, 198.51.100.7");
+        fields.insert(X_FORWARDED_FOR, line.expect("a header value"));
+        let entries = x_forwarded_for(&fields);
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0], None);
+        assert!(entries[1].is_some(), "not spoilt by what stands left of it");
     }
 
     #[test]

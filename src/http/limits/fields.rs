@@ -23,16 +23,24 @@ pub(super) fn describe(fields: &mut HeaderMap, name: &str, quota: Quota, decisio
     append(fields, POLICY, &policy);
     // What is left is not known in an outage.
     if decision.decided_by != DecidedBy::Outage {
-        let (remaining, reset) = (decision.remaining, seconds(decision.reset_after));
-        append(fields, LIMIT, &format!("{name};r={remaining};t={reset}"));
+        let mut left = format!("{name};r={}", decision.remaining);
+        // `t` is when more is available. While some is left, nobody need wait for that.
+        if !decision.allowed {
+            left += &format!(";t={}", wait_of(decision.retry_after));
+        }
+        append(fields, LIMIT, &left);
     }
 }
 
 /// Says when to come again.
 pub(super) fn retry_after(fields: &mut HeaderMap, wait: Duration) {
-    // At least a second: 0 would ask for the same answer again.
-    let seconds = seconds(wait).max(1);
-    fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    fields.insert(RETRY_AFTER, HeaderValue::from(wait_of(wait)));
+}
+
+/// How many seconds a client is told to wait: at least one, since 0 would ask for the same answer
+/// again.
+fn wait_of(wait: Duration) -> u64 {
+    seconds(wait).max(1)
 }
 
 /// Appended, because other layers may have limits of their own.

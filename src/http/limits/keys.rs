@@ -24,7 +24,8 @@ pub(super) struct Setup {
 pub(super) type CostOf = dyn Fn(&Parts) -> u32 + Send + Sync;
 type KeyOf = dyn Fn(&Parts) -> Result<String, NoKey> + Send + Sync;
 
-/// What is done with a request that has no key.
+/// What is done with a request that has no key. One for which a trusted proxy names no address that
+/// can be read is refused in any case, since a client can bring that about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Keyless {
@@ -79,7 +80,12 @@ impl Setup {
             Ok(key) => return Wanted::Ask(key, cost),
             Err(why) => why,
         };
-        match self.keyless {
+        let keyless = match why {
+            // A client can bring this about, and must not choose by it how it is limited.
+            NoKey::Address(NoAddress::Unreadable) => Keyless::Refuse,
+            NoKey::Address(NoAddress::NoPeer) | NoKey::Key => self.keyless,
+        };
+        match keyless {
             Keyless::Share => Wanted::Ask(SHARED.to_owned(), cost),
             Keyless::Allow => Wanted::Allow,
             Keyless::Refuse => {
@@ -123,5 +129,21 @@ mod tests {
         assert_eq!(status(NoKey::Address(NoAddress::NoPeer)), 500);
         assert_eq!(status(NoKey::Address(NoAddress::Unreadable)), 400);
         assert_eq!(status(NoKey::Key), 400);
+    }
+
+    #[test]
+    fn what_a_client_makes_unreadable_is_refused_whatever_is_chosen() {
+        let client = crate::Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let limiter = client.rate_limiter("site", crate::limit::Quota::per_second(1));
+        let wanted = |why: NoAddress, keyless| {
+            let mut setup = Setup::new(limiter.clone(), move |_| Err(NoKey::Address(why)));
+            setup.keyless = keyless;
+            setup.wanted(&http::Request::new(()).into_parts().0)
+        };
+        let refused = Wanted::Refuse(StatusCode::BAD_REQUEST);
+        for keyless in [Keyless::Refuse, Keyless::Share, Keyless::Allow] {
+            assert_eq!(wanted(NoAddress::Unreadable, keyless), refused);
+        }
+        assert_eq!(wanted(NoAddress::NoPeer, Keyless::Allow), Wanted::Allow);
     }
 }

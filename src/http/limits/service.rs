@@ -17,6 +17,7 @@ use tower_service::Service;
 
 use super::fields::{describe, retry_after, seconds};
 use super::keys::{Setup, Wanted};
+use crate::ErrorKind;
 use crate::limit::Decision;
 
 /// A service behind a [`RateLimiter`](crate::RateLimiter); made by
@@ -72,6 +73,14 @@ where
             };
             let decision = match setup.limiter.check(&key).cost(cost).await {
                 Ok(decision) => decision,
+                // A key that is empty or too long, or a cost that never fits: no time helps.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                    tracing::debug!(target: "hedgerow::limit", limiter = setup.limiter.name(), %error, "a request is answered 400");
+                    return Ok(answer(
+                        StatusCode::BAD_REQUEST,
+                        "the request cannot be limited\n".into(),
+                    ));
+                }
                 Err(error) => {
                     tracing::warn!(target: "hedgerow::limit", limiter = setup.limiter.name(), %error, "a request is answered 503");
                     let mut unavailable = answer(

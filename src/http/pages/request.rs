@@ -14,6 +14,7 @@ use super::directives::CacheControl;
 use super::headers::MAY_REPLACE_THE_TARGET;
 use super::key::{Beside, Credentials, PageKey, Place};
 use super::page::Lives;
+use super::query::decoded;
 use super::settings::{Cookies, Directives, Settings};
 use super::status::Forward;
 
@@ -67,8 +68,7 @@ impl Asked {
                 return Err((Forward::Request, directive));
             }
         }
-        if cookies(headers).any(|name| settings.pass_cookies.iter().any(|it| it.as_bytes() == name))
-        {
+        if cookies(headers).any(|name| is_one_of(&settings.pass_cookies, name)) {
             return Err((Forward::Bypass, "cookie"));
         }
         let place = place(request, settings).ok_or((Forward::Bypass, "host"))?;
@@ -169,9 +169,7 @@ fn asks_for_more<B: Body>(request: &Request<B>) -> Option<&'static str> {
 fn credentials(headers: &HeaderMap, settings: &Settings) -> Credentials {
     let has_login = match &settings.login_cookies {
         Cookies::Any => headers.contains_key(header::COOKIE),
-        Cookies::Named(names) => {
-            cookies(headers).any(|name| names.iter().any(|it| it.as_bytes() == name))
-        }
+        Cookies::Named(names) => cookies(headers).any(|name| is_one_of(names, name)),
     };
     match has_login || headers.contains_key(header::AUTHORIZATION) {
         true => Credentials::Some,
@@ -189,6 +187,21 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Whether a cookie of this name may be one of `names` for the service. Some parsers decode the
+/// escapes of names, others do not.
+fn is_one_of(names: &[String], name: &[u8]) -> bool {
+    let is = |name: &[u8]| names.iter().any(|it| it.as_bytes() == name);
+    if is(name) {
+        return true;
+    }
+    let Ok(text) = std::str::from_utf8(name) else {
+        return true;
+    };
+    // A `+` is no blank in a cookie.
+    let plain = decoded(&text.replace('+', "%2B")).into_owned();
+    text.contains('%') && (is(plain.trim_ascii()) || std::str::from_utf8(&plain).is_err())
+}
+
 /// The values of one header.
 type Values = Vec<Box<[u8]>>;
 
@@ -203,30 +216,37 @@ fn targets<'s>(headers: &HeaderMap, settings: &'s Settings) -> Option<Vec<(&'s s
             found.push((name, values.map(|it| it.as_bytes().into()).collect()));
         }
     }
-    let mut said = Vec::new();
+    let (mut said, mut hops) = (Vec::new(), 0_usize);
     for line in headers.get_all(header::FORWARDED) {
-        let line = line.to_str().ok()?;
-        // What two parsers may read differently could be a page for another.
-        let quoted = line.split('"').skip(1).step_by(2);
-        let mut quoted = quoted.flat_map(str::chars);
-        let is_whole = line.matches('"').count() % 2 == 0;
-        if !is_whole || quoted.any(|it| matches!(it, ',' | ';' | '=' | '\\')) {
-            return None;
-        }
-        for hop in rfc7239::parse(line) {
-            let hop = hop.ok()?;
-            // Who asks, and through whom, is no part of a page.
-            for (what, value) in [("host", hop.host), ("proto", hop.protocol)] {
-                if let Some(value) = value {
-                    said.push(format!("{what}={value}").into_bytes().into());
+        for hop in line.to_str().ok()?.split(',') {
+            for pair in hop.trim_matches([' ', '\t']).split(';') {
+                let (name, value) = strict_pair(pair)?;
+                // Who asks, and through whom, is no part of a page.
+                if name == "host" || name == "proto" {
+                    said.push(format!("{hops} {name}={value}").into_bytes().into());
                 }
             }
+            hops += 1;
         }
     }
     if !said.is_empty() {
         found.push(("forwarded", said));
     }
     Some(found)
+}
+
+/// A pair of `Forwarded`, with its name in small letters. `None` if two parsers may read it
+/// differently: one of them could see a page for another host.
+fn strict_pair(pair: &str) -> Option<(String, &str)> {
+    let (name, value) = pair.split_once('=')?;
+    let bare = value.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    let is_plain = |text: &str| {
+        let mut bytes = text.bytes();
+        bytes.all(|it| it.is_ascii_graphic() && !matches!(it, b'"' | b'\\' | b'='))
+    };
+    let value = bare.unwrap_or(value);
+    let is_strict = !name.is_empty() && is_plain(name) && !value.is_empty() && is_plain(value);
+    is_strict.then(|| (name.to_ascii_lowercase(), value))
 }
 
 #[cfg(test)]
@@ -267,6 +287,10 @@ mod tests {
             (("pragma", "no-cache"), "no-cache"),
             (("forwarded", "host=\"a"), "forwarded"),
             (("forwarded", "for=\"a;host=evil\""), "forwarded"),
+            (("forwarded", "for=1.2.3.4; host=evil"), "forwarded"),
+            (("forwarded", "host =evil"), "forwarded"),
+            (("forwarded", "host= evil"), "forwarded"),
+            (("forwarded", "for=1.2.3.4;"), "forwarded"),
         ] {
             let passes = asked("/", &[lines]).expect_err("it passes");
             assert_eq!(passes.1, detail);
@@ -274,6 +298,37 @@ mod tests {
         let body = Request::new(Full::new(Bytes::from("x")));
         let passes = Asked::of(&body, &Settings::default()).expect_err("it passes");
         assert_eq!(passes.1, "body");
+    }
+
+    #[test]
+    fn each_host_that_a_proxy_names_is_a_part_of_the_key_with_its_hop() {
+        let of = |said: &str| key("/", &[("host", "shop"), ("forwarded", said)]);
+        let plain = key("/", &[("host", "shop")]);
+        assert_eq!(of("for=1.2.3.4, for=\"[2001:db8::1]:80\";by=_a"), plain);
+        let told = [
+            "host=shop",
+            "host=evil;host=shop",
+            "host=shop;host=evil",
+            "for=a,host=shop",
+            "host=shop;proto=https",
+            "host=shop,proto=https",
+        ];
+        let keys: std::collections::HashSet<String> = told.iter().map(|said| of(said)).collect();
+        assert_eq!(keys.len(), told.len());
+        assert!(!keys.contains(&plain));
+        assert_eq!(of("For=x;HOST=shop"), of("host=\"shop\""));
+    }
+
+    #[test]
+    fn a_cookie_is_one_of_those_that_are_named_however_its_name_is_spelt() {
+        let names = ["sid".to_owned(), "a+b".to_owned()];
+        for name in ["sid", "s%69d", "%73%69%64", "a+b", "a%2Bb", "%ff"] {
+            assert!(is_one_of(&names, name.as_bytes()), "{name}");
+        }
+        for name in ["theme", "sid2", "s%2569d", "a b", ""] {
+            assert!(!is_one_of(&names, name.as_bytes()), "{name}");
+        }
+        assert!(is_one_of(&names, b"\xff"));
     }
 
     #[test]

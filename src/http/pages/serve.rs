@@ -156,6 +156,20 @@ enum Next {
     Beside(Forward, &'static str),
 }
 
+/// The page that was found, if it may be served because its render has failed.
+fn allowed_if_error(
+    found: &Result<Arc<Stored>, Error>,
+    next: Next,
+    now: SystemTime,
+) -> Option<&Page> {
+    match (&found.as_ref().ok()?.content, next) {
+        (Content::Page(page), Next::Fresh(window)) if page.lives.stale_for(now) <= window => {
+            Some(page)
+        }
+        _ => None,
+    }
+}
+
 impl Serving {
     fn new<B>(pages: PageCache, asked: Asked, request: &Request<B>, began: SystemTime) -> Self {
         let mut tags = asked.tags(&pages.settings);
@@ -211,7 +225,14 @@ impl Serving {
                 }
             };
             // What is there is of no use. Its own render may be under way, or have ended.
-            work = match own.heard().await {
+            let own = own.heard().await;
+            if let Some(Own::Failed(_) | Own::Panicked(_)) = own
+                && let Some(page) = allowed_if_error(&found, next, now)
+            {
+                let none = Hears::<S, B, R>::Nothing;
+                return Ok(self.with_page(page, &none, forward, &key, now));
+            }
+            work = match own {
                 Some(Own::Back(work)) => work,
                 Some(own) => return self.with_own(own, forward, &key).await,
                 None => return Ok(empty(StatusCode::SERVICE_UNAVAILABLE)),

@@ -119,6 +119,29 @@ async fn a_request_that_changed_nothing_keeps_what_others_have_saved() {
     assert_eq!((store.stats().moved, store.stats().conflicts), (1, 0));
 }
 
+/// As tower-sessions does at the end of a request whose handler has saved.
+#[tokio::test]
+async fn a_save_that_only_repeats_that_of_its_request_overwrites_nothing() {
+    let server = Server::start().await;
+    let store = refusing(&server).await;
+    let id = created(&store, json!({"a": 1})).await.id;
+    let one = request(&store, id);
+    one.insert("a", 2).await.expect("loaded");
+    one.save().await.expect("saved");
+    let two = request(&store, id);
+    two.insert("a", 3).await.expect("loaded");
+    two.save().await.expect("saved");
+    one.save()
+        .await
+        .expect("no conflict: it has nothing to add");
+    assert_eq!(data(&loaded(&store, id).await), json!({"a": 3}));
+    assert_eq!(store.stats().conflicts, 0);
+    // A change of its own is one again.
+    one.insert("a", 4).await.expect("loaded");
+    let refused = one.save().await.expect_err("a conflict");
+    assert_eq!(Trouble::from(&refused), Trouble::Conflict, "{refused}");
+}
+
 #[tokio::test]
 async fn a_request_that_saves_twice_does_not_meet_itself() {
     let server = Server::start().await;

@@ -123,6 +123,24 @@ async fn a_stale_page_is_served_when_the_service_fails_and_only_then() {
 }
 
 #[tokio::test]
+async fn the_request_that_renders_is_given_the_stale_page_too_if_its_render_fails() {
+    let server = Server::start().await;
+    let (gate, fails) = (Gate::closed(), Arc::<AtomicBool>::default());
+    let site = site("max-age=0, stale-if-error=600", &gate, &fails);
+    let service = cached(&server, &site).await;
+    ask(&service, "/", &[]).await;
+    (0..9).for_each(|_| gate.open());
+    fails.store(true, Ordering::SeqCst);
+    // The failure is remembered for a second, and then the next request renders.
+    until("three renders have failed", async || {
+        let page = ask(&service, "/", &[]).await;
+        assert_eq!((page.status, page.text()), (StatusCode::OK, "old"));
+        site.renders() >= 4
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_windows_of_the_layer_are_for_pages_that_say_nothing() {
     let server = Server::start().await;
     for (control, status) in [
