@@ -31,7 +31,7 @@ demo: setup ## Run the main job: a city service on real data (ARGS='--kill', ARG
 	$(CARGO) run --release --quiet --features embedded --example atlas -- $(ARGS)
 
 shop: setup ## Run a whole service: a shop as two instances on one Redis (ARGS='--port 8000')
-	$(CARGO) run --release --quiet --all-features --example shop -- $(ARGS)
+	$(CARGO) run --quiet --all-features --example shop -- $(ARGS)
 
 test: browser ## Run every test: unit, integration, documentation, examples
 	$(CARGO) test --all-features

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! make shop
-//! cargo run --release --all-features --example shop -- --help
+//! cargo run --all-features --example shop -- --help
 //! ```
 //!
 //! Its pages are rendered from SQLite and work without JavaScript. SQLite has the truth: products,
