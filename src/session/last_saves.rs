@@ -1,7 +1,7 @@
 //! `LastSaves`: what the requests of this process have saved last.
 //!
-//! tower-sessions saves a session once more when its request ends, also if the handler has saved it.
-//! What the record knows of the session then is what was loaded, since a save cannot change it.
+//! tower-sessions saves a session once more when its request ends, also if the handler has saved
+//! it. What the record knows of the session then is what was loaded, since a save cannot change it.
 //!
 //! Invariant: a save that only repeats the last one of its own request has nothing new to store. So
 //! it overwrites nothing that another request has saved in between, and is no conflict with it.
