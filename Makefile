@@ -8,7 +8,7 @@ OUTSIDE = lock_process:: memoize_process:: ten_thousand callers_cancelled lost_i
 # Passed on to the demo, or the tests: make demo ARGS='--kill --seconds 30'
 ARGS ?=
 # Tests wait more than they compute: on a small machine more of them run at once.
-export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 4 ? 4 : n)))
+export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 3 ? 6 : 2 * n)))
 # What `bench-cache` measures: parts of the names of rows.
 CACHE_ROWS ?= near_ get_many set_many remove_matching memoize_many invalidate_ open_breaker
 SOAK_SECONDS ?= 1800

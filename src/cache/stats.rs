@@ -37,6 +37,7 @@ macro_rules! counts {
             pub(super) without_redis: Arc<BypassWarning>,
             meters: Arc<Meters>,
             /// The label `cache` of the metrics.
+            #[cfg(feature = "near")]
             label: Box<str>,
         }
 
@@ -56,6 +57,7 @@ macro_rules! counts {
                     windows: AtomicBool::new(false),
                     without_redis,
                     meters,
+                    #[cfg(feature = "near")]
                     label: label.into(),
                 }
             }
