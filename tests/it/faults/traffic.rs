@@ -120,6 +120,13 @@ impl Traffic {
         until("loads go on", async || self.loads.done() >= from + more).await;
     }
 
+    /// Waits until `more` loads have ended from now on, with a value or with an error.
+    pub async fn loads_end(&self, more: usize) {
+        let ended = || self.loads.done() + self.loads.refused() + self.loads.unknown();
+        let from = ended();
+        until("loads end", async || ended() >= from + more).await;
+    }
+
     /// Successes so far.
     pub fn done(&self) -> usize {
         self.counters.done() + self.locks.done() + self.loads.done()
