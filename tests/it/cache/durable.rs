@@ -376,7 +376,9 @@ async fn an_error_names_the_shard() {
     let named = ["a", "b"].into_iter().zip(urls);
     let client = Client::builder().shards(named.map(|(name, url)| (name, url, 1)));
     let cache = patient(client).open().expect("good URLs").cache("c");
-    let durable = cache.clear().durable(1).deadline(SHORT);
+    // Long enough to connect and to be executed, also on a machine that has much to do: it waits
+    // for replicas until its end in any case.
+    let durable = cache.clear().durable(1).deadline(SHORT * 10);
     let error = durable.await.expect_err("no shard has a replica");
     assert!(is_executed(&error), "{error:?}");
     assert!(error.to_string().contains("shard \"a\""), "{error}");
