@@ -216,7 +216,7 @@ impl Near {
         // Also checks that the same server serves the key, so that the read came from there.
         if !self.is_live(client, &ticket.key, &ticket.origin, Instant::now()) {
             // No push has taken away what is held.
-            self.forget(&ticket.key);
+            self.forget_older(&ticket.key, fill.revision);
             return Kept::Refused;
         }
         let life = fill.life.unwrap_or(self.options.max_ttl);

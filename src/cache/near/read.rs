@@ -6,7 +6,8 @@
 //! `get`, `get_many`, `memoize` and `memoize_many` read here if their handle has a near cache. What
 //! it holds they have looked up before. What they store is not put in: it is read first. What is
 //! read and not kept takes its place all the same: an older value of the key is forgotten, or a
-//! grace could bring it back.
+//! grace could bring it back. A held value of the same revision stays: a read that an outage has
+//! ended must not take away what the grace is for.
 
 use std::any::Any;
 use std::slice;
@@ -54,8 +55,7 @@ where
     let Some(watch) = Watch::begin(cache, near, key)? else {
         let _timer = counts.time(Timed::Read);
         let reading = fetch::read_old(cache, key, tags, how, deadline).await?;
-        near.forget(key);
-        return Ok(reading);
+        return Ok(unwatched(near, key, reading));
     };
     // Where the time decides, the entry is not read alone.
     if want.early().is_none()
@@ -92,10 +92,7 @@ where
         (Some((watch, tickets)), Reading::Hit(traced)) if near.takes(traced.bytes) => {
             watch.end(cache, tickets, reading, deadline)
         }
-        _ => {
-            near.forget(key);
-            value_of(reading)
-        }
+        _ => unwatched(near, key, reading),
     })
 }
 
@@ -161,10 +158,28 @@ fn watches(
     watched.collect()
 }
 
-/// The reading of a key that could not be watched.
+/// The reading of a key that was not watched. What is held stays only if it is what was read.
 fn unwatched<V>(near: &Near, key: &Key, reading: Reading<Traced<V>>) -> Reading<Arc<V>> {
-    near.forget(key);
+    match (valid(&reading), &reading) {
+        (Some(traced), _) => near.forget_older(key, Some(traced.revision)),
+        (None, reading) if finds_nothing(reading) => near.forget_older(key, None),
+        _ => near.forget(key),
+    }
     value_of(reading)
+}
+
+/// The entry that was read, if it is valid.
+fn valid<V>(reading: &Reading<Traced<V>>) -> Option<&Traced<V>> {
+    match reading {
+        Reading::Hit(traced) => Some(traced),
+        Reading::Old(old, _) if old.age == Age::Due => Some(&old.taken),
+        Reading::Old(..) | Reading::Miss(_) => None,
+    }
+}
+
+/// Whether there is no entry.
+fn finds_nothing<V>(reading: &Reading<Traced<V>>) -> bool {
+    matches!(reading, Reading::Miss(miss) if miss.gone == Gone::Nothing)
 }
 
 /// What a read takes from an entry that is to be kept.
@@ -296,12 +311,7 @@ impl Watch {
         reading: Reading<Traced<V>>,
         deadline: Deadline,
     ) -> Reading<Arc<V>> {
-        let fresh = match &reading {
-            Reading::Hit(traced) => Some(traced),
-            Reading::Old(old, _) if old.age == Age::Due => Some(&old.taken),
-            Reading::Old(..) | Reading::Miss(_) => None,
-        };
-        let found = match (fresh, &reading) {
+        let found = match (valid(&reading), &reading) {
             (Some(traced), _) if self.near.takes(traced.bytes) => Found {
                 value: Some(traced.value.clone()),
                 stamps: traced.stamps.clone(),
@@ -310,11 +320,8 @@ impl Watch {
                 cost: traced.cost,
                 revision: Some(traced.revision),
             },
-            (None, Reading::Miss(miss)) if miss.gone == Gone::Nothing => Found::default(),
-            _ => {
-                self.near.forget(&self.ticket.key);
-                return value_of(reading);
-            }
+            (None, reading) if finds_nothing(reading) => Found::default(),
+            _ => return unwatched(&self.near, &self.ticket.key, reading),
         };
         self.near.forget_older(&self.ticket.key, found.revision);
         let mut tags = Vec::with_capacity(found.stamps.len());
@@ -356,6 +363,7 @@ async fn keep(
     counts: Arc<Counts>,
     deadline: Deadline,
 ) {
+    let revision = found.revision;
     let kept = match fill(&watch, found, tags, deadline).await {
         Ok(Some(fill)) => watch.near.keep(&watch.client, &watch.ticket, fill),
         Ok(None) => {
@@ -363,7 +371,7 @@ async fn keep(
             Kept::Refused
         }
         Err(error) => {
-            watch.near.forget(&watch.ticket.key);
+            watch.near.forget_older(&watch.ticket.key, revision);
             tracing::debug!(target: "hedgerow::cache", %error, "not kept near");
             return;
         }

@@ -11,7 +11,7 @@ use hedgerow::cache::NearCache;
 use hedgerow::{Cache, Client, ErrorKind};
 
 use super::near::{get, is_near, near, set, warm};
-use crate::support::proxy::{Act, Proxy, Request};
+use crate::support::proxy::{Act, Proxy, Request, Rule};
 use crate::support::server::{Server, signal};
 use crate::support::topology::{Node, Shards};
 use crate::support::wait::{patient, until};
@@ -471,6 +471,53 @@ async fn the_grace_does_not_bring_back_what_a_later_read_has_replaced() {
     for key in ["k", "m", "n"] {
         assert!(fails(&cache, key).await, "{key} was replaced");
     }
+}
+
+/// A client with a grace, behind a proxy: its second look at the life of `k` meets `act`, when
+/// another read of the same has put the value into the near cache.
+async fn second_fill(server: &Server, act: Act) -> (Proxy, Cache, Rule) {
+    let proxy = Proxy::before(server);
+    let soon = Duration::from_secs(1);
+    let builder = proxy.builder().deadline(soon).cache_deadline(soon);
+    let near = NearCache::new().outage_grace(MINUTE);
+    let client = builder.open().expect("a good URL");
+    let cache = client.cache("c").near(near);
+    set(&server.client().await.cache("c"), "k", 1).await;
+    warm(&cache, "other").await;
+    let second = proxy.on(Request::nth(2).named("PTTL").with("hr:v:{c:k}"), act);
+    tokio::join!(get(&cache, "k"), get(&cache, "k"));
+    second.hit().await;
+    warm(&cache, "k").await;
+    (proxy, cache, second)
+}
+
+#[tokio::test]
+async fn a_read_that_an_outage_has_ended_leaves_what_is_held_to_the_grace() {
+    let server = Server::start_single().await;
+    let (_proxy, cache, _vanished) = second_fill(&server, Act::Vanish).await;
+    // Its deadline is a later one.
+    assert!(fails(&cache, "third").await);
+    let _killed = server.kill().await;
+    assert_eq!(get(&cache, "k").await, Some(1));
+}
+
+#[tokio::test]
+async fn a_read_that_outlives_its_epoch_leaves_what_is_held_to_the_grace() {
+    let server = Server::start_single().await;
+    let (proxy, cache, second) = second_fill(&server, Act::Hold).await;
+    let held = proxy.on(Request::every().named("CLIENT").with("TRACKING"), Act::Hold);
+    server.kill_connections("-push").await;
+    second.deliver();
+    until("no epoch begins", async || {
+        get(&cache, "third").await;
+        held.hits() > 0
+    })
+    .await;
+    // Without an epoch nothing is kept, but this is what is held.
+    assert_eq!(get(&cache, "k").await, Some(1));
+    let _killed = server.kill().await;
+    assert_eq!(get(&cache, "k").await, Some(1));
+    assert!(cache.stats().near_grace > 0);
 }
 
 /// Kills the connections of near caches for pushes at this node.
