@@ -36,6 +36,18 @@ use crate::topology::placement::ReadOther;
 use crate::wire::command::plain;
 use crate::wire::value::integer;
 
+/// What a read asks for: declared tags, which entries, and whether it is kept that there is none.
+pub(in crate::cache) type Asked<'a> = (&'a [Tag], Want, Absence);
+
+/// What a read does if there is no entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Absence {
+    /// It is kept in the near cache that there is none.
+    Kept,
+    /// The caller loads the entry, so it soon is there.
+    Loaded,
+}
+
 /// Reads one entry at the primary, also one that is to be loaded anew, as `want` says. A fresh one
 /// is kept in the background.
 ///
@@ -44,7 +56,7 @@ pub(in crate::cache) async fn read<V>(
     cache: &Cache,
     near: &Arc<Near>,
     key: &Key,
-    (tags, want): (&[Tag], Want),
+    (tags, want, absence): Asked<'_>,
     deadline: Deadline,
 ) -> Result<Reading<Arc<V>>>
 where
@@ -52,7 +64,7 @@ where
 {
     let counts = &cache.setup.counts;
     let how = (ReadFrom::Primary, want);
-    let Some(watch) = Watch::begin(cache, near, key)? else {
+    let Some(watch) = Watch::begin(cache, near, key, absence)? else {
         let _timer = counts.time(Timed::Read);
         let reading = fetch::read_old(cache, key, tags, how, deadline).await?;
         return Ok(unwatched(near, key, reading));
@@ -77,14 +89,14 @@ pub(in crate::cache) async fn read_old<V>(
     cache: &Cache,
     near: &Arc<Near>,
     key: &Key,
-    (tags, want): (&[Tag], Want),
+    (tags, want, absence): Asked<'_>,
     deadline: Deadline,
 ) -> Result<Reading<Arc<V>>>
 where
     V: DeserializeOwned + Send + Sync + 'static,
 {
     let how = (ReadFrom::Primary, want);
-    let watch = Watch::begin(cache, near, key)?;
+    let watch = Watch::begin(cache, near, key, absence)?;
     let tickets = watch.as_ref().map(|watch| watch.tickets(tags));
     let _timer = cache.setup.counts.time(Timed::Read);
     let reading = fetch::read_old::<Traced<V>>(cache, key, tags, how, deadline).await?;
@@ -107,7 +119,7 @@ pub(in crate::cache) async fn read_many<V>(
 where
     V: DeserializeOwned + Send + Sync + 'static,
 {
-    let watches = watches(cache, near, keys, &[])?;
+    let watches = watches(cache, near, keys, (&[], Absence::Kept))?;
     let readings = fetch::read_many(cache, keys, &[], ReadFrom::Primary, deadline).await?;
     let readings = readings.into_iter().zip(watches).zip(keys);
     let ended = readings.map(|((reading, watch), key)| match watch {
@@ -123,13 +135,13 @@ pub(in crate::cache) async fn read_each<V>(
     cache: &Cache,
     near: &Arc<Near>,
     keys: &[Key],
-    (tags, want): (&[Tag], Want),
+    (tags, want, absence): Asked<'_>,
     deadline: Deadline,
 ) -> Result<Vec<Result<Reading<Arc<V>>>>>
 where
     V: DeserializeOwned + Send + Sync + 'static,
 {
-    let watches = watches(cache, near, keys, tags)?;
+    let watches = watches(cache, near, keys, (tags, absence))?;
     let how = (ReadFrom::Primary, want);
     let readings = fetch::read_each(cache, keys, tags, how, deadline).await?;
     let readings = readings.into_iter().zip(watches).zip(keys);
@@ -148,10 +160,10 @@ fn watches(
     cache: &Cache,
     near: &Arc<Near>,
     keys: &[Key],
-    tags: &[Tag],
+    (tags, absence): (&[Tag], Absence),
 ) -> Result<Vec<Option<(Watch, TagTickets)>>> {
     let watched = keys.iter().map(|key| {
-        let watch = Watch::begin(cache, near, key)?;
+        let watch = Watch::begin(cache, near, key, absence)?;
         let tickets = watch.as_ref().map(|watch| watch.tickets(tags));
         Ok(watch.zip(tickets))
     });
@@ -221,6 +233,7 @@ struct Watch {
     whole: Tag,
     /// How many reads were sent to another server before this one.
     detours: u64,
+    absence: Absence,
 }
 
 /// The tag tickets of one read.
@@ -228,7 +241,7 @@ type TagTickets = Vec<(TagId, Ticket<Origin>)>;
 
 impl Watch {
     /// Begins to watch `key`. `None` if it cannot be watched yet.
-    fn begin(cache: &Cache, near: &Arc<Near>, key: &Key) -> Result<Option<Self>> {
+    fn begin(cache: &Cache, near: &Arc<Near>, key: &Key, absence: Absence) -> Result<Option<Self>> {
         let client = &cache.client;
         let whole = &cache.names()?.whole;
         // An entry of the other ring is judged by the tags there.
@@ -242,6 +255,7 @@ impl Watch {
             ticket,
             whole: whole.colocated(client, key),
             detours,
+            absence,
         }))
     }
 
@@ -320,7 +334,9 @@ impl Watch {
                 cost: traced.cost,
                 revision: Some(traced.revision),
             },
-            (None, reading) if finds_nothing(reading) => Found::default(),
+            (None, reading) if self.absence == Absence::Kept && finds_nothing(reading) => {
+                Found::default()
+            }
             _ => return unwatched(&self.near, &self.ticket.key, reading),
         };
         self.near.forget_older(&self.ticket.key, found.revision);

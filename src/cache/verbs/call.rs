@@ -480,7 +480,8 @@ impl Call {
         if let Freshness::Near(_) = how.freshness
             && let Some(near) = cache.near_to_fill()
         {
-            let read = near::read::read(cache, near, value, (&self.tags, want), deadline);
+            let asked = (&*self.tags, want, near::read::Absence::Loaded);
+            let read = near::read::read(cache, near, value, asked, deadline);
             return Arrival::Read(reader, Box::pin(read).await);
         }
         #[cfg(feature = "near")]
@@ -488,7 +489,7 @@ impl Call {
             && self.serves.may_be_stale()
             && let Some(near) = cache.near_to_fill()
         {
-            let asked = (&*self.tags, want);
+            let asked = (&*self.tags, want, near::read::Absence::Loaded);
             let read = near::read::read_old(cache, near, value, asked, deadline);
             return Arrival::Read(reader, Box::pin(read).await);
         }

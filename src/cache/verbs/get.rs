@@ -92,8 +92,8 @@ impl Cache {
     ) -> Result<Reading<Arc<V>>> {
         #[cfg(feature = "near")]
         if let Some(near) = self.near_to_fill() {
-            let read = near::read::read(self, near, value, (&[], Want::Fresh), deadline);
-            return Box::pin(read).await;
+            let asked = (&[][..], Want::Fresh, near::read::Absence::Kept);
+            return Box::pin(near::read::read(self, near, value, asked, deadline)).await;
         }
         let reading = fetch::read(self, value, &[], self.setup.read_from, deadline).await;
         // Found elsewhere, and not kept.

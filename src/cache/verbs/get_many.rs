@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::de::DeserializeOwned;
 
@@ -129,16 +130,18 @@ impl Cache {
         keys: &[Key],
         deadline: Deadline,
     ) -> Result<Vec<Option<Arc<V>>>> {
-        let mut parts = Vec::new();
-        for part in keys.chunks(MOST_AT_ONCE) {
-            parts.push(Box::pin(self.read_each(part, deadline)));
+        // By server, so that one that does not answer takes no time of the others.
+        let mut reads = Vec::new();
+        for places in self.client.by_server(keys) {
+            reads.push(Box::pin(self.read_server(keys, places, deadline)));
         }
-        // Several at a time: a server that does not answer takes the time of the others, too.
-        let parts = stream::iter(parts).buffered(PARTS_AT_ONCE);
-        let parts: Vec<Vec<Found<V>>> = parts.try_collect().await?;
+        let mut outcomes: Vec<Found<V>> = keys.iter().map(|_| Ok(None)).collect();
+        for (at, outcome) in try_join_all(reads).await?.into_iter().flatten() {
+            outcomes[at] = outcome;
+        }
         let (mut hits, mut misses, mut outage) = (0, 0, None);
         let mut found = Vec::with_capacity(keys.len());
-        for outcome in parts.into_iter().flatten() {
+        for outcome in outcomes {
             found.push(match outcome {
                 Ok(Some(value)) => {
                     hits += 1;
@@ -162,6 +165,27 @@ impl Cache {
             self.does_without(Did::FindNothing, "get_many", &error);
         }
         Ok(found)
+    }
+
+    /// Reads those of `keys` that are at these places, which one server has. Returns each outcome
+    /// with its place.
+    async fn read_server<V: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        keys: &[Key],
+        places: Vec<usize>,
+        deadline: Deadline,
+    ) -> Result<Vec<(usize, Found<V>)>> {
+        let own: Vec<Key> = places.iter().map(|at| keys[*at].clone()).collect();
+        let mut parts = Vec::new();
+        for part in own.chunks(MOST_AT_ONCE) {
+            parts.push(Box::pin(self.read_each(part, deadline)));
+        }
+        let parts = stream::iter(parts).buffered(PARTS_AT_ONCE);
+        let parts: Vec<Vec<Found<V>>> = parts.try_collect().await?;
+        Ok(places
+            .into_iter()
+            .zip(parts.into_iter().flatten())
+            .collect())
     }
 
     /// Returns the values at `keys`, known or read, or fails as a whole.
@@ -250,7 +274,7 @@ impl Cache {
         let asked: Vec<Key> = missing.iter().map(|at| keys[*at].clone()).collect();
         let readings = match self.near_to_fill() {
             Some(near) => {
-                let how = (&[][..], Want::Fresh);
+                let how = (&[][..], Want::Fresh, near::read::Absence::Kept);
                 near::read::read_each(self, near, &asked, how, deadline).await?
             }
             None => {

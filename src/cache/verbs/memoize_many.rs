@@ -308,7 +308,10 @@ where
         let cache = &self.cache;
         #[cfg(feature = "near")]
         let read = match cache.near_to_fill() {
-            Some(near) => near::read::read_each(cache, near, keys, (tags, want), deadline).await,
+            Some(near) => {
+                let asked = (tags, want, near::read::Absence::Loaded);
+                near::read::read_each(cache, near, keys, asked, deadline).await
+            }
             None => {
                 let how = (cache.setup.read_from, want);
                 let read = fetch::read_each(cache, keys, tags, how, deadline).await;

@@ -161,6 +161,25 @@ async fn what_other_servers_have_is_found_and_counted_while_one_is_out() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_takes_no_time_of_the_others_however_many_keys_it_has() {
+    let shards = Shards::start(2).await;
+    let cache = of_shards(&shards).cache("c").outage(Outage::Bypass);
+    let (keys, here) = spread(&shards, &cache).await;
+    // Before them, so that all reads that are made at a time wait for the server that hangs.
+    let missing: Vec<String> = (0..4000)
+        .map(|number| format!("missing {number}"))
+        .collect();
+    shards.nodes()[1].stop();
+    let asked = missing.iter().chain(&keys);
+    let found = bounded("values", cache.get_many::<String>(asked)).await;
+    shards.nodes()[1].resume();
+    let found = found.expect("bypassed").split_off(missing.len());
+    for ((key, is_here), value) in keys.iter().zip(&here).zip(&found) {
+        assert_eq!(value.as_deref(), is_here.then_some(key), "{key}");
+    }
+}
+
+#[tokio::test]
 async fn an_entry_whose_tag_is_on_a_server_that_is_out_hides_no_other() {
     let shards = Shards::start(2).await;
     let cache = of_shards(&shards).cache("c").outage(Outage::Bypass);

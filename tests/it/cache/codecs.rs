@@ -1,7 +1,7 @@
 //! Codecs, compressors and their options, over a real server: what is written with one setting is
 //! read with any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
@@ -69,6 +69,32 @@ async fn every_codec_and_compressor_is_read_by_a_cache_with_other_settings() {
             let found = cache.get::<Option<Rows>>("k").await.expect("an answer");
             assert_eq!(found.as_deref(), Some(&None), "{codec:?} {compressor:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_and_a_single_call_read_what_the_other_has_stored_in_every_codec() {
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    for codec in codecs() {
+        let cache = cache.clone().codec(codec);
+        let load = async |keys: Vec<String>| {
+            let values = keys.into_iter().map(|key| (key, rows(3)));
+            Ok::<_, Infallible>(values.collect::<HashMap<_, _>>())
+        };
+        let never = async || Err::<Rows, _>(io::Error::other("it is there"));
+        let batch = cache.memoize_many(["many"], MINUTE, load).await;
+        batch.expect("an outcome").remove(0).expect("loaded");
+        let found = cache.get::<Rows>("many").await.expect("an answer");
+        assert_eq!(found.as_deref(), Some(&rows(3)), "{codec:?}");
+        let found = cache.memoize("many", MINUTE, never).await;
+        assert_eq!(*found.expect("a hit"), rows(3), "{codec:?}");
+
+        cache.set("one", &rows(4), MINUTE).await.expect("stored");
+        let batch = cache.memoize_many(["one"], MINUTE, load).await;
+        let found = batch.expect("an outcome").remove(0).expect("a hit");
+        assert_eq!(found.as_deref(), Some(&rows(4)), "{codec:?}");
+        cache.clear().await.expect("cleared");
     }
 }
 

@@ -70,6 +70,35 @@ async fn a_value_that_was_read_is_served_without_a_command_until_it_changes() {
 }
 
 #[tokio::test]
+async fn a_miss_that_is_loaded_is_not_asked_for_its_life() {
+    let server = Server::start_single().await;
+    let cache = near(&server.client().await);
+    warm(&cache, "first").await;
+    let monitor = Monitor::start(&server).await;
+    let load = || async { Ok::<_, Infallible>(1_u64) };
+    let load_many = async |keys: Vec<String>| {
+        let values = keys.into_iter().map(|key| (key, 1_u64));
+        Ok::<_, Infallible>(values.collect::<HashMap<_, _>>())
+    };
+    let asked = async |key: &str| {
+        let commands = monitor.commands(&server, key).await;
+        let lives = commands.iter().filter(|line| line.contains("PTTL"));
+        lives.count()
+    };
+    cache.memoize("k", MINUTE, load).await.expect("loaded");
+    let stale = cache.memoize("s", MINUTE, load).stale(MINUTE);
+    stale.await.expect("loaded");
+    let many = cache.memoize_many(["m"], MINUTE, load_many).await;
+    many.expect("an outcome").remove(0).expect("loaded");
+    for key in ["{c:k}", "{c:s}", "{c:m}"] {
+        assert_eq!(asked(key).await, 0, "{key}");
+    }
+    // A hit is kept near, and is.
+    warm(&cache, "k").await;
+    assert!(asked("{c:k}").await > 0);
+}
+
+#[tokio::test]
 async fn all_callers_share_one_decoded_value() {
     let server = Server::start().await;
     let cache = near(&server.client().await);
