@@ -11,23 +11,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::Instrument as _;
+use tokio::time::{Instant, sleep_until};
 
 use super::fallback::{Fallback, may_be_served_over, out_of_patience};
+use super::launch;
 use crate::cache::Cache;
-use crate::cache::load::flight;
 use crate::cache::load::flight::{Follower, Outcome};
-use crate::cache::load::flights::{Leader, LoadChain, Role};
+use crate::cache::load::flights::{LoadChain, Role};
 use crate::cache::load::gather::Member;
 use crate::cache::load::loading::RunLoader;
 use crate::cache::load::rounds::Rounds;
 use crate::cache::load::waits::Waiting;
-use crate::cache::load::{Ended, Load, Replaced};
 use crate::cache::load_options::{EarlyRefresh, Kept, LoadOptions, Serves};
 #[cfg(feature = "near")]
-use crate::cache::near::{self, held::NearHit};
+use crate::cache::near;
 use crate::cache::outage::{Did, Outage};
 use crate::cache::read::early::Draws;
 use crate::cache::read::fetch;
@@ -36,12 +33,14 @@ use crate::cache::read::reading::{Miss, ReadFrom, Reading};
 use crate::cache::read::shared::{Found, Freshness, How, Reader, Shared, Slow, Turn};
 use crate::cache::stats::Timed;
 use crate::cache::store_request::StoreRequest;
-use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::error::Result;
 use crate::key::Key;
 use crate::name::Name;
-use crate::pulse::TICK;
 use crate::tags::Tag;
 use crate::time::Patience;
+
+#[cfg(feature = "near")]
+mod held;
 
 /// What a call asks for, parsed.
 pub(super) struct Call {
@@ -153,62 +152,6 @@ impl Call {
         tracing::trace!(target: "hedgerow::cache", cache = &*cache.setup.name, key = key.shown().as_str(), "hit");
         cache.setup.counts.hits.one_more();
         self.end(reader, || Ok(Found::Hit(value.clone())));
-    }
-
-    /// Returns the value that the near cache holds, and counts it.
-    #[cfg(feature = "near")]
-    fn near_hit<V: Send + Sync + 'static>(&self) -> Option<Arc<V>> {
-        let value = self.near_value(self.want)?;
-        self.hit(None, &value);
-        Some(value)
-    }
-
-    /// Returns the value that the near cache holds, unless its early refresh is due: then the entry
-    /// is read, which begins it. Counts that no command was needed.
-    #[cfg(feature = "near")]
-    pub(super) fn near_value<V: Send + Sync + 'static>(&self, want: Want) -> Option<Arc<V>> {
-        let setup = &self.cache.setup;
-        let (near, client, key) = (
-            setup.near.as_ref()?,
-            &self.cache.client,
-            self.value.as_str(),
-        );
-        let hit = match want.early() {
-            None => near.hit(client, key),
-            // While this process loads it, nothing is begun by another read.
-            Some(draws) => near.hit_early(client, key, draws, || {
-                self.cache.state().refreshing.is_under_way(&self.value)
-            }),
-        };
-        match hit? {
-            NearHit::Value(value) => {
-                setup.counts.near_hits.one_more();
-                Some(value)
-            }
-            // Loaded as if it were not known: the lease is asked for in any case.
-            NearHit::Absent => None,
-        }
-    }
-
-    /// Returns the value that the near cache holds although the read has failed: one whose early
-    /// refresh is due, or one that it may serve because the server is out. Counts it.
-    #[cfg(feature = "near")]
-    fn held_yet<V: Send + Sync + 'static>(&self, error: &Error) -> Option<Arc<V>> {
-        self.near_value(Want::STALE)
-            .or_else(|| self.in_grace(error))
-    }
-
-    /// Returns the value that the near cache may serve because the server is out, and counts it.
-    #[cfg(feature = "near")]
-    fn in_grace<V: Send + Sync + 'static>(&self, error: &Error) -> Option<Arc<V>> {
-        match self.cache.known_in_grace(&self.value, error)? {
-            NearHit::Value(value) => {
-                self.cache.setup.counts.near_grace.one_more();
-                Some(value)
-            }
-            // Loaded, if that is possible.
-            NearHit::Absent => None,
-        }
     }
 
     /// Gets the value loaded, or a stale value if the load fails or takes too long.
@@ -360,8 +303,14 @@ impl Call {
                             self.wait(&mut waiting)?;
                             let (request, member) = (self.request()?, self.member.clone());
                             let found = (miss, old);
-                            return run_flight(request, open, found, rounds, (loader, member))
-                                .await;
+                            return launch::run_flight(
+                                request,
+                                open,
+                                found,
+                                rounds,
+                                (loader, member),
+                            )
+                            .await;
                         }
                     }
                 }
@@ -533,40 +482,14 @@ impl Call {
     where
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let (cache, value) = (&self.cache, old.taken.clone());
-        let counts = &cache.setup.counts;
+        let (counts, value) = (&self.cache.setup.counts, old.taken.clone());
         counts.hits.one_more();
         if let Age::Stale(_) = old.age {
             counts.stale_served.one_more();
         }
-        let (state, key) = (cache.state(), self.key.shown());
         // Whatever was wrong with the request would have failed before the read.
-        let (Ok(request), Ok(terms)) = (self.request(), cache.terms()) else {
-            return value;
-        };
-        // The load, and what it asks the server before and after it.
-        let longest = terms.max_load.duration() + LONGEST_AROUND_A_LOAD;
-        if let Some(refresh) = state.refreshing.begin(&self.value, longest) {
-            counts.refreshes.one_more();
-            let (name, key) = (&*cache.setup.name, key.as_str());
-            let span = tracing::debug_span!(target: "hedgerow::cache", "load", cache = name, key);
-            let patience = cache.setup.patience;
-            let open = state.flights.alone(&self.value, patience);
-            let rounds = Rounds::begin(terms, patience.limit());
-            let old = Replaced::of(old, &miss);
-            let load = Load::behind(request, open, (miss, old), rounds);
-            let load = load.joining(self.member.clone());
-            // No call waits. If another process loads, this ends at once.
-            let (creator, _) = oneshot::channel();
-            let load = async move {
-                // Otherwise, the next call would begin another load at once.
-                if load.run(loader, creator).await == Ended::Otherwise {
-                    tokio::time::sleep(BETWEEN_REFRESHES).await;
-                }
-                drop(refresh);
-            };
-            // It ends by itself, as every load does. A panic of the loader is caught.
-            cache.client.spawner().spawn(load.instrument(span));
+        if let Ok(request) = self.request() {
+            launch::refresh(request, (old, miss), (loader, self.member.clone()));
         }
         value
     }
@@ -613,73 +536,6 @@ impl Call {
         }
     }
 }
-
-/// Starts a flight and waits for it. `read` is what the read came to, or why the flight does
-/// without Redis, and the stale value that was found.
-async fn run_flight<V>(
-    request: StoreRequest,
-    open: Leader,
-    read: (Result<Miss>, Option<Replaced<V>>),
-    rounds: Rounds,
-    (loader, member): (RunLoader<V>, Option<Arc<Member>>),
-) -> Result<Arc<V>>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    let (creator, value) = oneshot::channel();
-    let name = request.place.name.clone();
-    let cache = &*request.cache.setup.name;
-    let span =
-        tracing::debug_span!(target: "hedgerow::cache", "load", cache, key = name.shown().as_str());
-    let spawner = request.cache.client.spawner().clone();
-    let limit = request.cache.setup.patience.limit();
-    let (flight, since) = (open.flight().clone(), Instant::now());
-    let load = Load::new(request, open, read, rounds).joining(member);
-    let load = async move {
-        load.run(loader, creator).await;
-    };
-    let mut launched = spawner.launch(load.instrument(span));
-    let mut value = pin!(value);
-    loop {
-        let look = flight.look(since, limit).min(Instant::now() + TICK);
-        match timeout_at(rounds.over().min(look), &mut value).await {
-            Ok(Ok(outcome)) => return outcome,
-            Ok(Err(_)) => {
-                return Err(Error::new(
-                    ErrorKind::Disconnected,
-                    "the load ended without an answer: its runtime has shut down, or its task has \
-                     panicked; call again",
-                )
-                .with_fate(Fate::Unanswered)
-                .with_key(&name));
-            }
-            // The load goes on, for calls that come later.
-            Err(_) if look >= rounds.over() => {
-                return Err(Rounds::out_of_time().with_key(&name));
-            }
-            // The flight waits on, for calls with more time, and stores what it has loaded.
-            Err(_) if flight.is_unanswered(since, limit) => match flight.has_loaded() {
-                Some(Outcome::Value { value, .. }) => match value.downcast() {
-                    Ok(value) => return Ok(value),
-                    Err(_) => unreachable!("the opener has loaded this"),
-                },
-                Some(Outcome::Failed { error, .. }) => return Err(error.about(&name)),
-                None if !flight.has_begun() => {
-                    return Err(flight::unanswered().with_key(&name));
-                }
-                _ => launched.look(),
-            },
-            Err(_) => launched.look(),
-        }
-    }
-}
-
-/// The pause after a load behind a value that has come to nothing: it was left to another process,
-/// has failed, or its value was not to be stored. Calls are served the old value meanwhile.
-const BETWEEN_REFRESHES: Duration = Duration::from_millis(500);
-
-/// What a load behind a value may take beside its loader, before another one may begin.
-const LONGEST_AROUND_A_LOAD: Duration = Duration::from_secs(60);
 
 /// How often a call waits for reads of others: for one that began before it, and one that began
 /// after. Once more if one of them came to nothing.

@@ -15,6 +15,7 @@ mod get_many;
 pub(crate) mod invalidate;
 mod judged;
 pub(crate) mod keys;
+mod launch;
 pub(crate) mod memo;
 pub(crate) mod memoize;
 pub(crate) mod memoize_many;
