@@ -12,13 +12,14 @@
 //! that the replica itself holds at the same moment. Everything else is asked of the primary:
 //! whether something is missing, and which generations a load is stamped with.
 
-use std::pin::pin;
+mod elsewhere;
+mod timed;
+
 use std::slice;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, Either, join_all, select};
+use futures::future::{BoxFuture, join_all};
 use serde::de::DeserializeOwned;
 
 use super::answers::{Answers, Others, Place, Undecided};
@@ -32,12 +33,9 @@ use crate::codec::{HEADER, Stack, Unreadable};
 use crate::error::{Error, Result};
 use crate::key::{Key, TagId};
 use crate::net::pipeline::replies::Values;
-use crate::script::{Retry, script};
+use crate::script::script;
 use crate::tags::{Snapshot, Tag};
 use crate::time::Deadline;
-use crate::topology::placement::ReadOther;
-use crate::wire::command::plain;
-use crate::wire::value::integer;
 
 script!(DISCARD = "discard.lua");
 
@@ -265,87 +263,6 @@ impl<'f> Fetch<'f> {
         Box::pin(self.settle(open, keys, answers, readings)).await
     }
 
-    /// As [`look`](Self::look), and asks how long the entries still live.
-    ///
-    /// That tells the time by which an entry is judged, and does so only if it was said of this
-    /// entry: of one that has taken its place meanwhile, more would be left, and the entry would
-    /// seem to be fresh. So it must have been said before the entry was read. Both are sent over
-    /// one connection, in this order, so it was said before if it was sent once and is answered
-    /// before the read. If that is not sure, no time is known, and an entry that needs it is read
-    /// again.
-    ///
-    /// An entry of 64 KiB or more has a connection of its own, where the order of the answers is
-    /// all that is known. If it is replaced just while both are under way, the replaced entry may
-    /// be judged as if it had been read before it was stale.
-    async fn look_with_time<T: Taken>(
-        &self,
-        keys: &[Key],
-        readings: &mut [Place<T>],
-    ) -> Result<()> {
-        let client = &self.cache.client;
-        let wanted = Wanted::new(client, self.tags, keys, self.ring);
-        let detours = client.detours();
-        let unproved = || vec![Left::Unread; keys.len()];
-        let (left, found) = {
-            let lives = wanted.keys[..keys.len()].iter().map(|key| async move {
-                let left = client.command_once(plain("PTTL", key), key, self.deadline);
-                left.await.and_then(integer).map_or(Left::Unread, left_of)
-            });
-            let (lives, read) = (pin!(join_all(lives)), pin!(self.found(&wanted.keys)));
-            match select(lives, read).await {
-                Either::Left((left, read)) => (left, read.await?),
-                // Both may have come since the times were looked at.
-                Either::Right((found, lives)) => {
-                    (lives.now_or_never().unwrap_or_else(unproved), found?)
-                }
-            }
-        };
-        let left = match client.detours() == detours {
-            true => left,
-            // It may have been sent again, to another server.
-            false => unproved(),
-        };
-        let answers = self.answers(wanted, found, left);
-        let open = answers.judged(readings);
-        if open.is_empty() {
-            return Ok(());
-        }
-        Box::pin(self.settle(open, keys, answers, readings)).await
-    }
-
-    /// As [`look_with_time`](Self::look_with_time), one after the other.
-    async fn look_with_time_before<T: Taken>(
-        &self,
-        keys: &[Key],
-        readings: &mut [Place<T>],
-    ) -> Result<()> {
-        let client = &self.cache.client;
-        let wanted = Wanted::new(client, self.tags, keys, self.ring);
-        let lives = wanted.keys[..keys.len()].iter().map(|key| async move {
-            let left = client.command(plain("PTTL", key), key, Retry::Reads, self.deadline);
-            left.await.and_then(integer).map(left_of)
-        });
-        let (mut left, mut untimed) = (Vec::with_capacity(keys.len()), Vec::new());
-        for (at, life) in join_all(lives).await.into_iter().enumerate() {
-            match (life, self.failing) {
-                (Ok(life), _) => left.push(life),
-                (Err(error), Failing::All) => return Err(error),
-                (Err(error), Failing::Each) => {
-                    left.push(Left::Unread);
-                    untimed.push((at, error));
-                }
-            }
-        }
-        let (found, mut lost) = self.found(&wanted.keys).await?;
-        lost.append(&mut untimed);
-        let answers = self.answers(wanted, (found, lost), left);
-        let open = answers.judged(readings);
-        if open.is_empty() {
-            return Ok(());
-        }
-        Box::pin(self.settle(open, keys, answers, readings)).await
-    }
-
     /// Reads `keys`. Also returns those that could not be read, with the position of each, if the
     /// read goes on without them.
     async fn found(&self, keys: &[Key]) -> Result<(Values, Vec<(usize, Error)>)> {
@@ -379,75 +296,6 @@ impl<'f> Fetch<'f> {
             want: self.want,
             stack: self.stack,
         }
-    }
-
-    /// As [`look`](Self::look), with what a replica has. What no replica has is read from the
-    /// primary.
-    async fn look_at_replica<T: Taken>(
-        &self,
-        keys: &[Key],
-        readings: &mut [Place<T>],
-    ) -> Result<()> {
-        let client = &self.cache.client;
-        let primary = Self {
-            from: ReadFrom::Primary,
-            ..*self
-        };
-        let wanted = Wanted::new(client, self.tags, keys, self.ring);
-        let found = client.read_replica(&wanted.keys, self.deadline);
-        let Some(found) = found.await else {
-            return Box::pin(primary.look(keys, readings)).await;
-        };
-        let answers = self.answers(wanted, (found, Vec::new()), Vec::new());
-        let mut open = answers.judged(readings);
-        self.judge_again(&mut open, &answers, readings).await?;
-        // Also what is invalid there: the replica may only be behind. What has a stale window is
-        // judged by the clock of the primary, which has given it its deadlines.
-        let mut missing: Vec<usize> = open.missed.into_iter().map(|(at, _)| at).collect();
-        missing.extend(open.untimed);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let rest = Box::pin(primary.look_for_some(keys, &missing)).await?;
-        for (at, reading) in missing.into_iter().zip(rest) {
-            readings[at] = reading;
-        }
-        Ok(())
-    }
-
-    /// Looks for the misses on the other ring, if it may have them.
-    async fn look_elsewhere<T: Taken>(
-        &self,
-        keys: &[Key],
-        readings: &mut [Place<T>],
-    ) -> Result<()> {
-        let mut missing = Vec::new();
-        for (at, (key, reading)) in keys.iter().zip(&*readings).enumerate() {
-            let Some(Ok(Reading::Miss(miss))) = reading else {
-                continue;
-            };
-            let copies = self.cache.client.copies(key);
-            // An entry that was judged here may have been stamped with the generations there.
-            let may_be_there = copies.other.is_some() || !miss.seen.is_empty();
-            if copies.read == ReadOther::WhenMissing && may_be_there {
-                missing.push(at);
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let other = Self {
-            ring: Ring::Other,
-            ..*self
-        };
-        // In a box, so that the future of a hit stays small.
-        let found = Box::pin(other.look_for_some(keys, &missing)).await?;
-        for (at, reading) in missing.into_iter().zip(found) {
-            if let hit @ Some(Ok(Reading::Hit(_)) | Err(_)) = reading {
-                readings[at] = hit;
-            }
-        }
-        Ok(())
     }
 
     /// Reads and judges the keys at the positions `some`.
@@ -606,16 +454,6 @@ pub(in crate::cache) async fn record<V: DeserializeOwned>(
         Some(Ok(Reading::Hit(value))) => Arc::into_inner(value),
         _ => None,
     })
-}
-
-/// How long a key still lives, as `PTTL` says.
-fn left_of(millis: Option<i64>) -> Left {
-    match millis {
-        // It has no end.
-        Some(-1) => Left::Long,
-        // There is no key. If an entry was read all the same, it may have just ended.
-        left => Left::Millis(left.and_then(|left| u64::try_from(left).ok()).unwrap_or(0)),
-    }
 }
 
 /// Reads the present generations of `tags`.
