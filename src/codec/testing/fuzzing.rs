@@ -1,7 +1,7 @@
 //! Entry points for the fuzzers and for the replay of their corpora. Not part of the public API.
 //!
 //! Invariant: each function takes any bytes, and panics only if a promise of the stack is broken.
-//! `fuzz/fuzz_targets/` and `tests/it/fuzz_corpora.rs` call them.
+//! `fuzz/fuzz_targets/` and `tests/it/codec/corpora.rs` call them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::decode;
+#[cfg(feature = "encrypt")]
+use crate::codec::HEADER;
 use crate::codec::format::{cbor, json, raw};
 use crate::codec::{Codec, Compression, Envelope, Outcome, Stack};
 use crate::codec::{compress, envelope as format};
@@ -87,6 +89,39 @@ pub fn zstd(data: &[u8]) {
 pub fn deflate(data: &[u8]) {
     compressed(Compression::Gzip, data);
     compressed(Compression::Zlib, data);
+}
+
+/// An entry that is sealed, and bytes to seal.
+#[cfg(feature = "encrypt")]
+pub fn encrypt(data: &[u8]) {
+    const AT: &str = "hr:v:{c:k}";
+    let keyring = crate::codec::Keyring::new(SEALED_BY, &[7; 32]).expect("an id");
+    let stack = Stack {
+        codec: Codec::Raw,
+        keyring: Some(keyring),
+        ..Stack::default()
+    };
+    let opened = |at: &str, entry: &[u8]| {
+        let envelope = Envelope::parse(entry).ok()?;
+        stack.decoder(at).decode::<Vec<u8>>(&envelope).ok()
+    };
+    // Anybody may have written it.
+    let mut mended = data.to_vec();
+    format::rewrite_checksum(&mut mended);
+    opened(AT, data);
+    opened(AT, &mended);
+
+    let sealed = stack.entry(AT, data, &[], Duration::ZERO).expect("bytes").0;
+    assert_eq!(opened(AT, &sealed).as_deref(), Some(data));
+    assert_eq!(opened("hr:v:{c:other}", &sealed), None, "it was moved");
+    let sum = data
+        .iter()
+        .fold(0_usize, |sum, byte| sum * 31 % 65_521 + usize::from(*byte));
+    let mut forged = sealed;
+    let at = HEADER + sum % (forged.len() - HEADER);
+    forged[at] ^= 1 << (sum % 8);
+    format::rewrite_checksum(&mut forged);
+    assert_eq!(opened(AT, &forged), None, "it was changed");
 }
 
 /// A type that nests in itself by options, lists and variants.
@@ -181,6 +216,10 @@ fn packed(compressor: Compression, plain: &[u8]) {
         entry(&sealed);
     }
 }
+
+/// The id of the key that the seeds of sealed entries name.
+#[cfg(feature = "encrypt")]
+pub(super) const SEALED_BY: u32 = 7;
 
 /// The most bytes that any input here may decode to.
 const CAP: usize = 1 << 20;

@@ -145,6 +145,8 @@ fn everything(data: &[u8]) {
     fuzzing::zstd(data);
     #[cfg(feature = "deflate")]
     fuzzing::deflate(data);
+    #[cfg(feature = "encrypt")]
+    fuzzing::encrypt(data);
 }
 
 fn encoded<V: Serialize>(stack: &Stack, value: &V, stamps: &[Stamp], cost: u32) -> Vec<u8> {

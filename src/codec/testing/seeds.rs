@@ -28,6 +28,8 @@ fn write_seeds() {
         ("zstd", zstd()),
         #[cfg(feature = "deflate")]
         ("deflate", deflate()),
+        #[cfg(feature = "encrypt")]
+        ("encrypt", encrypt()),
     ];
     for (target, seeds) in [("envelope", envelopes())].into_iter().chain(payloads) {
         let folder = corpus.join(target);
@@ -80,6 +82,30 @@ fn envelopes() -> Seeds {
     envelope::rewrite_checksum(&mut none);
     seeds.push(("none-of-a-custom-codec".to_owned(), none));
     seeds
+}
+
+#[cfg(feature = "encrypt")]
+fn encrypt() -> Seeds {
+    let mut head = golden::entries().remove(0).1;
+    head.truncate(HEADER);
+    // In the raw codec, not compressed, with the id of the key that the fuzzer has.
+    head[1] = 0x20;
+    head[35] = super::fuzzing::SEALED_BY as u8;
+    let of = |name: &str, payload: usize| {
+        let mut entry = [&head[..], &vec![0; payload]].concat();
+        envelope::rewrite_checksum(&mut entry);
+        (name.to_owned(), entry)
+    };
+    vec![
+        ("nothing".to_owned(), Vec::new()),
+        ("text".to_owned(), b"as it is".to_vec()),
+        of("no-nonce", 0),
+        of("half-a-nonce", 12),
+        of("no-tag", 24),
+        of("half-a-tag", 32),
+        of("sealed-nothing", 40),
+        of("sealed-text", 100),
+    ]
 }
 
 fn cbor() -> Seeds {

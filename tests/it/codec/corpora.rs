@@ -54,6 +54,12 @@ fn deflate_corpus_breaks_no_promise() {
     replay("deflate", fuzzing::deflate);
 }
 
+#[cfg(feature = "encrypt")]
+#[test]
+fn encrypt_corpus_breaks_no_promise() {
+    replay("encrypt", fuzzing::encrypt);
+}
+
 fn replay(target: &str, check: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
