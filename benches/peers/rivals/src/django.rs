@@ -1,5 +1,5 @@
-//! `Django`: the page of the benchmarks, kept by Django's `cache_page` on django-redis and served by
-//! gunicorn, as `benches/peers/pages.py` sets it up.
+//! `Django`: the page of the benchmarks, kept by Django's `cache_page` on django-redis and served
+//! by gunicorn, as `benches/peers/pages.py` sets it up.
 //!
 //! Invariant: the processes end when this is dropped.
 
