@@ -65,8 +65,14 @@ pub(crate) fn renders() -> u64 {
 /// The handler with its page in Redis, in the cache called `name`.
 pub(crate) async fn in_redis(client: &Client, name: &str) -> Result<Router> {
     let app = layered(client.cache(name));
-    Site::serve(app.clone()).await?.ask().await?;
-    Ok(app)
+    let site = Site::serve(app.clone()).await?;
+    loop {
+        let before = renders();
+        site.ask().await?;
+        if renders() == before {
+            return Ok(app);
+        }
+    }
 }
 
 /// The handler with its page in Redis, in the cache called `name`, and in a near cache.
