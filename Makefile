@@ -10,13 +10,18 @@ ARGS ?=
 # Tests wait more than they compute: on a small machine more of them run at once.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 3 ? 6 : 2 * n)))
 # What `bench-cache` measures: parts of the names of rows.
-CACHE_ROWS ?= near_ get_many set_many remove_matching memoize_many invalidate_ open_breaker
+CACHE_ROWS ?= near_ get_many set_many remove_matching memoize_many invalidate_ \
+	open_breaker_get open_breaker_memoize
+# What `bench-web` measures, and what `bench-rivals` does.
+WEB_ROWS ?= page_ limit_ session_
+RIVAL_ROWS ?= hit/ miss/ herd
 SOAK_SECONDS ?= 1800
 HISTORY_SECONDS ?= 600
 TOPOLOGIES ?= cluster shards sentinel tls acl
 
 .PHONY: help setup browser demo shop test test-servers test-topologies examples lint doc faults soak history planted \
-	bench bench-quick bench-cache bench-codecs bench-rivals bench-report bench-figures instructions ci clean
+	bench bench-quick bench-cache bench-codecs bench-rivals bench-web bench-report bench-figures \
+	instructions ci clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,16 +93,22 @@ bench-codecs: ## Measure codecs and compressors, and those of django-redis (need
 
 bench-rivals: export CARGO_TARGET_DIR := $(CURDIR)/target
 bench-rivals: setup ## Measure hits, misses and herds against the crates cached and hitbox
-	$(CARGO) run --release --locked --manifest-path benches/peers/rivals/Cargo.toml -- --json=rivals
+	$(CARGO) run --release --locked --manifest-path benches/peers/rivals/Cargo.toml -- --json=rivals $(RIVAL_ROWS)
+
+bench-web: export CARGO_TARGET_DIR := $(CURDIR)/target
+bench-web: setup ## Measure pages, limits and sessions, against other crates and Django (needs python3 and pip)
+	$(CARGO) bench --all-features --bench side_by_side -- --json=web $(WEB_ROWS)
+	$(CARGO) run --release --locked --manifest-path benches/peers/rivals/Cargo.toml -- --json=web-rivals $(WEB_ROWS)
 
 bench-report: export CARGO_TARGET_DIR := $(CURDIR)/target
 bench-report: ## Write the tables and charts of docs/performance.md from what was measured
 	$(CARGO) run --quiet --locked --manifest-path benches/report/Cargo.toml
 
-bench-figures: ## All of the four, one after the other: under 10 minutes when they are built
+bench-figures: ## All of the five, one after the other: under 10 minutes when they are built
 	$(MAKE) bench-cache
 	$(MAKE) bench-codecs
 	$(MAKE) bench-rivals
+	$(MAKE) bench-web
 	$(MAKE) bench-report
 
 instructions: setup ## Count the instructions and allocations of single operations (needs valgrind)

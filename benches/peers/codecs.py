@@ -7,19 +7,15 @@ itself there. Speeds are MB of the payload as JSON without blanks, as `benches/c
 them, so that two speeds for one payload compare two times.
 """
 
-import hashlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
-import venv
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import environment
+
+ROOT = environment.ROOT
 BENCH = ROOT / "target" / "bench"
-REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PAYLOADS = ["1 KB", "100 KB", "10 MB"]
 
 # As benches/codecs/measure.rs has them.
@@ -27,10 +23,7 @@ SLICE, LONG, LEAST = 0.002, 0.2, 5
 
 
 def main():
-    ready = environment()
-    if Path(sys.prefix).resolve() != ready.resolve():
-        python = ready / "bin" / "python"
-        os.execv(python, [str(python), __file__, *sys.argv[1:]])
+    environment.enter()
     rows = []
     for payload in PAYLOADS:
         path = BENCH / f"payload-{payload.replace(' ', '')}.json"
@@ -59,18 +52,6 @@ def main():
     path = BENCH / "codecs-django-redis.json"
     path.write_text(json.dumps(rows, indent=1))
     print(f"written to {path.relative_to(ROOT)}")
-
-
-def environment():
-    """Returns a virtual environment with what requirements.txt names. Makes it if need be."""
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    folder = ROOT / "target" / "peers" / wanted
-    if not (folder / "ready").exists():
-        venv.create(folder, clear=True, with_pip=True)
-        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", "-r", REQUIREMENTS], check=True)
-        (folder / "ready").touch()
-    return folder
 
 
 def serializers():

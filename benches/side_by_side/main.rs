@@ -18,10 +18,16 @@ mod near;
 #[cfg(feature = "near")]
 mod near_tags;
 mod outage;
+#[cfg(all(feature = "http", feature = "near"))]
+mod page;
+#[cfg(all(feature = "http", feature = "near"))]
+mod pages;
 mod renewals;
 mod report;
 mod rivals;
 mod server_time;
+#[cfg(all(feature = "http", feature = "near"))]
+mod site;
 mod slices;
 mod topologies;
 
@@ -49,6 +55,8 @@ fn main() -> Result<()> {
         counter::run(server.url(), &runs).await?;
         #[cfg(feature = "limit")]
         limits::run(server.url(), &runs).await?;
+        #[cfg(all(feature = "http", feature = "near"))]
+        pages::run(server.url(), &runs).await?;
         lock::run(server.url(), &runs).await?;
         handoff::run(server.url(), &runs).await?;
         renewals::run(&runs).await?;

@@ -153,7 +153,7 @@ fn target(name: &str) -> Option<Target> {
 }
 
 /// A row's name is `ours/theirs@tasks`; a longer start stands before a shorter one.
-const TARGETS: [(&str, Target); 43] = [
+const TARGETS: [(&str, Target); 49] = [
     ("memoize_hit/raw_get@500", Target::AtLeast(0.95)),
     ("memoize_hit/raw_get@50", Target::AtLeast(1.2)),
     ("memoize_hit/raw_get@", Target::AtLeast(0.95)),
@@ -186,6 +186,13 @@ const TARGETS: [(&str, Target); 43] = [
     ("counter_add_beside_large/alone@", Target::AtMost(3.0)),
     ("limit_check/bare_evalsha@", Target::AtLeast(0.87)),
     ("limit_known_refusal/governor@", Target::AtLeast(0.5)),
+    ("page_near/handler@", Target::AtLeast(0.6)),
+    ("page_redis/handler@", Target::AtLeast(0.25)),
+    ("page_near/axum_response_cache@", Target::AtLeast(1.0)),
+    ("page_redis/django@", Target::AtLeast(10.0)),
+    // At most twice the time.
+    ("limit_refused/tower_governor@", Target::AtLeast(0.5)),
+    ("session_load_save/", Target::AtLeast(1.0)),
     ("lock_cycle/two_evalsha@", Target::AtLeast(0.87)),
     ("lock_cycle/rslock@1", Target::AtLeast(0.9)),
     ("lock_cycle/rslock@50", Target::AtLeast(1.0)),

@@ -10,7 +10,7 @@ use crate::figures::{CodecRow, PAIRS, Ratio, Spread};
 const PAYLOAD: &str = "100 KB";
 
 /// Rows of different kinds in one chart, by how far each is from its target.
-pub(crate) fn against_targets(path: &Path, rows: &[Ratio]) -> Result<()> {
+pub(crate) fn against_targets(path: &Path, title: &'static str, rows: &[Ratio]) -> Result<()> {
     let bars = rows.iter().filter_map(|row| {
         let target = row.target?;
         let (one, other) = (target.reached(row.low), target.reached(row.high));
@@ -23,7 +23,7 @@ pub(crate) fn against_targets(path: &Path, rows: &[Ratio]) -> Result<()> {
         })
     });
     Chart {
-        title: "The cache against its targets",
+        title,
         axis: "measured / target, or target / measured where less is better (log scale)",
         scale: Scale::Log,
         lines: vec![Line::target(1.0)],

@@ -27,11 +27,20 @@ fn main() -> Result<()> {
 
     if let Some(rows) = measured::<Ratio>(&root, "cache")? {
         page.put("cache", &tables::ratios(&rows))?;
-        charts::against_targets(&charts.join("cache.svg"), &rows)?;
+        let title = "The cache against its targets";
+        charts::against_targets(&charts.join("cache.svg"), title, &rows)?;
     }
     if let Some(rows) = measured::<Ratio>(&root, "rivals")? {
         page.put("rivals", &tables::ratios(&rows))?;
         charts::against_rivals(&charts.join("rivals.svg"), &rows)?;
+    }
+    let web = measured::<Ratio>(&root, "web")?;
+    let web_rivals = measured::<Ratio>(&root, "web-rivals")?;
+    if let (Some(mut rows), Some(rivals)) = (web, web_rivals) {
+        rows.extend(rivals);
+        page.put("web", &tables::ratios(&rows))?;
+        let title = "Pages, limits and sessions against their targets";
+        charts::against_targets(&charts.join("web.svg"), title, &rows)?;
     }
     if let Some(ours) = measured::<CodecRow>(&root, "codecs")? {
         let theirs = measured::<CodecRow>(&root, "codecs-django-redis")?.unwrap_or_default();

@@ -1,16 +1,25 @@
 //! Hits, misses and herds against the Rust crates `cached` (its asynchronous Redis store) and
-//! `hitbox` (with its Redis backend): the same calls on one server, in alternate slices.
+//! `hitbox` (with its Redis backend); pages against `axum-response-cache` and Django; refusals
+//! against `tower_governor`; sessions against `tower-sessions-redis-store`. Both sides use one
+//! server, in alternate slices.
 //!
 //! Each crate is set up as its own documentation does it. `cached` has no single flight on Redis,
 //! and `hitbox` has one within a process.
 
+mod django;
+#[path = "../../../side_by_side/page.rs"]
+mod page;
+mod pages;
+mod refusals;
 #[allow(dead_code, reason = "the other benchmark uses the rest")]
 #[path = "../../../side_by_side/report.rs"]
 mod report;
+mod sessions;
+#[path = "../../../side_by_side/site.rs"]
+mod site;
 #[allow(dead_code, reason = "the other benchmark uses the rest")]
 #[path = "../../../side_by_side/slices.rs"]
 mod slices;
-
 mod stores;
 
 use std::net::TcpListener;
@@ -41,6 +50,9 @@ fn main() -> Result<()> {
             misses(rival, &ours, &theirs, &runs).await?;
             herds(rival, &url, &runs).await?;
         }
+        pages::run(&url, &runs).await?;
+        refusals::run(&url, &runs).await?;
+        sessions::run(&url, &runs).await?;
         runs.finish(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.."))
     })
 }
