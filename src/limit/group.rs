@@ -12,7 +12,6 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::decision::{DecidedBy, Decision, Verdict};
-use super::limiter::room;
 use super::outage::LimitOutage;
 use super::quota::Quota;
 use super::refusals::{Asked as Noted, Known};
@@ -317,7 +316,7 @@ impl CheckAll {
             terms.check(self.cost)?;
             let part = setup.part.as_ref().map(Name::real);
             let space = setup.client.namespace();
-            let keys = space.grouped_limit((&setup.name, part), limit, room(*quota))?;
+            let keys = space.grouped_limit((&setup.name, part), limit, &terms.room())?;
             let key = keys.of(key.real()).map_err(|error| error.with_key(key))?;
             if all.iter().any(|it| it.key == key) {
                 return Err(Error::invalid(format!(

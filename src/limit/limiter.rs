@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::decision::{DecidedBy, Decision, Verdict};
 use super::local::LocalLimit;
 use super::outage::LimitOutage;
-use super::quota::{Algorithm, Quota, Terms};
+use super::quota::{Quota, Terms};
 use super::refusals::Known;
 use super::scripts::{Asked, give_back, peek, take};
 use super::state::LimitState;
@@ -76,15 +76,17 @@ impl Client {
     ///
     /// Give all processes the same quota. While they differ, as during a deployment, each call is
     /// judged by its own quota, on what all of them have taken. Another
-    /// [algorithm](Quota::sliding_window) begins anew.
+    /// [algorithm](Quota::sliding_window), or a sliding window of another length, begins anew.
     ///
     /// By default, a call that meets an outage [fails](LimitOutage::Fail), and does so at once
     /// while the circuit breaker is open: calls have the deadline and the setting for outages of
     /// [caches](crate::ClientBuilder::cache_deadline).
     pub fn rate_limiter(&self, name: &str, quota: Quota) -> RateLimiter {
         let state = self.shared(LimitState::default);
-        let keys = self.namespace().limiter(name, room(quota));
-        let parsed = keys.and_then(|keys| Ok((keys, quota.terms()?)));
+        let parsed = quota.terms().and_then(|terms| {
+            let keys = self.namespace().limiter(name, &terms.room())?;
+            Ok((keys, terms))
+        });
         let counts = state.counts.of(self.namespace().as_str(), name);
         RateLimiter {
             setup: Arc::new(Setup {
@@ -311,14 +313,6 @@ impl RateLimiter {
             terms: *terms,
             cost,
         })
-    }
-}
-
-/// What stands in the keys of a limit, before its name.
-pub(super) fn room(quota: Quota) -> &'static str {
-    match quota.algorithm() {
-        Algorithm::Gcra => "r",
-        Algorithm::SlidingWindow => "w",
     }
 }
 

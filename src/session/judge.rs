@@ -10,12 +10,14 @@ use super::stored::Stored;
 /// What a save does if another request has saved the session after this one had loaded it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Conflict {
-    /// It overwrites what the other has saved, and is counted. The default: a save that fails
-    /// turns the response into an error 500 when the handler has done its work, and a browser that
+    /// It overwrites what the other has saved, and is counted. If the other has changed to whom the
+    /// session belongs, it changes nothing, and is counted. The default: a save that fails turns
+    /// the response into an error 500 when the handler has done its work, and a browser that
     /// repeats the request repeats that work.
     #[default]
     LastWriteWins,
-    /// It fails, and nothing is changed. [`Trouble::from`](super::Trouble) recognises the error.
+    /// It fails, and nothing is changed. [`Trouble::from`](super::Trouble) recognises the error. A
+    /// session that gets another id is stored all the same, and counted: the old one is gone.
     Refuse,
 }
 
@@ -28,6 +30,8 @@ pub(super) enum Verdict {
     /// It overwrites what another request has saved meanwhile.
     Overwrite,
     Refuse,
+    /// It changes nothing, since another request has changed to whom the session belongs.
+    Yield,
     /// It changes nothing: for this request, the session has ended.
     Drop,
 }
@@ -64,12 +68,10 @@ pub(super) fn judge(
         return Verdict::Slide;
     }
     // Both have changed it. Even if both have stored the same: two that count up do.
-    if stored.user != new.user {
-        return Verdict::Drop;
-    }
     match conflict {
-        Conflict::LastWriteWins => Verdict::Overwrite,
         Conflict::Refuse => Verdict::Refuse,
+        Conflict::LastWriteWins if stored.user != new.user => Verdict::Yield,
+        Conflict::LastWriteWins => Verdict::Overwrite,
     }
 }
 

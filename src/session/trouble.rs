@@ -109,6 +109,13 @@ pub(super) fn contended() -> session_store::Error {
     ))
 }
 
+pub(super) fn not_deleted() -> session_store::Error {
+    session_store::Error::Backend(format!(
+        "{UNAVAILABLE}: the session could not be given another id, since its delete has failed; \
+         nothing was changed; repeat the request"
+    ))
+}
+
 pub(super) fn no_id() -> session_store::Error {
     session_store::Error::Backend(
         "the session store failed: each id that was drawn has a session; is the generator of \

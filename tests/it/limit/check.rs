@@ -150,7 +150,7 @@ async fn something_else_at_the_key_is_an_error_and_is_left_alone() {
         .expect("the format key is set");
     for (key, quota) in [
         ("hr:r:{api:a}", Quota::per_second(5)),
-        ("hr:w:{api:a}", Quota::per_second(5).sliding_window()),
+        ("hr:w1000000:{api:a}", Quota::per_second(5).sliding_window()),
     ] {
         let limiter = client.rate_limiter("api", quota);
         for command in [["SET", key, "other"], ["SADD", key, "other"]] {
