@@ -40,7 +40,9 @@ impl Notes {
             let index = key(cache, id);
             let mut command = plain("ZSCORE", &index);
             command.arg(name.real());
-            let score = cache.client.command(command, &index, Retry::Reads, deadline);
+            let score = cache
+                .client
+                .command(command, &index, Retry::Reads, deadline);
             Result::Ok(spelt(&score.await?).map(|score| {
                 let name = name.real().to_owned();
                 (id, Noted { name, score })
