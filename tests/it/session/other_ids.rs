@@ -180,16 +180,21 @@ async fn a_new_id_that_loses_nothing_is_no_conflict() {
     let server = Server::start().await;
     let store = store(&server).await;
     for content in [json!({"a": 1}), json!({"user": "7", "a": 1})] {
-        // Others have moved the end, and this request has saved itself.
-        let id = created(&store, content).await.id;
+        // Others have only moved the end.
+        let id = created(&store, content.clone()).await.id;
         let (renews, reads) = (request(&store, id), request(&store, id));
-        renews.load().await.expect("loaded");
+        renews.insert("a", 2).await.expect("loaded");
         reads.set_expiry(Some(Expiry::OnInactivity(HOUR * 5)));
         reads.save().await.expect("saved");
-        renews.insert("a", 2).await.expect("loaded");
-        renews.save().await.expect("saved");
         renews.cycle_id().await.expect("an answer");
-        renews.insert("a", 3).await.expect("loaded");
+        renews.save().await.expect("saved");
+        // This request has saved itself.
+        let renews = request(&store, created(&store, content).await.id);
+        for value in [2, 3] {
+            renews.insert("a", value).await.expect("loaded");
+            renews.save().await.expect("saved");
+        }
+        renews.cycle_id().await.expect("an answer");
         renews.save().await.expect("saved");
     }
     assert_eq!(store.stats().conflicts, 0);
