@@ -3,7 +3,6 @@
 //! Invariant: nothing happens before the first poll. [`RateLimiter::check`] makes it.
 
 use std::future::IntoFuture;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 

@@ -51,14 +51,18 @@ use crate::{Cache, Outage};
 ///   made up, or had before a logout, becomes that of a session.
 /// - A session ends when its record says, without jitter. Only the difference between its end and
 ///   the clock of this process is used.
-/// - An outage is an error, never a session that is not there: nobody is logged out by it.
+/// - An outage is an error, never a session that is not there, and no session ends by it. A session
+///   that gets another id (`cycle_id`) is stored when its request ends: if Redis fails in between,
+///   the request gets an error, and the session has ended.
 ///
 /// # Two requests at once
 /// tower-sessions loads a session as a whole, and saves it as a whole when the response is there. A
 /// request that changed nothing only moves the end. One that changed something finds out whether
 /// another request has saved the session since it was loaded, and does as [`Conflict`] says. In any
 /// case, a save never changes whose session it is over the save of another request. `clear` forgets
-/// what was loaded, so a session that was cleared overwrites whatever is there.
+/// what was loaded, so a session that was cleared overwrites whatever is there. A session that gets
+/// another id stores what its request had loaded or changed, and that is counted if another request
+/// had changed the data meanwhile.
 #[derive(Debug, Clone)]
 pub struct SessionStore {
     pub(super) cache: Cache,
@@ -104,9 +108,10 @@ impl SessionStore {
     /// [`revoke`](Self::revoke) need it, and so does the promise that a logout is final also for a
     /// request that gives the session another id (`cycle_id`) after the logout.
     ///
-    /// The session carries a tag of its user, and the cache [keeps an index](Cache::index_tags) of
-    /// it. In Redis, the user is in the session, which [`Cache::encrypt`] encrypts, and as a digest
-    /// in the tag. A session that changes from one user to another without a new id carries the
+    /// Let the user be an id that never changes. The session carries a tag of its user, and the
+    /// cache [keeps an index](Cache::index_tags) of it. In Redis, the user is in the session, which
+    /// [`Cache::encrypt`] encrypts, and as a digest in the tag, which anybody recognises who guesses
+    /// the user. A session that changes from one user to another without a new id carries the
     /// tags of both.
     #[must_use]
     pub fn user(mut self, user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static) -> Self {

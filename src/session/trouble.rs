@@ -26,8 +26,8 @@ use crate::{Error, ErrorKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trouble {
-    /// Redis is out, or did not answer in time. Nobody is logged out by that: the same call may
-    /// succeed later.
+    /// Redis is out, or did not answer in time. No session that is stored ends by that: the same
+    /// call may succeed later.
     Unavailable,
     /// Another request has saved the session meanwhile: see
     /// [`Conflict::Refuse`](super::Conflict::Refuse).

@@ -118,7 +118,7 @@ async fn another_type_at_the_second_key_leaves_the_first_alone() {
     let server = Server::start_single().await;
     let limits = logins(&server.client().await);
     server
-        .run::<()>(&["SADD", "hr:w900000000:{login}:account:ada", "x"])
+        .run::<()>(&["SADD", "hr:w86400000000:{login}:account:ada", "x"])
         .await;
     let error = limits.check_all("ada").await.expect_err("no limit");
     assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
