@@ -263,3 +263,24 @@ async fn a_new_id_that_is_stored_after_a_logout_everywhere_has_ended() {
     assert_eq!(store.stats().dropped, 1);
     assert_eq!(server.keys("hr:v:*").await, Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_full_redis_refuses_what_stores_and_nothing_that_ends_a_session() {
+    let server = Server::start_single().await;
+    let store = super::store(&server).await;
+    let mut ids = Vec::new();
+    for content in [json!({"user": "7"}), json!({"user": "7"}), json!({})] {
+        ids.push(created(&store, content).await.id);
+    }
+    let writes = request(&store, ids[0]);
+    writes.insert("a", 1).await.expect("loaded");
+    let _: redis::Value = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    unavailable(store.create(&mut record(json!({"user": "7"}))).await);
+    let error = writes.save().await.expect_err("it is full");
+    assert_eq!(Trouble::from(&error), Trouble::Unavailable, "{error}");
+    for (id, by) in ids.iter().zip(["revoke", "everywhere", "delete"]) {
+        assert!(is_there(&store, *id).await, "{by}");
+        logout(&store, *id, by).await;
+        assert!(!is_there(&store, *id).await, "{by}");
+    }
+}
