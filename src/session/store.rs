@@ -111,8 +111,8 @@ impl SessionStore {
     /// Let the user be an id that never changes. The session carries a tag of its user, and the
     /// cache [keeps an index](Cache::index_tags) of it. In Redis, the user is in the session, which
     /// [`Cache::encrypt`] encrypts, and as a digest in the tag. A reader who guesses the user
-    /// recognises that digest. A session that changes from one user to another without a new id carries the
-    /// tags of both.
+    /// recognises that digest. A session that changes from one user to another without a new id
+    /// carries the tags of both.
     #[must_use]
     pub fn user(mut self, user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static) -> Self {
         self.cache = self.cache.index_tags();
