@@ -24,8 +24,8 @@ impl Client {
     /// - locks and permits that are held, or were dropped and not yet released. Otherwise others
     ///   would wait for the end of their leases;
     /// - loads, also those that no call waits for any more, and refreshes behind stale values;
-    /// - turns of a [limit](crate::Client::rate_limiter) that are reserved, or were dropped and not yet
-    ///   given back. Otherwise others would wait behind turns that nobody uses;
+    /// - turns of [limits](crate::Client::rate_limiter) that are reserved, or were dropped and not
+    ///   yet given back. Otherwise others would wait behind turns that nobody uses;
     /// - invalidations that could not be delivered: see
     ///   [`Cache::undelivered`](crate::Cache::undelivered).
     ///

@@ -4,7 +4,6 @@
 //! an entry that is stored again meanwhile stays in the index. `take` reads and forgets.
 
 use futures::future::try_join_all;
-use redis::Value;
 
 use super::key;
 use super::pages::{self, Noted};
@@ -17,6 +16,7 @@ use crate::name::Name;
 use crate::script::Retry;
 use crate::time::Deadline;
 use crate::wire::command::plain;
+use crate::wire::value::parsed;
 
 /// The notes of one entry, one in the index of each of its tags.
 #[derive(Debug, Default)]
@@ -43,8 +43,11 @@ impl Notes {
             let score = cache
                 .client
                 .command(command, &index, Retry::Reads, deadline);
-            Result::Ok(spelt(&score.await?).map(|score| {
+            let score: Option<f64> = parsed(score.await?)?;
+            Result::Ok(score.map(|score| {
                 let name = name.real().to_owned();
+                // A whole number, as scripts spell it.
+                let score = format!("{score:.0}");
                 (id, Noted { name, score })
             }))
         });
@@ -58,14 +61,5 @@ impl Notes {
             pages::forget(cache, id, std::slice::from_ref(&noted), deadline).await
         });
         try_join_all(forgets).await.map(drop)
-    }
-}
-
-/// A score as scripts spell it: it is a whole number.
-fn spelt(score: &Value) -> Option<String> {
-    match score {
-        Value::Double(score) => Some(format!("{score:.0}")),
-        Value::BulkString(text) => String::from_utf8(text.clone()).ok(),
-        _ => None,
     }
 }

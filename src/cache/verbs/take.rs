@@ -54,10 +54,14 @@ impl Cache {
             let Some::<(Arc<V>, Mark)>((value, mark)) = reading.hit() else {
                 return Ok(None);
             };
-            let notes = Notes::of(self, &place.name, &mark.stamps, deadline).await?;
+            let notes = Notes::of(self, &place.name, &mark.stamps, deadline).await;
             if self.taken_out(place, &mark, deadline).await? {
-                if let Err(error) = notes.forget(self, deadline).await {
-                    // The value is taken all the same.
+                let forgotten = match notes {
+                    Ok(notes) => notes.forget(self, deadline).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = forgotten {
+                    // The value is taken all the same: an index decides nothing.
                     tracing::debug!(target: "hedgerow::cache", %error, "index not tidied");
                 }
                 return Ok(Some(value));

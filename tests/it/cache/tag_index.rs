@@ -449,6 +449,12 @@ async fn what_is_taken_leaves_the_index_unless_it_is_stored_again() {
     }
     set(&here, "a", &["t"]).await;
     let index = server.keys("hr:x:*").await.concat();
+    // Something else in the place of the index: that decides nothing.
+    server.run::<()>(&["RENAME", &index, "kept"]).await;
+    server.run::<()>(&["SET", &index, "other"]).await;
+    assert!(here.take::<u8>("a").await.expect("an answer").is_some());
+    server.run::<()>(&["RENAME", "kept", &index]).await;
+    set(&here, "a", &["t"]).await;
     let forgets = Request::any().named("evalsha").with(&index);
     let held = proxy.on(forgets, Act::Hold);
     let taken = tokio::spawn(async move { here.take::<u8>("a").await });
