@@ -3,10 +3,8 @@
 //! Invariant: a logout is final. A request that loaded the session before and ends after it brings
 //! nothing back; the session store sees to that. No page here is kept by a browser or a cache.
 
-use std::net::SocketAddr;
-
 use axum::Router;
-use axum::extract::{ConnectInfo, Form, FromRequestParts, Query, State};
+use axum::extract::{Form, FromRequestParts, Query, State};
 use axum::http::header::{HeaderMap, USER_AGENT};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
@@ -19,7 +17,7 @@ use serde::Deserialize;
 use tower_sessions::cookie::SameSite;
 use tower_sessions::{Expiry, Session, SessionManagerLayer};
 
-use crate::login_limits;
+use crate::login_limits::Tries;
 use crate::problem::Problem;
 use crate::state::Shop;
 use crate::view;
@@ -99,13 +97,13 @@ struct Login {
 
 async fn log_in(
     State(shop): State<Shop>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    tries: Tries,
     session: Session,
     headers: HeaderMap,
     Form(login): Form<Login>,
 ) -> Result<Response, Problem> {
     let name = login.name.trim().to_lowercase();
-    login_limits::take_one(&shop.login_limits, &peer.ip().to_string(), &name).await?;
+    tries.take_one(&shop, &name).await?;
     let fits = shop
         .store
         .password_fits(name.clone(), login.password)
@@ -120,13 +118,13 @@ async fn log_in(
 
 async fn sign_up(
     State(shop): State<Shop>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    tries: Tries,
     session: Session,
     headers: HeaderMap,
     Form(login): Form<Login>,
 ) -> Result<Response, Problem> {
     let name = login.name.trim().to_lowercase();
-    login_limits::take_one(&shop.login_limits, &peer.ip().to_string(), &name).await?;
+    tries.take_one(&shop, &name).await?;
     if !is_name(&name) || login.password.chars().count() < SHORTEST_PASSWORD {
         let why =
             "A name has 2 to 24 letters, digits and hyphens; a password at least 8 characters.";

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use hedgerow::Client;
-use hedgerow::http::{CacheTags, ClientAddress, PageCache, RateLimitLayer};
+use hedgerow::http::{CacheTags, PageCache, RateLimitLayer};
 use hedgerow::limit::{LimitOutage, Quota};
 use minijinja::{Value, context};
 use serde::Deserialize;
@@ -38,7 +38,7 @@ pub(crate) fn page_cache(client: &Client) -> PageCache {
         .tags_by(|request| tags_of(request.uri.path()))
 }
 
-pub(crate) fn routes(shop: &Shop, address: ClientAddress) -> Router<Shop> {
+pub(crate) fn routes(shop: &Shop) -> Router<Shop> {
     let searches = shop
         .client
         .rate_limiter("search", Quota::per_minute(60).burst(20))
@@ -48,7 +48,7 @@ pub(crate) fn routes(shop: &Shop, address: ClientAddress) -> Router<Shop> {
         .route("/search", get(search))
         .layer(shop.pages.clone())
         // Outside of the pages: what one client is refused is no page for another.
-        .layer(RateLimitLayer::by_address(searches, address));
+        .layer(RateLimitLayer::by_address(searches, shop.address.clone()));
     Router::new()
         .route("/", get(front))
         .route("/countries/{code}", get(country))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::HttpBody as _;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
     ORIGIN,
@@ -20,7 +20,6 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hedgerow::http::ClientAddress;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,18 +34,13 @@ pub(crate) async fn run(args: &Args, redis: &str) -> Result<()> {
     // Before the first call of a client.
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let shop = Shop::open(args, redis)?;
-    let address = ClientAddress::peer(|extensions| {
-        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
-        peer.map(|ConnectInfo(peer)| peer.ip())
-    });
-    let address = address.x_forwarded_for(&args.trusted_proxy)?;
     tokio::spawn(unfinished::watch(
         shop.clone(),
         Duration::from_secs(args.give_up_after),
     ));
 
     let routes = Router::new()
-        .merge(catalogue::routes(&shop, address))
+        .merge(catalogue::routes(&shop))
         .merge(private(&shop))
         .merge(health::routes(metrics))
         .route("/style.css", get(style))

@@ -5,10 +5,14 @@
 
 use std::time::Duration;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use hedgerow::Client;
+use hedgerow::http::NoAddress;
 use hedgerow::limit::{LimitOutage, Quota, RateLimits};
 
 use crate::problem::Problem;
+use crate::state::Shop;
 
 pub(crate) fn of(client: &Client, per_minute: u32) -> RateLimits {
     client
@@ -23,16 +27,31 @@ pub(crate) fn of(client: &Client, per_minute: u32) -> RateLimits {
         .outage(LimitOutage::Local { share: 0.5 })
 }
 
-/// Takes one try, or refuses it. `address` is that of the connection: behind a proxy, take the one
-/// that the proxy names, or all its clients share one limit.
-pub(crate) async fn take_one(
-    limits: &RateLimits,
-    address: &str,
-    name: &str,
-) -> Result<(), Problem> {
-    let decided = limits.check([("address", address), ("name", name)]).await?;
-    match decided.allowed() {
-        true => Ok(()),
-        false => Err(Problem::TooOften(decided.retry_after())),
+/// The tries of one visitor, by the address that the connection or a trusted proxy names.
+pub(crate) struct Tries(String);
+
+impl FromRequestParts<Shop> for Tries {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, Problem> {
+        match shop.address.key(parts) {
+            Ok(address) => Ok(Self(address)),
+            Err(NoAddress::Unreadable) => Err(Problem::BadForm(
+                "The proxy between us does not say who you are.",
+            )),
+            Err(error) => Err(Problem::Fault(error.into())),
+        }
+    }
+}
+
+impl Tries {
+    /// Takes one try for `name`, or refuses it.
+    pub(crate) async fn take_one(&self, shop: &Shop, name: &str) -> Result<(), Problem> {
+        let keys = [("address", &*self.0), ("name", name)];
+        let decided = shop.login_limits.check(keys).await?;
+        match decided.allowed() {
+            true => Ok(()),
+            false => Err(Problem::TooOften(decided.retry_after())),
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! `Shop`: what every handler uses. Cheap to clone.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hedgerow::http::PageCache;
+use axum::extract::ConnectInfo;
+use hedgerow::http::{ClientAddress, PageCache};
 use hedgerow::limit::RateLimits;
 use hedgerow::session::SessionStore;
 use hedgerow::{Cache, Client, Outage};
@@ -24,6 +26,8 @@ pub(crate) struct Shop {
     pub(crate) pages: PageCache,
     pub(crate) sessions: SessionStore,
     pub(crate) login_limits: RateLimits,
+    /// How limits learn the address of a visitor.
+    pub(crate) address: ClientAddress,
     pub(crate) redis: RedisWatch,
     /// The name of this instance.
     pub(crate) name: Arc<str>,
@@ -46,7 +50,12 @@ impl Shop {
             .deadline(patience)
             .cache_deadline(patience)
             .open()?;
+        let address = ClientAddress::peer(|extensions| {
+            let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+            peer.map(|ConnectInfo(peer)| peer.ip())
+        });
         Ok(Self {
+            address: address.x_forwarded_for(&args.trusted_proxy)?,
             store: Store::open(database, &admin_password)?,
             // While Redis is out, each instance loads for itself.
             data: client.cache("data").outage(Outage::Bypass),

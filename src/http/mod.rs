@@ -8,7 +8,9 @@ mod limits;
 mod pages;
 
 #[cfg(feature = "limit")]
-pub use limits::{ClientAddress, InvalidProxy, Keyless, RateLimitLayer, RateLimited, RateLimiting};
+pub use limits::{
+    ClientAddress, InvalidProxy, Keyless, NoAddress, RateLimitLayer, RateLimited, RateLimiting,
+};
 pub use pages::{
     CacheTags, InvalidArgument, PageBody, PageCache, PageService, PageStats, PurgeEndpoint,
 };

@@ -166,9 +166,9 @@ impl Namespace {
     }
 
     /// The keys of the limiter `name`, which each have a slot of their own. `room` is that of the
-    /// algorithm, since each has its own format.
+    /// algorithm, since each has its own format, and of the length of a window.
     #[cfg(feature = "limit")]
-    pub(crate) fn limiter(&self, name: &str, room: &'static str) -> Result<LimitKeys> {
+    pub(crate) fn limiter(&self, name: &str, room: &str) -> Result<LimitKeys> {
         checked("limiter name", name)?;
         let name = escaped(name, Part::Inner);
         Ok(LimitKeys {
@@ -184,7 +184,7 @@ impl Namespace {
         &self,
         (group, part): (&str, Option<&str>),
         limit: &str,
-        room: &'static str,
+        room: &str,
     ) -> Result<LimitKeys> {
         checked("group name", group)?;
         checked("limit name", limit)?;
@@ -589,11 +589,11 @@ mod tests {
             let limiter = ns.limiter("api", "r").and_then(|keys| keys.of("user:42"));
             assert_eq!(spelt(limiter), "hr:r:{api:user:42}");
             let grouped = |part| {
-                let keys = ns.grouped_limit(("login", part), "by-ip", "w");
+                let keys = ns.grouped_limit(("login", part), "by-ip", "w1000");
                 spelt(keys.and_then(|keys| keys.of("::1")))
             };
-            assert_eq!(grouped(None), "hr:w:{login}:by-ip:::1");
-            assert_eq!(grouped(Some("eu")), "hr:w:{login:eu}:by-ip:::1");
+            assert_eq!(grouped(None), "hr:w1000:{login}:by-ip:::1");
+            assert_eq!(grouped(Some("eu")), "hr:w1000:{login:eu}:by-ip:::1");
         }
         let second = ns.cache("catalogue", 2).expect("a good name");
         assert_eq!(spelt(second.value("city:42")), "hr:v2:{catalogue:city:42}");

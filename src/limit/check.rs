@@ -3,15 +3,15 @@
 //! Invariant: nothing happens before the first poll. [`RateLimiter::check`] makes it.
 
 use std::future::IntoFuture;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use super::decision::Decision;
 use super::limiter::RateLimiter;
+use super::settings::call_settings;
 use crate::error::Result;
 use crate::name::Name;
-use crate::time::{OnOutage, Patience};
+use crate::time::Patience;
 
 /// A request that asks its limiter when it is awaited; made by [`RateLimiter::check`].
 ///
@@ -65,24 +65,7 @@ impl Check {
         self
     }
 
-    /// Sets how long this check may take in all, retries included: by default as the
-    /// [limiter](RateLimiter::deadline) says.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.patience = self.patience.within(deadline);
-        self
-    }
-
-    /// Sets what this check does while the server is out, before the policy decides: by default as
-    /// the [limiter](RateLimiter::on_outage) says.
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.patience.on_outage = on_outage;
-        self
-    }
-
-    /// Short for [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    call_settings!();
 }
 
 impl IntoFuture for Check {

@@ -12,17 +12,18 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::decision::{DecidedBy, Decision, Verdict};
-use super::limiter::room;
 use super::outage::LimitOutage;
 use super::quota::Quota;
+use super::refund::returned;
 use super::refusals::{Asked as Noted, Known};
-use super::scripts::{Asked, take_all};
+use super::scripts::{Asked, peek, take_all};
+use super::settings::{call_settings, handle_settings};
 use super::state::LimitState;
 use super::stats::{Counts, LimitStats};
-use crate::client::Client;
+use crate::client::{Client, Request};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::time::{OnOutage, Patience};
+use crate::time::Patience;
 
 /// Several named limits, made by [`Client::rate_limits`], of which one call takes all or nothing.
 ///
@@ -115,25 +116,7 @@ impl RateLimits {
         self
     }
 
-    /// Sets how long one call may take in all, retries included. The default is that of
-    /// [caches](crate::ClientBuilder::cache_deadline), 1 s. More than 100 years count as 100 years.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        let setup = Arc::make_mut(&mut self.setup);
-        setup.patience = setup.patience.within(deadline);
-        self
-    }
-
-    /// Sets what calls do while the server is out, before the [policy](Self::outage) decides. The
-    /// default is that of [caches](crate::ClientBuilder::cache_on_outage): they fail at once.
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        Arc::make_mut(&mut self.setup).patience.on_outage = on_outage;
-        self
-    }
-
-    /// Short for [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    handle_settings!();
 
     /// Returns what groups of this name have decided in this process so far. A decision on several
     /// limits counts once.
@@ -160,6 +143,64 @@ impl RateLimits {
         let limits = self.setup.limits.iter();
         let keys = limits.map(|(limit, _)| (limit.clone(), key.clone()));
         self.asking(keys.collect())
+    }
+
+    /// Returns what the named limits have left, each for a key of its own, and takes nothing. Their
+    /// decisions are those of a request of cost 1.
+    ///
+    /// # Errors
+    /// As [`RateLimiter::peek`](super::RateLimiter::peek). `InvalidInput` also if a limit is not of
+    /// the group, or is named twice for one key.
+    ///
+    /// # Cancel safety
+    /// Safe: reads only.
+    pub fn peek<L: AsRef<str>, K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = (L, K)>,
+    ) -> Request<'_, Decisions> {
+        let check = self.check(keys);
+        Request::new(self.setup.patience, move |patience| async move {
+            let asked = check.asked()?;
+            let standings = peek(&self.setup.client, &asked, patience.deadline()).await?;
+            let each = check.keys.into_iter().zip(asked.iter().zip(standings));
+            let each = each.map(|((limit, _), (asked, standing))| {
+                (limit, standing.decision(&asked.terms, 0, Verdict::Peeked))
+            });
+            let each: Vec<_> = each.collect();
+            let allowed = each.iter().all(|(_, decision)| decision.allowed);
+            Ok(Decisions { allowed, each })
+        })
+    }
+
+    /// Gives back `cost` to each of the named limits, such as the try of a login that succeeded:
+    /// see [`RateLimiter::refund`](super::RateLimiter::refund). They are given back one after the
+    /// other.
+    ///
+    /// # Errors
+    /// As [`peek`](Self::peek), and if `cost` is 0. After an
+    /// [indeterminate](Error::is_indeterminate) error, some limits were given back to, and one may
+    /// have been. Do not repeat it: a limit could be passed.
+    ///
+    /// # Cancel safety
+    /// A dropped call has given back to some of the limits.
+    pub fn refund<L: AsRef<str>, K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = (L, K)>,
+        cost: u32,
+    ) -> Request<'_, ()> {
+        let check = self.check(keys).cost(cost);
+        Request::new(self.setup.patience, move |patience| async move {
+            let (asked, deadline) = (check.asked()?, patience.deadline());
+            let Setup { client, state, .. } = &*self.setup;
+            for (at, it) in asked.iter().enumerate() {
+                let given = returned(client, &state.refusals, it, None, deadline).await;
+                given.map_err(|error| match at {
+                    0 => error,
+                    _ => error.after_a_part(),
+                })?;
+            }
+            Ok(())
+        })
     }
 
     fn asking(&self, keys: Vec<(Arc<str>, Name)>) -> CheckAll {
@@ -237,24 +278,7 @@ impl CheckAll {
         self
     }
 
-    /// Sets how long this check may take in all, retries included: by default as the
-    /// [group](RateLimits::deadline) says.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.patience = self.patience.within(deadline);
-        self
-    }
-
-    /// Sets what this check does while the server is out, before the policy decides: by default as
-    /// the [group](RateLimits::on_outage) says.
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.patience.on_outage = on_outage;
-        self
-    }
-
-    /// Short for [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    call_settings!();
 
     async fn run(&self) -> Result<Decisions> {
         let asked = self.asked()?;
@@ -317,7 +341,7 @@ impl CheckAll {
             terms.check(self.cost)?;
             let part = setup.part.as_ref().map(Name::real);
             let space = setup.client.namespace();
-            let keys = space.grouped_limit((&setup.name, part), limit, room(*quota))?;
+            let keys = space.grouped_limit((&setup.name, part), limit, &terms.room())?;
             let key = keys.of(key.real()).map_err(|error| error.with_key(key))?;
             if all.iter().any(|it| it.key == key) {
                 return Err(Error::invalid(format!(
@@ -356,15 +380,17 @@ impl CheckAll {
         let mut decisions = self.unasked(asked, DecidedBy::Outage);
         for (at, it) in asked.iter().enumerate() {
             let (limit, key) = &self.keys[at];
-            let decision = match setup.outage {
+            let local = match setup.outage {
                 LimitOutage::Local { share } => {
-                    let local = setup
-                        .state
-                        .local(self.local_name(limit), &it.terms, share)?;
-                    local.decide(&self.local_key(key), it.cost)
+                    let name = self.local_name(limit);
+                    Some(setup.state.local(name, &it.terms, share)?)
                 }
-                outage => Decision::without_redis(outage, &it.terms),
+                _ => None,
             };
+            let of = (&it.terms, it.cost);
+            let decision = setup
+                .outage
+                .decision(local.as_deref(), &self.local_key(key), of);
             decisions.each[at].1 = decision;
             if !decision.allowed {
                 decisions.allowed = false;

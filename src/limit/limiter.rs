@@ -10,19 +10,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::decision::{DecidedBy, Decision, Verdict};
+use super::decision::{Decision, Verdict};
 use super::local::LocalLimit;
 use super::outage::LimitOutage;
-use super::quota::{Algorithm, Quota, Terms};
+use super::quota::{Quota, Terms};
+use super::refund::returned;
 use super::refusals::Known;
-use super::scripts::{Asked, give_back, peek, take};
+use super::scripts::{Asked, peek, take};
+use super::settings::handle_settings;
 use super::state::LimitState;
 use super::stats::{Counts, LimitStats};
 use crate::client::{Client, Request};
 use crate::error::{Error, Result};
 use crate::key::LimitKeys;
 use crate::name::Name;
-use crate::time::{OnOutage, Patience};
+use crate::time::Patience;
 
 /// A named limit on how often something may happen, made by [`Client::rate_limiter`]: separately
 /// for each key, and together for all processes of a namespace.
@@ -76,15 +78,17 @@ impl Client {
     ///
     /// Give all processes the same quota. While they differ, as during a deployment, each call is
     /// judged by its own quota, on what all of them have taken. Another
-    /// [algorithm](Quota::sliding_window) begins anew.
+    /// [algorithm](Quota::sliding_window), or a sliding window of another length, begins anew.
     ///
     /// By default, a call that meets an outage [fails](LimitOutage::Fail), and does so at once
     /// while the circuit breaker is open: calls have the deadline and the setting for outages of
     /// [caches](crate::ClientBuilder::cache_deadline).
     pub fn rate_limiter(&self, name: &str, quota: Quota) -> RateLimiter {
         let state = self.shared(LimitState::default);
-        let keys = self.namespace().limiter(name, room(quota));
-        let parsed = keys.and_then(|keys| Ok((keys, quota.terms()?)));
+        let parsed = quota.terms().and_then(|terms| {
+            let keys = self.namespace().limiter(name, &terms.room())?;
+            Ok((keys, terms))
+        });
         let counts = state.counts.of(self.namespace().as_str(), name);
         RateLimiter {
             setup: Arc::new(Setup {
@@ -118,25 +122,7 @@ impl RateLimiter {
         self
     }
 
-    /// Sets how long one call may take in all, retries included. The default is that of
-    /// [caches](crate::ClientBuilder::cache_deadline), 1 s. More than 100 years count as 100 years.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        let setup = Arc::make_mut(&mut self.setup);
-        setup.patience = setup.patience.within(deadline);
-        self
-    }
-
-    /// Sets what calls do while the server is out, before the [policy](Self::outage) decides. The
-    /// default is that of [caches](crate::ClientBuilder::cache_on_outage): they fail at once.
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        Arc::make_mut(&mut self.setup).patience.on_outage = on_outage;
-        self
-    }
-
-    /// Short for [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    handle_settings!();
 
     /// Returns the name of the limiter.
     pub fn name(&self) -> &str {
@@ -190,13 +176,9 @@ impl RateLimiter {
         Request::new(self.setup.patience, move |patience| async move {
             let given = async {
                 let asked = self.asked(&key, cost)?;
-                let refusals = &self.setup.state.refusals;
-                // Before it, too: the call may be executed and not answered.
-                refusals.forget(&asked.key);
-                let client = &self.setup.client;
-                let given = give_back(client, &asked, None, patience.deadline()).await;
-                refusals.forget(&asked.key);
-                given
+                let Setup { client, state, .. } = &*self.setup;
+                let deadline = patience.deadline();
+                returned(client, &state.refusals, &asked, None, deadline).await
             };
             given.await.map_err(|error| error.with_key(&key))
         })
@@ -258,11 +240,8 @@ impl RateLimiter {
             return Err(error.clone());
         }
         setup.state.does_without(&setup.name, error);
-        let decision = match local {
-            Some(local) => local.decide(key.real(), asked.cost),
-            None => Decision::without_redis(setup.outage, &asked.terms),
-        };
-        Ok(self.counted(decision))
+        let of = (&asked.terms, asked.cost);
+        Ok(self.counted(setup.outage.decision(local, key.real(), of)))
     }
 
     async fn peek_at(&self, key: &Name, patience: Patience) -> Result<Decision> {
@@ -314,32 +293,6 @@ impl RateLimiter {
     }
 }
 
-/// What stands in the keys of a limit, before its name.
-pub(super) fn room(quota: Quota) -> &'static str {
-    match quota.algorithm() {
-        Algorithm::Gcra => "r",
-        Algorithm::SlidingWindow => "w",
-    }
-}
-
-impl Decision {
-    /// What `outage` says, if it is not local.
-    pub(super) fn without_redis(outage: LimitOutage, terms: &Terms) -> Self {
-        let allowed = outage == LimitOutage::Open;
-        Self {
-            allowed,
-            limit: terms.most(),
-            remaining: 0,
-            retry_after: match allowed {
-                true => Duration::ZERO,
-                false => CLOSED_FOR,
-            },
-            reset_after: Duration::ZERO,
-            decided_by: DecidedBy::Outage,
-        }
-    }
-}
-
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimiter")
@@ -351,6 +304,3 @@ impl fmt::Debug for RateLimiter {
             .finish_non_exhaustive()
     }
 }
-
-/// When a request that a closed limiter refuses in an outage may come again.
-const CLOSED_FOR: Duration = Duration::from_secs(1);

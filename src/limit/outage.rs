@@ -4,6 +4,11 @@
 //! or with the rights of the user is an error under every policy: it does not pass by itself.
 //! Checks and waits ask here.
 
+use std::time::Duration;
+
+use super::decision::{DecidedBy, Decision};
+use super::local::LocalLimit;
+use super::quota::Terms;
 use crate::error::{Error, ErrorKind};
 
 /// What a limiter decides when Redis is out, is overloaded or does not answer in time.
@@ -40,11 +45,46 @@ pub enum LimitOutage {
 }
 
 impl LimitOutage {
+    /// What the policy says of a request of this cost for `key`: `local`, if it has a limiter of
+    /// this process.
+    pub(super) fn decision(
+        self,
+        local: Option<&LocalLimit>,
+        key: &str,
+        (terms, cost): (&Terms, u32),
+    ) -> Decision {
+        match local {
+            Some(local) => local.decide(key, cost),
+            None => Decision::without_redis(self, terms),
+        }
+    }
+
     /// Whether the policy, and not the caller, decides after `error`.
     pub(super) fn decides(self, error: &Error) -> bool {
         self != Self::Fail && is_outage(error.kind())
     }
 }
+
+impl Decision {
+    /// What `outage` says, if it is not local.
+    pub(super) fn without_redis(outage: LimitOutage, terms: &Terms) -> Self {
+        let allowed = outage == LimitOutage::Open;
+        Self {
+            allowed,
+            limit: terms.most(),
+            remaining: 0,
+            retry_after: match allowed {
+                true => Duration::ZERO,
+                false => CLOSED_FOR,
+            },
+            reset_after: Duration::ZERO,
+            decided_by: DecidedBy::Outage,
+        }
+    }
+}
+
+/// When a request that a closed limiter refuses in an outage may come again.
+const CLOSED_FOR: Duration = Duration::from_secs(1);
 
 /// Whether it passes by itself, or by what operators do about the servers.
 fn is_outage(kind: ErrorKind) -> bool {

@@ -4,6 +4,7 @@
 //! is an integer below 2^53, which a Lua number holds exactly. Limiters and groups parse their
 //! quotas here; checks and their answers calculate with the terms.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -183,6 +184,15 @@ impl Terms {
             false => span.div_ceil(u64::from(SLICES)),
         };
         Self::Window { limit, span, slice }
+    }
+
+    /// What stands in the keys of a limit, before its name: the algorithm, and the length of a
+    /// window. A shorter window drops what a longer one still counts, so each has keys of its own.
+    pub(super) fn room(&self) -> Cow<'static, str> {
+        match self {
+            Self::Gcra { .. } => "r".into(),
+            Self::Window { span, .. } => format!("w{span}").into(),
+        }
     }
 
     /// The most that one request may cost.

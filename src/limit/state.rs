@@ -5,6 +5,7 @@
 //! name do. Limiters and groups get it when they are made.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::local::LocalLimit;
 use super::quota::Terms;
 use super::refusals::Refusals;
 use super::stats::AllCounts;
+use crate::client::Client;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Default)]
@@ -21,6 +23,7 @@ pub(super) struct LimitState {
     pub(super) refusals: Refusals,
     pub(super) counts: AllCounts,
     locals: Mutex<HashMap<LocalName, Arc<LocalLimit>>>,
+    turns: AtomicUsize,
     /// When it was last told that limits do without Redis, and for how many requests since.
     told: Mutex<Told>,
 }
@@ -74,6 +77,31 @@ impl LimitState {
         let kind = error.kind();
         tracing::warn!(target: "hedgerow::limit", limiter = name, ?kind, count, %error, "limits do without Redis");
     }
+}
+
+/// A turn that is reserved, and neither used nor given back, as long as this lives.
+#[derive(Debug)]
+pub(super) struct Turn(Arc<LimitState>);
+
+impl Turn {
+    pub(super) fn of(state: &Arc<LimitState>) -> Self {
+        state.turns.fetch_add(1, Ordering::SeqCst);
+        Self(state.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.turns.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// How many turns this client has reserved, or is about to, that are neither used nor given back.
+pub(crate) fn turns_under_way(client: &Client) -> usize {
+    client
+        .shared(LimitState::default)
+        .turns
+        .load(Ordering::SeqCst)
 }
 
 /// How many local limits a client keeps at most.

@@ -19,12 +19,14 @@ use super::decision::{DecidedBy, Decision, Verdict};
 use super::limiter::RateLimiter;
 use super::local::LocalLimit;
 use super::outage::LimitOutage;
-use super::scripts::{Asked, Taken, give_back, take};
-use super::state::LimitState;
+use super::refund::returned;
+use super::scripts::{Asked, Taken, take};
+use super::settings::call_settings;
+use super::state::{LimitState, Turn};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::name::Name;
-use crate::time::{Deadline, FOREVER, OnOutage, Patience};
+use crate::time::{Deadline, FOREVER, Patience};
 
 /// A request that is let through when it is its turn; made by [`RateLimiter::until_ready`].
 ///
@@ -88,24 +90,7 @@ impl UntilReady {
         self
     }
 
-    /// Sets how long the server may take to answer, retries included: by default as the
-    /// [limiter](RateLimiter::deadline) says. The sleep that may follow is not part of it.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.patience = self.patience.within(deadline);
-        self
-    }
-
-    /// Sets what this call does while the server is out, before the policy decides: by default as
-    /// the [limiter](RateLimiter::on_outage) says.
-    pub fn on_outage(mut self, on_outage: OnOutage) -> Self {
-        self.patience.on_outage = on_outage;
-        self
-    }
-
-    /// Short for [`on_outage`](Self::on_outage) with [`OnOutage::FailFast`].
-    pub fn fail_fast(self) -> Self {
-        self.on_outage(OnOutage::FailFast)
-    }
+    call_settings!();
 
     async fn run(&self) -> Result<()> {
         let asked = self.limiter.asked(&self.key, self.cost)?;
@@ -143,6 +128,8 @@ impl UntilReady {
         let reservation = Reservation {
             client: client.clone(),
             state: self.limiter.state().clone(),
+            // From here on, so that a client that is closed sees the turn at once.
+            _turn: Turn::of(self.limiter.state()),
             limiter: self.limiter.name().into(),
             asked: asked.clone(),
             wait: self.wait,
@@ -225,6 +212,7 @@ struct Reservation {
     asked: Asked,
     wait: Duration,
     deadline: Deadline,
+    _turn: Turn,
 }
 
 impl Reservation {
@@ -243,10 +231,9 @@ impl Reservation {
         if told.is_ok() && is_used.await.is_ok() {
             return;
         }
-        self.state.refusals.forget(&self.asked.key);
         let deadline = self.client.deadline().reserved().keep_trying();
-        let given = give_back(&self.client, &self.asked, Some(mark), deadline).await;
-        self.state.refusals.forget(&self.asked.key);
+        let (client, refusals) = (&self.client, &self.state.refusals);
+        let given = returned(client, refusals, &self.asked, Some(mark), deadline).await;
         let limiter = &*self.limiter;
         match given {
             Ok(()) => {

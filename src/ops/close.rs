@@ -10,6 +10,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::cache::work_under_way;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Fate, Result};
+#[cfg(feature = "limit")]
+use crate::limit::turns_under_way;
 use crate::sync::leases_under_way;
 use crate::time::FOREVER;
 
@@ -22,6 +24,8 @@ impl Client {
     /// - locks and permits that are held, or were dropped and not yet released. Otherwise others
     ///   would wait for the end of their leases;
     /// - loads, also those that no call waits for any more, and refreshes behind stale values;
+    /// - turns of [limits](crate::Client::rate_limiter) that are reserved, or were dropped and not
+    ///   yet given back. Otherwise others would wait behind turns that nobody uses;
     /// - invalidations that could not be delivered: see
     ///   [`Cache::undelivered`](crate::Cache::undelivered).
     ///
@@ -65,6 +69,7 @@ impl Client {
 struct Left {
     leases: usize,
     loads: usize,
+    turns: usize,
     tags: u64,
 }
 
@@ -72,26 +77,36 @@ impl Left {
     fn of(client: &Client) -> Option<Self> {
         let (loads, tags) = work_under_way(client);
         let leases = leases_under_way(client);
+        let turns = turns_under_way(client);
         let left = Self {
             leases,
             loads,
+            turns,
             tags,
         };
-        (leases > 0 || loads > 0 || tags > 0).then_some(left)
+        (leases > 0 || loads > 0 || turns > 0 || tags > 0).then_some(left)
     }
 
     fn error(&self) -> Error {
         let Self {
             leases,
             loads,
+            turns,
             tags,
         } = self;
         let message = format!(
             "the client has work under way: {leases} locks or permits to be released, {loads} \
-             loads, {tags} tags to be invalidated; release what is held, or close it later"
+             loads, {turns} turns of limits to be used or given back, {tags} tags to be \
+             invalidated; release what is held, or close it later"
         );
         Error::new(ErrorKind::Timeout, message).with_fate(Fate::NotExecuted)
     }
+}
+
+/// Without limits, there are no turns.
+#[cfg(not(feature = "limit"))]
+fn turns_under_way(_: &Client) -> usize {
+    0
 }
 
 /// How often it looks. Work of a moment is seen to end at once, and a long wait costs little.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The key of a record's data in which a loaded session says what was read. It is no data of the
-/// application, and it is not stored.
+/// application, and it is not stored. The application must not write it.
 pub const RESERVED_KEY: &str = "__hedgerow.version";
 
 /// The data of a record.

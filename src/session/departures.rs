@@ -4,14 +4,15 @@
 //! the same data. A logout is a `delete`, too. So a request that loaded the session before a logout
 //! could bring it back under another id.
 //!
-//! Invariant: a session goes on under another id only if exactly one `delete` of its old id was
-//! noted here, which found it valid. Of two requests that delete one session at the same time,
-//! neither goes on: one of them may be a logout.
+//! Invariant: a session of a user goes on under another id only if exactly one `delete` of its old
+//! id was noted here, which found it valid, and a session of that user. Of two requests that delete
+//! one session at the same time, neither goes on: one of them may be a logout.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::base::Base;
 use crate::cache::TagSnapshot;
 
 /// What the last deletes of this process have found.
@@ -29,17 +30,64 @@ struct Recent {
 struct Departure {
     at: Instant,
     times: u32,
-    /// Of the tag of its user, taken before the session was last seen valid. `None` if the delete
-    /// found no session.
-    found: Option<TagSnapshot>,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Found(Found),
+    /// There was no session.
+    Nothing,
+    /// The delete has failed. The session is there or not.
+    Failed,
+}
+
+/// A session as a delete has found it.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// To whom it belonged.
+    pub(super) user: Option<String>,
+    /// Of the tag of its user, taken before the session was last seen valid. `None` if it belonged
+    /// to nobody.
+    pub(super) leave: Option<TagSnapshot>,
+    pub(super) version: u64,
+    pub(super) writer: u64,
+    /// The digest of its data.
+    pub(super) data: u64,
+}
+
+/// Whether a session of a user may go on under another id.
+#[derive(Debug)]
+pub(super) enum Leave {
+    /// If its user was not logged out since this was taken.
+    Given(TagSnapshot),
+    /// It has ended.
+    Refused,
+    /// Its delete has failed, so nobody knows.
+    Unknown,
 }
 
 impl Departures {
     /// Notes that a session was deleted, and what was found.
-    pub(super) fn note(&self, session: &str, found: Option<TagSnapshot>) {
+    pub(super) fn note(&self, session: &str, found: Option<Found>) {
+        self.noted(session, found.map_or(Outcome::Nothing, Outcome::Found));
+    }
+
+    /// Notes that a delete has failed.
+    pub(super) fn note_failed(&self, session: &str) {
+        self.noted(session, Outcome::Failed);
+    }
+
+    fn noted(&self, session: &str, outcome: Outcome) {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = recent.by_session.get_mut(session) {
-            known.times += 1;
+            match (&known.outcome, &outcome) {
+                // A delete that has failed is no logout, and what came of one counts no more when
+                // another has an answer.
+                (_, Outcome::Failed) => {}
+                (Outcome::Failed, _) => (known.at, known.outcome) = (Instant::now(), outcome),
+                _ => known.times += 1,
+            }
             return;
         }
         if recent.order.len() >= MOST_KNOWN
@@ -50,19 +98,48 @@ impl Departures {
         let departure = Departure {
             at: Instant::now(),
             times: 1,
-            found,
+            outcome,
         };
         recent.order.push_back(session.to_owned());
         recent.by_session.insert(session.to_owned(), departure);
     }
 
-    /// Returns what shows whether the user of a session that was deleted may go on under another
-    /// id. `None` if the session may not go on.
-    pub(super) fn leave_of(&self, session: &str) -> Option<TagSnapshot> {
+    /// Returns whether the session of a user that a request has loaded may go on under another id.
+    pub(super) fn leave_of(&self, base: &Base) -> Leave {
         let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let departure = recent.by_session.get(session)?;
-        let is_sole = departure.times == 1 && departure.at.elapsed() < LONGEST_REQUEST;
-        is_sole.then(|| departure.found.clone())?
+        let departure = recent.by_session.get(&base.session);
+        let departure = departure.filter(|departure| departure.at.elapsed() < LONGEST_REQUEST);
+        match departure {
+            Some(Departure {
+                outcome: Outcome::Failed,
+                ..
+            }) => Leave::Unknown,
+            Some(Departure {
+                times: 1,
+                outcome: Outcome::Found(found),
+                ..
+            }) if found.user == base.user => match &found.leave {
+                Some(leave) => Leave::Given(leave.clone()),
+                None => Leave::Refused,
+            },
+            _ => Leave::Refused,
+        }
+    }
+
+    /// Returns the session as the first delete of it has found it, if that is known.
+    pub(super) fn found(&self, session: &str) -> Option<Found> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &recent.by_session.get(session)?.outcome {
+            Outcome::Found(found) => Some(found.clone()),
+            Outcome::Nothing | Outcome::Failed => None,
+        }
+    }
+}
+
+impl Found {
+    /// Whether another request has changed the session since `base` was loaded, or was last saved.
+    pub(super) fn was_changed_since(&self, base: &Base) -> bool {
+        self.writer != base.writer && self.version != base.version && self.data != base.data
     }
 }
 

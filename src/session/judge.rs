@@ -10,12 +10,14 @@ use super::stored::Stored;
 /// What a save does if another request has saved the session after this one had loaded it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Conflict {
-    /// It overwrites what the other has saved, and is counted. The default: a save that fails
-    /// turns the response into an error 500 when the handler has done its work, and a browser that
+    /// It overwrites what the other has saved, and is counted. If the other has changed to whom the
+    /// session belongs, it changes nothing, and is counted. The default: a save that fails turns
+    /// the response into an error 500 when the handler has done its work, and a browser that
     /// repeats the request repeats that work.
     #[default]
     LastWriteWins,
-    /// It fails, and nothing is changed. [`Trouble::from`](super::Trouble) recognises the error.
+    /// It fails, and nothing is changed. [`Trouble::from`](super::Trouble) recognises the error. A
+    /// session that gets another id is stored all the same, and counted: the old one is gone.
     Refuse,
 }
 
@@ -28,6 +30,8 @@ pub(super) enum Verdict {
     /// It overwrites what another request has saved meanwhile.
     Overwrite,
     Refuse,
+    /// It changes nothing, since another request has changed to whom the session belongs.
+    Yield,
     /// It changes nothing: for this request, the session has ended.
     Drop,
 }
@@ -64,14 +68,129 @@ pub(super) fn judge(
         return Verdict::Slide;
     }
     // Both have changed it. Even if both have stored the same: two that count up do.
-    if stored.user != new.user {
-        return Verdict::Drop;
-    }
     match conflict {
-        Conflict::LastWriteWins => Verdict::Overwrite,
         Conflict::Refuse => Verdict::Refuse,
+        Conflict::LastWriteWins if stored.user != new.user => Verdict::Yield,
+        Conflict::LastWriteWins => Verdict::Overwrite,
     }
 }
 
 /// By how much two durations of one setting differ at most, in ms: the clock is read twice.
 const ABOUT_THE_SAME: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use time::OffsetDateTime;
+    use tower_sessions_core::session::{Id, Record};
+
+    use super::*;
+    use crate::session::digest;
+    use crate::session::user::UserOf;
+
+    const DAY: u64 = 24 * 60 * 60 * 1000;
+    const POLICIES: [Conflict; 2] = [Conflict::LastWriteWins, Conflict::Refuse];
+
+    /// A session whose data is `data`.
+    fn saving(data: serde_json::Value) -> Saving {
+        let record = Record {
+            id: Id(1),
+            data: serde_json::from_value(data).expect("an object"),
+            expiry_date: OffsetDateTime::now_utc() + time::Duration::DAY,
+        };
+        Saving::of(&record, Some(&UserOf::key("user")), 1_000).expect("it is small")
+    }
+
+    /// The same as it is stored, for a day.
+    fn stored(data: serde_json::Value, (version, writer): (u64, u64)) -> Stored {
+        let day = std::time::Duration::from_millis(DAY);
+        Stored {
+            version,
+            ..saving(data).stored(writer, day, None)
+        }
+    }
+
+    /// What a request knows that has loaded `stored`, and signs with 7.
+    fn base(stored: &Stored) -> Base {
+        Base {
+            session: "s".to_owned(),
+            version: stored.version,
+            writer: 7,
+            data: digest::of_data(&stored.data),
+            user: stored.user.clone(),
+        }
+    }
+
+    /// The verdicts under either policy on a save of `new` by a request that has loaded `old`.
+    fn verdicts(now: &Stored, new: &Saving, old: Option<&Stored>) -> [Verdict; 2] {
+        let base = old.map(base);
+        POLICIES.map(|policy| judge(now, (new, DAY), ("s", base.as_ref()), policy))
+    }
+
+    #[test]
+    fn who_changes_alone_writes_and_who_changes_nothing_slides() {
+        let old = stored(json!({"a": 1}), (1, 1));
+        let (same, other) = (saving(json!({"a": 1})), saving(json!({"a": 2})));
+        assert_eq!(verdicts(&old, &same, Some(&old)), [Verdict::Slide; 2]);
+        assert_eq!(verdicts(&old, &other, Some(&old)), [Verdict::Write; 2]);
+        // For another time from now on: the value says for how long.
+        for (lives, verdict) in [(DAY + 900, Verdict::Slide), (2 * DAY, Verdict::Write)] {
+            let apart = Stored {
+                expires: 0,
+                ..old.clone()
+            };
+            let judged = judge(
+                &apart,
+                (&same, lives),
+                ("s", Some(&base(&old))),
+                POLICIES[0],
+            );
+            assert_eq!(judged, verdict, "{lives}");
+        }
+    }
+
+    #[test]
+    fn a_change_over_that_of_another_request_is_as_the_policy_says() {
+        let old = stored(json!({"a": 1}), (1, 1));
+        let new = saving(json!({"a": 2}));
+        let either = [Verdict::Overwrite, Verdict::Refuse];
+        for theirs in [json!({"a": 3}), json!({"a": 2})] {
+            let now = stored(theirs, (2, 2));
+            assert_eq!(verdicts(&now, &new, Some(&old)), either);
+        }
+        // Its own last save is none of another request.
+        let own = stored(json!({"a": 3}), (2, 7));
+        assert_eq!(verdicts(&own, &new, Some(&old)), [Verdict::Write; 2]);
+    }
+
+    #[test]
+    fn who_has_changed_nothing_keeps_what_another_request_has_saved() {
+        let old = stored(json!({"a": 1}), (1, 1));
+        let same = saving(json!({"a": 1}));
+        for theirs in [json!({"a": 3}), json!({"user": "7"})] {
+            let now = stored(theirs, (2, 2));
+            assert_eq!(verdicts(&now, &same, Some(&old)), [Verdict::Slide; 2]);
+        }
+    }
+
+    #[test]
+    fn no_save_changes_whose_session_it_is_over_that_of_another_request() {
+        let old = stored(json!({"a": 1}), (1, 1));
+        let new = saving(json!({"a": 2}));
+        let theirs = stored(json!({"a": 1, "user": "7"}), (2, 2));
+        let either = [Verdict::Yield, Verdict::Refuse];
+        assert_eq!(verdicts(&theirs, &new, Some(&old)), either);
+        // Two logins.
+        let login = saving(json!({"a": 1, "user": "8"}));
+        assert_eq!(verdicts(&theirs, &login, Some(&old)), either);
+    }
+
+    #[test]
+    fn a_session_that_was_cleared_overwrites_and_one_of_another_id_is_left() {
+        let now = stored(json!({"a": 1, "user": "7"}), (5, 5));
+        let new = saving(json!({"b": 1}));
+        assert_eq!(verdicts(&now, &new, None), [Verdict::Write; 2]);
+        let judged = judge(&now, (&new, DAY), ("other", Some(&base(&now))), POLICIES[0]);
+        assert_eq!(judged, Verdict::Drop);
+    }
+}

@@ -20,7 +20,7 @@ pub struct SessionStats {
     /// was deleted, got another id, was logged out everywhere, or belongs to another user.
     pub dropped: u64,
     /// Saves of a session that another request had saved meanwhile. They overwrote it, or were
-    /// refused, as [`Conflict`](super::Conflict) says.
+    /// refused, as [`Conflict`](super::Conflict) says. Those under another id overwrote it.
     pub conflicts: u64,
 }
 

@@ -11,7 +11,7 @@ use tower_sessions_core::session::{Id, Record};
 use tower_sessions_core::session_store::{Result, SessionStore as Store};
 
 use super::base::{Base, Data};
-use super::departures::{Departures, LONGEST_REQUEST};
+use super::departures::{Departures, Found, LONGEST_REQUEST, Leave};
 use super::digest;
 use super::judge::{Conflict, Verdict, judge};
 use super::last_saves::LastSaves;
@@ -51,14 +51,18 @@ use crate::{Cache, Outage};
 ///   made up, or had before a logout, becomes that of a session.
 /// - A session ends when its record says, without jitter. Only the difference between its end and
 ///   the clock of this process is used.
-/// - An outage is an error, never a session that is not there: nobody is logged out by it.
+/// - An outage is an error, never a session that is not there, and no session ends by it. A session
+///   that gets another id (`cycle_id`) is stored when its request ends: if Redis fails in between,
+///   the request gets an error, and the session has ended.
 ///
 /// # Two requests at once
 /// tower-sessions loads a session as a whole, and saves it as a whole when the response is there. A
 /// request that changed nothing only moves the end. One that changed something finds out whether
 /// another request has saved the session since it was loaded, and does as [`Conflict`] says. In any
 /// case, a save never changes whose session it is over the save of another request. `clear` forgets
-/// what was loaded, so a session that was cleared overwrites whatever is there.
+/// what was loaded, so a session that was cleared overwrites whatever is there. A session that gets
+/// another id stores what its request had loaded or changed, and that is counted if another request
+/// had changed the data meanwhile.
 #[derive(Debug, Clone)]
 pub struct SessionStore {
     pub(super) cache: Cache,
@@ -104,10 +108,11 @@ impl SessionStore {
     /// [`revoke`](Self::revoke) need it, and so does the promise that a logout is final also for a
     /// request that gives the session another id (`cycle_id`) after the logout.
     ///
-    /// The session carries a tag of its user, and the cache [keeps an index](Cache::index_tags) of
-    /// it. In Redis, the user is in the session, which [`Cache::encrypt`] encrypts, and as a digest
-    /// in the tag. A session that changes from one user to another without a new id carries the
-    /// tags of both.
+    /// Let the user be an id that never changes. The session carries a tag of its user, and the
+    /// cache [keeps an index](Cache::index_tags) of it. In Redis, the user is in the session, which
+    /// [`Cache::encrypt`] encrypts, and as a digest in the tag. A reader who guesses the user
+    /// recognises that digest. A session that changes from one user to another without a new id
+    /// carries the tags of both.
     #[must_use]
     pub fn user(mut self, user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static) -> Self {
         self.cache = self.cache.index_tags();
@@ -163,14 +168,13 @@ impl SessionStore {
         self.cache.explain(&digest::of_session(id)).await
     }
 
-    /// Creates a session for `saving`, and makes `record` that session.
-    async fn created(&self, saving: &Saving, record: &mut Record) -> Result<String> {
+    /// Creates a session for `saving`, and returns its id and what its request knows of it. `None`
+    /// if it has ended already.
+    async fn created(&self, saving: &Saving) -> Result<Option<(Id, Base)>> {
         let writer = rand::random();
         for _ in 0..MOST_IDS {
             let Some(life) = saving.life() else {
-                // It has ended already, so nobody will find it.
-                record.id = Id::default();
-                return Ok(digest::of_session(&record.id));
+                return Ok(None);
             };
             let id = Id::default();
             let session = digest::of_session(&id);
@@ -180,10 +184,7 @@ impl SessionStore {
                 .add(&session, &stored, life)
                 .tags(self.tag(saving));
             if add.await.map_err(of_cache)? {
-                record.id = id;
-                self.base(&session, &stored, writer)
-                    .note_in(&mut record.data);
-                return Ok(session);
+                return Ok(Some((id, self.base(&session, &stored, writer))));
             }
         }
         Err(trouble::no_id())
@@ -229,6 +230,11 @@ impl SessionStore {
                     self.met_another(session);
                     return Err(trouble::conflict());
                 }
+                Verdict::Yield => {
+                    self.met_another(session);
+                    self.dropped(session);
+                    return Ok(());
+                }
                 Verdict::Drop => {
                     self.dropped(session);
                     return Ok(());
@@ -239,41 +245,58 @@ impl SessionStore {
         Err(trouble::contended())
     }
 
-    /// Takes the session out, and notes what was found, for a request that goes on under another
-    /// id.
-    async fn departed(&self, session: &str) -> crate::Result<()> {
+    /// Takes the session out, and returns what was found.
+    async fn departed(&self, session: &str) -> crate::Result<Option<Found>> {
+        let Some(entry) = self.cache.entry::<Stored>(session).await? else {
+            // Not there, or of another format: removed in any case.
+            self.cache.remove(session).await?;
+            return Ok(None);
+        };
         // An outage is told before anything is removed: a session that may go on under another id
         // would otherwise end by it.
-        let leave = self.leave(session).await?;
-        let found = match leave {
-            Some(leave) => {
-                // Valid after the snapshot was taken, so the snapshot has its generation.
-                let taken = self.cache.take::<Stored>(session).await?;
-                taken.map(|_| leave)
-            }
-            // Not there, or it belongs to nobody, or it is of another format: removed in any case.
-            None => {
-                self.cache.remove(session).await?;
-                None
-            }
+        let leave = self.leave(&entry).await?;
+        // Valid after the snapshot was taken, so the snapshot has its generation.
+        let taken = match self.cache.take::<Stored>(session).await {
+            // What nobody has may go on whatever was found. So it is removed for certain.
+            Err(error) if leave.is_none() && error.is_indeterminate() => None,
+            taken => taken?,
         };
-        self.shared.departures.note(session, found);
-        Ok(())
+        let Some(taken) = taken else {
+            self.cache.remove(session).await?;
+            return Ok(None);
+        };
+        Ok(Some(Found {
+            leave: leave.filter(|_| taken.user == entry.user),
+            user: taken.user.clone(),
+            version: taken.version,
+            writer: taken.writer,
+            data: digest::of_data(&taken.data),
+        }))
     }
 
     /// Takes a snapshot of the tag of the session's user. `None` if it has none.
-    async fn leave(&self, session: &str) -> crate::Result<Option<TagSnapshot>> {
-        let Some(entry) = self.cache.entry::<Stored>(session).await? else {
-            return Ok(None);
-        };
-        let Some(user) = &entry.user else {
+    async fn leave(&self, stored: &Stored) -> crate::Result<Option<TagSnapshot>> {
+        let (Some(_), Some(user)) = (&self.users, &stored.user) else {
             return Ok(None);
         };
         let tag = [user::tag(&self.cache, user)];
-        self.cache
-            .tag_snapshot(tag, LONGEST_REQUEST)
-            .await
-            .map(Some)
+        let snapshot = self.cache.tag_snapshot(tag, LONGEST_REQUEST).await?;
+        Ok(Some(snapshot))
+    }
+
+    /// Whether the session that a request has loaded may go on under another id, as far as this
+    /// process knows. `None` if it belonged to nobody: then there is nothing to bring back.
+    fn leave_of(&self, base: Option<&Base>) -> Option<Leave> {
+        let base = base.filter(|base| base.user.is_some())?;
+        Some(self.shared.departures.leave_of(base))
+    }
+
+    /// What the request of a record knows of the session that it has loaded. What it has saved
+    /// since counts as loaded.
+    fn base_of(&self, record: &Record) -> Option<Base> {
+        let mut base = Base::of(&record.data)?;
+        base.data = self.shared.last_saves.of(base.writer).unwrap_or(base.data);
+        Some(base)
     }
 
     fn saving(&self, record: &Record) -> Result<Saving> {
@@ -297,6 +320,13 @@ impl SessionStore {
         }
     }
 
+    /// Gives the record of a session that has ended an id that has no session.
+    fn ends(&self, record: &mut Record, base: Option<&Base>) -> Result<()> {
+        record.id = Id::default();
+        self.dropped(base.map_or("", |base| &base.session));
+        Ok(())
+    }
+
     fn dropped(&self, session: &str) {
         self.shared.counts.dropped.one_more();
         tracing::debug!(target: "hedgerow::session", session, "the session has ended; not saved");
@@ -313,32 +343,41 @@ impl Store for SessionStore {
     /// Creates a session with the data of `record`, under an id that the store draws.
     async fn create(&self, record: &mut Record) -> Result<()> {
         let saving = self.saving(record)?;
-        let counts = &self.shared.counts;
-        // Whose session it is was not found out by this request: it knows that from the session
-        // which it has loaded. So that must not have ended otherwise than by its own `delete`.
-        let goes_on =
-            Base::of(&record.data).filter(|base| base.user.is_some() && base.user == saving.user);
-        let departures = &self.shared.departures;
-        let Some(old) = goes_on else {
-            self.created(&saving, record).await?;
-            counts.created.one_more();
-            return Ok(());
+        let base = self.base_of(record);
+        // Whose session it is may be known from the session that was loaded. So that must not have
+        // ended otherwise than by the `delete` of this request.
+        let leave = match self.leave_of(base.as_ref()) {
+            None => None,
+            Some(Leave::Given(leave)) => Some(leave),
+            Some(Leave::Unknown) => return Err(trouble::not_deleted()),
+            Some(Leave::Refused) => return self.ends(record, base.as_ref()),
         };
-        let Some(leave) = departures.leave_of(&old.session) else {
+        let Some((id, new)) = self.created(&saving).await? else {
+            // It has ended already, so nobody will find it.
             record.id = Id::default();
-            self.dropped(&old.session);
             return Ok(());
         };
-        let session = self.created(&saving, record).await?;
-        // What was invalidated since has ended this session, too. No one else knows its id yet.
-        let is_current = self.cache.is_current(&leave).await;
-        if matches!(is_current, Ok(true)) && departures.leave_of(&old.session).is_some() {
-            counts.created.one_more();
-            return Ok(());
+        if let Some(leave) = leave {
+            // What was invalidated since has ended this session, too. No one else knows its id yet.
+            let is_current = self.cache.is_current(&leave).await;
+            let still = self.leave_of(base.as_ref());
+            if !matches!((&is_current, still), (Ok(true), Some(Leave::Given(_)))) {
+                let removed = self.cache.remove(&new.session).await;
+                // The record is as it was: the next call may succeed.
+                is_current.map_err(of_cache)?;
+                removed.map_err(of_cache)?;
+                return self.ends(record, base.as_ref());
+            }
         }
-        self.cache.remove(&session).await.map_err(of_cache)?;
-        is_current.map_err(of_cache)?;
-        self.dropped(&old.session);
+        record.id = id;
+        new.note_in(&mut record.data);
+        self.shared.counts.created.one_more();
+        if let Some(base) = base
+            && let Some(found) = self.shared.departures.found(&base.session)
+            && found.was_changed_since(&base)
+        {
+            self.met_another(&base.session);
+        }
         Ok(())
     }
 
@@ -346,12 +385,7 @@ impl Store for SessionStore {
     /// the answer is `Ok`: the session has ended while the request was under way.
     async fn save(&self, record: &Record) -> Result<()> {
         let (saving, session) = (self.saving(record)?, digest::of_session(&record.id));
-        let mut base = Base::of(&record.data);
-        if let Some(base) = &mut base
-            && let Some(last) = self.shared.last_saves.of(base.writer)
-        {
-            base.data = last;
-        }
+        let base = self.base_of(record);
         self.saved(&saving, base.as_ref(), &session).await
     }
 
@@ -373,11 +407,14 @@ impl Store for SessionStore {
 
     async fn delete(&self, id: &Id) -> Result<()> {
         let session = digest::of_session(id);
-        let departed = match self.users {
-            Some(_) => self.departed(&session).await,
-            None => self.cache.remove(&session).await,
-        };
-        departed.map_err(of_cache)
+        match self.departed(&session).await {
+            Ok(found) => self.shared.departures.note(&session, found),
+            Err(error) => {
+                self.shared.departures.note_failed(&session);
+                return Err(of_cache(error));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -26,8 +26,8 @@ use crate::{Error, ErrorKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trouble {
-    /// Redis is out, or did not answer in time. Nobody is logged out by that: the same call may
-    /// succeed later.
+    /// Redis is out, or did not answer in time. No session that is stored ends by that: the same
+    /// call may succeed later.
     Unavailable,
     /// Another request has saved the session meanwhile: see
     /// [`Conflict::Refuse`](super::Conflict::Refuse).
@@ -106,6 +106,13 @@ pub(super) fn contended() -> session_store::Error {
     session_store::Error::Backend(format!(
         "{UNAVAILABLE}: other requests saved the session each time; nothing was changed; repeat \
          the request"
+    ))
+}
+
+pub(super) fn not_deleted() -> session_store::Error {
+    session_store::Error::Backend(format!(
+        "{UNAVAILABLE}: the session could not be given another id, since its delete has failed; \
+         nothing was changed; repeat the request"
     ))
 }
 

@@ -6,8 +6,9 @@
 //! depends on an index. A note may be of an entry that never came, or is gone.
 //!
 //! What stores entries notes them here, if the handle is told to. `keys_by_tag` and `purge_tag`
-//! read.
+//! read. `take` forgets what it has removed.
 
+pub(super) mod notes;
 pub(super) mod pages;
 
 use futures::future::join_all;

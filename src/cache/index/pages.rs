@@ -17,7 +17,7 @@ use crate::cache::index;
 use crate::cache::read::fetch;
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::key::Key;
+use crate::key::{Key, TagId};
 use crate::script::script;
 use crate::tags::{Life, Tag};
 use crate::time::Deadline;
@@ -49,7 +49,7 @@ enum Ended {
 pub(in crate::cache) struct Noted {
     pub(in crate::cache) name: String,
     /// As the server spells it. It identifies the note.
-    score: String,
+    pub(super) score: String,
 }
 
 /// What the value of a name carries.
@@ -156,7 +156,7 @@ impl Pages {
             return Ok(None);
         };
         let places = self.places(&page)?;
-        let carried = self.carried(&places, deadline).await?;
+        let carried = carried(&self.cache, self.tag.id, &places, deadline).await?;
         let mut gone: Vec<bool> = carried.iter().map(|it| *it == Carried::Nothing).collect();
         let removed = self.purged(&places, carried, deadline).await?;
         for (gone, removed) in gone.iter_mut().zip(&removed) {
@@ -180,7 +180,8 @@ impl Pages {
         if some.is_empty() {
             return Ok(());
         }
-        let carried = self.carried(&self.places(&some)?, deadline).await?;
+        let places = self.places(&some)?;
+        let carried = carried(&self.cache, self.tag.id, &places, deadline).await?;
         let mut carried = carried.iter();
         let gone = candidates.iter().map(|candidate| {
             *candidate && carried.next().is_some_and(|it| *it == Carried::Nothing)
@@ -190,10 +191,6 @@ impl Pages {
     }
 
     /// Takes the names of `page` that are `gone` out of the index, unless they were noted again.
-    ///
-    /// An entry is noted before it is stored. So one may have been noted before the page was read,
-    /// and stored after its value was found missing. A load is seen by its lease. Another store is
-    /// found by a second look once the name is forgotten, and noted again.
     async fn forget(
         &mut self,
         (page, before): (&[Noted], Option<Noted>),
@@ -205,38 +202,16 @@ impl Pages {
         if forgets.is_empty() {
             return Ok(());
         }
-        let mut call = FORGET.call([&self.key]);
-        for noted in &forgets {
-            call = call.arg(&*noted.name).arg(&*noted.score);
-        }
-        let reply = self.cache.client.run(call, deadline).await?;
-        if reply.status()? != "OK" {
-            return Err(reply.unexpected());
-        }
+        forget(&self.cache, self.tag.id, &forgets, deadline).await?;
         // The next page begins behind a name that stays.
         let left = page.iter().zip(gone).rev();
         let mut left = left.filter(|it| !*it.1).map(|it| it.0);
         self.last = left.next().cloned().or(before);
-        let places = self.places(&forgets)?;
-        let carried = self.carried(&places, deadline).await?;
-        for ((noted, place), carried) in forgets.iter().zip(&places).zip(carried) {
-            if carried == Carried::Nothing {
-                continue;
-            }
-            let ends = noted.score.parse::<f64>().unwrap_or_default();
-            let (ids, names) = (std::iter::once(self.tag.id), [&place.name]);
-            let life = Life::Until(ends as u64);
-            index::note(&self.cache, ids, &names, life, deadline).await?;
-        }
         Ok(())
     }
 
     fn places(&self, page: &[Noted]) -> Result<Vec<EntryKeys>> {
-        let client = &self.cache.client;
-        let places = page
-            .iter()
-            .map(|noted| self.cache.place(client.name(&noted.name)));
-        places.collect()
+        places(&self.cache, page)
     }
 
     /// Removes those of these values that are invalid by the tag. Returns which were.
@@ -312,30 +287,73 @@ impl Pages {
         dead.retain(|(_, generation)| !is_present(generation));
         Ok(dead)
     }
+}
 
-    /// Returns what each of these values carries.
-    async fn carried(&self, places: &[EntryKeys], deadline: Deadline) -> Result<Vec<Carried>> {
-        let client = &self.cache.client;
-        let calls = groups(client, places.iter().map(|place| &place.value));
-        let calls = calls.map(|group| async move {
-            let keys: Vec<&Key> = group.iter().flat_map(|at| places[*at].keys()).collect();
-            let call = STAMPS.call_together(keys);
-            let call = call.arg(&self.tag.id.0.to_be_bytes()[..]);
-            let mut reply = client.run(call, deadline).await?;
-            if reply.status()? != "OK" {
-                return Err(reply.unexpected());
-            }
-            let mut carried = Vec::with_capacity(group.len());
-            for (at, answer) in group.into_iter().zip(1..) {
-                let stamp = reply.take_bytes(answer)?;
-                carried.push((at, Carried::of(stamp)));
-            }
-            Ok(carried)
-        });
-        let mut all = try_join_all(calls).await?.concat();
-        all.sort_unstable_by_key(|(at, _)| *at);
-        Ok(all.into_iter().map(|(_, carried)| carried).collect())
+/// Takes names whose values are gone out of the index of the tag `id`, unless they were noted
+/// again.
+///
+/// An entry is noted before it is stored. So one may have been noted before the note was read, and
+/// stored after its value was found missing. A load is seen by its lease. Another store is found by
+/// a second look once the name is forgotten, and noted again.
+pub(super) async fn forget(
+    cache: &Cache,
+    id: TagId,
+    gone: &[Noted],
+    deadline: Deadline,
+) -> Result<()> {
+    let mut call = FORGET.call([&index::key(cache, id)]);
+    for noted in gone {
+        call = call.arg(&*noted.name).arg(&*noted.score);
     }
+    let reply = cache.client.run(call, deadline).await?;
+    if reply.status()? != "OK" {
+        return Err(reply.unexpected());
+    }
+    let places = places(cache, gone)?;
+    let carried = carried(cache, id, &places, deadline).await?;
+    for ((noted, place), carried) in gone.iter().zip(&places).zip(carried) {
+        if carried == Carried::Nothing {
+            continue;
+        }
+        let ends = noted.score.parse::<f64>().unwrap_or_default();
+        let life = Life::Until(ends as u64);
+        index::note(cache, std::iter::once(id), &[&place.name], life, deadline).await?;
+    }
+    Ok(())
+}
+
+fn places(cache: &Cache, page: &[Noted]) -> Result<Vec<EntryKeys>> {
+    let names = page.iter().map(|noted| cache.client.name(&noted.name));
+    names.map(|name| cache.place(name)).collect()
+}
+
+/// Returns what each of these values carries of the tag `id`.
+async fn carried(
+    cache: &Cache,
+    id: TagId,
+    places: &[EntryKeys],
+    deadline: Deadline,
+) -> Result<Vec<Carried>> {
+    let client = &cache.client;
+    let calls = groups(client, places.iter().map(|place| &place.value));
+    let calls = calls.map(|group| async move {
+        let keys: Vec<&Key> = group.iter().flat_map(|at| places[*at].keys()).collect();
+        let call = STAMPS.call_together(keys);
+        let call = call.arg(&id.0.to_be_bytes()[..]);
+        let mut reply = client.run(call, deadline).await?;
+        if reply.status()? != "OK" {
+            return Err(reply.unexpected());
+        }
+        let mut carried = Vec::with_capacity(group.len());
+        for (at, answer) in group.into_iter().zip(1..) {
+            let stamp = reply.take_bytes(answer)?;
+            carried.push((at, Carried::of(stamp)));
+        }
+        Ok(carried)
+    });
+    let mut all = try_join_all(calls).await?.concat();
+    all.sort_unstable_by_key(|(at, _)| *at);
+    Ok(all.into_iter().map(|(_, carried)| carried).collect())
 }
 
 /// Returns the positions of those keys that one script may have together.

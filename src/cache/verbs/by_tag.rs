@@ -30,9 +30,10 @@ impl Cache {
     /// bytes in Redis for each tag of a value. Invalidations do not need an index, and cost the
     /// same with it.
     ///
-    /// A name stays in an index until the end that its entry was to have, also if the entry is
-    /// removed earlier. `keys_by_tag` and `purge_tag` take such names out. So where values live for
-    /// long and are removed one by one, call one of them now and then.
+    /// [`take`](Self::take) takes the name of what it removes out of the index. Otherwise a name
+    /// stays there until the end that its entry was to have, also if the entry is removed earlier.
+    /// `keys_by_tag` and `purge_tag` take such names out. So where values live for long and are
+    /// removed one by one, use `take`, or call one of them now and then.
     ///
     /// The index may be lost, as any key of a cache. Then what was stored before is not found by
     /// tag, and is as valid as before.

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::conditional::Attempts;
 use crate::cache::Cache;
 use crate::cache::entry_keys::EntryKeys;
+use crate::cache::index::notes::Notes;
 use crate::cache::read::mark::Mark;
 use crate::client::Request;
 use crate::error::{Error, Result};
@@ -19,7 +20,8 @@ script!(TAKE = "take.lua" after "../entry.lua");
 
 impl Cache {
     /// Returns the value of `key` and removes it. `None` without a valid value. Of several callers,
-    /// one at most gets the value. A load of `key` that is under way is not stored.
+    /// one at most gets the value. A load of `key` that is under way is not stored. If this handle
+    /// [keeps an index](Self::index_tags) of its tags, the key is taken out of it, too.
     ///
     /// # Errors
     /// As [`remove`](Self::remove). After an error that
@@ -52,7 +54,16 @@ impl Cache {
             let Some::<(Arc<V>, Mark)>((value, mark)) = reading.hit() else {
                 return Ok(None);
             };
+            let notes = Notes::of(self, &place.name, &mark.stamps, deadline).await;
             if self.taken_out(place, &mark, deadline).await? {
+                let forgotten = match notes {
+                    Ok(notes) => notes.forget(self, deadline).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = forgotten {
+                    // The value is taken all the same: an index decides nothing.
+                    tracing::debug!(target: "hedgerow::cache", %error, "index not tidied");
+                }
                 return Ok(Some(value));
             }
         }

@@ -3,7 +3,7 @@
 //! Invariant: nothing that a client can write decides, but for the client's own address. A header
 //! field counts only if the peer is a proxy that is trusted, and then from the right: each entry
 //! was written by the hop before, so the first entry that is no trusted proxy is the client. What
-//! stands left of it is the client's own text. Without I/O. The layer calls it.
+//! stands left of it is the client's own text. Without I/O. The layer calls it, and handlers do.
 
 use std::error::Error;
 use std::fmt;
@@ -55,12 +55,14 @@ enum Source {
     XForwardedFor,
 }
 
-/// Why there is no address.
+/// Why a request has no [address](ClientAddress::key).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoAddress {
-    /// The request has no peer: the server is not set up to say it.
+#[non_exhaustive]
+pub enum NoAddress {
+    /// The request has no peer: the server is not set up to say it. The client can do nothing about
+    /// that.
     NoPeer,
-    /// A trusted proxy names no client, or the field cannot be read.
+    /// A trusted proxy names no client, or the field cannot be read. A client can bring this about.
     Unreadable,
 }
 
@@ -117,8 +119,30 @@ impl ClientAddress {
         Ok(self)
     }
 
-    /// Returns the key of the client: its address, or the network of an IPv6 client.
-    pub(super) fn key(&self, request: &Parts) -> Result<String, NoAddress> {
+    /// Returns the key of the client: its address, or the network of an IPv6 client. For a handler
+    /// that limits by address itself, as [`RateLimitLayer`](super::RateLimitLayer) does. With axum,
+    /// a handler takes the `Parts` of its request as one of its arguments.
+    ///
+    /// ```no_run
+    /// use hedgerow::http::ClientAddress;
+    /// use hedgerow::limit::RateLimits;
+    /// use http::request::Parts;
+    ///
+    /// async fn may_log_in(
+    ///     address: &ClientAddress,
+    ///     logins: &RateLimits,
+    ///     request: &Parts,
+    ///     account: &str,
+    /// ) -> Result<bool, Box<dyn std::error::Error>> {
+    ///     let client = address.key(request)?;
+    ///     let decided = logins.check([("address", &*client), ("account", account)]).await?;
+    ///     Ok(decided.allowed())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// If the request has no peer, or a trusted proxy names no client.
+    pub fn key(&self, request: &Parts) -> Result<String, NoAddress> {
         Ok(match self.of(request)? {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => {
@@ -234,6 +258,20 @@ impl fmt::Debug for ClientAddress {
             .finish_non_exhaustive()
     }
 }
+
+impl fmt::Display for NoAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoPeer => {
+                "the server does not say where the request comes from; put the peer of the \
+                 connection into the extensions of the request"
+            }
+            Self::Unreadable => "a trusted proxy names no client that can be read",
+        })
+    }
+}
+
+impl Error for NoAddress {}
 
 /// What is neither an address nor a network.
 #[derive(Debug, Clone, PartialEq, Eq)]

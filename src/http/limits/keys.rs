@@ -10,6 +10,7 @@ use http::StatusCode;
 use http::request::Parts;
 
 use super::address::NoAddress;
+use super::warnings::Warnings;
 use crate::limit::RateLimiter;
 
 /// What all services of one layer share.
@@ -19,6 +20,8 @@ pub(super) struct Setup {
     key: Arc<KeyOf>,
     pub(super) cost: Option<Arc<CostOf>>,
     pub(super) keyless: Keyless,
+    /// Of requests that are answered 503.
+    pub(super) warnings: Arc<Warnings>,
 }
 
 pub(super) type CostOf = dyn Fn(&Parts) -> u32 + Send + Sync;
@@ -67,6 +70,7 @@ impl Setup {
             key: Arc::new(key),
             cost: None,
             keyless: Keyless::default(),
+            warnings: Arc::default(),
         }
     }
 

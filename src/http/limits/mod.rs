@@ -9,8 +9,9 @@ mod fields;
 mod keys;
 mod layer;
 mod service;
+mod warnings;
 
-pub use address::{ClientAddress, InvalidProxy};
+pub use address::{ClientAddress, InvalidProxy, NoAddress};
 pub use keys::Keyless;
 pub use layer::RateLimitLayer;
 pub use service::{RateLimited, RateLimiting};

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -82,7 +82,9 @@ where
                     ));
                 }
                 Err(error) => {
-                    tracing::warn!(target: "hedgerow::limit", limiter = setup.limiter.name(), %error, "a request is answered 503");
+                    if let Some(count) = setup.warnings.one_more(Instant::now()) {
+                        tracing::warn!(target: "hedgerow::limit", limiter = setup.limiter.name(), count, %error, "requests are answered 503");
+                    }
                     let mut unavailable = answer(
                         StatusCode::SERVICE_UNAVAILABLE,
                         "the service cannot check its limits now; try again\n".into(),

@@ -11,7 +11,7 @@ use crate::support::aging::{aged, old_tags};
 use crate::support::gate::Gate;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
-use crate::support::wait::until;
+use crate::support::wait::{bounded, patient, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -432,4 +432,36 @@ async fn a_key_of_another_type_is_reported_and_nothing_is_stored() {
         assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
     }
     assert!(!is_there(&cache, "k2").await);
+}
+
+#[tokio::test]
+async fn what_is_taken_leaves_the_index_unless_it_is_stored_again() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let there = server.client().await.cache("c").index_tags();
+    let here = patient(proxy.builder()).open();
+    let here = here.expect("a good URL").cache("c").index_tags();
+    // Twice, so that all scripts are known.
+    for _ in 0..2 {
+        set(&here, "a", &["t", "u"]).await;
+        assert!(here.take::<u8>("a").await.expect("an answer").is_some());
+        assert_eq!(server.keys("hr:x:*").await, [""; 0]);
+    }
+    set(&here, "a", &["t"]).await;
+    let index = server.keys("hr:x:*").await.concat();
+    // Something else in the place of the index: that decides nothing.
+    server.run::<()>(&["RENAME", &index, "kept"]).await;
+    server.run::<()>(&["SET", &index, "other"]).await;
+    assert!(here.take::<u8>("a").await.expect("an answer").is_some());
+    server.run::<()>(&["RENAME", "kept", &index]).await;
+    set(&here, "a", &["t"]).await;
+    let forgets = Request::any().named("evalsha").with(&index);
+    let held = proxy.on(forgets, Act::Hold);
+    let taken = tokio::spawn(async move { here.take::<u8>("a").await });
+    held.hit().await;
+    set(&there, "a", &["t"]).await;
+    held.deliver();
+    let taken = bounded("it ends", taken).await.expect("no panic");
+    assert!(taken.expect("an answer").is_some());
+    assert_eq!(listed(&there, "t").await, ["a"]);
 }

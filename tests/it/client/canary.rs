@@ -228,10 +228,11 @@ const LIMITS: [&str; 12] = [
 ];
 
 /// What is there with the feature `http`, too.
-const LIMIT_LAYERS: [&str; 6] = [
+const LIMIT_LAYERS: [&str; 7] = [
     "ClientAddress",
     "InvalidProxy",
     "Keyless",
+    "NoAddress",
     "RateLimitLayer",
     "RateLimited",
     "RateLimiting",
@@ -277,7 +278,7 @@ async fn limit_layers(limiter: hedgerow::RateLimiter, shown: &mut Shown) {
     use axum::body::Body;
     use axum::http::Request;
     use hedgerow::http::{
-        ClientAddress, InvalidProxy, Keyless, RateLimitLayer, RateLimited, RateLimiting,
+        ClientAddress, InvalidProxy, Keyless, NoAddress, RateLimitLayer, RateLimited, RateLimiting,
     };
     use tower::{Layer as _, Service as _};
 
@@ -285,6 +286,9 @@ async fn limit_layers(limiter: hedgerow::RateLimiter, shown: &mut Shown) {
     shown.add::<ClientAddress>(&address);
     let invalid = address.clone().forwarded(["no network"]);
     shown.add::<InvalidProxy>(&invalid.expect_err("no network"));
+    let request = Request::get("/").header("x-forwarded-for", PASSWORD);
+    let (request, ()) = request.body(()).expect("a good request").into_parts();
+    shown.add::<NoAddress>(&address.key(&request).expect_err("no peer"));
     shown.add::<Keyless>(&Keyless::Share);
     let layer = RateLimitLayer::by_address(limiter, address).keyless(Keyless::Share);
     shown.add::<RateLimitLayer>(&layer);

@@ -8,7 +8,7 @@ use hedgerow::{ErrorKind, Result};
 use crate::support::gate::Gate;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
-use crate::support::wait::until;
+use crate::support::wait::{patient, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(200);
@@ -93,4 +93,35 @@ async fn a_client_that_was_closed_goes_on_if_it_is_called() {
         client.close(Duration::ZERO).await.is_ok()
     })
     .await;
+}
+
+#[cfg(feature = "limit")]
+#[tokio::test]
+async fn a_turn_that_was_dropped_is_given_back_before_its_client_is_closed() {
+    use hedgerow::limit::Quota;
+
+    let hour = 60 * MINUTE;
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let quota = Quota::new(1, hour);
+    let limiter = client.rate_limiter("api", quota);
+    let direct = server.client().await.rate_limiter("api", quota);
+    let reserved = async || direct.peek("a").await.expect("answered").reset_after > hour;
+    // The script is known from here on, so that one call of it is one request.
+    limiter.refund("other", 1).await.expect("given back");
+    limiter.until_ready("a").await.expect("the first turn");
+    client.close(MINUTE).await.expect("a turn that was used");
+    let mut wait = limiter.until_ready("a").wait(hour).into_future();
+    assert!(futures::poll!(&mut wait).is_pending());
+    until("the turn is reserved", reserved).await;
+    let refund = Request::any().named("evalsha").with("hr:r:{api:a}");
+    let held = proxy.on(refund, Act::Hold);
+    drop(wait);
+    let text = left(client.close(SHORT).await);
+    assert!(text.contains("1 turns of limits"), "{text}");
+    held.hit().await;
+    held.deliver();
+    client.close(MINUTE).await.expect("closed");
+    assert!(!reserved().await, "it was given back");
 }

@@ -1,12 +1,13 @@
 //! Checks, peeks and refunds through the public API, on every topology.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hedgerow::limit::{Algorithm, DecidedBy, Quota};
-use hedgerow::{ErrorKind, RateLimiter};
+use hedgerow::{Client, ErrorKind, RateLimiter};
 
 use crate::support::proxy::Proxy;
 use crate::support::server::Server;
+use crate::support::wait::until;
 
 /// So long that nothing comes back while a test runs.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -150,7 +151,7 @@ async fn something_else_at_the_key_is_an_error_and_is_left_alone() {
         .expect("the format key is set");
     for (key, quota) in [
         ("hr:r:{api:a}", Quota::per_second(5)),
-        ("hr:w:{api:a}", Quota::per_second(5).sliding_window()),
+        ("hr:w1000000:{api:a}", Quota::per_second(5).sliding_window()),
     ] {
         let limiter = client.rate_limiter("api", quota);
         for command in [["SET", key, "other"], ["SADD", key, "other"]] {
@@ -231,4 +232,85 @@ async fn each_decision_is_in_one_count_and_handles_of_a_name_share_them() {
             .allowed,
         0
     );
+}
+
+/// A shorter window drops what a longer one still counts. So they are apart.
+#[tokio::test]
+async fn windows_of_two_lengths_count_apart() {
+    let server = Server::start().await;
+    let (client, other) = (server.client().await, server.client().await);
+    let quota = |window| Quota::new(5, window).sliding_window();
+    let long = |client: &Client| client.rate_limiter("api", quota(Duration::from_secs(3600)));
+    let short = client.rate_limiter("api", quota(Duration::from_millis(1)));
+    assert_eq!(checks(&long(&client), "a", &[5]).await, [true]);
+    until("the short window has room", async || {
+        short.check("a").await.expect("answered").allowed
+    })
+    .await;
+    // Another process, which knows of no refusal.
+    assert_eq!(checks(&long(&other), "a", &[1]).await, [false]);
+    let group = |client: &Client, window| client.rate_limits("g").limit("l", quota(window));
+    let long = |client: &Client| group(client, Duration::from_secs(3600));
+    assert!(
+        long(&client)
+            .check_all("a")
+            .cost(5)
+            .await
+            .expect("answered")
+            .allowed()
+    );
+    until("the short window has room", async || {
+        let short = group(&client, Duration::from_millis(1))
+            .check_all("a")
+            .await;
+        short.expect("answered").allowed()
+    })
+    .await;
+    assert!(
+        !long(&other)
+            .check_all("a")
+            .await
+            .expect("answered")
+            .allowed()
+    );
+}
+
+/// What is taken counts for as long as the limit has said, whoever has written the key.
+#[tokio::test]
+async fn a_key_lives_as_long_as_it_counts() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    for quota in [
+        Quota::per_minute(60),
+        Quota::per_minute(60).sliding_window(),
+    ] {
+        let lives = async |when: Instant, counts: Duration| {
+            for (key, left) in server.lives("hr:[rw]*").await {
+                let left = Duration::from_millis(u64::try_from(left).expect("it has an end"));
+                let lasts = left + when.elapsed() + Duration::from_millis(2);
+                assert!(lasts >= counts, "{key}: {left:?} of {counts:?}");
+            }
+            let _: redis::Value = server.run(&["FLUSHALL"]).await;
+        };
+        let (limiter, when) = (client.rate_limiter("api", quota), Instant::now());
+        let decision = limiter.check("a").cost(30).await.expect("answered");
+        lives(when, decision.reset_after).await;
+        let group = client.rate_limits("g").limit("l", quota);
+        let when = Instant::now();
+        let decisions = group.check_all("a").cost(30).await.expect("answered");
+        let (_, decision) = decisions.iter().next().expect("one limit");
+        lives(when, decision.reset_after).await;
+        let _ = limiter.check("b").cost(30).await.expect("answered");
+        limiter.refund("b", 10).await.expect("given back");
+        let when = Instant::now();
+        let decision = limiter.peek("b").await.expect("answered");
+        lives(when, decision.reset_after).await;
+        // A turn that is a second away.
+        let _ = limiter.check("c").cost(60).await.expect("answered");
+        if quota.algorithm() == Algorithm::Gcra {
+            let when = Instant::now();
+            limiter.until_ready("c").await.expect("its turn");
+            lives(when, Duration::from_secs(60)).await;
+        }
+    }
 }

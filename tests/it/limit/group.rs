@@ -118,9 +118,40 @@ async fn another_type_at_the_second_key_leaves_the_first_alone() {
     let server = Server::start_single().await;
     let limits = logins(&server.client().await);
     server
-        .run::<()>(&["SADD", "hr:w:{login}:account:ada", "x"])
+        .run::<()>(&["SADD", "hr:w86400000000:{login}:account:ada", "x"])
         .await;
     let error = limits.check_all("ada").await.expect_err("no limit");
     assert_eq!(error.kind(), ErrorKind::WrongType, "{error}");
     assert_eq!(server.keys("hr:r:*").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_peek_takes_nothing_of_any_limit_and_a_refund_gives_back_to_each() {
+    let server = Server::start().await;
+    let limits = logins(&server.client().await);
+    let keys = [("address", "::1"), ("account", "ada")];
+    let left = async || {
+        let peeked = limits.peek(keys).await.expect("answered");
+        let left = peeked.iter().map(|(_, decision)| decision.remaining);
+        (peeked.allowed(), left.collect::<Vec<u32>>())
+    };
+    let (allowed, before) = left().await;
+    assert!(allowed);
+    assert_eq!(left().await, (true, before.clone()));
+    while limits.check(keys).await.expect("answered").allowed() {}
+    let (allowed, used_up) = left().await;
+    assert!(!allowed && used_up != before, "{used_up:?}");
+    let refused = limits.peek(keys).await.expect("answered");
+    assert!(refused.refused_by().is_some());
+    limits.refund(keys, 1).await.expect("given back");
+    let given: Vec<u32> = used_up.iter().map(|left| left + 1).collect();
+    assert_eq!(left().await, (true, given));
+    // This process has forgotten the refusal.
+    assert!(limits.check(keys).await.expect("answered").allowed());
+    for wrong in [
+        limits.refund(keys, 0).await,
+        limits.refund([("no", "a")], 1).await,
+    ] {
+        assert_eq!(wrong.expect_err("refused").kind(), ErrorKind::InvalidInput);
+    }
 }

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use hedgerow::session::{Conflict, SessionStore};
 use serde_json::json;
-use tower_sessions_core::session::Id;
+use tower_sessions_core::session::{Expiry, Id};
 use tower_sessions_core::{Session, SessionStore as _};
 
-use super::{created, data, is_there, loaded, record, request, store, user};
+use super::{HOUR, created, data, is_there, loaded, record, request, store, user};
 use crate::support::server::Server;
 
 #[tokio::test]
@@ -150,4 +151,95 @@ async fn a_login_without_a_session_gets_one() {
     session.save().await.expect("saved");
     let id = session.id().expect("it was saved");
     assert_eq!(data(&loaded(&store, id).await), json!({"user": "7"}));
+}
+
+/// The old id is gone, so what its request had loaded is stored under the new one.
+#[tokio::test]
+async fn a_new_id_that_loses_what_another_request_has_saved_is_counted() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("sessions");
+    let refusing = store(&server).await.conflict(Conflict::Refuse);
+    for store in [SessionStore::new(cache), store(&server).await, refusing] {
+        for (at, content) in (1..).zip([json!({"a": 1}), json!({"user": "7", "a": 1})]) {
+            let id = created(&store, content.clone()).await.id;
+            let (renews, writes) = (request(&store, id), request(&store, id));
+            renews.load().await.expect("loaded");
+            writes.insert("a", 2).await.expect("loaded");
+            writes.save().await.expect("saved");
+            renews.cycle_id().await.expect("an answer");
+            renews.save().await.expect("saved");
+            let new = renews.id().expect("it was saved");
+            assert_eq!(data(&loaded(&store, new).await), content);
+            assert_eq!(store.stats().conflicts, at);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_id_that_loses_nothing_is_no_conflict() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    for content in [json!({"a": 1}), json!({"user": "7", "a": 1})] {
+        // Others have only moved the end.
+        let id = created(&store, content.clone()).await.id;
+        let (renews, reads) = (request(&store, id), request(&store, id));
+        renews.insert("a", 2).await.expect("loaded");
+        reads.set_expiry(Some(Expiry::OnInactivity(HOUR * 5)));
+        reads.save().await.expect("saved");
+        renews.cycle_id().await.expect("an answer");
+        renews.save().await.expect("saved");
+        // This request has saved itself.
+        let renews = request(&store, created(&store, content).await.id);
+        for value in [2, 3] {
+            renews.insert("a", value).await.expect("loaded");
+            renews.save().await.expect("saved");
+        }
+        renews.cycle_id().await.expect("an answer");
+        renews.save().await.expect("saved");
+    }
+    assert_eq!(store.stats().conflicts, 0);
+}
+
+#[tokio::test]
+async fn no_user_comes_back_under_another_id_after_the_session_went_to_another_user() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    let id = created(&store, json!({"user": "7"})).await.id;
+    let (late, switches) = (request(&store, id), request(&store, id));
+    assert_eq!(user(&late).await.as_deref(), Some("7"));
+    switches.insert("user", "8").await.expect("loaded");
+    switches.save().await.expect("saved");
+    late.cycle_id().await.expect("an answer");
+    store.log_out_everywhere("7").await.expect("logged out");
+    late.save().await.expect("an answer");
+    assert!(!is_there(&store, late.id().expect("it has an id")).await);
+    assert_eq!(store.stats().dropped, 1);
+    assert_eq!(server.keys("hr:v:*").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn no_request_goes_on_after_a_logout_by_calling_its_user_otherwise() {
+    let server = Server::start().await;
+    let (store, other) = (store(&server).await, store(&server).await);
+    for ends_with in ["delete", "everywhere"] {
+        let id = created(&store, json!({"user": "ada@a"})).await.id;
+        let late = request(&store, id);
+        late.insert("user", "ada@b").await.expect("loaded");
+        match ends_with {
+            "delete" => other.delete(&id).await.expect("logged out"),
+            _ => other.log_out_everywhere("ada@a").await.expect("logged out"),
+        }
+        late.cycle_id().await.expect("an answer");
+        late.save().await.expect("an answer");
+        let new = late.id().expect("it has an id");
+        assert!(!is_there(&store, new).await, "{ends_with}");
+    }
+    assert_eq!(store.stats().dropped, 2);
+    // Without a logout, a session may change its user and its id at once.
+    let id = created(&store, json!({"user": "ada@a"})).await.id;
+    let changes = request(&store, id);
+    changes.insert("user", "ada@b").await.expect("loaded");
+    changes.cycle_id().await.expect("an answer");
+    changes.save().await.expect("saved");
+    assert!(is_there(&store, changes.id().expect("it was saved")).await);
 }

@@ -192,7 +192,7 @@ async fn a_stale_save_never_changes_whose_session_it_is() {
     leaves.save().await.expect("saved");
     late.save().await.expect("an answer");
     assert_eq!(data(&loaded(&store, id).await), json!({}));
-    assert_eq!(store.stats().dropped, 1);
+    assert_eq!((store.stats().dropped, store.stats().conflicts), (1, 1));
 }
 
 #[tokio::test]
@@ -279,4 +279,28 @@ async fn the_limit_is_256_kib_by_default() {
     let mut large = record(json!({"a": "x".repeat(256 * 1024)}));
     let refused = store.create(&mut large).await.expect_err("too large");
     assert_eq!(Trouble::from(&refused), Trouble::TooLarge);
+}
+
+/// A login without a new id, beside a request of nobody.
+#[tokio::test]
+async fn a_save_that_loses_against_a_change_of_user_is_a_conflict() {
+    let server = Server::start().await;
+    for policy in [Conflict::LastWriteWins, Conflict::Refuse] {
+        let store = store(&server).await.conflict(policy);
+        let id = created(&store, json!({})).await.id;
+        let (login, late) = (request(&store, id), request(&store, id));
+        login.insert("user", "7").await.expect("loaded");
+        late.insert("basket", [1]).await.expect("loaded");
+        login.save().await.expect("saved");
+        match (policy, late.save().await) {
+            (Conflict::LastWriteWins, Ok(())) => assert_eq!(store.stats().dropped, 1),
+            (Conflict::Refuse, Err(refused)) => {
+                assert_eq!(Trouble::from(&refused), Trouble::Conflict, "{refused}");
+                assert_eq!(store.stats().dropped, 0);
+            }
+            (_, other) => panic!("{policy:?}: {other:?}"),
+        }
+        assert_eq!(store.stats().conflicts, 1);
+        assert_eq!(data(&loaded(&store, id).await), json!({"user": "7"}));
+    }
 }

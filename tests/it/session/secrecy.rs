@@ -75,8 +75,10 @@ async fn no_id_is_in_redis_nor_in_an_error_nor_in_an_event() {
     told += &format!("{:?}", store.load(&id).await);
     let _: Value = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
     told += &all_verbs(&store, &mut ids).await;
+    let mut dumps = Vec::new();
     for key in server.keys("*").await {
         let dump: Vec<u8> = server.run(&["DUMP", &key]).await;
+        dumps.extend_from_slice(&dump);
         told += &format!("{key} {}\n", String::from_utf8_lossy(&dump));
     }
     // What the server was sent, and what its reader sees.
@@ -94,6 +96,12 @@ async fn no_id_is_in_redis_nor_in_an_error_nor_in_an_event() {
         assert!(told.contains(wanted), "{wanted} was told: {told}");
     }
     assert!(ids.len() > 8, "{ids:?}");
+    for raw in ids
+        .iter()
+        .flat_map(|id| [id.0.to_le_bytes(), id.0.to_be_bytes()])
+    {
+        assert!(!dumps.windows(raw.len()).any(|bytes| bytes == raw));
+    }
     for form in ids.into_iter().flat_map(forms) {
         assert!(!told.contains(&form), "{form} was told");
         assert!(!told.contains(form.trim_start_matches('-')), "{form}");

@@ -2,15 +2,20 @@
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, Response, StatusCode, header};
+use axum::http::{Request as HttpRequest, Response, StatusCode, header};
 use axum::routing::get;
-use hedgerow::session::SessionStore;
+use hedgerow::session::{Conflict, SessionStore, Trouble};
+use serde_json::json;
 use time::{Duration, OffsetDateTime};
 use tower::ServiceExt as _;
+use tower_sessions::SessionStore as _;
+use tower_sessions::session::Id;
 use tower_sessions::{Expiry, Session, SessionManagerLayer};
 
-use super::store;
+use super::{data, loaded, request, store};
+use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
+use crate::support::wait::until;
 
 /// The cookie that a response sets.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +92,7 @@ async fn ask(
     path: &str,
     id: Option<&str>,
 ) -> (StatusCode, String, Option<Cookie>) {
-    let mut request = Request::builder().uri(path);
+    let mut request = HttpRequest::builder().uri(path);
     if let Some(id) = id {
         request = request.header(header::COOKIE, format!("id={id}"));
     }
@@ -193,4 +198,128 @@ async fn a_session_that_is_too_large_is_an_error_and_the_old_one_stays() {
         ask(&service, "/shown", Some(&cookie.value)).await.1,
         "Some(42)"
     );
+}
+
+/// A service in which another request saves the session whenever a handler is about to.
+fn contended(store: &SessionStore) -> Router {
+    let interferes = {
+        let store = store.clone();
+        async move |session: &Session| {
+            let other = request(&store, session.id().expect("a cookie"));
+            let seen: Option<u32> = other.get("other").await.expect("an answer");
+            let seen = seen.unwrap_or(0) + 1;
+            other.insert("other", seen).await.expect("loaded");
+            other.save().await.expect("saved");
+        }
+    };
+    let unsaved = {
+        let interferes = interferes.clone();
+        async move |session: Session| {
+            session.insert("own", 1).await.expect("an answer");
+            interferes(&session).await;
+        }
+    };
+    let saved = {
+        let interferes = interferes.clone();
+        async move |session: Session| {
+            session.insert("own", 1).await.expect("an answer");
+            session.save().await.expect("saved");
+            interferes(&session).await;
+        }
+    };
+    let refused = async move |session: Session| {
+        for _ in 0..3 {
+            session.load().await.expect("an answer");
+            session.insert("own", 2).await.expect("an answer");
+            interferes(&session).await;
+            let refused = session.save().await.expect_err("a conflict");
+            assert_eq!(Trouble::from(&refused), Trouble::Conflict);
+        }
+        session.load().await.expect("an answer");
+        StatusCode::CONFLICT
+    };
+    Router::new()
+        .route(
+            "/set",
+            get(async |session: Session| session.insert("user", 42).await.expect("new")),
+        )
+        .route("/unsaved", get(unsaved))
+        .route("/saved", get(saved))
+        .route("/refused", get(refused))
+        .layer(SessionManagerLayer::new(store.clone()))
+}
+
+#[tokio::test]
+async fn a_conflict_is_answered_by_the_handler_that_saves_and_else_with_500() {
+    let server = Server::start().await;
+    let store = store(&server).await.conflict(Conflict::Refuse);
+    let service = contended(&store);
+    let cookie = set(&service, "/set", None).await;
+    let id: Id = cookie.value.parse().expect("an id");
+    let status = async |path: &str| ask(&service, path, Some(&cookie.value)).await.0;
+    assert_eq!(status("/unsaved").await, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(
+        data(&loaded(&store, id).await),
+        json!({"user": 42, "other": 1})
+    );
+    // The layer saves once more what the handler has saved.
+    assert_eq!(status("/saved").await, StatusCode::OK);
+    let both = json!({"user": 42, "other": 2, "own": 1});
+    assert_eq!(data(&loaded(&store, id).await), both);
+    assert_eq!(status("/refused").await, StatusCode::CONFLICT);
+    let both = json!({"user": 42, "other": 5, "own": 1});
+    assert_eq!(data(&loaded(&store, id).await), both);
+    assert_eq!(store.stats().conflicts, 4);
+}
+
+#[tokio::test]
+async fn an_outage_is_answered_by_the_handler_and_the_session_is_there_afterwards() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = proxy
+        .builder()
+        .cache_deadline(std::time::Duration::from_millis(500));
+    let cache = client.open().expect("a good URL").cache("sessions");
+    let store = SessionStore::new(cache).user_key("user");
+    let checked = async |session: Session| match session.get::<u32>("user").await {
+        Ok(Some(user)) => Ok(user.to_string()),
+        Ok(None) => Err(StatusCode::UNAUTHORIZED),
+        Err(error) => match Trouble::from(&error) {
+            Trouble::Unavailable => Err(StatusCode::SERVICE_UNAVAILABLE),
+            _ => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        },
+    };
+    let routes = || {
+        Router::new()
+            .route("/", get(async |_: Session| "hello"))
+            .route(
+                "/set",
+                get(async |session: Session| session.insert("user", 42).await.expect("new")),
+            )
+            .route("/checked", get(checked))
+    };
+    let plain = routes().layer(SessionManagerLayer::new(store.clone()));
+    let saving = SessionManagerLayer::new(store.clone()).with_always_save(true);
+    let saving = routes().layer(saving);
+    let cookie = set(&plain, "/set", None).await.value;
+    proxy.on(Request::every(), Act::Reset);
+    for (service, path, expected) in [
+        (&plain, "/", 200),
+        (&plain, "/checked", 503),
+        (&saving, "/", 500),
+        (&saving, "/checked", 503),
+    ] {
+        let (status, _, none) = ask(service, path, Some(&cookie)).await;
+        assert_eq!((status.as_u16(), none), (expected, None), "{path}");
+    }
+    proxy.clear();
+    let id: Id = cookie.parse().expect("an id");
+    until("the store works again", async || {
+        store.load(&id).await.is_ok()
+    })
+    .await;
+    for service in [&plain, &saving] {
+        let (status, user, _) = ask(service, "/checked", Some(&cookie)).await;
+        assert_eq!((status, user.as_str()), (StatusCode::OK, "42"));
+    }
 }

@@ -53,7 +53,6 @@ async fn a_user_is_logged_out_everywhere_at_once() {
     assert!(is_there(&store, back).await);
 }
 
-/// The save has judged the session before the logout, and stores after it.
 #[tokio::test]
 async fn a_session_that_gets_a_user_is_logged_out_with_that_user() {
     let server = Server::start().await;
@@ -284,4 +283,24 @@ async fn encrypted_sessions_do_all_that_others_do() {
         .await
         .expect("logged out");
     assert!(!is_there(&store, id).await);
+}
+
+/// Otherwise the index of a user who logs in often would grow until the ends of the sessions.
+#[tokio::test]
+async fn a_session_that_is_ended_leaves_the_index_of_its_user() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    let kept = created(&store, json!({"user": "8"})).await.id;
+    for _ in 0..3 {
+        let deleted = created(&store, json!({"user": "7"})).await.id;
+        store.delete(&deleted).await.expect("logged out");
+        let revoked = store.digest(&created(&store, json!({"user": "7"})).await.id);
+        assert!(store.revoke("7", &revoked).await.expect("an answer"));
+        let renewed = request(&store, created(&store, json!({"user": "7"})).await.id);
+        renewed.cycle_id().await.expect("an answer");
+    }
+    let indexes = server.keys("hr:x:*").await;
+    assert_eq!(indexes.len(), 1, "{indexes:?}");
+    let noted: Vec<String> = server.run(&["ZRANGE", &indexes[0], "0", "-1"]).await;
+    assert_eq!(noted, [store.digest(&kept)]);
 }

@@ -1,5 +1,7 @@
 //! Limits on searches and logins, over both instances together.
 
+use hedgerow::limit::Quota;
+
 use super::service::Service;
 
 #[tokio::test]
@@ -49,4 +51,20 @@ async fn guesses_of_one_password_are_limited_over_both_instances() {
         .post("/login", "name=nobody&password=whatever")
         .await;
     assert_eq!(other.status, 422, "another name has a limit of its own");
+}
+
+#[tokio::test]
+async fn logins_count_for_the_address_that_the_proxy_names() {
+    let service = Service::start().await;
+    // More than a minute lets through, by a quota that allows it.
+    let limits = service.client().rate_limits("login");
+    let limits = limits.limit("address", Quota::per_minute(1000).burst(5000));
+    let taken = limits.check([("address", "192.0.2.7")]).cost(5000);
+    assert!(taken.await.expect("answered").allowed());
+    let visitor = service.visitor();
+    for (address, status) in [("192.0.2.7", 429), ("192.0.2.8", 422)] {
+        let form = "name=nobody&password=whatever";
+        let page = visitor.post_for(address, "/login", form).await;
+        assert_eq!(page.status, status, "{address}");
+    }
 }

@@ -61,6 +61,16 @@ impl Visitor {
         sent(request.body(form.to_owned())).await
     }
 
+    /// As if forwarded by a proxy for another address.
+    pub async fn post_for(&self, address: &str, path: &str, form: &str) -> Page {
+        let request = self
+            .http
+            .post(self.url(path))
+            .header("x-forwarded-for", address);
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        sent(request.body(form.to_owned())).await
+    }
+
     pub async fn post_from(&self, origin: &str, path: &str, form: &str) -> Page {
         let request = self.http.post(self.url(path)).header("origin", origin);
         let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
