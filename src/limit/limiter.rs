@@ -162,8 +162,8 @@ impl RateLimiter {
     ///
     /// Give back only what a check has taken, and soon. What is given back counts as free from now
     /// on: in any time, what was let through less what was given back is within the promise of the
-    /// [algorithm](Algorithm). This process forgets that the key was refused; other processes that
-    /// know it go on to refuse until the time is over that the server gave them.
+    /// [algorithm](super::Algorithm). This process forgets that the key was refused; other
+    /// processes that know it go on to refuse until the time is over that the server gave them.
     ///
     /// # Errors
     /// As [`peek`](Self::peek). After an [indeterminate](Error::is_indeterminate) error it was
