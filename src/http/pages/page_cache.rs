@@ -13,6 +13,7 @@ use http::request::Parts;
 use super::known::Known;
 use super::settings::{Cookies, Directives, Query, Settings};
 use super::stats::{Counts, PageStats};
+use super::under_way::UnderWay;
 use crate::cache::{Cache, Outage};
 
 /// A layer that keeps the pages of a service in Redis, and renders each of them once.
@@ -76,6 +77,7 @@ pub struct PageCache {
     pub(super) cache: Cache,
     pub(super) settings: Arc<Settings>,
     pub(super) known: Arc<Known>,
+    pub(super) under_way: Arc<UnderWay>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -93,6 +95,7 @@ impl PageCache {
             cache: cache.jitter(0.0).outage(Outage::Bypass),
             settings: Arc::default(),
             known: Arc::default(),
+            under_way: Arc::default(),
             counts: Arc::default(),
         }
     }
@@ -197,6 +200,15 @@ impl PageCache {
         self
     }
 
+    /// Sets which headers say who the user is, beside `Authorization`: such as `X-Api-Key`, or the
+    /// header in which a proxy names the user. A request with one of them has credentials, see
+    /// [`login_cookies`](Self::login_cookies).
+    #[must_use]
+    pub fn login_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.change().login_headers = names.into_iter().collect();
+        self
+    }
+
     /// Lets requests with one of these cookies pass: they are never given a stored page, and their
     /// answers are not stored. By default, none is.
     #[must_use]
@@ -237,6 +249,27 @@ impl PageCache {
     #[must_use]
     pub fn tags_by(mut self, by: impl Fn(&Parts) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.change().tags_by = Some(Arc::new(by));
+        self
+    }
+
+    /// Changes each request before its page is rendered for the cache, such as to take out what
+    /// other requests for the page need not have.
+    ///
+    /// Axum keeps the whole URL of the request in the extension `OriginalUri`, with the parameters
+    /// that do [not belong](Self::only_query) to a page. If a handler makes links of it, the client
+    /// that asks first chooses the links of all others. So put the URL of the page in its place:
+    ///
+    /// ```
+    /// # #[cfg(any())] {
+    /// pages.on_render(|head| {
+    ///     let page = axum::extract::OriginalUri(head.uri.clone());
+    ///     head.extensions.insert(page);
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_render(mut self, change: impl Fn(&mut Parts) + Send + Sync + 'static) -> Self {
+        self.change().on_render = Some(Arc::new(change));
         self
     }
 
