@@ -82,7 +82,7 @@ impl Serving {
         let pages = &self.pages;
         let facts = pages.known.of(key);
         let told = told.or(facts.windows);
-        let (job, mut own) = Job::new(work);
+        let (job, claim, mut own) = Job::new(work);
         let how = How {
             asked: self.asked.clone(),
             settings: pages.settings.clone(),
@@ -103,12 +103,14 @@ impl Serving {
             .stale_if_error(windows.if_error)
             .keep_stale(Duration::ZERO);
         let mut call = call.into_future();
+        // Before the call finds out that Redis is out, which is counted.
+        let reads = pages.cache.bypassed().reads;
         let first = tokio::select! {
             biased;
             own = &mut own => Err(Ok(own)),
             found = &mut call => Ok(found),
             () = pages.known.unstored(key, facts.noted) => Err(Err("not to be stored")),
-            () = self.crowded(key) => Err(Err("no place")),
+            () = self.crowded(key, reads) => Err(Err("no place")),
         };
         let (stored, own) = match first {
             Ok(found) => (found, Hears::Yet(own).so_far()),
@@ -117,7 +119,12 @@ impl Serving {
             Err(Ok(own)) => (call.await, own.map_or(Hears::Nothing, Hears::Now)),
             Err(Err(why)) => {
                 drop(call);
-                return Tried::GivenUp(Hears::Yet(own), why);
+                // Others may wait for the load that has the job, and keep it waiting.
+                let own = match claim.withdrawn() {
+                    Some(work) => Hears::Now(Own::Back(work)),
+                    None => Hears::Yet(own),
+                };
+                return Tried::GivenUp(own, why);
             }
         };
         match &stored {
@@ -140,9 +147,8 @@ impl Serving {
     }
 
     /// Waits until the page could be rendered by now, and is not: Redis is out, and other loads
-    /// have taken all places that there are without it.
-    async fn crowded(&self, key: &str) {
-        let reads = self.pages.cache.bypassed().reads;
+    /// have taken all places that there are without it. So many `reads` were done without it before.
+    async fn crowded(&self, key: &str, reads: u64) {
         sleep(LONGEST_WAIT_FOR_A_PLACE).await;
         // While Redis is there, another process may render.
         while self.pages.cache.bypassed().reads == reads || self.pages.under_way.has(key) {

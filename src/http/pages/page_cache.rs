@@ -66,12 +66,19 @@ use crate::cache::{Cache, Outage};
 ///   `public` or `s-maxage`.
 ///
 /// A page that may not be stored leaves a marker for a [while](Self::marker_ttl), so that requests
-/// for it are not made to wait for each other.
+/// for it are not made to wait for each other. Where none can be left, the process remembers it.
+///
+/// # Changes
+/// A request with another method than `GET`, `HEAD`, `OPTIONS` or `TRACE` purges the page at its
+/// URL, unless it is answered by 1xx or 4xx. So does one that ends without an answer. Its answer
+/// waits for the purge for 100 ms at most, and not while Redis is known to be out: the purge is
+/// delivered when Redis is back.
 ///
 /// # Without Redis
 /// Pages are rendered, once for each process and key and at most
-/// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. No error of Redis
-/// ever becomes an error of a response.
+/// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. A request that finds
+/// no place among them in a second is rendered by itself. No error of Redis ever becomes an error
+/// of a response.
 #[derive(Clone)]
 pub struct PageCache {
     pub(super) cache: Cache,
@@ -161,8 +168,9 @@ impl PageCache {
     /// given several times, the order stays. By default, the whole query belongs to it, as it was
     /// sent.
     ///
-    /// When a page is rendered for the cache, the service does not see the other parameters: what
-    /// is not in the key cannot change the page.
+    /// When a page is rendered for the cache, the URL that the service is given does not have the
+    /// other parameters: what is not in the key must not change the page. Axum keeps them in
+    /// `OriginalUri`, see [`on_render`](Self::on_render).
     #[must_use]
     pub fn only_query(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.change().query = Query::Only(names.into_iter().map(Into::into).collect());
@@ -170,7 +178,8 @@ impl PageCache {
     }
 
     /// Leaves parameters out of the query, such as those of campaigns (`utm_source`): they do not
-    /// belong to a page, and the service does not see them when a page is rendered for the cache.
+    /// belong to a page, and the URL that the service is given when a page is rendered for the
+    /// cache does not have them. See [`on_render`](Self::on_render) for `OriginalUri`.
     #[must_use]
     pub fn ignore_query(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.change().query = Query::Without(names.into_iter().map(Into::into).collect());

@@ -104,7 +104,7 @@ impl Change<'_> {
             biased;
             purged = purge.into_future() => {
                 if let Err(error) = purged {
-                    tracing::warn!(target: "hedgerow::pages", %error, "not purged yet");
+                    tracing::warn!(target: "hedgerow::pages", %error, "not purged");
                 }
             }
             // The purge has begun, so it is owed.
@@ -124,7 +124,7 @@ impl Drop for Change<'_> {
             catch_unwind(AssertUnwindSafe(|| drop(purge.now_or_never()))).is_ok()
         };
         if !has_begun {
-            tracing::warn!(target: "hedgerow::pages", "a change was given up without a runtime; its page is not purged");
+            tracing::warn!(target: "hedgerow::pages", "a change without a runtime is not purged");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -69,9 +69,16 @@ pub(super) enum Storing {
 
 /// The right to render a page, on its way to the load. If it is dropped unused, its request gets
 /// back what it has given.
-pub(super) struct Job<S, B, R>(Option<Idle<S, B, R>>)
+pub(super) struct Job<S, B, R>(Shared<S, B, R>)
 where
     S: Origin<B, R>;
+
+/// The other end of a job: its request may take back what it has given, until it is used.
+pub(super) struct Claim<S, B, R>(Shared<S, B, R>)
+where
+    S: Origin<B, R>;
+
+type Shared<S, B, R> = Arc<Mutex<Option<Idle<S, B, R>>>>;
 
 type Back<S, B, R> = oneshot::Sender<Own<S, B, R>>;
 
@@ -97,17 +104,34 @@ pub(super) enum NotRendered {
     Panic,
     Status(StatusCode),
     Body,
+    /// Its request did not wait for it.
+    Withdrawn,
 }
 
 impl<S, B, R> Job<S, B, R>
 where
     S: Origin<B, R>,
 {
-    /// Returns a job, and where its request hears of it.
-    pub(super) fn new(work: Work<S, B>) -> (Self, oneshot::Receiver<Own<S, B, R>>) {
+    /// Returns a job, its claim, and where its request hears of it.
+    pub(super) fn new(work: Work<S, B>) -> (Self, Claim<S, B, R>, oneshot::Receiver<Own<S, B, R>>) {
         let (back, own) = oneshot::channel();
-        (Self(Some((work, back))), own)
+        let idle = Arc::new(Mutex::new(Some((work, back))));
+        (Self(idle.clone()), Claim(idle), own)
     }
+}
+
+impl<S, B, R> Claim<S, B, R>
+where
+    S: Origin<B, R>,
+{
+    /// Takes the work back. `None` if it was begun, or is on its way back.
+    pub(super) fn withdrawn(self) -> Option<Work<S, B>> {
+        taken(&self.0).map(|(work, _)| work)
+    }
+}
+
+fn taken<T>(idle: &Mutex<Option<T>>) -> Option<T> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl<S, B, R> Drop for Job<S, B, R>
@@ -115,7 +139,7 @@ where
     S: Origin<B, R>,
 {
     fn drop(&mut self) {
-        if let Some((work, back)) = self.0.take() {
+        if let Some((work, back)) = taken(&self.0) {
             // The request may have ended.
             let _ = back.send(Own::Back(work));
         }
@@ -124,7 +148,7 @@ where
 
 /// Renders a page. This is the loader.
 pub(super) async fn render<S, B, R>(
-    mut job: Job<S, B, R>,
+    job: Job<S, B, R>,
     load: Loading<Stored>,
     how: How,
 ) -> Result<Stored, NotRendered>
@@ -132,9 +156,9 @@ where
     S: Origin<B, R>,
     R: OriginBody,
 {
-    let Some((work, back)) = job.0.take() else {
+    let Some((work, back)) = taken(&job.0) else {
         // A load calls its loader once.
-        return Err(NotRendered::Error);
+        return Err(NotRendered::Withdrawn);
     };
     let How {
         asked,
@@ -416,6 +440,7 @@ impl fmt::Display for NotRendered {
             Self::Panic => f.write_str("the service panicked"),
             Self::Status(status) => write!(f, "the service answered {}", status.as_u16()),
             Self::Body => f.write_str("the body of the page failed"),
+            Self::Withdrawn => f.write_str("the request was rendered beside the cache"),
         }
     }
 }

@@ -54,8 +54,9 @@ enum Next {
     Variant,
     /// It asks again, and says how long the page may be served stale.
     Again(Windows),
-    /// It waits for its own render. Until this moment it is given the page if that fails.
-    Own(Option<Instant>),
+    /// It waits for its own render. Until this moment it is given the page if that fails. If that
+    /// was not begun, it asks again as above.
+    Own(Option<Instant>, Windows),
     /// It is rendered, and why.
     Beside(Forward, &'static str),
 }
@@ -110,17 +111,18 @@ impl Serving {
             };
             forward = match next {
                 Next::Variant => Forward::VaryMiss,
-                Next::Again(_) | Next::Own(_) => Forward::Stale,
+                Next::Again(_) | Next::Own(..) => Forward::Stale,
                 Next::Beside(why, _) => why,
             };
             // What is there is of no use. Its own render may be under way, or have ended.
-            work = match own.heard().await {
+            let own = own.heard().await;
+            if let Some(Own::Failed(_) | Own::Panicked(_)) = own
+                && let Some(page) = allowed_if_error(&found, next)
+            {
+                return Ok(self.with_page(page, Came::Stale, forward, &key).await);
+            }
+            work = match own {
                 Some(Own::Back(work)) => work,
-                Some(Own::Failed(_) | Own::Panicked(_))
-                    if let Some(page) = allowed_if_error(&found, next) =>
-                {
-                    return Ok(self.with_page(page, Came::Stale, forward, &key).await);
-                }
                 Some(own) => return self.with_own(own, forward, &key).await,
                 None => return Ok(self.lost()),
             };
@@ -137,8 +139,7 @@ impl Serving {
                     };
                     key = self.asked.key.variant(slot);
                 }
-                Next::Again(windows) => told = Some(windows),
-                Next::Own(_) => return self.beside(work, (forward, "stale"), &key).await,
+                Next::Again(windows) | Next::Own(_, windows) => told = Some(windows),
                 Next::Beside(why, detail) => return self.beside(work, (why, detail), &key).await,
             }
         }
@@ -177,15 +178,14 @@ impl Serving {
         }
         // The request has given its render away, so it cannot ask again.
         let Some(age) = self.stale_for(key).await else {
-            return Some(Next::Own(None));
+            return Some(Next::Own(None, windows));
         };
         if age <= windows.while_revalidate {
             return None;
         }
         let left = windows.if_error.checked_sub(age);
-        Some(Next::Own(
-            left.and_then(|left| Instant::now().checked_add(left)),
-        ))
+        let until = left.and_then(|left| Instant::now().checked_add(left));
+        Some(Next::Own(until, windows))
     }
 
     /// The slots in which the variant for this request may be. `found` is another one.
@@ -242,7 +242,7 @@ impl Serving {
 /// The page that was found, if it may be served because its render has failed.
 fn allowed_if_error(found: &Found, next: Next) -> Option<&Page> {
     match (&found.stored.as_ref().ok()?.content, next) {
-        (Content::Page(page), Next::Own(Some(until))) if Instant::now() <= until => Some(page),
+        (Content::Page(page), Next::Own(Some(until), _)) if Instant::now() <= until => Some(page),
         _ => None,
     }
 }

@@ -4,7 +4,9 @@ use http::{Method, StatusCode};
 use tower::{Layer as _, ServiceExt as _};
 
 use axum::body::Body;
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use hedgerow::Client;
 use hedgerow::http::PageCache;
 
@@ -169,6 +171,21 @@ async fn a_request_does_not_wait_for_a_place_without_redis_for_long() {
         for page in join_all(others).await {
             assert_eq!(page.text(), "x");
         }
+        // Nor if others keep coming for the same page.
+        let mut first = std::pin::pin!(ask(&service, "/3", &[]));
+        let mut more = FuturesUnordered::new();
+        let answered = async {
+            loop {
+                tokio::select! {
+                    page = &mut first => return page,
+                    _ = more.next(), if !more.is_empty() => {}
+                    () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {
+                        more.push(ask(&service, "/3", &[]));
+                    }
+                }
+            }
+        };
+        assert_eq!(bounded("it is answered", answered).await.text(), "x");
         gate.open();
     };
     futures::join!(slow, others);
