@@ -147,7 +147,8 @@ impl Serving {
     }
 
     /// Waits until the page could be rendered by now, and is not: Redis is out, and other loads
-    /// have taken all places that there are without it. So many `reads` were done without it before.
+    /// have taken all places that there are without it. `reads` is how many reads were done without
+    /// it before.
     async fn crowded(&self, key: &str, reads: u64) {
         sleep(LONGEST_WAIT_FOR_A_PLACE).await;
         // While Redis is there, another process may render.

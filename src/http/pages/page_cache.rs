@@ -268,9 +268,9 @@ impl PageCache {
     /// that do [not belong](Self::only_query) to a page. If a handler makes links of it, the client
     /// that asks first chooses the links of all others. So put the URL of the page in its place:
     ///
-    /// ```
-    /// # #[cfg(any())] {
-    /// pages.on_render(|head| {
+    /// ```no_run
+    /// # fn example(pages: hedgerow::http::PageCache) -> hedgerow::http::PageCache {
+    /// pages.only_query(["page"]).on_render(|head| {
     ///     let page = axum::extract::OriginalUri(head.uri.clone());
     ///     head.extensions.insert(page);
     /// })

@@ -244,8 +244,8 @@ where
     Ok(Stored { selection, content })
 }
 
-/// Says how long a page is kept that is whole by `now`: for what is left of its freshness and of its
-/// windows. Its body may have taken longer than both.
+/// Says how long a page is kept that is whole by `now`: for what is left of its freshness and of
+/// its windows. Its body may have taken longer than both.
 fn keep(load: &Loading<Stored>, lives: &Lives, now: SystemTime) {
     let (fresh, stale_for) = (lives.left(now), lives.stale_for(now));
     let window = lives.window().saturating_sub(stale_for);
