@@ -16,6 +16,8 @@ use crate::support::listener::Listener;
 use crate::support::server::{Server, signal};
 use crate::support::wait::{bounded, until};
 
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
 const FRESH: (&str, &str) = ("cache-control", "public, max-age=60");
 
 #[tokio::test]
@@ -75,7 +77,8 @@ async fn without_redis() -> PageCache {
     let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
     let cache = client.cache("pages");
     breaker_opens(&cache).await;
-    PageCache::new(cache)
+    // Nobody who waits for the render of another gives up.
+    PageCache::new(cache.max_load(HOUR))
 }
 
 async fn breaker_opens(cache: &hedgerow::Cache) {
@@ -123,14 +126,19 @@ async fn without_redis_requests_for_a_page_that_may_not_be_stored_do_not_wait_fo
 async fn without_redis_those_that_waited_for_a_page_that_may_not_be_stored_render_at_once() {
     let gate = Gate::closed();
     let service = without_redis().await.layer(gated(&gate, "private"));
-    let requests = (0..20).map(|_| ask(&service, "/", &[]));
-    let opened = async {
+    let first = ask(&service, "/", &[]);
+    let others = async {
+        // They come when it has begun, so it is of no use to them.
         gate.begun(1).await;
-        gate.open();
-        gate.begun(20).await;
-        (0..19).for_each(|_| gate.open());
+        let requests = (0..19).map(|_| ask(&service, "/", &[]));
+        let opened = async {
+            gate.open();
+            gate.begun(20).await;
+            (0..19).for_each(|_| gate.open());
+        };
+        futures::join!(join_all(requests), opened);
     };
-    futures::join!(join_all(requests), opened);
+    futures::join!(first, others);
     assert_eq!(gate.loads(), 20, "each has its own, and none two");
 }
 
@@ -138,11 +146,26 @@ async fn without_redis_those_that_waited_for_a_page_that_may_not_be_stored_rende
 async fn requests_for_a_page_that_cannot_be_written_do_not_wait_for_each_other() {
     let server = Server::start().await;
     let cache = server.client().await.cache("pages");
-    let cache = cache.codec(hedgerow::Codec::Raw);
+    let cache = cache.codec(hedgerow::Codec::Raw).max_load(HOUR);
+    // The failure is not remembered by Redis.
+    let cache = cache.error_ttl(std::time::Duration::ZERO);
     let gate = Gate::closed();
     let service = PageCache::new(cache).layer(gated(&gate, "max-age=60"));
-    let told = Listener::start();
     are_side_by_side(&service, &gate).await;
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_written_is_told_of_once_and_not_for_each_request() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("pages");
+    let pages = PageCache::new(cache.codec(hedgerow::Codec::Raw));
+    // So each request tries.
+    let pages = pages.marker_ttl(std::time::Duration::ZERO);
+    let service = pages.layer(Site::counting(&[FRESH]));
+    let told = Listener::start();
+    for _ in 0..9 {
+        ask(&service, "/", &[]).await;
+    }
     let warnings = told.told().matches("a page cannot be stored").count();
     assert_eq!(warnings, 1);
 }
@@ -151,7 +174,6 @@ async fn requests_for_a_page_that_cannot_be_written_do_not_wait_for_each_other()
 async fn a_request_does_not_wait_for_a_place_without_redis_for_long() {
     let client = Client::builder().url("redis://127.0.0.1:1");
     let client = client.loads_without_redis(1).open().expect("a good URL");
-    let hour = std::time::Duration::from_secs(3600);
     let gate = Gate::closed();
     let waits = gate.clone();
     let site = Site::new(move |request| {
@@ -163,7 +185,7 @@ async fn a_request_does_not_wait_for_a_place_without_redis_for_long() {
             answer(&[FRESH], "x")
         }
     });
-    let service = PageCache::new(client.cache("pages").max_load(hour)).layer(site);
+    let service = PageCache::new(client.cache("pages").max_load(HOUR)).layer(site);
     let slow = ask(&service, "/slow", &[]);
     let others = async {
         gate.begun(1).await;

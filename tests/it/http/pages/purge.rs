@@ -233,10 +233,12 @@ async fn a_soft_purge_lets_a_page_be_served_for_its_windows_from_the_purge_on() 
             purge.soft().await.expect("purged");
             fails.store(at_last.starts_with("502"), Ordering::SeqCst);
             let service = &services[at];
-            let page = ask(service, "/", &[]).await;
             let seen = |it: &Answer| format!("{} {}", it.status.as_u16(), it.text());
-            assert_eq!(seen(&page), first, "{control} {page}");
-            if page.is_hit() {
+            let at_once = join_all((0..9).map(|_| ask(service, "/", &[]))).await;
+            for page in &at_once {
+                assert_eq!(seen(page), first, "{control} {page}");
+            }
+            if at_once[0].is_hit() && first != at_last {
                 // Nobody is told that it is fresh.
                 for _ in 0..9 {
                     let page = ask(service, "/", &[]).await;
