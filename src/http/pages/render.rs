@@ -78,6 +78,13 @@ pub(super) struct Claim<S, B, R>(Shared<S, B, R>)
 where
     S: Origin<B, R>;
 
+/// A job, its claim, and where its request hears of it.
+type Offered<S, B, R> = (
+    Job<S, B, R>,
+    Claim<S, B, R>,
+    oneshot::Receiver<Own<S, B, R>>,
+);
+
 type Shared<S, B, R> = Arc<Mutex<Option<Idle<S, B, R>>>>;
 
 type Back<S, B, R> = oneshot::Sender<Own<S, B, R>>;
@@ -113,7 +120,7 @@ where
     S: Origin<B, R>,
 {
     /// Returns a job, its claim, and where its request hears of it.
-    pub(super) fn new(work: Work<S, B>) -> (Self, Claim<S, B, R>, oneshot::Receiver<Own<S, B, R>>) {
+    pub(super) fn new(work: Work<S, B>) -> Offered<S, B, R> {
         let (back, own) = oneshot::channel();
         let idle = Arc::new(Mutex::new(Some((work, back))));
         (Self(idle.clone()), Claim(idle), own)
