@@ -44,10 +44,11 @@ pub(super) fn of_not_modified(response: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// An entity-tag for a body whose handler gives it none.
+/// An entity-tag for a body whose handler gives it none. It is a weak one: a layer further out may
+/// compress the body, and then two different bodies have it.
 pub(super) fn entity_tag(body: &Bytes) -> HeaderValue {
     let digest = Sha256::digest(body);
-    let tag = format!("\"{}\"", hex(&digest[..16]));
+    let tag = format!("W/\"{}\"", hex(&digest[..16]));
     HeaderValue::from_str(&tag).expect("quoted digits")
 }
 

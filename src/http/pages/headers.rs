@@ -37,21 +37,33 @@ pub(super) fn make_unconditional(headers: &mut HeaderMap) {
 
 /// Headers that say where or how a page is to be found, in place of the request line and `Host`.
 /// They are in every key, so that nobody can put a page in place of another.
-pub(super) const MAY_REPLACE_THE_TARGET: [&str; 14] = [
+pub(super) const MAY_REPLACE_THE_TARGET: [&str; 19] = [
+    "front-end-https",
     "x-forwarded-host",
+    "x-forwarded-path",
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-protocol",
     "x-forwarded-scheme",
     "x-forwarded-server",
     "x-forwarded-ssl",
+    "x-forwarded-uri",
     "x-host",
+    "x-http-host-override",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-scheme",
+    "x-url-scheme",
+];
+
+/// Headers by which a `GET` may ask for what another method does. Such a request passes.
+pub(super) const MAY_REPLACE_THE_METHOD: [&str; 3] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    "x-original-host",
-    "x-original-url",
-    "x-rewrite-url",
 ];
 
 /// Headers of a response that concern a connection (RFC 9110, section 7.6.1, and RFC 9111, section

@@ -4,6 +4,7 @@
 //! and no purge of it has returned since it was rendered. [`PageCache`] is the layer, and
 //! everything else is a part of it: a file for an idea.
 
+mod attempt;
 mod body;
 mod conditional;
 mod directives;
@@ -12,8 +13,10 @@ mod freshness;
 mod headers;
 mod key;
 mod known;
+mod origin;
 mod page;
 mod page_cache;
+mod passing;
 mod purge;
 mod query;
 mod render;
@@ -21,10 +24,12 @@ mod request;
 mod selection;
 mod serve;
 mod service;
+mod serving;
 mod settings;
 mod stats;
 mod status;
 mod tags;
+mod under_way;
 
 pub use body::PageBody;
 pub use endpoint::PurgeEndpoint;

@@ -56,10 +56,25 @@ pub(super) struct Lives {
     pub(super) stale_if_error: Duration,
 }
 
+/// How long a page may be served stale, from when it became so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Windows {
+    pub(super) while_revalidate: Duration,
+    pub(super) if_error: Duration,
+}
+
+impl Windows {
+    /// The longer one.
+    pub(super) fn longest(self) -> Duration {
+        self.while_revalidate.max(self.if_error)
+    }
+}
+
 impl Lives {
     /// How old the page is.
     pub(super) fn age(&self, now: SystemTime) -> Duration {
-        self.aged + self.since_rendered(now)
+        // What comes from Redis may be anything.
+        self.aged.saturating_add(self.since_rendered(now))
     }
 
     /// For how long it is fresh yet. Zero if it is stale.
@@ -72,9 +87,22 @@ impl Lives {
         self.since_rendered(now).saturating_sub(self.fresh_for)
     }
 
+    pub(super) fn windows(&self) -> Windows {
+        Windows {
+            while_revalidate: self.stale_while_revalidate,
+            if_error: self.stale_if_error,
+        }
+    }
+
     /// How long it may be served stale, for whatever reason.
     pub(super) fn window(&self) -> Duration {
-        self.stale_while_revalidate.max(self.stale_if_error)
+        self.windows().longest()
+    }
+
+    /// The same page when it is known to be stale: it has no freshness left.
+    pub(super) fn over(self, now: SystemTime) -> Self {
+        let fresh_for = self.fresh_for.min(self.since_rendered(now));
+        Self { fresh_for, ..self }
     }
 
     fn since_rendered(&self, now: SystemTime) -> Duration {

@@ -13,6 +13,7 @@ use http::request::Parts;
 use super::known::Known;
 use super::settings::{Cookies, Directives, Query, Settings};
 use super::stats::{Counts, PageStats};
+use super::under_way::UnderWay;
 use crate::cache::{Cache, Outage};
 
 /// A layer that keeps the pages of a service in Redis, and renders each of them once.
@@ -65,17 +66,25 @@ use crate::cache::{Cache, Outage};
 ///   `public` or `s-maxage`.
 ///
 /// A page that may not be stored leaves a marker for a [while](Self::marker_ttl), so that requests
-/// for it are not made to wait for each other.
+/// for it are not made to wait for each other. Where none can be left, the process remembers it.
+///
+/// # Changes
+/// A request with another method than `GET`, `HEAD`, `OPTIONS` or `TRACE` purges the page at its
+/// URL, unless it is answered by 1xx or 4xx. So does one that ends without an answer. Its answer
+/// waits for the purge for 100 ms at most, and not while Redis is known to be out: the purge is
+/// delivered when Redis is back.
 ///
 /// # Without Redis
 /// Pages are rendered, once for each process and key and at most
-/// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. No error of Redis
-/// ever becomes an error of a response.
+/// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. A request that finds
+/// no place among them in a second is rendered by itself. No error of Redis ever becomes an error
+/// of a response.
 #[derive(Clone)]
 pub struct PageCache {
     pub(super) cache: Cache,
     pub(super) settings: Arc<Settings>,
     pub(super) known: Arc<Known>,
+    pub(super) under_way: Arc<UnderWay>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -93,6 +102,7 @@ impl PageCache {
             cache: cache.jitter(0.0).outage(Outage::Bypass),
             settings: Arc::default(),
             known: Arc::default(),
+            under_way: Arc::default(),
             counts: Arc::default(),
         }
     }
@@ -158,8 +168,9 @@ impl PageCache {
     /// given several times, the order stays. By default, the whole query belongs to it, as it was
     /// sent.
     ///
-    /// When a page is rendered for the cache, the service does not see the other parameters: what
-    /// is not in the key cannot change the page.
+    /// When a page is rendered for the cache, the URL that the service is given does not have the
+    /// other parameters: what is not in the key must not change the page. Axum keeps them in
+    /// `OriginalUri`, see [`on_render`](Self::on_render).
     #[must_use]
     pub fn only_query(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.change().query = Query::Only(names.into_iter().map(Into::into).collect());
@@ -167,7 +178,8 @@ impl PageCache {
     }
 
     /// Leaves parameters out of the query, such as those of campaigns (`utm_source`): they do not
-    /// belong to a page, and the service does not see them when a page is rendered for the cache.
+    /// belong to a page, and the URL that the service is given when a page is rendered for the
+    /// cache does not have them. See [`on_render`](Self::on_render) for `OriginalUri`.
     #[must_use]
     pub fn ignore_query(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.change().query = Query::Without(names.into_iter().map(Into::into).collect());
@@ -194,6 +206,15 @@ impl PageCache {
     pub fn login_cookies(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
         self.change().login_cookies = Cookies::Named(names);
+        self
+    }
+
+    /// Sets which headers say who the user is, beside `Authorization`: such as `X-Api-Key`, or the
+    /// header in which a proxy names the user. A request with one of them has credentials, see
+    /// [`login_cookies`](Self::login_cookies).
+    #[must_use]
+    pub fn login_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.change().login_headers = names.into_iter().collect();
         self
     }
 
@@ -237,6 +258,27 @@ impl PageCache {
     #[must_use]
     pub fn tags_by(mut self, by: impl Fn(&Parts) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.change().tags_by = Some(Arc::new(by));
+        self
+    }
+
+    /// Changes each request before its page is rendered for the cache, such as to take out what
+    /// other requests for the page need not have.
+    ///
+    /// Axum keeps the whole URL of the request in the extension `OriginalUri`, with the parameters
+    /// that do [not belong](Self::only_query) to a page. If a handler makes links of it, the client
+    /// that asks first chooses the links of all others. So put the URL of the page in its place:
+    ///
+    /// ```no_run
+    /// # fn example(pages: hedgerow::http::PageCache) -> hedgerow::http::PageCache {
+    /// pages.only_query(["page"]).on_render(|head| {
+    ///     let page = axum::extract::OriginalUri(head.uri.clone());
+    ///     head.extensions.insert(page);
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_render(mut self, change: impl Fn(&mut Parts) + Send + Sync + 'static) -> Self {
+        self.change().on_render = Some(Arc::new(change));
         self
     }
 

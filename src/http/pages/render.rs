@@ -9,29 +9,30 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts as RequestParts;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri};
-use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::body::{BoxError, Gathered, PageBody, Panic, gather};
+use super::body::{Gathered, PageBody, Panic, gather};
 use super::conditional::entity_tag;
 use super::freshness::{Verdict, judge};
 use super::headers::{kept, make_unconditional};
+use super::known::Known;
+use super::origin::{Origin, OriginBody};
 use super::page::{Content, Lives, Page, Stored};
 use super::request::Asked;
 use super::selection::Selection;
 use super::settings::{Query, Settings};
 use super::stats::Counts;
 use super::tags::{CacheTags, MOST_TAGS};
+use super::under_way::UnderWay;
 use crate::cache::Loading;
 
 /// A request, and the service that is ready for it.
@@ -43,11 +44,11 @@ pub(super) struct Work<S, B> {
 /// What a request hears of its own render.
 pub(super) enum Own<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Origin<B, R>,
 {
     /// Its service was not called.
     Back(Work<S, B>),
-    Page(Box<Page>),
+    Page(Box<Page>, Storing),
     /// A response that is its own: the page may not be stored, or the client reads it while it is
     /// gathered.
     Response(Response<PageBody<R>>),
@@ -58,11 +59,33 @@ where
     Unfinished(Pin<Box<S::Future>>),
 }
 
+/// Whether a page that was rendered is on its way to Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Storing {
+    UnderWay,
+    /// Redis is out.
+    Nowhere,
+}
+
 /// The right to render a page, on its way to the load. If it is dropped unused, its request gets
 /// back what it has given.
-pub(super) struct Job<S, B, R>(Option<Idle<S, B, R>>)
+pub(super) struct Job<S, B, R>(Shared<S, B, R>)
 where
-    S: Service<Request<B>, Response = Response<R>>;
+    S: Origin<B, R>;
+
+/// The other end of a job: its request may take back what it has given, until it is used.
+pub(super) struct Claim<S, B, R>(Shared<S, B, R>)
+where
+    S: Origin<B, R>;
+
+/// A job, its claim, and where its request hears of it.
+type Offered<S, B, R> = (
+    Job<S, B, R>,
+    Claim<S, B, R>,
+    oneshot::Receiver<Own<S, B, R>>,
+);
+
+type Shared<S, B, R> = Arc<Mutex<Option<Idle<S, B, R>>>>;
 
 type Back<S, B, R> = oneshot::Sender<Own<S, B, R>>;
 
@@ -75,6 +98,10 @@ pub(super) struct How {
     pub(super) asked: Arc<Asked>,
     pub(super) settings: Arc<Settings>,
     pub(super) counts: Arc<Counts>,
+    pub(super) known: Arc<Known>,
+    pub(super) under_way: Arc<UnderWay>,
+    /// That of the page.
+    pub(super) key: Arc<str>,
 }
 
 /// Why there is no page. Its text gets to other processes.
@@ -84,25 +111,42 @@ pub(super) enum NotRendered {
     Panic,
     Status(StatusCode),
     Body,
+    /// Its request did not wait for it.
+    Withdrawn,
 }
 
 impl<S, B, R> Job<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Origin<B, R>,
 {
-    /// Returns a job, and where its request hears of it.
-    pub(super) fn new(work: Work<S, B>) -> (Self, oneshot::Receiver<Own<S, B, R>>) {
+    /// Returns a job, its claim, and where its request hears of it.
+    pub(super) fn new(work: Work<S, B>) -> Offered<S, B, R> {
         let (back, own) = oneshot::channel();
-        (Self(Some((work, back))), own)
+        let idle = Arc::new(Mutex::new(Some((work, back))));
+        (Self(idle.clone()), Claim(idle), own)
     }
+}
+
+impl<S, B, R> Claim<S, B, R>
+where
+    S: Origin<B, R>,
+{
+    /// Takes the work back. `None` if it was begun, or is on its way back.
+    pub(super) fn withdrawn(self) -> Option<Work<S, B>> {
+        taken(&self.0).map(|(work, _)| work)
+    }
+}
+
+fn taken<T>(idle: &Mutex<Option<T>>) -> Option<T> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl<S, B, R> Drop for Job<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Origin<B, R>,
 {
     fn drop(&mut self) {
-        if let Some((work, back)) = self.0.take() {
+        if let Some((work, back)) = taken(&self.0) {
             // The request may have ended.
             let _ = back.send(Own::Back(work));
         }
@@ -111,24 +155,27 @@ where
 
 /// Renders a page. This is the loader.
 pub(super) async fn render<S, B, R>(
-    mut job: Job<S, B, R>,
+    job: Job<S, B, R>,
     load: Loading<Stored>,
     how: How,
 ) -> Result<Stored, NotRendered>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    R: Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
+    S: Origin<B, R>,
+    R: OriginBody,
 {
-    let Some((work, back)) = job.0.take() else {
+    let Some((work, back)) = taken(&job.0) else {
         // A load calls its loader once.
-        return Err(NotRendered::Error);
+        return Err(NotRendered::Withdrawn);
     };
     let How {
         asked,
         settings,
         counts,
+        known,
+        under_way,
+        key,
     } = &how;
+    let _rendering = under_way.begin(key.clone());
     let answer = Answering::begin(work, back, asked, settings).await;
     let (mut response, back) = match answer {
         Answer::Response(response, back) => (response, back),
@@ -167,12 +214,14 @@ where
             match gathered(response, settings.body_limit, back, (lives, tags)).await {
                 Ok((page, back)) => {
                     counts.rendered.one_more();
-                    let ttl = page.lives.fresh_for.max(SHORTEST);
-                    load.ttl(ttl);
-                    load.keep_stale(page.lives.window());
+                    keep(&load, &page.lives, SystemTime::now());
                     load.tags(&page.tags);
                     if let Some(back) = back {
-                        let _ = back.send(Own::Page(Box::new(page.clone())));
+                        let storing = match load.fence() {
+                            Some(_) => Storing::UnderWay,
+                            None => Storing::Nowhere,
+                        };
+                        let _ = back.send(Own::Page(Box::new(page.clone()), storing));
                     }
                     let content = Content::Page(page);
                     return Ok(Stored { selection, content });
@@ -187,6 +236,10 @@ where
     };
     counts.unstorable.one_more();
     tracing::debug!(target: "hedgerow::pages", why, "not to be stored");
+    // A marker is stored nowhere while Redis is out.
+    if load.fence().is_none() {
+        known.note_unstored(key, settings.marker_ttl);
+    }
     match settings.marker_ttl.is_zero() {
         true => load.no_store(),
         false => {
@@ -198,10 +251,24 @@ where
     Ok(Stored { selection, content })
 }
 
+/// Says how long a page is kept that is whole by `now`: for what is left of its freshness and of
+/// its windows. Its body may have taken longer than both.
+fn keep(load: &Loading<Stored>, lives: &Lives, now: SystemTime) {
+    let (fresh, stale_for) = (lives.left(now), lives.stale_for(now));
+    let window = lives.window().saturating_sub(stale_for);
+    match fresh.is_zero() && window.is_zero() {
+        true => load.no_store(),
+        false => {
+            load.ttl(fresh.max(SHORTEST));
+            load.keep_stale(window);
+        }
+    }
+}
+
 /// What the service has answered.
 enum Answer<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Origin<B, R>,
 {
     Response(Response<R>, Back<S, B, R>),
     /// None, and its request has heard why.
@@ -214,11 +281,11 @@ type Called<S, B, R> = (Pin<Box<<S as Service<Request<B>>>::Future>>, Back<S, B,
 /// A service that is called. If it is dropped before it has answered, its request gets its future.
 struct Answering<S, B, R>(Option<Called<S, B, R>>)
 where
-    S: Service<Request<B>, Response = Response<R>>;
+    S: Origin<B, R>;
 
 impl<S, B, R> Answering<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Origin<B, R>,
 {
     /// Calls the service for the whole page.
     async fn begin(
@@ -231,10 +298,16 @@ where
             mut service,
             request,
         } = work;
-        let (mut parts, body) = request.into_parts();
-        make_whole(&mut parts, asked, settings);
-        let request = Request::from_parts(parts, body);
-        let called = std::panic::catch_unwind(AssertUnwindSafe(|| service.call(request)));
+        // The hook is the user's code, too.
+        let call = AssertUnwindSafe(|| {
+            let (mut parts, body) = request.into_parts();
+            make_whole(&mut parts, asked, settings);
+            if let Some(on_render) = &settings.on_render {
+                on_render(&mut parts);
+            }
+            service.call(Request::from_parts(parts, body))
+        });
+        let called = std::panic::catch_unwind(call);
         let future = match called {
             Ok(future) => Box::pin(future),
             Err(panic) => {
@@ -248,7 +321,7 @@ where
 
 impl<S, B, R> Future for Answering<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Origin<B, R>,
 {
     type Output = Answer<S, B, R>;
 
@@ -283,7 +356,7 @@ where
 
 impl<S, B, R> Drop for Answering<S, B, R>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Origin<B, R>,
 {
     fn drop(&mut self) {
         if let Some((future, back)) = self.0.take() {
@@ -300,9 +373,8 @@ async fn gathered<S, B, R>(
     (lives, tags): (Lives, Vec<String>),
 ) -> Result<(Page, Option<Back<S, B, R>>), Gathered>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    R: Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
+    S: Origin<B, R>,
+    R: OriginBody,
 {
     let status = response.status();
     let mut headers = kept(response.headers());
@@ -317,6 +389,16 @@ where
         Gathered::Whole(body) => body,
         other => return Err(other),
     };
+    // Of a response to `GET`, this says how long its body was to be.
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|it| it.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: usize| length != body.len()) {
+        if let Some((parts, back)) = waits {
+            let response = Response::from_parts(parts, PageBody::whole(body));
+            let _ = back.send(Own::Response(response));
+        }
+        return Err(Gathered::NotWhole("incomplete"));
+    }
     if !headers.contains_key(header::DATE) {
         let rendered = SystemTime::UNIX_EPOCH + Duration::from_millis(lives.rendered);
         let date = httpdate::fmt_http_date(rendered);
@@ -365,6 +447,7 @@ impl fmt::Display for NotRendered {
             Self::Panic => f.write_str("the service panicked"),
             Self::Status(status) => write!(f, "the service answered {}", status.as_u16()),
             Self::Body => f.write_str("the body of the page failed"),
+            Self::Withdrawn => f.write_str("the request was rendered beside the cache"),
         }
     }
 }

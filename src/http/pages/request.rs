@@ -11,7 +11,7 @@ use http::{Method, Request};
 use http_body::Body;
 
 use super::directives::CacheControl;
-use super::headers::MAY_REPLACE_THE_TARGET;
+use super::headers::{MAY_REPLACE_THE_METHOD, MAY_REPLACE_THE_TARGET};
 use super::key::{Beside, Credentials, PageKey, Place};
 use super::page::Lives;
 use super::query::decoded;
@@ -155,6 +155,12 @@ fn asks_for_more<B: Body>(request: &Request<B>) -> Option<&'static str> {
         return Some("body");
     }
     let headers = request.headers();
+    if MAY_REPLACE_THE_METHOD
+        .iter()
+        .any(|it| headers.contains_key(*it))
+    {
+        return Some("method-override");
+    }
     [
         (header::UPGRADE, "upgrade"),
         (header::RANGE, "range"),
@@ -171,6 +177,8 @@ fn credentials(headers: &HeaderMap, settings: &Settings) -> Credentials {
         Cookies::Any => headers.contains_key(header::COOKIE),
         Cookies::Named(names) => cookies(headers).any(|name| is_one_of(names, name)),
     };
+    let mut more = settings.login_headers.iter();
+    let has_login = has_login || more.any(|name| headers.contains_key(name));
     match has_login || headers.contains_key(header::AUTHORIZATION) {
         true => Credentials::Some,
         false => Credentials::None,
@@ -282,6 +290,8 @@ mod tests {
             (("range", "bytes=0-1"), "range"),
             (("upgrade", "websocket"), "upgrade"),
             (("if-match", "\"a\""), "if-match"),
+            (("x-http-method-override", "DELETE"), "method-override"),
+            (("x-method-override", "PUT"), "method-override"),
             (("cache-control", "No-Store"), "no-store"),
             (("cache-control", "no-cache"), "no-cache"),
             (("pragma", "no-cache"), "no-cache"),
@@ -373,8 +383,12 @@ mod tests {
         assert_eq!(with, key("/", &[("cookie", "a=b")]));
         let settings = Settings {
             login_cookies: Cookies::Named(vec!["sid".to_owned()]),
+            login_headers: vec![http::HeaderName::from_static("x-api-key")],
             ..Settings::default()
         };
+        let known = request("/", &[("x-api-key", "1")]);
+        let known = Asked::of(&known, &settings).expect("a page").credentials;
+        assert_eq!(known, Credentials::Some);
         let credentials = |cookie| {
             let request = request("/", &[("cookie", cookie)]);
             Asked::of(&request, &settings).expect("a page").credentials

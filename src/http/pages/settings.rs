@@ -23,11 +23,14 @@ pub(super) struct Settings {
     pub(super) query: Query,
     pub(super) key_headers: Vec<HeaderName>,
     pub(super) login_cookies: Cookies,
+    /// Headers that say who the user is, beside `Authorization`.
+    pub(super) login_headers: Vec<HeaderName>,
     pub(super) pass_cookies: Vec<String>,
     pub(super) directives: Directives,
     pub(super) prefix_depth: usize,
     pub(super) variants: usize,
     pub(super) tags_by: Option<Arc<TagsBy>>,
+    pub(super) on_render: Option<Arc<OnRender>>,
     /// The name in `Cache-Status`. `None` if there is to be none.
     pub(super) status_name: Option<String>,
     pub(super) status_keys: StatusKeys,
@@ -35,6 +38,9 @@ pub(super) struct Settings {
 
 /// How tags follow from a request.
 pub(super) type TagsBy = dyn Fn(&Parts) -> Vec<String> + Send + Sync;
+
+/// What is done to a request before its page is rendered for the cache.
+pub(super) type OnRender = dyn Fn(&mut Parts) + Send + Sync;
 
 /// Which parameters of a query belong to a page.
 #[derive(Debug, Clone)]
@@ -78,11 +84,13 @@ impl Default for Settings {
             query: Query::Whole,
             key_headers: Vec::new(),
             login_cookies: Cookies::Any,
+            login_headers: Vec::new(),
             pass_cookies: Vec::new(),
             directives: Directives::Followed,
             prefix_depth: 3,
             variants: 64,
             tags_by: None,
+            on_render: None,
             status_name: Some("hedgerow".to_owned()),
             status_keys: StatusKeys::Hidden,
         }

@@ -4,14 +4,19 @@ use http::{Method, StatusCode};
 use tower::{Layer as _, ServiceExt as _};
 
 use axum::body::Body;
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use hedgerow::Client;
 use hedgerow::http::PageCache;
 
-use super::site::{Site, answer, ask, get, pages, send};
+use super::site::{Cached, Site, answer, ask, get, pages, send};
 use crate::support::gate::Gate;
-use crate::support::server::Server;
+use crate::support::listener::Listener;
+use crate::support::server::{Server, signal};
 use crate::support::wait::{bounded, until};
+
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
 const FRESH: (&str, &str) = ("cache-control", "public, max-age=60");
 
@@ -26,7 +31,12 @@ async fn pages_are_rendered_while_redis_is_out_and_stored_when_it_is_back() {
     for _ in 0..20 {
         let page = ask(&service, "/", &[]).await;
         assert_eq!(page.status, StatusCode::OK);
+        let status = page.header("cache-status");
+        assert!(!status.contains("stored"), "{status}");
     }
+    let has = [("if-none-match", "*")];
+    let unchanged = ask(&service, "/", &has).await;
+    assert_eq!(unchanged.status, StatusCode::NOT_MODIFIED);
     let changed = send(&service, get("/").method(Method::POST)).await;
     assert_eq!(changed.status, StatusCode::OK);
     let head = send(&service, get("/").method(Method::HEAD)).await;
@@ -60,6 +70,182 @@ async fn a_herd_without_redis_renders_a_page_once_in_a_process() {
     let (answers, ()) = futures::join!(join_all(requests), opened);
     assert!(answers.iter().all(|page| page.text() == "x"));
     assert!(site.renders() < 25, "{} renders", site.renders());
+}
+
+/// A layer whose Redis is out, never was there, and is known to be out.
+async fn without_redis() -> PageCache {
+    let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+    let cache = client.cache("pages");
+    breaker_opens(&cache).await;
+    // Nobody who waits for the render of another gives up.
+    PageCache::new(cache.max_load(HOUR))
+}
+
+async fn breaker_opens(cache: &hedgerow::Cache) {
+    let asks = cache.clone().outage(hedgerow::Outage::Fail);
+    until("the breaker is open", async || {
+        let asked = asks.get::<String>("x").fail_fast().await;
+        asked.is_err_and(|error| error.kind() == hedgerow::ErrorKind::CircuitOpen)
+    })
+    .await;
+}
+
+fn gated(gate: &Gate, control: &'static str) -> Site {
+    let gate = gate.clone();
+    Site::new(move |_| {
+        let gate = gate.clone();
+        async move {
+            let Ok(page) = gate.load("x").await;
+            answer(&[("cache-control", control)], page)
+        }
+    })
+}
+
+/// Asks for the page 20 times: first once, then by all at once, none of whom is let go before the
+/// others have begun.
+async fn are_side_by_side(service: &Cached, gate: &Gate) {
+    gate.open();
+    ask(service, "/", &[]).await;
+    let requests = (0..20).map(|_| ask(service, "/", &[]));
+    let opened = async {
+        gate.begun(21).await;
+        (0..20).for_each(|_| gate.open());
+    };
+    futures::join!(join_all(requests), opened);
+    assert_eq!(gate.loads(), 21);
+}
+
+#[tokio::test]
+async fn without_redis_requests_for_a_page_that_may_not_be_stored_do_not_wait_for_each_other() {
+    let gate = Gate::closed();
+    let service = without_redis().await.layer(gated(&gate, "private"));
+    are_side_by_side(&service, &gate).await;
+}
+
+#[tokio::test]
+async fn without_redis_those_that_waited_for_a_page_that_may_not_be_stored_render_at_once() {
+    let gate = Gate::closed();
+    let service = without_redis().await.layer(gated(&gate, "private"));
+    let first = ask(&service, "/", &[]);
+    let others = async {
+        // They come when it has begun, so it is of no use to them.
+        gate.begun(1).await;
+        let requests = (0..19).map(|_| ask(&service, "/", &[]));
+        let opened = async {
+            gate.open();
+            gate.begun(20).await;
+            (0..19).for_each(|_| gate.open());
+        };
+        futures::join!(join_all(requests), opened);
+    };
+    futures::join!(first, others);
+    assert_eq!(gate.loads(), 20, "each has its own, and none two");
+}
+
+#[tokio::test]
+async fn requests_for_a_page_that_cannot_be_written_do_not_wait_for_each_other() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("pages");
+    let cache = cache.codec(hedgerow::Codec::Raw).max_load(HOUR);
+    // The failure is not remembered by Redis.
+    let cache = cache.error_ttl(std::time::Duration::ZERO);
+    let gate = Gate::closed();
+    let service = PageCache::new(cache).layer(gated(&gate, "max-age=60"));
+    are_side_by_side(&service, &gate).await;
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_written_is_told_of_once_and_not_for_each_request() {
+    let server = Server::start().await;
+    let cache = server.client().await.cache("pages");
+    let pages = PageCache::new(cache.codec(hedgerow::Codec::Raw));
+    // So each request tries.
+    let pages = pages.marker_ttl(std::time::Duration::ZERO);
+    let service = pages.layer(Site::counting(&[FRESH]));
+    let told = Listener::start();
+    for _ in 0..9 {
+        ask(&service, "/", &[]).await;
+    }
+    let warnings = told.told().matches("a page cannot be stored").count();
+    assert_eq!(warnings, 1);
+}
+
+#[tokio::test]
+async fn a_request_does_not_wait_for_a_place_without_redis_for_long() {
+    let client = Client::builder().url("redis://127.0.0.1:1");
+    let client = client.loads_without_redis(1).open().expect("a good URL");
+    let gate = Gate::closed();
+    let waits = gate.clone();
+    let site = Site::new(move |request| {
+        let gate = waits.clone();
+        async move {
+            if request.uri().path() == "/slow" {
+                let Ok(()) = gate.load(()).await;
+            }
+            answer(&[FRESH], "x")
+        }
+    });
+    let service = PageCache::new(client.cache("pages").max_load(HOUR)).layer(site);
+    let slow = ask(&service, "/slow", &[]);
+    let others = async {
+        gate.begun(1).await;
+        let others = ["/1", "/2", "/2"].map(|it| ask(&service, it, &[]));
+        for page in join_all(others).await {
+            assert_eq!(page.text(), "x");
+        }
+        // Nor if others keep coming for the same page.
+        let mut first = std::pin::pin!(ask(&service, "/3", &[]));
+        let mut more = FuturesUnordered::new();
+        let answered = async {
+            loop {
+                tokio::select! {
+                    page = &mut first => return page,
+                    _ = more.next(), if !more.is_empty() => {}
+                    () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {
+                        more.push(ask(&service, "/3", &[]));
+                    }
+                }
+            }
+        };
+        assert_eq!(bounded("it is answered", answered).await.text(), "x");
+        gate.open();
+    };
+    futures::join!(slow, others);
+}
+
+#[tokio::test]
+async fn a_change_waits_for_no_server_that_is_known_to_be_out_and_its_purge_is_delivered() {
+    let server = Server::start_single().await;
+    let client = server
+        .builder()
+        .cache_deadline(std::time::Duration::from_millis(200));
+    let client = client.connect().await.expect("it is there");
+    let cache = client.cache("pages");
+    let pages = PageCache::new(cache.clone());
+    let service = pages.clone().layer(Site::counting(&[FRESH]));
+    ask(&service, "/", &[]).await;
+    let pid = server.pid().await;
+    signal(pid, "STOP");
+    breaker_opens(&cache).await;
+    let mut soonest = std::time::Duration::MAX;
+    for _ in 0..20 {
+        let begun = std::time::Instant::now();
+        let changed = send(&service, get("/").method(Method::POST)).await;
+        soonest = soonest.min(begun.elapsed());
+        assert_eq!(changed.status, StatusCode::OK);
+    }
+    let begun = std::time::Instant::now();
+    let purge = pages.purge_url("http://a/").expect("a URL");
+    let patience = std::time::Duration::from_millis(100);
+    purge.deadline(patience).await.expect_err("it is out");
+    assert!(soonest < begun.elapsed() / 2, "{soonest:?}");
+    assert!(cache.undelivered().waiting > 0);
+    signal(pid, "CONT");
+    until("the purge is delivered", async || {
+        let only = [("cache-control", "only-if-cached")];
+        cache.undelivered().waiting == 0 && !ask(&service, "/", &only).await.is_hit()
+    })
+    .await;
 }
 
 #[tokio::test]

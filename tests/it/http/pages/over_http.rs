@@ -1,5 +1,6 @@
 //! The layer in axum, asked by a real client over TCP.
 
+use axum::extract::OriginalUri;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -7,7 +8,9 @@ use bytes::Bytes;
 use futures::stream;
 use hedgerow::http::CacheTags;
 use http::StatusCode;
+use http_body_util::BodyExt as _;
 use reqwest::{Method, Response};
+use tower::ServiceExt as _;
 
 use super::site::pages;
 use crate::support::server::Server;
@@ -94,6 +97,33 @@ async fn a_service_of_axum_serves_its_pages_from_the_cache() {
     })
     .await;
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_page_that_is_made_of_its_original_url_is_the_same_whoever_asks_first() {
+    let server = Server::start().await;
+    let pages = pages(&server).await.only_query(["page"]);
+    let plain = pages.clone();
+    let hooked = pages.on_render(|head| {
+        let page = OriginalUri(head.uri.clone());
+        head.extensions.insert(page);
+    });
+    for (pages, path, shown) in [
+        // Axum puts it in front of the layer, which does not know of it.
+        (plain, "/plain", "/plain?page=1&evil=1"),
+        (hooked, "/hooked", "/hooked?page=1"),
+    ] {
+        let links = get(|OriginalUri(uri): OriginalUri| async move { (FRESH, uri.to_string()) });
+        let app = Router::new().route(path, links).layer(pages);
+        for query in ["page=1&evil=1", "page=1"] {
+            let uri = format!("{path}?{query}");
+            let request = http::Request::builder().uri(uri).header("host", "a");
+            let request = request.body(axum::body::Body::empty()).expect("a request");
+            let Ok(page) = app.clone().oneshot(request).await;
+            let body = page.into_body().collect().await.expect("whole").to_bytes();
+            assert_eq!(body, shown);
+        }
+    }
 }
 
 fn url_of(address: std::net::SocketAddr, path: &str) -> String {

@@ -1,15 +1,14 @@
 //! Stale pages: when one is served, and who renders anew meanwhile.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
 use http::StatusCode;
 use tower::Layer as _;
 
-use super::site::{Site, answer, ask, cached, pages};
-use crate::support::aging::aged;
+use super::site::{Answer, Cached, Site, answer, ask, cached, pages};
 use crate::support::gate::Gate;
 use crate::support::server::Server;
 use crate::support::wait::until;
@@ -17,12 +16,20 @@ use crate::support::wait::until;
 const KEY: &str = "hr:v:{pages:page http a / -}";
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Renders "old" at once, and then "new" when it is let go. With `fails`, a failure.
-fn site(control: &'static str, gate: &Gate, fails: &Arc<AtomicBool>) -> Site {
-    let (gate, fails) = (gate.clone(), fails.clone());
+/// How the service is, after its first page.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Health {
+    Well,
+    Fails,
+    Panics,
+}
+
+/// Renders "old" at once, and then "new" when it is let go, or fails.
+fn site(control: &'static str, gate: &Gate, health: &Arc<Mutex<Health>>) -> Site {
+    let (gate, health) = (gate.clone(), health.clone());
     let is_first = Arc::new(AtomicBool::new(true));
     Site::new(move |_| {
-        let (gate, fails, is_first) = (gate.clone(), fails.clone(), is_first.clone());
+        let (gate, health, is_first) = (gate.clone(), health.clone(), is_first.clone());
         async move {
             let page = match is_first.swap(false, Ordering::SeqCst) {
                 true => "old",
@@ -31,8 +38,10 @@ fn site(control: &'static str, gate: &Gate, fails: &Arc<AtomicBool>) -> Site {
                     page
                 }
             };
+            let health = *health.lock().expect("no panic holds it");
+            assert_ne!(health, Health::Panics, "on purpose");
             let mut page = answer(&[("cache-control", control)], page);
-            if fails.load(Ordering::SeqCst) {
+            if health == Health::Fails {
                 *page.status_mut() = StatusCode::BAD_GATEWAY;
             }
             page
@@ -40,21 +49,39 @@ fn site(control: &'static str, gate: &Gate, fails: &Arc<AtomicBool>) -> Site {
     })
 }
 
+fn well() -> Arc<Mutex<Health>> {
+    Arc::new(Mutex::new(Health::Well))
+}
+
+/// Waits until the page is not fresh any more.
+async fn stale(service: &Cached) {
+    until("the page is stale", async || {
+        let only = [("cache-control", "only-if-cached")];
+        !ask(service, "/", &only).await.is_hit()
+    })
+    .await;
+}
+
+fn all(gate: &Gate) {
+    (0..99).for_each(|_| gate.open());
+}
+
 #[tokio::test]
 async fn a_stale_page_is_served_while_one_render_replaces_it() {
     let server = Server::start().await;
-    let (gate, fails) = (Gate::closed(), Arc::default());
-    let site = site("max-age=60, stale-while-revalidate=600", &gate, &fails);
+    let gate = Gate::closed();
+    let site = site("max-age=1, stale-while-revalidate=600", &gate, &well());
     let services = [cached(&server, &site).await, cached(&server, &site).await];
     ask(&services[0], "/", &[]).await;
-    aged(&server, KEY, MINUTE + MINUTE / 2).await;
+    stale(&services[0]).await;
     let requests = (0..50).map(|at| ask(&services[at % 2], "/", &[]));
     for page in join_all(requests).await {
         assert_eq!(page.text(), "old");
         assert!(page.is_hit());
+        assert_eq!(fresh_for(&page), 0);
     }
     gate.begun(1).await;
-    gate.open();
+    all(&gate);
     until("the new page is there", async || {
         ask(&services[1], "/", &[]).await.text() == "new"
     })
@@ -62,11 +89,24 @@ async fn a_stale_page_is_served_while_one_render_replaces_it() {
     assert_eq!(site.renders(), 2);
 }
 
+/// The seconds for which `Cache-Status` says that the page is fresh yet.
+fn fresh_for(page: &Answer) -> i64 {
+    let status = page.header("cache-status");
+    let (_, ttl) = status.split_once("ttl=").expect("it says so");
+    let ttl: i64 = ttl
+        .split(';')
+        .next()
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    ttl.max(0)
+}
+
 #[tokio::test]
 async fn a_page_that_is_never_fresh_is_served_stale_and_says_so() {
     let server = Server::start().await;
-    let (gate, fails) = (Gate::closed(), Arc::default());
-    let site = site("max-age=0, stale-while-revalidate=600", &gate, &fails);
+    let gate = Gate::closed();
+    let site = site("max-age=0, stale-while-revalidate=600", &gate, &well());
     let pages = pages(&server).await;
     let service = pages.layer(site.clone());
     ask(&service, "/", &[]).await;
@@ -82,55 +122,58 @@ async fn a_page_that_is_never_fresh_is_served_stale_and_says_so() {
 #[tokio::test]
 async fn a_client_that_says_how_old_a_page_may_be_gets_no_stale_one() {
     let server = Server::start().await;
-    let (gate, fails) = (Gate::closed(), Arc::default());
-    let site = site("max-age=0, stale-while-revalidate=600", &gate, &fails);
+    let gate = Gate::closed();
+    let site = site("max-age=1, stale-while-revalidate=600", &gate, &well());
     let service = cached(&server, &site).await;
     ask(&service, "/", &[]).await;
-    (0..9).for_each(|_| gate.open());
-    until("it is stale", async || {
-        ask(&service, "/", &[("cache-control", "max-age=60")])
-            .await
-            .text()
-            == "new"
-    })
-    .await;
+    stale(&service).await;
+    all(&gate);
+    let page = ask(&service, "/", &[("cache-control", "max-age=60")]).await;
+    assert_eq!(page.text(), "new");
 }
 
 #[tokio::test]
 async fn a_stale_page_is_served_when_the_service_fails_and_only_then() {
     let server = Server::start().await;
-    let (gate, fails) = (Gate::closed(), Arc::<AtomicBool>::default());
-    let site = site("max-age=60, stale-if-error=600", &gate, &fails);
-    let services = [cached(&server, &site).await, cached(&server, &site).await];
-    ask(&services[0], "/", &[]).await;
-    aged(&server, KEY, MINUTE + MINUTE / 2).await;
-    (0..9).for_each(|_| gate.open());
-    fails.store(true, Ordering::SeqCst);
-    for service in &services {
-        let page = ask(service, "/", &[]).await;
-        assert_eq!((page.status, page.text()), (StatusCode::OK, "old"));
+    for (ill, page) in [
+        (Health::Well, "new"),
+        (Health::Fails, "old"),
+        (Health::Panics, "old"),
+    ] {
+        let (gate, health) = (Gate::closed(), well());
+        let site = site("max-age=1, stale-if-error=600", &gate, &health);
+        let pages = pages(&server).await;
+        let services = [
+            pages.clone().layer(site.clone()),
+            cached(&server, &site).await,
+        ];
+        ask(&services[0], "/", &[]).await;
+        stale(&services[0]).await;
+        all(&gate);
+        *health.lock().expect("no panic") = ill;
+        for service in &services {
+            let answer = ask(service, "/", &[]).await;
+            assert_eq!((answer.status, answer.text()), (StatusCode::OK, page));
+        }
+        assert_eq!(site.renders(), 2, "the second instance knows of it");
+        *health.lock().expect("no panic") = Health::Well;
+        until("the new page is there", async || {
+            ask(&services[1], "/", &[]).await.text() == "new"
+        })
+        .await;
+        pages.purge_all().await.expect("purged");
     }
-    assert_eq!(
-        site.renders(),
-        2,
-        "the second instance knows of the failure"
-    );
-    fails.store(false, Ordering::SeqCst);
-    until("the new page is there", async || {
-        ask(&services[1], "/", &[]).await.text() == "new"
-    })
-    .await;
 }
 
 #[tokio::test]
 async fn the_request_that_renders_is_given_the_stale_page_too_if_its_render_fails() {
     let server = Server::start().await;
-    let (gate, fails) = (Gate::closed(), Arc::<AtomicBool>::default());
-    let site = site("max-age=0, stale-if-error=600", &gate, &fails);
+    let (gate, health) = (Gate::closed(), well());
+    let site = site("max-age=0, stale-if-error=600", &gate, &health);
     let service = cached(&server, &site).await;
     ask(&service, "/", &[]).await;
-    (0..9).for_each(|_| gate.open());
-    fails.store(true, Ordering::SeqCst);
+    all(&gate);
+    *health.lock().expect("no panic") = Health::Fails;
     // The failure is remembered for a second, and then the next request renders.
     until("three renders have failed", async || {
         let page = ask(&service, "/", &[]).await;
@@ -144,24 +187,33 @@ async fn the_request_that_renders_is_given_the_stale_page_too_if_its_render_fail
 async fn the_windows_of_the_layer_are_for_pages_that_say_nothing() {
     let server = Server::start().await;
     for (control, status) in [
-        ("max-age=60", StatusCode::OK),
-        ("max-age=60, stale-if-error=0", StatusCode::BAD_GATEWAY),
-        ("max-age=60, must-revalidate", StatusCode::BAD_GATEWAY),
+        ("max-age=1", StatusCode::OK),
+        // It is kept, and yet not for failures.
+        (
+            "max-age=1, stale-while-revalidate=1, stale-if-error=0",
+            StatusCode::BAD_GATEWAY,
+        ),
+        ("max-age=1, must-revalidate", StatusCode::BAD_GATEWAY),
     ] {
-        let (gate, fails) = (Gate::closed(), Arc::<AtomicBool>::default());
-        let site = site(control, &gate, &fails);
+        let (gate, health) = (Gate::closed(), well());
+        let site = site(control, &gate, &health);
         let pages = pages(&server).await.stale_if_error(MINUTE * 10);
-        pages.purge_all().await.expect("purged");
-        let service = pages.layer(site);
+        let service = pages.clone().layer(site);
         ask(&service, "/", &[]).await;
-        if status == StatusCode::OK {
-            aged(&server, KEY, MINUTE + MINUTE / 2).await;
-        } else {
-            let _: i64 = server.run(&["DEL", KEY]).await;
-        }
-        gate.open();
-        fails.store(true, Ordering::SeqCst);
-        assert_eq!(ask(&service, "/", &[]).await.status, status, "{control}");
+        stale(&service).await;
+        all(&gate);
+        *health.lock().expect("no panic") = Health::Fails;
+        // The window of the second case ends in a second.
+        until("the windows have ended", async || {
+            let answer = ask(&service, "/", &[]).await.status;
+            assert!(
+                answer == status || answer == StatusCode::OK,
+                "{answer} {control}"
+            );
+            answer == status
+        })
+        .await;
+        pages.purge_all().await.expect("purged");
     }
 }
 

@@ -17,7 +17,7 @@ use tower::Layer as _;
 
 use super::site::{Site, answer, ask, cached, get, given_up, pages, read, respond};
 use crate::support::server::Server;
-use crate::support::wait::bounded;
+use crate::support::wait::{bounded, until};
 
 const FRESH: (&str, &str) = ("cache-control", "public, max-age=60");
 
@@ -126,11 +126,20 @@ fn streaming() -> (
     Site,
     mpsc::UnboundedReceiver<mpsc::Sender<io::Result<Bytes>>>,
 ) {
+    streaming_with("max-age=60")
+}
+
+fn streaming_with(
+    control: &'static str,
+) -> (
+    Site,
+    mpsc::UnboundedReceiver<mpsc::Sender<io::Result<Bytes>>>,
+) {
     let (opened, streams) = mpsc::unbounded();
     let site = Site::new(move |_| {
         let (parts, body) = mpsc::channel(0);
         opened.unbounded_send(parts).expect("the test listens");
-        async { answer(&[FRESH], Body::from_stream(body)) }
+        async move { answer(&[("cache-control", control)], Body::from_stream(body)) }
     });
     (site, streams)
 }
@@ -157,6 +166,84 @@ async fn a_body_that_comes_slowly_reaches_its_client_as_it_comes_and_is_stored()
     );
     let page = ask(&service, "/", &[]).await;
     assert_eq!((page.text(), site.renders()), ("onetwo", 1));
+}
+
+#[tokio::test]
+async fn a_page_is_stored_for_what_is_left_of_its_freshness_when_its_body_has_ended() {
+    let server = Server::start().await;
+    for (control, longest) in [
+        ("max-age=60", Some(59_000)),
+        ("max-age=60, stale-while-revalidate=60", Some(119_000)),
+        ("max-age=1, stale-while-revalidate=60", Some(60_000)),
+        ("max-age=1", None),
+        ("max-age=0, stale-while-revalidate=1", None),
+    ] {
+        let (site, mut streams) = streaming_with(control);
+        let pages = pages(&server).await;
+        let service = pages.clone().layer(site);
+        let request = get("/").body(Body::empty()).expect("a request");
+        let response = respond(&service, request).await;
+        let mut parts = streams.next().await.expect("rendered");
+        parts.send(Ok(Bytes::from("one"))).await.expect("read");
+        let begun = std::time::Instant::now();
+        until("a second has passed", async || {
+            begun.elapsed().as_millis() > 1100
+        })
+        .await;
+        drop(parts);
+        assert_eq!(read(response).await.text(), "one");
+        given_up(&server).await;
+        let lives: Vec<i64> = server
+            .lives("hr:v:*")
+            .await
+            .into_iter()
+            .map(|it| it.1)
+            .collect();
+        match longest {
+            None => assert!(lives.is_empty(), "{control}: {lives:?}"),
+            Some(longest) => {
+                let [lives] = lives[..] else {
+                    panic!("{control}: {lives:?}")
+                };
+                assert!(
+                    (longest - 30_000..longest).contains(&lives),
+                    "{control}: {lives}"
+                );
+            }
+        }
+        for (key, _) in server.lives("hr:v:*").await {
+            let _: i64 = server.run(&["DEL", &key]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_shorter_than_it_says_is_not_stored() {
+    let server = Server::start().await;
+    let site = Site::new(|_| async { answer(&[FRESH, ("content-length", "7")], "short") });
+    let service = cached(&server, &site).await;
+    for _ in 0..2 {
+        assert!(!ask(&service, "/", &[]).await.is_hit());
+    }
+    assert_eq!(server.keys("hr:v:*").await.len(), 1, "a marker");
+    assert_eq!(site.renders(), 2);
+}
+
+#[tokio::test]
+async fn a_page_without_a_body_has_no_length_in_its_head() {
+    let server = Server::start().await;
+    let site = Site::new(|_| async {
+        let mut page = answer(&[FRESH], Body::empty());
+        *page.status_mut() = http::StatusCode::NO_CONTENT;
+        page
+    });
+    let pages = pages(&server).await;
+    let service = pages.layer(site);
+    // 204 may be stored if the response says how long it is fresh.
+    ask(&service, "/", &[]).await;
+    let head = super::site::send(&service, get("/").method(http::Method::HEAD)).await;
+    assert_eq!(head.status, http::StatusCode::NO_CONTENT);
+    assert_eq!(head.header("content-length"), "");
 }
 
 #[tokio::test]

@@ -1,0 +1,277 @@
+//! An attempt: a page is read at one key, or rendered there.
+//!
+//! Invariant: whatever an attempt comes to, the request hears of its own render exactly once. An
+//! attempt learns from the page that it finds. Serving makes one for each key that it tries.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::Response;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::time::sleep;
+
+use super::body::PageBody;
+use super::known::{Names, PageFacts};
+use super::origin::{Origin, OriginBody};
+use super::page::{Content, Page, Stored, Windows};
+use super::render::{How, Job, Own, Work, render};
+use super::serving::{Came, Serving};
+use super::tags::MOST_TAGS;
+use crate::cache::Verdict;
+use crate::error::{Error, ErrorKind};
+
+/// What an attempt at one key came to.
+pub(super) enum Tried<S, B, R>
+where
+    S: Origin<B, R>,
+{
+    /// The request reads a response of its own already.
+    Own(Response<PageBody<R>>),
+    /// The cache was not waited for, and why not.
+    GivenUp(Hears<S, B, R>, &'static str),
+    Ended(Found, Hears<S, B, R>),
+}
+
+/// What is at the key.
+pub(super) struct Found {
+    pub(super) stored: Result<Arc<Stored>, Error>,
+    /// The windows that the cache was told. `None` if they were not known: then it gives out
+    /// whatever is kept.
+    pub(super) told: Option<Windows>,
+}
+
+/// What a request hears of its own render.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each request, and only while it waits"
+)]
+pub(super) enum Hears<S, B, R>
+where
+    S: Origin<B, R>,
+{
+    Yet(oneshot::Receiver<Own<S, B, R>>),
+    Now(Own<S, B, R>),
+    /// Its runtime has ended.
+    Nothing,
+}
+
+/// Where the right of a request to render is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    /// The request has it back.
+    Back,
+    /// A render has it, or had it.
+    Given,
+    Lost,
+}
+
+impl Serving {
+    /// Reads the page at `key`, or has it rendered. `told` are the windows of the page, if they
+    /// were seen just now.
+    pub(super) async fn attempt<S, B, R>(
+        &self,
+        key: &str,
+        work: Work<S, B>,
+        told: Option<Windows>,
+    ) -> Tried<S, B, R>
+    where
+        S: Origin<B, R>,
+        B: Send + 'static,
+        R: OriginBody,
+    {
+        let pages = &self.pages;
+        let facts = pages.known.of(key);
+        let told = told.or(facts.windows);
+        let (job, claim, mut own) = Job::new(work);
+        let how = How {
+            asked: self.asked.clone(),
+            settings: pages.settings.clone(),
+            counts: pages.counts.clone(),
+            known: pages.known.clone(),
+            under_way: pages.under_way.clone(),
+            key: key.into(),
+        };
+        let windows = told.unwrap_or(Windows {
+            while_revalidate: LONGEST_WINDOW,
+            if_error: LONGEST_WINDOW,
+        });
+        let call = pages
+            .cache
+            .memoize_with(key, PLANNED_TTL, move |load| render(job, load, how))
+            .tags(self.tags.iter().chain(self.declared(&facts)))
+            .stale(windows.while_revalidate)
+            .stale_if_error(windows.if_error)
+            .keep_stale(Duration::ZERO);
+        let mut call = call.into_future();
+        // Before the call finds out that Redis is out, which is counted.
+        let reads = pages.cache.bypassed().reads;
+        let first = tokio::select! {
+            biased;
+            own = &mut own => Err(Ok(own)),
+            found = &mut call => Ok(found),
+            () = pages.known.unstored(key, facts.noted) => Err(Err("not to be stored")),
+            () = self.crowded(key, reads) => Err(Err("no place")),
+        };
+        let (stored, own) = match first {
+            Ok(found) => (found, Hears::Yet(own).so_far()),
+            // Whatever becomes of the load, this is the answer.
+            Err(Ok(Ok(Own::Response(response)))) => return Tried::Own(response),
+            Err(Ok(own)) => (call.await, own.map_or(Hears::Nothing, Hears::Now)),
+            Err(Err(why)) => {
+                drop(call);
+                // Others may wait for the load that has the job, and keep it waiting.
+                let own = match claim.withdrawn() {
+                    Some(work) => Hears::Now(Own::Back(work)),
+                    None => Hears::Yet(own),
+                };
+                return Tried::GivenUp(own, why);
+            }
+        };
+        match &stored {
+            Ok(stored) => match &stored.content {
+                Content::Page(page) => pages.known.note(key, &page.tags, page.lives.windows()),
+                Content::Marker => pages.known.note_marker(key),
+            },
+            Err(error) => self.learn(key, error, &own),
+        }
+        Tried::Ended(Found { stored, told }, own)
+    }
+
+    /// The tags of its handler that the page is read and rendered with.
+    fn declared<'f>(&self, facts: &'f PageFacts) -> impl Iterator<Item = &'f String> {
+        let most = match facts.names {
+            Names::All => usize::MAX,
+            Names::AsThereIsRoom => MOST_DECLARED.saturating_sub(MOST_TAGS + self.tags.len()),
+        };
+        facts.tags.iter().take(most)
+    }
+
+    /// Waits until the page could be rendered by now, and is not: Redis is out, and other loads
+    /// have taken all places that there are without it. `reads` is how many reads were done without
+    /// it before.
+    async fn crowded(&self, key: &str, reads: u64) {
+        sleep(LONGEST_WAIT_FOR_A_PLACE).await;
+        // While Redis is there, another process may render.
+        while self.pages.cache.bypassed().reads == reads || self.pages.under_way.has(key) {
+            sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    /// Learns from a page that was rendered and could not be stored. Tells of it.
+    fn learn<S: Origin<B, R>, B, R>(&self, key: &str, error: &Error, own: &Hears<S, B, R>) {
+        let known = &self.pages.known;
+        let is_unwritable = matches!(
+            error.kind(),
+            ErrorKind::InvalidInput | ErrorKind::Encode | ErrorKind::TooLarge
+        );
+        if let (true, Hears::Now(Own::Page(page, _))) = (is_unwritable, own) {
+            let facts = known.of(key);
+            let declared = self.declared(&facts).count() + self.tags.len();
+            match declared + page.tags.len() > MOST_DECLARED && facts.names == Names::All {
+                // The next render has room for the tags of this one, and for others.
+                true => known.note_changing_tags(key, &page.tags),
+                false => known.note_unstored(key, self.pages.settings.marker_ttl),
+            }
+        }
+        match error.kind() {
+            // Its request has heard what happened.
+            ErrorKind::Loader | ErrorKind::LoaderPanicked => {}
+            _ if is_unwritable && known.warns() => {
+                tracing::warn!(target: "hedgerow::pages", %error, "a page cannot be stored");
+            }
+            _ => tracing::debug!(target: "hedgerow::pages", %error, "beside the cache"),
+        }
+    }
+
+    /// Returns how a page has come to this request, which has heard so much of its own render.
+    pub(super) fn came<S, B, R>(&self, page: &Page, key: &str, own: &Hears<S, B, R>) -> Came
+    where
+        S: Origin<B, R>,
+    {
+        let (lives, known) = (&page.lives, &self.pages.known);
+        if let Hears::Now(Own::Page(_, storing)) = own {
+            return Came::Rendered(*storing);
+        }
+        if self.is_newer(lives) {
+            return Came::Collapsed;
+        }
+        if lives.window().is_zero() {
+            return Came::Fresh;
+        }
+        let is_over = !lives.stale_for(SystemTime::now()).is_zero();
+        let is_stale = match own.right() {
+            // It was a hit, or somebody else renders it anew, or has tried in vain.
+            Right::Back | Right::Lost => is_over || known.of(key).purged == Some(lives.rendered),
+            // This request renders it anew.
+            Right::Given => true,
+        };
+        match is_stale {
+            true => {
+                if !is_over {
+                    known.note_purged(key, lives.rendered);
+                }
+                Came::Stale
+            }
+            false => Came::Fresh,
+        }
+    }
+
+    /// Asks Redis for how long the page at `key` has been stale. `None` if it is not there any
+    /// more, or Redis does not say.
+    pub(super) async fn stale_for(&self, key: &str) -> Option<Duration> {
+        let explained = self.pages.cache.explain(key).fail_fast();
+        match Box::pin(explained.into_future()).await.ok()?.verdict {
+            Verdict::Stale(age) => Some(age),
+            _ => None,
+        }
+    }
+}
+
+impl<S, B, R> Hears<S, B, R>
+where
+    S: Origin<B, R>,
+{
+    /// What is known of the render by now.
+    fn so_far(self) -> Self {
+        match self {
+            Self::Yet(mut own) => match own.try_recv() {
+                Ok(own) => Self::Now(own),
+                Err(TryRecvError::Empty) => Self::Yet(own),
+                Err(TryRecvError::Closed) => Self::Nothing,
+            },
+            known => known,
+        }
+    }
+
+    pub(super) fn right(&self) -> Right {
+        match self {
+            Self::Now(Own::Back(_)) => Right::Back,
+            Self::Yet(_) | Self::Now(_) => Right::Given,
+            Self::Nothing => Right::Lost,
+        }
+    }
+
+    /// Waits until it is known what became of the render: it was not begun, or has ended.
+    pub(super) async fn heard(self) -> Option<Own<S, B, R>> {
+        match self {
+            Self::Yet(own) => own.await.ok(),
+            Self::Now(own) => Some(own),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// For how long a page is stored, before its render says it. Tags are made to live so long.
+const PLANNED_TTL: Duration = Duration::from_secs(600);
+
+/// As long as a page may say that it is served stale, or longer.
+const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// The most tags that a page can be read and rendered with.
+const MOST_DECLARED: usize = 254;
+
+/// How long a request waits for a place to render without Redis: as long as for Redis itself, by
+/// default.
+const LONGEST_WAIT_FOR_A_PLACE: Duration = Duration::from_secs(1);
+
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);

@@ -1,0 +1,147 @@
+//! Passing: a request that no page is looked up for, and what it may have changed.
+//!
+//! Invariant: a request that may have changed its page purges it, unless its answer says that
+//! nothing was changed. Whatever becomes of such a request, its purge is sent, or is owed by the
+//! client of Redis. Serving calls this.
+
+use std::future::IntoFuture as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt as _;
+use http::{Method, Response, StatusCode};
+use tokio::runtime::Handle;
+
+use super::body::PageBody;
+use super::key::url_tag;
+use super::origin::Origin;
+use super::page_cache::PageCache;
+use super::render::Work;
+use super::request::place;
+use super::status::Status;
+use super::tags::CacheTags;
+use crate::cache::{Cache, Outage};
+
+/// Lets a request pass. A method that may change the page purges it, unless it is refused.
+pub(super) async fn passed<S, B, R>(
+    pages: &PageCache,
+    work: Work<S, B>,
+    status: Status,
+) -> Result<Response<PageBody<R>>, S::Error>
+where
+    S: Origin<B, R>,
+{
+    pages.counts.passed.one_more();
+    let changed = match is_safe(work.request.method()) {
+        true => None,
+        false => place(&work.request, &pages.settings),
+    };
+    let Some(place) = changed else {
+        return called(work, pages, status, None).await;
+    };
+    // Made before the service is called: if this future is dropped meanwhile, or the service fails
+    // or panics, what it has changed may be there all the same.
+    let change = Change {
+        cache: &pages.cache,
+        tag: Some(url_tag(&place)),
+    };
+    let response = called(work, pages, status, None).await?;
+    match may_have_changed(response.status()) {
+        true => Box::pin(change.purged()).await,
+        false => change.refused(),
+    }
+    Ok(response)
+}
+
+/// Calls the service for one request alone.
+pub(super) async fn called<S, B, R>(
+    work: Work<S, B>,
+    pages: &PageCache,
+    status: Status,
+    key: Option<&str>,
+) -> Result<Response<PageBody<R>>, S::Error>
+where
+    S: Origin<B, R>,
+{
+    let Work {
+        mut service,
+        request,
+    } = work;
+    let mut response = service.call(request).await?.map(PageBody::own);
+    CacheTags::taken(&mut response);
+    let settings = &pages.settings;
+    status.tell(response.headers_mut(), settings, key, SystemTime::now());
+    Ok(response)
+}
+
+/// A page that its request may have changed. If it is dropped before it was purged, the purge is
+/// left to the client of Redis.
+struct Change<'p> {
+    cache: &'p Cache,
+    /// `None` once the purge was begun, or is not needed.
+    tag: Option<String>,
+}
+
+impl Change<'_> {
+    fn refused(mut self) {
+        self.tag = None;
+    }
+
+    /// Purges the page. Waits for that only while Redis is there, and not for long: the client goes
+    /// on with it in the background.
+    async fn purged(mut self) {
+        let Some(tag) = self.tag.take() else { return };
+        let purge = self.cache.invalidate_tags([&tag]).deadline(LONGEST_PURGE);
+        // A purge never gives up at once. Another call tells that Redis is known to be out.
+        let asks = self.cache.clone().outage(Outage::Fail);
+        let is_out = async {
+            let asked = asks.contains(&tag).deadline(LONGEST_PURGE).fail_fast();
+            if !asked.await.is_err_and(|error| error.kind().is_outage()) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            purged = purge.into_future() => {
+                if let Err(error) = purged {
+                    tracing::warn!(target: "hedgerow::pages", %error, "not purged");
+                }
+            }
+            // The purge has begun, so it is owed.
+            () = is_out => tracing::debug!(target: "hedgerow::pages", "a purge is owed"),
+        }
+    }
+}
+
+impl Drop for Change<'_> {
+    /// Begins the purge. What was begun and is not answered is delivered by the task that the
+    /// client of Redis has for this, so nothing is waited for here.
+    fn drop(&mut self) {
+        let Some(tag) = self.tag.take() else { return };
+        // It needs the clock of a runtime, and the one that ends has none.
+        let has_begun = Handle::try_current().is_ok() && {
+            let purge = self.cache.invalidate_tags([tag]).into_future();
+            catch_unwind(AssertUnwindSafe(|| drop(purge.now_or_never()))).is_ok()
+        };
+        if !has_begun {
+            tracing::warn!(target: "hedgerow::pages", "a change without a runtime is not purged");
+        }
+    }
+}
+
+/// Whether a method changes nothing.
+fn is_safe(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+    )
+}
+
+/// Whether a request that was answered so may have changed something. A service that has failed may
+/// have done so after its change.
+fn may_have_changed(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection() || status.is_server_error()
+}
+
+/// How long a request that has changed a page waits for its purge.
+const LONGEST_PURGE: Duration = Duration::from_millis(100);
