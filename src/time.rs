@@ -1,5 +1,6 @@
 //! Times as every layer uses them: how long something lives (`Ttl`), how long a call may take
-//! (`Deadline`), and how long to pause between tries (`Backoff`).
+//! (`Deadline`), how long to pause between tries (`Backoff`), and whether another warning is due
+//! (`Seldom`).
 //!
 //! Invariant: a `Ttl` is at least 1 ms and at most 100 years. So no key with one is dead from the
 //! start (Redis deletes a key whose `PX` is 0), and no sum of two overflows. A `Deadline` belongs
@@ -240,6 +241,29 @@ pub(crate) fn jittered(pause: Duration, spread: Range<f64>) -> Duration {
     pause.mul_f64(rand::random_range(spread))
 }
 
+/// Lets a warning be written at once, then at most once a minute, and counts what it warns of.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Seldom {
+    /// Counts one more. Returns how many there were since the last warning, if another is due. The
+    /// caller writes it then.
+    pub(crate) fn one_more(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| now < last + BETWEEN_WARNINGS) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
+/// The least time from one warning to the next.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
+
 /// The longest time to live: 100 years of 365 days. Use it for values that stay until they are
 /// removed.
 ///
@@ -278,6 +302,16 @@ mod tests {
             let ttl = Ttl::new("ttl", Duration::from_nanos(nanos)).expect("in range");
             assert_eq!(ttl.millis(), millis, "{nanos} ns");
         }
+    }
+
+    #[test]
+    fn a_warning_is_due_at_once_and_then_once_a_minute_and_counts_all() {
+        let (mut seldom, began) = (Seldom::default(), Instant::now());
+        let mut at = |seconds| seldom.one_more(began + Duration::from_secs(seconds));
+        assert_eq!(
+            [at(0), at(1), at(59), at(60), at(61)],
+            [Some(1), None, None, Some(3), None]
+        );
     }
 
     #[test]

@@ -374,7 +374,7 @@ pub(super) fn unknown(what: &str, found: impl Into<u64>) -> Unreadable {
 }
 
 /// The positions of the fields, counted from 0. The Lua scripts count from 1.
-const CHECKSUM: Range<usize> = 4..8;
+pub(super) const CHECKSUM: Range<usize> = 4..8;
 pub(crate) const FRESH_UNTIL: Range<usize> = 8..14;
 pub(crate) const STALE_UNTIL: Range<usize> = 14..20;
 /// Both deadlines, the only bytes that may change after an entry is encoded.

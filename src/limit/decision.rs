@@ -125,6 +125,9 @@ impl Standing {
     }
 }
 
+/// When a request may come again that is refused in an outage, for as long as that lasts.
+pub(super) const CLOSED_FOR: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;

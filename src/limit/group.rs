@@ -1,7 +1,8 @@
 //! `RateLimits`: several limits that are asked in one call.
 //!
 //! Invariant: a request takes from all limits that it names, or from none. The keys of a group
-//! share a slot, so one script decides. [`Client::rate_limits`] makes groups.
+//! share a slot, so one script decides. Only local limiters, in an outage, decide one after the
+//! other. [`Client::rate_limits`] makes groups.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -240,7 +241,8 @@ pub struct Decisions {
 }
 
 impl Decisions {
-    /// Returns whether the request may go on. If not, it has taken nothing from any limit.
+    /// Returns whether the request may go on. If not, it has taken nothing from any limit in Redis.
+    /// In an outage, it may have taken from [local](LimitOutage::Local) limiters.
     pub fn allowed(&self) -> bool {
         self.allowed
     }
@@ -252,7 +254,7 @@ impl Decisions {
     }
 
     /// Returns when the same request would be let through, if nobody else takes anything meanwhile;
-    /// zero if it was.
+    /// zero if it was. A limit that was [not asked](Self::iter) may refuse it for longer.
     pub fn retry_after(&self) -> Duration {
         self.longest()
             .map(|(_, decision)| decision.retry_after)
@@ -261,6 +263,10 @@ impl Decisions {
 
     /// Returns what each limit says, in the order in which they were asked. A limit that would have
     /// let the request through says so, also if another has refused it.
+    ///
+    /// If the process [knows](DecidedBy::KnownRefusal) that a limit refuses, the limits of which it
+    /// does not know that are not asked. In an outage, those behind the first that refuses are not
+    /// asked. Such a limit is shown as one that lets the request through and has nothing left.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Decision)> {
         self.each.iter().map(|(name, decision)| (&**name, decision))
     }
@@ -310,10 +316,10 @@ impl CheckAll {
                 refusals.note(&it.key, of, &decision, since, noted[at]);
             } else if allowed && let LimitOutage::Local { share } = setup.outage {
                 let (limit, key) = &self.keys[at];
-                let local = setup
-                    .state
-                    .local(self.local_name(limit), &it.terms, share)?;
-                local.feed(&self.local_key(key), it.cost);
+                let name = self.local_name(limit);
+                if let Some(local) = setup.state.local(name, &it.terms, share)? {
+                    local.feed(&self.local_key(key), it.cost);
+                }
             }
             each.push((self.keys[at].0.clone(), decision));
         }
@@ -357,22 +363,27 @@ impl CheckAll {
         Ok(all)
     }
 
-    /// Looks whether one of the keys is known to be refused.
+    /// Looks which of the keys are known to be refused.
     fn look(&self, asked: &[Asked]) -> Result<Vec<Noted>, Decisions> {
+        let refusals = &self.limits.setup.state.refusals;
         let (now, mut noted) = (Instant::now(), Vec::with_capacity(asked.len()));
+        let mut refused = Vec::new();
         for (at, it) in asked.iter().enumerate() {
-            let refusals = &self.limits.setup.state.refusals;
             match refusals.look(&it.key, &it.terms, it.cost, now) {
                 Known::Ask(ask) => noted.push(ask),
-                Known::Refused(decision) => {
-                    let mut decisions = self.unasked(asked, DecidedBy::KnownRefusal);
-                    decisions.allowed = false;
-                    decisions.each[at].1 = decision;
-                    return Err(decisions);
-                }
+                Known::Refused(decision) => refused.push((at, decision)),
             }
         }
-        Ok(noted)
+        if refused.is_empty() {
+            return Ok(noted);
+        }
+        // All of them: the caller is told the longest.
+        let mut decisions = self.unasked(asked, DecidedBy::KnownRefusal);
+        decisions.allowed = false;
+        for (at, decision) in refused {
+            decisions.each[at].1 = decision;
+        }
+        Err(decisions)
     }
 
     fn without_redis(&self, asked: &[Asked]) -> Result<Decisions> {
@@ -383,7 +394,7 @@ impl CheckAll {
             let local = match setup.outage {
                 LimitOutage::Local { share } => {
                     let name = self.local_name(limit);
-                    Some(setup.state.local(name, &it.terms, share)?)
+                    setup.state.local(name, &it.terms, share)?
                 }
                 _ => None,
             };

@@ -65,7 +65,8 @@ struct Setup {
     /// Built once. The first call returns `InvalidInput` if the name or the quota is invalid.
     parsed: Result<(LimitKeys, Terms)>,
     outage: LimitOutage,
-    /// The limiter of `LimitOutage::Local`. The first call returns `InvalidInput` if it cannot be.
+    /// The limiter of `LimitOutage::Local`; none if there are too many. The first call returns
+    /// `InvalidInput` if it cannot be.
     local: Result<Option<Arc<LocalLimit>>>,
     patience: Patience,
     state: Arc<LimitState>,
@@ -115,7 +116,7 @@ impl RateLimiter {
         setup.local = match (outage, &setup.parsed) {
             (LimitOutage::Local { share }, Ok((_, terms))) => {
                 let name = (&*setup.name, None);
-                setup.state.local(name, terms, share).map(Some)
+                setup.state.local(name, terms, share)
             }
             _ => Ok(None),
         };

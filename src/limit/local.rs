@@ -1,41 +1,43 @@
 //! `LocalLimit`: the limiter in this process that decides while Redis is out.
 //!
 //! Invariant: it is fed with everything that the server lets through, so it knows its keys before
-//! it is needed. It never lets through more than its share in any time: `share * burst` at once,
-//! and `share * limit` in each window after that. Checks and waits of limiters with
-//! [`LimitOutage::Local`](super::LimitOutage::Local) use it.
+//! it is needed. It never lets through more than its share of a key in any time: `share * burst` at
+//! once, and `share * limit` in each window after that. With very many keys, some have one share
+//! together. Checks and waits of limiters with [`LimitOutage::Local`](super::LimitOutage::Local)
+//! use it.
 
 use std::fmt;
-use std::hash::BuildHasher as _;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use governor::RateLimiter;
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, NotUntil, RateLimiter};
 
-use super::decision::{DecidedBy, Decision};
+use super::decision::{CLOSED_FOR, DecidedBy, Decision};
+use super::places::Places;
 use super::quota::Terms;
 use crate::error::{Error, Result};
-use crate::hash::Seeded;
 
 /// A limiter of this process, for the keys of one limiter.
 pub(super) struct LocalLimit {
-    limiter: DefaultKeyedRateLimiter<Counted>,
+    limiter: RateLimiter<Box<str>, Places, DefaultClock>,
     /// How many requests it lets through at once.
     burst: NonZeroU32,
     clock: DefaultClock,
-    hasher: Seeded,
     /// When keys that are as good as new were taken out last.
     swept: Mutex<Instant>,
 }
 
-/// What is counted apart.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Counted {
-    Key(Box<str>),
-    /// All keys that find no place and have this number.
-    Shared(u64),
+/// Whether a request fits in the share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fits {
+    /// It does, and is counted.
+    Now,
+    /// It may after this time.
+    After(Duration),
+    /// It costs more than the share.
+    Never,
 }
 
 impl LocalLimit {
@@ -66,73 +68,62 @@ impl LocalLimit {
         // Rounded down, but for the one request without which nothing would ever get through.
         let burst = (f64::from(terms.most()) * share) as u32;
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+        let (places, clock) = (Places::new(MOST_KEYS), DefaultClock::default());
         Ok(Self {
-            limiter: RateLimiter::keyed(quota.allow_burst(burst)),
+            limiter: RateLimiter::new(quota.allow_burst(burst), places, clock.clone()),
             burst,
-            clock: DefaultClock::default(),
-            hasher: Seeded::default(),
+            clock,
             swept: Mutex::new(Instant::now()),
         })
     }
 
     /// Counts what the server has let through.
     pub(super) fn feed(&self, key: &str, cost: u32) {
-        let Some(cost) = NonZeroU32::new(cost.min(self.burst.get())) else {
-            return;
-        };
         // If it does not fit, this process had more than its share: it is full already.
-        let _ = self.limiter.check_key_n(&self.known(key), cost);
+        let _ = self.take(key, cost.min(self.burst.get()));
     }
 
     /// Decides on a request.
     pub(super) fn decide(&self, key: &str, cost: u32) -> Decision {
-        let wait = self.take(key, cost);
+        let fits = self.take(key, cost);
         Decision {
-            allowed: wait.is_none(),
+            allowed: fits == Fits::Now,
             limit: self.burst.get(),
             remaining: 0,
-            retry_after: wait.unwrap_or_default(),
+            retry_after: match fits {
+                Fits::Now => Duration::ZERO,
+                Fits::After(wait) => wait,
+                // The server may let it through when it is back.
+                Fits::Never => CLOSED_FOR,
+            },
             reset_after: Duration::ZERO,
             decided_by: DecidedBy::Outage,
         }
     }
 
-    /// Takes `cost`. Returns how long to wait if it does not fit now; a cost above the share never
-    /// fits.
-    pub(super) fn take(&self, key: &str, cost: u32) -> Option<Duration> {
-        let cost = NonZeroU32::new(cost)?;
-        match self.limiter.check_key_n(&self.known(key), cost) {
-            Ok(Ok(())) => None,
-            Ok(Err(not_until)) => Some(self.wait(&not_until)),
-            Err(_) => Some(NEVER),
+    /// Takes `cost` if it fits now.
+    pub(super) fn take(&self, key: &str, cost: u32) -> Fits {
+        let Some(cost) = NonZeroU32::new(cost) else {
+            return Fits::Now;
+        };
+        self.make_room();
+        match self.limiter.check_key_n(&key.into(), cost) {
+            Ok(Ok(())) => Fits::Now,
+            Ok(Err(not_until)) => Fits::After(not_until.wait_time_from(self.clock.now())),
+            Err(_) => Fits::Never,
         }
     }
 
-    fn wait(
-        &self,
-        not_until: &NotUntil<<DefaultClock as governor::clock::Clock>::Instant>,
-    ) -> Duration {
-        not_until.wait_time_from(self.clock.now())
-    }
-
-    /// What is counted for `key`: itself, unless there are too many.
-    fn known(&self, key: &str) -> Counted {
-        if self.limiter.len() < MOST_KEYS || self.sweep() {
-            return Counted::Key(key.into());
+    /// Takes out the keys that are as good as new if there is no place left, at most once a second.
+    fn make_room(&self) {
+        if self.limiter.len() < MOST_KEYS {
+            return;
         }
-        Counted::Shared(self.hasher.hash_one(key) % SHARED)
-    }
-
-    /// Takes out the keys that are as good as new, at most once a second. Returns whether there is
-    /// room.
-    fn sweep(&self) -> bool {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        if swept.elapsed() < BETWEEN_SWEEPS {
-            return false;
+        if swept.elapsed() >= BETWEEN_SWEEPS {
+            *swept = Instant::now();
+            self.limiter.retain_recent();
         }
-        *swept = Instant::now();
-        self.limiter.retain_recent();
-        self.limiter.len() < MOST_KEYS
     }
 }
 
@@ -145,10 +136,45 @@ impl fmt::Debug for LocalLimit {
     }
 }
 
-/// How many keys a limiter counts apart, and how many places the others share.
+/// How many keys have a place of their own.
 const MOST_KEYS: usize = 65_536;
-const SHARED: u64 = 1024;
+
+/// The least time from one look for keys that are as good as new to the next.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
 
-/// How long a cost waits that never fits.
-const NEVER: Duration = Duration::from_secs(60 * 60);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Quota;
+
+    fn local(quota: Quota) -> LocalLimit {
+        let terms = quota.terms().expect("a good quota");
+        LocalLimit::new(&terms, 1.0).expect("a good share")
+    }
+
+    #[test]
+    fn keys_that_are_as_good_as_new_make_room() {
+        let local = local(Quota::new(1, Duration::from_millis(1)));
+        for number in 0..MOST_KEYS {
+            local.feed(&number.to_string(), 1);
+        }
+        let began = Instant::now();
+        while local.limiter.len() == MOST_KEYS {
+            assert!(began.elapsed() < Duration::from_secs(60), "no room");
+            std::thread::sleep(Duration::from_millis(10));
+            local.feed("late", 1);
+        }
+    }
+
+    #[test]
+    fn a_key_that_used_up_its_share_gets_no_other_however_many_keys_come() {
+        let local = local(Quota::per_day(2));
+        local.feed("a", 2);
+        for number in 0..MOST_KEYS {
+            local.feed(&number.to_string(), 1);
+        }
+        assert!(!local.decide("a", 1).allowed);
+        assert!(!local.decide("0", 2).allowed);
+        assert!(local.decide("0", 1).allowed);
+    }
+}

@@ -19,6 +19,7 @@ mod group;
 mod limiter;
 mod local;
 mod outage;
+mod places;
 mod quota;
 mod refund;
 mod refusals;

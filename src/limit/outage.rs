@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::decision::{DecidedBy, Decision};
+use super::decision::{CLOSED_FOR, DecidedBy, Decision};
 use super::local::LocalLimit;
 use super::quota::Terms;
 use crate::error::{Error, ErrorKind};
@@ -34,8 +34,14 @@ pub enum LimitOutage {
     /// A limiter in this process decides, by GCRA, from its share of the limit.
     ///
     /// While Redis answers, what it lets through is counted here, too. So the process does not
-    /// begin an outage with a full burst for everybody. It keeps at most 65,536 keys; further ones
-    /// share.
+    /// begin an outage with a full burst for everybody.
+    ///
+    /// 65,536 keys have a share each, and keep it until they are as good as new. Further keys
+    /// divide 1,024 shares among them. In the same way, a client has 1,024 local limiters by their
+    /// names. Those of further names count together if they have the same quota, for up to 64
+    /// quotas. Beyond that, requests are refused as under `Closed`.
+    ///
+    /// A request that costs more than the share is refused as under `Closed`.
     Local {
         /// The part of the limit that this process lets through on its own, above 0 and at most 1.
         /// With ten processes behind one balancer, 0.1 keeps the sum at the limit. It is at least
@@ -82,9 +88,6 @@ impl Decision {
         }
     }
 }
-
-/// When a request that a closed limiter refuses in an outage may come again.
-const CLOSED_FOR: Duration = Duration::from_secs(1);
 
 /// Whether it passes by itself, or by what operators do about the servers.
 fn is_outage(kind: ErrorKind) -> bool {

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -17,6 +16,7 @@ use super::refusals::Refusals;
 use super::stats::AllCounts;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::time::Seldom;
 
 #[derive(Debug, Default)]
 pub(super) struct LimitState {
@@ -24,56 +24,53 @@ pub(super) struct LimitState {
     pub(super) counts: AllCounts,
     locals: Mutex<HashMap<LocalName, Arc<LocalLimit>>>,
     turns: AtomicUsize,
-    /// When it was last told that limits do without Redis, and for how many requests since.
-    told: Mutex<Told>,
+    /// Of requests that were decided without Redis.
+    warned: Mutex<Seldom>,
 }
 
 /// A local limit: the name of its limiter or group, that of the limit in the group, its terms, and
 /// the bits of its share.
 type LocalName = (Box<str>, Option<Box<str>>, Terms, u64);
 
-#[derive(Debug, Default)]
-struct Told {
-    last: Option<Instant>,
-    since: u64,
-}
-
 impl LimitState {
     /// Returns the local limit of a limiter, by its name, or of the limit of a group, by both
-    /// names.
+    /// names. `None` if there are too many: then it lets nothing through in an outage.
     pub(super) fn local(
         &self,
         (name, limit): (&str, Option<&str>),
         terms: &Terms,
         share: f64,
-    ) -> Result<Arc<LocalLimit>> {
+    ) -> Result<Option<Arc<LocalLimit>>> {
         let mut locals = self.locals.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = limit.map(Box::from);
-        let by_name: LocalName = (name.into(), limit, *terms, share.to_bits());
+        let mut by_name: LocalName = (name.into(), limit, *terms, share.to_bits());
         if let Some(known) = locals.get(&by_name) {
-            return Ok(known.clone());
+            return Ok(Some(known.clone()));
         }
         let local = Arc::new(LocalLimit::new(terms, share)?);
-        // Names are few. With more, each handle has a local limit of its own.
-        if locals.len() < MOST_LOCALS {
-            locals.insert(by_name, local.clone());
+        // Names are few. If they are made from input, further ones share: one local limit for each
+        // handle would let everything through. No limiter and no group has an empty name.
+        if locals.len() >= MOST_LOCALS {
+            (by_name.0, by_name.1) = ("".into(), None);
+            if let Some(known) = locals.get(&by_name) {
+                return Ok(Some(known.clone()));
+            }
         }
-        Ok(local)
+        if locals.len() >= MOST_LOCALS + MOST_SHARED {
+            return Ok(None);
+        }
+        locals.insert(by_name, local.clone());
+        Ok(Some(local))
     }
 
     /// Tells that the limiter `name` has decided without Redis: at once, then at most once a
     /// minute.
     pub(super) fn does_without(&self, name: &str, error: &Error) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.since += 1;
-        let now = Instant::now();
-        if told.last.is_some_and(|last| now < last + BETWEEN_WARNINGS) {
-            return;
-        }
-        told.last = Some(now);
-        let count = std::mem::take(&mut told.since);
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = warned.one_more(Instant::now());
         // Released before the event: a subscriber is the user's code.
-        drop(told);
+        drop(warned);
+        let Some(count) = count else { return };
         let kind = error.kind();
         tracing::warn!(target: "hedgerow::limit", limiter = name, ?kind, count, %error, "limits do without Redis");
     }
@@ -104,8 +101,50 @@ pub(crate) fn turns_under_way(client: &Client) -> usize {
         .load(Ordering::SeqCst)
 }
 
-/// How many local limits a client keeps at most.
+/// How many local limits a client keeps by their names, and how many those of further names share.
 const MOST_LOCALS: usize = 1024;
+const MOST_SHARED: usize = 64;
 
-/// The least time from one warning of a client to the next.
-const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Quota;
+
+    /// A state that has as many local limits as are kept by name, and their terms.
+    fn full() -> (LimitState, Terms) {
+        let state = LimitState::default();
+        let terms = Quota::per_day(2).terms().expect("a good quota");
+        for number in 0..MOST_LOCALS {
+            let local = local(&state, &number.to_string(), &terms);
+            local.expect("a place").feed("a", 2);
+        }
+        (state, terms)
+    }
+
+    fn local(state: &LimitState, name: &str, terms: &Terms) -> Option<Arc<LocalLimit>> {
+        state.local((name, None), terms, 1.0).expect("a good share")
+    }
+
+    #[test]
+    fn limits_of_further_names_share_one_that_does_not_begin_anew() {
+        let (state, terms) = full();
+        let of = |name| local(&state, name, &terms).expect("a place");
+        for name in ["late", "later", "late"] {
+            assert!(Arc::ptr_eq(&of(name), &of("late")), "{name}");
+        }
+        of("late").feed("a", 2);
+        assert!(!of("later").decide("a", 1).allowed);
+        assert!(!of("0").decide("a", 1).allowed, "it is kept by its name");
+        assert!(of("0").decide("b", 1).allowed);
+    }
+
+    #[test]
+    fn with_too_many_quotas_there_is_no_local_limit_and_those_that_are_there_stay() {
+        let (state, terms) = full();
+        let other = |limit| Quota::per_day(limit).terms().expect("a good quota");
+        let places = (3..1000).map(|limit| local(&state, "late", &other(limit)).is_some());
+        assert_eq!(places.filter(|has| *has).count(), MOST_SHARED);
+        assert!(local(&state, "late", &other(3)).is_some());
+        assert!(local(&state, "0", &terms).is_some());
+    }
+}

@@ -17,7 +17,7 @@ use tracing::Instrument as _;
 
 use super::decision::{DecidedBy, Decision, Verdict};
 use super::limiter::RateLimiter;
-use super::local::LocalLimit;
+use super::local::{Fits, LocalLimit};
 use super::outage::LimitOutage;
 use super::refund::returned;
 use super::scripts::{Asked, Taken, take};
@@ -34,7 +34,8 @@ use crate::time::{Deadline, FOREVER, Patience};
 /// `Contended` if its turn would come later than [`wait`](Self::wait) allows: it fails at once, and
 /// has taken nothing. Otherwise as [`Check`](super::Check). In an outage, the
 /// [policy](RateLimiter::outage) `Open` lets it through, `Closed` fails with what kept the server
-/// from answering, and `Local` waits for the limiter of this process.
+/// from answering, and `Local` waits for the limiter of this process. A cost above its share fails
+/// as under `Closed`.
 ///
 /// # Cancel safety
 /// Safe: a wait that is dropped gives back what it has reserved, in the background. By GCRA, turns
@@ -178,7 +179,15 @@ impl UntilReady {
             return if is_open { Ok(()) } else { Err(error) };
         };
         let until = Instant::now() + self.wait;
-        while let Some(pause) = local.take(self.key.real(), self.cost) {
+        loop {
+            let pause = match local.take(self.key.real(), self.cost) {
+                Fits::Now => break,
+                Fits::After(pause) => pause,
+                Fits::Never => {
+                    limiter.counts().note(&decided(false));
+                    return Err(error);
+                }
+            };
             let left = until.saturating_duration_since(Instant::now());
             if pause > left {
                 limiter.counts().note(&decided(false));

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::decode;
 #[cfg(feature = "encrypt")]
-use crate::codec::HEADER;
+use crate::codec::Stamp;
 use crate::codec::format::{cbor, json, raw};
 use crate::codec::{Codec, Compression, Envelope, Outcome, Stack};
 use crate::codec::{compress, envelope as format};
@@ -111,17 +111,32 @@ pub fn encrypt(data: &[u8]) {
     opened(AT, data);
     opened(AT, &mended);
 
-    let sealed = stack.entry(AT, data, &[], Duration::ZERO).expect("bytes").0;
+    let stamp = Stamp {
+        tag: 3,
+        generation: 4,
+    };
+    let sealed = stack.entry(AT, data, &[stamp], Duration::ZERO);
+    let sealed = sealed.expect("bytes").0;
     assert_eq!(opened(AT, &sealed).as_deref(), Some(data));
     assert_eq!(opened("hr:v:{c:other}", &sealed), None, "it was moved");
     let sum = data
         .iter()
         .fold(0_usize, |sum, byte| sum * 31 % 65_521 + usize::from(*byte));
-    let mut forged = sealed;
-    let at = HEADER + sum % (forged.len() - HEADER);
-    forged[at] ^= 1 << (sum % 8);
-    format::rewrite_checksum(&mut forged);
-    assert_eq!(opened(AT, &forged), None, "it was changed");
+    let forged = |at: usize| {
+        let mut forged = sealed.clone();
+        forged[at] ^= 1 << (sum / sealed.len() % 8);
+        format::rewrite_checksum(&mut forged);
+        assert_eq!(opened(AT, &forged), None, "byte {at} was changed");
+    };
+    // The checksum is rewritten, and the deadlines are not sealed: the server fills them in.
+    let unsealed = format::CHECKSUM.start..format::DEADLINES.end;
+    let head = Envelope::parse(&sealed).expect("ours").head().len();
+    let bound = sum % (head - unsealed.len());
+    forged(match bound < unsealed.start {
+        true => bound,
+        false => bound + unsealed.len(),
+    });
+    forged(head + sum % (sealed.len() - head));
 }
 
 /// A type that nests in itself by options, lists and variants.

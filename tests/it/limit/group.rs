@@ -3,8 +3,9 @@
 use hedgerow::limit::{DecidedBy, LimitOutage, Quota};
 use hedgerow::{Client, ErrorKind, RateLimits};
 
+use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
-use crate::support::wait::calls;
+use crate::support::wait::{calls, until};
 
 /// Five of each address in a day, and three of each account, which is a window.
 fn logins(client: &Client) -> RateLimits {
@@ -66,6 +67,37 @@ async fn a_refusal_is_known_for_the_limit_that_refused() {
     assert_eq!(decision.decided_by, DecidedBy::KnownRefusal);
     assert_eq!(calls(&server, &["evalsha", "eval"]).await, before);
     assert_eq!(limits.stats().known_refusals, 1);
+}
+
+#[tokio::test]
+async fn of_several_known_refusals_the_longest_is_told_and_each_says_so() {
+    let server = Server::start_single().await;
+    let limits = logins(&server.client().await);
+    for (limit, key) in [("address", "::1"), ("account", "ada")] {
+        while limits
+            .check([(limit, key)])
+            .await
+            .expect("answered")
+            .allowed()
+        {}
+    }
+    let before = calls(&server, &["evalsha", "eval"]).await;
+    let keys = [("address", "::1"), ("account", "ada")];
+    let refused = limits.check(keys).await.expect("known");
+    assert_eq!(calls(&server, &["evalsha", "eval"]).await, before);
+    // The address has room after a fifth of a day, the account after a whole one.
+    assert_eq!(refused.refused_by(), Some("account"));
+    let of = |limit: &str| {
+        let mut each = refused.iter();
+        let (_, decision) = each.find(|(name, _)| *name == limit).expect("asked");
+        *decision
+    };
+    for limit in ["address", "account"] {
+        assert!(!of(limit).allowed, "{limit}");
+        assert_eq!(of(limit).decided_by, DecidedBy::KnownRefusal);
+    }
+    assert!(of("address").retry_after < of("account").retry_after);
+    assert_eq!(refused.retry_after(), of("account").retry_after);
 }
 
 #[tokio::test]
@@ -154,4 +186,87 @@ async fn a_peek_takes_nothing_of_any_limit_and_a_refund_gives_back_to_each() {
     ] {
         assert_eq!(wrong.expect_err("refused").kind(), ErrorKind::InvalidInput);
     }
+}
+
+/// What two limits of a group have left, asked by another process.
+async fn left(server: &Server) -> [u32; 2] {
+    let limits = logins(&server.client().await);
+    let of = async |limit, key| {
+        let peeked = limits.peek([(limit, key)]).await.expect("answered");
+        let (_, decision) = peeked.iter().next().expect("one limit");
+        decision.remaining
+    };
+    [of("address", "::1").await, of("account", "ada").await]
+}
+
+#[tokio::test]
+async fn a_refund_that_fails_at_a_later_limit_is_indeterminate_and_ends_there() {
+    let server = Server::start_single().await;
+    let limits = logins(&server.client().await);
+    let (address, account) = (("address", "::1"), ("account", "ada"));
+    for _ in 0..3 {
+        let check = limits.check([address]).await.expect("answered");
+        assert!(check.allowed());
+    }
+    let other = "hr:w86400000000:{login}:account:ada";
+    server.run::<()>(&["SADD", other, "x"]).await;
+    let first = limits.refund([account, address], 1).await;
+    let first = first.expect_err("no limit");
+    assert_eq!(first.kind(), ErrorKind::WrongType, "{first}");
+    assert!(!first.is_indeterminate(), "nothing was given back: {first}");
+    let second = limits.refund([address, account], 1).await;
+    let second = second.expect_err("no limit");
+    assert_eq!(second.kind(), ErrorKind::WrongType, "{second}");
+    assert!(second.is_indeterminate(), "the address has it: {second}");
+    server.run::<()>(&["DEL", other]).await;
+    assert_eq!(left(&server).await, [3, 3], "one was given back");
+}
+
+#[tokio::test]
+async fn a_refund_whose_reply_is_lost_is_not_sent_again_and_ends_there() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let limits = logins(&proxy.builder().open().expect("a good URL"));
+    let keys = [("address", "::1"), ("account", "ada")];
+    for _ in 0..3 {
+        assert!(limits.check(keys).await.expect("answered").allowed());
+    }
+    // The script is known from here on.
+    limits.refund(keys, 1).await.expect("given back");
+    assert_eq!(left(&server).await, [3, 1]);
+    proxy.lose_next_reply();
+    let error = limits.refund(keys, 1).await.expect_err("the reply is lost");
+    assert!(error.is_indeterminate(), "{error}");
+    assert_eq!(left(&server).await, [4, 1], "one of them, and once");
+    assert_eq!(proxy.lost(), 1);
+}
+
+#[tokio::test]
+async fn a_refund_that_is_dropped_has_given_back_to_some_and_their_refusals_are_forgotten() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let limits = logins(&proxy.builder().open().expect("a good URL"));
+    let (address, account) = (("address", "::1"), ("account", "ada"));
+    assert!(limits.check([address]).await.expect("answered").allowed());
+    while limits
+        .check([address, account])
+        .await
+        .expect("answered")
+        .allowed()
+    {}
+    limits.refund([address], 1).await.expect("given back");
+    assert_eq!(left(&server).await, [2, 0]);
+    let second = proxy.on(Request::nth(2).named("EVALSHA"), Act::Hold);
+    tokio::select! {
+        _ = limits.refund([account, address], 1) => panic!("it is held"),
+        () = second.hit() => {}
+    }
+    assert_eq!(left(&server).await, [2, 1], "the address is on its way");
+    second.deliver();
+    until("what was sent arrives", async || {
+        left(&server).await == [3, 1]
+    })
+    .await;
+    let decisions = limits.check([account]).await.expect("answered");
+    assert!(decisions.allowed(), "{decisions:?}");
 }

@@ -99,6 +99,13 @@ async fn each_policy_decides_an_outage(condition: Condition) {
     let error = local.until_ready("local").await.expect_err("hours away");
     assert_eq!(error.kind(), ErrorKind::Contended, "{error}");
     local.until_ready("another").await.expect("let through");
+    // Six never fit in half of ten.
+    let decision = bounded("a decision", async { local.check("wide").cost(6).await });
+    let decision = decision.await.expect("decided");
+    assert!(!decision.allowed);
+    assert_eq!(decision.retry_after, Duration::from_secs(1), "as if closed");
+    let error = local.until_ready("wide").cost(6).await.expect_err("never");
+    assert!(error.kind().is_outage(), "{error}");
     // A peek is never made up.
     let error = open.peek("open").await;
     if condition != Condition::Full {
@@ -208,6 +215,11 @@ async fn a_group_decides_by_its_policy() {
         .await;
     let decisions = decisions.expect("decided");
     assert_eq!(decisions.refused_by(), Some("address"));
+    for policy in [LimitOutage::Open, LimitOutage::Closed, LOCAL] {
+        let peeked = group.clone().outage(policy).peek([("address", "a")]).await;
+        let error = peeked.expect_err("a peek is never made up");
+        assert!(error.kind().is_outage(), "{policy:?}: {error}");
+    }
     let local = group.outage(LOCAL);
     for number in 1..=3 {
         let decisions = local.check_all("a").await.expect("decided");
