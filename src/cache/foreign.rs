@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::outage::Seldom;
 use crate::error::Error;
+use crate::time::Seldom;
 
 /// The foreign entries that the caches of one client have met.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl Foreign {
     pub(super) fn meet(&self, cache: &str, redis_key: &str, error: &Error) {
         self.met.fetch_add(1, Ordering::Relaxed);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if !told.seldom.is_due(Instant::now()) {
+        if told.seldom.one_more(Instant::now()).is_none() {
             return;
         }
         let all = self.met();

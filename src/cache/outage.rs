@@ -10,12 +10,12 @@
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::time::Seldom;
 
 /// What a cache does when Redis is out, full, or does not answer in time.
 ///
@@ -133,23 +133,6 @@ struct Warned {
     since: Bypassed,
 }
 
-/// Lets something happen at once, then at most once a minute.
-#[derive(Debug, Default)]
-pub(super) struct Seldom {
-    last: Option<Instant>,
-}
-
-impl Seldom {
-    /// Whether it may happen now. If so, it counts as done.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.last.is_none_or(|last| now >= last + BETWEEN_WARNINGS);
-        if due {
-            self.last = Some(now);
-        }
-        due
-    }
-}
-
 impl Bulkhead {
     pub(super) fn new(places: usize) -> Self {
         Self {
@@ -232,10 +215,7 @@ impl Warned {
             Did::NotStore => self.since.writes += 1,
             Did::Load => self.since.loads += 1,
         }
-        let is_due = self.seldom.is_due(now);
+        let is_due = self.seldom.one_more(now).is_some();
         is_due.then(|| std::mem::take(&mut self.since))
     }
 }
-
-/// The least time from one warning of a cache to the next.
-const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);

@@ -20,14 +20,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-use super::outage::Seldom;
 use crate::background::{Background, Spawner};
 use crate::client::{Client, WeakClient};
 use crate::error::Result;
 use crate::key::Key;
 use crate::meters::{Described, Level};
 use crate::tags::{Invalidation, NotInvalidated, Tag, invalidate_late, may_pass, needs_someone};
-use crate::time::{Deadline, FOREVER};
+use crate::time::{Deadline, FOREVER, Seldom};
 use waiting::{Began, FIRST_PAUSE, Kept, Outlook, WaitingTags};
 
 /// What has become of invalidations that failed, for all caches of one client. See
@@ -155,7 +154,7 @@ impl RetryQueue {
         if kept == Kept::default() {
             return kept;
         }
-        let (waiting, is_due) = (state.tags.len(), state.warned.is_due(now));
+        let (waiting, is_due) = (state.tags.len(), state.warned.one_more(now).is_some());
         self.note(&state);
         drop(state);
         let refused = self.refused.fetch_add(kept.refused, Ordering::Relaxed) + kept.refused;
@@ -193,7 +192,7 @@ impl RetryQueue {
         let outlook = state.tags.tried(&tried, outcome.as_ref().copied(), now);
         self.note(&state);
         let is_over = state.tags.is_empty();
-        let warns = outlook == Outlook::GivenUp && state.gave_up.is_due(now);
+        let warns = outlook == Outlook::GivenUp && state.gave_up.one_more(now).is_some();
         drop(state);
         match outlook {
             Outlook::Delivered => self.delivered.fetch_add(1, Ordering::Relaxed),
