@@ -22,13 +22,19 @@ pub(super) struct Base {
     pub(super) session: String,
     /// How often it had been written.
     pub(super) version: u64,
+    /// The writer that had written it last. After a failover, another content may have the same
+    /// version.
+    pub(super) written_by: u64,
     /// A random number of this load. What the request writes is signed with it, so that a request
     /// which saves twice does not meet itself.
     pub(super) writer: u64,
-    /// Tells the data from other data.
+    /// Tells the data from other data. What the request has saved since counts as loaded.
     pub(super) data: u64,
-    /// To whom the session belonged.
+    /// To whom the session belonged. What the request has saved since counts as loaded. `None` if
+    /// the store knows no users.
     pub(super) user: Option<String>,
+    /// Whether it belonged to anybody when it was loaded.
+    pub(super) had_user: bool,
 }
 
 impl Base {

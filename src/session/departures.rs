@@ -5,8 +5,9 @@
 //! could bring it back under another id.
 //!
 //! Invariant: a session of a user goes on under another id only if exactly one `delete` of its old
-//! id was noted here, which found it valid, and a session of that user. Of two requests that delete
-//! one session at the same time, neither goes on: one of them may be a logout.
+//! id was noted here, which found it valid, and a session of the user that its request has loaded
+//! or saved last. Of two requests that delete one session at the same time, neither goes on: one of
+//! them may be a logout.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -24,6 +25,8 @@ struct Recent {
     by_session: HashMap<String, Departure>,
     /// The oldest first.
     order: VecDeque<String>,
+    /// Those of them that found nothing. They go first: anybody may make up ids.
+    nothings: VecDeque<String>,
 }
 
 #[derive(Debug)]
@@ -47,8 +50,8 @@ enum Outcome {
 pub(super) struct Found {
     /// To whom it belonged.
     pub(super) user: Option<String>,
-    /// Of the tag of its user, taken before the session was last seen valid. `None` if it belonged
-    /// to nobody.
+    /// Of its tags, which are those of all users that it has belonged to. `None` if the store knows
+    /// no users, or the session went to another user meanwhile.
     pub(super) leave: Option<TagSnapshot>,
     pub(super) version: u64,
     pub(super) writer: u64,
@@ -90,17 +93,20 @@ impl Departures {
             }
             return;
         }
-        if recent.order.len() >= MOST_KNOWN
-            && let Some(oldest) = recent.order.pop_front()
+        if recent.by_session.len() >= MOST_KNOWN
+            && let Some(oldest) = recent.oldest()
         {
             recent.by_session.remove(&oldest);
+        }
+        match outcome {
+            Outcome::Nothing => recent.nothings.push_back(session.to_owned()),
+            Outcome::Found(_) | Outcome::Failed => recent.order.push_back(session.to_owned()),
         }
         let departure = Departure {
             at: Instant::now(),
             times: 1,
             outcome,
         };
-        recent.order.push_back(session.to_owned());
         recent.by_session.insert(session.to_owned(), departure);
     }
 
@@ -136,10 +142,18 @@ impl Departures {
     }
 }
 
+impl Recent {
+    /// Takes out the name that is to be forgotten first.
+    fn oldest(&mut self) -> Option<String> {
+        self.nothings.pop_front().or_else(|| self.order.pop_front())
+    }
+}
+
 impl Found {
     /// Whether another request has changed the session since `base` was loaded, or was last saved.
     pub(super) fn was_changed_since(&self, base: &Base) -> bool {
-        self.writer != base.writer && self.version != base.version && self.data != base.data
+        let is_as_loaded = (self.version, self.writer) == (base.version, base.written_by);
+        self.writer != base.writer && !is_as_loaded && self.data != base.data
     }
 }
 
@@ -148,3 +162,62 @@ const MOST_KNOWN: usize = 4_096;
 
 /// How long after the delete a session may go on.
 pub(super) const LONGEST_REQUEST: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> Found {
+        let leave = serde_json::from_str(r#"{"generations":[]}"#).expect("a snapshot");
+        Found {
+            user: Some("7".to_owned()),
+            leave: Some(leave),
+            version: 1,
+            writer: 1,
+            data: 1,
+        }
+    }
+
+    /// What a request knows that has loaded it.
+    fn base(session: &str) -> Base {
+        Base {
+            session: session.to_owned(),
+            version: 1,
+            written_by: 1,
+            writer: 2,
+            data: 1,
+            user: Some("7".to_owned()),
+            had_user: true,
+        }
+    }
+
+    #[test]
+    fn ids_that_are_made_up_push_no_session_out() {
+        let departures = Departures::default();
+        departures.note("a", Some(found()));
+        for at in 0..2 * MOST_KNOWN {
+            departures.note(&format!("made up {at}"), None);
+        }
+        assert!(matches!(departures.leave_of(&base("a")), Leave::Given(_)));
+        for at in 0..MOST_KNOWN {
+            departures.note(&format!("b{at}"), Some(found()));
+        }
+        assert!(matches!(departures.leave_of(&base("a")), Leave::Refused));
+        assert!(matches!(departures.leave_of(&base("b1")), Leave::Given(_)));
+        let recent = departures.0.lock().expect("not poisoned");
+        let (known, named) = (recent.by_session.len(), recent.order.len());
+        assert_eq!((known, named + recent.nothings.len()), (MOST_KNOWN, known));
+    }
+
+    #[test]
+    fn another_content_of_the_same_version_is_a_change_since() {
+        let base = base("a");
+        assert!(!found().was_changed_since(&base));
+        let other = Found {
+            writer: 3,
+            data: 2,
+            ..found()
+        };
+        assert!(other.was_changed_since(&base));
+    }
+}

@@ -20,7 +20,8 @@ pub struct SessionInfo {
     /// When it was created, by the clock of the process that did.
     pub created: OffsetDateTime,
     /// When a request last saved it, by the clock of the server. Without `with_always_save`, only
-    /// requests that change data save.
+    /// requests that change data save. With an end that does not move (`Expiry::AtDateTime`), this
+    /// is when its data last changed.
     pub last_seen: OffsetDateTime,
     /// When it ends, by the clock of the server.
     pub expires: OffsetDateTime,

@@ -60,8 +60,9 @@ pub(super) fn judge(
         return write;
     };
     let is_own = stored.writer == base.writer;
+    let is_as_loaded = (stored.version, stored.writer) == (base.version, base.written_by);
     let changes_nothing = base.data == new.digest() && base.user == new.user;
-    if is_own || stored.version == base.version || changes_nothing && is_same {
+    if is_own || is_as_loaded || changes_nothing && is_same {
         return write;
     }
     if changes_nothing {
@@ -115,9 +116,11 @@ mod tests {
         Base {
             session: "s".to_owned(),
             version: stored.version,
+            written_by: stored.writer,
             writer: 7,
             data: digest::of_data(&stored.data),
             user: stored.user.clone(),
+            had_user: stored.user.is_some(),
         }
     }
 
@@ -161,6 +164,17 @@ mod tests {
         // Its own last save is none of another request.
         let own = stored(json!({"a": 3}), (2, 7));
         assert_eq!(verdicts(&own, &new, Some(&old)), [Verdict::Write; 2]);
+    }
+
+    /// A failover lost the version that was loaded, and another was stored in its place.
+    #[test]
+    fn another_content_of_the_same_version_is_a_change_of_another_request() {
+        let old = stored(json!({"a": 1}), (3, 1));
+        let now = stored(json!({"a": 3}), (3, 2));
+        let (same, other) = (saving(json!({"a": 1})), saving(json!({"a": 2})));
+        let either = [Verdict::Overwrite, Verdict::Refuse];
+        assert_eq!(verdicts(&now, &other, Some(&old)), either);
+        assert_eq!(verdicts(&now, &same, Some(&old)), [Verdict::Slide; 2]);
     }
 
     #[test]

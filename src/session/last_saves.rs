@@ -9,22 +9,31 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-/// The digests of what was saved last, by the writer of the request.
+/// What was saved last, by the writer of the request.
 #[derive(Debug, Default)]
 pub(super) struct LastSaves(Mutex<Recent>);
 
 #[derive(Debug, Default)]
 struct Recent {
-    by_writer: HashMap<u64, u64>,
+    by_writer: HashMap<u64, LastSave>,
     /// The oldest first.
     order: VecDeque<u64>,
 }
 
+/// What a request has saved last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LastSave {
+    /// The digest of the data.
+    pub(super) data: u64,
+    /// To whom the session belongs since.
+    pub(super) user: Option<String>,
+}
+
 impl LastSaves {
-    /// Notes that `writer` has saved data of this digest.
-    pub(super) fn note(&self, writer: u64, data: u64) {
+    /// Notes what `writer` has saved.
+    pub(super) fn note(&self, writer: u64, save: LastSave) {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.by_writer.insert(writer, data).is_some() {
+        if recent.by_writer.insert(writer, save).is_some() {
             return;
         }
         recent.order.push_back(writer);
@@ -35,10 +44,10 @@ impl LastSaves {
         }
     }
 
-    /// The digest of what `writer` has saved last, as far as it is remembered.
-    pub(super) fn of(&self, writer: u64) -> Option<u64> {
+    /// What `writer` has saved last, as far as it is remembered.
+    pub(super) fn of(&self, writer: u64) -> Option<LastSave> {
         let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.by_writer.get(&writer).copied()
+        recent.by_writer.get(&writer).cloned()
     }
 }
 
@@ -53,11 +62,15 @@ mod tests {
     fn what_was_saved_last_is_remembered_for_so_many_requests() {
         let saves = LastSaves::default();
         assert_eq!(saves.of(7), None);
-        saves.note(7, 1);
-        saves.note(7, 2);
-        assert_eq!(saves.of(7), Some(2));
+        let save = |data, user: Option<&str>| LastSave {
+            data,
+            user: user.map(str::to_owned),
+        };
+        saves.note(7, save(1, None));
+        saves.note(7, save(2, Some("a")));
+        assert_eq!(saves.of(7), Some(save(2, Some("a"))));
         for writer in 100..100 + MOST_KNOWN as u64 {
-            saves.note(writer, 0);
+            saves.note(writer, save(0, None));
         }
         assert_eq!(saves.of(7), None);
         assert_eq!(

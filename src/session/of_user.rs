@@ -1,6 +1,7 @@
 //! `sessions_of`, `revoke`, `log_out_everywhere`: the sessions of one user.
 //!
-//! Invariant: a session is ended here only on behalf of the user to whom it belongs.
+//! Invariant: a session is ended here only on behalf of the user to whom it belongs, or did when it
+//! was read.
 
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use time::OffsetDateTime;
@@ -35,7 +36,8 @@ impl SessionStore {
         Ok(())
     }
 
-    /// Returns the sessions of `user`, the one that was seen last first. It reads each of them.
+    /// Returns the sessions of `user`, the one that was [seen last](SessionInfo::last_seen) first.
+    /// It reads each of them.
     ///
     /// # Errors
     /// If the store does not know [users](Self::user), and whatever Redis refuses or does not
@@ -55,7 +57,8 @@ impl SessionStore {
     }
 
     /// Ends the session of `user` with this [digest](SessionInfo::digest). Returns whether there
-    /// was one. A session of another user is left alone.
+    /// was one. A session of another user is left alone, but for one that goes to another user while
+    /// this is under way: it carries the tags of both.
     ///
     /// # Errors
     /// As [`log_out_everywhere`](Self::log_out_everywhere).

@@ -14,13 +14,13 @@ use super::base::{Base, Data};
 use super::departures::{Departures, Found, LONGEST_REQUEST, Leave};
 use super::digest;
 use super::judge::{Conflict, Verdict, judge};
-use super::last_saves::LastSaves;
+use super::last_saves::{LastSave, LastSaves};
 use super::saving::Saving;
 use super::stats::{Counts, SessionStats};
 use super::stored::Stored;
 use super::trouble::{self, of_cache};
 use super::user::{self, UserOf};
-use crate::cache::{Explanation, TagSnapshot};
+use crate::cache::{Entry, Explanation, TagSnapshot};
 use crate::{Cache, Outage};
 
 /// A store of tower-sessions that keeps sessions in a [`Cache`].
@@ -218,7 +218,13 @@ impl SessionStore {
                     let update = self.cache.update(&entry, &stored).ttl(life);
                     let update = update.tags(self.tag(saving));
                     if update.await.map_err(of_cache)? {
-                        self.shared.last_saves.note(writer, saving.digest());
+                        self.shared.last_saves.note(
+                            writer,
+                            LastSave {
+                                data: saving.digest(),
+                                user: saving.user.clone(),
+                            },
+                        );
                         if verdict == Verdict::Overwrite {
                             self.met_another(session);
                         }
@@ -255,10 +261,10 @@ impl SessionStore {
         // An outage is told before anything is removed: a session that may go on under another id
         // would otherwise end by it.
         let leave = self.leave(&entry).await?;
-        // Valid after the snapshot was taken, so the snapshot has its generation.
+        let belongs_to_nobody = self.users.is_none() || entry.user.is_none();
         let taken = match self.cache.take::<Stored>(session).await {
             // What nobody has may go on whatever was found. So it is removed for certain.
-            Err(error) if leave.is_none() && error.is_indeterminate() => None,
+            Err(error) if belongs_to_nobody && error.is_indeterminate() => None,
             taken => taken?,
         };
         let Some(taken) = taken else {
@@ -274,20 +280,20 @@ impl SessionStore {
         }))
     }
 
-    /// Takes a snapshot of the tag of the session's user. `None` if it has none.
-    async fn leave(&self, stored: &Stored) -> crate::Result<Option<TagSnapshot>> {
-        let (Some(_), Some(user)) = (&self.users, &stored.user) else {
+    /// Takes a snapshot of the tags of the session: those of all users that it has belonged to.
+    /// `None` if the store knows no users.
+    async fn leave(&self, entry: &Entry<Stored>) -> crate::Result<Option<TagSnapshot>> {
+        if self.users.is_none() {
             return Ok(None);
-        };
-        let tag = [user::tag(&self.cache, user)];
-        let snapshot = self.cache.tag_snapshot(tag, LONGEST_REQUEST).await?;
-        Ok(Some(snapshot))
+        }
+        let snapshot = self.cache.tag_snapshot_of(entry, LONGEST_REQUEST);
+        snapshot.await.map(Some)
     }
 
     /// Whether the session that a request has loaded may go on under another id, as far as this
     /// process knows. `None` if it belonged to nobody: then there is nothing to bring back.
     fn leave_of(&self, base: Option<&Base>) -> Option<Leave> {
-        let base = base.filter(|base| base.user.is_some())?;
+        let base = base.filter(|base| base.had_user)?;
         Some(self.shared.departures.leave_of(base))
     }
 
@@ -295,7 +301,9 @@ impl SessionStore {
     /// since counts as loaded.
     fn base_of(&self, record: &Record) -> Option<Base> {
         let mut base = Base::of(&record.data)?;
-        base.data = self.shared.last_saves.of(base.writer).unwrap_or(base.data);
+        if let Some(save) = self.shared.last_saves.of(base.writer) {
+            (base.data, base.user) = (save.data, save.user);
+        }
         Some(base)
     }
 
@@ -311,12 +319,16 @@ impl SessionStore {
 
     /// The base of a request that has read `stored`, or has written it, and signs as `writer`.
     fn base(&self, session: &str, stored: &Stored, writer: u64) -> Base {
+        // A store that knows no users has not to watch over them.
+        let user = self.users.as_ref().and(stored.user.clone());
         Base {
             session: session.to_owned(),
             version: stored.version,
+            written_by: stored.writer,
             writer,
             data: digest::of_data(&stored.data),
-            user: stored.user.clone(),
+            had_user: user.is_some(),
+            user,
         }
     }
 

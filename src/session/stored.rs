@@ -42,7 +42,8 @@ impl Stored {
         })
     }
 
-    /// When a request last saved it, given when it ends.
+    /// When a request last saved it, given when it ends. If its end does not move, when it was last
+    /// written.
     pub(super) fn seen_at(&self, ends_at: SystemTime) -> SystemTime {
         let ends = ends_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         UNIX_EPOCH + ends.saturating_sub(Duration::from_millis(self.lives))

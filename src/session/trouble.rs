@@ -112,7 +112,7 @@ pub(super) fn contended() -> session_store::Error {
 pub(super) fn not_deleted() -> session_store::Error {
     session_store::Error::Backend(format!(
         "{UNAVAILABLE}: the session could not be given another id, since its delete has failed; \
-         nothing was changed; repeat the request"
+         under its old id it is there or not; repeat the request"
     ))
 }
 

@@ -236,7 +236,8 @@ impl TagTtls {
             .is_some_and(|it| it.generation == generation && it.seen <= moment)
     }
 
-    fn reaches(&self, tag: &Key, generation: Generation, need: Duration) -> bool {
+    /// Whether the tag is known to live for `need` at least, if it has this generation.
+    pub(crate) fn reaches(&self, tag: &Key, generation: Generation, need: Duration) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get(tag)

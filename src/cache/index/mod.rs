@@ -3,7 +3,10 @@
 //! Invariant: an entry is noted before it is stored, with an end that is not before its own. So a
 //! key that is in no index carries no tag, unless the index was lost: then its entries are not
 //! found by tag, and cost memory until they end. That is all: whether an entry is valid never
-//! depends on an index. A note may be of an entry that never came, or is gone.
+//! depends on an index. A note may be of an entry that never came, or is gone. There is one more
+//! exception: `take`, `keys_by_tag` and `purge_tag` forget names whose values are gone, and look
+//! once more afterwards. A store that has noted its entry before they read, and stores it after
+//! they have looked, is in no index. It would have to stall for about three round trips.
 //!
 //! What stores entries notes them here, if the handle is told to. `keys_by_tag` and `purge_tag`
 //! read. `take` forgets what it has removed.

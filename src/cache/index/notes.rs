@@ -55,6 +55,11 @@ impl Notes {
         Ok(Self(notes.into_iter().flatten().collect()))
     }
 
+    /// Whether there are none, so that there is nothing to forget.
+    pub(in crate::cache) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes the entry, which is gone, out of the indexes.
     pub(in crate::cache) async fn forget(self, cache: &Cache, deadline: Deadline) -> Result<()> {
         let forgets = self.0.into_iter().map(|(id, noted)| async move {

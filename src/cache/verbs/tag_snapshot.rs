@@ -1,30 +1,34 @@
 //! `TagSnapshot`: the tags of a value that is kept elsewhere.
 //!
 //! Invariant: a snapshot is valid only if each generation in it is the present one. It was taken
-//! before the value was loaded, so a valid value was loaded after the last invalidation of each
-//! tag. Users call this.
+//! before the value was loaded, or is that of an entry, so a valid value was loaded after the last
+//! invalidation of each tag. Users call this.
 
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::update::Entry;
 use crate::cache::Cache;
 use crate::cache::read::fetch;
 use crate::client::Request;
 use crate::error::{Error, Result};
 use crate::key::{Key, TagId};
-use crate::tags::TagValue;
+use crate::tags::{self, Generation, Life, TagValue};
 use crate::time::{Deadline, Ttl};
 
 /// The generations that some tags had at one moment: what a value that is kept elsewhere is
 /// labelled with, such as one in the memory of the process, in a file or in the cache of a browser.
 ///
-/// [`Cache::tag_snapshot`] takes one, and [`Cache::is_current`] says whether any of its tags was
-/// invalidated since. It can be stored beside the value, by serde.
+/// [`Cache::tag_snapshot`] takes one, [`Cache::tag_snapshot_of`] that of an entry, and
+/// [`Cache::is_current`] says whether any of its tags was invalidated since. It can be stored beside
+/// the value, by serde.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagSnapshot {
-    /// The ids of the tags, and their generations. That of the whole cache comes first.
+    /// The ids of the tags, and their generations. That of the whole cache comes first; it has the
+    /// generation of any of its copies.
     generations: Vec<(u128, u64)>,
 }
 
@@ -89,6 +93,57 @@ impl Cache {
         })
     }
 
+    /// Returns the tags of `entry`, with the generations that it has, and makes them live for `ttl`
+    /// at least. So the snapshot is current until one of the tags is invalidated that the entry had
+    /// when it was read, or the cache is [cleared](Self::clear): for what is made of the entry and
+    /// kept elsewhere. It needs no memory of the server, so it works while Redis is full.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the duration is invalid, or the entry was read by the handle of another
+    /// cache, version, custom codec or keyring, and whatever Redis refuses or does not answer, also
+    /// under [`Outage::Bypass`](crate::Outage::Bypass).
+    ///
+    /// # Cancel safety
+    /// Safe. A tag may live longer.
+    pub fn tag_snapshot_of<'c, V: Send + Sync>(
+        &'c self,
+        entry: &'c Entry<V>,
+        ttl: Duration,
+    ) -> Request<'c, TagSnapshot> {
+        Request::new(self.setup.patience, move |patience| async move {
+            self.refuse_foreign(entry)?;
+            let life = Ttl::new("ttl", ttl)?.duration();
+            let outlived = self.outlive_known(entry, life, self.deadline_by(patience));
+            let outlived = outlived.await.map_err(Error::of_own_question);
+            outlived.map_err(|error| error.about(&entry.place().name))?;
+            let stamps = entry.stamps().iter();
+            Ok(TagSnapshot {
+                generations: stamps.map(|it| (it.tag, it.generation)).collect(),
+            })
+        })
+    }
+
+    /// Makes the tags of `entry` live for `life`, where this client does not know that they do.
+    async fn outlive_known<V>(
+        &self,
+        entry: &Entry<V>,
+        life: Duration,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let (client, whole) = (&self.client, &self.names()?.whole);
+        let tags = entry.stamps().iter().map(|stamp| {
+            let key = match TagId(stamp.tag) {
+                tag if tag == whole.id => whole.colocated_key(client, &entry.place().value),
+                tag => client.namespace().tag(tag),
+            };
+            (key, Generation::from_stamp(stamp.generation))
+        });
+        let ttls = &self.state().tag_ttls;
+        let unknown = tags.filter(|(key, generation)| !ttls.reaches(key, *generation, life));
+        let unknown: Vec<Key> = unknown.map(|it| it.0).collect();
+        tags::outlive(client, &unknown, Life::For(life), deadline).await
+    }
+
     /// Returns whether no tag of `snapshot` was invalidated since it was taken. A tag that the
     /// server does not have any more counts as invalidated. Soft invalidations count, too.
     ///
@@ -107,12 +162,13 @@ impl Cache {
     }
 
     async fn proves(&self, snapshot: &TagSnapshot, deadline: Deadline) -> Result<bool> {
-        let whole = self.names()?.whole.one_copy();
+        let all_copies = &self.names()?.whole;
+        let whole = all_copies.one_copy();
         // A snapshot that was stored elsewhere may be anything.
-        match snapshot.generations.first() {
-            Some((first, _)) if *first == whole.id.0 => {}
+        let of_whole = match snapshot.generations.first() {
+            Some((first, generation)) if *first == whole.id.0 => *generation,
             _ => return Ok(false),
-        }
+        };
         let namespace = self.client.namespace();
         let rest = snapshot.generations.iter().skip(1);
         let rest = rest.map(|(tag, _)| namespace.tag(TagId(*tag)));
@@ -123,8 +179,24 @@ impl Cache {
             .await
             .map_err(Error::of_a_read)?;
         let mut all = found.iter().zip(&snapshot.generations);
-        Ok(all.all(|(value, (_, generation))| {
-            TagValue::of(value.as_ref()).is_some_and(|it| it.generation().stamp() == *generation)
-        }))
+        let has = |value: Option<&Bytes>, generation: u64| {
+            TagValue::of(value).is_some_and(|it| it.generation().stamp() == generation)
+        };
+        let of_one_copy = all.next().and_then(|(value, _)| value.as_ref());
+        if !all.all(|(value, (_, generation))| has(value.as_ref(), *generation)) {
+            return Ok(false);
+        }
+        if has(of_one_copy, of_whole) {
+            return Ok(true);
+        }
+        // An entry has the generation of the copy beside it. Each copy has one of its own, and an
+        // invalidation renews them all.
+        let copies = all_copies.copies(&self.client);
+        if copies.len() < 2 {
+            return Ok(false);
+        }
+        let copies = fetch::generations(&self.client, &copies, deadline).await;
+        let mut copies = copies.map_err(Error::of_a_read)?.into_iter().flatten();
+        Ok(copies.any(|state| state.generation.stamp() == of_whole))
     }
 }

@@ -21,7 +21,8 @@ script!(TAKE = "take.lua" after "../entry.lua");
 impl Cache {
     /// Returns the value of `key` and removes it. `None` without a valid value. Of several callers,
     /// one at most gets the value. A load of `key` that is under way is not stored. If this handle
-    /// [keeps an index](Self::index_tags) of its tags, the key is taken out of it, too.
+    /// [keeps an index](Self::index_tags) of its tags, the key is taken out of it soon afterwards, in
+    /// the background.
     ///
     /// # Errors
     /// As [`remove`](Self::remove). After an error that
@@ -56,13 +57,10 @@ impl Cache {
             };
             let notes = Notes::of(self, &place.name, &mark.stamps, deadline).await;
             if self.taken_out(place, &mark, deadline).await? {
-                let forgotten = match notes {
-                    Ok(notes) => notes.forget(self, deadline).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = forgotten {
-                    // The value is taken all the same: an index decides nothing.
-                    tracing::debug!(target: "hedgerow::cache", %error, "index not tidied");
+                // Nothing is awaited any more: if the caller gave up here, it would lose the value.
+                if notes.as_ref().map_or(true, |notes| !notes.is_empty()) {
+                    let tidied = tidied(self.clone(), notes, deadline);
+                    self.client.spawner().spawn(tidied);
                 }
                 return Ok(Some(value));
             }
@@ -91,5 +89,18 @@ impl Cache {
             cleared.map_err(Error::after_a_part)?;
         }
         Ok(true)
+    }
+}
+
+/// Takes an entry that is gone out of the indexes. `take` spawns this task. It ends by the deadline
+/// of the call, and if it fails or panics, the index has one name too many.
+async fn tidied(cache: Cache, notes: Result<Notes>, deadline: Deadline) {
+    let forgotten = match notes {
+        Ok(notes) => notes.forget(&cache, deadline).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = forgotten {
+        // An index decides nothing.
+        tracing::debug!(target: "hedgerow::cache", %error, "index not tidied");
     }
 }

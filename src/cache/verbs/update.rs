@@ -166,7 +166,7 @@ impl Cache {
 
     /// Refuses an entry that this handle would not have read: its value would be stored at a key of
     /// another cache, or without the key that it was encrypted with.
-    fn refuse_foreign<V>(&self, entry: &Entry<V>) -> Result<()> {
+    pub(super) fn refuse_foreign<V>(&self, entry: &Entry<V>) -> Result<()> {
         let own = self.value(&entry.place.name)?;
         if own.as_str() == entry.place.value.as_str()
             && self.setup.stack.decodes_like() == entry.decodes
@@ -307,6 +307,15 @@ impl<V> Entry<V> {
     /// Returns when the entry ends, by the clock of the server, as it was when it was read.
     pub fn ends_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.mark.ends()
+    }
+
+    pub(super) fn place(&self) -> &EntryKeys {
+        &self.place
+    }
+
+    /// Its tags, with their generations. That of the whole cache comes first.
+    pub(super) fn stamps(&self) -> &[Stamp] {
+        &self.mark.stamps
     }
 }
 

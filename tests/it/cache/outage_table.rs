@@ -113,6 +113,17 @@ const VERBS: &[Verb] = &[
         Full::Works,
     ),
     Verb(
+        "tag_snapshot_of",
+        |cache| {
+            Box::pin(async move {
+                let entry = ENTRY.get().expect("read");
+                shown(cache.tag_snapshot_of(entry, 200 * HOUR).await.map(drop))
+            })
+        },
+        None,
+        Full::Works,
+    ),
+    Verb(
         "is_current",
         |cache| {
             Box::pin(async move { shown(cache.is_current(SNAPSHOT.get().expect("taken")).await) })

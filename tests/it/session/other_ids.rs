@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hedgerow::session::{Conflict, SessionStore};
-use serde_json::json;
+use serde_json::{Value, json};
 use tower_sessions_core::session::{Expiry, Id};
 use tower_sessions_core::{Session, SessionStore as _};
 
@@ -242,4 +242,69 @@ async fn no_request_goes_on_after_a_logout_by_calling_its_user_otherwise() {
     changes.cycle_id().await.expect("an answer");
     changes.save().await.expect("saved");
     assert!(is_there(&store, changes.id().expect("it was saved")).await);
+}
+
+/// As in a deployment that adds `user_key`, or takes it back.
+#[tokio::test]
+async fn a_store_without_users_gives_the_session_of_a_user_another_id() {
+    let server = Server::start().await;
+    let knows = store(&server).await;
+    let without = SessionStore::new(server.client().await.cache("sessions"));
+    let id = created(&knows, json!({"user": "7"})).await.id;
+    let session = request(&without, id);
+    session.load().await.expect("loaded");
+    session.cycle_id().await.expect("an answer");
+    session.save().await.expect("saved");
+    let new = session.id().expect("it was saved");
+    assert_eq!(data(&loaded(&knows, new).await), json!({"user": "7"}));
+    assert!(!is_there(&knows, id).await);
+    assert_eq!(without.stats().dropped, 0);
+}
+
+/// A request that loads `from`, and has saved `to` itself.
+async fn changed(store: &SessionStore, from: &Value, to: &Value) -> Session {
+    let id = created(store, json!({"user": from})).await.id;
+    let session = request(store, id);
+    session.insert("user", to).await.expect("loaded");
+    session.save().await.expect("saved");
+    session
+}
+
+#[tokio::test]
+async fn a_request_that_has_saved_a_change_of_user_goes_on_under_another_id() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    let (nobody, seven, eight) = (json!(null), json!("7"), json!("8"));
+    for (from, to) in [(&seven, &eight), (&nobody, &seven), (&seven, &nobody)] {
+        let session = changed(&store, from, to).await;
+        session.cycle_id().await.expect("an answer");
+        session.save().await.expect("saved");
+        let new = session.id().expect("it was saved");
+        assert!(is_there(&store, new).await, "{from} to {to}");
+        assert_eq!(data(&loaded(&store, new).await), json!({ "user": to }));
+    }
+    assert_eq!((store.stats().dropped, store.stats().conflicts), (0, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_has_saved_a_change_of_user_ends_with_a_logout_of_either() {
+    let server = Server::start().await;
+    let (store, other) = (store(&server).await, store(&server).await);
+    for user in ["7", "8"] {
+        for is_first in ["the logout", "the delete"] {
+            let session = changed(&store, &json!("7"), &json!("8")).await;
+            if is_first == "the delete" {
+                session.cycle_id().await.expect("an answer");
+            }
+            other.log_out_everywhere(user).await.expect("logged out");
+            if is_first == "the logout" {
+                session.cycle_id().await.expect("an answer");
+            }
+            session.save().await.expect("an answer");
+            let new = session.id().expect("it has an id");
+            assert!(!is_there(&store, new).await, "{user}: {is_first} is first");
+        }
+    }
+    assert_eq!(store.stats().dropped, 4);
+    assert_eq!(server.keys("hr:v:*").await, Vec::<String>::new());
 }

@@ -180,6 +180,27 @@ async fn a_new_id_whose_delete_has_failed_is_an_error_and_no_logout() {
     assert_eq!(store.stats().dropped, 0);
 }
 
+/// The old session is gone then, and the error does not say otherwise.
+#[tokio::test]
+async fn a_new_id_whose_delete_lost_its_reply_is_an_error_that_promises_no_session() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let (store, direct) = both(&server, &proxy, Duration::from_secs(20)).await;
+    let id = created(&store, json!({"user": "7"})).await.id;
+    let session = request(&store, id);
+    session.load().await.expect("loaded");
+    let script = Request::any().named("evalsha").with(&key(&store, id));
+    let lost = proxy.on_reply(script, Act::Reset);
+    session.cycle_id().await.expect_err("it has no answer");
+    assert_eq!(lost.hits(), 1);
+    let error = session.save().await.expect_err("no session was made");
+    assert_eq!(Trouble::from(&error), Trouble::Unavailable, "{error}");
+    let told = error.to_string();
+    assert!(!told.contains("nothing was changed"), "{told}");
+    assert!(told.contains("there or not"), "{told}");
+    assert!(!is_there(&direct, id).await);
+}
+
 /// The session was stored, and whether its user was logged out meanwhile is asked in vain.
 #[tokio::test]
 async fn a_new_id_that_fails_halfway_can_be_saved_again() {
@@ -283,4 +304,24 @@ async fn a_full_redis_refuses_what_stores_and_nothing_that_ends_a_session() {
         logout(&store, *id, by).await;
         assert!(!is_there(&store, *id).await, "{by}");
     }
+}
+
+/// It does not know how long the tag of the user lives, and a logout is never put off for that.
+#[tokio::test]
+async fn a_full_redis_lets_a_client_that_has_just_begun_delete_the_session_of_a_user() {
+    let server = Server::start_single().await;
+    let store = super::store(&server).await;
+    let (deleted, renewed) = (
+        created(&store, json!({"user": "7"})).await.id,
+        created(&store, json!({"user": "7"})).await.id,
+    );
+    let _: redis::Value = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let fresh = super::store(&server).await;
+    fresh.delete(&deleted).await.expect("logged out");
+    assert!(!is_there(&store, deleted).await);
+    // A new id has no place.
+    let session = request(&fresh, renewed);
+    session.cycle_id().await.expect("an answer");
+    let error = session.save().await.expect_err("it is full");
+    assert_eq!(Trouble::from(&error), Trouble::Unavailable, "{error}");
 }

@@ -142,6 +142,28 @@ async fn a_save_that_only_repeats_that_of_its_request_overwrites_nothing() {
     assert_eq!(Trouble::from(&refused), Trouble::Conflict, "{refused}");
 }
 
+/// The same for whose session it is.
+#[tokio::test]
+async fn a_save_that_only_repeats_a_change_of_user_overwrites_nothing() {
+    let server = Server::start().await;
+    for policy in [Conflict::LastWriteWins, Conflict::Refuse] {
+        let store = store(&server).await.conflict(policy);
+        for to in [json!(null), json!("8")] {
+            let id = created(&store, json!({"user": "7"})).await.id;
+            let one = request(&store, id);
+            one.insert("user", &to).await.expect("loaded");
+            one.save().await.expect("saved");
+            let two = request(&store, id);
+            two.insert("b", 1).await.expect("loaded");
+            two.save().await.expect("saved");
+            one.save().await.expect("it has nothing to add");
+            let both = json!({"user": to, "b": 1});
+            assert_eq!(data(&loaded(&store, id).await), both, "{policy:?}");
+        }
+        assert_eq!(store.stats().conflicts, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_saves_twice_does_not_meet_itself() {
     let server = Server::start().await;
