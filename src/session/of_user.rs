@@ -57,8 +57,8 @@ impl SessionStore {
     }
 
     /// Ends the session of `user` with this [digest](SessionInfo::digest). Returns whether there
-    /// was one. A session of another user is left alone, but for one that goes to another user while
-    /// this is under way: it carries the tags of both.
+    /// was one. A session of another user is left alone, but for one that goes to another user
+    /// while this is under way: it carries the tags of both.
     ///
     /// # Errors
     /// As [`log_out_everywhere`](Self::log_out_everywhere).

@@ -23,8 +23,8 @@ use crate::time::{Deadline, Ttl};
 /// labelled with, such as one in the memory of the process, in a file or in the cache of a browser.
 ///
 /// [`Cache::tag_snapshot`] takes one, [`Cache::tag_snapshot_of`] that of an entry, and
-/// [`Cache::is_current`] says whether any of its tags was invalidated since. It can be stored beside
-/// the value, by serde.
+/// [`Cache::is_current`] says whether any of its tags was invalidated since. It can be stored
+/// beside the value, by serde.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagSnapshot {
     /// The ids of the tags, and their generations. That of the whole cache comes first; it has the

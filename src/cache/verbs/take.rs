@@ -21,8 +21,8 @@ script!(TAKE = "take.lua" after "../entry.lua");
 impl Cache {
     /// Returns the value of `key` and removes it. `None` without a valid value. Of several callers,
     /// one at most gets the value. A load of `key` that is under way is not stored. If this handle
-    /// [keeps an index](Self::index_tags) of its tags, the key is taken out of it soon afterwards, in
-    /// the background.
+    /// [keeps an index](Self::index_tags) of its tags, the key is taken out of it soon afterwards,
+    /// in the background.
     ///
     /// # Errors
     /// As [`remove`](Self::remove). After an error that
