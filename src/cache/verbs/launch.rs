@@ -1,7 +1,7 @@
 //! Launching: a call hands its loader to a flight, and waits for it, or not.
 //!
-//! Invariant: the flight is a task of its own, so it goes on when the call is dropped. Its load ends
-//! by itself, and a panic of its loader is caught. Calls of `memoize` and its relatives launch
+//! Invariant: the flight is a task of its own, so it goes on when the call is dropped. Its load
+//! ends by itself, and a panic of its loader is caught. Calls of `memoize` and its relatives launch
 //! flights.
 
 use std::pin::pin;

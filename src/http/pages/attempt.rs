@@ -66,11 +66,11 @@ pub(super) enum Right {
 }
 
 impl Serving {
-    /// Reads the page at `key`, or has it rendered. `told` are the windows of the page, if they
-    /// were seen just now.
+    /// Reads the page at `key`, or has it rendered. `facts` are what is known of it. `told` are the
+    /// windows of the page, if they were seen just now.
     pub(super) async fn attempt<S, B, R>(
         &self,
-        key: &str,
+        (key, facts): (&str, PageFacts),
         work: Work<S, B>,
         told: Option<Windows>,
     ) -> Tried<S, B, R>
@@ -80,7 +80,6 @@ impl Serving {
         R: OriginBody,
     {
         let pages = &self.pages;
-        let facts = pages.known.of(key);
         let told = told.or(facts.windows);
         let (job, claim, mut own) = Job::new(work);
         let how = How {

@@ -22,6 +22,7 @@ use super::request::place;
 use super::status::Status;
 use super::tags::CacheTags;
 use crate::cache::Cache;
+use crate::error::ErrorKind;
 
 /// Lets a request pass. One that may change the page purges it, unless it is refused.
 pub(super) async fn passed<S, B, R>(
@@ -96,7 +97,7 @@ impl Change<'_> {
         let purge = purge.deadline(LONGEST_PURGE).fail_fast();
         match purge.await {
             Ok(()) => {}
-            Err(error) if error.kind().is_outage() => {
+            Err(error) if error.kind() == ErrorKind::CircuitOpen => {
                 tracing::debug!(target: "hedgerow::pages", %error, "a purge is owed");
             }
             Err(error) => {
