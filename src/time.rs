@@ -95,7 +95,8 @@ pub(crate) enum Priority {
 /// because it has not answered lately.
 ///
 /// With either choice, calls go through as soon as the server answers again. A call that removes
-/// something from a cache always keeps trying.
+/// something from a cache keeps trying, whatever the cache says; only
+/// [`Invalidate::fail_fast`](crate::cache::Invalidate::fail_fast) does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnOutage {

@@ -10,9 +10,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::Request;
+use axum::http::request::Parts;
 use axum::routing::get;
 use hedgerow::cache::NearCache;
-use hedgerow::http::PageCache;
+use hedgerow::http::{PageCache, PageStats};
 use hedgerow::{Cache, Client};
 
 use crate::site::Site;
@@ -33,15 +34,46 @@ pub(crate) fn bytes() -> &'static Bytes {
     &PAGE
 }
 
-/// The same request as [`REQUEST`], for services that are called in this process.
+/// The same request as [`REQUEST`], for services that are called in this process. It is a copy:
+/// nothing is parsed here.
 pub(crate) fn request() -> Request<Body> {
+    Request::from_parts(HEAD.clone(), Body::empty())
+}
+
+fn parsed() -> Parts {
     let mut lines = REQUEST.lines();
     let path = lines.next().and_then(|line| line.split(' ').nth(1));
     let mut request = Request::get(path.expect("a request line"));
     for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
         request = request.header(name, value);
     }
-    request.body(Body::empty()).expect("a request")
+    request.body(()).expect("a request").into_parts().0
+}
+
+/// The handler with the layer around it. Its page is stored.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    pub(crate) app: Router,
+    pages: PageCache,
+}
+
+impl Kept {
+    fn new(cache: Cache) -> Self {
+        let pages = PageCache::new(cache).hosts(["shop.example"]);
+        let app = handler().layer(pages.clone());
+        Self { app, pages }
+    }
+
+    /// Runs slices of a benchmark. Checks that each answer of the layer was a stored page.
+    pub(crate) async fn hits<T>(&self, slices: impl Future<Output = T>) -> T {
+        let before = self.pages.stats();
+        let measured = slices.await;
+        let after = self.pages.stats();
+        assert!(after.hits > before.hits, "nothing was asked for");
+        let others = |it: PageStats| [it.stale, it.collapsed, it.misses, it.passed, it.beside];
+        assert_eq!(others(after), others(before), "each was a stored page");
+        measured
+    }
 }
 
 /// The bare handler.
@@ -63,36 +95,34 @@ pub(crate) fn renders() -> u64 {
 }
 
 /// The handler with its page in Redis, in the cache called `name`.
-pub(crate) async fn in_redis(client: &Client, name: &str) -> Result<Router> {
-    let app = layered(client.cache(name));
-    let site = Site::serve(app.clone()).await?;
+pub(crate) async fn in_redis(client: &Client, name: &str) -> Result<Kept> {
+    let kept = Kept::new(client.cache(name));
+    let site = Site::serve(kept.app.clone()).await?;
     loop {
         let before = renders();
         site.ask().await?;
         if renders() == before {
-            return Ok(app);
+            return Ok(kept);
         }
     }
 }
 
 /// The handler with its page in Redis, in the cache called `name`, and in a near cache.
-pub(crate) async fn near(client: &Client, name: &str) -> Result<Router> {
+pub(crate) async fn near(client: &Client, name: &str) -> Result<Kept> {
     let cache = client.cache(name).near(NearCache::new());
-    let app = layered(cache.clone());
-    let site = Site::serve(app.clone()).await?;
+    let kept = Kept::new(cache.clone());
+    let site = Site::serve(kept.app.clone()).await?;
     let before = cache.stats().near_hits;
     while cache.stats().near_hits == before {
         site.ask().await?;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok(app)
-}
-
-fn layered(cache: Cache) -> Router {
-    handler().layer(PageCache::new(cache).hosts(["shop.example"]))
+    Ok(kept)
 }
 
 static RENDERS: AtomicU64 = AtomicU64::new(0);
+
+static HEAD: LazyLock<Parts> = LazyLock::new(parsed);
 
 static PAGE: LazyLock<Bytes> = LazyLock::new(|| {
     let mut page = String::from("<!doctype html>\n<title>Product 42</title>\n<ul>\n");

@@ -1,6 +1,6 @@
 //! A page that is stored, against the bare handler that returns the same bytes: by HTTP over
 //! loopback, on connections that stay open, with the server in this process on both sides; and
-//! called in this process, which leaves nothing but the layer and the handler.
+//! called in this process, which leaves the layer, the handler and a copy of the request.
 
 use std::time::Instant;
 
@@ -26,16 +26,23 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
     let client = patient().url(url).connect().await?;
     let near = page::near(&client, "pages-near").await?;
     let in_redis = page::in_redis(&client, "pages").await?;
-    let [kept_near, kept, bare] = [near.clone(), in_redis, page::handler()].map(Site::serve);
+    let routers = [near.app.clone(), in_redis.app.clone(), page::handler()];
+    let [kept_near, kept, bare] = routers.map(Site::serve);
     let (kept_near, kept, bare) = (kept_near.await?, kept.await?, bare.await?);
     for row in ROWS.iter().filter(|row| runs.wants(row)) {
         let tasks = if row.ends_with("@50") { 50 } else { 1 };
         match row.split_once('/').map(|(ours, _)| ours) {
             Some("page_near") => {
                 let ours = kept_near.clone();
-                runs.compare(row, tasks, ours, bare.clone()).await;
+                near.hits(runs.compare(row, tasks, ours, bare.clone()))
+                    .await;
             }
-            Some("page_redis") => runs.compare(row, tasks, kept.clone(), bare.clone()).await,
+            Some("page_redis") => {
+                let ours = kept.clone();
+                in_redis
+                    .hits(runs.compare(row, tasks, ours, bare.clone()))
+                    .await;
+            }
             _ => {
                 let calls = |app: &Router| {
                     let app = app.clone();
@@ -44,7 +51,8 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
                     }
                 };
                 let handler = page::handler();
-                runs.compare(row, 1, calls(&near), calls(&handler)).await;
+                let (ours, theirs) = (calls(&near.app), calls(&handler));
+                near.hits(runs.compare(row, 1, ours, theirs)).await;
             }
         }
     }

@@ -410,6 +410,20 @@ impl Cache {
         self.state().bulkhead.counted()
     }
 
+    /// Returns whether a load of `key` waits in this client for a permit to run without Redis,
+    /// under [`Outage::Bypass`]: as many as [`loads_without_redis`] allows run now. `false` if
+    /// `key` is invalid.
+    ///
+    /// Such a load waits for up to [`max_load`](Self::max_load). A caller that has something else
+    /// to fall back on asks here whether it is worth the wait. A call that waits for the load of
+    /// another process, while Redis is there, is not meant.
+    ///
+    /// [`loads_without_redis`]: crate::ClientBuilder::loads_without_redis
+    pub fn waits_without_redis(&self, key: &str) -> bool {
+        let key = self.value(&self.client.name(key));
+        key.is_ok_and(|key| self.state().bulkhead.has_queued(&key))
+    }
+
     /// Returns how many tags wait to be invalidated in the background, because an invalidation of
     /// them has failed or was dropped, and what became of others so far. All caches of this client
     /// are counted together.

@@ -7,14 +7,16 @@
 //! never fail silently, since a stale value would be served later. Calls that only make things
 //! faster may do without Redis. The verbs of the cache and the load of a flight ask here.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::key::Key;
 use crate::time::Seldom;
 
 /// What a cache does when Redis is out, full, or does not answer in time.
@@ -116,9 +118,19 @@ pub(super) struct Bulkhead {
     /// One permit for each load that may run. What is behind a cache is rarely built to bear all
     /// that the cache has borne.
     places: Semaphore,
+    /// The keys whose loads wait for a permit, and how many loads of each.
+    queued: Mutex<HashMap<Key, usize>>,
     reads: AtomicU64,
     writes: AtomicU64,
     loads: AtomicU64,
+}
+
+/// A load that waits for a permit to run without Redis. Dropping this ends the wait.
+#[derive(Debug)]
+#[must_use = "the wait ends when this is dropped"]
+pub(super) struct Queued<'b> {
+    bulkhead: &'b Bulkhead,
+    key: Key,
 }
 
 /// Warns of what one cache does without Redis: at once, then at most once a minute.
@@ -138,10 +150,29 @@ impl Bulkhead {
         Self {
             // The semaphore panics above its maximum.
             places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
+            queued: Mutex::default(),
             reads: AtomicU64::default(),
             writes: AtomicU64::default(),
             loads: AtomicU64::default(),
         }
+    }
+
+    /// Notes that a load of `key` waits for a permit.
+    pub(super) fn queue(&self, key: &Key) -> Queued<'_> {
+        *self.queued().entry(key.clone()).or_default() += 1;
+        Queued {
+            bulkhead: self,
+            key: key.clone(),
+        }
+    }
+
+    /// Whether a load of `key` waits for a permit.
+    pub(super) fn has_queued(&self, key: &Key) -> bool {
+        self.queued().contains_key(key)
+    }
+
+    fn queued(&self) -> MutexGuard<'_, HashMap<Key, usize>> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a permit to load, until `until`.
@@ -179,6 +210,18 @@ impl Bulkhead {
             reads: self.reads.load(Ordering::Relaxed),
             writes: self.writes.load(Ordering::Relaxed),
             loads: self.loads.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut queued = self.bulkhead.queued();
+        if let Some(count) = queued.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                queued.remove(&self.key);
+            }
         }
     }
 }

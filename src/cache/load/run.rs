@@ -75,6 +75,8 @@ where
         let result = match granted {
             Ok(Granted::Lead(generations)) => self.lead(loader, generations).await.map(Some),
             Ok(Granted::Found(value)) => {
+                // Before the caller gets the value: then it knows that its loader has not run.
+                drop(loader);
                 // A refresh has no caller that waits, and one that has left was saved nothing.
                 if !creator.is_closed() {
                     self.request.cache.setup.counts.saved_loads.one_more();

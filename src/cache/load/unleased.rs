@@ -34,11 +34,14 @@ impl<V: Send + Sync + 'static> Load<V> {
         creator: &mut oneshot::Sender<Result<Arc<V>>>,
     ) -> Result<Option<Arc<V>>> {
         let until = Instant::now() + self.max_load();
+        let state = self.request.state.clone();
+        let queued = state.bulkhead.queue(&self.request.place.value);
         if self.admitted(creator).await? == Admitted::Deserted {
             return Ok(None);
         }
         if let Some(member) = self.member.clone() {
             if member.leads(None) {
+                drop(queued);
                 self.request
                     .cache
                     .does_without(Did::Load, "memoize", &error);
@@ -49,15 +52,15 @@ impl<V: Send + Sync + 'static> Load<V> {
                 return Ok(None);
             }
         }
-        let bulkhead = &self.request.state.bulkhead;
         let _place = tokio::select! {
             biased;
             // A load that no call waits for is not begun: its value would be stored nowhere.
             () = deserted(creator, &self.leader) => return Ok(None),
-            place = bulkhead.enter(until) => Some(place?),
+            place = state.bulkhead.enter(until) => Some(place?),
             // The load that waits for this one keeps its own permit, which counts for both.
             () = self.leader.urged() => None,
         };
+        drop(queued);
         self.request
             .cache
             .does_without(Did::Load, "memoize", &error);

@@ -15,6 +15,7 @@ use crate::cache::Cache;
 use crate::codec::MOST_STAMPS;
 use crate::error::{Error, Result};
 use crate::tags::{self, Invalidation, Mode, SLACK, Tag};
+use crate::time::OnOutage;
 
 /// An invalidation, made by [`Cache::invalidate_tags`] or [`Cache::clear`]. Await it.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub struct Invalidate {
     mode: Mode,
     hold: Duration,
     replicas: Option<usize>,
+    on_outage: OnOutage,
 }
 
 impl Cache {
@@ -139,6 +141,8 @@ impl Invalidate {
             mode: Mode::Hard,
             hold: Duration::ZERO,
             replicas: None,
+            // Until it is done, stale values are served.
+            on_outage: OnOutage::KeepTrying,
         }
     }
 
@@ -199,6 +203,18 @@ impl Invalidate {
         self
     }
 
+    /// Does not wait for a server that is out: what is to be invalidated there fails at once, with
+    /// [`CircuitOpen`](crate::ErrorKind::CircuitOpen), and the client
+    /// [goes on in the background](Cache::invalidate_tags). Without this, the call keeps trying
+    /// until its deadline, whatever the cache says of [outages](Cache::on_outage).
+    ///
+    /// It is for callers that must not wait, and can bear that old values are served until the
+    /// server is back.
+    pub fn fail_fast(mut self) -> Self {
+        self.on_outage = OnOutage::FailFast;
+        self
+    }
+
     async fn run(self) -> Result<()> {
         let cache = &self.cache;
         if self.hold > LONGEST_HOLD {
@@ -223,8 +239,10 @@ impl Invalidate {
         let copies = tags.iter().flat_map(|tag| tag.copies(client)).collect();
         // Made before anything is sent: whatever becomes of this future, it is not forgotten.
         let owed = cache.state().undelivered.owes(client, copies, how);
-        // Keeps trying: until it is done, stale values are served.
-        let deadline = cache.setup.patience.deadline().keep_trying();
+        let deadline = match self.on_outage {
+            OnOutage::KeepTrying => cache.setup.patience.deadline().keep_trying(),
+            OnOutage::FailFast => cache.setup.patience.deadline().fail_fast(),
+        };
         let outcome = tags::invalidate(client, owed.copies(), how, deadline).await;
         owed.settled(outcome)
     }

@@ -14,7 +14,7 @@ use super::body::PageBody;
 use super::known::{Names, PageFacts};
 use super::origin::{Origin, OriginBody};
 use super::page::{Content, Page, Stored, Windows};
-use super::render::{How, Job, Own, Work, render};
+use super::render::{How, Job, Own, Storing, Work, render};
 use super::serving::{Came, Serving};
 use super::tags::MOST_TAGS;
 use crate::cache::Verdict;
@@ -66,11 +66,11 @@ pub(super) enum Right {
 }
 
 impl Serving {
-    /// Reads the page at `key`, or has it rendered. `told` are the windows of the page, if they
-    /// were seen just now.
+    /// Reads the page at `key`, or has it rendered. `facts` are what is known of it. `told` are the
+    /// windows of the page, if they were seen just now.
     pub(super) async fn attempt<S, B, R>(
         &self,
-        key: &str,
+        (key, facts): (&str, PageFacts),
         work: Work<S, B>,
         told: Option<Windows>,
     ) -> Tried<S, B, R>
@@ -80,7 +80,6 @@ impl Serving {
         R: OriginBody,
     {
         let pages = &self.pages;
-        let facts = pages.known.of(key);
         let told = told.or(facts.windows);
         let (job, claim, mut own) = Job::new(work);
         let how = How {
@@ -103,14 +102,12 @@ impl Serving {
             .stale_if_error(windows.if_error)
             .keep_stale(Duration::ZERO);
         let mut call = call.into_future();
-        // Before the call finds out that Redis is out, which is counted.
-        let reads = pages.cache.bypassed().reads;
         let first = tokio::select! {
             biased;
             own = &mut own => Err(Ok(own)),
             found = &mut call => Ok(found),
             () = pages.known.unstored(key, facts.noted) => Err(Err("not to be stored")),
-            () = self.crowded(key, reads) => Err(Err("no place")),
+            () = self.crowded(key) => Err(Err("no place")),
         };
         let (stored, own) = match first {
             Ok(found) => (found, Hears::Yet(own).so_far()),
@@ -147,12 +144,11 @@ impl Serving {
     }
 
     /// Waits until the page could be rendered by now, and is not: Redis is out, and other loads
-    /// have taken all places that there are without it. `reads` is how many reads were done without
-    /// it before.
-    async fn crowded(&self, key: &str, reads: u64) {
+    /// have taken all places that there are without it.
+    async fn crowded(&self, key: &str) {
         sleep(LONGEST_WAIT_FOR_A_PLACE).await;
-        // While Redis is there, another process may render.
-        while self.pages.cache.bypassed().reads == reads || self.pages.under_way.has(key) {
+        // While Redis is there, another process may render, and this is no reason to go beside.
+        while !self.pages.cache.waits_without_redis(key) || self.pages.under_way.has(key) {
             sleep(BETWEEN_LOOKS).await;
         }
     }
@@ -183,14 +179,16 @@ impl Serving {
         }
     }
 
-    /// Returns how a page has come to this request, which has heard so much of its own render.
-    pub(super) fn came<S, B, R>(&self, page: &Page, key: &str, own: &Hears<S, B, R>) -> Came
-    where
-        S: Origin<B, R>,
-    {
+    /// Returns how a page has come to this request, whose own render may have made it.
+    pub(super) async fn came(
+        &self,
+        page: &Page,
+        key: &str,
+        (rendered, right): (Option<Storing>, Right),
+    ) -> Came {
         let (lives, known) = (&page.lives, &self.pages.known);
-        if let Hears::Now(Own::Page(_, storing)) = own {
-            return Came::Rendered(*storing);
+        if let Some(storing) = rendered {
+            return Came::Rendered(storing);
         }
         if self.is_newer(lives) {
             return Came::Collapsed;
@@ -199,7 +197,7 @@ impl Serving {
             return Came::Fresh;
         }
         let is_over = !lives.stale_for(SystemTime::now()).is_zero();
-        let is_stale = match own.right() {
+        let is_stale = match right {
             // It was a hit, or somebody else renders it anew, or has tried in vain.
             Right::Back | Right::Lost => is_over || known.of(key).purged == Some(lives.rendered),
             // This request renders it anew.
@@ -207,7 +205,9 @@ impl Serving {
         };
         match is_stale {
             true => {
-                if !is_over {
+                // For all others of the process, so Redis is asked.
+                let is_noted = is_over || known.of(key).purged == Some(lives.rendered);
+                if !is_noted && self.stale_for(key).await.is_some() {
                     known.note_purged(key, lives.rendered);
                 }
                 Came::Stale
@@ -243,6 +243,16 @@ where
         }
     }
 
+    /// How `page` is stored, if it is the one that this render has made.
+    pub(super) fn rendered(&self, page: &Page) -> Option<Storing> {
+        match self {
+            Self::Now(Own::Page(own, storing)) if own.lives.rendered == page.lives.rendered => {
+                Some(*storing)
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn right(&self) -> Right {
         match self {
             Self::Now(Own::Back(_)) => Right::Back,
@@ -267,7 +277,7 @@ const PLANNED_TTL: Duration = Duration::from_secs(600);
 /// As long as a page may say that it is served stale, or longer.
 const LONGEST_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// The most tags that a page can be read and rendered with.
+/// The most tags that a page can be read and rendered with: as many as a call can declare.
 const MOST_DECLARED: usize = 254;
 
 /// How long a request waits for a place to render without Redis: as long as for Redis itself, by
@@ -275,3 +285,50 @@ const MOST_DECLARED: usize = 254;
 const LONGEST_WAIT_FOR_A_PLACE: Duration = Duration::from_secs(1);
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, Request, StatusCode};
+
+    use super::*;
+    use crate::http::pages::page::Lives;
+
+    type Service = tower::util::BoxCloneService<Request<()>, Response<NoBody>, Infallible>;
+    type NoBody = http_body_util::Empty<Bytes>;
+
+    fn page(rendered: u64) -> Page {
+        Page {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            lives: Lives {
+                rendered,
+                aged: Duration::ZERO,
+                fresh_for: Duration::ZERO,
+                stale_while_revalidate: Duration::from_secs(1),
+                stale_if_error: Duration::ZERO,
+            },
+            tags: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn as_many_tags_are_declared_as_an_entry_has_room_for_beside_that_of_its_cache() {
+        assert_eq!(MOST_DECLARED, crate::codec::MOST_STAMPS - 1);
+    }
+
+    #[test]
+    fn a_page_that_another_render_has_made_is_not_said_to_be_rendered_for_the_request() {
+        let own = Own::Page(Box::new(page(2)), Storing::UnderWay);
+        let own: Hears<Service, (), NoBody> = Hears::Now(own);
+        assert_eq!(own.rendered(&page(2)), Some(Storing::UnderWay));
+        assert_eq!(
+            own.rendered(&page(1)),
+            None,
+            "it was served stale meanwhile"
+        );
+    }
+}

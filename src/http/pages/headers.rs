@@ -35,6 +35,13 @@ pub(super) fn make_unconditional(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a `GET` with these headers may ask for what another method does. Such a request passes.
+pub(super) fn may_replace_the_method(headers: &HeaderMap) -> bool {
+    MAY_REPLACE_THE_METHOD
+        .iter()
+        .any(|it| headers.contains_key(*it))
+}
+
 /// Headers that say where or how a page is to be found, in place of the request line and `Host`.
 /// They are in every key, so that nobody can put a page in place of another.
 pub(super) const MAY_REPLACE_THE_TARGET: [&str; 19] = [
@@ -59,8 +66,8 @@ pub(super) const MAY_REPLACE_THE_TARGET: [&str; 19] = [
     "x-url-scheme",
 ];
 
-/// Headers by which a `GET` may ask for what another method does. Such a request passes.
-pub(super) const MAY_REPLACE_THE_METHOD: [&str; 3] = [
+/// Headers by which a `GET` may ask for what another method does.
+const MAY_REPLACE_THE_METHOD: [&str; 3] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",

@@ -185,6 +185,12 @@ impl Known {
 }
 
 impl PageFacts {
+    /// Whether it was noted that the page may not be stored. [`Known::is_unstored`] says whether
+    /// that still counts.
+    pub(super) fn was_unstored(&self) -> bool {
+        self.unstored.is_some()
+    }
+
     fn name(&mut self, tags: &[String]) {
         if *self.tags != *tags {
             self.tags = tags.into();

@@ -94,6 +94,17 @@ impl Lives {
         }
     }
 
+    /// The same page when its body has ended, and it is stored: what it has been stale for already
+    /// is taken off both windows, which Redis counts from now on.
+    pub(super) fn stored_at(self, now: SystemTime) -> Self {
+        let late = self.stale_for(now);
+        Self {
+            stale_while_revalidate: self.stale_while_revalidate.saturating_sub(late),
+            stale_if_error: self.stale_if_error.saturating_sub(late),
+            ..self
+        }
+    }
+
     /// How long it may be served stale, for whatever reason.
     pub(super) fn window(&self) -> Duration {
         self.windows().longest()
@@ -218,6 +229,28 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn a_body_that_takes_longer_than_the_page_is_fresh_shortens_both_windows() {
+        let seconds = Duration::from_secs;
+        let lives = Lives {
+            rendered: 0,
+            aged: Duration::ZERO,
+            fresh_for: seconds(2),
+            stale_while_revalidate: seconds(3),
+            stale_if_error: seconds(600),
+        };
+        for (taken, while_revalidate, if_error) in [(1, 3, 600), (4, 1, 598), (9, 0, 593)] {
+            let windows = lives
+                .stored_at(SystemTime::UNIX_EPOCH + seconds(taken))
+                .windows();
+            let expected = Windows {
+                while_revalidate: seconds(while_revalidate),
+                if_error: seconds(if_error),
+            };
+            assert_eq!(windows, expected, "{taken} s");
+        }
+    }
 
     #[test]
     fn a_page_is_read_back_byte_for_byte() {

@@ -9,10 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
-use http::{Method, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use tokio::runtime::Handle;
 
 use super::body::PageBody;
+use super::headers::may_replace_the_method;
 use super::key::url_tag;
 use super::origin::Origin;
 use super::page_cache::PageCache;
@@ -20,9 +21,10 @@ use super::render::Work;
 use super::request::place;
 use super::status::Status;
 use super::tags::CacheTags;
-use crate::cache::{Cache, Outage};
+use crate::cache::Cache;
+use crate::error::ErrorKind;
 
-/// Lets a request pass. A method that may change the page purges it, unless it is refused.
+/// Lets a request pass. One that may change the page purges it, unless it is refused.
 pub(super) async fn passed<S, B, R>(
     pages: &PageCache,
     work: Work<S, B>,
@@ -32,7 +34,7 @@ where
     S: Origin<B, R>,
 {
     pages.counts.passed.one_more();
-    let changed = match is_safe(work.request.method()) {
+    let changed = match is_safe(&work.request) {
         true => None,
         false => place(&work.request, &pages.settings),
     };
@@ -87,28 +89,20 @@ impl Change<'_> {
         self.tag = None;
     }
 
-    /// Purges the page. Waits for that only while Redis is there, and not for long: the client goes
-    /// on with it in the background.
+    /// Purges the page. Waits for that only while the server of its tag is there, and not for long:
+    /// the client goes on with it in the background.
     async fn purged(mut self) {
         let Some(tag) = self.tag.take() else { return };
-        let purge = self.cache.invalidate_tags([&tag]).deadline(LONGEST_PURGE);
-        // A purge never gives up at once. Another call tells that Redis is known to be out.
-        let asks = self.cache.clone().outage(Outage::Fail);
-        let is_out = async {
-            let asked = asks.contains(&tag).deadline(LONGEST_PURGE).fail_fast();
-            if !asked.await.is_err_and(|error| error.kind().is_outage()) {
-                std::future::pending::<()>().await;
+        let purge = self.cache.invalidate_tags([tag]);
+        let purge = purge.deadline(LONGEST_PURGE).fail_fast();
+        match purge.await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::CircuitOpen => {
+                tracing::debug!(target: "hedgerow::pages", %error, "a purge is owed");
             }
-        };
-        tokio::select! {
-            biased;
-            purged = purge.into_future() => {
-                if let Err(error) = purged {
-                    tracing::warn!(target: "hedgerow::pages", %error, "not purged");
-                }
+            Err(error) => {
+                tracing::warn!(target: "hedgerow::pages", %error, "not purged");
             }
-            // The purge has begun, so it is owed.
-            () = is_out => tracing::debug!(target: "hedgerow::pages", "a purge is owed"),
         }
     }
 }
@@ -129,12 +123,14 @@ impl Drop for Change<'_> {
     }
 }
 
-/// Whether a method changes nothing.
-fn is_safe(method: &Method) -> bool {
-    matches!(
-        *method,
+/// Whether a request changes nothing. One that names another method by a header may do what that
+/// one does.
+fn is_safe<B>(request: &Request<B>) -> bool {
+    let is_safe = matches!(
+        *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
-    )
+    );
+    is_safe && !may_replace_the_method(request.headers())
 }
 
 /// Whether a request that was answered so may have changed something. A service that has failed may

@@ -212,9 +212,11 @@ where
         }
         Verdict::Store(lives) => {
             match gathered(response, settings.body_limit, back, (lives, tags)).await {
-                Ok((page, back)) => {
+                Ok((mut page, back)) => {
                     counts.rendered.one_more();
-                    keep(&load, &page.lives, SystemTime::now());
+                    let now = SystemTime::now();
+                    page.lives = page.lives.stored_at(now);
+                    keep(&load, &page.lives, now);
                     load.tags(&page.tags);
                     if let Some(back) = back {
                         let storing = match load.fence() {
@@ -254,8 +256,7 @@ where
 /// Says how long a page is kept that is whole by `now`: for what is left of its freshness and of
 /// its windows. Its body may have taken longer than both.
 fn keep(load: &Loading<Stored>, lives: &Lives, now: SystemTime) {
-    let (fresh, stale_for) = (lives.left(now), lives.stale_for(now));
-    let window = lives.window().saturating_sub(stale_for);
+    let (fresh, window) = (lives.left(now), lives.window());
     match fresh.is_zero() && window.is_zero() {
         true => load.no_store(),
         false => {

@@ -11,7 +11,7 @@ use http::{Method, Request};
 use http_body::Body;
 
 use super::directives::CacheControl;
-use super::headers::{MAY_REPLACE_THE_METHOD, MAY_REPLACE_THE_TARGET};
+use super::headers::{MAY_REPLACE_THE_TARGET, may_replace_the_method};
 use super::key::{Beside, Credentials, PageKey, Place};
 use super::page::Lives;
 use super::query::decoded;
@@ -155,10 +155,7 @@ fn asks_for_more<B: Body>(request: &Request<B>) -> Option<&'static str> {
         return Some("body");
     }
     let headers = request.headers();
-    if MAY_REPLACE_THE_METHOD
-        .iter()
-        .any(|it| headers.contains_key(*it))
-    {
+    if may_replace_the_method(headers) {
         return Some("method-override");
     }
     [

@@ -73,14 +73,12 @@ impl Serving {
         let (mut forward, mut told) = (Forward::UriMiss, None);
         // At most two attempts for the first variant and for each slot.
         loop {
-            if self
-                .pages
-                .known
-                .is_unstored(&key, self.pages.settings.marker_ttl)
-            {
+            let (known, ttl) = (&self.pages.known, self.pages.settings.marker_ttl);
+            let facts = known.of(&key);
+            if facts.was_unstored() && known.is_unstored(&key, ttl) {
                 return self.beside(work, (forward, "not to be stored"), &key).await;
             }
-            let (found, own) = match self.attempt(&key, work, told).await {
+            let (found, own) = match self.attempt((&key, facts), work, told).await {
                 Tried::Own(response) => {
                     let own = Own::<S, B, R>::Response(response);
                     return self.with_own(own, forward, &key).await;
@@ -98,7 +96,8 @@ impl Serving {
                 Ok(stored) if !stored.selection.selects(&self.asked.headers) => Next::Variant,
                 Ok(stored) => match &stored.content {
                     Content::Page(page) => {
-                        let came = self.came(page, &key, &own);
+                        let heard = (own.rendered(page), own.right());
+                        let came = self.came(page, &key, heard).await;
                         let seen = (found.told, told);
                         match self.why_not((page, came), &key, seen, own.right()).await {
                             None => return Ok(self.with_page(page, came, forward, &key).await),

@@ -232,3 +232,38 @@ async fn as_many_loads_run_without_redis_as_are_allowed() {
     let error = none.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
+
+#[tokio::test]
+async fn a_load_that_waits_for_a_permit_is_told_of_by_its_key() {
+    let server = Server::start_single().await;
+    let soon = Duration::from_millis(300);
+    let builder = server.builder().cache_deadline(soon);
+    let client = builder.loads_without_redis(1).open();
+    let cache = client.expect("good settings").cache("c");
+    let cache = cache.outage(Outage::Bypass);
+    server.kill().await;
+    let gate = Gate::closed();
+    let load = |key| {
+        let gate = gate.clone();
+        let call = cache.memoize(key, MINUTE, move || gate.load(1u8));
+        tokio::spawn(call.into_future())
+    };
+    let runs = load("runs");
+    gate.begun(1).await;
+    let waits = load("waits");
+    until("it waits", async || cache.waits_without_redis("waits")).await;
+    assert!(!cache.waits_without_redis("runs"));
+    assert!(!cache.waits_without_redis(""), "this is no key");
+    gate.open();
+    gate.begun(2).await;
+    assert!(!cache.waits_without_redis("waits"), "it runs");
+    // It waits no more if no call does.
+    let left = load("left");
+    until("it waits", async || cache.waits_without_redis("left")).await;
+    left.abort();
+    until("it has ended", async || !cache.waits_without_redis("left")).await;
+    gate.open();
+    for call in [runs, waits] {
+        call.await.expect("no panic").expect("loaded");
+    }
+}

@@ -326,3 +326,43 @@ async fn callers_cancelled_at_random_lose_no_load_and_leave_no_lease() {
         cancelled,
     );
 }
+
+/// Takes its time to be dropped, and then says so.
+struct Slow(Arc<AtomicUsize>);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_that_was_not_needed_is_dropped_before_its_caller_has_the_value() {
+    let server = Server::start().await;
+    let gate = Gate::closed();
+    let one = server.client().await.cache("c");
+    let other = server.client().await.cache("c");
+    let load = gate.clone();
+    let leads = one.memoize("k", MINUTE, move || load.load(1u8));
+    let leads = tokio::spawn(leads.into_future());
+    gate.begun(1).await;
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let slow = Slow(dropped.clone());
+    // In the task of the test itself, which no worker of the runtime keeps from running.
+    let waits = async {
+        let load = move || async move {
+            drop(slow);
+            Ok::<_, Infallible>(2u8)
+        };
+        let value = other.memoize("k", MINUTE, load).await.expect("found");
+        (*value, dropped.load(Ordering::SeqCst))
+    };
+    let opened = async {
+        waiting(&server, "hr:l:{c:k}", 1).await;
+        gate.open();
+    };
+    let (found, ()) = bounded("it has the value", async { futures::join!(waits, opened) }).await;
+    assert_eq!(found, (1, 1));
+    leads.await.expect("no panic").expect("loaded");
+}

@@ -12,7 +12,7 @@ use crate::support::listener::Listener;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
 use crate::support::topology::{Cluster, Node, Shards};
-use crate::support::wait::{calls, until};
+use crate::support::wait::{bounded, calls, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(300);
@@ -442,4 +442,27 @@ async fn warned_of_is_the_first_that_waits_and_what_is_lost_with_the_client() {
     drop((cache, client));
     let lost = "invalidations are lost with their client";
     until(lost, async || listener.told().contains(lost)).await;
+}
+
+#[tokio::test]
+async fn an_invalidation_that_fails_fast_waits_for_no_server_that_is_out_and_is_delivered() {
+    let mut server = Server::start_single().await;
+    let client = server.builder().cache_deadline(5 * MINUTE);
+    let cache = client.open().expect("a good URL").cache("c");
+    set(&cache, "k", &["t"]).await;
+    let killed = server.kill().await;
+    until("the breaker is open", async || {
+        let asked = cache.get::<u8>("k").deadline(SHORT).fail_fast().await;
+        asked.is_err_and(|error| error.kind() == ErrorKind::CircuitOpen)
+    })
+    .await;
+    // Nothing like the five minutes that it may take.
+    let purged = cache.invalidate_tags(["t"]).fail_fast();
+    let purged = bounded("it fails", purged.into_future()).await;
+    let error = purged.expect_err("it is out");
+    assert!(error.kind().is_outage() && goes_on(&error), "{error}");
+    server.start_again(killed).await;
+    delivered(&cache).await;
+    let purged = cache.invalidate_tags(["t"]).fail_fast().await;
+    purged.expect("it is there again");
 }

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum_response_cache::CacheLayer;
 
 use crate::django::Django;
-use crate::page;
+use crate::page::{self, Kept};
 use crate::site::{Site, called};
 use crate::slices::{Result, Runs, patient};
 
@@ -33,26 +33,28 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
     let rival = page::handler().layer(CacheLayer::with_lifespan(TTL));
     in_process(&near, &rival, runs).await?;
     if ROWS[3..].iter().any(|row| runs.wants(row)) {
-        let ours = Site::serve(in_redis).await?;
+        let ours = Site::serve(in_redis.app.clone()).await?;
         let theirs = Django::start(url).await?;
         for (row, tasks) in [(ROWS[3], 1), (ROWS[4], 50)] {
             if runs.wants(row) {
                 let theirs = theirs.site.clone();
-                runs.compare(row, tasks, ours.clone(), theirs).await;
+                let compared = runs.compare(row, tasks, ours.clone(), theirs);
+                in_redis.hits(compared).await;
             }
         }
     }
     Ok(())
 }
 
-async fn in_process(near: &Router, rival: &Router, runs: &Runs) -> Result<()> {
-    let ours = Site::serve(near.clone()).await?;
+async fn in_process(near: &Kept, rival: &Router, runs: &Runs) -> Result<()> {
+    let ours = Site::serve(near.app.clone()).await?;
     let theirs = Site::serve(rival.clone()).await?;
     theirs.ask().await?;
     let renders = page::renders();
     for (row, tasks) in [(ROWS[0], 1), (ROWS[1], 50)] {
         if runs.wants(row) {
-            runs.compare(row, tasks, ours.clone(), theirs.clone()).await;
+            let compared = runs.compare(row, tasks, ours.clone(), theirs.clone());
+            near.hits(compared).await;
         }
     }
     if runs.wants(ROWS[2]) {
@@ -64,7 +66,8 @@ async fn in_process(near: &Router, rival: &Router, runs: &Runs) -> Result<()> {
         };
         // Its key is the whole address, which has no host here.
         calls(rival)(1, Instant::now()).await;
-        runs.compare(ROWS[2], 1, calls(near), calls(rival)).await;
+        let compared = runs.compare(ROWS[2], 1, calls(&near.app), calls(rival));
+        near.hits(compared).await;
     }
     assert_eq!(page::renders(), renders, "each answer was a stored page");
     Ok(())

@@ -14,6 +14,7 @@ use super::site::{Cached, Site, answer, ask, get, pages, send};
 use crate::support::gate::Gate;
 use crate::support::listener::Listener;
 use crate::support::server::{Server, signal};
+use crate::support::topology::Shards;
 use crate::support::wait::{bounded, until};
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -211,6 +212,76 @@ async fn a_request_does_not_wait_for_a_place_without_redis_for_long() {
         gate.open();
     };
     futures::join!(slow, others);
+}
+
+#[tokio::test]
+async fn a_page_that_another_process_renders_is_waited_for_whatever_else_finds_redis_out() {
+    let server = Server::start().await;
+    let gate = Gate::closed();
+    let site = gated(&gate, "max-age=60");
+    let one = pages(&server).await.layer(site.clone());
+    let client = server.client().await;
+    let other = PageCache::new(client.cache("pages")).layer(site.clone());
+    let late = client.cache("rows").outage(hedgerow::Outage::Bypass);
+    let late = late.deadline(std::time::Duration::from_nanos(1));
+    let waits = async {
+        gate.begun(1).await;
+        let mut second = std::pin::pin!(ask(&other, "/", &[]));
+        // Longer than a request waits for a place.
+        let begun = std::time::Instant::now();
+        while begun.elapsed().as_millis() < 1500 {
+            tokio::select! {
+                page = &mut second => panic!("it has not waited: {page}"),
+                () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
+            }
+            let found = late.get::<String>("x").await;
+            assert_eq!(found.expect("bypassed"), None);
+        }
+        assert!(late.bypassed().reads > 0);
+        (0..9).for_each(|_| gate.open());
+        second.await
+    };
+    let (first, second) = futures::join!(ask(&one, "/", &[]), waits);
+    assert_eq!((first.text(), second.text()), ("x", "x"));
+    assert_eq!(site.renders(), 1);
+}
+
+/// Shards do not agree on who is out: the tag of a page may be on one, and its page on another.
+#[tokio::test]
+async fn a_change_waits_for_the_server_of_its_tag_whatever_other_servers_are_out() {
+    let shards = Shards::start(2).await;
+    let patience = std::time::Duration::from_millis(100);
+    let named = ["a", "b"].into_iter().zip(shards.nodes());
+    let client = Client::builder().shards(named.map(|(name, node)| (name, node.url(), 1)));
+    let client = client.cache_deadline(patience).open().expect("good URLs");
+    let cache = client.cache("pages");
+    let pages = PageCache::new(cache.clone());
+    let service = pages.clone().layer(Site::counting(&[FRESH]));
+    shards.nodes()[1].kill().await;
+    let asks = cache.clone().outage(hedgerow::Outage::Fail);
+    let mut waited = 0;
+    for number in 0..40 {
+        let (path, tag) = (format!("/{number}"), format!("url a /{number} -"));
+        let purge = pages.purge_url(&format!("http://a{path}")).expect("a URL");
+        let tag_is_there = purge.await.is_ok();
+        // Another key of that name is on the server that is out.
+        let other_is_there = asks.contains(&tag).fail_fast().await.is_ok();
+        if !tag_is_there || other_is_there {
+            continue;
+        }
+        let pause = ["CLIENT", "PAUSE", "60000", "WRITE"];
+        let _: () = shards.nodes()[0].run(&pause).await;
+        let begun = std::time::Instant::now();
+        let changed = send(&service, get(&path).method(Method::POST)).await;
+        assert_eq!(changed.status, StatusCode::OK);
+        assert!(begun.elapsed() > patience / 2, "{:?}", begun.elapsed());
+        let _: () = shards.nodes()[0].run(&["CLIENT", "UNPAUSE"]).await;
+        waited += 1;
+        if waited == 3 {
+            return;
+        }
+    }
+    panic!("too few tags are where the test needs them: {waited}");
 }
 
 #[tokio::test]

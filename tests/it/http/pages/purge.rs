@@ -209,7 +209,8 @@ async fn a_soft_purge_lets_a_page_be_served_for_its_windows_from_the_purge_on() 
         // Only a failure would allow it.
         ("max-age=600, stale-if-error=600", "200 2", "200 2"),
         ("max-age=600", "200 2", "200 2"),
-        ("max-age=600, stale-while-revalidate=1", "200 1", "502 2"),
+        // Long enough for all requests below to be sent within it.
+        ("max-age=600, stale-while-revalidate=3", "200 1", "502 2"),
     ] {
         // The second instance has never met the page.
         for at in 0..2 {
@@ -393,6 +394,25 @@ async fn a_method_that_changes_a_page_purges_it_if_it_succeeds() {
         let page = ask(&service, "/", &[]).await;
         assert_eq!(!page.is_hit(), purges, "{method} {status}");
         assert!(ask(&service, "/other", &[]).await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_names_another_method_by_a_header_purges_its_page() {
+    let server = Server::start().await;
+    let service = pages(&server).await.layer(Site::counting(&[FRESH]));
+    for method in [Method::GET, Method::HEAD] {
+        for name in [
+            "x-http-method",
+            "x-http-method-override",
+            "x-method-override",
+        ] {
+            ask(&service, "/", &[]).await;
+            let changed = get("/").method(method.clone()).header(name, "DELETE");
+            send(&service, changed).await;
+            let page = ask(&service, "/", &[]).await;
+            assert!(!page.is_hit(), "{method} {name}");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
+use hedgerow::cache::Verdict;
 use http::StatusCode;
 use tower::Layer as _;
 
@@ -163,6 +164,54 @@ async fn a_stale_page_is_served_when_the_service_fails_and_only_then() {
         .await;
         pages.purge_all().await.expect("purged");
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_has_not_met_a_page_serves_it_too_when_the_service_fails() {
+    let server = Server::start().await;
+    for ill in [Health::Fails, Health::Panics] {
+        let (gate, health) = (Gate::closed(), well());
+        let site = site("max-age=1, stale-if-error=600", &gate, &health);
+        let pages = pages(&server).await;
+        let first = pages.clone().layer(site.clone());
+        ask(&first, "/", &[]).await;
+        stale(&first).await;
+        all(&gate);
+        *health.lock().expect("no panic") = ill;
+        let other = cached(&server, &site).await;
+        let answer = ask(&other, "/", &[]).await;
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, "old"));
+        assert_eq!(site.renders(), 2, "its own render has failed");
+        pages.purge_all().await.expect("purged");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_has_not_met_a_page_does_not_serve_it_beyond_its_window() {
+    let server = Server::start().await;
+    let (gate, health) = (Gate::closed(), well());
+    let site = site("max-age=600, stale-if-error=1", &gate, &health);
+    let pages = pages(&server).await;
+    let first = pages.clone().layer(site.clone());
+    ask(&first, "/", &[]).await;
+    // Redis keeps the page for the rest of its TTL, however long ago it was purged softly.
+    let purge = pages.purge_url("http://a/").expect("a URL");
+    purge.soft().await.expect("purged");
+    let cache = server.client().await.cache("pages");
+    until("the window has ended", async || {
+        let explained = cache.explain("page http a / -").await.expect("an answer");
+        let Verdict::Stale(age) = explained.verdict else {
+            panic!("it is not stale: {explained:?}");
+        };
+        age.as_millis() > 1000
+    })
+    .await;
+    all(&gate);
+    *health.lock().expect("no panic") = Health::Fails;
+    let other = cached(&server, &site).await;
+    let answer = ask(&other, "/", &[]).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(site.renders(), 2, "its own render has failed");
 }
 
 #[tokio::test]
