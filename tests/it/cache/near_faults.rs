@@ -473,9 +473,9 @@ async fn the_grace_does_not_bring_back_what_a_later_read_has_replaced() {
     }
 }
 
-/// A client with a grace, behind a proxy: its second look at the life of `k` meets `act`, when
-/// another read of the same has put the value into the near cache.
-async fn second_fill(server: &Server, act: Act) -> (Proxy, Cache, Rule) {
+/// A client with a grace, behind a proxy. Its second look at the life of `k` is held, with all
+/// behind it, when another read of the same has put the value into the near cache.
+async fn second_fill(server: &Server) -> (Proxy, Cache, Rule) {
     let proxy = Proxy::before(server);
     let soon = Duration::from_secs(1);
     let builder = proxy.builder().deadline(soon).cache_deadline(soon);
@@ -484,17 +484,23 @@ async fn second_fill(server: &Server, act: Act) -> (Proxy, Cache, Rule) {
     let cache = client.cache("c").near(near);
     set(&server.client().await.cache("c"), "k", 1).await;
     warm(&cache, "other").await;
-    let second = proxy.on(Request::nth(2).named("PTTL").with("hr:v:{c:k}"), act);
+    let second = proxy.on(Request::nth(2).named("PTTL").with("hr:v:{c:k}"), Act::Hold);
     tokio::join!(get(&cache, "k"), get(&cache, "k"));
     second.hit().await;
-    warm(&cache, "k").await;
+    // A read that comes too early is held, too, and ends by itself.
+    let hasty = cache.clone().deadline(Duration::from_millis(20));
+    until("the value is held near", async || {
+        let before = cache.stats().near_hits;
+        hasty.get::<u64>("k").await.is_ok() && cache.stats().near_hits > before
+    })
+    .await;
     (proxy, cache, second)
 }
 
 #[tokio::test]
 async fn a_read_that_an_outage_has_ended_leaves_what_is_held_to_the_grace() {
     let server = Server::start_single().await;
-    let (_proxy, cache, _vanished) = second_fill(&server, Act::Vanish).await;
+    let (_proxy, cache, _held) = second_fill(&server).await;
     // Its deadline is a later one.
     assert!(fails(&cache, "third").await);
     let _killed = server.kill().await;
@@ -504,7 +510,7 @@ async fn a_read_that_an_outage_has_ended_leaves_what_is_held_to_the_grace() {
 #[tokio::test]
 async fn a_read_that_outlives_its_epoch_leaves_what_is_held_to_the_grace() {
     let server = Server::start_single().await;
-    let (proxy, cache, second) = second_fill(&server, Act::Hold).await;
+    let (proxy, cache, second) = second_fill(&server).await;
     let held = proxy.on(Request::every().named("CLIENT").with("TRACKING"), Act::Hold);
     server.kill_connections("-push").await;
     second.deliver();
