@@ -4,6 +4,7 @@
 //! attempt learns from the page that it finds. Serving makes one for each key that it tries.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use http::Response;
@@ -102,12 +103,17 @@ impl Serving {
             .stale_if_error(windows.if_error)
             .keep_stale(Duration::ZERO);
         let mut call = call.into_future();
-        let first = tokio::select! {
-            biased;
-            own = &mut own => Err(Ok(own)),
-            found = &mut call => Ok(found),
-            () = pages.known.unstored(key, facts.noted) => Err(Err("not to be stored")),
-            () = self.crowded(key) => Err(Err("no place")),
+        // A page that is held near is there at once. Nothing waits then that the end of the call
+        // would wake: this task, which would run once more for nothing.
+        let first = match futures::poll!(&mut call) {
+            Poll::Ready(found) => Ok(found),
+            Poll::Pending => tokio::select! {
+                biased;
+                own = &mut own => Err(Ok(own)),
+                found = &mut call => Ok(found),
+                () = pages.known.unstored(key, facts.noted) => Err(Err("not to be stored")),
+                () = self.crowded(key) => Err(Err("no place")),
+            },
         };
         let (stored, own) = match first {
             Ok(found) => (found, Hears::Yet(own).so_far()),
