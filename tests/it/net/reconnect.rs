@@ -54,9 +54,11 @@ async fn no_add_is_lost_or_counted_twice_while_connections_are_killed() {
     let server = Server::start().await;
     let client = server.client().await;
     let over = Arc::new(AtomicBool::new(false));
+    let cut_short = Arc::new(AtomicBool::new(false));
     let adders: Vec<_> = (0..40)
         .map(|_| {
             let (counter, over) = (client.counter("views"), over.clone());
+            let cut_short = cut_short.clone();
             tokio::spawn(async move {
                 let (mut counted, mut unsure) = (0, 0);
                 while !over.load(Ordering::Relaxed) {
@@ -65,6 +67,7 @@ async fn no_add_is_lost_or_counted_twice_while_connections_are_killed() {
                         Err(error) => {
                             assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
                             assert!(error.is_indeterminate(), "{error}");
+                            cut_short.store(true, Ordering::Relaxed);
                             unsure += 1;
                         }
                     }
@@ -73,12 +76,15 @@ async fn no_add_is_lost_or_counted_twice_while_connections_are_killed() {
             })
         })
         .collect();
-    bounded("connections were killed", async {
-        let mut kills = 0;
-        while kills < 30 {
-            kills += server.kill_connections("hedgerow").await;
-        }
-    })
+    bounded(
+        "connections were killed, one of them while adds were under way",
+        async {
+            let mut kills = 0;
+            while kills < 30 || !cut_short.load(Ordering::Relaxed) {
+                kills += server.kill_connections("hedgerow").await;
+            }
+        },
+    )
     .await;
     over.store(true, Ordering::Relaxed);
     let (mut counted, mut unsure) = (0, 0);
