@@ -377,7 +377,7 @@ impl CheckAll {
         if refused.is_empty() {
             return Ok(noted);
         }
-        // All of them: the caller is told the longest.
+        // All of them: the caller gets the longest.
         let mut decisions = self.unasked(asked, DecidedBy::KnownRefusal);
         decisions.allowed = false;
         for (at, decision) in refused {

@@ -37,7 +37,7 @@ pub(super) fn retry_after(fields: &mut HeaderMap, wait: Duration) {
     fields.insert(RETRY_AFTER, HeaderValue::from(wait_of(wait)));
 }
 
-/// How many seconds a client is told to wait: at least one, since 0 would ask for the same answer
+/// How many seconds a client is to wait: at least one, since 0 would ask for the same answer
 /// again.
 fn wait_of(wait: Duration) -> u64 {
     seconds(wait).max(1)

@@ -36,7 +36,7 @@ where
 /// What is at the key.
 pub(super) struct Found {
     pub(super) stored: Result<Arc<Stored>, Error>,
-    /// The windows that the cache was told. `None` if they were not known: then it gives out
+    /// The windows that the cache has got. `None` if they were not known: then it gives out
     /// whatever is kept.
     pub(super) told: Option<Windows>,
 }

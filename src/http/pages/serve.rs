@@ -145,7 +145,7 @@ impl Serving {
     }
 
     /// Says what the request does in place of being given the page. `None` if it is given it. The
-    /// cache was told the first windows, the second ones by this request.
+    /// cache has got the first windows, and the second ones from this request.
     async fn why_not(
         &self,
         (page, came): (&Page, Came),
