@@ -146,6 +146,12 @@ impl Pulse {
         self.stands_still() && millis().saturating_sub(since) >= 3 * STANDSTILL.as_millis() as u64
     }
 
+    /// Whether a knock has been unanswered for [`TICK`]. The task may still be about to answer it.
+    pub(crate) fn is_late(&self) -> bool {
+        let since = self.unanswered.load(Ordering::SeqCst);
+        since != 0 && millis().saturating_sub(since) >= TICK.as_millis() as u64
+    }
+
     /// Like [`stands_still`](Self::stands_still), but also wakes the task, at most every 100 ms. So
     /// callers that send the task no work notice a stall by calling this repeatedly.
     pub(crate) fn stands_still_when_asked(&self) -> bool {

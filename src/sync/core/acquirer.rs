@@ -275,7 +275,7 @@ impl Acquirer {
     ) -> BoxFuture<'_, Result<Held>> {
         Box::pin(async move {
             loop {
-                let look = Instant::now() + LOOK;
+                let look = Instant::now() + ticket.until_look();
                 match timeout_at(until.min(look), ticket.granted()).await {
                     Ok(Ok(Some(held))) => return Ok(held),
                     // Granted while this was not polled, and taken back.
@@ -306,9 +306,6 @@ impl fmt::Debug for Acquirer {
 
 /// The pause after a question about the format that was not answered.
 const BREATH: Duration = Duration::from_millis(50);
-
-/// How often a waiter checks that a task of its process still queues for it.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// A lease must outlast a few round trips.
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);

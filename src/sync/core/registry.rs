@@ -144,6 +144,8 @@ impl Registry {
             .get_mut(keys.holders())
             .filter(|queue| !queue.is_queued_for() && !queue.waiters.is_empty())?;
         let number = self.queue_tasks.fetch_add(1, Ordering::Relaxed);
+        // The answer to a question of the task before this one comes to nobody.
+        queue.asked = None;
         queue.queue_task = Some(RunningTask {
             number,
             pulse: None,
@@ -169,6 +171,12 @@ impl Registry {
             None if queue.asking.is_some() => QueuedBy::FirstTry,
             None => QueuedBy::Nobody,
         })
+    }
+
+    /// Returns whether a question of the queue task of `keys` is in flight.
+    pub(in crate::sync) fn is_asking(&self, keys: &Keys) -> bool {
+        let queues = self.queues();
+        queues.get(keys.holders()).is_some_and(LocalQueue::is_asking)
     }
 
     /// Returns the client of the first waiter of `keys`.
@@ -278,7 +286,7 @@ impl Registry {
     pub(in crate::sync) fn torn_down(&self, keys: &Keys, number: u64) -> bool {
         self.tidied(keys, |queue| {
             if queue.is_queue_task(number) {
-                queue.queue_task = None;
+                (queue.queue_task, queue.asked) = (None, None);
             }
         })
     }
@@ -468,6 +476,19 @@ impl LocalQueue {
     pub(in crate::sync) fn is_unanswered(&self) -> bool {
         let silent = self.asked.is_some_and(|asked| asked.elapsed() >= SILENCE);
         silent || self.trouble.is_some()
+    }
+
+    /// Returns whether the server is to blame for a wait without a recent answer. It is not if the
+    /// task that asks does not run: then its answer may have come, and nobody has read it.
+    pub(in crate::sync) fn is_silent(&self) -> bool {
+        let pulse = self.queue_task.as_ref().and_then(|it| it.pulse.as_ref());
+        let reads = pulse.is_none_or(|pulse| !pulse.is_late());
+        self.trouble.is_some() || (self.is_unanswered() && reads)
+    }
+
+    /// Returns whether a question of the queue task is in flight.
+    fn is_asking(&self) -> bool {
+        self.queue_task.is_some() && self.asked.is_some()
     }
 
     /// Returns why the server did not answer the question of another call. Its fate is "not

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use super::queue_task::QueueTask;
 use super::registry::{LocalQueue, LocalWaiter, Registry};
 use super::request::AcquireRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
+use crate::pulse::TICK;
 
 /// A position in the local queue. Dropping it leaves the queue.
 #[derive(Debug)]
@@ -127,6 +129,15 @@ impl Ticket {
         QueueTask::see_to(&self.locks, &self.asks.keys, &self.asks.client);
     }
 
+    /// How long the caller may wait before its next look at the queue task. A question that is in
+    /// flight may be that of a task that stands still, which several looks must find.
+    pub(in crate::sync) fn until_look(&self) -> Duration {
+        match self.locks.is_asking(&self.asks.keys) {
+            true => TICK,
+            false => LOOK,
+        }
+    }
+
     /// Returns why the wait ended without a grant.
     pub(in crate::sync) fn expired(&self) -> Error {
         let queues = self.locks.queues();
@@ -135,7 +146,7 @@ impl Ticket {
             return trouble;
         }
         // If the server does not answer now, the cause is not that others were holders a while ago.
-        let queue = queue.filter(|queue| !queue.is_unanswered());
+        let queue = queue.filter(|queue| !queue.is_silent());
         if let Some(holder) = queue.and_then(|queue| queue.holder.as_ref()) {
             return contended(self.asks.keys.kind, holder);
         }
@@ -177,12 +188,14 @@ fn unanswered(request: &AcquireRequest) -> Error {
     trouble.with_fate(Fate::NotExecuted)
 }
 
+/// How often a waiter checks that a task of its process still queues for it.
+const LOOK: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::client::Client;
+    use crate::pulse::Pulse;
     use crate::sync::core::keeper_task::registry;
     use crate::sync::core::keys::Keys;
     use crate::sync::core::owner::Owner;
@@ -223,6 +236,38 @@ mod tests {
         let told = ticket.expired();
         assert_eq!(told.kind(), ErrorKind::Busy);
         assert_eq!(told.fate(), Fate::NotExecuted);
+    }
+
+    /// The answer may lie in a reply channel that nobody polls.
+    #[tokio::test]
+    async fn a_question_of_a_task_that_stands_still_is_no_silence_of_the_server() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a good URL");
+        let locks = registry(&client);
+        let request = request(&client, 30_000);
+        let keys = request.keys.clone();
+        let first = locks.first(&keys, Instant::now()).expect("nobody waits");
+        let until = Instant::now() + Duration::from_secs(60);
+        let ticket = Ticket::join(&locks, request, until);
+        locks.heard(&keys, Ok("fence 1".to_owned()));
+        locks.attempted(&keys, first);
+        let (number, _) = locks.begin_queue_task(&keys).expect("a call waits");
+        let pulse = Arc::new(Pulse::default());
+        locks.queue_task_runs(&keys, number, &pulse);
+        locks.asked(&keys);
+        let silent = || locks.queues()[keys.holders()].is_unanswered();
+        while !silent() {
+            tokio::time::sleep(TICK).await;
+        }
+        assert_eq!(ticket.expired().kind(), ErrorKind::Timeout);
+        while !pulse.is_late() {
+            ticket.see_to_it();
+            tokio::time::sleep(TICK).await;
+        }
+        assert_eq!(ticket.expired().kind(), ErrorKind::Contended);
+        assert_eq!(ticket.until_look(), TICK);
+        assert!(locks.torn_down(&keys, number));
+        assert_eq!(ticket.until_look(), LOOK);
+        assert!(!silent(), "nobody asks any more");
     }
 
     /// The first waiter has left between the answer to its question and the delivery.
