@@ -4,9 +4,9 @@
 //! attempt learns from the page that it finds. Serving makes one for each key that it tries.
 
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use futures::future::Either;
 use http::Response;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::sleep;
@@ -15,6 +15,7 @@ use super::body::PageBody;
 use super::known::{Names, PageFacts};
 use super::origin::{Origin, OriginBody};
 use super::page::{Content, Page, Stored, Windows};
+use super::quiet;
 use super::render::{How, Job, Own, Storing, Work, render};
 use super::serving::{Came, Serving};
 use super::tags::MOST_TAGS;
@@ -103,24 +104,20 @@ impl Serving {
             .stale_if_error(windows.if_error)
             .keep_stale(Duration::ZERO);
         let mut call = call.into_future();
-        // A page that is held near is there at once. Nothing waits then that the end of the call
-        // would wake: this task, which would run once more for nothing.
-        let first = match futures::poll!(&mut call) {
-            Poll::Ready(found) => Ok(found),
-            Poll::Pending => tokio::select! {
-                biased;
-                own = &mut own => Err(Ok(own)),
-                found = &mut call => Ok(found),
-                () = pages.known.unstored(key, facts.noted) => Err(Err("not to be stored")),
-                () = self.crowded(key) => Err(Err("no place")),
-            },
+        // The end of the call sends back what it has not used, and must not wake this task for it:
+        // the task would run once more for nothing.
+        let first = tokio::select! {
+            biased;
+            first = quiet::first(&mut call, &mut own) => Ok(first),
+            () = pages.known.unstored(key, facts.noted) => Err("not to be stored"),
+            () = self.crowded(key) => Err("no place"),
         };
         let (stored, own) = match first {
-            Ok(found) => (found, Hears::Yet(own).so_far()),
+            Ok(Either::Left(found)) => (found, Hears::Yet(own).so_far()),
             // Whatever becomes of the load, this is the answer.
-            Err(Ok(Ok(Own::Response(response)))) => return Tried::Own(response),
-            Err(Ok(own)) => (call.await, own.map_or(Hears::Nothing, Hears::Now)),
-            Err(Err(why)) => {
+            Ok(Either::Right(Ok(Own::Response(response)))) => return Tried::Own(response),
+            Ok(Either::Right(own)) => (call.await, own.map_or(Hears::Nothing, Hears::Now)),
+            Err(why) => {
                 drop(call);
                 // Others may wait for the load that has the job, and keep it waiting.
                 let own = match claim.withdrawn() {

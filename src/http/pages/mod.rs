@@ -19,6 +19,7 @@ mod page_cache;
 mod passing;
 mod purge;
 mod query;
+mod quiet;
 mod render;
 mod request;
 mod selection;

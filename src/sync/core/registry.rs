@@ -176,7 +176,9 @@ impl Registry {
     /// Returns whether a question of the queue task of `keys` is in flight.
     pub(in crate::sync) fn is_asking(&self, keys: &Keys) -> bool {
         let queues = self.queues();
-        queues.get(keys.holders()).is_some_and(LocalQueue::is_asking)
+        queues
+            .get(keys.holders())
+            .is_some_and(LocalQueue::is_asking)
     }
 
     /// Returns the client of the first waiter of `keys`.

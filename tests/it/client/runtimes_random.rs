@@ -55,7 +55,7 @@ fn locks(client: Client, host: Arc<Host>, _: i64) -> BoxFuture<'static, Result<(
     async move {
         let lock = client.lock("room").lease(LEASE).max_hold(HOLD).wait(WAIT);
         let guard = match lock.acquire().await {
-            Err(error) if error.kind() == ErrorKind::Contended => return Ok(()),
+            Err(error) if was_not_free(&error) => return Ok(()),
             outcome => outcome?,
         };
         let (books, fence) = (&host.books, guard.fence().get());
@@ -78,6 +78,13 @@ fn locks(client: Client, host: Arc<Host>, _: i64) -> BoxFuture<'static, Result<(
     .boxed()
 }
 
+/// Whether a wait for a lock is over, and nothing was sent for it. If the connection has stood still
+/// with its runtime at the end of the wait, it is not known who holds the lock.
+fn was_not_free(error: &Error) -> bool {
+    let is_unknown = error.kind() == ErrorKind::Timeout && error.is_retryable();
+    error.kind() == ErrorKind::Contended || is_unknown
+}
+
 /// Holds a lock of its own until it must have been renewed.
 fn keeps(client: Client, host: Arc<Host>, number: i64) -> BoxFuture<'static, Result<(), Error>> {
     async move {
@@ -85,7 +92,7 @@ fn keeps(client: Client, host: Arc<Host>, number: i64) -> BoxFuture<'static, Res
         let guard = client.lock(&name).lease(LEASE).wait(HOLD).acquire().await;
         let guard = match guard {
             // It was left to its lease by a call whose runtime has ended.
-            Err(error) if error.kind() == ErrorKind::Contended => return Ok(()),
+            Err(error) if was_not_free(&error) => return Ok(()),
             outcome => outcome?,
         };
         tokio::time::sleep(HOLD).await;
