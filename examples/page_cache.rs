@@ -32,14 +32,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(_) => Client::from_env().await?,
         None => Client::embedded().await?,
     };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let host = listener.local_addr()?.to_string();
     let pages = PageCache::new(client.cache("pages"))
-        .tags_by(|head| vec![head.uri.path().trim_start_matches('/').replace('/', ":")]);
+        .hosts([&host])
+        .tags_by(|head| vec![head.uri.path().replace("/product/", "product:")]);
     pages.purge_all().await?;
     let app = Router::new()
         .route("/product/42", get(product))
         .layer(pages.clone());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}/product/42", listener.local_addr()?);
+    let url = format!("http://{host}/product/42");
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     let herd = futures::future::join_all((0..50).map(|_| ask(&url))).await;

@@ -131,7 +131,8 @@ impl PageCache {
     }
 
     /// Sets how long a page that says nothing of `stale-while-revalidate` is served stale while it
-    /// is rendered anew. Zero by default. `must-revalidate` and `proxy-revalidate` forbid it.
+    /// is rendered anew. Zero by default. `must-revalidate` and `proxy-revalidate` forbid it;
+    /// `s-maxage` does not, although it would if only the response were asked (RFC 9111, 5.2.2.10).
     #[must_use]
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.change().stale_while_revalidate = window;
@@ -140,7 +141,7 @@ impl PageCache {
 
     /// Sets how long a page that says nothing of `stale-if-error` is served stale if the service
     /// fails: with an error, a panic, or one of the statuses 500, 502, 503 and 504. Zero by
-    /// default. `must-revalidate` and `proxy-revalidate` forbid it.
+    /// default. `must-revalidate` and `proxy-revalidate` forbid it; `s-maxage` does not, as above.
     #[must_use]
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.change().stale_if_error = window;
