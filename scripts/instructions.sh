@@ -36,7 +36,8 @@ whole() {
 
 declare -A each
 for operation in lock_cycle two_evalsha counter_add raw_incr memoize_hit get hit_3tags get_3tags \
-    raw_get near_get near_get_3tags moka_get lock_cycle@50 two_evalsha@50 counter_add@50 raw_incr@50 memoize_hit@50 get@50 hit_3tags@50 raw_get@50; do
+    raw_get near_get near_get_3tags moka_get \
+    get_many_100 raw_mget_100 set_many_100 raw_set_100 lock_cycle@50 two_evalsha@50 counter_add@50 raw_incr@50 memoize_hit@50 get@50 hit_3tags@50 raw_get@50; do
     none=$(whole "$operation" 0)
     all=$(whole "$operation" "$COUNT")
     each[$operation]=$(((all - none) / COUNT))
@@ -53,6 +54,8 @@ for hit in memoize_hit get hit_3tags get_3tags; do
 done
 ratio near_get/moka_get "${each[near_get]}" "${each[moka_get]}"
 ratio near_get_3tags/moka_get "${each[near_get_3tags]}" "${each[moka_get]}"
+ratio get_many_100/raw_mget_100 "${each[get_many_100]}" "${each[raw_mget_100]}"
+ratio set_many_100/raw_set_100 "${each[set_many_100]}" "${each[raw_set_100]}"
 ratio lock_cycle/two_evalsha@50 "${each[lock_cycle@50]}" "${each[two_evalsha@50]}"
 ratio counter_add/raw_incr@50 "${each[counter_add@50]}" "${each[raw_incr@50]}"
 for hit in memoize_hit get hit_3tags; do

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What is counted: ours, and what the bare driver does for the same end.
-const OPERATIONS: [&str; 20] = [
+const OPERATIONS: [&str; 24] = [
     "lock_cycle",
     "two_evalsha",
     "counter_add",
@@ -31,6 +31,10 @@ const OPERATIONS: [&str; 20] = [
     "near_get",
     "near_get_3tags",
     "moka_get",
+    "get_many_100",
+    "raw_mget_100",
+    "set_many_100",
+    "raw_set_100",
     "lock_cycle@50",
     "two_evalsha@50",
     "counter_add@50",
@@ -107,6 +111,7 @@ struct Work {
     acquire: String,
     release: String,
     keys: Vec<String>,
+    value: String,
 }
 
 impl Work {
@@ -138,11 +143,12 @@ impl Work {
             acquire,
             release,
             keys: (0..KEYS).map(|key| format!("key:{key}")).collect(),
+            value: "x".repeat(100),
         };
         for key in &work.keys {
-            let value = "x".repeat(100);
-            work.cache.set(key, &value, HOUR).await?;
-            work.tagged.set(key, &value, HOUR).tags(TAGS).await?;
+            let value = &work.value;
+            work.cache.set(key, value, HOUR).await?;
+            work.tagged.set(key, value, HOUR).tags(TAGS).await?;
             work.moka.insert(key.clone(), Arc::new(value.clone()));
             let mut command = redis::cmd("SET");
             let mut driver = work.driver.clone();
@@ -225,6 +231,25 @@ impl Work {
                 "raw_get" => {
                     let mut command = redis::cmd("GET");
                     let _: Option<Vec<u8>> = command.arg(key).query_async(&mut driver).await?;
+                }
+                "get_many_100" => drop(self.cache.get_many::<String>(&self.keys[..100]).await?),
+                "raw_mget_100" => {
+                    let mut command = redis::cmd("MGET");
+                    let command = command.arg(&self.keys[..100]);
+                    let _: Vec<Option<String>> = command.query_async(&mut driver).await?;
+                }
+                "set_many_100" => {
+                    let items = self.keys[..100].iter().map(|key| (key, &self.value));
+                    for stored in self.cache.set_many(items, HOUR).await? {
+                        stored?;
+                    }
+                }
+                "raw_set_100" => {
+                    let mut pipe = redis::pipe();
+                    for key in &self.keys[..100] {
+                        pipe.set_ex(key, &self.value, HOUR.as_secs()).ignore();
+                    }
+                    pipe.exec_async(&mut driver).await?;
                 }
                 _ => return Err(format!("no operation {operation:?}").into()),
             }

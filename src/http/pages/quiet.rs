@@ -13,7 +13,7 @@ use futures::future::{Either, poll_fn};
 use futures::task::AtomicWaker;
 
 /// Waits for `call` or `sent`, whichever comes first. If both are there, `sent` counts, unless it
-/// was sent by the end of `call`.
+/// came during the poll that has ended `call`.
 pub(super) async fn first<C: Future, S: Future>(call: C, sent: S) -> Either<C::Output, S::Output> {
     let (mut call, mut sent) = (pin!(call), pin!(sent));
     let bell = Arc::new(Bell::default());
@@ -54,6 +54,10 @@ impl Bell {
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
         if !self.hushed.load(Ordering::SeqCst) {
             self.task.wake();
@@ -63,10 +67,14 @@ impl Wake for Bell {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
     use futures::FutureExt as _;
     use futures::task::{ArcWake, waker};
-    use std::sync::atomic::AtomicUsize;
+    use tokio::runtime::Builder;
     use tokio::sync::oneshot;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -139,6 +147,8 @@ mod tests {
     /// Another thread sends at about every moment of a look.
     #[test]
     fn nothing_that_is_sent_is_missed() {
+        let runtime = Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
         for round in 0..2_000 {
             let (back, sent) = oneshot::channel();
             let looks = AtomicBool::new(false);
@@ -154,11 +164,13 @@ mod tests {
                     }
                     back.send(7)
                 });
-                let came = futures::executor::block_on(first(call, sent));
+                let came = runtime.block_on(async { timeout(LONG, first(call, sent)).await });
                 sender.join().expect("no panic").expect("somebody waits");
                 came
             });
-            assert!(matches!(came, Either::Right(Ok(7))));
+            assert!(matches!(came, Ok(Either::Right(Ok(7)))));
         }
     }
+
+    const LONG: Duration = Duration::from_secs(10);
 }

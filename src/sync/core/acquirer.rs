@@ -23,6 +23,7 @@ use super::ticket::Ticket;
 use crate::client::{Client, Purpose};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::name::Name;
+use crate::pulse::TICK;
 use crate::script::{LazyScript, Reply};
 use crate::time::{Deadline, OnOutage, Patience, Ttl, jittered};
 
@@ -275,8 +276,7 @@ impl Acquirer {
     ) -> BoxFuture<'_, Result<Held>> {
         Box::pin(async move {
             loop {
-                let look = Instant::now() + ticket.until_look();
-                match timeout_at(until.min(look), ticket.granted()).await {
+                match timeout_at(next_look(Instant::now(), until), ticket.granted()).await {
                     Ok(Ok(Some(held))) => return Ok(held),
                     // Granted while this was not polled, and taken back.
                     Ok(Ok(None)) => ticket = Ticket::join(&self.registry, request.clone(), until),
@@ -303,6 +303,19 @@ impl fmt::Debug for Acquirer {
             .finish_non_exhaustive()
     }
 }
+
+/// When a waiter looks next at the task that queues for it, or gives up. The last look comes so
+/// early that at the end the waiter can tell whether the task runs.
+fn next_look(now: Instant, until: Instant) -> Instant {
+    let before_last = until.saturating_duration_since(now + 2 * TICK);
+    match before_last.is_zero() {
+        true => until,
+        false => now + before_last.min(LOOK),
+    }
+}
+
+/// How often a waiter checks that a task of its process still queues for it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The pause after a question about the format that was not answered.
 const BREATH: Duration = Duration::from_millis(50);

@@ -32,7 +32,7 @@ use super::owner::Owner;
 use super::registry::{QueuedBy, Registry};
 use super::request::{AcquireRequest, Queueing};
 use crate::client::Client;
-use crate::error::Fate;
+use crate::error::{Fate, Result};
 use crate::net::pubsub::Resync;
 use crate::sync::fence::Fence;
 use crate::time::{Ttl, jittered};
@@ -189,7 +189,7 @@ impl QueueTask {
     async fn ask(&mut self, front: &AcquireRequest) -> Asked {
         self.missed = self.client.resync(&self.keys.channel);
         let hears = self.hears(front).await;
-        self.locks.asked(&self.keys);
+        self.locks.asked(&self.keys, self.number);
         let deadline = self.client.deadline().keep_trying();
         // Noted before the question is sent: if this task is dropped meanwhile, the keeper knows
         // what may still be granted.
@@ -224,7 +224,7 @@ impl QueueTask {
                 sent,
             }) => {
                 self.answered();
-                self.locks.heard(&self.keys, Ok(holder));
+                self.heard(Ok(holder));
                 // Without pushes no grant is told, so there is none to check.
                 let last_busy = above.filter(|_| hears).map(|above| LastBusy {
                     sent,
@@ -236,7 +236,7 @@ impl QueueTask {
                 Asked::Waiting(last_busy, remaining)
             }
             Err(error) => {
-                self.locks.heard(&self.keys, Err(error.clone()));
+                self.heard(Err(error.clone()));
                 if had_no_effect(&error) {
                     self.open = before;
                 } else {
@@ -314,6 +314,10 @@ impl QueueTask {
                 () = tokio::time::sleep_until(until) => return,
             }
         }
+    }
+
+    fn heard(&self, heard: Result<String>) {
+        self.locks.heard_by_task(&self.keys, self.number, heard);
     }
 
     fn answered(&mut self) {

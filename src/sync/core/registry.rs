@@ -144,7 +144,7 @@ impl Registry {
             .get_mut(keys.holders())
             .filter(|queue| !queue.is_queued_for() && !queue.waiters.is_empty())?;
         let number = self.queue_tasks.fetch_add(1, Ordering::Relaxed);
-        // The answer to a question of the task before this one comes to nobody.
+        // Whatever the task before this one has asked, it is not heard any more.
         queue.asked = None;
         queue.queue_task = Some(RunningTask {
             number,
@@ -173,14 +173,6 @@ impl Registry {
         })
     }
 
-    /// Returns whether a question of the queue task of `keys` is in flight.
-    pub(in crate::sync) fn is_asking(&self, keys: &Keys) -> bool {
-        let queues = self.queues();
-        queues
-            .get(keys.holders())
-            .is_some_and(LocalQueue::is_asking)
-    }
-
     /// Returns the client of the first waiter of `keys`.
     pub(in crate::sync) fn client_of_front(&self, keys: &Keys) -> Option<Client> {
         let queues = self.queues();
@@ -198,7 +190,7 @@ impl Registry {
 
     /// Returns whether others of this process wait for the name, by a recent answer of the server.
     /// Returns an error if the server could not be asked for them. If the server has not answered
-    /// for a while, returns `false`, and the caller asks for itself.
+    /// for a while, or nobody asks it for them, returns `false`, and the caller asks for itself.
     pub(in crate::sync) fn waited_for(&self, request: &AcquireRequest) -> Result<bool> {
         let keys = &request.keys;
         let queues = self.queues();
@@ -208,7 +200,10 @@ impl Registry {
         match queue.trouble() {
             Some(trouble) => Err(trouble.with_key(&keys.name)),
             // Without a recent answer, nothing says that the name is not free.
-            None => Ok(!queue.waiters.is_empty() && !queue.is_unanswered()),
+            None => {
+                let is_asked_for = queue.is_asked_for() && !queue.is_unanswered();
+                Ok(is_asked_for && !queue.waiters.is_empty())
+            }
         }
     }
 
@@ -408,23 +403,34 @@ impl Registry {
         }
     }
 
-    /// Notes that the server is being asked.
-    pub(in crate::sync) fn asked(&self, keys: &Keys) {
-        if let Some(queue) = self.queues().get_mut(keys.holders()) {
+    /// Notes that the queue task with this number asks the server.
+    pub(in crate::sync) fn asked(&self, keys: &Keys, number: u64) {
+        if let Some(queue) = self.queues().get_mut(keys.holders())
+            && queue.is_queue_task(number)
+        {
             queue.asked = Some(Instant::now());
+        }
+    }
+
+    /// Stores the answer to a question of the queue task with this number. If that was replaced
+    /// meanwhile, the answer may be older than what the present task has heard.
+    pub(in crate::sync) fn heard_by_task(
+        &self,
+        keys: &Keys,
+        number: u64,
+        heard: Result<String, Error>,
+    ) {
+        if let Some(queue) = self.queues().get_mut(keys.holders())
+            && queue.is_queue_task(number)
+        {
+            queue.hears(heard);
         }
     }
 
     /// Stores the last answer of the server, for the error of waiters that give up.
     pub(in crate::sync) fn heard(&self, keys: &Keys, heard: Result<String, Error>) {
         if let Some(queue) = self.queues().get_mut(keys.holders()) {
-            queue.asked = None;
-            match heard {
-                Ok(holder) => (queue.holder, queue.trouble) = (Some(holder), None),
-                // The last known holder stays, but is not the reason of a failure while this is
-                // set.
-                Err(trouble) => queue.trouble = Some(trouble),
-            }
+            queue.hears(heard);
         }
     }
 
@@ -437,6 +443,15 @@ impl LocalQueue {
     /// Returns what tells the queue task that a waiter has come or left.
     pub(in crate::sync) fn nudge(&mut self) -> Arc<Notify> {
         self.nudge.get_or_insert_default().clone()
+    }
+
+    fn hears(&mut self, heard: Result<String, Error>) {
+        self.asked = None;
+        match heard {
+            Ok(holder) => (self.holder, self.trouble) = (Some(holder), None),
+            // The last known holder stays, but is not the reason of a failure while this is set.
+            Err(trouble) => self.trouble = Some(trouble),
+        }
     }
 
     /// Returns whether a queue task runs, and does not stand still.
@@ -483,14 +498,14 @@ impl LocalQueue {
     /// Returns whether the server is to blame for a wait without a recent answer. It is not if the
     /// task that asks does not run: then its answer may have come, and nobody has read it.
     pub(in crate::sync) fn is_silent(&self) -> bool {
-        let pulse = self.queue_task.as_ref().and_then(|it| it.pulse.as_ref());
-        let reads = pulse.is_none_or(|pulse| !pulse.is_late());
-        self.trouble.is_some() || (self.is_unanswered() && reads)
+        self.is_unanswered() && (self.queue_task.is_none() || self.is_asked_for())
     }
 
-    /// Returns whether a question of the queue task is in flight.
-    fn is_asking(&self) -> bool {
-        self.queue_task.is_some() && self.asked.is_some()
+    /// Returns whether somebody asks the server for these waiters, and is known to run.
+    fn is_asked_for(&self) -> bool {
+        // A task that is not spawned yet counts. The keeper watches a first try.
+        let runs = |task: &RunningTask| !task.pulse.as_ref().is_some_and(|pulse| pulse.is_late());
+        self.asking.is_some() || self.queue_task.as_ref().is_some_and(runs)
     }
 
     /// Returns why the server did not answer the question of another call. Its fate is "not

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -16,7 +15,6 @@ use super::queue_task::QueueTask;
 use super::registry::{LocalQueue, LocalWaiter, Registry};
 use super::request::AcquireRequest;
 use crate::error::{Error, ErrorKind, Fate, Result};
-use crate::pulse::TICK;
 
 /// A position in the local queue. Dropping it leaves the queue.
 #[derive(Debug)]
@@ -129,15 +127,6 @@ impl Ticket {
         QueueTask::see_to(&self.locks, &self.asks.keys, &self.asks.client);
     }
 
-    /// How long the caller may wait before its next look at the queue task. A question that is in
-    /// flight may be that of a task that stands still, which several looks must find.
-    pub(in crate::sync) fn until_look(&self) -> Duration {
-        match self.locks.is_asking(&self.asks.keys) {
-            true => TICK,
-            false => LOOK,
-        }
-    }
-
     /// Returns why the wait ended without a grant.
     pub(in crate::sync) fn expired(&self) -> Error {
         let queues = self.locks.queues();
@@ -188,14 +177,13 @@ fn unanswered(request: &AcquireRequest) -> Error {
     trouble.with_fate(Fate::NotExecuted)
 }
 
-/// How often a waiter checks that a task of its process still queues for it.
-const LOOK: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::client::Client;
-    use crate::pulse::Pulse;
+    use crate::pulse::{Pulse, TICK};
     use crate::sync::core::keeper_task::registry;
     use crate::sync::core::keys::Keys;
     use crate::sync::core::owner::Owner;
@@ -232,7 +220,7 @@ mod tests {
             &request.keys,
             Err(Error::new(ErrorKind::Busy, "told by the test")),
         );
-        locks.asked(&keys);
+        locks.asked(&keys, 0);
         let told = ticket.expired();
         assert_eq!(told.kind(), ErrorKind::Busy);
         assert_eq!(told.fate(), Fate::NotExecuted);
@@ -247,13 +235,14 @@ mod tests {
         let keys = request.keys.clone();
         let first = locks.first(&keys, Instant::now()).expect("nobody waits");
         let until = Instant::now() + Duration::from_secs(60);
+        let other = request.clone();
         let ticket = Ticket::join(&locks, request, until);
         locks.heard(&keys, Ok("fence 1".to_owned()));
         locks.attempted(&keys, first);
         let (number, _) = locks.begin_queue_task(&keys).expect("a call waits");
         let pulse = Arc::new(Pulse::default());
         locks.queue_task_runs(&keys, number, &pulse);
-        locks.asked(&keys);
+        locks.asked(&keys, number);
         let silent = || locks.queues()[keys.holders()].is_unanswered();
         while !silent() {
             tokio::time::sleep(TICK).await;
@@ -264,10 +253,16 @@ mod tests {
             tokio::time::sleep(TICK).await;
         }
         assert_eq!(ticket.expired().kind(), ErrorKind::Contended);
-        assert_eq!(ticket.until_look(), TICK);
         assert!(locks.torn_down(&keys, number));
-        assert_eq!(ticket.until_look(), LOOK);
         assert!(!silent(), "nobody asks any more");
+        let is_waited_for = locks.waited_for(&other).expect("no trouble");
+        assert!(
+            !is_waited_for,
+            "a caller that does not wait asks for itself"
+        );
+        let late = Error::new(ErrorKind::Busy, "told by the test");
+        locks.heard_by_task(&keys, number, Err(late));
+        assert!(!silent(), "a task that was replaced is not heard");
     }
 
     /// The first waiter has left between the answer to its question and the delivery.

@@ -78,8 +78,8 @@ fn locks(client: Client, host: Arc<Host>, _: i64) -> BoxFuture<'static, Result<(
     .boxed()
 }
 
-/// Whether a wait for a lock is over, and nothing was sent for it. If the connection has stood
-/// still with its runtime at the end of the wait, it is not known who holds the lock.
+/// Whether a wait for a lock is over, and has had no effect. If the connection has stood still with
+/// its runtime at the end of the wait, it is not known who holds the lock.
 fn was_not_free(error: &Error) -> bool {
     let is_unknown = error.kind() == ErrorKind::Timeout && error.is_retryable();
     error.kind() == ErrorKind::Contended || is_unknown
