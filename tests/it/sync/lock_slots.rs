@@ -7,7 +7,7 @@ use std::time::Duration;
 use hedgerow::{Client, Guard, lock::LossReason};
 
 use crate::support::listener::Listener;
-use crate::support::topology::{Cluster, Migration, Node};
+use crate::support::topology::{Cluster, Migration, Node, not_here};
 use crate::support::wait::{bounded, patient, until};
 
 /// Longer than any test takes; so is a third of it, after which a lease is renewed.
@@ -126,15 +126,27 @@ async fn a_channel_that_no_server_serves_is_not_asked_for_in_a_loop() {
     let (began, maps_before) = (seconds(stage.source()).await, maps().await);
     let migration = stage.carried().await;
     migration.leave().await;
+    let serves = async || {
+        let found = stage
+            .target()
+            .try_run::<bool>(&["EXISTS", &stage.key])
+            .await;
+        found.is_ok()
+    };
     until("it is asked for again and again", async || {
-        refused().await >= 3
+        refused().await >= 3 || serves().await
     })
     .await;
-    let (tries, maps) = (refused().await, maps().await - maps_before);
-    let elapsed = seconds(stage.source()).await - began;
-    // The pauses are a second at least.
-    assert!(tries as f64 <= 1.0 + elapsed, "{tries} in {elapsed} s");
-    assert!(maps <= tries + 2, "{maps} for {tries}");
+    if serves().await {
+        // As Valkey does from 9.1 on.
+        not_here("the target takes the slot as soon as the source says that it is its");
+    } else {
+        let (tries, maps) = (refused().await, maps().await - maps_before);
+        let elapsed = seconds(stage.source()).await - began;
+        // The pauses are a second at least.
+        assert!(tries as f64 <= 1.0 + elapsed, "{tries} in {elapsed} s");
+        assert!(maps <= tries + 2, "{maps} for {tries}");
+    }
     migration.finish().await;
     listened(stage.target(), 1).await;
     stage.is_told_of_a_break().await;
