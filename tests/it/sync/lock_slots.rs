@@ -138,7 +138,7 @@ async fn a_channel_that_no_server_serves_is_not_asked_for_in_a_loop() {
     })
     .await;
     if serves().await {
-        // As Valkey does from 9.1 on.
+        // As Valkey does, by 8.1 at the latest.
         not_here("the target takes the slot as soon as the source says that it is its");
     } else {
         let (tries, maps) = (refused().await, maps().await - maps_before);
