@@ -59,9 +59,14 @@ pub(in crate::codec) fn decode<V: DeserializeOwned>(mut payload: &[u8]) -> Resul
 /// has too few lists, maps and tags to be nested too deep. The small buffer pays off: most of the
 /// time that a small value takes is spent on clearing the 4 KiB buffer of the other reader.
 fn is_small_and_flat(payload: &[u8]) -> bool {
+    // So few bytes cannot open as many, and need no count.
+    if payload.len() < DEEPEST - 1 {
+        return true;
+    }
     // A byte within a string may look like one. Then the other reader is used, which reads it, too.
-    let opens = |byte: &&u8| (LIST..AFTER_TAG).contains(*byte);
-    payload.len() <= SMALL && payload.iter().filter(opens).count() < DEEPEST - 1
+    let opens = |byte: &u8| u16::from((LIST..AFTER_TAG).contains(byte));
+    // In 16 bits: the compiler then counts many bytes at once.
+    payload.len() <= SMALL && usize::from(payload.iter().map(opens).sum::<u16>()) < DEEPEST - 1
 }
 
 /// Whether `payload` is one well-formed value. A value that is nested too deep counts as one: the
