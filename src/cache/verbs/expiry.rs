@@ -19,7 +19,7 @@ use crate::codec::Stamp;
 use crate::error::{Error, Result};
 use crate::key::{Key, TagId};
 use crate::script::{Retry, script};
-use crate::tags::{self, Life, SLACK};
+use crate::tags::{self, Generation, Life, SLACK};
 use crate::time::{Deadline, FOREVER, Ttl};
 use crate::wire::command::plain;
 use crate::wire::value::integer;
@@ -201,7 +201,7 @@ impl Cache {
         }
     }
 
-    /// Makes the tags of an entry live for so long.
+    /// Makes the tags of an entry live for so long, and notes it in the index of tags.
     pub(super) async fn outlive(
         &self,
         place: &EntryKeys,
@@ -209,14 +209,34 @@ impl Cache {
         life: Life,
         deadline: Deadline,
     ) -> Result<()> {
-        let (client, whole) = (&self.client, &self.names()?.whole);
-        let keys = stamps.iter().map(|stamp| match TagId(stamp.tag) {
-            tag if tag == whole.id => whole.colocated_key(client, &place.value),
-            tag => client.namespace().tag(tag),
-        });
-        let keys: Vec<Key> = keys.collect();
         let ids = stamps.iter().map(|stamp| TagId(stamp.tag));
         index::note(self, ids, &[&place.name], life, deadline).await?;
+        self.prolong_tags(place, stamps, life, deadline).await
+    }
+
+    /// Makes the tags of an entry live for so long, where this client does not know that they do.
+    pub(super) async fn prolong_tags(
+        &self,
+        place: &EntryKeys,
+        stamps: &[Stamp],
+        life: Life,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let (client, whole) = (&self.client, &self.names()?.whole);
+        let tags = stamps.iter().map(|stamp| {
+            let key = match TagId(stamp.tag) {
+                tag if tag == whole.id => whole.colocated_key(client, &place.value),
+                tag => client.namespace().tag(tag),
+            };
+            (key, Generation::from_stamp(stamp.generation))
+        });
+        let ttls = &self.state().tag_ttls;
+        let short = tags.filter(|(key, generation)| match life {
+            Life::For(life) => !ttls.reaches(key, *generation, life),
+            // A moment of the server's clock, which this client does not know.
+            Life::Until(_) => true,
+        });
+        let keys: Vec<Key> = short.map(|(key, _)| key).collect();
         tags::outlive(client, &keys, life, deadline).await
     }
 

@@ -16,7 +16,7 @@ use crate::cache::read::fetch;
 use crate::client::Request;
 use crate::error::{Error, Result};
 use crate::key::{Key, TagId};
-use crate::tags::{self, Generation, Life, TagValue};
+use crate::tags::{Life, TagValue};
 use crate::time::{Deadline, Ttl};
 
 /// The generations that some tags had at one moment: what a value that is kept elsewhere is
@@ -113,35 +113,15 @@ impl Cache {
         Request::new(self.setup.patience, move |patience| async move {
             self.refuse_foreign(entry)?;
             let life = Ttl::new("ttl", ttl)?.duration();
-            let outlived = self.outlive_known(entry, life, self.deadline_by(patience));
-            let outlived = outlived.await.map_err(Error::of_own_question);
-            outlived.map_err(|error| error.about(&entry.place().name))?;
+            let (place, deadline) = (entry.place(), self.deadline_by(patience));
+            let prolonged = self.prolong_tags(place, entry.stamps(), Life::For(life), deadline);
+            let prolonged = prolonged.await.map_err(Error::of_own_question);
+            prolonged.map_err(|error| error.about(&entry.place().name))?;
             let stamps = entry.stamps().iter();
             Ok(TagSnapshot {
                 generations: stamps.map(|it| (it.tag, it.generation)).collect(),
             })
         })
-    }
-
-    /// Makes the tags of `entry` live for `life`, where this client does not know that they do.
-    async fn outlive_known<V>(
-        &self,
-        entry: &Entry<V>,
-        life: Duration,
-        deadline: Deadline,
-    ) -> Result<()> {
-        let (client, whole) = (&self.client, &self.names()?.whole);
-        let tags = entry.stamps().iter().map(|stamp| {
-            let key = match TagId(stamp.tag) {
-                tag if tag == whole.id => whole.colocated_key(client, &entry.place().value),
-                tag => client.namespace().tag(tag),
-            };
-            (key, Generation::from_stamp(stamp.generation))
-        });
-        let ttls = &self.state().tag_ttls;
-        let unknown = tags.filter(|(key, generation)| !ttls.reaches(key, *generation, life));
-        let unknown: Vec<Key> = unknown.map(|it| it.0).collect();
-        tags::outlive(client, &unknown, Life::For(life), deadline).await
     }
 
     /// Returns whether no tag of `snapshot` was invalidated since it was taken. A tag that the

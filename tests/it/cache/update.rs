@@ -7,7 +7,7 @@ use hedgerow::{Cache, ErrorKind};
 
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::Server;
-use crate::support::wait::{bounded, patient};
+use crate::support::wait::{bounded, calls, patient};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -61,6 +61,28 @@ async fn an_update_may_give_an_entry_another_end_which_its_tags_outlive() {
     let again = cache.update(&new, &5).ttl(HOUR).tags(["u"]).await;
     assert!(!again.expect("an answer"));
     assert_eq!(*entry(&cache).await, 4);
+}
+
+/// The first store has made the tags live for twice as long as the entry.
+#[tokio::test]
+async fn tags_that_live_long_enough_cost_no_command() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cache = client.cache("c").jitter(0.0);
+    cache.set("a", &1u32, HOUR).tags(["t"]).await.expect("set");
+    let scripts = async |cache: &Cache| {
+        let read = entry(cache).await;
+        let before = calls(&server, &["evalsha", "eval"]).await;
+        let update = cache.update(&read, &2).ttl(HOUR).await;
+        assert!(update.expect("an answer"));
+        assert!(cache.expire("a", HOUR).await.expect("an answer"));
+        calls(&server, &["evalsha", "eval"]).await - before
+    };
+    // Another process does not know how long they live. Its first calls show the server the scripts.
+    let other = server.client().await.cache("c").jitter(0.0);
+    scripts(&other).await;
+    assert_eq!(scripts(&other).await, 6, "two calls, each with two tags");
+    assert_eq!(scripts(&cache).await, 2);
 }
 
 #[tokio::test]
