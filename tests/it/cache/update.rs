@@ -78,7 +78,7 @@ async fn tags_that_live_long_enough_cost_no_command() {
         assert!(cache.expire("a", HOUR).await.expect("an answer"));
         calls(&server, &["evalsha", "eval"]).await - before
     };
-    // Another process does not know how long they live. Its first calls show the server the scripts.
+    // Another process does not know how long they live. Its first calls bring the scripts.
     let other = server.client().await.cache("c").jitter(0.0);
     scripts(&other).await;
     assert_eq!(scripts(&other).await, 6, "two calls, each with two tags");
