@@ -40,16 +40,22 @@ local function store(entry, ttl, window)
   redis.call('SET', KEYS[1], entry, 'PX', string.format('%.0f', ttl))
 end
 
--- Ends the lease and wakes the processes that wait for it: '+' and the value's key if a value was
--- stored, '-' if they must ask for the lease themselves. A process that misses this has a timer.
--- The positions of both keys are 1 and 2, unless a script names others.
-local function finish(mark, value, lease)
-  value, lease = value or 1, lease or 2
-  local fields = redis.call('HKEYS', KEYS[lease])
-  redis.call('DEL', KEYS[lease])
+-- Wakes the processes that wait for a load, by the `fields` of its lease: '+' and the value's key if
+-- a value was stored, '-' if they must ask for the lease themselves. A process that misses this has a
+-- timer.
+local function wake(fields, mark, value)
   for _, field in ipairs(fields) do
     if string.sub(field, 1, 2) == 'w:' then
       redis.pcall('SPUBLISH', string.sub(field, 3), mark .. KEYS[value])
     end
   end
+end
+
+-- Ends the lease and wakes the processes that wait for it. The positions of both keys are 1 and 2,
+-- unless a script names others.
+local function finish(mark, value, lease)
+  value, lease = value or 1, lease or 2
+  local fields = redis.call('HKEYS', KEYS[lease])
+  redis.call('DEL', KEYS[lease])
+  wake(fields, mark, value)
 end

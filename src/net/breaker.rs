@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::error::{Error, ErrorKind, Fate};
 use crate::meters::{Described, Raised};
 use crate::time::Deadline;
-use crate::wire::fault::from_server;
+use crate::wire::fault::{from_server, is_stopped_by_a_move};
 
 /// Whether one server answers, as far as known.
 #[derive(Debug, Default)]
@@ -323,6 +323,7 @@ pub(crate) fn says_out(error: &ServerError) -> bool {
     let of_one_slot = match error.code() {
         "TRYAGAIN" => true,
         "CLUSTERDOWN" => error.details().is_some_and(|it| it.contains("not served")),
+        "ERR" => error.details().is_some_and(is_stopped_by_a_move),
         _ => false,
     };
     !of_one_slot && is_out(&from_server(error))

@@ -97,6 +97,7 @@ fn explained(code: &str, detail: &str) -> Error {
             ErrorKind::ClusterDown,
             "the keys of one call are on their way from {server} to another (TRYAGAIN); try again when the slot has moved",
         ),
+        "ERR" if is_stopped_by_a_move(detail) => return stopped_by_a_move(),
         "MOVED" | "ASK" => (
             ErrorKind::InvalidInput,
             "{server} is part of a cluster and serves other slots (MOVED); name the cluster with ClientBuilder::cluster",
@@ -139,6 +140,18 @@ fn explained(code: &str, detail: &str) -> Error {
     Error::new(kind, advice)
 }
 
+/// Whether an error of this text has stopped a script whose slot moves: it has used a key that is
+/// not there any more.
+pub(crate) fn is_stopped_by_a_move(detail: &str) -> bool {
+    detail.contains("attempted to access a non local key in a cluster")
+}
+
+/// The error if a script was stopped so. What it has done before stays done.
+fn stopped_by_a_move() -> Error {
+    let text = "{server} has stopped a script half way, because the slot of its keys moves to another server; try again when the slot has moved";
+    Error::new(ErrorKind::ClusterDown, text).with_fate(Fate::Unknown)
+}
+
 /// Whether the text only says that the server does not know a command.
 // Then it is safe to show: it holds no argument.
 fn names_a_command(detail: &str) -> bool {
@@ -176,4 +189,19 @@ pub(crate) fn too_many_clients() -> Error {
         ErrorKind::MaxClients,
         "{server} takes no more connections (maxclients); raise maxclients or close some",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_was_stopped_half_way_may_have_had_an_effect() {
+        let said = "Script attempted to access a non local key in a cluster node script: f";
+        let error = explained("ERR", said);
+        assert_eq!(error.kind(), ErrorKind::ClusterDown);
+        assert_eq!(error.fate(), Fate::Unknown);
+        let refused = explained("TRYAGAIN", "Multiple keys request during rehashing of slot");
+        assert_eq!(refused.fate(), Fate::NotExecuted);
+    }
 }

@@ -15,9 +15,17 @@ local held = redis.call('HMGET', KEYS[2], 'token', 'fence', 'failed')
 if held[1] ~= ARGV[1] then
   return {held[2] == ARGV[2] and held[3] == ARGV[3] and 'OK' or 'LOST'}
 end
-finish('-')
--- The lease had ended; a late copy of the leader's request has taken it again.
-if held[2] ~= ARGV[2] then return {'LOST'} end
-redis.call('HSET', KEYS[2], 'fence', ARGV[2], 'failed', ARGV[3])
+if held[2] ~= ARGV[2] then
+  -- The lease had ended; a late copy of the leader's request has taken it again.
+  finish('-')
+  return {'LOST'}
+end
+local fields = redis.call('HKEYS', KEYS[2])
+-- Ahead of the removals: while its slot moves, a key that has gone cannot come back.
+redis.call('HSET', KEYS[2], 'failed', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
+for _, field in ipairs(fields) do
+  if field ~= 'fence' then redis.call('HDEL', KEYS[2], field) end
+end
+wake(fields, '-', 1)
 return {'OK'}

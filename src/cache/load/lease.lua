@@ -41,7 +41,8 @@ end
 -- Never below the server's clock, so fences rise even if the lease before this one was lost.
 local fence = math.max(tonumber(held[2] or 0) + 1, time[1] * 1000000 + time[2])
 fence = string.format('%.0f', fence)
-if held[4] then redis.call('DEL', KEYS[2]) end
 redis.call('HSET', KEYS[2], 'token', ARGV[1], 'fence', fence, 'takeover', string.format('%.0f', now + ARGV[3]))
+-- Not ahead of it: while its slot moves, a key that has gone cannot come back.
+if held[4] then redis.call('HDEL', KEYS[2], 'failed') end
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return {'LEAD', fence, now, held[1] and 1 or 0}

@@ -129,6 +129,10 @@ fn what_a_server_says_of_one_slot_is_no_outage() {
         "-TRYAGAIN Multiple keys request during rehashing of slot\r\n"
     ));
     assert!(!said("-CLUSTERDOWN Hash slot not served\r\n"));
+    assert!(!said(concat!(
+        "-ERR Script attempted to access a non local key in a cluster node script: f, ",
+        "on @user_script:1.\r\n"
+    )));
     assert!(said("-CLUSTERDOWN The cluster is down\r\n"));
     assert!(said("-LOADING Redis is loading the dataset in memory\r\n"));
     assert!(!said(

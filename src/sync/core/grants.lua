@@ -44,7 +44,8 @@ local function hand_over(mine, secret)
     end
   end
   if queue.head > queue.tail then
-    redis.call('DEL', KEYS[3])
+    if queue.there then redis.call('DEL', KEYS[3]) end
+    queue.there = false
     return false
   end
   redis.call('HSET', KEYS[3], 'head', queue.head, 'clock', queue.clock, 'at', queue.at)
@@ -68,7 +69,7 @@ local function acquire(request, lease)
   if number then kind.queued() end
   local more = kind.fits() and hand_over(mine)
   fence = kind.fence_of(mine, detail)
-  if not fence and kind.fits(detail) and redis.call('EXISTS', KEYS[3]) == 0 then fence = next_fence() end
+  if not fence and kind.fits(detail) and not queue.there then fence = next_fence() end
   if fence then
     kind.grant(fence, mine, seal, lease, process, detail)
     return fence

@@ -24,6 +24,8 @@ local function unreadable()
   last = string.find(counter or '0', '^%d+$') and math.max(tonumber(counter or 0), fence)
   if not last or last >= 9007199254740991 then return FOREIGN end
   if not places[1] and redis.call('EXISTS', KEYS[3]) == 1 then return FOREIGN end
+  -- Kept, and not asked for again: while its slot moves, a key that has gone cannot even be asked for.
+  queue.there = places[1] and true
   for index, name in ipairs({'head', 'tail', 'clock', 'at'}) do
     queue[name] = tonumber(places[index] or ({1, 0, 0, now_ms})[index])
     if not queue[name] then return FOREIGN end
@@ -52,7 +54,7 @@ local function vacate(number, id)
   if number == queue.head then queue.head = queue.head + 1 end
   if redis.call('HLEN', KEYS[3]) <= 4 then
     redis.call('DEL', KEYS[3])
-    queue.head = queue.tail + 1
+    queue.head, queue.there = queue.tail + 1, false
   end
 end
 
@@ -76,6 +78,7 @@ local function stand(mine, lease, process, detail)
   if not number then queue.tail, number = queue.tail + 1, queue.tail + 1 end
   local text = table.concat({string.format('%.0f %.0f', queue.clock + 3000, since), lease, mine, process, detail}, ' ')
   redis.call('HSET', KEYS[3], number, text, mine, number, 'tail', queue.tail, 'clock', queue.clock, 'at', queue.at)
+  queue.there = true
   first(2)
   redis.call('HSET', KEYS[3], 'head', queue.head)
   redis.call('PEXPIRE', KEYS[3], 7200000)

@@ -26,7 +26,7 @@ end
 
 function kind.grant(fence, id, seal, lease, process, meta)
   seal = seal or held.seal
-  local queued = redis.call('EXISTS', KEYS[3]) == 1 and '+' or ' '
+  local queued = queue.there and '+' or ' '
   redis.call('SET', KEYS[1], fence .. ' 2 ' .. id .. queued .. seal .. ' ' .. process .. ' ' .. meta, 'PX', lease)
   held = {fence = fence, id = id, seal = seal, process = process, meta = meta}
 end

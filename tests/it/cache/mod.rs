@@ -38,6 +38,7 @@ mod memoize_with;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod move_version;
+mod moving_slot;
 #[cfg(feature = "near")]
 mod near;
 #[cfg(feature = "near")]

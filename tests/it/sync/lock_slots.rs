@@ -101,6 +101,32 @@ async fn a_holder_whose_slot_has_moved_is_told_by_push_from_its_new_primary() {
     stage.is_told_of_a_break().await;
 }
 
+/// The last waiter takes the queue with it, whose key cannot come back where it was.
+#[tokio::test]
+async fn a_lock_is_handed_over_while_its_slot_moves() {
+    let stage = Stage::set().await;
+    let Stage {
+        cluster,
+        guard,
+        key,
+        from,
+    } = stage;
+    let lock = client(&cluster).lock("invoice");
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    until("it waits in the queue", async || {
+        let queues: Vec<Vec<String>> = cluster.run_all(&["KEYS", "hr:*:queue:*"]).await;
+        !queues.concat().is_empty()
+    })
+    .await;
+    let slot = hedgerow::key::slot(key.as_bytes());
+    let migration = cluster.migrate(slot, 1 - from).await;
+    guard.release().await.expect("released");
+    let next = waiter.await.expect("no panic").expect("handed over");
+    migration.carry_all().await;
+    migration.finish().await;
+    next.release().await.expect("released");
+}
+
 #[tokio::test]
 async fn a_holder_learns_what_happened_to_its_lock_while_the_slot_moved() {
     let stage = Stage::set().await;
