@@ -76,9 +76,8 @@ async fn a_load_that_fails_is_recorded_for_others() {
         end.send(()).expect("it waits");
         migration
     };
-    let ((), migration) = tokio::join!(loading, moving);
+    let ((), _migration) = tokio::join!(loading, moving);
     let load = || async { Ok::<_, io::Error>(2u32) };
     let failed = elsewhere.memoize("k", MINUTE, load).tags(["t"]).await;
     assert_eq!(failed.expect_err("it has failed").kind(), ErrorKind::Loader);
-    drop(migration);
 }
