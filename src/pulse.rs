@@ -146,6 +146,11 @@ impl Pulse {
         self.stands_still() && millis().saturating_sub(since) >= 3 * STANDSTILL.as_millis() as u64
     }
 
+    /// Whether a knock is unanswered.
+    pub(crate) fn is_knocked(&self) -> bool {
+        self.unanswered.load(Ordering::SeqCst) != 0
+    }
+
     /// Whether a knock has been unanswered for [`TICK`]. The task may still be about to answer it.
     pub(crate) fn is_late(&self) -> bool {
         let since = self.unanswered.load(Ordering::SeqCst);

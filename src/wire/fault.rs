@@ -141,9 +141,11 @@ fn explained(code: &str, detail: &str) -> Error {
 }
 
 /// Whether an error of this text has stopped a script whose slot moves: it has used a key that is
-/// not there any more.
+/// not there any more, or such a key among others.
 pub(crate) fn is_stopped_by_a_move(detail: &str) -> bool {
-    detail.contains("attempted to access a non local key in a cluster")
+    // Valkey 9 begins the first with "Attempted", others with "Script attempted".
+    detail.contains("access a non local key in a cluster")
+        || detail.contains("accessed during rehashing of the slot")
 }
 
 /// The error if a script was stopped so. What it has done before stays done.
@@ -197,10 +199,16 @@ mod tests {
 
     #[test]
     fn a_script_that_was_stopped_half_way_may_have_had_an_effect() {
-        let said = "Script attempted to access a non local key in a cluster node script: f";
-        let error = explained("ERR", said);
-        assert_eq!(error.kind(), ErrorKind::ClusterDown);
-        assert_eq!(error.fate(), Fate::Unknown);
+        for said in [
+            "Script attempted to access a non local key in a cluster node script: f",
+            "Attempted to access a non local key in a cluster node script: on @user_script:1.",
+            "Unable to execute command 'EXISTS' in script because undeclared keys were accessed \
+             during rehashing of the slot script: f",
+        ] {
+            let error = explained("ERR", said);
+            assert_eq!(error.kind(), ErrorKind::ClusterDown, "{said}");
+            assert_eq!(error.fate(), Fate::Unknown, "{said}");
+        }
         let refused = explained("TRYAGAIN", "Multiple keys request during rehashing of slot");
         assert_eq!(refused.fate(), Fate::NotExecuted);
     }

@@ -24,8 +24,10 @@ local fields = redis.call('HKEYS', KEYS[2])
 -- Ahead of the removals: while its slot moves, a key that has gone cannot come back.
 redis.call('HSET', KEYS[2], 'failed', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
+local gone = {}
 for _, field in ipairs(fields) do
-  if field ~= 'fence' then redis.call('HDEL', KEYS[2], field) end
+  if field ~= 'fence' and field ~= 'failed' then gone[#gone + 1] = field end
 end
+redis.call('HDEL', KEYS[2], unpack(gone))
 wake(fields, '-', 1)
 return {'OK'}

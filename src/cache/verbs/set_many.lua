@@ -7,13 +7,18 @@
 local count, now, answer = #KEYS / 2, server_ms(), {'OK'}
 -- Hardly ever is one of them being loaded: one command instead of three for each.
 local loading = redis.call('EXISTS', unpack(KEYS, count + 1)) > 0
+local ended = {} -- A key may be given twice: while its slot moves, a lease that has gone cannot be asked for.
 for at = 1, count do
-  if other(at, 'string') or loading and other(count + at, 'hash') then
+  local lease = loading and not ended[KEYS[count + at]]
+  if other(at, 'string') or lease and other(count + at, 'hash') then
     answer[#answer + 1] = at
   else
     local ttl = ARGV[3 * at]
     redis.call('SET', KEYS[at], ARGV[3 * at - 2] .. deadlines(now + ttl, 0) .. ARGV[3 * at - 1], 'PX', ttl)
-    if loading then finish('+', at, count + at) end
+    if lease then
+      finish('+', at, count + at)
+      ended[KEYS[count + at]] = true
+    end
   end
 end
 return answer

@@ -17,6 +17,7 @@ use super::held::Held;
 use super::keeper_task::registry;
 use super::keys::Keys;
 use super::kind::{Holders, Kind};
+use super::queue_task::LOOK;
 use super::registry::Registry;
 use super::request::{AcquireRequest, Queueing};
 use super::ticket::Ticket;
@@ -275,13 +276,15 @@ impl Acquirer {
         until: Instant,
     ) -> BoxFuture<'_, Result<Held>> {
         Box::pin(async move {
+            let mut pause = LOOK;
             loop {
-                match timeout_at(next_look(Instant::now(), until), ticket.granted()).await {
+                let look = next_look(Instant::now(), until, pause);
+                match timeout_at(look, ticket.granted()).await {
                     Ok(Ok(Some(held))) => return Ok(held),
                     // Granted while this was not polled, and taken back.
                     Ok(Ok(None)) => ticket = Ticket::join(&self.registry, request.clone(), until),
                     Ok(Err(error)) => return Err(error.with_key(&self.name)),
-                    Err(_) if Instant::now() < until => ticket.see_to_it(),
+                    Err(_) if Instant::now() < until => pause = ticket.see_to_it(),
                     Err(_) => return Err(ticket.expired().with_key(&self.name)),
                 }
             }
@@ -304,18 +307,15 @@ impl fmt::Debug for Acquirer {
     }
 }
 
-/// When a waiter looks next at the task that queues for it, or gives up. The last look comes so
-/// early that at the end the waiter can tell whether the task runs.
-fn next_look(now: Instant, until: Instant) -> Instant {
+/// When a waiter looks next at the task that queues for it: after `pause`, or when it gives up. The
+/// last look comes so early that at the end the waiter can tell whether the task runs.
+fn next_look(now: Instant, until: Instant, pause: Duration) -> Instant {
     let before_last = until.saturating_duration_since(now + 2 * TICK);
     match before_last.is_zero() {
         true => until,
-        false => now + before_last.min(LOOK),
+        false => now + before_last.min(pause),
     }
 }
-
-/// How often a waiter checks that a task of its process still queues for it.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The pause after a question about the format that was not answered.
 const BREATH: Duration = Duration::from_millis(50);

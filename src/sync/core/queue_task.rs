@@ -34,6 +34,7 @@ use super::request::{AcquireRequest, Queueing};
 use crate::client::Client;
 use crate::error::{Fate, Result};
 use crate::net::pubsub::Resync;
+use crate::pulse::TICK;
 use crate::sync::fence::Fence;
 use crate::time::{Ttl, jittered};
 
@@ -112,19 +113,25 @@ impl QueueTask {
     }
 
     /// Starts a queue task for `keys` if calls wait without one, or if theirs stands still with its
-    /// runtime.
-    pub(in crate::sync) fn see_to(locks: &Arc<Registry>, keys: &Arc<Keys>, client: &Client) {
+    /// runtime. Returns when to look again.
+    pub(in crate::sync) fn see_to(
+        locks: &Arc<Registry>,
+        keys: &Arc<Keys>,
+        client: &Client,
+    ) -> Duration {
         match locks.queued_by(keys) {
-            None | Some(QueuedBy::FirstTry | QueuedBy::Task(None)) => return,
+            None | Some(QueuedBy::FirstTry | QueuedBy::Task(None)) => return LOOK,
             Some(QueuedBy::Task(Some(pulse))) => {
                 if !pulse.stands_still_when_asked() {
-                    return;
+                    // Soon, if it has not answered yet: several looks must agree that it stands.
+                    return if pulse.is_knocked() { TICK } else { LOOK };
                 }
                 client.spawner().distrust(pulse.runtime());
             }
             Some(QueuedBy::Nobody) => {}
         }
         Self::ensure(locks, keys, client.clone(), None);
+        LOOK
     }
 
     /// Starts the queue task of a name whose last one was torn down, if a call waits.
@@ -244,7 +251,7 @@ impl QueueTask {
                     self.take_another_place();
                 }
                 if error.fate() == Fate::Refused {
-                    self.locks.fail(&self.keys, &error);
+                    self.locks.fail(&self.keys, self.number, &error);
                 } else {
                     tokio::time::sleep(jittered(BREATH, SPREAD)).await;
                 }
@@ -363,6 +370,9 @@ impl Drop for QueueTask {
         }
     }
 }
+
+/// How often a waiter looks at the task that queues for it.
+pub(in crate::sync) const LOOK: Duration = Duration::from_secs(1);
 
 /// How often the position in the queue is kept alive while pushes are received. It would lapse
 /// after 3 s.

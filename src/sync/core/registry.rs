@@ -197,13 +197,13 @@ impl Registry {
         let Some(queue) = queues.get(keys.holders()) else {
             return Ok(false);
         };
+        if !queue.is_asked_for() {
+            return Ok(false);
+        }
         match queue.trouble() {
             Some(trouble) => Err(trouble.with_key(&keys.name)),
             // Without a recent answer, nothing says that the name is not free.
-            None => {
-                let is_asked_for = queue.is_asked_for() && !queue.is_unanswered();
-                Ok(is_asked_for && !queue.waiters.is_empty())
-            }
+            None => Ok(!queue.waiters.is_empty() && !queue.is_unanswered()),
         }
     }
 
@@ -389,12 +389,14 @@ impl Registry {
         None
     }
 
-    /// Fails all waiters of `keys`, because the server refuses.
-    pub(in crate::sync) fn fail(&self, keys: &Keys, error: &Error) {
+    /// Fails all waiters of `keys`, because the server refuses what the queue task with this number
+    /// has asked.
+    pub(in crate::sync) fn fail(&self, keys: &Keys, number: u64, error: &Error) {
         let waiters = {
             let mut queues = self.queues();
             queues
                 .get_mut(keys.holders())
+                .filter(|queue| queue.is_queue_task(number))
                 .map(|queue| std::mem::take(&mut queue.waiters))
         };
         // Answered after unlocking: a reply wakes its caller, and a waker may run anything.

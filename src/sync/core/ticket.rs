@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -121,10 +122,10 @@ impl Ticket {
     }
 
     /// Starts another queue task if the current one stands still, and a keeper task if this runtime
-    /// has none.
-    pub(in crate::sync) fn see_to_it(&self) {
+    /// has none. Returns when to look again.
+    pub(in crate::sync) fn see_to_it(&self) -> Duration {
         self.locks.keeper().man(&self.asks.client);
-        QueueTask::see_to(&self.locks, &self.asks.keys, &self.asks.client);
+        QueueTask::see_to(&self.locks, &self.asks.keys, &self.asks.client)
     }
 
     /// Returns why the wait ended without a grant.
@@ -179,8 +180,6 @@ fn unanswered(request: &AcquireRequest) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::client::Client;
     use crate::pulse::{Pulse, TICK};
