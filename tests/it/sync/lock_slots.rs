@@ -101,29 +101,48 @@ async fn a_holder_whose_slot_has_moved_is_told_by_push_from_its_new_primary() {
     stage.is_told_of_a_break().await;
 }
 
+/// Waits until a process waits in the queue of the only name.
+async fn queued(cluster: &Cluster) {
+    until("it waits in the queue", async || {
+        let queues: Vec<Vec<String>> = cluster.run_all(&["KEYS", "hr:*queue:*"]).await;
+        !queues.concat().is_empty()
+    })
+    .await;
+}
+
 /// The last waiter takes the queue with it, whose key cannot come back where it was.
 #[tokio::test]
 async fn a_lock_is_handed_over_while_its_slot_moves() {
     let stage = Stage::set().await;
-    let Stage {
-        cluster,
-        guard,
-        key,
-        from,
-    } = stage;
-    let lock = client(&cluster).lock("invoice");
+    let lock = client(&stage.cluster).lock("invoice");
     let waiter = tokio::spawn(async move { lock.acquire().await });
-    until("it waits in the queue", async || {
-        let queues: Vec<Vec<String>> = cluster.run_all(&["KEYS", "hr:*:queue:*"]).await;
-        !queues.concat().is_empty()
-    })
-    .await;
-    let slot = hedgerow::key::slot(key.as_bytes());
-    let migration = cluster.migrate(slot, 1 - from).await;
-    guard.release().await.expect("released");
+    queued(&stage.cluster).await;
+    let slot = hedgerow::key::slot(stage.key.as_bytes());
+    let migration = stage.cluster.migrate(slot, 1 - stage.from).await;
+    stage.guard.release().await.expect("released");
     migration.carry_all().await;
     migration.finish().await;
     // It may not listen yet. Then it asks, which it can do only now.
+    let next = waiter.await.expect("no panic").expect("handed over");
+    next.release().await.expect("released");
+}
+
+#[tokio::test]
+async fn a_permit_is_handed_over_while_its_slot_moves() {
+    let cluster = Cluster::start(2, 0).await;
+    let permits = client(&cluster).semaphore("gate", 1).lease(AGES);
+    let first = permits.acquire().await.expect("free");
+    let permits = client(&cluster).semaphore("gate", 1);
+    let waiter = tokio::spawn(async move { permits.acquire().await });
+    queued(&cluster).await;
+    let found: Vec<Vec<String>> = cluster.run_all(&["KEYS", "hr:{*}:*:gate"]).await;
+    let key = found.concat().pop().expect("it is held");
+    let slot = hedgerow::key::slot(key.as_bytes());
+    let from = cluster.owner_of(slot).await;
+    let migration = cluster.migrate(slot, 1 - from).await;
+    first.release().await.expect("released");
+    migration.carry_all().await;
+    migration.finish().await;
     let next = waiter.await.expect("no panic").expect("handed over");
     next.release().await.expect("released");
 }
