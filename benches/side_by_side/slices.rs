@@ -114,14 +114,14 @@ impl Length {
     pub(crate) fn slice(self) -> Duration {
         match self {
             Self::Full => Duration::from_millis(150),
-            Self::Quick => Duration::from_millis(80),
+            Self::Quick => Duration::from_millis(40),
         }
     }
 
     fn rounds(self) -> usize {
         match self {
             Self::Full => 15,
-            Self::Quick => 9,
+            Self::Quick => 7,
         }
     }
 }
