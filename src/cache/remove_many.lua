@@ -18,6 +18,7 @@ for at = 1, #KEYS, 2 do
       redis.call('UNLINK', KEYS[at], KEYS[at + 1])
       gone[KEYS[at]] = true
       for _, field in ipairs(fields) do
+        -- A process that waits for the load asks for the lease itself.
         if string.sub(field, 1, 2) == 'w:' then redis.pcall('SPUBLISH', string.sub(field, 3), '-' .. KEYS[at]) end
       end
       answer[#answer + 1] = value == 'string' and 1 or 0
