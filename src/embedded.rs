@@ -157,13 +157,14 @@ fn supervised(binary: &Path, directory: &Path) -> Command {
 /// others, including a zero at the end.
 const LONGEST_SOCKET: usize = 103;
 
-/// The server runs in the background; `read` returns when the pipe is closed. The shell ignores
+/// The server runs in the background; `read` returns when the pipe is closed. The shell waits for
+/// the end of the server, which may take a while and could still write to the directory. It ignores
 /// signals, so that one to the whole process group does not end it before it has cleaned up.
 const SUPERVISOR: &str = r#"
 directory=$1; shift
 "$@" </dev/null >/dev/null 2>&1 &
 server=$!
-trap 'kill -KILL $server 2>/dev/null; rm -rf "$directory"' EXIT
+trap 'kill -KILL $server 2>/dev/null; wait $server; rm -rf "$directory"' EXIT
 trap '' INT TERM HUP
 read -r _
 "#;

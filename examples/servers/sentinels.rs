@@ -149,7 +149,7 @@ fn supervised(file: &Path, directory: &Path) -> Result<Child> {
 const SUPERVISOR: &str = r#"
 "$0" "$1" --sentinel --dir "$2" </dev/null &
 server=$!
-trap 'kill -KILL $server 2>/dev/null; rm -rf "$2"' EXIT
+trap 'kill -KILL $server 2>/dev/null; wait $server; rm -rf "$2"' EXIT
 trap '' INT TERM HUP
 read -r _
 "#;

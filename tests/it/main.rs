@@ -8,6 +8,7 @@ mod cache;
 mod client;
 mod codec;
 mod counter;
+mod embedded;
 mod faults;
 mod house;
 #[cfg(feature = "http")]

@@ -269,7 +269,8 @@ pub async fn connection(url: &str) -> MultiplexedConnection {
         .expect("the server accepts")
 }
 
-/// Sends a signal, such as `STOP`, `CONT` or `KILL`, to a process.
+/// Sends a signal, such as `STOP`, `CONT` or `KILL`, to a process. After `STOP` it waits until the
+/// process stands still, which the operating system brings about in its own time.
 pub fn signal(pid: u32, name: &str) {
     let status = Command::new("kill")
         .args([&format!("-{name}"), &pid.to_string()])
@@ -278,4 +279,23 @@ pub fn signal(pid: u32, name: &str) {
         status.is_ok_and(|status| status.success()),
         "kill -{name} {pid}"
     );
+    if name == "STOP" {
+        while !state(pid).starts_with('T') {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The state of a process as `ps` tells it, or nothing if there is none (or only its remains).
+pub fn state(pid: u32) -> String {
+    let output = Command::new("ps")
+        .args(["-o", "stat=", "-p", &pid.to_string()])
+        .output()
+        .expect("ps");
+    let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if state.starts_with('Z') {
+        String::new()
+    } else {
+        state
+    }
 }

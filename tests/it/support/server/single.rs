@@ -105,5 +105,5 @@ impl Drop for Again {
 /// Runs a command until the standard input closes, which it does when this process ends.
 const UNTIL_STDIN_CLOSES: &str = r#""$0" "$@" </dev/null &
 server=$!
-trap 'kill -KILL $server' EXIT
+trap 'kill -KILL $server; wait $server' EXIT
 read -r _"#;

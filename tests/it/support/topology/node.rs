@@ -373,7 +373,7 @@ directory=$1; shift
 cd "$directory" || exit 1
 "$@" </dev/null >>log 2>&1 &
 server=$!
-trap 'kill -KILL $server 2>/dev/null; [ -z "$directory" ] || rm -rf "$directory"' EXIT
+trap 'kill -KILL $server 2>/dev/null; wait $server; [ -z "$directory" ] || rm -rf "$directory"' EXIT
 trap '' INT TERM HUP
 read -r keep && directory=
 "#;
