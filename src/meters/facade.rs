@@ -96,6 +96,12 @@ impl Tally {
     }
 }
 
+impl Timer<'_> {
+    /// Records the time until now. A timer that is dropped does the same.
+    #[expect(clippy::unused_self)]
+    pub(crate) fn stop(self) {}
+}
+
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
         let took = self.since.elapsed();

@@ -40,6 +40,11 @@ impl Meters {
     }
 }
 
+impl Timer<'_> {
+    #[expect(clippy::unused_self)]
+    pub(crate) fn stop(self) {}
+}
+
 impl Tally {
     #[expect(clippy::unused_self)]
     pub(crate) fn more(&self, _: u64) {}

@@ -256,7 +256,7 @@ impl<V> Load<V> {
                  raise max_load or make it faster",
             )),
         };
-        drop(timer);
+        timer.stop();
         match &loaded {
             Ok(_) => counts.loads.one_more(),
             Err(_) => counts.failed_loads.one_more(),

@@ -79,7 +79,7 @@ where
     let tickets = watch.tickets(tags);
     let timer = counts.time(Timed::Read);
     let reading = fetch::read_old(cache, key, tags, how, deadline).await?;
-    drop(timer);
+    timer.stop();
     Ok(watch.end(cache, tickets, reading, deadline))
 }
 
@@ -297,7 +297,7 @@ impl Watch {
             left: Left::Unread,
         };
         let judged = judge_by(entry, rules, known, &decoder);
-        drop(timer);
+        timer.stop();
         Ok(match judged {
             Judged::Hit(traced) => Some(Reading::Hit(traced)),
             // A load must know more of the tags than is known here, and of a stale window the time.

@@ -115,7 +115,7 @@ async fn stored_by_one(
     }
     let timer = requests[0].cache.setup.counts.time(Timed::Store);
     let reply = client.change_all(call, values, deadline).await;
-    drop(timer);
+    timer.stop();
     let foreign = reply.and_then(|reply| match reply.status()? {
         "OK" => (1..reply.len()).map(|at| reply.count(at)).collect(),
         _ => Err(reply.unexpected()),
