@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     cache.invalidate_tags(["country:FR"]).await?;
     println!("map 2 is out, and the tag of France invalidated");
 
-    // Whoever asks from here on sees the new map, also on the page that was being loaded.
+    // Calls that begin now see the new map, also on the page that was being loaded.
     for city in ["Lyon", "Paris"] {
         let page = page(cache.clone(), city).await?;
         println!("{page}");

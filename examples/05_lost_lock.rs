@@ -1,5 +1,5 @@
-//! Step 5 of 6. Ann's lock is taken away while she edits. She is told, and stops. Had she not
-//! listened, what she writes to would have refused her: it has seen a newer fence.
+//! Step 5 of 6. Ann's lock is taken away while she edits. Her guard reports that, and she stops.
+//! Without it, the page would refuse what she writes, because it has seen a newer fence.
 //!
 //! ```text
 //! cargo run --example 05_lost_lock --features embedded
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // She goes on editing until she is done, or until she no longer holds the lock.
     let editing = async {
         tokio::select! {
-            () = sleep(Duration::from_secs(60)) => panic!("nobody told her"),
+            () = sleep(Duration::from_secs(60)) => panic!("the loss was not reported"),
             reason = ann.lost() => reason,
         }
     };
@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let breaking = async { lock.break_lock().await };
     let both = async { tokio::join!(editing, breaking) };
     let (reason, broken) = timeout(Duration::from_secs(5), both).await?;
-    println!("Ann is told that she lost the lock: {reason:?}");
+    println!("Ann has lost the lock: {reason:?}");
     assert!(broken? && !ann.is_held());
 
     let bob = lock.acquire().await?;

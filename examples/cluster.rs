@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (crashed, mut slowest, mut unknown) = (Instant::now(), Duration::ZERO, 0);
     for number in 0..30 {
         let started = Instant::now();
-        // What was sent to the primary and not answered is told as unknown, never as counted.
+        // An addition that was sent and not answered is reported as unknown, never as counted.
         match client.counter(&format!("views:{number}")).add(1).await {
             Ok(_) => {}
             Err(error) if error.is_indeterminate() => unknown += 1,

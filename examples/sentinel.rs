@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut counted, mut unknown, mut slowest) = (100, 0, Duration::ZERO);
     while counted < 200 {
         let started = Instant::now();
-        // What was sent to the primary and not answered is told as unknown, never as counted.
+        // An addition that was sent and not answered is reported as unknown, never as counted.
         match counter.add(1).await {
             Ok(_) => counted += 1,
             Err(error) if error.is_indeterminate() => unknown += 1,

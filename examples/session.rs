@@ -20,7 +20,7 @@ fn status(error: Error) -> StatusCode {
     }
 }
 
-/// Who is logged in.
+/// The user who is logged in.
 async fn user(session: &Session) -> Result<String, StatusCode> {
     let user: Option<String> = session.get("user_id").await.map_err(status)?;
     user.ok_or(StatusCode::UNAUTHORIZED)

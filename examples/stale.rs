@@ -18,13 +18,11 @@ static QUERIES: AtomicU32 = AtomicU32::new(0);
 /// The database: the names of some cities, by one query.
 async fn query(keys: Vec<String>) -> io::Result<HashMap<String, String>> {
     let query = QUERIES.fetch_add(1, Ordering::SeqCst) + 1;
-    match IS_AWAY.load(Ordering::SeqCst) {
-        true => Err(io::Error::other("the database is away")),
-        false => Ok(keys
-            .into_iter()
-            .map(|key| (key.clone(), format!("{key} by query {query}")))
-            .collect()),
+    if IS_AWAY.load(Ordering::SeqCst) {
+        return Err(io::Error::other("the database is away"));
     }
+    let named = |key: String| (key.clone(), format!("{key} by query {query}"));
+    Ok(keys.into_iter().map(named).collect())
 }
 
 #[tokio::main]
@@ -35,20 +33,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (cache, minute) = (client.cache("stale"), Duration::from_secs(60));
     cache.purge().await?;
-    let cities = ["city:1", "city:2", "city:3"];
     let ask = || {
-        cache
-            .memoize_many(cities, minute, query)
-            .tags(["cities"])
-            .stale_if_error(minute * 60)
+        let cities = cache.memoize_many(["city:1", "city:2"], minute, query);
+        cities.tags(["cities"]).stale_if_error(minute * 60)
     };
-
-    for city in ask().await? {
-        println!("{}", city?.ok_or("no such city")?);
-    }
-    assert_eq!(QUERIES.load(Ordering::SeqCst), 1);
-
-    // All values are out of date at once, and the database goes away.
+    ask().await?;
+    // Both values are out of date at once, and the database goes away.
     cache.invalidate_tags(["cities"]).soft().await?;
     IS_AWAY.store(true, Ordering::SeqCst);
     for city in ask().await? {
@@ -64,6 +54,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for city in ask().await? {
         println!("fresh: {}", city?.ok_or("no such city")?);
     }
-    assert_eq!(cache.stats().stale_served, 3);
+    assert_eq!(cache.stats().stale_served, 2);
     Ok(())
 }

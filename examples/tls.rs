@@ -48,7 +48,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     *password.lock().expect("nobody panics") = "winter".to_owned();
     println!("the next connection says the next password");
 
-    // Who shows no certificate is refused, and who does not trust the authority refuses.
+    // The server refuses a client without a certificate. A client that does not trust the authority
+    // refuses the server.
     for (who, tls) in [("nobody", trusting), ("a stranger", Tls::new())] {
         let Ok(client) = Client::builder().url(&url).tls(tls).connect().await else {
             println!("{who}: this machine trusts nobody");

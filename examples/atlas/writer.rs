@@ -136,7 +136,7 @@ impl Writer {
     }
 
     /// A writer that died between its commit and its invalidation left old pages behind, good
-    /// until their TTL. Whoever starts next makes up for it.
+    /// until their TTL. The next writer makes up for it.
     pub(crate) async fn make_up(&mut self) -> Result<()> {
         for (country, version) in self.pool.run(|database| database.unannounced()).await? {
             self.publish(&country, version).await?;

@@ -35,8 +35,8 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// # What is protected
 ///
-/// Whoever can read or write Redis, but has no key, can neither read a value nor make one up. A
-/// value cannot be changed, moved to another key, cache or namespace, or put under other tags. The
+/// A reader or writer of Redis without a key can neither read a value nor make one up. A value
+/// cannot be changed, moved to another key, cache or namespace, or put under other tags. The
 /// same holds for the records of failed loads.
 ///
 /// The header of an entry is not hidden: its codec and compressor, how long the load took, its tags
@@ -45,7 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// The names of keys, the first bytes of tags and the size of a value are not hidden. With
 /// [compression](crate::Compression), the size says something of the value: turn it off where an
-/// attacker chooses parts of a secret value. Whoever can write to Redis can remove entries, keep
+/// attacker chooses parts of a secret value. A writer of Redis can remove entries, keep
 /// them beyond their TTL, and bring an earlier entry of the same key back, also after an
 /// invalidation: TTLs and the generations of tags are not sealed.
 ///
