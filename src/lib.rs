@@ -100,8 +100,11 @@
 //! loaders that decide tags and TTL ([`Cache::memoize_with`]) are shared in the same way. Stale
 //! values can be served while a value is loaded anew ([`Memoize::stale`](cache::Memoize::stale)).
 //!
-//! Rate limits (feature `limit`) have a
-//! [guide](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guide/limits.md).
+//! # Web services
+//!
+//! Three parts stand on these primitives, each behind a feature and with a page of the
+//! [guide](https://github.com/hedgerow-rs/hedgerow/blob/main/docs/guide/README.md): rate limits
+//! (`limit`), login sessions (`session`), and whole responses that are cached (`http`).
 //!
 //! # Errors
 //!

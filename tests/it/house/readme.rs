@@ -22,6 +22,24 @@ fn links_lead_somewhere_from_everywhere() {
 }
 
 #[test]
+fn it_names_each_feature_of_the_crate() {
+    let readme = include_str!("../../../README.md");
+    let manifest = include_str!("../../../Cargo.toml");
+    let (_, features) = manifest.split_once("\n[features]\n").expect("a section");
+    let (features, _) = features.split_once("\n\n").expect("its end");
+    let names: Vec<&str> = features
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once(" = ")?.0))
+        .filter(|name| *name != "default")
+        .collect();
+    assert!(names.len() > 10, "features are read: {names:?}");
+    for name in names {
+        assert!(readme.contains(&format!("\n| `{name}` |")), "{name}");
+    }
+}
+
+#[test]
 fn it_says_what_a_reader_looks_for_first() {
     let text = include_str!("../../../README.md");
     for word in [
