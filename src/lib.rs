@@ -116,6 +116,7 @@
 //! |---|---|---|
 //! | not executed, or only a read | [`is_retryable`](Error::is_retryable) | the same call may succeed later |
 //! | refused | neither | change something first |
+//! | executed, but not acknowledged by the replicas that [`durable`](cache::Invalidate::durable) asks for | neither | it holds, unless a failover undoes it |
 //! | unknown | [`is_indeterminate`](Error::is_indeterminate) | it ran once or not at all: find out, or repeat it if it may be repeated |
 //!
 //! If a call may be sent again without harm, the crate sends it again itself, until the deadline.

@@ -104,8 +104,8 @@ pub enum OnOutage {
     /// This is the default of calls of caches. One call at a time is let through to find out
     /// whether the server is back.
     FailFast,
-    /// The call keeps trying until its deadline. This is the default of calls of counters and
-    /// locks.
+    /// The call keeps trying until its deadline. This is the default of calls of counters, locks
+    /// and semaphores.
     KeepTrying,
 }
 

@@ -183,11 +183,11 @@ async fn removals(runs: &Runs) -> Result<()> {
 }
 
 /// Removes the entries as an operator would, by `redis-cli` and `xargs`. Returns whether these are
-/// there.
+/// there. Without `--count`, which `redis-cli` has since Redis 7.2.
 async fn unlinked_by_shell(url: &str) -> Result<bool> {
     let socket = url.trim_start_matches("unix://");
     let line = format!(
-        "redis-cli -s {socket} --scan --pattern 'hr:v:{{many:user:*}}' --count 1000 \
+        "redis-cli -s {socket} --scan --pattern 'hr:v:{{many:user:*}}' \
          | xargs -n 1000 redis-cli -s {socket} unlink >/dev/null"
     );
     let done = tokio::process::Command::new("sh")

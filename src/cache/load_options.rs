@@ -257,8 +257,8 @@ macro_rules! load_settings {
             self
         }
 
-        /// Loads a value anew in the background before its TTL ends. When that is decided by
-        /// chance: the sooner the TTL ends and the longer the load took, the more likely (XFetch:
+        /// Loads a value anew in the background before its TTL ends. Chance decides when: the
+        /// sooner the TTL ends and the longer the load took, the more likely the load is (XFetch:
         /// Vattani, Chierichetti and Lowenstein, "Optimal probabilistic cache stampede prevention",
         /// PVLDB 8(8), 2015). So a value that is asked for often is always fresh, and nobody waits
         /// for its load. One such load of a key runs in the fleet at a time.

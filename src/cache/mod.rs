@@ -197,8 +197,9 @@ impl Cache {
     /// [`Keyring`] for what is protected.
     ///
     /// Entries that are not encrypted, or with a key that the keyring does not have, are foreign:
-    /// reads miss them and leave them alone, and the next store overwrites them. So they are while
-    /// a cache that was in use begins to be encrypted. An entry takes 40 bytes more.
+    /// reads miss them and leave them alone, and the next store overwrites them. This also holds
+    /// for the older entries of a cache that was in use before it was encrypted. An entry takes 40
+    /// bytes more.
     ///
     /// Calls of several handles of one client may share a load, which is stored as the handle of
     /// the first of them says. So encrypt all handles of a cache.
@@ -414,9 +415,9 @@ impl Cache {
     /// under [`Outage::Bypass`]: as many as [`loads_without_redis`] allows run now. `false` if
     /// `key` is invalid.
     ///
-    /// Such a load waits for up to [`max_load`](Self::max_load). A caller that has something else
-    /// to fall back on asks here whether it is worth the wait. A call that waits for the load of
-    /// another process, while Redis is there, is not meant.
+    /// Such a load waits for up to [`max_load`](Self::max_load). A caller that has a fallback asks
+    /// here whether to wait. A wait for the load of another process, while Redis answers, does not
+    /// count.
     ///
     /// [`loads_without_redis`]: crate::ClientBuilder::loads_without_redis
     pub fn waits_without_redis(&self, key: &str) -> bool {

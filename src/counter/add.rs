@@ -109,8 +109,8 @@ impl Add {
     /// Applies the addition at most once for `id` within `window`. A repeat returns the result of
     /// the first call, except for the remaining time to live, and says that it is a
     /// [repeat](Added::repeated). Choose an id that names the event, such as a request id. A
-    /// refused addition is not recorded: a repeat may be applied. Such an addition takes at most
-    /// one hour, whatever its deadline.
+    /// refused addition is not recorded: a repeat may be applied. An addition with an id takes at
+    /// most one hour, whatever its deadline.
     pub fn once(mut self, id: &str, window: Duration) -> Self {
         self.once = Some((self.counter.client.name(id), window));
         self

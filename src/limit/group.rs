@@ -264,9 +264,9 @@ impl Decisions {
     /// Returns what each limit says, in the order in which they were asked. A limit that would have
     /// let the request through says so, also if another has refused it.
     ///
-    /// If the process [knows](DecidedBy::KnownRefusal) that a limit refuses, the limits of which it
-    /// does not know that are not asked. In an outage, those behind the first that refuses are not
-    /// asked. Such a limit is shown as one that lets the request through and has nothing left.
+    /// If the process [knows](DecidedBy::KnownRefusal) that some limits refuse, the other limits
+    /// are not asked. In an outage, the limits behind the first one that refuses are not asked. A
+    /// limit that was not asked is shown as one that lets the request through and has nothing left.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Decision)> {
         self.each.iter().map(|(name, decision)| (&**name, decision))
     }

@@ -17,9 +17,10 @@ use crate::error::{Error, ErrorKind};
 /// command. One call at a time is let through to find out whether the server is back. It takes up
 /// to its [`deadline`](super::Check::deadline).
 ///
-/// Input that is invalid, a key that holds something else, credentials that are wrong and a right
-/// that is missing (`InvalidInput`, `WrongType`, `Unauthenticated`, `Tls`, `Forbidden`) are no
-/// outage: they are errors under every policy.
+/// Not an outage: input that is invalid, a key that holds something else, wrong credentials or
+/// certificates, a missing right, and an error that the crate does not know (`InvalidInput`,
+/// `WrongType`, `Unauthenticated`, `Tls`, `Forbidden`, `Server`). They are errors under every
+/// policy.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum LimitOutage {

@@ -39,8 +39,9 @@ use crate::time::{Deadline, FOREVER, Patience};
 ///
 /// # Cancel safety
 /// Safe: a wait that is dropped gives back what it has reserved, in the background. By GCRA, turns
-/// that others have reserved behind it keep their moments, and its own passes unused. If the reply
-/// to the reservation was lost, or the client's runtime ends, it comes back with time.
+/// that others have reserved behind it keep their times, and the dropped turn is not used. If the
+/// reply to the reservation was lost, or the client's runtime ends, what was reserved comes back
+/// with time.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is reserved until it is awaited"]
 pub struct UntilReady {

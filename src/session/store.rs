@@ -58,11 +58,11 @@ use crate::{Cache, Outage};
 /// # Two requests at once
 /// tower-sessions loads a session as a whole, and saves it as a whole when the response is there. A
 /// request that changed nothing only moves the end. One that changed something finds out whether
-/// another request has saved the session since it was loaded, and does as [`Conflict`] says. In any
-/// case, a save never changes whose session it is over the save of another request. `clear` forgets
-/// what was loaded, so a session that was cleared overwrites whatever is there. A session that gets
-/// another id stores what its request had loaded or changed, and that is counted if another request
-/// had changed the data meanwhile.
+/// another request has saved the session since it was loaded, and does as [`Conflict`] says. If
+/// another request has saved the session meanwhile, a save never changes to whom the session
+/// belongs. `clear` forgets what was loaded, so a session that was cleared overwrites whatever is
+/// there. A session that gets another id stores what its request had loaded or changed, and that is
+/// counted if another request had changed the data meanwhile.
 #[derive(Debug, Clone)]
 pub struct SessionStore {
     pub(super) cache: Cache,

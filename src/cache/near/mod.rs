@@ -48,8 +48,8 @@ impl Cache {
     /// [`max_staleness`](NearCache::max_staleness) is served. So the promise of [`Cache`] holds
     /// with a delay for reads of such a handle: a read may be given a value that was invalidated at
     /// most `max_staleness` before. Handles without a near cache, or [`strict`](Self::strict) ones,
-    /// are never late. The time in which the whole machine sleeps does not count, and no push tells
-    /// of `SWAPDB`: after either, start with a new client.
+    /// are never late. Two limits: the bound does not count time in which the whole machine sleeps,
+    /// and the server sends no push for `SWAPDB`. After either, make a new client.
     ///
     /// # What it costs
     /// The server pushes the name of each value and tag of the namespace that changes, of all of

@@ -87,8 +87,8 @@ impl NearCache {
     /// `get`, `get_many`, `memoize` and its relatives then ask Redis as ever. If that fails because
     /// the server is out, they are served what is held, provided that it was valid when the server
     /// was last checked, and that this was within `grace`. So a call may be given a value that was
-    /// invalidated at most `grace` before. Nothing is served whose invalidation this process has
-    /// been told of, be it by a push or by the answer to a later read. The servers are checked each
+    /// invalidated at most `grace` before. A value is not served if this process has learned, by a
+    /// push or by the answer to a later read, that it was invalidated. The servers are checked each
     /// half of [`max_staleness`](Self::max_staleness), so a grace below that is of little use.
     ///
     /// A value is never served after its TTL, or after [`max_ttl`](Self::max_ttl). What this client

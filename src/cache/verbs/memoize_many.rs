@@ -63,18 +63,18 @@ impl Cache {
     ///
     /// A key that the loader leaves out has no value: it is `None`, and that is kept, too (see
     /// [`none_ttl`](MemoizeMany::none_ttl)). What it returns for other keys is ignored. Each key is
-    /// loaded once in the fleet, whoever asks for it and however: keys that others load are waited
-    /// for, and not loaded here. If such a load comes to nothing, this call loads the key by
-    /// another call of `loader`.
+    /// loaded once in the fleet, whichever process or method asks for it. This call waits for keys
+    /// that others load, and does not load them. If such a load is of no use to this call, the call
+    /// loads the key by another call of `loader`.
     ///
     /// Up to 1,000 keys are read and loaded at a time. With more keys, the loader is called again
     /// for the next ones, and the deadline and the timeouts count anew. A key that is given twice
     /// is loaded once.
     ///
-    /// Values are stored as those of [`memoize`](Self::memoize) are, and each finds what the other
-    /// has stored. A key without a value is that of an `Option<V>`: a `get` of a `V` misses it. In
-    /// a near cache, what this has read is held for calls of this alone, and what others have read
-    /// for those. A key that both ask for is held as it was read last.
+    /// Values are stored as those of [`memoize`](Self::memoize) are, and each method finds what the
+    /// other has stored. A key without a value is stored as the `None` of an `Option<V>`, so a
+    /// `get` of a `V` misses it. A near cache does not share values between `memoize_many` and
+    /// calls on single keys. If both ask for one key, it holds the value of the last read only.
     ///
     /// ```no_run
     /// # use std::{collections::HashMap, io, time::Duration};

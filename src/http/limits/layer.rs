@@ -58,8 +58,8 @@ impl RateLimitLayer {
 
     /// Limits by a key that is made from the request, such as an API key or the user of a session.
     ///
-    /// The layer does not know whether the key is true: authenticate first, or a client limits
-    /// others by their names.
+    /// The layer does not know whether the key is true. Authenticate first: otherwise a client can
+    /// send the key of another client, and use up the limit of that client.
     pub fn by_key(
         limiter: RateLimiter,
         key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,

@@ -111,8 +111,8 @@ impl PageCache {
     /// is not the usual one. Requests for others pass. By default, pages of every host are stored,
     /// each under its own key.
     ///
-    /// Set it: whoever sends requests chooses the host that they name, and can fill Redis with
-    /// copies of each page otherwise.
+    /// Set it. Otherwise clients choose the host that their requests name, and can fill Redis with
+    /// copies of each page.
     #[must_use]
     pub fn hosts(mut self, hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let hosts = hosts.into_iter().map(|it| it.into().to_ascii_lowercase());
@@ -149,7 +149,7 @@ impl PageCache {
     }
 
     /// Sets the most bytes of a body that is stored: 1 MiB by default. A larger body is streamed to
-    /// the client that asked, and what was gathered of it until then is all that is ever held.
+    /// the client that asked. At most the limit and one frame of it are held.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.change().body_limit = bytes;

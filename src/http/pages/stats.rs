@@ -39,7 +39,7 @@ counts! {
     stale,
     /// Requests that waited for the render of another request and were answered with its page.
     collapsed,
-    /// Requests whose own render was answered with.
+    /// Requests that were answered with the result of their own render.
     misses,
     /// Requests that passed: nothing was looked up for them.
     passed,

@@ -208,8 +208,9 @@ impl Lock {
         })
     }
 
-    /// Takes the lock away from its holder. The holder's guard is told at once. Returns whether the
-    /// lock was held. The next waiter gets it.
+    /// Takes the lock away from its holder. The holder's guard is lost: a push reports that at
+    /// once, or else its next renewal does. Returns whether the lock was held. The next waiter gets
+    /// it.
     ///
     /// # Errors
     /// What kept the server from answering. After an indeterminate error, call
