@@ -8,6 +8,7 @@ mod saves;
 mod secrecy;
 mod service;
 mod users;
+mod without_users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
