@@ -11,8 +11,8 @@ use crate::limit::{Decision, Quota, RateLimiter, RateLimits};
 /// What a [`RateLimitLayer`](super::RateLimitLayer) asks before each request: a [`RateLimiter`], or
 /// all limits of a group, [`RateLimits`]. Both can be given to the layer as they are.
 ///
-/// Each client is a [part](RateLimits::part) of a group, so clients are spread over the servers of a
-/// cluster. To ask, or to give back, what the layer counts for `key`, use
+/// Each client is a [part](RateLimits::part) of a group, so clients are spread over the servers of
+/// a cluster. To ask, or to give back, what the layer counts for `key`, use
 /// `limits.part(key).check_all(key)` and its relatives. A group that is a part already stays that
 /// part, and all of its clients are on one server.
 #[derive(Debug, Clone)]

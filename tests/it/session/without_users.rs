@@ -145,3 +145,34 @@ async fn a_store_without_users_still_lists_and_ends_none() {
     handler.flush().await.expect("logged out");
     assert!(!is_there(&knows, id).await);
 }
+
+/// Until a store that knows users saves it, nobody knows whose it is.
+#[tokio::test]
+async fn who_logs_in_at_a_store_without_users_is_not_shown_to_whom_the_session_belonged() {
+    let server = Server::start().await;
+    let (knows, plain) = (store(&server).await, without_users(&server).await);
+    for renews in ["yes", "no"] {
+        let id = created(&knows, json!({"user": "7"})).await.id;
+        let login = request(&plain, id);
+        login.insert("user", "8").await.expect("loaded");
+        if renews == "yes" {
+            login.cycle_id().await.expect("an answer");
+        }
+        login.save().await.expect("saved");
+        let id = login.id().expect("it was saved");
+        for user in ["7", "8"] {
+            let listed = knows.sessions_of(user).await.expect("an answer");
+            assert!(listed.is_empty(), "{user}: {listed:?}");
+            let revoked = knows.revoke(user, &knows.digest(&id)).await;
+            assert!(!revoked.expect("an answer"), "{user}");
+        }
+        let seen = request(&knows, id);
+        seen.load().await.expect("loaded");
+        seen.save().await.expect("saved");
+        let listed = knows.sessions_of("8").await.expect("an answer");
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert!(knows.sessions_of("7").await.expect("an answer").is_empty());
+        knows.log_out_everywhere("8").await.expect("logged out");
+        assert!(!is_there(&plain, id).await);
+    }
+}
