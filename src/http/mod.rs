@@ -9,7 +9,8 @@ mod pages;
 
 #[cfg(feature = "limit")]
 pub use limits::{
-    ClientAddress, InvalidProxy, Keyless, NoAddress, RateLimitLayer, RateLimited, RateLimiting,
+    ClientAddress, InvalidProxy, Keyless, LayerLimits, NoAddress, RateLimitLayer, RateLimited,
+    RateLimiting,
 };
 pub use pages::{
     CacheTags, InvalidArgument, PageBody, PageCache, PageService, PageStats, PurgeEndpoint,

@@ -1,8 +1,8 @@
 //! `RateLimits`: several limits that are asked in one call.
 //!
 //! Invariant: a request takes from all limits that it names, or from none. The keys of a group
-//! share a slot, so one script decides. Only local limiters, in an outage, decide one after the
-//! other. [`Client::rate_limits`] makes groups.
+//! share a slot, so one script decides. In an outage, requests take their turns at the local
+//! limits. [`Client::rate_limits`] makes groups.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::decision::{DecidedBy, Decision, Verdict};
+use super::locals::{Local, Locals};
 use super::outage::LimitOutage;
 use super::quota::Quota;
 use super::refund::returned;
@@ -110,14 +111,33 @@ impl RateLimits {
     }
 
     /// Sets what the group decides while Redis is out: by default nothing, each call
-    /// [fails](LimitOutage::Fail). A local limiter of each limit has its share. In an outage, a
-    /// request that one of them refuses may have taken from those before it.
+    /// [fails](LimitOutage::Fail). A local limiter of each limit has its share. A request that one
+    /// of them refuses takes nothing from the others.
     pub fn outage(mut self, outage: LimitOutage) -> Self {
         Arc::make_mut(&mut self.setup).outage = outage;
         self
     }
 
     handle_settings!();
+
+    /// Returns the name of the group.
+    pub fn name(&self) -> &str {
+        &self.setup.name
+    }
+
+    /// Returns the limits of the group with their quotas, in the order in which
+    /// [`check_all`](Self::check_all) asks them.
+    pub fn limits(&self) -> impl ExactSizeIterator<Item = (&str, Quota)> {
+        self.setup
+            .limits
+            .iter()
+            .map(|(name, quota)| (&**name, *quota))
+    }
+
+    /// Returns whether this is a [part](Self::part) of a group.
+    pub fn is_part(&self) -> bool {
+        self.setup.part.is_some()
+    }
 
     /// Returns what groups of this name have decided in this process so far. A decision on several
     /// limits counts once.
@@ -241,14 +261,13 @@ pub struct Decisions {
 }
 
 impl Decisions {
-    /// Returns whether the request may go on. If not, it has taken nothing from any limit in Redis.
-    /// In an outage, it may have taken from [local](LimitOutage::Local) limiters.
+    /// Returns whether the request may go on. If not, it has taken nothing from any limit.
     pub fn allowed(&self) -> bool {
         self.allowed
     }
 
     /// Returns the name of the limit that refuses the request: the one that does so for longest, if
-    /// there are several.
+    /// there are several, and the first of these.
     pub fn refused_by(&self) -> Option<&str> {
         self.longest().map(|(name, _)| &**name)
     }
@@ -265,15 +284,17 @@ impl Decisions {
     /// let the request through says so, also if another has refused it.
     ///
     /// If the process [knows](DecidedBy::KnownRefusal) that some limits refuse, the other limits
-    /// are not asked. In an outage, the limits behind the first one that refuses are not asked. A
-    /// limit that was not asked is shown as one that lets the request through and has nothing left.
+    /// are not asked. A limit that was not asked is shown as one that lets the request through and
+    /// has nothing left.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Decision)> {
         self.each.iter().map(|(name, decision)| (&**name, decision))
     }
 
     fn longest(&self) -> Option<&(Arc<str>, Decision)> {
         let refusing = self.each.iter().filter(|(_, decision)| !decision.allowed);
-        refusing.max_by_key(|(_, decision)| decision.retry_after)
+        refusing
+            .rev()
+            .max_by_key(|(_, decision)| decision.retry_after)
     }
 }
 
@@ -288,6 +309,7 @@ impl CheckAll {
 
     async fn run(&self) -> Result<Decisions> {
         let asked = self.asked()?;
+        let locals = self.locals(&asked)?;
         let noted = match self.look(&asked) {
             Ok(noted) => noted,
             Err(refused) => return Ok(self.counted(refused)),
@@ -299,10 +321,14 @@ impl CheckAll {
             Ok(answered) => answered,
             Err(error) if setup.outage.decides(&error) => {
                 setup.state.does_without(&setup.name, &error);
-                return Ok(self.counted(self.without_redis(&asked)?));
+                let each = locals.decide(&setup.state, setup.outage, &asked);
+                return Ok(self.counted(self.decisions(each)));
             }
             Err(error) => return Err(error),
         };
+        if allowed {
+            locals.feed(&setup.state, self.cost);
+        }
         let mut each = Vec::with_capacity(asked.len());
         for (at, (it, standing)) in asked.iter().zip(&standings).enumerate() {
             let verdict = match allowed || standing.wait(&it.terms, it.cost).is_zero() {
@@ -314,12 +340,6 @@ impl CheckAll {
                 let of = (&it.terms, it.cost);
                 let refusals = &setup.state.refusals;
                 refusals.note(&it.key, of, &decision, since, noted[at]);
-            } else if allowed && let LimitOutage::Local { share } = setup.outage {
-                let (limit, key) = &self.keys[at];
-                let name = self.local_name(limit);
-                if let Some(local) = setup.state.local(name, &it.terms, share)? {
-                    local.feed(&self.local_key(key), it.cost);
-                }
             }
             each.push((self.keys[at].0.clone(), decision));
         }
@@ -378,7 +398,7 @@ impl CheckAll {
             return Ok(noted);
         }
         // All of them: the caller gets the longest.
-        let mut decisions = self.unasked(asked, DecidedBy::KnownRefusal);
+        let mut decisions = self.unasked(asked);
         decisions.allowed = false;
         for (at, decision) in refused {
             decisions.each[at].1 = decision;
@@ -386,37 +406,38 @@ impl CheckAll {
         Err(decisions)
     }
 
-    fn without_redis(&self, asked: &[Asked]) -> Result<Decisions> {
+    /// The local limits that are asked in an outage, and fed before one.
+    fn locals(&self, asked: &[Asked]) -> Result<Locals> {
         let setup = &*self.limits.setup;
-        let mut decisions = self.unasked(asked, DecidedBy::Outage);
-        for (at, it) in asked.iter().enumerate() {
-            let (limit, key) = &self.keys[at];
-            let local = match setup.outage {
-                LimitOutage::Local { share } => {
-                    let name = self.local_name(limit);
-                    setup.state.local(name, &it.terms, share)?
-                }
-                _ => None,
-            };
-            let of = (&it.terms, it.cost);
-            let decision = setup
-                .outage
-                .decision(local.as_deref(), &self.local_key(key), of);
-            decisions.each[at].1 = decision;
-            if !decision.allowed {
-                decisions.allowed = false;
-                break;
-            }
+        let LimitOutage::Local { share } = setup.outage else {
+            return Ok(Locals::new(Vec::new()));
+        };
+        let mut each = Vec::with_capacity(asked.len());
+        for ((limit, key), it) in self.keys.iter().zip(asked) {
+            let name = (&*setup.name, Some(&**limit));
+            each.push(Local {
+                limit: setup.state.local(name, &it.terms, share)?,
+                key: self.local_key(key),
+            });
         }
-        Ok(decisions)
+        Ok(Locals::new(each))
     }
 
-    /// What the limits say that were not asked, because another refuses.
-    fn unasked(&self, asked: &[Asked], decided_by: DecidedBy) -> Decisions {
+    /// The answer, of the decision on each limit.
+    fn decisions(&self, each: Vec<Decision>) -> Decisions {
+        let names = self.keys.iter().map(|(limit, _)| limit.clone());
+        Decisions {
+            allowed: each.iter().all(|decision| decision.allowed),
+            each: names.zip(each).collect(),
+        }
+    }
+
+    /// What the limits say that were not asked, because another is known to refuse.
+    fn unasked(&self, asked: &[Asked]) -> Decisions {
         let each = self.keys.iter().zip(asked).map(|((limit, _), it)| {
             let decision = Decision::without_redis(LimitOutage::Open, &it.terms);
             let decision = Decision {
-                decided_by,
+                decided_by: DecidedBy::KnownRefusal,
                 ..decision
             };
             (limit.clone(), decision)
@@ -425,11 +446,6 @@ impl CheckAll {
             allowed: true,
             each: each.collect(),
         }
-    }
-
-    /// The names of the local limit of a limit.
-    fn local_name<'n>(&'n self, limit: &'n str) -> (&'n str, Option<&'n str>) {
-        (&self.limits.setup.name, Some(limit))
     }
 
     /// The key that a local limit counts. The length tells where the part ends.

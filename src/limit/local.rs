@@ -15,13 +15,15 @@ use governor::RateLimiter;
 use governor::clock::{Clock as _, DefaultClock};
 
 use super::decision::{CLOSED_FOR, DecidedBy, Decision};
-use super::places::Places;
+use super::places::{Place, Places};
 use super::quota::Terms;
 use crate::error::{Error, Result};
 
 /// A limiter of this process, for the keys of one limiter.
 pub(super) struct LocalLimit {
     limiter: RateLimiter<Box<str>, Places, DefaultClock>,
+    /// Those of the limiter.
+    places: Places,
     /// How many requests it lets through at once.
     burst: NonZeroU32,
     clock: DefaultClock,
@@ -70,7 +72,8 @@ impl LocalLimit {
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let (places, clock) = (Places::new(MOST_KEYS), DefaultClock::default());
         Ok(Self {
-            limiter: RateLimiter::new(quota.allow_burst(burst), places, clock.clone()),
+            limiter: RateLimiter::new(quota.allow_burst(burst), places.clone(), clock.clone()),
+            places,
             burst,
             clock,
             swept: Mutex::new(Instant::now()),
@@ -112,6 +115,17 @@ impl LocalLimit {
             Ok(Err(not_until)) => Fits::After(not_until.wait_time_from(self.clock.now())),
             Err(_) => Fits::Never,
         }
+    }
+
+    /// Returns where `key` stands, to [put it back](Self::put_back).
+    pub(super) fn place(&self, key: &str) -> Place {
+        self.places.of(key)
+    }
+
+    /// Gives back what was taken since `key` stood at `place`. Nobody else may have taken from it
+    /// meanwhile.
+    pub(super) fn put_back(&self, key: &str, place: Place) {
+        self.places.put_back(key, place);
     }
 
     /// Takes out the keys that are as good as new if there is no place left, at most once a second.

@@ -18,6 +18,7 @@ mod decision;
 mod group;
 mod limiter;
 mod local;
+mod locals;
 mod outage;
 mod places;
 mod quota;

@@ -40,7 +40,8 @@ pub enum LimitOutage {
     /// 65,536 keys have a share each, and keep it until they are as good as new. Further keys
     /// divide 1,024 shares among them. In the same way, a client has 1,024 local limiters by their
     /// names. Those of further names count together if they have the same quota, for up to 64
-    /// quotas. Beyond that, requests are refused as under `Closed`.
+    /// quotas, and those of groups apart from others. Beyond that, requests are refused as under
+    /// `Closed`.
     ///
     /// A request that costs more than the share is refused as under `Closed`.
     Local {

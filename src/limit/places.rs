@@ -6,7 +6,7 @@
 //! this through `governor`.
 
 use std::hash::BuildHasher as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -14,12 +14,21 @@ use governor::state::keyed::ShrinkableKeyedStateStore;
 
 use crate::hash::{Seeded, SeededMap};
 
-/// The places of the keys of one local limit.
+/// The places of the keys of one local limit. Clones share them.
+#[derive(Clone)]
 pub(super) struct Places {
     /// How many keys have a place of their own at most.
     most: usize,
-    held: Mutex<Held>,
+    held: Arc<Mutex<Held>>,
     hasher: Seeded,
+}
+
+/// Where a key stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Own(Nanos),
+    /// It has none of its own, and begins where the shared one stands.
+    Shared(Option<Nanos>),
 }
 
 /// Each number is the theoretical arrival time of GCRA, on the clock of the local limit.
@@ -33,12 +42,40 @@ impl Places {
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
-            held: Mutex::new(Held {
+            held: Arc::new(Mutex::new(Held {
                 keys: SeededMap::default(),
                 shared: vec![None; SHARED].into(),
-            }),
+            })),
             hasher: Seeded::default(),
         }
+    }
+
+    /// Returns where `key` stands.
+    pub(super) fn of(&self, key: &str) -> Place {
+        let held = self.lock();
+        match held.keys.get(key) {
+            Some(known) => Place::Own(*known),
+            None => Place::Shared(held.shared[self.shared(key)]),
+        }
+    }
+
+    /// Puts `key` back where it stood, as if nothing had been counted since.
+    pub(super) fn put_back(&self, key: &str, place: Place) {
+        let mut held = self.lock();
+        match place {
+            Place::Own(known) => {
+                held.keys.insert(key.into(), known);
+            }
+            Place::Shared(shared) => {
+                held.keys.remove(key);
+                held.shared[self.shared(key)] = shared;
+            }
+        }
+    }
+
+    /// Which of the shared places is that of `key`.
+    fn shared(&self, key: &str) -> usize {
+        self.hasher.hash_one(key) as usize % SHARED
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -60,7 +97,7 @@ impl StateStore for Places {
             *known = next;
             return Ok(answer);
         }
-        let shared = &mut shared[self.hasher.hash_one(key) as usize % SHARED];
+        let shared = &mut shared[self.shared(key)];
         let (answer, next) = decide(*shared)?;
         if keys.len() < self.most {
             keys.insert(key.clone(), next);
@@ -142,6 +179,27 @@ mod tests {
         assert_eq!(places.len(), 2, "it has a place of its own");
         assert_eq!(counted(&places, "late"), 4);
         assert_eq!(counted(&places, "b"), 2);
+    }
+
+    #[test]
+    fn a_key_that_is_put_back_stands_where_it_stood() {
+        // With a place of its own, and with one that it shares.
+        for most in [1, 0] {
+            let places = Places::new(most);
+            let new = places.of("a");
+            assert_eq!(new, Place::Shared(None));
+            counted(&places, "a");
+            let once = places.of("a");
+            assert_eq!(matches!(once, Place::Own(_)), most == 1);
+            counted(&places, "a");
+            places.put_back("a", once);
+            assert_eq!(places.of("a"), once);
+            assert_eq!(counted(&places, "a"), 1);
+            places.put_back("a", new);
+            assert_eq!(places.of("a"), new);
+            assert!(places.is_empty());
+            assert_eq!(counted(&places, "a"), 0);
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) struct LimitState {
     pub(super) refusals: Refusals,
     pub(super) counts: AllCounts,
     locals: Mutex<HashMap<LocalName, Arc<LocalLimit>>>,
+    /// Held while a request to a group takes from its local limits, or gives back to them.
+    pub(super) groups: Mutex<()>,
     turns: AtomicUsize,
     /// Of requests that were decided without Redis.
     warned: Mutex<Seldom>,
@@ -49,9 +51,10 @@ impl LimitState {
         }
         let local = Arc::new(LocalLimit::new(terms, share)?);
         // Names are few. If they are made from input, further ones share: one local limit for each
-        // handle would let everything through. No limiter and no group has an empty name.
+        // handle would let everything through. No limiter and no group has an empty name. Groups
+        // share none with limiters, which do not wait for their turn.
         if locals.len() >= MOST_LOCALS {
-            (by_name.0, by_name.1) = ("".into(), None);
+            (by_name.0, by_name.1) = ("".into(), by_name.1.map(|_| "".into()));
             if let Some(known) = locals.get(&by_name) {
                 return Ok(Some(known.clone()));
             }
@@ -136,6 +139,18 @@ mod tests {
         assert!(!of("later").decide("a", 1).allowed);
         assert!(!of("0").decide("a", 1).allowed, "it is kept by its name");
         assert!(of("0").decide("b", 1).allowed);
+    }
+
+    #[test]
+    fn further_groups_share_one_of_their_own() {
+        let (state, terms) = full();
+        let of = |name, limit| {
+            let local = state.local((name, limit), &terms, 1.0);
+            local.expect("a good share").expect("a place")
+        };
+        let (limiter, group) = (of("late", None), of("late", Some("a")));
+        assert!(!Arc::ptr_eq(&limiter, &group));
+        assert!(Arc::ptr_eq(&group, &of("later", Some("b"))));
     }
 
     #[test]

@@ -30,8 +30,7 @@ pub(super) struct Base {
     pub(super) writer: u64,
     /// Tells the data from other data. What the request has saved since counts as loaded.
     pub(super) data: u64,
-    /// To whom the session belonged. What the request has saved since counts as loaded. `None` if
-    /// the store knows no users.
+    /// To whom the session belonged. What the request has saved since counts as loaded.
     pub(super) user: Option<String>,
     /// Whether it belonged to anybody when it was loaded.
     pub(super) had_user: bool,

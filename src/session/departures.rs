@@ -51,7 +51,7 @@ pub(super) struct Found {
     /// To whom it belonged.
     pub(super) user: Option<String>,
     /// Of its tags, which are those of all users that it has belonged to. `None` if the store knows
-    /// no users, or the session went to another user meanwhile.
+    /// of none, or the session went to another user meanwhile.
     pub(super) leave: Option<TagSnapshot>,
     pub(super) version: u64,
     pub(super) writer: u64,

@@ -71,11 +71,8 @@ impl SessionStore {
             return Ok(false);
         }
         let entry = self.cache.entry::<Stored>(digest).await;
-        let is_theirs = match entry.map_err(of_cache)? {
-            Some(entry) => entry.user.as_deref() == Some(user),
-            None => false,
-        };
-        if !is_theirs {
+        let entry = entry.map_err(of_cache)?;
+        if !entry.is_some_and(|entry| self.is_of(&entry, user)) {
             return Ok(false);
         }
         let taken = self.cache.take::<Stored>(digest).await;
@@ -87,7 +84,7 @@ impl SessionStore {
             return Ok(None);
         };
         // It carries the tags of all users that it has belonged to.
-        if entry.user.as_deref() != Some(user) {
+        if !self.is_of(&entry, user) {
             return Ok(None);
         }
         let created = i128::from(entry.created) * 1_000_000;
@@ -99,6 +96,17 @@ impl SessionStore {
             data: entry.data().unwrap_or_default(),
             digest,
         }))
+    }
+
+    /// Whether a session belongs to `user`. A store without users keeps whose it was. If another
+    /// user has logged in there, it is none of either until a store with users saves it.
+    fn is_of(&self, stored: &Stored, user: &str) -> bool {
+        if stored.user.as_deref() != Some(user) {
+            return false;
+        }
+        let data = stored.data().unwrap_or_default();
+        let now = self.users.as_ref().and_then(|users| users.user(&data));
+        now.is_none_or(|now| now == user)
     }
 
     fn tag_of(&self, user: &str) -> Result<String> {

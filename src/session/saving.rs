@@ -21,6 +21,7 @@ use crate::FOREVER;
 pub(super) struct Saving {
     /// The data, without the reserved key.
     pub(super) text: String,
+    /// To whom it is to belong. A store that knows no users sets whose it was.
     pub(super) user: Option<String>,
     expires: OffsetDateTime,
 }

@@ -93,7 +93,8 @@ impl SessionStore {
     #[must_use]
     pub fn new(cache: Cache) -> Self {
         Self {
-            cache: cache.jitter(0.0).outage(Outage::Fail),
+            // The index is for sessions of users only, also those of which other processes know.
+            cache: cache.jitter(0.0).outage(Outage::Fail).index_tags(),
             users: None,
             conflict: Conflict::default(),
             max_size: MAX_SIZE,
@@ -113,9 +114,11 @@ impl SessionStore {
     /// [`Cache::encrypt`] encrypts, and as a digest in the tag. A reader who guesses the user
     /// recognises that digest. A session that changes from one user to another without a new id
     /// carries the tags of both.
+    ///
+    /// A store without this, as an older process in a deployment has it, leaves each session to
+    /// the user that it had when it was loaded. It sees no login and no change of user.
     #[must_use]
     pub fn user(mut self, user: impl Fn(&Data) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.cache = self.cache.index_tags();
         self.users = Some(UserOf::new(user));
         self
     }
@@ -125,7 +128,6 @@ impl SessionStore {
     /// `7`.
     #[must_use]
     pub fn user_key(mut self, key: &str) -> Self {
-        self.cache = self.cache.index_tags();
         self.users = Some(UserOf::key(key));
         self
     }
@@ -184,14 +186,14 @@ impl SessionStore {
                 .add(&session, &stored, life)
                 .tags(self.tag(saving));
             if add.await.map_err(of_cache)? {
-                return Ok(Some((id, self.base(&session, &stored, writer))));
+                return Ok(Some((id, Self::base(&session, &stored, writer))));
             }
         }
         Err(trouble::no_id())
     }
 
     /// Saves over what is there, if the session is there.
-    async fn saved(&self, saving: &Saving, base: Option<&Base>, session: &str) -> Result<()> {
+    async fn saved(&self, mut saving: Saving, base: Option<&Base>, session: &str) -> Result<()> {
         let counts = &self.shared.counts;
         for _ in 0..MOST_ATTEMPTS {
             let Some(life) = saving.life() else {
@@ -203,7 +205,11 @@ impl SessionStore {
                 self.dropped(session);
                 return Ok(());
             };
-            let new = (saving, life.as_millis() as u64);
+            if self.users.is_none() && base.is_none() {
+                // Whose it was before it was cleared.
+                saving.user.clone_from(&entry.user);
+            }
+            let new = (&saving, life.as_millis() as u64);
             let verdict = judge(&entry, new, (session, base), self.conflict);
             match verdict {
                 Verdict::Slide => {
@@ -216,7 +222,7 @@ impl SessionStore {
                     let writer = base.map_or_else(rand::random, |base| base.writer);
                     let stored = saving.stored(writer, life, Some(&entry));
                     let update = self.cache.update(&entry, &stored).ttl(life);
-                    let update = update.tags(self.tag(saving));
+                    let update = update.tags(self.tag(&saving));
                     if update.await.map_err(of_cache)? {
                         self.shared.last_saves.note(
                             writer,
@@ -261,7 +267,7 @@ impl SessionStore {
         // An outage is told before anything is removed: a session that may go on under another id
         // would otherwise end by it.
         let leave = self.leave(&entry).await?;
-        let belongs_to_nobody = self.users.is_none() || entry.user.is_none();
+        let belongs_to_nobody = entry.user.is_none();
         let taken = match self.cache.take::<Stored>(session).await {
             // What nobody has may go on whatever was found. So it is removed for certain.
             Err(error) if belongs_to_nobody && error.is_indeterminate() => None,
@@ -281,9 +287,9 @@ impl SessionStore {
     }
 
     /// Takes a snapshot of the tags of the session: those of all users that it has belonged to.
-    /// `None` if the store knows no users.
+    /// `None` if there are none, as far as the store knows.
     async fn leave(&self, entry: &Entry<Stored>) -> crate::Result<Option<TagSnapshot>> {
-        if self.users.is_none() {
+        if self.users.is_none() && entry.user.is_none() {
             return Ok(None);
         }
         let snapshot = self.cache.tag_snapshot_of(entry, LONGEST_REQUEST);
@@ -307,8 +313,13 @@ impl SessionStore {
         Some(base)
     }
 
-    fn saving(&self, record: &Record) -> Result<Saving> {
-        Saving::of(record, self.users.as_ref(), self.max_size)
+    fn saving(&self, record: &Record, base: Option<&Base>) -> Result<Saving> {
+        let mut saving = Saving::of(record, self.users.as_ref(), self.max_size)?;
+        if self.users.is_none() {
+            // Another process may know whose it is, and must still be able to end it.
+            saving.user = base.and_then(|base| base.user.clone());
+        }
+        Ok(saving)
     }
 
     /// The tag of the user to whom a session is to belong.
@@ -318,17 +329,15 @@ impl SessionStore {
     }
 
     /// The base of a request that has read `stored`, or has written it, and signs as `writer`.
-    fn base(&self, session: &str, stored: &Stored, writer: u64) -> Base {
-        // A store that knows no users has not to watch over them.
-        let user = self.users.as_ref().and(stored.user.clone());
+    fn base(session: &str, stored: &Stored, writer: u64) -> Base {
         Base {
             session: session.to_owned(),
             version: stored.version,
             written_by: stored.writer,
             writer,
             data: digest::of_data(&stored.data),
-            had_user: user.is_some(),
-            user,
+            had_user: stored.user.is_some(),
+            user: stored.user.clone(),
         }
     }
 
@@ -354,8 +363,8 @@ impl SessionStore {
 impl Store for SessionStore {
     /// Creates a session with the data of `record`, under an id that the store draws.
     async fn create(&self, record: &mut Record) -> Result<()> {
-        let saving = self.saving(record)?;
         let base = self.base_of(record);
+        let saving = self.saving(record, base.as_ref())?;
         // Whose session it is may be known from the session that was loaded. So that must not have
         // ended otherwise than by the `delete` of this request.
         let leave = match self.leave_of(base.as_ref()) {
@@ -396,9 +405,9 @@ impl Store for SessionStore {
     /// Saves the data and the end of a session that is there. If it is not, nothing is saved, and
     /// the answer is `Ok`: the session has ended while the request was under way.
     async fn save(&self, record: &Record) -> Result<()> {
-        let (saving, session) = (self.saving(record)?, digest::of_session(&record.id));
-        let base = self.base_of(record);
-        self.saved(&saving, base.as_ref(), &session).await
+        let (base, session) = (self.base_of(record), digest::of_session(&record.id));
+        let saving = self.saving(record, base.as_ref())?;
+        self.saved(saving, base.as_ref(), &session).await
     }
 
     async fn load(&self, id: &Id) -> Result<Option<Record>> {
@@ -408,8 +417,7 @@ impl Store for SessionStore {
             return Ok(None);
         };
         let mut data = entry.data()?;
-        self.base(&session, &entry, rand::random())
-            .note_in(&mut data);
+        Self::base(&session, &entry, rand::random()).note_in(&mut data);
         Ok(Some(Record {
             id: *id,
             data,

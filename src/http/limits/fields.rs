@@ -9,11 +9,13 @@ use std::time::Duration;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::limit::{DecidedBy, Decision, Quota};
+use super::layer_limits::Policy;
+use crate::limit::{DecidedBy, Decision};
 
-/// Adds the policy and what is left of it.
-pub(super) fn describe(fields: &mut HeaderMap, name: &str, quota: Quota, decision: &Decision) {
-    let name = structured(name);
+/// Adds a policy and what is left of it.
+pub(super) fn describe(fields: &mut HeaderMap, policy: &Policy) {
+    let (quota, decision) = (policy.quota, &policy.decision);
+    let name = structured(&policy.name);
     let mut policy = format!("{name};q={}", quota.limit());
     let window = quota.window();
     // The draft has whole seconds. Another window is left out, rather than told wrongly.
@@ -21,14 +23,23 @@ pub(super) fn describe(fields: &mut HeaderMap, name: &str, quota: Quota, decisio
         policy += &format!(";w={}", window.as_secs());
     }
     append(fields, POLICY, &policy);
-    // What is left is not known in an outage.
-    if decision.decided_by != DecidedBy::Outage {
+    if is_known(decision) {
         let mut left = format!("{name};r={}", decision.remaining);
         // `t` is when more is available. While some is left, nobody need wait for that.
         if !decision.allowed {
             left += &format!(";t={}", wait_of(decision.retry_after));
         }
         append(fields, LIMIT, &left);
+    }
+}
+
+/// Whether what is left is known: not in an outage, and not of a limit that was not asked, since
+/// another of its group is known to refuse the request.
+fn is_known(decision: &Decision) -> bool {
+    match decision.decided_by {
+        DecidedBy::Outage => false,
+        DecidedBy::KnownRefusal => !decision.allowed,
+        _ => true,
     }
 }
 

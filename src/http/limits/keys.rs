@@ -1,4 +1,4 @@
-//! `Setup`: which limiter is asked, and for which key.
+//! `Setup`: which limits are asked, and for which key.
 //!
 //! Invariant: a request without a key is decided by [`Keyless`], never forgotten. The service asks
 //! here for the key of each request.
@@ -10,13 +10,13 @@ use http::StatusCode;
 use http::request::Parts;
 
 use super::address::NoAddress;
+use super::layer_limits::LayerLimits;
 use super::warnings::Warnings;
-use crate::limit::RateLimiter;
 
 /// What all services of one layer share.
 #[derive(Clone)]
 pub(super) struct Setup {
-    pub(super) limiter: RateLimiter,
+    pub(super) limits: LayerLimits,
     key: Arc<KeyOf>,
     pub(super) cost: Option<Arc<CostOf>>,
     pub(super) keyless: Keyless,
@@ -52,7 +52,7 @@ pub(super) enum NoKey {
 /// What is to be done with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// The limiter is asked for this key and cost.
+    /// The limits are asked for this key and cost.
     Ask(String, u32),
     /// The request goes on.
     Allow,
@@ -62,11 +62,11 @@ pub(super) enum Wanted {
 
 impl Setup {
     pub(super) fn new(
-        limiter: RateLimiter,
+        limits: LayerLimits,
         key: impl Fn(&Parts) -> Result<String, NoKey> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            limiter,
+            limits,
             key: Arc::new(key),
             cost: None,
             keyless: Keyless::default(),
@@ -94,7 +94,7 @@ impl Setup {
             Keyless::Allow => Wanted::Allow,
             Keyless::Refuse => {
                 let status = why.status();
-                tracing::debug!(target: "hedgerow::limit", limiter = self.limiter.name(), status = status.as_u16(), "no key to limit by");
+                tracing::debug!(target: "hedgerow::limit", limiter = self.limits.name(), status = status.as_u16(), "no key to limit by");
                 Wanted::Refuse(status)
             }
         }
@@ -114,7 +114,7 @@ impl NoKey {
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Setup")
-            .field("limiter", &self.limiter)
+            .field("limits", &self.limits)
             .field("keyless", &self.keyless)
             .finish_non_exhaustive()
     }
@@ -140,7 +140,7 @@ mod tests {
         let client = crate::Client::open("redis://127.0.0.1:1").expect("a good URL");
         let limiter = client.rate_limiter("site", crate::limit::Quota::per_second(1));
         let wanted = |why: NoAddress, keyless| {
-            let mut setup = Setup::new(limiter.clone(), move |_| Err(NoKey::Address(why)));
+            let mut setup = Setup::new(limiter.clone().into(), move |_| Err(NoKey::Address(why)));
             setup.keyless = keyless;
             setup.wanted(&http::Request::new(()).into_parts().0)
         };

@@ -11,17 +11,20 @@ use tower_layer::Layer;
 
 use super::address::ClientAddress;
 use super::keys::{Keyless, NoKey, Setup};
+use super::layer_limits::LayerLimits;
 use super::service::RateLimiting;
-use crate::limit::RateLimiter;
 
-/// A tower layer that asks a [`RateLimiter`] before each request.
+/// A tower layer that asks a [`RateLimiter`](crate::RateLimiter), or all limits of a group
+/// ([`RateLimits`](crate::RateLimits)), before each request.
 ///
 /// - A request that is refused gets `429 Too Many Requests` with `Retry-After` and a line of text.
+///   Of a group, it has taken nothing from any limit, and is told the longest wait.
 /// - Each response has `RateLimit-Policy` and `RateLimit`, as the IETF draft
-///   `draft-ietf-httpapi-ratelimit-headers-10` has them.
-/// - If the limiter fails, as in an outage with the policy
+///   `draft-ietf-httpapi-ratelimit-headers-10` has them, with an item for each limit.
+/// - If the limits fail, as in an outage with the policy
 ///   [`Fail`](crate::limit::LimitOutage::Fail), the request gets `503 Service Unavailable`. Choose
-///   another policy with [`RateLimiter::outage`].
+///   another policy with [`RateLimiter::outage`](crate::RateLimiter::outage) or
+///   [`RateLimits::outage`](crate::RateLimits::outage).
 ///
 /// The body of the service's responses is made from a `String` for these answers: those of axum and
 /// of `http-body-util` can be.
@@ -38,8 +41,16 @@ use crate::limit::RateLimiter;
 /// let address = ClientAddress::peer(|extensions| {
 ///     extensions.get::<SocketAddr>().map(SocketAddr::ip)
 /// });
-/// let layer = RateLimitLayer::by_address(limiter, address);
-/// # let _ = layer;
+/// let layer = RateLimitLayer::by_address(limiter, address.clone());
+///
+/// // Two limits of each client in one step:
+/// let limits = client
+///     .rate_limits("api")
+///     .limit("second", Quota::per_second(10))
+///     .limit("hour", Quota::per_hour(1000))
+///     .outage(LimitOutage::Open);
+/// let both = RateLimitLayer::by_address(limits, address);
+/// # let _ = (layer, both);
 /// # }
 /// ```
 #[derive(Clone)]
@@ -50,8 +61,8 @@ pub struct RateLimitLayer {
 
 impl RateLimitLayer {
     /// Limits each client by its address.
-    pub fn by_address(limiter: RateLimiter, address: ClientAddress) -> Self {
-        Self::new(limiter, move |request| {
+    pub fn by_address(limits: impl Into<LayerLimits>, address: ClientAddress) -> Self {
+        Self::new(limits.into(), move |request| {
             address.key(request).map_err(NoKey::Address)
         })
     }
@@ -61,22 +72,23 @@ impl RateLimitLayer {
     /// The layer does not know whether the key is true. Authenticate first: otherwise a client can
     /// send the key of another client, and use up the limit of that client.
     pub fn by_key(
-        limiter: RateLimiter,
+        limits: impl Into<LayerLimits>,
         key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        Self::new(limiter, move |request| key(request).ok_or(NoKey::Key))
+        Self::new(limits.into(), move |request| key(request).ok_or(NoKey::Key))
     }
 
     fn new(
-        limiter: RateLimiter,
+        limits: LayerLimits,
         key: impl Fn(&Parts) -> Result<String, NoKey> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            setup: Arc::new(Setup::new(limiter, key)),
+            setup: Arc::new(Setup::new(limits, key)),
         }
     }
 
-    /// Sets what a request costs: 1 by default. A request of cost 0 is not asked about.
+    /// Sets what a request costs, of each limit: 1 by default. A request of cost 0 is not asked
+    /// about.
     pub fn cost(mut self, cost: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.setup).cost = Some(Arc::new(cost));
         self

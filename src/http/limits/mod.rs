@@ -8,10 +8,12 @@ mod address;
 mod fields;
 mod keys;
 mod layer;
+mod layer_limits;
 mod service;
 mod warnings;
 
 pub use address::{ClientAddress, InvalidProxy, NoAddress};
 pub use keys::Keyless;
 pub use layer::RateLimitLayer;
+pub use layer_limits::LayerLimits;
 pub use service::{RateLimited, RateLimiting};

@@ -1,6 +1,6 @@
-//! `RateLimiting`: a service behind a limiter.
+//! `RateLimiting`: a service behind a limit, or several.
 //!
-//! Invariant: the wrapped service is called only after the limiter has let the request through, and
+//! Invariant: the wrapped service is called only after all limits have let the request through, and
 //! only the clone of it that was ready. [`RateLimitLayer`](super::RateLimitLayer) makes it.
 
 use std::fmt;
@@ -17,10 +17,10 @@ use tower_service::Service;
 
 use super::fields::{describe, retry_after, seconds};
 use super::keys::{Setup, Wanted};
+use super::layer_limits::Answer;
 use crate::ErrorKind;
-use crate::limit::Decision;
 
-/// A service behind a [`RateLimiter`](crate::RateLimiter); made by
+/// A service behind a [`RateLimiter`](crate::RateLimiter), or a group of limits; made by
 /// [`RateLimitLayer`](super::RateLimitLayer).
 #[derive(Debug, Clone)]
 pub struct RateLimiting<S> {
@@ -71,11 +71,11 @@ where
                     ));
                 }
             };
-            let decision = match setup.limiter.check(&key).cost(cost).await {
-                Ok(decision) => decision,
+            let answered = match setup.limits.ask(&key, cost).await {
+                Ok(answered) => answered,
                 // A key that is empty or too long, or a cost that never fits: no time helps.
                 Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    tracing::debug!(target: "hedgerow::limit", limiter = setup.limiter.name(), %error, "a request is answered 400");
+                    tracing::debug!(target: "hedgerow::limit", limiter = setup.limits.name(), %error, "a request is answered 400");
                     return Ok(answer(
                         StatusCode::BAD_REQUEST,
                         "the request cannot be limited\n".into(),
@@ -83,7 +83,7 @@ where
                 }
                 Err(error) => {
                     if let Some(count) = setup.warnings.one_more(Instant::now()) {
-                        tracing::warn!(target: "hedgerow::limit", limiter = setup.limiter.name(), count, %error, "requests are answered 503");
+                        tracing::warn!(target: "hedgerow::limit", limiter = setup.limits.name(), count, %error, "requests are answered 503");
                     }
                     let mut unavailable = answer(
                         StatusCode::SERVICE_UNAVAILABLE,
@@ -93,22 +93,23 @@ where
                     return Ok(unavailable);
                 }
             };
-            let mut response = match decision.allowed {
+            let mut response = match answered.allowed {
                 true => inner.call(Request::from_parts(parts, body)).await?,
-                false => refusal(&decision),
+                false => refusal(&answered),
             };
-            let (name, quota) = (setup.limiter.name(), setup.limiter.quota());
-            describe(response.headers_mut(), name, quota, &decision);
+            for policy in &answered.policies {
+                describe(response.headers_mut(), policy);
+            }
             Ok(response)
         }))
     }
 }
 
-fn refusal<R: From<String>>(decision: &Decision) -> Response<R> {
-    let wait = seconds(decision.retry_after).max(1);
+fn refusal<R: From<String>>(answered: &Answer) -> Response<R> {
+    let wait = seconds(answered.retry_after).max(1);
     let text = format!("too many requests; try again in {wait} s\n");
     let mut response = answer(StatusCode::TOO_MANY_REQUESTS, text);
-    retry_after(response.headers_mut(), decision.retry_after);
+    retry_after(response.headers_mut(), answered.retry_after);
     response
 }
 

@@ -228,10 +228,11 @@ const LIMITS: [&str; 12] = [
 ];
 
 /// What is there with the feature `http`, too.
-const LIMIT_LAYERS: [&str; 7] = [
+const LIMIT_LAYERS: [&str; 8] = [
     "ClientAddress",
     "InvalidProxy",
     "Keyless",
+    "LayerLimits",
     "NoAddress",
     "RateLimitLayer",
     "RateLimited",
@@ -278,7 +279,8 @@ async fn limit_layers(limiter: hedgerow::RateLimiter, shown: &mut Shown) {
     use axum::body::Body;
     use axum::http::Request;
     use hedgerow::http::{
-        ClientAddress, InvalidProxy, Keyless, NoAddress, RateLimitLayer, RateLimited, RateLimiting,
+        ClientAddress, InvalidProxy, Keyless, LayerLimits, NoAddress, RateLimitLayer, RateLimited,
+        RateLimiting,
     };
     use tower::{Layer as _, Service as _};
 
@@ -290,7 +292,9 @@ async fn limit_layers(limiter: hedgerow::RateLimiter, shown: &mut Shown) {
     let (request, ()) = request.body(()).expect("a good request").into_parts();
     shown.add::<NoAddress>(&address.key(&request).expect_err("no peer"));
     shown.add::<Keyless>(&Keyless::Share);
-    let layer = RateLimitLayer::by_address(limiter, address).keyless(Keyless::Share);
+    let limits = LayerLimits::from(limiter);
+    shown.add::<LayerLimits>(&limits);
+    let layer = RateLimitLayer::by_address(limits, address).keyless(Keyless::Share);
     shown.add::<RateLimitLayer>(&layer);
     let mut service = layer.layer(axum::Router::<()>::new());
     shown.add::<RateLimiting<axum::Router>>(&service);

@@ -18,13 +18,13 @@ use crate::support::listener::Listener;
 use crate::support::server::{Server, signal};
 
 /// A service that counts its requests, behind a layer.
-struct Site {
+pub(super) struct Site {
     router: Router,
     served: Arc<AtomicUsize>,
 }
 
 impl Site {
-    fn behind(layer: RateLimitLayer) -> Self {
+    pub(super) fn behind(layer: RateLimitLayer) -> Self {
         let served = Arc::<AtomicUsize>::default();
         let count = served.clone();
         let page = get(move || async move {
@@ -43,7 +43,7 @@ impl Site {
     }
 
     /// Asks from an address, with header fields.
-    async fn ask_from(&self, peer: &str, fields: &[(&str, &str)]) -> Response<Body> {
+    pub(super) async fn ask_from(&self, peer: &str, fields: &[(&str, &str)]) -> Response<Body> {
         let mut request = Request::get("/");
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -53,12 +53,12 @@ impl Site {
         self.ask(request.expect("a good request")).await
     }
 
-    fn served(&self) -> usize {
+    pub(super) fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
     }
 }
 
-fn address() -> ClientAddress {
+pub(super) fn address() -> ClientAddress {
     ClientAddress::peer(|extensions| extensions.get::<SocketAddr>().map(SocketAddr::ip))
 }
 
@@ -66,7 +66,7 @@ fn daily(client: &Client, limit: u32) -> RateLimiter {
     client.rate_limiter("site", Quota::per_day(limit))
 }
 
-fn field<'r>(response: &'r Response<Body>, name: &str) -> Option<&'r str> {
+pub(super) fn field<'r>(response: &'r Response<Body>, name: &str) -> Option<&'r str> {
     let value = response.headers().get(name)?;
     Some(value.to_str().expect("text"))
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hedgerow::limit::{DecidedBy, Decision, LimitOutage, Quota};
-use hedgerow::{Client, ErrorKind, RateLimiter, Result};
+use hedgerow::{Client, ErrorKind, RateLimiter, RateLimits, Result};
 
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::{Server, signal};
@@ -227,6 +227,115 @@ async fn a_group_decides_by_its_policy() {
         let account = (number > 2).then_some("account");
         assert_eq!(decisions.refused_by(), account);
     }
+}
+
+/// Five of each address and two of each account, on its own.
+fn local_logins(client: &Client) -> RateLimits {
+    client
+        .rate_limits("login")
+        .limit("address", Quota::per_day(10))
+        .limit("account", Quota::per_day(4).sliding_window())
+        .outage(LOCAL)
+}
+
+#[tokio::test]
+async fn a_group_without_redis_takes_nothing_for_a_request_that_one_of_its_limits_refuses() {
+    let (_server, client) = struck(Condition::Dead).await;
+    let logins = local_logins(&client);
+    let check = async |address: &str, account: &str| {
+        let keys = [("address", address), ("account", account)];
+        let decisions = logins.check(keys).await.expect("decided");
+        assert_eq!(decisions.allowed(), decisions.refused_by().is_none());
+        decisions.refused_by().map(str::to_owned)
+    };
+    for _ in 0..2 {
+        assert_eq!(check("::1", "ada").await, None);
+    }
+    for _ in 0..10 {
+        assert_eq!(check("::1", "ada").await.as_deref(), Some("account"));
+    }
+    // The address has had two of its five.
+    for account in ["bob", "bob", "eve"] {
+        assert_eq!(check("::1", account).await, None, "{account}");
+    }
+    for _ in 0..10 {
+        assert_eq!(check("::1", "joe").await.as_deref(), Some("address"));
+    }
+    assert_eq!(check("::2", "joe").await, None);
+    assert_eq!(check("::2", "joe").await, None, "joe has had one of two");
+    // One limit may count several keys.
+    let both = [("account", "new"), ("account", "ada")];
+    for _ in 0..3 {
+        assert!(!logins.check(both).await.expect("decided").allowed());
+    }
+    for _ in 0..2 {
+        let alone = logins.check([("account", "new")]).await;
+        assert!(alone.expect("decided").allowed());
+    }
+}
+
+#[tokio::test]
+async fn a_group_without_redis_asks_all_of_its_limits_and_tells_the_longest_wait() {
+    let (_server, client) = struck(Condition::Dead).await;
+    let logins = local_logins(&client);
+    for limit in ["address", "account"] {
+        while logins
+            .check([(limit, "a")])
+            .await
+            .expect("decided")
+            .allowed()
+        {}
+    }
+    let refused = logins.check_all("a").await.expect("decided");
+    assert!(refused.iter().all(|(_, decision)| !decision.allowed));
+    // One of the address comes back after a fifth of a day, one of the account after half of one.
+    assert_eq!(refused.refused_by(), Some("account"));
+    let waits = refused.iter().map(|(_, decision)| decision.retry_after);
+    assert_eq!(Some(refused.retry_after()), waits.max());
+}
+
+/// Calls on several threads, of which each second one is refused by its account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn refused_calls_of_a_group_without_redis_take_nothing_from_those_beside_them() {
+    let (_server, client) = struck(Condition::Dead).await;
+    let logins = client
+        .rate_limits("login")
+        .limit("address", Quota::per_day(2_000))
+        .limit("account", Quota::per_day(2))
+        .outage(LOCAL);
+    let used_up = logins.check([("account", "ada")]).await.expect("decided");
+    assert!(used_up.allowed());
+    let tasks = (0..8).map(|task| {
+        let logins = logins.clone();
+        tokio::spawn(async move {
+            let mut allowed = 0;
+            for number in 0..500 {
+                let account = match number % 2 {
+                    0 => format!("{task}:{number}"),
+                    _ => "ada".to_owned(),
+                };
+                let keys = [("address", "::1"), ("account", &*account)];
+                let decisions = logins.check(keys).await.expect("decided");
+                allowed += u32::from(decisions.allowed());
+            }
+            allowed
+        })
+    });
+    let mut allowed = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        allowed += task.await.expect("no panic");
+    }
+    assert_eq!(allowed, 1_000, "all of the address's share");
+}
+
+#[tokio::test]
+async fn a_group_whose_share_is_none_takes_nothing() {
+    let server = Server::start_single().await;
+    let none = LimitOutage::Local { share: 0.0 };
+    let group = local_logins(&server.client().await).outage(none);
+    let error = group.check_all("a").await.expect_err("no share");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert_eq!(server.keys("*").await, [""; 0]);
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! Sessions of tower-sessions: what the store promises, and what a browser sees of it.
 
 mod conformance;
+mod drawn_ids;
 mod other_ids;
 mod outage;
 mod races;
+mod refusals;
 mod saves;
 mod secrecy;
 mod service;
 mod users;
+mod without_users;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -159,7 +159,7 @@ async fn a_logout_whose_reply_is_lost_is_an_error_or_done() {
 async fn a_new_id_whose_delete_has_failed_is_an_error_and_no_logout() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
-    let (store, direct) = both(&server, &proxy, Duration::from_millis(500)).await;
+    let (store, direct) = both(&server, &proxy, Duration::from_secs(2)).await;
     let id = created(&store, json!({"user": "7"})).await.id;
     let session = request(&store, id);
     session.load().await.expect("loaded");
@@ -293,12 +293,21 @@ async fn a_full_redis_refuses_what_stores_and_nothing_that_ends_a_session() {
     for content in [json!({"user": "7"}), json!({"user": "7"}), json!({})] {
         ids.push(created(&store, content).await.id);
     }
-    let writes = request(&store, ids[0]);
-    writes.insert("a", 1).await.expect("loaded");
+    // One of a user, and one of nobody, for which no index needs memory.
+    let writes = [ids[0], ids[2]].map(|id| request(&store, id));
+    for session in &writes {
+        session.insert("a", 1).await.expect("loaded");
+    }
+    let before = server.digest().await;
     let _: redis::Value = server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    unavailable(store.create(&mut record(json!({"user": "7"}))).await);
-    let error = writes.save().await.expect_err("it is full");
-    assert_eq!(Trouble::from(&error), Trouble::Unavailable, "{error}");
+    for content in [json!({"user": "7"}), json!({})] {
+        unavailable(store.create(&mut record(content)).await);
+    }
+    for session in writes {
+        let error = session.save().await.expect_err("it is full");
+        assert_eq!(Trouble::from(&error), Trouble::Unavailable, "{error}");
+    }
+    assert_eq!(server.digest().await, before, "nothing was stored");
     for (id, by) in ids.iter().zip(["revoke", "everywhere", "delete"]) {
         assert!(is_there(&store, *id).await, "{by}");
         logout(&store, *id, by).await;

@@ -1,7 +1,7 @@
 //! What the proxy does, and to which frames.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -111,6 +111,7 @@ struct Inner {
     request: Request,
     act: Act,
     seen: AtomicUsize,
+    last: Mutex<Vec<String>>,
     hits: watch::Sender<usize>,
     delivered: watch::Sender<bool>,
 }
@@ -122,6 +123,7 @@ impl Rule {
             request,
             act,
             seen: AtomicUsize::new(0),
+            last: Mutex::default(),
             hits: watch::Sender::new(0),
             delivered: watch::Sender::new(false),
         }))
@@ -139,6 +141,11 @@ impl Rule {
         drop(hit.expect("the rule is in force"));
     }
 
+    /// The words of the last frame that it meant.
+    pub fn words(&self) -> Vec<String> {
+        self.0.last.lock().expect("no panic").clone()
+    }
+
     /// Lets what is held go on.
     pub fn deliver(&self) {
         self.0.delivered.send_replace(true);
@@ -154,7 +161,11 @@ impl Rule {
             return false;
         }
         let nth = self.0.seen.fetch_add(1, Ordering::SeqCst) + 1;
-        (self.0.request.from..=self.0.request.until).contains(&nth)
+        let is_meant = (self.0.request.from..=self.0.request.until).contains(&nth);
+        if is_meant {
+            *self.0.last.lock().expect("no panic") = words.to_vec();
+        }
+        is_meant
     }
 
     pub(super) fn has_hit(&self) {

@@ -1,0 +1,96 @@
+//! `LayerLimits`: what a layer asks before each request, one limiter or a group.
+//!
+//! Invariant: each request asks with one call, so a request that is refused takes nothing of any
+//! limit. The service asks here, and tells the answer to the client.
+
+use std::time::Duration;
+
+use crate::Result;
+use crate::limit::{Decision, Quota, RateLimiter, RateLimits};
+
+/// What a [`RateLimitLayer`](super::RateLimitLayer) asks before each request: a [`RateLimiter`], or
+/// all limits of a group, [`RateLimits`]. Both can be given to the layer as they are.
+///
+/// Each client is a [part](RateLimits::part) of a group, so clients are spread over the servers of
+/// a cluster. To ask, or to give back, what the layer counts for `key`, use
+/// `limits.part(key).check_all(key)` and its relatives. A group that is a part already stays that
+/// part, and all of its clients are on one server.
+#[derive(Debug, Clone)]
+pub struct LayerLimits(Asked);
+
+#[derive(Debug, Clone)]
+enum Asked {
+    One(RateLimiter),
+    All(RateLimits),
+}
+
+/// What the limits say of one request.
+pub(super) struct Answer {
+    pub(super) allowed: bool,
+    /// The longest, if several refuse the request.
+    pub(super) retry_after: Duration,
+    pub(super) policies: Vec<Policy>,
+}
+
+/// What one limit says, and what it is.
+pub(super) struct Policy {
+    pub(super) name: String,
+    pub(super) quota: Quota,
+    pub(super) decision: Decision,
+}
+
+impl From<RateLimiter> for LayerLimits {
+    fn from(limiter: RateLimiter) -> Self {
+        Self(Asked::One(limiter))
+    }
+}
+
+impl From<RateLimits> for LayerLimits {
+    fn from(limits: RateLimits) -> Self {
+        Self(Asked::All(limits))
+    }
+}
+
+impl LayerLimits {
+    /// The name of the limiter, or of the group.
+    pub(super) fn name(&self) -> &str {
+        match &self.0 {
+            Asked::One(limiter) => limiter.name(),
+            Asked::All(limits) => limits.name(),
+        }
+    }
+
+    /// Asks all limits for `key`.
+    pub(super) async fn ask(&self, key: &str, cost: u32) -> Result<Answer> {
+        let limits = match &self.0 {
+            Asked::One(limiter) => {
+                let decision = limiter.check(key).cost(cost).await?;
+                return Ok(Answer {
+                    allowed: decision.allowed,
+                    retry_after: decision.retry_after,
+                    policies: vec![Policy {
+                        name: limiter.name().to_owned(),
+                        quota: limiter.quota(),
+                        decision,
+                    }],
+                });
+            }
+            Asked::All(limits) if limits.is_part() => limits.clone(),
+            Asked::All(limits) => limits.part(key),
+        };
+        let decisions = limits.check_all(key).cost(cost).await?;
+        // In the order of the limits: all of them are asked.
+        let policies = limits.limits().zip(decisions.iter());
+        let policies = policies.map(|((limit, quota), (_, decision))| Policy {
+            // Other groups may have limits of the same name.
+            name: format!("{}:{limit}", limits.name()),
+            quota,
+            decision: *decision,
+        });
+        Ok(Answer {
+            allowed: decisions.allowed(),
+            retry_after: decisions.retry_after(),
+            policies: policies.collect(),
+        })
+    }
+}
