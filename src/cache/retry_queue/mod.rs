@@ -180,7 +180,7 @@ impl RetryQueue {
 
     /// Tries the tag at `key` once.
     async fn try_again(&self, client: &Client, key: &Key) {
-        let Some(tried) = self.state().tags.get(key) else {
+        let Some(tried) = self.state().tags.begin(key) else {
             return;
         };
         // While the breaker of the server is open, this costs nothing, and it lets one through now
