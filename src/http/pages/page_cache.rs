@@ -99,11 +99,11 @@ impl PageCache {
     #[must_use]
     pub fn new(cache: Cache) -> Self {
         Self {
+            counts: Arc::new(Counts::of(&cache)),
             cache: cache.jitter(0.0).outage(Outage::Bypass),
             settings: Arc::default(),
             known: Arc::default(),
             under_way: Arc::default(),
-            counts: Arc::default(),
         }
     }
 
@@ -307,6 +307,7 @@ impl PageCache {
     }
 
     /// Returns what this layer has done in this process so far. Its clones are counted together.
+    /// With the feature `metrics`, the same goes to the `metrics` facade.
     pub fn stats(&self) -> PageStats {
         self.counts.so_far()
     }
