@@ -264,13 +264,15 @@ impl Owed<'_> {
             (Kept { kept, .. }, _) if kept < all => {
                 error.advising("the client goes on in the background with a part of them")
             }
-            (_, 0) if needs_someone(&error) => {
-                error.advising("the client goes on in the background for about five minutes")
-            }
-            (_, 0) => error.advising("the client goes on in the background until it is delivered"),
-            _ => {
-                error.advising("the client goes on in the background, without waiting for replicas")
-            }
+            (_, 0) if needs_someone(&error) => error
+                .advising("the client goes on in the background for about five minutes")
+                .going_on(),
+            (_, 0) => error
+                .advising("the client goes on in the background until it is delivered")
+                .going_on(),
+            _ => error
+                .advising("the client goes on in the background, without waiting for replicas")
+                .going_on(),
         })
     }
 }
