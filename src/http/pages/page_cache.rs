@@ -122,6 +122,37 @@ impl PageCache {
         self
     }
 
+    /// Lets `aliases` share the pages of `host`: a page that was stored for one of them is given to
+    /// all, and a purge of one reaches it. Call it once for each host that has aliases. Hosts are
+    /// spelt as in [`hosts`](Self::hosts), where the aliases need not be named.
+    ///
+    /// ```no_run
+    /// # fn example(pages: hedgerow::http::PageCache) -> hedgerow::http::PageCache {
+    /// pages
+    ///     .hosts(["example.org"])
+    ///     .host_aliases("example.org", ["www.example.org"])
+    /// # }
+    /// ```
+    ///
+    /// The service is asked with the host that the first client has named, and its page is given to
+    /// the clients of the others. So it is only for a service that answers all of them alike. Do not
+    /// name an alias that the service redirects to its host: the redirect would be given to the
+    /// clients of the host, too. What a proxy names (`X-Forwarded-Host`) stays as it is.
+    ///
+    /// The setting is a part of no key. Give it to all layers that share the cache.
+    #[must_use]
+    pub fn host_aliases(
+        mut self,
+        host: impl Into<String>,
+        aliases: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        let host = host.into().to_ascii_lowercase();
+        let aliases = aliases.into_iter().map(|it| it.into().to_ascii_lowercase());
+        let aliases = aliases.map(|alias| (alias, host.clone()));
+        self.change().aliases.extend(aliases);
+        self
+    }
+
     /// Stores pages without explicit freshness for `ttl`. By default they are not stored.
     ///
     /// It holds for the statuses 200, 301, 308, 404 and 410, and never for requests with
