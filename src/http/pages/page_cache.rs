@@ -135,8 +135,8 @@ impl PageCache {
     /// ```
     ///
     /// The service is asked with the host that the first client has named, and its page is given to
-    /// the clients of the others. So it is only for a service that answers all of them alike. Do not
-    /// name an alias that the service redirects to its host: the redirect would be given to the
+    /// the clients of the others. So it is only for a service that answers all of them alike. Do
+    /// not name an alias that the service redirects to its host: the redirect would be given to the
     /// clients of the host, too. What a proxy names (`X-Forwarded-Host`) stays as it is.
     ///
     /// The setting is a part of no key. Give it to all layers that share the cache.
