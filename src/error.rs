@@ -52,6 +52,8 @@ struct Repr {
     key: Option<Box<str>>,
     /// Names are hidden, and with them everything that may quote one.
     hidden: bool,
+    /// The client goes on with all that the call has not done.
+    goes_on: bool,
     /// What happened and, behind the first `"; "`, what to do. `{server}` stands for the server and
     /// its address, `{address}` for the address alone.
     message: Cow<'static, str>,
@@ -104,6 +106,13 @@ impl Error {
         self.0.fate == Fate::Unknown
     }
 
+    /// Returns whether the client goes on in the background with all that the call has not done: an
+    /// [invalidation](crate::Cache::invalidate_tags) that is kept until it is delivered. `false` if
+    /// there was no room for all of it.
+    pub fn goes_on(&self) -> bool {
+        self.0.goes_on
+    }
+
     /// Returns the name that the call was about, as the caller spelt it. It is cut in the middle if
     /// it is longer than any valid name. If names are hidden
     /// ([`ClientBuilder::hide_keys`](crate::ClientBuilder::hide_keys)), returns their digits.
@@ -128,6 +137,7 @@ impl Error {
             fate: Fate::of(kind),
             key: None,
             hidden: false,
+            goes_on: false,
             message: bounded(message.into(), LONGEST_TEXT),
             cause: None,
             words: None,
@@ -284,6 +294,11 @@ impl Error {
         };
         let message = bounded(message.into(), LONGEST_TEXT);
         self.changed(|repr| repr.message = message)
+    }
+
+    /// Notes that the client goes on in the background with all that the call has not done.
+    pub(crate) fn going_on(self) -> Self {
+        self.changed(|repr| repr.goes_on = true)
     }
 
     /// Returns what happened and what to do, without the key.

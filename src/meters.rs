@@ -3,7 +3,8 @@
 //!
 //! Invariant: a label is a name from the program or an address, never a key, so there are few. The
 //! handles of one owner are registered together, when the first of them is used, and not by each
-//! call. This is the only place where the facade is named. Caches and breakers call this.
+//! call. The facade is named here, and by the faces, which use nothing that is not public. Caches
+//! and breakers call this.
 
 #[cfg(feature = "metrics")]
 mod facade;

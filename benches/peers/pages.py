@@ -7,10 +7,14 @@ The page is what FILE holds, at /product/42. `cache_page` keeps it by django-red
 defaults of both. There is no middleware, no session and no database. gunicorn runs two processes of
 four threads each, which keep connections open, so that both have the same number of cores.
 
+Each render has a stamp of its own, in the header X-Rendered, which is kept with the page. So a page
+whose stamp stays the same comes from Redis.
+
 It ends with the process that was started, at SIGTERM.
 """
 
 import sys
+import uuid
 from pathlib import Path
 
 import environment
@@ -31,7 +35,8 @@ def application(redis, page):
 
     def product(_request):
         # With its length, which needs a middleware otherwise.
-        return HttpResponse(page, headers={"Content-Length": str(len(page))})
+        headers = {"Content-Length": str(len(page)), "X-Rendered": uuid.uuid4().hex}
+        return HttpResponse(page, headers=headers)
 
     class Addresses:
         urlpatterns = []

@@ -398,6 +398,11 @@ impl Cache {
         &self.setup.name
     }
 
+    /// Returns the namespace of its client.
+    pub fn namespace(&self) -> &str {
+        self.client.namespace().as_str()
+    }
+
     /// Returns what this cache has done in this process so far: hits, misses, loads. All handles of
     /// its name on this client are counted together, also those of other
     /// [versions](Self::version).

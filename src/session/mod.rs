@@ -14,6 +14,7 @@ mod digest;
 mod info;
 mod judge;
 mod last_saves;
+mod meters;
 mod of_user;
 mod saving;
 mod stats;

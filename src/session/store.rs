@@ -73,7 +73,7 @@ pub struct SessionStore {
 }
 
 /// What all clones of a store share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     counts: Counts,
     departures: Departures,
@@ -92,13 +92,18 @@ impl SessionStore {
     /// All processes that share sessions need the same settings.
     #[must_use]
     pub fn new(cache: Cache) -> Self {
+        let shared = Arc::new(Shared {
+            counts: Counts::of(&cache),
+            departures: Departures::default(),
+            last_saves: LastSaves::default(),
+        });
         Self {
             // The index is for sessions of users only, also those of which other processes know.
             cache: cache.jitter(0.0).outage(Outage::Fail).index_tags(),
             users: None,
             conflict: Conflict::default(),
             max_size: MAX_SIZE,
-            shared: Arc::default(),
+            shared,
         }
     }
 
@@ -148,7 +153,8 @@ impl SessionStore {
         self
     }
 
-    /// Returns what this store and its clones have done in this process so far.
+    /// Returns what this store and its clones have done in this process so far. With the feature
+    /// `metrics`, the same goes to the `metrics` facade.
     pub fn stats(&self) -> SessionStats {
         self.shared.counts.so_far()
     }

@@ -180,7 +180,7 @@ impl RetryQueue {
 
     /// Tries the tag at `key` once.
     async fn try_again(&self, client: &Client, key: &Key) {
-        let Some(tried) = self.state().tags.get(key) else {
+        let Some(tried) = self.state().tags.begin(key) else {
             return;
         };
         // While the breaker of the server is open, this costs nothing, and it lets one through now
@@ -264,13 +264,15 @@ impl Owed<'_> {
             (Kept { kept, .. }, _) if kept < all => {
                 error.advising("the client goes on in the background with a part of them")
             }
-            (_, 0) if needs_someone(&error) => {
-                error.advising("the client goes on in the background for about five minutes")
-            }
-            (_, 0) => error.advising("the client goes on in the background until it is delivered"),
-            _ => {
-                error.advising("the client goes on in the background, without waiting for replicas")
-            }
+            (_, 0) if needs_someone(&error) => error
+                .advising("the client goes on in the background for about five minutes")
+                .going_on(),
+            (_, 0) => error
+                .advising("the client goes on in the background until it is delivered")
+                .going_on(),
+            _ => error
+                .advising("the client goes on in the background, without waiting for replicas")
+                .going_on(),
         })
     }
 }

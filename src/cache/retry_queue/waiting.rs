@@ -2,10 +2,10 @@
 //!
 //! Invariant: a copy waits once, as the strongest of what was asked for, until it was invalidated
 //! after it was last asked for, or until servers have refused it for some minutes. There are at
-//! most 10,000. Nothing here does I/O or knows a clock.
-//! The retry queue calls this.
+//! most 10,000, and one try of each at a time. Nothing here does I/O or knows a clock. The retry
+//! queue calls this.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,6 +19,9 @@ use crate::time::jittered;
 #[derive(Debug, Default)]
 pub(super) struct WaitingTags {
     waiting: HashMap<Key, Waiting>,
+    /// The keys of the copies that are tried now. A copy that is asked for again meanwhile, or that
+    /// does not wait any more, stays here until its try has ended.
+    under_way: HashSet<Key>,
     /// Numbers what is kept and the calls that may make it superfluous, in their order.
     clock: u64,
 }
@@ -30,7 +33,7 @@ pub(super) struct Waiting {
     pub(super) how: Invalidation,
     /// When it was last asked for.
     asked: u64,
-    /// When it is tried next. `None` while it is tried.
+    /// When it is tried next. `None` while it is tried, unless it was asked for again since.
     due: Option<Instant>,
     /// How often it was tried since it was last asked for.
     tries: u32,
@@ -126,16 +129,22 @@ impl WaitingTags {
 
     /// Makes all copies due at `now`, because the task that tried some of them has ended.
     pub(super) fn all_due(&mut self, now: Instant) {
+        self.under_way.clear();
         for waiting in self.waiting.values_mut() {
             waiting.due = Some(now);
         }
     }
 
-    /// Returns the copies that are due by `until`. Each of them counts as being tried now.
+    /// Returns the copies that are due by `until`. Each of them is under way until its try has
+    /// ended, and is not due before.
     pub(super) fn take_due(&mut self, until: Instant) -> Vec<Key> {
         let mut taken = Vec::new();
         for (key, waiting) in &mut self.waiting {
-            if waiting.due.is_some_and(|due| due <= until) {
+            if self.under_way.len() >= MOST_WAITING {
+                break;
+            }
+            let is_due = waiting.due.is_some_and(|due| due <= until);
+            if is_due && self.under_way.insert(key.clone()) {
                 waiting.due = None;
                 taken.push(key.clone());
             }
@@ -143,14 +152,21 @@ impl WaitingTags {
         taken
     }
 
-    /// When the next copy is due.
+    /// When the next copy is due that is not under way.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let waiting = self.waiting.values();
-        waiting.filter_map(|waiting| waiting.due).min()
+        let waiting = self.waiting.iter();
+        let idle = waiting.filter(|(key, _)| !self.under_way.contains(*key));
+        idle.filter_map(|(_, waiting)| waiting.due).min()
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<Waiting> {
-        self.waiting.get(key).cloned()
+    /// Returns the copy at `key`, to be tried. `None` if it does not wait any more; then it is not
+    /// under way, either.
+    pub(super) fn begin(&mut self, key: &Key) -> Option<Waiting> {
+        let waiting = self.waiting.get(key).cloned();
+        if waiting.is_none() {
+            self.under_way.remove(key);
+        }
+        waiting
     }
 
     /// Notes what a try has come to.
@@ -160,6 +176,7 @@ impl WaitingTags {
         outcome: Result<(), &Error>,
         now: Instant,
     ) -> Outlook {
+        self.under_way.remove(&tried.copy.key);
         let known = self.waiting.get_mut(&tried.copy.key);
         // Asked for again since: that is tried by itself.
         let Some(known) = known.filter(|known| known.asked == tried.asked) else {
@@ -263,8 +280,8 @@ mod tests {
         state.done(one().iter().map(|tag| &tag.key), how, began);
     }
 
-    fn only(state: &WaitingTags) -> Waiting {
-        state.get(&one()[0].key).expect("it waits")
+    fn only(state: &mut WaitingTags) -> Waiting {
+        state.begin(&one()[0].key).expect("it waits")
     }
 
     #[test]
@@ -275,7 +292,7 @@ mod tests {
             assert_eq!(keep(&mut state, one(), how), (1, 0));
         }
         assert_eq!(state.len(), 1);
-        assert_eq!(only(&state).how, how(Mode::Hard, soon));
+        assert_eq!(only(&mut state).how, how(Mode::Hard, soon));
     }
 
     #[test]
@@ -314,11 +331,11 @@ mod tests {
     fn a_tag_that_is_asked_for_again_while_it_is_delivered_waits_on() {
         let (mut state, now) = (WaitingTags::default(), Instant::now());
         keep(&mut state, one(), hard());
-        let tried = only(&state);
+        let tried = only(&mut state);
         keep(&mut state, one(), hard());
         assert_eq!(state.tried(&tried, Ok(()), now), Outlook::Superseded);
         assert_eq!(state.len(), 1);
-        let tried = only(&state);
+        let tried = only(&mut state);
         assert_eq!(state.tried(&tried, Ok(()), now), Outlook::Delivered);
         assert!(state.is_empty());
     }
@@ -336,6 +353,60 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_that_is_asked_for_again_is_not_tried_again_before_its_try_has_ended() {
+        let (mut state, now) = (WaitingTags::default(), Instant::now());
+        let later = now + FIRST_PAUSE * 2;
+        keep(&mut state, one(), hard());
+        assert_eq!(state.take_due(later).len(), 1);
+        let tried = only(&mut state);
+        for _ in 0..3 {
+            keep(&mut state, one(), hard());
+            assert_eq!((state.take_due(later), state.next_due()), (vec![], None));
+        }
+        assert_eq!(state.tried(&tried, Ok(()), now), Outlook::Superseded);
+        assert_eq!(state.take_due(later).len(), 1);
+        // Nor is one that was done meanwhile, and then was asked for again.
+        let began = state.begins();
+        done(&mut state, hard(), began);
+        keep(&mut state, one(), hard());
+        assert_eq!(state.take_due(later), []);
+        let tried = only(&mut state);
+        assert_eq!(state.tried(&tried, Ok(()), now), Outlook::Delivered);
+        assert_eq!((state.len(), state.under_way.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_tag_that_was_done_before_its_turn_came_can_be_tried_when_it_is_asked_for_again() {
+        let (mut state, later) = (WaitingTags::default(), Instant::now() + FIRST_PAUSE * 2);
+        keep(&mut state, one(), hard());
+        assert_eq!(state.take_due(later).len(), 1);
+        let began = state.begins();
+        done(&mut state, hard(), began);
+        assert!(state.begin(&one()[0].key).is_none());
+        keep(&mut state, one(), hard());
+        assert_eq!(state.take_due(later).len(), 1);
+    }
+
+    #[test]
+    fn no_more_tries_are_under_way_than_tags_may_wait() {
+        let (mut state, later) = (WaitingTags::default(), Instant::now() + LONGEST_REFUSED);
+        let many = |from: usize| tags((from..from + MOST_WAITING).map(|it| it.to_string()));
+        let first = many(0);
+        keep(&mut state, first.clone(), hard());
+        assert_eq!(state.take_due(later).len(), MOST_WAITING);
+        // A call has done them all, and none has had its turn yet.
+        let began = state.begins();
+        state.done(first.iter().map(|tag| &tag.key), hard(), began);
+        assert_eq!(
+            keep(&mut state, many(MOST_WAITING), hard()).0,
+            MOST_WAITING as u64
+        );
+        assert!(state.take_due(later).is_empty());
+        assert!(state.begin(&first[0].key).is_none());
+        assert_eq!(state.take_due(later).len(), 1);
+    }
+
+    #[test]
     fn what_may_have_been_executed_or_is_refused_is_tried_seldom() {
         for (fate, longest) in [
             (Fate::NotExecuted, LONGEST_PAUSE),
@@ -347,7 +418,8 @@ mod tests {
             let error = Error::new(ErrorKind::Timeout, "told by the test").with_fate(fate);
             let mut pauses = Vec::new();
             for _ in 0..20 {
-                let outlook = state.tried(&only(&state), Err(&error), now);
+                let tried = only(&mut state);
+                let outlook = state.tried(&tried, Err(&error), now);
                 assert_eq!(outlook, Outlook::Waits);
                 pauses.push(state.next_due().expect("it waits") - now);
             }
@@ -367,7 +439,7 @@ mod tests {
         let out = Error::new(ErrorKind::Unauthenticated, "no").with_fate(Fate::NotExecuted);
         let mut now = Instant::now();
         let mut refuse = |error: &Error| {
-            let tried = state.get(&key).expect("it waits");
+            let tried = state.begin(&key).expect("it waits");
             let at = now;
             let outlook = state.tried(&tried, Err(error), at);
             now = state.next_due().unwrap_or(at);
@@ -395,7 +467,8 @@ mod tests {
         let mut state = WaitingTags::default();
         keep(&mut state, one(), hard());
         let error = Error::new(ErrorKind::WrongType, "told by the test");
-        let outlook = state.tried(&only(&state), Err(&error), Instant::now());
+        let tried = only(&mut state);
+        let outlook = state.tried(&tried, Err(&error), Instant::now());
         assert_eq!((outlook, state.len()), (Outlook::GivenUp, 0));
     }
 }

@@ -7,6 +7,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -56,6 +57,8 @@ pub(super) struct Call {
     tags: Vec<Tag>,
     /// The member of the call in a batch.
     member: Option<Arc<Member>>,
+    /// Set if the call is given a stale value.
+    stale_seen: Option<Arc<AtomicBool>>,
 }
 
 /// How a call comes to a flight, or to what Redis holds.
@@ -117,6 +120,12 @@ impl Call {
         }
     }
 
+    /// The same call, which sets `seen` if it is given a stale value.
+    pub(super) fn noting_stale(self, seen: Option<Arc<AtomicBool>>) -> Self {
+        let stale_seen = seen;
+        Self { stale_seen, ..self }
+    }
+
     pub(super) fn place(&self) -> &Key {
         &self.value
     }
@@ -144,6 +153,7 @@ impl Call {
             cache,
             key,
             member: None,
+            stale_seen: None,
         })
     }
 
@@ -210,6 +220,9 @@ impl Call {
 
     fn served_stale<V>(&self, value: Arc<V>) -> Arc<V> {
         self.cache.setup.counts.stale_served.one_more();
+        if let Some(seen) = &self.stale_seen {
+            seen.store(true, Ordering::Relaxed);
+        }
         value
     }
 
@@ -482,11 +495,12 @@ impl Call {
     where
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let (counts, value) = (&self.cache.setup.counts, old.taken.clone());
-        counts.hits.one_more();
-        if let Age::Stale(_) = old.age {
-            counts.stale_served.one_more();
-        }
+        self.cache.setup.counts.hits.one_more();
+        let value = old.taken.clone();
+        let value = match old.age {
+            Age::Stale(_) => self.served_stale(value),
+            Age::Due => value,
+        };
         // Whatever was wrong with the request would have failed before the read.
         if let Ok(request) = self.request() {
             launch::refresh(request, (old, miss), (loader, self.member.clone()));

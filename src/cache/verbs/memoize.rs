@@ -9,6 +9,7 @@ use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -34,6 +35,8 @@ pub struct Memoize<L> {
     options: LoadOptions,
     /// The declared tags. If one is invalid, the error is returned when this is awaited.
     tags: Result<Vec<Tag>>,
+    /// Set if a stale value is given.
+    stale_seen: Option<Arc<AtomicBool>>,
     loader: L,
     /// Keeps the loader's error, whose type is known where the call is made.
     captured: Capture,
@@ -212,6 +215,7 @@ impl<L> Memoize<L> {
     fn new(cache: Cache, key: &str, ttl: Duration, loader: L, captured: Capture) -> Self {
         Self {
             tags: Ok(Vec::new()),
+            stale_seen: None,
             key: cache.client.name(key),
             cache,
             options: LoadOptions::new(ttl),
@@ -232,6 +236,14 @@ impl<L> Memoize<L> {
         self
     }
 
+    /// Sets `seen` to `true` if this call is given a stale value: one whose TTL is over, or that
+    /// was invalidated [softly](crate::cache::Invalidate::soft). It is set before the call returns.
+    /// A value that a near cache serves because its server is out does not count.
+    pub fn stale_seen(mut self, seen: Arc<AtomicBool>) -> Self {
+        self.stale_seen = Some(seen);
+        self
+    }
+
     call_settings!();
 }
 
@@ -248,6 +260,7 @@ where
             key,
             options,
             tags,
+            stale_seen,
             loader,
             captured,
         } = self;
@@ -261,6 +274,7 @@ where
         };
         // Parsed here, and not in the future, which would then hold the parts twice.
         let call = Call::parsed(cache, key, &options, tags);
+        let call = call.map(|call| call.noting_stale(stale_seen));
         Box::pin(call::run(call, loader))
     }
 }

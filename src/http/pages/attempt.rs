@@ -4,6 +4,7 @@
 //! attempt learns from the page that it finds. Serving makes one for each key that it tries.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::future::Either;
@@ -40,6 +41,8 @@ pub(super) struct Found {
     /// The windows that the cache has got. `None` if they were not known: then it gives out
     /// whatever is kept.
     pub(super) told: Option<Windows>,
+    /// Whether the cache has said that it is stale.
+    pub(super) is_stale: bool,
 }
 
 /// What a request hears of its own render.
@@ -103,6 +106,12 @@ impl Serving {
             .stale(windows.while_revalidate)
             .stale_if_error(windows.if_error)
             .keep_stale(Duration::ZERO);
+        // A page without windows is never stale.
+        let stale_seen = (!windows.longest().is_zero()).then(Arc::<AtomicBool>::default);
+        let call = match &stale_seen {
+            Some(seen) => call.stale_seen(seen.clone()),
+            None => call,
+        };
         let mut call = call.into_future();
         // The end of the call sends back what it has not used, and must not wake this task for it:
         // the task would run once more for nothing.
@@ -134,7 +143,13 @@ impl Serving {
             },
             Err(error) => self.learn(key, error, &own),
         }
-        Tried::Ended(Found { stored, told }, own)
+        let is_stale = stale_seen.is_some_and(|seen| seen.load(Ordering::Relaxed));
+        let found = Found {
+            stored,
+            told,
+            is_stale,
+        };
+        Tried::Ended(found, own)
     }
 
     /// The tags of its handler that the page is read and rendered with.
@@ -182,14 +197,10 @@ impl Serving {
         }
     }
 
-    /// Returns how a page has come to this request, whose own render may have made it.
-    pub(super) async fn came(
-        &self,
-        page: &Page,
-        key: &str,
-        (rendered, right): (Option<Storing>, Right),
-    ) -> Came {
-        let (lives, known) = (&page.lives, &self.pages.known);
+    /// Returns how the page that was `found` has come to this request, whose own render may have
+    /// made it.
+    pub(super) fn came(&self, page: &Page, found: &Found, rendered: Option<Storing>) -> Came {
+        let lives = &page.lives;
         if let Some(storing) = rendered {
             return Came::Rendered(storing);
         }
@@ -199,22 +210,10 @@ impl Serving {
         if lives.window().is_zero() {
             return Came::Fresh;
         }
+        // A near cache that serves it because Redis is out does not say that it is stale.
         let is_over = !lives.stale_for(SystemTime::now()).is_zero();
-        let is_stale = match right {
-            // It was a hit, or somebody else renders it anew, or has tried in vain.
-            Right::Back | Right::Lost => is_over || known.of(key).purged == Some(lives.rendered),
-            // This request renders it anew.
-            Right::Given => true,
-        };
-        match is_stale {
-            true => {
-                // For all others of the process, so Redis is asked.
-                let is_noted = is_over || known.of(key).purged == Some(lives.rendered);
-                if !is_noted && self.stale_for(key).await.is_some() {
-                    known.note_purged(key, lives.rendered);
-                }
-                Came::Stale
-            }
+        match found.is_stale || is_over {
+            true => Came::Stale,
             false => Came::Fresh,
         }
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{BoxFuture, join_all};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -21,6 +21,7 @@ use super::page_cache::PageCache;
 use super::purge::InvalidArgument;
 use super::query::decoded;
 use crate::cache::Invalidate;
+use crate::error::Error;
 
 /// A service that purges pages, made by [`PageCache::purge_endpoint`].
 ///
@@ -34,7 +35,7 @@ use crate::cache::Invalidate;
 /// | 400 | a URL or a tag cannot be used, or nothing is named; nothing is purged; the text says why |
 /// | 401 | the token is missing or wrong |
 /// | 405 | another method than `POST` |
-/// | 503 | Redis did not do all of it; the client goes on in the background; ask again |
+/// | 503 | Redis did not do all of it; ask again; the client goes on in the background if the text is `not purged yet` |
 ///
 /// ```no_run
 /// # use axum::Router;
@@ -89,9 +90,16 @@ impl<B> Service<Request<B>> for PurgeEndpoint {
                 Err(refused) => return Ok(*refused),
             };
             let purges = purges.into_iter().map(IntoFuture::into_future);
-            Ok(match try_join_all(purges).await {
-                Ok(_) => answer(StatusCode::NO_CONTENT, String::new()),
-                Err(error) => {
+            let failed = join_all(purges).await.into_iter().filter_map(Result::err);
+            // Those that are lost first.
+            Ok(match failed.min_by_key(Error::goes_on) {
+                None => answer(StatusCode::NO_CONTENT, String::new()),
+                Some(error) if !error.goes_on() => {
+                    tracing::warn!(target: "hedgerow::pages", %error, "a purge is lost");
+                    let again = "not all is purged; ask again".to_owned();
+                    answer(StatusCode::SERVICE_UNAVAILABLE, again)
+                }
+                Some(error) => {
                     tracing::warn!(target: "hedgerow::pages", %error, "not purged");
                     answer(StatusCode::SERVICE_UNAVAILABLE, "not purged yet".to_owned())
                 }

@@ -27,8 +27,6 @@ pub(super) struct PageFacts {
     pub(super) names: Names,
     /// How long it may be served stale.
     pub(super) windows: Option<Windows>,
-    /// When the page was rendered that was found stale before its time. It was purged softly.
-    pub(super) purged: Option<u64>,
     /// How often it was noted that it may not be stored.
     pub(super) noted: u64,
     unstored: Option<Unstored>,
@@ -86,11 +84,6 @@ impl Known {
     /// Notes that Redis has a marker at `key`. It is kept stale, whatever was known of the page.
     pub(super) fn note_marker(&self, key: &str) {
         self.change(key, |facts| facts.windows = None);
-    }
-
-    /// Notes that the page at `key` which was `rendered` then was purged softly.
-    pub(super) fn note_purged(&self, key: &str, rendered: u64) {
-        self.change(key, |facts| facts.purged = Some(rendered));
     }
 
     /// Notes the tags of a page that have no room beside those that were known.

@@ -13,6 +13,7 @@ mod freshness;
 mod headers;
 mod key;
 mod known;
+mod meters;
 mod origin;
 mod page;
 mod page_cache;

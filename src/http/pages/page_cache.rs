@@ -72,7 +72,9 @@ use crate::cache::{Cache, Outage};
 /// A request with another method than `GET`, `HEAD`, `OPTIONS` or `TRACE` purges the page at its
 /// URL, unless it is answered by 1xx or 4xx. So does one that ends without an answer. Its answer
 /// waits for the purge for 100 ms at most, and not while Redis is known to be out: the purge is
-/// delivered when Redis is back.
+/// delivered when Redis is back. The client keeps up to 10,000 tags for that. A purge that finds no
+/// room among them is [lost](super::PageStats::lost_purges): the answer stays as it is, and the
+/// page may be served until its time is over, or until something else purges it.
 ///
 /// # Without Redis
 /// Pages are rendered, once for each process and key and at most
@@ -99,11 +101,11 @@ impl PageCache {
     #[must_use]
     pub fn new(cache: Cache) -> Self {
         Self {
+            counts: Arc::new(Counts::of(&cache)),
             cache: cache.jitter(0.0).outage(Outage::Bypass),
             settings: Arc::default(),
             known: Arc::default(),
             under_way: Arc::default(),
-            counts: Arc::default(),
         }
     }
 
@@ -117,6 +119,37 @@ impl PageCache {
     pub fn hosts(mut self, hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let hosts = hosts.into_iter().map(|it| it.into().to_ascii_lowercase());
         self.change().hosts = hosts.collect();
+        self
+    }
+
+    /// Lets `aliases` share the pages of `host`: a page that was stored for one of them is given to
+    /// all, and a purge of one reaches it. Call it once for each host that has aliases. Hosts are
+    /// spelt as in [`hosts`](Self::hosts), where the aliases need not be named.
+    ///
+    /// ```no_run
+    /// # fn example(pages: hedgerow::http::PageCache) -> hedgerow::http::PageCache {
+    /// pages
+    ///     .hosts(["example.org"])
+    ///     .host_aliases("example.org", ["www.example.org"])
+    /// # }
+    /// ```
+    ///
+    /// The service is asked with the host that the first client has named, and its page is given to
+    /// the clients of the others. So it is only for a service that answers all of them alike. Do
+    /// not name an alias that the service redirects to its host: the redirect would be given to the
+    /// clients of the host, too. What a proxy names (`X-Forwarded-Host`) stays as it is.
+    ///
+    /// The setting is a part of no key. Give it to all layers that share the cache.
+    #[must_use]
+    pub fn host_aliases(
+        mut self,
+        host: impl Into<String>,
+        aliases: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        let host = host.into().to_ascii_lowercase();
+        let aliases = aliases.into_iter().map(|it| it.into().to_ascii_lowercase());
+        let aliases = aliases.map(|alias| (alias, host.clone()));
+        self.change().aliases.extend(aliases);
         self
     }
 
@@ -307,6 +340,7 @@ impl PageCache {
     }
 
     /// Returns what this layer has done in this process so far. Its clones are counted together.
+    /// With the feature `metrics`, the same goes to the `metrics` facade.
     pub fn stats(&self) -> PageStats {
         self.counts.so_far()
     }

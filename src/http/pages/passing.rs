@@ -2,7 +2,7 @@
 //!
 //! Invariant: a request that may have changed its page purges it, unless its answer says that
 //! nothing was changed. Whatever becomes of such a request, its purge is sent, or is owed by the
-//! client of Redis. Serving calls this.
+//! client of Redis, which keeps up to 10,000. Serving calls this.
 
 use std::future::IntoFuture as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +21,6 @@ use super::render::Work;
 use super::request::place;
 use super::status::Status;
 use super::tags::CacheTags;
-use crate::cache::Cache;
 use crate::error::ErrorKind;
 
 /// Lets a request pass. One that may change the page purges it, unless it is refused.
@@ -44,7 +43,7 @@ where
     // Made before the service is called: if this future is dropped meanwhile, or the service fails
     // or panics, what it has changed may be there all the same.
     let change = Change {
-        cache: &pages.cache,
+        pages,
         tag: Some(url_tag(&place)),
     };
     let response = called(work, pages, status, None).await?;
@@ -79,7 +78,7 @@ where
 /// A page that its request may have changed. If it is dropped before it was purged, the purge is
 /// left to the client of Redis.
 struct Change<'p> {
-    cache: &'p Cache,
+    pages: &'p PageCache,
     /// `None` once the purge was begun, or is not needed.
     tag: Option<String>,
 }
@@ -93,10 +92,14 @@ impl Change<'_> {
     /// the client goes on with it in the background.
     async fn purged(mut self) {
         let Some(tag) = self.tag.take() else { return };
-        let purge = self.cache.invalidate_tags([tag]);
+        let purge = self.pages.cache.invalidate_tags([tag]);
         let purge = purge.deadline(LONGEST_PURGE).fail_fast();
         match purge.await {
             Ok(()) => {}
+            Err(error) if !error.goes_on() => {
+                self.pages.counts.lost_purges.one_more();
+                tracing::warn!(target: "hedgerow::pages", %error, "a purge is lost");
+            }
             Err(error) if error.kind() == ErrorKind::CircuitOpen => {
                 tracing::debug!(target: "hedgerow::pages", %error, "a purge is owed");
             }
@@ -114,7 +117,7 @@ impl Drop for Change<'_> {
         let Some(tag) = self.tag.take() else { return };
         // It needs the clock of a runtime, and the one that ends has none.
         let has_begun = Handle::try_current().is_ok() && {
-            let purge = self.cache.invalidate_tags([tag]).into_future();
+            let purge = self.pages.cache.invalidate_tags([tag]).into_future();
             catch_unwind(AssertUnwindSafe(|| drop(purge.now_or_never()))).is_ok()
         };
         if !has_begun {

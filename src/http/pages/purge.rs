@@ -18,7 +18,8 @@ impl PageCache {
     /// Purges the page at `url`, with all its variants. Await what it returns.
     ///
     /// `url` is `https://host/path?query`, or `/path?query` if [`hosts`](Self::hosts) are set: then
-    /// it is purged on each of them. The scheme does not count. The query is looked at as that of a
+    /// it is purged on each of them. The scheme does not count, and an
+    /// [alias](Self::host_aliases) stands for its host. The query is looked at as that of a
     /// request: other parameters than those that belong to a page are left out.
     ///
     /// ```no_run
@@ -78,15 +79,16 @@ impl PageCache {
     fn places(&self, url: &str) -> Result<Vec<Place>, InvalidArgument> {
         let refused = |why: &str| InvalidArgument(format!("{why}; use https://host/path?query"));
         let uri: http::Uri = url.parse().map_err(|_| refused("this is no URL"))?;
-        let place = |host: &str| Place::new(host, &uri, &self.settings.query);
+        let settings = &self.settings;
+        let place = |host: &str| Place::new(settings.shared(host), &uri, &settings.query);
         match uri.authority() {
             Some(authority) if uri.scheme().is_some() => Ok(vec![place(authority.as_str())]),
             // `host` alone would be read as an authority.
             Some(_) => Err(refused("the URL has no scheme")),
-            None if self.settings.hosts.is_empty() => {
+            None if settings.hosts.is_empty() => {
                 Err(refused("the URL has no host, and no hosts are set"))
             }
-            None => Ok(self.settings.hosts.iter().map(|it| place(it)).collect()),
+            None => Ok(settings.hosts.iter().map(|it| place(it)).collect()),
         }
     }
 }

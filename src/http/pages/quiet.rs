@@ -16,11 +16,26 @@ use futures::task::AtomicWaker;
 /// came during the poll that has ended `call`.
 pub(super) async fn first<C: Future, S: Future>(call: C, sent: S) -> Either<C::Output, S::Output> {
     let (mut call, mut sent) = (pin!(call), pin!(sent));
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(bell.clone());
+    let mut bell = None;
     poll_fn(|context| {
+        let Some((bell, waker)) = &bell else {
+            // Nothing that is sent during this poll wakes anybody. A call that ends at once, such
+            // as that of a near hit, needs no bell.
+            let mut deafly = Context::from_waker(Waker::noop());
+            if let Poll::Ready(sent) = sent.as_mut().poll(&mut deafly) {
+                return Poll::Ready(Either::Right(sent));
+            }
+            if let Poll::Ready(called) = call.as_mut().poll(context) {
+                return Poll::Ready(Either::Left(called));
+            }
+            let made = Arc::new(Bell::default());
+            made.task.register(context.waker());
+            let (_, waker) = bell.insert((made.clone(), Waker::from(made)));
+            let mut quietly = Context::from_waker(waker);
+            return sent.as_mut().poll(&mut quietly).map(Either::Right);
+        };
         bell.task.register(context.waker());
-        let mut quietly = Context::from_waker(&waker);
+        let mut quietly = Context::from_waker(waker);
         if let Poll::Ready(sent) = sent.as_mut().poll(&mut quietly) {
             return Poll::Ready(Either::Right(sent));
         }
@@ -128,6 +143,25 @@ mod tests {
             }
             assert_eq!(woken.0.load(Ordering::SeqCst), 0);
         }
+    }
+
+    #[test]
+    fn a_call_that_ends_at_once_needs_nothing_on_the_heap() {
+        let mut came = None;
+        let (_back, sent) = oneshot::channel::<u8>();
+        let counted = allocation_counter::measure(|| {
+            came = first(std::future::ready(3), sent).now_or_never();
+        });
+        assert!(matches!(came, Some(Either::Left(3))));
+        assert_eq!(counted.count_total, 0);
+    }
+
+    #[test]
+    fn what_was_sent_before_counts_before_a_call_that_ends_at_once() {
+        let (back, sent) = oneshot::channel();
+        back.send(7).expect("somebody waits");
+        let came = first(std::future::ready(()), sent).now_or_never();
+        assert!(matches!(came, Some(Either::Right(Ok(7)))));
     }
 
     #[test]

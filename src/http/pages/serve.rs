@@ -96,8 +96,7 @@ impl Serving {
                 Ok(stored) if !stored.selection.selects(&self.asked.headers) => Next::Variant,
                 Ok(stored) => match &stored.content {
                     Content::Page(page) => {
-                        let heard = (own.rendered(page), own.right());
-                        let came = self.came(page, &key, heard).await;
+                        let came = self.came(page, &found, own.rendered(page));
                         let seen = (found.told, told);
                         match self.why_not((page, came), &key, seen, own.right()).await {
                             None => return Ok(self.with_page(page, came, forward, &key).await),

@@ -3,9 +3,14 @@
 //! Invariant: each request is counted once, by how it was answered, and a count only rises. Serving
 //! counts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Makes `PageStats` and `Counts` of one list.
+use super::meters::{Described, Meters};
+use crate::Cache;
+
+/// Makes `PageStats` and `Counts` of one list, in which each count stands once, and names the
+/// metric of each.
 macro_rules! counts {
     ($($(#[doc = $doc:literal])+ $count:ident,)+) => {
         /// What a [`PageCache`](super::PageCache) has done in this process.
@@ -19,14 +24,27 @@ macro_rules! counts {
         }
 
         /// The counts of one layer and its clones.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub(super) struct Counts {
             $(pub(super) $count: Count,)+
         }
 
+        const METRICS: &[Described] = &[$((
+            concat!("hedgerow_pages_", stringify!($count), "_total"),
+            concat!($($doc),+),
+        ),)+];
+
         impl Counts {
+            /// The counts of a layer that keeps its pages in `cache`.
+            pub(super) fn of(cache: &Cache) -> Self {
+                let meters = Arc::new(Meters::new(cache, METRICS));
+                let mut positions = 0_usize..;
+                $(let $count = Count::new(&meters, positions.next().unwrap_or_default());)+
+                Self { $($count,)+ }
+            }
+
             pub(super) fn so_far(&self) -> PageStats {
-                PageStats { $($count: self.$count.0.load(Ordering::Relaxed),)+ }
+                PageStats { $($count: self.$count.so_far.load(Ordering::Relaxed),)+ }
             }
         }
     };
@@ -54,14 +72,31 @@ counts! {
     failed,
     /// Answers of 304 that the layer has given.
     not_modified,
+    /// Requests that may have changed their page, whose purge is lost: it has failed, and the
+    /// client does not go on with it. Those that ended without an answer are not counted here.
+    lost_purges,
 }
 
 /// A number that only rises.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
+#[derive(Debug)]
+pub(super) struct Count {
+    so_far: AtomicU64,
+    meters: Arc<Meters>,
+    /// Its position among the meters.
+    at: usize,
+}
 
 impl Count {
+    fn new(meters: &Arc<Meters>, at: usize) -> Self {
+        Self {
+            so_far: AtomicU64::new(0),
+            meters: meters.clone(),
+            at,
+        }
+    }
+
     pub(super) fn one_more(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.so_far.fetch_add(1, Ordering::Relaxed);
+        self.meters.one_more(self.at);
     }
 }

@@ -111,6 +111,64 @@ async fn use_all(cache: &Cache) {
     cache.clear().await.expect("cleared");
 }
 
+/// Asks for a page twice, in a layer on `cache`. Returns what the layer has counted.
+#[cfg(feature = "http")]
+async fn ask_for_pages(cache: &Cache) -> hedgerow::http::PageStats {
+    use axum::body::Body;
+    use http::{Request, Response};
+    use tower::{Layer as _, ServiceExt as _};
+
+    let pages = hedgerow::http::PageCache::new(cache.clone());
+    let site = tower::service_fn(|_: Request<Body>| async {
+        let page = Response::builder().header("cache-control", "max-age=60");
+        Ok::<_, Infallible>(page.body(Body::from("x")).expect("a response"))
+    });
+    let service = pages.layer(site);
+    for target in ["/", "/", "/?q"] {
+        let request = Request::builder().uri(target).header("host", "a");
+        let request = request.body(Body::empty()).expect("a request");
+        let Ok(answered) = service.clone().oneshot(request).await;
+        assert!(answered.status().is_success());
+    }
+    pages.stats()
+}
+
+/// Creates a session twice and ends it, in a store on `cache`. Returns what the store has counted.
+#[cfg(feature = "session")]
+async fn use_sessions(cache: &Cache) -> hedgerow::session::SessionStats {
+    use time::OffsetDateTime;
+    use tower_sessions_core::SessionStore as _;
+    use tower_sessions_core::session::{Id, Record};
+
+    let store = hedgerow::SessionStore::new(cache.clone());
+    for _ in 0..2 {
+        let mut record = Record {
+            id: Id::default(),
+            data: std::collections::HashMap::new(),
+            expiry_date: OffsetDateTime::now_utc() + time::Duration::HOUR,
+        };
+        store.create(&mut record).await.expect("created");
+        store.save(&record).await.expect("saved");
+        store.delete(&record.id).await.expect("deleted");
+        store.save(&record).await.expect("dropped");
+    }
+    store.stats()
+}
+
+/// Asserts that the counters called `hedgerow_<of>_*_total` say what `shown` does. Returns how many
+/// have counted something.
+fn assert_told(kept: &Kept, of: &str, shown: &dyn std::fmt::Debug) -> usize {
+    let shown = format!("{shown:?}");
+    let mut counts = 0;
+    for field in shown.trim_end_matches(" }").split(['{', ',']).skip(1) {
+        let (name, count) = field.trim().split_once(": ").expect("a field");
+        let metric = kept.values(&format!("hedgerow_{of}_{name}_total"));
+        assert_eq!(metric, [count.parse::<u64>().expect("a number")], "{name}");
+        counts += usize::from(count != "0");
+    }
+    counts
+}
+
 /// Asks until the breaker says that the server is out.
 async fn open_breaker(cache: &Cache) {
     until("the breaker opens", async || {
@@ -167,6 +225,10 @@ async fn all_metrics_and_their_labels_stand_in_the_table() {
         super::near::set(&cache, "k", 1).await;
         super::near::warm(&cache, "k").await;
     }
+    #[cfg(feature = "http")]
+    ask_for_pages(&cache).await;
+    #[cfg(feature = "session")]
+    use_sessions(&cache).await;
     server.kill().await;
     open_breaker(&cache).await;
     let bypasses = cache.clone().outage(Outage::Bypass);
@@ -191,6 +253,12 @@ async fn all_metrics_and_their_labels_stand_in_the_table() {
     }
     if cfg!(not(feature = "limit")) {
         documented.retain(|(_, name, _)| !name.contains("limit"));
+    }
+    if cfg!(not(feature = "http")) {
+        documented.retain(|(_, name, _)| !name.contains("pages"));
+    }
+    if cfg!(not(feature = "session")) {
+        documented.retain(|(_, name, _)| !name.contains("session"));
     }
     let missing: Vec<_> = told.difference(&documented).collect();
     let gone: Vec<_> = documented.difference(&told).collect();
@@ -218,21 +286,48 @@ async fn each_counter_is_the_count_of_that_name() {
     let _recorder = metrics::set_default_local_recorder(&kept);
     let cache = server.client().await.cache("c");
     use_all(&cache).await;
-    let shown = format!("{:?}", cache.stats());
-    let mut counts = 0;
-    for field in shown.trim_end_matches(" }").split(['{', ',']).skip(1) {
-        let (name, count) = field.trim().split_once(": ").expect("a field");
-        let metric = kept.values(&format!("hedgerow_cache_{name}_total"));
-        assert_eq!(metric, [count.parse::<u64>().expect("a number")], "{name}");
-        counts += u64::from(count != "0");
-    }
-    assert!(counts >= 8, "{shown}");
+    let counts = assert_told(&kept, "cache", &cache.stats());
+    assert!(counts >= 8, "{counts}");
     for what in ["read", "load", "store"] {
         let values = kept.values(&format!("hedgerow_cache_{what}_duration_seconds"));
         assert!(values.len() == 1 && values[0] > 0, "{what}: {values:?}");
     }
     let loads = kept.values("hedgerow_cache_load_duration_seconds");
     assert_eq!(loads, [cache.stats().loads + cache.stats().failed_loads]);
+}
+
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn each_counter_of_pages_is_the_count_of_that_name() {
+    let server = Server::start().await;
+    let kept = Kept::default();
+    let _recorder = metrics::set_default_local_recorder(&kept);
+    let stats = ask_for_pages(&server.client().await.cache("c")).await;
+    assert_eq!(assert_told(&kept, "pages", &stats), 3, "{stats:?}");
+}
+
+#[cfg(feature = "session")]
+#[tokio::test]
+async fn each_counter_of_sessions_is_the_count_of_that_name() {
+    let server = Server::start().await;
+    let kept = Kept::default();
+    let _recorder = metrics::set_default_local_recorder(&kept);
+    let stats = use_sessions(&server.client().await.cache("c")).await;
+    assert_eq!(assert_told(&kept, "session", &stats), 3, "{stats:?}");
+}
+
+/// Two layers on one cache are told together, as their cache is.
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn what_layers_of_one_cache_count_is_added_up() {
+    let server = Server::start().await;
+    let kept = Kept::default();
+    let _recorder = metrics::set_default_local_recorder(&kept);
+    let cache = server.client().await.cache("c");
+    let (one, other) = (ask_for_pages(&cache).await, ask_for_pages(&cache).await);
+    let hits = kept.values("hedgerow_pages_hits_total");
+    assert_eq!(hits, [one.hits + other.hits]);
+    assert!(other.hits > one.hits, "its pages were stored already");
 }
 
 #[tokio::test]

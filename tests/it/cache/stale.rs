@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::IntoFuture as _;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
@@ -308,6 +308,52 @@ async fn a_refresh_that_an_invalidation_overtakes_is_not_stored() {
         .await;
         assert_eq!(fresh(&cache).await, None, "{way}");
         cache.remove("k").await.expect("removed");
+    }
+}
+
+/// Asks for a value by a call that may be given a stale one. Returns it, and whether it was stale.
+async fn seen(cache: &Cache, windows: [Duration; 2]) -> (String, bool) {
+    let seen = Arc::new(AtomicBool::new(false));
+    let load = async || Err::<String, _>(io::Error::other("no such row"));
+    let [stale, stale_if_error] = windows;
+    let call = cache.memoize("k", MINUTE, load).tags(["t"]);
+    let call = call.stale(stale).stale_if_error(stale_if_error);
+    let value = call.stale_seen(seen.clone()).await.expect("served");
+    ((*value).clone(), seen.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn each_call_says_whether_its_value_is_stale() {
+    let server = Server::start().await;
+    let hour = 60 * MINUTE;
+    let [at_once, if_it_fails] = [[hour, Duration::ZERO], [Duration::ZERO, hour]];
+    for way in ["old", "soft"] {
+        // The first failed load is remembered by Redis, and by no other process.
+        let caches = [cache(&server).await, cache(&server).await];
+        let caches = caches.map(|cache| cache.error_ttl(hour));
+        stored(&caches[0], "old").await;
+        for windows in [at_once, if_it_fails] {
+            let fresh = ("old".to_owned(), false);
+            assert_eq!(seen(&caches[0], windows).await, fresh, "{way}");
+        }
+        match way {
+            "old" => aged(&server, KEY, MINUTE + MINUTE / 2).await,
+            _ => {
+                let purge = caches[0].invalidate_tags(["t"]).soft();
+                purge.await.expect("invalidated");
+            }
+        }
+        for (windows, cache) in [(at_once, &caches[0]), (if_it_fails, &caches[1])] {
+            let all = join_all((0..20).map(|_| seen(cache, windows))).await;
+            for found in all {
+                assert_eq!(found, ("old".to_owned(), true), "{way} {windows:?}");
+            }
+            until("the load has failed", async || {
+                caches[0].stats().failed_loads == 1
+            })
+            .await;
+        }
+        assert_eq!(caches[1].stats().failed_loads, 0);
     }
 }
 

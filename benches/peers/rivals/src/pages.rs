@@ -37,9 +37,8 @@ pub(crate) async fn run(url: &str, runs: &Runs) -> Result<()> {
         let theirs = Django::start(url).await?;
         for (row, tasks) in [(ROWS[3], 1), (ROWS[4], 50)] {
             if runs.wants(row) {
-                let theirs = theirs.site.clone();
-                let compared = runs.compare(row, tasks, ours.clone(), theirs);
-                in_redis.hits(compared).await;
+                let compared = runs.compare(row, tasks, ours.clone(), theirs.site.clone());
+                theirs.hits(in_redis.hits(compared)).await?;
             }
         }
     }

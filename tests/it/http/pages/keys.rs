@@ -110,6 +110,48 @@ async fn pages_of_other_hosts_are_not_stored_if_the_hosts_are_named() {
 }
 
 #[tokio::test]
+async fn a_host_and_its_aliases_share_pages_and_purges() {
+    let server = Server::start().await;
+    let pages = pages(&server).await.hosts(["a", "b"]);
+    let pages = pages.host_aliases("A", ["www.A", "a:8080"]);
+    let service = pages.clone().layer(Site::counting(&[FRESH]));
+    let request = |host| Request::builder().uri("/x?q").header("host", host);
+    let are_hits = async || {
+        let mut hits = Vec::new();
+        for host in ["a", "www.a", "WWW.a", "a:8080"] {
+            let only = request(host).header("cache-control", "only-if-cached");
+            hits.push(send(&service, only).await.is_hit());
+        }
+        let all = hits[0];
+        assert!(hits.iter().all(|hit| *hit == all), "{hits:?}");
+        all
+    };
+    let hosts = ["https://a", "http://www.A", "https://a:8080", ""];
+    for (at, purged) in hosts.into_iter().enumerate() {
+        let from = if at % 2 == 0 { "www.a" } else { "a" };
+        send(&service, request(from)).await;
+        assert!(are_hits().await, "one has stored it for all");
+        let purge = pages.purge_url(&format!("{purged}/x?q"));
+        purge.expect("a URL").await.expect("purged");
+        assert!(!are_hits().await, "{purged}");
+        send(&service, request(from)).await;
+        let purge = pages.purge_prefix(&format!("{purged}/x"));
+        purge.expect("a URL").await.expect("purged");
+        assert!(!are_hits().await, "{purged}");
+    }
+    send(&service, request("a")).await;
+    send(&service, request("www.a").method("POST")).await;
+    assert!(!are_hits().await, "a change at one of them");
+    // Another host, and one that is not ours, are as they are without aliases.
+    send(&service, request("a")).await;
+    for (host, is_stored) in [("b", true), ("c", false), ("www.b", false)] {
+        assert!(!send(&service, request(host)).await.is_hit(), "{host}");
+        let again = send(&service, request(host)).await;
+        assert_eq!(again.is_hit(), is_stored, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn parameters_that_do_not_belong_to_a_page_are_not_shown_to_the_service() {
     let server = Server::start().await;
     let site = mirror(&[]);

@@ -4,11 +4,12 @@ use http::{Method, StatusCode};
 use tower::{Layer as _, ServiceExt as _};
 
 use axum::body::Body;
-use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use hedgerow::Client;
 use hedgerow::http::PageCache;
+use http_body_util::BodyExt as _;
 
 use super::site::{Cached, Site, answer, ask, get, pages, send};
 use crate::support::gate::Gate;
@@ -317,6 +318,72 @@ async fn a_change_waits_for_no_server_that_is_known_to_be_out_and_its_purge_is_d
         cache.undelivered().waiting == 0 && !ask(&service, "/", &only).await.is_hit()
     })
     .await;
+}
+
+/// As many tags as a client keeps to deliver their purges later.
+const MOST_OWED: usize = 10_000;
+
+#[tokio::test]
+async fn a_purge_that_finds_no_room_to_wait_is_lost_and_counted_and_its_answer_is_given() {
+    let mut server = Server::start_single().await;
+    let client = server.client().await;
+    let cache = client.cache("pages");
+    let pages = PageCache::new(cache.clone());
+    let service = pages.clone().layer(Site::counting(&[FRESH]));
+    let killed = server.kill().await;
+    breaker_opens(&cache).await;
+    let told = Listener::start();
+    let change = async |number: usize| {
+        let changed = get(&format!("/{number}")).method(Method::POST);
+        assert_eq!(send(&service, changed).await.status, StatusCode::OK);
+    };
+    // All that there is room for, but ten.
+    let others = (0..MOST_OWED - 10).map(|number| format!("t{number}"));
+    let purge = cache.invalidate_tags(others).fail_fast();
+    assert!(purge.await.expect_err("it is out").goes_on());
+    for number in 0..30 {
+        change(number).await;
+    }
+    // One that waits already needs no further room.
+    change(0).await;
+    let lost = || (pages.stats().lost_purges, cache.undelivered().refused);
+    assert_eq!(lost(), (20, 20));
+    assert_eq!(cache.undelivered().waiting, MOST_OWED as u64);
+    assert_eq!(told.told().matches("a purge is lost").count(), 20);
+    let kept = ["a purge is owed", "not purged"];
+    let kept = kept.map(|it| told.told().matches(it).count());
+    assert_eq!(kept.iter().sum::<usize>(), 11);
+    // A change whose answer nobody gets.
+    let left = get("/30").method(Method::POST);
+    assert!(send(&never(&pages), left).now_or_never().is_none());
+    assert_eq!(lost(), (20, 21));
+    // A caller of a purge gets an error.
+    let purge = pages.purge_url("http://a/31").expect("a URL").fail_fast();
+    let error = purge.await.expect_err("it is out");
+    assert!(!error.goes_on(), "{error}");
+    assert!(error.to_string().contains("call again"), "{error}");
+    let endpoint = pages.purge_endpoint("0123456789abcdef").expect("a token");
+    let purges = http::Request::post("/purge?tag=t0&url=http://a/31");
+    let purges = purges.header("authorization", "Bearer 0123456789abcdef");
+    let purges = purges.body(Body::empty()).expect("a request");
+    let Ok(answered) = bounded("it answers", endpoint.oneshot(purges)).await;
+    assert_eq!(answered.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let text = answered.into_body().collect().await.expect("whole");
+    assert_eq!(text.to_bytes(), "not all is purged; ask again");
+    server.start_again(killed).await;
+    until("all that was kept is delivered", async || {
+        cache.undelivered().waiting == 0
+    })
+    .await;
+    assert_eq!(cache.undelivered().delivered, MOST_OWED as u64);
+    let before = lost();
+    change(31).await;
+    assert_eq!(lost(), before);
+}
+
+/// A service that never answers.
+fn never(pages: &PageCache) -> Cached {
+    pages.layer(Site::new(|_| std::future::pending()))
 }
 
 #[tokio::test]

@@ -261,6 +261,64 @@ async fn a_soft_purge_lets_a_page_be_served_for_its_windows_from_the_purge_on() 
 }
 
 #[tokio::test]
+async fn a_page_that_was_purged_softly_is_stale_for_each_request_of_each_process() {
+    let server = Server::start().await;
+    let (renders, gate) = (Arc::new(AtomicUsize::new(0)), Gate::closed());
+    let (count, waits) = (renders.clone(), gate.clone());
+    let site = Site::new(move |_| {
+        let (number, gate) = (count.fetch_add(1, Ordering::SeqCst), waits.clone());
+        async move {
+            let lines = [("cache-control", "max-age=600, stale-while-revalidate=600")];
+            let mut page = answer(&lines, number.to_string());
+            if number > 0 {
+                let Ok(()) = gate.load(()).await;
+                *page.status_mut() = StatusCode::BAD_GATEWAY;
+            }
+            page
+        }
+    });
+    // A render that has failed is remembered by Redis, for all processes.
+    let hour = std::time::Duration::from_secs(3600);
+    let pages = async || PageCache::new(server.client().await.cache("pages").error_ttl(hour));
+    let layers = [pages().await, pages().await, pages().await];
+    let services = layers.each_ref().map(|it| it.clone().layer(site.clone()));
+    ask(&services[0], "/", &[]).await;
+    // The third instance has never met the page.
+    for service in &services[..2] {
+        let page = ask(service, "/", &[]).await;
+        assert!(!page.header("cache-status").contains("ttl=0"), "{page}");
+    }
+    let purge = layers[0].purge_url("http://a/").expect("a URL");
+    purge.soft().await.expect("purged");
+    let are_stale = async || {
+        for service in &services {
+            for page in join_all((0..20).map(|_| ask(service, "/", &[]))).await {
+                let status = page.header("cache-status");
+                assert!(page.is_hit() && status.ends_with("ttl=0"), "{status}");
+                assert_eq!(page.text(), "0");
+            }
+        }
+    };
+    // While one renders it, and after that has failed.
+    are_stale().await;
+    gate.begun(1).await;
+    assert_eq!(layers.each_ref().map(|it| it.stats().failed), [0; 3]);
+    (0..99).for_each(|_| gate.open());
+    until("the render has failed", async || {
+        layers.iter().any(|it| it.stats().failed == 1)
+    })
+    .await;
+    are_stale().await;
+    assert_eq!(renders.load(Ordering::SeqCst), 2);
+    let stale = layers.each_ref().map(|it| it.stats().stale);
+    assert_eq!(stale, [40; 3]);
+    for service in &services {
+        let own = ask(service, "/", &[("cache-control", "max-age=60")]).await;
+        assert_eq!(own.status, StatusCode::BAD_GATEWAY, "{own}");
+    }
+}
+
+#[tokio::test]
 async fn a_page_whose_many_tags_change_is_stored_again() {
     let server = Server::start().await;
     let version = Arc::new(AtomicUsize::new(0));
