@@ -88,7 +88,7 @@ impl Outage {
 /// what it was told earlier. This is less than [`ErrorKind::is_outage`] says: missing rights are a
 /// reason why nobody is served, and someone must look.
 pub(super) fn passes(error: &Error) -> bool {
-    // The breaker speaks for the error that has opened it.
+    // The breaker speaks for what was learnt of the server last.
     let cause = match error.kind() {
         ErrorKind::CircuitOpen => error.source().and_then(|cause| cause.downcast_ref()),
         _ => None,
