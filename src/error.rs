@@ -306,6 +306,16 @@ impl Error {
         &self.0.message
     }
 
+    /// Returns the kind that decides whether the caller may do without the server. An open circuit
+    /// breaker speaks for what was learnt of the server last.
+    pub(crate) fn reason(&self) -> ErrorKind {
+        let cause = match self.kind() {
+            ErrorKind::CircuitOpen => self.source().and_then(|cause| cause.downcast_ref()),
+            _ => None,
+        };
+        cause.map_or(self.kind(), Self::kind)
+    }
+
     pub(crate) fn fate(&self) -> Fate {
         self.0.fate
     }

@@ -8,7 +8,6 @@
 //! faster may do without Redis. The verbs of the cache and the load of a flight ask here.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -88,13 +87,8 @@ impl Outage {
 /// what it was told earlier. This is less than [`ErrorKind::is_outage`] says: missing rights are a
 /// reason why nobody is served, and someone must look.
 pub(super) fn passes(error: &Error) -> bool {
-    // The breaker speaks for the error that has opened it.
-    let cause = match error.kind() {
-        ErrorKind::CircuitOpen => error.source().and_then(|cause| cause.downcast_ref()),
-        _ => None,
-    };
     matches!(
-        cause.map_or(error.kind(), Error::kind),
+        error.reason(),
         ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::Disconnected

@@ -69,7 +69,7 @@ impl LimitOutage {
 
     /// Whether the policy, and not the caller, decides after `error`.
     pub(super) fn decides(self, error: &Error) -> bool {
-        self != Self::Fail && is_outage(error.kind())
+        self != Self::Fail && is_outage(error.reason())
     }
 }
 
@@ -117,7 +117,10 @@ mod tests {
             ErrorKind::Tls,
             ErrorKind::Server,
         ] {
-            assert!(!open.decides(&Error::new(kind, "of the test")), "{kind:?}");
+            let error = Error::new(kind, "of the test");
+            assert!(!open.decides(&error), "{kind:?}");
+            let refused = Error::new(ErrorKind::CircuitOpen, "not sent").with_source(error);
+            assert!(!open.decides(&refused), "{kind:?}");
         }
         for kind in [
             ErrorKind::Unreachable,
@@ -132,6 +135,8 @@ mod tests {
         ] {
             let error = Error::new(kind, "of the test");
             assert!(open.decides(&error), "{kind:?}");
+            let refused = Error::new(ErrorKind::CircuitOpen, "not sent").with_source(error.clone());
+            assert!(open.decides(&refused), "{kind:?}");
             assert!(!LimitOutage::Fail.decides(&error), "{kind:?}");
         }
     }

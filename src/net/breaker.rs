@@ -4,7 +4,8 @@
 //! to find out whether the server is back. Any answer of the server, to any caller, closes the
 //! breaker. Only a probe makes the pause longer, because failures of calls that do not heed the
 //! breaker say nothing new. A probe lapses when it should have ended long ago, so a future that is
-//! kept and not polled blocks no caller.
+//! kept and not polled blocks no caller. Refused calls fail with what was learnt last, be it that
+//! the server is back and accepts no credentials.
 //!
 //! A [`Connection`](super::connection::Connection) reports every outcome here. While nothing is
 //! wrong, that costs one atomic load.
@@ -41,7 +42,7 @@ struct State {
     /// When the first of these failures was.
     since: Option<Instant>,
     open: Option<Open>,
-    /// The last of these failures.
+    /// The last of these failures, or what was learnt since.
     cause: Option<Error>,
     /// How many probes there have been. It numbers them.
     probes: u64,
@@ -161,6 +162,15 @@ impl Breaker {
             if let Some(open) = &mut self.state().open {
                 open.raised = Some(raised);
             }
+        }
+    }
+
+    /// Notes that the client cannot use the server for a reason that is no outage, such as
+    /// credentials that it does not accept. The breaker stays as it is. While it is open, calls
+    /// fail with that reason: it does not pass by itself, so no cache may do without the server.
+    pub(crate) fn refused(&self, error: &Error) {
+        if self.troubled.load(Ordering::Relaxed) {
+            self.state().cause = Some(error.clone());
         }
     }
 

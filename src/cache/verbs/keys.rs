@@ -42,7 +42,8 @@ impl Cache {
     /// # Errors
     /// The stream returns `InvalidInput` if the pattern is empty, longer than 1 KiB, or ends with a
     /// lone backslash. It returns what a server refuses or does not answer, and ends after an
-    /// error. Each step has the [deadline](Self::deadline) of the cache.
+    /// error. Each step has the [deadline](Self::deadline) of the cache, and the walk has none: put
+    /// a [timeout](tokio::time::timeout) around the loop, or around each [`next`](Keys::next).
     pub fn keys(&self, pattern: &str) -> Keys {
         let walk = Walk::new(self, pattern, Versions::Own, Aim::List);
         let listing = walk.map(|walk| (walk, Seen::default()));
@@ -67,7 +68,7 @@ impl Cache {
     /// As [`keys`](Self::keys).
     ///
     /// # Cancel safety
-    /// Safe.
+    /// Safe: a timeout around it bounds the walk as a whole.
     pub async fn count(&self) -> Result<u64> {
         let mut walk = Walk::new(self, "*", Versions::Own, Aim::List)?;
         let (mut count, mut seen) = (0, Seen::default());

@@ -93,7 +93,8 @@ impl Cache {
     /// others are removed.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves some of the entries removed.
+    /// Dropping the future leaves some of the entries removed. So a
+    /// [timeout](tokio::time::timeout) around it bounds the walk as a whole.
     pub fn remove_matching(&self, pattern: &str) -> RemoveMatching {
         RemoveMatching {
             what: What {

@@ -102,6 +102,20 @@ async fn failures_of_calls_that_do_not_heed_it_keep_no_probe_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_while_it_is_open_is_the_reason_of_the_calls_that_follow_until_it_closes() {
+    let breaker = opened().await;
+    let refusal = Error::new(ErrorKind::Unauthenticated, "refused");
+    breaker.refused(&refusal);
+    let reason = || breaker.admit().expect_err("open").reason();
+    assert_eq!(reason(), ErrorKind::Unauthenticated);
+    breaker.failed(&out());
+    assert_eq!(reason(), ErrorKind::Unreachable, "it is gone again");
+    breaker.succeeded();
+    breaker.refused(&refusal);
+    assert!(breaker.admit().is_ok_and(|probe| probe.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn probes_that_are_given_up_early_count_together_as_one_that_was_not_answered() {
     let breaker = opened().await;
     tokio::time::advance(2 * SHORTEST).await;

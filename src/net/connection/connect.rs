@@ -178,11 +178,12 @@ impl Connection {
         let (late, is_slow) = (oldest.attempt.late(), oldest.attempt.is_slow());
         let last_error = state.last_error.clone();
         drop(state);
-        if is_slow {
-            self.breaker.failed(&late);
-        }
         // The error of the last attempt has a cause; the deadline alone says only that time is up.
-        last_error.unwrap_or(late)
+        let error = last_error.unwrap_or(late);
+        if is_slow {
+            self.breaker.failed(&error);
+        }
+        error
     }
 
     /// Starts an attempt. `beside` names the session in use that it is to replace, if there is one.
@@ -293,8 +294,9 @@ impl Connection {
         state.last_error = Some(error.clone());
         drop(state);
         // A refused password is not counted: it may be in rotation, and the server is up.
-        if is_outage && error.kind() != ErrorKind::Unauthenticated {
-            self.breaker.failed(error);
+        match is_outage && error.kind() != ErrorKind::Unauthenticated {
+            true => self.breaker.failed(error),
+            false => self.breaker.refused(error),
         }
         if is_outage {
             self.trouble();

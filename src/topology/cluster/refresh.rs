@@ -256,9 +256,9 @@ impl Refresher {
         let outcome = self.ask(&mut query, &present).await;
         match &outcome {
             Ok(()) => self.breaker.succeeded(),
-            // Any other error is an answer, so the servers are there.
             Err(error) if is_out(error) => self.breaker.failed(error),
-            Err(_) => {}
+            // Any other error is an answer, so the servers are there.
+            Err(error) => self.breaker.refused(error),
         }
         let outcome = outcome.map(|()| self.learn(&query));
         // The connections to seeds and replicas are closed after the query. They serve no calls.

@@ -1,6 +1,7 @@
 //! What caches do while Redis is out: who is told, who is served all the same, and what it costs.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use crate::support::gate::Gate;
 use crate::support::listener::Listener;
 use crate::support::proxy::{Act, Proxy, Request};
 use crate::support::server::{Server, signal};
+use crate::support::topology::{Port, Recipe};
 use crate::support::wait::{bounded, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -291,6 +293,75 @@ async fn wrong_credentials_are_told_and_never_bypassed() {
         assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
         loaded(&cache, "k", "v").await.expect_err("told");
     }
+}
+
+/// The error is about credentials, or the breaker has it as its reason.
+fn of_credentials(error: &hedgerow::Error) {
+    let source = error.source().and_then(|it| it.downcast_ref());
+    let kind = match (error.kind(), source) {
+        (ErrorKind::CircuitOpen, Some(cause)) => hedgerow::Error::kind(cause),
+        (kind, _) => kind,
+    };
+    assert_eq!(kind, ErrorKind::Unauthenticated, "{error}");
+}
+
+/// Waits until the server is known to be back, and then for a call that the breaker refuses. From
+/// then on, no call is bypassed.
+async fn are_told_while_the_breaker_is_open(cache: &Cache) {
+    until("the credentials are refused", async || {
+        let error = cache.get::<String>("k").await.expect_err("no answer");
+        error.kind() == ErrorKind::Unauthenticated
+    })
+    .await;
+    let cache = cache.clone().outage(Outage::Bypass);
+    until("a call finds the breaker open", async || {
+        let reads = join_all((0..20).map(|_| cache.get::<String>("k"))).await;
+        let errors = reads.into_iter().map(|read| read.expect_err("told"));
+        let errors: Vec<_> = errors.inspect(of_credentials).collect();
+        errors.iter().any(|it| it.kind() == ErrorKind::CircuitOpen)
+    })
+    .await;
+    of_credentials(&loaded(&cache, "k", "v").await.expect_err("told"));
+    of_credentials(&cache.set("k", "v", MINUTE).await.expect_err("told"));
+    assert_eq!(cache.bypassed(), Default::default());
+}
+
+/// The breaker has opened for a server that was gone, and the server is back with other passwords.
+#[tokio::test]
+async fn credentials_that_are_refused_while_the_breaker_is_open_are_never_bypassed() {
+    let mut server = Server::start_single().await;
+    let user = ["ACL", "SETUSER", "app", "on", "~*", "&*", "+@all"];
+    let _: Value = server.run(&[&user[..], &[">right"]].concat()).await;
+    let patience = Duration::from_millis(300);
+    let builder = server.builder().cache_deadline(patience);
+    let client = builder.credentials(Credentials::user("app", "right"));
+    let client = client.open().expect("a good URL");
+    let cache = client.cache("c");
+    cache.set("k", "v", MINUTE).await.expect("stored");
+    let killed = server.kill().await;
+    open_breaker(&cache).await;
+    // The user is not there any more.
+    server.start_again(killed).await;
+    are_told_while_the_breaker_is_open(&cache).await;
+    let _: Value = server.run(&[&user[..], &[">right"]].concat()).await;
+    until("the breaker is closed", async || {
+        cache.get::<String>("k").await.is_ok()
+    })
+    .await;
+}
+
+/// No primary of the cluster was ever reached, so the breaker is that of the queries for slots.
+#[tokio::test]
+async fn credentials_that_a_cluster_refuses_while_the_breaker_is_open_are_never_bypassed() {
+    let port = Port::free();
+    let seed = format!("redis://127.0.0.1:{}", port.number());
+    let builder = Client::builder().cluster([seed]);
+    let builder = builder.credentials(Credentials::user("app", "right"));
+    let client = builder.cache_deadline(Duration::from_millis(300)).open();
+    let cache = client.expect("a good URL").cache("c");
+    open_breaker(&cache).await;
+    let _node = Recipe::new().on(port).start().await;
+    are_told_while_the_breaker_is_open(&cache).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -320,6 +320,35 @@ async fn a_value_that_is_loaded_or_stored_while_its_name_is_forgotten_stays_in_t
     assert_eq!(listed(&there, "t").await, ["k"]);
 }
 
+/// The limit of an index: a listing has found nothing at a name, and so has its second look.
+#[tokio::test]
+async fn a_value_that_is_stored_after_a_listing_has_forgotten_its_name_is_valid_and_not_listed() {
+    let server = Server::start_single().await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let here = client.cache("c").index_tags();
+    let there = server.client().await.cache("c").index_tags();
+    set(&here, "k", &["t"]).await;
+    here.remove("k").await.expect("removed");
+    let store = Request::every().named("EVALSHA").with("hr:v:{c:k}");
+    let store = proxy.on(store, Act::Hold);
+    let calls = here.clone();
+    let stores = tokio::spawn(async move { set(&calls, "k", &["t"]).await });
+    store.hit().await;
+    assert_eq!(names(&server).await, 1, "it is noted");
+    assert!(listed(&there, "t").await.is_empty());
+    assert!(server.keys("hr:x:*").await.is_empty(), "and forgotten");
+    store.deliver();
+    stores.await.expect("no panic");
+    proxy.clear();
+    assert!(is_there(&there, "k").await);
+    assert!(listed(&there, "t").await.is_empty());
+    assert_eq!(there.purge_tag("t").await.expect("purged"), 0);
+    assert!(!is_there(&there, "k").await, "it is invalid all the same");
+    set(&here, "k", &["t"]).await;
+    assert_eq!(listed(&there, "t").await, ["k"]);
+}
+
 /// Sets the ends of all entries of an index to 1970.
 const ENDED: &str = "
     local names = redis.call('ZRANGE', KEYS[1], 0, -1)

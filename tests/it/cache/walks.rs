@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hedgerow::cache::{Removed, literal};
+use hedgerow::cache::{Keys, Removed, literal};
 use hedgerow::{Cache, Client, ErrorKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::time::timeout;
 
 use crate::support::gate::Gate;
 use crate::support::monitor::Monitor;
@@ -367,6 +368,78 @@ async fn a_removal_that_fails_half_way_does_not_say_that_nothing_was_removed() {
     // Where nothing is removed, nothing is in doubt.
     let error = cache.remove_matching("*").dry_run().await;
     assert!(!error.expect_err("still silent").is_indeterminate());
+}
+
+/// The outcome of a listing, up to its first error.
+async fn first_error(mut keys: Keys) -> ErrorKind {
+    let error = loop {
+        match keys.next().await.expect("it does not end in good order") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(keys.next().await.is_none(), "it ends after an error");
+    error.kind()
+}
+
+#[tokio::test]
+async fn a_walk_over_a_server_that_hangs_ends_by_the_deadline_of_any_of_its_steps() {
+    let server = Server::start_single().await;
+    let direct = server.client().await.cache("c");
+    set(&direct, (0..MANY).map(|number| number.to_string())).await;
+    for step in 1..=4 {
+        for verb in ["keys", "count", "remove_matching", "purge", "dry_run"] {
+            let proxy = Proxy::before(&server);
+            let client = patient(proxy.builder()).open().expect("a good URL");
+            let cache = client.cache("c").deadline(Duration::from_millis(300));
+            // The first walk of a removal is over leases, and finds nothing.
+            let hung = proxy.on(Request::nth(step).named("scan"), Act::Hold);
+            let ended = async {
+                match verb {
+                    "keys" => first_error(cache.keys("*")).await,
+                    "count" => cache.count().await.expect_err("no answer").kind(),
+                    "remove_matching" => {
+                        let removal = cache.remove_matching("*");
+                        removal.await.expect_err("no answer").kind()
+                    }
+                    "purge" => cache.purge().await.expect_err("no answer").kind(),
+                    _ => {
+                        let removal = cache.remove_matching("*").dry_run();
+                        removal.await.expect_err("no answer").kind()
+                    }
+                }
+            };
+            let kind = bounded("it ends", ended).await;
+            assert_eq!(kind, ErrorKind::Timeout, "{verb}, step {step}");
+            assert_eq!(hung.hits(), 1, "{verb}, step {step}");
+        }
+    }
+    assert_eq!(direct.count().await.expect("an answer"), MANY as u64);
+}
+
+/// So a caller may bound a walk as a whole, or the time it waits for a key.
+#[tokio::test]
+async fn a_listing_goes_on_after_a_timeout_around_one_of_its_keys() {
+    let server = Server::start_single().await;
+    let direct = server.client().await.cache("c");
+    set(&direct, (0..MANY).map(|number| number.to_string())).await;
+    let proxy = Proxy::before(&server);
+    let client = patient(proxy.builder()).open().expect("a good URL");
+    let hung = proxy.on(Request::nth(3).named("scan"), Act::Hold);
+    let mut keys = client.cache("c").keys("*");
+    let (mut listed, mut timeouts) = (BTreeSet::new(), 0);
+    loop {
+        match timeout(Duration::from_millis(200), keys.next()).await {
+            Ok(Some(key)) => assert!(listed.insert(key.expect("an answer"))),
+            Ok(None) => break,
+            Err(_) => {
+                timeouts += 1;
+                hung.deliver();
+            }
+        }
+    }
+    assert!(timeouts > 0 && hung.hits() == 1);
+    assert_eq!(listed.len(), MANY);
 }
 
 /// By default, caches fail fast while Redis is out. A removal may not.

@@ -32,6 +32,8 @@ pub enum Fault {
     DeliveredLate,
     /// A push vanishes, with all behind it.
     PushesVanish,
+    /// Pushes are late. Otherwise they come before the reply of what has caused them, as a rule.
+    PushesDelayed,
 }
 
 /// How often each fault has hit.
@@ -43,6 +45,9 @@ pub fn least(ground: &Ground, network: bool, near: bool) -> Hits {
     least.insert(Fault::PushesCut, 1);
     if ground.is_cluster() {
         least.insert(Fault::SlotMoved, 2);
+    }
+    if near {
+        least.insert(Fault::PushesDelayed, 4);
     }
     if network {
         let all = [
@@ -116,6 +121,17 @@ pub async fn bring(ground: &Ground, fault: Fault, random: &mut StdRng) -> bool {
             let proxy = proxy(random);
             let push = Request::nth(random.random_range(1..5)).named("invalidate");
             hits(proxy, &proxy.on_push(push, Act::Vanish)).await
+        }
+        Fault::PushesDelayed => {
+            let proxy = proxy(random);
+            let delay = Duration::from_millis(random.random_range(10..50));
+            let pushes = Request::every().named("invalidate");
+            let rule = proxy.on_push(pushes, Act::Delay(delay));
+            let hit = tokio::time::timeout(Duration::from_secs(2), rule.hit()).await;
+            // Of each process some are late, and the sum of that is well below the bound.
+            tokio::time::sleep(2 * delay).await;
+            proxy.clear();
+            hit.is_ok()
         }
     }
 }

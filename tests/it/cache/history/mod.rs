@@ -103,6 +103,7 @@ fn was_put_to_the_test(story: &Story, terms: Terms, effort: Effort) {
     assert!(story.met >= 20, "{}", told(story));
     assert!(deeds.left > 0 && deeds.shared > 0, "{}", told(story));
     assert!(deeds.refused > 0, "{}", told(story));
+    assert!(terms.network || deeds.updated > 0, "{}", told(story));
     if terms.near {
         assert!(verdict.near > 100, "{}", told(story));
         assert!(deeds.near_hits > 0, "{}", told(story));

@@ -53,6 +53,8 @@ pub struct Deeds {
     pub left: u64,
     /// Reads that Redis failed.
     pub failed: u64,
+    /// Values that were stored by `update` or `update_with`.
+    pub updated: u64,
 }
 
 impl Script {
@@ -94,7 +96,8 @@ impl Script {
 impl Deeds {
     pub fn words(&self) -> String {
         let all = [self.near_hits, self.stale_served, self.refused];
-        joined(all.into_iter().chain([self.shared, self.left, self.failed]))
+        let others = [self.shared, self.left, self.failed, self.updated];
+        joined(all.into_iter().chain(others))
     }
 
     pub fn add(&mut self, words: &str) {
@@ -105,6 +108,7 @@ impl Deeds {
             &mut self.shared,
             &mut self.left,
             &mut self.failed,
+            &mut self.updated,
         ];
         for (sum, word) in all.into_iter().zip(words.split(' ')) {
             *sum += word.parse::<u64>().expect("a number");
@@ -126,6 +130,7 @@ struct Actor {
     cache: Cache,
     left: AtomicUsize,
     failed: AtomicUsize,
+    updated: AtomicUsize,
 }
 
 impl Part {
@@ -161,6 +166,7 @@ impl Part {
                 cache,
                 left: AtomicUsize::new(0),
                 failed: AtomicUsize::new(0),
+                updated: AtomicUsize::new(0),
             }),
             phase: watch::Sender::new(Phase::Busy),
             tasks: JoinSet::new(),
@@ -205,6 +211,7 @@ impl Part {
             shared: stats.shared_loads,
             left: count(&self.actor.left),
             failed: count(&self.actor.failed),
+            updated: count(&self.actor.updated),
         }
     }
 }
@@ -352,6 +359,17 @@ impl Actor {
                 let found = found.into_iter().flatten();
                 return found.map(|it| it.map(|version| *version)).collect();
             }
+            Way::Rewriting => {
+                let Some(entry) = self.noted(cache.entry::<u64>(name).await).flatten() else {
+                    return Vec::new();
+                };
+                let version = *entry;
+                tokio::time::sleep(plan.load.before).await;
+                let is_stored = self.noted(cache.update(&entry, &version).await);
+                let stored = usize::from(is_stored == Some(true));
+                self.updated.fetch_add(stored, Ordering::SeqCst);
+                return vec![Some(version)];
+            }
             Way::MemoizeMany => {
                 let load = move |names: Vec<String>| {
                     let keys: Vec<KeyNumber> = names.iter().map(|name| number(name)).collect();
@@ -484,10 +502,13 @@ impl Actor {
             let done = match by {
                 By::Remove => cache.remove(&names[0]).await,
                 By::RemoveMany => cache.remove_many(&names).await.map(drop),
-                By::Set => {
-                    let set = cache.set(&names[0], &versions[0], LONG);
-                    set.tags(self.tags(keys[0])).await
+                By::Set => self.set(cache, keys[0], versions[0]).await,
+                By::SetMany => {
+                    let tags = keys.iter().flat_map(|key| self.tags(*key));
+                    let set = cache.set_many(names.iter().zip(versions), LONG).tags(tags);
+                    set.await.and_then(|stored| stored.into_iter().collect())
                 }
+                By::Update => self.update(cache, keys[0], versions[0]).await,
                 By::OwnTag => cache.invalidate_tags([self.own_tag(keys[0])]).await,
                 By::GroupTag(group) => cache.invalidate_tags([self.group_tag(group)]).await,
                 By::Clear => cache.clear().await,
@@ -499,6 +520,21 @@ impl Actor {
                 Err(error) => panic!("an invalidation has failed: {error}"),
             }
         }
+    }
+
+    async fn set(&self, cache: &Cache, key: KeyNumber, version: u64) -> hedgerow::Result<()> {
+        let set = cache.set(&name(key), &version, LONG);
+        set.tags(self.tags(key)).await
+    }
+
+    async fn update(&self, cache: &Cache, key: KeyNumber, version: u64) -> hedgerow::Result<()> {
+        let updated = cache.update_with(&name(key), |_: &u64| version).await?;
+        if updated.is_none() {
+            // A load that began before may be under way, so this is not enough.
+            return self.set(cache, key, version).await;
+        }
+        self.updated.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     fn tags(&self, key: KeyNumber) -> Vec<String> {

@@ -45,6 +45,9 @@ pub enum Way {
     /// With a loader that names its tags itself, and says that nothing has changed.
     Informed,
     MemoizeMany,
+    /// By `entry`, and then stores the same value by `update`. Whatever has happened to the entry
+    /// meanwhile, the value must not come back.
+    Rewriting,
 }
 
 /// How a load goes, if the read needs one.
@@ -72,6 +75,9 @@ pub enum By {
     Remove,
     RemoveMany,
     Set,
+    SetMany,
+    /// `update_with`, or `set` if there is nothing to update.
+    Update,
     /// The tag of one key.
     OwnTag,
     /// The tag of a group of keys.
@@ -102,8 +108,9 @@ impl ReadPlan {
 
 /// How many keys a world has.
 pub const KEYS: usize = 8;
-/// The keys that only this process changes, by `set`, too: one for each of the first processes.
-pub const SETTABLE: usize = 2;
+/// How many processes store what they change, too. Of the first keys, each of them has two that no
+/// other process changes.
+const STORING: usize = 2;
 /// The last keys, which nobody reads while all is quiet.
 pub const COLD: usize = 2;
 pub const GROUPS: usize = 3;
@@ -139,10 +146,11 @@ impl Plan {
             Way::Refreshing,
             Way::Informed,
             Way::MemoizeMany,
+            Way::Rewriting,
         ];
         let way = *ways.choose(random).expect("some");
         let windows = match way {
-            Way::Get | Way::GetMany => &[None][..],
+            Way::Get | Way::GetMany | Way::Rewriting => &[None][..],
             _ if self.terms.windows => &[None, Some(SHORT), Some(LONG)],
             _ => &[None],
         };
@@ -174,9 +182,9 @@ impl Plan {
     pub fn write(&mut self) -> WritePlan {
         let random = &mut self.random;
         let key = random.random_range(0..KEYS);
-        let own = (self.process < SETTABLE).then_some(self.process);
         // A `set` that was lost in the network may come late, and then holds.
-        let own = own.filter(|_| !self.terms.network);
+        let stores = self.process < STORING && !self.terms.network;
+        let own = [self.process, self.process + STORING];
         let (keys, by) = match random.random_range(0..16) {
             0..3 => (vec![key], By::Remove),
             3 => (
@@ -191,15 +199,18 @@ impl Plan {
             }
             8 => ((0..KEYS).collect(), By::Clear),
             9 | 10 => (vec![key], By::Softly),
-            _ => match own {
-                Some(own) => (vec![own], By::Set),
-                None => (vec![key], By::Remove),
-            },
+            _ if !stores => (vec![key], By::Remove),
+            11 | 12 => (own.to_vec(), By::SetMany),
+            by => {
+                let by = if by == 13 { By::Set } else { By::Update };
+                (vec![*own.choose(random).expect("two")], by)
+            }
         };
         WritePlan {
             keys,
             by,
-            raises: by == By::Set || random.random_range(0..5) > 0,
+            raises: matches!(by, By::Set | By::SetMany | By::Update)
+                || random.random_range(0..5) > 0,
             waits: random.random(),
             pause: 4 * little(random),
         }
@@ -208,7 +219,7 @@ impl Plan {
 
 /// Whether `process` may change the truth of `key`.
 pub fn may_raise(process: usize, key: KeyNumber) -> bool {
-    key >= SETTABLE || key == process
+    key >= 2 * STORING || key % STORING == process
 }
 
 /// Mostly little, up to a few milliseconds, seldom more.
