@@ -3,9 +3,10 @@
 //!
 //! Invariant: a label is a name from the program or an address, never a key, so there are few. The
 //! handles of one owner are registered together, when the first of them is used, and not by each
-//! call. The facade is named here, and by the faces, which use nothing that is not public. Caches
-//! and breakers call this.
+//! call. This is the only place where the facade is named. Caches, breakers, limiters and the faces
+//! call this.
 
+mod counts;
 #[cfg(feature = "metrics")]
 mod facade;
 #[cfg(feature = "metrics")]
@@ -13,6 +14,7 @@ mod level;
 #[cfg(not(feature = "metrics"))]
 mod none;
 
+pub(crate) use counts::{Count, counts};
 #[cfg(feature = "metrics")]
 pub(crate) use facade::{Meters, Raised, Tally, Timer};
 #[cfg(feature = "metrics")]

@@ -4,72 +4,19 @@
 //! verbs and the loads count.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::outage::BypassWarning;
 use crate::codec::Sizes;
-use crate::meters::{Described, Labels, Meters, Tally, Timer};
-
-/// Makes `Stats` and `Counts` of one list, in which each count stands once, and names the metric of
-/// each.
-macro_rules! counts {
-    ($($(#[doc = $doc:literal])+ $count:ident,)+) => {
-        /// What a cache has done in this process since its client was made.
-        ///
-        /// Each number only rises. They are read one after the other, so a call that ends meanwhile
-        /// may be in one of them and not in another.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct Stats {
-            $($(#[doc = $doc])+ pub $count: u64,)+
-        }
-
-        /// The counts of one cache.
-        #[derive(Debug)]
-        pub(super) struct Counts {
-            $(pub(super) $count: Count,)+
-            /// Whether an entry with a stale window was read. If so, reads ask for the time at
-            /// once, and not only when they meet such an entry.
-            windows: AtomicBool,
-            /// Warns of what is counted as bypassed. All names beyond [`MOST_CACHES`] have one
-            /// together, so that it cannot write an event for each handle.
-            pub(super) without_redis: Arc<BypassWarning>,
-            meters: Arc<Meters>,
-            /// The label `cache` of the metrics.
-            #[cfg(feature = "near")]
-            label: Box<str>,
-        }
-
-        const METRICS: &[Described] = &[$(Described {
-            name: concat!("hedgerow_cache_", stringify!($count), "_total"),
-            what: concat!($($doc),+),
-        },)+];
-
-        impl Counts {
-            fn new(namespace: &str, label: &str, without_redis: Arc<BypassWarning>) -> Self {
-                let labels: Labels<'_> = &[("namespace", namespace), ("cache", label)];
-                let meters = Meters::new(labels, METRICS, TIMES);
-                let mut positions = 0_usize..;
-                $(let $count = Count::new(meters.tally(positions.next().unwrap_or_default()));)+
-                Self {
-                    $($count,)+
-                    windows: AtomicBool::new(false),
-                    without_redis,
-                    meters,
-                    #[cfg(feature = "near")]
-                    label: label.into(),
-                }
-            }
-
-            pub(super) fn so_far(&self) -> Stats {
-                Stats { $($count: self.$count.so_far(),)+ }
-            }
-        }
-    };
-}
+use crate::meters::{Described, Labels, Meters, Timer, counts};
 
 counts! {
+    /// What a cache has done in this process since its client was made.
+    ///
+    /// Each number only rises. They are read one after the other, so a call that ends meanwhile
+    /// may be in one of them and not in another.
+    pub struct Stats, named "hedgerow_cache_";
     /// Keys that `get` and `get_many` found, and keys that `memoize` and its relatives found a
     /// value for without a load.
     hits,
@@ -127,6 +74,17 @@ counts! {
     /// it was counted as a miss before: by a call of `memoize` that had begun to wait for a load
     /// when the server went out. 0 without `NearCache::outage_grace`.
     near_grace,
+    also:
+    /// Whether an entry with a stale window was read. If so, reads ask for the time at once, and
+    /// not only when they meet such an entry.
+    windows: AtomicBool,
+    /// Warns of what is counted as bypassed. All names beyond [`MOST_CACHES`] have one together, so
+    /// that it cannot write an event for each handle.
+    pub(super) without_redis: Arc<BypassWarning>,
+    /// Those of the counts, and of what takes its time.
+    meters: Arc<Meters>,
+    /// The label `cache` of the metrics.
+    label: Box<str>,
 }
 
 /// What takes its time in a cache.
@@ -153,13 +111,6 @@ const TIMES: &[Described] = &[
     },
 ];
 
-/// A number that only rises.
-#[derive(Debug)]
-pub(super) struct Count {
-    so_far: AtomicU64,
-    tally: Tally,
-}
-
 /// The counts of all caches of one client, by the name of the cache.
 #[derive(Debug, Default)]
 pub(super) struct AllCounts {
@@ -168,29 +119,20 @@ pub(super) struct AllCounts {
     without_redis: Arc<BypassWarning>,
 }
 
-impl Count {
-    fn new(tally: Tally) -> Self {
-        Self {
-            so_far: AtomicU64::new(0),
-            tally,
-        }
-    }
-
-    pub(super) fn one_more(&self) {
-        self.more(1);
-    }
-
-    pub(super) fn more(&self, by: u64) {
-        self.so_far.fetch_add(by, Ordering::Relaxed);
-        self.tally.more(by);
-    }
-
-    fn so_far(&self) -> u64 {
-        self.so_far.load(Ordering::Relaxed)
-    }
-}
-
 impl Counts {
+    fn new(namespace: &str, label: &str, without_redis: Arc<BypassWarning>) -> Self {
+        let labels: Labels<'_> = &[("namespace", namespace), ("cache", label)];
+        let meters = Meters::new(labels, Self::METRICS, TIMES);
+        let windows = AtomicBool::new(false);
+        Self::of(
+            &meters.clone(),
+            windows,
+            without_redis,
+            meters,
+            label.into(),
+        )
+    }
+
     pub(super) fn met_a_window(&self) -> bool {
         self.windows.load(Ordering::Relaxed)
     }

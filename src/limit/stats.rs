@@ -4,53 +4,16 @@
 //! Each decision is in exactly one count. Checks, waits and groups count.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::decision::{DecidedBy, Decision};
-use crate::meters::{Described, Labels, Meters, Tally};
-
-/// Makes `LimitStats` and `Counts` of one list, in which each count stands once, and names the
-/// metric of each.
-macro_rules! counts {
-    ($($(#[doc = $doc:literal])+ $count:ident,)+) => {
-        /// What a limiter, or a group of limits, has decided in this process since its client was
-        /// made.
-        ///
-        /// Each number only rises.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct LimitStats {
-            $($(#[doc = $doc])+ pub $count: u64,)+
-        }
-
-        /// The counts of one limiter.
-        #[derive(Debug)]
-        pub(super) struct Counts {
-            $($count: Count,)+
-        }
-
-        const METRICS: &[Described] = &[$(Described {
-            name: concat!("hedgerow_limit_", stringify!($count), "_total"),
-            what: concat!($($doc),+),
-        },)+];
-
-        impl Counts {
-            fn new(labels: Labels<'_>) -> Self {
-                let meters = Meters::new(labels, METRICS, &[]);
-                let mut positions = 0_usize..;
-                $(let $count = Count::new(meters.tally(positions.next().unwrap_or_default()));)+
-                Self { $($count,)+ }
-            }
-
-            pub(super) fn so_far(&self) -> LimitStats {
-                LimitStats { $($count: self.$count.so_far(),)+ }
-            }
-        }
-    };
-}
+use crate::meters::{Labels, Meters, counts};
 
 counts! {
+    /// What a limiter, or a group of limits, has decided in this process since its client was made.
+    ///
+    /// Each number only rises.
+    pub struct LimitStats, named "hedgerow_limit_";
     /// Requests that the server let through.
     allowed,
     /// Requests that the server refused.
@@ -64,32 +27,11 @@ counts! {
     outage_refused,
 }
 
-/// A number that only rises.
-#[derive(Debug)]
-struct Count {
-    so_far: AtomicU64,
-    tally: Tally,
-}
-
-impl Count {
-    fn new(tally: Tally) -> Self {
-        Self {
-            so_far: AtomicU64::new(0),
-            tally,
-        }
-    }
-
-    fn one_more(&self) {
-        self.so_far.fetch_add(1, Ordering::Relaxed);
-        self.tally.more(1);
-    }
-
-    fn so_far(&self) -> u64 {
-        self.so_far.load(Ordering::Relaxed)
-    }
-}
-
 impl Counts {
+    fn new(labels: Labels<'_>) -> Self {
+        Self::of(&Meters::new(labels, Self::METRICS, &[]))
+    }
+
     /// Counts a decision.
     pub(super) fn note(&self, decision: &Decision) {
         let count = match (decision.decided_by, decision.allowed) {

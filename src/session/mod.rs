@@ -14,7 +14,6 @@ mod digest;
 mod info;
 mod judge;
 mod last_saves;
-mod meters;
 mod of_user;
 mod saving;
 mod stats;

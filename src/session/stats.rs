@@ -2,53 +2,14 @@
 //!
 //! Invariant: all clones of a store count together, and a count only rises.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::meters::{Described, Meters};
 use crate::Cache;
-
-/// Makes `SessionStats` and `Counts` of one list, in which each count stands once, and names the
-/// metric of each.
-macro_rules! counts {
-    ($($(#[doc = $doc:literal])+ $count:ident,)+) => {
-        /// What a store has done in this process since it was made.
-        ///
-        /// Each number only rises. They are read one after the other.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct SessionStats {
-            $($(#[doc = $doc])+ pub $count: u64,)+
-        }
-
-        /// The counts of one store.
-        #[derive(Debug)]
-        pub(super) struct Counts {
-            $(pub(super) $count: Count,)+
-        }
-
-        const METRICS: &[Described] = &[$((
-            concat!("hedgerow_session_", stringify!($count), "_total"),
-            concat!($($doc),+),
-        ),)+];
-
-        impl Counts {
-            /// The counts of a store that keeps its sessions in `cache`.
-            pub(super) fn of(cache: &Cache) -> Self {
-                let meters = Arc::new(Meters::new(cache, METRICS));
-                let mut positions = 0_usize..;
-                $(let $count = Count::new(&meters, positions.next().unwrap_or_default());)+
-                Self { $($count,)+ }
-            }
-
-            pub(super) fn so_far(&self) -> SessionStats {
-                SessionStats { $($count: self.$count.so_far.load(Ordering::Relaxed),)+ }
-            }
-        }
-    };
-}
+use crate::meters::{Meters, counts};
 
 counts! {
+    /// What a store has done in this process since it was made.
+    ///
+    /// Each number only rises. They are read one after the other.
+    pub struct SessionStats, named "hedgerow_session_";
     /// Sessions that were created.
     created,
     /// Sessions that were written anew.
@@ -63,26 +24,10 @@ counts! {
     conflicts,
 }
 
-/// A number that only rises.
-#[derive(Debug)]
-pub(super) struct Count {
-    so_far: AtomicU64,
-    meters: Arc<Meters>,
-    /// Its position among the meters.
-    at: usize,
-}
-
-impl Count {
-    fn new(meters: &Arc<Meters>, at: usize) -> Self {
-        Self {
-            so_far: AtomicU64::new(0),
-            meters: meters.clone(),
-            at,
-        }
-    }
-
-    pub(super) fn one_more(&self) {
-        self.so_far.fetch_add(1, Ordering::Relaxed);
-        self.meters.one_more(self.at);
+impl Counts {
+    /// The counts of a store that keeps its sessions in `cache`.
+    pub(super) fn in_cache(cache: &Cache) -> Self {
+        let labels = [("namespace", cache.namespace()), ("cache", cache.name())];
+        Self::of(&Meters::new(&labels, Self::METRICS, &[]))
     }
 }

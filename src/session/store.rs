@@ -93,7 +93,7 @@ impl SessionStore {
     #[must_use]
     pub fn new(cache: Cache) -> Self {
         let shared = Arc::new(Shared {
-            counts: Counts::of(&cache),
+            counts: Counts::in_cache(&cache),
             departures: Departures::default(),
             last_saves: LastSaves::default(),
         });

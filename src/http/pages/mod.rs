@@ -13,7 +13,6 @@ mod freshness;
 mod headers;
 mod key;
 mod known;
-mod meters;
 mod origin;
 mod page;
 mod page_cache;

@@ -101,7 +101,7 @@ impl PageCache {
     #[must_use]
     pub fn new(cache: Cache) -> Self {
         Self {
-            counts: Arc::new(Counts::of(&cache)),
+            counts: Arc::new(Counts::in_cache(&cache)),
             cache: cache.jitter(0.0).outage(Outage::Bypass),
             settings: Arc::default(),
             known: Arc::default(),
