@@ -177,7 +177,7 @@ async fn a_cost_is_taken_of_each_limit_and_one_that_never_fits_of_none() {
 #[tokio::test]
 async fn an_outage_is_answered_by_the_policy_of_the_group() {
     let server = Server::start_single().await;
-    let client = server.builder().cache_deadline(Duration::from_millis(300));
+    let client = server.builder().cache_deadline(Duration::from_secs(1));
     let client = client.open().expect("a good URL");
     let site = |policy| {
         let limits = limits(&client).outage(policy);

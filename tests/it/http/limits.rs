@@ -183,7 +183,7 @@ async fn a_key_and_a_cost_are_made_from_the_request() {
 async fn an_outage_is_answered_by_the_policy_of_the_limiter() {
     let listener = Listener::start();
     let server = Server::start_single().await;
-    let client = server.builder().cache_deadline(Duration::from_millis(300));
+    let client = server.builder().cache_deadline(Duration::from_secs(1));
     let client = client.open().expect("a good URL");
     let site = |policy| {
         let limiter = daily(&client, 10).outage(policy);

@@ -39,7 +39,7 @@ async fn check(limiter: &RateLimiter, key: &str) -> Result<Decision> {
 async fn struck(condition: Condition) -> (Server, Client) {
     let server = Server::start_single().await;
     let patience = match condition {
-        Condition::Dead | Condition::Hung => Duration::from_millis(300),
+        Condition::Dead | Condition::Hung => Duration::from_secs(1),
         _ => MINUTE,
     };
     let client = server.builder().cache_deadline(patience).open();
@@ -176,7 +176,7 @@ async fn a_share_that_is_none_is_an_error() {
 async fn a_local_limiter_knows_what_redis_let_through_before_the_outage() {
     let (server, client) = {
         let server = Server::start_single().await;
-        let client = server.builder().cache_deadline(Duration::from_millis(300));
+        let client = server.builder().cache_deadline(Duration::from_secs(1));
         (server, client.open().expect("a good URL"))
     };
     let local = LimitOutage::Local { share: 1.0 };
@@ -342,7 +342,7 @@ async fn a_group_whose_share_is_none_takes_nothing() {
 async fn no_command_is_sent_while_the_breaker_is_open() {
     let server = Server::start_single().await;
     let proxy = Proxy::before(&server);
-    let client = proxy.builder().cache_deadline(Duration::from_millis(200));
+    let client = proxy.builder().cache_deadline(Duration::from_secs(1));
     let client = client.open().expect("a good URL");
     let strict = limiter(&client, LimitOutage::Fail);
     assert!(check(&strict, "a").await.expect("answered").allowed);
@@ -369,7 +369,7 @@ async fn no_command_is_sent_while_the_breaker_is_open() {
 #[tokio::test]
 async fn the_server_decides_again_when_it_is_back() {
     let mut server = Server::start_single().await;
-    let client = server.builder().cache_deadline(Duration::from_millis(300));
+    let client = server.builder().cache_deadline(Duration::from_secs(1));
     let client = client.open().expect("a good URL");
     let open = limiter(&client, LimitOutage::Open);
     assert_eq!(

@@ -29,7 +29,7 @@ fn bypassing(cache: Cache) -> Cache {
 #[tokio::test]
 async fn an_outage_is_an_error_of_every_verb_whatever_the_cache_is_told() {
     let mut server = Server::start_single().await;
-    let builder = server.builder().cache_deadline(Duration::from_millis(300));
+    let builder = server.builder().cache_deadline(Duration::from_secs(1));
     let client = builder.open().expect("a good URL");
     let plain = client.cache("sessions");
     let stores = [plain.clone(), bypassing(plain)];
@@ -147,7 +147,7 @@ async fn a_logout_whose_reply_is_lost_is_an_error_or_done() {
     }
     // A server that does not answer is no missing session.
     let id = created(&direct, json!({"user": "7"})).await.id;
-    let hung = proxy.builder().cache_deadline(Duration::from_millis(200));
+    let hung = proxy.builder().cache_deadline(Duration::from_secs(1));
     let hung = SessionStore::new(hung.open().expect("a good URL").cache("sessions"));
     assert!(is_there(&hung, id).await);
     proxy.on(Request::every(), Act::Vanish);
