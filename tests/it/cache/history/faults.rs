@@ -47,7 +47,7 @@ pub fn least(ground: &Ground, network: bool, near: bool) -> Hits {
         least.insert(Fault::SlotMoved, 2);
     }
     if near {
-        least.insert(Fault::PushesDelayed, 4);
+        least.insert(Fault::PushesDelayed, 1);
     }
     if network {
         let all = [
