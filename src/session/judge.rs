@@ -37,8 +37,9 @@ pub(super) enum Verdict {
 }
 
 /// Judges the save of `new`, which lives for `lives` ms, over `stored`, whose id has this digest.
+/// `whose` finds to whom that belongs.
 pub(super) fn judge(
-    stored: &Stored,
+    (stored, whose): (&Stored, impl FnOnce() -> Option<String>),
     (new, lives): (&Saving, u64),
     (session, base): (&str, Option<&Base>),
     conflict: Conflict,
@@ -61,7 +62,8 @@ pub(super) fn judge(
     };
     let is_own = stored.writer == base.writer;
     let is_as_loaded = (stored.version, stored.writer) == (base.version, base.written_by);
-    let changes_nothing = base.data == new.digest() && base.user == new.user;
+    // By its data alone: another process may have stored it without a user.
+    let changes_nothing = base.data == new.digest();
     if is_own || is_as_loaded || changes_nothing && is_same {
         return write;
     }
@@ -71,7 +73,7 @@ pub(super) fn judge(
     // Both have changed it. Even if both have stored the same: two that count up do.
     match conflict {
         Conflict::Refuse => Verdict::Refuse,
-        Conflict::LastWriteWins if stored.user != new.user => Verdict::Yield,
+        Conflict::LastWriteWins if whose() != new.user => Verdict::Yield,
         Conflict::LastWriteWins => Verdict::Overwrite,
     }
 }
@@ -124,10 +126,16 @@ mod tests {
         }
     }
 
+    /// To whom a session belongs by its data.
+    fn whose(stored: &Stored) -> (&Stored, impl FnOnce() -> Option<String>) {
+        let data = stored.data().expect("an object");
+        (stored, move || UserOf::key("user").user(&data))
+    }
+
     /// The verdicts under either policy on a save of `new` by a request that has loaded `old`.
     fn verdicts(now: &Stored, new: &Saving, old: Option<&Stored>) -> [Verdict; 2] {
         let base = old.map(base);
-        POLICIES.map(|policy| judge(now, (new, DAY), ("s", base.as_ref()), policy))
+        POLICIES.map(|policy| judge(whose(now), (new, DAY), ("s", base.as_ref()), policy))
     }
 
     #[test]
@@ -143,7 +151,7 @@ mod tests {
                 ..old.clone()
             };
             let judged = judge(
-                &apart,
+                whose(&apart),
                 (&same, lives),
                 ("s", Some(&base(&old))),
                 POLICIES[0],
@@ -187,6 +195,25 @@ mod tests {
         }
     }
 
+    /// A process without users has stored a login.
+    #[test]
+    fn a_user_that_is_only_in_the_data_is_stored_and_is_no_change() {
+        let no_user = |stored: Stored| Stored {
+            user: None,
+            ..stored
+        };
+        let old = no_user(stored(json!({"a": 1, "user": "7"}), (1, 1)));
+        let same = saving(json!({"a": 1, "user": "7"}));
+        assert_eq!(verdicts(&old, &same, Some(&old)), [Verdict::Write; 2]);
+        let theirs = stored(json!({"a": 3, "user": "7"}), (2, 2));
+        for now in [theirs.clone(), no_user(theirs)] {
+            assert_eq!(verdicts(&now, &same, Some(&old)), [Verdict::Slide; 2]);
+            let new = saving(json!({"a": 2, "user": "7"}));
+            let either = [Verdict::Overwrite, Verdict::Refuse];
+            assert_eq!(verdicts(&now, &new, Some(&old)), either);
+        }
+    }
+
     #[test]
     fn no_save_changes_whose_session_it_is_over_that_of_another_request() {
         let old = stored(json!({"a": 1}), (1, 1));
@@ -204,7 +231,8 @@ mod tests {
         let now = stored(json!({"a": 1, "user": "7"}), (5, 5));
         let new = saving(json!({"b": 1}));
         assert_eq!(verdicts(&now, &new, None), [Verdict::Write; 2]);
-        let judged = judge(&now, (&new, DAY), ("other", Some(&base(&now))), POLICIES[0]);
+        let (now, other) = (whose(&now), base(&now));
+        let judged = judge(now, (&new, DAY), ("other", Some(&other)), POLICIES[0]);
         assert_eq!(judged, Verdict::Drop);
     }
 }

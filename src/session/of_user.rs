@@ -98,15 +98,11 @@ impl SessionStore {
         }))
     }
 
-    /// Whether a session belongs to `user`. A store without users keeps whose it was. If another
-    /// user has logged in there, it is none of either until a store with users saves it.
+    /// Whether a session belongs to `user`. A store without users keeps whose it was. If the user
+    /// has logged out there, or another has logged in, the session is nobody's until a store with
+    /// users saves it.
     fn is_of(&self, stored: &Stored, user: &str) -> bool {
-        if stored.user.as_deref() != Some(user) {
-            return false;
-        }
-        let data = stored.data().unwrap_or_default();
-        let now = self.users.as_ref().and_then(|users| users.user(&data));
-        now.is_none_or(|now| now == user)
+        stored.user.as_deref() == Some(user) && self.whose(stored).as_deref() == Some(user)
     }
 
     fn tag_of(&self, user: &str) -> Result<String> {

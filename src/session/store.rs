@@ -192,7 +192,8 @@ impl SessionStore {
                 .add(&session, &stored, life)
                 .tags(self.tag(saving));
             if add.await.map_err(of_cache)? {
-                return Ok(Some((id, Self::base(&session, &stored, writer))));
+                let whose = saving.user.clone();
+                return Ok(Some((id, Self::base(&session, (&stored, whose), writer))));
             }
         }
         Err(trouble::no_id())
@@ -216,7 +217,8 @@ impl SessionStore {
                 saving.user.clone_from(&entry.user);
             }
             let new = (&saving, life.as_millis() as u64);
-            let verdict = judge(&entry, new, (session, base), self.conflict);
+            let now = (&*entry, || self.whose(&entry));
+            let verdict = judge(now, new, (session, base), self.conflict);
             match verdict {
                 Verdict::Slide => {
                     if self.cache.expire(session, life).await.map_err(of_cache)? {
@@ -273,7 +275,8 @@ impl SessionStore {
         // An outage is told before anything is removed: a session that may go on under another id
         // would otherwise end by it.
         let leave = self.leave(&entry).await?;
-        let belongs_to_nobody = entry.user.is_none();
+        let whose = self.whose(&entry);
+        let belongs_to_nobody = whose.is_none() && entry.user.is_none();
         let taken = match self.cache.take::<Stored>(session).await {
             // What nobody has may go on whatever was found. So it is removed for certain.
             Err(error) if belongs_to_nobody && error.is_indeterminate() => None,
@@ -283,9 +286,10 @@ impl SessionStore {
             self.cache.remove(session).await?;
             return Ok(None);
         };
+        let user = self.whose(&taken);
         Ok(Some(Found {
-            leave: leave.filter(|_| taken.user == entry.user),
-            user: taken.user.clone(),
+            leave: leave.filter(|_| user == whose),
+            user,
             version: taken.version,
             writer: taken.writer,
             data: digest::of_data(&taken.data),
@@ -334,16 +338,25 @@ impl SessionStore {
         user.map(|user| user::tag(&self.cache, user))
     }
 
+    /// To whom a session belongs: by its data, if the store knows users. Another process may have
+    /// stored a login, or a logout, without noting it.
+    pub(super) fn whose(&self, stored: &Stored) -> Option<String> {
+        match &self.users {
+            Some(users) => users.user(&stored.data().unwrap_or_default()),
+            None => stored.user.clone(),
+        }
+    }
+
     /// The base of a request that has read `stored`, or has written it, and signs as `writer`.
-    fn base(session: &str, stored: &Stored, writer: u64) -> Base {
+    fn base(session: &str, (stored, whose): (&Stored, Option<String>), writer: u64) -> Base {
         Base {
             session: session.to_owned(),
             version: stored.version,
             written_by: stored.writer,
             writer,
             data: digest::of_data(&stored.data),
-            had_user: stored.user.is_some(),
-            user: stored.user.clone(),
+            had_user: whose.is_some() || stored.user.is_some(),
+            user: whose,
         }
     }
 
@@ -423,7 +436,11 @@ impl Store for SessionStore {
             return Ok(None);
         };
         let mut data = entry.data()?;
-        Self::base(&session, &entry, rand::random()).note_in(&mut data);
+        let whose = match &self.users {
+            Some(users) => users.user(&data),
+            None => entry.user.clone(),
+        };
+        Self::base(&session, (&entry, whose), rand::random()).note_in(&mut data);
         Ok(Some(Record {
             id: *id,
             data,

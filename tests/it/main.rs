@@ -17,6 +17,7 @@ mod http;
 mod limit;
 mod net;
 mod ops;
+#[cfg(feature = "session")]
 mod session;
 #[cfg(all(
     feature = "http",

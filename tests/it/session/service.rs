@@ -278,7 +278,7 @@ async fn an_outage_is_answered_by_the_handler_and_the_session_is_there_afterward
     let proxy = Proxy::before(&server);
     let client = proxy
         .builder()
-        .cache_deadline(std::time::Duration::from_millis(500));
+        .cache_deadline(std::time::Duration::from_secs(2));
     let cache = client.open().expect("a good URL").cache("sessions");
     let store = SessionStore::new(cache).user_key("user");
     let checked = async |session: Session| match session.get::<u32>("user").await {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hedgerow::session::{SessionStore, Trouble};
+use hedgerow::session::{Conflict, SessionStore, Trouble};
 use serde_json::json;
 use tower_sessions_core::SessionStore as _;
 use tower_sessions_core::session::{Expiry, Id};
@@ -44,16 +44,19 @@ async fn a_session_that_a_store_without_users_saves_still_belongs_to_its_user() 
         let old = created(&knows, json!({"user": "7"})).await.id;
         let id = saved(&plain, old, how).await;
         assert_eq!(id == old, how != "renewed");
+        // One that was cleared has a logout in its data, and only its tag is still there.
+        let is_listed = how != "cleared";
         let listed = knows.sessions_of("7").await.expect("an answer");
         let digests: Vec<&str> = listed.iter().map(|it| &*it.digest).collect();
-        assert_eq!(digests, [knows.digest(&id)], "{how}");
+        let expected = is_listed.then(|| knows.digest(&id));
+        assert_eq!(digests, Vec::from_iter(expected.as_deref()), "{how}");
         // Twice, since a save must not forget what an earlier one has kept.
         let id = saved(&plain, id, how).await;
         let revoked = knows.revoke("8", &knows.digest(&id)).await;
         assert!(!revoked.expect("an answer"), "{how}");
         let revoked = knows.revoke("7", &knows.digest(&id)).await;
-        assert!(revoked.expect("an answer"), "{how}");
-        assert!(!is_there(&plain, id).await, "{how}");
+        assert_eq!(revoked.expect("an answer"), is_listed, "{how}");
+        assert_eq!(is_there(&plain, id).await, !is_listed, "{how}");
     }
 }
 
@@ -175,4 +178,73 @@ async fn who_logs_in_at_a_store_without_users_is_not_shown_to_whom_the_session_b
         knows.log_out_everywhere("8").await.expect("logged out");
         assert!(!is_there(&plain, id).await);
     }
+}
+
+/// The login was at a store without users, so the session has a user in its data only.
+#[tokio::test]
+async fn a_session_whose_login_was_not_noted_does_not_come_back_after_a_logout() {
+    let server = Server::start().await;
+    let (knows, plain) = (store(&server).await, without_users(&server).await);
+    for noted_meanwhile in [false, true] {
+        let id = created(&plain, json!({"user": "7"})).await.id;
+        let (late, other) = (request(&knows, id), request(&knows, id));
+        late.load().await.expect("loaded");
+        other.load().await.expect("loaded");
+        if noted_meanwhile {
+            other.save().await.expect("saved");
+        }
+        other.flush().await.expect("logged out");
+        late.cycle_id().await.expect("an answer");
+        late.save().await.expect("an answer");
+        let new = late.id().expect("it has an id");
+        assert!(!is_there(&plain, new).await, "{noted_meanwhile}");
+    }
+    assert_eq!(server.keys("hr:v:*").await, Vec::<String>::new());
+}
+
+/// What another request has noted is no change of whose session it is.
+#[tokio::test]
+async fn a_session_whose_login_was_not_noted_goes_on_under_another_id() {
+    let server = Server::start().await;
+    let (knows, plain) = (store(&server).await, without_users(&server).await);
+    for noted_meanwhile in [false, true] {
+        let id = created(&plain, json!({"user": "7"})).await.id;
+        let session = request(&knows, id);
+        session.load().await.expect("loaded");
+        if noted_meanwhile {
+            let other = request(&knows, id);
+            other.load().await.expect("loaded");
+            other.save().await.expect("saved");
+        }
+        session.cycle_id().await.expect("an answer");
+        session.save().await.expect("saved");
+        let new = session.id().expect("it was saved");
+        assert_eq!(
+            data(&loaded(&plain, new).await),
+            json!({"user": "7"}),
+            "{noted_meanwhile}"
+        );
+        let listed = knows.sessions_of("7").await.expect("an answer");
+        assert_eq!(listed.len(), 1, "{noted_meanwhile}");
+        knows.log_out_everywhere("7").await.expect("logged out");
+        assert!(!is_there(&plain, new).await, "{noted_meanwhile}");
+    }
+}
+
+/// The user is noted by the first save, which is no change of the data.
+#[tokio::test]
+async fn a_request_that_changed_nothing_keeps_what_others_have_saved_though_no_user_was_noted() {
+    let server = Server::start().await;
+    let (knows, plain) = (store(&server).await, without_users(&server).await);
+    for store in [&knows, &knows.clone().conflict(Conflict::Refuse)] {
+        let id = created(&plain, json!({"user": "7", "basket": 1})).await.id;
+        let (idle, buys) = (request(store, id), request(store, id));
+        idle.load().await.expect("loaded");
+        buys.insert("basket", 2).await.expect("loaded");
+        buys.save().await.expect("saved");
+        idle.save().await.expect("nothing was changed");
+        let found = data(&loaded(store, id).await);
+        assert_eq!(found, json!({"user": "7", "basket": 2}));
+    }
+    assert_eq!(knows.stats().conflicts, 0);
 }
