@@ -326,7 +326,9 @@ const MOST_OWED: usize = 10_000;
 #[tokio::test]
 async fn a_purge_that_finds_no_room_to_wait_is_lost_and_counted_and_its_answer_is_given() {
     let mut server = Server::start_single().await;
-    let client = server.client().await;
+    let patience = std::time::Duration::from_millis(200);
+    let client = server.builder().cache_deadline(patience);
+    let client = client.connect().await.expect("it is there");
     let cache = client.cache("pages");
     let pages = PageCache::new(cache.clone());
     let service = pages.clone().layer(Site::counting(&[FRESH]));
