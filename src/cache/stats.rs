@@ -148,7 +148,7 @@ impl Counts {
     }
 
     /// Returns what the metrics of this cache are labelled with.
-    #[cfg(feature = "near")]
+    #[cfg_attr(not(feature = "near"), expect(dead_code))]
     pub(super) fn label(&self) -> &str {
         &self.label
     }
