@@ -400,6 +400,28 @@ async fn a_seed_that_refuses_does_not_end_the_bypass_while_the_others_are_out() 
     .await;
 }
 
+/// The only seed refuses, then falls silent, and then refuses again.
+#[tokio::test]
+async fn credentials_that_were_refused_do_not_speak_for_a_seed_that_falls_silent() {
+    let node = Recipe::new().on(Port::free()).start().await;
+    let proxy = Proxy::before_node(&node).await;
+    let strict = of_cluster([proxy.url().to_owned()]);
+    let cache = strict.clone().outage(Outage::Bypass);
+    of_credentials(&cache.get::<String>("k").await.expect_err("told"));
+    let _silent = proxy.on(Request::every().named("HELLO"), Act::Vanish);
+    until("calls are bypassed", async || {
+        cache.get::<String>("k").await.is_ok()
+    })
+    .await;
+    open_breaker(&strict).await;
+    for _ in 0..20 {
+        let read = cache.get::<String>("k").await;
+        assert!(read.expect("bypassed").is_none());
+    }
+    proxy.clear();
+    are_told_while_the_breaker_is_open(&strict).await;
+}
+
 /// The seed greets, and never says which slots there are.
 #[tokio::test]
 async fn queries_for_slots_that_are_not_answered_open_the_breaker() {
