@@ -385,8 +385,9 @@ async fn tags_that_find_no_room_or_are_given_up_are_counters() {
     let refused = || kept.values("hedgerow_undelivered_refused_total");
     let server = Server::start_single().await;
     let cache = server.client().await.cache("c");
-    cache.invalidate_tags(["0"]).await.expect("invalidated");
-    // A key of another type is in its way from now on.
+    let set = cache.set("k", "x", MINUTE).tags(["0"]);
+    set.await.expect("stored");
+    // A key of another type is in the way of the tag from now on.
     for key in server.keys("hr:t:*").await {
         let _: () = server.run(&["DEL", &key]).await;
         let _: () = server.run(&["LPUSH", &key, "x"]).await;
