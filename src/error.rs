@@ -106,9 +106,17 @@ impl Error {
         self.0.fate == Fate::Unknown
     }
 
-    /// Returns whether the client goes on in the background with all that the call has not done: an
-    /// [invalidation](crate::Cache::invalidate_tags) that is kept until it is delivered. `false` if
-    /// there was no room for all of it.
+    /// Returns whether the client goes on in the background with all of an
+    /// [invalidation](crate::Cache::invalidate_tags) that this error says has failed. It goes on
+    /// until the servers have it or the client ends, but gives up what they refuse for missing
+    /// rights or credentials for about five minutes.
+    ///
+    /// It does not go on with the rest of the call: `durable` waits for no replicas then, and
+    /// `purge_tag` removes no values.
+    ///
+    /// `false` if it goes on with a part at most: there was no room for all of it, or a key holds
+    /// another type. `false` also if nothing is left to deliver, as after
+    /// [`NotReplicated`](ErrorKind::NotReplicated), and for all other calls.
     pub fn goes_on(&self) -> bool {
         self.0.goes_on
     }

@@ -398,7 +398,8 @@ impl Cache {
         &self.setup.name
     }
 
-    /// Returns the namespace of its client.
+    /// Returns the namespace of its client as it stands in keys: with escapes, if it has characters
+    /// that need them.
     pub fn namespace(&self) -> &str {
         self.client.namespace().as_str()
     }

@@ -327,6 +327,12 @@ pub(crate) fn is_out(error: &Error) -> bool {
     }
 }
 
+/// Whether an error means that the server refuses the client, such as its credentials. Waiting does
+/// not change that.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    error.fate() == Fate::Refused || error.kind() == ErrorKind::Unauthenticated
+}
+
 /// Whether an error reply means that the server is out. A slot that moves to another server, or
 /// that no server serves, says nothing about the other slots.
 pub(crate) fn says_out(error: &ServerError) -> bool {

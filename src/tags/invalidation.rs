@@ -160,10 +160,11 @@ pub(crate) fn may_pass(error: &Error) -> bool {
 }
 
 /// Whether the server refuses the call for a reason that someone must look at: missing rights,
-/// credentials, a certificate, or an error that the crate does not know.
+/// credentials, a certificate, or an error that the crate does not know. An open circuit breaker
+/// speaks for what was learnt of the server last.
 pub(crate) fn needs_someone(error: &Error) -> bool {
     matches!(
-        error.kind(),
+        error.reason(),
         ErrorKind::Forbidden | ErrorKind::Unauthenticated | ErrorKind::Tls | ErrorKind::Server
     )
 }

@@ -24,7 +24,7 @@ use crate::background::{Background, Spawner};
 use crate::client::{Client, WeakClient};
 use crate::error::Result;
 use crate::key::Key;
-use crate::meters::{Described, Level};
+use crate::meters::{Count, Described, Level, Meters};
 use crate::tags::{Invalidation, NotInvalidated, Tag, invalidate_late, may_pass, needs_someone};
 use crate::time::{Deadline, FOREVER, Seldom};
 use waiting::{Began, FIRST_PAUSE, Kept, Outlook, WaitingTags};
@@ -57,8 +57,8 @@ pub(super) struct RetryQueue {
     /// Whether any wait. Each call of a cache reads this, and most find that none do.
     waits: AtomicBool,
     delivered: AtomicU64,
-    refused: AtomicU64,
-    given_up: AtomicU64,
+    refused: Count,
+    given_up: Count,
     /// Wakes the task when a tag was added. A field of its own, so that the task can wait for it
     /// without the queue.
     added: Arc<Notify>,
@@ -93,14 +93,16 @@ pub(super) struct Owed<'c> {
 impl RetryQueue {
     /// An empty queue, whose task is spawned by `spawner`, for caches of this namespace.
     pub(super) fn by(spawner: &Spawner, namespace: &str) -> Self {
+        let labels = [("namespace", namespace)];
+        let lost = Meters::new(&labels, LOST, &[]);
         Self {
             state: Mutex::default(),
             waits: AtomicBool::default(),
             delivered: AtomicU64::default(),
-            refused: AtomicU64::default(),
-            given_up: AtomicU64::default(),
+            refused: Count::new(lost.tally(0)),
+            given_up: Count::new(lost.tally(1)),
             added: Arc::default(),
-            level: Level::new(&[("namespace", namespace)], UNDELIVERED),
+            level: Level::new(&labels, UNDELIVERED),
             task: Background::by(spawner),
         }
     }
@@ -135,8 +137,8 @@ impl RetryQueue {
         Undelivered {
             waiting: self.state().tags.len() as u64,
             delivered: self.delivered.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            given_up: self.given_up.load(Ordering::Relaxed),
+            refused: self.refused.so_far(),
+            given_up: self.given_up.so_far(),
         }
     }
 
@@ -157,7 +159,9 @@ impl RetryQueue {
         let (waiting, is_due) = (state.tags.len(), state.warned.one_more(now).is_some());
         self.note(&state);
         drop(state);
-        let refused = self.refused.fetch_add(kept.refused, Ordering::Relaxed) + kept.refused;
+        // Also if it is none, so that the counters are there before the first is lost.
+        self.refused.more(kept.refused);
+        let refused = self.refused.so_far();
         self.be_delivered(client);
         self.added.notify_one();
         if is_due {
@@ -195,12 +199,14 @@ impl RetryQueue {
         let warns = outlook == Outlook::GivenUp && state.gave_up.one_more(now).is_some();
         drop(state);
         match outlook {
-            Outlook::Delivered => self.delivered.fetch_add(1, Ordering::Relaxed),
-            Outlook::GivenUp => self.given_up.fetch_add(1, Ordering::Relaxed),
+            Outlook::Delivered => {
+                self.delivered.fetch_add(1, Ordering::Relaxed);
+            }
+            Outlook::GivenUp => self.given_up.one_more(),
             Outlook::Waits | Outlook::Superseded => return,
-        };
+        }
         if let (true, Err(error)) = (warns, outcome) {
-            let given_up = self.given_up.load(Ordering::Relaxed);
+            let given_up = self.given_up.so_far();
             tracing::warn!(target: "hedgerow::cache", given_up, %error, "an invalidation is given up");
         }
         if is_over {
@@ -345,6 +351,18 @@ const UNDELIVERED: Described = Described {
     name: "hedgerow_undelivered_tags",
     what: "Tags whose invalidation has failed and is tried again in the background.",
 };
+
+/// What `refused` and `given_up` tell, in this order.
+const LOST: &[Described] = &[
+    Described {
+        name: "hedgerow_undelivered_refused_total",
+        what: "Tags whose invalidation has failed and found no room to be tried again.",
+    },
+    Described {
+        name: "hedgerow_undelivered_given_up_total",
+        what: "Tags whose invalidation was tried again in the background and is given up.",
+    },
+];
 
 /// How long one try takes at most. A client that is dropped lives on for so long.
 const LONGEST_TRY: Duration = Duration::from_secs(2);

@@ -2,15 +2,16 @@
 //!
 //! Invariant: a copy waits once, as the strongest of what was asked for, until it was invalidated
 //! after it was last asked for, or until servers have refused it for some minutes. There are at
-//! most 10,000, and one try of each at a time. Nothing here does I/O or knows a clock. The retry
-//! queue calls this.
+//! most 10,000, and one try of each at a time. A copy that is asked for again while it waits for
+//! its turn at the server, or is tried, keeps its turn: it is not taken again before that try has
+//! ended. Nothing here does I/O or knows a clock. The retry queue calls this.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, Fate};
+use crate::error::{Error, ErrorKind, Fate};
 use crate::key::Key;
 use crate::tags::{Invalidation, Tag, may_pass, needs_someone};
 use crate::time::jittered;
@@ -203,7 +204,11 @@ impl WaitingTags {
 impl Waiting {
     /// Notes the error of a try. Returns whether servers have refused it for so long that it is
     /// given up. An outage refuses nothing, and what was refused before it may be allowed after it.
+    /// A try that a circuit breaker has kept from a server that refuses changes nothing.
     fn is_refused_for_long(&mut self, error: &Error, now: Instant) -> bool {
+        if needs_someone(error) && error.kind() == ErrorKind::CircuitOpen {
+            return false;
+        }
         if !needs_someone(error) || error.fate() != Fate::Refused {
             self.refused_since = None;
             return false;
@@ -244,7 +249,6 @@ const LONGEST_PAUSE_IF_HEARD: Duration = Duration::from_secs(30);
 mod tests {
     use super::*;
     use crate::client::Client;
-    use crate::error::ErrorKind;
     use crate::tags::{Mode, RecentTags};
 
     fn tags(names: impl IntoIterator<Item = String>) -> Vec<Tag> {
@@ -448,10 +452,14 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(refuse(&out).0, Outlook::Waits);
         }
+        // The breaker is open meanwhile, for the same reason, and lets a try through now and then.
+        let open = Error::new(ErrorKind::CircuitOpen, "no").with_source(out);
         let (mut outlook, began) = refuse(&forbidden);
         let mut last = began;
         while outlook == Outlook::Waits {
+            assert_eq!(refuse(&open).0, Outlook::Waits);
             (outlook, last) = refuse(&forbidden);
+            assert!(last - began < LONGEST_REFUSED * 2, "it is given up by then");
         }
         assert_eq!(outlook, Outlook::GivenUp);
         let (least, most) = (

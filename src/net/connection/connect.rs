@@ -176,9 +176,10 @@ impl Connection {
         };
         // The oldest attempt has had the most time, so it says the most about the server.
         let (late, is_slow) = (oldest.attempt.late(), oldest.attempt.is_slow());
-        let last_error = state.last_error.clone();
+        let last_error = state.last_error();
         drop(state);
         // The error of the last attempt has a cause; the deadline alone says only that time is up.
+        // But a refusal from before a slow attempt is over: the server does not answer now.
         let error = last_error.unwrap_or(late);
         if is_slow {
             self.breaker.failed(&error);

@@ -32,7 +32,7 @@ use redis::{Cmd, Pipeline, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, is_out, says_out};
+use super::breaker::{Breaker, is_out, is_refusal, says_out};
 use crate::background::{Background, Spawner};
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::wire::fault::from_server;
@@ -113,6 +113,20 @@ struct State {
     given_up: u64,
     /// No session is opened any more.
     retired: bool,
+}
+
+impl State {
+    /// The last error. A refusal does not speak for a server that does not answer any more: if an
+    /// attempt has begun since and is slow, the error is that of this attempt.
+    fn last_error(&self) -> Option<Error> {
+        let is_refusal = self.last_error.as_ref().is_some_and(is_refusal);
+        let oldest = self.attempts.first().map(|oldest| &oldest.attempt);
+        let since = oldest.filter(|it| it.failed_before() == self.failed_in_a_row);
+        match since.filter(|it| it.is_slow()) {
+            Some(slow) if is_refusal => Some(slow.late()),
+            _ => self.last_error.clone(),
+        }
+    }
 }
 
 /// Until when, and how eagerly, the server must be reached because a lease is at stake.
@@ -311,9 +325,9 @@ impl Connection {
     }
 
     /// The error of the last connect attempt, or why the last session was given up. It is cleared
-    /// when an attempt succeeds.
+    /// when an attempt succeeds. A refusal ends when the next attempt is slow.
     pub(crate) fn last_error(&self) -> Option<Error> {
-        self.state().last_error.clone()
+        self.state().last_error()
     }
 
     /// The epoch of the session that was opened last; 0 if none ever was.
@@ -465,6 +479,8 @@ impl Connection {
     /// wait for answers on the session still get them.
     pub(crate) fn rest(&self) {
         let mut state = self.state();
+        // What the attempts have met so far is not forgotten with them.
+        state.last_error = state.last_error();
         let live = state.live.take();
         let attempts = std::mem::take(&mut state.attempts);
         // Dropped outside the lock: this ends tasks and closes sockets.

@@ -18,9 +18,10 @@ use tokio::time::{Instant, timeout_at};
 use super::slot_map::{Primary, SlotMap, no_slots};
 use super::wire::{Asked, Range, ranges};
 use crate::background::Task;
-use crate::error::{Error, Fate, Result};
+use crate::error::{Error, Result};
 use crate::net::address::Address;
 use crate::net::address_map::Addresses;
+use crate::net::breaker::is_refusal;
 use crate::pulse::TICK;
 use crate::wire::fault::from_server;
 
@@ -95,9 +96,8 @@ pub(in crate::topology) struct SlotQuery<'c> {
     pub(in crate::topology) named: SlotMap,
     /// One entry for each answer.
     pub(in crate::topology) heard: Vec<Vec<Range>>,
-    /// The error of one of the servers that gave no answer. A refusal is preferred to silence,
-    /// since waiting does not end a refusal.
-    pub(in crate::topology) worst: Option<Error>,
+    /// The errors of the servers that gave no answer.
+    failed: Vec<Error>,
 }
 
 impl<'c> SlotQuery<'c> {
@@ -108,7 +108,7 @@ impl<'c> SlotQuery<'c> {
             asked: Vec::new(),
             named: SlotMap::default(),
             heard: Vec::new(),
-            worst: None,
+            failed: Vec::new(),
         }
     }
 
@@ -126,12 +126,7 @@ impl<'c> SlotQuery<'c> {
         while let Ok(Some(answer)) = timeout_at(end, self.open.next()).await {
             match answer {
                 Ok(ranges) => self.heard.push(ranges),
-                Err(error) => {
-                    let known = self.worst.as_ref().map(Error::fate);
-                    if known != Some(Fate::Refused) || error.fate() == Fate::Refused {
-                        self.worst = Some(error);
-                    }
-                }
+                Err(error) => self.failed.push(error),
             }
             if !self.heard.is_empty() {
                 // A server that is slow or out must not delay the refresh. The more servers have
@@ -140,6 +135,22 @@ impl<'c> SlotQuery<'c> {
                 let patience = if most { GRACE } else { HEAD_START };
                 end = end.min(Instant::now() + patience);
             }
+        }
+    }
+
+    /// The error of a query that no server has answered. It is a refusal only if all servers that
+    /// were asked have refused: otherwise one of them may yet answer. Returns `None` if the only
+    /// errors are refusals, and other servers are silent.
+    pub(in crate::topology) fn failure(&self) -> Option<Error> {
+        let refusal = self.failed.iter().find(|error| is_refusal(error));
+        match (self.failed.iter().find(|error| !is_refusal(error)), refusal) {
+            (Some(worst), Some(refusal)) => {
+                let also = format!("another server says: {}", refusal.brief());
+                Some(worst.clone().advising(&also))
+            }
+            (Some(worst), None) => Some(worst.clone()),
+            (None, refusal) if self.failed.len() == self.asked.len() => refusal.cloned(),
+            (None, _) => None,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::wire::Asked;
 use crate::background::Background;
 use crate::error::{Error, ErrorKind, Fate, Result};
 use crate::net::address::Address;
-use crate::net::breaker::{Breaker, Probe, is_out};
+use crate::net::breaker::{Breaker, Probe, is_out, is_refusal};
 use crate::net::connection::target::Target;
 use crate::net::endpoint::Endpoint;
 use crate::net::node::{Node, NodeConfig};
@@ -256,7 +256,10 @@ impl Refresher {
         let outcome = self.ask(&mut query, &present).await;
         match &outcome {
             Ok(()) => self.breaker.succeeded(),
-            Err(error) if is_out(error) => self.breaker.failed(error),
+            // A query has a deadline of its own, which is long enough for servers that are there.
+            Err(error) if is_out(error) || error.kind() == ErrorKind::Timeout => {
+                self.breaker.failed(error);
+            }
             // Any other error is an answer, so the servers are there.
             Err(error) => self.breaker.refused(error),
         }
@@ -286,31 +289,32 @@ impl Refresher {
             query.listen(Instant::now() + HEAD_START).await;
         }
         match query.heard.is_empty() {
-            true => Err(query.worst.take().unwrap_or_else(|| self.nobody_knows())),
+            true => Err(query.failure().unwrap_or_else(|| self.nobody_knows())),
             false => Ok(()),
         }
     }
 
     /// The error if no server has reported the slots in time: what one of the servers has run into
     /// so far, if anything. An attempt to connect that is refused is repeated until its deadline,
-    /// which may be the caller's, so it may still be running. The error counts
-    /// as a refusal only if all servers refuse: otherwise one of them may yet answer.
+    /// which may be the caller's, so it may still be running. The error is a
+    /// refusal only if all servers refuse: otherwise one of them may yet answer.
     fn nobody_knows(&self) -> Error {
         let state = self.state();
         let primaries = state.map.primaries.iter().map(|it| &it.node);
         let asked = state.peers.values().chain(primaries);
         let met = asked.map(|node| Some(node.link.located(node.link.last_error()?)));
         let met: Vec<Option<Error>> = met.collect();
-        let is_refusal = |error: &Error| error.fate() == Fate::Refused;
         let all_refuse = met.iter().all(|it| it.as_ref().is_some_and(is_refusal));
         let worst = met.into_iter().flatten().min_by_key(is_refusal);
+        let silence = Error::new(
+            ErrorKind::Unreachable,
+            "no server of the cluster reported its slots; check that the seeds are up",
+        );
         match worst {
             Some(error) if all_refuse => error,
-            Some(error) => error.with_fate(Fate::NotExecuted),
-            None => Error::new(
-                ErrorKind::Unreachable,
-                "no server of the cluster reported its slots; check that the seeds are up",
-            ),
+            Some(error) if !is_refusal(&error) => error.with_fate(Fate::NotExecuted),
+            Some(refusal) => silence.because(format!("one server says: {}", refusal.brief())),
+            None => silence,
         }
     }
 

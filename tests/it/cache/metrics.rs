@@ -231,6 +231,8 @@ async fn all_metrics_and_their_labels_stand_in_the_table() {
     use_sessions(&cache).await;
     server.kill().await;
     open_breaker(&cache).await;
+    let told = cache.invalidate_tags(["t"]).await;
+    told.expect_err("it is out");
     let bypasses = cache.clone().outage(Outage::Bypass);
     assert!(
         bypasses
@@ -373,6 +375,37 @@ async fn tags_that_wait_to_be_invalidated_are_a_gauge() {
     let free: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "0"];
     let _: () = server.run(free).await;
     until("they are delivered", async || kept.gauge(WAITING) == 0.0).await;
+}
+
+#[tokio::test]
+async fn tags_that_find_no_room_or_are_given_up_are_counters() {
+    let kept = Kept::default();
+    let _recorder = metrics::set_default_local_recorder(&kept);
+    let given_up = || kept.values("hedgerow_undelivered_given_up_total");
+    let refused = || kept.values("hedgerow_undelivered_refused_total");
+    let server = Server::start_single().await;
+    let cache = server.client().await.cache("c");
+    let set = cache.set("k", "x", MINUTE).tags(["0"]);
+    set.await.expect("stored");
+    // A key of another type is in the way of the tag from now on.
+    for key in server.keys("hr:t:*").await {
+        let _: () = server.run(&["DEL", &key]).await;
+        let _: () = server.run(&["LPUSH", &key, "x"]).await;
+    }
+    let hold: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "1"];
+    let _: () = server.run(hold).await;
+    let told = cache.invalidate_tags(["0"]).await;
+    told.expect_err("there is no replica");
+    assert_eq!((refused(), given_up()), (vec![0], vec![0]));
+    let many = (1..=10_000).map(|number| number.to_string());
+    let told = cache.invalidate_tags(many).await;
+    told.expect_err("there is no replica");
+    assert_eq!((refused(), given_up()), (vec![1], vec![0]));
+    let free: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "0"];
+    let _: () = server.run(free).await;
+    until("one is given up", async || given_up() == [1]).await;
+    let counted = cache.undelivered();
+    assert_eq!((counted.refused, counted.given_up), (1, 1));
 }
 
 #[tokio::test]

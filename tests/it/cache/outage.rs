@@ -22,6 +22,9 @@ use crate::support::wait::{bounded, until, waiting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// As long as a server that is there may need to answer.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Does not wait for long.
 async fn hasty(server: &Server) -> Client {
     giving_up(server, Duration::from_millis(300)).await
@@ -295,35 +298,43 @@ async fn wrong_credentials_are_told_and_never_bypassed() {
     }
 }
 
-/// The error is about credentials, or the breaker has it as its reason.
-fn of_credentials(error: &hedgerow::Error) {
+/// The kind of the error, or of the reason of the breaker.
+fn reason(error: &hedgerow::Error) -> ErrorKind {
     let source = error.source().and_then(|it| it.downcast_ref());
-    let kind = match (error.kind(), source) {
+    match (error.kind(), source) {
         (ErrorKind::CircuitOpen, Some(cause)) => hedgerow::Error::kind(cause),
         (kind, _) => kind,
-    };
-    assert_eq!(kind, ErrorKind::Unauthenticated, "{error}");
+    }
+}
+
+fn of_credentials(error: &hedgerow::Error) {
+    assert_eq!(reason(error), ErrorKind::Unauthenticated, "{error}");
 }
 
 /// Waits until the server is known to be back, and then for a call that the breaker refuses. From
 /// then on, no call is bypassed.
 async fn are_told_while_the_breaker_is_open(cache: &Cache) {
+    let before = cache.bypassed();
     until("the credentials are refused", async || {
         let error = cache.get::<String>("k").await.expect_err("no answer");
         error.kind() == ErrorKind::Unauthenticated
     })
     .await;
-    let cache = cache.clone().outage(Outage::Bypass);
+    // A probe of a slow machine may come too late to be refused.
     until("a call finds the breaker open", async || {
         let reads = join_all((0..20).map(|_| cache.get::<String>("k"))).await;
         let errors = reads.into_iter().map(|read| read.expect_err("told"));
-        let errors: Vec<_> = errors.inspect(of_credentials).collect();
-        errors.iter().any(|it| it.kind() == ErrorKind::CircuitOpen)
+        let errors: Vec<_> = errors.collect();
+        let refused = |it| reason(it) == ErrorKind::Unauthenticated;
+        let open = errors.iter().any(|it| it.kind() == ErrorKind::CircuitOpen);
+        open && errors.iter().all(refused)
     })
     .await;
+    let cache = cache.clone().outage(Outage::Bypass);
+    of_credentials(&cache.get::<String>("k").await.expect_err("told"));
     of_credentials(&loaded(&cache, "k", "v").await.expect_err("told"));
     of_credentials(&cache.set("k", "v", MINUTE).await.expect_err("told"));
-    assert_eq!(cache.bypassed(), Default::default());
+    assert_eq!(cache.bypassed(), before);
 }
 
 /// The breaker has opened for a server that was gone, and the server is back with other passwords.
@@ -332,8 +343,7 @@ async fn credentials_that_are_refused_while_the_breaker_is_open_are_never_bypass
     let mut server = Server::start_single().await;
     let user = ["ACL", "SETUSER", "app", "on", "~*", "&*", "+@all"];
     let _: Value = server.run(&[&user[..], &[">right"]].concat()).await;
-    let patience = Duration::from_millis(300);
-    let builder = server.builder().cache_deadline(patience);
+    let builder = server.builder().cache_deadline(SECOND);
     let client = builder.credentials(Credentials::user("app", "right"));
     let client = client.open().expect("a good URL");
     let cache = client.cache("c");
@@ -354,14 +364,73 @@ async fn credentials_that_are_refused_while_the_breaker_is_open_are_never_bypass
 #[tokio::test]
 async fn credentials_that_a_cluster_refuses_while_the_breaker_is_open_are_never_bypassed() {
     let port = Port::free();
-    let seed = format!("redis://127.0.0.1:{}", port.number());
-    let builder = Client::builder().cluster([seed]);
-    let builder = builder.credentials(Credentials::user("app", "right"));
-    let client = builder.cache_deadline(Duration::from_millis(300)).open();
-    let cache = client.expect("a good URL").cache("c");
+    let cache = of_cluster([seed(&port)]);
     open_breaker(&cache).await;
     let _node = Recipe::new().on(port).start().await;
     are_told_while_the_breaker_is_open(&cache).await;
+}
+
+/// A cache on a cluster that was never reached. Its servers do not know the user.
+fn of_cluster(seeds: impl IntoIterator<Item = String>) -> Cache {
+    let builder = Client::builder().cluster(seeds).cache_deadline(SECOND);
+    let builder = builder.credentials(Credentials::user("app", "right"));
+    builder.open().expect("good seeds").cache("c")
+}
+
+fn seed(port: &Port) -> String {
+    format!("redis://127.0.0.1:{}", port.number())
+}
+
+/// One of the seeds is back with other passwords.
+#[tokio::test]
+async fn a_seed_that_refuses_does_not_end_the_bypass_while_the_others_are_out() {
+    let ports = [Port::free(), Port::free(), Port::free()];
+    let cache = of_cluster(ports.each_ref().map(seed));
+    open_breaker(&cache).await;
+    let cache = cache.outage(Outage::Bypass);
+    let [back, _out, _also_out] = ports;
+    let node = Recipe::new().on(back).start().await;
+    // Each query is refused once, so the first of them has ended.
+    until("it has refused in two queries", async || {
+        let read = cache.get::<String>("k").await;
+        assert!(read.expect("bypassed").is_none());
+        let refused = node.info("errorstats", "errorstat_WRONGPASS").await;
+        !["", "count=1"].contains(&refused.as_str())
+    })
+    .await;
+}
+
+/// The only seed refuses, then falls silent, and then refuses again.
+#[tokio::test]
+async fn credentials_that_were_refused_do_not_speak_for_a_seed_that_falls_silent() {
+    let node = Recipe::new().on(Port::free()).start().await;
+    let proxy = Proxy::before_node(&node).await;
+    let strict = of_cluster([proxy.url().to_owned()]);
+    let cache = strict.clone().outage(Outage::Bypass);
+    of_credentials(&cache.get::<String>("k").await.expect_err("told"));
+    let _silent = proxy.on(Request::every().named("HELLO"), Act::Vanish);
+    until("calls are bypassed", async || {
+        cache.get::<String>("k").await.is_ok()
+    })
+    .await;
+    open_breaker(&strict).await;
+    for _ in 0..20 {
+        let read = cache.get::<String>("k").await;
+        assert!(read.expect("bypassed").is_none());
+    }
+    proxy.clear();
+    are_told_while_the_breaker_is_open(&strict).await;
+}
+
+/// The seed greets, and never says which slots there are.
+#[tokio::test]
+async fn queries_for_slots_that_are_not_answered_open_the_breaker() {
+    let node = Recipe::new().on(Port::free()).start().await;
+    let proxy = Proxy::before_node(&node).await;
+    let _silent = proxy.on(Request::every().named("CLUSTER"), Act::Vanish);
+    let builder = Client::builder().cluster([proxy.url().to_owned()]);
+    let client = builder.cache_deadline(2 * SECOND).open();
+    open_breaker(&client.expect("a good seed").cache("c")).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{join_all, try_join_all};
 use hedgerow::{Client, ClientBuilder};
@@ -280,11 +280,23 @@ pub fn signal(pid: u32, name: &str) {
         "kill -{name} {pid}"
     );
     if name == "STOP" {
-        while !state(pid).starts_with('T') {
+        let begun = Instant::now();
+        loop {
+            let state = state(pid);
+            if state.starts_with('T') {
+                return;
+            }
+            assert!(!state.is_empty(), "process {pid} is gone and cannot stop");
+            assert!(
+                begun.elapsed() < A_MINUTE,
+                "waited a minute for process {pid} to stop; its state is {state}"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
+
+const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// The state of a process as `ps` tells it, or nothing if there is none (or only its remains).
 pub fn state(pid: u32) -> String {
