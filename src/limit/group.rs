@@ -73,7 +73,7 @@ impl Client {
     /// invalid, the first call that uses it fails with `InvalidInput`.
     pub fn rate_limits(&self, name: &str) -> RateLimits {
         let state = self.shared(LimitState::default);
-        let counts = state.counts.of(self.namespace().as_str(), name);
+        let counts = state.group_counts.of(self.namespace().as_str(), name);
         RateLimits {
             setup: Arc::new(Setup {
                 client: self.clone(),

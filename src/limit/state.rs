@@ -21,7 +21,9 @@ use crate::time::Seldom;
 #[derive(Debug, Default)]
 pub(super) struct LimitState {
     pub(super) refusals: Refusals,
+    /// Of limiters and of groups: one of each may have the same name.
     pub(super) counts: AllCounts,
+    pub(super) group_counts: AllCounts,
     locals: Mutex<HashMap<LocalName, Arc<LocalLimit>>>,
     /// Held while a request to a group takes from its local limits, or gives back to them.
     pub(super) groups: Mutex<()>,

@@ -45,7 +45,7 @@ use super::service::RateLimiting;
 ///
 /// // Two limits of each client in one step:
 /// let limits = client
-///     .rate_limits("api")
+///     .rate_limits("site")
 ///     .limit("second", Quota::per_second(10))
 ///     .limit("hour", Quota::per_hour(1000))
 ///     .outage(LimitOutage::Open);
