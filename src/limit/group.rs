@@ -309,11 +309,12 @@ impl CheckAll {
 
     async fn run(&self) -> Result<Decisions> {
         let asked = self.asked()?;
-        let locals = self.locals(&asked)?;
         let noted = match self.look(&asked) {
             Ok(noted) => noted,
             Err(refused) => return Ok(self.counted(refused)),
         };
+        // Before the server is asked: a share that is invalid is an error, and takes nothing.
+        let locals = self.locals(&asked)?;
         let setup = &*self.limits.setup;
         let deadline = self.patience.deadline();
         let answered = take_all(&setup.client, &asked, deadline).await;

@@ -51,7 +51,6 @@ impl LimitState {
         if let Some(known) = locals.get(&by_name) {
             return Ok(Some(known.clone()));
         }
-        let local = Arc::new(LocalLimit::new(terms, share)?);
         // Names are few. If they are made from input, further ones share: one local limit for each
         // handle would let everything through. No limiter and no group has an empty name. Groups
         // share none with limiters, which do not wait for their turn.
@@ -62,8 +61,11 @@ impl LimitState {
             }
         }
         if locals.len() >= MOST_LOCALS + MOST_SHARED {
+            LocalLimit::verify(terms, share)?;
             return Ok(None);
         }
+        // Only now: it has room for keys.
+        let local = Arc::new(LocalLimit::new(terms, share)?);
         locals.insert(by_name, local.clone());
         Ok(Some(local))
     }
@@ -163,5 +165,8 @@ mod tests {
         assert_eq!(places.filter(|has| *has).count(), MOST_SHARED);
         assert!(local(&state, "late", &other(3)).is_some());
         assert!(local(&state, "0", &terms).is_some());
+        let none = state.local(("late", None), &other(2000), 0.0);
+        let error = none.expect_err("a share of nothing is an error also then");
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
     }
 }
