@@ -117,6 +117,12 @@ impl LocalLimit {
         self.places.put_back(key, place);
     }
 
+    /// Runs `then` while nobody can take anything.
+    #[cfg(test)]
+    pub(super) fn while_held<T>(&self, then: impl FnOnce() -> T) -> T {
+        self.places.while_held(then)
+    }
+
     /// Takes out the keys that are as good as new if there is no place left, at most once a second.
     fn make_room(&self) {
         if self.limiter.len() < MOST_KEYS {
