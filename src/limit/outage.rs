@@ -44,6 +44,10 @@ pub enum LimitOutage {
     /// `Closed`.
     ///
     /// A request that costs more than the share is refused as under `Closed`.
+    ///
+    /// `retry_after` is when this process lets the request through on its own. That may be hours
+    /// away, although Redis may be back in seconds. So the layer of services tells its clients to
+    /// come back after a second at most.
     Local {
         /// The part of the limit that this process lets through on its own, above 0 and at most 1.
         /// With ten processes behind one balancer, 0.1 keeps the sum at the limit. It is at least

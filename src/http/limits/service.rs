@@ -8,16 +8,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use tower_service::Service;
 
-use super::fields::{describe, retry_after, seconds};
+use super::fields::{describe, retry_after, wait_of};
 use super::keys::{Setup, Wanted};
-use super::layer_limits::Answer;
+use super::layer_limits::{Answer, UNKNOWN};
 use crate::ErrorKind;
 
 /// A service behind a [`RateLimiter`](crate::RateLimiter), or a group of limits; made by
@@ -106,7 +106,7 @@ where
 }
 
 fn refusal<R: From<String>>(answered: &Answer) -> Response<R> {
-    let wait = seconds(answered.retry_after).max(1);
+    let wait = wait_of(answered.retry_after);
     let text = format!("too many requests; try again in {wait} s\n");
     let mut response = answer(StatusCode::TOO_MANY_REQUESTS, text);
     retry_after(response.headers_mut(), answered.retry_after);
@@ -137,6 +137,3 @@ impl<B, E> fmt::Debug for RateLimited<B, E> {
         f.debug_struct("RateLimited").finish_non_exhaustive()
     }
 }
-
-/// How long a client should wait if nothing is known.
-const UNKNOWN: Duration = Duration::from_secs(1);
