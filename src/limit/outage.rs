@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::decision::{CLOSED_FOR, DecidedBy, Decision};
 use super::local::LocalLimit;
 use super::quota::Terms;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What a limiter decides when Redis is out, is overloaded or does not answer in time.
 ///
@@ -68,6 +68,14 @@ impl LimitOutage {
         match local {
             Some(local) => local.decide(key, cost),
             None => Decision::without_redis(self, terms),
+        }
+    }
+
+    /// Checks the share of a local limiter for `terms`.
+    pub(super) fn verify(self, terms: &Terms) -> Result<()> {
+        match self {
+            Self::Local { share } => LocalLimit::verify(terms, share),
+            _ => Ok(()),
         }
     }
 

@@ -62,19 +62,29 @@ impl LayerLimits {
         }
     }
 
+    /// Checks what does not depend on the request.
+    pub(super) fn verify(&self) -> Result<()> {
+        match &self.0 {
+            Asked::One(limiter) => limiter.verify(),
+            Asked::All(limits) => limits.verify(),
+        }
+    }
+
     /// Asks all limits for `key`.
     pub(super) async fn ask(&self, key: &str, cost: u32) -> Result<Answer> {
         let limits = match &self.0 {
             Asked::One(limiter) => {
                 let decision = limiter.check(key).cost(cost).await?;
+                let policy = Policy {
+                    group: None,
+                    name: limiter.name().to_owned(),
+                    quota: limiter.quota(),
+                    decision,
+                };
                 return Ok(Answer {
                     allowed: decision.allowed,
-                    retry_after: decision.retry_after,
-                    policies: vec![Policy {
-                        name: limiter.name().to_owned(),
-                        quota: limiter.quota(),
-                        decision,
-                    }],
+                    retry_after: told(decision.retry_after, &decision),
+                    policies: vec![policy],
                 });
             }
             Asked::All(limits) if limits.is_part() => limits.clone(),

@@ -73,20 +73,26 @@ where
             };
             let answered = match setup.limits.ask(&key, cost).await {
                 Ok(answered) => answered,
-                // A key that is empty or too long, or a cost that never fits: no time helps.
+                // No time helps.
                 Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    tracing::debug!(target: "hedgerow::limit", limiter = setup.limits.name(), %error, "a request is answered 400");
-                    return Ok(answer(
-                        StatusCode::BAD_REQUEST,
-                        "the request cannot be limited\n".into(),
-                    ));
+                    let status = match setup.limits.verify() {
+                        // The key is empty or too long, or the cost never fits.
+                        Ok(()) => StatusCode::BAD_REQUEST,
+                        // No request can be limited: a mistake of the service.
+                        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                    };
+                    if let Some(count) = setup.warnings.one_more(status, Instant::now()) {
+                        tracing::warn!(target: "hedgerow::limit", limiter = setup.limits.name(), status = status.as_u16(), count, %error, "requests cannot be limited");
+                    }
+                    return Ok(answer(status, "the request cannot be limited\n".into()));
                 }
                 Err(error) => {
-                    if let Some(count) = setup.warnings.one_more(Instant::now()) {
+                    let status = StatusCode::SERVICE_UNAVAILABLE;
+                    if let Some(count) = setup.warnings.one_more(status, Instant::now()) {
                         tracing::warn!(target: "hedgerow::limit", limiter = setup.limits.name(), count, %error, "requests are answered 503");
                     }
                     let mut unavailable = answer(
-                        StatusCode::SERVICE_UNAVAILABLE,
+                        status,
                         "the service cannot check its limits now; try again\n".into(),
                     );
                     retry_after(unavailable.headers_mut(), UNKNOWN);
