@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::decision::{DecidedBy, Decision, Verdict};
 use super::locals::{Local, Locals};
 use super::outage::LimitOutage;
-use super::quota::Quota;
+use super::quota::{Quota, Terms};
 use super::refund::returned;
 use super::refusals::{Asked as Noted, Known};
 use super::scripts::{Asked, peek, take_all};
@@ -24,6 +24,7 @@ use super::state::LimitState;
 use super::stats::{Counts, LimitStats};
 use crate::client::{Client, Request};
 use crate::error::{Error, Result};
+use crate::key::LimitKeys;
 use crate::name::Name;
 use crate::time::Patience;
 
@@ -73,7 +74,7 @@ impl Client {
     /// invalid, the first call that uses it fails with `InvalidInput`.
     pub fn rate_limits(&self, name: &str) -> RateLimits {
         let state = self.shared(LimitState::default);
-        let counts = state.counts.of(self.namespace().as_str(), name);
+        let counts = state.group_counts.of(self.namespace().as_str(), name);
         RateLimits {
             setup: Arc::new(Setup {
                 client: self.clone(),
@@ -137,6 +138,25 @@ impl RateLimits {
     /// Returns whether this is a [part](Self::part) of a group.
     pub fn is_part(&self) -> bool {
         self.setup.part.is_some()
+    }
+
+    /// Checks the settings of the group, without I/O: its names, its limits and the share of a
+    /// [local](LimitOutage::Local) limiter. While this fails for a limit, each check of that limit
+    /// fails.
+    ///
+    /// # Errors
+    /// `InvalidInput` if one of them is invalid, or if the group has no limit.
+    pub fn verify(&self) -> Result<()> {
+        if self.setup.limits.is_empty() {
+            return Err(Error::invalid(
+                "the group has no limit; add one with RateLimits::limit",
+            ));
+        }
+        for (limit, quota) in &self.setup.limits {
+            let (_, terms) = self.parsed(limit, *quota)?;
+            self.setup.outage.verify(&terms)?;
+        }
+        Ok(())
     }
 
     /// Returns what groups of this name have decided in this process so far. A decision on several
@@ -224,6 +244,17 @@ impl RateLimits {
         })
     }
 
+    /// Checks one limit of the group.
+    fn parsed(&self, limit: &str, quota: Quota) -> Result<(LimitKeys, Terms)> {
+        let Setup { client, name, .. } = &*self.setup;
+        let part = self.setup.part.as_ref().map(Name::real);
+        let terms = quota.terms()?;
+        let keys = client
+            .namespace()
+            .grouped_limit((name, part), limit, &terms.room())?;
+        Ok((keys, terms))
+    }
+
     fn asking(&self, keys: Vec<(Arc<str>, Name)>) -> CheckAll {
         CheckAll {
             limits: self.clone(),
@@ -309,11 +340,12 @@ impl CheckAll {
 
     async fn run(&self) -> Result<Decisions> {
         let asked = self.asked()?;
-        let locals = self.locals(&asked)?;
         let noted = match self.look(&asked) {
             Ok(noted) => noted,
             Err(refused) => return Ok(self.counted(refused)),
         };
+        // Before the server is asked: a share that is invalid is an error, and takes nothing.
+        let locals = self.locals(&asked)?;
         let setup = &*self.limits.setup;
         let deadline = self.patience.deadline();
         let answered = take_all(&setup.client, &asked, deadline).await;
@@ -363,11 +395,8 @@ impl CheckAll {
                     "the group has no limit {limit:?}; add it with RateLimits::limit"
                 )));
             };
-            let terms = quota.terms()?;
+            let (keys, terms) = self.limits.parsed(limit, *quota)?;
             terms.check(self.cost)?;
-            let part = setup.part.as_ref().map(Name::real);
-            let space = setup.client.namespace();
-            let keys = space.grouped_limit((&setup.name, part), limit, &terms.room())?;
             let key = keys.of(key.real()).map_err(|error| error.with_key(key))?;
             if all.iter().any(|it| it.key == key) {
                 return Err(Error::invalid(format!(

@@ -135,6 +135,18 @@ impl RateLimiter {
         self.setup.quota
     }
 
+    /// Checks the settings of the limiter, without I/O: its name, its quota and the share of a
+    /// [local](LimitOutage::Local) limiter. While this fails, each check fails.
+    ///
+    /// # Errors
+    /// `InvalidInput` if one of them is invalid.
+    pub fn verify(&self) -> Result<()> {
+        let (parsed, local) = (self.setup.parsed.as_ref(), self.setup.local.as_ref());
+        parsed.map_err(Clone::clone)?;
+        local.map_err(Clone::clone)?;
+        Ok(())
+    }
+
     /// Returns what limiters of this name have decided in this process so far.
     pub fn stats(&self) -> LimitStats {
         self.setup.counts.so_far()

@@ -47,26 +47,7 @@ impl LocalLimit {
     /// `InvalidInput` if the share is not above 0 and at most 1, or so small that a request would
     /// need more than 100 years.
     pub(super) fn new(terms: &Terms, share: f64) -> Result<Self> {
-        if !(share > 0.0 && share <= 1.0) {
-            return Err(Error::invalid(
-                "the local share of the limit is not above 0 and at most 1; give the part of the \
-                 limit that this process may use on its own",
-            ));
-        }
-        let one = match *terms {
-            Terms::Gcra { unit, .. } => Duration::from_nanos(unit),
-            Terms::Window { limit, span, .. } => Duration::from_micros(span) / limit,
-        };
-        let period = one.as_secs_f64() / share;
-        let quota = Duration::try_from_secs_f64(period)
-            .ok()
-            .filter(|period| *period < crate::time::FOREVER)
-            .and_then(|period| governor::Quota::with_period(period.max(Duration::from_nanos(1))));
-        let Some(quota) = quota else {
-            return Err(Error::invalid(
-                "the local share of the limit has no request in 100 years; give a larger share",
-            ));
-        };
+        let quota = quota(terms, share)?;
         // Rounded down, but for the one request without which nothing would ever get through.
         let burst = (f64::from(terms.most()) * share) as u32;
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
@@ -78,6 +59,14 @@ impl LocalLimit {
             clock,
             swept: Mutex::new(Instant::now()),
         })
+    }
+
+    /// Checks what a local limit is made of.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn verify(terms: &Terms, share: f64) -> Result<()> {
+        quota(terms, share).map(drop)
     }
 
     /// Counts what the server has let through.
@@ -128,6 +117,12 @@ impl LocalLimit {
         self.places.put_back(key, place);
     }
 
+    /// Runs `then` while nobody can take anything.
+    #[cfg(test)]
+    pub(super) fn while_held<T>(&self, then: impl FnOnce() -> T) -> T {
+        self.places.while_held(then)
+    }
+
     /// Takes out the keys that are as good as new if there is no place left, at most once a second.
     fn make_room(&self) {
         if self.limiter.len() < MOST_KEYS {
@@ -139,6 +134,30 @@ impl LocalLimit {
             self.limiter.retain_recent();
         }
     }
+}
+
+/// How fast requests come back in the share.
+fn quota(terms: &Terms, share: f64) -> Result<governor::Quota> {
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(Error::invalid(
+            "the local share of the limit is not above 0 and at most 1; give the part of the \
+             limit that this process may use on its own",
+        ));
+    }
+    let one = match *terms {
+        Terms::Gcra { unit, .. } => Duration::from_nanos(unit),
+        Terms::Window { limit, span, .. } => Duration::from_micros(span) / limit,
+    };
+    let period = one.as_secs_f64() / share;
+    let quota = Duration::try_from_secs_f64(period)
+        .ok()
+        .filter(|period| *period < crate::time::FOREVER)
+        .and_then(|period| governor::Quota::with_period(period.max(Duration::from_nanos(1))));
+    quota.ok_or_else(|| {
+        Error::invalid(
+            "the local share of the limit has no request in 100 years; give a larger share",
+        )
+    })
 }
 
 impl fmt::Debug for LocalLimit {

@@ -73,3 +73,73 @@ impl Locals {
         decisions
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::key::Namespace;
+    use crate::limit::Quota;
+
+    const SHARE: LimitOutage = LimitOutage::Local { share: 1.0 };
+
+    /// A local limit of one request in a day for the key `a`, and the request for it.
+    fn local(limit: &str) -> (Local, Asked) {
+        let terms = Quota::per_day(1).terms().expect("a good quota");
+        let of = Namespace::new("hr").and_then(|space| space.limiter(limit, "r"));
+        let asked = Asked {
+            key: of.and_then(|keys| keys.of("a")).expect("good names"),
+            terms,
+            cost: 1,
+        };
+        let local = Local {
+            limit: Some(Arc::new(LocalLimit::new(&terms, 1.0).expect("good"))),
+            key: "a".to_owned(),
+        };
+        (local, asked)
+    }
+
+    fn limit(locals: &Locals, at: usize) -> &LocalLimit {
+        locals.0[at].limit.as_deref().expect("one for each")
+    }
+
+    /// Runs `request`, which takes from the first limit and then from the second, and holds the
+    /// second until the first was taken from. Nobody else has a turn between the two.
+    fn has_its_turn(request: impl Fn(&Locals, &LimitState, &[Asked]) + Sync) -> Locals {
+        let ((first, first_asked), (second, second_asked)) = (local("first"), local("second"));
+        let locals = Locals::new(vec![first, second]);
+        let (state, asked) = (LimitState::default(), [first_asked, second_asked]);
+        // The second is used up, so it refuses.
+        limit(&locals, 1).feed("a", 1);
+        let before = limit(&locals, 0).place("a");
+        std::thread::scope(|scope| {
+            limit(&locals, 1).while_held(|| {
+                scope.spawn(|| request(&locals, &state, &asked));
+                let began = Instant::now();
+                while limit(&locals, 0).place("a") == before {
+                    assert!(began.elapsed() < Duration::from_secs(60), "nothing taken");
+                    std::thread::yield_now();
+                }
+                assert!(state.groups.try_lock().is_err(), "another could take now");
+            });
+        });
+        locals
+    }
+
+    #[test]
+    fn a_refused_request_has_its_turn_until_it_has_put_back_what_it_took() {
+        let locals = has_its_turn(|locals, state, asked| {
+            let decisions = locals.decide(state, SHARE, asked);
+            let allowed = decisions.iter().map(|decision| decision.allowed);
+            assert_eq!(allowed.collect::<Vec<_>>(), [true, false]);
+        });
+        assert!(limit(&locals, 0).decide("a", 1).allowed, "it was put back");
+    }
+
+    #[test]
+    fn what_the_server_let_through_is_counted_in_one_turn() {
+        let locals = has_its_turn(|locals, state, _| locals.feed(state, 1));
+        assert!(!limit(&locals, 0).decide("a", 1).allowed, "it was counted");
+    }
+}

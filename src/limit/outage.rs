@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::decision::{CLOSED_FOR, DecidedBy, Decision};
 use super::local::LocalLimit;
 use super::quota::Terms;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What a limiter decides when Redis is out, is overloaded or does not answer in time.
 ///
@@ -44,6 +44,10 @@ pub enum LimitOutage {
     /// `Closed`.
     ///
     /// A request that costs more than the share is refused as under `Closed`.
+    ///
+    /// `retry_after` is when this process lets the request through on its own. That may be hours
+    /// away, although Redis may be back in seconds. So the layer of services tells its clients to
+    /// come back after a second at most.
     Local {
         /// The part of the limit that this process lets through on its own, above 0 and at most 1.
         /// With ten processes behind one balancer, 0.1 keeps the sum at the limit. It is at least
@@ -64,6 +68,14 @@ impl LimitOutage {
         match local {
             Some(local) => local.decide(key, cost),
             None => Decision::without_redis(self, terms),
+        }
+    }
+
+    /// Checks the share of a local limiter for `terms`.
+    pub(super) fn verify(self, terms: &Terms) -> Result<()> {
+        match self {
+            Self::Local { share } => LocalLimit::verify(terms, share),
+            _ => Ok(()),
         }
     }
 

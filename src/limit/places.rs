@@ -78,6 +78,13 @@ impl Places {
         self.hasher.hash_one(key) as usize % SHARED
     }
 
+    /// Runs `then` while nobody can count anything.
+    #[cfg(test)]
+    pub(super) fn while_held<T>(&self, then: impl FnOnce() -> T) -> T {
+        let _held = self.lock();
+        then()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -21,7 +21,9 @@ use crate::time::Seldom;
 #[derive(Debug, Default)]
 pub(super) struct LimitState {
     pub(super) refusals: Refusals,
+    /// Of limiters and of groups: one of each may have the same name.
     pub(super) counts: AllCounts,
+    pub(super) group_counts: AllCounts,
     locals: Mutex<HashMap<LocalName, Arc<LocalLimit>>>,
     /// Held while a request to a group takes from its local limits, or gives back to them.
     pub(super) groups: Mutex<()>,
@@ -49,7 +51,6 @@ impl LimitState {
         if let Some(known) = locals.get(&by_name) {
             return Ok(Some(known.clone()));
         }
-        let local = Arc::new(LocalLimit::new(terms, share)?);
         // Names are few. If they are made from input, further ones share: one local limit for each
         // handle would let everything through. No limiter and no group has an empty name. Groups
         // share none with limiters, which do not wait for their turn.
@@ -60,8 +61,11 @@ impl LimitState {
             }
         }
         if locals.len() >= MOST_LOCALS + MOST_SHARED {
+            LocalLimit::verify(terms, share)?;
             return Ok(None);
         }
+        // Only now: it has room for keys.
+        let local = Arc::new(LocalLimit::new(terms, share)?);
         locals.insert(by_name, local.clone());
         Ok(Some(local))
     }
@@ -161,5 +165,8 @@ mod tests {
         assert_eq!(places.filter(|has| *has).count(), MOST_SHARED);
         assert!(local(&state, "late", &other(3)).is_some());
         assert!(local(&state, "0", &terms).is_some());
+        let none = state.local(("late", None), &other(2000), 0.0);
+        let error = none.expect_err("a share of nothing is an error also then");
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
     }
 }

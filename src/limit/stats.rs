@@ -1,6 +1,6 @@
 //! `LimitStats`: what a limiter has decided so far.
 //!
-//! Invariant: all handles of one name on one client share their counts, and a count only rises.
+//! Invariant: all limiters of one name on one client share their counts, all groups do, and a count only rises.
 //! Each decision is in exactly one count. Checks, waits and groups count.
 
 use std::collections::HashMap;
@@ -45,12 +45,13 @@ impl Counts {
     }
 }
 
-/// The counts of all limiters of one client, by their names.
+/// The counts of all limiters of one client, or of all its groups, by their names.
 #[derive(Debug, Default)]
 pub(super) struct AllCounts(Mutex<HashMap<Box<str>, Arc<Counts>>>);
 
 impl AllCounts {
-    /// Returns the counts of the limiter called `name`, in this namespace.
+    /// Returns the counts of the limiter or group called `name`, in this namespace. Metrics have
+    /// one label for a limiter and a group of one name.
     pub(super) fn of(&self, namespace: &str, name: &str) -> Arc<Counts> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(name) {

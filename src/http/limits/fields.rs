@@ -15,7 +15,7 @@ use crate::limit::{DecidedBy, Decision};
 /// Adds a policy and what is left of it.
 pub(super) fn describe(fields: &mut HeaderMap, policy: &Policy) {
     let (quota, decision) = (policy.quota, &policy.decision);
-    let name = structured(&policy.name);
+    let name = structured(policy.group.as_deref(), &policy.name);
     let mut policy = format!("{name};q={}", quota.limit());
     let window = quota.window();
     // The draft has whole seconds. Another window is left out, rather than told wrongly.
@@ -50,7 +50,7 @@ pub(super) fn retry_after(fields: &mut HeaderMap, wait: Duration) {
 
 /// How many seconds a client is to wait: at least one, since 0 would ask for the same answer
 /// again.
-fn wait_of(wait: Duration) -> u64 {
+pub(super) fn wait_of(wait: Duration) -> u64 {
     seconds(wait).max(1)
 }
 
@@ -61,23 +61,33 @@ fn append(fields: &mut HeaderMap, field: &'static str, value: &str) {
     }
 }
 
-pub(super) fn seconds(wait: Duration) -> u64 {
+fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// Returns `name` as a string of structured fields (RFC 9651), which has printable ASCII only.
-fn structured(name: &str) -> String {
+/// Returns the name of a limit, behind that of its group, as a string of structured fields (RFC
+/// 9651), which has printable ASCII only. No two limits have the same.
+fn structured(group: Option<&str>, name: &str) -> String {
     let mut text = String::with_capacity(name.len() + 2);
     text.push('"');
-    for character in name.chars() {
-        match character {
-            '"' | '\\' => text.extend(['\\', character]),
-            ' '..='~' => text.push(character),
-            _ => text.push('?'),
-        }
+    if let Some(group) = group {
+        escape_into(&mut text, group);
+        text.push(':');
     }
+    escape_into(&mut text, name);
     text.push('"');
     text
+}
+
+/// Appends one part of a name. A `:` stands only between parts, and a `%` only for other bytes.
+fn escape_into(text: &mut String, part: &str) {
+    for byte in part.bytes() {
+        match byte {
+            b'"' | b'\\' => text.extend(['\\', char::from(byte)]),
+            b' '..=b'~' if !matches!(byte, b':' | b'%') => text.push(char::from(byte)),
+            _ => *text += &format!("%{byte:02X}"),
+        }
+    }
 }
 
 const POLICY: &str = "ratelimit-policy";
@@ -85,11 +95,34 @@ const LIMIT: &str = "ratelimit";
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn a_name_becomes_a_string_of_structured_fields() {
-        assert_eq!(structured(r#"a "b" \ é"#), r#""a \"b\" \\ ?""#);
+        assert_eq!(structured(None, r#"a "b" \"#), r#""a \"b\" \\""#);
+        assert_eq!(structured(Some("site"), "hour"), r#""site:hour""#);
+        assert_eq!(structured(None, "é\n"), r#""%C3%A9%0A""#);
+    }
+
+    #[test]
+    fn no_two_limits_have_the_same_name_in_the_fields() {
+        let names = [
+            (None, "é"),
+            (None, "è"),
+            (None, "?"),
+            (None, "%C3%A9"),
+            (None, "a:b:c"),
+            (Some("a"), "b:c"),
+            (Some("a:b"), "c"),
+            (Some("a%3Ab"), "c"),
+        ];
+        let told: HashSet<_> = names
+            .iter()
+            .map(|(group, name)| structured(*group, name))
+            .collect();
+        assert_eq!(told.len(), names.len(), "{told:?}");
     }
 
     #[test]

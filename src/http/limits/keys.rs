@@ -20,7 +20,7 @@ pub(super) struct Setup {
     key: Arc<KeyOf>,
     pub(super) cost: Option<Arc<CostOf>>,
     pub(super) keyless: Keyless,
-    /// Of requests that are answered 503.
+    /// Of requests for which the limits could not be asked.
     pub(super) warnings: Arc<Warnings>,
 }
 

@@ -18,13 +18,18 @@ use super::service::RateLimiting;
 /// ([`RateLimits`](crate::RateLimits)), before each request.
 ///
 /// - A request that is refused gets `429 Too Many Requests` with `Retry-After` and a line of text.
-///   Of a group, it has taken nothing from any limit, and is told the longest wait.
+///   Of a group, it has taken nothing from any limit, and is told the longest wait of the limits
+///   that were asked. While Redis is out, it is told a second at most.
 /// - Each response has `RateLimit-Policy` and `RateLimit`, as the IETF draft
 ///   `draft-ietf-httpapi-ratelimit-headers-10` has them, with an item for each limit.
 /// - If the limits fail, as in an outage with the policy
 ///   [`Fail`](crate::limit::LimitOutage::Fail), the request gets `503 Service Unavailable`. Choose
 ///   another policy with [`RateLimiter::outage`](crate::RateLimiter::outage) or
 ///   [`RateLimits::outage`](crate::RateLimits::outage).
+/// - If the key is empty or too long, or the cost never fits, the request gets `400 Bad Request`.
+///   If the limits themselves are invalid, each request gets `500 Internal Server Error`: check
+///   them with [`RateLimiter::verify`](crate::RateLimiter::verify) or
+///   [`RateLimits::verify`](crate::RateLimits::verify) when the service starts.
 ///
 /// The body of the service's responses is made from a `String` for these answers: those of axum and
 /// of `http-body-util` can be.
@@ -45,7 +50,7 @@ use super::service::RateLimiting;
 ///
 /// // Two limits of each client in one step:
 /// let limits = client
-///     .rate_limits("api")
+///     .rate_limits("site")
 ///     .limit("second", Quota::per_second(10))
 ///     .limit("hour", Quota::per_hour(1000))
 ///     .outage(LimitOutage::Open);

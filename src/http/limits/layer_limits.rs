@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::Result;
-use crate::limit::{Decision, Quota, RateLimiter, RateLimits};
+use crate::limit::{DecidedBy, Decision, Quota, RateLimiter, RateLimits};
 
 /// What a [`RateLimitLayer`](super::RateLimitLayer) asks before each request: a [`RateLimiter`], or
 /// all limits of a group, [`RateLimits`]. Both can be given to the layer as they are.
@@ -27,13 +27,15 @@ enum Asked {
 /// What the limits say of one request.
 pub(super) struct Answer {
     pub(super) allowed: bool,
-    /// The longest, if several refuse the request.
+    /// The longest, if several refuse the request. In an outage, at most [`UNKNOWN`].
     pub(super) retry_after: Duration,
     pub(super) policies: Vec<Policy>,
 }
 
 /// What one limit says, and what it is.
 pub(super) struct Policy {
+    /// The group of the limit. Other groups may have limits of the same name.
+    pub(super) group: Option<String>,
     pub(super) name: String,
     pub(super) quota: Quota,
     pub(super) decision: Decision,
@@ -60,19 +62,29 @@ impl LayerLimits {
         }
     }
 
+    /// Checks what does not depend on the request.
+    pub(super) fn verify(&self) -> Result<()> {
+        match &self.0 {
+            Asked::One(limiter) => limiter.verify(),
+            Asked::All(limits) => limits.verify(),
+        }
+    }
+
     /// Asks all limits for `key`.
     pub(super) async fn ask(&self, key: &str, cost: u32) -> Result<Answer> {
         let limits = match &self.0 {
             Asked::One(limiter) => {
                 let decision = limiter.check(key).cost(cost).await?;
+                let policy = Policy {
+                    group: None,
+                    name: limiter.name().to_owned(),
+                    quota: limiter.quota(),
+                    decision,
+                };
                 return Ok(Answer {
                     allowed: decision.allowed,
-                    retry_after: decision.retry_after,
-                    policies: vec![Policy {
-                        name: limiter.name().to_owned(),
-                        quota: limiter.quota(),
-                        decision,
-                    }],
+                    retry_after: told(decision.retry_after, &decision),
+                    policies: vec![policy],
                 });
             }
             Asked::All(limits) if limits.is_part() => limits.clone(),
@@ -82,15 +94,30 @@ impl LayerLimits {
         // In the order of the limits: all of them are asked.
         let policies = limits.limits().zip(decisions.iter());
         let policies = policies.map(|((limit, quota), (_, decision))| Policy {
-            // Other groups may have limits of the same name.
-            name: format!("{}:{limit}", limits.name()),
+            group: Some(limits.name().to_owned()),
+            name: limit.to_owned(),
             quota,
             decision: *decision,
         });
+        // All are decided without Redis, or none.
+        let waits = decisions.iter();
+        let waits = waits.map(|(_, decision)| told(decisions.retry_after(), decision));
         Ok(Answer {
             allowed: decisions.allowed(),
-            retry_after: decisions.retry_after(),
+            retry_after: waits.min().unwrap_or_default(),
             policies: policies.collect(),
         })
     }
 }
+
+/// How long a client is told to wait after `decision`. A limit of this process alone may let the
+/// request through in hours only, and Redis may be back in seconds.
+fn told(wait: Duration, decision: &Decision) -> Duration {
+    match decision.decided_by {
+        DecidedBy::Outage => wait.min(UNKNOWN),
+        _ => wait,
+    }
+}
+
+/// How long a client should wait if nothing is known.
+pub(super) const UNKNOWN: Duration = Duration::from_secs(1);

@@ -8,16 +8,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use tower_service::Service;
 
-use super::fields::{describe, retry_after, seconds};
+use super::fields::{describe, retry_after, wait_of};
 use super::keys::{Setup, Wanted};
-use super::layer_limits::Answer;
+use super::layer_limits::{Answer, UNKNOWN};
 use crate::ErrorKind;
 
 /// A service behind a [`RateLimiter`](crate::RateLimiter), or a group of limits; made by
@@ -73,20 +73,26 @@ where
             };
             let answered = match setup.limits.ask(&key, cost).await {
                 Ok(answered) => answered,
-                // A key that is empty or too long, or a cost that never fits: no time helps.
+                // No time helps.
                 Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    tracing::debug!(target: "hedgerow::limit", limiter = setup.limits.name(), %error, "a request is answered 400");
-                    return Ok(answer(
-                        StatusCode::BAD_REQUEST,
-                        "the request cannot be limited\n".into(),
-                    ));
+                    let status = match setup.limits.verify() {
+                        // The key is empty or too long, or the cost never fits.
+                        Ok(()) => StatusCode::BAD_REQUEST,
+                        // No request can be limited: a mistake of the service.
+                        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                    };
+                    if let Some(count) = setup.warnings.one_more(status, Instant::now()) {
+                        tracing::warn!(target: "hedgerow::limit", limiter = setup.limits.name(), status = status.as_u16(), count, %error, "requests cannot be limited");
+                    }
+                    return Ok(answer(status, "the request cannot be limited\n".into()));
                 }
                 Err(error) => {
-                    if let Some(count) = setup.warnings.one_more(Instant::now()) {
+                    let status = StatusCode::SERVICE_UNAVAILABLE;
+                    if let Some(count) = setup.warnings.one_more(status, Instant::now()) {
                         tracing::warn!(target: "hedgerow::limit", limiter = setup.limits.name(), count, %error, "requests are answered 503");
                     }
                     let mut unavailable = answer(
-                        StatusCode::SERVICE_UNAVAILABLE,
+                        status,
                         "the service cannot check its limits now; try again\n".into(),
                     );
                     retry_after(unavailable.headers_mut(), UNKNOWN);
@@ -106,7 +112,7 @@ where
 }
 
 fn refusal<R: From<String>>(answered: &Answer) -> Response<R> {
-    let wait = seconds(answered.retry_after).max(1);
+    let wait = wait_of(answered.retry_after);
     let text = format!("too many requests; try again in {wait} s\n");
     let mut response = answer(StatusCode::TOO_MANY_REQUESTS, text);
     retry_after(response.headers_mut(), answered.retry_after);
@@ -137,6 +143,3 @@ impl<B, E> fmt::Debug for RateLimited<B, E> {
         f.debug_struct("RateLimited").finish_non_exhaustive()
     }
 }
-
-/// How long a client should wait if nothing is known.
-const UNKNOWN: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::get;
-use hedgerow::http::{ClientAddress, Keyless, RateLimitLayer};
+use hedgerow::http::{ClientAddress, Keyless, LayerLimits, RateLimitLayer};
 use hedgerow::limit::{LimitOutage, Quota};
 use hedgerow::{Client, RateLimiter};
 use tower::ServiceExt as _;
@@ -189,8 +189,14 @@ async fn an_outage_is_answered_by_the_policy_of_the_limiter() {
         let limiter = daily(&client, 10).outage(policy);
         Site::behind(RateLimitLayer::by_address(limiter, address()))
     };
-    let [fail, open, closed] =
-        [LimitOutage::Fail, LimitOutage::Open, LimitOutage::Closed].map(site);
+    let local = LimitOutage::Local { share: 0.1 };
+    let policies = [
+        LimitOutage::Fail,
+        LimitOutage::Open,
+        LimitOutage::Closed,
+        local,
+    ];
+    let [fail, open, closed, local] = policies.map(site);
     assert_eq!(
         fail.ask_from("192.0.2.1:1", &[]).await.status(),
         StatusCode::OK
@@ -215,7 +221,90 @@ async fn an_outage_is_answered_by_the_policy_of_the_limiter() {
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(field(&response, "retry-after"), Some("1"));
     assert_eq!(closed.served(), 0);
+    // The share of this process is one in a day, and Redis may be back in seconds.
+    for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
+        let response = local.ask_from("192.0.2.1:1", &[]).await;
+        assert_eq!(response.status(), status);
+        let wait = (status != StatusCode::OK).then_some("1");
+        assert_eq!(field(&response, "retry-after"), wait);
+    }
 }
+
+#[tokio::test]
+async fn a_mistake_in_the_settings_is_answered_500_and_warned_of() {
+    let listener = Listener::start();
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let none = LimitOutage::Local { share: 0.0 };
+    let day = Quota::per_day(1);
+    let group = |name| client.rate_limits(name);
+    let mistakes: [LayerLimits; 10] = [
+        client.rate_limiter("", day).into(),
+        client.rate_limiter("site", Quota::per_second(0)).into(),
+        client
+            .rate_limiter("site", day.burst(1).sliding_window())
+            .into(),
+        client.rate_limiter("site", day).outage(none).into(),
+        group("site").into(),
+        group("site").limit("none", Quota::per_second(0)).into(),
+        group("site").limit("", day).into(),
+        group("").limit("day", day).into(),
+        group("site").limit("day", day).part("").into(),
+        group("site").limit("day", day).outage(none).into(),
+    ];
+    for (before, mistake) in mistakes.into_iter().enumerate() {
+        let about = format!("{mistake:?}");
+        let site = Site::behind(RateLimitLayer::by_address(mistake, address()));
+        for _ in 0..3 {
+            let response = site.ask_from("192.0.2.1:1", &[]).await;
+            let status = response.status();
+            assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{about}");
+        }
+        assert_eq!(site.served(), 0);
+        let told = listener.told();
+        let warned = told.lines().filter(|line| line.contains(UNASKABLE));
+        let warned: Vec<_> = warned.collect();
+        assert_eq!(warned.len(), before + 1, "{about}: {told}");
+        assert!(warned[before].contains(" status=500"), "{told}");
+    }
+    assert_eq!(server.keys("*").await, [""; 0], "nothing was asked");
+}
+
+#[tokio::test]
+async fn a_key_or_a_cost_that_never_fits_is_answered_400_and_warned_of() {
+    let listener = Listener::start();
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let group = client.rate_limits("site").limit("day", Quota::per_day(2));
+    let limits: [LayerLimits; 2] = [daily(&client, 2).into(), group.into()];
+    for (before, limits) in limits.into_iter().enumerate() {
+        let layer = RateLimitLayer::by_key(limits, |request| {
+            let key = request.headers.get("x-api-key")?;
+            key.to_str().ok().map(str::to_owned)
+        });
+        let layer = layer.cost(|request| match request.headers.contains_key("x-costly") {
+            true => 3,
+            false => 1,
+        });
+        let site = Site::behind(layer);
+        let status = async |fields: &[(&str, &str)]| {
+            let response = site.ask_from("192.0.2.1:1", fields).await;
+            response.status().as_u16()
+        };
+        assert_eq!(status(&[("x-api-key", "")]).await, 400);
+        assert_eq!(status(&[("x-api-key", &"a".repeat(10_000))]).await, 400);
+        assert_eq!(status(&[("x-api-key", "a"), ("x-costly", "")]).await, 400);
+        assert_eq!(status(&[("x-api-key", "a")]).await, 200);
+        let told = listener.told();
+        let warned = told.lines().filter(|line| line.contains(UNASKABLE));
+        let warned: Vec<_> = warned.collect();
+        assert_eq!(warned.len(), before + 1, "{told}");
+        assert!(warned[before].contains(" status=400"), "{told}");
+    }
+}
+
+/// The warning of requests for which the limits cannot be asked.
+const UNASKABLE: &str = "requests cannot be limited";
 
 #[tokio::test]
 async fn layers_of_one_request_all_tell_their_limits() {

@@ -51,7 +51,8 @@ async fn a_refused_request_takes_nothing_of_any_limit_and_says_which_has_refused
 #[tokio::test]
 async fn a_refusal_is_known_for_the_limit_that_refused() {
     let server = Server::start_single().await;
-    let limits = logins(&server.client().await);
+    let client = server.client().await;
+    let limits = logins(&client);
     let check = async |address: &str, account: &str| {
         let keys = [("address", address), ("account", account)];
         limits.check(keys).await.expect("answered")
@@ -67,6 +68,21 @@ async fn a_refusal_is_known_for_the_limit_that_refused() {
     assert_eq!(decision.decided_by, DecidedBy::KnownRefusal);
     assert_eq!(calls(&server, &["evalsha", "eval"]).await, before);
     assert_eq!(limits.stats().known_refusals, 1);
+}
+
+#[tokio::test]
+async fn a_group_and_a_limiter_of_one_name_count_apart() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let limiter = client.rate_limiter("login", Quota::per_day(1));
+    assert!(limiter.check("ada").await.expect("answered").allowed);
+    let limits = logins(&client);
+    for _ in 0..2 {
+        assert!(limits.check_all("ada").await.expect("answered").allowed());
+    }
+    assert_eq!(limits.name(), limiter.name());
+    let counts = (limiter.stats().allowed, limits.stats().allowed);
+    assert_eq!(counts, (1, 2));
 }
 
 #[tokio::test]

@@ -169,6 +169,7 @@ async fn a_share_that_is_none_is_an_error() {
         let limiter = limiter(&client, LimitOutage::Local { share });
         let error = check(&limiter, "a").await.expect_err("no share");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{share}: {error}");
+        assert!(limiter.verify().is_err(), "{share}");
     }
 }
 
