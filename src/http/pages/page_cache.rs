@@ -110,15 +110,15 @@ impl PageCache {
     }
 
     /// Sets the hosts whose pages are stored, as requests name them (`Host`), with the port if it
-    /// is not the usual one. Requests for others pass. By default, pages of every host are stored,
-    /// each under its own key.
+    /// is neither 80 nor 443. Requests for others pass. By default, pages of every host are stored,
+    /// each under its own key. A request that names one of those two ports is one for the host, and
+    /// its page has a key of its own, too. A purge by URL or prefix reaches both.
     ///
     /// Set it. Otherwise clients choose the host that their requests name, and can fill Redis with
     /// copies of each page.
     #[must_use]
     pub fn hosts(mut self, hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let hosts = hosts.into_iter().map(|it| it.into().to_ascii_lowercase());
-        self.change().hosts = hosts.collect();
+        self.change().hosts.list(hosts.into_iter().map(Into::into));
         self
     }
 
@@ -146,10 +146,10 @@ impl PageCache {
         host: impl Into<String>,
         aliases: impl IntoIterator<Item = impl Into<String>>,
     ) -> Self {
-        let host = host.into().to_ascii_lowercase();
-        let aliases = aliases.into_iter().map(|it| it.into().to_ascii_lowercase());
-        let aliases = aliases.map(|alias| (alias, host.clone()));
-        self.change().aliases.extend(aliases);
+        let (host, hosts) = (host.into(), &mut self.change().hosts);
+        for alias in aliases {
+            hosts.share(&host, &alias.into());
+        }
         self
     }
 
