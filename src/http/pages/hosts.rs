@@ -1,7 +1,7 @@
 //! `Hosts`: whose pages are kept, and which hosts share them.
 //!
-//! Invariant: a host stands for itself with a usual port. Settings hold one; requests and purges ask
-//! it.
+//! Invariant: an alias stands for a host that is no alias of another. A host stands for itself with
+//! a usual port. Settings hold one; requests and purges ask it.
 
 /// The hosts of a layer. All are in lower case.
 #[derive(Debug, Clone, Default)]
@@ -17,9 +17,19 @@ impl Hosts {
         self.listed = hosts.map(|it| it.to_ascii_lowercase()).collect();
     }
 
-    /// Lets `alias` share the pages of `host`.
+    /// Lets `alias` share the pages of `host`, and of no other one.
     pub(super) fn share(&mut self, host: &str, alias: &str) {
-        let (alias, host) = (alias.to_ascii_lowercase(), host.to_ascii_lowercase());
+        let host = self.shared(host).to_ascii_lowercase();
+        let alias = alias.to_ascii_lowercase();
+        if alias == host {
+            return;
+        }
+        self.aliases.retain(|(known, _)| !are_same(known, &alias));
+        for (_, shared) in &mut self.aliases {
+            if are_same(shared, &alias) {
+                shared.clone_from(&host);
+            }
+        }
         self.aliases.push((alias, host));
     }
 

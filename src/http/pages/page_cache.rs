@@ -124,7 +124,7 @@ impl PageCache {
 
     /// Lets `aliases` share the pages of `host`: a page that was stored for one of them is given to
     /// all, and a purge of one reaches it. Call it once for each host that has aliases. Hosts are
-    /// spelt as in [`hosts`](Self::hosts), where the aliases need not be named.
+    /// spelt as in [`hosts`](Self::hosts).
     ///
     /// ```no_run
     /// # fn example(pages: hedgerow::http::PageCache) -> hedgerow::http::PageCache {
@@ -133,6 +133,10 @@ impl PageCache {
     ///     .host_aliases("example.org", ["www.example.org"])
     /// # }
     /// ```
+    ///
+    /// If there are [`hosts`](Self::hosts), `host` must be one of them, and the aliases need not
+    /// be: an alias is replaced by its host before the layer looks at them. An alias of an alias is
+    /// one of its host. If an alias is set again, for another host, the last setting holds.
     ///
     /// The service is asked with the host that the first client has named, and its page is given to
     /// the clients of the others. So it is only for a service that answers all of them alike. Do

@@ -164,6 +164,23 @@ async fn a_host_and_its_aliases_share_pages_and_purges() {
 }
 
 #[tokio::test]
+async fn an_alias_of_an_alias_is_one_of_its_host_and_the_last_setting_of_an_alias_holds() {
+    let server = Server::start().await;
+    let pages = pages(&server).await.hosts(["host"]);
+    let pages = pages.host_aliases("a", ["b"]).host_aliases("host", ["a"]);
+    let pages = pages.host_aliases("a", ["c"]);
+    let pages = pages.host_aliases("x", ["d"]);
+    let pages = pages.host_aliases("host", ["D:443"]);
+    // This one would lead in a circle, and changes nothing.
+    let service = pages.host_aliases("b", ["host"]);
+    let service = service.layer(Site::counting(&[FRESH]));
+    for host in ["a", "b", "c", "d", "host"] {
+        let page = send(&service, Request::builder().uri("/").header("host", host)).await;
+        assert_eq!(page.text(), "1", "{host}");
+    }
+}
+
+#[tokio::test]
 async fn parameters_that_do_not_belong_to_a_page_are_not_shown_to_the_service() {
     let server = Server::start().await;
     let site = mirror(&[]);
