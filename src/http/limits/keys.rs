@@ -11,7 +11,7 @@ use http::request::Parts;
 
 use super::address::NoAddress;
 use super::layer_limits::LayerLimits;
-use super::warnings::Warnings;
+use crate::http::warnings::Warnings;
 
 /// What all services of one layer share.
 #[derive(Clone)]

@@ -1,11 +1,12 @@
 //! `Warnings`: what a layer warns of, at once and then at most once a minute.
 //!
-//! Invariant: every request is counted by one warning, so that an outage does not fill the log and
-//! still shows how many it has met. The service asks here.
+//! Invariant: all that is warned of is counted by one warning, so that an outage does not fill the
+//! log and still shows how much it has met. The layers ask here.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The warnings of a layer about one thing.
 #[derive(Debug, Default)]
 pub(super) struct Warnings(Mutex<Warned>);
 
@@ -16,7 +17,7 @@ struct Warned {
 }
 
 impl Warnings {
-    /// Counts a request. Returns how many there were since the last warning, if another is due.
+    /// Counts one more. Returns how many there were since the last warning, if another is due.
     pub(super) fn one_more(&self, now: Instant) -> Option<u64> {
         let mut warned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         warned.since += 1;
