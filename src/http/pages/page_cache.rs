@@ -48,6 +48,7 @@ use crate::cache::{Cache, Outage};
 /// # Where it goes
 /// Outside of all that makes the page, and outside of routers that shorten the path: a nested
 /// router of axum takes its prefix off the path, so pages of two nested routers would have one key.
+/// A `RateLimitLayer` goes outside of this one, so that it counts requests that get a stored page.
 /// A layer that compresses goes outside of this one, where it is asked for each answer, or inside,
 /// where it says `Vary: Accept-Encoding` and each encoding is a page of its own.
 ///
