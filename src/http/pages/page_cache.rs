@@ -82,6 +82,10 @@ use crate::cache::{Cache, Outage};
 /// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. A request that finds
 /// no place among them in a second is rendered by itself. No error of Redis ever becomes an error
 /// of a response.
+///
+/// While Redis refuses the credentials or the rights of the client, each request is rendered by
+/// itself, however many there are. That does not pass by itself, so somebody must look. They are
+/// counted as [`beside`](super::PageStats::beside).
 #[derive(Clone)]
 pub struct PageCache {
     pub(super) cache: Cache,

@@ -388,6 +388,27 @@ fn never(pages: &PageCache) -> Cached {
     pages.layer(Site::new(|_| std::future::pending()))
 }
 
+/// This does not pass by itself, so no load without Redis stands in for it.
+#[tokio::test]
+async fn while_redis_refuses_the_client_each_request_is_rendered_by_itself() {
+    let server = Server::start_single().await;
+    let pages = PageCache::new(server.client().await.cache("pages").max_load(HOUR));
+    let gate = Gate::closed();
+    let service = pages.clone().layer(gated(&gate, "max-age=60"));
+    let _: () = server
+        .run(&["ACL", "SETUSER", "default", "-@all", "+acl"])
+        .await;
+    // More than there are places without Redis.
+    let requests = (0..70).map(|_| ask(&service, "/", &[]));
+    let opened = async {
+        gate.begun(70).await;
+        (0..70).for_each(|_| gate.open());
+    };
+    let (answers, ()) = futures::join!(join_all(requests), opened);
+    assert!(answers.iter().all(|it| it.status == StatusCode::OK));
+    assert_eq!(pages.stats().beside, 70);
+}
+
 #[tokio::test]
 async fn a_page_that_redis_does_not_take_is_served() {
     let server = Server::start_with(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
