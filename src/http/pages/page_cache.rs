@@ -74,8 +74,10 @@ use crate::cache::{Cache, Outage};
 /// URL, unless it is answered by 1xx or 4xx. So does one that ends without an answer. Its answer
 /// waits for the purge for 100 ms at most, and not while Redis is known to be out: the purge is
 /// delivered when Redis is back. The client keeps up to 10,000 tags for that. A purge that finds no
-/// room among them is [lost](super::PageStats::lost_purges): the answer stays as it is, and the
-/// page may be served until its time is over, or until something else purges it.
+/// room among them is [lost](super::PageStats::lost_purges), and one that Redis has refused for
+/// about five minutes, for missing rights or credentials, is
+/// [given up](crate::cache::Undelivered::given_up): the answer stays as it is, and the page may be
+/// served until its time is over, or until something else purges it.
 ///
 /// # Without Redis
 /// Pages are rendered, once for each process and key and at most
