@@ -6,6 +6,7 @@
 #[cfg(feature = "limit")]
 mod limits;
 mod pages;
+mod warnings;
 
 #[cfg(feature = "limit")]
 pub use limits::{

@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 use http::request::Parts;
 
 use super::address::NoAddress;
 use super::layer_limits::LayerLimits;
-use super::warnings::Warnings;
+use crate::http::warnings::Warnings;
 
 /// What all services of one layer share.
 #[derive(Clone)]
@@ -21,7 +22,7 @@ pub(super) struct Setup {
     pub(super) cost: Option<Arc<CostOf>>,
     pub(super) keyless: Keyless,
     /// Of requests for which the limits could not be asked.
-    pub(super) warnings: Arc<Warnings>,
+    pub(super) warnings: Arc<WarningsByStatus>,
 }
 
 pub(super) type CostOf = dyn Fn(&Parts) -> u32 + Send + Sync;
@@ -120,6 +121,28 @@ impl fmt::Debug for Setup {
     }
 }
 
+/// Warnings by the status that the requests are answered, so that what clients do hides no mistake
+/// of the service.
+#[derive(Debug, Default)]
+pub(super) struct WarningsByStatus {
+    of_clients: Warnings,
+    of_outages: Warnings,
+    others: Warnings,
+}
+
+impl WarningsByStatus {
+    /// Counts a request that is answered `status`. Returns how many there were since the last
+    /// warning, if another is due.
+    pub(super) fn one_more(&self, status: StatusCode, now: Instant) -> Option<u64> {
+        let warnings = match status {
+            StatusCode::BAD_REQUEST => &self.of_clients,
+            StatusCode::SERVICE_UNAVAILABLE => &self.of_outages,
+            _ => &self.others,
+        };
+        warnings.one_more(now)
+    }
+}
+
 /// The key of all requests without one. No address is spelt so.
 const SHARED: &str = "(no key)";
 
@@ -149,5 +172,15 @@ mod tests {
             assert_eq!(wanted(NoAddress::Unreadable, keyless), refused);
         }
         assert_eq!(wanted(NoAddress::NoPeer, Keyless::Allow), Wanted::Allow);
+    }
+
+    #[test]
+    fn what_clients_do_hides_no_mistake_of_the_service() {
+        let (warnings, now) = (WarningsByStatus::default(), Instant::now());
+        for status in [400, 500, 503] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let counts = [now, now].map(|at| warnings.one_more(status, at));
+            assert_eq!(counts, [Some(1), None], "{status}");
+        }
     }
 }

@@ -10,7 +10,6 @@ mod keys;
 mod layer;
 mod layer_limits;
 mod service;
-mod warnings;
 
 pub use address::{ClientAddress, InvalidProxy, NoAddress};
 pub use keys::Keyless;

@@ -204,7 +204,9 @@ impl Serving {
         if let Some(storing) = rendered {
             return Came::Rendered(storing);
         }
-        if self.is_newer(lives) {
+        // Another process may have rendered it with a clock that is ahead. What the cache has said
+        // depends on no clock of ours.
+        if self.is_newer(lives) && !found.is_stale {
             return Came::Collapsed;
         }
         if lives.window().is_zero() {

@@ -84,6 +84,7 @@ impl<B> Service<Request<B>> for PurgeEndpoint {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let purges = self.purges(request.method(), request.headers(), request.uri().query());
+        let known = self.pages.known.clone();
         async move {
             let purges = match purges {
                 Ok(purges) => purges,
@@ -95,7 +96,7 @@ impl<B> Service<Request<B>> for PurgeEndpoint {
             Ok(match failed.min_by_key(Error::goes_on) {
                 None => answer(StatusCode::NO_CONTENT, String::new()),
                 Some(error) if !error.goes_on() => {
-                    tracing::warn!(target: "hedgerow::pages", %error, "a purge is lost");
+                    known.lost_purge(&error);
                     let again = "not all is purged; ask again".to_owned();
                     answer(StatusCode::SERVICE_UNAVAILABLE, again)
                 }

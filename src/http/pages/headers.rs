@@ -1,11 +1,12 @@
 //! Which headers are kept, and which a render is not shown.
 //!
-//! Invariant: what concerns one connection, or one request, is never stored. Renders call this.
+//! Invariant: what concerns one connection, one request or one client is never stored. Renders call
+//! this.
 
 use http::header::{self, HeaderMap, HeaderName};
 
 /// Returns the headers of a response that may be stored: without those that concern a connection,
-/// be it by their name or because `Connection` names them.
+/// be it by their name or because `Connection` names them, and those that concern a client.
 pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
@@ -17,7 +18,9 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
         })
         .collect();
     let is_kept = |name: &HeaderName| {
-        !OF_A_CONNECTION.contains(&name.as_str()) && !named.iter().any(|it| it == name.as_str())
+        let name = name.as_str();
+        let is_listed = OF_A_CONNECTION.contains(&name) || OF_A_CLIENT.contains(&name);
+        !is_listed && !named.iter().any(|it| it == name)
     };
     let kept = headers.iter().filter(|(name, _)| is_kept(name));
     kept.map(|(name, value)| (name.clone(), value.clone()))
@@ -87,6 +90,10 @@ const OF_A_CONNECTION: [&str; 10] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// Headers that tell the client of a request what is left of its quota. A `RateLimitLayer` inside
+/// of the `PageCache` writes them.
+const OF_A_CLIENT: [&str; 2] = ["ratelimit", "ratelimit-policy"];
 
 #[cfg(test)]
 mod tests {

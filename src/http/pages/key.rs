@@ -7,6 +7,7 @@
 use http::Uri;
 use sha2::{Digest as _, Sha256};
 
+use super::hosts::usual;
 use super::settings::Query;
 
 /// Where a page is: what a purge names.
@@ -116,13 +117,6 @@ fn query_part(place: &Place) -> String {
         Some(query) => format!("?{query}"),
         None => "-".to_owned(),
     }
-}
-
-/// The host without a port that need not be named. A purge by URL names none, and an answer to
-/// another port may be purged with it.
-fn usual(host: &str) -> &str {
-    let short = host.strip_suffix(":80").or(host.strip_suffix(":443"));
-    short.unwrap_or(host)
 }
 
 /// Spells `parts`: with spaces between them, so that people can read it, or as a digest if that is

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::page::Windows;
+use crate::error::Error;
+use crate::http::warnings::Warnings;
 
 /// What is known of pages, by their keys.
 #[derive(Debug, Default)]
@@ -17,6 +19,8 @@ pub(super) struct Known {
     state: Mutex<State>,
     /// Notified when a page was noted that may not be stored.
     told: Notify,
+    /// Of purges that are lost.
+    lost: Warnings,
 }
 
 /// What is known of one page.
@@ -156,6 +160,13 @@ impl Known {
             state.warned = Some(now);
         }
         is_due
+    }
+
+    /// Warns of a purge that is lost: at once, then at most once a minute.
+    pub(super) fn lost_purge(&self, error: &Error) {
+        if let Some(count) = self.lost.one_more(Instant::now()) {
+            tracing::warn!(target: "hedgerow::pages", count, %error, "a purge is lost");
+        }
     }
 
     /// Changes what is known of the page at `key`.

@@ -11,6 +11,7 @@ mod directives;
 mod endpoint;
 mod freshness;
 mod headers;
+mod hosts;
 mod key;
 mod known;
 mod origin;

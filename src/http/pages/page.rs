@@ -1,8 +1,8 @@
 //! `Stored`: what is kept of a page.
 //!
 //! Invariant: the status, each header and the body are those of the response, byte for byte; only
-//! what concerned its connection is gone, and `ETag` and `Date` are there. Renders make pages, and
-//! serving hands them out.
+//! what concerned its connection or its client is gone, and `ETag` and `Date` are there. Renders
+//! make pages, and serving hands them out.
 
 use std::time::{Duration, SystemTime};
 

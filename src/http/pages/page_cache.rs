@@ -48,6 +48,7 @@ use crate::cache::{Cache, Outage};
 /// # Where it goes
 /// Outside of all that makes the page, and outside of routers that shorten the path: a nested
 /// router of axum takes its prefix off the path, so pages of two nested routers would have one key.
+/// A `RateLimitLayer` goes outside of this one, so that it counts requests that get a stored page.
 /// A layer that compresses goes outside of this one, where it is asked for each answer, or inside,
 /// where it says `Vary: Accept-Encoding` and each encoding is a page of its own.
 ///
@@ -73,14 +74,20 @@ use crate::cache::{Cache, Outage};
 /// URL, unless it is answered by 1xx or 4xx. So does one that ends without an answer. Its answer
 /// waits for the purge for 100 ms at most, and not while Redis is known to be out: the purge is
 /// delivered when Redis is back. The client keeps up to 10,000 tags for that. A purge that finds no
-/// room among them is [lost](super::PageStats::lost_purges): the answer stays as it is, and the
-/// page may be served until its time is over, or until something else purges it.
+/// room among them is [lost](super::PageStats::lost_purges), and one that Redis has refused for
+/// about five minutes, for missing rights or credentials, is
+/// [given up](crate::cache::Undelivered::given_up): the answer stays as it is, and the page may be
+/// served until its time is over, or until something else purges it.
 ///
 /// # Without Redis
 /// Pages are rendered, once for each process and key and at most
 /// [64](crate::ClientBuilder::loads_without_redis) at a time, and not stored. A request that finds
 /// no place among them in a second is rendered by itself. No error of Redis ever becomes an error
 /// of a response.
+///
+/// While Redis refuses the credentials or the rights of the client, each request is rendered by
+/// itself, however many there are. That does not pass by itself, so somebody must look. They are
+/// counted as [`beside`](super::PageStats::beside).
 #[derive(Clone)]
 pub struct PageCache {
     pub(super) cache: Cache,
@@ -110,21 +117,21 @@ impl PageCache {
     }
 
     /// Sets the hosts whose pages are stored, as requests name them (`Host`), with the port if it
-    /// is not the usual one. Requests for others pass. By default, pages of every host are stored,
-    /// each under its own key.
+    /// is neither 80 nor 443. Requests for others pass. By default, pages of every host are stored,
+    /// each under its own key. A request that names one of those two ports is one for the host, and
+    /// its page has a key of its own, too. A purge by URL or prefix reaches both.
     ///
     /// Set it. Otherwise clients choose the host that their requests name, and can fill Redis with
     /// copies of each page.
     #[must_use]
     pub fn hosts(mut self, hosts: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let hosts = hosts.into_iter().map(|it| it.into().to_ascii_lowercase());
-        self.change().hosts = hosts.collect();
+        self.change().hosts.list(hosts.into_iter().map(Into::into));
         self
     }
 
     /// Lets `aliases` share the pages of `host`: a page that was stored for one of them is given to
     /// all, and a purge of one reaches it. Call it once for each host that has aliases. Hosts are
-    /// spelt as in [`hosts`](Self::hosts), where the aliases need not be named.
+    /// spelt as in [`hosts`](Self::hosts).
     ///
     /// ```no_run
     /// # fn example(pages: hedgerow::http::PageCache) -> hedgerow::http::PageCache {
@@ -133,6 +140,10 @@ impl PageCache {
     ///     .host_aliases("example.org", ["www.example.org"])
     /// # }
     /// ```
+    ///
+    /// If there are [`hosts`](Self::hosts), `host` must be one of them, and the aliases need not
+    /// be: an alias is replaced by its host before the layer looks at them. An alias of an alias is
+    /// one of its host. If an alias is set again, for another host, the last setting holds.
     ///
     /// The service is asked with the host that the first client has named, and its page is given to
     /// the clients of the others. So it is only for a service that answers all of them alike. Do
@@ -146,10 +157,10 @@ impl PageCache {
         host: impl Into<String>,
         aliases: impl IntoIterator<Item = impl Into<String>>,
     ) -> Self {
-        let host = host.into().to_ascii_lowercase();
-        let aliases = aliases.into_iter().map(|it| it.into().to_ascii_lowercase());
-        let aliases = aliases.map(|alias| (alias, host.clone()));
-        self.change().aliases.extend(aliases);
+        let (host, hosts) = (host.into(), &mut self.change().hosts);
+        for alias in aliases {
+            hosts.share(&host, &alias.into());
+        }
         self
     }
 

@@ -98,7 +98,7 @@ impl Change<'_> {
             Ok(()) => {}
             Err(error) if !error.goes_on() => {
                 self.pages.counts.lost_purges.one_more();
-                tracing::warn!(target: "hedgerow::pages", %error, "a purge is lost");
+                self.pages.known.lost_purge(&error);
             }
             Err(error) if error.kind() == ErrorKind::CircuitOpen => {
                 tracing::debug!(target: "hedgerow::pages", %error, "a purge is owed");

@@ -79,16 +79,16 @@ impl PageCache {
     fn places(&self, url: &str) -> Result<Vec<Place>, InvalidArgument> {
         let refused = |why: &str| InvalidArgument(format!("{why}; use https://host/path?query"));
         let uri: http::Uri = url.parse().map_err(|_| refused("this is no URL"))?;
-        let settings = &self.settings;
-        let place = |host: &str| Place::new(settings.shared(host), &uri, &settings.query);
+        let (hosts, query) = (&self.settings.hosts, &self.settings.query);
+        let place = |host: &str| Place::new(hosts.shared(host), &uri, query);
         match uri.authority() {
             Some(authority) if uri.scheme().is_some() => Ok(vec![place(authority.as_str())]),
             // `host` alone would be read as an authority.
             Some(_) => Err(refused("the URL has no scheme")),
-            None if settings.hosts.is_empty() => {
+            None if hosts.listed().is_empty() => {
                 Err(refused("the URL has no host, and no hosts are set"))
             }
-            None => Ok(settings.hosts.iter().map(|it| place(it)).collect()),
+            None => Ok(hosts.listed().iter().map(|it| place(it)).collect()),
         }
     }
 }

@@ -144,10 +144,9 @@ pub(super) fn place<B>(request: &Request<B>, settings: &Settings) -> Option<Plac
     if !host.is_empty() && !is_host(host) {
         return None;
     }
-    let host = settings.shared(host);
+    let host = settings.hosts.shared(host);
     let place = Place::new(host, request.uri(), &settings.query);
-    let is_ours = settings.hosts.is_empty() || settings.hosts.contains(&place.host);
-    is_ours.then_some(place)
+    settings.hosts.has(host).then_some(place)
 }
 
 /// Says what a request has that asks for less or more than a page.

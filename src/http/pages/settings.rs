@@ -10,13 +10,12 @@ use std::time::Duration;
 use http::HeaderName;
 use http::request::Parts;
 
+use super::hosts::Hosts;
+
 /// The settings of one layer.
 #[derive(Clone)]
 pub(super) struct Settings {
-    /// In lower case. Empty if every host will do.
-    pub(super) hosts: Vec<String>,
-    /// Hosts, each with the one whose pages it shares. In lower case.
-    pub(super) aliases: Vec<(String, String)>,
+    pub(super) hosts: Hosts,
     pub(super) default_ttl: Option<Duration>,
     pub(super) stale_while_revalidate: Duration,
     pub(super) stale_if_error: Duration,
@@ -77,8 +76,7 @@ pub(super) enum StatusKeys {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            hosts: Vec::new(),
-            aliases: Vec::new(),
+            hosts: Hosts::default(),
             default_ttl: None,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
@@ -100,20 +98,10 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    /// The host whose pages are those of `host`: itself, unless it is an alias.
-    pub(super) fn shared<'h>(&'h self, host: &'h str) -> &'h str {
-        let mut aliases = self.aliases.iter();
-        let known = aliases.find(|(alias, _)| alias.eq_ignore_ascii_case(host));
-        known.map_or(host, |(_, shared)| shared)
-    }
-}
-
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("hosts", &self.hosts)
-            .field("aliases", &self.aliases)
             .field("default_ttl", &self.default_ttl)
             .field("body_limit", &self.body_limit)
             .field("query", &self.query)

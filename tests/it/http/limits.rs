@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::get;
-use hedgerow::http::{ClientAddress, Keyless, LayerLimits, RateLimitLayer};
+use hedgerow::http::{ClientAddress, Keyless, LayerLimits, PageCache, RateLimitLayer};
 use hedgerow::limit::{LimitOutage, Quota};
 use hedgerow::{Client, RateLimiter};
 use tower::ServiceExt as _;
@@ -106,6 +106,23 @@ async fn a_request_too_many_gets_429_and_never_reaches_the_service() {
 
     let other = site.ask_from("192.0.2.2:1", &[]).await;
     assert_eq!(other.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_page_that_is_kept_does_not_tell_the_quota_of_one_client_to_all() {
+    let server = Server::start_single().await;
+    let client = server.client().await;
+    let mut site = Site::behind(RateLimitLayer::by_address(daily(&client, 9), address()));
+    let pages = PageCache::new(client.cache("pages")).default_ttl(Duration::from_secs(3600));
+    site.router = site.router.layer(pages);
+    for peer in ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.1:1"] {
+        let page = site.ask_from(peer, &[]).await;
+        assert_eq!(page.status(), StatusCode::OK);
+        for name in ["ratelimit", "ratelimit-policy"] {
+            assert_eq!(field(&page, name), None, "{peer}");
+        }
+    }
+    assert_eq!(site.served(), 1);
 }
 
 #[tokio::test]

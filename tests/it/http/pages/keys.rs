@@ -98,11 +98,20 @@ async fn nobody_can_put_a_page_in_place_of_another() {
 async fn pages_of_other_hosts_are_not_stored_if_the_hosts_are_named() {
     let server = Server::start().await;
     let site = mirror(&[]);
-    let service = pages(&server).await.hosts(["A", "b:8080"]).layer(site);
-    for (host, is_stored) in [("a", true), ("B:8080", true), ("b", false), ("c", false)] {
-        let page = || send(&service, Request::builder().uri("/").header("host", host));
-        page().await;
-        assert_eq!(page().await.is_hit(), is_stored, "{host}");
+    let pages = pages(&server).await.hosts(["A", "b:8080"]);
+    let service = pages.clone().layer(site);
+    let page = |host| send(&service, Request::builder().uri("/").header("host", host));
+    // A usual port may be named. Its pages are its own.
+    let ours = ["a", "B:8080", "a:443", "A:80"].map(|it| (it, true));
+    let others = ["b", "b:443", "a:8080", "c"].map(|it| (it, false));
+    for (host, is_stored) in ours.into_iter().chain(others) {
+        assert!(!page(host).await.is_hit(), "{host}");
+        assert_eq!(page(host).await.is_hit(), is_stored, "{host}");
+    }
+    let purge = pages.purge_url("https://a/").expect("a URL");
+    purge.await.expect("purged");
+    for host in ["a", "a:443", "a:80"] {
+        assert!(!page(host).await.is_hit(), "{host}");
     }
     let none = || send(&service, Request::builder().uri("/"));
     none().await;
@@ -118,7 +127,7 @@ async fn a_host_and_its_aliases_share_pages_and_purges() {
     let request = |host| Request::builder().uri("/x?q").header("host", host);
     let are_hits = async || {
         let mut hits = Vec::new();
-        for host in ["a", "www.a", "WWW.a", "a:8080"] {
+        for host in ["a", "www.a", "WWW.a", "a:8080", "www.a:443", "www.a:80"] {
             let only = request(host).header("cache-control", "only-if-cached");
             hits.push(send(&service, only).await.is_hit());
         }
@@ -127,8 +136,8 @@ async fn a_host_and_its_aliases_share_pages_and_purges() {
         all
     };
     let hosts = ["https://a", "http://www.A", "https://a:8080", ""];
-    for (at, purged) in hosts.into_iter().enumerate() {
-        let from = if at % 2 == 0 { "www.a" } else { "a" };
+    let from = ["www.a", "a", "www.a:443", "www.a:80"];
+    for (purged, from) in hosts.into_iter().zip(from) {
         send(&service, request(from)).await;
         assert!(are_hits().await, "one has stored it for all");
         let purge = pages.purge_url(&format!("{purged}/x?q"));
@@ -139,15 +148,35 @@ async fn a_host_and_its_aliases_share_pages_and_purges() {
         purge.expect("a URL").await.expect("purged");
         assert!(!are_hits().await, "{purged}");
     }
-    send(&service, request("a")).await;
-    send(&service, request("www.a").method("POST")).await;
-    assert!(!are_hits().await, "a change at one of them");
+    for changed in ["www.a", "www.a:443", "www.a:80", "a:443", "a:80"] {
+        send(&service, request("a")).await;
+        assert!(are_hits().await);
+        send(&service, request(changed).method("POST")).await;
+        assert!(!are_hits().await, "a change at {changed}");
+    }
     // Another host, and one that is not ours, are as they are without aliases.
     send(&service, request("a")).await;
     for (host, is_stored) in [("b", true), ("c", false), ("www.b", false)] {
         assert!(!send(&service, request(host)).await.is_hit(), "{host}");
         let again = send(&service, request(host)).await;
         assert_eq!(again.is_hit(), is_stored, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn an_alias_of_an_alias_is_one_of_its_host_and_the_last_setting_of_an_alias_holds() {
+    let server = Server::start().await;
+    let pages = pages(&server).await.hosts(["host"]);
+    let pages = pages.host_aliases("a", ["b"]).host_aliases("host", ["a"]);
+    let pages = pages.host_aliases("a", ["c"]);
+    let pages = pages.host_aliases("x", ["d"]);
+    let pages = pages.host_aliases("host", ["D:443"]);
+    // This one would lead in a circle, and changes nothing.
+    let service = pages.host_aliases("b", ["host"]);
+    let service = service.layer(Site::counting(&[FRESH]));
+    for host in ["a", "b", "c", "d", "host"] {
+        let page = send(&service, Request::builder().uri("/").header("host", host)).await;
+        assert_eq!(page.text(), "1", "{host}");
     }
 }
 

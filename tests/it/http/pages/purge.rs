@@ -318,6 +318,37 @@ async fn a_page_that_was_purged_softly_is_stale_for_each_request_of_each_process
     }
 }
 
+/// As if the clock of the process that has rendered it were ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_was_purged_softly_is_stale_though_it_seems_newer_than_the_request() {
+    let server = Server::start().await;
+    let lines = [("cache-control", "max-age=600, stale-while-revalidate=600")];
+    let site = Site::counting(&lines);
+    let first = pages(&server).await;
+    let rendered = first.clone().layer(site.clone());
+    let runtime = tokio::runtime::Handle::current();
+    // The hook runs once the request has begun, and before it looks for the page.
+    let second = pages(&server).await.tags_by(move |_| {
+        let purged = async {
+            let began = std::time::Instant::now();
+            until("the clock goes on", async || {
+                began.elapsed().as_millis() > 1
+            })
+            .await;
+            ask(&rendered, "/", &[]).await;
+            let purge = first.purge_url("http://a/").expect("a URL");
+            purge.soft().await.expect("purged");
+        };
+        tokio::task::block_in_place(|| runtime.block_on(purged));
+        Vec::new()
+    });
+    let service = second.clone().layer(site);
+    let page = ask(&service, "/", &[]).await;
+    let status = page.header("cache-status");
+    assert!(page.is_hit() && status.ends_with("ttl=0"), "{status}");
+    assert_eq!((page.text(), second.stats().stale), ("1", 1));
+}
+
 #[tokio::test]
 async fn a_page_whose_many_tags_change_is_stored_again() {
     let server = Server::start().await;
