@@ -167,6 +167,6 @@ mod tests {
         assert!(local(&state, "0", &terms).is_some());
         let none = state.local(("late", None), &other(2000), 0.0);
         let error = none.expect_err("a share of nothing is an error also then");
-        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
+        assert_eq!(error.kind(), crate::error::ErrorKind::InvalidInput);
     }
 }

@@ -1,7 +1,7 @@
 //! `LimitStats`: what a limiter has decided so far.
 //!
-//! Invariant: all limiters of one name on one client share their counts, all groups do, and a count only rises.
-//! Each decision is in exactly one count. Checks, waits and groups count.
+//! Invariant: all limiters of one name on one client share their counts, all groups of one name do,
+//! and a count only rises. Each decision is in exactly one count. Checks, waits and groups count.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
