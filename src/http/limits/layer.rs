@@ -26,8 +26,8 @@ use super::service::RateLimiting;
 ///   another policy with [`RateLimiter::outage`](crate::RateLimiter::outage) or
 ///   [`RateLimits::outage`](crate::RateLimits::outage).
 ///
-/// Lay it around a [`PageCache`](super::PageCache), not inside: then it counts requests that get a
-/// stored page, too. A stored page has none of its fields, which are for one client.
+/// Lay it around a [`PageCache`](crate::http::PageCache), not inside: then it counts requests that
+/// get a stored page, too. A stored page has none of its fields, which are for one client.
 ///
 /// The body of the service's responses is made from a `String` for these answers: those of axum and
 /// of `http-body-util` can be.
