@@ -31,8 +31,8 @@ use super::service::RateLimiting;
 ///   them with [`RateLimiter::verify`](crate::RateLimiter::verify) or
 ///   [`RateLimits::verify`](crate::RateLimits::verify) when the service starts.
 ///
-/// Lay it around a [`PageCache`](super::PageCache), not inside: then it counts requests that get a
-/// stored page, too. A stored page has none of its fields, which are for one client.
+/// Lay it around a [`PageCache`](crate::http::PageCache), not inside: then it counts requests that
+/// get a stored page, too. A stored page has none of its fields, which are for one client.
 ///
 /// The body of the service's responses is made from a `String` for these answers: those of axum and
 /// of `http-body-util` can be.
