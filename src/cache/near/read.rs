@@ -451,7 +451,10 @@ async fn fill(
         // It was stored meanwhile, or is of another type, which a read takes for a missing key.
         (None, _) | (Some(_), None) => return Ok(None),
         (Some(_), Some(left)) => match u64::try_from(left) {
-            Ok(left) => Some(Duration::from_millis(left).saturating_sub(found.stale_for)),
+            Ok(left) => {
+                let fresh = Duration::from_millis(left).saturating_sub(found.stale_for);
+                Some(fresh.saturating_sub(BEGUN))
+            }
             // It has gone meanwhile.
             Err(_) => return Ok(None),
         },
@@ -466,6 +469,9 @@ async fn fill(
         bytes: found.bytes,
     }))
 }
+
+/// `PTTL` counts whole milliseconds, of which the first may nearly be over.
+const BEGUN: Duration = Duration::from_millis(1);
 
 /// What `PTTL` answers where there is no key, and for a key without a TTL.
 const NO_KEY: i64 = -2;
