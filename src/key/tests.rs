@@ -273,9 +273,11 @@ proptest! {
         one in (space(), name(), name()), two in (space(), name(), name())
     ) {
         let mut seen: HashMap<String, String> = HashMap::new();
-        for (names, key) in all(&one.0, &one.1, &one.2).into_iter().chain(all(&two.0, &two.1, &two.2)) {
+        let (one, two) = (all(&one.0, &one.1, &one.2), all(&two.0, &two.1, &two.2));
+        for (names, key) in one.into_iter().chain(two) {
             let earlier = seen.insert(key.to_string(), names.clone());
-            prop_assert!(earlier.as_ref().is_none_or(|it| *it == names), "{key}: {earlier:?} and {names}");
+            let is_same = earlier.as_ref().is_none_or(|it| *it == names);
+            prop_assert!(is_same, "{key}: {earlier:?} and {names}");
         }
     }
 

@@ -11,7 +11,8 @@ local function level_of(at)
   local written, level = string.match(value, '^(%d+) (%d+)$')
   if not written then return nil, {'WRONGTYPE'} end
   local passed = now - tonumber(written)
-  -- A clock that was set back has said nothing of what has drained. A write lets it drain from now on.
+  -- A clock that was set back has said nothing of what has drained. A write lets it drain from now
+  -- on.
   if passed < 0 then return tonumber(level), true end
   return math.max(tonumber(level) - passed * 1000, 0), false
 end

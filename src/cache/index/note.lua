@@ -17,7 +17,8 @@ for at = 3, #ARGV do
   local known = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[at]) or 0)
   redis.call('ZADD', KEYS[1], string.format('%.0f', math.max(ends, known + 1)), ARGV[at])
 end
--- Behind what was added: while its slot moves, an index that was empty for a moment cannot come back.
+-- Behind what was added: while its slot moves, an index that was empty for a moment cannot come
+-- back.
 local ended = redis.call('ZRANGE', KEYS[1], '-inf', string.format('%.0f', now), 'BYSCORE', 'LIMIT', 0, 100 + #ARGV)
 if #ended > 0 and ends > now then redis.call('ZREM', KEYS[1], unpack(ended)) end
 local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2]

@@ -7,7 +7,8 @@
 local count, now, answer = #KEYS / 2, server_ms(), {'OK'}
 -- Hardly ever is one of them being loaded: one command instead of three for each.
 local loading = redis.call('EXISTS', unpack(KEYS, count + 1)) > 0
-local ended = {} -- A key may be given twice: while its slot moves, a lease that has gone cannot be asked for.
+-- A key may be given twice: while its slot moves, a lease that has gone cannot be asked for.
+local ended = {}
 for at = 1, count do
   local lease = loading and not ended[KEYS[count + at]]
   if other(at, 'string') or lease and other(count + at, 'hash') then

@@ -18,8 +18,8 @@ use super::service::RateLimiting;
 /// ([`RateLimits`](crate::RateLimits)), before each request.
 ///
 /// - A request that is refused gets `429 Too Many Requests` with `Retry-After` and a line of text.
-///   Of a group, it has taken nothing from any limit, and is told the longest wait of the limits
-///   that were asked. While Redis is out, it is told a second at most.
+///   If a group refuses it, it has taken nothing from any limit, and `Retry-After` is the longest
+///   wait of the limits that were asked. While Redis is out, `Retry-After` is one second at most.
 /// - Each response has `RateLimit-Policy` and `RateLimit`, as the IETF draft
 ///   `draft-ietf-httpapi-ratelimit-headers-10` has them, with an item for each limit.
 /// - If the limits fail, as in an outage with the policy

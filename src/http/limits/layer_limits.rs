@@ -83,7 +83,7 @@ impl LayerLimits {
                 };
                 return Ok(Answer {
                     allowed: decision.allowed,
-                    retry_after: told(decision.retry_after, &decision),
+                    retry_after: shown(decision.retry_after, &decision),
                     policies: vec![policy],
                 });
             }
@@ -101,7 +101,7 @@ impl LayerLimits {
         });
         // All are decided without Redis, or none.
         let waits = decisions.iter();
-        let waits = waits.map(|(_, decision)| told(decisions.retry_after(), decision));
+        let waits = waits.map(|(_, decision)| shown(decisions.retry_after(), decision));
         Ok(Answer {
             allowed: decisions.allowed(),
             retry_after: waits.min().unwrap_or_default(),
@@ -110,9 +110,9 @@ impl LayerLimits {
     }
 }
 
-/// How long a client is told to wait after `decision`. A limit of this process alone may let the
-/// request through in hours only, and Redis may be back in seconds.
-fn told(wait: Duration, decision: &Decision) -> Duration {
+/// The wait of `Retry-After` for `decision`. A limit of this process alone may let the request
+/// through in hours only, and Redis may be back in seconds.
+fn shown(wait: Duration, decision: &Decision) -> Duration {
     match decision.decided_by {
         DecidedBy::Outage => wait.min(UNKNOWN),
         _ => wait,

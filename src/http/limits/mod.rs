@@ -1,7 +1,7 @@
 //! Rate limits for tower services: [`RateLimitLayer`], and [`ClientAddress`] to limit by address.
 //!
 //! Invariant: the layer uses the public API of limits only. A request that is refused never reaches
-//! the service. Every answer of a limit is told to the client in the header fields of the IETF
+//! the service. The client gets every answer of a limit in the header fields of the IETF
 //! draft.
 
 mod address;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Response, StatusCode};
 use hedgerow::http::RateLimitLayer;
-use hedgerow::limit::{LimitOutage, Quota};
+use hedgerow::limit::Quota;
 use hedgerow::{Client, RateLimits};
 
-use super::limits::{Site, address, field};
+use super::limits::{Site, address, field, policies};
 use crate::support::server::{Server, signal};
 use crate::support::wait::calls;
 
@@ -183,14 +183,7 @@ async fn an_outage_is_answered_by_the_policy_of_the_group() {
         let limits = limits(&client).outage(policy);
         Site::behind(RateLimitLayer::by_address(limits, address()))
     };
-    let local = LimitOutage::Local { share: 1.0 };
-    let policies = [
-        LimitOutage::Fail,
-        LimitOutage::Open,
-        LimitOutage::Closed,
-        local,
-    ];
-    let [fail, open, closed, local] = policies.map(site);
+    let [fail, open, closed, local] = policies(1.0).map(site);
     assert_eq!(local.ask_from(PEER, &[]).await.status(), StatusCode::OK);
     signal(server.pid().await, "KILL");
 

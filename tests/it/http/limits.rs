@@ -71,6 +71,16 @@ pub(super) fn field<'r>(response: &'r Response<Body>, name: &str) -> Option<&'r 
     Some(value.to_str().expect("text"))
 }
 
+/// All policies for an outage, with this share of a local limiter.
+pub fn policies(share: f64) -> [LimitOutage; 4] {
+    [
+        LimitOutage::Fail,
+        LimitOutage::Open,
+        LimitOutage::Closed,
+        LimitOutage::Local { share },
+    ]
+}
+
 #[tokio::test]
 async fn a_request_too_many_gets_429_and_never_reaches_the_service() {
     let server = Server::start_single().await;
@@ -206,14 +216,7 @@ async fn an_outage_is_answered_by_the_policy_of_the_limiter() {
         let limiter = daily(&client, 10).outage(policy);
         Site::behind(RateLimitLayer::by_address(limiter, address()))
     };
-    let local = LimitOutage::Local { share: 0.1 };
-    let policies = [
-        LimitOutage::Fail,
-        LimitOutage::Open,
-        LimitOutage::Closed,
-        local,
-    ];
-    let [fail, open, closed, local] = policies.map(site);
+    let [fail, open, closed, local] = policies(0.1).map(site);
     assert_eq!(
         fail.ask_from("192.0.2.1:1", &[]).await.status(),
         StatusCode::OK
